@@ -1,0 +1,55 @@
+"""A spec: everything that can change an output, and the identity that follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is asked of a model, independent of who asks and of what carries it out.
+
+    ``revision`` pins the weights: a hub commit (40 hex digits) or ``sha256:…`` of a local folder's files.
+    ``quality`` is ``native`` (what the device does natively), or one precision by name: ``float32``,
+    ``bfloat16``, ``float16``. ``params`` holds only what was asked for beyond the model's own
+    generation_config, as JSON values; the revision pins the rest.
+    """
+
+    kind: str
+    model: str
+    revision: str
+    quality: str = "native"
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """The canonical form: UTF-8 JSON, keys sorted at every level, no white space."""
+        return orjson.dumps(
+            {
+                "kind": self.kind,
+                "model": self.model,
+                "revision": self.revision,
+                "quality": self.quality,
+                "params": dict(self.params),
+            },
+            option=orjson.OPT_SORT_KEYS,
+        )
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> Spec:
+        return cls(**orjson.loads(raw))
+
+    @property
+    def sha256(self) -> bytes:
+        """The spec's identity: SHA-256 (32 bytes) of its canonical JSON."""
+        return hashlib.sha256(self.to_json()).digest()
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
+    def __str__(self) -> str:
+        return f"{self.kind} with {self.model}@{self.revision.removeprefix('sha256:')[:12]} ({self.quality})"
