@@ -1,0 +1,297 @@
+"""A job's life as a whole: opened or adopted, ended, cancelled, tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, or_, select, true, update
+
+from storage import rows
+from storage.cutting import DEFAULT_SHARD_SIZE, SHARD_SIZES, cut, pack
+from storage.database import Database, db_now
+from storage.errors import NoSuchJob
+from storage.schema import Content, Document, Ingest, Job, OutcomeRow, Shard, SpecRow, Step
+from storage.specs import Spec
+
+UNFINISHED = ("ingesting", "running")
+RUNNABLE = UNFINISHED
+OPEN_SHARDS = ("planned", "queued", "running")
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What is to be done: `spec` applied to `source` as read with `options` into the corpus `corpus`."""
+
+    corpus: str
+    source: str
+    spec: Spec
+    options: dict[str, Any] = field(default_factory=dict)
+    priority: int = 0
+    max_failures: float | None = None
+
+
+@dataclass(frozen=True)
+class OpenJob:
+    """A job that takes documents. `adopted` says that an earlier, unfinished one is carried on."""
+
+    id: int
+    ingest_id: int
+    corpus_id: int
+    spec_id: int
+    lane: str
+    adopted: bool
+
+
+def open_job(database: Database, request: JobRequest) -> OpenJob:
+    """The unfinished job of the same corpus, source, options and spec, or a new one, ready for its ingest."""
+
+    def work(connection: Connection) -> OpenJob:
+        corpus = rows.corpus_id(database, connection, request.corpus)
+        lock_corpus(database, connection, corpus)
+        spec = rows.spec_id(database, connection, request.spec)
+        found = _unfinished(connection, request, corpus, spec)
+        if found is not None:
+            job_id, ingest_id = found
+            connection.execute(update(Job).where(Job.id == job_id).values(state="ingesting"))
+            connection.execute(
+                update(Ingest)
+                .where(Ingest.id == ingest_id)
+                .values(
+                    state="reading",
+                    seen_at=db_now(),
+                    n_records=0,
+                    n_unchanged=0,
+                    n_repeated=0,
+                    n_rejected=0,
+                )
+            )
+            return OpenJob(job_id, ingest_id, corpus, spec, request.spec.kind, adopted=True)
+        ingest_id = _insert(
+            connection,
+            Ingest,
+            corpus_id=corpus,
+            source=request.source,
+            options=request.options,
+            state="reading",
+            started_at=db_now(),
+            seen_at=db_now(),
+        )
+        last = connection.scalar(select(func.max(Document.id)).where(Document.corpus_id == corpus))
+        job_id = _insert(
+            connection,
+            Job,
+            corpus_id=corpus,
+            ingest_id=ingest_id,
+            state="ingesting",
+            priority=request.priority,
+            max_failures=request.max_failures,
+            sweep_end=last or 0,
+            created_at=db_now(),
+        )
+        _insert_step(connection, job_id, spec)
+        return OpenJob(job_id, ingest_id, corpus, spec, request.spec.kind, adopted=False)
+
+    return database.write(work)
+
+
+def _unfinished(connection: Connection, request: JobRequest, corpus: int, spec: int) -> tuple[int, int] | None:
+    query = (
+        select(Job.id, Job.ingest_id, Ingest.options)
+        .join(Ingest, Ingest.id == Job.ingest_id)
+        .join(Step, and_(Step.job_id == Job.id, Step.seq == 0))
+        .where(
+            Job.corpus_id == corpus,
+            Job.state.in_(UNFINISHED),
+            Ingest.source == request.source,
+            Step.spec_id == spec,
+        )
+        .order_by(Job.id)
+    )
+    for row in connection.execute(query):
+        if row.options == request.options:
+            return row.id, row.ingest_id
+    return None
+
+
+def _insert(connection: Connection, table: Any, **values: Any) -> int:
+    key = connection.execute(table.__table__.insert().values(**values)).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def _insert_step(connection: Connection, job_id: int, spec_id: int) -> None:
+    values = {"job_id": job_id, "seq": 0, "spec_id": spec_id, "input": "document"}
+    connection.execute(Step.__table__.insert().values(**values))  # type: ignore[attr-defined]
+
+
+def lock_corpus(database: Database, connection: Connection, corpus_id: int) -> None:
+    """Writers of one corpus take turns (in SQLite a write transaction has its turn already)."""
+    if not database.is_sqlite:
+        connection.exec_driver_sql("SELECT id FROM corpus WHERE id = %s FOR UPDATE", (corpus_id,))
+
+
+def visible(corpus_id: int, ingest_id: int) -> Any:
+    """The condition for a document to belong to its corpus as it stood at an ingest."""
+    return and_(
+        Document.corpus_id == corpus_id,
+        Document.ingest_id <= ingest_id,
+        or_(Document.superseded_by.is_(None), Document.superseded_by > ingest_id),
+    )
+
+
+def finish(database: Database, job_id: int | None = None) -> list[int]:
+    """End the running jobs (or that one) that have no open shard, and stop those with too many failures.
+
+    Returns the ids of the jobs that ended. Idempotent; anyone may call it.
+    """
+
+    def work(connection: Connection) -> list[int]:
+        wanted = true() if job_id is None else Job.id == job_id
+        _stop_failing(connection, wanted)
+        open_shard = (
+            select(Shard.id).where(Shard.job_id == Job.id, Shard.state.in_(OPEN_SHARDS)).exists().correlate(Job)
+        )
+        ended = connection.execute(
+            update(Job)
+            .where(wanted, Job.state == "running", ~open_shard)
+            .values(state="done", finished_at=db_now())
+            .returning(Job.id)
+        )
+        return [row.id for row in ended]
+
+    return database.write(work) if _maybe_over(database, job_id) else []
+
+
+def _maybe_over(database: Database, job_id: int | None) -> bool:
+    with database.read() as connection:
+        wanted = Job.state.in_(RUNNABLE) if job_id is None else Job.id == job_id
+        return connection.scalar(select(Job.id).where(wanted).limit(1)) is not None
+
+
+def _stop_failing(connection: Connection, wanted: Any) -> None:
+    bounded = connection.execute(
+        select(Job.id, Job.max_failures, Job.n_prior_failed, Job.n_retried).where(
+            wanted, Job.state.in_(RUNNABLE), Job.max_failures.is_not(None)
+        )
+    ).all()
+    for job in bounded:
+        failed, total = connection.execute(
+            select(func.coalesce(func.sum(Shard.n_failed), 0), func.coalesce(func.sum(Shard.n_contents), 0)).where(
+                Shard.job_id == job.id
+            )
+        ).one()
+        if failed and failed > total * job.max_failures / 100:
+            stop(
+                connection,
+                job.id,
+                "stopped",
+                f"more than {job.max_failures:g} % of its texts failed ({failed} of {total})",
+            )
+
+
+def stop(connection: Connection, job_id: int, state: str, reason: str | None) -> bool:
+    """Put a job into a final state; running shards lose their fence, the others are passed over."""
+    stopped = connection.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.state.in_(UNFINISHED))
+        .values(state=state, reason=reason, finished_at=db_now())
+    )
+    if stopped.rowcount == 0:
+        return False
+    connection.execute(
+        update(Shard)
+        .where(Shard.job_id == job_id, Shard.state == "running")
+        .values(state="cancelled", fence=Shard.fence + 1, owner=None, lease_until=None, finished_at=db_now())
+    )
+    return True
+
+
+def cancel(database: Database, job_id: int) -> bool:
+    """Cancel a job. False when it had ended already. Raises NoSuchJob."""
+    require(database, job_id)
+    return database.write(lambda connection: stop(connection, job_id, "cancelled", None))
+
+
+def require(database: Database, job_id: int) -> Any:
+    """The job's row. Raises NoSuchJob."""
+    with database.read() as connection:
+        row = connection.execute(select(Job).where(Job.id == job_id)).one_or_none()
+    if row is None:
+        raise NoSuchJob(f"there is no job {job_id}; `docmill jobs` lists them")
+    return row
+
+
+def retry(database: Database, job_id: int, only: str | None = None) -> int:
+    """Plan the job's failed texts again, those of one reason's class or all. Returns how many.
+
+    The failures stay on record until something better takes their place.
+    """
+    job = require(database, job_id)
+
+    def work(connection: Connection) -> int:
+        failed = connection.execute(
+            select(Step.spec_id, SpecRow.kind, Content.id, Content.n_chars)
+            .select_from(Document)
+            .join(Step, Step.job_id == job_id)
+            .join(SpecRow, SpecRow.id == Step.spec_id)
+            .join(
+                OutcomeRow,
+                and_(OutcomeRow.spec_id == Step.spec_id, OutcomeRow.content_id == Document.content_id),
+            )
+            .join(Content, Content.id == Document.content_id)
+            .where(
+                visible(job.corpus_id, job.ingest_id),
+                OutcomeRow.status == "failed",
+                OutcomeRow.reason_class == only if only else true(),
+                ~_open_redo(job_id),
+            )
+            .group_by(Step.spec_id, SpecRow.kind, Content.id, Content.n_chars)
+            .order_by(Content.id)
+        ).all()
+        if failed:
+            spec_id, kind = failed[0].spec_id, failed[0].kind
+            plan(connection, job_id, spec_id, kind, [(row.id, row.n_chars) for row in failed], redo=True)
+            connection.execute(
+                update(Job)
+                .where(Job.id == job_id)
+                .values(n_retried=Job.n_retried + len(failed), state="running", reason=None, finished_at=None)
+            )
+        return len(failed)
+
+    return database.write(work)
+
+
+def _open_redo(job_id: int) -> Any:
+    """Whether a retry of this job is still under way: then what it holds is not planned twice."""
+    redo = select(Shard.id).where(Shard.job_id == job_id, Shard.redo, Shard.state.in_(OPEN_SHARDS))
+    return redo.exists()
+
+
+def plan(
+    connection: Connection,
+    job_id: int,
+    spec_id: int,
+    lane: str,
+    sized: Sequence[tuple[int, int]],
+    *,
+    redo: bool = False,
+) -> int:
+    """Cut (content id, characters) into planned shards of a job. Returns how many shards."""
+    new = [
+        {
+            "job_id": job_id,
+            "spec_id": spec_id,
+            "lane": lane,
+            "contents": pack([content_id for content_id, _ in shard]),
+            "n_contents": len(shard),
+            "n_chars": sum(chars for _, chars in shard),
+            "state": "planned",
+            "redo": redo,
+        }
+        for shard in cut(sized, SHARD_SIZES.get(lane, DEFAULT_SHARD_SIZE))
+    ]
+    if new:
+        connection.execute(Shard.__table__.insert(), new)  # type: ignore[attr-defined]
+    return len(new)

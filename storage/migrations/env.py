@@ -1,0 +1,21 @@
+"""Alembic's entry: runs migrations on the connection that `storage.migrations.upgrade` hands over."""
+
+from __future__ import annotations
+
+from alembic import context
+from sqlalchemy import text
+
+from storage.schema import Base
+
+connection = context.config.attributes["connection"]
+context.configure(
+    connection=connection,
+    target_metadata=Base.metadata,
+    render_as_batch=connection.dialect.name == "sqlite",
+    transaction_per_migration=False,
+)
+with context.begin_transaction():
+    if connection.dialect.name == "postgresql":
+        # Two upgrades at once take turns; the second finds nothing left to do.
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('docmill.migrations'))"))
+    context.run_migrations()

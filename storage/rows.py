@@ -1,0 +1,58 @@
+"""Rows that are found by their identity or made: specs, runtimes, corpora."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, select
+
+from storage.database import Database, db_now
+from storage.schema import Corpus, Runtime, SpecRow
+from storage.specs import Spec
+
+
+def corpus_id(database: Database, connection: Connection, name: str) -> int:
+    """The corpus of that name, made if there is none."""
+    return _find_or_make(database, connection, Corpus, "name", {"name": name, "created_at": db_now()})
+
+
+def spec_id(database: Database, connection: Connection, spec: Spec) -> int:
+    """The row of a spec, made if there is none."""
+    row = {
+        "sha256": spec.sha256,
+        "kind": spec.kind,
+        "model": spec.model,
+        "revision": spec.revision,
+        "quality": spec.quality,
+        "params": dict(spec.params),
+    }
+    return _find_or_make(database, connection, SpecRow, "sha256", row)
+
+
+def runtime_id(database: Database, runtime: Mapping[str, Any]) -> int:
+    """The row of a runtime: {"device", "precision", "backend", "versions"}."""
+    digest = hashlib.sha256(orjson.dumps(dict(runtime), option=orjson.OPT_SORT_KEYS)).digest()
+    return database.write(
+        lambda connection: _find_or_make(database, connection, Runtime, "sha256", {"sha256": digest, **runtime})
+    )
+
+
+def spec_of(row: Any) -> Spec:
+    """A spec from a row with the columns of `SpecRow`."""
+    return Spec(kind=row.kind, model=row.model, revision=row.revision, quality=row.quality, params=row.params or {})
+
+
+def _find_or_make(
+    database: Database, connection: Connection, table: Any, natural_key: str, row: Mapping[str, Any]
+) -> int:
+    key = getattr(table, natural_key)
+    query = select(table.id).where(key == row[natural_key])
+    found = connection.scalar(query)
+    if found is None:
+        connection.execute(database.insert(table).values(**row).on_conflict_do_nothing(index_elements=[natural_key]))
+        found = connection.scalar(query)
+    assert isinstance(found, int)
+    return found

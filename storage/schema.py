@@ -1,0 +1,271 @@
+"""The tables. Times are seconds since 1970 by the database's clock; counts roll up from shards, never from rows.
+
+Constraint names are fixed, so that a migration can name what it changes on every database.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+BigId = BigInteger().with_variant(Integer, "sqlite")
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {int: BigId, float: Double(), str: Text(), bytes: LargeBinary(), Any: Json}  # noqa: RUF012
+
+
+class Content(Base):
+    """A unique text, addressed by the SHA-256 of its UTF-8 bytes."""
+
+    __tablename__ = "content"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sha256: Mapped[bytes] = mapped_column(unique=True)
+    text: Mapped[str]
+    n_chars: Mapped[int]
+
+
+class Corpus(Base):
+    __tablename__ = "corpus"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[float]
+
+
+class Ingest(Base):
+    """One reading of a source into a corpus. `state` is reading or read."""
+
+    __tablename__ = "ingest"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    corpus_id: Mapped[int] = mapped_column(ForeignKey("corpus.id"), index=True)
+    source: Mapped[str]
+    options: Mapped[Any]
+    state: Mapped[str]
+    n_records: Mapped[int] = mapped_column(default=0)
+    n_new: Mapped[int] = mapped_column(default=0)
+    n_changed: Mapped[int] = mapped_column(default=0)
+    n_unchanged: Mapped[int] = mapped_column(default=0)
+    n_repeated: Mapped[int] = mapped_column(default=0)  # records whose key came again later in the same source
+    n_rejected: Mapped[int] = mapped_column(default=0)
+    started_at: Mapped[float]
+    seen_at: Mapped[float]
+    finished_at: Mapped[float | None]
+
+
+class Rejection(Base):
+    """A record that could not be read, with its place in the source."""
+
+    __tablename__ = "rejection"
+    ingest_id: Mapped[int] = mapped_column(ForeignKey("ingest.id"), primary_key=True)
+    place: Mapped[str] = mapped_column(primary_key=True)
+    reason: Mapped[str]
+
+
+class Document(Base):
+    """A key of a corpus and the content it had from `ingest_id` until `superseded_by`. Never overwritten."""
+
+    __tablename__ = "document"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    corpus_id: Mapped[int] = mapped_column(ForeignKey("corpus.id"))
+    key: Mapped[str]
+    content_id: Mapped[int] = mapped_column(ForeignKey("content.id"))
+    meta: Mapped[Any]
+    flags: Mapped[Any]
+    seq: Mapped[int]
+    ingest_id: Mapped[int] = mapped_column(ForeignKey("ingest.id"))
+    superseded_by: Mapped[int | None] = mapped_column(ForeignKey("ingest.id"))
+
+    __table_args__ = (
+        Index(
+            "uq_document_current",
+            "corpus_id",
+            "key",
+            unique=True,
+            sqlite_where=text("superseded_by IS NULL"),
+            postgresql_where=text("superseded_by IS NULL"),
+        ),
+        Index("ix_document_content_id", "content_id"),
+        Index("ix_document_corpus_id_seq_id", "corpus_id", "seq", "id"),
+    )
+
+
+class SpecRow(Base):
+    """A spec (see `storage.specs.Spec`); `sha256` is its identity."""
+
+    __tablename__ = "spec"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sha256: Mapped[bytes] = mapped_column(unique=True)
+    kind: Mapped[str]
+    model: Mapped[str]
+    revision: Mapped[str]
+    quality: Mapped[str]
+    params: Mapped[Any]
+
+
+class Runtime(Base):
+    """What carried a spec out: device, precision, backend and the libraries' versions."""
+
+    __tablename__ = "runtime"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sha256: Mapped[bytes] = mapped_column(unique=True)
+    device: Mapped[str]
+    precision: Mapped[str]
+    backend: Mapped[str]
+    versions: Mapped[Any]
+
+
+class Job(Base):
+    """Specs applied to a corpus as it stood at an ingest.
+
+    `state`: ingesting, running, done, cancelled, stopped (too many failures). `n_prior_*` are the contents that
+    had an outcome before; `n_retried` those whose failure is being tried again by a later shard of this job.
+    `swept_to` is the last document of the corpus, older than the ingest, that has been planned.
+    """
+
+    __tablename__ = "job"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    corpus_id: Mapped[int] = mapped_column(ForeignKey("corpus.id"), index=True)
+    ingest_id: Mapped[int] = mapped_column(ForeignKey("ingest.id"))
+    state: Mapped[str] = mapped_column(index=True)
+    reason: Mapped[str | None]
+    priority: Mapped[int] = mapped_column(default=0)
+    max_failures: Mapped[float | None]  # percent
+    swept_to: Mapped[int] = mapped_column(default=0)
+    sweep_end: Mapped[int] = mapped_column(default=0)
+    n_documents: Mapped[int] = mapped_column(default=0)
+    n_prior_done: Mapped[int] = mapped_column(default=0)
+    n_prior_failed: Mapped[int] = mapped_column(default=0)
+    n_prior_skipped: Mapped[int] = mapped_column(default=0)
+    n_retried: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[float]
+    finished_at: Mapped[float | None]
+
+
+class Step(Base):
+    """One spec of a job; `input` names what it reads (`document`, or an earlier step's number)."""
+
+    __tablename__ = "step"
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    spec_id: Mapped[int] = mapped_column(ForeignKey("spec.id"))
+    input: Mapped[str] = mapped_column(default="document")
+
+
+class Shard(Base):
+    """A slice of one step's contents: the unit of queueing, lease and retry.
+
+    `state`: planned, queued, running, done, split (its contents went to smaller shards), cancelled. `contents` are
+    the content ids, little-endian int64. `fence` rises with every claim and every taking away. `suspect` counts
+    what is known against it: 0 nothing, 1 it was in flight when its process died, 2 it died alone once.
+    """
+
+    __tablename__ = "shard"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"))
+    step: Mapped[int] = mapped_column(default=0)
+    spec_id: Mapped[int] = mapped_column(ForeignKey("spec.id"))
+    lane: Mapped[str]
+    contents: Mapped[bytes]
+    n_contents: Mapped[int]
+    n_chars: Mapped[int]
+    state: Mapped[str]
+    redo: Mapped[bool] = mapped_column(default=False)  # compute again what failed before
+    fence: Mapped[int] = mapped_column(default=0)
+    attempt: Mapped[int] = mapped_column(default=0)
+    suspect: Mapped[int] = mapped_column(default=0)
+    owner: Mapped[str | None]
+    lease_until: Mapped[float | None]
+    not_before: Mapped[float] = mapped_column(default=0.0)
+    dispatched_at: Mapped[float | None]
+    started_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
+    n_done: Mapped[int] = mapped_column(default=0)
+    n_failed: Mapped[int] = mapped_column(default=0)
+    n_skipped: Mapped[int] = mapped_column(default=0)
+    tokens_in: Mapped[int] = mapped_column(default=0)
+    tokens_out: Mapped[int] = mapped_column(default=0)
+
+    __table_args__ = (
+        Index("ix_shard_job_id_lane_state_id", "job_id", "lane", "state", "id"),
+        Index("ix_shard_lane_state_dispatched_at", "lane", "state", "dispatched_at"),
+        Index("ix_shard_state_lease_until", "state", "lease_until"),
+    )
+
+
+class OutcomeRow(Base):
+    """What became of a content under a spec (see `storage.outcomes.Outcome`). At most one row, ever."""
+
+    __tablename__ = "outcome"
+    spec_id: Mapped[int] = mapped_column(ForeignKey("spec.id"), primary_key=True)
+    content_id: Mapped[int] = mapped_column(ForeignKey("content.id"), primary_key=True)
+    status: Mapped[str]
+    text: Mapped[str | None]
+    vector: Mapped[bytes | None]
+    data: Mapped[Any | None]
+    reason: Mapped[str | None]
+    reason_class: Mapped[str | None]
+    flags: Mapped[Any]
+    tokens_in: Mapped[int]
+    tokens_out: Mapped[int]
+    runtime_id: Mapped[int | None] = mapped_column(ForeignKey("runtime.id"))
+    output_id: Mapped[int | None] = mapped_column(ForeignKey("content.id"))  # the output as a later step's content
+    created_at: Mapped[float]
+
+    __table_args__ = (Index("ix_outcome_content_id", "content_id"),)
+
+
+class Worker(Base):
+    """A device process that lives, or did until `seen_at`. `id` is what shards name as their owner."""
+
+    __tablename__ = "worker"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    pid: Mapped[int]
+    device: Mapped[str]
+    lanes: Mapped[Any]
+    slots: Mapped[int]
+    version: Mapped[str]
+    started_at: Mapped[float]
+    seen_at: Mapped[float]
+
+
+class Refusal(Base):
+    """A spec that a worker cannot serve, and why."""
+
+    __tablename__ = "refusal"
+    worker_id: Mapped[str] = mapped_column(ForeignKey("worker.id", ondelete="CASCADE"), primary_key=True)
+    spec_id: Mapped[int] = mapped_column(ForeignKey("spec.id"), primary_key=True)
+    reason: Mapped[str]
+    refused_at: Mapped[float]
+
+
+class Lease(Base):
+    """A named duty that one process at a time has, such as upkeep."""
+
+    __tablename__ = "lease"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str]
+    until: Mapped[float]

@@ -1,0 +1,248 @@
+"""A shard's lease: claimed, kept alive, committed under its fence, given back.
+
+Each function survives happening twice. A lapse only permits a reclaim; the fence decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, or_, select, update
+
+from storage.cutting import unpack
+from storage.database import Database, db_now
+from storage.errors import LeaseLost
+from storage.jobs import RUNNABLE
+from storage.outcomes import Outcome
+from storage.rows import spec_of
+from storage.schema import Content, Job, OutcomeRow, Shard, SpecRow, Worker
+from storage.specs import Spec
+
+LEASE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a worker looks at before it claims a shard."""
+
+    shard_id: int
+    fence: int
+    lane: str
+    suspect: bool
+    spec_id: int
+    spec: Spec
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A shard that is ours until its lease lapses, with the texts that it still lacks an outcome for."""
+
+    shard_id: int
+    job_id: int
+    fence: int
+    owner: str
+    attempt: int
+    suspect: int
+    redo: bool
+    spec_id: int
+    contents: tuple[int, ...]
+    texts: tuple[tuple[int, str], ...]
+
+
+def look(database: Database, shard_id: int) -> Head | None:
+    """The shard as it waits for a claim; None when there is nothing to claim (any more)."""
+    with database.read() as connection:
+        row = connection.execute(
+            select(Shard.id, Shard.fence, Shard.lane, Shard.suspect, Shard.spec_id, *_SPEC)
+            .join(SpecRow, SpecRow.id == Shard.spec_id)
+            .join(Job, Job.id == Shard.job_id)
+            .where(Shard.id == shard_id, Shard.state == "queued", Job.state.in_(RUNNABLE))
+        ).one_or_none()
+    if row is None:
+        return None
+    return Head(row.id, row.fence, row.lane, row.suspect > 0, row.spec_id, spec_of(row))
+
+
+_SPEC = (SpecRow.kind, SpecRow.model, SpecRow.revision, SpecRow.quality, SpecRow.params)
+
+
+def claim(database: Database, head: Head, owner: str, lease_s: float = LEASE_S) -> Claim | None:
+    """Take the shard, if it still is as it was looked at; None when another was faster."""
+
+    def work(connection: Connection) -> Any:
+        return connection.execute(
+            update(Shard)
+            .where(
+                Shard.id == head.shard_id,
+                Shard.state == "queued",
+                Shard.fence == head.fence,
+                select(Job.id).where(Job.id == Shard.job_id, Job.state.in_(RUNNABLE)).exists(),
+            )
+            .values(
+                state="running",
+                fence=Shard.fence + 1,
+                attempt=Shard.attempt + 1,
+                owner=owner,
+                lease_until=db_now() + lease_s,
+                started_at=db_now(),
+            )
+            .returning(Shard.job_id, Shard.fence, Shard.attempt, Shard.suspect, Shard.redo, Shard.contents)
+        ).one_or_none()
+
+    row = database.write(work)
+    if row is None:
+        return None
+    contents = tuple(unpack(row.contents))
+    with database.read() as connection:
+        texts = tuple(_lacking(connection, head.spec_id, contents, row.redo))
+    return Claim(
+        head.shard_id, row.job_id, row.fence, owner, row.attempt, row.suspect, row.redo, head.spec_id, contents, texts
+    )
+
+
+def _lacking(connection: Connection, spec_id: int, contents: Sequence[int], redo: bool) -> Iterable[tuple[int, str]]:
+    lacks = OutcomeRow.status.is_(None)
+    rows = connection.execute(
+        select(Content.id, Content.text)
+        .outerjoin(OutcomeRow, and_(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id == Content.id))
+        .where(Content.id.in_(contents), or_(lacks, OutcomeRow.status == "failed") if redo else lacks)
+        .order_by(Content.id)
+    )
+    return ((row.id, row.text) for row in rows)
+
+
+def heartbeat(database: Database, owner: str, lease_s: float = LEASE_S) -> dict[int, int]:
+    """Renew the leases of all shards of one process: {shard id: fence} of what it holds. Also its sign of life."""
+
+    def work(connection: Connection) -> dict[int, int]:
+        connection.execute(update(Worker).where(Worker.id == owner).values(seen_at=db_now()))
+        held = connection.execute(
+            update(Shard)
+            .where(Shard.owner == owner, Shard.state == "running")
+            .values(lease_until=db_now() + lease_s)
+            .returning(Shard.id, Shard.fence)
+        )
+        return {row.id: row.fence for row in held}
+
+    return database.write(work)
+
+
+def commit(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtime_id: int | None) -> None:
+    """Write the outcomes of a claimed shard and end it. Raises LeaseLost, and writes nothing, when it is not ours.
+
+    When the connection breaks and nobody knows whether the commit came through, the repetition finds out: a done
+    shard keeps its fence and owner.
+    """
+
+    def work(connection: Connection) -> None:
+        row = _locked(database, connection, claim.shard_id)
+        if row.state == "done" and row.fence == claim.fence and row.owner == claim.owner:
+            return
+        if row.state != "running" or row.fence != claim.fence:
+            raise LeaseLost(f"shard {claim.shard_id} was taken away before its results were written")
+        _put_outcomes(database, connection, claim, outcomes, runtime_id)
+        end_shard(connection, claim.shard_id, claim.spec_id, claim.contents, outcomes)
+
+    database.write(work)
+
+
+def release(
+    database: Database, claim: Claim, finished: Sequence[Outcome] = (), runtime_id: int | None = None
+) -> None:
+    """Give a shard back with what is finished of it, as a drain does: no attempt is spent. Never raises LeaseLost."""
+
+    def work(connection: Connection) -> None:
+        row = _locked(database, connection, claim.shard_id)
+        if row.state == "running" and row.fence == claim.fence:
+            _put_outcomes(database, connection, claim, finished, runtime_id)
+            give_back(connection, claim.shard_id, attempt=Shard.attempt - 1)
+
+    database.write(work)
+
+
+def give_back(connection: Connection, shard_id: int, **values: Any) -> None:
+    """Put a running shard back to `planned`, out of reach of whoever held it."""
+    values = {"owner": None, "lease_until": None, "dispatched_at": None, "fence": Shard.fence + 1} | values
+    connection.execute(update(Shard).where(Shard.id == shard_id).values(state="planned", **values))
+
+
+def end_shard(
+    connection: Connection, shard_id: int, spec_id: int, contents: Sequence[int], outcomes: Sequence[Outcome]
+) -> None:
+    """End a shard whose contents all have an outcome, and note what became of them."""
+    counted = connection.execute(
+        select(OutcomeRow.status, func.count())
+        .where(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id.in_(contents))
+        .group_by(OutcomeRow.status)
+    )
+    by_status = dict(counted.tuples().all())
+    assert sum(by_status.values()) == len(contents), "a shard ends with an outcome for each of its contents"
+    connection.execute(
+        update(Shard)
+        .where(Shard.id == shard_id)
+        .values(
+            state="done",
+            lease_until=None,
+            finished_at=db_now(),
+            n_done=by_status.get("done", 0),
+            n_failed=by_status.get("failed", 0),
+            n_skipped=by_status.get("skipped", 0),
+            tokens_in=sum(outcome.tokens_in for outcome in outcomes),
+            tokens_out=sum(outcome.tokens_out for outcome in outcomes),
+        )
+    )
+
+
+def _locked(database: Database, connection: Connection, shard_id: int) -> Any:
+    query = select(Shard.state, Shard.fence, Shard.owner).where(Shard.id == shard_id)
+    return connection.execute(query if database.is_sqlite else query.with_for_update()).one()
+
+
+def _put_outcomes(
+    database: Database, connection: Connection, claim: Claim, outcomes: Sequence[Outcome], runtime_id: int | None
+) -> None:
+    put_outcomes(database, connection, claim.spec_id, outcomes, runtime_id, redo=claim.redo)
+
+
+def put_outcomes(
+    database: Database,
+    connection: Connection,
+    spec_id: int,
+    outcomes: Sequence[Outcome],
+    runtime_id: int | None,
+    *,
+    redo: bool = False,
+) -> None:
+    """Write outcomes: the first one stays, but `done` takes the place of `failed` (with `redo`, anything does)."""
+    if not outcomes:
+        return
+    insert = database.insert(OutcomeRow)
+    new = insert.excluded
+    better = OutcomeRow.status == "failed" if redo else and_(OutcomeRow.status == "failed", new.status == "done")
+    columns = [column.name for column in OutcomeRow.__table__.columns if not column.primary_key]
+    rows = [
+        {
+            "spec_id": spec_id,
+            "content_id": outcome.content_id,
+            "status": str(outcome.status),
+            "text": outcome.text,
+            "vector": outcome.vector,
+            "data": outcome.data,
+            "reason": outcome.reason,
+            "reason_class": None if outcome.reason_class is None else str(outcome.reason_class),
+            "flags": list(outcome.flags),
+            "tokens_in": outcome.tokens_in,
+            "tokens_out": outcome.tokens_out,
+            "runtime_id": runtime_id,
+        }
+        # In one order everywhere, so that two shards with the same contents never wait for each other in a circle.
+        for outcome in sorted(outcomes, key=lambda outcome: outcome.content_id)
+    ]
+    connection.execute(
+        insert.values(created_at=db_now()).on_conflict_do_update(
+            index_elements=["spec_id", "content_id"], set_={name: new[name] for name in columns}, where=better
+        ),
+        rows,
+    )

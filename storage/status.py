@@ -1,0 +1,231 @@
+"""What a job has done and what it waits for: counts, pace, time left, and why nothing moves when nothing does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, func, select
+
+from storage.database import Database, db_now
+from storage.dispatch import LIVE_S
+from storage.errors import NoSuchJob
+from storage.rows import spec_of
+from storage.schema import Corpus, Ingest, Job, Refusal, Shard, SpecRow, Step, Worker
+from storage.specs import Spec
+
+PACE_S = 120.0  # over how long the pace is taken
+STALE_INGEST_S = 30.0
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """A job at one moment. `done`, `failed`, `skipped` and `pending` count unique texts, `documents` documents.
+
+    `eta_s` comes from tokens: what is left in characters, by the job's own tokens per character and its pace of
+    the last two minutes; None while nothing is known. `waiting_for` says why nothing moves, when nothing does.
+    """
+
+    id: int
+    state: str
+    reason: str | None
+    corpus: str
+    source: str
+    spec: Spec
+    priority: int
+    documents: int
+    done: int
+    failed: int
+    skipped: int
+    pending: int
+    prior: int
+    shards: dict[str, int]
+    records: int
+    rejected: int
+    repeated: int
+    tokens_in: int
+    tokens_out: int
+    tokens_per_s: float
+    eta_s: float | None
+    created_at: float
+    finished_at: float | None
+    elapsed_s: float
+    waiting_for: str | None
+
+    @property
+    def texts(self) -> int:
+        return self.done + self.failed + self.skipped + self.pending
+
+    @property
+    def ended(self) -> bool:
+        return self.state in {"done", "cancelled", "stopped"}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What bears on whether a job moves. Ages in seconds."""
+
+    state: str
+    lane: str
+    pending: int
+    running: int
+    ingest_age_s: float | None
+    workers: int
+    workers_of_lane: int
+    refusals: tuple[str, ...]
+
+
+def waiting_for(standing: Standing) -> str | None:
+    """Why nothing moves, in a sentence that says what to do; None when something does. Pure."""
+    if standing.state not in {"ingesting", "running"}:
+        return None
+    if standing.ingest_age_s is not None and standing.ingest_age_s > STALE_INGEST_S:
+        return (
+            f"the reading of its source stopped {standing.ingest_age_s:.0f} s ago; "
+            "run the same command again to carry it on"
+        )
+    if standing.pending == 0 or standing.running:
+        return None
+    if standing.workers_of_lane == 0:
+        others = f" ({standing.workers} serve other lanes)" if standing.workers else ""
+        return f"no live worker serves lane {standing.lane}{others}; start one with `docmill worker`"
+    if len(standing.refusals) >= standing.workers_of_lane:
+        return f"blocked: {standing.refusals[0]}"
+    return None
+
+
+def read_status(database: Database, job_id: int) -> JobStatus:
+    """The state of one job. Raises NoSuchJob."""
+    with database.read() as connection:
+        row = connection.execute(_JOBS.where(Job.id == job_id)).one_or_none()
+        if row is None:
+            raise NoSuchJob(f"there is no job {job_id}; `docmill jobs` lists them")
+        return _status(connection, row)
+
+
+def list_statuses(database: Database, limit: int = 50) -> list[JobStatus]:
+    """The latest jobs, newest first."""
+    with database.read() as connection:
+        rows = connection.execute(_JOBS.order_by(Job.id.desc()).limit(limit)).all()
+        return [_status(connection, row) for row in rows]
+
+
+_JOBS: Select[*tuple[Any, ...]] = (
+    select(
+        Job,
+        Corpus.name.label("corpus"),
+        Ingest.source,
+        Ingest.state.label("ingest_state"),
+        Ingest.n_records,
+        Ingest.n_rejected,
+        Ingest.n_repeated,
+        (db_now() - Ingest.seen_at).label("ingest_age_s"),
+        db_now().label("now"),
+        Step.spec_id,
+        SpecRow.kind,
+        SpecRow.model,
+        SpecRow.revision,
+        SpecRow.quality,
+        SpecRow.params,
+    )
+    .join(Corpus, Corpus.id == Job.corpus_id)
+    .join(Ingest, Ingest.id == Job.ingest_id)
+    .join(Step, and_(Step.job_id == Job.id, Step.seq == 0))
+    .join(SpecRow, SpecRow.id == Step.spec_id)
+)
+
+
+def _status(connection: Connection, row: Any) -> JobStatus:
+    groups = {
+        group.state: group
+        for group in connection.execute(
+            select(
+                Shard.state,
+                func.count().label("shards"),
+                *(
+                    func.sum(column).label(column.key)
+                    for column in (
+                        Shard.n_contents,
+                        Shard.n_chars,
+                        Shard.n_done,
+                        Shard.n_failed,
+                        Shard.n_skipped,
+                        Shard.tokens_in,
+                        Shard.tokens_out,
+                    )
+                ),
+            )
+            .where(Shard.job_id == row.id)
+            .group_by(Shard.state)
+        )
+    }
+
+    def total(name: str, *states: str) -> int:
+        return sum(int(getattr(groups[state], name)) for state in states or groups if state in groups)
+
+    pace = _pace(connection, row.id, row.now)
+    left_chars = total("n_chars", "planned", "queued", "running")
+    finished_chars, tokens_in = total("n_chars", "done"), total("tokens_in")
+    eta_s = None
+    if pace > 0 and finished_chars > 0:
+        eta_s = left_chars * tokens_in / finished_chars / pace
+    ended = row.finished_at is not None
+    pending = total("n_contents", "planned", "queued", "running", "cancelled")
+    shards = {state: int(group.shards) for state, group in groups.items()}
+    return JobStatus(
+        id=row.id,
+        state=row.state,
+        reason=row.reason,
+        corpus=row.corpus,
+        source=row.source,
+        spec=spec_of(row),
+        priority=row.priority,
+        documents=row.n_documents,
+        done=row.n_prior_done + total("n_done"),
+        failed=row.n_prior_failed + total("n_failed") - row.n_retried,
+        skipped=row.n_prior_skipped + total("n_skipped"),
+        pending=pending,
+        prior=row.n_prior_done + row.n_prior_failed + row.n_prior_skipped,
+        shards=shards,
+        records=row.n_records,
+        rejected=row.n_rejected,
+        repeated=row.n_repeated,
+        tokens_in=tokens_in,
+        tokens_out=total("tokens_out"),
+        tokens_per_s=0.0 if ended else pace,
+        eta_s=None if ended else eta_s,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+        elapsed_s=(row.finished_at or row.now) - row.created_at,
+        waiting_for=waiting_for(_standing(connection, row, pending, shards.get("running", 0))),
+    )
+
+
+def _pace(connection: Connection, job_id: int, now: float) -> float:
+    """Tokens read per second over the shards that ended in the last two minutes."""
+    tokens, first = connection.execute(
+        select(func.sum(Shard.tokens_in), func.min(Shard.started_at)).where(
+            Shard.job_id == job_id, Shard.state == "done", Shard.finished_at > now - PACE_S
+        )
+    ).one()
+    return float(tokens) / max(now - first, 0.001) if tokens and first is not None else 0.0
+
+
+def _standing(connection: Connection, row: Any, pending: int, running: int) -> Standing:
+    workers = connection.execute(select(Worker.id, Worker.lanes).where(Worker.seen_at > db_now() - LIVE_S)).all()
+    of_lane = [worker.id for worker in workers if row.kind in worker.lanes]
+    refusals = connection.scalars(
+        select(Refusal.reason)
+        .where(Refusal.spec_id == row.spec_id, Refusal.worker_id.in_(of_lane))
+        .order_by(Refusal.refused_at.desc())
+    )
+    return Standing(
+        state=row.state,
+        lane=row.kind,
+        pending=pending,
+        running=running,
+        ingest_age_s=row.ingest_age_s if row.ingest_state == "reading" else None,
+        workers=len(workers),
+        workers_of_lane=len(of_lane),
+        refusals=tuple(refusals),
+    )

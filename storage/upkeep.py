@@ -1,0 +1,187 @@
+"""What keeps shards moving when something else did not: leases, deaths, failed attempts, lost hints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, or_, select, update
+
+from storage.cutting import pack, split, unpack
+from storage.database import Database, db_now
+from storage.jobs import RUNNABLE
+from storage.outcomes import Outcome, Reason, Status
+from storage.policy import Again, GiveUp, Split, after_death, after_error
+from storage.schema import Content, Job, Lease, OutcomeRow, Refusal, Shard, Worker
+from storage.shards import Claim, end_shard, give_back, put_outcomes
+
+PAGE = 200
+
+
+def hold(database: Database, name: str, owner: str, for_s: float) -> bool:
+    """Take or renew a named duty. True when it is ours for `for_s` from now."""
+
+    def work(connection: Connection) -> bool:
+        insert = database.insert(Lease)
+        values = {"owner": owner, "until": db_now() + for_s}
+        held = connection.execute(
+            insert.values(name=name, **values).on_conflict_do_update(
+                index_elements=["name"], set_=values, where=or_(Lease.owner == owner, Lease.until < db_now())
+            )
+        )
+        return held.rowcount == 1
+
+    return database.write(work)
+
+
+def let_go(database: Database, name: str, owner: str) -> None:
+    """Give a duty up, so that the next one need not wait."""
+    database.write(
+        lambda connection: connection.execute(delete(Lease).where(Lease.name == name, Lease.owner == owner))
+    )
+
+
+def reclaim(database: Database, owner: str | None = None) -> int:
+    """Take shards away from those that let their lease lapse, or from the dead process `owner`. Returns how many."""
+    total = 0
+    while True:
+        n = database.write(lambda connection: _reclaim_page(database, connection, owner))
+        total += n
+        if n < PAGE:
+            return total
+
+
+def _reclaim_page(database: Database, connection: Connection, owner: str | None) -> int:
+    lapsed = Shard.lease_until < db_now() if owner is None else Shard.owner == owner
+    query = select(Shard).where(Shard.state == "running", lapsed).order_by(Shard.id).limit(PAGE)
+    rows = connection.execute(query if database.is_sqlite else query.with_for_update(skip_locked=True)).all()
+    for row in rows:
+        step = after_death(n_contents=row.n_contents, suspect=row.suspect)
+        _apply(database, connection, row, step)
+    return len(rows)
+
+
+def failed_attempt(database: Database, claim: Claim, reason: str) -> None:
+    """An attempt ended with an error that is nobody's document. A lost lease is no error."""
+
+    def work(connection: Connection) -> None:
+        query = select(Shard).where(Shard.id == claim.shard_id)
+        row = connection.execute(query if database.is_sqlite else query.with_for_update()).one()
+        if row.state == "running" and row.fence == claim.fence:
+            step = after_error(attempt=row.attempt, suspect=row.suspect, reason=reason)
+            _apply(database, connection, row, step)
+
+    database.write(work)
+
+
+def _apply(database: Database, connection: Connection, shard: Any, step: Again | Split | GiveUp) -> None:
+    if isinstance(step, Again):
+        give_back(connection, shard.id, suspect=step.suspect, not_before=db_now() + step.delay_s)
+    elif isinstance(step, Split):
+        _split(connection, shard)
+    else:
+        _give_up(database, connection, shard, step)
+
+
+def _split(connection: Connection, shard: Any) -> None:
+    contents = unpack(shard.contents)
+    sizes = dict(
+        connection.execute(select(Content.id, Content.n_chars).where(Content.id.in_(contents))).tuples().all()
+    )
+    connection.execute(
+        Shard.__table__.insert(),  # type: ignore[attr-defined]
+        [
+            {
+                "job_id": shard.job_id,
+                "step": shard.step,
+                "spec_id": shard.spec_id,
+                "lane": shard.lane,
+                "contents": pack(part),
+                "n_contents": len(part),
+                "n_chars": sum(sizes[content_id] for content_id in part),
+                "state": "planned",
+                "redo": shard.redo,
+                "suspect": 1,
+            }
+            for part in split(contents)
+        ],
+    )
+    connection.execute(
+        update(Shard)
+        .where(Shard.id == shard.id)
+        .values(state="split", n_contents=0, n_chars=0, fence=Shard.fence + 1, owner=None, lease_until=None)
+    )
+
+
+def _give_up(database: Database, connection: Connection, shard: Any, step: GiveUp) -> None:
+    contents = unpack(shard.contents)
+    known = set(
+        connection.scalars(
+            select(OutcomeRow.content_id).where(
+                OutcomeRow.spec_id == shard.spec_id, OutcomeRow.content_id.in_(contents)
+            )
+        )
+    )
+    failures = [
+        Outcome(content_id, Status.FAILED, reason=step.reason, reason_class=Reason(step.reason_class))
+        for content_id in contents
+        if content_id not in known
+    ]
+    put_outcomes(database, connection, shard.spec_id, failures, None)
+    connection.execute(update(Shard).where(Shard.id == shard.id).values(fence=Shard.fence + 1, owner=None))
+    end_shard(connection, shard.id, shard.spec_id, contents, [])
+
+
+def lost_hints(
+    database: Database, lane: str, *, queue_is_empty: bool, grace_s: float, limit: int = 1_000
+) -> list[int]:
+    """Queued shards whose message is gone, stamped as dispatched anew: their ids, for the caller to send again.
+
+    A message is lost when its shard is still queued after the grace period although the lane's queue is empty, or
+    although a shard that was dispatched later has been claimed.
+    """
+
+    def work(connection: Connection) -> list[int]:
+        horizon: Any = db_now()
+        if not queue_is_empty:
+            horizon = (
+                select(func.coalesce(func.max(Shard.dispatched_at), 0.0))
+                .where(Shard.lane == lane, Shard.state == "running")
+                .scalar_subquery()
+            )
+        lost = (
+            select(Shard.id)
+            .join(Job, Job.id == Shard.job_id)
+            .where(
+                Shard.lane == lane,
+                Shard.state == "queued",
+                Shard.dispatched_at < db_now() - grace_s,
+                Shard.dispatched_at < horizon,
+                Job.state.in_(RUNNABLE),
+            )
+            .order_by(Shard.dispatched_at)
+            .limit(limit)
+        )
+        again = connection.execute(
+            update(Shard)
+            .where(Shard.id.in_(lost), Shard.state == "queued")
+            .values(dispatched_at=db_now())
+            .returning(Shard.id)
+        )
+        return sorted(row.id for row in again)
+
+    return database.write(work)
+
+
+def forget_workers(database: Database, silent_for_s: float = 3600.0) -> int:
+    """Drop the rows of workers that have been silent for long, with their refusals. Returns how many."""
+
+    def work(connection: Connection) -> int:
+        gone: Sequence[str] = list(
+            connection.scalars(select(Worker.id).where(Worker.seen_at < db_now() - silent_for_s))
+        )
+        connection.execute(delete(Refusal).where(Refusal.worker_id.in_(gone)))
+        connection.execute(delete(Worker).where(Worker.id.in_(gone)))
+        return len(gone)
+
+    return database.write(work)
