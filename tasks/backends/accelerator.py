@@ -1,0 +1,91 @@
+"""What torch is asked about a device: its precision, its memory errors, its name."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+
+from tasks.errors import CannotServe, OutOfMemory
+
+_NAMED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def dtype_for(quality: str, device: str) -> torch.dtype:
+    """The precision that a quality class means on a device.
+
+    ``native`` is bfloat16 where the device multiplies it natively, and float32 elsewhere. Raises CannotServe
+    for a quality that this backend does not have.
+    """
+    if quality == "native":
+        return torch.bfloat16 if native_bfloat16(device) else torch.float32
+    if quality not in _NAMED:
+        raise CannotServe(f"This worker's backend has no {quality} precision.")
+    return _NAMED[quality]
+
+
+def native_bfloat16(device: str) -> bool:
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device == "cpu":
+        asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, name, bool)() for name in asked)
+    return False
+
+
+@contextmanager
+def memory_errors(device: str) -> Iterator[None]:
+    """Turn what torch raises when memory is short into OutOfMemory, and free what can be freed."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        if device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        raise OutOfMemory from error
+    except RuntimeError as error:
+        # The allocator of the CPU has no error type of its own.
+        if "DefaultCPUAllocator" in str(error) or "can't allocate memory" in str(error):
+            raise OutOfMemory from error
+        raise
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Loading without progress bars, and without the advice that libraries print for people."""
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
+    transformers.utils.logging.set_verbosity_error()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*sacremoses.*")
+        yield
+
+
+def runtime(backend: str, device: str, dtype: torch.dtype) -> dict[str, Any]:
+    """The device's name, precision, backend and versions: one row of the runtime table."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu_name()
+    return {
+        "device": f"{device} {name}".strip(),
+        "precision": str(dtype).removeprefix("torch."),
+        "backend": backend,
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def release(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+
+
+def _cpu_name() -> str:
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} × {os.cpu_count()}"

@@ -1,0 +1,86 @@
+"""How each family of encoder-decoder models is told what to do: by words, by tokens, or not at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from storage.specs import Spec
+from tasks import families, languages
+from tasks.errors import BadOption, CannotServe
+
+_LANGUAGE_TOKEN = re.compile(r"__([a-z]{2,3})__|([a-z]{2,3}_[A-Z]{2}|[a-z]{3}_[A-Z][a-z]{3})")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """``prefix`` stands before every window, ``forced_bos_token_id`` starts every output, ``parameters`` are
+    the generation parameters that the config keeps for the task."""
+
+    prefix: str = ""
+    forced_bos_token_id: int | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+def dialect(spec: Spec, config: Mapping[str, Any], tokenizer: Any) -> Dialect:
+    """How to tell this model; sets the tokenizer's source language where it has one.
+
+    Raises BadOption for languages that the model does not know, CannotServe where it must be told some.
+    """
+    model_type = str(config.get("model_type", ""))
+    if spec.kind == "summarize":
+        settings = families.task_settings(config, "summarize")
+        prefix = settings.get("prefix", "summarize: " if model_type in families.PREFIXED else "")
+        return Dialect(str(prefix or ""), parameters=settings)
+    source, target = spec.params.get("source_lang"), spec.params.get("target_lang")
+    if model_type in families.PREFIXED:
+        return _worded(config, *_both(spec, source, target))
+    if model_type in families.MULTILINGUAL:
+        return _tokened(tokenizer, *_both(spec, source, target))
+    if model_type == "marian":
+        return _marian(spec, tokenizer, target)
+    return Dialect(parameters=families.task_settings(config, "translate"))
+
+
+def language_tokens(vocabulary: Mapping[str, int]) -> dict[str, int]:
+    """The languages that a multilingual vocabulary has tokens for: code to token id."""
+    found = {}
+    for token, number in vocabulary.items():
+        if match := _LANGUAGE_TOKEN.fullmatch(token):
+            found[match.group(1) or match.group(2)] = number
+    return found
+
+
+def _both(spec: Spec, source: str | None, target: str | None) -> tuple[str, str]:
+    if source is None or target is None:
+        raise CannotServe(f"{spec.model} translates between several languages: give --from and --to.")
+    return source, target
+
+
+def _worded(config: Mapping[str, Any], source: str, target: str) -> Dialect:
+    codes = tuple(languages.short_code(code) or code for code in (source, target))
+    settings = families.task_settings(config, "translate", (codes[0], codes[1]))
+    prefix = settings.get("prefix") or f"translate {languages.name(source)} to {languages.name(target)}: "
+    return Dialect(str(prefix), parameters=settings)
+
+
+def _tokened(tokenizer: Any, source: str, target: str) -> Dialect:
+    known = language_tokens(tokenizer.get_vocab())
+    tokenizer.src_lang = languages.match(source, known)
+    return Dialect(forced_bos_token_id=known[languages.match(target, known)])
+
+
+def _marian(spec: Spec, tokenizer: Any, target: str | None) -> Dialect:
+    """Marian models have one direction, but for those with target tokens such as ``>>fra<<``."""
+    tokens = {token.strip("><"): token for token in getattr(tokenizer, "supported_language_codes", ())}
+    if len(tokens) > 1 and target is None:
+        some = ", ".join(sorted(tokens)[:12])
+        raise CannotServe(f"{spec.model} translates into several languages: give --to, one of {some}.")
+    if tokens and target is not None:
+        return Dialect(prefix=f"{tokens[languages.match(target, tokens)]} ")
+    own = getattr(tokenizer, "target_lang", None)
+    if target is not None and own and not languages.same_language(target, str(own)):
+        raise BadOption(f"{spec.model} translates into {own}, not into {target}.")
+    return Dialect()

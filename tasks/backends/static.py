@@ -1,0 +1,87 @@
+"""The loop of the backends that compute one batch at a time. It knows nothing of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from storage.outcomes import Reason
+from tasks.backends import Source
+from tasks.batches import Budget
+from tasks.errors import OutOfMemory
+from tasks.outputs import Failure, Output
+from tasks.pool import Item
+
+Items = Sequence[Item[Any]]
+Computed = tuple[int, Output]
+
+
+class StaticLoop:
+    """Takes batches within a budget, and lowers the budget for good when one does not fit.
+
+    ``compute`` returns one output per item, in order; it raises OutOfMemory, or anything else where a text or
+    the model is at fault.
+    """
+
+    def __init__(self, compute: Callable[[Items], Sequence[Output]], budget: Budget) -> None:
+        self._compute = compute
+        self._proven = False
+        self.budget = budget
+
+    def run(self, source: Source) -> Iterator[Computed]:
+        while batch := source.take(self.budget):
+            yield from self._batch(batch)
+
+    def _batch(self, batch: Items) -> Iterator[Computed]:
+        # Retries happen outside the except blocks, whose traceback would keep the failed tensors alive.
+        error: Exception
+        try:
+            outputs = self._compute(batch)
+            assert len(outputs) == len(batch)
+        except OutOfMemory as out_of_memory:
+            error = out_of_memory.with_traceback(None)
+        except Exception as unexpected:
+            error = unexpected.with_traceback(None)
+        else:
+            self._proven = True
+            yield from zip((item.id for item in batch), outputs, strict=True)
+            return
+        if isinstance(error, OutOfMemory):
+            yield from self._halves(batch)
+        elif len(batch) == 1:
+            yield batch[0].id, failure(error, Reason.DOCUMENT if self._proven else Reason.MODEL)
+        else:
+            yield from self._one_by_one(batch)
+
+    def _halves(self, batch: Items) -> Iterator[Computed]:
+        if len(batch) == 1:
+            tokens = batch[0].tokens
+            reason = f"A window of {tokens} tokens does not fit in the device's memory, even alone."
+            yield batch[0].id, Failure(reason, Reason.DOCUMENT)
+            return
+        self.budget = self.budget.halved(len(batch) * max(item.tokens for item in batch))
+        middle = len(batch) // 2
+        yield from self._batch(batch[:middle])
+        yield from self._batch(batch[middle:])
+
+    def _one_by_one(self, batch: Items) -> Iterator[Computed]:
+        """Find out which windows broke the batch: if each fails alone, it is the model."""
+        results: list[Computed] = []
+        errors: list[tuple[int, Exception]] = []
+        for item in batch:
+            try:
+                results.append((item.id, self._compute([item])[0]))
+            except OutOfMemory:
+                results += self._halves([item])
+            except Exception as error:
+                errors.append((item.id, error.with_traceback(None)))
+        self._proven = self._proven or bool(results)
+        at_fault = Reason.DOCUMENT if results else Reason.MODEL
+        yield from results
+        for number, raised in errors:
+            yield number, failure(raised, at_fault)
+
+
+def failure(error: Exception, reason_class: Reason) -> Failure:
+    """The error's type only: its message may quote the document."""
+    return Failure(f"The model raised {type(error).__name__} on a window of this text.", reason_class)

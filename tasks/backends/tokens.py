@@ -1,0 +1,81 @@
+"""A tokenizer that several threads may use, and batches padded from what it gave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tasks.errors import CannotServe
+from tasks.windows import Encoded
+
+_MOST_USED = 8
+
+
+class Tokens:
+    """A transformers tokenizer with words put before every text.
+
+    Truncation and padding are switched off once, here: a fast tokenizer then keeps no state between calls, and
+    its use from several threads is safe.
+    """
+
+    def __init__(self, tokenizer: Any, prefix: str = "", lower: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.prefix = prefix
+        self._lower = lower
+        fast = getattr(tokenizer, "backend_tokenizer", None)
+        if fast is not None:
+            fast.no_truncation()
+            fast.no_padding()
+        # The limit is ours to keep; the tokenizer would only log that a text to be cut is long.
+        limit = tokenizer.model_max_length
+        self.stated_limit = int(limit) if limit else None
+        tokenizer.model_max_length = int(1e30)
+        self.overhead = self.encode([""])[0].tokens
+
+    @property
+    def prefix_length(self) -> int:
+        """Tokens up to the end of the prefix, as sentence-transformers counts them: without the last special."""
+        return max(0, self.overhead - 1)
+
+    def checked_limit(self, limit_tokens: int, asked: int | None) -> int:
+        """The window's limit, lowered if asked; raises CannotServe if no text would fit beside the prefix."""
+        limit = min(limit_tokens, asked) if asked is not None else limit_tokens
+        if limit < self.overhead + _MOST_USED:
+            raise CannotServe(
+                f"A window of {limit} tokens leaves no room for text: {self.overhead} are taken by the prompt "
+                "and special tokens."
+            )
+        return limit
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        if not texts:
+            return []
+        whole = [self.prefix + (text.lower() if self._lower else text) for text in texts]
+        features = self.tokenizer(whole, truncation=False, padding=False, return_attention_mask=False)
+        names = list(features.keys())
+        return [
+            Encoded(len(features["input_ids"][row]), {name: features[name][row] for name in names})
+            for row in range(len(whole))
+        ]
+
+
+def padded(encoded: Sequence[Encoded], tokens: Tokens) -> dict[str, torch.Tensor]:
+    """Token features as tensors of shape (windows, longest), with the attention mask, padded as the
+    tokenizer would."""
+    tokenizer = tokens.tokenizer
+    left = tokenizer.padding_side == "left"
+    fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+    longest = max(one.tokens for one in encoded)
+    batch: dict[str, torch.Tensor] = {}
+    first = encoded[0].features
+    assert not isinstance(first, str)
+    for name in (*first, "attention_mask"):
+        rows = torch.full((len(encoded), longest), fill.get(name, 0), dtype=torch.long)
+        for row, one in zip(rows, encoded, strict=True):
+            assert not isinstance(one.features, str)
+            place = slice(longest - one.tokens, None) if left else slice(0, one.tokens)
+            row[place] = 1 if name == "attention_mask" else torch.tensor(one.features[name])
+        batch[name] = rows
+    return batch

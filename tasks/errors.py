@@ -1,0 +1,62 @@
+"""What can go wrong with a model or with what was asked of it.
+
+::
+
+    TaskError
+    ├── ModelError
+    │   ├── ModelNotFound
+    │   ├── ModelCorrupt
+    │   ├── HubUnreachable
+    │   └── ModelUnsuitable
+    ├── CannotServe
+    ├── BadOption
+    ├── OutOfMemory
+    └── EngineStopped
+"""
+
+from __future__ import annotations
+
+import inspect
+
+
+class TaskError(Exception):
+    """A task could not be carried out."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or inspect.getdoc(type(self)))
+
+
+class ModelError(TaskError):
+    """The model cannot be used."""
+
+
+class ModelNotFound(ModelError):
+    """There is no such model: give a name from `docmill models list`, a folder, or a hub id."""
+
+
+class ModelCorrupt(ModelError):
+    """The model's files are not the ones that were pinned: copy or download the model again."""
+
+
+class HubUnreachable(ModelError):
+    """The model hub does not answer, and the model is not in the local cache."""
+
+
+class ModelUnsuitable(ModelError):
+    """The model's architecture cannot do this task."""
+
+
+class CannotServe(TaskError):
+    """This worker cannot serve the spec."""
+
+
+class BadOption(TaskError):
+    """An option does not fit the task or the model."""
+
+
+class OutOfMemory(TaskError):
+    """The batch does not fit in the device's memory."""
+
+
+class EngineStopped(TaskError):
+    """The engine was drained or closed and takes no more texts."""

@@ -1,0 +1,91 @@
+"""What a model's config.json says of it, read without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from tasks.errors import ModelUnsuitable
+
+
+class Family(StrEnum):
+    ENCODER = "encoder-only"
+    SEQ2SEQ = "encoder-decoder"
+    DECODER = "decoder-only"
+
+
+# Which families each kind of task can use in this release.
+SUITS: Mapping[str, frozenset[Family]] = {
+    "summarize": frozenset({Family.SEQ2SEQ}),
+    "translate": frozenset({Family.SEQ2SEQ}),
+    "embed": frozenset({Family.ENCODER, Family.DECODER, Family.SEQ2SEQ}),
+}
+KINDS = tuple(SUITS)
+
+# Models that read and write several languages, and must be told which.
+MULTILINGUAL = frozenset({"m2m_100", "mbart", "nllb-moe", "nllb_moe", "seamless_m4t", "plbart"})
+# Models that are told what to do by words at the start of their input.
+PREFIXED = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers"})
+# Relative positions: the config's length is the one of training, and the model reads longer texts.
+RELATIVE = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers"})
+# Position ids start after the padding index, so that two of the positions are never used.
+OFFSET = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "data2vec-text"})
+
+# The names under which configurations keep their number of positions.
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_encoder_position_embeddings", "max_source_positions")
+# Tokenizers without a limit name this or more.
+_NO_LIMIT = 1_000_000
+OUR_LIMIT_TOKENS = 512
+
+_DECODER_WORDS = ("CausalLM", "LMHead", "GPT", "Llama", "Mistral", "Qwen", "Gemma", "Phi")
+_DECODER_TYPES = ("gpt", "llama", "mistral", "qwen", "gemma", "phi", "opt", "bloom", "falcon", "mamba", "smollm")
+
+
+def family(config: Mapping[str, Any]) -> Family | None:
+    """The family of a model, or None where its config says nothing."""
+    if config.get("is_encoder_decoder") or any(
+        word in architecture
+        for architecture in config.get("architectures") or ()
+        for word in ("Seq2Seq", "ConditionalGeneration", "MTModel")
+    ):
+        return Family.SEQ2SEQ
+    model_type = str(config.get("model_type", ""))
+    if model_type in PREFIXED:
+        return Family.SEQ2SEQ
+    if any(word in name for name in config.get("architectures") or () for word in _DECODER_WORDS):
+        return Family.DECODER
+    if any(model_type.startswith(name) for name in _DECODER_TYPES):
+        return Family.DECODER
+    return Family.ENCODER if model_type or config.get("architectures") else None
+
+
+def require(kind: str, config: Mapping[str, Any], model: str) -> None:
+    """Raise ModelUnsuitable unless the model's family can do this kind of task; an empty config passes."""
+    found = family(config)
+    if found is None or found in SUITS[kind]:
+        return
+    wanted = " or ".join(sorted(SUITS[kind]))
+    raise ModelUnsuitable(f"{kind} needs an {wanted} model; {model} is {found} ({config.get('model_type')}).")
+
+
+def window_limit(config: Mapping[str, Any], *others: int | None) -> int:
+    """The most tokens, special ones included, that one window may have.
+
+    The smallest of what the config and the ``others`` (the tokenizer's limit, sentence-transformers'
+    max_seq_length) name; OUR_LIMIT_TOKENS where nobody names one.
+    """
+    limits = [limit for limit in others if limit is not None and 0 < limit < _NO_LIMIT]
+    model_type = str(config.get("model_type", ""))
+    if model_type not in RELATIVE or not limits:
+        positions = [config[name] for name in _POSITIONS if isinstance(config.get(name), int) and config[name] > 0]
+        limits += [count - 2 if model_type in OFFSET else count for count in positions]
+    return min(limits, default=OUR_LIMIT_TOKENS)
+
+
+def task_settings(config: Mapping[str, Any], kind: str, languages: tuple[str, str] | None = None) -> dict[str, Any]:
+    """The settings that a config keeps for one task (T5 and BART do): its prefix and generation parameters."""
+    name = "summarization" if kind == "summarize" else "translation"
+    if languages is not None:
+        name = f"translation_{languages[0]}_to_{languages[1]}"
+    return dict((config.get("task_specific_params") or {}).get(name) or {})

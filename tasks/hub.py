@@ -1,0 +1,127 @@
+"""The model hub, through its own client and its own cache. Nothing of it is imported before it is needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tasks.errors import HubUnreachable, ModelCorrupt, ModelError, ModelNotFound
+from tasks.weights import files_that_matter, has_weights
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+_OFFLINE_ADVICE = (
+    "Connect this machine to the hub, or copy the model's folder here and name the folder, or put it into the "
+    "models directory."
+)
+
+
+def commit_of(model: str, revision: str | None) -> str:
+    """The commit (40 hex digits) that a hub id's revision (``main`` without one) stands for.
+
+    A commit is taken as it is. Where the hub does not answer, what the local cache last saw under that name.
+    Raises ModelNotFound, HubUnreachable.
+    """
+    if revision is not None and COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub import HfApi
+
+    try:
+        with _told(model):
+            found = HfApi().model_info(model, revision=revision, timeout=20.0).sha
+    except HubUnreachable:
+        cached = _cached_commit(model, revision or "main")
+        if cached is None:
+            raise
+        return cached
+    assert found is not None
+    return str(found)
+
+
+def config_of(model: str, commit: str) -> dict[str, Any]:
+    """The model's config.json at a commit, or {} where it has none or the hub does not answer."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        with _told(model):
+            path = Path(hf_hub_download(model, "config.json", revision=commit))
+            config: dict[str, Any] = orjson.loads(path.read_bytes())
+            return config
+    except ModelError:
+        return {}
+
+
+def snapshot(model: str, commit: str, cache_dir: Path) -> Path:
+    """The folder with the model's files at exactly this commit, downloaded if need be.
+
+    A note in ``cache_dir`` says which downloads were complete, so that a second worker, or the same one
+    offline, does not ask the hub again. Raises ModelNotFound, ModelCorrupt, HubUnreachable.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    note = cache_dir / "snapshots" / f"{model.replace('/', '--')}@{commit}"
+    if note.is_file():
+        folder = Path(note.read_text())
+        if _complete(folder):
+            return folder
+    with _told(model):
+        names = HfApi().list_repo_files(model, revision=commit)
+        wanted = files_that_matter(names)
+        if not has_weights(wanted):
+            raise ModelNotFound(f"{model} on the hub has neither safetensors nor .bin weights.")
+        folder = Path(snapshot_download(model, revision=commit, allow_patterns=wanted))
+    if not _complete(folder):
+        raise ModelCorrupt(f"The download of {model} is not complete; delete {folder} and try again.")
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(str(folder))
+    return folder
+
+
+def _complete(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return has_weights(names)
+
+
+def _cached_commit(model: str, name: str) -> str | None:
+    from huggingface_hub import constants
+
+    ref = Path(constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}" / "refs" / name
+    try:
+        commit = ref.read_text().strip()
+    except OSError:
+        return None
+    return commit if COMMIT.fullmatch(commit) else None
+
+
+@contextmanager
+def _told(model: str) -> Iterator[None]:
+    """Wrap the hub client's errors in ours."""
+    from huggingface_hub import errors
+
+    # The client's HTTP library has changed its name twice; its root error is always imported there.
+    http_error: type[Exception] = getattr(errors, "HTTPError", OSError)
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise ModelNotFound(
+            f"{model} is gated: accept its terms on the hub, and log in there with `hf auth login`."
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ModelNotFound(f"{model} has no such revision on the hub.") from error
+    except (errors.RepositoryNotFoundError, errors.HFValidationError, errors.EntryNotFoundError) as error:
+        # A file that is not in the cache, with a hub that does not answer, is an EntryNotFoundError too.
+        if isinstance(error, errors.LocalEntryNotFoundError):
+            raise HubUnreachable(f"The hub does not answer for {model}. {_OFFLINE_ADVICE}") from error
+        raise ModelNotFound(
+            f"{model} is no folder here and no public model on the hub: check the name (`docmill models list` "
+            "has those that need no hub), or log in with `hf auth login` if it is private."
+        ) from error
+    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, http_error, OSError) as error:
+        raise HubUnreachable(f"The hub does not answer for {model}. {_OFFLINE_ADVICE}") from error

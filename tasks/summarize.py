@@ -1,0 +1,39 @@
+"""Summarising: the windows' summaries are summarised again, until one window holds them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from storage.outcomes import Outcome, Status
+from tasks.outputs import Generated
+from tasks.recipes import Again, Computed
+from tasks.windows import Coder, Window, cut
+
+# A round that leaves more than this share of the text's characters would go on for long and gain nothing.
+ENOUGH = 0.9
+
+
+@dataclass(frozen=True)
+class Summarize:
+    def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
+        return cut(texts, coder)
+
+    def join(self, computed: Computed) -> Outcome | Again:
+        parts = [output for output in computed.outputs if isinstance(output, Generated)]
+        text = "\n".join(part.text for part in parts if part.text.strip())
+        flags = ("output_truncated",) if any(part.truncated for part in parts) else ()
+        if len(parts) > 1 and text:
+            if len(text) <= len(computed.text) * ENOUGH:
+                return Again(text, (*flags, "reduced"))
+            flags = (*flags, "not_reduced")
+        if not text:
+            flags = (*flags, "empty")
+        return Outcome(
+            computed.content_id,
+            Status.DONE,
+            text=text,
+            flags=flags,
+            tokens_in=computed.tokens_in,
+            tokens_out=computed.tokens_out,
+        )

@@ -1,0 +1,57 @@
+"""What the engine gives back for a submitted shard."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from storage.outcomes import Outcome
+
+
+class Ticket:
+    """The texts of one submit, and their outcomes as they come. Safe to use from any thread."""
+
+    def __init__(self, content_ids: Sequence[int], on_drop: Callable[[Ticket], None]) -> None:
+        self._lock = threading.Lock()
+        self._outcomes: list[Outcome | None] = [None] * len(content_ids)
+        self._left = len(content_ids)
+        self._woken = threading.Event()
+        self._on_drop = on_drop
+        self.dropped = False
+        if not content_ids:
+            self._woken.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """True when every text has its outcome, or no further one will come (drained, died, dropped)."""
+        return self._woken.wait(timeout)
+
+    def finished(self) -> list[Outcome]:
+        """The outcomes there are, in the order of the texts."""
+        with self._lock:
+            return [outcome for outcome in self._outcomes if outcome is not None]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every text has its outcome."""
+        with self._lock:
+            return self._left == 0
+
+    def drop(self) -> None:
+        """Give the rest up: its waiting windows leave the pool, and what is on the device is ignored."""
+        self.dropped = True
+        self._on_drop(self)
+        self._woken.set()
+
+    def settle(self, position: int, outcome: Outcome) -> None:
+        """For the engine: the text at ``position`` has its outcome."""
+        with self._lock:
+            if self._outcomes[position] is None:
+                self._outcomes[position] = outcome
+                self._left -= 1
+            left = self._left
+        if left == 0:
+            self._woken.set()
+
+    def wake(self) -> None:
+        """For the engine: no further outcome will come."""
+        self._woken.set()
