@@ -214,6 +214,11 @@ def cancel(database: Database, job_id: int) -> bool:
     return database.write(lambda connection: stop(connection, job_id, "cancelled", None))
 
 
+def halt(database: Database, job_id: int, reason: str) -> bool:
+    """Stop a job for a reason that its status then shows. False when it had ended already."""
+    return database.write(lambda connection: stop(connection, job_id, "stopped", reason))
+
+
 def require(database: Database, job_id: int) -> Any:
     """The job's row. Raises NoSuchJob."""
     with database.read() as connection:

@@ -1,0 +1,87 @@
+"""The command line. Each command parses, calls one function and prints; heavy modules load when they are needed.
+
+Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 some documents failed, 2 bad usage or input, 3 a service
+is unreachable, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+COMMANDS = {
+    "run": ("worker.cli.work", "Run a task over a source, here and now."),
+    "enqueue": ("worker.cli.work", "Store a source as a job and leave the work to the workers."),
+    "worker": ("worker.cli.admin", "Start a worker."),
+    "jobs": ("worker.cli.jobs", "List the latest jobs."),
+    "status": ("worker.cli.jobs", "Show how far a job is, and what it waits for."),
+    "wait": ("worker.cli.jobs", "Wait for a job to end."),
+    "results": ("worker.cli.jobs", "Write a job's results as JSON lines."),
+    "failures": ("worker.cli.jobs", "List what has no result, with the reasons."),
+    "retry": ("worker.cli.jobs", "Try a job's failed documents again."),
+    "cancel": ("worker.cli.jobs", "Stop a job; what is done stays."),
+    "models": ("worker.cli.admin", "List the models that have names, or check one."),
+    "db": ("worker.cli.admin", "Look after the store's schema."),
+    "doctor": ("worker.cli.admin", "Find what is wrong with this installation."),
+}
+
+
+class LazyGroup(click.Group):
+    """Loads a command's module when the command is called, so that help answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), f"{cmd_name}_command")
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, about) for name, (_, about) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit codes: 0 done, 1 some documents failed, 2 bad usage or input, 3 a service is unreachable.",
+)
+@click.version_option(package_name="docmill")
+def docmill() -> None:
+    """Summarise, translate and embed whole corpora, each text once, with every result in SQL.
+
+    \b
+    docmill run notes/ --task summarize
+    docmill run articles.jsonl.zst --task translate --from fr --to en --out english.jsonl
+    docmill enqueue corpus.csv --task embed --model sentence-transformers/all-MiniLM-L6-v2 --wait
+    """
+
+
+def main() -> None:
+    """The `docmill` command."""
+    from worker.cli.faults import exit_code
+
+    try:
+        sys.exit(docmill(standalone_mode=False) or 0)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        code = exit_code(error)
+        if code is None:
+            raise
+        click.echo(f"docmill: {error}", err=True)
+        sys.exit(code)

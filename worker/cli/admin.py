@@ -1,0 +1,135 @@
+"""Commands for whoever runs docmill: workers, schema, models, and what is wrong with this installation."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import asdict
+
+import click
+
+from worker.cli.faults import BAD_INPUT, OK
+from worker.cli.session import open_broker, open_store, print_json, say, settings_from
+
+JSON = click.option("--json", "as_json", is_flag=True, help="For machines.")
+
+
+@click.command("worker", epilog="Example: docmill worker --device cuda:0,cuda:1 --lanes embed,translate")
+@click.option("--device", help="auto, cpu, cuda, or a list such as cuda:0,cuda:1: one process for each.")
+@click.option("--lanes", help="Task kinds to serve, separated by commas.  [default: all]")
+@click.option("--threads", type=click.IntRange(1, 64), help="Shards in flight in each process.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Of the log on stderr.")
+def worker_command(device: str | None, lanes: str | None, threads: int | None, log_level: str | None) -> int:
+    """Start a worker: one process for each device, kept alive and drained by this one.
+
+    SIGTERM or Ctrl-C finishes the batches under way and gives the rest back; a second one gives everything back
+    at once. Without DOCMILL_REDIS_URL the worker brings an embedded queue along, which serves this machine only.
+    """
+    from worker.device import LOG_FORMAT
+    from worker.devices import choose_devices
+    from worker.supervisor import Supervisor
+
+    settings = settings_from(device=device, lanes=lanes, threads=threads, log_level=log_level)
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    devices = choose_devices(settings.device)
+    with open_store(settings) as database, open_broker(settings) as broker:
+        say(f"Worker on {', '.join(devices)}: lanes {', '.join(settings.lanes)}; store {database}; queue {broker}.")
+        Supervisor(settings, database, broker, devices).run_with_signals()
+    say("Worker stopped; what was under way is committed or given back.")
+    return OK
+
+
+@click.group("db")
+def db_command() -> None:
+    """Look after the store's schema."""
+
+
+@db_command.command(
+    "upgrade", epilog="Example: DOCMILL_DATABASE_URL=postgresql://docmill@db/docmill docmill db upgrade"
+)
+@JSON
+def upgrade_command(as_json: bool) -> int:
+    """Bring the store's schema to this version's. Safe to run twice, and while workers run."""
+    from storage.database import Database
+    from storage.migrations import upgrade
+
+    database = Database(settings_from().store_url)
+    try:
+        before, after = upgrade(database)
+    finally:
+        database.close()
+    if as_json:
+        print_json({"before": before, "after": after})
+    elif before == after:
+        say(f"The schema of {database} is up to date ({after}).")
+    else:
+        say(f"The schema of {database} went from {before or 'nothing'} to {after}.")
+    return OK
+
+
+@click.group("models")
+def models_command() -> None:
+    """List the models that have names, or check one."""
+
+
+@models_command.command("list", epilog="Example: docmill models list")
+@JSON
+def list_command(as_json: bool) -> int:
+    """List the names that --model knows besides folders and hub ids."""
+    from tasks.models import ALIASES, DEFAULTS, DESCRIPTIONS
+
+    defaults = {model: kind for kind, model in DEFAULTS.items()}
+    found = [{"name": name, "default_for": defaults.get(name), "about": DESCRIPTIONS[name]} for name in ALIASES]
+    models_dir = settings_from().models_dir
+    if models_dir is not None and models_dir.is_dir():
+        found += [
+            {"name": str(config.parent.relative_to(models_dir)), "default_for": None, "about": f"in {models_dir}"}
+            for config in sorted(models_dir.glob("**/config.json"))
+        ]
+    if as_json:
+        print_json(found)
+        return OK
+    for model in found:
+        default = f" [default for {model['default_for']}]" if model["default_for"] else ""
+        click.echo(f"{model['name']:<16} {model['about']}{default}")
+    say("Any other --model is a folder, a name in DOCMILL_MODELS_DIR, package:PACKAGE/FOLDER, or a model hub's id.")
+    return OK
+
+
+@models_command.command("check", epilog="Example: docmill models check Helsinki-NLP/opus-mt-es-en")
+@click.argument("model")
+@click.option("--revision", help="A hub model's branch, tag or commit.")
+@JSON
+def check_command(model: str, revision: str | None, as_json: bool) -> int:
+    """Say what MODEL is, which tasks it suits and how much of a document it sees at once."""
+    from tasks.models import check
+
+    settings = settings_from()
+    found = check(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)
+    if as_json:
+        print_json(asdict(found))
+        return OK
+    size = f"{found.size_bytes / 1e6:,.0f} MB" if found.size_bytes is not None else "not on this machine yet"
+    click.echo(f"model      {found.pinned.model}")
+    click.echo(f"revision   {found.pinned.revision}")
+    click.echo(f"is         {found.architecture} ({found.family}), {size}")
+    click.echo(f"suits      {', '.join(found.kinds) or 'none of the tasks there are now'}")
+    click.echo(f"window     {found.window_limit} tokens; longer documents are cut and put back together")
+    return OK if found.kinds else BAD_INPUT
+
+
+@click.command("doctor", epilog="Example: docmill doctor --json")
+@JSON
+def doctor_command(as_json: bool) -> int:
+    """Find what is wrong with this installation, and say what to do about it."""
+    from worker.doctor import examine
+
+    findings = examine(settings_from())
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            click.echo(f"{'ok ' if finding.ok else 'BAD'} {finding.what:<10} {finding.detail}")
+            if finding.advice:
+                click.echo(f"    {'':<10} {finding.advice}")
+    return OK if all(finding.ok for finding in findings) else BAD_INPUT

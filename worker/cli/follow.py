@@ -1,0 +1,99 @@
+"""Watching: a source being read, a job being worked on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from storage import jobs
+from storage.database import Database
+from storage.errors import DatabaseBusy, DatabaseUnreachable
+from storage.ingest import Counts, Rejected
+from storage.jobs import OpenJob
+from storage.readers import Source
+from storage.status import JobStatus, read_status
+from worker.cli.show import SHOWN_REJECTIONS, bar, pace
+from worker.enqueue import Progress
+
+POLL_S = 0.5
+PATIENCE_S = 60.0  # how long a watcher bears a database that is away
+
+
+class IngestBar(Progress):
+    """A progress bar over the bytes of a source, where its size is known; shows the first rejected records."""
+
+    def __init__(self, source: Source, on_planned: Callable[[], None] = lambda: None) -> None:
+        self._source = source
+        self._on_planned = on_planned
+        self._n_rejected = 0
+        self.job_id: int | None = None
+
+    def __enter__(self) -> IngestBar:
+        self._context = bar("reading")
+        self._bar = self._context.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._context.__exit__(kind, error, trace)
+
+    def opened(self, job: OpenJob) -> None:
+        self.job_id = job.id
+
+    def advanced(self, counts: Counts) -> None:
+        self._bar.update(
+            self._source.bytes_read, total=self._source.size_bytes(), count=f"{counts.records:,} documents"
+        )
+        if counts.planned:
+            self._on_planned()
+
+    def rejected(self, rejected: Rejected) -> None:
+        self._n_rejected += 1
+        if self._n_rejected <= SHOWN_REJECTIONS:
+            self._bar.say(f"rejected {rejected.place}: {rejected.reason}")
+        elif self._n_rejected == SHOWN_REJECTIONS + 1:
+            self._bar.say("more were rejected; `docmill failures JOB` lists them all")
+
+
+def follow(
+    database: Database,
+    job_id: int,
+    *,
+    in_flight: Callable[[], int] = lambda: 0,
+    watch: Callable[[JobStatus], None] = lambda _: None,
+) -> JobStatus:
+    """Show a job's progress until it ends. `in_flight` adds texts that are computed and not yet committed.
+
+    `watch` sees every status and may raise to stop watching.
+    """
+    status = read_status(database, job_id)
+    if status.ended:
+        return status
+    told: str | None = None
+    away_since: float | None = None
+    with bar(status.spec.kind, total=status.texts) as progress:
+        while True:
+            try:
+                jobs.finish(database, job_id)
+                status = read_status(database, job_id)
+                away_since = None
+            except (DatabaseBusy, DatabaseUnreachable):
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > PATIENCE_S:
+                    raise
+            settled = status.texts - status.pending
+            progress.update(
+                settled if status.ended else min(settled + in_flight(), status.texts),
+                total=status.texts,
+                note=pace(status),
+            )
+            if status.waiting_for != told:
+                told = status.waiting_for
+                if told:
+                    progress.say(told)
+            if status.ended:
+                return status
+            watch(status)
+            time.sleep(POLL_S)

@@ -1,0 +1,58 @@
+"""`docmill run`: an ingest, a worker of our own and a watcher, in one command. The same paths as the fleet's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from storage.database import Database
+from storage.status import JobStatus, read_status
+from worker.broker import Broker
+from worker.cli.follow import IngestBar, follow
+from worker.enqueue import Prepared, enqueue
+from worker.errors import WorkerError
+from worker.settings import Settings
+from worker.supervisor import Supervisor
+
+UPKEEP_S = 1.0
+TOO_MANY_DEATHS = 3
+
+
+class Blocked(WorkerError):
+    """The job cannot go on here."""
+
+
+def run_here(
+    settings: Settings, database: Database, broker: Broker, devices: Sequence[str], prepared: Prepared
+) -> JobStatus:
+    """Ingest, compute and return the job's final status. The worker starts with the first text that needs it.
+
+    Raises Blocked when this machine cannot serve the job. What was interrupted is carried on by the next run.
+    """
+    local = settings.model_copy(update={"lanes": (prepared.spec.kind,), "upkeep_s": min(settings.upkeep_s, UPKEEP_S)})
+    supervisor = Supervisor(local, database, broker, devices)
+    started = threading.Event()
+
+    def start_once() -> None:
+        if not started.is_set():
+            started.set()
+            supervisor.start()
+
+    def watch(status: JobStatus) -> None:
+        if status.waiting_for and status.waiting_for.startswith("blocked: "):
+            raise Blocked(status.waiting_for)
+        if supervisor.deaths >= TOO_MANY_DEATHS and not supervisor.ready:
+            raise Blocked("the device process dies as it starts; what it printed above says why")
+
+    try:
+        with IngestBar(prepared.source, on_planned=start_once) as progress:
+            done = enqueue(database, lambda: broker, prepared, progress)
+        status = read_status(database, done.job_id)
+        if not status.ended:
+            start_once()
+            status = follow(database, done.job_id, in_flight=lambda: supervisor.finished_in_flight, watch=watch)
+        return status
+    finally:
+        if started.is_set():
+            supervisor.drain()
+            supervisor.join()

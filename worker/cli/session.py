@@ -1,0 +1,71 @@
+"""What a command works with: settings, the store, the queue; opened for its length and closed after it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from storage.database import Database
+    from worker.broker import Broker
+    from worker.settings import Settings
+
+
+def say(message: str) -> None:
+    """Talk: goes to stderr, so that stdout stays data."""
+    click.echo(message, err=True)
+
+
+def settings_from(**options: Any) -> Settings:
+    from worker.settings import load_settings
+
+    return load_settings(**options)
+
+
+@contextmanager
+def open_store(settings: Settings) -> Iterator[Database]:
+    """The store, with its schema up to date: the embedded one is made and upgraded here, a fleet's never."""
+    from storage.database import Database
+    from storage.migrations import require_current, upgrade
+
+    database = Database(settings.store_url)
+    try:
+        if settings.database_url is None:
+            upgrade(database)
+        require_current(database)
+        yield database
+    finally:
+        database.close()
+
+
+@contextmanager
+def open_broker(settings: Settings) -> Iterator[Broker]:
+    """The fleet's queue, or an embedded server that lives as long as the block."""
+    from worker.broker import Broker
+    from worker.embedded import EmbeddedRedis
+
+    if settings.redis_url is not None:
+        broker = Broker(settings.redis_url)
+        try:
+            broker.ping()
+            yield broker
+        finally:
+            broker.close()
+        return
+    with EmbeddedRedis() as embedded:
+        broker = Broker(embedded.url)
+        try:
+            yield broker
+        finally:
+            broker.close()
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    import orjson
+
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode() + "\n")

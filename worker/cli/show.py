@@ -1,0 +1,158 @@
+"""How things look: progress bars, a job's status in words, results beside their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from storage.status import JobStatus
+
+SHOWN_REJECTIONS = 5
+
+talk = Console(stderr=True, highlight=False)
+paper = Console(highlight=False)
+
+
+@contextmanager
+def bar(what: str, total: float | None = None) -> Iterator[Bar]:
+    """A progress bar on stderr; where that is no terminal, only its last state is written."""
+    progress = Progress(
+        TextColumn("{task.description:<10}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn() if total is not None else TextColumn("{task.fields[count]}"),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        console=talk,
+    )
+    with progress:
+        yield Bar(progress, progress.add_task(what, total=total, note="", count=""))
+
+
+class Bar:
+    """One line of progress."""
+
+    def __init__(self, progress: Progress, task: Any) -> None:
+        self._progress = progress
+        self._task = task
+
+    def update(self, completed: float, *, total: float | None = None, note: str = "", count: str = "") -> None:
+        self._progress.update(self._task, completed=completed, total=total, note=note, count=count)
+
+    def say(self, message: str) -> None:
+        """A line above the bar."""
+        self._progress.console.print(Text(message))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 41 s, 12 min, 3 h 05 min, 4 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes / 1440:.0f} days"
+
+
+def pace(status: JobStatus) -> str:
+    """Tokens per second and time left, as far as they are known."""
+    parts = [f"{status.tokens_per_s:,.0f} tokens/s"] if status.tokens_per_s else []
+    if status.eta_s is not None and status.pending:
+        parts.append(f"{duration(status.eta_s)} left")
+    return ", ".join(parts)
+
+
+def summary(status: JobStatus) -> str:
+    """A job in one line."""
+    line = (
+        f"Job {status.id} {status.state}: {status.documents:,} documents, {status.texts:,} unique texts: "
+        f"{status.done:,} done, {status.failed:,} failed, {status.skipped:,} skipped (blank)"
+    )
+    if status.pending:
+        line += f", {status.pending:,} to do"
+    if status.rejected:
+        line += f"; {status.rejected:,} records rejected"
+    if status.reason:
+        line += f". {status.reason}"
+    return line + "."
+
+
+def as_json(status: JobStatus) -> dict[str, Any]:
+    """A status for machines; the spec as its parts."""
+    return asdict(status) | {"texts": status.texts, "spec": asdict(status.spec)}
+
+
+def status_table(status: JobStatus) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    rows = {
+        "job": f"{status.id} ({status.state})",
+        "task": str(status.spec),
+        "corpus": status.corpus,
+        "source": status.source,
+        "documents": f"{status.documents:,}" if status.documents else f"{status.records:,} records read so far",
+        "texts": f"{status.done:,} done, {status.failed:,} failed, {status.skipped:,} skipped, "
+        f"{status.pending:,} to do" + (f" ({status.prior:,} had a result before)" if status.prior else ""),
+        "shards": ", ".join(f"{n} {state}" for state, n in sorted(status.shards.items())) or "none",
+        "tokens": f"{status.tokens_in:,} read, {status.tokens_out:,} written",
+        "pace": pace(status),
+        "rejected": f"{status.rejected:,} records" if status.rejected else "",
+        "time": duration(status.elapsed_s),
+        "reason": status.reason or "",
+        "waits for": status.waiting_for or "",
+    }
+    for name, value in rows.items():
+        if value:
+            table.add_row(Text(name, style="bold"), Text(value))
+    return table
+
+
+def jobs_table(statuses: list[JobStatus]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("job", "state", "task", "corpus", "done", "failed", "to do", "waits for"):
+        table.add_column(heading, justify="right" if heading in {"done", "failed", "to do"} else "left")
+    for status in statuses:
+        table.add_row(
+            str(status.id),
+            status.state,
+            status.spec.kind,
+            Text(status.corpus, overflow="ellipsis", no_wrap=True),
+            f"{status.done:,}",
+            f"{status.failed:,}",
+            f"{status.pending:,}",
+            status.waiting_for or status.reason or "",
+        )
+    return table
+
+
+def samples_table(samples: list[dict[str, Any]]) -> Table:
+    """A few results side by side with their inputs."""
+    table = Table(title=f"{samples[0]['task']}: a few results", title_justify="left", show_lines=True, expand=True)
+    table.add_column("document", ratio=2, overflow="fold")
+    table.add_column("input", ratio=5)
+    table.add_column("output", ratio=5)
+    for sample in samples:
+        table.add_row(Text(sample["id"]), Text(shorten(sample["input"])), Text(_output(sample)))
+    return table
+
+
+def shorten(text: str, width: int = 300) -> str:
+    """The text's beginning, with an ellipsis where something follows."""
+    return text if len(text) <= width else f"{text[:width].rstrip()} …"
+
+
+def _output(sample: dict[str, Any]) -> str:
+    if "text" in sample:
+        return shorten(sample["text"] or "")
+    vector: Any = np.atleast_2d(sample["vector"])
+    numbers = " ".join(f"{value:+.3f}" for value in vector[0][:6])
+    windows = f"{len(vector)} windows × " if len(vector) > 1 else ""
+    return f"{windows}{vector.shape[1]} numbers: {numbers} …"

@@ -1,0 +1,233 @@
+"""`docmill run` and `docmill enqueue`: a source becomes a job."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from worker.cli.faults import OK, SOME_FAILED
+from worker.cli.session import open_broker, open_store, print_json, say, settings_from
+
+if TYPE_CHECKING:
+    from storage.database import Database
+    from storage.status import JobStatus
+    from worker.broker import Broker
+    from worker.enqueue import Prepared, Request
+    from worker.settings import Settings
+
+TASKS = click.Choice(["summarize", "translate", "embed"])
+
+
+def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what to do with which source: the same for every command that takes a source."""
+    options = [
+        click.argument("source"),
+        click.option("--task", type=TASKS, required=True, help="What to do with every document."),
+        click.option("--model", help="A name from `docmill models list`, a folder, or a model hub's id."),
+        click.option("--revision", help="A hub model's branch, tag or commit.  [default: main]"),
+        click.option("--from", "source_lang", metavar="LANG", help="Language of the documents, such as fr."),
+        click.option("--to", "target_lang", metavar="LANG", help="Language to translate into, such as en."),
+        click.option("--beams", type=click.IntRange(1, 64), help="Beams of the search; 1 is greedy."),
+        click.option("--max-new-tokens", type=click.IntRange(min=1), help="Longest output of a window, in tokens."),
+        click.option("--window-tokens", type=click.IntRange(min=8), help="Cut documents into windows of so many."),
+        click.option("--pooling", type=click.Choice(["cls", "mean", "last"]), help="Instead of the model's own."),
+        click.option("--windows", type=click.Choice(["mean", "all"]), help="Of a long document's vectors."),
+        click.option(
+            "--dtype",
+            type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+            help="Precision; auto is what the device does natively.",
+        ),
+        click.option("--corpus", help="Corpus that the documents belong to.  [default: the source's path]"),
+        click.option("--text-field", default="text", show_default=True, help="Field that holds the text."),
+        click.option("--id-field", default="id", show_default=True, help="Field that holds the document's id."),
+        click.option("--limit", type=click.IntRange(min=1), help="Only the first N records."),
+        click.option("--strict", is_flag=True, help="Stop at the first record that cannot be read."),
+        click.option(
+            "--max-failures",
+            type=click.FloatRange(0, 100),
+            metavar="PERCENT",
+            help="Stop the job when more of its texts fail; up to that, failures are no error.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _request(settings: Settings, given: dict[str, Any]) -> Request:
+    """The request in a command's options."""
+    from tasks.plan import Options
+    from worker.enqueue import Request
+
+    of_model = ("source_lang", "target_lang", "beams", "max_new_tokens", "window_tokens", "pooling", "windows")
+    asked = {name: given.pop(name) for name in of_model}
+    return Request(options=Options(**asked, dtype=given.pop("dtype") or settings.dtype), **given)
+
+
+def _prepare(settings: Settings, request: Request) -> Prepared:
+    from tasks.models import DEFAULTS
+    from worker.enqueue import prepare
+
+    prepared = prepare(settings, request, stdin=sys.stdin.buffer)
+    if request.model is None:
+        say(f"Model: {DEFAULTS[request.task]}, the quick start's; --model takes any other.")
+    return prepared
+
+
+@click.command("run", epilog="Example: docmill run articles.jsonl --task translate --from fr --to en --out en.jsonl")
+@work_options
+@click.option("--dry-run", is_flag=True, help="Only say how much there is to do and how long it would take.")
+@click.option("--device", help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the results as JSON lines.")
+@click.option("--json", "as_json", is_flag=True, help="Print the job's final status as JSON.")
+def run_command(dry_run: bool, device: str | None, out: Path | None, as_json: bool, **given: Any) -> int:
+    """Run a task over SOURCE, here and now, and show the results.
+
+    SOURCE is a JSONL or CSV file (plain, .gz or .zst), a folder of .txt and .md files, or - for JSONL on standard
+    input. Every text is computed once: what has a result already is not computed again, and an interrupted run
+    is carried on by running it again. Needs no server; with DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL set
+    it works on the fleet's.
+    """
+    from worker.cli.local import run_here
+    from worker.devices import choose_devices
+
+    settings = settings_from(device=device)
+    devices = choose_devices(settings.device)
+    request = _request(settings, given)
+    if out is not None and not out.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {out.absolute().parent}", param_hint="--out")
+    with open_store(settings) as database:
+        prepared = _prepare(settings, request)
+        if dry_run:
+            return _dry_run(settings, database, prepared, devices[0], as_json)
+        with open_broker(settings) as broker:
+            status = run_here(settings, database, broker, devices, prepared)
+        return _conclude(database, status, out, request.max_failures, as_json)
+
+
+def _dry_run(settings: Settings, database: Database, prepared: Prepared, device: str, as_json: bool) -> int:
+    from dataclasses import asdict
+
+    from worker.cli.show import bar, duration
+    from worker.dryrun import forecast
+
+    with bar("reading") as reading:
+        found = forecast(settings, database, prepared, device, lambda n: reading.update(n, count=f"{n:,} documents"))
+    if as_json:
+        print_json(asdict(found) | {"spec": asdict(prepared.spec)})
+        return OK
+    click.echo(f"{found.documents:,} documents, {found.texts:,} unique texts, {found.rejected:,} records rejected")
+    click.echo(f"{found.done_already:,} texts have a result already")
+    if found.sampled:
+        click.echo(
+            f"{found.texts - found.done_already:,} to do: about {found.tokens_to_do:,} tokens, "
+            f"about {duration(found.seconds)} on {device} "
+            f"({found.tokens_per_s:,.0f} tokens/s measured on {found.sampled} texts, "
+            f"{duration(found.load_s)} to load the model)"
+        )
+    return OK
+
+
+def _conclude(
+    database: Database, status: JobStatus, out: Path | None, max_failures: float | None, as_json: bool
+) -> int:
+    """Say what came of a job: a summary, a few results, a file; and the exit code."""
+    from storage.results import results, to_jsonl, write_file
+    from worker.cli import show
+
+    if out is not None:
+        n = write_file(out, to_jsonl(results(database, status.id)))
+        say(f"Wrote {n:,} results to {out}.")
+    if as_json:
+        print_json(show.as_json(status))
+    else:
+        samples = list(results(database, status.id, with_input=True, limit=3))
+        if samples and out is None:
+            show.talk.print(show.samples_table(samples))
+    if status.prior and status.prior == status.texts:
+        say(f"Nothing to compute: all {status.texts:,} texts had a result or a failure on record already.")
+    say(show.summary(status))
+    if out is None and status.done:
+        say(f"All results: docmill results {status.id} --out FILE")
+    return exit_code_of(status, max_failures)
+
+
+def exit_code_of(status: JobStatus, max_failures: float | None = None) -> int:
+    """0 when every document has its result; says what to do where not."""
+    if status.failed or status.rejected:
+        listed = f"docmill failures {status.id}"
+        retried = f"; to try the failed again: docmill retry {status.id}" if status.failed else ""
+        say(f"What failed, and why: {listed}{retried}")
+    bearable = max_failures is not None and status.texts and 100 * status.failed / status.texts <= max_failures
+    if status.state != "done" or status.rejected or (status.failed and not bearable):
+        return SOME_FAILED
+    return OK
+
+
+@click.command("enqueue", epilog="Example: docmill enqueue corpus.csv.gz --task embed --text-field body --wait")
+@work_options
+@click.option("--priority", type=int, default=0, show_default=True, help="Higher goes first.")
+@click.option("--wait", is_flag=True, help="Wait for the job to end, as `docmill wait` does.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was enqueued as JSON.")
+def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
+    """Store SOURCE as a job for the workers, and print the job's number.
+
+    The documents are durable in SQL when the command ends with 0, whether Redis is up or not. The same command
+    again carries an unfinished job on and adds nothing twice.
+    """
+    from dataclasses import asdict
+
+    from worker.cli.follow import IngestBar, follow
+    from worker.cli.show import as_json as status_json
+    from worker.enqueue import enqueue
+
+    settings = settings_from()
+    request = _request(settings, given)
+    with open_store(settings) as database:
+        prepared = _prepare(settings, request)
+        with _queue(settings) as broker, IngestBar(prepared.source) as progress:
+            done = enqueue(database, lambda: broker, prepared, progress)
+        counts = done.counts
+        say(
+            f"{counts.records:,} records: {counts.new:,} new documents, {counts.changed:,} changed, "
+            f"{counts.unchanged:,} unchanged, {counts.repeated:,} superseded by a later record of the same id, "
+            f"{counts.rejected:,} rejected. {counts.planned:,} texts to compute."
+        )
+        if done.adopted:
+            say(f"Job {done.job_id} was unfinished and is carried on.")
+        if done.deferred:
+            say(f"Dispatch deferred: {done.deferred} The job is stored; a worker picks it up when Redis is back.")
+        elif broker is None and counts.planned:
+            say("Dispatch deferred: DOCMILL_REDIS_URL is not set. The job is stored; `docmill worker` picks it up.")
+        if not wait:
+            if as_json:
+                print_json(asdict(done))
+            else:
+                click.echo(done.job_id)
+            return OK
+        if not as_json:
+            click.echo(done.job_id)
+        status = follow(database, done.job_id)
+        if as_json:
+            print_json(status_json(status))
+        return exit_code_of(status, request.max_failures)
+
+
+@contextmanager
+def _queue(settings: Settings) -> Iterator[Broker | None]:
+    """The fleet's queue, without asking whether it is up; None where there is none."""
+    from worker.broker import Broker
+
+    if settings.redis_url is None:
+        yield None
+        return
+    broker = Broker(settings.redis_url)
+    try:
+        yield broker
+    finally:
+        broker.close()

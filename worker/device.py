@@ -1,0 +1,163 @@
+"""A device process: one device, one engine, a Celery worker whose threads share them.
+
+It obeys its standard input (`drain`, `stop`), dies at the end of it, and tells its supervisor what it does on its
+standard output, a JSON object a line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from functools import partial
+from importlib.metadata import version
+from typing import IO, Any
+
+from celery import Celery
+from celery.worker import WorkController, state
+
+from storage import dispatch
+from storage.database import Database
+from storage.errors import StorageError
+from worker.broker import Broker
+from worker.enqueue import enqueue_message
+from worker.messages import ENQUEUE_LANE, ENQUEUE_TASK, SHARD_TASK, parse_shard, queue
+from worker.order import Order
+from worker.settings import Settings
+from worker.shard import Process
+
+log = logging.getLogger("docmill.device")
+
+BEAT_S = 0.5
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+
+class Voice:
+    """The line to the supervisor. Whatever a library prints goes to stderr instead."""
+
+    def __init__(self) -> None:
+        self._out: IO[bytes] = os.fdopen(os.dup(1), "wb", buffering=0)
+        os.dup2(2, 1)
+        self._lock = threading.Lock()
+
+    def say(self, event: str, **facts: Any) -> None:
+        with self._lock:
+            try:
+                self._out.write(json.dumps({"event": event, **facts}).encode() + b"\n")
+            except BrokenPipeError:
+                os._exit(1)  # the supervisor is gone
+
+
+def main() -> None:
+    """Run until told otherwise."""
+    order = Order.from_line(sys.stdin.buffer.readline())
+    voice = Voice()
+    for unheard in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(unheard, signal.SIG_IGN)  # the supervisor owns signals
+    settings = Settings.model_validate(order.settings)
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    logging.getLogger("celery").setLevel(logging.ERROR)
+    assert settings.redis_url is not None
+    broker = Broker(settings.redis_url)
+    database = Database(settings.store_url, pool_size=settings.threads + 4)
+    process = _make_process(order, settings, database, broker, voice)
+    _register(broker.app, process, settings)
+    controller = WorkController(
+        app=broker.app,
+        pool_cls="threads",
+        concurrency=settings.threads,
+        queues=[queue(lane) for lane in (*settings.lanes, ENQUEUE_LANE)],
+        hostname=order.owner,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        optimization="fair",
+    )
+    threading.Thread(target=_obey, args=(process,), name="obey", daemon=True).start()
+    _sign_on(order, settings, database)
+    threading.Thread(target=_beat, args=(process, settings, voice), name="heartbeat", daemon=True).start()
+    voice.say("ready")
+    controller.start()
+    process.engine.close()
+    dispatch.sign_off(database, order.owner)
+    voice.say("ended")
+    sys.stdout.flush()
+    os._exit(0)  # threads of libraries must not keep a drained process alive
+
+
+def _make_process(order: Order, settings: Settings, database: Database, broker: Broker, voice: Voice) -> Process:
+    from tasks.backends import open_backend
+    from tasks.engine import BatchDone, BatchStarted, Engine
+
+    def on_batch(event: BatchStarted | BatchDone) -> None:
+        voice.say("batch" if isinstance(event, BatchStarted) else "batch_done")
+
+    engine = Engine(
+        partial(open_backend, device=order.device, models_dir=settings.models_dir, cache_dir=settings.cache_dir),
+        on_batch=on_batch,
+    )
+    engine.start()
+    return Process(owner=order.owner, database=database, broker=broker, engine=engine, lease_s=settings.lease_s)
+
+
+def _register(app: Celery, process: Process, settings: Settings) -> None:
+    @app.task(name=SHARD_TASK)  # type: ignore[untyped-decorator]
+    def shard(**arguments: Any) -> None:
+        process.run_shard(parse_shard(arguments))
+
+    @app.task(name=ENQUEUE_TASK, acks_late=True)  # type: ignore[untyped-decorator]
+    def enqueue(**arguments: Any) -> None:
+        enqueue_message(settings, process.database, process.broker, arguments)
+
+
+def _sign_on(order: Order, settings: Settings, database: Database) -> None:
+    dispatch.sign_on(
+        database,
+        order.owner,
+        host=platform.node(),
+        pid=os.getpid(),
+        device=order.device,
+        lanes=list(settings.lanes),
+        slots=settings.threads,
+        version=version("docmill"),
+    )
+
+
+def _obey(process: Process) -> None:
+    """Follow the supervisor's word; at the end of it, end."""
+    for line in sys.stdin.buffer:
+        if line.strip() == b"drain":
+            process.drain()
+            state.should_stop = 0
+        elif line.strip() == b"stop":
+            try:
+                process.give_back()
+                dispatch.sign_off(process.database, process.owner)
+            finally:
+                os._exit(0)
+    os._exit(1)
+
+
+def _beat(process: Process, settings: Settings, voice: Voice) -> None:
+    """Renew leases well within their time, and say how far the texts in flight are."""
+    every = min(5.0, settings.lease_s / 6)
+    due = 0.0
+    while True:
+        now = time.monotonic()
+        if now >= due:
+            due = now + every
+            try:
+                process.heartbeat()
+            except StorageError as error:
+                log.warning("heartbeat_failed error=%s", type(error).__name__)
+        voice.say("beat", finished=process.finished_in_flight())
+        time.sleep(BEAT_S)
+
+
+if __name__ == "__main__":
+    main()

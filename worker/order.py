@@ -1,0 +1,23 @@
+"""What a supervisor tells its device process to be."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Order:
+    """The first line on a device process's standard input."""
+
+    owner: str
+    device: str
+    settings: dict[str, Any]
+
+    def to_line(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Order:
+        return cls(**json.loads(line))

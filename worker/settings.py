@@ -1,0 +1,138 @@
+"""Settings: the one place that reads the environment. `DOCMILL_*` variables, a `.env` file, or options."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from dotenv import dotenv_values
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from worker.errors import SettingsError
+
+PREFIX = "DOCMILL_"
+LANES = ("summarize", "translate", "embed")
+
+
+def _data_home() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "docmill"
+
+
+class Settings(BaseSettings):
+    """Everything that a docmill process can be told. Each field is the variable `DOCMILL_<NAME>`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+
+    home: Annotated[Path, Field(description="Folder of the embedded store and of caches.")] = Field(
+        default_factory=_data_home
+    )
+    database_url: Annotated[
+        str | None,
+        Field(description="SQL store, sqlite:///FILE or postgresql://USER@HOST/NAME. Default: a file in the home."),
+    ] = None
+    redis_url: Annotated[
+        str | None,
+        Field(description="Queue, redis://HOST:PORT/DB, rediss:// or unix:///SOCKET. Default: an embedded server."),
+    ] = None
+    models_dir: Annotated[
+        Path | None, Field(description="Folder with models; `--model NAME` looks there before it asks a hub.")
+    ] = None
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Field(description="Precision where a command names none; auto is what the device does natively."),
+    ] = "auto"
+    device: Annotated[str, Field(description="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")] = "auto"
+    lanes: Annotated[
+        tuple[str, ...], NoDecode, Field(description="Task kinds that a worker serves, separated by commas.")
+    ] = LANES
+    threads: Annotated[int, Field(ge=1, le=64, description="Shards in flight in each device process.")] = 3
+    lease_s: Annotated[
+        float, Field(ge=1, description="Seconds after which the shards of a silent worker may be taken away.")
+    ] = 60.0
+    upkeep_s: Annotated[float, Field(gt=0, description="Seconds between two rounds of upkeep.")] = 5.0
+    drain_s: Annotated[
+        float, Field(gt=0, description="Seconds that a stopping worker has to finish its batches.")
+    ] = 25.0
+    batch_limit_s: Annotated[
+        float, Field(gt=0, description="Seconds after which a batch counts as hung and its process is killed.")
+    ] = 900.0
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="What the log on stderr tells.")
+    ] = "warning"
+
+    @field_validator("lanes", mode="before")
+    @classmethod
+    def _split_lanes(cls, value: Any) -> Any:
+        names = tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else tuple(value)
+        if unknown := [name for name in names if name not in LANES]:
+            raise ValueError(f"unknown lane {', '.join(map(repr, unknown))}; there are {', '.join(LANES)}")
+        return names
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
+            raise ValueError("a Redis URL starts with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("home", "models_dir")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @property
+    def store_url(self) -> str:
+        """The database's URL, the embedded SQLite file's where none is set."""
+        return self.database_url or f"sqlite:///{self.home / 'docmill.db'}"
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.home / "cache"
+
+    def __repr__(self) -> str:
+        return f"Settings(store={mask(self.store_url)}, redis={mask(self.redis_url or 'embedded')})"
+
+
+def load_settings(**options: Any) -> Settings:
+    """Settings from options (those that are not None), then the environment, then `.env`, then the defaults.
+
+    Raises SettingsError, which lists every unknown and every bad one.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    problems = _unknown(os.environ, "the environment")
+    if Path(".env").is_file():
+        problems += _unknown(dotenv_values(".env"), ".env")
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        problems += [_problem(detail, given) for detail in error.errors()]
+    if problems:
+        raise SettingsError("; ".join(problems))
+    return settings
+
+
+def _unknown(names: Any, where: str) -> list[str]:
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    return [
+        f"unknown setting {name} in {where}"
+        for name in sorted(names)
+        if name.upper().startswith(PREFIX) and name.upper() not in known and not name.startswith("DOCMILL_TEST_")
+    ]
+
+
+def _problem(detail: Any, given: dict[str, Any]) -> str:
+    name = str(detail["loc"][0])
+    shown = f"--{name.replace('_', '-')}" if name in given else f"{PREFIX}{name.upper()}"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{shown}: {message[:1].lower()}{message[1:]}"
+
+
+def mask(url: str) -> str:
+    """A URL as it may be shown: its password replaced."""
+    parts = urlsplit(url)
+    if not parts.password:
+        return url
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"))

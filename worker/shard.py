@@ -1,0 +1,190 @@
+"""A hint's way through a device process: look, claim, compute, commit. Plain functions; Celery only calls them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from storage import dispatch, rows, shards, upkeep
+from storage.database import Database
+from storage.errors import LeaseLost, StorageError
+from storage.shards import Claim, Head
+from tasks.engine import Engine, Ticket
+from tasks.errors import CannotServe, EngineStopped
+from worker.broker import Broker
+from worker.errors import BrokerUnreachable
+from worker.gate import Gate
+from worker.topup import top_up
+
+log = logging.getLogger("docmill.shard")
+
+PATIENCE_S = 600.0  # how long computed results wait for a database that is away
+LOOK_S = 0.5
+
+
+@dataclass
+class InFlight:
+    """A shard of ours, from its claim to its commit."""
+
+    claim: Claim
+    ticket: Ticket | None = None
+    runtime: Mapping[str, Any] = field(default_factory=dict)
+    lost: threading.Event = field(default_factory=threading.Event)
+
+
+class Process:
+    """What the threads of one device process share."""
+
+    def __init__(
+        self,
+        *,
+        owner: str,
+        database: Database,
+        broker: Broker,
+        engine: Engine,
+        lease_s: float,
+    ) -> None:
+        self.owner = owner
+        self.database = database
+        self.broker = broker
+        self.engine = engine
+        self.lease_s = lease_s
+        self.gate = Gate()
+        self.draining = threading.Event()
+        self._lock = threading.Lock()
+        self._in_flight: dict[int, InFlight] = {}
+        self._runtimes: dict[bytes, int] = {}
+        self._refused: set[int] = set()
+
+    def run_shard(self, shard_id: int) -> None:
+        """Do what a hint says, if it still holds. Anything that stands against it leaves the shard to others."""
+        head = shards.look(self.database, shard_id)
+        if head is None:
+            return
+        if self.draining.is_set() or not self._can_serve(head):
+            dispatch.put_back(self.database, [shard_id])
+            return
+        with self.gate.passing(alone=head.suspect):
+            if self.draining.is_set():
+                dispatch.put_back(self.database, [shard_id])
+                return
+            claim = shards.claim(self.database, head, self.owner, self.lease_s)
+            if claim is not None:
+                self._carry_out(head, claim)
+        self._top_up(head.lane)
+
+    def _can_serve(self, head: Head) -> bool:
+        """Whether the model is there and whole; found before any claim, so that no attempt is spent."""
+        try:
+            self.engine.open(head.spec)
+        except CannotServe as error:
+            log.error("cannot_serve spec=%d reason=%r", head.spec_id, str(error))
+            dispatch.refuse(self.database, self.owner, head.spec_id, f"cannot serve {head.spec}: {error}")
+            self._refused.add(head.spec_id)
+            return False
+        if head.spec_id in self._refused:
+            dispatch.accept(self.database, self.owner, head.spec_id)
+            self._refused.discard(head.spec_id)
+        return True
+
+    def _carry_out(self, head: Head, claim: Claim) -> None:
+        ours = InFlight(claim)
+        with self._lock:
+            self._in_flight[claim.shard_id] = ours
+        try:
+            ours.ticket = self.engine.submit(head.spec, claim.texts)
+            ours.runtime = self.engine.runtime(head.spec)
+            while not ours.ticket.wait(LOOK_S) and not ours.lost.is_set():
+                pass
+            if ours.lost.is_set():
+                ours.ticket.drop()
+                log.warning("lease_lost shard=%d", claim.shard_id)
+                return
+            if not ours.ticket.complete and not self.draining.is_set():
+                log.critical("engine_died shard=%d error=%r", claim.shard_id, self.engine.error)
+                os._exit(1)  # the supervisor makes a new process, and the shards in flight suspects
+            self._settle(head, ours)
+        except LeaseLost:
+            log.warning("lease_lost shard=%d", claim.shard_id)
+        except EngineStopped:
+            self._patiently(lambda: shards.release(self.database, claim), ours)
+        except Exception as error:
+            log.exception("shard_failed shard=%d", claim.shard_id)
+            reason = f"{type(error).__name__} in the worker; its log says more"
+            upkeep.failed_attempt(self.database, claim, reason)
+        finally:
+            with self._lock:
+                del self._in_flight[claim.shard_id]
+
+    def _settle(self, head: Head, ours: InFlight) -> None:
+        """Commit a whole shard; of one that a drain cut short, commit what is finished and give the rest back."""
+        assert ours.ticket is not None
+        claim, outcomes, complete = ours.claim, ours.ticket.finished(), ours.ticket.complete
+
+        def write() -> None:
+            runtime = self._runtime_id(head, ours.runtime)
+            if complete:
+                shards.commit(self.database, claim, outcomes, runtime)
+            else:
+                shards.release(self.database, claim, outcomes, runtime)
+
+        self._patiently(write, ours)
+
+    def _patiently(self, write: Any, ours: InFlight) -> None:
+        """Write what was computed, waiting for a database that is away; the lease, not the wait, may end it."""
+        give_up = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return write()  # type: ignore[no-any-return]
+            except LeaseLost:
+                raise
+            except StorageError as error:
+                if time.monotonic() > give_up:
+                    raise
+                log.warning("commit_waits shard=%d error=%s", ours.claim.shard_id, type(error).__name__)
+                ours.lost.wait(2.0)
+
+    def _runtime_id(self, head: Head, runtime: Mapping[str, Any]) -> int:
+        key = head.spec.sha256
+        if key not in self._runtimes:
+            self._runtimes[key] = rows.runtime_id(self.database, runtime)
+        return self._runtimes[key]
+
+    def _top_up(self, lane: str) -> None:
+        try:
+            top_up(self.database, self.broker, [lane])
+        except (BrokerUnreachable, StorageError) as error:
+            log.warning("top_up_failed error=%s", type(error).__name__)
+
+    def heartbeat(self) -> None:
+        """Renew our leases; shards that turn out to be no longer ours stop being computed."""
+        with self._lock:
+            mine = dict(self._in_flight)
+        held = shards.heartbeat(self.database, self.owner, self.lease_s)
+        for shard_id, ours in mine.items():
+            if held.get(shard_id) != ours.claim.fence:
+                ours.lost.set()
+
+    def finished_in_flight(self) -> int:
+        """How many texts are computed and not yet committed."""
+        with self._lock:
+            tickets = [ours.ticket for ours in self._in_flight.values() if ours.ticket is not None]
+        return sum(len(ticket.finished()) for ticket in tickets)
+
+    def drain(self) -> None:
+        """Take nothing more, finish the batch on the device, commit what is finished and give the rest back."""
+        self.draining.set()
+        self.engine.drain()
+
+    def give_back(self) -> None:
+        """Give all shards back at once with what is finished of them, without waiting for the device."""
+        self.draining.set()
+        with self._lock:
+            mine = list(self._in_flight.values())
+        for ours in mine:
+            shards.release(self.database, ours.claim)

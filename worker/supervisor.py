@@ -1,0 +1,236 @@
+"""The supervisor: one child for each device, signals, watchdog and upkeep. Never imports torch.
+
+The watchdog sits here and not in the child, because a frozen child may hold its interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from storage import dispatch, upkeep
+from storage.database import Database
+from storage.errors import StorageError
+from worker.broker import Broker
+from worker.errors import BrokerUnreachable
+from worker.order import Order
+from worker.settings import Settings
+from worker.topup import round_of_upkeep
+
+log = logging.getLogger("docmill.supervisor")
+
+TICK_S = 0.1
+UPKEEP = "upkeep"
+LONGEST_RESTART_S = 30.0
+
+
+@dataclass
+class Child:
+    """A device process as its supervisor sees it."""
+
+    device: str
+    owner: str
+    process: subprocess.Popen[bytes]
+    started_at: float
+    finished: int = 0  # texts computed and not yet committed
+    ready: bool = False
+    batch_since: float | None = None
+    reader: threading.Thread | None = field(default=None, repr=False)
+
+    def tell(self, word: str) -> None:
+        try:
+            assert self.process.stdin is not None
+            self.process.stdin.write(word.encode() + b"\n")
+            self.process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            log.debug("child_gone owner=%s", self.owner)
+
+
+def restart_delay(lived_s: float, deaths_in_a_row: int) -> float:
+    """How long to wait before a dead child is replaced, in seconds: at once after a long life, longer each time."""
+    return 0.0 if lived_s > 60 and deaths_in_a_row <= 1 else min(LONGEST_RESTART_S, 2.0 ** (deaths_in_a_row - 1))
+
+
+class Supervisor:
+    """Keeps one child per device alive, and the store moving. `run` blocks; `start` runs it on a thread."""
+
+    def __init__(self, settings: Settings, database: Database, broker: Broker, devices: Sequence[str]) -> None:
+        self.settings = settings
+        self.database = database
+        self.broker = broker
+        self.devices = list(devices)
+        self.owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._children: dict[str, Child] = {}
+        self._deaths: dict[str, int] = {}
+        self._restart_at: dict[str, float] = {}
+        self._stop = threading.Event()
+        self._stop_now = threading.Event()
+        self._upkeep_due = 0.0
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self.run, name="supervisor", daemon=True)
+        self._thread.start()
+
+    def drain(self, *, now: bool = False) -> None:
+        """Ask for the end: batches finish, or with `now` everything is given back at once. Returns at once."""
+        self._stop.set()
+        if now:
+            self._stop_now.set()
+
+    def join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def finished_in_flight(self) -> int:
+        """How many texts the children have computed and not yet committed."""
+        return sum(child.finished for child in self._children.values())
+
+    @property
+    def ready(self) -> bool:
+        return any(child.ready for child in self._children.values())
+
+    @property
+    def deaths(self) -> int:
+        """How many children have died since the last one that was ready for long."""
+        return sum(self._deaths.values())
+
+    def run_with_signals(self) -> None:
+        """Run until SIGTERM or SIGINT: the first drains, the second (or SIGQUIT) gives everything back at once."""
+
+        def on_signal(number: int, _frame: Any) -> None:
+            self.drain(now=self._stop.is_set() or number == signal.SIGQUIT)
+
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, on_signal)
+        self.run()
+
+    def run(self) -> None:
+        """Keep children and store going until asked to drain; then drain, within the settings' time."""
+        while not self._stop.is_set():
+            self._tend_children()
+            self._watch()
+            self._upkeep()
+            self._stop.wait(TICK_S)
+        self._drain_children()
+        self._quietly(lambda: upkeep.let_go(self.database, UPKEEP, self.owner))
+
+    def _tend_children(self) -> None:
+        for device in self.devices:
+            child = self._children.get(device)
+            if child is not None and child.process.poll() is not None:
+                self._bury(child)
+            if device not in self._children and time.monotonic() >= self._restart_at.get(device, 0.0):
+                self._children[device] = self._spawn(device)
+
+    def _spawn(self, device: str) -> Child:
+        owner = f"{platform.node()}:{device}:{uuid.uuid4().hex[:12]}"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker.device"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C in the terminal is ours to answer
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        settings = self.settings.model_copy(update={"redis_url": self.broker.url})
+        child = Child(device, owner, process, time.monotonic())
+        child.reader = threading.Thread(target=self._listen, args=(child,), name=f"listen-{device}", daemon=True)
+        child.reader.start()
+        child.tell(Order(owner, device, settings.model_dump(mode="json")).to_line().decode().rstrip("\n"))
+        return child
+
+    def _listen(self, child: Child) -> None:
+        assert child.process.stdout is not None
+        for line in child.process.stdout:
+            event = json.loads(line)
+            if event["event"] == "ready":
+                child.ready = True
+            elif event["event"] == "beat":
+                child.finished = event["finished"]
+            elif event["event"] == "batch":
+                child.batch_since = time.monotonic()
+            elif event["event"] == "batch_done":
+                child.batch_since = None
+
+    def _bury(self, child: Child) -> None:
+        """A child died: what it held is free at once, and another takes its place."""
+        lived_s = time.monotonic() - child.started_at
+        deaths = self._deaths.get(child.device, 0) + 1 if lived_s < 600 else 1
+        self._deaths[child.device] = deaths
+        self._restart_at[child.device] = time.monotonic() + restart_delay(lived_s, deaths)
+        del self._children[child.device]
+        log.error("device_died device=%s status=%s lived_s=%.0f", child.device, child.process.returncode, lived_s)
+        self._close_pipes(child)
+        self._quietly(lambda: upkeep.reclaim(self.database, child.owner))
+        self._quietly(lambda: dispatch.sign_off(self.database, child.owner))
+        self._upkeep_due = 0.0
+
+    def _watch(self) -> None:
+        limit_s = self.settings.batch_limit_s
+        for child in self._children.values():
+            if child.batch_since is not None and time.monotonic() - child.batch_since > limit_s:
+                log.error("batch_hangs device=%s limit_s=%.0f", child.device, limit_s)
+                child.process.kill()
+
+    def _upkeep(self) -> None:
+        if time.monotonic() < self._upkeep_due:
+            return
+        self._upkeep_due = time.monotonic() + self.settings.upkeep_s
+        try:
+            if upkeep.hold(self.database, UPKEEP, self.owner, 3 * self.settings.upkeep_s + 1):
+                round_of_upkeep(self.database, self.broker)
+        except (StorageError, BrokerUnreachable) as error:
+            log.warning("upkeep_failed error=%s", error)
+
+    def _drain_children(self) -> None:
+        for child in self._children.values():
+            child.tell("stop" if self._stop_now.is_set() else "drain")
+        give_back_at = time.monotonic() + self.settings.drain_s
+        told = self._stop_now.is_set()
+        while any(child.process.poll() is None for child in self._children.values()):
+            late = time.monotonic() - give_back_at
+            if not told and (late > 0 or self._stop_now.is_set()):
+                told = True
+                give_back_at = time.monotonic()
+                for child in self._children.values():
+                    child.tell("stop")
+            elif told and late > 4:
+                for child in self._children.values():
+                    child.process.kill()
+            time.sleep(TICK_S / 2)
+        for child in self._children.values():
+            if child.process.returncode != 0:
+                self._quietly(lambda owner=child.owner: upkeep.reclaim(self.database, owner))
+                self._quietly(lambda owner=child.owner: dispatch.sign_off(self.database, owner))
+            self._close_pipes(child)
+        self._children.clear()
+
+    def _close_pipes(self, child: Child) -> None:
+        child.process.wait()
+        if child.reader is not None:
+            child.reader.join(timeout=5)
+        for pipe in (child.process.stdin, child.process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    log.debug("pipe_closed owner=%s", child.owner)
+
+    def _quietly(self, act: Any) -> None:
+        try:
+            act()
+        except StorageError as error:
+            log.warning("store_unreachable error=%s", type(error).__name__)

@@ -1,0 +1,58 @@
+"""Topping the queue up to its window, and one round of upkeep. Both may be called by anyone, any number of times."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from storage import dispatch, jobs, upkeep
+from storage.database import Database
+from worker.broker import Broker
+from worker.errors import BrokerUnreachable
+
+log = logging.getLogger("docmill.upkeep")
+
+GRACE_S = 30.0  # how long a queued shard is believed to have its message
+
+
+def top_up(database: Database, broker: Broker, lanes: Iterable[str] | None = None) -> int:
+    """Offer planned shards to the queue, up to each lane's window. Returns how many.
+
+    Raises BrokerUnreachable; then what could not be sent is planned as before.
+    """
+    wanted = None if lanes is None else set(lanes)
+    sent = 0
+    for lane in dispatch.lanes(database):
+        if wanted is None or lane.name in wanted:
+            broker.ping()  # so that nothing is marked as queued while Redis is away
+            sent += _send(database, broker, lane.name, dispatch.take(database, lane))
+    return sent
+
+
+def _send(database: Database, broker: Broker, lane: str, shard_ids: list[int]) -> int:
+    try:
+        broker.publish(lane, shard_ids)
+    except BrokerUnreachable:
+        dispatch.put_back(database, shard_ids)
+        raise
+    return len(shard_ids)
+
+
+def round_of_upkeep(database: Database, broker: Broker, *, grace_s: float = GRACE_S) -> None:
+    """Reclaim what lapsed, send again what was lost, top up, end what is finished.
+
+    Raises BrokerUnreachable, after everything that needs no Redis is done.
+    """
+    if n := upkeep.reclaim(database):
+        log.warning("leases_lapsed shards=%d", n)
+    for job_id in jobs.finish(database):
+        log.info("job_ended job=%d", job_id)
+    upkeep.forget_workers(database)
+    for lane in dispatch.lanes(database):
+        if lane.queued:
+            empty = broker.depth(lane.name) == 0
+            lost = upkeep.lost_hints(database, lane.name, queue_is_empty=empty, grace_s=grace_s)
+            if lost:
+                log.warning("hints_lost lane=%s shards=%d", lane.name, len(lost))
+                _send(database, broker, lane.name, lost)
+    top_up(database, broker)
