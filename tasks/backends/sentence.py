@@ -107,7 +107,7 @@ class SentenceBackend:
         plain = type(first) is Transformer and hasattr(first.tokenizer, "pad")
         if not plain:
             return None
-        tokens = Tokens(first.tokenizer, prefix=self._prompt, lower=bool(getattr(first, "do_lower_case", False)))
+        tokens = Tokens(first.tokenizer, prefix=self._prompt)
         self._prompt_length = tokens.prefix_length
         return tokens
 

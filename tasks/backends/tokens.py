@@ -20,10 +20,9 @@ class Tokens:
     its use from several threads is safe.
     """
 
-    def __init__(self, tokenizer: Any, prefix: str = "", lower: bool = False) -> None:
+    def __init__(self, tokenizer: Any, prefix: str = "") -> None:
         self.tokenizer = tokenizer
         self.prefix = prefix
-        self._lower = lower
         fast = getattr(tokenizer, "backend_tokenizer", None)
         if fast is not None:
             fast.no_truncation()
@@ -36,8 +35,11 @@ class Tokens:
 
     @property
     def prefix_length(self) -> int:
-        """Tokens up to the end of the prefix, as sentence-transformers counts them: without the last special."""
-        return max(0, self.overhead - 1)
+        """Tokens up to the end of the prefix, as sentence-transformers counts them: without a last special."""
+        features = self.encode([""])[0].features
+        assert not isinstance(features, str)
+        ids = features["input_ids"]
+        return len(ids) - (1 if ids and ids[-1] in self.tokenizer.all_special_ids else 0)
 
     def checked_limit(self, limit_tokens: int, asked: int | None) -> int:
         """The window's limit, lowered if asked; raises CannotServe if no text would fit beside the prefix."""
@@ -52,7 +54,7 @@ class Tokens:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         if not texts:
             return []
-        whole = [self.prefix + (text.lower() if self._lower else text) for text in texts]
+        whole = [self.prefix + text for text in texts]
         features = self.tokenizer(whole, truncation=False, padding=False, return_attention_mask=False)
         names = list(features.keys())
         return [

@@ -1,0 +1,92 @@
+"""Fixtures for the tasks' tests: example texts, and engines that stop when the test ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.outcomes import Outcome
+from storage.specs import Spec
+from tasks import models
+from tasks.backends import Backend, open_backend
+from tasks.engine import Engine
+from tasks.plan import Options, build_spec
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def example_rows(name: str) -> list[dict[str, Any]]:
+    lines = (EXAMPLES / name).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def descriptions() -> list[str]:
+    """English texts of the examples."""
+    return [row["text"] for row in example_rows("descriptions.jsonl")]
+
+
+@pytest.fixture(scope="session")
+def french() -> list[str]:
+    return [row["text"] for row in example_rows("french.jsonl")]
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+EngineOf = Callable[..., Engine]
+
+
+@pytest.fixture
+def engine_of() -> Iterator[EngineOf]:
+    """Starts engines over a function from spec to backend, and closes them."""
+    engines: list[Engine] = []
+
+    def start(open_one: Callable[[Spec], Backend], **settings: Any) -> Engine:
+        engine = Engine(open_one, **settings)
+        engine.start()
+        engines.append(engine)
+        return engine
+
+    yield start
+    for engine in engines:
+        engine.close()
+        assert engine.error is None
+
+
+class Bench:
+    """Real models behind one engine: a task in one line."""
+
+    def __init__(self, engine: Engine, cache_dir: Path) -> None:
+        self.engine = engine
+        self.cache_dir = cache_dir
+
+    def spec(self, kind: str, model: str, **options: Any) -> Spec:
+        pinned = models.pin(model, models_dir=None, cache_dir=self.cache_dir)
+        config = models.read_config(pinned, models_dir=None)
+        return build_spec(kind, pinned, Options(**{"dtype": "float32", **options}), config)
+
+    def run(self, spec: Spec, texts: list[str]) -> list[Outcome]:
+        ticket = self.engine.submit(spec, list(enumerate(texts)))
+        assert ticket.wait(250)
+        assert ticket.complete
+        return ticket.finished()
+
+    def folder(self, spec: Spec) -> Path:
+        pinned = models.Pinned(spec.model, spec.revision)
+        return models.locate(pinned, models_dir=None, cache_dir=self.cache_dir)
+
+
+@pytest.fixture(scope="session")
+def bench(cache_dir: Path) -> Iterator[Bench]:
+    engine = Engine(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=cache_dir), max_specs=2)
+    engine.start()
+    yield Bench(engine, cache_dir)
+    engine.close()
+    assert engine.error is None

@@ -1,0 +1,69 @@
+"""A backend without a model, for faults that real models cannot be made to have."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from storage.specs import Spec
+from tasks.backends import Source
+from tasks.backends.static import Items, StaticLoop
+from tasks.batches import Budget
+from tasks.errors import OutOfMemory
+from tasks.outputs import Output, Vector
+from tasks.recipes import Traits
+from tasks.windows import Encoded
+
+
+def spec_of(model: str = "fake") -> Spec:
+    return Spec(kind="embed", model=model, revision="sha256:00")
+
+
+class FakeBackend:
+    """One token per word; the vector of a window is (its tokens, 1).
+
+    ``on_compute`` sees each batch's texts first and may raise or wait; more than ``memory_tokens`` padded
+    tokens do not fit.
+    """
+
+    def __init__(
+        self,
+        on_compute: Callable[[list[str]], None] = lambda texts: None,
+        *,
+        limit_tokens: int = 1000,
+        memory_tokens: int = 1_000_000,
+        budget: Budget | None = None,
+    ) -> None:
+        self.traits = Traits()
+        self.limit_tokens = limit_tokens
+        self.batches: list[list[str]] = []
+        self.closed = threading.Event()
+        self._on_compute = on_compute
+        self._memory_tokens = memory_tokens
+        self.loop = StaticLoop(self._compute, budget or Budget(tokens=100, rows=8))
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return [Encoded(max(1, len(text.split())), text) for text in texts]
+
+    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        return self.loop.run(source)
+
+    def runtime(self) -> dict[str, Any]:
+        return {"device": "none", "precision": "float32", "backend": "fake", "versions": {}}
+
+    def close(self) -> None:
+        self.closed.set()
+
+    def _compute(self, items: Items) -> Sequence[Output]:
+        texts = [str(item.encoded.features) for item in items]
+        self.batches.append(texts)
+        self._on_compute(texts)
+        if len(items) * max(item.tokens for item in items) > self._memory_tokens:
+            raise OutOfMemory
+        return [
+            Vector(np.array([np.nan if "nan" in text else item.tokens, 1], dtype=np.float32))
+            for text, item in zip(texts, items, strict=True)
+        ]

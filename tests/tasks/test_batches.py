@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import time
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.batches import Budget, next_batch
+from tasks.pool import Item, Pool
+from tasks.windows import Encoded
+
+LENGTHS = st.lists(st.integers(1, 600), min_size=1, max_size=200)
+BUDGETS = st.builds(Budget, tokens=st.integers(1, 3000), rows=st.integers(1, 40), spread=st.floats(1, 4))
+
+
+def pool_of(lengths: list[int]) -> Pool[str]:
+    pool: Pool[str] = Pool()
+    pool.add(Item(number, Encoded(tokens, ""), f"owner {number % 3}") for number, tokens in enumerate(lengths))
+    return pool
+
+
+def batches_of(pool: Pool[str], budget: Budget) -> list[list[Item[str]]]:
+    batches = []
+    while batch := pool.take(budget):
+        batches.append(list(batch))
+    return batches
+
+
+@given(LENGTHS, BUDGETS)
+def test_batches_partition_what_waits(lengths: list[int], budget: Budget) -> None:
+    batches = batches_of(pool_of(lengths), budget)
+    assert sorted(item.id for batch in batches for item in batch) == list(range(len(lengths)))
+
+
+@given(LENGTHS, BUDGETS)
+def test_a_batch_is_within_the_budget_unless_it_is_one_window(lengths: list[int], budget: Budget) -> None:
+    for batch in batches_of(pool_of(lengths), budget):
+        longest = max(item.tokens for item in batch)
+        assert len(batch) == 1 or (len(batch) * longest <= budget.tokens and len(batch) <= budget.rows)
+
+
+@given(LENGTHS, BUDGETS)
+def test_the_oldest_window_is_always_in_the_next_batch(lengths: list[int], budget: Budget) -> None:
+    pool = pool_of(lengths)
+    while (oldest := pool.oldest) is not None:
+        assert oldest in {item.id for item in pool.take(budget)}
+
+
+@given(LENGTHS, BUDGETS)
+def test_a_batch_has_no_window_far_shorter_than_its_longest(lengths: list[int], budget: Budget) -> None:
+    for batch in batches_of(pool_of(lengths), budget):
+        tokens = [item.tokens for item in batch]
+        assert max(tokens) <= max(min(tokens) * budget.spread, min(tokens) + 16)
+
+
+@given(LENGTHS, BUDGETS)
+def test_discarded_windows_never_come_and_the_others_do(lengths: list[int], budget: Budget) -> None:
+    pool = pool_of(lengths)
+    gone = pool.discard(lambda owner: owner == "owner 1")
+    left = [item for batch in batches_of(pool, budget) for item in batch]
+    assert gone + len(left) == len(lengths)
+    assert all(item.owner != "owner 1" for item in left)
+
+
+def test_a_batch_is_filled_with_the_nearest_lengths() -> None:
+    waiting = sorted((tokens, number) for number, tokens in enumerate([10, 100, 11, 12, 95, 9]))
+    low, high = next_batch(waiting, (10, 0), Budget(tokens=36, rows=8))
+    assert waiting[low:high] == [(10, 0), (11, 2), (12, 3)] or waiting[low:high] == [(9, 5), (10, 0), (11, 2)]
+
+
+def test_fifty_thousand_windows_are_batched_in_a_few_seconds() -> None:
+    pool = pool_of([(number * 7919) % 500 + 1 for number in range(50_000)])
+    began = time.perf_counter()
+    batches = batches_of(pool, Budget(tokens=4096, rows=64))
+    assert sum(len(batch) for batch in batches) == 50_000
+    assert time.perf_counter() - began < 5

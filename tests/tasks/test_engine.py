@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from storage.outcomes import Reason, Status
+from storage.specs import Spec
+from tasks.backends import Source
+from tasks.batches import Budget
+from tasks.engine import BatchDone, BatchStarted
+from tasks.errors import CannotServe, EngineStopped
+from tasks.outputs import Output
+from tasks.windows import Encoded
+from tests.tasks.conftest import EngineOf
+from tests.tasks.fakes import FakeBackend, spec_of
+
+WAIT_S = 20
+
+
+class Gate:
+    """Holds the device thread in its first batch until it is opened."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.open = threading.Event()
+
+    def __call__(self, texts: list[str]) -> None:
+        self.reached.set()
+        assert self.open.wait(WAIT_S)
+
+
+def refuse(word: str) -> Callable[[list[str]], None]:
+    def on_compute(texts: list[str]) -> None:
+        if any(word in text for text in texts):
+            raise ValueError("secret text of a document")
+
+    return on_compute
+
+
+def test_outcomes_come_in_the_order_of_the_texts(engine_of: EngineOf) -> None:
+    engine = engine_of(lambda spec: FakeBackend())
+    ticket = engine.submit(spec_of(), [(n, "word " * (n * 37 % 50 + 1)) for n in range(100)])
+    assert ticket.wait(WAIT_S)
+    assert ticket.complete
+    outcomes = ticket.finished()
+    assert [outcome.content_id for outcome in outcomes] == list(range(100))
+    assert [np.frombuffer(outcome.vector or b"", "<f4")[0] for outcome in outcomes] == [
+        n * 37 % 50 + 1 for n in range(100)
+    ]
+
+
+def test_a_blank_text_is_skipped_and_costs_no_batch(engine_of: EngineOf) -> None:
+    backend = FakeBackend()
+    engine = engine_of(lambda spec: backend)
+    ticket = engine.submit(spec_of(), [(1, " \n\t"), (2, "")])
+    assert ticket.wait(WAIT_S)
+    assert [outcome.status for outcome in ticket.finished()] == [Status.SKIPPED, Status.SKIPPED]
+    assert backend.batches == []
+
+
+def test_no_texts_make_a_ticket_that_is_complete(engine_of: EngineOf) -> None:
+    ticket = engine_of(lambda spec: FakeBackend()).submit(spec_of(), [])
+    assert ticket.wait(0)
+    assert ticket.complete
+
+
+def test_out_of_memory_halves_the_batch_and_lowers_the_budget(engine_of: EngineOf) -> None:
+    backend = FakeBackend(memory_tokens=40, budget=Budget(tokens=100, rows=100))
+    engine = engine_of(lambda spec: backend)
+    ticket = engine.submit(spec_of(), [(n, "word " * 10) for n in range(20)])
+    assert ticket.wait(WAIT_S)
+    assert all(outcome.status == Status.DONE for outcome in ticket.finished())
+    assert backend.loop.budget.tokens <= 50
+    assert len(backend.batches[-1]) <= 4
+
+
+def test_a_window_that_does_not_fit_alone_fails_its_document_only(engine_of: EngineOf) -> None:
+    engine = engine_of(lambda spec: FakeBackend(memory_tokens=40))
+    ticket = engine.submit(spec_of(), [(1, "word " * 30), (2, "word " * 60), (3, "word " * 30)])
+    assert ticket.wait(WAIT_S)
+    first, second, third = ticket.finished()
+    assert (first.status, third.status) == (Status.DONE, Status.DONE)
+    assert (second.status, second.reason_class) == (Status.FAILED, Reason.DOCUMENT)
+    assert "60 tokens does not fit" in (second.reason or "")
+
+
+def test_a_vector_that_is_not_finite_fails_its_document_only(engine_of: EngineOf) -> None:
+    ticket = engine_of(lambda spec: FakeBackend()).submit(spec_of(), [(1, "fine"), (2, "nan"), (3, "fine")])
+    assert ticket.wait(WAIT_S)
+    assert [outcome.status for outcome in ticket.finished()] == [Status.DONE, Status.FAILED, Status.DONE]
+    assert "not finite" in (ticket.finished()[1].reason or "")
+
+
+def test_an_error_on_one_text_fails_that_document_without_its_words(engine_of: EngineOf) -> None:
+    engine = engine_of(lambda spec: FakeBackend(refuse("bad")))
+    ticket = engine.submit(spec_of(), [(1, "good"), (2, "bad"), (3, "good")])
+    assert ticket.wait(WAIT_S)
+    good, bad, other = ticket.finished()
+    assert (good.status, other.status) == (Status.DONE, Status.DONE)
+    assert (bad.status, bad.reason_class) == (Status.FAILED, Reason.DOCUMENT)
+    assert "ValueError" in (bad.reason or "")
+    assert "secret" not in (bad.reason or "")
+
+
+def test_an_error_on_every_text_is_the_models_fault(engine_of: EngineOf) -> None:
+    engine = engine_of(lambda spec: FakeBackend(refuse("")))
+    ticket = engine.submit(spec_of(), [(1, "one"), (2, "two")])
+    assert ticket.wait(WAIT_S)
+    assert [outcome.reason_class for outcome in ticket.finished()] == [Reason.MODEL, Reason.MODEL]
+
+
+def test_a_long_text_is_averaged_over_its_windows_by_tokens(engine_of: EngineOf) -> None:
+    engine = engine_of(lambda spec: FakeBackend(limit_tokens=10))
+    ticket = engine.submit(spec_of(), [(1, "word " * 25)])
+    assert ticket.wait(WAIT_S)
+    (outcome,) = ticket.finished()
+    assert "windowed" in outcome.flags
+    assert outcome.tokens_in == 25
+    vector = np.frombuffer(outcome.vector or b"", "<f4")
+    assert vector[0] == pytest.approx((10 * 10 + 10 * 10 + 5 * 5) / 25)
+
+
+def test_the_tail_of_one_ticket_shares_a_batch_with_the_head_of_the_next(engine_of: EngineOf) -> None:
+    gate = Gate()
+    backend = FakeBackend(gate)
+    engine = engine_of(lambda spec: backend)
+    first = engine.submit(spec_of(), [(0, "hold")])
+    assert gate.reached.wait(WAIT_S)
+    tickets = [engine.submit(spec_of(), [(n, f"{name} word")]) for n, name in enumerate("abc")]
+    gate.open.set()
+    assert all(ticket.wait(WAIT_S) for ticket in (first, *tickets))
+    assert backend.batches == [["hold"], ["a word", "b word", "c word"]]
+
+
+def test_the_oldest_window_is_computed_next_whatever_its_length(engine_of: EngineOf) -> None:
+    gate = Gate()
+    backend = FakeBackend(gate, budget=Budget(tokens=100, rows=2))
+    engine = engine_of(lambda spec: backend)
+    engine.submit(spec_of(), [(0, "hold")])
+    assert gate.reached.wait(WAIT_S)
+    ticket = engine.submit(spec_of(), [(1, "long " * 90), *((n, "short") for n in range(2, 8))])
+    gate.open.set()
+    assert ticket.wait(WAIT_S)
+    assert backend.batches[1] == ["long " * 90]
+
+
+def test_a_dropped_tickets_windows_leave_the_pool_and_never_come_back(engine_of: EngineOf) -> None:
+    gate = Gate()
+    backend = FakeBackend(gate, budget=Budget(tokens=100, rows=1))
+    engine = engine_of(lambda spec: backend)
+    dropped = engine.submit(spec_of(), [(n, f"dropped {n}") for n in range(5)])
+    assert gate.reached.wait(WAIT_S)
+    kept = engine.submit(spec_of(), [(9, "kept")])
+    dropped.drop()
+    assert engine.waiting == 1
+    gate.open.set()
+    assert kept.wait(WAIT_S)
+    assert dropped.wait(0)
+    assert not dropped.complete
+    assert backend.batches == [["dropped 0"], ["kept"]]
+
+
+def test_a_drain_finishes_the_batch_on_the_device_and_takes_no_other(engine_of: EngineOf) -> None:
+    gate = Gate()
+    backend = FakeBackend(gate, budget=Budget(tokens=100, rows=2))
+    engine = engine_of(lambda spec: backend)
+    ticket = engine.submit(spec_of(), [(n, f"text {n}") for n in range(6)])
+    assert gate.reached.wait(WAIT_S)
+    draining = threading.Thread(target=engine.drain)
+    draining.start()
+    while engine.error is None and not engine._residents.stopping:
+        pass
+    gate.open.set()
+    draining.join(WAIT_S)
+    assert ticket.wait(0)
+    assert not ticket.complete
+    assert [outcome.content_id for outcome in ticket.finished()] == [0, 1]
+    assert len(backend.batches) == 1
+    with pytest.raises(EngineStopped):
+        engine.submit(spec_of(), [(7, "late")])
+
+
+def test_two_specs_take_turns_and_both_finish(engine_of: EngineOf) -> None:
+    backends: dict[str, FakeBackend] = {}
+    gate = Gate()
+
+    def open_one(spec: Spec) -> FakeBackend:
+        backends[spec.model] = FakeBackend(gate, budget=Budget(tokens=100, rows=1))
+        return backends[spec.model]
+
+    engine = engine_of(open_one, turn_s=0.0)
+    tickets = [engine.submit(spec_of(model), [(n, f"{model} {n}") for n in range(5)]) for model in "ab"]
+    gate.open.set()
+    assert all(ticket.wait(WAIT_S) for ticket in tickets)
+    assert all(len(backend.batches) == 5 for backend in backends.values())
+
+
+def test_an_idle_model_leaves_for_another_and_comes_back(engine_of: EngineOf) -> None:
+    opened: list[tuple[str, FakeBackend]] = []
+
+    def open_one(spec: Spec) -> FakeBackend:
+        opened.append((spec.model, FakeBackend()))
+        return opened[-1][1]
+
+    engine = engine_of(open_one, max_specs=1)
+    for model in "aba":
+        assert engine.submit(spec_of(model), [(1, "text")]).wait(WAIT_S)
+    assert [model for model, _ in opened] == ["a", "b", "a"]
+    assert opened[0][1].closed.is_set()
+
+
+def test_a_model_that_cannot_be_opened_says_why(engine_of: EngineOf) -> None:
+    def open_one(spec: Spec) -> FakeBackend:
+        raise CannotServe("too large")
+
+    with pytest.raises(CannotServe, match="too large"):
+        engine_of(open_one).open(spec_of())
+
+
+class Broken(FakeBackend):
+    """Raises where a backend must not: outside a batch, before or after it took windows."""
+
+    takes = True
+
+    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        if self.takes:
+            source.take(Budget(tokens=100, rows=8))
+        raise RuntimeError("broken")
+
+
+class BrokenAtOnce(Broken):
+    takes = False
+
+
+class Forgetful(FakeBackend):
+    """Takes windows and returns without a word about them."""
+
+    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        source.take(Budget(tokens=100, rows=8))
+        return iter(())
+
+
+@pytest.mark.parametrize("kind", [Broken, BrokenAtOnce, Forgetful])
+def test_a_broken_backend_fails_documents_and_not_the_device_thread(
+    engine_of: EngineOf, kind: type[FakeBackend]
+) -> None:
+    engine = engine_of(lambda spec: kind())
+    ticket = engine.submit(spec_of(), [(n, "text") for n in range(20)])
+    assert ticket.wait(WAIT_S)
+    assert {outcome.reason_class for outcome in ticket.finished()} == {Reason.MODEL}
+    assert len(ticket.finished()) == 20
+
+
+class Unreadable(FakeBackend):
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        if any("unreadable" in text for text in texts):
+            raise UnicodeError
+        return super().encode(texts)
+
+
+def test_a_text_that_the_tokenizer_refuses_fails_alone(engine_of: EngineOf) -> None:
+    ticket = engine_of(lambda spec: Unreadable()).submit(spec_of(), [(1, "fine"), (2, "unreadable")])
+    assert ticket.wait(WAIT_S)
+    assert [outcome.status for outcome in ticket.finished()] == [Status.DONE, Status.FAILED]
+
+
+def test_batches_are_told_and_counted_even_if_the_listener_fails(engine_of: EngineOf) -> None:
+    events: list[BatchStarted | BatchDone] = []
+
+    def listen(event: BatchStarted | BatchDone) -> None:
+        events.append(event)
+        raise RuntimeError
+
+    engine = engine_of(lambda spec: FakeBackend(), on_batch=listen)
+    assert engine.submit(spec_of(), [(n, "two words") for n in range(16)]).wait(WAIT_S)
+    engine.drain()
+    assert [type(event) for event in events] == [BatchStarted, BatchDone, BatchStarted, BatchDone]
+    counters = engine.counters
+    assert (counters.batches, counters.windows, counters.tokens_in, counters.padded_tokens) == (2, 16, 32, 32)
+    assert counters.busy_s == pytest.approx(sum(e.seconds for e in events if isinstance(e, BatchDone)))
+
+
+def test_a_dying_device_thread_wakes_every_ticket() -> None:
+    from tasks.engine import Engine
+
+    def die(texts: list[str]) -> None:
+        raise SystemExit
+
+    engine = Engine(lambda spec: FakeBackend(die))
+    engine.start()
+    ticket = engine.submit(spec_of(), [(1, "text")])
+    assert ticket.wait(WAIT_S)
+    assert not ticket.complete
+    assert isinstance(engine.error, SystemExit)
+    with pytest.raises(EngineStopped):
+        engine.submit(spec_of(), [(1, "text")])
+    engine.close()

@@ -1,0 +1,104 @@
+"""The same outputs as the libraries give by themselves, one document at a time, in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from storage.outcomes import Status
+from tasks.backends.accelerator import quiet
+from tests.tasks.conftest import Bench
+
+
+def generated(folder: Path, texts: list[str], **settings: Any) -> list[str]:
+    """transformers' own answers, one text at a time."""
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
+    answers = []
+    for text in texts:
+        with torch.inference_mode():
+            ids = model.generate(**tokenizer(text, return_tensors="pt"), **settings)
+        answers.append(tokenizer.decode(ids[0], skip_special_tokens=True))
+    return answers
+
+
+def one_paragraph(texts: list[str], count: int) -> list[str]:
+    """Texts that are one window for every task: one line, without a bullet, within the shortest limit."""
+    plain = [text for text in texts if "\n" not in text and len(text.split()) < 80 and text[0].isalpha()]
+    paragraphs = [part for text in texts for part in text.split("\n\n") if "\n" not in part]
+    plain += [part for part in paragraphs if 8 < len(part.split()) < 60 and part[0].isalpha()]
+    chosen = list(dict.fromkeys(plain))[:count]
+    assert len(chosen) == count
+    return chosen
+
+
+def test_five_hundred_embeddings_are_those_of_sentence_transformers(
+    bench: Bench, descriptions: list[str], french: list[str]
+) -> None:
+    texts = [*descriptions, *french][:500]
+    assert len(texts) == 500
+    spec = bench.spec("embed", "minilm")
+    with quiet():
+        model = SentenceTransformer(str(bench.folder(spec)), device="cpu", local_files_only=True)
+    # A longer text is averaged over its windows here, and cut off there.
+    short = [text for text in texts if len(model.tokenizer(text)["input_ids"]) <= model.max_seq_length]
+    assert len(short) > 450
+    expected = model.encode(short, show_progress_bar=False)
+    outcomes = bench.run(spec, texts)
+    assert all(outcome.status is Status.DONE for outcome in outcomes)
+    by_text = dict(zip(texts, outcomes, strict=True))
+    actual = np.stack([np.frombuffer(by_text[text].vector or b"", "<f4") for text in short])
+    cosines = (actual * expected).sum(axis=1)
+    assert cosines.min() >= 0.9999
+    lengths = [np.linalg.norm(np.frombuffer(outcome.vector or b"", "<f4")) for outcome in outcomes]
+    assert np.allclose(lengths, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_hundred_summaries_are_those_of_generate(bench: Bench, descriptions: list[str], beams: int) -> None:
+    texts = one_paragraph(descriptions, 100)
+    spec = bench.spec("summarize", "synopsis-ddtp", beams=beams)
+    expected = generated(bench.folder(spec), texts, num_beams=beams)
+    actual = [outcome.text for outcome in bench.run(spec, texts)]
+    assert sum(one == other for one, other in zip(actual, expected, strict=True)) >= 99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_hundred_translations_are_those_of_generate(bench: Bench, french: list[str], beams: int) -> None:
+    texts = one_paragraph(french, 100)
+    spec = bench.spec("translate", "marian-ddtp", beams=beams)
+    expected = generated(bench.folder(spec), texts, num_beams=beams)
+    actual = [outcome.text for outcome in bench.run(spec, texts)]
+    assert sum(one == other for one, other in zip(actual, expected, strict=True)) >= 99
+
+
+def test_a_translation_keeps_its_lines_and_bullets(bench: Bench) -> None:
+    text = (
+        "Les fonctions incluses sont :\n- la réplication des données ;\n"
+        "- une grande vitesse.\n\n  Ce paquet fournit la bibliothèque.\n"
+    )
+    (outcome,) = bench.run(bench.spec("translate", "marian-ddtp"), [text])
+    assert outcome.text is not None
+    lines = outcome.text.split("\n")
+    assert [line[:2] for line in lines[1:3]] == ["- ", "- "]
+    assert lines[3] == ""
+    assert lines[4].startswith("  T")
+    assert len(lines) == 6
+    assert lines[5] == ""
+
+
+def test_native_precision_keeps_embeddings_close(bench: Bench, descriptions: list[str]) -> None:
+    texts = descriptions[:60]
+    exact = bench.run(bench.spec("embed", "minilm"), texts)
+    native = bench.run(bench.spec("embed", "minilm", dtype="auto"), texts)
+    for one, other in zip(exact, native, strict=True):
+        cosine = np.frombuffer(one.vector or b"", "<f4") @ np.frombuffer(other.vector or b"", "<f4")
+        assert cosine > 0.99
