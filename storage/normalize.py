@@ -1,0 +1,72 @@
+"""Text as every database can store it: NUL characters and lone surrogates are replaced, and the replacement is named.
+
+PostgreSQL takes neither in a text nor in a JSON column. Nothing else is changed: no Unicode form, no line ends, no
+white space.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+REPLACEMENT = "\ufffd"
+NUL_REPLACED = "nul_replaced"
+SURROGATE_REPLACED = "surrogate_replaced"
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_BOM = b"\xef\xbb\xbf"
+
+
+def normalize(text: str) -> tuple[str, tuple[str, ...]]:
+    """The text as it is stored, and what was replaced in it (nothing, nearly always)."""
+    nul = "\0" in text
+    try:
+        # The cheapest way to look for surrogates: 0.1 µs for 1 KB of ASCII, where a regular expression takes 5.
+        text.encode()
+    except UnicodeEncodeError:
+        text, surrogate = _SURROGATE.sub(REPLACEMENT, text), True
+    else:
+        surrogate = False
+    if not nul:
+        return text, (SURROGATE_REPLACED,) if surrogate else ()
+    flags = (NUL_REPLACED, SURROGATE_REPLACED) if surrogate else (NUL_REPLACED,)
+    return text.replace("\0", REPLACEMENT), flags
+
+
+def normalize_json(value: Any) -> tuple[Any, tuple[str, ...]]:
+    """The same for a JSON value, in its strings and its keys at every level."""
+    found: set[str] = set()
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, str):
+            text, flags = normalize(value)
+            found.update(flags)
+            return text
+        if isinstance(value, list):
+            return [clean(item) for item in value]
+        if isinstance(value, dict):
+            return {clean(key): clean(item) for key, item in value.items()}
+        return value
+
+    return clean(value), tuple(sorted(found))
+
+
+def decode(raw: bytes, offset: int = 0) -> tuple[str, tuple[str, ...]]:
+    """The bytes as text, invalid UTF-8 replaced and flagged with where in the file the first bad byte stands.
+
+    `offset` is where `raw` begins in its file, in bytes. NUL characters are left to `normalize`.
+    """
+    try:
+        return raw.decode(), ()
+    except UnicodeDecodeError as error:
+        return raw.decode(errors="replace"), (f"invalid_utf8@{offset + error.start}",)
+
+
+def bom_length(raw: bytes) -> int:
+    """How many bytes of a byte order mark a file begins with: 3 or 0."""
+    return len(_BOM) if raw.startswith(_BOM) else 0
+
+
+def is_utf16(raw: bytes) -> bool:
+    """Whether a file begins with the byte order mark of UTF-16, which no UTF-8 text can."""
+    return raw.startswith((b"\xff\xfe", b"\xfe\xff"))

@@ -1,0 +1,110 @@
+"""CSV and TSV with a header line: RFC 4180 quoting, UTF-8, comma (or tab) only."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from storage.normalize import bom_length, decode
+from storage.readers.errors import FieldUnknown, SourceUnreadable
+from storage.readers.records import Rejection, Row, Rows, SourceOptions, listed, misnamed, too_long
+from storage.readers.streams import lines
+
+# Python's csv module holds four bytes for each character of a field, and grows by doubling.
+MAX_CSV_RECORD_BYTES = 64 * 2**20
+
+
+class _TooLong(Exception):
+    """The record is longer than the limit, on one line or on many."""
+
+
+class _Lines:
+    """Physical lines as text for the csv module, with what the record that they make up is to be told."""
+
+    def __init__(self, stream: BinaryIO, limit: int) -> None:
+        self._lines = lines(stream, limit)
+        self._limit = limit
+        self._offset = 0
+        self.begin_record()
+
+    def begin_record(self) -> None:
+        self.record_bytes = 0
+        self.flags: tuple[str, ...] = ()
+        self.clean = True
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        raw = next(self._lines)
+        if raw is None or self.record_bytes + len(raw) > self._limit:
+            raise _TooLong
+        skip = 0 if self._offset else bom_length(raw)
+        text, flags = decode(raw[skip:], self._offset + skip)
+        self._offset += len(raw)
+        self.record_bytes += len(raw)
+        self.flags = self.flags or flags  # the first bad byte is the one that is named
+        self.clean = self.clean and "\0" not in text
+        return text
+
+
+def rows(stream: BinaryIO, name: str, options: SourceOptions, *, delimiter: str = ",") -> Rows:
+    """The file's records as fields by their column's name. A record that does not end ends the reading.
+
+    Raises FieldUnknown and SourceUnreadable for a header that does not serve.
+    """
+    limit = min(options.max_record_bytes, MAX_CSV_RECORD_BYTES)
+    csv.field_size_limit(MAX_CSV_RECORD_BYTES)  # of the whole process; the default, 128 kB, is less than a document
+    source = _Lines(stream, limit)
+    reader = csv.reader(source, delimiter=delimiter, strict=True)
+    header = _header(reader, name, options)
+    if header is None:
+        return
+    number = 0
+    while True:
+        source.begin_record()
+        where = f"{name}:{reader.line_num + 1}"
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except _TooLong:
+            reason = f"{too_long(limit)}; is a quote left open? What follows was not read"
+            yield Rejection(where, reason, fatal=True)
+            return
+        except csv.Error as error:
+            number += 1
+            at_end = "unexpected end of data" in str(error)
+            reason = "a quote opens and never closes" if at_end else f"not CSV: {_csv_reason(error)}"
+            yield Rejection(where, reason, fatal=at_end)
+            continue
+        if not values:
+            continue  # a blank line
+        number += 1
+        if len(values) != len(header):
+            yield Rejection(where, f"{len(values)} fields where the header has {len(header)}")
+            continue
+        yield Row(dict(zip(header, values, strict=True)), number, where, source.flags, source.clean)
+
+
+def _header(reader: Iterator[list[str]], name: str, options: SourceOptions) -> list[str] | None:
+    try:
+        header = next(filter(None, reader), None)
+    except (csv.Error, _TooLong) as error:
+        raise SourceUnreadable(f"{name}: the header line cannot be read") from error
+    if header is None:
+        return None
+    if len(set(header)) != len(header):
+        twice = {column for column in header if header.count(column) > 1}
+        raise FieldUnknown(f"{name}: more than one column is named {listed(sorted(twice))}")
+    wrong = misnamed([header], options)
+    if wrong is not None:
+        raise FieldUnknown(f"{name}: {wrong}")
+    return header
+
+
+def _csv_reason(error: csv.Error) -> str:
+    if "new-line character" in str(error):
+        return "a bare carriage return outside quotes"
+    return "text after a closing quote"

@@ -1,0 +1,100 @@
+"""JSON lines: one object a line, UTF-8."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from math import isfinite
+from typing import Any, BinaryIO, NoReturn
+
+import orjson
+
+from storage.normalize import bom_length, decode
+from storage.readers.records import Rejection, Row, Rows, SourceOptions, too_long
+from storage.readers.streams import lines
+
+MAX_DEPTH = 100  # far below what Python and the databases can nest
+
+_NESTED = (dict, list)
+
+
+class _Unusable(Exception):
+    """The line is no JSON object that a database could hold; the message is the reason."""
+
+
+def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
+    """The stream's objects. Blank lines are passed over, and counted in line numbers only."""
+    offset = number = 0
+    for line_number, raw in enumerate(lines(stream, options.max_record_bytes), 1):
+        if raw is None:
+            number += 1
+            yield Rejection(f"{name}:{line_number}", too_long(options.max_record_bytes))
+            continue
+        flags: tuple[str, ...] = ()
+        offset += len(raw)
+        line = raw[bom_length(raw) :] if line_number == 1 else raw
+        # orjson refuses lone surrogates and bare control characters: only an escaped NUL gets past it.
+        clean = b"\\" not in line or b"\\u0000" not in line
+        try:
+            fields = orjson.loads(line)
+            _check_shape(fields)
+        except (orjson.JSONDecodeError, _Unusable):
+            if line.isspace() or not line:
+                continue
+            try:
+                fields, flags = _read_again(line, offset - len(line))
+            except _Unusable as error:
+                number += 1
+                yield Rejection(f"{name}:{line_number}", str(error))
+                continue
+            clean = False
+        number += 1
+        yield Row(fields, number, f"{name}:{line_number}", flags, clean)
+
+
+def _read_again(line: bytes, start: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What orjson would not take: invalid UTF-8 and lone surrogates are mended, anything else has its reason."""
+    text, flags = decode(line, start)
+    try:
+        fields = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_within_64_bits)
+    except json.JSONDecodeError as error:
+        raise _Unusable(f"not JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise _Unusable(f"nested more than {MAX_DEPTH} levels deep") from error
+    except ValueError as error:
+        raise _Unusable("not JSON: a number with too many digits") from error
+    _check_shape(fields)
+    return fields, flags
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise _Unusable(f"not JSON: {constant} is no JSON value")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not isfinite(value):
+        raise _Unusable("a number too large for a 64-bit float")
+    return value
+
+
+def _within_64_bits(digits: str) -> int | float:
+    """What orjson makes of it, so that a number does not depend on which of the two read its line."""
+    value = int(digits)
+    return value if -(2**63) <= value < 2**64 else _finite(digits)
+
+
+def _check_shape(fields: Any) -> None:
+    if not isinstance(fields, dict):
+        kind = "an array" if isinstance(fields, list) else "a single value"
+        raise _Unusable(f"{kind} where an object is expected")
+    level = list(fields.values())
+    for _ in range(MAX_DEPTH):
+        level = [inner for outer in level if type(outer) in _NESTED for inner in _items(outer)]
+        if not level:
+            return
+    raise _Unusable(f"nested more than {MAX_DEPTH} levels deep")
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value

@@ -1,0 +1,127 @@
+"""What readers give back, and the decisions between a row of a file and a document: all pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from storage.normalize import normalize, normalize_json
+from storage.readers.errors import FieldUnknown
+
+MAX_ID_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 bytes
+HEAD_ROWS = 100
+_SHOWN_FIELDS = 20
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How a source is read. A record longer than `max_record_bytes` is rejected without being held in memory."""
+
+    text_field: str = "text"
+    id_field: str = "id"
+    limit: int | None = None
+    max_record_bytes: int = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One document: its key, its text as it is stored, everything else the source said of it.
+
+    `where` is for messages: `corpus.jsonl:17`, the line on which the record begins.
+    """
+
+    key: str
+    text: str
+    meta: dict[str, Any]
+    flags: tuple[str, ...]
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A record that cannot be a document, in one sentence and without its text.
+
+    After a `fatal` one the rest of the file could not be read: the source is incomplete.
+    """
+
+    where: str
+    reason: str
+    fatal: bool = False
+
+
+class Row(NamedTuple):
+    """A record as its file has it: `number` counts from 1, and a `clean` one has nothing to replace."""
+
+    fields: dict[str, Any]
+    number: int
+    where: str
+    flags: tuple[str, ...]
+    clean: bool
+
+
+Rows = Generator[Row | Rejection, None, None]
+
+
+def document(row: Row, name: str, options: SourceOptions) -> Record | Rejection:
+    """The row as a document. Takes the row's fields apart; a row is used once."""
+    fields, flags = row.fields, row.flags
+    if not row.clean:
+        fields, replaced = normalize_json(fields)
+        flags += replaced
+    if not isinstance(fields.get(options.text_field), str):
+        return Rejection(row.where, _why_no_text(fields, options.text_field))
+    text = fields.pop(options.text_field)
+    key = fields.pop(options.id_field, None)
+    if key is None or key == "":
+        key = f"{name}:{row.number}"
+    elif isinstance(key, int) and not isinstance(key, bool):
+        key = str(key)
+    elif not isinstance(key, str):
+        return Rejection(row.where, f'"{options.id_field}" is {_kind(key)}, not a string or a whole number')
+    if len(key) * 4 > MAX_ID_BYTES and len(key.encode()) > MAX_ID_BYTES:
+        return Rejection(row.where, id_too_long(key))
+    return Record(key, text, fields, flags, row.where)
+
+
+def misnamed(head: Sequence[Collection[str]], options: SourceOptions) -> FieldUnknown | None:
+    """The error of a wrong `--text-field` or `--id-field`, from the field names of the first records: all lack it.
+
+    A default `id` may be missing, since a record without one gets a number; one that was asked for may not.
+    """
+    wanted = [("--text-field", options.text_field)]
+    if options.id_field != SourceOptions.id_field:
+        wanted.append(("--id-field", options.id_field))
+    for option, field in wanted:
+        if head and not any(field in names for names in head):
+            found = listed(dict.fromkeys(name for names in head for name in names))
+            return FieldUnknown(f'no record has a field "{field}"; it has {found}: name one with {option}')
+    return None
+
+
+def listed(names: Iterable[str]) -> str:
+    """Field names for a message: quoted, stored as any text is, and not without end."""
+    shown = [f'"{normalize(name)[0][:60]}"' for name in names]
+    if not shown:
+        return "none"
+    more = f" and {len(shown) - _SHOWN_FIELDS} more" if len(shown) > _SHOWN_FIELDS else ""
+    return ", ".join(shown[:_SHOWN_FIELDS]) + more
+
+
+def id_too_long(key: str) -> str:
+    return f"the id takes {len(key.encode()):,} bytes; at most {MAX_ID_BYTES:,} are stored"
+
+
+def too_long(limit: int) -> str:
+    return f"longer than {limit:,} bytes, the limit for one document"
+
+
+def _why_no_text(fields: dict[str, Any], wanted: str) -> str:
+    if wanted not in fields:
+        return f'no field "{wanted}"; the record has {listed(fields)}'
+    return f'"{wanted}" is {_kind(fields[wanted])}, not a string'
+
+
+def _kind(value: Any) -> str:
+    names = {bool: "a boolean", int: "a whole number", float: "a fraction", list: "an array", dict: "an object"}
+    return "null" if value is None else names[type(value)]
