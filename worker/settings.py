@@ -95,6 +95,8 @@ class Settings(BaseSettings):
     def __repr__(self) -> str:
         return f"Settings(store={mask(self.store_url)}, redis={mask(self.redis_url or 'embedded')})"
 
+    __str__ = __repr__
+
 
 def load_settings(**options: Any) -> Settings:
     """Settings from options (those that are not None), then the environment, then `.env`, then the defaults.

@@ -31,6 +31,7 @@ def worker_command(device: str | None, lanes: str | None, threads: int | None, l
 
     settings = settings_from(device=device, lanes=lanes, threads=threads, log_level=log_level)
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     devices = choose_devices(settings.device)
     with open_store(settings) as database, open_broker(settings) as broker:
         say(f"Worker on {', '.join(devices)}: lanes {', '.join(settings.lanes)}; store {database}; queue {broker}.")

@@ -63,10 +63,12 @@ def follow(
     *,
     in_flight: Callable[[], int] = lambda: 0,
     watch: Callable[[JobStatus], None] = lambda _: None,
+    own_worker: bool = False,
 ) -> JobStatus:
     """Show a job's progress until it ends. `in_flight` adds texts that are computed and not yet committed.
 
-    `watch` sees every status and may raise to stop watching.
+    `watch` sees every status and may raise to stop watching. With a worker of our own it is no news that none
+    lives yet.
     """
     status = read_status(database, job_id)
     if status.ended:
@@ -83,13 +85,10 @@ def follow(
                 away_since = away_since or time.monotonic()
                 if time.monotonic() - away_since > PATIENCE_S:
                     raise
-            settled = status.texts - status.pending
-            progress.update(
-                settled if status.ended else min(settled + in_flight(), status.texts),
-                total=status.texts,
-                note=pace(status),
-            )
-            if status.waiting_for != told:
+            settled = status.texts - status.pending + (0 if status.ended else in_flight())
+            note = pace(status) or ("loading the model" if own_worker and settled == status.prior else "")
+            progress.update(min(settled, status.texts), total=status.texts, note=note)
+            if status.waiting_for != told and not (own_worker and status.no_worker):
                 told = status.waiting_for
                 if told:
                     progress.say(told)

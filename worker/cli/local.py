@@ -39,8 +39,8 @@ def run_here(
             supervisor.start()
 
     def watch(status: JobStatus) -> None:
-        if status.waiting_for and status.waiting_for.startswith("blocked: "):
-            raise Blocked(status.waiting_for)
+        if status.blocked:
+            raise Blocked(f"job {status.id} is {status.waiting_for}")
         if supervisor.deaths >= TOO_MANY_DEATHS and not supervisor.ready:
             raise Blocked("the device process dies as it starts; what it printed above says why")
 
@@ -50,7 +50,9 @@ def run_here(
         status = read_status(database, done.job_id)
         if not status.ended:
             start_once()
-            status = follow(database, done.job_id, in_flight=lambda: supervisor.finished_in_flight, watch=watch)
+            status = follow(
+                database, done.job_id, in_flight=lambda: supervisor.finished_in_flight, watch=watch, own_worker=True
+            )
         return status
     finally:
         if started.is_set():

@@ -1,0 +1,118 @@
+"""docmill as its users have it: the command in a process of its own, with a store and a queue of the test's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+EXAMPLES = ROOT / "examples"
+DOCMILL = str(Path(sys.executable).with_name("docmill"))
+DEADLINE_S = 120.0
+
+
+def until(condition: Callable[[], Any], what: str, within_s: float = DEADLINE_S) -> Any:
+    """Wait on a condition; its first true value. Fails with `what` when it never comes."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"never happened: {what}")
+
+
+class Docmill:
+    """The command with one set of settings."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+        self.folder = folder
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("DOCMILL_")}
+        self.environment = {
+            **kept,
+            "DOCMILL_HOME": str(folder / "home"),
+            "HF_HUB_OFFLINE": "1",
+            "COLUMNS": "200",
+            **settings,
+        }
+
+    def __call__(
+        self, *arguments: Any, code: int = 0, stdin: bytes = b"", timeout_s: float = DEADLINE_S
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; its exit code must be `code`, and there is never a traceback."""
+        done = subprocess.run(
+            [DOCMILL, *map(str, arguments)],
+            cwd=self.folder,
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            timeout=timeout_s,
+        )
+        out, err = done.stdout.decode(), done.stderr.decode()
+        assert "Traceback" not in err, err
+        assert done.returncode == code, f"exit code {done.returncode}\n{out}\n{err}"
+        return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+
+    def json(self, *arguments: Any, code: int = 0) -> Any:
+        return json.loads(self(*arguments, "--json", code=code).stdout)
+
+    def results(self, job: int, *options: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self("results", job, *options).stdout.splitlines()]
+
+    def enqueue(self, *arguments: Any, code: int = 0) -> int:
+        return int(self.json("enqueue", *arguments, code=code)["job_id"])
+
+    def start(self, *arguments: Any) -> subprocess.Popen[bytes]:
+        """A command in a process group of its own, its log in `<folder>/<command>.log`."""
+        with (self.folder / f"{arguments[0]}.log").open("ab") as log:
+            return subprocess.Popen(
+                [DOCMILL, *map(str, arguments)],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @contextmanager
+    def worker(self, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A worker that lives as long as the block, then drains."""
+        process = self.start("worker", *options)
+        try:
+            yield process
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(60) == 0, self.log("worker")
+        finally:
+            if process.poll() is None:
+                kill_group(process)
+
+    def log(self, command: str) -> str:
+        return (self.folder / f"{command}.log").read_text(errors="replace")
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """kill -9 of a process and of everything that shares its group."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def device_pids(process: subprocess.Popen[bytes]) -> list[int]:
+    """The device processes of a worker, as the kernel lists its children."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in children if b"worker.device" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def job_number(log: str) -> int:
+    found = re.search(r"[Jj]ob (\d+)", log)
+    assert found is not None, log
+    return int(found.group(1))

@@ -1,0 +1,166 @@
+"""What a user gets wrong: one clear sentence, the right exit code, no traceback."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from tests.worker.harness import DOCMILL, EXAMPLES, Docmill
+from worker.cli import COMMANDS, docmill
+
+DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
+
+
+def _commands() -> list[tuple[str, click.Command]]:
+    context = click.Context(docmill)
+    found: list[tuple[str, click.Command]] = []
+    for name in COMMANDS:
+        command = docmill.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            found += [(f"{name} {inner}", sub) for inner, sub in command.commands.items()]
+        else:
+            found.append((name, command))
+    return found
+
+
+@pytest.mark.parametrize(("name", "command"), _commands())
+def test_every_command_has_help_with_an_example_and_explains_each_option(name: str, command: click.Command) -> None:
+    assert command.help
+    assert command.epilog is not None
+    assert f"docmill {name}" in command.epilog
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{name} {parameter.name}"
+
+
+def test_the_list_of_commands_is_the_commands() -> None:
+    for name, (_, about) in COMMANDS.items():
+        command = docmill.get_command(click.Context(docmill), name)
+        assert command is not None
+        assert command.name == name
+        assert about.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("run", "nowhere.jsonl", "--task", "embed"), 2, "nowhere.jsonl"),
+        (("run", "empty-folder", "--task", "embed"), 2, "no .txt or .md files"),
+        (("run", DESCRIPTIONS, "--task", "embed", "--text-field", "body"), 2, "--text-field"),
+        (("run", DESCRIPTIONS, "--task", "embed", "--model", "./no-such-model"), 2, "no-such-model"),
+        (("run", DESCRIPTIONS, "--task", "embed", "--beams", "4"), 2, "--beams"),
+        (("run", DESCRIPTIONS, "--task", "summarize", "--model", "minilm"), 2, "minilm"),
+        (("run", DESCRIPTIONS, "--task", "translate", "--to", "xx"), 2, "xx"),
+        (("run", DESCRIPTIONS, "--task", "embed", "--device", "tpu"), 2, "--device tpu"),
+        (("run", DESCRIPTIONS, "--task", "embed", "--out", "no/such/folder.jsonl"), 2, "there is no folder"),
+        (("run", DESCRIPTIONS, "--task", "sing"), 2, "sing"),
+        (("status", "77"), 2, "no job 77"),
+        (("results", "77"), 2, "no job 77"),
+        (("failures", "77"), 2, "no job 77"),
+        (("retry", "77"), 2, "no job 77"),
+        (("cancel", "77"), 2, "no job 77"),
+        (("models", "check", "./nothing"), 2, "nothing"),
+    ],
+)
+def test_bad_usage_and_bad_input_exit_with_2(
+    embedded: Docmill, arguments: tuple[Any, ...], code: int, says: str
+) -> None:
+    (embedded.folder / "empty-folder").mkdir()
+    done = embedded(*arguments, code=code)
+    assert says in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_hub_that_cannot_be_reached_exits_with_3(embedded: Docmill) -> None:
+    done = embedded("run", DESCRIPTIONS, "--task", "embed", "--model", "no-such/model-anywhere", code=3)
+    assert "no-such/model-anywhere" in done.stderr
+
+
+def test_unknown_settings_are_refused_before_anything_is_done(tmp_path: Path) -> None:
+    wrong = Docmill(tmp_path, {"DOCMILL_DATABASE": "x", "DOCMILL_DTYPE": "float7"})
+    done = wrong("jobs", code=2)
+    assert "DOCMILL_DATABASE" in done.stderr
+    assert "DOCMILL_DTYPE" in done.stderr
+
+
+def test_an_unreachable_database_exits_with_3_and_keeps_its_password(tmp_path: Path) -> None:
+    away = Docmill(tmp_path, {"DOCMILL_DATABASE_URL": "postgresql://docmill:c4nary@127.0.0.1:1/docmill"})
+    for command in (("jobs",), ("run", DESCRIPTIONS, "--task", "embed"), ("worker",)):
+        done = away(*command, code=3)
+        assert "cannot reach the database" in done.stderr
+        assert "c4nary" not in done.stderr + done.stdout
+
+
+def test_an_unreachable_redis_exits_with_3_for_those_who_need_it_now(tmp_path: Path) -> None:
+    away = Docmill(tmp_path, {"DOCMILL_REDIS_URL": "redis://:c4nary@127.0.0.1:1/0"})
+    for command in (("run", DESCRIPTIONS, "--task", "embed"), ("worker",)):
+        done = away(*command, code=3)
+        assert "cannot reach Redis" in done.stderr
+        assert "c4nary" not in done.stderr + done.stdout
+
+
+def test_an_enqueue_with_redis_away_is_durable(tmp_path: Path) -> None:
+    away = Docmill(tmp_path, {"DOCMILL_REDIS_URL": "redis://127.0.0.1:1/0"})
+    done = away("enqueue", DESCRIPTIONS, "--task", "embed")
+    assert "ispatch deferred" in done.stderr
+    assert done.stdout == "1\n"
+    status = away.json("status", 1)
+    assert (status["documents"], status["pending"]) == (260, 260)
+
+
+def test_a_schema_that_was_never_made_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    fresh = Docmill(tmp_path, {"DOCMILL_DATABASE_URL": f"sqlite:///{tmp_path}/fresh.db"})
+    assert "docmill db upgrade" in fresh("jobs", code=3).stderr
+    fresh("db", "upgrade")
+    assert "up to date" in fresh("db", "upgrade").stderr
+    assert fresh.json("jobs") == []
+
+
+def test_results_of_an_unfinished_job_are_asked_for_by_name(
+    tmp_path: Path, write_corpus: Callable[..., Path]
+) -> None:
+    away = Docmill(tmp_path, {"DOCMILL_REDIS_URL": "redis://127.0.0.1:1/0"})
+    write_corpus([{"text": "A shell."}])
+    away("enqueue", "corpus.jsonl", "--task", "embed")
+    assert "--partial" in away("results", 1, code=2).stderr
+    assert away("results", 1, "--partial").stdout == ""
+
+
+def test_status_says_why_nothing_moves(tmp_path: Path, write_corpus: Callable[..., Path]) -> None:
+    away = Docmill(tmp_path, {"DOCMILL_REDIS_URL": "redis://127.0.0.1:1/0"})
+    write_corpus([{"text": "A shell."}])
+    away("enqueue", "corpus.jsonl", "--task", "embed")
+    assert "no live worker serves lane embed" in away("status", 1).stdout
+
+
+def test_models_are_listed_and_checked(embedded: Docmill) -> None:
+    names = {model["name"]: model for model in embedded.json("models", "list")}
+    assert names["minilm"]["default_for"] == "embed"
+    found = embedded("models", "check", "marian-ddtp").stdout
+    assert "MarianMTModel" in found
+    assert "translate" in found
+
+
+def test_doctor_finds_nothing_wrong_here(embedded: Docmill) -> None:
+    findings = embedded.json("doctor")
+    assert {finding["what"] for finding in findings} >= {"database", "redis", "models", "device", "disk"}
+    assert all(finding["ok"] for finding in findings)
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
+    embedded("run", DESCRIPTIONS, "--task", "embed", "--limit", 8)
+    piped = subprocess.run(
+        f"{DOCMILL} results 1 | head -c 10",
+        shell=True,
+        cwd=embedded.folder,
+        env=embedded.environment,
+        capture_output=True,
+    )
+    assert len(piped.stdout) == 10
+    assert piped.stderr == b""

@@ -1,0 +1,85 @@
+"""Settings come from options, the environment and .env, and everything wrong with them is said at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from worker.errors import SettingsError
+from worker.settings import LANES, load_settings, mask
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("DOCMILL_HOME", "DOCMILL_DATABASE_URL", "DOCMILL_REDIS_URL", "DOCMILL_LOG_LEVEL"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def test_without_settings_the_store_is_a_file_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    settings = load_settings()
+    assert settings.store_url == f"sqlite:///{tmp_path}/data/docmill/docmill.db"
+    assert settings.redis_url is None
+    assert settings.lanes == LANES
+
+
+def test_an_option_beats_the_environment_and_the_environment_beats_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("DOCMILL_THREADS=5\nDOCMILL_LEASE_S=7\nDOCMILL_DTYPE=float32\n")
+    monkeypatch.setenv("DOCMILL_THREADS", "6")
+    monkeypatch.setenv("DOCMILL_LEASE_S", "8")
+    settings = load_settings(threads=9)
+    assert (settings.threads, settings.lease_s, settings.dtype) == (9, 8.0, "float32")
+
+
+def test_an_option_that_was_not_given_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCMILL_THREADS", "6")
+    assert load_settings(threads=None).threads == 6
+
+
+def test_unknown_and_bad_settings_are_listed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("DOCMILL_MODLES_DIR=/models\nPOSTGRES_PASSWORD=not-ours\n")
+    monkeypatch.setenv("DOCMILL_REDIS", "redis://localhost")
+    monkeypatch.setenv("DOCMILL_REDIS_URL", "http://localhost")
+    monkeypatch.setenv("DOCMILL_DTYPE", "float8")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(threads=0)
+    message = str(caught.value)
+    for part in (
+        "unknown setting DOCMILL_REDIS in the environment",
+        "unknown setting DOCMILL_MODLES_DIR in .env",
+        "DOCMILL_REDIS_URL: a Redis URL starts with",
+        "DOCMILL_DTYPE: input should be 'auto'",
+        "--threads: input should be greater than or equal to 1",
+    ):
+        assert part in message
+    assert "POSTGRES_PASSWORD" not in message
+
+
+def test_lanes_are_named_and_known() -> None:
+    assert load_settings(lanes="embed, translate").lanes == ("embed", "translate")
+    with pytest.raises(SettingsError, match="--lanes: unknown lane 'embedd'; there are summarize, translate, embed"):
+        load_settings(lanes="embedd")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://docmill:s3cret@db:5432/docmill", "postgresql://docmill:***@db:5432/docmill"),
+        ("redis://:s3cret@cache:6379/0", "redis://:***@cache:6379/0"),
+        ("redis://cache:6379/0", "redis://cache:6379/0"),
+        ("unix:///run/redis.sock", "unix:///run/redis.sock"),
+    ],
+)
+def test_passwords_are_masked(url: str, shown: str) -> None:
+    assert mask(url) == shown
+
+
+def test_settings_do_not_show_passwords() -> None:
+    settings = load_settings(database_url="postgresql://u:s3cret@h/d", redis_url="redis://:s3cret@h/0")
+    assert "s3cret" not in repr(settings)
+    assert "s3cret" not in str(settings)
