@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,32 +16,35 @@ from tasks.weights import files_that_matter, has_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+_TIMEOUT_S = 20.0
 _OFFLINE_ADVICE = (
     "Connect this machine to the hub, or copy the model's folder here and name the folder, or put it into the "
     "models directory."
 )
 
 
-def commit_of(model: str, revision: str | None) -> str:
+def commit_of(model: str, revision: str | None, cache_dir: Path) -> str:
     """The commit (40 hex digits) that a hub id's revision (``main`` without one) stands for.
 
-    A commit is taken as it is. Where the hub does not answer, what the local cache last saw under that name.
+    A commit is taken as it is. Where the hub does not answer, it is what we, or the client's cache, last saw
+    under that name: downloads by commit leave no name in that cache, so we keep our own note.
     Raises ModelNotFound, HubUnreachable.
     """
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
     from huggingface_hub import HfApi
 
+    note = cache_dir / "commits" / _file_name(model, revision or "main")
     try:
         with _told(model):
-            found = HfApi().model_info(model, revision=revision, timeout=20.0).sha
+            found = str(HfApi().model_info(model, revision=revision, timeout=_TIMEOUT_S).sha)
     except HubUnreachable:
-        cached = _cached_commit(model, revision or "main")
+        cached = _commit_in(note) or _cached_commit(model, revision or "main")
         if cached is None:
             raise
         return cached
-    assert found is not None
-    return str(found)
+    _write(note, found)
+    return found
 
 
 def config_of(model: str, commit: str) -> dict[str, Any]:
@@ -64,7 +68,7 @@ def snapshot(model: str, commit: str, cache_dir: Path) -> Path:
     """
     from huggingface_hub import HfApi, snapshot_download
 
-    note = cache_dir / "snapshots" / f"{model.replace('/', '--')}@{commit}"
+    note = cache_dir / "snapshots" / _file_name(model, commit)
     if note.is_file():
         folder = Path(note.read_text())
         if _complete(folder):
@@ -77,8 +81,7 @@ def snapshot(model: str, commit: str, cache_dir: Path) -> Path:
         folder = Path(snapshot_download(model, revision=commit, allow_patterns=wanted))
     if not _complete(folder):
         raise ModelCorrupt(f"The download of {model} is not complete; delete {folder} and try again.")
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(str(folder))
+    _write(note, str(folder))
     return folder
 
 
@@ -92,12 +95,27 @@ def _complete(folder: Path) -> bool:
 def _cached_commit(model: str, name: str) -> str | None:
     from huggingface_hub import constants
 
-    ref = Path(constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}" / "refs" / name
+    return _commit_in(Path(constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}" / "refs" / name)
+
+
+def _commit_in(note: Path) -> str | None:
     try:
-        commit = ref.read_text().strip()
+        commit = note.read_text().strip()
     except OSError:
         return None
     return commit if COMMIT.fullmatch(commit) else None
+
+
+def _file_name(model: str, revision: str) -> str:
+    return f"{model}@{revision}".replace("/", "--")
+
+
+def _write(note: Path, text: str) -> None:
+    """Write a small file whole, whoever else writes it now."""
+    note.parent.mkdir(parents=True, exist_ok=True)
+    partial = note.with_name(f"{note.name}.{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(note)
 
 
 @contextmanager

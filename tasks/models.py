@@ -74,7 +74,7 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
     """
     folder = _local_folder(model, models_dir)
     if folder is None:
-        return Pinned(model, hub.commit_of(_hub_id(model, models_dir), revision))
+        return Pinned(model, hub.commit_of(_hub_id(model, models_dir), revision, cache_dir))
     actual = weights.fingerprint(folder, cache_dir)
     pinned = Pinned(_reference(model), actual)
     if revision is not None and revision != actual:

@@ -67,7 +67,8 @@ def _worded(config: Mapping[str, Any], source: str, target: str) -> Dialect:
 
 
 def _tokened(tokenizer: Any, source: str, target: str) -> Dialect:
-    known = language_tokens(tokenizer.get_vocab())
+    # M2M100 keeps its languages outside the vocabulary.
+    known = {**getattr(tokenizer, "lang_code_to_id", {}), **language_tokens(tokenizer.get_vocab())}
     tokenizer.src_lang = languages.match(source, known)
     return Dialect(forced_bos_token_id=known[languages.match(target, known)])
 

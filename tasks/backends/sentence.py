@@ -80,11 +80,23 @@ class SentenceBackend:
     def _compute(self, items: Items) -> Sequence[Output]:
         with torch.inference_mode(), accelerator.memory_errors(self._device):
             features = self._features(items)
-            vectors = self._model(features)["sentence_embedding"]
+            vectors = self._forward(features)["sentence_embedding"]
             if self._truncate_dim is not None:
                 vectors = vectors[..., : self._truncate_dim]
             rows = vectors.float().cpu().numpy()
         return [Vector(np.ascontiguousarray(row)) for row in rows]
+
+    def _forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        """The model's modules in turn, all but the first in float32: a half precision's sums over a text's tokens
+        and its norms are too coarse for a vector of length 1."""
+        first, *others = self._model
+        features = first(features)
+        for name, value in features.items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                features[name] = value.float()
+        for module in others:
+            features = module(features)
+        return features
 
     def _features(self, items: Items) -> dict[str, Any]:
         """One batch as the model's own preprocessing would give it, without tokenising again."""

@@ -50,7 +50,11 @@ class Seq2SeqBackend:
             families.window_limit(config.to_dict(), self._tokens.stated_limit), spec.params.get("window_tokens")
         )
         set_generation(self._model.generation_config, spec, dialect)
-        beams = self._model.generation_config.num_beams or 1
+        generation = self._model.generation_config
+        self._most_new_tokens = generation.max_new_tokens or generation.max_length - 1
+        ends = generation.eos_token_id
+        self._ends = frozenset(ends if isinstance(ends, list) else [ends])
+        beams = generation.num_beams or 1
         budget = _BUDGETS[device.partition(":")[0]]
         self._loop = StaticLoop(
             self._compute, Budget(tokens=budget.tokens // beams, rows=max(1, budget.rows // beams))
@@ -86,14 +90,10 @@ class Seq2SeqBackend:
 
     def _generated(self, text: str, ids: Sequence[int]) -> Generated:
         """The text, and how many tokens the model wrote: all but the start token and the padding."""
-        generation = self._model.generation_config
-        ends = generation.eos_token_id
-        ends = set(ends if isinstance(ends, list) else [ends])
         written = ids[1:]
-        stop = next((place for place, token in enumerate(written) if token in ends), None)
-        if stop is not None:
-            return Generated(text.strip(), stop + 1)
-        return Generated(text.strip(), len(written), truncated=True)
+        tokens = next((place + 1 for place, token in enumerate(written) if token in self._ends), len(written))
+        # At the limit, a forced end looks like an end of the model's own.
+        return Generated(text.strip(), tokens, truncated=tokens >= self._most_new_tokens)
 
 
 def set_generation(generation: Any, spec: Spec, dialect: dialects.Dialect) -> None:

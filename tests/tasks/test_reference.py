@@ -31,9 +31,8 @@ def generated(folder: Path, texts: list[str], **settings: Any) -> list[str]:
 
 def one_paragraph(texts: list[str], count: int) -> list[str]:
     """Texts that are one window for every task: one line, without a bullet, within the shortest limit."""
-    plain = [text for text in texts if "\n" not in text and len(text.split()) < 80 and text[0].isalpha()]
     paragraphs = [part for text in texts for part in text.split("\n\n") if "\n" not in part]
-    plain += [part for part in paragraphs if 8 < len(part.split()) < 60 and part[0].isalpha()]
+    plain = [part for part in paragraphs if 8 < len(part.split()) < 30 and part[0].isalpha()]
     chosen = list(dict.fromkeys(plain))[:count]
     assert len(chosen) == count
     return chosen

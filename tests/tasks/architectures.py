@@ -1,0 +1,254 @@
+"""Small models with random weights, of the architectures that users bring, saved as the hub keeps them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
+from tokenizers.models import BPE, Unigram, WordPiece
+
+SIZES: dict[str, int] = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2}
+HEADS: dict[str, int] = {
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+}
+
+
+def save(folder: Path, model: Any, tokenizer: Any) -> Path:
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def as_pickle(folder: Path, model: Any) -> None:
+    """Keep the weights only as pytorch_model.bin, as older models on the hub do."""
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+
+
+def unigram(texts: Iterable[str], special: list[str], size: int = 400) -> Tokenizer:
+    tokenizer = Tokenizer(Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=special, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def byte_level(texts: Iterable[str], special: list[str], size: int = 500) -> Tokenizer:
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def t5(folder: Path, texts: list[str], **config: Any) -> Path:
+    tokenizer = unigram(texts, ["<pad>", "</s>", "<unk>"])
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=512,
+    )
+    settings = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_layers": 2,
+        "num_heads": 4,
+        "n_positions": 512,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+        **config,
+    }
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**settings))
+    return save(folder, model, fast)
+
+
+def bart(folder: Path, texts: list[str]) -> Path:
+    tokenizer = byte_level(texts, ["<s>", "<pad>", "</s>", "<unk>"])
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_max_length=1024,
+    )
+    config = transformers.BartConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        max_position_embeddings=128,
+        bos_token_id=0,
+        pad_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+        forced_eos_token_id=2,
+        **SIZES,
+        **HEADS,
+    )
+    model = transformers.BartForConditionalGeneration(config)
+    model.generation_config.max_length = 30
+    model.generation_config.num_beams = 3
+    return save(folder, model, fast)
+
+
+def sentencepiece_model(folder: Path, texts: list[str], name: str) -> Path:
+    corpus = folder / "corpus.txt"
+    corpus.write_text("\n".join(texts), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus), model_prefix=str(folder / name), vocab_size=400, hard_vocab_limit=False, minloglevel=2
+    )
+    corpus.unlink()
+    (folder / f"{name}.vocab").unlink()
+    return folder / f"{name}.model"
+
+
+def marian(folder: Path, texts: list[str], language_tokens: tuple[str, ...] = ()) -> Path:
+    folder.mkdir(parents=True)
+    sentencepiece_model(folder, texts, "source").rename(folder / "source.spm")
+    (folder / "target.spm").write_bytes((folder / "source.spm").read_bytes())
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "source.spm"))
+    names = ["</s>", "<unk>", *language_tokens]
+    names += [pieces.id_to_piece(n) for n in range(pieces.get_piece_size())]
+    names = [*dict.fromkeys(name for name in names if name != "<s>"), "<pad>"]
+    (folder / "vocab.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
+    pad = len(names) - 1
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "MarianTokenizer", "model_max_length": 512, "source_lang": "es"})
+    )
+    config = transformers.MarianConfig(
+        vocab_size=len(names),
+        decoder_vocab_size=len(names),
+        max_position_embeddings=128,
+        pad_token_id=pad,
+        eos_token_id=0,
+        bos_token_id=0,
+        decoder_start_token_id=pad,
+        forced_eos_token_id=0,
+        **SIZES,
+        **HEADS,
+    )
+    model = transformers.MarianMTModel(config).eval()
+    model.generation_config.max_length = 30
+    model.generation_config.bad_words_ids = [[pad]]
+    model.save_pretrained(folder)
+    as_pickle(folder, model)
+    return folder
+
+
+def multilingual(folder: Path, texts: list[str], codes: list[str], kind: str) -> Path:
+    """The three families that are told languages by tokens: nllb, mbart and m2m100."""
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    config_class, model_class = transformers.M2M100Config, transformers.M2M100ForConditionalGeneration
+    if kind == "nllb":
+        bpe = Tokenizer(BPE(unk_token="<unk>"))
+        bpe.pre_tokenizer = pre_tokenizers.Metaspace()
+        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+        bpe.train_from_iterator(texts, trainer)
+        learnt = json.loads(bpe.to_str())["model"]
+        merges = [tuple(pair) for pair in learnt["merges"]]
+        tokenizer = transformers.NllbTokenizer(
+            vocab=learnt["vocab"], merges=merges, extra_special_tokens=codes, model_max_length=1024
+        )
+    elif kind == "mbart":
+        pieces = json.loads(unigram(texts, special).to_str())["model"]["vocab"]
+        tokenizer = transformers.MBart50Tokenizer(vocab=[tuple(piece) for piece in pieces])
+        config_class, model_class = transformers.MBartConfig, transformers.MBartForConditionalGeneration
+    else:
+        folder.mkdir(parents=True)
+        spm = sentencepiece_model(folder, texts, "sentencepiece.bpe")
+        pieces = sentencepiece.SentencePieceProcessor(model_file=str(spm))
+        learnt = [pieces.id_to_piece(number) for number in range(3, pieces.get_piece_size())]
+        vocabulary = folder / "vocab.json"
+        vocabulary.write_text(json.dumps({name: number for number, name in enumerate([*special, *learnt])}))
+        tokenizer = transformers.M2M100Tokenizer(str(vocabulary), str(spm), model_max_length=1024)
+    config = config_class(
+        vocab_size=len(tokenizer) + 128,
+        max_position_embeddings=128,
+        pad_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+        **SIZES,
+        **HEADS,
+    )
+    model = model_class(config)
+    model.generation_config.max_length = 30
+    return save(folder, model, tokenizer)
+
+
+def bert(folder: Path, texts: list[str]) -> Path:
+    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=500, special_tokens=special, show_progress=False)
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    config = transformers.BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=128,
+    )
+    return save(folder, transformers.BertModel(config), fast)
+
+
+def roberta(folder: Path, texts: list[str]) -> Path:
+    tokenizer = byte_level(texts, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        cls_token="<s>",
+        sep_token="</s>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+    )
+    config = transformers.RobertaConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=66,
+        type_vocab_size=1,
+        pad_token_id=1,
+    )
+    return save(folder, transformers.RobertaModel(config), fast)

@@ -1,0 +1,178 @@
+"""The architectures that users bring, exact against transformers in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from storage.outcomes import Outcome
+from tasks.backends import dialects
+from tasks.backends.accelerator import quiet
+from tasks.errors import CannotServe
+from tests.tasks import architectures
+from tests.tasks.conftest import Bench
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(7)
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def sentences(descriptions: list[str]) -> list[str]:
+    """Short single lines, of different lengths."""
+    lines = [text.replace("\n", " ") for text in descriptions]
+    return [" ".join(line.split()[: 4 + number % 9]) for number, line in enumerate(lines[:24])]
+
+
+def expected_texts(folder: Path, inputs: list[str], src_lang: str | None = None, **settings: Any) -> list[str]:
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
+    if src_lang is not None:
+        tokenizer.src_lang = src_lang
+    answers = []
+    for text in inputs:
+        encoded = tokenizer(text, return_tensors="pt")
+        with torch.inference_mode():
+            ids = model.generate(encoded["input_ids"], attention_mask=encoded["attention_mask"], **settings)
+        answers.append(tokenizer.decode(ids[0], skip_special_tokens=True).strip())
+    return answers
+
+
+def texts_of(outcomes: list[Outcome]) -> list[str | None]:
+    assert all(outcome.reason is None for outcome in outcomes)
+    return [outcome.text for outcome in outcomes]
+
+
+def test_t5_summarises_after_its_prefix(bench: Bench, made: Path, sentences: list[str]) -> None:
+    folder = architectures.t5(made / "t5", sentences)
+    spec = bench.spec("summarize", str(folder), max_new_tokens=12)
+    expected = expected_texts(folder, [f"summarize: {text}" for text in sentences], max_new_tokens=12)
+    assert texts_of(bench.run(spec, sentences)) == expected
+
+
+def test_t5_takes_prefix_and_generation_from_its_task_parameters(
+    bench: Bench, made: Path, sentences: list[str]
+) -> None:
+    own = {"summarization": {"prefix": "sum up: ", "num_beams": 2, "max_length": 9, "min_length": 4}}
+    folder = architectures.t5(made / "t5-own", sentences, task_specific_params=own)
+    expected = expected_texts(
+        folder, [f"sum up: {text}" for text in sentences], num_beams=2, max_length=9, min_length=4
+    )
+    assert texts_of(bench.run(bench.spec("summarize", str(folder)), sentences)) == expected
+
+
+def test_t5_translates_between_languages_by_their_names(bench: Bench, made: Path, sentences: list[str]) -> None:
+    folder = architectures.t5(made / "t5-translate", sentences)
+    spec = bench.spec("translate", str(folder), source_lang="en", target_lang="fra", max_new_tokens=10)
+    inputs = [f"translate English to French: {text}" for text in sentences]
+    assert texts_of(bench.run(spec, sentences)) == expected_texts(folder, inputs, max_new_tokens=10)
+
+
+def test_bart_summarises_without_a_prefix(bench: Bench, made: Path, sentences: list[str]) -> None:
+    folder = architectures.bart(made / "bart", sentences)
+    assert texts_of(bench.run(bench.spec("summarize", str(folder)), sentences)) == expected_texts(folder, sentences)
+
+
+def test_marian_with_only_a_pickle_is_converted_and_translates(
+    bench: Bench, made: Path, sentences: list[str], french: list[str]
+) -> None:
+    folder = architectures.marian(made / "opus-mt-es-en", french)
+    assert not list(folder.glob("*.safetensors"))
+    outcomes = bench.run(bench.spec("translate", str(folder)), sentences)
+    assert texts_of(outcomes) == expected_texts(folder, sentences)
+    assert list((bench.cache_dir / "converted").glob("*/model.safetensors"))
+
+
+def test_marian_with_target_tokens_puts_one_before_each_window(
+    bench: Bench, made: Path, sentences: list[str], french: list[str]
+) -> None:
+    folder = architectures.marian(made / "opus-mt-en-roa", french, (">>fra<<", ">>spa<<"))
+    spec = bench.spec("translate", str(folder), target_lang="fr")
+    inputs = [f">>fra<< {text}" for text in sentences]
+    assert texts_of(bench.run(spec, sentences)) == expected_texts(folder, inputs)
+    with pytest.raises(CannotServe, match="give --to, one of fra, spa"):
+        bench.engine.open(bench.spec("translate", str(folder)))
+    with pytest.raises(CannotServe, match="does not know the language de"):
+        bench.engine.open(bench.spec("translate", str(folder), target_lang="de"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "target", "token"),
+    [
+        ("nllb", "eng_Latn", "fra_Latn", "fra_Latn"),
+        ("mbart", "en_XX", "fr_XX", "fr_XX"),
+        ("m2m100", "en", "fr", "__fr__"),
+    ],
+)
+def test_multilingual_models_are_told_both_languages(
+    bench: Bench, made: Path, sentences: list[str], kind: str, source: str, target: str, token: str
+) -> None:
+    folder = architectures.multilingual(made / kind, sentences, [source, target, "deu_Latn"], kind)
+    spec = bench.spec("translate", str(folder), source_lang="en", target_lang="fr")
+    with quiet():
+        forced = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(token)
+    expected = expected_texts(folder, sentences, src_lang=source, forced_bos_token_id=forced)
+    assert texts_of(bench.run(spec, sentences)) == expected
+
+
+def test_language_tokens_of_m2m100_are_found() -> None:
+    assert dialects.language_tokens({"__fr__": 3, "word": 1, "__pad__x": 2, "fr_XX": 5}) == {"fr": 3, "fr_XX": 5}
+
+
+def hidden(folder: Path, text: str) -> npt.NDArray[np.float32]:
+    """The last hidden states of one text, shape (tokens, dim)."""
+    with quiet():
+        tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    with torch.inference_mode():
+        states = model.eval()(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+    array: npt.NDArray[np.float32] = states.numpy()
+    return array
+
+
+def vectors(outcomes: list[Outcome]) -> npt.NDArray[np.float32]:
+    assert all(outcome.reason is None for outcome in outcomes)
+    return np.stack([np.frombuffer(outcome.vector or b"", "<f4") for outcome in outcomes])
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
+def test_bert_pools_as_asked(bench: Bench, made: Path, sentences: list[str], pooling: str) -> None:
+    folder = made / "bert"
+    if not folder.exists():
+        architectures.bert(folder, sentences)
+    states = [hidden(folder, text) for text in sentences]
+    expected = {
+        "cls": [state[0] for state in states],
+        "mean": [state.mean(axis=0) for state in states],
+        "last": [state[-1] for state in states],
+    }[pooling]
+    actual = vectors(bench.run(bench.spec("embed", str(folder), pooling=pooling), sentences))
+    assert np.allclose(actual, np.stack(expected), atol=1e-5)
+
+
+def test_robertas_unused_positions_are_not_counted(bench: Bench, made: Path, sentences: list[str]) -> None:
+    folder = architectures.roberta(made / "roberta", sentences)
+    text = " ".join(sentences)
+    (outcome,) = bench.run(bench.spec("embed", str(folder), windows="all"), [text])
+    assert outcome.data is not None
+    assert outcome.data["dim"] == 32
+    spans = outcome.data["windows"]
+    assert "".join(text[start:end] for start, end in spans) == text
+    rows = np.frombuffer(outcome.vector or b"", "<f4").reshape(len(spans), 32)
+    expected = np.stack([hidden(folder, text[start:end]).mean(axis=0) for start, end in spans])
+    assert np.allclose(rows, expected, atol=1e-5)
+
+
+def test_an_encoder_cannot_summarise(bench: Bench) -> None:
+    from tasks.errors import ModelUnsuitable
+
+    with pytest.raises(ModelUnsuitable, match="encoder-decoder"):
+        bench.spec("summarize", "minilm")
