@@ -19,8 +19,8 @@ from storage.readers.errors import SourceMissing, SourceUnreadable
 
 BUFFER_BYTES = 256 * 1024
 _INPUT_BYTES = 64 * 1024
-# One kilobyte of zstd can become 33 MB (a 1 GB run of zeros takes 32 kB), so it is fed in small slices.
-_ZSTD_SLICE_BYTES = 1024
+# Half a kilobyte of zstd can become 17 MB (a 1 GB run of zeros takes 32 kB), so it is fed in small slices.
+_ZSTD_SLICE_BYTES = 512
 _ZSTD_WINDOW_BYTES = 128 * 2**20
 _KINDS = (
     (stat.S_ISDIR, "a folder"),

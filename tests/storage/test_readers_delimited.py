@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import csv
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from storage.readers import FieldUnknown, Record, Rejection, SourceOptions, SourceUnreadable, open_source
+from storage.readers.delimited import MAX_CSV_RECORD_BYTES
+
+OPTIONS = SourceOptions()
+
+
+def read(folder: Path, raw: bytes, options: SourceOptions = OPTIONS, name: str = "c.csv") -> list[Record | Rejection]:
+    (folder / name).write_bytes(raw)
+    return list(open_source(str(folder / name), options).records())
+
+
+def test_columns_are_the_record_and_everything_but_id_and_text_is_metadata(tmp_path: Path) -> None:
+    assert read(tmp_path, b"id,text,lang\na,Hello,en\nb,Bonjour,fr\n") == [
+        Record("a", "Hello", {"lang": "en"}, (), "c.csv:2"),
+        Record("b", "Bonjour", {"lang": "fr"}, (), "c.csv:3"),
+    ]
+
+
+def test_quotes_hold_commas_quotes_and_line_ends_and_line_numbers_stay_right(tmp_path: Path) -> None:
+    raw = b'id,text\r\na,"one, ""two""\r\nthree\nfour"\r\n\r\nb,last\r\n'
+    assert read(tmp_path, raw) == [
+        Record("a", 'one, "two"\r\nthree\nfour', {}, (), "c.csv:2"),
+        Record("b", "last", {}, (), "c.csv:6"),
+    ]
+
+
+def test_a_semicolon_and_a_tab_are_no_separators_in_csv_and_a_tab_is_in_tsv(tmp_path: Path) -> None:
+    assert read(tmp_path, b"text,n\na;b\tc,1\n") == [Record("c.csv:1", "a;b\tc", {"n": "1"}, (), "c.csv:2")]
+    assert read(tmp_path, b"text\tn\na,b\t1\n", name="c.tsv") == [Record("c.tsv:1", "a,b", {"n": "1"}, (), "c.tsv:2")]
+    with pytest.raises(FieldUnknown, match='"id;text"'):
+        read(tmp_path, b"id;text\na;b\n")
+
+
+def test_a_ragged_row_is_rejected_and_the_next_one_is_read(tmp_path: Path) -> None:
+    found = read(tmp_path, b"id,text\na,x,y\nb\nc,z\n")
+    assert found[:2] == [
+        Rejection("c.csv:2", "3 fields where the header has 2"),
+        Rejection("c.csv:3", "1 fields where the header has 2"),
+    ]
+    assert isinstance(found[2], Record)
+
+
+def test_text_after_a_closing_quote_is_rejected_and_the_next_row_is_read(tmp_path: Path) -> None:
+    found = read(tmp_path, b'id,text\na,"x"y\nb,z\n')
+    assert found[0] == Rejection("c.csv:2", "not CSV: text after a closing quote")
+    assert isinstance(found[1], Record)
+
+
+def test_a_quote_that_never_closes_is_fatal_and_names_the_line_where_it_opens(tmp_path: Path) -> None:
+    found = read(tmp_path, b'id,text\na,x\nb,"y\nc,z\nd,w\n')
+    assert found[1:] == [Rejection("c.csv:3", "a quote opens and never closes", fatal=True)]
+
+
+def test_a_record_over_the_limit_is_fatal_since_its_end_cannot_be_known(tmp_path: Path) -> None:
+    raw = b'id,text\na,x\nb,"' + b"y\n" * 5_000 + b'"\nc,z\n'
+    found = read(tmp_path, raw, SourceOptions(max_record_bytes=1_000))
+    assert len(found) == 2
+    assert isinstance(found[1], Rejection)
+    assert found[1].fatal
+    assert found[1].where == "c.csv:3"
+    assert "1,000 bytes" in found[1].reason
+
+
+def test_a_document_of_many_megabytes_in_one_field_is_read(tmp_path: Path) -> None:
+    text = "word " * 600_000
+    (found,) = read(tmp_path, b"id,text\na,%s\n" % text.encode())
+    assert isinstance(found, Record)
+    assert found.text == text
+    assert csv.field_size_limit() == MAX_CSV_RECORD_BYTES
+
+
+def test_the_wrong_text_field_shows_in_the_header_at_once(tmp_path: Path) -> None:
+    with pytest.raises(FieldUnknown, match=r'c\.csv: .*"text".*"id", "body".*--text-field'):
+        read(tmp_path, b"id,body\n")
+    with pytest.raises(FieldUnknown, match="--id-field"):
+        read(tmp_path, b"id,text\n", SourceOptions(id_field="key"))
+
+
+def test_two_columns_of_one_name_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FieldUnknown, match='more than one column is named "text"'):
+        read(tmp_path, b"text,text\n")
+
+
+def test_a_header_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SourceUnreadable, match="header"):
+        read(tmp_path, b'"text"x,id\n')
+
+
+def test_a_missing_id_gets_the_number_of_the_record_and_an_empty_file_has_none(tmp_path: Path) -> None:
+    found = read(tmp_path, b"id,text\n,x\n,y\n")
+    assert [item.key for item in found if isinstance(item, Record)] == ["c.csv:1", "c.csv:2"]
+    assert read(tmp_path, b"") == []
+    assert read(tmp_path, b"text\n") == []
+
+
+def test_a_byte_order_mark_bad_bytes_and_nul_are_handled_as_everywhere(tmp_path: Path) -> None:
+    raw = b"\xef\xbb\xbfid,text\na,caf\xe9\nb,x\0\nc,clean\n"
+    assert read(tmp_path, raw) == [
+        Record("a", "caf\ufffd", {}, (f"invalid_utf8@{raw.index(0xE9)}",), "c.csv:2"),
+        Record("b", "x\ufffd", {}, ("nul_replaced",), "c.csv:3"),
+        Record("c", "clean", {}, (), "c.csv:4"),
+    ]
+
+
+CELL = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(CELL, CELL), min_size=1, max_size=6))
+def test_what_a_csv_writer_wrote_comes_back_as_it_was(tmp_path: Path, cells: list[tuple[str, str]]) -> None:
+    out = StringIO()
+    writer = csv.writer(out, quoting=csv.QUOTE_ALL)
+    writer.writerows([("text", "meta"), *cells])
+    found = read(tmp_path, out.getvalue().encode())
+    assert [(item.text, item.meta["meta"]) for item in found if isinstance(item, Record)] == cells

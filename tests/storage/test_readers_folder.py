@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from storage.readers import Record, Rejection, Source, SourceEmpty, SourceOptions, SourceUnreadable, open_source
+from storage.readers.folder import FolderSource
+
+OPTIONS = SourceOptions()
+
+
+def write(root: Path, files: dict[str, str | bytes]) -> None:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def keys(source: Source) -> list[str]:
+    return [item.key for item in source.records() if isinstance(item, Record)]
+
+
+def rejections(source: Source) -> dict[str, str]:
+    return {item.where: item.reason for item in source.records() if isinstance(item, Rejection)}
+
+
+def test_each_file_is_a_document_under_its_relative_path_in_the_order_of_the_paths(tmp_path: Path) -> None:
+    write(tmp_path, {"b.txt": "B", "a/z.md": "Z", "a/b/c.txt": "C", "a.txt": "A", "a-b.txt": "AB"})
+    source = open_source(str(tmp_path), OPTIONS)
+    assert source.name == str(tmp_path)
+    assert source.size_bytes() is None
+    found = list(source.records())
+    assert [item.where for item in found] == sorted(["b.txt", "a/z.md", "a/b/c.txt", "a.txt", "a-b.txt"])
+    assert found[2] == Record("a/b/c.txt", "C", {}, (), "a/b/c.txt")
+    assert source.bytes_read == 6
+    assert list(source.records()) == found
+
+
+def test_hidden_files_are_passed_over_and_other_kinds_are_counted(tmp_path: Path) -> None:
+    write(tmp_path, {".hidden.txt": "", ".git/x.txt": "", "a.txt": "", "b.pdf": "", "c.pdf": "", "README": ""})
+    source = FolderSource(tmp_path, OPTIONS)
+    assert keys(source) == ["a.txt"]
+    assert source.ignored == {".pdf": 2, "without a suffix": 1}
+
+
+def test_a_folder_without_a_document_is_an_error_that_says_what_it_has(tmp_path: Path) -> None:
+    with pytest.raises(SourceEmpty, match=r"no \.txt or \.md files in"):
+        open_source(str(tmp_path), OPTIONS)
+    write(tmp_path, {"x.pdf": "", "sub/y.pdf": ""})
+    with pytest.raises(SourceEmpty, match=r"it has 2 \.pdf"):
+        open_source(str(tmp_path), OPTIONS)
+
+
+def test_text_is_kept_but_for_a_byte_order_mark_and_what_cannot_be_stored(tmp_path: Path) -> None:
+    write(tmp_path, {"a.txt": "\ufeffx \r\ny\n", "b.txt": b"caf\xe9\0", "c.txt": "", "d.txt": "x".encode("utf-16")})
+    found = list(open_source(str(tmp_path), OPTIONS).records())
+    assert found == [
+        Record("a.txt", "x \r\ny\n", {}, (), "a.txt"),
+        Record("b.txt", "caf\ufffd\ufffd", {}, ("invalid_utf8@3", "nul_replaced"), "b.txt"),
+        Record("c.txt", "", {}, (), "c.txt"),
+        Rejection("d.txt", "UTF-16; only UTF-8 is read"),
+    ]
+
+
+def test_a_file_over_the_limit_is_rejected(tmp_path: Path) -> None:
+    write(tmp_path, {"a.txt": "x" * 101, "b.txt": "x" * 100})
+    source = open_source(str(tmp_path), SourceOptions(max_record_bytes=100))
+    assert keys(source) == ["b.txt"]
+    assert rejections(source) == {"a.txt": "longer than 100 bytes, the limit for one document"}
+
+
+def test_links_that_lead_out_of_the_folder_are_refused_and_links_within_it_are_read(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    write(secret, {"s.txt": "secret"})
+    root = tmp_path / "root"
+    write(root, {"real.txt": "real", "sub/inner.txt": "inner"})
+    (root / "in.txt").symlink_to("real.txt")
+    (root / "out.txt").symlink_to("../secret/s.txt")
+    (root / "absolute.md").symlink_to(secret / "s.txt")
+    (root / "chain.txt").symlink_to("out.txt")
+    (root / "nowhere.txt").symlink_to("missing.txt")
+    (root / "self.txt").symlink_to("self.txt")
+    (root / "folder-out").symlink_to(secret)
+    (root / "folder-in").symlink_to("sub")
+    source = open_source(str(root), OPTIONS)
+    assert keys(source) == ["in.txt", "real.txt", "sub/inner.txt"]
+    assert rejections(source) == {
+        "absolute.md": "a link that leads out of the folder",
+        "chain.txt": "a link that leads out of the folder",
+        "folder-in": "a link to a folder; what is in it is read in its own place",
+        "folder-out": "a link that leads out of the folder",
+        "nowhere.txt": "a link that leads nowhere",
+        "out.txt": "a link that leads out of the folder",
+        "self.txt": "a link that leads nowhere",
+    }
+
+
+def test_pipes_sockets_and_devices_are_refused_without_being_opened(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    write(root, {"a.txt": "a"})
+    os.mkfifo(root / "pipe.txt")
+    (root / "null.txt").symlink_to("/dev/null")
+    (root / "link-to-pipe.txt").symlink_to("pipe.txt")
+    with socket.socket(socket.AF_UNIX) as listener:
+        here = Path.cwd()
+        os.chdir(root)  # the path of a socket may not be longer than some 100 bytes
+        try:
+            listener.bind("socket.txt")
+        finally:
+            os.chdir(here)
+        source = open_source(str(root), OPTIONS)
+        assert keys(source) == ["a.txt"]
+        assert rejections(source) == {
+            "link-to-pipe.txt": "a pipe, not a file",
+            "null.txt": "a link that leads out of the folder",
+            "pipe.txt": "a pipe, not a file",
+            "socket.txt": "a socket, not a file",
+        }
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_is_rejected_and_the_rest_is_read(tmp_path: Path) -> None:
+    write(tmp_path, {"a.txt": "", "b.txt": "", "c/d.txt": ""})
+    (tmp_path / "a.txt").chmod(0)
+    (tmp_path / "c").chmod(0)
+    source = open_source(str(tmp_path), OPTIONS)
+    assert keys(source) == ["b.txt"]
+    assert set(rejections(source)) == {"a.txt", "c/"}
+    (tmp_path / "c").chmod(0o700)
+
+
+def test_a_file_that_goes_away_while_the_folder_is_read_is_a_rejection(tmp_path: Path) -> None:
+    write(tmp_path, {"a.txt": "", "b.txt": "", "c.txt": ""})
+    records = open_source(str(tmp_path), OPTIONS).records()
+    assert next(records).where == "a.txt"
+    (tmp_path / "b.txt").unlink()
+    gone, last = records
+    assert isinstance(gone, Rejection)
+    assert "no such file" in gone.reason
+    assert last == Record("c.txt", "", {}, (), "c.txt")
+
+
+def test_a_folder_that_goes_away_is_an_error(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    write(root, {"a.txt": ""})
+    source = open_source(str(root), OPTIONS)
+    (root / "a.txt").unlink()
+    root.rmdir()
+    with pytest.raises(SourceUnreadable):
+        list(source.records())
+
+
+def test_a_name_that_is_not_utf8_becomes_a_key_that_can_be_stored(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/caf\xe9.txt"
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY)
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    os.close(descriptor)
+    assert keys(open_source(str(tmp_path), OPTIONS)) == ["caf\\xe9.txt"]
+
+
+def test_a_deep_folder_is_read_and_a_path_too_long_for_an_id_is_rejected(tmp_path: Path) -> None:
+    here = Path.cwd()
+    try:
+        os.chdir(tmp_path)
+        for depth in range(1_200):
+            Path("d").mkdir()
+            os.chdir("d")
+            if depth in {100, 1_199}:
+                Path("x.txt").write_text("x")
+    finally:
+        os.chdir(here)
+    source = open_source(str(tmp_path), OPTIONS)
+    assert keys(source) == ["d/" * 101 + "x.txt"]
+    assert list(rejections(source).values()) == ["the id takes 2,405 bytes; at most 2,000 are stored"]
+
+
+def test_limit_stops_the_walk(tmp_path: Path) -> None:
+    write(tmp_path, {f"{n}.txt": "" for n in range(5)})
+    assert keys(open_source(str(tmp_path), SourceOptions(limit=2))) == ["0.txt", "1.txt"]

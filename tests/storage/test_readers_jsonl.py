@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.normalize import normalize
+from storage.readers import FieldUnknown, Record, Rejection, SourceOptions, SourceUnreadable, open_source
+
+OPTIONS = SourceOptions()
+
+
+def read(raw: bytes, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
+    return list(open_source("-", options, stdin=BytesIO(raw)).records())
+
+
+def only(raw: bytes, options: SourceOptions = OPTIONS) -> Record | Rejection:
+    (item,) = read(raw, options)
+    return item
+
+
+def record(raw: bytes, options: SourceOptions = OPTIONS) -> Record:
+    item = only(raw, options)
+    assert isinstance(item, Record), item
+    return item
+
+
+def reason(raw: bytes, options: SourceOptions = OPTIONS) -> str:
+    item = only(raw, options)
+    assert isinstance(item, Rejection), item
+    assert not item.fatal
+    return item.reason
+
+
+def test_a_record_has_its_id_its_text_and_everything_else_as_metadata(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"id": "a", "text": "Hello", "lang": "en", "tags": ["x", {"y": null}], "n": 1.5}\n')
+    source = open_source(str(path), OPTIONS)
+    assert source.name == str(path)
+    assert list(source.records()) == [
+        Record("a", "Hello", {"lang": "en", "tags": ["x", {"y": None}], "n": 1.5}, (), "corpus.jsonl:1")
+    ]
+    assert source.bytes_read == source.size_bytes() == path.stat().st_size
+
+
+def test_a_file_can_be_read_again_and_gives_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(f'{{"text": "{n}"}}\n' for n in range(250)))
+    source = open_source(str(path), OPTIONS)
+    first = list(source.records())
+    assert len(first) == 250
+    assert list(source.records()) == first
+
+
+def test_a_record_without_an_id_is_named_for_its_file_and_number(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"text": "one"}\n\n{"id": null, "text": "two"}\n{"id": "", "text": "three"}')
+    items = list(open_source(str(path), OPTIONS).records())
+    assert [item.key for item in items if isinstance(item, Record)] == ["c.jsonl:1", "c.jsonl:2", "c.jsonl:3"]
+    assert [item.where for item in items] == ["c.jsonl:1", "c.jsonl:3", "c.jsonl:4"]
+
+
+def test_a_whole_number_is_an_id_and_no_other_type_is() -> None:
+    assert record(b'{"id": 7, "text": ""}').key == "7"
+    assert record(b'{"id": 18446744073709551615, "text": ""}').key == "18446744073709551615"
+    for value in (b"true", b"1.5", b"[1]", b"{}"):
+        assert '"id" is' in reason(b'{"id": ' + value + b', "text": "x"}')
+
+
+def test_an_id_that_no_index_could_hold_is_rejected() -> None:
+    assert record(json.dumps({"id": "k" * 2000, "text": ""}).encode()).key == "k" * 2000
+    assert "2,004 bytes" in reason(json.dumps({"id": "é" * 1002, "text": ""}).encode())
+
+
+def test_empty_text_is_a_record() -> None:
+    assert record(b'{"id": "a", "text": ""}').text == ""
+
+
+def test_text_that_is_missing_or_no_string_is_rejected_with_the_reason() -> None:
+    first = b'{"text": "good"}\n'
+    found = read(first + b'{"id": 1, "body": "secret"}\n{"text": null}\n{"text": 3}\n{"text": ["secret"]}\n')
+    assert found[1:] == [
+        Rejection("-:2", 'no field "text"; the record has "id", "body"'),
+        Rejection("-:3", '"text" is null, not a string'),
+        Rejection("-:4", '"text" is a whole number, not a string'),
+        Rejection("-:5", '"text" is an array, not a string'),
+    ]
+
+
+def test_bad_json_is_rejected_with_its_line_and_column_and_the_rest_goes_in() -> None:
+    found = read(b'{"text": "a"}\n{"text": "b",}\n\n{"text": \nnot json\n[1]\n"x"\n{"text": "c"}\n')
+    assert [item.where for item in found] == ["-:1", "-:2", "-:4", "-:5", "-:6", "-:7", "-:8"]
+    reasons = [item.reason for item in found if isinstance(item, Rejection)]
+    assert all(text.startswith("not JSON: ") and " at column " in text for text in reasons[:3])
+    assert reasons[3:] == ["an array where an object is expected", "a single value where an object is expected"]
+    assert [item.key for item in found if isinstance(item, Record)] == ["-:1", "-:7"]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
+def test_numbers_that_no_database_takes_are_rejected(number: str) -> None:
+    expected = "too large" if number == "1e400" else f"{number} is no JSON value"
+    assert expected in reason(f'{{"text": "a", "n": {number}}}'.encode())
+
+
+def test_a_number_reads_the_same_beside_a_lone_surrogate_as_without_one() -> None:
+    plain = record(b'{"text": "a", "n": 123456789012345678901234567890, "m": 7}')
+    mended = record(b'{"text": "\\ud800", "n": 123456789012345678901234567890, "m": 7}')
+    assert mended.meta == plain.meta
+
+
+@pytest.mark.parametrize("depth", [200, 1_500, 200_000])
+def test_nesting_that_would_break_the_database_layer_is_rejected(depth: int) -> None:
+    nested = b"[" * depth + b"]" * depth
+    assert "levels deep" in reason(b'{"text": "a", "meta": ' + nested + b"}")
+
+
+def test_nesting_of_real_documents_is_kept() -> None:
+    nested = b'{"a":[' * 40 + b"1" + b"]}" * 40
+    assert record(b'{"text": "a", "meta": ' + nested + b"}").meta["meta"]["a"]
+
+
+def test_lone_surrogates_and_nul_are_replaced_in_text_id_and_metadata_and_flagged() -> None:
+    found = record(b'{"id": "k\\u0000", "text": "a\\ud800b\\u0000", "meta": {"\\udfff": ["\\u0000"]}}')
+    assert found.key == "k\ufffd"
+    assert found.text == "a\ufffdb\ufffd"
+    assert found.meta == {"meta": {"\ufffd": ["\ufffd"]}}
+    assert found.flags == ("nul_replaced", "surrogate_replaced")
+
+
+def test_escaped_pairs_and_an_escaped_backslash_are_left_alone() -> None:
+    found = record(b'{"text": "\\ud83d\\ude00 \\\\u0000"}')
+    assert found.text == "😀 \\u0000"
+    assert found.flags == ()
+
+
+def test_invalid_utf8_is_replaced_and_flagged_with_its_offset_in_the_file() -> None:
+    first = b'\xef\xbb\xbf{"text": "caf\xc3\xa9"}\n'
+    found = read(first + b'{"text": "caf\xe9"}\n')
+    assert found[0] == Record("-:1", "café", {}, (), "-:1")
+    assert found[1] == Record("-:2", "caf\ufffd", {}, (f"invalid_utf8@{len(first) + 13}",), "-:2")
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_record() -> None:
+    assert read(b'\xef\xbb\xbf{"id": "a", "text": "x"}\r\n\r\n{"id": "b", "text": "y"}\r\n') == [
+        Record("a", "x", {}, (), "-:1"),
+        Record("b", "y", {}, (), "-:3"),
+    ]
+
+
+def test_utf16_is_refused_with_what_to_expect() -> None:
+    with pytest.raises(SourceUnreadable, match="UTF-16"):
+        read('{"text": "a"}\n'.encode("utf-16"))
+
+
+def test_a_wrong_text_field_is_a_usage_error_that_names_the_fields_and_the_option() -> None:
+    lines = b'{"id": 1, "body": "x"}\n{"id": 2, "body": "y", "title": "z"}\nnot json\n'
+    with pytest.raises(FieldUnknown, match=r'"text".*"id", "body", "title".*--text-field'):
+        read(lines)
+    assert len(read(lines, SourceOptions(text_field="body"))) == 3
+
+
+def test_a_wrong_id_field_is_a_usage_error_where_it_was_asked_for() -> None:
+    with pytest.raises(FieldUnknown, match="--id-field"):
+        read(b'{"text": "x", "key": "a"}\n', SourceOptions(id_field="name"))
+    assert record(b'{"text": "x", "key": "a"}\n', SourceOptions(id_field="key")).key == "a"
+
+
+def test_one_record_with_the_field_among_the_first_hundred_makes_the_others_rejections() -> None:
+    lines = b'{"body": "x"}\n' * 99 + b'{"text": "y"}\n'
+    found = read(lines)
+    assert sum(isinstance(item, Rejection) for item in found) == 99
+    with pytest.raises(FieldUnknown):
+        read(b'{"body": "x"}\n' + lines)
+
+
+def test_a_field_whose_name_cannot_be_stored_can_still_be_named_in_a_message() -> None:
+    found = read(b'{"text": ""}\n{"\\ud800": 1}\n')[1]
+    assert isinstance(found, Rejection)
+    assert found.reason.encode()
+
+
+def test_limit_counts_records_and_not_rejections() -> None:
+    raw = b'{"text": "a"}\nbad\n{"text": "b"}\n{"text": "c"}\n'
+    found = read(raw, SourceOptions(limit=2))
+    assert [item.where for item in found] == ["-:1", "-:2", "-:3"]
+
+
+def test_a_line_over_the_limit_is_rejected_and_the_next_one_is_read() -> None:
+    options = SourceOptions(max_record_bytes=1000)
+    good = json.dumps({"text": "x" * 900}).encode() + b"\n"
+    found = read(good + json.dumps({"text": "x" * 600_000}).encode() + b"\n" + good, options)
+    assert found[1] == Rejection("-:2", "longer than 1,000 bytes, the limit for one document")
+    assert [item.key for item in found if isinstance(item, Record)] == ["-:1", "-:3"]
+
+
+def test_an_empty_stream_has_no_records() -> None:
+    assert read(b"") == []
+    assert read(b"\n \n") == []
+
+
+def test_standard_input_is_read_no_further_than_it_is_asked_for() -> None:
+    class Endless(BytesIO):
+        def readinto1(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+            line = b'{"text": "tick"}\n'
+            buffer[: len(line)] = line
+            return len(line)
+
+    records = open_source("-", OPTIONS, stdin=Endless()).records()
+    assert [next(records).where for _ in range(300)] == [f"-:{n}" for n in range(1, 301)]
+
+
+JSON_TEXT = st.text(st.characters(codec=None), max_size=80)
+
+
+@given(st.lists(st.tuples(JSON_TEXT, JSON_TEXT), min_size=1, max_size=5), st.booleans())
+def test_any_text_comes_back_as_it_was_except_for_what_normalisation_names(
+    documents: list[tuple[str, str]], escaped: bool
+) -> None:
+    lines = [json.dumps({"text": text, "meta": meta}, ensure_ascii=escaped) for text, meta in documents]
+    raw = "\n".join(lines).encode(errors="surrogatepass")
+    for item, (text, meta) in zip(read(raw), documents, strict=True):
+        assert isinstance(item, Record)
+        if escaped or not any("\ud800" <= character <= "\udfff" for character in text + meta):
+            assert item.text == normalize(json.loads(json.dumps(text)))[0]
+            assert item.meta == {"meta": normalize(json.loads(json.dumps(meta)))[0]}
+        else:
+            assert any(flag.startswith("invalid_utf8@") for flag in item.flags)
