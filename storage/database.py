@@ -9,15 +9,29 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Double, Engine, Table, create_engine, event
+import orjson
+from sqlalchemy import (
+    JSON,
+    Connection,
+    Double,
+    Engine,
+    Select,
+    Table,
+    create_engine,
+    event,
+    func,
+    literal,
+    select,
+    true,
+)
+from sqlalchemy import exc as sa_exc
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
 
@@ -33,7 +47,6 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 10.0
 RETRIES = 6
-IN_LIST = 1_000  # values in one IN (…): under every database's limit of parameters
 
 
 class db_now(ColumnElement[float]):  # noqa: N801 - reads as the SQL function that it is
@@ -55,78 +68,155 @@ def _now_sqlite(*_: Any, **__: Any) -> str:
 
 
 class Database:
-    """A store's engine. Cheap to make: nothing connects before the first transaction. Safe to share by threads."""
+    """A store's engine. Cheap to make: nothing connects before the first transaction. Safe to share by threads.
 
-    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+    A write that meets a passing fault is tried `retries` times in all; in SQLite each of them waits
+    `busy_timeout_s` for another writer.
+    """
+
+    def __init__(
+        self, url: str, *, pool_size: int = 8, retries: int = RETRIES, busy_timeout_s: float = BUSY_TIMEOUT_S
+    ) -> None:
         try:
             self.url: URL = make_url(url)
-            self.engine: Engine = _engine(self.url, pool_size)
-        except (ArgumentError, NoSuchModuleError, ImportError) as error:
+            self.engine: Engine = _engine(self.url, pool_size, busy_timeout_s)
+        except (sa_exc.ArgumentError, sa_exc.NoSuchModuleError, ImportError, ValueError):
+            # Not `from error`: what failed to parse may be a piece of a password.
             raise DatabaseUnreachable(
                 "DOCMILL_DATABASE_URL is not a database that docmill knows; "
                 "use sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
-            ) from error
+            ) from None
         self.is_sqlite = self.engine.dialect.name == "sqlite"
+        self._retries = retries
+        self._was_reached = False
+        event.listen(self.engine, "connect", self._reached)
 
     def __str__(self) -> str:
         return self.url.render_as_string(hide_password=True)
 
+    def _reached(self, *_: object) -> None:
+        self._was_reached = True
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state of the store and writes nothing."""
-        try:
-            with self.engine.connect() as connection, connection.begin():
-                yield connection
-        except DBAPIError as error:
-            raise self.wrap(error) from error
+        with self._transaction(docmill_write=False) as connection:
+            yield connection
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a write transaction and return its value; on a passing fault run it again, so it must
         survive happening twice.
 
-        Raises DatabaseBusy when the fault outlasts the retries.
+        A database that was reached before and is gone is a passing fault: it may be restarting. Raises
+        DatabaseBusy, or DatabaseUnreachable, when the fault outlasts the retries.
         """
-        for attempt in range(RETRIES):
+        for attempt in range(1, self._retries + 1):
             try:
-                with (
-                    self.engine.connect().execution_options(docmill_write=True) as connection,
-                    connection.begin(),
-                ):
+                with self._transaction(docmill_write=True) as connection:
                     return work(connection)
-            except DBAPIError as error:
-                wrapped = self.wrap(error)
-                if attempt == RETRIES - 1 or not isinstance(wrapped, DatabaseBusy | DatabaseUnreachable):
-                    raise wrapped from error
-                if isinstance(wrapped, DatabaseUnreachable) and not error.connection_invalidated:
-                    raise wrapped from error
-            time.sleep(min(4.0, 0.1 * 2**attempt) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            except (DatabaseBusy, DatabaseUnreachable) as error:
+                passing = isinstance(error, DatabaseBusy) or (self._was_reached and not self.is_sqlite)
+                if attempt == self._retries or not passing:
+                    raise
+            time.sleep(min(4.0, 0.05 * 2**attempt) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
         raise AssertionError("unreachable")
+
+    @contextmanager
+    def _transaction(self, *, docmill_write: bool) -> Iterator[Connection]:
+        options: dict[str, Any] = {"docmill_write": docmill_write}
+        if not self.is_sqlite and not docmill_write:
+            options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        try:
+            with self.engine.connect() as connection, connection.execution_options(**options).begin():
+                yield connection
+        except sa_exc.TimeoutError as error:
+            raise DatabaseBusy(f"every connection to the database {self} is taken") from error
+        except sa_exc.DBAPIError as error:
+            raise self.wrap(error) from error
+        except OSError as error:  # the folder of a SQLite file
+            raise DatabaseUnreachable(f"cannot use the database {self}: {error.strerror}") from error
 
     def insert(self, table: Any) -> Any:
         """An INSERT of the dialect, which knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
         target: Table = getattr(table, "__table__", table)
         return sqlite.insert(target) if self.is_sqlite else postgresql.insert(target)
 
+    def load(self, connection: Connection, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert many rows. All name the same columns, each among them that may not be NULL (PostgreSQL: COPY)."""
+        if not rows:
+            return
+        target: Table = table.__table__
+        if self.is_sqlite:
+            connection.execute(target.insert(), rows)
+            return
+        names = list(rows[0])
+        columns = [(name, isinstance(target.c[name].type, JSON)) for name in names]
+        cursor: Any = connection.connection.cursor()
+        with _postgres_errors(), cursor.copy(f"COPY {target.name} ({', '.join(names)}) FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row([_json(row[name]) if is_json else row[name] for name, is_json in columns])
+        cursor.close()
+
+    def probe(
+        self,
+        connection: Connection,
+        query: Select[*tuple[Any, ...]],
+        column: ColumnElement[Any],
+        values: Collection[Any],
+    ) -> Sequence[Any]:
+        """The rows of `query` whose `column` is one of `values`, by one look into an index for each value.
+
+        PostgreSQL knows nothing yet of a table that is being filled at a stroke, and would read all of it for an
+        `IN (…)`. OFFSET 0 keeps its planner from turning the look-ups into one join.
+        """
+        if not values:
+            return []
+        if self.is_sqlite:
+            return connection.execute(query.where(column.in_(values))).all()
+        array = literal(list(values), postgresql.ARRAY(column.type))
+        wanted = func.unnest(array).table_valued("value").render_derived(name="wanted")
+        found = query.where(column == wanted.c.value).offset(0).lateral("found")
+        return connection.execute(select(found).select_from(wanted).join(found, true())).all()
+
+    def next_ids(self, connection: Connection, table: Any, n: int) -> list[int]:
+        """`n` fresh ids, rising. In SQLite they are ours as long as the write transaction lasts."""
+        if self.is_sqlite:
+            last = connection.scalar(select(func.coalesce(func.max(table.id), 0))) or 0
+            return list(range(last + 1, last + 1 + n))
+        sequence = func.pg_get_serial_sequence(table.__tablename__, "id")
+        series = func.generate_series(1, n).table_valued("n")
+        return sorted(connection.scalars(select(func.nextval(sequence)).select_from(series)))
+
     def close(self) -> None:
         self.engine.dispose()
 
-    def wrap(self, error: DBAPIError) -> StorageError:
-        """A driver's error as one of ours, told apart by codes (SQLSTATE, SQLite's result codes), not by words."""
+    def wrap(self, error: sa_exc.DBAPIError) -> StorageError:
+        """A driver's error as one of ours, told apart by codes (SQLSTATE, SQLite's result codes), not by words.
+
+        An error that only a bug can cause is raised as it is.
+        """
         original = error.orig
         if isinstance(original, sqlite3.Error):
-            return self._wrap_sqlite(original)
-        state = getattr(original, "sqlstate", None) or ""
+            wrapped = self._wrap_sqlite(original)
+        else:
+            wrapped = self._wrap_postgresql(original, isinstance(error, sa_exc.OperationalError))
+        if wrapped is None:
+            raise error
+        return wrapped
+
+    def _wrap_postgresql(self, error: BaseException | None, is_operational: bool) -> StorageError | None:
+        state = getattr(error, "sqlstate", None) or ""
         if state in {"42P01", "42703"}:
             return SchemaOutOfDate()
         if state == "25006":
             return DatabaseReadOnly(f"the database {self} takes no writes")
         if state[:2] in {"40", "53", "57", "55"}:
-            return DatabaseBusy(f"the database {self} is busy: {_first_line(original)}")
-        if isinstance(error, OperationalError):
-            return DatabaseUnreachable(f"cannot reach the database {self}: {_first_line(original)}")
-        raise error
+            return DatabaseBusy(f"the database {self} is busy: {_first_line(error)}")
+        if is_operational:
+            return DatabaseUnreachable(f"cannot reach the database {self}: {_first_line(error)}")
+        return None
 
-    def _wrap_sqlite(self, error: sqlite3.Error) -> StorageError:
+    def _wrap_sqlite(self, error: sqlite3.Error) -> StorageError | None:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
             return DatabaseBusy(f"the database {self} is locked by another writer")
@@ -134,34 +224,72 @@ class Database:
             return DatabaseBusy(f"the disk of the database {self} is full")
         if code == sqlite3.SQLITE_READONLY:
             return DatabaseReadOnly(f"the database {self} takes no writes")
-        if code == sqlite3.SQLITE_ERROR and "no such" in str(error):
+        if code == sqlite3.SQLITE_ERROR and "no such" in str(error):  # a table or column; SQLite has no code for it
             return SchemaOutOfDate()
-        return DatabaseUnreachable(f"cannot use the database {self}: {error}")
+        if code in _SQLITE_UNREACHABLE:
+            return DatabaseUnreachable(f"cannot use the database {self}: {error}")
+        return None
+
+
+_SQLITE_UNREACHABLE = {
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_PERM,
+}
+
+
+@contextmanager
+def _postgres_errors() -> Iterator[None]:
+    """What a raw cursor raises, as SQLAlchemy would have raised it."""
+    import psycopg
+
+    try:
+        yield
+    except psycopg.Error as error:
+        raise sa_exc.DBAPIError.instance(None, None, error, psycopg.Error) from error
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
 
 
 def _first_line(error: object) -> str:
     return (str(error).strip().splitlines() or ["no reason given"])[0]
 
 
-def _engine(url: URL, pool_size: int) -> Engine:
+def _engine(url: URL, pool_size: int, busy_timeout_s: float) -> Engine:
+    common: dict[str, Any] = {
+        "pool_size": pool_size,
+        "max_overflow": pool_size,
+        "hide_parameters": True,  # an error's text must not carry a document's
+        "json_serializer": _json,
+        "json_deserializer": orjson.loads,
+    }
     if url.get_backend_name() == "sqlite":
-        if url.database and url.database != ":memory:":
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(
-            url, pool_size=pool_size, max_overflow=pool_size, connect_args={"timeout": BUSY_TIMEOUT_S}
-        )
+        if not url.database or url.database == ":memory:":
+            raise ValueError("a store in memory cannot be shared by threads and processes")
+        engine = create_engine(url, connect_args={"timeout": busy_timeout_s}, **common)
+        event.listen(engine, "do_connect", _sqlite_folder)
         event.listen(engine, "connect", _sqlite_connect)
         event.listen(engine, "begin", _sqlite_begin)
         return engine
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
+    if url.drivername != "postgresql+psycopg":
+        raise ValueError("neither SQLite nor PostgreSQL")
     return create_engine(
         url,
-        pool_size=pool_size,
-        max_overflow=pool_size,
         pool_pre_ping=True,
         connect_args={"connect_timeout": 10, "application_name": "docmill"},
+        **common,
     )
+
+
+def _sqlite_folder(_dialect: Any, _record: Any, arguments: Sequence[Any], _options: Any) -> None:
+    if not str(arguments[0]).startswith("file:"):
+        Path(arguments[0]).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _sqlite_connect(connection: Any, _record: Any) -> None:

@@ -6,18 +6,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select, true, update
+from sqlalchemy import Connection, and_, delete, func, or_, select, true, update
 
 from storage import rows
-from storage.cutting import DEFAULT_SHARD_SIZE, SHARD_SIZES, cut, pack
+from storage.cutting import DEFAULT_SHARD_SIZE, SHARD_SIZES, cut, pack, unpack
 from storage.database import Database, db_now
-from storage.errors import NoSuchJob
-from storage.schema import Content, Document, Ingest, Job, OutcomeRow, Shard, SpecRow, Step
+from storage.errors import JobStopped, NoSuchJob
+from storage.schema import Contender, Content, Document, Ingest, Job, OutcomeRow, Rejection, Shard, SpecRow, Step
 from storage.specs import Spec
 
 UNFINISHED = ("ingesting", "running")
 RUNNABLE = UNFINISHED
 OPEN_SHARDS = ("planned", "queued", "running")
+UNTOUCHED = {  # the columns of a shard that nobody has claimed
+    "step": 0,
+    "fence": 0,
+    "attempt": 0,
+    "suspect": 0,
+    "not_before": 0.0,
+    "n_done": 0,
+    "n_failed": 0,
+    "n_skipped": 0,
+    "tokens_in": 0,
+    "tokens_out": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,9 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
         found = _unfinished(connection, request, corpus, spec)
         if found is not None:
             job_id, ingest_id = found
+            # The source is read from its start again: what the cut-off reading noted is noted anew.
+            connection.execute(delete(Contender).where(Contender.ingest_id == ingest_id))
+            connection.execute(delete(Rejection).where(Rejection.ingest_id == ingest_id))
             connection.execute(update(Job).where(Job.id == job_id).values(state="ingesting"))
             connection.execute(
                 update(Ingest)
@@ -87,7 +102,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             state="ingesting",
             priority=request.priority,
             max_failures=request.max_failures,
-            sweep_end=last or 0,
+            base_document=last or 0,
             created_at=db_now(),
         )
         _insert_step(connection, job_id, spec)
@@ -132,12 +147,17 @@ def lock_corpus(database: Database, connection: Connection, corpus_id: int) -> N
         connection.exec_driver_sql("SELECT id FROM corpus WHERE id = %s FOR UPDATE", (corpus_id,))
 
 
-def visible(corpus_id: int, ingest_id: int) -> Any:
-    """The condition for a document to belong to its corpus as it stood at an ingest."""
+def visible(job: Any) -> Any:
+    """The condition for a document to belong to a job (its row): the corpus as it stood when its source had been
+    read, or as it stands while it is being read.
+    """
+    current = Document.superseded_by.is_(None)
+    if job.last_document is None:
+        return and_(Document.corpus_id == job.corpus_id, current)
     return and_(
-        Document.corpus_id == corpus_id,
-        Document.ingest_id <= ingest_id,
-        or_(Document.superseded_by.is_(None), Document.superseded_by > ingest_id),
+        Document.corpus_id == job.corpus_id,
+        Document.id <= job.last_document,
+        or_(current, Document.superseded_by > job.last_document),
     )
 
 
@@ -149,13 +169,16 @@ def finish(database: Database, job_id: int | None = None) -> list[int]:
 
     def work(connection: Connection) -> list[int]:
         wanted = true() if job_id is None else Job.id == job_id
+        # Locked first and looked at by a second statement, so that shards which a retry is adding are seen.
+        ids = select(Job.id).where(wanted, Job.state == "running").order_by(Job.id)
+        running = list(connection.scalars(ids if database.is_sqlite else ids.with_for_update()))
         _stop_failing(connection, wanted)
         open_shard = (
             select(Shard.id).where(Shard.job_id == Job.id, Shard.state.in_(OPEN_SHARDS)).exists().correlate(Job)
         )
         ended = connection.execute(
             update(Job)
-            .where(wanted, Job.state == "running", ~open_shard)
+            .where(Job.id.in_(running), Job.state == "running", ~open_shard)
             .values(state="done", finished_at=db_now())
             .returning(Job.id)
         )
@@ -172,7 +195,7 @@ def _maybe_over(database: Database, job_id: int | None) -> bool:
 
 def _stop_failing(connection: Connection, wanted: Any) -> None:
     bounded = connection.execute(
-        select(Job.id, Job.max_failures, Job.n_prior_failed, Job.n_retried).where(
+        select(Job.id, Job.max_failures, Job.n_retried).where(
             wanted, Job.state.in_(RUNNABLE), Job.max_failures.is_not(None)
         )
     ).all()
@@ -182,7 +205,8 @@ def _stop_failing(connection: Connection, wanted: Any) -> None:
                 Shard.job_id == job.id
             )
         ).one()
-        if failed and failed > total * job.max_failures / 100:
+        failed, total = failed - job.n_retried, total - job.n_retried  # a retried text is in two shards
+        if failed > 0 and failed > total * job.max_failures / 100:
             stop(
                 connection,
                 job.id,
@@ -192,7 +216,7 @@ def _stop_failing(connection: Connection, wanted: Any) -> None:
 
 
 def stop(connection: Connection, job_id: int, state: str, reason: str | None) -> bool:
-    """Put a job into a final state; running shards lose their fence, the others are passed over."""
+    """Put a job into a final state: running shards are taken from their workers, no more are dispatched."""
     stopped = connection.execute(
         update(Job)
         .where(Job.id == job_id, Job.state.in_(UNFINISHED))
@@ -203,7 +227,14 @@ def stop(connection: Connection, job_id: int, state: str, reason: str | None) ->
     connection.execute(
         update(Shard)
         .where(Shard.job_id == job_id, Shard.state == "running")
-        .values(state="cancelled", fence=Shard.fence + 1, owner=None, lease_until=None, finished_at=db_now())
+        .values(
+            state="planned",
+            fence=Shard.fence + 1,
+            attempt=Shard.attempt - 1,
+            owner=None,
+            lease_until=None,
+            dispatched_at=None,
+        )
     )
     return True
 
@@ -231,50 +262,55 @@ def require(database: Database, job_id: int) -> Any:
 def retry(database: Database, job_id: int, only: str | None = None) -> int:
     """Plan the job's failed texts again, those of one reason's class or all. Returns how many.
 
-    The failures stay on record until something better takes their place.
+    The failures stay on record until something better takes their place. A stopped job goes on. Raises JobStopped
+    for a cancelled one.
     """
-    job = require(database, job_id)
+    require(database, job_id)
+    return database.write(lambda connection: _retry(database, connection, job_id, only))
 
-    def work(connection: Connection) -> int:
-        failed = connection.execute(
-            select(Step.spec_id, SpecRow.kind, Content.id, Content.n_chars)
-            .select_from(Document)
-            .join(Step, Step.job_id == job_id)
-            .join(SpecRow, SpecRow.id == Step.spec_id)
-            .join(
-                OutcomeRow,
-                and_(OutcomeRow.spec_id == Step.spec_id, OutcomeRow.content_id == Document.content_id),
+
+def _retry(database: Database, connection: Connection, job_id: int, only: str | None) -> int:
+    row = select(Job).where(Job.id == job_id)
+    job = connection.execute(row if database.is_sqlite else row.with_for_update()).one()
+    if job.state == "cancelled":
+        raise JobStopped(f"job {job_id} was cancelled; enqueue its source again, which computes only what is missing")
+    step = connection.execute(
+        select(Step.spec_id, SpecRow.kind).join(SpecRow).where(Step.job_id == job_id, Step.seq == 0)
+    ).one()
+    query = (
+        select(Content.id, Content.n_chars)
+        .join(OutcomeRow, and_(OutcomeRow.spec_id == step.spec_id, OutcomeRow.content_id == Content.id))
+        .join(Document, Document.content_id == Content.id)
+        .where(visible(job), OutcomeRow.status == "failed", OutcomeRow.reason_class == only if only else true())
+        .distinct()
+        .order_by(Content.id)
+    )
+    held = _open_contents(connection, job_id)
+    failed = [(row.id, row.n_chars) for row in connection.execute(query) if row.id not in held]
+    if failed:
+        plan(database, connection, job_id, step.spec_id, step.kind, failed, redo=True)
+        is_read = connection.scalar(select(Ingest.state).where(Ingest.id == job.ingest_id)) == "read"
+        connection.execute(
+            update(Job)
+            .where(Job.id == job_id)
+            .values(
+                n_retried=Job.n_retried + len(failed),
+                state="running" if is_read else "ingesting",
+                reason=None,
+                finished_at=None,
             )
-            .join(Content, Content.id == Document.content_id)
-            .where(
-                visible(job.corpus_id, job.ingest_id),
-                OutcomeRow.status == "failed",
-                OutcomeRow.reason_class == only if only else true(),
-                ~_open_redo(job_id),
-            )
-            .group_by(Step.spec_id, SpecRow.kind, Content.id, Content.n_chars)
-            .order_by(Content.id)
-        ).all()
-        if failed:
-            spec_id, kind = failed[0].spec_id, failed[0].kind
-            plan(connection, job_id, spec_id, kind, [(row.id, row.n_chars) for row in failed], redo=True)
-            connection.execute(
-                update(Job)
-                .where(Job.id == job_id)
-                .values(n_retried=Job.n_retried + len(failed), state="running", reason=None, finished_at=None)
-            )
-        return len(failed)
-
-    return database.write(work)
+        )
+    return len(failed)
 
 
-def _open_redo(job_id: int) -> Any:
-    """Whether a retry of this job is still under way: then what it holds is not planned twice."""
-    redo = select(Shard.id).where(Shard.job_id == job_id, Shard.redo, Shard.state.in_(OPEN_SHARDS))
-    return redo.exists()
+def _open_contents(connection: Connection, job_id: int) -> set[int]:
+    """What the job's open shards hold: its turn comes, or has come again already."""
+    packed = connection.scalars(select(Shard.contents).where(Shard.job_id == job_id, Shard.state.in_(OPEN_SHARDS)))
+    return {content_id for contents in packed for content_id in unpack(contents)}
 
 
 def plan(
+    database: Database,
     connection: Connection,
     job_id: int,
     spec_id: int,
@@ -294,9 +330,9 @@ def plan(
             "n_chars": sum(chars for _, chars in shard),
             "state": "planned",
             "redo": redo,
+            **UNTOUCHED,
         }
         for shard in cut(sized, SHARD_SIZES.get(lane, DEFAULT_SHARD_SIZE))
     ]
-    if new:
-        connection.execute(Shard.__table__.insert(), new)  # type: ignore[attr-defined]
+    database.load(connection, Shard, new)
     return len(new)

@@ -102,7 +102,7 @@ def _documents(database: Database, job_id: int, wanted: Any, *, with_input: bool
             OutcomeRow,
             and_(OutcomeRow.spec_id == Step.spec_id, OutcomeRow.content_id == Document.content_id),
         )
-        .where(visible(job.corpus_id, job.ingest_id), or_(wanted))
+        .where(visible(job), or_(wanted))
         .order_by(Document.seq, Document.id)
         .limit(PAGE)
     )

@@ -1,16 +1,16 @@
-"""Rows that are found by their identity or made: specs, runtimes, corpora."""
+"""Rows that are found by their identity, or made: specs, runtimes, corpora, the outcomes of contents."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection, select
 
 from storage.database import Database, db_now
-from storage.schema import Corpus, Runtime, SpecRow
+from storage.schema import Content, Corpus, OutcomeRow, Runtime, SpecRow
 from storage.specs import Spec
 
 
@@ -43,6 +43,23 @@ def runtime_id(database: Database, runtime: Mapping[str, Any]) -> int:
 def spec_of(row: Any) -> Spec:
     """A spec from a row with the columns of `SpecRow`."""
     return Spec(kind=row.kind, model=row.model, revision=row.revision, quality=row.quality, params=row.params or {})
+
+
+def outcome_statuses(
+    database: Database, connection: Connection, spec_id: int, content_ids: Sequence[int]
+) -> dict[int, str]:
+    """The status of each of these contents that has an outcome under the spec."""
+    query = select(OutcomeRow.content_id, OutcomeRow.status).where(OutcomeRow.spec_id == spec_id)
+    rows = database.probe(connection, query, OutcomeRow.__table__.c.content_id, content_ids)
+    return {row.content_id: row.status for row in rows}
+
+
+def n_chars(connection: Connection, content_ids: Sequence[int]) -> dict[int, int]:
+    """The length of each content in characters."""
+    if not content_ids:
+        return {}
+    rows = connection.execute(select(Content.id, Content.n_chars).where(Content.id.in_(content_ids)))
+    return {row.id: row.n_chars for row in rows}
 
 
 def _find_or_make(

@@ -52,6 +52,7 @@ class Corpus(Base):
     __tablename__ = "corpus"
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
+    n_documents: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[float]
 
 
@@ -85,7 +86,11 @@ class Rejection(Base):
 
 
 class Document(Base):
-    """A key of a corpus and the content it had from `ingest_id` until `superseded_by`. Never overwritten."""
+    """A key of a corpus with one content. Never overwritten: `superseded_by` is the document that took its place.
+
+    Ids rise in the order of commits within a corpus (its writers take turns), so the corpus as it stood when its
+    last document was L is what has `id <= L` and was not superseded by one up to L.
+    """
 
     __tablename__ = "document"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -96,7 +101,7 @@ class Document(Base):
     flags: Mapped[Any]
     seq: Mapped[int]
     ingest_id: Mapped[int] = mapped_column(ForeignKey("ingest.id"))
-    superseded_by: Mapped[int | None] = mapped_column(ForeignKey("ingest.id"))
+    superseded_by: Mapped[int | None]  # no foreign key: it is written before the row that it names
 
     __table_args__ = (
         Index(
@@ -107,9 +112,26 @@ class Document(Base):
             sqlite_where=text("superseded_by IS NULL"),
             postgresql_where=text("superseded_by IS NULL"),
         ),
-        Index("ix_document_content_id", "content_id"),
+        Index(
+            "ix_document_superseded",
+            "corpus_id",
+            "key",
+            sqlite_where=text("superseded_by IS NOT NULL"),
+            postgresql_where=text("superseded_by IS NOT NULL"),
+        ),
+        Index("ix_document_content_id_corpus_id", "content_id", "corpus_id"),
+        Index("ix_document_corpus_id_id", "corpus_id", "id"),
         Index("ix_document_corpus_id_seq_id", "corpus_id", "seq", "id"),
     )
+
+
+class Contender(Base):
+    """An older version of a document that an unfinished reading came across again (see `storage.ingest`)."""
+
+    __tablename__ = "contender"
+    ingest_id: Mapped[int] = mapped_column(ForeignKey("ingest.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    document_id: Mapped[int] = mapped_column(ForeignKey("document.id"))
 
 
 class SpecRow(Base):
@@ -138,11 +160,13 @@ class Runtime(Base):
 
 
 class Job(Base):
-    """Specs applied to a corpus as it stood at an ingest.
+    """Specs applied to a corpus as it stood at the end of an ingest.
 
     `state`: ingesting, running, done, cancelled, stopped (too many failures). `n_prior_*` are the contents that
     had an outcome before; `n_retried` those whose failure is being tried again by a later shard of this job.
-    `swept_to` is the last document of the corpus, older than the ingest, that has been planned.
+    Three documents mark the job's place in its corpus: `base_document` was the last one when the job was opened,
+    `swept_to` the last one that was looked through for what is to be planned, and `last_document` (once the source
+    was read) the last one that belongs to the job.
     """
 
     __tablename__ = "job"
@@ -153,8 +177,9 @@ class Job(Base):
     reason: Mapped[str | None]
     priority: Mapped[int] = mapped_column(default=0)
     max_failures: Mapped[float | None]  # percent
+    base_document: Mapped[int] = mapped_column(default=0)
     swept_to: Mapped[int] = mapped_column(default=0)
-    sweep_end: Mapped[int] = mapped_column(default=0)
+    last_document: Mapped[int | None]
     n_documents: Mapped[int] = mapped_column(default=0)
     n_prior_done: Mapped[int] = mapped_column(default=0)
     n_prior_failed: Mapped[int] = mapped_column(default=0)
@@ -177,8 +202,8 @@ class Step(Base):
 class Shard(Base):
     """A slice of one step's contents: the unit of queueing, lease and retry.
 
-    `state`: planned, queued, running, done, split (its contents went to smaller shards), cancelled. `contents` are
-    the content ids, little-endian int64. `fence` rises with every claim and every taking away. `suspect` counts
+    `state`: planned, queued, running, done, split (its contents went to smaller shards). `contents` are the
+    content ids, little-endian int64. `fence` rises with every claim and every taking away. `suspect` counts
     what is known against it: 0 nothing, 1 it was in flight when its process died, 2 it died alone once.
     """
 

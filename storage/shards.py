@@ -5,18 +5,18 @@ Each function survives happening twice. A lapse only permits a reclaim; the fenc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select, update
+from sqlalchemy import Connection, and_, select, true, update
 
 from storage.cutting import unpack
 from storage.database import Database, db_now
 from storage.errors import LeaseLost
 from storage.jobs import RUNNABLE
 from storage.outcomes import Outcome
-from storage.rows import spec_of
+from storage.rows import outcome_statuses, spec_of
 from storage.schema import Content, Job, OutcomeRow, Shard, SpecRow, Worker
 from storage.specs import Spec
 
@@ -70,57 +70,90 @@ _SPEC = (SpecRow.kind, SpecRow.model, SpecRow.revision, SpecRow.quality, SpecRow
 
 def claim(database: Database, head: Head, owner: str, lease_s: float = LEASE_S) -> Claim | None:
     """Take the shard, if it still is as it was looked at; None when another was faster."""
+    tries = 0
 
-    def work(connection: Connection) -> Any:
-        return connection.execute(
-            update(Shard)
-            .where(
-                Shard.id == head.shard_id,
-                Shard.state == "queued",
-                Shard.fence == head.fence,
-                select(Job.id).where(Job.id == Shard.job_id, Job.state.in_(RUNNABLE)).exists(),
-            )
-            .values(
-                state="running",
-                fence=Shard.fence + 1,
-                attempt=Shard.attempt + 1,
-                owner=owner,
-                lease_until=db_now() + lease_s,
-                started_at=db_now(),
-            )
-            .returning(Shard.job_id, Shard.fence, Shard.attempt, Shard.suspect, Shard.redo, Shard.contents)
-        ).one_or_none()
+    def work(connection: Connection) -> Claim | None:
+        nonlocal tries
+        tries += 1
+        row = _take(connection, head, owner, lease_s)
+        if row is None and tries > 1:
+            # The first try may have come through and only its answer been lost. Whoever tries once cannot mean
+            # that: another thread of this process has the same owner.
+            row = connection.execute(
+                select(*_CLAIMED).where(
+                    Shard.id == head.shard_id,
+                    Shard.state == "running",
+                    Shard.fence == head.fence + 1,
+                    Shard.owner == owner,
+                )
+            ).one_or_none()
+        if row is None:
+            return None
+        contents = tuple(unpack(row.contents))
+        return Claim(
+            shard_id=head.shard_id,
+            job_id=row.job_id,
+            fence=row.fence,
+            owner=owner,
+            attempt=row.attempt,
+            suspect=row.suspect,
+            redo=row.redo,
+            spec_id=head.spec_id,
+            contents=contents,
+            texts=_lacking(database, connection, head.spec_id, contents, redo=row.redo),
+        )
 
-    row = database.write(work)
-    if row is None:
-        return None
-    contents = tuple(unpack(row.contents))
-    with database.read() as connection:
-        texts = tuple(_lacking(connection, head.spec_id, contents, row.redo))
-    return Claim(
-        head.shard_id, row.job_id, row.fence, owner, row.attempt, row.suspect, row.redo, head.spec_id, contents, texts
-    )
-
-
-def _lacking(connection: Connection, spec_id: int, contents: Sequence[int], redo: bool) -> Iterable[tuple[int, str]]:
-    lacks = OutcomeRow.status.is_(None)
-    rows = connection.execute(
-        select(Content.id, Content.text)
-        .outerjoin(OutcomeRow, and_(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id == Content.id))
-        .where(Content.id.in_(contents), or_(lacks, OutcomeRow.status == "failed") if redo else lacks)
-        .order_by(Content.id)
-    )
-    return ((row.id, row.text) for row in rows)
+    return database.write(work)
 
 
-def heartbeat(database: Database, owner: str, lease_s: float = LEASE_S) -> dict[int, int]:
-    """Renew the leases of all shards of one process: {shard id: fence} of what it holds. Also its sign of life."""
+_CLAIMED = (Shard.job_id, Shard.fence, Shard.attempt, Shard.suspect, Shard.redo, Shard.contents)
+
+
+def _take(connection: Connection, head: Head, owner: str, lease_s: float) -> Any:
+    return connection.execute(
+        update(Shard)
+        .where(Shard.id == head.shard_id, Shard.state == "queued", Shard.fence == head.fence, _job_runs())
+        .values(
+            state="running",
+            fence=Shard.fence + 1,
+            attempt=Shard.attempt + 1,
+            owner=owner,
+            lease_until=db_now() + lease_s,
+            started_at=db_now(),
+        )
+        .returning(*_CLAIMED)
+    ).one_or_none()
+
+
+def _job_runs() -> Any:
+    return select(Job.id).where(Job.id == Shard.job_id, Job.state.in_(RUNNABLE)).correlate(Shard).exists()
+
+
+def _lacking(
+    database: Database, connection: Connection, spec_id: int, contents: Sequence[int], *, redo: bool
+) -> tuple[tuple[int, str], ...]:
+    statuses = outcome_statuses(database, connection, spec_id, contents)
+    settled = {content_id for content_id, status in statuses.items() if not (redo and status == "failed")}
+    lacking = [content_id for content_id in contents if content_id not in settled]
+    rows = connection.execute(select(Content.id, Content.text).where(Content.id.in_(lacking)).order_by(Content.id))
+    return tuple((row.id, row.text) for row in rows)
+
+
+def heartbeat(
+    database: Database, owner: str, lease_s: float = LEASE_S, *, only: Collection[int] | None = None
+) -> dict[int, int]:
+    """Renew the leases of one process: {shard id: fence} of what it holds. Also its sign of life.
+
+    `only` names the shards that the process knows it holds: a claim of which it never heard then lapses, as it must.
+    Shards of a job that was stopped are not renewed.
+    """
+    held_ones = true() if only is None else Shard.id.in_(only)
 
     def work(connection: Connection) -> dict[int, int]:
         connection.execute(update(Worker).where(Worker.id == owner).values(seen_at=db_now()))
         held = connection.execute(
             update(Shard)
-            .where(Shard.owner == owner, Shard.state == "running")
+            .where(Shard.owner == owner, Shard.state == "running", held_ones, _job_runs())
             .values(lease_until=db_now() + lease_s)
             .returning(Shard.id, Shard.fence)
         )
@@ -140,10 +173,10 @@ def commit(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtim
         row = _locked(database, connection, claim.shard_id)
         if row.state == "done" and row.fence == claim.fence and row.owner == claim.owner:
             return
-        if row.state != "running" or row.fence != claim.fence:
+        if row.state != "running" or row.fence != claim.fence or row.job_state not in RUNNABLE:
             raise LeaseLost(f"shard {claim.shard_id} was taken away before its results were written")
         _put_outcomes(database, connection, claim, outcomes, runtime_id)
-        end_shard(connection, claim.shard_id, claim.spec_id, claim.contents, outcomes)
+        end_shard(database, connection, claim.shard_id, claim.spec_id, claim.contents, outcomes)
 
     database.write(work)
 
@@ -157,7 +190,7 @@ def release(
         row = _locked(database, connection, claim.shard_id)
         if row.state == "running" and row.fence == claim.fence:
             _put_outcomes(database, connection, claim, finished, runtime_id)
-            give_back(connection, claim.shard_id, attempt=Shard.attempt - 1)
+            give_back(connection, claim.shard_id, attempt=Shard.attempt - 1, **_tokens(finished))
 
     database.write(work)
 
@@ -169,16 +202,16 @@ def give_back(connection: Connection, shard_id: int, **values: Any) -> None:
 
 
 def end_shard(
-    connection: Connection, shard_id: int, spec_id: int, contents: Sequence[int], outcomes: Sequence[Outcome]
+    database: Database,
+    connection: Connection,
+    shard_id: int,
+    spec_id: int,
+    contents: Sequence[int],
+    outcomes: Sequence[Outcome] = (),
 ) -> None:
     """End a shard whose contents all have an outcome, and note what became of them."""
-    counted = connection.execute(
-        select(OutcomeRow.status, func.count())
-        .where(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id.in_(contents))
-        .group_by(OutcomeRow.status)
-    )
-    by_status = dict(counted.tuples().all())
-    assert sum(by_status.values()) == len(contents), "a shard ends with an outcome for each of its contents"
+    statuses = list(outcome_statuses(database, connection, spec_id, contents).values())
+    assert len(statuses) == len(contents), "a shard ends with an outcome for each of its contents"
     connection.execute(
         update(Shard)
         .where(Shard.id == shard_id)
@@ -186,18 +219,28 @@ def end_shard(
             state="done",
             lease_until=None,
             finished_at=db_now(),
-            n_done=by_status.get("done", 0),
-            n_failed=by_status.get("failed", 0),
-            n_skipped=by_status.get("skipped", 0),
-            tokens_in=sum(outcome.tokens_in for outcome in outcomes),
-            tokens_out=sum(outcome.tokens_out for outcome in outcomes),
+            n_done=statuses.count("done"),
+            n_failed=statuses.count("failed"),
+            n_skipped=statuses.count("skipped"),
+            **_tokens(outcomes),
         )
     )
 
 
+def _tokens(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    return {
+        "tokens_in": Shard.tokens_in + sum(outcome.tokens_in for outcome in outcomes),
+        "tokens_out": Shard.tokens_out + sum(outcome.tokens_out for outcome in outcomes),
+    }
+
+
 def _locked(database: Database, connection: Connection, shard_id: int) -> Any:
-    query = select(Shard.state, Shard.fence, Shard.owner).where(Shard.id == shard_id)
-    return connection.execute(query if database.is_sqlite else query.with_for_update()).one()
+    query = (
+        select(Shard.state, Shard.fence, Shard.owner, Job.state.label("job_state"))
+        .join(Job, Job.id == Shard.job_id)
+        .where(Shard.id == shard_id)
+    )
+    return connection.execute(query if database.is_sqlite else query.with_for_update(of=Shard)).one()
 
 
 def _put_outcomes(

@@ -16,6 +16,8 @@ from storage.specs import Spec
 
 PACE_S = 120.0  # over how long the pace is taken
 STALE_INGEST_S = 30.0
+NO_WORKER = "no live worker serves lane "
+BLOCKED = "blocked: "
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,16 @@ class JobStatus:
         return self.done + self.failed + self.skipped + self.pending
 
     @property
+    def no_worker(self) -> bool:
+        """Whether it waits for a worker to be started."""
+        return (self.waiting_for or "").startswith(NO_WORKER)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether no worker that lives can serve its spec."""
+        return (self.waiting_for or "").startswith(BLOCKED)
+
+    @property
     def ended(self) -> bool:
         return self.state in {"done", "cancelled", "stopped"}
 
@@ -88,9 +100,9 @@ def waiting_for(standing: Standing) -> str | None:
         return None
     if standing.workers_of_lane == 0:
         others = f" ({standing.workers} serve other lanes)" if standing.workers else ""
-        return f"no live worker serves lane {standing.lane}{others}; start one with `docmill worker`"
+        return f"{NO_WORKER}{standing.lane}{others}; start one with `docmill worker`"
     if len(standing.refusals) >= standing.workers_of_lane:
-        return f"blocked: {standing.refusals[0]}"
+        return f"{BLOCKED}{standing.refusals[0]}"
     return None
 
 

@@ -9,10 +9,11 @@ from sqlalchemy import Connection, delete, func, or_, select, update
 
 from storage.cutting import pack, split, unpack
 from storage.database import Database, db_now
-from storage.jobs import RUNNABLE
+from storage.jobs import RUNNABLE, UNTOUCHED
 from storage.outcomes import Outcome, Reason, Status
 from storage.policy import Again, GiveUp, Split, after_death, after_error
-from storage.schema import Content, Job, Lease, OutcomeRow, Refusal, Shard, Worker
+from storage.rows import n_chars
+from storage.schema import Job, Lease, Refusal, Shard, Worker
 from storage.shards import Claim, end_shard, give_back, put_outcomes
 
 PAGE = 200
@@ -78,34 +79,31 @@ def _apply(database: Database, connection: Connection, shard: Any, step: Again |
     if isinstance(step, Again):
         give_back(connection, shard.id, suspect=step.suspect, not_before=db_now() + step.delay_s)
     elif isinstance(step, Split):
-        _split(connection, shard)
+        _split(database, connection, shard)
     else:
         _give_up(database, connection, shard, step)
 
 
-def _split(connection: Connection, shard: Any) -> None:
+def _split(database: Database, connection: Connection, shard: Any) -> None:
     contents = unpack(shard.contents)
-    sizes = dict(
-        connection.execute(select(Content.id, Content.n_chars).where(Content.id.in_(contents))).tuples().all()
-    )
-    connection.execute(
-        Shard.__table__.insert(),  # type: ignore[attr-defined]
-        [
-            {
-                "job_id": shard.job_id,
-                "step": shard.step,
-                "spec_id": shard.spec_id,
-                "lane": shard.lane,
-                "contents": pack(part),
-                "n_contents": len(part),
-                "n_chars": sum(sizes[content_id] for content_id in part),
-                "state": "planned",
-                "redo": shard.redo,
-                "suspect": 1,
-            }
-            for part in split(contents)
-        ],
-    )
+    sizes = n_chars(connection, contents)
+    parts = [
+        UNTOUCHED
+        | {
+            "job_id": shard.job_id,
+            "step": shard.step,
+            "spec_id": shard.spec_id,
+            "lane": shard.lane,
+            "contents": pack(part),
+            "n_contents": len(part),
+            "n_chars": sum(sizes[content_id] for content_id in part),
+            "state": "planned",
+            "redo": shard.redo,
+            "suspect": 1,
+        }
+        for part in split(contents)
+    ]
+    database.load(connection, Shard, parts)
     connection.execute(
         update(Shard)
         .where(Shard.id == shard.id)
@@ -115,21 +113,13 @@ def _split(connection: Connection, shard: Any) -> None:
 
 def _give_up(database: Database, connection: Connection, shard: Any, step: GiveUp) -> None:
     contents = unpack(shard.contents)
-    known = set(
-        connection.scalars(
-            select(OutcomeRow.content_id).where(
-                OutcomeRow.spec_id == shard.spec_id, OutcomeRow.content_id.in_(contents)
-            )
-        )
-    )
     failures = [
         Outcome(content_id, Status.FAILED, reason=step.reason, reason_class=Reason(step.reason_class))
         for content_id in contents
-        if content_id not in known
     ]
-    put_outcomes(database, connection, shard.spec_id, failures, None)
+    put_outcomes(database, connection, shard.spec_id, failures, None, redo=shard.redo)
     connection.execute(update(Shard).where(Shard.id == shard.id).values(fence=Shard.fence + 1, owner=None))
-    end_shard(connection, shard.id, shard.spec_id, contents, [])
+    end_shard(database, connection, shard.id, shard.spec_id, contents)
 
 
 def lost_hints(

@@ -27,6 +27,7 @@ def upgrade() -> None:
         "corpus",
         sa.Column("id", BIG, nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("n_documents", BIG, nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_corpus")),
         sa.UniqueConstraint("name", name=op.f("uq_corpus_name")),
@@ -145,12 +146,19 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["content_id"], ["content.id"], name=op.f("fk_document_content_id")),
         sa.ForeignKeyConstraint(["corpus_id"], ["corpus.id"], name=op.f("fk_document_corpus_id")),
         sa.ForeignKeyConstraint(["ingest_id"], ["ingest.id"], name=op.f("fk_document_ingest_id")),
-        sa.ForeignKeyConstraint(["superseded_by"], ["ingest.id"], name=op.f("fk_document_superseded_by")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_document")),
     )
     with op.batch_alter_table("document", schema=None) as batch_op:
-        batch_op.create_index("ix_document_content_id", ["content_id"], unique=False)
+        batch_op.create_index("ix_document_content_id_corpus_id", ["content_id", "corpus_id"], unique=False)
+        batch_op.create_index("ix_document_corpus_id_id", ["corpus_id", "id"], unique=False)
         batch_op.create_index("ix_document_corpus_id_seq_id", ["corpus_id", "seq", "id"], unique=False)
+        batch_op.create_index(
+            "ix_document_superseded",
+            ["corpus_id", "key"],
+            unique=False,
+            sqlite_where=sa.text("superseded_by IS NOT NULL"),
+            postgresql_where=sa.text("superseded_by IS NOT NULL"),
+        )
         batch_op.create_index(
             "uq_document_current",
             ["corpus_id", "key"],
@@ -160,6 +168,15 @@ def upgrade() -> None:
         )
 
     op.create_table(
+        "contender",
+        sa.Column("ingest_id", BIG, nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("document_id", BIG, nullable=False),
+        sa.ForeignKeyConstraint(["document_id"], ["document.id"], name=op.f("fk_contender_document_id")),
+        sa.ForeignKeyConstraint(["ingest_id"], ["ingest.id"], name=op.f("fk_contender_ingest_id")),
+        sa.PrimaryKeyConstraint("ingest_id", "key", name=op.f("pk_contender")),
+    )
+    op.create_table(
         "job",
         sa.Column("id", BIG, nullable=False),
         sa.Column("corpus_id", BIG, nullable=False),
@@ -168,8 +185,9 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("priority", BIG, nullable=False),
         sa.Column("max_failures", sa.Double(), nullable=True),
+        sa.Column("base_document", BIG, nullable=False),
         sa.Column("swept_to", BIG, nullable=False),
-        sa.Column("sweep_end", BIG, nullable=False),
+        sa.Column("last_document", BIG, nullable=True),
         sa.Column("n_documents", BIG, nullable=False),
         sa.Column("n_prior_done", BIG, nullable=False),
         sa.Column("n_prior_failed", BIG, nullable=False),
@@ -241,41 +259,21 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_table("step")
-    with op.batch_alter_table("shard", schema=None) as batch_op:
-        batch_op.drop_index("ix_shard_state_lease_until")
-        batch_op.drop_index("ix_shard_lane_state_dispatched_at")
-        batch_op.drop_index("ix_shard_job_id_lane_state_id")
-
-    op.drop_table("shard")
-    op.drop_table("rejection")
-    with op.batch_alter_table("job", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_job_state"))
-        batch_op.drop_index(batch_op.f("ix_job_corpus_id"))
-
-    op.drop_table("job")
-    with op.batch_alter_table("document", schema=None) as batch_op:
-        batch_op.drop_index(
-            "uq_document_current",
-            sqlite_where=sa.text("superseded_by IS NULL"),
-            postgresql_where=sa.text("superseded_by IS NULL"),
-        )
-        batch_op.drop_index("ix_document_corpus_id_seq_id")
-        batch_op.drop_index("ix_document_content_id")
-
-    op.drop_table("document")
-    op.drop_table("refusal")
-    with op.batch_alter_table("outcome", schema=None) as batch_op:
-        batch_op.drop_index("ix_outcome_content_id")
-
-    op.drop_table("outcome")
-    with op.batch_alter_table("ingest", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_ingest_corpus_id"))
-
-    op.drop_table("ingest")
-    op.drop_table("worker")
-    op.drop_table("spec")
-    op.drop_table("runtime")
-    op.drop_table("lease")
-    op.drop_table("corpus")
-    op.drop_table("content")
+    for table in (
+        "step",
+        "shard",
+        "rejection",
+        "job",
+        "contender",
+        "document",
+        "refusal",
+        "outcome",
+        "ingest",
+        "worker",
+        "spec",
+        "runtime",
+        "lease",
+        "corpus",
+        "content",
+    ):
+        op.drop_table(table)
