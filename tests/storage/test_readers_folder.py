@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -163,18 +165,23 @@ def test_a_name_that_is_not_utf8_becomes_a_key_that_can_be_stored(tmp_path: Path
     assert keys(open_source(str(tmp_path), OPTIONS)) == ["caf\\xe9.txt"]
 
 
-def test_a_deep_folder_is_read_and_a_path_too_long_for_an_id_is_rejected(tmp_path: Path) -> None:
+@pytest.fixture
+def deep_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in 1,200 others, with a file 101 levels down and one at the bottom; too deep for pytest to remove."""
     here = Path.cwd()
-    try:
-        os.chdir(tmp_path)
-        for depth in range(1_200):
-            Path("d").mkdir()
-            os.chdir("d")
-            if depth in {100, 1_199}:
-                Path("x.txt").write_text("x")
-    finally:
-        os.chdir(here)
-    source = open_source(str(tmp_path), OPTIONS)
+    os.chdir(tmp_path)
+    for depth in range(1_200):
+        Path("d").mkdir()
+        os.chdir("d")
+        if depth in {100, 1_199}:
+            Path("x.txt").write_text("x")
+    os.chdir(here)
+    yield tmp_path
+    subprocess.run(["rm", "-r", str(tmp_path / "d")], check=True)
+
+
+def test_a_deep_folder_is_read_and_a_path_too_long_for_an_id_is_rejected(deep_folder: Path) -> None:
+    source = open_source(str(deep_folder), OPTIONS)
     assert keys(source) == ["d/" * 101 + "x.txt"]
     assert list(rejections(source).values()) == ["the id takes 2,405 bytes; at most 2,000 are stored"]
 
