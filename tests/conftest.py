@@ -1,0 +1,185 @@
+"""Databases and queues for the tests: real ones, each test with its own.
+
+DOCMILL_TEST_POSTGRES_URL and DOCMILL_TEST_REDIS_URL name the servers. A server that does not answer skips its tests,
+and fails them where DOCMILL_TEST_REQUIRE_SERVERS is set.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import psycopg
+import pytest
+import redis
+from psycopg import sql
+from sqlalchemy.engine import URL, make_url
+
+from storage import migrations
+from storage.database import Database
+
+POSTGRES_URL = os.environ.get("DOCMILL_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
+REDIS_URL = os.environ.get("DOCMILL_TEST_REDIS_URL", "redis://127.0.0.1:6379")
+REDIS_DATABASES = range(1, 16)  # 0 is left to whoever works on this machine
+REDIS_LOAN_S = 3600
+
+
+def _missing(what: str) -> NoReturn:
+    if os.environ.get("DOCMILL_TEST_REQUIRE_SERVERS"):
+        pytest.fail(f"{what}, and DOCMILL_TEST_REQUIRE_SERVERS is set")
+    pytest.skip(what)
+
+
+class PostgresServer:
+    """A server to make databases on. `template` is one with the schema, which the others are copied from."""
+
+    def __init__(self, admin_url: str) -> None:
+        self._url = make_url(admin_url)
+        self._connection = psycopg.connect(
+            self._url.set(drivername="postgresql").render_as_string(hide_password=False),
+            autocommit=True,
+            connect_timeout=5,
+        )
+        self.template = self.create()
+
+    def create(self, template: str | None = None) -> str:
+        name = f"docmill_test_{uuid.uuid4().hex[:12]}"
+        copied = sql.SQL("TEMPLATE {}").format(sql.Identifier(template)) if template else sql.SQL("")
+        self._connection.execute(sql.SQL("CREATE DATABASE {} {}").format(sql.Identifier(name), copied))
+        return name
+
+    def drop(self, name: str) -> None:
+        self._connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def url(self, name: str) -> str:
+        url: URL = self._url.set(drivername="postgresql+psycopg", database=name)
+        return url.render_as_string(hide_password=False)
+
+    def close(self) -> None:
+        self.drop(self.template)
+        self._connection.close()
+
+
+@pytest.fixture(scope="session")
+def _postgres_or_reason() -> Iterator[PostgresServer | str]:
+    try:
+        server = PostgresServer(POSTGRES_URL)
+    except psycopg.OperationalError as error:
+        yield f"PostgreSQL does not answer: {str(error).splitlines()[0]}"
+        return
+    database = Database(server.url(server.template))
+    migrations.upgrade(database)
+    database.close()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def postgres_server(_postgres_or_reason: PostgresServer | str) -> PostgresServer:
+    if isinstance(_postgres_or_reason, str):
+        _missing(_postgres_or_reason)
+    return _postgres_or_reason
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A PostgreSQL database with the schema, dropped afterwards."""
+    name = postgres_server.create(postgres_server.template)
+    yield postgres_server.url(name)
+    postgres_server.drop(name)
+
+
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "docmill.db"
+    database = Database(f"sqlite:///{path}")
+    migrations.upgrade(database)
+    database.close()
+    return path
+
+
+@pytest.fixture
+def sqlite_url(_sqlite_template: Path, tmp_path: Path) -> str:
+    """A SQLite file with the schema."""
+    shutil.copy(_sqlite_template, tmp_path / "docmill.db")
+    return f"sqlite:///{tmp_path / 'docmill.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A store with the schema: the test runs once on SQLite and once on PostgreSQL."""
+    url: str = request.getfixturevalue({"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param])
+    return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """`database_url`, opened."""
+    database = Database(database_url, pool_size=12)
+    yield database
+    database.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def bare_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A store without the schema."""
+    if request.param == "sqlite":
+        database = Database(f"sqlite:///{tmp_path / 'bare' / 'docmill.db'}")
+        yield database
+        database.close()
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    name = server.create()
+    database = Database(server.url(name))
+    yield database
+    database.close()
+    server.drop(name)
+
+
+@pytest.fixture(scope="session")
+def _redis_server() -> Iterator[str]:
+    try:
+        with redis.Redis.from_url(REDIS_URL, socket_connect_timeout=2) as client:
+            client.ping()
+    except redis.RedisError as error:
+        if os.environ.get("DOCMILL_TEST_REQUIRE_SERVERS"):
+            pytest.fail(f"Redis does not answer, and DOCMILL_TEST_REQUIRE_SERVERS is set: {error}")
+        from worker.embedded import EmbeddedRedis
+
+        with EmbeddedRedis() as embedded:
+            yield embedded.url
+        return
+    yield REDIS_URL
+
+
+@pytest.fixture
+def redis_url(_redis_server: str) -> Iterator[str]:
+    """An empty Redis database that is ours alone: on the server where one answers, else on an embedded one."""
+    if _redis_server.startswith("unix:"):
+        with redis.Redis.from_url(_redis_server) as client:
+            client.flushall()
+        yield _redis_server
+        return
+    with redis.Redis.from_url(_redis_server, db=0) as loans:
+        number = _borrow(loans)
+        url = make_url(_redis_server).set(database=str(number)).render_as_string(hide_password=False)
+        try:
+            with redis.Redis.from_url(url) as client:
+                client.flushdb()
+                yield url
+                client.flushdb()
+        finally:
+            loans.delete(f"docmill-tests:{number}")
+
+
+def _borrow(loans: redis.Redis) -> int:
+    """The number of a database that is empty and that no other run of the tests has."""
+    used = {int(name.removeprefix("db")) for name in loans.info("keyspace")}
+    for number in REDIS_DATABASES:
+        if number not in used and loans.set(f"docmill-tests:{number}", os.getpid(), nx=True, ex=REDIS_LOAN_S):
+            return number
+    _missing(f"every Redis database of {REDIS_URL} is in use")
