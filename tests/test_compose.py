@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import platform
 import re
 import subprocess
+import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +107,24 @@ def test_the_queue_keeps_what_it_was_given() -> None:
     script = SERVICES["redis"]["command"][-1]
     assert "appendonly yes" in script
     assert "maxmemory-policy noeviction" in script
+
+
+def test_the_health_check_tells_a_worker_of_this_host_from_none(sqlite_url: str, tmp_path: Path) -> None:
+    from storage import dispatch
+    from storage.database import Database
+
+    def healthy() -> bool:
+        environment = {"DOCMILL_DATABASE_URL": sqlite_url, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, str(ROOT / "docker" / "healthcheck.py")]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True).returncode == 0
+
+    database = Database(sqlite_url)
+    sign_on = partial(dispatch.sign_on, database, pid=1, device="cpu", lanes=["embed"], slots=1, version="0")
+    sign_on("elsewhere", host="another-host")
+    assert not healthy()
+    sign_on("here", host=platform.node())
+    assert healthy()
+    database.close()
 
 
 def test_the_ci_script_can_be_run() -> None:
