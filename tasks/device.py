@@ -11,7 +11,7 @@ from storage.outcomes import Reason
 from storage.specs import Spec
 from tasks.backends.static import failure
 from tasks.batches import Budget
-from tasks.errors import EngineStopped
+from tasks.errors import DeviceLost, EngineStopped
 from tasks.outputs import Generated, Output
 from tasks.pool import Item
 from tasks.residents import Owner, Resident, Residents
@@ -195,6 +195,8 @@ class Stretch:
                 self._pause()
                 self._device.deliver(self._resident, self._flight.pop(number), output)
                 self._resumed = self._device.clock()
+        except DeviceLost:
+            raise
         except Exception as error:  # the backend broke its word: a window's error is an output
             log.exception("backend.raised", extra={"spec": str(self._resident.spec)})
             self._fail(error)

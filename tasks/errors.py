@@ -11,6 +11,7 @@
     ├── CannotServe
     ├── BadOption
     ├── OutOfMemory
+    ├── DeviceLost
     └── EngineStopped
 """
 
@@ -56,6 +57,10 @@ class BadOption(TaskError):
 
 class OutOfMemory(TaskError):
     """The batch does not fit in the device's memory."""
+
+
+class DeviceLost(TaskError):
+    """The device answers with errors only, whatever is computed: the process must start again."""
 
 
 class EngineStopped(TaskError):

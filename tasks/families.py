@@ -60,10 +60,18 @@ def family(config: Mapping[str, Any]) -> Family | None:
     return Family.ENCODER if model_type or config.get("architectures") else None
 
 
+def suits(kind: str, config: Mapping[str, Any]) -> bool:
+    """Whether a model can do this kind of task; of encoder-decoders, only T5's encoder is used by itself."""
+    found = family(config)
+    if found is Family.SEQ2SEQ and kind == "embed":
+        return str(config.get("model_type")) in PREFIXED
+    return found in SUITS[kind]
+
+
 def require(kind: str, config: Mapping[str, Any], model: str) -> None:
     """Raise ModelUnsuitable unless the model's family can do this kind of task; an empty config passes."""
     found = family(config)
-    if found is None or found in SUITS[kind]:
+    if found is None or suits(kind, config):
         return
     wanted = " or ".join(sorted(SUITS[kind]))
     raise ModelUnsuitable(f"{kind} needs an {wanted} model; {model} is {found} ({config.get('model_type')}).")

@@ -133,7 +133,7 @@ def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str
         pinned=pinned,
         architecture=", ".join(config.get("architectures") or [str(config.get("model_type"))]),
         family=family.value,
-        kinds=tuple(kind for kind in families.KINDS if family in families.SUITS[kind]),
+        kinds=tuple(kind for kind in families.KINDS if families.suits(kind, config)),
         window_limit=families.window_limit(config, *_stated_limits(folder)),
         size_bytes=weights.size_bytes(folder) if folder is not None else None,
     )

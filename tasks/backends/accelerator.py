@@ -13,9 +13,11 @@ from typing import Any
 import torch
 import transformers
 
-from tasks.errors import CannotServe, OutOfMemory
+from tasks.errors import CannotServe, DeviceLost, OutOfMemory
 
 _NAMED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "ALLOC_FAILED")
 
 
 def dtype_for(quality: str, device: str) -> torch.dtype:
@@ -42,7 +44,7 @@ def native_bfloat16(device: str) -> bool:
 
 @contextmanager
 def memory_errors(device: str) -> Iterator[None]:
-    """Turn what torch raises when memory is short into OutOfMemory, and free what can be freed."""
+    """Turn what torch raises when memory is short into OutOfMemory, and a broken device into DeviceLost."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -50,9 +52,12 @@ def memory_errors(device: str) -> Iterator[None]:
             torch.cuda.empty_cache()
         raise OutOfMemory from error
     except RuntimeError as error:
-        # The allocator of the CPU has no error type of its own.
-        if "DefaultCPUAllocator" in str(error) or "can't allocate memory" in str(error):
+        # Neither the allocator of the CPU nor cuBLAS has an error type of its own.
+        if any(words in str(error) for words in _NO_MEMORY):
             raise OutOfMemory from error
+        # After a kernel failed, every later call into the same CUDA context fails too.
+        if device.startswith("cuda") and "CUDA error" in str(error):
+            raise DeviceLost(f"{device}: {str(error).splitlines()[0]}") from error
         raise
 
 

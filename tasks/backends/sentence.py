@@ -53,7 +53,10 @@ class SentenceBackend:
         self._limit_tokens = self._limit(spec.params.get("window_tokens"))
         self._truncate_dim = self._model.truncate_dim
         self._loop = StaticLoop(self._compute, _BUDGETS[device.partition(":")[0]])
-        self.traits = Traits(normalizes=any(isinstance(module, Normalize) for module in self._model))
+        self.traits = Traits(
+            # Vectors cut to fewer dimensions have no length of 1 any more.
+            normalizes=self._truncate_dim is None and any(isinstance(module, Normalize) for module in self._model)
+        )
 
     @property
     def limit_tokens(self) -> int:

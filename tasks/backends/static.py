@@ -8,7 +8,7 @@ from typing import Any
 from storage.outcomes import Reason
 from tasks.backends import Source
 from tasks.batches import Budget
-from tasks.errors import OutOfMemory
+from tasks.errors import DeviceLost, OutOfMemory
 from tasks.outputs import Failure, Output
 from tasks.pool import Item
 
@@ -19,8 +19,8 @@ Computed = tuple[int, Output]
 class StaticLoop:
     """Takes batches within a budget, and lowers the budget for good when one does not fit.
 
-    ``compute`` returns one output per item, in order; it raises OutOfMemory, or anything else where a text or
-    the model is at fault.
+    ``compute`` returns one output per item, in order; it raises OutOfMemory, DeviceLost (which passes through
+    here, since no document is to blame), or anything else where a text or the model is at fault.
     """
 
     def __init__(self, compute: Callable[[Items], Sequence[Output]], budget: Budget) -> None:
@@ -38,6 +38,8 @@ class StaticLoop:
         try:
             outputs = self._compute(batch)
             assert len(outputs) == len(batch)
+        except DeviceLost:
+            raise
         except OutOfMemory as out_of_memory:
             error = out_of_memory.with_traceback(None)
         except Exception as unexpected:
@@ -71,6 +73,8 @@ class StaticLoop:
         for item in batch:
             try:
                 results.append((item.id, self._compute([item])[0]))
+            except DeviceLost:
+                raise
             except OutOfMemory:
                 results += self._halves([item])
             except Exception as error:

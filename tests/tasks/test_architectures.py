@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
+from tokenizers import Tokenizer
 from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from storage.outcomes import Outcome
 from tasks.backends import dialects
 from tasks.backends.accelerator import quiet
-from tasks.errors import CannotServe
+from tasks.backends.convert import safe_folder
+from tasks.errors import CannotServe, ModelUnsuitable
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
 
@@ -171,8 +177,52 @@ def test_robertas_unused_positions_are_not_counted(bench: Bench, made: Path, sen
     assert np.allclose(rows, expected, atol=1e-5)
 
 
-def test_an_encoder_cannot_summarise(bench: Bench) -> None:
-    from tasks.errors import ModelUnsuitable
+def test_a_default_prompt_and_its_exclusion_follow_the_models_files(
+    bench: Bench, made: Path, sentences: list[str]
+) -> None:
+    with quiet():
+        inner = Transformer(str(architectures.bert(made / "bert-prompted", sentences)))
+        pooling = Pooling(inner.get_embedding_dimension(), "mean", include_prompt=False)
+        model = SentenceTransformer(
+            modules=[inner, pooling, Normalize()],
+            prompts={"passage": "passage: "},
+            default_prompt_name="passage",
+            device="cpu",
+        )
+        model.save(str(made / "prompted"), create_model_card=False)
+    expected = model.encode(sentences, show_progress_bar=False)
+    actual = vectors(bench.run(bench.spec("embed", str(made / "prompted")), sentences))
+    assert np.allclose(actual, expected, atol=1e-5)
 
+
+def test_a_model_that_is_no_transformer_tokenises_on_its_own(bench: Bench, made: Path, sentences: list[str]) -> None:
+    with quiet():
+        tokenizer = Tokenizer.from_file(str(architectures.bert(made / "bert-static", sentences) / "tokenizer.json"))
+        model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=16)], device="cpu")
+        model.save(str(made / "static"), create_model_card=False)
+    expected = model.encode(sentences, show_progress_bar=False)
+    actual = vectors(bench.run(bench.spec("embed", str(made / "static")), sentences))
+    assert np.allclose(actual, expected, atol=1e-5)
+
+
+def test_two_processes_that_convert_at_once_find_one_whole_copy(
+    made: Path, french: list[str], tmp_path: Path
+) -> None:
+    folder = architectures.marian(made / "converted-twice", french)
+    with ThreadPoolExecutor(4) as pool:
+        ready = list(pool.map(lambda _: safe_folder(folder, "sha256:00", tmp_path), range(4)))
+    assert set(ready) == {tmp_path / "converted" / "sha256-00"}
+    assert [path.name for path in (tmp_path / "converted").iterdir()] == ["sha256-00"]
+
+
+def test_a_pickle_that_holds_more_than_tensors_is_refused(made: Path, french: list[str], tmp_path: Path) -> None:
+    folder = architectures.marian(made / "unsafe", french)
+    torch.save({"weights": print}, folder / "pytorch_model.bin")
+    with pytest.raises(CannotServe, match="runs no code from model files"):
+        safe_folder(folder, "sha256:01", tmp_path)
+    assert list((tmp_path / "converted").iterdir()) == []
+
+
+def test_an_encoder_cannot_summarise(bench: Bench) -> None:
     with pytest.raises(ModelUnsuitable, match="encoder-decoder"):
         bench.spec("summarize", "minilm")

@@ -10,8 +10,8 @@ from storage.outcomes import Reason, Status
 from storage.specs import Spec
 from tasks.backends import Source
 from tasks.batches import Budget
-from tasks.engine import BatchDone, BatchStarted
-from tasks.errors import CannotServe, EngineStopped
+from tasks.engine import BatchDone, BatchStarted, Engine
+from tasks.errors import CannotServe, DeviceLost, EngineStopped
 from tasks.outputs import Output
 from tasks.windows import Encoded
 from tests.tasks.conftest import EngineOf
@@ -283,9 +283,20 @@ def test_batches_are_told_and_counted_even_if_the_listener_fails(engine_of: Engi
     assert counters.busy_s == pytest.approx(sum(e.seconds for e in events if isinstance(e, BatchDone)))
 
 
-def test_a_dying_device_thread_wakes_every_ticket() -> None:
-    from tasks.engine import Engine
+def test_a_lost_device_stops_the_engine_and_blames_no_document() -> None:
+    def lose(texts: list[str]) -> None:
+        raise DeviceLost
 
+    engine = Engine(lambda spec: FakeBackend(lose))
+    engine.start()
+    ticket = engine.submit(spec_of(), [(1, "one"), (2, "two")])
+    assert ticket.wait(WAIT_S)
+    assert ticket.finished() == []
+    engine.close()
+    assert isinstance(engine.error, DeviceLost)
+
+
+def test_a_dying_device_thread_wakes_every_ticket() -> None:
     def die(texts: list[str]) -> None:
         raise SystemExit
 
