@@ -29,12 +29,12 @@ def lanes(database: Database) -> list[Lane]:
     """The lanes of the jobs that run, with their live slots and what is queued in them."""
     with database.read() as connection:
         queued = connection.execute(
-            select(Shard.lane, func.count())
+            select(Shard.lane, func.count().label("n"))
             .join(Job, Job.id == Shard.job_id)
             .where(Shard.state == "queued", Job.state.in_(RUNNABLE))
             .group_by(Shard.lane)
         )
-        depth = dict(queued.tuples().all())
+        depth = {row.lane: row.n for row in queued}
         wanted = connection.scalars(
             select(SpecRow.kind)
             .join(Step, Step.spec_id == SpecRow.id)
@@ -88,15 +88,12 @@ def _take(database: Database, connection: Connection, lane: str, room: int) -> l
 
 
 def _claimants(connection: Connection, lane: str, room: int) -> list[tuple[Claimant, int]]:
-    in_flight = dict(
-        connection.execute(
-            select(Shard.job_id, func.count())
-            .where(Shard.lane == lane, Shard.state.in_(["queued", "running"]))
-            .group_by(Shard.job_id)
-        )
-        .tuples()
-        .all()
+    counted = connection.execute(
+        select(Shard.job_id, func.count().label("n"))
+        .where(Shard.lane == lane, Shard.state.in_(["queued", "running"]))
+        .group_by(Shard.job_id)
     )
+    in_flight = {row.job_id: row.n for row in counted}
     found = []
     for job in connection.execute(select(Job.id, Job.priority).where(Job.state.in_(RUNNABLE))).all():
         ready = connection.execute(

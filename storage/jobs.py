@@ -205,7 +205,8 @@ def _stop_failing(connection: Connection, wanted: Any) -> None:
                 Shard.job_id == job.id
             )
         ).one()
-        failed, total = failed - job.n_retried, total - job.n_retried  # a retried text is in two shards
+        # PostgreSQL's sums are decimals. A retried text is in two shards.
+        failed, total = int(failed) - job.n_retried, int(total) - job.n_retried
         if failed > 0 and failed > total * job.max_failures / 100:
             stop(
                 connection,

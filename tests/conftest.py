@@ -57,6 +57,8 @@ class PostgresServer:
 
     def url(self, name: str) -> str:
         url: URL = self._url.set(drivername="postgresql+psycopg", database=name)
+        # What is committed here need not outlast a power cut, and the tests commit often.
+        url = url.update_query_dict({"options": "-csynchronous_commit=off"})
         return url.render_as_string(hide_password=False)
 
     def close(self) -> None:

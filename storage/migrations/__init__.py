@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from alembic import command
@@ -12,6 +13,8 @@ from sqlalchemy.exc import DBAPIError
 
 from storage.database import Database
 from storage.errors import SchemaOutOfDate
+
+_one_at_a_time = threading.Lock()  # Alembic keeps the context of a command in its modules' globals
 
 
 def _config() -> Config:
@@ -40,7 +43,7 @@ def upgrade(database: Database) -> tuple[str | None, str]:
     if before != after:
         config = _config()
         try:
-            with database.engine.connect().execution_options(docmill_write=True) as connection:
+            with _one_at_a_time, database.engine.connect().execution_options(docmill_write=True) as connection:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except DBAPIError as error:

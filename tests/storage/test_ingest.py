@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from storage import ingest, jobs, planning
+from storage.database import Database
+from storage.errors import JobStopped
+from storage.ingest import Counts, Incoming, Rejected
+from storage.outcomes import Outcome, Status
+from storage.results import failures
+from storage.schema import Ingest
+from storage.shards import Claim
+from storage.status import read_status
+from tests.storage.books import (
+    EMBED,
+    TRANSLATE,
+    at_once,
+    chunks,
+    documents,
+    n_documents,
+    numbered,
+    planned,
+    read,
+    records,
+    request,
+    work,
+)
+
+
+class Killed(Exception):
+    """The process that reads goes away."""
+
+
+def counted(database: Database, ingest_id: int) -> tuple[int, int, int, int, int]:
+    """(records, new, changed, unchanged, repeated) as the ingest's row has them."""
+    with database.read() as connection:
+        row = connection.execute(select(Ingest).where(Ingest.id == ingest_id)).one()
+    return row.n_records, row.n_new, row.n_changed, row.n_unchanged, row.n_repeated
+
+
+def test_a_reading_stores_its_documents_and_plans_each_text(database: Database) -> None:
+    job = read(database, request(), numbered(5))
+    assert documents(database, job) == dict(numbered(5))
+    assert set(planned(database, job).values()) == {1}
+    assert len(planned(database, job)) == 5
+    assert read_status(database, job.id).documents == 5
+
+
+def test_a_reading_that_was_cut_off_is_carried_on_by_reading_again(database: Database) -> None:
+    texts = numbered(10)
+    cut_off = read(database, request(), texts, chunk=3, stop_after=2)
+    job = read(database, request(), texts, chunk=3)
+    assert job.adopted
+    assert job.id == cut_off.id
+    assert documents(database, job) == dict(texts)
+    assert n_documents(database) == 10
+    assert list(planned(database, job).values()) == [1] * 10
+    assert counted(database, job.ingest_id) == (10, 10, 0, 0, 0)
+
+
+def test_the_same_reading_again_adds_nothing(database: Database) -> None:
+    first = read(database, request(), numbered(4))
+    again = jobs.open_job(database, request())
+    assert ingest.add(database, again, records(numbered(4))) == Counts(records=4, unchanged=4)
+    assert ingest.end(database, again) == 4
+    assert again.id == first.id
+    assert n_documents(database) == 4
+    assert sum(planned(database, first).values()) == 4
+
+
+def test_a_reading_after_the_job_has_ended_is_a_new_job_that_computes_nothing(database: Database) -> None:
+    first = read(database, request(), numbered(4))
+    work(database)
+    assert jobs.finish(database) == [first.id]
+    second = read(database, request(), numbered(4))
+    assert second.id != first.id
+    assert not planned(database, second)
+    status = read_status(database, second.id)
+    assert (status.done, status.pending, status.prior) == (4, 0, 4)
+
+
+def test_a_changed_document_supersedes_the_old_one_which_stays(database: Database) -> None:
+    first = read(database, request(), [("a", "one"), ("b", "two")])
+    second = read(database, request("b.jsonl"), [("a", "uno")])
+    assert documents(database) == {"a": "uno", "b": "two"}
+    assert documents(database, first) == {"a": "one", "b": "two"}
+    assert documents(database, second) == {"a": "uno", "b": "two"}
+    assert counted(database, second.ingest_id) == (1, 0, 1, 0, 0)
+
+
+def test_changed_metadata_or_flags_alone_make_a_new_version(database: Database) -> None:
+    job = read(database, request(), [("a", "one")])
+    other_meta = Incoming("a", "one", {"year": 1900}, (), 0)
+    assert ingest.add(database, job, [other_meta]).changed == 1
+    assert ingest.add(database, job, [Incoming("a", "one", {"year": 1900}, ("nul-replaced",), 0)]).changed == 1
+    assert sum(planned(database, job).values()) == 1
+
+
+def test_metadata_reads_back_equal_whatever_json_makes_of_it(database: Database) -> None:
+    awkward = {"ratio": 1e300, "tiny": 1e-7, "whole": 100.0, "list": (1, 2), "nested": {"b": None, "a": "ä"}}
+    chunk = [Incoming("a", "one", awkward, (), 0)]
+    job = jobs.open_job(database, request())
+    assert ingest.add(database, job, chunk).new == 1
+    assert ingest.add(database, job, chunk).unchanged == 1
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 10])
+def test_of_records_with_one_key_the_last_wins_and_the_others_are_counted(database: Database, chunk: int) -> None:
+    texts = [("a", "one"), ("b", "x"), ("a", "two"), ("a", "three")]
+    job = read(database, request(), texts, chunk=chunk)
+    assert documents(database, job) == {"a": "three", "b": "x"}
+    assert counted(database, job.ingest_id) == (4, 2, 0, 0, 2)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 10])
+def test_a_source_with_a_repeated_key_adds_nothing_when_it_is_read_again(database: Database, chunk: int) -> None:
+    texts = [("a", "one"), ("b", "x"), ("a", "two"), ("a", "three")]
+    read(database, request(), texts, chunk=chunk)
+    rows = n_documents(database)
+    again = read(database, request(spec=TRANSLATE), texts, chunk=chunk)
+    assert n_documents(database) == rows
+    assert documents(database, again) == {"a": "three", "b": "x"}
+    assert counted(database, again.ingest_id) == (4, 0, 0, 2, 2)
+    assert planned(database, again) == {"three": 1, "x": 1}
+
+
+def test_the_older_of_two_records_wins_once_the_newer_is_gone_from_the_source(database: Database) -> None:
+    read(database, request(), [("a", "one"), ("b", "x"), ("a", "two")], chunk=1)
+    job = read(database, request(spec=TRANSLATE), [("a", "one"), ("b", "x")], chunk=1)
+    assert documents(database, job) == {"a": "one", "b": "x"}
+    assert planned(database, job)["one"] == 1
+    assert counted(database, job.ingest_id) == (2, 0, 1, 1, 0)
+    rows = n_documents(database)
+    read(database, request(), [("a", "one"), ("b", "x")], chunk=1)
+    assert n_documents(database) == rows
+
+
+def test_the_order_of_two_records_with_one_key_may_turn_around(database: Database) -> None:
+    read(database, request(), [("a", "one"), ("a", "two")], chunk=1)
+    job = read(database, request(spec=TRANSLATE), [("a", "two"), ("a", "one")], chunk=1)
+    assert documents(database, job) == {"a": "one"}
+
+
+def test_a_cut_off_reading_of_repeated_keys_is_carried_on_without_new_versions(database: Database) -> None:
+    texts = [("a", "one"), ("a", "two"), ("b", "x"), ("a", "three")]
+    read(database, request(), texts, chunk=1, stop_after=3)
+    job = read(database, request(), texts, chunk=1)
+    assert documents(database, job) == {"a": "three", "b": "x"}
+    assert n_documents(database) == 4
+    assert counted(database, job.ingest_id) == (4, 2, 0, 0, 2)
+
+
+def test_what_another_reading_changed_meanwhile_is_not_undone_by_a_contender(database: Database) -> None:
+    read(database, request(), [("a", "one"), ("a", "two")], chunk=1)
+    mine = jobs.open_job(database, request(spec=TRANSLATE))
+    ingest.add(database, mine, records([("a", "one")]))
+    read(database, request("other.jsonl"), [("a", "news")])
+    ingest.end(database, mine)
+    assert documents(database) == {"a": "news"}
+
+
+def test_a_text_of_many_documents_is_planned_once(database: Database) -> None:
+    texts = [(f"k{i}", "same") for i in range(5)]
+    job = read(database, request(), texts, chunk=2)
+    assert planned(database, job) == {"same": 1}
+
+
+def test_a_text_is_planned_once_across_a_crash(database: Database) -> None:
+    texts = [(f"k{i}", "same") for i in range(6)]
+    read(database, request(), texts, chunk=2, stop_after=2)
+    assert planned(database, read(database, request(), texts, chunk=2)) == {"same": 1}
+
+
+def test_a_corpus_that_grew_is_computed_whole_under_a_new_spec(database: Database) -> None:
+    read(database, request("a.jsonl"), numbered(3))
+    work(database)
+    job = read(database, request("b.jsonl", spec=TRANSLATE), [("x", "new"), ("y", "text 1")])
+    assert planned(database, job) == {"text 0": 1, "text 1": 1, "text 2": 1, "new": 1}
+    assert len(documents(database, job)) == 5
+
+
+def test_a_corpus_that_grew_computes_only_what_is_new_under_the_same_spec(database: Database) -> None:
+    read(database, request("a.jsonl"), numbered(3))
+    work(database)
+    job = read(database, request("b.jsonl"), [("x", "new"), ("y", "text 1")])
+    assert planned(database, job) == {"new": 1}
+    status = read_status(database, job.id)
+    assert (status.documents, status.done, status.pending) == (5, 3, 1)
+
+
+def test_the_sweep_goes_on_where_a_crash_left_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.planning.SWEEP_DOCUMENTS", 4)
+    texts = [(f"k{i}", f"text {i % 6}") for i in range(10)]
+    read(database, request("a.jsonl"), texts)
+    pages = 0
+
+    def killed_on_the_second(*arguments: Any) -> Any:
+        nonlocal pages
+        pages += 1
+        if pages == 2:
+            raise Killed
+        return planning.sweep_page(*arguments)
+
+    monkeypatch.setattr("storage.ingest.sweep_page", killed_on_the_second)
+    cut_off = jobs.open_job(database, request("b.jsonl", spec=TRANSLATE))
+    with pytest.raises(Killed):
+        ingest.sweep(database, cut_off)
+    assert planned(database, cut_off) == {f"text {i}": 1 for i in range(4)}
+    monkeypatch.setattr("storage.ingest.sweep_page", planning.sweep_page)
+    job = read(database, request("b.jsonl", spec=TRANSLATE), [("x", "text 5"), ("y", "new")])
+    assert job.id == cut_off.id
+    assert planned(database, job) == {f"text {i}": 1 for i in range(6)} | {"new": 1}
+
+
+def test_a_text_that_moves_to_another_key_in_the_same_reading_is_planned_once(database: Database) -> None:
+    read(database, request("a.jsonl"), [("a", "moving"), ("b", "stays")])
+    job = read(database, request("b.jsonl", spec=TRANSLATE), [("a", "new"), ("c", "moving")])
+    assert planned(database, job) == {"moving": 1, "stays": 1, "new": 1}
+
+
+def test_a_job_covers_what_another_reading_brought_while_its_own_lasted(database: Database) -> None:
+    earlier = jobs.open_job(database, request("a.jsonl"))
+    later = jobs.open_job(database, request("b.jsonl", spec=TRANSLATE))
+    ingest.sweep(database, earlier)
+    ingest.sweep(database, later)
+    ingest.add(database, later, records([("k", "both"), ("l", "later")]))
+    ingest.add(database, earlier, records([("k", "both"), ("e", "earlier")]))
+    for job in (later, earlier):
+        ingest.end(database, job)
+        assert documents(database, job) == {"k": "both", "l": "later", "e": "earlier"}
+        assert planned(database, job) == {"both": 1, "later": 1, "earlier": 1}
+
+
+def test_two_enqueuers_of_one_source_at_once_store_one_set_of_documents(database: Database) -> None:
+    texts = [(f"k{i}", f"text {i % 40}") for i in range(60)]
+    first, second = at_once(*[lambda: read(database, request(), texts, chunk=7)] * 2)
+    assert first.id == second.id
+    assert documents(database, first) == dict(texts)
+    assert n_documents(database) == 60
+    assert set(planned(database, first).values()) == {1}
+
+
+def test_two_jobs_of_one_corpus_read_at_once_both_cover_all_of_it(database: Database) -> None:
+    left, right = numbered(60), numbered(60, first=30)
+    acts = [
+        lambda: read(database, request("left", spec=EMBED), left, chunk=7),
+        lambda: read(database, request("right", spec=TRANSLATE), right, chunk=7),
+    ]
+    last = max(at_once(*acts), key=lambda job: len(documents(database, job)))
+    assert documents(database, last) == dict(left + right)
+    assert n_documents(database) == 90
+    work(database)
+    jobs.finish(database)
+    status = read_status(database, last.id)
+    assert (status.state, status.done, status.documents) == ("done", 90, 90)
+
+
+def test_two_corpora_that_share_texts_are_read_at_once_without_a_deadlock(database: Database) -> None:
+    texts = numbered(200)
+    backwards = texts[::-1]
+    at_once(
+        lambda: read(database, request(corpus="left"), texts, chunk=50),
+        lambda: read(database, request(corpus="right"), backwards, chunk=50),
+    )
+    assert n_documents(database) == 400
+
+
+def test_a_cancelled_job_takes_no_more_documents(database: Database) -> None:
+    job = jobs.open_job(database, request())
+    jobs.cancel(database, job.id)
+    for act in (
+        lambda: ingest.add(database, job, records(numbered(1))),
+        lambda: ingest.sweep(database, job),
+        lambda: ingest.end(database, job),
+    ):
+        with pytest.raises(JobStopped, match="cancelled"):
+            act()
+    assert n_documents(database) == 0
+
+
+def test_rejected_records_are_kept_with_their_place_and_counted_once(database: Database) -> None:
+    rejected = [Rejected("a.jsonl:3", "not JSON")]
+    for _ in range(2):
+        job = jobs.open_job(database, request())
+        ingest.add(database, job, records(numbered(2)), rejected)
+    assert read_status(database, job.id).rejected == 1
+    assert [row["id"] for row in failures(database, job.id)] == ["a.jsonl:3"]
+
+
+def test_a_rejection_that_was_mended_before_the_reading_is_carried_on_is_forgotten(database: Database) -> None:
+    job = jobs.open_job(database, request())
+    ingest.add(database, job, [], [Rejected("a.jsonl:3", "not JSON")])
+    job = read(database, request(), numbered(3))
+    assert list(failures(database, job.id)) == []
+
+
+def test_an_empty_source_makes_a_job_that_ends(database: Database) -> None:
+    job = read(database, request(), [])
+    assert jobs.finish(database) == [job.id]
+    assert read_status(database, job.id).documents == 0
+
+
+def test_a_chunk_larger_than_a_databases_limit_of_parameters_is_stored(database: Database) -> None:
+    job = jobs.open_job(database, request())
+    assert ingest.add(database, job, chunks(numbered(2_500), 2_500)[0]).new == 2_500
+
+
+def test_jobs_that_differ_in_their_options_are_not_mixed(database: Database) -> None:
+    first = read(database, request(options={"text_field": "text"}), numbered(1), stop_after=0)
+    second = read(database, request(options={"text_field": "body"}), numbered(1), stop_after=0)
+    assert first.id != second.id
+
+
+def test_skipped_and_failed_texts_of_earlier_jobs_are_counted_as_prior(database: Database) -> None:
+    read(database, request(), numbered(4))
+
+    def mixed(claim: Claim) -> list[Outcome]:
+        wanted = [Status.DONE, Status.FAILED, Status.SKIPPED, Status.DONE]
+        return [Outcome(content_id, status) for (content_id, _), status in zip(claim.texts, wanted, strict=True)]
+
+    work(database, mixed)
+    status = read_status(database, read(database, request("b.jsonl"), []).id)
+    assert (status.done, status.failed, status.skipped, status.pending) == (2, 1, 1, 0)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect, text
+
+from storage import migrations
+from storage.database import Database
+from storage.errors import SchemaOutOfDate
+from storage.schema import Base
+from tests.storage.books import at_once
+
+
+def test_the_migrated_schema_equals_the_declared_one(database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_partial_indexes_are_partial_in_the_migrated_schema_too(database: Database) -> None:
+    # Alembic compares an index's columns and not its condition.
+    dialect = database.engine.dialect.name
+    found = {index["name"]: index for index in inspect(database.engine).get_indexes("document")}
+    for index in Base.metadata.tables["document"].indexes:
+        where = index.dialect_options[dialect]["where"]
+        options = found[str(index.name)].get("dialect_options", {})
+        stored = str(options.get(f"{dialect}_where", "")).strip("()")
+        assert stored == ("" if where is None else str(where))
+
+
+def test_upgrading_twice_changes_nothing(bare_database: Database) -> None:
+    assert migrations.upgrade(bare_database) == (None, migrations.head())
+    assert migrations.upgrade(bare_database) == (migrations.head(), migrations.head())
+    migrations.require_current(bare_database)
+
+
+def test_two_upgrades_at_once_take_turns(bare_database: Database) -> None:
+    at_once(*[lambda: migrations.upgrade(bare_database)] * 2)
+    migrations.require_current(bare_database)
+
+
+def test_upgrades_of_two_processes_at_once_take_turns(bare_database: Database) -> None:
+    script = """
+import sys
+from storage import migrations
+from storage.database import Database
+database = Database(sys.argv[1])
+sys.stdin.read()
+migrations.upgrade(database)
+"""
+    url = bare_database.url.render_as_string(hide_password=False)
+    processes = [subprocess.Popen([sys.executable, "-c", script, url], stdin=subprocess.PIPE) for _ in range(2)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+    assert [process.wait(60) for process in processes] == [0, 0]
+    migrations.require_current(bare_database)
+
+
+def test_a_database_without_a_schema_is_refused(bare_database: Database) -> None:
+    with pytest.raises(SchemaOutOfDate, match="no docmill schema yet"):
+        migrations.require_current(bare_database)
+
+
+def test_a_database_of_a_newer_docmill_is_refused(database: Database) -> None:
+    database.write(lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999'")))
+    with pytest.raises(SchemaOutOfDate, match="belongs to a newer docmill"):
+        migrations.require_current(database)
+
+
+def test_a_database_of_an_older_docmill_is_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "head", lambda: "0002")
+    with pytest.raises(SchemaOutOfDate, match="docmill db upgrade"):
+        migrations.require_current(database)

@@ -1,0 +1,475 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from storage import dispatch, jobs, rows, shards, upkeep
+from storage.cutting import unpack
+from storage.database import Database, db_now
+from storage.errors import JobStopped, LeaseLost, NoSuchJob
+from storage.outcomes import Outcome, Reason, Status
+from storage.policy import MAX_ATTEMPTS, POISON
+from storage.results import failures, results
+from storage.shards import Claim
+from storage.status import read_status
+from tests.storage.books import (
+    TRANSLATE,
+    at_once,
+    claim_next,
+    claim_shard,
+    dispatched,
+    done,
+    failed,
+    lapse,
+    numbered,
+    outcomes,
+    read,
+    request,
+    set_shard,
+    shard,
+    shards_of,
+    work,
+)
+
+
+def test_a_claim_is_won_by_one_of_many_threads(database: Database) -> None:
+    read(database, request(), numbered(3))
+    [shard_id] = dispatched(database)
+    claims = at_once(*[lambda n=n: claim_shard(database, shard_id, f"w{n}") for n in range(8)])
+    [won] = [claim for claim in claims if claim is not None]
+    assert [text for _, text in won.texts] == ["text 0", "text 1", "text 2"]
+    assert (won.fence, won.attempt) == (1, 1)
+    assert shard(database, shard_id).owner == won.owner
+
+
+def test_a_commit_under_the_fence_writes_the_outcomes_and_ends_the_shard(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    claim = claim_next(database)
+    runtime = rows.runtime_id(database, {"device": "cpu", "precision": "float32", "backend": "stub", "versions": {}})
+    shards.commit(database, claim, done(claim), runtime)
+    row = shard(database, claim.shard_id)
+    assert (row.state, row.n_done, row.tokens_in, row.tokens_out) == ("done", 3, 9, 6)
+    assert jobs.finish(database) == [job.id]
+    assert [result["text"] for result in results(database, job.id)] == ["out"] * 3
+
+
+def test_a_commit_that_comes_twice_is_one_commit(database: Database) -> None:
+    # As after a connection that broke during COMMIT: `done` keeps fence and owner, so the repetition finds out.
+    read(database, request(), numbered(2))
+    claim = claim_next(database)
+    shards.commit(database, claim, done(claim), None)
+    shards.commit(database, claim, done(claim), None)
+    assert shard(database, claim.shard_id).tokens_in == 6
+
+
+def test_a_commit_after_a_reclaim_is_rejected_and_writes_nothing(database: Database) -> None:
+    read(database, request(), numbered(2))
+    late = claim_next(database, "sleeper")
+    lapse(database, late.shard_id)
+    assert upkeep.reclaim(database) == 1
+    with pytest.raises(LeaseLost):
+        shards.commit(database, late, done(late), None)
+    assert outcomes(database) == {}
+    other = claim_next(database, "other")
+    shards.commit(database, other, done(other), None)
+    with pytest.raises(LeaseLost):
+        shards.commit(database, late, done(late), None)
+
+
+def test_a_commit_after_a_lapse_that_nobody_reclaimed_is_accepted(database: Database) -> None:
+    read(database, request(), numbered(2))
+    claim = claim_next(database)
+    lapse(database, claim.shard_id)
+    shards.commit(database, claim, done(claim), None)
+    assert upkeep.reclaim(database) == 0
+    assert set(outcomes(database).values()) == {"done"}
+
+
+def test_a_claim_whose_answer_was_lost_is_ours_on_the_second_try(database: Database) -> None:
+    read(database, request(), numbered(2))
+    [shard_id] = dispatched(database)
+    head = shards.look(database, shard_id)
+    assert head is not None
+    tries: list[Claim | None] = []
+    write = database.write
+
+    def lose_the_answer(work):  # type: ignore[no-untyped-def]
+        tries.append(write(work))
+        return write(work)
+
+    database.write = lose_the_answer  # type: ignore[method-assign]
+    assert shards.claim(database, head, "w1") == tries[0]
+    del database.write
+    assert shards.claim(database, head, "w1") is None  # another thread of the same process with the same hint
+    assert shard(database, shard_id).fence == 1
+
+
+def test_a_heartbeat_renews_what_its_process_holds_and_nothing_else(database: Database) -> None:
+    read(database, request(), numbered(600))
+    mine, lost, other = claim_next(database, "w1"), claim_next(database, "w1"), claim_next(database, "w2")
+    for claim in (mine, lost, other):
+        lapse(database, claim.shard_id)
+    assert shards.heartbeat(database, "w1", only=[mine.shard_id]) == {mine.shard_id: mine.fence}
+    assert upkeep.reclaim(database) == 2
+    assert shard(database, mine.shard_id).state == "running"
+    assert shards.heartbeat(database, "w1") == {mine.shard_id: mine.fence}
+
+
+def test_a_heartbeat_is_its_workers_sign_of_life(database: Database) -> None:
+    sign_on(database, "w1")
+    database.write(lambda connection: connection.exec_driver_sql("UPDATE worker SET seen_at = 0"))
+    shards.heartbeat(database, "w1")
+    assert upkeep.forget_workers(database) == 0
+
+
+def test_a_release_keeps_what_is_finished_and_spends_no_attempt(database: Database) -> None:
+    read(database, request(), numbered(3))
+    claim = claim_next(database)
+    shards.release(database, claim, done(claim)[:2])
+    row = shard(database, claim.shard_id)
+    assert (row.state, row.attempt, row.suspect, row.owner) == ("planned", 0, 0, None)
+    again = claim_next(database, "w2")
+    assert [text for _, text in again.texts] == ["text 2"]
+    assert again.attempt == 1
+    shards.commit(database, again, done(again), None)
+    assert shard(database, claim.shard_id).tokens_in == 9
+
+
+def test_a_release_that_comes_too_late_changes_nothing(database: Database) -> None:
+    read(database, request(), numbered(2))
+    late = claim_next(database)
+    lapse(database, late.shard_id)
+    upkeep.reclaim(database)
+    other = claim_next(database, "w2")
+    shards.release(database, late, done(late))
+    row = shard(database, late.shard_id)
+    assert (row.state, row.fence, row.owner) == ("running", other.fence, "w2")
+    assert outcomes(database) == {}
+
+
+def test_a_shard_that_is_released_with_everything_finished_ends_with_an_empty_commit(database: Database) -> None:
+    read(database, request(), numbered(2))
+    claim = claim_next(database)
+    shards.release(database, claim, done(claim))
+    again = claim_next(database)
+    assert again.texts == ()
+    shards.commit(database, again, [], None)
+    assert shard(database, claim.shard_id).n_done == 2
+
+
+def test_a_cancel_takes_running_shards_away_and_stops_claims(database: Database) -> None:
+    job = read(database, request(), numbered(300))
+    running = claim_next(database)
+    heads = [shards.look(database, row.id) for row in shards_of(database, job)]
+    waiting = next(head for head in heads if head is not None)
+    assert jobs.cancel(database, job.id)
+    with pytest.raises(LeaseLost):
+        shards.commit(database, running, done(running), None)
+    assert shards.claim(database, waiting, "w2") is None
+    assert shards.look(database, waiting.shard_id) is None
+    assert dispatched(database) == []
+    assert shards.heartbeat(database, "w1") == {}
+    assert not jobs.cancel(database, job.id)
+    assert read_status(database, job.id).state == "cancelled"
+
+
+def test_a_claim_that_slips_past_a_cancel_is_not_renewed_and_cannot_commit(database: Database) -> None:
+    job = read(database, request(), numbered(2))
+    claim = claim_next(database)
+    jobs.cancel(database, job.id)
+    set_shard(database, claim.shard_id, state="running", fence=claim.fence, owner="w1")
+    assert shards.heartbeat(database, "w1") == {}
+    with pytest.raises(LeaseLost):
+        shards.commit(database, claim, done(claim), None)
+
+
+def test_a_cancelled_job_keeps_what_is_done(database: Database) -> None:
+    job = read(database, request(), numbered(300))
+    claim = claim_next(database)
+    shards.commit(database, claim, done(claim), None)
+    jobs.cancel(database, job.id)
+    status = read_status(database, job.id)
+    assert (status.done, status.done + status.pending) == (len(claim.texts), 300)
+
+
+def test_a_cancelled_job_is_not_revived_by_a_retry(database: Database) -> None:
+    job = read(database, request(), numbered(2))
+    jobs.cancel(database, job.id)
+    with pytest.raises(JobStopped, match="cancelled"):
+        jobs.retry(database, job.id)
+
+
+def test_what_was_cancelled_is_computed_by_a_new_job(database: Database) -> None:
+    job = read(database, request(), numbered(2))
+    claim_next(database)
+    jobs.cancel(database, job.id)
+    new = read(database, request(), numbered(2))
+    assert new.id != job.id
+    work(database)
+    assert jobs.finish(database) == [new.id]
+
+
+@pytest.mark.parametrize("act", [jobs.cancel, jobs.retry, jobs.require, read_status])
+def test_an_unknown_job_is_named(database: Database, act) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(NoSuchJob, match="there is no job 77"):
+        act(database, 77)
+
+
+def die(database: Database, claim: Claim) -> None:
+    """The process that holds the claim dies: its supervisor takes its shards away at once."""
+    assert upkeep.reclaim(database, claim.owner) >= 1
+
+
+def test_a_death_makes_suspects_of_all_that_was_in_flight(database: Database) -> None:
+    read(database, request(), numbered(300))
+    first, second = claim_next(database), claim_next(database)
+    die(database, first)
+    for claim in (first, second):
+        row = shard(database, claim.shard_id)
+        assert (row.state, row.suspect, row.fence) == ("planned", 1, claim.fence + 1)
+    assert upkeep.reclaim(database, first.owner) == 0
+
+
+def test_poison_alone_fails_and_its_neighbours_finish(database: Database) -> None:
+    texts = numbered(256)
+    job = read(database, request(), [(key, "poison" if key == "k77" else text) for key, text in texts])
+    deaths: list[int] = []
+    while True:
+        queued = dispatched(database)
+        if not queued:
+            break
+        for shard_id in queued:
+            claim = claim_shard(database, shard_id)
+            assert claim is not None
+            if any(text == "poison" for _, text in claim.texts):
+                deaths.append(len(claim.texts))
+                die(database, claim)
+            else:
+                shards.commit(database, claim, done(claim), None)
+    # Once among others, once alone, then through sixteen and one of them to the document, which dies twice alone.
+    assert deaths == [256, 256, 16, 1, 1]
+    assert jobs.finish(database) == [job.id]
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.pending, status.texts) == (255, 1, 0, 256)
+    [failure] = failures(database, job.id)
+    assert failure == {"id": "k77", "status": "failed", "class": "document", "reason": POISON}
+
+
+def test_a_split_shard_is_split_once(database: Database) -> None:
+    job = read(database, request(), numbered(40))
+    for _ in range(2):
+        die(database, claim_next(database))
+    rows_ = shards_of(database, job)
+    assert [row.state for row in rows_] == ["split"] + ["planned"] * 16
+    assert sorted(c for row in rows_[1:] for c in unpack(row.contents)) == sorted(unpack(rows_[0].contents))
+    assert sum(row.n_chars for row in rows_[1:]) == sum(len(text) for _, text in numbered(40))
+    assert upkeep.reclaim(database) == 0
+
+
+def test_healthy_suspects_lose_nothing(database: Database) -> None:
+    job = read(database, request(), numbered(300))
+    die(database, claim_next(database))
+    work(database)
+    jobs.finish(database)
+    status = read_status(database, job.id)
+    assert (status.state, status.done, status.failed) == ("done", 300, 0)
+
+
+def test_a_failed_attempt_backs_off_and_then_gives_up_as_transient(database: Database) -> None:
+    job = read(database, request(), numbered(2))
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        claim = claim_next(database)
+        assert claim.attempt == attempt
+        upkeep.failed_attempt(database, claim, "the driver fell over")
+        assert dispatched(database) == []  # it waits
+        set_shard(database, claim.shard_id, not_before=db_now())
+    assert {row["class"] for row in failures(database, job.id)} == {"transient"}
+    assert {row["reason"] for row in failures(database, job.id)} == {"the driver fell over"}
+    assert jobs.finish(database) == [job.id]
+
+
+def test_a_failed_attempt_without_the_lease_changes_nothing(database: Database) -> None:
+    read(database, request(), numbered(2))
+    late = claim_next(database)
+    lapse(database, late.shard_id)
+    upkeep.reclaim(database)
+    before = shard(database, late.shard_id)
+    upkeep.failed_attempt(database, late, "too late")
+    assert shard(database, late.shard_id) == before
+
+
+def test_giving_up_keeps_what_a_release_had_finished(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    claim = claim_next(database)
+    shards.release(database, claim, done(claim)[:2])
+    set_shard(database, claim.shard_id, attempt=MAX_ATTEMPTS - 1)
+    upkeep.failed_attempt(database, claim_next(database), "no luck")
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.pending) == (2, 1, 0)
+
+
+def by_key(claim: Claim, **classes: Reason) -> list[Outcome]:
+    """The texts that are named fail with a reason of that class, the others are done."""
+    return [
+        Outcome(content_id, Status.FAILED, reason="no", reason_class=classes[text])
+        if text in classes
+        else Outcome(content_id, Status.DONE, text="out")
+        for content_id, text in claim.texts
+    ]
+
+
+THREE = [("a", "a"), ("b", "b"), ("c", "c")]
+
+
+def test_a_retry_puts_done_in_the_place_of_failed(database: Database) -> None:
+    job = read(database, request(), THREE)
+    work(database, lambda claim: by_key(claim, a=Reason.TRANSIENT, b=Reason.DOCUMENT))
+    jobs.finish(database)
+    assert jobs.retry(database, job.id) == 2
+    status = read_status(database, job.id)
+    assert (status.state, status.done, status.failed, status.pending) == ("running", 1, 0, 2)
+    assert jobs.retry(database, job.id) == 0  # it is under way
+    work(database)
+    assert jobs.finish(database) == [job.id]
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.pending, status.texts) == (3, 0, 0, 3)
+    assert set(outcomes(database).values()) == {"done"}
+
+
+def test_a_retry_of_one_class_leaves_the_others(database: Database) -> None:
+    job = read(database, request(), THREE)
+    work(database, lambda claim: by_key(claim, a=Reason.TRANSIENT, b=Reason.DOCUMENT))
+    assert jobs.retry(database, job.id, only="transient") == 1
+    assert jobs.retry(database, job.id, only="document") == 1  # a class at a time, the first still under way
+    assert jobs.retry(database, job.id, only="model") == 0
+
+
+def test_a_retry_that_fails_again_has_the_newer_reason_and_is_counted_once(database: Database) -> None:
+    job = read(database, request(), THREE)
+    work(database, failed)
+    jobs.retry(database, job.id)
+    work(database, lambda claim: [replace(outcome, reason="worse") for outcome in failed(claim)])
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.pending) == (0, 3, 0)
+    assert {row["reason"] for row in failures(database, job.id)} == {"worse"}
+
+
+def test_a_retry_of_poison_that_is_poison_still_fails_as_poison(database: Database) -> None:
+    job = read(database, request(), [("a", "a")])
+    work(database, failed)
+    jobs.retry(database, job.id)
+    for _ in range(3):
+        die(database, claim_next(database))
+    assert [row["reason"] for row in failures(database, job.id)] == [POISON]
+    assert read_status(database, job.id).failed == 1
+
+
+def test_a_retry_of_what_failed_in_an_earlier_job_counts_right(database: Database) -> None:
+    read(database, request(), THREE)
+    work(database, failed)
+    jobs.finish(database)
+    job = read(database, request("b.jsonl"), [])
+    assert read_status(database, job.id).failed == 3
+    assert jobs.retry(database, job.id) == 3
+    work(database)
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.pending) == (3, 0, 0)
+
+
+def test_a_retry_while_the_source_is_read_does_not_end_the_reading(database: Database) -> None:
+    job = read(database, request(), THREE, stop_after=1)
+    work(database, failed)
+    assert jobs.retry(database, job.id) == 3
+    work(database)
+    assert jobs.finish(database) == []
+    assert read_status(database, job.id).state == "ingesting"
+
+
+def test_the_first_write_of_an_outcome_wins(database: Database) -> None:
+    first = read(database, request(corpus="left"), THREE)
+    second = read(database, request(corpus="right"), THREE)
+    left, right = claim_next(database, "w1"), claim_next(database, "w2")
+    shards.commit(database, left, done(left, "first"), None)
+    shards.commit(database, right, done(right, "second"), None)
+    for job in (first, second):
+        assert [row["text"] for row in results(database, job.id)] == ["first"] * 3
+
+
+def test_done_takes_the_place_of_failed_and_nothing_takes_the_place_of_done(database: Database) -> None:
+    read(database, request(corpus="left"), THREE)
+    read(database, request(corpus="right"), THREE)
+    left, right = claim_next(database, "w1"), claim_next(database, "w2")
+    shards.commit(database, left, failed(left), None)
+    shards.commit(database, right, by_key(right, c=Reason.MODEL), None)
+    assert sorted(outcomes(database).values()) == ["done", "done", "failed"]
+
+
+def test_two_jobs_of_one_spec_over_overlapping_corpora_store_nothing_twice_and_both_end(database: Database) -> None:
+    one = read(database, request(corpus="left"), numbered(60))
+    two = read(database, request(corpus="right"), numbered(60, first=30))
+    at_once(lambda: work(database, owner="w1"), lambda: work(database, owner="w2"))
+    work(database)
+    assert sorted(jobs.finish(database)) == [one.id, two.id]
+    assert len(outcomes(database)) == 90
+    for job in (one, two):
+        status = read_status(database, job.id)
+        assert (status.done, status.pending, status.documents) == (60, 0, 60)
+        assert len(list(results(database, job.id))) == 60
+
+
+def test_the_same_corpus_under_two_specs_has_two_outcomes_for_each_text(database: Database) -> None:
+    read(database, request(), THREE)
+    read(database, request(spec=TRANSLATE), THREE)
+    work(database)
+    assert len(outcomes(database)) == 6
+
+
+def test_too_many_failures_stop_a_job_and_a_retry_lets_it_go_on(database: Database) -> None:
+    job = read(database, request(max_failures=10.0), numbered(300))
+    claim, other = claim_next(database), claim_next(database)
+    shards.commit(database, claim, failed(claim), None)
+    jobs.finish(database)
+    status = read_status(database, job.id)
+    assert status.state == "stopped"
+    assert status.reason == f"more than 10 % of its texts failed ({len(claim.contents)} of 300)"
+    with pytest.raises(LeaseLost):
+        shards.commit(database, other, done(other), None)
+    assert jobs.retry(database, job.id) == len(claim.contents)
+    work(database)
+    assert jobs.finish(database) == [job.id]
+    status = read_status(database, job.id)
+    assert (status.state, status.done, status.failed, status.pending) == ("done", 300, 0, 0)
+
+
+def test_few_failures_do_not_stop_a_job(database: Database) -> None:
+    job = read(database, request(max_failures=50.0), THREE)
+    work(database, lambda claim: by_key(claim, a=Reason.DOCUMENT))
+    assert jobs.finish(database) == [job.id]
+    assert read_status(database, job.id).state == "done"
+
+
+def test_a_job_that_is_read_does_not_end_before_its_shards(database: Database) -> None:
+    read(database, request(), numbered(300))
+    claim = claim_next(database)
+    shards.commit(database, claim, done(claim), None)
+    assert jobs.finish(database) == []
+
+
+def test_a_job_whose_source_is_being_read_does_not_end(database: Database) -> None:
+    read(database, request(), numbered(3), stop_after=1)
+    work(database)
+    assert jobs.finish(database) == []
+
+
+def sign_on(database: Database, worker_id: str) -> None:
+    dispatch.sign_on(database, worker_id, host="h", pid=1, device="cpu", lanes=["embed"], slots=4, version="0")
+
+
+def test_eight_threads_claim_and_commit_on_one_store_without_errors(database: Database) -> None:
+    jobs_ = [read(database, request(corpus=f"c{n}"), numbered(600, first=300 * n), chunk=60) for n in range(2)]
+    at_once(*[lambda n=n: work(database, owner=f"w{n}") for n in range(8)])
+    work(database)
+    assert sorted(jobs.finish(database)) == [job.id for job in jobs_]
+    assert set(outcomes(database).values()) == {"done"}
+    assert len(outcomes(database)) == 900
