@@ -15,7 +15,6 @@ LIVE_S = 30.0  # a worker that was silent for longer does not count
 REFUSAL_S = 30.0  # how long a refusal holds before the worker is asked again
 LEAST_WINDOW = 4  # so that a worker that starts finds something at once
 WINDOW_PER_SLOT = 2
-COUNTED_PLANNED = 10_000
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,7 @@ class Lane:
 def lanes(database: Database) -> list[Lane]:
     """The lanes of the jobs that run, with their live slots and what is queued in them."""
     with database.read() as connection:
-        queued = connection.execute(
-            select(Shard.lane, func.count().label("n"))
-            .join(Job, Job.id == Shard.job_id)
-            .where(Shard.state == "queued", Job.state.in_(RUNNABLE))
-            .group_by(Shard.lane)
-        )
-        depth = {row.lane: row.n for row in queued}
+        depth = _queued(connection)
         wanted = connection.scalars(
             select(SpecRow.kind)
             .join(Step, Step.spec_id == SpecRow.id)
@@ -44,6 +37,16 @@ def lanes(database: Database) -> list[Lane]:
         )
         slots = _slots(connection)
         return [Lane(lane, slots.get(lane, 0), depth.get(lane, 0)) for lane in sorted({*wanted, *depth})]
+
+
+def _queued(connection: Connection) -> dict[str, int]:
+    counted = connection.execute(
+        select(Shard.lane, func.count().label("n"))
+        .join(Job, Job.id == Shard.job_id)
+        .where(Shard.state == "queued", Job.state.in_(RUNNABLE))
+        .group_by(Shard.lane)
+    )
+    return {row.lane: row.n for row in counted}
 
 
 def _slots(connection: Connection) -> dict[str, int]:
@@ -56,11 +59,16 @@ def _slots(connection: Connection) -> dict[str, int]:
 
 def take(database: Database, lane: Lane) -> list[int]:
     """Mark as queued what fits the lane's window, by priority and fair share: ids for the caller to publish."""
-    room = max(LEAST_WINDOW, WINDOW_PER_SLOT * lane.slots) - lane.queued
-    return database.write(lambda connection: _take(database, connection, lane.name, room)) if room > 0 else []
+    window = max(LEAST_WINDOW, WINDOW_PER_SLOT * lane.slots)
+    if lane.queued >= window:
+        return []
+    return database.write(lambda connection: _take(database, connection, lane.name, window))
 
 
-def _take(database: Database, connection: Connection, lane: str, room: int) -> list[int]:
+def _take(database: Database, connection: Connection, lane: str, window: int) -> list[int]:
+    room = window - _queued(connection).get(lane, 0)  # looked at again: others top up too
+    if room <= 0:
+        return []
     unservable = _unservable(connection, lane)
     claimants = [claimant for claimant, spec_id in _claimants(connection, lane, room) if spec_id not in unservable]
     taken: list[int] = []
@@ -140,14 +148,19 @@ def put_back(database: Database, shard_ids: list[int]) -> None:
 
 
 def refuse(database: Database, worker_id: str, spec_id: int, reason: str) -> None:
-    """Note that a worker cannot serve a spec, and why."""
+    """Note that a worker cannot serve a spec, and why. A worker that is not on the list has no say."""
     values = {"reason": reason, "refused_at": db_now()}
     statement = (
         database.insert(Refusal)
         .values(worker_id=worker_id, spec_id=spec_id, **values)
         .on_conflict_do_update(index_elements=["worker_id", "spec_id"], set_=values)
     )
-    database.write(lambda connection: connection.execute(statement))
+
+    def work(connection: Connection) -> None:
+        if connection.scalar(select(Worker.id).where(Worker.id == worker_id)) is not None:
+            connection.execute(statement)
+
+    database.write(work)
 
 
 def accept(database: Database, worker_id: str, spec_id: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, func, select
@@ -10,14 +11,30 @@ from sqlalchemy import Connection, Select, and_, func, select
 from storage.database import Database, db_now
 from storage.dispatch import LIVE_S
 from storage.errors import NoSuchJob
+from storage.jobs import UNFINISHED
 from storage.rows import spec_of
 from storage.schema import Corpus, Ingest, Job, Refusal, Shard, SpecRow, Step, Worker
 from storage.specs import Spec
 
 PACE_S = 120.0  # over how long the pace is taken
 STALE_INGEST_S = 30.0
-NO_WORKER = "no live worker serves lane "
-BLOCKED = "blocked: "
+
+
+class Cause(StrEnum):
+    """Why nothing moves."""
+
+    READING = "reading"  # the reading of the source was cut off
+    NO_WORKER = "no_worker"
+    BLOCKED = "blocked"  # no live worker can serve the spec
+    BACKING_OFF = "backing_off"
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Why nothing moves, and a sentence about it that says what to do."""
+
+    cause: Cause
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -25,7 +42,8 @@ class JobStatus:
     """A job at one moment. `done`, `failed`, `skipped` and `pending` count unique texts, `documents` documents.
 
     `eta_s` comes from tokens: what is left in characters, by the job's own tokens per character and its pace of
-    the last two minutes; None while nothing is known. `waiting_for` says why nothing moves, when nothing does.
+    the last two minutes; None while nothing is known. `waiting_for` says why nothing moves, when nothing does, and
+    `waiting_cause` says it in one word.
     """
 
     id: int
@@ -53,6 +71,7 @@ class JobStatus:
     finished_at: float | None
     elapsed_s: float
     waiting_for: str | None
+    waiting_cause: Cause | None
 
     @property
     def texts(self) -> int:
@@ -61,12 +80,12 @@ class JobStatus:
     @property
     def no_worker(self) -> bool:
         """Whether it waits for a worker to be started."""
-        return (self.waiting_for or "").startswith(NO_WORKER)
+        return self.waiting_cause == Cause.NO_WORKER
 
     @property
     def blocked(self) -> bool:
         """Whether no worker that lives can serve its spec."""
-        return (self.waiting_for or "").startswith(BLOCKED)
+        return self.waiting_cause == Cause.BLOCKED
 
     @property
     def ended(self) -> bool:
@@ -85,24 +104,33 @@ class Standing:
     workers: int
     workers_of_lane: int
     refusals: tuple[str, ...]
+    next_try_s: float | None = None  # while all that is left waits after an error
 
 
-def waiting_for(standing: Standing) -> str | None:
-    """Why nothing moves, in a sentence that says what to do; None when something does. Pure."""
-    if standing.state not in {"ingesting", "running"}:
+def waiting_for(standing: Standing) -> Wait | None:
+    """Why nothing moves; None when something does. Pure."""
+    if standing.state not in UNFINISHED:
         return None
     if standing.ingest_age_s is not None and standing.ingest_age_s > STALE_INGEST_S:
-        return (
+        return Wait(
+            Cause.READING,
             f"the reading of its source stopped {standing.ingest_age_s:.0f} s ago; "
-            "run the same command again to carry it on"
+            "run the same command again to carry it on",
         )
     if standing.pending == 0 or standing.running:
         return None
     if standing.workers_of_lane == 0:
         others = f" ({standing.workers} serve other lanes)" if standing.workers else ""
-        return f"{NO_WORKER}{standing.lane}{others}; start one with `docmill worker`"
+        return Wait(
+            Cause.NO_WORKER, f"no live worker serves lane {standing.lane}{others}; start one with `docmill worker`"
+        )
     if len(standing.refusals) >= standing.workers_of_lane:
-        return f"{BLOCKED}{standing.refusals[0]}"
+        return Wait(Cause.BLOCKED, f"blocked: {standing.refusals[0]}")
+    if standing.next_try_s is not None and standing.next_try_s > 0:
+        return Wait(
+            Cause.BACKING_OFF,
+            f"its attempts failed for a reason that may pass; the next one is in {standing.next_try_s:.0f} s",
+        )
     return None
 
 
@@ -181,9 +209,10 @@ def _status(connection: Connection, row: Any) -> JobStatus:
     eta_s = None
     if pace > 0 and finished_chars > 0:
         eta_s = left_chars * tokens_in / finished_chars / pace
-    ended = row.finished_at is not None
-    pending = total("n_contents", "planned", "queued", "running", "cancelled")
+    ended = row.state not in UNFINISHED
+    pending = total("n_contents", "planned", "queued", "running")
     shards = {state: int(group.shards) for state, group in groups.items()}
+    wait = waiting_for(_standing(connection, row, pending, shards))
     return JobStatus(
         id=row.id,
         state=row.state,
@@ -209,7 +238,8 @@ def _status(connection: Connection, row: Any) -> JobStatus:
         created_at=row.created_at,
         finished_at=row.finished_at,
         elapsed_s=(row.finished_at or row.now) - row.created_at,
-        waiting_for=waiting_for(_standing(connection, row, pending, shards.get("running", 0))),
+        waiting_for=wait.sentence if wait else None,
+        waiting_cause=wait.cause if wait else None,
     )
 
 
@@ -223,7 +253,7 @@ def _pace(connection: Connection, job_id: int, now: float) -> float:
     return float(tokens) / max(now - first, 0.001) if tokens and first is not None else 0.0
 
 
-def _standing(connection: Connection, row: Any, pending: int, running: int) -> Standing:
+def _standing(connection: Connection, row: Any, pending: int, shards: dict[str, int]) -> Standing:
     workers = connection.execute(select(Worker.id, Worker.lanes).where(Worker.seen_at > db_now() - LIVE_S)).all()
     of_lane = [worker.id for worker in workers if row.kind in worker.lanes]
     refusals = connection.scalars(
@@ -231,13 +261,18 @@ def _standing(connection: Connection, row: Any, pending: int, running: int) -> S
         .where(Refusal.spec_id == row.spec_id, Refusal.worker_id.in_(of_lane))
         .order_by(Refusal.refused_at.desc())
     )
+    next_try_s = None
+    if shards.keys() & {"planned", "queued", "running"} == {"planned"}:
+        earliest = select(func.min(Shard.not_before)).where(Shard.job_id == row.id, Shard.state == "planned")
+        next_try_s = (connection.scalar(earliest) or 0.0) - row.now
     return Standing(
         state=row.state,
         lane=row.kind,
         pending=pending,
-        running=running,
+        running=shards.get("running", 0),
         ingest_age_s=row.ingest_age_s if row.ingest_state == "reading" else None,
         workers=len(workers),
         workers_of_lane=len(of_lane),
         refusals=tuple(refusals),
+        next_try_s=next_try_s,
     )

@@ -25,12 +25,15 @@ def hold(database: Database, name: str, owner: str, for_s: float) -> bool:
     def work(connection: Connection) -> bool:
         insert = database.insert(Lease)
         values = {"owner": owner, "until": db_now() + for_s}
-        held = connection.execute(
-            insert.values(name=name, **values).on_conflict_do_update(
+        # RETURNING and not the rowcount, which SQLAlchemy does not fetch for an INSERT.
+        held = connection.scalar(
+            insert.values(name=name, **values)
+            .on_conflict_do_update(
                 index_elements=["name"], set_=values, where=or_(Lease.owner == owner, Lease.until < db_now())
             )
+            .returning(Lease.name)
         )
-        return held.rowcount == 1
+        return held is not None
 
     return database.write(work)
 
@@ -132,13 +135,7 @@ def lost_hints(
     """
 
     def work(connection: Connection) -> list[int]:
-        horizon: Any = db_now()
-        if not queue_is_empty:
-            horizon = (
-                select(func.coalesce(func.max(Shard.dispatched_at), 0.0))
-                .where(Shard.lane == lane, Shard.state == "running")
-                .scalar_subquery()
-            )
+        horizon: Any = db_now() if queue_is_empty else _last_dispatched(connection, lane)
         lost = (
             select(Shard.id)
             .join(Job, Job.id == Shard.job_id)
@@ -161,6 +158,15 @@ def lost_hints(
         return sorted(row.id for row in again)
 
     return database.write(work)
+
+
+def _last_dispatched(connection: Connection, lane: str) -> float:
+    """When the last of the shards that a worker has taken was dispatched."""
+    times = [
+        connection.scalar(select(func.max(Shard.dispatched_at)).where(Shard.lane == lane, Shard.state == state))
+        for state in ("running", "done")
+    ]
+    return max(time or 0.0 for time in times)
 
 
 def forget_workers(database: Database, silent_for_s: float = 3600.0) -> int:
