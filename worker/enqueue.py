@@ -66,7 +66,7 @@ class Prepared:
 class Enqueued:
     """A job as it stands once its source was read. `deferred` says why nothing was sent to the queue yet."""
 
-    job_id: int
+    id: int
     adopted: bool
     documents: int
     counts: Counts
@@ -229,4 +229,4 @@ def enqueue_message(settings: Settings, database: Database, broker: Broker, argu
     except (WorkerError, TaskError, StorageError) as error:
         log.error("enqueue_refused error=%s reason=%r", type(error).__name__, str(error))
         return
-    log.info("enqueued job=%d documents=%d planned=%d", done.job_id, done.documents, done.counts.planned)
+    log.info("enqueued job=%d documents=%d planned=%d", done.id, done.documents, done.counts.planned)

@@ -68,7 +68,7 @@ class Docmill:
         return [json.loads(line) for line in self("results", job, *options).stdout.splitlines()]
 
     def enqueue(self, *arguments: Any, code: int = 0) -> int:
-        return int(self.json("enqueue", *arguments, code=code)["job_id"])
+        return int(self.json("enqueue", *arguments, code=code)["id"])
 
     def start(self, *arguments: Any) -> subprocess.Popen[bytes]:
         """A command in a process group of its own, its log in `<folder>/<command>.log`."""

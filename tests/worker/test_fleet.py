@@ -73,7 +73,7 @@ def test_what_a_killed_worker_held_is_finished_by_the_next(database: Database, f
         fleet("wait", job)
     check(database, fleet, job)
     with database.read() as connection:
-        assert connection.scalar(select(func.max(Shard.fence))) >= 3, "a shard was taken away and claimed again"
+        assert (connection.scalar(select(func.max(Shard.fence))) or 0) >= 3, "a shard was taken away and claimed again"
 
 
 def test_when_only_the_device_process_dies_its_shards_are_free_at_once(database: Database, fleet: Docmill) -> None:
@@ -117,9 +117,9 @@ def test_an_enqueue_that_was_killed_is_carried_on_by_the_same_command(
     kill_group(first)
     assert stored() < n, "it was killed half-way"
     done = fleet.json("enqueue", "corpus.jsonl", "--task", "embed")
-    assert (done["job_id"], done["adopted"], done["documents"]) == (1, True, n)
+    assert (done["id"], done["adopted"], done["documents"]) == (1, True, n)
     again = fleet.json("enqueue", "corpus.jsonl", "--task", "embed")
-    assert (again["job_id"], again["counts"]["new"], again["counts"]["planned"]) == (1, 0, 0)
+    assert (again["id"], again["counts"]["new"], again["counts"]["planned"]) == (1, 0, 0)
     assert stored() == n
     with database.read() as connection:
         assert connection.scalar(select(func.sum(Shard.n_contents))) == n

@@ -47,11 +47,11 @@ def run_here(
     try:
         with IngestBar(prepared.source, on_planned=start_once) as progress:
             done = enqueue(database, lambda: broker, prepared, progress)
-        status = read_status(database, done.job_id)
+        status = read_status(database, done.id)
         if not status.ended:
             start_once()
             status = follow(
-                database, done.job_id, in_flight=lambda: supervisor.finished_in_flight, watch=watch, own_worker=True
+                database, done.id, in_flight=lambda: supervisor.finished_in_flight, watch=watch, own_worker=True
             )
         return status
     finally:

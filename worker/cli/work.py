@@ -199,7 +199,7 @@ def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
             f"{counts.rejected:,} rejected. {counts.planned:,} texts to compute."
         )
         if done.adopted:
-            say(f"Job {done.job_id} was unfinished and is carried on.")
+            say(f"Job {done.id} was unfinished and is carried on.")
         if done.deferred:
             say(f"Dispatch deferred: {done.deferred} The job is stored; a worker picks it up when Redis is back.")
         elif broker is None and counts.planned:
@@ -208,11 +208,11 @@ def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
             if as_json:
                 print_json(asdict(done))
             else:
-                click.echo(done.job_id)
+                click.echo(done.id)
             return OK
         if not as_json:
-            click.echo(done.job_id)
-        status = follow(database, done.job_id)
+            click.echo(done.id)
+        status = follow(database, done.id)
         if as_json:
             print_json(status_json(status))
         return exit_code_of(status, request.max_failures)
