@@ -125,7 +125,7 @@ class Database:
     def _transaction(self, *, docmill_write: bool) -> Iterator[Connection]:
         options: dict[str, Any] = {"docmill_write": docmill_write}
         if not self.is_sqlite and not docmill_write:
-            options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+            options["isolation_level"] = "REPEATABLE READ"
         try:
             with self.engine.connect() as connection, connection.execution_options(**options).begin():
                 yield connection

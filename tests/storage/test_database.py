@@ -1,0 +1,375 @@
+"""Every function of the store against a database that is locked, unreachable or read-only."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from storage import dispatch, errors, ingest, jobs, migrations, results, rows, shards, status, upkeep
+from storage.database import Database, db_now
+from storage.errors import DatabaseBusy, DatabaseReadOnly, DatabaseUnreachable, SchemaOutOfDate, StorageError
+from storage.jobs import OpenJob
+from storage.shards import Claim, Head
+from tests.conftest import PostgresServer
+from tests.storage.books import (
+    EMBED,
+    at_once,
+    claim_next,
+    documents,
+    done,
+    failed,
+    lapse,
+    numbered,
+    queued,
+    read,
+    records,
+    request,
+)
+
+PASSWORD = "kanarienvogel"
+RUNTIME = {"device": "cpu", "precision": "float32", "backend": "stub", "versions": {}}
+
+JOB = OpenJob(id=1, ingest_id=1, corpus_id=1, spec_id=1, lane="embed", adopted=False)
+HEAD = Head(shard_id=1, fence=0, lane="embed", suspect=False, spec_id=1, spec=EMBED)
+CLAIM = Claim(
+    shard_id=1,
+    job_id=1,
+    fence=1,
+    owner="w1",
+    attempt=1,
+    suspect=0,
+    redo=False,
+    spec_id=1,
+    contents=(1,),
+    texts=((1, "text 0"),),
+)
+
+READS: dict[str, Callable[[Database], Any]] = {
+    "dispatch.lanes": dispatch.lanes,
+    "jobs.require": partial(jobs.require, job_id=1),
+    "migrations.current": migrations.current,
+    "migrations.require_current": migrations.require_current,
+    "results.failures": lambda database: list(results.failures(database, 1)),
+    "results.results": lambda database: list(results.results(database, 1)),
+    "shards.look": partial(shards.look, shard_id=1),
+    "status.list_statuses": status.list_statuses,
+    "status.read_status": partial(status.read_status, job_id=1),
+}
+WRITES: dict[str, Callable[[Database], Any]] = {
+    "dispatch.accept": partial(dispatch.accept, worker_id="w1", spec_id=1),
+    "dispatch.put_back": partial(dispatch.put_back, shard_ids=[1]),
+    "dispatch.refuse": partial(dispatch.refuse, worker_id="w1", spec_id=1, reason="no"),
+    "dispatch.sign_off": partial(dispatch.sign_off, worker_id="w1"),
+    "dispatch.sign_on": partial(
+        dispatch.sign_on, worker_id="w1", host="h", pid=1, device="cpu", lanes=["embed"], slots=1, version="0"
+    ),
+    "dispatch.take": partial(dispatch.take, lane=dispatch.Lane("embed", 1, 0)),
+    "ingest.add": partial(ingest.add, job=JOB, chunk=records(numbered(1))),
+    "ingest.end": partial(ingest.end, job=JOB),
+    "ingest.sweep": partial(ingest.sweep, job=JOB),
+    "jobs.cancel": partial(jobs.cancel, job_id=1),
+    "jobs.finish": jobs.finish,
+    "jobs.halt": partial(jobs.halt, job_id=1, reason="no"),
+    "jobs.open_job": partial(jobs.open_job, request=request()),
+    "jobs.retry": partial(jobs.retry, job_id=1),
+    "rows.runtime_id": partial(rows.runtime_id, runtime=RUNTIME),
+    "shards.claim": partial(shards.claim, head=HEAD, owner="w1"),
+    "shards.commit": partial(shards.commit, claim=CLAIM, outcomes=done(CLAIM), runtime_id=None),
+    "shards.heartbeat": partial(shards.heartbeat, owner="w1"),
+    "shards.release": partial(shards.release, claim=CLAIM, finished=done(CLAIM)),
+    "upkeep.failed_attempt": partial(upkeep.failed_attempt, claim=CLAIM, reason="no"),
+    "upkeep.forget_workers": upkeep.forget_workers,
+    "upkeep.hold": partial(upkeep.hold, name="upkeep", owner="w1", for_s=1.0),
+    "upkeep.let_go": partial(upkeep.let_go, name="upkeep", owner="w1"),
+    "upkeep.lost_hints": partial(upkeep.lost_hints, lane="embed", queue_is_empty=True, grace_s=1.0),
+    "upkeep.reclaim": upkeep.reclaim,
+}
+every_read = pytest.mark.parametrize("act", READS.values(), ids=READS)
+every_write = pytest.mark.parametrize("act", WRITES.values(), ids=WRITES)
+everything = pytest.mark.parametrize("act", (READS | WRITES).values(), ids=READS | WRITES)
+
+
+def test_every_function_that_takes_a_database_is_in_these_tests() -> None:
+    found = {
+        f"{module.__name__.removeprefix('storage.')}.{name}"
+        for module in (dispatch, ingest, jobs, migrations, results, rows, shards, status, upkeep)
+        for name, value in vars(module).items()
+        if callable(value)
+        and getattr(value, "__module__", "") == module.__name__
+        and not name.startswith("_")
+        and list(getattr(value, "__annotations__", {}))[:1] == ["database"]
+        and "connection" not in value.__annotations__
+    }
+    assert found - {"migrations.upgrade"} == (READS | WRITES).keys()
+
+
+def prepare(database: Database) -> None:
+    """A job with a shard whose lease has lapsed (`CLAIM`), one that failed and one that is planned, and a worker."""
+    WRITES["dispatch.sign_on"](database)
+    read(database, request(), numbered(600))
+    lapse(database, claim_next(database).shard_id)
+    claim = claim_next(database)
+    shards.commit(database, claim, failed(claim), None)
+    dispatch.put_back(database, queued(database))
+
+
+@contextmanager
+def locked(url: str) -> Iterator[None]:
+    """Another writer holds the file."""
+    path = url.removeprefix("sqlite:///")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    yield
+    other.execute("ROLLBACK")
+    other.close()
+
+
+@pytest.fixture
+def prepared(sqlite_url: str) -> Iterator[Database]:
+    """A SQLite store with something to do for every function, that loses its patience at once."""
+    database = Database(sqlite_url)
+    prepare(database)
+    database.close()
+    impatient = Database(sqlite_url, retries=2, busy_timeout_s=0.01)
+    yield impatient
+    impatient.close()
+
+
+@every_write
+def test_a_write_to_a_locked_sqlite_file_is_tried_again_and_then_says_that_it_is_busy(
+    prepared: Database, act: Callable[[Database], Any]
+) -> None:
+    with locked(str(prepared)), pytest.raises(DatabaseBusy, match="locked by another writer"):
+        act(prepared)
+
+
+@every_read
+def test_a_read_of_a_locked_sqlite_file_goes_on(prepared: Database, act: Callable[[Database], Any]) -> None:
+    with locked(str(prepared)):
+        act(prepared)
+
+
+def test_a_write_waits_for_its_turn(sqlite_url: str) -> None:
+    database = Database(sqlite_url, busy_timeout_s=10)
+    at_once(*[lambda n=n: read(database, request(corpus=f"c{n}"), numbered(50), chunk=5) for n in range(4)])
+    assert len(documents(database, corpus_id=4)) == 50
+    database.close()
+
+
+@pytest.fixture(scope="module")
+def closed_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+    return port
+
+
+@everything
+def test_an_unreachable_server_is_named_without_its_password(
+    closed_port: int, act: Callable[[Database], Any]
+) -> None:
+    database = Database(f"postgresql://reader:{PASSWORD}@127.0.0.1:{closed_port}/docmill")
+    with pytest.raises(DatabaseUnreachable, match="cannot reach the database") as caught:
+        act(database)
+    assert f"127.0.0.1:{closed_port}" in str(caught.value)
+    assert PASSWORD not in chain(caught.value)
+    database.close()
+
+
+def chain(error: BaseException | None) -> str:
+    """What a traceback would print of an error and its causes."""
+    said = ""
+    while error is not None:
+        said += f"{error!r} {error} "
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://u:{PASSWORD}@host:port/x",
+        f"mysql://u:{PASSWORD}@host/x",
+        f"{PASSWORD}",
+        "sqlite://",
+        "sqlite:///:memory:",
+    ],
+)
+def test_a_url_that_is_none_is_refused_without_saying_it(url: str) -> None:
+    with pytest.raises(DatabaseUnreachable, match="DOCMILL_DATABASE_URL") as caught:
+        Database(url)
+    assert PASSWORD not in chain(caught.value)
+
+
+def test_a_wrong_password_or_name_is_said_without_the_password(postgres_server: PostgresServer) -> None:
+    url = postgres_server.url("no_such_database").replace("@", f":{PASSWORD}@")
+    database = Database(url)
+    with pytest.raises(DatabaseUnreachable, match="no_such_database") as caught:
+        status.list_statuses(database)
+    assert PASSWORD not in chain(caught.value)
+    database.close()
+
+
+@pytest.fixture
+def read_only(database_url: str, tmp_path: Path) -> Iterator[Database]:
+    """A store with something to do for every function, that takes no writes."""
+    database = Database(database_url)
+    prepare(database)
+    database.close()
+    if database.is_sqlite:
+        read_only = Database(f"sqlite:///file:{database.url.database}?mode=ro&uri=true")
+    else:
+        options = "-csynchronous_commit=off -cdefault_transaction_read_only=on"
+        read_only = Database(
+            database.url.update_query_dict({"options": options}).render_as_string(hide_password=False)
+        )
+    yield read_only
+    read_only.close()
+
+
+@every_write
+def test_a_write_to_a_read_only_store_says_so_at_once(read_only: Database, act: Callable[[Database], Any]) -> None:
+    with pytest.raises(DatabaseReadOnly):
+        act(read_only)
+
+
+@every_read
+def test_a_read_only_store_can_be_read(read_only: Database, act: Callable[[Database], Any]) -> None:
+    act(read_only)
+
+
+@everything
+def test_a_store_without_a_schema_says_what_to_do(tmp_path: Path, act: Callable[[Database], Any]) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'new' / 'docmill.db'}")
+    if act is not migrations.current:
+        with pytest.raises(SchemaOutOfDate, match="docmill db upgrade"):
+            act(database)
+    database.close()
+
+
+def test_a_postgresql_store_without_a_schema_says_what_to_do(bare_database: Database) -> None:
+    with pytest.raises(SchemaOutOfDate, match="docmill db upgrade"):
+        status.list_statuses(bare_database)
+
+
+def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "docmill.db").write_bytes(b"this is a text file and not a database at all" * 100)
+    database = Database(f"sqlite:///{tmp_path / 'docmill.db'}")
+    with pytest.raises(DatabaseUnreachable, match="not a database"):
+        status.list_statuses(database)
+    database.close()
+
+
+def test_a_folder_that_cannot_be_made_is_an_unreachable_database(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    database = Database(f"sqlite:///{tmp_path / 'file' / 'docmill.db'}")
+    with pytest.raises(DatabaseUnreachable, match="cannot use the database"):
+        status.list_statuses(database)
+    database.close()
+
+
+def test_making_a_database_connects_to_nothing(tmp_path: Path) -> None:
+    Database(f"sqlite:///{tmp_path / 'new' / 'docmill.db'}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bug_is_not_taken_for_a_fault_of_the_database(database: Database) -> None:
+    def twice(connection: Connection) -> None:
+        for _ in range(2):
+            connection.execute(text("INSERT INTO lease (name, owner, until) VALUES ('a', 'b', 0)"))
+
+    with pytest.raises(IntegrityError):
+        database.write(twice)
+
+
+def test_an_error_carries_no_documents_text(database: Database) -> None:
+    statement = text("INSERT INTO content (id, sha256, text, n_chars) VALUES (1, NULL, :text, 1)")
+    with pytest.raises(DBAPIError) as caught:
+        database.write(lambda connection: connection.execute(statement, {"text": "a secret text"}))
+    if database.is_sqlite:  # PostgreSQL's own message shows the failing row
+        assert "a secret text" not in str(caught.value)
+
+
+def test_a_read_sees_one_state_of_the_store(database: Database) -> None:
+    read(database, request(), numbered(1))
+    count = text("SELECT count(*) FROM document")
+    with database.read() as connection:
+        before = connection.scalar(count)
+        read(database, request("b.jsonl"), numbered(5))
+        assert connection.scalar(count) == before == 1
+
+
+def test_a_connection_that_the_server_cut_is_made_anew(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    cut = text(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    tries = 0
+
+    def cut_off_once(connection: Connection) -> int:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            other = Database(postgres_url)
+            other.write(lambda connection: connection.execute(cut))
+            other.close()
+        connection.execute(text("INSERT INTO lease (name, owner, until) VALUES ('a', 'b', 0)"))
+        return tries
+
+    assert database.write(cut_off_once) == 2
+    database.close()
+
+
+def test_two_transactions_that_wait_for_each_other_both_come_through(postgres_url: str) -> None:
+    # PostgreSQL ends one of them as a deadlock, and it is run again.
+    database = Database(postgres_url)
+    for name in "ab":
+        upkeep.hold(database, name, "w", 60)
+    both = Barrier(2)
+
+    def crossed(first: str, second: str) -> None:
+        waited = False
+
+        def work(connection: Connection) -> None:
+            nonlocal waited
+            for name in (first, second):
+                connection.execute(text("UPDATE lease SET until = until + 1 WHERE name = :name"), {"name": name})
+                if not waited:
+                    waited = True
+                    both.wait(10)
+
+        database.write(work)
+
+    at_once(lambda: crossed("a", "b"), lambda: crossed("b", "a"))
+    database.close()
+
+
+def test_the_clock_is_the_databases_and_moves_within_a_transaction(database: Database) -> None:
+    def clock(connection: Connection) -> list[float]:
+        return [float(connection.scalar(select(db_now())) or 0) for _ in range(50)]
+
+    times = database.write(clock)
+    assert times == sorted(times)
+    assert times[-1] > times[0]
+    assert abs(times[-1] - time.time()) < 5
+
+
+@pytest.mark.parametrize(
+    "error", [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, StorageError)]
+)
+def test_errors_survive_pickling_and_say_their_docstring(error: type[StorageError]) -> None:
+    assert str(pickle.loads(pickle.dumps(error()))) == str(error()) == error.__doc__
+    assert str(pickle.loads(pickle.dumps(error("more")))) == "more"

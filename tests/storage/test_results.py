@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from storage import ingest, jobs, shards
+from storage.database import Database
+from storage.errors import NoSuchJob
+from storage.ingest import Incoming, Rejected
+from storage.outcomes import Outcome, Reason, Status
+from storage.results import failures, results, to_jsonl, write_file
+from storage.shards import Claim
+from tests.storage.books import claim_next, done, failed, numbered, read, records, request, work
+
+
+def echo(claim: Claim) -> list[Outcome]:
+    """An outcome that says which text it is of."""
+    return [
+        Outcome(content_id, Status.DONE, text=f"out of {text}", tokens_in=4, tokens_out=3)
+        for content_id, text in claim.texts
+    ]
+
+
+def test_results_come_in_the_order_of_the_source_page_after_page(database: Database) -> None:
+    texts = numbered(2_345)
+    job = read(database, request(), texts)
+    work(database, echo)
+    found = list(results(database, job.id))
+    assert [row["id"] for row in found] == [key for key, _ in texts]
+    assert [row["text"] for row in found] == [f"out of {text}" for _, text in texts]
+
+
+@pytest.mark.parametrize("n", [999, 1_000, 1_001])
+def test_results_at_the_border_of_a_page_are_complete(database: Database, n: int) -> None:
+    job = read(database, request(), [(f"k{i}", f"text {i % 10}") for i in range(n)])
+    work(database, echo)
+    assert sum(1 for _ in results(database, job.id)) == n
+
+
+def test_a_result_has_everything_that_its_reader_needs(database: Database) -> None:
+    job = jobs.open_job(database, request())
+    ingest.add(database, job, [Incoming("k", "a text", {"year": 1900, "tags": ["x", "ä"]}, ("nul-replaced",), 0)])
+    ingest.end(database, job)
+    claim = claim_next(database)
+    [(content_id, _)] = claim.texts
+    outcome = Outcome(content_id, Status.DONE, text="out", flags=("truncated",), tokens_in=4, tokens_out=3)
+    shards.commit(database, claim, [outcome], None)
+    expected = {
+        "id": "k",
+        "task": "embed",
+        "text": "out",
+        "tokens_in": 4,
+        "tokens_out": 3,
+        "flags": ["nul-replaced", "truncated"],
+        "meta": {"year": 1900, "tags": ["x", "ä"]},
+    }
+    assert list(results(database, job.id)) == [expected]
+    assert list(results(database, job.id, with_input=True)) == [expected | {"input": "a text"}]
+    assert list(results(database, job.id, limit=0)) == []
+
+
+def test_every_document_of_a_shared_text_has_its_result(database: Database) -> None:
+    job = read(database, request(), [("a", "same"), ("b", "same")])
+    work(database, echo)
+    assert [row["id"] for row in results(database, job.id)] == ["a", "b"]
+
+
+def test_documents_that_changed_later_do_not_change_an_older_jobs_results(database: Database) -> None:
+    old = read(database, request(), [("a", "one"), ("b", "two")])
+    work(database, echo)
+    jobs.finish(database)
+    before = list(results(database, old.id))
+    new = read(database, request("b.jsonl"), [("a", "uno"), ("c", "three")])
+    work(database, echo)
+    assert list(results(database, old.id)) == before
+    assert {row["id"]: row["text"] for row in results(database, new.id)} == {
+        "a": "out of uno",
+        "b": "out of two",
+        "c": "out of three",
+    }
+
+
+def test_an_export_is_not_shifted_by_what_is_stored_while_it_runs(database: Database) -> None:
+    job = read(database, request(), numbered(1_500))
+    work(database, echo)
+    running = results(database, job.id)
+    first = [next(running) for _ in range(10)]
+    read(database, request("b.jsonl"), [("k1200", "changed"), ("new", "new")])
+    work(database, echo)
+    found = first + list(running)
+    assert [row["id"] for row in found] == [key for key, _ in numbered(1_500)]
+    assert found[1_200]["text"] == "out of text 1200"
+
+
+def test_failures_are_failed_and_skipped_documents_then_rejected_records(database: Database) -> None:
+    job = jobs.open_job(database, request())
+    rejected = [Rejected(f"a.jsonl:{n:04}", "not JSON") for n in range(1_100)]
+    ingest.add(database, job, records([("a", "one"), ("b", "two"), ("c", "")]), rejected)
+    ingest.end(database, job)
+    claim = claim_next(database)
+    (one, _), (two, _), (empty, _) = claim.texts
+    outcomes = [
+        Outcome(one, Status.DONE, text="out"),
+        Outcome(two, Status.FAILED, reason="too long", reason_class=Reason.DOCUMENT),
+        Outcome(empty, Status.SKIPPED, reason="empty"),
+    ]
+    shards.commit(database, claim, outcomes, None)
+    found = list(failures(database, job.id))
+    assert found[:2] == [
+        {"id": "b", "status": "failed", "class": "document", "reason": "too long"},
+        {"id": "c", "status": "skipped", "class": None, "reason": "empty"},
+    ]
+    assert [row["id"] for row in found[2:]] == [one.place for one in rejected]
+
+
+def test_results_and_failures_together_are_all_documents(database: Database) -> None:
+    job = read(database, request(), numbered(40))
+    work(database, lambda claim: done(claim)[::2] + failed(claim)[1::2])
+    keys = [row["id"] for row in results(database, job.id)] + [row["id"] for row in failures(database, job.id)]
+    assert sorted(keys) == sorted(key for key, _ in numbered(40))
+
+
+@pytest.mark.parametrize("read_all", [results, failures])
+def test_an_unknown_job_has_no_results(database: Database, read_all) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(NoSuchJob):
+        list(read_all(database, 77))
+
+
+def test_vectors_come_back_to_the_bit(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    rng = np.random.default_rng(7)
+    vectors = rng.standard_normal((3, 384)).astype("<f4")
+    claim = claim_next(database)
+    shards.commit(
+        database,
+        claim,
+        [
+            Outcome(content_id, Status.DONE, vector=vector.tobytes())
+            for (content_id, _), vector in zip(claim.texts, vectors, strict=True)
+        ],
+        None,
+    )
+    found = [row["vector"] for row in results(database, job.id)]
+    assert all(vector.dtype == np.float32 for vector in found)
+    assert np.array_equal(np.stack(found), vectors)
+
+
+def test_kept_windows_come_back_with_their_offsets(database: Database) -> None:
+    job = read(database, request(), numbered(1))
+    windows = np.arange(8, dtype="<f4").reshape(4, 2)
+    claim = claim_next(database)
+    data = {"dim": 2, "windows": [[0, 2], [2, 4], [4, 5], [5, 6]]}
+    outcome = Outcome(claim.texts[0][0], Status.DONE, vector=windows.tobytes(), data=data)
+    shards.commit(database, claim, [outcome], None)
+    [row] = results(database, job.id)
+    assert np.array_equal(row["vector"], windows)
+    assert row["windows"] == data["windows"]
+
+
+@given(
+    hnp.arrays(np.float32, st.integers(1, 20), elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
+)
+def test_float32_survives_json_to_the_bit(vector: np.ndarray) -> None:
+    [line] = to_jsonl([{"vector": vector}])
+    assert np.array_equal(np.array(json.loads(line)["vector"], dtype=np.float32), vector)
+    assert len(line) <= 30 + 16 * len(vector)  # no more digits than that takes
+
+
+def test_json_lines_keep_every_script(tmp_path: Path) -> None:
+    [line] = to_jsonl([{"id": "ключ", "text": "日本語\n\u2028\U0001f600"}])
+    assert line.count(b"\n") == 1
+    assert json.loads(line) == {"id": "ключ", "text": "日本語\n\u2028\U0001f600"}
+
+
+def test_an_export_that_is_interrupted_leaves_no_file_and_keeps_the_older_one(tmp_path: Path) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"one\n"
+        raise KeyboardInterrupt
+
+    target = tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        write_file(target, broken())
+    assert list(tmp_path.iterdir()) == []
+    assert write_file(target, [b"whole\n"]) == 1
+    with pytest.raises(KeyboardInterrupt):
+        write_file(target, broken())
+    assert list(tmp_path.iterdir()) == [target]
+    assert target.read_bytes() == b"whole\n"
+
+
+def test_an_exported_file_has_the_rights_that_the_user_gives_new_files(tmp_path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        write_file(tmp_path / "out.jsonl", [])
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "out.jsonl").stat().st_mode & 0o777 == 0o640
