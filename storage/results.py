@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import orjson
-from sqlalchemy import and_, or_, select, tuple_
+from sqlalchemy import Connection, select, tuple_
 
 from storage.database import Database
 from storage.jobs import require, visible
@@ -28,33 +28,40 @@ def results(
     A vector is a float32 array (dim,), or (windows, dim) where every window was kept: then "windows" has their
     offsets in characters. `with_input` adds the document's text as "input". Raises NoSuchJob.
     """
-    rows = _documents(database, job_id, OutcomeRow.status == "done", with_input=with_input)
-    for row in islice(rows, limit):
+    require(database, job_id)
+    task = _spec(database, job_id).kind
+    found = _documents(database, job_id, OutcomeRow.status == "done", with_input=with_input)
+    for document, outcome, text in islice(found, limit):
         result = {
-            "id": row.key,
-            "task": row.kind,
-            **_output(row),
-            "tokens_in": row.tokens_in,
-            "tokens_out": row.tokens_out,
-            "flags": [*row.document_flags, *row.flags],
-            "meta": row.meta,
+            "id": document.key,
+            "task": task,
+            **_output(outcome),
+            "tokens_in": outcome.tokens_in,
+            "tokens_out": outcome.tokens_out,
+            "flags": [*document.flags, *outcome.flags],
+            "meta": document.meta,
         }
-        yield result | {"input": row.input} if with_input else result
+        yield result | {"input": text} if with_input else result
 
 
-def _output(row: Any) -> dict[str, Any]:
-    if row.vector is None:
-        return {"text": row.text}
-    vector = np.frombuffer(row.vector, dtype="<f4")
-    if row.data and "windows" in row.data:
-        return {"vector": vector.reshape(-1, row.data["dim"]), "windows": row.data["windows"]}
+def _output(outcome: Any) -> dict[str, Any]:
+    if outcome.vector is None:
+        return {"text": outcome.text}
+    vector = np.frombuffer(outcome.vector, dtype="<f4")
+    if outcome.data and "windows" in outcome.data:
+        return {"vector": vector.reshape(-1, outcome.data["dim"]), "windows": outcome.data["windows"]}
     return {"vector": vector}
 
 
 def failures(database: Database, job_id: int) -> Iterator[dict[str, Any]]:
     """What has no result: failed and skipped documents {"id", "status", "class", "reason"}, then rejected records."""
-    for row in _documents(database, job_id, OutcomeRow.status != "done"):
-        yield {"id": row.key, "status": row.status, "class": row.reason_class, "reason": row.reason}
+    for document, outcome, _ in _documents(database, job_id, OutcomeRow.status != "done"):
+        yield {
+            "id": document.key,
+            "status": outcome.status,
+            "class": outcome.reason_class,
+            "reason": outcome.reason,
+        }
     job = require(database, job_id)
     last = ""
     while True:
@@ -72,50 +79,73 @@ def failures(database: Database, job_id: int) -> Iterator[dict[str, Any]]:
         last = page[-1].place
 
 
-def _documents(database: Database, job_id: int, wanted: Any, *, with_input: bool = False) -> Iterator[Any]:
-    """Documents of the job with their outcome, page by page: no transaction stays open while the caller works."""
+def _documents(
+    database: Database, job_id: int, wanted: Any, *, with_input: bool = False
+) -> Iterator[tuple[Any, Any, str | None]]:
+    """Documents of the job with their outcome and, if asked for, their text, in the order of the source.
+
+    Page by page: no transaction stays open while the caller works.
+    """
     job = require(database, job_id)
-    position: tuple[int, int] | None = None
+    spec_id = _spec(database, job_id).id
     query = (
         select(
             Document.id,
             Document.key,
             Document.seq,
+            Document.content_id,
             Document.meta,
-            Document.flags.label("document_flags"),
-            SpecRow.kind,
-            OutcomeRow.status,
-            OutcomeRow.text,
-            OutcomeRow.vector,
-            OutcomeRow.data,
-            OutcomeRow.reason,
-            OutcomeRow.reason_class,
-            OutcomeRow.flags,
-            OutcomeRow.tokens_in,
-            OutcomeRow.tokens_out,
-            *([Content.text.label("input")] if with_input else []),
+            Document.flags,
         )
-        .select_from(Document)
-        .join(Step, and_(Step.job_id == job_id, Step.seq == 0))
-        .join(SpecRow, SpecRow.id == Step.spec_id)
-        .join(
-            OutcomeRow,
-            and_(OutcomeRow.spec_id == Step.spec_id, OutcomeRow.content_id == Document.content_id),
-        )
-        .where(visible(job), or_(wanted))
+        .where(visible(job))
         .order_by(Document.seq, Document.id)
         .limit(PAGE)
     )
-    if with_input:
-        query = query.join(Content, Content.id == Document.content_id)
+    position: tuple[int, int] | None = None
     while True:
         after = query if position is None else query.where(tuple_(Document.seq, Document.id) > position)
         with database.read() as connection:
             page = connection.execute(after).all()
-        yield from page
+            outcomes = _outcomes(database, connection, spec_id, page, wanted)
+            texts = _texts(connection, list(outcomes)) if with_input else {}
+        for document in page:
+            if (outcome := outcomes.get(document.content_id)) is not None:
+                yield document, outcome, texts.get(document.content_id)
         if len(page) < PAGE:
             return
         position = (page[-1].seq, page[-1].id)
+
+
+def _spec(database: Database, job_id: int) -> Any:
+    with database.read() as connection:
+        query = select(SpecRow.id, SpecRow.kind).join(Step, Step.spec_id == SpecRow.id)
+        return connection.execute(query.where(Step.job_id == job_id, Step.seq == 0)).one()
+
+
+def _outcomes(
+    database: Database, connection: Connection, spec_id: int, page: Sequence[Any], wanted: Any
+) -> dict[int, Any]:
+    """The wanted outcomes of a page's documents, by content. Looked up one by one (see `Database.probe`)."""
+    query = select(
+        OutcomeRow.content_id,
+        OutcomeRow.status,
+        OutcomeRow.text,
+        OutcomeRow.vector,
+        OutcomeRow.data,
+        OutcomeRow.reason,
+        OutcomeRow.reason_class,
+        OutcomeRow.flags,
+        OutcomeRow.tokens_in,
+        OutcomeRow.tokens_out,
+    ).where(OutcomeRow.spec_id == spec_id, wanted)
+    contents = list({document.content_id for document in page})
+    rows = database.probe(connection, query, OutcomeRow.__table__.c.content_id, contents)
+    return {row.content_id: row for row in rows}
+
+
+def _texts(connection: Connection, content_ids: list[int]) -> dict[int, str]:
+    rows = connection.execute(select(Content.id, Content.text).where(Content.id.in_(content_ids)))
+    return {row.id: row.text for row in rows}
 
 
 def to_jsonl(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:

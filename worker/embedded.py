@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -31,7 +32,12 @@ class EmbeddedRedis:
             self._server = ValkeyServer(
                 port=0, data_dir=self._folder, unix_socket_path=self._folder / "redis.sock", loglevel="warning"
             )
-            self._server.start()
+            # A Ctrl-C in the terminal is ours to answer; the server must outlive the drain that follows.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                self._server.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         except (ValkeyServerError, OSError) as error:
             raise EmbeddedServerError from error
         self._guard = self._start_guard()

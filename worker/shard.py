@@ -76,7 +76,8 @@ class Process:
             claim = shards.claim(self.database, head, self.owner, self.lease_s)
             if claim is not None:
                 self._carry_out(head, claim)
-        self._top_up(head.lane)
+        if not self.draining.is_set():
+            self._top_up(head.lane)
 
     def _can_serve(self, head: Head) -> bool:
         """Whether the model is there and whole; found before any claim, so that no attempt is spent."""

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from storage.database import Database
-from storage.schema import Document, OutcomeRow, Shard
+from storage.schema import Document, OutcomeRow, Refusal, Shard
 from tests.worker.harness import EXAMPLES, Docmill, device_pids, kill_group, until
 from worker.broker import Broker
 from worker.messages import ENQUEUE_LANE, ENQUEUE_TASK, queue
@@ -47,15 +47,15 @@ def running(database: Database) -> bool:
 
 def test_a_fleet_gives_what_the_embedded_run_gives(database: Database, fleet: Docmill, embedded: Docmill) -> None:
     with fleet.worker():
-        translated = fleet.enqueue(FRENCH, *TRANSLATE, "--limit", 40, "--wait")
+        translated = fleet.enqueue(FRENCH, *TRANSLATE, "--limit", 20, "--wait")
         embedding = fleet.enqueue(DESCRIPTIONS, "--task", "embed", "--dtype", "float32", "--limit", 100, "--wait")
         summaries = fleet.enqueue(
-            DESCRIPTIONS, "--task", "summarize", "--dtype", "float32", "--limit", 30, "--wait", "--beams", 1
+            DESCRIPTIONS, "--task", "summarize", "--dtype", "float32", "--limit", 20, "--wait", "--beams", 1
         )
-    embedded("run", FRENCH, *TRANSLATE, "--limit", 40)
+    embedded("run", FRENCH, *TRANSLATE, "--limit", 20)
     embedded("run", DESCRIPTIONS, "--task", "embed", "--dtype", "float32", "--limit", 100)
-    embedded("run", DESCRIPTIONS, "--task", "summarize", "--dtype", "float32", "--limit", 30, "--beams", 1)
-    for job, same_job, n in ((translated, 1, 40), (summaries, 3, 30)):
+    embedded("run", DESCRIPTIONS, "--task", "summarize", "--dtype", "float32", "--limit", 20, "--beams", 1)
+    for job, same_job, n in ((translated, 1, 20), (summaries, 3, 20)):
         pairs = list(zip(fleet.results(job), embedded.results(same_job), strict=True))
         assert len(pairs) == n
         assert sum(one["text"] == other["text"] for one, other in pairs) >= 0.99 * n
@@ -65,7 +65,7 @@ def test_a_fleet_gives_what_the_embedded_run_gives(database: Database, fleet: Do
 
 
 def test_what_a_killed_worker_held_is_finished_by_the_next(database: Database, fleet: Docmill) -> None:
-    job = fleet.enqueue(FRENCH, *TRANSLATE, "--limit", 96)
+    job = fleet.enqueue(FRENCH, *TRANSLATE, "--limit", 48)
     first = fleet.start("worker")
     until(lambda: running(database), "a shard is running")
     kill_group(first)
@@ -73,12 +73,14 @@ def test_what_a_killed_worker_held_is_finished_by_the_next(database: Database, f
         fleet("wait", job)
     check(database, fleet, job)
     with database.read() as connection:
-        assert (connection.scalar(select(func.max(Shard.fence))) or 0) >= 3, "a shard was taken away and claimed again"
+        assert (connection.scalar(select(func.max(Shard.fence))) or 0) >= 3, (
+            "a shard was taken away and claimed again"
+        )
 
 
 def test_when_only_the_device_process_dies_its_shards_are_free_at_once(database: Database, fleet: Docmill) -> None:
     fleet.environment["DOCMILL_LEASE_S"] = "600"
-    job = fleet.enqueue(FRENCH, *TRANSLATE, "--limit", 40)
+    job = fleet.enqueue(FRENCH, *TRANSLATE, "--limit", 24)
     with fleet.worker() as worker:
         until(lambda: running(database), "a shard is running")
         [pid] = device_pids(worker)
@@ -94,7 +96,7 @@ def test_a_drain_commits_what_is_finished_and_gives_the_rest_back(database: Data
         until(lambda: running(database), "a shard is running")
     with database.read() as connection:
         states = set(connection.scalars(select(Shard.state)))
-        attempts = connection.scalar(select(func.max(Shard.attempt)).where(Shard.state == "planned"))
+        attempts = connection.scalar(select(func.max(Shard.attempt)).where(Shard.state != "done"))
     assert "running" not in states
     assert attempts == 0, "a drain spends no attempt"
     with fleet.worker():
@@ -169,12 +171,12 @@ def test_a_model_whose_files_changed_blocks_the_job_without_spending_an_attempt(
     weights = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(weights[:1_000_000])
     with fleet.worker():
-        waits = until(lambda: fleet.json("status", job)["waiting_for"] or None, "the job is blocked")
         until(lambda: "blocked" in (fleet.json("status", job)["waiting_for"] or ""), "the job is blocked")
-        assert waits
         with database.read() as connection:
             assert connection.scalar(select(func.max(Shard.attempt))) == 0
         (model / "model.safetensors").write_bytes(weights)
+        # A refusal holds for half a minute: that time is moved, not waited for.
+        database.write(lambda connection: connection.execute(update(Refusal).values(refused_at=0.0)))
         fleet("wait", job)
     check(database, fleet, job)
 
