@@ -131,6 +131,9 @@ def test_a_spec_that_every_live_worker_refused_is_not_dispatched_and_its_job_is_
     sign_on(database, "w2")
     dispatch.refuse(database, "w1", bad.spec_id, "cannot serve it: no weights")
     assert not read_status(database, bad.id).blocked
+    offered = dispatched(database)
+    assert by_job(database, offered) == {bad.id: 8, good.id: 8}
+    dispatch.put_back(database, offered)
     dispatch.refuse(database, "w2", bad.spec_id, "cannot serve it: no memory")
     assert by_job(database, dispatched(database)) == {good.id: 16}
     status = read_status(database, bad.id)

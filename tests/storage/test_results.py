@@ -45,6 +45,14 @@ def test_results_at_the_border_of_a_page_are_complete(database: Database, n: int
     assert sum(1 for _ in results(database, job.id)) == n
 
 
+def test_documents_of_several_sources_with_one_place_in_their_order_are_all_there(database: Database) -> None:
+    for name in "abc":  # the border between two pages falls between documents of one place
+        job = read(database, request(name), [(f"{name}{i}", f"text {i % 10}") for i in range(400)])
+    work(database, echo)
+    found = [row["id"] for row in results(database, job.id)]
+    assert found == [f"{name}{i}" for i in range(400) for name in "abc"]
+
+
 def test_a_result_has_everything_that_its_reader_needs(database: Database) -> None:
     job = jobs.open_job(database, request())
     ingest.add(database, job, [Incoming("k", "a text", {"year": 1900, "tags": ["x", "ä"]}, ("nul-replaced",), 0)])

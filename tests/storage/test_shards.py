@@ -72,9 +72,11 @@ def test_a_commit_after_a_reclaim_is_rejected_and_writes_nothing(database: Datab
         shards.commit(database, late, done(late), None)
     assert outcomes(database) == {}
     other = claim_next(database, "other")
+    with pytest.raises(LeaseLost):
+        shards.commit(database, late, done(late, "late"), None)
     shards.commit(database, other, done(other), None)
     with pytest.raises(LeaseLost):
-        shards.commit(database, late, done(late), None)
+        shards.commit(database, late, done(late, "late"), None)
 
 
 def test_a_commit_after_a_lapse_that_nobody_reclaimed_is_accepted(database: Database) -> None:
@@ -103,6 +105,16 @@ def test_a_claim_whose_answer_was_lost_is_ours_on_the_second_try(database: Datab
     del database.write
     assert shards.claim(database, head, "w1") is None  # another thread of the same process with the same hint
     assert shard(database, shard_id).fence == 1
+
+
+def test_a_claim_by_what_was_seen_before_another_had_the_shard_is_none(database: Database) -> None:
+    read(database, request(), numbered(2))
+    [shard_id] = dispatched(database)
+    stale = shards.look(database, shard_id)
+    assert stale is not None
+    shards.release(database, claim_next(database))
+    assert dispatched(database) == [shard_id]
+    assert shards.claim(database, stale, "w2") is None
 
 
 def test_a_heartbeat_renews_what_its_process_holds_and_nothing_else(database: Database) -> None:
