@@ -65,8 +65,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class Rejected:
+    """A record that could not be read. After a `fatal` one nothing more of its file was."""
+
     place: str
     reason: str
+    fatal: bool = False
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def _chunks(source: Source) -> Iterator[tuple[list[Incoming], list[Rejected]]]:
             chunk.append(Incoming(record.key, record.text, record.meta, record.flags, seq))
             n_chars += len(record.text)
         else:
-            rejected.append(Rejected(record.where, record.reason))
+            rejected.append(Rejected(record.where, record.reason, record.fatal))
         if len(chunk) + len(rejected) >= CHUNK_RECORDS or n_chars >= CHUNK_CHARS:
             yield chunk, rejected
             chunk, rejected, n_chars = [], [], 0

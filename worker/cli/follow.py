@@ -21,7 +21,8 @@ PATIENCE_S = 60.0  # how long a watcher bears a database that is away
 
 
 class IngestBar(Progress):
-    """A progress bar over the bytes of a source, where its size is known; shows the first rejected records."""
+    """A progress bar over the bytes of a source, where its size is known; shows the first rejected records, and any
+    that ends its file."""
 
     def __init__(self, source: Source, on_planned: Callable[[], None] = lambda: None) -> None:
         self._source = source
@@ -51,7 +52,7 @@ class IngestBar(Progress):
 
     def rejected(self, rejected: Rejected) -> None:
         self._n_rejected += 1
-        if self._n_rejected <= SHOWN_REJECTIONS:
+        if self._n_rejected <= SHOWN_REJECTIONS or rejected.fatal:
             self._bar.say(f"rejected {rejected.place}: {rejected.reason}")
         elif self._n_rejected == SHOWN_REJECTIONS + 1:
             self._bar.say("more were rejected; `docmill failures JOB` lists them all")
