@@ -34,6 +34,7 @@ from worker.shard import Process
 log = logging.getLogger("docmill.device")
 
 BEAT_S = 0.5
+SIGN_ON_S = 60.0
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
@@ -80,7 +81,7 @@ def main() -> None:
     )
     threading.Thread(target=_obey, args=(process,), name="obey", daemon=True).start()
     _sign_on(order, settings, database)
-    threading.Thread(target=_beat, args=(process, settings, voice), name="heartbeat", daemon=True).start()
+    threading.Thread(target=_beat, args=(order, process, settings, voice), name="heartbeat", daemon=True).start()
     voice.say("ready")
     controller.start()
     process.engine.close()
@@ -143,15 +144,18 @@ def _obey(process: Process) -> None:
     os._exit(1)
 
 
-def _beat(process: Process, settings: Settings, voice: Voice) -> None:
+def _beat(order: Order, process: Process, settings: Settings, voice: Voice) -> None:
     """Renew leases well within their time, and say how far the texts in flight are."""
     every = min(5.0, settings.lease_s / 6)
-    due = 0.0
+    due = sign_on_due = 0.0
     while True:
         now = time.monotonic()
         if now >= due:
             due = now + every
             try:
+                if now >= sign_on_due:  # one that was away for long may have been struck off
+                    _sign_on(order, settings, process.database)
+                    sign_on_due = now + SIGN_ON_S
                 process.heartbeat()
             except StorageError as error:
                 log.warning("heartbeat_failed error=%s", type(error).__name__)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 from worker.errors import SettingsError
+from worker.settings import visible_cuda_devices
 
 
 def choose_devices(wanted: str) -> list[str]:
@@ -27,10 +28,13 @@ def choose_devices(wanted: str) -> list[str]:
 
 
 def cuda_devices() -> list[str]:
-    """The CUDA devices that the driver's own tool lists."""
+    """The CUDA devices that the driver's own tool lists, as far as CUDA_VISIBLE_DEVICES leaves them visible."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
     listed = subprocess.run([tool, "--list-gpus"], capture_output=True, text=True, check=False)
     lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
-    return [f"cuda:{i}" for i in range(len(lines))] if listed.returncode == 0 else []
+    if listed.returncode != 0:
+        return []
+    visible = visible_cuda_devices()
+    return [f"cuda:{i}" for i in range(len(lines) if visible is None else min(visible, len(lines)))]

@@ -132,6 +132,14 @@ def _problem(detail: Any, given: dict[str, Any]) -> str:
     return f"{shown}: {message[:1].lower()}{message[1:]}"
 
 
+def visible_cuda_devices() -> int | None:
+    """How many CUDA devices CUDA_VISIBLE_DEVICES leaves visible; None where it is not set."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return None
+    return len([name for name in named.split(",") if name.strip() not in {"", "-1"}])
+
+
 def mask(url: str) -> str:
     """A URL as it may be shown: its password replaced."""
     parts = urlsplit(url)

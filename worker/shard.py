@@ -135,6 +135,7 @@ class Process:
                 shards.release(self.database, claim, outcomes, runtime)
 
         self._patiently(write, ours)
+        log.info("shard_%s shard=%d outcomes=%d", "done" if complete else "released", claim.shard_id, len(outcomes))
 
     def _patiently(self, write: Any, ours: InFlight) -> None:
         """Write what was computed, waiting for a database that is away; the lease, not the wait, may end it."""
@@ -166,7 +167,7 @@ class Process:
         """Renew our leases; shards that turn out to be no longer ours stop being computed."""
         with self._lock:
             mine = dict(self._in_flight)
-        held = shards.heartbeat(self.database, self.owner, self.lease_s)
+        held = shards.heartbeat(self.database, self.owner, self.lease_s, only=mine)
         for shard_id, ours in mine.items():
             if held.get(shard_id) != ours.claim.fence:
                 ours.lost.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ from storage.database import Database
 from storage.status import JobStatus, read_status
 from worker.broker import Broker
 from worker.cli.follow import IngestBar, follow
+from worker.cli.session import say
 from worker.enqueue import Prepared, enqueue
 from worker.errors import WorkerError
 from worker.settings import Settings
@@ -44,6 +46,7 @@ def run_here(
         if supervisor.deaths >= TOO_MANY_DEATHS and not supervisor.ready:
             raise Blocked("the device process dies as it starts; what it printed above says why")
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop is a Ctrl-C
     try:
         with IngestBar(prepared.source, on_planned=start_once) as progress:
             done = enqueue(database, lambda: broker, prepared, progress)
@@ -54,7 +57,19 @@ def run_here(
                 database, done.id, in_flight=lambda: supervisor.finished_in_flight, watch=watch, own_worker=True
             )
         return status
+    except KeyboardInterrupt:
+        say("Interrupted: the batch under way is finished; the same command carries the job on.")
+        raise
     finally:
         if started.is_set():
-            supervisor.drain()
-            supervisor.join()
+            _drain(supervisor)
+
+
+def _drain(supervisor: Supervisor) -> None:
+    """Let the batches under way end; another Ctrl-C gives everything back at once."""
+    supervisor.drain()
+    try:
+        supervisor.join()
+    except KeyboardInterrupt:
+        supervisor.drain(now=True)
+        supervisor.join()

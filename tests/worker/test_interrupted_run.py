@@ -1,0 +1,76 @@
+"""A run that is interrupted, however it is, leaves nothing behind and is carried on by the same command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from sqlalchemy import select
+
+from storage.database import Database
+from storage.schema import Shard
+from tests.worker.harness import EXAMPLES, Docmill, kill_group, until
+
+FRENCH = EXAMPLES / "french.jsonl"
+RUN = ("run", FRENCH, "--task", "translate", "--from", "fr", "--to", "en", "--beams", 1, "--limit", 40)
+
+
+def _processes_of(folder: Path) -> list[str]:
+    """What still runs with our home in its environment."""
+    found = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if str(folder).encode() in environment.read_bytes():
+                found.append((environment.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:  # it ended meanwhile, or is another user's
+            continue
+    return found
+
+
+def _start(docmill: Docmill) -> tuple[Database, subprocess.Popen[bytes]]:
+    docmill("jobs")  # makes the store
+    database = Database(f"sqlite:///{docmill.folder}/home/docmill.db")
+    process = docmill.start(*RUN)
+    until(lambda: _states(database) & {"running"}, "a shard is running")
+    return database, process
+
+
+def _states(database: Database) -> set[str]:
+    with database.read() as connection:
+        return set(connection.scalars(select(Shard.state)))
+
+
+def _carried_on(docmill: Docmill) -> None:
+    status = docmill.json(*RUN)
+    assert (status["id"], status["state"], status["done"]) == (1, "done", status["texts"])
+    assert len(docmill.results(1)) == 40
+
+
+def test_ctrl_c_gives_everything_back_and_says_how_to_go_on(embedded: Docmill) -> None:
+    database, process = _start(embedded)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130
+    assert "running" not in _states(database)
+    database.close()
+    assert _processes_of(embedded.folder) == []
+    log = embedded.log("run")
+    assert "the same command" in log
+    assert "Traceback" not in log
+    _carried_on(embedded)
+
+
+def test_a_killed_run_leaves_no_process_behind(embedded: Docmill) -> None:
+    embedded.environment["DOCMILL_LEASE_S"] = "2"
+    database, process = _start(embedded)
+    kill_group(process)
+    database.close()
+    until(lambda: not _processes_of(embedded.folder), "its server and its device process end too", 15)
+    _carried_on(embedded)
+
+
+def test_a_run_on_a_fleets_store_brings_its_own_worker(fleet: Docmill) -> None:
+    status = fleet.json("run", EXAMPLES / "descriptions.jsonl", "--task", "embed", "--limit", 12)
+    assert (status["state"], status["done"]) == ("done", 12)
+    assert len(fleet.results(1)) == 12
