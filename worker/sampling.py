@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -59,6 +60,8 @@ def main() -> None:
     except WorkerError as error:
         answer = {"error": str(error)}
     sys.stdout.write("\n" + json.dumps(answer) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # the device's thread would be torn down under the libraries' feet
 
 
 def _measure(order: dict[str, Any]) -> Sample:
