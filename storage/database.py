@@ -303,7 +303,7 @@ def _sqlite_connect(connection: Any, _record: Any) -> None:
 
 
 def _use_wal(cursor: sqlite3.Cursor) -> None:
-    """Change a new file to write-ahead logging: SQLite's busy timeout does not hold for that, so we wait ourselves."""
+    """Change a new file to write-ahead logging. SQLite's busy timeout does not hold for that, so the wait is ours."""
     give_up = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
