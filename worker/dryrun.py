@@ -19,6 +19,7 @@ from worker.settings import Settings
 
 SAMPLE = {"embed": 64}
 DEFAULT_SAMPLE = 12
+SAMPLE_CHARS = 2_000  # of each text: the sample stays short where documents are long
 PAGE = 1_000
 
 
@@ -68,9 +69,9 @@ def forecast(
             chars += len(text)
             n_missing += 1
             if len(sample) < wanted:
-                sample.append(text)
+                sample.append(text[:SAMPLE_CHARS])
             elif (place := chance.randrange(n_missing)) < wanted:
-                sample[place] = text
+                sample[place] = text[:SAMPLE_CHARS]
         advanced(documents)
     measured = measure(settings, device, prepared.spec, sample) if sample else None
     factor = chars / measured.chars if measured and measured.chars else 0.0
