@@ -161,7 +161,14 @@ def to_jsonl(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
 
 
 def write_file(path: Path, lines: Iterable[bytes]) -> int:
-    """Write lines beside the target and rename, so that no partial file ever has its name. Returns how many."""
+    """Write lines beside the target and rename, so that no partial file ever has its name. Returns how many.
+
+    A link is followed to what it names; a pipe or a device is written to, never replaced.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            return write_lines(file, lines)
     n = 0
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:

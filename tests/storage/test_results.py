@@ -211,3 +211,22 @@ def test_an_exported_file_has_the_rights_that_the_user_gives_new_files(tmp_path:
     finally:
         os.umask(mask)
     assert (tmp_path / "out.jsonl").stat().st_mode & 0o777 == 0o640
+
+
+def test_an_export_through_a_link_changes_what_the_link_names(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.jsonl", tmp_path / "link.jsonl"
+    target.write_bytes(b"old\n")
+    link.symlink_to(target)
+    assert write_file(link, [b"new\n"]) == 1
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new\n"
+
+
+def test_an_export_into_a_pipe_is_written_there_and_leaves_it_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert write_file(pipe, [b"one\n", b"two\n"]) == 2
+    assert os.read(reader, 100) == b"one\ntwo\n"
+    os.close(reader)
+    assert pipe.is_fifo()

@@ -72,6 +72,8 @@ class Docmill:
 
     def start(self, *arguments: Any) -> subprocess.Popen[bytes]:
         """A command in a process group of its own, its log in `<folder>/<command>.log`."""
+        # A suite that runs in the background of a script ignores SIGINT, and its children would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with (self.folder / f"{arguments[0]}.log").open("ab") as log:
             return subprocess.Popen(
                 [DOCMILL, *map(str, arguments)],
