@@ -79,12 +79,14 @@ class Database:
     ) -> None:
         try:
             self.url: URL = make_url(url)
+            if "@" in (self.url.host or ""):
+                raise ValueError("the rest of a password, not a host")
             self.engine: Engine = _engine(self.url, pool_size, busy_timeout_s)
         except (sa_exc.ArgumentError, sa_exc.NoSuchModuleError, ImportError, ValueError):
             # Not `from error`: what failed to parse may be a piece of a password.
             raise DatabaseUnreachable(
                 "DOCMILL_DATABASE_URL is not a database that docmill knows; "
-                "use sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
+                "use sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME (an @ in a password is written %40)"
             ) from None
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         self._retries = retries

@@ -7,7 +7,7 @@ from typing import Any
 from celery import Celery
 from kombu import Queue
 
-from worker.messages import ENQUEUE_LANE, ENQUEUE_TASK, KEY_PREFIX, SHARD_TASK, queue
+from worker.messages import ENQUEUE_LANE, KEY_PREFIX, queue
 from worker.settings import LANES
 
 CONFIG: dict[str, Any] = {
@@ -55,7 +55,6 @@ def make_app(redis_url: str) -> Celery:
     """A Celery app on that Redis. Makes no connection, and no global state."""
     app = Celery("docmill", broker=broker_url(redis_url), set_as_current=False)
     app.conf.update(CONFIG)
-    app.conf.task_routes = {SHARD_TASK: {"queue": queue(ENQUEUE_LANE)}, ENQUEUE_TASK: {"queue": queue(ENQUEUE_LANE)}}
     return app
 
 

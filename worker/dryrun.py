@@ -60,7 +60,7 @@ def forecast(
         fresh: dict[bytes, str] = {}
         for record in records:
             digest = hashlib.sha256(record.text.encode()).digest()
-            if digest[:8] not in seen:  # half of a terabyte of texts would have to pass before two of these agree
+            if digest[:8] not in seen:  # of a billion texts two agree in these with a chance of 3 %
                 seen.add(digest[:8])
                 fresh[digest] = record.text
         missing = list(_missing(database, prepared, fresh))

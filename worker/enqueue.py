@@ -137,9 +137,10 @@ def enqueue(
     offer = _Offer(database, broker, job.lane)
     total = ingest.sweep(database, job)
     for chunk, rejected in _chunks(prepared.source):
-        for one in rejected:
+        for one in rejected[:1] if request.strict else rejected:
             progress.rejected(one)
         if rejected and request.strict:
+            ingest.add(database, job, [], rejected[:1])  # so that `failures` lists what stopped it
             jobs.halt(database, job.id, f"--strict: {rejected[0].place} was rejected")
             raise RecordRejected(f"{rejected[0].place}: {rejected[0].reason} (--strict stops at the first)")
         total += ingest.add(database, job, chunk, rejected)
@@ -197,6 +198,7 @@ def _chunks(source: Source) -> Iterator[tuple[list[Incoming], list[Rejected]]]:
 
 _OPTION_FIELDS = {f.name for f in fields(Options)}
 _REQUEST_FIELDS = {f.name for f in fields(Request)} - {"options"}
+_WHOLE_NUMBERS = {"beams", "max_new_tokens", "window_tokens", "limit", "priority"}
 
 
 def parse_enqueue(arguments: dict[str, Any]) -> Request:
@@ -212,12 +214,27 @@ def parse_enqueue(arguments: dict[str, Any]) -> Request:
         raise BadMessage(f"docmill.enqueue takes no argument {', '.join(unknown)}")
     if missing := sorted({"source", "task"} - given.keys()):
         raise BadMessage(f"docmill.enqueue needs {' and '.join(missing)}")
-    if bad := sorted(name for name, value in given.items() if not isinstance(value, str | int | float | None)):
-        raise BadMessage(f"docmill.enqueue: {', '.join(bad)} must be plain values")
+    for name, value in given.items():
+        if not isinstance(value, _type_of(name)) or (isinstance(value, bool) and name != "strict"):
+            raise BadMessage(f"docmill.enqueue: {name} has a value of the wrong type")
+    if given["task"] not in models.DEFAULTS:
+        raise BadMessage(f"docmill.enqueue: task is one of {', '.join(models.DEFAULTS)}")
+    if given.get("limit", 1) is not None and given.get("limit", 1) < 1:
+        raise BadMessage("docmill.enqueue: limit is at least 1")
     if given["source"] == "-":
         raise BadMessage("docmill.enqueue cannot read standard input")
     options = Options(**{name: value for name, value in given.items() if name in _OPTION_FIELDS})
     return Request(options=options, **{name: value for name, value in given.items() if name in _REQUEST_FIELDS})
+
+
+def _type_of(name: str) -> Any:
+    if name in {"source", "task", "text_field", "id_field"}:
+        return str
+    if name in _WHOLE_NUMBERS:
+        return int if name == "priority" else int | None
+    if name == "max_failures":
+        return int | float | None
+    return bool if name == "strict" else str | None
 
 
 def enqueue_message(settings: Settings, database: Database, broker: Broker, arguments: dict[str, Any]) -> None:

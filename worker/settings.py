@@ -105,10 +105,11 @@ def load_settings(**options: Any) -> Settings:
     """
     given = {name: value for name, value in options.items() if value is not None}
     problems = _unknown(os.environ, "the environment")
-    if Path(".env").is_file():
-        problems += _unknown(dotenv_values(".env"), ".env")
     try:
+        problems += _unknown(dotenv_values(".env"), ".env") if Path(".env").is_file() else []
         settings = Settings(**given)
+    except UnicodeDecodeError as error:
+        raise SettingsError(".env is not UTF-8 text") from error
     except ValidationError as error:
         problems += [_problem(detail, given) for detail in error.errors()]
     if problems:

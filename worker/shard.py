@@ -31,6 +31,7 @@ LOOK_S = 0.5
 class InFlight:
     """A shard of ours, from its claim to its commit."""
 
+    head: Head
     claim: Claim
     ticket: Ticket | None = None
     runtime: Mapping[str, Any] = field(default_factory=dict)
@@ -94,7 +95,7 @@ class Process:
         return True
 
     def _carry_out(self, head: Head, claim: Claim) -> None:
-        ours = InFlight(claim)
+        ours = InFlight(head, claim)
         with self._lock:
             self._in_flight[claim.shard_id] = ours
         try:
@@ -109,7 +110,7 @@ class Process:
             if not ours.ticket.complete and not self.draining.is_set():
                 log.critical("engine_died shard=%d error=%r", claim.shard_id, self.engine.error)
                 os._exit(1)  # the supervisor makes a new process, and the shards in flight suspects
-            self._settle(head, ours)
+            self._settle(ours)
         except LeaseLost:
             log.warning("lease_lost shard=%d", claim.shard_id)
         except EngineStopped:
@@ -122,13 +123,13 @@ class Process:
             with self._lock:
                 del self._in_flight[claim.shard_id]
 
-    def _settle(self, head: Head, ours: InFlight) -> None:
+    def _settle(self, ours: InFlight) -> None:
         """Commit a whole shard; of one that a drain cut short, commit what is finished and give the rest back."""
         assert ours.ticket is not None
         claim, outcomes, complete = ours.claim, ours.ticket.finished(), ours.ticket.complete
 
         def write() -> None:
-            runtime = self._runtime_id(head, ours.runtime)
+            runtime = self._runtime_id(ours)
             if complete:
                 shards.commit(self.database, claim, outcomes, runtime)
             else:
@@ -151,10 +152,10 @@ class Process:
                 log.warning("commit_waits shard=%d error=%s", ours.claim.shard_id, type(error).__name__)
                 ours.lost.wait(2.0)
 
-    def _runtime_id(self, head: Head, runtime: Mapping[str, Any]) -> int:
-        key = head.spec.sha256
+    def _runtime_id(self, ours: InFlight) -> int:
+        key = ours.head.spec.sha256
         if key not in self._runtimes:
-            self._runtimes[key] = rows.runtime_id(self.database, runtime)
+            self._runtimes[key] = rows.runtime_id(self.database, ours.runtime)
         return self._runtimes[key]
 
     def _top_up(self, lane: str) -> None:
@@ -189,4 +190,5 @@ class Process:
         with self._lock:
             mine = list(self._in_flight.values())
         for ours in mine:
-            shards.release(self.database, ours.claim)
+            finished = ours.ticket.finished() if ours.ticket is not None and ours.runtime else []
+            shards.release(self.database, ours.claim, finished, self._runtime_id(ours) if finished else None)

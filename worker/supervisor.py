@@ -104,7 +104,7 @@ class Supervisor:
 
     @property
     def deaths(self) -> int:
-        """How many children have died since the last one that was ready for long."""
+        """How many deaths in a row the devices count; one that lived for ten minutes starts anew."""
         return sum(self._deaths.values())
 
     def run_with_signals(self) -> None:

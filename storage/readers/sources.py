@@ -14,7 +14,7 @@ from typing import BinaryIO, Protocol
 
 from storage.normalize import is_utf16
 from storage.readers import delimited, jsonl
-from storage.readers.errors import SourceUnreadable, SourceUnsupported
+from storage.readers.errors import SourceMissing, SourceUnreadable, SourceUnsupported
 from storage.readers.folder import FolderSource
 from storage.readers.records import HEAD_ROWS, Record, Rejection, Row, Rows, SourceOptions, document, misnamed
 from storage.readers.streams import (
@@ -65,6 +65,8 @@ def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None =
     """
     if source == "-":
         return StreamSource(sys.stdin.buffer if stdin is None else stdin, options)
+    if not source:
+        raise SourceMissing("the source is empty: name a file, a folder, or - for standard input")
     path = Path(source)
     if is_folder(path):
         return FolderSource(path, options)

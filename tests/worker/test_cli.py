@@ -60,6 +60,10 @@ def test_the_list_of_commands_is_the_commands() -> None:
         (("run", DESCRIPTIONS, "--task", "embed", "--device", "tpu"), 2, "--device tpu"),
         (("run", DESCRIPTIONS, "--task", "embed", "--out", "no/such/folder.jsonl"), 2, "there is no folder"),
         (("run", DESCRIPTIONS, "--task", "sing"), 2, "sing"),
+        (("run", "", "--task", "embed"), 2, "the source is empty"),
+        (("run", DESCRIPTIONS, "--task", "embed", "--out", ""), 2, "name a file"),
+        (("run", DESCRIPTIONS, "--task", "embed", "--out", "/proc/x"), 2, "--out"),
+        (("status", "99999999999999999999"), 2, "99999999999999999999"),
         (("status", "77"), 2, "no job 77"),
         (("results", "77"), 2, "no job 77"),
         (("failures", "77"), 2, "no job 77"),
@@ -95,6 +99,18 @@ def test_an_unreachable_database_exits_with_3_and_keeps_its_password(tmp_path: P
         done = away(*command, code=3)
         assert "cannot reach the database" in done.stderr
         assert "c4nary" not in done.stderr + done.stdout
+
+
+def test_a_password_with_an_unquoted_at_sign_is_not_shown(tmp_path: Path) -> None:
+    wrong = Docmill(tmp_path, {"DOCMILL_DATABASE_URL": "postgresql://docmill:c4n@ary@127.0.0.1:1/docmill"})
+    done = wrong("jobs", code=3)
+    assert "%40" in done.stderr
+    assert "ary" not in done.stderr.replace("DOCMILL", "")
+
+
+def test_a_settings_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"\xff\xfe")
+    assert ".env is not UTF-8" in Docmill(tmp_path, {})("jobs", code=2).stderr
 
 
 def test_an_unreachable_redis_exits_with_3_for_those_who_need_it_now(tmp_path: Path) -> None:

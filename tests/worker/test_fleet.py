@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from celery import Celery
 from sqlalchemy import func, select, update
 
 from storage.database import Database
 from storage.schema import Document, OutcomeRow, Refusal, Shard
 from tests.worker.harness import EXAMPLES, Docmill, device_pids, kill_group, until
 from worker.broker import Broker
-from worker.messages import ENQUEUE_LANE, ENQUEUE_TASK, queue
 
 DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
 FRENCH = EXAMPLES / "french.jsonl"
@@ -182,20 +182,19 @@ def test_a_model_whose_files_changed_blocks_the_job_without_spending_an_attempt(
 
 
 def test_a_celery_task_enqueues_as_the_command_does(database: Database, fleet: Docmill, redis_url: str) -> None:
-    broker = Broker(redis_url)
+    scheduler = Celery(broker=redis_url, set_as_current=False)  # anybody's, with no settings of ours
+    ours = "docmill:v1:enqueue"
     with fleet.worker("--lanes", "embed"):
-        broker.app.send_task(
-            ENQUEUE_TASK,
-            kwargs={"source": str(DESCRIPTIONS), "task": "embed", "limit": 8},
-            queue=queue(ENQUEUE_LANE),
-        )
-        broker.app.send_task(
-            ENQUEUE_TASK, kwargs={"source": str(DESCRIPTIONS), "trust_remote_code": True}, queue=queue(ENQUEUE_LANE)
-        )
+        good = {"source": str(DESCRIPTIONS), "task": "embed", "limit": 8}
+        scheduler.send_task("docmill.enqueue", kwargs=good, queue=ours)
+        scheduler.send_task("docmill.enqueue", kwargs={**good, "trust_remote_code": True}, queue=ours)
+        scheduler.send_task("docmill.enqueue", kwargs={**good, "task": "sing"}, queue=ours)
         until(lambda: fleet.json("jobs"), "the message became a job")
         fleet("wait", 1)
         until(lambda: "trust_remote_code" in fleet.log("worker"), "the bad message is refused in the log")
-    broker.close()
+        until(lambda: "task is one of" in fleet.log("worker"), "so is one with an unknown task")
+    assert "Traceback" not in fleet.log("worker")
+    scheduler.close()
     assert len(fleet.json("jobs")) == 1
     assert len(fleet.results(1)) == 8
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
 from sqlalchemy import select
 
 from storage.database import Database
@@ -48,9 +49,10 @@ def _carried_on(docmill: Docmill) -> None:
     assert len(docmill.results(1)) == 40
 
 
-def test_ctrl_c_gives_everything_back_and_says_how_to_go_on(embedded: Docmill) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_gives_everything_back_and_says_how_to_go_on(embedded: Docmill, number: signal.Signals) -> None:
     database, process = _start(embedded)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     assert process.wait(30) == 130
     assert "running" not in _states(database)
     database.close()

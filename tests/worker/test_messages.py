@@ -54,7 +54,11 @@ def test_an_enqueue_message_is_named_as_the_commands_options() -> None:
     [
         ({"task": "embed"}, "needs source"),
         ({"source": "x", "task": "embed", "trust_remote_code": True}, "takes no argument trust_remote_code"),
-        ({"source": "x", "task": "embed", "model": {"$ref": 1}}, "model must be plain values"),
+        ({"source": "x", "task": "embed", "model": {"$ref": 1}}, "model has a value of the wrong type"),
+        ({"source": "x", "task": "embed", "limit": "ten"}, "limit has a value of the wrong type"),
+        ({"source": "x", "task": "translate", "beams": True}, "beams has a value of the wrong type"),
+        ({"source": "x", "task": "embed", "limit": 0}, "limit is at least 1"),
+        ({"source": "x", "task": "sing"}, "task is one of summarize"),
         ({"source": "-", "task": "embed"}, "cannot read standard input"),
         ({"v": 9, "source": "x", "task": "embed"}, "takes v=1"),
     ],

@@ -91,6 +91,7 @@ def test_strict_stops_at_the_first_bad_line(embedded: Docmill) -> None:
     done = embedded("run", "mixed.jsonl", "--task", "embed", "--strict", code=2)
     assert "mixed.jsonl:2" in done.stderr
     assert embedded.json("status", 1)["state"] == "stopped"
+    assert "mixed.jsonl:2" in embedded("failures", 1).stdout
 
 
 def test_what_is_piped_in_is_read_as_json_lines(embedded: Docmill) -> None:
@@ -105,6 +106,16 @@ def test_a_folder_of_texts_is_a_corpus(embedded: Docmill) -> None:
     (embedded.folder / "notes" / "deep" / "a.txt").write_text("A spreadsheet.")
     embedded("run", "notes", "--task", "embed")
     assert sorted(result["id"] for result in embedded.results(1)) == ["b.md", "deep/a.txt"]
+
+
+def test_control_characters_of_a_text_do_not_reach_the_terminal(
+    embedded: Docmill, write_corpus: Callable[..., Path]
+) -> None:
+    write_corpus([{"id": "a\tb", "text": "A \x1b[31mred\x1b]0;title\x07 game."}])
+    shown = embedded("run", "corpus.jsonl", "--task", "embed").stderr
+    assert "red" in shown
+    assert "\x1b[31m" not in shown
+    assert "\x07" not in shown
 
 
 def test_a_dry_run_counts_and_times_and_stores_nothing(embedded: Docmill) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 OK, SOME_FAILED, BAD_INPUT, UNREACHABLE = 0, 1, 2, 3
 
 
@@ -22,6 +24,11 @@ def exit_code(error: Exception) -> int | None:
     )
     if isinstance(error, away):
         return UNREACHABLE
-    if isinstance(error, StorageError | TaskError | WorkerError):
+    if isinstance(error, StorageError | TaskError | WorkerError) or _cannot_write(error):
         return BAD_INPUT
     return None
+
+
+def _cannot_write(error: Exception) -> bool:
+    """Whether the output's disk is full or it takes no writes: the system's own words say enough."""
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT}

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from worker.cli.faults import BAD_INPUT, OK
-from worker.cli.session import open_store, print_json, say, settings_from
+from worker.cli.session import check_out, open_store, print_json, say, settings_from
 
-JOB = click.argument("job", type=click.IntRange(min=1))
+JOB = click.argument("job", type=click.IntRange(1, 2**63 - 1))
 JSON = click.option("--json", "as_json", is_flag=True, help="For machines.")
 
 
@@ -84,6 +84,7 @@ def results_command(job: int, out: Path | None, partial: bool) -> int:
     from storage.status import read_status
     from worker.cli.show import summary
 
+    check_out(out)
     with open_store(settings_from()) as database:
         status = read_status(database, job)
         if not status.ended and not partial:
@@ -94,8 +95,6 @@ def results_command(job: int, out: Path | None, partial: bool) -> int:
             write_lines(sys.stdout.buffer, lines)
             sys.stdout.buffer.flush()
         else:
-            if not out.absolute().parent.is_dir():
-                raise click.BadParameter(f"there is no folder {out.absolute().parent}", param_hint="--out")
             say(f"Wrote {write_file(out, lines):,} results to {out}.")
         if status.failed or status.skipped or status.rejected or not status.ended:
             say(summary(status))
@@ -108,6 +107,7 @@ def results_command(job: int, out: Path | None, partial: bool) -> int:
 def failures_command(job: int, as_json: bool) -> int:
     """List what of JOB has no result: failed and blank documents and rejected records, with the reasons."""
     from storage.results import failures, to_jsonl, write_lines
+    from worker.cli.show import printable
 
     with open_store(settings_from()) as database:
         found = failures(database, job)
@@ -118,7 +118,8 @@ def failures_command(job: int, as_json: bool) -> int:
         none = True
         for row in found:
             none = False
-            click.echo(f"{row['id']}\t{row['status']}\t{row['class'] or '-'}\t{row['reason'] or '-'}")
+            fields = (row["id"], row["status"], row["class"] or "-", row["reason"] or "-")
+            click.echo("\t".join(printable(field, keep="") for field in fields))
         if none:
             say(f"Job {job} has no failures.")
     return OK

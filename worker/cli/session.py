@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -62,6 +64,24 @@ def open_broker(settings: Settings) -> Iterator[Broker]:
             yield broker
         finally:
             broker.close()
+
+
+def check_out(out: Path | None) -> None:
+    """Refuse a file that could not be written, before any work is done for it."""
+    if out is None:
+        return
+    folder = out.absolute().parent
+    if not out.name:
+        raise click.BadParameter("name a file", param_hint="--out")
+    if not folder.is_dir():
+        raise click.BadParameter(f"there is no folder {folder}", param_hint="--out")
+    if out.exists() and not out.is_file():
+        return  # a pipe or a device: whether it takes anything shows when it is written
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise click.BadParameter(f"cannot write in {folder}: {error.strerror}", param_hint="--out") from error
 
 
 def print_json(value: Any) -> None:

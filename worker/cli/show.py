@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -140,13 +141,19 @@ def samples_table(samples: list[dict[str, Any]]) -> Table:
     table.add_column("input", ratio=5)
     table.add_column("output", ratio=5)
     for sample in samples:
-        table.add_row(Text(sample["id"]), Text(shorten(sample["input"])), Text(_output(sample)))
+        table.add_row(Text(printable(sample["id"])), Text(shorten(sample["input"])), Text(_output(sample)))
     return table
 
 
 def shorten(text: str, width: int = 300) -> str:
     """The text's beginning, with an ellipsis where something follows."""
+    text = printable(text)
     return text if len(text) <= width else f"{text[:width].rstrip()} …"
+
+
+def printable(text: str, keep: str = "\n\t") -> str:
+    """The text without control characters, which a terminal would obey: they are shown as U+FFFD."""
+    return "".join("\ufffd" if unicodedata.category(c) == "Cc" and c not in keep else c for c in text)
 
 
 def _output(sample: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker.cli.faults import OK, SOME_FAILED
-from worker.cli.session import open_broker, open_store, print_json, say, settings_from
+from worker.cli.session import check_out, open_broker, open_store, print_json, say, settings_from
 
 if TYPE_CHECKING:
     from storage.database import Database
@@ -99,8 +99,7 @@ def run_command(dry_run: bool, device: str | None, out: Path | None, as_json: bo
     settings = settings_from(device=device)
     devices = choose_devices(settings.device)
     request = _request(settings, given)
-    if out is not None and not out.absolute().parent.is_dir():
-        raise click.BadParameter(f"there is no folder {out.absolute().parent}", param_hint="--out")
+    check_out(out)
     with open_store(settings) as database:
         prepared = _prepare(settings, request)
         if dry_run:

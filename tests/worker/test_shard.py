@@ -1,0 +1,74 @@
+"""A hint's way through a device process, on a real store; the engine's outcomes are the test's own."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from sqlalchemy import select
+
+from storage import dispatch, ingest, jobs, shards
+from storage.database import Database
+from storage.ingest import Incoming
+from storage.jobs import JobRequest
+from storage.outcomes import Outcome, Status
+from storage.schema import OutcomeRow, Shard
+from storage.specs import Spec
+from worker.shard import InFlight, Process
+
+RUNTIME = {"device": "cpu", "precision": "float32", "backend": "none", "versions": {}}
+
+
+class HalfDone:
+    """A ticket of which the first text has its outcome."""
+
+    complete = False
+
+    def __init__(self, content_id: int) -> None:
+        self._content_id = content_id
+
+    def finished(self) -> list[Outcome]:
+        return [Outcome(self._content_id, Status.DONE, text="finished", tokens_in=1)]
+
+
+@pytest.fixture
+def process(database: Database) -> Process:
+    nothing = cast(Any, None)
+    return Process(owner="me", database=database, broker=nothing, engine=nothing, lease_s=60)
+
+
+def _claim_two(database: Database) -> InFlight:
+    job = jobs.open_job(database, JobRequest("c", "/x", Spec("embed", "m", "sha256:0")))
+    ingest.sweep(database, job)
+    ingest.add(database, job, [Incoming(key, f"text {key}", {}, (), seq) for seq, key in enumerate("ab")])
+    ingest.end(database, job)
+    [lane] = dispatch.lanes(database)
+    [shard_id] = dispatch.take(database, lane)
+    head = shards.look(database, shard_id)
+    assert head is not None
+    claim = shards.claim(database, head, "me")
+    assert claim is not None
+    return InFlight(head, claim)
+
+
+def test_what_is_given_back_at_once_keeps_what_is_finished(database: Database, process: Process) -> None:
+    ours = _claim_two(database)
+    ours.ticket, ours.runtime = cast(Any, HalfDone(ours.claim.texts[0][0])), RUNTIME
+    process._in_flight[ours.claim.shard_id] = ours
+    process.give_back()
+    with database.read() as connection:
+        shard = connection.execute(select(Shard.state, Shard.attempt, Shard.owner)).one()
+        assert tuple(shard) == ("planned", 0, None)
+        [row] = connection.execute(select(OutcomeRow.text, OutcomeRow.runtime_id)).all()
+    assert row.text == "finished"
+    assert row.runtime_id is not None
+
+
+def test_a_shard_that_was_taken_away_is_told_by_the_next_heartbeat(database: Database, process: Process) -> None:
+    ours = _claim_two(database)
+    process._in_flight[ours.claim.shard_id] = ours
+    process.heartbeat()
+    assert not ours.lost.is_set()
+    database.write(lambda connection: connection.execute(Shard.__table__.update().values(fence=Shard.fence + 1)))  # type: ignore[attr-defined]
+    process.heartbeat()
+    assert ours.lost.is_set()
