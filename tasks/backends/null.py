@@ -1,0 +1,80 @@
+"""A backend that computes nothing, and imports no model library: everything around it is real.
+
+It measures what the queue, the store and the engine carry, and stands in for a model where faults are made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from storage.specs import Spec
+from tasks import null
+from tasks.backends import Source
+from tasks.backends.static import Items, StaticLoop
+from tasks.batches import Budget
+from tasks.errors import CannotServe
+from tasks.families import OUR_LIMIT_TOKENS
+from tasks.outputs import Generated, Output, Vector
+from tasks.recipes import Traits
+from tasks.windows import Encoded
+
+SUMMARY_WORDS = 16
+_BUDGET = Budget(tokens=4096, rows=64)
+
+
+class NullBackend:
+    """A token is a word. A translation is the text, a summary its first words, a vector its hash.
+
+    The other options are taken and change nothing. ``sleep`` is called with the seconds that a batch would take
+    at the pace of the model's name.
+    """
+
+    def __init__(self, spec: Spec, *, device: str, sleep: Callable[[float], None] = time.sleep) -> None:
+        if spec.revision != null.REVISION:
+            raise CannotServe(f"This release has {null.NAME} as {null.REVISION}, not as {spec.revision}.")
+        self._kind = spec.kind
+        self._device = device
+        self._tokens_per_s = null.tokens_per_s(spec.model)
+        self._sleep = sleep
+        self._loop = StaticLoop(self._compute, _BUDGET)
+        self.limit_tokens: int = min(OUR_LIMIT_TOKENS, spec.params.get("window_tokens") or OUR_LIMIT_TOKENS)
+        self.traits = Traits(normalizes=True)
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return [Encoded(max(1, len(text.split())), text) for text in texts]
+
+    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        return self._loop.run(source)
+
+    def runtime(self) -> dict[str, Any]:
+        versions = {"python": platform.python_version()}
+        return {"device": self._device, "precision": "none", "backend": null.REVISION, "versions": versions}
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+    def _compute(self, items: Items) -> Sequence[Output]:
+        if self._tokens_per_s is not None:
+            self._sleep(len(items) * max(item.tokens for item in items) / self._tokens_per_s)
+        return [self._output(str(item.encoded.features)) for item in items]
+
+    def _output(self, text: str) -> Output:
+        if self._kind == "embed":
+            return vector(text)
+        words = text.split()
+        if self._kind == "summarize":
+            words = words[:SUMMARY_WORDS]
+            return Generated(" ".join(words), len(words))
+        return Generated(text, len(words))
+
+
+def vector(text: str) -> Vector:
+    """The SHA-256 of the text as 8 numbers in [-1, 1), brought to length 1."""
+    numbers = np.frombuffer(hashlib.sha256(text.encode()).digest(), "<i4") / 2.0**31
+    return Vector((numbers / np.linalg.norm(numbers)).astype(np.float32))
