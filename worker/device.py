@@ -14,9 +14,10 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.worker import WorkController, state
@@ -24,12 +25,17 @@ from celery.worker import WorkController, state
 from storage import dispatch
 from storage.database import Database
 from storage.errors import StorageError
+from worker import faultpoints
 from worker.broker import Broker
 from worker.enqueue import enqueue_message
 from worker.messages import ENQUEUE_LANE, ENQUEUE_TASK, SHARD_TASK, parse_shard, queue
 from worker.order import Order
 from worker.settings import Settings
 from worker.shard import Process
+
+if TYPE_CHECKING:
+    from storage.specs import Spec
+    from tasks.backends import Backend
 
 log = logging.getLogger("docmill.device")
 
@@ -61,6 +67,7 @@ def main() -> None:
     for unheard in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(unheard, signal.SIG_IGN)  # the supervisor owns signals
     settings = Settings.model_validate(order.settings)
+    faultpoints.arm(settings.fault, settings.home)
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     logging.getLogger("celery").setLevel(logging.ERROR)
     assert settings.redis_url is not None
@@ -98,12 +105,21 @@ def _make_process(order: Order, settings: Settings, database: Database, broker: 
     def on_batch(event: BatchStarted | BatchDone) -> None:
         voice.say("batch" if isinstance(event, BatchStarted) else "batch_done")
 
-    engine = Engine(
-        partial(open_backend, device=order.device, models_dir=settings.models_dir, cache_dir=settings.cache_dir),
-        on_batch=on_batch,
+    opener: Callable[[Spec], Backend] = partial(
+        open_backend, device=order.device, models_dir=settings.models_dir, cache_dir=settings.cache_dir
     )
+    engine = Engine(_faulty(opener), on_batch=on_batch)
     engine.start()
     return Process(owner=order.owner, database=database, broker=broker, engine=engine, lease_s=settings.lease_s)
+
+
+def _faulty(opener: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
+    """The opener, whose backends fail where a fault is armed."""
+    if (armed := faultpoints.armed()) is None:
+        return opener
+    from worker.faultbackend import FaultyBackend
+
+    return lambda spec: FaultyBackend(opener(spec), armed)
 
 
 def _register(app: Celery, process: Process, settings: Settings) -> None:

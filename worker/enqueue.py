@@ -18,6 +18,7 @@ from storage.readers import Record, Source, SourceOptions, open_source
 from storage.specs import Spec
 from tasks import models
 from tasks.plan import Options, build_spec
+from worker import faultpoints
 from worker.broker import Broker
 from worker.errors import BadMessage, BrokerUnreachable, WorkerError
 from worker.messages import VERSION
@@ -144,6 +145,7 @@ def enqueue(
             jobs.halt(database, job.id, f"--strict: {rejected[0].place} was rejected")
             raise RecordRejected(f"{rejected[0].place}: {rejected[0].reason} (--strict stops at the first)")
         total += ingest.add(database, job, chunk, rejected)
+        faultpoints.reach("enqueue")
         progress.advanced(total)
         if total.planned:
             offer.now_and_then()

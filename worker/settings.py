@@ -11,6 +11,7 @@ from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from worker import faultpoints
 from worker.errors import SettingsError
 
 PREFIX = "DOCMILL_"
@@ -62,6 +63,9 @@ class Settings(BaseSettings):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="What the log on stderr tells.")
     ] = "warning"
+    fault: Annotated[
+        str | None, Field(description="For docmill's own tests: where a process fails, and how (worker.faultpoints).")
+    ] = None
 
     @field_validator("lanes", mode="before")
     @classmethod
@@ -76,6 +80,13 @@ class Settings(BaseSettings):
     def _known_scheme(cls, value: str | None) -> str | None:
         if value is not None and urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
             raise ValueError("a Redis URL starts with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("fault")
+    @classmethod
+    def _known_fault(cls, value: str | None) -> str | None:
+        if value is not None:
+            faultpoints.parse(value)
         return value
 
     @field_validator("home", "models_dir")

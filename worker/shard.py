@@ -16,6 +16,7 @@ from storage.errors import LeaseLost, StorageError
 from storage.shards import Claim, Head
 from tasks.engine import Engine, Ticket
 from tasks.errors import CannotServe, EngineStopped
+from worker import faultpoints
 from worker.broker import Broker
 from worker.errors import BrokerUnreachable
 from worker.gate import Gate
@@ -64,6 +65,7 @@ class Process:
 
     def run_shard(self, shard_id: int) -> None:
         """Do what a hint says, if it still holds. Anything that stands against it leaves the shard to others."""
+        faultpoints.reach("taken")
         head = shards.look(self.database, shard_id)
         if head is None:
             return
@@ -99,6 +101,7 @@ class Process:
         with self._lock:
             self._in_flight[claim.shard_id] = ours
         try:
+            faultpoints.reach("claimed")
             ours.ticket = self.engine.submit(head.spec, claim.texts)
             ours.runtime = self.engine.runtime(head.spec)
             while not ours.ticket.wait(LOOK_S) and not ours.lost.is_set():
@@ -135,7 +138,9 @@ class Process:
             else:
                 shards.release(self.database, claim, outcomes, runtime)
 
+        faultpoints.reach("computed")
         self._patiently(write, ours)
+        faultpoints.reach("committed")
         log.info("shard_%s shard=%d outcomes=%d", "done" if complete else "released", claim.shard_id, len(outcomes))
 
     def _patiently(self, write: Any, ours: InFlight) -> None:

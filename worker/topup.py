@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from storage import dispatch, jobs, upkeep
 from storage.database import Database
+from worker import faultpoints
 from worker.broker import Broker
 from worker.errors import BrokerUnreachable
 
@@ -47,6 +48,7 @@ def round_of_upkeep(database: Database, broker: Broker, *, grace_s: float = GRAC
         log.warning("leases_lapsed shards=%d", n)
     for job_id in jobs.finish(database):
         log.info("job_ended job=%d", job_id)
+    faultpoints.reach("upkeep")
     upkeep.forget_workers(database)
     for lane in dispatch.lanes(database):
         if lane.queued:

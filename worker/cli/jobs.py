@@ -82,6 +82,7 @@ def results_command(job: int, out: Path | None, partial: bool) -> int:
     """
     from storage.results import results, to_jsonl, write_file, write_lines
     from storage.status import read_status
+    from worker import faultpoints
     from worker.cli.show import summary
 
     check_out(out)
@@ -90,7 +91,7 @@ def results_command(job: int, out: Path | None, partial: bool) -> int:
         if not status.ended and not partial:
             say(f"Job {job} is not finished ({status.pending:,} texts to do); --partial writes what there is.")
             return BAD_INPUT
-        lines = to_jsonl(results(database, job))
+        lines = faultpoints.along("export", to_jsonl(results(database, job)))
         if out is None:
             write_lines(sys.stdout.buffer, lines)
             sys.stdout.buffer.flush()

@@ -23,9 +23,12 @@ def say(message: str) -> None:
 
 
 def settings_from(**options: Any) -> Settings:
+    from worker import faultpoints
     from worker.settings import load_settings
 
-    return load_settings(**options)
+    settings = load_settings(**options)
+    faultpoints.arm(settings.fault, settings.home)
+    return settings
 
 
 @contextmanager

@@ -137,10 +137,11 @@ def _conclude(
 ) -> int:
     """Say what came of a job: a summary, a few results, a file; and the exit code."""
     from storage.results import results, to_jsonl, write_file
+    from worker import faultpoints
     from worker.cli import show
 
     if out is not None:
-        n = write_file(out, to_jsonl(results(database, status.id)))
+        n = write_file(out, faultpoints.along("export", to_jsonl(results(database, status.id))))
         say(f"Wrote {n:,} results to {out}.")
     if as_json:
         print_json(show.as_json(status))
