@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, Select, and_, delete, func, select, update
 
 from storage.database import Database, db_now
-from storage.jobs import RUNNABLE
+from storage.jobs import FREE, RUNS
 from storage.policy import Claimant, share
 from storage.schema import Job, Refusal, Shard, SpecRow, Step, Worker
 
@@ -32,7 +33,7 @@ def lanes(database: Database) -> list[Lane]:
             select(SpecRow.kind)
             .join(Step, Step.spec_id == SpecRow.id)
             .join(Job, Job.id == Step.job_id)
-            .where(Job.state.in_(RUNNABLE))
+            .where(RUNS)
             .distinct()
         )
         slots = _slots(connection)
@@ -43,7 +44,7 @@ def _queued(connection: Connection) -> dict[str, int]:
     counted = connection.execute(
         select(Shard.lane, func.count().label("n"))
         .join(Job, Job.id == Shard.job_id)
-        .where(Shard.state == "queued", Job.state.in_(RUNNABLE))
+        .where(Shard.state == "queued", RUNS)
         .group_by(Shard.lane)
     )
     return {row.lane: row.n for row in counted}
@@ -58,32 +59,29 @@ def _slots(connection: Connection) -> dict[str, int]:
 
 
 def take(database: Database, lane: Lane) -> list[int]:
-    """Mark as queued what fits the lane's window, by priority and fair share: ids for the caller to publish."""
+    """Mark as queued what fits the lane's window, by priority and fair share: ids for the caller to publish.
+
+    Shards that wait in the queue make room for those of a job with a higher priority: their messages are void then.
+    """
     window = max(LEAST_WINDOW, WINDOW_PER_SLOT * lane.slots)
-    if lane.queued >= window:
-        return []
+    with database.read() as connection:  # most often there is nothing to do, and no need for a turn to write
+        claimants = _claimants(connection, lane.name, window)
+        if not claimants:
+            return []
+        if lane.queued >= window and not connection.execute(_outranked(lane.name, claimants).limit(1)).all():
+            return []
     return database.write(lambda connection: _take(database, connection, lane.name, window))
 
 
 def _take(database: Database, connection: Connection, lane: str, window: int) -> list[int]:
-    room = window - _queued(connection).get(lane, 0)  # looked at again: others top up too
-    if room <= 0:
+    claimants = _claimants(connection, lane, window)
+    if not claimants:
         return []
-    unservable = _unservable(connection, lane)
-    claimants = [claimant for claimant, spec_id in _claimants(connection, lane, room) if spec_id not in unservable]
+    room = window - _queued(connection).get(lane, 0)  # looked at again: others top up too
+    room += _displace(connection, lane, claimants, room)
     taken: list[int] = []
     for job_id, n in share(claimants, room).items():
-        query = (
-            select(Shard.id)
-            .where(
-                Shard.job_id == job_id,
-                Shard.lane == lane,
-                Shard.state == "planned",
-                Shard.not_before <= db_now(),
-            )
-            .order_by(Shard.id)
-            .limit(n)
-        )
+        query = _ready(lane, job_id).order_by(Shard.id).limit(n)
         chosen = list(connection.scalars(query if database.is_sqlite else query.with_for_update(skip_locked=True)))
         rows = connection.execute(
             update(Shard)
@@ -95,28 +93,63 @@ def _take(database: Database, connection: Connection, lane: str, window: int) ->
     return taken
 
 
-def _claimants(connection: Connection, lane: str, room: int) -> list[tuple[Claimant, int]]:
+def _displace(connection: Connection, lane: str, claimants: list[Claimant], room: int) -> int:
+    """Put queued shards back that are in the way of a higher priority. Returns how many places that made."""
+    highest = max(claimant.priority for claimant in claimants)
+    wanted = sum(claimant.planned for claimant in claimants if claimant.priority == highest) - room
+    if wanted <= 0:
+        return 0
+    lower = _outranked(lane, claimants).order_by(Job.priority, Shard.dispatched_at.desc()).limit(wanted)
+    return connection.execute(
+        update(Shard).where(Shard.id.in_(lower), Shard.state == "queued").values(**FREE)
+    ).rowcount
+
+
+def _outranked(lane: str, claimants: list[Claimant]) -> Select[int]:
+    """The queued shards of jobs with a lower priority than the first of the claimants."""
+    highest = max(claimant.priority for claimant in claimants)
+    return (
+        select(Shard.id)
+        .join(Job, Job.id == Shard.job_id)
+        .where(Shard.lane == lane, Shard.state == "queued", Job.priority < highest)
+    )
+
+
+def _ready(lane: str, job_id: Any) -> Select[int]:
+    """The shards of a job that may be dispatched now."""
+    return select(Shard.id).where(
+        Shard.job_id == job_id, Shard.state == "planned", Shard.lane == lane, Shard.not_before <= db_now()
+    )
+
+
+def _claimants(connection: Connection, lane: str, room: int) -> list[Claimant]:
+    """The jobs that have shards to dispatch in a lane and can be served; no more than could get a place."""
     counted = connection.execute(
         select(Shard.job_id, func.count().label("n"))
         .where(Shard.lane == lane, Shard.state.in_(["queued", "running"]))
         .group_by(Shard.job_id)
     )
     in_flight = {row.job_id: row.n for row in counted}
-    found = []
-    for job in connection.execute(select(Job.id, Job.priority).where(Job.state.in_(RUNNABLE))).all():
-        ready = connection.execute(
-            select(Shard.id, Shard.spec_id)
-            .where(
-                Shard.job_id == job.id,
-                Shard.lane == lane,
-                Shard.state == "planned",
-                Shard.not_before <= db_now(),
-            )
-            .limit(room)
-        ).all()
-        if ready:
-            found.append((Claimant(job.id, job.priority, in_flight.get(job.id, 0), len(ready)), ready[0].spec_id))
-    return found
+    # One look into an index for each job, however many shards it has (OFFSET 0: see `Database.probe`).
+    ready = _ready(lane, Job.id).offset(0).correlate(Job).exists()
+    unservable = _unservable(connection, lane)
+    jobs = connection.execute(
+        select(Job.id, Job.priority, Step.spec_id)
+        .join(Step, and_(Step.job_id == Job.id, Step.seq == 0))
+        .where(RUNS, ready)
+    ).all()
+    first = sorted(
+        (job for job in jobs if job.spec_id not in unservable),
+        key=lambda job: (-job.priority, in_flight.get(job.id, 0), job.id),
+    )[:room]
+    return [
+        Claimant(job.id, job.priority, in_flight.get(job.id, 0), _count(connection, _ready(lane, job.id).limit(room)))
+        for job in first
+    ]
+
+
+def _count(connection: Connection, query: Select[int]) -> int:
+    return connection.scalar(select(func.count()).select_from(query.subquery())) or 0
 
 
 def _unservable(connection: Connection, lane: str) -> set[int]:
@@ -140,9 +173,7 @@ def put_back(database: Database, shard_ids: list[int]) -> None:
     """Undo `take` or decline a hint: the shards are planned again, as if nothing had been."""
     database.write(
         lambda connection: connection.execute(
-            update(Shard)
-            .where(Shard.id.in_(shard_ids), Shard.state == "queued")
-            .values(state="planned", dispatched_at=None)
+            update(Shard).where(Shard.id.in_(shard_ids), Shard.state == "queued").values(**FREE)
         )
     )
 
@@ -182,9 +213,11 @@ def sign_on(
     lanes: list[str],
     slots: int,
     version: str,
+    pid_space: str | None = None,
 ) -> None:
     """Enter a device process into the list of workers."""
     row = {"host": host, "pid": pid, "device": device, "lanes": lanes, "slots": slots, "version": version}
+    row["pid_space"] = pid_space
     statement = (
         database.insert(Worker)
         .values(id=worker_id, started_at=db_now(), seen_at=db_now(), **row)
@@ -194,10 +227,5 @@ def sign_on(
 
 
 def sign_off(database: Database, worker_id: str) -> None:
-    """Strike a device process off the list of workers, with what it refused."""
-
-    def work(connection: Connection) -> None:
-        connection.execute(delete(Refusal).where(Refusal.worker_id == worker_id))
-        connection.execute(delete(Worker).where(Worker.id == worker_id))
-
-    database.write(work)
+    """Strike a device process off the list of workers. What it refused is still shown for a while."""
+    database.write(lambda connection: connection.execute(delete(Worker).where(Worker.id == worker_id)))

@@ -1,4 +1,4 @@
-"""A job's life as a whole: opened or adopted, ended, cancelled, tried again."""
+"""A job's life as a whole: opened or adopted, paused, ended, cancelled, tried again."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from storage.schema import Contender, Content, Document, Ingest, Job, OutcomeRow
 from storage.specs import Spec
 
 UNFINISHED = ("ingesting", "running")
-RUNNABLE = UNFINISHED
+RUNS: Any = and_(Job.state.in_(UNFINISHED), ~Job.paused)  # its shards may be dispatched, claimed and committed
 OPEN_SHARDS = ("planned", "queued", "running")
+FREE = {"state": "planned", "owner": None, "lease_until": None, "dispatched_at": None}  # a shard that nobody holds
 UNTOUCHED = {  # the columns of a shard that nobody has claimed
     "step": 0,
     "fence": 0,
@@ -27,6 +28,7 @@ UNTOUCHED = {  # the columns of a shard that nobody has claimed
     "n_done": 0,
     "n_failed": 0,
     "n_skipped": 0,
+    "n_truncated": 0,
     "tokens_in": 0,
     "tokens_out": 0,
 }
@@ -83,7 +85,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
                 )
             )
             return OpenJob(job_id, ingest_id, corpus, spec, request.spec.kind, adopted=True)
-        ingest_id = _insert(
+        ingest_id = rows.insert(
             connection,
             Ingest,
             corpus_id=corpus,
@@ -94,7 +96,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             seen_at=db_now(),
         )
         last = connection.scalar(select(func.max(Document.id)).where(Document.corpus_id == corpus))
-        job_id = _insert(
+        job_id = rows.insert(
             connection,
             Job,
             corpus_id=corpus,
@@ -128,12 +130,6 @@ def _unfinished(connection: Connection, request: JobRequest, corpus: int, spec: 
         if row.options == request.options:
             return row.id, row.ingest_id
     return None
-
-
-def _insert(connection: Connection, table: Any, **values: Any) -> int:
-    key = connection.execute(table.__table__.insert().values(**values)).inserted_primary_key
-    assert key is not None
-    return int(key[0])
 
 
 def _insert_step(connection: Connection, job_id: int, spec_id: int) -> None:
@@ -179,7 +175,7 @@ def finish(database: Database, job_id: int | None = None) -> list[int]:
         ended = connection.execute(
             update(Job)
             .where(Job.id.in_(running), Job.state == "running", ~open_shard)
-            .values(state="done", finished_at=db_now())
+            .values(state="done", paused=False, finished_at=db_now())
             .returning(Job.id)
         )
         return [row.id for row in ended]
@@ -189,14 +185,14 @@ def finish(database: Database, job_id: int | None = None) -> list[int]:
 
 def _maybe_over(database: Database, job_id: int | None) -> bool:
     with database.read() as connection:
-        wanted = Job.state.in_(RUNNABLE) if job_id is None else Job.id == job_id
+        wanted = Job.state.in_(UNFINISHED) if job_id is None else Job.id == job_id
         return connection.scalar(select(Job.id).where(wanted).limit(1)) is not None
 
 
 def _stop_failing(connection: Connection, wanted: Any) -> None:
     bounded = connection.execute(
         select(Job.id, Job.max_failures, Job.n_retried).where(
-            wanted, Job.state.in_(RUNNABLE), Job.max_failures.is_not(None)
+            wanted, Job.state.in_(UNFINISHED), Job.max_failures.is_not(None)
         )
     ).all()
     for job in bounded:
@@ -217,27 +213,63 @@ def _stop_failing(connection: Connection, wanted: Any) -> None:
 
 
 def stop(connection: Connection, job_id: int, state: str, reason: str | None) -> bool:
-    """Put a job into a final state: running shards are taken from their workers, no more are dispatched."""
+    """Put a job into a final state: its shards are taken from workers and queue, no more are dispatched."""
     stopped = connection.execute(
         update(Job)
         .where(Job.id == job_id, Job.state.in_(UNFINISHED))
-        .values(state=state, reason=reason, finished_at=db_now())
+        .values(state=state, paused=False, reason=reason, finished_at=db_now())
     )
     if stopped.rowcount == 0:
         return False
-    connection.execute(
-        update(Shard)
-        .where(Shard.job_id == job_id, Shard.state == "running")
-        .values(
-            state="planned",
-            fence=Shard.fence + 1,
-            attempt=Shard.attempt - 1,
-            owner=None,
-            lease_until=None,
-            dispatched_at=None,
-        )
-    )
+    _take_away(connection, job_id)
     return True
+
+
+def _take_away(connection: Connection, job_id: int) -> None:
+    """Take a job's shards from workers (under a new fence) and from the queue. No attempt is spent.
+
+    Costs as much as is running and queued, however many shards the job has.
+    """
+    held = update(Shard).where(Shard.job_id == job_id)
+    connection.execute(
+        held.where(Shard.state == "running").values(fence=Shard.fence + 1, attempt=Shard.attempt - 1, **FREE)
+    )
+    connection.execute(held.where(Shard.state == "queued").values(**FREE))
+
+
+def pause(database: Database, job_id: int) -> bool:
+    """Let nothing of a job move until it is resumed; what is under way is dropped, what is done stays.
+
+    False when it had ended. Idempotent. Raises NoSuchJob.
+    """
+    require(database, job_id)
+
+    def work(connection: Connection) -> bool:
+        paused = connection.execute(
+            update(Job).where(Job.id == job_id, Job.state.in_(UNFINISHED)).values(paused=True)
+        )
+        if paused.rowcount == 0:
+            return False
+        _take_away(connection, job_id)
+        return True
+
+    return database.write(work)
+
+
+def resume(database: Database, job_id: int) -> bool:
+    """Let a paused job go on. False when it had ended. Idempotent. Raises NoSuchJob."""
+    return _set(database, job_id, paused=False)
+
+
+def prioritise(database: Database, job_id: int, priority: int) -> bool:
+    """Give a job another priority; higher goes first. False when it had ended. Raises NoSuchJob."""
+    return _set(database, job_id, priority=priority)
+
+
+def _set(database: Database, job_id: int, **values: Any) -> bool:
+    require(database, job_id)
+    unfinished = update(Job).where(Job.id == job_id, Job.state.in_(UNFINISHED))
+    return database.write(lambda connection: connection.execute(unfinished.values(**values)).rowcount > 0)
 
 
 def cancel(database: Database, job_id: int) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+TRUNCATED = "output_truncated"  # the flag of an output that stopped at the model's limit
 
 
 class Status(StrEnum):
@@ -40,3 +43,32 @@ class Outcome:
     flags: tuple[str, ...] = ()
     tokens_in: int = 0
     tokens_out: int = 0
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of an outcome that is stored already."""
+
+    status: str
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many outcomes there are of each status; `truncated` are some of the done ones."""
+
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    truncated: int = 0
+
+    @classmethod
+    def of(cls, outcomes: Iterable[Known]) -> Tally:
+        known = list(outcomes)
+        statuses = [outcome.status for outcome in known]
+        return cls(
+            done=statuses.count(Status.DONE),
+            failed=statuses.count(Status.FAILED),
+            skipped=statuses.count(Status.SKIPPED),
+            truncated=sum(outcome.truncated for outcome in known),
+        )

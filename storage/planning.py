@@ -15,7 +15,8 @@ from sqlalchemy import Connection, and_, or_, select, update
 
 from storage.database import Database
 from storage.jobs import OpenJob, plan
-from storage.rows import n_chars, outcome_statuses
+from storage.outcomes import Tally
+from storage.rows import known_outcomes, n_chars
 from storage.schema import Content, Document, Job
 
 SWEEP_DOCUMENTS = 5_000
@@ -72,8 +73,8 @@ def plan_new(
     met = _met(connection, job, place, [content_id for content_id in unique if content_id not in sizes])
     new = [content_id for content_id in unique if content_id not in met]
     known = [content_id for content_id in new if content_id not in sizes]
-    statuses = outcome_statuses(database, connection, job.spec_id, known)
-    lacking = [content_id for content_id in known if content_id not in statuses]
+    prior = known_outcomes(database, connection, job.spec_id, known)
+    lacking = [content_id for content_id in known if content_id not in prior]
     sizes |= n_chars(connection, lacking)
     plan(
         database,
@@ -81,21 +82,21 @@ def plan_new(
         job.id,
         job.spec_id,
         job.lane,
-        [(content_id, sizes[content_id]) for content_id in new if content_id not in statuses],
+        [(content_id, sizes[content_id]) for content_id in new if content_id not in prior],
     )
-    found = list(statuses.values())
-    planned = Planned(len(new) - len(found), found.count("done"), found.count("failed"), found.count("skipped"))
-    if found:
+    found = Tally.of(prior.values())
+    if prior:
         connection.execute(
             update(Job)
             .where(Job.id == job.id)
             .values(
-                n_prior_done=Job.n_prior_done + planned.prior_done,
-                n_prior_failed=Job.n_prior_failed + planned.prior_failed,
-                n_prior_skipped=Job.n_prior_skipped + planned.prior_skipped,
+                n_prior_done=Job.n_prior_done + found.done,
+                n_prior_failed=Job.n_prior_failed + found.failed,
+                n_prior_skipped=Job.n_prior_skipped + found.skipped,
+                n_prior_truncated=Job.n_prior_truncated + found.truncated,
             )
         )
-    return planned
+    return Planned(len(new) - len(prior), found.done, found.failed, found.skipped)
 
 
 def _since(place: Place) -> Any:

@@ -10,6 +10,7 @@ import orjson
 from sqlalchemy import Connection, select
 
 from storage.database import Database, db_now
+from storage.outcomes import TRUNCATED, Known
 from storage.schema import Content, Corpus, OutcomeRow, Runtime, SpecRow
 from storage.specs import Spec
 
@@ -45,13 +46,13 @@ def spec_of(row: Any) -> Spec:
     return Spec(kind=row.kind, model=row.model, revision=row.revision, quality=row.quality, params=row.params or {})
 
 
-def outcome_statuses(
+def known_outcomes(
     database: Database, connection: Connection, spec_id: int, content_ids: Sequence[int]
-) -> dict[int, str]:
-    """The status of each of these contents that has an outcome under the spec."""
-    query = select(OutcomeRow.content_id, OutcomeRow.status).where(OutcomeRow.spec_id == spec_id)
+) -> dict[int, Known]:
+    """What is known of each of these contents that has an outcome under the spec."""
+    query = select(OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.flags).where(OutcomeRow.spec_id == spec_id)
     rows = database.probe(connection, query, OutcomeRow.__table__.c.content_id, content_ids)
-    return {row.content_id: row.status for row in rows}
+    return {row.content_id: Known(row.status, TRUNCATED in row.flags) for row in rows}
 
 
 def n_chars(connection: Connection, content_ids: Sequence[int]) -> dict[int, int]:
@@ -60,6 +61,13 @@ def n_chars(connection: Connection, content_ids: Sequence[int]) -> dict[int, int
         return {}
     rows = connection.execute(select(Content.id, Content.n_chars).where(Content.id.in_(content_ids)))
     return {row.id: row.n_chars for row in rows}
+
+
+def insert(connection: Connection, table: Any, **values: Any) -> int:
+    """Insert one row; its id."""
+    key = connection.execute(table.__table__.insert().values(**values)).inserted_primary_key
+    assert key is not None
+    return int(key[0])
 
 
 def _find_or_make(

@@ -162,8 +162,10 @@ class Runtime(Base):
 class Job(Base):
     """Specs applied to a corpus as it stood at the end of an ingest.
 
-    `state`: ingesting, running, done, cancelled, stopped (too many failures). `n_prior_*` are the contents that
-    had an outcome before; `n_retried` those whose failure is being tried again by a later shard of this job.
+    `state`: ingesting, running, done, cancelled, stopped (too many failures). `paused` stands beside it: a paused
+    job keeps its state, and none of its shards is dispatched, claimed or committed. `n_prior_*` are the contents
+    that had an outcome before (`n_prior_truncated` of the done ones were cut at the model's limit); `n_retried` those
+    whose failure is being tried again by a later shard of this job.
     Three documents mark the job's place in its corpus: `base_document` was the last one when the job was opened,
     `swept_to` the last one that was looked through for what is to be planned, and `last_document` (once the source
     was read) the last one that belongs to the job.
@@ -174,6 +176,7 @@ class Job(Base):
     corpus_id: Mapped[int] = mapped_column(ForeignKey("corpus.id"), index=True)
     ingest_id: Mapped[int] = mapped_column(ForeignKey("ingest.id"))
     state: Mapped[str] = mapped_column(index=True)
+    paused: Mapped[bool] = mapped_column(default=False)
     reason: Mapped[str | None]
     priority: Mapped[int] = mapped_column(default=0)
     max_failures: Mapped[float | None]  # percent
@@ -184,6 +187,7 @@ class Job(Base):
     n_prior_done: Mapped[int] = mapped_column(default=0)
     n_prior_failed: Mapped[int] = mapped_column(default=0)
     n_prior_skipped: Mapped[int] = mapped_column(default=0)
+    n_prior_truncated: Mapped[int] = mapped_column(default=0)
     n_retried: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[float]
     finished_at: Mapped[float | None]
@@ -230,11 +234,12 @@ class Shard(Base):
     n_done: Mapped[int] = mapped_column(default=0)
     n_failed: Mapped[int] = mapped_column(default=0)
     n_skipped: Mapped[int] = mapped_column(default=0)
+    n_truncated: Mapped[int] = mapped_column(default=0)  # of the done ones
     tokens_in: Mapped[int] = mapped_column(default=0)
     tokens_out: Mapped[int] = mapped_column(default=0)
 
     __table_args__ = (
-        Index("ix_shard_job_id_lane_state_id", "job_id", "lane", "state", "id"),
+        Index("ix_shard_job_id_state_lane_id", "job_id", "state", "lane", "id"),
         Index("ix_shard_lane_state_dispatched_at", "lane", "state", "dispatched_at"),
         Index("ix_shard_state_lease_until", "state", "lease_until"),
     )
@@ -263,12 +268,16 @@ class OutcomeRow(Base):
 
 
 class Worker(Base):
-    """A device process that lives, or did until `seen_at`. `id` is what shards name as their owner."""
+    """A device process that lives, or did until `seen_at`. `id` is what shards name as their owner.
+
+    `pid` means something to those processes that share its `pid_space` (see `worker.pids`).
+    """
 
     __tablename__ = "worker"
     id: Mapped[str] = mapped_column(primary_key=True)
     host: Mapped[str]
     pid: Mapped[int]
+    pid_space: Mapped[str | None]
     device: Mapped[str]
     lanes: Mapped[Any]
     slots: Mapped[int]
@@ -278,10 +287,10 @@ class Worker(Base):
 
 
 class Refusal(Base):
-    """A spec that a worker cannot serve, and why."""
+    """A spec that a worker cannot serve, and why. It outlives its worker for a while, to be shown."""
 
     __tablename__ = "refusal"
-    worker_id: Mapped[str] = mapped_column(ForeignKey("worker.id", ondelete="CASCADE"), primary_key=True)
+    worker_id: Mapped[str] = mapped_column(primary_key=True)
     spec_id: Mapped[int] = mapped_column(ForeignKey("spec.id"), primary_key=True)
     reason: Mapped[str]
     refused_at: Mapped[float]

@@ -11,12 +11,12 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, select, true, update
 
-from storage.cutting import unpack
+from storage.cutting import pack, unpack
 from storage.database import Database, db_now
 from storage.errors import LeaseLost
-from storage.jobs import RUNNABLE
-from storage.outcomes import Outcome
-from storage.rows import outcome_statuses, spec_of
+from storage.jobs import FREE, RUNS, UNTOUCHED
+from storage.outcomes import Outcome, Tally
+from storage.rows import insert, known_outcomes, n_chars, spec_of
 from storage.schema import Content, Job, OutcomeRow, Shard, SpecRow, Worker
 from storage.specs import Spec
 
@@ -58,7 +58,7 @@ def look(database: Database, shard_id: int) -> Head | None:
             select(Shard.id, Shard.fence, Shard.lane, Shard.suspect, Shard.spec_id, *_SPEC)
             .join(SpecRow, SpecRow.id == Shard.spec_id)
             .join(Job, Job.id == Shard.job_id)
-            .where(Shard.id == shard_id, Shard.state == "queued", Job.state.in_(RUNNABLE))
+            .where(Shard.id == shard_id, Shard.state == "queued", RUNS)
         ).one_or_none()
     if row is None:
         return None
@@ -126,14 +126,14 @@ def _take(connection: Connection, head: Head, owner: str, lease_s: float) -> Any
 
 
 def _job_runs() -> Any:
-    return select(Job.id).where(Job.id == Shard.job_id, Job.state.in_(RUNNABLE)).correlate(Shard).exists()
+    return select(Job.id).where(Job.id == Shard.job_id, RUNS).correlate(Shard).exists()
 
 
 def _lacking(
     database: Database, connection: Connection, spec_id: int, contents: Sequence[int], *, redo: bool
 ) -> tuple[tuple[int, str], ...]:
-    statuses = outcome_statuses(database, connection, spec_id, contents)
-    settled = {content_id for content_id, status in statuses.items() if not (redo and status == "failed")}
+    known = known_outcomes(database, connection, spec_id, contents)
+    settled = {content_id for content_id, outcome in known.items() if not (redo and outcome.status == "failed")}
     lacking = [content_id for content_id in contents if content_id not in settled]
     rows = connection.execute(select(Content.id, Content.text).where(Content.id.in_(lacking)).order_by(Content.id))
     return tuple((row.id, row.text) for row in rows)
@@ -173,7 +173,7 @@ def commit(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtim
         row = _locked(database, connection, claim.shard_id)
         if row.state == "done" and row.fence == claim.fence and row.owner == claim.owner:
             return
-        if row.state != "running" or row.fence != claim.fence or row.job_state not in RUNNABLE:
+        if row.state != "running" or row.fence != claim.fence or not row.job_runs:
             raise LeaseLost(f"shard {claim.shard_id} was taken away before its results were written")
         _put_outcomes(database, connection, claim, outcomes, runtime_id)
         end_shard(database, connection, claim.shard_id, claim.spec_id, claim.contents, outcomes)
@@ -184,21 +184,67 @@ def commit(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtim
 def release(
     database: Database, claim: Claim, finished: Sequence[Outcome] = (), runtime_id: int | None = None
 ) -> None:
-    """Give a shard back with what is finished of it, as a drain does: no attempt is spent. Never raises LeaseLost."""
+    """Give a shard back with what is finished of it, as a drain does: no attempt is spent. Never raises LeaseLost.
+
+    What is finished becomes a shard of its own that is done, so that counts follow it at once.
+    """
 
     def work(connection: Connection) -> None:
         row = _locked(database, connection, claim.shard_id)
-        if row.state == "running" and row.fence == claim.fence:
-            _put_outcomes(database, connection, claim, finished, runtime_id)
-            give_back(connection, claim.shard_id, attempt=Shard.attempt - 1, **_tokens(finished))
+        if row.state != "running" or row.fence != claim.fence:
+            return
+        _put_outcomes(database, connection, claim, finished, runtime_id)
+        lacking = {content_id for content_id, _ in claim.texts} - {outcome.content_id for outcome in finished}
+        if not lacking:
+            end_shard(database, connection, claim.shard_id, claim.spec_id, claim.contents, finished)
+            return
+        rest = [content_id for content_id in claim.contents if content_id in lacking]
+        if len(rest) < len(claim.contents):
+            _part_done(database, connection, claim, lacking, finished)
+        left = {"contents": pack(rest), "n_contents": len(rest), "n_chars": _chars(connection, rest)}
+        give_back(connection, claim.shard_id, attempt=Shard.attempt - 1, **left)
 
     database.write(work)
 
 
+def _part_done(
+    database: Database, connection: Connection, claim: Claim, lacking: Collection[int], finished: Sequence[Outcome]
+) -> None:
+    """A new shard, done, with those contents of a claimed one that have their outcome."""
+    settled = [content_id for content_id in claim.contents if content_id not in lacking]
+    whole = connection.execute(select(Shard).where(Shard.id == claim.shard_id)).one()
+    part = insert(
+        connection,
+        Shard,
+        **UNTOUCHED
+        | {
+            "job_id": whole.job_id,
+            "step": whole.step,
+            "spec_id": whole.spec_id,
+            "lane": whole.lane,
+            "redo": whole.redo,
+            "started_at": whole.started_at,
+            "state": "running",
+            "contents": pack(settled),
+            "n_contents": len(settled),
+            "n_chars": _chars(connection, settled),
+        },
+    )
+    end_shard(database, connection, part, claim.spec_id, settled, finished)
+
+
+def _chars(connection: Connection, contents: Sequence[int]) -> int:
+    return sum(n_chars(connection, contents).values())
+
+
 def give_back(connection: Connection, shard_id: int, **values: Any) -> None:
     """Put a running shard back to `planned`, out of reach of whoever held it."""
-    values = {"owner": None, "lease_until": None, "dispatched_at": None, "fence": Shard.fence + 1} | values
-    connection.execute(update(Shard).where(Shard.id == shard_id).values(state="planned", **values))
+    connection.execute(update(Shard).where(Shard.id == shard_id).values(**given_back(**values)))
+
+
+def given_back(**values: Any) -> dict[str, Any]:
+    """The columns of a shard that was taken from its holder, with more `values`."""
+    return FREE | {"fence": Shard.fence + 1} | values
 
 
 def end_shard(
@@ -210,8 +256,9 @@ def end_shard(
     outcomes: Sequence[Outcome] = (),
 ) -> None:
     """End a shard whose contents all have an outcome, and note what became of them."""
-    statuses = list(outcome_statuses(database, connection, spec_id, contents).values())
-    assert len(statuses) == len(contents), "a shard ends with an outcome for each of its contents"
+    known = known_outcomes(database, connection, spec_id, contents)
+    assert len(known) == len(contents), "a shard ends with an outcome for each of its contents"
+    tally = Tally.of(known.values())
     connection.execute(
         update(Shard)
         .where(Shard.id == shard_id)
@@ -219,9 +266,10 @@ def end_shard(
             state="done",
             lease_until=None,
             finished_at=db_now(),
-            n_done=statuses.count("done"),
-            n_failed=statuses.count("failed"),
-            n_skipped=statuses.count("skipped"),
+            n_done=tally.done,
+            n_failed=tally.failed,
+            n_skipped=tally.skipped,
+            n_truncated=tally.truncated,
             **_tokens(outcomes),
         )
     )
@@ -236,7 +284,7 @@ def _tokens(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 def _locked(database: Database, connection: Connection, shard_id: int) -> Any:
     query = (
-        select(Shard.state, Shard.fence, Shard.owner, Job.state.label("job_state"))
+        select(Shard.state, Shard.fence, Shard.owner, RUNS.label("job_runs"))
         .join(Job, Job.id == Shard.job_id)
         .where(Shard.id == shard_id)
     )
@@ -261,8 +309,8 @@ def put_outcomes(
     """Write outcomes: the first one stays, but `done` takes the place of `failed` (with `redo`, anything does)."""
     if not outcomes:
         return
-    insert = database.insert(OutcomeRow)
-    new = insert.excluded
+    statement = database.insert(OutcomeRow)
+    new = statement.excluded
     better = OutcomeRow.status == "failed" if redo else and_(OutcomeRow.status == "failed", new.status == "done")
     columns = [column.name for column in OutcomeRow.__table__.columns if not column.primary_key]
     rows = [
@@ -284,7 +332,7 @@ def put_outcomes(
         for outcome in sorted(outcomes, key=lambda outcome: outcome.content_id)
     ]
     connection.execute(
-        insert.values(created_at=db_now()).on_conflict_do_update(
+        statement.values(created_at=db_now()).on_conflict_do_update(
             index_elements=["spec_id", "content_id"], set_={name: new[name] for name in columns}, where=better
         ),
         rows,

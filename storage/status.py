@@ -18,6 +18,7 @@ from storage.specs import Spec
 
 PACE_S = 120.0  # over how long the pace is taken
 STALE_INGEST_S = 30.0
+SILENT_S = 15.0  # three times as long as a worker needs for a sign of life
 
 
 class Cause(StrEnum):
@@ -27,6 +28,8 @@ class Cause(StrEnum):
     NO_WORKER = "no_worker"
     BLOCKED = "blocked"  # no live worker can serve the spec
     BACKING_OFF = "backing_off"
+    LEASE = "lease"  # whoever held its shards is silent
+    PAUSED = "paused"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Wait:
 @dataclass(frozen=True)
 class JobStatus:
     """A job at one moment. `done`, `failed`, `skipped` and `pending` count unique texts, `documents` documents.
+
+    `state` is also `paused`. `truncated` are those of the done ones whose output stopped at the model's limit.
 
     `eta_s` comes from tokens: what is left in characters, by the job's own tokens per character and its pace of
     the last two minutes; None while nothing is known. `waiting_for` says why nothing moves, when nothing does, and
@@ -57,6 +62,7 @@ class JobStatus:
     done: int
     failed: int
     skipped: int
+    truncated: int
     pending: int
     prior: int
     shards: dict[str, int]
@@ -94,23 +100,30 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class Standing:
-    """What bears on whether a job moves. Ages in seconds."""
+    """What bears on whether a job moves. Ages in seconds.
+
+    `refusals` are those of the lane's live workers, newest first; where no worker lives, the last one's.
+    """
 
     state: str
     lane: str
     pending: int
-    running: int
+    running: int  # shards whose holder gave a sign of life lately
+    silent: int  # shards whose holder did not
     ingest_age_s: float | None
     workers: int
     workers_of_lane: int
     refusals: tuple[str, ...]
     next_try_s: float | None = None  # while all that is left waits after an error
+    lapse_s: float = 0.0  # when the first lease of a silent holder lapses
 
 
 def waiting_for(standing: Standing) -> Wait | None:
     """Why nothing moves; None when something does. Pure."""
-    if standing.state not in UNFINISHED:
+    if standing.state not in {*UNFINISHED, "paused"}:
         return None
+    if standing.state == "paused":
+        return Wait(Cause.PAUSED, "it is paused; `docmill resume` lets it go on")
     if standing.ingest_age_s is not None and standing.ingest_age_s > STALE_INGEST_S:
         return Wait(
             Cause.READING,
@@ -119,11 +132,17 @@ def waiting_for(standing: Standing) -> Wait | None:
         )
     if standing.pending == 0 or standing.running:
         return None
+    silent = _silent(standing)
     if standing.workers_of_lane == 0:
         others = f" ({standing.workers} serve other lanes)" if standing.workers else ""
+        refused = f"; the last one refused: {standing.refusals[0]}" if standing.refusals else ""
         return Wait(
-            Cause.NO_WORKER, f"no live worker serves lane {standing.lane}{others}; start one with `docmill worker`"
+            Cause.NO_WORKER,
+            f"no live worker serves lane {standing.lane}{others}; start one with `docmill worker`"
+            + (refused or (f" ({silent})" if silent else "")),
         )
+    if silent:
+        return Wait(Cause.LEASE, silent)
     if len(standing.refusals) >= standing.workers_of_lane:
         return Wait(Cause.BLOCKED, f"blocked: {standing.refusals[0]}")
     if standing.next_try_s is not None and standing.next_try_s > 0:
@@ -132,6 +151,16 @@ def waiting_for(standing: Standing) -> Wait | None:
             f"its attempts failed for a reason that may pass; the next one is in {standing.next_try_s:.0f} s",
         )
     return None
+
+
+def _silent(standing: Standing) -> str | None:
+    if not standing.silent:
+        return None
+    shards = "1 shard is" if standing.silent == 1 else f"{standing.silent} shards are"
+    return (
+        f"{shards} held by a worker that gives no sign of life; "
+        f"free for another in {max(standing.lapse_s, 0.0):.0f} s, when the lease lapses"
+    )
 
 
 def read_status(database: Database, job_id: int) -> JobStatus:
@@ -190,6 +219,7 @@ def _status(connection: Connection, row: Any) -> JobStatus:
                         Shard.n_done,
                         Shard.n_failed,
                         Shard.n_skipped,
+                        Shard.n_truncated,
                         Shard.tokens_in,
                         Shard.tokens_out,
                     )
@@ -215,7 +245,7 @@ def _status(connection: Connection, row: Any) -> JobStatus:
     wait = waiting_for(_standing(connection, row, pending, shards))
     return JobStatus(
         id=row.id,
-        state=row.state,
+        state=_state(row),
         reason=row.reason,
         corpus=row.corpus,
         source=row.source,
@@ -225,6 +255,7 @@ def _status(connection: Connection, row: Any) -> JobStatus:
         done=row.n_prior_done + total("n_done"),
         failed=row.n_prior_failed + total("n_failed") - row.n_retried,
         skipped=row.n_prior_skipped + total("n_skipped"),
+        truncated=row.n_prior_truncated + total("n_truncated"),
         pending=pending,
         prior=row.n_prior_done + row.n_prior_failed + row.n_prior_skipped,
         shards=shards,
@@ -243,6 +274,10 @@ def _status(connection: Connection, row: Any) -> JobStatus:
     )
 
 
+def _state(row: Any) -> str:
+    return "paused" if row.paused and row.state in UNFINISHED else str(row.state)
+
+
 def _pace(connection: Connection, job_id: int, now: float) -> float:
     """Tokens read per second over the shards that ended in the last two minutes."""
     tokens, first = connection.execute(
@@ -256,23 +291,39 @@ def _pace(connection: Connection, job_id: int, now: float) -> float:
 def _standing(connection: Connection, row: Any, pending: int, shards: dict[str, int]) -> Standing:
     workers = connection.execute(select(Worker.id, Worker.lanes).where(Worker.seen_at > db_now() - LIVE_S)).all()
     of_lane = [worker.id for worker in workers if row.kind in worker.lanes]
-    refusals = connection.scalars(
-        select(Refusal.reason)
-        .where(Refusal.spec_id == row.spec_id, Refusal.worker_id.in_(of_lane))
-        .order_by(Refusal.refused_at.desc())
+    refusals = (
+        select(Refusal.reason).where(Refusal.spec_id == row.spec_id).order_by(Refusal.refused_at.desc()).limit(1_000)
     )
+    if of_lane:
+        refusals = refusals.where(Refusal.worker_id.in_(of_lane))
+    running, silent, lapse_s = _holders(connection, row) if shards.get("running") else (0, 0, 0.0)
     next_try_s = None
     if shards.keys() & {"planned", "queued", "running"} == {"planned"}:
         earliest = select(func.min(Shard.not_before)).where(Shard.job_id == row.id, Shard.state == "planned")
         next_try_s = (connection.scalar(earliest) or 0.0) - row.now
     return Standing(
-        state=row.state,
+        state=_state(row),
         lane=row.kind,
         pending=pending,
-        running=shards.get("running", 0),
+        running=running,
+        silent=silent,
         ingest_age_s=row.ingest_age_s if row.ingest_state == "reading" else None,
         workers=len(workers),
         workers_of_lane=len(of_lane),
-        refusals=tuple(refusals),
+        refusals=tuple(connection.scalars(refusals)),
         next_try_s=next_try_s,
+        lapse_s=lapse_s,
     )
+
+
+def _holders(connection: Connection, row: Any) -> tuple[int, int, float]:
+    """How many running shards have a holder that lives, how many one that is silent, and when the first of those
+    is free again, in seconds.
+    """
+    held = connection.execute(
+        select(Shard.lease_until, Worker.seen_at)
+        .outerjoin(Worker, Worker.id == Shard.owner)
+        .where(Shard.job_id == row.id, Shard.state == "running")
+    ).all()
+    silent = [shard.lease_until for shard in held if (shard.seen_at or 0.0) < row.now - SILENT_S]
+    return len(held) - len(silent), len(silent), min(silent, default=row.now) - row.now

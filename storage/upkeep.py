@@ -9,12 +9,12 @@ from sqlalchemy import Connection, delete, func, or_, select, update
 
 from storage.cutting import pack, split, unpack
 from storage.database import Database, db_now
-from storage.jobs import RUNNABLE, UNTOUCHED
+from storage.jobs import RUNS, UNTOUCHED
 from storage.outcomes import Outcome, Reason, Status
 from storage.policy import Again, GiveUp, Split, after_death, after_error
 from storage.rows import n_chars
 from storage.schema import Job, Lease, Refusal, Shard, Worker
-from storage.shards import Claim, end_shard, give_back, put_outcomes
+from storage.shards import Claim, end_shard, give_back, given_back, put_outcomes
 
 PAGE = 200
 
@@ -46,13 +46,26 @@ def let_go(database: Database, name: str, owner: str) -> None:
 
 
 def reclaim(database: Database, owner: str | None = None) -> int:
-    """Take shards away from those that let their lease lapse, or from the dead process `owner`. Returns how many."""
+    """Take shards away from those that let their lease lapse, or from the dead process `owner`. Returns how many.
+
+    They are suspects then.
+    """
     total = 0
     while True:
         n = database.write(lambda connection: _reclaim_page(database, connection, owner))
         total += n
         if n < PAGE:
             return total
+
+
+def relieve(database: Database, owner: str) -> int:
+    """Take all shards away from a process that was stopped on purpose: no attempt is spent, nothing is suspected."""
+
+    def work(connection: Connection) -> int:
+        held = update(Shard).where(Shard.state == "running", Shard.owner == owner)
+        return connection.execute(held.values(**given_back(attempt=Shard.attempt - 1))).rowcount
+
+    return database.write(work)
 
 
 def _reclaim_page(database: Database, connection: Connection, owner: str | None) -> int:
@@ -144,7 +157,7 @@ def lost_hints(
                 Shard.state == "queued",
                 Shard.dispatched_at < db_now() - grace_s,
                 Shard.dispatched_at < horizon,
-                Job.state.in_(RUNNABLE),
+                RUNS,
             )
             .order_by(Shard.dispatched_at)
             .limit(limit)
@@ -170,13 +183,13 @@ def _last_dispatched(connection: Connection, lane: str) -> float:
 
 
 def forget_workers(database: Database, silent_for_s: float = 3600.0) -> int:
-    """Drop the rows of workers that have been silent for long, with their refusals. Returns how many."""
+    """Drop the rows of workers that have been silent for long, and refusals as old. Returns how many workers."""
 
     def work(connection: Connection) -> int:
         gone: Sequence[str] = list(
             connection.scalars(select(Worker.id).where(Worker.seen_at < db_now() - silent_for_s))
         )
-        connection.execute(delete(Refusal).where(Refusal.worker_id.in_(gone)))
+        connection.execute(delete(Refusal).where(Refusal.refused_at < db_now() - silent_for_s))
         connection.execute(delete(Worker).where(Worker.id.in_(gone)))
         return len(gone)
 

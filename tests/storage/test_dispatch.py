@@ -98,6 +98,36 @@ def test_a_job_of_higher_priority_goes_first(database: Database) -> None:
     assert by_job(database, dispatched(database)) == {high.id: 3, low.id: 5}
 
 
+def test_what_waits_in_the_queue_makes_room_for_a_higher_priority(database: Database) -> None:
+    huge = many_shards(database, "huge")
+    assert len(dispatched(database)) == LEAST_WINDOW
+    urgent = many_shards(database, "urgent", 3, priority=5)
+    assert by_job(database, dispatched(database)) == {urgent.id: 3}
+    assert by_job(database, queued(database)) == {urgent.id: 3, huge.id: LEAST_WINDOW - 3}
+    jobs.prioritise(database, huge.id, 9)
+    dispatched(database)
+    assert by_job(database, queued(database)) == {huge.id: LEAST_WINDOW}
+    assert dispatched(database) == []
+
+
+def test_a_small_job_behind_a_huge_one_has_its_share_of_the_next_places(database: Database) -> None:
+    huge = many_shards(database, "huge", 40)
+    sign_on(database, "w1", slots=4)
+    first = dispatched(database)
+    small = many_shards(database, "small", 2)
+    for shard_id in first[:2]:
+        claim = claim_shard(database, shard_id)
+        assert claim is not None
+        shards.commit(database, claim, done(claim), None)
+    assert by_job(database, dispatched(database)) == {small.id: 2}
+    assert by_job(database, queued(database))[huge.id] == len(first) - 2
+
+
+def test_of_many_jobs_no_more_shards_are_offered_than_there_are_places(database: Database) -> None:
+    ids = [many_shards(database, f"job{n}", 1).id for n in range(9)]
+    assert set(by_job(database, dispatched(database))) == set(ids[:LEAST_WINDOW])
+
+
 def test_a_lane_is_not_held_up_by_another(database: Database) -> None:
     many_shards(database, "a")
     translated = many_shards(database, "b", spec=TRANSLATE)
@@ -160,7 +190,7 @@ def test_a_refusal_lapses_so_that_a_mended_model_is_found(database: Database) ->
     assert dispatched(database)
 
 
-def test_a_worker_that_signs_off_takes_its_refusals_along(database: Database) -> None:
+def test_the_refusals_of_a_worker_that_signed_off_block_nothing(database: Database) -> None:
     job = many_shards(database, "a")
     sign_on(database, "w1")
     dispatch.refuse(database, "w1", job.spec_id, "cannot serve it")

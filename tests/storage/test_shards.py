@@ -8,7 +8,7 @@ from storage import dispatch, jobs, rows, shards, upkeep
 from storage.cutting import unpack
 from storage.database import Database, db_now
 from storage.errors import JobStopped, LeaseLost, NoSuchJob
-from storage.outcomes import Outcome, Reason, Status
+from storage.outcomes import TRUNCATED, Outcome, Reason, Status
 from storage.policy import MAX_ATTEMPTS, POISON
 from storage.results import failures, results
 from storage.shards import Claim
@@ -24,6 +24,7 @@ from tests.storage.books import (
     lapse,
     numbered,
     outcomes,
+    queued,
     read,
     request,
     set_shard,
@@ -141,11 +142,43 @@ def test_a_release_keeps_what_is_finished_and_spends_no_attempt(database: Databa
     shards.release(database, claim, done(claim)[:2])
     row = shard(database, claim.shard_id)
     assert (row.state, row.attempt, row.suspect, row.owner) == ("planned", 0, 0, None)
+    status = read_status(database, claim.job_id)
+    assert (status.done, status.pending, status.texts) == (2, 1, 3), "counts follow what is finished at once"
+    assert (status.tokens_in, status.shards) == (6, {"done": 1, "planned": 1})
     again = claim_next(database, "w2")
     assert [text for _, text in again.texts] == ["text 2"]
     assert again.attempt == 1
     shards.commit(database, again, done(again), None)
-    assert shard(database, claim.shard_id).tokens_in == 9
+    status = read_status(database, claim.job_id)
+    assert (status.done, status.pending, status.tokens_in) == (3, 0, 9)
+
+
+def test_a_release_of_a_retried_shard_keeps_the_failures_that_were_not_tried_again(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    work(database, failed)
+    jobs.finish(database)
+    jobs.retry(database, job.id)
+    claim = claim_next(database)
+    shards.release(database, claim, done(claim)[:1])
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.pending) == (1, 0, 2)
+    again = claim_next(database)
+    assert (again.redo, len(again.texts)) == (True, 2)
+    shards.commit(database, again, done(again), None)
+    jobs.finish(database)
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.state) == (3, 0, "done")
+
+
+def test_what_a_process_held_that_was_stopped_on_purpose_is_no_suspect(database: Database) -> None:
+    read(database, request(), numbered(300))
+    first, other = claim_next(database, "w1"), claim_next(database, "w2")
+    assert upkeep.relieve(database, "w1") == 1
+    row = shard(database, first.shard_id)
+    assert (row.state, row.suspect, row.attempt, row.fence) == ("planned", 0, 0, first.fence + 1)
+    assert shard(database, other.shard_id).state == "running"
+    with pytest.raises(LeaseLost):
+        shards.commit(database, first, done(first), None)
 
 
 def test_a_release_that_comes_too_late_changes_nothing(database: Database) -> None:
@@ -160,14 +193,77 @@ def test_a_release_that_comes_too_late_changes_nothing(database: Database) -> No
     assert outcomes(database) == {}
 
 
-def test_a_shard_that_is_released_with_everything_finished_ends_with_an_empty_commit(database: Database) -> None:
+def test_a_shard_that_is_released_with_everything_finished_is_done(database: Database) -> None:
     read(database, request(), numbered(2))
     claim = claim_next(database)
     shards.release(database, claim, done(claim))
+    row = shard(database, claim.shard_id)
+    assert (row.state, row.n_done, row.tokens_in) == ("done", 2, 6)
+    assert dispatched(database) == []
+
+
+def test_a_paused_job_stands_still_until_it_is_resumed(database: Database) -> None:
+    job = read(database, request(), numbered(300))
+    running, waiting = claim_next(database), queued(database)[0]
+    head = shards.look(database, waiting)
+    assert head is not None
+    assert jobs.pause(database, job.id)
+    assert jobs.pause(database, job.id)
+    with pytest.raises(LeaseLost):
+        shards.commit(database, running, done(running), None)
+    assert shards.claim(database, head, "w2") is None
+    assert shards.look(database, waiting) is None
+    assert (dispatched(database), queued(database)) == ([], [])
+    assert jobs.finish(database) == []
+    status = read_status(database, job.id)
+    assert (status.state, status.ended, status.pending) == ("paused", False, 300)
+    assert jobs.resume(database, job.id)
+    assert read_status(database, job.id).state == "running"
+    assert shard(database, running.shard_id).attempt == 0
+    work(database)
+    assert jobs.finish(database) == [job.id]
+    assert not jobs.pause(database, job.id)
+    assert not jobs.resume(database, job.id)
+
+
+def test_a_job_may_be_paused_while_its_source_is_read(database: Database) -> None:
+    job = read(database, request(), numbered(300), chunk=100, stop_after=1)
+    jobs.pause(database, job.id)
+    again = read(database, request(), numbered(300), chunk=100)
+    assert again.id == job.id
+    assert dispatched(database) == []
+    assert read_status(database, job.id).state == "paused"
+    jobs.resume(database, job.id)
+    work(database)
+    assert jobs.finish(database) == [job.id]
+
+
+def test_a_paused_job_can_be_stopped_and_is_not_paused_when_it_is_tried_again(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    jobs.pause(database, job.id)
+    assert jobs.halt(database, job.id, "enough")
+    status = read_status(database, job.id)
+    assert (status.state, status.reason) == ("stopped", "enough")
+    assert not jobs.require(database, job.id).paused
+
+
+def test_stopping_takes_back_what_waits_in_the_queue(database: Database) -> None:
+    job = read(database, request(), numbered(600))
+    assert dispatched(database)
+    jobs.halt(database, job.id, "enough")
+    assert {row.state for row in shards_of(database, job)} == {"planned"}
+
+
+def test_truncated_outputs_are_counted_and_so_are_those_of_before(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    claim = claim_next(database)
+    shards.release(database, claim, [replace(done(claim)[0], flags=(TRUNCATED,))])
     again = claim_next(database)
-    assert again.texts == ()
-    shards.commit(database, again, [], None)
-    assert shard(database, claim.shard_id).n_done == 2
+    shards.commit(database, again, [replace(outcome, flags=("windowed",)) for outcome in done(again)], None)
+    jobs.finish(database)
+    assert (read_status(database, job.id).done, read_status(database, job.id).truncated) == (3, 1)
+    later = read(database, request(), numbered(4))
+    assert read_status(database, later.id).truncated == 1
 
 
 def test_a_cancel_takes_running_shards_away_and_stops_claims(database: Database) -> None:

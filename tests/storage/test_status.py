@@ -16,6 +16,7 @@ MOVES = Standing(
     lane="embed",
     pending=5,
     running=1,
+    silent=0,
     ingest_age_s=None,
     workers=2,
     workers_of_lane=1,
@@ -37,6 +38,7 @@ STANDS = replace(MOVES, running=0)
         replace(MOVES, state="ingesting", ingest_age_s=29.0),
         replace(STANDS, workers_of_lane=2, refusals=("cannot serve it",)),  # the other one may
         replace(STANDS, next_try_s=-1.0),
+        replace(MOVES, silent=2, lapse_s=40.0),  # others work on
     ],
 )
 def test_a_job_that_moves_or_has_ended_waits_for_nothing(standing: Standing) -> None:
@@ -71,6 +73,25 @@ def test_a_job_that_moves_or_has_ended_waits_for_nothing(standing: Standing) -> 
             Cause.BACKING_OFF,
             "its attempts failed for a reason that may pass; the next one is in 4 s",
         ),
+        (
+            replace(STANDS, silent=3, lapse_s=41.7),
+            Cause.LEASE,
+            "3 shards are held by a worker that gives no sign of life; free for another in 42 s, "
+            "when the lease lapses",
+        ),
+        (
+            replace(STANDS, silent=1, lapse_s=9.0, workers=0, workers_of_lane=0),
+            Cause.NO_WORKER,
+            "no live worker serves lane embed; start one with `docmill worker` (1 shard is held by a worker that "
+            "gives no sign of life; free for another in 9 s, when the lease lapses)",
+        ),
+        (
+            replace(STANDS, workers=0, workers_of_lane=0, refusals=("cannot serve it: no weights",)),
+            Cause.NO_WORKER,
+            "no live worker serves lane embed; start one with `docmill worker`; the last one refused: "
+            "cannot serve it: no weights",
+        ),
+        (replace(MOVES, state="paused"), Cause.PAUSED, "it is paused; `docmill resume` lets it go on"),
     ],
 )
 def test_a_job_that_stands_says_what_it_waits_for(standing: Standing, cause: Cause, sentence: str) -> None:
@@ -146,6 +167,35 @@ def test_a_job_that_runs_again_after_its_end_is_not_shown_as_ended(database: Dat
     status = read_status(database, job.id)
     assert not status.ended
     assert status.finished_at is None
+
+
+def test_a_job_whose_worker_fell_silent_says_when_its_shards_are_free(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    sign_on(database, "w1")
+    sign_on(database, "w2")
+    claim = claim_next(database, "w1")
+    assert read_status(database, job.id).waiting_cause is None
+    database.write(
+        lambda connection: connection.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 20 WHERE id = 'w1'")
+    )
+    status = read_status(database, job.id)
+    assert status.waiting_cause is Cause.LEASE
+    assert "1 shard is held by a worker that gives no sign of life; free for another in 60 s" in str(
+        status.waiting_for
+    )
+    shards.heartbeat(database, "w1", only=[claim.shard_id])
+    assert read_status(database, job.id).waiting_cause is None
+
+
+def test_what_the_last_worker_refused_is_shown_after_it_left(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    sign_on(database, "w1")
+    dispatch.refuse(database, "w1", shards_of(database, job)[0].spec_id, "cannot serve it: no weights")
+    assert read_status(database, job.id).blocked
+    dispatch.sign_off(database, "w1")
+    status = read_status(database, job.id)
+    assert status.no_worker
+    assert "the last one refused: cannot serve it: no weights" in str(status.waiting_for)
 
 
 def test_jobs_are_listed_newest_first(database: Database) -> None:

@@ -67,6 +67,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("host", sa.Text(), nullable=False),
         sa.Column("pid", BIG, nullable=False),
+        sa.Column("pid_space", sa.Text(), nullable=True),
         sa.Column("device", sa.Text(), nullable=False),
         sa.Column("lanes", JSON, nullable=False),
         sa.Column("slots", BIG, nullable=False),
@@ -129,7 +130,6 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("refused_at", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(["spec_id"], ["spec.id"], name=op.f("fk_refusal_spec_id")),
-        sa.ForeignKeyConstraint(["worker_id"], ["worker.id"], name=op.f("fk_refusal_worker_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("worker_id", "spec_id", name=op.f("pk_refusal")),
     )
     op.create_table(
@@ -182,6 +182,7 @@ def upgrade() -> None:
         sa.Column("corpus_id", BIG, nullable=False),
         sa.Column("ingest_id", BIG, nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("paused", sa.Boolean(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("priority", BIG, nullable=False),
         sa.Column("max_failures", sa.Double(), nullable=True),
@@ -192,6 +193,7 @@ def upgrade() -> None:
         sa.Column("n_prior_done", BIG, nullable=False),
         sa.Column("n_prior_failed", BIG, nullable=False),
         sa.Column("n_prior_skipped", BIG, nullable=False),
+        sa.Column("n_prior_truncated", BIG, nullable=False),
         sa.Column("n_retried", BIG, nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("finished_at", sa.Double(), nullable=True),
@@ -235,6 +237,7 @@ def upgrade() -> None:
         sa.Column("n_done", BIG, nullable=False),
         sa.Column("n_failed", BIG, nullable=False),
         sa.Column("n_skipped", BIG, nullable=False),
+        sa.Column("n_truncated", BIG, nullable=False),
         sa.Column("tokens_in", BIG, nullable=False),
         sa.Column("tokens_out", BIG, nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_shard_job_id")),
@@ -242,7 +245,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_shard")),
     )
     with op.batch_alter_table("shard", schema=None) as batch_op:
-        batch_op.create_index("ix_shard_job_id_lane_state_id", ["job_id", "lane", "state", "id"], unique=False)
+        batch_op.create_index("ix_shard_job_id_state_lane_id", ["job_id", "state", "lane", "id"], unique=False)
         batch_op.create_index("ix_shard_lane_state_dispatched_at", ["lane", "state", "dispatched_at"], unique=False)
         batch_op.create_index("ix_shard_state_lease_until", ["state", "lease_until"], unique=False)
 
