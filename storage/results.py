@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,9 +16,10 @@ from sqlalchemy import Connection, select, tuple_
 
 from storage.database import Database
 from storage.jobs import require, visible
-from storage.schema import Content, Document, OutcomeRow, Rejection, SpecRow, Step
+from storage.schema import Content, Document, Ingest, OutcomeRow, Rejection, SpecRow, Step
 
 PAGE = 1_000
+FEW = 10_000  # failures that are put in order in memory
 
 
 def results(
@@ -54,29 +56,87 @@ def _output(outcome: Any) -> dict[str, Any]:
 
 
 def failures(database: Database, job_id: int) -> Iterator[dict[str, Any]]:
-    """What has no result: failed and skipped documents {"id", "status", "class", "reason"}, then rejected records."""
-    for document, outcome, _ in _documents(database, job_id, OutcomeRow.status != "done"):
-        yield {
-            "id": document.key,
-            "status": outcome.status,
-            "class": outcome.reason_class,
-            "reason": outcome.reason,
-        }
+    """What has no result: failed and skipped documents {"id", "status", "class", "reason"}, then rejected records,
+    each in the order of the source. Raises NoSuchJob.
+    """
     job = require(database, job_id)
-    last = ""
-    while True:
+    few = _few_failures(database, job)
+    if few is None:
+        every = _documents(database, job_id, OutcomeRow.status != "done")
+        yield from (_failure(document.key, outcome) for document, outcome, _ in every)
+    else:
+        yield from (_failure(row.key, row) for row in few)
+    for row in _rejected(database, job.ingest_id):
+        yield {"id": row.place, "status": "rejected", "class": "document", "reason": row.reason}
+
+
+def _failure(key: str, outcome: Any) -> dict[str, Any]:
+    return {"id": key, "status": outcome.status, "class": outcome.reason_class, "reason": outcome.reason}
+
+
+def _few_failures(database: Database, job: Any) -> list[Any] | None:
+    """The documents without a result and their outcomes, found by one statement; None when there are more than FEW.
+
+    Without an ORDER BY, so that the database may begin with whichever table has less to read, and stop at FEW.
+    """
+    query = (
+        select(
+            Document.id,
+            Document.key,
+            Document.seq,
+            OutcomeRow.status,
+            OutcomeRow.reason,
+            OutcomeRow.reason_class,
+        )
+        .join(OutcomeRow, OutcomeRow.content_id == Document.content_id)
+        .where(visible(job), OutcomeRow.spec_id == _spec(database, job.id).id, OutcomeRow.status != "done")
+        .limit(FEW + 1)
+    )
+    with database.read() as connection:
+        found = connection.execute(query).all()
+    if len(found) > FEW:
+        return None
+    return sorted(found, key=lambda row: (row.seq, row.id))
+
+
+def _rejected(database: Database, ingest_id: int) -> Iterator[Any]:
+    """The rejected records of an ingest in the order of its source.
+
+    Places in one file differ in a number (`corpus.csv:17`), and numbers are not in the order of text: they are
+    sorted here, eight bytes each. What follows them is in the order of text: a place of another form, and the
+    paths in a folder.
+    """
+    with database.read() as connection:
+        source = connection.scalar(select(Ingest.source).where(Ingest.id == ingest_id)) or ""
+    file = f"{PurePath(source).name}:"
+    found = (_line_number(row.place, file) for row in _rejections(database, ingest_id))
+    numbers = np.sort(np.fromiter((number for number in found if number is not None), dtype=np.int64))
+    query = select(Rejection.place, Rejection.reason).where(Rejection.ingest_id == ingest_id)
+    for first in range(0, len(numbers), PAGE):
+        page = [f"{file}{number}" for number in numbers[first : first + PAGE]]
         with database.read() as connection:
-            page = connection.execute(
-                select(Rejection.place, Rejection.reason)
-                .where(Rejection.ingest_id == job.ingest_id, Rejection.place > last)
-                .order_by(Rejection.place)
-                .limit(PAGE)
-            ).all()
-        for row in page:
-            yield {"id": row.place, "status": "rejected", "class": "document", "reason": row.reason}
-        if len(page) < PAGE:
-            return
-        last = page[-1].place
+            rows = database.probe(connection, query, Rejection.__table__.c.place, page)
+        by_place = {row.place: row for row in rows}
+        yield from (by_place[place] for place in page)
+    yield from (row for row in _rejections(database, ingest_id) if _line_number(row.place, file) is None)
+
+
+def _line_number(place: str, file: str) -> int | None:
+    """17 of `corpus.csv:17` where `file` is `corpus.csv:`, None of any other place."""
+    number = place.removeprefix(file)
+    return int(number) if number != place and re.fullmatch("[1-9][0-9]{0,17}", number) else None
+
+
+def _rejections(database: Database, ingest_id: int) -> Iterator[Any]:
+    """The rejections of an ingest in the order of text, page by page."""
+    query = select(Rejection.place, Rejection.reason).where(Rejection.ingest_id == ingest_id)
+    after: str | None = ""
+    while after is not None:
+        with database.read() as connection:
+            following = query.where(Rejection.place > after).order_by(Rejection.place)
+            page = connection.execute(following.limit(PAGE)).all()
+        yield from page
+        after = page[-1].place if len(page) == PAGE else None
 
 
 def _documents(

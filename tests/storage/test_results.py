@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sqlalchemy import event
 
 from storage import ingest, jobs, shards
 from storage.database import Database
@@ -110,7 +111,8 @@ def test_an_export_is_not_shifted_by_what_is_stored_while_it_runs(database: Data
 
 def test_failures_are_failed_and_skipped_documents_then_rejected_records(database: Database) -> None:
     job = jobs.open_job(database, request())
-    rejected = [Rejected(f"a.jsonl:{n:04}", "not JSON") for n in range(1_100)]
+    rejected = [Rejected(f"a.jsonl:{n}", "not JSON") for n in range(1, 1_101)]
+    rejected.append(Rejected("a.jsonl@90000", "the gzip data is damaged", fatal=True))
     ingest.add(database, job, records([("a", "one"), ("b", "two"), ("c", "")]), rejected)
     ingest.end(database, job)
     claim = claim_next(database)
@@ -127,6 +129,38 @@ def test_failures_are_failed_and_skipped_documents_then_rejected_records(databas
         {"id": "c", "status": "skipped", "class": None, "reason": "empty"},
     ]
     assert [row["id"] for row in found[2:]] == [one.place for one in rejected]
+
+
+def test_rejections_in_a_folder_come_in_the_order_of_their_paths(database: Database) -> None:
+    job = jobs.open_job(database, request("/notes"))
+    ingest.add(
+        database, job, [], [Rejected(place, "UTF-16") for place in ("b.txt", "a/10.txt", "a/2.txt", "notes:1")]
+    )
+    ingest.end(database, job)
+    assert [row["id"] for row in failures(database, job.id)] == ["notes:1", "a/10.txt", "a/2.txt", "b.txt"]
+
+
+@pytest.mark.parametrize("n_failed", [7, 40])
+def test_failures_come_in_the_order_of_the_source_be_they_few_or_many(
+    database: Database, monkeypatch: pytest.MonkeyPatch, n_failed: int
+) -> None:
+    monkeypatch.setattr("storage.results.FEW", 20)
+    texts = numbered(60)
+    read(database, request(corpus="other"), texts[::-1])  # so that the order of the contents is another one
+    job = read(database, request(), texts)
+    work(database, lambda claim: [*failed(claim)[:n_failed], *done(claim)[n_failed:]])
+    found = [row["id"] for row in failures(database, job.id)]
+    assert len(found) == n_failed
+    assert found == [key for key, _ in texts if key in found]
+
+
+def test_few_failures_are_found_without_a_walk_through_the_corpus(database: Database) -> None:
+    job = read(database, request(), numbered(2_345))
+    work(database, lambda claim: [*failed(claim)[:1], *done(claim)[1:]])
+    statements: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    assert list(failures(database, job.id))
+    assert len([statement for statement in statements if "FROM document" in statement]) == 1
 
 
 def test_results_and_failures_together_are_all_documents(database: Database) -> None:
