@@ -1,9 +1,14 @@
-"""CSV and TSV with a header line: RFC 4180 quoting, UTF-8, comma (or tab) only."""
+"""CSV and TSV with a header line: RFC 4180 quoting, UTF-8.
+
+Commas separate the columns, tabs in a .tsv. Where the header does not have the fields that were asked for, it is
+looked at again as separated by something else: semicolons, as spreadsheets write in half of Europe, tabs or bars.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import BinaryIO
 
 from storage.normalize import bom_length, decode
@@ -13,6 +18,7 @@ from storage.readers.streams import lines
 
 # Python's csv module holds four bytes for each character of a field, and grows by doubling.
 MAX_CSV_RECORD_BYTES = 64 * 2**20
+DELIMITERS = ",;\t|"
 
 
 class _TooLong(Exception):
@@ -57,8 +63,13 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions, *, delimiter: str 
     limit = min(options.max_record_bytes, MAX_CSV_RECORD_BYTES)
     csv.field_size_limit(MAX_CSV_RECORD_BYTES)  # of the whole process; the default, 128 kB, is less than a document
     source = _Lines(stream, limit)
-    reader = csv.reader(source, delimiter=delimiter, strict=True)
-    header = _header(reader, name, options)
+    try:
+        ahead = _up_to_the_header(source)
+        delimiter = _delimiter(ahead[-1], delimiter, options) if ahead else delimiter
+        reader = csv.reader(chain(ahead, source), delimiter=delimiter, strict=True)
+        header = _header(reader, name, options)
+    except (csv.Error, _TooLong) as error:
+        raise SourceUnreadable(f"{name}: the header line cannot be read") from error
     if header is None:
         return
     number = 0
@@ -88,11 +99,27 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions, *, delimiter: str 
         yield Row(dict(zip(header, values, strict=True)), number, where, source.flags, source.clean)
 
 
+def _up_to_the_header(source: Iterable[str]) -> list[str]:
+    ahead: list[str] = []
+    for line in source:
+        ahead.append(line)
+        if line.strip("\r\n"):
+            break
+    return ahead
+
+
+def _delimiter(line: str, default: str, options: SourceOptions) -> str:
+    """What separates the columns of a header: what gives the fields that are asked for, else what gives the most."""
+
+    def merit(delimiter: str) -> tuple[bool, int]:
+        names = next(csv.reader([line], delimiter=delimiter), [])
+        return misnamed([names], options) is None, len(names)
+
+    return max(default, *DELIMITERS, key=merit)  # the first of equals
+
+
 def _header(reader: Iterator[list[str]], name: str, options: SourceOptions) -> list[str] | None:
-    try:
-        header = next(filter(None, reader), None)
-    except (csv.Error, _TooLong) as error:
-        raise SourceUnreadable(f"{name}: the header line cannot be read") from error
+    header = next(filter(None, reader), None)
     if header is None:
         return None
     if len(set(header)) != len(header):

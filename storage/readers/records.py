@@ -10,6 +10,9 @@ from storage.normalize import normalize, normalize_json
 from storage.readers.errors import FieldUnknown
 
 MAX_ID_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 bytes
+MAX_FLOAT_ID = (
+    2.0**53
+)  # from here on several numbers are one 64-bit float, and a second document would replace the first
 HEAD_ROWS = 100
 _SHOWN_FIELDS = 20
 
@@ -75,10 +78,14 @@ def document(row: Row, name: str, options: SourceOptions) -> Record | Rejection:
     key = fields.pop(options.id_field, None)
     if key is None or key == "":
         key = f"{name}:{row.number}"
-    elif isinstance(key, int) and not isinstance(key, bool):
+    elif isinstance(key, float) and abs(key) >= MAX_FLOAT_ID:
+        return Rejection(
+            row.where, f'"{options.id_field}" is a number too large to be kept apart from its neighbours'
+        )
+    elif isinstance(key, int | float) and not isinstance(key, bool):
         key = str(key)
     elif not isinstance(key, str):
-        return Rejection(row.where, f'"{options.id_field}" is {_kind(key)}, not a string or a whole number')
+        return Rejection(row.where, f'"{options.id_field}" is {_kind(key)}, not a string or a number')
     if len(key) * 4 > MAX_ID_BYTES and len(key.encode()) > MAX_ID_BYTES:
         return Rejection(row.where, id_too_long(key))
     return Record(key, text, fields, flags, row.where)

@@ -34,11 +34,25 @@ def test_quotes_hold_commas_quotes_and_line_ends_and_line_numbers_stay_right(tmp
     ]
 
 
-def test_a_semicolon_and_a_tab_are_no_separators_in_csv_and_a_tab_is_in_tsv(tmp_path: Path) -> None:
+def test_other_separators_are_text_where_the_header_has_the_fields(tmp_path: Path) -> None:
     assert read(tmp_path, b"text,n\na;b\tc,1\n") == [Record("c.csv:1", "a;b\tc", {"n": "1"}, (), "c.csv:2")]
     assert read(tmp_path, b"text\tn\na,b\t1\n", name="c.tsv") == [Record("c.tsv:1", "a,b", {"n": "1"}, (), "c.tsv:2")]
-    with pytest.raises(FieldUnknown, match='"id;text"'):
-        read(tmp_path, b"id;text\na;b\n")
+    assert read(tmp_path, b"text,a;b;c\nx,y\n") == [Record("c.csv:1", "x", {"a;b;c": "y"}, (), "c.csv:2")]
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("c.csv", ";"), ("c.csv", "\t"), ("c.csv", "|"), ("c.tsv", ",")])
+def test_columns_may_be_separated_by_something_else(tmp_path: Path, name: str, delimiter: str) -> None:
+    raw = '\ufeff\n"id"|text|n\na|"one | ""two""\nthree"|1.5\nb|x\n'.replace("|", delimiter)
+    assert read(tmp_path, raw.encode(), name=name) == [
+        Record("a", f'one {delimiter} "two"\nthree', {"n": "1.5"}, (), f"{name}:3"),
+        Rejection(f"{name}:5", "2 fields where the header has 3"),
+    ]
+
+
+def test_a_wrong_text_field_shows_the_columns_however_they_are_separated(tmp_path: Path) -> None:
+    with pytest.raises(FieldUnknown, match=r'it has "id", "body"'):
+        read(tmp_path, b"id;body\na;b\n")
+    assert len(read(tmp_path, b"id;body\na;b\n", SourceOptions(text_field="body"))) == 1
 
 
 def test_a_ragged_row_is_rejected_and_the_next_one_is_read(tmp_path: Path) -> None:

@@ -64,11 +64,18 @@ def test_a_record_without_an_id_is_named_for_its_file_and_number(tmp_path: Path)
     assert [item.where for item in items] == ["c.jsonl:1", "c.jsonl:3", "c.jsonl:4"]
 
 
-def test_a_whole_number_is_an_id_and_no_other_type_is() -> None:
+def test_a_number_is_an_id_as_json_writes_it_and_no_other_type_is() -> None:
     assert record(b'{"id": 7, "text": ""}').key == "7"
     assert record(b'{"id": 18446744073709551615, "text": ""}').key == "18446744073709551615"
-    for value in (b"true", b"1.5", b"[1]", b"{}"):
+    assert record(b'{"id": 5.0, "text": ""}').key == "5.0"
+    assert record(b'{"id": -1.50, "text": "\\ud800"}').key == "-1.5"
+    for value in (b"true", b"[1]", b"{}"):
         assert '"id" is' in reason(b'{"id": ' + value + b', "text": "x"}')
+
+
+@pytest.mark.parametrize("number", ["123456789012345678901234567890", "9007199254740993.0", "-1e300"])
+def test_a_number_that_a_float_cannot_keep_apart_from_the_next_is_no_id(number: str) -> None:
+    assert "too large" in reason(f'{{"id": {number}, "text": ""}}'.encode())
 
 
 def test_an_id_that_no_index_could_hold_is_rejected() -> None:
