@@ -39,6 +39,7 @@ from storage.errors import (
     DatabaseBusy,
     DatabaseReadOnly,
     DatabaseUnreachable,
+    DatabaseUrlUnknown,
     SchemaOutOfDate,
     StorageError,
 )
@@ -84,7 +85,7 @@ class Database:
             self.engine: Engine = _engine(self.url, pool_size, busy_timeout_s)
         except (sa_exc.ArgumentError, sa_exc.NoSuchModuleError, ImportError, ValueError):
             # Not `from error`: what failed to parse may be a piece of a password.
-            raise DatabaseUnreachable(
+            raise DatabaseUrlUnknown(
                 "DOCMILL_DATABASE_URL is not a database that docmill knows; "
                 "use sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME (an @ in a password is written %40)"
             ) from None

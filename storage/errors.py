@@ -1,6 +1,7 @@
 """What can go wrong in the store.
 
 StorageError
+├── DatabaseUrlUnknown       no URL, or one of a database that docmill does not know
 ├── DatabaseUnreachable      no server, no such file, no rights
 ├── DatabaseBusy             locked by another writer, or restarted, for longer than the bounded retry
 ├── DatabaseReadOnly         the file or the server takes no writes
@@ -18,6 +19,10 @@ class StorageError(Exception):
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (self.__doc__ or "").strip())
+
+
+class DatabaseUrlUnknown(StorageError):
+    """The URL is not that of a database that docmill knows."""
 
 
 class DatabaseUnreachable(StorageError):

@@ -19,7 +19,14 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from storage import dispatch, errors, ingest, jobs, migrations, results, rows, shards, status, upkeep
 from storage.database import Database, db_now
-from storage.errors import DatabaseBusy, DatabaseReadOnly, DatabaseUnreachable, SchemaOutOfDate, StorageError
+from storage.errors import (
+    DatabaseBusy,
+    DatabaseReadOnly,
+    DatabaseUnreachable,
+    DatabaseUrlUnknown,
+    SchemaOutOfDate,
+    StorageError,
+)
 from storage.jobs import OpenJob
 from storage.shards import Claim, Head
 from tests.conftest import PostgresServer
@@ -208,7 +215,7 @@ def chain(error: BaseException | None) -> str:
     ],
 )
 def test_a_url_that_is_none_is_refused_without_saying_it(url: str) -> None:
-    with pytest.raises(DatabaseUnreachable, match="DOCMILL_DATABASE_URL") as caught:
+    with pytest.raises(DatabaseUrlUnknown, match="DOCMILL_DATABASE_URL") as caught:
         Database(url)
     assert PASSWORD not in chain(caught.value)
 
