@@ -75,11 +75,18 @@ class Settings(BaseSettings):
             raise ValueError(f"unknown lane {', '.join(map(repr, unknown))}; there are {', '.join(LANES)}")
         return names
 
+    @field_validator("*", mode="before")  # of two of this mode the later one comes first
+    @classmethod
+    def _given(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("it is empty; leave it out to have the default")
+        return value
+
     @field_validator("redis_url")
     @classmethod
-    def _known_scheme(cls, value: str | None) -> str | None:
-        if value is not None and urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
-            raise ValueError("a Redis URL starts with redis://, rediss:// or unix://")
+    def _redis(cls, value: str | None) -> str | None:
+        if value is not None and not _is_redis_url(value):
+            raise ValueError("a Redis URL is redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///SOCKET")
         return value
 
     @field_validator("fault")
@@ -98,6 +105,13 @@ class Settings(BaseSettings):
     def store_url(self) -> str:
         """The database's URL, the embedded SQLite file's where none is set."""
         return self.database_url or f"sqlite:///{self.home / 'docmill.db'}"
+
+    @field_validator("models_dir")
+    @classmethod
+    def _folder(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            raise ValueError(f"there is no folder {value}")
+        return value
 
     @property
     def cache_dir(self) -> Path:
@@ -126,6 +140,17 @@ def load_settings(**options: Any) -> Settings:
     if problems:
         raise SettingsError("; ".join(problems))
     return settings
+
+
+def _is_redis_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port, database = parts.port, parts.path.strip("/")
+    except ValueError:
+        return False
+    if parts.scheme == "unix":
+        return bool(parts.path)
+    return parts.scheme in {"redis", "rediss"} and port != 0 and (not database or database.isdecimal())
 
 
 def _unknown(names: Any, where: str) -> list[str]:

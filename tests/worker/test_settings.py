@@ -46,13 +46,15 @@ def test_unknown_and_bad_settings_are_listed_together(tmp_path: Path, monkeypatc
     monkeypatch.setenv("DOCMILL_REDIS", "redis://localhost")
     monkeypatch.setenv("DOCMILL_REDIS_URL", "http://localhost")
     monkeypatch.setenv("DOCMILL_DTYPE", "float8")
+    monkeypatch.setenv("DOCMILL_MODELS_DIR", "nowhere")
     with pytest.raises(SettingsError) as caught:
         load_settings(threads=0)
     message = str(caught.value)
     for part in (
         "unknown setting DOCMILL_REDIS in the environment",
         "unknown setting DOCMILL_MODLES_DIR in .env",
-        "DOCMILL_REDIS_URL: a Redis URL starts with",
+        "DOCMILL_REDIS_URL: a Redis URL is redis://",
+        f"DOCMILL_MODELS_DIR: there is no folder {tmp_path}/nowhere",
         "DOCMILL_DTYPE: input should be 'auto'",
         "--threads: input should be greater than or equal to 1",
     ):
@@ -64,6 +66,31 @@ def test_lanes_are_named_and_known() -> None:
     assert load_settings(lanes="embed, translate").lanes == ("embed", "translate")
     with pytest.raises(SettingsError, match="--lanes: unknown lane 'embedd'; there are summarize, translate, embed"):
         load_settings(lanes="embedd")
+
+
+@pytest.mark.parametrize("name", ["lanes", "device", "redis_url", "database_url", "models_dir", "home", "threads"])
+def test_an_empty_value_is_not_taken_for_the_default(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match=f"--{name.replace('_', '-')}: it is empty; leave it out"):
+        load_settings(**{name: " "})
+    monkeypatch.setenv(f"DOCMILL_{name.upper()}", "")
+    with pytest.raises(SettingsError, match=f"DOCMILL_{name.upper()}: it is empty; leave it out"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://localhost", "redis://h:port/0", "redis://h:99999/0", "redis://h/zero", "unix://", "localhost:6379"],
+)
+def test_a_redis_url_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="--redis-url: a Redis URL is"):
+        load_settings(redis_url=url)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h", "rediss://:p@h:6380/3", "unix:///run/redis.sock?db=2", "redis://[::1]:1/"]
+)
+def test_a_redis_url_in_any_spelling_is_taken(url: str) -> None:
+    assert load_settings(redis_url=url).redis_url == url
 
 
 @pytest.mark.parametrize(
