@@ -226,6 +226,13 @@ def sign_on(
     database.write(lambda connection: connection.execute(statement))
 
 
+def neighbours(database: Database, pid_space: str) -> list[tuple[str, int]]:
+    """The workers whose process numbers are of one space: (worker id, process number)."""
+    with database.read() as connection:
+        found = connection.execute(select(Worker.id, Worker.pid).where(Worker.pid_space == pid_space))
+        return [(row.id, row.pid) for row in found]
+
+
 def sign_off(database: Database, worker_id: str) -> None:
     """Strike a device process off the list of workers. What it refused is still shown for a while."""
     database.write(lambda connection: connection.execute(delete(Worker).where(Worker.id == worker_id)))

@@ -30,6 +30,7 @@ from worker.broker import Broker
 from worker.enqueue import enqueue_message
 from worker.messages import ENQUEUE_LANE, ENQUEUE_TASK, SHARD_TASK, parse_shard, queue
 from worker.order import Order
+from worker.pids import pid_space
 from worker.settings import Settings
 from worker.shard import Process
 
@@ -103,14 +104,20 @@ def _make_process(order: Order, settings: Settings, database: Database, broker: 
     from tasks.engine import BatchDone, BatchStarted, Engine
 
     def on_batch(event: BatchStarted | BatchDone) -> None:
-        voice.say("batch" if isinstance(event, BatchStarted) else "batch_done")
+        if isinstance(event, BatchStarted):
+            kind = f"batch {event.spec.sha256.hex()[:12]}"
+            voice.say("begin", name="batch", kind=kind, size=event.padded_tokens)
+        else:
+            voice.say("end", name="batch")
 
     opener: Callable[[Spec], Backend] = partial(
         open_backend, device=order.device, models_dir=settings.models_dir, cache_dir=settings.cache_dir
     )
     engine = Engine(_faulty(opener), on_batch=on_batch)
     engine.start()
-    return Process(owner=order.owner, database=database, broker=broker, engine=engine, lease_s=settings.lease_s)
+    return Process(
+        owner=order.owner, database=database, broker=broker, engine=engine, lease_s=settings.lease_s, say=voice.say
+    )
 
 
 def _faulty(opener: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
@@ -142,6 +149,7 @@ def _sign_on(order: Order, settings: Settings, database: Database) -> None:
         lanes=list(settings.lanes),
         slots=settings.threads,
         version=version("docmill"),
+        pid_space=pid_space(),
     )
 
 

@@ -58,8 +58,16 @@ class Settings(BaseSettings):
         float, Field(gt=0, description="Seconds that a stopping worker has to finish its batches.")
     ] = 25.0
     batch_limit_s: Annotated[
-        float, Field(gt=0, description="Seconds after which a batch counts as hung and its process is killed.")
+        float,
+        Field(
+            gt=0,
+            description="Seconds that a batch may take at the most, and that the first of its kind may take. The "
+            "limit of later ones follows from what they cost before; a process whose batch hangs is killed.",
+        ),
     ] = 900.0
+    hang_s: Annotated[
+        float, Field(gt=0, description="Seconds that every batch has at the least before it counts as hung.")
+    ] = 60.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="What the log on stderr tells.")
     ] = "warning"
@@ -101,17 +109,17 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
 
-    @property
-    def store_url(self) -> str:
-        """The database's URL, the embedded SQLite file's where none is set."""
-        return self.database_url or f"sqlite:///{self.home / 'docmill.db'}"
-
     @field_validator("models_dir")
     @classmethod
     def _folder(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_dir():
             raise ValueError(f"there is no folder {value}")
         return value
+
+    @property
+    def store_url(self) -> str:
+        """The database's URL, the embedded SQLite file's where none is set."""
+        return self.database_url or f"sqlite:///{self.home / 'docmill.db'}"
 
     @property
     def cache_dir(self) -> Path:

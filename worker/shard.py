@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,12 +50,14 @@ class Process:
         broker: Broker,
         engine: Engine,
         lease_s: float,
+        say: Callable[..., None] = lambda *_, **__: None,
     ) -> None:
         self.owner = owner
         self.database = database
         self.broker = broker
         self.engine = engine
         self.lease_s = lease_s
+        self._say = say
         self.gate = Gate()
         self.draining = threading.Event()
         self._lock = threading.Lock()
@@ -87,7 +89,8 @@ class Process:
         try:
             self.engine.open(head.spec)
         except CannotServe as error:
-            log.error("cannot_serve spec=%d reason=%r", head.spec_id, str(error))
+            if head.spec_id not in self._refused:
+                log.error("cannot_serve spec=%d reason=%r", head.spec_id, str(error))
             dispatch.refuse(self.database, self.owner, head.spec_id, f"cannot serve {head.spec}: {error}")
             self._refused.add(head.spec_id)
             return False
@@ -102,7 +105,7 @@ class Process:
             self._in_flight[claim.shard_id] = ours
         try:
             faultpoints.reach("claimed")
-            ours.ticket = self.engine.submit(head.spec, claim.texts)
+            ours.ticket = self._submit(head, claim)
             ours.runtime = self.engine.runtime(head.spec)
             while not ours.ticket.wait(LOOK_S) and not ours.lost.is_set():
                 pass
@@ -125,6 +128,15 @@ class Process:
         finally:
             with self._lock:
                 del self._in_flight[claim.shard_id]
+
+    def _submit(self, head: Head, claim: Claim) -> Ticket:
+        """Cut the texts, which the supervisor watches as it does a batch."""
+        step = f"cut {claim.shard_id}"
+        self._say("begin", name=step, kind="cut", size=sum(len(text) for _, text in claim.texts))
+        try:
+            return self.engine.submit(head.spec, claim.texts)
+        finally:
+            self._say("end", name=step)
 
     def _settle(self, ours: InFlight) -> None:
         """Commit a whole shard; of one that a drain cut short, commit what is finished and give the rest back."""

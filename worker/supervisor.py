@@ -19,19 +19,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from storage import dispatch, upkeep
 from storage.database import Database
-from storage.errors import StorageError
 from worker.broker import Broker
-from worker.errors import BrokerUnreachable
+from worker.caretaker import Caretaker
 from worker.order import Order
 from worker.settings import Settings
-from worker.topup import round_of_upkeep
+from worker.watchdog import Step, Watchdog
 
 log = logging.getLogger("docmill.supervisor")
 
 TICK_S = 0.1
-UPKEEP = "upkeep"
+FROZEN_S = 2.0  # a tick that is late by so much says that this process did not run
 LONGEST_RESTART_S = 30.0
 
 
@@ -43,9 +41,9 @@ class Child:
     owner: str
     process: subprocess.Popen[bytes]
     started_at: float
+    watchdog: Watchdog
     finished: int = 0  # texts computed and not yet committed
     ready: bool = False
-    batch_since: float | None = None
     reader: threading.Thread | None = field(default=None, repr=False)
 
     def tell(self, word: str) -> None:
@@ -76,7 +74,8 @@ class Supervisor:
         self._restart_at: dict[str, float] = {}
         self._stop = threading.Event()
         self._stop_now = threading.Event()
-        self._upkeep_due = 0.0
+        self._watchdogs = {device: Watchdog(settings.hang_s, settings.batch_limit_s) for device in devices}
+        self._caretaker = Caretaker(database, broker, self.owner, settings.upkeep_s)
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -119,13 +118,15 @@ class Supervisor:
 
     def run(self) -> None:
         """Keep children and store going until asked to drain; then drain, within the settings' time."""
+        self._caretaker.start()
+        last = time.monotonic()
         while not self._stop.is_set():
+            self._watch(frozen_s=time.monotonic() - last - TICK_S)
+            last = time.monotonic()
             self._tend_children()
-            self._watch()
-            self._upkeep()
             self._stop.wait(TICK_S)
         self._drain_children()
-        self._quietly(lambda: upkeep.let_go(self.database, UPKEEP, self.owner))
+        self._caretaker.stop()
 
     def _tend_children(self) -> None:
         for device in self.devices:
@@ -146,7 +147,8 @@ class Supervisor:
         assert process.stdin is not None
         assert process.stdout is not None
         settings = self.settings.model_copy(update={"redis_url": self.broker.url})
-        child = Child(device, owner, process, time.monotonic())
+        self._watchdogs[device].forget_steps()
+        child = Child(device, owner, process, time.monotonic(), self._watchdogs[device])
         child.reader = threading.Thread(target=self._listen, args=(child,), name=f"listen-{device}", daemon=True)
         child.reader.start()
         child.tell(Order(owner, device, settings.model_dump(mode="json")).to_line().decode().rstrip("\n"))
@@ -160,10 +162,10 @@ class Supervisor:
                 child.ready = True
             elif event["event"] == "beat":
                 child.finished = event["finished"]
-            elif event["event"] == "batch":
-                child.batch_since = time.monotonic()
-            elif event["event"] == "batch_done":
-                child.batch_since = None
+            elif event["event"] == "begin":
+                child.watchdog.begin(Step(event["name"], event["kind"], event["size"], time.monotonic()))
+            elif event["event"] == "end":
+                child.watchdog.end(event["name"], time.monotonic())
 
     def _bury(self, child: Child) -> None:
         """A child died: what it held is free at once, and another takes its place."""
@@ -174,32 +176,24 @@ class Supervisor:
         del self._children[child.device]
         log.error("device_died device=%s status=%s lived_s=%.0f", child.device, child.process.returncode, lived_s)
         self._close_pipes(child)
-        self._quietly(lambda: upkeep.reclaim(self.database, child.owner))
-        self._quietly(lambda: dispatch.sign_off(self.database, child.owner))
-        self._upkeep_due = 0.0
+        self._caretaker.bury(child.owner)
 
-    def _watch(self) -> None:
-        limit_s = self.settings.batch_limit_s
+    def _watch(self, frozen_s: float) -> None:
+        """Kill a child whose batch or cutting hangs. A time in which we were frozen with it proves nothing."""
         for child in self._children.values():
-            if child.batch_since is not None and time.monotonic() - child.batch_since > limit_s:
-                log.error("batch_hangs device=%s limit_s=%.0f", child.device, limit_s)
+            if frozen_s > FROZEN_S:
+                child.watchdog.forgive(frozen_s)
+            step = child.watchdog.hung(time.monotonic())
+            if step is not None:
+                log.error("%s_hangs device=%s after_s=%.0f", step.name, child.device, time.monotonic() - step.since)
                 child.process.kill()
-
-    def _upkeep(self) -> None:
-        if time.monotonic() < self._upkeep_due:
-            return
-        self._upkeep_due = time.monotonic() + self.settings.upkeep_s
-        try:
-            if upkeep.hold(self.database, UPKEEP, self.owner, 3 * self.settings.upkeep_s + 1):
-                round_of_upkeep(self.database, self.broker)
-        except (StorageError, BrokerUnreachable) as error:
-            log.warning("upkeep_failed error=%s", error)
 
     def _drain_children(self) -> None:
         for child in self._children.values():
             child.tell("stop" if self._stop_now.is_set() else "drain")
         give_back_at = time.monotonic() + self.settings.drain_s
         told = self._stop_now.is_set()
+        killed: set[str] = set()
         while any(child.process.poll() is None for child in self._children.values()):
             late = time.monotonic() - give_back_at
             if not told and (late > 0 or self._stop_now.is_set()):
@@ -209,12 +203,13 @@ class Supervisor:
                     child.tell("stop")
             elif told and late > 4:
                 for child in self._children.values():
-                    child.process.kill()
+                    if child.process.poll() is None:
+                        killed.add(child.owner)
+                        child.process.kill()
             time.sleep(TICK_S / 2)
         for child in self._children.values():
             if child.process.returncode != 0:
-                self._quietly(lambda owner=child.owner: upkeep.reclaim(self.database, owner))
-                self._quietly(lambda owner=child.owner: dispatch.sign_off(self.database, owner))
+                self._caretaker.bury(child.owner, on_purpose=child.owner in killed)
             self._close_pipes(child)
         self._children.clear()
 
@@ -228,9 +223,3 @@ class Supervisor:
                     pipe.close()
                 except BrokenPipeError:
                     log.debug("pipe_closed owner=%s", child.owner)
-
-    def _quietly(self, act: Any) -> None:
-        try:
-            act()
-        except StorageError as error:
-            log.warning("store_unreachable error=%s", type(error).__name__)

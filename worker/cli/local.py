@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from storage.database import Database
-from storage.status import JobStatus, read_status
+from storage.status import Cause, JobStatus, read_status
 from worker.broker import Broker
 from worker.cli.follow import IngestBar, follow
 from worker.cli.session import say
@@ -43,6 +43,8 @@ def run_here(
     def watch(status: JobStatus) -> None:
         if status.blocked:
             raise Blocked(f"job {status.id} is {status.waiting_for}")
+        if status.waiting_cause is Cause.PAUSED:
+            raise Blocked(f"job {status.id} is paused; let it go on with: docmill resume {status.id}")
         if supervisor.deaths >= TOO_MANY_DEATHS and not supervisor.ready:
             raise Blocked("the device process dies as it starts; what it printed above says why")
 

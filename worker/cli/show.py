@@ -80,6 +80,8 @@ def summary(status: JobStatus) -> str:
     )
     if status.pending:
         line += f", {status.pending:,} to do"
+    if status.truncated:
+        line += f"; {status.truncated:,} outputs stopped at the model's limit (flag output_truncated)"
     if status.rejected:
         line += f"; {status.rejected:,} records rejected"
     if status.reason:
@@ -102,6 +104,7 @@ def status_table(status: JobStatus) -> Table:
         "documents": f"{status.documents:,}" if status.documents else f"{status.records:,} records read so far",
         "texts": f"{status.done:,} done, {status.failed:,} failed, {status.skipped:,} skipped, "
         f"{status.pending:,} to do" + (f" ({status.prior:,} had a result before)" if status.prior else ""),
+        "truncated": f"{status.truncated:,} outputs stopped at the model's limit" if status.truncated else "",
         "shards": ", ".join(f"{n} {state}" for state, n in sorted(status.shards.items())) or "none",
         "tokens": f"{status.tokens_in:,} read, {status.tokens_out:,} written",
         "pace": pace(status),

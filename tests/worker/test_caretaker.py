@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from storage import dispatch
+from storage.database import Database
+from storage.errors import DatabaseUnreachable
+from tests.storage.books import claim_next, numbered, read, request, shard
+from tests.worker.harness import until
+from worker.broker import Broker
+from worker.caretaker import Caretaker
+from worker.pids import is_gone, pid_space
+
+
+@pytest.fixture
+def broker(redis_url: str) -> Iterator[Broker]:
+    broker = Broker(redis_url)
+    yield broker
+    broker.close()
+
+
+def sign_on(database: Database, worker_id: str, pid: int) -> None:
+    dispatch.sign_on(
+        database,
+        worker_id,
+        host="here",
+        pid=pid,
+        device="cpu",
+        lanes=["translate"],
+        slots=1,
+        version="0",
+        pid_space=pid_space(),
+    )
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", "0"])
+    process.wait()
+    return process.pid
+
+
+def test_a_process_is_gone_when_nobody_has_its_number() -> None:
+    assert not is_gone(os.getpid())
+    assert not is_gone(1)
+    assert is_gone(dead_pid())
+
+
+def test_what_a_dead_worker_of_this_machine_held_is_free_at_once(database: Database, broker: Broker) -> None:
+    read(database, request(), numbered(300))
+    sign_on(database, "dead", dead_pid())
+    sign_on(database, "alive", os.getpid())
+    held, other = claim_next(database, "dead"), claim_next(database, "alive")
+    caretaker = Caretaker(database, broker, "me", every_s=60.0)
+    caretaker.start()
+    until(lambda: shard(database, held.shard_id).state != "running", "it is free, long before its lease lapses", 10)
+    caretaker.stop()
+    assert shard(database, held.shard_id).suspect == 1
+    assert shard(database, other.shard_id).state == "running"
+    assert [owner for owner, _ in dispatch.neighbours(database, str(pid_space()))] == ["alive"]
+
+
+@pytest.mark.parametrize("on_purpose", [False, True])
+def test_a_dead_child_is_buried_at_once_and_suspected_unless_it_was_stopped_on_purpose(
+    database: Database, broker: Broker, on_purpose: bool
+) -> None:
+    read(database, request(), numbered(3))
+    caretaker = Caretaker(database, broker, "me", every_s=60.0)
+    caretaker.start()
+    held = claim_next(database, "child")
+    caretaker.bury("child", on_purpose=on_purpose)
+    until(lambda: shard(database, held.shard_id).state != "running", "its shard is free", 10)
+    caretaker.stop()
+    assert shard(database, held.shard_id).suspect == (0 if on_purpose else 1)
+
+
+def test_a_burial_that_met_a_database_that_was_away_is_made_up_for(database: Database, broker: Broker) -> None:
+    read(database, request(), numbered(3))
+    held = claim_next(database, "child")
+    away = threading.Event()
+    away.set()
+    write = database.write
+
+    def write_or_not(work):  # type: ignore[no-untyped-def]
+        if away.is_set():
+            raise DatabaseUnreachable("it restarts")
+        return write(work)
+
+    database.write = write_or_not  # type: ignore[method-assign]
+    caretaker = Caretaker(database, broker, "me", every_s=0.1)
+    caretaker.bury("child")
+    caretaker.start()
+    away.clear()
+    until(lambda: shard(database, held.shard_id).state != "running", "its shard is free", 10)
+    caretaker.stop()

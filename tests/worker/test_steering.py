@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.worker.harness import EXAMPLES, Docmill
+
+DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
+
+
+@pytest.fixture
+def docmill(tmp_path: Path) -> Docmill:
+    return Docmill(tmp_path, {"DOCMILL_REDIS_URL": "redis://127.0.0.1:9"})  # nothing here needs it to be up
+
+
+def test_a_job_is_paused_resumed_and_given_another_priority_by_its_number(docmill: Docmill) -> None:
+    job = docmill.enqueue(DESCRIPTIONS, "--task", "embed", "--model", "null")
+    assert docmill.json("pause", job) == {"id": job, "changed": True}
+    status = docmill.json("status", job)
+    assert (status["state"], status["waiting_cause"]) == ("paused", "paused")
+    assert "docmill resume" in docmill("jobs").stdout
+    assert docmill.json("priority", job, 7)["changed"]
+    assert docmill.json("resume", job)["changed"]
+    status = docmill.json("status", job)
+    assert (status["state"], status["priority"]) == ("running", 7)
+    docmill("cancel", job)
+    assert docmill.json("pause", job) == {"id": job, "changed": False}
+    assert "had ended already" in docmill("resume", job).stderr
+
+
+def test_run_does_not_wait_for_a_job_that_is_paused(docmill: Docmill) -> None:
+    del docmill.environment["DOCMILL_REDIS_URL"]
+    job = docmill.enqueue(DESCRIPTIONS, "--task", "embed", "--model", "null")
+    docmill("pause", job)
+    done = docmill("run", DESCRIPTIONS, "--task", "embed", "--model", "null", code=2)
+    assert f"docmill resume {job}" in done.stderr
+    docmill("resume", job)
+    docmill("run", DESCRIPTIONS, "--task", "embed", "--model", "null")
+    assert docmill.json("status", job)["done"] == 260

@@ -1,0 +1,115 @@
+"""What a supervisor does to the store, on a thread of its own: a database that is away must not delay a signal."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from storage import dispatch, upkeep
+from storage.database import Database
+from storage.errors import StorageError
+from worker.broker import Broker
+from worker.errors import BrokerUnreachable
+from worker.pids import is_gone, pid_space
+from worker.topup import round_of_upkeep
+
+log = logging.getLogger("docmill.caretaker")
+
+UPKEEP = "upkeep"
+LAST_WORDS_S = 5.0  # how long the end waits for what is still to be written
+
+
+@dataclass(frozen=True)
+class Burial:
+    """A device process that is no more. What it held is free, and suspected unless it was stopped on purpose."""
+
+    owner: str
+    on_purpose: bool
+
+
+class Caretaker:
+    """Frees what dead device processes held, and does the upkeep while it is ours."""
+
+    def __init__(self, database: Database, broker: Broker, owner: str, every_s: float) -> None:
+        self._database = database
+        self._broker = broker
+        self._owner = owner
+        self._every_s = every_s
+        self._burials: list[Burial] = []
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="caretaker", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def bury(self, owner: str, *, on_purpose: bool = False) -> None:
+        """Have the shards of a dead process freed, at once if the store is there. Returns at once."""
+        with self._lock:
+            self._burials.append(Burial(owner, on_purpose))
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Do what is left, give the upkeep up and end; a store that is away is not waited for."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(LAST_WORDS_S)
+
+    def _run(self) -> None:
+        due = 0.0
+        while not self._stop.is_set():
+            self._wake.clear()
+            if self._bury_all():
+                due = 0.0  # others may take up at once what was freed
+            if time.monotonic() >= due:
+                due = time.monotonic() + self._every_s
+                self._upkeep()
+            self._wake.wait(max(0.0, due - time.monotonic()))
+        self._bury_all()
+        self._try(lambda: upkeep.let_go(self._database, UPKEEP, self._owner))
+
+    def _bury_all(self) -> bool:
+        """Whether there was anybody, and all are buried; who is not has another turn later."""
+        with self._lock:
+            burials, self._burials = self._burials, []
+        left = [burial for burial in burials if not self._try(partial(self._bury, burial))]
+        with self._lock:
+            self._burials += left
+        return bool(burials) and not left
+
+    def _bury(self, burial: Burial) -> None:
+        free = upkeep.relieve if burial.on_purpose else upkeep.reclaim
+        free(self._database, burial.owner)
+        dispatch.sign_off(self._database, burial.owner)
+
+    def _upkeep(self) -> None:
+        self._try(self._bury_neighbours)
+        self._try(self._round)
+
+    def _bury_neighbours(self) -> None:
+        """Workers of this machine whose supervisor died with them: their leases need not be waited for."""
+        space = pid_space()
+        if space is None:
+            return
+        for owner, pid in dispatch.neighbours(self._database, space):
+            if is_gone(pid):
+                log.warning("neighbour_died owner=%s", owner)
+                self._bury(Burial(owner, on_purpose=False))
+
+    def _round(self) -> None:
+        if upkeep.hold(self._database, UPKEEP, self._owner, 3 * self._every_s + 1):
+            round_of_upkeep(self._database, self._broker)
+
+    def _try(self, act: Callable[[], object]) -> bool:
+        try:
+            act()
+        except (StorageError, BrokerUnreachable) as error:
+            log.warning("caretaker_waits error=%s", error)
+            return False
+        return True
