@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 from sqlalchemy import and_, select
 
 from storage.database import Database
+from storage.ingest import Counts, Rejected
 from storage.readers import Record
 from storage.schema import Content, OutcomeRow, SpecRow
-from worker.enqueue import Prepared
+from worker.enqueue import Prepared, Progress
 from worker.sampling import measure
 from worker.settings import Settings
 
@@ -44,7 +45,7 @@ def forecast(
     database: Database,
     prepared: Prepared,
     device: str,
-    advanced: Callable[[int], None] = lambda _: None,
+    progress: Progress,
 ) -> Forecast:
     """Read the source, compare with the store, compute a small sample. Stores nothing."""
     source = prepared.source.records()
@@ -55,6 +56,9 @@ def forecast(
     chance = random.Random(0)  # noqa: S311 - a sample that can be repeated
     while page := list(islice(source, PAGE)):
         records = [record for record in page if isinstance(record, Record)]
+        for record in page:
+            if not isinstance(record, Record):
+                progress.rejected(Rejected(record.where, record.reason, record.fatal))
         rejected += len(page) - len(records)
         documents += len(records)
         fresh: dict[bytes, str] = {}
@@ -72,7 +76,7 @@ def forecast(
                 sample.append(text[:SAMPLE_CHARS])
             elif (place := chance.randrange(n_missing)) < wanted:
                 sample[place] = text[:SAMPLE_CHARS]
-        advanced(documents)
+        progress.advanced(Counts(records=documents, rejected=rejected))
     measured = measure(settings, device, prepared.spec, sample) if sample else None
     factor = chars / measured.chars if measured and measured.chars else 0.0
     tokens_in = measured.tokens_in if measured else 0

@@ -27,6 +27,7 @@ from worker.topup import top_up
 
 log = logging.getLogger("docmill.enqueue")
 
+NO_QUEUE = "DOCMILL_REDIS_URL is not set. The job is stored; `docmill worker` picks it up."
 CHUNK_CHARS = 8_000_000  # so that a chunk of long documents stays a short transaction in little memory
 TOP_UP_EVERY_S = 2.0
 
@@ -175,9 +176,9 @@ class _Offer:
             broker = self._broker()
             if broker is not None:
                 top_up(self._database, broker, [self._lane])
-            self.deferred = None
+            self.deferred = NO_QUEUE if broker is None else None
         except BrokerUnreachable as error:
-            self.deferred = str(error)
+            self.deferred = f"{error} The job is stored; a worker picks it up when Redis is back."
         self._due = time.monotonic() + TOP_UP_EVERY_S
 
 

@@ -115,7 +115,8 @@ def _delimiter(line: str, default: str, options: SourceOptions) -> str:
         names = next(csv.reader([line], delimiter=delimiter), [])
         return misnamed([names], options) is None, len(names)
 
-    return max(default, *DELIMITERS, key=merit)  # the first of equals
+    candidates: list[str] = [default, *DELIMITERS]  # of equals the first is taken
+    return max(candidates, key=merit)
 
 
 def _header(reader: Iterator[list[str]], name: str, options: SourceOptions) -> list[str] | None:

@@ -52,7 +52,8 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit codes: 0 done, 1 some documents failed, 2 bad usage or input, 3 a service is unreachable.",
+    epilog="Exit codes: 0 done, 1 some documents failed or were rejected, 2 bad usage or input, 3 a service is "
+    "unreachable, 130 interrupted.",
 )
 @click.version_option(package_name="docmill")
 def docmill() -> None:

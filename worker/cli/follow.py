@@ -13,8 +13,9 @@ from storage.ingest import Counts, Rejected
 from storage.jobs import OpenJob
 from storage.readers import Source
 from storage.status import JobStatus, read_status
-from worker.cli.show import SHOWN_REJECTIONS, bar, pace
-from worker.enqueue import Progress
+from worker.cli.session import say
+from worker.cli.show import SHOWN_REJECTIONS, bar, ingested, pace
+from worker.enqueue import Enqueued, Progress
 
 POLL_S = 0.5
 PATIENCE_S = 60.0  # how long a watcher bears a database that is away
@@ -55,7 +56,15 @@ class IngestBar(Progress):
         if self._n_rejected <= SHOWN_REJECTIONS or rejected.fatal:
             self._bar.say(f"rejected {rejected.place}: {rejected.reason}")
         elif self._n_rejected == SHOWN_REJECTIONS + 1:
-            self._bar.say("more were rejected; `docmill failures JOB` lists them all")
+            listed = f"; `docmill failures {self.job_id}` lists them all" if self.job_id else ""
+            self._bar.say(f"more were rejected{listed}")
+
+
+def say_ingested(source: Source, done: Enqueued) -> None:
+    """Say what was read, and whether an earlier job goes on with it."""
+    say(ingested(source.name, done.counts))
+    if done.adopted:
+        say(f"Job {done.id} was unfinished and is carried on.")
 
 
 def follow(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
 from worker.cli.faults import BAD_INPUT, OK
-from worker.cli.session import check_out, open_store, print_json, say, settings_from
+from worker.cli.session import OUT, STDOUT, check_out, open_store, print_json, say, settings_from, write_out
 
 JOB = click.argument("job", type=click.IntRange(1, 2**63 - 1))
 JSON = click.option("--json", "as_json", is_flag=True, help="For machines.")
@@ -72,17 +71,16 @@ def wait_command(job: int, as_json: bool) -> int:
 
 @click.command("results", epilog="Example: docmill results 7 --out summaries.jsonl")
 @JOB
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of stdout.")
+@click.option("--out", type=OUT, default=STDOUT, help="A file instead of stdout.")
 @click.option("--partial", is_flag=True, help="What there is, of a job that has not ended.")
-def results_command(job: int, out: Path | None, partial: bool) -> int:
+def results_command(job: int, out: Path, partial: bool) -> int:
     """Write JOB's results as JSON lines, in the order of the source.
 
     Each line has "id", "task", "text" or "vector", "tokens_in", "tokens_out", "flags" and "meta" (the record's
     other fields). A file appears under its name only when it is whole.
     """
-    from storage.results import results, to_jsonl, write_file, write_lines
+    from storage.results import results
     from storage.status import read_status
-    from worker import faultpoints
     from worker.cli.show import summary
 
     check_out(out)
@@ -91,14 +89,12 @@ def results_command(job: int, out: Path | None, partial: bool) -> int:
         if not status.ended and not partial:
             say(f"Job {job} is not finished ({status.pending:,} texts to do); --partial writes what there is.")
             return BAD_INPUT
-        lines = faultpoints.along("export", to_jsonl(results(database, job)))
-        if out is None:
-            write_lines(sys.stdout.buffer, lines)
-            sys.stdout.buffer.flush()
-        else:
-            say(f"Wrote {write_file(out, lines):,} results to {out}.")
-        if status.failed or status.skipped or status.rejected or not status.ended:
-            say(summary(status))
+        write_out(out, results(database, job))
+    if status.state in {"cancelled", "stopped"}:
+        lacking = status.texts - status.done
+        say(f"Job {job} was {status.state}: {lacking:,} of its {status.texts:,} texts have no result.")
+    if status.failed or status.skipped or status.rejected or status.state != "done":
+        say(summary(status))
     return OK
 
 
@@ -107,14 +103,13 @@ def results_command(job: int, out: Path | None, partial: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="JSON lines.")
 def failures_command(job: int, as_json: bool) -> int:
     """List what of JOB has no result: failed and blank documents and rejected records, with the reasons."""
-    from storage.results import failures, to_jsonl, write_lines
+    from storage.results import failures
     from worker.cli.show import printable
 
     with open_store(settings_from()) as database:
         found = failures(database, job)
         if as_json:
-            write_lines(sys.stdout.buffer, to_jsonl(found))
-            sys.stdout.buffer.flush()
+            write_out(STDOUT, found)
             return OK
         none = True
         for row in found:
@@ -142,7 +137,7 @@ def retry_command(job: int, only: str | None, as_json: bool) -> int:
     with open_store(settings_from()) as database:
         n = jobs.retry(database, job, only)
     if as_json:
-        print_json({"job": job, "retried": n})
+        print_json({"id": job, "retried": n})
     else:
         say(f"{n:,} texts of job {job} will be tried again." if n else f"Job {job} has nothing to try again.")
     return OK
@@ -158,7 +153,7 @@ def cancel_command(job: int, as_json: bool) -> int:
     with open_store(settings_from()) as database:
         cancelled = jobs.cancel(database, job)
     if as_json:
-        print_json({"job": job, "cancelled": cancelled})
+        print_json({"id": job, "cancelled": cancelled})
     else:
         say(f"Job {job} is cancelled." if cancelled else f"Job {job} had ended already.")
     return OK

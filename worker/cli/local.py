@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from storage.database import Database
 from storage.status import Cause, JobStatus, read_status
 from worker.broker import Broker
-from worker.cli.follow import IngestBar, follow
+from worker.cli.follow import IngestBar, follow, say_ingested
 from worker.cli.session import say
 from worker.enqueue import Prepared, enqueue
 from worker.errors import WorkerError
@@ -52,6 +52,7 @@ def run_here(
     try:
         with IngestBar(prepared.source, on_planned=start_once) as progress:
             done = enqueue(database, lambda: broker, prepared, progress)
+        say_ingested(prepared.source, done)
         status = read_status(database, done.id)
         if not status.ended:
             start_once()

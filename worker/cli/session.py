@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from storage.database import Database
     from worker.broker import Broker
     from worker.settings import Settings
+
+
+STDOUT = Path("-")
+OUT = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 
 
 def say(message: str) -> None:
@@ -69,9 +73,18 @@ def open_broker(settings: Settings) -> Iterator[Broker]:
             broker.close()
 
 
+def check_filled() -> None:
+    """Refuse an option of the command that was given as nothing: it is a variable that was not set, or a slip."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        value = context.params.get(option.name or "")
+        if isinstance(option, click.Option) and isinstance(value, str) and not value.strip():
+            raise click.BadParameter("it is empty; leave it out to have the default", ctx=context, param=option)
+
+
 def check_out(out: Path | None) -> None:
     """Refuse a file that could not be written, before any work is done for it."""
-    if out is None:
+    if out is None or out == STDOUT:
         return
     folder = out.absolute().parent
     if not out.name:
@@ -85,6 +98,19 @@ def check_out(out: Path | None) -> None:
             return
     except OSError as error:
         raise click.BadParameter(f"cannot write in {folder}: {error.strerror}", param_hint="--out") from error
+
+
+def write_out(out: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows as JSON lines to a file, and say how many, or to stdout where that is meant."""
+    from storage.results import to_jsonl, write_file, write_lines
+    from worker import faultpoints
+
+    lines = faultpoints.along("export", to_jsonl(rows))
+    if out == STDOUT:
+        write_lines(sys.stdout.buffer, lines)
+        sys.stdout.buffer.flush()
+    else:
+        say(f"Wrote {write_file(out, lines):,} results to {out}.")
 
 
 def print_json(value: Any) -> None:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from storage.ingest import Counts
 from storage.status import JobStatus
 
 SHOWN_REJECTIONS = 5
@@ -70,6 +71,21 @@ def pace(status: JobStatus) -> str:
     if status.eta_s is not None and status.pending:
         parts.append(f"{duration(status.eta_s)} left")
     return ", ".join(parts)
+
+
+def ingested(source: str, counts: Counts) -> str:
+    """What was read, in one line."""
+    if not counts.records and not counts.rejected:
+        return no_records(source)
+    return (
+        f"{counts.records:,} records: {counts.new:,} new documents, {counts.changed:,} changed, "
+        f"{counts.unchanged:,} unchanged, {counts.repeated:,} superseded by a later record of the same id, "
+        f"{counts.rejected:,} rejected. {counts.planned:,} texts to compute."
+    )
+
+
+def no_records(source: str) -> str:
+    return f"{'Standard input' if source == '-' else source} has no records."
 
 
 def summary(status: JobStatus) -> str:

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker.cli.faults import OK, SOME_FAILED
-from worker.cli.session import check_out, open_broker, open_store, print_json, say, settings_from
+from worker.cli.session import (
+    OUT,
+    STDOUT,
+    check_filled,
+    check_out,
+    open_broker,
+    open_store,
+    print_json,
+    say,
+    settings_from,
+    write_out,
+)
 
 if TYPE_CHECKING:
     from storage.database import Database
@@ -64,6 +75,7 @@ def _request(settings: Settings, given: dict[str, Any]) -> Request:
     from tasks.plan import Options
     from worker.enqueue import Request
 
+    check_filled()
     of_model = ("source_lang", "target_lang", "beams", "max_new_tokens", "window_tokens", "pooling", "windows")
     asked = {name: given.pop(name) for name in of_model}
     return Request(options=Options(**asked, dtype=given.pop("dtype") or settings.dtype), **given)
@@ -83,21 +95,23 @@ def _prepare(settings: Settings, request: Request) -> Prepared:
 @work_options
 @click.option("--dry-run", is_flag=True, help="Only say how much there is to do and how long it would take.")
 @click.option("--device", help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the results as JSON lines.")
+@click.option("--out", type=OUT, help="Write the results as JSON lines to a file, or to - for stdout.")
 @click.option("--json", "as_json", is_flag=True, help="Print the job's final status as JSON.")
 def run_command(dry_run: bool, device: str | None, out: Path | None, as_json: bool, **given: Any) -> int:
     """Run a task over SOURCE, here and now, and show the results.
 
-    SOURCE is a JSONL or CSV file (plain, .gz or .zst), a folder of .txt and .md files, or - for JSONL on standard
-    input. Every text is computed once: what has a result already is not computed again, and an interrupted run
-    is carried on by running it again. Needs no server; with DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL set
-    it works on the fleet's.
+    SOURCE is a .jsonl, .csv or .tsv file (plain, .gz or .zst), a folder of .txt and .md files, or - for JSON lines
+    on standard input. Every text is computed once: what has a result already is not computed again, and an
+    interrupted run is carried on by running it again. Needs no server; with DOCMILL_REDIS_URL and
+    DOCMILL_DATABASE_URL set it works on the fleet's.
     """
     from worker.cli.local import run_here
     from worker.devices import choose_devices
 
     settings = settings_from(device=device)
     devices = choose_devices(settings.device)
+    if as_json and out == STDOUT:
+        raise click.UsageError("--json and --out - both write to stdout; leave one out")
     request = _request(settings, given)
     check_out(out)
     with open_store(settings) as database:
@@ -112,11 +126,14 @@ def run_command(dry_run: bool, device: str | None, out: Path | None, as_json: bo
 def _dry_run(settings: Settings, database: Database, prepared: Prepared, device: str, as_json: bool) -> int:
     from dataclasses import asdict
 
-    from worker.cli.show import bar, duration
+    from worker.cli.follow import IngestBar
+    from worker.cli.show import duration, no_records
     from worker.dryrun import forecast
 
-    with bar("reading") as reading:
-        found = forecast(settings, database, prepared, device, lambda n: reading.update(n, count=f"{n:,} documents"))
+    with IngestBar(prepared.source) as progress:
+        found = forecast(settings, database, prepared, device, progress)
+    if not found.documents and not found.rejected:
+        say(no_records(prepared.source.name))
     if as_json:
         print_json(asdict(found) | {"spec": asdict(prepared.spec)})
         return OK
@@ -136,13 +153,11 @@ def _conclude(
     database: Database, status: JobStatus, out: Path | None, max_failures: float | None, as_json: bool
 ) -> int:
     """Say what came of a job: a summary, a few results, a file; and the exit code."""
-    from storage.results import results, to_jsonl, write_file
-    from worker import faultpoints
+    from storage.results import results
     from worker.cli import show
 
     if out is not None:
-        n = write_file(out, faultpoints.along("export", to_jsonl(results(database, status.id))))
-        say(f"Wrote {n:,} results to {out}.")
+        write_out(out, results(database, status.id))
     if as_json:
         print_json(show.as_json(status))
     else:
@@ -177,12 +192,13 @@ def exit_code_of(status: JobStatus, max_failures: float | None = None) -> int:
 def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
     """Store SOURCE as a job for the workers, and print the job's number.
 
-    The documents are durable in SQL when the command ends with 0, whether Redis is up or not. The same command
-    again carries an unfinished job on and adds nothing twice.
+    SOURCE is a .jsonl, .csv or .tsv file (plain, .gz or .zst), a folder of .txt and .md files, or - for JSON lines
+    on standard input. The documents are durable in SQL when the command ends with 0, whether Redis is up or not.
+    The same command again carries an unfinished job on and adds nothing twice.
     """
     from dataclasses import asdict
 
-    from worker.cli.follow import IngestBar, follow
+    from worker.cli.follow import IngestBar, follow, say_ingested
     from worker.cli.show import as_json as status_json
     from worker.enqueue import enqueue
 
@@ -192,18 +208,9 @@ def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
         prepared = _prepare(settings, request)
         with _queue(settings) as broker, IngestBar(prepared.source) as progress:
             done = enqueue(database, lambda: broker, prepared, progress)
-        counts = done.counts
-        say(
-            f"{counts.records:,} records: {counts.new:,} new documents, {counts.changed:,} changed, "
-            f"{counts.unchanged:,} unchanged, {counts.repeated:,} superseded by a later record of the same id, "
-            f"{counts.rejected:,} rejected. {counts.planned:,} texts to compute."
-        )
-        if done.adopted:
-            say(f"Job {done.id} was unfinished and is carried on.")
+        say_ingested(prepared.source, done)
         if done.deferred:
-            say(f"Dispatch deferred: {done.deferred} The job is stored; a worker picks it up when Redis is back.")
-        elif broker is None and counts.planned:
-            say("Dispatch deferred: DOCMILL_REDIS_URL is not set. The job is stored; `docmill worker` picks it up.")
+            say(f"Dispatch deferred: {done.deferred}")
         if not wait:
             if as_json:
                 print_json(asdict(done))

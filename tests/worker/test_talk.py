@@ -1,0 +1,143 @@
+"""What the commands say and where: data on stdout, talk on stderr. In this process, where no device is needed."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from storage import jobs, shards
+from storage.database import Database
+from tests.storage.books import claim_next, done, work
+from tests.worker.harness import EXAMPLES
+from worker.cli import main
+
+DESCRIPTIONS = str(EXAMPLES / "descriptions.jsonl")
+MIXED = '{"id": 5.0, "text": "one"}\n' + "bad\n" * 7 + '{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n'
+
+
+class Said(NamedTuple):
+    out: str
+    err: str
+
+
+Call = Callable[..., Said]
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """A command, run here; its exit code must be `code`."""
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DOCMILL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: Any, code: int = 0, stdin: bytes = b"") -> Said:
+        monkeypatch.setattr(sys, "argv", ["docmill", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        signal.signal(signal.SIGTERM, on_sigterm)
+        said = Said(*capsys.readouterr())
+        assert ended.value.code == code, said
+        return said
+
+    return run
+
+
+@pytest.fixture
+def store(tmp_path: Path, call: Call) -> Database:
+    call("jobs")
+    return Database(f"sqlite:///{tmp_path}/home/docmill.db")
+
+
+def test_what_a_source_held_is_said_in_one_line(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text(MIXED)
+    said = call("enqueue", "m.jsonl", "--task", "embed")
+    counted = "3 records: 2 new documents, 0 changed, 0 unchanged, 1 superseded by a later record of the same id, "
+    assert counted + "7 rejected. 2 texts to compute." in said.err
+    assert "Dispatch deferred: DOCMILL_REDIS_URL is not set. The job is stored; `docmill worker` picks" in said.err
+    assert said.out == "1\n"
+
+
+def test_a_deferred_dispatch_says_why_in_json_too(call: Call) -> None:
+    assert (
+        "DOCMILL_REDIS_URL" in json.loads(call("enqueue", DESCRIPTIONS, "--task", "embed", "--json").out)["deferred"]
+    )
+
+
+@pytest.mark.parametrize(("name", "raw"), [("e.jsonl", ""), ("e.csv", ""), ("h.csv", "id,text\n"), ("-", "\n")])
+@pytest.mark.parametrize("how", [("enqueue",), ("run", "--dry-run")])
+def test_a_source_without_records_is_said_to_be_one(
+    call: Call, tmp_path: Path, name: str, raw: str, how: tuple[str, ...]
+) -> None:
+    if name != "-":
+        (tmp_path / name).write_text(raw)
+    said = call(*how, name, "--task", "embed", stdin=raw.encode())
+    assert f"{'Standard input' if name == '-' else tmp_path / name} has no records." in said.err
+    assert json.loads(call(*how, name, "--task", "embed", "--json", stdin=raw.encode()).out)
+
+
+def test_a_dry_run_shows_the_first_rejected_records(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text("bad\n" * 7 + '{"text": ""}\n')
+    call("enqueue", "m.jsonl", "--task", "embed")
+    said = call("run", "m.jsonl", "--task", "embed", "--dry-run")
+    assert [line for line in range(1, 9) if f"rejected m.jsonl:{line}: not JSON" in said.err] == [1, 2, 3, 4, 5]
+    assert "more were rejected" in said.err
+    assert "docmill failures" not in said.err  # there is no job that would list them
+    assert "7 records rejected" in said.out
+
+
+def test_a_job_is_named_by_its_id_in_every_json(call: Call) -> None:
+    call("enqueue", DESCRIPTIONS, "--task", "embed")
+    for command in (("jobs",), ("status", 1), ("retry", 1), ("pause", 1), ("resume", 1), ("cancel", 1)):
+        said = json.loads(call(*command, "--json").out)
+        assert (said[0] if isinstance(said, list) else said)["id"] == 1
+
+
+def test_results_of_a_cancelled_job_are_said_to_be_partial(call: Call, store: Database) -> None:
+    call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 100)
+    claim = claim_next(store)
+    shards.release(store, claim, done(claim)[:30])
+    store.close()
+    call("cancel", 1)
+    said = call("results", 1)
+    assert len(said.out.splitlines()) == 30
+    assert "Job 1 was cancelled: 70 of its 100 texts have no result." in said.err
+
+
+def test_a_dash_is_standard_output(call: Call, store: Database, tmp_path: Path) -> None:
+    call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 3)
+    work(store)
+    jobs.finish(store)
+    store.close()
+    results = call("results", 1).out
+    assert len(results.splitlines()) == 3
+    assert call("results", 1, "--out", "-").out == results
+    said = call("run", DESCRIPTIONS, "--task", "embed", "--limit", 3, "--out", "-")
+    assert said.out == results
+    assert "3 unchanged" in said.err
+    assert call("run", DESCRIPTIONS, "--task", "embed", "--out", "-", "--json", code=2).out == ""
+    assert not (tmp_path / "-").exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--model", "--revision", "--from", "--to", "--corpus", "--text-field", "--id-field", "--device", "--out"],
+)
+def test_an_option_given_as_nothing_is_a_slip(call: Call, option: str) -> None:
+    said = call("run", DESCRIPTIONS, "--task", "embed", option, "", code=2)
+    assert option in said.err
+    assert "name a file" in said.err if option == "--out" else "it is empty; leave it out" in said.err
+
+
+def test_the_help_names_every_exit_code_and_kind_of_file(call: Call) -> None:
+    assert "130 interrupted" in " ".join(call("--help").out.split())
+    for command in ("run", "enqueue"):
+        assert ".tsv" in call(command, "--help").out
