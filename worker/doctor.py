@@ -91,8 +91,6 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 
 
 def _models(settings: Settings) -> Iterator[Finding]:
-    if settings.models_dir is not None and not settings.models_dir.is_dir():
-        yield Finding("models", False, f"there is no folder {settings.models_dir}", "correct DOCMILL_MODELS_DIR")
     for kind, name in models.DEFAULTS.items():
         try:
             pinned = models.pin(name, models_dir=settings.models_dir, cache_dir=settings.cache_dir)

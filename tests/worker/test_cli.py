@@ -131,7 +131,12 @@ def test_an_enqueue_with_redis_away_is_durable(tmp_path: Path) -> None:
 
 
 def test_a_schema_that_was_never_made_names_the_command_that_makes_it(tmp_path: Path) -> None:
-    fresh = Docmill(tmp_path, {"DOCMILL_DATABASE_URL": f"sqlite:///{tmp_path}/fresh.db"})
+    fresh = Docmill(tmp_path, {"DOCMILL_DATABASE_URL": f"sqlite:///{tmp_path}/new/fresh.db"})
+    said = fresh("jobs", code=3).stderr
+    assert f"there is no file {tmp_path}/new/fresh.db; correct DOCMILL_DATABASE_URL, or make the file with" in said
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "fresh.db").touch()
     assert "docmill db upgrade" in fresh("jobs", code=3).stderr
     fresh("db", "upgrade")
     assert "up to date" in fresh("db", "upgrade").stderr

@@ -45,10 +45,23 @@ def open_store(settings: Settings) -> Iterator[Database]:
     try:
         if settings.database_url is None:
             upgrade(database)
+        else:
+            _require_file(database)
         require_current(database)
         yield database
     finally:
         database.close()
+
+
+def _require_file(database: Database) -> None:
+    """Refuse a SQLite file that is not there, which connecting would make: most often its name is a slip."""
+    from storage.errors import DatabaseUnreachable
+
+    file = database.url.database or ""
+    if database.is_sqlite and not file.startswith("file:") and not Path(file).exists():
+        raise DatabaseUnreachable(
+            f"there is no file {file}; correct DOCMILL_DATABASE_URL, or make the file with `docmill db upgrade`"
+        )
 
 
 @contextmanager
