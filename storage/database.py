@@ -181,6 +181,15 @@ class Database:
         found = query.where(column == wanted.c.value).offset(0).lateral("found")
         return connection.execute(select(found).select_from(wanted).join(found, true())).all()
 
+    def look_up(self, connection: Connection) -> None:
+        """Have the rest of this transaction find rows by indexes.
+
+        PostgreSQL takes a job for an average one, and so believes that a table of a million shards, read from its
+        start, soon comes to one of any job's.
+        """
+        if not self.is_sqlite:
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+
     def next_ids(self, connection: Connection, table: Any, n: int) -> list[int]:
         """`n` fresh ids, rising. In SQLite they are ours as long as the write transaction lasts."""
         if self.is_sqlite:
@@ -282,12 +291,20 @@ def _engine(url: URL, pool_size: int, busy_timeout_s: float) -> Engine:
         url = url.set(drivername="postgresql+psycopg")
     if url.drivername != "postgresql+psycopg":
         raise ValueError("neither SQLite nor PostgreSQL")
-    return create_engine(
+    engine = create_engine(
         url,
         pool_pre_ping=True,
         connect_args={"connect_timeout": 10, "application_name": "docmill"},
         **common,
     )
+    event.listen(engine, "connect", _postgresql_connect)
+    return engine
+
+
+def _postgresql_connect(connection: Any, _record: Any) -> None:
+    # A job may have three shards or a million: a plan that is made for the average of them suits neither.
+    connection.execute("SET plan_cache_mode = force_custom_plan")
+    connection.commit()
 
 
 def _sqlite_folder(_dialect: Any, _record: Any, arguments: Sequence[Any], _options: Any) -> None:

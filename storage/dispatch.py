@@ -44,7 +44,7 @@ def _queued(connection: Connection) -> dict[str, int]:
     counted = connection.execute(
         select(Shard.lane, func.count().label("n"))
         .join(Job, Job.id == Shard.job_id)
-        .where(Shard.state == "queued", RUNS)
+        .where(Shard.state == "queued", Shard.dispatched_at.is_not(None), RUNS)
         .group_by(Shard.lane)
     )
     return {row.lane: row.n for row in counted}
@@ -65,6 +65,7 @@ def take(database: Database, lane: Lane) -> list[int]:
     """
     window = max(LEAST_WINDOW, WINDOW_PER_SLOT * lane.slots)
     with database.read() as connection:  # most often there is nothing to do, and no need for a turn to write
+        database.look_up(connection)
         claimants = _claimants(connection, lane.name, window)
         if not claimants:
             return []
@@ -74,6 +75,7 @@ def take(database: Database, lane: Lane) -> list[int]:
 
 
 def _take(database: Database, connection: Connection, lane: str, window: int) -> list[int]:
+    database.look_up(connection)
     claimants = _claimants(connection, lane, window)
     if not claimants:
         return []
@@ -111,7 +113,12 @@ def _outranked(lane: str, claimants: list[Claimant]) -> Select[int]:
     return (
         select(Shard.id)
         .join(Job, Job.id == Shard.job_id)
-        .where(Shard.lane == lane, Shard.state == "queued", Job.priority < highest)
+        .where(
+            Shard.lane == lane,
+            Shard.state == "queued",
+            Shard.dispatched_at.is_not(None),
+            Job.priority < highest,
+        )
     )
 
 
@@ -126,7 +133,7 @@ def _claimants(connection: Connection, lane: str, room: int) -> list[Claimant]:
     """The jobs that have shards to dispatch in a lane and can be served; no more than could get a place."""
     counted = connection.execute(
         select(Shard.job_id, func.count().label("n"))
-        .where(Shard.lane == lane, Shard.state.in_(["queued", "running"]))
+        .where(Shard.lane == lane, Shard.state.in_(["queued", "running"]), Shard.dispatched_at.is_not(None))
         .group_by(Shard.job_id)
     )
     in_flight = {row.job_id: row.n for row in counted}

@@ -240,8 +240,22 @@ class Shard(Base):
 
     __table_args__ = (
         Index("ix_shard_job_id_state_lane_id", "job_id", "state", "lane", "id"),
-        Index("ix_shard_lane_state_dispatched_at", "lane", "state", "dispatched_at"),
-        Index("ix_shard_state_lease_until", "state", "lease_until"),
+        # Those below hold no planned shards: with a backlog of millions they stay small, and no planner takes them
+        # for the way to a job's planned ones.
+        Index(
+            "ix_shard_dispatched",
+            "lane",
+            "state",
+            "dispatched_at",
+            sqlite_where=text("dispatched_at IS NOT NULL"),
+            postgresql_where=text("dispatched_at IS NOT NULL"),
+        ),
+        Index(
+            "ix_shard_running",
+            "lease_until",
+            sqlite_where=text("lease_until IS NOT NULL"),
+            postgresql_where=text("lease_until IS NOT NULL"),
+        ),
     )
 
 

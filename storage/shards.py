@@ -153,7 +153,13 @@ def heartbeat(
         connection.execute(update(Worker).where(Worker.id == owner).values(seen_at=db_now()))
         held = connection.execute(
             update(Shard)
-            .where(Shard.owner == owner, Shard.state == "running", held_ones, _job_runs())
+            .where(
+                Shard.owner == owner,
+                Shard.state == "running",
+                Shard.lease_until.is_not(None),
+                held_ones,
+                _job_runs(),
+            )
             .values(lease_until=db_now() + lease_s)
             .returning(Shard.id, Shard.fence)
         )

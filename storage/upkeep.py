@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, or_, select, update
+from sqlalchemy import Connection, and_, delete, func, or_, select, update
 
 from storage.cutting import pack, split, unpack
 from storage.database import Database, db_now
@@ -62,15 +62,18 @@ def relieve(database: Database, owner: str) -> int:
     """Take all shards away from a process that was stopped on purpose: no attempt is spent, nothing is suspected."""
 
     def work(connection: Connection) -> int:
-        held = update(Shard).where(Shard.state == "running", Shard.owner == owner)
+        held = update(Shard).where(_IS_HELD, Shard.owner == owner)
         return connection.execute(held.values(**given_back(attempt=Shard.attempt - 1))).rowcount
 
     return database.write(work)
 
 
+_IS_HELD = and_(Shard.state == "running", Shard.lease_until.is_not(None))  # the latter names an index
+
+
 def _reclaim_page(database: Database, connection: Connection, owner: str | None) -> int:
-    lapsed = Shard.lease_until < db_now() if owner is None else Shard.owner == owner
-    query = select(Shard).where(Shard.state == "running", lapsed).order_by(Shard.id).limit(PAGE)
+    from_whom = Shard.lease_until < db_now() if owner is None else Shard.owner == owner
+    query = select(Shard).where(_IS_HELD, from_whom).limit(PAGE)
     rows = connection.execute(query if database.is_sqlite else query.with_for_update(skip_locked=True)).all()
     for row in rows:
         step = after_death(n_contents=row.n_contents, suspect=row.suspect)
@@ -175,8 +178,9 @@ def lost_hints(
 
 def _last_dispatched(connection: Connection, lane: str) -> float:
     """When the last of the shards that a worker has taken was dispatched."""
+    was_taken = (Shard.lane == lane, Shard.dispatched_at.is_not(None))
     times = [
-        connection.scalar(select(func.max(Shard.dispatched_at)).where(Shard.lane == lane, Shard.state == state))
+        connection.scalar(select(func.max(Shard.dispatched_at)).where(Shard.state == state, *was_taken))
         for state in ("running", "done")
     ]
     return max(time or 0.0 for time in times)

@@ -246,8 +246,20 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("shard", schema=None) as batch_op:
         batch_op.create_index("ix_shard_job_id_state_lane_id", ["job_id", "state", "lane", "id"], unique=False)
-        batch_op.create_index("ix_shard_lane_state_dispatched_at", ["lane", "state", "dispatched_at"], unique=False)
-        batch_op.create_index("ix_shard_state_lease_until", ["state", "lease_until"], unique=False)
+        batch_op.create_index(
+            "ix_shard_dispatched",
+            ["lane", "state", "dispatched_at"],
+            unique=False,
+            sqlite_where=sa.text("dispatched_at IS NOT NULL"),
+            postgresql_where=sa.text("dispatched_at IS NOT NULL"),
+        )
+        batch_op.create_index(
+            "ix_shard_running",
+            ["lease_until"],
+            unique=False,
+            sqlite_where=sa.text("lease_until IS NOT NULL"),
+            postgresql_where=sa.text("lease_until IS NOT NULL"),
+        )
 
     op.create_table(
         "step",
