@@ -15,7 +15,7 @@ from storage.errors import StorageError
 from worker.broker import Broker
 from worker.errors import BrokerUnreachable
 from worker.pids import is_gone, pid_space
-from worker.topup import round_of_upkeep
+from worker.topup import round_of_upkeep, send_again
 
 log = logging.getLogger("docmill.caretaker")
 
@@ -87,6 +87,7 @@ class Caretaker:
         free = upkeep.relieve if burial.on_purpose else upkeep.reclaim
         free(self._database, burial.owner)
         dispatch.sign_off(self._database, burial.owner)
+        send_again(self._database, self._broker)
 
     def _upkeep(self) -> None:
         self._try(self._bury_neighbours)

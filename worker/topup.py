@@ -39,6 +39,17 @@ def _send(database: Database, broker: Broker, lane: str, shard_ids: list[int]) -
     return len(shard_ids)
 
 
+def send_again(database: Database, broker: Broker) -> None:
+    """Send the hint of every queued shard again, since a process died that may have taken some and claimed nothing.
+
+    A hint that was not lost comes twice, and does nothing. Raises BrokerUnreachable.
+    """
+    for lane in dispatch.lanes(database):
+        if lane.queued:
+            shard_ids = upkeep.lost_hints(database, lane.name, queue_is_empty=True, grace_s=0.0)
+            _send(database, broker, lane.name, shard_ids)
+
+
 def round_of_upkeep(database: Database, broker: Broker, *, grace_s: float = GRACE_S) -> None:
     """Reclaim what lapsed, send again what was lost, top up, end what is finished.
 
