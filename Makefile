@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test check format clean help
+.PHONY: setup run test test-faults soak check format clean help
 
 help:            ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
 setup: .venv/.installed   ## a virtual environment with everything that `run`, `test` and `check` need
 
@@ -22,6 +22,12 @@ run: setup       ## summarise, translate and embed the example corpus: no server
 
 test: setup      ## the whole test suite (real servers where the machine has them, embedded ones otherwise)
 	$(BIN)/python -m pytest
+
+test-faults: setup ## only the tests that kill, cut, fill or freeze something
+	$(BIN)/python -m pytest -m faults
+
+soak: setup      ## what takes minutes: figures at default settings
+	$(BIN)/python -m pytest -m soak -s
 
 check: setup     ## what CI checks beside the tests: style, format, types, import direction
 	$(BIN)/ruff check .

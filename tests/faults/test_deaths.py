@@ -1,0 +1,68 @@
+"""Processes that die at the worst moment: what they held is done by others, once."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from storage.schema import Shard
+from tests.faults.mill import LEASE_S, SHARD_TEXTS, UPKEEP_S, Mill, numbered
+from tests.worker.harness import kill_group, until
+
+SLACK_S = 2.0  # of a machine that is busy
+
+
+@pytest.mark.parametrize("elsewhere", [True, False], ids=["another machine's", "this machine's"])
+def test_what_a_killed_worker_held_is_claimable_within_a_lease_and_done_by_its_neighbour(
+    mill: Mill, elsewhere: bool
+) -> None:
+    job = mill.give(numbered(7 * SHARD_TEXTS), model="null@700")
+    with mill.worker():
+        until(mill.live, "the neighbour is ready")
+        [neighbour] = mill.live()
+        first = mill.start_worker()
+        until(lambda: len(mill.owners()) == 2, "both hold shards")
+        [lost] = mill.owners() - {neighbour}
+        if elsewhere:
+            mill.move_to_another_machine()
+        kill_group(first)
+        killed_at = time.monotonic()
+        until(lambda: lost not in mill.owners(), "what it held is taken from it", LEASE_S + UPKEEP_S + SLACK_S)
+        assert not elsewhere or time.monotonic() - killed_at > LEASE_S / 2, "a lease that holds protects"
+        assert mill.finish(job).done == 7 * SHARD_TEXTS
+
+
+@pytest.mark.parametrize("point", ["batch", "committed"])
+def test_when_only_a_device_process_dies_what_it_held_is_free_at_once(mill: Mill, point: str) -> None:
+    job = mill.give(numbered(4 * SHARD_TEXTS))
+    with mill.worker(fault=f"{point}:kill", lease_s=600):
+        status = mill.finish(job, 15)
+    assert len(mill.strikes()) == 1
+    assert status.done == 4 * SHARD_TEXTS, "nobody is blamed for one death"
+    attempts = [row.attempt for row in mill.shards(Shard.attempt)]
+    assert max(attempts) <= 2
+    assert point == "batch" or 1 in attempts, "what was committed is not computed again"
+
+
+def test_a_hint_that_dies_with_its_process_before_the_claim_is_sent_again_at_once(mill: Mill) -> None:
+    job = mill.give(numbered(2 * SHARD_TEXTS))
+    with mill.worker(fault="taken:kill"):
+        mill.finish(job, 15)
+    assert len(mill.strikes()) == 1
+    assert {row.attempt for row in mill.shards(Shard.attempt)} == {1}
+
+
+def test_a_hint_that_dies_with_its_whole_worker_is_sent_again_after_the_grace(mill: Mill) -> None:
+    first = mill.start_worker(fault="taken:kill")
+    until(mill.live, "the worker is ready")
+    first.send_signal(signal.SIGSTOP)  # so that its supervisor sees no death
+    job = mill.give(numbered(2 * SHARD_TEXTS))
+    until(mill.strikes, "the device process died with a hint in its hand")
+    kill_group(first)
+    mill.move_to_another_machine()
+    # A hint counts as lost once its grace is over: that time is moved, not waited for.
+    mill.set_shards(dispatched_at=Shard.dispatched_at - 60)
+    with mill.worker():
+        mill.finish(job)
