@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ SHOWN_REJECTIONS = 5
 
 talk = Console(stderr=True, highlight=False)
 paper = Console(highlight=False)
+changing_bars = threading.Lock()  # held while a bar comes or goes: another thread prints before or after that
 
 
 @contextmanager
@@ -34,8 +36,14 @@ def bar(what: str, total: float | None = None) -> Iterator[Bar]:
         TimeElapsedColumn(),
         console=talk,
     )
-    with progress:
-        yield Bar(progress, progress.add_task(what, total=total, note="", count=""))
+    task = progress.add_task(what, total=total, note="", count="")
+    with changing_bars:
+        progress.start()
+    try:
+        yield Bar(progress, task)
+    finally:
+        with changing_bars:
+            progress.stop()
 
 
 class Bar:

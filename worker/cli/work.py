@@ -106,6 +106,7 @@ def run_command(dry_run: bool, device: str | None, out: Path | None, as_json: bo
     DOCMILL_DATABASE_URL set it works on the fleet's.
     """
     from worker.cli.local import run_here
+    from worker.cli.terminal import lines_above_the_bar
     from worker.devices import choose_devices
 
     settings = settings_from(device=device)
@@ -118,7 +119,7 @@ def run_command(dry_run: bool, device: str | None, out: Path | None, as_json: bo
         prepared = _prepare(settings, request)
         if dry_run:
             return _dry_run(settings, database, prepared, devices[0], as_json)
-        with open_broker(settings) as broker:
+        with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):
             status = run_here(settings, database, broker, devices, prepared)
         return _conclude(database, status, out, request.max_failures, as_json)
 
@@ -128,9 +129,10 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
 
     from worker.cli.follow import IngestBar
     from worker.cli.show import duration, no_records
+    from worker.cli.terminal import lines_above_the_bar
     from worker.dryrun import forecast
 
-    with IngestBar(prepared.source) as progress:
+    with lines_above_the_bar(settings.log_level), IngestBar(prepared.source) as progress:
         found = forecast(settings, database, prepared, device, progress)
     if not found.documents and not found.rejected:
         say(no_records(prepared.source.name))

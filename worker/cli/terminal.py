@@ -1,0 +1,77 @@
+"""The terminal of a command that shows a bar while other processes, and our own log, write to the same stderr."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.text import Text
+
+from worker.cli.show import changing_bars, printable, talk
+from worker.device import LOG_FORMAT
+
+STDERR = 2
+LAST_LINES_S = 1.0  # how long what was written is waited for; a child that outlives us keeps the pipe open
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ([A-Z]+) \S+ (.*)")
+
+
+@contextmanager
+def lines_above_the_bar(log_level: str) -> Iterator[None]:
+    """Our log, and everything that children started meanwhile write to stderr, appears above a bar in whole lines.
+
+    They are given a pipe for a stderr, and a thread prints what comes out of it. Where stderr is no terminal, lines
+    are written as they come: no bar moves there.
+    """
+    if not sys.stderr.isatty():
+        with _logging(log_level):
+            yield
+        return
+    ours, terminal = sys.stderr, os.dup(STDERR)
+    reading, writing = os.pipe()
+    printing = threading.Thread(target=_print_lines, args=(reading,), name="lines", daemon=True)
+    with open(terminal, "w", buffering=1, encoding=ours.encoding, errors=ours.errors) as screen:  # noqa: PTH123
+        os.dup2(writing, STDERR)
+        os.close(writing)
+        printing.start()
+        try:
+            with _logging(log_level):
+                sys.stderr = screen
+                yield
+        finally:
+            os.dup2(terminal, STDERR)
+            printing.join(LAST_LINES_S)
+            sys.stderr = ours
+
+
+@contextmanager
+def _logging(level: str) -> Iterator[None]:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    root = logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)
+
+
+def _print_lines(reading: int) -> None:
+    with open(reading, encoding="utf-8", errors="replace", newline="\n") as lines:
+        for line in lines:
+            with changing_bars:
+                talk.print(Text(for_a_person(line)), soft_wrap=True)
+
+
+def for_a_person(line: str) -> str:
+    """A line as a terminal shows it: of a log line its level and its message, of a bar that moves its last state."""
+    line = line.rstrip("\r\n").rpartition("\r")[2]
+    found = LOG_LINE.fullmatch(line)
+    return printable(f"{found[1].lower()}: {found[2]}" if found else line)
