@@ -42,6 +42,7 @@ log = logging.getLogger("docmill.device")
 
 BEAT_S = 0.5
 SIGN_ON_S = 60.0
+LOOK_S = 0.02
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
@@ -87,6 +88,9 @@ def main() -> None:
         without_heartbeat=True,
         optimization="fair",
     )
+    # While all threads are busy Celery asks for no message, and nothing tells it of the first that is free again: it
+    # would look once a second.
+    controller.hub.timer.call_repeatedly(LOOK_S, lambda: None)
     threading.Thread(target=_obey, args=(process,), name="obey", daemon=True).start()
     _sign_on(order, settings, database)
     threading.Thread(target=_beat, args=(order, process, settings, voice), name="heartbeat", daemon=True).start()
