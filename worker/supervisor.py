@@ -44,6 +44,7 @@ class Child:
     watchdog: Watchdog
     finished: int = 0  # texts computed and not yet committed
     ready: bool = False
+    worked: bool = False  # it ended a batch
     reader: threading.Thread | None = field(default=None, repr=False)
 
     def tell(self, word: str) -> None:
@@ -55,9 +56,13 @@ class Child:
             log.debug("child_gone owner=%s", self.owner)
 
 
-def restart_delay(lived_s: float, deaths_in_a_row: int) -> float:
-    """How long to wait before a dead child is replaced, in seconds: at once after a long life, longer each time."""
-    return 0.0 if lived_s > 60 and deaths_in_a_row <= 1 else min(LONGEST_RESTART_S, 2.0 ** (deaths_in_a_row - 1))
+def restart_delay(idle_deaths: int) -> float:
+    """How long to wait before a dead child is replaced, in seconds, after so many in a row that had done nothing.
+
+    One that had worked is replaced at once: a document that kills its process does so five times before it is
+    found, and there may be a hundred of them.
+    """
+    return min(LONGEST_RESTART_S, 2.0 ** (idle_deaths - 1)) if idle_deaths else 0.0
 
 
 class Supervisor:
@@ -103,7 +108,7 @@ class Supervisor:
 
     @property
     def deaths(self) -> int:
-        """How many deaths in a row the devices count; one that lived for ten minutes starts anew."""
+        """How many children died in a row, of all devices, that had done nothing."""
         return sum(self._deaths.values())
 
     def run_with_signals(self) -> None:
@@ -165,14 +170,14 @@ class Supervisor:
             elif event["event"] == "begin":
                 child.watchdog.begin(Step(event["name"], event["kind"], event["size"], time.monotonic()))
             elif event["event"] == "end":
+                child.worked = child.worked or event["name"] == "batch"
                 child.watchdog.end(event["name"], time.monotonic())
 
     def _bury(self, child: Child) -> None:
         """A child died: what it held is free at once, and another takes its place."""
         lived_s = time.monotonic() - child.started_at
-        deaths = self._deaths.get(child.device, 0) + 1 if lived_s < 600 else 1
-        self._deaths[child.device] = deaths
-        self._restart_at[child.device] = time.monotonic() + restart_delay(lived_s, deaths)
+        self._deaths[child.device] = 0 if child.worked else self._deaths.get(child.device, 0) + 1
+        self._restart_at[child.device] = time.monotonic() + restart_delay(self._deaths[child.device])
         del self._children[child.device]
         log.error("device_died device=%s status=%s lived_s=%.0f", child.device, child.process.returncode, lived_s)
         self._close_pipes(child)
