@@ -46,7 +46,9 @@ class Mill(Docmill):
         given["database_url"] = database.url.render_as_string(hide_password=False)
         if redis_url is not None:
             given["redis_url"] = redis_url
-        super().__init__(folder, {f"DOCMILL_{name.upper()}": str(value) for name, value in given.items()})
+        # What is given as None has docmill's own default.
+        set_ones = {f"DOCMILL_{name.upper()}": str(value) for name, value in given.items() if value is not None}
+        super().__init__(folder, set_ones)
 
     def broker(self) -> Broker:
         assert self.redis_url is not None

@@ -64,8 +64,7 @@ class Server:
         """Send a signal to the server and all its processes, and wait for its end."""
         if self._process is None:
             return
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
+        self._signal(number)
         self._process.wait(START_S)
         self._process = None
 
@@ -75,6 +74,22 @@ class Server:
     def kill(self) -> None:
         """kill -9 of everything."""
         self.signal_group(signal.SIGKILL)
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None
+
+    def freeze(self) -> None:
+        """Have it keep its sockets and answer nobody."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
 
     def __enter__(self) -> Self:
         self.start()
