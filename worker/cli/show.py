@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import unicodedata
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from storage.ingest import Counts
 from storage.status import JobStatus
 
 SHOWN_REJECTIONS = 5
+FORMULA = re.compile(r'[\s"]*[=+@＝＋－＠-]')  # after blanks and quotes too, which spreadsheets take away
 
 talk = Console(stderr=True, highlight=False)
 paper = Console(highlight=False)
@@ -181,6 +183,11 @@ def shorten(text: str, width: int = 300) -> str:
 def printable(text: str, keep: str = "\n\t") -> str:
     """The text without control characters, which a terminal would obey: they are shown as U+FFFD."""
     return "".join("\ufffd" if unicodedata.category(c) == "Cc" and c not in keep else c for c in text)
+
+
+def cell(text: str) -> str:
+    """The text for a table that may be pasted into a spreadsheet: an apostrophe keeps a formula from being one."""
+    return printable(f"'{text}" if FORMULA.match(text) else text, keep="")
 
 
 def _output(sample: dict[str, Any]) -> str:
