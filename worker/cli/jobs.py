@@ -104,7 +104,7 @@ def results_command(job: int, out: Path, partial: bool) -> int:
 def failures_command(job: int, as_json: bool) -> int:
     """List what of JOB has no result: failed and blank documents and rejected records, with the reasons."""
     from storage.results import failures
-    from worker.cli.show import printable
+    from worker.cli.show import cell
 
     with open_store(settings_from()) as database:
         found = failures(database, job)
@@ -114,8 +114,8 @@ def failures_command(job: int, as_json: bool) -> int:
         none = True
         for row in found:
             none = False
-            fields = (row["id"], row["status"], row["class"] or "-", row["reason"] or "-")
-            click.echo("\t".join(printable(field, keep="") for field in fields))
+            fields = (row["id"], row["status"], row["class"], row["reason"])
+            click.echo("\t".join(cell(field) if field else "-" for field in fields))
         if none:
             say(f"Job {job} has no failures.")
     return OK
