@@ -29,11 +29,16 @@ log = logging.getLogger("docmill.enqueue")
 
 NO_QUEUE = "DOCMILL_REDIS_URL is not set. The job is stored; `docmill worker` picks it up."
 CHUNK_CHARS = 8_000_000  # so that a chunk of long documents stays a short transaction in little memory
+MAX_NAME_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 bytes
 TOP_UP_EVERY_S = 2.0
 
 
 class RecordRejected(WorkerError):
     """A record was rejected, and --strict stops at the first."""
+
+
+class BadCorpusName(WorkerError):
+    """A corpus has a name of at most 2,000 bytes of UTF-8; give it one with --corpus."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class Enqueued:
 def prepare(settings: Settings, request: Request, stdin: BinaryIO | None = None) -> Prepared:
     """Check everything that can be checked before anything is stored.
 
-    Raises SourceError for the source, ModelError for the model, BadOption for the options.
+    Raises SourceError for the source, ModelError for the model, BadOption for the options, BadCorpusName.
     """
     source = open_source(
         request.source, SourceOptions(request.text_field, request.id_field, request.limit), stdin=stdin
@@ -91,13 +96,22 @@ def prepare(settings: Settings, request: Request, stdin: BinaryIO | None = None)
     )
     config = models.read_config(pinned, models_dir=settings.models_dir)
     spec = build_spec(request.task, pinned, request.options, config)
-    return Prepared(request, spec, source, request.corpus or _corpus_name(source, request.limit))
+    return Prepared(request, spec, source, _storable(request.corpus or _corpus_name(source, request.limit)))
 
 
 def _corpus_name(source: Source, limit: int | None) -> str:
     """Where none is given: the source's own name; what is piped in is new each time, a sample is not the whole."""
     name = f"stdin {datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}" if source.name == "-" else source.name
     return name if limit is None else f"{name} (first {limit})"
+
+
+def _storable(corpus: str) -> str:
+    try:
+        if len(corpus.encode()) > MAX_NAME_BYTES or "\0" in corpus:
+            raise BadCorpusName
+    except UnicodeEncodeError as error:
+        raise BadCorpusName from error
+    return corpus
 
 
 class Progress:
@@ -220,6 +234,8 @@ def parse_enqueue(arguments: dict[str, Any]) -> Request:
     for name, value in given.items():
         if not isinstance(value, _type_of(name)) or (isinstance(value, bool) and name != "strict"):
             raise BadMessage(f"docmill.enqueue: {name} has a value of the wrong type")
+        if isinstance(value, int | float) and abs(value) >= 2**31:
+            raise BadMessage(f"docmill.enqueue: {name} is too large a number")
     if given["task"] not in models.DEFAULTS:
         raise BadMessage(f"docmill.enqueue: task is one of {', '.join(models.DEFAULTS)}")
     if given.get("limit", 1) is not None and given.get("limit", 1) < 1:

@@ -174,14 +174,20 @@ def test_doctor_finds_nothing_wrong_here(embedded: Docmill) -> None:
     assert all(finding["ok"] for finding in findings)
 
 
-def test_a_reader_that_closes_the_pipe_is_no_error(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
-    embedded("run", DESCRIPTIONS, "--task", "embed", "--limit", 8)
-    piped = subprocess.run(
-        f"{DOCMILL} results 1 | head -c 10",
-        shell=True,
-        cwd=embedded.folder,
-        env=embedded.environment,
-        capture_output=True,
-    )
-    assert len(piped.stdout) == 10
-    assert piped.stderr == b""
+def test_a_reader_that_closes_the_pipe_is_no_error(embedded: Docmill) -> None:
+    piped = _shell(embedded, f"{DOCMILL} run {DESCRIPTIONS} --task embed --limit 8 2>&1 >data | head -c 10")
+    assert (piped.stdout, piped.returncode) == (b"Model: min", 0)  # the work goes on when nobody listens
+    assert embedded.json("status", 1)["done"] == 8
+    piped = _shell(embedded, f"{DOCMILL} results 1 | head -c 10")
+    assert (len(piped.stdout), piped.stderr, piped.returncode) == (10, b"", 0)
+
+
+def test_closed_streams_are_empty_ones(embedded: Docmill) -> None:
+    assert _shell(embedded, f"{DOCMILL} jobs >&- 2>&-").returncode == 0
+    empty = _shell(embedded, f"{DOCMILL} enqueue - --task embed <&-")
+    assert b"Standard input has no records." in empty.stderr
+
+
+def _shell(docmill: Docmill, line: str) -> subprocess.CompletedProcess[bytes]:
+    command = ["bash", "-o", "pipefail", "-c", line]
+    return subprocess.run(command, cwd=docmill.folder, env=docmill.environment, capture_output=True)

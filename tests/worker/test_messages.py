@@ -58,6 +58,7 @@ def test_an_enqueue_message_is_named_as_the_commands_options() -> None:
         ({"source": "x", "task": "embed", "limit": "ten"}, "limit has a value of the wrong type"),
         ({"source": "x", "task": "translate", "beams": True}, "beams has a value of the wrong type"),
         ({"source": "x", "task": "embed", "limit": 0}, "limit is at least 1"),
+        ({"source": "x", "task": "embed", "priority": 10**20}, "priority is too large a number"),
         ({"source": "x", "task": "sing"}, "task is one of summarize"),
         ({"source": "-", "task": "embed"}, "cannot read standard input"),
         ({"v": 9, "source": "x", "task": "embed"}, "takes v=1"),

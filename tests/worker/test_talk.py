@@ -137,6 +137,27 @@ def test_an_option_given_as_nothing_is_a_slip(call: Call, option: str) -> None:
     assert "name a file" in said.err if option == "--out" else "it is empty; leave it out" in said.err
 
 
+@pytest.mark.parametrize("option", ["--limit", "--priority", "--window-tokens", "--max-new-tokens"])
+def test_a_number_that_no_database_holds_is_a_slip(call: Call, option: str) -> None:
+    assert "range" in call("enqueue", DESCRIPTIONS, "--task", "summarize", option, 10**20, code=2).err
+
+
+@pytest.mark.parametrize("corpus", ["x" * 2_001, "\udcff"])
+def test_a_name_that_no_index_holds_is_a_slip(call: Call, corpus: str) -> None:
+    assert (
+        "at most 2,000 bytes of UTF-8"
+        in call("enqueue", DESCRIPTIONS, "--task", "embed", "--corpus", corpus, code=2).err
+    )
+
+
+def test_a_full_disk_is_said_in_words(call: Call, store: Database) -> None:
+    call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 1)
+    work(store)
+    store.close()
+    said = call("results", 1, "--partial", "--out", "/dev/full", code=2)
+    assert said.err == "docmill: cannot write the output: No space left on device\n"
+
+
 def test_the_help_names_every_exit_code_and_kind_of_file(call: Call) -> None:
     assert "130 interrupted" in " ".join(call("--help").out.split())
     for command in ("run", "enqueue"):

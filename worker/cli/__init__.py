@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 import click
 
@@ -44,6 +45,16 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; a reader of its output that has seen enough ends it, and that is no error."""
+        from worker.cli.session import nobody_reads
+
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            nobody_reads(1)
+            return 0
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, about) for name, (_, about) in COMMANDS.items()])
@@ -68,24 +79,23 @@ def docmill() -> None:
 
 def main() -> None:
     """The `docmill` command."""
-    from worker.cli.faults import exit_code
+    from worker.cli.faults import exit_code, sentence
+    from worker.cli.session import open_closed_streams, say
 
+    open_closed_streams()
     try:
         sys.exit(docmill(standalone_mode=False) or 0)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted.", err=True)
+        say("Interrupted.")
         sys.exit(130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
     except Exception as error:
         code = exit_code(error)
         if code is None:
             raise
-        click.echo(f"docmill: {error}", err=True)
+        say(f"docmill: {sentence(error)}")
         sys.exit(code)

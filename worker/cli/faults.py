@@ -29,6 +29,13 @@ def exit_code(error: Exception) -> int | None:
     return None
 
 
+def sentence(error: Exception) -> str:
+    """What a person is told of an error that has an exit code."""
+    if isinstance(error, OSError):
+        return f"cannot write {error.filename or 'the output'}: {error.strerror}"
+    return str(error)
+
+
 def _cannot_write(error: Exception) -> bool:
     """Whether the output's disk is full or it takes no writes: the system's own words say enough."""
     return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT}

@@ -14,7 +14,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="For machines.")
 
 
 @click.command("jobs", epilog="Example: docmill jobs --json")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Only the latest N.")
+@click.option("--limit", type=click.IntRange(1, 2**31 - 1), default=20, show_default=True, help="Only the latest N.")
 @JSON
 def jobs_command(limit: int, as_json: bool) -> int:
     """List the latest jobs, newest first."""

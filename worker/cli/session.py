@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -17,13 +18,34 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 
+STDERR = 2
 STDOUT = Path("-")
 OUT = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 
 
 def say(message: str) -> None:
-    """Talk: goes to stderr, so that stdout stays data."""
-    click.echo(message, err=True)
+    """Talk: goes to stderr, so that stdout stays data. Where nobody listens any more, the work goes on."""
+    try:
+        click.echo(message, err=True)
+    except BrokenPipeError:
+        nobody_reads(STDERR)
+
+
+def nobody_reads(number: int) -> None:
+    """Let what goes to stdout (1) or stderr (2) from now on go nowhere, after its reader went away."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
+
+
+def open_closed_streams() -> None:
+    """Give a process that was started with a closed stdin, stdout or stderr an empty one.
+
+    Otherwise the next file that it opens, the database say, would have that number, and get what is printed.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - for the whole life
 
 
 def settings_from(**options: Any) -> Settings:

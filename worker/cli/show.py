@@ -18,12 +18,26 @@ from rich.text import Text
 
 from storage.ingest import Counts
 from storage.status import JobStatus
+from worker.cli.session import STDERR, nobody_reads
 
 SHOWN_REJECTIONS = 5
 FORMULA = re.compile(r'[\s"]*[=+@＝＋－＠-]')  # after blanks and quotes too, which spreadsheets take away
 
-talk = Console(stderr=True, highlight=False)
-paper = Console(highlight=False)
+
+class _Talk(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody listens any more; the work goes on."""
+        nobody_reads(STDERR)
+
+
+class _Paper(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more: the command ends."""
+        raise BrokenPipeError
+
+
+talk = _Talk(stderr=True, highlight=False)
+paper = _Paper(highlight=False)
 changing_bars = threading.Lock()  # held while a bar comes or goes: another thread prints before or after that
 
 

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 
 from rich.text import Text
 
+from worker.cli.session import STDERR
 from worker.cli.show import changing_bars, printable, talk
 from worker.device import LOG_FORMAT
 
-STDERR = 2
 LAST_LINES_S = 1.0  # how long what was written is waited for; a child that outlives us keeps the pipe open
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ([A-Z]+) \S+ (.*)")
 

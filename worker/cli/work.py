@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from worker.enqueue import Prepared, Request
     from worker.settings import Settings
 
+MOST = 2**31 - 1  # far more than makes sense, far less than a database holds
 TASKS = click.Choice(["summarize", "translate", "embed"])
 
 
@@ -44,8 +45,8 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--from", "source_lang", metavar="LANG", help="Language of the documents, such as fr."),
         click.option("--to", "target_lang", metavar="LANG", help="Language to translate into, such as en."),
         click.option("--beams", type=click.IntRange(1, 64), help="Beams of the search; 1 is greedy."),
-        click.option("--max-new-tokens", type=click.IntRange(min=1), help="Longest output of a window, in tokens."),
-        click.option("--window-tokens", type=click.IntRange(min=8), help="Cut documents into windows of so many."),
+        click.option("--max-new-tokens", type=click.IntRange(1, MOST), help="Longest output of a window, in tokens."),
+        click.option("--window-tokens", type=click.IntRange(8, MOST), help="Cut documents into windows of so many."),
         click.option("--pooling", type=click.Choice(["cls", "mean", "last"]), help="Instead of the model's own."),
         click.option("--windows", type=click.Choice(["mean", "all"]), help="Of a long document's vectors."),
         click.option(
@@ -56,7 +57,7 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--corpus", help="Corpus that the documents belong to.  [default: the source's path]"),
         click.option("--text-field", default="text", show_default=True, help="Field that holds the text."),
         click.option("--id-field", default="id", show_default=True, help="Field that holds the document's id."),
-        click.option("--limit", type=click.IntRange(min=1), help="Only the first N records."),
+        click.option("--limit", type=click.IntRange(1, MOST), help="Only the first N records."),
         click.option("--strict", is_flag=True, help="Stop at the first record that cannot be read."),
         click.option(
             "--max-failures",
@@ -188,7 +189,7 @@ def exit_code_of(status: JobStatus, max_failures: float | None = None) -> int:
 
 @click.command("enqueue", epilog="Example: docmill enqueue corpus.csv.gz --task embed --text-field body --wait")
 @work_options
-@click.option("--priority", type=int, default=0, show_default=True, help="Higher goes first.")
+@click.option("--priority", type=click.IntRange(-MOST, MOST), default=0, show_default=True, help="Higher goes first.")
 @click.option("--wait", is_flag=True, help="Wait for the job to end, as `docmill wait` does.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was enqueued as JSON.")
 def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
