@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from tests.worker.harness import ROOT
 from worker.errors import SettingsError
-from worker.settings import LANES, load_settings, mask
+from worker.settings import LANES, Settings, load_settings, mask
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +62,11 @@ def test_unknown_and_bad_settings_are_listed_together(tmp_path: Path, monkeypatc
     ):
         assert part in message
     assert "POSTGRES_PASSWORD" not in message
+
+
+def test_the_readme_names_every_setting() -> None:
+    named = set(re.findall(r"^\| `DOCMILL_(\w+)`", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert named == {name.upper() for name in Settings.model_fields}
 
 
 def test_lanes_are_named_and_known() -> None:

@@ -62,7 +62,7 @@ class IngestBar(Progress):
 
 def say_ingested(source: Source, done: Enqueued) -> None:
     """Say what was read, and whether an earlier job goes on with it."""
-    say(ingested(source.name, done.counts))
+    say(ingested(source.name, done.counts, adopted=done.adopted))
     if done.adopted:
         say(f"Job {done.id} was unfinished and is carried on.")
 

@@ -97,14 +97,14 @@ def pace(status: JobStatus) -> str:
     return ", ".join(parts)
 
 
-def ingested(source: str, counts: Counts) -> str:
-    """What was read, in one line."""
+def ingested(source: str, counts: Counts, *, adopted: bool) -> str:
+    """What was read, in one line. Of an adopted job some texts may have been planned before."""
     if not counts.records and not counts.rejected:
         return no_records(source)
     return (
         f"{counts.records:,} records: {counts.new:,} new documents, {counts.changed:,} changed, "
         f"{counts.unchanged:,} unchanged, {counts.repeated:,} superseded by a later record of the same id, "
-        f"{counts.rejected:,} rejected. {counts.planned:,} texts to compute."
+        f"{counts.rejected:,} rejected. {counts.planned:,} {'more ' if adopted else ''}texts to compute."
     )
 
 
