@@ -59,10 +59,10 @@ class Child:
 def restart_delay(idle_deaths: int) -> float:
     """How long to wait before a dead child is replaced, in seconds, after so many in a row that had done nothing.
 
-    One that had worked is replaced at once: a document that kills its process does so five times before it is
-    found, and there may be a hundred of them.
+    One that had worked is replaced at once, and so is the first that had not: a document that kills its process
+    does so five times before it is found, and there may be a hundred of them.
     """
-    return min(LONGEST_RESTART_S, 2.0 ** (idle_deaths - 1)) if idle_deaths else 0.0
+    return min(LONGEST_RESTART_S, 2.0 ** (idle_deaths - 2)) if idle_deaths > 1 else 0.0
 
 
 class Supervisor:
@@ -191,6 +191,7 @@ class Supervisor:
             step = child.watchdog.hung(time.monotonic())
             if step is not None:
                 log.error("%s_hangs device=%s after_s=%.0f", step.name, child.device, time.monotonic() - step.since)
+                child.watchdog.forget_steps()
                 child.process.kill()
 
     def _drain_children(self) -> None:
