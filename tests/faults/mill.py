@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 from collections import Counter
@@ -42,6 +43,7 @@ class Mill(Docmill):
     def __init__(self, folder: Path, database: Database, redis_url: str | None, **settings: Any) -> None:
         self.database = database
         self.redis_url = redis_url
+        self._corpora = itertools.count()
         given = {"lease_s": LEASE_S, "upkeep_s": UPKEEP_S, "log_level": "info", **settings}
         given["database_url"] = database.url.render_as_string(hide_password=False)
         if redis_url is not None:
@@ -62,8 +64,9 @@ class Mill(Docmill):
         return path
 
     def give(self, texts: Sequence[str], *, task: str = "translate", model: str = "null@4000", **more: Any) -> int:
-        """Enqueue these texts; the job's number."""
-        return self.enqueued(Request(str(self.corpus(texts)), task, model, **more)).id
+        """Enqueue these texts as a corpus of their own; the job's number."""
+        path = self.corpus(texts, f"corpus-{next(self._corpora)}.jsonl")
+        return self.enqueued(Request(str(path), task, model, **more)).id
 
     def enqueued(self, request: Request) -> Enqueued:
         settings = load_settings(home=self.folder / "home")

@@ -1,0 +1,64 @@
+"""A fleet under a nemesis: whatever happens, and in whatever order, nothing is lost and nothing doubled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage.database import Database
+from tests.faults.campaign import Campaign, seed_of_this_run
+from tests.faults.mill import Mill
+from tests.faults.nemesis import AT_DEFAULTS, Fault, Storm, plan
+from tests.faults.servers import PostgresCluster, RedisServer
+
+
+@pytest.fixture
+def on_sqlite(tmp_path: Path, sqlite_url: str) -> Iterator[Database]:
+    database = Database(sqlite_url)
+    yield database
+    database.close()
+
+
+def blow(folder: Path, database: Database, queue: RedisServer, cluster: PostgresCluster | None, storm: Storm) -> None:
+    given = {"lease_s": None, "upkeep_s": None, **storm.settings, "fault": "text:kill"}
+    mill = Mill(folder, database, queue.url, **given)
+    report = Campaign(mill, queue, cluster, storm, seed_of_this_run()).run()
+    assert report.faults.total() >= 0.5 * storm.seconds / storm.gap_s
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_nothing_is_lost_or_doubled_whatever_a_nemesis_does(
+    store: str, tmp_path: Path, request: pytest.FixtureRequest, own_redis: RedisServer
+) -> None:
+    _blow_on(store, tmp_path, request, own_redis, Storm())
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_ten_minutes_at_default_settings(
+    store: str, tmp_path: Path, request: pytest.FixtureRequest, own_redis: RedisServer
+) -> None:
+    _blow_on(store, tmp_path, request, own_redis, AT_DEFAULTS)
+
+
+def _blow_on(store: str, folder: Path, request: pytest.FixtureRequest, queue: RedisServer, storm: Storm) -> None:
+    if store == "sqlite":
+        blow(folder, request.getfixturevalue("on_sqlite"), queue, None, storm)
+    else:
+        cluster = request.getfixturevalue("own_postgres")
+        blow(folder, request.getfixturevalue("restartable"), queue, cluster, storm)
+
+
+def test_a_seed_gives_one_plan_whatever_the_clock_says() -> None:
+    assert plan(7, Storm(), sqlite=True) == plan(7, Storm(), sqlite=True)
+    assert plan(7, Storm(), sqlite=True) != plan(8, Storm(), sqlite=True)
+
+
+def test_ten_minutes_bring_a_hundred_faults_of_every_kind() -> None:
+    strikes = [*plan(7, AT_DEFAULTS, sqlite=True), *plan(7, AT_DEFAULTS, sqlite=False)]
+    assert len(strikes) >= 200
+    assert {strike.fault for strike in strikes} == set(Fault)
