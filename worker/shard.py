@@ -26,6 +26,7 @@ log = logging.getLogger("docmill.shard")
 
 PATIENCE_S = 600.0  # how long computed results wait for a database that is away
 LOOK_S = 0.5
+LONGEST_WAIT_S = 5.0  # between two looks at a database that is away
 
 
 @dataclass
@@ -66,8 +67,22 @@ class Process:
         self._refused: set[int] = set()
 
     def run_shard(self, shard_id: int) -> None:
-        """Do what a hint says, if it still holds. Anything that stands against it leaves the shard to others."""
+        """Do what a hint says, if it still holds. Anything that stands against it leaves the shard to others.
+
+        A database that is away is waited for: the hint is in our hand and in no queue.
+        """
         faultpoints.reach("taken")
+        wait_s = 0.5
+        while True:
+            try:
+                return self._follow(shard_id)
+            except StorageError as error:
+                log.warning("store_away shard=%d error=%s", shard_id, type(error).__name__)
+            if self.draining.wait(wait_s):
+                return None
+            wait_s = min(LONGEST_WAIT_S, 2 * wait_s)
+
+    def _follow(self, shard_id: int) -> None:
         head = shards.look(self.database, shard_id)
         if head is None:
             return

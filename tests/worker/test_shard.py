@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from storage import dispatch, ingest, jobs, shards
 from storage.database import Database
+from storage.errors import DatabaseUnreachable
 from storage.ingest import Incoming
 from storage.jobs import JobRequest
 from storage.outcomes import Outcome, Status
@@ -62,6 +63,32 @@ def test_what_is_given_back_at_once_keeps_what_is_finished(database: Database, p
         [row] = connection.execute(select(OutcomeRow.text, OutcomeRow.runtime_id)).all()
     assert row.text == "finished"
     assert row.runtime_id is not None
+
+
+def test_a_hint_waits_in_the_hand_for_a_database_that_is_away(
+    database: Database, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    def look(_: Database, shard_id: int) -> None:
+        looks.append(shard_id)
+        if len(looks) < 3:
+            raise DatabaseUnreachable
+
+    monkeypatch.setattr(shards, "look", look)
+    process.run_shard(7)
+    assert looks == [7, 7, 7]
+
+
+def test_a_hint_is_not_waited_with_by_a_process_that_drains(
+    database: Database, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(_: Database, shard_id: int) -> None:
+        process.draining.set()
+        raise DatabaseUnreachable
+
+    monkeypatch.setattr(shards, "look", look)
+    process.run_shard(7)
 
 
 def test_a_shard_that_was_taken_away_is_told_by_the_next_heartbeat(database: Database, process: Process) -> None:
