@@ -15,12 +15,16 @@ from tasks.windows import Section
 # which catalogues of translations use to make such a space visible.
 _BULLET = re.compile(r"(?:[-*+•‣◦▪■●○·–—]|\(?\d{1,3}[.)]|\(?[a-zA-Z]\))[ \t\u00a0\u202f⋅]+")
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|\Z)")
-_WRAPPED = re.compile(r"[ \t]*(?:\r\n|\r|\n)[ \t]*")
+_NEWLINE = re.compile(r"\r\n|\r|\n")
 
 
 def unwrapped(paragraph: str) -> str:
     """The paragraph on one line: what a model trained on sentences expects."""
-    return _WRAPPED.sub(" ", paragraph)
+    first, *rest = _NEWLINE.split(paragraph)
+    if not rest:
+        return paragraph
+    *middle, last = rest
+    return " ".join([first.rstrip(" \t"), *(line.strip(" \t") for line in middle), last.lstrip(" \t")])
 
 
 def has_words(text: str) -> bool:

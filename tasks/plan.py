@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tasks.models import Pinned
 
 # Version of our windowing and joining: a change that changes outputs makes new specs.
-ALGORITHM = 1
+ALGORITHM = 2
 
 QUALITIES: Mapping[str, str] = {
     "auto": "native",

@@ -12,7 +12,10 @@ from typing import Protocol
 
 from semantic_text_splitter import TextSplitter
 
+# A text with this many characters for each token of the limit is not tokenised to learn that it must be cut.
 LONG_CHARS_PER_TOKEN = 64
+# This many of them mostly show it.
+PROBE_CHARS_PER_TOKEN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +72,36 @@ def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
 def split(text: str, count: Callable[[str], int], limit_tokens: int) -> list[tuple[int, int]]:
     """Stretches of ``text`` within the limit, cut at paragraph, sentence, word or, last, character borders.
 
-    Their concatenation is the text. The splitter works upwards from small pieces, so that ``count`` sees texts
-    a few windows long, whatever the length of the whole.
+    Their concatenation is the text. The splitter looks ahead at each cut, to the end of what it was given; so it
+    is given blocks, and the last piece of a block, which may be short only because the block ended, begins the
+    next block. No stretch is longer than a block, however few its tokens are.
     """
+    block_chars = limit_tokens * LONG_CHARS_PER_TOKEN
+    splitter = TextSplitter.from_callback(_seeing_enough(count, limit_tokens), limit_tokens, trim=False)
     spans, start = [], 0
-    for piece in TextSplitter.from_callback(count, limit_tokens, trim=False).chunks(text):
-        spans.append((start, start + len(piece)))
-        start += len(piece)
-    assert start == len(text)
+    while start < len(text):
+        pieces = splitter.chunks(text[start : start + block_chars])
+        if len(pieces) > 1 and start + block_chars < len(text):
+            pieces.pop()
+        for piece in pieces:
+            spans.append((start, start + len(piece)))
+            start += len(piece)
     return spans
+
+
+def _seeing_enough(count: Callable[[str], int], limit_tokens: int) -> Callable[[str], int]:
+    """``count``, but of a long piece only as much as shows that it is over the limit."""
+
+    def seeing_enough(piece: str) -> int:
+        seen_chars = limit_tokens * PROBE_CHARS_PER_TOKEN
+        while seen_chars < len(piece):
+            tokens = count(piece[:seen_chars])
+            if tokens > limit_tokens:
+                return tokens
+            seen_chars *= 4
+        return count(piece)
+
+    return seeing_enough
 
 
 def cut(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from tasks.errors import CannotServe
 from tasks.windows import Encoded
 
 _MOST_USED = 8
+_PORTION_CHARS = 500_000
 
 
 class Tokens:
@@ -52,15 +55,27 @@ class Tokens:
         return limit
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        if not texts:
-            return []
-        whole = [self.prefix + text for text in texts]
-        features = self.tokenizer(whole, truncation=False, padding=False, return_attention_mask=False)
-        names = list(features.keys())
-        return [
-            Encoded(len(features["input_ids"][row]), {name: features[name][row] for name in names})
-            for row in range(len(whole))
-        ]
+        """What the model reads for each text, kept in little memory however many they are."""
+        encoded: list[Encoded] = []
+        for some in _portions(texts):
+            features = self.tokenizer(
+                [self.prefix + text for text in some], truncation=False, padding=False, return_attention_mask=False
+            )
+            for row, ids in enumerate(features["input_ids"]):
+                encoded.append(Encoded(len(ids), {name: array("i", features[name][row]) for name in features}))
+        return encoded
+
+
+def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The texts in portions of about ``_PORTION_CHARS``: what a tokenizer gives takes a hundred times their room."""
+    start = n_chars = 0
+    for end, text in enumerate(texts):
+        n_chars += len(text)
+        if n_chars > _PORTION_CHARS:
+            yield texts[start : end + 1]
+            start, n_chars = end + 1, 0
+    if start < len(texts):
+        yield texts[start:]
 
 
 def padded(encoded: Sequence[Encoded], tokens: Tokens) -> dict[str, torch.Tensor]:
@@ -78,6 +93,6 @@ def padded(encoded: Sequence[Encoded], tokens: Tokens) -> dict[str, torch.Tensor
         for row, one in zip(rows, encoded, strict=True):
             assert not isinstance(one.features, str)
             place = slice(longest - one.tokens, None) if left else slice(0, one.tokens)
-            row[place] = 1 if name == "attention_mask" else torch.tensor(one.features[name])
+            row[place] = 1 if name == "attention_mask" else torch.from_numpy(np.asarray(one.features[name]))
         batch[name] = rows
     return batch

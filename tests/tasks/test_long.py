@@ -1,7 +1,10 @@
-"""A document of a hundred thousand words through each task."""
+"""A document of a hundred thousand words through each task, and one of fifty megabytes in one line."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +13,26 @@ from storage.outcomes import Status
 from tests.tasks.conftest import Bench
 
 WORDS = 100_000
+FIFTY_MEGABYTES = """
+import json, resource, sys
+from pathlib import Path
+from tasks import models
+from tasks.backends import open_backend
+from tasks.engine import Engine
+from tasks.plan import Options, build_spec
+
+kind, word = sys.argv[1:]
+text = word * (50_000_000 // len(word))
+spec = build_spec(kind, models.pin("null", models_dir=None, cache_dir=Path("none")), Options(), {})
+engine = Engine(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=Path("none")))
+engine.start()
+ticket = engine.submit(spec, [(1, text)])
+assert ticket.wait(120)
+engine.close()
+outcome = ticket.finished()[0]
+same = outcome.text == text if kind == "translate" else None
+print(json.dumps([outcome.status, same, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+"""
 
 
 def long_text(texts: list[str]) -> str:
@@ -46,3 +69,19 @@ def test_a_hundred_thousand_words_have_one_outcome(
     else:
         assert "output_truncated" in outcome.flags
         assert (outcome.text or "").count("\n\n") == text.count("\n\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "word"), [("translate", "x"), ("embed", "a word or two, ")])
+def test_fifty_megabytes_in_one_line_take_little_memory(kind: str, word: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FIFTY_MEGABYTES, kind, word],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    status, same, peak_kib = json.loads(done.stdout)
+    assert status == Status.DONE
+    assert same is not False
+    assert peak_kib < 1_000_000

@@ -7,7 +7,7 @@ import pytest
 from tasks import families, languages
 from tasks.errors import BadOption, ModelUnsuitable
 from tasks.models import Pinned
-from tasks.plan import Options, build_spec
+from tasks.plan import ALGORITHM, Options, build_spec
 
 PINNED = Pinned("some/model", "0" * 40)
 T5 = {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}
@@ -17,7 +17,7 @@ GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
 
 def test_a_spec_holds_only_what_was_asked_for() -> None:
     spec = build_spec("summarize", PINNED, Options(beams=2), T5)
-    assert spec.params == {"beams": 2, "algorithm": 1}
+    assert spec.params == {"beams": 2, "algorithm": ALGORITHM}
     assert spec.quality == "native"
 
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from semantic_text_splitter import TextSplitter
 
 from tasks.paragraphs import paragraphs, unwrapped
-from tasks.windows import Encoded, Window, cut, split
+from tasks.windows import LONG_CHARS_PER_TOKEN, Encoded, Window, cut, split
 
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
 WORDS = ["word", "a", "naïve", "東京は", "e\u0301", "👩\u200d👩\u200d👧", "x" * 90]
@@ -22,9 +24,11 @@ class Characters:
     def __init__(self, limit_tokens: int) -> None:
         self.limit_tokens = limit_tokens
         self.seen = 0
+        self.seen_chars = 0
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         self.seen += len(texts)
+        self.seen_chars += sum(map(len, texts))
         return [Encoded(len(text) + 2, text) for text in texts]
 
 
@@ -75,6 +79,39 @@ def test_long_texts_are_cut_at_paragraphs_then_sentences_then_words() -> None:
     assert split_texts("abcdefgh", 4) == ["abcd", "efgh"]
 
 
+def whole_split(text: str, limit: int) -> list[tuple[int, int]]:
+    """The splitter's cuts of a text that it is given whole."""
+    spans, start = [], 0
+    for piece in TextSplitter.from_callback(len, limit, trim=False).chunks(text):
+        spans.append((start, start + len(piece)))
+        start += len(piece)
+    return spans
+
+
+@settings(max_examples=15)
+@given(st.integers(16, 64), st.randoms(use_true_random=False))
+def test_blocks_of_a_long_text_are_cut_as_the_whole_would_be(limit: int, random: Random) -> None:
+    words = random.choices(["word", "a", "naïve", "one.", "Two!", "more\n", "end.\n\n"], k=1500)
+    text = " ".join(words)
+    assert split(text, len, limit) == whole_split(text, limit)
+
+
+@pytest.mark.parametrize("text", ["x" * 100_000, "0.25,1.5," * 10_000, "word " * 20_000], ids=["x", "csv", "words"])
+def test_cutting_takes_time_in_proportion_to_the_text(text: str) -> None:
+    seen = []
+    for part in (text[: len(text) // 4], text):
+        coder = Characters(50)
+        cut([part], coder)
+        seen.append(coder.seen_chars)
+    assert seen[1] < 5 * seen[0]
+
+
+def test_a_window_of_few_tokens_is_not_without_end() -> None:
+    spans = split("x" * 100_000, lambda piece: 1, 50)
+    assert max(end - start for start, end in spans) == 50 * LONG_CHARS_PER_TOKEN
+    assert spans[-1][1] == 100_000
+
+
 def split_texts(text: str, limit: int) -> list[str]:
     return [text[start:end] for start, end in split(text, len, limit)]
 
@@ -107,4 +144,9 @@ def test_a_stretch_without_words_is_copied() -> None:
 
 
 def test_a_wrapped_line_reaches_the_model_as_one_line() -> None:
-    assert unwrapped("one\n  two\r\nthree") == "one two three"
+    assert unwrapped("one\n  two\r\nthree \t\n four") == "one two three four"
+
+
+def test_many_spaces_take_no_time() -> None:
+    text = f"a{' ' * 1_000_000}b"
+    assert unwrapped(text) == text
