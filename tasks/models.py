@@ -6,6 +6,7 @@ No model library is imported here, so that a machine that only enqueues needs no
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from tasks import families, hub, null, weights
+from tasks import families, hub, integrity, null, weights
 from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable
 
 _SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "models"
@@ -73,14 +74,15 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
     """The exact weights that a model's name stands for now.
 
     Looked for in this order: our aliases, ``package:``, a folder, the models directory, the hub. A local
-    model's revision is the hash of its files. Raises ModelNotFound, HubUnreachable, and ModelCorrupt where a
-    ``revision`` was asked for and the local files are not it.
+    model's revision is the hash of its files. Raises ModelNotFound, HubUnreachable, and ModelCorrupt where local
+    files are not whole, or are not the ``revision`` that was asked for.
     """
     if null.is_null(model):
         return _pin_null(model, revision)
     folder = _local_folder(model, models_dir)
     if folder is None:
         return Pinned(model, hub.commit_of(_hub_id(model, models_dir), revision, cache_dir))
+    integrity.require_whole(folder)
     actual = weights.fingerprint(folder, cache_dir)
     pinned = Pinned(_reference(model), actual)
     if revision is not None and revision != actual:
@@ -130,8 +132,8 @@ def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
     if not path.is_file():  # older sentence-transformers keep it with their first module
         path = next(iter(sorted(folder.glob("0*/config.json"))), path)
     try:
-        config = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError):
+        config = json.loads(path.read_bytes())  # not orjson: configurations of some models hold Infinity
+    except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}
 
