@@ -22,6 +22,11 @@ SUITS: Mapping[str, frozenset[Family]] = {
     "embed": frozenset({Family.ENCODER, Family.DECODER, Family.SEQ2SEQ}),
 }
 KINDS = tuple(SUITS)
+_WANTED: Mapping[str, str] = {
+    "summarize": "an encoder-decoder model",
+    "translate": "an encoder-decoder model",
+    "embed": "an encoder-only or a decoder-only model, or a T5",
+}
 
 # Models that read and write several languages, and must be told which.
 MULTILINGUAL = frozenset({"m2m_100", "mbart", "nllb-moe", "nllb_moe", "seamless_m4t", "plbart"})
@@ -73,8 +78,7 @@ def require(kind: str, config: Mapping[str, Any], model: str) -> None:
     found = family(config)
     if found is None or suits(kind, config):
         return
-    wanted = " or ".join(sorted(SUITS[kind]))
-    raise ModelUnsuitable(f"{kind} needs an {wanted} model; {model} is {found} ({config.get('model_type')}).")
+    raise ModelUnsuitable(f"{kind} needs {_WANTED[kind]}; {model} is {found} ({config.get('model_type')}).")
 
 
 def window_limit(config: Mapping[str, Any], *others: int | None) -> int:

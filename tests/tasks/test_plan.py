@@ -12,6 +12,7 @@ from tasks.plan import ALGORITHM, Options, build_spec
 PINNED = Pinned("some/model", "0" * 40)
 T5 = {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}
 M2M = {"model_type": "m2m_100", "is_encoder_decoder": True}
+BERT = {"model_type": "bert"}
 GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
 
 
@@ -43,9 +44,22 @@ def test_options_that_do_not_fit_are_refused(
         build_spec(kind, PINNED, Options(**options), config)
 
 
-def test_a_decoder_cannot_summarise_yet() -> None:
-    with pytest.raises(ModelUnsuitable, match="decoder-only"):
-        build_spec("summarize", PINNED, Options(), GPT2)
+@pytest.mark.parametrize(
+    ("kind", "config", "says"),
+    [
+        ("summarize", GPT2, "summarize needs an encoder-decoder model; some/model is decoder-only (gpt2)."),
+        ("translate", BERT, "translate needs an encoder-decoder model; some/model is encoder-only (bert)."),
+        (
+            "embed",
+            M2M,
+            "embed needs an encoder-only or a decoder-only model, or a T5; some/model is encoder-decoder (m2m_100).",
+        ),
+    ],
+)
+def test_a_model_of_the_wrong_family_is_refused(kind: str, config: dict[str, Any], says: str) -> None:
+    with pytest.raises(ModelUnsuitable) as refused:
+        build_spec(kind, PINNED, Options(), config)
+    assert str(refused.value) == says
 
 
 @pytest.mark.parametrize(
