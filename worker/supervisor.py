@@ -117,9 +117,12 @@ class Supervisor:
         def on_signal(number: int, _frame: Any) -> None:
             self.drain(now=self._stop.is_set() or number == signal.SIGQUIT)
 
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+        for number in numbers:
             signal.signal(number, on_signal)
         self.run()
+        for number in numbers:  # all is done: one more must not make this look like a death
+            signal.signal(number, signal.SIG_IGN)
 
     def run(self) -> None:
         """Keep children and store going until asked to drain; then drain, within the settings' time."""
