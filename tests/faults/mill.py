@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 
 from storage import jobs
-from storage.database import Database
+from storage.database import Database, db_now
 from storage.schema import Job, OutcomeRow, Shard
 from storage.schema import Worker as WorkerRow
 from storage.status import JobStatus
@@ -122,6 +122,12 @@ class Mill(Docmill):
     def owners(self) -> set[str]:
         """Who holds a running shard."""
         return {row.owner for row in self.shards(Shard.state, Shard.owner) if row.state == "running"}
+
+    def lapsed(self) -> int:
+        """How many shards run under a lease that is over."""
+        with self.database.read() as connection:
+            query = select(func.count()).where(Shard.state == "running", Shard.lease_until < db_now())
+            return connection.scalar(query) or 0
 
     def live(self) -> dict[str, int]:
         """The workers on the list: owner → process id."""
