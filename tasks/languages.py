@@ -64,6 +64,7 @@ _SHORT: dict[str, str] = {
     "cmn": "zh",
     **{name.lower(): short for short, _, name in _ROWS},
 }
+_NORWEGIAN = frozenset({"no", "nb", "nn"})
 # Codes that name one language and its script or country: fra_Latn, fr_XX, pt-BR.
 _WITH_REGION = re.compile(r"([a-z]{2,3})[_-](?:[A-Z]{2}|[A-Z][a-z]{3}|XX)")
 
@@ -113,8 +114,9 @@ def match(asked: str, available: Iterable[str]) -> str:
 
 
 def same_language(one: str, other: str) -> bool:
-    """Whether two codes mean one language, as far as the table can tell."""
-    return one == other or (short_code(one) or one) == (short_code(other) or other)
+    """Whether two codes mean one language, as far as the table can tell; Norwegian is one, in either spelling."""
+    plain = [short_code(code) or code for code in (one, other)]
+    return len({"no" if code in _NORWEGIAN else code for code in plain}) == 1
 
 
 def _did_you_mean(asked: str, codes: set[str]) -> str:

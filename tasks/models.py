@@ -8,14 +8,15 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import orjson
 
-from tasks import families, hub, integrity, null, weights
+from tasks import directions, families, hub, integrity, null, weights
+from tasks.directions import Direction
 from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable
 
 _SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "models"
@@ -51,11 +52,13 @@ class Pinned:
     The model that computes nothing has a revision of its own (``tasks.null``).
 
     ``model`` is an alias of ours, ``package:PKG/folder``, a name in the models directory, an absolute folder,
-    or a hub id: the shortest that another machine can follow too.
+    or a hub id: the shortest that another machine can follow too. ``direction`` is what it is known to translate,
+    and is no part of what a model is.
     """
 
     model: str
     revision: str
+    direction: Direction = field(default=directions.UNKNOWN, compare=False)
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,11 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
         return _pin_null(model, revision)
     folder = _local_folder(model, models_dir)
     if folder is None:
-        return Pinned(model, hub.commit_of(_hub_id(model, models_dir), revision, cache_dir))
+        commit = hub.commit_of(_hub_id(model, models_dir), revision, cache_dir)
+        return Pinned(model, commit, directions.of_name(model))
     integrity.require_whole(folder)
     actual = weights.fingerprint(folder, cache_dir)
-    pinned = Pinned(_reference(model), actual)
+    pinned = Pinned(_reference(model), actual, directions.of_folder(folder))
     if revision is not None and revision != actual:
         raise ModelCorrupt(f"The files of {model} are {actual}, not {revision}.")
     return pinned

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from storage.specs import Spec
-from tasks import families, languages
+from tasks import directions, families, languages
 from tasks.errors import BadOption
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def build_spec(kind: str, pinned: Pinned, options: Options, config: Mapping[str,
             raise BadOption(f"{_option(name)} has no meaning for {kind}.")
     _check_values(asked)
     if kind == "translate":
-        _check_languages(asked, config, pinned.model)
+        _check_languages(asked, config, pinned)
     if options.dtype not in QUALITIES:
         raise BadOption(f"--dtype {options.dtype}: choose one of {', '.join(QUALITIES)}.")
     return Spec(
@@ -98,11 +98,12 @@ def _check_values(asked: Mapping[str, Any]) -> None:
             raise BadOption(f"{_option(name)} {asked[name]}: choose one of {', '.join(choices)}.")
 
 
-def _check_languages(asked: Mapping[str, Any], config: Mapping[str, Any], model: str) -> None:
+def _check_languages(asked: Mapping[str, Any], config: Mapping[str, Any], pinned: Pinned) -> None:
     for name in ("source_lang", "target_lang"):
         if name in asked:
             languages.known(asked[name], _option(name))
     model_type = config.get("model_type")
     tells = families.MULTILINGUAL | families.PREFIXED
     if model_type in tells and not {"source_lang", "target_lang"} <= asked.keys():
-        raise BadOption(f"{model} translates between several languages: give --from and --to.")
+        raise BadOption(f"{pinned.model} translates between several languages: give --from and --to.")
+    directions.require(pinned.direction, asked.get("source_lang"), asked.get("target_lang"), pinned.model)

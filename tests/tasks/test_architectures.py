@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from storage.outcomes import Outcome
 from tasks.backends import dialects
 from tasks.backends.accelerator import quiet
 from tasks.backends.convert import safe_folder
-from tasks.errors import CannotServe, ModelUnsuitable
+from tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
 
@@ -105,10 +106,12 @@ def test_marian_with_target_tokens_puts_one_before_each_window(
     spec = bench.spec("translate", str(folder), target_lang="fr")
     inputs = [f">>fra<< {text}" for text in sentences]
     assert texts_of(bench.run(spec, sentences)) == expected_texts(folder, inputs)
-    with pytest.raises(CannotServe, match="give --to, one of fra, spa"):
-        bench.engine.open(bench.spec("translate", str(folder)))
-    with pytest.raises(CannotServe, match="does not know the language de"):
-        bench.engine.open(bench.spec("translate", str(folder), target_lang="de"))
+    for language, says in ((None, "give --to, one of fra, spa"), ("de", "does not know the language de")):
+        with pytest.raises(BadOption, match=says):
+            bench.spec("translate", str(folder), target_lang=language)
+        asked = {} if language is None else {"target_lang": language}
+        with pytest.raises(CannotServe, match=says):  # a hub's model is not at hand where the job is made
+            bench.engine.open(replace(spec, params=asked))
 
 
 @pytest.mark.parametrize(
