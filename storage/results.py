@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,10 +17,11 @@ from sqlalchemy import Connection, select, tuple_
 
 from storage.database import Database
 from storage.jobs import require, visible
-from storage.schema import Content, Document, Ingest, OutcomeRow, Rejection, SpecRow, Step
+from storage.schema import Content, Document, OutcomeRow, Rejection, SpecRow, Step
 
 PAGE = 1_000
 FEW = 10_000  # failures that are put in order in memory
+LINE = re.compile("(.+:)([1-9][0-9]{0,17})", re.DOTALL)  # of a rejection's place: `corpus.csv:17`
 
 
 def results(
@@ -106,25 +108,20 @@ def _rejected(database: Database, ingest_id: int) -> Iterator[Any]:
     sorted here, eight bytes each. What follows them is in the order of text: a place of another form, and the
     paths in a folder.
     """
-    with database.read() as connection:
-        source = connection.scalar(select(Ingest.source).where(Ingest.id == ingest_id)) or ""
-    file = f"{PurePath(source).name}:"
-    found = (_line_number(row.place, file) for row in _rejections(database, ingest_id))
-    numbers = np.sort(np.fromiter((number for number in found if number is not None), dtype=np.int64))
+    lines: dict[str, array[int]] = {}
+    for row in _rejections(database, ingest_id):
+        if found := LINE.fullmatch(row.place):
+            lines.setdefault(found[1], array("q")).append(int(found[2]))
     query = select(Rejection.place, Rejection.reason).where(Rejection.ingest_id == ingest_id)
-    for first in range(0, len(numbers), PAGE):
-        page = [f"{file}{number}" for number in numbers[first : first + PAGE]]
-        with database.read() as connection:
-            rows = database.probe(connection, query, Rejection.__table__.c.place, page)
-        by_place = {row.place: row for row in rows}
-        yield from (by_place[place] for place in page)
-    yield from (row for row in _rejections(database, ingest_id) if _line_number(row.place, file) is None)
-
-
-def _line_number(place: str, file: str) -> int | None:
-    """17 of `corpus.csv:17` where `file` is `corpus.csv:`, None of any other place."""
-    number = place.removeprefix(file)
-    return int(number) if number != place and re.fullmatch("[1-9][0-9]{0,17}", number) else None
+    for file, numbers in lines.items():
+        ordered = np.sort(np.array(numbers))
+        for first in range(0, len(ordered), PAGE):
+            page = [f"{file}{number}" for number in ordered[first : first + PAGE]]
+            with database.read() as connection:
+                rows = database.probe(connection, query, Rejection.__table__.c.place, page)
+            by_place = {row.place: row for row in rows}
+            yield from (by_place[place] for place in page if place in by_place)  # a new reading notes them anew
+    yield from (row for row in _rejections(database, ingest_id) if not LINE.fullmatch(row.place))
 
 
 def _rejections(database: Database, ingest_id: int) -> Iterator[Any]:

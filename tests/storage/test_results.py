@@ -110,7 +110,7 @@ def test_an_export_is_not_shifted_by_what_is_stored_while_it_runs(database: Data
 
 
 def test_failures_are_failed_and_skipped_documents_then_rejected_records(database: Database) -> None:
-    job = jobs.open_job(database, request())
+    job = jobs.open_job(database, request("/data/what-a-link-named-a.jsonl-leads-to"))
     rejected = [Rejected(f"a.jsonl:{n}", "not JSON") for n in range(1, 1_101)]
     rejected.append(Rejected("a.jsonl@90000", "the gzip data is damaged", fatal=True))
     ingest.add(database, job, records([("a", "one"), ("b", "two"), ("c", "")]), rejected)
