@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from storage.outcomes import Outcome, Reason, Status
 from tasks.outputs import Vector
-from tasks.recipes import Again, Computed
+from tasks.recipes import Again, Computed, windowed
 from tasks.windows import Coder, Window, cut
 
 
@@ -50,7 +50,7 @@ class Embed:
                 computed.content_id,
                 Status.FAILED,
                 reason="The model's vector for this text is not finite.",
-                reason_class=Reason.DOCUMENT,
+                reason_class=Reason.MODEL,
                 tokens_in=computed.tokens_in,
             )
         kept = vectors if self.keep_all else mean_vector(vectors, weights, self.normalize)
@@ -59,6 +59,6 @@ class Embed:
             Status.DONE,
             vector=kept.astype("<f4").tobytes(),
             data={"dim": int(vectors.shape[1]), "windows": spans} if self.keep_all else None,
-            flags=("windowed",) if len(rows) > 1 else (),
+            flags=windowed(computed.windows),
             tokens_in=computed.tokens_in,
         )

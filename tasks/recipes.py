@@ -1,4 +1,21 @@
-"""What each kind of task does around the model: cut a text, and make one outcome of its windows' outputs."""
+"""What each kind of task does around the model: cut a text, and make one outcome of its windows' outputs.
+
+The flags of an outcome, beside those that the document itself brings from its reading:
+
+``windowed``
+    translate, embed: something that the task computes as one (a paragraph; for embed the whole text) was longer
+    than the model's window, and was computed in several.
+``reduced``
+    summarize: the text was longer than the window; the summaries of its windows were summarised again.
+``not_reduced``
+    summarize: those summaries together were hardly shorter than the text, and stand one after the other.
+``output_truncated``
+    summarize, translate: an output stopped at the model's limit, and may lack its end.
+``empty_window``
+    translate: of some window the model made nothing.
+``empty``
+    summarize: of the whole text the model made nothing.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +58,11 @@ class Again:
 
     text: str
     flags: tuple[str, ...] = field(default=())
+
+
+def windowed(windows: Sequence[Window]) -> tuple[str, ...]:
+    """The flag of a text of which something was cut that would have been computed as one."""
+    return ("windowed",) if any(window.part for window in windows) else ()
 
 
 class Recipe(Protocol):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from storage.outcomes import Outcome, Status
 from tasks.outputs import Generated
 from tasks.paragraphs import paragraphs, unwrapped
-from tasks.recipes import Again, Computed
+from tasks.recipes import Again, Computed, windowed
 from tasks.windows import Coder, Window, cut
 
 
@@ -18,7 +18,7 @@ class Translate:
         return cut(texts, coder, sections=paragraphs, clean=unwrapped, trim=True)
 
     def join(self, computed: Computed) -> Outcome | Again:
-        pieces, flags, end = [], set(), 0
+        pieces, flags, end = [], set(windowed(computed.windows)), 0
         for window, output in zip(computed.windows, computed.outputs, strict=True):
             pieces.append(computed.text[end : window.start])
             if isinstance(output, Generated):

@@ -7,7 +7,7 @@ window that was cut to fit does fit.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from semantic_text_splitter import TextSplitter
@@ -38,11 +38,15 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch ``[start, end)`` of a text as the model reads it; ``encoded`` is None when it is copied."""
+    """A stretch ``[start, end)`` of a text as the model reads it; ``encoded`` is None when it is copied.
+
+    ``part`` tells that it is one of several that a section had to be cut into.
+    """
 
     start: int
     end: int
     encoded: Encoded | None
+    part: bool = False
 
 
 class Coder(Protocol):
@@ -161,7 +165,8 @@ def _pieces(text: str, section: Section, coder: Coder, clean: Callable[[str], st
             pieces.append(Window(start, end, None))
         else:
             pieces += _fitting(text, Window(start, end, code), coder, clean)
-    return pieces
+    several = sum(piece.encoded is not None for piece in pieces) > 1
+    return [replace(piece, part=True) for piece in pieces] if several else pieces
 
 
 def _fitting(text: str, window: Window, coder: Coder, clean: Callable[[str], str]) -> list[Window]:

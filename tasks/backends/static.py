@@ -79,8 +79,9 @@ class StaticLoop:
                 results += self._halves([item])
             except Exception as error:
                 errors.append((item.id, error.with_traceback(None)))
-        self._proven = self._proven or bool(results)
-        at_fault = Reason.DOCUMENT if results else Reason.MODEL
+        some_good = any(not isinstance(output, Failure) for _, output in results)
+        self._proven = self._proven or some_good
+        at_fault = Reason.DOCUMENT if some_good else Reason.MODEL
         yield from results
         for number, raised in errors:
             yield number, failure(raised, at_fault)

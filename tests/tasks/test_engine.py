@@ -87,11 +87,39 @@ def test_a_window_that_does_not_fit_alone_fails_its_document_only(engine_of: Eng
     assert "60 tokens does not fit" in (second.reason or "")
 
 
+def test_one_window_that_does_not_fit_fails_its_document_and_no_other(engine_of: EngineOf) -> None:
+    backend = FakeBackend(memory_tokens=40, limit_tokens=50, budget=Budget(tokens=400, rows=8))
+    engine = engine_of(lambda spec: backend)
+    texts = [(n, "word " * (n + 1)) for n in range(12)] + [(12, "word " * 50 + "word " * 20), (13, "word " * 40)]
+    ticket = engine.submit(spec_of(), texts)
+    assert ticket.wait(WAIT_S)
+    outcomes = ticket.finished()
+    assert [outcome.content_id for outcome in outcomes if outcome.status is Status.FAILED] == [12]
+    assert "50 tokens does not fit in the device's memory, even alone. (window 1 of 2)" in (outcomes[12].reason or "")
+    assert outcomes[12].vector is None
+    later = engine.submit(spec_of(), texts[:12])
+    assert later.wait(WAIT_S)
+    assert all(outcome.status is Status.DONE for outcome in later.finished())
+
+
+def test_a_text_that_breaks_its_batch_and_one_that_does_not_fit_fail_alone(engine_of: EngineOf) -> None:
+    backend = FakeBackend(refuse("bad"), memory_tokens=40, budget=Budget(tokens=400, rows=8, spread=100))
+    ticket = engine_of(lambda spec: backend).submit(spec_of(), [(1, "good"), (2, "bad"), (3, "word " * 60)])
+    assert ticket.wait(WAIT_S)
+    good, bad, large = ticket.finished()
+    assert good.status is Status.DONE
+    assert "ValueError" in (bad.reason or "")
+    assert "60 tokens does not fit" in (large.reason or "")
+    assert {bad.reason_class, large.reason_class} == {Reason.DOCUMENT}
+
+
 def test_a_vector_that_is_not_finite_fails_its_document_only(engine_of: EngineOf) -> None:
     ticket = engine_of(lambda spec: FakeBackend()).submit(spec_of(), [(1, "fine"), (2, "nan"), (3, "fine")])
     assert ticket.wait(WAIT_S)
     assert [outcome.status for outcome in ticket.finished()] == [Status.DONE, Status.FAILED, Status.DONE]
-    assert "not finite" in (ticket.finished()[1].reason or "")
+    failed = ticket.finished()[1]
+    assert (failed.reason_class, failed.vector) == (Reason.MODEL, None)
+    assert "not finite" in (failed.reason or "")
 
 
 def test_an_error_on_one_text_fails_that_document_without_its_words(engine_of: EngineOf) -> None:

@@ -84,6 +84,15 @@ def test_a_vector_has_length_one_and_belongs_to_its_text(engine_of: EngineOf) ->
     assert [float(np.linalg.norm(vector)) for vector in (one, other, long)] == pytest.approx([1, 1, 1])
 
 
+def test_only_a_text_with_something_cut_inside_is_windowed(engine_of: EngineOf) -> None:
+    short = "\n\n".join(["A paragraph of some words."] * 200)
+    for kind, expected in (("translate", [(), ("windowed",)]), ("embed", [("windowed",), ("windowed",)])):
+        outcomes = run(engine_of, spec_of(kind, window_tokens=100), [short, f"{short}\n\n{PARAGRAPH}"])
+        assert [outcome.flags for outcome in outcomes] == expected
+    (outcome,) = run(engine_of, spec_of("embed"), ["A text that fits."])
+    assert outcome.flags == ()
+
+
 def test_windows_are_as_short_as_asked(engine_of: EngineOf) -> None:
     (outcome,) = run(engine_of, spec_of("embed", window_tokens=100, windows="all"), [PARAGRAPH])
     assert outcome.data is not None

@@ -1,0 +1,82 @@
+"""How the vectors of a text's windows come together."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from transformers import AutoTokenizer
+
+from storage.outcomes import Outcome, Reason, Status
+from tasks.embed import Embed
+from tasks.outputs import Vector
+from tasks.recipes import Computed
+from tasks.windows import Encoded, Window
+from tests.tasks import architectures
+from tests.tasks.conftest import Bench
+
+
+def join(recipe: Embed, rows: list[list[float]], tokens: list[int]) -> Outcome:
+    windows = [Window(n, n + 1, Encoded(count, "x"), part=len(rows) > 1) for n, count in enumerate(tokens)]
+    outputs = [Vector(np.array(row, dtype=np.float32)) for row in rows]
+    joined = recipe.join(Computed(7, "x" * len(rows), windows, outputs, 1, sum(tokens), 0))
+    assert isinstance(joined, Outcome)
+    return joined
+
+
+def test_the_mean_is_weighted_by_tokens_and_of_length_one_again() -> None:
+    outcome = join(Embed(normalize=True, keep_all=False), [[1, 0], [0, 1]], [30, 40])
+    assert np.frombuffer(outcome.vector or b"", "<f4") == pytest.approx([0.6, 0.8])
+    assert outcome.flags == ("windowed",)
+
+
+def test_all_windows_are_kept_as_they_are_with_their_places() -> None:
+    outcome = join(Embed(normalize=True, keep_all=True), [[1, 0], [0, 1]], [30, 40])
+    assert np.frombuffer(outcome.vector or b"", "<f4").tolist() == [1, 0, 0, 1]
+    assert outcome.data == {"dim": 2, "windows": [[0, 1], [1, 2]]}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("keep_all", [False, True])
+@pytest.mark.parametrize("windows", [1, 3])
+def test_a_number_that_is_not_finite_fails_the_document_as_the_models_fault(
+    bad: float, keep_all: bool, windows: int
+) -> None:
+    rows = [[1.0, 2.0]] * (windows - 1) + [[1.0, bad]]
+    outcome = join(Embed(normalize=True, keep_all=keep_all), rows, [5] * windows)
+    assert (outcome.status, outcome.reason_class) == (Status.FAILED, Reason.MODEL)
+    assert (outcome.vector, outcome.data, outcome.flags) == (None, None, ())
+    assert "not finite" in (outcome.reason or "")
+
+
+def test_large_numbers_whose_sum_would_not_be_finite_have_a_mean() -> None:
+    outcome = join(Embed(normalize=False, keep_all=False), [[3e38, 1], [3e38, 1]], [5, 5])
+    assert np.frombuffer(outcome.vector or b"", "<f4") == pytest.approx([3e38, 1])
+
+
+@pytest.mark.parametrize("windows", ["mean", "all"])
+def test_a_word_of_which_a_real_model_makes_no_number_fails_its_documents_only(
+    bench: Bench, descriptions: list[str], tmp_path: Path, windows: str
+) -> None:
+    folder = architectures.bert(tmp_path / "bert", descriptions[:40])
+    spec = bench.spec("embed", str(folder), windows=windows)
+    texts = [*descriptions[:10], "package " * 300]
+    healthy = bench.run(spec, texts)
+    broken = Path(shutil.copytree(folder, tmp_path / "broken"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    word = tokenizer.convert_tokens_to_ids("package")
+    weights = load_file(broken / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][word] = np.nan
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    outcomes = bench.run(bench.spec("embed", str(broken), windows=windows), texts)
+    hit = [word in tokenizer(text)["input_ids"] for text in texts]
+    assert 0 < sum(hit) < len(texts)
+    for outcome, before, is_hit in zip(outcomes, healthy, hit, strict=True):
+        if is_hit:
+            assert (outcome.status, outcome.reason_class) == (Status.FAILED, Reason.MODEL)
+            assert outcome.vector is None
+        else:
+            assert outcome.vector == before.vector
