@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Protocol
 
 from semantic_text_splitter import TextSplitter
 
 # A text with this many characters for each token of the limit is not tokenised to learn that it must be cut.
 LONG_CHARS_PER_TOKEN = 64
-# This many of them mostly show it.
-PROBE_CHARS_PER_TOKEN = 8
+_MARGIN = 1.25
+_REMEMBERED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +95,21 @@ def split(text: str, count: Callable[[str], int], limit_tokens: int) -> list[tup
 
 
 def _seeing_enough(count: Callable[[str], int], limit_tokens: int) -> Callable[[str], int]:
-    """``count``, but of a long piece only as much as shows that it is over the limit."""
+    """``count``, but of a long piece only as much as shows that it is over the limit, guessed from what was counted
+    last. The splitter asks for some pieces again and again: the last ones are remembered."""
+    chars_per_token = 4.0
+    remembered = lru_cache(maxsize=_REMEMBERED)(count)
 
     def seeing_enough(piece: str) -> int:
-        seen_chars = limit_tokens * PROBE_CHARS_PER_TOKEN
-        while seen_chars < len(piece):
-            tokens = count(piece[:seen_chars])
-            if tokens > limit_tokens:
+        nonlocal chars_per_token
+        seen_chars = max(int(limit_tokens * chars_per_token * _MARGIN), limit_tokens)
+        while True:
+            seen = piece[:seen_chars]
+            tokens = remembered(seen)
+            chars_per_token = len(seen) / max(tokens, 1)
+            if tokens > limit_tokens or seen_chars >= len(piece):
                 return tokens
-            seen_chars *= 4
-        return count(piece)
+            seen_chars *= 2
 
     return seeing_enough
 
