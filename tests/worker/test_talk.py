@@ -86,6 +86,11 @@ def test_a_source_without_records_is_said_to_be_one(
     assert json.loads(call(*how, name, "--task", "embed", "--json", stdin=raw.encode()).out)
 
 
+def test_who_is_to_type_the_source_is_told(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(io, "BytesIO", type("Keyboard", (io.BytesIO,), {"isatty": lambda _: True}))
+    assert "Ctrl-D ends them" in call("enqueue", "-", "--task", "embed").err
+
+
 def test_a_dry_run_shows_the_first_rejected_records(call: Call, tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text("bad\n" * 7 + '{"text": ""}\n')
     call("enqueue", "m.jsonl", "--task", "embed")

@@ -86,6 +86,8 @@ def _prepare(settings: Settings, request: Request) -> Prepared:
     from tasks.models import DEFAULTS
     from worker.enqueue import prepare
 
+    if request.source == "-" and sys.stdin.isatty():
+        say("Reading JSON lines from the keyboard; Ctrl-D ends them.")
     prepared = prepare(settings, request, stdin=sys.stdin.buffer)
     if request.model is None:
         say(f"Model: {DEFAULTS[request.task]}, the quick start's; --model takes any other.")
