@@ -27,6 +27,11 @@ class Said(NamedTuple):
     err: str
 
 
+class _Keyboard(io.BytesIO):
+    def isatty(self) -> bool:
+        return True
+
+
 Call = Callable[..., Said]
 
 
@@ -38,9 +43,9 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.setenv("DOCMILL_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "200")
 
-    def run(*arguments: Any, code: int = 0, stdin: bytes = b"") -> Said:
+    def run(*arguments: Any, code: int = 0, stdin: bytes = b"", keyboard: bool = False) -> Said:
         monkeypatch.setattr(sys, "argv", ["docmill", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper((_Keyboard if keyboard else io.BytesIO)(stdin)))
         with pytest.raises(SystemExit) as ended:
             main()
         signal.signal(signal.SIGTERM, on_sigterm)
@@ -86,9 +91,9 @@ def test_a_source_without_records_is_said_to_be_one(
     assert json.loads(call(*how, name, "--task", "embed", "--json", stdin=raw.encode()).out)
 
 
-def test_who_is_to_type_the_source_is_told(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(io, "BytesIO", type("Keyboard", (io.BytesIO,), {"isatty": lambda _: True}))
-    assert "Ctrl-D ends them" in call("enqueue", "-", "--task", "embed").err
+def test_who_is_to_type_the_source_is_told(call: Call) -> None:
+    assert "Ctrl-D ends them" in call("enqueue", "-", "--task", "embed", keyboard=True).err
+    assert "Ctrl-D" not in call("enqueue", "-", "--task", "embed").err
 
 
 def test_a_dry_run_shows_the_first_rejected_records(call: Call, tmp_path: Path) -> None:
