@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -55,6 +56,13 @@ class Mill(Docmill):
     def broker(self) -> Broker:
         assert self.redis_url is not None
         return Broker(self.redis_url)
+
+    def patch(self, code: str) -> None:
+        """Have every process of docmill run this as it starts."""
+        site = self.folder / "site"
+        site.mkdir()
+        (site / "sitecustomize.py").write_text(code)
+        self.environment["PYTHONPATH"] = f"{site}{os.pathsep}{self.environment.get('PYTHONPATH', '')}"
 
     def corpus(self, texts: Iterable[str], name: str = "corpus.jsonl") -> Path:
         """A file with a record for each text, whose ids are their numbers."""

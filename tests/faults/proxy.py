@@ -61,6 +61,12 @@ class Proxy:
         """Forward again; what was sent meanwhile arrives late."""
         self._open.set()
 
+    def lose_all(self) -> None:
+        """Leave every connection half open: what is sent into it is swallowed. New ones are served."""
+        with self._lock:
+            for link in self._links:
+                link.lost = True
+
     def cut_all(self) -> None:
         """Reset every connection."""
         with self._lock:
@@ -100,6 +106,7 @@ class Link:
         self._server = server
         self._sent = b""  # since the transaction began
         self._swallow_answer = False
+        self.lost = False
 
     def start(self) -> None:
         threading.Thread(target=self._pump, args=(self._client, self._up), daemon=True).start()
@@ -113,6 +120,8 @@ class Link:
         with suppress(OSError):
             while data := source.recv(65536):
                 self._proxy.wait_open()
+                if self.lost:
+                    continue
                 if self._proxy.delay_s:
                     threading.Event().wait(self._proxy.delay_s)
                 forward(data)
