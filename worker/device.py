@@ -186,7 +186,7 @@ def _beat(order: Order, process: Process, settings: Settings, voice: Voice) -> N
                     sign_on_due = now + SIGN_ON_S
                 process.heartbeat()
             except StorageError as error:
-                log.warning("heartbeat_failed error=%s", type(error).__name__)
+                log.warning("heartbeat_failed error=%s", error)
         voice.say("beat", finished=process.finished_in_flight())
         time.sleep(BEAT_S)
 

@@ -77,7 +77,7 @@ class Process:
             try:
                 return self._follow(shard_id)
             except StorageError as error:
-                log.warning("store_away shard=%d error=%s", shard_id, type(error).__name__)
+                log.warning("store_away shard=%d error=%s", shard_id, error)
             if self.draining.wait(wait_s):
                 return None
             wait_s = min(LONGEST_WAIT_S, 2 * wait_s)
@@ -181,7 +181,7 @@ class Process:
             except StorageError as error:
                 if time.monotonic() > give_up:
                     raise
-                log.warning("commit_waits shard=%d error=%s", ours.claim.shard_id, type(error).__name__)
+                log.warning("commit_waits shard=%d error=%s", ours.claim.shard_id, error)
                 ours.lost.wait(2.0)
 
     def _runtime_id(self, ours: InFlight) -> int:
@@ -194,7 +194,7 @@ class Process:
         try:
             top_up(self.database, self.broker, [lane])
         except (BrokerUnreachable, StorageError) as error:
-            log.warning("top_up_failed error=%s", type(error).__name__)
+            log.warning("top_up_failed error=%s", error)
 
     def heartbeat(self) -> None:
         """Renew our leases; shards that turn out to be no longer ours stop being computed."""
