@@ -136,15 +136,15 @@ class PostgresCluster(Server):
     It is quick and not durable against a power cut, which no test makes: what is killed is the processes.
     """
 
-    def __init__(self, folder: Path, *, options: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, *, options: tuple[str, ...] = (), wal: Path | None = None) -> None:
+        """`wal` is where the write-ahead log lies, elsewhere than the rest."""
         binaries = _postgres_binaries()
         super().__init__(folder, [])
         folder.mkdir(parents=True, exist_ok=True)
-        if os.geteuid() == 0:
-            owner = pwd.getpwnam(POSTGRES_USER)
-            os.chown(folder, owner.pw_uid, owner.pw_gid)
-            _let_through(folder)
+        for place in (folder, *([wal] if wal else [])):
+            _give_to_postgres(place)
         init = ["-D", str(folder / "data"), "-U", POSTGRES_USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
+        init += ["-X", str(wal / "wal")] if wal else []
         done = subprocess.run(
             [*_as_postgres(), str(binaries / "initdb"), *init], capture_output=True, text=True, cwd=folder
         )
@@ -196,8 +196,12 @@ def _as_postgres() -> list[str]:
     return ["setpriv", f"--reuid={POSTGRES_USER}", f"--regid={POSTGRES_USER}", "--clear-groups"]
 
 
-def _let_through(folder: Path) -> None:
-    """Let another user reach a folder of ours: pytest's are closed to all but us."""
+def _give_to_postgres(folder: Path) -> None:
+    """Let another user have a folder of ours and come to it: pytest's are closed to all but us."""
+    if os.geteuid() != 0:
+        return
+    owner = pwd.getpwnam(POSTGRES_USER)
+    os.chown(folder, owner.pw_uid, owner.pw_gid)
     for parent in folder.parents:
         if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
             parent.chmod(parent.stat().st_mode | 0o011)

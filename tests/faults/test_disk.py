@@ -1,0 +1,139 @@
+"""A disk that is full, and a SQLite file that somebody else writes: nothing is half stored, and the work goes on."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from storage import migrations
+from storage.database import Database
+from tests.conftest import missing
+from tests.faults.mill import SHARD_TEXTS, Mill, numbered
+from tests.faults.servers import Missing, PostgresCluster, tmpfs
+from tests.worker.harness import until
+
+MB = 1_000_000
+LONG = " ".join(["word"] * 400)  # 2 kB a text, and as much for its translation
+IMPATIENT = """
+from storage.database import Database
+Database.__init__.__kwdefaults__.update(retries=2, busy_timeout_s=0.2)
+"""
+
+
+class Ballast:
+    """A file that leaves no room beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "ballast"
+
+    def fill(self) -> None:
+        with self._path.open("ab", buffering=0) as file:
+            for size in (MB, 4096):
+                try:
+                    while file.write(b"\0" * size):
+                        pass
+                except OSError:
+                    continue
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Database, Ballast]]:
+    """A store with the schema on a disk of its own, and what fills that disk."""
+    with ExitStack() as stack:
+        try:
+            disk = stack.enter_context(tmpfs(tmp_path / "disk", 16 * MB if request.param == "sqlite" else 80 * MB))
+            url = f"sqlite:///{disk / 'docmill.db'}"
+            if request.param == "postgresql":
+                (tmp_path / "log").mkdir()
+                # A server that cannot write its log gives up; it is the tables that have no room here.
+                cluster = stack.enter_context(PostgresCluster(disk / "cluster", wal=tmp_path / "log"))
+                url = cluster.create()
+        except Missing as reason:
+            missing(str(reason))
+        database = Database(url, pool_size=12)
+        migrations.upgrade(database)
+        yield database, Ballast(disk)
+        database.close()
+
+
+def texts(n: int) -> list[str]:
+    return [f"{text} {LONG}" for text in numbered(n)]
+
+
+def test_results_wait_for_room_on_a_full_disk_and_the_log_says_so(
+    small_disk: tuple[Database, Ballast], tmp_path: Path, redis_url: str
+) -> None:
+    database, ballast = small_disk
+    mill = Mill(tmp_path, database, redis_url)
+    mill.patch(IMPATIENT)
+    job = mill.give(texts(600), model="null@100000")
+    with mill.worker(lease_s=600):
+        until(lambda: mill.outcomes()["done"], "some of it is done")
+        ballast.fill()
+        until(lambda: "commit_waits" in mill.log("worker"), "a result waits for room")
+        stored = mill.outcomes()["done"]
+        assert stored < 600
+        ballast.remove()
+        status = mill.finish(job)
+    assert status.done == 600
+    log = mill.log("worker")
+    assert "full" in log or "No space left" in log
+    assert "Traceback" not in log
+
+
+def test_an_enqueue_that_meets_a_full_disk_says_so_and_is_carried_on(
+    small_disk: tuple[Database, Ballast], tmp_path: Path, redis_url: str
+) -> None:
+    database, ballast = small_disk
+    mill = Mill(tmp_path, database, redis_url)
+    mill.patch(IMPATIENT)
+    path = mill.corpus(texts(1500))
+    ballast.fill()
+    enqueue = ("enqueue", path, "--task", "translate", "--model", "null")
+    refused = mill(*enqueue, code=3)
+    assert "full" in refused.stderr or "No space left" in refused.stderr
+    ballast.remove()
+    assert mill.json(*enqueue)["documents"] == 1500
+    with mill.worker():
+        assert mill.finish(1).done == 1500
+
+
+def test_a_sqlite_file_that_another_writes_is_waited_for(sqlite_url: str, tmp_path: Path, redis_url: str) -> None:
+    database = Database(sqlite_url)
+    mill = Mill(tmp_path, database, redis_url)
+    mill.patch(IMPATIENT)
+    job = mill.give(numbered(8 * SHARD_TEXTS), model="null@3000")
+    other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+    with mill.worker():
+        until(lambda: mill.states()["running"], "some shards run")
+        other.execute("BEGIN IMMEDIATE")
+        until(lambda: "commit_waits" in mill.log("worker"), "a result waits for its turn")
+        other.execute("ROLLBACK")
+        status = mill.finish(job)
+    other.close()
+    database.close()
+    assert status.done == 8 * SHARD_TEXTS
+    assert "Traceback" not in mill.log("worker")
+
+
+def test_a_command_that_waits_for_a_locked_file_in_vain_says_so(sqlite_url: str, tmp_path: Path) -> None:
+    database = Database(sqlite_url)
+    mill = Mill(tmp_path, database, None)
+    mill.patch(IMPATIENT)
+    other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    path = mill.corpus(numbered(3))
+    refused = mill("enqueue", path, "--task", "translate", "--model", "null", code=3)
+    assert "locked by another writer" in refused.stderr
+    other.execute("ROLLBACK")
+    other.close()
+    mill("enqueue", path, "--task", "translate", "--model", "null")
+    assert mill.states() == {"planned": 1}
+    database.close()
