@@ -92,15 +92,15 @@ def main() -> None:
     # would look once a second.
     controller.hub.timer.call_repeatedly(LOOK_S, lambda: None)
     threading.Thread(target=_obey, args=(process,), name="obey", daemon=True).start()
-    _sign_on(order, settings, database)
+    _sign_on_at_last(order, settings, process)
     threading.Thread(target=_beat, args=(order, process, settings, voice), name="heartbeat", daemon=True).start()
     voice.say("ready")
     controller.start()
     process.engine.close()
-    dispatch.sign_off(database, order.owner)
+    code = 0 if _sign_off(process) else 1
     voice.say("ended")
     sys.stdout.flush()
-    os._exit(0)  # threads of libraries must not keep a drained process alive
+    os._exit(code)  # threads of libraries must not keep a drained process alive
 
 
 def _make_process(order: Order, settings: Settings, database: Database, broker: Broker, voice: Voice) -> Process:
@@ -157,6 +157,29 @@ def _sign_on(order: Order, settings: Settings, database: Database) -> None:
     )
 
 
+def _sign_on_at_last(order: Order, settings: Settings, process: Process) -> None:
+    """Enter ourselves into the list as soon as the database is there; whoever drains waits no longer."""
+    while True:
+        try:
+            return _sign_on(order, settings, process.database)
+        except StorageError as error:
+            log.warning("sign_on_waits error=%s", error)
+        if process.draining.wait(1.0):
+            return None
+
+
+def _sign_off(process: Process, *, giving_back: bool = False) -> bool:
+    """Leave the list, and first all shards where asked to; False when the database is away: others will see to it."""
+    try:
+        if giving_back:
+            process.give_back()
+        dispatch.sign_off(process.database, process.owner)
+    except StorageError as error:
+        log.warning("sign_off_failed error=%s", error)
+        return False
+    return True
+
+
 def _obey(process: Process) -> None:
     """Follow the supervisor's word; at the end of it, end."""
     for line in sys.stdin.buffer:
@@ -164,11 +187,11 @@ def _obey(process: Process) -> None:
             process.drain()
             state.should_stop = 0
         elif line.strip() == b"stop":
+            code = 1  # then the supervisor frees what we hold
             try:
-                process.give_back()
-                dispatch.sign_off(process.database, process.owner)
+                code = 0 if _sign_off(process, giving_back=True) else 1
             finally:
-                os._exit(0)
+                os._exit(code)
     os._exit(1)
 
 

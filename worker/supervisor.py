@@ -202,23 +202,24 @@ class Supervisor:
             child.tell("stop" if self._stop_now.is_set() else "drain")
         give_back_at = time.monotonic() + self.settings.drain_s
         told = self._stop_now.is_set()
-        killed: set[str] = set()
+        stopped = {child.owner for child in self._children.values()} if told else set()
         while any(child.process.poll() is None for child in self._children.values()):
             late = time.monotonic() - give_back_at
             if not told and (late > 0 or self._stop_now.is_set()):
                 told = True
                 give_back_at = time.monotonic()
                 for child in self._children.values():
-                    child.tell("stop")
+                    if child.process.poll() is None:
+                        stopped.add(child.owner)
+                        child.tell("stop")
             elif told and late > 4:
                 for child in self._children.values():
                     if child.process.poll() is None:
-                        killed.add(child.owner)
                         child.process.kill()
             time.sleep(TICK_S / 2)
         for child in self._children.values():
-            if child.process.returncode != 0:
-                self._caretaker.bury(child.owner, on_purpose=child.owner in killed)
+            if child.process.returncode != 0:  # it could not give its shards back, which is nobody's fault
+                self._caretaker.bury(child.owner, on_purpose=child.owner in stopped)
             self._close_pipes(child)
         self._children.clear()
 
