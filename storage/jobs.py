@@ -314,7 +314,13 @@ def _retry(database: Database, connection: Connection, job_id: int, only: str | 
         select(Content.id, Content.n_chars)
         .join(OutcomeRow, and_(OutcomeRow.spec_id == step.spec_id, OutcomeRow.content_id == Content.id))
         .join(Document, Document.content_id == Content.id)
-        .where(visible(job), OutcomeRow.status == "failed", OutcomeRow.reason_class == only if only else true())
+        .where(
+            visible(job),
+            # What it has not come across yet it will count as failed before, or as done, once it does.
+            or_(Document.id <= job.swept_to, Document.ingest_id == job.ingest_id),
+            OutcomeRow.status == "failed",
+            OutcomeRow.reason_class == only if only else true(),
+        )
         .distinct()
         .order_by(Content.id)
     )
