@@ -78,7 +78,7 @@ def test_a_vector_that_is_not_a_number_fails_its_document_and_is_not_stored(mill
     with mill.worker(fault="text:nan"):
         status = mill.finish(job)
     reason_class, reason = only_the_poison_failed(mill, status, 20)
-    assert (reason_class, "not finite" in reason) == ("document", True)
+    assert (reason_class, "not finite" in reason) == ("model", True)
     with mill.database.read() as connection:
         vectors = list(connection.scalars(select(OutcomeRow.vector).where(OutcomeRow.status == "failed")))
     assert vectors == [None]

@@ -1,0 +1,78 @@
+"""Upkeep done twice at once, or cut short; and workers whose clocks are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import pytest
+from sqlalchemy import func, select
+
+from storage.database import Database, db_now
+from storage.schema import Shard
+from tests.faults.mill import LEASE_S, SHARD_TEXTS, Mill, numbered
+from tests.worker.harness import until
+from worker.topup import round_of_upkeep
+
+CLOCK = """
+import time
+true_time, true_time_ns = time.time, time.time_ns
+time.time = lambda: true_time() + {offset_s}
+time.time_ns = lambda: true_time_ns() + {offset_s} * 10**9
+"""
+
+
+def test_upkeep_by_several_at_once_is_harmless(mill: Mill) -> None:
+    job = mill.give(numbered(8 * SHARD_TEXTS), model="null@3000")
+    over = Event()
+
+    def keep_up() -> None:
+        broker = mill.broker()
+        while not over.is_set():
+            round_of_upkeep(mill.database, broker, grace_s=0.0)  # every hint counts as lost, again and again
+        broker.close()
+
+    with mill.worker(), ThreadPoolExecutor(2) as pool:
+        keepers = [pool.submit(keep_up) for _ in range(2)]
+        try:
+            mill.finish(job)
+        finally:
+            over.set()
+        for keeper in keepers:
+            keeper.result(20)
+    assert {row.attempt for row in mill.shards(Shard.attempt)} == {1}
+
+
+def test_upkeep_that_is_killed_in_the_middle_is_taken_over(mill: Mill) -> None:
+    job = mill.give(numbered(4 * SHARD_TEXTS), model="null@1000")
+    first = mill.start_worker(fault="upkeep:kill@2")
+    assert first.wait(20) < 0
+    assert mill.strikes()
+    with mill.worker():
+        mill.finish(job)
+
+
+@pytest.fixture
+def postgres_mill(postgres_url: str, tmp_path: Path, redis_url: str) -> Iterator[Mill]:
+    database = Database(postgres_url, pool_size=12)
+    yield Mill(tmp_path, database, redis_url)
+    database.close()
+
+
+@pytest.mark.parametrize("offset_s", [3600, -3600], ids=["an hour ahead", "an hour behind"])
+def test_leases_do_not_depend_on_a_workers_clock(postgres_mill: Mill, offset_s: int) -> None:
+    mill = postgres_mill
+    with mill.worker("--threads", "1"):
+        mill.patch(CLOCK.format(offset_s=offset_s))
+        with mill.worker("--threads", "1"):
+            until(lambda: len(mill.live()) == 2, "both are ready, and the clock of one is wrong")
+            job = mill.give(numbered(6 * SHARD_TEXTS), model="null@800")
+            until(lambda: len(mill.owners()) == 2, "both hold a shard")
+            assert mill.lapsed() == 0
+            with mill.database.read() as connection:
+                longest = func.max(Shard.lease_until - db_now())
+                assert (connection.scalar(select(longest).where(Shard.state == "running")) or 0.0) <= LEASE_S
+            mill.finish(job)
+    assert {row.attempt for row in mill.shards(Shard.attempt)} == {1}, "nothing was taken from anybody"
