@@ -21,6 +21,7 @@ from worker.broker import Broker
 from worker.errors import BrokerUnreachable
 from worker.gate import Gate
 from worker.topup import top_up
+from worker.watchdog import CUT
 
 log = logging.getLogger("docmill.shard")
 
@@ -147,7 +148,7 @@ class Process:
     def _submit(self, head: Head, claim: Claim) -> Ticket:
         """Cut the texts, which the supervisor watches as it does a batch."""
         step = f"cut {claim.shard_id}"
-        self._say("begin", name=step, kind="cut", size=sum(len(text) for _, text in claim.texts))
+        self._say("begin", name=step, kind=CUT, size=sum(len(text) for _, text in claim.texts))
         try:
             return self.engine.submit(head.spec, claim.texts)
         finally:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 SLACK = 30.0  # an output may be so many times as long as any before it
+CUT = "cut"
+CUT_S_PER_CHAR = 5e-5  # five times as long as the worst text that was found takes with any tokenizer that was tried
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,10 @@ class Step:
 
 @dataclass
 class Watchdog:
-    """The open steps of one device process, and what steps cost.
+    """The open steps of one device process, and what batches cost.
 
-    `least_s` is the least time that any step has, `most_s` the most, and what the first of its kind has. Costs
-    outlive the process; `forget_steps` when another takes its place.
+    `least_s` is the least time that any step has, `most_s` the most that a batch has, and what the first of its
+    kind has. Costs outlive the process; `forget_steps` when another takes its place.
     """
 
     least_s: float
@@ -44,7 +46,9 @@ class Watchdog:
             self._costs[step.kind] = max(cost, self._costs.get(step.kind, 0.0))
 
     def limit_s(self, kind: str, size: int) -> float:
-        """How long a step of this kind and size may take, in seconds."""
+        """How long a step of this kind and size may take, in seconds. A document of any size may be cut."""
+        if kind == CUT:
+            return max(self.least_s, CUT_S_PER_CHAR * size)
         cost = self._costs.get(kind)
         if cost is None:
             return self.most_s

@@ -38,6 +38,12 @@ def test_the_slowest_of_a_kind_is_what_counts() -> None:
     assert dog.limit_s("batch a", 1_000) == SLACK * 4.0
 
 
+def test_what_is_cut_has_time_for_its_length_however_long_it_is() -> None:
+    dog = watchdog()
+    assert dog.limit_s("cut", 60_000) == 60.0
+    assert dog.limit_s("cut", 256_000_000) > 3 * 3600
+
+
 def test_a_step_that_ended_does_not_hang_and_those_beside_it_are_watched_on() -> None:
     dog = taught(cost_s=0.1)
     dog.begin(Step("cut 1", "cut", 10, 0.0))
