@@ -1,0 +1,132 @@
+"""Passwords in URLs: in no output, no log, no error, no file and no table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.engine import make_url
+
+from storage.database import Database
+from storage.schema import Base
+from tests.faults.mill import Mill, numbered
+from tests.faults.servers import RedisServer, free_port
+from tests.worker.harness import Docmill, until
+
+CANARY = "c4nary"
+SECRET = f"{CANARY}/p@ss:word"  # with every character that has a meaning in a URL
+IN_URL = quote(SECRET, safe="")
+
+
+class Said:
+    """Runs commands, and keeps all that they said."""
+
+    def __init__(self, docmill: Docmill) -> None:
+        self._docmill = docmill
+        self.all: list[tuple[str, str]] = []
+
+    def __call__(self, *arguments: Any, code: int = 0, settings: Mapping[str, str] | None = None) -> None:
+        before = dict(self._docmill.environment)
+        self._docmill.environment |= settings or {}
+        done = self._docmill(*arguments, code=code)
+        self._docmill.environment = before
+        self.all.append((" ".join(map(str, arguments)), done.stdout + done.stderr))
+
+    def told(self) -> list[str]:
+        """The commands that told the secret."""
+        return [command for command, said in self.all if CANARY in said]
+
+
+@pytest.fixture
+def mill(tmp_path: Path, database: Database, own_redis: RedisServer) -> Mill:
+    """docmill with a password in every URL that can have one."""
+    with own_redis.client() as client:
+        client.config_set("requirepass", SECRET)
+    mill = Mill(tmp_path, database, own_redis.url.replace("//", f"//:{IN_URL}@"), log_level="debug")
+    if not database.is_sqlite:  # which trusts whoever comes, so that any password does
+        url = database.url.set(password=SECRET)
+        mill.environment["DOCMILL_DATABASE_URL"] = url.render_as_string(hide_password=False)
+    return mill
+
+
+def tables(database: Database) -> str:
+    with database.read() as connection:
+        return repr([connection.execute(select(table)).all() for table in Base.metadata.sorted_tables])
+
+
+def files(folder: Path) -> list[str]:
+    """The files that hold the secret."""
+    return [str(path) for path in folder.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
+
+
+def test_a_password_is_in_no_output_log_file_or_table(mill: Mill) -> None:
+    said = Said(mill)
+    path = mill.corpus([*numbered(5), ""])
+    said("enqueue", path, "--task", "translate", "--model", "null", "--json")
+    with mill.worker():
+        mill.finish(1)
+        said("doctor", "--json")
+    said("jobs")
+    said("jobs", "--json")
+    said("status", 1)
+    said("status", 1, "--json")
+    said("wait", 1, "--json")
+    said("results", 1)
+    said("failures", 1, "--json")
+    assert said.told() == []
+    assert CANARY not in mill.log("worker")
+    assert "***" in mill.log("worker"), "it says which servers it uses"
+    assert CANARY not in tables(mill.database)
+    assert files(mill.folder) == []
+
+
+def test_a_password_is_in_no_error(mill: Mill, own_redis: RedisServer) -> None:
+    said = Said(mill)
+    path = mill.corpus(numbered(5))
+    enqueue = ("enqueue", path, "--task", "translate", "--model", "null", "--json")
+    wrong = {"DOCMILL_REDIS_URL": own_redis.url.replace("//", f"//:{IN_URL}-no@")}
+    said("worker", code=3, settings=wrong)
+    said(*enqueue, settings=wrong)
+    own_redis.stop()
+    said("worker", code=3)
+    said("doctor", "--json", code=2)
+    said(*enqueue)
+    if not mill.database.is_sqlite:
+        url = make_url(mill.environment["DOCMILL_DATABASE_URL"])
+        for away in (url.set(port=free_port()), url.set(database="nowhere")):
+            gone = {"DOCMILL_DATABASE_URL": away.render_as_string(hide_password=False)}
+            said("jobs", code=3, settings=gone)
+            said(*enqueue, code=3, settings=gone)
+    assert said.told() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("DOCMILL_DATABASE_URL", f"mysql://me:{IN_URL}@host/name"),
+        ("DOCMILL_DATABASE_URL", f"postgresql://me:{SECRET}@host/name"),
+        ("DOCMILL_DATABASE_URL", f"postgresql://me:{CANARY}@host:port/name"),
+        ("DOCMILL_DATABASE_URL", f"postgresql//me:{CANARY}@host/name"),
+        ("DOCMILL_REDIS_URL", f"http://:{IN_URL}@host"),
+        ("DOCMILL_REDIS_URL", f"redis://:{SECRET}@host:6379/0"),
+        ("DOCMILL_REDIS_URL", f"redis://:{CANARY}@host:port/0"),
+        ("DOCMILL_REDIS_URL", f"redis//:{CANARY}@host/0"),
+    ],
+)
+def test_a_url_that_is_none_does_not_give_its_password_away(tmp_path: Path, name: str, url: str) -> None:
+    said = Said(Docmill(tmp_path, {name: url}))
+    said("worker", code=2)
+    assert said.told() == []
+
+
+def test_a_worker_that_loses_its_servers_says_so_without_their_passwords(mill: Mill, own_redis: RedisServer) -> None:
+    mill.give(numbered(5), model="null@1")
+    with mill.worker():
+        until(lambda: mill.states()["running"], "it works")
+        own_redis.stop()
+        until(lambda: "caretaker_waits" in mill.log("worker"), "it misses Redis")
+    assert CANARY not in mill.log("worker")
