@@ -113,4 +113,9 @@ class Caretaker:
         except (StorageError, BrokerUnreachable) as error:
             log.warning("caretaker_waits error=%s", error)
             return False
+        except Exception:
+            # A bug, or a queue that was closed beneath us because the worker ends: what else there is to do still is.
+            if not self._stop.is_set():
+                log.exception("caretaker_failed")
+            return False
         return True

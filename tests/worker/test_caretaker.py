@@ -98,3 +98,21 @@ def test_a_burial_that_met_a_database_that_was_away_is_made_up_for(database: Dat
     away.clear()
     until(lambda: shard(database, held.shard_id).state != "running", "its shard is free", 10)
     caretaker.stop()
+
+
+def test_a_caretaker_outlives_an_error_that_nobody_foresaw(
+    database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rounds: list[int] = []
+
+    def upset(*_: object) -> None:
+        rounds.append(1)
+        if len(rounds) == 1:
+            raise ValueError
+
+    monkeypatch.setattr("worker.caretaker.round_of_upkeep", upset)
+    caretaker = Caretaker(database, broker, "me", every_s=0.05)
+    caretaker.start()
+    until(lambda: len(rounds) > 2, "there are more rounds")
+    caretaker.stop()
+    assert caplog.text.count("caretaker_failed") == 1
