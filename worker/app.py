@@ -6,12 +6,17 @@ from typing import Any
 
 from celery import Celery
 from kombu import Queue
+from kombu.transport import TRANSPORT_ALIASES
 
+from worker import redisurl
 from worker.messages import ENQUEUE_LANE, KEY_PREFIX, queue
 from worker.settings import LANES
 
+TRANSPORT_ALIASES[redisurl.SCHEME] = "worker.transport:Transport"
+
 CONFIG: dict[str, Any] = {
-    # A message is a hint and may come from anyone who reaches Redis: nothing but JSON is ever parsed.
+    # A message is a hint and may come from anyone who reaches Redis: nothing but JSON is ever parsed, and Celery sees
+    # only what `worker.transport` made of it.
     "task_serializer": "json",
     "accept_content": ["json"],
     # Results live in SQL; a second place for them could only disagree.
@@ -53,11 +58,6 @@ CONFIG: dict[str, Any] = {
 
 def make_app(redis_url: str) -> Celery:
     """A Celery app on that Redis. Makes no connection, and no global state."""
-    app = Celery("docmill", broker=broker_url(redis_url), set_as_current=False)
+    app = Celery("docmill", broker=redisurl.for_celery(redis_url), set_as_current=False)
     app.conf.update(CONFIG)
     return app
-
-
-def broker_url(redis_url: str) -> str:
-    """A Redis URL in Celery's own spelling: a socket is `redis+socket://`."""
-    return redis_url.replace("unix://", "redis+socket://", 1)

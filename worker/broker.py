@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import redis
 from kombu.exceptions import OperationalError
 
+from worker import redisurl, refusal
 from worker.app import make_app
 from worker.errors import BrokerUnreachable
 from worker.messages import SHARD_TASK, queue, redis_key, shard_message
@@ -19,7 +21,7 @@ class Broker:
     def __init__(self, redis_url: str) -> None:
         self.url = redis_url
         self.app = make_app(redis_url)
-        self._redis = redis.Redis.from_url(redis_url, socket_timeout=5, socket_connect_timeout=5)
+        self._redis = redis.Redis.from_url(redisurl.for_redis(redis_url), socket_timeout=5, socket_connect_timeout=5)
 
     def __str__(self) -> str:
         return mask(self.url)
@@ -30,6 +32,16 @@ class Broker:
             self._redis.ping()
         except redis.RedisError as error:
             raise self._unreachable(error) from error
+
+    def require_rights(self) -> None:
+        """Raise BrokerUnreachable unless Redis answers and lets its user do all that a worker does."""
+        try:
+            missing = refusal.not_permitted(self._redis)
+        except redis.RedisError as error:
+            raise self._unreachable(error) from error
+        if missing:
+            commands = " ".join(f"+{name}" for name in missing)
+            raise BrokerUnreachable(f"the user of Redis at {self} lacks {commands}; {refusal.DOCS}")
 
     def depth(self, lane: str) -> int:
         """How many messages wait in a lane's queue. Raises BrokerUnreachable."""
@@ -57,24 +69,32 @@ class Broker:
             raise self._unreachable(error) from error
 
     def server_facts(self) -> dict[str, str]:
-        """What an operator must know of the server: version, eviction and persistence. Raises BrokerUnreachable."""
+        """What an operator must know of the server: version, eviction and persistence; "unknown" where its user may
+        not ask. Raises BrokerUnreachable.
+        """
         try:
-            info = self._redis.info()
-            config = self._redis.config_get("maxmemory*") | self._redis.config_get("appendonly")
-        except redis.ResponseError:
-            info, config = self._redis.info(), {}
+            self._redis.ping()
+            info = self._ask(self._redis.info)
+            config = self._ask(lambda: self._redis.config_get("maxmemory*") | self._redis.config_get("appendonly"))
         except redis.RedisError as error:
             raise self._unreachable(error) from error
         return {
             "version": str(info.get("redis_version", "unknown")),
-            "eviction": str(config.get("maxmemory-policy", "unknown")),
-            "maxmemory": str(config.get("maxmemory", "unknown")),
+            "eviction": str(config.get("maxmemory-policy", info.get("maxmemory_policy", "unknown"))),
+            "maxmemory": str(config.get("maxmemory", info.get("maxmemory", "unknown"))),
             "appendonly": str(config.get("appendonly", "unknown")),
         }
+
+    def _ask(self, question: Callable[[], Any]) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = question()
+        except redis.ResponseError:
+            return {}
+        return answer
 
     def close(self) -> None:
         self.app.close()
         self._redis.close()
 
     def _unreachable(self, error: Exception) -> BrokerUnreachable:
-        return BrokerUnreachable(f"cannot reach Redis at {self}: {type(error).__name__}; is it running?")
+        return BrokerUnreachable(refusal.sentence(error, str(self)))

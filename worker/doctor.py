@@ -83,10 +83,11 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         return
     finally:
         broker.close()
-    evicts = facts["eviction"] not in {"noeviction", "unknown"}
-    advice = (
-        "it may throw queued hints away, which costs time: CONFIG SET maxmemory-policy noeviction" if evicts else ""
-    )
+    unknown = facts["eviction"] == "unknown"
+    evicts = not unknown and facts["eviction"] != "noeviction"
+    advice = "it may throw queued hints away, which costs time: CONFIG SET maxmemory-policy noeviction"
+    if not evicts:
+        advice = "this user may use neither INFO nor CONFIG GET: see to maxmemory-policy yourself" if unknown else ""
     yield Finding("redis", not evicts, f"{broker}: {facts['version']}, eviction {facts['eviction']}", advice)
 
 

@@ -1,8 +1,18 @@
-"""What travels through the queue: the names of the queues and the strict shape of a message."""
+"""What travels through the queue: the names of the queues, the strict shape of a message, and its envelope.
+
+Whoever reaches Redis may put anything into a queue. Of what comes out Celery sees only what `rewrite` made: a new
+envelope around the few values that are ours in the old one.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import uuid
+from datetime import datetime
 from typing import Any
+
+import orjson
 
 from worker.errors import BadMessage
 
@@ -11,6 +21,7 @@ KEY_PREFIX = "docmill:"
 SHARD_TASK = "docmill.shard"
 ENQUEUE_TASK = "docmill.enqueue"
 ENQUEUE_LANE = "enqueue"
+MAX_BYTES = 65_536  # ours have about 1,500; a long path and every option fit
 
 
 def queue(lane: str) -> str:
@@ -35,6 +46,97 @@ def parse_shard(arguments: dict[str, Any]) -> int:
     shard_id = arguments.get("shard_id")
     if arguments.keys() != {"v", "shard_id"} or arguments["v"] != VERSION:
         raise BadMessage(f"a shard's message has exactly v={VERSION} and shard_id, not {sorted(arguments)}")
-    if not isinstance(shard_id, int) or isinstance(shard_id, bool) or shard_id <= 0:
+    if not isinstance(shard_id, int) or isinstance(shard_id, bool) or not 0 < shard_id < 2**63:
         raise BadMessage("a shard's id is a positive whole number")
     return shard_id
+
+
+def rewrite(raw: bytes, origin: str) -> bytes:
+    """A message of the queue `origin` in an envelope of our own: its task, id, times and arguments, and nothing else.
+
+    Raises BadMessage for one that asks for anything but a task of ours with plain arguments.
+    """
+    envelope = _object(_json(raw), "a message")
+    headers = _object(envelope.get("headers"), "its headers")
+    if headers.get("task") not in (SHARD_TASK, ENQUEUE_TASK):
+        raise BadMessage("a message is for docmill.shard or docmill.enqueue")
+    if envelope.get("content-type") != "application/json" or envelope.get("content-encoding") != "utf-8":
+        raise BadMessage("a message's body is JSON in UTF-8")
+    if headers.get("compression"):
+        raise BadMessage("a message's body is not compressed")
+    arguments = _arguments(envelope)
+    if headers["task"] == SHARD_TASK:
+        arguments = shard_message(parse_shard(arguments))
+    task_id = headers.get("id")
+    if not isinstance(task_id, str) or not 0 < len(task_id) <= 255:
+        raise BadMessage("a message's id is a short text")
+    times = {name: _time(headers.get(name)) for name in ("eta", "expires")}
+    return _envelope(headers["task"], task_id, times, arguments, origin)
+
+
+def _arguments(envelope: dict[str, Any]) -> dict[str, Any]:
+    """The named arguments, each a plain value: no list or object that Celery could take for something else."""
+    body = envelope.get("body")
+    if _object(envelope.get("properties"), "its properties").get("body_encoding") != "base64":
+        raise BadMessage("a message's body is in base64")
+    try:
+        content = _json(base64.b64decode(body or "", validate=True))
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise BadMessage("a message's body is in base64") from error
+    if not isinstance(content, list) or len(content) != 3 or content[0]:
+        raise BadMessage("a message's body is its arguments, which all have names")
+    if any(_object(content[2], "what follows a task").values()):
+        raise BadMessage("nothing is called after a task of docmill's")
+    arguments = _object(content[1], "its arguments")
+    if not all(_is_plain(value) for value in arguments.values()):
+        raise BadMessage("an argument is a text without zeros, a number, true, false or null")
+    return arguments
+
+
+def _is_plain(value: Any) -> bool:
+    return "\0" not in value if isinstance(value, str) else not isinstance(value, dict | list)
+
+
+def _json(raw: bytes) -> Any:
+    if len(raw) > MAX_BYTES:
+        raise BadMessage(f"a message has at most {MAX_BYTES:,} bytes, not {len(raw):,}")
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise BadMessage("a message is JSON") from error
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadMessage(f"{what}: an object was expected")
+    return value
+
+
+def _time(value: Any) -> str | None:
+    if value is None:
+        return None
+    try:
+        return datetime.fromisoformat(value).isoformat()
+    except (TypeError, ValueError) as error:
+        raise BadMessage("a message's times are ISO 8601") from error
+
+
+def _envelope(task: str, task_id: str, times: dict[str, str | None], arguments: dict[str, Any], origin: str) -> bytes:
+    """A message as Celery's protocol 2 has it."""
+    body = orjson.dumps([[], arguments, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
+    return orjson.dumps(
+        {
+            "body": base64.b64encode(body).decode(),
+            "content-type": "application/json",
+            "content-encoding": "utf-8",
+            "headers": {"lang": "py", "task": task, "id": task_id, "root_id": task_id, "retries": 0, **times},
+            "properties": {
+                "correlation_id": task_id,
+                "delivery_mode": 2,
+                "delivery_info": {"exchange": "", "routing_key": origin},
+                "priority": 0,
+                "body_encoding": "base64",
+                "delivery_tag": str(uuid.uuid4()),
+            },
+        }
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -11,7 +12,7 @@ from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from worker import faultpoints
+from worker import faultpoints, redisurl
 from worker.errors import SettingsError
 
 PREFIX = "DOCMILL_"
@@ -93,8 +94,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: str | None) -> str | None:
-        if value is not None and not _is_redis_url(value):
-            raise ValueError("a Redis URL is redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///SOCKET")
+        if value is not None and (problem := redisurl.problem(value)):
+            raise ValueError(problem)
         return value
 
     @field_validator("fault")
@@ -150,17 +151,6 @@ def load_settings(**options: Any) -> Settings:
     return settings
 
 
-def _is_redis_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        port, database = parts.port, parts.path.strip("/")
-    except ValueError:
-        return False
-    if parts.scheme == "unix":
-        return bool(parts.path)
-    return parts.scheme in {"redis", "rediss"} and port != 0 and (not database or database.isdecimal())
-
-
 def _unknown(names: Any, where: str) -> list[str]:
     known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
     return [
@@ -186,8 +176,12 @@ def visible_cuda_devices() -> int | None:
 
 
 def mask(url: str) -> str:
-    """A URL as it may be shown: its password replaced."""
+    """A URL as it may be shown: its passwords replaced, in its query too."""
     parts = urlsplit(url)
-    if not parts.password:
+    query = re.sub(r"(?i)(^|&)([^=&]*password)=[^&]*", r"\1\2=***", parts.query)
+    netloc = parts.netloc
+    if parts.password:
+        netloc = f"{parts.username or ''}:***@{netloc.rpartition('@')[2]}"
+    if (query, netloc) == (parts.query, parts.netloc):
         return url
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"))
+    return urlunsplit(parts._replace(netloc=netloc, query=query))
