@@ -2,7 +2,8 @@
 
 StorageError
 ├── DatabaseUrlUnknown       no URL, or one of a database that docmill does not know
-├── DatabaseUnreachable      no server, no such file, no rights
+├── DatabaseUnreachable      no server, no such file
+├── RightMissing             the database's user may not do that
 ├── DatabaseBusy             locked by another writer, or restarted, for longer than the bounded retry
 ├── DatabaseReadOnly         the file or the server takes no writes
 ├── SchemaOutOfDate          `docmill db upgrade` has not run
@@ -27,6 +28,10 @@ class DatabaseUrlUnknown(StorageError):
 
 class DatabaseUnreachable(StorageError):
     """The database cannot be reached."""
+
+
+class RightMissing(StorageError):
+    """The database's user lacks a right that this takes."""
 
 
 class DatabaseBusy(StorageError):

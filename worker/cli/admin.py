@@ -25,6 +25,7 @@ def worker_command(device: str | None, lanes: str | None, threads: int | None, l
     SIGTERM or Ctrl-C finishes the batches under way and gives the rest back; a second one gives everything back
     at once. Without DOCMILL_REDIS_URL the worker brings an embedded queue along, which serves this machine only.
     """
+    from storage import rights
     from worker.device import LOG_FORMAT
     from worker.devices import choose_devices
     from worker.supervisor import Supervisor
@@ -34,6 +35,8 @@ def worker_command(device: str | None, lanes: str | None, threads: int | None, l
     logging.getLogger("alembic").setLevel(logging.WARNING)
     devices = choose_devices(settings.device)
     with open_store(settings) as database, open_broker(settings) as broker:
+        rights.require(database, rights.WORK)
+        broker.require_rights()
         say(f"Worker on {', '.join(devices)}: lanes {', '.join(settings.lanes)}; store {database}; queue {broker}.")
         Supervisor(settings, database, broker, devices).run_with_signals()
     say("Worker stopped; what was under way is committed or given back.")

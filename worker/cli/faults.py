@@ -9,7 +9,14 @@ OK, SOME_FAILED, BAD_INPUT, UNREACHABLE = 0, 1, 2, 3
 
 def exit_code(error: Exception) -> int | None:
     """The code for an error of ours that its sentence explains, None for a bug."""
-    from storage.errors import DatabaseBusy, DatabaseReadOnly, DatabaseUnreachable, SchemaOutOfDate, StorageError
+    from storage.errors import (
+        DatabaseBusy,
+        DatabaseReadOnly,
+        DatabaseUnreachable,
+        RightMissing,
+        SchemaOutOfDate,
+        StorageError,
+    )
     from tasks.errors import HubUnreachable, TaskError
     from worker.errors import BrokerUnreachable, EmbeddedServerError, WorkerError
 
@@ -17,6 +24,7 @@ def exit_code(error: Exception) -> int | None:
         DatabaseUnreachable,
         DatabaseBusy,
         DatabaseReadOnly,
+        RightMissing,
         SchemaOutOfDate,
         BrokerUnreachable,
         EmbeddedServerError,

@@ -1,0 +1,47 @@
+"""What docs/security.md says to a PostgreSQL and a Redis, so that the tests say exactly that."""
+
+from __future__ import annotations
+
+import re
+
+from sqlalchemy.engine import URL, make_url
+
+from tests.faults.servers import RedisServer
+from tests.worker.harness import ROOT
+
+DOCS = (ROOT / "docs" / "security.md").read_text()
+
+
+def sql(number: int) -> list[str]:
+    """The statements of the page's first or second block of SQL."""
+    block = re.findall(r"^```sql\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)[number]
+    return [statement.strip() for statement in block.split(";") if statement.strip()]
+
+
+def acl(user: str) -> list[str]:
+    """The words of the page's line for a user of Redis, from its name on."""
+    line = re.search(rf"^ACL SETUSER ({user} .*)$", DOCS, re.MULTILINE)
+    assert line is not None
+    return line[1].split()
+
+
+def password(user: str) -> str:
+    [word] = [word for word in acl(user) if word.startswith(">")]
+    return word[1:]
+
+
+def protect(server: RedisServer) -> None:
+    """Give a Redis the page's users, and no other."""
+    with server.client() as client:
+        for user in ("docmill-worker", "docmill-admin", "docmill-producer"):
+            client.execute_command("ACL", "SETUSER", *acl(user))
+        client.execute_command("ACL", "SETUSER", "keeper", "on", ">keeper", "~*", "+@all")
+        client.execute_command("ACL", "SETUSER", "default", "off")
+
+
+def redis_url(server: RedisServer, user: str, secret: str | None = None) -> str:
+    return as_user(server.url, user).set(password=secret or password(user)).render_as_string(hide_password=False)
+
+
+def as_user(url: str, user: str) -> URL:
+    return make_url(url).set(username=user)

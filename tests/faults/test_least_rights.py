@@ -1,0 +1,224 @@
+"""docmill with the users of docs/security.md: what they may do suffices, and nothing of it is too much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import update
+
+from storage import dispatch, ingest, jobs, migrations, rights, rows, shards, upkeep
+from storage.database import Database
+from storage.errors import RightMissing
+from storage.ingest import Rejected
+from storage.results import failures, results
+from storage.schema import Shard
+from storage.specs import Spec
+from storage.status import list_statuses, read_status
+from tests.faults import security
+from tests.faults.servers import PostgresCluster
+from tests.storage import books
+from tests.storage.books import claim_next, done, numbered, read, records, request, set_shard
+from tests.worker.harness import Docmill, until
+from worker.broker import Broker
+from worker.messages import ENQUEUE_LANE, ENQUEUE_TASK, queue
+
+OWNER, WORKER, ADMIN = "docmill_owner", "docmill_worker", "docmill_admin"
+GRANTS = """
+SELECT privilege_type || ' on ' || table_name FROM information_schema.role_table_grants WHERE grantee = %(role)s
+UNION SELECT 'USAGE on ' || object_name FROM information_schema.role_usage_grants
+WHERE grantee = %(role)s AND object_type = 'SEQUENCE' ORDER BY 1
+"""
+numbers = count(1)
+
+
+class Store:
+    """A database that was set up as the page says."""
+
+    def __init__(self, cluster: PostgresCluster) -> None:
+        self._admin_url = cluster.admin_url
+        self._url = cluster.admin_url.removesuffix("postgres") + "docmill"
+        self.as_superuser(*security.sql(0))
+        database = self.open(OWNER)
+        migrations.upgrade(database)
+        database.close()
+        self.as_owner(*security.sql(1))
+
+    def url(self, role: str) -> str:
+        return security.as_user(self._url, role).render_as_string(hide_password=False)
+
+    def open(self, role: str) -> Database:
+        return Database(self.url(role))
+
+    def as_owner(self, *statements: str) -> None:
+        self.run(self.url(OWNER), *statements)
+
+    def as_superuser(self, *statements: str) -> None:
+        self.run(self._admin_url, *statements)
+
+    def run(self, url: str, *statements: str) -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement.encode())
+
+    def granted(self, role: str) -> list[str]:
+        with psycopg.connect(self.url(OWNER)) as connection:
+            return [right for (right,) in connection.execute(GRANTS, {"role": role})]
+
+    def drop(self) -> None:
+        self.as_superuser("DROP DATABASE docmill WITH (FORCE)", *(f"DROP ROLE {r}" for r in (WORKER, ADMIN, OWNER)))
+
+
+@pytest.fixture
+def store(own_postgres: PostgresCluster) -> Iterator[Store]:
+    store = Store(own_postgres)
+    yield store
+    store.drop()
+
+
+def docmill(folder: Path, url: str, redis_url: str) -> Docmill:
+    settings = {"DOCMILL_DATABASE_URL": url, "DOCMILL_REDIS_URL": redis_url, "DOCMILL_UPKEEP_S": "0.5"}
+    return Docmill(folder, settings)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"id": "1", "text": "A text."}\n{"id": "2", "text": " "}\nnot JSON\n')
+    return path
+
+
+def test_with_the_rights_of_the_page_a_job_is_enqueued_by_one_user_and_done_by_another(
+    store: Store, tmp_path: Path, redis_url: str, corpus: Path
+) -> None:
+    admin, worker = (docmill(tmp_path, store.url(role), redis_url) for role in (ADMIN, WORKER))
+    job = admin.enqueue(corpus, "--task", "translate", "--model", "null")
+    with worker.worker("--device", "cpu"):
+        admin("wait", job, code=1)
+    assert len(admin.results(job)) == 1
+    assert {line.split("\t")[1] for line in admin("failures", job).stdout.splitlines()} == {"skipped", "rejected"}
+    for command in (["pause", job], ["resume", job], ["priority", job, 3], ["retry", job], ["cancel", job], ["jobs"]):
+        admin(*command)
+    admin("db", "upgrade")  # where there is nothing to do it takes no right
+
+
+def test_a_worker_carries_out_orders_to_enqueue_only_with_an_admins_rights_too(
+    store: Store, tmp_path: Path, redis_url: str, corpus: Path
+) -> None:
+    admin, worker = (docmill(tmp_path, store.url(role), redis_url) for role in (ADMIN, WORKER))
+
+    def order() -> None:
+        broker = Broker(redis_url)
+        arguments = {"source": str(corpus), "task": "translate", "model": "null"}
+        broker.app.send_task(ENQUEUE_TASK, queue=queue(ENQUEUE_LANE), kwargs=arguments)
+        broker.close()
+
+    with worker.worker("--device", "cpu"):
+        order()
+        until(lambda: "enqueue_refused error=RightMissing" in worker.log("worker"), "the order is refused")
+        store.as_superuser(f"GRANT {ADMIN} TO {WORKER}")
+        order()
+        until(lambda: [job["done"] for job in admin.json("jobs")] == [1], "the order is carried out")
+
+
+def test_only_the_owner_changes_the_schema(store: Store, tmp_path: Path, redis_url: str) -> None:
+    for role in (WORKER, ADMIN):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            store.run(store.url(role), "CREATE TABLE mine (id int)")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            store.run(store.url(role), "ALTER TABLE shard ADD mine int")
+    store.as_owner("DROP SCHEMA public CASCADE")
+    told = docmill(tmp_path, store.url(WORKER), redis_url)("db", "upgrade", code=3)
+    assert "lacks the owner's rights" in told.stderr
+    assert "docs/security.md" in told.stderr
+
+
+def test_a_worker_without_a_right_does_not_start_and_names_all_that_it_lacks(
+    store: Store, tmp_path: Path, redis_url: str
+) -> None:
+    store.as_owner(
+        f"REVOKE INSERT ON outcome FROM {WORKER}", f"REVOKE USAGE ON SEQUENCE runtime_id_seq FROM {WORKER}"
+    )
+    told = docmill(tmp_path, store.url(WORKER), redis_url)("worker", "--device", "cpu", code=3)
+    assert "lacks INSERT on outcome, USAGE on runtime_id_seq" in told.stderr
+
+
+def test_a_command_names_the_right_that_it_missed(store: Store, tmp_path: Path, redis_url: str, corpus: Path) -> None:
+    store.as_owner(f"REVOKE INSERT ON document FROM {ADMIN}")
+    told = docmill(tmp_path, store.url(ADMIN), redis_url)(
+        "enqueue", corpus, "--task", "translate", "--model", "null", code=3
+    )
+    assert "lacks INSERT on document" in told.stderr
+
+
+def test_the_page_grants_a_worker_what_the_code_asks_for_and_nothing_else(store: Store) -> None:
+    asked = [f"{right} on {name}" for name, several in rights.WORK.items() for right in several]
+    assert store.granted(WORKER) == sorted(asked)
+
+
+@pytest.mark.parametrize("role", [WORKER, ADMIN])
+def test_each_right_of_the_page_is_needed(store: Store, role: str) -> None:
+    owner, database = store.open(OWNER), store.open(role)
+    errands: Callable[[Database, Database], None] = {WORKER: work, ADMIN: steer}[role]
+    errands(owner, database)
+    for granted in store.granted(role):
+        right, _, name = granted.partition(" on ")
+        what = f"{right} ON {'SEQUENCE ' if right == 'USAGE' else ''}{name}"
+        store.as_owner(f"REVOKE {what} FROM {role}")
+        with pytest.raises(RightMissing, match=rf"lacks [^:]*{right}[^:]* on {name}:"):
+            errands(owner, database)
+        store.as_owner(f"GRANT {what} TO {role}")
+    owner.close()
+    database.close()
+
+
+def spec() -> Spec:
+    """One that was never there."""
+    return Spec("translate", "marian", f"sha256:{next(numbers)}")
+
+
+def steer(_: Database, admin: Database) -> None:
+    """All that an admin's commands do to the store."""
+    migrations.require_current(admin)
+    n = next(numbers)
+    asked = request(f"{n}.jsonl", corpus=f"corpus {n}", spec=spec())
+    twice = [("a", f"first {n}"), ("a", f"second {n}")]
+    read(admin, asked, twice, chunk=1, stop_after=2)
+    job = read(admin, asked, twice, chunk=1, stop_after=1)  # now the first version contends with the second
+    ingest.add(admin, job, records(numbered(3)), [Rejected("line 9", "no JSON")])
+    ingest.end(admin, job)
+    [lane] = [lane for lane in dispatch.lanes(admin) if lane.name == "translate"]
+    dispatch.put_back(admin, dispatch.take(admin, lane))
+    assert read_status(admin, job.id).rejected == 1
+    assert list_statuses(admin, 3)
+    assert list(results(admin, job.id)) == []
+    assert len(list(failures(admin, job.id))) == 1
+    for act in (jobs.pause, jobs.resume, jobs.retry, jobs.cancel):
+        act(admin, job.id)
+
+
+def work(owner: Database, worker: Database) -> None:
+    """All that a worker does to the store, with jobs that others made."""
+    n = next(numbers)
+    owner.write(lambda connection: connection.execute(update(Shard).values(state="done")))  # what a refusal left
+    read(owner, request(f"{n}.jsonl", corpus=f"corpus {n}", spec=spec()), numbered(4, first=4 * n))
+    migrations.require_current(worker)
+    upkeep.hold(worker, "upkeep", "me", 60)
+    dispatch.sign_on(worker, "me", host="here", pid=1, device="cpu", lanes=["translate"], slots=1, version="0")
+    dispatch.refuse(worker, "me", 1, "no such model")
+    dispatch.accept(worker, "me", 1)
+    runtime = rows.runtime_id(worker, {"device": str(n), "precision": "-", "backend": "-", "versions": {}})
+    claim = claim_next(worker, "me")
+    shards.heartbeat(worker, "me")
+    shards.release(worker, claim, done(claim)[:1], runtime)
+    set_shard(owner, claim_next(worker, "me").shard_id, suspect=1)
+    upkeep.reclaim(worker, "me")  # splits it
+    assert books.work(worker, owner="me") > 1
+    upkeep.lost_hints(worker, "translate", queue_is_empty=True, grace_s=0)
+    upkeep.forget_workers(worker)
+    jobs.finish(worker)
+    dispatch.sign_off(worker, "me")
+    upkeep.let_go(worker, "upkeep", "me")

@@ -1,0 +1,143 @@
+"""docmill with the Redis users of docs/security.md: what they may do suffices, and nothing of it is too much."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import redis
+from celery import Celery
+
+from storage.database import Database
+from tests.faults import security
+from tests.faults.mill import Mill, numbered
+from tests.faults.servers import RedisServer
+from tests.worker.harness import until
+from worker.broker import Broker
+from worker.errors import BrokerUnreachable
+from worker.messages import ENQUEUE_LANE, queue, redis_key
+from worker.refusal import PROBES
+
+WORKER, ADMIN, PRODUCER = "docmill-worker", "docmill-admin", "docmill-producer"
+
+
+@pytest.fixture
+def protected(own_redis: RedisServer) -> RedisServer:
+    security.protect(own_redis)
+    return own_redis
+
+
+@pytest.fixture
+def admin(tmp_path: Path, sqlite_url: str, protected: RedisServer) -> Mill:
+    return Mill(tmp_path, Database(sqlite_url), security.redis_url(protected, ADMIN))
+
+
+@pytest.fixture
+def worker(tmp_path: Path, sqlite_url: str, protected: RedisServer) -> Mill:
+    return Mill(tmp_path, Database(sqlite_url), security.redis_url(protected, WORKER))
+
+
+def keeper(server: RedisServer) -> redis.Redis:
+    return redis.Redis.from_url(security.redis_url(server, "keeper", "keeper"))
+
+
+def send(server: RedisServer, **arguments: str) -> None:
+    """Send `docmill.enqueue` as another Celery app does."""
+    app = Celery(broker=security.redis_url(server, PRODUCER), set_as_current=False)
+    app.send_task("docmill.enqueue", queue=f"docmill:{queue(ENQUEUE_LANE)}", kwargs=arguments)
+    app.close()
+
+
+def test_with_the_rights_of_the_page_jobs_are_enqueued_by_two_users_and_done_by_a_third(
+    protected: RedisServer, admin: Mill, worker: Mill
+) -> None:
+    source = admin.corpus(numbered(3))
+    enqueued = json.loads(admin("enqueue", source, "--task", "translate", "--model", "null", "--json").stdout)
+    assert enqueued["deferred"] is None
+    send(protected, source=str(source), task="summarize", model="null")
+    with worker.worker():
+        admin.finish(enqueued["id"])
+        until(lambda: worker.outcomes()["done"] == 6, "what was sent is done")
+    refused = [entry["object"] for entry in keeper(protected).acl_log()]
+    assert set(refused) <= {"client|setinfo"}
+
+
+def test_a_message_that_a_dead_worker_had_not_acknowledged_is_taken_up_with_these_rights(
+    protected: RedisServer, worker: Mill
+) -> None:
+    send(protected, source=str(worker.corpus(numbered(3))), task="translate", model="null")
+    with keeper(protected) as client:  # what a worker of seven hours ago left behind
+        taken = json.loads(client.rpop(redis_key(ENQUEUE_LANE)) or b"")
+        client.hset("docmill:unacked", "tag", json.dumps([taken, "", queue(ENQUEUE_LANE)]))
+        client.zadd("docmill:unacked_index", {"tag": time.time() - 7 * 3600})
+        with worker.worker():
+            until(lambda: worker.outcomes()["done"] == 3, "the message is carried out")
+        until(lambda: client.hlen("docmill:unacked") == 0, "it is acknowledged")
+        assert {entry["object"] for entry in client.acl_log()} <= {"client|setinfo"}
+
+
+def test_the_page_permits_a_worker_what_it_probes_for_and_nothing_else() -> None:
+    permitted = {word[1:] for word in security.acl(WORKER) if word.startswith("+")}
+    assert permitted == {name.lower().replace(" ", "|") for name, *_ in PROBES}
+
+
+def test_a_worker_that_lacks_a_command_names_it_before_it_starts(protected: RedisServer, worker: Mill) -> None:
+    with keeper(protected) as client:
+        for word in security.acl(WORKER):
+            if word.startswith("+"):
+                client.execute_command("ACL", "SETUSER", WORKER, f"-{word[1:]}")
+                with pytest.raises(BrokerUnreachable, match=rf"lacks ([^ ]* )*?\+{word[1:]}".replace("|", r"\|")):
+                    worker.broker().require_rights()
+                client.execute_command("ACL", "SETUSER", WORKER, word)
+        worker.broker().require_rights()
+        client.execute_command("ACL", "SETUSER", WORKER, "-brpop", "-zadd")
+        assert "lacks +brpop +zadd; docs/security.md" in worker("worker", "--device", "cpu", code=3).stderr
+
+
+def test_each_command_of_an_admins_user_is_needed(protected: RedisServer, admin: Mill) -> None:
+    with keeper(protected) as client:
+        for word in security.acl(ADMIN):
+            if word.startswith("+"):
+                client.execute_command("ACL", "SETUSER", ADMIN, f"-{word[1:]}")
+                with pytest.raises(BrokerUnreachable, match="refuses what docmill does"):
+                    hint(admin.broker())
+                client.execute_command("ACL", "SETUSER", ADMIN, word)
+        hint(admin.broker())
+
+
+def hint(broker: Broker) -> None:
+    """What sending hints does to Redis."""
+    try:
+        broker.ping()
+        broker.depth("embed")
+        broker.publish("embed", [1])
+    finally:
+        broker.close()
+
+
+def test_an_admin_whose_hints_are_refused_has_stored_the_job_and_is_told_why(
+    protected: RedisServer, admin: Mill
+) -> None:
+    with keeper(protected) as client:
+        client.execute_command("ACL", "SETUSER", ADMIN, "-lpush")
+    told = admin("enqueue", admin.corpus(numbered(3)), "--task", "translate", "--model", "null").stderr
+    assert "Dispatch deferred" in told
+    assert "has no permissions to run the 'lpush' command" in told
+
+
+@pytest.mark.parametrize("user", [WORKER, "nobody"])
+def test_a_password_that_is_wrong_is_said_to_be(protected: RedisServer, worker: Mill, user: str) -> None:
+    worker.environment["DOCMILL_REDIS_URL"] = security.redis_url(protected, user, "guessed-wrong")
+    for command, code in ((("worker", "--device", "cpu"), 3), (("doctor",), 2)):
+        told = worker(*command, code=code)
+        assert "does not know the user and password of DOCMILL_REDIS_URL" in told.stdout + told.stderr
+        assert "guessed-wrong" not in told.stdout + told.stderr
+
+
+def test_doctor_says_that_it_may_not_ask(worker: Mill) -> None:
+    [line] = [line for line in worker("doctor").stdout.splitlines() if " redis " in line]
+    assert line.startswith("ok")
+    assert "unknown, eviction unknown" in line
+    assert "may use neither INFO nor CONFIG GET" in worker("doctor").stdout
