@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 import psycopg
@@ -32,6 +33,7 @@ from worker.errors import BrokerUnreachable
 TICK_S = 0.05
 STARTS_S = 60.0
 TAIL_LINES = 60
+DRAIN_SLACK_S = 10.0  # the last words of a worker whose queue or store is away, on a machine that is busy
 
 
 def seed_of_this_run() -> int:
@@ -224,12 +226,18 @@ class Campaign:
         try:
             with self.mill.database.read() as connection:
                 rows = connection.execute(select(Shard.id, Shard.lane).order_by(Shard.id.desc()).limit(200)).all()
-            hints = [(row.lane, row.id) for row in rows] * 2
-            self._chance.shuffle(hints)
-            for lane, shard_id in hints:
-                self._broker.publish(lane, [shard_id])
-        except (BrokerUnreachable, StorageError):
+        except StorageError:
             return False
+        hints = [(row.lane, row.id) for row in rows] * 2
+        self._chance.shuffle(hints)
+
+        def publish() -> None:
+            with suppress(BrokerUnreachable):
+                for lane, shard_id in hints:
+                    self._broker.publish(lane, [shard_id])
+
+        # On a thread: a Redis that is frozen just now must not keep us from thawing it.
+        threading.Thread(target=publish, daemon=True).start()
         return True
 
     def _cut_connections(self) -> bool:
@@ -248,14 +256,10 @@ class Campaign:
 
         def hold() -> None:
             holder = sqlite3.connect(file, timeout=5, isolation_level=None)
-            try:
+            with closing(holder), suppress(sqlite3.OperationalError):  # another of ours may hold it
                 holder.execute("BEGIN IMMEDIATE")
                 time.sleep(for_s)
                 holder.execute("ROLLBACK")
-            except sqlite3.OperationalError:
-                pass  # another of ours holds it
-            finally:
-                holder.close()
 
         threading.Thread(target=hold, daemon=True).start()
 
@@ -277,6 +281,8 @@ class Campaign:
         self.work.audit()
         for place in self.places:
             place.finish(self.drain_s + 5)
+        slow = [end for place in self.places for end in place.ends if end.took_s > self.drain_s + DRAIN_SLACK_S]
+        assert not slow, f"workers that took long to end: {slow}"
         odd = [*self.errands.oddities, *(oddity for place in self.places for oddity in place.oddities())]
         assert not odd, odd
         assert "Traceback" not in (logs := self._logs()), f"a traceback in the logs: {_around('Traceback', logs)}"

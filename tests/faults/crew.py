@@ -156,13 +156,15 @@ class Place:
             self._ready = self._ready or bool(self.devices())
             return
         if self._process is not None:
-            self._note_end(now)
+            self.note_end()
             self._start_at = max(self._start_at, now + STARTS_AGAIN_S if not self.ends[-1].told else 0.0)
         if now >= self._start_at:
             self.start()
 
-    def _note_end(self, now: float) -> None:
+    def note_end(self) -> None:
+        """Keep how a worker ended that has."""
         assert self._process is not None
+        now = time.monotonic()
         told = self._told_at is not None
         took_s = now - self._told_at if self._told_at is not None and not self._frozen_since_told else 0.0
         self.ends.append(End(self.name, self._process.returncode, told, self._killed, self._ready, took_s))
@@ -173,7 +175,7 @@ class Place:
         self.thaw()
         if self.tell(signal.SIGTERM):
             until(lambda: not self.lives, f"the worker {self.name} ends when it is told to", within_s)
-            self._note_end(time.monotonic())
+            self.note_end()
 
     def abandon(self) -> None:
         """Leave nothing of it behind."""

@@ -58,7 +58,7 @@ class Storm:
     workers: int = 3
     threads: int = 3
     pace: int = 400  # tokens a second on each device; a text has eight
-    texts: int = 1_500  # of each of the jobs that are there from the start
+    texts: int = 1_200  # of each of the jobs that are there from the start
     late_texts: int = 3_000  # of each that comes later, a hundred times as quick
     poison: int = 1
     calm_s: float = 120.0  # within so long after it every job has ended

@@ -1,0 +1,338 @@
+"""The figures at default settings: how long it takes until what a fault stopped goes on."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+
+from storage import jobs
+from storage.database import Database
+from storage.schema import Shard
+from storage.schema import Worker as WorkerRow
+from tests.faults.crew import Place, own_numbers
+from tests.faults.figures import Figures, time_until
+from tests.faults.mill import SHARD_TEXTS, Mill, numbered
+from tests.faults.proxy import Proxy
+from tests.faults.servers import Missing, PostgresCluster, RedisServer
+from tests.worker.harness import EXAMPLES, until
+from worker.faultpoints import MARKER
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
+
+VICTIMS = 5
+ROUNDS = 2
+STARTS_S = 90.0
+LONG = "null@2"  # a batch of four minutes: whoever takes a shard holds it
+QUICK = "null@2000"  # a batch of a quarter of a second
+EASY = "null@400"  # a batch of 1.3 s
+
+
+@pytest.fixture(scope="module")
+def figures() -> Iterator[Figures]:
+    figures = Figures()
+    yield figures
+    print("\n" + figures.table())
+    if path := os.environ.get("DOCMILL_TEST_FIGURES"):
+        figures.write(Path(path))
+
+
+class Rig(Mill):
+    """A mill at default settings, and its workers."""
+
+    def __init__(
+        self, folder: Path, database: Database, queue: RedisServer, url: str | None = None, **more: str
+    ) -> None:
+        self.queue = queue
+        self.store = "SQLite" if database.is_sqlite else "PostgreSQL"
+        super().__init__(folder, database, url or queue.url, lease_s=None, upkeep_s=None, **more)
+        self.places: list[Place] = []
+
+    @contextmanager
+    def manned(self, n: int = 1, *options: str, apart: bool = False) -> Iterator[list[Place]]:
+        """The block has `n` workers, who wait for work."""
+        self.places = [Place(self, str(i), apart=apart and i > 0, options=options) for i in range(n)]
+        try:
+            for place in self.places:
+                place.start()
+            until(lambda: len(self.live()) >= n, "the workers are ready", STARTS_S)
+            yield self.places
+        finally:
+            for place in self.places:
+                place.abandon()
+
+    def owner_at(self, place: Place) -> str | None:
+        """Who its device process is on the list of workers."""
+        for pid in place.devices():
+            space = str(Path(f"/proc/{pid}/ns/pid").readlink())
+            numbers = Path(f"/proc/{pid}/status").read_text().split("NSpid:")[1].split("\n")[0].split()
+            mine = select(WorkerRow.id).where(WorkerRow.pid == int(numbers[-1]), WorkerRow.pid_space.endswith(space))
+            with self.database.read() as connection:
+                return connection.scalars(mine.order_by(WorkerRow.started_at.desc())).first()
+        return None
+
+    def claimed(self, since: float, job: int | None = None) -> bool:
+        """Whether a shard was claimed after a time (seconds since 1970)."""
+        query = select(func.max(Shard.started_at))
+        with self.database.read() as connection:
+            return (connection.scalar(query if job is None else query.where(Shard.job_id == job)) or 0.0) > since
+
+    def finished(self, since: float) -> bool:
+        with self.database.read() as connection:
+            return (connection.scalar(select(func.max(Shard.finished_at))) or 0.0) > since
+
+    def running(self, job: int) -> int:
+        return sum(row.state == "running" and row.job_id == job for row in self.shards(Shard.state, Shard.job_id))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest) -> Iterator[Database]:
+    if request.param == "postgresql":
+        yield request.getfixturevalue("restartable")
+        return
+    database = Database(request.getfixturevalue("sqlite_url"))
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def rig(tmp_path: Path, store: Database, own_redis: RedisServer) -> Rig:
+    return Rig(tmp_path, store, own_redis)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def first_batch_that_hangs(
+    tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path
+) -> Iterator[Callable[[], float]]:
+    """A worker whose first batch hangs while everything else is measured; a call waits for its end."""
+    folder = tmp_path_factory.mktemp("hangs")
+    file = folder / "docmill.db"
+    file.write_bytes(_sqlite_template.read_bytes())
+    database = Database(f"sqlite:///{file}")
+    try:
+        server = RedisServer(folder / "redis")
+    except Missing:
+        pytest.skip("no Redis")
+    with server:
+        rig = Rig(folder, database, server, fault="batch:hang")
+        rig.give(numbered(2 * SHARD_TEXTS), model=QUICK)
+        with rig.manned():
+            yield lambda: _hanged_for_s(rig, 960)
+    database.close()
+
+
+def _hanged_for_s(rig: Rig, within_s: float) -> float:
+    struck = rig.folder / "home" / "fault.struck"
+    until(struck.exists, "a batch hangs", STARTS_S)
+    since = time.monotonic() - (time.time() - struck.stat().st_mtime)
+    return time_until(lambda: "batch_hangs" in rig.log("worker-0"), "it is killed", within_s, since=since)
+
+
+@pytest.mark.parametrize("elsewhere", [True, False], ids=["another machine's", "this machine's"])
+def test_what_a_killed_worker_held_is_claimable_again(rig: Rig, figures: Figures, elsewhere: bool) -> None:
+    if elsewhere and not own_numbers():
+        pytest.skip("no process may have numbers of its own here")
+    rig.give(numbered(60 * SHARD_TEXTS), model=LONG)
+    chance = random.Random(1)
+    seconds: list[float] = []
+    with rig.manned(1 + VICTIMS, apart=elsewhere) as [_, *victims]:
+        for _ in range(ROUNDS):
+            for victim in victims:
+                if not victim.lives:
+                    victim.tend()
+                until(lambda: rig.owner_at(victim) in rig.owners(), "it holds shards", STARTS_S)  # noqa: B023
+            killed: dict[str, float] = {}
+            for victim in victims:
+                time.sleep(chance.uniform(0, 5))  # at any moment of the upkeep
+                owner = rig.owner_at(victim)
+                assert owner is not None
+                victim.kill(victim.everybody(), 0.0)
+                killed[owner] = time.monotonic()
+            while killed:
+                held = rig.owners()
+                seconds += [time.monotonic() - killed.pop(owner) for owner in killed.keys() - held]
+                assert all(time.monotonic() - since < 120 for since in killed.values()), "never claimable"
+                time.sleep(0.05)
+            for victim in victims:
+                victim.tend()
+    where = "another machine" if elsewhere else "this machine"
+    figures.note(f"kill -9 of a worker … its shards can be claimed ({where} looks)", rig.store, seconds, 75)
+
+
+def test_what_a_killed_device_process_held_is_claimable_again(rig: Rig, figures: Figures) -> None:
+    rig.give(numbered(60 * SHARD_TEXTS), model=LONG)
+    seconds = []
+    with rig.manned() as [place]:
+        for _ in range(5):
+            until(lambda: rig.owner_at(place) in rig.owners(), "it holds shards", STARTS_S)
+            owner = rig.owner_at(place)
+            place.kill(place.devices())
+            seconds.append(time_until(lambda: owner not in rig.owners(), "they are free", 75))  # noqa: B023
+    figures.note("kill -9 of a device process … its shards can be claimed", rig.store, seconds, 75)
+
+
+@pytest.mark.parametrize(
+    ("model", "batch"), [("null@100", "5 s"), ("null@10", "51 s"), ("null@2000", "0.3 s")], ids=lambda value: value
+)
+def test_a_worker_under_load_ends_in_time(rig: Rig, figures: Figures, model: str, batch: str) -> None:
+    rig.give(numbered(200 * SHARD_TEXTS), model=model)
+    seconds = []
+    for _ in range(3):
+        with rig.manned(1, "--threads", "8") as [place]:
+            until(lambda: rig.states()["running"] == 8, "every thread has a shard", STARTS_S)
+            time.sleep(random.uniform(0, 1))
+            seconds.append(_drain_s(rig, place))
+    figures.note(f"SIGTERM … exit, 8 threads, batches of {batch}", rig.store, seconds, 30)
+
+
+def test_a_worker_with_a_real_model_ends_in_time(rig: Rig, figures: Figures) -> None:
+    lines = (EXAMPLES / "descriptions.jsonl").read_text().splitlines()
+    texts = [f"{line[:4000]} {i}" for i in range(20) for line in lines]
+    rig.give(texts, task="embed", model="sentence-transformers/all-MiniLM-L6-v2")
+    with rig.manned(1, "--threads", "8") as [place]:
+        until(lambda: rig.states()["done"] >= 1 and rig.states()["running"] >= 7, "it is under load", STARTS_S)
+        seconds = [_drain_s(rig, place)]
+    figures.note("SIGTERM … exit, 8 threads, all-MiniLM-L6-v2", rig.store, seconds, 30)
+
+
+def _drain_s(rig: Rig, place: Place) -> float:
+    assert place.tell(signal.SIGTERM)
+    took_s = time_until(lambda: not place.lives, "the worker ends", 60)
+    place.note_end()
+    assert place.ends[-1].code == 0, rig.log("worker-0")
+    assert rig.states()["running"] == 0, "what it held is committed or given back"
+    return took_s
+
+
+def test_after_redis_was_killed_shards_are_taken_again(rig: Rig, figures: Figures) -> None:
+    rig.give(numbered(800 * SHARD_TEXTS), model=QUICK)
+    seconds = []
+    with rig.manned():
+        for _ in range(3):
+            until(lambda: rig.claimed(time.time() - 1), "shards are taken", STARTS_S)
+            rig.queue.kill()
+            rig.queue.start()
+            up = time.time()
+            seconds.append(time_until(lambda: rig.claimed(up + 1), "taken again", 120))  # noqa: B023
+    figures.note("Redis killed and up again … shards are taken", rig.store, seconds, 75)
+
+
+def test_after_a_flushall_what_was_queued_is_taken(rig: Rig, figures: Figures) -> None:
+    rig.give(numbered(800 * SHARD_TEXTS), model=EASY)
+    seconds = []
+    with rig.manned():
+        for _ in range(2):
+            until(lambda: rig.states()["queued"] >= 6, "the window is full", STARTS_S)
+            lost = {row.id for row in rig.shards(Shard.id, Shard.state) if row.state == "queued"}
+            with rig.queue.client() as client:
+                client.flushall()
+            seconds.append(time_until(lambda: lost - _queued(rig), "one of them is taken", 120))  # noqa: B023
+    figures.note("FLUSHALL … what was queued is taken", rig.store, seconds, 75)
+
+
+def _queued(rig: Rig) -> set[int]:
+    return {row.id for row in rig.shards(Shard.id, Shard.state) if row.state == "queued"}
+
+
+def test_a_half_open_connection_to_redis_is_noticed(
+    tmp_path: Path, store: Database, own_redis: RedisServer, figures: Figures
+) -> None:
+    seconds = []
+    with Proxy(own_redis.port) as proxy:
+        rig = Rig(tmp_path, store, own_redis, url=f"redis://127.0.0.1:{proxy.port}/0")
+        rig.give(numbered(800 * SHARD_TEXTS), model=QUICK)
+        with rig.manned():
+            for _ in range(2):
+                until(lambda: rig.claimed(time.time() - 1), "shards are taken", STARTS_S)
+                proxy.lose_all()
+                silent = time.time()
+                # What was on its way is taken within a moment.
+                seconds.append(time_until(lambda: rig.claimed(silent + 5), "taken again", 120))  # noqa: B023
+    figures.note("connections to Redis half open … shards are taken", rig.store, seconds, 75)
+
+
+def test_after_a_hard_restart_of_postgresql_commits_go_on(
+    tmp_path: Path, restartable: Database, own_postgres: PostgresCluster, own_redis: RedisServer, figures: Figures
+) -> None:
+    rig = Rig(tmp_path, restartable, own_redis)
+    rig.give(numbered(800 * SHARD_TEXTS), model=QUICK)
+    seconds = []
+    with rig.manned():
+        for _ in range(3):
+            until(lambda: rig.finished(time.time() - 1), "shards are done", STARTS_S)
+            own_postgres.restart_hard()
+            up = time.time()
+            seconds.append(time_until(lambda: rig.finished(up), "they are done again", 120))  # noqa: B023
+    figures.note("PostgreSQL restarted hard and up again … a commit", rig.store, seconds, 75)
+
+
+@pytest.mark.parametrize("act", [jobs.cancel, jobs.pause], ids=["cancel", "pause"])
+def test_a_job_that_is_stopped_leaves_the_device(
+    rig: Rig, figures: Figures, act: Callable[[Database, int], bool]
+) -> None:
+    seconds = []
+    with rig.manned() as [place]:
+        for n in range(3):
+            job = rig.give(numbered(50 * SHARD_TEXTS, first=n * 10_000), model="null@100")
+            until(lambda: rig.running(job) == 3, "every thread has one of its shards", STARTS_S)  # noqa: B023
+            before = place.log.read_text().count("lease_lost")
+            act(rig.database, job)
+            seconds.append(
+                time_until(lambda: place.log.read_text().count("lease_lost") == before + 3, "dropped", 60)  # noqa: B023
+            )
+    figures.note(f"{act.__name__} … its shards are dropped (their last batch may still end)", rig.store, seconds, 15)
+
+
+def test_a_job_behind_a_full_window_comes_up(rig: Rig, figures: Figures) -> None:
+    rig.give(numbered(400 * SHARD_TEXTS), model=EASY)
+    first, resumed = [], []
+    with rig.manned():
+        for n in range(3):
+            until(lambda: rig.states()["queued"] >= 6, "the window is full", STARTS_S)
+            job = rig.give(numbered(20 * SHARD_TEXTS, first=(n + 9) * 10_000), model=EASY, priority=5)
+            given = time.time()
+            first.append(time_until(lambda: rig.claimed(given - 60, job), "it is taken", 60))  # noqa: B023
+            jobs.pause(rig.database, job)
+            until(lambda: rig.states()["queued"] >= 6, "the window is full", STARTS_S)
+            time.sleep(random.uniform(1, 5))
+            rig("resume", job)
+            now = time.time()
+            resumed.append(time_until(lambda: rig.claimed(now, job), "it is taken again", 60))  # noqa: B023
+            jobs.cancel(rig.database, job)
+    figures.note("enqueue of a higher priority … its first shard is claimed (shards of 1.3 s)", rig.store, first, 30)
+    figures.note("resume of a higher priority … its first shard is claimed", rig.store, resumed, 30)
+
+
+@pytest.mark.parametrize("down", ["killed", "frozen"])
+def test_enqueue_without_redis_ends_well(rig: Rig, figures: Figures, down: str) -> None:
+    rig.queue.kill() if down == "killed" else rig.queue.freeze()
+    seconds = []
+    for n in range(3):
+        path = rig.corpus(numbered(1000, first=n * 1000), f"{n}.jsonl")
+        began = time.monotonic()
+        rig("enqueue", path, "--task", "translate", "--model", QUICK)
+        seconds.append(time.monotonic() - began)
+    rig.queue.thaw()
+    figures.note(f"docmill enqueue, Redis {down} … exit code 0", rig.store, seconds, 60)
+
+
+def test_a_batch_that_hangs_is_killed(
+    tmp_path: Path, store: Database, own_redis: RedisServer, figures: Figures
+) -> None:
+    rig = Rig(tmp_path, store, own_redis, fault="text:hang")
+    job = rig.give(numbered(10 * SHARD_TEXTS), model=QUICK)
+    with rig.manned():
+        until(lambda: rig.state(job) == "done", "the cost of a batch is known", STARTS_S)
+        rig.give([f"{MARKER} hangs"], model=QUICK)
+        figures.note("a batch hangs … its process is killed", rig.store, [_hanged_for_s(rig, 120)], 90)
+
+
+def test_a_first_batch_that_hangs_is_killed(first_batch_that_hangs: Callable[[], float], figures: Figures) -> None:
+    figures.note("the first batch of all hangs … its process is killed", "SQLite", [first_batch_that_hangs()], 905)
