@@ -77,7 +77,7 @@ AT_DEFAULTS = Storm(
     drain_s=None,
     longest_freeze_s=100.0,
     longest_outage_s=20.0,
-    texts=15_000,
+    texts=18_000,
     poison=2,
     calm_s=900.0,
 )
