@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     upkeep_s: Annotated[float, Field(gt=0, description="Seconds between two rounds of upkeep.")] = 5.0
     drain_s: Annotated[
         float, Field(gt=0, description="Seconds that a stopping worker has to finish its batches.")
-    ] = 25.0
+    ] = 22.0
     batch_limit_s: Annotated[
         float,
         Field(

@@ -32,6 +32,7 @@ from worker.errors import BrokerUnreachable
 
 TICK_S = 0.05
 STARTS_S = 60.0
+STORED_S = 300.0
 TAIL_LINES = 60
 DRAIN_SLACK_S = 10.0  # the last words of a worker whose queue or store is away, on a machine that is busy
 
@@ -100,7 +101,7 @@ class Campaign:
     def _begin(self) -> None:
         self.work.begin()
         self._until(lambda: all(place.devices() for place in self.places), "the workers start", STARTS_S)
-        self._until(lambda: self.errands.done, "the jobs are stored", STARTS_S)
+        self._until(lambda: self.errands.done, "the jobs are stored", STORED_S)
         self._started = time.monotonic()
 
     def _storm(self) -> None:
