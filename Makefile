@@ -26,8 +26,8 @@ test: setup      ## the whole test suite (real servers where the machine has the
 test-faults: setup ## only the tests that kill, cut, fill or freeze something
 	$(BIN)/python -m pytest -m faults
 
-soak: setup      ## what takes minutes: figures at default settings
-	$(BIN)/python -m pytest -m soak -s
+soak: setup      ## what takes most of an hour: ten minutes of random faults on each store, and figures, at default settings
+	DOCMILL_TEST_FIGURES=bench/results/reliability.json $(BIN)/python -m pytest -m soak -s
 
 check: setup     ## what CI checks beside the tests: style, format, types, import direction
 	$(BIN)/ruff check .
