@@ -57,6 +57,8 @@ class db_now(ColumnElement[float]):  # noqa: N801 - reads as the SQL function th
 
     type = Double()
     inherit_cache = True
+    # It has no parts. Unsaid, each statement with it would be compiled every time anew.
+    _traverse_internals = []  # noqa: RUF012
 
 
 @compiles(db_now, "postgresql")

@@ -14,7 +14,7 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, event, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from storage import dispatch, errors, ingest, jobs, migrations, results, rows, shards, status, upkeep
@@ -65,6 +65,7 @@ CLAIM = Claim(
 
 READS: dict[str, Callable[[Database], Any]] = {
     "dispatch.lanes": dispatch.lanes,
+    "dispatch.neighbours": partial(dispatch.neighbours, pid_space="here"),
     "jobs.require": partial(jobs.require, job_id=1),
     "migrations.current": migrations.current,
     "migrations.require_current": migrations.require_current,
@@ -90,6 +91,9 @@ WRITES: dict[str, Callable[[Database], Any]] = {
     "jobs.finish": jobs.finish,
     "jobs.halt": partial(jobs.halt, job_id=1, reason="no"),
     "jobs.open_job": partial(jobs.open_job, request=request()),
+    "jobs.pause": partial(jobs.pause, job_id=1),
+    "jobs.prioritise": partial(jobs.prioritise, job_id=1, priority=1),
+    "jobs.resume": partial(jobs.resume, job_id=1),
     "jobs.retry": partial(jobs.retry, job_id=1),
     "rows.runtime_id": partial(rows.runtime_id, runtime=RUNTIME),
     "shards.claim": partial(shards.claim, head=HEAD, owner="w1"),
@@ -102,6 +106,7 @@ WRITES: dict[str, Callable[[Database], Any]] = {
     "upkeep.let_go": partial(upkeep.let_go, name="upkeep", owner="w1"),
     "upkeep.lost_hints": partial(upkeep.lost_hints, lane="embed", queue_is_empty=True, grace_s=1.0),
     "upkeep.reclaim": upkeep.reclaim,
+    "upkeep.relieve": partial(upkeep.relieve, owner="w1"),
 }
 every_read = pytest.mark.parametrize("act", READS.values(), ids=READS)
 every_write = pytest.mark.parametrize("act", WRITES.values(), ids=WRITES)
@@ -372,6 +377,29 @@ def test_the_clock_is_the_databases_and_moves_within_a_transaction(database: Dat
     assert times == sorted(times)
     assert times[-1] > times[0]
     assert abs(times[-1] - time.time()) < 5
+
+
+def test_a_statement_with_the_clock_is_compiled_once(database: Database) -> None:
+    found: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, _parameters: Any, context: Any, _many: bool) -> None:
+        if "WHERE worker.seen_at" in statement:
+            found.append(context.cache_hit.name)
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    upkeep.forget_workers(database, 10.0)
+    upkeep.forget_workers(database, 20.0)
+    assert found == ["CACHE_MISS", "CACHE_HIT"]
+
+
+def test_postgresql_compiles_no_query_that_is_over_sooner(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    WRITES["dispatch.sign_on"](database)
+    with database.read() as connection:
+        database.look_up(connection)
+        plan = connection.execute(text("EXPLAIN SELECT id FROM worker WHERE seen_at > 0"))
+        assert not [line for (line,) in plan if "JIT" in line]
+    database.close()
 
 
 @pytest.mark.parametrize(
