@@ -231,10 +231,11 @@ def _take_away(connection: Connection, job_id: int) -> None:
     Costs as much as is running and queued, however many shards the job has.
     """
     held = update(Shard).where(Shard.job_id == job_id)
+    # The queued ones first: that waits for a claim which is under way, and what it took is running then.
+    connection.execute(held.where(Shard.state == "queued").values(**FREE))
     connection.execute(
         held.where(Shard.state == "running").values(fence=Shard.fence + 1, attempt=Shard.attempt - 1, **FREE)
     )
-    connection.execute(held.where(Shard.state == "queued").values(**FREE))
 
 
 def pause(database: Database, job_id: int) -> bool:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from threading import Event
 
 import pytest
+from sqlalchemy import Connection, text
 
 from storage import dispatch, jobs, rows, shards, upkeep
 from storage.cutting import unpack
@@ -32,6 +34,7 @@ from tests.storage.books import (
     shards_of,
     work,
 )
+from tests.worker.harness import until
 
 
 def test_a_claim_is_won_by_one_of_many_threads(database: Database) -> None:
@@ -290,6 +293,41 @@ def test_a_claim_that_slips_past_a_cancel_is_not_renewed_and_cannot_commit(datab
     assert shards.heartbeat(database, "w1") == {}
     with pytest.raises(LeaseLost):
         shards.commit(database, claim, done(claim), None)
+
+
+def test_a_pause_takes_away_what_is_being_claimed_at_that_moment(postgres_url: str) -> None:
+    # In SQLite they take turns.
+    database, other = Database(postgres_url), Database(postgres_url)
+    job = read(database, request(), numbered(2))
+    [shard_id] = dispatched(database)
+    write, is_taken = database.write, Event()
+
+    def somebody_waits() -> bool:
+        blocked = text(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        with other.read() as connection:
+            return connection.scalar(blocked) is not None
+
+    def take_and_wait(connection: Connection, act):  # type: ignore[no-untyped-def]
+        claim = act(connection)
+        is_taken.set()
+        until(somebody_waits, "the pause waits for the claim")
+        return claim
+
+    def pause() -> bool:
+        is_taken.wait(10)
+        return jobs.pause(other, job.id)
+
+    database.write = lambda act: write(lambda connection: take_and_wait(connection, act))  # type: ignore[method-assign]
+    claim, paused = at_once(lambda: claim_shard(database, shard_id), pause)
+    del database.write
+    assert claim
+    assert paused
+    row = shard(database, shard_id)
+    assert (row.state, row.fence, row.attempt, row.owner) == ("planned", 2, 0, None)
+    database.close()
+    other.close()
 
 
 def test_a_cancelled_job_keeps_what_is_done(database: Database) -> None:
