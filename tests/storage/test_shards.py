@@ -309,17 +309,20 @@ def test_a_pause_takes_away_what_is_being_claimed_at_that_moment(postgres_url: s
         with other.read() as connection:
             return connection.scalar(blocked) is not None
 
-    def take_and_wait(connection: Connection, act):  # type: ignore[no-untyped-def]
-        claim = act(connection)
-        is_taken.set()
-        until(somebody_waits, "the pause waits for the claim")
-        return claim
+    def take_and_wait(act):  # type: ignore[no-untyped-def]
+        def work(connection: Connection):  # type: ignore[no-untyped-def]
+            claim = act(connection)
+            is_taken.set()
+            until(somebody_waits, "the pause waits for the claim")
+            return claim
+
+        return write(work)
 
     def pause() -> bool:
         is_taken.wait(10)
         return jobs.pause(other, job.id)
 
-    database.write = lambda act: write(lambda connection: take_and_wait(connection, act))  # type: ignore[method-assign]
+    database.write = take_and_wait  # type: ignore[method-assign]
     claim, paused = at_once(lambda: claim_shard(database, shard_id), pause)
     del database.write
     assert claim

@@ -1,0 +1,234 @@
+"""The shard's life in any order: which move comes next, and with what."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+
+from storage.database import Database
+from storage.jobs import JobRequest
+from storage.shards import Claim, Head
+from tests.storage.bench import Bench, Reading
+from tests.storage.books import EMBED, TRANSLATE, Text, request
+from tests.storage.model import LANES
+
+MOST_JOBS = 8
+MOST_UNFINISHED = 3
+
+owners = st.sampled_from(["w1", "w2", "w3"])
+lanes = st.sampled_from(LANES)
+picks = st.integers(0, 7)
+fates = st.lists(st.sampled_from(["done", "document", "transient", "skipped"]), min_size=1, max_size=3)
+ends = st.sampled_from(["commit", "release", "fail", "commit"])
+texts = st.lists(
+    st.tuples(
+        st.sampled_from("abcdefgh"),
+        st.sampled_from(["one", "two", "three", "four", "five", "a longer one", "seven", "fills a shard of its own"]),
+    ),
+    min_size=1,
+    max_size=12,
+)
+requests = st.builds(
+    request,
+    st.sampled_from(["left", "right"]),
+    corpus=st.sampled_from(["books", "poems"]),
+    spec=st.sampled_from([EMBED, TRANSLATE, EMBED]),
+    priority=st.integers(0, 1),
+    max_failures=st.sampled_from([None, None, 30.0]),
+)
+
+
+class ShardLife(RuleBasedStateMachine):
+    readings: Bundle[Reading] = Bundle("readings")
+    heads: Bundle[Head] = Bundle("heads")
+    claims: Bundle[Claim] = Bundle("claims")
+    spent: Bundle[Claim] = Bundle("spent")  # committed, released or failed
+
+    database: ClassVar[Database]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = Bench(self.database)
+
+    @invariant()
+    def the_store_is_as_it_must_be(self) -> None:
+        self.bench.compare()
+
+    def teardown(self) -> None:
+        if sys.exc_info()[0] is None:  # a move that failed has said enough
+            self.bench.let_everything_finish()
+
+    def job(self, pick: int) -> int:
+        """One of the jobs, first of those that have not ended."""
+        jobs = self.bench.model.jobs
+        known = sorted(jobs, key=lambda job_id: (jobs[job_id].is_over, job_id))
+        return known[pick % len(known)]
+
+    def shards(self, pick: int, n: int = 1) -> list[int]:
+        """Some shards, first of those in the queue."""
+        pieces = self.bench.model.pieces
+        return sorted(pieces, key=lambda shard_id: (pieces[shard_id].state != "queued", shard_id))[pick : pick + n]
+
+    def may_read(self) -> bool:
+        jobs = self.bench.model.jobs.values()
+        return len(jobs) < MOST_JOBS and sum(not job.is_over for job in jobs) < MOST_UNFINISHED
+
+    def lane(self, pick: int) -> str:
+        """A lane, first of those where something waits."""
+        model = self.bench.model
+        waiting = [lane for lane in LANES if model.ready(lane) or model.in_lane(lane, "queued")]
+        return (waiting or LANES)[pick % len(waiting or LANES)]
+
+    # Sources
+
+    @initialize(asked=requests, texts=texts, is_asked_of_another=st.booleans())
+    def read_a_first_source(self, asked: JobRequest, texts: list[Text], is_asked_of_another: bool) -> None:
+        self.read_a_source(asked, texts)
+        if is_asked_of_another:
+            self.read_a_source(replace(asked, corpus="the same in another corpus"), texts)
+
+    @precondition(may_read)
+    @rule(asked=requests, texts=texts)
+    def read_a_source(self, asked: JobRequest, texts: list[Text]) -> None:
+        reading = self.bench.open(asked, texts)
+        while self.bench.read_on(reading):
+            pass
+
+    @precondition(may_read)
+    @rule(target=readings, asked=requests, texts=texts, chunk=st.integers(1, 3), n=st.integers(0, 3))
+    def begin_to_read(self, asked: JobRequest, texts: list[Text], chunk: int, n: int) -> Any:
+        reading = self.bench.open(asked, texts, chunk)
+        return _some([reading if all(self.bench.read_on(reading) for _ in range(n)) else None])
+
+    @rule(target=readings, reading=consumes(readings), n=st.integers(1, 3))
+    def read_on(self, reading: Reading, n: int) -> Any:
+        return _some([reading if all(self.bench.read_on(reading) for _ in range(n)) else None])
+
+    # Dispatch
+
+    @rule(pick=picks, stale=st.booleans())
+    def top_up(self, pick: int, stale: bool) -> None:
+        self.bench.top_up(self.lane(pick), stale=stale)
+
+    @rule(pick=picks, n=st.integers(1, 3), queue_is_empty=st.none() | st.booleans())
+    def lose_hints(self, pick: int, n: int, queue_is_empty: bool | None) -> None:
+        some = self.shards(pick, n)
+        if queue_is_empty is None:
+            self.bench.put_back(some)
+        else:
+            self.bench.age(some)
+            self.bench.send_lost(self.lane(pick), queue_is_empty=queue_is_empty)
+
+    @rule(
+        worker=owners,
+        act=st.sampled_from(["sign_on", "sign_off", "refuse", "accept"]),
+        some=st.sampled_from([LANES[:1], LANES]),
+        slots=st.integers(1, 3),
+        pick=picks,
+    )
+    def serve(self, worker: str, act: str, some: tuple[str, ...], slots: int, pick: int) -> None:
+        if act == "sign_on":
+            self.bench.sign_on(worker, some, slots)
+        elif act == "sign_off":
+            self.bench.sign_off(worker)
+        else:
+            getattr(self.bench, act)(worker, self.bench.model.jobs[self.job(pick)].spec)
+
+    # Claims
+
+    @rule(target=heads, pick=picks)
+    def look(self, pick: int) -> Any:
+        return _some(self.bench.look_at(shard_id) for shard_id in self.shards(pick))
+
+    @rule(target=claims, head=consumes(heads), owner=owners)
+    def claim(self, head: Head, owner: str) -> Any:
+        return _some([self.bench.claim(head, owner)])
+
+    @rule(target=claims, pick=picks, owner=owners, n=st.integers(1, 3))
+    def claim_the_next(self, pick: int, owner: str, n: int) -> Any:
+        return _some(self.bench.claim_next(self.lane(pick), owner) for _ in range(n))
+
+    @rule(owner=owners, only=st.none() | st.lists(claims, max_size=2))
+    def heartbeat(self, owner: str, only: list[Claim] | None) -> None:
+        self.bench.heartbeat(owner, None if only is None else [claim.shard_id for claim in only])
+
+    @rule(target=spent, claim=consumes(claims), act=ends, fates=fates)
+    def end(self, claim: Claim, act: str, fates: list[str]) -> Claim:
+        outcomes = self.bench.outcomes(claim, fates)
+        if act == "commit":
+            self.bench.commit(claim, outcomes)
+        elif act == "release":
+            self.bench.release(claim, outcomes[: len(fates) - 1])
+        else:
+            self.bench.fail(claim)
+        return claim
+
+    @rule(claim=spent, act=ends, fates=fates)
+    def come_late(self, claim: Claim, act: str, fates: list[str]) -> None:
+        self.end(claim, act, fates)
+
+    @rule(target=spent, pick=picks, owner=owners, acts=st.lists(ends, min_size=1, max_size=6), fates=fates)
+    def attempt_the_next(self, pick: int, owner: str, acts: list[str], fates: list[str]) -> Any:
+        claims = ((self.bench.claim_next(self.lane(pick), owner), act) for act in acts)
+        return _some([self.end(claim, act, fates) for claim, act in claims if claim is not None])
+
+    # Deaths
+
+    @rule(target=claims, pick=picks, owner=owners, n=st.integers(0, 5), heir=owners)
+    def die(self, pick: int, owner: str, n: int, heir: str) -> Any:
+        self.bench.kill(owner)
+        for _ in range(n):
+            self.bench.claim_next(self.lane(pick), owner)
+            self.bench.kill(owner)
+        return _some([self.bench.claim_next(self.lane(pick), heir)])
+
+    @rule(target=claims, pick=picks, owner=owners, heir=owners)
+    def be_stopped_on_purpose(self, pick: int, owner: str, heir: str) -> Any:
+        self.bench.relieve(owner)
+        return _some([self.bench.claim_next(self.lane(pick), heir)])
+
+    @rule(target=claims, claim=claims, pick=picks, heir=st.none() | owners)
+    def lapse(self, claim: Claim, pick: int, heir: str | None) -> Any:
+        self.bench.lapse(claim)
+        if heir is None:
+            return multiple()
+        self.bench.reclaim_lapsed()
+        return _some([self.bench.claim_next(self.lane(pick), heir)])
+
+    # Jobs
+
+    @rule(act=st.sampled_from(["finish", "reclaim_lapsed", "let_time_pass"]))
+    def keep_up(self, act: str) -> None:
+        getattr(self.bench, act)()
+
+    @rule(pick=picks, act=st.sampled_from(["resume", "pause", "resume", "halt", "resume", "cancel"]))
+    def change(self, pick: int, act: str) -> None:
+        getattr(self.bench, act)(self.job(pick))
+
+    @rule(pick=picks, priority=st.integers(0, 2))
+    def prioritise(self, pick: int, priority: int) -> None:
+        self.bench.prioritise(self.job(pick), priority)
+
+    @rule(pick=picks, only=st.sampled_from([None, "transient", "document"]))
+    def retry(self, pick: int, only: str | None) -> None:
+        self.bench.retry(self.job(pick), only)
+        self.bench.finish()
+
+
+def _some(found: Iterable[Any]) -> Any:
+    """What a bundle gains."""
+    return multiple(*(one for one in found if one is not None))

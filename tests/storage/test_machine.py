@@ -1,0 +1,37 @@
+"""Any order of moves leaves the store as a model of it says (see `tests.storage.model`, `tests.storage.laws`)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from storage.database import Database
+from tests.storage.machine import ShardLife
+from tests.storage.model import make_small
+
+BRIEF = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+LONG = settings(BRIEF, max_examples=2_000, stateful_step_count=80)
+
+
+@pytest.fixture
+def life(database: Database, monkeypatch: pytest.MonkeyPatch) -> type[ShardLife]:
+    make_small(monkeypatch)
+    return type("ShardLifeHere", (ShardLife,), {"database": database})
+
+
+@pytest.mark.timeout(900)  # a failure is made small before it is shown
+def test_a_shards_life_is_as_its_model_in_any_order(life: type[ShardLife]) -> None:
+    run_state_machine_as_test(life, settings=BRIEF)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7_200)
+def test_a_shards_life_is_as_its_model_in_very_many_orders(life: type[ShardLife]) -> None:
+    run_state_machine_as_test(life, settings=LONG)
