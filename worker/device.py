@@ -72,6 +72,8 @@ def main() -> None:
     faultpoints.arm(settings.fault, settings.home)
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     logging.getLogger("celery").setLevel(logging.ERROR)
+    # What it cannot acknowledge comes again and does nothing; Celery calls that critical, with a traceback.
+    logging.getLogger("celery.worker.request").addFilter(_without_traceback)
     assert settings.redis_url is not None
     broker = Broker(settings.redis_url)
     database = Database(settings.store_url, pool_size=settings.threads + 4)
@@ -101,6 +103,11 @@ def main() -> None:
     voice.say("ended")
     sys.stdout.flush()
     os._exit(code)  # threads of libraries must not keep a drained process alive
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    record.exc_info = None
+    return True
 
 
 def _make_process(order: Order, settings: Settings, database: Database, broker: Broker, voice: Voice) -> Process:
