@@ -45,11 +45,12 @@ CONFIG: dict[str, Any] = {
     "broker_transport_options": {
         # Everything of ours in a shared Redis begins alike, so that an ACL can name it.
         "global_keyprefix": KEY_PREFIX,
-        # A half-open socket is noticed instead of waited on for ever.
-        "socket_timeout": 30,
+        # A half-open socket is noticed instead of waited on for ever: the one that waits for messages after twice the
+        # health check, and then one or two others, each after its timeout.
+        "socket_timeout": 10,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
-        "health_check_interval": 20,
+        "health_check_interval": 10,
         # Only `docmill.enqueue` is acknowledged late; reading a source may take hours.
         "visibility_timeout": 6 * 3600,
     },

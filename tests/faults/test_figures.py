@@ -255,7 +255,7 @@ def test_a_half_open_connection_to_redis_is_noticed(
                 silent = time.time()
                 # What was on its way is taken within a moment.
                 seconds.append(time_until(lambda: rig.claimed(silent + 5), "taken again", 120))  # noqa: B023
-    figures.note("connections to Redis half open … shards are taken", rig.store, seconds, 75)
+    figures.note("connections to Redis half open … shards are taken", rig.store, seconds, 60)
 
 
 def test_after_a_hard_restart_of_postgresql_commits_go_on(

@@ -137,5 +137,6 @@ def test_a_redis_of_default_settings_would_be_noticed_in_time() -> None:
     from worker.app import CONFIG
 
     options = CONFIG["broker_transport_options"]
-    assert options["socket_timeout"] <= NOTICED_S
-    assert 1 + 2 * options["health_check_interval"] <= NOTICED_S, "as kombu says of a half-open BRPOP"
+    # As kombu says of a half-open BRPOP; what it brings is noted over other connections, which are as silent.
+    brpop_s = 1 + 2 * options["health_check_interval"]
+    assert brpop_s + 2 * options["socket_timeout"] <= NOTICED_S
