@@ -30,25 +30,18 @@ MOST_JOBS = 8
 MOST_UNFINISHED = 3
 
 owners = st.sampled_from(["w1", "w2", "w3"])
-lanes = st.sampled_from(LANES)
 picks = st.integers(0, 7)
 fates = st.lists(st.sampled_from(["done", "document", "transient", "skipped"]), min_size=1, max_size=3)
 ends = st.sampled_from(["commit", "release", "fail", "commit"])
-texts = st.lists(
-    st.tuples(
-        st.sampled_from("abcdefgh"),
-        st.sampled_from(["one", "two", "three", "four", "five", "a longer one", "seven", "fills a shard of its own"]),
-    ),
-    min_size=1,
-    max_size=12,
-)
+words = st.sampled_from(["one", "two", "three", "four", "five", "a longer one", "fills a shard of its own", "eight"])
+texts = st.lists(st.tuples(st.sampled_from("abcdefgh"), words), min_size=1, max_size=16)
 requests = st.builds(
     request,
     st.sampled_from(["left", "right"]),
     corpus=st.sampled_from(["books", "poems"]),
     spec=st.sampled_from([EMBED, TRANSLATE, EMBED]),
     priority=st.integers(0, 1),
-    max_failures=st.sampled_from([None, None, 30.0]),
+    max_failures=st.sampled_from([None, 30.0]),
 )
 
 
@@ -134,19 +127,20 @@ class ShardLife(RuleBasedStateMachine):
             self.bench.send_lost(self.lane(pick), queue_is_empty=queue_is_empty)
 
     @rule(
-        worker=owners,
+        workers=st.sets(owners, min_size=1),
         act=st.sampled_from(["sign_on", "sign_off", "refuse", "accept"]),
         some=st.sampled_from([LANES[:1], LANES]),
         slots=st.integers(1, 3),
         pick=picks,
     )
-    def serve(self, worker: str, act: str, some: tuple[str, ...], slots: int, pick: int) -> None:
-        if act == "sign_on":
-            self.bench.sign_on(worker, some, slots)
-        elif act == "sign_off":
-            self.bench.sign_off(worker)
-        else:
-            getattr(self.bench, act)(worker, self.bench.model.jobs[self.job(pick)].spec)
+    def serve(self, workers: set[str], act: str, some: tuple[str, ...], slots: int, pick: int) -> None:
+        for worker in sorted(workers):
+            if act == "sign_on":
+                self.bench.sign_on(worker, some, slots)
+            elif act == "sign_off":
+                self.bench.sign_off(worker)
+            else:
+                getattr(self.bench, act)(worker, self.bench.model.jobs[self.job(pick)].spec)
 
     # Claims
 
@@ -182,9 +176,13 @@ class ShardLife(RuleBasedStateMachine):
         self.end(claim, act, fates)
 
     @rule(target=spent, pick=picks, owner=owners, acts=st.lists(ends, min_size=1, max_size=6), fates=fates)
-    def attempt_the_next(self, pick: int, owner: str, acts: list[str], fates: list[str]) -> Any:
-        claims = ((self.bench.claim_next(self.lane(pick), owner), act) for act in acts)
-        return _some([self.end(claim, act, fates) for claim, act in claims if claim is not None])
+    def attempt_some(self, pick: int, owner: str, acts: list[str], fates: list[str]) -> Any:
+        claims = [self.bench.claim_next(self.lane(pick), owner) for _ in acts]
+        ended = []
+        for claim, act in zip(claims, acts, strict=True):
+            fates = [*fates[1:], fates[0]]
+            ended += [] if claim is None else [self.end(claim, act, fates)]
+        return multiple(*ended)
 
     # Deaths
 

@@ -18,14 +18,14 @@ from tests.storage.laws import TALLY, Picture
 
 LANES = ("embed", "translate")
 SIZES = {"embed": ShardSize(3, 30)}
-DEFAULT_SIZE = ShardSize(2, 1_000)
+DEFAULT_SIZE = ShardSize(1, 1_000)
 MAX_ATTEMPTS = 2
 UNFINISHED = ("ingesting", "running")
 Fate = tuple[str, str | None, str | None]  # status, text, class of the reason
 
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards of two and three texts, which give up soon."""
+    """Shards of one text or three, which give up soon."""
     monkeypatch.setattr("storage.jobs.SHARD_SIZES", SIZES)
     monkeypatch.setattr("storage.jobs.DEFAULT_SHARD_SIZE", DEFAULT_SIZE)
     monkeypatch.setattr("storage.policy.MAX_ATTEMPTS", MAX_ATTEMPTS)

@@ -29,7 +29,7 @@ def compete(database: Database, n_moves: int) -> None:
 
 
 def test_rivals_break_no_law(database: Database) -> None:
-    compete(database, 80)
+    compete(database, 150)
 
 
 @pytest.mark.soak
