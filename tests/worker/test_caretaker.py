@@ -51,6 +51,14 @@ def test_a_process_is_gone_when_nobody_has_its_number() -> None:
     assert is_gone(dead_pid())
 
 
+def test_a_dead_process_that_its_parent_has_not_asked_about_is_gone() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        assert not is_gone(process.pid)
+        process.kill()
+        until(lambda: is_gone(process.pid), "it counts as gone")
+        os.kill(process.pid, 0)  # and yet its number is taken
+
+
 def test_what_a_dead_worker_of_this_machine_held_is_free_at_once(database: Database, broker: Broker) -> None:
     read(database, request(), numbered(300))
     sign_on(database, "dead", dead_pid())
