@@ -139,31 +139,53 @@ def _hung_for_s(rig: Rig, within_s: float) -> float:
     return float(rig.log("worker-0").split("batch_hangs")[1].split("after_s=")[1].split()[0])
 
 
+class Killed:
+    """Workers that were killed: when, and after how long what they had held was free."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.since: dict[str, float] = {}  # those who still hold something
+        self.seconds: list[float] = []
+        self._rig = rig
+
+    def watch(self, for_s: float) -> None:
+        """Look on for so long."""
+        end = time.monotonic() + for_s
+        while time.monotonic() < end:
+            self._look()
+
+    def watch_all(self, within_s: float) -> None:
+        """Look on until nobody holds anything."""
+        end = time.monotonic() + within_s
+        while self.since:
+            assert time.monotonic() < end, "never claimable"
+            self._look()
+
+    def _look(self) -> None:
+        held = self._rig.owners()
+        self.seconds += [time.monotonic() - self.since.pop(owner) for owner in self.since.keys() - held]
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("elsewhere", [True, False], ids=["another machine's", "this machine's"])
 def test_what_a_killed_worker_held_is_claimable_again(rig: Rig, figures: Figures, elsewhere: bool) -> None:
     if elsewhere and not own_numbers():
         pytest.skip("no process may have numbers of its own here")
     rig.give(numbered(60 * SHARD_TEXTS), model=LONG)
     chance = random.Random(1)
-    seconds: list[float] = []
+    killed = Killed(rig)
     with rig.manned(1 + VICTIMS, apart=elsewhere) as [_, *victims]:
         for _ in range(ROUNDS):
             for victim in victims:
                 until(lambda: rig.holds(victim), "it holds shards", STARTS_S)  # noqa: B023
-            killed: dict[str, float] = {}
             for victim in victims:
-                time.sleep(chance.uniform(0, 5))  # at any moment of the upkeep
+                killed.watch(chance.uniform(0, 5))  # at any moment of the upkeep
                 owner = rig.owner_at(victim)
                 assert owner is not None
                 victim.kill(victim.everybody(), 0.0)
-                killed[owner] = time.monotonic()
-            while killed:
-                held = rig.owners()
-                seconds += [time.monotonic() - killed.pop(owner) for owner in killed.keys() - held]
-                assert all(time.monotonic() - since < 120 for since in killed.values()), "never claimable"
-                time.sleep(0.05)
+                killed.since[owner] = time.monotonic()
+            killed.watch_all(120)
     where = "another machine" if elsewhere else "this machine"
-    figures.note(f"kill -9 of a worker … its shards can be claimed ({where} looks)", rig.store, seconds, 75)
+    figures.note(f"kill -9 of a worker … its shards can be claimed ({where} looks)", rig.store, killed.seconds, 75)
 
 
 def test_what_a_killed_device_process_held_is_claimable_again(rig: Rig, figures: Figures) -> None:
