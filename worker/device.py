@@ -191,8 +191,8 @@ def _obey(process: Process) -> None:
     """Follow the supervisor's word; at the end of it, end."""
     for line in sys.stdin.buffer:
         if line.strip() == b"drain":
-            process.drain()
-            state.should_stop = 0
+            # On a thread of its own, since the batch on the device may take long and a stop must still be heard.
+            threading.Thread(target=_drain, args=(process,), name="drain", daemon=True).start()
         elif line.strip() == b"stop":
             code = 1  # then the supervisor frees what we hold
             try:
@@ -200,6 +200,11 @@ def _obey(process: Process) -> None:
             finally:
                 os._exit(code)
     os._exit(1)
+
+
+def _drain(process: Process) -> None:
+    process.drain()
+    state.should_stop = 0
 
 
 def _beat(order: Order, process: Process, settings: Settings, voice: Voice) -> None:
