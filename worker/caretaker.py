@@ -40,6 +40,7 @@ class Caretaker:
         self._owner = owner
         self._every_s = every_s
         self._burials: list[Burial] = []
+        self._own: set[str] = set()
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -47,6 +48,10 @@ class Caretaker:
 
     def start(self) -> None:
         self._thread.start()
+
+    def adopt(self, owner: str) -> None:
+        """Leave a device process to its supervisor, who alone knows how it came to its end."""
+        self._own.add(owner)
 
     def bury(self, owner: str, *, on_purpose: bool = False) -> None:
         """Have the shards of a dead process freed, at once if the store is there. Returns at once."""
@@ -99,7 +104,7 @@ class Caretaker:
         if space is None:
             return
         for owner, pid in dispatch.neighbours(self._database, space):
-            if is_gone(pid):
+            if owner not in self._own and is_gone(pid):
                 log.warning("neighbour_died owner=%s", owner)
                 self._bury(Burial(owner, on_purpose=False))
 

@@ -156,6 +156,7 @@ class Supervisor:
         assert process.stdout is not None
         settings = self.settings.model_copy(update={"redis_url": self.broker.url})
         self._watchdogs[device].forget_steps()
+        self._caretaker.adopt(owner)
         child = Child(device, owner, process, time.monotonic(), self._watchdogs[device])
         child.reader = threading.Thread(target=self._listen, args=(child,), name=f"listen-{device}", daemon=True)
         child.reader.start()

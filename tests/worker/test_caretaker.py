@@ -87,6 +87,25 @@ def test_a_dead_child_is_buried_at_once_and_suspected_unless_it_was_stopped_on_p
     assert shard(database, held.shard_id).suspect == (0 if on_purpose else 1)
 
 
+def test_how_a_child_came_to_its_end_is_for_its_supervisor_to_say(
+    database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[int] = []
+    monkeypatch.setattr("worker.caretaker.round_of_upkeep", lambda *_: rounds.append(1))
+    read(database, request(), numbered(3))
+    sign_on(database, "child", dead_pid())
+    held = claim_next(database, "child")
+    caretaker = Caretaker(database, broker, "me", every_s=0.05)
+    caretaker.adopt("child")
+    caretaker.start()
+    until(lambda: len(rounds) > 2, "it has looked for dead neighbours")
+    assert shard(database, held.shard_id).state == "running"
+    caretaker.bury("child", on_purpose=True)
+    until(lambda: shard(database, held.shard_id).state != "running", "its shard is free", 10)
+    caretaker.stop()
+    assert shard(database, held.shard_id).suspect == 0
+
+
 def test_a_burial_that_met_a_database_that_was_away_is_made_up_for(database: Database, broker: Broker) -> None:
     read(database, request(), numbered(3))
     held = claim_next(database, "child")
