@@ -247,11 +247,6 @@ class Bench:
         for piece in held.values():
             piece.lapsed = False
 
-    def lapse(self, claim: Claim) -> None:
-        if self.model.holds(claim):
-            lapse(self.database, claim.shard_id)
-            self.model.pieces[claim.shard_id].lapsed = True
-
     def commit(self, claim: Claim, outcomes: Sequence[Outcome]) -> None:
         if self.model.has_ended_it(claim):
             shards.commit(self.database, claim, outcomes, None)
@@ -294,6 +289,17 @@ class Bench:
             set_shard(self.database, claim.shard_id, not_before=db_now() + LONG_S)
 
     # Deaths
+
+    def oversleep(self, owner: str) -> None:
+        """The leases of a process lapse. Nobody takes note of that yet."""
+        for shard_id, piece in self.model.pieces.items():
+            if piece.owner == owner and piece.state == "running":
+                lapse(self.database, shard_id)
+                piece.lapsed = True
+
+    def lapse(self, owner: str) -> None:
+        self.oversleep(owner)
+        self.reclaim_lapsed()
 
     def reclaim_lapsed(self) -> None:
         lapsed = [piece for _, piece in sorted(self.model.pieces.items()) if piece.lapsed]

@@ -35,11 +35,24 @@ fates = st.lists(st.sampled_from(["done", "document", "transient", "skipped"]), 
 ends = st.sampled_from(["commit", "release", "fail", "commit"])
 words = st.sampled_from(["one", "two", "three", "four", "five", "a longer one", "fills a shard of its own", "eight"])
 texts = st.lists(st.tuples(st.sampled_from("abcdefgh"), words), min_size=1, max_size=16)
+changes = st.sampled_from(
+    [
+        ("retry", None),
+        ("resume",),
+        ("pause",),
+        ("retry", "transient"),
+        ("retry", "document"),
+        ("prioritise", 0),
+        ("prioritise", 2),
+        ("halt",),
+        ("cancel",),
+    ]
+)
 requests = st.builds(
     request,
     st.sampled_from(["left", "right"]),
     corpus=st.sampled_from(["books", "poems"]),
-    spec=st.sampled_from([EMBED, TRANSLATE, EMBED]),
+    spec=st.sampled_from([EMBED, TRANSLATE]),
     priority=st.integers(0, 1),
     max_failures=st.sampled_from([None, 30.0]),
 )
@@ -113,18 +126,20 @@ class ShardLife(RuleBasedStateMachine):
 
     # Dispatch
 
-    @rule(pick=picks, stale=st.booleans())
-    def top_up(self, pick: int, stale: bool) -> None:
-        self.bench.top_up(self.lane(pick), stale=stale)
-
-    @rule(pick=picks, n=st.integers(1, 3), queue_is_empty=st.none() | st.booleans())
-    def lose_hints(self, pick: int, n: int, queue_is_empty: bool | None) -> None:
-        some = self.shards(pick, n)
-        if queue_is_empty is None:
-            self.bench.put_back(some)
+    @rule(
+        pick=picks,
+        n=st.integers(1, 3),
+        act=st.sampled_from(["top_up", "top_up", "put_back", "lose", "lose"]),
+        is_late=st.booleans(),
+    )
+    def dispatch(self, pick: int, n: int, act: str, is_late: bool) -> None:
+        if act == "top_up":
+            self.bench.top_up(self.lane(pick), stale=is_late)
+        elif act == "put_back":
+            self.bench.put_back(self.shards(pick, n))
         else:
-            self.bench.age(some)
-            self.bench.send_lost(self.lane(pick), queue_is_empty=queue_is_empty)
+            self.bench.age(self.shards(pick, n))
+            self.bench.send_lost(self.lane(pick), queue_is_empty=is_late)
 
     @rule(
         workers=st.sets(owners, min_size=1),
@@ -141,6 +156,7 @@ class ShardLife(RuleBasedStateMachine):
                 self.bench.sign_off(worker)
             else:
                 getattr(self.bench, act)(worker, self.bench.model.jobs[self.job(pick)].spec)
+        self.bench.top_up(self.lane(pick))
 
     # Claims
 
@@ -148,8 +164,14 @@ class ShardLife(RuleBasedStateMachine):
     def look(self, pick: int) -> Any:
         return _some(self.bench.look_at(shard_id) for shard_id in self.shards(pick))
 
-    @rule(target=claims, head=consumes(heads), owner=owners)
-    def claim(self, head: Head, owner: str) -> Any:
+    @rule(target=claims, head=consumes(heads), owner=owners, other=st.none() | owners)
+    def claim(self, head: Head, owner: str, other: str | None) -> Any:
+        """Claim what was looked at, perhaps after another had it for a while."""
+        found = self.bench.look_at(head.shard_id)
+        if other is not None and found is not None:
+            self.bench.claim(found, other)
+            self.bench.relieve(other)
+            self.bench.top_up(head.lane)
         return _some([self.bench.claim(head, owner)])
 
     @rule(target=claims, pick=picks, owner=owners, n=st.integers(1, 3))
@@ -184,28 +206,32 @@ class ShardLife(RuleBasedStateMachine):
             ended += [] if claim is None else [self.end(claim, act, fates)]
         return multiple(*ended)
 
-    # Deaths
-
-    @rule(target=claims, pick=picks, owner=owners, n=st.integers(0, 5), heir=owners)
-    def die(self, pick: int, owner: str, n: int, heir: str) -> Any:
-        self.bench.kill(owner)
+    @rule(
+        target=claims,
+        pick=picks,
+        owner=owners,
+        how=st.sampled_from(["kill", "relieve", "lapse", "kill", "oversleep"]),
+        n=st.integers(0, 4),
+        heir=st.none() | owners,
+        late=st.none() | ends,
+        fates=fates,
+    )
+    def lose(
+        self, pick: int, owner: str, how: str, n: int, heir: str | None, late: str | None, fates: list[str]
+    ) -> Any:
+        """A process loses what it has, and what it claims next, again and again. Another one goes on, and the first
+        ends its work as if nothing had been.
+        """
+        lost = None
+        lose = getattr(self.bench, how)
+        lose(owner)
         for _ in range(n):
-            self.bench.claim_next(self.lane(pick), owner)
-            self.bench.kill(owner)
-        return _some([self.bench.claim_next(self.lane(pick), heir)])
-
-    @rule(target=claims, pick=picks, owner=owners, heir=owners)
-    def be_stopped_on_purpose(self, pick: int, owner: str, heir: str) -> Any:
-        self.bench.relieve(owner)
-        return _some([self.bench.claim_next(self.lane(pick), heir)])
-
-    @rule(target=claims, claim=claims, pick=picks, heir=st.none() | owners)
-    def lapse(self, claim: Claim, pick: int, heir: str | None) -> Any:
-        self.bench.lapse(claim)
-        if heir is None:
-            return multiple()
-        self.bench.reclaim_lapsed()
-        return _some([self.bench.claim_next(self.lane(pick), heir)])
+            lost = self.bench.claim_next(self.lane(pick), owner)
+            lose(owner)
+        taken = None if heir is None else self.bench.claim_next(self.lane(pick), heir)
+        if lost is not None and late is not None:
+            self.end(lost, late, fates)
+        return _some([taken])
 
     # Jobs
 
@@ -213,18 +239,19 @@ class ShardLife(RuleBasedStateMachine):
     def keep_up(self, act: str) -> None:
         getattr(self.bench, act)()
 
-    @rule(pick=picks, act=st.sampled_from(["resume", "pause", "resume", "halt", "resume", "cancel"]))
-    def change(self, pick: int, act: str) -> None:
-        getattr(self.bench, act)(self.job(pick))
-
-    @rule(pick=picks, priority=st.integers(0, 2))
-    def prioritise(self, pick: int, priority: int) -> None:
-        self.bench.prioritise(self.job(pick), priority)
-
-    @rule(pick=picks, only=st.sampled_from([None, "transient", "document"]))
-    def retry(self, pick: int, only: str | None) -> None:
-        self.bench.retry(self.job(pick), only)
-        self.bench.finish()
+    @rule(pick=picks, change=changes, deaths=st.integers(0, 3))
+    def change(self, pick: int, change: tuple[str, *tuple[Any, ...]], deaths: int) -> None:
+        act, *more = change
+        job_id = self.job(pick)
+        lane = self.bench.model.jobs[job_id].lane
+        getattr(self.bench, act)(job_id, *more)
+        if act == "retry":
+            self.bench.finish()
+            for _ in range(deaths):
+                self.bench.claim_next(lane, "w1")
+                self.bench.kill("w1")
+        elif act == "prioritise":
+            self.bench.top_up(lane)
 
 
 def _some(found: Iterable[Any]) -> Any:

@@ -17,7 +17,7 @@ from storage.shards import Claim
 from tests.storage.laws import TALLY, Picture
 
 LANES = ("embed", "translate")
-SIZES = {"embed": ShardSize(3, 30)}
+SIZES = {"embed": ShardSize(2, 30)}
 DEFAULT_SIZE = ShardSize(1, 1_000)
 MAX_ATTEMPTS = 2
 UNFINISHED = ("ingesting", "running")
@@ -25,7 +25,7 @@ Fate = tuple[str, str | None, str | None]  # status, text, class of the reason
 
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards of one text or three, which give up soon."""
+    """Shards of one text or two, which give up soon."""
     monkeypatch.setattr("storage.jobs.SHARD_SIZES", SIZES)
     monkeypatch.setattr("storage.jobs.DEFAULT_SHARD_SIZE", DEFAULT_SIZE)
     monkeypatch.setattr("storage.policy.MAX_ATTEMPTS", MAX_ATTEMPTS)
