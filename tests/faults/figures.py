@@ -61,7 +61,7 @@ class Figures:
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.as_json(), indent=2) + "\n")
+        path.write_text(json.dumps(self.as_json(), indent=2, ensure_ascii=False) + "\n")
 
     def as_json(self) -> dict[str, Any]:
         return {
