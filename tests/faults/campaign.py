@@ -272,6 +272,8 @@ class Campaign:
         self._redis_up()
         for place in self.places:
             place.thaw()
+        if self.storm.moves_time:
+            self.mill.set_shards(dispatched_at=Shard.dispatched_at - 60)
 
     def _end(self) -> None:
         healed = time.monotonic()

@@ -61,6 +61,7 @@ class Storm:
     texts: int = 1_200  # of each of the jobs that are there from the start
     late_texts: int = 3_000  # of each that comes later, a hundred times as quick
     poison: int = 1
+    moves_time: bool = True  # after it; else the half minute is waited for after which hints count as lost
     calm_s: float = 120.0  # within so long after it every job has ended
 
     @property
@@ -79,6 +80,7 @@ AT_DEFAULTS = Storm(
     longest_outage_s=20.0,
     texts=18_000,
     poison=2,
+    moves_time=False,
     calm_s=900.0,
 )
 

@@ -29,6 +29,7 @@ def blow(folder: Path, database: Database, queue: RedisServer, cluster: Postgres
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("store", ["sqlite", "postgresql"])
 def test_nothing_is_lost_or_doubled_whatever_a_nemesis_does(
     store: str, tmp_path: Path, request: pytest.FixtureRequest, own_redis: RedisServer
