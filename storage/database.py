@@ -9,17 +9,17 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
 from sqlalchemy import (
-    JSON,
     Connection,
     Double,
     Engine,
+    LargeBinary,
     Select,
     Table,
     create_engine,
@@ -35,7 +35,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
 
-from storage import rights
+from storage import numbering, rights
 from storage.errors import (
     DatabaseBusy,
     DatabaseReadOnly,
@@ -72,6 +72,12 @@ def _now_sqlite(*_: Any, **__: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
+def shown(url: URL) -> str:
+    """A database's URL for messages: without its passwords."""
+    secret = [name for name in url.query if name.lower().endswith("password")]
+    return url.difference_update_query(secret).render_as_string(hide_password=True)
+
+
 class Database:
     """A store's engine. Cheap to make: nothing connects before the first transaction. Safe to share by threads.
 
@@ -99,8 +105,7 @@ class Database:
         event.listen(self.engine, "connect", self._reached)
 
     def __str__(self) -> str:
-        secret = [name for name in self.url.query if name.lower().endswith("password")]
-        return self.url.difference_update_query(secret).render_as_string(hide_password=True)
+        return shown(self.url)
 
     def _reached(self, *_: object) -> None:
         self._was_reached = True
@@ -144,27 +149,22 @@ class Database:
         except OSError as error:  # the folder of a SQLite file
             raise DatabaseUnreachable(f"cannot use the database {self}: {error.strerror}") from error
 
+    @contextmanager
+    def idle(self) -> Iterator[Any]:
+        """A driver's cursor outside of any transaction, for what cannot be asked for within one."""
+        try:
+            connection = self.engine.raw_connection()
+            try:
+                yield connection.cursor()
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            raise self.wrap(sa_exc.DBAPIError(None, None, error)) from error
+
     def insert(self, table: Any) -> Any:
         """An INSERT of the dialect, which knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
         target: Table = getattr(table, "__table__", table)
         return sqlite.insert(target) if self.is_sqlite else postgresql.insert(target)
-
-    def load(self, connection: Connection, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert many rows. All name the same columns, each among them that may not be NULL (PostgreSQL: COPY)."""
-        if not rows:
-            return
-        target: Table = table.__table__
-        if self.is_sqlite:
-            connection.execute(target.insert(), rows)
-            return
-        names = list(rows[0])
-        columns = [(name, isinstance(target.c[name].type, JSON)) for name in names]
-        cursor: Any = connection.connection.cursor()
-        statement = f"COPY {target.name} ({', '.join(names)}) FROM STDIN"
-        with _postgres_errors(statement), cursor.copy(statement) as copy:
-            for row in rows:
-                copy.write_row([_json(row[name]) if is_json else row[name] for name, is_json in columns])
-        cursor.close()
 
     def probe(
         self,
@@ -180,8 +180,11 @@ class Database:
         """
         if not values:
             return []
-        if self.is_sqlite:
+        if self.is_sqlite and isinstance(column.type, LargeBinary):  # which JSON cannot hold
             return connection.execute(query.where(column.in_(values))).all()
+        if self.is_sqlite:  # one parameter: thousands of them cost more than the look-ups
+            wanted = func.json_each(_json(list(values))).table_valued("value")
+            return connection.execute(query.where(column.in_(select(wanted.c.value)))).all()
         array = literal(list(values), postgresql.ARRAY(column.type))
         wanted = func.unnest(array).table_valued("value").render_derived(name="wanted")
         found = query.where(column == wanted.c.value).offset(0).lateral("found")
@@ -196,14 +199,37 @@ class Database:
         if not self.is_sqlite:
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
 
+    def walk(self, connection: Connection) -> None:
+        """Have the rest of this transaction read rows in the order of an index that has the one that is asked for.
+
+        PostgreSQL, while it knows nothing of a new table, would sort what is left of it for every page.
+        """
+        if not self.is_sqlite:
+            connection.exec_driver_sql("SET LOCAL enable_sort = off")
+
+    def check_keys_by_kept_plans(self, connection: Connection) -> None:
+        """Have PostgreSQL plan the look-up behind a foreign key once for a session and not for every row.
+
+        `_postgresql_connect` asks for a plan each time, which costs more than writing the row. Only plans made here
+        are kept, and those read no table from its start, whatever size it had when they were made.
+        """
+        if not self.is_sqlite:
+            self.look_up(connection)
+            connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
+
     def next_ids(self, connection: Connection, table: Any, n: int) -> list[int]:
         """`n` fresh ids, rising. In SQLite they are ours as long as the write transaction lasts."""
         if self.is_sqlite:
-            last = connection.scalar(select(func.coalesce(func.max(table.id), 0))) or 0
-            return list(range(last + 1, last + 1 + n))
-        sequence = func.pg_get_serial_sequence(table.__tablename__, "id")
-        series = func.generate_series(1, n).table_valued("n")
-        return sorted(connection.scalars(select(func.nextval(sequence)).select_from(series)))
+            first = numbering.first_free(connection, table.__tablename__)
+            return list(range(first, first + n))
+        # In one row: thousands of them would cost more to fetch than the numbers to make. OFFSET 0 keeps the planner
+        # from looking the sequence's name up for each.
+        numbers = connection.exec_driver_sql(
+            "SELECT string_agg(nextval(ids)::text, ',') FROM generate_series(1, %s), "
+            "(SELECT pg_get_serial_sequence(%s, 'id')::regclass AS ids OFFSET 0) AS sequence",
+            (n, table.__tablename__),
+        ).scalar_one()
+        return sorted(map(int, numbers.split(",")))
 
     def close(self) -> None:
         self.engine.dispose()
@@ -230,9 +256,13 @@ class Database:
             return SchemaOutOfDate()
         if state == "25006":
             return DatabaseReadOnly(f"the database {self} takes no writes")
+        if state == "23503" and _constraint(error) in _REFER_TO_WHAT_IS_REMOVED:
+            return DatabaseBusy(f"something in the database {self} was removed while it was being referred to")
         if state[:2] in {"40", "53", "57", "55"}:
             return DatabaseBusy(f"the database {self} is busy: {_first_line(error)}")
-        if isinstance(outer, sa_exc.OperationalError):
+        # The driver says of an option that a URL must not have what a server says of a statement.
+        of_the_url = isinstance(outer, sa_exc.ProgrammingError) and not state and outer.statement is None
+        if isinstance(outer, sa_exc.OperationalError) or of_the_url:
             return DatabaseUnreachable(f"cannot reach the database {self}: {_first_line(error)}")
         return None
 
@@ -264,15 +294,20 @@ _SQLITE_UNREACHABLE = {
 }
 
 
-@contextmanager
-def _postgres_errors(statement: str) -> Iterator[None]:
-    """What a raw cursor raises, as SQLAlchemy would have raised it."""
-    import psycopg
+# A text or corpus that was found and is gone when it is referred to: the next try stores it anew, or does without.
+_REFER_TO_WHAT_IS_REMOVED = {
+    "fk_ingest_corpus_id",
+    "fk_document_content_id",
+    "fk_outcome_content_id",
+    "fk_outcome_output_id",
+    "fk_step_text_content_id",
+    "fk_prompt_content_id",
+}
 
-    try:
-        yield
-    except psycopg.Error as error:
-        raise sa_exc.DBAPIError.instance(statement, None, error, psycopg.Error) from error
+
+def _constraint(error: Any) -> str | None:
+    name: str | None = error.diag.constraint_name
+    return name
 
 
 def _json(value: Any) -> str:
@@ -319,6 +354,10 @@ def _postgresql_connect(connection: Any, _record: Any) -> None:
     # `look_up` makes a small table look dear to read, and compiling its query takes 0.2 s each time.
     connection.execute("SET jit = off")
     connection.commit()
+    # psycopg would send lists of texts as one text, with every element searched for what must be escaped.
+    from psycopg.types.array import ListBinaryDumper
+
+    connection.adapters.register_dumper(list, ListBinaryDumper)
 
 
 def _sqlite_folder(_dialect: Any, _record: Any, arguments: Sequence[Any], _options: Any) -> None:
@@ -332,6 +371,7 @@ def _sqlite_connect(connection: Any, _record: Any) -> None:
     _use_wal(cursor)
     cursor.execute("PRAGMA synchronous=FULL")  # with WAL, NORMAL may lose what was committed before a power cut
     cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA secure_delete=ON")  # what is deleted or replaced leaves the file, and not only its tables
     cursor.execute("PRAGMA cache_size=-65536")
     cursor.close()
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, delete, func, select, update
+from sqlalchemy import Connection, Select, delete, func, select, update
 
 from storage.database import Database, db_now
 from storage.jobs import FREE, RUNS
@@ -23,6 +24,11 @@ class Lane:
     name: str
     slots: int
     queued: int
+
+    @property
+    def window(self) -> int:
+        """How many shards may wait in its queue."""
+        return max(LEAST_WINDOW, WINDOW_PER_SLOT * self.slots)
 
 
 def lanes(database: Database) -> list[Lane]:
@@ -63,7 +69,7 @@ def take(database: Database, lane: Lane) -> list[int]:
 
     Shards that wait in the queue make room for those of a job with a higher priority: their messages are void then.
     """
-    window = max(LEAST_WINDOW, WINDOW_PER_SLOT * lane.slots)
+    window = lane.window
     with database.read() as connection:  # most often there is nothing to do, and no need for a turn to write
         database.look_up(connection)
         claimants = _claimants(connection, lane.name, window)
@@ -82,8 +88,9 @@ def _take(database: Database, connection: Connection, lane: str, window: int) ->
     room = window - _queued(connection).get(lane, 0)  # looked at again: others top up too
     room += _displace(connection, lane, claimants, room)
     taken: list[int] = []
+    unservable = _unservable(connection, lane)
     for job_id, n in share(claimants, room).items():
-        query = _ready(lane, job_id).order_by(Shard.id).limit(n)
+        query = _ready(lane, job_id, unservable).order_by(Shard.id).limit(n)
         chosen = list(connection.scalars(query if database.is_sqlite else query.with_for_update(skip_locked=True)))
         rows = connection.execute(
             update(Shard)
@@ -122,11 +129,12 @@ def _outranked(lane: str, claimants: list[Claimant]) -> Select[int]:
     )
 
 
-def _ready(lane: str, job_id: Any) -> Select[int]:
-    """The shards of a job that may be dispatched now."""
-    return select(Shard.id).where(
+def _ready(lane: str, job_id: Any, unservable: Collection[int]) -> Select[int]:
+    """The shards of a job that may be dispatched now, but for those of specs that nobody can serve."""
+    ready = select(Shard.id).where(
         Shard.job_id == job_id, Shard.state == "planned", Shard.lane == lane, Shard.not_before <= db_now()
     )
+    return ready.where(Shard.spec_id.not_in(unservable)) if unservable else ready
 
 
 def _claimants(connection: Connection, lane: str, room: int) -> list[Claimant]:
@@ -138,21 +146,18 @@ def _claimants(connection: Connection, lane: str, room: int) -> list[Claimant]:
     )
     in_flight = {row.job_id: row.n for row in counted}
     # One look into an index for each job, however many shards it has (OFFSET 0: see `Database.probe`).
-    ready = _ready(lane, Job.id).offset(0).correlate(Job).exists()
     unservable = _unservable(connection, lane)
+    ready = _ready(lane, Job.id, unservable).offset(0).correlate(Job).exists()
     jobs = connection.execute(
-        select(Job.id, Job.priority, Step.spec_id)
-        .join(Step, and_(Step.job_id == Job.id, Step.seq == 0))
-        .where(RUNS, ready)
+        select(Job.id, Job.priority)
+        .join(Step, Step.job_id == Job.id)
+        .join(SpecRow, SpecRow.id == Step.spec_id)
+        .where(RUNS, SpecRow.kind == lane, Step.spec_id.not_in(unservable), ready)
+        .distinct()
     ).all()
-    first = sorted(
-        (job for job in jobs if job.spec_id not in unservable),
-        key=lambda job: (-job.priority, in_flight.get(job.id, 0), job.id),
-    )[:room]
-    return [
-        Claimant(job.id, job.priority, in_flight.get(job.id, 0), _count(connection, _ready(lane, job.id).limit(room)))
-        for job in first
-    ]
+    first = sorted(jobs, key=lambda job: (-job.priority, in_flight.get(job.id, 0), job.id))[:room]
+    planned = {job.id: _count(connection, _ready(lane, job.id, unservable).limit(room)) for job in first}
+    return [Claimant(job.id, job.priority, in_flight.get(job.id, 0), planned[job.id]) for job in first]
 
 
 def _count(connection: Connection, query: Select[int]) -> int:

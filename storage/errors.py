@@ -8,7 +8,17 @@ StorageError
 ├── DatabaseReadOnly         the file or the server takes no writes
 ├── SchemaOutOfDate          `docmill db upgrade` has not run
 ├── NoSuchJob                a job's number that the store does not know
+├── NoSuchStep               a step's name that the job does not have
+├── NoSuchPipeline           a pipeline's name that the store does not know
+├── NoSuchCorpus             a corpus's name that the store does not know
+├── CorpusInUse              an unfinished job works on what is to be removed
+├── NothingEmbedded          a corpus without vectors to search
+├── CannotIndex              the store takes no index of vectors, or not of these
 ├── JobStopped               the job was cancelled or stopped while something was being added to it
+├── JobUnfinished            parts are of a job that has ended
+├── PartsRefused             a folder that holds something else takes no parts
+├── FolderBusy               another process writes parts into the folder
+├── ResultsChanged           a job's results became others while parts of them were written
 └── LeaseLost                the shard belongs to another by now; what was computed may not be written
 """
 
@@ -50,8 +60,48 @@ class NoSuchJob(StorageError):
     """There is no such job; `docmill jobs` lists them."""
 
 
+class NoSuchStep(StorageError):
+    """The job has no such step."""
+
+
+class NoSuchPipeline(StorageError):
+    """There is no such pipeline; `docmill pipeline list` names them."""
+
+
+class NoSuchCorpus(StorageError):
+    """There is no such corpus."""
+
+
+class CorpusInUse(StorageError):
+    """An unfinished job works on the corpus; `docmill cancel` ends it."""
+
+
+class NothingEmbedded(StorageError):
+    """The corpus has no vectors; `docmill run SOURCE --task embed` makes them."""
+
+
+class CannotIndex(StorageError):
+    """The store cannot have an index of these vectors."""
+
+
 class JobStopped(StorageError):
     """The job was cancelled."""
+
+
+class JobUnfinished(StorageError):
+    """The job goes on; `docmill wait` waits for its end."""
+
+
+class PartsRefused(StorageError):
+    """The folder holds something else; name another one."""
+
+
+class FolderBusy(StorageError):
+    """Another process is writing parts into the folder; wait for its end."""
+
+
+class ResultsChanged(StorageError):
+    """The results changed while they were written."""
 
 
 class LeaseLost(StorageError):

@@ -2,45 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, or_, select, true, update
 
-from storage import rows
-from storage.cutting import DEFAULT_SHARD_SIZE, SHARD_SIZES, cut, pack, unpack
+from storage import rows, steps
+from storage.cutting import unpack
 from storage.database import Database, db_now
 from storage.errors import JobStopped, NoSuchJob
-from storage.schema import Contender, Content, Document, Ingest, Job, OutcomeRow, Rejection, Shard, SpecRow, Step
-from storage.specs import Spec
+from storage.schema import Contender, Content, Document, Ingest, Job, OutcomeRow, Rejection, Shard, Step, StepText
+from storage.steps import OpenStep, StepRequest
 
 UNFINISHED = ("ingesting", "running")
 RUNS: Any = and_(Job.state.in_(UNFINISHED), ~Job.paused)  # its shards may be dispatched, claimed and committed
 OPEN_SHARDS = ("planned", "queued", "running")
 FREE = {"state": "planned", "owner": None, "lease_until": None, "dispatched_at": None}  # a shard that nobody holds
-UNTOUCHED = {  # the columns of a shard that nobody has claimed
-    "step": 0,
-    "fence": 0,
-    "attempt": 0,
-    "suspect": 0,
-    "not_before": 0.0,
-    "n_done": 0,
-    "n_failed": 0,
-    "n_skipped": 0,
-    "n_truncated": 0,
-    "tokens_in": 0,
-    "tokens_out": 0,
-}
 
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What is to be done: `spec` applied to `source` as read with `options` into the corpus `corpus`."""
+    """What is to be done: `steps` applied to `source` as read with `options` into the corpus `corpus`."""
 
     corpus: str
     source: str
-    spec: Spec
+    steps: tuple[StepRequest, ...]
     options: dict[str, Any] = field(default_factory=dict)
     priority: int = 0
     max_failures: float | None = None
@@ -48,24 +34,36 @@ class JobRequest:
 
 @dataclass(frozen=True)
 class OpenJob:
-    """A job that takes documents. `adopted` says that an earlier, unfinished one is carried on."""
+    """A job that takes documents. `adopted` says that an earlier, unfinished one is carried on.
+
+    `last_before` is the last document that its corpus had when it was opened.
+    """
 
     id: int
     ingest_id: int
     corpus_id: int
-    spec_id: int
-    lane: str
+    steps: tuple[OpenStep, ...]
     adopted: bool
+    last_before: int = 0
+
+    @property
+    def first(self) -> OpenStep:
+        return self.steps[0]
+
+    @property
+    def lanes(self) -> list[str]:
+        """The lanes that its shards go through, each once."""
+        return sorted({step.lane for step in self.steps})
 
 
 def open_job(database: Database, request: JobRequest) -> OpenJob:
-    """The unfinished job of the same corpus, source, options and spec, or a new one, ready for its ingest."""
+    """The unfinished job of the same corpus, source, options and steps, or a new one, ready for its ingest."""
 
     def work(connection: Connection) -> OpenJob:
         corpus = rows.corpus_id(database, connection, request.corpus)
         lock_corpus(database, connection, corpus)
-        spec = rows.spec_id(database, connection, request.spec)
-        found = _unfinished(connection, request, corpus, spec)
+        last = connection.scalar(select(func.max(Document.id)).where(Document.corpus_id == corpus)) or 0
+        found = _unfinished(connection, request, corpus)
         if found is not None:
             job_id, ingest_id = found
             # The source is read from its start again: what the cut-off reading noted is noted anew.
@@ -82,9 +80,12 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
                     n_unchanged=0,
                     n_repeated=0,
                     n_rejected=0,
+                    n_vanished=0,
                 )
             )
-            return OpenJob(job_id, ingest_id, corpus, spec, request.spec.kind, adopted=True)
+            return OpenJob(
+                job_id, ingest_id, corpus, steps.of_job(connection, job_id), adopted=True, last_before=last
+            )
         ingest_id = rows.insert(
             connection,
             Ingest,
@@ -95,7 +96,6 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             started_at=db_now(),
             seen_at=db_now(),
         )
-        last = connection.scalar(select(func.max(Document.id)).where(Document.corpus_id == corpus))
         job_id = rows.insert(
             connection,
             Job,
@@ -104,37 +104,25 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             state="ingesting",
             priority=request.priority,
             max_failures=request.max_failures,
-            base_document=last or 0,
             created_at=db_now(),
         )
-        _insert_step(connection, job_id, spec)
-        return OpenJob(job_id, ingest_id, corpus, spec, request.spec.kind, adopted=False)
+        made = steps.add(database, connection, job_id, request.steps)
+        return OpenJob(job_id, ingest_id, corpus, made, adopted=False, last_before=last)
 
     return database.write(work)
 
 
-def _unfinished(connection: Connection, request: JobRequest, corpus: int, spec: int) -> tuple[int, int] | None:
+def _unfinished(connection: Connection, request: JobRequest, corpus: int) -> tuple[int, int] | None:
     query = (
         select(Job.id, Job.ingest_id, Ingest.options)
         .join(Ingest, Ingest.id == Job.ingest_id)
-        .join(Step, and_(Step.job_id == Job.id, Step.seq == 0))
-        .where(
-            Job.corpus_id == corpus,
-            Job.state.in_(UNFINISHED),
-            Ingest.source == request.source,
-            Step.spec_id == spec,
-        )
+        .where(Job.corpus_id == corpus, Job.state.in_(UNFINISHED), Ingest.source == request.source)
         .order_by(Job.id)
     )
     for row in connection.execute(query):
-        if row.options == request.options:
+        if row.options == request.options and steps.requested(connection, row.id) == request.steps:
             return row.id, row.ingest_id
     return None
-
-
-def _insert_step(connection: Connection, job_id: int, spec_id: int) -> None:
-    values = {"job_id": job_id, "seq": 0, "spec_id": spec_id, "input": "document"}
-    connection.execute(Step.__table__.insert().values(**values))  # type: ignore[attr-defined]
 
 
 def lock_corpus(database: Database, connection: Connection, corpus_id: int) -> None:
@@ -149,9 +137,10 @@ def visible(job: Any) -> Any:
     """
     current = Document.superseded_by.is_(None)
     if job.last_document is None:
-        return and_(Document.corpus_id == job.corpus_id, current)
+        return and_(Document.corpus_id == job.corpus_id, current, ~Document.gone)
     return and_(
         Document.corpus_id == job.corpus_id,
+        ~Document.gone,
         Document.id <= job.last_document,
         or_(current, Document.superseded_by > job.last_document),
     )
@@ -191,9 +180,10 @@ def _maybe_over(database: Database, job_id: int | None) -> bool:
 
 def _stop_failing(connection: Connection, wanted: Any) -> None:
     bounded = connection.execute(
-        select(Job.id, Job.max_failures, Job.n_retried).where(
-            wanted, Job.state.in_(UNFINISHED), Job.max_failures.is_not(None)
-        )
+        select(Job.id, Job.max_failures, func.sum(Step.n_retried).label("n_retried"))
+        .join(Step, Step.job_id == Job.id)
+        .where(wanted, Job.state.in_(UNFINISHED), Job.max_failures.is_not(None))
+        .group_by(Job.id, Job.max_failures)
     ).all()
     for job in bounded:
         failed, total = connection.execute(
@@ -202,7 +192,7 @@ def _stop_failing(connection: Connection, wanted: Any) -> None:
             )
         ).one()
         # PostgreSQL's sums are decimals. A retried text is in two shards.
-        failed, total = int(failed) - job.n_retried, int(total) - job.n_retried
+        failed, total = int(failed) - int(job.n_retried), int(total) - int(job.n_retried)
         if failed > 0 and failed > total * job.max_failures / 100:
             stop(
                 connection,
@@ -305,74 +295,49 @@ def retry(database: Database, job_id: int, only: str | None = None) -> int:
 
 def _retry(database: Database, connection: Connection, job_id: int, only: str | None) -> int:
     row = select(Job).where(Job.id == job_id)
-    job = connection.execute(row if database.is_sqlite else row.with_for_update()).one()
+    job = connection.execute(row if database.is_sqlite else row.with_for_update()).one_or_none()
+    if job is None:
+        raise NoSuchJob(f"there is no job {job_id}; it was removed with its corpus")
     if job.state == "cancelled":
         raise JobStopped(f"job {job_id} was cancelled; enqueue its source again, which computes only what is missing")
-    step = connection.execute(
-        select(Step.spec_id, SpecRow.kind).join(SpecRow).where(Step.job_id == job_id, Step.seq == 0)
-    ).one()
-    query = (
-        select(Content.id, Content.n_chars)
-        .join(OutcomeRow, and_(OutcomeRow.spec_id == step.spec_id, OutcomeRow.content_id == Content.id))
-        .join(Document, Document.content_id == Content.id)
-        .where(
-            visible(job),
-            # What it has not come across yet it will count as failed before, or as done, once it does.
-            or_(Document.id <= job.swept_to, Document.ingest_id == job.ingest_id),
-            OutcomeRow.status == "failed",
-            OutcomeRow.reason_class == only if only else true(),
-        )
-        .distinct()
-        .order_by(Content.id)
-    )
     held = _open_contents(connection, job_id)
-    failed = [(row.id, row.n_chars) for row in connection.execute(query) if row.id not in held]
-    if failed:
-        plan(database, connection, job_id, step.spec_id, step.kind, failed, redo=True)
-        is_read = connection.scalar(select(Ingest.state).where(Ingest.id == job.ingest_id)) == "read"
-        connection.execute(
-            update(Job)
-            .where(Job.id == job_id)
-            .values(
-                n_retried=Job.n_retried + len(failed),
-                state="running" if is_read else "ingesting",
-                reason=None,
-                finished_at=None,
-            )
+    total = 0
+    for step in steps.of_job(connection, job_id):
+        query = (
+            select(Content.id, Content.n_chars)
+            .join(OutcomeRow, and_(OutcomeRow.spec_id == step.spec_id, OutcomeRow.content_id == Content.id))
+            .where(OutcomeRow.status == "failed", OutcomeRow.reason_class == only if only else true())
+            .distinct()
+            .order_by(Content.id)
         )
-    return len(failed)
+        found = connection.execute(_met_by(query, job, step))
+        failed = [(row.id, row.n_chars) for row in found if (step.seq, row.id) not in held]
+        if failed:
+            steps.plan(database, connection, job_id, step, failed, redo=True)
+            this = and_(Step.job_id == job_id, Step.seq == step.seq)
+            connection.execute(update(Step).where(this).values(n_retried=Step.n_retried + len(failed)))
+            total += len(failed)
+    if total:
+        is_read = connection.scalar(select(Ingest.state).where(Ingest.id == job.ingest_id)) == "read"
+        again = {"state": "running" if is_read else "ingesting", "reason": None, "finished_at": None}
+        connection.execute(update(Job).where(Job.id == job_id).values(**again))
+    return total
 
 
-def _open_contents(connection: Connection, job_id: int) -> set[int]:
-    """What the job's open shards hold: its turn comes, or has come again already."""
-    packed = connection.scalars(select(Shard.contents).where(Shard.job_id == job_id, Shard.state.in_(OPEN_SHARDS)))
-    return {content_id for contents in packed for content_id in unpack(contents)}
+def _met_by(query: Any, job: Any, step: OpenStep) -> Any:
+    """Of a query over contents those that a step of the job has come across."""
+    if step.input_step is not None or step.template is not None:
+        return query.join(StepText, StepText.content_id == Content.id).where(
+            StepText.job_id == job.id, StepText.step == step.seq
+        )
+    return query.join(Document, Document.content_id == Content.id).where(
+        visible(job),
+        # What it has not come across yet it will count as failed before, or as done, once it does.
+        or_(Document.id <= job.swept_to, Document.ingest_id == job.ingest_id),
+    )
 
 
-def plan(
-    database: Database,
-    connection: Connection,
-    job_id: int,
-    spec_id: int,
-    lane: str,
-    sized: Sequence[tuple[int, int]],
-    *,
-    redo: bool = False,
-) -> int:
-    """Cut (content id, characters) into planned shards of a job. Returns how many shards."""
-    new = [
-        {
-            "job_id": job_id,
-            "spec_id": spec_id,
-            "lane": lane,
-            "contents": pack([content_id for content_id, _ in shard]),
-            "n_contents": len(shard),
-            "n_chars": sum(chars for _, chars in shard),
-            "state": "planned",
-            "redo": redo,
-            **UNTOUCHED,
-        }
-        for shard in cut(sized, SHARD_SIZES.get(lane, DEFAULT_SHARD_SIZE))
-    ]
-    database.load(connection, Shard, new)
-    return len(new)
+def _open_contents(connection: Connection, job_id: int) -> set[tuple[int, int]]:
+    """What the job's open shards hold, with its step: its turn comes, or has come again already."""
+    query = select(Shard.step, Shard.contents).where(Shard.job_id == job_id, Shard.state.in_(OPEN_SHARDS))
+    return {(row.step, content_id) for row in connection.execute(query) for content_id in unpack(row.contents)}

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import orjson
 from sqlalchemy import Connection, select, tuple_
 
+from storage import prompts
 from storage.database import Database
 from storage.jobs import require, visible
-from storage.schema import Content, Document, OutcomeRow, Rejection, SpecRow, Step
+from storage.schema import Content, Document, OutcomeRow, Rejection
+from storage.steps import OpenStep, of_job, way_to_named
+
+Place = tuple[int, int]  # of a document in its corpus, in whose order results come: (seq, id)
+Placed = tuple[Place, dict[str, Any]]
 
 PAGE = 1_000
 FEW = 10_000  # failures that are put in order in memory
@@ -25,27 +26,99 @@ LINE = re.compile("(.+:)([1-9][0-9]{0,17})", re.DOTALL)  # of a rejection's plac
 
 
 def results(
-    database: Database, job_id: int, *, with_input: bool = False, limit: int | None = None
+    database: Database, job_id: int, *, step: str | None = None, with_input: bool = False, limit: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The job's done documents: {"id", "task", "text" | "vector", "tokens_in", "tokens_out", "flags", "meta"}.
+    """A step's done documents: {"id", "task", "text" | "vector", "tokens_in", "tokens_out", "flags", "meta"}.
 
+    Of a job with several steps, where none is named, the documents for which any step is done: {"id", "steps",
+    "flags", "meta"}, and "steps" has of each step that is done, by its name, what else has a line of its own.
     A vector is a float32 array (dim,), or (windows, dim) where every window was kept: then "windows" has their
-    offsets in characters. `with_input` adds the document's text as "input". Raises NoSuchJob.
+    offsets in characters. `with_input` adds the document's text as "input". Raises NoSuchJob and NoSuchStep.
     """
-    require(database, job_id)
-    task = _spec(database, job_id).kind
-    found = _documents(database, job_id, OutcomeRow.status == "done", with_input=with_input)
-    for document, outcome, text in islice(found, limit):
+    found = _placed(database, job_id, step, with_input=with_input)
+    yield from islice((row for _, row in found), limit)
+
+
+def _placed(
+    database: Database, job_id: int, step: str | None, *, with_input: bool = False, after: Place | None = None
+) -> Iterator[Placed]:
+    job = require(database, job_id)
+    steps = _steps(database, job_id)
+    if step is None and len(steps) > 1:
+        return _all_steps(steps, _documents(database, job, steps, with_input=with_input, after=after))
+    way = way_to_named(steps, step)
+    return _one_step(way[-1], _documents(database, job, way, with_input=with_input, after=after))
+
+
+def _one_step(step: OpenStep, documents: Iterator[_WithOutcomes]) -> Iterator[Placed]:
+    for document, outcomes, text in documents:
+        outcome = outcomes.get(step.seq)
+        if outcome is None or outcome.status != "done":
+            continue
         result = {
             "id": document.key,
-            "task": task,
-            **_output(outcome),
-            "tokens_in": outcome.tokens_in,
-            "tokens_out": outcome.tokens_out,
+            **_result(step, outcome),
             "flags": [*document.flags, *outcome.flags],
             "meta": document.meta,
         }
-        yield result | {"input": text} if with_input else result
+        yield (document.seq, document.id), result if text is None else result | {"input": text}
+
+
+def _all_steps(steps: Sequence[OpenStep], documents: Iterator[_WithOutcomes]) -> Iterator[Placed]:
+    for document, outcomes, text in documents:
+        done = {
+            step.name: {**_result(step, outcomes[step.seq]), "flags": outcomes[step.seq].flags}
+            for step in steps
+            if step.seq in outcomes and outcomes[step.seq].status == "done"
+        }
+        if done:
+            result = {"id": document.key, "steps": done, "flags": document.flags, "meta": document.meta}
+            yield (document.seq, document.id), result if text is None else result | {"input": text}
+
+
+def _result(step: OpenStep, outcome: Any) -> dict[str, Any]:
+    tokens = {"tokens_in": outcome.tokens_in, "tokens_out": outcome.tokens_out}
+    return {"task": step.lane, **_output(outcome), **tokens}
+
+
+def export_rows(
+    database: Database, job_id: int, form: str = "jsonl", *, step: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """The results as a file in this format has them: `results`, and in tables a column for each of several steps.
+
+    A step's text is in the column of its name, its vector in NAME_vector. Raises NoSuchJob and NoSuchStep.
+    """
+    return (row for _, row in placed_rows(database, job_id, form, step=step))
+
+
+def placed_rows(
+    database: Database, job_id: int, form: str, *, step: str | None = None, after: Place | None = None
+) -> Iterator[Placed]:
+    """The same, each with its document's place, from the first document after a place on, which is sought and not
+    read up to.
+    """
+    placed = _placed(database, job_id, step, after=after)
+    steps = _steps(database, job_id)
+    if form == "jsonl" or step is not None or len(steps) == 1:
+        return placed
+    return ((place, _flat(row, steps)) for place, row in placed)
+
+
+def column(step: OpenStep) -> str:
+    """The name of a step's column in a table."""
+    return f"{step.name}_vector" if step.lane == "embed" else step.name
+
+
+def _flat(row: dict[str, Any], steps: Sequence[OpenStep]) -> dict[str, Any]:
+    found = row["steps"]
+    outputs = {step: found.get(step.name, {}) for step in steps}
+    flags = [f"{step.name}: {flag}" for step in steps for flag in outputs[step].get("flags", ())]
+    return {
+        "id": row["id"],
+        **{column(step): output.get("vector", output.get("text")) for step, output in outputs.items()},
+        "flags": [*row["flags"], *flags],
+        "meta": row["meta"],
+    }
 
 
 def _output(outcome: Any) -> dict[str, Any]:
@@ -60,14 +133,20 @@ def _output(outcome: Any) -> dict[str, Any]:
 def failures(database: Database, job_id: int) -> Iterator[dict[str, Any]]:
     """What has no result: failed and skipped documents {"id", "status", "class", "reason"}, then rejected records,
     each in the order of the source. Raises NoSuchJob.
+
+    Of a job with several steps there is a line for each step, which names it as "step". Where an earlier one gave it
+    nothing to read, "status" is `blocked`, and "reason" says what happened there.
     """
     job = require(database, job_id)
-    few = _few_failures(database, job)
-    if few is None:
-        every = _documents(database, job_id, OutcomeRow.status != "done")
-        yield from (_failure(document.key, outcome) for document, outcome, _ in every)
-    else:
+    steps = _steps(database, job_id)
+    if len(steps) > 1:
+        yield from _failures_by_step(database, job, steps)
+    elif (few := _few_failures(database, job, steps[0])) is not None:
         yield from (_failure(row.key, row) for row in few)
+    else:
+        for document, outcomes, _ in _documents(database, job, steps):
+            if 0 in outcomes and outcomes[0].status != "done":
+                yield _failure(document.key, outcomes[0])
     for row in _rejected(database, job.ingest_id):
         yield {"id": row.place, "status": "rejected", "class": "document", "reason": row.reason}
 
@@ -76,22 +155,39 @@ def _failure(key: str, outcome: Any) -> dict[str, Any]:
     return {"id": key, "status": outcome.status, "class": outcome.reason_class, "reason": outcome.reason}
 
 
-def _few_failures(database: Database, job: Any) -> list[Any] | None:
+def _failures_by_step(database: Database, job: Any, steps: Sequence[OpenStep]) -> Iterator[dict[str, Any]]:
+    for document, outcomes, _ in _documents(database, job, steps):
+        causes: dict[int, dict[str, Any]] = {}
+        for step in steps:
+            if step.input_step in causes:
+                cause = causes[step.input_step]
+                reason = cause["reason"]
+                if cause["status"] != "blocked":
+                    reason = f"{steps[step.input_step].name} {cause['status']}: {reason}"
+                causes[step.seq] = cause | {"step": step.name, "status": "blocked", "reason": reason}
+            elif step.seq in outcomes and outcomes[step.seq].status != "done":
+                failure = _failure(document.key, outcomes[step.seq])
+                causes[step.seq] = {"id": failure.pop("id"), "step": step.name, **failure}
+        yield from causes.values()
+
+
+def _few_failures(database: Database, job: Any, step: OpenStep) -> list[Any] | None:
     """The documents without a result and their outcomes, found by one statement; None when there are more than FEW.
 
     Without an ORDER BY, so that the database may begin with whichever table has less to read, and stop at FEW.
     """
+    asked = select(
+        Document.id,
+        Document.key,
+        Document.seq,
+        OutcomeRow.status,
+        OutcomeRow.reason,
+        OutcomeRow.reason_class,
+    )
+    documents, computed = prompts.read_by(asked, step)
     query = (
-        select(
-            Document.id,
-            Document.key,
-            Document.seq,
-            OutcomeRow.status,
-            OutcomeRow.reason,
-            OutcomeRow.reason_class,
-        )
-        .join(OutcomeRow, OutcomeRow.content_id == Document.content_id)
-        .where(visible(job), OutcomeRow.spec_id == _spec(database, job.id).id, OutcomeRow.status != "done")
+        documents.join(OutcomeRow, OutcomeRow.content_id == computed)
+        .where(visible(job), OutcomeRow.spec_id == step.spec_id, OutcomeRow.status != "done")
         .limit(FEW + 1)
     )
     with database.read() as connection:
@@ -136,15 +232,22 @@ def _rejections(database: Database, ingest_id: int) -> Iterator[Any]:
         after = page[-1].place if len(page) == PAGE else None
 
 
-def _documents(
-    database: Database, job_id: int, wanted: Any, *, with_input: bool = False
-) -> Iterator[tuple[Any, Any, str | None]]:
-    """Documents of the job with their outcome and, if asked for, their text, in the order of the source.
+_WithOutcomes = tuple[Any, dict[int, Any], str | None]  # a document, its outcomes by step, its text if asked for
 
-    Page by page: no transaction stays open while the caller works.
+
+def _documents(
+    database: Database,
+    job: Any,
+    steps: Sequence[OpenStep],
+    *,
+    with_input: bool = False,
+    after: Place | None = None,
+) -> Iterator[_WithOutcomes]:
+    """Documents of the job in the order of the source, those after a place or all.
+
+    `steps` holds with each step those that lead to it. Page by page: no transaction stays open while the caller
+    works.
     """
-    job = require(database, job_id)
-    spec_id = _spec(database, job_id).id
     query = (
         select(
             Document.id,
@@ -158,31 +261,52 @@ def _documents(
         .order_by(Document.seq, Document.id)
         .limit(PAGE)
     )
-    position: tuple[int, int] | None = None
     while True:
-        after = query if position is None else query.where(tuple_(Document.seq, Document.id) > position)
+        following = query if after is None else query.where(tuple_(Document.seq, Document.id) > after)
         with database.read() as connection:
-            page = connection.execute(after).all()
-            outcomes = _outcomes(database, connection, spec_id, page, wanted)
-            texts = _texts(connection, list(outcomes)) if with_input else {}
+            page = connection.execute(following).all()
+            own = {document.id: document.content_id for document in page}
+            outcomes = _outcomes(database, connection, steps, own)
+            texts = _texts(connection, {*own.values()}) if with_input else {}
         for document in page:
-            if (outcome := outcomes.get(document.content_id)) is not None:
-                yield document, outcome, texts.get(document.content_id)
+            text = texts.get(document.content_id, "") if with_input else None
+            yield document, outcomes[document.id], text
         if len(page) < PAGE:
             return
-        position = (page[-1].seq, page[-1].id)
+        after = (page[-1].seq, page[-1].id)
 
 
-def _spec(database: Database, job_id: int) -> Any:
+def _steps(database: Database, job_id: int) -> tuple[OpenStep, ...]:
     with database.read() as connection:
-        query = select(SpecRow.id, SpecRow.kind).join(Step, Step.spec_id == SpecRow.id)
-        return connection.execute(query.where(Step.job_id == job_id, Step.seq == 0)).one()
+        return of_job(connection, job_id)
 
 
 def _outcomes(
-    database: Database, connection: Connection, spec_id: int, page: Sequence[Any], wanted: Any
+    database: Database, connection: Connection, steps: Sequence[OpenStep], own: Mapping[int, int]
+) -> dict[int, dict[int, Any]]:
+    """By document what became of it at each step: {document: {step: outcome}}. `own` has their contents."""
+    found: dict[int, dict[int, Any]] = {document_id: {} for document_id in own}
+    for step in steps:
+        if step.input_step is None:
+            read = prompts.roots(database, connection, step, own)
+        else:
+            before = ((document_id, outcomes.get(step.input_step)) for document_id, outcomes in found.items())
+            read = {
+                document_id: outcome.output_id
+                for document_id, outcome in before
+                if outcome is not None and outcome.output_id is not None
+            }
+        rows = _outcomes_of(database, connection, step.spec_id, {*read.values()})
+        for document_id, read_id in read.items():
+            if read_id in rows:
+                found[document_id][step.seq] = rows[read_id]
+    return found
+
+
+def _outcomes_of(
+    database: Database, connection: Connection, spec_id: int, content_ids: Collection[int]
 ) -> dict[int, Any]:
-    """The wanted outcomes of a page's documents, by content. Looked up one by one (see `Database.probe`)."""
+    """The outcomes of contents under a spec. Looked up one by one (see `Database.probe`)."""
     query = select(
         OutcomeRow.content_id,
         OutcomeRow.status,
@@ -194,62 +318,12 @@ def _outcomes(
         OutcomeRow.flags,
         OutcomeRow.tokens_in,
         OutcomeRow.tokens_out,
-    ).where(OutcomeRow.spec_id == spec_id, wanted)
-    contents = list({document.content_id for document in page})
-    rows = database.probe(connection, query, OutcomeRow.__table__.c.content_id, contents)
+        OutcomeRow.output_id,
+    ).where(OutcomeRow.spec_id == spec_id)
+    rows = database.probe(connection, query, OutcomeRow.__table__.c.content_id, content_ids)
     return {row.content_id: row for row in rows}
 
 
-def _texts(connection: Connection, content_ids: list[int]) -> dict[int, str]:
+def _texts(connection: Connection, content_ids: Collection[int]) -> dict[int, str]:
     rows = connection.execute(select(Content.id, Content.text).where(Content.id.in_(content_ids)))
     return {row.id: row.text for row in rows}
-
-
-def to_jsonl(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
-    """Rows as JSON lines; float32 vectors with as many digits as bring the same float32 back."""
-    for row in rows:
-        yield orjson.dumps(
-            {
-                key: np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value
-                for key, value in row.items()
-            },
-            option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE,
-        )
-
-
-def write_file(path: Path, lines: Iterable[bytes]) -> int:
-    """Write lines beside the target and rename, so that no partial file ever has its name. Returns how many.
-
-    A link is followed to what it names; a pipe or a device is written to, never replaced.
-    """
-    path = path.resolve()
-    if path.exists() and not path.is_file():
-        with path.open("wb") as file:
-            return write_lines(file, lines)
-    n = 0
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with open(handle, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
-            n = write_lines(file, lines)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return n
-
-
-def write_lines(file: BinaryIO, lines: Iterable[bytes]) -> int:
-    n = 0
-    for line in lines:
-        file.write(line)
-        n += 1
-    return n
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

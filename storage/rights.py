@@ -31,9 +31,13 @@ _READ, _ADD, _CHANGE, _KEEP = (
 WORK: Rights = MappingProxyType(
     {
         "alembic_version": _READ,
-        "content": _READ,
+        "compatibility": _READ,
+        "content": _ADD,  # what a step puts out is a text for the next
         "spec": _READ,
-        "step": _READ,
+        "step": ("SELECT", "UPDATE"),
+        "step_text": _ADD,
+        "pipeline": ("SELECT", "UPDATE"),
+        "pipeline_run": _CHANGE,
         "job": ("SELECT", "UPDATE"),
         "shard": _CHANGE,
         "outcome": _CHANGE,
@@ -41,6 +45,8 @@ WORK: Rights = MappingProxyType(
         "worker": _KEEP,
         "refusal": _KEEP,
         "lease": _KEEP,
+        "content_id_seq": ("USAGE",),
+        "pipeline_run_id_seq": ("USAGE",),
         "shard_id_seq": ("USAGE",),
         "runtime_id_seq": ("USAGE",),
     }

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, select
 
+from storage import numbering
 from storage.database import Database, db_now
 from storage.outcomes import TRUNCATED, Known
 from storage.schema import Content, Corpus, OutcomeRow, Runtime, SpecRow
@@ -41,6 +42,9 @@ def runtime_id(database: Database, runtime: Mapping[str, Any]) -> int:
     )
 
 
+SPEC = (SpecRow.kind, SpecRow.model, SpecRow.revision, SpecRow.quality, SpecRow.params)
+
+
 def spec_of(row: Any) -> Spec:
     """A spec from a row with the columns of `SpecRow`."""
     return Spec(kind=row.kind, model=row.model, revision=row.revision, quality=row.quality, params=row.params or {})
@@ -65,6 +69,8 @@ def n_chars(connection: Connection, content_ids: Sequence[int]) -> dict[int, int
 
 def insert(connection: Connection, table: Any, **values: Any) -> int:
     """Insert one row; its id."""
+    if connection.dialect.name == "sqlite":
+        values = {"id": numbering.first_free(connection, table.__tablename__)} | values
     key = connection.execute(table.__table__.insert().values(**values)).inserted_primary_key
     assert key is not None
     return int(key[0])
@@ -77,6 +83,8 @@ def _find_or_make(
     query = select(table.id).where(key == row[natural_key])
     found = connection.scalar(query)
     if found is None:
+        if database.is_sqlite:
+            row = {"id": numbering.first_free(connection, table.__tablename__), **row}
         connection.execute(database.insert(table).values(**row).on_conflict_do_nothing(index_elements=[natural_key]))
         found = connection.scalar(query)
     assert isinstance(found, int)

@@ -12,11 +12,14 @@ from sqlalchemy import (
     BigInteger,
     Double,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
     MetaData,
     Text,
+    UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -24,6 +27,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+def _where(condition: str) -> dict[str, Any]:
+    """What makes an index a partial one."""
+    return {f"{dialect}_where": text(condition) for dialect in ("sqlite", "postgresql")}
 
 
 class Base(DeclarativeBase):
@@ -71,6 +79,7 @@ class Ingest(Base):
     n_unchanged: Mapped[int] = mapped_column(default=0)
     n_repeated: Mapped[int] = mapped_column(default=0)  # records whose key came again later in the same source
     n_rejected: Mapped[int] = mapped_column(default=0)
+    n_vanished: Mapped[int] = mapped_column(default=0, server_default="0")
     started_at: Mapped[float]
     seen_at: Mapped[float]
     finished_at: Mapped[float | None]
@@ -88,6 +97,8 @@ class Rejection(Base):
 class Document(Base):
     """A key of a corpus with one content. Never overwritten: `superseded_by` is the document that took its place.
 
+    A `gone` one says that its source has it no more; its content is the last one it had.
+
     Ids rise in the order of commits within a corpus (its writers take turns), so the corpus as it stood when its
     last document was L is what has `id <= L` and was not superseded by one up to L.
     """
@@ -101,24 +112,12 @@ class Document(Base):
     flags: Mapped[Any]
     seq: Mapped[int]
     ingest_id: Mapped[int] = mapped_column(ForeignKey("ingest.id"))
+    gone: Mapped[bool] = mapped_column(default=False, server_default=false())
     superseded_by: Mapped[int | None]  # no foreign key: it is written before the row that it names
 
     __table_args__ = (
-        Index(
-            "uq_document_current",
-            "corpus_id",
-            "key",
-            unique=True,
-            sqlite_where=text("superseded_by IS NULL"),
-            postgresql_where=text("superseded_by IS NULL"),
-        ),
-        Index(
-            "ix_document_superseded",
-            "corpus_id",
-            "key",
-            sqlite_where=text("superseded_by IS NOT NULL"),
-            postgresql_where=text("superseded_by IS NOT NULL"),
-        ),
+        Index("uq_document_current", "corpus_id", "key", unique=True, **_where("superseded_by IS NULL")),
+        Index("ix_document_superseded", "corpus_id", "key", **_where("superseded_by IS NOT NULL")),
         Index("ix_document_content_id_corpus_id", "content_id", "corpus_id"),
         Index("ix_document_corpus_id_id", "corpus_id", "id"),
         Index("ix_document_corpus_id_seq_id", "corpus_id", "seq", "id"),
@@ -131,7 +130,7 @@ class Contender(Base):
     __tablename__ = "contender"
     ingest_id: Mapped[int] = mapped_column(ForeignKey("ingest.id"), primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
-    document_id: Mapped[int] = mapped_column(ForeignKey("document.id"))
+    document_id: Mapped[int] = mapped_column(ForeignKey("document.id"), index=True)
 
 
 class SpecRow(Base):
@@ -160,15 +159,13 @@ class Runtime(Base):
 
 
 class Job(Base):
-    """Specs applied to a corpus as it stood at the end of an ingest.
+    """Steps applied to a corpus as it stood at the end of an ingest.
 
     `state`: ingesting, running, done, cancelled, stopped (too many failures). `paused` stands beside it: a paused
-    job keeps its state, and none of its shards is dispatched, claimed or committed. `n_prior_*` are the contents
-    that had an outcome before (`n_prior_truncated` of the done ones were cut at the model's limit); `n_retried` those
-    whose failure is being tried again by a later shard of this job.
-    Three documents mark the job's place in its corpus: `base_document` was the last one when the job was opened,
-    `swept_to` the last one that was looked through for what is to be planned, and `last_document` (once the source
-    was read) the last one that belongs to the job.
+    job keeps its state, and none of its shards is dispatched, claimed or committed.
+    Three documents mark the job's place in its corpus: `base_document` was the last one when the sweep through what
+    others brought began, `swept_to` the last one that was looked through for what is to be planned, and
+    `last_document` (once the source was read) the last one that belongs to the job.
     """
 
     __tablename__ = "job"
@@ -184,23 +181,50 @@ class Job(Base):
     swept_to: Mapped[int] = mapped_column(default=0)
     last_document: Mapped[int | None]
     n_documents: Mapped[int] = mapped_column(default=0)
-    n_prior_done: Mapped[int] = mapped_column(default=0)
-    n_prior_failed: Mapped[int] = mapped_column(default=0)
-    n_prior_skipped: Mapped[int] = mapped_column(default=0)
-    n_prior_truncated: Mapped[int] = mapped_column(default=0)
-    n_retried: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[float]
     finished_at: Mapped[float | None]
 
 
 class Step(Base):
-    """One spec of a job; `input` names what it reads (`document`, or an earlier step's number)."""
+    """One spec of a job, and what it reads: the documents, or what an `input_step` before it (its `seq`) put out.
+
+    `n_prior_*` are the contents that had an outcome before (`n_prior_truncated` of the done ones were cut at the
+    model's limit); `n_retried` those whose failure is being tried again by a later shard of this step.
+    """
 
     __tablename__ = "step"
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(server_default="step")
     spec_id: Mapped[int] = mapped_column(ForeignKey("spec.id"))
-    input: Mapped[str] = mapped_column(default="document")
+    input_step: Mapped[int | None]
+    n_prior_done: Mapped[int] = mapped_column(default=0, server_default="0")
+    n_prior_failed: Mapped[int] = mapped_column(default=0, server_default="0")
+    n_prior_skipped: Mapped[int] = mapped_column(default=0, server_default="0")
+    n_prior_truncated: Mapped[int] = mapped_column(default=0, server_default="0")
+    n_retried: Mapped[int] = mapped_column(default=0, server_default="0")
+
+
+class StepText(Base):
+    """A text that a step has met which reads another's outputs: so it is planned once."""
+
+    __tablename__ = "step_text"
+    job_id: Mapped[int] = mapped_column(primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    content_id: Mapped[int] = mapped_column(ForeignKey("content.id"), primary_key=True, index=True)
+
+    __table_args__ = (
+        ForeignKeyConstraint(["job_id", "step"], ["step.job_id", "step.seq"], name="fk_step_text_step"),
+    )
+
+
+class Prompt(Base):
+    """What a spec's template rendered of a document and its metadata (see `storage.prompts`)."""
+
+    __tablename__ = "prompt"
+    spec_id: Mapped[int] = mapped_column(ForeignKey("spec.id"), primary_key=True)
+    document_id: Mapped[int] = mapped_column(ForeignKey("document.id"), primary_key=True, index=True)
+    content_id: Mapped[int] = mapped_column(ForeignKey("content.id"), index=True)
 
 
 class Shard(Base):
@@ -242,20 +266,8 @@ class Shard(Base):
         Index("ix_shard_job_id_state_lane_id", "job_id", "state", "lane", "id"),
         # Those below hold no planned shards: with a backlog of millions they stay small, and no planner takes them
         # for the way to a job's planned ones.
-        Index(
-            "ix_shard_dispatched",
-            "lane",
-            "state",
-            "dispatched_at",
-            sqlite_where=text("dispatched_at IS NOT NULL"),
-            postgresql_where=text("dispatched_at IS NOT NULL"),
-        ),
-        Index(
-            "ix_shard_running",
-            "lease_until",
-            sqlite_where=text("lease_until IS NOT NULL"),
-            postgresql_where=text("lease_until IS NOT NULL"),
-        ),
+        Index("ix_shard_dispatched", "lane", "state", "dispatched_at", **_where("dispatched_at IS NOT NULL")),
+        Index("ix_shard_running", "lease_until", **_where("lease_until IS NOT NULL")),
     )
 
 
@@ -278,7 +290,10 @@ class OutcomeRow(Base):
     output_id: Mapped[int | None] = mapped_column(ForeignKey("content.id"))  # the output as a later step's content
     created_at: Mapped[float]
 
-    __table_args__ = (Index("ix_outcome_content_id", "content_id"),)
+    __table_args__ = (
+        Index("ix_outcome_content_id", "content_id"),
+        Index("ix_outcome_output_id", "output_id", **_where("output_id IS NOT NULL")),
+    )
 
 
 class Worker(Base):
@@ -317,3 +332,62 @@ class Lease(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     owner: Mapped[str]
     until: Mapped[float]
+
+
+class LastId(Base):
+    """The largest id that a table had when rows of it were deleted; in SQLite only (see `storage.numbering`)."""
+
+    __tablename__ = "last_id"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[int]
+
+
+class Compatibility(Base):
+    """One row: the `oldest` revision of the schema whose release can still work with this database.
+
+    A migration that only adds leaves it; one that takes away what an earlier release uses sets it to its own.
+    """
+
+    __tablename__ = "compatibility"
+    oldest: Mapped[str] = mapped_column(primary_key=True)
+
+
+class PipelineRow(Base):
+    """A pipeline as its file says, with the `path` that paths in it start from.
+
+    `schedule` is {"cron", "timezone", "overlap"}; what came due up to `looked_at` has its run.
+    """
+
+    __tablename__ = "pipeline"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    path: Mapped[str]
+    text: Mapped[str]
+    schedule: Mapped[Any | None]
+    looked_at: Mapped[float]
+    created_at: Mapped[float]
+    updated_at: Mapped[float]
+
+
+class PipelineRun(Base):
+    """One run of a pipeline: when it was due (None for one by hand), and the job that it became.
+
+    `state`: due, reading (its source), running (its job), done, failed, skipped (the one before was still going).
+    `handed_at` is when a worker was last asked to take it further.
+    """
+
+    __tablename__ = "pipeline_run"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    pipeline_id: Mapped[int] = mapped_column(ForeignKey("pipeline.id"))
+    due_at: Mapped[float | None]
+    state: Mapped[str]
+    reason: Mapped[str | None]
+    job_id: Mapped[int | None] = mapped_column(ForeignKey("job.id"))
+    handed_at: Mapped[float | None]
+    created_at: Mapped[float]
+    finished_at: Mapped[float | None]
+
+    __table_args__ = (
+        UniqueConstraint("pipeline_id", "due_at"),
+        Index("ix_pipeline_run_open", "state", **_where("finished_at IS NULL")),
+    )

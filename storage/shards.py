@@ -5,20 +5,23 @@ Each function survives happening twice. A lapse only permits a reclaim; the fenc
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, and_, select, true, update
+from sqlalchemy.dialects import sqlite
 
+from storage import bulk, gate
 from storage.cutting import pack, unpack
 from storage.database import Database, db_now
 from storage.errors import LeaseLost
-from storage.jobs import FREE, RUNS, UNTOUCHED
-from storage.outcomes import Outcome, Tally
-from storage.rows import insert, known_outcomes, n_chars, spec_of
+from storage.jobs import FREE, RUNS
+from storage.outcomes import TRUNCATED, Known, Outcome, Status, Tally
+from storage.rows import SPEC, insert, known_outcomes, n_chars, spec_of
 from storage.schema import Content, Job, OutcomeRow, Shard, SpecRow, Worker
 from storage.specs import Spec
+from storage.steps import UNTOUCHED, follow
 
 LEASE_S = 60.0
 
@@ -55,7 +58,7 @@ def look(database: Database, shard_id: int) -> Head | None:
     """The shard as it waits for a claim; None when there is nothing to claim (any more)."""
     with database.read() as connection:
         row = connection.execute(
-            select(Shard.id, Shard.fence, Shard.lane, Shard.suspect, Shard.spec_id, *_SPEC)
+            select(Shard.id, Shard.fence, Shard.lane, Shard.suspect, Shard.spec_id, *SPEC)
             .join(SpecRow, SpecRow.id == Shard.spec_id)
             .join(Job, Job.id == Shard.job_id)
             .where(Shard.id == shard_id, Shard.state == "queued", RUNS)
@@ -63,9 +66,6 @@ def look(database: Database, shard_id: int) -> Head | None:
     if row is None:
         return None
     return Head(row.id, row.fence, row.lane, row.suspect > 0, row.spec_id, spec_of(row))
-
-
-_SPEC = (SpecRow.kind, SpecRow.model, SpecRow.revision, SpecRow.quality, SpecRow.params)
 
 
 def claim(database: Database, head: Head, owner: str, lease_s: float = LEASE_S) -> Claim | None:
@@ -132,11 +132,13 @@ def _job_runs() -> Any:
 def _lacking(
     database: Database, connection: Connection, spec_id: int, contents: Sequence[int], *, redo: bool
 ) -> tuple[tuple[int, str], ...]:
-    known = known_outcomes(database, connection, spec_id, contents)
-    settled = {content_id for content_id, outcome in known.items() if not (redo and outcome.status == "failed")}
-    lacking = [content_id for content_id in contents if content_id not in settled]
-    rows = connection.execute(select(Content.id, Content.text).where(Content.id.in_(lacking)).order_by(Content.id))
-    return tuple((row.id, row.text) for row in rows)
+    settled = select(OutcomeRow.content_id).where(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id == Content.id)
+    if redo:
+        settled = settled.where(OutcomeRow.status != "failed")
+    # OFFSET 0: one look-up for each content, as in `Database.probe`.
+    query = select(Content.id, Content.text).where(~settled.offset(0).correlate(Content).exists())
+    rows = database.probe(connection, query, Content.__table__.c.id, contents)
+    return tuple(sorted((row.id, row.text) for row in rows))
 
 
 def heartbeat(
@@ -177,12 +179,14 @@ def commit(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtim
 
     def work(connection: Connection) -> None:
         row = _locked(database, connection, claim.shard_id)
+        if row is None:
+            raise LeaseLost(f"shard {claim.shard_id} was removed with its corpus before its results were written")
         if row.state == "done" and row.fence == claim.fence and row.owner == claim.owner:
             return
         if row.state != "running" or row.fence != claim.fence or not row.job_runs:
             raise LeaseLost(f"shard {claim.shard_id} was taken away before its results were written")
-        _put_outcomes(database, connection, claim, outcomes, runtime_id)
-        end_shard(database, connection, claim.shard_id, claim.spec_id, claim.contents, outcomes)
+        written = _put_outcomes(database, connection, claim, outcomes, runtime_id)
+        end_shard(database, connection, claim.shard_id, claim.spec_id, claim.contents, outcomes, written)
 
     database.write(work)
 
@@ -197,12 +201,12 @@ def release(
 
     def work(connection: Connection) -> None:
         row = _locked(database, connection, claim.shard_id)
-        if row.state != "running" or row.fence != claim.fence:
+        if row is None or row.state != "running" or row.fence != claim.fence:
             return
-        _put_outcomes(database, connection, claim, finished, runtime_id)
+        written = _put_outcomes(database, connection, claim, finished, runtime_id)
         lacking = {content_id for content_id, _ in claim.texts} - {outcome.content_id for outcome in finished}
         if not lacking:
-            end_shard(database, connection, claim.shard_id, claim.spec_id, claim.contents, finished)
+            end_shard(database, connection, claim.shard_id, claim.spec_id, claim.contents, finished, written)
             return
         rest = [content_id for content_id in claim.contents if content_id in lacking]
         if len(rest) < len(claim.contents):
@@ -260,12 +264,20 @@ def end_shard(
     spec_id: int,
     contents: Sequence[int],
     outcomes: Sequence[Outcome] = (),
+    written: Mapping[int, Known] | None = None,
 ) -> None:
-    """End a shard whose contents all have an outcome, and note what became of them."""
-    known = known_outcomes(database, connection, spec_id, contents)
-    assert len(known) == len(contents), "a shard ends with an outcome for each of its contents"
+    """End a shard whose contents all have an outcome, note what became of them, and plan what follows from it.
+
+    `outcomes` are those that this shard computed; what is known of the `written` ones is not read again.
+    """
+    known = dict(written or {})
+    known |= known_outcomes(database, connection, spec_id, [one for one in contents if one not in known])
+    left: dict[str, Any] = {}
+    if len(known) < len(contents):
+        left = _without_removed(database, connection, contents)
+        assert left["n_contents"] == len(known), "a shard ends with an outcome for each of its contents"
     tally = Tally.of(known.values())
-    connection.execute(
+    shard = connection.execute(
         update(Shard)
         .where(Shard.id == shard_id)
         .values(
@@ -276,9 +288,22 @@ def end_shard(
             n_failed=tally.failed,
             n_skipped=tally.skipped,
             n_truncated=tally.truncated,
+            **left,
             **_tokens(outcomes),
         )
-    )
+        .returning(Shard.job_id, Shard.step)
+    ).one()
+    if tally.done:
+        done = [content_id for content_id, outcome in known.items() if outcome.status == Status.DONE]
+        follow(database, connection, shard.job_id, shard.step, spec_id, done)
+
+
+def _without_removed(database: Database, connection: Connection, contents: Sequence[int]) -> dict[str, Any]:
+    """The columns of a shard that holds what is still there of these contents."""
+    query = select(Content.id, Content.n_chars)
+    sizes = {row.id: row.n_chars for row in database.probe(connection, query, Content.__table__.c.id, contents)}
+    there = [content_id for content_id in contents if content_id in sizes]
+    return {"contents": pack(there), "n_contents": len(there), "n_chars": sum(sizes.values())}
 
 
 def _tokens(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -294,13 +319,13 @@ def _locked(database: Database, connection: Connection, shard_id: int) -> Any:
         .join(Job, Job.id == Shard.job_id)
         .where(Shard.id == shard_id)
     )
-    return connection.execute(query if database.is_sqlite else query.with_for_update(of=Shard)).one()
+    return connection.execute(query if database.is_sqlite else query.with_for_update(of=Shard)).one_or_none()
 
 
 def _put_outcomes(
     database: Database, connection: Connection, claim: Claim, outcomes: Sequence[Outcome], runtime_id: int | None
-) -> None:
-    put_outcomes(database, connection, claim.spec_id, outcomes, runtime_id, redo=claim.redo)
+) -> dict[int, Known]:
+    return put_outcomes(database, connection, claim.spec_id, outcomes, runtime_id, redo=claim.redo)
 
 
 def put_outcomes(
@@ -311,14 +336,15 @@ def put_outcomes(
     runtime_id: int | None,
     *,
     redo: bool = False,
-) -> None:
-    """Write outcomes: the first one stays, but `done` takes the place of `failed` (with `redo`, anything does)."""
+) -> dict[int, Known]:
+    """Write outcomes: the first one stays, but `done` takes the place of `failed` (with `redo`, anything does).
+
+    Those of contents that were removed meanwhile are left out. Returns what is known of their contents then; nothing
+    when some were not written, since an earlier one stayed.
+    """
     if not outcomes:
-        return
-    statement = database.insert(OutcomeRow)
-    new = statement.excluded
-    better = OutcomeRow.status == "failed" if redo else and_(OutcomeRow.status == "failed", new.status == "done")
-    columns = [column.name for column in OutcomeRow.__table__.columns if not column.primary_key]
+        return {}
+    gate.refer(database, connection)
     rows = [
         {
             "spec_id": spec_id,
@@ -337,9 +363,32 @@ def put_outcomes(
         # In one order everywhere, so that two shards with the same contents never wait for each other in a circle.
         for outcome in sorted(outcomes, key=lambda outcome: outcome.content_id)
     ]
-    connection.execute(
-        statement.values(created_at=db_now()).on_conflict_do_update(
-            index_elements=["spec_id", "content_id"], set_={name: new[name] for name in columns}, where=better
-        ),
-        rows,
-    )
+    if database.is_sqlite:
+        stored = n_chars(connection, [outcome.content_id for outcome in outcomes])
+        rows = [row for row in rows if row["content_id"] in stored]
+        if not rows:
+            return {}
+        statement = sqlite.insert(OutcomeRow).values(created_at=db_now())
+        new = statement.excluded
+        better = OutcomeRow.status == "failed" if redo else and_(OutcomeRow.status == "failed", new.status == "done")
+        put = statement.on_conflict_do_update(
+            index_elements=["spec_id", "content_id"], set_={name: new[name] for name in _REPLACED}, where=better
+        )
+        n_written = connection.execute(put, rows).rowcount
+        return _known(outcomes) if n_written == len(outcomes) else {}
+    worse = "outcome.status = 'failed'" if redo else "outcome.status = 'failed' AND excluded.status = 'done'"
+    replaced = ", ".join(f"{name} = excluded.{name}" for name in _REPLACED)
+    there = "WHERE EXISTS (SELECT FROM content WHERE content.id = new.content_id)"
+    conflict = f"{there} ON CONFLICT (spec_id, content_id) DO UPDATE SET {replaced} WHERE {worse}"
+    database.check_keys_by_kept_plans(connection)
+    n_written = bulk.insert(
+        connection, OutcomeRow, bulk.columns_of(rows), conflict, {"created_at": db_now()}
+    ).rowcount
+    return _known(outcomes) if n_written == len(rows) else {}
+
+
+def _known(outcomes: Sequence[Outcome]) -> dict[int, Known]:
+    return {outcome.content_id: Known(str(outcome.status), TRUNCATED in outcome.flags) for outcome in outcomes}
+
+
+_REPLACED = [column.name for column in OutcomeRow.__table__.columns if not column.primary_key]

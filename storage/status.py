@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, func, select
@@ -11,38 +10,43 @@ from sqlalchemy import Connection, Select, and_, func, select
 from storage.database import Database, db_now
 from storage.dispatch import LIVE_S
 from storage.errors import NoSuchJob
-from storage.jobs import UNFINISHED
-from storage.rows import spec_of
+from storage.jobs import OPEN_SHARDS, UNFINISHED
+from storage.rows import SPEC, spec_of
 from storage.schema import Corpus, Ingest, Job, Refusal, Shard, SpecRow, Step, Worker
 from storage.specs import Spec
+from storage.waiting import Cause, Standing, Wait, waiting_for
 
 PACE_S = 120.0  # over how long the pace is taken
-STALE_INGEST_S = 30.0
 SILENT_S = 15.0  # three times as long as a worker needs for a sign of life
 
 
-class Cause(StrEnum):
-    """Why nothing moves."""
-
-    READING = "reading"  # the reading of the source was cut off
-    NO_WORKER = "no_worker"
-    BLOCKED = "blocked"  # no live worker can serve the spec
-    BACKING_OFF = "backing_off"
-    LEASE = "lease"  # whoever held its shards is silent
-    PAUSED = "paused"
-
-
 @dataclass(frozen=True)
-class Wait:
-    """Why nothing moves, and a sentence about it that says what to do."""
+class StepStatus:
+    """A step of a job at one moment, in unique texts.
 
-    cause: Cause
-    sentence: str
+    `blocked` are those of the step that it reads which have no output, and so nothing to give to this one: they
+    failed, or were skipped or blocked themselves.
+    """
+
+    name: str
+    input: str | None  # another step's name; None reads the documents
+    spec: Spec
+    done: int
+    failed: int
+    skipped: int
+    blocked: int
+    truncated: int
+    pending: int
+    prior: int
+    tokens_in: int
+    tokens_out: int
 
 
 @dataclass(frozen=True)
 class JobStatus:
     """A job at one moment. `done`, `failed`, `skipped` and `pending` count unique texts, `documents` documents.
+
+    Of a job with several `steps` the counts are the sums over all of them.
 
     `state` is also `paused`. `truncated` are those of the done ones whose output stopped at the model's limit.
 
@@ -56,7 +60,7 @@ class JobStatus:
     reason: str | None
     corpus: str
     source: str
-    spec: Spec
+    steps: tuple[StepStatus, ...]
     priority: int
     documents: int
     done: int
@@ -80,6 +84,11 @@ class JobStatus:
     waiting_cause: Cause | None
 
     @property
+    def spec(self) -> Spec:
+        """The first step's."""
+        return self.steps[0].spec
+
+    @property
     def texts(self) -> int:
         return self.done + self.failed + self.skipped + self.pending
 
@@ -96,71 +105,6 @@ class JobStatus:
     @property
     def ended(self) -> bool:
         return self.state in {"done", "cancelled", "stopped"}
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What bears on whether a job moves. Ages in seconds.
-
-    `refusals` are those of the lane's live workers, newest first; where no worker lives, the last one's.
-    """
-
-    state: str
-    lane: str
-    pending: int
-    running: int  # shards whose holder gave a sign of life lately
-    silent: int  # shards whose holder did not
-    ingest_age_s: float | None
-    workers: int
-    workers_of_lane: int
-    refusals: tuple[str, ...]
-    next_try_s: float | None = None  # while all that is left waits after an error
-    lapse_s: float = 0.0  # when the first lease of a silent holder lapses
-
-
-def waiting_for(standing: Standing) -> Wait | None:
-    """Why nothing moves; None when something does. Pure."""
-    if standing.state not in {*UNFINISHED, "paused"}:
-        return None
-    if standing.state == "paused":
-        return Wait(Cause.PAUSED, "it is paused; `docmill resume` lets it go on")
-    if standing.ingest_age_s is not None and standing.ingest_age_s > STALE_INGEST_S:
-        return Wait(
-            Cause.READING,
-            f"the reading of its source stopped {standing.ingest_age_s:.0f} s ago; "
-            "run the same command again to carry it on",
-        )
-    if standing.pending == 0 or standing.running:
-        return None
-    silent = _silent(standing)
-    if standing.workers_of_lane == 0:
-        others = f" ({standing.workers} serve other lanes)" if standing.workers else ""
-        refused = f"; the last one refused: {standing.refusals[0]}" if standing.refusals else ""
-        return Wait(
-            Cause.NO_WORKER,
-            f"no live worker serves lane {standing.lane}{others}; start one with `docmill worker`"
-            + (refused or (f" ({silent})" if silent else "")),
-        )
-    if silent:
-        return Wait(Cause.LEASE, silent)
-    if len(standing.refusals) >= standing.workers_of_lane:
-        return Wait(Cause.BLOCKED, f"blocked: {standing.refusals[0]}")
-    if standing.next_try_s is not None and standing.next_try_s > 0:
-        return Wait(
-            Cause.BACKING_OFF,
-            f"its attempts failed for a reason that may pass; the next one is in {standing.next_try_s:.0f} s",
-        )
-    return None
-
-
-def _silent(standing: Standing) -> str | None:
-    if not standing.silent:
-        return None
-    shards = "1 shard is" if standing.silent == 1 else f"{standing.silent} shards are"
-    return (
-        f"{shards} held by a worker that gives no sign of life; "
-        f"free for another in {max(standing.lapse_s, 0.0):.0f} s, when the lease lapses"
-    )
 
 
 def read_status(database: Database, job_id: int) -> JobStatus:
@@ -190,80 +134,43 @@ _JOBS: Select[*tuple[Any, ...]] = (
         Ingest.n_repeated,
         (db_now() - Ingest.seen_at).label("ingest_age_s"),
         db_now().label("now"),
-        Step.spec_id,
-        SpecRow.kind,
-        SpecRow.model,
-        SpecRow.revision,
-        SpecRow.quality,
-        SpecRow.params,
     )
     .join(Corpus, Corpus.id == Job.corpus_id)
     .join(Ingest, Ingest.id == Job.ingest_id)
-    .join(Step, and_(Step.job_id == Job.id, Step.seq == 0))
-    .join(SpecRow, SpecRow.id == Step.spec_id)
 )
 
 
 def _status(connection: Connection, row: Any) -> JobStatus:
-    groups = {
-        group.state: group
-        for group in connection.execute(
-            select(
-                Shard.state,
-                func.count().label("shards"),
-                *(
-                    func.sum(column).label(column.key)
-                    for column in (
-                        Shard.n_contents,
-                        Shard.n_chars,
-                        Shard.n_done,
-                        Shard.n_failed,
-                        Shard.n_skipped,
-                        Shard.n_truncated,
-                        Shard.tokens_in,
-                        Shard.tokens_out,
-                    )
-                ),
-            )
-            .where(Shard.job_id == row.id)
-            .group_by(Shard.state)
-        )
-    }
-
-    def total(name: str, *states: str) -> int:
-        return sum(int(getattr(groups[state], name)) for state in states or groups if state in groups)
-
+    sums = _Sums(connection, row.id)
+    steps = _steps(connection, row.id, sums)
     pace = _pace(connection, row.id, row.now)
-    left_chars = total("n_chars", "planned", "queued", "running")
-    finished_chars, tokens_in = total("n_chars", "done"), total("tokens_in")
+    finished_chars, tokens_in = sums.total("n_chars", "done"), sums.total("tokens_in")
     eta_s = None
     if pace > 0 and finished_chars > 0:
-        eta_s = left_chars * tokens_in / finished_chars / pace
+        eta_s = sums.total("n_chars", *OPEN_SHARDS) * tokens_in / finished_chars / pace
     ended = row.state not in UNFINISHED
-    pending = total("n_contents", "planned", "queued", "running")
-    shards = {state: int(group.shards) for state, group in groups.items()}
-    wait = waiting_for(_standing(connection, row, pending, shards))
+    wait = _wait(connection, row, sums)
     return JobStatus(
         id=row.id,
         state=_state(row),
         reason=row.reason,
         corpus=row.corpus,
         source=row.source,
-        spec=spec_of(row),
+        steps=steps,
         priority=row.priority,
         documents=row.n_documents,
-        done=row.n_prior_done + total("n_done"),
-        failed=row.n_prior_failed + total("n_failed") - row.n_retried,
-        skipped=row.n_prior_skipped + total("n_skipped"),
-        truncated=row.n_prior_truncated + total("n_truncated"),
-        pending=pending,
-        prior=row.n_prior_done + row.n_prior_failed + row.n_prior_skipped,
-        shards=shards,
+        done=sum(step.done for step in steps),
+        failed=sum(step.failed for step in steps),
+        skipped=sum(step.skipped for step in steps),
+        truncated=sum(step.truncated for step in steps),
+        pending=sum(step.pending for step in steps),
+        prior=sum(step.prior for step in steps),
+        shards=sums.shards(),
         records=row.n_records,
         rejected=row.n_rejected,
         repeated=row.n_repeated,
         tokens_in=tokens_in,
-        tokens_out=total("tokens_out"),
+        tokens_out=sums.total("tokens_out"),
         tokens_per_s=0.0 if ended else pace,
         eta_s=None if ended else eta_s,
         created_at=row.created_at,
@@ -272,6 +179,71 @@ def _status(connection: Connection, row: Any) -> JobStatus:
         waiting_for=wait.sentence if wait else None,
         waiting_cause=wait.cause if wait else None,
     )
+
+
+class _Sums:
+    """A job's shards in numbers, by step and state."""
+
+    def __init__(self, connection: Connection, job_id: int) -> None:
+        columns = (
+            *(Shard.n_contents, Shard.n_chars, Shard.n_done, Shard.n_failed, Shard.n_skipped, Shard.n_truncated),
+            *(Shard.tokens_in, Shard.tokens_out),
+        )
+        sums = (func.sum(column).label(column.key) for column in columns)
+        query = select(Shard.step, Shard.state, func.count().label("shards"), *sums).where(Shard.job_id == job_id)
+        self._groups = connection.execute(query.group_by(Shard.step, Shard.state)).all()
+
+    def total(self, name: str, *states: str, step: int | None = None) -> int:
+        """The sum of a column over the shards in any of these states, or in any at all."""
+        return sum(
+            int(getattr(group, name))
+            for group in self._groups
+            if (not states or group.state in states) and (step is None or group.step == step)
+        )
+
+    def shards(self, step: int | None = None) -> dict[str, int]:
+        """How many shards there are by their state."""
+        found = {group.state for group in self._groups if step is None or group.step == step}
+        return {state: self.total("shards", state, step=step) for state in sorted(found)}
+
+    def open_steps(self) -> list[int]:
+        return sorted({group.step for group in self._groups if group.state in OPEN_SHARDS})
+
+
+def _steps(connection: Connection, job_id: int, sums: _Sums) -> tuple[StepStatus, ...]:
+    columns = (Step.seq, Step.name, Step.input_step, Step.n_prior_done, Step.n_prior_failed, Step.n_prior_skipped)
+    rows = connection.execute(
+        select(*columns, Step.n_prior_truncated, Step.n_retried, *SPEC)
+        .join(SpecRow, SpecRow.id == Step.spec_id)
+        .where(Step.job_id == job_id)
+        .order_by(Step.seq)
+    ).all()
+    steps: list[StepStatus] = []
+    for row in rows:
+        read = None if row.input_step is None else steps[row.input_step]
+        steps.append(
+            StepStatus(
+                name=row.name,
+                input=None if read is None else read.name,
+                spec=spec_of(row),
+                done=row.n_prior_done + sums.total("n_done", step=row.seq),
+                failed=row.n_prior_failed + sums.total("n_failed", step=row.seq) - row.n_retried,
+                skipped=row.n_prior_skipped + sums.total("n_skipped", step=row.seq),
+                blocked=0 if read is None else read.failed + read.skipped + read.blocked,
+                truncated=row.n_prior_truncated + sums.total("n_truncated", step=row.seq),
+                pending=sums.total("n_contents", *OPEN_SHARDS, step=row.seq),
+                prior=row.n_prior_done + row.n_prior_failed + row.n_prior_skipped,
+                tokens_in=sums.total("tokens_in", step=row.seq),
+                tokens_out=sums.total("tokens_out", step=row.seq),
+            )
+        )
+    return tuple(steps)
+
+
+def _wait(connection: Connection, row: Any, sums: _Sums) -> Wait | None:
+    """Why nothing of a job moves: what its first open step waits for, while no other one moves."""
+    waits = [waiting_for(_standing(connection, row, step, sums)) for step in sums.open_steps() or [0]]
+    return None if None in waits else waits[0]
 
 
 def _state(row: Any) -> str:
@@ -288,23 +260,30 @@ def _pace(connection: Connection, job_id: int, now: float) -> float:
     return float(tokens) / max(now - first, 0.001) if tokens and first is not None else 0.0
 
 
-def _standing(connection: Connection, row: Any, pending: int, shards: dict[str, int]) -> Standing:
+def _standing(connection: Connection, row: Any, seq: int, sums: _Sums) -> Standing:
+    step = connection.execute(
+        select(Step.spec_id, SpecRow.kind)
+        .join(SpecRow, SpecRow.id == Step.spec_id)
+        .where(Step.job_id == row.id, Step.seq == seq)
+    ).one()
     workers = connection.execute(select(Worker.id, Worker.lanes).where(Worker.seen_at > db_now() - LIVE_S)).all()
-    of_lane = [worker.id for worker in workers if row.kind in worker.lanes]
+    of_lane = [worker.id for worker in workers if step.kind in worker.lanes]
     refusals = (
-        select(Refusal.reason).where(Refusal.spec_id == row.spec_id).order_by(Refusal.refused_at.desc()).limit(1_000)
+        select(Refusal.reason).where(Refusal.spec_id == step.spec_id).order_by(Refusal.refused_at.desc()).limit(1_000)
     )
     if of_lane:
         refusals = refusals.where(Refusal.worker_id.in_(of_lane))
-    running, silent, lapse_s = _holders(connection, row) if shards.get("running") else (0, 0, 0.0)
+    shards = sums.shards(seq)
+    mine = and_(Shard.job_id == row.id, Shard.step == seq)
+    running, silent, lapse_s = _holders(connection, row, mine) if shards.get("running") else (0, 0, 0.0)
     next_try_s = None
-    if shards.keys() & {"planned", "queued", "running"} == {"planned"}:
-        earliest = select(func.min(Shard.not_before)).where(Shard.job_id == row.id, Shard.state == "planned")
+    if shards.keys() & {*OPEN_SHARDS} == {"planned"}:
+        earliest = select(func.min(Shard.not_before)).where(mine, Shard.state == "planned")
         next_try_s = (connection.scalar(earliest) or 0.0) - row.now
     return Standing(
         state=_state(row),
-        lane=row.kind,
-        pending=pending,
+        lane=step.kind,
+        pending=sums.total("n_contents", *OPEN_SHARDS, step=seq),
         running=running,
         silent=silent,
         ingest_age_s=row.ingest_age_s if row.ingest_state == "reading" else None,
@@ -316,14 +295,14 @@ def _standing(connection: Connection, row: Any, pending: int, shards: dict[str, 
     )
 
 
-def _holders(connection: Connection, row: Any) -> tuple[int, int, float]:
+def _holders(connection: Connection, row: Any, mine: Any) -> tuple[int, int, float]:
     """How many running shards have a holder that lives, how many one that is silent, and when the first of those
     is free again, in seconds.
     """
     held = connection.execute(
         select(Shard.lease_until, Worker.seen_at)
         .outerjoin(Worker, Worker.id == Shard.owner)
-        .where(Shard.job_id == row.id, Shard.state == "running")
+        .where(mine, Shard.state == "running")
     ).all()
     silent = [shard.lease_until for shard in held if (shard.seen_at or 0.0) < row.now - SILENT_S]
     return len(held) - len(silent), len(silent), min(silent, default=row.now) - row.now

@@ -7,14 +7,16 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, or_, select, update
 
+from storage import bulk
 from storage.cutting import pack, split, unpack
 from storage.database import Database, db_now
-from storage.jobs import RUNS, UNTOUCHED
+from storage.jobs import RUNS
 from storage.outcomes import Outcome, Reason, Status
 from storage.policy import Again, GiveUp, Split, after_death, after_error
 from storage.rows import n_chars
 from storage.schema import Job, Lease, Refusal, Shard, Worker
 from storage.shards import Claim, end_shard, give_back, given_back, put_outcomes
+from storage.steps import UNTOUCHED
 
 PAGE = 200
 
@@ -86,8 +88,8 @@ def failed_attempt(database: Database, claim: Claim, reason: str) -> None:
 
     def work(connection: Connection) -> None:
         query = select(Shard).where(Shard.id == claim.shard_id)
-        row = connection.execute(query if database.is_sqlite else query.with_for_update()).one()
-        if row.state == "running" and row.fence == claim.fence:
+        row = connection.execute(query if database.is_sqlite else query.with_for_update()).one_or_none()
+        if row is not None and row.state == "running" and row.fence == claim.fence:
             step = after_error(attempt=row.attempt, suspect=row.suspect, reason=reason)
             _apply(database, connection, row, step)
 
@@ -104,8 +106,8 @@ def _apply(database: Database, connection: Connection, shard: Any, step: Again |
 
 
 def _split(database: Database, connection: Connection, shard: Any) -> None:
-    contents = unpack(shard.contents)
-    sizes = n_chars(connection, contents)
+    sizes = n_chars(connection, unpack(shard.contents))
+    contents = [content_id for content_id in unpack(shard.contents) if content_id in sizes]  # not the removed ones
     parts = [
         UNTOUCHED
         | {
@@ -122,7 +124,7 @@ def _split(database: Database, connection: Connection, shard: Any) -> None:
         }
         for part in split(contents)
     ]
-    database.load(connection, Shard, parts)
+    bulk.load(database, connection, Shard, bulk.columns_of(parts))
     connection.execute(
         update(Shard)
         .where(Shard.id == shard.id)
@@ -136,9 +138,9 @@ def _give_up(database: Database, connection: Connection, shard: Any, step: GiveU
         Outcome(content_id, Status.FAILED, reason=step.reason, reason_class=Reason(step.reason_class))
         for content_id in contents
     ]
-    put_outcomes(database, connection, shard.spec_id, failures, None, redo=shard.redo)
+    written = put_outcomes(database, connection, shard.spec_id, failures, None, redo=shard.redo)
     connection.execute(update(Shard).where(Shard.id == shard.id).values(fence=Shard.fence + 1, owner=None))
-    end_shard(database, connection, shard.id, shard.spec_id, contents)
+    end_shard(database, connection, shard.id, shard.spec_id, contents, written=written)
 
 
 def lost_hints(

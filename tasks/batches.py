@@ -19,11 +19,17 @@ class Budget:
 
     No window joins a batch whose longest is more than ``spread`` times as long (``SLACK_TOKENS`` of difference
     are always allowed): a short window beside long ones is computed faster with other short ones.
+    A backend that computes no padding says ``packed``.
     """
 
     tokens: int
     rows: int
     spread: float = 2.0
+    packed: bool = False
+
+    def computed(self, tokens: Sequence[int]) -> int:
+        """How many tokens the device computes for windows of these lengths, padding included."""
+        return sum(tokens) if self.packed else len(tokens) * max(tokens)
 
     def halved(self, padded_tokens: int) -> Budget:
         """The budget after a batch of ``padded_tokens`` did not fit."""

@@ -20,18 +20,25 @@ from tasks.turns import next_turn
 log = logging.getLogger("docmill.engine")
 
 TURN_S = 5.0
+# A backend that takes windows while it computes others is accounted for at least this often.
+ACCOUNT_S = 5.0
 # What is taken from a pool in order to fail it, when a backend dies before it took anything.
 _UNLUCKY = Budget(tokens=1, rows=1)
 
 
 @dataclass(frozen=True)
 class BatchStarted:
-    """Windows went to the device; ``at`` is the engine's clock, in seconds."""
+    """Windows went to the device; ``at`` is the engine's clock, in seconds.
+
+    ``load_tokens`` are those of all that is on the device now, with padding: more than these where a backend takes
+    windows while it computes others. No windows are new where such a backend goes on for long.
+    """
 
     spec: Spec
     windows: int
     tokens: int
     padded_tokens: int
+    load_tokens: int
     at: float
 
 
@@ -99,6 +106,8 @@ class Device:
 
     def take(self, resident: Resident, budget: Budget, worked_s: float) -> Sequence[Item[Owner]]:
         """The resident's next batch, or nothing if its turn is over."""
+        if budget.rows < 1:
+            return []
         with self._changed:
             if self._residents.stopping or self._turn(resident, worked_s) is not resident:
                 return []
@@ -207,19 +216,34 @@ class Stretch:
             self._fail(RuntimeError())
 
     def take(self, budget: Budget) -> Sequence[Item[Owner]]:
-        """For the backend: the next batch, or nothing when the turn is over."""
+        """For the backend: the next windows, or nothing when the turn is over.
+
+        A batch of the accounts ends when other windows join it, or after some seconds of a backend that goes on.
+        """
         self._pause()
-        self._end_batch()
-        items = self._device.take(self._resident, budget, self._device.clock() - self._began)
-        if items:
-            self._flight.update((item.id, item) for item in items)
-            tokens = [item.tokens for item in items]
-            self._batch = BatchStarted(
-                self._resident.spec, len(items), sum(tokens), len(items) * max(tokens), self._device.clock()
-            )
-            self._device.tell(self._batch)
+        now = self._device.clock()
+        items = self._device.take(self._resident, budget, now - self._began)
+        goes_on = bool(self._flight) and self._batch is not None and now - self._batch.at < ACCOUNT_S
+        if items or not goes_on:
+            self._end_batch()
+        self._flight.update((item.id, item) for item in items)
+        if items or (self._flight and not goes_on):
+            self._begin_batch(items, budget)
         self._resumed = self._device.clock()
         return items
+
+    def _begin_batch(self, items: Sequence[Item[Owner]], budget: Budget) -> None:
+        tokens = [item.tokens for item in items]
+        load = [item.tokens for item in self._flight.values()]
+        self._batch = BatchStarted(
+            spec=self._resident.spec,
+            windows=len(items),
+            tokens=sum(tokens),
+            padded_tokens=budget.computed(tokens) if tokens else 0,
+            load_tokens=budget.computed(load),
+            at=self._device.clock(),
+        )
+        self._device.tell(self._batch)
 
     def _pause(self) -> None:
         self._batch_s += self._device.clock() - self._resumed

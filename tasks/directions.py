@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ class Direction:
 
     def __str__(self) -> str:
         sides = (("from", self.sources), ("into", self.targets))
-        return " ".join(f"{word} {_listed(codes)}" for word, codes in sides if codes)
+        return " ".join(f"{word} {languages.listed(codes)}" for word, codes in sides if codes)
 
 
 UNKNOWN = Direction()
@@ -78,10 +77,6 @@ def _codes(stated: Any) -> tuple[str, ...]:
     parts = [stated] if languages.short_code(stated) else re.split(r"[+_,\s]+", stated)
     codes = [languages.short_code(part) for part in parts]
     return tuple(code for code in codes if code is not None) if all(codes) else ()
-
-
-def _listed(codes: Sequence[str]) -> str:
-    return " or ".join(languages.name(code) for code in codes)
 
 
 def _object(path: Path) -> dict[str, Any]:

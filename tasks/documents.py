@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from storage.outcomes import Outcome, Reason, Status
+from tasks.errors import PromptTooLong
 from tasks.outputs import Failure, Generated, Output
 from tasks.recipes import Again, Computed, Recipe
 from tasks.tickets import Ticket
@@ -62,7 +63,8 @@ class Document:
 
     def uncut(self, error: Exception) -> Outcome:
         """The outcome of a text that the tokenizer or the splitter could not take."""
-        return self.failed(f"Cutting the text raised {type(error).__name__}.", Reason.DOCUMENT)
+        said = str(error) if isinstance(error, PromptTooLong) else f"Cutting the text raised {type(error).__name__}."
+        return self.failed(said, Reason.DOCUMENT)
 
     def skipped(self) -> Outcome:
         return Outcome(self.content_id, Status.SKIPPED, reason="The text is blank.")

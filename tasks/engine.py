@@ -25,6 +25,9 @@ from tasks.tickets import Ticket
 
 __all__ = ["BatchDone", "BatchStarted", "Counters", "Engine", "Ticket"]
 
+# Texts that are cut before the device gets their windows, so that it need not wait for a whole shard's.
+PORTION_TEXTS = 32
+
 
 class Engine:
     """One device's work. ``max_specs`` bounds the models kept loaded; idle ones leave first.
@@ -72,22 +75,12 @@ class Engine:
                 if not document.text.strip():
                     ticket.settle(document.position, document.skipped())
             documents = [document for document in documents if document.text.strip()]
-            cuts = cut_each(resident.recipe, resident.backend, [document.text for document in documents])
-            begun: list[tuple[Document, list[int]]] = []
-            for document, windows in zip(documents, cuts, strict=True):
-                if isinstance(windows, Exception):
-                    ticket.settle(document.position, document.uncut(windows))
-                else:
-                    begun.append((document, document.begin(document.text, windows)))
-            with self._changed:
-                if self._residents.stopping:
+            for start in range(0, len(documents), PORTION_TEXTS):
+                if self._begin(resident, ticket, documents[start : start + PORTION_TEXTS]):
+                    continue
+                if start == 0:
                     raise EngineStopped
-                if not ticket.complete:
-                    resident.tickets.add(ticket)
-                self._enqueue(resident, begun)
-            for document, wanted in begun:
-                if not wanted:  # nothing to compute: only rules and dots
-                    self._conclude(resident, document)
+                break
             return ticket
 
     def drain(self) -> None:
@@ -121,6 +114,26 @@ class Engine:
             return sum(len(resident.pool) for resident in self._residents)
 
     # Documents.
+
+    def _begin(self, resident: Resident, ticket: Ticket, documents: Sequence[Document]) -> bool:
+        """Cut texts and put their windows into the pool; False when the engine has stopped."""
+        begun: list[tuple[Document, list[int]]] = []
+        cuts = cut_each(resident.recipe, resident.backend, [document.text for document in documents])
+        for document, windows in zip(documents, cuts, strict=True):
+            if isinstance(windows, Exception):
+                self._settle(resident, ticket, document.position, document.uncut(windows))
+            else:
+                begun.append((document, document.begin(document.text, windows)))
+        with self._changed:
+            if self._residents.stopping:
+                return False
+            if not ticket.complete:
+                resident.tickets.add(ticket)
+            self._enqueue(resident, begun)
+        for document, wanted in begun:
+            if not wanted:  # nothing to compute: only rules and dots
+                self._conclude(resident, document)
+        return True
 
     def _enqueue(self, resident: Resident, begun: Sequence[tuple[Document, Sequence[int]]]) -> None:
         """Put documents' windows into the pool; the lock is held."""

@@ -9,7 +9,9 @@
     │   ├── HubUnreachable
     │   └── ModelUnsuitable
     ├── CannotServe
+    │   └── Unsuited
     ├── BadOption
+    ├── PromptTooLong
     ├── OutOfMemory
     ├── DeviceLost
     └── EngineStopped
@@ -51,8 +53,16 @@ class CannotServe(TaskError):
     """This worker cannot serve the spec."""
 
 
+class Unsuited(CannotServe):
+    """This backend cannot take the model; another may."""
+
+
 class BadOption(TaskError):
     """An option does not fit the task or the model."""
+
+
+class PromptTooLong(TaskError):
+    """A document's prompt is longer than the model's window."""
 
 
 class OutOfMemory(TaskError):

@@ -17,15 +17,17 @@ class Family(StrEnum):
 
 # Which families each kind of task can use in this release.
 SUITS: Mapping[str, frozenset[Family]] = {
-    "summarize": frozenset({Family.SEQ2SEQ}),
-    "translate": frozenset({Family.SEQ2SEQ}),
+    "summarize": frozenset({Family.SEQ2SEQ, Family.DECODER}),
+    "translate": frozenset({Family.SEQ2SEQ, Family.DECODER}),
     "embed": frozenset({Family.ENCODER, Family.DECODER, Family.SEQ2SEQ}),
+    "generate": frozenset({Family.DECODER}),
 }
 KINDS = tuple(SUITS)
 _WANTED: Mapping[str, str] = {
-    "summarize": "an encoder-decoder model",
-    "translate": "an encoder-decoder model",
+    "summarize": "an encoder-decoder or a decoder-only model",
+    "translate": "an encoder-decoder or a decoder-only model",
     "embed": "an encoder-only or a decoder-only model, or a T5",
+    "generate": "a decoder-only model",
 }
 
 # Models that read and write several languages, and must be told which.

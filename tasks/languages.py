@@ -11,6 +11,9 @@ from difflib import get_close_matches
 
 from tasks.errors import BadOption
 
+# Instead of a source language: each text's own is to be found (``tasks.detection``).
+AUTO = "auto"
+
 # ISO 639-1 (or -3 where there is none), the code that NLLB prefers, English name.
 _TABLE = """
 af afr_Latn Afrikaans|am amh_Ethi Amharic|ar arb_Arab Arabic|as asm_Beng Assamese|ast ast_Latn Asturian
@@ -115,8 +118,18 @@ def match(asked: str, available: Iterable[str]) -> str:
 
 def same_language(one: str, other: str) -> bool:
     """Whether two codes mean one language, as far as the table can tell; Norwegian is one, in either spelling."""
-    plain = [short_code(code) or code for code in (one, other)]
-    return len({"no" if code in _NORWEGIAN else code for code in plain}) == 1
+    return plain(one) == plain(other)
+
+
+def plain(asked: str) -> str:
+    """The code by which a language is compared: the short one, if the table has it."""
+    code = short_code(asked) or asked
+    return "no" if code in _NORWEGIAN else code
+
+
+def listed(codes: Iterable[str]) -> str:
+    """The English names of known languages: `French or Spanish`."""
+    return " or ".join(name(code) for code in codes)
 
 
 def _did_you_mean(asked: str, codes: set[str]) -> str:

@@ -170,7 +170,7 @@ def _local_folder(model: str, models_dir: Path | None) -> Path | None:
     path = Path(reference).expanduser()
     if path.is_dir():
         return path.resolve()
-    inside = models_dir / reference if models_dir is not None else None
+    inside = models_dir / model if models_dir is not None else None
     return inside if inside is not None and inside.is_dir() else None
 
 
@@ -194,6 +194,11 @@ def _reference(model: str) -> str:
 
 
 def _hub_id(model: str, models_dir: Path | None) -> str:
+    if Path(ALIASES.get(model, "")).parent == _SHIPPED:
+        raise ModelNotFound(
+            f"{model} lies in examples/models of docmill's source tree, and not in its package: copy its folder into "
+            "DOCMILL_MODELS_DIR under the same name, or name another model with --model."
+        )
     if model in ALIASES or Path(model).is_absolute() or model.startswith(("./", "../", "~")):
         raise ModelNotFound(f"{ALIASES.get(model, model)} is not a folder on this machine.")
     if not hub.HUB_ID.fullmatch(model):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from storage.specs import Spec
-from tasks import directions, families, languages
+from tasks import detection, directions, families, languages, prompts
 from tasks.errors import BadOption
+from tasks.families import Family
 
 if TYPE_CHECKING:
     from tasks.models import Pinned
@@ -25,15 +27,27 @@ QUALITIES: Mapping[str, str] = {
     "bf16": "bfloat16",
     "float16": "float16",
     "fp16": "float16",
+    "int8": "int8",
 }
 POOLINGS = ("cls", "mean", "last")
 WINDOWS = ("mean", "all")
 _MIN_WINDOW_TOKENS = 8
+_LEAST = {
+    "beams": 1,
+    "max_new_tokens": 1,
+    "window_tokens": _MIN_WINDOW_TOKENS,
+    "temperature": 0,
+    "top_k": 0,
+    "seed": 0,
+}
 _NAMES = {"source_lang": "--from", "target_lang": "--to", "window_tokens": "--window-tokens"}
+# What only decoder-only models can be told.
+_TO_DECODERS = frozenset({"prompt", "system", "temperature", "top_p", "top_k", "seed", "stop"})
 _ALLOWED: Mapping[str, frozenset[str]] = {
-    "summarize": frozenset({"beams", "max_new_tokens", "window_tokens"}),
-    "translate": frozenset({"source_lang", "target_lang", "beams", "max_new_tokens", "window_tokens"}),
+    "summarize": frozenset({"beams", "max_new_tokens", "window_tokens"}) | _TO_DECODERS,
+    "translate": frozenset({"source_lang", "target_lang", "beams", "max_new_tokens", "window_tokens"}) | _TO_DECODERS,
     "embed": frozenset({"pooling", "window_tokens", "windows"}),
+    "generate": frozenset({"max_new_tokens", "window_tokens"}) | _TO_DECODERS,
 }
 
 
@@ -42,7 +56,8 @@ class Options:
     """What may be asked of a model; None is the model's own choice.
 
     ``windows``: what to keep of a text longer than the model's window, for embed: ``mean`` of the windows'
-    vectors, or ``all`` of them.
+    vectors, or ``all`` of them. ``prompt`` is a template over the document (``tasks.prompts``); ``stop`` are texts
+    that end the output.
     """
 
     source_lang: str | None = None
@@ -53,10 +68,23 @@ class Options:
     dtype: str = "auto"
     window_tokens: int | None = None
     windows: str | None = None
+    prompt: str | None = None
+    system: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] | None = None
 
     def asked(self) -> dict[str, Any]:
         """The options that were given, but for the precision."""
-        return {name: value for name, value in vars(self).items() if value is not None and name != "dtype"}
+        given = {name: value for name, value in vars(self).items() if value is not None and name != "dtype"}
+        for name in ("temperature", "top_p"):
+            if name in given:
+                given[name] = float(given[name])  # 1 and 1.0 are one spec
+        if "stop" in given:
+            given["stop"] = list(given["stop"])  # as it comes back from JSON
+        return given
 
 
 def build_spec(kind: str, pinned: Pinned, options: Options, config: Mapping[str, Any]) -> Spec:
@@ -72,8 +100,10 @@ def build_spec(kind: str, pinned: Pinned, options: Options, config: Mapping[str,
         if name not in _ALLOWED[kind]:
             raise BadOption(f"{_option(name)} has no meaning for {kind}.")
     _check_values(asked)
+    family = families.family(config)
+    _check_prompt(kind, asked, family, pinned)
     if kind == "translate":
-        _check_languages(asked, config, pinned)
+        asked |= _check_languages(asked, config, pinned)
     if options.dtype not in QUALITIES:
         raise BadOption(f"--dtype {options.dtype}: choose one of {', '.join(QUALITIES)}.")
     return Spec(
@@ -81,8 +111,27 @@ def build_spec(kind: str, pinned: Pinned, options: Options, config: Mapping[str,
         model=pinned.model,
         revision=pinned.revision,
         quality=QUALITIES[options.dtype],
-        params={**asked, "algorithm": ALGORITHM},
+        params={**asked, **_instructions(kind, asked, family), "algorithm": ALGORITHM},
     )
+
+
+def _instructions(kind: str, asked: Mapping[str, Any], family: Family | None) -> dict[str, int]:
+    """Which built-in instructions the model gets, if it gets any."""
+    built_in = family is Family.DECODER and kind in {"summarize", "translate"} and "prompt" not in asked
+    return {"instructions": prompts.INSTRUCTIONS} if built_in else {}
+
+
+def _check_prompt(kind: str, asked: Mapping[str, Any], family: Family | None, pinned: Pinned) -> None:
+    if kind == "generate" and "prompt" not in asked:
+        raise BadOption("generate needs --prompt, a template with {text} where the document goes.")
+    if "prompt" in asked:
+        fields = prompts.check(asked["prompt"]).fields
+        if fields and asked.get("source_lang") == languages.AUTO:
+            raise BadOption("--from auto reads a document as it is, and not what --prompt makes of its metadata.")
+    if family is Family.SEQ2SEQ and (told := sorted(_TO_DECODERS & asked.keys())):
+        raise BadOption(f"{_option(told[0])} is for decoder-only models; {pinned.model} is {family}.")
+    if family is Family.DECODER and asked.get("beams", 1) > 1:
+        raise BadOption(f"--beams is for encoder-decoder models; {pinned.model} is {family}.")
 
 
 def _option(name: str) -> str:
@@ -90,20 +139,42 @@ def _option(name: str) -> str:
 
 
 def _check_values(asked: Mapping[str, Any]) -> None:
-    for name, least in (("beams", 1), ("max_new_tokens", 1), ("window_tokens", _MIN_WINDOW_TOKENS)):
-        if name in asked and asked[name] < least:
+    for name, least in _LEAST.items():
+        if name in asked and not asked[name] >= least:
             raise BadOption(f"{_option(name)} must be at least {least}.")
+    if not 0 < asked.get("top_p", 1.0) <= 1:
+        raise BadOption("--top-p must be above 0 and at most 1.")
+    if not math.isfinite(asked.get("temperature", 0.0)):
+        raise BadOption("--temperature must be a number.")
+    if not all(asked.get("stop", [True])):
+        raise BadOption("--stop must not be empty.")
     for name, choices in (("pooling", POOLINGS), ("windows", WINDOWS)):
         if name in asked and asked[name] not in choices:
             raise BadOption(f"{_option(name)} {asked[name]}: choose one of {', '.join(choices)}.")
 
 
-def _check_languages(asked: Mapping[str, Any], config: Mapping[str, Any], pinned: Pinned) -> None:
-    for name in ("source_lang", "target_lang"):
+def _check_languages(asked: Mapping[str, Any], config: Mapping[str, Any], pinned: Pinned) -> dict[str, Any]:
+    """Hold the languages against the model; what a spec says besides where they are to be found."""
+    auto = asked.get("source_lang") == languages.AUTO
+    for name in ("target_lang",) if auto else ("source_lang", "target_lang"):
         if name in asked:
             languages.known(asked[name], _option(name))
     model_type = config.get("model_type")
-    tells = families.MULTILINGUAL | families.PREFIXED
-    if model_type in tells and not {"source_lang", "target_lang"} <= asked.keys():
+    tells = model_type in families.MULTILINGUAL | families.PREFIXED or (
+        families.family(config) is Family.DECODER and "prompt" not in asked
+    )
+    if tells and not {"source_lang", "target_lang"} <= asked.keys():
         raise BadOption(f"{pinned.model} translates between several languages: give --from and --to.")
-    directions.require(pinned.direction, asked.get("source_lang"), asked.get("target_lang"), pinned.model)
+    source = None if auto else asked.get("source_lang")
+    directions.require(pinned.direction, source, asked.get("target_lang"), pinned.model)
+    return _to_detect(asked, pinned) if auto else {}
+
+
+def _to_detect(asked: Mapping[str, Any], pinned: Pinned) -> dict[str, Any]:
+    """What the spec must say where languages are to be found: by what, and what the model is known to read."""
+    detection.require()
+    target, direction = asked.get("target_lang"), pinned.direction
+    if target is None and len(direction.targets) != 1:
+        raise BadOption("--from auto needs --to, since a text that is in that language already is kept as it is.")
+    limited = {"sources": sorted(direction.sources)} if direction.sources else {}
+    return {"target_lang": target or direction.targets[0], "detector": detection.DETECTOR, **limited}

@@ -3,18 +3,22 @@
 The flags of an outcome, beside those that the document itself brings from its reading:
 
 ``windowed``
-    translate, embed: something that the task computes as one (a paragraph; for embed the whole text) was longer
-    than the model's window, and was computed in several.
+    translate, embed, generate: something that the task computes as one (a paragraph; for embed and generate the
+    whole text) was longer than the model's window, and was computed in several.
 ``reduced``
     summarize: the text was longer than the window; the summaries of its windows were summarised again.
 ``not_reduced``
     summarize: those summaries together were hardly shorter than the text, and stand one after the other.
 ``output_truncated``
-    summarize, translate: an output stopped at the model's limit, and may lack its end.
+    summarize, translate, generate: an output stopped at the model's limit, and may lack its end.
 ``empty_window``
-    translate: of some window the model made nothing.
+    translate, generate: of some window the model made nothing.
+``language:fr``, ``language_uncertain``
+    translate from auto: what was found; of texts of a few words the guess is unsure, and may be wrong.
+``already_in_target``
+    translate from auto: the text is in the language asked for, and is its own translation.
 ``empty``
-    summarize: of the whole text the model made nothing.
+    summarize, generate: of the whole text the model made nothing.
 """
 
 from __future__ import annotations
@@ -25,15 +29,19 @@ from typing import Protocol
 
 from storage.outcomes import Outcome
 from storage.specs import Spec
+from tasks import prompts
+from tasks.languages import AUTO
 from tasks.outputs import Output
-from tasks.windows import Coder, Window
+from tasks.windows import Coder, Readers, Window
 
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What joining must know of the model: whether its vectors have length 1."""
+    """What a recipe must know of the model: whether its vectors have length 1, and how it is told the language of a
+    text where those are to be found."""
 
     normalizes: bool = False
+    readers: Readers | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +84,18 @@ class Recipe(Protocol):
 def recipe(spec: Spec, traits: Traits) -> Recipe:
     """The recipe for a spec."""
     from tasks.embed import Embed
+    from tasks.generate import Generate
+    from tasks.rendered import Rendered
     from tasks.summarize import Summarize
-    from tasks.translate import Translate
+    from tasks.translate import FromAny, Translate
 
+    if prompts.is_rendered(spec.params):
+        return Rendered()
     if spec.kind == "embed":
         return Embed(normalize=traits.normalizes, keep_all=spec.params.get("windows") == "all")
     if spec.kind == "summarize":
         return Summarize()
+    if spec.kind == "generate":
+        return Generate()
     assert spec.kind == "translate", spec.kind
-    return Translate()
+    return FromAny.of(spec, traits.readers) if spec.params.get("source_lang") == AUTO else Translate()

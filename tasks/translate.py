@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from storage.outcomes import Outcome, Status
+from storage.outcomes import Outcome, Reason, Status
+from storage.specs import Spec
+from tasks import detection, languages
 from tasks.outputs import Generated
 from tasks.paragraphs import paragraphs, unwrapped
-from tasks.recipes import Again, Computed, windowed
-from tasks.windows import Coder, Window, cut
+from tasks.recipes import Computed, windowed
+from tasks.routing import Fate, Route, Ways
+from tasks.windows import Coder, Readers, Window, cut
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Translate:
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
         return cut(texts, coder, sections=paragraphs, clean=unwrapped, trim=True)
 
-    def join(self, computed: Computed) -> Outcome | Again:
+    def join(self, computed: Computed) -> Outcome:
         pieces, flags, end = [], set(windowed(computed.windows)), 0
         for window, output in zip(computed.windows, computed.outputs, strict=True):
             pieces.append(computed.text[end : window.start])
@@ -39,3 +42,54 @@ class Translate:
             tokens_in=computed.tokens_in,
             tokens_out=computed.tokens_out,
         )
+
+
+@dataclass(frozen=True)
+class FromAny:
+    """Translates each text from the language that it is in.
+
+    The language is found when the text is cut, and found again when it is joined, so that nothing need be kept.
+    """
+
+    ways: Ways
+    readers: Readers | None = None
+    translate: Translate = field(default_factory=Translate)
+
+    @classmethod
+    def of(cls, spec: Spec, readers: Readers | None) -> FromAny:
+        known = spec.params.get("sources")
+        if known is None and readers is not None:
+            known = readers.languages
+        sources = None if known is None else frozenset(map(languages.plain, known))
+        return cls(Ways(spec.model, spec.params["target_lang"], sources, told=readers is not None), readers)
+
+    def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
+        windows = [[Window(0, len(text), None)] for text in texts]  # of those that are not translated
+        by_language: dict[str | None, list[int]] = {}
+        for place, text in enumerate(texts):
+            route = self._route(text)
+            if route.fate is Fate.TRANSLATE:
+                by_language.setdefault(route.language if self.readers else None, []).append(place)
+        for language, places in by_language.items():
+            told = coder if self.readers is None or language is None else self.readers.coder(language)
+            cuts = self.translate.cut([texts[place] for place in places], told)
+            for place, found in zip(places, cuts, strict=True):
+                windows[place] = found
+        return windows
+
+    def join(self, computed: Computed) -> Outcome:
+        route = self._route(computed.text)
+        if route.fate is Fate.REFUSE:
+            reason = self.ways.refusal(route)
+            return Outcome(
+                computed.content_id,
+                Status.FAILED,
+                reason=reason,
+                reason_class=Reason.DOCUMENT,
+                flags=route.flags,
+            )
+        joined = self.translate.join(computed)
+        return replace(joined, flags=(*route.flags, *joined.flags))
+
+    def _route(self, text: str) -> Route:
+        return self.ways.route(detection.guesses(text))

@@ -22,10 +22,12 @@ _REMEMBERED = 64
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """What the model reads for one window: token features by name, or the text itself for models that
-    tokenise on their own. ``tokens`` counts everything, special tokens and prompt included."""
+    tokenise on their own. ``tokens`` counts everything, special tokens and prompt included; ``language`` says
+    which of several models reads it."""
 
     tokens: int
     features: Mapping[str, Sequence[int]] | str
+    language: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,17 @@ class Coder(Protocol):
     def limit_tokens(self) -> int: ...
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]: ...
+
+
+@dataclass(frozen=True)
+class Readers:
+    """What encodes texts for a model that is told each text's language.
+
+    ``coder`` takes one of ``languages``, which are plain codes; None are all that have an English name.
+    """
+
+    coder: Callable[[str], Coder]
+    languages: frozenset[str] | None = None
 
 
 def whole(text: str) -> list[Section]:

@@ -1,8 +1,8 @@
 """Databases and queues for the tests: real ones, each test with its own.
 
 DOCMILL_TEST_POSTGRES_URL and DOCMILL_TEST_REDIS_URL name the servers. Where none is named and none answers, one is
-started for the run, if the machine has its programs. Without any its tests are skipped, and fail where
-DOCMILL_TEST_REQUIRE_SERVERS is set.
+started for the run, with the machine's programs or those of a package. Without any its tests are skipped, and fail
+where DOCMILL_TEST_REQUIRE_SERVERS is set. That with pgvector is always the package's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
+import hypothesis
 import psycopg
 import pytest
 import redis
@@ -23,20 +24,25 @@ from sqlalchemy.engine import URL, make_url
 
 from storage import migrations
 from storage.database import Database
-from tests.faults.servers import Missing, PostgresCluster
+from tests.faults.servers import Missing, PostgresCluster, open_folder
 
 POSTGRES_URL = os.environ.get("DOCMILL_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 REDIS_URL = os.environ.get("DOCMILL_TEST_REDIS_URL", "redis://127.0.0.1:6379")
 REDIS_DATABASES = range(1, 16)  # 0 is left to whoever works on this machine
 REDIS_LOAN_S = 3600
 
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("docmill", deadline=None)
+hypothesis.settings.load_profile("docmill")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes minutes runs only where it is asked for."""
-    if "soak" not in config.option.markexpr:
-        soaking = [item for item in items if item.get_closest_marker("soak")]
-        config.hook.pytest_deselected(items=soaking)
-        items[:] = [item for item in items if item not in soaking]
+    """What takes minutes, or another environment, runs only where it is asked for."""
+    for name in {"soak", "vllm"}:
+        if name not in config.option.markexpr:
+            unasked = [item for item in items if item.get_closest_marker(name)]
+            config.hook.pytest_deselected(items=unasked)
+            items[:] = [item for item in items if item not in unasked]
 
 
 def missing(what: str) -> NoReturn:
@@ -79,7 +85,7 @@ class PostgresServer:
 
 
 @pytest.fixture(scope="session")
-def _postgres_or_reason(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer | str]:
+def _postgres_or_reason() -> Iterator[PostgresServer | str]:
     with ExitStack() as stack:
         try:
             server = PostgresServer(POSTGRES_URL)
@@ -89,7 +95,7 @@ def _postgres_or_reason(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Po
                 yield silent
                 return
             try:
-                cluster = stack.enter_context(PostgresCluster(tmp_path_factory.mktemp("postgres")))
+                cluster = stack.enter_context(PostgresCluster(stack.enter_context(open_folder()) / "cluster"))
             except Missing as reason:
                 yield f"{silent}; {reason}"
                 return
@@ -114,6 +120,33 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     name = postgres_server.create(postgres_server.template)
     yield postgres_server.url(name)
     postgres_server.drop(name)
+
+
+@pytest.fixture(scope="session")
+def _pgvector_or_reason() -> Iterator[PostgresServer | str]:
+    with ExitStack() as stack:
+        folder = stack.enter_context(open_folder())
+        try:
+            cluster = stack.enter_context(PostgresCluster(folder / "cluster", pgvector=True))
+        except Missing as reason:
+            yield str(reason)
+            return
+        server = PostgresServer(cluster.admin_url)
+        database = Database(server.url(server.template))
+        migrations.upgrade(database)
+        database.close()
+        yield server
+        server.close()
+
+
+@pytest.fixture
+def pgvector_url(_pgvector_or_reason: PostgresServer | str) -> Iterator[str]:
+    """A database with the schema, dropped afterwards, on a PostgreSQL that has pgvector."""
+    if isinstance(_pgvector_or_reason, str):
+        missing(_pgvector_or_reason)
+    name = _pgvector_or_reason.create(_pgvector_or_reason.template)
+    yield _pgvector_or_reason.url(name)
+    _pgvector_or_reason.drop(name)
 
 
 @pytest.fixture(scope="session")

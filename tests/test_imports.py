@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from storage.database import Database
+from tests.storage.books import numbered, read, request
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,21 +22,49 @@ def test_imports_keep_their_direction() -> None:
     assert checked.returncode == 0, checked.stdout
 
 
-def _loaded_after(code: str) -> set[str]:
+def loaded_after(code: str, **environment: str) -> set[str]:
     program = f"import sys\n{code}\nsys.stderr.write(' '.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
+    )
     return set(done.stderr.split())
 
 
 @pytest.mark.parametrize("module", ["worker.supervisor", "worker.device", "worker.cli.work", "worker.cli.local"])
 def test_what_supervises_and_enqueues_never_loads_a_model_library(module: str) -> None:
-    loaded = _loaded_after(f"import {module}")
+    loaded = loaded_after(f"import {module}")
     assert module in loaded
     assert not loaded & {"torch", "transformers", "sentence_transformers"}
 
 
+def _command(*arguments: str) -> str:
+    call = f"docmill({list(arguments)})"
+    return f"from worker.cli import docmill\ntry:\n    {call}\nexcept SystemExit:\n    print('ended')"
+
+
 def test_help_loads_neither_models_nor_the_store() -> None:
-    code = "from worker.cli import docmill\ntry:\n    docmill(['--help'])\nexcept SystemExit:\n    print('ended')"
-    loaded = _loaded_after(code)
+    loaded = loaded_after(_command("--help"))
     assert "worker.cli" in loaded
     assert not loaded & {"torch", "transformers", "sqlalchemy", "celery", "pydantic", "rich"}
+
+
+def test_a_search_that_cannot_be_loads_neither_models_nor_the_queue(database_url: str) -> None:
+    database = Database(database_url)
+    read(database, request(), numbered(2))
+    database.close()
+    failing = _command("search", "books", "a text").replace("except SystemExit", "except StorageError")
+    loaded = loaded_after(f"from storage.errors import StorageError\n{failing}", DOCMILL_DATABASE_URL=database_url)
+    assert "storage.search" in loaded
+    assert not loaded & {"torch", "transformers", "sentence_transformers", "celery", "kombu", "rich"}
+
+
+@pytest.mark.parametrize("arguments", [["status", "1"], ["jobs"], ["pause", "1"]])
+def test_looking_at_a_job_loads_neither_models_nor_the_queue_nor_migrations(
+    database_url: str, arguments: list[str]
+) -> None:
+    database = Database(database_url)
+    read(database, request(), numbered(2))
+    database.close()
+    loaded = loaded_after(_command(*arguments), DOCMILL_DATABASE_URL=database_url)
+    assert "storage.migrations" in loaded  # it came as far as the store
+    assert not loaded & {"torch", "transformers", "numpy", "celery", "kombu", "redis", "alembic", "huggingface_hub"}

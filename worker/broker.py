@@ -11,7 +11,7 @@ from kombu.exceptions import OperationalError
 from worker import redisurl, refusal
 from worker.app import make_app
 from worker.errors import BrokerUnreachable
-from worker.messages import SHARD_TASK, queue, redis_key, shard_message
+from worker.messages import ENQUEUE_LANE, RUN_TASK, SHARD_TASK, queue, redis_key, run_message, shard_message
 from worker.settings import mask
 
 
@@ -54,12 +54,19 @@ class Broker:
 
     def publish(self, lane: str, shard_ids: Iterable[int]) -> None:
         """Send a hint for each shard. Raises BrokerUnreachable; then some may have been sent."""
+        self._send(SHARD_TASK, lane, map(shard_message, shard_ids))
+
+    def publish_run(self, run_id: int) -> None:
+        """Ask whichever worker is free to take a pipeline's run further. Raises BrokerUnreachable."""
+        self._send(RUN_TASK, ENQUEUE_LANE, [run_message(run_id)])
+
+    def _send(self, task: str, lane: str, messages: Iterable[dict[str, int]]) -> None:
         try:
             with self.app.producer_or_acquire() as producer:
-                for shard_id in shard_ids:
+                for arguments in messages:
                     self.app.send_task(
-                        SHARD_TASK,
-                        kwargs=shard_message(shard_id),
+                        task,
+                        kwargs=arguments,
                         queue=queue(lane),
                         producer=producer,
                         retry=False,
@@ -84,6 +91,16 @@ class Broker:
             "maxmemory": str(config.get("maxmemory", info.get("maxmemory", "unknown"))),
             "appendonly": str(config.get("appendonly", "unknown")),
         }
+
+    def clock(self) -> float | None:
+        """The server's time in seconds since 1970, None where its user may not ask. Raises BrokerUnreachable."""
+        try:
+            seconds, microseconds = self._redis.time()
+        except redis.exceptions.NoPermissionError:
+            return None
+        except redis.RedisError as error:
+            raise self._unreachable(error) from error
+        return float(seconds) + microseconds / 1e6
 
     def _ask(self, question: Callable[[], Any]) -> dict[str, Any]:
         try:

@@ -15,6 +15,7 @@ from storage.errors import StorageError
 from worker.broker import Broker
 from worker.errors import BrokerUnreachable
 from worker.pids import is_gone, pid_space
+from worker.pipelines.firing import round_of_schedules
 from worker.topup import round_of_upkeep, send_again
 
 log = logging.getLogger("docmill.caretaker")
@@ -32,13 +33,14 @@ class Burial:
 
 
 class Caretaker:
-    """Frees what dead device processes held, and does the upkeep while it is ours."""
+    """Frees what dead device processes held, and does the upkeep while it is ours; `fires` schedules with it."""
 
-    def __init__(self, database: Database, broker: Broker, owner: str, every_s: float) -> None:
+    def __init__(self, database: Database, broker: Broker, owner: str, every_s: float, *, fires: bool = True) -> None:
         self._database = database
         self._broker = broker
         self._owner = owner
         self._every_s = every_s
+        self._fires = fires
         self._burials: list[Burial] = []
         self._own: set[str] = set()
         self._lock = threading.Lock()
@@ -111,6 +113,8 @@ class Caretaker:
     def _round(self) -> None:
         if upkeep.hold(self._database, UPKEEP, self._owner, 3 * self._every_s + 1):
             round_of_upkeep(self._database, self._broker)
+            if self._fires:
+                round_of_schedules(self._database, self._broker)
 
     def _try(self, act: Callable[[], object]) -> bool:
         try:

@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from importlib.metadata import version
 from typing import IO, TYPE_CHECKING, Any
 
@@ -27,12 +26,15 @@ from storage.database import Database
 from storage.errors import StorageError
 from worker import faultpoints
 from worker.broker import Broker
+from worker.engines import opener
 from worker.enqueue import enqueue_message
-from worker.messages import ENQUEUE_LANE, ENQUEUE_TASK, SHARD_TASK, parse_shard, queue
+from worker.messages import ENQUEUE_LANE, ENQUEUE_TASK, RUN_TASK, SHARD_TASK, parse_run, parse_shard, queue
 from worker.order import Order
 from worker.pids import pid_space
+from worker.pipelines.running import advance
 from worker.settings import Settings
 from worker.shard import Process
+from worker.utilization import Reading, Report, due
 
 if TYPE_CHECKING:
     from storage.specs import Spec
@@ -43,6 +45,9 @@ log = logging.getLogger("docmill.device")
 BEAT_S = 0.5
 SIGN_ON_S = 60.0
 LOOK_S = 0.02
+# A thread that computes needs the interpreter for a moment between two products, hundreds of times in a batch; with
+# Python's own 5 ms it would wait as long each time while another thread cuts texts or writes results.
+SWITCH_S = 0.0005
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
@@ -64,6 +69,7 @@ class Voice:
 
 def main() -> None:
     """Run until told otherwise."""
+    sys.setswitchinterval(SWITCH_S)
     order = Order.from_line(sys.stdin.buffer.readline())
     voice = Voice()
     for unheard in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -111,33 +117,29 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 
 def _make_process(order: Order, settings: Settings, database: Database, broker: Broker, voice: Voice) -> Process:
-    from tasks.backends import open_backend
     from tasks.engine import BatchDone, BatchStarted, Engine
 
     def on_batch(event: BatchStarted | BatchDone) -> None:
         if isinstance(event, BatchStarted):
             kind = f"batch {event.spec.sha256.hex()[:12]}"
-            voice.say("begin", name="batch", kind=kind, size=event.padded_tokens)
+            voice.say("begin", name="batch", kind=kind, size=event.load_tokens)
         else:
             voice.say("end", name="batch")
 
-    opener: Callable[[Spec], Backend] = partial(
-        open_backend, device=order.device, models_dir=settings.models_dir, cache_dir=settings.cache_dir
-    )
-    engine = Engine(_faulty(opener), on_batch=on_batch)
+    engine = Engine(_faulty(opener(settings, order.device)), on_batch=on_batch)
     engine.start()
     return Process(
         owner=order.owner, database=database, broker=broker, engine=engine, lease_s=settings.lease_s, say=voice.say
     )
 
 
-def _faulty(opener: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
+def _faulty(sound: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
     """The opener, whose backends fail where a fault is armed."""
     if (armed := faultpoints.armed()) is None:
-        return opener
+        return sound
     from worker.faultbackend import FaultyBackend
 
-    return lambda spec: FaultyBackend(opener(spec), armed)
+    return lambda spec: FaultyBackend(sound(spec), armed)
 
 
 def _register(app: Celery, process: Process, settings: Settings) -> None:
@@ -148,6 +150,10 @@ def _register(app: Celery, process: Process, settings: Settings) -> None:
     @app.task(name=ENQUEUE_TASK, acks_late=True)  # type: ignore[untyped-decorator]
     def enqueue(**arguments: Any) -> None:
         enqueue_message(settings, process.database, process.broker, arguments)
+
+    @app.task(name=RUN_TASK)  # type: ignore[untyped-decorator]
+    def pipeline(**arguments: Any) -> None:
+        advance(settings, process.database, process.broker, parse_run(arguments))
 
 
 def _sign_on(order: Order, settings: Settings, database: Database) -> None:
@@ -208,8 +214,9 @@ def _drain(process: Process) -> None:
 
 
 def _beat(order: Order, process: Process, settings: Settings, voice: Voice) -> None:
-    """Renew leases well within their time, and say how far the texts in flight are."""
+    """Renew leases well within their time, say how far the texts in flight are, and log how busy the device is."""
     every = min(5.0, settings.lease_s / 6)
+    reported = process.reading()
     due = sign_on_due = 0.0
     while True:
         now = time.monotonic()
@@ -223,7 +230,16 @@ def _beat(order: Order, process: Process, settings: Settings, voice: Voice) -> N
             except StorageError as error:
                 log.warning("heartbeat_failed error=%s", error)
         voice.say("beat", finished=process.finished_in_flight())
+        reported = _report(reported, process.reading())
         time.sleep(BEAT_S)
+
+
+def _report(last: Reading, now: Reading) -> Reading:
+    """Log what happened since the last report if it is time to; the reading to compare the next with."""
+    if due(last, now):
+        log.info("device_used %s", Report.between(last, now))
+        return now
+    return now if last.idle and now.idle else last
 
 
 if __name__ == "__main__":

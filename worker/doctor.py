@@ -5,29 +5,32 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy import select
 
 from storage.database import Database, db_now
 from storage.dispatch import LIVE_S
-from storage.errors import StorageError
-from storage.migrations import require_current
+from storage.errors import DatabaseUnreachable, RightMissing, SchemaOutOfDate, StorageError
+from storage.migrations import current, head, require_current
 from storage.schema import Worker
 from tasks import models
 from tasks.errors import ModelError
 from worker.broker import Broker
+from worker.devices import choose_devices
 from worker.embedded import EmbeddedRedis
-from worker.errors import WorkerError
+from worker.errors import SettingsError, WorkerError
+from worker.extras import EXTRAS
 from worker.settings import Settings
 
 LEAST_ROOM_BYTES = 1_000_000_000
+CLOCKS_APART_S = 3.0
 
-PROBE = """
-import torch
-print(torch.__version__, "cuda" if torch.cuda.is_available() else "cpu", torch.get_num_threads(), "threads")
-"""
+PROBE = "import torch; print(torch.__version__, torch.cuda.device_count(), torch.get_num_threads())"
 
 
 @dataclass(frozen=True)
@@ -42,77 +45,187 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Look at everything; what cannot be reached is a finding, never an exception."""
-    looks: list[Callable[[Settings], Iterator[Finding]]] = [_database, _redis, _models, _device, _disk]
-    return [finding for look in looks for finding in look(settings)]
+    return [finding for look in LOOKS for finding in look(settings)]
 
 
-def _database(settings: Settings) -> Iterator[Finding]:
+def look_at_database(settings: Settings) -> Iterator[Finding]:
+    """Whether it answers, its schema, its workers, its clock."""
+    embedded = settings.database_url is None
     database = Database(settings.store_url)
+    file = _file(database)
     try:
-        if settings.database_url is None and not (settings.home / "docmill.db").exists():
-            yield Finding("database", True, f"{database}: will be made by the first run")
+        if file is not None and not file.exists():  # to connect would make it
+            missing = "will be made by the first run" if embedded else "there is no such file"
+            advice = "" if embedded else "correct DOCMILL_DATABASE_URL, or make it with `docmill db upgrade`"
+            yield Finding("database", embedded, f"{database}: {missing}", advice)
+            return
+        if embedded and (current(database) or "") < head():
+            yield Finding("database", True, f"{database}: the next run brings its schema up to date")
             return
         require_current(database)
-        yield Finding("database", True, f"{database}: reachable, schema up to date")
+        shared = "" if file is None or settings.redis_url is None else "only this machine's workers can use it"
+        yield Finding("database", True, f"{database}: reachable, schema {current(database)} is up to date", shared)
         with database.read() as connection:
             live = connection.execute(select(Worker.id, Worker.lanes).where(Worker.seen_at > db_now() - LIVE_S)).all()
+            before, theirs, after = time.time(), connection.scalar(select(db_now())), time.time()
         lanes = sorted({lane for worker in live for lane in worker.lanes})
         yield Finding("workers", True, f"{len(live)} live" + (f", lanes {', '.join(lanes)}" if lanes else ""))
+        if not database.is_sqlite:
+            yield clock("PostgreSQL", before, theirs, after)
     except StorageError as error:
-        yield Finding("database", False, str(error), "check DOCMILL_DATABASE_URL; then `docmill db upgrade`")
+        yield Finding("database", False, str(error), _database_advice(error))
     finally:
         database.close()
 
 
-def _redis(settings: Settings) -> Iterator[Finding]:
+def _file(database: Database) -> Path | None:
+    name = database.url.database or ""
+    return Path(name) if database.is_sqlite and not name.startswith("file:") else None
+
+
+def _database_advice(error: StorageError) -> str:
+    if isinstance(error, SchemaOutOfDate):
+        return "the schema is made and brought up to date by `docmill db upgrade`, as the tables' owner"
+    if isinstance(error, RightMissing):
+        return "docs/security.md has the rights of each user"
+    if isinstance(error, DatabaseUnreachable):
+        return "start it, let this machine in, or correct DOCMILL_DATABASE_URL"
+    return "try again; when it stays, look into the server's log"
+
+
+def look_at_redis(settings: Settings) -> Iterator[Finding]:
+    """Whether it answers, what it throws away, what a restart leaves of it, its clock."""
     if settings.redis_url is None:
         try:
             with EmbeddedRedis() as embedded:
                 broker = Broker(embedded.url)
                 broker.ping()
                 broker.close()
-            yield Finding("redis", True, "DOCMILL_REDIS_URL is not set: the embedded server is used, and it starts")
+            alone = "" if settings.database_url is None else "workers on other machines need a Redis for all of them"
+            started = "DOCMILL_REDIS_URL is not set: the embedded server is used, and it starts"
+            yield Finding("redis", True, started, alone)
         except WorkerError as error:
             yield Finding("redis", False, str(error), "set DOCMILL_REDIS_URL to a Redis that runs")
         return
     broker = Broker(settings.redis_url)
     try:
         facts = broker.server_facts()
+        before, theirs, after = time.time(), broker.clock(), time.time()
     except WorkerError as error:
         yield Finding("redis", False, str(error), "start it, or correct DOCMILL_REDIS_URL")
         return
     finally:
         broker.close()
-    unknown = facts["eviction"] == "unknown"
-    evicts = not unknown and facts["eviction"] != "noeviction"
+    yield eviction(str(broker), facts)
+    yield persistence(facts["appendonly"])
+    yield clock("Redis", before, theirs, after)
+
+
+def eviction(server: str, facts: dict[str, str]) -> Finding:
+    """What the server throws away when its memory is full."""
+    policy = facts["eviction"]
     advice = "it may throw queued hints away, which costs time: CONFIG SET maxmemory-policy noeviction"
-    if not evicts:
-        advice = "this user may use neither INFO nor CONFIG GET: see to maxmemory-policy yourself" if unknown else ""
-    yield Finding("redis", not evicts, f"{broker}: {facts['version']}, eviction {facts['eviction']}", advice)
+    if policy == "unknown":
+        advice = "this user may use neither INFO nor CONFIG GET: see to maxmemory-policy and appendonly yourself"
+    elif policy == "noeviction":
+        advice = ""
+    fine = policy in {"noeviction", "unknown"}
+    return Finding("redis", fine, f"{server}: {facts['version']}, eviction {policy}", advice)
 
 
-def _models(settings: Settings) -> Iterator[Finding]:
+def persistence(appendonly: str) -> Finding:
+    """What a restart of the server leaves. No result depends on it, so that it is never wrong."""
+    lost = "a restart loses what is queued. Hints are sent again, `docmill.enqueue` messages of other apps are not: "
+    advice = f"{lost}CONFIG SET appendonly yes" if appendonly == "no" else ""
+    return Finding("persistence", True, f"appendonly {appendonly}", advice)
+
+
+def clock(whose: str, before: float, theirs: float | None, after: float) -> Finding:
+    """How far this machine's clock, read before and after, is from a server's, in seconds; None is not told."""
+    if theirs is None:
+        return Finding("clock", True, f"{whose} does not tell this user its time")
+    apart_s = max(before - theirs, theirs - after, 0.0)
+    if apart_s <= CLOCKS_APART_S:
+        return Finding("clock", True, f"that of {whose} is this machine's")
+    order = "behind" if theirs < before else "ahead of"
+    return Finding(
+        "clock",
+        False,
+        f"that of {whose} is {apart_s:,.0f} s {order} this machine's",
+        "leases and schedules go by the database's clock, logs and certificates by each machine's: set all by NTP",
+    )
+
+
+def look_at_models(settings: Settings) -> Iterator[Finding]:
+    """Whether the models that are taken without --model are here."""
     for kind, name in models.DEFAULTS.items():
         try:
             pinned = models.pin(name, models_dir=settings.models_dir, cache_dir=settings.cache_dir)
             yield Finding("models", True, f"{kind}: {name} {pinned.revision[:19]}")
+        except OSError as error:
+            said = f"{kind}: {name} cannot be looked at: {error.strerror} ({error.filename})"
+            yield Finding(
+                "models", False, said, "the cache is a folder of DOCMILL_HOME: name one that can be written to"
+            )
         except ModelError as error:
             yield Finding(
                 "models", True, f"{kind}: {name} is not here ({error})", f"name another: --task {kind} --model M"
             )
 
 
-def _device(_: Settings) -> Iterator[Finding]:
+def look_at_device(settings: Settings) -> Iterator[Finding]:
+    """Whether torch starts, and can use the devices that workers would."""
     probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
-    if probe.returncode == 0:
-        yield Finding("device", True, f"torch {probe.stdout.strip()}")
-    else:
+    if probe.returncode != 0:
         last = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
         yield Finding("device", False, f"torch does not start: {last}", "a machine that only enqueues needs none")
+        return
+    version, n_cuda, threads = probe.stdout.split()
+    try:
+        yield device(choose_devices(settings.device), version, int(n_cuda), int(threads))
+    except SettingsError as error:
+        yield Finding("device", False, str(error), "correct DOCMILL_DEVICE, or see to the GPU's driver")
 
 
-def _disk(settings: Settings) -> Iterator[Finding]:
+def device(chosen: list[str], torch_version: str, n_cuda: int, threads: int) -> Finding:
+    """Whether a torch that sees `n_cuda` CUDA devices can use those that are chosen."""
+    detail = f"{', '.join(chosen)}: torch {torch_version}, {threads} threads"
+    unseen = [name for name in chosen if name.startswith("cuda:") and int(name.removeprefix("cuda:")) >= n_cuda]
+    if not unseen:
+        return Finding("device", True, detail)
+    advice = "install a torch that is built for this driver's CUDA, or set DOCMILL_DEVICE to what there is"
+    return Finding("device", False, f"{detail}, which sees {n_cuda} CUDA devices", advice)
+
+
+def look_at_disk(settings: Settings) -> Iterator[Finding]:
+    """Whether the home takes files, and how many."""
     place = next(folder for folder in (settings.home, *settings.home.parents) if folder.exists())
+    elsewhere = "results and models need room: set DOCMILL_HOME elsewhere"
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        yield Finding("disk", False, f"cannot write in {place}: {error.strerror}", elsewhere)
+        return
     free = shutil.disk_usage(place).free
-    advice = "" if free >= LEAST_ROOM_BYTES else "results and models need room: set DOCMILL_HOME elsewhere"
-    yield Finding("disk", free >= LEAST_ROOM_BYTES, f"{free / 1e9:,.1f} GB free in {settings.home}", advice)
+    enough = free >= LEAST_ROOM_BYTES
+    yield Finding("disk", enough, f"{free / 1e9:,.1f} GB free in {settings.home}", "" if enough else elsewhere)
+
+
+def look_at_extras(_: Settings) -> Iterator[Finding]:
+    """Which extras are installed, and what the others would bring."""
+    installed = [name for name, extra in EXTRAS.items() if extra.is_installed]
+    yield Finding("extras", True, f"installed: {', '.join(installed) or 'none'}")
+    for name, extra in EXTRAS.items():
+        if name not in installed:
+            yield Finding("extras", True, f"without {name}: {extra.brings}", f"pip install 'docmill[{name}]'")
+
+
+LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    look_at_database,
+    look_at_redis,
+    look_at_models,
+    look_at_device,
+    look_at_disk,
+    look_at_extras,
+)

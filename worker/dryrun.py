@@ -10,8 +10,10 @@ from itertools import islice
 
 from sqlalchemy import and_, select
 
+from storage import templates
+from storage.chunks import Rejected
 from storage.database import Database
-from storage.ingest import Counts, Rejected
+from storage.ingest import Counts
 from storage.readers import Record
 from storage.schema import Content, OutcomeRow, SpecRow
 from worker.enqueue import Prepared, Progress
@@ -53,6 +55,7 @@ def forecast(
     documents = rejected = done = chars = n_missing = 0
     seen: set[bytes] = set()
     sample: list[str] = []
+    template = templates.over_metadata(prepared.spec.params)
     chance = random.Random(0)  # noqa: S311 - a sample that can be repeated
     while page := list(islice(source, PAGE)):
         records = [record for record in page if isinstance(record, Record)]
@@ -63,10 +66,11 @@ def forecast(
         documents += len(records)
         fresh: dict[bytes, str] = {}
         for record in records:
-            digest = hashlib.sha256(record.text.encode()).digest()
+            text = record.text if template is None else template.render(record.text, record.meta)
+            digest = hashlib.sha256(text.encode()).digest()
             if digest[:8] not in seen:  # of a billion texts two agree in these with a chance of 3 %
                 seen.add(digest[:8])
-                fresh[digest] = record.text
+                fresh[digest] = text
         missing = list(_missing(database, prepared, fresh))
         done += len(fresh) - len(missing)
         for text in missing:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from storage import ingest, jobs
+from storage.chunks import Chunk, Gathering, Rejected
 from storage.database import Database
 from storage.errors import StorageError
-from storage.ingest import CHUNK_RECORDS, Counts, Incoming, Rejected
+from storage.ingest import CHUNK_RECORDS, Counts
 from storage.jobs import JobRequest, OpenJob
+from storage.pruning import Seen, prune
 from storage.readers import Record, Source, SourceOptions, open_source
 from storage.specs import Spec
-from tasks import models
+from storage.steps import StepRequest
+from tasks import families, models, polyglot, prompts
+from tasks.errors import BadOption
 from tasks.plan import Options, build_spec
 from worker import faultpoints
+from worker.ahead import ahead
 from worker.broker import Broker
 from worker.errors import BadMessage, BrokerUnreachable, WorkerError
 from worker.messages import VERSION
@@ -28,6 +33,7 @@ from worker.topup import top_up
 log = logging.getLogger("docmill.enqueue")
 
 NO_QUEUE = "DOCMILL_REDIS_URL is not set. The job is stored; `docmill worker` picks it up."
+FIRST_CHUNK_RECORDS = 256  # a shard's worth, so that a device computes while the rest is read
 CHUNK_CHARS = 8_000_000  # so that a chunk of long documents stays a short transaction in little memory
 MAX_NAME_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 bytes
 TOP_UP_EVERY_S = 2.0
@@ -55,48 +61,98 @@ class Request:
     id_field: str = "id"
     limit: int | None = None
     strict: bool = False
+    prune: bool = False
     priority: int = 0
     max_failures: float | None = None
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request whose model was found, whose options fit it and whose source can be read."""
+    """A request whose models were found, whose options fit them and whose source can be read."""
 
     request: Request
-    spec: Spec
+    steps: tuple[StepRequest, ...]
     source: Source
     corpus: str
+
+    @property
+    def spec(self) -> Spec:
+        """The first step's."""
+        return self.steps[0].spec
 
 
 @dataclass(frozen=True)
 class Enqueued:
-    """A job as it stands once its source was read. `deferred` says why nothing was sent to the queue yet."""
+    """A job as it stands once its source was read. `deferred` says why nothing was sent to the queue yet.
+
+    `not_pruned`: what vanished was not marked, since the source may not have been read whole.
+    """
 
     id: int
     adopted: bool
     documents: int
     counts: Counts
     deferred: str | None
+    not_pruned: bool = False
 
 
 def prepare(settings: Settings, request: Request, stdin: BinaryIO | None = None) -> Prepared:
     """Check everything that can be checked before anything is stored.
 
-    Raises SourceError for the source, ModelError for the model, BadOption for the options, BadCorpusName.
+    Raises SourceError for the source, ModelError for the model, BadOption for the options or for the want of a model,
+    BadCorpusName.
     """
-    source = open_source(
-        request.source, SourceOptions(request.text_field, request.id_field, request.limit), stdin=stdin
-    )
-    pinned = models.pin(
-        request.model or models.DEFAULTS[request.task],
-        models_dir=settings.models_dir,
-        cache_dir=settings.cache_dir,
-        revision=request.revision,
-    )
-    config = models.read_config(pinned, models_dir=settings.models_dir)
-    spec = build_spec(request.task, pinned, request.options, config)
-    return Prepared(request, spec, source, _storable(request.corpus or _corpus_name(source, request.limit)))
+    if request.prune and request.limit is not None:
+        raise BadOption("--prune and --limit do not go together: what lies behind the limit has not vanished.")
+    source = open_source(request.source, reading(request, [request.options]), stdin=stdin)
+    spec = spec_of(settings, request.task, request.model, request.revision, request.options)
+    steps = (StepRequest(request.task, spec),)
+    return Prepared(request, steps, source, storable(request.corpus or _corpus_name(source, request.limit)))
+
+
+class Read(Protocol):
+    """How records are read: what a request and a pipeline's corpus both say."""
+
+    @property
+    def text_field(self) -> str: ...
+
+    @property
+    def id_field(self) -> str: ...
+
+    @property
+    def limit(self) -> int | None: ...
+
+
+def reading(read: Read, asked: Iterable[Options]) -> SourceOptions:
+    """How a source is to be read for steps of these options. Raises BadOption for a template that is none."""
+    templates = [prompts.check(options.prompt) for options in asked if options.prompt is not None]
+    wanted = {name for template in templates for name in template.fields}
+    for name, what in ((read.text_field, "text: write {text}"), (read.id_field, "id, which is no metadata")):
+        if name in wanted:
+            raise BadOption(f"--prompt: {{meta.{name}}} is the document's {what}.")
+    expected = tuple(dict.fromkeys(name for template in templates for name in template.expected))
+    return SourceOptions(read.text_field, read.id_field, expected, read.limit)
+
+
+def spec_of(settings: Settings, task: str, model: str | None, revision: str | None, options: Options) -> Spec:
+    """The spec of a task, its model found and pinned, the options held against it. Raises ModelError, BadOption."""
+    name = model or models.DEFAULTS.get(task)
+    if name is None:
+        raise BadOption(f"{task} has no model of its own: give one with --model.")
+    by_language = polyglot.parse(name)
+    if by_language is None:
+        pinned, config = _found(settings, name, revision)
+        return build_spec(task, pinned, options, config)
+    if revision is not None:
+        raise BadOption("--revision is of one model; with several, give the revision of each as its own folder.")
+    parts = {language: _found(settings, model, None) for language, model in by_language.items()}
+    return polyglot.build_spec(task, parts, options)
+
+
+def _found(settings: Settings, model: str, revision: str | None) -> tuple[models.Pinned, dict[str, Any]]:
+    """A model's exact weights and its config.json."""
+    pinned = models.pin(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)
+    return pinned, models.read_config(pinned, models_dir=settings.models_dir)
 
 
 def _corpus_name(source: Source, limit: int | None) -> str:
@@ -105,7 +161,8 @@ def _corpus_name(source: Source, limit: int | None) -> str:
     return name if limit is None else f"{name} (first {limit})"
 
 
-def _storable(corpus: str) -> str:
+def storable(corpus: str) -> str:
+    """The name, if a corpus can have it. Raises BadCorpusName."""
     try:
         if len(corpus.encode()) > MAX_NAME_BYTES or "\0" in corpus:
             raise BadCorpusName
@@ -143,41 +200,59 @@ def enqueue(
         JobRequest(
             corpus=prepared.corpus,
             source=prepared.source.name,
-            spec=prepared.spec,
+            steps=prepared.steps,
             options={"text_field": request.text_field, "id_field": request.id_field, "limit": request.limit},
             priority=request.priority,
             max_failures=request.max_failures,
         ),
     )
     progress.opened(job)
-    offer = _Offer(database, broker, job.lane)
-    total = ingest.sweep(database, job)
-    for chunk, rejected in _chunks(prepared.source):
+    seen = Seen() if request.prune else None
+    offer = _Offer(database, broker, job.lanes)
+    total = Counts()
+    for chunk, rejected in ahead(_chunks(prepared.source)):
         for one in rejected[:1] if request.strict else rejected:
             progress.rejected(one)
         if rejected and request.strict:
-            ingest.add(database, job, [], rejected[:1])  # so that `failures` lists what stopped it
+            ingest.add(database, job, Gathering().chunk(), rejected[:1])  # so that `failures` lists what stopped it
             jobs.halt(database, job.id, f"--strict: {rejected[0].place} was rejected")
             raise RecordRejected(f"{rejected[0].place}: {rejected[0].reason} (--strict stops at the first)")
-        total += ingest.add(database, job, chunk, rejected)
+        total += ingest.add(database, job, chunk, rejected, seen)
         faultpoints.reach("enqueue")
         progress.advanced(total)
         if total.planned:
             offer.now_and_then()
-    documents = ingest.end(database, job)
+    if seen is not None:
+        total += _prune(database, job, seen, total)
+    documents, others = ingest.end(database, job)
+    total += others
     jobs.finish(database, job.id)
     if total.planned or job.adopted:
         offer.now()
-    return Enqueued(job.id, job.adopted, documents, total, offer.deferred)
+    return Enqueued(
+        job.id, job.adopted, documents, total, offer.deferred, not_pruned=request.prune and _may_be_partial(total)
+    )
+
+
+def _prune(database: Database, job: OpenJob, seen: Seen, read: Counts) -> Counts:
+    """Mark what vanished from the source, unless it may only have been unreadable."""
+    if _may_be_partial(read):
+        log.warning("not_pruned job=%d rejected=%d records=%d", job.id, read.rejected, read.records)
+        return Counts()
+    return Counts(vanished=prune(database, job, seen))
+
+
+def _may_be_partial(read: Counts) -> bool:
+    return read.rejected > 0 or read.records == 0
 
 
 class _Offer:
     """Tops the queue up while a long source is read, and remembers why it could not."""
 
-    def __init__(self, database: Database, broker: Callable[[], Broker | None], lane: str) -> None:
+    def __init__(self, database: Database, broker: Callable[[], Broker | None], lanes: list[str]) -> None:
         self._database = database
         self._broker = broker
-        self._lane = lane
+        self._lanes = lanes
         self._due = 0.0
         self.deferred: str | None = None
 
@@ -189,33 +264,34 @@ class _Offer:
         try:
             broker = self._broker()
             if broker is not None:
-                top_up(self._database, broker, [self._lane])
+                top_up(self._database, broker, self._lanes)
             self.deferred = NO_QUEUE if broker is None else None
         except BrokerUnreachable as error:
             self.deferred = f"{error} The job is stored; a worker picks it up when Redis is back."
         self._due = time.monotonic() + TOP_UP_EVERY_S
 
 
-def _chunks(source: Source) -> Iterator[tuple[list[Incoming], list[Rejected]]]:
-    chunk: list[Incoming] = []
+def _chunks(source: Source) -> Iterator[tuple[Chunk, list[Rejected]]]:
+    gathered = Gathering()
     rejected: list[Rejected] = []
-    n_chars = 0
+    most = FIRST_CHUNK_RECORDS
     for seq, record in enumerate(source.records()):
         if isinstance(record, Record):
-            chunk.append(Incoming(record.key, record.text, record.meta, record.flags, seq))
-            n_chars += len(record.text)
+            gathered.put(record.key, record.text, record.meta, record.flags, seq)
         else:
             rejected.append(Rejected(record.where, record.reason, record.fatal))
-        if len(chunk) + len(rejected) >= CHUNK_RECORDS or n_chars >= CHUNK_CHARS:
-            yield chunk, rejected
-            chunk, rejected, n_chars = [], [], 0
-    if chunk or rejected:
-        yield chunk, rejected
+        if len(gathered) + len(rejected) >= most or gathered.n_chars >= CHUNK_CHARS:
+            yield gathered.chunk(), rejected
+            gathered, rejected, most = Gathering(), [], CHUNK_RECORDS
+    if gathered or rejected:
+        yield gathered.chunk(), rejected
 
 
 _OPTION_FIELDS = {f.name for f in fields(Options)}
 _REQUEST_FIELDS = {f.name for f in fields(Request)} - {"options"}
-_WHOLE_NUMBERS = {"beams", "max_new_tokens", "window_tokens", "limit", "priority"}
+_WHOLE_NUMBERS = {"beams", "max_new_tokens", "window_tokens", "top_k", "seed", "limit", "priority"}
+_SWITCHES = {"strict", "prune"}
+_NUMBERS = {"temperature", "top_p", "max_failures"}
 
 
 def parse_enqueue(arguments: dict[str, Any]) -> Request:
@@ -232,16 +308,18 @@ def parse_enqueue(arguments: dict[str, Any]) -> Request:
     if missing := sorted({"source", "task"} - given.keys()):
         raise BadMessage(f"docmill.enqueue needs {' and '.join(missing)}")
     for name, value in given.items():
-        if not isinstance(value, _type_of(name)) or (isinstance(value, bool) and name != "strict"):
+        if not isinstance(value, _type_of(name)) or (isinstance(value, bool) and name not in _SWITCHES):
             raise BadMessage(f"docmill.enqueue: {name} has a value of the wrong type")
         if isinstance(value, int | float) and abs(value) >= 2**31:
             raise BadMessage(f"docmill.enqueue: {name} is too large a number")
-    if given["task"] not in models.DEFAULTS:
-        raise BadMessage(f"docmill.enqueue: task is one of {', '.join(models.DEFAULTS)}")
+    if given["task"] not in families.KINDS:
+        raise BadMessage(f"docmill.enqueue: task is one of {', '.join(families.KINDS)}")
     if given.get("limit", 1) is not None and given.get("limit", 1) < 1:
         raise BadMessage("docmill.enqueue: limit is at least 1")
     if given["source"] == "-":
         raise BadMessage("docmill.enqueue cannot read standard input")
+    if given.get("stop") is not None:
+        given["stop"] = (given["stop"],)  # a message has plain values, so one text
     options = Options(**{name: value for name, value in given.items() if name in _OPTION_FIELDS})
     return Request(options=options, **{name: value for name, value in given.items() if name in _REQUEST_FIELDS})
 
@@ -251,9 +329,9 @@ def _type_of(name: str) -> Any:
         return str
     if name in _WHOLE_NUMBERS:
         return int if name == "priority" else int | None
-    if name == "max_failures":
+    if name in _NUMBERS:
         return int | float | None
-    return bool if name == "strict" else str | None
+    return bool if name in _SWITCHES else str | None
 
 
 def enqueue_message(settings: Settings, database: Database, broker: Broker, arguments: dict[str, Any]) -> None:

@@ -20,6 +20,8 @@ VERSION = 1
 KEY_PREFIX = "docmill:"
 SHARD_TASK = "docmill.shard"
 ENQUEUE_TASK = "docmill.enqueue"
+RUN_TASK = "docmill.pipeline"  # takes a pipeline's run further
+TASKS = (SHARD_TASK, ENQUEUE_TASK, RUN_TASK)
 ENQUEUE_LANE = "enqueue"
 MAX_BYTES = 65_536  # ours have about 1,500; a long path and every option fit
 
@@ -41,14 +43,27 @@ def shard_message(shard_id: int) -> dict[str, int]:
     return {"v": VERSION, "shard_id": shard_id}
 
 
+def run_message(run_id: int) -> dict[str, int]:
+    return {"v": VERSION, "run_id": run_id}
+
+
+def parse_run(arguments: dict[str, Any]) -> int:
+    """The id of a pipeline's run in a message's arguments. Raises BadMessage for what is not exactly one of ours."""
+    return _id_in(arguments, "run_id")
+
+
 def parse_shard(arguments: dict[str, Any]) -> int:
     """The shard id of a message's arguments. Raises BadMessage for anything that is not exactly one of ours."""
-    shard_id = arguments.get("shard_id")
-    if arguments.keys() != {"v", "shard_id"} or arguments["v"] != VERSION:
-        raise BadMessage(f"a shard's message has exactly v={VERSION} and shard_id, not {sorted(arguments)}")
-    if not isinstance(shard_id, int) or isinstance(shard_id, bool) or not 0 < shard_id < 2**63:
-        raise BadMessage("a shard's id is a positive whole number")
-    return shard_id
+    return _id_in(arguments, "shard_id")
+
+
+def _id_in(arguments: dict[str, Any], name: str) -> int:
+    value = arguments.get(name)
+    if arguments.keys() != {"v", name} or arguments["v"] != VERSION:
+        raise BadMessage(f"this message has exactly v={VERSION} and {name}, not {sorted(arguments)}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**63:
+        raise BadMessage(f"{name} is a positive whole number")
+    return value
 
 
 def rewrite(raw: bytes, origin: str) -> bytes:
@@ -58,8 +73,8 @@ def rewrite(raw: bytes, origin: str) -> bytes:
     """
     envelope = _object(_json(raw), "a message")
     headers = _object(envelope.get("headers"), "its headers")
-    if headers.get("task") not in (SHARD_TASK, ENQUEUE_TASK):
-        raise BadMessage("a message is for docmill.shard or docmill.enqueue")
+    if headers.get("task") not in TASKS:
+        raise BadMessage(f"a message is for one of {', '.join(TASKS)}")
     if envelope.get("content-type") != "application/json" or envelope.get("content-encoding") != "utf-8":
         raise BadMessage("a message's body is JSON in UTF-8")
     if headers.get("compression"):
@@ -67,6 +82,8 @@ def rewrite(raw: bytes, origin: str) -> bytes:
     arguments = _arguments(envelope)
     if headers["task"] == SHARD_TASK:
         arguments = shard_message(parse_shard(arguments))
+    elif headers["task"] == RUN_TASK:
+        arguments = run_message(parse_run(arguments))
     task_id = headers.get("id")
     if not isinstance(task_id, str) or not 0 < len(task_id) <= 255:
         raise BadMessage("a message's id is a short text")

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from storage.specs import Spec
+from worker.engines import opener
 from worker.errors import WorkerError
 from worker.settings import Settings
 
@@ -65,16 +66,11 @@ def main() -> None:
 
 
 def _measure(order: dict[str, Any]) -> Sample:
-    from functools import partial
-
-    from tasks.backends import open_backend
     from tasks.engine import Engine
     from tasks.errors import CannotServe
 
     settings, spec = Settings.model_validate(order["settings"]), Spec.from_json(order["spec"])
-    engine = Engine(
-        partial(open_backend, device=order["device"], models_dir=settings.models_dir, cache_dir=settings.cache_dir)
-    )
+    engine = Engine(opener(settings, order["device"]))
     engine.start()
     began = time.perf_counter()
     try:

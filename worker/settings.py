@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -12,11 +13,20 @@ from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from tasks import choice
 from worker import faultpoints, redisurl
 from worker.errors import SettingsError
 
 PREFIX = "DOCMILL_"
-LANES = ("summarize", "translate", "embed")
+LANES = ("summarize", "translate", "embed", "generate")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What docs/settings.md says of a setting beyond what its type and its default say themselves."""
+
+    default: str = ""
+    choices: tuple[str, ...] = ()
 
 
 def _data_home() -> Path:
@@ -28,31 +38,47 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
 
-    home: Annotated[Path, Field(description="Folder of the embedded store and of caches.")] = Field(
-        default_factory=_data_home
-    )
+    home: Annotated[
+        Path,
+        Field(description="Folder of the embedded store and of caches."),
+        Shown(default="`docmill` in `XDG_DATA_HOME`, else `~/.local/share/docmill`"),
+    ] = Field(default_factory=_data_home)
     database_url: Annotated[
         str | None,
-        Field(description="SQL store, sqlite:///FILE or postgresql://USER@HOST/NAME. Default: a file in the home."),
+        Field(description="SQL store: `sqlite:///FILE` or `postgresql://USER@HOST/NAME`."),
+        Shown(default="a SQLite file in the home"),
     ] = None
     redis_url: Annotated[
         str | None,
-        Field(description="Queue, redis://HOST:PORT/DB, rediss:// or unix:///SOCKET. Default: an embedded server."),
+        Field(description="Queue: `redis://HOST:PORT/DB`, `rediss://` (with TLS) or `unix:///SOCKET`."),
+        Shown(default="an embedded server"),
     ] = None
     models_dir: Annotated[
         Path | None, Field(description="Folder with models; `--model NAME` looks there before it asks a hub.")
     ] = None
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        Field(description="Precision where a command names none; auto is what the device does natively."),
+        Literal["auto", "float32", "bfloat16", "float16", "int8"],
+        Field(
+            description="Precision where a command names none: `auto` is what the device does natively, never int8."
+        ),
     ] = "auto"
-    device: Annotated[str, Field(description="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")] = "auto"
+    backend: Annotated[
+        str,
+        Field(description="What computes; `auto` is the best that is installed and takes the model."),
+        Shown(choices=choice.NAMES),
+    ] = choice.AUTO
+    device: Annotated[
+        str, Field(description="Where it computes: `auto`, `cpu`, `cuda`, or a list such as `cuda:0,cuda:1`.")
+    ] = "auto"
     lanes: Annotated[
-        tuple[str, ...], NoDecode, Field(description="Task kinds that a worker serves, separated by commas.")
+        tuple[str, ...],
+        NoDecode,
+        Field(description="Task kinds that a worker serves, separated by commas."),
+        Shown(default="all", choices=LANES),
     ] = LANES
     threads: Annotated[int, Field(ge=1, le=64, description="Shards in flight in each device process.")] = 3
     lease_s: Annotated[
-        float, Field(ge=1, description="Seconds after which the shards of a silent worker may be taken away.")
+        float, Field(ge=1, description="Seconds after which the shards of a silent worker may be taken over.")
     ] = 60.0
     upkeep_s: Annotated[float, Field(gt=0, description="Seconds between two rounds of upkeep.")] = 5.0
     drain_s: Annotated[
@@ -96,6 +122,13 @@ class Settings(BaseSettings):
     def _redis(cls, value: str | None) -> str | None:
         if value is not None and (problem := redisurl.problem(value)):
             raise ValueError(problem)
+        return value
+
+    @field_validator("backend")
+    @classmethod
+    def _known_backend(cls, value: str) -> str:
+        if value not in choice.NAMES:
+            raise ValueError(f"unknown backend {value!r}; there are {', '.join(choice.NAMES)}")
         return value
 
     @field_validator("fault")

@@ -20,7 +20,8 @@ from worker import faultpoints
 from worker.broker import Broker
 from worker.errors import BrokerUnreachable
 from worker.gate import Gate
-from worker.topup import top_up
+from worker.topup import Refill
+from worker.utilization import Reading
 from worker.watchdog import CUT
 
 log = logging.getLogger("docmill.shard")
@@ -61,9 +62,12 @@ class Process:
         self.lease_s = lease_s
         self._say = say
         self.gate = Gate()
+        self._refill = Refill(database, broker)
         self.draining = threading.Event()
         self._lock = threading.Lock()
         self._in_flight: dict[int, InFlight] = {}
+        self._worked_s = 0.0
+        self._working_since = 0.0
         self._runtimes: dict[bytes, int] = {}
         self._refused: set[int] = set()
 
@@ -117,8 +121,7 @@ class Process:
 
     def _carry_out(self, head: Head, claim: Claim) -> None:
         ours = InFlight(head, claim)
-        with self._lock:
-            self._in_flight[claim.shard_id] = ours
+        self._enter(ours)
         try:
             faultpoints.reach("claimed")
             ours.ticket = self._submit(head, claim)
@@ -142,8 +145,19 @@ class Process:
             reason = f"{type(error).__name__} in the worker; its log says more"
             upkeep.failed_attempt(self.database, claim, reason)
         finally:
-            with self._lock:
-                del self._in_flight[claim.shard_id]
+            self._leave(ours)
+
+    def _enter(self, ours: InFlight) -> None:
+        with self._lock:
+            if not self._in_flight:
+                self._working_since = time.monotonic()
+            self._in_flight[ours.claim.shard_id] = ours
+
+    def _leave(self, ours: InFlight) -> None:
+        with self._lock:
+            del self._in_flight[ours.claim.shard_id]
+            if not self._in_flight:
+                self._worked_s += time.monotonic() - self._working_since
 
     def _submit(self, head: Head, claim: Claim) -> Ticket:
         """Cut the texts, which the supervisor watches as it does a batch."""
@@ -193,7 +207,7 @@ class Process:
 
     def _top_up(self, lane: str) -> None:
         try:
-            top_up(self.database, self.broker, [lane])
+            self._refill.after_shard(lane)
         except (BrokerUnreachable, StorageError) as error:
             log.warning("top_up_failed error=%s", error)
 
@@ -211,6 +225,13 @@ class Process:
         with self._lock:
             tickets = [ours.ticket for ours in self._in_flight.values() if ours.ticket is not None]
         return sum(len(ticket.finished()) for ticket in tickets)
+
+    def reading(self) -> Reading:
+        """How much was computed since the start, and in how long with a shard in flight."""
+        with self._lock:
+            now, idle = time.monotonic(), not self._in_flight
+            working_s = self._worked_s + (0.0 if idle else now - self._working_since)
+        return Reading(now, working_s, self.engine.counters, idle)
 
     def drain(self) -> None:
         """Take nothing more, finish the batch on the device, commit what is finished and give the rest back."""

@@ -66,9 +66,14 @@ def restart_delay(idle_deaths: int) -> float:
 
 
 class Supervisor:
-    """Keeps one child per device alive, and the store moving. `run` blocks; `start` runs it on a thread."""
+    """Keeps one child per device alive, and the store moving. `run` blocks; `start` runs it on a thread.
 
-    def __init__(self, settings: Settings, database: Database, broker: Broker, devices: Sequence[str]) -> None:
+    `fires`: whether it starts pipelines that are due, as whoever works for others does.
+    """
+
+    def __init__(
+        self, settings: Settings, database: Database, broker: Broker, devices: Sequence[str], *, fires: bool = True
+    ) -> None:
         self.settings = settings
         self.database = database
         self.broker = broker
@@ -80,7 +85,7 @@ class Supervisor:
         self._stop = threading.Event()
         self._stop_now = threading.Event()
         self._watchdogs = {device: Watchdog(settings.hang_s, settings.batch_limit_s) for device in devices}
-        self._caretaker = Caretaker(database, broker, self.owner, settings.upkeep_s)
+        self._caretaker = Caretaker(database, broker, self.owner, settings.upkeep_s, fires=fires)
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:

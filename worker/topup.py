@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from storage import dispatch, jobs, upkeep
 from storage.database import Database
+from storage.dispatch import Lane
 from worker import faultpoints
 from worker.broker import Broker
 from worker.errors import BrokerUnreachable
@@ -25,9 +26,36 @@ def top_up(database: Database, broker: Broker, lanes: Iterable[str] | None = Non
     sent = 0
     for lane in dispatch.lanes(database):
         if wanted is None or lane.name in wanted:
-            broker.ping()  # so that nothing is marked as queued while Redis is away
-            sent += _send(database, broker, lane.name, dispatch.take(database, lane))
+            sent += _fill(database, broker, lane)
     return sent
+
+
+class Refill:
+    """Tops a lane up when half of its window is gone, so that most shards end with one question to Redis.
+
+    How large the window is was seen at the last top-up; upkeep tops up whatever is in the queue. Safe to share by
+    threads.
+    """
+
+    def __init__(self, database: Database, broker: Broker) -> None:
+        self._database = database
+        self._broker = broker
+        self._halves: dict[str, int] = {}
+
+    def after_shard(self, lane: str) -> None:
+        """Top the lane up if its queue is low. Raises BrokerUnreachable."""
+        half = self._halves.get(lane)
+        if half is not None and self._broker.depth(lane) >= half:
+            return
+        for found in dispatch.lanes(self._database):
+            if found.name == lane:
+                self._halves[lane] = found.window // 2
+                _fill(self._database, self._broker, found)
+
+
+def _fill(database: Database, broker: Broker, lane: Lane) -> int:
+    broker.ping()  # so that nothing is marked as queued while Redis is away
+    return _send(database, broker, lane.name, dispatch.take(database, lane))
 
 
 def _send(database: Database, broker: Broker, lane: str, shard_ids: list[int]) -> int:

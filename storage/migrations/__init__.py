@@ -2,61 +2,111 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError
 
 from storage.database import Database
-from storage.errors import SchemaOutOfDate
+from storage.errors import DatabaseBusy, SchemaOutOfDate
+from storage.schema import Compatibility
+
+T = TypeVar("T")
+
+_FOLDER = Path(__file__).parent
+_TRIES = 8
 
 _one_at_a_time = threading.Lock()  # Alembic keeps the context of a command in its modules' globals
 
 
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
-    config.set_main_option("path_separator", "os")
-    return config
-
-
 def head() -> str:
     """The revision that this version of docmill works with."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
-    assert revision is not None
-    return revision
+    return _known()[-1]
 
 
 def current(database: Database) -> str | None:
     """The revision that the database has, None where docmill never was."""
     with database.read() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return _revision(database, connection)
+
+
+def _revision(database: Database, connection: Connection) -> str | None:
+    """What Alembic noted. Read without Alembic, which takes longer to load than most commands take to run."""
+    look = "SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"
+    if not database.is_sqlite:
+        look = "SELECT to_regclass('alembic_version')"
+    if connection.exec_driver_sql(look).scalar() is None:
+        return None
+    revision: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return revision
 
 
 def upgrade(database: Database) -> tuple[str | None, str]:
-    """Bring the schema up to date; safe to run twice and by two at once. Returns the revisions before and after."""
-    before, after = current(database), head()
-    if before != after:
-        config = _config()
-        try:
-            with _one_at_a_time, database.engine.connect().execution_options(docmill_write=True) as connection:
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
-        except DBAPIError as error:
-            raise database.wrap(error) from error
+    """Bring the schema up to date; safe to run twice, by two at once, and while workers of the release before work.
+
+    Returns the revisions before and after. A database of a newer release that this one can work with is left as
+    it is. Raises SchemaOutOfDate for one that it cannot work with, DatabaseBusy when its tables were in use
+    throughout: a change that waits for a long read makes every other transaction wait behind it, so it gives up soon
+    and is tried again.
+    """
+    before, after = _patiently(lambda: current(database)), head()
+    if before == after:
+        return before, after
+    if before is not None and before not in _known():
+        require_current(database)
+        return before, before
+    _patiently(lambda: _upgrade(database))
     return before, after
 
 
+def _patiently(act: Callable[[], T]) -> T:
+    """What the act gives, tried again while somebody else is at work on the schema."""
+    for attempt in range(1, _TRIES):
+        with suppress(DatabaseBusy):
+            return act()
+        time.sleep(random.uniform(0.5, 1.0) * attempt)  # noqa: S311 - jitter
+    return act()
+
+
+def _upgrade(database: Database) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER))
+    config.set_main_option("path_separator", "os")
+    try:
+        with _one_at_a_time, database.engine.connect().execution_options(docmill_write=True) as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except DBAPIError as error:
+        raise database.wrap(error) from error
+
+
 def require_current(database: Database) -> None:
-    """Raise SchemaOutOfDate unless the database is at this version's revision."""
-    found = current(database)
-    if found is None:
-        raise SchemaOutOfDate(f"the database {database} has no docmill schema yet; run `docmill db upgrade`")
-    if found not in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}:
-        raise SchemaOutOfDate(f"the database {database} belongs to a newer docmill (revision {found})")
-    if found != head():
-        raise SchemaOutOfDate(f"the database {database} is at revision {found}; run `docmill db upgrade`")
+    """Raise SchemaOutOfDate unless this version can work with the database's schema: its own, or a newer one that
+    names this version's among those it is compatible with."""
+    with database.read() as connection:
+        found = _revision(database, connection)
+        if found is None:
+            raise SchemaOutOfDate(f"the database {database} has no docmill schema yet; run `docmill db upgrade`")
+        if found in _known() and found != head():
+            raise SchemaOutOfDate(f"the database {database} is at revision {found}; run `docmill db upgrade`")
+        # Read whatever the revision is: who lacks the right to shall learn it now, and not on the day of an upgrade.
+        oldest = connection.scalar(select(Compatibility.oldest))
+    if oldest not in _known():
+        raise SchemaOutOfDate(
+            f"the database {database} belongs to a newer docmill (revision {found}), which this one is too old for; "
+            "install the newer release"
+        )
+
+
+def _known() -> list[str]:
+    """All revisions up to this version's, by the names of their files: `0001_what_it_does.py`."""
+    return sorted(file.name.partition("_")[0] for file in (_FOLDER / "versions").glob("[0-9]*_*.py"))

@@ -8,13 +8,15 @@ from storage.readers.errors import (
     SourceUnreadable,
     SourceUnsupported,
 )
-from storage.readers.records import Record, Rejection, SourceOptions
-from storage.readers.sources import Source, open_source
+from storage.readers.files import Source
+from storage.readers.records import Record, Rejection, Row, SourceOptions
+from storage.readers.sources import open_queries, open_source
 
 __all__ = [
     "FieldUnknown",
     "Record",
     "Rejection",
+    "Row",
     "Source",
     "SourceEmpty",
     "SourceError",
@@ -22,5 +24,6 @@ __all__ = [
     "SourceOptions",
     "SourceUnreadable",
     "SourceUnsupported",
+    "open_queries",
     "open_source",
 ]

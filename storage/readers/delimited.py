@@ -12,8 +12,8 @@ from itertools import chain
 from typing import BinaryIO
 
 from storage.normalize import bom_length, decode
-from storage.readers.errors import FieldUnknown, SourceUnreadable
-from storage.readers.records import Rejection, Row, Rows, SourceOptions, listed, misnamed, too_long
+from storage.readers.errors import SourceUnreadable
+from storage.readers.records import Rejection, Row, Rows, SourceOptions, check_columns, misnamed, too_long
 from storage.readers.streams import lines
 
 # Python's csv module holds four bytes for each character of a field, and grows by doubling.
@@ -123,12 +123,7 @@ def _header(reader: Iterator[list[str]], name: str, options: SourceOptions) -> l
     header = next(filter(None, reader), None)
     if header is None:
         return None
-    if len(set(header)) != len(header):
-        twice = {column for column in header if header.count(column) > 1}
-        raise FieldUnknown(f"{name}: more than one column is named {listed(sorted(twice))}")
-    wrong = misnamed([header], options)
-    if wrong is not None:
-        raise FieldUnknown(f"{name}: {wrong}")
+    check_columns(header, name, options)
     return header
 
 

@@ -3,7 +3,8 @@
 SourceError (a StorageError)
 ├── SourceMissing        no such file or folder
 ├── SourceUnreadable     no rights, a pipe, a device, or not UTF-8
-├── SourceUnsupported    a kind of file that no reader takes
+├── SourceUnsupported    it lacks a library, or what it needs to be read
+│   └── KindUnknown      a kind of file that no reader takes
 ├── SourceEmpty          a folder without a document
 └── FieldUnknown         no record has the field that was named, or two columns share a name
 """
@@ -26,6 +27,10 @@ class SourceUnreadable(SourceError):
 
 
 class SourceUnsupported(SourceError):
+    """It cannot be read here, or not in this way."""
+
+
+class KindUnknown(SourceUnsupported):
     """No reader takes this kind of file."""
 
 

@@ -10,10 +10,8 @@ from typing import Any, BinaryIO, NoReturn
 import orjson
 
 from storage.normalize import bom_length, decode
-from storage.readers.records import Rejection, Row, Rows, SourceOptions, too_long
+from storage.readers.records import MAX_DEPTH, Rejection, Row, Rows, SourceOptions, too_long
 from storage.readers.streams import lines
-
-MAX_DEPTH = 100  # far below what Python and the databases can nest
 
 _NESTED = (dict, list)
 

@@ -13,18 +13,24 @@ MAX_ID_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 by
 MAX_FLOAT_ID = (
     2.0**53
 )  # from here on several numbers are one 64-bit float, and a second document would replace the first
+MAX_DEPTH = 100  # of nested values: far below what Python and the databases can nest
 HEAD_ROWS = 100
 _SHOWN_FIELDS = 20
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How a source is read. A record longer than `max_record_bytes` is rejected without being held in memory."""
+    """How a source is read. A record longer than `max_record_bytes` is rejected without being held in memory.
+
+    `meta_fields` are those that a prompt reads, besides the text.
+    """
 
     text_field: str = "text"
     id_field: str = "id"
+    meta_fields: tuple[str, ...] = ()
     limit: int | None = None
     max_record_bytes: int = 256 * 2**20
+    one_of_many: bool = False  # of the files of one source: an id says nothing outside of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,8 @@ def document(row: Row, name: str, options: SourceOptions) -> Record | Rejection:
         return Rejection(row.where, _why_no_text(fields, options.text_field))
     text = fields.pop(options.text_field)
     key = fields.pop(options.id_field, None)
-    if key is None or key == "":
+    named = key is not None and key != ""
+    if not named:
         key = f"{name}:{row.number}"
     elif isinstance(key, float) and abs(key) >= MAX_FLOAT_ID:
         return Rejection(
@@ -86,13 +93,15 @@ def document(row: Row, name: str, options: SourceOptions) -> Record | Rejection:
         key = str(key)
     elif not isinstance(key, str):
         return Rejection(row.where, f'"{options.id_field}" is {_kind(key)}, not a string or a number')
+    if named and options.one_of_many:
+        key = f"{name}#{key}"
     if len(key) * 4 > MAX_ID_BYTES and len(key.encode()) > MAX_ID_BYTES:
         return Rejection(row.where, id_too_long(key))
     return Record(key, text, fields, flags, row.where)
 
 
 def misnamed(head: Sequence[Collection[str]], options: SourceOptions) -> FieldUnknown | None:
-    """The error of a wrong `--text-field` or `--id-field`, from the field names of the first records: all lack it.
+    """The error of a field that was asked for, from the field names of the first records: all lack it.
 
     A default `id` may be missing, since a record without one gets a number; one that was asked for may not.
     """
@@ -103,7 +112,33 @@ def misnamed(head: Sequence[Collection[str]], options: SourceOptions) -> FieldUn
         if head and not any(field in names for names in head):
             found = listed(dict.fromkeys(name for names in head for name in names))
             return FieldUnknown(f'no record has a field "{field}"; it has {found}: name one with {option}')
+    for field in options.meta_fields:
+        if head and not any(field in names for names in head):
+            names = dict.fromkeys(name for names in head for name in names)
+            found = listed(name for name in names if name not in {options.text_field, options.id_field})
+            return FieldUnknown(
+                f'none of the first records has a field "{field}" for the prompt; there is {found}. '
+                f"Where few records have it, write {{meta.{field}?}}"
+            )
     return None
+
+
+def without_metadata(name: str, options: SourceOptions) -> None:
+    """Raises FieldUnknown where a prompt reads metadata of documents that have none."""
+    if options.meta_fields:
+        raise FieldUnknown(
+            f"{name} has texts alone and no metadata; {{meta.{options.meta_fields[0]}}} in a prompt would be nothing"
+        )
+
+
+def check_columns(columns: Sequence[str], name: str, options: SourceOptions) -> None:
+    """Raises FieldUnknown for a table's columns that lack the text, or of which two have one name."""
+    if len(set(columns)) != len(columns):
+        twice = {column for column in columns if columns.count(column) > 1}
+        raise FieldUnknown(f"{name}: more than one column is named {listed(sorted(twice))}")
+    wrong = misnamed([columns], options)
+    if wrong is not None:
+        raise FieldUnknown(f"{name}: {wrong}")
 
 
 def listed(names: Iterable[str]) -> str:

@@ -1,35 +1,27 @@
-"""Sources: a file, a folder or standard input as records, and the choice between them."""
+"""Sources: the choice between them. Where a kind of source lives is one line of a table here."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+import re
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from io import BufferedReader
-from itertools import chain, islice
-from pathlib import Path
-from typing import BinaryIO, Protocol
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+from urllib.parse import unquote
 
-from storage.normalize import is_utf16
-from storage.readers import delimited, jsonl
-from storage.readers.errors import SourceMissing, SourceUnreadable, SourceUnsupported
+from storage.readers import arrow, delimited, jsonl, parquet, plain, plugins, remote
+from storage.readers.archives import ArchiveSource, members_of
+from storage.readers.dataset import SCHEME, open_dataset, parse
+from storage.readers.documents import TEXT, DocumentSource, missing, suffixes
+from storage.readers.errors import KindUnknown, SourceMissing
+from storage.readers.files import Content, FileSource, RowReader, Source, StreamSource, on_disk
 from storage.readers.folder import FolderSource
-from storage.readers.records import HEAD_ROWS, Record, Rejection, Row, Rows, SourceOptions, document, misnamed
-from storage.readers.streams import (
-    BrokenStream,
-    Counted,
-    Decompressor,
-    Gunzip,
-    Unzstd,
-    buffered,
-    is_folder,
-    open_regular,
-    printable,
-)
-
-RowReader = Callable[[BinaryIO, str, SourceOptions], Rows]
+from storage.readers.parts import parts_in
+from storage.readers.patterns import FilesSource, Pattern, is_pattern
+from storage.readers.query import SQLITE, QuerySource, sqlite_file
+from storage.readers.records import SourceOptions, without_metadata
+from storage.readers.streams import Decompressor, Gunzip, Unzstd, is_folder
 
 # A new kind of file is one function that turns its bytes into rows, and one line here.
 FORMATS: dict[str, RowReader] = {
@@ -37,25 +29,25 @@ FORMATS: dict[str, RowReader] = {
     ".ndjson": jsonl.rows,
     ".csv": delimited.rows,
     ".tsv": partial(delimited.rows, delimiter="\t"),
+    ".parquet": parquet.rows,
+    ".arrow": arrow.rows,
+    ".feather": arrow.rows,
 }
+# A new kind of what is no file is what takes a URL and gives a source, and one line here.
+SCHEMES: dict[str, Callable[[str, SourceOptions], Source]] = {
+    "sqlite": QuerySource,
+    "postgresql": QuerySource,
+    "postgresql+psycopg": QuerySource,
+    SCHEME: open_dataset,
+}
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 COMPRESSIONS: dict[str, Callable[[], Decompressor]] = {".gz": Gunzip, ".zst": Unzstd}
-READABLE = ".jsonl, .csv and .tsv files (also .gz or .zst), a folder of .txt and .md files, and - for JSON lines"
-
-
-class Source(Protocol):
-    """A corpus as it comes in. `name` is canonical: an absolute path, or `-`."""
-
-    name: str
-
-    @property
-    def bytes_read(self) -> int:
-        """How far the reading is, in bytes as they lie on disk, to be held against `size_bytes()`."""
-
-    def size_bytes(self) -> int | None:
-        """None where nobody can know."""
-
-    def records(self) -> Iterator[Record | Rejection]:
-        """Every record in order, lazily. A folder or file can be read again; standard input only once."""
+READABLE = (
+    ".jsonl, .csv and .tsv files, .txt and .md (also .gz or .zst), .parquet, .arrow, .feather, a folder, "
+    "a pattern with * or ?, a .zip or a .tar (.gz, .zst) of texts (with the extra 'formats' also HTML, PDF, office, "
+    "e-book and mail files and .mbox), a URL of any such file, a data set (datasets://OWNER/NAME?split=train), a "
+    "query (sqlite:///FILE?SELECT …, postgresql://USER@HOST/NAME?SELECT …), and - for JSON lines"
+)
 
 
 def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None = None) -> Source:
@@ -64,122 +56,83 @@ def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None =
     Raises SourceMissing, SourceUnreadable, SourceUnsupported, SourceEmpty and FieldUnknown.
     """
     if source == "-":
-        return StreamSource(sys.stdin.buffer if stdin is None else stdin, options)
+        return StreamSource(stdin, options)
     if not source:
         raise SourceMissing("the source is empty: name a file, a folder, or - for standard input")
-    path = Path(source)
+    if (scheme := scheme_of(source)) is not None:
+        if (open_url := SCHEMES.get(scheme) or plugins.opener(scheme)) is not None:
+            return open_url(source, options)
+        if scheme != "file":
+            content = remote.content(source)
+            return open_content(content, content.place, options)
+    path = path_of(source) or Path(source)
     if is_folder(path):
+        parts = parts_in(path)
+        if parts is not None:
+            return FilesSource(parts, options, open_file)
+        without_metadata(source, options)
         return FolderSource(path, options)
-    return FileSource(path, options)
+    if is_pattern(source):
+        return FilesSource(Pattern(source), replace(options, one_of_many=True), open_file)
+    return open_file(path, options)
 
 
-class FileSource:
-    """One file, plain or compressed, read by the reader that its name asks for."""
+def open_queries(queries: str, *, stdin: BinaryIO | None = None) -> Source:
+    """The reader for a file of queries: a .txt file with one a line, or whatever holds records that have a "text".
 
-    def __init__(self, path: Path, options: SourceOptions) -> None:
-        with open_regular(path) as file:  # what is missing or unreadable comes before what is unsupported
-            self._size_bytes = file.seek(0, os.SEEK_END)
-        self._path = path.resolve()
-        self._options = options
-        self._read_rows, self._decompressor = _reader(path)
-        self._file_name = printable(path.name)
-        self.name = printable(self._path)
-        with closing(self._rows()) as rows:
-            _check_names(rows, options)
-        self._counted: Counted | None = None
-
-    @property
-    def bytes_read(self) -> int:
-        return self._counted.bytes_read if self._counted else 0
-
-    def size_bytes(self) -> int | None:
-        return self._size_bytes
-
-    def records(self) -> Iterator[Record | Rejection]:
-        with closing(self._rows()) as rows:
-            yield from _documents(rows, self._file_name, self._options)
-
-    def _rows(self) -> Rows:
-        with open_regular(self._path) as file:
-            self._counted = Counted(file)
-            stream = buffered(self._counted, self._decompressor and self._decompressor())
-            yield from _until_broken(self._read_rows, stream, self._file_name, self._options, self._counted)
+    Raises what `open_source` does.
+    """
+    path, name = Path(queries), queries.lower()
+    for suffix, decompressor in {"": None, **COMPRESSIONS}.items():
+        if name.endswith(f".txt{suffix}"):
+            return FileSource(on_disk(path), plain.rows, decompressor, SourceOptions())
+    source = open_source(queries, SourceOptions(), stdin=stdin)
+    if isinstance(source, DocumentSource):
+        others = "these are: .jsonl, .csv, .tsv, .txt (also .gz or .zst), .parquet"
+        raise KindUnknown(f"{source.name} is not a file of queries, but one document; {others}")
+    return source
 
 
-class StreamSource:
-    """JSON lines from standard input; the records that were looked at are kept and given first."""
-
-    name = "-"
-
-    def __init__(self, stream: BinaryIO, options: SourceOptions) -> None:
-        self._options = options
-        self._counted = Counted(stream)
-        self._rows = _until_broken(jsonl.rows, buffered(self._counted), self.name, options, self._counted)
-        self._peeked = _check_names(self._rows, options)
-
-    @property
-    def bytes_read(self) -> int:
-        return self._counted.bytes_read
-
-    def size_bytes(self) -> int | None:
-        """None: nobody knows how much will come."""
-        return None
-
-    def records(self) -> Iterator[Record | Rejection]:
-        peeked, self._peeked = self._peeked, []
-        return _documents(chain(peeked, self._rows), self.name, self._options)
+def scheme_of(source: str) -> str | None:
+    """Of a source that is a URL, in lower case; None for a path."""
+    found = _SCHEME.match(source)
+    return found[1].lower() if found else None
 
 
-def _reader(path: Path) -> tuple[RowReader, Callable[[], Decompressor] | None]:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    decompressor = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
+def path_of(source: str) -> Path | None:
+    """Where on this machine a source lies, whatever it is there; None where it is elsewhere, or standard input."""
+    scheme = scheme_of(source)
+    if scheme == SQLITE:
+        return sqlite_file(source)
+    if scheme == SCHEME:
+        return parse(source).folder
+    if scheme == "file":
+        return Path(unquote(source.partition("://")[2]))
+    return None if scheme is not None or source == "-" else Path(source)
+
+
+def open_file(path: Path, options: SourceOptions, place: str | None = None) -> Source:
+    """The reader for one file on a disk; `place` is what it is called in keys and messages, unless by its name."""
+    return open_content(on_disk(path, place), path.name, options)
+
+
+def open_content(content: Content, file_name: str, options: SourceOptions) -> Source:
+    """The reader for one file of records or of documents, or that is one document, by its name."""
+    if (members := members_of(file_name)) is not None:
+        without_metadata(content.place, options)
+        return ArchiveSource(content, options, members)
+    parts = [suffix.lower() for suffix in PurePosixPath(file_name).suffixes]
+    decompressor = COMPRESSIONS.get(parts[-1]) if parts else None
+    if decompressor is None and parts and parts[-1] in suffixes():
+        without_metadata(content.place, options)
+        return DocumentSource(content, options)
     if decompressor is not None:
-        suffixes.pop()
-    if not suffixes or suffixes[-1] not in FORMATS:
-        raise SourceUnsupported(f"{printable(path.name)} is not a kind of file that is read; these are: {READABLE}")
-    return FORMATS[suffixes[-1]], decompressor
-
-
-def _check_names(rows: Rows, options: SourceOptions) -> list[Row | Rejection]:
-    """What was read until a record with the fields that were named. Raises FieldUnknown where none comes."""
-    peeked: list[Row | Rejection] = []
-    names: list[list[str]] = []
-    for row in islice(rows, HEAD_ROWS):
-        peeked.append(row)
-        if isinstance(row, Row):
-            names.append(list(row.fields))
-            if misnamed(names, options) is None:
-                return peeked
-    if (error := misnamed(names, options)) is not None:
-        raise error
-    return peeked
-
-
-def _until_broken(
-    read_rows: RowReader, stream: BufferedReader, name: str, options: SourceOptions, counted: Counted
-) -> Rows:
-    """The stream's rows; where it breaks off, a fatal rejection that says after which."""
-    last = ""
-    try:
-        if is_utf16(stream.peek(2)):
-            raise SourceUnreadable(f"{name} is UTF-16; only UTF-8 is read")
-        for row in read_rows(stream, name, options):
-            last = row.where
-            yield row
-    except (BrokenStream, OSError) as error:
-        reason = str(error) if isinstance(error, BrokenStream) else f"it cannot be read on: {error.strerror}"
-        after = f"after {last}" if last else "at its beginning"
-        yield Rejection(f"{name}@{counted.bytes_read}", f"{reason}, {after}; nothing more was read", fatal=True)
-
-
-def _documents(rows: Iterable[Row | Rejection], name: str, options: SourceOptions) -> Iterator[Record | Rejection]:
-    left = options.limit
-    if left == 0:
-        return
-    for row in rows:
-        item = document(row, name, options) if isinstance(row, Row) else row
-        yield item
-        if left is not None and isinstance(item, Record):
-            left -= 1
-            if left == 0:
-                return
+        parts.pop()
+        if parts and parts[-1] in TEXT:
+            without_metadata(content.place, options)
+            return DocumentSource(content, options, decompressor)
+    read_rows = FORMATS.get(parts[-1]) or plugins.row_reader(parts[-1]) if parts else None
+    if read_rows is None:
+        others = f"these are: {READABLE}{missing(parts[-1:])}"
+        raise KindUnknown(f"{content.place} is not a kind of file that is read; {others}")
+    return FileSource(content, read_rows, decompressor, options)

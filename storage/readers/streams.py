@@ -35,6 +35,10 @@ class BrokenStream(Exception):
     """The compressed data ends early or is damaged; what came before it was given."""
 
 
+class BrokenTransfer(BrokenStream):
+    """The bytes come from elsewhere, and do not come any more."""
+
+
 def kind(mode: int) -> str:
     """What a file is, by its mode: "a file", "a pipe", "a device" …"""
     return next((name for test, name in _KINDS if test(mode)), "a file")
@@ -153,6 +157,7 @@ class Counted(RawIOBase):
     """A stream that counts what was read of it, for a progress bar. Closing it leaves the stream alone."""
 
     def __init__(self, stream: FileIO | BinaryIO) -> None:
+        self._stream = stream
         # A pipe gives what it has, rather than keeping its reader until a whole buffer is full.
         self._read_into = getattr(stream, "readinto1", None) or stream.readinto  # type: ignore[union-attr]
         self.bytes_read = 0
@@ -164,6 +169,15 @@ class Counted(RawIOBase):
         n = self._read_into(buffer) or 0
         self.bytes_read += n
         return n
+
+    def seekable(self) -> bool:
+        return self._stream.seekable()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
 
 
 class Inflated(RawIOBase):

@@ -7,24 +7,33 @@ take one batch at a time. Importing this module imports no model library; openin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from storage.specs import Spec
+from tasks import choice, families
 from tasks.batches import Budget
-from tasks.errors import BadOption, CannotServe, ModelError
+from tasks.errors import BadOption, CannotServe, ModelError, Unsuited
 from tasks.outputs import Output
 from tasks.pool import Item
 from tasks.recipes import Traits
 from tasks.windows import Encoded
+
+log = logging.getLogger("docmill.backends")
 
 
 class Source(Protocol):
     """Where a backend gets its windows. Called from the device thread only."""
 
     def take(self, budget: Budget) -> Sequence[Item[Any]]:
-        """The next windows, within the budget; empty when the backend should finish and return."""
+        """The next windows, within the budget; empty when the backend should finish what it has and return.
+
+        A backend with windows in flight may ask again later, and does so as long as it computes: a budget of no rows
+        gives nothing, and shows that it is alive.
+        """
 
 
 class Backend(Protocol):
@@ -50,10 +59,21 @@ class Backend(Protocol):
         """Give the device's memory back."""
 
 
-def open_backend(spec: Spec, *, device: str, models_dir: Path | None, cache_dir: Path) -> Backend:
-    """Load the model of a spec onto a device (``cpu``, ``cuda:0``); raises CannotServe with the reason."""
-    from tasks import models, null
+def open_backend(
+    spec: Spec, *, device: str, models_dir: Path | None, cache_dir: Path, backend: str = choice.AUTO
+) -> Backend:
+    """Load the model of a spec onto a device (``cpu``, ``cuda:0``); raises CannotServe with the reason.
 
+    ``backend`` is a name of ``choice.NAMES``: the one that must do it, or the best that is installed and can.
+    """
+    from tasks import detection, models, null, polyglot
+
+    detection.require_for(spec)
+    if specs := polyglot.specs_of(spec):
+        from tasks.backends.polyglot import PolyglotBackend
+
+        one = partial(open_backend, device=device, models_dir=models_dir, cache_dir=cache_dir, backend=backend)
+        return PolyglotBackend(specs, one)
     pinned = models.Pinned(spec.model, spec.revision)
     try:
         if null.is_null(spec.model):
@@ -61,13 +81,8 @@ def open_backend(spec: Spec, *, device: str, models_dir: Path | None, cache_dir:
 
             return NullBackend(spec, device=device)
         folder = models.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
-        if spec.kind == "embed":
-            from tasks.backends.sentence import SentenceBackend
-
-            return SentenceBackend(spec, folder, device=device, cache_dir=cache_dir)
-        from tasks.backends.seq2seq import Seq2SeqBackend
-
-        return Seq2SeqBackend(spec, folder, device=device, cache_dir=cache_dir)
+        config = models.read_config(pinned, models_dir=models_dir)
+        return _first_suited(spec, folder, config, device=device, cache_dir=cache_dir, asked=backend)
     except CannotServe:
         raise
     except (ModelError, BadOption) as error:
@@ -75,3 +90,69 @@ def open_backend(spec: Spec, *, device: str, models_dir: Path | None, cache_dir:
     except Exception as error:  # whatever a model library raises on files it cannot read
         reason = " ".join(str(error).split())[:500]
         raise CannotServe(f"{spec.model} cannot be loaded: {type(error).__name__}: {reason}") from error
+
+
+def _first_suited(
+    spec: Spec, folder: Path, config: Mapping[str, Any], *, device: str, cache_dir: Path, asked: str
+) -> Backend:
+    family = families.family(config)
+    what = {"quality": spec.quality, "device": device, "model_type": str(config.get("model_type", ""))}
+    names = choice.candidates(spec.kind, family, present=choice.installed(), asked=asked, **what)
+    reason: CannotServe | None = None
+
+    def opened(name: str) -> Any:  # those for embeddings say more than a Backend does
+        return _class_of(name, spec.kind, family)(spec, folder, device=device, cache_dir=cache_dir)
+
+    if spec.kind == "embed" and len(names) > 1:
+        from tasks.backends.encoder.contest import fastest, subject
+
+        ahead: Backend = fastest(names, opened, cache_dir / "backends", subject(spec, device, names))
+        return ahead
+    for name in names:
+        try:
+            suited: Backend = opened(name)
+        except Unsuited as error:
+            log.info("backend_unsuited backend=%s spec=%s reason=%s", name, spec, error)
+            reason = error
+        else:
+            return suited
+    if reason is not None:
+        raise reason
+    extra = choice.extra_for(spec.kind, family, **what)
+    hint = (
+        f"; pip install 'docmill[{extra}]'"
+        if extra is not None and asked in {choice.AUTO, extra.partition("-")[0]}
+        else ""
+    )
+    precision = f"This worker's backend has no {spec.quality} precision"
+    wanted = f"The backend {asked} does not {spec.kind} with {spec.model} here" if asked != choice.AUTO else precision
+    raise CannotServe(f"{wanted}{hint}.")
+
+
+def _class_of(name: str, kind: str, family: families.Family | None) -> Callable[..., Backend]:
+    """The backend's class; importing it imports its library."""
+    if name == "vllm":
+        from tasks.backends.decoder_only.vllm_engine import VllmBackend
+
+        return VllmBackend
+    if name == "openvino":
+        from tasks.backends.encoder.openvino_embed import OpenVinoBackend
+
+        return OpenVinoBackend
+    if name == "transformers" and kind == "embed":
+        from tasks.backends.encoder.sentence import SentenceBackend
+
+        return SentenceBackend
+    if name == "transformers" and (kind == "generate" or family is families.Family.DECODER):
+        from tasks.backends.decoder_only.causal import CausalBackend
+
+        return CausalBackend
+    if name == "transformers":
+        from tasks.backends.encoder_decoder.seq2seq import Seq2SeqBackend
+
+        return Seq2SeqBackend
+    if name == "ctranslate2":
+        from tasks.backends.encoder_decoder.ctranslate import CTranslateBackend
+
+        return CTranslateBackend
+    raise AssertionError(name)

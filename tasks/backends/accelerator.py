@@ -74,9 +74,8 @@ def quiet() -> Iterator[None]:
 
 def runtime(backend: str, device: str, dtype: torch.dtype) -> dict[str, Any]:
     """The device's name, precision, backend and versions: one row of the runtime table."""
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu_name()
     return {
-        "device": f"{device} {name}".strip(),
+        "device": device_name(device),
         "precision": str(dtype).removeprefix("torch."),
         "backend": backend,
         "versions": {
@@ -85,6 +84,12 @@ def runtime(backend: str, device: str, dtype: torch.dtype) -> dict[str, Any]:
             "python": platform.python_version(),
         },
     }
+
+
+def device_name(device: str) -> str:
+    """The device as it was asked for, and what it is."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu_name()
+    return f"{device} {name}".strip()
 
 
 def release(device: str) -> None:

@@ -1,10 +1,18 @@
-"""Weights kept as pickles, once converted to safetensors: nothing else is ever loaded."""
+"""What is made of a model's files once and kept in the cache.
+
+Weights kept as pickles become safetensors here: nothing else is ever loaded. Other formats have modules of their own,
+which make them through ``made_once``.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
 import shutil
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +20,56 @@ import torch
 from safetensors.torch import save_file
 
 from tasks.errors import CannotServe
-from tasks.weights import folder_files
+from tasks.weights import folder_files, hash_of
+
+log = logging.getLogger("docmill.backends")
+
+_PROOF = "fingerprint"
+
+
+def made_once(ready: Path, build: Callable[[Path], None], cache_dir: Path) -> Path:
+    """The folder ``ready``, whole: as it was made earlier, or filled by ``build`` now.
+
+    ``build`` gets a new, empty folder. Of several processes that ask at once one builds and the others wait. A folder
+    that is not whole is made again. Raises what ``build`` does.
+    """
+    if _whole(ready, cache_dir):
+        return ready
+    with _alone(ready.with_name(f"{ready.name}.lock")):
+        if _whole(ready, cache_dir):
+            return ready
+        building = ready.with_name(f"{ready.name}.{uuid.uuid4().hex}")
+        try:
+            building.mkdir(parents=True)
+            build(building)
+            (building / _PROOF).write_text(hash_of(building, _files(building), cache_dir))
+            if ready.exists():
+                log.warning("conversion.damaged folder=%s", ready)
+                shutil.rmtree(ready)
+            building.rename(ready)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    return ready
+
+
+def _whole(folder: Path, cache_dir: Path) -> bool:
+    try:
+        return (folder / _PROOF).read_text() == hash_of(folder, _files(folder), cache_dir)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _files(folder: Path) -> list[str]:
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return sorted(name for name in names if name != _PROOF)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # given up when the file is closed, by whatever end of the process too
+        yield
 
 
 def safe_folder(folder: Path, revision: str, cache_dir: Path) -> Path:

@@ -29,7 +29,8 @@ _BUDGET = Budget(tokens=4096, rows=64)
 
 
 class NullBackend:
-    """A token is a word. A translation is the text, a summary its first words, a vector its hash.
+    """A token is a word. A translation is the text, as is what is generated, a summary its first words, a vector its
+    hash.
 
     The other options are taken and change nothing. ``sleep`` is called with the seconds that a batch would take
     at the pace of the model's name.

@@ -32,11 +32,12 @@ class StaticLoop:
         while batch := source.take(self.budget):
             yield from self._batch(batch)
 
-    def _batch(self, batch: Items) -> Iterator[Computed]:
+    def settle(self, batch: Items, compute: Callable[[], Sequence[Output]]) -> Iterator[Computed]:
+        """The outputs of a batch that ``compute`` knows of, or what becomes of its windows where that fails."""
         # Retries happen outside the except blocks, whose traceback would keep the failed tensors alive.
         error: Exception
         try:
-            outputs = self._compute(batch)
+            outputs = compute()
             assert len(outputs) == len(batch)
         except DeviceLost:
             raise
@@ -48,12 +49,19 @@ class StaticLoop:
             self._proven = True
             yield from zip((item.id for item in batch), outputs, strict=True)
             return
+        yield from self.recover(batch, error)
+
+    def recover(self, batch: Items, error: Exception) -> Iterator[Computed]:
+        """The outputs of windows that could not be computed together, after what that raised."""
         if isinstance(error, OutOfMemory):
             yield from self._halves(batch)
         elif len(batch) == 1:
             yield batch[0].id, failure(error, Reason.DOCUMENT if self._proven else Reason.MODEL)
         else:
             yield from self._one_by_one(batch)
+
+    def _batch(self, batch: Items) -> Iterator[Computed]:
+        return self.settle(batch, lambda: self._compute(batch))
 
     def _halves(self, batch: Items) -> Iterator[Computed]:
         if len(batch) == 1:

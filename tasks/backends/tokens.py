@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,15 +19,23 @@ _PORTION_CHARS = 500_000
 
 
 class Tokens:
-    """A transformers tokenizer with words put before every text.
+    """A transformers tokenizer with words put before every text, and after it.
+
+    Between two strings a text stands without white space at its ends. ``special_tokens`` are added unless the words
+    bring the model's own with them, as a chat template's do.
 
     Truncation and padding are switched off once, here: a fast tokenizer then keeps no state between calls, and
     its use from several threads is safe.
     """
 
-    def __init__(self, tokenizer: Any, prefix: str = "") -> None:
+    def __init__(
+        self, tokenizer: Any, prefix: str = "", *, suffix: str | None = None, special_tokens: bool = True
+    ) -> None:
         self.tokenizer = tokenizer
         self.prefix = prefix
+        self._suffix = suffix
+        self._special_tokens = special_tokens
+        self._label: tuple[int, int] | None = None
         fast = getattr(tokenizer, "backend_tokenizer", None)
         if fast is not None:
             fast.no_truncation()
@@ -35,6 +45,19 @@ class Tokens:
         self.stated_limit = int(limit) if limit else None
         tokenizer.model_max_length = int(1e30)
         self.overhead = self.encode([""])[0].tokens
+
+    def framed(self, prefix: str, suffix: str | None = None) -> Tokens:
+        """The same tokenizer with other words around every text."""
+        other = copy.copy(self)
+        other.prefix, other._suffix = prefix, suffix
+        other.overhead = other.encode([""])[0].tokens
+        return other
+
+    def labelled(self, place: int, token: int) -> Tokens:
+        """The same tokenizer with another special token at a place, counted from the end where negative."""
+        other = copy.copy(self)
+        other._label = (place, token)
+        return other
 
     @property
     def prefix_length(self) -> int:
@@ -59,11 +82,32 @@ class Tokens:
         encoded: list[Encoded] = []
         for some in _portions(texts):
             features = self.tokenizer(
-                [self.prefix + text for text in some], truncation=False, padding=False, return_attention_mask=False
+                [self._framed(text) for text in some],
+                truncation=False,
+                padding=False,
+                return_attention_mask=False,
+                add_special_tokens=self._special_tokens,
             )
             for row, ids in enumerate(features["input_ids"]):
+                if self._label is not None:
+                    place, token = self._label
+                    ids[place] = token
                 encoded.append(Encoded(len(ids), {name: array("i", features[name][row]) for name in features}))
         return encoded
+
+    def _framed(self, text: str) -> str:
+        return self.prefix + (text if self._suffix is None else text.strip() + self._suffix)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A Coder: tokens that a language, say, is told with, under a model's limit."""
+
+    tokens: Tokens
+    limit_tokens: int
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return self.tokens.encode(texts)
 
 
 def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:

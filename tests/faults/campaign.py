@@ -215,11 +215,12 @@ class Campaign:
             self.queue.start()
 
     def _flush(self) -> bool:
-        try:
-            with self.queue.client() as client:
+        def flush() -> None:
+            with suppress(redis.RedisError), self.queue.client() as client:
                 client.flushall()
-        except redis.RedisError:
-            return False
+
+        # On a thread: the client waits a minute for a Redis that is frozen just now, and it is we who thaw it.
+        threading.Thread(target=flush, daemon=True).start()
         return True
 
     def _repeat_hints(self) -> bool:
@@ -237,7 +238,7 @@ class Campaign:
                 for lane, shard_id in hints:
                     self._broker.publish(lane, [shard_id])
 
-        # On a thread: a Redis that is frozen just now must not keep us from thawing it.
+        # On a thread, as in `_flush`.
         threading.Thread(target=publish, daemon=True).start()
         return True
 

@@ -24,7 +24,7 @@ class Books:
     """A job as the tables have it."""
 
     job: Any
-    spec_id: int
+    step: Any
     contents: dict[str, int]  # by document
     statuses: dict[int, str]  # by content, of those that have an outcome
     shards: tuple[Any, ...]
@@ -34,15 +34,14 @@ class Books:
 def read_books(database: Database, job_id: int) -> Books:
     with database.read() as connection:
         job = connection.execute(select(Job).where(Job.id == job_id)).one()
-        spec_id = connection.scalar(select(Step.spec_id).where(Step.job_id == job_id, Step.seq == 0))
-        assert spec_id is not None
+        step = connection.execute(select(Step).where(Step.job_id == job_id, Step.seq == 0)).one()
         documents = connection.execute(select(Document.key, Document.content_id).where(jobs.visible(job))).all()
         doubled = [key for key, n in Counter(document.key for document in documents).items() if n > 1]
         assert not doubled, f"documents that are there twice: {some(doubled)}"
         outcomes = connection.execute(
             select(OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.reason)
             .join(Document, and_(Document.content_id == OutcomeRow.content_id))
-            .where(OutcomeRow.spec_id == spec_id, jobs.visible(job))
+            .where(OutcomeRow.spec_id == step.spec_id, jobs.visible(job))
             .distinct()
         ).all()
         twice = [n for n, times in Counter(outcome.content_id for outcome in outcomes).items() if times > 1]
@@ -54,7 +53,7 @@ def read_books(database: Database, job_id: int) -> Books:
         orphans = connection.scalar(select(func.count()).where(Shard.state == "running", lapsed))
     return Books(
         job,
-        spec_id,
+        step,
         {document.key: document.content_id for document in documents},
         {outcome.content_id: outcome.status for outcome in outcomes},
         shards,
@@ -96,14 +95,14 @@ def _nothing_is_planned_twice(books: Books) -> None:
     )
     extra = sum(held.values()) - len(held)
     doubled = [content_id for content_id, n in held.items() if n > 1]
-    assert extra == books.job.n_retried, f"contents in two shards: {some(doubled)}"
+    assert extra == books.step.n_retried, f"contents in two shards: {some(doubled)}"
 
 
 def _the_counters_agree(books: Books, status: JobStatus) -> None:
     for shard in books.shards:
         counted = {"done": shard.n_done, "failed": shard.n_failed, "skipped": shard.n_skipped}
         assert sum(counted.values()) == shard.n_contents, f"shard {shard.id} counts {counted} of {shard.n_contents}"
-        if shard.state == "done" and not books.job.n_retried:
+        if shard.state == "done" and not books.step.n_retried:
             found = Counter(books.statuses[content_id] for content_id in unpack(shard.contents))
             assert counted == {name: found[name] for name in counted}, f"shard {shard.id} counts {counted}: {found}"
     told = Counter({"done": status.done, "failed": status.failed, "skipped": status.skipped})

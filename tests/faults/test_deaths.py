@@ -56,7 +56,8 @@ def test_a_hint_that_dies_with_its_process_before_the_claim_is_sent_again_at_onc
 def test_a_hint_that_dies_with_its_whole_worker_is_sent_again_after_the_grace(mill: Mill) -> None:
     first = mill.start_worker(fault="taken:kill")
     until(mill.live, "the worker is ready")
-    first.send_signal(signal.SIGSTOP)  # so that its supervisor sees no death
+    # Frozen, so that its supervisor sees no death; while we write, so that it does not hold a SQLite file meanwhile.
+    mill.database.write(lambda _: first.send_signal(signal.SIGSTOP))
     job = mill.give(numbered(2 * SHARD_TEXTS))
     until(mill.strikes, "the device process died with a hint in its hand")
     kill_group(first)

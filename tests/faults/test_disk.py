@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from storage import migrations
+from storage import jobs, migrations
 from storage.database import Database
 from tests.conftest import missing
 from tests.faults.mill import SHARD_TEXTS, Mill, numbered
-from tests.faults.servers import Missing, PostgresCluster, tmpfs
+from tests.faults.servers import Missing, PostgresCluster, open_folder, tmpfs
+from tests.storage.books import TRANSLATE, done, read, request, work
 from tests.worker.harness import until
 
 MB = 1_000_000
@@ -44,16 +46,17 @@ class Ballast:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Database, Ballast]]:
+def small_disk(request: pytest.FixtureRequest) -> Iterator[tuple[Database, Ballast]]:
     """A store with the schema on a disk of its own, and what fills that disk."""
     with ExitStack() as stack:
+        folder = stack.enter_context(open_folder())
         try:
-            disk = stack.enter_context(tmpfs(tmp_path / "disk", 16 * MB if request.param == "sqlite" else 80 * MB))
+            disk = stack.enter_context(tmpfs(folder / "disk", 24 * MB if request.param == "sqlite" else 80 * MB))
             url = f"sqlite:///{disk / 'docmill.db'}"
             if request.param == "postgresql":
-                (tmp_path / "log").mkdir()
+                (folder / "log").mkdir()
                 # A server that cannot write its log gives up; it is the tables that have no room here.
-                cluster = stack.enter_context(PostgresCluster(disk / "cluster", wal=tmp_path / "log"))
+                cluster = stack.enter_context(PostgresCluster(disk / "cluster", wal=folder / "log"))
                 url = cluster.create()
         except Missing as reason:
             missing(str(reason))
@@ -103,6 +106,33 @@ def test_an_enqueue_that_meets_a_full_disk_says_so_and_is_carried_on(
     assert mill.json(*enqueue)["documents"] == 1500
     with mill.worker():
         assert mill.finish(1).done == 1500
+
+
+def test_an_export_in_parts_that_meets_a_full_disk_says_so_and_goes_on_when_there_is_room(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    database = Database(sqlite_url)
+    mill = Mill(tmp_path, database, None)
+    job = read(database, request(spec=TRANSLATE), [(f"k{n}", text) for n, text in enumerate(texts(1500))])
+    work(database, lambda claim: done(claim, LONG))
+    jobs.finish(database)
+    with ExitStack() as stack:
+        try:
+            disk = stack.enter_context(tmpfs(tmp_path / "disk", 6 * MB))
+        except Missing as reason:
+            missing(str(reason))
+        out, ballast = disk / "out", disk / "ballast"
+        ballast.write_bytes(b"\0" * 4 * MB)
+        results = ("results", job.id, "--part-documents", 400, "--out", out)
+        assert "No space left" in mill(*results, code=2).stderr
+        manifest = json.loads((out / "manifest.json").read_text())
+        assert 0 < len(manifest["parts"]) < 4
+        assert not manifest["complete"]
+        ballast.unlink()
+        mill(*results)
+        lines = [line for part in sorted(out.glob("part-*")) for line in part.read_text().splitlines()]
+    database.close()
+    assert [json.loads(line)["id"] for line in lines] == [f"k{n}" for n in range(1500)]
 
 
 def test_a_sqlite_file_that_another_writes_is_waited_for(sqlite_url: str, tmp_path: Path, redis_url: str) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
+from pathlib import Path
 
 import pytest
 
+from storage.ingest import CHUNK_RECORDS
 from storage.schema import Document, Shard
 from tests.faults.checker import read_books
 from tests.faults.mill import SHARD_TEXTS, Mill, numbered
@@ -36,7 +39,7 @@ def test_a_cancelled_job_stops_in_time_keeps_what_is_done_and_takes_no_late_resu
 
 
 def test_an_enqueue_that_was_killed_is_carried_on_by_the_same_command_without_doubles(mill: Mill) -> None:
-    n = 5000
+    n = CHUNK_RECORDS + 1000  # three chunks, the first of which is small
     enqueue = ("enqueue", mill.corpus(numbered(n)), "--task", "translate", "--model", "null")
     mill.environment["DOCMILL_FAULT"] = "enqueue:kill@2"
     killed = mill.start(*enqueue)
@@ -76,3 +79,29 @@ def test_an_export_that_is_killed_leaves_nothing_half_written_at_its_path(mill: 
     assert (out.read_text() if out.exists() else None) == before
     mill("results", job, "--out", out)  # the fault strikes once
     assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == [str(i) for i in range(n)]
+
+
+def test_an_export_in_parts_that_is_killed_goes_on_with_the_same_command(mill: Mill) -> None:
+    n = 2 * SHARD_TEXTS
+    job = mill.give(numbered(n))
+    with mill.worker():
+        mill.finish(job)
+    whole, out = mill.folder / "whole", mill.folder / "out"
+    results = ("results", job, "--part-documents", 30, "--out")
+    mill(*results, whole)
+    mill.environment["DOCMILL_FAULT"] = "export:kill@80"
+    assert mill.start(*results, out).wait(30) == -signal.SIGKILL
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert (manifest["complete"], manifest["documents"]) == (False, 60)
+    kept = {name: (out / name).stat().st_mtime_ns for name in ("part-00000.jsonl", "part-00001.jsonl")}
+    assert {path.name for path in out.glob("part*")} == set(kept)
+    assert "Wrote 3 parts to" in mill(*results, out).stderr
+    assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept
+    assert contents(out) == contents(whole)
+    lines = b"".join(raw for name, raw in sorted(contents(out).items()) if name.startswith("part-"))
+    assert [json.loads(line)["id"] for line in lines.splitlines()] == [str(i) for i in range(n)]
+    assert "is complete: 128 results in 5 parts. Nothing was written." in mill(*results, out).stderr
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

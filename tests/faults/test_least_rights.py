@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -10,14 +11,18 @@ import psycopg
 import pytest
 from sqlalchemy import update
 
-from storage import dispatch, ingest, jobs, migrations, rights, rows, shards, upkeep
+from storage import dispatch, ingest, jobs, migrations, pipelines, rights, rows, shards, upkeep
+from storage.chunks import Rejected
 from storage.database import Database
 from storage.errors import RightMissing
-from storage.ingest import Rejected
+from storage.jobs import JobRequest
+from storage.outcomes import Outcome
 from storage.results import failures, results
-from storage.schema import Shard
+from storage.schema import Job, Shard
+from storage.shards import Claim
 from storage.specs import Spec
 from storage.status import list_statuses, read_status
+from storage.steps import StepRequest
 from tests.faults import security
 from tests.faults.servers import PostgresCluster
 from tests.storage import books
@@ -164,6 +169,7 @@ def test_each_right_of_the_page_is_needed(store: Store, role: str) -> None:
     owner, database = store.open(OWNER), store.open(role)
     errands: Callable[[Database, Database], None] = {WORKER: work, ADMIN: steer}[role]
     errands(owner, database)
+    errands(owner, database)
     for granted in store.granted(role):
         right, _, name = granted.partition(" on ")
         what = f"{right} ON {'SEQUENCE ' if right == 'USAGE' else ''}{name}"
@@ -180,10 +186,37 @@ def spec() -> Spec:
     return Spec("translate", "marian", f"sha256:{next(numbers)}")
 
 
-def steer(_: Database, admin: Database) -> None:
+def after(first: Spec, *, corpus: str) -> JobRequest:
+    """A job in which another step reads what the first one puts out."""
+    second = StepRequest("second", Spec("summarize", "synopsis", "sha256:0"), "first")
+    return JobRequest(corpus=corpus, source="a.jsonl", steps=(StepRequest("first", first), second))
+
+
+def puts_out(n: int) -> Callable[[Claim], list[Outcome]]:
+    """Outcomes one of which is a new text, and the others one that was there."""
+
+    def outcomes(claim: Claim) -> list[Outcome]:
+        texts = [f"put out in round {n} by {claim.shard_id}", *["put out in every round"] * len(claim.texts)]
+        return [replace(one, text=text) for one, text in zip(done(claim), texts, strict=False)]
+
+    return outcomes
+
+
+def steer(owner: Database, admin: Database) -> None:
     """All that an admin's commands do to the store."""
     migrations.require_current(admin)
     n = next(numbers)
+    computed = spec()
+    read(owner, request("a.jsonl", corpus=f"computed {n}", spec=computed), numbered(3))
+    books.work(owner)
+    owner.write(lambda connection: connection.execute(update(Job).values(state="done")))
+    read(admin, after(computed, corpus=f"computed {n}"), numbered(3))
+    prompted = replace(spec(), params={"prompt": "{meta.n}: {text}"})
+    read(admin, request("a.jsonl", corpus=f"computed {n}", spec=prompted), numbered(3))
+    for text in ("", "again"):
+        pipelines.put(admin, f"p{n}", "/x.toml", text, None)
+    pipelines.note(admin, pipelines.begin(admin, f"p{n}"), "done")
+    pipelines.remove(admin, f"p{n}")
     asked = request(f"{n}.jsonl", corpus=f"corpus {n}", spec=spec())
     twice = [("a", f"first {n}"), ("a", f"second {n}")]
     read(admin, asked, twice, chunk=1, stop_after=2)
@@ -204,8 +237,13 @@ def work(owner: Database, worker: Database) -> None:
     """All that a worker does to the store, with jobs that others made."""
     n = next(numbers)
     owner.write(lambda connection: connection.execute(update(Shard).values(state="done")))  # what a refusal left
-    read(owner, request(f"{n}.jsonl", corpus=f"corpus {n}", spec=spec()), numbered(4, first=4 * n))
+    read(owner, after(spec(), corpus=f"corpus {n}"), numbered(4, first=4 * n))
+    pipelines.put(owner, f"p{n}", "/x.toml", "", {"cron": "* * * * *", "timezone": "UTC", "overlap": "queue"})
     migrations.require_current(worker)
+    found = next(found for found in pipelines.scheduled(worker) if found.name == f"p{n}")
+    run_id = pipelines.fire(worker, found, 1.0)
+    assert run_id in pipelines.hand_out(worker)
+    pipelines.note(worker, run_id, "done")
     upkeep.hold(worker, "upkeep", "me", 60)
     dispatch.sign_on(worker, "me", host="here", pid=1, device="cpu", lanes=["translate"], slots=1, version="0")
     dispatch.refuse(worker, "me", 1, "no such model")
@@ -216,7 +254,7 @@ def work(owner: Database, worker: Database) -> None:
     shards.release(worker, claim, done(claim)[:1], runtime)
     set_shard(owner, claim_next(worker, "me").shard_id, suspect=1)
     upkeep.reclaim(worker, "me")  # splits it
-    assert books.work(worker, owner="me") > 1
+    assert books.work(worker, puts_out(n), owner="me") > 1
     upkeep.lost_hints(worker, "translate", queue_is_empty=True, grace_s=0)
     upkeep.forget_workers(worker)
     jobs.finish(worker)

@@ -97,12 +97,16 @@ def test_workers_of_two_releases_share_a_redis_without_reading_each_others_messa
     with mill.worker():
         until(mill.live, "a worker of the next release is ready")
         second = mill.give(numbered(SHARD_TEXTS, first=1000))
-        assert waiting(mill, version=1) == sent + 1, "the other release's messages are left alone"
+        offered = waiting(mill, version=1)
+        assert offered >= sent, "the other release's messages are left alone"
+        assert offered <= sent + 1, (
+            "the new shard was sent by this release or, where it was the first to look, by the next"
+        )
         # They count as lost once their grace is over: that time is moved, not waited for.
         mill.set_shards(dispatched_at=Shard.dispatched_at - 60)
         mill.finish(job)
         mill.finish(second)
-        assert waiting(mill, version=1) == sent + 1
+        assert waiting(mill, version=1) == offered
     mill.environment = of_this_release
     with mill.worker():
         until(lambda: waiting(mill, version=1) == 0, "a worker of this release looks at its own messages")

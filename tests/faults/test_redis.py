@@ -89,7 +89,7 @@ def test_a_redis_without_room_delays_the_work_until_there_is_room_again(mill: Mi
         with mill.worker():
             until(mill.live, "the worker is ready")
             until(lambda: "caretaker_waits" in mill.log("worker"), "it says what it waits for")
-            assert mill.states() == {"planned": 6}
+            until(lambda: mill.states() == {"planned": 6}, "what could not be sent is planned again")
             client.config_set("maxmemory", "0")
             mill.finish(job)
 

@@ -93,7 +93,7 @@ def test_a_password_is_in_no_error(mill: Mill, own_redis: RedisServer) -> None:
     said(*enqueue, settings=wrong)
     own_redis.stop()
     said("worker", code=3)
-    said("doctor", "--json", code=2)
+    said("doctor", "--json", code=1)
     said(*enqueue)
     if not mill.database.is_sqlite:
         url = make_url(mill.environment["DOCMILL_DATABASE_URL"])

@@ -19,7 +19,7 @@ from storage.database import Database
 from storage.errors import DatabaseUnreachable
 from tests.conftest import missing
 from tests.faults.mill import Mill, numbered
-from tests.faults.servers import HOST, POSTGRES_USER, Missing, PostgresCluster, RedisServer
+from tests.faults.servers import HOST, POSTGRES_USER, Missing, PostgresCluster, RedisServer, open_folder
 from worker.broker import Broker
 from worker.errors import BrokerUnreachable
 
@@ -72,8 +72,9 @@ def tls_postgres(folder: Path, authority: Authority) -> PostgresCluster:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tls")
+def folder() -> Iterator[Path]:
+    with open_folder() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")

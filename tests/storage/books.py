@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 from sqlalchemy import and_, select, update
 
 from storage import dispatch, ingest, jobs, shards
+from storage.chunks import Chunk, Gathering
 from storage.cutting import unpack
 from storage.database import Database, db_now
-from storage.ingest import Incoming
 from storage.jobs import JobRequest, OpenJob
 from storage.outcomes import Outcome, Reason, Status
 from storage.schema import Content, Document, OutcomeRow, Shard
 from storage.shards import Claim
 from storage.specs import Spec
+from storage.steps import StepRequest
 
 T = TypeVar("T")
 Text = tuple[str, str]  # a key and its text
@@ -28,16 +29,26 @@ TRANSLATE = Spec("translate", "marian", "sha256:2")
 
 
 def request(source: str = "a.jsonl", *, corpus: str = "books", spec: Spec = EMBED, **more: Any) -> JobRequest:
-    return JobRequest(corpus=corpus, source=source, spec=spec, **more)
+    return JobRequest(corpus=corpus, source=source, steps=(StepRequest(spec.kind, spec),), **more)
 
 
-def records(texts: Iterable[Text], first: int = 0) -> list[Incoming]:
-    return [Incoming(key, text, {"n": len(text)}, (), seq) for seq, (key, text) in enumerate(texts, first)]
+Record = tuple[str, str, dict[str, Any], tuple[str, ...], int]  # key, text, metadata, flags, place in the source
 
 
-def chunks(texts: Sequence[Text], size: int) -> list[list[Incoming]]:
-    every = records(texts)
-    return [every[i : i + size] for i in range(0, len(every), size)]
+def gathered(*records: Record) -> Chunk:
+    """These records as a chunk."""
+    gathering = Gathering()
+    for record in records:
+        gathering.put(*record)
+    return gathering.chunk()
+
+
+def records(texts: Iterable[Text], first: int = 0) -> Chunk:
+    return gathered(*[(key, text, {"n": len(text)}, (), seq) for seq, (key, text) in enumerate(texts, first)])
+
+
+def chunks(texts: Sequence[Text], size: int) -> list[Chunk]:
+    return [records(texts[first : first + size], first) for first in range(0, len(texts), size)]
 
 
 def read(
@@ -45,7 +56,6 @@ def read(
 ) -> OpenJob:
     """Read a source of these texts into a job: to its end, or as far as a crash after some chunks lets it come."""
     job = jobs.open_job(database, asked)
-    ingest.sweep(database, job)
     for part in chunks(texts, chunk)[:stop_after]:
         ingest.add(database, job, part)
     if stop_after is None:
@@ -140,7 +150,7 @@ def documents(
     database: Database, job: OpenJob | int | None = None, *, corpus_id: int | None = None
 ) -> dict[str, str]:
     """{key: text} that a job covers, or that a corpus (or all of them) holds now. No key is there twice."""
-    condition: Any = Document.superseded_by.is_(None)
+    condition: Any = and_(Document.superseded_by.is_(None), ~Document.gone)
     if corpus_id is not None:
         condition = and_(condition, Document.corpus_id == corpus_id)
     if job is not None:

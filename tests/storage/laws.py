@@ -48,11 +48,7 @@ class Picture:
     def met(self, job_id: int) -> set[int]:
         """The contents that a job has come across: those of the documents that it walked (see `storage.planning`)."""
         job = self.jobs[job_id]
-        return {
-            row.content_id
-            for row in self.documents
-            if _is_walked(job, row) and (row.superseded_by is None or row.superseded_by > job.base_document)
-        }
+        return {row.content_id for row in self.documents if _is_walked(job, row)}
 
     def covered(self, job_id: int) -> dict[str, int]:
         """{key: content} of the documents that belong to a job."""
@@ -70,7 +66,8 @@ class Picture:
 
 
 def _is_walked(job: Any, row: Any) -> bool:
-    return bool(row.corpus_id == job.corpus_id and (row.id <= job.swept_to or row.ingest_id == job.ingest_id))
+    was_swept = row.id <= job.swept_to and (row.superseded_by is None or row.superseded_by > job.base_document)
+    return bool(row.corpus_id == job.corpus_id and (row.ingest_id == job.ingest_id or was_swept))
 
 
 def _is_covered(job: Any, row: Any) -> bool:
@@ -84,11 +81,14 @@ _DOCUMENTS: Any = select(
 _LENGTHS: Any = select(Content.id, Content.n_chars)
 
 
+_OF_STEP = (Step.spec_id, Step.n_prior_done, Step.n_prior_failed, Step.n_prior_skipped, Step.n_retried)
+
+
 def look(database: Database, before: Picture | None = None) -> Picture:
     """What the store holds now. Documents and texts are those of `before`, if that is given."""
     with database.read() as connection:
         of_job = (
-            select(Job, Step.spec_id, SpecRow.kind.label("lane"))
+            select(Job, *_OF_STEP, SpecRow.kind.label("lane"))
             .join(Step, and_(Step.job_id == Job.id, Step.seq == 0))
             .join(SpecRow, SpecRow.id == Step.spec_id)
         )

@@ -66,7 +66,6 @@ class Rival:
         is_cut_off = self.chance.random() < 0.3
         with suppress(JobStopped):
             job = jobs.open_job(self.database, asked)
-            ingest.sweep(self.database, job)
             for part in chunks(texts, 3)[: 1 if is_cut_off else None]:
                 ingest.add(self.database, job, part)
             if not is_cut_off:

@@ -11,13 +11,32 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from storage import dispatch, errors, ingest, jobs, migrations, results, rows, shards, status, upkeep
+from storage import (
+    collection,
+    corpora,
+    dispatch,
+    errors,
+    ingest,
+    jobs,
+    marks,
+    migrations,
+    pipelines,
+    pruning,
+    removal,
+    results,
+    rows,
+    shards,
+    status,
+    tracing,
+    upkeep,
+)
 from storage.database import Database, db_now
 from storage.errors import (
     DatabaseBusy,
@@ -29,6 +48,7 @@ from storage.errors import (
 )
 from storage.jobs import OpenJob
 from storage.shards import Claim, Head
+from storage.steps import OpenStep
 from tests.conftest import PostgresServer
 from tests.storage.books import (
     EMBED,
@@ -48,7 +68,10 @@ from tests.storage.books import (
 PASSWORD = "kanarienvogel"
 RUNTIME = {"device": "cpu", "precision": "float32", "backend": "stub", "versions": {}}
 
-JOB = OpenJob(id=1, ingest_id=1, corpus_id=1, spec_id=1, lane="embed", adopted=False)
+DUE = SimpleNamespace(id=1, schedule={"overlap": "queue"}, looked_at=0.0, now=2.0)
+JOB = OpenJob(
+    id=1, ingest_id=1, corpus_id=1, steps=(OpenStep(0, "embed", 1, "embed", None),), adopted=False, last_before=9
+)
 HEAD = Head(shard_id=1, fence=0, lane="embed", suspect=False, spec_id=1, spec=EMBED)
 CLAIM = Claim(
     shard_id=1,
@@ -63,19 +86,39 @@ CLAIM = Claim(
     texts=((1, "text 0"),),
 )
 
+MODULES = (
+    *(collection, corpora, dispatch, ingest, jobs, marks, migrations, pipelines, pruning),
+    *(removal, results, rows, shards, status, tracing, upkeep),
+)
 READS: dict[str, Callable[[Database], Any]] = {
+    "collection.specs": partial(collection.specs, wanted="embed/minilm"),
+    "corpora.every": corpora.every,
+    "corpora.show": partial(corpora.show, name="books"),
     "dispatch.lanes": dispatch.lanes,
     "dispatch.neighbours": partial(dispatch.neighbours, pid_space="here"),
     "jobs.require": partial(jobs.require, job_id=1),
     "migrations.current": migrations.current,
     "migrations.require_current": migrations.require_current,
+    "removal.called": partial(removal.called, names=["books"]),
+    "removal.find": partial(removal.find, name="books"),
+    "removal.missing": partial(removal.missing, name="books", keys=["k0"]),
+    "results.export_rows": lambda database: list(results.export_rows(database, 1)),
+    "marks.marks": partial(marks.marks, job_id=1),
+    "results.placed_rows": lambda database: list(results.placed_rows(database, 1, "jsonl")),
     "results.failures": lambda database: list(results.failures(database, 1)),
     "results.results": lambda database: list(results.results(database, 1)),
     "shards.look": partial(shards.look, shard_id=1),
     "status.list_statuses": status.list_statuses,
+    "pipelines.every": pipelines.every,
+    "pipelines.get": partial(pipelines.get, name="nightly"),
+    "pipelines.history": partial(pipelines.history, name="nightly"),
+    "pipelines.scheduled": pipelines.scheduled,
     "status.read_status": partial(status.read_status, job_id=1),
+    "tracing.trace": partial(tracing.trace, text="text 0"),
 }
 WRITES: dict[str, Callable[[Database], Any]] = {
+    "collection.collect": collection.collect,
+    "collection.drop": collection.drop,
     "dispatch.accept": partial(dispatch.accept, worker_id="w1", spec_id=1),
     "dispatch.put_back": partial(dispatch.put_back, shard_ids=[1]),
     "dispatch.refuse": partial(dispatch.refuse, worker_id="w1", spec_id=1, reason="no"),
@@ -85,8 +128,15 @@ WRITES: dict[str, Callable[[Database], Any]] = {
     ),
     "dispatch.take": partial(dispatch.take, lane=dispatch.Lane("embed", 1, 0)),
     "ingest.add": partial(ingest.add, job=JOB, chunk=records(numbered(1))),
+    "pruning.prune": partial(pruning.prune, job=JOB, seen=pruning.Seen()),
+    "pipelines.put": partial(pipelines.put, name="nightly", path="/x", text="", schedule=None),
+    "pipelines.remove": partial(pipelines.remove, name="nightly"),
+    "pipelines.fire": partial(pipelines.fire, found=DUE, due_at=1.0),
+    "pipelines.begin": partial(pipelines.begin, name="nightly"),
+    "pipelines.hand_out": pipelines.hand_out,
+    "pipelines.take": partial(pipelines.take, run_id=1),
+    "pipelines.note": partial(pipelines.note, run_id=1, state="done"),
     "ingest.end": partial(ingest.end, job=JOB),
-    "ingest.sweep": partial(ingest.sweep, job=JOB),
     "jobs.cancel": partial(jobs.cancel, job_id=1),
     "jobs.finish": jobs.finish,
     "jobs.halt": partial(jobs.halt, job_id=1, reason="no"),
@@ -95,6 +145,8 @@ WRITES: dict[str, Callable[[Database], Any]] = {
     "jobs.prioritise": partial(jobs.prioritise, job_id=1, priority=1),
     "jobs.resume": partial(jobs.resume, job_id=1),
     "jobs.retry": partial(jobs.retry, job_id=1),
+    "removal.remove_corpus": partial(removal.remove_corpus, name="books"),
+    "removal.remove_documents": partial(removal.remove_documents, name="books", keys=["k0"]),
     "rows.runtime_id": partial(rows.runtime_id, runtime=RUNTIME),
     "shards.claim": partial(shards.claim, head=HEAD, owner="w1"),
     "shards.commit": partial(shards.commit, claim=CLAIM, outcomes=done(CLAIM), runtime_id=None),
@@ -116,7 +168,7 @@ everything = pytest.mark.parametrize("act", (READS | WRITES).values(), ids=READS
 def test_every_function_that_takes_a_database_is_in_these_tests() -> None:
     found = {
         f"{module.__name__.removeprefix('storage.')}.{name}"
-        for module in (dispatch, ingest, jobs, migrations, results, rows, shards, status, upkeep)
+        for module in MODULES
         for name, value in vars(module).items()
         if callable(value)
         and getattr(value, "__module__", "") == module.__name__
@@ -124,17 +176,25 @@ def test_every_function_that_takes_a_database_is_in_these_tests() -> None:
         and list(getattr(value, "__annotations__", {}))[:1] == ["database"]
         and "connection" not in value.__annotations__
     }
-    assert found - {"migrations.upgrade"} == (READS | WRITES).keys()
+    assert found - {"migrations.upgrade", "removal.settle"} == (READS | WRITES).keys()
 
 
 def prepare(database: Database) -> None:
-    """A job with a shard whose lease has lapsed (`CLAIM`), one that failed and one that is planned, and a worker."""
+    """A job with a shard whose lease has lapsed (`CLAIM`), one that failed and one that is planned, a worker, and a
+    pipeline that is due.
+    """
     WRITES["dispatch.sign_on"](database)
+    pipelines.put(database, "nightly", "/x", "", {"cron": "* * * * *", "timezone": "UTC", "overlap": "queue"})
+    pipelines.fire(database, pipelines.scheduled(database)[0], 1.0)
     read(database, request(), numbered(600))
     lapse(database, claim_next(database).shard_id)
     claim = claim_next(database)
     shards.commit(database, claim, failed(claim), None)
     dispatch.put_back(database, queued(database))
+    read(database, request("b.jsonl", corpus="loose"), [("k", "loose")])  # its document is gone, and not its text
+    jobs.cancel(database, 2)
+    loose = text("DELETE FROM document WHERE corpus_id = 2")
+    database.write(lambda connection: connection.execute(loose))
 
 
 @contextmanager
@@ -223,6 +283,13 @@ def test_a_url_that_is_none_is_refused_without_saying_it(url: str) -> None:
     with pytest.raises(DatabaseUrlUnknown, match="DOCMILL_DATABASE_URL") as caught:
         Database(url)
     assert PASSWORD not in chain(caught.value)
+
+
+def test_an_option_that_no_connection_has_is_said(postgres_server: PostgresServer) -> None:
+    database = Database(postgres_server.url("postgres") + "?bogus=x")
+    with pytest.raises(DatabaseUnreachable, match="bogus"):
+        status.list_statuses(database)
+    database.close()
 
 
 def test_a_wrong_password_or_name_is_said_without_the_password(postgres_server: PostgresServer) -> None:

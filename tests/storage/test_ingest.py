@@ -6,9 +6,10 @@ import pytest
 from sqlalchemy import select
 
 from storage import ingest, jobs, planning
+from storage.chunks import Rejected
 from storage.database import Database
 from storage.errors import JobStopped
-from storage.ingest import Counts, Incoming, Rejected
+from storage.ingest import Counts
 from storage.outcomes import Outcome, Status
 from storage.results import failures
 from storage.schema import Ingest
@@ -20,6 +21,7 @@ from tests.storage.books import (
     at_once,
     chunks,
     documents,
+    gathered,
     n_documents,
     numbered,
     planned,
@@ -65,7 +67,7 @@ def test_the_same_reading_again_adds_nothing(database: Database) -> None:
     first = read(database, request(), numbered(4))
     again = jobs.open_job(database, request())
     assert ingest.add(database, again, records(numbered(4))) == Counts(records=4, unchanged=4)
-    assert ingest.end(database, again) == 4
+    assert ingest.end(database, again) == (4, Counts())
     assert again.id == first.id
     assert n_documents(database) == 4
     assert sum(planned(database, first).values()) == 4
@@ -93,15 +95,16 @@ def test_a_changed_document_supersedes_the_old_one_which_stays(database: Databas
 
 def test_changed_metadata_or_flags_alone_make_a_new_version(database: Database) -> None:
     job = read(database, request(), [("a", "one")])
-    other_meta = Incoming("a", "one", {"year": 1900}, (), 0)
-    assert ingest.add(database, job, [other_meta]).changed == 1
-    assert ingest.add(database, job, [Incoming("a", "one", {"year": 1900}, ("nul-replaced",), 0)]).changed == 1
+    other_meta = gathered(("a", "one", {"year": 1900}, (), 0))
+    assert ingest.add(database, job, other_meta).changed == 1
+    other_flags = gathered(("a", "one", {"year": 1900}, ("nul-replaced",), 0))
+    assert ingest.add(database, job, other_flags).changed == 1
     assert sum(planned(database, job).values()) == 1
 
 
 def test_metadata_reads_back_equal_whatever_json_makes_of_it(database: Database) -> None:
     awkward = {"ratio": 1e300, "tiny": 1e-7, "whole": 100.0, "list": (1, 2), "nested": {"b": None, "a": "ä"}}
-    chunk = [Incoming("a", "one", awkward, (), 0)]
+    chunk = gathered(("a", "one", awkward, (), 0))
     job = jobs.open_job(database, request())
     assert ingest.add(database, job, chunk).new == 1
     assert ingest.add(database, job, chunk).unchanged == 1
@@ -207,7 +210,7 @@ def test_the_sweep_goes_on_where_a_crash_left_it(database: Database, monkeypatch
     monkeypatch.setattr("storage.ingest.sweep_page", killed_on_the_second)
     cut_off = jobs.open_job(database, request("b.jsonl", spec=TRANSLATE))
     with pytest.raises(Killed):
-        ingest.sweep(database, cut_off)
+        ingest.end(database, cut_off)
     assert planned(database, cut_off) == {f"text {i}": 1 for i in range(4)}
     monkeypatch.setattr("storage.ingest.sweep_page", planning.sweep_page)
     job = read(database, request("b.jsonl", spec=TRANSLATE), [("x", "text 5"), ("y", "new")])
@@ -224,8 +227,6 @@ def test_a_text_that_moves_to_another_key_in_the_same_reading_is_planned_once(da
 def test_a_job_covers_what_another_reading_brought_while_its_own_lasted(database: Database) -> None:
     earlier = jobs.open_job(database, request("a.jsonl"))
     later = jobs.open_job(database, request("b.jsonl", spec=TRANSLATE))
-    ingest.sweep(database, earlier)
-    ingest.sweep(database, later)
     ingest.add(database, later, records([("k", "both"), ("l", "later")]))
     ingest.add(database, earlier, records([("k", "both"), ("e", "earlier")]))
     for job in (later, earlier):
@@ -273,7 +274,6 @@ def test_a_cancelled_job_takes_no_more_documents(database: Database) -> None:
     jobs.cancel(database, job.id)
     for act in (
         lambda: ingest.add(database, job, records(numbered(1))),
-        lambda: ingest.sweep(database, job),
         lambda: ingest.end(database, job),
     ):
         with pytest.raises(JobStopped, match="cancelled"):
@@ -292,7 +292,7 @@ def test_rejected_records_are_kept_with_their_place_and_counted_once(database: D
 
 def test_a_rejection_that_was_mended_before_the_reading_is_carried_on_is_forgotten(database: Database) -> None:
     job = jobs.open_job(database, request())
-    ingest.add(database, job, [], [Rejected("a.jsonl:3", "not JSON")])
+    ingest.add(database, job, gathered(), [Rejected("a.jsonl:3", "not JSON")])
     job = read(database, request(), numbered(3))
     assert list(failures(database, job.id)) == []
 
@@ -305,7 +305,8 @@ def test_an_empty_source_makes_a_job_that_ends(database: Database) -> None:
 
 def test_a_chunk_larger_than_a_databases_limit_of_parameters_is_stored(database: Database) -> None:
     job = jobs.open_job(database, request())
-    assert ingest.add(database, job, chunks(numbered(2_500), 2_500)[0]).new == 2_500
+    assert ingest.add(database, job, chunks(numbered(2_503), 2_503)[0]).new == 2_503
+    assert documents(database) == dict(numbered(2_503))
 
 
 def test_jobs_that_differ_in_their_options_are_not_mixed(database: Database) -> None:

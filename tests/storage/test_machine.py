@@ -12,7 +12,6 @@ from tests.storage.model import make_small
 
 BRIEF = settings(
     stateful_step_count=40,
-    deadline=None,
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )

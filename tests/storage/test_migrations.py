@@ -6,7 +6,7 @@ import sys
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect, text
+from sqlalchemy import Connection, inspect, text
 
 from storage import migrations
 from storage.database import Database
@@ -66,13 +66,36 @@ def test_a_database_without_a_schema_is_refused(bare_database: Database) -> None
         migrations.require_current(bare_database)
 
 
-def test_a_database_of_a_newer_docmill_is_refused(database: Database) -> None:
-    database.write(lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999'")))
-    with pytest.raises(SchemaOutOfDate, match="belongs to a newer docmill"):
-        migrations.require_current(database)
+def newer(database: Database, oldest: str) -> None:
+    """Have the database be one that a later release upgraded."""
+
+    def upgrade(connection: Connection) -> None:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(text("UPDATE compatibility SET oldest = :oldest"), {"oldest": oldest})
+
+    database.write(upgrade)
+
+
+def test_a_database_of_a_newer_docmill_that_can_do_without_this_one_is_refused(database: Database) -> None:
+    newer(database, "9998")
+    for act in (migrations.require_current, migrations.upgrade):
+        with pytest.raises(SchemaOutOfDate, match="belongs to a newer docmill"):
+            act(database)
+
+
+def test_a_database_of_a_newer_docmill_that_is_compatible_is_used_and_left_as_it_is(database: Database) -> None:
+    newer(database, migrations.head())
+    migrations.require_current(database)
+    assert migrations.upgrade(database) == ("9999", "9999")
+
+
+def test_a_migrated_database_names_the_oldest_release_that_can_work_with_it(database: Database) -> None:
+    with database.read() as connection:
+        [oldest] = connection.scalars(text("SELECT oldest FROM compatibility"))
+    assert oldest <= migrations.head()
 
 
 def test_a_database_of_an_older_docmill_is_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrations, "head", lambda: "0002")
+    monkeypatch.setattr(migrations, "head", lambda: "9999")
     with pytest.raises(SchemaOutOfDate, match="docmill db upgrade"):
         migrations.require_current(database)

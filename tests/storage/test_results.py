@@ -1,25 +1,17 @@
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from sqlalchemy import event
 
 from storage import ingest, jobs, shards
+from storage.chunks import Rejected
 from storage.database import Database
 from storage.errors import NoSuchJob
-from storage.ingest import Incoming, Rejected
 from storage.outcomes import Outcome, Reason, Status
-from storage.results import failures, results, to_jsonl, write_file
+from storage.results import failures, results
 from storage.shards import Claim
-from tests.storage.books import claim_next, done, failed, numbered, read, records, request, work
+from tests.storage.books import claim_next, done, failed, gathered, numbered, read, records, request, work
 
 
 def echo(claim: Claim) -> list[Outcome]:
@@ -56,7 +48,7 @@ def test_documents_of_several_sources_with_one_place_in_their_order_are_all_ther
 
 def test_a_result_has_everything_that_its_reader_needs(database: Database) -> None:
     job = jobs.open_job(database, request())
-    ingest.add(database, job, [Incoming("k", "a text", {"year": 1900, "tags": ["x", "ä"]}, ("nul-replaced",), 0)])
+    ingest.add(database, job, gathered(("k", "a text", {"year": 1900, "tags": ["x", "ä"]}, ("nul-replaced",), 0)))
     ingest.end(database, job)
     claim = claim_next(database)
     [(content_id, _)] = claim.texts
@@ -133,9 +125,8 @@ def test_failures_are_failed_and_skipped_documents_then_rejected_records(databas
 
 def test_rejections_in_a_folder_come_in_the_order_of_their_paths(database: Database) -> None:
     job = jobs.open_job(database, request("/notes"))
-    ingest.add(
-        database, job, [], [Rejected(place, "UTF-16") for place in ("b.txt", "a/10.txt", "a/2.txt", "notes:1")]
-    )
+    rejected = [Rejected(place, "UTF-16") for place in ("b.txt", "a/10.txt", "a/2.txt", "notes:1")]
+    ingest.add(database, job, gathered(), rejected)
     ingest.end(database, job)
     assert [row["id"] for row in failures(database, job.id)] == ["notes:1", "a/10.txt", "a/2.txt", "b.txt"]
 
@@ -205,62 +196,3 @@ def test_kept_windows_come_back_with_their_offsets(database: Database) -> None:
     [row] = results(database, job.id)
     assert np.array_equal(row["vector"], windows)
     assert row["windows"] == data["windows"]
-
-
-@given(
-    hnp.arrays(np.float32, st.integers(1, 20), elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
-)
-def test_float32_survives_json_to_the_bit(vector: np.ndarray) -> None:
-    [line] = to_jsonl([{"vector": vector}])
-    assert np.array_equal(np.array(json.loads(line)["vector"], dtype=np.float32), vector)
-    assert len(line) <= 30 + 16 * len(vector)  # no more digits than that takes
-
-
-def test_json_lines_keep_every_script(tmp_path: Path) -> None:
-    [line] = to_jsonl([{"id": "ключ", "text": "日本語\n\u2028\U0001f600"}])
-    assert line.count(b"\n") == 1
-    assert json.loads(line) == {"id": "ключ", "text": "日本語\n\u2028\U0001f600"}
-
-
-def test_an_export_that_is_interrupted_leaves_no_file_and_keeps_the_older_one(tmp_path: Path) -> None:
-    def broken() -> Iterator[bytes]:
-        yield b"one\n"
-        raise KeyboardInterrupt
-
-    target = tmp_path / "out.jsonl"
-    with pytest.raises(KeyboardInterrupt):
-        write_file(target, broken())
-    assert list(tmp_path.iterdir()) == []
-    assert write_file(target, [b"whole\n"]) == 1
-    with pytest.raises(KeyboardInterrupt):
-        write_file(target, broken())
-    assert list(tmp_path.iterdir()) == [target]
-    assert target.read_bytes() == b"whole\n"
-
-
-def test_an_exported_file_has_the_rights_that_the_user_gives_new_files(tmp_path: Path) -> None:
-    mask = os.umask(0o027)
-    try:
-        write_file(tmp_path / "out.jsonl", [])
-    finally:
-        os.umask(mask)
-    assert (tmp_path / "out.jsonl").stat().st_mode & 0o777 == 0o640
-
-
-def test_an_export_through_a_link_changes_what_the_link_names(tmp_path: Path) -> None:
-    target, link = tmp_path / "target.jsonl", tmp_path / "link.jsonl"
-    target.write_bytes(b"old\n")
-    link.symlink_to(target)
-    assert write_file(link, [b"new\n"]) == 1
-    assert link.is_symlink()
-    assert target.read_bytes() == b"new\n"
-
-
-def test_an_export_into_a_pipe_is_written_there_and_leaves_it_a_pipe(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    assert write_file(pipe, [b"one\n", b"two\n"]) == 2
-    assert os.read(reader, 100) == b"one\ntwo\n"
-    os.close(reader)
-    assert pipe.is_fifo()

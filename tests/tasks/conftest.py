@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from storage.outcomes import Outcome
 from storage.specs import Spec
-from tasks import models
+from tasks import choice, models
 from tasks.backends import Backend, open_backend
 from tasks.engine import Engine
 from tasks.plan import Options, build_spec
@@ -22,6 +24,12 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 def example_rows(name: str) -> list[dict[str, Any]]:
     lines = (EXAMPLES / name).read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Random weights are those of the test, whichever tests ran before it."""
+    torch.manual_seed(7)
 
 
 @pytest.fixture(scope="session")
@@ -63,8 +71,9 @@ def engine_of() -> Iterator[EngineOf]:
 class Bench:
     """Real models behind one engine: a task in one line."""
 
-    def __init__(self, engine: Engine, cache_dir: Path) -> None:
+    def __init__(self, engine: Engine, cache_dir: Path, backend: str) -> None:
         self.engine = engine
+        self.backend = backend
         self.cache_dir = cache_dir
 
     def spec(self, kind: str, model: str, **options: Any) -> Spec:
@@ -84,9 +93,30 @@ class Bench:
 
 
 @pytest.fixture(scope="session")
-def bench(cache_dir: Path) -> Iterator[Bench]:
-    engine = Engine(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=cache_dir), max_specs=2)
-    engine.start()
-    yield Bench(engine, cache_dir)
-    engine.close()
-    assert engine.error is None
+def benches(cache_dir: Path) -> Iterator[Callable[[str], Bench]]:
+    """A bench by the name of its backend, started when first asked for."""
+    made: dict[str, Bench] = {}
+
+    def of(backend: str) -> Bench:
+        if backend not in made:
+            opener = partial(open_backend, device="cpu", models_dir=None, cache_dir=cache_dir, backend=backend)
+            made[backend] = Bench(Engine(opener, max_specs=2), cache_dir, backend)
+            made[backend].engine.start()
+        return made[backend]
+
+    yield of
+    for one in made.values():
+        one.engine.close()
+        assert one.engine.error is None
+
+
+@pytest.fixture(scope="session")
+def bench(benches: Callable[[str], Bench]) -> Bench:
+    """Whatever backend is the best here."""
+    return benches(choice.AUTO)
+
+
+@pytest.fixture(scope="session", params=["transformers", "ctranslate2"])
+def writer(request: pytest.FixtureRequest, benches: Callable[[str], Bench]) -> Bench:
+    """Each backend that summarises and translates."""
+    return benches(request.param)

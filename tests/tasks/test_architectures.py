@@ -18,9 +18,9 @@ from tokenizers import Tokenizer
 from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from storage.outcomes import Outcome
-from tasks.backends import dialects
 from tasks.backends.accelerator import quiet
 from tasks.backends.convert import safe_folder
+from tasks.backends.encoder_decoder import dialects
 from tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
@@ -28,7 +28,6 @@ from tests.tasks.conftest import Bench
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(7)
     return tmp_path_factory.mktemp("models")
 
 
@@ -59,59 +58,76 @@ def texts_of(outcomes: list[Outcome]) -> list[str | None]:
     return [outcome.text for outcome in outcomes]
 
 
-def test_t5_summarises_after_its_prefix(bench: Bench, made: Path, sentences: list[str]) -> None:
-    folder = architectures.t5(made / "t5", sentences)
-    spec = bench.spec("summarize", str(folder), max_new_tokens=12)
+def test_t5_summarises_after_its_prefix(writer: Bench, made: Path, sentences: list[str]) -> None:
+    folder = architectures.t5(made / f"t5-{writer.backend}", sentences)
+    spec = writer.spec("summarize", str(folder), max_new_tokens=12)
     expected = expected_texts(folder, [f"summarize: {text}" for text in sentences], max_new_tokens=12)
-    assert texts_of(bench.run(spec, sentences)) == expected
+    assert texts_of(writer.run(spec, sentences)) == expected
 
 
 def test_t5_takes_prefix_and_generation_from_its_task_parameters(
-    bench: Bench, made: Path, sentences: list[str]
+    writer: Bench, made: Path, sentences: list[str]
 ) -> None:
     own = {"summarization": {"prefix": "sum up: ", "num_beams": 2, "max_length": 9, "min_length": 4}}
-    folder = architectures.t5(made / "t5-own", sentences, task_specific_params=own)
+    folder = architectures.t5(made / f"t5-own-{writer.backend}", sentences, task_specific_params=own)
     expected = expected_texts(
         folder, [f"sum up: {text}" for text in sentences], num_beams=2, max_length=9, min_length=4
     )
-    assert texts_of(bench.run(bench.spec("summarize", str(folder)), sentences)) == expected
+    assert texts_of(writer.run(writer.spec("summarize", str(folder)), sentences)) == expected
 
 
-def test_t5_translates_between_languages_by_their_names(bench: Bench, made: Path, sentences: list[str]) -> None:
-    folder = architectures.t5(made / "t5-translate", sentences)
-    spec = bench.spec("translate", str(folder), source_lang="en", target_lang="fra", max_new_tokens=10)
+def test_t5_translates_between_languages_by_their_names(writer: Bench, made: Path, sentences: list[str]) -> None:
+    folder = architectures.t5(made / f"t5-translate-{writer.backend}", sentences)
+    spec = writer.spec("translate", str(folder), source_lang="en", target_lang="fra", max_new_tokens=10)
     inputs = [f"translate English to French: {text}" for text in sentences]
-    assert texts_of(bench.run(spec, sentences)) == expected_texts(folder, inputs, max_new_tokens=10)
+    assert texts_of(writer.run(spec, sentences)) == expected_texts(folder, inputs, max_new_tokens=10)
 
 
-def test_bart_summarises_without_a_prefix(bench: Bench, made: Path, sentences: list[str]) -> None:
-    folder = architectures.bart(made / "bart", sentences)
-    assert texts_of(bench.run(bench.spec("summarize", str(folder)), sentences)) == expected_texts(folder, sentences)
+def test_pegasus_summarises_and_is_forced_to_nothing(writer: Bench, made: Path, sentences: list[str]) -> None:
+    folder = architectures.pegasus(made / f"pegasus-{writer.backend}", sentences)
+    spec = writer.spec("summarize", str(folder), beams=2)
+    assert texts_of(writer.run(spec, sentences)) == expected_texts(folder, sentences, num_beams=2)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_t5_of_the_second_version_scales_its_outputs_only_where_it_is_tied(
+    writer: Bench, made: Path, sentences: list[str], tied: bool
+) -> None:
+    own = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": tied}
+    folder = architectures.t5(made / f"t5-tied-{tied}-{writer.backend}", sentences, **own)
+    spec = writer.spec("summarize", str(folder), beams=3, max_new_tokens=12)
+    inputs = [f"summarize: {text}" for text in sentences]
+    assert texts_of(writer.run(spec, sentences)) == expected_texts(folder, inputs, num_beams=3, max_new_tokens=12)
+
+
+def test_bart_summarises_without_a_prefix(writer: Bench, made: Path, sentences: list[str]) -> None:
+    folder = architectures.bart(made / f"bart-{writer.backend}", sentences)
+    assert texts_of(writer.run(writer.spec("summarize", str(folder)), sentences)) == expected_texts(folder, sentences)
 
 
 def test_marian_with_only_a_pickle_is_converted_and_translates(
-    bench: Bench, made: Path, sentences: list[str], french: list[str]
+    writer: Bench, made: Path, sentences: list[str], french: list[str]
 ) -> None:
-    folder = architectures.marian(made / "opus-mt-es-en", french)
+    folder = architectures.marian(made / f"opus-mt-es-en-{writer.backend}", french)
     assert not list(folder.glob("*.safetensors"))
-    outcomes = bench.run(bench.spec("translate", str(folder)), sentences)
+    outcomes = writer.run(writer.spec("translate", str(folder)), sentences)
     assert texts_of(outcomes) == expected_texts(folder, sentences)
-    assert list((bench.cache_dir / "converted").glob("*/model.safetensors"))
+    assert list((writer.cache_dir / "converted").glob("*/model.safetensors"))
 
 
 def test_marian_with_target_tokens_puts_one_before_each_window(
-    bench: Bench, made: Path, sentences: list[str], french: list[str]
+    writer: Bench, made: Path, sentences: list[str], french: list[str]
 ) -> None:
-    folder = architectures.marian(made / "opus-mt-en-roa", french, (">>fra<<", ">>spa<<"))
-    spec = bench.spec("translate", str(folder), target_lang="fr")
+    folder = architectures.marian(made / f"opus-mt-en-roa-{writer.backend}", french, (">>fra<<", ">>spa<<"))
+    spec = writer.spec("translate", str(folder), target_lang="fr")
     inputs = [f">>fra<< {text}" for text in sentences]
-    assert texts_of(bench.run(spec, sentences)) == expected_texts(folder, inputs)
+    assert texts_of(writer.run(spec, sentences)) == expected_texts(folder, inputs)
     for language, says in ((None, "give --to, one of fra, spa"), ("de", "does not know the language de")):
         with pytest.raises(BadOption, match=says):
-            bench.spec("translate", str(folder), target_lang=language)
+            writer.spec("translate", str(folder), target_lang=language)
         asked = {} if language is None else {"target_lang": language}
         with pytest.raises(CannotServe, match=says):  # a hub's model is not at hand where the job is made
-            bench.engine.open(replace(spec, params=asked))
+            writer.engine.open(replace(spec, params=asked))
 
 
 @pytest.mark.parametrize(
@@ -123,14 +139,16 @@ def test_marian_with_target_tokens_puts_one_before_each_window(
     ],
 )
 def test_multilingual_models_are_told_both_languages(
-    bench: Bench, made: Path, sentences: list[str], kind: str, source: str, target: str, token: str
+    writer: Bench, made: Path, sentences: list[str], kind: str, source: str, target: str, token: str
 ) -> None:
-    folder = architectures.multilingual(made / kind, sentences, [source, target, "deu_Latn"], kind)
-    spec = bench.spec("translate", str(folder), source_lang="en", target_lang="fr")
+    folder = architectures.multilingual(
+        made / f"{kind}-{writer.backend}", sentences, [source, target, "deu_Latn"], kind
+    )
+    spec = writer.spec("translate", str(folder), source_lang="en", target_lang="fr")
     with quiet():
         forced = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(token)
     expected = expected_texts(folder, sentences, src_lang=source, forced_bos_token_id=forced)
-    assert texts_of(bench.run(spec, sentences)) == expected
+    assert texts_of(writer.run(spec, sentences)) == expected
 
 
 def test_language_tokens_of_m2m100_are_found() -> None:

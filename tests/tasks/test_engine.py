@@ -10,7 +10,7 @@ from storage.outcomes import Reason, Status
 from storage.specs import Spec
 from tasks.backends import Source
 from tasks.batches import Budget
-from tasks.engine import BatchDone, BatchStarted, Engine
+from tasks.engine import PORTION_TEXTS, BatchDone, BatchStarted, Engine, Ticket
 from tasks.errors import CannotServe, DeviceLost, EngineStopped
 from tasks.outputs import Output
 from tasks.windows import Encoded
@@ -293,6 +293,66 @@ def test_a_text_that_the_tokenizer_refuses_fails_alone(engine_of: EngineOf) -> N
     ticket = engine_of(lambda spec: Unreadable()).submit(spec_of(), [(1, "fine"), (2, "unreadable")])
     assert ticket.wait(WAIT_S)
     assert [outcome.status for outcome in ticket.finished()] == [Status.DONE, Status.FAILED]
+
+
+class Slow(FakeBackend):
+    """Cuts its second portion of texts only when something happens."""
+
+    def __init__(self, until: threading.Event, on_compute: Callable[[list[str]], None] = lambda texts: None) -> None:
+        super().__init__(on_compute)
+        self.cutting = threading.Event()
+        self._until = until
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        if "last" in texts[-1]:
+            self.cutting.set()
+            assert self._until.wait(WAIT_S)
+            if "bad" in texts[-1]:
+                raise ValueError
+        return super().encode(texts)
+
+
+MORE_THAN_A_PORTION = [(number, "word") for number in range(PORTION_TEXTS)]
+
+
+def test_the_device_computes_a_shards_first_texts_while_the_others_are_cut(engine_of: EngineOf) -> None:
+    computed = threading.Event()
+    engine = engine_of(lambda spec: Slow(computed, lambda texts: computed.set()))
+    ticket = engine.submit(spec_of(), [*MORE_THAN_A_PORTION, (99, "last")])
+    assert ticket.wait(WAIT_S)
+    assert [outcome.status for outcome in ticket.finished()] == [Status.DONE] * (PORTION_TEXTS + 1)
+
+
+def test_a_drain_while_a_shard_is_cut_keeps_what_is_computed_of_it(engine_of: EngineOf) -> None:
+    drained, computed = threading.Event(), threading.Event()
+    backend = Slow(drained, lambda texts: computed.set())
+    engine = engine_of(lambda spec: backend)
+    tickets: list[Ticket] = []
+    texts = [*MORE_THAN_A_PORTION, (99, "last"), *MORE_THAN_A_PORTION]
+    texts[2 * PORTION_TEXTS - 1] = (98, "last too")
+    thread = threading.Thread(target=lambda: tickets.append(engine.submit(spec_of(), texts)))
+    thread.start()
+    assert backend.cutting.wait(WAIT_S)
+    assert computed.wait(WAIT_S)
+    engine.drain()
+    drained.set()
+    thread.join(WAIT_S)
+    [ticket] = tickets
+    assert ticket.wait(WAIT_S)
+    assert not ticket.complete
+    assert 0 < len(ticket.finished()) <= PORTION_TEXTS
+
+
+def test_a_shard_of_texts_that_cannot_be_cut_lets_its_model_leave(engine_of: EngineOf) -> None:
+    at_once = threading.Event()
+    at_once.set()
+    first = Slow(at_once)
+    engine = engine_of(lambda spec: first if spec.model == "fake" else FakeBackend(), max_specs=1)
+    ticket = engine.submit(spec_of(), [(number, "bad last") for number in range(PORTION_TEXTS + 1)])
+    assert ticket.complete
+    assert {outcome.status for outcome in ticket.finished()} == {Status.FAILED}
+    engine.open(spec_of("another"))
+    assert first.closed.is_set()
 
 
 def test_batches_are_told_and_counted_even_if_the_listener_fails(engine_of: EngineOf) -> None:

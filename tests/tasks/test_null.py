@@ -52,10 +52,11 @@ def run(engine_of: EngineOf, spec: Spec, texts: list[str]) -> list[Outcome]:
     return ticket.finished()
 
 
-@pytest.mark.parametrize("kind", ["translate", "summarize", "embed"])
+@pytest.mark.parametrize("kind", ["translate", "summarize", "embed", "generate"])
 def test_outcomes_come_in_the_order_of_the_texts(engine_of: EngineOf, kind: str) -> None:
     texts = [f"Text {number} has words. " * (number % 7 + 1) for number in range(50)]
-    outcomes = run(engine_of, spec_of(kind), texts)
+    asked = {"prompt": "{text}"} if kind == "generate" else {}
+    outcomes = run(engine_of, spec_of(kind, **asked), texts)
     assert [outcome.content_id for outcome in outcomes] == list(range(50))
     assert all(outcome.status is Status.DONE for outcome in outcomes)
     assert [outcome.tokens_in for outcome in outcomes] == [len(text.split()) for text in texts]
@@ -130,7 +131,7 @@ def test_its_name_is_the_whole_setting_and_it_is_never_a_default(tmp_path: Path)
 
 def test_check_says_that_it_computes_nothing(tmp_path: Path) -> None:
     checked = models.check("null@5", models_dir=None, cache_dir=tmp_path)
-    assert (checked.family, checked.kinds) == ("computes nothing", ("summarize", "translate", "embed"))
+    assert (checked.family, checked.kinds) == ("computes nothing", ("summarize", "translate", "embed", "generate"))
     assert (checked.window_limit, checked.size_bytes) == (512, 0)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from storage.specs import Spec
 from tasks import families, languages
 from tasks.errors import BadOption, ModelUnsuitable
 from tasks.models import Pinned
@@ -22,6 +23,21 @@ def test_a_spec_holds_only_what_was_asked_for() -> None:
     assert spec.quality == "native"
 
 
+def test_a_prompt_and_its_sampling_are_part_of_the_spec() -> None:
+    options = Options(prompt="Say: {text}", temperature=1, top_p=1, seed=7, stop=("\n",))
+    spec = build_spec("generate", PINNED, options, GPT2)
+    expected = {"prompt": "Say: {text}", "temperature": 1.0, "top_p": 1.0, "seed": 7, "stop": ["\n"]}
+    assert spec.params == {**expected, "algorithm": ALGORITHM}
+    assert Spec.from_json(spec.to_json()) == spec
+    assert '"temperature":1.0' in spec.to_json().decode()
+
+
+def test_a_spec_names_the_version_of_the_built_in_instructions_it_uses() -> None:
+    assert build_spec("summarize", PINNED, Options(), GPT2).params["instructions"] == 1
+    assert "instructions" not in build_spec("summarize", PINNED, Options(prompt="{text}"), GPT2).params
+    assert "instructions" not in build_spec("summarize", PINNED, Options(), T5).params
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "config", "says"),
     [
@@ -35,6 +51,22 @@ def test_a_spec_holds_only_what_was_asked_for() -> None:
         ("translate", {"target_lang": "fr"}, T5, "give --from and --to"),
         ("translate", {}, M2M, "give --from and --to"),
         ("classify", {}, {}, "No such task"),
+        ("generate", {}, {}, "generate needs --prompt"),
+        ("generate", {"prompt": "Say it."}, {}, "{text} does not stand in it"),
+        ("generate", {"prompt": "{text}", "beams": 2}, {}, "--beams has no meaning for generate"),
+        ("generate", {"prompt": "{text}", "top_p": 0.0}, {}, "--top-p must be above 0"),
+        ("generate", {"prompt": "{text}", "temperature": -1.0}, {}, "--temperature must be at least 0"),
+        ("generate", {"prompt": "{text}", "temperature": float("nan")}, {}, "--temperature must be at least 0"),
+        ("generate", {"prompt": "{text}", "stop": ("a", "")}, {}, "--stop must not be empty"),
+        (
+            "summarize",
+            {"prompt": "Sum up {text}"},
+            T5,
+            "--prompt is for decoder-only models; some/model is encoder-d",
+        ),
+        ("summarize", {"beams": 4}, GPT2, "--beams is for encoder-decoder models"),
+        ("translate", {"target_lang": "fr"}, GPT2, "give --from and --to"),
+        ("embed", {"seed": 1}, {}, "--seed has no meaning for embed"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
@@ -47,8 +79,12 @@ def test_options_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("kind", "config", "says"),
     [
-        ("summarize", GPT2, "summarize needs an encoder-decoder model; some/model is decoder-only (gpt2)."),
-        ("translate", BERT, "translate needs an encoder-decoder model; some/model is encoder-only (bert)."),
+        ("generate", T5, "generate needs a decoder-only model; some/model is encoder-decoder (t5)."),
+        (
+            "translate",
+            BERT,
+            "translate needs an encoder-decoder or a decoder-only model; some/model is encoder-only (bert).",
+        ),
         (
             "embed",
             M2M,
@@ -58,7 +94,7 @@ def test_options_that_do_not_fit_are_refused(
 )
 def test_a_model_of_the_wrong_family_is_refused(kind: str, config: dict[str, Any], says: str) -> None:
     with pytest.raises(ModelUnsuitable) as refused:
-        build_spec(kind, PINNED, Options(), config)
+        build_spec(kind, PINNED, Options(prompt="{text}" if kind == "generate" else None), config)
     assert str(refused.value) == says
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,17 +16,22 @@ from tasks.backends.accelerator import quiet
 from tests.tasks.conftest import Bench
 
 
-def generated(folder: Path, texts: list[str], **settings: Any) -> list[str]:
-    """transformers' own answers, one text at a time."""
+def generated(folder: Path, texts: list[str], beams: int) -> list[str]:
+    """transformers' own answers, one text at a time; computed once for all backends."""
+    return list(_generated(folder, tuple(texts), beams))
+
+
+@cache
+def _generated(folder: Path, texts: tuple[str, ...], beams: int) -> tuple[str, ...]:
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
     answers = []
     for text in texts:
         with torch.inference_mode():
-            ids = model.generate(**tokenizer(text, return_tensors="pt"), **settings)
+            ids = model.generate(**tokenizer(text, return_tensors="pt"), num_beams=beams)
         answers.append(tokenizer.decode(ids[0], skip_special_tokens=True))
-    return answers
+    return tuple(answers)
 
 
 def one_paragraph(texts: list[str], count: int) -> list[str]:
@@ -60,23 +65,30 @@ def test_five_hundred_embeddings_are_those_of_sentence_transformers(
     assert np.allclose(lengths, 1, atol=1e-5)
 
 
+# By backend and beams, how many of a hundred outputs may differ. CTranslate2 ends a search by its own rule: it counts
+# hypotheses, where transformers asks whether a better one still seems possible.
+DIFFERENT = {("transformers", 1): 1, ("transformers", 4): 1, ("ctranslate2", 1): 1, ("ctranslate2", 4): 8}
+
+
 @pytest.mark.parametrize("beams", [1, 4])
-def test_a_hundred_summaries_are_those_of_generate(bench: Bench, descriptions: list[str], beams: int) -> None:
+def test_a_hundred_summaries_are_those_of_generate(writer: Bench, descriptions: list[str], beams: int) -> None:
     texts = one_paragraph(descriptions, 100)
-    spec = bench.spec("summarize", "synopsis-ddtp", beams=beams)
-    expected = generated(bench.folder(spec), texts, num_beams=beams)
-    actual = [outcome.text for outcome in bench.run(spec, texts)]
-    assert sum(one == other for one, other in zip(actual, expected, strict=True)) >= 99
+    spec = writer.spec("summarize", "synopsis-ddtp", beams=beams)
+    expected = generated(writer.folder(spec), texts, beams)
+    actual = [outcome.text for outcome in writer.run(spec, texts)]
+    differing = sum(one != other for one, other in zip(actual, expected, strict=True))
+    assert differing <= DIFFERENT[writer.backend, beams]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("beams", [1, 4])
-def test_a_hundred_translations_are_those_of_generate(bench: Bench, french: list[str], beams: int) -> None:
+def test_a_hundred_translations_are_those_of_generate(writer: Bench, french: list[str], beams: int) -> None:
     texts = one_paragraph(french, 100)
-    spec = bench.spec("translate", "marian-ddtp", beams=beams)
-    expected = generated(bench.folder(spec), texts, num_beams=beams)
-    actual = [outcome.text for outcome in bench.run(spec, texts)]
-    assert sum(one == other for one, other in zip(actual, expected, strict=True)) >= 99
+    spec = writer.spec("translate", "marian-ddtp", beams=beams)
+    expected = generated(writer.folder(spec), texts, beams)
+    actual = [outcome.text for outcome in writer.run(spec, texts)]
+    differing = sum(one != other for one, other in zip(actual, expected, strict=True))
+    assert differing <= DIFFERENT[writer.backend, beams]
 
 
 def test_a_translation_keeps_its_lines_and_bullets(bench: Bench) -> None:

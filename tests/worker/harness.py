@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLES = ROOT / "examples"
 DOCMILL = str(Path(sys.executable).with_name("docmill"))
 DEADLINE_S = 120.0
+# What is made of models' files and measured of them is shared by all tests of a session; it takes seconds each time.
+SHARED = Path(tempfile.mkdtemp(prefix="docmill-test-cache-"))
+atexit.register(shutil.rmtree, SHARED, ignore_errors=True)
 
 
 def until(condition: Callable[[], Any], what: str, within_s: float = DEADLINE_S) -> Any:
@@ -30,11 +36,22 @@ def until(condition: Callable[[], Any], what: str, within_s: float = DEADLINE_S)
     raise AssertionError(f"never happened: {what}")
 
 
+def share_conversions(home: Path) -> None:
+    """Let a home have the session's conversions and measurements in its cache."""
+    cache = home / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    for name in ("openvino", "ctranslate2", "batches", "backends"):
+        (SHARED / name).mkdir(exist_ok=True)
+        if not (cache / name).exists():
+            (cache / name).symlink_to(SHARED / name)
+
+
 class Docmill:
     """The command with one set of settings."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
         self.folder = folder
+        share_conversions(folder / "home")
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DOCMILL_")}
         self.environment = {
             **kept,

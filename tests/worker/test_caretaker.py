@@ -78,9 +78,9 @@ def test_a_dead_child_is_buried_at_once_and_suspected_unless_it_was_stopped_on_p
     database: Database, broker: Broker, on_purpose: bool
 ) -> None:
     read(database, request(), numbered(3))
+    held = claim_next(database, "child")  # before it starts: its first round dispatches as well
     caretaker = Caretaker(database, broker, "me", every_s=60.0)
     caretaker.start()
-    held = claim_next(database, "child")
     caretaker.bury("child", on_purpose=on_purpose)
     until(lambda: shard(database, held.shard_id).state != "running", "its shard is free", 10)
     caretaker.stop()

@@ -51,21 +51,57 @@ def test_the_list_of_commands_is_the_commands() -> None:
     ("arguments", "code", "says"),
     [
         (("run", "nowhere.jsonl", "--task", "embed"), 2, "nowhere.jsonl"),
-        (("run", "empty-folder", "--task", "embed"), 2, "no .txt or .md files"),
+        (("run", "empty-folder", "--task", "embed"), 2, "no .txt, .md,"),
         (("run", DESCRIPTIONS, "--task", "embed", "--text-field", "body"), 2, "--text-field"),
         (("run", DESCRIPTIONS, "--task", "embed", "--model", "./no-such-model"), 2, "no-such-model"),
         (("run", DESCRIPTIONS, "--task", "embed", "--beams", "4"), 2, "--beams"),
         (("run", DESCRIPTIONS, "--task", "summarize", "--model", "minilm"), 2, "minilm"),
         (("run", DESCRIPTIONS, "--task", "translate", "--to", "xx"), 2, "xx"),
+        (("run", DESCRIPTIONS, "--task", "generate", "--prompt", "{text}"), 2, "give one with --model"),
+        (("run", DESCRIPTIONS, "--task", "generate", "--model", "null"), 2, "generate needs --prompt"),
+        (
+            ("run", DESCRIPTIONS, "--task", "generate", "--model", "null", "--prompt", "{doc}"),
+            2,
+            "no placeholder {doc}",
+        ),
+        (("run", DESCRIPTIONS, "--task", "generate", "--model", "null", "--prompt", "@none"), 2, "cannot read none"),
+        (("run", DESCRIPTIONS, "--task", "generate", "--prompt", "{text}", "--top-p", "0"), 2, "0<x<=1"),
         (("run", DESCRIPTIONS, "--task", "embed", "--device", "tpu"), 2, "--device tpu"),
         (("run", DESCRIPTIONS, "--task", "embed", "--out", "no/such/folder.jsonl"), 2, "there is no folder"),
         (("run", DESCRIPTIONS, "--task", "sing"), 2, "sing"),
         (("run", "", "--task", "embed"), 2, "the source is empty"),
         (("run", DESCRIPTIONS, "--task", "embed", "--out", ""), 2, "name a file"),
         (("run", DESCRIPTIONS, "--task", "embed", "--out", "/proc/x"), 2, "--out"),
+        (("run", DESCRIPTIONS, "--task", "summarize", "--out", "a.npy"), 2, "only vectors are written as .npy"),
+        (("run", DESCRIPTIONS, "--task", "embed", "--out", "a.parquet.gz"), 2, "leave .gz out"),
+        (
+            ("run", "in.ids.jsonl", "--task", "embed", "--out", "in.ids.jsonl"),
+            2,
+            "is the source, which would be lost",
+        ),
+        (("run", "in.ids.jsonl", "--task", "embed", "--out", "in.npy"), 2, "is the source, which would be lost"),
+        (("run", ".", "--task", "embed", "--out", "a.txt"), 2, "would be one of the source's documents"),
+        (("run", "*.jsonl", "--task", "embed", "--out", "a.jsonl"), 2, "would be one of the source's documents"),
+        (("run", "no/*.jsonl", "--task", "embed"), 2, "no file matches"),
+        (("run", "sqlite:///no.db?SELECT 1", "--task", "embed"), 2, "no such file"),
+        (("run", "sqlite:///a.db", "--task", "embed", "--out", "a"), 2, "the source has no query"),
+        (
+            ("run", "sqlite:///in.db?SELECT 1", "--task", "embed", "--out", "in.db"),
+            2,
+            "is the source, which would be lost",
+        ),
+        (("run", DESCRIPTIONS, "--task", "embed", "--format", "npy", "--out", "-"), 2, "name one with --out"),
+        (("run", DESCRIPTIONS, "--task", "embed", "--format", "csv"), 2, "name it with --out"),
         (("status", "99999999999999999999"), 2, "99999999999999999999"),
         (("status", "77"), 2, "no job 77"),
         (("results", "77"), 2, "no job 77"),
+        (("results", "77", "--out", "out", "--part-documents", "5"), 2, "no job 77"),
+        (("results", "77", "--part-documents", "5"), 2, "parts need a folder"),
+        (("results", "77", "--out", "out", "--part-documents", "0"), 2, "--part-documents"),
+        (("results", "77", "--out", "no/out", "--part-documents", "5"), 2, "there is no folder"),
+        (("results", "77", "--out", "out", "--part-documents", "5", "--partial"), 2, "--partial is for one file"),
+        (("results", "77", "--out", "out.jsonl", "--overwrite"), 2, "--overwrite is for parts"),
+        (("results", "77", "--out", "empty-folder"), 2, "--part-documents N writes parts into it"),
         (("failures", "77"), 2, "no job 77"),
         (("retry", "77"), 2, "no job 77"),
         (("cancel", "77"), 2, "no job 77"),
@@ -172,6 +208,12 @@ def test_doctor_finds_nothing_wrong_here(embedded: Docmill) -> None:
     findings = embedded.json("doctor")
     assert {finding["what"] for finding in findings} >= {"database", "redis", "models", "device", "disk"}
     assert all(finding["ok"] for finding in findings)
+
+
+def test_results_go_to_whatever_stdout_is(embedded: Docmill) -> None:
+    embedded("run", DESCRIPTIONS, "--task", "embed", "--model", "null", "--limit", 3)
+    piped = _shell(embedded, f"{DOCMILL} results 1 --out /dev/stdout | wc -l")
+    assert (piped.stdout.strip(), piped.returncode) == (b"3", 0)
 
 
 def test_a_reader_that_closes_the_pipe_is_no_error(embedded: Docmill) -> None:

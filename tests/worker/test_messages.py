@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.plan import Options
 from worker.enqueue import parse_enqueue
 from worker.errors import BadMessage
 from worker.messages import VERSION, parse_shard, queue, redis_key, shard_message
@@ -67,3 +68,21 @@ def test_an_enqueue_message_is_named_as_the_commands_options() -> None:
 def test_an_enqueue_message_that_is_not_ours_is_refused(arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(BadMessage, match=says):
         parse_enqueue(arguments)
+
+
+def test_a_message_asks_for_a_prompt_as_the_command_does_with_one_text_to_stop_at() -> None:
+    request = parse_enqueue(
+        {
+            "source": "a",
+            "task": "generate",
+            "model": "m",
+            "prompt": "{text}",
+            "temperature": 1,
+            "seed": 2,
+            "stop": ".",
+        }
+    )
+    assert request.options == Options(prompt="{text}", temperature=1, seed=2, stop=(".",))
+    for name, value in (("temperature", "hot"), ("seed", 1.5), ("prompt", 3), ("stop", True)):
+        with pytest.raises(BadMessage, match=name):
+            parse_enqueue({"source": "a", "task": "generate", name: value})

@@ -40,6 +40,21 @@ def test_each_task_gives_every_document_its_result_in_the_order_of_the_source(em
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
 
 
+def test_a_prompt_comes_from_a_file_and_another_one_makes_other_results(embedded: Docmill) -> None:
+    (embedded.folder / "prompt.txt").write_text("Say it again:\n{text}")
+    task = ("--task", "generate", "--model", "null", "--stop", "a", "--stop", "b", "--limit", 3)
+    embedded("run", DESCRIPTIONS, *task, "--prompt", "@prompt.txt", "--temperature", 0.5, "--seed", 4)
+    again = embedded(
+        "run", DESCRIPTIONS, *task, "--prompt", "Say it again:\n{text}", "--temperature", 0.5, "--seed", 4
+    )
+    assert "Nothing to compute" in again.stderr
+    embedded("run", DESCRIPTIONS, *task, "--prompt", "Say something else: {text}")
+    assert embedded.json("jobs")[0]["tokens_in"] > 0
+    results = embedded.results(1)
+    assert [result["task"] for result in results] == ["generate"] * 3
+    assert [result["text"] for result in results] == [record["text"] for record in _first(DESCRIPTIONS, 3)]
+
+
 def test_a_second_run_computes_nothing_and_says_so(embedded: Docmill) -> None:
     run = ("run", DESCRIPTIONS, "--task", "embed", "--limit", 5)
     embedded(*run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from tests.worker.harness import ROOT
 from worker.errors import SettingsError
 from worker.settings import LANES, Settings, load_settings, mask
+from worker.settings_page import page
 
 
 @pytest.fixture(autouse=True)
@@ -64,9 +64,23 @@ def test_unknown_and_bad_settings_are_listed_together(tmp_path: Path, monkeypatc
     assert "POSTGRES_PASSWORD" not in message
 
 
-def test_the_readme_names_every_setting() -> None:
-    named = set(re.findall(r"^\| `DOCMILL_(\w+)`", (ROOT / "README.md").read_text(), re.MULTILINE))
-    assert named == {name.upper() for name in Settings.model_fields}
+def test_the_page_of_settings_is_what_the_definitions_say() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text() == page(), "make settings-page"
+
+
+def test_the_page_has_every_setting_with_what_it_takes_and_its_default() -> None:
+    rows = {row.split(" | ")[0].strip("| `"): row for row in page().splitlines() if row.startswith("| `DOCMILL_")}
+    assert list(rows) == [f"DOCMILL_{name.upper()}" for name in Settings.model_fields]
+    assert all(field.description for field in Settings.model_fields.values())
+    assert rows["DOCMILL_THREADS"].endswith("| whole number, 1 to 64 | 3 |")
+    assert rows["DOCMILL_DRAIN_S"].endswith("| number above 0 | 22 |")
+    assert rows["DOCMILL_LOG_LEVEL"].endswith("| `debug`, `info`, `warning`, `error` | `warning` |")
+
+
+def test_the_page_says_nothing_of_the_machine_it_was_written_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "/somewhere")
+    assert "/somewhere" not in page()
+    assert str(Path.home()) not in page()
 
 
 def test_lanes_are_named_and_known() -> None:

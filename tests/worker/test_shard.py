@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -10,11 +11,13 @@ from sqlalchemy import select
 from storage import dispatch, ingest, jobs, shards
 from storage.database import Database
 from storage.errors import DatabaseUnreachable
-from storage.ingest import Incoming
 from storage.jobs import JobRequest
 from storage.outcomes import Outcome, Status
 from storage.schema import OutcomeRow, Shard
 from storage.specs import Spec
+from storage.steps import StepRequest
+from tasks.engine import Engine
+from tests.storage.books import gathered
 from worker.shard import InFlight, Process
 
 RUNTIME = {"device": "cpu", "precision": "float32", "backend": "none", "versions": {}}
@@ -39,9 +42,8 @@ def process(database: Database) -> Process:
 
 
 def _claim_two(database: Database) -> InFlight:
-    job = jobs.open_job(database, JobRequest("c", "/x", Spec("embed", "m", "sha256:0")))
-    ingest.sweep(database, job)
-    ingest.add(database, job, [Incoming(key, f"text {key}", {}, (), seq) for seq, key in enumerate("ab")])
+    job = jobs.open_job(database, JobRequest("c", "/x", (StepRequest("embed", Spec("embed", "m", "sha256:0")),)))
+    ingest.add(database, job, gathered(*[(key, f"text {key}", {}, (), seq) for seq, key in enumerate("ab")]))
     ingest.end(database, job)
     [lane] = dispatch.lanes(database)
     [shard_id] = dispatch.take(database, lane)
@@ -99,3 +101,23 @@ def test_a_shard_that_was_taken_away_is_told_by_the_next_heartbeat(database: Dat
     database.write(lambda connection: connection.execute(Shard.__table__.update().values(fence=Shard.fence + 1)))  # type: ignore[attr-defined]
     process.heartbeat()
     assert ours.lost.is_set()
+
+
+def test_time_with_a_shard_in_flight_is_counted_once_however_many_there_are(
+    database: Database, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("worker.shard.time.monotonic", lambda: now[0])
+    process.engine = Engine(lambda _: pytest.fail("no model is opened"))
+    one = _claim_two(database)
+    two = InFlight(one.head, replace(one.claim, shard_id=one.claim.shard_id + 1))
+    process._enter(one)
+    now[0] = 101.0
+    process._enter(two)
+    now[0] = 103.0
+    process._leave(one)
+    assert (process.reading().working_s, process.reading().idle) == (3.0, False)
+    now[0] = 104.0
+    process._leave(two)
+    now[0] = 200.0
+    assert (process.reading().working_s, process.reading().idle) == (4.0, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import signal
@@ -10,10 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+from pyarrow import parquet
 
 from storage import jobs, shards
 from storage.database import Database
+from storage.outcomes import Outcome, Status
 from tests.storage.books import claim_next, done, work
 from tests.worker.harness import EXAMPLES
 from worker.cli import main
@@ -137,6 +141,30 @@ def test_a_dash_is_standard_output(call: Call, store: Database, tmp_path: Path) 
     assert "3 unchanged" in said.err
     assert call("run", DESCRIPTIONS, "--task", "embed", "--out", "-", "--json", code=2).out == ""
     assert not (tmp_path / "-").exists()
+
+
+def test_results_come_in_the_format_that_is_asked_for(call: Call, store: Database, tmp_path: Path) -> None:
+    call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 3)
+    claim = claim_next(store)
+    vectors = [np.array([number, 0.5], dtype="<f4").tobytes() for number in range(3)]
+    outcomes = [
+        Outcome(content_id, Status.DONE, vector=vector)
+        for (content_id, _), vector in zip(claim.texts, vectors, strict=True)
+    ]
+    shards.commit(store, claim, outcomes, None)
+    jobs.finish(store)
+    store.close()
+    lines = [json.loads(line) for line in call("results", 1).out.splitlines()]
+    assert "Wrote 3 results" in call("results", 1, "--out", tmp_path / "v.npy").err
+    assert np.load(tmp_path / "v.npy").tolist() == [line["vector"] for line in lines]
+    ids = (tmp_path / "v.ids.jsonl").read_text().splitlines()
+    assert [json.loads(one)["id"] for one in ids] == [line["id"] for line in lines]
+    call("results", 1, "--out", tmp_path / "v", "--format", "parquet")
+    assert parquet.read_table(tmp_path / "v")["id"].to_pylist() == [line["id"] for line in lines]
+    header, *rows = csv.reader(call("results", 1, "--format", "csv").out.splitlines())
+    assert header == list(lines[0])
+    assert [row[0] for row in rows] == [line["id"] for line in lines]
+    assert "name one with --out" in call("results", 1, "--format", "parquet", code=2).err
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The command line. Each command parses, calls one function and prints; heavy modules load when they are needed.
 
-Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 some documents failed, 2 bad usage or input, 3 a service
-is unreachable, 130 interrupted.
+Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 some documents failed (or doctor found something wrong),
+2 bad usage or input, 3 a service is unreachable, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,24 +11,31 @@ import sys
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 COMMANDS = {
     "run": ("worker.cli.work", "Run a task over a source, here and now."),
     "enqueue": ("worker.cli.work", "Store a source as a job and leave the work to the workers."),
     "worker": ("worker.cli.admin", "Start a worker."),
+    "pipeline": ("worker.cli.pipeline", "Run several steps over a corpus, by hand or on a schedule."),
     "jobs": ("worker.cli.jobs", "List the latest jobs."),
     "status": ("worker.cli.jobs", "Show how far a job is, and what it waits for."),
     "wait": ("worker.cli.jobs", "Wait for a job to end."),
-    "results": ("worker.cli.jobs", "Write a job's results as JSON lines."),
+    "results": ("worker.cli.jobs", "Write a job's results as JSON lines, CSV, Parquet or an array."),
+    "search": ("worker.cli.search", "Find the documents that are nearest to a text, by their embeddings."),
+    "index": ("worker.cli.index", "Make, list or drop indexes of vectors, for search in large corpora."),
     "failures": ("worker.cli.jobs", "List what has no result, with the reasons."),
     "retry": ("worker.cli.jobs", "Try a job's failed documents again."),
     "pause": ("worker.cli.steer", "Hold a job until it is resumed."),
     "resume": ("worker.cli.steer", "Let a paused job go on."),
     "priority": ("worker.cli.steer", "Put a job before or behind others."),
     "cancel": ("worker.cli.jobs", "Stop a job; what is done stays."),
+    "corpus": ("worker.cli.corpus", "List, show or remove corpora and documents; trace a text."),
+    "gc": ("worker.cli.corpus", "Remove what nothing refers to, and results by age or spec."),
     "models": ("worker.cli.admin", "List the models that have names, or check one."),
     "db": ("worker.cli.admin", "Look after the store's schema."),
     "doctor": ("worker.cli.admin", "Find what is wrong with this installation."),
+    "completion": ("worker.cli.completion", "Print the script that lets a shell complete docmill's commands."),
 }
 
 
@@ -44,6 +51,12 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), f"{cmd_name}_command")
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Complete a command's name without loading any command."""
+        named = [CompletionItem(name, help=about) for name, (_, about) in COMMANDS.items()]
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [item for item in named if item.value.startswith(incomplete)] + options
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a reader of its output that has seen enough ends it, and that is no error."""
@@ -63,8 +76,8 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit codes: 0 done, 1 some documents failed or were rejected, 2 bad usage or input, 3 a service is "
-    "unreachable, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 some documents failed or were rejected (or doctor found something wrong), 2 bad "
+    "usage or input, 3 a service is unreachable, 130 interrupted.",
 )
 @click.version_option(package_name="docmill")
 def docmill() -> None:
@@ -74,6 +87,7 @@ def docmill() -> None:
     docmill run notes/ --task summarize
     docmill run articles.jsonl.zst --task translate --from fr --to en --out english.jsonl
     docmill enqueue corpus.csv --task embed --model sentence-transformers/all-MiniLM-L6-v2 --wait
+    docmill search corpus.csv "how to renew a passport"
     """
 
 

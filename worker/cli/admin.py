@@ -8,18 +8,22 @@ from dataclasses import asdict
 
 import click
 
-from worker.cli.faults import BAD_INPUT, OK
-from worker.cli.session import open_broker, open_store, print_json, say, settings_from
+from worker.cli import completion
+from worker.cli.faults import BAD_INPUT, OK, SOME_FAILED
+from worker.cli.session import BACKEND, open_broker, open_store, print_json, say, settings_from
 
 JSON = click.option("--json", "as_json", is_flag=True, help="For machines.")
 
 
 @click.command("worker", epilog="Example: docmill worker --device cuda:0,cuda:1 --lanes embed,translate")
 @click.option("--device", help="auto, cpu, cuda, or a list such as cuda:0,cuda:1: one process for each.")
+@BACKEND
 @click.option("--lanes", help="Task kinds to serve, separated by commas.  [default: all]")
 @click.option("--threads", type=click.IntRange(1, 64), help="Shards in flight in each process.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Of the log on stderr.")
-def worker_command(device: str | None, lanes: str | None, threads: int | None, log_level: str | None) -> int:
+def worker_command(
+    device: str | None, backend: str | None, lanes: str | None, threads: int | None, log_level: str | None
+) -> int:
     """Start a worker: one process for each device, kept alive and drained by this one.
 
     SIGTERM or Ctrl-C finishes the batches under way and gives the rest back; a second one gives everything back
@@ -30,7 +34,7 @@ def worker_command(device: str | None, lanes: str | None, threads: int | None, l
     from worker.devices import choose_devices
     from worker.supervisor import Supervisor
 
-    settings = settings_from(device=device, lanes=lanes, threads=threads, log_level=log_level)
+    settings = settings_from(device=device, backend=backend, lanes=lanes, threads=threads, log_level=log_level)
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     devices = choose_devices(settings.device)
@@ -101,7 +105,7 @@ def list_command(as_json: bool) -> int:
 
 
 @models_command.command("check", epilog="Example: docmill models check Helsinki-NLP/opus-mt-es-en")
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @click.option("--revision", help="A hub model's branch, tag or commit.")
 @JSON
 def check_command(model: str, revision: str | None, as_json: bool) -> int:
@@ -125,7 +129,11 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
 @click.command("doctor", epilog="Example: docmill doctor --json")
 @JSON
 def doctor_command(as_json: bool) -> int:
-    """Find what is wrong with this installation, and say what to do about it."""
+    """Find what is wrong with this installation, and say what to do about it.
+
+    Looks at the database and its schema, Redis, their clocks, models, device, disk and extras. Changes nothing. Exit
+    code 0: nothing is wrong; 1: something is.
+    """
     from worker.doctor import examine
 
     findings = examine(settings_from())
@@ -133,7 +141,7 @@ def doctor_command(as_json: bool) -> int:
         print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
-            click.echo(f"{'ok ' if finding.ok else 'BAD'} {finding.what:<10} {finding.detail}")
+            click.echo(f"{'ok ' if finding.ok else 'BAD'} {finding.what:<11} {finding.detail}")
             if finding.advice:
-                click.echo(f"    {'':<10} {finding.advice}")
-    return OK if all(finding.ok for finding in findings) else BAD_INPUT
+                click.echo(f"    {'':<11} {finding.advice}")
+    return OK if all(finding.ok for finding in findings) else SOME_FAILED

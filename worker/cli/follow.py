@@ -7,9 +7,10 @@ from collections.abc import Callable
 from types import TracebackType
 
 from storage import jobs
+from storage.chunks import Rejected
 from storage.database import Database
 from storage.errors import DatabaseBusy, DatabaseUnreachable
-from storage.ingest import Counts, Rejected
+from storage.ingest import Counts
 from storage.jobs import OpenJob
 from storage.readers import Source
 from storage.status import JobStatus, read_status
@@ -63,6 +64,8 @@ class IngestBar(Progress):
 def say_ingested(source: Source, done: Enqueued) -> None:
     """Say what was read, and whether an earlier job goes on with it."""
     say(ingested(source.name, done.counts, adopted=done.adopted))
+    if done.not_pruned:
+        say("Nothing was marked as vanished, since not all of the source may have been read.")
     if done.adopted:
         say(f"Job {done.id} was unfinished and is carried on.")
 

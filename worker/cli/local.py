@@ -7,7 +7,8 @@ import threading
 from collections.abc import Sequence
 
 from storage.database import Database
-from storage.status import Cause, JobStatus, read_status
+from storage.status import JobStatus, read_status
+from storage.waiting import Cause
 from worker.broker import Broker
 from worker.cli.follow import IngestBar, follow, say_ingested
 from worker.cli.session import say
@@ -31,8 +32,13 @@ def run_here(
 
     Raises Blocked when this machine cannot serve the job. What was interrupted is carried on by the next run.
     """
-    local = settings.model_copy(update={"lanes": (prepared.spec.kind,), "upkeep_s": min(settings.upkeep_s, UPKEEP_S)})
-    supervisor = Supervisor(local, database, broker, devices)
+    local = settings.model_copy(
+        update={
+            "lanes": tuple(sorted({step.spec.kind for step in prepared.steps})),
+            "upkeep_s": min(settings.upkeep_s, UPKEEP_S),
+        }
+    )
+    supervisor = Supervisor(local, database, broker, devices, fires=False)
     started = threading.Event()
 
     def start_once() -> None:

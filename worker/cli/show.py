@@ -5,20 +5,21 @@ from __future__ import annotations
 import re
 import threading
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from storage.ingest import Counts
-from storage.status import JobStatus
 from worker.cli.session import STDERR, nobody_reads
+
+if TYPE_CHECKING:
+    from storage.ingest import Counts
+    from storage.status import JobStatus, StepStatus
 
 SHOWN_REJECTIONS = 5
 FORMULA = re.compile(r'[\s"]*[=+@＝＋－＠-]')  # after blanks and quotes too, which spreadsheets take away
@@ -101,10 +102,11 @@ def ingested(source: str, counts: Counts, *, adopted: bool) -> str:
     """What was read, in one line. Of an adopted job some texts may have been planned before."""
     if not counts.records and not counts.rejected:
         return no_records(source)
+    vanished = f", {counts.vanished:,} vanished" if counts.vanished else ""
     return (
         f"{counts.records:,} records: {counts.new:,} new documents, {counts.changed:,} changed, "
         f"{counts.unchanged:,} unchanged, {counts.repeated:,} superseded by a later record of the same id, "
-        f"{counts.rejected:,} rejected. {counts.planned:,} {'more ' if adopted else ''}texts to compute."
+        f"{counts.rejected:,} rejected{vanished}. {counts.planned:,} {'more ' if adopted else ''}texts to compute."
     )
 
 
@@ -131,14 +133,16 @@ def summary(status: JobStatus) -> str:
 
 def as_json(status: JobStatus) -> dict[str, Any]:
     """A status for machines; the spec as its parts."""
-    return asdict(status) | {"texts": status.texts, "spec": asdict(status.spec)}
+    steps = [asdict(step) | {"spec": asdict(step.spec)} for step in status.steps]
+    return asdict(status) | {"texts": status.texts, "spec": asdict(status.spec), "steps": steps}
 
 
 def status_table(status: JobStatus) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     rows = {
         "job": f"{status.id} ({status.state})",
-        "task": str(status.spec),
+        "task" if len(status.steps) == 1 else "steps": "\n".join(map(_step, status.steps)),
+        "priority": str(status.priority) if status.priority else "",
         "corpus": status.corpus,
         "source": status.source,
         "documents": f"{status.documents:,}" if status.documents else f"{status.records:,} records read so far",
@@ -159,6 +163,24 @@ def status_table(status: JobStatus) -> Table:
     return table
 
 
+def _step(step: StepStatus) -> str:
+    if step.input is None and step.name == step.spec.kind:
+        return str(step.spec)
+    counts = f"{step.done:,} done, {step.failed:,} failed, {step.blocked:,} blocked, {step.pending:,} to do"
+    return f"{step.name}: {step.spec} over {step.input or 'the documents'}: {counts}"
+
+
+def steps_table(status: JobStatus) -> Table:
+    """What became of the texts of each step."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("step", "reads", "task", "done", "failed", "skipped", "blocked", "to do", "had before"):
+        table.add_column(heading, justify="left" if heading in {"step", "reads", "task"} else "right")
+    for step in status.steps:
+        counts = (step.done, step.failed, step.skipped, step.blocked, step.pending, step.prior)
+        table.add_row(step.name, step.input or "documents", step.spec.kind, *(f"{count:,}" for count in counts))
+    return table
+
+
 def jobs_table(statuses: list[JobStatus]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("job", "state", "task", "corpus", "done", "failed", "to do", "waits for"):
@@ -167,7 +189,7 @@ def jobs_table(statuses: list[JobStatus]) -> Table:
         table.add_row(
             str(status.id),
             status.state,
-            status.spec.kind,
+            ", ".join(step.spec.kind for step in status.steps),
             Text(status.corpus, overflow="ellipsis", no_wrap=True),
             f"{status.done:,}",
             f"{status.failed:,}",
@@ -185,6 +207,18 @@ def samples_table(samples: list[dict[str, Any]]) -> Table:
     table.add_column("output", ratio=5)
     for sample in samples:
         table.add_row(Text(printable(sample["id"])), Text(shorten(sample["input"])), Text(_output(sample)))
+    return table
+
+
+def hits_table(hits: Sequence[tuple[float, str, str]]) -> Table:
+    """What a search found, the nearest first: (score, document's id, beginning of its text), a line each."""
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    for heading in ("", "score"):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=5 if heading else 2)
+    table.add_column("document", ratio=1, overflow="ellipsis", no_wrap=True)
+    table.add_column("text", ratio=3, overflow="ellipsis", no_wrap=True)
+    for rank, (score, key, text) in enumerate(hits, 1):
+        table.add_row(str(rank), f"{score:.3f}", Text(printable(key, keep="")), Text(text))
     return table
 
 
@@ -207,6 +241,8 @@ def cell(text: str) -> str:
 def _output(sample: dict[str, Any]) -> str:
     if "text" in sample:
         return shorten(sample["text"] or "")
+    import numpy as np
+
     vector: Any = np.atleast_2d(sample["vector"])
     numbers = " ".join(f"{value:+.3f}" for value in vector[0][:6])
     windows = f"{len(vector)} windows × " if len(vector) > 1 else ""

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from worker.cli import completion
 from worker.cli.faults import OK, SOME_FAILED
 from worker.cli.session import (
+    BACKEND,
+    FORMAT,
     OUT,
     STDOUT,
     check_filled,
     check_out,
+    check_out_is_no_input,
     open_broker,
     open_store,
     print_json,
@@ -32,32 +36,75 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 MOST = 2**31 - 1  # far more than makes sense, far less than a database holds
-TASKS = click.Choice(["summarize", "translate", "embed"])
+OF_MODEL = (
+    *("source_lang", "target_lang", "beams", "max_new_tokens", "window_tokens", "pooling", "windows"),
+    *("prompt", "system", "temperature", "top_p", "top_k", "seed", "stop"),
+)
+TASKS = click.Choice(["summarize", "translate", "embed", "generate"])
+
+
+class PromptType(click.ParamType[str]):
+    """A template, or the text of a file as @FILE."""
+
+    name = "TEMPLATE|@FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value.startswith("@"):
+            return str(value)
+        try:
+            return Path(value[1:]).read_text(encoding="utf-8")
+        except OSError as error:
+            self.fail(f"cannot read {value[1:]}: {error.strerror}", param, ctx)
+        except UnicodeDecodeError:
+            self.fail(f"{value[1:]} is not UTF-8 text", param, ctx)
+
+
+_DECODER_OPTIONS = (
+    click.option("--prompt", type=PromptType(), help="What to tell a decoder-only model; {text} is the document."),
+    click.option("--system", metavar="TEXT", help="System prompt, where the model's chat template has one."),
+    click.option("--temperature", type=click.FloatRange(0), help="Sample; 0 takes the likeliest token each time."),
+    click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Sample of this share of probability."),
+    click.option("--top-k", type=click.IntRange(0, MOST), help="Sample of the K likeliest tokens; 0 is all."),
+    click.option("--seed", type=click.IntRange(0, MOST), help="Another seed, other samples.  [default: 0]"),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End the output before this text; may be repeated."),
+)
 
 
 def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say what to do with which source: the same for every command that takes a source."""
     options = [
-        click.argument("source"),
+        click.argument("source", shell_complete=completion.files),
         click.option("--task", type=TASKS, required=True, help="What to do with every document."),
-        click.option("--model", help="A name from `docmill models list`, a folder, or a model hub's id."),
+        click.option(
+            "--model",
+            shell_complete=completion.models,
+            help="A name from `docmill models list`, a folder, or a model hub's id; with --from auto also one "
+            "for each language: fr=MODEL,de=MODEL.",
+        ),
         click.option("--revision", help="A hub model's branch, tag or commit.  [default: main]"),
-        click.option("--from", "source_lang", metavar="LANG", help="Language of the documents, such as fr."),
+        click.option(
+            "--from",
+            "source_lang",
+            metavar="LANG",
+            help="Language of the documents, such as fr; auto finds each one's.",
+        ),
         click.option("--to", "target_lang", metavar="LANG", help="Language to translate into, such as en."),
         click.option("--beams", type=click.IntRange(1, 64), help="Beams of the search; 1 is greedy."),
         click.option("--max-new-tokens", type=click.IntRange(1, MOST), help="Longest output of a window, in tokens."),
         click.option("--window-tokens", type=click.IntRange(8, MOST), help="Cut documents into windows of so many."),
+        *_DECODER_OPTIONS,
         click.option("--pooling", type=click.Choice(["cls", "mean", "last"]), help="Instead of the model's own."),
         click.option("--windows", type=click.Choice(["mean", "all"]), help="Of a long document's vectors."),
         click.option(
             "--dtype",
-            type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-            help="Precision; auto is what the device does natively.",
+            type=click.Choice(["auto", "float32", "bfloat16", "float16", "int8"]),
+            help="Precision; auto is what the device does natively, int8 costs some quality.",
         ),
         click.option("--corpus", help="Corpus that the documents belong to.  [default: the source's path]"),
         click.option("--text-field", default="text", show_default=True, help="Field that holds the text."),
         click.option("--id-field", default="id", show_default=True, help="Field that holds the document's id."),
         click.option("--limit", type=click.IntRange(1, MOST), help="Only the first N records."),
+        click.option("--prune", is_flag=True, help="Mark documents as gone that the source has no more."),
         click.option("--strict", is_flag=True, help="Stop at the first record that cannot be read."),
         click.option(
             "--max-failures",
@@ -77,8 +124,8 @@ def _request(settings: Settings, given: dict[str, Any]) -> Request:
     from worker.enqueue import Request
 
     check_filled()
-    of_model = ("source_lang", "target_lang", "beams", "max_new_tokens", "window_tokens", "pooling", "windows")
-    asked = {name: given.pop(name) for name in of_model}
+    asked = {name: given.pop(name) for name in OF_MODEL}
+    asked["stop"] = asked["stop"] or None
     return Request(options=Options(**asked, dtype=given.pop("dtype") or settings.dtype), **given)
 
 
@@ -98,32 +145,51 @@ def _prepare(settings: Settings, request: Request) -> Prepared:
 @work_options
 @click.option("--dry-run", is_flag=True, help="Only say how much there is to do and how long it would take.")
 @click.option("--device", help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")
-@click.option("--out", type=OUT, help="Write the results as JSON lines to a file, or to - for stdout.")
+@BACKEND
+@click.option(
+    "--out", type=OUT, help="Write the results to a file (as JSON lines, CSV, Parquet or .npy) or to -, stdout."
+)
+@FORMAT
 @click.option("--json", "as_json", is_flag=True, help="Print the job's final status as JSON.")
-def run_command(dry_run: bool, device: str | None, out: Path | None, as_json: bool, **given: Any) -> int:
+def run_command(
+    dry_run: bool,
+    device: str | None,
+    backend: str | None,
+    out: Path | None,
+    asked: str | None,
+    as_json: bool,
+    **given: Any,
+) -> int:
     """Run a task over SOURCE, here and now, and show the results.
 
-    SOURCE is a .jsonl, .csv or .tsv file (plain, .gz or .zst), a folder of .txt and .md files, or - for JSON lines
-    on standard input. Every text is computed once: what has a result already is not computed again, and an
-    interrupted run is carried on by running it again. Needs no server; with DOCMILL_REDIS_URL and
-    DOCMILL_DATABASE_URL set it works on the fleet's.
+    SOURCE is a .jsonl, .csv, .tsv, .txt, .md (also .gz or .zst), .parquet or .arrow file, a .zip or .tar of texts, a
+    URL of any of these, a folder, a quoted pattern such as 'data/**/*.csv', a data set of Hugging Face
+    (datasets://OWNER/NAME?split=train), a query (sqlite:///FILE?SELECT ..., postgresql://HOST/NAME?SELECT ...), or -
+    for JSON lines on standard input; with the extra "formats" also a .html, .pdf, .docx, .eml and others.
+    Every text is computed once: what has a result already is not computed again, and an interrupted run is carried
+    on by running it again. Needs no server; with DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL set it works on the
+    fleet's.
     """
+    from storage.results import results
     from worker.cli.local import run_here
     from worker.cli.terminal import lines_above_the_bar
     from worker.devices import choose_devices
 
-    settings = settings_from(device=device)
+    settings = settings_from(device=device, backend=backend)
     devices = choose_devices(settings.device)
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
     request = _request(settings, given)
-    check_out(out)
+    check_out(out, asked, task=request.task)
+    check_out_is_no_input(out, asked, request.source)
     with open_store(settings) as database:
         prepared = _prepare(settings, request)
         if dry_run:
             return _dry_run(settings, database, prepared, devices[0], as_json)
         with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):
             status = run_here(settings, database, broker, devices, prepared)
+        if out is not None:
+            write_out(out, results(database, status.id), asked)
         return _conclude(database, status, out, request.max_failures, as_json)
 
 
@@ -157,12 +223,10 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
 def _conclude(
     database: Database, status: JobStatus, out: Path | None, max_failures: float | None, as_json: bool
 ) -> int:
-    """Say what came of a job: a summary, a few results, a file; and the exit code."""
+    """Say what came of a job: a summary, a few results; and the exit code."""
     from storage.results import results
     from worker.cli import show
 
-    if out is not None:
-        write_out(out, results(database, status.id))
     if as_json:
         print_json(show.as_json(status))
     else:
@@ -197,9 +261,12 @@ def exit_code_of(status: JobStatus, max_failures: float | None = None) -> int:
 def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
     """Store SOURCE as a job for the workers, and print the job's number.
 
-    SOURCE is a .jsonl, .csv or .tsv file (plain, .gz or .zst), a folder of .txt and .md files, or - for JSON lines
-    on standard input. The documents are durable in SQL when the command ends with 0, whether Redis is up or not.
-    The same command again carries an unfinished job on and adds nothing twice.
+    SOURCE is a .jsonl, .csv, .tsv, .txt, .md (also .gz or .zst), .parquet or .arrow file, a .zip or .tar of texts, a
+    URL of any of these, a folder, a quoted pattern such as 'data/**/*.csv', a data set of Hugging Face
+    (datasets://OWNER/NAME?split=train), a query (sqlite:///FILE?SELECT ..., postgresql://HOST/NAME?SELECT ...), or -
+    for JSON lines on standard input; with the extra "formats" also a .html, .pdf, .docx, .eml and others.
+    The documents are durable in SQL when the command ends with 0, whether Redis is up or not. The same command again
+    carries an unfinished job on and adds nothing twice.
     """
     from dataclasses import asdict
 

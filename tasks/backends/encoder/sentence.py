@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import numpy as np
 import sentence_transformers
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from storage.specs import Spec
-from tasks import families
+from tasks import families, queries
 from tasks.backends import Source, accelerator
 from tasks.backends.convert import safe_folder
+from tasks.backends.encoder.packed import PackedEncoder, proven_encoder
+from tasks.backends.encoder.streams import Streams
+from tasks.backends.encoder.warmup import WarmUp
 from tasks.backends.static import Items, StaticLoop
 from tasks.backends.tokens import Tokens, padded
 from tasks.batches import Budget
@@ -25,17 +29,24 @@ from tasks.outputs import Output, Vector
 from tasks.recipes import Traits
 from tasks.windows import Encoded
 
+# From a batch to ``token_embeddings`` and ``attention_mask``; called from several threads.
+StatesOf = Callable[[Sequence[Encoded]], dict[str, torch.Tensor]]
+
 _POOLING = {"cls": "cls", "mean": "mean", "last": "lasttoken"}
-_BUDGETS = {"cpu": Budget(tokens=4096, rows=64), "cuda": Budget(tokens=65_536, rows=1024)}
+_BUDGETS = {"cpu": Budget(tokens=2048, rows=64), "cuda": Budget(tokens=65_536, rows=1024)}
+# Tokens of a batch that are tried when a model is opened on a device for the first time.
+_SIZES = {"cpu": (1024, 2048, 4096), "cuda": (16_384, 32_768, 65_536, 131_072, 262_144)}
+_WARM_UP_WORDS = 48
 
 
 class SentenceBackend:
     """One embedding model. Plain transformers get token ids from the submitting thread; other first modules
-    (bags of words, static embeddings) get the text and tokenise on their own."""
+    (bags of words, static embeddings) get the text and tokenise on their own. Encoders of BERT's design are computed
+    without padding on a CPU (``tasks.backends.encoder.packed``)."""
 
     def __init__(self, spec: Spec, folder: Path, *, device: str, cache_dir: Path) -> None:
         self._device = device
-        self._dtype = accelerator.dtype_for(spec.quality, device)
+        self._dtype = self._computed_in(spec.quality)
         folder = safe_folder(folder, spec.revision, cache_dir)
         with accelerator.quiet():
             self._model = SentenceTransformer(
@@ -43,20 +54,34 @@ class SentenceBackend:
                 device=device,
                 trust_remote_code=False,
                 local_files_only=True,
-                model_kwargs={"dtype": self._dtype, "use_safetensors": True},
+                model_kwargs={"dtype": self._loading_dtype(), "use_safetensors": True},
             )
         self._model.eval()
-        self._prompt = _default_prompt(self._model)
+        self._prompt = queries.prompt(spec, self._model.prompts, self._model.default_prompt_name)
         if (pooling := spec.params.get("pooling")) is not None:
             _set_pooling(self._model, _POOLING[pooling])
         self._tokens = self._tokenizer_of(self._model)
         self._limit_tokens = self._limit(spec.params.get("window_tokens"))
         self._truncate_dim = self._model.truncate_dim
-        self._loop = StaticLoop(self._compute, _BUDGETS[device.partition(":")[0]])
+        fits = self._tokens is not None and _states_only(self._model)
+        self._encoder = self._own_encoder(spec, cache_dir, fits)
+        kind = device.partition(":")[0]
+        self._loop = StaticLoop(
+            self._compute, replace(_BUDGETS[kind], packed=isinstance(self._encoder, PackedEncoder))
+        )
+        # Modules that tokenise on their own are not known to be safe for several threads.
+        side_by_side = device == "cpu" and self._tokens is not None
+        self._streams = Streams(self._loop, self._compute) if side_by_side else None
         self.traits = Traits(
             # Vectors cut to fewer dimensions have no length of 1 any more.
             normalizes=self._truncate_dim is None and any(isinstance(module, Normalize) for module in self._model)
         )
+        self._warm_up = WarmUp(
+            self._loop, self.run, self._short_window(), at_once=self._streams.count if self._streams else 1
+        )
+        if self._tokens is not None:
+            here = f"{type(self).__name__} {accelerator.device_name(device)} {torch.get_num_threads()}"
+            self._warm_up.find(_SIZES[kind], cache_dir / "batches", f"{spec.revision} {spec.quality} {here}")
 
     @property
     def limit_tokens(self) -> int:
@@ -69,7 +94,11 @@ class SentenceBackend:
         return [Encoded(max(1, len(text.split())), text) for text in texts]
 
     def run(self, source: Source) -> Iterator[tuple[int, Output]]:
-        return self._loop.run(source)
+        return (self._streams or self._loop).run(source)
+
+    def tokens_per_s(self) -> float:
+        """How fast short windows are computed here, by a measurement of a fraction of a second."""
+        return self._warm_up.rate()
 
     def runtime(self) -> dict[str, Any]:
         found = accelerator.runtime("sentence-transformers", self._device, self._dtype)
@@ -77,23 +106,47 @@ class SentenceBackend:
         return found
 
     def close(self) -> None:
-        del self._model
+        if self._streams is not None:
+            self._streams.close()
+        del self._model, self._encoder
         accelerator.release(self._device)
 
     def _compute(self, items: Items) -> Sequence[Output]:
         with torch.inference_mode(), accelerator.memory_errors(self._device):
-            features = self._features(items)
-            vectors = self._forward(features)["sentence_embedding"]
+            vectors = self._pooled(self._states(items))["sentence_embedding"]
             if self._truncate_dim is not None:
                 vectors = vectors[..., : self._truncate_dim]
             rows = vectors.float().cpu().numpy()
         return [Vector(np.ascontiguousarray(row)) for row in rows]
 
-    def _forward(self, features: dict[str, Any]) -> dict[str, Any]:
-        """The model's modules in turn, all but the first in float32: a half precision's sums over a text's tokens
-        and its norms are too coarse for a vector of length 1."""
-        first, *others = self._model
-        features = first(features)
+    def _computed_in(self, quality: str) -> torch.dtype:
+        """The precision of what is computed; raises CannotServe for a quality that this backend does not have."""
+        return accelerator.dtype_for(quality, self._device)
+
+    def _loading_dtype(self) -> torch.dtype:
+        """The precision in which the model is loaded."""
+        return self._dtype
+
+    def _own_encoder(self, spec: Spec, cache_dir: Path, fits: bool) -> StatesOf | None:
+        """What computes the first module's states in its place; None where that does it itself.
+
+        ``fits`` says whether the other modules need nothing but states and mask.
+        """
+        return proven_encoder(self._model[0].auto_model, self._device, self._dtype) if fits else None
+
+    def _states(self, items: Items) -> dict[str, Any]:
+        """What the model's first module gives for a batch."""
+        if self._encoder is None:
+            return dict(self._model[0](self._features(items)))
+        states: dict[str, Any] = dict(self._encoder([item.encoded for item in items]))
+        if self._prompt:
+            states["prompt_length"] = self._prompt_length
+        return states
+
+    def _pooled(self, features: dict[str, Any]) -> dict[str, Any]:
+        """The model's other modules in turn, in float32: a half precision's sums over a text's tokens and its norms
+        are too coarse for a vector of length 1."""
+        _, *others = self._model
         for name, value in features.items():
             if isinstance(value, torch.Tensor) and value.is_floating_point():
                 features[name] = value.float()
@@ -117,6 +170,13 @@ class SentenceBackend:
             for name, value in features.items()
         }
 
+    def _short_window(self) -> Encoded:
+        """A window as most are: some dozens of tokens, or as many as the model takes."""
+        words = _WARM_UP_WORDS
+        while (window := self.encode(["word " * words])[0]).tokens > self._limit_tokens and words > 1:
+            words //= 2
+        return window
+
     def _tokenizer_of(self, model: SentenceTransformer) -> Tokens | None:
         first = model[0]
         plain = type(first) is Transformer and hasattr(first.tokenizer, "pad")
@@ -134,10 +194,13 @@ class SentenceBackend:
         return self._tokens.checked_limit(limit, asked)
 
 
-def _default_prompt(model: SentenceTransformer) -> str:
-    """The prompt that the model's files put before every text, if they name a default."""
-    name = model.default_prompt_name
-    return str(model.prompts.get(name) or "") if name else ""
+def _states_only(model: SentenceTransformer) -> bool:
+    """Whether the modules after the first need nothing of it but its last hidden states."""
+    first, *others = model
+    output = first.modality_config["text"]["method_output_name"]
+    last = output in ("last_hidden_state", ("last_hidden_state",), ["last_hidden_state"])
+    more = first.auto_model.config.output_hidden_states
+    return last and not more and all(type(module) in (Pooling, Normalize, Dense) for module in others)
 
 
 def _set_pooling(model: SentenceTransformer, mode: str) -> None:

@@ -11,6 +11,7 @@ from storage.specs import Spec
 from tasks import families, languages
 from tasks.errors import BadOption, CannotServe
 
+_PAIR = re.compile(r"translation_([a-z]{2,3})_to_([a-z]{2,3})")
 _LANGUAGE_TOKEN = re.compile(r"__([a-z]{2,3})__|([a-z]{2,3}_[A-Z]{2}|[a-z]{3}_[A-Z][a-z]{3})")
 
 
@@ -35,6 +36,10 @@ def dialect(spec: Spec, config: Mapping[str, Any], tokenizer: Any) -> Dialect:
         prefix = settings.get("prefix", "summarize: " if model_type in families.PREFIXED else "")
         return Dialect(str(prefix or ""), parameters=settings)
     source, target = spec.params.get("source_lang"), spec.params.get("target_lang")
+    if source == languages.AUTO and model_type in families.PREFIXED:
+        return Dialect(parameters=_agreed(spec, worded_pairs(config, str(target))))
+    if source == languages.AUTO and model_type in families.MULTILINGUAL:
+        source = min(known_languages(tokenizer))  # each text has its own in place of this one
     if model_type in families.PREFIXED:
         return _worded(config, *_both(spec, source, target))
     if model_type in families.MULTILINGUAL:
@@ -62,13 +67,42 @@ def _both(spec: Spec, source: str | None, target: str | None) -> tuple[str, str]
 def _worded(config: Mapping[str, Any], source: str, target: str) -> Dialect:
     codes = tuple(languages.short_code(code) or code for code in (source, target))
     settings = families.task_settings(config, "translate", (codes[0], codes[1]))
-    prefix = settings.get("prefix") or f"translate {languages.name(source)} to {languages.name(target)}: "
-    return Dialect(str(prefix), parameters=settings)
+    return Dialect(wording(config, source, target), parameters=settings)
+
+
+def wording(config: Mapping[str, Any], source: str, target: str) -> str:
+    """The words that a T5 is told a pair of languages with."""
+    codes = tuple(languages.short_code(code) or code for code in (source, target))
+    settings = families.task_settings(config, "translate", (codes[0], codes[1]))
+    return str(settings.get("prefix") or f"translate {languages.name(source)} to {languages.name(target)}: ")
+
+
+def worded_pairs(config: Mapping[str, Any], target: str) -> dict[str, Mapping[str, Any]]:
+    """The source languages that a config has settings for with this target, and those without the words."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, settings in (config.get("task_specific_params") or {}).items():
+        match = _PAIR.fullmatch(name)
+        if match and languages.same_language(match.group(2), target):
+            found[match.group(1)] = {key: value for key, value in settings.items() if key != "prefix"}
+    return found
+
+
+def _agreed(spec: Spec, pairs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The generation parameters of all pairs, which share their batches."""
+    first, *others = pairs.values() or ({},)
+    if any(other != first for other in others):
+        raise CannotServe(f"{spec.model} writes differently for each source language: give --from.")
+    return first
+
+
+def known_languages(tokenizer: Any) -> dict[str, int]:
+    """The languages that a multilingual tokenizer has tokens for: code to token id."""
+    # M2M100 keeps its languages outside the vocabulary.
+    return {**getattr(tokenizer, "lang_code_to_id", {}), **language_tokens(tokenizer.get_vocab())}
 
 
 def _tokened(tokenizer: Any, source: str, target: str) -> Dialect:
-    # M2M100 keeps its languages outside the vocabulary.
-    known = {**getattr(tokenizer, "lang_code_to_id", {}), **language_tokens(tokenizer.get_vocab())}
+    known = known_languages(tokenizer)
     tokenizer.src_lang = languages.match(source, known)
     return Dialect(forced_bos_token_id=known[languages.match(target, known)])
 

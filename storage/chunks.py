@@ -1,0 +1,107 @@
+"""Records on their way into the store, column by column. Pure: made on the thread that reads, while another stores.
+
+Columns, because a chunk is thousands of records: as many small objects, and again as many for each step of their
+way, take longer to make and to search for garbage than the database takes to store them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A record that could not be read. After a `fatal` one nothing more of its file was."""
+
+    place: str
+    reason: str
+    fatal: bool = False
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Versions of documents: key, content, metadata and flags as JSON text, place in the order of the source."""
+
+    keys: Sequence[str]
+    content_ids: Sequence[int]
+    metas: Sequence[str]
+    flags: Sequence[str]
+    seqs: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def at(self, places: Sequence[int]) -> Versions:
+        """Those at these places."""
+        if len(places) == len(self):
+            return self
+        return Versions(*(_at(places, column) for column in vars(self).values()))
+
+    def equals(self, place: int, stored: Any) -> bool:
+        """Whether the one at the place says the same as a stored document."""
+        return bool(
+            stored.content_id == self.content_ids[place]
+            and stored.meta == orjson.loads(self.metas[place])
+            and stored.flags == orjson.loads(self.flags[place])
+        )
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Records that are stored together: of those with one key the last of the `n_records` that there were."""
+
+    n_records: int
+    keys: Sequence[str]
+    texts: Sequence[str]
+    hashes: Sequence[bytes]
+    metas: Sequence[str]
+    flags: Sequence[str]
+    seqs: Sequence[int]
+
+    def versions(self, content_ids: dict[bytes, int]) -> Versions:
+        """The records as versions of documents, once their contents have ids by their hashes."""
+        return Versions(self.keys, [content_ids[sha256] for sha256 in self.hashes], self.metas, self.flags, self.seqs)
+
+
+class Gathering:
+    """Takes a source's records until they make a chunk."""
+
+    def __init__(self) -> None:
+        self.n_chars = 0
+        self._keys: list[str] = []
+        self._texts: list[str] = []
+        self._hashes: list[bytes] = []
+        self._metas: list[str] = []
+        self._flags: list[str] = []
+        self._seqs: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def put(self, key: str, text: str, meta: dict[str, Any], flags: Sequence[str], seq: int) -> None:
+        """Add a record: normalised text, metadata (JSON values) and its place in the order of the source."""
+        self._keys.append(key)
+        self._texts.append(text)
+        self._hashes.append(hashlib.sha256(text.encode()).digest())
+        self._metas.append(orjson.dumps(meta).decode() if meta else "{}")
+        self._flags.append(orjson.dumps(flags).decode() if flags else "[]")
+        self._seqs.append(seq)
+        self.n_chars += len(text)
+
+    def chunk(self) -> Chunk:
+        """What was put in, as one chunk."""
+        columns = (self._keys, self._texts, self._hashes, self._metas, self._flags, self._seqs)
+        last = {key: place for place, key in enumerate(self._keys)}
+        if len(last) == len(self):
+            return Chunk(len(self), *columns)
+        places = list(last.values())
+        return Chunk(len(self), *(_at(places, column) for column in columns))
+
+
+def _at(places: Sequence[int], column: Sequence[Any]) -> list[Any]:
+    return [column[place] for place in places]

@@ -1,0 +1,65 @@
+"""The nearest of many vectors, found exactly: cosines of a block, and the best of all blocks so far. Pure."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Matrix = npt.NDArray[np.float32]
+
+
+def cosines(queries: Matrix, vectors: Matrix) -> Matrix:
+    """The cosine of each query with each vector: of shapes (queries, dim) and (vectors, dim), (queries, vectors).
+
+    That with a vector of length 0 is 0. Computed in float64 and rounded: a product of matrices adds in an order that
+    depends on a row's place, and one text must have one score wherever it stands.
+    """
+    rows = queries.astype(np.float64)
+    columns = vectors.astype(np.float64)
+    found = (rows / _lengths(rows)[:, None]) @ columns.T
+    found /= _lengths(columns)
+    return found.astype(np.float32)
+
+
+def _lengths(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """What to divide the rows by, so that their length is 1; a row of zeros stays what it is."""
+    lengths: npt.NDArray[np.float64] = np.linalg.norm(rows, axis=1)
+    return np.where(lengths > 0, lengths, 1.0)
+
+
+class Nearest:
+    """The `top` highest scores of each query in all that was offered; of equal ones, those that were offered first.
+
+    `scores` and `ids` have shape (queries, found), the best first.
+    """
+
+    def __init__(self, n_queries: int, top: int) -> None:
+        self.scores: Matrix = np.empty((n_queries, 0), np.float32)
+        self.ids: npt.NDArray[np.int64] = np.empty((n_queries, 0), np.int64)
+        self._top = top
+
+    def offer(self, ids: npt.NDArray[np.int64], scores: Matrix) -> None:
+        """More candidates, by their ids, with their scores under each query: (candidates,), (queries, candidates)."""
+        scores = np.concatenate([self.scores, scores], axis=1)
+        everywhere = np.broadcast_to(ids, (len(scores), len(ids)))
+        best = _highest(scores, self._top)
+        self.scores = np.take_along_axis(scores, best, axis=1)
+        self.ids = np.take_along_axis(np.concatenate([self.ids, everywhere], axis=1), best, axis=1)
+
+
+def _highest(scores: Matrix, top: int) -> npt.NDArray[np.intp]:
+    """The columns of each row's highest scores, from the highest; of equal ones the first columns.
+
+    Only what is chosen is sorted. A partition alone would choose among equal ones as it likes.
+    """
+    n_rows, n_columns = scores.shape
+    if n_columns <= top:
+        return np.argsort(-scores, axis=1, kind="stable")
+    least = np.partition(scores, n_columns - top, axis=1)[:, n_columns - top, None]
+    above = scores > least
+    room = top - above.sum(axis=1, keepdims=True)
+    equal = scores == least
+    chosen = above | (equal & (equal.cumsum(axis=1) <= room))
+    columns = np.nonzero(chosen)[1].reshape(n_rows, top)
+    order = np.argsort(-np.take_along_axis(scores, columns, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(columns, order, axis=1)

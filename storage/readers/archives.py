@@ -1,0 +1,244 @@
+"""Archives and mailboxes: each member that is a document, lazily and without unpacking anything to disk.
+
+A zip file's list of members is read at once, as it stands at its end, and may have 8 MiB. A tar file is read from its
+beginning to its end, plain or compressed; so is a mailbox (RFC 4155).
+"""
+
+from __future__ import annotations
+
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from storage.readers.documents import DocumentReader, suffixes
+from storage.readers.errors import SourceEmpty, SourceUnreadable
+from storage.readers.files import Content, Opened
+from storage.readers.formats import MAILBOXES, readable
+from storage.readers.records import Record, Rejection, SourceOptions, too_long
+from storage.readers.streams import (
+    BrokenStream,
+    BrokenTransfer,
+    Counted,
+    Decompressor,
+    Gunzip,
+    Unzstd,
+    buffered,
+    lines,
+    printable,
+)
+
+Found = tuple[str, bytes] | Rejection
+Members = Callable[[Opened, SourceOptions], Iterator[Found]]
+
+MOST_LISTED = 8 * 2**20
+_MOST_HEADER = 2**20  # a member's long name and attributes in a tar file
+_END = struct.Struct("<4s4H2LH")  # end of central directory: signature, …, its size, its offset, comment
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_DAMAGES = (BrokenStream, zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error)
+_UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others may ask for any amount of memory
+
+
+class ArchiveSource:
+    """The documents of one archive. Hidden members and those of other kinds are passed over."""
+
+    def __init__(self, content: Content, options: SourceOptions, members: Members) -> None:
+        self._content = content
+        self._options = options
+        self._members = members
+        self._prefix = f"{content.place}/" if options.one_of_many else ""
+        self.name = content.name
+        self.bytes_read = 0
+        with content.open() as file:
+            try:
+                first = next(members(file, options), None)
+            except BrokenTransfer as error:
+                raise SourceUnreadable(f"{self.name}: {error}") from error
+            except _DAMAGES as error:
+                raise SourceUnreadable(f"{self.name} is damaged, or no archive of that kind") from error
+        if first is None:
+            raise SourceEmpty(f"no {', '.join(suffixes())} members in {self.name}")
+
+    def size_bytes(self) -> int | None:
+        """None: what was read of the members says little about how far the archive is read."""
+        return None
+
+    def records(self) -> Iterator[Record | Rejection]:
+        self.bytes_read = 0
+        left = self._options.limit
+        last = "at its beginning"
+        with closing(DocumentReader(self._options)) as reader, self._content.open() as file:
+            try:
+                for found in self._members(file, self._options):
+                    if left == 0:
+                        return
+                    if isinstance(found, Rejection):
+                        yield replace(found, where=self._prefix + found.where)
+                        continue
+                    path, raw = found
+                    self.bytes_read += len(raw)
+                    item = reader.document(self._prefix + path, raw)
+                    last = f"after {item.where}"
+                    if left is not None and isinstance(item, Record):
+                        left -= 1
+                    yield item
+            except _DAMAGES as error:
+                reason = str(error) if isinstance(error, BrokenStream) else "it is damaged, or ends too early"
+                yield Rejection(self._content.place, f"{reason}, {last}; nothing more was read", fatal=True)
+
+
+def members_of(file_name: str) -> Members | None:
+    """How the members of an archive of this name are read; None for what is no archive."""
+    name = file_name.lower()
+    known = _KINDS | _MAILBOXES if readable() else _KINDS
+    return next((members for suffix, members in known.items() if name.endswith(suffix) and name != suffix), None)
+
+
+def _zip(file: Opened, options: SourceOptions) -> Iterator[Found]:
+    listed = _directory_bytes(file)
+    if listed > MOST_LISTED:
+        raise SourceUnreadable(
+            f"the zip file lists more members than are read ({listed:,} bytes of names): unpack it into a folder"
+        )
+    wanted = suffixes()
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            if member.is_dir() or not _document(member.filename, wanted):
+                continue
+            where = printable(member.filename)
+            if (refused := _refused(member.filename)) is not None:
+                yield refused
+            elif member.flag_bits & 1:
+                yield Rejection(where, "it is protected by a password")
+            elif member.compress_type not in _UNPACKED:
+                yield Rejection(where, "it is compressed in a way that is not read; deflate is")
+            else:
+                yield _zipped(archive, member, options.max_record_bytes)
+
+
+def _zipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> Found:
+    where = printable(member.filename)
+    try:
+        with archive.open(member) as stream:
+            raw = stream.read(limit + 1)
+    except NotImplementedError:  # the library's word for patches, and for encryption without the flag of a password
+        return Rejection(where, "it is packed in a way that is not read, or damaged")
+    except (zipfile.BadZipFile, EOFError, zlib.error):
+        return Rejection(where, "it is damaged")
+    return (where, raw) if len(raw) <= limit else Rejection(where, too_long(limit))
+
+
+def _directory_bytes(file: Opened) -> int:
+    """The size of a zip file's list of members, as its end says (APPNOTE.TXT, 4.3.14 and 4.3.16)."""
+    size = file.seek(0, 2)
+    start = max(0, size - 2**16 - _END.size)
+    file.seek(start)
+    tail = file.read(size - start) or b""
+    place = tail.rfind(b"PK\5\6")
+    if place < 0 or len(tail) - place < _END.size:
+        raise zipfile.BadZipFile
+    listed: int = _END.unpack_from(tail, place)[5]
+    if listed != 0xFFFFFFFF:
+        return listed
+    place = tail.rfind(b"PK\6\6", 0, place)
+    if place < 0 or len(tail) - place < _END64.size:
+        raise zipfile.BadZipFile
+    return int(_END64.unpack_from(tail, place)[8])
+
+
+class _Member(tarfile.TarInfo):
+    """Names and attributes of a member stand before it, as long as their own header says; not here."""
+
+    def _proc_member(self, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
+        heads = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+        if self.type in (*heads, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK) and self.size > _MOST_HEADER:
+            raise tarfile.ReadError("a member's attributes are too long")
+        made: tarfile.TarInfo = super()._proc_member(tarfile_)  # type: ignore[misc]
+        return made
+
+
+def _tar(decompressor: Callable[[], Decompressor] | None) -> Members:
+    def members(file: Opened, options: SourceOptions) -> Iterator[Found]:
+        stream = buffered(Counted(file), decompressor and decompressor())
+        wanted = suffixes()
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
+            for member in archive:
+                archive.members = []  # type: ignore[attr-defined]  # it would keep every one of them
+                if not member.isfile() and not member.islnk() and not member.issym():
+                    continue
+                if not _document(member.name, wanted):
+                    continue
+                if (refused := _refused(member.name)) is not None:
+                    yield refused
+                elif not member.isfile():
+                    yield Rejection(printable(member.name), "a link within an archive is not followed")
+                else:
+                    yield _tarred(archive, member, options.max_record_bytes)
+
+    return members
+
+
+def _tarred(archive: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> Found:
+    where = printable(member.name)
+    if member.size > limit:
+        return Rejection(where, too_long(limit))
+    content = archive.extractfile(member)
+    assert content is not None
+    raw = content.read()
+    if len(raw) < member.size:
+        raise EOFError
+    return where, raw
+
+
+def _mailbox(decompressor: Callable[[], Decompressor] | None) -> Members:
+    def members(file: Opened, options: SourceOptions) -> Iterator[Found]:
+        stream = buffered(Counted(file), decompressor and decompressor())
+        number, message = 0, bytearray()
+        too_much = False
+        for line in lines(stream, options.max_record_bytes):
+            if line is not None and line.startswith(b"From "):
+                if number:
+                    yield _message(number, message, too_much, options.max_record_bytes)
+                number, message, too_much = number + 1, bytearray(), False
+            elif line is None or len(message) + len(line) > options.max_record_bytes:
+                too_much = True
+            elif number:
+                # A line of the text that begins as a message does was given a bracket, and loses it here.
+                message += line[1:] if line.lstrip(b">").startswith(b"From ") else line
+        if number:
+            yield _message(number, message, too_much, options.max_record_bytes)
+
+    return members
+
+
+def _message(number: int, message: bytearray, too_much: bool, limit: int) -> Found:
+    name = f"{number}.eml"
+    return Rejection(name, too_long(limit)) if too_much else (name, bytes(message))
+
+
+def _document(name: str, wanted: tuple[str, ...]) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix.lower() in wanted and not any(
+        part.startswith(".") and part not in {".", ".."} for part in path.parts
+    )
+
+
+def _refused(name: str) -> Rejection | None:
+    """Nothing is written anywhere; but a name like this is somebody's attempt, and no key for a document."""
+    if name.startswith("/") or ".." in PurePosixPath(name).parts:
+        return Rejection(printable(name), "its name leads out of the archive")
+    return None
+
+
+_KINDS: dict[str, Members] = {
+    ".zip": _zip,
+    ".tar": _tar(None),
+    ".tar.gz": _tar(Gunzip),
+    ".tgz": _tar(Gunzip),
+    ".tar.zst": _tar(Unzstd),
+}
+_MAILBOXES: dict[str, Members] = dict(zip(MAILBOXES, (_mailbox(None), _mailbox(Gunzip)), strict=True))

@@ -1,0 +1,110 @@
+"""The process that reads an Arrow file.
+
+It asks for the bytes that come next: {"read": [null, n]}. It says {"columns": [name, …]}, or {"error"} for what is no
+Arrow file, and then sends rows. A batch of them whose content is no content is {"damaged": [first, last]}; after
+{"broken": why} the file cannot be read on; {"end"} is the end.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, BinaryIO
+
+from storage.readers.confined import confine, receive, send
+from storage.readers.records import SourceOptions
+from storage.readers.table_process import AskedFor, batch_rows, frames, load
+
+_MAGIC = b"ARROW1\0\0"  # of a file with a footer, before what is a stream, but for dictionaries that come late
+
+
+def main() -> None:
+    load()
+    confine()
+    asked = receive(sys.stdin.buffer)
+    assert asked is not None
+    head, _ = asked
+    serve(AskedFor(None), SourceOptions(**head["options"]), sys.stdout.buffer)
+
+
+class _Stream:
+    """A source as the library reads it, which knows whether it ended."""
+
+    closed = False
+    mode = "rb"
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._ahead: bytes = source.read(len(_MAGIC))
+        if self._ahead == _MAGIC:
+            self._ahead = b""
+        self.ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def read(self, n: int = -1) -> bytes:
+        ahead, self._ahead = self._ahead[:n], self._ahead[n:]
+        data = ahead + (self._source.read(n - len(ahead)) if len(ahead) < n else b"")
+        self.ended = len(data) < n
+        return data
+
+
+def serve(source: Any, options: SourceOptions, out: BinaryIO) -> None:
+    from pyarrow import ipc
+
+    try:
+        stream = _Stream(source)
+        reader = ipc.open_stream(stream)
+        columns: list[str] = reader.schema.names
+    except Exception as error:  # whatever the library raises on a file that it cannot read
+        send(out, {"error": type(error).__name__})
+        return
+    send(out, {"columns": columns})
+    given = 0
+    while True:
+        try:
+            batch = reader.read_next_batch()
+        except StopIteration:
+            # To the library the end of a file is as good as the mark; but then a file that was cut would be whole.
+            send(out, {"broken": "the file ends before its end mark"} if stream.ended else {"end": True})
+            return
+        except Exception:  # as above
+            send(out, {"broken": "the file is damaged"})
+            return
+        _send(batch, given, options, out)
+        given += batch.num_rows
+
+
+def _send(batch: Any, given: int, options: SourceOptions, out: BinaryIO) -> None:
+    last = given + batch.num_rows
+    try:
+        _look_through(batch)
+        step = batch_rows(batch.nbytes, batch.num_rows)
+        for start in range(0, batch.num_rows, step):
+            part = batch.slice(start, step)
+            for frame in frames(part, given + 1, options):
+                send(out, {}, frame)
+            given += part.num_rows
+    except Exception:  # as above
+        send(out, {"damaged": [given + 1, last]})
+
+
+def _look_through(batch: Any) -> None:
+    """Raise where a length or an index leads out of its buffer. Bytes that are not UTF-8 are mended later."""
+    import pyarrow
+
+    as_binary = {pyarrow.string(): pyarrow.binary(), pyarrow.large_string(): pyarrow.large_binary()}
+    for column in batch:
+        kind = as_binary.get(column.type)
+        column.validate()
+        (column if kind is None else column.view(kind)).validate(full=True)
+
+
+if __name__ == "__main__":
+    main()

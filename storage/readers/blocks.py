@@ -1,0 +1,136 @@
+"""A file on an HTTP server of which parts are read here and there: the end of a zip file, a column of Parquet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from io import FileIO, RawIOBase
+from tempfile import TemporaryFile
+from typing import Any, Protocol
+
+from storage.readers.streams import BrokenTransfer
+
+BLOCK_BYTES = 2 * 2**20
+COPIED_BYTES = 2**30
+_BLOCKS = 32  # so that the columns of a Parquet file do not take each other's places
+
+
+class NoParts(BrokenTransfer):
+    """Its server gives no parts of a file."""
+
+
+class TooLarge(Exception):
+    """The file is larger than what is copied."""
+
+
+class Answer(Protocol):
+    """What a server sends, as fsspec has it: `r` is aiohttp's answer."""
+
+    r: Any
+
+    def read(self, n: int) -> bytes: ...
+    def close(self) -> None: ...
+
+
+Ask = Callable[[dict[str, str]], Answer]
+
+
+class Blocks(RawIOBase):
+    """The file; `ask` sends a request with some headers. No more is read of an answer than what was asked for.
+
+    Raises NoParts where the server sends the whole file instead, and BrokenTransfer where the connection breaks.
+    """
+
+    def __init__(self, ask: Ask, size: int) -> None:
+        self._ask = ask
+        self._size = size
+        self._at = 0
+        self._block = lru_cache(_BLOCKS)(self._fetched)
+        if size:
+            self._block((size - 1) // BLOCK_BYTES)  # which is read first in any case
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        at = offset + {os.SEEK_CUR: self._at, os.SEEK_END: self._size}.get(whence, 0)
+        if at < 0:
+            raise OSError("a place before the beginning")
+        self._at = at
+        return at
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        if self._at >= self._size:
+            return 0
+        number, start = divmod(self._at, BLOCK_BYTES)
+        data = self._block(number)[start : start + len(buffer)]
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._block.cache_clear()
+        super().close()
+
+    def _fetched(self, number: int) -> bytes:
+        first = number * BLOCK_BYTES
+        last = min(first + BLOCK_BYTES, self._size) - 1
+        try:
+            answer = self._ask({"Range": f"bytes={first}-{last}"})
+            try:
+                if answer.r.status != 206 and (first, last) != (0, self._size - 1):
+                    raise NoParts("its server gives no parts of a file")
+                return _read(answer, last + 1 - first)
+            finally:
+                answer.close()
+        except BrokenTransfer:
+            raise
+        except Exception as error:  # each file system has its own
+            raise BrokenTransfer(f"the connection broke ({type(error).__name__})") from error
+
+
+def copied(ask: Ask, size: int | None) -> FileIO:
+    """The whole file in a temporary one without a name, which is gone once it is closed.
+
+    Raises TooLarge for more than COPIED_BYTES, and BrokenTransfer where the connection breaks.
+    """
+    if size is not None and size > COPIED_BYTES:
+        raise TooLarge
+    file: FileIO = TemporaryFile(buffering=0)  # noqa: SIM115 - it is handed on
+    try:
+        answer = ask({})
+        try:
+            while data := answer.read(BLOCK_BYTES):
+                if file.tell() + len(data) > COPIED_BYTES:
+                    raise TooLarge
+                file.write(data)
+        finally:
+            answer.close()
+        if size is not None and file.tell() != size:
+            raise BrokenTransfer("the file ends before the size that its server said")
+    except (BrokenTransfer, TooLarge):
+        file.close()
+        raise
+    except Exception as error:  # as above
+        file.close()
+        raise BrokenTransfer(f"the connection broke ({type(error).__name__})") from error
+    file.seek(0)
+    return file
+
+
+def _read(answer: Answer, n: int) -> bytes:
+    pieces = []
+    while n:
+        data = answer.read(n)
+        if not data:
+            raise BrokenTransfer("the file ends before the size that its server said")
+        pieces.append(data[:n])
+        n -= len(pieces[-1])
+    return b"".join(pieces)

@@ -1,0 +1,133 @@
+"""Programs of ours that read hostile formats, each in a process of its own that may die of what it reads.
+
+Both sides send frames: a line of JSON with a "size", and so many bytes. The process has little memory, may write no
+file and is told nothing of ours: it reads what it is sent on its standard input, and ends with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import selectors
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+TIME_S = 60.0
+MEMORY = 2 * 2**30
+_BLOCK = 1 << 16
+_KEPT = {"PATH", "LANG", "PYTHONPATH", "TMPDIR"}
+
+
+class Ended(Exception):
+    """reading it took more memory than a document may, or ended the reader"""
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason or self.__doc__)
+
+
+class Confined:
+    """One process, started when it is needed and again after it ended. Close it after use.
+
+    Whatever raises Ended has closed it.
+    """
+
+    def __init__(self, module: str, time_s: float = TIME_S, environment: frozenset[str] = frozenset()) -> None:
+        self._module = module
+        self._time_s = time_s
+        self._kept = _KEPT | environment
+        self._process: subprocess.Popen[bytes] | None = None
+        self._received = bytearray()
+
+    def send(self, head: dict[str, Any], body: bytes = b"") -> None:
+        """Send a frame. Raises Ended."""
+        process = self._running()
+        assert process.stdin is not None
+        try:
+            send(process.stdin, head, body)
+        except BrokenPipeError as error:
+            self.close()
+            raise Ended from error
+
+    def receive(self, max_bytes: int) -> tuple[dict[str, Any], bytes]:
+        """The next frame. Raises Ended where none comes in time, or one with more bytes than that."""
+        process, received = self._process, self._received
+        assert process is not None
+        assert process.stdout is not None
+        deadline = time.monotonic() + self._time_s
+        try:
+            while (end := received.find(b"\n")) < 0:
+                received += _some(process.stdout, deadline)
+            head: dict[str, Any] = json.loads(received[:end])
+            del received[: end + 1]
+            if head["size"] > max_bytes:
+                self.close()
+                raise Ended(f"its text has more than {max_bytes:,} bytes")
+            while len(received) < head["size"]:
+                received += _some(process.stdout, deadline)
+        except EOFError as error:
+            self.close()
+            raise Ended from error
+        except TimeoutError as error:
+            self.close()
+            raise Ended(f"reading it took more than {self._time_s:.0f} s") from error
+        body = bytes(received[: head["size"]])
+        del received[: head["size"]]
+        return head, body
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+        self._received.clear()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            # Of our environment it gets what finds libraries, and no password unless its work needs one.
+            kept = {name: value for name, value in os.environ.items() if name in self._kept}
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", self._module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=kept,
+                cwd=Path(__file__).resolve().parents[2],
+                start_new_session=True,  # a Ctrl-C is ours to answer
+            )
+        return self._process
+
+
+def confine() -> None:
+    """Take this process, one of those that are started here, its rights and most of its memory."""
+    for limit, value in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
+        resource.setrlimit(limit, (value, value))
+
+
+def send(stream: IO[bytes], head: dict[str, Any], body: bytes = b"") -> None:
+    stream.write(json.dumps(head | {"size": len(body)}).encode() + b"\n")
+    stream.write(body)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
+    """The next frame, whenever it comes; None at the end."""
+    if not (line := stream.readline()):
+        return None
+    head: dict[str, Any] = json.loads(line)
+    return head, stream.read(head["size"])
+
+
+def _some(pipe: IO[bytes], deadline: float) -> bytes:
+    """What comes next; raises TimeoutError and EOFError."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        if not selector.select(max(0.0, deadline - time.monotonic())):
+            raise TimeoutError
+    if not (data := os.read(pipe.fileno(), _BLOCK)):
+        raise EOFError
+    return data

@@ -1,0 +1,267 @@
+"""Data sets of Hugging Face: `datasets://OWNER/NAME?split=train`, and folders by `datasets:///FOLDER`.
+
+One that `save_to_disk` wrote is Arrow files with a list of them, and is read without the library. Anything else is
+the library's (`datasets`, an extra) to read, in a process of its own: what the hub has may be anybody's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+from storage.readers import arrow, table
+from storage.readers.errors import (
+    SourceEmpty,
+    SourceError,
+    SourceMissing,
+    SourceUnreadable,
+    SourceUnsupported,
+)
+from storage.readers.files import FileSource, check_names, documents, on_disk
+from storage.readers.folder import within
+from storage.readers.records import Record, Rejection, Rows, SourceOptions, listed
+from storage.readers.streams import BrokenStream, is_folder, open_regular, printable
+
+SCHEME = "datasets"
+_HOW = "write datasets://OWNER/NAME?split=train (and &config=…, &revision=…) or datasets:///FOLDER?split=train"
+_ASKED = ("split", "config", "revision")
+_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
+_MOST_LISTED = 16 * 2**20
+# Where what is known of the hub is kept here; where the hub is, and by which way it is reached.
+_LOCAL = frozenset(("HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE"))
+_HUB = _LOCAL.union(
+    ("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH", "SSL_CERT_FILE"),
+    ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"),
+    ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A URL's parts: a folder or a name of the hub, and what of it is meant."""
+
+    folder: Path | None
+    name: str
+    split: str | None = None
+    config: str | None = None
+    revision: str | None = None
+
+
+def parse(url: str) -> Asked:
+    """Raises SourceUnsupported for a URL that says nothing."""
+    rest, _, query = url.partition("://")[2].partition("?")
+    asked = dict(parse_qsl(query, keep_blank_values=True))
+    wrong = [name for name in asked if name not in _ASKED]
+    if wrong or not all(asked.values()):
+        raise SourceUnsupported(f"datasets:// takes {', '.join(_ASKED)} after its ?, not {listed(wrong)}: {_HOW}")
+    if rest.startswith("/") and rest.strip("/"):
+        return Asked(Path(unquote(rest)), "", **asked)
+    if not _NAME.fullmatch(rest):
+        raise SourceUnsupported(f"the source names no data set: {_HOW}")
+    return Asked(None, rest, **asked)
+
+
+def open_dataset(url: str, options: SourceOptions) -> SavedSource | DatasetSource:
+    """The reader for a URL.
+
+    Raises SourceMissing, SourceUnreadable, SourceUnsupported, SourceEmpty and FieldUnknown.
+    """
+    asked = parse(url)
+    if asked.folder is None:
+        return DatasetSource(asked, options)
+    if not is_folder(asked.folder):
+        with open_regular(asked.folder):
+            pass
+        raise SourceUnsupported(f"{printable(asked.folder)} is a file: leave out datasets://")
+    if any((asked.folder / name).exists() for name in ("dataset_dict.json", "state.json")):
+        return SavedSource(asked, options)
+    return DatasetSource(asked, options)
+
+
+class SavedSource:
+    """What `save_to_disk` wrote: the rows of one split's Arrow files, each of them named for its file and number.
+
+    A file that breaks off, or that is missing, costs its own rows.
+    """
+
+    def __init__(self, asked: Asked, options: SourceOptions) -> None:
+        assert asked.folder is not None
+        root = asked.folder.resolve()
+        self._options = options
+        self._root, split = _split(root, asked)
+        self.name = _shown(printable(root), split)
+        self._place = printable(root.name) + (f"/{split}" if split else "")
+        self._files = _saved_files(self._root, self.name)
+        self._bytes_before = 0
+        self._current: FileSource | None = None
+        self._open(self._files[0], options)
+
+    @property
+    def bytes_read(self) -> int:
+        return self._bytes_before + (self._current.bytes_read if self._current else 0)
+
+    def size_bytes(self) -> int | None:
+        try:
+            return sum((self._root / file).stat().st_size for file in self._files)
+        except OSError:
+            return None
+
+    def records(self) -> Iterator[Record | Rejection]:
+        self._bytes_before, self._current = 0, None
+        left = self._options.limit
+        for file in self._files:
+            if left == 0:
+                return
+            try:
+                source = self._open(file, replace(self._options, limit=left))
+                self._bytes_before, self._current = self.bytes_read, source
+                for item in source.records():
+                    if left is not None and isinstance(item, Record):
+                        left -= 1
+                    yield item
+            except SourceError as error:
+                yield Rejection(f"{self._place}/{printable(file)}", str(error), fatal=True)
+
+    def _open(self, file: str, options: SourceOptions) -> FileSource:
+        found = within(self._root, file)
+        if isinstance(found, Rejection):
+            raise SourceUnreadable(f"{self._place}/{found.where}: {found.reason}")
+        return FileSource(on_disk(found[1], f"{self._place}/{file}"), arrow.rows, None, options)
+
+
+class DatasetSource:
+    """What the library reads, of the hub or of a folder, row by row."""
+
+    bytes_read = 0
+
+    def __init__(self, asked: Asked, options: SourceOptions) -> None:
+        shown = printable(asked.folder.resolve()) if asked.folder is not None else asked.name
+        self.name = _shown(shown, asked.split, asked.config, asked.revision)
+        self._place = "/".join(filter(None, (shown.rpartition("/")[2], asked.config, asked.split)))
+        self._options = options
+        if find_spec("datasets") is None:
+            raise SourceUnsupported(f"{self.name} needs another library: pip install 'docmill[datasets]'")
+        told = {
+            "path": shown if asked.folder is None else str(asked.folder.resolve()),
+            "local": asked.folder is not None,
+            "split": asked.split,
+            "config": asked.config,
+            "revision": asked.revision,
+        }
+        self._program = table.Program(
+            "storage.readers.dataset_process",
+            self._refused,
+            told,
+            _HUB if asked.folder is None else _LOCAL,
+        )
+        with closing(self._rows()) as rows:
+            check_names(rows, options)
+
+    def size_bytes(self) -> int | None:
+        """None: the library does not say how much comes."""
+        return None
+
+    def records(self) -> Iterator[Record | Rejection]:
+        with closing(self._rows()) as rows:
+            yield from documents(rows, self._place, self._options)
+
+    def _rows(self) -> Rows:
+        last = ""
+        try:
+            for row in table.rows(self._program, None, self._place, self._options):
+                last = row.where
+                yield row
+        except BrokenStream as error:
+            after = f"after {last}" if last else "at its beginning"
+            yield Rejection(self._place, f"{error}, {after}; nothing more was read", fatal=True)
+
+    def _refused(self, head: dict[str, Any]) -> SourceError:
+        return refusal(head, self.name)
+
+
+def refusal(head: dict[str, Any], name: str) -> SourceError:
+    """Why the process did not open a data set; its own words name none of the library's."""
+    names = listed(head.get("names", ()))
+    errors: dict[str, SourceError] = {
+        "unreachable": SourceUnreadable(
+            f"{name}: the hub cannot be reached, or may not be (HF_HUB_OFFLINE), and nothing is kept of it here"
+        ),
+        "missing": SourceMissing(f"{name}: the hub has no such data set, or none for us (HF_TOKEN)"),
+        "config": SourceMissing(f"{name}: there are the configs {names}: name one with config=…"),
+        "split": SourceMissing(f"{name}: there are the splits {names}: name one with split=…"),
+        "empty": SourceEmpty(f"{name} has no files that are read"),
+        "outside": SourceUnreadable(f"{name} names files that are not its own"),
+        "kind": SourceUnsupported(f"{name} is made of files that are not read ({names})"),
+        "old": SourceUnsupported(f"{name} needs a newer library: pip install 'docmill[datasets]'"),
+    }
+    said = head.get("error")
+    return errors.get(str(head.get("refused"))) or SourceUnreadable(f"{name} cannot be read ({said})")
+
+
+def _split(root: Path, asked: Asked) -> tuple[Path, str | None]:
+    """The folder of the split that is meant, and its name where there are several."""
+    if asked.config or asked.revision:
+        raise SourceUnsupported(f"{printable(root)} was saved by `save_to_disk`, and has no configs or revisions")
+    if not (root / "dataset_dict.json").exists():
+        if asked.split:
+            raise SourceMissing(f"{printable(root)} has no splits: leave out split=…")
+        return root, None
+    splits = _read(root, "dataset_dict.json").get("splits")
+    if not isinstance(splits, list) or not splits or not all(_plain(split) for split in splits):
+        raise SourceUnreadable(f"{printable(root)}/dataset_dict.json names no splits")
+    split = asked.split or (splits[0] if len(splits) == 1 else None)
+    if split is None or split not in splits:
+        raise refusal({"refused": "split", "names": splits}, _shown(printable(root), asked.split))
+    folder = root / split
+    if folder.is_symlink() or not is_folder(folder):
+        raise SourceMissing(f"{printable(folder)}: no such folder")
+    return folder, split
+
+
+def _saved_files(folder: Path, name: str) -> list[str]:
+    state = _read(folder, "state.json")
+    try:
+        files = [entry["filename"] for entry in state["_data_files"]]
+        indices = state.get("_indices_files")
+    except (KeyError, TypeError) as error:
+        raise SourceUnreadable(f"{printable(folder)}/state.json names no files") from error
+    if indices:
+        raise SourceUnsupported(f"{name} is a selection by indices: save it again with a newer library")
+    if not all(_plain(file) for file in files):
+        raise SourceUnreadable(f"{name} names files that are not its own")
+    if not files:
+        raise SourceEmpty(f"{name} has no files")
+    return files
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    with open_regular(path, follow=False) as file:
+        raw = file.read(_MOST_LISTED + 1)
+    try:
+        if len(raw) > _MOST_LISTED:
+            raise ValueError("too long")
+        found = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise SourceUnreadable(f"{printable(path)} is damaged") from error
+    if not isinstance(found, dict):
+        raise SourceUnreadable(f"{printable(path)} is damaged")
+    return found
+
+
+def _plain(name: object) -> bool:
+    """Whether it is the name of something in the same folder."""
+    return isinstance(name, str) and "\0" not in name and name not in {"", ".", ".."} and "/" not in name
+
+
+def _shown(path: str, split: str | None = None, config: str | None = None, revision: str | None = None) -> str:
+    asked = {"split": split, "config": config, "revision": revision}
+    query = urlencode({key: value for key, value in asked.items() if value}, quote_via=quote)
+    return f"{SCHEME}://{path}" + (f"?{query}" if query else "")

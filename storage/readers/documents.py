@@ -1,0 +1,127 @@
+"""Files that are one document each: text as it lies there, or taken out of another format."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from storage.normalize import bom_length, decode, is_utf16, normalize
+from storage.readers.errors import SourceError
+from storage.readers.extractor import Extractor, NotExtracted
+from storage.readers.files import Content, Opened
+from storage.readers.formats import EXTRA, HTML, KINDS, MAIL, MAILBOXES, readable
+from storage.readers.pages import page
+from storage.readers.records import MAX_ID_BYTES, Record, Rejection, SourceOptions, id_too_long, too_long
+from storage.readers.streams import BrokenStream, Counted, Decompressor, buffered, printable
+
+TEXT = (".txt", ".md")
+ATTACHMENTS_LEFT_OUT = "attachments_left_out"
+_ATTACHED = re.compile(rb"^content-disposition:\s*attachment\b", re.IGNORECASE | re.MULTILINE)  # RFC 2183
+
+
+def suffixes() -> tuple[str, ...]:
+    """The suffixes, in lower case, of the files that are read here."""
+    return (*TEXT, *KINDS) if readable() else TEXT
+
+
+def missing(found: Iterable[str]) -> str:
+    """What to install for one of the suffixes, in a clause; empty where nothing would help."""
+    kinds = (*KINDS, MAILBOXES[0])
+    known = any(suffix.lower() in kinds for suffix in found)
+    return f"; pip install 'docmill[{EXTRA}]' reads {', '.join(kinds)}" if known and not readable() else ""
+
+
+class DocumentReader:
+    """Reads one file after the other. Close it after use."""
+
+    def __init__(self, options: SourceOptions) -> None:
+        self._limit = options.max_record_bytes
+        self._extractor = Extractor(self._limit)
+        self.bytes_read = 0
+
+    def read(
+        self, path: str, open_file: Callable[[], Opened], decompressor: Callable[[], Decompressor] | None = None
+    ) -> Record | Rejection:
+        """The document of a file; ``path`` is its key."""
+        where = printable(path)
+        try:
+            with open_file() as opened:
+                stream = buffered(Counted(opened), decompressor()) if decompressor else opened
+                raw = stream.read(self._limit + 1)
+        except SourceError as error:
+            return Rejection(where, str(error))
+        except OSError as error:
+            return Rejection(where, f"cannot be read: {error.strerror}")
+        except BrokenStream as error:
+            return Rejection(where, str(error))
+        self.bytes_read += len(raw)
+        if len(raw) > self._limit:
+            return Rejection(where, too_long(self._limit))
+        return self.document(path, raw)
+
+    def document(self, path: str, raw: bytes) -> Record | Rejection:
+        """The document of a file's content, by the suffix of its name."""
+        where = printable(path)
+        kind = KINDS.get(Path(path).suffix.lower())
+        return _plain(where, raw) if kind is None else self._extracted(where, raw, kind)
+
+    def close(self) -> None:
+        self._extractor.close()
+
+    def _extracted(self, where: str, raw: bytes, kind: str) -> Record | Rejection:
+        flags: tuple[str, ...] = ()
+        if kind == HTML:
+            said, flags = page(raw)
+            raw = said.encode("utf-8", "replace")
+        elif kind == MAIL and _ATTACHED.search(raw):
+            flags = (ATTACHMENTS_LEFT_OUT,)
+        try:
+            text = self._extractor.text(raw, kind)
+        except NotExtracted as error:
+            return Rejection(where, str(error))
+        if raw.strip() and not text.strip():
+            return Rejection(where, "no text was found in it; scanned pages are not recognised")
+        return _document(where, text, flags)
+
+
+class DocumentSource:
+    """One file that is one document; its key is the file's name."""
+
+    def __init__(
+        self, content: Content, options: SourceOptions, decompressor: Callable[[], Decompressor] | None = None
+    ) -> None:
+        self._content = content
+        self._decompressor = decompressor
+        self._options = options
+        self.name = content.name
+        self.bytes_read = 0
+
+    def size_bytes(self) -> int | None:
+        return self._content.size_bytes
+
+    def records(self) -> Iterator[Record | Rejection]:
+        if self._options.limit == 0:
+            return
+        with closing(DocumentReader(self._options)) as reader:
+            item = reader.read(self._content.place, self._content.open, self._decompressor)
+            self.bytes_read = reader.bytes_read
+            yield item
+
+
+def _plain(where: str, raw: bytes) -> Record | Rejection:
+    if is_utf16(raw):
+        return Rejection(where, "UTF-16; only UTF-8 is read")
+    skip = bom_length(raw)
+    text, flags = decode(raw[skip:], skip)
+    return _document(where, text, flags)
+
+
+def _document(where: str, text: str, flags: tuple[str, ...]) -> Record | Rejection:
+    if len(where.encode()) > MAX_ID_BYTES:
+        return Rejection(where, id_too_long(where))
+    text, replaced = normalize(text)
+    meta: dict[str, Any] = {}
+    return Record(where, text, meta, flags + replaced, where)

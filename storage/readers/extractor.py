@@ -1,0 +1,34 @@
+"""Text out of PDF, HTML, office and mail files, by a library in a process of its own that may die of any of them."""
+
+from __future__ import annotations
+
+from storage.readers.confined import TIME_S, Confined, Ended
+
+
+class NotExtracted(Exception):
+    """Why a document has no text, in a sentence without the document's own words."""
+
+
+class Extractor:
+    """One process, started when it is needed and again after it died. Close it after use."""
+
+    def __init__(self, max_bytes: int, time_s: float = TIME_S) -> None:
+        self._max_bytes = max_bytes
+        self._process = Confined("storage.readers.extracting", time_s)
+
+    def text(self, raw: bytes, kind: str) -> str:
+        """The text of a document of a kind (a MIME type).
+
+        Raises NotExtracted where the document is broken, takes too much time or memory, or has too much text.
+        """
+        try:
+            self._process.send({"kind": kind}, raw)
+            head, text = self._process.receive(self._max_bytes)
+        except Ended as error:
+            raise NotExtracted(str(error)) from error
+        if "error" in head:
+            raise NotExtracted(f"its text cannot be read ({head['error']}): it is broken, or protected by a password")
+        return text.decode()
+
+    def close(self) -> None:
+        self._process.close()

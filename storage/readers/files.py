@@ -1,0 +1,167 @@
+"""Files of records, wherever their bytes come from, and standard input."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from io import BufferedReader, FileIO
+from itertools import chain, islice
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from storage.normalize import is_utf16
+from storage.readers import jsonl
+from storage.readers.errors import SourceUnreadable
+from storage.readers.records import HEAD_ROWS, Record, Rejection, Row, Rows, SourceOptions, document, misnamed
+from storage.readers.streams import BrokenStream, Counted, Decompressor, buffered, open_regular, printable
+
+RowReader = Callable[[BinaryIO, str, SourceOptions], Rows]
+
+
+class Source(Protocol):
+    """A corpus as it comes in. `name` is canonical: an absolute path, or `-`."""
+
+    name: str
+
+    @property
+    def bytes_read(self) -> int:
+        """How far the reading is, in bytes as they lie on disk, to be held against `size_bytes()`."""
+
+    def size_bytes(self) -> int | None:
+        """None where nobody can know."""
+
+    def records(self) -> Iterator[Record | Rejection]:
+        """Every record in order, lazily. A folder or file can be read again; standard input only once."""
+
+
+Opened = FileIO | BufferedReader
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file to read, which need not be on a disk. `name` is canonical; `place` stands in keys and messages."""
+
+    name: str
+    place: str
+    size_bytes: int | None
+    open: Callable[[], Opened]
+
+
+def on_disk(path: Path, place: str | None = None) -> Content:
+    """A regular file. Raises SourceMissing and SourceUnreadable."""
+    with open_regular(path) as file:
+        size = file.seek(0, os.SEEK_END)
+    path = path.resolve()
+    return Content(printable(path), printable(place or path.name), size, lambda: open_regular(path))
+
+
+class FileSource:
+    """One file, plain or compressed, read by the reader that its name asks for."""
+
+    def __init__(
+        self,
+        content: Content,
+        read_rows: RowReader,
+        decompressor: Callable[[], Decompressor] | None,
+        options: SourceOptions,
+    ) -> None:
+        self._content = content
+        self._read_rows = read_rows
+        self._decompressor = decompressor
+        self._options = options
+        self.name = content.name
+        with closing(self._rows()) as rows:
+            check_names(rows, options)
+        self._counted: Counted | None = None
+
+    @property
+    def bytes_read(self) -> int:
+        read = self._counted.bytes_read if self._counted else 0
+        size = self._content.size_bytes
+        return read if size is None else min(read, size)  # some of a Parquet file is read twice
+
+    def size_bytes(self) -> int | None:
+        return self._content.size_bytes
+
+    def records(self) -> Iterator[Record | Rejection]:
+        with closing(self._rows()) as rows:
+            yield from documents(rows, self._content.place, self._options)
+
+    def _rows(self) -> Rows:
+        with self._content.open() as file:
+            self._counted = Counted(file)
+            stream = buffered(self._counted, self._decompressor and self._decompressor())
+            yield from _until_broken(self._read_rows, stream, self._content.place, self._options, self._counted)
+
+
+class StreamSource:
+    """JSON lines from standard input; the records that were looked at are kept and given first."""
+
+    name = "-"
+
+    def __init__(self, stream: BinaryIO | None, options: SourceOptions) -> None:
+        self._options = options
+        self._counted = Counted(sys.stdin.buffer if stream is None else stream)
+        self._rows = _until_broken(jsonl.rows, buffered(self._counted), self.name, options, self._counted)
+        self._peeked = check_names(self._rows, options)
+
+    @property
+    def bytes_read(self) -> int:
+        return self._counted.bytes_read
+
+    def size_bytes(self) -> int | None:
+        """None: nobody knows how much will come."""
+        return None
+
+    def records(self) -> Iterator[Record | Rejection]:
+        peeked, self._peeked = self._peeked, []
+        return documents(chain(peeked, self._rows), self.name, self._options)
+
+
+def check_names(rows: Rows, options: SourceOptions) -> list[Row | Rejection]:
+    """What was read until a record with the fields that were named. Raises FieldUnknown where none comes."""
+    peeked: list[Row | Rejection] = []
+    names: list[list[str]] = []
+    for row in islice(rows, HEAD_ROWS):
+        peeked.append(row)
+        if isinstance(row, Row):
+            names.append(list(row.fields))
+            if misnamed(names, options) is None:
+                return peeked
+    if (error := misnamed(names, options)) is not None:
+        raise error
+    return peeked
+
+
+def _until_broken(
+    read_rows: RowReader, stream: BufferedReader, name: str, options: SourceOptions, counted: Counted
+) -> Rows:
+    """The stream's rows; where it breaks off, a fatal rejection that says after which."""
+    last = ""
+    try:
+        if is_utf16(stream.peek(2)):
+            raise SourceUnreadable(f"{name} is UTF-16; only UTF-8 is read")
+        for row in read_rows(stream, name, options):
+            last = row.where
+            yield row
+    except (BrokenStream, OSError) as error:
+        reason = str(error) if isinstance(error, BrokenStream) else f"it cannot be read on: {error.strerror}"
+        after = f"after {last}" if last else "at its beginning"
+        yield Rejection(f"{name}@{counted.bytes_read}", f"{reason}, {after}; nothing more was read", fatal=True)
+
+
+def documents(rows: Iterable[Row | Rejection], name: str, options: SourceOptions) -> Iterator[Record | Rejection]:
+    """The rows as documents, as many as are wanted."""
+    left = options.limit
+    if left == 0:
+        return
+    for row in rows:
+        item = document(row, name, options) if isinstance(row, Row) else row
+        yield item
+        if left is not None and isinstance(item, Record):
+            left -= 1
+            if left == 0:
+                return

@@ -1,0 +1,180 @@
+"""Patterns such as `data/**/*.jsonl`: the files that match, in the order of their paths, as one source."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Protocol
+
+from storage.readers.errors import FieldUnknown, KindUnknown, SourceEmpty, SourceError
+from storage.readers.files import Source
+from storage.readers.folder import within
+from storage.readers.records import Record, Rejection, SourceOptions
+from storage.readers.streams import printable
+
+OpenFile = Callable[[Path, SourceOptions, str], Source]
+_ANY_DEPTH = "**"
+
+
+def is_pattern(source: str) -> bool:
+    """Whether `*`, `?` or `[` are meant as such: no file has this name."""
+    return _special(source) and not os.path.lexists(source)
+
+
+class Pattern:
+    """A path with `*`, `?` and `[…]` within a name, and `**` for folders at any depth, or none.
+
+    Names that begin with a dot match only what begins with one. `root` is the folder before the first special name.
+    """
+
+    def __init__(self, source: str) -> None:
+        parts = Path(os.path.abspath(source)).parts  # noqa: PTH100 - `resolve` would follow links below the pattern
+        fixed = next(n for n, part in enumerate(parts) if _special(part))
+        self.root = Path(*parts[:fixed]).resolve()
+        self._parts = parts[fixed:]
+
+    def __str__(self) -> str:
+        return printable(self.root.joinpath(*self._parts))
+
+    def matches(self, path: Path) -> bool:
+        """Whether this path, which need not exist, is one of those that are meant."""
+        if not path.is_relative_to(self.root):
+            return False
+        states = self._closed({0})
+        for name in path.relative_to(self.root).parts:
+            states = self._step(states, name)
+        return len(self._parts) in states
+
+    def walk(self) -> Iterator[tuple[str, Path] | Rejection]:
+        """Each matching file's path below the root, and the file to open for it, in the order of the paths."""
+        yield from self._below("", self._closed({0}))
+
+    def _below(self, folder: str, states: frozenset[int]) -> Iterator[tuple[str, Path] | Rejection]:
+        try:
+            with os.scandir(self.root / folder) as entries:
+                found = sorted(
+                    (entry.name + ("/" if entry.is_dir(follow_symlinks=False) else ""), entry.is_symlink())
+                    for entry in entries
+                )
+        except OSError as error:
+            yield Rejection(printable(folder or self.root), f"the folder cannot be read: {error.strerror}")
+            return
+        for name, link in found:
+            reached = self._step(states, name.rstrip("/"))
+            if name.endswith("/"):
+                if any(state < len(self._parts) for state in reached):
+                    yield from self._below(folder + name, reached)
+            elif len(self._parts) in reached:
+                yield within(self.root, folder + name) if link else (folder + name, self.root / folder / name)
+            elif link and reached and (self.root / folder / name).is_dir():
+                yield Rejection(printable(folder + name), "a link to a folder is not followed")
+
+    def _step(self, states: frozenset[int], name: str) -> frozenset[int]:
+        """How many parts may be matched once the path goes on with this name."""
+        after = set()
+        for state in states:
+            if state == len(self._parts):
+                continue
+            part = self._parts[state]
+            if name.startswith(".") and not part.startswith("."):
+                continue
+            if part == _ANY_DEPTH:
+                after.add(state)
+            elif fnmatchcase(name, part):
+                after.add(state + 1)
+        return self._closed(after)
+
+    def _closed(self, states: Iterable[int]) -> frozenset[int]:
+        """With those that are reached without a name: `**` may stand for nothing."""
+        closed = set(states)
+        for state in sorted(closed):
+            while state < len(self._parts) and self._parts[state] == _ANY_DEPTH:
+                state += 1  # noqa: PLW2901
+                closed.add(state)
+        return frozenset(closed)
+
+
+class Files(Protocol):
+    """Files in an order."""
+
+    def walk(self) -> Iterator[tuple[str, Path] | Rejection]:
+        """What each is called in keys and messages, and the file to open for it."""
+
+
+class FilesSource:
+    """The documents of several files, each read as its name asks for.
+
+    Where an id is one within its file (`one_of_many`), its document's key is `path#id`, without an id `path:number`;
+    that of a file which is one document is its path, of an archive's member `path/member`. Files of other kinds are
+    counted in `ignored`; one that cannot be opened is a rejection.
+
+    Raises SourceEmpty where there is none, FieldUnknown for the first file, and the first file's error where none
+    can be opened.
+    """
+
+    def __init__(self, files: Files, options: SourceOptions, open_file: OpenFile) -> None:
+        self._files = files
+        self._options = options
+        self._open_file = open_file
+        self.name = str(files)
+        self.ignored: Counter[str] = Counter()
+        self._bytes_before = 0
+        self._current: Source | None = None
+        self._check()
+
+    @property
+    def bytes_read(self) -> int:
+        return self._bytes_before + (self._current.bytes_read if self._current else 0)
+
+    def size_bytes(self) -> int | None:
+        """None: knowing it would take a look at every file."""
+        return None
+
+    def records(self) -> Iterator[Record | Rejection]:
+        self.ignored.clear()
+        self._bytes_before, self._current = 0, None
+        left = self._options.limit
+        for found in self._files.walk():
+            if left == 0:
+                return
+            if isinstance(found, Rejection):
+                yield found
+                continue
+            path, file = found
+            try:
+                source = self._open_file(file, replace(self._options, limit=left), path)
+                self._bytes_before, self._current = self.bytes_read, source
+                for item in source.records():
+                    if left is not None and isinstance(item, Record):
+                        left -= 1
+                    yield item
+            except KindUnknown:
+                self.ignored[file.suffix or "without a suffix"] += 1
+            except SourceError as error:
+                yield Rejection(printable(path), str(error), fatal=True)
+
+    def _check(self) -> None:
+        """Open the first file that can be opened, so that a wrong field name shows before a job is made."""
+        refused: SourceError | None = None
+        for found in self._files.walk():
+            if isinstance(found, Rejection):
+                continue
+            try:
+                self._open_file(found[1], self._options, found[0])
+            except FieldUnknown:
+                raise
+            except SourceError as error:
+                refused = refused or error
+            else:
+                return
+        if refused is not None:
+            raise refused
+        raise SourceEmpty(f"no file matches {self.name}")
+
+
+def _special(text: str) -> bool:
+    return any(character in text for character in "*?[")

@@ -1,0 +1,26 @@
+"""Plain text with a record on each line, UTF-8."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+from storage.normalize import bom_length, decode
+from storage.readers.records import Rejection, Row, Rows, SourceOptions, too_long
+from storage.readers.streams import lines
+
+
+def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
+    """The stream's lines as texts. Blank lines are passed over, and counted in line numbers only."""
+    offset = number = 0
+    for line_number, raw in enumerate(lines(stream, options.max_record_bytes), 1):
+        where = f"{name}:{line_number}"
+        if raw is None:
+            number += 1
+            yield Rejection(where, too_long(options.max_record_bytes))
+            continue
+        skipped = bom_length(raw) if line_number == 1 else 0
+        text, flags = decode(raw[skipped:], offset + skipped)
+        offset += len(raw)
+        if text := text.strip():
+            number += 1
+            yield Row({options.text_field: text}, number, where, flags, clean=False)

@@ -1,0 +1,171 @@
+"""What a SQL query gives: `sqlite:///FILE?SELECT …`, `postgresql://USER@HOST/NAME?SELECT …`.
+
+It is sent as it stands and runs in a transaction that cannot write. Rows come by a cursor, some at a time.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from storage.normalize import normalize
+from storage.readers.errors import SourceUnreadable, SourceUnsupported
+from storage.readers.files import check_names, documents
+from storage.readers.records import Record, Rejection, Rows, SourceOptions, check_columns, too_long
+from storage.readers.streams import open_regular, printable
+from storage.readers.values import as_row
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection, CursorResult, Engine
+
+SQLITE = "sqlite"
+_HOW = "write sqlite:///FILE?SELECT … or postgresql://USER:PASSWORD@HOST/NAME?SELECT … (an @ in a password is %40)"
+_PARTS = re.compile(r"(?P<url>[^?]+(?:\?[\w.]+=[^?\s]*)?)\?(?![\w.]+=\S*$)(?P<query>.*\S.*)", re.DOTALL)
+_ROWS_AT_ONCE = 100  # which may be as many long documents
+_CONNECT_S = 10
+_LEAST_LENGTH = 2**20  # of whatever SQLite handles, the query's own text too
+# All that a query needs of SQLite. A file that is opened to be read only can still be told to make others.
+_ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+_ALLOWED |= {sqlite3.SQLITE_TRANSACTION}
+_ALLOWED_PRAGMAS = {"data_version", "read_uncommitted"}  # which its full-text search and SQLAlchemy ask for
+
+
+class QuerySource:
+    """The rows of a query, each a record by its columns' names. Its `name` has no password."""
+
+    def __init__(self, source: str, options: SourceOptions) -> None:
+        url, self._query = _split(source)
+        self._options = options
+        if url.startswith(f"{SQLITE}:"):
+            path = sqlite_file(source)
+            with open_regular(path):
+                pass
+            path = path.resolve()
+            shown, self._place = f"{SQLITE}:///{printable(path)}", printable(path.name)
+            self._engine = _sqlite(path, options.max_record_bytes)
+        else:
+            shown, self._place, self._engine = _postgresql(url)
+        self._shown = shown
+        self.name = f"{shown}?{normalize(self._query)[0]}"
+        self.bytes_read = 0
+        with closing(self._rows()) as rows:
+            check_names(rows, options)
+
+    def size_bytes(self) -> int | None:
+        """None: a database does not say how much a query gives."""
+        return None
+
+    def records(self) -> Iterator[Record | Rejection]:
+        with closing(self._rows()) as rows:
+            yield from documents(rows, self._place, self._options)
+
+    def _rows(self) -> Rows:
+        from sqlalchemy import exc
+
+        number, planned = 0, False
+        try:
+            with self._engine.connect() as connection, self._result(connection) as result:
+                planned = True
+                columns = list(result.keys())
+                check_columns(columns, self._shown, self._options)
+                for number, values in enumerate(result, 1):
+                    where = f"{self._place}:{number}"
+                    row = as_row(dict(zip(columns, values, strict=True)), number, where, self._options)
+                    text = values[columns.index(self._options.text_field)]
+                    yield (
+                        row
+                        if _fits(text, self._options)
+                        else Rejection(where, too_long(self._options.max_record_bytes))
+                    )
+        except exc.DBAPIError as error:
+            if not planned:
+                raise SourceUnreadable(f"{self._shown}: {_first_line(error.orig)}") from error
+            # From here on the database's words may be a document's.
+            code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
+            reason = f"the database ended the query ({code or type(error.orig).__name__})"
+            if not number:
+                raise SourceUnreadable(f"{self._shown}: {reason}") from error
+            yield Rejection(
+                f"{self._place}:{number}", f"{reason} after row {number:,}; nothing more was read", fatal=True
+            )
+
+    @contextmanager
+    def _result(self, connection: Connection) -> Iterator[CursorResult[Any]]:
+        # Without parameters: a % or a ? of the query is its own.
+        how = {"no_parameters": True, "stream_results": True, "yield_per": _ROWS_AT_ONCE}
+        with connection.execution_options(**how).exec_driver_sql(self._query) as result:
+            if not result.returns_rows:
+                raise SourceUnsupported(f"{self._shown}: only a query is read, such as a SELECT")
+            yield result
+
+
+def sqlite_file(source: str) -> Path:
+    """The file that a `sqlite:///FILE?…` names. Raises SourceUnsupported where it names none."""
+    url, _ = _split(source)
+    path = url.removeprefix(f"{SQLITE}:///")
+    if path == url or not path or path == ":memory:":
+        raise SourceUnsupported(f"the source names no file of SQLite: {_HOW}")
+    return Path(path)
+
+
+def _split(source: str) -> tuple[str, str]:
+    parts = _PARTS.fullmatch(source)
+    if parts is None:
+        raise SourceUnsupported(f"the source has no query: {_HOW}")
+    return parts["url"], parts["query"].strip()
+
+
+def _sqlite(path: Path, most: int) -> Engine:
+    from sqlalchemy import NullPool, create_engine
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+        connection.execute("PRAGMA trusted_schema = OFF")  # a file of others' may have views that do harm
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(most, _LEAST_LENGTH))
+        connection.text_factory = lambda raw: raw.decode(errors="surrogateescape")
+        connection.set_authorizer(_authorized)
+        return connection
+
+    return create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
+
+
+def _authorized(action: int, argument: str | None, *_: object) -> int:
+    harmless = action in _ALLOWED or (action == sqlite3.SQLITE_PRAGMA and argument in _ALLOWED_PRAGMAS)
+    return sqlite3.SQLITE_OK if harmless else sqlite3.SQLITE_DENY
+
+
+def _postgresql(address: str) -> tuple[str, str, Engine]:
+    """How the database is shown, its name, and its engine. Nothing connects yet."""
+    from sqlalchemy import NullPool, create_engine, exc, make_url
+
+    from storage.database import shown
+
+    try:
+        url = make_url(address)
+        if "@" in (url.host or ""):
+            raise ValueError("the rest of a password, not a host")
+        engine = create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            poolclass=NullPool,
+            hide_parameters=True,
+            execution_options={"postgresql_readonly": True},
+            connect_args={"connect_timeout": _CONNECT_S, "application_name": "docmill"},
+        )
+    except (exc.ArgumentError, ValueError):
+        # Not `from error`: what failed to parse may be a piece of a password.
+        raise SourceUnsupported(f"the source is not the URL of a database: {_HOW}") from None
+    return shown(url.set(drivername="postgresql")), url.database or url.username or "postgresql", engine
+
+
+def _fits(text: Any, options: SourceOptions) -> bool:
+    most = options.max_record_bytes
+    return not isinstance(text, str) or len(text) * 4 <= most or len(text.encode(errors="replace")) <= most
+
+
+def _first_line(error: object) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0]

@@ -1,0 +1,212 @@
+"""Files elsewhere, by their URL: HTTP, object stores and whatever else fsspec knows.
+
+Bytes come as they are read. By HTTP a file is one answer, but for those that are read here and there (`blocks.py`);
+object stores give one block after the other. Nothing is kept on disk, but what is read here and there of a server
+that gives no parts of a file, while it is read.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from contextlib import suppress
+from importlib.util import find_spec
+from io import BufferedReader, RawIOBase
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from storage.readers.blocks import BLOCK_BYTES, COPIED_BYTES, Ask, Blocks, NoParts, TooLarge, copied
+from storage.readers.errors import SourceError, SourceMissing, SourceUnreadable, SourceUnsupported
+from storage.readers.files import Content, Opened
+from storage.readers.streams import BUFFER_BYTES, BrokenTransfer, printable
+
+HTTP = ("http", "https")
+_CACHE = {"maxblocks": 32}
+_HERE_AND_THERE = (".parquet", ".zip")
+# aiohttp would decompress what the server compresses on the way: by how much shows too late.
+_HEADERS = {"Accept-Encoding": "identity"}
+_CONNECT_S = 30
+_SILENT_S = 60
+# These read files of this machine, or lead to other URLs: their answer is not what the URL says.
+_REFUSED = frozenset(
+    (
+        "local",
+        "reference",
+        "filecache",
+        "simplecache",
+        "blockcache",
+        "cached",
+        "dir",
+        "generic",
+        "asyncwrapper",
+        "data",
+    )
+)
+_TALKATIVE = (
+    "fsspec",
+    "aiohttp",
+    "s3fs",
+    "aiobotocore",
+    "botocore",
+    "gcsfs",
+    "google.auth",
+    "adlfs",
+    "azure",
+    "urllib3",
+)
+_SECRET = re.compile(r"(?i)[^=&]*(sig|token|key|secret|password|credential|auth)[^=&]*=")
+
+
+def content(url: str) -> Content:
+    """The file at a URL, which was asked for its size. `name` has none of the URL's secrets.
+
+    Raises SourceMissing, SourceUnreadable and SourceUnsupported.
+    """
+    scheme = url.partition("://")[0].lower()
+    name = _shown(url)
+    if scheme in _REFUSED or "::" in url:
+        raise SourceUnsupported(f"{name}: such a URL is not read; name the file itself")
+    system, path = _file_system(url, scheme, name)
+    file_name = printable(_file_name(url))
+    try:
+        size: int | None = system.info(path).get("size")
+    except Exception as error:  # each file system has its own
+        raise _refusal(error, name) from error
+    how: dict[str, Any] = {"block_size": BLOCK_BYTES, "cache_type": "blockcache", "cache_options": _CACHE}
+    if scheme in HTTP:
+        how = {"block_size": 0, "size": size or 1}  # or it would ask for it again
+
+    def opened() -> BufferedReader:
+        try:
+            return BufferedReader(_Remote(system.open(path, "rb", **how), size), BUFFER_BYTES)
+        except Exception as error:  # as above
+            raise _refusal(error, name) from error
+
+    def ask(headers: dict[str, str]) -> Any:
+        return system.open(path, "rb", **how, headers=_HEADERS | headers)
+
+    if scheme in HTTP and file_name.lower().endswith(_HERE_AND_THERE):
+        return Content(name, file_name, size, lambda: _here_and_there(ask, size, name))
+    return Content(name, file_name, size, opened)
+
+
+def _here_and_there(ask: Ask, size: int | None, name: str) -> Opened:
+    """A file in parts, or copied from a server that gives none. Raises SourceUnreadable and SourceUnsupported."""
+    try:
+        if size is not None:
+            with suppress(NoParts):
+                return BufferedReader(Blocks(ask, size), BUFFER_BYTES)
+        return copied(ask, size)
+    except BrokenTransfer as error:
+        raise SourceUnreadable(f"{name}: {error}") from error
+    except TooLarge as error:
+        most = f"{COPIED_BYTES // 2**30} GiB"
+        raise SourceUnsupported(
+            f"{name}: its server gives no parts of a file, and more than {most} is not copied; copy it here"
+        ) from error
+
+
+def _file_system(url: str, scheme: str, name: str) -> tuple[Any, str]:
+    if find_spec("fsspec") is None or (scheme in HTTP and find_spec("aiohttp") is None):
+        raise SourceUnsupported(f"{name}: {scheme}:// needs another library: pip install 'docmill[remote]'")
+    _say_no_secrets()
+    from fsspec.core import url_to_fs
+    from fsspec.registry import known_implementations
+
+    try:
+        system, path = url_to_fs(url, **_options(scheme))
+    except ImportError as error:
+        hint = known_implementations.get(scheme, {}).get("err", "a library is missing")
+        raise SourceUnsupported(f"{name}: {scheme}:// needs another library: {hint}") from error
+    except Exception as error:
+        raise SourceUnsupported(f"{name}: {scheme}:// is not a kind of URL that is read") from error
+    return system, path
+
+
+def _say_no_secrets() -> None:
+    """Have the libraries not log what they ask for: it has a URL's signature, or an account's."""
+    for library in _TALKATIVE:
+        logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    if scheme not in HTTP:
+        return {}
+    from aiohttp import ClientTimeout
+
+    # aiohttp would end any answer after five minutes.
+    timeout = ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENT_S)
+    return {"client_kwargs": {"timeout": timeout}, "headers": _HEADERS}
+
+
+class _Remote(RawIOBase):
+    """A file of fsspec. Raises BrokenTransfer where the connection breaks or the file ends before its end."""
+
+    def __init__(self, file: Any, size: int | None) -> None:
+        self._file = file
+        self._size = size
+        self._seekable = getattr(file, "size", None) is not None  # which an answer that is read once through lacks
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._seekable
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        at: int = self._file.seek(offset, whence)
+        return at
+
+    def tell(self) -> int:
+        at: int = self._file.tell()
+        return at
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        try:
+            data = self._file.read(len(buffer))
+        except Exception as error:  # each file system has its own
+            raise BrokenTransfer(f"the connection broke ({type(error).__name__})") from error
+        if not data and buffer and self._size is not None and self._file.tell() < self._size:
+            raise BrokenTransfer("the file ends before the size that its server said")
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def _refusal(error: Exception, name: str) -> SourceError:
+    """Why a file cannot be opened. Not in the library's words, which have the URL."""
+    http = name.startswith(HTTP)
+    cause = (http and error.__cause__) or error  # by HTTP, everything is a file that was not found
+    status = getattr(cause, "status", None)
+    if status in {404, 410} or (cause is error and isinstance(error, FileNotFoundError)):
+        return SourceMissing(f"{name}: there is no such file")
+    if status is not None:
+        return SourceUnreadable(f"{name}: the server answers {status}")
+    if "Redirect" in type(cause).__name__:
+        return SourceUnreadable(f"{name}: the server leads to what is not HTTP, or nowhere")
+    return SourceUnreadable(f"{name}: it cannot be opened ({type(cause).__name__})")
+
+
+def _file_name(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() in HTTP:
+        rest = unquote(urlsplit(url).path)
+    return rest.rstrip("/").rpartition("/")[2] or rest
+
+
+def _shown(url: str) -> str:
+    """A URL as it is stored and said: without a password, a token in its place, or a query that signs it."""
+    scheme, _, rest = url.partition("://")
+    address, mark, query = rest.partition("?")
+    if _SECRET.search(query):
+        query = "***"  # as a whole: a signature comes with the time that it was made at
+    host, slash, path = address.partition("/")
+    if "@" in host:
+        user, _, host = host.rpartition("@")
+        user, colon, _ = user.partition(":")
+        host = f"{user}:***@{host}" if colon and user else f"***@{host}"
+    return printable(f"{scheme.lower()}://{host}{slash}{path}{mark}{query}")

@@ -1,0 +1,166 @@
+"""What the processes have in common that read tables with pyarrow: how they begin, ask for bytes, and say rows.
+
+Rows are lines of JSON in frames, each of them [number, fields or a reason to reject the row, flags].
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from io import SEEK_CUR, SEEK_END
+from typing import Any
+
+import orjson
+
+from storage.normalize import decode
+from storage.readers.confined import receive, send
+from storage.readers.records import Rejection, SourceOptions, too_long
+from storage.readers.table import FRAME_BYTES
+from storage.readers.values import as_row
+
+BATCH_BYTES = 8 * 2**20
+BATCH_ROWS = 1_000
+_READ_BYTES = 8 * 2**20
+
+_NO_VALUE = object()  # which is left out, as everything that JSON has no form for
+_BINARY = b""  # stands for any value of binary data, which is left out
+
+
+def load() -> None:
+    """Import pyarrow so that it needs little of the memory that the process is left with."""
+    # The other allocators of pyarrow reserve more than this process may have.
+    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
+    import pyarrow
+
+    pyarrow.set_cpu_count(1)
+    pyarrow.set_io_thread_count(1)
+
+
+class AskedFor:
+    """The file, read by the process that started this one; without a size, once and in its order."""
+
+    closed = False
+    mode = "rb"
+
+    def __init__(self, size: int | None) -> None:
+        self._size = size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._size is not None
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        assert self._size is not None
+        self._at = offset + {SEEK_CUR: self._at, SEEK_END: self._size}.get(whence, 0)
+        return self._at
+
+    def read(self, n: int = -1) -> bytes:
+        left = n if n >= 0 else sys.maxsize
+        if self._size is not None:
+            left = min(left, max(0, self._size - self._at))
+        pieces = []
+        while left:
+            place = None if self._size is None else self._at
+            send(sys.stdout.buffer, {"read": [place, min(left, _READ_BYTES)]})
+            answer = receive(sys.stdin.buffer)
+            if answer is None or not answer[1]:
+                break
+            pieces.append(answer[1])
+            left -= len(answer[1])
+            self._at += len(answer[1])
+        return b"".join(pieces)
+
+
+def batch_rows(n_bytes: int, n_rows: int) -> int:
+    """How many rows of a table are made Python's at once."""
+    row_bytes = n_bytes // max(1, n_rows)
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
+
+
+def frames(batch: Any, first: int, options: SourceOptions, as_json: frozenset[str] = frozenset()) -> Iterator[bytes]:
+    """The rows of a record batch; `first` is the number of its first, and `as_json` are columns of JSON's texts."""
+    frame = bytearray()
+    for line in _lines(batch, first, options, as_json):
+        frame += line + b"\n"
+        if len(frame) >= FRAME_BYTES // 2:
+            yield bytes(frame)
+            frame.clear()
+    yield bytes(frame)
+
+
+def _lines(batch: Any, first: int, options: SourceOptions, as_json: frozenset[str]) -> Iterator[bytes]:
+    names: list[str] = batch.schema.names
+    mended: dict[int, tuple[str, ...]] = {}
+    columns = [
+        [_parsed(value) for value in values] if name in as_json else values
+        for name, values in ((name, _values(column, mended)) for name, column in zip(names, batch, strict=True))
+    ]
+    for n, values in enumerate(zip(*columns, strict=True)):
+        row = as_row(dict(zip(names, values, strict=True)), first + n, "", options)
+        if isinstance(row, Rejection):
+            yield orjson.dumps([first + n, row.reason, []])
+            continue
+        line = orjson.dumps([first + n, row.fields, [*mended.get(n, ()), *row.flags]])
+        too_much = len(line) > options.max_record_bytes
+        yield orjson.dumps([first + n, too_long(options.max_record_bytes), []]) if too_much else line
+
+
+def _values(column: Any, mended: dict[int, tuple[str, ...]]) -> list[Any]:
+    """The column's values as Python's; one that has no such form, a time in nanoseconds say, as text."""
+    binary = _binary(column)
+    if binary is not None:
+        return [_BINARY if valid else None for valid in binary.is_valid().to_pylist()]
+    try:
+        values: list[Any] = column.to_pylist()
+    except Exception:  # of one of them; which, and why, shows below
+        values = []
+        for n, scalar in enumerate(column):
+            value, flags = _value(scalar)
+            values.append(value)
+            if flags:
+                mended[n] = mended.get(n, ()) + flags
+    return values
+
+
+def _binary(column: Any) -> Any:
+    """What of a column is binary data that is left out, pictures and sounds say, which are a struct with "bytes"."""
+    import pyarrow
+
+    types = pyarrow.types
+    kind = column.type
+    if types.is_struct(kind) and (place := kind.get_field_index("bytes")) >= 0:
+        column = column.flatten()[place]
+        kind = column.type
+    tests = (types.is_binary, types.is_large_binary, types.is_binary_view)
+    return column if any(test(kind) for test in tests) else None
+
+
+def _value(scalar: Any) -> tuple[Any, tuple[str, ...]]:
+    import pyarrow
+
+    with suppress(Exception):
+        return scalar.as_py(), ()
+    with suppress(Exception):
+        if pyarrow.types.is_temporal(scalar.type):
+            return str(scalar.cast(pyarrow.string())).replace(" ", "T", 1), ()
+    with suppress(Exception):
+        return decode(scalar.as_buffer().to_pybytes())
+    return _NO_VALUE, ()
+
+
+def _parsed(value: Any) -> Any:
+    try:
+        return orjson.loads(value)
+    except (orjson.JSONDecodeError, TypeError):  # it is a text, or null
+        return value

@@ -1,0 +1,68 @@
+"""Rows of tables, whose columns have types that JSON does not know, as the fields of a record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from math import isfinite
+from typing import Any
+from uuid import UUID
+
+from storage.readers.records import MAX_DEPTH, Rejection, Row, SourceOptions
+
+VALUE_LEFT_OUT = "value_left_out"
+_AS_TEXT = (Decimal, UUID, IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network)
+_AS_IT_IS = frozenset((str, bool, type(None)))
+
+
+class _Unfit(Exception):
+    """What JSON has no form for; the message says what it is."""
+
+
+def as_row(fields: Mapping[str, Any], number: int, where: str, options: SourceOptions) -> Row | Rejection:
+    """A table's row with JSON's types: dates in ISO 8601, decimals and UUIDs as text, intervals in seconds, and null
+    for what is no number.
+
+    Binary data and whatever else has no form there is left out, and the record flagged `value_left_out`; where it
+    is to be the text or the id, the record is rejected.
+    """
+    kept: dict[str, Any] = {}
+    flags: tuple[str, ...] = ()
+    for name, value in fields.items():
+        try:
+            kept[name] = _json(value, MAX_DEPTH)
+        except _Unfit as error:
+            if name in {options.text_field, options.id_field}:
+                return Rejection(where, f'"{name}" is {error}')
+            flags = (VALUE_LEFT_OUT,)
+    return Row(kept, number, where, flags, clean=False)
+
+
+def _json(value: Any, depth: int) -> Any:
+    if type(value) in _AS_IT_IS:
+        return value
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**64 else str(value)
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, _AS_TEXT):
+        return str(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise _Unfit("binary data, not a string")
+    return _nested(value, depth)
+
+
+def _nested(value: Any, depth: int) -> Any:
+    if not depth:
+        raise _Unfit(f"nested more than {MAX_DEPTH} levels deep")
+    if isinstance(value, Mapping):
+        return {str(name): _json(inner, depth - 1) for name, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_json(inner, depth - 1) for inner in value]
+    raise _Unfit("of a type that is not read")

@@ -1,0 +1,34 @@
+"""JSON lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+
+
+def lines(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    """Rows as JSON lines; float32 vectors with as many digits as bring the same float32 back."""
+    for row in rows:
+        yield dumped(row) + b"\n"
+
+
+def dumped(value: Any) -> bytes:
+    """A value as JSON; vectors in it as lists."""
+    if isinstance(value, dict):
+        value = {
+            key: np.ascontiguousarray(item) if isinstance(item, np.ndarray) else item for key, item in value.items()
+        }
+    elif isinstance(value, np.ndarray):
+        value = np.ascontiguousarray(value)
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def write(rows: Iterable[dict[str, Any]], file: BinaryIO) -> int:
+    n = 0
+    for line in lines(rows):
+        file.write(line)
+        n += 1
+    return n

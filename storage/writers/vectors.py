@@ -1,0 +1,55 @@
+"""Vectors as one array in NumPy's own format, which can be mapped into memory, and their ids beside it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from storage.writers.jsonl import dumped
+
+
+class NoVector(Exception):
+    """these results are texts; only vectors are written as .npy"""
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason or self.__doc__)
+
+
+def ids_path(path: Path) -> Path:
+    """`vectors.npy` has its ids in `vectors.ids.jsonl`."""
+    return path.with_name(f"{path.stem}.ids.jsonl")
+
+
+def write(rows: Iterable[dict[str, Any]], file: BinaryIO, ids: BinaryIO) -> int:
+    """A float32 array of shape (vectors, dim), and for each of them a line: {"id"}, with "window" ([start, end] in
+    characters) where every window was kept. Returns how many documents. Raises NoVector."""
+    n = n_vectors = dim = 0
+    for row in rows:
+        if "vector" not in row:
+            raise NoVector
+        vectors = np.atleast_2d(np.asarray(row["vector"], dtype="<f4"))
+        if not n:
+            dim = vectors.shape[1]
+            file.write(_header(0, dim))
+        elif vectors.shape[1] != dim:
+            raise NoVector(f"vectors of {dim} and of {vectors.shape[1]} numbers are no one array")
+        file.write(vectors.tobytes())
+        windows = row.get("windows") or [None] * len(vectors)
+        for window in windows:
+            ids.write(dumped({"id": row["id"]} | ({"window": window} if window is not None else {})) + b"\n")
+        n, n_vectors = n + 1, n_vectors + len(vectors)
+    file.seek(0)
+    file.write(_header(n_vectors, dim))
+    return n
+
+
+def _header(n_vectors: int, dim: int) -> bytes:
+    """NumPy's header (format version 1.0). It leaves room for more rows, so all have one length."""
+    made = io.BytesIO()
+    shape = {"descr": "<f4", "fortran_order": False, "shape": (n_vectors, dim)}
+    np.lib.format.write_array_header_1_0(made, shape)
+    return made.getvalue()

@@ -1,0 +1,257 @@
+"""Decoder-only models on transformers: texts join as others are done, and what all begin with is read once."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from storage.specs import Spec
+from tasks import families
+from tasks.backends import Source, accelerator
+from tasks.backends.decoder_only.instructed import generated, instructed, readers, window_limit
+from tasks.backends.decoder_only.rowcache import RowCache
+from tasks.backends.decoder_only.sampling import next_tokens, penalized
+from tasks.backends.opening import Opening
+from tasks.backends.static import Computed, Items, StaticLoop
+from tasks.batches import Budget
+from tasks.decoding import cut_at, decoding
+from tasks.errors import CannotServe, DeviceLost
+from tasks.outputs import Generated, Output
+from tasks.pool import Item
+from tasks.recipes import Traits
+from tasks.windows import Encoded
+
+# Tokens that may be on the device at once, what is read and what may be written, and the most rows.
+_BUDGETS = {"cpu": Budget(tokens=49_152, rows=64), "cuda": Budget(tokens=262_144, rows=256)}
+# Others join when so large a share of the rows is free: each joining stops those that write.
+_FREE = 0.25
+# Two texts that share nothing: what prompts over them share is the template.
+_PROBES = ("a", "7")
+# Tokens that may hold the last character of a text to stop at.
+_PER_CHARACTER = 4
+
+
+@dataclass
+class Row:
+    """A window that is being continued."""
+
+    item: Item[Any]
+    ids: Sequence[int]
+    chance: random.Random
+    written: list[int] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids) + len(self.written)
+
+
+@dataclass
+class Flight:
+    """The rows on the device, and the keys and values of all their tokens but the last, which is to be read next."""
+
+    rows: list[Row] = field(default_factory=list)
+    cache: RowCache | None = None
+
+
+class CausalBackend:
+    """One decoder-only model under one spec."""
+
+    def __init__(self, spec: Spec, folder: Path, *, device: str, cache_dir: Path) -> None:
+        self._device = device
+        self._dtype = accelerator.dtype_for(spec.quality, device)
+        opening = Opening.of(spec, folder, cache_dir)
+        self._model = opening.model(AutoModelForCausalLM, self._dtype)
+        if self._model._is_stateful:
+            raise CannotServe(f"{spec.model} keeps a state of its own instead of keys and values.")
+        self._model.to(device)
+        self._tokens, stop = instructed(spec, opening.tokenizer)
+        context = families.window_limit(opening.config.get_text_config().to_dict(), self._tokens.stated_limit)
+        self._decoding = decoding(spec, self._model.generation_config.to_dict(), context, stop)
+        self._limit_tokens = window_limit(spec, self._tokens, context, self._decoding)
+        # transformers 5.24 gave the argument another name.
+        named = inspect.signature(self._model.forward).parameters
+        self._cache_argument = "cache" if "cache" in named else "past_key_values"
+        self._seen_stop = _PER_CHARACTER * max(map(len, stop), default=0)
+        budget = _BUDGETS[device.partition(":")[0]]
+        self._loop = StaticLoop(self._together, budget)
+        with torch.inference_mode(), accelerator.memory_errors(device):
+            self._shared, self._lead = self._read_template()
+        self.traits = Traits(readers=readers(spec, self._tokens, self._limit_tokens))
+
+    @property
+    def limit_tokens(self) -> int:
+        return self._limit_tokens
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return self._tokens.encode(texts)
+
+    def run(self, source: Source) -> Iterator[Computed]:
+        flight = Flight()
+        while True:
+            items = source.take(self._room(flight))
+            if not items and not flight.rows:
+                return
+            # Retries happen outside the except block, whose traceback would keep the failed tensors alive.
+            lost: list[Item[Any]] = [*(row.item for row in flight.rows), *items]
+            try:
+                done = self._advance(flight, items)
+            except DeviceLost:
+                raise
+            except Exception as raised:
+                error = raised.with_traceback(None)
+            else:
+                yield from done
+                continue
+            flight = Flight()
+            yield from self._loop.recover(lost, error)
+
+    def runtime(self) -> dict[str, Any]:
+        return accelerator.runtime("transformers", self._device, self._dtype)
+
+    def close(self) -> None:
+        del self._model, self._lead
+        accelerator.release(self._device)
+
+    def _room(self, flight: Flight) -> Budget:
+        """What may join now; no rows until enough of them are free."""
+        whole, longest = self._loop.budget, max((row.tokens for row in flight.rows), default=0)
+        output = self._decoding.max_new_tokens
+        used = len(flight.rows) * (longest + output)
+        if used and (
+            whole.tokens - used < whole.tokens * _FREE or whole.rows - len(flight.rows) < whole.rows * _FREE
+        ):
+            return Budget(tokens=0, rows=0)
+        left = whole.tokens - used
+        rows = min(whole.rows - len(flight.rows), left // (output + self._tokens.overhead))
+        return Budget(tokens=max(1, left - rows * output), rows=max(1, rows), spread=whole.spread)
+
+    def _together(self, items: Items) -> Sequence[Output]:
+        """One batch from its beginning to its end."""
+        flight = Flight()
+        found = dict(self._advance(flight, items))
+        while flight.rows:
+            found.update(self._advance(flight, ()))
+        return [found[item.id] for item in items]
+
+    def _advance(self, flight: Flight, joining: Items) -> list[Computed]:
+        """Write the next token of every row, or the first of those that join; the outputs of those that are done."""
+        with torch.inference_mode(), accelerator.memory_errors(self._device):
+            if not joining:
+                return self._take_out(flight, self._step(flight))
+            group, logits = self._begin(joining)
+            # Rows that are done with their first token never join.
+            done = self._take_out(group, logits)
+            if group.rows and flight.cache is not None and group.cache is not None:
+                flight.cache.join(group.cache)
+                flight.rows += group.rows
+            elif group.rows:
+                flight.rows, flight.cache = group.rows, group.cache
+            return done
+
+    def _begin(self, items: Items) -> tuple[Flight, torch.Tensor]:
+        """Read whole prompts. What each begins with and the template does too is not read again."""
+        rows = [self._row(item) for item in items]
+        longest = max(row.tokens for row in rows)
+        shared = min(self._shared_with(row.ids) for row in rows)
+        # All rows read as many tokens as the longest has beyond the template: so none of these is padding
+        # where a text is shorter, but the end of the template.
+        fresh = longest - shared
+        known = [max(0, row.tokens - fresh) for row in rows]
+        cache = self._led(known, shared)
+        ids = torch.zeros((len(rows), fresh), dtype=torch.long)
+        for line, row in zip(ids, rows, strict=True):
+            new = row.ids[-fresh:]
+            line[fresh - len(new) :] = torch.tensor(new)
+        lengths = torch.tensor([row.tokens for row in rows])
+        return Flight(rows, cache), self._forward(cache, ids, lengths)
+
+    def _row(self, item: Item[Any]) -> Row:
+        assert not isinstance(item.encoded.features, str)
+        ids = list(item.encoded.features["input_ids"])
+        return Row(item, ids, random.Random(self._decoding.seed_of(ids)))  # noqa: S311 - to be repeated, not secret
+
+    def _shared_with(self, ids: Sequence[int]) -> int:
+        """How many tokens the window begins with as the template does; one at least is left to be read."""
+        most = min(len(self._shared), len(ids) - 1)
+        return next((place for place in range(most) if ids[place] != self._shared[place]), most)
+
+    def _led(self, known: Sequence[int], columns: int) -> RowCache:
+        """A cache whose rows end with so many known tokens of the template."""
+        if self._lead is None or columns == 0:
+            return RowCache()
+        places = torch.arange(columns) - (columns - torch.tensor(known)).unsqueeze(1)
+        return self._lead.leading(places.clamp(min=0).to(self._device))
+
+    def _read_template(self) -> tuple[Sequence[int], RowCache | None]:
+        """The tokens that every prompt begins with, and their keys and values."""
+        one, other = (self._row(Item(0, code, None)).ids for code in self._tokens.encode(_PROBES))
+        length = next(
+            (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+        )
+        if length == 0:
+            return (), None
+        cache = RowCache()
+        self._forward(cache, torch.tensor([one[:length]]), torch.tensor([length]))
+        return one[:length], cache
+
+    def _step(self, flight: Flight) -> torch.Tensor:
+        """Read the last token of every row; the logits of the next."""
+        assert flight.cache is not None
+        ids = torch.tensor([[row.written[-1]] for row in flight.rows])
+        return self._forward(flight.cache, ids, torch.tensor([row.tokens for row in flight.rows]))
+
+    def _forward(self, cache: RowCache, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Read ``ids`` (rows, tokens), which end texts of these ``lengths``; the logits of what follows, float32."""
+        columns = cache.columns + ids.shape[1]
+        places = torch.arange(columns) - (columns - lengths).unsqueeze(1)  # of every column in its text
+        answer = self._model(
+            input_ids=ids.to(self._device),
+            attention_mask=(places >= 0).long().to(self._device),
+            position_ids=places[:, -ids.shape[1] :].clamp(min=0).to(self._device),
+            use_cache=True,
+            logits_to_keep=1,
+            **{self._cache_argument: cache},
+        )
+        logits: torch.Tensor = answer.logits[:, -1].float()
+        return logits
+
+    def _take_out(self, flight: Flight, logits: torch.Tensor) -> list[Computed]:
+        """Choose each row's next token, and take those out that end with it."""
+        rows, how = flight.rows, self._decoding
+        if how.repetition_penalty != 1:
+            logits = penalized(logits, [[*row.ids, *row.written] for row in rows], how.repetition_penalty)
+        chances = [row.chance.random() for row in rows] if how.sampled else []
+        for row, token in zip(rows, next_tokens(logits, how, chances), strict=True):
+            row.written.append(token)
+        done = [(place, output) for place, row in enumerate(rows) if (output := self._ended(row)) is not None]
+        outputs: list[Computed] = [(rows[place].item.id, output) for place, output in done]
+        assert flight.cache is not None
+        for place, _ in reversed(done):
+            flight.cache.drop(place)
+            rows[place] = rows[-1]
+            rows.pop()
+        if done and rows:
+            flight.cache.trim(max(row.tokens for row in rows) - 1)
+        if not rows:
+            flight.cache = None
+        return outputs
+
+    def _ended(self, row: Row) -> Generated | None:
+        """The output, if the row's last token is its last."""
+        written, how = row.written, self._decoding
+        at_end = written[-1] in how.ends
+        stopped = bool(how.stop) and cut_at(self._text(written[-self._seen_stop :]), how.stop) is not None
+        full = len(written) >= how.max_new_tokens
+        if not (at_end or stopped or full):
+            return None
+        return generated(self._tokens, written, how, at_end=at_end)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self._tokens.tokenizer.decode(ids, skip_special_tokens=True))

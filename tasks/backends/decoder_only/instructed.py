@@ -1,0 +1,93 @@
+"""What a decoder-only model reads: the spec's template or instruction, in the model's chat template if it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from storage.specs import Spec
+from tasks import languages, prompts
+from tasks.backends.tokens import Reading, Tokens
+from tasks.decoding import Decoding, cut_at
+from tasks.errors import CannotServe
+from tasks.outputs import Generated
+from tasks.windows import Readers
+
+# Stands for the document while the chat template is filled in; no template trims or changes it.
+_MARK = "\ue000document\ue000"
+# Stands for the language of each text in a prompt that no text is given to the model with.
+_ANY = "en"
+
+
+def instructed(spec: Spec, tokenizer: Any) -> tuple[Tokens, tuple[str, ...]]:
+    """The tokens of the spec's prompts, and the texts that end an output; raises CannotServe."""
+    chat = tokenizer.chat_template is not None
+    told = prompts.instruction(_from(spec, _ANY) if _tells(spec) else spec, chat=chat)
+    before, after = _around(spec, tokenizer, told)
+    return Tokens(tokenizer, before, suffix=after, special_tokens=not chat), told.stop
+
+
+def readers(spec: Spec, tokens: Tokens, limit_tokens: int) -> Readers | None:
+    """How the model is told the language of each text, where those are to be found and the instruction is ours."""
+    if not _tells(spec):
+        return None
+
+    @cache
+    def coder(language: str) -> Reading:
+        chat = tokens.tokenizer.chat_template is not None
+        told = prompts.instruction(_from(spec, language), chat=chat)
+        return Reading(tokens.framed(*_around(spec, tokens.tokenizer, told)), limit_tokens)
+
+    return Readers(coder)
+
+
+def _tells(spec: Spec) -> bool:
+    return spec.params.get("source_lang") == languages.AUTO and "prompt" not in spec.params
+
+
+def _from(spec: Spec, language: str) -> Spec:
+    return replace(spec, params={**spec.params, "source_lang": language})
+
+
+def _around(spec: Spec, tokenizer: Any, told: prompts.Instruction) -> tuple[str, str]:
+    """What stands before every document, and what after it."""
+    if tokenizer.chat_template is not None:
+        return _in_chat(spec, tokenizer, told)
+    before, after = told.template.before, told.template.after
+    return (before if told.system is None else f"{told.system}\n\n{before}"), after
+
+
+def _in_chat(spec: Spec, tokenizer: Any, told: prompts.Instruction) -> tuple[str, str]:
+    messages = [{"role": "user", "content": told.template.fill(_MARK)}]
+    if told.system is not None:
+        messages.insert(0, {"role": "system", "content": told.system})
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template raises what it likes, often because it knows no system prompt
+        hint = "; it may know no system prompt: put --system's words into --prompt" if told.system else ""
+        reason = " ".join(str(error).split())[:200]
+        raise CannotServe(f"The chat template of {spec.model} failed: {reason}{hint}.") from error
+    before, mark, after = text.partition(_MARK)
+    if not mark or _MARK in after or (told.system is not None and told.system.strip() not in text):
+        raise CannotServe(f"The chat template of {spec.model} does not hold what it was given.")
+    return before, after
+
+
+def generated(tokens: Tokens, written: Sequence[int], how: Decoding, *, at_end: bool) -> Generated:
+    """The output that these tokens are; it is truncated unless the model came to its end or to a text to stop at."""
+    text = str(tokens.tokenizer.decode(written, skip_special_tokens=True))
+    cut = cut_at(text, how.stop)
+    return Generated((text if cut is None else cut).strip(), len(written), truncated=not at_end and cut is None)
+
+
+def window_limit(spec: Spec, tokens: Tokens, context_tokens: int, decoding: Decoding) -> int:
+    """The most tokens of a window: the model's context without room for the output; raises CannotServe."""
+    limit = context_tokens - decoding.max_new_tokens
+    if limit < tokens.overhead + 8:
+        raise CannotServe(
+            f"{spec.model} holds {context_tokens} tokens: with {decoding.max_new_tokens} for the output and "
+            f"{tokens.overhead} for the prompt there is no room for a text. Give a smaller --max-new-tokens."
+        )
+    return tokens.checked_limit(limit, spec.params.get("window_tokens"))

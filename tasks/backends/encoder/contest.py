@@ -1,0 +1,87 @@
+"""Which of several backends computes a model fastest on this device: measured once, and remembered.
+
+Libraries differ in what they make of a processor: where one is ahead of another by a third, it is behind on the next.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import torch
+
+from storage.specs import Spec
+from tasks.backends import accelerator
+from tasks.backends.encoder.notes import remember, remembered
+from tasks.choice import MODULES
+from tasks.errors import Unsuited
+
+log = logging.getLogger("docmill.backends")
+
+CLEARLY = 1.05
+
+
+class Contender(Protocol):
+    """A backend that can say how fast it is here."""
+
+    def tokens_per_s(self) -> float: ...
+
+    def close(self) -> None: ...
+
+
+Opened = TypeVar("Opened", bound=Contender)
+
+
+def subject(spec: Spec, device: str, names: Sequence[str]) -> str:
+    """What a measurement holds for: the weights, the precision, the device and the libraries."""
+    libraries = " ".join(f"{name} {version(MODULES[name])}" for name in sorted(names))
+    return f"{spec.revision} {spec.quality} {accelerator.device_name(device)} {torch.get_num_threads()} {libraries}"
+
+
+def fastest(names: Sequence[str], open_one: Callable[[str], Opened], folder: Path, subject: str) -> Opened:
+    """The fastest of the backends ``names``, opened: the first, unless another is clearly ahead of those before it.
+
+    What a measurement found about the ``subject`` (model, precision, device) is kept in the folder. One at a time is
+    open, since a model may fill the memory. Raises Unsuited where none takes the model.
+    """
+    known: str | None = remembered(folder, subject).get("fastest")
+    ordered = sorted(names, key=lambda name: name != known)  # it keeps the order of the others
+    rates: dict[str, float] = {}
+    reason: Unsuited | None = None
+    backend: Opened | None = None
+    for name in ordered:
+        if backend is not None:
+            backend.close()
+            backend = None
+        try:
+            backend = open_one(name)
+        except Unsuited as error:
+            log.info("backend_unsuited backend=%s reason=%s subject=%s", name, error, subject)
+            reason = error
+            continue
+        if name == known:
+            return backend
+        rates[name] = round(backend.tokens_per_s(), 1)
+    if not rates:
+        assert reason is not None
+        raise reason
+    ahead = best(rates)
+    log.info("backend_measured fastest=%s tokens_per_s=%s subject=%s", ahead, rates, subject)
+    remember(folder, subject, {"fastest": ahead, "tokens_per_s": rates})
+    if backend is not None and ahead == [*rates][-1]:
+        return backend
+    if backend is not None:
+        backend.close()
+    return open_one(ahead)
+
+
+def best(rates: dict[str, float]) -> str:
+    """The first, unless another is clearly ahead of it."""
+    ahead, *others = rates
+    for name in others:
+        if rates[name] >= rates[ahead] * CLEARLY:
+            ahead = name
+    return ahead

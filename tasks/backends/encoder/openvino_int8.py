@@ -1,0 +1,120 @@
+"""Encoders in int8 on OpenVINO: NNCF finds the scales once, on texts that come with docmill.
+
+Products take int8 on both sides, with fixed scales: activations are measured on the texts, after outliers have been
+shared with the weights (SmoothQuant, Xiao et al. 2022, section 4). What that costs is in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import openvino
+import rich
+import torch
+import transformers
+from torch.nn import functional
+
+from tasks.backends.encoder.openvino_encoder import Conversion, OpenVinoEncoder, traced
+from tasks.backends.tokens import Tokens, padded
+from tasks.errors import Unsuited
+from tasks.windows import Encoded
+
+# Raised with every change of what is made below.
+_FORMAT = 1
+# Paragraphs of package descriptions in English and French, one a line, from every second row of the examples.
+_TEXTS = Path(__file__).with_name("calibration.txt")
+# How much of the outliers goes to the weights. NNCF's own is 0.95; on MiniLM 0.7 to 0.8 lost least, 0.5 most.
+_SMOOTHING = 0.75
+# Of these the products behind the activation function lose most: in MiniLM the first as much as all others together.
+_LEFT_ALONE = 1
+_COMPARED_TEXTS = 8
+# How far the mean state of a text may turn, as 1 - cosine. Measured: 0.002 for MiniLM, at most 0.0001 for small
+# random models.
+_TOLERANCE = 0.03
+
+
+def quantization(model: Any, tokens: Tokens, limit_tokens: int) -> Conversion:
+    """The float32 transformers encoder in int8. Raises Unsuited where NNCF is not installed."""
+    try:
+        nncf = version("nncf")
+    except PackageNotFoundError as error:
+        raise Unsuited("Embeddings in int8 need NNCF: pip install 'docmill[openvino-int8]'.") from error
+    numbers = f"{openvino.__version__.partition('-')[0]}-{nncf}-{transformers.__version__}-{_FORMAT}"
+    texts = [
+        one for one in tokens.encode(_TEXTS.read_text(encoding="utf-8").splitlines()) if one.tokens <= limit_tokens
+    ]
+    if len(texts) < _COMPARED_TEXTS:
+        raise Unsuited("The model's windows are too short to measure its activations.")
+    return Conversion(
+        f"int8-{numbers}",
+        lambda: _quantized(traced(model, tokens), tokens, texts),
+        lambda encoder: turned(encoder, model, tokens, texts[:_COMPARED_TEXTS]),
+        _TOLERANCE,
+    )
+
+
+def turned(encoder: OpenVinoEncoder, model: Any, tokens: Tokens, texts: list[Encoded]) -> float:
+    """The most that a text's mean state has turned from that of the model's own code, as 1 - cosine."""
+    found = encoder(texts)
+    own = model(**padded(texts, tokens)).last_hidden_state.float()
+    mask = found["attention_mask"][..., None]
+    here, there = ((states * mask).sum(1) for states in (found["token_embeddings"], own))
+    return 1 - float(functional.cosine_similarity(here, there).min())
+
+
+def _quantized(made: Any, tokens: Tokens, texts: list[Encoded]) -> Any:
+    names = [port.any_name for port in made.inputs]
+
+    def given(text: Encoded) -> dict[str, Any]:
+        features = padded([text], tokens)
+        zeros = torch.zeros_like(features["input_ids"])
+        return {name: features.get(name, zeros).numpy() for name in names}
+
+    with _silent_nncf() as nncf:
+        return nncf.quantize(
+            made,
+            nncf.Dataset(texts, given),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(texts),
+            ignored_scope=nncf.IgnoredScope(names=_contracting(made)[:_LEFT_ALONE], validate=False),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTHING)
+            ),
+        )
+
+
+def _contracting(made: Any) -> list[str]:
+    """The linear layers that have more inputs than outputs, from the first on."""
+    names = []
+    for node in made.get_ordered_ops():
+        if node.get_type_name() == "MatMul" and node.input_value(1).get_node().get_type_name() == "Constant":
+            shape = list(node.input_value(1).get_shape())
+            outputs, inputs = shape[-2:] if node.get_attributes()["transpose_b"] else reversed(shape[-2:])
+            if inputs > outputs:
+                names.append(node.get_friendly_name())
+    return names
+
+
+@contextmanager
+def _silent_nncf() -> Iterator[Any]:
+    """The library, which is slow to import, talks on standard output and makes its own the class of all loggers."""
+    of_loggers, console = logging.getLoggerClass(), rich.get_console()
+    quiet = console.quiet
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            console.quiet = True
+            import nncf
+
+            nncf.disable_logging()  # drops its handlers, whose level the next line would raise: some are not its own
+            nncf.set_log_level(logging.ERROR)
+            yield nncf
+        finally:
+            console.quiet = quiet
+            logging.setLoggerClass(of_loggers)

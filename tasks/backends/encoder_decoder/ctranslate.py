@@ -1,0 +1,177 @@
+"""Encoder-decoder models by CTranslate2: several single-threaded workers, each with a batch of its own."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ctranslate2
+import transformers
+
+from storage.specs import Spec
+from tasks.backends import Source, accelerator
+from tasks.backends.encoder_decoder.ctranslate_models import converted, require_known
+from tasks.backends.encoder_decoder.ctranslate_options import options
+from tasks.backends.encoder_decoder.generation import Generation
+from tasks.backends.opening import Opening, generation_settings
+from tasks.backends.static import Computed, Items, StaticLoop
+from tasks.batches import Budget
+from tasks.errors import DeviceLost, OutOfMemory, Unsuited
+from tasks.outputs import Output
+from tasks.recipes import Traits
+from tasks.windows import Encoded
+
+# Rows and input tokens of one worker's batch before beams. The workers of a CPU share the windows of a few shards,
+# and the last of a job: batches are small enough that each worker gets some.
+_BUDGETS = {"cpu": Budget(tokens=4096, rows=64), "cuda": Budget(tokens=65_536, rows=512)}
+_MOST_ROWS = {"cpu": 32, "cuda": 512}
+_MOST_WORKERS = 8
+# Batches for each worker, so that none waits for us between two of them.
+_AHEAD = 3
+# What a quality class may be carried out in, the best first.
+_TYPES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "cpu": {"native": ("bfloat16", "float32"), "int8": ("int8_bfloat16", "int8_float32", "int8")},
+    "cuda": {
+        "native": ("bfloat16", "float16", "float32"),
+        "int8": ("int8_bfloat16", "int8_float16", "int8_float32", "int8"),
+    },
+}
+_NO_MEMORY = ("out of memory", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A batch on its way, with one pending result for each window."""
+
+    items: Items
+    results: Sequence[Any]
+
+    @property
+    def landed(self) -> bool:
+        return all(result.done() for result in self.results)
+
+
+class CTranslateBackend:
+    """One encoder-decoder model under one spec; raises Unsuited where transformers would do something else."""
+
+    def __init__(self, spec: Spec, folder: Path, *, device: str, cache_dir: Path) -> None:
+        kind, _, index = device.partition(":")
+        self._device = device
+        self._type = compute_type(spec.quality, kind)
+        opening = Opening.of(spec, folder, cache_dir)
+        require_known(opening.config.model_type, spec.model)
+        settings = generation_settings(opening.folder)
+        self._generation = Generation(spec, opening.config.to_dict(), opening.tokenizer, settings)
+        self._options = options(self._generation, spec.model)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = min(cores, _MOST_WORKERS) if kind == "cpu" else 1
+        with _errors(device):
+            self._translator = ctranslate2.Translator(
+                str(converted(folder, spec.model, spec.revision, cache_dir)),
+                device=kind,
+                device_index=int(index or 0),
+                compute_type=self._type,
+                inter_threads=workers,
+                intra_threads=cores // workers if kind == "cpu" else 0,
+                max_queued_batches=-1,
+            )
+        self._most_in_flight = _AHEAD * workers
+        budget, beams = _BUDGETS[kind], self._generation.beams
+        self._loop = StaticLoop(
+            self._compute,
+            Budget(tokens=budget.tokens // beams, rows=min(_MOST_ROWS[kind], max(1, budget.rows // beams))),
+        )
+        self.traits = Traits(readers=self._generation.readers)
+
+    @property
+    def limit_tokens(self) -> int:
+        return self._generation.limit_tokens
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return self._generation.tokens.encode(texts)
+
+    def run(self, source: Source) -> Iterator[Computed]:
+        """Keeps some batches in flight for each worker. Once nothing more is given, those in flight are the last."""
+        flights: deque[Flight] = deque()
+        while True:
+            while len(flights) < self._most_in_flight and (items := source.take(self._loop.budget)):
+                flights.append(Flight(items, self._post(items)))
+            if not flights:
+                return
+            landed = next((flight for flight in flights if flight.landed), flights[0])
+            flights.remove(landed)
+            yield from self._loop.settle(landed.items, partial(self._collect, landed))
+
+    def runtime(self) -> dict[str, Any]:
+        return {
+            "device": accelerator.device_name(self._device),
+            "precision": self._type,
+            "backend": "ctranslate2",
+            "versions": {
+                "ctranslate2": version("ctranslate2"),
+                "transformers": transformers.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    def close(self) -> None:
+        self._translator.unload_model()
+        del self._translator
+
+    def _compute(self, items: Items) -> Sequence[Output]:
+        return self._collect(Flight(items, self._post(items)))
+
+    def _post(self, items: Items) -> Sequence[Any]:
+        sources = [list(map(str, _ids(item.encoded))) for item in items]
+        prefix = self._options.prefix
+        results: Sequence[Any] = self._translator.translate_batch(
+            sources,
+            target_prefix=[list(prefix)] * len(sources) if prefix else None,
+            asynchronous=True,
+            **self._options.arguments,
+        )
+        return results
+
+    def _collect(self, flight: Flight) -> Sequence[Output]:
+        with _errors(self._device):
+            found = [result.result().hypotheses[0] for result in flight.results]
+        return self._generation.outputs([self._options.written(list(map(int, words))) for words in found])
+
+
+def compute_type(quality: str, kind: str) -> str:
+    """What CTranslate2 computes a quality class in on a kind of device; raises Unsuited where it has nothing."""
+    supported = ctranslate2.get_supported_compute_types(kind)
+    wanted = _TYPES[kind].get(quality, (quality,))
+    for name in wanted:
+        if name in supported:
+            return name
+    raise Unsuited(f"CTranslate2 has no {quality} precision on this {kind} device.")
+
+
+def _ids(encoded: Encoded) -> Sequence[int]:
+    assert not isinstance(encoded.features, str)
+    ids: Sequence[int] = encoded.features["input_ids"]
+    return ids
+
+
+@contextmanager
+def _errors(device: str) -> Iterator[None]:
+    """Turn what CTranslate2 raises when memory is short into OutOfMemory, and a broken device into DeviceLost."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemory from error
+    except RuntimeError as error:
+        if any(words in str(error) for words in _NO_MEMORY):
+            raise OutOfMemory from error
+        if "CUDA failed" in str(error):
+            raise DeviceLost(f"{device}: {str(error).splitlines()[0]}") from error
+        raise

@@ -1,0 +1,67 @@
+"""What a model's generation settings mean to CTranslate2: pure but for the library's defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.backends.encoder_decoder.generation import Generation, as_ids
+from tasks.errors import Unsuited
+
+# Beams that end early are done at the number of hypotheses that CTranslate2 calls a patience of 1. Others go on for
+# as long as a better end seems possible; this is how far CTranslate2 looks then.
+_PATIENCE = 3.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """``arguments`` of translate_batch, ``prefix`` that starts every output, ``forced_end`` that ends the longest."""
+
+    arguments: Mapping[str, Any]
+    prefix: Sequence[str]
+    forced_end: int | None
+    ends: frozenset[int]
+    most_new_tokens: int
+
+    def written(self, ids: Sequence[int]) -> list[int]:
+        """The tokens as transformers would have them: with the end that it forces at the limit."""
+        cut = self.forced_end is not None and len(ids) == self.most_new_tokens - 1 and ids[-1:] != [self.forced_end]
+        return [*ids, self.forced_end] if cut and self.forced_end is not None else list(ids)
+
+
+def options(generation: Generation, model: str) -> Options:
+    """How to ask for what the settings say; raises Unsuited where CTranslate2 has no word for one."""
+    settings = generation.settings
+    if unusual := generation.unusual:
+        raise Unsuited(f"{model} sets {', '.join(unusual)}, which CTranslate2 does not do as asked.")
+    ends, forced_ends = as_ids(settings.eos_token_id), as_ids(settings.forced_eos_token_id)
+    prefixes = as_ids(settings.forced_bos_token_id)
+    if not ends or len(prefixes) > 1 or len(forced_ends) > 1 or (forced_ends and forced_ends[0] not in ends):
+        raise Unsuited(f"{model} has ends or beginnings that CTranslate2 does not know.")
+    most = generation.most_new_tokens
+    least = max((settings.min_length or 0) - 1, settings.min_new_tokens or 0)
+    forced = forced_ends[0] if forced_ends and most > 1 else None
+    longest = most if forced is None else most - 1  # the last place is the forced end's
+    arguments: dict[str, Any] = {
+        "beam_size": generation.beams,
+        "max_decoding_length": longest,
+        "min_decoding_length": min(least, longest),
+        "no_repeat_ngram_size": settings.no_repeat_ngram_size or 0,
+        "max_input_length": 0,
+        "return_end_token": True,
+        "end_token": [str(end) for end in ends],
+    }
+    if generation.beams > 1:
+        arguments["length_penalty"] = 1.0 if settings.length_penalty is None else settings.length_penalty
+        arguments["patience"] = 1.0 if settings.early_stopping is True else _PATIENCE
+    if suppressed := _suppressed(settings, ends):
+        arguments["suppress_sequences"] = suppressed
+    return Options(arguments, tuple(map(str, prefixes)), forced, frozenset(ends), most)
+
+
+def _suppressed(settings: Any, ends: Sequence[int]) -> list[list[str]]:
+    """Sequences that are never written; an end is never one of them, as in transformers."""
+    sequences = [list(words) for words in settings.bad_words_ids or () if list(words) not in [[end] for end in ends]]
+    sequences += [[token] for token in as_ids(settings.suppress_tokens)]
+    return [list(map(str, words)) for words in sequences]

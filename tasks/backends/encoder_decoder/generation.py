@@ -1,0 +1,112 @@
+"""How an encoder-decoder model reads and writes under a spec, whichever library computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from storage.specs import Spec
+from tasks import families
+from tasks.backends.encoder_decoder import dialects
+from tasks.backends.encoder_decoder.readers import readers
+from tasks.backends.tokens import Tokens
+from tasks.outputs import Generated
+
+# Ours, where neither the command nor the model's files say how much to write.
+_MAX_NEW_TOKENS = 256
+_TASK_PARAMETERS = frozenset(
+    {"max_length", "min_length", "num_beams", "length_penalty", "no_repeat_ngram_size", "early_stopping"}
+)
+
+# What a plain search is asked for, and what says nothing of a search without sampling.
+_PLAIN = frozenset(
+    {
+        "num_beams", "max_length", "max_new_tokens", "min_length", "min_new_tokens", "length_penalty",
+        "early_stopping", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "forced_bos_token_id",
+        "forced_eos_token_id", "eos_token_id", "pad_token_id", "bos_token_id", "decoder_start_token_id",
+        "renormalize_logits", "do_sample", "temperature", "top_k", "top_p", "use_cache", "transformers_version",
+    }
+)  # fmt: skip
+# Settings that change nothing at 1. At 0, false or none, none of them does.
+_NEUTRAL_AT_ONE = frozenset(
+    {
+        "repetition_penalty", "encoder_repetition_penalty", "typical_p", "num_beam_groups", "num_return_sequences",
+        "guidance_scale",
+    }
+)  # fmt: skip
+
+
+class Generation:
+    """The tokens that a model reads, and the settings under which it writes.
+
+    ``settings`` is the model's own GenerationConfig, completed in place: what is None there means the library's
+    default. Raises BadOption and CannotServe where the spec does not fit the model.
+    """
+
+    def __init__(self, spec: Spec, config: Mapping[str, Any], tokenizer: Any, settings: Any) -> None:
+        dialect = dialects.dialect(spec, config, tokenizer)
+        self.tokens = Tokens(tokenizer, prefix=dialect.prefix)
+        self.limit_tokens = self.tokens.checked_limit(
+            families.window_limit(config, self.tokens.stated_limit), spec.params.get("window_tokens")
+        )
+        self.readers = readers(spec, config, self.tokens, self.limit_tokens)
+        set_generation(settings, spec, dialect)
+        self.settings = settings
+        self.beams: int = settings.num_beams or 1
+        self.most_new_tokens: int = settings.max_new_tokens or settings.max_length - 1
+        self.ends = frozenset(as_ids(settings.eos_token_id))
+
+    @property
+    def unusual(self) -> list[str]:
+        """The settings that are more than a plain search by beams or without: sampling, say, and other penalties."""
+        asked = self.settings.to_diff_dict().items()
+        names = sorted(name for name, value in asked if not _plain(name, value))
+        return ["do_sample", *names] if self.settings.do_sample else names
+
+    def outputs(self, written: Sequence[Sequence[int]]) -> list[Generated]:
+        """The texts of token ids without the start token; what follows an end token is padding."""
+        texts = self.tokens.tokenizer.batch_decode(written, skip_special_tokens=True)
+        return [self._generated(text, ids) for text, ids in zip(texts, written, strict=True)]
+
+    def _generated(self, text: str, ids: Sequence[int]) -> Generated:
+        tokens = next((place + 1 for place, token in enumerate(ids) if token in self.ends), len(ids))
+        # At the limit, a forced end looks like an end of the model's own.
+        return Generated(text.strip(), tokens, truncated=tokens >= self.most_new_tokens)
+
+
+def _plain(name: str, value: Any) -> bool:
+    if name in _PLAIN or name.startswith(("_", "output_", "return_dict")) or not value:
+        return True
+    return name in _NEUTRAL_AT_ONE and value == 1
+
+
+def as_ids(value: Any) -> list[int]:
+    """Token ids from a setting that may be none, one or several."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [int(value)]
+
+
+def set_generation(generation: Any, spec: Spec, dialect: dialects.Dialect) -> None:
+    """Set how the model writes: the command's parameters, then the model's own, then those its config keeps
+    for the task, then ours. Changes the model's own object, since generate() fills every gap from it."""
+    for name, value in dialect.parameters.items():
+        if name in _TASK_PARAMETERS and getattr(generation, name, None) is None:
+            setattr(generation, name, value)
+    if dialect.forced_bos_token_id is not None:
+        generation.forced_bos_token_id = dialect.forced_bos_token_id
+    if (beams := spec.params.get("beams")) is not None:
+        generation.num_beams = beams
+        if beams == 1:
+            generation.early_stopping = None
+            generation.length_penalty = None
+    asked = spec.params.get("max_new_tokens")
+    if asked is None and generation.max_length is None and generation.max_new_tokens is None:
+        asked = _MAX_NEW_TOKENS
+    if asked is not None:
+        generation.max_new_tokens = asked
+        generation.max_length = None
+        if generation.min_length is not None:
+            generation.min_length = min(generation.min_length, asked)
+        if generation.min_new_tokens is not None:
+            generation.min_new_tokens = min(generation.min_new_tokens, asked)

@@ -1,0 +1,75 @@
+"""Encoder-decoder models: summaries and translations by transformers' generate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSeq2SeqLM
+
+from storage.specs import Spec
+from tasks.backends import Source, accelerator
+from tasks.backends.encoder_decoder.beams import shrinking_beams
+from tasks.backends.encoder_decoder.generation import Generation
+from tasks.backends.encoder_decoder.shrinking import shrinking_greedy
+from tasks.backends.opening import Opening
+from tasks.backends.static import Items, StaticLoop
+from tasks.backends.tokens import padded
+from tasks.batches import Budget
+from tasks.outputs import Output
+from tasks.recipes import Traits
+from tasks.windows import Encoded
+
+# Rows and input tokens of one batch before beams, each of which is one more row for the decoder.
+_BUDGETS = {"cpu": Budget(tokens=8192, rows=128), "cuda": Budget(tokens=65_536, rows=1024)}
+
+
+class Seq2SeqBackend:
+    """One encoder-decoder model under one spec."""
+
+    def __init__(self, spec: Spec, folder: Path, *, device: str, cache_dir: Path) -> None:
+        self._device = device
+        self._dtype = accelerator.dtype_for(spec.quality, device)
+        opening = Opening.of(spec, folder, cache_dir)
+        self._model = opening.model(AutoModelForSeq2SeqLM, self._dtype).to(device)
+        self._generation = Generation(
+            spec, opening.config.to_dict(), opening.tokenizer, self._model.generation_config
+        )
+        beams = self._generation.beams
+        search = shrinking_greedy if beams == 1 else shrinking_beams
+        plain = self._generation.ends and not self._generation.unusual
+        self._search: dict[str, Any] = {"custom_generate": search} if plain else {}
+        budget = _BUDGETS[device.partition(":")[0]]
+        self._loop = StaticLoop(
+            self._compute, Budget(tokens=budget.tokens // beams, rows=max(1, budget.rows // beams))
+        )
+        self.traits = Traits(readers=self._generation.readers)
+
+    @property
+    def limit_tokens(self) -> int:
+        return self._generation.limit_tokens
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return self._generation.tokens.encode(texts)
+
+    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        return self._loop.run(source)
+
+    def runtime(self) -> dict[str, Any]:
+        return accelerator.runtime("transformers", self._device, self._dtype)
+
+    def close(self) -> None:
+        del self._model
+        accelerator.release(self._device)
+
+    def _compute(self, items: Items) -> Sequence[Output]:
+        with torch.inference_mode(), accelerator.memory_errors(self._device):
+            batch = padded([item.encoded for item in items], self._generation.tokens)
+            sequences = self._model.generate(
+                input_ids=batch["input_ids"].to(self._device),
+                attention_mask=batch["attention_mask"].to(self._device),
+                **self._search,
+            ).tolist()
+        return self._generation.outputs([ids[1:] for ids in sequences])

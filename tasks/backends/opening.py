@@ -1,0 +1,47 @@
+"""What every generating backend reads of a model's folder before its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+from storage.specs import Spec
+from tasks import families
+from tasks.backends import accelerator
+from tasks.backends.convert import safe_folder
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A folder with weights as safetensors, the model's config and its tokenizer, from transformers."""
+
+    folder: Path
+    config: Any
+    tokenizer: Any
+
+    @classmethod
+    def of(cls, spec: Spec, folder: Path, cache_dir: Path) -> Opening:
+        """Raises ModelUnsuitable where the model is not of a family that does the spec's task."""
+        folder = safe_folder(folder, spec.revision, cache_dir)
+        with accelerator.quiet():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            families.require(spec.kind, config.to_dict(), spec.model)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return cls(folder, config, tokenizer)
+
+    def model(self, kind: Any, dtype: Any) -> Any:
+        """The weights in a class of transformers (``AutoModelFor…``), ready to compute on a CPU."""
+        with accelerator.quiet():
+            loaded = kind.from_pretrained(self.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        return loaded.eval()
+
+
+def generation_settings(folder: Path) -> Any:
+    """The GenerationConfig that transformers would give the model of this folder."""
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except OSError:  # older models keep it in their config
+        return GenerationConfig.from_pretrained(folder, config_file_name="config.json", _from_model_config=True)

@@ -1,0 +1,73 @@
+"""Which backends may carry a spec out here, the preferred one first: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from importlib.util import find_spec
+from types import MappingProxyType
+
+from tasks.families import Family
+
+AUTO = "auto"
+# By name: the module whose presence says that the backend can be used.
+MODULES: Mapping[str, str] = MappingProxyType(
+    {"transformers": "transformers", "ctranslate2": "ctranslate2", "openvino": "openvino", "vllm": "vllm"}
+)
+NAMES = (AUTO, *MODULES)
+GENERATING = frozenset({"summarize", "translate", "generate"})
+
+
+# Model types with BERT's layers: on a CPU they are computed without padding, and faster than by OpenVINO.
+BERTS_DESIGN = frozenset({"bert", "distilbert", "roberta", "xlm-roberta", "camembert"})
+
+
+def installed() -> frozenset[str]:
+    """The backends whose libraries are on this machine."""
+    return frozenset(name for name, module in MODULES.items() if find_spec(module) is not None)
+
+
+def candidates(
+    kind: str,
+    family: Family | None,
+    *,
+    quality: str,
+    device: str,
+    present: Collection[str],
+    model_type: str = "",
+    asked: str = AUTO,
+) -> tuple[str, ...]:
+    """The backends to try for a kind of task with a family of models, in order.
+
+    One that cannot take the model after all raises Unsuited, and the next is tried. With ``asked`` there is only that
+    one, if it fits at all. Empty where nothing that is present fits.
+    """
+    suited = _suited(kind, family, quality, device, model_type)
+    if asked != AUTO:
+        suited = tuple(name for name in suited if name == asked)
+    return tuple(name for name in suited if name in present)
+
+
+def extra_for(kind: str, family: Family | None, *, quality: str, device: str, model_type: str = "") -> str | None:
+    """The extra whose backend would do it, were it installed."""
+    suited = _suited(kind, family, quality, device, model_type)
+    name = next((name for name in suited if name != "transformers" and name in MODULES), None)
+    return "openvino-int8" if name == "openvino" and quality == "int8" else name
+
+
+def _suited(kind: str, family: Family | None, quality: str, device: str, model_type: str) -> tuple[str, ...]:
+    if kind == "embed":
+        return _embedding(family, quality, device, model_type)
+    if family is Family.DECODER:
+        accelerated: tuple[str, ...] = ("vllm",) if quality != "int8" else ()
+    else:
+        accelerated = ("ctranslate2",)
+    # transformers has no int8 of its own, and vLLM only that of models which were quantized before.
+    return accelerated if quality == "int8" else (*accelerated, "transformers")
+
+
+def _embedding(family: Family | None, quality: str, device: str, model_type: str) -> tuple[str, ...]:
+    if quality == "int8":
+        return ("openvino",) if device == "cpu" and family is Family.ENCODER else ()
+    if device != "cpu" or family is not Family.ENCODER or quality == "float16":
+        return ("transformers",)
+    return ("transformers", "openvino") if model_type in BERTS_DESIGN else ("openvino", "transformers")

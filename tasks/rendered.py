@@ -1,0 +1,33 @@
+"""Prompts that were rendered from a document and its metadata: a window each, never cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from storage.outcomes import Outcome
+from tasks.errors import PromptTooLong
+from tasks.generate import Generate
+from tasks.recipes import Again, Computed
+from tasks.windows import Coder, Window
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Whatever the kind of task: the prompt says what is to be done. Of half of it a model would make nonsense."""
+
+    generate: Generate = field(default_factory=Generate)
+
+    def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
+        """Raises PromptTooLong."""
+        encoded = coder.encode(texts)
+        longest = max((one.tokens for one in encoded), default=0)
+        if longest > coder.limit_tokens:
+            raise PromptTooLong(
+                f"The prompt has {longest:,} tokens with this document, the model's window {coder.limit_tokens:,}: "
+                "without {meta.…} in it a long document is read in parts."
+            )
+        return [[Window(0, len(text), one)] for text, one in zip(texts, encoded, strict=True)]
+
+    def join(self, computed: Computed) -> Outcome | Again:
+        return self.generate.join(computed)

@@ -1,0 +1,132 @@
+"""The schema is brought to the next release's while workers of this one work, and both go on.
+
+The next release is a copy of this one with one more migration and a table that has its column.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, select, text, update
+
+from storage import migrations
+from storage.database import Database, db_now
+from storage.schema import Shard
+from storage.schema import Worker as WorkerRow
+from tests.faults.mill import SHARD_TEXTS, Mill, numbered
+from tests.worker.harness import ROOT, device_pids, until
+
+NEXT = "9999"
+MIGRATION = f'''"""What a next release might add."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "{NEXT}"
+down_revision = "{migrations.head()}"
+
+
+def upgrade() -> None:
+    op.create_table("novelty", sa.Column("id", sa.Integer(), primary_key=True))
+    for table in ("job", "shard", "outcome", "worker"):
+        op.add_column(table, sa.Column("novelty", sa.Text(), server_default="new"))
+    op.create_index("ix_outcome_novelty", "outcome", ["novelty"])
+'''
+LAST_COLUMN = "    n_truncated: Mapped[int] = mapped_column(default=0)  # of the done ones\n"
+
+
+@pytest.fixture
+def next_release(tmp_path: Path) -> Path:
+    """The folder of the next release's code."""
+    folder = tmp_path / "next"
+    for package in ("worker", "tasks", "storage"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "storage/migrations/versions/9999_novelty.py").write_text(MIGRATION)
+    schema = folder / "storage/schema.py"
+    declared = schema.read_text()
+    assert declared.count(LAST_COLUMN) == 1
+    schema.write_text(declared.replace(LAST_COLUMN, LAST_COLUMN + "    novelty: Mapped[str | None]\n"))
+    return folder
+
+
+@contextmanager
+def using(mill: Mill, release: Path) -> Iterator[None]:
+    """Commands that are started within the block are that release's."""
+    before = mill.environment
+    mill.environment = {**before, "PYTHONPATH": str(release)}
+    yield
+    mill.environment = before
+
+
+def test_workers_of_the_release_before_go_on_when_the_schema_is_upgraded_under_them(
+    mill: Mill, next_release: Path
+) -> None:
+    n = 24 * SHARD_TEXTS
+    with mill.worker() as old:
+        until(mill.live, "the old worker is ready")
+        job = mill.give(numbered(n), model="null@700")
+        until(lambda: mill.states()["done"], "it has finished a shard")
+        until(lambda: mill.states()["running"], "it is at work")
+        with using(mill, next_release):
+            assert mill.json("db", "upgrade") == {"before": migrations.head(), "after": NEXT}
+            assert mill.states()["done"] < 24, "the upgrade was in the middle of the work"
+            new_one = mill.start_worker()
+        try:
+            with mill.worker():  # of the old release, started after the upgrade
+                until(lambda: len(mill.live()) == 3, "old and new workers are ready")
+                everybody = mill.live()
+                [child] = device_pids(old)
+                os.kill(child, signal.SIGKILL)
+                until(lambda: set(mill.live()) - set(everybody), "the old worker starts its device process again")
+                everybody |= mill.live()
+                again = mill.give(numbered(n, first=n), model="null@4000")
+                mill.finish(job)
+                mill.finish(again)
+        finally:
+            new_one.send_signal(signal.SIGQUIT)
+            assert new_one.wait(20) == 0
+    worked = {row.owner for row in mill.shards(Shard.owner)}
+    assert worked >= set(everybody) - {owner for owner, pid in everybody.items() if pid == child}, "somebody sat idle"
+    assert mill.json("db", "upgrade") == {"before": NEXT, "after": NEXT}
+    with mill.database.read() as connection:
+        stored = connection.execute(text("SELECT count(*), count(novelty) FROM outcome")).one()
+        assert tuple(stored) == (2 * n, 2 * n)
+
+
+def test_an_upgrade_waits_for_a_long_read_without_making_workers_wait_behind_it(
+    restartable: Database, tmp_path: Path, next_release: Path
+) -> None:
+    mill = Mill(tmp_path, restartable, None)
+    restartable.write(
+        lambda connection: connection.execute(
+            insert(WorkerRow).values(
+                id="one", host="h", pid=1, device="cpu", lanes=[], slots=1, version="1", started_at=0.0, seen_at=0.0
+            )
+        )
+    )
+    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'ALTER%'")
+
+    def waits() -> bool:
+        with restartable.read() as connection:
+            return bool(connection.scalar(waiting))
+
+    with restartable.read() as reader:
+        reader.execute(select(WorkerRow)).all()
+        with using(mill, next_release):
+            upgrade = mill.start("db", "upgrade")
+        until(waits, "the upgrade waits for the reader")
+        started = time.monotonic()
+        alive = update(WorkerRow).values(seen_at=db_now())
+        for _ in range(20):
+            restartable.write(lambda connection: connection.execute(alive))
+        assert time.monotonic() - started < 10.0, "heartbeats stood behind the upgrade"
+        assert upgrade.poll() is None
+    assert upgrade.wait(60) == 0, mill.log("db")
+    assert migrations.current(restartable) == NEXT

@@ -1,0 +1,53 @@
+"""What the tests of indexes of vectors share: a store with pgvector, and a search by an index beside one without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from storage import candidates, vectors
+from storage.database import Database
+from storage.nearest import Matrix
+from storage.search import Hit, Searched, choose, hits, search
+
+
+@pytest.fixture
+def database(pgvector_url: str) -> Iterator[Database]:
+    database = Database(pgvector_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture(autouse=True)
+def whatever_it_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These corpora are so small that no index would be asked."""
+    monkeypatch.setattr(candidates, "is_worth_it", lambda *_: True)
+
+
+def index(database: Database, corpus: str = "books") -> Searched:
+    searched = choose(database, [corpus])
+    vectors.add(database, searched.spec_id)
+    return searched
+
+
+def proposed(database: Database, searched: Searched, query: Matrix, top: int = 5) -> bool:
+    return candidates.propose(database, searched, query[None], top) is not None
+
+
+def found(database: Database, searched: Searched, query: Matrix, top: int = 5, *, exact: bool = False) -> list[Hit]:
+    best = search(database, searched, query[None], top, exact=exact)
+    return hits(database, searched, query, best.ids[0].tolist(), best.scores[0].tolist())
+
+
+def agrees(database: Database, searched: Searched, query: Matrix, top: int = 5) -> list[Hit]:
+    """The hits of a search by the index, which are those of one without."""
+    assert proposed(database, searched, query, top)
+    answers = found(database, searched, query, top)
+    assert answers == found(database, searched, query, top, exact=True)
+    return answers
+
+
+def rows(database: Database, spec_id: int = 1) -> int:
+    with database.read() as connection:
+        return int(connection.exec_driver_sql(f"SELECT count(*) FROM {vectors.name_of(spec_id)}").scalar_one())

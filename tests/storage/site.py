@@ -1,0 +1,84 @@
+"""A real HTTP server for tests, and what it may do to its clients."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Site:
+    """What a server has and does."""
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    leads_to: dict[str, str] = field(default_factory=dict)
+    ranges: bool = True
+    sizes: bool = True
+    endless: bool = False  # a part of a file is all that follows, too
+    cut: float = 1.0  # of an answer
+    status: int = 200
+    asked: list[str] = field(default_factory=list)
+
+
+def handler(site: Site) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            """Nothing."""
+
+        def do_HEAD(self) -> None:
+            self._answer(body=False)
+
+        def do_GET(self) -> None:
+            self._answer(body=True)
+
+        def _answer(self, *, body: bool) -> None:
+            path = self.path.partition("?")[0]
+            site.asked.append(f"{self.command} {self.headers.get('Range', '')}")
+            if path in site.leads_to:
+                self.send_response(302)
+                self.send_header("Location", site.leads_to[path])
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            raw = site.files.get(path)
+            if raw is None or site.status != 200:
+                self.send_response(site.status if raw is not None else 404)
+                self.end_headers()
+                return
+            asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            if asked and site.ranges:
+                first, last = map(int, asked.groups())
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {first}-{min(last, len(raw) - 1)}/{len(raw)}")
+                raw = raw[first:] if site.endless else raw[first : last + 1]
+            else:
+                self.send_response(200)
+            if site.sizes:
+                self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            if body:
+                with suppress(ConnectionError):  # who has enough hangs up
+                    self.wfile.write(raw[: int(len(raw) * site.cut)])
+
+    return Handler
+
+
+@contextmanager
+def serving() -> Iterator[Site]:
+    made = Site()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(made))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    made.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield made
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,128 @@
+"""A backup, as docs/deploy.md has it, of a store that is being written: restored, it exports the same bytes."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, insert
+
+from storage import jobs
+from storage.database import Database, db_now
+from storage.migrations import require_current
+from storage.outcomes import Outcome, Status
+from storage.results import export_rows
+from storage.schema import Corpus
+from storage.shards import Claim
+from storage.status import list_statuses
+from storage.writers import Target
+from tests.conftest import PostgresServer, missing
+from tests.storage import books
+from tests.storage.endings import let_everything_finish
+
+Backup = Callable[[Database, Path], None]
+
+
+def _by_vacuum(database: Database, copy: Path) -> None:
+    with closing(sqlite3.connect(database.url.database or "")) as connection:
+        connection.execute("VACUUM INTO ?", (str(copy),))
+
+
+def _by_backup(database: Database, copy: Path) -> None:
+    with closing(sqlite3.connect(database.url.database or "")) as connection, closing(sqlite3.connect(copy)) as other:
+        connection.backup(other)
+
+
+def _libpq(url: str) -> str:
+    return url.replace("postgresql+psycopg", "postgresql")
+
+
+def _run(*command: str) -> None:
+    """A program of PostgreSQL's, which works with servers up to its own version only."""
+    if shutil.which(command[0]) is None:
+        missing(f"{command[0]} is not on this machine")
+    done = subprocess.run(command, capture_output=True, text=True)
+    if "server version mismatch" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+
+
+def _filled(database: Database) -> Database:
+    """One job that is done and one in the middle, with texts that a dump has to quote."""
+    texts = [(f"{i}.txt", f'{i}: O\'Brien \\N \\. "quoted"\ttab\nline \U0001f600 é') for i in range(20)]
+    books.read(database, books.request(spec=books.TRANSLATE), texts)
+    books.work(database, _repeated)
+    jobs.finish(database)
+    books.read(database, books.request("b.jsonl", corpus="others"), books.numbered(5))
+    return database
+
+
+def _repeated(claim: Claim) -> list[Outcome]:
+    return [Outcome(content_id, Status.DONE, text=text, tokens_in=3) for content_id, text in claim.texts]
+
+
+def _while_written(database: Database, backup: Callable[[], None]) -> None:
+    """Take a backup while a transaction has written what it has not committed."""
+
+    def write(connection: Connection) -> None:
+        connection.execute(insert(Corpus).values(name="half-written", created_at=db_now()))
+        backup()
+        connection.rollback()
+
+    with database.engine.connect().execution_options(docmill_write=True) as connection, connection.begin():
+        write(connection)
+
+
+def _export(database: Database, folder: Path) -> list[bytes]:
+    folder.mkdir()
+    targets = [Target.of(folder / name) for name in ("out.jsonl", "out.csv")]
+    for target in targets:
+        target.write(export_rows(database, 1, target.format))
+    return [target.path.read_bytes() for target in targets]
+
+
+def _assert_same(database: Database, copy: Database, folder: Path) -> None:
+    require_current(copy)
+    exported = _export(copy, folder / "restored")
+    assert exported == _export(database, folder / "original")
+    assert exported[0].count(b"\n") == 20
+    assert _jobs(copy) == _jobs(database) == [(2, "running", 0, 5), (1, "done", 20, 0)]
+    let_everything_finish(copy)  # and goes on where it was
+    assert _jobs(copy) == [(2, "done", 5, 0), (1, "done", 20, 0)]
+
+
+def _jobs(database: Database) -> list[tuple[int, str, int, int]]:
+    return [(status.id, status.state, status.done, status.pending) for status in list_statuses(database)]
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[Database]:
+    database = Database(url)
+    yield database
+    database.close()
+
+
+@pytest.mark.parametrize("backup", [_by_vacuum, _by_backup])
+def test_a_restored_sqlite_store_exports_the_same_bytes(sqlite_url: str, tmp_path: Path, backup: Backup) -> None:
+    with _opened(sqlite_url) as database, _opened(f"sqlite:///{tmp_path / 'copy.db'}") as copy:
+        _while_written(_filled(database), lambda: backup(database, tmp_path / "copy.db"))
+        _assert_same(database, copy, tmp_path)
+
+
+def test_a_restored_postgresql_store_exports_the_same_bytes(
+    postgres_server: PostgresServer, postgres_url: str, tmp_path: Path
+) -> None:
+    dump, restored = str(tmp_path / "docmill.dump"), postgres_server.create()
+    with _opened(postgres_url) as database, _opened(postgres_server.url(restored)) as copy:
+        _while_written(
+            _filled(database),
+            lambda: _run("pg_dump", "--format=custom", f"--file={dump}", f"--dbname={_libpq(postgres_url)}"),
+        )
+        _run("pg_restore", "--exit-on-error", "--no-owner", f"--dbname={_libpq(postgres_server.url(restored))}", dump)
+        _assert_same(database, copy, tmp_path)
+    postgres_server.drop(restored)

@@ -1,0 +1,119 @@
+"""What a source has no more is marked as gone: from the corpus as it is now, and not from what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage import ingest, jobs
+from storage.database import Database
+from storage.errors import JobStopped
+from storage.ingest import Counts
+from storage.jobs import OpenJob
+from storage.pruning import Seen, prune
+from storage.results import results
+from storage.status import read_status
+from tests.storage.books import TRANSLATE, Text, chunks, documents, numbered, planned, read, request, work
+
+
+def read_and_prune(
+    database: Database, texts: Sequence[Text], source: str = "a.jsonl", chunk: int = 4, **more: object
+) -> tuple[OpenJob, int]:
+    """Read a source and mark what vanished from it; the job, and how many documents that were."""
+    job = jobs.open_job(database, request(source, **more))  # type: ignore[arg-type]
+    seen = Seen()
+    for part in chunks(texts, chunk):
+        ingest.add(database, job, part, seen=seen)
+    n = prune(database, job, seen)
+    ingest.end(database, job)
+    return job, n
+
+
+def test_what_the_source_has_no_more_is_gone_and_nothing_of_it_is_planned(database: Database) -> None:
+    before = read(database, request(), numbered(10))
+    work(database)
+    jobs.finish(database)
+    job, n = read_and_prune(database, numbered(7), spec=TRANSLATE)
+    assert n == 3
+    assert documents(database, job) == documents(database) == dict(numbered(7))
+    assert set(planned(database, job)) == {f"text {i}" for i in range(7)}
+    assert read_status(database, job.id).documents == 7
+    assert len(documents(database, before)) == 10, "a job of before sees the corpus as it was"
+    assert len(list(results(database, before.id))) == 10
+
+
+def test_what_comes_back_is_there_again_and_its_result_too(database: Database) -> None:
+    read(database, request(), numbered(5))
+    work(database)
+    jobs.finish(database)
+    read_and_prune(database, numbered(3))
+    jobs.finish(database)
+    job, n = read_and_prune(database, numbered(5))
+    assert n == 0
+    assert documents(database, job) == dict(numbered(5))
+    assert not planned(database, job)
+    status = read_status(database, job.id)
+    assert (status.documents, status.done) == (5, 5)
+
+
+def test_what_is_unchanged_changed_repeated_or_new_is_seen(database: Database) -> None:
+    read(database, request(), [("a", "one"), ("b", "two"), ("c", "three"), ("c", "four")], chunk=1)
+    work(database)
+    jobs.finish(database)
+    job, n = read_and_prune(database, [("a", "one"), ("b", "news"), ("c", "three"), ("d", "new")], chunk=1)
+    assert n == 0
+    assert documents(database, job) == {"a": "one", "b": "news", "c": "three", "d": "new"}
+
+
+def test_what_other_sources_brought_stays(database: Database) -> None:
+    read(database, request("b.jsonl"), [("x", "from another source")])
+    read(database, request(), numbered(2))
+    job, n = read_and_prune(database, numbered(1))
+    assert n == 1
+    assert documents(database, job) == {"x": "from another source", "k0": "text 0"}
+
+
+def test_what_another_reading_of_the_source_brings_meanwhile_stays(database: Database) -> None:
+    mine = jobs.open_job(database, request(spec=TRANSLATE))
+    seen = Seen()
+    read(database, request(), numbered(3))
+    assert prune(database, mine, seen) == 0
+    assert len(documents(database)) == 3
+
+
+def test_pruning_twice_changes_nothing(database: Database) -> None:
+    read(database, request(), numbered(10))
+    job = jobs.open_job(database, request(spec=TRANSLATE))
+    assert [prune(database, job, Seen()) for _ in range(2)] == [10, 0]
+    assert documents(database) == {}
+    assert ingest.end(database, job) == (0, Counts())
+
+
+def test_pages_are_pruned_one_after_the_other(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.pruning.PAGE", 3)
+    read(database, request(), numbered(10))
+    _, n = read_and_prune(database, [text for text in numbered(10) if text[0] in {"k0", "k4", "k8"}])
+    assert n == 7
+    assert set(documents(database)) == {"k0", "k4", "k8"}
+
+
+def test_a_cancelled_job_prunes_nothing(database: Database) -> None:
+    read(database, request(), numbered(2))
+    job = jobs.open_job(database, request(spec=TRANSLATE))
+    jobs.cancel(database, job.id)
+    with pytest.raises(JobStopped):
+        prune(database, job, Seen())
+    assert len(documents(database)) == 2
+
+
+@given(st.lists(st.lists(st.integers(0, 200_000), max_size=30), max_size=5), st.integers(0, 250_000))
+def test_seen_is_a_set(groups: list[list[int]], other: int) -> None:
+    seen = Seen()
+    for group in groups:
+        seen.add(group)
+    everything = {number for group in groups for number in group}
+    assert all(number in seen for number in everything)
+    assert (other in seen) == (other in everything)

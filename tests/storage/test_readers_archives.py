@@ -1,0 +1,226 @@
+"""Zip and tar files and mailboxes: whole ones, cut ones, and those that are made to harm their reader."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from storage.readers import (
+    Record,
+    Rejection,
+    SourceEmpty,
+    SourceOptions,
+    SourceUnreadable,
+    SourceUnsupported,
+    open_source,
+)
+from storage.readers.archives import MOST_LISTED
+
+OPTIONS = SourceOptions()
+MEMBERS = {
+    "b/one.txt": b"the first",
+    "two.MD": b"the second",
+    "page.html": b"<html><body><p>the third</p></body></html>",
+    "picture.png": b"\x89PNG",
+    ".hidden/three.txt": b"hidden",
+    "a.txt": "four \N{SNOWMAN}".encode(),
+}
+READ = {"b/one.txt": "the first", "two.MD": "the second", "page.html": "the third", "a.txt": "four \N{SNOWMAN}"}
+
+
+def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as made:
+        for name, content in members.items():
+            made.writestr(name, content)
+    return file.getvalue()
+
+
+def tarred(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as made:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            made.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def texts(path: Path) -> dict[str, str]:
+    return {item.key: item.text for item in open_source(str(path), OPTIONS).records() if isinstance(item, Record)}
+
+
+def rejections(path: Path, options: SourceOptions = OPTIONS) -> dict[str, str]:
+    return {i.where: i.reason for i in open_source(str(path), options).records() if isinstance(i, Rejection)}
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.TAR.zst"])
+def test_the_documents_of_an_archive_are_read_in_its_order(name: str, tmp_path: Path) -> None:
+    raw = zipped(MEMBERS) if name.endswith("zip") else tarred(MEMBERS)
+    if name.endswith("gz"):
+        raw = gzip.compress(raw)
+    elif name.endswith("zst"):
+        raw = zstandard.ZstdCompressor().compress(raw)
+    path = tmp_path / name
+    path.write_bytes(raw)
+    source = open_source(str(path), OPTIONS)
+    found = list(source.records())
+    assert [item.key for item in found if isinstance(item, Record)] == list(READ)
+    assert texts(path) == READ
+    assert list(source.records()) == found
+    assert source.bytes_read == sum(len(MEMBERS[key]) for key in READ)
+    assert len(list(open_source(str(path), SourceOptions(limit=2)).records())) == 2
+
+
+def test_a_mailbox_is_one_document_for_each_message(tmp_path: Path) -> None:
+    box = b""
+    for number in range(3):
+        message = EmailMessage()
+        message["Subject"], message["From"] = f"letter {number}", "a@example.org"
+        message.set_content(f"Dear {number},\nFrom here on it is {number}.\n")
+        box += b"From a@example.org Thu Jan  1 00:00:00 2026\n"
+        box += bytes(message).replace(b"\nFrom here", b"\n>From here") + b"\n"
+    for name, raw in (("a.mbox", box), ("b.mbox.gz", gzip.compress(box))):
+        (tmp_path / name).write_bytes(raw)
+        found = texts(tmp_path / name)
+        assert list(found) == ["1.eml", "2.eml", "3.eml"]
+        assert "Subject: letter 1" in found["2.eml"]
+        assert "Dear 1,\nFrom here on it is 1." in found["2.eml"]
+    refused = rejections(tmp_path / "a.mbox", SourceOptions(max_record_bytes=50))
+    assert refused == dict.fromkeys(found, "longer than 50 bytes, the limit for one document")
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz"])
+def test_an_archive_without_documents_or_of_another_kind_is_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"certainly no archive" * 100)
+    with pytest.raises(SourceUnreadable, match="damaged, or no archive"):
+        open_source(str(path), OPTIONS)
+    raw = zipped({"a.png": b""}) if name == "a.zip" else tarred({"a.png": b""})
+    path.write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
+    with pytest.raises(SourceEmpty, match=r"no \.txt, \.md, .* members in"):
+        open_source(str(path), OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_a_tar_that_is_cut_gives_what_came_before_and_says_so(name: str, tmp_path: Path) -> None:
+    raw = tarred({"a.txt": b"whole", "b.txt": random.Random(7).randbytes(400_000).hex().encode()})
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(raw)[:-80] if name.endswith("gz") else raw[:20_000])
+    one, cut = open_source(str(path), OPTIONS).records()
+    assert isinstance(one, Record)
+    assert isinstance(cut, Rejection)
+    assert cut.fatal
+    assert "after a.txt; nothing more was read" in cut.reason
+
+
+def test_a_damaged_member_of_a_zip_costs_only_itself(tmp_path: Path) -> None:
+    raw = bytearray(zipped({"a.txt": b"one", "b.txt": b"two" * 100, "c.txt": b"three"}, zipfile.ZIP_STORED))
+    raw[raw.index(b"twotwo") + 9] ^= 1
+    path = tmp_path / "a.zip"
+    path.write_bytes(raw)
+    assert list(texts(path)) == ["a.txt", "c.txt"]
+    assert rejections(path) == {"b.txt": "it is damaged"}
+    path.write_bytes(raw[:-30])
+    with pytest.raises(SourceUnreadable, match="damaged, or no archive"):
+        open_source(str(path), OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["../a.txt", "/etc/a.txt", "b/../../a.txt"])
+def test_a_name_that_leads_out_is_refused(name: str, tmp_path: Path) -> None:
+    for path, raw in ((tmp_path / "a.zip", zipped({name: b"x"})), (tmp_path / "a.tar", tarred({name: b"x"}))):
+        path.write_bytes(raw)
+        assert rejections(path) == {name: "its name leads out of the archive"}
+        assert texts(path) == {}
+
+
+def test_links_and_devices_in_a_tar_are_not_followed(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as made:
+        for name, kind in (("a.txt", tarfile.SYMTYPE), ("b.txt", tarfile.LNKTYPE), ("c.txt", tarfile.CHRTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/etc/passwd"
+            made.addfile(member)
+    path = tmp_path / "a.tar"
+    path.write_bytes(file.getvalue())
+    assert rejections(path) == dict.fromkeys(["a.txt", "b.txt"], "a link within an archive is not followed")
+    assert texts(path) == {}
+
+
+def test_passwords_and_rare_compressions_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(zipped({"a.txt": b"x" * 99}, zipfile.ZIP_LZMA))
+    assert rejections(path) == {"a.txt": "it is compressed in a way that is not read; deflate is"}
+    raw = bytearray(zipped({"a.txt": b"x"}))
+    raw[raw.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(raw)
+    assert rejections(path) == {"a.txt": "it is protected by a password"}
+
+
+PEAK = """
+import resource, sys
+from storage.readers import Rejection, SourceError, SourceOptions, open_source
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    found = [i.reason for i in open_source(sys.argv[1], SourceOptions(max_record_bytes=1_000_000)).records()]
+except SourceError as error:
+    found = [str(error)]
+print(len(found), found[0][:200], (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, sep="|")
+"""
+
+
+def peak(path: Path) -> tuple[str, int]:
+    """What became of an archive, and the MB that reading it took."""
+    done = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True)
+    number, reason, mb = done.stdout.strip().split("|")
+    assert number == "1"
+    return reason, int(mb)
+
+
+def test_bombs_are_refused_in_bounded_memory(tmp_path: Path) -> None:
+    big = b"\0" * 300_000_000
+    (tmp_path / "a.zip").write_bytes(zipped({"a.txt": big}))
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(tarred({"a.txt": big}), 1))
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, len(big)
+    (tmp_path / "b.tar.gz").write_bytes(gzip.compress(header.tobuf(tarfile.USTAR_FORMAT) + big, 1))
+    del big
+    for name, reason in (("a.zip", "longer than"), ("a.tar.gz", "longer than"), ("b.tar.gz", "damaged")):
+        said, mb = peak(tmp_path / name)
+        assert reason in said
+        assert mb < 60, name
+
+
+def test_a_zip_with_a_million_members_is_refused_in_bounded_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    central = b"".join(map(_entry, range(1_000_000)))
+    assert len(central) > MOST_LISTED
+    end = b"PK\5\6" + bytes(8) + len(central).to_bytes(4, "little") + bytes(6)
+    path.write_bytes(central + end)
+    said, mb = peak(path)
+    assert "lists more members than are read" in said
+    assert "unpack it into a folder" in said
+    assert mb < 60
+
+
+def _entry(number: int) -> bytes:
+    name = f"{number}.txt".encode()
+    return b"PK\1\2" + bytes(24) + len(name).to_bytes(2, "little") + bytes(16) + name
+
+
+def test_a_mailbox_without_the_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.readers.documents.readable", lambda: False)
+    monkeypatch.setattr("storage.readers.archives.readable", lambda: False)
+    (tmp_path / "a.mbox").write_bytes(b"From a\n\nx\n")
+    with pytest.raises(SourceUnsupported, match=r"pip install 'docmill\[formats\]'"):
+        open_source(str(tmp_path / "a.mbox"), OPTIONS)

@@ -1,0 +1,185 @@
+"""Arrow files: those of pyarrow and `datasets`, cut ones, and those that are made to harm their reader."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import feather, ipc
+
+from storage.readers import (
+    FieldUnknown,
+    Record,
+    Rejection,
+    SourceOptions,
+    SourceUnreadable,
+    SourceUnsupported,
+    open_source,
+)
+from tests.storage.test_readers_parquet import _Evil
+
+OPTIONS = SourceOptions()
+WHOLE = pa.table({"id": [f"{n}" for n in range(2_500)], "text": [f"text {n}" for n in range(2_500)]})
+
+
+def read(path: Path, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
+    return list(open_source(str(path), options).records())
+
+
+def saved(path: Path, table: Any, rows_a_batch: int = 1_000) -> Path:
+    with ipc.new_stream(path, table.schema) as out:
+        out.write_table(table, max_chunksize=rows_a_batch)
+    return path
+
+
+def test_a_stream_is_read_in_its_order_with_its_other_columns_as_metadata(tmp_path: Path) -> None:
+    path = saved(tmp_path / "c.ARROW", WHOLE.append_column("n", pa.array(range(2_500))))
+    source = open_source(str(path), OPTIONS)
+    found = list(source.records())
+    assert found == [Record(f"{n}", f"text {n}", {"n": n}, (), f"c.ARROW:{n + 1}") for n in range(2_500)]
+    assert source.size_bytes() == source.bytes_read == path.stat().st_size
+    assert list(source.records()) == found
+    (tmp_path / "c.arrow.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert len(read(tmp_path / "c.arrow.gz", SourceOptions(limit=3))) == 3
+
+
+@pytest.mark.parametrize("compression", ["uncompressed", "lz4", "zstd"])
+def test_a_file_with_a_footer_is_read_as_well(compression: str, tmp_path: Path) -> None:
+    feather.write_feather(WHOLE, str(tmp_path / "c.feather"), compression=compression)
+    assert [item.text for item in read(tmp_path / "c.feather") if isinstance(item, Record)] == list(
+        WHOLE["text"].to_pylist()
+    )
+
+
+def test_a_row_without_a_usable_text_costs_only_itself(tmp_path: Path) -> None:
+    texts = pa.array([b"ok", b"caf\xe9", b"nul\0", None, b"x" * 3_000], pa.binary()).view(pa.string())
+    picture = pa.array([{"bytes": b"\x89PNG", "path": "a.png"}, None, None, {"bytes": None, "path": "b.png"}, None])
+    path = saved(tmp_path / "c.arrow", pa.table({"text": texts, "picture": picture}))
+    assert read(path, SourceOptions(max_record_bytes=2_000)) == [
+        Record("c.arrow:1", "ok", {}, ("value_left_out",), "c.arrow:1"),
+        Record("c.arrow:2", "caf\ufffd", {"picture": None}, ("invalid_utf8@3",), "c.arrow:2"),
+        Record("c.arrow:3", "nul\ufffd", {"picture": None}, ("nul_replaced",), "c.arrow:3"),
+        Rejection("c.arrow:4", '"text" is null, not a string'),
+        Rejection("c.arrow:5", "longer than 2,000 bytes, the limit for one document"),
+    ]
+
+
+def test_wrong_columns_are_refused_with_those_that_are_there(tmp_path: Path) -> None:
+    path = saved(tmp_path / "c.arrow", pa.table({"body": ["a"], "nr": [1]}))
+    with pytest.raises(FieldUnknown, match='no record has a field "text"; it has "body", "nr"'):
+        open_source(str(path), OPTIONS)
+    assert read(path, SourceOptions("body", "nr")) == [Record("1", "a", {}, (), "c.arrow:1")]
+
+
+@pytest.mark.parametrize("cut", [1, 8, 5_000])
+def test_a_truncated_file_gives_what_came_before_and_says_so(cut: int, tmp_path: Path) -> None:
+    path = saved(tmp_path / "c.arrow", WHOLE)
+    path.write_bytes(path.read_bytes()[:-cut])
+    *before, last = read(path)
+    n = len(before)
+    assert n == (2_000 if cut == 5_000 else 2_500)
+    assert isinstance(last, Rejection)
+    assert last.fatal
+    assert last.reason.startswith("the file ")
+    assert f"after c.arrow:{n}; nothing more was read" in last.reason
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff\xff\xff\xff", b"certainly no arrow" * 100, b"ARROW1\0\0" + b"\xff" * 99])
+def test_what_is_no_arrow_file_is_refused(raw: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "c.arrow"
+    path.write_bytes(raw)
+    with pytest.raises(SourceUnreadable, match=r"c\.arrow is damaged, or no Arrow file"):
+        open_source(str(path), OPTIONS)
+
+
+def test_offsets_that_lead_out_of_a_batch_cost_its_rows_only(tmp_path: Path) -> None:
+    path = saved(tmp_path / "c.arrow", WHOLE.select(["text"]), rows_a_batch=1_000)
+    raw = bytearray(path.read_bytes())
+    end = sum(len(f"text {n}") for n in range(1_000, 2_000))
+    place = raw.index(struct.pack("<2i", end - len("text 1999"), end))
+    raw[place + 4 : place + 8] = struct.pack("<i", 2**31 - 1)
+    path.write_bytes(raw)
+    found = read(path)
+    assert [item for item in found if isinstance(item, Rejection)] == [
+        Rejection("c.arrow:1001", "the file is damaged: rows 1,001 to 2,000 cannot be read")
+    ]
+    assert [item.where for item in found if isinstance(item, Record)][999:1001] == ["c.arrow:1000", "c.arrow:2001"]
+
+
+def test_lengths_that_ask_for_any_amount_of_memory_are_refused(tmp_path: Path) -> None:
+    big = pa.table({"text": ["a" * 200_000_000, "b"]})
+    path = tmp_path / "c.arrow"
+    with ipc.new_stream(path, big.schema, options=ipc.IpcWriteOptions(compression="zstd")) as out:
+        out.write_table(big)
+    assert path.stat().st_size < 2**20
+    found = read(path, SourceOptions(max_record_bytes=10_000_000))
+    assert isinstance(found[0], Rejection)
+    many = pa.DictionaryArray.from_arrays(pa.array([0] * 1_000, pa.int32()), pa.array(["a" * 20_000_000]))
+    with ipc.new_stream(path, pa.schema([("text", many.type)])) as out:
+        out.write_table(pa.table({"text": many}))
+    [refused] = read(path, SourceOptions(max_record_bytes=10_000_000))
+    assert isinstance(refused, Rejection)
+    path.write_bytes(b"\xff\xff\xff\xff" + (2**31 - 8).to_bytes(4, "little") + b"\0" * 100)
+    with pytest.raises(SourceUnreadable):
+        open_source(str(path), OPTIONS)
+
+
+def test_pickled_and_unknown_types_are_not_executed(tmp_path: Path) -> None:
+    fields = [pa.field("text", pa.string())]
+    for name in ("arrow.py_extension_type", "nobody.knows"):
+        said = {
+            "ARROW:extension:name": name,
+            "ARROW:extension:metadata": pickle.dumps(_Evil(tmp_path / "harmed"), 0),
+        }
+        fields.append(pa.field(name, pa.string(), metadata=said))
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["c"])]
+    [record] = read(saved(tmp_path / "c.arrow", pa.table(columns, schema=pa.schema(fields))))
+    assert isinstance(record, Record)
+    assert record.meta == {"arrow.py_extension_type": "b", "nobody.knows": "c"}
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_random_damage_anywhere_never_ends_the_reading_process(tmp_path: Path) -> None:
+    whole = saved(tmp_path / "c.arrow", WHOLE.slice(0, 100)).read_bytes()
+    path = tmp_path / "d.arrow"
+    for place in range(0, len(whole), len(whole) // 12):
+        path.write_bytes(whole[:place] + b"\xff\x7f" + whole[place + 2 :])
+        try:
+            read(path)
+        except (SourceUnreadable, FieldUnknown):
+            continue
+
+
+def test_without_the_library_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "c.arrow", WHOLE)
+    monkeypatch.setattr("storage.readers.arrow.find_spec", lambda name: None)
+    with pytest.raises(SourceUnsupported, match=r"pip install 'docmill\[parquet\]'"):
+        open_source(str(path), OPTIONS)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the resident size from /proc")
+def test_memory_does_not_grow_with_the_length_of_the_file(tmp_path: Path) -> None:
+    texts = pa.array([f"{n} " * 1_000 for n in range(1_000)])
+    path = tmp_path / "c.arrow"
+    with ipc.new_stream(path, pa.schema([("text", pa.string())])) as out:
+        for _ in range(60):
+            out.write_batch(pa.record_batch([texts], names=["text"]))
+    program = """
+import re, sys
+from pathlib import Path
+from storage.readers.arrow_process import serve
+from storage.readers import SourceOptions
+with open(sys.argv[1], "rb") as file, open("/dev/null", "wb") as out:
+    serve(file, SourceOptions(), out)
+print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert path.stat().st_size > 200 * 2**20
+    assert int(done.stdout) < 200

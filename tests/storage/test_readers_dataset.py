@@ -1,0 +1,290 @@
+"""Data sets of Hugging Face: saved by the library itself, folders, a hub of our own, and what would do harm."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pytest
+
+from storage.readers import (
+    FieldUnknown,
+    Record,
+    Rejection,
+    SourceEmpty,
+    SourceError,
+    SourceMissing,
+    SourceOptions,
+    SourceUnreadable,
+    SourceUnsupported,
+    open_source,
+)
+from storage.readers.sources import path_of
+from tests.storage.dataset_hub import NAME, hub
+
+OPTIONS = SourceOptions()
+DOCUMENTS = Path(__file__).parents[2] / "examples" / "descriptions.jsonl"
+LINES = [json.loads(line) for line in DOCUMENTS.read_text().splitlines()]
+MEANT = [(line["id"], line["text"], {key: line[key] for key in ("synopsis", "section")}) for line in LINES]
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    datasets.disable_progress_bars()
+
+
+def read(url: str, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
+    return list(open_source(url, options).records())
+
+
+def found(items: list[Record | Rejection]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [(item.key, item.text, item.meta) for item in items if isinstance(item, Record)]
+
+
+def save(folder: Path, shards: int = 2) -> Path:
+    datasets.Dataset.from_list(LINES).save_to_disk(folder, num_shards=shards)
+    return folder
+
+
+def test_a_saved_data_set_is_read_from_all_its_files(tmp_path: Path) -> None:
+    folder = save(tmp_path / "books")
+    source = open_source(f"datasets://{folder}", OPTIONS)
+    items = list(source.records())
+    assert found(items) == MEANT
+    assert items[130].where == "books/data-00001-of-00002.arrow:1"
+    assert source.name == f"datasets://{folder}"
+    assert source.bytes_read == source.size_bytes()
+    assert list(source.records()) == items
+    assert len(read(f"datasets://{folder}", SourceOptions(limit=133))) == 133
+    [first, *_] = read(f"datasets://{folder}", SourceOptions("synopsis", "section", limit=1))
+    assert isinstance(first, Record)
+    assert (first.key, first.text) == (LINES[0]["section"], LINES[0]["synopsis"])
+    with pytest.raises(
+        FieldUnknown, match='no record has a field "body"; it has "id", "text", "synopsis", "section"'
+    ):
+        open_source(f"datasets://{folder}", SourceOptions("body"))
+
+
+def test_of_several_splits_one_has_to_be_named(tmp_path: Path) -> None:
+    whole = datasets.Dataset.from_list([{"text": "a"}, {"text": None}, {"text": "c"}])
+    folder = tmp_path / "books"
+    datasets.DatasetDict({"train": whole, "test": whole.select([2])}).save_to_disk(folder)
+    for url in (f"datasets://{folder}", f"datasets://{folder}?split=dev"):
+        with pytest.raises(SourceMissing, match='there are the splits "train", "test": name one with split='):
+            open_source(url, OPTIONS)
+    assert open_source(f"datasets://{folder}?split=test", OPTIONS).name == f"datasets://{folder}?split=test"
+    place = "books/train/data-00000-of-00001.arrow"
+    assert read(f"datasets://{folder}?split=train") == [
+        Record(f"{place}:1", "a", {}, (), f"{place}:1"),
+        Rejection(f"{place}:2", '"text" is null, not a string'),
+        Record(f"{place}:3", "c", {}, (), f"{place}:3"),
+    ]
+
+
+def test_pictures_are_left_out_and_never_decoded(tmp_path: Path) -> None:
+    picture = pa.array([{"bytes": b"\x89PNG, no picture", "path": "a.png"}])
+    features = datasets.Features({"text": datasets.Value("string"), "image": datasets.Image()})
+    made = datasets.Dataset(pa.table({"text": ["a"], "image": picture}).cast(features.arrow_schema))
+    made.save_to_disk(tmp_path / "saved")
+    (tmp_path / "folder").mkdir()
+    made.to_parquet(tmp_path / "folder" / "train.parquet")
+    for url in (f"datasets://{tmp_path}/saved", f"datasets://{tmp_path}/folder"):
+        [record] = read(url)
+        assert isinstance(record, Record)
+        assert (record.text, record.meta, record.flags) == ("a", {}, ("value_left_out",))
+
+
+def test_a_truncated_or_missing_file_costs_its_own_rows(tmp_path: Path) -> None:
+    folder = save(tmp_path / "books", shards=3)
+    first, second, third = (folder / f"data-0000{n}-of-00003.arrow" for n in range(3))
+    second.write_bytes(second.read_bytes()[:-4])
+    items = read(f"datasets://{folder}")
+    assert found(items) == MEANT
+    [cut] = [item for item in items if isinstance(item, Rejection)]
+    assert cut.fatal
+    assert "nothing more was read" in cut.reason
+    second.unlink()
+    third.write_bytes(b"garbage" * 99)
+    *whole, missing, garbage = read(f"datasets://{folder}")
+    assert found(whole) == MEANT[: len(whole)]
+    assert missing == Rejection(
+        "books/data-00001-of-00003.arrow", "books/data-00001-of-00003.arrow: a link that leads nowhere", fatal=True
+    )
+    assert isinstance(garbage, Rejection)
+    assert garbage.reason == "books/data-00002-of-00003.arrow is damaged, or no Arrow file"
+    first.write_bytes(b"")
+    with pytest.raises(SourceUnreadable, match=r"data-00000-of-00003\.arrow is damaged"):
+        open_source(f"datasets://{folder}", OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["../secret.arrow", "/etc/passwd", "", ".", "a\0b", 5, "link.arrow"])
+def test_a_list_of_files_that_leads_elsewhere_is_refused(name: object, tmp_path: Path) -> None:
+    folder = save(tmp_path / "books")
+    (folder / "data-00000-of-00002.arrow").rename(tmp_path / "secret.arrow")
+    (folder / "link.arrow").symlink_to(tmp_path / "secret.arrow")
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+    with pytest.raises(SourceUnreadable, match=r"files that are not its own|leads out of the folder"):
+        open_source(f"datasets://{folder}", OPTIONS)
+
+
+@pytest.mark.parametrize("said", ["{", "[]", "[" * 100_000, '{"_data_files": 5}', '{"_data_files": [{}]}', "{}"])
+def test_a_list_that_is_none_is_refused(said: str, tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text(said)
+    with pytest.raises(SourceUnreadable, match=r"damaged|names no files"):
+        open_source(f"datasets://{tmp_path}", OPTIONS)
+    (tmp_path / "dataset_dict.json").write_text(said)
+    with pytest.raises(SourceUnreadable, match=r"damaged|names no splits"):
+        open_source(f"datasets://{tmp_path}", OPTIONS)
+
+
+def test_a_folder_of_files_is_read_by_the_library(tmp_path: Path) -> None:
+    folder = tmp_path / "books"
+    folder.mkdir()
+    (folder / "train.jsonl").write_bytes(DOCUMENTS.read_bytes())
+    source = open_source(f"datasets://{folder}", OPTIONS)
+    assert (source.name, source.size_bytes()) == (f"datasets://{folder}", None)
+    assert found(list(source.records())) == MEANT
+    (folder / "test.jsonl").write_text('{"text": "x"}\n')
+    with pytest.raises(SourceMissing, match='there are the splits "train", "test"'):
+        open_source(f"datasets://{folder}", OPTIONS)
+    with pytest.raises(SourceMissing, match='there are the configs "default"'):
+        open_source(f"datasets://{folder}?config=en", OPTIONS)
+    with pytest.raises(FieldUnknown, match='it has "id", "text", "synopsis", "section"'):
+        open_source(f"datasets://{folder}?split=train", SourceOptions("body"))
+    [last] = read(f"datasets://{folder}?split=test")
+    assert last == Record("books/test:1", "x", {"synopsis": None, "section": None}, (), "books/test:1")
+
+
+def test_damage_in_a_folder_keeps_what_came_before_it(tmp_path: Path) -> None:
+    folder = tmp_path / "books"
+    folder.mkdir()
+    for n, raw in enumerate((b'{"text": "a"}\n' * 250, b'{"text": "b"')):
+        (folder / f"train-{n}.jsonl").write_bytes(raw)
+    *before, cut = read(f"datasets://{folder}")
+    assert len(before) == 200  # of those before the damage up to a hundred are lost
+    assert isinstance(cut, Rejection)
+    assert cut.fatal
+    assert "it cannot be read on (" in cut.reason
+    (folder / "train-0.jsonl").write_bytes(b"\xff" * 99)
+    with pytest.raises(SourceUnreadable, match="cannot be read"):
+        open_source(f"datasets://{folder}", OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "file", ["../secret.jsonl", "{tmp_path}/secret.jsonl", "link.jsonl", "http://127.0.0.1:1/a.jsonl"]
+)
+def test_a_folder_that_names_files_elsewhere_is_refused(file: str, tmp_path: Path) -> None:
+    (tmp_path / "secret.jsonl").write_text('{"text": "secret"}\n')
+    folder = tmp_path / "books"
+    folder.mkdir()
+    (folder / "link.jsonl").symlink_to(tmp_path / "secret.jsonl")
+    file = file.format(tmp_path=tmp_path)
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: a\n  data_files: {file}\n---\n")
+    with pytest.raises(SourceError) as caught:
+        open_source(f"datasets://{folder}", OPTIONS)
+    assert "secret" not in str(caught.value)
+
+
+def test_programs_are_never_run_and_other_kinds_not_read(tmp_path: Path) -> None:
+    folder = tmp_path / "books"
+    folder.mkdir()
+    (folder / "books.py").write_text(f"open({str(tmp_path / 'harmed')!r}, 'w')\n")
+    with pytest.raises(SourceError):
+        open_source(f"datasets://{folder}", OPTIONS)
+    (folder / "books.py").unlink()
+    (folder / "train.pkl").write_bytes(b"cos\nsystem\n(S'touch harmed'\ntR.")
+    with pytest.raises(SourceEmpty, match="no files that are read"):
+        open_source(f"datasets://{folder}", OPTIONS)
+    (folder / "train.xml").write_text("<a/>")
+    with pytest.raises(SourceUnsupported, match=r'files that are not read \("xml"\)'):
+        open_source(f"datasets://{folder}", OPTIONS)
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_a_data_set_of_a_hub_is_streamed_and_no_password_of_ours_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    (folder / "train.jsonl").write_bytes(DOCUMENTS.read_bytes())
+    (folder / "test.jsonl").write_text('{"text": "x"}\n')
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_TOKEN", "geheim")
+    # What lies where the process starts is no data set, though it has its name.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / NAME).mkdir(parents=True)
+    with hub(folder) as made:
+        monkeypatch.setenv("HF_ENDPOINT", made.url)
+        source = open_source(f"datasets://{NAME}?split=train", OPTIONS)
+        assert source.name == f"datasets://{NAME}?split=train"
+        assert found(list(source.records())) == MEANT
+        assert made.tokens <= {"Bearer geheim", None}
+        with pytest.raises(SourceMissing, match='there are the splits "train", "test"'):
+            open_source(f"datasets://{NAME}?split=dev", OPTIONS)
+        with pytest.raises(SourceMissing, match="the hub has no such data set"):
+            open_source("datasets://nobody/nothing", OPTIONS)
+        outside = f"---\nconfigs:\n- config_name: a\n  data_files: {DOCUMENTS}\n---\n"
+        (folder / "README.md").write_text(outside)
+        with pytest.raises(SourceUnreadable):
+            open_source(f"datasets://{NAME}", OPTIONS)
+        (folder / "README.md").unlink()
+        (folder / "train.jsonl").write_bytes(DOCUMENTS.read_bytes()[:-100])
+        with pytest.raises(SourceUnreadable, match="cannot be read"):
+            open_source(f"datasets://{NAME}?split=train", OPTIONS)
+    assert "geheim" not in str(list(tmp_path.rglob("*")))
+
+
+def test_offline_only_what_is_kept_here_is_read(tmp_path: Path) -> None:
+    with pytest.raises(SourceUnreadable, match=r"the hub cannot be reached, or may not be \(HF_HUB_OFFLINE\)"):
+        open_source("datasets://nobody/nothing?split=train", OPTIONS)
+
+
+@pytest.mark.slow
+def test_a_hub_that_does_not_answer_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(SourceUnreadable, match="the hub cannot be reached"):
+        open_source("datasets://nobody/nothing", OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("datasets://", "names no data set"),
+        ("datasets:///", "names no data set"),
+        ("datasets://a/b/c", "names no data set"),
+        ("datasets://../b", "names no data set"),
+        ("datasets://a b", "names no data set"),
+        ("datasets://a/b?spilt=x", 'takes split, config, revision after its \\?, not "spilt"'),
+        ("datasets://a/b?split=", "takes split, config, revision"),
+    ],
+)
+def test_a_url_that_says_nothing_shows_how_to_write_one(url: str, said: str) -> None:
+    with pytest.raises(SourceUnsupported, match=said):
+        open_source(url, OPTIONS)
+
+
+def test_what_is_no_folder_and_a_missing_library_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SourceMissing, match="no such file or folder"):
+        open_source(f"datasets://{tmp_path}/no", OPTIONS)
+    (tmp_path / "a.arrow").write_bytes(b"")
+    with pytest.raises(SourceUnsupported, match="is a file: leave out datasets://"):
+        open_source(f"datasets://{tmp_path}/a.arrow", OPTIONS)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceEmpty, match="no files that are read"):
+        open_source(f"datasets://{tmp_path}/empty", OPTIONS)
+    monkeypatch.setattr("storage.readers.dataset.find_spec", lambda name: None)
+    with pytest.raises(SourceUnsupported, match=r"pip install 'docmill\[datasets\]'"):
+        open_source(f"datasets://{NAME}", OPTIONS)
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_folders_place_on_this_machine_is_known_so_that_no_output_replaces_it(tmp_path: Path) -> None:
+    assert path_of(f"datasets://{tmp_path}/a%20b?split=train") == tmp_path / "a b"
+    assert path_of(f"datasets://{NAME}?split=train") is None

@@ -1,0 +1,293 @@
+"""Documents in formats that are not text: real ones, broken ones, and those that are made to harm their reader."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from email.message import EmailMessage
+from pathlib import Path
+
+import docx
+import pytest
+from fpdf import FPDF
+
+from storage.readers import Record, Rejection, SourceEmpty, SourceOptions, SourceUnsupported, open_source
+from storage.readers.extractor import Extractor, NotExtracted
+from storage.readers.formats import KINDS
+
+SAID = "Whales sing in the northern seas, and others of their kind hear it over hundreds of miles."
+OPTIONS = SourceOptions()
+
+
+def html(body: str = f"<p>{SAID}</p>") -> bytes:
+    page = f"<nav><a href='/'>Home</a></nav><article><h1>Songs</h1>{body}</article><footer>All rights</footer>"
+    return f"<html><head><title>T</title><script>evil()</script></head><body>{page}</body></html>".encode()
+
+
+def pdf() -> bytes:
+    made = FPDF()
+    made.add_page()
+    made.set_font("Helvetica", size=12)
+    made.multi_cell(0, 6, SAID)
+    made.add_page()
+    made.multi_cell(0, 6, "The second page.")
+    return bytes(made.output())
+
+
+def word() -> bytes:
+    made = docx.Document()
+    made.add_heading("Songs", 1)
+    made.add_paragraph(SAID)
+    file = io.BytesIO()
+    made.save(file)
+    return file.getvalue()
+
+
+def mail() -> bytes:
+    made = EmailMessage()
+    made["Subject"], made["From"], made["To"] = "Songs", "a@example.org", "b@example.org"
+    made.set_content(SAID)
+    made.add_alternative(f"<p>{SAID}</p>", subtype="html")
+    return bytes(made)
+
+
+def book() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        made.writestr("mimetype", "application/epub+zip", zipfile.ZIP_STORED)
+        made.writestr(
+            "META-INF/container.xml",
+            '<container version="1.0" xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>'
+            '<rootfile full-path="c.opf" media-type="application/oebps-package+xml"/></rootfiles></container>',
+        )
+        made.writestr(
+            "c.opf",
+            '<package xmlns="http://www.idpf.org/2007/opf" version="3.0"><metadata/><manifest>'
+            '<item id="a" href="a.xhtml" media-type="application/xhtml+xml"/></manifest>'
+            '<spine><itemref idref="a"/></spine></package>',
+        )
+        made.writestr(
+            "a.xhtml", f'<html xmlns="http://www.w3.org/1999/xhtml"><body><h1>Songs</h1><p>{SAID}</p></body></html>'
+        )
+    return file.getvalue()
+
+
+def bomb() -> bytes:
+    """A Word file of less than a MB whose text has 600."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(word())) as good, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
+        for name in good.namelist():
+            if name != "word/document.xml":
+                made.writestr(name, good.read(name))
+        with made.open("word/document.xml", "w") as member:
+            head, tail = good.read("word/document.xml").split(SAID.encode())
+            member.write(head)
+            for _ in range(600):
+                member.write(b"sing " * 200_000)
+            member.write(tail)
+    return file.getvalue()
+
+
+REAL = {"a.html": html(), "b.PDF": pdf(), "c.docx": word(), "d.eml": mail(), "e.epub": book()}
+
+
+@pytest.fixture
+def extractor() -> Iterator[Extractor]:
+    one = Extractor(max_bytes=10_000_000)
+    yield one
+    one.close()
+
+
+def test_a_folder_gives_the_text_of_documents_of_many_kinds(tmp_path: Path) -> None:
+    for name, raw in REAL.items():
+        (tmp_path / name).write_bytes(raw)
+    (tmp_path / "f.txt").write_text("plain")
+    records = [item for item in open_source(str(tmp_path), OPTIONS).records() if isinstance(item, Record)]
+    found = {record.key: record.text for record in records}
+    assert list(found) == [*REAL, "f.txt"]
+    for name in REAL:
+        assert SAID in " ".join(found[name].split()), name
+    assert found["a.html"] == f"Songs\n\n{SAID}"
+    assert "The second page." in found["b.PDF"]
+    assert found["c.docx"] == f"Songs\n\n{SAID}"
+    assert found["f.txt"] == "plain"
+
+
+def test_one_document_is_a_source_too(tmp_path: Path) -> None:
+    path = tmp_path / "report.pdf"
+    path.write_bytes(REAL["b.PDF"])
+    source = open_source(str(path), OPTIONS)
+    [record] = source.records()
+    assert isinstance(record, Record)
+    assert (record.key, source.name, source.size_bytes()) == ("report.pdf", str(path), len(REAL["b.PDF"]))
+    assert source.bytes_read == len(REAL["b.PDF"])
+    assert list(open_source(str(path), SourceOptions(limit=0)).records()) == []
+    (tmp_path / "a.txt").write_text("just text")
+    [plain] = open_source(str(tmp_path / "a.txt"), OPTIONS).records()
+    assert plain == Record("a.txt", "just text", {}, (), "a.txt")
+
+
+def test_what_dresses_a_word_in_a_page_leaves_no_mark_in_the_text(extractor: Extractor) -> None:
+    body = "<p>A <b>bold</b> and <a href='http://x.org'>linked</a> word.</p>"
+    assert extractor.text(html(body), KINDS[".html"]) == "Songs\n\nA bold and linked word."
+
+
+FRENCH = "Ça va très bien, merci à tous."
+
+
+@pytest.mark.parametrize(
+    ("head", "encoding"),
+    [
+        ("", "utf-8"),
+        ("", "utf-8-sig"),
+        ("", "utf-16"),
+        ("<meta charset=utf-8>", "utf-8"),
+        ("<meta charset='iso-8859-1'>", "cp1252"),
+        ('<meta http-equiv="Content-Type" content="text/html; charset=windows-1252">', "cp1252"),
+        ("<META CHARSET=ISO-8859-15>", "iso-8859-15"),
+        ("<meta charset=nonsense>", "utf-8"),
+    ],
+)
+def test_a_page_is_read_in_the_encoding_that_it_says(head: str, encoding: str, tmp_path: Path) -> None:
+    page = f"<html><head>{head}</head><body><p>{FRENCH}</p></body></html>"
+    (tmp_path / "a.html").write_bytes(page.encode(encoding))
+    [record] = open_source(str(tmp_path), OPTIONS).records()
+    assert record == Record("a.html", FRENCH, {}, (), "a.html")
+
+
+def test_what_a_pages_encoding_does_not_have_is_replaced_and_flagged(tmp_path: Path) -> None:
+    page = f"<p>{FRENCH}</p>".encode("cp1252")
+    (tmp_path / "a.html").write_bytes(page)
+    (tmp_path / "b.html").write_bytes(b"<meta charset=shift_jis><p>\x81</p>" + "<p>日本</p>".encode("shift_jis"))
+    one, two = open_source(str(tmp_path), OPTIONS).records()
+    assert isinstance(one, Record)
+    assert isinstance(two, Record)
+    assert one.flags == ("invalid_utf8@3",)
+    assert one.text.startswith("\ufffda va tr\ufffds bien")
+    assert two.flags == ("invalid_shift_jis@27",)
+    assert "日本" in two.text
+
+
+def test_a_mail_whose_attachments_are_not_read_is_flagged(tmp_path: Path) -> None:
+    made = EmailMessage()
+    made["Subject"], made["From"] = "Songs", "a@example.org"
+    made.set_content(f"{SAID}\nBy Content-Disposition: attachment they mean such things.")
+    (tmp_path / "a.eml").write_bytes(bytes(made))
+    made.add_attachment(pdf(), maintype="application", subtype="pdf", filename="song.pdf")
+    (tmp_path / "b.eml").write_bytes(bytes(made))
+    (tmp_path / "c.mbox").write_bytes(b"From a\n" + bytes(made))
+    alone, attached = open_source(str(tmp_path), OPTIONS).records()
+    [boxed] = open_source(str(tmp_path / "c.mbox"), OPTIONS).records()
+    assert isinstance(alone, Record)
+    assert alone.flags == ()
+    for mail in (attached, boxed):
+        assert isinstance(mail, Record)
+        assert mail.flags == ("attachments_left_out",)
+        assert SAID in " ".join(mail.text.split())
+
+
+def test_a_document_without_text_is_rejected_and_an_empty_file_is_blank(tmp_path: Path) -> None:
+    scan = FPDF()
+    scan.add_page()
+    scan.rect(10, 10, 100, 100)
+    (tmp_path / "a.pdf").write_bytes(bytes(scan.output()))
+    (tmp_path / "b.html").write_bytes(b"")
+    scanned, empty = open_source(str(tmp_path), OPTIONS).records()
+    assert scanned == Rejection("a.pdf", "no text was found in it; scanned pages are not recognised")
+    assert empty == Record("b.html", "", {}, (), "b.html")
+
+
+@pytest.mark.parametrize("name", ["b.PDF", "c.docx", "e.epub"])
+def test_a_truncated_document_is_rejected_and_its_neighbours_are_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_bytes(REAL["a.html"])
+    (tmp_path / name).write_bytes(REAL[name][: len(REAL[name]) // 3])
+    (tmp_path / "z.eml").write_bytes(REAL["d.eml"])
+    one, bad, two = open_source(str(tmp_path), OPTIONS).records()
+    assert isinstance(one, Record)
+    assert isinstance(two, Record)
+    assert isinstance(bad, Rejection)
+    assert (bad.where, bad.fatal) == (name, False)
+    assert "cannot be read" in bad.reason
+
+
+def test_a_bomb_is_refused_in_bounded_memory(extractor: Extractor) -> None:
+    with pytest.raises(NotExtracted):
+        extractor.text(bomb(), KINDS[".docx"])
+    assert SAID in extractor.text(REAL["c.docx"], KINDS[".docx"])
+
+
+def test_tags_within_tags_without_end_are_no_danger_to_their_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_bytes(REAL["a.html"])
+    (tmp_path / "b.html").write_bytes(html("<div>" * 200_000 + SAID + "</div>" * 200_000))
+    (tmp_path / "c.html").write_bytes(REAL["a.html"])
+    one, _, two = open_source(str(tmp_path), OPTIONS).records()
+    assert isinstance(one, Record)
+    assert isinstance(two, Record)
+
+
+def test_a_document_that_ends_its_reader_costs_only_itself(extractor: Extractor) -> None:
+    extractor.text(REAL["a.html"], KINDS[".html"])
+    process = extractor._process._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)  # so that it is there when it is asked, and gone when it should answer
+    killer = threading.Timer(0.2, process.kill)
+    killer.start()
+    with pytest.raises(NotExtracted, match="ended the reader"):
+        extractor.text(REAL["a.html"], KINDS[".html"])
+    killer.join()
+    assert SAID in extractor.text(REAL["a.html"], KINDS[".html"])
+
+
+def test_a_document_that_takes_too_long_is_given_up() -> None:
+    one = Extractor(max_bytes=10_000_000, time_s=0.02)
+    began = time.monotonic()
+    with pytest.raises(NotExtracted, match="more than 0 s"):
+        one.text(html(f"<p>{SAID}</p>" * 20_000), KINDS[".html"])
+    assert time.monotonic() - began < 10
+    one.close()
+
+
+def test_a_text_that_is_too_long_is_rejected(tmp_path: Path) -> None:
+    one = Extractor(max_bytes=50)
+    with pytest.raises(NotExtracted, match="more than 50 bytes"):
+        one.text(REAL["a.html"], KINDS[".html"])
+    one.close()
+
+
+def test_a_pdf_is_read_where_no_library_was_unpacked_and_whatever_lies_in_its_place(
+    extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (tmp_path / "kreuzberg-pdfium").mkdir()
+    (tmp_path / "kreuzberg-pdfium" / "libpdfium.so").write_bytes(b"somebody else's")
+    assert SAID in " ".join(extractor.text(REAL["b.PDF"], KINDS[".pdf"]).split())
+    assert [path.name for path in tmp_path.iterdir()] == ["kreuzberg-pdfium"]
+
+
+def test_the_reader_knows_none_of_our_settings(extractor: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCMILL_DATABASE_URL", "postgresql://me:secret@db/x")
+    extractor.text(REAL["a.html"], KINDS[".html"])
+    process = extractor._process._process
+    assert process is not None
+    assert b"secret" not in Path(f"/proc/{process.pid}/environ").read_bytes()
+    extractor.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process.pid, 0)
+
+
+def test_without_the_library_its_kinds_are_passed_over_and_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.readers.documents.readable", lambda: False)
+    (tmp_path / "a.pdf").write_bytes(REAL["b.PDF"])
+    with pytest.raises(SourceEmpty, match=r"it has 1 \.pdf.*pip install 'docmill\[formats\]'"):
+        open_source(str(tmp_path), OPTIONS)
+    with pytest.raises(SourceUnsupported, match=r"pip install 'docmill\[formats\]'"):
+        open_source(str(tmp_path / "a.pdf"), OPTIONS)
+    (tmp_path / "a.txt").write_text("text")
+    assert [item.where for item in open_source(str(tmp_path), OPTIONS).records()] == ["a.txt"]

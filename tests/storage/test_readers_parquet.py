@@ -1,0 +1,303 @@
+"""Parquet: real files, those that docmill wrote, cut ones, and those that are made to harm their reader."""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import io
+import pickle
+import subprocess
+import sys
+import uuid
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from pyarrow import parquet
+
+from storage.readers import (
+    FieldUnknown,
+    Record,
+    Rejection,
+    SourceOptions,
+    SourceUnreadable,
+    SourceUnsupported,
+    open_source,
+)
+from storage.readers.confined import receive
+from storage.readers.parquet_process import serve
+from storage.readers.records import Row, document
+from storage.readers.table import said
+from storage.writers import Target
+from tests.storage.test_writers import ROWS
+
+OPTIONS = SourceOptions()
+PARIS = datetime.timezone(datetime.timedelta(hours=1))
+
+
+def read(path: Path, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
+    return list(open_source(str(path), options).records())
+
+
+def saved(path: Path, columns: dict[str, Any], **how: Any) -> Path:
+    parquet.write_table(pa.table(columns), path, **how)
+    return path
+
+
+def test_a_table_of_many_groups_is_read_in_its_order_with_its_other_columns_as_metadata(tmp_path: Path) -> None:
+    n = 2_500
+    columns = {"id": range(n), "text": [f"text {i}" for i in range(n)], "lang": ["en"] * n}
+    path = saved(tmp_path / "c.PARQUET", {name: list(column) for name, column in columns.items()}, row_group_size=400)
+    source = open_source(str(path), OPTIONS)
+    found = list(source.records())
+    assert found == [
+        Record(str(i), f"text {i}", {"lang": "en"}, (), f"c.PARQUET:{i + 1}") for i in range(n)
+    ]  # fmt: skip
+    assert source.name == str(path)
+    assert source.size_bytes() == path.stat().st_size
+    assert 0 < source.bytes_read <= path.stat().st_size
+    assert list(source.records()) == found
+    assert len(read(path, SourceOptions(limit=3))) == 3
+
+
+def test_columns_are_named_by_the_options_and_a_row_without_an_id_by_its_number(tmp_path: Path) -> None:
+    path = saved(tmp_path / "c.parquet", {"nr": [7, None], "body": ["a", "b"]})
+    found = read(path, SourceOptions(text_field="body", id_field="nr"))
+    assert found == [Record("7", "a", {}, (), "c.parquet:1"), Record("c.parquet:2", "b", {}, (), "c.parquet:2")]
+
+
+def test_values_that_json_does_not_know_have_a_form_in_it(tmp_path: Path) -> None:
+    noon = datetime.datetime.fromisoformat("2026-01-02T12:00:00.000005")
+    metadata: dict[str, tuple[Any, Any]] = {
+        "day": (pa.array([noon.date()]), "2026-01-02"),
+        "time": (pa.array([noon.time()]), "12:00:00.000005"),
+        "local": (pa.array([noon]), "2026-01-02T12:00:00.000005"),
+        "zoned": (pa.array([noon.replace(tzinfo=PARIS)]), "2026-01-02T12:00:00.000005+01:00"),
+        "exact": (pa.array([1], pa.timestamp("ns")), "1970-01-01T00:00:00.000000001"),
+        "far": (pa.array([2**62], pa.timestamp("ms")), None),
+        "took": (pa.array([datetime.timedelta(seconds=90)]), 90.0),
+        "price": (pa.array([Decimal("1.50")]), "1.50"),
+        "big": (pa.array([2**64 - 1], pa.uint64()), 2**64 - 1),
+        "nan": (pa.array([float("nan")]), None),
+        "half": (pa.array([0.5], pa.float32()), 0.5),
+        "who": (pa.array([{"name": "x", "tags": ["y", None]}]), {"name": "x", "tags": ["y", None]}),
+        "kind": (pa.array(["a"]).dictionary_encode(), "a"),
+        "uuid": (pa.array([uuid.UUID(int=5).bytes], pa.uuid()), str(uuid.UUID(int=5))),
+        "json": (pa.array(['{"a": [1]}'], pa.json_()), {"a": [1]}),
+        "no_json": (pa.array(["{"], pa.json_()), "{"),
+    }  # fmt: skip
+    path = saved(tmp_path / "c.parquet", {"text": ["t"]} | {name: column for name, (column, _) in metadata.items()})
+    [record] = read(path)
+    assert isinstance(record, Record)
+    far = record.meta.pop("far", None)
+    assert record.meta == {name: value for name, (_, value) in metadata.items() if name != "far"}
+    assert record.flags == () if far else record.flags == ("value_left_out",)
+
+
+def test_binary_data_is_left_out_with_a_flag_and_refused_as_a_text(tmp_path: Path) -> None:
+    path = saved(tmp_path / "c.parquet", {"text": ["a", "b"], "image": [b"\x89PNG", None], "deep": [[b"x"], []]})
+    assert read(path) == [
+        Record("c.parquet:1", "a", {}, ("value_left_out",), "c.parquet:1"),
+        Record("c.parquet:2", "b", {"image": None, "deep": []}, (), "c.parquet:2"),
+    ]
+    refused = Rejection("c.parquet:1", '"image" is binary data, not a string')
+    assert read(path, SourceOptions(text_field="image"))[0] == refused
+
+
+def test_a_row_without_a_usable_text_costs_only_itself(tmp_path: Path) -> None:
+    texts = pa.array([b"ok", b"caf\xe9", b"nul\0", None, b"x" * 3_000], pa.binary()).view(pa.string())
+    path = saved(tmp_path / "c.parquet", {"text": texts})
+    assert read(path, SourceOptions(max_record_bytes=2_000)) == [
+        Record("c.parquet:1", "ok", {}, (), "c.parquet:1"),
+        Record("c.parquet:2", "caf\ufffd", {}, ("invalid_utf8@3",), "c.parquet:2"),
+        Record("c.parquet:3", "nul\ufffd", {}, ("nul_replaced",), "c.parquet:3"),
+        Rejection("c.parquet:4", '"text" is null, not a string'),
+        Rejection("c.parquet:5", "longer than 2,000 bytes, the limit for one document"),
+    ]
+
+
+def in_this_process(path: Path) -> list[Record | Rejection]:
+    """What the reader's process says, without starting one."""
+    out = io.BytesIO()
+    with path.open("rb") as file:
+        serve(file, OPTIONS, out)
+    out.seek(0)
+    found: list[Record | Rejection] = []
+    while (frame := receive(out)) is not None:
+        for row in said(*frame, path.name):
+            found.append(document(row, path.name, OPTIONS) if isinstance(row, Row) else row)
+    return found
+
+
+@given(rows=ROWS)
+def test_what_docmill_exports_comes_back_as_the_same_documents(
+    rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("out") / "out.parquet"
+    Target.of(path).write(rows)
+    meant = [
+        Record(
+            row["id"] or f"out.parquet:{n}",
+            row["text"],
+            {name: row[name] for name in ("task", "tokens_in", "tokens_out", "flags", "meta")},
+            (),
+            f"out.parquet:{n}",
+        )
+        for n, row in enumerate(rows, 1)
+    ]
+    assert in_this_process(path) == meant
+
+
+def test_a_file_that_docmill_wrote_is_read_in_the_other_process_as_in_this_one(tmp_path: Path) -> None:
+    path = tmp_path / "out.parquet"
+    Target.of(path).write({"id": f"{n}", "text": f"t{n}", "meta": {"n": n}} for n in range(10_500))
+    assert read(path) == in_this_process(path)
+    assert read(path)[-1] == Record("10499", "t10499", {"meta": {"n": 10_499}}, (), "out.parquet:10500")
+
+
+def test_wrong_columns_are_refused_with_those_that_are_there(tmp_path: Path) -> None:
+    path = saved(tmp_path / "c.parquet", {"body": pa.array([], pa.string()), "nr": pa.array([], pa.int64())})
+    with pytest.raises(FieldUnknown, match='no record has a field "text"; it has "body", "nr"'):
+        open_source(str(path), OPTIONS)
+    with pytest.raises(FieldUnknown, match="--id-field"):
+        open_source(str(path), SourceOptions("body", "key"))
+    assert read(path, SourceOptions("body")) == []
+    twice = pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    parquet.write_table(twice, tmp_path / "twice.parquet")
+    with pytest.raises(FieldUnknown, match='more than one column is named "text"'):
+        open_source(str(tmp_path / "twice.parquet"), OPTIONS)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, -1])
+def test_a_truncated_file_is_refused(kept: int, tmp_path: Path) -> None:
+    path = saved(tmp_path / "c.parquet", {"text": ["a"] * 1_000})
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(SourceUnreadable, match=r"c\.parquet is damaged, or no Parquet file"):
+        open_source(str(path), OPTIONS)
+
+
+def test_a_damaged_group_of_rows_costs_only_itself(tmp_path: Path) -> None:
+    texts = [f"text {i}" for i in range(30)]
+    path = saved(tmp_path / "c.parquet", {"text": texts}, row_group_size=10, use_dictionary=False)
+    place = parquet.read_metadata(path).row_group(1).column(0).data_page_offset
+    raw = bytearray(path.read_bytes())
+    raw[place : place + 20] = b"\xff" * 20
+    path.write_bytes(raw)
+    found = read(path)
+    assert [item.text for item in found if isinstance(item, Record)] == texts[:10] + texts[20:]
+    assert [item for item in found if isinstance(item, Rejection)] == [
+        Rejection("c.parquet:11", "the file is damaged: rows 11 to 20 cannot be read")
+    ]
+
+
+def test_a_text_that_is_repeated_at_no_cost_is_refused_in_bounded_memory(tmp_path: Path) -> None:
+    path = tmp_path / "c.parquet"
+    many = pa.DictionaryArray.from_arrays(pa.array([0] * 1_000, pa.int32()), pa.array(["a" * 20_000_000]))
+    with parquet.ParquetWriter(path, pa.schema([("text", many.type)]), compression="zstd") as out:
+        out.write_table(pa.table({"text": pa.array(["before"]).dictionary_encode()}))
+        out.write_table(pa.table({"text": many}))
+    assert path.stat().st_size < 2**20
+    before, *refused = read(path, SourceOptions(max_record_bytes=10_000_000))
+    assert isinstance(before, Record)
+    [cut] = refused
+    assert isinstance(cut, Rejection)
+    assert "rows 2 to 1,001 cannot be read" in cut.reason or "more memory than a document may" in cut.reason
+
+
+def test_a_page_of_one_character_is_refused_in_bounded_memory(tmp_path: Path) -> None:
+    path = saved(tmp_path / "c.parquet", {"text": ["a" * 200_000_000]}, compression="zstd", use_dictionary=False)
+    assert path.stat().st_size < 2**20
+    [found] = read(path, SourceOptions(max_record_bytes=10_000_000))
+    assert isinstance(found, Rejection)
+    assert "longer than 10,000,000 bytes" in found.reason or "more memory than a document may" in found.reason
+
+
+class _Evil:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self._path), "w")
+
+
+def test_pickled_and_unknown_types_are_not_executed(tmp_path: Path) -> None:
+    path = tmp_path / "c.parquet"
+    fields = [pa.field("text", pa.string())]
+    for name in ("arrow.py_extension_type", "nobody.knows"):
+        said = {
+            "ARROW:extension:name": name,
+            "ARROW:extension:metadata": pickle.dumps(_Evil(tmp_path / "harmed"), 0),
+        }
+        fields.append(pa.field(name, pa.string(), metadata=said))
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["c"])]
+    parquet.write_table(pa.table(columns, schema=pa.schema(fields)), path)
+    [record] = read(path)
+    assert isinstance(record, Record)
+    assert record.meta == {"arrow.py_extension_type": "b", "nobody.knows": "c"}
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_columns_nested_without_end_are_left_out_or_refused(tmp_path: Path) -> None:
+    kind: Any = pa.string()
+    value: Any = "x"
+    for _ in range(12):
+        kind, value = pa.list_(kind), [value]
+    path = saved(tmp_path / "c.parquet", {"text": ["a"], "deep": pa.array([value], kind)})
+    [found] = read(path)
+    assert isinstance(found, Record)
+
+
+def test_random_damage_anywhere_never_ends_the_reading_process(tmp_path: Path) -> None:
+    whole = saved(
+        tmp_path / "c.parquet", {"text": [f"text {i}" for i in range(100)], "n": list(range(100))}
+    ).read_bytes()
+    path = tmp_path / "d.parquet"
+    for place in range(0, len(whole), len(whole) // 12):
+        path.write_bytes(whole[:place] + b"\xff\x7f" + whole[place + 2 :])
+        try:
+            read(path)
+        except (SourceUnreadable, FieldUnknown):
+            continue
+
+
+def test_without_the_library_it_is_named_and_a_compression_around_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path / "c.parquet", {"text": ["a"]})
+    (tmp_path / "c.parquet.gz").write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(SourceUnsupported, match="take off a compression"):
+        open_source(str(tmp_path / "c.parquet.gz"), OPTIONS)
+    monkeypatch.setattr("storage.readers.parquet.find_spec", lambda name: None)
+    with pytest.raises(SourceUnsupported, match=r"pip install 'docmill\[parquet\]'"):
+        open_source(str(path), OPTIONS)
+
+
+def test_the_library_is_in_the_other_process_only(tmp_path: Path) -> None:
+    path = saved(tmp_path / "c.parquet", {"text": ["a"]})
+    program = (
+        "import sys; from storage.readers import SourceOptions, open_source;"
+        "n = len(list(open_source(sys.argv[1], SourceOptions()).records())); print(n, 'pyarrow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "False"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the resident size from /proc")
+def test_the_library_reads_a_large_group_of_rows_page_by_page(tmp_path: Path) -> None:
+    texts = (uuid.uuid5(uuid.NAMESPACE_URL, str(i)).hex * 300 for i in range(30_000))
+    path = saved(tmp_path / "c.parquet", {"text": list(texts)}, use_dictionary=False, compression="none")
+    program = """
+import re, sys
+from pathlib import Path
+from storage.readers.parquet_process import serve
+from storage.readers import SourceOptions
+with open(sys.argv[1], "rb") as file, open("/dev/null", "wb") as out:
+    serve(file, SourceOptions(), out)
+print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert path.stat().st_size > 270 * 2**20
+    assert int(done.stdout) < 200

@@ -1,0 +1,254 @@
+"""Queries as sources: on real databases, with rights to write, which none of them can use."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from storage.readers import (
+    FieldUnknown,
+    Record,
+    Rejection,
+    SourceError,
+    SourceMissing,
+    SourceOptions,
+    SourceUnreadable,
+    SourceUnsupported,
+    open_source,
+)
+
+OPTIONS = SourceOptions()
+SELECT = "SELECT id, text, lang FROM article ORDER BY id"
+TABLE = "CREATE TABLE article (id integer, text text, lang text)"
+Make = Callable[[str], Any]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Make]]:
+    """A database's URL, and what makes something there."""
+    if request.param == "sqlite":
+        file = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+        yield f"sqlite:///{tmp_path / 'a.db'}", file.execute
+        file.close()
+        return
+    url = str(request.getfixturevalue("postgres_url")).replace("+psycopg", "")
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield url, lambda statement: connection.execute(statement.encode())
+
+
+def read(source: str, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
+    return list(open_source(source, options).records())
+
+
+def refused(source: str, options: SourceOptions = OPTIONS) -> str:
+    with pytest.raises(SourceError) as caught:
+        open_source(source, options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_rows_of_a_query_are_records_and_its_columns_their_fields(made: tuple[str, Make]) -> None:
+    url, make = made
+    make(TABLE)
+    make("INSERT INTO article VALUES (2, 'b', 'en'), (1, 'a 100%', NULL), (3, NULL, 'en'), (NULL, 'd', 'fr')")
+    source = open_source(f"{url}?{SELECT} NULLS LAST", OPTIONS)
+    found = list(source.records())
+    place = found[0].where.rpartition(":")[0]
+    assert found == [
+        Record("1", "a 100%", {"lang": None}, (), f"{place}:1"),
+        Record("2", "b", {"lang": "en"}, (), f"{place}:2"),
+        Rejection(f"{place}:3", '"text" is null, not a string'),
+        Record(f"{place}:4", "d", {"lang": "fr"}, (), f"{place}:4"),
+    ]
+    assert list(source.records()) == found
+    assert source.size_bytes() is None
+    matching = f"{url}?SELECT text AS body, '?' AS q FROM article WHERE text LIKE '%0\\%' ESCAPE '\\'"
+    [one] = read(matching, SourceOptions("body"))
+    assert isinstance(one, Record)
+    assert (one.text, one.meta) == ("a 100%", {"q": "?"})
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO article VALUES (2, 'b', 'en') RETURNING *",
+        "DELETE FROM article RETURNING *",
+        "DROP TABLE article",
+        "SELECT * FROM article; DROP TABLE article",
+        "SELECT * FROM article; COMMIT; DROP TABLE article",
+        "WITH gone AS (DELETE FROM article RETURNING *) SELECT * FROM gone",
+        "ATTACH '{folder}/new.db' AS other",
+        "VACUUM INTO '{folder}/new.db'",
+        "COPY article TO '{folder}/new.db'",
+        "PRAGMA user_version = 5",
+        "SELECT * FROM article WHERE set_config('transaction_read_only', 'off', false) = 'off'",
+    ],
+)
+def test_a_query_cannot_write(statement: str, made: tuple[str, Make], tmp_path: Path) -> None:
+    url, make = made
+    make(TABLE)
+    make("INSERT INTO article VALUES (1, 'a', 'en')")
+    refused(f"{url}?{statement.format(folder=tmp_path)}")
+    assert [tuple(row) for row in make("SELECT * FROM article").fetchall()] == [(1, "a", "en")]
+    assert not (tmp_path / "new.db").exists()
+
+
+def test_what_is_wrong_with_a_query_is_one_sentence(made: tuple[str, Make]) -> None:
+    url, make = made
+    make(TABLE)
+    assert "syntax error" in refused(f"{url}?SELEC")
+    assert "nope" in refused(f"{url}?SELECT nope FROM article")
+    assert "nope" in refused(f"{url}?SELECT id FROM nope")
+    assert 'no record has a field "text"; it has "id"' in refused(f"{url}?SELECT id FROM article")
+    assert "more than one column is named" in refused(f"{url}?SELECT text, text FROM article")
+    with pytest.raises(FieldUnknown, match="--id-field"):
+        open_source(f"{url}?SELECT text FROM article", SourceOptions(id_field="nr"))
+    assert "the source has no query" in refused(url)
+    assert "the source has no query" in refused(f"{url}?")
+
+
+def test_an_error_in_the_middle_keeps_what_came_before_and_tells_no_data(made: tuple[str, Make]) -> None:
+    url, make = made
+    make(TABLE)
+    for n in range(250):
+        make(f"INSERT INTO article VALUES ({n}, '{n if n < 240 else 'secret'}', 'en')")
+    broken = "abs(-9223372036854775807 - (text = 'secret'))" if url.startswith("sqlite") else "CAST(text AS integer)"
+    *before, last = read(f"{url}?SELECT id, text, {broken} AS n FROM article")
+    assert isinstance(last, Rejection)
+    assert last.fatal
+    assert "secret" not in last.reason
+    assert f"after row {len(before)}; nothing more was read" in last.reason
+    assert [item.key for item in before if isinstance(item, Record)] == [str(n) for n in range(len(before))]
+    assert len(before) >= 200
+
+
+def test_memory_does_not_grow_with_the_number_of_rows(made: tuple[str, Make]) -> None:
+    url, _ = made
+    rows = "WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < {})"
+    text = "SELECT id, replace(CAST(id AS text), '1', '1') || '{}' AS text FROM n"
+
+    def peak(count: int) -> int:
+        source = open_source(f"{url}?{rows.format(count)} {text.format('x' * 2_000)}", OPTIONS)
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in source.records()) == count
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    small, large = peak(500), peak(10_000)
+    assert large < small * 1.5 + 2**20
+
+
+def test_a_text_over_the_limit_is_rejected_and_binary_data_left_out(made: tuple[str, Make]) -> None:
+    url, _ = made
+    binary = "x'00ff'" if url.startswith("sqlite") else "'\\x00ff'::bytea"
+    texts = "SELECT 'éééééé' AS text UNION ALL SELECT 'short'"
+    long, short = read(f"{url}?{texts}", SourceOptions(max_record_bytes=11))
+    assert isinstance(short, Record)
+    assert isinstance(long, Rejection)
+    assert "longer than 11 bytes" in long.reason
+    [one] = read(f"{url}?SELECT 't' AS text, {binary} AS raw")
+    assert isinstance(one, Record)
+    assert (one.meta, one.flags) == ({}, ("value_left_out",))
+    assert "is binary data" in str(read(f"{url}?SELECT {binary} AS text"))
+
+
+def test_postgresql_types_have_a_form_in_json(postgres_url: str) -> None:
+    url = postgres_url.replace("+psycopg", "")
+    row = (
+        "SELECT 'a' AS text, 1.50 AS price, DATE '2026-01-02' AS day, INTERVAL '90 s' AS took,"
+        " ARRAY[1, 2] AS numbers,"
+        " '{\"a\": [1]}'::jsonb AS said, '10.0.0.1'::inet AS host, 'NaN'::float8 AS nan,"
+        " '00000000-0000-0000-0000-000000000005'::uuid AS who, int4range(1, 2) AS span"
+    )
+    [record] = read(f"{url}?{row}")
+    assert isinstance(record, Record)
+    assert record.meta == {
+        "price": "1.50",
+        "day": "2026-01-02",
+        "took": 90.0,
+        "numbers": [1, 2],
+        "said": {"a": [1]},
+        "host": "10.0.0.1",
+        "nan": None,
+        "who": "00000000-0000-0000-0000-000000000005",
+    }
+    assert record.flags == ("value_left_out",)
+
+
+def test_no_password_is_in_a_name_or_a_message() -> None:
+    for url in (
+        "postgresql://me:geheim@127.0.0.1:1/db",
+        "postgresql://me@127.0.0.1:1/db?password=geheim",
+        "postgresql://me:gehe@im@127.0.0.1:1/db",
+        "postgresql://me:geheim@127.0.0.1:no/db",
+    ):
+        said = refused(f"{url}?SELECT 1 AS text")
+        assert "geheim" not in said
+        assert "im@" not in said
+    assert refused("postgresql://me:geheim@127.0.0.1:1/db?SELECT 1 AS text").startswith(
+        "postgresql://me:***@127.0.0.1:1/db: "
+    )
+
+
+def test_a_password_is_not_stored_with_the_name(postgres_url: str) -> None:
+    url = postgres_url.replace("+psycopg", "")
+    source = open_source(f"{url}&password=geheim?SELECT 'a' AS text", OPTIONS)
+    assert "geheim" not in source.name
+    assert source.name.endswith("?SELECT 'a' AS text")
+
+
+def test_files_that_are_no_databases_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SourceMissing, match="no such file"):
+        open_source(f"sqlite:///{tmp_path}/no.db?SELECT 1 AS text", OPTIONS)
+    assert not (tmp_path / "no.db").exists()
+    os.mkfifo(tmp_path / "pipe.db")
+    with pytest.raises(SourceUnreadable, match="is a pipe"):
+        open_source(f"sqlite:///{tmp_path}/pipe.db?SELECT 1 AS text", OPTIONS)
+    (tmp_path / "text.db").write_text("certainly no database" * 100)
+    assert "not a database" in refused(f"sqlite:///{tmp_path}/text.db?SELECT * FROM t")
+    for nothing in ("sqlite://?SELECT 1", "sqlite:///:memory:?SELECT 1"):
+        with pytest.raises(SourceUnsupported):
+            open_source(nothing, OPTIONS)
+    monkeypatch.chdir(tmp_path)
+    sqlite3.connect("real #1.db").close()
+    source = open_source("sqlite:///real #1.db?SELECT 'a' AS text", OPTIONS)
+    assert source.name == f"sqlite:///{tmp_path}/real #1.db?SELECT 'a' AS text"
+
+
+def test_a_truncated_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with sqlite3.connect(path) as file:
+        file.execute(TABLE)
+        file.executemany("INSERT INTO article VALUES (?, ?, 'en')", [(n, f"{n} " * 500) for n in range(500)])
+    file.close()
+    path.write_bytes(path.read_bytes()[:300_000])
+    assert "malformed" in refused(f"sqlite:///{path}?SELECT * FROM article")
+
+
+def test_a_hostile_database_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with sqlite3.connect(path) as file:
+        file.execute("CREATE VIEW article AS SELECT 1 AS id, hex(zeroblob(900000000)) AS text")
+        file.execute("CREATE TABLE broken (id, text)")
+        file.execute("INSERT INTO broken VALUES (1, CAST(x'636166e9' AS text)), (2, 'nul' || char(0))")
+        file.execute("CREATE VIRTUAL TABLE found USING fts5(text)")
+        file.execute("INSERT INTO found VALUES ('whales sing')")
+    file.close()
+    options = SourceOptions(max_record_bytes=1_000_000)
+    assert "too big" in refused(f"sqlite:///{path}?SELECT * FROM article", options)
+    one, two = read(f"sqlite:///{path}?SELECT * FROM broken")
+    assert isinstance(one, Record)
+    assert isinstance(two, Record)
+    assert (one.text, one.flags) == ("caf\ufffd", ("surrogate_replaced",))
+    assert (two.text, two.flags) == ("nul\ufffd", ("nul_replaced",))
+    [whale] = read(f"sqlite:///{path}?SELECT text FROM found WHERE found MATCH 'whales'")
+    assert isinstance(whale, Record)

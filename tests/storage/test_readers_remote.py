@@ -1,0 +1,203 @@
+"""Files by their URL: from a real HTTP server, one that fails, and fsspec's file system in memory."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pytest
+import zstandard
+from pyarrow import parquet
+
+from storage.readers import (
+    FieldUnknown,
+    Record,
+    Rejection,
+    SourceMissing,
+    SourceOptions,
+    SourceUnreadable,
+    SourceUnsupported,
+    open_source,
+)
+from storage.readers.remote import content
+from storage.readers.streams import BrokenStream
+from tests.storage.site import Site, serving
+
+OPTIONS = SourceOptions()
+LINES = b"".join(json.dumps({"id": f"{n}", "text": f"text {n} " * 40}).encode() + b"\n" for n in range(3_000))
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serving() as made:
+        yield made
+
+
+def read(url: str, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
+    return list(open_source(url, options).records())
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, zstandard.ZstdCompressor().compress])
+def test_files_of_records_are_read_from_a_server_plain_and_compressed(compress: Any, site: Site) -> None:
+    suffix = {bytes: "", gzip.compress: ".gz"}.get(compress, ".zst")
+    raw = compress(LINES)
+    site.files[f"/a/c.jsonl{suffix}"] = raw
+    source = open_source(f"{site.url}/a/c.jsonl{suffix}", OPTIONS)
+    found = list(source.records())
+    assert [item.key for item in found if isinstance(item, Record)] == [str(n) for n in range(3_000)]
+    assert found[16].where == f"c.jsonl{suffix}:17"
+    assert source.name == f"{site.url}/a/c.jsonl{suffix}"
+    assert source.size_bytes() == source.bytes_read == len(raw)
+    assert list(source.records()) == found
+
+
+def test_every_kind_of_file_is_read_by_its_url(site: Site, tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"id": ["a"], "text": ["x"]}), tmp_path / "c.parquet")
+    site.files = {
+        "/c.csv": b"id,text\na,x\n",
+        "/c.tsv": b"id\ttext\na\tx\n",
+        "/c.parquet": (tmp_path / "c.parquet").read_bytes(),
+        "/c.txt": b"x",
+        "/c.md": b"x",
+        "/c.txt.gz": gzip.compress(b"x"),
+    }
+    for path in site.files:
+        [found] = read(site.url + path)
+        assert isinstance(found, Record), path
+        assert (found.text, found.key) == ("x", path[1:] if "." + path.split(".")[1] in {".txt", ".md"} else "a")
+
+
+def test_parts_of_a_parquet_file_are_asked_for_and_where_there_are_none_it_is_copied(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = 20_000
+    texts = [f"{i} " * 100 for i in range(n)]
+    parquet.write_table(pa.table({"text": texts, "n": list(range(n))}), tmp_path / "c.parquet", compression="none")
+    site.files["/c.parquet"] = (tmp_path / "c.parquet").read_bytes()
+    found = read(f"{site.url}/c.parquet")
+    assert [item.text for item in found if isinstance(item, Record)] == texts
+    assert all(asked.startswith("HEAD") or "bytes=" in asked for asked in site.asked)
+    site.ranges = False
+    assert read(f"{site.url}/c.parquet") == found
+    site.sizes = False
+    assert read(f"{site.url}/c.parquet") == found
+    monkeypatch.setattr("storage.readers.blocks.COPIED_BYTES", 2**20)
+    for site.sizes in (True, False):
+        with pytest.raises(SourceUnsupported, match=r"c\.parquet: its server gives no parts of a file, and"):
+            open_source(f"{site.url}/c.parquet", OPTIONS)
+
+
+def test_a_connection_that_is_cut_keeps_what_came_before_and_the_next_reading_has_all(site: Site) -> None:
+    site.files["/c.jsonl"] = LINES
+    source = open_source(f"{site.url}/c.jsonl", OPTIONS)
+    site.cut = 0.5
+    *before, last = source.records()
+    assert isinstance(last, Rejection)
+    assert last.fatal
+    assert last.reason.startswith("the connection broke (")
+    assert f"after c.jsonl:{len(before)}; nothing more was read" in last.reason
+    assert 500 < len(before) < 2_000  # what was under way when it broke is lost
+    assert "http" not in last.reason
+    site.cut = 1.0
+    assert list(source.records())[: len(before)] == before
+    assert len(list(source.records())) == 3_000
+
+
+def test_what_a_server_refuses_is_one_sentence(site: Site) -> None:
+    with pytest.raises(SourceMissing, match=r"/no\.jsonl: there is no such file"):
+        open_source(f"{site.url}/no.jsonl", OPTIONS)
+    site.files["/c.jsonl"] = LINES
+    with pytest.raises(FieldUnknown):
+        open_source(f"{site.url}/c.jsonl", SourceOptions("body"))
+    site.status = 403
+    with pytest.raises(SourceUnreadable, match="the server answers 403"):
+        open_source(f"{site.url}/c.jsonl", OPTIONS)
+    with pytest.raises(SourceUnreadable, match="it cannot be opened"):
+        open_source("http://127.0.0.1:1/c.jsonl", OPTIONS)
+    site.status = 200
+    site.files["/c.png"] = b""
+    with pytest.raises(SourceUnsupported, match=r"c\.png is not a kind of file"):
+        open_source(f"{site.url}/c.png", OPTIONS)
+
+
+def test_a_redirect_is_followed_to_http_only(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "secret.jsonl").write_text('{"text": "secret"}\n')
+    site.files["/c.jsonl"] = LINES
+    site.leads_to = {
+        "/a.jsonl": f"{site.url}/c.jsonl",
+        "/b.jsonl": f"file://{tmp_path}/secret.jsonl",
+        "/d.jsonl": "ftp://127.0.0.1/c.jsonl",
+        "/e.jsonl": "/e.jsonl",
+    }
+    assert len(read(f"{site.url}/a.jsonl")) == 3_000
+    for path in ("/b.jsonl", "/d.jsonl"):
+        with pytest.raises(SourceUnreadable, match="leads to what is not HTTP"):
+            open_source(site.url + path, OPTIONS)
+    with pytest.raises(SourceUnreadable):
+        open_source(f"{site.url}/e.jsonl", OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("{}me:geheim@{}/c.jsonl", "http://me:***@{}/c.jsonl"),
+        ("{}geheim@{}/c.jsonl", "http://***@{}/c.jsonl"),
+        ("{}{}/c.jsonl?X-Amz-Date=1&X-Amz-Signature=geheim", "http://{}/c.jsonl?***"),
+        ("{}{}/c.jsonl?token=geheim", "http://{}/c.jsonl?***"),
+        ("{}{}/c.jsonl?part=2", "http://{}/c.jsonl?part=2"),
+    ],
+)
+def test_no_secret_of_a_url_is_in_its_name_a_message_or_a_log(
+    url: str, shown: str, site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    site.files["/c.jsonl"] = LINES
+    host = site.url.removeprefix("http://")
+    source = open_source(url.format("http://", host), OPTIONS)
+    assert source.name == shown.format(host)
+    assert len(list(source.records())) == 3_000
+    site.status = 500
+    with pytest.raises(SourceUnreadable) as caught:
+        open_source(url.format("http://", host), OPTIONS)
+    assert "geheim" not in str(caught.value)
+    assert "geheim" not in caplog.text
+
+
+def test_other_file_systems_are_read_as_they_are_and_what_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/c.jsonl", LINES)
+    assert len(read("memory://bucket/c.jsonl")) == 3_000
+    with pytest.raises(SourceMissing, match=r"memory://bucket/no\.jsonl: there is no such file"):
+        open_source("memory://bucket/no.jsonl", OPTIONS)
+    (tmp_path / "c d.jsonl").write_bytes(LINES)
+    source = open_source(f"file://{tmp_path}/c%20d.jsonl", OPTIONS)
+    assert source.name == f"{tmp_path}/c d.jsonl"
+    for url in (f"local://{tmp_path}/c d.jsonl", "zip://c.jsonl::memory://a.zip", "reference://a::file:///x"):
+        with pytest.raises(SourceUnsupported):
+            open_source(url, OPTIONS)
+    with pytest.raises(SourceUnsupported, match="nobody:// is not a kind of URL"):
+        open_source("nobody://bucket/c.jsonl", OPTIONS)
+
+
+def test_a_file_that_is_shorter_than_its_size_ends_the_reading() -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/c.jsonl", LINES)
+    file = content("memory://bucket/c.jsonl")
+    memory.pipe("/bucket/c.jsonl", LINES[:-500])
+    with file.open() as opened, pytest.raises(BrokenStream, match="ends before the size"):
+        opened.read()
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.readers.remote.find_spec", lambda name: None)
+    with pytest.raises(SourceUnsupported, match=r"pip install 'docmill\[remote\]'"):
+        open_source("https://example.org/c.jsonl", OPTIONS)
+    monkeypatch.undo()
+    with pytest.raises(SourceUnsupported, match=r"gs:// needs another library: .*gcsfs"):
+        open_source("gs://bucket/c.jsonl", OPTIONS)

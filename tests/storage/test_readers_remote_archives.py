@@ -1,0 +1,154 @@
+"""Zip and tar files and mailboxes by their URL, from servers that give parts of a file and from those that do not."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+import zstandard
+
+from storage.readers import Record, Rejection, SourceOptions, SourceUnreadable, SourceUnsupported, open_source
+from storage.readers.blocks import BLOCK_BYTES
+from tests.storage.site import Site, serving
+from tests.storage.test_readers_archives import MEMBERS, PEAK, READ, tarred, zipped
+from tests.storage.test_readers_documents import mail
+
+OPTIONS = SourceOptions()
+BOX = b"".join(b"From a@example.org Thu Jan  1 00:00:00 2026\n" + mail() + b"\n" for _ in range(3))
+KINDS = {
+    "a.zip": zipped(MEMBERS),
+    "a.tar": tarred(MEMBERS),
+    "a.tar.gz": gzip.compress(tarred(MEMBERS)),
+    "a.tar.zst": zstandard.ZstdCompressor().compress(tarred(MEMBERS)),
+    "a.mbox": BOX,
+    "a.mbox.gz": gzip.compress(BOX),
+}
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serving() as made:
+        yield made
+
+
+def read(url: str, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
+    return list(open_source(url, options).records())
+
+
+def noise(n: int) -> bytes:
+    """Text that no compression makes small."""
+    return random.Random(n).randbytes(n // 2).hex().encode()
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("name", KINDS)
+def test_archives_and_mailboxes_are_read_from_a_server_as_from_a_disk(
+    name: str, ranges: bool, site: Site, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(KINDS[name])
+    site.files[f"/sub/{name}"], site.ranges = KINDS[name], ranges
+    source = open_source(f"{site.url}/sub/{name}?part=1", OPTIONS)
+    assert source.name == f"{site.url}/sub/{name}?part=1"
+    found = list(source.records())
+    assert found == read(str(tmp_path / name))
+    assert [item.key for item in found if isinstance(item, Record)] == (
+        ["1.eml", "2.eml", "3.eml"] if "mbox" in name else list(READ)
+    )
+    assert list(source.records()) == found
+    fsspec.filesystem("memory").pipe(f"/bucket/{name}", KINDS[name])
+    assert read(f"memory://bucket/{name}") == found
+
+
+def test_of_a_large_zip_file_only_what_is_wanted_is_asked_for(site: Site) -> None:
+    site.files["/a.zip"] = zipped({"a.txt": b"first", "b.png": noise(12 * BLOCK_BYTES), "c.txt": b"last"})
+    assert [item.text for item in read(f"{site.url}/a.zip") if isinstance(item, Record)] == ["first", "last"]
+    asked = [what for what in site.asked if what.startswith("GET")]
+    assert all("bytes=" in what for what in asked)
+    assert len(set(asked)) <= 3
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_zip_file_whose_transfer_is_cut_says_so(ranges: bool, site: Site) -> None:
+    site.files["/a.zip"] = zipped({f"{n}.txt": noise(BLOCK_BYTES) for n in range(4)})
+    site.ranges = ranges
+    source = open_source(f"{site.url}/a.zip", OPTIONS)
+    records = source.records()
+    if ranges:
+        assert isinstance(next(records), Record)
+        site.cut = 0.5
+        *_, last = records
+        assert isinstance(last, Rejection)
+        assert last.fatal
+        assert "after 0.txt; nothing more was read" in last.reason
+        assert last.reason.startswith(("the connection broke (", "the file ends before the size"))
+    site.cut = 0.5
+    with pytest.raises(SourceUnreadable, match=r"a\.zip: the (connection broke|file ends before)"):
+        read(f"{site.url}/a.zip")
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.mbox"])
+def test_a_stream_that_is_cut_gives_what_came_before(name: str, site: Site) -> None:
+    # Some hundred kB may be under way when it breaks, which are lost.
+    parts = {f"{n}.txt": noise(2_000_000) for n in range(4)}
+    box = b"".join(b"From a\nSubject: x\n\n" + raw + b"\n" for raw in parts.values())
+    whole = {"a.tar": tarred(parts), "a.tar.gz": gzip.compress(tarred(parts)), "a.mbox": box}[name]
+    site.files[f"/{name}"] = whole
+    source = open_source(f"{site.url}/{name}", OPTIONS)
+    site.cut = 0.6
+    *before, last = source.records()
+    assert all(isinstance(item, Record) for item in before)
+    assert 1 <= len(before) <= 3
+    assert isinstance(last, Rejection)
+    assert last.fatal
+    assert last.reason.startswith("the connection broke (")
+    assert "; nothing more was read" in last.reason
+
+
+def test_bombs_from_a_server_are_refused_in_bounded_memory(site: Site) -> None:
+    big = b"\0" * 300_000_000
+    site.files["/a.zip"] = zipped({"a.txt": big})
+    site.files["/a.tar.gz"] = gzip.compress(tarred({"a.txt": big}), 1)
+    site.files["/a.tar.zst"] = zstandard.ZstdCompressor().compress(tarred({"a.txt": big}))
+    site.files["/a.mbox.gz"] = gzip.compress(b"From a\n\n" + big, 1)
+    del big
+    for path in site.files:
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, site.url + path], capture_output=True, text=True, check=True
+        )
+        number, reason, mb = done.stdout.strip().split("|")
+        assert (number, reason) == ("1", "longer than 1,000,000 bytes, the limit for one document"), path
+        assert int(mb) < 110, path  # of which fsspec and aiohttp are some 30
+
+
+def test_a_server_that_sends_more_than_was_asked_for_fills_no_memory(site: Site) -> None:
+    site.files["/a.zip"] = zipped(MEMBERS) + bytes(500_000_000)
+    site.endless = True
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, f"{site.url}/a.zip"], capture_output=True, text=True, check=True
+    )
+    _, reason, mb = done.stdout.strip().split("|")
+    assert "damaged, or no archive" in reason
+    assert int(mb) < 110
+
+
+def test_a_zip_file_that_would_have_to_be_copied_is_bounded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.files["/a.zip"] = zipped({"a.txt": noise(2 * BLOCK_BYTES)})
+    monkeypatch.setattr("storage.readers.blocks.COPIED_BYTES", 2**20)
+    assert len(read(f"{site.url}/a.zip")) == 1
+    site.ranges = False
+    with pytest.raises(SourceUnsupported, match="its server gives no parts of a file"):
+        open_source(f"{site.url}/a.zip", OPTIONS)
+
+
+def test_what_is_no_archive_is_refused_by_its_url_without_its_secret(site: Site) -> None:
+    site.files = dict.fromkeys(("/a.zip", "/a.tar", "/a.tar.gz"), b"certainly no archive" * 100)
+    for path in site.files:
+        with pytest.raises(SourceUnreadable, match="damaged, or no archive") as caught:
+            open_source(f"{site.url}{path}?token=geheim", OPTIONS)
+        assert "geheim" not in str(caught.value)

@@ -1,0 +1,122 @@
+"""Object stores: a server that speaks S3's protocol (moto's), and no word of its keys."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from storage.readers import (
+    Record,
+    Rejection,
+    SourceError,
+    SourceMissing,
+    SourceOptions,
+    SourceUnreadable,
+    open_source,
+)
+from tests.storage.test_readers_archives import MEMBERS, READ, zipped
+from tests.storage.test_readers_remote import LINES
+from tests.storage.test_readers_remote_archives import KINDS
+
+OPTIONS = SourceOptions()
+KEY, SECRET = "AKIAGEHEIM", "streng-geheim"  # gitleaks:allow
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer  # Flask's globals break what looks through all modules, as vLLM does
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(address: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    import boto3
+
+    fsspec.filesystem("s3").clear_instance_cache()
+    made = boto3.resource("s3").Bucket("books")
+    made.create()
+    made.objects.all().delete()
+    return made
+
+
+def read(url: str, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
+    return list(open_source(url, options).records())
+
+
+def test_every_kind_of_file_is_read_from_a_bucket(bucket: Any, tmp_path: Path) -> None:
+    texts = [f"{n} " * 100 for n in range(20_000)]
+    parquet.write_table(pa.table({"text": texts}), tmp_path / "c.parquet", compression="none")
+    bucket.upload_file(str(tmp_path / "c.parquet"), "a/c.parquet")
+    bucket.put_object(Key="a/c.jsonl", Body=LINES)
+    for name, raw in KINDS.items():
+        bucket.put_object(Key=f"a/{name}", Body=raw)
+    source = open_source("s3://books/a/c.jsonl", OPTIONS)
+    assert (source.name, source.size_bytes()) == ("s3://books/a/c.jsonl", len(LINES))
+    assert [item.key for item in source.records() if isinstance(item, Record)] == [str(n) for n in range(3_000)]
+    assert [item.text for item in read("s3://books/a/c.parquet") if isinstance(item, Record)] == texts
+    for name in KINDS:
+        keys = [item.key for item in read(f"s3://books/a/{name}") if isinstance(item, Record)]
+        assert keys == (["1.eml", "2.eml", "3.eml"] if "mbox" in name else list(READ)), name
+
+
+def test_what_is_missing_or_refused_is_one_sentence(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SourceMissing, match=r"s3://books/no\.jsonl: there is no such file"):
+        open_source("s3://books/no.jsonl", OPTIONS)
+    with pytest.raises(SourceMissing, match="there is no such file"):
+        open_source("s3://nobody/c.jsonl", OPTIONS)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+
+    fsspec.filesystem("s3").clear_instance_cache()
+    with pytest.raises(SourceUnreadable, match="it cannot be opened"):
+        open_source("s3://books/c.jsonl", OPTIONS)
+
+
+def test_an_object_that_becomes_shorter_ends_the_reading(bucket: Any) -> None:
+    bucket.put_object(Key="c.jsonl", Body=LINES * 4)
+    source = open_source("s3://books/c.jsonl", OPTIONS)
+    records = source.records()
+    next(records)
+    bucket.put_object(Key="c.jsonl", Body=LINES)
+    *_, last = records
+    assert isinstance(last, Rejection)
+    assert last.fatal
+    bucket.put_object(Key="a.zip", Body=zipped(MEMBERS)[:-30])
+    with pytest.raises(SourceUnreadable, match="damaged, or no archive"):
+        open_source("s3://books/a.zip", OPTIONS)
+
+
+@pytest.mark.parametrize("url", [f"s3://{KEY}:{SECRET}@books/c.jsonl", f"s3://{KEY}:{SECRET}@books/no.jsonl"])
+def test_no_key_is_in_a_name_a_message_or_a_log(url: str, bucket: Any, caplog: pytest.LogCaptureFixture) -> None:
+    bucket.put_object(Key="c.jsonl", Body=LINES)
+    said = ""
+    with caplog.at_level(logging.DEBUG):
+        caplog.clear()
+        for asked in (url, "s3://books/c.jsonl", "s3://books/no.jsonl"):
+            try:
+                source = open_source(asked, OPTIONS)
+                said += source.name + str(list(source.records())[-1].where)
+            except SourceError as error:
+                said += str(error)
+    assert SECRET not in said
+    assert f"{KEY}:***@" in said
+    assert "geheim" not in caplog.text.lower()
+    assert "signature" not in caplog.text.lower()

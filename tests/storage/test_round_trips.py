@@ -1,0 +1,113 @@
+"""Whatever a text is: read, stored, written in any format and read again, it is the same text under the same id."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage import parts
+from storage.manifest import Manifest
+from storage.normalize import normalize
+from storage.readers import Record, Rejection, SourceOptions, open_source
+from storage.writers import Target
+from tests.storage.test_readers_parquet import in_this_process
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# With NUL, lone surrogates and everything else that JSON can say; and often what CSV and spreadsheets make much of.
+ANY_TEXT = st.text(st.characters(codec=None), max_size=40) | st.text(
+    st.sampled_from("\0\ud800'=+-@\t\r\n\"\\,;|\u2028\ufeff\x85 ab"), max_size=12
+)
+META = st.dictionaries(
+    st.sampled_from(["lang", "Ünit", "="]), ANY_TEXT | st.integers(-(2**53), 2**53) | st.none(), max_size=2
+)
+DOCUMENTS = st.lists(st.tuples(ANY_TEXT, ANY_TEXT, META), min_size=1, max_size=5)
+
+
+def read(path: Path) -> list[Record | Rejection]:
+    return list(open_source(str(path), SourceOptions()).records())
+
+
+def stored(folder: Path, documents: list[tuple[str, str, dict[str, Any]]]) -> list[Record]:
+    """These texts under these ids as a store has them, read from JSON lines."""
+    source = folder / "source.jsonl"
+    source.write_text("".join(json.dumps({"id": key, "text": text, "m": m}) + "\n" for key, text, m in documents))
+    found = [record for record in read(source) if isinstance(record, Record)]
+    assert [record.text for record in found] == [normalize(text)[0] for _, text, _ in documents]
+    return found
+
+
+def rows(records: list[Record]) -> list[dict[str, Any]]:
+    """Results whose texts are those that were read, as of a task that changes nothing."""
+    return [
+        {
+            "id": record.key,
+            "task": "translate",
+            "text": record.text,
+            "tokens_in": 1,
+            "tokens_out": None,
+            "flags": [*record.flags],
+            "meta": record.meta,
+        }
+        for record in records
+    ]
+
+
+def without_apostrophe(cell: str) -> str:
+    """A cell without what stands before a formula."""
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA) else cell
+
+
+def exported(folder: Path, records: list[Record], form: str, part_documents: int) -> tuple[Path, Path]:
+    """The results as one file, and as a folder of parts."""
+    given = rows(records)
+    Target.of(folder / f"single.{form}").write(given)
+    out = Target.of(folder / f"parts.{form}")
+    placed = [((n, n), row) for n, row in enumerate(given)]
+    wanted = Manifest(1, "books", 0.5, None, form, part_documents, "0.1.0", {}, {})
+    parts.write(out, wanted, lambda place: iter(placed))
+    return folder / f"single.{form}", out.path
+
+
+@settings(max_examples=60)
+@given(documents=DOCUMENTS, part_documents=st.integers(1, 4), form=st.sampled_from(["jsonl", "jsonl.zst", "csv"]))
+def test_an_export_as_lines_or_csv_comes_back_as_the_same_documents_from_a_file_and_from_parts(
+    tmp_path_factory: pytest.TempPathFactory,
+    documents: list[tuple[str, str, dict[str, Any]]],
+    part_documents: int,
+    form: str,
+) -> None:
+    folder = tmp_path_factory.mktemp("round")
+    records = stored(folder, documents)
+    for path in exported(folder, records, form, part_documents):
+        found = read(path)
+        assert len(found) == len(records)
+        for one, meant in zip(found, records, strict=True):
+            assert isinstance(one, Record), one
+            assert one.flags == (), "there is nothing left to mend"
+            if form == "csv":
+                assert (without_apostrophe(one.key), without_apostrophe(one.text)) == (meant.key, meant.text)
+                assert json.loads(one.meta["meta"]) == meant.meta
+            else:
+                assert (one.key, one.text, one.meta["meta"]) == (meant.key, meant.text, meant.meta)
+
+
+@settings(max_examples=60)
+@given(documents=DOCUMENTS, part_documents=st.integers(1, 4))
+def test_an_export_as_parquet_comes_back_as_the_same_documents_from_a_file_and_from_parts(
+    tmp_path_factory: pytest.TempPathFactory,
+    documents: list[tuple[str, str, dict[str, Any]]],
+    part_documents: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("round")
+    records = stored(folder, documents)
+    single, out = exported(folder, records, "parquet", part_documents)
+    for files in ([single], sorted(out.glob("part-*"))):
+        found = [one for file in files for one in in_this_process(file)]
+        assert [(one.key, one.text, one.meta["meta"]) for one in found if isinstance(one, Record)] == [
+            (record.key, record.text, record.meta) for record in records
+        ]

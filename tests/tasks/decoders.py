@@ -1,0 +1,97 @@
+"""Small decoder-only models with random weights, of the architectures that users bring, as the hub keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from tests.tasks.architectures import byte_level, save
+
+END = "<|end|>"
+CHAT = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] | trim }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+_SPECIAL = [END, "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"]
+_SIZES: dict[str, Any] = {
+    "hidden_size": 128,  # heads of 32: the smallest that vLLM has
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    # Wider than trained weights are, so that outputs vary and have no near-ties.
+    "initializer_range": 0.15,
+}
+
+
+def _tokenizer(texts: list[str], *, chat: bool) -> Any:
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=byte_level(texts, _SPECIAL), eos_token=END, pad_token="<|pad|>", model_max_length=100_000
+    )
+    if chat:
+        fast.chat_template = CHAT
+    return fast
+
+
+def _ids(tokenizer: Any) -> dict[str, Any]:
+    return {"vocab_size": len(tokenizer), "eos_token_id": 0, "bos_token_id": 0, "pad_token_id": 1}
+
+
+def _save(folder: Path, model: Any, tokenizer: Any, own: Mapping[str, Any]) -> Path:
+    for name, value in own.items():
+        setattr(model.generation_config, name, value)
+    return save(folder, model, tokenizer)
+
+
+def gpt2(folder: Path, texts: list[str], **own: Any) -> Path:
+    tokenizer = _tokenizer(texts, chat=False)
+    config = transformers.GPT2Config(
+        n_positions=256, n_embd=128, n_layer=3, n_head=4, initializer_range=0.15, **_ids(tokenizer)
+    )
+    return _save(folder, transformers.GPT2LMHeadModel(config), tokenizer, own)
+
+
+def llama(folder: Path, texts: list[str], **own: Any) -> Path:
+    tokenizer = _tokenizer(texts, chat=True)
+    config = transformers.LlamaConfig(**_SIZES, **_ids(tokenizer))
+    return _save(folder, transformers.LlamaForCausalLM(config), tokenizer, own)
+
+
+def qwen2(folder: Path, texts: list[str], **own: Any) -> Path:
+    tokenizer = _tokenizer(texts, chat=True)
+    config = transformers.Qwen2Config(**_SIZES, **_ids(tokenizer))
+    return _save(folder, transformers.Qwen2ForCausalLM(config), tokenizer, own)
+
+
+def qwen3(folder: Path, texts: list[str], **own: Any) -> Path:
+    tokenizer = _tokenizer(texts, chat=True)
+    config = transformers.Qwen3Config(head_dim=32, tie_word_embeddings=True, **_SIZES, **_ids(tokenizer))
+    return _save(folder, transformers.Qwen3ForCausalLM(config), tokenizer, own)
+
+
+def gemma3(folder: Path, texts: list[str], **own: Any) -> Path:
+    """Two layers of its three see only the last 12 tokens."""
+    tokenizer = _tokenizer(texts, chat=True)
+    config = transformers.Gemma3TextConfig(
+        head_dim=32,
+        sliding_window=12,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        query_pre_attn_scalar=32,
+        tie_word_embeddings=False,  # tied and scaled, random ones say the last token again and again
+        **_SIZES,
+        **_ids(tokenizer),
+    )
+    return _save(folder, transformers.Gemma3ForCausalLM(config), tokenizer, own)
+
+
+DECODERS: Mapping[str, Callable[..., Path]] = {
+    "gpt2": gpt2,
+    "llama": llama,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "gemma3": gemma3,
+}

@@ -1,0 +1,36 @@
+"""What transformers' own generate writes with a decoder-only model, one text at a time, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tasks.backends.accelerator import quiet
+
+
+def written(
+    folder: Path, inputs: Sequence[str], *, chat: bool, stop: str | None = None, **settings: Any
+) -> list[str]:
+    """What transformers' own generate writes after each input."""
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    answers = []
+    for text in inputs:
+        asked = [{"role": "user", "content": text}]
+        prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True) if chat else text
+        encoded = tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat)
+        with torch.inference_mode(), quiet():
+            ids = model.generate(
+                encoded["input_ids"],
+                attention_mask=encoded["attention_mask"],
+                do_sample=False,
+                **settings,
+            )
+        answer = tokenizer.decode(ids[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
+        answers.append((answer if stop is None else answer.partition(stop)[0]).strip())
+    return answers

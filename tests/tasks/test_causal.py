@@ -1,0 +1,200 @@
+"""Decoder-only models on transformers: exact against transformers' own generate, one text at a time, in float32."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from storage.outcomes import Outcome
+from storage.specs import Spec
+from tasks.backends import open_backend
+from tasks.backends.decoder_only.causal import CausalBackend
+from tasks.batches import Budget
+from tasks.errors import CannotServe, OutOfMemory
+from tasks.outputs import Generated
+from tasks.pool import Item
+from tests.tasks.conftest import Bench
+from tests.tasks.decoders import DECODERS
+from tests.tasks.reference import written
+
+PROMPT = "Here is what a package says of itself:\n{text}\nIn other words:"
+NEW_TOKENS = 14
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> dict[str, Path]:
+    torch.manual_seed(11)
+    folder = tmp_path_factory.mktemp("decoders")
+    return {name: make(folder / name, descriptions[:40]) for name, make in DECODERS.items()}
+
+
+@pytest.fixture(scope="session")
+def sentences(descriptions: list[str]) -> list[str]:
+    """Single lines of 2 to 33 words: short ones end while long ones are read."""
+    lines = [text.replace("\n", " ") for text in descriptions]
+    return [" ".join(line.split()[: 2 + 7 * number % 32]) for number, line in enumerate(lines[:48])]
+
+
+def texts_of(outcomes: Sequence[Outcome]) -> list[str | None]:
+    assert all(outcome.reason is None for outcome in outcomes)
+    return [outcome.text for outcome in outcomes]
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_greedy_outputs_are_those_of_transformers_own_generate(
+    bench: Bench, made: dict[str, Path], sentences: list[str], name: str
+) -> None:
+    spec = bench.spec("generate", str(made[name]), prompt=PROMPT, max_new_tokens=NEW_TOKENS)
+    inputs = [PROMPT.replace("{text}", text) for text in sentences]
+    expected = written(made[name], inputs, chat=name != "gpt2", max_new_tokens=NEW_TOKENS)
+    assert texts_of(bench.run(spec, sentences)) == expected
+    assert len(set(expected)) > len(expected) / 4
+
+
+class Trickle:
+    """A source that gives two windows at a time, as long as there are some, however many were asked for."""
+
+    def __init__(self, items: Sequence[Item[None]]) -> None:
+        self._items = list(items)
+
+    def take(self, budget: Budget) -> Sequence[Item[None]]:
+        taken = self._items[: min(2, budget.rows)]
+        del self._items[: len(taken)]
+        return taken
+
+
+def opened(bench: Bench, spec: Spec) -> CausalBackend:
+    backend = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend="transformers")
+    assert isinstance(backend, CausalBackend)
+    return backend
+
+
+def run_trickled(backend: CausalBackend, texts: Sequence[str]) -> list[str]:
+    items = [Item(number, encoded, None) for number, encoded in enumerate(backend.encode(texts))]
+    found = dict(backend.run(Trickle(items)))
+    assert len(found) == len(texts)
+    return [output.text for _, output in sorted(found.items()) if isinstance(output, Generated)]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3"])
+def test_texts_that_join_while_others_are_written_change_nothing(
+    bench: Bench, made: dict[str, Path], sentences: list[str], name: str
+) -> None:
+    spec = bench.spec("generate", str(made[name]), prompt=PROMPT, max_new_tokens=NEW_TOKENS, stop=(" ",))
+    inputs = [PROMPT.replace("{text}", text) for text in sentences]
+    expected = written(made[name], inputs, chat=name != "gpt2", stop=" ", max_new_tokens=NEW_TOKENS)
+    assert run_trickled(opened(bench, spec), sentences) == expected
+
+
+@pytest.mark.parametrize("own", [{}, {"repetition_penalty": 1.3}])
+def test_samples_depend_on_the_text_and_the_seed_and_on_nothing_else(
+    bench: Bench, tmp_path: Path, sentences: list[str], own: dict[str, Any]
+) -> None:
+    folder = DECODERS["qwen2"](tmp_path / "qwen2", sentences, **own)
+    asked: dict[str, Any] = {"prompt": PROMPT, "max_new_tokens": NEW_TOKENS, "temperature": 0.8, "top_p": 0.9}
+    spec = bench.spec("generate", str(folder), **asked, seed=3)
+    together = texts_of(bench.run(spec, sentences))
+    assert run_trickled(opened(bench, spec), sentences) == together
+    order = list(range(len(sentences)))
+    random.Random(1).shuffle(order)
+    shuffled = texts_of(bench.run(spec, [sentences[place] for place in order]))
+    assert shuffled == [together[place] for place in order]
+    other = texts_of(bench.run(bench.spec("generate", str(folder), **asked, seed=4), sentences))
+    assert sum(one != two for one, two in zip(together, other, strict=True)) > len(sentences) / 2
+
+
+def test_the_models_own_generation_config_counts_where_the_command_says_nothing(
+    bench: Bench, tmp_path: Path, sentences: list[str]
+) -> None:
+    folder = DECODERS["llama"](tmp_path / "llama", sentences, repetition_penalty=1.2, max_new_tokens=9)
+    expected = written(folder, sentences, chat=True, max_new_tokens=9)
+    assert texts_of(bench.run(bench.spec("generate", str(folder), prompt="{text}"), sentences)) == expected
+
+
+def test_a_batch_that_does_not_fit_in_memory_is_written_in_halves(
+    bench: Bench, made: dict[str, Path], sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = bench.spec("generate", str(made["gpt2"]), prompt=PROMPT, max_new_tokens=NEW_TOKENS)
+    backend = opened(bench, spec)
+    forward = backend._forward
+
+    def narrow(cache: Any, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        if len(ids) > 5:
+            raise OutOfMemory
+        return forward(cache, ids, lengths)
+
+    expected = run_trickled(backend, sentences)
+    monkeypatch.setattr(backend, "_forward", narrow)
+    assert run_trickled(backend, sentences) == expected
+
+
+def test_an_output_that_is_not_ended_is_flagged_and_one_that_is_stopped_is_not(
+    bench: Bench, made: dict[str, Path], sentences: list[str]
+) -> None:
+    folder = str(made["gpt2"])
+    (open_ended,) = bench.run(bench.spec("generate", folder, prompt="{text}", max_new_tokens=3), sentences[:1])
+    assert (open_ended.flags, open_ended.tokens_out) == (("output_truncated",), 3)
+    assert open_ended.text
+    stop = (open_ended.text[0],)
+    (stopped,) = bench.run(
+        bench.spec("generate", folder, prompt="{text}", max_new_tokens=3, stop=stop), sentences[:1]
+    )
+    assert (stopped.text, stopped.flags, stopped.tokens_out) == ("", ("empty",), 1)
+
+
+def test_a_long_document_is_computed_in_windows_with_a_blank_line_between_their_outputs(
+    bench: Bench, made: dict[str, Path], descriptions: list[str]
+) -> None:
+    spec = bench.spec("generate", str(made["llama"]), prompt="Go on: {text}", max_new_tokens=5)
+    text = "\n\n".join(descriptions[:12])
+    (outcome,) = bench.run(spec, [text])
+    assert "windowed" in outcome.flags
+    assert outcome.text is not None
+    assert outcome.text.count("\n\n") >= 3
+
+
+def test_summaries_and_translations_by_instruction(
+    bench: Bench, made: dict[str, Path], sentences: list[str], french: list[str]
+) -> None:
+    some = sentences[:4]
+    told = "Summarize the following text in one to three sentences. Answer with the summary only.\n\n"
+    spec = bench.spec("summarize", str(made["llama"]), max_new_tokens=NEW_TOKENS)
+    assert texts_of(bench.run(spec, some)) == written(
+        made["llama"], [told + text for text in some], chat=True, max_new_tokens=NEW_TOKENS
+    )
+    spec = bench.spec("translate", str(made["gpt2"]), source_lang="fr", target_lang="en", max_new_tokens=NEW_TOKENS)
+    inputs = [f"French: {text}\nEnglish:" for text in some]
+    assert texts_of(bench.run(spec, some)) == written(
+        made["gpt2"], inputs, chat=False, stop="\n", max_new_tokens=NEW_TOKENS
+    )
+
+
+def test_a_system_prompt_goes_where_the_chat_template_has_it(
+    bench: Bench, made: dict[str, Path], sentences: list[str]
+) -> None:
+    backend = opened(bench, bench.spec("generate", str(made["llama"]), prompt="Say: {text}", system="Be brief."))
+    (encoded,) = backend.encode(["  what \n"])
+    assert not isinstance(encoded.features, str)
+    read = AutoTokenizer.from_pretrained(made["llama"]).decode(encoded.features["input_ids"])
+    assert read == "<|system|>Be brief.<|end|>\n<|user|>Say: what<|end|>\n<|assistant|>"
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "says"),
+    [
+        ({}, {"max_new_tokens": 256}, "there is no room for a text. Give a smaller --max-new-tokens"),
+        ({"no_repeat_ngram_size": 3}, {}, "no_repeat_ngram_size=3"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_it_starts(
+    bench: Bench, tmp_path: Path, sentences: list[str], own: dict[str, Any], asked: dict[str, Any], says: str
+) -> None:
+    folder = DECODERS["llama"](tmp_path / "llama", sentences, **own)
+    with pytest.raises(CannotServe, match=says):
+        bench.engine.open(bench.spec("generate", str(folder), prompt="{text}", **asked))

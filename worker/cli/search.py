@@ -1,0 +1,216 @@
+"""`docmill search`: the documents of a corpus that are nearest to a text, by their embeddings."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from worker.cli.faults import OK, SOME_FAILED
+from worker.cli.session import BACKEND, STDOUT, check_filled, open_store, say, settings_from, write_out
+
+if TYPE_CHECKING:
+    from storage.database import Database
+    from storage.readers import Record, Rejection
+    from storage.search import Hit, Searched
+    from tasks.engine import Engine
+
+BATCH_QUERIES = 512  # that share one walk through the corpus
+BEGINNING = 300  # characters of a hit that are shown
+
+
+@click.command("search", epilog='Example: docmill search corpus.jsonl "a viewer for large images" --top 5')
+@click.argument("corpus")
+@click.argument("text", required=False)
+@click.option(
+    "--queries",
+    metavar="FILE",
+    help="Many texts instead of one: a .txt file with one a line, or JSON lines, CSV or TSV with a text and, if you "
+    "like, an id each; - is JSON lines on standard input.",
+)
+@click.option("--top", type=click.IntRange(1, 1_000), default=10, show_default=True, help="So many documents.")
+@click.option(
+    "--job",
+    type=click.IntRange(1, 2**63 - 1),
+    help="By the vectors that this job made or found.  [default: the corpus's latest embed job]",
+)
+@click.option(
+    "--exact", is_flag=True, help="Compare every document, whatever index there is, and count those without a vector."
+)
+@click.option("--device", help="What embeds the text: auto, cpu or cuda:0, say.")
+@BACKEND
+@click.option("--json", "as_json", is_flag=True, help="A JSON line for each query.")
+def search_command(
+    corpus: str,
+    text: str | None,
+    queries: str | None,
+    top: int,
+    job: int | None,
+    exact: bool,
+    device: str | None,
+    backend: str | None,
+    as_json: bool,
+) -> int:
+    """Find the documents of CORPUS that are nearest to TEXT.
+
+    CORPUS is what `run --corpus` named it, or else the path of its source. Its documents were embedded by
+    `docmill run SOURCE --task embed`; the text is embedded by the same model in the same way, and compared with
+    every document as the corpus is now, or with those that an index proposes where there is one and it pays. A score
+    is a cosine, and documents with one text have one score.
+
+    A JSON line is {"id", "query", "hits"}: "id" is the query's in its FILE, null for TEXT; "hits" are
+    {"id", "score", "text", "meta"}, the nearest first, and with `--windows all` also "window", [start, end) of the
+    best window in characters. Exit code 1: some queries could not be read or embedded.
+    """
+    from storage.search import choose
+    from worker.devices import choose_devices
+
+    check_filled()
+    settings = settings_from(device=device, backend=backend)
+    on = choose_devices(settings.device)[0]
+    asked = _queries(text, queries)
+    with open_store(settings) as database:
+        searched = choose(database, names(corpus), job)
+        if searched.others and job is None:
+            others = "; ".join(searched.others)
+            say(f"By the vectors of job {searched.job_id}, {searched.spec}; --job takes others: {others}.")
+        from worker.cli.terminal import lines_above_the_bar  # brings Celery along, which takes a while
+        from worker.engines import running
+
+        with lines_above_the_bar(settings.log_level), running(settings, on) as engine:
+            search = _Search(database, searched, engine, top, exact=exact)
+            answers = search.answers(asked)
+            if as_json:
+                write_out(STDOUT, map(_as_json, answers))
+            else:
+                _print(answers, headed=queries is not None)
+    if search.n_embedded < search.n_seen:
+        lacking = search.n_seen - search.n_embedded
+        say(
+            f"{lacking:,} of {search.n_seen:,} documents have no vector; `docmill status {searched.job_id}` says why."
+        )
+    return SOME_FAILED if search.n_refused else OK
+
+
+def names(corpus: str) -> list[str]:
+    """What a corpus may be called by: its name, or its source's path as `run` writes it."""
+    from storage.readers.streams import printable
+
+    return [corpus, printable(Path(corpus).resolve())]
+
+
+def _queries(text: str | None, file: str | None) -> Iterable[Record | Rejection]:
+    from storage.normalize import normalize
+    from storage.readers import Record, open_queries
+
+    if (text is None) == (file is None):
+        raise click.UsageError("give a TEXT, or a file of them with --queries")
+    if file is not None:
+        return open_queries(file, stdin=sys.stdin.buffer).records()
+    if not (text or "").strip():
+        raise click.BadParameter("it is empty", param_hint="TEXT")
+    return [Record("", normalize(text or "")[0], {}, (), "TEXT")]
+
+
+class _Search:
+    """Queries answered in batches, each by one walk through the corpus, or an index, under a bar.
+
+    What cannot be is told.
+    """
+
+    def __init__(
+        self, database: Database, searched: Searched, engine: Engine, top: int, *, exact: bool = False
+    ) -> None:
+        self._database = database
+        self._searched = searched
+        self._engine = engine
+        self._top = top
+        self._exact = exact
+        self.n_refused = 0
+        self.n_seen = 0
+        self.n_embedded = 0
+
+    def answers(self, asked: Iterable[Record | Rejection]) -> Iterator[tuple[Record, list[Hit]]]:
+        remaining = iter(asked)
+        while batch := list(islice(remaining, BATCH_QUERIES)):
+            yield from self._answered(batch)
+
+    def _answered(self, batch: Sequence[Record | Rejection]) -> Iterator[tuple[Record, list[Hit]]]:
+        import numpy as np
+
+        from storage.readers import Record
+        from storage.search import hits, search
+        from tasks import queries
+        from tasks.outputs import Vector
+        from worker.cli.show import bar
+
+        records = [one for one in batch if isinstance(one, Record)]
+        for one in batch:
+            if not isinstance(one, Record):
+                self._refuse(one.where, one.reason)
+        if not records:
+            return
+        with bar("search", total=self._searched.n_documents) as progress:
+            progress.update(0, total=self._searched.n_documents, note="embedding")
+            with redirect_stdout(sys.stderr):  # whatever a library prints
+                outputs = queries.embed(self._engine, self._searched.spec, [record.text for record in records])
+            answerable = []
+            for record, output in zip(records, outputs, strict=True):
+                if isinstance(output, Vector):
+                    answerable.append((record, output.values))
+                else:
+                    self._refuse(record.where, output.reason)
+            if not answerable:
+                return
+
+            def advanced(n_seen: int, n_embedded: int) -> None:
+                self.n_seen, self.n_embedded = n_seen, n_embedded
+                progress.update(n_seen, total=max(n_seen, self._searched.n_documents))
+
+            vectors = np.stack([vector for _, vector in answerable])
+            self.n_seen = self.n_embedded = 0
+            best = search(self._database, self._searched, vectors, self._top, advanced, exact=self._exact)
+            if not self.n_seen:
+                progress.update(self._searched.n_documents, note="by the index")
+        for (record, vector), ids, scores in zip(answerable, best.ids.tolist(), best.scores.tolist(), strict=True):
+            yield record, hits(self._database, self._searched, vector, ids, scores)
+
+    def _refuse(self, where: str, reason: str) -> None:
+        self.n_refused += 1
+        say(f"{where}: {reason}")
+
+
+def _as_json(answer: tuple[Record, list[Hit]]) -> dict[str, Any]:
+    record, found = answer
+    return {"id": record.key or None, "query": record.text, "hits": [_hit_as_json(hit) for hit in found]}
+
+
+def _hit_as_json(hit: Hit) -> dict[str, Any]:
+    shown = {"id": hit.id, "score": hit.score, "text": hit.text, "meta": hit.meta}
+    return shown if hit.window is None else shown | {"window": hit.window}
+
+
+def _print(answers: Iterable[tuple[Record, list[Hit]]], *, headed: bool) -> None:
+    from rich.text import Text
+
+    from worker.cli import show
+
+    for record, found in answers:
+        if headed:
+            show.paper.print(Text(_line(record.text), style="bold", overflow="ellipsis", no_wrap=True))
+        show.paper.print(show.hits_table([(hit.score, hit.id, _line(_of_hit(hit))) for hit in found]))
+
+
+def _of_hit(hit: Hit) -> str:
+    return hit.text if hit.window is None else hit.text[slice(*hit.window)]
+
+
+def _line(text: str) -> str:
+    from worker.cli.show import printable
+
+    return printable(" ".join(text[:BEGINNING].split()), keep="")

@@ -1,0 +1,361 @@
+"""A pipeline as a TOML file: its text becomes values, or every error in it with its line. Pure, but for `read`.
+
+Of a step's options only the names and types are checked here: what suits a model is known when the model is
+(``tasks.plan.build_spec``). docs/pipelines.md is the reference for those who write such a file.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tasks import families, polyglot, prompts
+from tasks.errors import BadOption
+from tasks.plan import Options
+from worker.errors import WorkerError
+from worker.pipelines import schedule, tables
+from worker.pipelines.lines import lines
+from worker.pipelines.schedule import BadSchedule, Schedule
+from worker.pipelines.tables import Check, Notes, nearest, read_table, shown
+
+DOCUMENT = "document"  # as a step's input: the document itself
+_GIVE_NO_TEXT = frozenset({"embed"})
+
+
+class PipelineInvalid(WorkerError):
+    """The pipeline file has errors: one on each line of the message, as FILE:LINE: what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One task over what ``input`` gives: ``document``, or an earlier step by its name.
+
+    ``model`` is None for the task's own. Where the file names no precision, the options say ``auto``.
+    """
+
+    name: str
+    task: str
+    input: str
+    model: str | None
+    revision: str | None
+    options: Options
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A source and how to read it. ``source`` is a URL or an absolute path."""
+
+    source: str
+    name: str
+    text_field: str
+    id_field: str
+    limit: int | None
+    prune: bool
+    strict: bool
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where results go; without a format the file's suffix says it. ``view``: whether SQL has a view of them.
+
+    With ``part_documents`` the file is a folder, which gets parts of so many documents.
+    """
+
+    file: Path | None
+    format: str | None
+    view: bool
+    part_documents: int | None = None
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A file's content; ``text`` is the file as written. ``max_failures`` is a percentage, as in `docmill run`."""
+
+    name: str
+    corpus: Corpus
+    steps: tuple[Step, ...]
+    priority: int
+    max_failures: float | None
+    schedule: Schedule | None
+    output: Output
+    text: str
+
+
+def read(path: Path) -> Pipeline:
+    """The pipeline in a file. Raises PipelineInvalid, also for a file that cannot be read."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise PipelineInvalid(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise PipelineInvalid(f"{path}:{line}: this is not UTF-8 text; save the file as UTF-8") from error
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Pipeline:
+    """The pipeline in a file's text; ``path`` says where relative paths start, and names the file in errors.
+
+    Raises PipelineInvalid with all the errors, in the order of their lines.
+    """
+    try:
+        given = tomllib.loads(text)
+        notes = Notes(lines(text))
+    except (ValueError, RecursionError) as error:  # beside its own errors: a number of a million digits
+        raise PipelineInvalid(_no_toml(error, text, path)) from error
+    top = read_table(given, (), _PIPELINE, notes)
+    parts = {name: read_table(top.get(name, {}), (name,), known, notes) for name, known in _TABLES.items()}
+    steps = [read_table(step, ("step", place), _STEP, notes) for place, step in enumerate(top.get("step", []))]
+    _check_required(given, notes)
+    _check_names(steps, notes)
+    inputs = _inputs(steps, notes)
+    _check_prompts(steps, inputs, notes)
+    _check_schedule(parts["schedule"], notes)
+    _check_output(parts["output"], notes)
+    if notes.found:
+        raise PipelineInvalid("\n".join(f"{path}:{line}: {sentence}" for line, sentence in sorted(notes.found)))
+    folder = path.absolute().parent
+    return Pipeline(
+        name=top["name"],
+        corpus=_corpus(parts["corpus"], top["name"], folder),
+        steps=tuple(_step(step, input_) for step, input_ in zip(steps, inputs, strict=True)),
+        priority=parts["job"].get("priority", 0),
+        max_failures=parts["job"].get("max-failures"),
+        schedule=Schedule(**parts["schedule"]) if "schedule" in given else None,
+        output=_output(parts["output"], folder),
+        text=text,
+    )
+
+
+def _no_toml(error: Exception, text: str, path: Path) -> str:
+    if isinstance(error, RecursionError):
+        return f"{path}:1: the brackets in this file are nested too deep"
+    said = str(error)
+    place = re.search(r" \(at line (\d+), column \d+\)$", said)
+    line = int(place[1]) if place else text.count("\n") + 1  # it says "at end of document", or no place at all
+    return f"{path}:{line}: this is not TOML: {said.removesuffix(place[0]) if place else said}"
+
+
+def _source(value: Any) -> str | None:
+    if value == "-":
+        return "cannot be standard input, which is there only once; name a file, a folder or a URL"
+    return tables.text(value)
+
+
+_identifier = tables.pattern("[A-Za-z][A-Za-z0-9_]*", "a letter, then letters, digits and _")
+
+
+def _step_name(value: Any) -> str | None:
+    return "cannot be document, which means the document itself" if value == DOCUMENT else _identifier(value)
+
+
+def _prompt(value: Any) -> str | None:
+    if isinstance(value, str) and value.startswith("@") and "{text}" not in value:
+        return "is the template itself in a pipeline, not a file's name; put the text between ''' and '''"
+    return tables.text(value)
+
+
+def _model(value: Any) -> str | None:
+    if not isinstance(value, dict):
+        return tables.text(value)
+    problems = ((language, tables.text(model)) for language, model in value.items())
+    wrong = next((f"{language} {problem}" for language, problem in problems if problem), None)
+    return wrong or (None if value else 'names no model; write { fr = "MODEL", de = "MODEL" }')
+
+
+def _output_file(value: Any) -> str | None:
+    return "cannot be standard output; name a file" if value == "-" else tables.text(value)
+
+
+def _cron(value: Any) -> str | None:
+    return tables.text(value) or schedule.cron_problem(value)
+
+
+def _timezone(value: Any) -> str | None:
+    return tables.text(value) or schedule.timezone_problem(value)
+
+
+_PIPELINE: Mapping[str, Check] = {
+    "name": tables.pattern(
+        "[A-Za-z][A-Za-z0-9_-]{0,39}", "a letter, then letters, digits, _ and -, at most 40 characters in all"
+    ),
+    "corpus": tables.table("corpus"),
+    "step": tables.tables("step"),
+    "job": tables.table("job"),
+    "schedule": tables.table("schedule"),
+    "output": tables.table("output"),
+}
+_TABLES: Mapping[str, Mapping[str, Check]] = {
+    "corpus": {
+        "source": _source,
+        "name": tables.text,
+        "text-field": tables.text,
+        "id-field": tables.text,
+        "limit": tables.whole(1),
+        "prune": tables.switch,
+        "strict": tables.switch,
+    },
+    "job": {"priority": tables.whole(), "max-failures": tables.number(0, 100)},
+    "schedule": {"cron": _cron, "timezone": _timezone, "overlap": tables.choice("skip", "queue")},
+    "output": {
+        "file": _output_file,
+        "format": tables.choice("jsonl", "csv", "parquet"),
+        "part-documents": tables.whole(1),
+        "view": tables.switch,
+    },
+}
+_OPTIONS: Mapping[str, Check] = {
+    "from": tables.text,
+    "to": tables.text,
+    "beams": tables.whole(),
+    "max-new-tokens": tables.whole(),
+    "window-tokens": tables.whole(),
+    "pooling": tables.text,
+    "windows": tables.text,
+    "prompt": _prompt,
+    "system": tables.text,
+    "temperature": tables.number(),
+    "top-p": tables.number(),
+    "top-k": tables.whole(),
+    "seed": tables.whole(),
+    "stop": tables.texts,
+    "dtype": tables.text,
+}
+_STEP: Mapping[str, Check] = {
+    "name": _step_name,
+    "task": tables.choice(*families.KINDS),
+    "input": tables.text,
+    "model": _model,
+    "revision": tables.text,
+    **_OPTIONS,
+}
+_FIELDS = {"from": "source_lang", "to": "target_lang"}
+
+
+def _check_required(given: Mapping[str, Any], notes: Notes) -> None:
+    """Note what has to be there and is not."""
+    for name, example in (("name", 'name = "nightly"'), ("corpus", "[corpus]"), ("step", "[[step]]")):
+        if name not in given:
+            notes.add((), f"a pipeline needs a {name}: {example}")
+    if isinstance(corpus := given.get("corpus"), dict) and "source" not in corpus:
+        notes.add(("corpus",), 'a corpus needs a source: source = "articles.jsonl"')
+    if isinstance(schedule := given.get("schedule"), dict) and "cron" not in schedule:
+        notes.add(("schedule",), 'a schedule needs a cron expression: cron = "30 3 * * *"')
+    steps = given.get("step")
+    for place, step in enumerate(steps if isinstance(steps, list) else []):
+        for name, example in (("name", 'name = "english"'), ("task", 'task = "translate"')):
+            if isinstance(step, dict) and name not in step:
+                notes.add(("step", place), f"a step needs a {name}: {example}")
+
+
+def _check_names(steps: Sequence[Mapping[str, Any]], notes: Notes) -> None:
+    first: dict[str, int] = {}
+    for place, step in enumerate(steps):
+        name = step.get("name")
+        if name is None:
+            continue
+        if name in first:
+            line = notes.line(("step", first[name], "name"))
+            notes.add(("step", place, "name"), f"the step on line {line} is called {name} too; choose another name")
+        first.setdefault(name, place)
+
+
+def _inputs(steps: Sequence[Mapping[str, Any]], notes: Notes) -> list[str]:
+    """What each step reads: since it can only be the document or an earlier step, no step waits for itself."""
+    inputs = []
+    tasks: dict[str, str | None] = {}
+    later = {step.get("name") for step in steps}
+    before: str | None = DOCUMENT  # None where the step before has no name that could be read
+    for place, step in enumerate(steps):
+        wanted = step.get("input", before)
+        if wanted is not None and (problem := _input_problem(wanted, tasks, later, given="input" in step)):
+            notes.add(("step", place, "input"), problem)
+        inputs.append(wanted or DOCUMENT)
+        before = step.get("name")
+        if before is not None:
+            tasks[before] = step.get("task")
+    return inputs
+
+
+def _input_problem(wanted: str, earlier: Mapping[str, str | None], all_names: set[Any], *, given: bool) -> str | None:
+    if wanted == DOCUMENT:
+        return None
+    if wanted in earlier:
+        if earlier[wanted] not in _GIVE_NO_TEXT:
+            return None
+        which = f"{wanted} gives" if given else f"the step before, {wanted}, gives"
+        return f'{which} vectors, which no step can read; choose another input, such as input = "{DOCUMENT}"'
+    if wanted in all_names:
+        return f"input must be an earlier step, and {wanted} is not; put it before this one, or choose another"
+    return f"input names no step: {shown(wanted)}; {nearest(wanted, [DOCUMENT, *earlier])}"
+
+
+def _check_prompts(steps: Sequence[Mapping[str, Any]], inputs: Sequence[str], notes: Notes) -> None:
+    """Note the templates that are none, and those that want metadata where there is none."""
+    for place, (step, input_) in enumerate(zip(steps, inputs, strict=True)):
+        if "prompt" not in step:
+            continue
+        try:
+            fields = prompts.check(step["prompt"]).fields
+        except BadOption as error:
+            notes.add(("step", place, "prompt"), str(error).removeprefix("--"))
+            continue
+        if fields and input_ != DOCUMENT:
+            notes.add(
+                ("step", place, "prompt"),
+                f"prompt: {{meta.{fields[0]}}} is for a step that reads the document, and this one reads {input_}",
+            )
+
+
+def _check_schedule(given: Mapping[str, Any], notes: Notes) -> None:
+    """Note an expression that never comes, which depends on the time zone."""
+    if "cron" in given:
+        try:
+            schedule.check(given["cron"], given.get("timezone", "UTC"))
+        except BadSchedule as error:
+            notes.add(("schedule", "cron"), str(error))
+
+
+def _check_output(output: Mapping[str, Any], notes: Notes) -> None:
+    if "format" not in output and str(output.get("file", "")).lower().endswith(".npy"):
+        notes.add(("output", "file"), "a .npy file has no place for texts; choose .jsonl, .csv or .parquet")
+    if "part-documents" in output and "file" not in output:
+        notes.add(("output", "part-documents"), 'parts need a folder; name it: file = "out"')
+
+
+def _corpus(given: Mapping[str, Any], pipeline: str, folder: Path) -> Corpus:
+    source = given["source"]
+    return Corpus(
+        source=source if "://" in source else str(folder / source),
+        name=given.get("name", pipeline),
+        text_field=given.get("text-field", "text"),
+        id_field=given.get("id-field", "id"),
+        limit=given.get("limit"),
+        prune=given.get("prune", False),
+        strict=given.get("strict", False),
+    )
+
+
+def _step(given: Mapping[str, Any], input_: str) -> Step:
+    asked = {_FIELDS.get(name, name.replace("-", "_")): given[name] for name in _OPTIONS if name in given}
+    if "stop" in asked:
+        asked["stop"] = tuple(asked["stop"])
+    assert asked.keys() <= {field.name for field in fields(Options)}
+    model = given.get("model")
+    if isinstance(model, dict):
+        model = polyglot.written(model)
+    return Step(given["name"], given["task"], input_, model, given.get("revision"), Options(**asked))
+
+
+def _output(given: Mapping[str, Any], folder: Path) -> Output:
+    file = given.get("file")
+    return Output(
+        file=None if file is None else folder / file,
+        format=given.get("format"),
+        view=given.get("view", True),
+        part_documents=given.get("part-documents"),
+    )
