@@ -1,0 +1,198 @@
+"""Embedding: docmill from `enqueue` to the end of the job, its engine alone, peers, and the arithmetic limit.
+
+The texts are paragraphs of manual pages. Each run has texts of its own (the same paragraphs, each with the run's word
+at its end), since docmill does not compute a text twice. docmill's time begins before `enqueue` reads the file and
+ends when the job is done in PostgreSQL; the worker's model is loaded by then, as the peers' are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench import limits, peers
+from bench.manpages import paragraphs
+from bench.mill import mill
+from bench.pairs import Claim, Comparison, Run, interleave, timed, write
+from bench.plots import Axes, draw
+from tasks import models
+from tasks.backends import open_backend
+from tasks.backends.accelerator import dtype_for, quiet
+from tasks.engine import Engine
+from tasks.plan import Options, build_spec
+
+MODEL = "minilm"
+BATCH_SIZES = (8, 16, 32, 64)
+WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "run", "turn", "time", "lap")
+
+
+def of_run(texts: Sequence[str], number: int) -> list[str]:
+    """The texts of a run: no two runs share one."""
+    return [f"{text} {WORDS[number]}" for text in texts]
+
+
+class Alone:
+    """docmill's engine by itself."""
+
+    def __init__(self, folder: Path, dtype: str = "auto") -> None:
+        pinned = models.pin(MODEL, models_dir=None, cache_dir=folder)
+        self.spec = build_spec("embed", pinned, Options(dtype=dtype), models.read_config(pinned, models_dir=None))
+        self.engine = Engine(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=folder))
+        self.engine.start()
+        self.engine.open(self.spec)
+        self._worked_s = 0.0
+        self.model = models.locate(pinned, models_dir=None, cache_dir=folder)
+
+    def embed(self, texts: Sequence[str]) -> peers.Vectors:
+        began = time.perf_counter()
+        ticket = self.engine.submit(self.spec, list(enumerate(texts)))
+        while not ticket.wait(60):
+            pass
+        self._worked_s += time.perf_counter() - began
+        return np.stack([np.frombuffer(outcome.vector or b"", "<f4") for outcome in ticket.finished()])
+
+    @property
+    def busy_share(self) -> float:
+        """The part of the time in which the device computed: the rest is cutting, and nothing hides it here."""
+        return round(self.engine.counters.busy_s / self._worked_s, 3)
+
+
+def by_batch(embed: peers.Embed, texts: Sequence[str]) -> dict[int, float]:
+    """Texts a second by batch size, on some of the texts."""
+    return {
+        size: round(timed(lambda size=size: len(embed(texts, size))).rate, 1)  # type: ignore[misc]
+        for size in BATCH_SIZES
+    }
+
+
+def cosines(found: peers.Vectors, exact: peers.Vectors) -> dict[str, float]:
+    """The least and the median cosine of rows with those in float32."""
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(exact, axis=1)
+    each = (found * exact).sum(axis=1) / lengths
+    return {"least": round(float(each.min()), 6), "median": round(float(np.median(each)), 6)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--texts", type=int, default=4000)
+    parser.add_argument("--pairs", type=int, default=5)
+    asked = parser.parse_args()
+    texts = paragraphs(asked.texts)
+    dtype = dtype_for("native", "cpu")
+    with tempfile.TemporaryDirectory() as cache, quiet(), mill(Path(cache) / "mill", lane="embed") as through:
+        alone = Alone(Path(cache))
+        found: dict[str, peers.Embed] = {
+            "sentence-transformers, torch float32": peers.sentence_transformers(alone.model, torch.float32),
+            "sentence-transformers, torch bfloat16": peers.sentence_transformers(alone.model, torch.bfloat16),
+            "OpenVINO bfloat16": peers.openvino(alone.model, "bf16"),
+            "ONNX Runtime float32": peers.onnx_runtime(alone.model, Path(cache), int8=False),
+            "OpenVINO int8": peers.openvino_int8(alone.model, texts[-300:]),
+            "ONNX Runtime int8": peers.onnx_runtime(alone.model, Path(cache), int8=True),
+        }
+        rates = {name: by_batch(embed, texts[:400]) for name, embed in found.items()}
+        sizes = {name: max(curve, key=lambda size, curve=curve: curve[size]) for name, curve in rates.items()}  # type: ignore[misc]
+        in_int8 = Alone(Path(cache), "int8")
+        quality = _quality({"docmill": alone, "docmill int8": in_int8}, found, sizes, texts[:300])
+        tokens = peers.lengths(alone.model, of_run(texts, 0))
+        encoder = limits.Encoder.of(json.loads((alone.model / "config.json").read_bytes()))
+        operations = encoder.operations(tokens)
+
+        def side(work: Callable[[list[str]], object], share: int = 1) -> Callable[[], Run]:
+            numbers = itertools.count()
+
+            def once() -> Run:
+                these = of_run(texts[::share], next(numbers))
+
+                def count() -> int:
+                    work(these)
+                    return len(these)
+
+                return timed(count)
+
+            return once
+
+        sides: dict[str, Callable[[], Run]] = {
+            "docmill": side(lambda these: through.run(these, "embed", MODEL)),
+            "docmill's engine alone": side(alone.embed),
+            **{
+                name: side(  # those that are slow and will not be the best have fewer texts
+                    lambda these, embed=embed, size=sizes[name]: embed(these, size),  # type: ignore[misc]
+                    share=4 if "float32" in name else 1,
+                )
+                for name, embed in found.items()
+                if "int8" not in name
+            },
+            "arithmetic limit": lambda: Run(len(texts), operations / limits.peak(dtype)),
+        }
+        compared = interleave("embedding", "docs", sides, pairs=asked.pairs)
+        lossy: dict[str, Callable[[], Run]] = {
+            "docmill int8": side(lambda these: through.run(these, "embed", MODEL, dtype="int8")),
+            "docmill's engine alone, int8": side(in_int8.embed),
+            **{
+                name: side(lambda these, embed=embed, size=sizes[name]: embed(these, size))  # type: ignore[misc]
+                for name, embed in found.items()
+                if "int8" in name
+            },
+        }
+        small = interleave("embedding in int8", "docs", lossy, pairs=asked.pairs)
+        counters = alone.engine.counters
+        busy = through.busy_shares()
+        alone.engine.close()
+        in_int8.engine.close()
+    best = compared.best(*(name for name in found if "int8" not in name and quality[name]["least"] >= 0.999))
+    best_int8 = small.best(*(name for name in found if "int8" in name))
+    claims = [
+        Claim(f"docmill ÷ the best peer ({best})", "docmill", best, 1.2),
+        Claim("docmill ÷ the arithmetic limit", "docmill", "arithmetic limit", 0.55),
+        Claim("docmill ÷ its engine alone", "docmill", "docmill's engine alone", 0.97),
+    ]
+    int8_claims = [
+        Claim(f"docmill int8 ÷ the best int8 peer ({best_int8})", "docmill int8", best_int8, 1.1),
+        Claim("docmill int8 ÷ its engine alone", "docmill int8", "docmill's engine alone, int8", 0.97),
+    ]
+    write(
+        "embed",
+        [compared, small],
+        [claims, int8_claims],
+        texts=len(texts),
+        mean_tokens=round(sum(tokens) / len(tokens), 1),
+        batch_sizes=sizes,
+        docs_per_s_by_batch=rates,
+        cosine_with_float32=quality,
+        padding=round(counters.padded_tokens / counters.tokens_in - 1, 4),
+        busy_share_of_the_engine_alone=alone.busy_share,
+        busy_shares_end_to_end=busy,
+    )
+    _drawn(compared, small, rates)
+
+
+def _drawn(compared: Comparison, small: Comparison, rates: Mapping[str, Mapping[int, float]]) -> None:
+    ours = ("docmill", "docmill's engine alone", "docmill int8", "arithmetic limit")
+    levels = {side: one.median(side) for one in (compared, small) for side in one.sides if side in ours}
+    curves = {name: {float(size): rate for size, rate in curve.items()} for name, curve in rates.items()}
+    draw(
+        "embed", Axes("Embedding with MiniLM, two cores", "texts in a peer's batch", "texts a second"), curves, levels
+    )
+
+
+def _quality(
+    ours: Mapping[str, Alone], found: Mapping[str, peers.Embed], sizes: Mapping[str, int], texts: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Cosines with float32, of texts that nobody has to cut."""
+    short = [text for text in texts if len(text) < 600]
+    exact = found["sentence-transformers, torch float32"](short, 32)
+    every = {name: embed(short, sizes[name]) for name, embed in found.items()}
+    every |= {name: alone.embed(short) for name, alone in ours.items()}
+    return {name: cosines(vectors, exact) for name, vectors in every.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""How many tokens a second are written for prompts that share a template, with SmolLM2-135M in bfloat16.
+
+docmill runs end to end, through Redis into PostgreSQL with a warm worker, on vLLM and on transformers. Beside it:
+vLLM called directly, and transformers in static batches of 16. Every output has the same number of tokens, since
+the models' ends are taken away. Each side has a process of its own and its model loaded; each run has new texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from bench.mill import Mill, mill
+from bench.models import endless, smollm2
+from bench.pairs import Claim, Run, interleave, write
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "descriptions.jsonl"
+WORDS = 40
+PROMPT = (
+    "You are given the description of a software package from a catalogue. Read it with care. Then write one "
+    "sentence that says what the package is for, for people who have never heard of it. Name no version numbers, no "
+    "authors and no licences. Do not repeat the name of the package more than once. If the description lists several "
+    "programs, name the most important one only. Write plain English in the present tense, with a full stop at the "
+    "end. Do not begin with the words this package. Here is the description:\n{text}\nNow write the sentence."
+)
+
+
+def texts(run: int, count: int) -> list[str]:
+    """Descriptions of 40 words, other ones for each run: the number in front makes them so."""
+    lines = [json.loads(line)["text"] for line in EXAMPLES.read_text(encoding="utf-8").splitlines()]
+    return [f"{run}.{n}. " + " ".join(lines[n % len(lines)].split()[:WORDS]) for n in range(count)]
+
+
+def end_to_end(through: Mill, model: Path, tokens: int) -> Callable[[int, int], Run]:
+    """docmill with a warm worker."""
+
+    def work(run: int, count: int) -> Run:
+        seconds, written = through.run(
+            texts(run, count), "generate", str(model), prompt=PROMPT, max_new_tokens=tokens
+        )
+        assert written == count * tokens, "the model has an end"
+        return Run(written, seconds)
+
+    return work
+
+
+class Peer:
+    """Another way to do it, in a process of its own that keeps its model."""
+
+    def __init__(self, name: str, model: Path, tokens: int, stack: ExitStack) -> None:
+        command = [sys.executable, "-m", "bench.generate", "--peer", name, "--model", str(model)]
+        self._process = stack.enter_context(
+            subprocess.Popen(
+                [*command, "--tokens", str(tokens)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                bufsize=1,
+            )
+        )
+        stack.callback(self._process.kill)
+        self._tokens = tokens
+
+    def __call__(self, run: int, count: int) -> Run:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(texts(run, count)) + "\n")
+        for line in self._process.stdout:
+            if line.startswith("seconds "):
+                return Run(count * self._tokens, float(line.split()[1]))
+        raise SystemExit("a peer ended before its time")
+
+
+def _serve(work: Callable[[Sequence[str]], None]) -> None:
+    """For a peer: time the work for each line of texts."""
+    for line in sys.stdin:
+        batch = json.loads(line)
+        began = time.perf_counter()
+        work(batch)
+        sys.stdout.write(f"seconds {time.perf_counter() - began}\n")
+        sys.stdout.flush()
+
+
+def _chats(tokenizer: Any, batch: Sequence[str]) -> list[str]:
+    return [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": PROMPT.replace("{text}", text)}], tokenize=False, add_generation_prompt=True
+        )
+        for text in batch
+    ]
+
+
+def _static(model: str, tokens: int, precision: str) -> Callable[[Sequence[str]], None]:
+    """transformers' own generate, 16 prompts at a time, the longest beside each other."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+    tokenizer.pad_token = tokenizer.eos_token
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, precision)).eval()
+
+    def work(batch: Sequence[str]) -> None:
+        prompts = sorted(_chats(tokenizer, batch), key=len)
+        for start in range(0, len(prompts), 16):
+            encoded = tokenizer(
+                prompts[start : start + 16], return_tensors="pt", padding=True, add_special_tokens=False
+            )
+            with torch.inference_mode():
+                loaded.generate(**encoded, max_new_tokens=tokens, do_sample=False)
+
+    return work
+
+
+def _vllm(model: str, tokens: int) -> Callable[[Sequence[str]], None]:
+    """vLLM's own batch interface, with its prefix cache."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(
+        model=model,
+        dtype="bfloat16",
+        max_model_len=8192,
+        max_num_seqs=64,
+        enable_prefix_caching=True,
+        enforce_eager=True,
+        kv_cache_memory_bytes=2 << 30,
+    )
+    tokenizer, how = llm.get_tokenizer(), SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
+
+    def work(batch: Sequence[str]) -> None:
+        llm.generate(_chats(tokenizer, batch), how, use_tqdm=False)
+
+    return work
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--peer", help="for the benchmark itself")
+    parser.add_argument("--model", help="for the benchmark itself")
+    given = parser.parse_args()
+    if given.peer == "vllm":
+        return _serve(_vllm(given.model, given.tokens))
+    if given.peer is not None:
+        return _serve(_static(given.model, given.tokens, given.peer))
+    with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
+        folder = Path(work)
+        model = endless(smollm2(), folder / "model")
+        mills: dict[str, Mill] = {}
+
+        def docmill(backend: str) -> Callable[[int, int], Run]:
+            through = mills[backend] = stack.enter_context(mill(folder / backend, lane="generate", backend=backend))
+            return end_to_end(through, model, given.tokens)
+
+        sides: dict[str, Callable[[int, int], Run]] = {
+            "docmill, vllm": docmill("vllm"),
+            "vLLM called directly": Peer("vllm", model, given.tokens, stack),
+            "docmill, transformers": docmill("transformers"),
+            "transformers, batches of 16, bfloat16": Peer("bfloat16", model, given.tokens, stack),
+            "transformers, batches of 16, float32": Peer("float32", model, given.tokens, stack),
+        }
+        ours, direct, portable, *static = sides
+        runs = itertools.count()
+        compared = interleave(
+            f"{given.prompts} prompts with a shared template, {given.tokens} tokens each",
+            "tokens",
+            {name: lambda side=side: side(next(runs), given.prompts) for name, side in sides.items()},  # type: ignore[misc]
+            pairs=given.pairs,
+        )
+        best = compared.best(*static)
+        claims = [
+            Claim("vllm backend ÷ vLLM called directly", ours, direct, 0.95),
+            Claim("vllm backend ÷ static batches at their best precision", ours, best, 2.0),
+            Claim("transformers backend ÷ static batches at their best precision", portable, best, 1.3),
+        ]
+        write(
+            "generate",
+            [compared],
+            [claims],
+            busy_shares_end_to_end={name: one.busy_shares() for name, one in mills.items()},
+        )
+    return None
+
+
+if __name__ == "__main__":
+    main()

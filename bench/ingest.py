@@ -1,0 +1,247 @@
+"""Reading a source into the store, beside a bulk load of the very rows that this made.
+
+The bulk load is given everything: ids, hashes and shards are there, each table's rows lie ready in the form that the
+database reads fastest (COPY's binary format for PostgreSQL, tuples for SQLite's executemany), and it looks nothing
+up. It fills the same tables with the same keys and indexes, in one transaction. Both sides run in processes of their
+own, which tell the most memory that they had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from sqlalchemy import text
+
+from bench.pairs import Claim, Comparison, Run, interleave, peak_mb, timed, write
+from bench.stores import fresh_postgres, fresh_sqlite
+from storage.database import Database
+from storage.status import read_status
+from worker.enqueue import Request, enqueue, prepare
+from worker.settings import Settings
+
+DOCMILL = str(Path(sys.executable).with_name("docmill"))
+TABLES = ("corpus", "spec", "ingest", "job", "step", "content", "document", "shard")  # in an order that keys allow
+BLOCK_ROWS = 5_000
+STATUS_AIM_S, QUERY_AIM_S = 0.6, 0.02
+
+
+def write_source(path: Path, documents: int) -> None:
+    """A file of JSON lines, each with a text of 1,000 characters in English-like words."""
+    chance = random.Random(documents)
+    words = ["".join(chance.choices("etaoinshrdlucmfw", k=chance.randint(2, 9))) for _ in range(20_000)]
+    with path.open("w") as file:
+        for number in range(documents):
+            line = " ".join(chance.choices(words, k=180))[:1_000].ljust(1_000, ".")
+            file.write(json.dumps({"id": f"document-{number:09}", "text": line}) + "\n")
+
+
+def read_in(url: str, source: Path) -> int:
+    """What `docmill enqueue` does, without a queue."""
+    database = Database(url)
+    prepared = prepare(Settings(), Request(str(source), "embed", model="null", corpus="bench"))
+    documents = enqueue(database, lambda: None, prepared).documents
+    database.close()
+    return documents
+
+
+def keep_rows(url: str, folder: Path) -> None:
+    """Write every table's rows down as the bulk load wants them."""
+    database = Database(url)
+    for table in TABLES:
+        with (folder / f"{table}.rows").open("wb") as file:
+            if database.is_sqlite:
+                with database.read() as connection:
+                    rows = connection.execution_options(yield_per=BLOCK_ROWS).execute(text(f"SELECT * FROM {table}"))
+                    for block in rows.partitions(BLOCK_ROWS):
+                        pickle.dump([tuple(row) for row in block], file)
+            else:
+                with (
+                    psycopg.connect(url) as raw,
+                    raw.cursor().copy(f"COPY {table} TO STDOUT (FORMAT BINARY)") as copy,
+                ):
+                    for data in copy:
+                        file.write(data)
+    database.close()
+
+
+def load_rows(url: str, folder: Path) -> int:
+    """Load what `keep_rows` wrote into empty tables; how many documents."""
+    database = Database(url)
+    if database.is_sqlite:
+
+        def load(connection: Any) -> None:
+            for table in TABLES:
+                for block in _blocks(folder / f"{table}.rows"):
+                    places = ", ".join("?" * len(block[0]))
+                    connection.exec_driver_sql(f"INSERT INTO {table} VALUES ({places})", block)
+
+        database.write(load)
+    else:
+        with psycopg.connect(url) as raw:
+            for table in TABLES:
+                with (
+                    (folder / f"{table}.rows").open("rb") as file,
+                    raw.cursor().copy(f"COPY {table} FROM STDIN (FORMAT BINARY)") as copy,
+                ):
+                    while data := file.read(1 << 18):
+                        copy.write(data)
+    with database.read() as connection:
+        documents = connection.scalar(text("SELECT count(*) FROM document"))
+    database.close()
+    return int(documents)
+
+
+def _blocks(path: Path) -> Iterator[list[tuple[Any, ...]]]:
+    with path.open("rb") as file:
+        while True:
+            try:
+                yield pickle.load(file)
+            except EOFError:
+                return
+
+
+def side(act: str, fresh: Callable[[], Any], path: Path) -> Run:
+    """One side's work on a new database, in a process of its own."""
+    with fresh() as url:
+        return _in_a_process(act, url, path)
+
+
+def _in_a_process(act: str, url: str, path: Path) -> Run:
+    command = [sys.executable, "-m", "bench.ingest", "--act", act, "--url", url, "--path", str(path)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    return Run(**json.loads(done.stdout))
+
+
+def _act(act: str, url: str, path: Path) -> None:
+    work = {"read in": read_in, "bulk load": load_rows}[act]
+    run = timed(lambda: work(url, path))
+    print(json.dumps(asdict(Run(run.units, run.seconds, {"peak_mb": round(peak_mb(), 1)}))))
+
+
+def status_times(url: str) -> dict[str, float]:
+    """Seconds for `docmill status` as a whole, and for its query within a process: medians of five."""
+    command = [DOCMILL, "status", "1"]
+    environment = {"DOCMILL_DATABASE_URL": url, "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+    whole = [
+        timed(lambda: subprocess.run(command, env=environment, capture_output=True, check=True).returncode).seconds
+        for _ in range(5)
+    ]
+    database = Database(url)
+    read_status(database, 1)
+    query = [timed(lambda: read_status(database, 1).id).seconds for _ in range(5)]
+    database.close()
+    return {
+        "status_s": round(statistics.median(whole), 3),
+        "status_aim_s": STATUS_AIM_S,
+        "query_s": round(statistics.median(query), 4),
+        "query_aim_s": QUERY_AIM_S,
+    }
+
+
+def finish(url: str) -> None:
+    """Have every text its result, and the job done, as after the model's work."""
+    database = Database(url)
+    results = (
+        "INSERT INTO outcome (spec_id, content_id, status, flags, tokens_in, tokens_out, created_at) "
+        "SELECT spec.id, content.id, 'done', '[]', 0, 0, 0 FROM spec, content"
+    )
+
+    def work(connection: Any) -> None:
+        for statement in (results, "UPDATE shard SET state = 'done'", "UPDATE job SET state = 'done'"):
+            connection.execute(text(statement))
+
+    database.write(work)
+    database.close()
+
+
+def again(url: str, source: Path) -> dict[str, float]:
+    """Read a source of which everything is there and computed: what that takes, and that it plans nothing."""
+    finish(url)
+    run = _in_a_process("read in", url, source)
+    database = Database(url)
+    with database.read() as connection:
+        planned = connection.scalar(text("SELECT count(*) FROM shard WHERE state <> 'done'"))
+        jobs = connection.scalar(text("SELECT count(*) FROM job"))
+    assert (planned, jobs) == (0, 2)
+    new = read_status(database, 2)
+    assert (new.state, new.pending) == ("done", 0)
+    database.close()
+    return {
+        "again_s": round(run.seconds, 1),
+        "again_documents_per_s": round(run.rate, 1),
+        "again_peak_mb": run.more["peak_mb"],
+    }
+
+
+def at_size(fresh: Callable[[], Any], folder: Path, documents: int) -> dict[str, float]:
+    """One ingest of so many documents: its rate, its memory, what `docmill status` takes, and a second ingest."""
+    source = folder / f"{documents}.jsonl"
+    write_source(source, documents)
+    with fresh() as url:
+        run = _in_a_process("read in", url, source)
+        facts = {"documents": documents, "documents_per_s": round(run.rate, 1), **run.more, **status_times(url)}
+        facts |= again(url, source)
+    source.unlink()
+    return facts
+
+
+def compare(store: str, fresh: Callable[[], Any], folder: Path, documents: int, pairs: int) -> Comparison:
+    """Docmill's ingest and the bulk load of what it made, in turn."""
+    source, rows = folder / "source.jsonl", folder / f"{store} rows"
+    write_source(source, documents)
+    rows.mkdir()
+    with fresh() as url:
+        read_in(url, source)
+        keep_rows(url, rows)
+    sides = {
+        f"docmill, {store}": partial(side, "read in", fresh, source),
+        f"bulk load, {store}": partial(side, "bulk load", fresh, rows),
+    }
+    return interleave(f"ingest of {documents:,} documents into {store}", "docs", sides, pairs=pairs, warm_up=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=100_000, help="of each run that is compared")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--large", type=int, default=1_000_000, help="of the one run for memory and status; 0: none")
+    parser.add_argument("--stores", nargs="+", choices=["postgres", "sqlite"], default=["postgres", "sqlite"])
+    parser.add_argument("--act", help=argparse.SUPPRESS)
+    parser.add_argument("--url", help=argparse.SUPPRESS)
+    parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and databases go
+    if given.act:
+        return _act(given.act, given.url, given.path)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stores: dict[str, Callable[[], Any]] = {"postgres": fresh_postgres, "sqlite": partial(fresh_sqlite, folder)}
+        chosen = {name: stores[name] for name in given.stores}
+        found = [compare(name, fresh, folder, given.documents, given.pairs) for name, fresh in chosen.items()]
+        claims = [[Claim("ingest ÷ bulk load", f"docmill, {name}", f"bulk load, {name}", 0.5)] for name in chosen]
+        began = time.monotonic()
+        sizes = [given.large // 10, given.large] if given.large else []
+        alone = {name: [at_size(fresh, folder, n) for n in sizes] for name, fresh in list(chosen.items())[:1]}
+        print(json.dumps(alone, indent=1), f"{time.monotonic() - began:.0f} s", file=sys.stderr)
+    write("ingest", found, claims, alone=alone)
+    return None
+
+
+if __name__ == "__main__":
+    main()

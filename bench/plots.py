@@ -1,0 +1,42 @@
+"""Curves, where a table would hide their shape: SVG beside the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.pairs import RESULTS
+
+Curve = Mapping[float, float]
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What is drawn over what; both begin at the left and at zero."""
+
+    title: str
+    x: str
+    y: str
+
+
+def draw(name: str, axes: Axes, curves: Mapping[str, Curve], levels: Mapping[str, float] | None = None) -> None:
+    """`results/NAME.svg`: a line for each curve, on a logarithmic x, and a dashed one for each level."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "docmill"  # the same figures are the same file
+    from matplotlib import pyplot
+
+    figure, area = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    for label, curve in curves.items():
+        area.plot(list(curve), list(curve.values()), marker="o", label=label)
+    for label, level in (levels or {}).items():
+        area.axhline(level, linestyle="--", color="grey")
+        area.annotate(label, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+    ticks: Sequence[float] = sorted({x for curve in curves.values() for x in curve})
+    area.set_xscale("log", base=2)
+    area.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    area.set(title=axes.title, xlabel=axes.x, ylabel=axes.y, ylim=(0, None))
+    area.legend()
+    figure.savefig(RESULTS / f"{name}.svg", metadata={"Date": None})
+    pyplot.close(figure)
