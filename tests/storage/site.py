@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -65,6 +66,8 @@ def handler(site: Site) -> type[BaseHTTPRequestHandler]:
             if body:
                 with suppress(ConnectionError):  # who has enough hangs up
                     self.wfile.write(raw[: int(len(raw) * site.cut)])
+                    if site.cut < 1.0:  # a client may drop what it had not taken when the line went
+                        time.sleep(2)
 
     return Handler
 

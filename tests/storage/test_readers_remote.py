@@ -102,7 +102,7 @@ def test_a_connection_that_is_cut_keeps_what_came_before_and_the_next_reading_ha
     assert last.fatal
     assert last.reason.startswith("the connection broke (")
     assert f"after c.jsonl:{len(before)}; nothing more was read" in last.reason
-    assert 500 < len(before) < 2_000  # what was under way when it broke is lost
+    assert 0 < len(before) < 2_000  # what was under way when it broke is lost
     assert "http" not in last.reason
     site.cut = 1.0
     assert list(source.records())[: len(before)] == before
