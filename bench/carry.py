@@ -29,10 +29,11 @@ from bench.stores import fresh_postgres, own_redis
 from storage import bulk, jobs
 from storage.cutting import SHARD_SIZES, pack
 from storage.database import Database, db_now
+from storage.following import UNTOUCHED
 from storage.jobs import JobRequest, OpenJob
 from storage.schema import Shard, Worker
 from storage.specs import Spec
-from storage.steps import UNTOUCHED, StepRequest
+from storage.steps import StepRequest
 from tasks import null
 
 DOCMILL = str(Path(sys.executable).with_name("docmill"))

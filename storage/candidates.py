@@ -126,18 +126,23 @@ def _that_read(searched: Searched, content: Any) -> Any:
     PostgreSQL knows of these tables yet. Otherwise it may go through the corpus for every content.
     """
     way: Any = None
-    conditions = []
-    for step in reversed(searched.way[:-1]):
-        put_out = select(OutcomeRow.content_id, OutcomeRow.spec_id).where(OutcomeRow.output_id == content)
-        before = put_out.correlate(content.table).offset(0).lateral()
-        conditions.append(before.c.spec_id == step.spec_id)
-        way = before if way is None else way.join(before, true())
-        content = before.c.content_id
+    conditions, of_prompts = [], []
+    for place, step in reversed([*enumerate(searched.way)]):
+        if step.template is not None:
+            rendered = select(Prompt.document_id, Prompt.text_id, Prompt.spec_id).where(Prompt.content_id == content)
+            prompt = rendered.correlate(content.table).offset(0).lateral()
+            conditions.append(prompt.c.spec_id == step.spec_id)
+            of_prompts.append(prompt.c.document_id)
+            way, content = prompt if way is None else way.join(prompt, true()), prompt.c.text_id
+        if place:
+            put_out = select(OutcomeRow.content_id, OutcomeRow.spec_id).where(OutcomeRow.output_id == content)
+            before = put_out.correlate(content.table).offset(0).lateral()
+            conditions.append(before.c.spec_id == searched.way[place - 1].spec_id)
+            way, content = before if way is None else way.join(before, true()), before.c.content_id
     having_it = select(*_DOCUMENT).where(Document.content_id == content)
-    if searched.way[0].template is not None:
-        of_prompt = and_(Prompt.content_id == content, Prompt.spec_id == searched.way[0].spec_id)
-        having_it = select(*_DOCUMENT).join(Prompt, Prompt.document_id == Document.id).where(of_prompt)
-    document = having_it.correlate(content.table).offset(0).lateral()
+    if of_prompts:
+        having_it = having_it.where(*(Document.id == document_id for document_id in of_prompts))
+    document = having_it.correlate(content.table, *(column.table for column in of_prompts)).offset(0).lateral()
     is_current = and_(document.c.superseded_by.is_(None), ~document.c.gone)
     return (
         select(document.c.id, document.c.seq)

@@ -84,6 +84,8 @@ def _remove(database: Database, connection: Connection, contents: set[int]) -> t
     if not contents:
         return Collected(), set()
     connection.execute(delete(StepText).where(StepText.content_id.in_(contents)))
+    around = delete(Prompt).where(Prompt.text_id.in_(contents)).returning(Prompt.content_id)
+    rendered = {*connection.scalars(around)}
     computed = delete(OutcomeRow).where(OutcomeRow.content_id.in_(contents)).returning(OutcomeRow.output_id)
     outputs = connection.scalars(computed).all()
     put_out = (
@@ -92,7 +94,7 @@ def _remove(database: Database, connection: Connection, contents: set[int]) -> t
     gone = connection.scalars(delete(Content).where(Content.id.in_(contents), ~put_out).returning(Content.id)).all()
     # What still puts one of them out is needed as little, and in its turn lets go of it.
     origins = _origins(database, connection, contents.difference(gone), limit=PAGE)
-    onward = {output for output in outputs if output is not None}.difference(gone)
+    onward = rendered.union(output for output in outputs if output is not None).difference(gone)
     return Collected(len(gone), len(outputs)), onward.union(*origins.values())
 
 

@@ -1,4 +1,8 @@
-"""Who refers to contents and who collects them take turns: many of the former at once, or one of the latter.
+"""Who must not work at the same time takes turns.
+
+Who refers to contents and who collects them: many of the former at once, or one of the latter. And who walks a job's
+documents and who leads its outputs on to them, where a step has a prompt for each document: both look for what the
+other has, and neither would see what is on its way.
 
 On PostgreSQL a lock of the database's own that lasts as long as the transaction; a foreign key alone would let
 collection drop an outcome that a job has just counted as done before. In SQLite writers take turns anyhow.
@@ -11,6 +15,7 @@ from sqlalchemy import Connection
 from storage.database import Database
 
 _NUMBER = 0x646F636D696C6C  # "docmill"
+_WALKS = 0x77616C6B  # "walk", beside a job's number
 
 
 def refer(database: Database, connection: Connection) -> None:
@@ -23,3 +28,20 @@ def collect(database: Database, connection: Connection) -> None:
     """From here to the transaction's end nobody begins to refer to a content. Call it before holding any row."""
     if not database.is_sqlite:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s::bigint)", (_NUMBER,))
+
+
+def walk(database: Database, connection: Connection, job_id: int) -> None:
+    """From here to the transaction's end no output of a job is led to its documents. Call it before looking."""
+    if not database.is_sqlite:
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s::int, %s::int)", (_WALKS, _of(job_id)))
+
+
+def follow(database: Database, connection: Connection, job_id: int) -> None:
+    """From here to the transaction's end a job walks no document. Call it before looking for those it has walked."""
+    if not database.is_sqlite:
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock_shared(%s::int, %s::int)", (_WALKS, _of(job_id)))
+
+
+def _of(job_id: int) -> int:
+    """A job's number as PostgreSQL's locks take it; two that share one only wait for each other."""
+    return job_id % 2**31

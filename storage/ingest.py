@@ -18,15 +18,15 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
-from storage import bulk, contents, prompts
+from storage import bulk, contents, planning
 from storage.chunks import Chunk, Rejected, Versions
 from storage.database import Database, db_now
 from storage.errors import JobStopped
+from storage.following import Planned, has_prompts, plan_prompts
 from storage.jobs import UNFINISHED, OpenJob, lock_corpus
 from storage.planning import Place, plan_new, sweep_page
 from storage.pruning import Seen
 from storage.schema import Contender, Corpus, Document, Ingest, Job, Rejection
-from storage.steps import Planned
 
 CHUNK_RECORDS = 8_000
 
@@ -75,6 +75,7 @@ def _add(
     seen: Seen | None,
 ) -> Counts:
     lock_corpus(database, connection, job.corpus_id)
+    planning.begin(database, connection, job)
     place = _place(connection, job.id)
     content_ids, fresh = contents.store(database, connection, dict(zip(chunk.hashes, chunk.texts, strict=True)))
     versions = chunk.versions(content_ids)
@@ -92,7 +93,7 @@ def _add(
     incoming = versions.at([n for n in range(len(keys)) if n not in passed]) if passed else versions
     planned = plan_new(database, connection, job, place, incoming.content_ids, fresh)
     stored = _store_documents(database, connection, job, incoming, current)
-    planned += prompts.plan(database, connection, job.id, job.steps, stored)
+    planned += _plan_prompts(database, connection, job, stored, incoming)
     outdone = _note_contenders(database, connection, job, keys, {keys[n]: loser for n, loser in contending.items()})
     counts = _count(job, incoming, current)
     mine = [current[keys[n]].seq == versions.seqs[n] for n in same if current[keys[n]].ingest_id == job.ingest_id]
@@ -167,7 +168,7 @@ def _store_documents(
         "ingest_id": [job.ingest_id] * n,
     }
     replaced, ids = [], list[int]()
-    if n and (current or any(step.template for step in job.steps)):  # otherwise the database gives the ids
+    if n and (current or has_prompts(job.steps)):  # otherwise the database gives the ids
         ids = columns["id"] = database.next_ids(connection, Document, n)
         replaced = [
             {"old": current[key].id, "new": document_id}
@@ -183,6 +184,15 @@ def _store_documents(
     live = sum(key in current and not current[key].gone for key in incoming.keys)
     _count_in(connection, job, n - live)
     return ids
+
+
+def _plan_prompts(
+    database: Database, connection: Connection, job: OpenJob, stored: Sequence[int], versions: Versions
+) -> Planned:
+    if not has_prompts(job.steps):
+        return Planned()
+    own = dict(zip(stored, versions.content_ids, strict=True))
+    return plan_prompts(database, connection, job.id, job.steps, own)
 
 
 def _count_in(connection: Connection, job: OpenJob, n_new: int) -> None:
@@ -278,6 +288,7 @@ def _promote_contenders(database: Database, connection: Connection, job: OpenJob
     ).all()
     if not page:
         return None
+    planning.begin(database, connection, job)
     current = _current(database, connection, job.corpus_id, [row.key for row in page])
     # Where another reading changed the document meanwhile, that one came later.
     rows = [row for row in page if row.key in current and current[row.key].ingest_id == row.ingest_id]
@@ -290,7 +301,7 @@ def _promote_contenders(database: Database, connection: Connection, job: OpenJob
     )
     planned = plan_new(database, connection, job, place, rising.content_ids)
     stored = _store_documents(database, connection, job, rising, current)
-    planned += prompts.plan(database, connection, job.id, job.steps, stored)
+    planned += _plan_prompts(database, connection, job, stored, rising)
     connection.execute(
         delete(Contender).where(Contender.ingest_id == job.ingest_id, Contender.key.in_([row.key for row in page]))
     )

@@ -7,12 +7,13 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, or_, select, true, update
 
-from storage import rows, steps
+from storage import following, rows, steps
 from storage.cutting import unpack
 from storage.database import Database, db_now
 from storage.errors import JobStopped, NoSuchJob
 from storage.schema import Contender, Content, Document, Ingest, Job, OutcomeRow, Rejection, Shard, Step, StepText
 from storage.steps import OpenStep, StepRequest
+from storage.ways import visible
 
 UNFINISHED = ("ingesting", "running")
 RUNS: Any = and_(Job.state.in_(UNFINISHED), ~Job.paused)  # its shards may be dispatched, claimed and committed
@@ -129,21 +130,6 @@ def lock_corpus(database: Database, connection: Connection, corpus_id: int) -> N
     """Writers of one corpus take turns (in SQLite a write transaction has its turn already)."""
     if not database.is_sqlite:
         connection.exec_driver_sql("SELECT id FROM corpus WHERE id = %s FOR UPDATE", (corpus_id,))
-
-
-def visible(job: Any) -> Any:
-    """The condition for a document to belong to a job (its row): the corpus as it stood when its source had been
-    read, or as it stands while it is being read.
-    """
-    current = Document.superseded_by.is_(None)
-    if job.last_document is None:
-        return and_(Document.corpus_id == job.corpus_id, current, ~Document.gone)
-    return and_(
-        Document.corpus_id == job.corpus_id,
-        ~Document.gone,
-        Document.id <= job.last_document,
-        or_(current, Document.superseded_by > job.last_document),
-    )
 
 
 def finish(database: Database, job_id: int | None = None) -> list[int]:
@@ -313,7 +299,7 @@ def _retry(database: Database, connection: Connection, job_id: int, only: str | 
         found = connection.execute(_met_by(query, job, step))
         failed = [(row.id, row.n_chars) for row in found if (step.seq, row.id) not in held]
         if failed:
-            steps.plan(database, connection, job_id, step, failed, redo=True)
+            following.plan(database, connection, job_id, step, failed, redo=True)
             this = and_(Step.job_id == job_id, Step.seq == step.seq)
             connection.execute(update(Step).where(this).values(n_retried=Step.n_retried + len(failed)))
             total += len(failed)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, select
-from sqlalchemy.orm import aliased
+from sqlalchemy import Connection, func, select
 
-from storage import prompts
+from storage import ways
 from storage.database import Database
-from storage.jobs import require, visible
-from storage.schema import Document, OutcomeRow
+from storage.jobs import require
+from storage.schema import Document
 from storage.steps import OpenStep, of_job, way_to, way_to_named
+from storage.ways import visible
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,6 @@ def marks(database: Database, job_id: int, step: str | None = None) -> dict[str,
 
 
 def _mark(connection: Connection, job: Any, way: list[OpenStep]) -> Mark:
-    outcomes = [aliased(OutcomeRow) for _ in way]
-    last = outcomes[-1]
-    query = select(func.count(), func.max(last.created_at), func.max(Document.id)).select_from(Document)
-    query, read = prompts.read_by(query, way[0])
-    for step, outcome in zip(way, outcomes, strict=True):
-        query = query.join(outcome, and_(outcome.spec_id == step.spec_id, outcome.content_id == read))
-        read = outcome.output_id
+    query, last = ways.joined(select().select_from(Document), way)
+    query = query.add_columns(func.count(), func.max(last.created_at), func.max(Document.id))
     return Mark(*connection.execute(query.where(visible(job), last.status == "done")).one())

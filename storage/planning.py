@@ -13,11 +13,11 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, func, or_, select, update
 
-from storage import prompts
+from storage import gate
 from storage.database import Database
+from storage.following import Planned, has_prompts, plan_prompts, take_in
 from storage.jobs import OpenJob
 from storage.schema import Content, Document, Job
-from storage.steps import Planned, take_in
 
 SWEEP_DOCUMENTS = 5_000
 
@@ -32,6 +32,7 @@ class Place:
 
 def sweep_page(database: Database, connection: Connection, job: OpenJob, place: Place) -> tuple[Planned, bool]:
     """Plan the next documents that others brought into the corpus. Also says whether there may be more."""
+    begin(database, connection, job)
     if place.swept_to == 0:
         place = _begin(connection, job)
     page = connection.execute(
@@ -44,9 +45,17 @@ def sweep_page(database: Database, connection: Connection, job: OpenJob, place: 
         return Planned(), False
     others = [document for document in page if document.ingest_id != job.ingest_id]
     planned = plan_new(database, connection, job, place, [document.content_id for document in others])
-    planned += prompts.plan(database, connection, job.id, job.steps, [document.id for document in others])
+    own = {document.id: document.content_id for document in others}
+    planned += plan_prompts(database, connection, job.id, job.steps, own)
     connection.execute(update(Job).where(Job.id == job.id).values(swept_to=page[-1].id))
     return planned, len(page) == SWEEP_DOCUMENTS
+
+
+def begin(database: Database, connection: Connection, job: OpenJob) -> None:
+    """Begin to walk documents of a job. Call it before looking for any."""
+    if has_prompts(job.steps):
+        gate.refer(database, connection)  # first, as whoever leads an output on does
+        gate.walk(database, connection, job.id)
 
 
 def _begin(connection: Connection, job: OpenJob) -> Place:
@@ -65,7 +74,7 @@ def plan_new(
 ) -> Planned:
     """Plan those of these contents that the job has not met. Call it before their documents are walked.
 
-    What templates make of the documents is planned once these are stored (`storage.prompts`).
+    What templates make of the documents is planned once these are stored (`plan_prompts`).
     `fresh` gives the characters of contents that nobody can have met.
     """
     unique = list(dict.fromkeys(content_ids))

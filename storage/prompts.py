@@ -1,80 +1,85 @@
 """What a step's template makes of each document: the rendered prompt is the content that the step computes.
 
-A document never changes, so its prompt under a spec is rendered once, in the transaction that plans it.
+A document never changes, nor does a text. So its prompt under a spec, around the text that the step is given of it,
+is rendered once, in the transaction that plans it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, and_, select
+from sqlalchemy.orm import aliased
 
-from storage import bulk, contents, gate
+from storage import bulk, contents
 from storage.database import Database
 from storage.schema import Content, Document, Prompt
-from storage.steps import OpenStep, Planned, meet, take_in
+from storage.steps import OpenStep
 
 
-def plan(
-    database: Database, connection: Connection, job_id: int, steps: Iterable[OpenStep], document_ids: Sequence[int]
-) -> Planned:
-    """Plan what the templates of a job's steps make of these documents, as far as the job has not met it."""
-    total = Planned()
-    for step in steps:
-        if step.template is not None and document_ids:
-            gate.refer(database, connection)
-            ids, fresh = _rendered(database, connection, step, document_ids)
-            new = meet(database, connection, job_id, step.seq, sorted({*ids}))
-            sizes = {content_id: fresh[content_id] for content_id in new if content_id in fresh}
-            total += take_in(database, connection, job_id, step, new, sizes)
-    return total
+def of(database: Database, connection: Connection, step: OpenStep, given: Mapping[int, int]) -> Mapping[int, int]:
+    """What a step computes of each document, by the texts that it is given of them: {document: content}.
 
-
-def roots(database: Database, connection: Connection, step: OpenStep, read: Mapping[int, int]) -> Mapping[int, int]:
-    """What a step that reads documents computes of each: {document: content}, given their own contents.
-
-    Documents that it has not met yet are left out.
+    Those that were not rendered yet are left out.
     """
-    return read if step.template is None else _known(database, connection, step.spec_id, [*read])
-
-
-def read_by(query: Any, step: OpenStep) -> tuple[Any, Any]:
-    """A query over documents, and the column of it with the content that a step computes of each."""
     if step.template is None:
-        return query, Document.content_id
-    of_step = and_(Prompt.document_id == Document.id, Prompt.spec_id == step.spec_id)
-    return query.join(Prompt, of_step), Prompt.content_id
+        return given
+    query = select(Prompt.document_id, Prompt.text_id, Prompt.content_id).where(Prompt.spec_id == step.spec_id)
+    found = database.probe(connection, query, Prompt.__table__.c.document_id, [*given])
+    return {row.document_id: row.content_id for row in found if row.text_id == given[row.document_id]}
 
 
-def _known(database: Database, connection: Connection, spec_id: int, document_ids: Sequence[int]) -> dict[int, int]:
-    query = select(Prompt.document_id, Prompt.content_id).where(Prompt.spec_id == spec_id)
-    found = database.probe(connection, query, Prompt.__table__.c.document_id, document_ids)
-    return {row.document_id: row.content_id for row in found}
+def joined(query: Any, step: OpenStep, given: Any) -> tuple[Any, Any]:
+    """A query over documents, and the column of it with what a step computes of each, by that of what it is given."""
+    if step.template is None:
+        return query, given
+    prompt = aliased(Prompt)
+    of_step = and_(prompt.document_id == Document.id, prompt.spec_id == step.spec_id, prompt.text_id == given)
+    return query.join(prompt, of_step), prompt.content_id
 
 
-def _rendered(
-    database: Database, connection: Connection, step: OpenStep, document_ids: Sequence[int]
+def render(
+    database: Database, connection: Connection, step: OpenStep, given: Mapping[int, int]
 ) -> tuple[list[int], dict[int, int]]:
-    """The prompts of these documents as contents, and the characters of those that are new."""
+    """The prompts of documents around the texts that the step is given of them, as contents, each once.
+
+    Also the characters of those that are new. Call `gate.refer` before.
+    """
     assert step.template is not None
-    known = _known(database, connection, step.spec_id, document_ids)
-    query: Any = select(Document.id, Document.meta, Content.text).join(Content, Content.id == Document.content_id)
-    lacking = [document_id for document_id in document_ids if document_id not in known]
+    known = of(database, connection, step, given)
+    lacking = [document_id for document_id in given if document_id not in known]
+    written = _texts(database, connection, {given[document_id] for document_id in lacking})
+    query = select(Document.id, Document.meta)
     texts, hashes = {}, {}
     for row in database.probe(connection, query, Document.__table__.c.id, lacking):
-        prompt = step.template.render(row.text, row.meta)
+        prompt = step.template.render(written[given[row.id]], row.meta)
         hashes[row.id] = hashlib.sha256(prompt.encode()).digest()
         texts[hashes[row.id]] = prompt
     if not texts:
-        return [*known.values()], {}
+        return sorted({*known.values()}), {}
     stored, fresh = contents.store(database, connection, texts)
-    made = {document_id: stored[sha256] for document_id, sha256 in hashes.items()}
+    made = {document_id: stored[sha256] for document_id, sha256 in sorted(hashes.items())}
     columns: bulk.Columns = {
         "spec_id": [step.spec_id] * len(made),
         "document_id": [*made],
+        "text_id": [given[document_id] for document_id in made],
         "content_id": [*made.values()],
     }
-    bulk.load(database, connection, Prompt, columns)  # whoever plans documents holds their corpus's lock
-    return [*known.values(), *made.values()], fresh
+    _insert(database, connection, columns)
+    return sorted({*known.values(), *made.values()}), fresh
+
+
+def _texts(database: Database, connection: Connection, content_ids: set[int]) -> dict[int, str]:
+    query = select(Content.id, Content.text)
+    return {row.id: row.text for row in database.probe(connection, query, Content.__table__.c.id, content_ids)}
+
+
+def _insert(database: Database, connection: Connection, columns: bulk.Columns) -> None:
+    """Insert prompts; another job may render the same ones, to the same contents."""
+    if database.is_sqlite:
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        connection.execute(database.insert(Prompt).on_conflict_do_nothing(), rows)
+    else:
+        bulk.insert(connection, Prompt, columns, "ON CONFLICT DO NOTHING")

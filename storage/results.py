@@ -13,9 +13,10 @@ from sqlalchemy import Connection, select, tuple_
 
 from storage import prompts
 from storage.database import Database
-from storage.jobs import require, visible
+from storage.jobs import require
 from storage.schema import Content, Document, OutcomeRow, Rejection
 from storage.steps import OpenStep, of_job, way_to_named
+from storage.ways import visible
 
 Place = tuple[int, int]  # of a document in its corpus, in whose order results come: (seq, id)
 Placed = tuple[Place, dict[str, Any]]
@@ -184,7 +185,7 @@ def _few_failures(database: Database, job: Any, step: OpenStep) -> list[Any] | N
         OutcomeRow.reason,
         OutcomeRow.reason_class,
     )
-    documents, computed = prompts.read_by(asked, step)
+    documents, computed = prompts.joined(asked, step, Document.content_id)
     query = (
         documents.join(OutcomeRow, OutcomeRow.content_id == computed)
         .where(visible(job), OutcomeRow.spec_id == step.spec_id, OutcomeRow.status != "done")
@@ -287,15 +288,15 @@ def _outcomes(
     """By document what became of it at each step: {document: {step: outcome}}. `own` has their contents."""
     found: dict[int, dict[int, Any]] = {document_id: {} for document_id in own}
     for step in steps:
-        if step.input_step is None:
-            read = prompts.roots(database, connection, step, own)
-        else:
+        given = own
+        if step.input_step is not None:
             before = ((document_id, outcomes.get(step.input_step)) for document_id, outcomes in found.items())
-            read = {
+            given = {
                 document_id: outcome.output_id
                 for document_id, outcome in before
                 if outcome is not None and outcome.output_id is not None
             }
+        read = prompts.of(database, connection, step, given)
         rows = _outcomes_of(database, connection, step.spec_id, {*read.values()})
         for document_id, read_id in read.items():
             if read_id in rows:

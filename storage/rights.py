@@ -27,7 +27,8 @@ _READ, _ADD, _CHANGE, _KEEP = (
     ("SELECT", "INSERT", "UPDATE", "DELETE"),
 )
 
-# What a worker needs that carries out no `docmill.enqueue`: it sees texts and no document, corpus or source.
+# What a worker needs that carries out no `docmill.enqueue`: it sees texts, and of documents what a prompt
+# of a later step has of their metadata, but no corpus and no source.
 WORK: Rights = MappingProxyType(
     {
         "alembic_version": _READ,
@@ -36,6 +37,8 @@ WORK: Rights = MappingProxyType(
         "spec": _READ,
         "step": ("SELECT", "UPDATE"),
         "step_text": _ADD,
+        "document": _READ,
+        "prompt": _ADD,
         "pipeline": ("SELECT", "UPDATE"),
         "pipeline_run": _CHANGE,
         "job": ("SELECT", "UPDATE"),

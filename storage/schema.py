@@ -219,11 +219,15 @@ class StepText(Base):
 
 
 class Prompt(Base):
-    """What a spec's template rendered of a document and its metadata (see `storage.prompts`)."""
+    """What a spec's template rendered of a document's metadata and a text (see `storage.prompts`).
+
+    The text is the document's own, or what an earlier step made of it.
+    """
 
     __tablename__ = "prompt"
     spec_id: Mapped[int] = mapped_column(ForeignKey("spec.id"), primary_key=True)
     document_id: Mapped[int] = mapped_column(ForeignKey("document.id"), primary_key=True, index=True)
+    text_id: Mapped[int] = mapped_column(ForeignKey("content.id"), primary_key=True, index=True)
     content_id: Mapped[int] = mapped_column(ForeignKey("content.id"), index=True)
 
 

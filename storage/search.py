@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Select, and_, select, tuple_
-from sqlalchemy.orm import aliased
+from sqlalchemy import Connection, Select, select, tuple_
 
-from storage import candidates, prompts
+from storage import candidates, ways
 from storage.candidates import Placed, keeps_windows
 from storage.database import Database
 from storage.errors import NoSuchCorpus, NothingEmbedded
@@ -21,7 +20,7 @@ from storage.nearest import Matrix, Nearest, cosines
 from storage.rows import SPEC, spec_of
 from storage.schema import Content, Corpus, Document, Job, OutcomeRow, SpecRow, Step
 from storage.specs import Spec
-from storage.steps import OpenStep, of_job, read_at_the_end, way_to
+from storage.steps import OpenStep, of_job, way_to
 
 BLOCK = 4_096  # vectors that are compared at a time, and at most so many documents of a page
 PAGE_NUMBERS = 2**21  # of all vectors of a page: those of large models make smaller pages
@@ -204,11 +203,12 @@ def _pages(database: Database, searched: Searched, size: int) -> Iterator[tuple[
         position = (page[-1].seq, page[-1].id)
 
 
-def _read(database: Database, connection: Connection, searched: Searched, documents: Iterable[Any]) -> dict[int, int]:
+def _read(
+    database: Database, connection: Connection, searched: Searched, documents: Iterable[Any]
+) -> Mapping[int, int]:
     """By document the content of it that was embedded."""
     own = {document.id: document.content_id for document in documents}
-    roots = prompts.roots(database, connection, searched.way[0], own)
-    return read_at_the_end(database, connection, searched.way, roots)
+    return ways.read(database, connection, searched.way, own)
 
 
 def _pages_of(
@@ -269,14 +269,8 @@ def _has_vectors(database: Database, connection: Connection, searched: Searched)
     query: Any = select(Document.id).where(
         Document.corpus_id == searched.corpus_id, Document.superseded_by.is_(None), ~Document.gone
     )
-    query, reached = prompts.read_by(query, searched.way[0])
-    for step in searched.way:
-        of_step = aliased(OutcomeRow)
-        query = query.join(
-            of_step,
-            and_(of_step.content_id == reached, of_step.spec_id == step.spec_id, of_step.status == "done"),
-        )
-        reached = of_step.output_id
+    query, last = ways.joined(query, searched.way)
+    query = query.where(last.status == "done")
     return connection.scalar(query.limit(1)) is not None
 
 

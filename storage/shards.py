@@ -16,12 +16,12 @@ from storage import bulk, gate
 from storage.cutting import pack, unpack
 from storage.database import Database, db_now
 from storage.errors import LeaseLost
+from storage.following import UNTOUCHED, follow
 from storage.jobs import FREE, RUNS
 from storage.outcomes import TRUNCATED, Known, Outcome, Status, Tally
 from storage.rows import SPEC, insert, known_outcomes, n_chars, spec_of
 from storage.schema import Content, Job, OutcomeRow, Shard, SpecRow, Worker
 from storage.specs import Spec
-from storage.steps import UNTOUCHED, follow
 
 LEASE_S = 60.0
 

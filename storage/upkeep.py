@@ -10,13 +10,13 @@ from sqlalchemy import Connection, and_, delete, func, or_, select, update
 from storage import bulk
 from storage.cutting import pack, split, unpack
 from storage.database import Database, db_now
+from storage.following import UNTOUCHED
 from storage.jobs import RUNS
 from storage.outcomes import Outcome, Reason, Status
 from storage.policy import Again, GiveUp, Split, after_death, after_error
 from storage.rows import n_chars
 from storage.schema import Job, Lease, Refusal, Shard, Worker
 from storage.shards import Claim, end_shard, give_back, given_back, put_outcomes
-from storage.steps import UNTOUCHED
 
 PAGE = 200
 

@@ -45,11 +45,12 @@ def _definition(corpus: str, steps: Sequence[StepRequest], spec_ids: Sequence[in
     joins = ["document", "JOIN content ON content.id = document.content_id"]
     for number, (step, spec_id) in enumerate(zip(steps, spec_ids, strict=True)):
         this, before = f"step_{number}", None if step.input is None else f"step_{numbers[step.input]}"
-        read = "document.content_id" if before is None else f"{before}.output_id"
+        read = given = "document.content_id" if before is None else f"{before}.output_id"
         if templates.over_metadata(step.spec.params):
             prompt, read = f"prompt_{number}", f"prompt_{number}.content_id"
             of_document = f"{prompt}.spec_id = {spec_id} AND {prompt}.document_id = document.id"
-            joins.append(f"LEFT JOIN prompt AS {prompt} ON {of_document}")
+            of_text = f"{prompt}.text_id = {given}"
+            joins.append(f"LEFT JOIN prompt AS {prompt} ON {of_document} AND {of_text}")
         joins.append(f"LEFT JOIN outcome AS {this} ON {this}.spec_id = {spec_id} AND {this}.content_id = {read}")
         is_vector = step.spec.kind == "embed"
         output = f"{this}.vector" if is_vector else f"{this}.text"

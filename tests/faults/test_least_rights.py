@@ -187,9 +187,10 @@ def spec() -> Spec:
 
 
 def after(first: Spec, *, corpus: str) -> JobRequest:
-    """A job in which another step reads what the first one puts out."""
+    """A job in which other steps read what the first one puts out, one of them with the documents' metadata."""
     second = StepRequest("second", Spec("summarize", "synopsis", "sha256:0"), "first")
-    return JobRequest(corpus=corpus, source="a.jsonl", steps=(StepRequest("first", first), second))
+    told = StepRequest("told", Spec("generate", "writer", "sha256:0", params={"prompt": "{meta.n}: {text}"}), "first")
+    return JobRequest(corpus=corpus, source="a.jsonl", steps=(StepRequest("first", first), second, told))
 
 
 def puts_out(n: int) -> Callable[[Claim], list[Outcome]]:

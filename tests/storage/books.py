@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import and_, select, update
 
-from storage import dispatch, ingest, jobs, shards
+from storage import dispatch, ingest, jobs, shards, ways
 from storage.chunks import Chunk, Gathering
 from storage.cutting import unpack
 from storage.database import Database, db_now
@@ -154,7 +154,7 @@ def documents(
     if corpus_id is not None:
         condition = and_(condition, Document.corpus_id == corpus_id)
     if job is not None:
-        condition = jobs.visible(jobs.require(database, job if isinstance(job, int) else job.id))
+        condition = ways.visible(jobs.require(database, job if isinstance(job, int) else job.id))
     with database.read() as connection:
         rows = connection.execute(
             select(Document.corpus_id, Document.key, Content.text)

@@ -178,6 +178,27 @@ def test_what_a_prompt_over_metadata_led_to_is_found_by_its_document(database: D
     assert (best.id, best.text) == ("k42", "told 7 characters: text 42")
 
 
+def test_what_a_prompt_around_an_earlier_steps_text_led_to_is_found_by_its_document(database: Database) -> None:
+    told = Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.n} characters: {text}"})
+    steps = (
+        StepRequest("short", Spec("summarize", "synopsis", "sha256:3")),
+        StepRequest("told", told, "short"),
+        StepRequest("meaning", EMBED, "told"),
+    )
+    read(database, JobRequest(corpus="books", source="a.jsonl", steps=steps), numbered(60))
+
+    def outcomes(claim: Claim) -> list[Outcome]:
+        lane = shard(database, claim.shard_id).lane
+        if lane == "embed":
+            return embedded(claim)
+        return [Outcome(content_id, Status.DONE, text=f"{lane[0]}.{text}") for content_id, text in claim.texts]
+
+    work(database, outcomes)
+    searched = index(database)
+    best, *_ = agrees(database, searched, vector_of("g.7 characters: s.text 42"), 4)
+    assert (best.id, best.text) == ("k42", "g.7 characters: s.text 42")
+
+
 def test_several_queries_have_each_their_own_nearest(database: Database) -> None:
     texts = numbered(100)
     embed(database, texts)

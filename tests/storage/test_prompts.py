@@ -215,11 +215,6 @@ def test_results_of_a_job_that_goes_on_keep_their_prompts(database: Database, mi
     assert count(database, Prompt) == len(NEWS)
 
 
-def test_a_step_over_anothers_text_has_no_metadata(database: Database) -> None:
-    with pytest.raises(AssertionError, match="metadata is a document's"):
-        jobs.open_job(database, asked(steps=(StepRequest("x", EMBED), StepRequest("told", TOLD, "x"))))
-
-
 def test_many_documents_of_one_prompt_are_one_text(database: Database, mill: Mill) -> None:
     steps = (StepRequest("told", Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.none}{text}"})),)
     job = jobs.open_job(database, asked(steps=steps))

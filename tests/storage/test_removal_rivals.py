@@ -15,7 +15,8 @@ from storage.database import Database
 from storage.errors import CorpusInUse, JobStopped, LeaseLost, NoSuchCorpus, NoSuchJob
 from storage.jobs import JobRequest
 from storage.outcomes import Outcome, Status
-from storage.schema import Content, Document, Job, OutcomeRow, Shard, StepText
+from storage.schema import Content, Document, Job, OutcomeRow, Prompt, Shard, StepText
+from storage.specs import Spec
 from storage.steps import StepRequest
 from tests.storage.books import (
     EMBED,
@@ -35,7 +36,12 @@ from tests.worker.harness import until
 CORPORA = ("books", "poems")
 KEYS = "abcdef"
 TEXTS = [f"text {n}" for n in range(6)] + ["1 txet"]  # one is what becomes of another
-THERE_AND_BACK = (StepRequest("there", TRANSLATE), StepRequest("back", STEPS[1].spec, "there"))
+TOLD = Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.n} {text}"})
+THERE_AND_BACK = (
+    StepRequest("there", TRANSLATE),
+    StepRequest("back", STEPS[1].spec, "there"),
+    StepRequest("told", TOLD, "there"),
+)
 
 
 class Housekeeper:
@@ -98,7 +104,7 @@ def test_rivals_leave_nothing_dangling_and_nothing_loose(database: Database, _: 
         with suppress(NoSuchCorpus):
             removal.remove_corpus(database, corpus)
     collection.collect(database)
-    for table in (Document, Content, OutcomeRow, StepText, Shard, Job):
+    for table in (Document, Content, OutcomeRow, StepText, Shard, Job, Prompt):
         with database.read() as connection:
             assert connection.scalar(select(func.count()).select_from(table)) == 0, table
 
@@ -125,9 +131,12 @@ def assert_whole(database: Database) -> None:
         contents = set(connection.scalars(select(Content.id)))
         held = set(connection.scalars(select(Document.content_id)))
         outcomes = connection.execute(select(OutcomeRow.content_id, OutcomeRow.output_id)).all()
+        prompts = connection.execute(select(Prompt.document_id, Prompt.text_id, Prompt.content_id)).all()
+        documents = set(connection.scalars(select(Document.id)))
     assert held <= contents
     assert {row.content_id for row in outcomes} <= contents
-    led_to = set(held)
+    assert {row.document_id for row in prompts} <= documents
+    led_to = held | {row.content_id for row in prompts}
     for _ in range(len(contents)):
         led_to |= {row.output_id for row in outcomes if row.content_id in led_to and row.output_id is not None}
     assert contents == led_to

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,31 @@ def test_a_pipelines_step_reads_metadata_and_the_next_one_what_it_wrote(
     rows = [json.loads(line) for line in (embedded.folder / "out.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == ["a", "b", "c"]
     assert all("line" in row["steps"] for row in rows)
+
+
+def test_a_later_step_puts_the_metadata_around_what_an_earlier_one_wrote(
+    embedded: Docmill, write_corpus: Callable[..., Path]
+) -> None:
+    write_corpus(NEWS)
+    (embedded.folder / "p.toml").write_text(
+        'name = "told"\n[corpus]\nsource = "corpus.jsonl"\n[[step]]\nname = "short"\ntask = "summarize"\n'
+        'model = "null"\n[[step]]\nname = "line"\ntask = "generate"\nmodel = "null"\n'
+        "prompt = '{meta.section}, {meta.words} words: {text}'\n[output]\nfile = 'out.jsonl'\n"
+    )
+    embedded("pipeline", "add", "p.toml")
+    embedded("pipeline", "run", "p.toml")
+    rows = [json.loads(line) for line in (embedded.folder / "out.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["a", "b", "c"]
+    assert all({"short", "line"} == set(row["steps"]) for row in rows)
+    with sqlite3.connect(embedded.folder / "home" / "docmill.db") as store:
+        query = "SELECT text FROM prompt JOIN content ON content.id = prompt.content_id ORDER BY document_id"
+        prompts = [text for (text,) in store.execute(query)]
+    assert prompts[:1] == [f"{NEWS[0]['section']}, {NEWS[0]['words']} words: {rows[0]['steps']['short']['text']}"]
+    write_corpus([NEWS[0] | {"section": "Climate"}, *NEWS[1:]])
+    embedded("pipeline", "run", "p.toml")
+    short, line = embedded.json("status", 2)["steps"]
+    assert short["prior"] == short["done"] + short["skipped"]
+    assert line["done"] - line["prior"] == 1
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])

@@ -113,7 +113,7 @@ def parse(text: str, path: Path) -> Pipeline:
     _check_required(given, notes)
     _check_names(steps, notes)
     inputs = _inputs(steps, notes)
-    _check_prompts(steps, inputs, notes)
+    _check_prompts(steps, notes)
     _check_schedule(parts["schedule"], notes)
     _check_output(parts["output"], notes)
     if notes.found:
@@ -294,21 +294,15 @@ def _input_problem(wanted: str, earlier: Mapping[str, str | None], all_names: se
     return f"input names no step: {shown(wanted)}; {nearest(wanted, [DOCUMENT, *earlier])}"
 
 
-def _check_prompts(steps: Sequence[Mapping[str, Any]], inputs: Sequence[str], notes: Notes) -> None:
-    """Note the templates that are none, and those that want metadata where there is none."""
-    for place, (step, input_) in enumerate(zip(steps, inputs, strict=True)):
+def _check_prompts(steps: Sequence[Mapping[str, Any]], notes: Notes) -> None:
+    """Note the templates that are none."""
+    for place, step in enumerate(steps):
         if "prompt" not in step:
             continue
         try:
-            fields = prompts.check(step["prompt"]).fields
+            prompts.check(step["prompt"])
         except BadOption as error:
             notes.add(("step", place, "prompt"), str(error).removeprefix("--"))
-            continue
-        if fields and input_ != DOCUMENT:
-            notes.add(
-                ("step", place, "prompt"),
-                f"prompt: {{meta.{fields[0]}}} is for a step that reads the document, and this one reads {input_}",
-            )
 
 
 def _check_schedule(given: Mapping[str, Any], notes: Notes) -> None:
