@@ -1,35 +1,55 @@
-# docmill as an image: one virtual environment, built in one stage and copied into a slim one. Runs as an ordinary user.
-FROM python:3.12-slim-bookworm AS build
+# docmill as an image: for CPUs, or for NVIDIA GPUs with --build-arg VARIANT=cuda. linux/amd64.
+#
+# What is in it is pinned: the base by its version, every package by its version and the hash of its file in
+# docker/requirements-VARIANT.lock (`make lock` writes them). No model is: they are mounted at /models, or downloaded to /data.
 
-# A build machine that wants another torch (for CPUs only, say) names the package index that serves it here.
+ARG PYTHON=3.11.14-slim-bookworm
+
+FROM python:${PYTHON} AS build
+ARG VARIANT=cpu
+# The package index that has torch's builds for CPUs; the one for GPUs has what the CUDA variant needs.
 ARG PIP_EXTRA_INDEX_URL=""
-
-RUN python -m venv /opt/docmill
-WORKDIR /app
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1
+RUN python -m venv --without-pip /opt/docmill
+COPY docker/requirements-${VARIANT}.lock /tmp/requirements.lock
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip --python /opt/docmill/bin/python install --require-hashes --no-deps --requirement /tmp/requirements.lock
+COPY docker/requirements-build.lock /tmp/build.lock
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --require-hashes --no-deps --root-user-action ignore --requirement /tmp/build.lock
+WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY worker worker
 COPY tasks tasks
 COPY storage storage
-# Editable, so that the packages stay beside examples/models, where the quick start's models are looked for.
-RUN --mount=type=cache,target=/root/.cache/pip /opt/docmill/bin/pip install --editable '.[quickstart]'
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
+ && pip --python /opt/docmill/bin/python install --no-deps /tmp/wheel/*.whl \
+ && /opt/docmill/bin/python -m compileall -q -j 0 /opt/docmill/lib
 
-FROM python:3.12-slim-bookworm
-
+FROM python:${PYTHON}
+ARG VARIANT=cpu
+LABEL org.opencontainers.image.title="docmill" \
+      org.opencontainers.image.description="Summarise, translate and embed whole corpora, with every result in SQL" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="python:3.11.14-slim-bookworm" \
+      docmill.variant="${VARIANT}"
 RUN useradd --uid 10001 --create-home docmill \
- && install --directory --owner=docmill /data /models /corpus
+ && install --directory --owner=docmill /data \
+ && install --directory /models /corpus
 COPY --from=build /opt/docmill /opt/docmill
-COPY --from=build /app /app
-COPY examples/models /app/examples/models
-COPY docker/healthcheck.py /app/docker/healthcheck.py
 
-# HF_HOME is where the model hub's client keeps what it downloads: on a volume, so once.
+# The hub's client keeps what it downloads under HF_HOME: on a volume, so once.
 ENV PATH=/opt/docmill/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     DOCMILL_HOME=/data \
     DOCMILL_MODELS_DIR=/models \
-    HF_HOME=/models/.hub
+    HF_HOME=/data/hub \
+    HOME=/tmp
 USER docmill
 WORKDIR /corpus
-VOLUME ["/data", "/models"]
+VOLUME ["/data"]
+# Each device process lives and takes from the queue. The first start of a worker compiles and converts nothing.
+HEALTHCHECK --interval=30s --timeout=15s --start-period=60s --retries=3 CMD ["docmill", "health"]
 ENTRYPOINT ["docmill"]
 CMD ["--help"]

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup setup-vllm run test test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-whole bench-translate bench-quality bench-generate check format settings-page dist clean help
+.PHONY: setup setup-vllm run test test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-whole bench-translate bench-quality bench-generate check format settings-page lock dist clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -81,6 +81,9 @@ format: setup    ## let ruff mend what it can
 
 settings-page: setup ## docs/settings.md from the settings' definitions
 	$(BIN)/python -m worker.settings_page >docs/settings.md
+
+lock: setup      ## pin what is in the images, with hashes (Python 3.11 on Linux; the index or folder of torch for CPUs as pip knows it)
+	$(BIN)/python docker/lock.py build cpu cuda
 
 dist: setup      ## wheel and source distribution, in dist/
 	$(BIN)/python -m build --no-isolation

@@ -303,7 +303,8 @@ class OutcomeRow(Base):
 class Worker(Base):
     """A device process that lives, or did until `seen_at`. `id` is what shards name as their owner.
 
-    `pid` means something to those processes that share its `pid_space` (see `worker.pids`).
+    At `consumed_at` it last held a shard, or heard from the queue; NULL before that. `pid` means something to those
+    processes that share its `pid_space` (see `worker.pids`).
     """
 
     __tablename__ = "worker"
@@ -317,6 +318,7 @@ class Worker(Base):
     version: Mapped[str]
     started_at: Mapped[float]
     seen_at: Mapped[float]
+    consumed_at: Mapped[float | None]
 
 
 class Refusal(Base):

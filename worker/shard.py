@@ -211,11 +211,15 @@ class Process:
         except (BrokerUnreachable, StorageError) as error:
             log.warning("top_up_failed error=%s", error)
 
-    def heartbeat(self) -> None:
-        """Renew our leases; shards that turn out to be no longer ours stop being computed."""
+    def heartbeat(self, *, hears: bool) -> None:
+        """Renew our leases; shards that turn out to be no longer ours stop being computed.
+
+        `hears` says whether the queue answers. Whoever has all hands full does not ask it, and consumes all the same.
+        """
         with self._lock:
             mine = dict(self._in_flight)
-        held = shards.heartbeat(self.database, self.owner, self.lease_s, only=mine)
+        consumes = hears or bool(mine)
+        held = shards.heartbeat(self.database, self.owner, self.lease_s, only=mine, consumes=consumes)
         for shard_id, ours in mine.items():
             if held.get(shard_id) != ours.claim.fence:
                 ours.lost.set()

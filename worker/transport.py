@@ -5,6 +5,7 @@ first message that is not JSON, and decompress, call and schedule whatever anoth
 from __future__ import annotations
 
 import logging
+import time
 from functools import partial
 from typing import Any
 
@@ -16,11 +17,30 @@ from worker.messages import rewrite
 log = logging.getLogger("docmill.transport")
 
 
+class Ear:
+    """When the queue last answered that it has a message, or none. One for the process."""
+
+    def __init__(self) -> None:
+        self._heard: float | None = None
+
+    def hear(self) -> None:
+        self._heard = time.monotonic()
+
+    def heard_within(self, seconds: float) -> bool:
+        return self._heard is not None and time.monotonic() - self._heard < seconds
+
+
+ear = Ear()
+
+
 class Client(kombu_redis.PrefixedStrictRedis):  # type: ignore[misc]
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
         """A reply; one that brings a message which is not ours is as if nothing had come."""
         reply = super().parse_response(connection, command_name, **options)
-        if command_name != "BRPOP" or not reply:
+        if command_name != "BRPOP":
+            return reply
+        ear.hear()
+        if not reply:
             return reply
         key, raw = reply
         queue = key.decode().split(kombu_redis.Channel.sep)[0]

@@ -74,7 +74,7 @@ def _patiently(act: Callable[[], T]) -> T:
     return act()
 
 
-def _upgrade(database: Database) -> None:
+def _upgrade(database: Database, revision: str = "head") -> None:
     from alembic import command
     from alembic.config import Config
 
@@ -84,7 +84,7 @@ def _upgrade(database: Database) -> None:
     try:
         with _one_at_a_time, database.engine.connect().execution_options(docmill_write=True) as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
     except DBAPIError as error:
         raise database.wrap(error) from error
 

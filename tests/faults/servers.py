@@ -122,7 +122,7 @@ class RedisServer(Server):
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(folder, [])
         options = ["--port", str(self.port), "--bind", HOST, "--save", "", "--appendonly", "no"]
-        self._command = [_redis_binary(), *options, "--dir", str(folder)]
+        self._command = [redis_binary(), *options, "--dir", str(folder)]
         self.url = f"redis://{HOST}:{self.port}/0"
 
     def client(self) -> redis.Redis:
@@ -136,7 +136,8 @@ class RedisServer(Server):
             return False
 
 
-def _redis_binary() -> str:
+def redis_binary() -> str:
+    """The program of a Redis. Raises Missing."""
     if found := shutil.which("redis-server") or shutil.which("valkey-server"):
         return found
     try:
@@ -163,7 +164,7 @@ class PostgresCluster(Server):
         """
         super().__init__(folder, [])
         folder.mkdir(parents=True, exist_ok=True)
-        binaries = (None if pgvector else _installed_postgres()) or _packaged_postgres(folder)
+        self.programs = binaries = (None if pgvector else _installed_postgres()) or _packaged_postgres(folder)
         for place in (folder, *([wal] if wal else [])):
             _give_to_postgres(place)
         init = ["-D", str(folder / "data"), "-U", POSTGRES_USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
@@ -193,6 +194,21 @@ class PostgresCluster(Server):
         with psycopg.connect(self.admin_url, autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return self.admin_url.removesuffix("postgres") + name
+
+    def make(self, name: str, owner: str, password: str) -> None:
+        """A database of this name and its owner, who may do anything, as the image of PostgreSQL makes them."""
+        role, database = sql.Identifier(owner), sql.Identifier(name)
+        with psycopg.connect(self.admin_url, autocommit=True) as connection:
+            statement = sql.SQL("CREATE ROLE {} LOGIN SUPERUSER PASSWORD {}")
+            connection.execute(statement.format(role, sql.Literal(password)))
+            connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role))
+            rules = self.folder / "data" / "pg_hba.conf"
+            rules.write_text(f"host all {owner} all scram-sha-256\n{rules.read_text()}")
+            connection.execute("SELECT pg_reload_conf()")
+
+    def interrupt(self) -> None:
+        """A fast shutdown, which closes every connection."""
+        self.signal_group(signal.SIGINT)
 
     def restart_hard(self) -> None:
         """What `pg_ctl -m immediate restart` does: every connection breaks, and recovery runs."""

@@ -23,6 +23,7 @@ from storage import (
     corpora,
     dispatch,
     errors,
+    health,
     ingest,
     jobs,
     marks,
@@ -87,7 +88,7 @@ CLAIM = Claim(
 )
 
 MODULES = (
-    *(collection, corpora, dispatch, ingest, jobs, marks, migrations, pipelines, pruning),
+    *(collection, corpora, dispatch, health, ingest, jobs, marks, migrations, pipelines, pruning),
     *(removal, results, rows, shards, status, tracing, upkeep),
 )
 READS: dict[str, Callable[[Database], Any]] = {
@@ -95,6 +96,7 @@ READS: dict[str, Callable[[Database], Any]] = {
     "corpora.every": corpora.every,
     "corpora.show": partial(corpora.show, name="books"),
     "dispatch.lanes": dispatch.lanes,
+    "health.health": partial(health.health, host="h"),
     "dispatch.neighbours": partial(dispatch.neighbours, pid_space="here"),
     "jobs.require": partial(jobs.require, job_id=1),
     "migrations.current": migrations.current,

@@ -21,6 +21,15 @@ from tasks.plan import Options, build_spec
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
+def multiplies_int8_exactly() -> bool:
+    """Whether the processor adds products of 8 bits without clipping the sums to 16, as those with VNNI do.
+
+    Others lose more in int8 than that their numbers are rounded.
+    """
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return "vnni" in flags or "amx_int8" in flags
+
+
 def example_rows(name: str) -> list[dict[str, Any]]:
     lines = (EXAMPLES / name).read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]

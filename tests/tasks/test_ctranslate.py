@@ -21,7 +21,7 @@ from tasks.backends.encoder_decoder.ctranslate import CTranslateBackend, compute
 from tasks.backends.static import Items
 from tasks.engine import BatchDone, BatchStarted, Engine
 from tasks.errors import CannotServe, OutOfMemory, Unsuited
-from tests.tasks.conftest import Bench, EngineOf
+from tests.tasks.conftest import Bench, EngineOf, multiplies_int8_exactly
 from tests.tasks.test_reference import one_paragraph
 
 WAIT_S = 60.0
@@ -106,7 +106,7 @@ def test_int8_says_nearly_the_same_as_float32(ct2: Bench, french: list[str]) -> 
         for dtype in ("float32", "int8")
     }
     same = sum(one == other for one, other in zip(answers["float32"], answers["int8"], strict=True))
-    assert same >= 40
+    assert same >= (40 if multiplies_int8_exactly() else 25)
     runtime = ct2.engine.runtime(ct2.spec("translate", "marian-ddtp", dtype="int8"))
     assert (runtime["backend"], runtime["precision"]) == ("ctranslate2", compute_type("int8", "cpu"))
     assert {"ctranslate2", "transformers"} <= runtime["versions"].keys()

@@ -24,7 +24,7 @@ from tasks.backends.encoder.openvino_encoder import traced
 from tasks.errors import CannotServe, Unsuited
 from tasks.families import Family
 from tests.tasks import architectures
-from tests.tasks.conftest import Bench
+from tests.tasks.conftest import Bench, multiplies_int8_exactly
 from tests.tasks.test_architectures import vectors
 from tests.tasks.test_openvino import lines, of_folder
 
@@ -72,7 +72,7 @@ def test_vectors_are_near_those_in_float32(
     exact = vectors(benches("transformers").run(bench.spec("embed", "minilm"), texts))
     cosines = (found * exact).sum(axis=1)
     assert cosines.min() >= 0.99
-    assert np.median(cosines) >= 0.997
+    assert np.median(cosines) >= (0.997 if multiplies_int8_exactly() else 0.995)
     assert np.median(cosines) < 0.9999  # bfloat16 would be nearer
     runtime = bench.engine.runtime(spec)
     assert runtime["backend"] == "openvino"

@@ -96,10 +96,10 @@ def test_a_hint_is_not_waited_with_by_a_process_that_drains(
 def test_a_shard_that_was_taken_away_is_told_by_the_next_heartbeat(database: Database, process: Process) -> None:
     ours = _claim_two(database)
     process._in_flight[ours.claim.shard_id] = ours
-    process.heartbeat()
+    process.heartbeat(hears=True)
     assert not ours.lost.is_set()
     database.write(lambda connection: connection.execute(Shard.__table__.update().values(fence=Shard.fence + 1)))  # type: ignore[attr-defined]
-    process.heartbeat()
+    process.heartbeat(hears=True)
     assert ours.lost.is_set()
 
 

@@ -35,6 +35,7 @@ COMMANDS = {
     "models": ("worker.cli.admin", "List the models that have names, or check one."),
     "db": ("worker.cli.admin", "Look after the store's schema."),
     "doctor": ("worker.cli.admin", "Find what is wrong with this installation."),
+    "health": ("worker.cli.admin", "Say whether this machine's workers live and take work, for health checks."),
     "completion": ("worker.cli.completion", "Print the script that lets a shell complete docmill's commands."),
 }
 

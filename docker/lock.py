@@ -1,0 +1,63 @@
+"""Write docker/requirements-VARIANT.lock: every package of an image, by its version and the hash of its file.
+
+Asks pip what it would install into an empty environment, which downloads what has no metadata of its own: torch, too.
+
+    python docker/lock.py build cpu cuda
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+EXTRAS = "ctranslate2,formats,language,parquet,remote"
+HEAD = """\
+# What is in the image ({variant}), for Python {python} on linux/amd64. Written by `make lock`.
+"""
+
+
+def main(variants: list[str]) -> int:
+    python = ".".join(platform.python_version_tuple()[:2])
+    if (sys.platform, platform.machine(), python) != ("linux", "x86_64", "3.11"):
+        print("a lock is made with the image's Python: 3.11 on linux/amd64", file=sys.stderr)
+        return 2
+    for variant in variants:
+        entries = [entry(found) for found in resolve(variant)]
+        head = HEAD.format(variant=variant, python=python)
+        (ROOT / "docker" / f"requirements-{variant}.lock").write_text(head + "".join(sorted(entries)))
+        print(f"requirements-{variant}.lock: {len(entries)} packages")
+    return 0
+
+
+def resolve(variant: str) -> list[dict[str, Any]]:
+    """The packages that pip would install for a variant, as its report has them, without our own."""
+    if variant == "build":
+        wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    else:
+        wanted = [f"{ROOT}[{EXTRAS}]"]
+    environment = dict(os.environ)
+    if variant == "cuda":  # the public index alone, whose torch is for GPUs
+        environment |= {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": ""}
+    # fast-deps reads metadata out of a wheel by ranges, instead of downloading all of it.
+    options = ["--dry-run", "--ignore-installed", "--only-binary=:all:", "--use-feature=fast-deps", "--quiet"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--report=-", *wanted]
+    said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout
+    found: list[dict[str, Any]] = json.loads(said)["install"]
+    return [one for one in found if one["metadata"]["name"] != "docmill"]
+
+
+def entry(found: dict[str, Any]) -> str:
+    metadata = found["metadata"]
+    sha256 = found["download_info"]["archive_info"]["hashes"]["sha256"]
+    return f"{metadata['name'].lower()}=={metadata['version']} --hash=sha256:{sha256}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,204 @@
+"""The compose file's services as processes of this machine: their own commands, environments, health checks and
+signals; names are resolved to loopback, and the containers' paths to folders.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.faults.servers import HOST, PostgresCluster, free_port, redis_binary
+from tests.worker.harness import DOCMILL, ROOT, until
+
+FILE = ROOT / "docker-compose.yml"
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+PORTS = {"redis": 6379, "postgres": 5432}
+INTERRUPT = {"postgres": signal.SIGINT}  # what its image is stopped with; the others' with SIGTERM
+DEFAULT_GRACE_S = 10.0
+
+
+def interpolated(text: str, variables: Mapping[str, str]) -> str:
+    """A text of a compose file with its variables in it, as docker compose reads it. Raises KeyError."""
+    out, end = "", 0
+    while (start := text.find("$", end)) >= 0:
+        out += text[end:start]
+        if text.startswith("$$", start):
+            out, end = out + "$", start + 2
+            continue
+        assert text.startswith("${", start), text
+        depth, end = 1, start + 2
+        while depth:
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            end += 1
+        out += _value(text[start + 2 : end - 1], variables)
+    return out + text[end:]
+
+
+def _value(inside: str, variables: Mapping[str, str]) -> str:
+    found = re.fullmatch(r"(\w+)(?::([-?])(.*))?", inside, re.DOTALL)
+    assert found is not None, inside
+    name, operator, otherwise = found.groups()
+    if value := variables.get(name):
+        return value
+    if operator == "?":
+        raise KeyError(f"{name}: {otherwise}")
+    return interpolated(otherwise or "", variables)
+
+
+def read(variables: Mapping[str, str]) -> dict[str, Any]:
+    """The compose file's services, with these variables in their places."""
+
+    def filled(node: Any) -> Any:
+        if isinstance(node, str):
+            return interpolated(node, variables)
+        if isinstance(node, dict):
+            return {key: filled(value) for key, value in node.items()}
+        return [filled(value) for value in node] if isinstance(node, list) else node
+
+    services: dict[str, Any] = filled(yaml.safe_load(FILE.read_text()))["services"]
+    return services
+
+
+def image_health_check() -> list[str]:
+    """The command of our image's own health check."""
+    found = re.search(r"^HEALTHCHECK .*?CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
+    assert found is not None
+    command: list[str] = json.loads(found[1])
+    return command
+
+
+def seconds(duration: str) -> float:
+    return float(duration.removesuffix("s"))
+
+
+class Host:
+    """Runs services in a folder, which has one for each volume."""
+
+    def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.services = read(variables)
+        self.queue: subprocess.Popen[bytes]
+        self.ports = {name: free_port() for name in PORTS}
+        self.postgres = PostgresCluster(folder / "postgres")
+        self.ports["postgres"] = self.postgres.port
+        self._programs = folder / "bin"
+        self._programs.mkdir()
+        port = self.ports["redis"]
+        self._program("docker-entrypoint.sh", 'exec "$@"')
+        queue = self.volume("queue")
+        self._program("valkey-server", f'exec {redis_binary()} "$@" --port {port} --bind {HOST} --dir {queue}')
+        self._program("valkey-cli", f'exec {_redis_cli()} -p {port} "$@"')
+        self._program("docmill", f'exec {DOCMILL} "$@"')
+        self._program("pg_isready", f'exec {self.postgres.programs / "pg_isready"} "$@" --port={self.postgres.port}')
+
+    def _program(self, name: str, line: str) -> None:
+        """A program as a service's container has it."""
+        path = self._programs / name
+        path.write_text(f"#!/bin/sh\n{line}\n")
+        path.chmod(0o755)
+
+    def volume(self, name: str) -> Path:
+        """The folder of a named volume, or the folder of the project that is mounted."""
+        if name.startswith("./"):
+            return (ROOT / name).resolve()
+        folder = self.folder / "volumes" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def place(self, service: str, path: str) -> str:
+        """Where a path of a service's container is on this machine."""
+        for volume in self.services[service].get("volumes", ()):
+            source, target, *_ = volume.split(":")
+            if path == target or path.startswith(f"{target}/"):
+                return str(self.volume(source)) + path.removeprefix(target)
+        return path
+
+    def _workdir(self, service: str) -> str:
+        place = self.place(service, "/corpus")
+        return place if Path(place).is_dir() else str(self.folder)
+
+    def environment(self, service: str) -> dict[str, str]:
+        """A service's environment: what the file gives it, and what every process has."""
+        given = {name: str(value) for name, value in self.services[service].get("environment", {}).items()}
+        for other, port in PORTS.items():
+            reached = f"@{HOST}:{self.ports[other]}"
+            given = {name: value.replace(f"@{other}:{port}", reached) for name, value in given.items()}
+        given |= {name: self.place(service, value) for name, value in given.items() if value.startswith("/")}
+        path = os.pathsep.join([str(self._programs), os.environ["PATH"]])
+        return {"PATH": path, "HOME": str(self.folder), "HF_HUB_OFFLINE": "1", "COLUMNS": "200", **given}
+
+    def start_postgres(self) -> None:
+        """What the image does at its first start: a database and its owner, by the service's environment."""
+        self.postgres.start()
+        given = self.services["postgres"]["environment"]
+        self.postgres.make(given["POSTGRES_DB"], given["POSTGRES_USER"], given["POSTGRES_PASSWORD"])
+
+    def command(self, service: str, *arguments: str) -> list[str]:
+        """What a service's container runs: our image's entry point with the arguments, or the service's own."""
+        wanted = [*arguments] or self.services[service].get("command", [])
+        return [*(["docmill"] if "docmill" in self.services[service]["image"] else []), *wanted]
+
+    def start(self, service: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """A container of a service, in a process group of its own, its log in `<folder>/<service>.log`."""
+        # As in a container, where nothing of the caller's is inherited; a suite in the background ignores SIGINT.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with (self.folder / f"{service}.log").open("ab") as log:
+            return subprocess.Popen(
+                self.command(service, *arguments),
+                cwd=self._workdir(service),
+                env=self.environment(service),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def run(self, service: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """What `docker compose run --rm SERVICE ARGUMENTS` does."""
+        return subprocess.run(
+            self.command(service, *arguments),
+            cwd=self._workdir(service),
+            env=self.environment(service),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+
+    def is_healthy(self, service: str, *more: str) -> bool:
+        """Whether a service's own health check, or its image's, is content; with `more` options for it."""
+        kind, *command = self.services[service].get("healthcheck", {}).get("test") or ["CMD", *image_health_check()]
+        command = ["sh", "-c", *command] if kind == "CMD-SHELL" else [*command, *more]
+        return subprocess.run(command, env=self.environment(service), capture_output=True).returncode == 0
+
+    def wait_healthy(self, service: str, within_s: float = 90.0) -> None:
+        until(lambda: self.is_healthy(service), f"{service} is healthy: {self.log(service)}", within_s)
+
+    def stop(self, service: str, process: subprocess.Popen[bytes]) -> int:
+        """Stop a container as docker does: its signal, and it has to end within its grace. Its exit code."""
+        process.send_signal(INTERRUPT.get(service, signal.SIGTERM))
+        return process.wait(seconds(self.services[service].get("stop_grace_period", f"{DEFAULT_GRACE_S}s")))
+
+    def log(self, service: str) -> str:
+        path = self.folder / f"{service}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+
+def _redis_cli() -> str:
+    """A client that says PING, as a program: redis-cli is not where only the library is."""
+    script = (
+        "import os, sys, redis; port = int(sys.argv[2]); "
+        "client = redis.Redis(port=port, password=os.environ.get('REDISCLI_AUTH')); "
+        "print('PONG' if client.execute_command(*sys.argv[3:]) else '')"
+    )
+    return f"{sys.executable} -c {shlex.quote(script)}"
