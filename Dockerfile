@@ -7,8 +7,11 @@ ARG PYTHON=3.11.14-slim-bookworm
 
 FROM python:${PYTHON} AS build
 ARG VARIANT=cpu
-# The package index that has torch's builds for CPUs; the one for GPUs has what the CUDA variant needs.
+# The CPU variant: the package index that has torch's builds for CPUs, as PyTorch's page "Get started" names it. The other
+# variant needs none.
 ARG PIP_EXTRA_INDEX_URL=""
+RUN test "$VARIANT" != cpu || test -n "$PIP_EXTRA_INDEX_URL" \
+ || { echo "name the index of torch's CPU builds: --build-arg PIP_EXTRA_INDEX_URL=..." >&2; exit 2; }
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1
 RUN python -m venv --without-pip /opt/docmill
 COPY docker/requirements-${VARIANT}.lock /tmp/requirements.lock
@@ -22,8 +25,8 @@ COPY pyproject.toml README.md LICENSE ./
 COPY worker worker
 COPY tasks tasks
 COPY storage storage
-RUN pip wheel --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
- && pip --python /opt/docmill/bin/python install --no-deps /tmp/wheel/*.whl \
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
+ && pip --python /opt/docmill/bin/python install --no-cache-dir --no-deps /tmp/wheel/*.whl \
  && /opt/docmill/bin/python -m compileall -q -j 0 /opt/docmill/lib
 
 FROM python:${PYTHON}
@@ -46,7 +49,7 @@ ENV PATH=/opt/docmill/bin:$PATH \
     DOCMILL_MODELS_DIR=/models \
     HF_HOME=/data/hub \
     HOME=/tmp
-USER docmill
+USER 10001
 WORKDIR /corpus
 VOLUME ["/data"]
 # Each device process lives and takes from the queue. The first start of a worker compiles and converts nothing.

