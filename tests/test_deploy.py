@@ -12,7 +12,7 @@ import pytest
 from tests.test_compose import ROOT, SERVICES
 from worker.settings import Settings
 
-UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
+UNITS = sorted((ROOT / "deploy" / "systemd").glob("docmill-*.*"))
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
 PROGRAM = "/opt/docmill/bin/docmill"
 
@@ -34,9 +34,12 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
     assert "docmill" not in said
 
 
-def test_the_units_run_a_worker_and_the_migration() -> None:
-    assert [unit.stem for unit in UNITS] == ["docmill-migrate", "docmill-worker"]
-    worker, migrate = _settings("docmill-worker"), _settings("docmill-migrate")
+def test_the_units_run_a_worker_the_migration_and_collection() -> None:
+    names = [unit.name.removeprefix("docmill-") for unit in UNITS]
+    assert names == ["gc.service", "gc.timer", "migrate.service", "worker.service"]
+    worker, migrate, collect = _settings("docmill-worker"), _settings("docmill-migrate"), _settings("docmill-gc")
+    assert collect["ExecStart"] == f"{PROGRAM} gc"
+    assert collect["Type"] == "oneshot"
     assert worker["ExecStart"] == f"{PROGRAM} worker"
     assert migrate["ExecStart"] == f"{PROGRAM} db upgrade"
     assert migrate["Type"] == "oneshot"
