@@ -26,8 +26,8 @@ Fate = tuple[str, str | None, str | None]  # status, text, class of the reason
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of one text or two, which give up soon."""
-    monkeypatch.setattr("storage.steps.SHARD_SIZES", SIZES)
-    monkeypatch.setattr("storage.steps.DEFAULT_SHARD_SIZE", DEFAULT_SIZE)
+    monkeypatch.setattr("storage.following.SHARD_SIZES", SIZES)
+    monkeypatch.setattr("storage.following.DEFAULT_SHARD_SIZE", DEFAULT_SIZE)
     monkeypatch.setattr("storage.policy.MAX_ATTEMPTS", MAX_ATTEMPTS)
 
 

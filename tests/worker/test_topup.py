@@ -28,7 +28,7 @@ def broker(redis_url: str) -> Iterator[Broker]:
 def test_a_lane_is_filled_again_at_half_of_its_window(
     database: Database, broker: Broker, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.steps.SHARD_SIZES", {LANE: ShardSize(1, 100)})
+    monkeypatch.setattr("storage.following.SHARD_SIZES", {LANE: ShardSize(1, 100)})
     read(database, request(), numbered(100))
     refill = Refill(database, broker)
     refill.after_shard(LANE)
