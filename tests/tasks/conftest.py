@@ -24,7 +24,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 def multiplies_int8_exactly() -> bool:
     """Whether the processor adds products of 8 bits without clipping the sums to 16, as those with VNNI do.
 
-    Others lose more in int8 than that their numbers are rounded.
+    Others were measured to lose more in int8.
     """
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     return "vnni" in flags or "amx_int8" in flags
