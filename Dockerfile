@@ -52,7 +52,7 @@ ENV PATH=/opt/docmill/bin:$PATH \
 USER 10001
 WORKDIR /corpus
 VOLUME ["/data"]
-# Each device process lives and takes from the queue. The first start of a worker compiles and converts nothing.
+# Each device process lives and takes from the queue.
 HEALTHCHECK --interval=30s --timeout=15s --start-period=60s --retries=3 CMD ["docmill", "health"]
 ENTRYPOINT ["docmill"]
 CMD ["--help"]

@@ -16,7 +16,8 @@ from storage.outcomes import Outcome, Reason, Status
 from storage.policy import Again, GiveUp, Split, after_death, after_error
 from storage.rows import n_chars
 from storage.schema import Job, Lease, Refusal, Shard, Worker
-from storage.shards import Claim, end_shard, give_back, given_back, put_outcomes
+from storage.settling import put_outcomes
+from storage.shards import Claim, end_shard, give_back, given_back
 
 PAGE = 200
 
