@@ -1,8 +1,8 @@
 """Databases and queues for the tests: real ones, each test with its own.
 
-DOCMILL_TEST_POSTGRES_URL and DOCMILL_TEST_REDIS_URL name the servers. Where none is named and none answers, one is
-started for the run, with the machine's programs or those of a package. Without any its tests are skipped, and fail
-where DOCMILL_TEST_REQUIRE_SERVERS is set. That with pgvector is always the package's.
+The servers are the run's own, started with the machine's programs or those of a package: a PostgreSQL that need not
+be durable makes and drops a database ten times as fast. DOCMILL_TEST_POSTGRES_URL and DOCMILL_TEST_REDIS_URL name
+other ones. Without any their tests are skipped, and fail where DOCMILL_TEST_REQUIRE_SERVERS is set.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,10 +24,10 @@ from sqlalchemy.engine import URL, make_url
 
 from storage import migrations
 from storage.database import Database
-from tests.faults.servers import Missing, PostgresCluster, open_folder
+from tests.faults.servers import Missing, PostgresCluster, RedisServer, open_folder
 
-POSTGRES_URL = os.environ.get("DOCMILL_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
-REDIS_URL = os.environ.get("DOCMILL_TEST_REDIS_URL", "redis://127.0.0.1:6379")
+POSTGRES_URL = os.environ.get("DOCMILL_TEST_POSTGRES_URL")
+REDIS_URL = os.environ.get("DOCMILL_TEST_REDIS_URL")
 REDIS_DATABASES = range(1, 16)  # 0 is left to whoever works on this machine
 REDIS_LOAN_S = 3600
 
@@ -88,23 +88,30 @@ class PostgresServer:
 def _postgres_or_reason() -> Iterator[PostgresServer | str]:
     with ExitStack() as stack:
         try:
-            server = PostgresServer(POSTGRES_URL)
+            url = POSTGRES_URL or stack.enter_context(_cluster()).admin_url
+            server = stack.enter_context(_with_template(url))
+        except Missing as reason:
+            yield str(reason)
         except psycopg.OperationalError as error:
-            silent = f"PostgreSQL does not answer: {str(error).splitlines()[0]}"
-            if "DOCMILL_TEST_POSTGRES_URL" in os.environ:
-                yield silent
-                return
-            try:
-                cluster = stack.enter_context(PostgresCluster(stack.enter_context(open_folder()) / "cluster"))
-            except Missing as reason:
-                yield f"{silent}; {reason}"
-                return
-            server = PostgresServer(cluster.admin_url)
-        database = Database(server.url(server.template))
-        migrations.upgrade(database)
-        database.close()
-        yield server
-        server.close()
+            yield f"PostgreSQL does not answer: {str(error).splitlines()[0]}"
+        else:
+            yield server
+
+
+@contextmanager
+def _cluster(*, pgvector: bool = False) -> Iterator[PostgresCluster]:
+    with open_folder() as folder, PostgresCluster(folder / "cluster", pgvector=pgvector) as cluster:
+        yield cluster
+
+
+@contextmanager
+def _with_template(url: str) -> Iterator[PostgresServer]:
+    server = PostgresServer(url)
+    database = Database(server.url(server.template))
+    migrations.upgrade(database)
+    database.close()
+    yield server
+    server.close()
 
 
 @pytest.fixture
@@ -125,18 +132,12 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def _pgvector_or_reason() -> Iterator[PostgresServer | str]:
     with ExitStack() as stack:
-        folder = stack.enter_context(open_folder())
         try:
-            cluster = stack.enter_context(PostgresCluster(folder / "cluster", pgvector=True))
+            cluster = stack.enter_context(_cluster(pgvector=True))
         except Missing as reason:
             yield str(reason)
-            return
-        server = PostgresServer(cluster.admin_url)
-        database = Database(server.url(server.template))
-        migrations.upgrade(database)
-        database.close()
-        yield server
-        server.close()
+        else:
+            yield stack.enter_context(_with_template(cluster.admin_url))
 
 
 @pytest.fixture
@@ -197,32 +198,22 @@ def bare_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Da
 
 
 @pytest.fixture(scope="session")
-def _redis_server() -> Iterator[str]:
-    try:
-        with redis.Redis.from_url(REDIS_URL, socket_connect_timeout=2) as client:
-            client.ping()
-    except redis.RedisError as error:
-        if os.environ.get("DOCMILL_TEST_REQUIRE_SERVERS"):
-            pytest.fail(f"Redis does not answer, and DOCMILL_TEST_REQUIRE_SERVERS is set: {error}")
-        from worker.embedded import EmbeddedRedis
-
-        with EmbeddedRedis() as embedded:
-            yield embedded.url
-        return
-    yield REDIS_URL
+def _redis_or_reason(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with ExitStack() as stack:
+        try:
+            yield REDIS_URL or stack.enter_context(RedisServer(tmp_path_factory.mktemp("redis"))).url
+        except Missing as reason:
+            yield f"no Redis: {reason}"
 
 
 @pytest.fixture
-def redis_url(_redis_server: str) -> Iterator[str]:
-    """An empty Redis database that is ours alone: on the server where one answers, else on an embedded one."""
-    if _redis_server.startswith("unix:"):
-        with redis.Redis.from_url(_redis_server) as client:
-            client.flushall()
-        yield _redis_server
-        return
-    with redis.Redis.from_url(_redis_server, db=0) as loans:
+def redis_url(_redis_or_reason: str) -> Iterator[str]:
+    """An empty Redis database that is ours alone."""
+    if "://" not in _redis_or_reason:
+        missing(_redis_or_reason)
+    with redis.Redis.from_url(_redis_or_reason, db=0) as loans:
         number = _borrow(loans)
-        url = make_url(_redis_server).set(database=str(number)).render_as_string(hide_password=False)
+        url = make_url(_redis_or_reason).set(database=str(number)).render_as_string(hide_password=False)
         try:
             with redis.Redis.from_url(url) as client:
                 client.flushdb()
@@ -238,4 +229,4 @@ def _borrow(loans: redis.Redis) -> int:
     for number in REDIS_DATABASES:
         if number not in used and loans.set(f"docmill-tests:{number}", os.getpid(), nx=True, ex=REDIS_LOAN_S):
             return number
-    missing(f"every Redis database of {REDIS_URL} is in use")
+    missing("every database of that Redis is in use")

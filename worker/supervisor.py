@@ -56,6 +56,16 @@ class Child:
             log.debug("child_gone owner=%s", self.owner)
 
 
+def start_device() -> subprocess.Popen[bytes]:
+    """A device process, which waits for its order."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "worker.device"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # a Ctrl-C in the terminal is ours to answer
+    )
+
+
 def restart_delay(idle_deaths: int) -> float:
     """How long to wait before a dead child is replaced, in seconds, after so many in a row that had done nothing.
 
@@ -151,14 +161,7 @@ class Supervisor:
 
     def _spawn(self, device: str) -> Child:
         owner = f"{platform.node()}:{device}:{uuid.uuid4().hex[:12]}"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "worker.device"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # a Ctrl-C in the terminal is ours to answer
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
+        process = start_device()
         settings = self.settings.model_copy(update={"redis_url": self.broker.url})
         self._watchdogs[device].forget_steps()
         self._caretaker.adopt(owner)

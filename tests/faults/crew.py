@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from tests.faults.mill import Mill
-from tests.worker.harness import DOCMILL, until
+from tests.worker.harness import Running, children, command_of, device_children, device_pids, until
 
 OWN_NUMBERS = ("unshare", "--pid", "--fork", "--mount-proc")
 UNREACHABLE = 3  # the exit code of a worker that finds no queue or no store when it starts
@@ -31,18 +30,6 @@ def own_numbers() -> tuple[str, ...]:
     if shutil.which(OWN_NUMBERS[0]) is None:
         return ()
     return OWN_NUMBERS if subprocess.run([*OWN_NUMBERS, "true"], capture_output=True).returncode == 0 else ()
-
-
-def children(pid: int) -> list[int]:
-    with suppress(FileNotFoundError, ProcessLookupError):
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
-
-
-def command_of(pid: int) -> bytes:
-    with suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
 
 
 def send(pid: int, number: signal.Signals) -> None:
@@ -70,8 +57,9 @@ class Place:
         self.log = mill.folder / f"worker-{name}.log"
         self.ends: list[End] = []
         self._mill = mill
-        self._command = [*(own_numbers() if apart else ()), DOCMILL, "worker", *options]
-        self._process: subprocess.Popen[bytes] | None = None
+        self._within = own_numbers() if apart else ()
+        self._options = options
+        self._process: Running | None = None
         self._start_at = 0.0
         self._thaw_at: dict[int, float] = {}
         self._told_at: float | None = None
@@ -81,15 +69,7 @@ class Place:
 
     def start(self) -> None:
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                cwd=self._mill.folder,
-                env=self._mill.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            self._process = self._mill.launch(("worker", *self._options), log, log, self._within)
         self._told_at, self._killed, self._ready, self._frozen_since_told = None, False, False, False
 
     @property
@@ -100,15 +80,13 @@ class Place:
         """Its process, by our numbers."""
         if self._process is None or self._process.poll() is not None:
             return None
-        if self._command[0] == DOCMILL:
-            return self._process.pid
-        return next(iter(children(self._process.pid)), None)
+        return next(iter(children(self._process.pid)), None) if self._within else self._process.pid
 
     def devices(self) -> list[int]:
         supervisor = self.supervisor()
-        if supervisor is None:
+        if supervisor is None or self._process is None:
             return []
-        return [pid for pid in children(supervisor) if b"worker.device" in command_of(pid)]
+        return device_children(supervisor) if self._within else device_pids(self._process)
 
     def everybody(self) -> list[int]:
         supervisor = self.supervisor()
@@ -130,7 +108,7 @@ class Place:
     def thaw(self) -> None:
         """Let everybody go on."""
         for pid in self._thaw_at:
-            if b"docmill" in command_of(pid) or b"worker.device" in command_of(pid):
+            if any(ours in command_of(pid) for ours in (b"docmill", b"worker.device", b"forkserver.py")):
                 send(pid, signal.SIGCONT)
         self._thaw_at.clear()
 
@@ -167,7 +145,7 @@ class Place:
         now = time.monotonic()
         told = self._told_at is not None
         took_s = now - self._told_at if self._told_at is not None and not self._frozen_since_told else 0.0
-        self.ends.append(End(self.name, self._process.returncode, told, self._killed, self._ready, took_s))
+        self.ends.append(End(self.name, self._process.wait(), told, self._killed, self._ready, took_s))
         self._process = None
 
     def finish(self, within_s: float) -> None:

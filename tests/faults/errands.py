@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections import deque
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.mill import Mill
-from tests.worker.harness import DOCMILL
+from tests.worker.harness import Running
 
 AGAIN_S = 0.5
 PATIENCE_S = 120.0  # a command that says nothing for longer hangs
@@ -34,7 +33,7 @@ class Errands:
     def __init__(self, mill: Mill) -> None:
         self._mill = mill
         self._left: deque[Errand] = deque()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Running | None = None
         self._began = 0.0
         self._tries = 0
         self.killed = 0
@@ -56,8 +55,8 @@ class Errands:
         if self._process is None:
             if now >= self._began:
                 self._start(errand)
-        elif self._process.poll() is not None:
-            self._ended(errand, self._process.returncode)
+        elif (code := self._process.poll()) is not None:
+            self._ended(errand, code)
         elif self._tries == 1 and errand.kill_after_s is not None and now - self._began > errand.kill_after_s:
             self.killed += 1
             self._process.kill()
@@ -70,15 +69,7 @@ class Errands:
         self._began = time.monotonic()
         # What it says goes to a file, so that a full pipe stops nobody.
         with self._file("out").open("wb") as out, self._file("log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [DOCMILL, *errand.arguments, "--json"],
-                cwd=self._mill.folder,
-                env=self._mill.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=log,
-                start_new_session=True,
-            )
+            self._process = self._mill.launch((*errand.arguments, "--json"), out, log)
 
     def _ended(self, errand: Errand, code: int) -> None:
         self._process = None

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from subprocess import Popen
 from typing import Any
 
 from sqlalchemy import func, select, update
@@ -21,7 +20,7 @@ from storage.schema import Job, OutcomeRow, Shard
 from storage.schema import Worker as WorkerRow
 from storage.status import JobStatus
 from tests.faults.checker import check
-from tests.worker.harness import Docmill, kill_group, until
+from tests.worker.harness import Docmill, Running, kill_group, until
 from worker.broker import Broker
 from worker.enqueue import Enqueued, Prepared, Request, enqueue, prepare
 from worker.faultpoints import STRUCK
@@ -97,7 +96,7 @@ class Mill(Docmill):
                 broker.close()
 
     @contextmanager
-    def worker(self, *options: str, fault: str | None = None, **settings: Any) -> Iterator[Popen[bytes]]:
+    def worker(self, *options: str, fault: str | None = None, **settings: Any) -> Iterator[Running]:
         """A worker that lives as long as the block and stops at once after it; `fault` and settings are its own."""
         process = self.start_worker(*options, fault=fault, **settings)
         try:
@@ -109,7 +108,7 @@ class Mill(Docmill):
             if process.poll() is None:
                 kill_group(process)
 
-    def start_worker(self, *options: str, fault: str | None = None, **settings: Any) -> Popen[bytes]:
+    def start_worker(self, *options: str, fault: str | None = None, **settings: Any) -> Running:
         before = dict(self.environment)
         self.environment |= {f"DOCMILL_{name.upper()}": str(value) for name, value in settings.items()}
         if fault is not None:

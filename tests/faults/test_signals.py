@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import time
-from subprocess import Popen
 
 import pytest
 
 from storage.schema import Shard
 from tests.faults.mill import SHARD_TEXTS, Mill, numbered
-from tests.worker.harness import device_pids, kill_group, until
+from tests.worker.harness import Running, device_pids, kill_group, until
 
 DRAIN_S = 30.0  # what a service manager may count on
 AT_ONCE_S = 15.0
 BATCH_TEXTS = 64  # of the model that computes nothing
 
 
-def ended(process: Popen[bytes], within_s: float) -> float:
+def ended(process: Running, within_s: float) -> float:
     """The seconds until a worker ends by itself, with exit code 0."""
     began = time.monotonic()
     try:

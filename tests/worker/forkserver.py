@@ -1,15 +1,19 @@
-"""A process that has docmill's libraries loaded and forks for each command: what a start costs is paid once.
+"""Processes that have docmill's libraries loaded and fork for each command: what a start costs is paid once.
 
-The command runs in a process of its own, with its own environment, folder and streams, from `worker.cli.main` to its
-exit code. What reads the environment when it is imported is not loaded before the fork.
+A command, and a device process that it starts, runs in a process of its own, with its own environment, folder and
+streams, from `main` to its exit code. Device processes, and commands that compute, are forked from another server,
+which has the model libraries, too; it is started when the first is asked for. They read the environment when they are
+imported, so that is done only where both environments agree.
 
-Run as a program it serves a socket until the end of its standard input. A request is JSON, with the three streams.
+Run as a program it serves a socket until the end of its standard input. A request is JSON, with the three streams;
+the answer is the process's number, and later its exit code.
 """
 
 from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import json
 import os
 import select
@@ -21,125 +25,257 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 LARGEST = 1 << 20
-BEFORE = (
+COMMANDS = (
     *("worker.cli.admin", "worker.cli.completion", "worker.cli.corpus", "worker.cli.faults", "worker.cli.jobs"),
-    *(
-        "worker.cli.pipeline",
-        "worker.cli.session",
-        "worker.cli.show",
-        "worker.cli.steer",
-        "worker.cli.work",
-        "worker.broker",
-    ),
+    *("worker.cli.local", "worker.cli.pipeline", "worker.cli.session", "worker.cli.show", "worker.cli.steer"),
+    *("worker.cli.work", "worker.broker", "worker.embedded", "worker.supervisor"),
     *("worker.enqueue", "worker.settings", "storage.collection", "storage.corpora", "storage.database"),
     *("storage.ingest", "storage.jobs", "storage.migrations", "storage.pipelines", "storage.readers"),
     *("storage.removal", "storage.results", "storage.status", "storage.tracing", "alembic.command", "psycopg"),
 )
-NOT_BEFORE = ("torch", "transformers", "huggingface_hub", "datasets", "fsspec")  # they read the environment
+MODEL_LIBRARIES = ("torch", "transformers", "huggingface_hub", "datasets", "fsspec")
+WITH_MODELS = (
+    *COMMANDS,
+    *("worker.device", "worker.faultbackend", "tasks.engine", "torch", "transformers", "sentence_transformers"),
+    *("transformers.models.marian.modeling_marian", "transformers.models.bert.modeling_bert"),
+    *("tasks.backends.encoder.sentence", "tasks.backends.encoder.openvino_embed", "tasks.backends.polyglot"),
+    *("tasks.backends.encoder_decoder.seq2seq", "tasks.backends.encoder_decoder.ctranslate"),
+    *("tasks.backends.decoder_only.causal", "tasks.detection"),
+)
+COMPUTING = {"search", "index", "--dry-run"}  # a command with one of these loads models by itself
+# What the model libraries read when they are imported or first used.
+READ_EARLY = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "KMP_", "MKL_", "TORCH", "CUDA", "PYTHON", "LD_")
+
+
+class Fork:
+    """A process that a server forked, with what is used of `subprocess.Popen`."""
+
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line
+        self.pid = int(line.recv(16))
+        self.returncode: int | None = None
+        self.stdin: IO[bytes] | None = None
+        self.stdout: IO[bytes] | None = None
+
+    def poll(self) -> int | None:
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, -N for signal N. Raises TimeoutExpired after so many seconds."""
+        if self.returncode is None:
+            if not select.select([self._line], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired([str(self.pid)], timeout or 0)
+            self.returncode = int(self._line.recv(16))
+            self._line.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 class Forks:
-    """The server, and commands that run in its forks."""
+    """The server of commands, and commands that run in its forks. They end with whoever asked for them."""
 
     def __init__(self, program: str) -> None:
         self._program = program
         self._folder = tempfile.TemporaryDirectory(prefix="docmill-test-fork-")
-        self._address = str(Path(self._folder.name) / "socket")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("DOCMILL_")}
-        command = [sys.executable, __file__, self._address]
-        self._server = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, cwd=self._folder.name)
+        self._address = str(Path(self._folder.name) / "commands")
+        self._environment = environment_of_servers()
+        self._server = serving(self._address, "commands")
 
     def run(
         self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], stdin: bytes, timeout_s: float
     ) -> tuple[int, bytes, bytes]:
         """Run the command to its end: its exit code (-N for signal N), output and errors. Raises TimeoutExpired."""
-        with (
-            tempfile.TemporaryFile() as given,
-            tempfile.TemporaryFile() as out,
-            tempfile.TemporaryFile() as err,
-            self._connected() as line,
-        ):
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             given.write(stdin)
             given.seek(0)
-            asked = {"arguments": [self._program, *arguments], "cwd": str(cwd), "environment": dict(env)}
-            socket.send_fds(line, [json.dumps(asked).encode()], [given.fileno(), out.fileno(), err.fileno()])
-            line.settimeout(timeout_s)
-            try:
-                code = int(line.recv(16))
-            except TimeoutError:
-                raise subprocess.TimeoutExpired([self._program, *arguments], timeout_s) from None
+            process = self._start(arguments, cwd, env, (given, out, err), group=False)
+            code = process.wait(timeout_s)
             for stream in (out, err):
                 stream.seek(0)
             return code, out.read(), err.read()
 
-    def _connected(self) -> socket.socket:
-        deadline = time.monotonic() + 60
-        while True:
-            line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            try:
-                line.connect(self._address)
-            except OSError:
-                line.close()
-                assert self._server.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            else:
-                return line
+    def start(
+        self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], out: IO[bytes], err: IO[bytes]
+    ) -> Fork:
+        """Start the command in a session of its own, without input."""
+        with Path(os.devnull).open("rb") as nothing:
+            return self._start(arguments, cwd, env, (nothing, out, err), group=True)
+
+    def _start(
+        self,
+        arguments: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        streams: tuple[IO[bytes], IO[bytes], IO[bytes]],
+        *,
+        group: bool,
+    ) -> Fork:
+        asked = {
+            "arguments": [self._program, *arguments],
+            "cwd": str(cwd),
+            "environment": dict(env),
+            "group": group,
+            "kills": True,
+        }
+        computes = not COMPUTING.isdisjoint(arguments) and read_early(env) == read_early(self._environment)
+        address = with_models(self._address) if computes else self._address
+        return forked(address, asked, [stream.fileno() for stream in streams])
+
+    def devices(self, supervisor: int) -> list[int]:
+        """The device processes that were forked for a supervisor and live."""
+        with connected(with_models(self._address)) as line:
+            line.send(json.dumps({"devices_of": supervisor}).encode())
+            found: list[int] = json.loads(line.recv(LARGEST))
+            return found
 
     def close(self) -> None:
         self._server.communicate()
         self._folder.cleanup()
 
 
-def serve(address: str) -> dict[str, Any] | None:
-    """Fork for each request. Returns in the forks with their requests, and in the server with None at the end."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(address)
-    listener.listen(64)
-    running: dict[int, socket.socket] = {}
+def environment_of_servers() -> dict[str, str]:
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("DOCMILL_")}
+    return {**ours, "HF_HUB_OFFLINE": "1"}
+
+
+def read_early(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith(READ_EARLY)}
+
+
+def serving(address: str, kind: str) -> subprocess.Popen[bytes]:
+    """A server's process; it serves until the end of its standard input."""
+    command = [sys.executable, __file__, address, kind]
+    return subprocess.Popen(command, env=environment_of_servers(), stdin=subprocess.PIPE, cwd=Path(address).parent)
+
+
+def with_models(address: str) -> str:
+    """Where the server with the model libraries listens, or soon will; `address` is that of commands."""
+    with connected(address) as line:
+        line.send(b'{"with_models": true}')
+        return line.recv(LARGEST).decode()
+
+
+def connected(address: str) -> socket.socket:
+    """A line to a server, as soon as it listens."""
+    deadline = time.monotonic() + 120
     while True:
-        lines = {line: pid for pid, line in running.items()}
-        watched: list[Any] = [0, listener, *lines]
-        for ready in select.select(watched, [], [], 0.01 if running else None)[0]:
-            if ready == 0:
-                return None
-            if ready in lines:  # whoever asked has hung up
-                os.kill(lines[ready], signal.SIGKILL)
-            elif ready is listener:
-                line, _ = listener.accept()
-                said, streams, _, _ = socket.recv_fds(line, LARGEST, 3)
-                if pid := os.fork():
-                    running[pid] = line
-                    for stream in streams:
-                        os.close(stream)
-                    continue
-                for other in (listener, line, *lines):
-                    other.close()
-                for number, stream in enumerate(streams):
-                    os.dup2(stream, number)
-                    os.close(stream)
-                found: dict[str, Any] = json.loads(said)
-                return found
-        _reap(running)
+        line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            line.connect(address)
+        except OSError:
+            line.close()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        else:
+            return line
 
 
-def _reap(running: dict[int, socket.socket]) -> None:
-    while running:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if not pid:
-            return
-        with running.pop(pid) as line:
-            try:
-                line.send(str(os.waitstatus_to_exitcode(status)).encode())
-            except OSError:
-                continue
+def forked(address: str, asked: Mapping[str, Any], streams: Sequence[int]) -> Fork:
+    line = connected(address)
+    socket.send_fds(line, [json.dumps(asked).encode()], streams)
+    return Fork(line)
 
 
-def become(asked: dict[str, Any]) -> None:
+class Server:
+    """Forks for each request, and says how each fork ended."""
+
+    def __init__(self, address: str, kind: str) -> None:
+        self._address = address
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(address)
+        self._listener.listen(64)
+        self._lines: dict[int, socket.socket] = {}  # to whoever asked for a process, by its number
+        self._asked: dict[int, dict[str, Any]] = {}
+        self._with_models: subprocess.Popen[bytes] | None = None
+        self._kind = kind
+
+    def serve(self) -> dict[str, Any] | None:
+        """Returns in the forks with their requests, and in the server with None at the end."""
+        while True:
+            pids = {line: pid for pid, line in self._lines.items()}
+            watched: list[Any] = [0, self._listener, *pids]
+            for ready in select.select(watched, [], [], 0.01 if pids else None)[0]:
+                if ready == 0:
+                    return None
+                if ready in pids:
+                    self._hung_up(pids[ready])
+                elif (asked := self._answer()) is not None:
+                    return asked
+            self._reap()
+
+    def _hung_up(self, pid: int) -> None:
+        """Whoever asked for this process is gone."""
+        asked = self._asked[pid]
+        if asked["kills"]:
+            with suppress(ProcessLookupError):
+                (os.killpg if asked["group"] else os.kill)(pid, signal.SIGKILL)
+        self._lines.pop(pid).close()
+
+    def _answer(self) -> dict[str, Any] | None:
+        """Answer a request; in a fork, return it."""
+        line, _ = self._listener.accept()
+        said, streams, _, _ = socket.recv_fds(line, LARGEST, 3)
+        asked: dict[str, Any] = json.loads(said or b"{}")
+        if "environment" not in asked:
+            self._tell(line, asked)
+            return None
+        if pid := os.fork():
+            self._lines[pid] = line
+            self._asked[pid] = asked
+            for stream in streams:
+                os.close(stream)
+            return None
+        if asked["group"]:
+            os.setsid()
+        line.send(str(os.getpid()).encode())
+        for other in (self._listener, line, *self._lines.values()):
+            other.close()
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        return asked
+
+    def _tell(self, line: socket.socket, asked: Mapping[str, Any]) -> None:
+        """Of which processes there are, and where device processes are forked."""
+        with line:
+            if "devices_of" in asked:
+                mine = [pid for pid, one in self._asked.items() if one.get("supervisor") == asked["devices_of"]]
+                line.send(json.dumps(mine).encode())
+            elif "with_models" in asked:
+                address = str(Path(self._address).with_name("with-models"))
+                if self._with_models is None and address != self._address:
+                    self._with_models = serving(address, "with models")
+                line.send(address.encode())
+
+    def _reap(self) -> None:
+        while self._asked:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            self._asked.pop(pid, None)
+            if (line := self._lines.pop(pid, None)) is not None:
+                with line:
+                    try:
+                        line.send(str(os.waitstatus_to_exitcode(status)).encode())
+                    except OSError:
+                        continue
+
+
+def become(asked: Mapping[str, Any]) -> None:
     """Take on the request's environment, folder and arguments, and streams as a new interpreter has them."""
     os.environ.clear()
     os.environ.update(asked["environment"])
@@ -152,20 +288,53 @@ def become(asked: dict[str, Any]) -> None:
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
 
 
-def main() -> None:
-    import importlib
+def fork_devices(address: str, of_the_server: Mapping[str, str]) -> None:
+    """Have this process's supervisor start its device processes as forks, where what they read early is alike."""
+    from worker import supervisor
 
+    if read_early(os.environ) != read_early(of_the_server):
+        return
+
+    def start_device() -> Fork:
+        theirs_in, ours_in = os.pipe()
+        ours_out, theirs_out = os.pipe()
+        asked = {
+            "arguments": ["worker.device"],
+            "cwd": str(Path.cwd()),
+            "environment": dict(os.environ),
+            "group": True,
+            "kills": False,  # it ends by itself when its supervisor is gone, or not: that is tested
+            "supervisor": os.getpid(),
+        }
+        process = forked(with_models(address), asked, [theirs_in, theirs_out, 2])
+        os.close(theirs_in)
+        os.close(theirs_out)
+        process.stdin = os.fdopen(ours_in, "wb")
+        process.stdout = os.fdopen(ours_out, "rb")
+        return process
+
+    supervisor.start_device = start_device  # type: ignore[assignment]
+
+
+def main() -> None:
+    address, kind = sys.argv[1:]
     sys.path[0] = ""  # as for an installed program, and not this file's folder
     sys.path.pop(0)
-    for module in BEFORE:
+    for module in COMMANDS if kind == "commands" else WITH_MODELS:
         importlib.import_module(module)
-    assert not sys.modules.keys() & {*NOT_BEFORE}, sys.modules.keys() & {*NOT_BEFORE}
+    assert kind != "commands" or sys.modules.keys().isdisjoint(MODEL_LIBRARIES)
     gc.collect()
     gc.freeze()
-    asked = serve(sys.argv[1])
+    of_the_server = dict(os.environ)
+    asked = Server(address, kind).serve()
     if asked is None:
         os._exit(0)
     become(asked)
+    if "supervisor" in asked:
+        from worker.device import main as device
+
+        device()
+    fork_devices(address, of_the_server)
     end(ended())
 
 

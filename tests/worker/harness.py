@@ -12,18 +12,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from tests.worker.forkserver import Forks
+from tests.worker.forkserver import Fork, Forks
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLES = ROOT / "examples"
 DOCMILL = str(Path(sys.executable).with_name("docmill"))
 DEADLINE_S = 120.0
+Running = subprocess.Popen[bytes] | Fork
 # What is made of models' files and measured of them is shared by all tests of a session; it takes seconds each time.
 SHARED = Path(tempfile.mkdtemp(prefix="docmill-test-cache-"))
 atexit.register(shutil.rmtree, SHARED, ignore_errors=True)
@@ -61,6 +62,7 @@ class Docmill:
 
     def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
         self.folder = folder
+        self.from_anew = False  # start every process as its user does
         share_conversions(folder / "home")
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DOCMILL_")}
         self.environment = {
@@ -97,8 +99,8 @@ class Docmill:
 
     @property
     def starts_anew(self) -> bool:
-        """Whether a command needs an interpreter of its own, since it has other code; else a fork is quicker."""
-        return "PYTHONPATH" in self.environment or "LD_PRELOAD" in self.environment
+        """Whether a command needs an interpreter of its own, as where it has other code; else a fork is quicker."""
+        return self.from_anew or "PYTHONPATH" in self.environment or "LD_PRELOAD" in self.environment
 
     def json(self, *arguments: Any, code: int = 0) -> Any:
         return json.loads(self(*arguments, "--json", code=code).stdout)
@@ -109,23 +111,30 @@ class Docmill:
     def enqueue(self, *arguments: Any, code: int = 0) -> int:
         return int(self.json("enqueue", *arguments, code=code)["id"])
 
-    def start(self, *arguments: Any) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: Any) -> Running:
         """A command in a process group of its own, its log in `<folder>/<command>.log`."""
+        with (self.folder / f"{arguments[0]}.log").open("ab") as log:
+            return self.launch(arguments, log, log)
+
+    def launch(self, arguments: Sequence[Any], out: IO[bytes], err: IO[bytes], within: Sequence[str] = ()) -> Running:
+        """A command in a process group of its own that writes to these files; `within` is what it is started by."""
         # A suite that runs in the background of a script ignores SIGINT, and its children would inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        with (self.folder / f"{arguments[0]}.log").open("ab") as log:
-            return subprocess.Popen(
-                [DOCMILL, *map(str, arguments)],
-                cwd=self.folder,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        given = [*map(str, arguments)]
+        if not self.starts_anew and not within:
+            return _forks().start(given, cwd=self.folder, env=self.environment, out=out, err=err)
+        return subprocess.Popen(
+            [*within, DOCMILL, *given],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
 
     @contextmanager
-    def worker(self, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    def worker(self, *options: str) -> Iterator[Running]:
         """A worker that lives as long as the block, then drains."""
         process = self.start("worker", *options)
         try:
@@ -141,16 +150,32 @@ class Docmill:
         return (self.folder / f"{command}.log").read_text(errors="replace")
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> None:
+def kill_group(process: Running) -> None:
     """kill -9 of a process and of everything that shares its group."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def device_pids(process: subprocess.Popen[bytes]) -> list[int]:
-    """The device processes of a worker, as the kernel lists its children."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(pid) for pid in children if b"worker.device" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+def device_pids(process: Running) -> list[int]:
+    """The device processes of a worker."""
+    return _forks().devices(process.pid) if isinstance(process, Fork) else device_children(process.pid)
+
+
+def device_children(pid: int) -> list[int]:
+    """The same of one that was not forked, by its number, as the kernel lists its children."""
+    return [child for child in children(pid) if b"worker.device" in command_of(child)]
+
+
+def children(pid: int) -> list[int]:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def command_of(pid: int) -> bytes:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def job_number(log: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from sqlalchemy import select
 
 from storage.database import Database
 from storage.schema import Shard
-from tests.worker.harness import EXAMPLES, Docmill, kill_group, until
+from tests.worker.harness import EXAMPLES, Docmill, Running, kill_group, until
 
 FRENCH = EXAMPLES / "french.jsonl"
 RUN = ("run", FRENCH, "--task", "translate", "--from", "fr", "--to", "en", "--beams", 1, "--limit", 40)
@@ -30,7 +29,8 @@ def _processes_of(folder: Path) -> list[str]:
     return found
 
 
-def _start(docmill: Docmill) -> tuple[Database, subprocess.Popen[bytes]]:
+def _start(docmill: Docmill) -> tuple[Database, Running]:
+    docmill.from_anew = True  # its home is in the environment that the kernel knows
     docmill("jobs")  # makes the store
     database = Database(f"sqlite:///{docmill.folder}/home/docmill.db")
     process = docmill.start(*RUN)
