@@ -1,6 +1,7 @@
 """Decoder-only models on vLLM, which schedules by itself: it is fed while it has room, and keeps what prompts share.
 
-The engine runs in this process and on the device's thread. Its prefix cache is on.
+The engine runs in this process and on a thread of its own, which made it: on a CPU vLLM binds the threads that
+compute to cores, and they belong to the thread that started them. Its prefix cache is on.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,8 @@ class VllmBackend:
         context = min(context, _CONTEXT[self._kind])
         self._decoding = decoding(spec, generation_settings(opening.folder).to_dict(), context, stop)
         self._limit_tokens = window_limit(spec, self._tokens, context, self._decoding)
-        self._engine: LLMEngine = self._start(opening.folder, spec, context)
+        self._thread = ThreadPoolExecutor(1, "vllm")
+        self._engine: LLMEngine = self._thread.submit(self._start, opening.folder, spec, context).result()
         self.traits = Traits(readers=readers(spec, self._tokens, self._limit_tokens))
 
     @property
@@ -91,8 +94,9 @@ class VllmBackend:
         return found
 
     def close(self) -> None:
-        self._engine.engine_core.shutdown()
+        self._thread.submit(self._engine.engine_core.shutdown).result()
         del self._engine
+        self._thread.shutdown()
         gc.collect()  # the engine's parts refer to one another
         accelerator.release(self._device)
 
@@ -129,7 +133,7 @@ class VllmBackend:
         """One step of vLLM's; the outputs that it finished."""
         try:
             with accelerator.memory_errors(self._device):
-                answers = self._engine.step()
+                answers = self._thread.submit(self._engine.step).result()
         except Exception as error:
             # An engine that failed in a step is not usable any more: another process begins anew, and whatever
             # killed it is found by itself.
