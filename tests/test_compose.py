@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -186,6 +187,20 @@ def test_a_lock_has_a_hash_for_each_package_and_versions_that_the_project_takes(
     for requirement in map(Requirement, wanted):
         version = versions[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement}: {version}; run `make lock`"
+
+
+@pytest.mark.parametrize(
+    ("variant", "index", "packages"), [("cpu", "an index", "cpu"), ("cpu", "", "cuda"), ("cuda", "", "cuda")]
+)
+def test_without_an_index_of_builds_for_cpus_the_image_has_those_for_gpus(
+    variant: str, index: str, packages: str
+) -> None:
+    [choice] = [line.strip(" \\") for line in DOCKERFILE.splitlines() if line.strip().startswith("packages=")]
+    environment = {"VARIANT": variant, "PIP_EXTRA_INDEX_URL": index, "PATH": os.defpath}
+    script = f"{choice} echo requirements-$packages.lock"
+    said = subprocess.run(["sh", "-ec", script], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == f"requirements-{packages}.lock"
+    assert (ROOT / "docker" / said.stdout.strip()).exists()
 
 
 def test_no_model_is_in_the_image() -> None:

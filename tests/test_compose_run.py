@@ -21,7 +21,6 @@ VARIABLES = {
     "REDIS_PASSWORD": "letters4and5digits",
     "POSTGRES_PASSWORD": "others6and7more",
     "DOCMILL_LEASE_S": "15",
-    "TORCH_CPU_INDEX": "-",
 }
 N_TEXTS = 4_096  # of which a shard holds 256
 PACE = "null@900"  # tokens a second: the job goes on while each worker is replaced
