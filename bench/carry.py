@@ -27,13 +27,13 @@ from bench.pairs import Claim, Run, interleave, write
 from bench.plots import Axes, draw
 from bench.stores import fresh_postgres, own_redis
 from storage import bulk, jobs
-from storage.cutting import SHARD_SIZES, pack
 from storage.database import Database, db_now
-from storage.following import UNTOUCHED
+from storage.flow.cutting import SHARD_SIZES, pack
+from storage.flow.following import UNTOUCHED
+from storage.flow.steps import StepRequest
 from storage.jobs import JobRequest, OpenJob
 from storage.schema import Shard, Worker
 from storage.specs import Spec
-from storage.steps import StepRequest
 from tasks import null
 
 DOCMILL = str(Path(sys.executable).with_name("docmill"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select
 
 from storage.database import Database
-from storage.removal import find
+from storage.disposal.removal import find
 from storage.schema import Corpus, Ingest, Job, Step
 from storage.status import JobStatus, StepStatus, read_status
 

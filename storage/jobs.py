@@ -7,13 +7,14 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, or_, select, true, update
 
-from storage import following, rows, steps
-from storage.cutting import unpack
+from storage import rows
 from storage.database import Database, db_now
 from storage.errors import JobStopped, NoSuchJob
+from storage.flow import following, steps
+from storage.flow.cutting import unpack
+from storage.flow.steps import OpenStep, StepRequest
+from storage.flow.ways import visible
 from storage.schema import Contender, Content, Document, Ingest, Job, OutcomeRow, Rejection, Shard, Step, StepText
-from storage.steps import OpenStep, StepRequest
-from storage.ways import visible
 
 UNFINISHED = ("ingesting", "running")
 RUNS: Any = and_(Job.state.in_(UNFINISHED), ~Job.paused)  # its shards may be dispatched, claimed and committed

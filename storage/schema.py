@@ -125,7 +125,7 @@ class Document(Base):
 
 
 class Contender(Base):
-    """An older version of a document that an unfinished reading came across again (see `storage.ingest`)."""
+    """An older version of a document that an unfinished reading came across again (see `storage.intake.ingest`)."""
 
     __tablename__ = "contender"
     ingest_id: Mapped[int] = mapped_column(ForeignKey("ingest.id"), primary_key=True)
@@ -219,7 +219,7 @@ class StepText(Base):
 
 
 class Prompt(Base):
-    """What a spec's template rendered of a document's metadata and a text (see `storage.prompts`).
+    """What a spec's template rendered of a document's metadata and a text (see `storage.flow.prompts`).
 
     The text is the document's own, or what an earlier step made of it.
     """

@@ -8,13 +8,13 @@ from typing import Any
 from sqlalchemy import Connection, Select, and_, func, select
 
 from storage.database import Database, db_now
-from storage.dispatch import LIVE_S
 from storage.errors import NoSuchJob
 from storage.jobs import OPEN_SHARDS, UNFINISHED
+from storage.leases.dispatch import LIVE_S
+from storage.leases.waiting import Cause, Standing, Wait, waiting_for
 from storage.rows import SPEC, spec_of
 from storage.schema import Corpus, Ingest, Job, Refusal, Shard, SpecRow, Step, Worker
 from storage.specs import Spec
-from storage.waiting import Cause, Standing, Wait, waiting_for
 
 PACE_S = 120.0  # over how long the pace is taken
 SILENT_S = 15.0  # three times as long as a worker needs for a sign of life

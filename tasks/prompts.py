@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from storage import templates
+from storage.flow import templates
+from storage.flow.templates import BadTemplate
 from storage.specs import Spec
-from storage.templates import BadTemplate
 from tasks import languages
 from tasks.errors import BadOption, CannotServe
 

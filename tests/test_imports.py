@@ -54,7 +54,7 @@ def test_a_search_that_cannot_be_loads_neither_models_nor_the_queue(database_url
     database.close()
     failing = _command("search", "books", "a text").replace("except SystemExit", "except StorageError")
     loaded = loaded_after(f"from storage.errors import StorageError\n{failing}", DOCMILL_DATABASE_URL=database_url)
-    assert "storage.search" in loaded
+    assert "storage.retrieval.search" in loaded
     assert not loaded & {"torch", "transformers", "sentence_transformers", "celery", "kombu", "rich"}
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from storage import dispatch, upkeep
 from storage.database import Database
 from storage.errors import StorageError
+from storage.leases import dispatch, upkeep
 from worker.broker import Broker
 from worker.errors import BrokerUnreachable
 from worker.pids import is_gone, pid_space

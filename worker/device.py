@@ -21,9 +21,9 @@ from typing import IO, TYPE_CHECKING, Any
 from celery import Celery
 from celery.worker import WorkController, state
 
-from storage import dispatch
 from storage.database import Database
 from storage.errors import StorageError
+from storage.leases import dispatch
 from worker import faultpoints
 from worker.broker import Broker
 from worker.engines import opener

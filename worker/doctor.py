@@ -14,8 +14,8 @@ from pathlib import Path
 from sqlalchemy import select
 
 from storage.database import Database, db_now
-from storage.dispatch import LIVE_S
 from storage.errors import DatabaseUnreachable, RightMissing, SchemaOutOfDate, StorageError
+from storage.leases.dispatch import LIVE_S
 from storage.migrations import current, head, require_current
 from storage.schema import Worker
 from tasks import models

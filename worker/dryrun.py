@@ -10,10 +10,10 @@ from itertools import islice
 
 from sqlalchemy import and_, select
 
-from storage import templates
-from storage.chunks import Rejected
 from storage.database import Database
-from storage.ingest import Counts
+from storage.flow import templates
+from storage.intake.chunks import Rejected
+from storage.intake.ingest import Counts
 from storage.readers import Record
 from storage.schema import Content, OutcomeRow, SpecRow
 from worker.enqueue import Prepared, Progress

@@ -9,16 +9,17 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Protocol
 
-from storage import ingest, jobs
-from storage.chunks import Chunk, Gathering, Rejected
+from storage import jobs
 from storage.database import Database
+from storage.disposal.pruning import Seen, prune
 from storage.errors import StorageError
-from storage.ingest import CHUNK_RECORDS, Counts
+from storage.flow.steps import StepRequest
+from storage.intake import ingest
+from storage.intake.chunks import Chunk, Gathering, Rejected
+from storage.intake.ingest import CHUNK_RECORDS, Counts
 from storage.jobs import JobRequest, OpenJob
-from storage.pruning import Seen, prune
 from storage.readers import Record, Source, SourceOptions, open_source
 from storage.specs import Spec
-from storage.steps import StepRequest
 from tasks import families, models, polyglot, prompts
 from tasks.errors import BadOption
 from tasks.plan import Options, build_spec

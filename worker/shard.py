@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from storage import dispatch, rows, shards, upkeep
+from storage import rows
 from storage.database import Database
 from storage.errors import LeaseLost, StorageError
-from storage.shards import Claim, Head
+from storage.leases import dispatch, shards, upkeep
+from storage.leases.shards import Claim, Head
 from tasks.engine import Engine, Ticket
 from tasks.errors import CannotServe, EngineStopped
 from worker import faultpoints

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from storage import dispatch, jobs, upkeep
+from storage import jobs
 from storage.database import Database
-from storage.dispatch import Lane
+from storage.leases import dispatch, upkeep
+from storage.leases.dispatch import Lane
 from worker import faultpoints
 from worker.broker import Broker
 from worker.errors import BrokerUnreachable

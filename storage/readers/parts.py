@@ -1,11 +1,11 @@
-"""A folder of parts that docmill wrote (`storage.parts`): the files that its manifest lists, as one source."""
+"""A folder of parts that docmill wrote (`storage.export.parts`): the files that its manifest lists, as one source."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from storage.manifest import NAME, Manifest, from_json
+from storage.export.manifest import NAME, Manifest, from_json
 from storage.readers.errors import SourceEmpty, SourceError, SourceUnreadable
 from storage.readers.folder import within
 from storage.readers.records import Rejection

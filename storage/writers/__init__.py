@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 import zstandard
 
 from storage.errors import StorageError
-from storage.manifest import stem
+from storage.export.manifest import stem
 from storage.writers import delimited, jsonl, parquet, vectors
 from storage.writers.files import whole_file
 

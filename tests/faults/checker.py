@@ -9,10 +9,10 @@ from typing import Any
 
 from sqlalchemy import and_, func, select
 
-from storage import ways
-from storage.cutting import unpack
 from storage.database import Database, db_now
-from storage.results import failures, results
+from storage.export.results import failures, results
+from storage.flow import ways
+from storage.flow.cutting import unpack
 from storage.schema import Document, Job, OutcomeRow, Shard, Step
 from storage.status import JobStatus, read_status
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.ingest import CHUNK_RECORDS
+from storage.intake.ingest import CHUNK_RECORDS
 from storage.schema import Document, Shard
 from tests.faults.checker import read_books
 from tests.faults.mill import SHARD_TEXTS, Mill, numbered

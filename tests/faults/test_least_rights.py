@@ -11,18 +11,21 @@ import psycopg
 import pytest
 from sqlalchemy import update
 
-from storage import dispatch, ingest, jobs, migrations, pipelines, rights, rows, shards, upkeep
-from storage.chunks import Rejected
+from storage import jobs, migrations, rights, rows
 from storage.database import Database
 from storage.errors import RightMissing
+from storage.export.results import failures, results
+from storage.flow import pipelines
+from storage.flow.steps import StepRequest
+from storage.intake import ingest
+from storage.intake.chunks import Rejected
 from storage.jobs import JobRequest
+from storage.leases import dispatch, shards, upkeep
+from storage.leases.shards import Claim
 from storage.outcomes import Outcome
-from storage.results import failures, results
 from storage.schema import Job, Shard
-from storage.shards import Claim
 from storage.specs import Spec
 from storage.status import list_statuses, read_status
-from storage.steps import StepRequest
 from tests.faults import security
 from tests.faults.servers import PostgresCluster
 from tests.storage import books

@@ -7,8 +7,8 @@ from functools import partial
 
 from sqlalchemy import select
 
-from storage import results
-from storage.cutting import unpack
+from storage.export import results
+from storage.flow.cutting import unpack
 from storage.schema import Shard
 from storage.status import read_status
 from tests.faults.mill import Mill, numbered

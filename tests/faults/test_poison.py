@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select
 
-from storage.results import failures
+from storage.export.results import failures
 from storage.schema import Content, OutcomeRow, Shard
 from storage.status import JobStatus
 from tests.faults.mill import SHARD_TEXTS, Mill, numbered

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from storage.cutting import unpack
 from storage.database import Database
+from storage.flow.cutting import unpack
 from storage.schema import Shard
 from tests.faults.mill import SHARD_TEXTS, Mill, numbered
 from tests.faults.proxy import Cut, Proxy

@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import select
 
-from storage.policy import POISON
-from storage.results import failures, results
+from storage.export.results import failures, results
+from storage.leases.policy import POISON
 from storage.schema import Job
 from tasks.backends.null import vector
 from tests.faults.checker import check, read_books, some

@@ -9,14 +9,16 @@ from functools import partial
 import pytest
 from sqlalchemy import Connection, delete, update
 
-from storage import dispatch, ingest, jobs, shards, upkeep
+from storage import jobs
 from storage.database import Database, db_now
-from storage.dispatch import Lane
 from storage.errors import JobStopped, LeaseLost
+from storage.intake import ingest
 from storage.jobs import JobRequest, OpenJob
+from storage.leases import dispatch, shards, upkeep
+from storage.leases.dispatch import Lane
+from storage.leases.shards import Claim, Head
 from storage.outcomes import Outcome, Reason, Status
 from storage.schema import Base, Shard
-from storage.shards import Claim, Head
 from storage.status import read_status
 from tests.storage import laws
 from tests.storage.books import Text, chunks, lapse, set_shard

@@ -10,16 +10,19 @@ from typing import Any, TypeVar
 
 from sqlalchemy import and_, select, update
 
-from storage import dispatch, ingest, jobs, shards, ways
-from storage.chunks import Chunk, Gathering
-from storage.cutting import unpack
+from storage import jobs
 from storage.database import Database, db_now
+from storage.flow import ways
+from storage.flow.cutting import unpack
+from storage.flow.steps import StepRequest
+from storage.intake import ingest
+from storage.intake.chunks import Chunk, Gathering
 from storage.jobs import JobRequest, OpenJob
+from storage.leases import dispatch, shards
+from storage.leases.shards import Claim
 from storage.outcomes import Outcome, Reason, Status
 from storage.schema import Content, Document, OutcomeRow, Shard
-from storage.shards import Claim
 from storage.specs import Spec
-from storage.steps import StepRequest
 
 T = TypeVar("T")
 Text = tuple[str, str]  # a key and its text

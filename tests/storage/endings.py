@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, delete, update
 
-from storage import dispatch, jobs, upkeep
+from storage import jobs
 from storage.database import Database
 from storage.jobs import UNFINISHED
+from storage.leases import dispatch, upkeep
 from storage.schema import Refusal, Shard
 from storage.status import list_statuses, read_status
 from tests.storage import laws

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage import candidates, vectors
 from storage.database import Database
-from storage.nearest import Matrix
-from storage.search import Hit, Searched, choose, hits, search
+from storage.retrieval import candidates, vectors
+from storage.retrieval.nearest import Matrix
+from storage.retrieval.search import Hit, Searched, choose, hits, search
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy import and_, select
 
-from storage.cutting import unpack
 from storage.database import Database
+from storage.export.results import failures, results
+from storage.flow.cutting import unpack
 from storage.jobs import OPEN_SHARDS, UNFINISHED
-from storage.results import failures, results
 from storage.schema import Content, Document, Job, OutcomeRow, Shard, SpecRow, Step
 from storage.status import JobStatus
 
@@ -46,7 +46,7 @@ class Picture:
         return Counter(content_id for row in rows for content_id in self.contents[row.id])
 
     def met(self, job_id: int) -> set[int]:
-        """The contents that a job has come across: those of the documents that it walked (see `storage.planning`)."""
+        """The contents that a job has come across: those of the documents that it walked (`planning`)."""
         job = self.jobs[job_id]
         return {row.content_id for row in self.documents if _is_walked(job, row)}
 

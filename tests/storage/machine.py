@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 
 from storage.database import Database
 from storage.jobs import JobRequest
-from storage.shards import Claim, Head
+from storage.leases.shards import Claim, Head
 from tests.storage.bench import Bench, Reading
 from tests.storage.books import EMBED, TRANSLATE, Text, request
 from tests.storage.model import LANES

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from storage.cutting import ShardSize
+from storage.flow.cutting import ShardSize
+from storage.leases.shards import Claim
 from storage.outcomes import Outcome
-from storage.shards import Claim
 from tests.storage.laws import TALLY, Picture
 
 LANES = ("embed", "translate")
@@ -26,9 +26,9 @@ Fate = tuple[str, str | None, str | None]  # status, text, class of the reason
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of one text or two, which give up soon."""
-    monkeypatch.setattr("storage.following.SHARD_SIZES", SIZES)
-    monkeypatch.setattr("storage.following.DEFAULT_SHARD_SIZE", DEFAULT_SIZE)
-    monkeypatch.setattr("storage.policy.MAX_ATTEMPTS", MAX_ATTEMPTS)
+    monkeypatch.setattr("storage.flow.following.SHARD_SIZES", SIZES)
+    monkeypatch.setattr("storage.flow.following.DEFAULT_SHARD_SIZE", DEFAULT_SIZE)
+    monkeypatch.setattr("storage.leases.policy.MAX_ATTEMPTS", MAX_ATTEMPTS)
 
 
 @dataclass

@@ -8,12 +8,14 @@ from contextlib import suppress
 
 from sqlalchemy import Connection, update
 
-from storage import dispatch, ingest, jobs, shards, upkeep
+from storage import jobs
 from storage.database import Database, db_now
 from storage.errors import JobStopped, LeaseLost
+from storage.intake import ingest
+from storage.leases import dispatch, shards, upkeep
+from storage.leases.shards import Claim
 from storage.outcomes import Outcome, Reason, Status
 from storage.schema import Shard
-from storage.shards import Claim
 from tests.storage import laws
 from tests.storage.books import EMBED, TRANSLATE, chunks, claim_shard, dispatched, queued, request
 from tests.storage.laws import Picture

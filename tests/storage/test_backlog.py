@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import insert, select
 
-from storage import dispatch, jobs, upkeep
+from storage import jobs
 from storage.database import Database
 from storage.jobs import OpenJob
+from storage.leases import dispatch, upkeep
 from storage.schema import Shard
 from tests.storage.books import claim_next, claim_shard, numbered, read, request
 from tests.storage.test_dispatch import sign_on

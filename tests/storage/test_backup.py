@@ -14,11 +14,11 @@ from sqlalchemy import Connection, insert
 
 from storage import jobs
 from storage.database import Database, db_now
+from storage.export.results import export_rows
+from storage.leases.shards import Claim
 from storage.migrations import require_current
 from storage.outcomes import Outcome, Status
-from storage.results import export_rows
 from storage.schema import Corpus
-from storage.shards import Claim
 from storage.status import list_statuses
 from storage.writers import Target
 from tests.conftest import PostgresServer, missing

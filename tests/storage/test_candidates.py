@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from storage import candidates, vectors
-from storage.candidates import is_worth_it
 from storage.database import Database
+from storage.flow.steps import StepRequest
 from storage.jobs import JobRequest
+from storage.leases.shards import Claim
 from storage.outcomes import Outcome, Status
-from storage.search import search
-from storage.shards import Claim
+from storage.retrieval import candidates, vectors
+from storage.retrieval.candidates import is_worth_it
+from storage.retrieval.search import search
 from storage.specs import Spec
-from storage.steps import StepRequest
 from tests.storage.books import EMBED, TRANSLATE, numbered, read, request, shard, work
 from tests.storage.indexes import agrees, database, found, index, proposed, rows, whatever_it_costs
 from tests.storage.test_search import ALL_WINDOWS, DIM, embed, embedded, vector_of, windowed

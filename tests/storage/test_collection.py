@@ -7,16 +7,19 @@ from collections.abc import Sequence
 import pytest
 from sqlalchemy import func, select, update
 
-from storage import collection, ingest, jobs, removal, shards
-from storage.collection import Collected
+from storage import jobs
 from storage.database import Database, db_now
+from storage.disposal import collection, removal
+from storage.disposal.collection import Collected
 from storage.errors import CorpusInUse, JobStopped, LeaseLost, NoSuchCorpus, NoSuchJob
+from storage.export.results import failures, results
+from storage.flow.steps import StepRequest
+from storage.intake import ingest
+from storage.leases import shards
+from storage.leases.shards import Claim
 from storage.outcomes import Outcome, Status
-from storage.results import failures, results
 from storage.schema import Base, Content, Corpus, Document, Ingest, Job, OutcomeRow, Shard
-from storage.shards import Claim
 from storage.status import read_status
-from storage.steps import StepRequest
 from tests.storage.books import (
     TRANSLATE,
     claim_next,
@@ -274,7 +277,7 @@ def test_records_read_again_after_a_removal_are_new(database: Database) -> None:
 
 
 def test_a_failed_attempt_of_a_removed_shard_is_nobodys(database: Database) -> None:
-    from storage import upkeep
+    from storage.leases import upkeep
 
     job = read(database, request(), numbered(1))
     claim = claim_next(database)

@@ -18,27 +18,9 @@ import pytest
 from sqlalchemy import Connection, event, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from storage import (
-    collection,
-    corpora,
-    dispatch,
-    errors,
-    health,
-    ingest,
-    jobs,
-    marks,
-    migrations,
-    pipelines,
-    pruning,
-    removal,
-    results,
-    rows,
-    shards,
-    status,
-    tracing,
-    upkeep,
-)
+from storage import corpora, errors, jobs, migrations, rows, status
 from storage.database import Database, db_now
+from storage.disposal import collection, pruning, removal, tracing
 from storage.errors import (
     DatabaseBusy,
     DatabaseReadOnly,
@@ -47,9 +29,13 @@ from storage.errors import (
     SchemaOutOfDate,
     StorageError,
 )
+from storage.export import marks, results
+from storage.flow import pipelines
+from storage.flow.steps import OpenStep
+from storage.intake import ingest
 from storage.jobs import OpenJob
-from storage.shards import Claim, Head
-from storage.steps import OpenStep
+from storage.leases import dispatch, health, shards, upkeep
+from storage.leases.shards import Claim, Head
 from tests.conftest import PostgresServer
 from tests.storage.books import (
     EMBED,
@@ -169,7 +155,7 @@ everything = pytest.mark.parametrize("act", (READS | WRITES).values(), ids=READS
 
 def test_every_function_that_takes_a_database_is_in_these_tests() -> None:
     found = {
-        f"{module.__name__.removeprefix('storage.')}.{name}"
+        f"{module.__name__.rpartition('.')[2]}.{name}"
         for module in MODULES
         for name, value in vars(module).items()
         if callable(value)

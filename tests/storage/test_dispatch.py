@@ -4,13 +4,14 @@ from collections import Counter
 
 import pytest
 
-from storage import dispatch, jobs, shards, upkeep
+from storage import jobs
 from storage.database import Database, db_now
-from storage.dispatch import LEAST_WINDOW, WINDOW_PER_SLOT
 from storage.jobs import OpenJob
+from storage.leases import dispatch, shards, upkeep
+from storage.leases.dispatch import LEAST_WINDOW, WINDOW_PER_SLOT
+from storage.leases.waiting import Cause
 from storage.specs import Spec
 from storage.status import read_status
-from storage.waiting import Cause
 from tests.storage.books import (
     TRANSLATE,
     at_once,

@@ -5,15 +5,16 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from storage import ingest, jobs, planning
-from storage.chunks import Rejected
+from storage import jobs
 from storage.database import Database
 from storage.errors import JobStopped
-from storage.ingest import Counts
+from storage.export.results import failures
+from storage.intake import ingest, planning
+from storage.intake.chunks import Rejected
+from storage.intake.ingest import Counts
+from storage.leases.shards import Claim
 from storage.outcomes import Outcome, Status
-from storage.results import failures
 from storage.schema import Ingest
-from storage.shards import Claim
 from storage.status import read_status
 from tests.storage.books import (
     EMBED,
@@ -195,7 +196,7 @@ def test_a_corpus_that_grew_computes_only_what_is_new_under_the_same_spec(databa
 
 
 def test_the_sweep_goes_on_where_a_crash_left_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.planning.SWEEP_DOCUMENTS", 4)
+    monkeypatch.setattr("storage.intake.planning.SWEEP_DOCUMENTS", 4)
     texts = [(f"k{i}", f"text {i % 6}") for i in range(10)]
     read(database, request("a.jsonl"), texts)
     pages = 0
@@ -207,12 +208,12 @@ def test_the_sweep_goes_on_where_a_crash_left_it(database: Database, monkeypatch
             raise Killed
         return planning.sweep_page(*arguments)
 
-    monkeypatch.setattr("storage.ingest.sweep_page", killed_on_the_second)
+    monkeypatch.setattr("storage.intake.ingest.sweep_page", killed_on_the_second)
     cut_off = jobs.open_job(database, request("b.jsonl", spec=TRANSLATE))
     with pytest.raises(Killed):
         ingest.end(database, cut_off)
     assert planned(database, cut_off) == {f"text {i}": 1 for i in range(4)}
-    monkeypatch.setattr("storage.ingest.sweep_page", planning.sweep_page)
+    monkeypatch.setattr("storage.intake.ingest.sweep_page", planning.sweep_page)
     job = read(database, request("b.jsonl", spec=TRANSLATE), [("x", "text 5"), ("y", "new")])
     assert job.id == cut_off.id
     assert planned(database, job) == {f"text {i}": 1 for i in range(6)} | {"new": 1}

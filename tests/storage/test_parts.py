@@ -13,15 +13,17 @@ import pytest
 from pyarrow import parquet
 from sqlalchemy import event
 
-from storage import collection, jobs, parts, removal
+from storage import jobs
 from storage.database import Database
+from storage.disposal import collection, removal
 from storage.errors import FolderBusy, JobUnfinished, NoSuchStep, PartsRefused, ResultsChanged
-from storage.manifest import Manifest, from_json
+from storage.export import parts
+from storage.export.manifest import Manifest, from_json
+from storage.export.parts import Progress, Written
+from storage.export.results import Placed, export_rows
+from storage.leases.shards import Claim
 from storage.outcomes import Outcome, Reason, Status
-from storage.parts import Progress, Written
 from storage.readers import Record, SourceOptions, open_source
-from storage.results import Placed, export_rows
-from storage.shards import Claim
 from storage.writers import Target
 from tests.storage.books import EMBED, TRANSLATE, done, failed, numbered, read, request, work
 from tests.storage.test_steps import Mill, mill, pipeline
@@ -342,7 +344,7 @@ def test_two_commands_do_not_write_one_folder_at_once(database: Database, tmp_pa
 def test_parts_without_number_are_refused_before_anything_is_written(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.parts.MOST_PARTS", 4)
+    monkeypatch.setattr("storage.export.parts.MOST_PARTS", 4)
     job = worked(database, 25)
     with pytest.raises(PartsRefused, match="25 parts, more than 4; put at least 7 documents"):
         export(database, job, tmp_path / "out", 1)
@@ -354,7 +356,7 @@ def test_a_release_does_not_go_on_with_the_parts_of_another(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = worked(database, 25)
-    monkeypatch.setattr("storage.parts.version", lambda name: "0.0.9")
+    monkeypatch.setattr("storage.export.parts.version", lambda name: "0.0.9")
     export(database, job, tmp_path / "done")
     with pytest.raises(KeyboardInterrupt):
         export(database, job, tmp_path / "begun", progress=Cut(17))

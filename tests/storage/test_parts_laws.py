@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import parts
-from storage.manifest import Manifest, Part, PartFile, from_json, left
-from storage.parts import Progress
-from storage.results import Place, Placed
+from storage.export import parts
+from storage.export.manifest import Manifest, Part, PartFile, from_json, left
+from storage.export.parts import Progress
+from storage.export.results import Place, Placed
 from storage.writers import Target
 from tests.storage.test_writers import ROWS, TEXTS
 

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, select, update
 
-from storage import jobs, pipelines, removal, views
+from storage import jobs
 from storage.database import Database, db_now
+from storage.disposal import removal
 from storage.errors import NoSuchPipeline
+from storage.export.results import failures, results
+from storage.flow import pipelines, views
+from storage.flow.steps import StepRequest
 from storage.jobs import JobRequest
-from storage.results import failures, results
 from storage.schema import Job, PipelineRow, PipelineRun
-from storage.steps import StepRequest
 from tests.storage.books import at_once, numbered, read
 from tests.storage.test_steps import STEPS, Mill, finished, pipeline
 

@@ -3,8 +3,18 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.cutting import ShardSize, cut, pack, split, unpack
-from storage.policy import MAX_ATTEMPTS, POISON, Again, Claimant, GiveUp, Split, after_death, after_error, share
+from storage.flow.cutting import ShardSize, cut, pack, split, unpack
+from storage.leases.policy import (
+    MAX_ATTEMPTS,
+    POISON,
+    Again,
+    Claimant,
+    GiveUp,
+    Split,
+    after_death,
+    after_error,
+    share,
+)
 
 CLAIMANTS = st.lists(
     st.builds(

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
-from storage import collection, ingest, jobs, removal, tracing, views
+from storage import jobs
 from storage.database import Database
+from storage.disposal import collection, removal, tracing
+from storage.export.marks import marks
+from storage.export.results import failures, results
+from storage.flow import views
+from storage.flow.steps import StepRequest
+from storage.intake import ingest
 from storage.jobs import JobRequest, OpenJob
-from storage.marks import marks
-from storage.results import failures, results
+from storage.retrieval.search import choose, search
 from storage.schema import Content, Prompt
-from storage.search import choose, search
 from storage.specs import Spec
-from storage.steps import StepRequest
 from tests.storage.books import EMBED, gathered, numbered, read, records
 from tests.storage.test_steps import Mill, finished
 

@@ -12,15 +12,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from storage import collection, following, ingest, jobs, removal, tracing, views, ways
+from storage import jobs
 from storage.database import Database
+from storage.disposal import collection, removal, tracing
+from storage.export.marks import marks
+from storage.export.results import failures, results
+from storage.flow import following, views, ways
+from storage.flow.steps import StepRequest
+from storage.intake import ingest
 from storage.jobs import JobRequest, OpenJob
-from storage.marks import marks
-from storage.results import failures, results
+from storage.retrieval.search import choose, search
 from storage.schema import Content, Document, Prompt, Step
-from storage.search import choose, search
 from storage.specs import Spec
-from storage.steps import StepRequest
 from tests.storage.books import EMBED, TRANSLATE, at_once, gathered
 from tests.storage.test_prompts import NEWS, News, count, take
 from tests.storage.test_steps import SUMMARIZE, Mill, finished

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage import ingest, jobs
+from storage import jobs
 from storage.database import Database
+from storage.disposal.pruning import Seen, prune
 from storage.errors import JobStopped
-from storage.ingest import Counts
+from storage.export.results import results
+from storage.intake import ingest
+from storage.intake.ingest import Counts
 from storage.jobs import OpenJob
-from storage.pruning import Seen, prune
-from storage.results import results
 from storage.status import read_status
 from tests.storage.books import TRANSLATE, Text, chunks, documents, numbered, planned, read, request, work
 
@@ -93,7 +94,7 @@ def test_pruning_twice_changes_nothing(database: Database) -> None:
 
 
 def test_pages_are_pruned_one_after_the_other(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.pruning.PAGE", 3)
+    monkeypatch.setattr("storage.disposal.pruning.PAGE", 3)
     read(database, request(), numbered(10))
     _, n = read_and_prune(database, [text for text in numbered(10) if text[0] in {"k0", "k4", "k8"}])
     assert n == 7

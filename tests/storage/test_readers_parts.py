@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from storage import parts
-from storage.manifest import Manifest
+from storage.export import parts
+from storage.export.manifest import Manifest
+from storage.export.results import Placed
 from storage.readers import (
     FieldUnknown,
     Record,
@@ -19,7 +20,6 @@ from storage.readers import (
     SourceUnsupported,
     open_source,
 )
-from storage.results import Placed
 from storage.writers import Target
 
 OPTIONS = SourceOptions()

@@ -9,15 +9,17 @@ from contextlib import suppress
 import pytest
 from sqlalchemy import Connection, Table, func, insert, select, text
 
-from storage import collection, dispatch, gate, jobs, removal, shards, upkeep
-from storage.collection import Collected
+from storage import gate, jobs
 from storage.database import Database
+from storage.disposal import collection, removal
+from storage.disposal.collection import Collected
 from storage.errors import CorpusInUse, JobStopped, LeaseLost, NoSuchCorpus, NoSuchJob
+from storage.flow.steps import StepRequest
 from storage.jobs import JobRequest
+from storage.leases import dispatch, shards, upkeep
 from storage.outcomes import Outcome, Status
 from storage.schema import Content, Document, Job, OutcomeRow, Prompt, Shard, StepText
 from storage.specs import Spec
-from storage.steps import StepRequest
 from tests.storage.books import (
     EMBED,
     TRANSLATE,

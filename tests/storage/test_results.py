@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 from sqlalchemy import event
 
-from storage import ingest, jobs, shards
-from storage.chunks import Rejected
+from storage import jobs
 from storage.database import Database
 from storage.errors import NoSuchJob
+from storage.export.results import failures, results
+from storage.intake import ingest
+from storage.intake.chunks import Rejected
+from storage.leases import shards
+from storage.leases.shards import Claim
 from storage.outcomes import Outcome, Reason, Status
-from storage.results import failures, results
-from storage.shards import Claim
 from tests.storage.books import claim_next, done, failed, gathered, numbered, read, records, request, work
 
 
@@ -135,7 +137,7 @@ def test_rejections_in_a_folder_come_in_the_order_of_their_paths(database: Datab
 def test_failures_come_in_the_order_of_the_source_be_they_few_or_many(
     database: Database, monkeypatch: pytest.MonkeyPatch, n_failed: int
 ) -> None:
-    monkeypatch.setattr("storage.results.FEW", 20)
+    monkeypatch.setattr("storage.export.results.FEW", 20)
     texts = numbered(60)
     read(database, request(corpus="other"), texts[::-1])  # so that the order of the contents is another one
     job = read(database, request(), texts)

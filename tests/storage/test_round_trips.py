@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import parts
-from storage.manifest import Manifest
+from storage.export import parts
+from storage.export.manifest import Manifest
 from storage.normalize import normalize
 from storage.readers import Record, Rejection, SourceOptions, open_source
 from storage.writers import Target

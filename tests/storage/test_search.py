@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from storage import jobs
-from storage import search as searching
 from storage.database import Database
 from storage.errors import NoSuchCorpus, NothingEmbedded
+from storage.flow.steps import StepRequest
 from storage.jobs import JobRequest
-from storage.nearest import Matrix
+from storage.leases.shards import Claim
 from storage.outcomes import Outcome, Status
-from storage.search import Hit, Searched, choose, hits, search
-from storage.shards import Claim
-from storage.steps import StepRequest
+from storage.retrieval import search as searching
+from storage.retrieval.nearest import Matrix
+from storage.retrieval.search import Hit, Searched, choose, hits, search
 from tests.storage.books import EMBED, TRANSLATE, Text, failed, numbered, read, request, shard, work
 
 ALL_WINDOWS = replace(EMBED, params={"windows": "all"})

@@ -6,14 +6,15 @@ from threading import Event
 import pytest
 from sqlalchemy import Connection, text
 
-from storage import dispatch, jobs, rows, shards, upkeep
-from storage.cutting import unpack
+from storage import jobs, rows
 from storage.database import Database, db_now
 from storage.errors import JobStopped, LeaseLost, NoSuchJob
+from storage.export.results import failures, results
+from storage.flow.cutting import unpack
+from storage.leases import dispatch, shards, upkeep
+from storage.leases.policy import MAX_ATTEMPTS, POISON
+from storage.leases.shards import Claim
 from storage.outcomes import TRUNCATED, Outcome, Reason, Status
-from storage.policy import MAX_ATTEMPTS, POISON
-from storage.results import failures, results
-from storage.shards import Claim
 from storage.status import read_status
 from tests.storage.books import (
     TRANSLATE,

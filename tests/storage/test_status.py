@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from storage import dispatch, jobs, shards
+from storage import jobs
 from storage.database import Database
+from storage.leases import dispatch, shards
+from storage.leases.waiting import Cause, Standing, waiting_for
 from storage.outcomes import Outcome, Status
 from storage.status import list_statuses, read_status
-from storage.waiting import Cause, Standing, waiting_for
 from tests.storage.books import claim_next, done, numbered, read, request, set_shard, shards_of, work
 from tests.storage.test_dispatch import sign_on
 

@@ -12,19 +12,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from storage import dispatch, jobs, shards
-from storage.cutting import unpack
+from storage import jobs
 from storage.database import Database
 from storage.errors import LeaseLost, NoSuchStep
+from storage.export.results import failures, results
+from storage.flow.cutting import unpack
+from storage.flow.steps import StepRequest
 from storage.jobs import JobRequest, OpenJob
+from storage.leases import dispatch, shards
+from storage.leases.shards import Claim
+from storage.leases.waiting import Cause
 from storage.outcomes import Outcome, Reason, Status
-from storage.results import failures, results
 from storage.schema import Content, OutcomeRow, Shard, StepText
-from storage.shards import Claim
 from storage.specs import Spec
 from storage.status import read_status
-from storage.steps import StepRequest
-from storage.waiting import Cause
 from tests.storage.books import (
     TRANSLATE,
     Text,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage import templates
+from storage.flow import templates
+from storage.flow.templates import BadTemplate, Template, over_metadata, parse
 from storage.normalize import normalize
-from storage.templates import BadTemplate, Template, over_metadata, parse
 
 TEXTS = st.text()
 NAMES = st.text(st.characters(exclude_characters="{}\n"), min_size=1)

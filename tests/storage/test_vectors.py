@@ -13,14 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from storage import collection, jobs, removal, vectors
+from storage import jobs
 from storage.database import Database, db_now
+from storage.disposal import collection, removal
+from storage.disposal.tracing import trace
 from storage.errors import CannotIndex, DatabaseBusy
+from storage.leases.shards import Claim
 from storage.outcomes import Outcome
+from storage.retrieval import vectors
+from storage.retrieval.search import choose
 from storage.schema import OutcomeRow
-from storage.search import choose
-from storage.shards import Claim
-from storage.tracing import trace
 from tests.storage.books import at_once, numbered, read, request, work
 from tests.storage.indexes import agrees, database, index, proposed, rows, whatever_it_costs
 from tests.storage.test_search import embed, embedded, vector_of

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from storage.flow.templates import parse
 from storage.outcomes import Reason, Status
-from storage.templates import parse
 from tasks.errors import BadOption
 from tests.tasks import decoders
 from tests.tasks.conftest import Bench

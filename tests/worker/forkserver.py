@@ -34,9 +34,10 @@ COMMANDS = (
     *("worker.cli.admin", "worker.cli.completion", "worker.cli.corpus", "worker.cli.faults", "worker.cli.jobs"),
     *("worker.cli.local", "worker.cli.pipeline", "worker.cli.session", "worker.cli.show", "worker.cli.steer"),
     *("worker.cli.work", "worker.broker", "worker.embedded", "worker.supervisor"),
-    *("worker.enqueue", "worker.settings", "storage.collection", "storage.corpora", "storage.database"),
-    *("storage.ingest", "storage.jobs", "storage.migrations", "storage.pipelines", "storage.readers"),
-    *("storage.removal", "storage.results", "storage.status", "storage.tracing", "alembic.command", "psycopg"),
+    *("worker.enqueue", "worker.settings", "storage.corpora", "storage.database", "storage.jobs", "storage.status"),
+    *("storage.disposal.collection", "storage.disposal.removal", "storage.disposal.tracing", "storage.migrations"),
+    *("storage.export.results", "storage.flow.pipelines", "storage.intake.ingest", "storage.readers"),
+    *("alembic.command", "psycopg"),
 )
 MODEL_LIBRARIES = ("torch", "transformers", "huggingface_hub", "datasets", "fsspec")
 WITH_MODELS = (

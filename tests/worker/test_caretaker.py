@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage import dispatch
 from storage.database import Database
 from storage.errors import DatabaseUnreachable
+from storage.leases import dispatch
 from tests.storage.books import claim_next, numbered, read, request, shard
 from tests.worker.harness import until
 from worker.broker import Broker

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from storage.ingest import CHUNK_RECORDS
+from storage.intake.ingest import CHUNK_RECORDS
 from storage.readers import SourceOptions, open_source
 from worker.enqueue import FIRST_CHUNK_RECORDS, _chunks
 

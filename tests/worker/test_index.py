@@ -11,11 +11,11 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from storage import candidates, vectors
 from storage.database import Database
+from storage.leases.shards import Claim
 from storage.outcomes import Outcome, Status
-from storage.search import choose, search
-from storage.shards import Claim
+from storage.retrieval import candidates, vectors
+from storage.retrieval.search import choose, search
 from tasks import models
 from tests.storage.books import read, request, work
 from tests.worker.harness import EXAMPLES, Docmill

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from storage import jobs, pipelines
+from storage import jobs
 from storage.database import Database, db_now
+from storage.flow import pipelines
 from storage.schema import PipelineRow
 from tests.storage.books import TRANSLATE, numbered, read, request, work
 from tests.worker.harness import EXAMPLES, Docmill, until

@@ -8,14 +8,16 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import select
 
-from storage import dispatch, ingest, jobs, shards
+from storage import jobs
 from storage.database import Database
 from storage.errors import DatabaseUnreachable
+from storage.flow.steps import StepRequest
+from storage.intake import ingest
 from storage.jobs import JobRequest
+from storage.leases import dispatch, shards
 from storage.outcomes import Outcome, Status
 from storage.schema import OutcomeRow, Shard
 from storage.specs import Spec
-from storage.steps import StepRequest
 from tasks.engine import Engine
 from tests.storage.books import gathered
 from worker.shard import InFlight, Process

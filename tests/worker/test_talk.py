@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from storage import jobs, shards
+from storage import jobs
 from storage.database import Database
+from storage.leases import shards
 from storage.outcomes import Outcome, Status
 from tests.storage.books import claim_next, done, work
 from tests.worker.harness import EXAMPLES

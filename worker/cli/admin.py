@@ -67,7 +67,7 @@ def health_command(within_s: float, host: str | None, as_json: bool) -> int:
     """
     import platform
 
-    from storage.health import health
+    from storage.leases.health import health
 
     with open_store(settings_from()) as database:
         found = health(database, host or platform.node(), within_s)

@@ -16,8 +16,8 @@ from worker.cli.session import open_store, print_json, say, settings_from
 if TYPE_CHECKING:
     from storage.corpora import CorpusState
     from storage.database import Database
-    from storage.removal import Removed
-    from storage.tracing import Trace
+    from storage.disposal.removal import Removed
+    from storage.disposal.tracing import Trace
 
 NAME = click.argument("name")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -64,7 +64,8 @@ def show_command(name: str, as_json: bool) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from storage import corpora, removal
+    from storage import corpora
+    from storage.disposal import removal
     from worker.cli import show
     from worker.cli.search import names
 
@@ -103,7 +104,7 @@ def rm_command(name: str, ids: tuple[str, ...], yes: bool, as_json: bool) -> int
     a whole corpus its readings and jobs too. Not while a job works on it. Exit code 1 when an ID is not there.
     Backups and exported files are not docmill's to remove: docs/security.md.
     """
-    from storage import removal
+    from storage.disposal import removal
     from worker.cli.search import names
 
     with open_store(settings_from()) as database:
@@ -156,8 +157,8 @@ def trace_command(file: Path, as_json: bool) -> int:
     It is looked for as a whole, as it was stored, with or without white space at its ends; in a SQLite store also by
     its bytes in the files, where another text that has the same passage shows, too.
     """
+    from storage.disposal.tracing import trace
     from storage.normalize import bom_length, decode, normalize
-    from storage.tracing import trace
 
     with click.open_file(str(file), "rb") as stream:
         raw = stream.read()
@@ -199,7 +200,7 @@ def gc_command(days: float | None, spec: str | None, as_json: bool) -> int:
     What an unfinished job works with stays. Dropped results are computed again when somebody asks for them. It may be
     interrupted, and run beside anything else.
     """
-    from storage import collection, removal
+    from storage.disposal import collection, removal
 
     with open_store(settings_from()) as database:
         spec_ids = None

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from types import TracebackType
 
 from storage import jobs
-from storage.chunks import Rejected
 from storage.database import Database
 from storage.errors import DatabaseBusy, DatabaseUnreachable
-from storage.ingest import Counts
+from storage.intake.chunks import Rejected
+from storage.intake.ingest import Counts
 from storage.jobs import OpenJob
 from storage.readers import Source
 from storage.status import JobStatus, read_status

@@ -35,8 +35,8 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> int:
     later is found without being in it, but is compared one by one: give the command again when `docmill index list`
     shows much that is lacking. It may be interrupted, and run beside anything else.
     """
-    from storage import vectors
-    from storage.search import choose
+    from storage.retrieval import vectors
+    from storage.retrieval.search import choose
     from worker.cli.search import names
     from worker.cli.show import bar
 
@@ -62,7 +62,7 @@ def list_command(as_json: bool) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from storage import vectors
+    from storage.retrieval import vectors
     from worker.cli import show
 
     with open_store(settings_from()) as database:
@@ -86,7 +86,8 @@ def list_command(as_json: bool) -> int:
 @JSON
 def rm_command(spec: str, as_json: bool) -> int:
     """Drop the index of SPEC: its number in `docmill index list`, or KIND/MODEL. Vectors and search stay."""
-    from storage import collection, vectors
+    from storage.disposal import collection
+    from storage.retrieval import vectors
 
     with open_store(settings_from()) as database:
         dropped = [spec_id for spec_id in collection.specs(database, spec) if vectors.drop(database, spec_id)]

@@ -129,7 +129,7 @@ def results_command(
     parts that are there, goes on where the last one ends, and does nothing once all are. When the results have
     changed since, all are written anew.
     """
-    from storage.results import export_rows
+    from storage.export.results import export_rows
     from storage.status import read_status
     from worker.cli.show import summary
 
@@ -170,7 +170,7 @@ def results_command(
 @click.option("--json", "as_json", is_flag=True, help="JSON lines.")
 def failures_command(job: int, as_json: bool) -> int:
     """List what of JOB has no result: failed and blank documents and rejected records, with the reasons."""
-    from storage.results import failures
+    from storage.export.results import failures
     from worker.cli.show import cell
 
     with open_store(settings_from()) as database:

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Sequence
 
 from storage.database import Database
+from storage.leases.waiting import Cause
 from storage.status import JobStatus, read_status
-from storage.waiting import Cause
 from worker.broker import Broker
 from worker.cli.follow import IngestBar, follow, say_ingested
 from worker.cli.session import say

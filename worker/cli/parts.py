@@ -8,8 +8,8 @@ from contextlib import ExitStack
 import click
 
 from storage.database import Database
-from storage.parts import Progress, export
-from storage.results import Placed
+from storage.export.parts import Progress, export
+from storage.export.results import Placed
 from storage.status import JobStatus
 from storage.writers import FormatUnfit, Target
 from worker import faultpoints
@@ -62,7 +62,7 @@ def write_parts(
     step: str | None = None,
     replaced: bool = False,
 ) -> None:
-    """Write a job's results as parts (see `storage.parts.export`), with a bar, and say what came of it."""
+    """Write a job's results as parts (see `storage.export.parts.export`), with a bar, and say what came of it."""
     try:
         with PartsBar(status.documents) as progress:
             written = export(

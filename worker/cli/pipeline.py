@@ -113,8 +113,8 @@ class InHistory:
         self._run_id: int | None = None
 
     def __enter__(self) -> InHistory:
-        from storage import pipelines
         from storage.errors import NoSuchPipeline
+        from storage.flow import pipelines
 
         try:
             self._run_id = pipelines.begin(self._database, self._name)
@@ -123,7 +123,7 @@ class InHistory:
         return self
 
     def ended(self, status: Any) -> None:
-        from storage import pipelines
+        from storage.flow import pipelines
 
         if self._run_id is not None:
             state = "done" if status.state == "done" else "failed"
@@ -131,8 +131,8 @@ class InHistory:
             pipelines.note(self._database, self._run_id, state, job_id=status.id, reason=reason)
 
     def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
-        from storage import pipelines
         from storage.errors import StorageError
+        from storage.flow import pipelines
 
         if self._run_id is None or error is None:
             return
@@ -151,7 +151,7 @@ def add_command(file: Path, as_json: bool) -> int:
     Workers start it when it is due, and read its source: it must be there for them too. An administrator's command:
     the view is made by it.
     """
-    from storage import pipelines, views
+    from storage.flow import pipelines, views
 
     settings = settings_from()
     with open_store(settings) as database:
@@ -182,7 +182,7 @@ def list_command(as_json: bool) -> int:
     """List the pipelines that are kept, with the last and the next run of each."""
     from rich.table import Table
 
-    from storage import pipelines
+    from storage.flow import pipelines
     from worker.cli import show
 
     with open_store(settings_from()) as database:
@@ -207,7 +207,7 @@ def list_command(as_json: bool) -> int:
 @JSON
 def show_command(name: str, as_json: bool) -> int:
     """Print the file of the pipeline NAME as it is kept."""
-    from storage import pipelines
+    from storage.flow import pipelines
     from worker.pipelines.file import parse
 
     with open_store(settings_from()) as database:
@@ -223,7 +223,7 @@ def show_command(name: str, as_json: bool) -> int:
 @NAME
 def rm_command(name: str) -> int:
     """Forget the pipeline NAME, its history and its view. Its corpus, jobs and results stay."""
-    from storage import pipelines, views
+    from storage.flow import pipelines, views
 
     with open_store(settings_from()) as database:
         pipelines.remove(database, name)
@@ -241,7 +241,7 @@ def history_command(name: str, limit: int, as_json: bool) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from storage import pipelines
+    from storage.flow import pipelines
     from worker.cli import show
 
     with open_store(settings_from()) as database:

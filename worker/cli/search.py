@@ -17,7 +17,7 @@ from worker.cli.session import BACKEND, STDOUT, check_filled, open_store, say, s
 if TYPE_CHECKING:
     from storage.database import Database
     from storage.readers import Record, Rejection
-    from storage.search import Hit, Searched
+    from storage.retrieval.search import Hit, Searched
     from tasks.engine import Engine
 
 BATCH_QUERIES = 512  # that share one walk through the corpus
@@ -67,7 +67,7 @@ def search_command(
     {"id", "score", "text", "meta"}, the nearest first, and with `--windows all` also "window", [start, end) of the
     best window in characters. Exit code 1: some queries could not be read or embedded.
     """
-    from storage.search import choose
+    from storage.retrieval.search import choose
     from worker.devices import choose_devices
 
     check_filled()
@@ -144,7 +144,7 @@ class _Search:
         import numpy as np
 
         from storage.readers import Record
-        from storage.search import hits, search
+        from storage.retrieval.search import hits, search
         from tasks import queries
         from tasks.outputs import Vector
         from worker.cli.show import bar

@@ -189,7 +189,7 @@ def target_of(out: Path | None, asked: str | None) -> Target | None:
 
 def check_out_is_no_input(out: Path | None, asked: str | None, source: str, *, parts: bool = False) -> None:
     """Refuse a file, or a folder of parts, that would replace the source or become one of its documents next time."""
-    from storage.manifest import is_part
+    from storage.export.manifest import is_part
     from storage.readers.documents import suffixes
     from storage.readers.patterns import Pattern, is_pattern
     from storage.readers.sources import path_of

@@ -18,7 +18,7 @@ from rich.text import Text
 from worker.cli.session import STDERR, nobody_reads
 
 if TYPE_CHECKING:
-    from storage.ingest import Counts
+    from storage.intake.ingest import Counts
     from storage.status import JobStatus, StepStatus
 
 SHOWN_REJECTIONS = 5

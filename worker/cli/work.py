@@ -170,7 +170,7 @@ def run_command(
     on by running it again. Needs no server; with DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL set it works on the
     fleet's.
     """
-    from storage.results import results
+    from storage.export.results import results
     from worker.cli.local import run_here
     from worker.cli.terminal import lines_above_the_bar
     from worker.devices import choose_devices
@@ -224,7 +224,7 @@ def _conclude(
     database: Database, status: JobStatus, out: Path | None, max_failures: float | None, as_json: bool
 ) -> int:
     """Say what came of a job: a summary, a few results; and the exit code."""
-    from storage.results import results
+    from storage.export.results import results
     from worker.cli import show
 
     if as_json:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from storage import pipelines
 from storage.database import Database
+from storage.flow import pipelines
 from worker.broker import Broker
 from worker.pipelines.schedule import BadSchedule, Schedule, due
 

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from storage import parts, pipelines
 from storage.database import Database
 from storage.errors import DatabaseBusy, DatabaseUnreachable, FolderBusy, StorageError
+from storage.export import parts
+from storage.export.results import export_rows
+from storage.flow import pipelines
+from storage.flow.pipelines import Run
+from storage.flow.steps import StepRequest
 from storage.jobs import OpenJob
-from storage.pipelines import Run
 from storage.readers import open_source
-from storage.results import export_rows
 from storage.status import JobStatus, read_status
-from storage.steps import StepRequest
 from storage.writers import Target
 from tasks.errors import HubUnreachable, TaskError
 from worker.broker import Broker

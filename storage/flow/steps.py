@@ -8,12 +8,13 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from storage import rows, templates
+from storage import rows
 from storage.database import Database
 from storage.errors import NoSuchStep
+from storage.flow import templates
+from storage.flow.templates import Template
 from storage.schema import SpecRow, Step
 from storage.specs import Spec
-from storage.templates import Template
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class OpenStep:
     """A step of a job. `input_step` is the number of the step whose output it reads; None reads the documents.
 
     With a `template` what it computes of a document is what that renders of the text that it reads and the
-    document's metadata (see `storage.prompts`).
+    document's metadata (see `storage.flow.prompts`).
     """
 
     seq: int

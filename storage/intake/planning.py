@@ -15,7 +15,7 @@ from sqlalchemy import Connection, and_, func, or_, select, update
 
 from storage import gate
 from storage.database import Database
-from storage.following import Planned, has_prompts, plan_prompts, take_in
+from storage.flow.following import Planned, has_prompts, plan_prompts, take_in
 from storage.jobs import OpenJob
 from storage.schema import Content, Document, Job
 

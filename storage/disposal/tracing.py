@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, func, or_, select
 
-from storage import vectors
 from storage.database import Database
+from storage.retrieval import vectors
 from storage.schema import Content, Corpus, Document, OutcomeRow, Prompt
 
 SHOWN = 100  # documents that are named

@@ -1,6 +1,6 @@
 """The documents of a corpus that are nearest to a query: exact, on any store, page by page in flat memory.
 
-Where there is an index of the vectors, those that it proposes are compared instead of all (`storage.candidates`).
+Where there is an index of the vectors, those that it proposes are compared instead of all (`candidates`).
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Select, select, tuple_
 
-from storage import candidates, ways
-from storage.candidates import Placed, keeps_windows
 from storage.database import Database
 from storage.errors import NoSuchCorpus, NothingEmbedded
-from storage.nearest import Matrix, Nearest, cosines
+from storage.flow import ways
+from storage.flow.steps import OpenStep, of_job, way_to
+from storage.retrieval import candidates
+from storage.retrieval.candidates import Placed, keeps_windows
+from storage.retrieval.nearest import Matrix, Nearest, cosines
 from storage.rows import SPEC, spec_of
 from storage.schema import Content, Corpus, Document, Job, OutcomeRow, SpecRow, Step
 from storage.specs import Spec
-from storage.steps import OpenStep, of_job, way_to
 
 BLOCK = 4_096  # vectors that are compared at a time, and at most so many documents of a page
 PAGE_NUMBERS = 2**21  # of all vectors of a page: those of large models make smaller pages

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from storage import rows, templates
+from storage import rows
 from storage.database import Database
-from storage.steps import StepRequest
+from storage.flow import templates
+from storage.flow.steps import StepRequest
 
 
 def name_of(pipeline: str) -> str:

@@ -28,7 +28,7 @@ class PartFile:
 
 @dataclass(frozen=True)
 class Part:
-    """Some documents that follow one another. `end` is the place of the last one (`storage.results.Place`)."""
+    """Some documents that follow one another. `end` is the place of the last one (`storage.export.results.Place`)."""
 
     files: tuple[PartFile, ...]
     documents: int
@@ -41,7 +41,7 @@ class Part:
 class Manifest:
     """A folder's parts and what they are of. `format` is with its compression: `jsonl.zst`.
 
-    `results` are the marks (`storage.marks`) of the results as they were when the first part was begun.
+    `results` are the marks (`storage.export.marks`) of the results as they were when the first part was begun.
     """
 
     job: int

@@ -17,12 +17,13 @@ from dataclasses import dataclass, fields
 
 from sqlalchemy import Connection, bindparam, case, select, update
 
-from storage import bulk, contents, gate, prompts, rows, steps, ways
-from storage.cutting import DEFAULT_SHARD_SIZE, SHARD_SIZES, cut, pack
+from storage import bulk, contents, gate, rows
 from storage.database import Database
+from storage.flow import prompts, steps, ways
+from storage.flow.cutting import DEFAULT_SHARD_SIZE, SHARD_SIZES, cut, pack
+from storage.flow.steps import OpenStep
 from storage.outcomes import Status, Tally
 from storage.schema import OutcomeRow, Shard, Step, StepText
-from storage.steps import OpenStep
 
 UNTOUCHED = {  # the columns of a shard that nobody has claimed
     "step": 0,

@@ -20,9 +20,9 @@ from typing import Any, BinaryIO
 
 from storage.database import Database
 from storage.errors import FolderBusy, JobUnfinished, PartsRefused, ResultsChanged
-from storage.manifest import MOST_PARTS, NAME, Manifest, Part, PartFile, carried_on, from_json, is_begun, left
-from storage.marks import marks
-from storage.results import Place, Placed, placed_rows
+from storage.export.manifest import MOST_PARTS, NAME, Manifest, Part, PartFile, carried_on, from_json, is_begun, left
+from storage.export.marks import marks
+from storage.export.results import Place, Placed, placed_rows
 from storage.status import JobStatus, read_status
 from storage.writers import Target
 from storage.writers.files import whole_file

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Select, delete, func, select, update
 
 from storage.database import Database, db_now
 from storage.jobs import FREE, RUNS
-from storage.policy import Claimant, share
+from storage.leases.policy import Claimant, share
 from storage.schema import Job, Refusal, Shard, SpecRow, Step, Worker
 
 LIVE_S = 30.0  # a worker that was silent for longer does not count

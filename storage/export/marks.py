@@ -7,12 +7,12 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from storage import ways
 from storage.database import Database
+from storage.flow import ways
+from storage.flow.steps import OpenStep, of_job, way_to, way_to_named
+from storage.flow.ways import visible
 from storage.jobs import require
 from storage.schema import Document
-from storage.steps import OpenStep, of_job, way_to, way_to_named
-from storage.ways import visible
 
 
 @dataclass(frozen=True)

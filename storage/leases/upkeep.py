@@ -8,16 +8,16 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, func, or_, select, update
 
 from storage import bulk
-from storage.cutting import pack, split, unpack
 from storage.database import Database, db_now
-from storage.following import UNTOUCHED
+from storage.flow.cutting import pack, split, unpack
+from storage.flow.following import UNTOUCHED
 from storage.jobs import RUNS
+from storage.leases.policy import Again, GiveUp, Split, after_death, after_error
+from storage.leases.settling import put_outcomes
+from storage.leases.shards import Claim, end_shard, give_back, given_back
 from storage.outcomes import Outcome, Reason, Status
-from storage.policy import Again, GiveUp, Split, after_death, after_error
 from storage.rows import n_chars
 from storage.schema import Job, Lease, Refusal, Shard, Worker
-from storage.settling import put_outcomes
-from storage.shards import Claim, end_shard, give_back, given_back
 
 PAGE = 200
 

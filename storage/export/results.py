@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, select, tuple_
 
-from storage import prompts
 from storage.database import Database
+from storage.flow import prompts
+from storage.flow.steps import OpenStep, of_job, way_to_named
+from storage.flow.ways import visible
 from storage.jobs import require
 from storage.schema import Content, Document, OutcomeRow, Rejection
-from storage.steps import OpenStep, of_job, way_to_named
-from storage.ways import visible
 
 Place = tuple[int, int]  # of a document in its corpus, in whose order results come: (seq, id)
 Placed = tuple[Place, dict[str, Any]]

@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import Connection, and_, or_, select
 from sqlalchemy.orm import aliased
 
-from storage import prompts
 from storage.database import Database
+from storage.flow import prompts
+from storage.flow.steps import OpenStep
 from storage.schema import Document, Job, OutcomeRow, Prompt
-from storage.steps import OpenStep
 
 
 def visible(job: Any) -> Any:

@@ -12,8 +12,9 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select, tuple_, update
 
-from storage import collection, numbering
+from storage import numbering
 from storage.database import Database
+from storage.disposal import collection
 from storage.errors import CorpusInUse, NoSuchCorpus
 from storage.jobs import UNFINISHED, lock_corpus
 from storage.schema import (

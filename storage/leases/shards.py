@@ -11,15 +11,15 @@ from typing import Any
 
 from sqlalchemy import Connection, select, true, update
 
-from storage.cutting import pack, unpack
 from storage.database import Database, db_now
 from storage.errors import LeaseLost
-from storage.following import UNTOUCHED, follow
+from storage.flow.cutting import pack, unpack
+from storage.flow.following import UNTOUCHED, follow
 from storage.jobs import FREE, RUNS
+from storage.leases.settling import put_outcomes
 from storage.outcomes import Known, Outcome, Status, Tally
 from storage.rows import SPEC, insert, known_outcomes, n_chars, spec_of
 from storage.schema import Content, Job, OutcomeRow, Shard, SpecRow, Worker
-from storage.settling import put_outcomes
 from storage.specs import Spec
 
 LEASE_S = 60.0

@@ -15,8 +15,8 @@ from sqlalchemy.orm import aliased
 
 from storage import bulk, contents
 from storage.database import Database
+from storage.flow.steps import OpenStep
 from storage.schema import Content, Document, Prompt
-from storage.steps import OpenStep
 
 
 def of(database: Database, connection: Connection, step: OpenStep, given: Mapping[int, int]) -> Mapping[int, int]:

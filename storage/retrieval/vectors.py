@@ -1,7 +1,7 @@
 """An index of one spec's vectors, by pgvector: a side table that an admin makes, brings up to date and drops.
 
 A row of `vectors_SPEC` is a vector of an outcome, of length 1 and in half precision, since it only says which
-contents are worth comparing (`storage.candidates`). Its foreign key has it go with the outcome. Workers know nothing
+contents are worth comparing (`candidates`). Its foreign key has it go with the outcome. Workers know nothing
 of it: a search looks for what the table lacks, and `add` brings that in.
 """
 
@@ -20,7 +20,7 @@ from storage import gate
 from storage.bulk import copied
 from storage.database import Database
 from storage.errors import CannotIndex, DatabaseBusy, NothingEmbedded, RightMissing
-from storage.nearest import Matrix
+from storage.retrieval.nearest import Matrix
 from storage.rows import SPEC, spec_of
 from storage.schema import OutcomeRow, SpecRow
 from storage.specs import Spec

@@ -18,14 +18,15 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
-from storage import bulk, contents, planning
-from storage.chunks import Chunk, Rejected, Versions
+from storage import bulk, contents
 from storage.database import Database, db_now
+from storage.disposal.pruning import Seen
 from storage.errors import JobStopped
-from storage.following import Planned, has_prompts, plan_prompts
+from storage.flow.following import Planned, has_prompts, plan_prompts
+from storage.intake import planning
+from storage.intake.chunks import Chunk, Rejected, Versions
+from storage.intake.planning import Place, plan_new, sweep_page
 from storage.jobs import UNFINISHED, OpenJob, lock_corpus
-from storage.planning import Place, plan_new, sweep_page
-from storage.pruning import Seen
 from storage.schema import Contender, Corpus, Document, Ingest, Job, Rejection
 
 CHUNK_RECORDS = 8_000

@@ -13,14 +13,14 @@ import numpy as np
 from sqlalchemy import Connection, and_, func, literal, select, text, true
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from storage import vectors
 from storage.database import Database
-from storage.nearest import Matrix
+from storage.retrieval import vectors
+from storage.retrieval.nearest import Matrix
 from storage.schema import Document, OutcomeRow, Prompt
 from storage.specs import Spec
 
 if TYPE_CHECKING:
-    from storage.search import Searched
+    from storage.retrieval.search import Searched
 
 SPARE = 2  # as many contents are proposed for each document that is asked for
 WINDOWS = 4  # vectors that are asked for, for each content, where all windows of a text are kept

@@ -1,0 +1,1 @@
+"""Reading a source into a corpus: records become documents and contents, and what is new is planned."""
