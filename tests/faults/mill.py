@@ -53,6 +53,7 @@ class Mill(Docmill):
         # What is given as None has docmill's own default.
         set_ones = {f"DOCMILL_{name.upper()}": str(value) for name, value in given.items() if value is not None}
         super().__init__(folder, set_ones)
+        self.loads_models = False
 
     def broker(self) -> Broker:
         assert self.redis_url is not None

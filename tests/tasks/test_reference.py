@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -43,17 +44,24 @@ def one_paragraph(texts: list[str], count: int) -> list[str]:
     return chosen
 
 
-def test_five_hundred_embeddings_are_those_of_sentence_transformers(
-    bench: Bench, descriptions: list[str], french: list[str]
+def some_and_more(some: int, more: int) -> pytest.MarkDecorator:
+    """How many texts: some always, more in `make soak`."""
+    return pytest.mark.parametrize("count", [some, pytest.param(more, marks=pytest.mark.soak)])
+
+
+@some_and_more(200, 500)
+def test_embeddings_are_those_of_sentence_transformers(
+    bench: Bench, descriptions: list[str], french: list[str], count: int
 ) -> None:
-    texts = [*descriptions, *french][:500]
-    assert len(texts) == 500
+    every = [*descriptions, *french]
+    texts = every[:: len(every) // count][:count]
+    assert len(texts) == count
     spec = bench.spec("embed", "minilm")
     with quiet():
         model = SentenceTransformer(str(bench.folder(spec)), device="cpu", local_files_only=True)
     # A longer text is averaged over its windows here, and cut off there.
     short = [text for text in texts if len(model.tokenizer(text)["input_ids"]) <= model.max_seq_length]
-    assert len(short) > 450
+    assert len(short) > 0.9 * count
     expected = model.encode(short, show_progress_bar=False)
     outcomes = bench.run(spec, texts)
     assert all(outcome.status is Status.DONE for outcome in outcomes)
@@ -70,25 +78,27 @@ def test_five_hundred_embeddings_are_those_of_sentence_transformers(
 DIFFERENT = {("transformers", 1): 1, ("transformers", 4): 1, ("ctranslate2", 1): 1, ("ctranslate2", 4): 8}
 
 
+@some_and_more(40, 100)
 @pytest.mark.parametrize("beams", [1, 4])
-def test_a_hundred_summaries_are_those_of_generate(writer: Bench, descriptions: list[str], beams: int) -> None:
-    texts = one_paragraph(descriptions, 100)
+def test_summaries_are_those_of_generate(writer: Bench, descriptions: list[str], beams: int, count: int) -> None:
+    texts = one_paragraph(descriptions, count)
     spec = writer.spec("summarize", "synopsis-ddtp", beams=beams)
     expected = generated(writer.folder(spec), texts, beams)
     actual = [outcome.text for outcome in writer.run(spec, texts)]
     differing = sum(one != other for one, other in zip(actual, expected, strict=True))
-    assert differing <= DIFFERENT[writer.backend, beams]
+    assert differing <= ceil(DIFFERENT[writer.backend, beams] * count / 100)
 
 
 @pytest.mark.slow
+@some_and_more(40, 100)
 @pytest.mark.parametrize("beams", [1, 4])
-def test_a_hundred_translations_are_those_of_generate(writer: Bench, french: list[str], beams: int) -> None:
-    texts = one_paragraph(french, 100)
+def test_translations_are_those_of_generate(writer: Bench, french: list[str], beams: int, count: int) -> None:
+    texts = one_paragraph(french, count)
     spec = writer.spec("translate", "marian-ddtp", beams=beams)
     expected = generated(writer.folder(spec), texts, beams)
     actual = [outcome.text for outcome in writer.run(spec, texts)]
     differing = sum(one != other for one, other in zip(actual, expected, strict=True))
-    assert differing <= DIFFERENT[writer.backend, beams]
+    assert differing <= ceil(DIFFERENT[writer.backend, beams] * count / 100)
 
 
 def test_a_translation_keeps_its_lines_and_bullets(bench: Bench) -> None:

@@ -1,9 +1,9 @@
 """Processes that have docmill's libraries loaded and fork for each command: what a start costs is paid once.
 
 A command, and a device process that it starts, runs in a process of its own, with its own environment, folder and
-streams, from `main` to its exit code. Device processes, and commands that compute, are forked from another server,
-which has the model libraries, too; it is started when the first is asked for. They read the environment when they are
-imported, so that is done only where both environments agree.
+streams, from `main` to its exit code. Device processes that load models, and commands that do, are forked from
+another server, which has the model libraries, too; it is started when the first is asked for. They read the
+environment when they are imported, so that is done only where both environments agree.
 
 Run as a program it serves a socket until the end of its standard input. A request is JSON, with the three streams;
 the answer is the process's number, and later its exit code.
@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,7 +34,8 @@ LARGEST = 1 << 20
 COMMANDS = (
     *("worker.cli.admin", "worker.cli.completion", "worker.cli.corpus", "worker.cli.faults", "worker.cli.jobs"),
     *("worker.cli.local", "worker.cli.pipeline", "worker.cli.session", "worker.cli.show", "worker.cli.steer"),
-    *("worker.cli.work", "worker.broker", "worker.embedded", "worker.supervisor"),
+    *("worker.cli.work", "worker.broker", "worker.device", "worker.embedded", "worker.faultbackend"),
+    *("worker.supervisor", "tasks.engine"),
     *("worker.enqueue", "worker.settings", "storage.corpora", "storage.database", "storage.jobs", "storage.status"),
     *("storage.disposal.collection", "storage.disposal.removal", "storage.disposal.tracing", "storage.migrations"),
     *("storage.export.results", "storage.flow.pipelines", "storage.intake.ingest", "storage.readers"),
@@ -42,7 +44,7 @@ COMMANDS = (
 MODEL_LIBRARIES = ("torch", "transformers", "huggingface_hub", "datasets", "fsspec")
 WITH_MODELS = (
     *COMMANDS,
-    *("worker.device", "worker.faultbackend", "tasks.engine", "torch", "transformers", "sentence_transformers"),
+    *("torch", "transformers", "sentence_transformers"),
     *("transformers.models.marian.modeling_marian", "transformers.models.bert.modeling_bert"),
     *("tasks.backends.encoder.sentence", "tasks.backends.encoder.openvino_embed", "tasks.backends.polyglot"),
     *("tasks.backends.encoder_decoder.seq2seq", "tasks.backends.encoder_decoder.ctranslate"),
@@ -51,6 +53,15 @@ WITH_MODELS = (
 COMPUTING = {"search", "index", "--dry-run"}  # a command with one of these loads models by itself
 # What the model libraries read when they are imported or first used.
 READ_EARLY = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "KMP_", "MKL_", "TORCH", "CUDA", "PYTHON", "LD_")
+
+
+@dataclass(frozen=True)
+class How:
+    """Where and with what a command runs; `with_models` says that its device processes load models."""
+
+    cwd: Path
+    environment: Mapping[str, str]
+    with_models: bool
 
 
 class Fork:
@@ -96,49 +107,40 @@ class Forks:
         self._environment = environment_of_servers()
         self._server = serving(self._address, "commands")
 
-    def run(
-        self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], stdin: bytes, timeout_s: float
-    ) -> tuple[int, bytes, bytes]:
+    def run(self, arguments: Sequence[str], how: How, *, stdin: bytes, timeout_s: float) -> tuple[int, bytes, bytes]:
         """Run the command to its end: its exit code (-N for signal N), output and errors. Raises TimeoutExpired."""
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             given.write(stdin)
             given.seek(0)
-            process = self._start(arguments, cwd, env, (given, out, err), group=False)
-            code = process.wait(timeout_s)
+            code = self._start(arguments, how, (given, out, err), group=False).wait(timeout_s)
             for stream in (out, err):
                 stream.seek(0)
             return code, out.read(), err.read()
 
-    def start(
-        self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], out: IO[bytes], err: IO[bytes]
-    ) -> Fork:
+    def start(self, arguments: Sequence[str], how: How, *, out: IO[bytes], err: IO[bytes]) -> Fork:
         """Start the command in a session of its own, without input."""
         with Path(os.devnull).open("rb") as nothing:
-            return self._start(arguments, cwd, env, (nothing, out, err), group=True)
+            return self._start(arguments, how, (nothing, out, err), group=True)
 
     def _start(
-        self,
-        arguments: Sequence[str],
-        cwd: Path,
-        env: Mapping[str, str],
-        streams: tuple[IO[bytes], IO[bytes], IO[bytes]],
-        *,
-        group: bool,
+        self, arguments: Sequence[str], how: How, streams: tuple[IO[bytes], IO[bytes], IO[bytes]], *, group: bool
     ) -> Fork:
         asked = {
             "arguments": [self._program, *arguments],
-            "cwd": str(cwd),
-            "environment": dict(env),
+            "cwd": str(how.cwd),
+            "environment": dict(how.environment),
+            "with_models": how.with_models,
             "group": group,
             "kills": True,
         }
-        computes = not COMPUTING.isdisjoint(arguments) and read_early(env) == read_early(self._environment)
-        address = with_models(self._address) if computes else self._address
+        alike = read_early(how.environment) == read_early(self._environment)
+        computes = alike and not COMPUTING.isdisjoint(arguments)
+        address = server_with_models(self._address) if computes else self._address
         return forked(address, asked, [stream.fileno() for stream in streams])
 
     def devices(self, supervisor: int) -> list[int]:
         """The device processes that were forked for a supervisor and live."""
-        with connected(with_models(self._address)) as line:
+        with connected(self._address) as line:
             line.send(json.dumps({"devices_of": supervisor}).encode())
             found: list[int] = json.loads(line.recv(LARGEST))
             return found
@@ -163,10 +165,10 @@ def serving(address: str, kind: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=environment_of_servers(), stdin=subprocess.PIPE, cwd=Path(address).parent)
 
 
-def with_models(address: str) -> str:
+def server_with_models(address: str) -> str:
     """Where the server with the model libraries listens, or soon will; `address` is that of commands."""
     with connected(address) as line:
-        line.send(b'{"with_models": true}')
+        line.send(b'{"server_with_models": true}')
         return line.recv(LARGEST).decode()
 
 
@@ -201,7 +203,8 @@ class Server:
         self._listener.listen(64)
         self._lines: dict[int, socket.socket] = {}  # to whoever asked for a process, by its number
         self._asked: dict[int, dict[str, Any]] = {}
-        self._with_models: subprocess.Popen[bytes] | None = None
+        self._with_models = str(Path(address).with_name("with-models"))
+        self._other: subprocess.Popen[bytes] | None = None  # that with the model libraries
         self._kind = kind
 
     def serve(self) -> dict[str, Any] | None:
@@ -254,13 +257,16 @@ class Server:
         """Of which processes there are, and where device processes are forked."""
         with line:
             if "devices_of" in asked:
-                mine = [pid for pid, one in self._asked.items() if one.get("supervisor") == asked["devices_of"]]
-                line.send(json.dumps(mine).encode())
-            elif "with_models" in asked:
-                address = str(Path(self._address).with_name("with-models"))
-                if self._with_models is None and address != self._address:
-                    self._with_models = serving(address, "with models")
-                line.send(address.encode())
+                found = [pid for pid, one in self._asked.items() if one.get("supervisor") == asked["devices_of"]]
+                if self._other is not None:
+                    with connected(self._with_models) as other:
+                        other.send(json.dumps(asked).encode())
+                        found += json.loads(other.recv(LARGEST))
+                line.send(json.dumps(found).encode())
+            elif "server_with_models" in asked:
+                if self._other is None and self._with_models != self._address:
+                    self._other = serving(self._with_models, "with models")
+                line.send(self._with_models.encode())
 
     def _reap(self) -> None:
         while self._asked:
@@ -289,12 +295,9 @@ def become(asked: Mapping[str, Any]) -> None:
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
 
 
-def fork_devices(address: str, of_the_server: Mapping[str, str]) -> None:
-    """Have this process's supervisor start its device processes as forks, where what they read early is alike."""
+def fork_devices(address: str, *, with_models: bool) -> None:
+    """Have this process's supervisor start its device processes as forks."""
     from worker import supervisor
-
-    if read_early(os.environ) != read_early(of_the_server):
-        return
 
     def start_device() -> Fork:
         theirs_in, ours_in = os.pipe()
@@ -307,7 +310,8 @@ def fork_devices(address: str, of_the_server: Mapping[str, str]) -> None:
             "kills": False,  # it ends by itself when its supervisor is gone, or not: that is tested
             "supervisor": os.getpid(),
         }
-        process = forked(with_models(address), asked, [theirs_in, theirs_out, 2])
+        where = server_with_models(address) if with_models else address
+        process = forked(where, asked, [theirs_in, theirs_out, 2])
         os.close(theirs_in)
         os.close(theirs_out)
         process.stdin = os.fdopen(ours_in, "wb")
@@ -335,7 +339,8 @@ def main() -> None:
         from worker.device import main as device
 
         device()
-    fork_devices(address, of_the_server)
+    if not asked["with_models"] or read_early(os.environ) == read_early(of_the_server):
+        fork_devices(address, with_models=asked["with_models"])
     end(ended())
 
 

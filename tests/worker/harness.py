@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from tests.worker.forkserver import Fork, Forks
+from tests.worker.forkserver import Fork, Forks, How
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLES = ROOT / "examples"
@@ -63,6 +63,7 @@ class Docmill:
     def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
         self.folder = folder
         self.from_anew = False  # start every process as its user does
+        self.loads_models = True  # its device processes do, which are quicker as forks of one that has the libraries
         share_conversions(folder / "home")
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DOCMILL_")}
         self.environment = {
@@ -89,9 +90,8 @@ class Docmill:
             )
             found, out, err = done.returncode, done.stdout.decode(), done.stderr.decode()
         else:
-            found, raw_out, raw_err = _forks().run(
-                given, cwd=self.folder, env=self.environment, stdin=stdin, timeout_s=timeout_s
-            )
+            how = How(self.folder, self.environment, self.loads_models)
+            found, raw_out, raw_err = _forks().run(given, how, stdin=stdin, timeout_s=timeout_s)
             out, err = raw_out.decode(), raw_err.decode()
         assert "Traceback" not in err, err
         assert found == code, f"exit code {found}\n{out}\n{err}"
@@ -122,7 +122,8 @@ class Docmill:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         given = [*map(str, arguments)]
         if not self.starts_anew and not within:
-            return _forks().start(given, cwd=self.folder, env=self.environment, out=out, err=err)
+            how = How(self.folder, self.environment, self.loads_models)
+            return _forks().start(given, how, out=out, err=err)
         return subprocess.Popen(
             [*within, DOCMILL, *given],
             cwd=self.folder,

@@ -18,19 +18,19 @@ RUN = ("run", FRENCH, "--task", "translate", "--from", "fr", "--to", "en", "--be
 
 
 def _processes_of(folder: Path) -> list[str]:
-    """What still runs with our home in its environment."""
+    """What still runs with our home in its environment, or in our folder."""
     found = []
-    for environment in Path("/proc").glob("[0-9]*/environ"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            if str(folder).encode() in environment.read_bytes():
-                found.append((environment.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            ours = str(folder).encode() in (process / "environ").read_bytes()
+            if ours or folder in (process / "cwd").readlink().parents or folder == (process / "cwd").readlink():
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         except OSError:  # it ended meanwhile, or is another user's
             continue
     return found
 
 
 def _start(docmill: Docmill) -> tuple[Database, Running]:
-    docmill.from_anew = True  # its home is in the environment that the kernel knows
     docmill("jobs")  # makes the store
     database = Database(f"sqlite:///{docmill.folder}/home/docmill.db")
     process = docmill.start(*RUN)
