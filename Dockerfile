@@ -5,7 +5,8 @@
 
 ARG PYTHON=3.11.14-slim-bookworm
 
-FROM python:${PYTHON} AS build
+# What docmill needs: a layer that changes with the lock alone.
+FROM python:${PYTHON} AS packages
 ARG VARIANT=cpu
 # For the CPU variant: the package index that has torch's builds for CPUs, as PyTorch's page "Get started" names it.
 # Without it the packages are those for GPUs, which compute on CPUs as well and take three times the room.
@@ -16,15 +17,21 @@ COPY docker/*.lock /tmp/
 RUN --mount=type=cache,target=/root/.cache/pip \
     packages=$VARIANT; test -n "$PIP_EXTRA_INDEX_URL" || packages=cuda; \
     pip --python /opt/docmill/bin/python install --require-hashes --no-deps --requirement "/tmp/requirements-$packages.lock" \
- && pip install --require-hashes --no-deps --root-user-action ignore --requirement /tmp/requirements-build.lock
+ && /opt/docmill/bin/python -m compileall -q -j 0 /opt/docmill/lib \
+ && echo /opt/own >/opt/docmill/lib/python3.11/site-packages/own.pth
+
+# docmill itself: a layer of 2 MB.
+FROM packages AS build
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --require-hashes --no-deps --root-user-action ignore --requirement /tmp/requirements-build.lock
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY worker worker
 COPY tasks tasks
 COPY storage storage
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
- && pip --python /opt/docmill/bin/python install --no-cache-dir --no-deps /tmp/wheel/*.whl \
- && /opt/docmill/bin/python -m compileall -q -j 0 /opt/docmill/lib
+ && pip --python /opt/docmill/bin/python install --no-cache-dir --no-deps --target /opt/own /tmp/wheel/*.whl \
+ && /opt/docmill/bin/python -m compileall -q -j 0 /opt/own
 
 FROM python:${PYTHON}
 ARG VARIANT=cpu
@@ -37,10 +44,11 @@ LABEL org.opencontainers.image.title="docmill" \
 RUN useradd --uid 10001 --create-home docmill \
  && install --directory --owner=docmill /data \
  && install --directory /models /corpus
-COPY --from=build /opt/docmill /opt/docmill
+COPY --from=packages /opt/docmill /opt/docmill
+COPY --from=build /opt/own /opt/own
 
 # The hub's client keeps what it downloads under HF_HOME: on a volume, so once.
-ENV PATH=/opt/docmill/bin:$PATH \
+ENV PATH=/opt/own/bin:/opt/docmill/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     DOCMILL_HOME=/data \
     DOCMILL_MODELS_DIR=/models \

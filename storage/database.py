@@ -362,7 +362,7 @@ def _postgresql_connect(connection: Any, _record: Any) -> None:
 
 def _sqlite_folder(_dialect: Any, _record: Any, arguments: Sequence[Any], _options: Any) -> None:
     if not str(arguments[0]).startswith("file:"):
-        Path(arguments[0]).parent.mkdir(parents=True, exist_ok=True)
+        Path(arguments[0]).parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # documents are nobody else's
 
 
 def _sqlite_connect(connection: Any, _record: Any) -> None:

@@ -129,7 +129,8 @@ class Host:
 
     def environment(self, service: str) -> dict[str, str]:
         """A service's environment: what the file gives it, and what every process has."""
-        given = {name: str(value) for name, value in self.services[service].get("environment", {}).items()}
+        environment = self.services[service].get("environment", {})
+        given = {name: str(value) for name, value in environment.items() if value is not None}
         for other, port in PORTS.items():
             reached = f"@{HOST}:{self.ports[other]}"
             given = {name: value.replace(f"@{other}:{port}", reached) for name, value in given.items()}

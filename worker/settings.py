@@ -117,6 +117,15 @@ class Settings(BaseSettings):
             raise ValueError("it is empty; leave it out to have the default")
         return value
 
+    @field_validator("database_url", "redis_url")
+    @classmethod
+    def _encoded(cls, value: str | None) -> str | None:
+        # Else a part of the password would be taken for the host, and shown.
+        user, at, _ = (value or "").partition("://")[2].partition("?")[0].rpartition("@")
+        if at and set(user) & set("@/"):
+            raise ValueError("in a user's name or password @ is written %40, and / is written %2F")
+        return value
+
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: str | None) -> str | None:

@@ -33,7 +33,7 @@ def serve(extract: Extract, requests: BinaryIO, answers: BinaryIO) -> None:
         try:
             text = extract(raw, head["kind"]).encode("utf-8", "replace")
         except Exception as error:  # whatever the library raises on a file that it cannot read
-            send(answers, {"error": type(error).__name__})
+            send(answers, {"error": type(error).__name__, "unloaded": "LoadLibraryError" in str(error)})
         else:
             send(answers, {}, text)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tempfile import gettempdir
+
 from storage.readers.confined import TIME_S, Confined, Ended
 
 
@@ -26,6 +28,11 @@ class Extractor:
             head, text = self._process.receive(self._max_bytes)
         except Ended as error:
             raise NotExtracted(str(error)) from error
+        if head.get("unloaded"):
+            raise NotExtracted(
+                f"the library that reads its kind could not be loaded out of {gettempdir()}: set TMPDIR to a folder "
+                "on a disk whose programs may be run (a tmpfs of a container takes `exec`)"
+            )
         if "error" in head:
             raise NotExtracted(f"its text cannot be read ({head['error']}): it is broken, or protected by a password")
         return text.decode()

@@ -20,7 +20,7 @@ def sql(number: int) -> list[str]:
 
 def acl(user: str) -> list[str]:
     """The words of the page's line for a user of Redis, from its name on."""
-    line = re.search(rf"^ACL SETUSER ({user} .*)$", DOCS, re.MULTILINE)
+    line = re.search(rf"^user ({user} on .*)$", DOCS, re.MULTILINE)
     assert line is not None
     return line[1].split()
 

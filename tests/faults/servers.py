@@ -267,11 +267,12 @@ def _give_to_postgres(folder: Path) -> None:
 
 
 @contextmanager
-def tmpfs(folder: Path, size_bytes: int) -> Iterator[Path]:
-    """A disk of a few megabytes. Raises Missing where we may not mount one."""
+def tmpfs(folder: Path, size_bytes: int, *options: str) -> Iterator[Path]:
+    """A disk of a few megabytes, mounted with these options. Raises Missing where we may not mount one."""
     folder.mkdir(parents=True)
+    given = ",".join((f"size={size_bytes}", *options))
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", given, "tmpfs", str(folder)], capture_output=True, text=True
     )
     if mounted.returncode:
         raise Missing(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")

@@ -123,6 +123,6 @@ def test_a_restored_postgresql_store_exports_the_same_bytes(
             _filled(database),
             lambda: _run("pg_dump", "--format=custom", f"--file={dump}", f"--dbname={_libpq(postgres_url)}"),
         )
-        _run("pg_restore", "--exit-on-error", "--no-owner", f"--dbname={_libpq(postgres_server.url(restored))}", dump)
+        _run("pg_restore", "--exit-on-error", f"--dbname={_libpq(postgres_server.url(restored))}", dump)
         _assert_same(database, copy, tmp_path)
     postgres_server.drop(restored)

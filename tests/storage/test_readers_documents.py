@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import tempfile
 import threading
 import time
 import zipfile
@@ -19,6 +20,7 @@ from fpdf import FPDF
 from storage.readers import Record, Rejection, SourceEmpty, SourceOptions, SourceUnsupported, open_source
 from storage.readers.extractor import Extractor, NotExtracted
 from storage.readers.formats import KINDS
+from tests.faults.servers import Missing, tmpfs
 
 SAID = "Whales sing in the northern seas, and others of their kind hear it over hundreds of miles."
 OPTIONS = SourceOptions()
@@ -267,6 +269,20 @@ def test_a_pdf_is_read_where_no_library_was_unpacked_and_whatever_lies_in_its_pl
     (tmp_path / "kreuzberg-pdfium" / "libpdfium.so").write_bytes(b"somebody else's")
     assert SAID in " ".join(extractor.text(REAL["b.PDF"], KINDS[".pdf"]).split())
     assert [path.name for path in tmp_path.iterdir()] == ["kreuzberg-pdfium"]
+
+
+def test_where_nothing_may_be_loaded_that_is_said_and_not_that_the_file_is_broken(
+    extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        with tmpfs(tmp_path / "disk", 64 << 20, "noexec") as disk:
+            monkeypatch.setenv("TMPDIR", str(disk))
+            monkeypatch.setattr(tempfile, "tempdir", None)
+            with pytest.raises(NotExtracted, match=f"could not be loaded out of {disk}: set TMPDIR"):
+                extractor.text(REAL["b.PDF"], KINDS[".pdf"])
+            extractor.close()
+    except Missing as reason:
+        pytest.skip(str(reason))
 
 
 def test_the_reader_knows_none_of_our_settings(extractor: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,18 @@ def test_unknown_and_bad_settings_are_listed_together(tmp_path: Path, monkeypatc
     assert "POSTGRES_PASSWORD" not in message
 
 
+@pytest.mark.parametrize("setting", ["database_url", "redis_url"])
+@pytest.mark.parametrize("password", ["c4n/ary", "c4n@ary", "c4n@/ary"])
+def test_a_password_that_would_be_taken_for_the_host_is_refused_and_not_shown(setting: str, password: str) -> None:
+    scheme = "postgresql" if setting == "database_url" else "redis"
+    with pytest.raises(SettingsError) as caught:
+        load_settings(**{setting: f"{scheme}://docmill:{password}@host/0"})
+    assert "@ is written %40, and / is written %2F" in str(caught.value)
+    assert "c4n" not in str(caught.value)
+    assert "ary" not in str(caught.value)
+    load_settings(**{setting: f"{scheme}://docmill:c4n%2Fary%40@host/0"})
+
+
 def test_the_page_of_settings_is_what_the_definitions_say() -> None:
     assert (ROOT / "docs" / "settings.md").read_text() == page(), "make settings-page"
 
