@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -212,6 +213,14 @@ def look_at_disk(settings: Settings) -> Iterator[Finding]:
     yield Finding("disk", enough, f"{free / 1e9:,.1f} GB free in {settings.home}", "" if enough else elsewhere)
 
 
+def look_at_temporary_folder(_: Settings) -> Iterator[Finding]:
+    """Whether libraries can be loaded out of it, as the one that reads PDF unpacks itself there."""
+    folder = tempfile.gettempdir()
+    if os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        advice = "PDF cannot be read, nor kernels compiled: mount it with exec, or set TMPDIR elsewhere"
+        yield Finding("temporary folder", False, f"no library can be loaded out of {folder} (noexec)", advice)
+
+
 def look_at_extras(_: Settings) -> Iterator[Finding]:
     """Which extras are installed, and what the others would bring."""
     installed = [name for name, extra in EXTRAS.items() if extra.is_installed]
@@ -226,6 +235,7 @@ LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     look_at_redis,
     look_at_models,
     look_at_device,
+    look_at_temporary_folder,
     look_at_disk,
     look_at_extras,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from sqlalchemy import text
 from storage.database import Database
 from storage.migrations import head
 from tests.conftest import PostgresServer, missing
-from tests.faults.servers import Missing, RedisServer
+from tests.faults.servers import Missing, RedisServer, tmpfs
 from tests.worker.harness import ROOT, Docmill
 from worker import doctor
 from worker.doctor import Finding
@@ -168,6 +169,21 @@ def test_a_home_that_takes_no_files_is_wrong() -> None:
     [finding] = doctor.look_at_disk(load_settings(home=Path("/proc/docmill")))
     assert not finding.ok
     assert "DOCMILL_HOME" in finding.advice
+
+
+def test_a_temporary_folder_out_of_which_nothing_can_be_loaded_is_wrong(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        with tmpfs(tmp_path / "disk", 1 << 20, "noexec") as disk:
+            monkeypatch.setattr(tempfile, "tempdir", str(disk))
+            [finding] = doctor.look_at_temporary_folder(settings())
+    except Missing as reason:
+        pytest.skip(str(reason))
+    assert not finding.ok
+    assert "TMPDIR" in finding.advice
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert list(doctor.look_at_temporary_folder(settings())) == []
 
 
 def test_a_disk_that_is_nearly_full_is_wrong(
