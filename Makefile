@@ -48,7 +48,7 @@ test-vllm: setup-vllm ## only the tests of the vLLM backend, in its own environm
 test-faults: setup ## only the tests that kill, cut, fill or freeze something
 	$(BIN)/python -m pytest -m faults
 
-soak: setup      ## what takes most of an hour: ten minutes of random faults on each store, and figures, at default settings
+soak: setup      ## what takes more than an hour: ten minutes of random faults on each store, figures at default settings, longer forms of other tests
 	DOCMILL_TEST_FIGURES=bench/results/reliability.json $(BIN)/python -m pytest -m soak -s
 
 bench-carry: setup ## documents a second that queue, store and workers carry when the model costs nothing
