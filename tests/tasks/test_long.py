@@ -12,7 +12,7 @@ import pytest
 from storage.outcomes import Status
 from tests.tasks.conftest import Bench
 
-WORDS = (30_000, 100_000)
+WORDS = (12_000, 100_000)
 FIFTY_MEGABYTES = r"""
 import json, re, sys
 from pathlib import Path
