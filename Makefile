@@ -39,7 +39,7 @@ run: setup       ## summarise, translate and embed the example corpus: no server
 test: setup      ## the whole test suite (real servers where the machine has them, embedded ones otherwise)
 	@echo "Two halves at once: the tests of faults, which mostly wait, write .faults.log and are shown at the end; they come first, since they wait for what must happen in time."
 	@$(BIN)/python -m pytest -m faults >.faults.log 2>&1 & faults=$$!; trap "kill $$faults" INT TERM; \
-	  nice $(BIN)/python -m pytest -m 'not faults' --numprocesses 2 --dist loadfile --durations 30; rest=$$?; \
+	  nice $(BIN)/python -m pytest -m 'not faults' --numprocesses 3 --dist loadfile --durations 30; rest=$$?; \
 	  wait $$faults; faults=$$?; cat .faults.log; test $$rest -eq 0 && test $$faults -eq 0
 
 test-vllm: setup-vllm ## only the tests of the vLLM backend, in its own environment
