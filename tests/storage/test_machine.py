@@ -16,7 +16,7 @@ BRIEF = settings(
     suppress_health_check=list(HealthCheck),
 )
 LONG = settings(BRIEF, max_examples=2_000, stateful_step_count=80)
-EXAMPLES = {"sqlite": 30, "postgresql": 12}  # the latter take twice as long
+EXAMPLES = {"sqlite": 20, "postgresql": 8}  # the latter take twice as long
 
 
 @pytest.fixture

@@ -63,10 +63,11 @@ def test_of_real_documents_an_index_finds_what_a_comparison_with_all_finds(
     pgvector_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [json.loads(line) for file in ("descriptions", "french") for line in _lines(f"{file}.jsonl")]
-    sentences = sorted({part.strip() for one in texts for part in one["text"].replace("\n", " ").split(". ")} - {""})
-    assert len(sentences) > 1_400
+    every = {part.strip() for one in texts for part in one["text"].replace("\n", " ").split(". ")} - {""}
+    sentences = sorted(every)[::2]
+    assert len(sentences) > 700
     model = _minilm(tmp_path)
-    encoded = model.encode([*sentences, *(one["synopsis"] for one in texts[:260])], show_progress_bar=False)
+    encoded = model.encode([*sentences, *(one["synopsis"] for one in texts[:130])], show_progress_bar=False)
     of_text = dict(zip(sentences, encoded.astype("<f4"), strict=False))
     queries = encoded[len(sentences) :].astype(np.float32)
 
