@@ -35,7 +35,7 @@ setup-vllm: .venv-vllm/.installed ## another environment, with vLLM for CPUs
 run: setup       ## summarise, translate and embed the example corpus: no server, no model hub
 	@$(BIN)/python examples/quickstart.py
 
-test: setup      ## the whole test suite (real servers where the machine has them, embedded ones otherwise)
+test: setup      ## the whole test suite (with real servers of its own)
 	@echo "Two halves at once: the tests of faults, which mostly wait, write .faults.log and are shown at the end; they come first, since they wait for what must happen in time."
 	@$(BIN)/python -m pytest -m faults >.faults.log 2>&1 & faults=$$!; trap "kill $$faults" INT TERM; \
 	  nice $(BIN)/python -m pytest -m 'not faults' --numprocesses 3 --dist loadfile --durations 30; rest=$$?; \

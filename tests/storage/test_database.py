@@ -463,3 +463,10 @@ def test_postgresql_compiles_no_query_that_is_over_sooner(postgres_url: str) -> 
 def test_errors_survive_pickling_and_say_their_docstring(error: type[StorageError]) -> None:
     assert str(pickle.loads(pickle.dumps(error()))) == str(error()) == error.__doc__
     assert str(pickle.loads(pickle.dumps(error("more")))) == "more"
+
+
+def test_a_folder_that_is_made_for_a_file_is_nobody_elses(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'home' / 'docmill.db'}")
+    migrations.upgrade(database)
+    database.close()
+    assert (tmp_path / "home").stat().st_mode & 0o077 == 0
