@@ -16,11 +16,13 @@ import pytest
 
 from storage.specs import Spec
 from tasks.backends import open_backend
-from tasks.backends.encoder_decoder import ctranslate_models
+from tasks.backends.encoder_decoder import ctranslate, ctranslate_models
 from tasks.backends.encoder_decoder.ctranslate import CTranslateBackend, compute_type
 from tasks.backends.static import Items
 from tasks.engine import BatchDone, BatchStarted, Engine
 from tasks.errors import CannotServe, OutOfMemory, Unsuited
+from tasks.pool import Item
+from tasks.windows import Encoded
 from tests.tasks.conftest import Bench, EngineOf, multiplies_int8_exactly
 from tests.tasks.test_reference import one_paragraph
 
@@ -181,7 +183,8 @@ def test_a_drain_finishes_what_is_in_flight_and_takes_no_more(
     spec = ct2.spec("translate", "marian-ddtp", beams=1)
     backend = opened(ct2, spec, "ctranslate2")
     backend._loop.budget = replace(backend._loop.budget, rows=2)
-    most = backend._most_in_flight
+    workers = backend._workers
+    most = ctranslate._AHEAD * workers
     held = Held(backend, most)
     monkeypatch.setattr(backend, "_post", held.post)
     events: list[BatchStarted | BatchDone] = []
@@ -198,7 +201,7 @@ def test_a_drain_finishes_what_is_in_flight_and_takes_no_more(
     assert len(ticket.finished()) == 2 * most
     begun = [event for event in events if isinstance(event, BatchStarted)]
     done = [event for event in events if isinstance(event, BatchDone)]
-    assert [event.windows for event in begun] == [2] * most
+    assert [event.windows for event in begun] == [2 * workers] * ctranslate._AHEAD
     assert begun[1].load_tokens > begun[1].padded_tokens
     assert engine.busy_s == pytest.approx(sum(event.seconds for event in done))
 
@@ -229,6 +232,13 @@ def test_a_failed_batch_in_flight_fails_its_own_windows_only(
     ticket = engine_of(lambda spec: backend).submit(spec, list(enumerate(texts)))
     assert ticket.wait(WAIT_S)
     assert [outcome.content_id for outcome in ticket.finished() if outcome.reason] == [5]
+
+
+def test_what_is_taken_at_once_is_divided_evenly(ct2: Bench) -> None:
+    items = [Item(number, Encoded(number, {"input_ids": [1] * number}), None) for number in range(1, 8)]
+    lengths = [[item.tokens for item in part] for part in ctranslate.divided(items, 3)]
+    assert lengths == [[5, 6, 7], [3, 4], [1, 2]]
+    assert [len(part) for part in ctranslate.divided(items[:2], 3)] == [1, 1]
 
 
 def test_memory_that_is_short_halves_the_batches(

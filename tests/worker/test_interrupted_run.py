@@ -14,7 +14,8 @@ from storage.schema import Shard
 from tests.worker.harness import EXAMPLES, Docmill, Running, kill_group, until
 
 FRENCH = EXAMPLES / "french.jsonl"
-RUN = ("run", FRENCH, "--task", "translate", "--from", "fr", "--to", "en", "--beams", 1, "--limit", 40)
+TEXTS = 120  # many more windows than are on the device at once, which a stop lets end
+RUN = ("run", FRENCH, "--task", "translate", "--from", "fr", "--to", "en", "--beams", 4, "--limit", TEXTS)
 
 
 def _processes_of(folder: Path) -> list[str]:
@@ -46,7 +47,7 @@ def _states(database: Database) -> set[str]:
 def _carried_on(docmill: Docmill) -> None:
     status = docmill.json(*RUN)
     assert (status["id"], status["state"], status["done"]) == (1, "done", status["texts"])
-    assert len(docmill.results(1)) == 40
+    assert len(docmill.results(1)) == TEXTS
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

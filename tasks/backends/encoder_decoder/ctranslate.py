@@ -7,9 +7,10 @@ import platform
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ from tasks.outputs import Output
 from tasks.recipes import Traits
 from tasks.windows import Encoded
 
-# Rows and input tokens of one worker's batch before beams. The workers of a CPU share the windows of a few shards,
-# and the last of a job: batches are small enough that each worker gets some.
+# Rows and input tokens of one worker's batch before beams. What is taken at once is divided among the workers, so
+# that the last windows of a job, or a few shards' windows, keep none of them waiting.
 _BUDGETS = {"cpu": Budget(tokens=4096, rows=64), "cuda": Budget(tokens=65_536, rows=512)}
 _MOST_ROWS = {"cpu": 32, "cuda": 512}
 _MOST_WORKERS = 8
@@ -83,7 +84,7 @@ class CTranslateBackend:
                 intra_threads=cores // workers if kind == "cpu" else 0,
                 max_queued_batches=-1,
             )
-        self._most_in_flight = _AHEAD * workers
+        self._workers = workers
         budget, beams = _BUDGETS[kind], self._generation.beams
         self._loop = StaticLoop(
             self._compute,
@@ -102,8 +103,8 @@ class CTranslateBackend:
         """Keeps some batches in flight for each worker. Once nothing more is given, those in flight are the last."""
         flights: deque[Flight] = deque()
         while True:
-            while len(flights) < self._most_in_flight and (items := source.take(self._loop.budget)):
-                flights.append(Flight(items, self._post(items)))
+            while len(flights) <= (_AHEAD - 1) * self._workers and (items := self._take(source)):
+                flights += (Flight(part, self._post(part)) for part in divided(items, self._workers))
             if not flights:
                 return
             landed = next((flight for flight in flights if flight.landed), flights[0])
@@ -126,6 +127,11 @@ class CTranslateBackend:
         self._translator.unload_model()
         del self._translator
 
+    def _take(self, source: Source) -> Items:
+        """A batch for each worker, all of like length."""
+        one = self._loop.budget
+        return source.take(replace(one, tokens=one.tokens * self._workers, rows=one.rows * self._workers))
+
     def _compute(self, items: Items) -> Sequence[Output]:
         return self._collect(Flight(items, self._post(items)))
 
@@ -144,6 +150,13 @@ class CTranslateBackend:
         with _errors(self._device):
             found = [result.result().hypotheses[0] for result in flight.results]
         return self._generation.outputs([self._options.written(list(map(int, words))) for words in found])
+
+
+def divided(items: Items, parts: int) -> Iterator[Items]:
+    """As many parts of like size, or one for each item where these are fewer; what is longest first."""
+    parts = min(parts, len(items))
+    ends = [len(items) * number // parts for number in range(parts + 1)]
+    return (items[start:end] for start, end in reversed(list(pairwise(ends))))
 
 
 def compute_type(quality: str, kind: str) -> str:
