@@ -19,13 +19,17 @@ class Budget:
 
     No window joins a batch whose longest is more than ``spread`` times as long (``SLACK_TOKENS`` of difference
     are always allowed): a short window beside long ones is computed faster with other short ones.
-    A backend that computes no padding says ``packed``.
+    A backend that computes no padding says ``packed``. One that has enough to do for now takes nothing while fewer
+    than ``least`` windows wait; one that has nothing to do and gains by full batches waits up to ``patience_s``
+    seconds for those that are being cut.
     """
 
     tokens: int
     rows: int
     spread: float = 2.0
     packed: bool = False
+    least: int = 1
+    patience_s: float = 0.0
 
     def computed(self, tokens: Sequence[int]) -> int:
         """How many tokens the device computes for windows of these lengths, padding included."""

@@ -111,7 +111,12 @@ class Device:
         with self._changed:
             if self._residents.stopping or self._turn(resident, worked_s) is not resident:
                 return []
-            return resident.pool.take(budget)
+            if budget.patience_s:
+                self._changed.wait_for(
+                    lambda: self._residents.stopping or not resident.cutting or len(resident.pool) >= budget.rows,
+                    budget.patience_s,
+                )
+            return [] if self._residents.stopping else resident.pool.take(budget)
 
     def unlucky(self, resident: Resident) -> Sequence[Item[Owner]]:
         with self._changed:

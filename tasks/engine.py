@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from storage.outcomes import Outcome
@@ -75,12 +76,13 @@ class Engine:
                 if not document.text.strip():
                     ticket.settle(document.position, document.skipped())
             documents = [document for document in documents if document.text.strip()]
-            for start in range(0, len(documents), PORTION_TEXTS):
-                if self._begin(resident, ticket, documents[start : start + PORTION_TEXTS]):
-                    continue
-                if start == 0:
-                    raise EngineStopped
-                break
+            with self._cutting(resident):
+                for start in range(0, len(documents), PORTION_TEXTS):
+                    if self._begin(resident, ticket, documents[start : start + PORTION_TEXTS]):
+                        continue
+                    if start == 0:
+                        raise EngineStopped
+                    break
             return ticket
 
     def drain(self) -> None:
@@ -114,6 +116,17 @@ class Engine:
             return sum(len(resident.pool) for resident in self._residents)
 
     # Documents.
+
+    @contextmanager
+    def _cutting(self, resident: Resident) -> Iterator[None]:
+        with self._changed:
+            resident.cutting += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                resident.cutting -= 1
+                self._changed.notify_all()
 
     def _begin(self, resident: Resident, ticket: Ticket, documents: Sequence[Document]) -> bool:
         """Cut texts and put their windows into the pool; False when the engine has stopped."""

@@ -53,9 +53,9 @@ class Pool(Generic[Owner]):
         self._by_length.sort()  # the new ones into a sorted list: timsort merges in linear time
 
     def take(self, budget: Budget) -> Sequence[Item[Owner]]:
-        """Remove and return the next batch, longest last; empty when nothing waits."""
+        """Remove and return the next batch, longest last; empty when nothing waits, or less than is wanted."""
         oldest = self.oldest
-        if oldest is None:
+        if oldest is None or len(self) < budget.least:
             return []
         low, high = next_batch(self._by_length, (self._items[oldest].tokens, oldest), budget)
         taken = [self._items.pop(number) for _, number in self._by_length[low:high]]

@@ -34,6 +34,7 @@ class Resident:
     pool: Pool[Owner] = field(default_factory=Pool)
     tickets: set[Ticket] = field(default_factory=set)  # with texts that lack an outcome
     users: int = 0  # threads that hold it, or the device
+    cutting: int = 0  # threads that will put more windows into the pool soon
 
     @property
     def idle(self) -> bool:

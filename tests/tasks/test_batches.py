@@ -68,6 +68,15 @@ def test_a_batch_is_filled_with_the_nearest_lengths() -> None:
     assert waiting[low:high] == [(10, 0), (11, 2), (12, 3)] or waiting[low:high] == [(9, 5), (10, 0), (11, 2)]
 
 
+def test_nothing_is_taken_while_less_waits_than_is_wanted() -> None:
+    pool = pool_of([10] * 5)
+    few = Budget(tokens=100, rows=3, least=6)
+    assert pool.take(few) == []
+    pool.add([Item(5, Encoded(10, ""), "owner 5")])
+    assert len(pool.take(few)) == 3
+    assert pool.take(few) == []
+
+
 def test_fifty_thousand_windows_are_batched_in_a_few_seconds() -> None:
     pool = pool_of([(number * 7919) % 500 + 1 for number in range(50_000)])
     began = time.perf_counter()

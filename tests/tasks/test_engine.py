@@ -323,6 +323,18 @@ def test_the_device_computes_a_shards_first_texts_while_the_others_are_cut(engin
     assert [outcome.status for outcome in ticket.finished()] == [Status.DONE] * (PORTION_TEXTS + 1)
 
 
+def test_a_device_that_gains_by_full_batches_waits_for_texts_that_are_being_cut(engine_of: EngineOf) -> None:
+    cut = threading.Event()
+    backend = Slow(cut)
+    backend.loop.budget = Budget(tokens=1000, rows=1000, patience_s=WAIT_S)
+    timer = threading.Timer(0.2, cut.set)
+    timer.start()
+    ticket = engine_of(lambda spec: backend).submit(spec_of(), [*MORE_THAN_A_PORTION, (99, "last")])
+    assert ticket.wait(WAIT_S)
+    assert [len(batch) for batch in backend.batches] == [PORTION_TEXTS + 1]
+    timer.join()
+
+
 def test_a_drain_while_a_shard_is_cut_keeps_what_is_computed_of_it(engine_of: EngineOf) -> None:
     drained, computed = threading.Event(), threading.Event()
     backend = Slow(drained, lambda texts: computed.set())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections import deque
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,13 +30,21 @@ from tasks.outputs import Output
 from tasks.recipes import Traits
 from tasks.windows import Encoded
 
-# Rows and input tokens of one worker's batch before beams. What is taken at once is divided among the workers, so
-# that the last windows of a job, or a few shards' windows, keep none of them waiting.
-_BUDGETS = {"cpu": Budget(tokens=4096, rows=64), "cuda": Budget(tokens=65_536, rows=512)}
-_MOST_ROWS = {"cpu": 32, "cuda": 512}
+# Rows and input tokens of one worker's batch before beams. A step reads all weights, so that full batches are the
+# fastest, and CTranslate2 leaves padding out: lengths may differ. What is taken at once is divided among the workers,
+# so that the last windows of a job, or a few shards' windows, keep none of them waiting.
+_ANY = 1 << 30
+_BUDGETS = {
+    "cpu": Budget(tokens=8192, rows=64, spread=_ANY, packed=True),
+    "cuda": Budget(tokens=65_536, rows=512, spread=_ANY, packed=True),
+}
 _MOST_WORKERS = 8
 # Batches for each worker, so that none waits for us between two of them.
-_AHEAD = 3
+_AHEAD = 2
+# A batch takes seconds: it is worth this long a wait to begin with a full one.
+_PATIENCE_S = 0.05
+# How often batches in flight are looked at. A worker that ended has another one's worth of work meanwhile.
+_LOOK_S = 0.005
 # What a quality class may be carried out in, the best first.
 _TYPES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "cpu": {"native": ("bfloat16", "float32"), "int8": ("int8_bfloat16", "int8_float32", "int8")},
@@ -88,7 +96,7 @@ class CTranslateBackend:
         budget, beams = _BUDGETS[kind], self._generation.beams
         self._loop = StaticLoop(
             self._compute,
-            Budget(tokens=budget.tokens // beams, rows=min(_MOST_ROWS[kind], max(1, budget.rows // beams))),
+            replace(budget, tokens=budget.tokens // beams, rows=max(1, budget.rows // beams)),
         )
         self.traits = Traits(readers=self._generation.readers)
 
@@ -101,15 +109,18 @@ class CTranslateBackend:
 
     def run(self, source: Source) -> Iterator[Computed]:
         """Keeps some batches in flight for each worker. Once nothing more is given, those in flight are the last."""
-        flights: deque[Flight] = deque()
+        flights: list[Flight] = []
         while True:
-            while len(flights) <= (_AHEAD - 1) * self._workers and (items := self._take(source)):
+            while len(flights) <= (_AHEAD - 1) * self._workers and (items := self._take(source, len(flights))):
                 flights += (Flight(part, self._post(part)) for part in divided(items, self._workers))
             if not flights:
                 return
-            landed = next((flight for flight in flights if flight.landed), flights[0])
-            flights.remove(landed)
-            yield from self._loop.settle(landed.items, partial(self._collect, landed))
+            landed = [flight for flight in flights if flight.landed]
+            if not landed:
+                time.sleep(_LOOK_S)
+            for flight in landed:
+                flights.remove(flight)
+                yield from self._loop.settle(flight.items, partial(self._collect, flight))
 
     def runtime(self) -> dict[str, Any]:
         return {
@@ -127,10 +138,19 @@ class CTranslateBackend:
         self._translator.unload_model()
         del self._translator
 
-    def _take(self, source: Source) -> Items:
-        """A batch for each worker, all of like length."""
+    def _take(self, source: Source, in_flight: int) -> Items:
+        """A batch for each worker, all of like length; as long as all of them compute, only full ones."""
         one = self._loop.budget
-        return source.take(replace(one, tokens=one.tokens * self._workers, rows=one.rows * self._workers))
+        rows = one.rows * self._workers
+        busy = in_flight >= self._workers
+        asked = replace(
+            one,
+            tokens=one.tokens * self._workers,
+            rows=rows,
+            least=rows if busy else 1,
+            patience_s=0.0 if busy else _PATIENCE_S,
+        )
+        return source.take(asked)
 
     def _compute(self, items: Items) -> Sequence[Output]:
         return self._collect(Flight(items, self._post(items)))
