@@ -83,7 +83,8 @@ def main() -> None:
     logging.getLogger("celery.worker.request").addFilter(_without_traceback)
     assert settings.redis_url is not None
     broker = Broker(settings.redis_url)
-    database = Database(settings.store_url, pool_size=settings.threads + 4)
+    # A thread holds a connection only to claim, read and commit; most of them wait for the device.
+    database = Database(settings.store_url, pool_size=min(settings.threads, 3) + 4)
     process = _make_process(order, settings, database, broker, voice)
     _register(broker.app, process, settings)
     controller = WorkController(

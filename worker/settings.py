@@ -76,7 +76,7 @@ class Settings(BaseSettings):
         Field(description="Task kinds that a worker serves, separated by commas."),
         Shown(default="all", choices=LANES),
     ] = LANES
-    threads: Annotated[int, Field(ge=1, le=64, description="Shards in flight in each device process.")] = 3
+    threads: Annotated[int, Field(ge=1, le=64, description="Shards in flight in each device process.")] = 8
     lease_s: Annotated[
         float, Field(ge=1, description="Seconds after which the shards of a silent worker may be taken over.")
     ] = 60.0

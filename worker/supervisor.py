@@ -56,20 +56,10 @@ class Child:
             log.debug("child_gone owner=%s", self.owner)
 
 
-# Model libraries take and give back the same megabytes in each step. glibc's allocator would return them to the
-# system each time, and the pages would have to be made anew.
-_ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
-    "MALLOC_TOP_PAD_": str(64 << 20),
-}
-
-
 def start_device() -> subprocess.Popen[bytes]:
     """A device process, which waits for its order."""
     return subprocess.Popen(
         [sys.executable, "-m", "worker.device"],
-        env={**_ALLOCATOR, **os.environ},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,  # a Ctrl-C in the terminal is ours to answer
