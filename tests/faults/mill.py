@@ -29,6 +29,7 @@ from worker.pipelines.file import parse
 from worker.settings import load_settings
 
 LEASE_S = 3.0
+THREADS = 3  # so that little work keeps all of them busy
 UPKEEP_S = 0.5
 SHARD_TEXTS = 64  # of a translation, where texts are short
 WORDS = 8
@@ -46,7 +47,7 @@ class Mill(Docmill):
         self.database = database
         self.redis_url = redis_url
         self._corpora = itertools.count()
-        given = {"lease_s": LEASE_S, "upkeep_s": UPKEEP_S, "log_level": "info", **settings}
+        given = {"lease_s": LEASE_S, "upkeep_s": UPKEEP_S, "threads": THREADS, "log_level": "info", **settings}
         given["database_url"] = database.url.render_as_string(hide_password=False)
         if redis_url is not None:
             given["redis_url"] = redis_url

@@ -24,12 +24,14 @@ from tests.faults.proxy import Proxy
 from tests.faults.servers import Missing, PostgresCluster, RedisServer
 from tests.worker.harness import EXAMPLES, until
 from worker.faultpoints import MARKER
+from worker.settings import Settings
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
 VICTIMS = 5
 ROUNDS = 2
 STARTS_S = 90.0
+THREADS = Settings.model_fields["threads"].default
 LONG = "null@2"  # a batch of four minutes: whoever takes a shard holds it
 QUICK = "null@2000"  # a batch of a quarter of a second
 EASY = "null@400"  # a batch of 1.3 s
@@ -52,7 +54,7 @@ class Rig(Mill):
     ) -> None:
         self.queue = queue
         self.store = "SQLite" if database.is_sqlite else "PostgreSQL"
-        super().__init__(folder, database, url or queue.url, lease_s=None, upkeep_s=None, **more)
+        super().__init__(folder, database, url or queue.url, lease_s=None, upkeep_s=None, threads=None, **more)
         self.places: list[Place] = []
 
     @contextmanager
@@ -303,11 +305,11 @@ def test_a_job_that_is_stopped_leaves_the_device(
     with rig.manned() as [place]:
         for n in range(3):
             job = rig.give(numbered(50 * SHARD_TEXTS, first=n * 10_000), model="null@100")
-            until(lambda: rig.running(job) == 3, "every thread has one of its shards", STARTS_S)  # noqa: B023
+            until(lambda: rig.running(job) == THREADS, "every thread has one of its shards", STARTS_S)  # noqa: B023
             before = place.log.read_text().count("lease_lost")
             act(rig.database, job)
             seconds.append(
-                time_until(lambda: place.log.read_text().count("lease_lost") == before + 3, "dropped", 60)  # noqa: B023
+                time_until(lambda: place.log.read_text().count("lease_lost") == before + THREADS, "dropped", 60)  # noqa: B023
             )
     figures.note(f"{act.__name__} … its shards are dropped (their last batch may still end)", rig.store, seconds, 15)
 

@@ -11,13 +11,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from worker.cli.session import STDERR, nobody_reads
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from storage.intake.ingest import Counts
     from storage.status import JobStatus, StepStatus
 
@@ -45,6 +46,8 @@ changing_bars = threading.Lock()  # held while a bar comes or goes: another thre
 @contextmanager
 def bar(what: str, total: float | None = None) -> Iterator[Bar]:
     """A progress bar on stderr; where that is no terminal, only its last state is written."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     progress = Progress(
         TextColumn("{task.description:<10}"),
         BarColumn(bar_width=30),
