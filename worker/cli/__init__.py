@@ -6,7 +6,6 @@ Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 some documents failed
 
 from __future__ import annotations
 
-import gc
 import importlib
 import sys
 from typing import Any
@@ -98,9 +97,6 @@ def main() -> None:
     from worker.cli.faults import exit_code, sentence
     from worker.cli.session import open_closed_streams, say
 
-    # What is loaded stays: to look through it for garbage after each 700 new objects takes a tenth of the time in
-    # which a short command answers.
-    gc.set_threshold(100_000)
     open_closed_streams()
     try:
         sys.exit(docmill(standalone_mode=False) or 0)
