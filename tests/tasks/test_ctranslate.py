@@ -19,6 +19,7 @@ from tasks.backends import open_backend
 from tasks.backends.encoder_decoder import ctranslate, ctranslate_models
 from tasks.backends.encoder_decoder.ctranslate import CTranslateBackend, compute_type
 from tasks.backends.static import Items
+from tasks.batches import Budget
 from tasks.engine import BatchDone, BatchStarted, Engine
 from tasks.errors import CannotServe, OutOfMemory, Unsuited
 from tasks.pool import Item
@@ -234,11 +235,32 @@ def test_a_failed_batch_in_flight_fails_its_own_windows_only(
     assert [outcome.content_id for outcome in ticket.finished() if outcome.reason] == [5]
 
 
-def test_what_is_taken_at_once_is_divided_evenly(ct2: Bench) -> None:
+def test_what_is_taken_at_once_is_divided_evenly() -> None:
     items = [Item(number, Encoded(number, {"input_ids": [1] * number}), None) for number in range(1, 8)]
     lengths = [[item.tokens for item in part] for part in ctranslate.divided(items, 3)]
     assert lengths == [[5, 6, 7], [3, 4], [1, 2]]
     assert [len(part) for part in ctranslate.divided(items[:2], 3)] == [1, 1]
+
+
+class Asked:
+    """A source that has nothing, and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.budgets: list[Budget] = []
+
+    def take(self, budget: Budget) -> Items:
+        self.budgets.append(budget)
+        return []
+
+
+def test_only_full_batches_go_ahead_of_workers_that_compute(ct2: Bench) -> None:
+    backend = opened(ct2, ct2.spec("translate", "marian-ddtp", beams=1), "ctranslate2")
+    source, full = Asked(), backend._loop.budget.rows * backend._workers
+    backend._take(source, backend._workers - 1)
+    backend._take(source, backend._workers)
+    idle, busy = source.budgets
+    assert (idle.rows, idle.least, idle.patience_s) == (full, 1, ctranslate._PATIENCE_S)
+    assert (busy.rows, busy.least, busy.patience_s) == (full, full, 0)
 
 
 def test_memory_that_is_short_halves_the_batches(

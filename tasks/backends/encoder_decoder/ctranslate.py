@@ -30,20 +30,20 @@ from tasks.outputs import Output
 from tasks.recipes import Traits
 from tasks.windows import Encoded
 
-# Rows and input tokens of one worker's batch before beams. A step reads all weights, so that full batches are the
-# fastest, and CTranslate2 leaves padding out: lengths may differ. What is taken at once is divided among the workers,
-# so that the last windows of a job, or a few shards' windows, keep none of them waiting.
+# Rows and input tokens of one worker's batch before beams. A step reads all weights: full batches are the fastest, and
+# unlike lengths were measured to cost less than small batches. What is taken at once is divided among the workers, so
+# that the last windows of a job, or a few shards' windows, keep none of them waiting.
 _ANY = 1 << 30
 _BUDGETS = {
-    "cpu": Budget(tokens=8192, rows=64, spread=_ANY, packed=True),
-    "cuda": Budget(tokens=65_536, rows=512, spread=_ANY, packed=True),
+    "cpu": Budget(tokens=8192, rows=64, spread=_ANY),
+    "cuda": Budget(tokens=65_536, rows=512, spread=_ANY),
 }
 _MOST_WORKERS = 8
 # Batches for each worker, so that none waits for us between two of them.
 _AHEAD = 2
 # A batch takes seconds: it is worth this long a wait to begin with a full one.
 _PATIENCE_S = 0.05
-# How often batches in flight are looked at. A worker that ended has another one's worth of work meanwhile.
+# How often batches in flight are looked at: a worker for which nothing went ahead waits so long at the most.
 _LOOK_S = 0.005
 # What a quality class may be carried out in, the best first.
 _TYPES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
