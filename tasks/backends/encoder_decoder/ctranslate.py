@@ -30,7 +30,7 @@ from tasks.outputs import Output
 from tasks.recipes import Traits
 from tasks.windows import Encoded
 
-# Rows and input tokens of one worker's batch before beams. A step reads all weights: full batches are the fastest, and
+# Rows and input tokens of one worker's batch before beams. A step reads all weights: full batches are fastest, and
 # unlike lengths were measured to cost less than small batches. What is taken at once is divided among the workers, so
 # that the last windows of a job, or a few shards' windows, keep none of them waiting.
 _ANY = 1 << 30
