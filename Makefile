@@ -6,7 +6,7 @@ COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
 # Else every process would compile our own modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup setup-vllm run test test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-whole bench-translate bench-quality bench-generate check format settings-page lock dist clean help
+.PHONY: setup setup-vllm run test test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-whole bench-translate bench-summarize bench-quality bench-generate check format settings-page lock dist clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -54,8 +54,8 @@ bench-carry: setup ## documents a second that queue, store and workers carry whe
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m bench.carry $(BENCH)
 
-bench-generate: setup-vllm ## writing with a decoder-only model, beside vLLM and transformers
-	.venv-vllm/bin/python -m bench.generate $(BENCH)
+bench-generate: setup setup-vllm ## writing with a decoder-only model, beside vLLM and transformers
+	.venv-vllm/bin/python -m bench.generate --plain $(BIN)/python $(BENCH)
 
 bench-ingest: setup ## reading a source into the store, beside a bulk load of the same tables
 	$(BIN)/python -m bench.ingest $(BENCH)
@@ -69,6 +69,9 @@ bench-whole: setup ## embedding end to end beside the engine alone, on short and
 
 bench-translate: setup ## an encoder-decoder of base size, end to end, beside CTranslate2 and transformers called directly
 	$(BIN)/python -m bench.translate $(BENCH)
+
+bench-summarize: setup ## the same with longer texts, to be summarised
+	$(BIN)/python -m bench.translate --task summarize $(BENCH)
 
 bench-quality: setup ## chrF and ROUGE of the shipped models' outputs in each precision
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'

@@ -146,7 +146,7 @@ def _worker(mill: Mill) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _until(condition: Callable[[], bool], backlog: Backlog) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300  # sixteen workers that load torch on two cores take two minutes
     while not condition():
         if time.monotonic() > deadline:
             raise SystemExit("the workers did not come into their stride; see the log of the run's folder")
@@ -210,7 +210,7 @@ def _fill_contents(database: Database, n: int, chars: int) -> None:
 
 def _clear(database: Database) -> None:
     """No outcomes, shards and workers: each run begins alike."""
-    database.write(lambda connection: connection.execute(text("TRUNCATE outcome, shard, worker, step")))
+    database.write(lambda connection: connection.execute(text("TRUNCATE outcome, shard, worker, step, step_text")))
     database.write(lambda connection: connection.execute(text("UPDATE job SET state = 'cancelled'")))
 
 

@@ -3,6 +3,7 @@
 docmill runs end to end, through Redis into PostgreSQL with a warm worker, on vLLM and on transformers. Beside it:
 vLLM called directly, and transformers in static batches of 16. Every output has the same number of tokens, since
 the models' ends are taken away. Each side has a process of its own and its model loaded; each run has new texts.
+vLLM holds transformers back at an older release, so the sides without vLLM may have another environment: `--plain`.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ def end_to_end(through: Mill, model: Path, tokens: int) -> Callable[[int, int], 
 class Peer:
     """Another way to do it, in a process of its own that keeps its model."""
 
-    def __init__(self, name: str, model: Path, tokens: int, stack: ExitStack) -> None:
-        command = [sys.executable, "-m", "bench.generate", "--peer", name, "--model", str(model)]
+    def __init__(self, python: str, name: str, model: Path, tokens: int, stack: ExitStack) -> None:
+        command = [python, "-m", "bench.generate", "--peer", name, "--model", str(model)]
         self._process = stack.enter_context(
             subprocess.Popen(
                 [*command, "--tokens", str(tokens)],
@@ -79,6 +80,12 @@ class Peer:
             if line.startswith("seconds "):
                 return Run(count * self._tokens, float(line.split()[1]))
         raise SystemExit("a peer ended before its time")
+
+
+def _release(python: str) -> str:
+    """Of transformers, in that environment."""
+    asked = "from importlib.metadata import version; print(version('transformers'))"
+    return subprocess.run([python, "-c", asked], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _serve(work: Callable[[Sequence[str]], None]) -> None:
@@ -149,6 +156,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--plain", default=sys.executable, help="the Python of the sides without vLLM")
     parser.add_argument("--peer", help="for the benchmark itself")
     parser.add_argument("--model", help="for the benchmark itself")
     given = parser.parse_args()
@@ -161,16 +169,21 @@ def main() -> None:
         model = endless(smollm2(), folder / "model")
         mills: dict[str, Mill] = {}
 
-        def docmill(backend: str) -> Callable[[int, int], Run]:
-            through = mills[backend] = stack.enter_context(mill(folder / backend, lane="generate", backend=backend))
-            return end_to_end(through, model, given.tokens)
+        def docmill(backend: str, python: str) -> Callable[[int, int], Run]:
+            through = mill(folder / backend, lane="generate", backend=backend, python=python)
+            mills[backend] = stack.enter_context(through)
+            return end_to_end(mills[backend], model, given.tokens)
 
+        def peer(name: str, python: str) -> Callable[[int, int], Run]:
+            return Peer(python, name, model, given.tokens, stack)
+
+        plain, release = given.plain, f"transformers {_release(given.plain)}"
         sides: dict[str, Callable[[int, int], Run]] = {
-            "docmill, vllm": docmill("vllm"),
-            "vLLM called directly": Peer("vllm", model, given.tokens, stack),
-            "docmill, transformers": docmill("transformers"),
-            "transformers, batches of 16, bfloat16": Peer("bfloat16", model, given.tokens, stack),
-            "transformers, batches of 16, float32": Peer("float32", model, given.tokens, stack),
+            "docmill, vllm": docmill("vllm", sys.executable),
+            "vLLM called directly": peer("vllm", sys.executable),
+            f"docmill, {release}": docmill("transformers", plain),
+            f"{release}, batches of 16, bfloat16": peer("bfloat16", plain),
+            f"{release}, batches of 16, float32": peer("float32", plain),
         }
         ours, direct, portable, *static = sides
         runs = itertools.count()

@@ -92,8 +92,8 @@ class Mill:
 
 
 @contextmanager
-def mill(folder: Path, *, lane: str, backend: str = "auto") -> Iterator[Mill]:
-    """An installation in a folder, which is made, as long as the block lasts."""
+def mill(folder: Path, *, lane: str, backend: str = "auto", python: str = sys.executable) -> Iterator[Mill]:
+    """An installation in a folder, which is made, as long as the block lasts; its worker is that of `python`."""
     folder.mkdir()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and databases go
     with fresh_postgres() as database_url, own_redis(folder) as (redis_url, _):
@@ -106,7 +106,7 @@ def mill(folder: Path, *, lane: str, backend: str = "auto") -> Iterator[Mill]:
             "DOCMILL_LANES": lane,
             "DOCMILL_LOG_LEVEL": "info",
         }
-        program = str(Path(sys.executable).with_name("docmill"))
+        program = str(Path(python).absolute().with_name("docmill"))
         command = [program, "worker", "--device", "cpu"]
         with (folder / "worker.log").open("ab") as log:
             worker = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Translation by an encoder-decoder of base size: docmill end to end, CTranslate2 called directly, transformers.
+"""Translation or summaries by an encoder-decoder of base size: docmill end to end, CTranslate2, transformers.
 
 The model is Marian's base geometry with random weights, which writes 32 tokens for every text, so that all sides do
 the same work. End to end is Redis and PostgreSQL with a worker that has loaded the model: from the file with the
@@ -36,7 +36,8 @@ from tasks.backends.encoder_decoder.ctranslate_models import converted
 from tasks.engine import Engine
 from tasks.plan import Options, build_spec
 
-TOKENIZER = Path(__file__).resolve().parent.parent / "examples" / "models" / "marian-ddtp"
+SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "models"
+TOKENIZERS = {"translate": SHIPPED / "marian-ddtp", "summarize": SHIPPED / "synopsis-ddtp"}
 VOCABULARY = 58_101
 NEW_TOKENS = 32
 WAIT_S = 300.0
@@ -68,6 +69,7 @@ class Texts:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--task", choices=list(TOKENIZERS), default="translate", help="summaries are of longer texts")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument(
         "--greedy", type=int, default=160, help="texts of the slow sides; the int8 sides have 4 times as many"
@@ -76,27 +78,36 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = base_model(folder / "marian-base")
+        model = base_model(folder / "marian-base", TOKENIZERS[asked.task])
         compared: list[Comparison] = []
         claimed: list[list[Claim]] = []
         busy: dict[str, list[float]] = {}
         for beams, count in ((1, asked.greedy), (4, asked.beams)):
-            texts = Texts(paragraphs(count))
+            texts = Texts(some_texts(asked.task, count))
             with (
-                mill(folder / f"mill-{beams}", lane="translate") as through,
-                direct(model, beams, folder, texts) as sides,
+                mill(folder / f"mill-{beams}", lane=asked.task) as through,
+                direct(model, asked.task, beams, folder, texts) as sides,
             ):
                 for dtype, side in (("int8", DOCMILL_INT8), ("float32", DOCMILL_FP32)):
-                    sides[side] = partial(end_to_end, through, model, beams, dtype, texts, side)
+                    sides[side] = partial(end_to_end, through, model, asked.task, beams, dtype, texts, side)
                 ordered = {side: sides[side] for side in SIDES}
-                compared.append(interleave(question(beams), "tokens", ordered, pairs=asked.pairs))
+                compared.append(interleave(question(asked.task, beams), "tokens", ordered, pairs=asked.pairs))
                 busy[f"beams={beams}"] = through.busy_shares()
             claimed.append(claims(beams))
-            write("translate", compared, claimed, busy_shares_end_to_end=busy)
+            write(asked.task, compared, claimed, busy_shares_end_to_end=busy)
 
 
-def question(beams: int) -> str:
-    return f"Marian of base size, {'greedy' if beams == 1 else f'{beams} beams'}, {NEW_TOKENS} tokens a text"
+def some_texts(task: str, count: int) -> list[str]:
+    """Paragraphs to translate; to summarise, four of them at a time."""
+    if task == "translate":
+        return paragraphs(count)
+    found = iter(paragraphs(4 * count))
+    return [" ".join(four) for four in zip(found, found, found, found, strict=True)]
+
+
+def question(task: str, beams: int) -> str:
+    what = f"{task}, Marian of base size"
+    return f"{what}, {'greedy' if beams == 1 else f'{beams} beams'}, {NEW_TOKENS} tokens a text"
 
 
 def claims(beams: int) -> list[Claim]:
@@ -108,16 +119,16 @@ def claims(beams: int) -> list[Claim]:
     ]
 
 
-def base_model(folder: Path) -> Path:
+def base_model(folder: Path, tokenizer: Path) -> Path:
     """A folder with the model; its vocabulary is that of a shipped one, filled up with words that mean nothing."""
     folder.mkdir()
     for name in ("source.spm", "target.spm", "tokenizer_config.json"):
-        shutil.copyfile(TOKENIZER / name, folder / name)
+        shutil.copyfile(tokenizer / name, folder / name)
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(
         json.dumps({k: v for k, v in config.items() if k != "added_tokens_decoder"})
     )
-    words = sorted(json.loads((TOKENIZER / "vocab.json").read_text()).items(), key=lambda item: item[1])
+    words = sorted(json.loads((tokenizer / "vocab.json").read_text()).items(), key=lambda item: item[1])
     names = [name for name, _ in words if name != "<pad>"]
     names += [f"▁word{number}" for number in range(VOCABULARY - 1 - len(names))] + ["<pad>"]
     (folder / "vocab.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
@@ -149,16 +160,16 @@ def base_model(folder: Path) -> Path:
     return folder
 
 
-def end_to_end(through: Mill, model: Path, beams: int, dtype: str, texts: Texts, side: str) -> Run:
+def end_to_end(through: Mill, model: Path, task: str, beams: int, dtype: str, texts: Texts, side: str) -> Run:
     """A job with a warm worker, from its source to its end."""
     some = texts.next(side)
-    seconds, written = through.run(some, "translate", str(model), beams=beams, dtype=dtype)
+    seconds, written = through.run(some, task, str(model), beams=beams, dtype=dtype)
     assert written >= len(some) * NEW_TOKENS, "a text was given fewer tokens than on the other sides"
     return Run(written, seconds)
 
 
 @contextmanager
-def direct(model: Path, beams: int, folder: Path, texts: Texts) -> Iterator[dict[str, Callable[[], Run]]]:
+def direct(model: Path, task: str, beams: int, folder: Path, texts: Texts) -> Iterator[dict[str, Callable[[], Run]]]:
     """The sides that run in this process."""
     sides: dict[str, Callable[[], Run]] = {}
     with quiet():
@@ -180,7 +191,7 @@ def direct(model: Path, beams: int, folder: Path, texts: Texts) -> Iterator[dict
     opener = partial(open_backend, device="cpu", models_dir=None, cache_dir=folder, backend="transformers")
     engine = Engine(opener)
     engine.start()
-    spec = build_spec("translate", pinned, Options(beams=beams), models.read_config(pinned, models_dir=None))
+    spec = build_spec(task, pinned, Options(beams=beams), models.read_config(pinned, models_dir=None))
     sides[OURS] = partial(by_ours, engine, spec, texts)
     try:
         yield sides

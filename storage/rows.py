@@ -55,7 +55,7 @@ def known_outcomes(
 ) -> dict[int, Known]:
     """What is known of each of these contents that has an outcome under the spec."""
     query = select(OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.flags).where(OutcomeRow.spec_id == spec_id)
-    rows = database.probe(connection, query, OutcomeRow.__table__.c.content_id, content_ids)
+    rows = database.probe(connection, query, OutcomeRow.content_id, content_ids)
     return {row.content_id: Known(row.status, TRUNCATED in row.flags) for row in rows}
 
 

@@ -7,26 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Double,
-    ForeignKey,
-    ForeignKeyConstraint,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    Text,
-    UniqueConstraint,
-    false,
-    text,
-)
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, false, text
 
-BigId = BigInteger().with_variant(Integer, "sqlite")
-Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+from storage.tables import Base as Base
+from storage.tables import column
 
 
 def _where(condition: str) -> dict[str, Any]:
@@ -34,64 +18,52 @@ def _where(condition: str) -> dict[str, Any]:
     return {f"{dialect}_where": text(condition) for dialect in ("sqlite", "postgresql")}
 
 
-class Base(DeclarativeBase):
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {int: BigId, float: Double(), str: Text(), bytes: LargeBinary(), Any: Json}  # noqa: RUF012
-
-
 class Content(Base):
     """A unique text, addressed by the SHA-256 of its UTF-8 bytes."""
 
     __tablename__ = "content"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    sha256: Mapped[bytes] = mapped_column(unique=True)
-    text: Mapped[str]
-    n_chars: Mapped[int]
+    id = column(int, primary_key=True)
+    sha256 = column(bytes, unique=True)
+    text = column(str)
+    n_chars = column(int)
 
 
 class Corpus(Base):
     __tablename__ = "corpus"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
-    n_documents: Mapped[int] = mapped_column(default=0)
-    created_at: Mapped[float]
+    id = column(int, primary_key=True)
+    name = column(str, unique=True)
+    n_documents = column(int, default=0)
+    created_at = column(float)
 
 
 class Ingest(Base):
     """One reading of a source into a corpus. `state` is reading or read."""
 
     __tablename__ = "ingest"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    corpus_id: Mapped[int] = mapped_column(ForeignKey("corpus.id"), index=True)
-    source: Mapped[str]
-    options: Mapped[Any]
-    state: Mapped[str]
-    n_records: Mapped[int] = mapped_column(default=0)
-    n_new: Mapped[int] = mapped_column(default=0)
-    n_changed: Mapped[int] = mapped_column(default=0)
-    n_unchanged: Mapped[int] = mapped_column(default=0)
-    n_repeated: Mapped[int] = mapped_column(default=0)  # records whose key came again later in the same source
-    n_rejected: Mapped[int] = mapped_column(default=0)
-    n_vanished: Mapped[int] = mapped_column(default=0, server_default="0")
-    started_at: Mapped[float]
-    seen_at: Mapped[float]
-    finished_at: Mapped[float | None]
+    id = column(int, primary_key=True)
+    corpus_id = column(int, ForeignKey("corpus.id"), index=True)
+    source = column(str)
+    options = column(Any)
+    state = column(str)
+    n_records = column(int, default=0)
+    n_new = column(int, default=0)
+    n_changed = column(int, default=0)
+    n_unchanged = column(int, default=0)
+    n_repeated = column(int, default=0)  # records whose key came again later in the same source
+    n_rejected = column(int, default=0)
+    n_vanished = column(int, default=0, server_default="0")
+    started_at = column(float)
+    seen_at = column(float)
+    finished_at = column(float, nullable=True)
 
 
 class Rejection(Base):
     """A record that could not be read, with its place in the source."""
 
     __tablename__ = "rejection"
-    ingest_id: Mapped[int] = mapped_column(ForeignKey("ingest.id"), primary_key=True)
-    place: Mapped[str] = mapped_column(primary_key=True)
-    reason: Mapped[str]
+    ingest_id = column(int, ForeignKey("ingest.id"), primary_key=True)
+    place = column(str, primary_key=True)
+    reason = column(str)
 
 
 class Document(Base):
@@ -104,16 +76,16 @@ class Document(Base):
     """
 
     __tablename__ = "document"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    corpus_id: Mapped[int] = mapped_column(ForeignKey("corpus.id"))
-    key: Mapped[str]
-    content_id: Mapped[int] = mapped_column(ForeignKey("content.id"))
-    meta: Mapped[Any]
-    flags: Mapped[Any]
-    seq: Mapped[int]
-    ingest_id: Mapped[int] = mapped_column(ForeignKey("ingest.id"))
-    gone: Mapped[bool] = mapped_column(default=False, server_default=false())
-    superseded_by: Mapped[int | None]  # no foreign key: it is written before the row that it names
+    id = column(int, primary_key=True)
+    corpus_id = column(int, ForeignKey("corpus.id"))
+    key = column(str)
+    content_id = column(int, ForeignKey("content.id"))
+    meta = column(Any)
+    flags = column(Any)
+    seq = column(int)
+    ingest_id = column(int, ForeignKey("ingest.id"))
+    gone = column(bool, default=False, server_default=false())
+    superseded_by = column(int, nullable=True)  # no foreign key: it is written before the row that it names
 
     __table_args__ = (
         Index("uq_document_current", "corpus_id", "key", unique=True, **_where("superseded_by IS NULL")),
@@ -128,34 +100,34 @@ class Contender(Base):
     """An older version of a document that an unfinished reading came across again (see `storage.intake.ingest`)."""
 
     __tablename__ = "contender"
-    ingest_id: Mapped[int] = mapped_column(ForeignKey("ingest.id"), primary_key=True)
-    key: Mapped[str] = mapped_column(primary_key=True)
-    document_id: Mapped[int] = mapped_column(ForeignKey("document.id"), index=True)
+    ingest_id = column(int, ForeignKey("ingest.id"), primary_key=True)
+    key = column(str, primary_key=True)
+    document_id = column(int, ForeignKey("document.id"), index=True)
 
 
 class SpecRow(Base):
     """A spec (see `storage.specs.Spec`); `sha256` is its identity."""
 
     __tablename__ = "spec"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    sha256: Mapped[bytes] = mapped_column(unique=True)
-    kind: Mapped[str]
-    model: Mapped[str]
-    revision: Mapped[str]
-    quality: Mapped[str]
-    params: Mapped[Any]
+    id = column(int, primary_key=True)
+    sha256 = column(bytes, unique=True)
+    kind = column(str)
+    model = column(str)
+    revision = column(str)
+    quality = column(str)
+    params = column(Any)
 
 
 class Runtime(Base):
     """What carried a spec out: device, precision, backend and the libraries' versions."""
 
     __tablename__ = "runtime"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    sha256: Mapped[bytes] = mapped_column(unique=True)
-    device: Mapped[str]
-    precision: Mapped[str]
-    backend: Mapped[str]
-    versions: Mapped[Any]
+    id = column(int, primary_key=True)
+    sha256 = column(bytes, unique=True)
+    device = column(str)
+    precision = column(str)
+    backend = column(str)
+    versions = column(Any)
 
 
 class Job(Base):
@@ -169,20 +141,20 @@ class Job(Base):
     """
 
     __tablename__ = "job"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    corpus_id: Mapped[int] = mapped_column(ForeignKey("corpus.id"), index=True)
-    ingest_id: Mapped[int] = mapped_column(ForeignKey("ingest.id"))
-    state: Mapped[str] = mapped_column(index=True)
-    paused: Mapped[bool] = mapped_column(default=False)
-    reason: Mapped[str | None]
-    priority: Mapped[int] = mapped_column(default=0)
-    max_failures: Mapped[float | None]  # percent
-    base_document: Mapped[int] = mapped_column(default=0)
-    swept_to: Mapped[int] = mapped_column(default=0)
-    last_document: Mapped[int | None]
-    n_documents: Mapped[int] = mapped_column(default=0)
-    created_at: Mapped[float]
-    finished_at: Mapped[float | None]
+    id = column(int, primary_key=True)
+    corpus_id = column(int, ForeignKey("corpus.id"), index=True)
+    ingest_id = column(int, ForeignKey("ingest.id"))
+    state = column(str, index=True)
+    paused = column(bool, default=False)
+    reason = column(str, nullable=True)
+    priority = column(int, default=0)
+    max_failures = column(float, nullable=True)  # percent
+    base_document = column(int, default=0)
+    swept_to = column(int, default=0)
+    last_document = column(int, nullable=True)
+    n_documents = column(int, default=0)
+    created_at = column(float)
+    finished_at = column(float, nullable=True)
 
 
 class Step(Base):
@@ -193,25 +165,25 @@ class Step(Base):
     """
 
     __tablename__ = "step"
-    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), primary_key=True)
-    seq: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(server_default="step")
-    spec_id: Mapped[int] = mapped_column(ForeignKey("spec.id"))
-    input_step: Mapped[int | None]
-    n_prior_done: Mapped[int] = mapped_column(default=0, server_default="0")
-    n_prior_failed: Mapped[int] = mapped_column(default=0, server_default="0")
-    n_prior_skipped: Mapped[int] = mapped_column(default=0, server_default="0")
-    n_prior_truncated: Mapped[int] = mapped_column(default=0, server_default="0")
-    n_retried: Mapped[int] = mapped_column(default=0, server_default="0")
+    job_id = column(int, ForeignKey("job.id"), primary_key=True)
+    seq = column(int, primary_key=True)
+    name = column(str, server_default="step")
+    spec_id = column(int, ForeignKey("spec.id"))
+    input_step = column(int, nullable=True)
+    n_prior_done = column(int, default=0, server_default="0")
+    n_prior_failed = column(int, default=0, server_default="0")
+    n_prior_skipped = column(int, default=0, server_default="0")
+    n_prior_truncated = column(int, default=0, server_default="0")
+    n_retried = column(int, default=0, server_default="0")
 
 
 class StepText(Base):
     """A text that a step has met which reads another's outputs: so it is planned once."""
 
     __tablename__ = "step_text"
-    job_id: Mapped[int] = mapped_column(primary_key=True)
-    step: Mapped[int] = mapped_column(primary_key=True)
-    content_id: Mapped[int] = mapped_column(ForeignKey("content.id"), primary_key=True, index=True)
+    job_id = column(int, primary_key=True)
+    step = column(int, primary_key=True)
+    content_id = column(int, ForeignKey("content.id"), primary_key=True, index=True)
 
     __table_args__ = (
         ForeignKeyConstraint(["job_id", "step"], ["step.job_id", "step.seq"], name="fk_step_text_step"),
@@ -225,10 +197,10 @@ class Prompt(Base):
     """
 
     __tablename__ = "prompt"
-    spec_id: Mapped[int] = mapped_column(ForeignKey("spec.id"), primary_key=True)
-    document_id: Mapped[int] = mapped_column(ForeignKey("document.id"), primary_key=True, index=True)
-    text_id: Mapped[int] = mapped_column(ForeignKey("content.id"), primary_key=True, index=True)
-    content_id: Mapped[int] = mapped_column(ForeignKey("content.id"), index=True)
+    spec_id = column(int, ForeignKey("spec.id"), primary_key=True)
+    document_id = column(int, ForeignKey("document.id"), primary_key=True, index=True)
+    text_id = column(int, ForeignKey("content.id"), primary_key=True, index=True)
+    content_id = column(int, ForeignKey("content.id"), index=True)
 
 
 class Shard(Base):
@@ -240,31 +212,31 @@ class Shard(Base):
     """
 
     __tablename__ = "shard"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"))
-    step: Mapped[int] = mapped_column(default=0)
-    spec_id: Mapped[int] = mapped_column(ForeignKey("spec.id"))
-    lane: Mapped[str]
-    contents: Mapped[bytes]
-    n_contents: Mapped[int]
-    n_chars: Mapped[int]
-    state: Mapped[str]
-    redo: Mapped[bool] = mapped_column(default=False)  # compute again what failed before
-    fence: Mapped[int] = mapped_column(default=0)
-    attempt: Mapped[int] = mapped_column(default=0)
-    suspect: Mapped[int] = mapped_column(default=0)
-    owner: Mapped[str | None]
-    lease_until: Mapped[float | None]
-    not_before: Mapped[float] = mapped_column(default=0.0)
-    dispatched_at: Mapped[float | None]
-    started_at: Mapped[float | None]
-    finished_at: Mapped[float | None]
-    n_done: Mapped[int] = mapped_column(default=0)
-    n_failed: Mapped[int] = mapped_column(default=0)
-    n_skipped: Mapped[int] = mapped_column(default=0)
-    n_truncated: Mapped[int] = mapped_column(default=0)  # of the done ones
-    tokens_in: Mapped[int] = mapped_column(default=0)
-    tokens_out: Mapped[int] = mapped_column(default=0)
+    id = column(int, primary_key=True)
+    job_id = column(int, ForeignKey("job.id"))
+    step = column(int, default=0)
+    spec_id = column(int, ForeignKey("spec.id"))
+    lane = column(str)
+    contents = column(bytes)
+    n_contents = column(int)
+    n_chars = column(int)
+    state = column(str)
+    redo = column(bool, default=False)  # compute again what failed before
+    fence = column(int, default=0)
+    attempt = column(int, default=0)
+    suspect = column(int, default=0)
+    owner = column(str, nullable=True)
+    lease_until = column(float, nullable=True)
+    not_before = column(float, default=0.0)
+    dispatched_at = column(float, nullable=True)
+    started_at = column(float, nullable=True)
+    finished_at = column(float, nullable=True)
+    n_done = column(int, default=0)
+    n_failed = column(int, default=0)
+    n_skipped = column(int, default=0)
+    n_truncated = column(int, default=0)  # of the done ones
+    tokens_in = column(int, default=0)
+    tokens_out = column(int, default=0)
 
     __table_args__ = (
         Index("ix_shard_job_id_state_lane_id", "job_id", "state", "lane", "id"),
@@ -279,20 +251,20 @@ class OutcomeRow(Base):
     """What became of a content under a spec (see `storage.outcomes.Outcome`). At most one row, ever."""
 
     __tablename__ = "outcome"
-    spec_id: Mapped[int] = mapped_column(ForeignKey("spec.id"), primary_key=True)
-    content_id: Mapped[int] = mapped_column(ForeignKey("content.id"), primary_key=True)
-    status: Mapped[str]
-    text: Mapped[str | None]
-    vector: Mapped[bytes | None]
-    data: Mapped[Any | None]
-    reason: Mapped[str | None]
-    reason_class: Mapped[str | None]
-    flags: Mapped[Any]
-    tokens_in: Mapped[int]
-    tokens_out: Mapped[int]
-    runtime_id: Mapped[int | None] = mapped_column(ForeignKey("runtime.id"))
-    output_id: Mapped[int | None] = mapped_column(ForeignKey("content.id"))  # the output as a later step's content
-    created_at: Mapped[float]
+    spec_id = column(int, ForeignKey("spec.id"), primary_key=True)
+    content_id = column(int, ForeignKey("content.id"), primary_key=True)
+    status = column(str)
+    text = column(str, nullable=True)
+    vector = column(bytes, nullable=True)
+    data = column(Any, nullable=True)
+    reason = column(str, nullable=True)
+    reason_class = column(str, nullable=True)
+    flags = column(Any)
+    tokens_in = column(int)
+    tokens_out = column(int)
+    runtime_id = column(int, ForeignKey("runtime.id"), nullable=True)
+    output_id = column(int, ForeignKey("content.id"), nullable=True)  # the output as a later step's content
+    created_at = column(float)
 
     __table_args__ = (
         Index("ix_outcome_content_id", "content_id"),
@@ -308,44 +280,44 @@ class Worker(Base):
     """
 
     __tablename__ = "worker"
-    id: Mapped[str] = mapped_column(primary_key=True)
-    host: Mapped[str]
-    pid: Mapped[int]
-    pid_space: Mapped[str | None]
-    device: Mapped[str]
-    lanes: Mapped[Any]
-    slots: Mapped[int]
-    version: Mapped[str]
-    started_at: Mapped[float]
-    seen_at: Mapped[float]
-    consumed_at: Mapped[float | None]
+    id = column(str, primary_key=True)
+    host = column(str)
+    pid = column(int)
+    pid_space = column(str, nullable=True)
+    device = column(str)
+    lanes = column(Any)
+    slots = column(int)
+    version = column(str)
+    started_at = column(float)
+    seen_at = column(float)
+    consumed_at = column(float, nullable=True)
 
 
 class Refusal(Base):
     """A spec that a worker cannot serve, and why. It outlives its worker for a while, to be shown."""
 
     __tablename__ = "refusal"
-    worker_id: Mapped[str] = mapped_column(primary_key=True)
-    spec_id: Mapped[int] = mapped_column(ForeignKey("spec.id"), primary_key=True)
-    reason: Mapped[str]
-    refused_at: Mapped[float]
+    worker_id = column(str, primary_key=True)
+    spec_id = column(int, ForeignKey("spec.id"), primary_key=True)
+    reason = column(str)
+    refused_at = column(float)
 
 
 class Lease(Base):
     """A named duty that one process at a time has, such as upkeep."""
 
     __tablename__ = "lease"
-    name: Mapped[str] = mapped_column(primary_key=True)
-    owner: Mapped[str]
-    until: Mapped[float]
+    name = column(str, primary_key=True)
+    owner = column(str)
+    until = column(float)
 
 
 class LastId(Base):
     """The largest id that a table had when rows of it were deleted; in SQLite only (see `storage.numbering`)."""
 
     __tablename__ = "last_id"
-    name: Mapped[str] = mapped_column(primary_key=True)
-    id: Mapped[int]
+    name = column(str, primary_key=True)
+    id = column(int)
 
 
 class Compatibility(Base):
@@ -355,7 +327,7 @@ class Compatibility(Base):
     """
 
     __tablename__ = "compatibility"
-    oldest: Mapped[str] = mapped_column(primary_key=True)
+    oldest = column(str, primary_key=True)
 
 
 class PipelineRow(Base):
@@ -365,14 +337,14 @@ class PipelineRow(Base):
     """
 
     __tablename__ = "pipeline"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
-    path: Mapped[str]
-    text: Mapped[str]
-    schedule: Mapped[Any | None]
-    looked_at: Mapped[float]
-    created_at: Mapped[float]
-    updated_at: Mapped[float]
+    id = column(int, primary_key=True)
+    name = column(str, unique=True)
+    path = column(str)
+    text = column(str)
+    schedule = column(Any, nullable=True)
+    looked_at = column(float)
+    created_at = column(float)
+    updated_at = column(float)
 
 
 class PipelineRun(Base):
@@ -383,15 +355,15 @@ class PipelineRun(Base):
     """
 
     __tablename__ = "pipeline_run"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    pipeline_id: Mapped[int] = mapped_column(ForeignKey("pipeline.id"))
-    due_at: Mapped[float | None]
-    state: Mapped[str]
-    reason: Mapped[str | None]
-    job_id: Mapped[int | None] = mapped_column(ForeignKey("job.id"))
-    handed_at: Mapped[float | None]
-    created_at: Mapped[float]
-    finished_at: Mapped[float | None]
+    id = column(int, primary_key=True)
+    pipeline_id = column(int, ForeignKey("pipeline.id"))
+    due_at = column(float, nullable=True)
+    state = column(str)
+    reason = column(str, nullable=True)
+    job_id = column(int, ForeignKey("job.id"), nullable=True)
+    handed_at = column(float, nullable=True)
+    created_at = column(float)
+    finished_at = column(float, nullable=True)
 
     __table_args__ = (
         UniqueConstraint("pipeline_id", "due_at"),

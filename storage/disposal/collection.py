@@ -142,7 +142,7 @@ def _rooted(database: Database, connection: Connection, contents: Collection[int
     )
     roots = (has_document, is_prompt, is_met, of_document, of_prompt)
     query = select(Content.id).where(or_(*(root.exists() for root in roots)))
-    return {row.id for row in database.probe(connection, query, Content.__table__.c.id, [*contents])}
+    return {row.id for row in database.probe(connection, query, Content.id, [*contents])}
 
 
 def _origins(

@@ -161,7 +161,7 @@ def _versions(database: Database, connection: Connection, corpus_id: int, keys: 
     found: list[Any] = []
     for is_version in (Document.superseded_by.is_(None), Document.superseded_by.is_not(None)):
         query = select(*_VERSION).where(Document.corpus_id == corpus_id, is_version)
-        found += database.probe(connection, query, Document.__table__.c.key, keys)
+        found += database.probe(connection, query, Document.key, keys)
     return found
 
 

@@ -215,7 +215,7 @@ def _rejected(database: Database, ingest_id: int) -> Iterator[Any]:
         for first in range(0, len(ordered), PAGE):
             page = [f"{file}{number}" for number in ordered[first : first + PAGE]]
             with database.read() as connection:
-                rows = database.probe(connection, query, Rejection.__table__.c.place, page)
+                rows = database.probe(connection, query, Rejection.place, page)
             by_place = {row.place: row for row in rows}
             yield from (by_place[place] for place in page if place in by_place)  # a new reading notes them anew
     yield from (row for row in _rejections(database, ingest_id) if not LINE.fullmatch(row.place))
@@ -321,7 +321,7 @@ def _outcomes_of(
         OutcomeRow.tokens_out,
         OutcomeRow.output_id,
     ).where(OutcomeRow.spec_id == spec_id)
-    rows = database.probe(connection, query, OutcomeRow.__table__.c.content_id, content_ids)
+    rows = database.probe(connection, query, OutcomeRow.content_id, content_ids)
     return {row.content_id: row for row in rows}
 
 

@@ -184,7 +184,7 @@ def _outputs(
     made = {content_id: ids[sha256] for content_id, sha256 in unstored.items()}
     if made:
         connection.execute(
-            update(OutcomeRow.__table__)  # type: ignore[arg-type]
+            update(OutcomeRow)
             .where(columns.spec_id == spec_id, columns.content_id == bindparam("of"))
             .values(output_id=bindparam("put_out")),
             [{"of": content_id, "put_out": output_id} for content_id, output_id in sorted(made.items())],

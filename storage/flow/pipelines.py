@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, and_, case, delete, func, or_, select, update
-from sqlalchemy.orm import aliased
 
 from storage.database import Database, db_now
 from storage.errors import NoSuchPipeline
@@ -150,7 +149,7 @@ def hand_out(database: Database) -> list[int]:
     Those that are due and wait for no earlier one, those that are being read, whose reader may have died, and those
     whose job has ended.
     """
-    earlier = aliased(PipelineRun)
+    earlier = PipelineRun.__table__.alias().c
     first = ~(
         select(earlier.id)
         .where(

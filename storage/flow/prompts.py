@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, and_, select
-from sqlalchemy.orm import aliased
 
 from storage import bulk, contents
 from storage.database import Database
@@ -27,7 +26,7 @@ def of(database: Database, connection: Connection, step: OpenStep, given: Mappin
     if step.template is None:
         return given
     query = select(Prompt.document_id, Prompt.text_id, Prompt.content_id).where(Prompt.spec_id == step.spec_id)
-    found = database.probe(connection, query, Prompt.__table__.c.document_id, [*given])
+    found = database.probe(connection, query, Prompt.document_id, [*given])
     return {row.document_id: row.content_id for row in found if row.text_id == given[row.document_id]}
 
 
@@ -35,9 +34,9 @@ def joined(query: Any, step: OpenStep, given: Any) -> tuple[Any, Any]:
     """A query over documents, and the column of it with what a step computes of each, by that of what it is given."""
     if step.template is None:
         return query, given
-    prompt = aliased(Prompt)
-    of_step = and_(prompt.document_id == Document.id, prompt.spec_id == step.spec_id, prompt.text_id == given)
-    return query.join(prompt, of_step), prompt.content_id
+    prompt = Prompt.__table__.alias()
+    of_step = and_(prompt.c.document_id == Document.id, prompt.c.spec_id == step.spec_id, prompt.c.text_id == given)
+    return query.join(prompt, of_step), prompt.c.content_id
 
 
 def render(
@@ -53,7 +52,7 @@ def render(
     written = _texts(database, connection, {given[document_id] for document_id in lacking})
     query = select(Document.id, Document.meta)
     texts, hashes = {}, {}
-    for row in database.probe(connection, query, Document.__table__.c.id, lacking):
+    for row in database.probe(connection, query, Document.id, lacking):
         prompt = step.template.render(written[given[row.id]], row.meta)
         hashes[row.id] = hashlib.sha256(prompt.encode()).digest()
         texts[hashes[row.id]] = prompt
@@ -73,7 +72,7 @@ def render(
 
 def _texts(database: Database, connection: Connection, content_ids: set[int]) -> dict[int, str]:
     query = select(Content.id, Content.text)
-    return {row.id: row.text for row in database.probe(connection, query, Content.__table__.c.id, content_ids)}
+    return {row.id: row.text for row in database.probe(connection, query, Content.id, content_ids)}
 
 
 def _insert(database: Database, connection: Connection, columns: bulk.Columns) -> None:

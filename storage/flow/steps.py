@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, insert, select
 
 from storage import rows
 from storage.database import Database
@@ -106,5 +106,5 @@ def add(
             "spec_id": rows.spec_id(database, connection, request.spec),
             "input_step": input_step,
         }
-        connection.execute(Step.__table__.insert().values(**values))  # type: ignore[attr-defined]
+        connection.execute(insert(Step).values(**values))
     return of_job(connection, job_id)

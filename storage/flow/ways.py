@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import Connection, and_, or_, select
-from sqlalchemy.orm import aliased
 
 from storage.database import Database
 from storage.flow import prompts
@@ -58,13 +57,14 @@ def read(
 
 
 def joined(query: Any, way: Sequence[OpenStep]) -> tuple[Any, Any]:
-    """A query over documents joined to their outcomes at the last step of a way, and those."""
+    """A query over documents joined to their outcomes at the last step of a way, and the columns of those."""
     reached: Any = Document.content_id
     outcome: Any = None
     for step in way:
         query, read = prompts.joined(query, step, reached)
-        outcome = aliased(OutcomeRow)
-        query = query.join(outcome, and_(outcome.spec_id == step.spec_id, outcome.content_id == read))
+        table = OutcomeRow.__table__.alias()
+        outcome = table.c
+        query = query.join(table, and_(outcome.spec_id == step.spec_id, outcome.content_id == read))
         reached = outcome.output_id
     return query, outcome
 
@@ -86,10 +86,10 @@ def documents(
             prompt = Prompt.__table__.c
             of_spec = select(prompt.document_id).where(prompt.spec_id == step.spec_id)
             ids = {row.document_id for row in database.probe(connection, of_spec, prompt.content_id, reached)}
-            found = database.probe(connection, query, Document.__table__.c.id, ids)
+            found = database.probe(connection, query, Document.id, ids)
             return {row.id: row.content_id for row in found}
         if before is not None:
             put_out = select(columns.content_id).where(columns.spec_id == before.spec_id)
             reached = {row.content_id for row in database.probe(connection, put_out, columns.output_id, reached)}
-    found = database.probe(connection, query, Document.__table__.c.content_id, reached)
+    found = database.probe(connection, query, Document.content_id, reached)
     return {row.id: row.content_id for row in found}

@@ -137,7 +137,7 @@ def _current(database: Database, connection: Connection, corpus_id: int, keys: S
     query = select(*_VERSION, Document.ingest_id).where(
         Document.corpus_id == corpus_id, Document.superseded_by.is_(None)
     )
-    return {row.key: row for row in database.probe(connection, query, Document.__table__.c.key, keys)}
+    return {row.key: row for row in database.probe(connection, query, Document.key, keys)}
 
 
 def _losers(
@@ -148,7 +148,7 @@ def _losers(
         Document.corpus_id == corpus_id, Document.superseded_by.is_not(None), ~Document.gone
     )
     losers: dict[str, list[Any]] = {}
-    for row in database.probe(connection, query, Document.__table__.c.key, keys):
+    for row in database.probe(connection, query, Document.key, keys):
         if row.ingest_id == current[row.key].ingest_id:
             losers.setdefault(row.key, []).append(row)
     return losers

@@ -109,4 +109,4 @@ def _met(database: Database, connection: Connection, job: OpenJob, place: Place,
         .correlate(Content)
     )
     query = select(Content.id).where(walked.exists())
-    return {row.id for row in database.probe(connection, query, Content.__table__.c.id, content_ids)}
+    return {row.id for row in database.probe(connection, query, Content.id, content_ids)}

@@ -58,9 +58,9 @@ def _queued(connection: Connection) -> dict[str, int]:
 
 def _slots(connection: Connection) -> dict[str, int]:
     slots: dict[str, int] = {}
-    for served, n in connection.execute(select(Worker.lanes, Worker.slots).where(Worker.seen_at > db_now() - LIVE_S)):
-        for lane in served:
-            slots[lane] = slots.get(lane, 0) + n
+    for row in connection.execute(select(Worker.lanes, Worker.slots).where(Worker.seen_at > db_now() - LIVE_S)):
+        for lane in row.lanes:
+            slots[lane] = slots.get(lane, 0) + row.slots
     return slots
 
 

@@ -136,7 +136,7 @@ def _lacking(
         settled = settled.where(OutcomeRow.status != "failed")
     # OFFSET 0: one look-up for each content, as in `Database.probe`.
     query = select(Content.id, Content.text).where(~settled.offset(0).correlate(Content).exists())
-    rows = database.probe(connection, query, Content.__table__.c.id, contents)
+    rows = database.probe(connection, query, Content.id, contents)
     return tuple(sorted((row.id, row.text) for row in rows))
 
 
@@ -307,7 +307,7 @@ def end_shard(
 def _without_removed(database: Database, connection: Connection, contents: Sequence[int]) -> dict[str, Any]:
     """The columns of a shard that holds what is still there of these contents."""
     query = select(Content.id, Content.n_chars)
-    sizes = {row.id: row.n_chars for row in database.probe(connection, query, Content.__table__.c.id, contents)}
+    sizes = {row.id: row.n_chars for row in database.probe(connection, query, Content.id, contents)}
     there = [content_id for content_id in contents if content_id in sizes]
     return {"contents": pack(there), "n_contents": len(there), "n_chars": sum(sizes.values())}
 

@@ -262,7 +262,7 @@ def _outcomes(database: Database, connection: Connection, searched: Searched, co
     query = select(OutcomeRow.content_id, OutcomeRow.vector, *data).where(
         OutcomeRow.spec_id == searched.spec_id, OutcomeRow.status == "done"
     )
-    return database.probe(connection, query, OutcomeRow.__table__.c.content_id, content_ids)
+    return database.probe(connection, query, OutcomeRow.content_id, content_ids)
 
 
 def _has_vectors(database: Database, connection: Connection, searched: Searched) -> bool:

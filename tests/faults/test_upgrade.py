@@ -39,7 +39,7 @@ def upgrade() -> None:
         op.add_column(table, sa.Column("novelty", sa.Text(), server_default="new"))
     op.create_index("ix_outcome_novelty", "outcome", ["novelty"])
 '''
-LAST_COLUMN = "    n_truncated: Mapped[int] = mapped_column(default=0)  # of the done ones\n"
+LAST_COLUMN = "    n_truncated = column(int, default=0)  # of the done ones\n"
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def next_release(tmp_path: Path) -> Path:
     schema = folder / "storage/schema.py"
     declared = schema.read_text()
     assert declared.count(LAST_COLUMN) == 1
-    schema.write_text(declared.replace(LAST_COLUMN, LAST_COLUMN + "    novelty: Mapped[str | None]\n"))
+    schema.write_text(declared.replace(LAST_COLUMN, LAST_COLUMN + "    novelty = column(str, nullable=True)\n"))
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
@@ -74,9 +75,9 @@ def test_a_corpus_leaves_with_everything_of_it(database: Database, mill: Mill) -
         removal.remove_corpus(database, "books")
 
 
-def _shards(database: Database) -> Sequence[Shard]:
+def _shards(database: Database) -> Sequence[Any]:
     with database.read() as connection:
-        return connection.execute(select(Shard)).all()  # type: ignore[return-value]
+        return connection.execute(select(Shard)).all()
 
 
 def test_a_large_corpus_leaves_page_by_page(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +174,7 @@ def test_collection_removes_what_is_loose_and_follows_it(database: Database, mon
     assert collection.collect(database) == Collected()
     with database.read() as connection:
         some = list(connection.scalars(select(Document.id).where(Document.key.in_(["k0", "k5", "k8"]))))
-    database.write(lambda connection: connection.execute(Document.__table__.delete().where(Document.id.in_(some))))  # type: ignore[attr-defined]
+    database.write(lambda connection: connection.execute(Document.__table__.delete().where(Document.id.in_(some))))
     assert collection.collect(database) == Collected(contents=9, outcomes=12)
     assert collection.collect(database) == Collected()
 
@@ -222,9 +223,7 @@ def lose(database: Database, *keys: str) -> None:
     """Have documents go although a job works on them, as when it is tried again at the same moment."""
     with database.read() as connection:
         found = list(connection.scalars(select(Document.content_id).where(Document.key.in_(keys))))
-    database.write(
-        lambda connection: connection.execute(Document.__table__.delete().where(Document.key.in_(keys)))  # type: ignore[attr-defined]
-    )
+    database.write(lambda connection: connection.execute(Document.__table__.delete().where(Document.key.in_(keys))))
     assert collection.collect(database).contents == len(found)
 
 

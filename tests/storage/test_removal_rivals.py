@@ -172,7 +172,7 @@ def test_who_does_not_take_turns_is_stopped_by_the_key_and_tries_again(postgres_
     loosen(database)
     removed, found = threading.Event(), threading.Event()
     tries: list[int] = []
-    table: Table = OutcomeRow.__table__  # type: ignore[assignment]
+    table: Table = OutcomeRow.__table__
     row = {"spec_id": 1, "status": "done", "flags": [], "tokens_in": 0, "tokens_out": 0, "created_at": 0.0}
 
     def put(connection: Connection) -> None:

@@ -154,7 +154,7 @@ def test_failures_that_stand_are_not_computed_again_until_they_are_retried(
     failed = {"status": "failed", "vector": None, "reason": "the machine went away", "reason_class": "transient"}
     database.write(
         lambda connection: connection.execute(
-            OutcomeRow.__table__.update().where(OutcomeRow.content_id == 2).values(**failed)  # type: ignore[attr-defined]
+            OutcomeRow.__table__.update().where(OutcomeRow.content_id == 2).values(**failed)
         )
     )
     database.close()

@@ -100,7 +100,7 @@ def test_a_shard_that_was_taken_away_is_told_by_the_next_heartbeat(database: Dat
     process._in_flight[ours.claim.shard_id] = ours
     process.heartbeat(hears=True)
     assert not ours.lost.is_set()
-    database.write(lambda connection: connection.execute(Shard.__table__.update().values(fence=Shard.fence + 1)))  # type: ignore[attr-defined]
+    database.write(lambda connection: connection.execute(Shard.__table__.update().values(fence=Shard.fence + 1)))
     process.heartbeat(hears=True)
     assert ours.lost.is_set()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from worker.cli import words
 from worker.cli.faults import BAD_INPUT, OK, SOME_FAILED
 from worker.cli.session import open_store, print_json, say, settings_from
 
@@ -226,7 +227,6 @@ def _time(seconds: float) -> str:
 
 
 def _as_json(corpus: CorpusState) -> dict[str, Any]:
-    from worker.cli import show
 
     return {
         "name": corpus.name,
@@ -234,5 +234,5 @@ def _as_json(corpus: CorpusState) -> dict[str, Any]:
         "created_at": corpus.created_at,
         "specs": [asdict(spec) for spec in corpus.specs],
         "ingests": [asdict(one) for one in corpus.ingests],
-        "jobs": [show.as_json(job) for job in corpus.jobs],
+        "jobs": [words.as_json(job) for job in corpus.jobs],
     }

@@ -15,7 +15,8 @@ from storage.jobs import OpenJob
 from storage.readers import Source
 from storage.status import JobStatus, read_status
 from worker.cli.session import say
-from worker.cli.show import SHOWN_REJECTIONS, bar, ingested, pace
+from worker.cli.show import SHOWN_REJECTIONS, bar
+from worker.cli.words import ingested, pace
 from worker.enqueue import Enqueued, Progress
 
 POLL_S = 0.5

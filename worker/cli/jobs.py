@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from worker.cli import words
 from worker.cli.faults import BAD_INPUT, OK
 from worker.cli.session import (
     FORMAT,
@@ -35,7 +36,7 @@ def jobs_command(limit: int, as_json: bool) -> int:
     with open_store(settings_from()) as database:
         statuses = list_statuses(database, limit)
     if as_json:
-        print_json([show.as_json(status) for status in statuses])
+        print_json([words.as_json(status) for status in statuses])
     elif statuses:
         show.paper.print(show.jobs_table(statuses))
     else:
@@ -50,7 +51,6 @@ def jobs_command(limit: int, as_json: bool) -> int:
 def status_command(job: int, watch: bool, as_json: bool) -> int:
     """Show how far JOB is: counts, tokens per second, time left, and what it waits for."""
     from storage.status import read_status
-    from worker.cli import show
 
     with open_store(settings_from()) as database:
         if watch:
@@ -60,9 +60,9 @@ def status_command(job: int, watch: bool, as_json: bool) -> int:
         else:
             status = read_status(database, job)
     if as_json:
-        print_json(show.as_json(status))
+        print_json(words.as_json(status))
     else:
-        show.paper.print(show.status_table(status))
+        click.echo(words.aligned(words.of_status(status)))
     return OK
 
 
@@ -71,16 +71,15 @@ def status_command(job: int, watch: bool, as_json: bool) -> int:
 @JSON
 def wait_command(job: int, as_json: bool) -> int:
     """Wait for JOB to end; exit code 0 when every document has its result, 1 when some failed."""
-    from worker.cli import show
     from worker.cli.follow import follow
     from worker.cli.work import exit_code_of
 
     with open_store(settings_from()) as database:
         status = follow(database, job)
     if as_json:
-        print_json(show.as_json(status))
+        print_json(words.as_json(status))
     else:
-        say(show.summary(status))
+        say(words.summary(status))
     return exit_code_of(status)
 
 
@@ -131,7 +130,7 @@ def results_command(
     """
     from storage.export.results import export_rows
     from storage.status import read_status
-    from worker.cli.show import summary
+    from worker.cli.words import summary
 
     check = check_out if part_documents is None else check_folder
     if part_documents is not None and partial:
@@ -171,7 +170,7 @@ def results_command(
 def failures_command(job: int, as_json: bool) -> int:
     """List what of JOB has no result: failed and blank documents and rejected records, with the reasons."""
     from storage.export.results import failures
-    from worker.cli.show import cell
+    from worker.cli.words import cell
 
     with open_store(settings_from()) as database:
         found = failures(database, job)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from worker.cli import words
 from worker.cli.faults import OK
 from worker.cli.session import BACKEND, check_out_is_no_input, open_broker, open_store, print_json, say, settings_from
 
@@ -93,10 +94,10 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
             run.ended(status)
             written = export(database, pipeline, status.id)
         if as_json:
-            print_json(show.as_json(status))
+            print_json(words.as_json(status))
         else:
             show.paper.print(show.steps_table(status))
-        say(show.summary(status))
+        say(words.summary(status))
         if written is not None:
             say(f"Wrote {written:,} results to {pipeline.output.file}.")
         else:

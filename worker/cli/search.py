@@ -211,6 +211,6 @@ def _of_hit(hit: Hit) -> str:
 
 
 def _line(text: str) -> str:
-    from worker.cli.show import printable
+    from worker.cli.words import printable
 
     return printable(" ".join(text[:BEGINNING].split()), keep="")

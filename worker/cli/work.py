@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli import completion
+from worker.cli import completion, words
 from worker.cli.faults import OK, SOME_FAILED
 from worker.cli.session import (
     BACKEND,
@@ -197,8 +197,8 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
     from dataclasses import asdict
 
     from worker.cli.follow import IngestBar
-    from worker.cli.show import duration, no_records
     from worker.cli.terminal import lines_above_the_bar
+    from worker.cli.words import duration, no_records
     from worker.dryrun import forecast
 
     with lines_above_the_bar(settings.log_level), IngestBar(prepared.source) as progress:
@@ -228,14 +228,14 @@ def _conclude(
     from worker.cli import show
 
     if as_json:
-        print_json(show.as_json(status))
+        print_json(words.as_json(status))
     else:
         samples = list(results(database, status.id, with_input=True, limit=3))
         if samples and out is None:
             show.talk.print(show.samples_table(samples))
     if status.prior and status.prior == status.texts:
         say(f"Nothing to compute: all {status.texts:,} texts had a result or a failure on record already.")
-    say(show.summary(status))
+    say(words.summary(status))
     if out is None and status.done:
         say(f"All results: docmill results {status.id} --out FILE")
     return exit_code_of(status, max_failures)
@@ -271,7 +271,7 @@ def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
     from dataclasses import asdict
 
     from worker.cli.follow import IngestBar, follow, say_ingested
-    from worker.cli.show import as_json as status_json
+    from worker.cli.words import as_json as status_json
     from worker.enqueue import enqueue
 
     settings = settings_from()

@@ -1,0 +1,135 @@
+"""What is said in plain words: numbers, a job's status, texts made safe to print.
+
+Without rich, which takes a sixth of the time of a short command: `worker.cli.show` has its tables and bars.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from storage.intake.ingest import Counts
+    from storage.status import JobStatus, StepStatus
+
+FORMULA = re.compile(r'[\s"]*[=+@＝＋－＠-]')  # after blanks and quotes too, which spreadsheets take away
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 41 s, 12 min, 3 h 05 min, 4 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes / 1440:.0f} days"
+
+
+def pace(status: JobStatus) -> str:
+    """Tokens per second and time left, as far as they are known."""
+    parts = [f"{status.tokens_per_s:,.0f} tokens/s"] if status.tokens_per_s else []
+    if status.eta_s is not None and status.pending:
+        parts.append(f"{duration(status.eta_s)} left")
+    return ", ".join(parts)
+
+
+def ingested(source: str, counts: Counts, *, adopted: bool) -> str:
+    """What was read, in one line. Of an adopted job some texts may have been planned before."""
+    if not counts.records and not counts.rejected:
+        return no_records(source)
+    vanished = f", {counts.vanished:,} vanished" if counts.vanished else ""
+    return (
+        f"{counts.records:,} records: {counts.new:,} new documents, {counts.changed:,} changed, "
+        f"{counts.unchanged:,} unchanged, {counts.repeated:,} superseded by a later record of the same id, "
+        f"{counts.rejected:,} rejected{vanished}. {counts.planned:,} {'more ' if adopted else ''}texts to compute."
+    )
+
+
+def no_records(source: str) -> str:
+    return f"{'Standard input' if source == '-' else source} has no records."
+
+
+def summary(status: JobStatus) -> str:
+    """A job in one line."""
+    line = (
+        f"Job {status.id} {status.state}: {status.documents:,} documents, {status.texts:,} unique texts: "
+        f"{status.done:,} done, {status.failed:,} failed, {status.skipped:,} skipped (blank)"
+    )
+    if status.pending:
+        line += f", {status.pending:,} to do"
+    if status.truncated:
+        line += f"; {status.truncated:,} outputs stopped at the model's limit (flag output_truncated)"
+    if status.rejected:
+        line += f"; {status.rejected:,} records rejected"
+    if status.reason:
+        line += f". {status.reason}"
+    return line + "."
+
+
+def as_json(status: JobStatus) -> dict[str, Any]:
+    """A status for machines; the spec as its parts."""
+    steps = [asdict(step) | {"spec": asdict(step.spec)} for step in status.steps]
+    return asdict(status) | {"texts": status.texts, "spec": asdict(status.spec), "steps": steps}
+
+
+def of_status(status: JobStatus) -> dict[str, str]:
+    """A job's status, what is known of it by its name."""
+    known = {
+        "job": f"{status.id} ({status.state})",
+        "task" if len(status.steps) == 1 else "steps": "\n".join(map(_step, status.steps)),
+        "priority": str(status.priority) if status.priority else "",
+        "corpus": status.corpus,
+        "source": status.source,
+        "documents": f"{status.documents:,}" if status.documents else f"{status.records:,} records read so far",
+        "texts": f"{status.done:,} done, {status.failed:,} failed, {status.skipped:,} skipped, "
+        f"{status.pending:,} to do" + (f" ({status.prior:,} had a result before)" if status.prior else ""),
+        "truncated": f"{status.truncated:,} outputs stopped at the model's limit" if status.truncated else "",
+        "shards": ", ".join(f"{n} {state}" for state, n in sorted(status.shards.items())) or "none",
+        "tokens": f"{status.tokens_in:,} read, {status.tokens_out:,} written",
+        "pace": pace(status),
+        "rejected": f"{status.rejected:,} records" if status.rejected else "",
+        "time": duration(status.elapsed_s),
+        "reason": status.reason or "",
+        "waits for": status.waiting_for or "",
+    }
+    return {name: printable(value) for name, value in known.items() if value}
+
+
+def _step(step: StepStatus) -> str:
+    if step.input is None and step.name == step.spec.kind:
+        return str(step.spec)
+    counts = f"{step.done:,} done, {step.failed:,} failed, {step.blocked:,} blocked, {step.pending:,} to do"
+    return f"{step.name}: {step.spec} over {step.input or 'the documents'}: {counts}"
+
+
+def aligned(values: Mapping[str, str]) -> str:
+    """Names in bold and their values beside them, one below the other."""
+    width = max(map(len, values), default=0) + 1
+    lines = [
+        click.style(name.ljust(width), bold=True) + value.replace("\n", "\n" + " " * width)
+        for name, value in values.items()
+    ]
+    return "\n".join(lines)
+
+
+def shorten(text: str, width: int = 300) -> str:
+    """The text's beginning, with an ellipsis where something follows."""
+    text = printable(text)
+    return text if len(text) <= width else f"{text[:width].rstrip()} …"
+
+
+def printable(text: str, keep: str = "\n\t") -> str:
+    """The text without control characters, which a terminal would obey: they are shown as U+FFFD."""
+    return "".join("\ufffd" if unicodedata.category(c) == "Cc" and c not in keep else c for c in text)
+
+
+def cell(text: str) -> str:
+    """The text for a table that may be pasted into a spreadsheet: an apostrophe keeps a formula from being one."""
+    return printable(f"'{text}" if FORMULA.match(text) else text, keep="")
