@@ -156,7 +156,8 @@ def _until(condition: Callable[[], bool], backlog: Backlog) -> None:
 
 def _signed_on(database: Database) -> int:
     with database.read() as connection:
-        live = select(func.count()).select_from(Worker).where(Worker.seen_at > db_now() - 10)
+        # Many on few cores are late with their signs of life.
+        live = select(func.count()).select_from(Worker).where(Worker.seen_at > db_now() - 60)
         return connection.scalar(live) or 0
 
 

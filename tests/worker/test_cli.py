@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import click
 import pytest
 
-from tests.worker.harness import DOCMILL, EXAMPLES, Docmill
+from tests.worker.harness import DOCMILL, EXAMPLES, ROOT, Docmill
 from worker.cli import COMMANDS, docmill
+from worker.cli.words import aligned
 
 DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
 
@@ -194,6 +196,22 @@ def test_status_says_why_nothing_moves(tmp_path: Path, write_corpus: Callable[..
     write_corpus([{"text": "A shell."}])
     away("enqueue", "corpus.jsonl", "--task", "embed")
     assert "no live worker serves lane embed" in away("status", 1).stdout
+
+
+def test_status_loads_no_more_than_it_needs(tmp_path: Path, write_corpus: Callable[..., Path]) -> None:
+    away = Docmill(tmp_path, {"DOCMILL_REDIS_URL": "redis://127.0.0.1:1/0"})
+    write_corpus([{"text": "A shell."}])
+    away("enqueue", "corpus.jsonl", "--task", "embed")
+    program = "import sys; from worker.cli import main\ntry: main()\nfinally: print(*sys.modules)"
+    command = [sys.executable, "-c", program, "status", "1"]
+    done = subprocess.run(command, env=away.environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    shown, _, loaded = done.stdout.rstrip().rpartition("\n")
+    assert "1 (running)" in shown
+    assert not set(loaded.split()) & {"torch", "transformers", "celery", "redis", "numpy", "rich", "sqlalchemy.orm"}
+
+
+def test_values_of_several_lines_stay_in_their_column() -> None:
+    assert click.unstyle(aligned({"job": "1", "steps": "one\ntwo"})) == "job   1\nsteps one\n      two"
 
 
 def test_models_are_listed_and_checked(embedded: Docmill) -> None:
