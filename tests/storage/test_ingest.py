@@ -219,6 +219,23 @@ def test_the_sweep_goes_on_where_a_crash_left_it(database: Database, monkeypatch
     assert planned(database, job) == {f"text {i}": 1 for i in range(6)} | {"new": 1}
 
 
+@pytest.mark.parametrize(("near", "page"), [(1, 1), (3, 2), (4, 4), (5, 100), (100, 5)])
+def test_the_sweep_passes_over_the_documents_of_its_own_source(
+    database: Database, monkeypatch: pytest.MonkeyPatch, near: int, page: int
+) -> None:
+    monkeypatch.setattr("storage.intake.planning.NEAR_DOCUMENTS", near)
+    monkeypatch.setattr("storage.intake.planning.SWEEP_DOCUMENTS", page)
+    read(database, request("a.jsonl"), numbered(6))
+    job = jobs.open_job(database, request("b.jsonl", spec=TRANSLATE))
+    ingest.add(database, job, records([(f"own{i}", f"own {i}") for i in range(9)]))
+    other = jobs.open_job(database, request("c.jsonl"))
+    ingest.add(database, other, records([("x", "between"), ("k0", "changed")]))
+    ingest.add(database, job, records([("last", "own last")]))
+    ingest.end(database, job)
+    wanted = [f"own {i}" for i in range(9)] + ["own last", "between", "changed"] + [f"text {i}" for i in range(1, 6)]
+    assert planned(database, job) == dict.fromkeys(wanted, 1)
+
+
 def test_a_text_that_moves_to_another_key_in_the_same_reading_is_planned_once(database: Database) -> None:
     read(database, request("a.jsonl"), [("a", "moving"), ("b", "stays")])
     job = read(database, request("b.jsonl", spec=TRANSLATE), [("a", "new"), ("c", "moving")])
