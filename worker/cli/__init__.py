@@ -6,6 +6,8 @@ Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 some documents failed
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import sys
 from typing import Any
@@ -94,6 +96,9 @@ def docmill() -> None:
 
 def main() -> None:
     """The `docmill` command."""
+    # Loading makes some hundred thousand objects and no garbage: to look for any takes a tenth of a short command.
+    gc.set_threshold(200_000, *gc.get_threshold()[1:])
+    atexit.register(gc.freeze)  # and a last look at the end
     from worker.cli.faults import exit_code, sentence
     from worker.cli.session import open_closed_streams, say
 
