@@ -149,13 +149,12 @@ def _origins(
     database: Database, connection: Connection, contents: Collection[int], limit: int | None = None
 ) -> dict[int, set[int]]:
     """By content those that it was put out of."""
-    columns = OutcomeRow.__table__.c
-    query = select(columns.output_id, columns.content_id)
+    query = select(OutcomeRow.output_id, OutcomeRow.content_id)
     if limit is not None:
-        query = query.where(columns.output_id.in_(contents)).limit(limit)
+        query = query.where(OutcomeRow.output_id.in_(contents)).limit(limit)
         rows = connection.execute(query).all() if contents else []
     else:
-        rows = database.probe(connection, query, columns.output_id, [*contents])
+        rows = database.probe(connection, query, OutcomeRow.output_id, [*contents])
     found: dict[int, set[int]] = {}
     for row in rows:
         found.setdefault(row.output_id, set()).add(row.content_id)

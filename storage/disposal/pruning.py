@@ -84,10 +84,9 @@ def _page(database: Database, job: OpenJob, seen: Seen, after: int, connection: 
 def _mark(database: Database, connection: Connection, job: OpenJob, vanished: list[Any]) -> None:
     n = len(vanished)
     ids = database.next_ids(connection, Document, n)
-    table: Any = Document.__table__
     replaced = [{"old": old.id, "new": new} for old, new in zip(vanished, ids, strict=True)]
     connection.execute(
-        update(table).where(table.c.id == bindparam("old")).values(superseded_by=bindparam("new")), replaced
+        update(Document).where(Document.id == bindparam("old")).values(superseded_by=bindparam("new")), replaced
     )
     nothing, none = orjson.dumps({}).decode(), orjson.dumps([]).decode()
     columns: bulk.Columns = {

@@ -169,12 +169,11 @@ def _outputs(
     database: Database, connection: Connection, spec_id: int, content_ids: Sequence[int]
 ) -> tuple[list[int], dict[int, int]]:
     """The outputs of contents under a spec as contents, each once, and the characters of those that are new."""
-    columns = OutcomeRow.__table__.c
-    text = case((columns.output_id.is_(None), columns.text)).label("text")  # of the others it is stored already
-    done = select(columns.content_id, text, columns.output_id).where(
-        columns.spec_id == spec_id, columns.status == str(Status.DONE)
+    text = case((OutcomeRow.output_id.is_(None), OutcomeRow.text)).label("text")  # of the others it is stored already
+    done = select(OutcomeRow.content_id, text, OutcomeRow.output_id).where(
+        OutcomeRow.spec_id == spec_id, OutcomeRow.status == str(Status.DONE)
     )
-    found = database.probe(connection, done, columns.content_id, content_ids)
+    found = database.probe(connection, done, OutcomeRow.content_id, content_ids)
     stored = {row.content_id: row.output_id for row in found if row.output_id is not None}
     unstored = {
         row.content_id: hashlib.sha256(row.text.encode()).digest() for row in found if row.content_id not in stored
@@ -185,7 +184,7 @@ def _outputs(
     if made:
         connection.execute(
             update(OutcomeRow)
-            .where(columns.spec_id == spec_id, columns.content_id == bindparam("of"))
+            .where(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id == bindparam("of"))
             .values(output_id=bindparam("put_out")),
             [{"of": content_id, "put_out": output_id} for content_id, output_id in sorted(made.items())],
         )

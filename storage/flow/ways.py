@@ -37,13 +37,12 @@ def given(
     `own` has the documents' contents. Those for which there is none yet are left out.
     """
     reached = own
-    columns = OutcomeRow.__table__.c
     for step, _ in pairwise(way):
         read = prompts.of(database, connection, step, reached)
-        query = select(columns.content_id, columns.output_id).where(
-            columns.spec_id == step.spec_id, columns.output_id.is_not(None)
+        query = select(OutcomeRow.content_id, OutcomeRow.output_id).where(
+            OutcomeRow.spec_id == step.spec_id, OutcomeRow.output_id.is_not(None)
         )
-        found = database.probe(connection, query, columns.content_id, {*read.values()})
+        found = database.probe(connection, query, OutcomeRow.content_id, {*read.values()})
         outputs = {row.content_id: row.output_id for row in found}
         reached = {document_id: outputs[one] for document_id, one in read.items() if one in outputs}
     return reached
@@ -80,16 +79,14 @@ def documents(
     walked = and_(visible(job), or_(Document.ingest_id == job.ingest_id, Document.id <= job.swept_to))
     query: Any = select(Document.id, Document.content_id).where(walked)
     reached = {*content_ids}
-    columns = OutcomeRow.__table__.c
     for before, step in [*pairwise((None, *way))][::-1]:
         if step is not None and step.template is not None:
-            prompt = Prompt.__table__.c
-            of_spec = select(prompt.document_id).where(prompt.spec_id == step.spec_id)
-            ids = {row.document_id for row in database.probe(connection, of_spec, prompt.content_id, reached)}
+            of_spec = select(Prompt.document_id).where(Prompt.spec_id == step.spec_id)
+            ids = {row.document_id for row in database.probe(connection, of_spec, Prompt.content_id, reached)}
             found = database.probe(connection, query, Document.id, ids)
             return {row.id: row.content_id for row in found}
         if before is not None:
-            put_out = select(columns.content_id).where(columns.spec_id == before.spec_id)
-            reached = {row.content_id for row in database.probe(connection, put_out, columns.output_id, reached)}
+            put_out = select(OutcomeRow.content_id).where(OutcomeRow.spec_id == before.spec_id)
+            reached = {row.content_id for row in database.probe(connection, put_out, OutcomeRow.output_id, reached)}
     found = database.probe(connection, query, Document.content_id, reached)
     return {row.id: row.content_id for row in found}

@@ -177,9 +177,8 @@ def _store_documents(
             if key in current
         ]
     if replaced:
-        table: Any = Document.__table__
         connection.execute(
-            update(table).where(table.c.id == bindparam("old")).values(superseded_by=bindparam("new")), replaced
+            update(Document).where(Document.id == bindparam("old")).values(superseded_by=bindparam("new")), replaced
         )
     bulk.load(database, connection, Document, columns)
     live = sum(key in current and not current[key].gone for key in incoming.keys)

@@ -20,7 +20,7 @@ from storage.jobs import OpenJob
 from storage.schema import Content, Document, Job
 
 SWEEP_DOCUMENTS = 5_000  # that are planned in a transaction
-NEAR_DOCUMENTS = 100_000  # that are looked at for them
+NEAR_DOCUMENTS = 50_000  # that are looked at for them
 
 
 @dataclass(frozen=True)
@@ -37,33 +37,28 @@ def sweep_page(database: Database, connection: Connection, job: OpenJob, place: 
     if place.swept_to == 0:
         place = _begin(connection, job)
     database.walk(connection)
-    near = (
-        select(Document.id, Document.content_id, Document.ingest_id, Document.superseded_by, Document.gone)
-        .where(Document.corpus_id == job.corpus_id, Document.id > place.swept_to)
-        .order_by(Document.id)
-        .limit(NEAR_DOCUMENTS)
-        .subquery()
-    )
     # Those that the job's own source brought, most often all, are left to the database: to fetch them took a third
     # of the time in which a million documents were read in.
-    others = connection.execute(
-        select(near.c.id, near.c.content_id)
-        .where(near.c.ingest_id != job.ingest_id, _since(place, near.c.superseded_by), ~near.c.gone)
-        .order_by(near.c.id)
-        .limit(SWEEP_DOCUMENTS)
-    ).all()
-    if len(others) == SWEEP_DOCUMENTS:
-        last, more = others[-1].id, True
-    else:
-        last, n_near = connection.execute(select(func.max(near.c.id), func.count()).select_from(near)).one()
-        more = n_near == NEAR_DOCUMENTS
-    if last is None:
-        return Planned(), False
-    planned = plan_new(database, connection, job, place, [document.content_id for document in others])
-    own = {document.id: document.content_id for document in others}
+    near = select(Document.id).where(Document.corpus_id == job.corpus_id, Document.id > place.swept_to)
+    end = connection.scalar(near.order_by(Document.id).offset(NEAR_DOCUMENTS - 1).limit(1))
+    others = select(Document.id, Document.content_id).where(
+        Document.corpus_id == job.corpus_id,
+        Document.id > place.swept_to,
+        Document.ingest_id != job.ingest_id,
+        _since(place),
+        ~Document.gone,
+    )
+    if end is not None:
+        others = others.where(Document.id <= end)
+    page = connection.execute(others.order_by(Document.id).limit(SWEEP_DOCUMENTS)).all()
+    planned = plan_new(database, connection, job, place, [document.content_id for document in page])
+    own = {document.id: document.content_id for document in page}
     planned += plan_prompts(database, connection, job.id, job.steps, own)
-    connection.execute(update(Job).where(Job.id == job.id).values(swept_to=last))
-    return planned, more
+    full = len(page) == SWEEP_DOCUMENTS
+    last = end if end is not None and not full else page[-1].id if page else None
+    if last is not None:
+        connection.execute(update(Job).where(Job.id == job.id).values(swept_to=last))
+    return planned, full or end is not None
 
 
 def begin(database: Database, connection: Connection, job: OpenJob) -> None:
@@ -104,9 +99,9 @@ def plan_new(
     return total
 
 
-def _since(place: Place, superseded_by: Any = Document.superseded_by) -> Any:
+def _since(place: Place) -> Any:
     """The condition for a document to be current when the sweep began, or later."""
-    return or_(superseded_by.is_(None), superseded_by > place.base_document)
+    return or_(Document.superseded_by.is_(None), Document.superseded_by > place.base_document)
 
 
 def _met(database: Database, connection: Connection, job: OpenJob, place: Place, content_ids: list[int]) -> set[int]:

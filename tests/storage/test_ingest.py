@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from storage import jobs
 from storage.database import Database
@@ -14,7 +14,7 @@ from storage.intake.chunks import Rejected
 from storage.intake.ingest import Counts
 from storage.leases.shards import Claim
 from storage.outcomes import Outcome, Status
-from storage.schema import Ingest
+from storage.schema import Document, Ingest
 from storage.status import read_status
 from tests.storage.books import (
     EMBED,
@@ -231,8 +231,10 @@ def test_the_sweep_passes_over_the_documents_of_its_own_source(
     other = jobs.open_job(database, request("c.jsonl"))
     ingest.add(database, other, records([("x", "between"), ("k0", "changed")]))
     ingest.add(database, job, records([("last", "own last")]))
+    gone = update(Document).where(Document.key == "k5").values(gone=True)
+    database.write(lambda connection: connection.execute(gone))
     ingest.end(database, job)
-    wanted = [f"own {i}" for i in range(9)] + ["own last", "between", "changed"] + [f"text {i}" for i in range(1, 6)]
+    wanted = [f"own {i}" for i in range(9)] + ["own last", "between", "changed"] + [f"text {i}" for i in range(1, 5)]
     assert planned(database, job) == dict.fromkeys(wanted, 1)
 
 

@@ -227,7 +227,6 @@ def _time(seconds: float) -> str:
 
 
 def _as_json(corpus: CorpusState) -> dict[str, Any]:
-
     return {
         "name": corpus.name,
         "documents": corpus.documents,

@@ -31,13 +31,14 @@ JSON = click.option("--json", "as_json", is_flag=True, help="For machines.")
 def jobs_command(limit: int, as_json: bool) -> int:
     """List the latest jobs, newest first."""
     from storage.status import list_statuses
-    from worker.cli import show
 
     with open_store(settings_from()) as database:
         statuses = list_statuses(database, limit)
     if as_json:
         print_json([words.as_json(status) for status in statuses])
     elif statuses:
+        from worker.cli import show
+
         show.paper.print(show.jobs_table(statuses))
     else:
         say("No jobs yet; `docmill run SOURCE --task summarize` makes one.")
@@ -130,7 +131,6 @@ def results_command(
     """
     from storage.export.results import export_rows
     from storage.status import read_status
-    from worker.cli.words import summary
 
     check = check_out if part_documents is None else check_folder
     if part_documents is not None and partial:
@@ -160,7 +160,7 @@ def results_command(
         lacking = status.texts - status.done
         say(f"Job {job} was {status.state}: {lacking:,} of its {status.texts:,} texts have no result.")
     if status.failed or status.skipped or status.rejected or status.state != "done":
-        say(summary(status))
+        say(words.summary(status))
     return OK
 
 
@@ -170,7 +170,6 @@ def results_command(
 def failures_command(job: int, as_json: bool) -> int:
     """List what of JOB has no result: failed and blank documents and rejected records, with the reasons."""
     from storage.export.results import failures
-    from worker.cli.words import cell
 
     with open_store(settings_from()) as database:
         found = failures(database, job)
@@ -181,7 +180,7 @@ def failures_command(job: int, as_json: bool) -> int:
         for row in found:
             none = False
             fields = (row["id"], row["status"], row["class"], row["reason"])
-            click.echo("\t".join(cell(field) if field else "-" for field in fields))
+            click.echo("\t".join(words.cell(field) if field else "-" for field in fields))
         if none:
             say(f"Job {job} has no failures.")
     return OK

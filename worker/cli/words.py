@@ -5,6 +5,7 @@ Without rich, which takes a sixth of the time of a short command: `worker.cli.sh
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -112,8 +113,9 @@ def _step(step: StepStatus) -> str:
 def aligned(values: Mapping[str, str]) -> str:
     """Names in bold and their values beside them, one below the other."""
     width = max(map(len, values), default=0) + 1
+    bold = None if os.environ.get("TERM") == "dumb" else True
     lines = [
-        click.style(name.ljust(width), bold=True) + value.replace("\n", "\n" + " " * width)
+        click.style(name.ljust(width), bold=bold) + value.replace("\n", "\n" + " " * width)
         for name, value in values.items()
     ]
     return "\n".join(lines)

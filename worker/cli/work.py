@@ -198,13 +198,12 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
 
     from worker.cli.follow import IngestBar
     from worker.cli.terminal import lines_above_the_bar
-    from worker.cli.words import duration, no_records
     from worker.dryrun import forecast
 
     with lines_above_the_bar(settings.log_level), IngestBar(prepared.source) as progress:
         found = forecast(settings, database, prepared, device, progress)
     if not found.documents and not found.rejected:
-        say(no_records(prepared.source.name))
+        say(words.no_records(prepared.source.name))
     if as_json:
         print_json(asdict(found) | {"spec": asdict(prepared.spec)})
         return OK
@@ -213,9 +212,9 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
     if found.sampled:
         click.echo(
             f"{found.texts - found.done_already:,} to do: about {found.tokens_to_do:,} tokens, "
-            f"about {duration(found.seconds)} on {device} "
+            f"about {words.duration(found.seconds)} on {device} "
             f"({found.tokens_per_s:,.0f} tokens/s measured on {found.sampled} texts, "
-            f"{duration(found.load_s)} to load the model)"
+            f"{words.duration(found.load_s)} to load the model)"
         )
     return OK
 
@@ -271,7 +270,6 @@ def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
     from dataclasses import asdict
 
     from worker.cli.follow import IngestBar, follow, say_ingested
-    from worker.cli.words import as_json as status_json
     from worker.enqueue import enqueue
 
     settings = settings_from()
@@ -293,7 +291,7 @@ def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
             click.echo(done.id)
         status = follow(database, done.id)
         if as_json:
-            print_json(status_json(status))
+            print_json(words.as_json(status))
         return exit_code_of(status, request.max_failures)
 
 
