@@ -104,7 +104,10 @@ def some_texts(task: str, count: int) -> list[str]:
         return paragraphs(count)
     found = iter(paragraphs(8 * count))
     fours = (" ".join(four) for four in zip(found, found, found, found, strict=True))
-    return [text for text in fours if len(text) <= LONGEST_CHARS][:count]
+    short = [text for text in fours if len(text) <= LONGEST_CHARS]
+    if len(short) < count:
+        raise SystemExit(f"only {len(short)} of these texts fit into the model's window; ask for less")
+    return short[:count]
 
 
 def question(task: str, beams: int) -> str:

@@ -1,7 +1,6 @@
 """Tables as classes: their columns are typed attributes, and a class stands for its table in any statement.
 
-Of SQLAlchemy only its Core: no object here is ever a row, and its ORM would take a quarter of the time in which a
-command starts.
+Of SQLAlchemy only its Core: no object here is ever a row, and its ORM would be loaded whenever a command starts.
 """
 
 from __future__ import annotations

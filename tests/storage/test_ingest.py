@@ -219,7 +219,7 @@ def test_the_sweep_goes_on_where_a_crash_left_it(database: Database, monkeypatch
     assert planned(database, job) == {f"text {i}": 1 for i in range(6)} | {"new": 1}
 
 
-@pytest.mark.parametrize(("near", "page"), [(1, 1), (3, 2), (4, 4), (5, 100), (100, 5)])
+@pytest.mark.parametrize(("near", "page"), [(1, 1), (3, 2), (4, 4), (6, 2), (5, 100), (100, 5)])
 def test_the_sweep_passes_over_the_documents_of_its_own_source(
     database: Database, monkeypatch: pytest.MonkeyPatch, near: int, page: int
 ) -> None:
@@ -231,11 +231,20 @@ def test_the_sweep_passes_over_the_documents_of_its_own_source(
     other = jobs.open_job(database, request("c.jsonl"))
     ingest.add(database, other, records([("x", "between"), ("k0", "changed")]))
     ingest.add(database, job, records([("last", "own last")]))
+    swept: set[int] = set()
+
+    def watched(*arguments: Any) -> Any:
+        swept.update(arguments[4])
+        return plan_new(*arguments)
+
+    plan_new = planning.plan_new
+    monkeypatch.setattr(planning, "plan_new", watched)
     gone = update(Document).where(Document.key == "k5").values(gone=True)
     database.write(lambda connection: connection.execute(gone))
     ingest.end(database, job)
     wanted = [f"own {i}" for i in range(9)] + ["own last", "between", "changed"] + [f"text {i}" for i in range(1, 5)]
     assert planned(database, job) == dict.fromkeys(wanted, 1)
+    assert len(swept) == 6  # what others brought, and nothing of its own source
 
 
 def test_a_text_that_moves_to_another_key_in_the_same_reading_is_planned_once(database: Database) -> None:

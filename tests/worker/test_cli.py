@@ -214,6 +214,13 @@ def test_values_of_several_lines_stay_in_their_column() -> None:
     assert click.unstyle(aligned({"job": "1", "steps": "one\ntwo"})) == "job   1\nsteps one\n      two"
 
 
+def test_a_terminal_that_knows_no_bold_is_given_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert aligned({"job": "1"}) == "job 1"
+    monkeypatch.setenv("TERM", "xterm")
+    assert aligned({"job": "1"}) == f"{click.style('job ', bold=True)}1"
+
+
 def test_models_are_listed_and_checked(embedded: Docmill) -> None:
     names = {model["name"]: model for model in embedded.json("models", "list")}
     assert names["minilm"]["default_for"] == "embed"

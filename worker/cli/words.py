@@ -1,6 +1,6 @@
 """What is said in plain words: numbers, a job's status, texts made safe to print.
 
-Without rich, which takes a sixth of the time of a short command: `worker.cli.show` has its tables and bars.
+Without rich, which would be loaded for every short command: `worker.cli.show` has its tables and bars.
 """
 
 from __future__ import annotations
@@ -113,9 +113,9 @@ def _step(step: StepStatus) -> str:
 def aligned(values: Mapping[str, str]) -> str:
     """Names in bold and their values beside them, one below the other."""
     width = max(map(len, values), default=0) + 1
-    bold = None if os.environ.get("TERM") == "dumb" else True
+    knows_bold = os.environ.get("TERM") != "dumb"
     lines = [
-        click.style(name.ljust(width), bold=bold) + value.replace("\n", "\n" + " " * width)
+        click.style(name.ljust(width), bold=knows_bold or None, reset=knows_bold) + value.replace("\n", "\n" + " " * width)
         for name, value in values.items()
     ]
     return "\n".join(lines)
