@@ -114,10 +114,8 @@ def aligned(values: Mapping[str, str]) -> str:
     """Names in bold and their values beside them, one below the other."""
     width = max(map(len, values), default=0) + 1
     knows_bold = os.environ.get("TERM") != "dumb"
-    lines = [
-        click.style(name.ljust(width), bold=knows_bold or None, reset=knows_bold) + value.replace("\n", "\n" + " " * width)
-        for name, value in values.items()
-    ]
+    names = {name: click.style(name.ljust(width), bold=knows_bold or None, reset=knows_bold) for name in values}
+    lines = [names[name] + value.replace("\n", "\n" + " " * width) for name, value in values.items()]
     return "\n".join(lines)
 
 
