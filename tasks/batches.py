@@ -19,9 +19,9 @@ class Budget:
 
     No window joins a batch whose longest is more than ``spread`` times as long (``SLACK_TOKENS`` of difference
     are always allowed): a short window beside long ones is computed faster with other short ones.
-    A backend that computes no padding says ``packed``. One that has enough to do for now takes nothing while fewer
-    than ``least`` windows wait; one that has nothing to do and gains by full batches waits up to ``patience_s``
-    seconds for those that are being cut.
+    A backend that computes no padding says ``packed``. One that has enough to do for now takes nothing while all that
+    waits is one batch of fewer than ``least`` windows; one that has nothing to do and gains by full batches waits up
+    to ``patience_s`` seconds while windows are being cut, for some batches of them.
     """
 
     tokens: int

@@ -24,6 +24,8 @@ TURN_S = 5.0
 ACCOUNT_S = 5.0
 # What is taken from a pool in order to fail it, when a backend dies before it took anything.
 _UNLUCKY = Budget(tokens=1, rows=1)
+# Who is patient waits for so many batches' windows: of as many as one batch holds, the lengths would be any.
+_CHOICE = 4
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,11 @@ class Device:
                 return []
             if budget.patience_s:
                 self._changed.wait_for(
-                    lambda: self._residents.stopping or not resident.cutting or len(resident.pool) >= budget.rows,
+                    lambda: (
+                        self._residents.stopping
+                        or not resident.cutting
+                        or len(resident.pool) >= _CHOICE * budget.rows
+                    ),
                     budget.patience_s,
                 )
             return [] if self._residents.stopping else resident.pool.take(budget)

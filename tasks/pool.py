@@ -55,9 +55,11 @@ class Pool(Generic[Owner]):
     def take(self, budget: Budget) -> Sequence[Item[Owner]]:
         """Remove and return the next batch, longest last; empty when nothing waits, or less than is wanted."""
         oldest = self.oldest
-        if oldest is None or len(self) < budget.least:
+        if oldest is None:
             return []
         low, high = next_batch(self._by_length, (self._items[oldest].tokens, oldest), budget)
+        if high - low == len(self) < budget.least:
+            return []
         taken = [self._items.pop(number) for _, number in self._by_length[low:high]]
         del self._by_length[low:high]
         return taken

@@ -70,9 +70,16 @@ def test_a_batch_is_filled_with_the_nearest_lengths() -> None:
 
 def test_nothing_is_taken_while_less_waits_than_is_wanted() -> None:
     pool = pool_of([10] * 5)
-    few = Budget(tokens=100, rows=3, least=6)
+    few = Budget(tokens=100, rows=6, least=6)
     assert pool.take(few) == []
     pool.add([Item(5, Encoded(10, ""), "owner 5")])
+    assert len(pool.take(few)) == 6
+    assert pool.take(few) == []
+
+
+def test_a_batch_that_its_tokens_fill_is_taken_with_fewer_rows() -> None:
+    pool = pool_of([10] * 5)
+    few = Budget(tokens=30, rows=6, least=6)
     assert len(pool.take(few)) == 3
     assert pool.take(few) == []
 
