@@ -64,7 +64,7 @@ bench-embed: setup ## embedding end to end, beside other ways to do it and the a
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m bench.embed $(BENCH)
 
-bench-whole: setup ## embedding end to end beside the engine alone, on short and long jobs
+bench-whole: setup ## embedding and translating end to end, beside the engine alone
 	$(BIN)/python -m bench.whole $(BENCH)
 
 bench-translate: setup ## an encoder-decoder of base size, end to end, beside CTranslate2 and transformers called directly

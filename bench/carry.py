@@ -222,12 +222,12 @@ def _vacuum(database: Database) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backlog", type=int, default=1_000_000, help="the deep backlog, in documents")
+    parser.add_argument("--backlog", type=int, default=10_000_000, help="the deep backlog, in documents")
     parser.add_argument("--shallow", type=int, default=10_000, help="the backlog that it is compared with")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--chars", type=int, default=250, help="characters of a document")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long a rate is measured")
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=5)
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and databases go
     with ExitStack() as stack:

@@ -218,7 +218,7 @@ def compare(store: str, fresh: Callable[[], Any], folder: Path, documents: int, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, default=100_000, help="of each run that is compared")
+    parser.add_argument("--documents", type=int, default=1_000_000, help="of each run that is compared")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--large", type=int, default=1_000_000, help="of the one run for memory and status; 0: none")
     parser.add_argument("--stores", nargs="+", choices=["postgres", "sqlite"], default=["postgres", "sqlite"])

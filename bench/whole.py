@@ -1,7 +1,8 @@
-"""What the road to the device and back takes: docmill end to end beside its engine alone, on short and long jobs.
+"""What the road to the device and back takes: docmill end to end beside its engine alone, on the same texts.
 
 A job's start and its end cost the same whatever its length; each document costs reading, storing and writing. The
-engine alone gets the texts in memory and leaves its results there.
+engine alone gets the texts in memory and leaves its results there. Embedding with MiniLM is the shortest work that a
+document can be; a translation by a model of Marian's base size takes some five times as long.
 """
 
 from __future__ import annotations
@@ -9,55 +10,101 @@ from __future__ import annotations
 import argparse
 import itertools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from bench.embed import MODEL, Alone, of_run
+from bench import translate
+from bench.embed import MODEL
 from bench.manpages import paragraphs
-from bench.mill import Mill, mill
-from bench.pairs import Claim, Run, interleave, timed, write
+from bench.mill import mill
+from bench.pairs import Claim, Comparison, Run, interleave, timed, write
+from tasks import models
+from tasks.backends import open_backend
 from tasks.backends.accelerator import quiet
+from tasks.engine import Engine
+from tasks.plan import Options, build_spec
 
 WHOLE, ENGINE = "docmill, Redis and PostgreSQL", "its engine alone"
+WAIT_S = 600.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, nargs="+", default=[1000, 4000, 12_000], help="of each length of job")
+    parser.add_argument("--texts", type=int, nargs="*", default=[4000], help="of each job that embeds")
+    parser.add_argument("--translations", type=int, nargs="*", default=[640], help="of each job that translates")
     parser.add_argument("--pairs", type=int, default=5)
     asked = parser.parse_args()
-    texts = paragraphs(max(asked.texts))
-    numbers = itertools.count()
-
-    def side(work: Callable[[list[str]], object], count: int) -> Run:
-        these = [f"{next(numbers)} {text}" for text in of_run(texts[:count], 0)]
-
-        def counted() -> int:
-            work(these)
-            return len(these)
-
-        return timed(counted)
-
-    with tempfile.TemporaryDirectory() as cache, quiet(), mill(Path(cache) / "mill", lane="embed") as through:
-        alone = Alone(Path(cache))
-        compared = [
-            interleave(
-                f"a job of {count:,} texts",
-                "docs",
-                {WHOLE: partial(side, partial(_run, through), count), ENGINE: partial(side, alone.embed, count)},
-                pairs=asked.pairs,
-            )
-            for count in asked.texts
-        ]
-        busy = through.busy_shares()
-        alone.engine.close()
+    compared: list[Comparison] = []
+    busy: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        marian = str(translate.base_model(folder / "marian-base", translate.TOKENIZERS["translate"]))
+        for task, model, counts, options in (
+            ("embed", MODEL, asked.texts, {}),
+            ("translate", marian, asked.translations, {"beams": 1, "dtype": "int8"}),
+        ):
+            if counts:
+                compared += both(folder, task, model, counts, asked.pairs, options, busy)
     claims = [[Claim("whole path ÷ engine", WHOLE, ENGINE, 0.97)] for _ in compared]
     write("whole", compared, claims, busy_shares_end_to_end=busy)
 
 
-def _run(through: Mill, texts: list[str]) -> None:
-    through.run(texts, "embed", MODEL)
+def both(
+    folder: Path,
+    task: str,
+    model: str,
+    counts: Sequence[int],
+    pairs: int,
+    options: dict[str, Any],
+    busy: dict[str, list[float]],
+) -> list[Comparison]:
+    """A comparison for each number of texts; what the worker says of its device goes into ``busy``."""
+    texts = paragraphs(max(counts))
+    numbers = itertools.count()
+
+    def unseen(count: int) -> list[str]:
+        number = next(numbers)
+        return [f"{number} {place} {text}" for place, text in enumerate(texts[:count])]
+
+    with ExitStack() as stack:
+        stack.enter_context(quiet())
+        through = stack.enter_context(mill(folder / f"mill-{task}", lane=task))
+        pinned = models.pin(model, models_dir=None, cache_dir=folder)
+        spec = build_spec(task, pinned, Options(**options), models.read_config(pinned, models_dir=None))
+        engine = Engine(partial(open_backend, device="cpu", models_dir=None, cache_dir=folder))
+        engine.start()
+        stack.callback(engine.close)
+        engine.open(spec)
+
+        def whole(count: int) -> Run:
+            seconds, _ = through.run(unseen(count), task, model, **options)
+            return Run(count, seconds)
+
+        def alone(count: int) -> Run:
+            these = list(enumerate(unseen(count)))
+
+            def work() -> int:
+                ticket = engine.submit(spec, these)
+                if not ticket.wait(WAIT_S) or any(outcome.reason for outcome in ticket.finished()):
+                    raise SystemExit("the engine did not do every text")
+                return count
+
+            return timed(work)
+
+        found = [
+            interleave(
+                f"{task}, a job of {count:,} texts",
+                "docs",
+                {WHOLE: partial(whole, count), ENGINE: partial(alone, count)},
+                pairs=pairs,
+            )
+            for count in counts
+        ]
+        busy[task] = through.busy_shares()
+    return found
 
 
 if __name__ == "__main__":
