@@ -62,10 +62,18 @@ def test_discarded_windows_never_come_and_the_others_do(lengths: list[int], budg
     assert all(item.owner != "owner 1" for item in left)
 
 
-def test_a_batch_is_filled_with_the_nearest_lengths() -> None:
+def test_the_batch_with_the_oldest_is_cut_from_the_longest_on() -> None:
     waiting = sorted((tokens, number) for number, tokens in enumerate([10, 100, 11, 12, 95, 9]))
     low, high = next_batch(waiting, (10, 0), Budget(tokens=36, rows=8))
-    assert waiting[low:high] == [(10, 0), (11, 2), (12, 3)] or waiting[low:high] == [(9, 5), (10, 0), (11, 2)]
+    assert waiting[low:high] == [(10, 0), (11, 2), (12, 3)]
+    low, high = next_batch(waiting, (9, 5), Budget(tokens=36, rows=8))
+    assert waiting[low:high] == [(9, 5), (10, 0), (11, 2)]
+
+
+@given(LENGTHS, st.integers(1, 40))
+def test_whatever_comes_first_no_more_batches_are_made_than_the_rows_need(lengths: list[int], rows: int) -> None:
+    budget = Budget(tokens=1 << 30, rows=rows, spread=1 << 30)
+    assert len(batches_of(pool_of(lengths), budget)) == -(-len(lengths) // rows)
 
 
 def test_nothing_is_taken_while_less_waits_than_is_wanted() -> None:
