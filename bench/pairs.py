@@ -86,26 +86,15 @@ class Claim:
 def interleave(
     question: str, unit: str, sides: Mapping[str, Callable[[], Run]], *, pairs: int = 5, warm_up: int = 1
 ) -> Comparison:
-    """Run every side in turn, `pairs` times after `warm_up` uncounted rounds, in turns that change direction.
-
-    A side that raises SystemExit with its reason ends the comparison: what all sides had measured is kept, if that is
-    a pair.
-    """
+    """Run every side in turn, `pairs` times after `warm_up` uncounted rounds, in turns that change direction."""
     runs: dict[str, list[Run]] = {name: [] for name in sides}
-    try:
-        for number in range(-warm_up, pairs):
-            names = list(sides) if number % 2 == 0 else list(reversed(list(sides)))
-            for name in names:
-                run = sides[name]()
-                _say(f"{question}: {name} {'warm-up' if number < 0 else number + 1}: {run.rate:,.1f} {unit}/s")
-                if number >= 0:
-                    runs[name].append(run)
-    except SystemExit as error:
-        measured = min(map(len, runs.values()))
-        if not measured or not isinstance(error.code, str):  # a number: somebody ends the benchmark
-            raise
-        _say(f"{question}: ended after {measured} of {pairs} pairs, since {error}")
-        return Comparison(question, unit, {name: those[:measured] for name, those in runs.items()})
+    for number in range(-warm_up, pairs):
+        names = list(sides) if number % 2 == 0 else list(reversed(list(sides)))
+        for name in names:
+            run = sides[name]()
+            _say(f"{question}: {name} {'warm-up' if number < 0 else number + 1}: {run.rate:,.1f} {unit}/s")
+            if number >= 0:
+                runs[name].append(run)
     return Comparison(question, unit, runs)
 
 

@@ -42,8 +42,7 @@ VOCABULARY = 58_101
 NEW_TOKENS = 32
 LONGEST_CHARS = 1_000  # of a text to be summarised: below 512 tokens
 WAIT_S = 300.0
-BATCHES = (16, 24, 32, 48, 64)
-TRIED = 3  # times the texts of the slow sides that each of them is tried with
+BATCHES = (16, 24, 32, 64)
 SIDES = {
     "docmill, ctranslate2 int8": 8,
     "CTranslate2 directly, int8": 8,
@@ -63,9 +62,9 @@ class Texts:
     base: Sequence[str]
     runs: dict[str, int] = field(default_factory=dict)
 
-    def next(self, side: str, times: int | None = None) -> list[str]:
+    def next(self, side: str) -> list[str]:
         number = self.runs[side] = self.runs.get(side, 0) + 1
-        some = [*self.base] * (times or SIDES[side])
+        some = [*self.base] * SIDES[side]
         return [f"{number} {place} {text}" for place, text in enumerate(some)]
 
 
@@ -191,8 +190,7 @@ def direct(model: Path, task: str, beams: int, folder: Path, texts: Texts) -> It
         translator = ctranslate2.Translator(
             str(made), compute_type=dtype, inter_threads=cores, intra_threads=1, max_queued_batches=-1
         )
-        tried = partial(by_ctranslate2, translator, tokenizer, beams, texts=texts, side=side, times=TRIED)
-        best = max(BATCHES, key=lambda size: tried(size).rate)
+        best = max(BATCHES, key=lambda size: by_ctranslate2(translator, tokenizer, beams, size, texts, side).rate)
         sys.stderr.write(f"{side}: batches of {best} are the fastest of {BATCHES}\n")
         sides[side] = partial(by_ctranslate2, translator, tokenizer, beams, best, texts, side)
     opener = partial(open_backend, device="cpu", models_dir=None, cache_dir=folder, backend="transformers")
@@ -206,11 +204,9 @@ def direct(model: Path, task: str, beams: int, folder: Path, texts: Texts) -> It
         engine.close()
 
 
-def by_ctranslate2(
-    translator: Any, tokenizer: Any, beams: int, size: int, texts: Texts, side: str, times: int | None = None
-) -> Run:
+def by_ctranslate2(translator: Any, tokenizer: Any, beams: int, size: int, texts: Texts, side: str) -> Run:
     """Sorted by length and batched by CTranslate2 itself; the words of the converted model are token ids."""
-    some = texts.next(side, times)
+    some = texts.next(side)
 
     def work() -> float:
         sources = [list(map(str, ids)) for ids in tokenizer(some)["input_ids"]]

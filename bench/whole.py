@@ -41,13 +41,17 @@ def main() -> None:
     busy: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        marian = str(translate.base_model(folder / "marian-base", translate.TOKENIZERS["translate"]))
-        for task, model, counts, options in (
-            ("embed", MODEL, asked.texts, {}),
-            ("translate", marian, asked.translations, {"beams": 1, "dtype": "int8"}),
-        ):
-            if counts:
-                compared += both(folder, task, model, counts, asked.pairs, options, busy)
+        if asked.texts:
+            compared += both(folder, "embed", MODEL, asked.texts, asked.pairs, {}, busy)
+            written(compared, busy)
+        if asked.translations:
+            marian = str(translate.base_model(folder / "marian-base", translate.TOKENIZERS["translate"]))
+            options = {"beams": 1, "dtype": "int8"}
+            compared += both(folder, "translate", marian, asked.translations, asked.pairs, options, busy)
+            written(compared, busy)
+
+
+def written(compared: Sequence[Comparison], busy: dict[str, list[float]]) -> None:
     claims = [[Claim("whole path ÷ engine", WHOLE, ENGINE, 0.97)] for _ in compared]
     write("whole", compared, claims, busy_shares_end_to_end=busy)
 

@@ -25,7 +25,7 @@ ACCOUNT_S = 5.0
 # What is taken from a pool in order to fail it, when a backend dies before it took anything.
 _UNLUCKY = Budget(tokens=1, rows=1)
 # Who is patient waits for so many batches' windows: of as many as one batch holds, the lengths would be any.
-_CHOICE = 4
+_CHOICE = 2
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 
+from tasks.backends import allocator
 from tasks.errors import CannotServe, DeviceLost, OutOfMemory
 
 _NAMED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -93,8 +94,11 @@ def device_name(device: str) -> str:
 
 
 def release(device: str) -> None:
+    """What a model that was closed has left free goes back to the device, or to the system."""
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
+    else:
+        allocator.release()
 
 
 def _cpu_name() -> str:

@@ -16,18 +16,26 @@ import platform
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _MOST = 2**31 - 1
 _LARGEST_BLOCK = 1 << 30
+_LARGEST_OF_OLD = 32 << 20
 
 
 @functools.cache
 def keep_freed() -> bool:
-    """From now on what is freed stays with this process until release(); whether this C library does that."""
+    """From now on what is freed stays with this process until release(), as far as threads' arenas of 64 MB hold it.
+
+    Says whether blocks of any size do: glibc before 2.35 keeps only those below 32 MB, other C libraries none.
+    """
     if platform.libc_ver()[0] != "glibc":
         return False
     library = ctypes.CDLL(None)
-    return bool(library.mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)) and bool(library.mallopt(_TRIM_THRESHOLD, _MOST))
+    library.mallopt(_TRIM_THRESHOLD, _MOST)
+    if library.mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK):
+        return True
+    library.mallopt(_MMAP_THRESHOLD, _LARGEST_OF_OLD)
+    return False
 
 
 def release() -> None:
-    """What is free goes back to the system, as far as it was kept."""
-    if keep_freed.cache_info().currsize and keep_freed():
+    """What is free goes back to the system, if it was kept."""
+    if keep_freed.cache_info().currsize and platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

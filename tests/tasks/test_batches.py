@@ -76,6 +76,21 @@ def test_whatever_comes_first_no_more_batches_are_made_than_the_rows_need(length
     assert len(batches_of(pool_of(lengths), budget)) == -(-len(lengths) // rows)
 
 
+def test_a_batch_between_unlike_lengths_is_filled_up() -> None:
+    lengths = [250] * 100 + [510] * 2 + [600] * 64
+    waiting = [(tokens, number) for number, tokens in enumerate(lengths)]
+    low, high = next_batch(waiting, (510, 101), Budget(tokens=65_536, rows=64, spread=2.0))
+    assert (low, high) == (100, 164)
+
+
+def test_a_few_tokens_a_batch_cost_no_walk_through_all_that_waits() -> None:
+    pool = pool_of([500] * 20_000)
+    one_by_one = Budget(tokens=1, rows=1024)
+    began = time.perf_counter()
+    assert [pool.take(one_by_one)[0].id for _ in range(2000)] == list(range(2000))
+    assert time.perf_counter() - began < 5
+
+
 def test_nothing_is_taken_while_less_waits_than_is_wanted() -> None:
     pool = pool_of([10] * 5)
     few = Budget(tokens=100, rows=6, least=6)

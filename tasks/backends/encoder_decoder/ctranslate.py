@@ -85,8 +85,6 @@ class CTranslateBackend:
         self._options = options(self._generation, spec.model)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = min(cores, _MOST_WORKERS) if kind == "cpu" else 1
-        if kind == "cpu":
-            allocator.keep_freed()
         with _errors(device):
             self._translator = ctranslate2.Translator(
                 str(converted(folder, spec.model, spec.revision, cache_dir)),
@@ -97,11 +95,17 @@ class CTranslateBackend:
                 intra_threads=cores // workers if kind == "cpu" else 0,
                 max_queued_batches=-1,
             )
+        if kind == "cpu":
+            allocator.keep_freed()
         self._workers = workers
         budget, beams = _BUDGETS[kind], self._generation.beams
         self._loop = StaticLoop(
             self._compute,
-            replace(budget, rows=max(1, budget.rows // beams)),
+            replace(
+                budget,
+                tokens=budget.tokens if kind == "cpu" else budget.tokens // beams,  # more was not measured on a GPU
+                rows=max(1, budget.rows // beams),
+            ),
         )
         self.traits = Traits(readers=self._generation.readers)
 
@@ -142,7 +146,7 @@ class CTranslateBackend:
     def close(self) -> None:
         self._translator.unload_model()
         del self._translator
-        allocator.release()
+        accelerator.release(self._device)
 
     def _take(self, source: Source, in_flight: int) -> Items:
         """A batch for each worker, all of like length; as long as all of them compute, only full ones."""
