@@ -105,7 +105,7 @@ class Mill(Docmill):
             yield process
             if process.poll() is None:
                 process.send_signal(signal.SIGQUIT)
-                assert process.wait(20) == 0, self.log("worker")
+                assert process.wait(60) == 0, self.log("worker")
         finally:
             if process.poll() is None:
                 kill_group(process)
