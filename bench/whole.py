@@ -1,8 +1,8 @@
 """What the road to the device and back takes: docmill end to end beside its engine alone, on the same texts.
 
 A job's start and its end cost the same whatever its length; each document costs reading, storing and writing. The
-engine alone gets the texts in memory and leaves its results there. Embedding with MiniLM is the shortest work that a
-document can be; a translation by a model of Marian's base size takes some five times as long.
+engine alone gets the texts in memory and leaves its results there. Embedding with MiniLM takes little for a
+document; a translation by a model of Marian's base size takes some five times as long.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ def next_batch(waiting: Sequence[tuple[int, int]], oldest: tuple[int, int], budg
     ``waiting`` is sorted and holds (tokens, arrival number) pairs; ``oldest``, the pair with the smallest
     arrival number, is always in the slice. What waits is cut into full batches from its longest on, and the one that
     holds the oldest is next; if it is not full, it is filled up with the next longer ones. (Batches of the
-    windows nearest to the oldest leave remnants between them, whose lengths are unlike: 5.3 % of padding where
-    this has 4.3, for 384 texts of some 180 tokens, 32 at a time.) A window over the budget is computed alone. Costs
+    windows nearest to the oldest leave remnants between them, whose lengths are unlike: simulated with 384 texts of
+    some 180 tokens, 5.3 % of padding where this has 4.3.) A window over the budget is computed alone. Costs
     O(log n + rows).
     """
     place = bisect_left(waiting, oldest)

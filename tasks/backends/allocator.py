@@ -23,7 +23,8 @@ _LARGEST_OF_OLD = 32 << 20
 def keep_freed() -> bool:
     """From now on what is freed stays with this process until release(), as far as threads' arenas of 64 MB hold it.
 
-    Says whether blocks of any size do: glibc before 2.35 keeps only those below 32 MB, other C libraries none.
+    Says whether large blocks do: a glibc that refuses so large a threshold keeps those below 32 MB, and other C
+    libraries are left as they are.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

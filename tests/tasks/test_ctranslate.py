@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from storage.specs import Spec
-from tasks.backends import open_backend
+from tasks.backends import allocator, open_backend
 from tasks.backends.encoder_decoder import ctranslate, ctranslate_models
 from tasks.backends.encoder_decoder.ctranslate import CTranslateBackend, compute_type
 from tasks.backends.static import Items
@@ -251,6 +251,22 @@ class Asked:
     def take(self, budget: Budget) -> Items:
         self.budgets.append(budget)
         return []
+
+
+def test_freed_memory_is_kept_while_a_model_is_open(ct2: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(allocator, "keep_freed", lambda: said.append("keep"))
+    monkeypatch.setattr(allocator, "release", lambda: said.append("release"))
+    opened(ct2, ct2.spec("translate", "marian-ddtp", beams=1), "ctranslate2").close()
+    assert said == ["keep", "release"]
+
+
+def test_beams_divide_the_rows_of_a_batch_and_not_its_tokens(ct2: Bench) -> None:
+    greedy, beams = (
+        opened(ct2, ct2.spec("translate", "marian-ddtp", beams=number), "ctranslate2")._loop.budget
+        for number in (1, 4)
+    )
+    assert (beams.rows, beams.tokens) == (greedy.rows // 4, greedy.tokens)
 
 
 def test_only_full_batches_go_ahead_of_workers_that_compute(ct2: Bench) -> None:
