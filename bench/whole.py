@@ -33,7 +33,7 @@ WAIT_S = 600.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, nargs="*", default=[4000], help="of each job that embeds")
+    parser.add_argument("--texts", type=int, nargs="*", default=[4000, 16_000], help="of each job that embeds")
     parser.add_argument("--translations", type=int, nargs="*", default=[640], help="of each job that translates")
     parser.add_argument("--pairs", type=int, default=5)
     asked = parser.parse_args()
