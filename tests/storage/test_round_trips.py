@@ -15,7 +15,7 @@ from storage.export.manifest import Manifest
 from storage.normalize import normalize
 from storage.readers import Record, Rejection, SourceOptions, open_source
 from storage.writers import Target
-from tests.storage.test_readers_parquet import in_this_process
+from tests.storage.readers.test_parquet import in_this_process
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 # With NUL, lone surrogates and everything else that JSON can say; and often what CSV and spreadsheets make much of.

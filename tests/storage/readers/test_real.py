@@ -30,7 +30,7 @@ from pyarrow import feather, parquet
 
 from storage.readers import Record, Rejection, SourceError, SourceOptions, open_source
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "descriptions.jsonl"
+EXAMPLES = Path(__file__).parents[3] / "examples" / "descriptions.jsonl"
 LINES = [json.loads(line) for line in EXAMPLES.read_text().splitlines()]
 # As many as a format that is one document for each file, or one process, is tried on.
 SOME = [line for line in LINES if line["text"].isascii()][:12]

@@ -191,7 +191,7 @@ def test_a_document_of_fifty_megabytes_on_one_line_takes_a_few_times_its_size(tm
         for _ in range(50):
             out.write(b"0123456789abcde " * (MB // 16))
         out.write(b'"}\n{"text": "next"}\n')
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     command = [sys.executable, "-c", READ_AND_MEASURE, str(path)]
     output = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
     first, second, peak_kb = map(int, output.split())

@@ -15,9 +15,9 @@ import zstandard
 
 from storage.readers import Record, Rejection, SourceOptions, SourceUnreadable, SourceUnsupported, open_source
 from storage.readers.blocks import BLOCK_BYTES
-from tests.storage.site import Site, serving
-from tests.storage.test_readers_archives import MEMBERS, PEAK, READ, tarred, zipped
-from tests.storage.test_readers_documents import mail
+from tests.storage.readers.site import Site, serving
+from tests.storage.readers.test_archives import MEMBERS, PEAK, READ, tarred, zipped
+from tests.storage.readers.test_documents import mail
 
 OPTIONS = SourceOptions()
 BOX = b"".join(b"From a@example.org Thu Jan  1 00:00:00 2026\n" + mail() + b"\n" for _ in range(3))

@@ -22,9 +22,9 @@ from storage.readers import (
     SourceUnreadable,
     open_source,
 )
-from tests.storage.test_readers_archives import MEMBERS, READ, zipped
-from tests.storage.test_readers_remote import LINES
-from tests.storage.test_readers_remote_archives import KINDS
+from tests.storage.readers.test_archives import MEMBERS, READ, zipped
+from tests.storage.readers.test_remote import LINES
+from tests.storage.readers.test_remote_archives import KINDS
 
 OPTIONS = SourceOptions()
 KEY, SECRET = "AKIAGEHEIM", "streng-geheim"  # gitleaks:allow

@@ -27,7 +27,7 @@ from storage.readers import (
 )
 from storage.readers.remote import content
 from storage.readers.streams import BrokenStream
-from tests.storage.site import Site, serving
+from tests.storage.readers.site import Site, serving
 
 OPTIONS = SourceOptions()
 LINES = b"".join(json.dumps({"id": f"{n}", "text": f"text {n} " * 40}).encode() + b"\n" for n in range(3_000))

@@ -24,10 +24,10 @@ from storage.readers import (
     open_source,
 )
 from storage.readers.sources import path_of
-from tests.storage.dataset_hub import NAME, hub
+from tests.storage.readers.dataset_hub import NAME, hub
 
 OPTIONS = SourceOptions()
-DOCUMENTS = Path(__file__).parents[2] / "examples" / "descriptions.jsonl"
+DOCUMENTS = Path(__file__).parents[3] / "examples" / "descriptions.jsonl"
 LINES = [json.loads(line) for line in DOCUMENTS.read_text().splitlines()]
 MEANT = [(line["id"], line["text"], {key: line[key] for key in ("synopsis", "section")}) for line in LINES]
 

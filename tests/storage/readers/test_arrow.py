@@ -23,7 +23,7 @@ from storage.readers import (
     SourceUnsupported,
     open_source,
 )
-from tests.storage.test_readers_parquet import _Evil
+from tests.storage.readers.test_parquet import _Evil
 
 OPTIONS = SourceOptions()
 WHOLE = pa.table({"id": [f"{n}" for n in range(2_500)], "text": [f"text {n}" for n in range(2_500)]})
