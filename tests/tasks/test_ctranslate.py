@@ -261,12 +261,13 @@ def test_freed_memory_is_kept_while_a_model_is_open(ct2: Bench, monkeypatch: pyt
     assert said == ["keep", "release"]
 
 
-def test_beams_divide_the_rows_of_a_batch_and_not_its_tokens(ct2: Bench) -> None:
-    greedy, beams = (
+def test_beams_bound_the_rows_of_a_batch_and_not_its_tokens(ct2: Bench) -> None:
+    greedy, two, four, sixteen = (
         opened(ct2, ct2.spec("translate", "marian-ddtp", beams=number), "ctranslate2")._loop.budget
-        for number in (1, 4)
+        for number in (1, 2, 4, 16)
     )
-    assert (beams.rows, beams.tokens) == (greedy.rows // 4, greedy.tokens)
+    assert [budget.rows for budget in (greedy, two, four, sixteen)] == [48, 48, 32, 8]
+    assert {budget.tokens for budget in (two, four, sixteen)} == {greedy.tokens}
 
 
 def test_only_full_batches_go_ahead_of_workers_that_compute(ct2: Bench) -> None:
