@@ -42,7 +42,7 @@ VOCABULARY = 58_101
 NEW_TOKENS = 32
 LONGEST_CHARS = 1_000  # of a text to be summarised: below 512 tokens
 WAIT_S = 300.0
-BATCHES = (16, 24, 32, 64)
+BATCHES = (16, 24, 32, 48, 64, 96)
 SIDES = {
     "docmill, ctranslate2 int8": 8,
     "CTranslate2 directly, int8": 8,
