@@ -70,8 +70,10 @@ class Caretaker:
 
     def _run(self) -> None:
         due = 0.0
-        while not self._stop.is_set():
+        while True:
             self._wake.clear()
+            if self._stop.is_set():  # asked after that, so that its wake is not lost
+                break
             if self._bury_all():
                 due = 0.0  # others may take up at once what was freed
             if time.monotonic() >= due:

@@ -16,7 +16,9 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from storage.database import Database
@@ -92,8 +94,10 @@ class Supervisor:
         self._children: dict[str, Child] = {}
         self._deaths: dict[str, int] = {}
         self._restart_at: dict[str, float] = {}
-        self._stop = threading.Event()
-        self._stop_now = threading.Event()
+        self._draining = False
+        self._at_once = False
+        # A signal may come while we hold an event's lock, which its handler would wait for; a put waits for none.
+        self._woken: SimpleQueue[None] = SimpleQueue()
         self._watchdogs = {device: Watchdog(settings.hang_s, settings.batch_limit_s) for device in devices}
         self._caretaker = Caretaker(database, broker, self.owner, settings.upkeep_s, fires=fires)
         self._thread: threading.Thread | None = None
@@ -104,9 +108,9 @@ class Supervisor:
 
     def drain(self, *, now: bool = False) -> None:
         """Ask for the end: batches finish, or with `now` everything is given back at once. Returns at once."""
-        self._stop.set()
-        if now:
-            self._stop_now.set()
+        self._at_once = self._at_once or now
+        self._draining = True
+        self._woken.put(None)
 
     def join(self) -> None:
         if self._thread is not None:
@@ -130,7 +134,7 @@ class Supervisor:
         """Run until SIGTERM or SIGINT: the first drains, the second (or SIGQUIT) gives everything back at once."""
 
         def on_signal(number: int, _frame: Any) -> None:
-            self.drain(now=self._stop.is_set() or number == signal.SIGQUIT)
+            self.drain(now=self._draining or number == signal.SIGQUIT)
 
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
         for number in numbers:
@@ -143,11 +147,12 @@ class Supervisor:
         """Keep children and store going until asked to drain; then drain, within the settings' time."""
         self._caretaker.start()
         last = time.monotonic()
-        while not self._stop.is_set():
+        while not self._draining:
             self._watch(frozen_s=time.monotonic() - last - TICK_S)
             last = time.monotonic()
             self._tend_children()
-            self._stop.wait(TICK_S)
+            with suppress(Empty):
+                self._woken.get(timeout=TICK_S)
         self._drain_children()
         self._caretaker.stop()
 
@@ -208,13 +213,13 @@ class Supervisor:
 
     def _drain_children(self) -> None:
         for child in self._children.values():
-            child.tell("stop" if self._stop_now.is_set() else "drain")
+            child.tell("stop" if self._at_once else "drain")
         give_back_at = time.monotonic() + self.settings.drain_s
-        told = self._stop_now.is_set()
+        told = self._at_once
         stopped = {child.owner for child in self._children.values()} if told else set()
         while any(child.process.poll() is None for child in self._children.values()):
             late = time.monotonic() - give_back_at
-            if not told and (late > 0 or self._stop_now.is_set()):
+            if not told and (late > 0 or self._at_once):
                 told = True
                 give_back_at = time.monotonic()
                 for child in self._children.values():
