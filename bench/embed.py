@@ -2,7 +2,7 @@
 
 The texts are paragraphs of manual pages. Each run has texts of its own (the same paragraphs, each with the run's word
 at its end), since docmill does not compute a text twice. docmill's time begins before `enqueue` reads the file and
-ends when the job is done in PostgreSQL; the worker's model is loaded by then, as the peers' are.
+ends when the last shard is committed in PostgreSQL; the worker's model is loaded by then, as the peers' are.
 """
 
 from __future__ import annotations

@@ -212,11 +212,12 @@ class Supervisor:
                 child.process.kill()
 
     def _drain_children(self) -> None:
-        for child in self._children.values():
-            child.tell("stop" if self._at_once else "drain")
+        if not self._at_once:
+            for child in self._children.values():
+                child.tell("drain")
         give_back_at = time.monotonic() + self.settings.drain_s
-        told = self._at_once
-        stopped = {child.owner for child in self._children.values()} if told else set()
+        told = False
+        stopped: set[str] = set()
         while any(child.process.poll() is None for child in self._children.values()):
             late = time.monotonic() - give_back_at
             if not told and (late > 0 or self._at_once):

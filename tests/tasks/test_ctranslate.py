@@ -261,13 +261,16 @@ def test_freed_memory_is_kept_while_a_model_is_open(ct2: Bench, monkeypatch: pyt
     assert said == ["keep", "release"]
 
 
-def test_beams_bound_the_rows_of_a_batch_and_not_its_tokens(ct2: Bench) -> None:
-    greedy, two, four, sixteen = (
-        opened(ct2, ct2.spec("translate", "marian-ddtp", beams=number), "ctranslate2")._loop.budget
-        for number in (1, 2, 4, 16)
-    )
-    assert [budget.rows for budget in (greedy, two, four, sixteen)] == [48, 48, 32, 8]
-    assert {budget.tokens for budget in (two, four, sixteen)} == {greedy.tokens}
+def test_beams_bound_the_rows_of_a_batch_and_not_its_tokens(ct2: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def budgets(cores: int) -> list[Budget]:
+        monkeypatch.setattr(ctranslate.os, "sched_getaffinity", lambda _: range(cores))
+        specs = [ct2.spec("translate", "marian-ddtp", beams=number) for number in (1, 2, 4, 16)]
+        return [opened(ct2, spec, "ctranslate2")._loop.budget for spec in specs]
+
+    few, many = budgets(2), budgets(16)
+    assert [budget.rows for budget in few] == [48, 48, 32, 8]
+    assert [budget.rows for budget in many] == [48, 32, 16, 4], "eight workers share 512 hypotheses"
+    assert len({budget.tokens for budget in few + many}) == 1
 
 
 def test_only_full_batches_go_ahead_of_workers_that_compute(ct2: Bench) -> None:

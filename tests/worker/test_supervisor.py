@@ -13,8 +13,10 @@ from pathlib import Path
 from storage.database import Database
 from worker.broker import Broker
 from worker.settings import load_settings
+from worker import supervisor as module
 from worker.supervisor import Supervisor
 
+module.TICK_S = 0.01
 faulthandler.dump_traceback_later(100, exit=True)
 home, database_url, redis_url = sys.argv[1:]
 database, broker = Database(database_url), Broker(redis_url)

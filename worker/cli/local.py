@@ -76,8 +76,8 @@ def run_here(
 
 def _drain(supervisor: Supervisor) -> None:
     """Let the batches under way end; another Ctrl-C gives everything back at once."""
-    supervisor.drain()
     try:
+        supervisor.drain()
         supervisor.join()
     except KeyboardInterrupt:
         supervisor.drain(now=True)
