@@ -263,7 +263,7 @@ def test_freed_memory_is_kept_while_a_model_is_open(ct2: Bench, monkeypatch: pyt
 
 def test_beams_bound_the_rows_of_a_batch_and_not_its_tokens(ct2: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def budgets(cores: int) -> list[Budget]:
-        monkeypatch.setattr(ctranslate.os, "sched_getaffinity", lambda _: range(cores))
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores))
         specs = [ct2.spec("translate", "marian-ddtp", beams=number) for number in (1, 2, 4, 16)]
         return [opened(ct2, spec, "ctranslate2")._loop.budget for spec in specs]
 
