@@ -33,8 +33,8 @@ from tasks.windows import Encoded
 # Windows and input tokens of one worker's batch. A step reads all weights, whatever the rows, and of each row what
 # the input left behind, which all its beams share: the rows that are fastest fall with the root of the length. Marian
 # of base size in int8, greedy, was fastest with 96 rows of 12 tokens, 48 to 64 of 24, 32 to 48 of 53, 32 of 90, 16 to
-# 32 of 190, and these rows some 9 % slower at most. With 4 beams it was fastest with 32 rows of 45 and of 190 tokens:
-# in float32 16 took a tenth longer and 12 a fifth, in int8 16 to 32 were alike with 190.
+# 32 of 190, and these rows some 9 % slower at most. With 4 beams in float32 it was fastest with 32 rows, of 45 and of
+# 190 tokens: 16 took a tenth longer and 12 a quarter to a third; in int8 16 to 32 of 190 were alike.
 # Unlike lengths cost less than small batches. What is taken at once is divided among the workers, so that the last
 # windows of a job, or a few shards' windows, keep none of them waiting.
 _ANY = 1 << 30
