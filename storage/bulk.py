@@ -101,6 +101,7 @@ def insert(
     """Insert the rows in their order on PostgreSQL; `more` has SQL expressions for further columns.
 
     JSON is given as its values. Columns that are NULL in every row are left to the table, which has no defaults.
+    Arrays go in binary: as text a vector is written and parsed digit by digit, which takes ten times as long.
     """
     target: Table = table.__table__
     columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
@@ -111,11 +112,11 @@ def insert(
         kind = target.c[name].type
         if isinstance(kind, JSON):
             new.append(f"new.{name}::jsonb")
-            arrays.append("%s::text[]")
+            arrays.append("%b::text[]")
             values.append([None if value is None else orjson.dumps(value).decode() for value in given])
         else:
             new.append(f"new.{name}")
-            arrays.append(f"%s::{kind.compile(_DIALECT)}[]")
+            arrays.append(f"%b::{kind.compile(_DIALECT)}[]")
             values.append(given)
     new += [str(expression.compile(dialect=_DIALECT)) for expression in more.values()]
     statement = (
