@@ -26,8 +26,9 @@ from storage.errors import StorageError
 from storage.leases import dispatch
 from worker import faultpoints
 from worker.broker import Broker
-from worker.engines import opener
+from worker.engines import opener, settled
 from worker.enqueue import enqueue_message
+from worker.hands import Hands
 from worker.messages import ENQUEUE_LANE, ENQUEUE_TASK, RUN_TASK, SHARD_TASK, parse_run, parse_shard, queue
 from worker.order import Order
 from worker.pids import pid_space
@@ -45,7 +46,6 @@ log = logging.getLogger("docmill.device")
 
 BEAT_S = 0.5
 SIGN_ON_S = 60.0
-LOOK_S = 0.02
 # A thread that computes needs the interpreter for a moment between two products, hundreds of times in a batch; with
 # Python's own 5 ms it would wait as long each time while another thread cuts texts or writes results.
 SWITCH_S = 0.0005
@@ -89,7 +89,7 @@ def main() -> None:
     _register(broker.app, process, settings)
     controller = WorkController(
         app=broker.app,
-        pool_cls="threads",
+        pool_cls=Hands,
         concurrency=settings.threads,
         queues=[queue(lane) for lane in (*settings.lanes, ENQUEUE_LANE)],
         hostname=order.owner,
@@ -98,9 +98,6 @@ def main() -> None:
         without_heartbeat=True,
         optimization="fair",
     )
-    # While all threads are busy Celery asks for no message, and nothing tells it of the first that is free again: it
-    # would look once a second.
-    controller.hub.timer.call_repeatedly(LOOK_S, lambda: None)
     threading.Thread(target=_obey, args=(process,), name="obey", daemon=True).start()
     _sign_on_at_last(order, settings, process)
     threading.Thread(target=_beat, args=(order, process, settings, voice), name="heartbeat", daemon=True).start()
@@ -128,7 +125,7 @@ def _make_process(order: Order, settings: Settings, database: Database, broker: 
         else:
             voice.say("end", name="batch")
 
-    engine = Engine(_faulty(opener(settings, order.device)), on_batch=on_batch)
+    engine = Engine(settled(_faulty(opener(settings, order.device))), on_batch=on_batch)
     engine.start()
     return Process(
         owner=order.owner, database=database, broker=broker, engine=engine, lease_s=settings.lease_s, say=voice.say

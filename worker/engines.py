@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -26,6 +27,25 @@ def opener(settings: Settings, device: str) -> Callable[[Spec], Backend]:
         cache_dir=settings.cache_dir,
         backend=settings.backend,
     )
+
+
+def settled(open_one: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
+    """The opener for a process that works on for long: what is there after each opening is no garbage.
+
+    A model and its libraries are half a million objects. Python would look through all of them again and again as
+    texts come and go, a quarter of a second each time, in which no other thread has the interpreter.
+    """
+
+    def open_and_settle(spec: Spec) -> Backend:
+        if gc.get_freeze_count():  # another model was here, and may have been closed
+            gc.unfreeze()
+            gc.collect()
+        backend = open_one(spec)
+        gc.collect()
+        gc.freeze()
+        return backend
+
+    return open_and_settle
 
 
 @contextmanager
