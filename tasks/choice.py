@@ -17,10 +17,6 @@ NAMES = (AUTO, *MODULES)
 GENERATING = frozenset({"summarize", "translate", "generate"})
 
 
-# Model types with BERT's layers: on a CPU they are computed without padding, and faster than by OpenVINO.
-BERTS_DESIGN = frozenset({"bert", "distilbert", "roberta", "xlm-roberta", "camembert"})
-
-
 def installed() -> frozenset[str]:
     """The backends whose libraries are on this machine."""
     return frozenset(name for name, module in MODULES.items() if find_spec(module) is not None)
@@ -33,7 +29,6 @@ def candidates(
     quality: str,
     device: str,
     present: Collection[str],
-    model_type: str = "",
     asked: str = AUTO,
 ) -> tuple[str, ...]:
     """The backends to try for a kind of task with a family of models, in order.
@@ -41,22 +36,22 @@ def candidates(
     One that cannot take the model after all raises Unsuited, and the next is tried. With ``asked`` there is only that
     one, if it fits at all. Empty where nothing that is present fits.
     """
-    suited = _suited(kind, family, quality, device, model_type)
+    suited = _suited(kind, family, quality, device)
     if asked != AUTO:
         suited = tuple(name for name in suited if name == asked)
     return tuple(name for name in suited if name in present)
 
 
-def extra_for(kind: str, family: Family | None, *, quality: str, device: str, model_type: str = "") -> str | None:
+def extra_for(kind: str, family: Family | None, *, quality: str, device: str) -> str | None:
     """The extra whose backend would do it, were it installed."""
-    suited = _suited(kind, family, quality, device, model_type)
+    suited = _suited(kind, family, quality, device)
     name = next((name for name in suited if name != "transformers" and name in MODULES), None)
     return "openvino-int8" if name == "openvino" and quality == "int8" else name
 
 
-def _suited(kind: str, family: Family | None, quality: str, device: str, model_type: str) -> tuple[str, ...]:
+def _suited(kind: str, family: Family | None, quality: str, device: str) -> tuple[str, ...]:
     if kind == "embed":
-        return _embedding(family, quality, device, model_type)
+        return _embedding(family, quality, device)
     if family is Family.DECODER:
         accelerated: tuple[str, ...] = ("vllm",) if quality != "int8" else ()
     else:
@@ -65,9 +60,11 @@ def _suited(kind: str, family: Family | None, quality: str, device: str, model_t
     return accelerated if quality == "int8" else (*accelerated, "transformers")
 
 
-def _embedding(family: Family | None, quality: str, device: str, model_type: str) -> tuple[str, ...]:
+def _embedding(family: Family | None, quality: str, device: str) -> tuple[str, ...]:
     if quality == "int8":
         return ("openvino",) if device == "cpu" and family is Family.ENCODER else ()
     if device != "cpu" or family is not Family.ENCODER or quality == "float16":
         return ("transformers",)
-    return ("transformers", "openvino") if model_type in BERTS_DESIGN else ("openvino", "transformers")
+    # Where neither is clearly faster, OpenVINO: it asks for the interpreter once in a batch. torch asks once in a
+    # product, which takes longer beside threads that read and write.
+    return ("openvino", "transformers")

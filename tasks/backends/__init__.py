@@ -96,7 +96,7 @@ def _first_suited(
     spec: Spec, folder: Path, config: Mapping[str, Any], *, device: str, cache_dir: Path, asked: str
 ) -> Backend:
     family = families.family(config)
-    what = {"quality": spec.quality, "device": device, "model_type": str(config.get("model_type", ""))}
+    what = {"quality": spec.quality, "device": device}
     names = choice.candidates(spec.kind, family, present=choice.installed(), asked=asked, **what)
     reason: CannotServe | None = None
 

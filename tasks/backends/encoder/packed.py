@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tasks.backends import accelerator
-from tasks.choice import BERTS_DESIGN
 from tasks.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
 
+# Model types with BERT's layers.
+_BERTS_DESIGN = frozenset({"bert", "distilbert", "roberta", "xlm-roberta", "camembert"})
 # Of RoBERTa's kind, positions count from behind the padding index.
 _BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "camembert"})
 # Activation by its name in configurations: oneDNN's name and variant.
@@ -176,7 +177,7 @@ def difference(encoder: Callable[[Sequence[Encoded]], dict[str, Tensor]], model:
 def packs(model: Any, device: str, dtype: torch.dtype) -> bool:
     """Whether ``PackedEncoder`` computes this model on this device in this precision."""
     config = model.config
-    known = config.model_type in BERTS_DESIGN and _activation(config) in _ACTIVATIONS
+    known = config.model_type in _BERTS_DESIGN and _activation(config) in _ACTIVATIONS
     plain = not getattr(config, "is_decoder", False) and hasattr(model, "embeddings")
     native = dtype == torch.float32 or (dtype == torch.bfloat16 and accelerator.native_bfloat16(device))
     return known and plain and native and device == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
