@@ -11,7 +11,6 @@ import argparse
 import itertools
 import json
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,15 +19,12 @@ import numpy as np
 import torch
 
 from bench import limits, peers
+from bench.alone import Alone
 from bench.manpages import paragraphs
 from bench.mill import mill
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
 from bench.plots import Axes, draw
-from tasks import models
-from tasks.backends import open_backend
 from tasks.backends.accelerator import dtype_for, quiet
-from tasks.engine import Engine
-from tasks.plan import Options, build_spec
 
 MODEL = "minilm"
 BATCH_SIZES = (8, 16, 32, 64)
@@ -40,30 +36,9 @@ def of_run(texts: Sequence[str], number: int) -> list[str]:
     return [f"{text} {WORDS[number]}" for text in texts]
 
 
-class Alone:
-    """docmill's engine by itself."""
-
-    def __init__(self, folder: Path, dtype: str = "auto") -> None:
-        pinned = models.pin(MODEL, models_dir=None, cache_dir=folder)
-        self.spec = build_spec("embed", pinned, Options(dtype=dtype), models.read_config(pinned, models_dir=None))
-        self.engine = Engine(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=folder))
-        self.engine.start()
-        self.engine.open(self.spec)
-        self._worked_s = 0.0
-        self.model = models.locate(pinned, models_dir=None, cache_dir=folder)
-
-    def embed(self, texts: Sequence[str]) -> peers.Vectors:
-        began = time.perf_counter()
-        ticket = self.engine.submit(self.spec, list(enumerate(texts)))
-        while not ticket.wait(60):
-            pass
-        self._worked_s += time.perf_counter() - began
-        return np.stack([np.frombuffer(outcome.vector or b"", "<f4") for outcome in ticket.finished()])
-
-    @property
-    def busy_share(self) -> float:
-        """The part of the time in which the device computed: the rest is cutting, and nothing hides it here."""
-        return round(self.engine.counters.busy_s / self._worked_s, 3)
+def vectors(alone: Alone, texts: Sequence[str]) -> peers.Vectors:
+    """What docmill's engine makes of the texts: an array of shape (texts, dim)."""
+    return np.stack([np.frombuffer(outcome.vector or b"", "<f4") for outcome in alone.run(texts)])
 
 
 def by_batch(embed: peers.Embed, texts: Sequence[str]) -> dict[int, float]:
@@ -89,7 +64,7 @@ def main() -> None:
     texts = paragraphs(asked.texts)
     dtype = dtype_for("native", "cpu")
     with tempfile.TemporaryDirectory() as cache, quiet(), mill(Path(cache) / "mill", lane="embed") as through:
-        alone = Alone(Path(cache))
+        alone = Alone("embed", MODEL, through.cache_dir)
         found: dict[str, peers.Embed] = {
             "sentence-transformers, torch float32": peers.sentence_transformers(alone.model, torch.float32),
             "sentence-transformers, torch bfloat16": peers.sentence_transformers(alone.model, torch.bfloat16),
@@ -100,7 +75,7 @@ def main() -> None:
         }
         rates = {name: by_batch(embed, texts[:400]) for name, embed in found.items()}
         sizes = {name: max(curve, key=lambda size, curve=curve: curve[size]) for name, curve in rates.items()}  # type: ignore[misc]
-        in_int8 = Alone(Path(cache), "int8")
+        in_int8 = Alone("embed", MODEL, through.cache_dir, dtype="int8")
         quality = _quality({"docmill": alone, "docmill int8": in_int8}, found, sizes, texts[:300])
         tokens = peers.lengths(alone.model, of_run(texts, 0))
         encoder = limits.Encoder.of(json.loads((alone.model / "config.json").read_bytes()))
@@ -127,7 +102,7 @@ def main() -> None:
 
         sides: dict[str, Callable[[], Run]] = {
             "docmill": partial(end_to_end, itertools.count()),
-            "docmill's engine alone": side(alone.embed),
+            "docmill's engine alone": side(partial(vectors, alone)),
             **{
                 name: side(  # those that are slow and will not be the best have fewer texts
                     lambda these, embed=embed, size=sizes[name]: embed(these, size),  # type: ignore[misc]
@@ -141,7 +116,7 @@ def main() -> None:
         compared = interleave("embedding", "docs", sides, pairs=asked.pairs)
         lossy: dict[str, Callable[[], Run]] = {
             "docmill int8": partial(end_to_end, itertools.count(), dtype="int8"),
-            "docmill's engine alone, int8": side(in_int8.embed),
+            "docmill's engine alone, int8": side(partial(vectors, in_int8)),
             **{
                 name: side(lambda these, embed=embed, size=sizes[name]: embed(these, size))  # type: ignore[misc]
                 for name, embed in found.items()
@@ -151,8 +126,8 @@ def main() -> None:
         small = interleave("embedding in int8", "docs", lossy, pairs=asked.pairs)
         counters = alone.engine.counters
         busy = through.busy_shares()
-        alone.engine.close()
-        in_int8.engine.close()
+        alone.close()
+        in_int8.close()
     best = compared.best(*(name for name in found if "int8" not in name and quality[name]["least"] >= 0.999))
     best_int8 = small.best(*(name for name in found if "int8" in name))
     claims = [
@@ -196,8 +171,8 @@ def _quality(
     short = [text for text in texts if len(text) < 600]
     exact = found["sentence-transformers, torch float32"](short, 32)
     every = {name: embed(short, sizes[name]) for name, embed in found.items()}
-    every |= {name: alone.embed(short) for name, alone in ours.items()}
-    return {name: cosines(vectors, exact) for name, vectors in every.items()}
+    every |= {name: vectors(alone, short) for name, alone in ours.items()}
+    return {name: cosines(found_ones, exact) for name, found_ones in every.items()}
 
 
 if __name__ == "__main__":

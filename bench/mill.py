@@ -52,6 +52,11 @@ class Mill:
         ended, written = self._written(job, len(texts))
         return ended - began, written
 
+    @property
+    def cache_dir(self) -> Path:
+        """Where the worker keeps what it converted and what it found out about this machine."""
+        return self._settings.cache_dir
+
     def close(self) -> None:
         self._broker.close()
         self._database.close()

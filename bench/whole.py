@@ -17,23 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from bench import translate
+from bench.alone import Alone
 from bench.embed import MODEL
 from bench.manpages import paragraphs
 from bench.mill import mill
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
-from tasks import models
-from tasks.backends import open_backend
 from tasks.backends.accelerator import quiet
-from tasks.engine import Engine
-from tasks.plan import Options, build_spec
 
 WHOLE, ENGINE = "docmill, Redis and PostgreSQL", "its engine alone"
-WAIT_S = 600.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, nargs="*", default=[4000, 16_000], help="of each job that embeds")
+    parser.add_argument("--int8", type=int, nargs="*", default=[16_000], help="of each job that embeds in int8")
     parser.add_argument("--translations", type=int, nargs="*", default=[640], help="of each job that translates")
     parser.add_argument("--pairs", type=int, default=5)
     asked = parser.parse_args()
@@ -41,9 +38,10 @@ def main() -> None:
     busy: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if asked.texts:
-            compared += both(folder, "embed", MODEL, asked.texts, asked.pairs, {}, busy)
-            written(compared, busy)
+        for counts, dtype in ((asked.texts, "auto"), (asked.int8, "int8")):
+            if counts:
+                compared += both(folder, "embed", MODEL, counts, asked.pairs, {"dtype": dtype}, busy)
+                written(compared, busy)
         if asked.translations:
             marian = str(translate.base_model(folder / "marian-base", translate.TOKENIZERS["translate"]))
             options = {"beams": 1, "dtype": "int8"}
@@ -66,6 +64,7 @@ def both(
     busy: dict[str, list[float]],
 ) -> list[Comparison]:
     """A comparison for each number of texts; what the worker says of its device goes into ``busy``."""
+    name = task if options["dtype"] == "auto" else f"{task} in {options['dtype']}"
     texts = paragraphs(max(counts))
     numbers = itertools.count()
 
@@ -75,39 +74,28 @@ def both(
 
     with ExitStack() as stack:
         stack.enter_context(quiet())
-        through = stack.enter_context(mill(folder / f"mill-{task}", lane=task))
-        pinned = models.pin(model, models_dir=None, cache_dir=folder)
-        spec = build_spec(task, pinned, Options(**options), models.read_config(pinned, models_dir=None))
-        engine = Engine(partial(open_backend, device="cpu", models_dir=None, cache_dir=folder))
-        engine.start()
+        through = stack.enter_context(mill(folder / name.replace(" ", "-"), lane=task))
+        engine = Alone(task, model, through.cache_dir, **options)
         stack.callback(engine.close)
-        engine.open(spec)
 
         def whole(count: int) -> Run:
             seconds, _ = through.run(unseen(count), task, model, **options)
             return Run(count, seconds)
 
         def alone(count: int) -> Run:
-            these = list(enumerate(unseen(count)))
-
-            def work() -> int:
-                ticket = engine.submit(spec, these)
-                if not ticket.wait(WAIT_S) or any(outcome.reason for outcome in ticket.finished()):
-                    raise SystemExit("the engine did not do every text")
-                return count
-
-            return timed(work)
+            these = unseen(count)
+            return timed(lambda: len(engine.run(these)))
 
         found = [
             interleave(
-                f"{task}, a job of {count:,} texts",
+                f"{name}, a job of {count:,} texts",
                 "docs",
                 {WHOLE: partial(whole, count), ENGINE: partial(alone, count)},
                 pairs=pairs,
             )
             for count in counts
         ]
-        busy[task] = through.busy_shares()
+        busy[name] = through.busy_shares()
     return found
 
 

@@ -1,0 +1,67 @@
+"""docmill's engine by itself, in this process: no queue, no store, texts in memory and outcomes left there.
+
+It works as it does in a device process, and with what that has found out about this machine: the same backend, the
+same batches. What is left between the two is the road.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from storage.outcomes import Outcome
+from tasks import models
+from tasks.backends import open_backend
+from tasks.engine import Engine
+from tasks.plan import Options, build_spec
+from worker.device import SWITCH_S
+from worker.engines import settled
+
+WAIT_S = 600.0
+
+
+class Alone:
+    """An engine with its model loaded. ``cache_dir`` is that of the worker beside which it is measured."""
+
+    def __init__(self, task: str, model: str, cache_dir: Path, **options: Any) -> None:
+        pinned = models.pin(model, models_dir=None, cache_dir=cache_dir)
+        self.model = models.locate(pinned, models_dir=None, cache_dir=cache_dir)
+        self._spec = build_spec(task, pinned, Options(**options), models.read_config(pinned, models_dir=None))
+        self.engine = Engine(settled(partial(open_backend, device="cpu", models_dir=None, cache_dir=cache_dir)))
+        self.engine.start()
+        self.engine.open(self._spec)
+        self._worked_s = 0.0
+
+    def run(self, texts: Sequence[str]) -> list[Outcome]:
+        """The outcomes of these texts, in their order. Raises SystemExit if any has none."""
+        began = time.perf_counter()
+        with _switching():
+            ticket = self.engine.submit(self._spec, list(enumerate(texts)))
+            if not ticket.wait(WAIT_S) or any(outcome.reason for outcome in ticket.finished()):
+                raise SystemExit("the engine did not do every text")
+        self._worked_s += time.perf_counter() - began
+        return ticket.finished()
+
+    @property
+    def busy_share(self) -> float:
+        """The part of the time in which the device computed: the rest is cutting, and nothing hides it here."""
+        return round(self.engine.counters.busy_s / self._worked_s, 3)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+@contextmanager
+def _switching() -> Iterator[None]:
+    """The interpreter changes hands as often as in a device process."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
