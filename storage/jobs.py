@@ -71,7 +71,8 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             # The source is read from its start again: what the cut-off reading noted is noted anew.
             connection.execute(delete(Contender).where(Contender.ingest_id == ingest_id))
             connection.execute(delete(Rejection).where(Rejection.ingest_id == ingest_id))
-            connection.execute(update(Job).where(Job.id == job_id).values(state="ingesting"))
+            # Where it was read to its end before, the corpus as it stood then is no longer what it covers.
+            connection.execute(update(Job).where(Job.id == job_id).values(state="ingesting", last_document=None))
             connection.execute(
                 update(Ingest)
                 .where(Ingest.id == ingest_id)

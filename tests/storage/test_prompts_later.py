@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
@@ -253,6 +253,14 @@ MOVES: st.SearchStrategy[Any] = st.one_of(
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(moves=st.lists(MOVES, max_size=14))
+@example(  # read to its end, and read again before it has ended
+    moves=[
+        ("add", "p", [("a", "Rain.", "X")]),
+        ("end", "p", []),
+        ("add", "p", [("a", "Rain.", "Y")]),
+        ("work", "p", []),
+    ]
+)
 def test_whatever_the_order_every_document_of_a_job_gets_its_result(
     database: Database, moves: list[tuple[str, str, list[tuple[str, str, str]]]]
 ) -> None:
