@@ -60,7 +60,7 @@ def test_a_dead_process_that_its_parent_has_not_asked_about_is_gone() -> None:
 
 
 def test_what_a_dead_worker_of_this_machine_held_is_free_at_once(database: Database, broker: Broker) -> None:
-    read(database, request(), numbered(300))
+    read(database, request(), numbered(600))
     sign_on(database, "dead", dead_pid())
     sign_on(database, "alive", os.getpid())
     held, other = claim_next(database, "dead"), claim_next(database, "alive")
