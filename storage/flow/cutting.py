@@ -18,7 +18,7 @@ class ShardSize:
 
 
 # A device writes text about a hundred times slower than it reads it.
-SHARD_SIZES = {"embed": ShardSize(512, 400_000)}
+SHARD_SIZES = {"embed": ShardSize(256, 400_000)}
 DEFAULT_SHARD_SIZE = ShardSize(64, 60_000)
 
 
