@@ -55,11 +55,12 @@ def test_a_thread_that_is_free_again_wakes_the_loop(turns: list[float]) -> None:
     assert turns[-1] - freed < 0.3
 
 
-def test_a_thread_that_ends_after_the_loop_wakes_nobody() -> None:
+def test_a_thread_that_ends_after_the_loop_wakes_nobody(caplog: pytest.LogCaptureFixture) -> None:
     assert get_event_loop() is None
     hands = Hands(limit=1)
     hands.start()
     done = threading.Event()
     hands.on_apply(lambda *_, **__: None, (), {}, lambda _: done.set(), None)
     assert done.wait(10)
-    hands.stop()
+    hands.stop()  # waits for the thread
+    assert not caplog.records, "what the callback of a future raises is only logged"
