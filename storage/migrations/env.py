@@ -13,6 +13,7 @@ context.configure(
     target_metadata=Base.metadata,
     render_as_batch=connection.dialect.name == "sqlite",
     transaction_per_migration=False,
+    transactional_ddl=True,  # SQLite's is, though Alembic takes it for one that is not: it would commit each revision
 )
 with context.begin_transaction():
     if connection.dialect.name == "postgresql":

@@ -6,7 +6,7 @@ import sys
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, event, inspect, text
 
 from storage import migrations
 from storage.database import Database
@@ -36,6 +36,14 @@ def test_upgrading_twice_changes_nothing(bare_database: Database) -> None:
     assert migrations.upgrade(bare_database) == (None, migrations.head())
     assert migrations.upgrade(bare_database) == (migrations.head(), migrations.head())
     migrations.require_current(bare_database)
+
+
+def test_an_upgrade_is_one_transaction(bare_database: Database) -> None:
+    # With one for each revision, two upgrades at once would each do some, and one that is killed only part of them.
+    commits: list[Connection] = []
+    event.listen(bare_database.engine, "commit", commits.append)
+    migrations.upgrade(bare_database)
+    assert len([of for of in commits if of.get_execution_options().get("docmill_write")]) == 1
 
 
 def test_two_upgrades_at_once_take_turns(bare_database: Database) -> None:
