@@ -22,7 +22,8 @@ class Budget:
     """Bounds of one batch: ``tokens`` of rows × longest, at most ``rows``.
 
     No window joins a batch whose longest is more than ``spread`` times as long (``SLACK_TOKENS`` of difference
-    are always allowed): a short window beside long ones is computed faster with other short ones.
+    are always allowed): a short window beside long ones is computed faster with other short ones. A batch ends where
+    about a part ``padding`` of ``tokens`` is padding in it: another batch costs less than more of that.
     A backend that computes no padding says ``packed``. One that has enough to do for now takes nothing while all that
     waits is one batch of fewer than ``least`` windows; one that has nothing to do and gains by full batches waits up
     to ``patience_s`` seconds while windows are being cut, for some batches of them.
@@ -31,6 +32,7 @@ class Budget:
     tokens: int
     rows: int
     spread: float = 2.0
+    padding: float = 1.0
     packed: bool = False
     least: int = 1
     patience_s: float = 0.0
@@ -46,8 +48,11 @@ class Budget:
     def holds(self, rows: int, longest: int) -> bool:
         return rows <= self.rows and rows * longest <= self.tokens
 
-    def near(self, shortest: int, longest: int) -> bool:
-        return longest <= max(shortest * self.spread, shortest + SLACK_TOKENS)
+    def alike(self, rows: int, shortest: int, longest: int) -> bool:
+        """Whether so many windows of such lengths belong together. Of lengths evenly between the two, half of the
+        difference is padding in each row."""
+        near = longest <= max(shortest * self.spread, shortest + SLACK_TOKENS)
+        return near and rows * (longest - shortest) <= 2 * self.padding * self.tokens
 
 
 def next_batch(waiting: Sequence[tuple[int, int]], oldest: tuple[int, int], budget: Budget) -> tuple[int, int]:
@@ -71,7 +76,7 @@ def next_batch(waiting: Sequence[tuple[int, int]], oldest: tuple[int, int], budg
     else:
         high, low = place + 1, _cut(waiting, place + 1, budget)
     while high < len(waiting) and budget.holds(high + 1 - low, waiting[high][0]):
-        if not budget.near(waiting[low][0], waiting[high][0]):
+        if not budget.alike(high + 1 - low, waiting[low][0], waiting[high][0]):
             break
         high += 1
     return low, high
@@ -82,6 +87,6 @@ def _cut(waiting: Sequence[tuple[int, int]], high: int, budget: Budget) -> int:
     longest = waiting[high - 1][0]
     rows = max(1, min(budget.rows, budget.tokens // max(longest, 1)))
     low = max(0, high - rows)
-    if budget.near(waiting[low][0], longest):
-        return low
-    return bisect_left(waiting, True, low, high - 1, key=lambda pair: budget.near(pair[0], longest))
+    return bisect_left(
+        range(high - 1), True, low, key=lambda first: budget.alike(high - first, waiting[first][0], longest)
+    )

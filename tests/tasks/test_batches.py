@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import itertools
+import random
 import time
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +13,13 @@ from tasks.pool import Item, Pool
 from tasks.windows import Encoded
 
 LENGTHS = st.lists(st.integers(1, 600), min_size=1, max_size=200)
-BUDGETS = st.builds(Budget, tokens=st.integers(1, 3000), rows=st.integers(1, 40), spread=st.floats(1, 4))
+BUDGETS = st.builds(
+    Budget,
+    tokens=st.integers(1, 3000),
+    rows=st.integers(1, 40),
+    spread=st.floats(1, 4),
+    padding=st.sampled_from([0.0, 0.02, 0.1, 1.0]),
+)
 
 
 def pool_of(lengths: list[int]) -> Pool[str]:
@@ -51,6 +60,50 @@ def test_a_batch_has_no_window_far_shorter_than_its_longest(lengths: list[int], 
     for batch in batches_of(pool_of(lengths), budget):
         tokens = [item.tokens for item in batch]
         assert max(tokens) <= max(min(tokens) * budget.spread, min(tokens) + 16)
+
+
+@given(LENGTHS, BUDGETS)
+def test_a_batch_has_no_more_padding_than_twice_what_is_asked_for(lengths: list[int], budget: Budget) -> None:
+    for batch in batches_of(pool_of(lengths), budget):
+        tokens = [item.tokens for item in batch]
+        assert budget.computed(tokens) - sum(tokens) <= 2 * budget.padding * budget.tokens
+
+
+def padding_of(lengths: list[int], budget: Budget) -> tuple[float, int]:
+    """The part of what is computed that is padding, and how many batches there are, with eight shards of 256 windows
+    at hand: the next one comes as one is done."""
+    shards = [lengths[first : first + 256] for first in range(0, len(lengths), 256)]
+    pool: Pool[int] = Pool()
+    arrivals = itertools.count()
+    left: list[int] = []
+
+    def come() -> None:
+        if len(left) < len(shards):
+            pool.add(Item(next(arrivals), Encoded(tokens, ""), len(left)) for tokens in shards[len(left)])
+            left.append(len(shards[len(left)]))
+
+    for _ in range(8):
+        come()
+    computed = batches = 0
+    while batch := pool.take(budget):
+        computed += budget.computed([item.tokens for item in batch])
+        batches += 1
+        for item in batch:
+            left[item.owner] -= 1
+            if left[item.owner] == 0:
+                come()
+    return 1 - sum(lengths) / computed, batches
+
+
+def test_less_than_three_hundredths_of_paragraphs_batches_are_padding() -> None:
+    lengths = [min(256, 6 + int(random.Random(number).lognormvariate(3.7, 0.7))) for number in range(8000)]
+    for tokens in (1024, 2048, 4096):
+        loose = Budget(tokens=tokens, rows=tokens // 8)
+        before, fewer = padding_of(lengths, loose)
+        after, more = padding_of(lengths, replace(loose, padding=0.02))
+        assert after < min(0.03, before)
+        assert more < 1.5 * fewer
+    assert before > 0.05
 
 
 @given(LENGTHS, BUDGETS)
