@@ -144,6 +144,24 @@ def test_a_dash_is_standard_output(call: Call, store: Database, tmp_path: Path) 
     assert not (tmp_path / "-").exists()
 
 
+@pytest.mark.parametrize("options", [("r.jsonl",), ("parts", "--part-documents", 700)])
+def test_a_long_export_shows_how_far_it_is_and_a_short_one_nothing(
+    call: Call, store: Database, tmp_path: Path, options: tuple[str | int, ...]
+) -> None:
+    for n, count in enumerate((1_100, 900), 1):
+        lines = (json.dumps({"id": str(m), "text": f"{n} {m}"}) + "\n" for m in range(count))
+        (tmp_path / f"{n}.jsonl").write_text("".join(lines))
+        call("enqueue", f"{n}.jsonl", "--task", "embed")
+    work(store)
+    jobs.finish(store)
+    store.close()
+    said = call("results", 1, "--out", *options).err
+    assert "1100/1100 documents" in said
+    assert "Wrote 1,100 results" in said
+    assert "documents" not in call("results", 2, "--out", "2", *options[1:]).err
+    assert "1100/1100" not in call("results", 1).err
+
+
 def test_results_come_in_the_format_that_is_asked_for(call: Call, store: Database, tmp_path: Path) -> None:
     call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 3)
     claim = claim_next(store)

@@ -155,7 +155,7 @@ def results_command(
             write_parts(database, status, target, part_documents, step=step, replaced=overwrite)
         else:
             form = asked or "jsonl" if target is None else target.format
-            write_out(out, export_rows(database, job, form, step=step), asked)
+            write_out(out, export_rows(database, job, form, step=step), asked, status.documents)
     if status.state in {"cancelled", "stopped"}:
         lacking = status.texts - status.done
         say(f"Job {job} was {status.state}: {lacking:,} of its {status.texts:,} texts have no result.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 
 import click
 
@@ -14,43 +13,24 @@ from storage.status import JobStatus
 from storage.writers import FormatUnfit, Target
 from worker import faultpoints
 from worker.cli.session import say
-from worker.cli.show import Bar, bar
-
-SHOWN_EVERY = 1_000  # documents
+from worker.cli.show import WritingBar
 
 
 class PartsBar(Progress):
-    """A progress bar over a job's documents, which is there once there is something to show."""
+    """How far the parts of so many documents are, shown on a bar."""
 
-    def __init__(self, documents: int) -> None:
+    def __init__(self, documents: int, shown: WritingBar) -> None:
         self._documents = documents
-        self._stack = ExitStack()
-        self._bar: Bar | None = None
-
-    def __enter__(self) -> PartsBar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        self._shown = shown
 
     def anew(self, why: str) -> None:
         say(f"All parts are written anew: {why}.")
 
     def checked(self, parts: int, of: int) -> None:
-        self._update(parts, of, "parts checked")
+        self._shown.update(parts, of, "parts checked")
 
     def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
-        n = before
-        for n, row in enumerate(faultpoints.along("export", rows), before + 1):
-            if n % SHOWN_EVERY == 0:
-                self._update(n, self._documents, "documents")
-            yield row
-        self._update(n, self._documents, "documents")
-
-    def _update(self, completed: int, total: int, what: str) -> None:
-        if self._bar is None:
-            self._bar = self._stack.enter_context(bar("writing", total=total))
-        self._bar.update(completed, total=total, note=what)
+        return self._shown.along(faultpoints.along("export", rows), self._documents, before)
 
 
 def write_parts(
@@ -64,7 +44,8 @@ def write_parts(
 ) -> None:
     """Write a job's results as parts (see `storage.export.parts.export`), with a bar, and say what came of it."""
     try:
-        with PartsBar(status.documents) as progress:
+        with WritingBar() as shown:
+            progress = PartsBar(status.documents, shown)
             written = export(
                 database, status.id, target, part_documents, step=step, replaced=replaced, progress=progress
             )

@@ -213,10 +213,16 @@ def check_out_is_no_input(out: Path | None, asked: str | None, source: str, *, p
             )
 
 
-def write_out(out: Path, rows: Iterable[dict[str, Any]], asked: str | None = None) -> None:
-    """Write rows to a file, and say how many, or to stdout where that is meant: as JSON lines, or as was asked."""
+def write_out(
+    out: Path, rows: Iterable[dict[str, Any]], asked: str | None = None, documents: int | None = None
+) -> None:
+    """Write rows to a file, and say how many, or to stdout where that is meant: as JSON lines, or as was asked.
+
+    ``documents`` says how many there may be, for the progress of a file.
+    """
     from storage.writers import FormatUnfit, write_stream
     from worker import faultpoints
+    from worker.cli.show import WritingBar
 
     rows = faultpoints.along("export", rows)
     target = target_of(out, asked)
@@ -225,7 +231,9 @@ def write_out(out: Path, rows: Iterable[dict[str, Any]], asked: str | None = Non
         sys.stdout.buffer.flush()
         return
     try:
-        say(f"Wrote {target.write(rows):,} results to {target}.")
+        with WritingBar() as shown:
+            written = target.write(rows if documents is None else shown.along(rows, documents))
+        say(f"Wrote {written:,} results to {target}.")
     except FormatUnfit as error:
         raise click.BadParameter(str(error), param_hint="--out") from error
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
     from storage.status import JobStatus
 
+Row = TypeVar("Row")
+
 SHOWN_REJECTIONS = 5
+SHOWN_EVERY = 1_000  # documents
 
 
 class _Talk(Console):
@@ -75,6 +78,35 @@ class Bar:
     def say(self, message: str) -> None:
         """A line above the bar."""
         self._progress.console.print(Text(message))
+
+
+class WritingBar:
+    """A progress bar over what is written, which is there once there is something to show."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._bar: Bar | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def along(self, rows: Iterable[Row], total: int, before: int = 0) -> Iterator[Row]:
+        """The rows, one for each of ``total`` documents, of which some were written ``before``."""
+        n = before
+        for n, row in enumerate(rows, before + 1):
+            if n % SHOWN_EVERY == 0:
+                self.update(n, total, "documents")
+            yield row
+        if self._bar is not None:
+            self.update(n, total, "documents")
+
+    def update(self, completed: int, total: int, what: str) -> None:
+        if self._bar is None:
+            self._bar = self._stack.enter_context(bar("writing", total=total))
+        self._bar.update(completed, total=total, note=what)
 
 
 def steps_table(status: JobStatus) -> Table:

@@ -189,7 +189,7 @@ def run_command(
         with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):
             status = run_here(settings, database, broker, devices, prepared)
         if out is not None:
-            write_out(out, results(database, status.id), asked)
+            write_out(out, results(database, status.id), asked, status.documents)
         return _conclude(database, status, out, request.max_failures, as_json)
 
 
