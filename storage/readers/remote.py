@@ -54,6 +54,19 @@ _TALKATIVE = (
     "azure",
     "urllib3",
 )
+# Why a file cannot be opened, by the class of what the libraries raise: their own words have the URL.
+_WHY = {
+    "ClientConnectorDNSError": "no host of that name is known",
+    "ClientSSLError": "its server's certificate is not trusted, or it does not speak TLS",
+    "ServerTimeoutError": "its server does not answer in time",
+    "ServerDisconnectedError": "its server ends the connection without an answer",
+    "ClientConnectorError": "nothing answers at its server's address",
+    "EndpointConnectionError": "nothing answers at its server's address",
+    "ConnectTimeoutError": "its server does not answer in time",
+    "NoCredentialsError": "there are no credentials for it; give them as for the cloud's own tools (AWS_PROFILE, "
+    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role)",
+    "PermissionError": "its server denies access",
+}
 _SECRET = re.compile(r"(?i)[^=&]*(sig|token|key|secret|password|credential|auth)[^=&]*=")
 
 
@@ -188,7 +201,9 @@ def _refusal(error: Exception, name: str) -> SourceError:
         return SourceUnreadable(f"{name}: the server answers {status}")
     if "Redirect" in type(cause).__name__:
         return SourceUnreadable(f"{name}: the server leads to what is not HTTP, or nowhere")
-    return SourceUnreadable(f"{name}: it cannot be opened ({type(cause).__name__})")
+    kinds = [kind.__name__ for kind in type(cause).__mro__]
+    why = next((_WHY[kind] for kind in kinds if kind in _WHY), f"it cannot be opened ({kinds[0]})")
+    return SourceUnreadable(f"{name}: {why}")
 
 
 def _file_name(url: str) -> str:

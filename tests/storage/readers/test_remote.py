@@ -118,8 +118,12 @@ def test_what_a_server_refuses_is_one_sentence(site: Site) -> None:
     site.status = 403
     with pytest.raises(SourceUnreadable, match="the server answers 403"):
         open_source(f"{site.url}/c.jsonl", OPTIONS)
-    with pytest.raises(SourceUnreadable, match="it cannot be opened"):
+    with pytest.raises(SourceUnreadable, match="nothing answers at its server's address"):
         open_source("http://127.0.0.1:1/c.jsonl", OPTIONS)
+    with pytest.raises(SourceUnreadable, match="no host of that name is known"):
+        open_source("http://nowhere.invalid/c.jsonl", OPTIONS)
+    with pytest.raises(SourceUnreadable, match="or it does not speak TLS"):
+        open_source(f"{site.url.replace('http:', 'https:')}/c.jsonl", OPTIONS)
     site.status = 200
     site.files["/c.png"] = b""
     with pytest.raises(SourceUnsupported, match=r"c\.png is not a kind of file"):

@@ -86,7 +86,15 @@ def test_what_is_missing_or_refused_is_one_sentence(bucket: Any, monkeypatch: py
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
 
     fsspec.filesystem("s3").clear_instance_cache()
-    with pytest.raises(SourceUnreadable, match="it cannot be opened"):
+    with pytest.raises(SourceUnreadable, match="nothing answers at its server's address"):
+        open_source("s3://books/c.jsonl", OPTIONS)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, "/nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    fsspec.filesystem("s3").clear_instance_cache()
+    with pytest.raises(SourceUnreadable, match="there are no credentials for it; give them as"):
         open_source("s3://books/c.jsonl", OPTIONS)
 
 
