@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from bench.mill import mill
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
 from tasks.backends.accelerator import quiet
 
+LONG = 10_000  # texts
 WHOLE, ENGINE = "docmill, Redis and PostgreSQL", "its engine alone"
 
 
@@ -33,19 +34,26 @@ def main() -> None:
     parser.add_argument("--int8", type=int, nargs="*", default=[16_000], help="of each job that embeds in int8")
     parser.add_argument("--translations", type=int, nargs="*", default=[640], help="of each job that translates")
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument(
+        "--short-pairs", type=int, default=11, help="of jobs of fewer than 10,000, which chance moves more"
+    )
     asked = parser.parse_args()
+
+    def pairs_of(count: int) -> int:
+        return int(asked.pairs if count >= LONG else asked.short_pairs)
+
     compared: list[Comparison] = []
     busy: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for counts, dtype in ((asked.texts, "auto"), (asked.int8, "int8")):
             if counts:
-                compared += both(folder, "embed", MODEL, counts, asked.pairs, {"dtype": dtype}, busy)
+                compared += both(folder, "embed", MODEL, counts, pairs_of, {"dtype": dtype}, busy)
                 written(compared, busy)
         if asked.translations:
             marian = str(translate.base_model(folder / "marian-base", translate.TOKENIZERS["translate"]))
             options = {"beams": 1, "dtype": "int8"}
-            compared += both(folder, "translate", marian, asked.translations, asked.pairs, options, busy)
+            compared += both(folder, "translate", marian, asked.translations, pairs_of, options, busy)
             written(compared, busy)
 
 
@@ -59,7 +67,7 @@ def both(
     task: str,
     model: str,
     counts: Sequence[int],
-    pairs: int,
+    pairs_of: Callable[[int], int],
     options: dict[str, Any],
     busy: dict[str, list[float]],
 ) -> list[Comparison]:
@@ -91,7 +99,7 @@ def both(
                 f"{name}, a job of {count:,} texts",
                 "docs",
                 {WHOLE: partial(whole, count), ENGINE: partial(alone, count)},
-                pairs=pairs,
+                pairs=pairs_of(count),
             )
             for count in counts
         ]
