@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ import pytest
 import torch
 import transformers
 from sentence_transformers import SentenceTransformer
+from torch.nn import functional
 
 from storage.specs import Spec
+from tasks.backends import accelerator
 from tasks.backends.accelerator import native_bfloat16, quiet
-from tasks.backends.encoder.packed import Linear, PackedEncoder, packs
+from tasks.backends.encoder.kernels import FLASH, ONEDNN, Kernels, OneDnnLinear, kernels_for
+from tasks.backends.encoder.packed import PackedEncoder, packs
 from tasks.backends.encoder.sentence import SentenceBackend
 from tasks.engine import Engine
 from tasks.windows import Encoded
@@ -38,14 +42,37 @@ CONFIGS = {
 }
 
 
+def _attention_of_each(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    starts: torch.Tensor,
+    same_starts: torch.Tensor,
+    longest: int,
+    same_longest: int,
+) -> torch.Tensor:
+    """What flash attention computes for texts of any lengths, which it does on a GPU only."""
+    assert starts.dtype == torch.int32
+    assert longest == int(starts.diff().max())
+    mixed = []
+    for first, end in itertools.pairwise(starts.tolist()):
+        one, other, third = (each[first:end].transpose(0, 1) for each in (query, key, value))
+        mixed.append(functional.scaled_dot_product_attention(one, other, third).transpose(0, 1))
+    return torch.cat(mixed)
+
+
+@pytest.mark.parametrize("with_what", [ONEDNN, FLASH])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_states_without_padding_are_the_models_own(name: str) -> None:
+def test_states_without_padding_are_the_models_own(
+    name: str, with_what: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", _attention_of_each)
     torch.manual_seed(3)
     with quiet(), torch.inference_mode():
         model = transformers.AutoModel.from_config(CONFIGS[name]).eval()
         expected = [model(input_ids=torch.tensor([ids])).last_hidden_state[0] for ids in TEXTS]
-        assert packs(model, "cpu", torch.float32)
-        found = PackedEncoder(model)([Encoded(len(ids), {"input_ids": ids}) for ids in TEXTS])
+        assert packs(model, with_what)
+        found = PackedEncoder(model, "cpu", with_what)([Encoded(len(ids), {"input_ids": ids}) for ids in TEXTS])
     assert found["attention_mask"].sum(1).tolist() == [len(ids) for ids in TEXTS]
     for ids, states, own in zip(TEXTS, found["token_embeddings"], expected, strict=True):
         assert torch.allclose(states[: len(ids)], own, atol=2e-6)
@@ -61,9 +88,19 @@ def test_what_is_not_of_berts_design_is_left_to_its_own_code() -> None:
     with quiet():
         models = [transformers.AutoModel.from_config(config) for config in others]
         plain = transformers.AutoModel.from_config(CONFIGS["bert"])
-    assert not any(packs(model, "cpu", torch.float32) for model in models)
-    assert not packs(plain, "cuda:0", torch.float32)
-    assert not packs(plain, "cpu", torch.float16)
+    assert not any(packs(model, with_what) for model in models for with_what in (ONEDNN, FLASH))
+    assert packs(plain, ONEDNN)
+
+
+def test_a_device_computes_without_padding_in_what_its_kernels_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerator, "native_bfloat16", lambda device: device == "cuda:0")
+    assert kernels_for("cpu", torch.float32) is ONEDNN
+    assert kernels_for("cpu", torch.bfloat16) is None
+    assert kernels_for("cpu", torch.float16) is None
+    assert kernels_for("cuda:0", torch.bfloat16) is FLASH
+    assert kernels_for("cuda:1", torch.bfloat16) is None
+    assert kernels_for("cuda:1", torch.float16) is FLASH
+    assert kernels_for("cuda:0", torch.float32) is None
 
 
 @pytest.mark.parametrize(("dtype", "least"), [("float32", 0.9999999), ("auto", 0.999)])
@@ -87,15 +124,15 @@ def test_a_model_that_passes_its_comparison_is_computed_without_padding(bench: B
     assert backend._encoder is not None
 
 
-def _of_other_numbers(self: Linear, residual: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+def _of_other_numbers(self: OneDnnLinear, residual: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     return residual + 0.9 * residual.roll(1)
 
 
-def _of_another_signature(self: Linear, *arguments: object) -> torch.Tensor:
+def _of_another_signature(self: OneDnnLinear, *arguments: object) -> torch.Tensor:
     raise RuntimeError("mkldnn::_linear_pointwise() is missing value for argument 'algorithm'")
 
 
-def _not_a_number(self: Linear, residual: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+def _not_a_number(self: OneDnnLinear, residual: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     return residual * float("nan")
 
 
@@ -103,7 +140,7 @@ def _not_a_number(self: Linear, residual: torch.Tensor, inputs: torch.Tensor) ->
 def test_products_that_changed_leave_the_model_its_own_code(
     broken: Any, bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(Linear, "added_to", broken)
+    monkeypatch.setattr(OneDnnLinear, "added_to", broken)
     spec = bench.spec("embed", "minilm")
     folder = bench.folder(spec)
     backend = SentenceBackend(spec, folder, device="cpu", cache_dir=bench.cache_dir)

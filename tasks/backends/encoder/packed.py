@@ -1,26 +1,22 @@
 """Encoders of BERT's design without padding: the linear layers run over the tokens of a whole batch, end to end.
 
-Only attention looks at one text at a time, and texts of one length go through it together. On a CPU the linear
-layers' weights are laid out once as oneDNN wants them, and activation and residual sum are part of the product.
-The outputs are those of the model's own code, but for the order of sums (tests/tasks/test_packed.py). The products
-are not part of torch's public interface: so each model that is opened is compared with its own code first.
+Only attention looks at one text at a time. The outputs are those of the model's own code, but for the order of sums
+(tests/tasks/test_packed.py). Not all of what is computed with is part of torch's public interface
+(``tasks.backends.encoder.kernels``): so each model that is opened is compared with its own code first.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from tasks.backends import accelerator
+from tasks.backends.encoder.kernels import Kernels, Linear, kernels_for
 from tasks.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
@@ -29,38 +25,11 @@ log = logging.getLogger("docmill.backends")
 _BERTS_DESIGN = frozenset({"bert", "distilbert", "roberta", "xlm-roberta", "camembert"})
 # Of RoBERTa's kind, positions count from behind the padding index.
 _BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "camembert"})
-# Activation by its name in configurations: oneDNN's name and variant.
-_ACTIVATIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "gelu": ("gelu", "none"),
-        "gelu_new": ("gelu", "tanh"),
-        "gelu_pytorch_tanh": ("gelu", "tanh"),
-        "relu": ("relu", ""),
-    }
-)
 # What is compared: texts of so many tokens, two of which go through attention together.
 _COMPARED_LENGTHS = (3, 9, 9, 24)
 # How far a token's state may lie from that of the model's own code, in parts of its length. Measured: 2e-6 and 0.014;
 # bfloat16 itself is 0.02 away from float32, and deeper models more.
-TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.1}
-
-
-class Linear:
-    """A linear layer whose weight is laid out for oneDNN; ``stacked`` ones are computed as one, side by side."""
-
-    def __init__(self, *stacked: nn.Linear) -> None:
-        weight = torch.cat([layer.weight.detach() for layer in stacked])
-        self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
-        self._bias = torch.cat([layer.bias.detach() for layer in stacked])
-
-    def __call__(self, inputs: Tensor, activation: tuple[str, str] = ("none", "")) -> Tensor:
-        name, variant = activation
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._weight, self._bias, name, [], variant)
-        return product
-
-    def added_to(self, residual: Tensor, inputs: Tensor) -> Tensor:
-        total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(inputs, residual, self._weight, self._bias, "add")
-        return total
+TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
 @dataclass(frozen=True)
@@ -76,19 +45,22 @@ class Layer:
 
 
 class PackedEncoder:
-    """The last hidden states of a transformers encoder for a batch of token ids, computed without padding."""
+    """The last hidden states of a transformers encoder on ``device`` for a batch of token ids, without padding."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, device: str, kernels: Kernels) -> None:
         config = model.config
+        self._device = device
+        self._attention = kernels.attention
         self._heads: int = config.num_attention_heads
-        self._activation = _ACTIVATIONS[_activation(config)]
+        self._activation = kernels.activations[_activation(config)]
         self._embeddings = model.embeddings
         self._typed = hasattr(model.embeddings, "token_type_embeddings")
         self._padding: int | None = config.pad_token_id if config.model_type in _BEHIND_PADDING else None
         distilled = config.model_type == "distilbert"
         layers = model.transformer.layer if distilled else model.encoder.layer
         self._own_layers = layers
-        self._layers = [_distilled(layer) if distilled else _plain(layer) for layer in layers]
+        read = _distilled if distilled else _plain
+        self._layers = [read(layer, kernels.linear) for layer in layers]
 
     def take_over(self) -> None:
         """Give the weights of the model's own linear layers back: it computes nothing by itself any more."""
@@ -100,13 +72,14 @@ class PackedEncoder:
         """``token_embeddings`` in float32, of shape (texts, longest, dim), and their ``attention_mask``."""
         lengths = [one.tokens for one in batch]
         states = self._embedded(batch, lengths)
+        attention = self._attention(lengths, self._heads, self._device)
         for layer in self._layers:
-            mixed = self._attention(layer.projections(states), lengths)
+            mixed = attention(layer.projections(states))
             states = _normed(layer.attention_norm, layer.mixed.added_to(states, mixed))
             inner = layer.inner(states, self._activation)
             states = _normed(layer.output_norm, layer.outer.added_to(states, inner))
-        mask = torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
-        padded = torch.zeros(*mask.shape, states.shape[-1])
+        mask = (torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]).to(self._device)
+        padded = torch.zeros(*mask.shape, states.shape[-1], device=self._device)
         padded[mask] = states.float()
         return {"token_embeddings": padded, "attention_mask": mask.long()}
 
@@ -117,7 +90,8 @@ class PackedEncoder:
         if self._typed:
             known = all("token_type_ids" in one.features for one in batch)
             features["token_type_ids"] = _joined(batch, "token_type_ids") if known else torch.zeros_like(ids)
-        states: Tensor = self._embeddings(**{name: values[None] for name, values in features.items()})
+        there = {name: values[None].to(self._device) for name, values in features.items()}
+        states: Tensor = self._embeddings(**there)
         return states[0]
 
     def _positions(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -128,28 +102,17 @@ class PackedEncoder:
         counted = torch.cat([part.cumsum(0) for part in real.split_with_sizes(list(lengths))])
         return counted * real + self._padding
 
-    def _attention(self, projected: Tensor, lengths: Sequence[int]) -> Tensor:
-        """From shape (tokens, 3 × dim) to (tokens, dim); neighbours of one length are computed together."""
-        mixed, start = [], 0
-        for length, run in groupby(lengths):
-            end = start + length * len(list(run))
-            heads = projected[start:end].view(-1, length, 3, self._heads, projected.shape[1] // 3 // self._heads)
-            query, key, value = heads.permute(2, 0, 3, 1, 4)
-            together = functional.scaled_dot_product_attention(query, key, value)
-            mixed.append(together.transpose(1, 2).reshape(end - start, -1))
-            start = end
-        return torch.cat(mixed)
-
 
 def proven_encoder(model: Any, device: str, dtype: torch.dtype) -> PackedEncoder | None:
     """The model without padding, once it gave what the model's own code gives; None where that has to compute.
 
     Takes the model over. What the comparison raises counts as a difference.
     """
-    if not packs(model, device, dtype):
+    kernels = kernels_for(device, dtype)
+    if kernels is None or not packs(model, kernels):
         return None
     try:
-        encoder = PackedEncoder(model)
+        encoder = PackedEncoder(model, device, kernels)
         with torch.inference_mode():
             distance = difference(encoder, model)
     except Exception as error:  # whatever torch raises where it has changed
@@ -169,44 +132,42 @@ def difference(encoder: Callable[[Sequence[Encoded]], dict[str, Tensor]], model:
     states = encoder([Encoded(len(ids), {"input_ids": ids}) for ids in rows])["token_embeddings"]
     distances = []
     for ids, found in zip(rows, states, strict=True):
-        own = model(input_ids=torch.tensor([ids])).last_hidden_state[0].float()
+        own = model(input_ids=torch.tensor([ids], device=states.device)).last_hidden_state[0].float()
         distances.append(((found[: len(ids)] - own).norm(dim=-1) / own.norm(dim=-1)).max())
     return float(torch.stack(distances).max())
 
 
-def packs(model: Any, device: str, dtype: torch.dtype) -> bool:
-    """Whether ``PackedEncoder`` computes this model on this device in this precision."""
+def packs(model: Any, kernels: Kernels) -> bool:
+    """Whether ``PackedEncoder`` computes this model."""
     config = model.config
-    known = config.model_type in _BERTS_DESIGN and _activation(config) in _ACTIVATIONS
-    plain = not getattr(config, "is_decoder", False) and hasattr(model, "embeddings")
-    native = dtype == torch.float32 or (dtype == torch.bfloat16 and accelerator.native_bfloat16(device))
-    return known and plain and native and device == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    known = config.model_type in _BERTS_DESIGN and _activation(config) in kernels.activations
+    return known and not getattr(config, "is_decoder", False) and hasattr(model, "embeddings")
 
 
 def _activation(config: Any) -> str:
     return str(getattr(config, "hidden_act", None) or getattr(config, "activation", ""))
 
 
-def _plain(layer: Any) -> Layer:
+def _plain(layer: Any, linear: Callable[..., Linear]) -> Layer:
     attention = layer.attention.self
     return Layer(
-        Linear(attention.query, attention.key, attention.value),
-        Linear(layer.attention.output.dense),
+        linear(attention.query, attention.key, attention.value),
+        linear(layer.attention.output.dense),
         layer.attention.output.LayerNorm,
-        Linear(layer.intermediate.dense),
-        Linear(layer.output.dense),
+        linear(layer.intermediate.dense),
+        linear(layer.output.dense),
         layer.output.LayerNorm,
     )
 
 
-def _distilled(layer: Any) -> Layer:
+def _distilled(layer: Any, linear: Callable[..., Linear]) -> Layer:
     attention = layer.attention
     return Layer(
-        Linear(attention.q_lin, attention.k_lin, attention.v_lin),
-        Linear(attention.out_lin),
+        linear(attention.q_lin, attention.k_lin, attention.v_lin),
+        linear(attention.out_lin),
         layer.sa_layer_norm,
-        Linear(layer.ffn.lin1),
-        Linear(layer.ffn.lin2),
+        linear(layer.ffn.lin1),
+        linear(layer.ffn.lin2),
         layer.output_layer_norm,
     )
 
