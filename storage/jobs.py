@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,6 +127,20 @@ def _unfinished(connection: Connection, request: JobRequest, corpus: int) -> tup
         if row.options == request.options and steps.requested(connection, row.id) == request.steps:
             return row.id, row.ingest_id
     return None
+
+
+def unfinished_beside(database: Database, job_id: int, lanes: Collection[str], limit: int) -> list[tuple[int, str]]:
+    """Other jobs that run and have shards to do in these lanes: their ids and sources, the oldest first."""
+    to_do = select(Shard.id).where(Shard.job_id == Job.id, Shard.state.in_(OPEN_SHARDS), Shard.lane.in_(lanes))
+    with database.read() as connection:
+        found = connection.execute(
+            select(Job.id, Ingest.source)
+            .join(Ingest, Ingest.id == Job.ingest_id)
+            .where(RUNS, Job.id != job_id, to_do.exists())
+            .order_by(Job.id)
+            .limit(limit)
+        )
+        return [(row.id, row.source) for row in found]
 
 
 def lock_corpus(database: Database, connection: Connection, corpus_id: int) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 REPLACEMENT = "\ufffd"
 NUL_REPLACED = "nul_replaced"
 SURROGATE_REPLACED = "surrogate_replaced"
+INVALID_UTF8 = "invalid_utf8"
+MENDED = (NUL_REPLACED, SURROGATE_REPLACED, INVALID_UTF8)
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BOM = b"\xef\xbb\xbf"
@@ -59,7 +61,7 @@ def decode(raw: bytes, offset: int = 0) -> tuple[str, tuple[str, ...]]:
     try:
         return raw.decode(), ()
     except UnicodeDecodeError as error:
-        return raw.decode(errors="replace"), (f"invalid_utf8@{offset + error.start}",)
+        return raw.decode(errors="replace"), (f"{INVALID_UTF8}@{offset + error.start}",)
 
 
 def bom_length(raw: bytes) -> int:

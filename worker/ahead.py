@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+NAME = "read-ahead"
 DEPTH = 1  # values that wait; one more is being made
 
 
@@ -45,7 +46,7 @@ def ahead(values: Iterable[T]) -> Iterator[T]:
             put(None)
 
     # A daemon: a source that is a pipe may keep it waiting for ever.
-    threading.Thread(target=make, name="read-ahead", daemon=True).start()
+    threading.Thread(target=make, name=NAME, daemon=True).start()
     try:
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
@@ -53,3 +54,11 @@ def ahead(values: Iterable[T]) -> Iterator[T]:
             yield item.value
     finally:
         stopped.set()
+
+
+def still_waits() -> bool:
+    """Whether a thread whose values nobody wants any more is kept by its source, as by a pipe that says nothing."""
+    waiting = [thread for thread in threading.enumerate() if thread.name == NAME]
+    for thread in waiting:
+        thread.join(1.0)
+    return any(thread.is_alive() for thread in waiting)

@@ -79,6 +79,7 @@ def main() -> None:
     faultpoints.arm(settings.fault, settings.home)
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     logging.getLogger("celery").setLevel(logging.ERROR)
+    logging.getLogger("kombu").setLevel(logging.ERROR)  # that it puts back what it fetched is nothing to warn of
     # What it cannot acknowledge comes again and does nothing; Celery calls that critical, with a traceback.
     logging.getLogger("celery.worker.request").addFilter(_without_traceback)
     assert settings.redis_url is not None

@@ -92,7 +92,11 @@ class Process:
         head = shards.look(self.database, shard_id)
         if head is None:
             return
-        if self.draining.is_set() or not self._can_serve(head):
+        try:
+            serves = not self.draining.is_set() and self._can_serve(head)
+        except EngineStopped:  # while the model was loaded
+            serves = False
+        if not serves:
             dispatch.put_back(self.database, [shard_id])
             return
         with self.gate.passing(alone=head.suspect):

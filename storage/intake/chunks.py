@@ -13,6 +13,8 @@ from typing import Any
 
 import orjson
 
+from storage.normalize import MENDED
+
 
 @dataclass(frozen=True)
 class Rejected:
@@ -62,6 +64,11 @@ class Chunk:
     metas: Sequence[str]
     flags: Sequence[str]
     seqs: Sequence[int]
+
+    @property
+    def n_mended(self) -> int:
+        """Of how many the text had to be mended (see `storage.normalize`)."""
+        return sum(flags != "[]" and any(mended in flags for mended in MENDED) for flags in self.flags)
 
     def versions(self, content_ids: dict[bytes, int]) -> Versions:
         """The records as versions of documents, once their contents have ids by their hashes."""

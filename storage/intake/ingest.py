@@ -34,7 +34,10 @@ CHUNK_RECORDS = 8_000
 
 @dataclass(frozen=True)
 class Counts:
-    """What a reading found. `new` and `changed` are documents; `planned` and the `prior_*` are unique texts."""
+    """What a reading found. `new` and `changed` are documents; `planned` and the `prior_*` are unique texts.
+
+    Of `mended` documents the text had bytes or characters that no text has.
+    """
 
     records: int = 0
     new: int = 0
@@ -43,6 +46,7 @@ class Counts:
     repeated: int = 0
     rejected: int = 0
     vanished: int = 0
+    mended: int = 0
     planned: int = 0
     prior_done: int = 0
     prior_failed: int = 0
@@ -104,6 +108,7 @@ def _add(
         unchanged=len(same) - repeated,
         repeated=repeated + outdone + chunk.n_records - len(keys),
         rejected=len(rejected),
+        mended=chunk.n_mended,
     )
     # What a reading that was cut off had stored is counted as new on the ingest already.
     _note(database, connection, job, replace(counts, unchanged=counts.unchanged - again), rejected)

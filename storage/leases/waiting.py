@@ -69,8 +69,8 @@ def waiting_for(standing: Standing) -> Wait | None:
         refused = f"; the last one refused: {standing.refusals[0]}" if standing.refusals else ""
         return Wait(
             Cause.NO_WORKER,
-            f"no live worker serves lane {standing.lane}{others}; start one with `docmill worker`"
-            + (refused or (f" ({silent})" if silent else "")),
+            f"no live worker serves lane {standing.lane}{others}; start one with `docmill worker`, or repeat its "
+            "`docmill run`" + (refused or (f" ({silent})" if silent else "")),
         )
     if silent:
         return Wait(Cause.LEASE, silent)

@@ -56,7 +56,8 @@ def _read_again(line: bytes, start: int) -> tuple[dict[str, Any], tuple[str, ...
     try:
         fields = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_within_64_bits)
     except json.JSONDecodeError as error:
-        raise _Unusable(f"not JSON: {error.msg} at column {error.colno}") from error
+        said = error.msg.removesuffix(" at")  # which some of its messages end with
+        raise _Unusable(f"not JSON: {said} at column {error.colno}") from error
     except RecursionError as error:
         raise _Unusable(f"nested more than {MAX_DEPTH} levels deep") from error
     except ValueError as error:

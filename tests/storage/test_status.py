@@ -59,12 +59,13 @@ def test_a_job_that_moves_or_has_ended_waits_for_nothing(standing: Standing) -> 
         (
             replace(STANDS, workers=0, workers_of_lane=0),
             Cause.NO_WORKER,
-            "no live worker serves lane embed; start one with `docmill worker`",
+            "no live worker serves lane embed; start one with `docmill worker`, or repeat its `docmill run`",
         ),
         (
             replace(STANDS, workers=3, workers_of_lane=0),
             Cause.NO_WORKER,
-            "no live worker serves lane embed (3 serve other lanes); start one with `docmill worker`",
+            "no live worker serves lane embed (3 serve other lanes); start one with `docmill worker`, or "
+            "repeat its `docmill run`",
         ),
         (
             replace(STANDS, refusals=("cannot serve it: no weights",)),
@@ -85,13 +86,15 @@ def test_a_job_that_moves_or_has_ended_waits_for_nothing(standing: Standing) -> 
         (
             replace(STANDS, silent=1, lapse_s=9.0, workers=0, workers_of_lane=0),
             Cause.NO_WORKER,
-            "no live worker serves lane embed; start one with `docmill worker` (1 shard is held by a worker that "
+            "no live worker serves lane embed; start one with `docmill worker`, or "
+            "repeat its `docmill run` (1 shard is held by a worker that "
             "gives no sign of life; free for another in 9 s, when the lease lapses)",
         ),
         (
             replace(STANDS, workers=0, workers_of_lane=0, refusals=("cannot serve it: no weights",)),
             Cause.NO_WORKER,
-            "no live worker serves lane embed; start one with `docmill worker`; the last one refused: "
+            "no live worker serves lane embed; start one with `docmill worker`, or "
+            "repeat its `docmill run`; the last one refused: "
             "cannot serve it: no weights",
         ),
         (replace(MOVES, state="paused"), Cause.PAUSED, "it is paused; `docmill resume` lets it go on"),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import time
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from sqlalchemy import select
 
 from storage.database import Database
 from storage.schema import Shard
-from tests.worker.harness import EXAMPLES, Docmill, Running, kill_group, until
+from tests.worker.harness import DOCMILL, EXAMPLES, Docmill, Running, kill_group, until
 
 FRENCH = EXAMPLES / "french.jsonl"
 TEXTS = 120  # many more windows than are on the device at once, which a stop lets end
@@ -62,6 +65,29 @@ def test_a_stop_gives_everything_back_and_says_how_to_go_on(embedded: Docmill, n
     assert "the same command" in log
     assert "Traceback" not in log
     _carried_on(embedded)
+
+
+@pytest.mark.parametrize("command", ["run", "enqueue"])
+def test_a_stop_while_a_pipe_is_read_ends_as_any_other(embedded: Docmill, command: str) -> None:
+    given = [DOCMILL, command, "-", "--task", "embed", "--model", "null"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    log = embedded.folder / "said"
+    with (
+        log.open("wb") as err,
+        subprocess.Popen(given, cwd=embedded.folder, env=embedded.environment, stdin=PIPE, stderr=err) as process,
+    ):
+        assert process.stdin is not None
+        process.stdin.write(b'{"text": "one"}\n' * 20)
+        process.stdin.flush()
+        until((embedded.folder / "home" / "docmill.db").exists, "it reads")
+        time.sleep(1)  # it waits for more then, and nothing shows that
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    said = log.read_text()
+    assert "Interrupted" in said
+    assert "Fatal" not in said
+    assert "Traceback" not in said
+    assert "the same command" not in said
 
 
 def test_a_killed_run_leaves_no_process_behind_and_is_carried_on_at_once(embedded: Docmill) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +114,17 @@ def test_what_is_piped_in_is_read_as_json_lines(embedded: Docmill) -> None:
     lines = b'{"id": "a", "text": "A text editor."}\n{"text": "A web browser."}\n'
     embedded("run", "-", "--task", "embed", stdin=lines)
     assert [result["id"] for result in embedded.results(1)] == ["a", "-:2"]
+
+
+def test_a_run_says_which_other_jobs_it_computes_as_well(embedded: Docmill) -> None:
+    for number in range(1, 6):
+        (embedded.folder / f"{number}.jsonl").write_text(f'{{"text": "text {number}"}}\n')
+    for number in range(1, 5):
+        embedded("enqueue", f"{number}.jsonl", "--task", "embed", "--model", "null")
+    said = embedded("run", "5.jsonl", "--task", "embed", "--model", "null").stderr
+    named = re.findall(r"Job (\d) \(\S*(\d\.jsonl)\) is unfinished and is computed as well", said)
+    assert named == [(str(number), f"{number}.jsonl") for number in range(1, 4)]
+    assert "There are more of these: docmill jobs" in said
 
 
 def test_a_folder_of_texts_is_a_corpus(embedded: Docmill) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Any, cast
 
@@ -18,7 +19,9 @@ from storage.leases import dispatch, shards
 from storage.outcomes import Outcome, Status
 from storage.schema import OutcomeRow, Shard
 from storage.specs import Spec
+from tasks.backends import Backend
 from tasks.engine import Engine
+from tasks.errors import EngineStopped
 from tests.storage.books import gathered
 from worker.shard import InFlight, Process
 
@@ -93,6 +96,31 @@ def test_a_hint_is_not_waited_with_by_a_process_that_drains(
 
     monkeypatch.setattr(shards, "look", look)
     process.run_shard(7)
+
+
+def test_a_hint_is_put_back_where_the_engine_stops_before_its_model_is_loaded(database: Database) -> None:
+    job = jobs.open_job(database, JobRequest("c", "/x", (StepRequest("embed", Spec("embed", "m", "sha256:0")),)))
+    ingest.add(database, job, gathered(("a", "text", {}, (), 0)))
+    ingest.end(database, job)
+    [lane] = dispatch.lanes(database)
+    [shard_id] = dispatch.take(database, lane)
+
+    def open_backend(spec: Spec) -> Backend:
+        stopping.set()
+        assert stopped.wait(10)
+        raise EngineStopped
+
+    stopping, stopped = threading.Event(), threading.Event()
+    engine = Engine(open_backend)
+    process = Process(owner="me", database=database, broker=cast(Any, None), engine=engine, lease_s=60)
+    thread = threading.Thread(target=process.run_shard, args=(shard_id,))
+    thread.start()
+    assert stopping.wait(10)
+    process.draining.set()
+    stopped.set()
+    thread.join(10)
+    with database.read() as connection:
+        assert connection.execute(select(Shard.state, Shard.attempt)).one() == ("planned", 0)
 
 
 def test_a_shard_that_was_taken_away_is_told_by_the_next_heartbeat(database: Database, process: Process) -> None:

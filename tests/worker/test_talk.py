@@ -111,6 +111,40 @@ def test_a_dry_run_shows_the_first_rejected_records(call: Call, tmp_path: Path) 
     assert "7 records rejected" in said.out
 
 
+def test_bytes_that_are_no_utf8_are_counted_where_they_are_read(call: Call, tmp_path: Path) -> None:
+    lines = ['{"text": "caf\u00e9"}\n', '{"text": "th\u00e9"}\n', '{"text": "tea"}\n', '{"text": "a \\u0000"}\n']
+    (tmp_path / "latin.jsonl").write_bytes("".join(lines).encode("latin-1"))
+    said = call("enqueue", "latin.jsonl", "--task", "embed").err
+    assert "4 records: 4 new documents" in said
+    assert "In 3 of them bytes that are no UTF-8, or characters that no text has, were replaced" in said
+    (tmp_path / "utf8.jsonl").write_text("".join(lines[:3]), encoding="utf-8")
+    assert "UTF-8" not in call("enqueue", "utf8.jsonl", "--task", "embed").err
+
+
+def test_an_enqueue_that_waits_says_what_came_of_the_job(call: Call, store: Database) -> None:
+    call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 3)
+    work(store)
+    jobs.finish(store)
+    store.close()
+    said = call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 3, "--wait")
+    assert "Job 2 done: 3 documents, 3 unique texts: 3 done" in said.err
+    assert said.out == "2\n"
+
+
+def test_results_that_were_removed_are_not_exported_as_none(call: Call, store: Database, tmp_path: Path) -> None:
+    call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 3)
+    work(store)
+    jobs.finish(store)
+    store.close()
+    call("results", 1, "--out", "r.jsonl")
+    call("gc", "--older-than", 0)
+    for options in (("--out", "r.jsonl"), ("--out", "parts", "--part-documents", 2), ()):
+        said = call("results", 1, *options, code=2)
+        assert "The results of job 1 were removed since; run its source again" in said.err
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 3
+    assert not (tmp_path / "parts").exists()
+
+
 def test_a_job_is_named_by_its_id_in_every_json(call: Call) -> None:
     call("enqueue", DESCRIPTIONS, "--task", "embed")
     for command in (("jobs",), ("status", 1), ("retry", 1), ("pause", 1), ("resume", 1), ("cancel", 1)):

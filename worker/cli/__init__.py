@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
-import sys
 from typing import Any
 
 import click
@@ -100,23 +99,30 @@ def main() -> None:
     # tenths of a short command's time.
     gc.set_threshold(200_000, 1, 1)
     atexit.register(gc.freeze)
-    from worker.cli.faults import exit_code, sentence
-    from worker.cli.session import open_closed_streams, say
+    from worker.cli.session import leave, open_closed_streams
 
     open_closed_streams()
+    leave(_run())
+
+
+def _run() -> int:
+    """The command's exit code, once what went wrong is said."""
+    from worker.cli.faults import exit_code, sentence
+    from worker.cli.session import say
+
     try:
-        sys.exit(docmill(standalone_mode=False) or 0)
+        return int(docmill(standalone_mode=False) or 0)
     except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         say("Interrupted.")
-        sys.exit(130)
+        return 130
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except Exception as error:
         code = exit_code(error)
         if code is None:
             raise
         say(f"docmill: {sentence(error)}")
-        sys.exit(code)
+        return code

@@ -129,7 +129,7 @@ def results_command(
     parts that are there, goes on where the last one ends, and does nothing once all are. When the results have
     changed since, all are written anew.
     """
-    from storage.export.results import export_rows
+    from storage.export.results import export_rows, results
     from storage.status import read_status
 
     check = check_out if part_documents is None else check_folder
@@ -144,6 +144,10 @@ def results_command(
         status = read_status(database, job)
         if not status.ended and not partial and part_documents is None:
             say(f"Job {job} is not finished ({status.pending:,} texts to do); --partial writes what there is.")
+            return BAD_INPUT
+        done = sum(one.done for one in status.steps if step in {None, one.name})
+        if done and next(results(database, job, step=step, limit=1), None) is None:
+            say(f"The results of job {job} were removed since; run its source again to compute them anew.")
             return BAD_INPUT
         steps = {one.name: one.spec.kind for one in status.steps}
         task = status.spec.kind if len(steps) == 1 else steps.get(step or "", "")

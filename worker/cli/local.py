@@ -6,12 +6,14 @@ import signal
 import threading
 from collections.abc import Sequence
 
+from storage import jobs
 from storage.database import Database
 from storage.leases.waiting import Cause
 from storage.status import JobStatus, read_status
 from worker.broker import Broker
 from worker.cli.follow import IngestBar, follow, say_ingested
 from worker.cli.session import say
+from worker.cli.words import printable
 from worker.enqueue import Prepared, enqueue
 from worker.errors import WorkerError
 from worker.settings import Settings
@@ -19,6 +21,7 @@ from worker.supervisor import Supervisor
 
 UPKEEP_S = 1.0
 TOO_MANY_DEATHS = 3
+MOST_SAID = 3  # other jobs
 
 
 class Blocked(WorkerError):
@@ -61,17 +64,33 @@ def run_here(
         say_ingested(prepared.source, done)
         status = read_status(database, done.id)
         if not status.ended:
+            _say_beside(database, done.id, local.lanes)
             start_once()
             status = follow(
                 database, done.id, in_flight=lambda: supervisor.finished_in_flight, watch=watch, own_worker=True
             )
         return status
     except KeyboardInterrupt:
-        say("Interrupted: the batch under way is finished; the same command carries the job on.")
+        if prepared.source.name == "-":
+            say("Interrupted: what was read and computed until now is kept.")
+        else:
+            say("Interrupted: the batch under way is finished; the same command carries the job on.")
         raise
     finally:
         if started.is_set():
             _drain(supervisor)
+
+
+def _say_beside(database: Database, job_id: int, lanes: Sequence[str]) -> None:
+    """Say which other jobs this worker will compute too, since they take time that nobody would explain."""
+    found = jobs.unfinished_beside(database, job_id, lanes, MOST_SAID + 1)
+    for other, source in found[:MOST_SAID]:
+        say(
+            f"Job {other} ({printable(source)}) is unfinished and is computed as well; "
+            f"`docmill pause {other}` or `cancel {other}` leaves it."
+        )
+    if len(found) > MOST_SAID:
+        say("There are more of these: docmill jobs")
 
 
 def _drain(supervisor: Supervisor) -> None:

@@ -46,11 +46,15 @@ def ingested(source: str, counts: Counts, *, adopted: bool) -> str:
     if not counts.records and not counts.rejected:
         return no_records(source)
     vanished = f", {counts.vanished:,} vanished" if counts.vanished else ""
+    mended = (
+        f" In {counts.mended:,} of them bytes that are no UTF-8, or characters that no text has, were "
+        'replaced ("flags" in the results says which); a file in another encoding has to be converted first.'
+    )
     return (
         f"{counts.records:,} records: {counts.new:,} new documents, {counts.changed:,} changed, "
         f"{counts.unchanged:,} unchanged, {counts.repeated:,} superseded by a later record of the same id, "
         f"{counts.rejected:,} rejected{vanished}. {counts.planned:,} {'more ' if adopted else ''}texts to compute."
-    )
+    ) + (mended if counts.mended else "")
 
 
 def no_records(source: str) -> str:

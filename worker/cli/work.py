@@ -292,6 +292,8 @@ def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
         status = follow(database, done.id)
         if as_json:
             print_json(words.as_json(status))
+        else:
+            say(words.summary(status))
         return exit_code_of(status, request.max_failures)
 
 
