@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument(
         "--short-pairs", type=int, default=11, help="of jobs of fewer than 10,000, which chance moves more"
     )
+    parser.add_argument("--name", default="whole", help="of the results' files")
     asked = parser.parse_args()
 
     def pairs_of(count: int) -> int:
@@ -49,17 +50,17 @@ def main() -> None:
         for counts, dtype in ((asked.texts, "auto"), (asked.int8, "int8")):
             if counts:
                 compared += both(folder, "embed", MODEL, counts, pairs_of, {"dtype": dtype}, busy)
-                written(compared, busy)
+                written(asked.name, compared, busy)
         if asked.translations:
             marian = str(translate.base_model(folder / "marian-base", translate.TOKENIZERS["translate"]))
             options = {"beams": 1, "dtype": "int8"}
             compared += both(folder, "translate", marian, asked.translations, pairs_of, options, busy)
-            written(compared, busy)
+            written(asked.name, compared, busy)
 
 
-def written(compared: Sequence[Comparison], busy: dict[str, list[float]]) -> None:
+def written(name: str, compared: Sequence[Comparison], busy: dict[str, list[float]]) -> None:
     claims = [[Claim("whole path ÷ engine", WHOLE, ENGINE, 0.97)] for _ in compared]
-    write("whole", compared, claims, busy_shares_end_to_end=busy)
+    write(name, compared, claims, busy_shares_end_to_end=busy)
 
 
 def both(
