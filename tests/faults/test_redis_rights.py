@@ -74,7 +74,7 @@ def test_a_message_that_a_dead_worker_had_not_acknowledged_is_taken_up_with_thes
         client.zadd("docmill:unacked_index", {"tag": time.time() - 7 * 3600})
         with worker.worker():
             until(lambda: worker.outcomes()["done"] == 3, "the message is carried out")
-        until(lambda: client.hlen("docmill:unacked") == 0, "it is acknowledged")
+            until(lambda: client.hlen("docmill:unacked") == 0, "it is acknowledged")
         assert {entry["object"] for entry in client.acl_log()} <= {"client|setinfo"}
 
 

@@ -85,6 +85,7 @@ READS: dict[str, Callable[[Database], Any]] = {
     "health.health": partial(health.health, host="h"),
     "dispatch.neighbours": partial(dispatch.neighbours, pid_space="here"),
     "jobs.require": partial(jobs.require, job_id=1),
+    "jobs.unfinished_beside": partial(jobs.unfinished_beside, job_id=1, lanes=["embed"], limit=3),
     "migrations.current": migrations.current,
     "migrations.require_current": migrations.require_current,
     "removal.called": partial(removal.called, names=["books"]),
