@@ -20,7 +20,6 @@ from storage.schema import OutcomeRow, Shard
 from storage.specs import Spec
 from tasks.backends import Backend
 from tasks.engine import Engine
-from tasks.errors import EngineStopped
 from tests.storage.books import gathered
 from worker.shard import InFlight, Process
 
