@@ -33,7 +33,12 @@ class Burial:
 
 
 class Caretaker:
-    """Frees what dead device processes held, and does the upkeep while it is ours; `fires` schedules with it."""
+    """Frees what dead device processes held, and does the upkeep while it is ours; `fires` schedules with it.
+
+    With `only_job` it offers no other job's shards, as long as nobody but us works here.
+    """
+
+    only_job: int | None = None
 
     def __init__(self, database: Database, broker: Broker, owner: str, every_s: float, *, fires: bool = True) -> None:
         self._database = database
@@ -114,7 +119,8 @@ class Caretaker:
 
     def _round(self) -> None:
         if upkeep.hold(self._database, UPKEEP, self._owner, 3 * self._every_s + 1):
-            round_of_upkeep(self._database, self._broker)
+            alone = dispatch.live_workers(self._database) <= self._own
+            round_of_upkeep(self._database, self._broker, only_job=self.only_job if alone else None)
             if self._fires:
                 round_of_schedules(self._database, self._broker)
 

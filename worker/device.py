@@ -129,7 +129,13 @@ def _make_process(order: Order, settings: Settings, database: Database, broker: 
     engine = Engine(settled(_faulty(opener(settings, order.device))), on_batch=on_batch)
     engine.start()
     return Process(
-        owner=order.owner, database=database, broker=broker, engine=engine, lease_s=settings.lease_s, say=voice.say
+        owner=order.owner,
+        database=database,
+        broker=broker,
+        engine=engine,
+        lease_s=settings.lease_s,
+        say=voice.say,
+        only_job=order.only_job,
     )
 
 

@@ -186,9 +186,14 @@ class Progress:
 
 
 def enqueue(
-    database: Database, broker: Callable[[], Broker | None], prepared: Prepared, progress: Progress | None = None
+    database: Database,
+    broker: Callable[[], Broker | None],
+    prepared: Prepared,
+    progress: Progress | None = None,
+    *,
+    offer_others: bool = True,
 ) -> Enqueued:
-    """Store the source's documents as a job and offer its first shards to the queue.
+    """Store the source's documents as a job and offer its first shards to the queue, and other jobs' in their turn.
 
     Durable when it returns, whether Redis is up or not. Run again after a crash it carries the same job on.
     `broker` is asked when there is something to send. Raises RecordRejected under `strict`, JobStopped when the
@@ -209,7 +214,7 @@ def enqueue(
     )
     progress.opened(job)
     seen = Seen() if request.prune else None
-    offer = _Offer(database, broker, job.lanes)
+    offer = _Offer(database, broker, job.lanes, None if offer_others else job.id)
     total = Counts()
     for chunk, rejected in ahead(_chunks(prepared.source)):
         for one in rejected[:1] if request.strict else rejected:
@@ -250,10 +255,13 @@ def _may_be_partial(read: Counts) -> bool:
 class _Offer:
     """Tops the queue up while a long source is read, and remembers why it could not."""
 
-    def __init__(self, database: Database, broker: Callable[[], Broker | None], lanes: list[str]) -> None:
+    def __init__(
+        self, database: Database, broker: Callable[[], Broker | None], lanes: list[str], only_job: int | None
+    ) -> None:
         self._database = database
         self._broker = broker
         self._lanes = lanes
+        self._only_job = only_job
         self._due = 0.0
         self.deferred: str | None = None
 
@@ -265,7 +273,7 @@ class _Offer:
         try:
             broker = self._broker()
             if broker is not None:
-                top_up(self._database, broker, self._lanes)
+                top_up(self._database, broker, self._lanes, only_job=self._only_job)
             self.deferred = NO_QUEUE if broker is None else None
         except BrokerUnreachable as error:
             self.deferred = f"{error} The job is stored; a worker picks it up when Redis is back."

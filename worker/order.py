@@ -9,11 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Order:
-    """The first line on a device process's standard input."""
+    """The first line on a device process's standard input. With ``only_job`` it offers no other job's shards."""
 
     owner: str
     device: str
     settings: dict[str, Any]
+    only_job: int | None = None
 
     def to_line(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"

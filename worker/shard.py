@@ -55,6 +55,7 @@ class Process:
         engine: Engine,
         lease_s: float,
         say: Callable[..., None] = lambda *_, **__: None,
+        only_job: int | None = None,
     ) -> None:
         self.owner = owner
         self.database = database
@@ -63,7 +64,7 @@ class Process:
         self.lease_s = lease_s
         self._say = say
         self.gate = Gate()
-        self._refill = Refill(database, broker)
+        self._refill = Refill(database, broker, only_job)
         self.draining = threading.Event()
         self._lock = threading.Lock()
         self._in_flight: dict[int, InFlight] = {}

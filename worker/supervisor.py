@@ -101,8 +101,11 @@ class Supervisor:
         self._watchdogs = {device: Watchdog(settings.hang_s, settings.batch_limit_s) for device in devices}
         self._caretaker = Caretaker(database, broker, self.owner, settings.upkeep_s, fires=fires)
         self._thread: threading.Thread | None = None
+        self._only_job: int | None = None
 
-    def start(self) -> None:
+    def start(self, only_job: int | None = None) -> None:
+        """Run on a thread. With `only_job` no other job's shards are offered, unless others work here, too."""
+        self._only_job = self._caretaker.only_job = only_job
         self._thread = threading.Thread(target=self.run, name="supervisor", daemon=True)
         self._thread.start()
 
@@ -173,7 +176,8 @@ class Supervisor:
         child = Child(device, owner, process, time.monotonic(), self._watchdogs[device])
         child.reader = threading.Thread(target=self._listen, args=(child,), name=f"listen-{device}", daemon=True)
         child.reader.start()
-        child.tell(Order(owner, device, settings.model_dump(mode="json")).to_line().decode().rstrip("\n"))
+        order = Order(owner, device, settings.model_dump(mode="json"), self._only_job)
+        child.tell(order.to_line().decode().rstrip("\n"))
         return child
 
     def _listen(self, child: Child) -> None:

@@ -18,8 +18,10 @@ log = logging.getLogger("docmill.upkeep")
 GRACE_S = 30.0  # how long a queued shard is believed to have its message
 
 
-def top_up(database: Database, broker: Broker, lanes: Iterable[str] | None = None) -> int:
-    """Offer planned shards to the queue, up to each lane's window. Returns how many.
+def top_up(
+    database: Database, broker: Broker, lanes: Iterable[str] | None = None, *, only_job: int | None = None
+) -> int:
+    """Offer planned shards (of one job, or of all) to the queue, up to each lane's window. Returns how many.
 
     Raises BrokerUnreachable; then what could not be sent is planned as before.
     """
@@ -27,7 +29,7 @@ def top_up(database: Database, broker: Broker, lanes: Iterable[str] | None = Non
     sent = 0
     for lane in dispatch.lanes(database):
         if wanted is None or lane.name in wanted:
-            sent += _fill(database, broker, lane)
+            sent += _fill(database, broker, lane, only_job)
     return sent
 
 
@@ -38,9 +40,10 @@ class Refill:
     threads.
     """
 
-    def __init__(self, database: Database, broker: Broker) -> None:
+    def __init__(self, database: Database, broker: Broker, only_job: int | None = None) -> None:
         self._database = database
         self._broker = broker
+        self._only_job = only_job
         self._halves: dict[str, int] = {}
 
     def after_shard(self, lane: str) -> None:
@@ -51,12 +54,12 @@ class Refill:
         for found in dispatch.lanes(self._database):
             if found.name == lane:
                 self._halves[lane] = found.window // 2
-                _fill(self._database, self._broker, found)
+                _fill(self._database, self._broker, found, self._only_job)
 
 
-def _fill(database: Database, broker: Broker, lane: Lane) -> int:
+def _fill(database: Database, broker: Broker, lane: Lane, only_job: int | None) -> int:
     broker.ping()  # so that nothing is marked as queued while Redis is away
-    return _send(database, broker, lane.name, dispatch.take(database, lane))
+    return _send(database, broker, lane.name, dispatch.take(database, lane, only_job))
 
 
 def _send(database: Database, broker: Broker, lane: str, shard_ids: list[int]) -> int:
@@ -79,8 +82,10 @@ def send_again(database: Database, broker: Broker) -> None:
             _send(database, broker, lane.name, shard_ids)
 
 
-def round_of_upkeep(database: Database, broker: Broker, *, grace_s: float = GRACE_S) -> None:
-    """Reclaim what lapsed, send again what was lost, top up, end what is finished.
+def round_of_upkeep(
+    database: Database, broker: Broker, *, grace_s: float = GRACE_S, only_job: int | None = None
+) -> None:
+    """Reclaim what lapsed, send again what was lost, top up (one job, or all), end what is finished.
 
     Raises BrokerUnreachable, after everything that needs no Redis is done.
     """
@@ -97,4 +102,4 @@ def round_of_upkeep(database: Database, broker: Broker, *, grace_s: float = GRAC
             if lost:
                 log.warning("hints_lost lane=%s shards=%d", lane.name, len(lost))
                 _send(database, broker, lane.name, lost)
-    top_up(database, broker)
+    top_up(database, broker, only_job=only_job)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, select, update
+from sqlalchemy import Connection, Select, delete, func, select, true, update
 
 from storage.database import Database, db_now
 from storage.jobs import FREE, RUNS
@@ -64,25 +64,26 @@ def _slots(connection: Connection) -> dict[str, int]:
     return slots
 
 
-def take(database: Database, lane: Lane) -> list[int]:
+def take(database: Database, lane: Lane, only_job: int | None = None) -> list[int]:
     """Mark as queued what fits the lane's window, by priority and fair share: ids for the caller to publish.
 
     Shards that wait in the queue make room for those of a job with a higher priority: their messages are void then.
+    With ``only_job`` no other job's are taken.
     """
     window = lane.window
     with database.read() as connection:  # most often there is nothing to do, and no need for a turn to write
         database.look_up(connection)
-        claimants = _claimants(connection, lane.name, window)
+        claimants = _claimants(connection, lane.name, window, only_job)
         if not claimants:
             return []
         if lane.queued >= window and not connection.execute(_outranked(lane.name, claimants).limit(1)).all():
             return []
-    return database.write(lambda connection: _take(database, connection, lane.name, window))
+    return database.write(lambda connection: _take(database, connection, lane.name, window, only_job))
 
 
-def _take(database: Database, connection: Connection, lane: str, window: int) -> list[int]:
+def _take(database: Database, connection: Connection, lane: str, window: int, only_job: int | None) -> list[int]:
     database.look_up(connection)
-    claimants = _claimants(connection, lane, window)
+    claimants = _claimants(connection, lane, window, only_job)
     if not claimants:
         return []
     room = window - _queued(connection).get(lane, 0)  # looked at again: others top up too
@@ -137,7 +138,7 @@ def _ready(lane: str, job_id: Any, unservable: Collection[int]) -> Select[int]:
     return ready.where(Shard.spec_id.not_in(unservable)) if unservable else ready
 
 
-def _claimants(connection: Connection, lane: str, room: int) -> list[Claimant]:
+def _claimants(connection: Connection, lane: str, room: int, only_job: int | None) -> list[Claimant]:
     """The jobs that have shards to dispatch in a lane and can be served; no more than could get a place."""
     counted = connection.execute(
         select(Shard.job_id, func.count().label("n"))
@@ -153,6 +154,7 @@ def _claimants(connection: Connection, lane: str, room: int) -> list[Claimant]:
         .join(Step, Step.job_id == Job.id)
         .join(SpecRow, SpecRow.id == Step.spec_id)
         .where(RUNS, SpecRow.kind == lane, Step.spec_id.not_in(unservable), ready)
+        .where(true() if only_job is None else Job.id == only_job)
         .distinct()
     ).all()
     first = sorted(jobs, key=lambda job: (-job.priority, in_flight.get(job.id, 0), job.id))[:room]
@@ -186,6 +188,22 @@ def put_back(database: Database, shard_ids: list[int]) -> None:
     database.write(
         lambda connection: connection.execute(
             update(Shard).where(Shard.id.in_(shard_ids), Shard.state == "queued").values(**FREE)
+        )
+    )
+
+
+def withdraw_others(database: Database, job_id: int, lanes: Collection[str]) -> None:
+    """Take all other jobs' shards out of the queues of these lanes: they are planned again, their messages void."""
+    database.write(
+        lambda connection: connection.execute(
+            update(Shard)
+            .where(
+                Shard.state == "queued",
+                Shard.dispatched_at.is_not(None),
+                Shard.lane.in_(lanes),
+                Shard.job_id != job_id,
+            )
+            .values(**FREE)
         )
     )
 
@@ -236,6 +254,12 @@ def sign_on(
         .on_conflict_do_update(index_elements=["id"], set_={"seen_at": db_now(), **row})
     )
     database.write(lambda connection: connection.execute(statement))
+
+
+def live_workers(database: Database) -> set[str]:
+    """The ids of the device processes that were heard of lately."""
+    with database.read() as connection:
+        return set(connection.scalars(select(Worker.id).where(Worker.seen_at > db_now() - LIVE_S)))
 
 
 def neighbours(database: Database, pid_space: str) -> list[tuple[str, int]]:

@@ -76,6 +76,32 @@ def test_the_window_is_twice_the_live_slots_of_a_lane(database: Database) -> Non
     assert len(dispatched(database)) == 1
 
 
+def test_one_job_may_be_offered_alone_and_the_others_taken_out_of_the_queue(database: Database) -> None:
+    first, second = many_shards(database, "a"), many_shards(database, "b")
+    (lane,) = dispatch.lanes(database)
+    assert set(by_job(database, dispatch.take(database, lane, second.id))) == {second.id}
+    sign_on(database, "w1", slots=6)
+    assert set(by_job(database, dispatched(database))) == {first.id, second.id}
+    held = claim_shard(database, next(s.id for s in shards_of(database, first) if s.state == "queued"))
+    assert held is not None
+    offered = by_job(database, queued(database))[second.id]
+    dispatch.withdraw_others(database, second.id, ["translate"])
+    assert by_job(database, queued(database))[first.id] > 0
+    dispatch.withdraw_others(database, second.id, ["embed"])
+    assert by_job(database, queued(database)) == {second.id: offered}
+    assert shard(database, held.shard_id).state == "running"
+    assert {s.state for s in shards_of(database, first)} == {"running", "planned"}
+
+
+def test_live_workers_are_those_heard_of_lately(database: Database) -> None:
+    sign_on(database, "w1")
+    sign_on(database, "silent")
+    database.write(
+        lambda connection: connection.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 60 WHERE id = 'silent'")
+    )
+    assert dispatch.live_workers(database) == {"w1"}
+
+
 def test_silent_workers_widen_no_window(database: Database) -> None:
     many_shards(database, "a")
     sign_on(database, "w1", slots=9)

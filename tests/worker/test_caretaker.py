@@ -91,7 +91,7 @@ def test_how_a_child_came_to_its_end_is_for_its_supervisor_to_say(
     database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounds: list[int] = []
-    monkeypatch.setattr("worker.caretaker.round_of_upkeep", lambda *_: rounds.append(1))
+    monkeypatch.setattr("worker.caretaker.round_of_upkeep", lambda *_, **__: rounds.append(1))
     read(database, request(), numbered(3))
     sign_on(database, "child", dead_pid())
     held = claim_next(database, "child")
@@ -132,7 +132,7 @@ def test_a_caretaker_outlives_an_error_that_nobody_foresaw(
 ) -> None:
     rounds: list[int] = []
 
-    def upset(*_: object) -> None:
+    def upset(*_: object, **__: object) -> None:
         rounds.append(1)
         if len(rounds) == 1:
             raise ValueError
@@ -143,3 +143,20 @@ def test_a_caretaker_outlives_an_error_that_nobody_foresaw(
     until(lambda: len(rounds) > 2, "there are more rounds")
     caretaker.stop()
     assert caplog.text.count("caretaker_failed") == 1
+
+
+def test_one_job_alone_is_offered_as_long_as_nobody_else_works(
+    database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered: list[int | None] = []
+    monkeypatch.setattr("worker.caretaker.round_of_upkeep", lambda *_, only_job: offered.append(only_job))
+    caretaker = Caretaker(database, broker, "me", every_s=0.05)
+    caretaker.only_job = 7
+    sign_on(database, "child", os.getpid())
+    caretaker.adopt("child")
+    caretaker.start()
+    until(lambda: len(offered) > 2, "there were rounds")
+    assert set(offered) == {7}
+    sign_on(database, "another", os.getpid())
+    until(lambda: offered[-1] is None, "the other worker is seen")
+    caretaker.stop()

@@ -116,15 +116,18 @@ def test_what_is_piped_in_is_read_as_json_lines(embedded: Docmill) -> None:
     assert [result["id"] for result in embedded.results(1)] == ["a", "-:2"]
 
 
-def test_a_run_says_which_other_jobs_it_computes_as_well(embedded: Docmill) -> None:
+def test_a_run_computes_its_own_job_and_names_those_that_wait(embedded: Docmill) -> None:
     for number in range(1, 6):
         (embedded.folder / f"{number}.jsonl").write_text(f'{{"text": "text {number}"}}\n')
     for number in range(1, 5):
         embedded("enqueue", f"{number}.jsonl", "--task", "embed", "--model", "null")
     said = embedded("run", "5.jsonl", "--task", "embed", "--model", "null").stderr
-    named = re.findall(r"Job (\d) \(\S*(\d\.jsonl)\) is unfinished and is computed as well", said)
-    assert named == [(str(number), f"{number}.jsonl") for number in range(1, 4)]
-    assert "There are more of these: docmill jobs" in said
+    (waiting,) = re.findall(r"Unfinished jobs wait for a worker: (.*) and others\. `docmill worker`", said)
+    assert re.findall(r"(\d) \(\S*(\d\.jsonl)\)", waiting) == [(n, f"{n}.jsonl") for n in "123"]
+    assert [embedded.json("status", number)["done"] for number in range(1, 6)] == [0, 0, 0, 0, 1]
+    again = embedded("run", "2.jsonl", "--task", "embed", "--model", "null").stderr
+    assert "Job 2 was unfinished and is carried on" in again
+    assert [embedded.json("status", number)["done"] for number in range(1, 6)] == [0, 1, 0, 0, 1]
 
 
 def test_a_folder_of_texts_is_a_corpus(embedded: Docmill) -> None:

@@ -27,7 +27,7 @@ class IngestBar(Progress):
     """A progress bar over the bytes of a source, where its size is known; shows the first rejected records, and any
     that ends its file."""
 
-    def __init__(self, source: Source, on_planned: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, source: Source, on_planned: Callable[[int], None] = lambda _: None) -> None:
         self._source = source
         self._on_planned = on_planned
         self._n_rejected = 0
@@ -50,8 +50,8 @@ class IngestBar(Progress):
         self._bar.update(
             self._source.bytes_read, total=self._source.size_bytes(), count=f"{counts.records:,} documents"
         )
-        if counts.planned:
-            self._on_planned()
+        if counts.planned and self.job_id is not None:
+            self._on_planned(self.job_id)
 
     def rejected(self, rejected: Rejected) -> None:
         self._n_rejected += 1

@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 from storage import jobs
 from storage.database import Database
+from storage.leases import dispatch
 from storage.leases.waiting import Cause
 from storage.status import JobStatus, read_status
 from worker.broker import Broker
@@ -33,6 +35,8 @@ def run_here(
 ) -> JobStatus:
     """Ingest, compute and return the job's final status. The worker starts with the first text that needs it.
 
+    Where nobody else works, it computes this job alone: other jobs wait, as long as they did before.
+
     Raises Blocked when this machine cannot serve the job. What was interrupted is carried on by the next run.
     """
     local = settings.model_copy(
@@ -42,34 +46,35 @@ def run_here(
         }
     )
     supervisor = Supervisor(local, database, broker, devices, fires=False)
+    alone = not dispatch.live_workers(database)
     started = threading.Event()
 
-    def start_once() -> None:
-        if not started.is_set():
-            started.set()
-            supervisor.start()
-
-    def watch(status: JobStatus) -> None:
-        if status.blocked:
-            raise Blocked(f"job {status.id} is {status.waiting_for}")
-        if status.waiting_cause is Cause.PAUSED:
-            raise Blocked(f"job {status.id} is paused; let it go on with: docmill resume {status.id}")
-        if supervisor.deaths >= TOO_MANY_DEATHS and not supervisor.ready:
-            raise Blocked("the device process dies as it starts; what it printed above says why")
+    def start(job_id: int) -> None:
+        if started.is_set():
+            return
+        started.set()
+        if alone:
+            dispatch.withdraw_others(database, job_id, local.lanes)
+        supervisor.start(only_job=job_id)
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop is a Ctrl-C
     try:
-        with IngestBar(prepared.source, on_planned=start_once) as progress:
-            done = enqueue(database, lambda: broker, prepared, progress)
+        with IngestBar(prepared.source, on_planned=start) as progress:
+            done = enqueue(database, lambda: broker, prepared, progress, offer_others=False)
         say_ingested(prepared.source, done)
         status = read_status(database, done.id)
-        if not status.ended:
-            _say_beside(database, done.id, local.lanes)
-            start_once()
-            status = follow(
-                database, done.id, in_flight=lambda: supervisor.finished_in_flight, watch=watch, own_worker=True
-            )
-        return status
+        if status.ended:
+            return status
+        if alone:
+            _say_waiting(database, done.id, local.lanes)
+        start(done.id)
+        return follow(
+            database,
+            done.id,
+            in_flight=lambda: supervisor.finished_in_flight,
+            watch=partial(_watch, supervisor),
+            own_worker=True,
+        )
     except KeyboardInterrupt:
         if prepared.source.name == "-":
             say("Interrupted: what was read and computed until now is kept.")
@@ -81,16 +86,23 @@ def run_here(
             _drain(supervisor)
 
 
-def _say_beside(database: Database, job_id: int, lanes: Sequence[str]) -> None:
-    """Say which other jobs this worker will compute too, since they take time that nobody would explain."""
+def _watch(supervisor: Supervisor, status: JobStatus) -> None:
+    """Raises Blocked when the job cannot go on here."""
+    if status.blocked:
+        raise Blocked(f"job {status.id} is {status.waiting_for}")
+    if status.waiting_cause is Cause.PAUSED:
+        raise Blocked(f"job {status.id} is paused; let it go on with: docmill resume {status.id}")
+    if supervisor.deaths >= TOO_MANY_DEATHS and not supervisor.ready:
+        raise Blocked("the device process dies as it starts; what it printed above says why")
+
+
+def _say_waiting(database: Database, job_id: int, lanes: Sequence[str]) -> None:
+    """Say which other jobs this worker leaves as they are, since their users may wait for them."""
     found = jobs.unfinished_beside(database, job_id, lanes, MOST_SAID + 1)
-    for other, source in found[:MOST_SAID]:
-        say(
-            f"Job {other} ({printable(source)}) is unfinished and is computed as well; "
-            f"`docmill pause {other}` or `cancel {other}` leaves it."
-        )
-    if len(found) > MOST_SAID:
-        say("There are more of these: docmill jobs")
+    named = ", ".join(f"{other} ({printable(source)})" for other, source in found[:MOST_SAID])
+    more = " and others" if len(found) > MOST_SAID else ""
+    if found:
+        say(f"Unfinished jobs wait for a worker: {named}{more}. `docmill worker` computes them.")
 
 
 def _drain(supervisor: Supervisor) -> None:
