@@ -11,7 +11,7 @@ from tasks.families import Family
 AUTO = "auto"
 # By name: the module whose presence says that the backend can be used.
 MODULES: Mapping[str, str] = MappingProxyType(
-    {"transformers": "transformers", "ctranslate2": "ctranslate2", "openvino": "openvino", "vllm": "vllm"}
+    {name: name for name in ("transformers", "ctranslate2", "openvino", "onnxruntime", "vllm")}
 )
 NAMES = (AUTO, *MODULES)
 GENERATING = frozenset({"summarize", "translate", "generate"})
@@ -42,11 +42,13 @@ def candidates(
     return tuple(name for name in suited if name in present)
 
 
-def extra_for(kind: str, family: Family | None, *, quality: str, device: str) -> str | None:
+def extra_for(kind: str, family: Family | None, *, quality: str, device: str, asked: str = AUTO) -> str | None:
     """The extra whose backend would do it, were it installed."""
-    suited = _suited(kind, family, quality, device)
-    name = next((name for name in suited if name != "transformers" and name in MODULES), None)
-    return "openvino-int8" if name == "openvino" and quality == "int8" else name
+    suited = candidates(kind, family, quality=quality, device=device, present=MODULES, asked=asked)
+    name = next((name for name in suited if name != "transformers"), None)
+    if name == "openvino" and quality == "int8":
+        return "openvino-int8"
+    return "vllm-cpu" if name == "vllm" and device == "cpu" else name
 
 
 def _suited(kind: str, family: Family | None, quality: str, device: str) -> tuple[str, ...]:
@@ -65,6 +67,8 @@ def _embedding(family: Family | None, quality: str, device: str) -> tuple[str, .
         return ("openvino",) if device == "cpu" and family is Family.ENCODER else ()
     if device != "cpu" or family is not Family.ENCODER or quality == "float16":
         return ("transformers",)
-    # Where neither is clearly faster, OpenVINO: it asks for the interpreter once in a batch. torch asks once in a
+    # Where none is clearly faster, OpenVINO: it asks for the interpreter once in a batch. torch asks once in a
     # product, which takes longer beside threads that read and write.
-    return ("openvino", "transformers")
+    if quality == "bfloat16":  # which ONNX Runtime has on no CPU of these
+        return ("openvino", "transformers")
+    return ("openvino", "onnxruntime", "transformers")

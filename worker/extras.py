@@ -26,6 +26,9 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
         "ctranslate2": Extra(("ctranslate2",), "summaries and translations faster on a CPU, and in int8"),
         "openvino": Extra(("openvino",), "embeddings on a CPU with OpenVINO, where that is faster"),
         "openvino-int8": Extra(("openvino", "nncf"), "embeddings in int8 on a CPU"),
+        "onnxruntime": Extra(
+            ("onnx", "onnxruntime"), "embeddings in float32 on a CPU with ONNX Runtime, where that is faster"
+        ),
         "formats": Extra(("kreuzberg",), "HTML, PDF, office, e-book and mail files as documents"),
         "parquet": Extra(("pyarrow",), "Parquet as a source and for results"),
         "datasets": Extra(("datasets", "pyarrow"), "data sets of Hugging Face, of its hub and of folders"),

@@ -118,15 +118,13 @@ def _first_suited(
             return suited
     if reason is not None:
         raise reason
-    extra = choice.extra_for(spec.kind, family, **what)
-    hint = (
-        f"; pip install 'docmill[{extra}]'"
-        if extra is not None and asked in {choice.AUTO, extra.partition("-")[0]}
-        else ""
-    )
-    precision = f"This worker's backend has no {spec.quality} precision"
-    wanted = f"The backend {asked} does not {spec.kind} with {spec.model} here" if asked != choice.AUTO else precision
-    raise CannotServe(f"{wanted}{hint}.")
+    extra = choice.extra_for(spec.kind, family, asked=asked, **what)
+    hint = f"; pip install 'docmill[{extra}]'" if extra is not None else ""
+    if asked == choice.AUTO:
+        raise CannotServe(f"This worker's backend has no {spec.quality} precision{hint}.")
+    if extra is not None:
+        raise CannotServe(f"The backend {asked} is not installed on this worker{hint}.")
+    raise CannotServe(f"The backend {asked} does not {spec.kind} with {spec.model} in {spec.quality} on {device}.")
 
 
 def _class_of(name: str, kind: str, family: families.Family | None) -> Callable[..., Backend]:
@@ -136,9 +134,13 @@ def _class_of(name: str, kind: str, family: families.Family | None) -> Callable[
 
         return VllmBackend
     if name == "openvino":
-        from tasks.backends.encoder.openvino_embed import OpenVinoBackend
+        from tasks.backends.encoder.converted.openvino_embed import OpenVinoBackend
 
         return OpenVinoBackend
+    if name == "onnxruntime":
+        from tasks.backends.encoder.converted.onnx_embed import OnnxBackend
+
+        return OnnxBackend
     if name == "transformers" and kind == "embed":
         from tasks.backends.encoder.sentence import SentenceBackend
 

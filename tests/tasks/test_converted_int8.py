@@ -18,20 +18,21 @@ from transformers import AutoConfig, AutoModel
 
 from tasks import choice
 from tasks.backends import open_backend
-from tasks.backends.encoder import openvino_int8
-from tasks.backends.encoder.openvino_embed import OpenVinoBackend
-from tasks.backends.encoder.openvino_encoder import traced
+from tasks.backends.encoder.converted import openvino_int8
+from tasks.backends.encoder.converted.openvino_embed import OpenVinoBackend
+from tasks.backends.encoder.converted.openvino_encoder import traced
 from tasks.errors import CannotServe, Unsuited
 from tasks.families import Family
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench, multiplies_int8_exactly
 from tests.tasks.test_architectures import vectors
-from tests.tasks.test_openvino import lines, of_folder
+from tests.tasks.test_converted import lines, of_folder
 
 # Says whether the conversion was made, and what was left in the home folder.
 OPEN = (
     "import sys; from pathlib import Path; from storage.specs import Spec; "
-    "from tasks.backends.encoder.openvino_embed import OpenVinoBackend; folder, cache = map(Path, sys.argv[1:]); "
+    "from tasks.backends.encoder.converted.openvino_embed import OpenVinoBackend; "
+    "folder, cache = map(Path, sys.argv[1:]); "
     "spec = Spec(kind='embed', model=str(folder), revision='sha256:00', quality='int8'); "
     "OpenVinoBackend(spec, folder, device='cpu', cache_dir=cache).close(); "
     "print('nncf' in sys.modules, 'openvino_telemetry.main' in sys.modules, [*Path.home().iterdir()])"
@@ -113,9 +114,9 @@ def test_without_nncf_the_extra_is_named(
     monkeypatch.setattr(choice, "installed", lambda: frozenset({"transformers"}))
     with pytest.raises(CannotServe, match=r"no int8 precision; pip install 'docmill\[openvino-int8\]'"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
-    with pytest.raises(CannotServe, match=r"openvino does not embed .*'docmill\[openvino-int8\]'"):
+    with pytest.raises(CannotServe, match=r"openvino is not installed .*'docmill\[openvino-int8\]'"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")
-    with pytest.raises(CannotServe, match=r"backend transformers does not embed .* here\.$"):
+    with pytest.raises(CannotServe, match=r"backend transformers does not embed .* in int8 on cpu\.$"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="transformers")
 
 

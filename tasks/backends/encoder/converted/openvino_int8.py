@@ -20,7 +20,9 @@ import torch
 import transformers
 from torch.nn import functional
 
-from tasks.backends.encoder.openvino_encoder import Conversion, OpenVinoEncoder, traced
+from tasks.backends.encoder.converted.conversion import Conversion, by_name
+from tasks.backends.encoder.converted.openvino_encoder import LIBRARY, OpenVinoEncoder, save, traced
+from tasks.backends.encoder.sentence import StatesOf
 from tasks.backends.tokens import Tokens, padded
 from tasks.errors import Unsuited
 from tasks.windows import Encoded
@@ -39,8 +41,11 @@ _COMPARED_TEXTS = 8
 _TOLERANCE = 0.03
 
 
-def quantization(model: Any, tokens: Tokens, limit_tokens: int) -> Conversion:
-    """The float32 transformers encoder in int8. Raises Unsuited where NNCF is not installed."""
+def quantization(model: Any, tokens: Tokens, limit_tokens: int, dtype: torch.dtype) -> Conversion:
+    """The float32 transformers encoder in int8; what is not in int8 is computed in ``dtype``.
+
+    Raises Unsuited where NNCF is not installed.
+    """
     try:
         nncf = version("nncf")
     except PackageNotFoundError as error:
@@ -52,14 +57,16 @@ def quantization(model: Any, tokens: Tokens, limit_tokens: int) -> Conversion:
     if len(texts) < _COMPARED_TEXTS:
         raise Unsuited("The model's windows are too short to measure its activations.")
     return Conversion(
+        LIBRARY,
         f"int8-{numbers}",
-        lambda: _quantized(traced(model, tokens), tokens, texts),
+        lambda folder: save(_quantized(traced(model, tokens), tokens, texts), folder),
+        lambda folder: OpenVinoEncoder(folder, tokens, dtype),
         lambda encoder: turned(encoder, model, tokens, texts[:_COMPARED_TEXTS]),
         _TOLERANCE,
     )
 
 
-def turned(encoder: OpenVinoEncoder, model: Any, tokens: Tokens, texts: list[Encoded]) -> float:
+def turned(encoder: StatesOf, model: Any, tokens: Tokens, texts: list[Encoded]) -> float:
     """The most that a text's mean state has turned from that of the model's own code, as 1 - cosine."""
     found = encoder(texts)
     own = model(**padded(texts, tokens)).last_hidden_state.float()
@@ -72,9 +79,7 @@ def _quantized(made: Any, tokens: Tokens, texts: list[Encoded]) -> Any:
     names = [port.any_name for port in made.inputs]
 
     def given(text: Encoded) -> dict[str, Any]:
-        features = padded([text], tokens)
-        zeros = torch.zeros_like(features["input_ids"])
-        return {name: features.get(name, zeros).numpy() for name in names}
+        return by_name(padded([text], tokens), names)
 
     with _silent_nncf() as nncf:
         return nncf.quantize(

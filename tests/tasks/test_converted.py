@@ -1,0 +1,282 @@
+"""Embeddings on OpenVINO and ONNX Runtime are those of the model's own code, or the model is left to others."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers import AutoModel, AutoTokenizer
+
+from storage.specs import Spec
+from tasks import choice
+from tasks.backends import open_backend
+from tasks.backends.accelerator import native_bfloat16, quiet
+from tasks.backends.encoder.contest import subject
+from tasks.backends.encoder.converted import onnx_embed, onnx_encoder, openvino_encoder
+from tasks.backends.encoder.converted.conversion import ConvertedBackend
+from tasks.backends.encoder.converted.onnx_embed import OnnxBackend
+from tasks.backends.encoder.converted.openvino_embed import OpenVinoBackend
+from tasks.backends.encoder.notes import remembered
+from tasks.backends.tokens import Tokens
+from tasks.errors import CannotServe, Unsuited
+from tasks.families import Family
+from tests.tasks import architectures
+from tests.tasks.conftest import Bench
+from tests.tasks.test_architectures import vectors
+
+OPEN = (
+    "import pkgutil, sys; from pathlib import Path; from storage.specs import Spec; "
+    "folder, cache = map(Path, sys.argv[2:]); "
+    "spec = Spec(kind='embed', model=str(folder), revision='sha256:00', quality='float32'); "
+    "opened = pkgutil.resolve_name(sys.argv[1])(spec, folder, device='cpu', cache_dir=cache); "
+    "print(opened.runtime()['backend'])"
+)
+
+
+@dataclass(frozen=True)
+class Library:
+    """One that computes encoders, its backend here, and where what is made for it lies."""
+
+    name: str
+    backend: type[ConvertedBackend]
+    encoder: ModuleType
+    converter: str
+    weights: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.backend.__module__}:{self.backend.__qualname__}"
+
+    def open(self, spec: Spec, cache_dir: Path, device: str = "cpu") -> ConvertedBackend:
+        return self.backend(spec, Path(spec.model), device=device, cache_dir=cache_dir)
+
+
+LIBRARIES = [
+    Library("openvino", OpenVinoBackend, openvino_encoder, "openvino.convert_model", "model.bin"),
+    Library("onnxruntime", OnnxBackend, onnx_encoder, "torch.onnx.export", "model.onnx"),
+]
+
+
+@pytest.fixture(scope="module", params=LIBRARIES, ids=lambda library: library.name)
+def library(request: pytest.FixtureRequest) -> Library:
+    found: Library = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def there(library: Library, benches: Callable[[str], Bench]) -> Bench:
+    return benches(library.name)
+
+
+@pytest.fixture(scope="module")
+def mpnet(descriptions: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder that is not of BERT's design: its attention knows the distances between tokens."""
+    folder = tmp_path_factory.mktemp("mpnet")
+    tokenizer = AutoTokenizer.from_pretrained(architectures.bert(folder / "bert", descriptions[:40]))
+    config = transformers.MPNetConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=130,
+    )
+    torch.manual_seed(7)
+    return architectures.save(folder / "mpnet", transformers.MPNetModel(config), tokenizer)
+
+
+def of_folder(folder: Path, quality: str = "float32") -> Spec:
+    return Spec(kind="embed", model=str(folder), revision="sha256:00", quality=quality)
+
+
+def lines(texts: list[str]) -> list[str]:
+    return [line for text in texts for line in text.split("\n") if 0 < len(line.strip()) < 300][:100]
+
+
+def least_cosine(found: Any, expected: Any) -> float:
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    return float(((found * expected).sum(axis=1) / lengths).min())
+
+
+def test_vectors_are_those_of_transformers_in_float32(
+    library: Library, there: Bench, benches: Callable[[str], Bench], descriptions: list[str]
+) -> None:
+    texts = lines(descriptions)
+    expected = vectors(benches("transformers").run(there.spec("embed", "minilm"), texts))
+    spec = there.spec("embed", "minilm")
+    assert least_cosine(vectors(there.run(spec, texts)), expected) >= 0.999999
+    runtime = there.engine.runtime(spec)
+    assert (runtime["backend"], runtime["precision"]) == (library.name, "float32")
+    assert library.name in runtime["versions"]
+
+
+def test_openvino_computes_in_bfloat16_where_the_processor_does(
+    benches: Callable[[str], Bench], descriptions: list[str]
+) -> None:
+    texts, bench = lines(descriptions), benches("openvino")
+    expected = vectors(benches("transformers").run(bench.spec("embed", "minilm"), texts))
+    spec = bench.spec("embed", "minilm", dtype="auto")
+    assert least_cosine(vectors(bench.run(spec, texts)), expected) >= 0.999
+    assert bench.engine.runtime(spec)["precision"] == ("bfloat16" if native_bfloat16("cpu") else "float32")
+
+
+def test_onnx_runtime_computes_what_is_native_where_that_is_float32(
+    mpnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for native in (torch.float32, torch.bfloat16):
+        for module in ("tasks.backends.accelerator", onnx_embed.__name__):
+            monkeypatch.setattr(f"{module}.dtype_for", lambda *_, native=native: native)
+        if native == torch.bfloat16:
+            with pytest.raises(Unsuited, match="--dtype float32"):
+                OnnxBackend(of_folder(mpnet, "native"), mpnet, device="cpu", cache_dir=tmp_path)
+        else:
+            opened = OnnxBackend(of_folder(mpnet, "native"), mpnet, device="cpu", cache_dir=tmp_path)
+            assert opened.runtime()["precision"] == "float32"
+            opened.close()
+
+
+def test_a_model_that_is_not_of_berts_design_is_computed_as_its_own_code_does(
+    there: Bench, mpnet: Path, descriptions: list[str]
+) -> None:
+    texts = lines(descriptions)
+    assert least_cosine(vectors(there.run(there.spec("embed", str(mpnet)), texts)), own(mpnet, texts)) >= 0.999999
+
+
+def own(folder: Path, texts: list[str]) -> Any:
+    """Mean states from transformers, text by text."""
+    with quiet(), torch.inference_mode():
+        model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+        ids = [torch.tensor([tokenizer(text)["input_ids"]]) for text in texts]
+        return torch.stack([model(input_ids=one).last_hidden_state[0].mean(0) for one in ids]).numpy()
+
+
+def test_a_model_goes_by_itself_to_what_was_measured_the_fastest(
+    bench: Bench, mpnet: Path, descriptions: list[str]
+) -> None:
+    spec = bench.spec("embed", str(mpnet))
+    texts = lines(descriptions)
+    chosen = vectors(bench.run(spec, texts))
+    names = ("onnxruntime", "openvino", "transformers")
+    measured = remembered(bench.cache_dir / "backends", subject(spec, "cpu", names))
+    assert measured["tokens_per_s"].keys() == {*names}
+    backend = bench.engine.runtime(spec)["backend"]
+    assert backend == {"transformers": "sentence-transformers"}.get(measured["fastest"], measured["fastest"])
+    assert least_cosine(chosen, own(mpnet, texts)) >= 0.999999
+
+
+def test_candidates_for_embeddings() -> None:
+    def of(**changed: str) -> tuple[str, ...]:
+        what = {"quality": "native", "device": "cpu", **changed}
+        return choice.candidates("embed", Family.ENCODER, present=choice.MODULES, **what)
+
+    assert of() == of(quality="float32") == ("openvino", "onnxruntime", "transformers")
+    assert of(quality="bfloat16") == ("openvino", "transformers")
+    assert of(device="cuda:0") == of(quality="float16") == ("transformers",)
+    assert of(quality="int8") == ("openvino",)
+    assert of(quality="int8", device="cuda:0") == ()
+
+
+def test_one_that_is_asked_for_and_not_installed_says_how_to_get_it(
+    library: Library, bench: Bench, mpnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "installed", lambda: frozenset({"transformers"}))
+    spec = bench.spec("embed", str(mpnet))
+    with pytest.raises(CannotServe, match=rf"is not installed .* pip install 'docmill\[{library.name}\]'"):
+        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend=library.name)
+
+
+def test_two_processes_that_convert_at_once_make_one_whole_copy(
+    library: Library, mpnet: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-W", "error", "-c", OPEN, library.path, str(mpnet), str(tmp_path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=200)[0] for process in processes] == [f"{library.name}\n"] * 2
+    assert [process.returncode for process in processes] == [0, 0]
+    assert len([path for path in (tmp_path / library.name).iterdir() if path.is_dir()]) == 1
+
+
+def test_a_conversion_is_made_once_and_again_where_it_is_damaged(
+    library: Library, mpnet: Path, tmp_path: Path
+) -> None:
+    def opened() -> tuple[int, bytes]:
+        library.open(of_folder(mpnet), tmp_path).close()
+        (weights,) = (tmp_path / library.name).glob(f"*/{library.weights}")
+        return weights.stat().st_ino, weights.read_bytes()
+
+    inode, whole = opened()
+    assert opened() == (inode, whole)
+    (weights,) = (tmp_path / library.name).glob(f"*/{library.weights}")
+    weights.write_bytes(whole[:-100])
+    assert opened()[1] == whole
+
+
+def test_what_would_be_computed_otherwise_is_left_to_others(
+    library: Library, mpnet: Path, descriptions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for spec, device in ((of_folder(mpnet, "float16"), "cpu"), (of_folder(mpnet), "cuda:0")):
+        with pytest.raises(Unsuited, match="computes nothing"):
+            library.open(spec, tmp_path, device)
+    layered = architectures.bert(tmp_path / "bert", descriptions[:40])
+    config = json.loads((layered / "config.json").read_text())
+    (layered / "config.json").write_text(json.dumps({**config, "output_hidden_states": True}))
+    with pytest.raises(Unsuited, match="more of the first"):
+        library.open(of_folder(layered), tmp_path)
+    monkeypatch.setattr(library.encoder, "TOLERANCES", {torch.float32: 0.0})
+    with pytest.raises(Unsuited, match="does not give the same"):
+        library.open(of_folder(mpnet), tmp_path)
+
+
+def test_a_tracer_that_fails_leaves_the_model_to_others(
+    library: Library, bench: Bench, mpnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("an operation without a translation")
+
+    for one in LIBRARIES:
+        monkeypatch.setattr(one.converter, refuse)
+    spec = bench.spec("embed", str(mpnet))
+    backend = open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
+    assert backend.runtime()["backend"] == "sentence-transformers"
+    backend.close()
+    with pytest.raises(CannotServe, match="does not convert"):
+        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend=library.name)
+
+
+def test_nothing_is_reported_to_the_makers_of_the_converter(mpnet: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    variables = {name: value for name, value in os.environ.items() if name not in {"CI", "TF_BUILD", "JENKINS_URL"}}
+    told = "; import openvino.tools.ovc.telemetry_utils as used; print(used.tm.__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN + told, LIBRARIES[0].path, str(mpnet), str(tmp_path / "cache")],
+        env={**variables, "HOME": str(home)},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=200,
+    )
+    assert done.stdout.split() == ["openvino", "openvino.tools.ovc.telemetry_stub"]
+    assert list(home.rglob("*ga_cid")) == []
+
+
+def test_a_conversion_that_fails_leaves_the_root_logger_as_it_was(mpnet: Path) -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError("an operation without a translation")
+
+    root = logging.getLogger()
+    before = root.level, root.filters[:], root.handlers[:]
+    with pytest.raises(Exception, match="without a translation"):
+        openvino_encoder.traced(Broken(), Tokens(AutoTokenizer.from_pretrained(mpnet)))
+    assert (root.level, root.filters, root.handlers) == before
