@@ -6,7 +6,7 @@ COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
 # Else every process would compile our own modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup setup-vllm run test test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-whole bench-translate bench-summarize bench-quality bench-generate check format settings-page lock dist clean help
+.PHONY: setup setup-vllm run test test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate check format settings-page lock dist clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -64,6 +64,10 @@ bench-embed: setup ## embedding end to end, beside other ways to do it and the a
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m bench.embed $(BENCH)
 
+bench-backends: setup ## embedding with each backend, under the same batching
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m bench.backends $(BENCH)
+
 bench-whole: setup ## embedding and translating end to end, beside the engine alone
 	$(BIN)/python -m bench.whole $(BENCH)
 
@@ -72,6 +76,10 @@ bench-translate: setup ## an encoder-decoder of base size, end to end, beside CT
 
 bench-summarize: setup ## the same with longer texts, to be summarised
 	$(BIN)/python -m bench.translate --task summarize $(BENCH)
+
+bench-memory: setup ## the most memory that a worker needs, beside what is called directly
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m bench.memory $(BENCH)
 
 bench-quality: setup ## chrF and ROUGE of the shipped models' outputs in each precision
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.outcomes import Outcome
-from tasks import models
+from tasks import choice, models
 from tasks.backends import open_backend
 from tasks.engine import Engine
 from tasks.plan import Options, build_spec
@@ -28,11 +28,12 @@ WAIT_S = 600.0
 class Alone:
     """An engine with its model loaded. ``cache_dir`` is that of the worker beside which it is measured."""
 
-    def __init__(self, task: str, model: str, cache_dir: Path, **options: Any) -> None:
+    def __init__(self, task: str, model: str, cache_dir: Path, backend: str = choice.AUTO, **options: Any) -> None:
         pinned = models.pin(model, models_dir=None, cache_dir=cache_dir)
         self.model = models.locate(pinned, models_dir=None, cache_dir=cache_dir)
         self._spec = build_spec(task, pinned, Options(**options), models.read_config(pinned, models_dir=None))
-        self.engine = Engine(settled(partial(open_backend, device="cpu", models_dir=None, cache_dir=cache_dir)))
+        opener = partial(open_backend, device="cpu", models_dir=None, cache_dir=cache_dir, backend=backend)
+        self.engine = Engine(settled(opener))
         self.engine.start()
         self.engine.open(self._spec)
         self._worked_s = 0.0

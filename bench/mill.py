@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from bench.pairs import peak_mb
 from bench.stores import fresh_postgres, own_redis
 from storage.database import Database
 from storage.jobs import OPEN_SHARDS
@@ -33,8 +34,9 @@ class Mill:
     """Jobs are timed from the moment in which their source, a file, lies there to that in which all is stored: the
     time that the last shard's commit wrote, by the database's clock, which is this machine's."""
 
-    def __init__(self, folder: Path, database_url: str, redis_url: str) -> None:
+    def __init__(self, folder: Path, database_url: str, redis_url: str, worker: int) -> None:
         self._folder = folder
+        self._worker = worker
         self._settings = load_settings(home=folder / "home", database_url=database_url, redis_url=redis_url)
         self._database = Database(database_url)
         self._broker = Broker(redis_url)
@@ -90,16 +92,34 @@ class Mill:
     def log(self) -> str:
         return (self._folder / "worker.log").read_text()
 
+    def worker_peak_mb(self) -> float:
+        """The most memory that the worker's processes had, summed: the supervisor and its device processes."""
+        return sum(peak_mb(pid) for pid in (self._worker, *_children(self._worker)))
+
     def busy_shares(self) -> list[float]:
         """By the worker's own word: the part of the time in which it held texts that its device computed, in
         reports of up to a minute."""
         return [float(share) / 100 for share in re.findall(r"device_used .*busy=([\d.]+)%", self.log())]
 
 
+def _children(parent: int) -> list[int]:
+    """The processes that it started and that live."""
+    tasks = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(pid) for task in tasks for pid in task.read_text().split()]
+
+
 @contextmanager
-def mill(folder: Path, *, lane: str, backend: str = "auto", python: str = sys.executable) -> Iterator[Mill]:
-    """An installation in a folder, which is made, as long as the block lasts; its worker is that of `python`."""
-    folder.mkdir()
+def mill(
+    folder: Path, *, lane: str, backend: str = "auto", python: str = sys.executable, cache: Path | None = None
+) -> Iterator[Mill]:
+    """An installation in a folder, which is made, as long as the block lasts; its worker is that of `python`.
+
+    With ``cache`` that folder is its cache, which another may have filled before.
+    """
+    (folder / "home").mkdir(parents=True)
+    if cache is not None:
+        cache.mkdir(exist_ok=True)
+        (folder / "home" / "cache").symlink_to(cache)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and databases go
     with fresh_postgres() as database_url, own_redis(folder) as (redis_url, _):
         environment = {
@@ -117,7 +137,7 @@ def mill(folder: Path, *, lane: str, backend: str = "auto", python: str = sys.ex
             worker = subprocess.Popen(
                 command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        one = Mill(folder, database_url, redis_url)
+        one = Mill(folder, database_url, redis_url, worker.pid)
         try:
             yield one
         finally:

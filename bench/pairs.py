@@ -126,7 +126,7 @@ def write(name: str, comparisons: Sequence[Comparison], claims: Sequence[Sequenc
         ],
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
-    text = "\n".join([f"# {name}", "", _described(machine()), *map(_table, comparisons, claims)])
+    text = "\n".join([f"# {name}", "", described(machine()), *map(_table, comparisons, claims)])
     (RESULTS / f"{name}.md").write_text(text + "\n")
     sys.stdout.write(text + "\n")
 
@@ -143,14 +143,15 @@ def machine() -> dict[str, Any]:
     }
 
 
-def peak_mb() -> float:
-    """The most memory that this process ever had, in MB."""
+def peak_mb(process: int | str = "self") -> float:
+    """The most memory that this process ever had, or another, in MB."""
     # Not from getrusage, which tells a child the most that its parent had before.
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    [line] = [line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024 / 1e6
 
 
-def _described(facts: Mapping[str, Any]) -> str:
+def described(facts: Mapping[str, Any]) -> str:
+    """A machine in one line."""
     libraries = ", ".join(f"{name} {number}" for name, number in facts["libraries"].items())
     return f"{facts['cpu']}, {facts['cores']} cores, {facts['memory_gib']} GiB, {facts['system']}; {libraries}."
 

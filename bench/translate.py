@@ -177,19 +177,14 @@ def end_to_end(through: Mill, model: Path, task: str, beams: int, dtype: str, te
 def direct(model: Path, task: str, beams: int, folder: Path, texts: Texts) -> Iterator[dict[str, Callable[[], Run]]]:
     """The sides that run in this process."""
     sides: dict[str, Callable[[], Run]] = {}
+    pinned = models.pin(str(model), models_dir=None, cache_dir=folder)
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(model)
         for dtype in ("float32", "bfloat16"):
-            loaded = AutoModelForSeq2SeqLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
             side = f"transformers, batches of 32, {dtype}"
-            sides[side] = partial(by_transformers, loaded, tokenizer, beams, texts, side)
-    pinned = models.pin(str(model), models_dir=None, cache_dir=folder)
-    made = converted(model, str(model), pinned.revision, folder)
-    cores = len(os.sched_getaffinity(0))
+            sides[side] = partial(by_transformers, seq2seq(model, dtype), tokenizer, beams, texts, side)
     for dtype, side in (("int8", DIRECT_INT8), ("float32", DIRECT_FP32)):
-        translator = ctranslate2.Translator(
-            str(made), compute_type=dtype, inter_threads=cores, intra_threads=1, max_queued_batches=-1
-        )
+        translator = translator_of(model, dtype, folder)
         best = max(BATCHES, key=lambda size: by_ctranslate2(translator, tokenizer, beams, size, texts, side).rate)
         sys.stderr.write(f"{side}: batches of {best} are the fastest of {BATCHES}\n")
         sides[side] = partial(by_ctranslate2, translator, tokenizer, beams, best, texts, side)
@@ -202,6 +197,21 @@ def direct(model: Path, task: str, beams: int, folder: Path, texts: Texts) -> It
         yield sides
     finally:
         engine.close()
+
+
+def seq2seq(model: Path, dtype: str) -> Any:
+    """The model as transformers loads it."""
+    return AutoModelForSeq2SeqLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
+
+
+def translator_of(model: Path, dtype: str, folder: Path) -> Any:
+    """The model as CTranslate2 loads it, a thread for each core; what it is converted to is kept in the folder."""
+    pinned = models.pin(str(model), models_dir=None, cache_dir=folder)
+    made = converted(model, str(model), pinned.revision, folder)
+    cores = len(os.sched_getaffinity(0))
+    return ctranslate2.Translator(
+        str(made), compute_type=dtype, inter_threads=cores, intra_threads=1, max_queued_batches=-1
+    )
 
 
 def by_ctranslate2(translator: Any, tokenizer: Any, beams: int, size: int, texts: Texts, side: str) -> Run:
