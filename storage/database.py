@@ -280,13 +280,15 @@ class Database:
             return DatabaseReadOnly(f"the database {self} takes no writes")
         if code == sqlite3.SQLITE_ERROR and "no such" in str(error):  # a table or column; SQLite has no code for it
             return SchemaOutOfDate()
+        if code == sqlite3.SQLITE_CANTOPEN:
+            hint = "its folder has to be there, and this user to be able to write in it, even to read"
+            return DatabaseUnreachable(f"cannot use the database {self}: {error}; {hint}")
         if code in _SQLITE_UNREACHABLE:
             return DatabaseUnreachable(f"cannot use the database {self}: {error}")
         return None
 
 
 _SQLITE_UNREACHABLE = {
-    sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_NOTADB,

@@ -19,7 +19,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_S = 20.0
 _OFFLINE_ADVICE = (
     "Connect this machine to the hub, or copy the model's folder here and name the folder, or put it into the "
-    "models directory."
+    "models directory; `docmill models list` has the models that need no hub."
 )
 
 

@@ -9,6 +9,7 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -84,7 +85,12 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
         return _pin_null(model, revision)
     folder = _local_folder(model, models_dir)
     if folder is None:
-        commit = hub.commit_of(_hub_id(model, models_dir), revision, cache_dir)
+        try:
+            commit = hub.commit_of(_hub_id(model, models_dir), revision, cache_dir)
+        except (ModelNotFound, HubUnreachable) as error:
+            if near := get_close_matches(model, ALIASES, 1):
+                raise type(error)(f"{error} Did you mean {near[0]}?") from error
+            raise
         return Pinned(model, commit, directions.of_name(model))
     integrity.require_whole(folder)
     actual = weights.fingerprint(folder, cache_dir)

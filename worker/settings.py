@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,9 @@ class Shown:
 
 
 def _data_home() -> Path:
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "docmill"
+    # An empty HOME would be the root's; then the user's own is asked for, as where there is none.
+    home = Path.home() if os.environ.get("HOME", "set") else Path(pwd.getpwuid(os.getuid()).pw_dir)
+    return Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "docmill"
 
 
 class Settings(BaseSettings):

@@ -21,6 +21,11 @@ Write = Callable[[Iterable[Row], BinaryIO], int]
 
 FORMATS = ("jsonl", "csv", "parquet", "npy")
 _SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet", ".npy": "npy"}
+# Formats that are not written here; a file of such a name that held JSON lines would open nowhere.
+_NOT_WRITTEN = frozenset(
+    {".arrow", ".db", ".docx", ".feather", ".html", ".npz", ".ods", ".orc", ".pdf", ".pkl", ".sqlite", ".tsv"}
+    | {".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip", ".tar", ".bz2", ".xz", ".7z"}
+)
 _LINES: dict[str, Write] = {"jsonl": jsonl.write, "csv": delimited.write}
 
 
@@ -39,12 +44,17 @@ class Target:
     @classmethod
     def of(cls, path: Path, asked: str | None = None) -> Target:
         """By the file's name, JSON lines where that says nothing, unless a format was asked for. Raises FormatUnfit
-        for one that does its own compression and for a library that is not there."""
+        for one that is not written here or does its own compression, and for a library that is not there."""
         suffixes = [suffix.lower() for suffix in path.suffixes]
         compression = suffixes.pop() if suffixes and suffixes[-1] in {".gz", ".zst"} else ""
         said = _SUFFIXES.get(suffixes[-1] if suffixes else "")
         if asked is not None and said is not None and asked != said:
             raise FormatUnfit(f"{path.name} has the name of another format than {asked}; change one of them")
+        if asked is None and suffixes and suffixes[-1] in _NOT_WRITTEN:
+            raise FormatUnfit(
+                f"docmill writes no {suffixes[-1]} files: name one that ends in .jsonl, .csv, .parquet or .npy, or say "
+                "--format"
+            )
         name = asked or said or "jsonl"
         if compression and name not in _LINES:
             raise FormatUnfit(f"{path.name}: {name} files are not compressed once more; leave {compression} out")

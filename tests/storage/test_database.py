@@ -342,6 +342,14 @@ def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path: Path) -> None:
     database.close()
 
 
+def test_a_file_that_cannot_be_opened_says_what_it_takes(tmp_path: Path) -> None:
+    (tmp_path / "docmill.db").mkdir()
+    database = Database(f"sqlite:///{tmp_path / 'docmill.db'}")
+    with pytest.raises(DatabaseUnreachable, match="unable to open database file; its folder has to be there"):
+        status.list_statuses(database)
+    database.close()
+
+
 def test_a_folder_that_cannot_be_made_is_an_unreachable_database(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     database = Database(f"sqlite:///{tmp_path / 'file' / 'docmill.db'}")

@@ -88,6 +88,12 @@ def test_a_hub_that_does_not_answer_is_said_so_in_one_sentence(small_t5: Path, t
     answer = use("http://127.0.0.1:9", "t5-small", tmp_path)
     assert answer["error"] == "HubUnreachable"
     assert "copy the model's folder here" in answer["message"]
+    assert "Did you mean" not in answer["message"]
+
+
+def test_a_name_that_is_nearly_one_of_ours_is_asked_about(tmp_path: Path) -> None:
+    answer = use("http://127.0.0.1:9", "minilmm", tmp_path)
+    assert answer["message"].endswith("Did you mean minilm?")
 
 
 def test_offline_mode_is_a_hub_that_does_not_answer(tmp_path: Path) -> None:

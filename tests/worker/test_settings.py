@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,13 @@ def test_the_page_says_nothing_of_the_machine_it_was_written_on(monkeypatch: pyt
     monkeypatch.setenv("XDG_DATA_HOME", "/somewhere")
     assert "/somewhere" not in page()
     assert str(Path.home()) not in page()
+
+
+def test_an_empty_home_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setenv("HOME", "")
+    own = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    assert load_settings().home == own / ".local" / "share" / "docmill"
 
 
 def test_lanes_are_named_and_known() -> None:

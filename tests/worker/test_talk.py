@@ -104,7 +104,7 @@ def test_who_is_to_type_the_source_is_told(call: Call) -> None:
 def test_a_dry_run_shows_the_first_rejected_records(call: Call, tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text("bad\n" * 7 + '{"text": ""}\n')
     call("enqueue", "m.jsonl", "--task", "embed")
-    said = call("run", "m.jsonl", "--task", "embed", "--dry-run")
+    said = call("run", "m.jsonl", "--task", "embed", "--dry-run", code=1)  # as the run itself would end
     assert [line for line in range(1, 9) if f"rejected m.jsonl:{line}: not JSON" in said.err] == [1, 2, 3, 4, 5]
     assert "more were rejected" in said.err
     assert "docmill failures" not in said.err  # there is no job that would list them

@@ -129,7 +129,7 @@ def jobs_table(statuses: list[JobStatus]) -> Table:
             str(status.id),
             status.state,
             ", ".join(step.spec.kind for step in status.steps),
-            Text(status.corpus, overflow="ellipsis", no_wrap=True),
+            Text(status.corpus, overflow="fold"),  # the end of a path says most
             f"{status.done:,}",
             f"{status.failed:,}",
             f"{status.pending:,}",

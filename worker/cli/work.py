@@ -204,9 +204,10 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
         found = forecast(settings, database, prepared, device, progress)
     if not found.documents and not found.rejected:
         say(words.no_records(prepared.source.name))
+    code = SOME_FAILED if found.rejected else OK
     if as_json:
         print_json(asdict(found) | {"spec": asdict(prepared.spec)})
-        return OK
+        return code
     click.echo(f"{found.documents:,} documents, {found.texts:,} unique texts, {found.rejected:,} records rejected")
     click.echo(f"{found.done_already:,} texts have a result already")
     if found.sampled:
@@ -216,7 +217,7 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
             f"({found.tokens_per_s:,.0f} tokens/s measured on {found.sampled} texts, "
             f"{words.duration(found.load_s)} to load the model)"
         )
-    return OK
+    return code
 
 
 def _conclude(
