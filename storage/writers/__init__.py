@@ -52,8 +52,8 @@ class Target:
             raise FormatUnfit(f"{path.name} has the name of another format than {asked}; change one of them")
         if asked is None and suffixes and suffixes[-1] in _NOT_WRITTEN:
             raise FormatUnfit(
-                f"docmill writes no {suffixes[-1]} files: name one that ends in .jsonl, .csv, .parquet or .npy, or say "
-                "--format"
+                f"docmill writes no {suffixes[-1]} files: name one that ends in .jsonl, .csv, .parquet or .npy, "
+                "or say --format"
             )
         name = asked or said or "jsonl"
         if compression and name not in _LINES:
