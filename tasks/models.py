@@ -88,8 +88,8 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
         try:
             commit = hub.commit_of(_hub_id(model, models_dir), revision, cache_dir)
         except (ModelNotFound, HubUnreachable) as error:
-            if near := get_close_matches(model, ALIASES, 1):
-                raise type(error)(f"{error} Did you mean {near[0]}?") from error
+            if (near := _nearly(model)) is not None:
+                raise type(error)(f"{error} Did you mean {near}?") from error
             raise
         return Pinned(model, commit, directions.of_name(model))
     integrity.require_whole(folder)
@@ -98,6 +98,13 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
     if revision is not None and revision != actual:
         raise ModelCorrupt(f"The files of {model} are {actual}, not {revision}.")
     return pinned
+
+
+def _nearly(model: str) -> str | None:
+    """A name of ours that was probably meant: nearly the same, or part of what was written."""
+    written = model.lower()
+    named = [name for name in ALIASES if name in written and name != null.NAME]
+    return next(iter(named or get_close_matches(written, ALIASES, 1)), None)
 
 
 def _pin_null(model: str, revision: str | None) -> Pinned:

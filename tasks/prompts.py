@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from storage.flow import templates
 from storage.flow.templates import BadTemplate
 from storage.specs import Spec
-from tasks import languages
+from tasks import demonstrations, languages
 from tasks.errors import BadOption, CannotServe
 
 # Version of the built-in instructions, and part of the specs that use them.
-INSTRUCTIONS = 1
+INSTRUCTIONS = 2
 # A base model goes on with the next line of the pattern unless it is stopped at the end of this one.
 LINE_END = "\n"
 
@@ -58,9 +58,12 @@ def around(template: str) -> Template:
     return Template(*found.pieces)
 
 
-def instruction(spec: Spec, *, chat: bool) -> Instruction:
+def instruction(spec: Spec, *, chat: bool, shown: bool = True) -> Instruction:
     """What to tell a model under this spec, be it one that follows instructions (``chat``) or one that goes on with
-    a text. Raises CannotServe for a translation whose languages nobody named."""
+    a text. The latter sees demonstrations first, unless they are not to be ``shown``.
+
+    Raises CannotServe for a translation whose languages nobody named.
+    """
     stop = tuple(spec.params.get("stop") or ())
     system = spec.params.get("system")
     asked = spec.params.get("prompt")
@@ -70,7 +73,7 @@ def instruction(spec: Spec, *, chat: bool) -> Instruction:
     assert spec.kind in {"summarize", "translate"}, spec.kind
     if chat:
         return Instruction(Template(_told(spec), ""), system, stop)
-    return Instruction(_continued(spec), system, stop or (LINE_END,))
+    return Instruction(_continued(spec, shown=shown), system, stop or (LINE_END,))
 
 
 def _told(spec: Spec) -> str:
@@ -83,12 +86,17 @@ def _told(spec: Spec) -> str:
     )
 
 
-def _continued(spec: Spec) -> Template:
-    """Patterns that a base model completes; "TL;DR:" is the GPT-2 paper's (Radford et al. 2019, section 3.6)."""
+def _continued(spec: Spec, *, shown: bool) -> Template:
+    """Patterns that a base model completes, after demonstrations of them."""
     if spec.kind == "summarize":
-        return Template("", "\n\nTL;DR:")
+        return _pattern("Text", "Summary", (demonstrations.SUMMARIZED,) if shown else ())
     source, target = _languages(spec)
-    return Template(f"{source}: ", f"\n{target}:")
+    return _pattern(source, target, demonstrations.translated(source, target) if shown else ())
+
+
+def _pattern(given: str, wanted: str, shown: Iterable[tuple[str, str]]) -> Template:
+    before = "".join(f"{given}: {text}\n{wanted}: {output}\n\n" for text, output in shown)
+    return Template(f"{before}{given}: ", f"\n{wanted}:")
 
 
 def _languages(spec: Spec) -> tuple[str, str]:

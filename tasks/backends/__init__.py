@@ -124,7 +124,8 @@ def _first_suited(
         raise CannotServe(f"This worker's backend has no {spec.quality} precision{hint}.")
     if extra is not None:
         raise CannotServe(f"The backend {asked} is not installed on this worker{hint}.")
-    raise CannotServe(f"The backend {asked} does not {spec.kind} with {spec.model} in {spec.quality} on {device}.")
+    wanted = f"{spec.kind} with {spec.model} on {device} ({spec.quality} precision)"
+    raise CannotServe(f"The backend {asked} does not {wanted}.")
 
 
 def _class_of(name: str, kind: str, family: families.Family | None) -> Callable[..., Backend]:

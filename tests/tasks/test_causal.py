@@ -15,6 +15,7 @@ from storage.outcomes import Outcome
 from storage.specs import Spec
 from tasks.backends import open_backend
 from tasks.backends.decoder_only.causal import CausalBackend
+from tasks.backends.decoder_only.instructed import instructed, readers
 from tasks.batches import Budget
 from tasks.errors import CannotServe, OutOfMemory
 from tasks.outputs import Generated
@@ -169,10 +170,28 @@ def test_summaries_and_translations_by_instruction(
         made["llama"], [told + text for text in some], chat=True, max_new_tokens=NEW_TOKENS
     )
     spec = bench.spec("translate", str(made["gpt2"]), source_lang="fr", target_lang="en", max_new_tokens=NEW_TOKENS)
-    inputs = [f"French: {text}\nEnglish:" for text in some]
+    inputs = [f"French: {text}\nEnglish:" for text in some]  # it holds 256 tokens: too few for demonstrations
     assert texts_of(bench.run(spec, some)) == written(
         made["gpt2"], inputs, chat=False, stop="\n", max_new_tokens=NEW_TOKENS
     )
+
+
+@pytest.mark.parametrize("source", ["fr", "auto"])
+def test_demonstrations_stand_before_a_text_where_the_model_has_room_for_them(
+    bench: Bench, made: dict[str, Path], source: str
+) -> None:
+    spec = bench.spec("translate", str(made["gpt2"]), source_lang=source, target_lang="en")
+    tokenizer = AutoTokenizer.from_pretrained(made["gpt2"])
+    for context, demonstrations in ((4096, 3), (256, 0)):
+        tokens, stop, found = instructed(spec, tokenizer, {"max_position_embeddings": context})
+        assert (found, stop) == (context, ("\n",))
+        told = readers(spec, tokens, context)
+        (encoded,) = (tokens if told is None else told.coder("fr")).encode(["Une horloge."])
+        assert not isinstance(encoded.features, str)
+        read = tokenizer.decode(encoded.features["input_ids"])
+        assert read.count("English:") == demonstrations + 1
+        assert read.endswith("French: Une horloge.\nEnglish:")
+        assert read.startswith("French: Le livre" if demonstrations else "French: Une")
 
 
 def test_a_system_prompt_goes_where_the_chat_template_has_it(

@@ -116,7 +116,7 @@ def test_without_nncf_the_extra_is_named(
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
     with pytest.raises(CannotServe, match=r"openvino is not installed .*'docmill\[openvino-int8\]'"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")
-    with pytest.raises(CannotServe, match=r"backend transformers does not embed .* in int8 on cpu\.$"):
+    with pytest.raises(CannotServe, match=r"backend transformers does not embed .* on cpu \(int8 precision\)\.$"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="transformers")
 
 

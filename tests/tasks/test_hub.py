@@ -91,8 +91,9 @@ def test_a_hub_that_does_not_answer_is_said_so_in_one_sentence(small_t5: Path, t
     assert "Did you mean" not in answer["message"]
 
 
-def test_a_name_that_is_nearly_one_of_ours_is_asked_about(tmp_path: Path) -> None:
-    answer = use("http://127.0.0.1:9", "minilmm", tmp_path)
+@pytest.mark.parametrize("name", ["minilmm", "MiniLM", "all-MiniLM-L6-v2"])
+def test_a_name_that_is_nearly_one_of_ours_is_asked_about(tmp_path: Path, name: str) -> None:
+    answer = use("http://127.0.0.1:9", name, tmp_path)
     assert answer["message"].endswith("Did you mean minilm?")
 
 

@@ -33,7 +33,7 @@ def test_a_prompt_and_its_sampling_are_part_of_the_spec() -> None:
 
 
 def test_a_spec_names_the_version_of_the_built_in_instructions_it_uses() -> None:
-    assert build_spec("summarize", PINNED, Options(), GPT2).params["instructions"] == 1
+    assert build_spec("summarize", PINNED, Options(), GPT2).params["instructions"] == 2
     assert "instructions" not in build_spec("summarize", PINNED, Options(prompt="{text}"), GPT2).params
     assert "instructions" not in build_spec("summarize", PINNED, Options(), T5).params
 

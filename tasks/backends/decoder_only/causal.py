@@ -13,7 +13,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from storage.specs import Spec
-from tasks import families
 from tasks.backends import Source, accelerator
 from tasks.backends.decoder_only.instructed import generated, instructed, readers, window_limit
 from tasks.backends.decoder_only.rowcache import RowCache
@@ -71,8 +70,8 @@ class CausalBackend:
         if self._model._is_stateful:
             raise CannotServe(f"{spec.model} keeps a state of its own instead of keys and values.")
         self._model.to(device)
-        self._tokens, stop = instructed(spec, opening.tokenizer)
-        context = families.window_limit(opening.config.get_text_config().to_dict(), self._tokens.stated_limit)
+        config = opening.config.get_text_config().to_dict()
+        self._tokens, stop, context = instructed(spec, opening.tokenizer, config)
         self._decoding = decoding(spec, self._model.generation_config.to_dict(), context, stop)
         self._limit_tokens = window_limit(spec, self._tokens, context, self._decoding)
         # transformers 5.24 gave the argument another name.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from storage.specs import Spec
-from tasks import languages, prompts
+from tasks import families, languages, prompts
 from tasks.backends.tokens import Reading, Tokens
 from tasks.decoding import Decoding, cut_at
 from tasks.errors import CannotServe
@@ -19,14 +19,31 @@ from tasks.windows import Readers
 _MARK = "\ue000document\ue000"
 # Stands for the language of each text in a prompt that no text is given to the model with.
 _ANY = "en"
+# How much of what a model holds demonstrations may take.
+_SHOWN = 0.25
 
 
-def instructed(spec: Spec, tokenizer: Any) -> tuple[Tokens, tuple[str, ...]]:
-    """The tokens of the spec's prompts, and the texts that end an output; raises CannotServe."""
-    chat = tokenizer.chat_template is not None
-    told = prompts.instruction(_from(spec, _ANY) if _tells(spec) else spec, chat=chat)
-    before, after = _around(spec, tokenizer, told)
-    return Tokens(tokenizer, before, suffix=after, special_tokens=not chat), told.stop
+def instructed(spec: Spec, tokenizer: Any, config: Mapping[str, Any]) -> tuple[Tokens, tuple[str, ...], int]:
+    """The tokens of the spec's prompts, the texts that end an output, and how many tokens the model holds.
+
+    Raises CannotServe.
+    """
+    bare = Tokens(tokenizer, special_tokens=tokenizer.chat_template is None)
+    context = families.window_limit(config, bare.stated_limit)
+    tokens, told = _told(_from(spec, _ANY) if _tells(spec) else spec, bare, context)
+    return tokens, told.stop, context
+
+
+def _told(spec: Spec, tokens: Tokens, context_tokens: int) -> tuple[Tokens, prompts.Instruction]:
+    """The tokens with the spec's instruction around each text. Demonstrations that would fill much of what the model
+    holds, as in scripts that it has few tokens for, are left out."""
+    chat = tokens.tokenizer.chat_template is not None
+    told = prompts.instruction(spec, chat=chat)
+    framed = tokens.framed(*_around(spec, tokens.tokenizer, told))
+    if framed.overhead > context_tokens * _SHOWN:
+        told = prompts.instruction(spec, chat=chat, shown=False)
+        framed = tokens.framed(*_around(spec, tokens.tokenizer, told))
+    return framed, told
 
 
 def readers(spec: Spec, tokens: Tokens, limit_tokens: int) -> Readers | None:
@@ -36,9 +53,7 @@ def readers(spec: Spec, tokens: Tokens, limit_tokens: int) -> Readers | None:
 
     @cache
     def coder(language: str) -> Reading:
-        chat = tokens.tokenizer.chat_template is not None
-        told = prompts.instruction(_from(spec, language), chat=chat)
-        return Reading(tokens.framed(*_around(spec, tokens.tokenizer, told)), limit_tokens)
+        return Reading(_told(_from(spec, language), tokens, limit_tokens)[0], limit_tokens)
 
     return Readers(coder)
 

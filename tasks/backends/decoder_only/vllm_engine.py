@@ -24,7 +24,6 @@ from vllm.sampling_params import RequestOutputKind
 
 from storage.outcomes import Reason
 from storage.specs import Spec
-from tasks import families
 from tasks.backends import Source, accelerator
 from tasks.backends.decoder_only.instructed import generated, instructed, readers, window_limit
 from tasks.backends.opening import Opening, generation_settings
@@ -55,8 +54,8 @@ class VllmBackend:
         self._kind = device.partition(":")[0]
         self._dtype = accelerator.dtype_for(spec.quality, device)
         opening = Opening.of(spec, folder, cache_dir)
-        self._tokens, stop = instructed(spec, opening.tokenizer)
-        context = families.window_limit(opening.config.get_text_config().to_dict(), self._tokens.stated_limit)
+        config = opening.config.get_text_config().to_dict()
+        self._tokens, stop, context = instructed(spec, opening.tokenizer, config)
         context = min(context, _CONTEXT[self._kind])
         self._decoding = decoding(spec, generation_settings(opening.folder).to_dict(), context, stop)
         self._limit_tokens = window_limit(spec, self._tokens, context, self._decoding)
