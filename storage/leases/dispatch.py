@@ -192,17 +192,12 @@ def put_back(database: Database, shard_ids: list[int]) -> None:
     )
 
 
-def withdraw_others(database: Database, job_id: int, lanes: Collection[str]) -> None:
-    """Take all other jobs' shards out of the queues of these lanes: they are planned again, their messages void."""
+def withdraw(database: Database, lanes: Collection[str]) -> None:
+    """Take all shards out of the queues of these lanes: they are planned again, their messages void."""
     database.write(
         lambda connection: connection.execute(
             update(Shard)
-            .where(
-                Shard.state == "queued",
-                Shard.dispatched_at.is_not(None),
-                Shard.lane.in_(lanes),
-                Shard.job_id != job_id,
-            )
+            .where(Shard.state == "queued", Shard.dispatched_at.is_not(None), Shard.lane.in_(lanes))
             .values(**FREE)
         )
     )

@@ -117,7 +117,7 @@ WRITES: dict[str, Callable[[Database], Any]] = {
         dispatch.sign_on, worker_id="w1", host="h", pid=1, device="cpu", lanes=["embed"], slots=1, version="0"
     ),
     "dispatch.take": partial(dispatch.take, lane=dispatch.Lane("embed", 1, 0)),
-    "dispatch.withdraw_others": partial(dispatch.withdraw_others, job_id=2, lanes=["embed"]),
+    "dispatch.withdraw": partial(dispatch.withdraw, lanes=["embed"]),
     "ingest.add": partial(ingest.add, job=JOB, chunk=records(numbered(1))),
     "pruning.prune": partial(pruning.prune, job=JOB, seen=pruning.Seen()),
     "pipelines.put": partial(pipelines.put, name="nightly", path="/x", text="", schedule=None),

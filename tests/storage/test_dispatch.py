@@ -76,7 +76,7 @@ def test_the_window_is_twice_the_live_slots_of_a_lane(database: Database) -> Non
     assert len(dispatched(database)) == 1
 
 
-def test_one_job_may_be_offered_alone_and_the_others_taken_out_of_the_queue(database: Database) -> None:
+def test_one_job_may_be_offered_alone_and_what_waits_be_taken_out_of_the_queue(database: Database) -> None:
     first, second = many_shards(database, "a"), many_shards(database, "b")
     (lane,) = dispatch.lanes(database)
     assert set(by_job(database, dispatch.take(database, lane, second.id))) == {second.id}
@@ -84,13 +84,14 @@ def test_one_job_may_be_offered_alone_and_the_others_taken_out_of_the_queue(data
     assert set(by_job(database, dispatched(database))) == {first.id, second.id}
     held = claim_shard(database, next(s.id for s in shards_of(database, first) if s.state == "queued"))
     assert held is not None
-    offered = by_job(database, queued(database))[second.id]
-    dispatch.withdraw_others(database, second.id, ["translate"])
-    assert by_job(database, queued(database))[first.id] > 0
-    dispatch.withdraw_others(database, second.id, ["embed"])
-    assert by_job(database, queued(database)) == {second.id: offered}
+    offered = queued(database)
+    dispatch.withdraw(database, ["translate"])
+    assert queued(database) == offered
+    dispatch.withdraw(database, ["embed"])
+    assert queued(database) == []
     assert shard(database, held.shard_id).state == "running"
     assert {s.state for s in shards_of(database, first)} == {"running", "planned"}
+    assert set(by_job(database, dispatch.take(database, lane, second.id))) == {second.id}
 
 
 def test_live_workers_are_those_heard_of_lately(database: Database) -> None:

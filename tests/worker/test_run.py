@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from storage.database import Database
+from storage.leases import dispatch
 from tests.worker.harness import EXAMPLES, Docmill
 
 DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
@@ -128,6 +130,19 @@ def test_a_run_computes_its_own_job_and_names_those_that_wait(embedded: Docmill)
     again = embedded("run", "2.jsonl", "--task", "embed", "--model", "null").stderr
     assert "Job 2 was unfinished and is carried on" in again
     assert [embedded.json("status", number)["done"] for number in range(1, 6)] == [0, 1, 0, 0, 1]
+
+
+def test_a_run_asks_its_own_worker_whatever_others_refused(embedded: Docmill) -> None:
+    (embedded.folder / "one.jsonl").write_text('{"text": "A text editor."}\n')
+    embedded("enqueue", "one.jsonl", "--task", "embed", "--model", "null")
+    database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}")
+    here = {"host": "there", "pid": 1, "device": "cpu", "lanes": ["embed"], "slots": 1, "version": "0"}
+    dispatch.sign_on(database, "another", **here)  # type: ignore[arg-type]
+    dispatch.refuse(database, "another", 1, "its backend has no such precision")
+    database.close()
+    assert "its backend has no such precision" in embedded.json("status", 1)["waiting_for"]
+    embedded("run", "one.jsonl", "--task", "embed", "--model", "null")
+    assert embedded.json("status", 1)["state"] == "done"
 
 
 def test_a_folder_of_texts_is_a_corpus(embedded: Docmill) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Sequence
-from functools import partial
 
 from storage import jobs
 from storage.database import Database
@@ -47,14 +46,14 @@ def run_here(
     )
     supervisor = Supervisor(local, database, broker, devices, fires=False)
     alone = not dispatch.live_workers(database)
+    if alone:  # other jobs' shards are not ours to compute, and those of an earlier run's queue may be lost with it
+        dispatch.withdraw(database, local.lanes)
     started = threading.Event()
 
     def start(job_id: int) -> None:
         if started.is_set():
             return
         started.set()
-        if alone:
-            dispatch.withdraw_others(database, job_id, local.lanes)
         supervisor.start(only_job=job_id)
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop is a Ctrl-C
@@ -72,7 +71,7 @@ def run_here(
             database,
             done.id,
             in_flight=lambda: supervisor.finished_in_flight,
-            watch=partial(_watch, supervisor),
+            watch=Watch(supervisor),
             own_worker=True,
         )
     except KeyboardInterrupt:
@@ -86,14 +85,24 @@ def run_here(
             _drain(supervisor)
 
 
-def _watch(supervisor: Supervisor, status: JobStatus) -> None:
-    """Raises Blocked when the job cannot go on here."""
-    if status.blocked:
-        raise Blocked(f"job {status.id} is {status.waiting_for}")
-    if status.waiting_cause is Cause.PAUSED:
-        raise Blocked(f"job {status.id} is paused; let it go on with: docmill resume {status.id}")
-    if supervisor.deaths >= TOO_MANY_DEATHS and not supervisor.ready:
-        raise Blocked("the device process dies as it starts; what it printed above says why")
+class Watch:
+    """Sees each status of the job; raises Blocked when it cannot go on here.
+
+    What other workers refused is no news: ours is asked, too, once it is ready.
+    """
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._was_ready = False
+
+    def __call__(self, status: JobStatus) -> None:
+        if status.blocked and self._was_ready:
+            raise Blocked(f"job {status.id} is {status.waiting_for}")
+        if status.waiting_cause is Cause.PAUSED:
+            raise Blocked(f"job {status.id} is paused; let it go on with: docmill resume {status.id}")
+        if self._supervisor.deaths >= TOO_MANY_DEATHS and not self._supervisor.ready:
+            raise Blocked("the device process dies as it starts; what it printed above says why")
+        self._was_ready = self._supervisor.ready  # for a status that is read after it
 
 
 def _say_waiting(database: Database, job_id: int, lanes: Sequence[str]) -> None:
@@ -102,7 +111,8 @@ def _say_waiting(database: Database, job_id: int, lanes: Sequence[str]) -> None:
     named = ", ".join(f"{other} ({printable(source)})" for other, source in found[:MOST_SAID])
     more = " and others" if len(found) > MOST_SAID else ""
     if found:
-        say(f"Unfinished jobs wait for a worker: {named}{more}. `docmill worker` computes them.")
+        advice = "`docmill worker` computes them, `docmill cancel` drops one."
+        say(f"Unfinished jobs wait for a worker: {named}{more}. {advice}")
 
 
 def _drain(supervisor: Supervisor) -> None:

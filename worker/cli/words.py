@@ -53,7 +53,8 @@ def ingested(source: str, counts: Counts, *, adopted: bool) -> str:
     return (
         f"{counts.records:,} records: {counts.new:,} new documents, {counts.changed:,} changed, "
         f"{counts.unchanged:,} unchanged, {counts.repeated:,} superseded by a later record of the same id, "
-        f"{counts.rejected:,} rejected{vanished}. {counts.planned:,} {'more ' if adopted else ''}texts to compute."
+        f"{counts.rejected:,} rejected{vanished}. {counts.planned:,} texts to compute"
+        f"{', beside those of before' if adopted else ''}."
     ) + (mended if counts.mended else "")
 
 
