@@ -23,7 +23,7 @@ FORMATS = ("jsonl", "csv", "parquet", "npy")
 _SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet", ".npy": "npy"}
 # Formats that are not written here; a file of such a name that held JSON lines would open nowhere.
 _NOT_WRITTEN = frozenset(
-    {".arrow", ".db", ".docx", ".feather", ".html", ".npz", ".ods", ".orc", ".pdf", ".pkl", ".sqlite", ".tsv"}
+    {".arrow", ".docx", ".feather", ".html", ".npz", ".ods", ".orc", ".pdf", ".pkl", ".tsv"}
     | {".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip", ".tar", ".bz2", ".xz", ".7z"}
 )
 _LINES: dict[str, Write] = {"jsonl": jsonl.write, "csv": delimited.write}

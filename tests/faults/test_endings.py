@@ -27,7 +27,8 @@ def test_a_cancelled_job_stops_in_time_keeps_what_is_done_and_takes_no_late_resu
         assert mill.json("cancel", job)["cancelled"]
         cancelled_at = time.monotonic()
         states = {row.state for row in mill.shards(Shard.job_id, Shard.state) if row.job_id == job}
-        assert states <= {"planned", "done"}
+        # A top-up that was under way may still put some into the queue, where nobody claims them.
+        assert states <= {"planned", "queued", "done"}
         kept = read_books(mill.database, job).statuses
         mill.finish(other)
         assert time.monotonic() - cancelled_at < STOPS_S, "the threads are free again"
