@@ -69,6 +69,6 @@ def _embedding(family: Family | None, quality: str, device: str) -> tuple[str, .
         return ("transformers",)
     # Where none is clearly faster, OpenVINO: it asks for the interpreter once in a batch. torch asks once in a
     # product, which takes longer beside threads that read and write.
-    if quality == "bfloat16":  # which ONNX Runtime has on no CPU of these
+    if quality == "bfloat16":  # ONNX Runtime computes in float32 here
         return ("openvino", "transformers")
     return ("openvino", "onnxruntime", "transformers")

@@ -119,8 +119,8 @@ class Caretaker:
 
     def _round(self) -> None:
         if upkeep.hold(self._database, UPKEEP, self._owner, 3 * self._every_s + 1):
-            alone = dispatch.live_workers(self._database) <= self._own
-            round_of_upkeep(self._database, self._broker, only_job=self.only_job if alone else None)
+            others = self.only_job is not None and dispatch.live_workers(self._database) - self._own
+            round_of_upkeep(self._database, self._broker, only_job=None if others else self.only_job)
             if self._fires:
                 round_of_schedules(self._database, self._broker)
 

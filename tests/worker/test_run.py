@@ -127,8 +127,13 @@ def test_a_run_computes_its_own_job_and_names_those_that_wait(embedded: Docmill)
     (waiting,) = re.findall(r"Unfinished jobs wait for a worker: (.*) and others\. `docmill worker`", said)
     assert re.findall(r"(\d) \(\S*(\d\.jsonl)\)", waiting) == [(n, f"{n}.jsonl") for n in "123"]
     assert [embedded.json("status", number)["done"] for number in range(1, 6)] == [0, 0, 0, 0, 1]
+    database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}")
+    (lane,) = dispatch.lanes(database)
+    assert len(dispatch.take(database, lane)) == 4  # as of a worker that was killed, with its queue
+    database.close()
     again = embedded("run", "2.jsonl", "--task", "embed", "--model", "null").stderr
     assert "Job 2 was unfinished and is carried on" in again
+    assert "hints_lost" not in again
     assert [embedded.json("status", number)["done"] for number in range(1, 6)] == [0, 1, 0, 0, 1]
 
 

@@ -1,4 +1,4 @@
-"""Encoders on ONNX Runtime, in float32: it has no bfloat16 on a CPU."""
+"""Encoders on ONNX Runtime, in float32: we know of no way to have it compute them in bfloat16 on an x86 processor."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def export(model: Any, tokens: Tokens, file: Path) -> None:
     model.set_attn_implementation("eager")
     axes = {name: {0: "texts", 1: "tokens"} for name in (*given, STATES)}
     with accelerator.quiet(), warnings.catch_warnings(), torch.no_grad():
-        # The tracer's, on every `if` of the model's code, and that there is a newer one. What that writes took three
-        # to five times as long to make and was 8 to 27 % slower (MiniLM in float32).
+        # The tracer's, on every `if` of the model's code, and that there is a newer exporter. What that writes was 8
+        # to 27 % slower (MiniLM in float32 on one thread, one trial beside other work).
         warnings.simplefilter("ignore")
         torch.onnx.export(
             States(model, list(given)).eval(),  # it is put back into whatever mode it came in
