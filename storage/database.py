@@ -35,14 +35,11 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
 
-from storage import numbering, rights
+from storage import driver_errors, numbering
 from storage.errors import (
     DatabaseBusy,
-    DatabaseReadOnly,
     DatabaseUnreachable,
     DatabaseUrlUnknown,
-    RightMissing,
-    SchemaOutOfDate,
     StorageError,
 )
 
@@ -235,89 +232,12 @@ class Database:
         self.engine.dispose()
 
     def wrap(self, error: sa_exc.DBAPIError) -> StorageError:
-        """A driver's error as one of ours, told apart by codes (SQLSTATE, SQLite's result codes), not by words.
-
-        An error that only a bug can cause is raised as it is.
-        """
-        original = error.orig
-        if isinstance(original, sqlite3.Error):
-            wrapped = self._wrap_sqlite(original)
-        else:
-            wrapped = self._wrap_postgresql(original, error)
-        if wrapped is None:
-            raise error
-        return wrapped
-
-    def _wrap_postgresql(self, error: BaseException | None, outer: sa_exc.DBAPIError) -> StorageError | None:
-        state = getattr(error, "sqlstate", None) or ""
-        if state in {"42501", "3F000"}:  # the latter: there is no schema in which this user may make a table
-            return self._refused(_first_line(error), outer.statement or "")
-        if state in {"42P01", "42703"}:
-            return SchemaOutOfDate()
-        if state == "25006":
-            return DatabaseReadOnly(f"the database {self} takes no writes")
-        if state == "23503" and _constraint(error) in _REFER_TO_WHAT_IS_REMOVED:
-            return DatabaseBusy(f"something in the database {self} was removed while it was being referred to")
-        if state[:2] in {"40", "53", "57", "55"}:
-            return DatabaseBusy(f"the database {self} is busy: {_first_line(error)}")
-        # The driver says of an option that a URL must not have what a server says of a statement.
-        of_the_url = isinstance(outer, sa_exc.ProgrammingError) and not state and outer.statement is None
-        if isinstance(outer, sa_exc.OperationalError) or of_the_url:
-            return DatabaseUnreachable(f"cannot reach the database {self}: {_first_line(error)}")
-        return None
-
-    def _refused(self, refusal: str, statement: str) -> RightMissing:
-        right = rights.asked(statement, refusal) or "the owner's rights"
-        return RightMissing(f"the user of the database {self} lacks {right}: {refusal}; {rights.DOCS}")
-
-    def _wrap_sqlite(self, error: sqlite3.Error) -> StorageError | None:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-            return DatabaseBusy(f"the database {self} is locked by another writer")
-        if code == sqlite3.SQLITE_FULL:
-            return DatabaseBusy(f"the disk of the database {self} is full")
-        if code == sqlite3.SQLITE_READONLY:
-            return DatabaseReadOnly(f"the database {self} takes no writes")
-        if code == sqlite3.SQLITE_ERROR and "no such" in str(error):  # a table or column; SQLite has no code for it
-            return SchemaOutOfDate()
-        if code == sqlite3.SQLITE_CANTOPEN:
-            hint = "its folder has to be there, and this user to be able to write in it, even to read"
-            return DatabaseUnreachable(f"cannot use the database {self}: {error}; {hint}")
-        if code in _SQLITE_UNREACHABLE:
-            return DatabaseUnreachable(f"cannot use the database {self}: {error}")
-        return None
-
-
-_SQLITE_UNREACHABLE = {
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_NOTADB,
-    sqlite3.SQLITE_PERM,
-}
-
-
-# A text or corpus that was found and is gone when it is referred to: the next try stores it anew, or does without.
-_REFER_TO_WHAT_IS_REMOVED = {
-    "fk_ingest_corpus_id",
-    "fk_document_content_id",
-    "fk_outcome_content_id",
-    "fk_outcome_output_id",
-    "fk_step_text_content_id",
-    "fk_prompt_content_id",
-}
-
-
-def _constraint(error: Any) -> str | None:
-    name: str | None = error.diag.constraint_name
-    return name
+        """Return a driver's error as one of ours (see `storage.driver_errors`)."""
+        return driver_errors.wrapped(error, str(self))
 
 
 def _json(value: Any) -> str:
     return orjson.dumps(value).decode()
-
-
-def _first_line(error: object) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0]
 
 
 def _engine(url: URL, pool_size: int, busy_timeout_s: float) -> Engine:

@@ -6,6 +6,8 @@ StorageError
 ├── RightMissing             the database's user may not do that
 ├── DatabaseBusy             locked by another writer, or restarted, for longer than the bounded retry
 ├── DatabaseReadOnly         the file or the server takes no writes
+├── ValueRefused             a value that this database cannot store
+├── UnexpectedDatabaseError  an error of the database that nobody classified
 ├── SchemaOutOfDate          `docmill db upgrade` has not run
 ├── NoSuchJob                a job's number that the store does not know
 ├── NoSuchStep               a step's name that the job does not have
@@ -50,6 +52,14 @@ class DatabaseBusy(StorageError):
 
 class DatabaseReadOnly(StorageError):
     """The database takes no writes."""
+
+
+class ValueRefused(StorageError):
+    """The database cannot store a value."""
+
+
+class UnexpectedDatabaseError(StorageError):
+    """The database answers with an error that docmill does not know."""
 
 
 class SchemaOutOfDate(StorageError):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event, select, text
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
 from storage import corpora, errors, jobs, migrations, rows, status
 from storage.database import Database, db_now
@@ -28,6 +28,8 @@ from storage.errors import (
     DatabaseUrlUnknown,
     SchemaOutOfDate,
     StorageError,
+    UnexpectedDatabaseError,
+    ValueRefused,
 )
 from storage.export import marks, results
 from storage.flow import pipelines
@@ -363,21 +365,53 @@ def test_making_a_database_connects_to_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bug_is_not_taken_for_a_fault_of_the_database(database: Database) -> None:
+def test_an_error_that_nobody_classified_is_one_of_ours_that_names_its_code(database: Database) -> None:
     def twice(connection: Connection) -> None:
         for _ in range(2):
             connection.execute(text("INSERT INTO lease (name, owner, until) VALUES ('a', 'b', 0)"))
 
-    with pytest.raises(IntegrityError):
+    code = "SQLITE_CONSTRAINT_PRIMARYKEY" if database.is_sqlite else "SQLSTATE 23505"
+    with pytest.raises(UnexpectedDatabaseError, match=code) as caught:
         database.write(twice)
+    assert isinstance(caught.value.__cause__, IntegrityError)
+
+
+def test_an_error_that_a_trigger_raises_is_told_in_the_triggers_words(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    refuse_leases(database)
+    with pytest.raises(UnexpectedDatabaseError, match=r"RaiseException \(SQLSTATE P0001\): the archive is closed"):
+        database.write(lambda connection: connection.execute(text("UPDATE lease SET until = 0")))
+    database.close()
+
+
+def refuse_leases(database: Database) -> None:
+    """Have PostgreSQL refuse every change of a lease."""
+    function = "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE 'the archive is closed'; END $$"
+    trigger = "CREATE TRIGGER refuse BEFORE UPDATE ON lease FOR EACH STATEMENT EXECUTE FUNCTION refuse()"
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql(f"{function} LANGUAGE plpgsql")
+        connection.exec_driver_sql(trigger)
+
+
+def test_a_value_that_the_database_cannot_store_is_refused_as_that_without_its_text(database: Database) -> None:
+    if database.is_sqlite:
+        event.listen(database.engine, "connect", _take_little)
+    value = "secret " * 1_000 if database.is_sqlite else "secret \0"
+    statement = text("INSERT INTO lease (name, owner, until) VALUES (:name, 'b', 0)")
+    with pytest.raises(ValueRefused, match="cannot store a value") as caught:
+        database.write(lambda connection: connection.execute(statement, {"name": value}))
+    assert "secret" not in str(caught.value)
+
+
+def _take_little(connection: Any, _record: Any) -> None:
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1_000)
 
 
 def test_an_error_carries_no_documents_text(database: Database) -> None:
     statement = text("INSERT INTO content (id, sha256, text, n_chars) VALUES (1, NULL, :text, 1)")
-    with pytest.raises(DBAPIError) as caught:
+    with pytest.raises(UnexpectedDatabaseError) as caught:
         database.write(lambda connection: connection.execute(statement, {"text": "a secret text"}))
-    if database.is_sqlite:  # PostgreSQL's own message shows the failing row
-        assert "a secret text" not in str(caught.value)
+    assert "a secret text" not in str(caught.value)
 
 
 def test_a_read_sees_one_state_of_the_store(database: Database) -> None:

@@ -16,6 +16,7 @@ def exit_code(error: Exception) -> int | None:
         RightMissing,
         SchemaOutOfDate,
         StorageError,
+        UnexpectedDatabaseError,
     )
     from tasks.errors import HubUnreachable, TaskError
     from worker.errors import BrokerUnreachable, EmbeddedServerError, WorkerError
@@ -26,6 +27,7 @@ def exit_code(error: Exception) -> int | None:
         DatabaseReadOnly,
         RightMissing,
         SchemaOutOfDate,
+        UnexpectedDatabaseError,
         BrokerUnreachable,
         EmbeddedServerError,
         HubUnreachable,
