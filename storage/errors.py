@@ -21,7 +21,7 @@ StorageError
 ├── PartsRefused             a folder that holds something else takes no parts
 ├── FolderBusy               another process writes parts into the folder
 ├── ResultsChanged           a job's results became others while parts of them were written
-└── LeaseLost                the shard belongs to another by now; what was computed may not be written
+└── LeaseLost                a shard or run belongs to another by now; what was made of it may not be written
 """
 
 from __future__ import annotations
@@ -115,4 +115,4 @@ class ResultsChanged(StorageError):
 
 
 class LeaseLost(StorageError):
-    """The shard was reclaimed or cancelled."""
+    """Another holds by now what was being worked on, or it ended; nothing more of it may be written."""

@@ -351,7 +351,8 @@ class PipelineRun(Base):
     """One run of a pipeline: when it was due (None for one by hand), and the job that it became.
 
     `state`: due, reading (its source), running (its job), done, failed, skipped (the one before was still going).
-    `handed_at` is when a worker was last asked to take it further.
+    `handed_at` is when a worker was last asked to take it further; `owner` is who does, under a lease
+    (see `storage.row_lease`): a worker that reads the source or writes the output, or the command of a run by hand.
     """
 
     __tablename__ = "pipeline_run"
@@ -362,6 +363,9 @@ class PipelineRun(Base):
     reason = column(str, nullable=True)
     job_id = column(int, ForeignKey("job.id"), nullable=True)
     handed_at = column(float, nullable=True)
+    owner = column(str, nullable=True)
+    lease_until = column(float, nullable=True)
+    fence = column(int, default=0, server_default="0")
     created_at = column(float)
     finished_at = column(float, nullable=True)
 

@@ -1,0 +1,82 @@
+"""A lease that a thread renews while its holder does something long, and that stops the holder once it is lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from storage.errors import LeaseLost, StorageError
+
+T = TypeVar("T")
+
+log = logging.getLogger("docmill.renewal")
+
+LONGEST_S = 5.0  # between two renewals
+LAST_WORDS_S = 5.0  # how long the end waits for a renewal under way
+
+
+class Held:
+    """What its holder asks while it works. `check` costs nothing, `confirm` asks the store."""
+
+    def __init__(self, what: str, renew: Callable[[], bool], stop: threading.Event | None) -> None:
+        self._what = what
+        self._renew = renew
+        self._stop = stop
+        self.lost = threading.Event()
+
+    def check(self) -> None:
+        """Raise LeaseLost if the lease was lost, or if the process is to stop: nothing more may be begun."""
+        if self.lost.is_set():
+            raise LeaseLost(f"{self._what} was taken over by another, or ended")
+        if self._stop is not None and self._stop.is_set():
+            raise LeaseLost(f"{self._what} is given back, since its worker stops")
+
+    def confirm(self) -> None:
+        """Renew the lease now, before a write that no fence guards, such as a file's.
+
+        Raises LeaseLost and StorageError.
+        """
+        self.check()
+        if not self._renew():
+            self.lost.set()
+        self.check()
+
+    def along(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items as long as the lease holds; after the last one the store has confirmed it."""
+        for item in items:
+            self.check()
+            yield item
+        self.confirm()
+
+    def keep(self, every_s: float, done: threading.Event) -> None:
+        """Renew until `done`, or until the lease is lost. A store that is away is asked again."""
+        while not done.wait(every_s):
+            try:
+                if not self._renew():
+                    log.warning("lease_lost what=%r", self._what)
+                    self.lost.set()
+                    return
+            except StorageError as error:
+                log.warning("renewal_failed what=%r error=%s", self._what, error)
+
+
+@contextmanager
+def renewed(
+    what: str, renew: Callable[[], bool], lease_s: float, *, stop: threading.Event | None = None
+) -> Iterator[Held]:
+    """Renew a lease well within its time for as long as the block runs. `renew` says whether it still is ours.
+
+    `what` names in messages what is held. Once `stop` is set the holder is to end, too.
+    """
+    held, done = Held(what, renew, stop), threading.Event()
+    every_s = min(LONGEST_S, lease_s / 6)
+    thread = threading.Thread(target=held.keep, args=(every_s, done), name="renewal", daemon=True)
+    thread.start()
+    try:
+        yield held
+    finally:
+        done.set()
+        thread.join(LAST_WORDS_S)
