@@ -86,7 +86,7 @@ def main() -> None:
         for beams, count in ((1, asked.greedy), (4, asked.beams)):
             texts = Texts(some_texts(asked.task, count))
             with (
-                mill(folder / f"mill-{beams}", lane=asked.task) as through,
+                mill(folder / f"mill-{beams}", lane=asked.task, backend="ctranslate2") as through,
                 direct(model, asked.task, beams, folder, texts) as sides,
             ):
                 for dtype, side in (("int8", DOCMILL_INT8), ("float32", DOCMILL_FP32)):

@@ -101,7 +101,8 @@ def _first_suited(
     reason: CannotServe | None = None
 
     def opened(name: str) -> Any:  # those for embeddings say more than a Backend does
-        return _class_of(name, spec.kind, family)(spec, folder, device=device, cache_dir=cache_dir)
+        made = _class_of(name, spec.kind, family, only=len(names) == 1)
+        return made(spec, folder, device=device, cache_dir=cache_dir)
 
     if spec.kind == "embed" and len(names) > 1:
         from tasks.backends.encoder.contest import fastest, subject
@@ -128,8 +129,8 @@ def _first_suited(
     raise CannotServe(f"The backend {asked} does not {wanted}.")
 
 
-def _class_of(name: str, kind: str, family: families.Family | None) -> Callable[..., Backend]:
-    """The backend's class; importing it imports its library."""
+def _class_of(name: str, kind: str, family: families.Family | None, *, only: bool) -> Callable[..., Backend]:
+    """The backend's class; importing it imports its library. ``only``: no other backend may carry the spec out."""
     if name == "vllm":
         from tasks.backends.decoder_only.vllm_engine import VllmBackend
 
@@ -157,5 +158,5 @@ def _class_of(name: str, kind: str, family: families.Family | None) -> Callable[
     if name == "ctranslate2":
         from tasks.backends.encoder_decoder.ctranslate import CTranslateBackend
 
-        return CTranslateBackend
+        return partial(CTranslateBackend, exact=not only)
     raise AssertionError(name)

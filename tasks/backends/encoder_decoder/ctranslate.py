@@ -20,7 +20,7 @@ import transformers
 from storage.specs import Spec
 from tasks.backends import Source, accelerator, allocator
 from tasks.backends.encoder_decoder.ctranslate_models import converted, require_known
-from tasks.backends.encoder_decoder.ctranslate_options import options
+from tasks.backends.encoder_decoder.ctranslate_options import inexact, options
 from tasks.backends.encoder_decoder.generation import Generation
 from tasks.backends.opening import Opening, generation_settings
 from tasks.backends.static import Computed, Items, StaticLoop
@@ -77,9 +77,13 @@ class Flight:
 
 
 class CTranslateBackend:
-    """One encoder-decoder model under one spec; raises Unsuited where transformers would do something else."""
+    """One encoder-decoder model under one spec.
 
-    def __init__(self, spec: Spec, folder: Path, *, device: str, cache_dir: Path) -> None:
+    Raises Unsuited where CTranslate2 does not know a setting, and with ``exact`` also where its search by beams
+    is not that of transformers.
+    """
+
+    def __init__(self, spec: Spec, folder: Path, *, device: str, cache_dir: Path, exact: bool = False) -> None:
         kind, _, index = device.partition(":")
         self._device = device
         self._type = compute_type(spec.quality, kind)
@@ -88,6 +92,8 @@ class CTranslateBackend:
         settings = generation_settings(opening.folder)
         self._generation = Generation(spec, opening.config.to_dict(), opening.tokenizer, settings)
         self._options = options(self._generation, spec.model)
+        if exact and (setting := inexact(self._generation)):
+            raise Unsuited(f"CTranslate2 searches otherwise than transformers: {setting}.")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = min(cores, _MOST_WORKERS) if kind == "cpu" else 1
         with _errors(device):

@@ -30,6 +30,34 @@ class Options:
         return [*ids, self.forced_end] if cut and self.forced_end is not None else list(ids)
 
 
+def inexact(generation: Generation) -> str | None:
+    """The setting under which CTranslate2's beams write something else than transformers' ``generate``, or None.
+
+    CTranslate2 normalizes scores again after tokens were masked, which transformers does with ``renormalize_logits``
+    only. It ends a search at a number of outputs, and without a length penalty as soon as the best beam has ended:
+    that is ``early_stopping`` in the first case, and its absence in the second.
+    """
+    if generation.beams == 1:
+        return None
+    settings = generation.settings
+    early = settings.early_stopping is True
+    if settings.length_penalty == 0 and early:
+        return "early_stopping with a length_penalty of 0"
+    if settings.length_penalty != 0 and not early:
+        return f"num_beams={generation.beams} without early_stopping"
+    ends = as_ids(settings.eos_token_id)
+    masking = {
+        "min_length": _least_new_tokens(settings),
+        "no_repeat_ngram_size": settings.no_repeat_ngram_size,
+        "bad_words_ids or suppress_tokens": _suppressed(settings, ends),
+    }
+    masks = [] if settings.renormalize_logits else [name for name, value in masking.items() if value]
+    # At the limit transformers gives the forced end a place of its own; of several ends it looks at more candidates.
+    others = {"forced_eos_token_id": settings.forced_eos_token_id is not None, "several ends": len(ends) > 1}
+    found = [*masks, *(name for name, is_set in others.items() if is_set)]
+    return f"{found[0]} with num_beams={generation.beams}" if found else None
+
+
 def options(generation: Generation, model: str) -> Options:
     """How to ask for what the settings say; raises Unsuited where CTranslate2 has no word for one."""
     settings = generation.settings
@@ -40,7 +68,7 @@ def options(generation: Generation, model: str) -> Options:
     if not ends or len(prefixes) > 1 or len(forced_ends) > 1 or (forced_ends and forced_ends[0] not in ends):
         raise Unsuited(f"{model} has ends or beginnings that CTranslate2 does not know.")
     most = generation.most_new_tokens
-    least = max((settings.min_length or 0) - 1, settings.min_new_tokens or 0)
+    least = _least_new_tokens(settings)
     forced = forced_ends[0] if forced_ends and most > 1 else None
     longest = most if forced is None else most - 1  # the last place is the forced end's
     arguments: dict[str, Any] = {
@@ -58,6 +86,11 @@ def options(generation: Generation, model: str) -> Options:
     if suppressed := _suppressed(settings, ends):
         arguments["suppress_sequences"] = suppressed
     return Options(arguments, tuple(map(str, prefixes)), forced, frozenset(ends), most)
+
+
+def _least_new_tokens(settings: Any) -> int:
+    # min_length counts the start token.
+    return max((settings.min_length or 0) - 1, settings.min_new_tokens or 0, 0)
 
 
 def _suppressed(settings: Any, ends: Sequence[int]) -> list[list[str]]:
