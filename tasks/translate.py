@@ -1,7 +1,9 @@
-"""Translating: paragraph by paragraph, with everything between the paragraphs kept as it is."""
+"""Translate paragraph by paragraph; everything between the paragraphs is kept as it is."""
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -9,10 +11,12 @@ from storage.outcomes import Outcome, Reason, Status
 from storage.specs import Spec
 from tasks import detection, languages
 from tasks.outputs import Generated
-from tasks.paragraphs import paragraphs, unwrapped
+from tasks.paragraphs import NEWLINE, cells, paragraphs, unwrapped
 from tasks.recipes import Computed, windowed
 from tasks.routing import Fate, Route, Ways
-from tasks.windows import Coder, Readers, Window, cut
+from tasks.windows import Coder, Readers, Section, Window, cut
+
+_BAR = re.compile(r"(?<!\\)\|")
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,12 @@ class Translate:
 
     def join(self, computed: Computed) -> Outcome:
         pieces, flags, end = [], set(windowed(computed.windows)), 0
+        barred = any("|" in output.text for output in computed.outputs if isinstance(output, Generated))
+        tables = cells(computed.text) if barred else []
         for window, output in zip(computed.windows, computed.outputs, strict=True):
             pieces.append(computed.text[end : window.start])
             if isinstance(output, Generated):
-                pieces.append(output.text)
+                pieces.append(_shaped(output.text, in_cell=_holds(tables, window)))
                 if output.truncated:
                     flags.add("output_truncated")
                 if not output.text:
@@ -42,6 +48,18 @@ class Translate:
             tokens_in=computed.tokens_in,
             tokens_out=computed.tokens_out,
         )
+
+
+def _shaped(output: str, *, in_cell: bool) -> str:
+    """Return the output without what would break the text's shape: line breaks, and bars in the cell of a table."""
+    line = " ".join(NEWLINE.split(output))
+    return _BAR.sub(r"\\|", line) if in_cell else line
+
+
+def _holds(sections: Sequence[Section], window: Window) -> bool:
+    """Return whether one of the sections, which are in order, holds the window."""
+    after = bisect_right(sections, window.start, key=lambda section: section.start)
+    return after > 0 and window.start < sections[after - 1].end
 
 
 @dataclass(frozen=True)
