@@ -27,19 +27,14 @@ _HERE_AND_THERE = (".parquet", ".zip")
 _HEADERS = {"Accept-Encoding": "identity"}
 _CONNECT_S = 30
 _SILENT_S = 60
-# These read files of this machine, or lead to other URLs: their answer is not what the URL says.
-_REFUSED = frozenset(
+# The protocols of fsspec that read this machine's files or repositories, or that lead to other URLs: their answer is
+# not what the URL says. `file` is a path, and never comes here.
+REFUSED = frozenset(
     (
-        "local",
-        "reference",
-        "filecache",
-        "simplecache",
-        "blockcache",
-        "cached",
-        "dir",
-        "generic",
-        "asyncwrapper",
-        "data",
+        *("local", "asynclocal", "git", "dvc"),
+        *("reference", "filecache", "simplecache", "blockcache", "cached", "dir", "generic", "data"),
+        *("async_wrapper", "asyncwrapper"),
+        *("zip", "tar", "libarchive"),
     )
 )
 _TALKATIVE = (
@@ -77,8 +72,8 @@ def content(url: str) -> Content:
     """
     scheme = url.partition("://")[0].lower()
     name = _shown(url)
-    if scheme in _REFUSED or "::" in url:
-        raise SourceUnsupported(f"{name}: such a URL is not read; name the file itself")
+    if scheme in REFUSED or "::" in url:
+        raise _not_read(name)
     system, path = _file_system(url, scheme, name)
     file_name = printable(_file_name(url))
     try:
@@ -133,7 +128,19 @@ def _file_system(url: str, scheme: str, name: str) -> tuple[Any, str]:
         raise SourceUnsupported(f"{name}: {scheme}:// needs another library: {hint}") from error
     except Exception as error:
         raise SourceUnsupported(f"{name}: {scheme}:// is not a kind of URL that is read") from error
+    if REFUSED & protocols_of(system):
+        raise _not_read(name)
     return system, path
+
+
+def protocols_of(system: Any) -> set[str]:
+    """Return all names of a file system of fsspec, or of its class: a package may register one under more names."""
+    names = system.protocol
+    return {names} if isinstance(names, str) else {*names}
+
+
+def _not_read(name: str) -> SourceUnsupported:
+    return SourceUnsupported(f"{name}: such a URL is not read; name the file itself")
 
 
 def _say_no_secrets() -> None:

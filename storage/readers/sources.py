@@ -40,7 +40,7 @@ SCHEMES: dict[str, Callable[[str, SourceOptions], Source]] = {
     "postgresql+psycopg": QuerySource,
     SCHEME: open_dataset,
 }
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")  # with the underscore that fsspec has in a name
 COMPRESSIONS: dict[str, Callable[[], Decompressor]] = {".gz": Gunzip, ".zst": Unzstd}
 READABLE = (
     ".jsonl, .csv and .tsv files, .txt and .md (also .gz or .zst), .parquet, .arrow, .feather, a folder, "
