@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 
 from storage.errors import RightMissing
 
 if TYPE_CHECKING:
     from storage.database import Database
 
-Rights = Mapping[str, tuple[str, ...]]  # by table or sequence
+Rights = Mapping[str, tuple[str, ...]]  # by table or sequence; "UPDATE (COLUMN)" is the right to one column
 
 DOCS = "docs/security.md has the statements that grant it"
 _READ, _ADD, _CHANGE, _KEEP = (
@@ -27,6 +27,12 @@ _READ, _ADD, _CHANGE, _KEEP = (
     ("SELECT", "INSERT", "UPDATE", "DELETE"),
 )
 
+
+def _update(*columns: str) -> tuple[str, ...]:
+    """The rights to read a table, and to change these columns of it."""
+    return ("SELECT", *(f"UPDATE ({column})" for column in columns))
+
+
 # What a worker needs that carries out no `docmill.enqueue`: it sees texts, and of documents what a prompt
 # of a later step has of their metadata, but no corpus and no source.
 WORK: Rights = MappingProxyType(
@@ -35,13 +41,13 @@ WORK: Rights = MappingProxyType(
         "compatibility": _READ,
         "content": _ADD,  # what a step puts out is a text for the next
         "spec": _READ,
-        "step": ("SELECT", "UPDATE"),
+        "step": _update("n_prior_done", "n_prior_failed", "n_prior_skipped", "n_prior_truncated"),
         "step_text": _ADD,
         "document": _READ,
         "prompt": _ADD,
-        "pipeline": ("SELECT", "UPDATE"),
+        "pipeline": _update("looked_at"),
         "pipeline_run": _CHANGE,
-        "job": ("SELECT", "UPDATE"),
+        "job": _update("state", "paused", "reason", "finished_at"),
         "shard": _CHANGE,
         "outcome": _CHANGE,
         "runtime": _ADD,
@@ -61,13 +67,18 @@ def missing(database: Database, rights: Rights) -> list[str]:
     if database.is_sqlite:
         return []
     asked = [(name, right) for name, several in rights.items() for right in several]
-    has = [
-        (func.has_sequence_privilege if right == "USAGE" else func.has_table_privilege)(name, right).label(f"n{i}")
-        for i, (name, right) in enumerate(asked)
-    ]
+    has = [_has(name, right).label(f"n{i}") for i, (name, right) in enumerate(asked)]
     with database.read() as connection:
         granted = connection.execute(select(*has)).one()
     return [f"{right} on {name}" for (name, right), there in zip(asked, granted, strict=True) if not there]
+
+
+def _has(name: str, right: str) -> ColumnElement[bool]:
+    """Return the question if the database's user has a right. Who may change a table may change each column."""
+    if right == "USAGE":
+        return func.has_sequence_privilege(name, right)
+    kind, _, column = right.partition(" (")
+    return func.has_column_privilege(name, column[:-1], kind) if column else func.has_table_privilege(name, right)
 
 
 def require(database: Database, rights: Rights) -> None:
