@@ -44,7 +44,7 @@ def normalize_json(value: Any) -> tuple[Any, tuple[str, ...]]:
             text, flags = normalize(value)
             found.update(flags)
             return text
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             return [clean(item) for item in value]
         if isinstance(value, dict):
             return {clean(key): clean(item) for key, item in value.items()}

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+import orjson
+
+from storage.normalize import normalize, normalize_json
+
 TRUNCATED = "output_truncated"  # the flag of an output that stopped at the model's limit
+REFUSED = "the database cannot store its output"
+NO_JSON = "its output has no JSON form: a number is not finite or past 64 bits, or it is nested too deep"
 
 
 class Status(StrEnum):
@@ -43,6 +50,51 @@ class Outcome:
     flags: tuple[str, ...] = ()
     tokens_in: int = 0
     tokens_out: int = 0
+
+    def refused(self, reason: str) -> Outcome:
+        """Return a failure in the place of an outcome that cannot be stored."""
+        return replace(
+            self, status=Status.FAILED, text=None, vector=None, data=None, reason=reason, reason_class=Reason.MODEL
+        )
+
+
+def storable(outcome: Outcome) -> Outcome:
+    """Return the outcome as every database can store it, flagged where its output had to be mended.
+
+    An outcome whose data has no JSON form fails.
+    """
+    data, in_data = _as_json(outcome.data)
+    if outcome.data is not None and data is None:
+        return storable(outcome.refused(NO_JSON))
+    text, in_text = (None, ()) if outcome.text is None else normalize(outcome.text)
+    flags = [normalize(flag)[0] for flag in outcome.flags]
+    flags += [flag for flag in map(_of_output, sorted({*in_text, *in_data})) if flag not in flags]
+    reason = None if outcome.reason is None else normalize(outcome.reason)[0]
+    return replace(outcome, text=text, data=data, reason=reason, flags=tuple(flags))
+
+
+def _of_output(flag: str) -> str:
+    """Return the flag of an output that says what `flag` says of a document."""
+    return f"output_{flag}"
+
+
+def _as_json(value: Any) -> tuple[Any, tuple[str, ...]]:
+    """Return a JSON value as it is stored and what was replaced in it; None for a value that has no JSON form."""
+    try:
+        mended, replaced = normalize_json(value)
+        orjson.dumps(mended)
+    except (TypeError, RecursionError):
+        return None, ()
+    return (mended, replaced) if _is_finite(mended) else (None, ())
+
+
+def _is_finite(value: Any) -> bool:
+    """Return False for a value with NaN or an infinity in it, of which orjson would make `null`."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_is_finite, value))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Select, delete, func, select, true, update
 from storage.database import Database, db_now
 from storage.jobs import FREE, RUNS
 from storage.leases.policy import Claimant, share
+from storage.normalize import normalize
 from storage.schema import Job, Refusal, Shard, SpecRow, Step, Worker
 
 LIVE_S = 30.0  # a worker that was silent for longer does not count
@@ -205,7 +206,7 @@ def withdraw(database: Database, lanes: Collection[str]) -> None:
 
 def refuse(database: Database, worker_id: str, spec_id: int, reason: str) -> None:
     """Note that a worker cannot serve a spec, and why. A worker that is not on the list has no say."""
-    values = {"reason": reason, "refused_at": db_now()}
+    values = {"reason": normalize(reason)[0], "refused_at": db_now()}
     statement = (
         database.insert(Refusal)
         .values(worker_id=worker_id, spec_id=spec_id, **values)

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from sqlalchemy import Connection, and_
+from sqlalchemy import exc as sa_exc
 from sqlalchemy.dialects import sqlite
 
 from storage import bulk, gate
 from storage.database import Database, db_now
-from storage.outcomes import TRUNCATED, Known, Outcome
+from storage.errors import ValueRefused
+from storage.outcomes import REFUSED, TRUNCATED, Known, Outcome, storable
 from storage.rows import n_chars
 from storage.schema import OutcomeRow
+
+T = TypeVar("T")
+
+
+def settle(database: Database, work: Callable[[Connection, bool], T]) -> T:
+    """Run `work` in a write transaction; it puts outcomes as its second argument says (`one_by_one`).
+
+    They go in one statement. Where the database refuses a value it is found by a second transaction, which fails the
+    outcome that has it.
+    """
+    try:
+        return database.write(lambda connection: work(connection, False))
+    except ValueRefused:
+        return database.write(lambda connection: work(connection, True))
 
 
 def put_outcomes(
@@ -22,15 +39,55 @@ def put_outcomes(
     runtime_id: int | None,
     *,
     redo: bool = False,
+    one_by_one: bool = False,
 ) -> dict[int, Known]:
     """Write outcomes: the first one stays, but `done` takes the place of `failed` (with `redo`, anything does).
 
     Those of contents that were removed meanwhile are left out. Returns what is known of their contents then; nothing
-    when some were not written, since an earlier one stayed.
+    when some were not written, since an earlier one stayed. With `one_by_one` an outcome that the database refuses
+    fails, and the others are written.
     """
     if not outcomes:
         return {}
     gate.refer(database, connection)
+    # In one order everywhere, so that two shards with the same contents never wait for each other in a circle.
+    ordered = [storable(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.content_id)]
+    if not one_by_one:
+        return _put(database, connection, spec_id, ordered, runtime_id, redo=redo)
+    known: dict[int, Known] = {}
+    for outcome in ordered:
+        known |= _put_one(database, connection, spec_id, outcome, runtime_id, redo=redo)
+    return known
+
+
+def _put_one(
+    database: Database,
+    connection: Connection,
+    spec_id: int,
+    outcome: Outcome,
+    runtime_id: int | None,
+    *,
+    redo: bool,
+) -> dict[int, Known]:
+    try:
+        with connection.begin_nested():
+            return _put(database, connection, spec_id, [outcome], runtime_id, redo=redo)
+    except sa_exc.DBAPIError as error:
+        if not isinstance(database.wrap(error), ValueRefused):
+            raise
+        refused = outcome.refused(f"{REFUSED} ({type(error.orig).__name__})")
+        return _put(database, connection, spec_id, [refused], runtime_id, redo=redo)
+
+
+def _put(
+    database: Database,
+    connection: Connection,
+    spec_id: int,
+    outcomes: Sequence[Outcome],
+    runtime_id: int | None,
+    *,
+    redo: bool,
+) -> dict[int, Known]:
     rows = [
         {
             "spec_id": spec_id,
@@ -46,8 +103,7 @@ def put_outcomes(
             "tokens_out": outcome.tokens_out,
             "runtime_id": runtime_id,
         }
-        # In one order everywhere, so that two shards with the same contents never wait for each other in a circle.
-        for outcome in sorted(outcomes, key=lambda outcome: outcome.content_id)
+        for outcome in outcomes
     ]
     if database.is_sqlite:
         stored = n_chars(connection, [outcome.content_id for outcome in outcomes])

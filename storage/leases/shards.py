@@ -16,7 +16,7 @@ from storage.errors import LeaseLost
 from storage.flow.cutting import pack, unpack
 from storage.flow.following import UNTOUCHED, follow
 from storage.jobs import FREE, RUNS
-from storage.leases.settling import put_outcomes
+from storage.leases.settling import put_outcomes, settle
 from storage.outcomes import Known, Outcome, Status, Tally
 from storage.rows import SPEC, insert, known_outcomes, n_chars, spec_of
 from storage.schema import Content, Job, OutcomeRow, Shard, SpecRow, Worker
@@ -183,7 +183,7 @@ def commit(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtim
     shard keeps its fence and owner.
     """
 
-    def work(connection: Connection) -> None:
+    def work(connection: Connection, one_by_one: bool) -> None:
         row = _locked(database, connection, claim.shard_id)
         if row is None:
             raise LeaseLost(f"shard {claim.shard_id} was removed with its corpus before its results were written")
@@ -191,10 +191,10 @@ def commit(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtim
             return
         if row.state != "running" or row.fence != claim.fence or not row.job_runs:
             raise LeaseLost(f"shard {claim.shard_id} was taken away before its results were written")
-        written = _put_outcomes(database, connection, claim, outcomes, runtime_id)
+        written = _put_outcomes(database, connection, claim, outcomes, runtime_id, one_by_one=one_by_one)
         end_shard(database, connection, claim.shard_id, claim.spec_id, claim.contents, outcomes, written)
 
-    database.write(work)
+    settle(database, work)
 
 
 def release(
@@ -205,11 +205,11 @@ def release(
     What is finished becomes a shard of its own that is done, so that counts follow it at once.
     """
 
-    def work(connection: Connection) -> None:
+    def work(connection: Connection, one_by_one: bool) -> None:
         row = _locked(database, connection, claim.shard_id)
         if row is None or row.state != "running" or row.fence != claim.fence:
             return
-        written = _put_outcomes(database, connection, claim, finished, runtime_id)
+        written = _put_outcomes(database, connection, claim, finished, runtime_id, one_by_one=one_by_one)
         lacking = {content_id for content_id, _ in claim.texts} - {outcome.content_id for outcome in finished}
         if not lacking:
             end_shard(database, connection, claim.shard_id, claim.spec_id, claim.contents, finished, written)
@@ -220,7 +220,7 @@ def release(
         left = {"contents": pack(rest), "n_contents": len(rest), "n_chars": _chars(connection, rest)}
         give_back(connection, claim.shard_id, attempt=Shard.attempt - 1, **left)
 
-    database.write(work)
+    settle(database, work)
 
 
 def _part_done(
@@ -329,6 +329,14 @@ def _locked(database: Database, connection: Connection, shard_id: int) -> Any:
 
 
 def _put_outcomes(
-    database: Database, connection: Connection, claim: Claim, outcomes: Sequence[Outcome], runtime_id: int | None
+    database: Database,
+    connection: Connection,
+    claim: Claim,
+    outcomes: Sequence[Outcome],
+    runtime_id: int | None,
+    *,
+    one_by_one: bool,
 ) -> dict[int, Known]:
-    return put_outcomes(database, connection, claim.spec_id, outcomes, runtime_id, redo=claim.redo)
+    return put_outcomes(
+        database, connection, claim.spec_id, outcomes, runtime_id, redo=claim.redo, one_by_one=one_by_one
+    )

@@ -320,3 +320,10 @@ def test_two_rounds_of_reclaiming_at_once_reclaim_each_shard_once(database: Data
         set_shard(database, claim.shard_id, lease_until=db_now() - 1)
     assert sum(at_once(*[lambda: upkeep.reclaim(database)] * 3)) == len(claims)
     work(database)
+
+
+def test_a_refusal_is_stored_whatever_is_in_its_reason(database: Database) -> None:
+    job = read(database, request(), [("a", "a")])
+    sign_on(database, "w1", "embed")
+    dispatch.refuse(database, "w1", job.first.spec_id, "cannot serve \0 \ud800")
+    assert "cannot serve \ufffd \ufffd" in str(read_status(database, job.id).waiting_for)
