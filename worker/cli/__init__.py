@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import io
 from typing import Any
 
 import click
@@ -118,7 +119,9 @@ def _run() -> int:
         say("Interrupted.")
         return 130
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()  # it may name options, fields and files of others
+        error.show(shown)
+        say(shown.getvalue().rstrip("\n"))
         return error.exit_code
     except Exception as error:
         code = exit_code(error)

@@ -10,7 +10,7 @@ import click
 
 from worker.cli import completion
 from worker.cli.faults import BAD_INPUT, OK, SOME_FAILED
-from worker.cli.session import BACKEND, open_broker, open_store, print_json, say, settings_from
+from worker.cli.session import BACKEND, answer, open_broker, open_store, print_json, say, settings_from
 
 JSON = click.option("--json", "as_json", is_flag=True, help="For machines.")
 
@@ -132,7 +132,7 @@ def list_command(as_json: bool) -> int:
         return OK
     for model in found:
         default = f" [default for {model['default_for']}]" if model["default_for"] else ""
-        click.echo(f"{model['name']:<16} {model['about']}{default}")
+        answer(f"{model['name']:<16} {model['about']}{default}")
     say("Any other --model is a folder, a name in DOCMILL_MODELS_DIR, package:PACKAGE/FOLDER, or a model hub's id.")
     return OK
 
@@ -151,11 +151,11 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
         print_json(asdict(found))
         return OK
     size = f"{found.size_bytes / 1e6:,.0f} MB" if found.size_bytes is not None else "not on this machine yet"
-    click.echo(f"model      {found.pinned.model}")
-    click.echo(f"revision   {found.pinned.revision}")
-    click.echo(f"is         {found.architecture} ({found.family}), {size}")
-    click.echo(f"suits      {', '.join(found.kinds) or 'none of the tasks there are now'}")
-    click.echo(f"window     {found.window_limit} tokens; longer documents are cut and put back together")
+    answer(f"model      {found.pinned.model}")
+    answer(f"revision   {found.pinned.revision}")
+    answer(f"is         {found.architecture} ({found.family}), {size}")
+    answer(f"suits      {', '.join(found.kinds) or 'none of the tasks there are now'}")
+    answer(f"window     {found.window_limit} tokens; longer documents are cut and put back together")
     return OK if found.kinds else BAD_INPUT
 
 
@@ -174,7 +174,7 @@ def doctor_command(as_json: bool) -> int:
         print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
-            click.echo(f"{'ok ' if finding.ok else 'BAD'} {finding.what:<11} {finding.detail}")
+            answer(f"{'ok ' if finding.ok else 'BAD'} {finding.what:<11} {finding.detail}")
             if finding.advice:
-                click.echo(f"    {'':<11} {finding.advice}")
+                answer(f"    {'':<11} {finding.advice}")
     return OK if all(finding.ok for finding in findings) else SOME_FAILED

@@ -12,7 +12,7 @@ import click
 
 from worker.cli import words
 from worker.cli.faults import BAD_INPUT, OK, SOME_FAILED
-from worker.cli.session import open_store, print_json, say, settings_from
+from worker.cli.session import answer, open_store, print_json, say, settings_from
 
 if TYPE_CHECKING:
     from storage.corpora import CorpusState
@@ -75,7 +75,7 @@ def show_command(name: str, as_json: bool) -> int:
     if as_json:
         print_json(_as_json(corpus))
         return OK
-    click.echo(f"{corpus.name}: {corpus.documents:,} documents, made {_time(corpus.created_at)}")
+    answer(f"{corpus.name}: {corpus.documents:,} documents, made {_time(corpus.created_at)}")
     specs = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("spec", "what", "done", "failed", "skipped", "to do", "as of job"):
         specs.add_column(heading)
@@ -171,7 +171,7 @@ def trace_command(file: Path, as_json: bool) -> int:
         print_json(asdict(found) | {"nowhere": found.is_nowhere})
     else:
         for line in _said(found):
-            click.echo(line)
+            answer(line)
     return OK if found.is_nowhere else SOME_FAILED
 
 

@@ -11,6 +11,7 @@ from worker.cli.faults import BAD_INPUT, OK
 from worker.cli.session import (
     FORMAT,
     STDOUT,
+    answer,
     check_folder,
     check_out,
     open_store,
@@ -184,7 +185,7 @@ def failures_command(job: int, as_json: bool) -> int:
         for row in found:
             none = False
             fields = (row["id"], row["status"], row["class"], row["reason"])
-            click.echo("\t".join(words.cell(field) if field else "-" for field in fields))
+            answer("\t".join(words.cell(field) if field else "-" for field in fields))
         if none:
             say(f"Job {job} has no failures.")
     return OK

@@ -12,7 +12,16 @@ import click
 
 from worker.cli import words
 from worker.cli.faults import OK
-from worker.cli.session import BACKEND, check_out_is_no_input, open_broker, open_store, print_json, say, settings_from
+from worker.cli.session import (
+    BACKEND,
+    answer,
+    check_out_is_no_input,
+    open_broker,
+    open_store,
+    print_json,
+    say,
+    settings_from,
+)
 
 if TYPE_CHECKING:
     from storage.database import Database
@@ -60,8 +69,8 @@ def check_command(file: Path, as_json: bool) -> int:
         print_json(_as_json(pipeline) | {"specs": {step.name: asdict(step.spec) for step in prepared.steps}})
         return OK
     for step in prepared.steps:
-        click.echo(f"{step.name}: {step.spec} over {step.input or 'the documents'}")
-    click.echo(f"schedule: {_when(pipeline)}")
+        answer(f"{step.name}: {step.spec} over {step.input or 'the documents'}")
+    answer(f"schedule: {_when(pipeline)}")
     say(f"{file} is in order.")
     return OK
 
@@ -216,7 +225,7 @@ def show_command(name: str, as_json: bool) -> int:
     if as_json:
         print_json(_as_json(parse(row.text, Path(row.path))))
     else:
-        click.echo(row.text, nl=not row.text.endswith("\n"))
+        answer(row.text, nl=not row.text.endswith("\n"))
     return OK
 
 

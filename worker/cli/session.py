@@ -7,9 +7,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
 
 import click
+
+from worker.cli.words import printable
 
 if TYPE_CHECKING:
     from storage.database import Database
@@ -30,11 +32,16 @@ FORMAT = click.option(
 
 
 def say(message: str) -> None:
-    """Talk: goes to stderr, so that stdout stays data. Where nobody listens any more, the work goes on."""
+    """Print talk to stderr, so that stdout stays data. Where nobody listens any more, the work goes on."""
     try:
-        click.echo(message, err=True)
+        click.echo(printable(message), err=True)
     except BrokenPipeError:
         nobody_reads(STDERR)
+
+
+def answer(message: object, *, nl: bool = True) -> None:
+    """Print what was asked for to stdout, without characters that a terminal would obey."""
+    click.echo(printable(str(message)), nl=nl)
 
 
 def nobody_reads(number: int) -> None:
@@ -240,7 +247,10 @@ def write_out(
     rows = faultpoints.along("export", rows)
     target = target_of(out, asked)
     if target is None:
-        write_stream(rows, sys.stdout.buffer, asked)
+        from worker.cli.stdout import Harmless
+
+        harmless = Harmless(sys.stdout.buffer, asked or "jsonl", sys.stdout.isatty())
+        write_stream(rows, cast(BinaryIO, harmless), asked)
         sys.stdout.buffer.flush()
         return
     try:
@@ -252,7 +262,10 @@ def write_out(
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
+    """Print one JSON document to stdout."""
     import orjson
 
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode() + "\n")
+    from worker.cli.stdout import escaped
+
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
+    sys.stdout.write(escaped(text) + "\n")

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -25,20 +26,31 @@ SHOWN_REJECTIONS = 5
 SHOWN_EVERY = 1_000  # documents
 
 
-class _Talk(Console):
+class _Console(Console):
+    """A console to which no string is markup, and which prints no character that a terminal would obey."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+class _Talk(_Console):
     def on_broken_pipe(self) -> None:
         """Nobody listens any more; the work goes on."""
         nobody_reads(STDERR)
 
 
-class _Paper(Console):
+class _Paper(_Console):
     def on_broken_pipe(self) -> None:
         """Nobody reads any more: the command ends."""
         raise BrokenPipeError
 
 
-talk = _Talk(stderr=True, highlight=False)
-paper = _Paper(highlight=False)
+talk = _Talk(stderr=True)
+paper = _Paper()
 changing_bars = threading.Lock()  # held while a bar comes or goes: another thread prints before or after that
 
 
@@ -48,10 +60,10 @@ def bar(what: str, total: float | None = None) -> Iterator[Bar]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     progress = Progress(
-        TextColumn("{task.description:<10}"),
+        TextColumn("{task.description:<10}", markup=False),
         BarColumn(bar_width=30),
-        MofNCompleteColumn() if total is not None else TextColumn("{task.fields[count]}"),
-        TextColumn("{task.fields[note]}"),
+        MofNCompleteColumn() if total is not None else TextColumn("{task.fields[count]}", markup=False),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeElapsedColumn(),
         console=talk,
     )

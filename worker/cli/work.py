@@ -17,6 +17,7 @@ from worker.cli.session import (
     FORMAT,
     OUT,
     STDOUT,
+    answer,
     check_filled,
     check_out,
     check_out_is_no_input,
@@ -208,10 +209,10 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
     if as_json:
         print_json(asdict(found) | {"spec": asdict(prepared.spec)})
         return code
-    click.echo(f"{found.documents:,} documents, {found.texts:,} unique texts, {found.rejected:,} records rejected")
-    click.echo(f"{found.done_already:,} texts have a result already")
+    answer(f"{found.documents:,} documents, {found.texts:,} unique texts, {found.rejected:,} records rejected")
+    answer(f"{found.done_already:,} texts have a result already")
     if found.sampled:
-        click.echo(
+        answer(
             f"{found.texts - found.done_already:,} to do: about {found.tokens_to_do:,} tokens, "
             f"about {words.duration(found.seconds)} on {device} "
             f"({found.tokens_per_s:,.0f} tokens/s measured on {found.sampled} texts, "
@@ -286,10 +287,10 @@ def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
             if as_json:
                 print_json(asdict(done))
             else:
-                click.echo(done.id)
+                answer(done.id)
             return OK
         if not as_json:
-            click.echo(done.id)
+            answer(done.id)
         status = follow(database, done.id)
         if as_json:
             print_json(words.as_json(status))

@@ -1,0 +1,96 @@
+"""Names, fields and texts from outside reach a terminal as text: neither obeyed by it nor read as markup."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+from rich.text import Text
+
+from tests.worker.harness import ROOT, Docmill
+from worker.cli import show
+from worker.cli.stdout import Harmless, escaped
+
+HOSTILE = "\x1b[31mred\x9b2J\x7f"
+
+
+@pytest.fixture
+def paper(monkeypatch: pytest.MonkeyPatch) -> show._Paper:
+    console = show._Paper()
+    monkeypatch.setattr(console, "file", io.StringIO())
+    return console
+
+
+def printed(console: show._Paper) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["[/b]", "[vllm-cpu]", "[red]x", ":smile:"])
+def test_no_string_is_markup(paper: show._Paper, name: str) -> None:
+    table = Table("corpus")
+    table.add_row(name)
+    paper.print(table)
+    paper.print(name)
+    assert printed(paper).count(name) == 2
+
+
+def test_a_console_prints_no_character_that_a_terminal_obeys(paper: show._Paper) -> None:
+    table = Table(HOSTILE)
+    table.add_row(HOSTILE)
+    table.add_row(Text(HOSTILE))
+    paper.print(table, Text(HOSTILE), HOSTILE)
+    assert not set(printed(paper)) & {"\x1b", "\x9b", "\x7f"}
+    assert "red" in printed(paper)
+
+
+def test_json_lines_keep_their_value_and_have_no_control_character() -> None:
+    line = json.dumps({"text": HOSTILE}, ensure_ascii=False)
+    assert json.loads(escaped(line)) == {"text": HOSTILE}
+    assert escaped(line).isascii()
+
+
+@pytest.mark.parametrize(("is_terminal", "raw"), [(True, False), (False, True)])
+def test_csv_is_changed_only_for_a_terminal(is_terminal: bool, raw: bool) -> None:
+    stream = io.BytesIO()
+    Harmless(stream, "csv", is_terminal).write(f'"{HOSTILE}"\r\n'.encode())
+    assert (HOSTILE in stream.getvalue().decode()) is raw
+    assert stream.getvalue().endswith(b'"\r\n')
+
+
+@pytest.mark.parametrize("command", [("jobs",), ("status", "1"), ("corpus", "list"), ("corpus", "show", "NAME")])
+def test_a_hostile_corpus_name_is_shown_as_text(
+    tmp_path: Path, write_corpus: Callable[..., Path], command: tuple[str, ...]
+) -> None:
+    name = f"a[/b][vllm-cpu]{HOSTILE}"
+    docmill = Docmill(tmp_path, {})
+    docmill.enqueue(write_corpus([{"id": "1", "text": "one"}]), "--task", "summarize", "--corpus", name)
+    shown = docmill(*(name if word == "NAME" else word for word in command)).stdout
+    assert "[/b]" in shown
+    assert "[vllm-cpu]" in shown
+    assert not set(shown) & set(HOSTILE[:1] + "\x9b\x7f")
+
+
+def test_a_hostile_field_name_in_an_error_is_shown_as_text(tmp_path: Path, write_corpus: Callable[..., Path]) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(json.dumps({"id": "1", HOSTILE: "one"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    said = Docmill(tmp_path, {})("enqueue", corpus, "--task", "summarize", code=2).stderr
+    assert "red" in said
+    assert not set(said) & {"\x1b", "\x9b", "\x7f"}
+
+
+def test_commands_print_only_through_functions_that_make_text_harmless() -> None:
+    allowed = {("session.py", "echo"), ("completion.py", "echo"), ("jobs.py", "echo")}  # the last is bold by itself
+    for file in (ROOT / "worker" / "cli").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in {"echo", "secho"}
+            ):
+                assert (file.name, node.func.attr) in allowed, f"{file.name}:{node.lineno}"
