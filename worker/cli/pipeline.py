@@ -134,10 +134,11 @@ class InHistory:
 
     def ended(self, status: Any) -> None:
         from storage.flow import pipelines
+        from worker.pipelines.running import remark
 
         if self._run_id is not None:
             state = "done" if status.state == "done" else "failed"
-            reason = None if status.state == "done" else f"job {status.id} was {status.state}"
+            reason = remark(status) if status.state == "done" else f"job {status.id} was {status.state}"
             pipelines.note(self._database, self._run_id, state, job_id=status.id, reason=reason)
 
     def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:

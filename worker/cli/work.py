@@ -106,6 +106,18 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--id-field", default="id", show_default=True, help="Field that holds the document's id."),
         click.option("--limit", type=click.IntRange(1, MOST), help="Only the first N records."),
         click.option("--prune", is_flag=True, help="Mark documents as gone that the source has no more."),
+        click.option(
+            "--prune-max",
+            type=click.FloatRange(0, 100),
+            metavar="PERCENT",
+            help="Stop a reading that would mark more of the source's documents.  [default: 50]",
+        ),
+        click.option(
+            "--prune-rejected",
+            type=click.Choice(["stop", "keep"]),
+            help="After a rejected record mark nothing, or keep the old version of what was rejected, and mark what "
+            "is gone.  [default: stop]",
+        ),
         click.option("--strict", is_flag=True, help="Stop at the first record that cannot be read."),
         click.option(
             "--max-failures",

@@ -44,6 +44,8 @@ def prepare(settings: Settings, pipeline: Pipeline) -> Prepared:
         limit=corpus.limit,
         strict=corpus.strict,
         prune=corpus.prune,
+        prune_max=corpus.prune_max,
+        prune_rejected=corpus.prune_rejected,
         priority=pipeline.priority,
         max_failures=pipeline.max_failures,
     )
@@ -126,7 +128,12 @@ def conclude(database: Database, run_id: int, pipeline: Pipeline, status: JobSta
         pipelines.note(database, run_id, "failed", reason=f"job {status.id} was {status.state}")
         return
     export(database, pipeline, status.id)
+    pipelines.note(database, run_id, "done", reason=remark(status))
+
+
+def remark(status: JobStatus) -> str | None:
+    """Return what the history says of a job that is done and lacks something."""
     lacking = [f"{status.failed:,} texts failed"] if status.failed else []
     lacking += [f"{status.rejected:,} records were rejected"] if status.rejected else []
-    reason = f"{' and '.join(lacking)}: docmill failures {status.id}" if lacking else None
-    pipelines.note(database, run_id, "done", reason=reason)
+    said = [f"{' and '.join(lacking)}: docmill failures {status.id}"] if lacking else []
+    return ". ".join([*said, *filter(None, [status.not_pruned])]) or None
