@@ -29,6 +29,7 @@ from worker.ahead import ahead
 from worker.broker import Broker
 from worker.errors import BadMessage, BrokerUnreachable, WorkerError
 from worker.messages import VERSION
+from worker.rehearsal import require_possible
 from worker.settings import Settings
 from worker.topup import top_up
 
@@ -110,8 +111,12 @@ class Enqueued:
     not_pruned: str | None = None
 
 
-def prepare(settings: Settings, request: Request, stdin: BinaryIO | None = None) -> Prepared:
+def prepare(
+    settings: Settings, request: Request, stdin: BinaryIO | None = None, *, download: bool = False
+) -> Prepared:
     """Check everything that can be checked before anything is stored.
+
+    With ``download`` a hub's model is brought here and looked at, too.
 
     Raises SourceError for the source, ModelError for the model, BadOption for the options or for the want of a model,
     BadCorpusName.
@@ -123,6 +128,7 @@ def prepare(settings: Settings, request: Request, stdin: BinaryIO | None = None)
             raise BadOption(f"{option} says how --prune works: give --prune too.")
     source = open_source(request.source, reading(request, [request.options]), stdin=stdin)
     spec = spec_of(settings, request.task, request.model, request.revision, request.options)
+    require_possible(settings, spec, download=download)
     steps = (StepRequest(request.task, spec),)
     return Prepared(request, steps, source, storable(request.corpus or _corpus_name(source, request.limit)))
 

@@ -43,12 +43,12 @@ def pipeline_command() -> None:
     """
 
 
-def _prepared(settings: Settings, file: Path) -> tuple[Pipeline, Prepared]:
+def _prepared(settings: Settings, file: Path, *, download: bool = False) -> tuple[Pipeline, Prepared]:
     from worker.pipelines.file import read
     from worker.pipelines.running import prepare
 
     pipeline = read(file)
-    prepared = prepare(settings, pipeline)
+    prepared = prepare(settings, pipeline, download=download)
     output = pipeline.output
     if output.file is not None:
         from worker.cli.session import check_folder, check_out
@@ -96,7 +96,7 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     settings = settings_from(device=device, backend=backend)
     devices = choose_devices(settings.device)
     with open_store(settings) as database:
-        pipeline, prepared = _prepared(settings, file)
+        pipeline, prepared = _prepared(settings, file, download=True)
         with InHistory(database, pipeline) as run:
             with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):
                 status = run_here(settings, database, broker, devices, prepared)

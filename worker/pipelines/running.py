@@ -23,13 +23,16 @@ from worker.broker import Broker
 from worker.enqueue import Prepared, Progress, Request, enqueue, reading, spec_of, storable
 from worker.errors import WorkerError
 from worker.pipelines.file import DOCUMENT, Pipeline, PipelineInvalid, Step, parse
+from worker.rehearsal import require_possible
 from worker.settings import Settings
 
 log = logging.getLogger("docmill.pipelines")
 
 
-def prepare(settings: Settings, pipeline: Pipeline) -> Prepared:
+def prepare(settings: Settings, pipeline: Pipeline, *, download: bool = False) -> Prepared:
     """Check everything that can be checked before anything is stored.
+
+    With ``download`` a hub's models are brought here and looked at, too.
 
     Raises SourceError for the source, PipelineInvalid for a step that its model cannot do, HubUnreachable.
     """
@@ -49,14 +52,15 @@ def prepare(settings: Settings, pipeline: Pipeline) -> Prepared:
         priority=pipeline.priority,
         max_failures=pipeline.max_failures,
     )
-    steps = tuple(_step(settings, step) for step in pipeline.steps)
+    steps = tuple(_step(settings, step, download) for step in pipeline.steps)
     return Prepared(request, steps, source, storable(corpus.name))
 
 
-def _step(settings: Settings, step: Step) -> StepRequest:
+def _step(settings: Settings, step: Step, download: bool) -> StepRequest:
     options = step.options if step.options.dtype != "auto" else replace(step.options, dtype=settings.dtype)
     try:
         spec = spec_of(settings, step.task, step.model, step.revision, options)
+        require_possible(settings, spec, download=download)
     except HubUnreachable:
         raise
     except TaskError as error:
