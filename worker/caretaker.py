@@ -11,6 +11,7 @@ from functools import partial
 
 from storage.database import Database
 from storage.errors import StorageError
+from storage.flow import pipelines
 from storage.leases import dispatch, upkeep
 from worker.broker import Broker
 from worker.errors import BrokerUnreachable
@@ -100,6 +101,7 @@ class Caretaker:
     def _bury(self, burial: Burial) -> None:
         free = upkeep.relieve if burial.on_purpose else upkeep.reclaim
         free(self._database, burial.owner)
+        pipelines.let_go_all(self._database, burial.owner)
         dispatch.sign_off(self._database, burial.owner)
         send_again(self._database, self._broker)
 

@@ -159,7 +159,8 @@ def _register(app: Celery, process: Process, settings: Settings) -> None:
 
     @app.task(name=RUN_TASK)  # type: ignore[untyped-decorator]
     def pipeline(**arguments: Any) -> None:
-        advance(settings, process.database, process.broker, parse_run(arguments))
+        stop = process.draining
+        advance(settings, process.database, process.broker, parse_run(arguments), owner=process.owner, stop=stop)
 
 
 def _sign_on(order: Order, settings: Settings, database: Database) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, and_, delete, exists, or_, select
 
 from storage import gate, numbering
 from storage.database import Database, db_now
+from storage.flow import pipelines
 from storage.jobs import UNFINISHED
 from storage.schema import Content, Document, Job, OutcomeRow, Prompt, SpecRow, Step, StepText
 
@@ -203,7 +204,7 @@ def _drop_page(database: Database, spec_id: int, contents: Sequence[int]) -> Col
 
 
 def _works_on() -> Any:
-    """The condition for an outcome to be one that an unfinished job counts on."""
+    """The condition for an outcome to be one that an unfinished job counts on, or a run that has yet to write it."""
     of_document = exists().where(
         Document.content_id == OutcomeRow.content_id, Document.corpus_id == Job.corpus_id, Step.input_step.is_(None)
     )
@@ -215,7 +216,7 @@ def _works_on() -> Any:
         .join(Job, Job.id == Step.job_id)
         .where(
             Step.spec_id == OutcomeRow.spec_id,
-            Job.state.in_(UNFINISHED),
+            or_(Job.state.in_(UNFINISHED), pipelines.holds_job()),
             or_(
                 of_document.correlate(OutcomeRow, Job, Step),
                 of_step.correlate(OutcomeRow, Step),

@@ -16,6 +16,7 @@ from storage import numbering
 from storage.database import Database
 from storage.disposal import collection
 from storage.errors import CorpusInUse, NoSuchCorpus
+from storage.flow import pipelines
 from storage.jobs import UNFINISHED, lock_corpus
 from storage.schema import (
     Contender,
@@ -151,6 +152,8 @@ def _delete_some(connection: Connection, table: Any, key: Any, condition: Any) -
 
 def _delete_jobs(connection: Connection, corpus_id: int) -> int:
     jobs = connection.scalars(select(Job.id).where(Job.corpus_id == corpus_id)).all()
+    going = update(PipelineRun).where(PipelineRun.job_id.in_(jobs), PipelineRun.finished_at.is_(None))
+    connection.execute(going.values(**pipelines.ended("failed", pipelines.JOB_REMOVED)))
     connection.execute(update(PipelineRun).where(PipelineRun.job_id.in_(jobs)).values(job_id=None))
     connection.execute(delete(Step).where(Step.job_id.in_(jobs)))
     return connection.execute(delete(Job).where(Job.id.in_(jobs))).rowcount

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, delete, func, or_, select, update
+from sqlalchemy import Connection, and_, case, delete, func, not_, or_, select, update
 
+from storage import row_lease
 from storage.database import Database, db_now
 from storage.errors import NoSuchPipeline
 from storage.jobs import UNFINISHED
@@ -15,14 +16,17 @@ from storage.rows import insert
 from storage.schema import Ingest, Job, PipelineRow, PipelineRun
 
 HAND_AGAIN_S = 60.0  # how long a worker that was asked is believed to have heard
-READER_SILENT_S = 120.0  # a reading of which nothing was heard for so long is taken up by another
+READER_SILENT_S = 120.0  # a reading without a lease (by the release before) is free when it was silent for so long
+CUT_OFF = "it was cut off"
+JOB_REMOVED = "its job was removed with its corpus"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that a worker has taken up: its pipeline's file, and how far it is."""
+    """A run whose lease its holder has: the pipeline's file, how far the run is, and the fence of the lease."""
 
     id: int
+    fence: int
     name: str
     path: str
     text: str
@@ -128,26 +132,55 @@ def fire(database: Database, found: Any, due_at: float) -> int | None:
 
 
 _OPEN = and_(PipelineRun.finished_at.is_(None), PipelineRun.due_at.is_not(None))  # to be taken further by workers
+_BY_HAND = and_(PipelineRun.finished_at.is_(None), PipelineRun.due_at.is_(None))
 
 
-def begin(database: Database, name: str) -> int:
-    """A run by hand, which its caller takes to its end; one that did not get there is over. Raises NoSuchPipeline."""
+def ended(state: str, reason: str | None) -> dict[str, Any]:
+    """Return the columns of a run that is over, out of reach of whoever held it."""
+    return {
+        **row_lease.FREE,
+        "state": state,
+        "reason": reason,
+        "finished_at": db_now(),
+        "fence": PipelineRun.fence + 1,
+    }
 
-    def work(connection: Connection) -> int:
+
+def begin(database: Database, name: str, owner: str, lease_s: float) -> Run:
+    """A run by hand, which its caller takes to its end under a lease. Raises NoSuchPipeline.
+
+    One that did not get there and whose lease lapsed is over.
+    """
+
+    def work(connection: Connection) -> Run:
         row = _require(connection, name)
-        by_hand = and_(PipelineRun.pipeline_id == row.id, PipelineRun.due_at.is_(None))
-        cut_off = {"state": "failed", "reason": "it was cut off", "finished_at": db_now()}
-        connection.execute(update(PipelineRun).where(by_hand, PipelineRun.finished_at.is_(None)).values(**cut_off))
-        return insert(connection, PipelineRun, pipeline_id=row.id, state="reading", created_at=db_now())
+        _end_cut_off(connection, and_(PipelineRun.pipeline_id == row.id, row_lease.is_free(PipelineRun)))
+        first = {"owner": owner, "lease_until": db_now() + lease_s, "fence": 1}
+        columns = {"state": "reading", "created_at": db_now(), **first}
+        run_id = insert(connection, PipelineRun, pipeline_id=row.id, **columns)
+        return Run(run_id, 1, row.name, row.path, row.text, None, "reading", None)
 
     return database.write(work)
 
 
-def hand_out(database: Database) -> list[int]:
-    """The runs that a worker has to take further, for the caller to send: their ids. Each again after a while.
+def _end_cut_off(connection: Connection, which: Any) -> None:
+    """End runs by hand that were cut off. They keep their fence: one that merely slept says itself how it ended."""
+    over = {"state": "failed", "reason": CUT_OFF, "finished_at": db_now()}
+    connection.execute(update(PipelineRun).where(_BY_HAND, which).values(**over))
 
-    Those that are due and wait for no earlier one, those that are being read, whose reader may have died, and those
-    whose job has ended.
+
+def is_any_open(database: Database) -> bool:
+    """Whether any run is not over."""
+    with database.read() as connection:
+        return connection.scalar(select(PipelineRun.id).where(PipelineRun.finished_at.is_(None)).limit(1)) is not None
+
+
+def hand_out(database: Database, *, again: bool = True) -> list[int]:
+    """The runs that a worker has to take further, for the caller to send: their ids.
+
+    Those that are due and wait for no earlier one, those whose reader let its lease lapse, and those whose job has
+    ended, unless somebody writes their output. With `again` also those that were handed out a while ago: nobody
+    heard of them. What cannot go on is over: a run by hand that was cut off, one whose job was removed.
     """
     earlier = PipelineRun.__table__.alias().c
     first = ~(
@@ -160,68 +193,116 @@ def hand_out(database: Database) -> list[int]:
         )
         .exists()
     )
-    ended = select(Job.id).where(Job.id == PipelineRun.job_id, Job.state.not_in(UNFINISHED)).exists()
     wanted = or_(
         and_(PipelineRun.state == "due", first),
-        PipelineRun.state == "reading",  # whoever is handed it looks whether its reader is silent
-        and_(PipelineRun.state == "running", ended),
+        PipelineRun.state == "reading",  # whoever is handed it looks whether a reader without a lease is silent
+        and_(PipelineRun.state == "running", _job_ended()),
     )
-    waits = or_(PipelineRun.handed_at.is_(None), PipelineRun.handed_at < db_now() - HAND_AGAIN_S)
+    waits: Any = PipelineRun.handed_at.is_(None)
+    if again:
+        waits = or_(waits, PipelineRun.handed_at < db_now() - HAND_AGAIN_S)
 
     def work(connection: Connection) -> list[int]:
-        handed = update(PipelineRun).where(_OPEN, waits, wanted).values(handed_at=db_now()).returning(PipelineRun.id)
-        return sorted(connection.execute(handed).scalars())
+        _end_cut_off(connection, PipelineRun.lease_until < db_now())
+        lost = and_(_OPEN, PipelineRun.state == "running", PipelineRun.job_id.is_(None))
+        connection.execute(update(PipelineRun).where(lost).values(**ended("failed", JOB_REMOVED)))
+        which = update(PipelineRun).where(_OPEN, waits, wanted, row_lease.is_free(PipelineRun))
+        return sorted(connection.execute(which.values(handed_at=db_now()).returning(PipelineRun.id)).scalars())
 
-    with database.read() as connection:  # most often there is none, and no need for a turn to write
-        if connection.scalar(select(PipelineRun.id).where(_OPEN).limit(1)) is None:
-            return []
     return database.write(work)
 
 
-def _is_silent() -> Any:
-    """Whether nothing was heard of the reading of a run's source for a while."""
+def _job_ended() -> Any:
+    return select(Job.id).where(Job.id == PipelineRun.job_id, Job.state.not_in(UNFINISHED)).exists()
+
+
+def holds_job() -> Any:
+    """Return the condition for a job (of a query over jobs) to be one whose run has yet to write its results."""
+    goes_on = or_(PipelineRun.due_at.is_not(None), PipelineRun.lease_until >= db_now())
+    run = select(PipelineRun.id).where(PipelineRun.job_id == Job.id, PipelineRun.finished_at.is_(None), goes_on)
+    return run.correlate(Job).exists()
+
+
+def _is_free() -> Any:
+    """The condition for nobody to take a run further now. A reader of the release before has no lease."""
     heard = select(Ingest.seen_at).join(Job, Job.ingest_id == Ingest.id).where(Job.id == PipelineRun.job_id)
     last = func.coalesce(heard.scalar_subquery(), PipelineRun.handed_at, PipelineRun.created_at)
-    return last < db_now() - READER_SILENT_S
+    without_lease = and_(PipelineRun.state == "reading", PipelineRun.lease_until.is_(None))
+    return and_(row_lease.is_free(PipelineRun), or_(not_(without_lease), last < db_now() - READER_SILENT_S))
 
 
-def take(database: Database, run_id: int) -> Run | None:
-    """The run as it stands, for whoever takes it further; None for one that is over, or that somebody reads.
+def take(database: Database, run_id: int, owner: str, lease_s: float) -> Run | None:
+    """Take a run further under a lease; None for one that is over, that another holds, or whose job goes on.
 
     One that is due is being read from now on.
     """
+    may = or_(PipelineRun.state.in_(["due", "reading"]), and_(PipelineRun.state == "running", _job_ended()))
+    fence = row_lease.take(
+        database,
+        PipelineRun,
+        run_id,
+        owner,
+        lease_s,
+        where=and_(PipelineRun.finished_at.is_(None), may, _is_free()),
+        state=case((PipelineRun.state == "running", "running"), else_="reading"),
+        handed_at=db_now(),
+    )
+    if fence is None:
+        return None
+    pipeline = (PipelineRow.name, PipelineRow.path, PipelineRow.text)
+    query = (
+        select(
+            PipelineRun.id, PipelineRun.fence, *pipeline, PipelineRun.due_at, PipelineRun.state, PipelineRun.job_id
+        )
+        .join(PipelineRow, PipelineRow.id == PipelineRun.pipeline_id)
+        .where(row_lease.is_held(PipelineRun, run_id, fence))
+    )
+    with database.read() as connection:
+        row = connection.execute(query).one_or_none()
+    return None if row is None else Run(*row)
 
-    def work(connection: Connection) -> Run | None:
-        may = or_(PipelineRun.state.in_(["due", "running"]), and_(PipelineRun.state == "reading", _is_silent()))
-        taken = connection.execute(
-            update(PipelineRun)
-            .where(PipelineRun.id == run_id, PipelineRun.finished_at.is_(None), may)
-            .values(state=case((PipelineRun.state == "running", "running"), else_="reading"), handed_at=db_now())
-            .returning(PipelineRun.pipeline_id)
-        ).one_or_none()
-        if taken is None:
-            return None
-        columns = (PipelineRun.id, PipelineRow.name, PipelineRow.path, PipelineRow.text, PipelineRun.due_at)
-        row = connection.execute(
-            select(*columns, PipelineRun.state, PipelineRun.job_id)
-            .join(PipelineRow, PipelineRow.id == PipelineRun.pipeline_id)
-            .where(PipelineRun.id == run_id)
-        ).one()
-        return Run(*row)
 
-    return database.write(work)
+def renew(database: Database, run: Run, lease_s: float) -> bool:
+    """Renew the lease of a run; False if another took it, or if it was ended.
+
+    True for one whose pipeline was removed: its job stays, and so its reader brings it to the end.
+    """
+    if row_lease.renew(database, PipelineRun, run.id, run.fence, lease_s):
+        return True
+    with database.read() as connection:
+        return connection.scalar(select(PipelineRun.id).where(PipelineRun.id == run.id)) is None
 
 
-def note(
-    database: Database, run_id: int, state: str, *, job_id: int | None = None, reason: str | None = None
-) -> bool:
-    """Note how far a run is; `done` and `failed` end it. False when it had ended already."""
+def let_go(database: Database, run: Run, *, at_once: bool) -> None:
+    """Give a run back that its holder cannot take further: to be handed out at once, or after a while."""
+    if at_once:
+        asked = update(PipelineRun).where(row_lease.is_held(PipelineRun, run.id, run.fence))
+        database.write(lambda connection: connection.execute(asked.values(handed_at=None)))
+    row_lease.let_go(database, PipelineRun, run.id, run.fence)
+
+
+def let_go_all(database: Database, owner: str) -> None:
+    """Give back what a process held that is dead or ends."""
+    if row_lease.let_go_all(database, PipelineRun, owner):
+        asked = update(PipelineRun).where(PipelineRun.owner == owner, PipelineRun.finished_at.is_(None))
+        database.write(lambda connection: connection.execute(asked.values(handed_at=None)))
+
+
+def note(database: Database, run: Any, state: str, *, job_id: int | None = None, reason: str | None = None) -> bool:
+    """Note how far a run (with its `id` and `fence`) is; `done` and `failed` end it, and so does `running` its lease.
+
+    False when it had ended already, or another holds it. Only a run by hand that was taken for cut off may end twice.
+    """
     values: dict[str, Any] = {"state": state, "reason": reason}
     if job_id is not None:
         values["job_id"] = job_id
+    by_hand = PipelineRun.due_at.is_(None)
+    goes_on: Any = PipelineRun.finished_at.is_(None)
     if state in {"done", "failed"}:
-        values["finished_at"] = db_now()
+        values |= {**row_lease.FREE, "finished_at": db_now()}
+        goes_on = or_(goes_on, and_(by_hand, PipelineRun.reason == CUT_OFF))
     if state == "running":
         values["handed_at"] = None  # to be handed out as soon as its job has ended
-    noted = update(PipelineRun).where(PipelineRun.id == run_id, PipelineRun.finished_at.is_(None))
+        values |= {name: case((by_hand, getattr(PipelineRun, name)), else_=None) for name in row_lease.FREE}
+    noted = update(PipelineRun).where(row_lease.is_held(PipelineRun, run.id, run.fence), goes_on)
     return database.write(lambda connection: connection.execute(noted.values(**values)).rowcount > 0)

@@ -251,7 +251,7 @@ def steer(owner: Database, admin: Database) -> None:
     read(admin, request("a.jsonl", corpus=f"computed {n}", spec=prompted), numbered(3))
     for text in ("", "again"):
         pipelines.put(admin, f"p{n}", "/x.toml", text, None)
-    pipelines.note(admin, pipelines.begin(admin, f"p{n}"), "done")
+    pipelines.note(admin, pipelines.begin(admin, f"p{n}", "me", 60.0), "done")
     pipelines.remove(admin, f"p{n}")
     asked = request(f"{n}.jsonl", corpus=f"corpus {n}", spec=spec())
     twice = [("a", f"first {n}"), ("a", f"second {n}")]
@@ -279,7 +279,10 @@ def work(owner: Database, worker: Database) -> None:
     found = next(found for found in pipelines.scheduled(worker) if found.name == f"p{n}")
     run_id = pipelines.fire(worker, found, 1.0)
     assert run_id in pipelines.hand_out(worker)
-    pipelines.note(worker, run_id, "done")
+    assert pipelines.is_any_open(worker)
+    [run] = pipelines.history(owner, f"p{n}")
+    pipelines.let_go_all(worker, "me")
+    pipelines.note(worker, run, "done")
     upkeep.hold(worker, "upkeep", "me", 60)
     dispatch.sign_on(worker, "me", host="here", pid=1, device="cpu", lanes=["translate"], slots=1, version="0")
     dispatch.refuse(worker, "me", 1, "no such model")

@@ -33,6 +33,7 @@ from storage.errors import (
 )
 from storage.export import marks, results
 from storage.flow import pipelines
+from storage.flow.pipelines import Run
 from storage.flow.steps import OpenStep
 from storage.intake import ingest
 from storage.jobs import OpenJob
@@ -58,6 +59,7 @@ PASSWORD = "kanarienvogel"
 RUNTIME = {"device": "cpu", "precision": "float32", "backend": "stub", "versions": {}}
 
 DUE = SimpleNamespace(id=1, schedule={"overlap": "queue"}, looked_at=0.0, now=2.0)
+RUN = Run(1, 1, "nightly", "/x", "", 1.0, "reading", None)
 JOB = OpenJob(
     id=1, ingest_id=1, corpus_id=1, steps=(OpenStep(0, "embed", 1, "embed", None),), adopted=False, last_before=9
 )
@@ -105,6 +107,8 @@ READS: dict[str, Callable[[Database], Any]] = {
     "pipelines.get": partial(pipelines.get, name="nightly"),
     "pipelines.history": partial(pipelines.history, name="nightly"),
     "pipelines.scheduled": pipelines.scheduled,
+    "pipelines.is_any_open": pipelines.is_any_open,
+    "pipelines.let_go_all": partial(pipelines.let_go_all, owner="w1"),  # there is nothing to let go
     "status.read_status": partial(status.read_status, job_id=1),
     "tracing.trace": partial(tracing.trace, text="text 0"),
 }
@@ -121,14 +125,16 @@ WRITES: dict[str, Callable[[Database], Any]] = {
     "dispatch.take": partial(dispatch.take, lane=dispatch.Lane("embed", 1, 0)),
     "dispatch.withdraw": partial(dispatch.withdraw, lanes=["embed"]),
     "ingest.add": partial(ingest.add, job=JOB, chunk=records(numbered(1))),
-    "pruning.prune": partial(pruning.prune, job=JOB, seen=pruning.Seen(), limits=pruning.Limits(most_percent=100)),
+    "pruning.prune": partial(pruning.prune, job=JOB, seen=pruning.Seen()),
     "pipelines.put": partial(pipelines.put, name="nightly", path="/x", text="", schedule=None),
     "pipelines.remove": partial(pipelines.remove, name="nightly"),
     "pipelines.fire": partial(pipelines.fire, found=DUE, due_at=1.0),
-    "pipelines.begin": partial(pipelines.begin, name="nightly"),
+    "pipelines.begin": partial(pipelines.begin, name="nightly", owner="w1", lease_s=1.0),
     "pipelines.hand_out": pipelines.hand_out,
-    "pipelines.take": partial(pipelines.take, run_id=1),
-    "pipelines.note": partial(pipelines.note, run_id=1, state="done"),
+    "pipelines.renew": partial(pipelines.renew, run=RUN, lease_s=1.0),
+    "pipelines.let_go": partial(pipelines.let_go, run=RUN, at_once=True),
+    "pipelines.take": partial(pipelines.take, run_id=1, owner="w1", lease_s=1.0),
+    "pipelines.note": partial(pipelines.note, run=RUN, state="done"),
     "ingest.end": partial(ingest.end, job=JOB),
     "jobs.cancel": partial(jobs.cancel, job_id=1),
     "jobs.finish": jobs.finish,

@@ -13,18 +13,20 @@ from sqlalchemy import Connection, select, update
 
 from storage import jobs
 from storage.database import Database, db_now
-from storage.disposal import removal
+from storage.disposal import collection, removal
 from storage.errors import NoSuchPipeline
 from storage.export.results import failures, results
 from storage.flow import pipelines, views
+from storage.flow.pipelines import Run
 from storage.flow.steps import StepRequest
 from storage.jobs import JobRequest
-from storage.schema import Job, PipelineRow, PipelineRun
+from storage.schema import Ingest, Job, PipelineRow, PipelineRun
 from tests.storage.books import at_once, numbered, read
 from tests.storage.test_steps import STEPS, Mill, finished, pipeline
 
 DAILY = {"cron": "30 3 * * *", "timezone": "UTC", "overlap": "skip"}
 QUEUED = {**DAILY, "overlap": "queue"}
+LEASE_S = 60.0
 
 
 def keep(database: Database, schedule: dict[str, str] | None = DAILY, name: str = "nightly") -> Any:
@@ -40,6 +42,34 @@ def move(database: Database, **values: Any) -> None:
 
 def runs(database: Database) -> list[Any]:
     return list(reversed(pipelines.history(database, "nightly")))
+
+
+def fired(database: Database, due_at: float = 100.0) -> int:
+    """A run that is due."""
+    run_id = pipelines.fire(database, keep(database), due_at)
+    assert run_id is not None
+    return run_id
+
+
+def take(database: Database, run_id: int, owner: str = "w1") -> Run | None:
+    return pipelines.take(database, run_id, owner, LEASE_S)
+
+
+def begin(database: Database) -> Run:
+    return pipelines.begin(database, "nightly", "me", LEASE_S)
+
+
+def running(database: Database) -> tuple[int, int]:
+    """A run whose source was read; its number, and its job's."""
+    run = take(database, fired(database))
+    assert run is not None
+    job = read(database, pipeline(), numbered(3))
+    pipelines.note(database, run, "running", job_id=job.id)
+    return run.id, job.id
+
+
+def end_jobs(database: Database, state: str) -> None:
+    database.write(lambda connection: connection.execute(update(Job).values(state=state)))
 
 
 def test_a_pipeline_is_kept_listed_replaced_and_forgotten(database: Database) -> None:
@@ -75,7 +105,7 @@ def test_schedulers_that_fire_at_once_make_one_run(database: Database) -> None:
 def test_a_time_has_one_run_even_where_the_clock_was_put_back(database: Database) -> None:
     found = keep(database)
     first = pipelines.fire(database, found, 100.0)
-    pipelines.note(database, first or 0, "done")
+    pipelines.note(database, runs(database)[0], "done")
     database.write(lambda connection: connection.execute(update(PipelineRow).values(looked_at=found.looked_at)))
     assert pipelines.fire(database, found, 100.0) is None
     assert [run.id for run in runs(database)] == [first]
@@ -86,7 +116,7 @@ def test_a_run_that_comes_while_the_last_one_goes_is_skipped_and_says_so(databas
     pipelines.fire(database, keep(database), 200.0)
     first, second = runs(database)
     assert (second.state, second.reason) == ("skipped", f"run {first.id} was still going")
-    pipelines.note(database, first.id, "done")
+    pipelines.note(database, first, "done")
     pipelines.fire(database, keep(database), 300.0)
     assert runs(database)[-1].state == "due"
 
@@ -97,7 +127,7 @@ def test_a_run_that_is_queued_is_handed_out_when_the_one_before_has_ended(databa
     first, second = runs(database)
     assert pipelines.hand_out(database) == [first.id]
     assert pipelines.hand_out(database) == [], "whoever was asked is believed to have heard"
-    pipelines.note(database, first.id, "failed", reason="it would not")
+    pipelines.note(database, first, "failed", reason="it would not")
     assert pipelines.hand_out(database) == [second.id]
 
 
@@ -111,60 +141,172 @@ def test_a_run_whose_worker_did_not_hear_is_handed_out_again(database: Database)
 def test_one_worker_takes_a_run_up_however_often_it_is_handed_out(database: Database) -> None:
     run_id = pipelines.fire(database, keep(database), 100.0)
     assert run_id is not None
-    taken = at_once(*[lambda: pipelines.take(database, run_id)] * 4)
+    taken = at_once(*[lambda: take(database, run_id)] * 4)
     [run] = [run for run in taken if run is not None]
     assert (run.name, run.path, run.due_at, run.state) == ("nightly", "/x/nightly.toml", 100.0, "reading")
 
 
-def test_a_reading_that_fell_silent_is_taken_up_by_another(database: Database) -> None:
-    run_id = pipelines.fire(database, keep(database), 100.0)
-    assert run_id is not None
-    pipelines.take(database, run_id)
-    assert pipelines.take(database, run_id) is None
-    move(database, handed_at=db_now() - 2 * pipelines.READER_SILENT_S)
-    again = pipelines.take(database, run_id)
-    assert again is not None
-    assert again.state == "reading"
+def test_a_reading_whose_lease_lapsed_is_taken_up_by_another(database: Database) -> None:
+    run_id = fired(database)
+    first = take(database, run_id)
+    assert first is not None
+    assert take(database, run_id, "w2") is None
+    move(database, handed_at=None)
+    assert pipelines.hand_out(database) == []
+    move(database, lease_until=db_now() - 1.0)
+    assert pipelines.hand_out(database) == [run_id]
+    second = take(database, run_id, "w2")
+    assert second is not None
+    assert second.state == "reading"
+    assert not pipelines.renew(database, first, LEASE_S)
+    assert not pipelines.note(database, first, "failed"), "the one that lost it says no more of it"
+    pipelines.let_go(database, first, at_once=True)
+    assert pipelines.hand_out(database) == []
+    assert pipelines.note(database, second, "done")
 
 
-def test_a_reading_that_gives_signs_of_life_is_left_to_its_reader(database: Database) -> None:
-    run_id = pipelines.fire(database, keep(database), 100.0)
-    assert run_id is not None
-    pipelines.take(database, run_id)
+def test_a_reader_of_the_release_before_is_left_alone_while_it_gives_signs_of_life(database: Database) -> None:
+    run_id = fired(database)
     job = jobs.open_job(database, pipeline())
-    pipelines.note(database, run_id, "reading", job_id=job.id)
-    move(database, handed_at=db_now() - 2 * pipelines.READER_SILENT_S)
-    assert pipelines.take(database, run_id) is None
+    long_ago = db_now() - 2 * pipelines.READER_SILENT_S
+    move(database, state="reading", handed_at=long_ago, job_id=job.id)
+    assert take(database, run_id) is None
+    database.write(lambda connection: connection.execute(update(Ingest).values(seen_at=long_ago)))
+    assert pipelines.hand_out(database) == [run_id]
+    assert take(database, run_id) is not None
 
 
 def test_a_run_is_handed_out_once_more_when_its_job_has_ended(database: Database) -> None:
-    run_id = pipelines.fire(database, keep(database), 100.0)
-    assert run_id is not None
-    pipelines.take(database, run_id)
-    job = read(database, pipeline(), numbered(3))
-    pipelines.note(database, run_id, "running", job_id=job.id)
+    run_id, job = running(database)
     assert pipelines.hand_out(database) == []
-    database.write(lambda connection: connection.execute(update(Job).values(state="done")))
+    end_jobs(database, "done")
     assert pipelines.hand_out(database) == [run_id]
-    run = pipelines.take(database, run_id)
+    run = take(database, run_id)
     assert run is not None
-    assert (run.state, run.job_id) == ("running", job.id)
-    pipelines.note(database, run_id, "done")
-    assert pipelines.take(database, run_id) is None
-    assert not pipelines.note(database, run_id, "failed"), "what has ended has ended"
+    assert (run.state, run.job_id) == ("running", job)
+    pipelines.note(database, run, "done")
+    assert take(database, run_id) is None
+    assert not pipelines.note(database, run, "failed"), "what has ended has ended"
+
+
+def test_a_run_that_was_handed_out_twice_is_left_alone_while_its_job_goes_on(database: Database) -> None:
+    run_id, _ = running(database)
+    assert take(database, run_id) is None
+    assert [run.state for run in runs(database)] == ["running"]
+
+
+def test_a_run_whose_output_is_being_written_is_nobody_elses_however_long_that_takes(database: Database) -> None:
+    run_id, _ = running(database)
+    end_jobs(database, "done")
+    writer = take(database, run_id)
+    assert writer is not None
+    move(database, handed_at=db_now() - 10 * pipelines.HAND_AGAIN_S)
+    assert pipelines.hand_out(database) == []
+    assert take(database, run_id, "w2") is None
+
+
+def test_what_a_dead_process_held_is_handed_out_at_once(database: Database) -> None:
+    run_id = fired(database)
+    assert pipelines.hand_out(database) == [run_id]
+    assert take(database, run_id) is not None
+    pipelines.let_go_all(database, "w2")
+    assert pipelines.hand_out(database) == []
+    pipelines.let_go_all(database, "w1")
+    assert pipelines.hand_out(database) == [run_id]
+
+
+def test_a_run_is_not_handed_out_again_while_those_before_are_not_heard(database: Database) -> None:
+    run_id = fired(database)
+    assert pipelines.hand_out(database, again=False) == [run_id]
+    move(database, handed_at=db_now() - 2 * pipelines.HAND_AGAIN_S)
+    assert pipelines.hand_out(database, again=False) == []
+    assert pipelines.hand_out(database, again=True) == [run_id]
+
+
+@pytest.mark.parametrize("state", ["reading", "running", "writing"])
+def test_a_run_whose_corpus_is_removed_is_over_and_the_next_one_starts(database: Database, state: str) -> None:
+    run_id = fired(database)
+    run = take(database, run_id)
+    assert run is not None
+    job = jobs.open_job(database, pipeline())
+    pipelines.note(database, run, "reading", job_id=job.id)
+    if state != "reading":
+        pipelines.note(database, run, "running", job_id=job.id)
+    jobs.cancel(database, job.id)
+    if state == "writing":
+        end_jobs(database, "done")
+        run = take(database, run_id)
+        assert run is not None
+    removal.remove_corpus(database, "books")
+    assert [(one.state, one.reason, one.job_id) for one in runs(database)] == [
+        ("failed", "its job was removed with its corpus", None)
+    ]
+    assert not pipelines.renew(database, run, LEASE_S), "whoever takes it further is told"
+    assert not pipelines.note(database, run, "done")
+    again = fired(database, 200.0)
+    assert pipelines.hand_out(database) == [again]
+
+
+def test_a_run_whose_job_a_release_before_removed_does_not_block_the_next(database: Database) -> None:
+    running(database)
+    move(database, job_id=None)
+    assert pipelines.hand_out(database) == []
+    assert [(run.state, run.reason) for run in runs(database)] == [("failed", pipelines.JOB_REMOVED)]
+    assert pipelines.hand_out(database) == [], "there is nothing left to hand out"
+    assert not pipelines.is_any_open(database)
+
+
+def test_the_reader_of_a_pipeline_that_is_removed_goes_on_with_its_job(database: Database) -> None:
+    run = take(database, fired(database))
+    assert run is not None
+    pipelines.remove(database, "nightly")
+    assert pipelines.renew(database, run, LEASE_S)
+    assert not pipelines.note(database, run, "running", job_id=None)
+
+
+@pytest.mark.parametrize("state", ["reading", "running", "writing"])
+def test_results_that_a_run_has_yet_to_write_are_not_dropped(database: Database, state: str) -> None:
+    run = take(database, fired(database))
+    assert run is not None
+    job = read(database, pipeline(), numbered(3))
+    Mill(database).work()
+    end_jobs(database, "done")
+    pipelines.note(database, run, "reading", job_id=job.id)
+    if state != "reading":
+        pipelines.note(database, run, "running", job_id=job.id)
+    if state == "writing":
+        run = take(database, run.id)
+        assert run is not None
+    assert collection.drop(database).outcomes == 0
+    pipelines.note(database, run, "done")
+    assert collection.drop(database).outcomes > 0
 
 
 def test_a_run_by_hand_is_in_the_history_and_in_nobodys_way(database: Database) -> None:
     found = keep(database)
-    cut_off, last = pipelines.begin(database, "nightly"), pipelines.begin(database, "nightly")
+    cut_off = begin(database)
+    move(database, lease_until=db_now() - 1.0)
+    last, beside = begin(database), begin(database)
     assert pipelines.hand_out(database) == []
     pipelines.fire(database, found, 100.0)
     states = {run.id: (run.state, run.reason) for run in runs(database)}
-    assert states[cut_off] == ("failed", "it was cut off")
-    assert states[last] == ("reading", None)
+    assert states[cut_off.id] == ("failed", "it was cut off")
+    assert states[last.id] == states[beside.id] == ("reading", None), "one in another terminal goes on"
     assert [run.state for run in runs(database)][-1] == "due"
     with pytest.raises(NoSuchPipeline):
-        pipelines.begin(database, "weekly")
+        pipelines.begin(database, "weekly", "me", LEASE_S)
+
+
+def test_a_run_by_hand_that_merely_slept_says_itself_how_it_ended(database: Database) -> None:
+    keep(database)
+    run = begin(database)
+    move(database, lease_until=db_now() - 1.0)
+    assert pipelines.hand_out(database) == []
+    assert [(one.state, one.reason) for one in runs(database)] == [("failed", "it was cut off")]
+    assert pipelines.renew(database, run, LEASE_S)
+    assert pipelines.note(database, run, "done")
+    assert [(one.state, one.reason) for one in runs(database)] == [("done", None)]
+    assert not pipelines.note(database, run, "failed")
 
 
 @pytest.mark.parametrize("seed", range(3))

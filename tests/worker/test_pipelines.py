@@ -79,6 +79,18 @@ def french(embedded: Docmill) -> Callable[..., None]:
     return write
 
 
+def keep(database: Database, folder: Path, text: str) -> None:
+    """Keep a pipeline whose file would be in that folder."""
+    schedule = {"cron": "0 * * * *", "timezone": "UTC", "overlap": "skip"}
+    pipelines.put(database, "nightly", str(folder / "nightly.toml"), text, schedule)
+
+
+def due_run(database: Database, due_at: float = 1.0) -> Any:
+    """A run of the pipeline that is due."""
+    run_id = pipelines.fire(database, pipelines.scheduled(database)[0], due_at)
+    return next(run for run in pipelines.history(database, "nightly") if run.id == run_id)
+
+
 def written(docmill: Docmill) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (docmill.folder / "out.jsonl").read_text().splitlines()]
 
@@ -224,19 +236,19 @@ def test_a_run_whose_parts_another_worker_still_writes_waits_and_does_not_fail(
     database: Database, redis_url: str, tmp_path: Path
 ) -> None:
     text = NULL.replace('file = "out.jsonl"', 'file = "out"\npart-documents = 2')
-    pipelines.put(database, "nightly", str(tmp_path / "nightly.toml"), text, None)
+    keep(database, tmp_path, text)
     job = read(database, request(spec=TRANSLATE), numbered(3))
     work(database)
     jobs.finish(database)
-    run = pipelines.begin(database, "nightly")
+    run = due_run(database)
     pipelines.note(database, run, "running", job_id=job.id)
     settings, broker = load_settings(home=tmp_path / "home"), Broker(redis_url)
     (tmp_path / "out").mkdir()
     with (tmp_path / "out" / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        advance(settings, database, broker, run)
+        advance(settings, database, broker, run.id, owner="w1")
         assert pipelines.history(database, "nightly")[0].state == "running"
-    advance(settings, database, broker, run)
+    advance(settings, database, broker, run.id, owner="w1")
     broker.close()
     assert pipelines.history(database, "nightly")[0].state == "done"
     assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == ["part-00000.jsonl", "part-00001.jsonl"]

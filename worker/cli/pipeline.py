@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import re
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +28,8 @@ from worker.cli.session import (
 
 if TYPE_CHECKING:
     from storage.database import Database
+    from storage.flow.pipelines import Run
+    from storage.status import JobStatus
     from worker.enqueue import Prepared
     from worker.pipelines.file import Pipeline
     from worker.settings import Settings
@@ -43,12 +48,12 @@ def pipeline_command() -> None:
     """
 
 
-def _prepared(settings: Settings, file: Path, *, download: bool = False) -> tuple[Pipeline, Prepared]:
+def _prepared(settings: Settings, file: Path) -> tuple[Pipeline, Prepared]:
     from worker.pipelines.file import read
     from worker.pipelines.running import prepare
 
     pipeline = read(file)
-    prepared = prepare(settings, pipeline, download=download)
+    prepared = prepare(settings, pipeline)
     output = pipeline.output
     if output.file is not None:
         from worker.cli.session import check_folder, check_out
@@ -96,12 +101,13 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     settings = settings_from(device=device, backend=backend)
     devices = choose_devices(settings.device)
     with open_store(settings) as database:
-        pipeline, prepared = _prepared(settings, file, download=True)
-        with InHistory(database, pipeline) as run:
+        pipeline, prepared = _prepared(settings, file)
+        with InHistory(settings, database, pipeline) as run:
             with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):
                 status = run_here(settings, database, broker, devices, prepared)
+            run.computed(status)
+            written = export(database, pipeline, status.id, run.held)
             run.ended(status)
-            written = export(database, pipeline, status.id)
         if as_json:
             print_json(words.as_json(status))
         else:
@@ -117,40 +123,55 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
 class InHistory:
     """Notes a run by hand in the history of a pipeline that was added; of another it notes nothing."""
 
-    def __init__(self, database: Database, pipeline: Pipeline) -> None:
+    def __init__(self, settings: Settings, database: Database, pipeline: Pipeline) -> None:
+        from worker.renewal import Held
+
+        self.held = Held(f"the run of {pipeline.name}", lambda: True, None)
+        self._lease_s = settings.lease_s
         self._database = database
         self._name = pipeline.name
-        self._run_id: int | None = None
+        self._run: Run | None = None
+        self._renewal = ExitStack()
 
     def __enter__(self) -> InHistory:
         from storage.errors import NoSuchPipeline
         from storage.flow import pipelines
+        from worker.pipelines.running import keeping
 
-        try:
-            self._run_id = pipelines.begin(self._database, self._name)
-        except NoSuchPipeline:
-            self._run_id = None
+        with suppress(NoSuchPipeline):
+            owner = f"{platform.node()}/{os.getpid()}"
+            self._run = pipelines.begin(self._database, self._name, owner, self._lease_s)
+            self.held = self._renewal.enter_context(keeping(self._database, self._run, self._lease_s))
         return self
 
-    def ended(self, status: Any) -> None:
-        from storage.flow import pipelines
-        from worker.pipelines.running import remark
+    def computed(self, status: JobStatus) -> None:
+        """The job has ended, and its results are still to be written."""
+        self._note("running", status.id, None)
 
-        if self._run_id is not None:
-            state = "done" if status.state == "done" else "failed"
-            reason = remark(status) if status.state == "done" else f"job {status.id} was {status.state}"
-            pipelines.note(self._database, self._run_id, state, job_id=status.id, reason=reason)
+    def ended(self, status: JobStatus) -> None:
+        """Everything is written."""
+        if status.state == "done":
+            self._note("done", status.id, None)
+        else:
+            self._note("failed", status.id, f"job {status.id} was {status.state}")
+        self._run = None
+
+    def _note(self, state: str, job_id: int | None, reason: str | None) -> None:
+        from storage.flow import pipelines
+
+        if self._run is not None:
+            pipelines.note(self._database, self._run, state, job_id=job_id, reason=reason)
 
     def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
         from storage.errors import StorageError
-        from storage.flow import pipelines
 
-        if self._run_id is None or error is None:
-            return
-        try:
-            pipelines.note(self._database, self._run_id, "failed", reason=str(error) or "it was interrupted")
-        except StorageError:
-            say("The run's end could not be noted in the history.")
+        with self._renewal:
+            if error is None:
+                return
+            try:
+                self._note("failed", None, str(error) or "it was interrupted")
+            except StorageError:
+                say("The run's end could not be noted in the history.")
 
 
 @pipeline_command.command("add", epilog="Example: docmill pipeline add nightly.toml")

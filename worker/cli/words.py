@@ -74,8 +74,9 @@ def summary(status: JobStatus) -> str:
         line += f"; {status.truncated:,} outputs stopped at the model's limit (flag output_truncated)"
     if status.rejected:
         line += f"; {status.rejected:,} records rejected"
-    sentences = [line, *filter(None, [status.not_pruned, status.reason])]
-    return ". ".join(sentence.removesuffix(".") for sentence in sentences) + "."
+    if status.reason:
+        line += f". {status.reason}"
+    return line + "."
 
 
 def as_json(status: JobStatus) -> dict[str, Any]:
@@ -100,7 +101,6 @@ def of_status(status: JobStatus) -> dict[str, str]:
         "tokens": f"{status.tokens_in:,} read, {status.tokens_out:,} written",
         "pace": pace(status),
         "rejected": f"{status.rejected:,} records" if status.rejected else "",
-        "not pruned": status.not_pruned or "",
         "time": duration(status.elapsed_s),
         "reason": status.reason or "",
         "waits for": status.waiting_for or "",

@@ -7,6 +7,7 @@ import logging
 from storage.database import Database
 from storage.flow import pipelines
 from worker.broker import Broker
+from worker.messages import ENQUEUE_LANE
 from worker.pipelines.schedule import BadSchedule, Schedule, due
 
 log = logging.getLogger("docmill.pipelines")
@@ -25,5 +26,7 @@ def round_of_schedules(database: Database, broker: Broker) -> None:
             continue
         if due_at is not None and (run_id := pipelines.fire(database, found, due_at)) is not None:
             log.info("pipeline_due pipeline=%s run=%d", found.name, run_id)
-    for run_id in pipelines.hand_out(database):
-        broker.publish_run(run_id)
+    if pipelines.is_any_open(database):
+        again = broker.depth(ENQUEUE_LANE) == 0  # else whoever was asked before has not been heard yet
+        for run_id in pipelines.hand_out(database, again=again):
+            broker.publish_run(run_id)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from storage.database import Database
-from storage.errors import DatabaseBusy, DatabaseUnreachable, FolderBusy, StorageError
+from storage.errors import DatabaseBusy, DatabaseUnreachable, FolderBusy, LeaseLost, StorageError
 from storage.export import parts
-from storage.export.results import export_rows
+from storage.export.results import Placed, export_rows
 from storage.flow import pipelines
 from storage.flow.pipelines import Run
 from storage.flow.steps import StepRequest
+from storage.intake.ingest import Counts
 from storage.jobs import OpenJob
 from storage.readers import open_source
 from storage.status import JobStatus, read_status
@@ -23,16 +26,14 @@ from worker.broker import Broker
 from worker.enqueue import Prepared, Progress, Request, enqueue, reading, spec_of, storable
 from worker.errors import WorkerError
 from worker.pipelines.file import DOCUMENT, Pipeline, PipelineInvalid, Step, parse
-from worker.rehearsal import require_possible
+from worker.renewal import Held, renewed
 from worker.settings import Settings
 
 log = logging.getLogger("docmill.pipelines")
 
 
-def prepare(settings: Settings, pipeline: Pipeline, *, download: bool = False) -> Prepared:
+def prepare(settings: Settings, pipeline: Pipeline) -> Prepared:
     """Check everything that can be checked before anything is stored.
-
-    With ``download`` a hub's models are brought here and looked at, too.
 
     Raises SourceError for the source, PipelineInvalid for a step that its model cannot do, HubUnreachable.
     """
@@ -47,20 +48,17 @@ def prepare(settings: Settings, pipeline: Pipeline, *, download: bool = False) -
         limit=corpus.limit,
         strict=corpus.strict,
         prune=corpus.prune,
-        prune_max=corpus.prune_max,
-        prune_rejected=corpus.prune_rejected,
         priority=pipeline.priority,
         max_failures=pipeline.max_failures,
     )
-    steps = tuple(_step(settings, step, download) for step in pipeline.steps)
+    steps = tuple(_step(settings, step) for step in pipeline.steps)
     return Prepared(request, steps, source, storable(corpus.name))
 
 
-def _step(settings: Settings, step: Step, download: bool) -> StepRequest:
+def _step(settings: Settings, step: Step) -> StepRequest:
     options = step.options if step.options.dtype != "auto" else replace(step.options, dtype=settings.dtype)
     try:
         spec = spec_of(settings, step.task, step.model, step.revision, options)
-        require_possible(settings, spec, download=download)
     except HubUnreachable:
         raise
     except TaskError as error:
@@ -68,76 +66,123 @@ def _step(settings: Settings, step: Step, download: bool) -> StepRequest:
     return StepRequest(step.name, spec, None if step.input == DOCUMENT else step.input)
 
 
-def export(database: Database, pipeline: Pipeline, job_id: int) -> int | None:
+class Parts(parts.Progress):
+    """Lets parts be written for as long as the run is held."""
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+
+    def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
+        return self._held.along(rows)
+
+
+def export(database: Database, pipeline: Pipeline, job_id: int, held: Held) -> int | None:
     """Write the pipeline's output, if it has one, from a job of it. Returns how many documents.
 
-    Parts of another run are replaced, those of this one carried on. Raises FormatUnfit, PartsRefused, FolderBusy,
-    ResultsChanged, OSError.
+    Parts of another run are replaced, those of this one carried on. Raises LeaseLost, which leaves an output file as
+    it was, FormatUnfit, PartsRefused, FolderBusy, ResultsChanged and OSError.
     """
     output = pipeline.output
     if output.file is None:
         return None
     target = Target.of(output.file, output.format)
     if output.part_documents is not None:
-        return parts.export(database, job_id, target, output.part_documents, replaced=True).documents
-    return target.write(export_rows(database, job_id, target.format))
+        return parts.export(
+            database, job_id, target, output.part_documents, replaced=True, progress=Parts(held)
+        ).documents
+    return target.write(held.along(export_rows(database, job_id, target.format)))
 
 
-def advance(settings: Settings, database: Database, broker: Broker, run_id: int) -> None:
-    """Take a run further: read the source of one that is due, conclude one whose job has ended.
+def keeping(
+    database: Database, run: Run, lease_s: float, stop: threading.Event | None = None
+) -> AbstractContextManager[Held]:
+    """Return the context in which the lease of a run is renewed."""
+    return renewed(f"run {run.id}", lambda: pipelines.renew(database, run, lease_s), lease_s, stop=stop)
+
+
+def advance(
+    settings: Settings,
+    database: Database,
+    broker: Broker,
+    run_id: int,
+    *,
+    owner: str,
+    stop: threading.Event | None = None,
+) -> None:
+    """Take a run further under a lease: read the source of one that is due, conclude one whose job has ended.
 
     What is wrong with it ends the run with the reason. A database that is away ends nothing, nor does another worker
-    that is writing the run's parts: the run is handed out again after a while.
+    that is writing the run's parts: the run is handed out again after a while. Once `stop` is set it is given back.
     """
-    run = pipelines.take(database, run_id)
+    run = pipelines.take(database, run_id, owner, settings.lease_s)
     if run is None:
         return
-    try:
-        pipeline = parse(run.text, Path(run.path))
-        if run.state == "reading":
-            _read(settings, database, lambda: broker, run, pipeline)
-        elif run.job_id is not None:
-            conclude(database, run.id, pipeline, read_status(database, run.job_id))
-    except (DatabaseUnreachable, DatabaseBusy, FolderBusy) as error:
-        log.warning("run_waits run=%d error=%s", run.id, error)
-    except (WorkerError, TaskError, StorageError, OSError) as error:
-        log.error(
-            "run_failed run=%d pipeline=%s error=%s reason=%r", run.id, run.name, type(error).__name__, str(error)
-        )
-        pipelines.note(database, run.id, "failed", reason=str(error))
+    with keeping(database, run, settings.lease_s, stop) as held:
+        try:
+            _take_further(settings, database, broker, run, held)
+        except LeaseLost as error:
+            log.warning("run_left run=%d reason=%r", run.id, str(error))
+            _let_go(database, run, at_once=True)
+        except (DatabaseUnreachable, DatabaseBusy, FolderBusy) as error:
+            log.warning("run_waits run=%d error=%s", run.id, error)
+            _let_go(database, run, at_once=False)
+        except (WorkerError, TaskError, StorageError, OSError) as error:
+            reason = str(error)
+            log.error(
+                "run_failed run=%d pipeline=%s error=%s reason=%r", run.id, run.name, type(error).__name__, reason
+            )
+            pipelines.note(database, run, "failed", reason=reason)
+
+
+def _let_go(database: Database, run: Run, *, at_once: bool) -> None:
+    with suppress(StorageError):  # then the lease lapses by itself
+        pipelines.let_go(database, run, at_once=at_once)
+
+
+def _take_further(settings: Settings, database: Database, broker: Broker, run: Run, held: Held) -> None:
+    pipeline = parse(run.text, Path(run.path))
+    if run.state == "reading":
+        _read(settings, database, lambda: broker, run, pipeline, held)
+    elif run.job_id is not None:
+        conclude(database, run, pipeline, read_status(database, run.job_id), held)
 
 
 def _read(
-    settings: Settings, database: Database, broker: Callable[[], Broker | None], run: Run, pipeline: Pipeline
+    settings: Settings,
+    database: Database,
+    broker: Callable[[], Broker | None],
+    run: Run,
+    pipeline: Pipeline,
+    held: Held,
 ) -> None:
-    done = enqueue(database, broker, prepare(settings, pipeline), JobNoted(database, run.id))
-    pipelines.note(database, run.id, "running", job_id=done.id)
+    done = enqueue(database, broker, prepare(settings, pipeline), JobNoted(database, run, held))
+    pipelines.note(database, run, "running", job_id=done.id)
     log.info("run_started run=%d pipeline=%s job=%d planned=%d", run.id, run.name, done.id, done.counts.planned)
 
 
 class JobNoted(Progress):
-    """Notes a run's job as soon as it has a number: from then on the ingest's signs of life are the run's."""
+    """Notes a run's job as soon as it has a number, and lets it be read for as long as the run is held."""
 
-    def __init__(self, database: Database, run_id: int) -> None:
+    def __init__(self, database: Database, run: Run, held: Held) -> None:
         self._database = database
-        self._run_id = run_id
+        self._run = run
+        self._held = held
 
     def opened(self, job: OpenJob) -> None:
-        pipelines.note(self._database, self._run_id, "reading", job_id=job.id)
+        if not pipelines.note(self._database, self._run, "reading", job_id=job.id):
+            self._held.confirm()
+
+    def advanced(self, counts: Counts) -> None:
+        self._held.check()
 
 
-def conclude(database: Database, run_id: int, pipeline: Pipeline, status: JobStatus) -> None:
+def conclude(database: Database, run: Run, pipeline: Pipeline, status: JobStatus, held: Held) -> None:
     """End a run whose job has ended: write its output, and note what came of it."""
     if status.state != "done":
-        pipelines.note(database, run_id, "failed", reason=f"job {status.id} was {status.state}")
+        pipelines.note(database, run, "failed", reason=f"job {status.id} was {status.state}")
         return
-    export(database, pipeline, status.id)
-    pipelines.note(database, run_id, "done", reason=remark(status))
-
-
-def remark(status: JobStatus) -> str | None:
-    """Return what the history says of a job that is done and lacks something."""
+    export(database, pipeline, status.id, held)
     lacking = [f"{status.failed:,} texts failed"] if status.failed else []
     lacking += [f"{status.rejected:,} records were rejected"] if status.rejected else []
-    said = [f"{' and '.join(lacking)}: docmill failures {status.id}"] if lacking else []
-    return ". ".join([*said, *filter(None, [status.not_pruned])]) or None
+    reason = f"{' and '.join(lacking)}: docmill failures {status.id}" if lacking else None
+    pipelines.note(database, run, "done", reason=reason)

@@ -24,6 +24,7 @@ class Site:
     endless: bool = False  # a part of a file is all that follows, too
     cut: float = 1.0  # of an answer
     status: int = 200
+    pause: threading.Event | None = None  # between the halves of an answer, until it is set
     asked: list[str] = field(default_factory=list)
 
 
@@ -65,6 +66,10 @@ def handler(site: Site) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if body:
                 with suppress(ConnectionError):  # who has enough hangs up
+                    if site.pause is not None:
+                        self.wfile.write(raw[: len(raw) // 2])
+                        site.pause.wait()
+                        raw = raw[len(raw) // 2 :]
                     self.wfile.write(raw[: int(len(raw) * site.cut)])
                     if site.cut < 1.0:  # a client may drop what it had not taken when the line went
                         time.sleep(2)
@@ -82,6 +87,8 @@ def serving() -> Iterator[Site]:
     try:
         yield made
     finally:
+        if made.pause is not None:
+            made.pause.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -1,0 +1,307 @@
+"""Scheduled runs whose reading and writing take long, whose workers die, and whose jobs are taken away."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from storage import jobs
+from storage.database import Database, db_now
+from storage.disposal import collection, removal
+from storage.export import results
+from storage.flow import pipelines
+from storage.schema import Ingest, Job, PipelineRun
+from tests.faults.mill import Mill
+from tests.storage.books import work
+from tests.storage.readers.site import Site, serving
+from tests.worker.harness import kill_group, until
+from worker.broker import Broker
+from worker.pipelines import running
+from worker.pipelines.running import advance
+from worker.settings import load_settings
+
+N = 600  # more than one chunk
+LINES = b"".join(json.dumps({"id": f"{n}", "text": f"text {n} " * 40}).encode() + b"\n" for n in range(N))
+HOURLY = {"cron": "0 * * * *", "timezone": "UTC", "overlap": "queue"}
+STEPS = """
+name = "nightly"
+[corpus]
+source = "{source}"
+[[step]]
+name = "english"
+task = "translate"
+model = "null"
+[output]
+file = "out.jsonl"
+"""
+SLOW_EXPORT = """
+import os, time
+from storage.export import results
+rows = results.export_rows
+def slow(*given, **more):
+    yield from rows(*given, **more)
+    with open({begun!r}, "a") as begun:
+        begun.write("x")
+    while not os.path.exists({go!r}):
+        time.sleep(0.05)
+results.export_rows = slow
+"""
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serving() as made:
+        made.files["/corpus.jsonl"] = LINES
+        yield made
+
+
+def keep(database: Database, folder: Path, source: str) -> None:
+    text = STEPS.format(source=source)
+    pipelines.put(database, "nightly", str(folder / "nightly.toml"), text, HOURLY)
+
+
+def fire(database: Database, due_at: float = 1.0) -> int:
+    run_id = pipelines.fire(database, pipelines.scheduled(database)[0], due_at)
+    assert run_id is not None
+    return run_id
+
+
+def run_of(database: Database, run_id: int) -> Any:
+    return next(run for run in pipelines.history(database, "nightly") if run.id == run_id)
+
+
+def hand_out_period_passes(database: Database) -> None:
+    past = update(PipelineRun).values(handed_at=db_now() - 10 * pipelines.HAND_AGAIN_S)
+    database.write(lambda connection: connection.execute(past))
+
+
+def counted(database: Database, table: Any) -> int:
+    with database.read() as connection:
+        return connection.scalar(select(func.count()).select_from(table)) or 0
+
+
+def ids(path: Path) -> list[str]:
+    return [json.loads(line)["id"] for line in path.read_text().splitlines()]
+
+
+def test_a_reading_and_an_export_that_take_long_are_done_once_and_by_one_worker(mill: Mill, site: Site) -> None:
+    begun, go = mill.folder / "begun", mill.folder / "go"
+    mill.patch(SLOW_EXPORT.format(begun=str(begun), go=str(go)))
+    site.pause = threading.Event()
+    keep(mill.database, mill.folder, f"{site.url}/corpus.jsonl")
+    run_id = fire(mill.database)
+
+    def renewed_after_the_hand_out_period(since: float) -> Callable[[], bool]:
+        def renewed() -> bool:
+            hand_out_period_passes(mill.database)
+            return (run_of(mill.database, run_id).lease_until or 0.0) > since
+
+        return renewed
+
+    with mill.worker(lease_s=60):
+        for phase in ("reading", "writing"):
+            if phase == "writing":
+                until(begun.exists, "the output is being written")
+            held = until(lambda: run_of(mill.database, run_id).lease_until, f"the run is held while {phase}")
+            until(renewed_after_the_hand_out_period(held), f"its lease is renewed while {phase}")
+            site.pause.set()
+        go.touch()
+        until(lambda: run_of(mill.database, run_id).finished_at, "the run has ended")
+    run = run_of(mill.database, run_id)
+    assert (run.state, run.reason, run.fence) == ("done", None, 2), "taken once to be read and once to be written"
+    assert begun.read_text() == "x"
+    assert (counted(mill.database, Job), counted(mill.database, Ingest)) == (1, 1)
+    assert sorted(ids(mill.folder / "out.jsonl"), key=int) == [str(n) for n in range(N)]
+
+
+def test_a_reading_whose_worker_is_killed_is_carried_on_by_another(mill: Mill, site: Site) -> None:
+    site.pause = threading.Event()
+    keep(mill.database, mill.folder, f"{site.url}/corpus.jsonl")
+    run_id = fire(mill.database)
+    first = mill.start_worker()
+    until(lambda: run_of(mill.database, run_id).state == "reading", "the source is being read")
+    kill_group(first)
+    site.pause.set()
+    with mill.worker():
+        until(lambda: run_of(mill.database, run_id).finished_at, "the run has ended")
+    assert run_of(mill.database, run_id).state == "done"
+    assert (counted(mill.database, Job), counted(mill.database, Ingest)) == (1, 1)
+    assert len(ids(mill.folder / "out.jsonl")) == N
+
+
+class Crew:
+    """Workers' threads within the test's process: what a run's message has them do, and what a shard's."""
+
+    def __init__(self, database: Database, broker: Broker, folder: Path) -> None:
+        self.database = database
+        self._broker = broker
+        self._settings = load_settings(home=folder / "home")
+        self._threads = ThreadPoolExecutor(4)
+
+    def advance(self, run_id: int, owner: str = "w1", stop: threading.Event | None = None) -> None:
+        advance(self._settings, self.database, self._broker, run_id, owner=owner, stop=stop)
+
+    def begin(self, run_id: int, owner: str = "w1") -> Future[None]:
+        return self._threads.submit(self.advance, run_id, owner)
+
+    def do_all(self) -> None:
+        """Do what there is to do until nothing is left."""
+        for _ in range(4):
+            for run_id in pipelines.hand_out(self.database):
+                self.advance(run_id)
+            work(self.database)
+            jobs.finish(self.database)
+
+
+@pytest.fixture
+def crew(database: Database, redis_url: str, tmp_path: Path) -> Iterator[Crew]:
+    broker = Broker(redis_url)
+    made = Crew(database, broker, tmp_path)
+    yield made
+    made._threads.shutdown()
+    broker.close()
+
+
+@contextmanager
+def writing_waits(monkeypatch: pytest.MonkeyPatch, mark: str | None = None) -> Iterator[threading.Event]:
+    """Have the next export wait after its last row until the block is left; gives an event that says it does."""
+    rows, waits, go = results.export_rows, threading.Event(), threading.Event()
+
+    def slow(*given: Any) -> Iterator[dict[str, Any]]:
+        monkeypatch.setattr(running, "export_rows", rows)
+        yield from rows(*given)
+        if mark is not None:
+            yield {"id": mark, "steps": {}, "flags": [], "meta": {}}
+        waits.set()
+        assert go.wait(60)
+
+    monkeypatch.setattr(running, "export_rows", slow)
+    yield waits
+    go.set()
+
+
+def test_messages_that_come_twice_or_late_do_nothing(crew: Crew, tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_bytes(LINES)
+    keep(crew.database, tmp_path, "corpus.jsonl")
+    run_id = fire(crew.database)
+    for _ in range(3):  # the second one comes while its job is computed
+        crew.advance(run_id)
+    assert run_of(crew.database, run_id).state == "running"
+    crew.do_all()
+    assert run_of(crew.database, run_id).state == "done"
+    crew.advance(run_id)
+    assert (run_of(crew.database, run_id).state, counted(crew.database, Job)) == ("done", 1)
+    assert len(ids(tmp_path / "out.jsonl")) == N
+
+
+def test_whoever_lost_a_run_while_writing_leaves_the_file_as_the_other_wrote_it(
+    crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "corpus.jsonl").write_bytes(LINES)
+    keep(crew.database, tmp_path, "corpus.jsonl")
+    run_id = fire(crew.database)
+    crew.advance(run_id)
+    work(crew.database)
+    jobs.finish(crew.database)
+    with writing_waits(monkeypatch, mark="of the one that slept") as waits:
+        slept = crew.begin(run_id)
+        assert waits.wait(60)
+        lapsed = update(PipelineRun).values(lease_until=db_now() - 1.0)
+        crew.database.write(lambda connection: connection.execute(lapsed))
+        crew.advance(run_id, "w2")
+        assert run_of(crew.database, run_id).state == "done"
+    slept.result(60)
+    assert len(ids(tmp_path / "out.jsonl")) == N
+    assert run_of(crew.database, run_id).state == "done"
+
+
+def test_a_worker_that_stops_gives_the_run_back_at_once(crew: Crew, tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_bytes(LINES)
+    keep(crew.database, tmp_path, "corpus.jsonl")
+    run_id = fire(crew.database)
+    assert pipelines.hand_out(crew.database) == [run_id]
+    stop = threading.Event()
+    stop.set()
+    crew.advance(run_id, stop=stop)
+    assert pipelines.hand_out(crew.database) == [run_id], "nobody has to wait for the lease"
+    crew.advance(run_id, "w2")
+    crew.do_all()
+    assert (run_of(crew.database, run_id).state, counted(crew.database, Job)) == ("done", 1)
+    assert len(ids(tmp_path / "out.jsonl")) == N
+
+
+def cancel(database: Database) -> None:
+    with database.read() as connection:
+        ids = connection.scalars(select(Job.id)).all()
+    for job_id in ids:
+        jobs.cancel(database, job_id)
+
+
+def remove(database: Database) -> None:
+    cancel(database)
+    if counted(database, Job):
+        removal.remove_corpus(database, "nightly")
+
+
+def collect(database: Database) -> None:
+    collection.drop(database)
+    collection.collect(database)
+
+
+@pytest.mark.parametrize("act", [cancel, remove, collect])
+@pytest.mark.parametrize("state", ["due", "reading", "running", "computed", "writing"])
+def test_whatever_is_done_beside_a_run_it_ends_and_the_next_one_starts(
+    crew: Crew,
+    site: Site,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    act: Callable[[Database], None],
+) -> None:
+    keep(crew.database, tmp_path, f"{site.url}/corpus.jsonl")
+    run_id, next_id = fire(crew.database), fire(crew.database, 2.0)
+    if state == "due":
+        act(crew.database)
+    elif state == "reading":
+        _while_reading(crew, site, run_id, act)
+    else:
+        crew.advance(run_id)
+        if state != "running":
+            work(crew.database)
+            jobs.finish(crew.database)
+        if state == "writing":
+            with writing_waits(monkeypatch) as waits:
+                writer = crew.begin(run_id)
+                assert waits.wait(60)
+                act(crew.database)
+            writer.result(60)
+        else:
+            act(crew.database)
+    crew.do_all()
+    run = run_of(crew.database, run_id)
+    ends_well = act is collect or state == "due" or (act is cancel and state in {"computed", "writing"})
+    assert run.state == ("done" if ends_well else "failed"), run.reason
+    assert ends_well or run.reason
+    if act is collect:
+        assert len(ids(tmp_path / "out.jsonl")) == N
+    crew.do_all()
+    assert run_of(crew.database, next_id).state == "done"
+    assert len(ids(tmp_path / "out.jsonl")) == N
+
+
+def _while_reading(crew: Crew, site: Site, run_id: int, act: Callable[[Database], None]) -> None:
+    site.pause = threading.Event()
+    reader = crew.begin(run_id)
+    until(lambda: counted(crew.database, Job), "the job is there, and the source is not read to its end")
+    act(crew.database)
+    site.pause.set()
+    reader.result(60)
+    site.pause = None
