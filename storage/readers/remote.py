@@ -8,13 +8,13 @@ that gives no parts of a file, while it is read.
 from __future__ import annotations
 
 import logging
-import re
 from contextlib import suppress
 from importlib.util import find_spec
 from io import BufferedReader, RawIOBase
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from storage.readers import credentials
 from storage.readers.blocks import BLOCK_BYTES, COPIED_BYTES, Ask, Blocks, NoParts, TooLarge, copied
 from storage.readers.errors import SourceError, SourceMissing, SourceUnreadable, SourceUnsupported
 from storage.readers.files import Content, Opened
@@ -62,7 +62,6 @@ _WHY = {
     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role)",
     "PermissionError": "its server denies access",
 }
-_SECRET = re.compile(r"(?i)[^=&]*(sig|token|key|secret|password|credential|auth)[^=&]*=")
 
 
 def content(url: str) -> Content:
@@ -71,9 +70,11 @@ def content(url: str) -> Content:
     Raises SourceMissing, SourceUnreadable and SourceUnsupported.
     """
     scheme = url.partition("://")[0].lower()
-    name = _shown(url)
+    name = credentials.shown(url)
     if scheme in REFUSED or "::" in url:
         raise _not_read(name)
+    if scheme in HTTP:
+        url = credentials.with_login(url, name)
     system, path = _file_system(url, scheme, name)
     file_name = printable(_file_name(url))
     try:
@@ -218,17 +219,3 @@ def _file_name(url: str) -> str:
     if scheme.lower() in HTTP:
         rest = unquote(urlsplit(url).path)
     return rest.rstrip("/").rpartition("/")[2] or rest
-
-
-def _shown(url: str) -> str:
-    """A URL as it is stored and said: without a password, a token in its place, or a query that signs it."""
-    scheme, _, rest = url.partition("://")
-    address, mark, query = rest.partition("?")
-    if _SECRET.search(query):
-        query = "***"  # as a whole: a signature comes with the time that it was made at
-    host, slash, path = address.partition("/")
-    if "@" in host:
-        user, _, host = host.rpartition("@")
-        user, colon, _ = user.partition(":")
-        host = f"{user}:***@{host}" if colon and user else f"***@{host}"
-    return printable(f"{scheme.lower()}://{host}{slash}{path}{mark}{query}")

@@ -271,11 +271,33 @@ def test_a_scheduled_run_that_cannot_begin_is_in_the_history_with_its_reason(
     assert "corpus.jsonl" in run["reason"]
 
 
-def test_a_password_is_not_kept(embedded: Docmill) -> None:
-    (embedded.folder / "nightly.toml").write_text(
-        NULL.replace("corpus.jsonl", "sqlite:///x.db?SELECT 'postgresql://me:kanarienvogel@host/db' AS text")
-    )
-    sqlite3.connect(embedded.folder / "x.db").close()
+@pytest.mark.parametrize(
+    ("source", "instead"),
+    [
+        ("sqlite:///x.db?SELECT 'postgresql://me:kanarienvogel@host/db' AS text", "leave it out"),
+        ("postgresql://me:kanarienvogel@127.0.0.1:1/db?SELECT 'a' AS text", "PGPASSWORD"),
+        ("postgresql://me@127.0.0.1:1/db?password=kanarienvogel?SELECT 'a' AS text", "PGPASSWORD"),
+        ("https://kanarienvogel@127.0.0.1:1/c.jsonl", "~/.netrc"),
+        ("https://127.0.0.1:1/c.jsonl?X-Amz-Signature=kanarienvogel", "s3://BUCKET/KEY"),
+        ("https://127.0.0.1:1/c.jsonl?token=kanarienvogel", "s3://BUCKET/KEY"),
+    ],
+)
+def test_a_pipeline_with_a_secret_in_its_source_is_not_kept_and_told_how_to_give_it(
+    embedded: Docmill, source: str, instead: str
+) -> None:
+    (embedded.folder / "nightly.toml").write_text(NULL.replace("corpus.jsonl", source))
     said = embedded("pipeline", "add", "nightly.toml", code=2).stderr
-    assert "no password may be in its source" in said
+    assert "nightly.toml:4: source has a" in said
+    assert instead in said
+    assert "kanarienvogel" not in said
     assert embedded.json("pipeline", "list") == []
+
+
+def test_a_pipeline_with_a_secret_may_be_run_by_hand_and_check_says_that_it_is_not_kept(embedded: Docmill) -> None:
+    query = "sqlite:///x.db?SELECT '1' AS id, 'postgresql://me:kanarienvogel@host/db' AS text"
+    (embedded.folder / "nightly.toml").write_text(NULL.replace("corpus.jsonl", query))
+    sqlite3.connect(embedded.folder / "x.db").close()
+    said = embedded("pipeline", "check", "nightly.toml").stderr
+    assert "`docmill pipeline add` refuses this file" in said
+    assert "nightly.toml:4: source has a URL with a password in it" in said
+    embedded("pipeline", "run", "nightly.toml")

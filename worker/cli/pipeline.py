@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from worker.pipelines.file import Pipeline
     from worker.settings import Settings
 
-PASSWORD = re.compile(r"://[^/?#@]*:[^/?#@]+@")
 FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 NAME = click.argument("name")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -48,11 +46,13 @@ def pipeline_command() -> None:
     """
 
 
-def _prepared(settings: Settings, file: Path) -> tuple[Pipeline, Prepared]:
-    from worker.pipelines.file import read
+def _prepared(settings: Settings, file: Path, *, kept: bool = False) -> tuple[Pipeline, Prepared]:
+    from worker.pipelines.file import read, refuse_secrets
     from worker.pipelines.running import prepare
 
     pipeline = read(file)
+    if kept:
+        refuse_secrets(pipeline, file)
     prepared = prepare(settings, pipeline)
     output = pipeline.output
     if output.file is not None:
@@ -69,7 +69,13 @@ def _prepared(settings: Settings, file: Path) -> tuple[Pipeline, Prepared]:
 @JSON
 def check_command(file: Path, as_json: bool) -> int:
     """Find what is wrong with FILE: its keys, its source, its models. Stores nothing."""
+    from worker.pipelines.file import PipelineInvalid, refuse_secrets
+
     pipeline, prepared = _prepared(settings_from(), file)
+    try:
+        refuse_secrets(pipeline, file)
+    except PipelineInvalid as error:
+        say(f"`docmill pipeline add` refuses this file, `docmill pipeline run` does not: {error}")
     if as_json:
         print_json(_as_json(pipeline) | {"specs": {step.name: asdict(step.spec) for step in prepared.steps}})
         return OK
@@ -187,12 +193,7 @@ def add_command(file: Path, as_json: bool) -> int:
 
     settings = settings_from()
     with open_store(settings) as database:
-        pipeline, prepared = _prepared(settings, file)
-        if PASSWORD.search(pipeline.corpus.source):
-            raise click.UsageError(
-                "a pipeline is kept as it is written, so no password may be in its source: give it to the workers by "
-                "the environment (PGPASSWORD or a ~/.pgpass, the credentials of an object store)"
-            )
+        pipeline, prepared = _prepared(settings, file, kept=True)
         schedule = asdict(pipeline.schedule) if pipeline.schedule else None
         pipelines.put(database, pipeline.name, str(file.absolute()), pipeline.text, schedule)
         if pipeline.output.view:

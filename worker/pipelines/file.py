@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from storage.readers import credentials
 from tasks import families, polyglot, prompts
 from tasks.errors import BadOption
 from tasks.plan import Options
@@ -129,6 +130,13 @@ def parse(text: str, path: Path) -> Pipeline:
         output=_output(parts["output"], folder),
         text=text,
     )
+
+
+def refuse_secrets(pipeline: Pipeline, path: Path) -> None:
+    """Raise PipelineInvalid for a file that is not to be kept, since there is a password or token in its source."""
+    if (problem := credentials.problem(pipeline.corpus.source)) is not None:
+        line = Notes(lines(pipeline.text)).line(("corpus", "source"))
+        raise PipelineInvalid(f"{path}:{line}: source {problem}")
 
 
 def _no_toml(error: Exception, text: str, path: Path) -> str:

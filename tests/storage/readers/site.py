@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ class Site:
     status: int = 200
     pause: threading.Event | None = None  # between the halves of an answer, until it is set
     asked: list[str] = field(default_factory=list)
+    logins: list[str] = field(default_factory=list)  # as NAME:PASSWORD, "" for a request without one
 
 
 def handler(site: Site) -> type[BaseHTTPRequestHandler]:
@@ -42,6 +44,7 @@ def handler(site: Site) -> type[BaseHTTPRequestHandler]:
         def _answer(self, *, body: bool) -> None:
             path = self.path.partition("?")[0]
             site.asked.append(f"{self.command} {self.headers.get('Range', '')}")
+            site.logins.append(b64decode(self.headers.get("Authorization", "").removeprefix("Basic ")).decode())
             if path in site.leads_to:
                 self.send_response(302)
                 self.send_header("Location", site.leads_to[path])

@@ -1,0 +1,143 @@
+"""Secrets in a source: found, hidden, and given in another way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.readers import SourceOptions, SourceUnreadable, open_source
+from storage.readers.credentials import problem, shown
+from tests.storage.readers.site import Site, serving
+
+SECRET = "kanarienvogel"
+LINES = b'{"id": "1", "text": "a text"}\n'
+WITH_SECRETS = {
+    f"https://{SECRET}@host/c.jsonl": "~/.netrc",
+    f"https://me:{SECRET}@host/c.jsonl": "~/.netrc",
+    f"HTTPS://me:{SECRET}@host/c.jsonl": "~/.netrc",
+    f"https://me:a/{SECRET}@host/c.jsonl": "~/.netrc",
+    f"https://me:a@{SECRET}@host/c.jsonl": "~/.netrc",
+    f"https://me:a?{SECRET}@host/c.jsonl": "~/.netrc",
+    f"https://host/c.jsonl?password={SECRET}": "s3://BUCKET/KEY",
+    f"https://host/c.jsonl?page=1&api_key={SECRET}": "s3://BUCKET/KEY",
+    f"https://host/c.jsonl?apiKey={SECRET}": "s3://BUCKET/KEY",
+    f"https://host/c.jsonl?access_token={SECRET}": "s3://BUCKET/KEY",
+    f"https://host/c.jsonl?%74oken={SECRET}": "s3://BUCKET/KEY",
+    f"https://b.s3.amazonaws.com/k.jsonl?X-Amz-Date=20260101&X-Amz-Signature={SECRET}": "AWS_ACCESS_KEY_ID",
+    f"https://b.s3.amazonaws.com/k.jsonl?AWSAccessKeyId=AKIA&Signature={SECRET}&Expires=1": "AWS_ACCESS_KEY_ID",
+    f"https://a.blob.core.windows.net/c/k.jsonl?sv=2022&sig={SECRET}": "AZURE_STORAGE_CONNECTION_STRING",
+    f"https://storage.googleapis.com/b/k.jsonl?X-Goog-Signature={SECRET}": "GOOGLE_APPLICATION_CREDENTIALS",
+    f"postgresql://me:{SECRET}@host/db?SELECT 'a' AS text": "PGPASSWORD",
+    f"postgresql+psycopg://me:{SECRET}@host/db?SELECT 'a' AS text": "PGPASSWORD",
+    f"postgresql://me@host/db?password={SECRET}?SELECT 'a' AS text": "~/.pgpass",
+    f"postgresql://host/db?user=me&sslpassword={SECRET}?SELECT 'a' AS text": "~/.pgpass",
+    f"sftp://me:{SECRET}@host/c.jsonl": "~/.config/fsspec",
+    f"s3://KEY:{SECRET}@bucket/c.jsonl": "AWS_SECRET_ACCESS_KEY",
+    f"sqlite:///x.db?SELECT 'postgresql://me:{SECRET}@host/db' AS text": "leave it out",
+}
+WITHOUT = [
+    "articles.jsonl",
+    "/srv/a:b@c/articles.jsonl",
+    "data/**/*.csv",
+    "https://host:8080/a@2x.jsonl",
+    "https://host/c.jsonl?page=2&keyword=monkey&signal=no&authors=x",
+    "https://host/c.jsonl?token=",
+    "https://[::1]:8080/c@d.jsonl",
+    "postgresql://me@host/db?SELECT key, token AS text FROM t WHERE password='x' AND k=1",
+    "postgresql://me@host/db?sslmode=verify-full?SELECT id, text FROM t WHERE token='x'",
+    "sqlite:///x.db?SELECT id, text FROM t WHERE auth='x'",
+    "sftp://me@host/c.jsonl",
+    "abfs://container@account.dfs.core.windows.net/c.jsonl",
+    "s3://bucket/prefix/c.jsonl",
+    "github://owner:repository@main/c.jsonl",
+    "datasets://owner/name?split=train",
+    "hf://datasets/owner/name@main/c.jsonl",
+]
+
+
+@pytest.mark.parametrize(("source", "instead"), WITH_SECRETS.items())
+def test_a_secret_in_a_source_is_found_and_it_is_said_how_to_give_it(source: str, instead: str) -> None:
+    said = problem(source)
+    assert said is not None
+    assert instead in said
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize("source", WITH_SECRETS)
+def test_a_secret_is_not_shown(source: str) -> None:
+    assert SECRET not in shown(source)
+    assert shown(source).partition("://")[0] == source.partition("://")[0].lower()
+    assert shown(shown(source)) == shown(source)
+
+
+@pytest.mark.parametrize("source", WITHOUT)
+def test_a_source_without_a_secret_is_in_order(source: str) -> None:
+    assert problem(source) is None
+
+
+@given(st.text(), st.sampled_from(["https", "postgresql", "s3", "x"]))
+def test_anything_at_all_is_looked_through(rest: str, scheme: str) -> None:
+    problem(f"{scheme}://{rest}")
+    shown(f"{scheme}://{rest}")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def write_netrc(home: Path, text: str) -> None:
+    (home / ".netrc").write_text(text)
+    (home / ".netrc").chmod(0o600)
+
+
+def logins(site: Site) -> set[str]:
+    """Return the names and passwords that the server was told, "" where it was told none."""
+    return set(site.logins)
+
+
+def test_a_login_of_the_netrc_file_is_given_to_its_host_alone(home: Path) -> None:
+    with serving() as site, serving() as other:
+        site.files["/c.jsonl"] = other.files["/c.jsonl"] = LINES
+        site.leads_to["/away.jsonl"] = f"{other.url.replace('127.0.0.1', 'localhost')}/c.jsonl"
+        write_netrc(home, f"machine 127.0.0.1 login me password p@ss/word-{SECRET}\n")
+        source = open_source(f"{site.url}/c.jsonl", SourceOptions())
+        assert len(list(source.records())) == 1
+        assert logins(site) == {f"me:p@ss/word-{SECRET}"}
+        assert SECRET not in source.name
+        assert len(list(open_source(f"{site.url}/away.jsonl", SourceOptions()).records())) == 1
+        assert logins(other) == {""}
+
+
+def test_a_login_in_the_url_comes_before_that_of_the_file(home: Path) -> None:
+    with serving() as site:
+        site.files["/c.jsonl"] = LINES
+        write_netrc(home, "machine 127.0.0.1 login other password other\n")
+        open_source(site.url.replace("//", "//me:mine@") + "/c.jsonl", SourceOptions())
+        assert logins(site) == {"me:mine"}
+
+
+def test_without_a_netrc_file_or_a_line_for_the_host_nothing_is_given(home: Path) -> None:
+    with serving() as site:
+        site.files["/c.jsonl"] = LINES
+        open_source(f"{site.url}/c.jsonl", SourceOptions())
+        write_netrc(home, "machine example.org login me password mine\n")
+        open_source(f"{site.url}/c.jsonl", SourceOptions())
+        assert logins(site) == {""}
+
+
+@pytest.mark.parametrize(("mode", "more"), [(0o600, SECRET), (0o644, "")])
+def test_a_netrc_file_that_cannot_be_used_is_named_and_nothing_of_it_is_said(
+    home: Path, mode: int, more: str
+) -> None:
+    write_netrc(home, f"machine 127.0.0.1 login me password mine {more}\n")
+    (home / ".netrc").chmod(mode)
+    with serving() as site:
+        site.files["/c.jsonl"] = LINES
+        with pytest.raises(SourceUnreadable, match=r"the logins in ~/\.netrc cannot be used") as caught:
+            open_source(f"{site.url}/c.jsonl", SourceOptions())
+    assert SECRET not in str(caught.value)
