@@ -17,6 +17,7 @@ StorageError
 ├── NothingEmbedded          a corpus without vectors to search
 ├── CannotIndex              the store takes no index of vectors, or not of these
 ├── JobStopped               the job was cancelled or stopped while something was being added to it
+├── TooManyVanished          a reading would mark more documents as vanished than its limit allows
 ├── JobUnfinished            parts are of a job that has ended
 ├── PartsRefused             a folder that holds something else takes no parts
 ├── FolderBusy               another process writes parts into the folder
@@ -96,6 +97,10 @@ class CannotIndex(StorageError):
 
 class JobStopped(StorageError):
     """The job was cancelled."""
+
+
+class TooManyVanished(StorageError):
+    """A reading would mark more documents as vanished than its limit allows."""
 
 
 class JobUnfinished(StorageError):

@@ -85,6 +85,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
                     n_repeated=0,
                     n_rejected=0,
                     n_vanished=0,
+                    not_pruned=None,
                 )
             )
             return OpenJob(

@@ -52,6 +52,7 @@ class Ingest(Base):
     n_repeated = column(int, default=0)  # records whose key came again later in the same source
     n_rejected = column(int, default=0)
     n_vanished = column(int, default=0, server_default="0")
+    not_pruned = column(str, nullable=True)  # why documents that are missing were not marked as vanished
     started_at = column(float)
     seen_at = column(float)
     finished_at = column(float, nullable=True)

@@ -52,7 +52,8 @@ class JobStatus:
 
     `eta_s` comes from tokens: what is left in characters, by the job's own tokens per character and its pace of
     the last two minutes; None while nothing is known. `waiting_for` says why nothing moves, when nothing does, and
-    `waiting_cause` says it in one word.
+    `waiting_cause` says it in one word. `not_pruned` says why documents that are missing from the source were not
+    marked as vanished.
     """
 
     id: int
@@ -82,6 +83,7 @@ class JobStatus:
     elapsed_s: float
     waiting_for: str | None
     waiting_cause: Cause | None
+    not_pruned: str | None = None
 
     @property
     def spec(self) -> Spec:
@@ -132,6 +134,7 @@ _JOBS: Select[*tuple[Any, ...]] = (
         Ingest.n_records,
         Ingest.n_rejected,
         Ingest.n_repeated,
+        Ingest.not_pruned,
         (db_now() - Ingest.seen_at).label("ingest_age_s"),
         db_now().label("now"),
     )
@@ -178,6 +181,7 @@ def _status(connection: Connection, row: Any) -> JobStatus:
         elapsed_s=(row.finished_at or row.now) - row.created_at,
         waiting_for=wait.sentence if wait else None,
         waiting_cause=wait.cause if wait else None,
+        not_pruned=row.not_pruned,
     )
 
 

@@ -7,6 +7,7 @@
     │   ├── ModelNotFound
     │   ├── ModelCorrupt
     │   ├── HubUnreachable
+    │   ├── WeightsMissing
     │   └── ModelUnsuitable
     ├── CannotServe
     │   └── Unsuited
@@ -43,6 +44,10 @@ class ModelCorrupt(ModelError):
 
 class HubUnreachable(ModelError):
     """The model hub does not answer, and the model is not in the local cache."""
+
+
+class WeightsMissing(ModelError):
+    """The model's files lack weights that the task computes with: copy or download the whole model."""
 
 
 class ModelUnsuitable(ModelError):

@@ -68,11 +68,8 @@ def snapshot(model: str, commit: str, cache_dir: Path) -> Path:
     """
     from huggingface_hub import HfApi, snapshot_download
 
-    note = cache_dir / "snapshots" / _file_name(model, commit)
-    if note.is_file():
-        folder = Path(note.read_text())
-        if _complete(folder):
-            return folder
+    if (known := downloaded(model, commit, cache_dir)) is not None:
+        return known
     with _told(model):
         names = HfApi().list_repo_files(model, revision=commit)
         wanted = files_that_matter(names)
@@ -81,8 +78,15 @@ def snapshot(model: str, commit: str, cache_dir: Path) -> Path:
         folder = Path(snapshot_download(model, revision=commit, allow_patterns=wanted))
     if not _complete(folder):
         raise ModelCorrupt(f"The download of {model} is not complete; delete {folder} and try again.")
-    _write(note, str(folder))
+    _write(cache_dir / "snapshots" / _file_name(model, commit), str(folder))
     return folder
+
+
+def downloaded(model: str, commit: str, cache_dir: Path) -> Path | None:
+    """The folder of an earlier ``snapshot`` that is still whole, or None."""
+    note = cache_dir / "snapshots" / _file_name(model, commit)
+    folder = Path(note.read_text()) if note.is_file() else None
+    return folder if folder is not None and _complete(folder) else None
 
 
 def _complete(folder: Path) -> bool:

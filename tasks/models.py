@@ -43,6 +43,14 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
 DEFAULTS: Mapping[str, str] = MappingProxyType(
     {"summarize": "synopsis-ddtp", "translate": "marian-ddtp", "embed": "minilm"}
 )
+# Revisions of the models that come with docmill, whose weights a test holds against what their tasks compute with.
+SHIPPED = frozenset(
+    {
+        "sha256:1403fb7c0dc42e3a7c7dcb623eceb05020f0cdad555405789e88b5bb2f9c90bd",  # minilm
+        "sha256:025e308963f39b4ebde4e191128e41f807adce615d12e428a1c44dedae15f830",  # marian-ddtp
+        "sha256:fa3d487abbf95b4cf21ce17da222689db4027133abf198026adbf930166c5177",  # synopsis-ddtp
+    }
+)
 _LIMITS = (("tokenizer_config.json", "model_max_length"), ("sentence_bert_config.json", "max_seq_length"))
 
 
@@ -64,7 +72,10 @@ class Pinned:
 
 @dataclass(frozen=True)
 class Checked:
-    """What `docmill models check` says of a model; ``size_bytes`` is None where it is not on this machine."""
+    """What `docmill models check` says of a model; ``size_bytes`` is None where it is not on this machine.
+
+    ``lacks`` says for which other kinds of tasks its family is right and its files are not, and why.
+    """
 
     pinned: Pinned
     architecture: str
@@ -72,6 +83,7 @@ class Checked:
     kinds: tuple[str, ...]
     window_limit: int
     size_bytes: int | None
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
 
 def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Pinned:
@@ -134,6 +146,11 @@ def locate(pinned: Pinned, *, models_dir: Path | None, cache_dir: Path) -> Path:
             f"({_short(actual)} instead of {_short(pinned.revision)}): copy the model again, or make a new job."
         )
     return folder
+
+
+def here(pinned: Pinned, *, cache_dir: Path) -> bool:
+    """Whether the model is a local one, or its files of the hub were downloaded whole."""
+    return pinned.revision.startswith(_LOCAL) or hub.downloaded(pinned.model, pinned.revision, cache_dir) is not None
 
 
 def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from storage.database import Database, db_now
 from storage.errors import DatabaseUnreachable, RightMissing, SchemaOutOfDate, StorageError
 from storage.leases.dispatch import LIVE_S
 from storage.migrations import current, head, require_current
+from storage.readers.confinement import has_seccomp, landlock_abi
 from storage.schema import Worker
 from tasks import models
 from tasks.errors import ModelError
@@ -221,6 +222,21 @@ def look_at_temporary_folder(_: Settings) -> Iterator[Finding]:
         yield Finding("temporary folder", False, f"no library can be loaded out of {folder} (noexec)", advice)
 
 
+def look_at_confinement(_: Settings) -> Iterator[Finding]:
+    """What the kernel takes from the processes that read formats which could harm their reader."""
+    yield confinement_of(landlock_abi(), has_seccomp())
+
+
+def confinement_of(abi: int, seccomp: bool) -> Finding:
+    """What processes are confined by, where the kernel has a version of Landlock (0 is none), and seccomp or not."""
+    by = [f"Landlock (version {abi})"] if abi else []
+    by += ["seccomp"] if seccomp else []
+    lacking = [name for name, has in (("Landlock", abi), ("seccomp, or the library libseccomp", seccomp)) if not has]
+    advice = f"this system has no {' and no '.join(lacking)}: docs/security.md says what a hostile file may do then"
+    detail = f"readers of PDF, office, mail and table files: {' and '.join(by) or 'by limits alone'}"
+    return Finding("confinement", True, detail, advice if lacking else "")
+
+
 def look_at_extras(_: Settings) -> Iterator[Finding]:
     """Which extras are installed, and what the others would bring."""
     installed = [name for name, extra in EXTRAS.items() if extra.is_installed]
@@ -237,5 +253,6 @@ LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     look_at_device,
     look_at_temporary_folder,
     look_at_disk,
+    look_at_confinement,
     look_at_extras,
 )

@@ -11,14 +11,15 @@ from typing import Any, BinaryIO, Protocol
 
 from storage import jobs
 from storage.database import Database
-from storage.disposal.pruning import Seen, prune
-from storage.errors import StorageError
+from storage.disposal.pruning import Limits, Pruned, Seen, prune
+from storage.disposal.unread import Unread
+from storage.errors import StorageError, TooManyVanished
 from storage.flow.steps import StepRequest
 from storage.intake import ingest
 from storage.intake.chunks import Chunk, Gathering, Rejected
 from storage.intake.ingest import CHUNK_RECORDS, Counts
 from storage.jobs import JobRequest, OpenJob
-from storage.readers import Record, Source, SourceOptions, open_source
+from storage.readers import Record, Source, SourceOptions, left_out, open_source
 from storage.specs import Spec
 from tasks import families, models, polyglot, prompts
 from tasks.errors import BadOption
@@ -28,6 +29,7 @@ from worker.ahead import ahead
 from worker.broker import Broker
 from worker.errors import BadMessage, BrokerUnreachable, WorkerError
 from worker.messages import VERSION
+from worker.rehearsal import require_possible
 from worker.settings import Settings
 from worker.topup import top_up
 
@@ -38,6 +40,8 @@ FIRST_CHUNK_RECORDS = 256  # a shard's worth, so that a device computes while th
 CHUNK_CHARS = 8_000_000  # so that a chunk of long documents stays a short transaction in little memory
 MAX_NAME_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 bytes
 TOP_UP_EVERY_S = 2.0
+KEEP = "keep"
+PRUNE_REJECTED = ("stop", KEEP)  # what rejected records do to pruning
 
 
 class RecordRejected(WorkerError):
@@ -63,8 +67,18 @@ class Request:
     limit: int | None = None
     strict: bool = False
     prune: bool = False
+    prune_max: float | None = None
+    prune_rejected: str | None = None
     priority: int = 0
     max_failures: float | None = None
+
+    @property
+    def pruning(self) -> Limits | None:
+        """How far its reading prunes; None where it does not."""
+        if not self.prune:
+            return None
+        most = Limits.most_percent if self.prune_max is None else self.prune_max
+        return Limits(most, keep_rejected=self.prune_rejected == KEEP)
 
 
 @dataclass(frozen=True)
@@ -86,7 +100,7 @@ class Prepared:
 class Enqueued:
     """A job as it stands once its source was read. `deferred` says why nothing was sent to the queue yet.
 
-    `not_pruned`: what vanished was not marked, since the source may not have been read whole.
+    `not_pruned` says why documents that are missing from the source were not marked as vanished.
     """
 
     id: int
@@ -94,19 +108,27 @@ class Enqueued:
     documents: int
     counts: Counts
     deferred: str | None
-    not_pruned: bool = False
+    not_pruned: str | None = None
 
 
-def prepare(settings: Settings, request: Request, stdin: BinaryIO | None = None) -> Prepared:
+def prepare(
+    settings: Settings, request: Request, stdin: BinaryIO | None = None, *, download: bool = False
+) -> Prepared:
     """Check everything that can be checked before anything is stored.
+
+    With ``download`` a hub's model is brought here and looked at, too.
 
     Raises SourceError for the source, ModelError for the model, BadOption for the options or for the want of a model,
     BadCorpusName.
     """
     if request.prune and request.limit is not None:
         raise BadOption("--prune and --limit do not go together: what lies behind the limit has not vanished.")
+    for option, value in (("--prune-max", request.prune_max), ("--prune-rejected", request.prune_rejected)):
+        if value is not None and not request.prune:
+            raise BadOption(f"{option} says how --prune works: give --prune too.")
     source = open_source(request.source, reading(request, [request.options]), stdin=stdin)
     spec = spec_of(settings, request.task, request.model, request.revision, request.options)
+    require_possible(settings, spec, download=download)
     steps = (StepRequest(request.task, spec),)
     return Prepared(request, steps, source, storable(request.corpus or _corpus_name(source, request.limit)))
 
@@ -213,12 +235,15 @@ def enqueue(
         ),
     )
     progress.opened(job)
-    seen = Seen() if request.prune else None
+    limits = request.pruning
+    seen, unread = Seen() if limits else None, Unread()
     offer = _Offer(database, broker, job.lanes, None if offer_others else job.id)
     total = Counts()
     for chunk, rejected in ahead(_chunks(prepared.source)):
         for one in rejected[:1] if request.strict else rejected:
             progress.rejected(one)
+        for one in rejected if limits else ():
+            unread.reject(one.place, one.keys, one.below)
         if rejected and request.strict:
             ingest.add(database, job, Gathering().chunk(), rejected[:1])  # so that `failures` lists what stopped it
             jobs.halt(database, job.id, f"--strict: {rejected[0].place} was rejected")
@@ -228,28 +253,29 @@ def enqueue(
         progress.advanced(total)
         if total.planned:
             offer.now_and_then()
-    if seen is not None:
-        total += _prune(database, job, seen, total)
+    pruned = Pruned()
+    if limits is not None and seen is not None:
+        unread.left_out, unread.is_empty = left_out(prepared.source), not total.records
+        pruned = _prune(database, job, seen, unread, limits)
+        total += Counts(vanished=pruned.vanished)
     documents, others = ingest.end(database, job)
     total += others
     jobs.finish(database, job.id)
     if total.planned or job.adopted:
         offer.now()
-    return Enqueued(
-        job.id, job.adopted, documents, total, offer.deferred, not_pruned=request.prune and _may_be_partial(total)
-    )
+    return Enqueued(job.id, job.adopted, documents, total, offer.deferred, pruned.not_pruned)
 
 
-def _prune(database: Database, job: OpenJob, seen: Seen, read: Counts) -> Counts:
-    """Mark what vanished from the source, unless it may only have been unreadable."""
-    if _may_be_partial(read):
-        log.warning("not_pruned job=%d rejected=%d records=%d", job.id, read.rejected, read.records)
-        return Counts()
-    return Counts(vanished=prune(database, job, seen))
-
-
-def _may_be_partial(read: Counts) -> bool:
-    return read.rejected > 0 or read.records == 0
+def _prune(database: Database, job: OpenJob, seen: Seen, unread: Unread, limits: Limits) -> Pruned:
+    """Mark what vanished from the source, unless it may only have been unreadable; stop the job at the limit."""
+    try:
+        pruned = prune(database, job, seen, unread, limits)
+    except TooManyVanished as error:
+        jobs.halt(database, job.id, str(error))
+        raise
+    if pruned.not_pruned:
+        log.warning("not_pruned job=%d rejected=%d", job.id, unread.n_rejected)
+    return pruned
 
 
 class _Offer:
@@ -288,7 +314,7 @@ def _chunks(source: Source) -> Iterator[tuple[Chunk, list[Rejected]]]:
         if isinstance(record, Record):
             gathered.put(record.key, record.text, record.meta, record.flags, seq)
         else:
-            rejected.append(Rejected(record.where, record.reason, record.fatal))
+            rejected.append(Rejected(record.where, record.reason, record.fatal, record.keys, record.below))
         if len(gathered) + len(rejected) >= most or gathered.n_chars >= CHUNK_CHARS:
             yield gathered.chunk(), rejected
             gathered, rejected, most = Gathering(), [], CHUNK_RECORDS
@@ -300,7 +326,7 @@ _OPTION_FIELDS = {f.name for f in fields(Options)}
 _REQUEST_FIELDS = {f.name for f in fields(Request)} - {"options"}
 _WHOLE_NUMBERS = {"beams", "max_new_tokens", "window_tokens", "top_k", "seed", "limit", "priority"}
 _SWITCHES = {"strict", "prune"}
-_NUMBERS = {"temperature", "top_p", "max_failures"}
+_NUMBERS = {"temperature", "top_p", "max_failures", "prune_max"}
 
 
 def parse_enqueue(arguments: dict[str, Any]) -> Request:
@@ -323,14 +349,22 @@ def parse_enqueue(arguments: dict[str, Any]) -> Request:
             raise BadMessage(f"docmill.enqueue: {name} is too large a number")
     if given["task"] not in families.KINDS:
         raise BadMessage(f"docmill.enqueue: task is one of {', '.join(families.KINDS)}")
-    if given.get("limit", 1) is not None and given.get("limit", 1) < 1:
-        raise BadMessage("docmill.enqueue: limit is at least 1")
+    _check_bounds(given)
     if given["source"] == "-":
         raise BadMessage("docmill.enqueue cannot read standard input")
     if given.get("stop") is not None:
         given["stop"] = (given["stop"],)  # a message has plain values, so one text
     options = Options(**{name: value for name, value in given.items() if name in _OPTION_FIELDS})
     return Request(options=options, **{name: value for name, value in given.items() if name in _REQUEST_FIELDS})
+
+
+def _check_bounds(given: dict[str, Any]) -> None:
+    if given.get("limit", 1) is not None and given.get("limit", 1) < 1:
+        raise BadMessage("docmill.enqueue: limit is at least 1")
+    if not 0 <= (given.get("prune_max") or 0) <= 100:
+        raise BadMessage("docmill.enqueue: prune_max is a percentage, 0 to 100")
+    if given.get("prune_rejected") not in {None, *PRUNE_REJECTED}:
+        raise BadMessage(f"docmill.enqueue: prune_rejected is one of {', '.join(PRUNE_REJECTED)}")
 
 
 def _type_of(name: str) -> Any:

@@ -5,18 +5,23 @@ So the corpus is as its source is, and a job of before sees it as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import partial
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import orjson
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
 
 from storage import bulk
 from storage.database import Database, db_now
-from storage.errors import JobStopped
+from storage.disposal.unread import Unread
+from storage.errors import JobStopped, TooManyVanished
 from storage.jobs import UNFINISHED, OpenJob, lock_corpus
+from storage.readers.documents import missing as what_reads
 from storage.schema import Corpus, Document, Ingest, Job
 
 PAGE = 5_000
@@ -41,44 +46,160 @@ class Seen:
         return place < len(self._bits) and bool(self._bits[place] >> (document_id & 7) & 1)
 
 
-def prune(database: Database, job: OpenJob, seen: Seen) -> int:
-    """Mark the documents of the job's source that its reading, which came to the end, did not see. Returns how many.
+@dataclass(frozen=True)
+class Limits:
+    """How far a reading may prune: it stops before it marks more than this percentage of the source's documents.
 
-    Of what was in the corpus when the reading began: what another one brings meanwhile is not looked at. Doing it
-    twice changes nothing. Raises JobStopped when the job was cancelled meanwhile.
+    After rejected records it marks nothing, or with `keep_rejected` what no rejected record may be.
     """
-    total = 0
+
+    most_percent: float = 50.0
+    keep_rejected: bool = False
+
+
+@dataclass(frozen=True)
+class Missing:
+    """The documents that a source had and that its reading did not see.
+
+    Of `n_before` documents `vanished` are those that were not in what was left unread, `n_rejected` may have been
+    rejected, and `n_left_out` may lie in files that were left out for their kind, by suffix.
+    """
+
+    n_before: int
+    vanished: Sequence[int]
+    n_rejected: int
+    n_left_out: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        return len(self.vanished) + self.n_rejected + sum(self.n_left_out.values())
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """How many documents were marked as vanished, and why those that are missing were not."""
+
+    vanished: int = 0
+    not_pruned: str | None = None
+
+
+def prune(
+    database: Database, job: OpenJob, seen: Seen, unread: Unread | None = None, limits: Limits | None = None
+) -> Pruned:
+    """Mark the documents of the job's source that its reading, which came to the end, did not see.
+
+    Only what was in the corpus when the reading began: what another reading brings meanwhile is not looked at. Doing
+    it twice changes nothing. Raises TooManyVanished, and JobStopped when the job was cancelled meanwhile.
+    """
+    unread, limits = unread or Unread(), limits or Limits()
+    missing = _look(database, job, seen, unread)
+    reason = why_not(missing, unread, limits)
+    if reason is not None:
+        note = update(Ingest).where(Ingest.id == job.ingest_id).values(not_pruned=reason)
+        database.write(lambda connection: connection.execute(note))
+        return Pruned(not_pruned=reason)
+    check_share(missing, limits)
+    n = 0
+    for first in range(0, len(missing.vanished), PAGE):
+        page = missing.vanished[first : first + PAGE]
+        n += database.write(lambda connection, page=page: _page(database, connection, job, page))  # type: ignore[misc]
+    return Pruned(n)
+
+
+def why_not(missing: Missing, unread: Unread, limits: Limits) -> str | None:
+    """Return why nothing may be marked, in a sentence; None where nothing is missing, or what vanished may be."""
+    if not missing.total:
+        return None
+    reason = None
+    if unread.unknown is not None and limits.keep_rejected:
+        reason = f"{unread.unknown} was rejected, and its id cannot be read, so it may be any of them; repair it"
+    elif unread.n_rejected and not limits.keep_rejected:
+        more = f", and {unread.n_rejected - 1:,} more" if unread.n_rejected > 1 else ""
+        advice = "repair it, or mark what was not rejected with --prune-rejected keep"
+        reason = f"{unread.first} was rejected{more}; {advice}"
+    elif missing.n_left_out and not limits.keep_rejected:
+        files = ", ".join(f"{unread.left_out[suffix]:,} {suffix}" for suffix in sorted(missing.n_left_out))
+        advice = what_reads(missing.n_left_out) or "; mark what does not lie in such files with --prune-rejected keep"
+        reason = f"{files} files were left out, and documents of such files are missing{advice}"
+    elif unread.is_empty:
+        reason = "the source has no records"
+    if reason is None:
+        return None
+    return f"{_documents(missing.total)} that the source lacks were not marked as vanished: {reason}"
+
+
+def check_share(missing: Missing, limits: Limits) -> None:
+    """Raise TooManyVanished where more would be marked than the limits allow."""
+    n = len(missing.vanished)
+    if 100 * n > limits.most_percent * missing.n_before:
+        share = 100 * n / missing.n_before
+        raise TooManyVanished(
+            f"{n:,} of the {_documents(missing.n_before)} of this source are missing, {share:.0f} %, and --prune-max "
+            f"is {limits.most_percent:g}. Nothing was marked as vanished. See if the source is whole; if it is, give "
+            f"--prune-max {math.ceil(share)}."
+        )
+
+
+def _documents(n: int) -> str:
+    return f"{n:,} document{'s' if n != 1 else ''}"
+
+
+def _look(database: Database, job: OpenJob, seen: Seen, unread: Unread) -> Missing:
+    """Return what the reading of a job did not see of the documents that its source had when it began."""
+    vanished, n_rejected, left_out = array("q"), 0, Counter[str]()
     after: int | None = 0
     while after is not None:
-        n, after = database.write(partial(_page, database, job, seen, after))
-        total += n
-    return total
+        page, after = _documents_after(database, job, after)
+        for document in page:
+            if document.id in seen:
+                continue
+            if unread.may_be_rejected(document.key):
+                n_rejected += 1
+            elif (suffix := unread.kind_left_out(document.key)) is not None:
+                left_out[suffix] += 1
+            else:
+                vanished.append(document.id)
+    with database.read() as connection:
+        before = and_(*_of_source(job), or_(_CURRENT, Document.superseded_by > job.last_before))
+        query = select(func.count()).select_from(Document).join(Ingest, Ingest.id == Document.ingest_id)
+        n_before = connection.scalar(query.where(before)) or 0
+    return Missing(n_before, vanished, n_rejected, left_out)
 
 
-def _page(database: Database, job: OpenJob, seen: Seen, after: int, connection: Connection) -> tuple[int, int | None]:
+_CURRENT = Document.superseded_by.is_(None)
+
+
+def _of_source(job: OpenJob) -> tuple[Any, ...]:
+    """The conditions for a document to be of the job's source, and to have been there when its reading began."""
+    source = select(Ingest.source).where(Ingest.id == job.ingest_id).scalar_subquery()
+    mine = Document.corpus_id == job.corpus_id
+    return mine, Document.id <= job.last_before, ~Document.gone, Ingest.source == source
+
+
+def _documents_after(database: Database, job: OpenJob, after: int) -> tuple[Sequence[Any], int | None]:
+    """The next documents that may have vanished, and where to go on; None when there are no more."""
+    query = (
+        select(Document.id, Document.key)
+        .join(Ingest, Ingest.id == Document.ingest_id)
+        .where(*_of_source(job), _CURRENT, Document.id > after)
+        .order_by(Document.id)
+        .limit(PAGE)
+    )
+    with database.read() as connection:
+        page = connection.execute(query).all()
+    return page, page[-1].id if len(page) == PAGE else None
+
+
+def _page(database: Database, connection: Connection, job: OpenJob, ids: Sequence[int]) -> int:
     lock_corpus(database, connection, job.corpus_id)
     state = connection.scalar(select(Job.state).where(Job.id == job.id))
     if state not in {*UNFINISHED, "done"}:
         raise JobStopped(f"job {job.id} was {state}; nothing was marked as vanished")
-    source = select(Ingest.source).where(Ingest.id == job.ingest_id).scalar_subquery()
-    page = connection.execute(
-        select(Document.id, Document.key, Document.content_id, Document.seq)
-        .join(Ingest, Ingest.id == Document.ingest_id)
-        .where(
-            Document.corpus_id == job.corpus_id,
-            Document.id > after,
-            Document.id <= job.last_before,
-            Document.superseded_by.is_(None),
-            ~Document.gone,
-            Ingest.source == source,
-        )
-        .order_by(Document.id)
-        .limit(PAGE)
-    ).all()
-    vanished = [document for document in page if document.id not in seen]
+    query = select(Document.id, Document.key, Document.content_id, Document.seq).where(_CURRENT, ~Document.gone)
+    vanished = [*database.probe(connection, query, Document.id, ids)]
     if vanished:
         _mark(database, connection, job, vanished)
-    return len(vanished), page[-1].id if len(page) == PAGE else None
+    return len(vanished)
 
 
 def _mark(database: Database, connection: Connection, job: OpenJob, vanished: list[Any]) -> None:

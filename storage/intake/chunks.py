@@ -18,11 +18,16 @@ from storage.normalize import MENDED
 
 @dataclass(frozen=True)
 class Rejected:
-    """A record that could not be read. After a `fatal` one nothing more of its file was."""
+    """A record that could not be read. After a `fatal` one nothing more of its file was.
+
+    `keys` and `below` say which documents it may be, as in `storage.readers.records.Rejection`.
+    """
 
     place: str
     reason: str
     fatal: bool = False
+    keys: tuple[str, ...] = ()
+    below: str | None = None
 
 
 @dataclass(frozen=True)

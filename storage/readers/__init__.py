@@ -8,7 +8,7 @@ from storage.readers.errors import (
     SourceUnreadable,
     SourceUnsupported,
 )
-from storage.readers.files import Source
+from storage.readers.files import Source, left_out
 from storage.readers.records import Record, Rejection, Row, SourceOptions
 from storage.readers.sources import open_queries, open_source
 
@@ -24,6 +24,7 @@ __all__ = [
     "SourceOptions",
     "SourceUnreadable",
     "SourceUnsupported",
+    "left_out",
     "open_queries",
     "open_source",
 ]

@@ -10,12 +10,13 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from storage.readers.documents import DocumentReader, suffixes
+from storage.readers.documents import NO_SUFFIX, DocumentReader, suffixes
 from storage.readers.errors import SourceEmpty, SourceUnreadable
 from storage.readers.files import Content, Opened
 from storage.readers.formats import MAILBOXES, readable
@@ -32,7 +33,15 @@ from storage.readers.streams import (
     printable,
 )
 
-Found = tuple[str, bytes] | Rejection
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A member of a kind that is not read: its name's suffix."""
+
+    suffix: str
+
+
+Found = tuple[str, bytes] | Rejection | LeftOut
 Members = Callable[[Opened, SourceOptions], Iterator[Found]]
 
 MOST_LISTED = 8 * 2**20
@@ -44,7 +53,7 @@ _UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others may ask for
 
 
 class ArchiveSource:
-    """The documents of one archive. Hidden members and those of other kinds are passed over."""
+    """The documents of one archive. Hidden members are passed over, those of other kinds are counted in `ignored`."""
 
     def __init__(self, content: Content, options: SourceOptions, members: Members) -> None:
         self._content = content
@@ -53,9 +62,11 @@ class ArchiveSource:
         self._prefix = f"{content.place}/" if options.one_of_many else ""
         self.name = content.name
         self.bytes_read = 0
+        self.ignored: Counter[str] = Counter()
         with content.open() as file:
             try:
-                first = next(members(file, options), None)
+                found = members(file, options)
+                first = next((one for one in found if not isinstance(one, LeftOut)), None)
             except BrokenTransfer as error:
                 raise SourceUnreadable(f"{self.name}: {error}") from error
             except _DAMAGES as error:
@@ -69,6 +80,7 @@ class ArchiveSource:
 
     def records(self) -> Iterator[Record | Rejection]:
         self.bytes_read = 0
+        self.ignored.clear()
         left = self._options.limit
         last = "at its beginning"
         with closing(DocumentReader(self._options)) as reader, self._content.open() as file:
@@ -76,8 +88,12 @@ class ArchiveSource:
                 for found in self._members(file, self._options):
                     if left == 0:
                         return
+                    if isinstance(found, LeftOut):
+                        self.ignored[found.suffix] += 1
+                        continue
                     if isinstance(found, Rejection):
-                        yield replace(found, where=self._prefix + found.where)
+                        where = self._prefix + found.where
+                        yield replace(found, where=where, below=where)
                         continue
                     path, raw = found
                     self.bytes_read += len(raw)
@@ -107,7 +123,10 @@ def _zip(file: Opened, options: SourceOptions) -> Iterator[Found]:
     wanted = suffixes()
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
-            if member.is_dir() or not _document(member.filename, wanted):
+            if member.is_dir() or _is_hidden(member.filename):
+                continue
+            if (other := _other_kind(member.filename, wanted)) is not None:
+                yield other
                 continue
             where = printable(member.filename)
             if (refused := _refused(member.filename)) is not None:
@@ -170,9 +189,11 @@ def _tar(decompressor: Callable[[], Decompressor] | None) -> Members:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep every one of them
                 if not member.isfile() and not member.islnk() and not member.issym():
                     continue
-                if not _document(member.name, wanted):
+                if _is_hidden(member.name):
                     continue
-                if (refused := _refused(member.name)) is not None:
+                if (other := _other_kind(member.name, wanted)) is not None:
+                    yield other
+                elif (refused := _refused(member.name)) is not None:
                     yield refused
                 elif not member.isfile():
                     yield Rejection(printable(member.name), "a link within an archive is not followed")
@@ -220,11 +241,13 @@ def _message(number: int, message: bytearray, too_much: bool, limit: int) -> Fou
     return Rejection(name, too_long(limit)) if too_much else (name, bytes(message))
 
 
-def _document(name: str, wanted: tuple[str, ...]) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in wanted and not any(
-        part.startswith(".") and part not in {".", ".."} for part in path.parts
-    )
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") and part not in {".", ".."} for part in PurePosixPath(name).parts)
+
+
+def _other_kind(name: str, wanted: tuple[str, ...]) -> LeftOut | None:
+    suffix = PurePosixPath(name).suffix
+    return None if suffix.lower() in wanted else LeftOut(suffix or NO_SUFFIX)
 
 
 def _refused(name: str) -> Rejection | None:

@@ -1,7 +1,8 @@
 """Programs of ours that read hostile formats, each in a process of its own that may die of what it reads.
 
 Both sides send frames: a line of JSON with a "size", and so many bytes. The process has little memory, may write no
-file and is told nothing of ours: it reads what it is sent on its standard input, and ends with it.
+file and is told nothing of ours: it reads what it is sent on its standard input, and ends with it. What the kernel
+takes from it is in `confinement`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import sys
 import time
 from pathlib import Path
 from typing import IO, Any, BinaryIO
+
+from storage.readers import confinement
+from storage.readers.confinement import Needs
 
 TIME_S = 60.0
 MEMORY = 2 * 2**30
@@ -88,6 +92,7 @@ class Confined:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self.close()
+            confinement.hide_memory()
             # Of our environment it gets what finds libraries, and no password unless its work needs one.
             kept = {name: value for name, value in os.environ.items() if name in self._kept}
             self._process = subprocess.Popen(
@@ -102,10 +107,19 @@ class Confined:
         return self._process
 
 
-def confine() -> None:
-    """Take this process, one of those that are started here, its rights and most of its memory."""
+def begin(needs: Needs) -> None:
+    """Take this process, one of those that are started here, its rights to files that it does not need.
+
+    Call it before the libraries are loaded, which start threads.
+    """
+    confinement.restrict_files(needs)
+
+
+def confine(*, network: bool = False) -> None:
+    """Take this process its other rights and most of its memory."""
     for limit, value in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(limit, (value, value))
+    confinement.restrict_system(network)
 
 
 def send(stream: IO[bytes], head: dict[str, Any], body: bytes = b"") -> None:

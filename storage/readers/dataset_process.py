@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
-from storage.readers.confined import confine, receive, send
+from storage.readers.confined import begin, confine, receive, send
+from storage.readers.confinement import Needs
 from storage.readers.records import SourceOptions
 from storage.readers.table_process import batch_rows, frames, load
 
@@ -41,14 +43,15 @@ def main() -> None:
     if head["local"]:
         settings["HF_HUB_OFFLINE"] = "1"  # a folder leads nowhere else
     os.environ.update(settings)
-    load()
     out = sys.stdout.buffer
     try:
         with TemporaryDirectory(prefix="docmill-") as empty:
+            begin(_needs(head, Path(empty)))
+            load()
             os.chdir(empty)  # where the library would take a folder for a data set of the hub
             rows = _opened(head)
             os.chdir("/")
-        confine()
+        confine(network=not head["local"])
     except _Refused as refused:
         send(out, refused.answer)
         return
@@ -56,6 +59,25 @@ def main() -> None:
         send(out, {"error": type(error).__name__})
         return
     serve(rows, SourceOptions(**head["options"]), out)
+
+
+def _needs(asked: dict[str, Any], scratch: Path) -> Needs:
+    """The caches, and the folder or what the hub is asked with."""
+    from huggingface_hub import constants
+
+    home = Path(constants.HF_HOME)
+    caches = [Path(constants.HF_HUB_CACHE), home / "modules", home / "datasets"]
+    caches += [Path(os.environ[name]) for name in ("HF_DATASETS_CACHE",) if os.environ.get(name)]
+    for cache in caches:
+        with suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+    hub = [Path(constants.HF_TOKEN_PATH), *(Path(file) for file in (os.environ.get("SSL_CERT_FILE"),) if file)]
+    return Needs(
+        scratch,
+        (Path(asked["path"]),) if asked["local"] else tuple(hub),
+        tuple(cache for cache in caches if cache.is_dir()),
+        network=not asked["local"],
+    )
 
 
 def _opened(asked: dict[str, Any]) -> Any:

@@ -11,9 +11,19 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import BinaryIO
 
-from storage.normalize import bom_length, decode
+from storage.normalize import bom_length, decode, normalize
 from storage.readers.errors import SourceUnreadable
-from storage.readers.records import Rejection, Row, Rows, SourceOptions, check_columns, misnamed, too_long
+from storage.readers.records import (
+    MAX_ID_BYTES,
+    Rejection,
+    Row,
+    Rows,
+    SourceOptions,
+    check_columns,
+    keys_of,
+    misnamed,
+    too_long,
+)
 from storage.readers.streams import lines
 
 # Python's csv module holds four bytes for each character of a field, and grows by doubling.
@@ -94,9 +104,17 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions, *, delimiter: str 
             continue  # a blank line
         number += 1
         if len(values) != len(header):
-            yield Rejection(where, f"{len(values)} fields where the header has {len(header)}")
+            reason = f"{len(values)} fields where the header has {len(header)}"
+            yield Rejection(where, reason, keys=_keys(values, header, name, number, options))
             continue
         yield Row(dict(zip(header, values, strict=True)), number, where, source.flags, source.clean)
+
+
+def _keys(values: list[str], header: list[str], name: str, number: int, options: SourceOptions) -> tuple[str, ...]:
+    """Return the keys that a record with a field too many or too few may have: any of its values may be its id."""
+    ids = [normalize(value)[0] for value in values if len(value) <= MAX_ID_BYTES]
+    ids = [*ids, ""] if options.id_field in header else [""]
+    return tuple(key for one in ids for key in keys_of({options.id_field: one}, name, number, options))
 
 
 def _up_to_the_header(source: Iterable[str]) -> list[str]:

@@ -18,6 +18,7 @@ from storage.readers.records import MAX_ID_BYTES, Record, Rejection, SourceOptio
 from storage.readers.streams import BrokenStream, Counted, Decompressor, buffered, printable
 
 TEXT = (".txt", ".md")
+NO_SUFFIX = "without a suffix"
 ATTACHMENTS_LEFT_OUT = "attachments_left_out"
 _ATTACHED = re.compile(rb"^content-disposition:\s*attachment\b", re.IGNORECASE | re.MULTILINE)  # RFC 2183
 
@@ -52,14 +53,14 @@ class DocumentReader:
                 stream = buffered(Counted(opened), decompressor()) if decompressor else opened
                 raw = stream.read(self._limit + 1)
         except SourceError as error:
-            return Rejection(where, str(error))
+            return _rejected(where, str(error))
         except OSError as error:
-            return Rejection(where, f"cannot be read: {error.strerror}")
+            return _rejected(where, f"cannot be read: {error.strerror}")
         except BrokenStream as error:
-            return Rejection(where, str(error))
+            return _rejected(where, str(error))
         self.bytes_read += len(raw)
         if len(raw) > self._limit:
-            return Rejection(where, too_long(self._limit))
+            return _rejected(where, too_long(self._limit))
         return self.document(path, raw)
 
     def document(self, path: str, raw: bytes) -> Record | Rejection:
@@ -81,9 +82,9 @@ class DocumentReader:
         try:
             text = self._extractor.text(raw, kind)
         except NotExtracted as error:
-            return Rejection(where, str(error))
+            return _rejected(where, str(error))
         if raw.strip() and not text.strip():
-            return Rejection(where, "no text was found in it; scanned pages are not recognised")
+            return _rejected(where, "no text was found in it; scanned pages are not recognised")
         return _document(where, text, flags)
 
 
@@ -111,9 +112,13 @@ class DocumentSource:
             yield item
 
 
+def _rejected(where: str, reason: str) -> Rejection:
+    return Rejection(where, reason, below=where)
+
+
 def _plain(where: str, raw: bytes) -> Record | Rejection:
     if is_utf16(raw):
-        return Rejection(where, "UTF-16; only UTF-8 is read")
+        return _rejected(where, "UTF-16; only UTF-8 is read")
     skip = bom_length(raw)
     text, flags = decode(raw[skip:], skip)
     return _document(where, text, flags)
@@ -121,7 +126,7 @@ def _plain(where: str, raw: bytes) -> Record | Rejection:
 
 def _document(where: str, text: str, flags: tuple[str, ...]) -> Record | Rejection:
     if len(where.encode()) > MAX_ID_BYTES:
-        return Rejection(where, id_too_long(where))
+        return _rejected(where, id_too_long(where))
     text, replaced = normalize(text)
     meta: dict[str, Any] = {}
     return Record(where, text, meta, flags + replaced, where)

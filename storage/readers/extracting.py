@@ -9,10 +9,12 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
-from storage.readers.confined import confine, receive, send
+from storage.readers.confined import begin, confine, receive, send
+from storage.readers.confinement import Needs
 
 Extract = Callable[[bytes, str], str]
 
@@ -21,8 +23,14 @@ _DRESS = ["a", "abbr", "b", "cite", "code", "em", "i", "mark", "s", "small", "sp
 
 
 def main() -> None:
-    extract = _extractor()
-    _load_pdfium(extract)
+    # The library unpacks its PDF engine into the temporary folder and loads it from there: not from a name that other
+    # users can foresee, and while this process may still write.
+    with TemporaryDirectory(prefix="docmill-") as own:
+        os.environ["TMPDIR"] = own
+        begin(Needs(scratch=Path(own)))
+        extract = _extractor()
+        with suppress(Exception):  # that nothing is no PDF
+            extract(b"", "application/pdf")
     confine()
     serve(extract, sys.stdin.buffer, sys.stdout.buffer)
 
@@ -53,15 +61,6 @@ def _extractor() -> Extract:
         return "\n".join(line.rstrip() for line in lines).strip()
 
     return extract
-
-
-def _load_pdfium(extract: Extract) -> None:
-    """Have the library unpack and load its PDF engine while this process may still write, and where no other user
-    can put one of theirs: it takes whatever lies at a name in the temporary folder that anyone can foresee."""
-    with TemporaryDirectory(prefix="docmill-") as own:
-        os.environ["TMPDIR"] = own
-        with suppress(Exception):  # that nothing is no PDF
-            extract(b"", "application/pdf")
 
 
 if __name__ == "__main__":

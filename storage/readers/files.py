@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from io import BufferedReader, FileIO
@@ -22,7 +22,10 @@ RowReader = Callable[[BinaryIO, str, SourceOptions], Rows]
 
 
 class Source(Protocol):
-    """A corpus as it comes in. `name` is canonical: an absolute path, or `-`."""
+    """A corpus as it comes in. `name` is canonical: an absolute path, or `-`.
+
+    A source of several files also has `ignored`: how many it left out so far, by their suffix (see `left_out`).
+    """
 
     name: str
 
@@ -35,6 +38,12 @@ class Source(Protocol):
 
     def records(self) -> Iterator[Record | Rejection]:
         """Every record in order, lazily. A folder or file can be read again; standard input only once."""
+
+
+def left_out(source: Source) -> Mapping[str, int]:
+    """Return how many files of a source were not read for their kind, by suffix, once its records were read."""
+    found: Mapping[str, int] = getattr(source, "ignored", {})
+    return found
 
 
 Opened = FileIO | BufferedReader

@@ -7,10 +7,11 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from storage.readers.documents import DocumentReader, missing, suffixes
+from storage.readers.documents import NO_SUFFIX, DocumentReader, missing, suffixes
 from storage.readers.errors import SourceEmpty, SourceUnreadable
 from storage.readers.records import Record, Rejection, SourceOptions
 from storage.readers.streams import kind, open_regular, printable
@@ -87,7 +88,8 @@ class FolderSource:
         except OSError as error:
             if not below:
                 raise SourceUnreadable(f"{self.name}: {error.strerror}") from error
-            yield Rejection(printable(below), f"the folder cannot be read: {error.strerror}")
+            where = printable(below)
+            yield Rejection(where, f"the folder cannot be read: {error.strerror}", below=where.rstrip("/"))
         found.sort()
         for name, plain in found:
             path = below + name
@@ -101,12 +103,17 @@ class FolderSource:
         suffix = Path(entry.name).suffix
         if suffix.lower() in self._suffixes or (entry.is_symlink() and entry.is_dir()):
             return entry.name
-        self.ignored[suffix or "without a suffix"] += 1
+        self.ignored[suffix or NO_SUFFIX] += 1
         return None
 
 
 def within(root: Path, path: str) -> tuple[str, Path] | Rejection:
     """The file that something other than a plain file leads to, or why it is not opened."""
+    found = _followed(root, path)
+    return replace(found, below=found.where) if isinstance(found, Rejection) else found
+
+
+def _followed(root: Path, path: str) -> tuple[str, Path] | Rejection:
     try:
         target = (root / path).resolve(strict=True)
         mode = target.stat().st_mode

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from math import isfinite
 from typing import Any, BinaryIO, NoReturn
 
 import orjson
 
-from storage.normalize import bom_length, decode
-from storage.readers.records import MAX_DEPTH, Rejection, Row, Rows, SourceOptions, too_long
+from storage.normalize import bom_length, decode, normalize_json
+from storage.readers.records import MAX_DEPTH, Rejection, Row, Rows, SourceOptions, keys_of, too_long
 from storage.readers.streams import lines
 
 _NESTED = (dict, list)
+_MARK = re.compile(r"\s*[{,]\s*")  # before a field's name
+_COLON = re.compile(r"\s*:\s*")
 
 
 class _Unusable(Exception):
@@ -43,7 +46,8 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
                 fields, flags = _read_again(line, offset - len(line))
             except _Unusable as error:
                 number += 1
-                yield Rejection(f"{name}:{line_number}", str(error))
+                keys = _keys(line, name, number, options)
+                yield Rejection(f"{name}:{line_number}", str(error), keys=keys)
                 continue
             clean = False
         number += 1
@@ -64,6 +68,28 @@ def _read_again(line: bytes, start: int) -> tuple[dict[str, Any], tuple[str, ...
         raise _Unusable("not JSON: a number with too many digits") from error
     _check_shape(fields)
     return fields, flags
+
+
+def _keys(line: bytes, name: str, number: int, options: SourceOptions) -> tuple[str, ...]:
+    """Return the keys that a line which is no JSON may have: by the ids that stand before what is wrong with it."""
+    fields = [normalize_json({options.id_field: found})[0] for found in _ids(decode(line, 0)[0], options.id_field)]
+    return tuple(key for one in fields for key in keys_of(one, name, number, options))
+
+
+def _ids(text: str, id_field: str) -> Iterator[Any]:
+    """Yield each value of a field of the outermost object, up to where it is no JSON any more."""
+    decoder, end = json.JSONDecoder(), 0
+    try:
+        while mark := _MARK.match(text, end):
+            name, end = decoder.raw_decode(text, mark.end())
+            colon = _COLON.match(text, end)
+            if colon is None or not isinstance(name, str):
+                return
+            value, end = decoder.raw_decode(text, colon.end())
+            if name == id_field:
+                yield value
+    except (ValueError, RecursionError):
+        return
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from storage.readers.confined import confine, receive, send
+from storage.readers.confined import begin, confine, receive, send
+from storage.readers.confinement import Needs
 from storage.readers.records import SourceOptions
 from storage.readers.table_process import AskedFor, batch_rows, frames, load
 
@@ -19,6 +20,7 @@ _PAGE_BUFFER = 2**20  # of a column, so that a group of rows need not be in memo
 
 
 def main() -> None:
+    begin(Needs())
     load()
     confine()
     asked = receive(sys.stdin.buffer)

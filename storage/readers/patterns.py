@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
+from storage.readers.documents import NO_SUFFIX
 from storage.readers.errors import FieldUnknown, KindUnknown, SourceEmpty, SourceError
 from storage.readers.files import Source
 from storage.readers.folder import within
@@ -61,7 +62,9 @@ class Pattern:
                     for entry in entries
                 )
         except OSError as error:
-            yield Rejection(printable(folder or self.root), f"the folder cannot be read: {error.strerror}")
+            reason = f"the folder cannot be read: {error.strerror}"
+            below = printable(folder.rstrip("/")) or None
+            yield Rejection(printable(folder or self.root), reason, below=below)
             return
         for name, link in found:
             reached = self._step(states, name.rstrip("/"))
@@ -71,7 +74,8 @@ class Pattern:
             elif len(self._parts) in reached:
                 yield within(self.root, folder + name) if link else (folder + name, self.root / folder / name)
             elif link and reached and (self.root / folder / name).is_dir():
-                yield Rejection(printable(folder + name), "a link to a folder is not followed")
+                where = printable(folder + name)
+                yield Rejection(where, "a link to a folder is not followed", below=where)
 
     def _step(self, states: frozenset[int], name: str) -> frozenset[int]:
         """How many parts may be matched once the path goes on with this name."""
@@ -151,11 +155,18 @@ class FilesSource:
                 for item in source.records():
                     if left is not None and isinstance(item, Record):
                         left -= 1
-                    yield item
+                    yield self._within(path, item) if isinstance(item, Rejection) else item
+                self.ignored.update(getattr(source, "ignored", {}))
             except KindUnknown:
-                self.ignored[file.suffix or "without a suffix"] += 1
+                self.ignored[file.suffix or NO_SUFFIX] += 1
             except SourceError as error:
-                yield Rejection(printable(path), str(error), fatal=True)
+                yield self._within(path, Rejection(printable(path), str(error), fatal=True))
+
+    def _within(self, path: str, rejection: Rejection) -> Rejection:
+        """The rejection, with the file that it is of where that says which documents it may be."""
+        if rejection.keys or rejection.below is not None or not self._options.one_of_many:
+            return rejection
+        return replace(rejection, below=printable(path))
 
     def _check(self) -> None:
         """Open the first file that can be opened, so that a wrong field name shows before a job is made."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import BinaryIO
 
 from storage.normalize import bom_length, decode
-from storage.readers.records import Rejection, Row, Rows, SourceOptions, too_long
+from storage.readers.records import Rejection, Row, Rows, SourceOptions, keys_of, too_long
 from storage.readers.streams import lines
 
 
@@ -16,7 +16,7 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
         where = f"{name}:{line_number}"
         if raw is None:
             number += 1
-            yield Rejection(where, too_long(options.max_record_bytes))
+            yield Rejection(where, too_long(options.max_record_bytes), keys=keys_of({}, name, number, options))
             continue
         skipped = bom_length(raw) if line_number == 1 else 0
         text, flags = decode(raw[skipped:], offset + skipped)

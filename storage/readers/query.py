@@ -16,7 +16,7 @@ from urllib.parse import quote
 from storage.normalize import normalize
 from storage.readers.errors import SourceUnreadable, SourceUnsupported
 from storage.readers.files import check_names, documents
-from storage.readers.records import Record, Rejection, Rows, SourceOptions, check_columns, too_long
+from storage.readers.records import Record, Rejection, Row, Rows, SourceOptions, check_columns, keys_of, too_long
 from storage.readers.streams import open_regular, printable
 from storage.readers.values import as_row
 
@@ -77,11 +77,10 @@ class QuerySource:
                     where = f"{self._place}:{number}"
                     row = as_row(dict(zip(columns, values, strict=True)), number, where, self._options)
                     text = values[columns.index(self._options.text_field)]
-                    yield (
-                        row
-                        if _fits(text, self._options)
-                        else Rejection(where, too_long(self._options.max_record_bytes))
-                    )
+                    if isinstance(row, Row) and not _fits(text, self._options):
+                        keys = keys_of(row.fields, self._place, number, self._options)
+                        row = Rejection(where, too_long(self._options.max_record_bytes), keys=keys)
+                    yield row
         except exc.DBAPIError as error:
             if not planned:
                 raise SourceUnreadable(f"{self._shown}: {_first_line(error.orig)}") from error

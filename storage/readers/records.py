@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Sequence
+import dataclasses
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -51,12 +52,16 @@ class Record:
 class Rejection:
     """A record that cannot be a document, in one sentence and without its text.
 
-    After a `fatal` one the rest of the file could not be read: the source is incomplete.
+    After a `fatal` one the rest of the file could not be read: the source is incomplete. Pruning has to know which
+    documents the record may be: `keys` are their ids, and `below` is a file or folder that holds all of them. Without
+    either it may be any.
     """
 
     where: str
     reason: str
     fatal: bool = False
+    keys: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    below: str | None = dataclasses.field(default=None, compare=False)
 
 
 class Row(NamedTuple):
@@ -79,25 +84,34 @@ def document(row: Row, name: str, options: SourceOptions) -> Record | Rejection:
         fields, replaced = normalize_json(fields)
         flags += replaced
     if not isinstance(fields.get(options.text_field), str):
-        return Rejection(row.where, _why_no_text(fields, options.text_field))
+        keys = keys_of(fields, name, row.number, options)
+        return Rejection(row.where, _why_no_text(fields, options.text_field), keys=keys)
     text = fields.pop(options.text_field)
     key = fields.pop(options.id_field, None)
-    named = key is not None and key != ""
-    if not named:
-        key = f"{name}:{row.number}"
-    elif isinstance(key, float) and abs(key) >= MAX_FLOAT_ID:
+    if isinstance(key, float) and abs(key) >= MAX_FLOAT_ID:
         return Rejection(
             row.where, f'"{options.id_field}" is a number too large to be kept apart from its neighbours'
         )
-    elif isinstance(key, int | float) and not isinstance(key, bool):
-        key = str(key)
-    elif not isinstance(key, str):
+    if isinstance(key, bool) or not isinstance(key, int | float | str | None):
         return Rejection(row.where, f'"{options.id_field}" is {_kind(key)}, not a string or a number')
-    if named and options.one_of_many:
-        key = f"{name}#{key}"
+    key = _key(key, name, row.number, options)
     if len(key) * 4 > MAX_ID_BYTES and len(key.encode()) > MAX_ID_BYTES:
         return Rejection(row.where, id_too_long(key))
     return Record(key, text, fields, flags, row.where)
+
+
+def keys_of(fields: Mapping[str, Any], name: str, number: int, options: SourceOptions) -> tuple[str, ...]:
+    """Return the key of the document that a record of these fields would be, or nothing where its id is none."""
+    key = fields.get(options.id_field)
+    if isinstance(key, bool) or not isinstance(key, int | float | str | None):
+        return ()
+    return (_key(key, name, number, options),)
+
+
+def _key(key: float | str | None, name: str, number: int, options: SourceOptions) -> str:
+    if key is None or key == "":
+        return f"{name}:{number}"
+    return f"{name}#{key}" if options.one_of_many else str(key)
 
 
 def misnamed(head: Sequence[Collection[str]], options: SourceOptions) -> FieldUnknown | None:

@@ -131,6 +131,12 @@ def _convert(source: Path, target: Path) -> None:
     save_file(own, str(target), metadata={"format": "pt"})
 
 
+def index_files(index: Path) -> list[Path]:
+    """The files with weights that an index names."""
+    table: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    return sorted({index.with_name(name) for name in table.values()})
+
+
 def _convert_index(source: Path, target: Path) -> None:
     index: dict[str, Any] = json.loads(source.read_text())
     index["weight_map"] = {name: _safe_name(file) for name, file in index["weight_map"].items()}

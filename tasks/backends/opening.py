@@ -12,12 +12,14 @@ from storage.specs import Spec
 from tasks import families
 from tasks.backends import accelerator
 from tasks.backends.convert import safe_folder
+from tasks.backends.loading import NotTold, hollow, reported
 
 
 @dataclass(frozen=True)
 class Opening:
     """A folder with weights as safetensors, the model's config and its tokenizer, from transformers."""
 
+    spec: Spec
     folder: Path
     config: Any
     tokenizer: Any
@@ -30,13 +32,30 @@ class Opening:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             families.require(spec.kind, config.to_dict(), spec.model)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        return cls(folder, config, tokenizer)
+        return cls(spec, folder, config, tokenizer)
 
     def model(self, kind: Any, dtype: Any) -> Any:
-        """The weights in a class of transformers (``AutoModelFor…``), ready to compute on a CPU."""
-        with accelerator.quiet():
+        """The weights in a class of transformers (``AutoModelFor…``), ready to compute on a CPU.
+
+        Raises WeightsMissing.
+        """
+        with accelerator.quiet(), reported() as report:
             loaded = kind.from_pretrained(self.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        report.require(self.spec.model, self.spec.kind)
         return loaded.eval()
+
+    def require_weights(self, kind: Any) -> Any:
+        """Raise WeightsMissing where ``model`` would, without reading the weights; for libraries that read their own.
+
+        Returns the model without its weights, or None where only loading it can tell.
+        """
+        try:
+            with accelerator.quiet(), hollow(), reported() as report:
+                found = kind.from_pretrained(self.folder, config=self.config, trust_remote_code=False)
+        except NotTold:
+            return None
+        report.require(self.spec.model, self.spec.kind)
+        return found
 
 
 def generation_settings(folder: Path) -> Any:

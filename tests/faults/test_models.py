@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from sqlalchemy import update
 
 from storage.schema import Refusal, Shard
 from tests.faults.mill import Mill
 from tests.worker.harness import EXAMPLES, until
+from worker.enqueue import Request
 
 FRENCH = EXAMPLES / "french.jsonl"
 
@@ -53,3 +55,37 @@ def test_a_model_that_is_not_what_was_asked_for_blocks_the_job_until_it_is_back(
             # A refusal holds for half a minute: that time is moved, not waited for.
             mill.database.write(lambda connection: connection.execute(update(Refusal).values(refused_at=0.0)))
             mill.finish(job)
+
+
+def leave_a_layer_out(model: Path) -> None:
+    weights = load_file(model / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if "encoder.layers.1." not in name}
+    save_file(kept, model / "model.safetensors", {"format": "pt"})
+
+
+def test_a_checkpoint_without_some_of_its_weights_is_refused_before_anything_is_stored(mill: Mill) -> None:
+    whole, cut = mill.folder / "whole", mill.folder / "cut"
+    for model in (whole, cut):
+        shutil.copytree(EXAMPLES / "models" / "marian-ddtp", model)
+    leave_a_layer_out(cut)
+    task = ("--task", "translate", "--from", "fr", "--to", "en", "--beams", 1, "--limit", 2)
+    for command in ("enqueue", "run"):
+        said = mill(command, FRENCH, *task, "--model", cut, code=2).stderr
+        assert "lack 16 weights that translate computes with, such as model.encoder.layers.1." in said
+    assert mill.json("jobs") == []
+    mill.enqueue(FRENCH, *task, "--model", whole)
+
+
+def test_a_worker_refuses_a_checkpoint_without_some_of_its_weights_that_was_enqueued_unseen(
+    mill: Mill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = mill.folder / "cut"
+    shutil.copytree(EXAMPLES / "models" / "marian-ddtp", cut)
+    leave_a_layer_out(cut)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)  # as on a machine without the model libraries
+    job = mill.enqueued(Request(str(FRENCH), "translate", str(cut), limit=2)).id
+    monkeypatch.undo()
+    with mill.worker():
+        until(lambda: "blocked" in (mill.json("status", job)["waiting_for"] or ""), "the job is blocked")
+        assert "lack 16 weights that translate computes with" in mill.json("status", job)["waiting_for"]
+    assert [row.attempt for row in mill.shards(Shard.attempt)] == [0]

@@ -125,7 +125,7 @@ WRITES: dict[str, Callable[[Database], Any]] = {
     "dispatch.take": partial(dispatch.take, lane=dispatch.Lane("embed", 1, 0)),
     "dispatch.withdraw": partial(dispatch.withdraw, lanes=["embed"]),
     "ingest.add": partial(ingest.add, job=JOB, chunk=records(numbered(1))),
-    "pruning.prune": partial(pruning.prune, job=JOB, seen=pruning.Seen()),
+    "pruning.prune": partial(pruning.prune, job=JOB, seen=pruning.Seen(), limits=pruning.Limits(most_percent=100)),
     "pipelines.put": partial(pipelines.put, name="nightly", path="/x", text="", schedule=None),
     "pipelines.remove": partial(pipelines.remove, name="nightly"),
     "pipelines.fire": partial(pipelines.fire, found=DUE, due_at=1.0),

@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 
 from storage import jobs
 from storage.database import Database
-from storage.disposal.pruning import Seen, prune
-from storage.errors import JobStopped
+from storage.disposal.pruning import Limits, Pruned, Seen, prune
+from storage.disposal.unread import Unread
+from storage.errors import JobStopped, TooManyVanished
 from storage.export.results import results
 from storage.intake import ingest
 from storage.intake.ingest import Counts
 from storage.jobs import OpenJob
 from storage.status import read_status
 from tests.storage.books import TRANSLATE, Text, chunks, documents, numbered, planned, read, request, work
+
+ALL = Limits(most_percent=100)
 
 
 def read_and_prune(
@@ -28,7 +31,7 @@ def read_and_prune(
     seen = Seen()
     for part in chunks(texts, chunk):
         ingest.add(database, job, part, seen=seen)
-    n = prune(database, job, seen)
+    n = prune(database, job, seen, limits=ALL).vanished
     ingest.end(database, job)
     return job, n
 
@@ -81,14 +84,14 @@ def test_what_another_reading_of_the_source_brings_meanwhile_stays(database: Dat
     mine = jobs.open_job(database, request(spec=TRANSLATE))
     seen = Seen()
     read(database, request(), numbered(3))
-    assert prune(database, mine, seen) == 0
+    assert prune(database, mine, seen, limits=ALL) == Pruned()
     assert len(documents(database)) == 3
 
 
 def test_pruning_twice_changes_nothing(database: Database) -> None:
     read(database, request(), numbered(10))
     job = jobs.open_job(database, request(spec=TRANSLATE))
-    assert [prune(database, job, Seen()) for _ in range(2)] == [10, 0]
+    assert [prune(database, job, Seen(), limits=ALL).vanished for _ in range(2)] == [10, 0]
     assert documents(database) == {}
     assert ingest.end(database, job) == (0, Counts())
 
@@ -106,7 +109,7 @@ def test_a_cancelled_job_prunes_nothing(database: Database) -> None:
     job = jobs.open_job(database, request(spec=TRANSLATE))
     jobs.cancel(database, job.id)
     with pytest.raises(JobStopped):
-        prune(database, job, Seen())
+        prune(database, job, Seen(), limits=ALL)
     assert len(documents(database)) == 2
 
 
@@ -118,3 +121,36 @@ def test_seen_is_a_set(groups: list[list[int]], other: int) -> None:
     everything = {number for group in groups for number in group}
     assert all(number in seen for number in everything)
     assert (other in seen) == (other in everything)
+
+
+def test_the_share_is_taken_of_what_the_source_had_before(database: Database) -> None:
+    read(database, request("b.jsonl"), numbered(50, first=100))
+    read(database, request(), numbered(4))
+    work(database)
+    jobs.finish(database)
+    job = jobs.open_job(database, request(spec=TRANSLATE))
+    seen = Seen()
+    changed = [("k0", "news"), ("k1", "more news"), *numbered(20, first=1_000)]
+    ingest.add(database, job, chunks(changed, 100)[0], seen=seen)
+    with pytest.raises(TooManyVanished, match="2 of the 4 documents of this source are missing, 50 %"):
+        prune(database, job, seen, limits=Limits(most_percent=49))
+    assert len(documents(database)) == 74
+    assert prune(database, job, seen) == Pruned(2)
+
+
+@given(st.lists(st.sampled_from("ab#:/."), max_size=8).map("".join), st.sampled_from(["a", "a/b", "a.b", "b"]))
+def test_a_rejected_file_holds_what_is_named_for_it(key: str, below: str) -> None:
+    unread = Unread()
+    unread.reject(below, below=below)
+    held = key == below or any(key.startswith(below + mark) for mark in "#:/")
+    assert unread.may_be_rejected(key) == held
+    assert unread.unknown is None
+
+
+def test_a_kind_that_was_left_out_holds_files_records_and_members() -> None:
+    unread = Unread()
+    unread.left_out = {".pdf": 1, ".mbox.gz": 1, "without a suffix": 3}
+    for key in ("a.pdf", "b/a.pdf#17", "a.pdf:3", "x.zip/a.pdf", "in.mbox.gz/1.eml"):
+        assert unread.kind_left_out(key) is not None
+    for key in ("a.pdfx", "pdf", "a.pdf.txt", "README", "without a suffix"):
+        assert unread.kind_left_out(key) is None

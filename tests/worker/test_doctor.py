@@ -194,6 +194,22 @@ def test_a_disk_that_is_nearly_full_is_wrong(
     assert not finding.ok
 
 
+def test_a_kernel_that_confines_readers_less_is_said_with_where_to_read_on() -> None:
+    both = doctor.confinement_of(7, True)
+    assert (both.detail, both.advice) == (
+        "readers of PDF, office, mail and table files: Landlock (version 7) and seccomp",
+        "",
+    )
+    neither = doctor.confinement_of(0, False)
+    assert neither.ok
+    assert neither.detail == "readers of PDF, office, mail and table files: by limits alone"
+    assert neither.advice == (
+        "this system has no Landlock and no seccomp, or the library libseccomp: "
+        "docs/security.md says what a hostile file may do then"
+    )
+    assert "no Landlock: " in doctor.confinement_of(0, True).advice
+
+
 def test_an_extra_that_is_missing_is_told_with_what_it_would_bring(
     settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:

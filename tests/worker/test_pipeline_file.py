@@ -24,7 +24,8 @@ source = "french.jsonl"
 name = "press"
 text-field = "body"
 id-field = "key"
-limit = 1000
+prune-max = 30
+prune-rejected = "keep"
 prune = true
 strict = true
 [[step]]
@@ -88,7 +89,8 @@ def errors(text: str, path: Path = PATH) -> list[str]:
 def test_every_key_becomes_a_value() -> None:
     pipeline = parse(FULL, PATH)
     assert (pipeline.name, pipeline.priority, pipeline.max_failures, pipeline.text) == ("nightly", 3, 5, FULL)
-    assert pipeline.corpus == Corpus("/data/pipelines/french.jsonl", "press", "body", "key", 1000, True, True)
+    press = Corpus("/data/pipelines/french.jsonl", "press", "body", "key", None, True, True, 30, "keep")
+    assert pipeline.corpus == press
     assert pipeline.schedule == Schedule("30 3 * * *", "Europe/Paris", "queue")
     assert pipeline.output == Output(Path("/data/pipelines/out.csv"), "csv", False, 1000)
     english, gist, vectors = pipeline.steps
@@ -117,6 +119,7 @@ def test_what_is_left_out_has_its_default() -> None:
     assert pipeline.steps == (Step("short", "summarize", "document", None, None, Options()),)
     assert (pipeline.priority, pipeline.max_failures, pipeline.schedule) == (0, None, None)
     assert pipeline.output == Output(None, None, True)
+    assert parse(LEAST.replace("[[step]]", "corpus.limit = 10\n[[step]]"), PATH).corpus.limit == 10
     assert parse(LEAST + '[schedule]\ncron = "0 3 * * *"', PATH).schedule == Schedule("0 3 * * *", "UTC", "skip")
 
 
@@ -202,6 +205,9 @@ def test_an_empty_file_is_told_all_that_a_pipeline_needs() -> None:
         ("id-field = 1979-05-27", "3: id-field must be a text in quotes, not 1979-05-27"),
         ("name = ['a']", "3: name must be a text in quotes, not a list"),
         ("prune = {}", "3: prune must be true or false, not a table"),
+        ("prune-max = 101", "3: prune-max must be between 0 and 100"),
+        ("prune-max = 20", "3: prune-max says how prune works; write prune = true, too"),
+        ("prune-rejected = 'drop'", "3: prune-rejected must be stop or keep, not 'drop'"),
         ("vorpal = 1", "3: there is no vorpal in [corpus]; there are source, name, text-field, id-field, limit, "),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import click
 
@@ -144,9 +144,12 @@ def list_command(as_json: bool) -> int:
 def check_command(model: str, revision: str | None, as_json: bool) -> int:
     """Say what MODEL is, which tasks it suits and how much of a document it sees at once."""
     from tasks.models import check
+    from worker.rehearsal import lacking
 
     settings = settings_from()
     found = check(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)
+    if lacks := lacking(settings, found.pinned, found.kinds):
+        found = replace(found, kinds=tuple(kind for kind in found.kinds if kind not in lacks), lacks=lacks)
     if as_json:
         print_json(asdict(found))
         return OK
@@ -155,6 +158,8 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
     answer(f"revision   {found.pinned.revision}")
     answer(f"is         {found.architecture} ({found.family}), {size}")
     answer(f"suits      {', '.join(found.kinds) or 'none of the tasks there are now'}")
+    for kind, reason in found.lacks.items():
+        answer(f"not        {kind}: {reason}")
     answer(f"window     {found.window_limit} tokens; longer documents are cut and put back together")
     return OK if found.kinds else BAD_INPUT
 

@@ -66,7 +66,7 @@ def say_ingested(source: Source, done: Enqueued) -> None:
     """Say what was read, and whether an earlier job goes on with it."""
     say(ingested(source.name, done.counts, adopted=done.adopted))
     if done.not_pruned:
-        say("Nothing was marked as vanished, since not all of the source may have been read.")
+        say(f"{done.not_pruned}.")
     if done.adopted:
         say(f"Job {done.id} was unfinished and is carried on.")
 

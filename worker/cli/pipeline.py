@@ -46,14 +46,16 @@ def pipeline_command() -> None:
     """
 
 
-def _prepared(settings: Settings, file: Path, *, kept: bool = False) -> tuple[Pipeline, Prepared]:
+def _prepared(
+    settings: Settings, file: Path, *, kept: bool = False, download: bool = False
+) -> tuple[Pipeline, Prepared]:
     from worker.pipelines.file import read, refuse_secrets
     from worker.pipelines.running import prepare
 
     pipeline = read(file)
     if kept:
         refuse_secrets(pipeline, file)
-    prepared = prepare(settings, pipeline)
+    prepared = prepare(settings, pipeline, download=download)
     output = pipeline.output
     if output.file is not None:
         from worker.cli.session import check_folder, check_out
@@ -107,7 +109,7 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     settings = settings_from(device=device, backend=backend)
     devices = choose_devices(settings.device)
     with open_store(settings) as database:
-        pipeline, prepared = _prepared(settings, file)
+        pipeline, prepared = _prepared(settings, file, download=True)
         with InHistory(settings, database, pipeline) as run:
             with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):
                 status = run_here(settings, database, broker, devices, prepared)
@@ -156,8 +158,10 @@ class InHistory:
 
     def ended(self, status: JobStatus) -> None:
         """Everything is written."""
+        from worker.pipelines.running import remark
+
         if status.state == "done":
-            self._note("done", status.id, None)
+            self._note("done", status.id, remark(status))
         else:
             self._note("failed", status.id, f"job {status.id} was {status.state}")
         self._run = None

@@ -74,9 +74,8 @@ def summary(status: JobStatus) -> str:
         line += f"; {status.truncated:,} outputs stopped at the model's limit (flag output_truncated)"
     if status.rejected:
         line += f"; {status.rejected:,} records rejected"
-    if status.reason:
-        line += f". {status.reason}"
-    return line + "."
+    sentences = [line, *filter(None, [status.not_pruned, status.reason])]
+    return ". ".join(sentence.removesuffix(".") for sentence in sentences) + "."
 
 
 def as_json(status: JobStatus) -> dict[str, Any]:
@@ -101,6 +100,7 @@ def of_status(status: JobStatus) -> dict[str, str]:
         "tokens": f"{status.tokens_in:,} read, {status.tokens_out:,} written",
         "pace": pace(status),
         "rejected": f"{status.rejected:,} records" if status.rejected else "",
+        "not pruned": status.not_pruned or "",
         "time": duration(status.elapsed_s),
         "reason": status.reason or "",
         "waits for": status.waiting_for or "",

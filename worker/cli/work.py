@@ -106,6 +106,18 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--id-field", default="id", show_default=True, help="Field that holds the document's id."),
         click.option("--limit", type=click.IntRange(1, MOST), help="Only the first N records."),
         click.option("--prune", is_flag=True, help="Mark documents as gone that the source has no more."),
+        click.option(
+            "--prune-max",
+            type=click.FloatRange(0, 100),
+            metavar="PERCENT",
+            help="Stop a reading that would mark more of the source's documents.  [default: 50]",
+        ),
+        click.option(
+            "--prune-rejected",
+            type=click.Choice(["stop", "keep"]),
+            help="After a rejected record mark nothing, or keep the old version of what was rejected, and mark what "
+            "is gone.  [default: stop]",
+        ),
         click.option("--strict", is_flag=True, help="Stop at the first record that cannot be read."),
         click.option(
             "--max-failures",
@@ -130,13 +142,13 @@ def _request(settings: Settings, given: dict[str, Any]) -> Request:
     return Request(options=Options(**asked, dtype=given.pop("dtype") or settings.dtype), **given)
 
 
-def _prepare(settings: Settings, request: Request) -> Prepared:
+def _prepare(settings: Settings, request: Request, *, download: bool = False) -> Prepared:
     from tasks.models import DEFAULTS
     from worker.enqueue import prepare
 
     if request.source == "-" and sys.stdin.isatty():
         say("Reading JSON lines from the keyboard; Ctrl-D ends them.")
-    prepared = prepare(settings, request, stdin=sys.stdin.buffer)
+    prepared = prepare(settings, request, stdin=sys.stdin.buffer, download=download)
     if request.model is None:
         say(f"Model: {DEFAULTS[request.task]}, the quick start's; --model takes any other.")
     return prepared
@@ -184,7 +196,7 @@ def run_command(
     check_out(out, asked, task=request.task)
     check_out_is_no_input(out, asked, request.source)
     with open_store(settings) as database:
-        prepared = _prepare(settings, request)
+        prepared = _prepare(settings, request, download=True)
         if dry_run:
             return _dry_run(settings, database, prepared, devices[0], as_json)
         with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):

@@ -57,6 +57,8 @@ class Corpus:
     limit: int | None
     prune: bool
     strict: bool
+    prune_max: float | None = None
+    prune_rejected: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def parse(text: str, path: Path) -> Pipeline:
     _check_names(steps, notes)
     inputs = _inputs(steps, notes)
     _check_prompts(steps, notes)
+    _check_pruning(parts["corpus"], notes)
     _check_schedule(parts["schedule"], notes)
     _check_output(parts["output"], notes)
     if notes.found:
@@ -205,6 +208,8 @@ _TABLES: Mapping[str, Mapping[str, Check]] = {
         "id-field": tables.text,
         "limit": tables.whole(1),
         "prune": tables.switch,
+        "prune-max": tables.number(0, 100),
+        "prune-rejected": tables.choice("stop", "keep"),
         "strict": tables.switch,
     },
     "job": {"priority": tables.whole(), "max-failures": tables.number(0, 100)},
@@ -313,6 +318,16 @@ def _check_prompts(steps: Sequence[Mapping[str, Any]], notes: Notes) -> None:
             notes.add(("step", place, "prompt"), str(error).removeprefix("--"))
 
 
+def _check_pruning(corpus: Mapping[str, Any], notes: Notes) -> None:
+    """Note a sample that is to be pruned, and options of pruning without it."""
+    if corpus.get("prune") and "limit" in corpus:
+        problem = "prune and limit do not go together: what lies behind the limit has not vanished; leave one out"
+        notes.add(("corpus", "prune"), problem)
+    for name in ("prune-max", "prune-rejected"):
+        if name in corpus and not corpus.get("prune"):
+            notes.add(("corpus", name), f"{name} says how prune works; write prune = true, too")
+
+
 def _check_schedule(given: Mapping[str, Any], notes: Notes) -> None:
     """Note an expression that never comes, which depends on the time zone."""
     if "cron" in given:
@@ -339,6 +354,8 @@ def _corpus(given: Mapping[str, Any], pipeline: str, folder: Path) -> Corpus:
         limit=given.get("limit"),
         prune=given.get("prune", False),
         strict=given.get("strict", False),
+        prune_max=given.get("prune-max"),
+        prune_rejected=given.get("prune-rejected"),
     )
 
 

@@ -26,14 +26,17 @@ from worker.broker import Broker
 from worker.enqueue import Prepared, Progress, Request, enqueue, reading, spec_of, storable
 from worker.errors import WorkerError
 from worker.pipelines.file import DOCUMENT, Pipeline, PipelineInvalid, Step, parse
+from worker.rehearsal import require_possible
 from worker.renewal import Held, renewed
 from worker.settings import Settings
 
 log = logging.getLogger("docmill.pipelines")
 
 
-def prepare(settings: Settings, pipeline: Pipeline) -> Prepared:
+def prepare(settings: Settings, pipeline: Pipeline, *, download: bool = False) -> Prepared:
     """Check everything that can be checked before anything is stored.
+
+    With ``download`` a hub's models are brought here and looked at, too.
 
     Raises SourceError for the source, PipelineInvalid for a step that its model cannot do, HubUnreachable.
     """
@@ -48,17 +51,20 @@ def prepare(settings: Settings, pipeline: Pipeline) -> Prepared:
         limit=corpus.limit,
         strict=corpus.strict,
         prune=corpus.prune,
+        prune_max=corpus.prune_max,
+        prune_rejected=corpus.prune_rejected,
         priority=pipeline.priority,
         max_failures=pipeline.max_failures,
     )
-    steps = tuple(_step(settings, step) for step in pipeline.steps)
+    steps = tuple(_step(settings, step, download) for step in pipeline.steps)
     return Prepared(request, steps, source, storable(corpus.name))
 
 
-def _step(settings: Settings, step: Step) -> StepRequest:
+def _step(settings: Settings, step: Step, download: bool) -> StepRequest:
     options = step.options if step.options.dtype != "auto" else replace(step.options, dtype=settings.dtype)
     try:
         spec = spec_of(settings, step.task, step.model, step.revision, options)
+        require_possible(settings, spec, download=download)
     except HubUnreachable:
         raise
     except TaskError as error:
@@ -182,7 +188,12 @@ def conclude(database: Database, run: Run, pipeline: Pipeline, status: JobStatus
         pipelines.note(database, run, "failed", reason=f"job {status.id} was {status.state}")
         return
     export(database, pipeline, status.id, held)
+    pipelines.note(database, run, "done", reason=remark(status))
+
+
+def remark(status: JobStatus) -> str | None:
+    """Return what the history says of a job that is done and lacks something."""
     lacking = [f"{status.failed:,} texts failed"] if status.failed else []
     lacking += [f"{status.rejected:,} records were rejected"] if status.rejected else []
-    reason = f"{' and '.join(lacking)}: docmill failures {status.id}" if lacking else None
-    pipelines.note(database, run, "done", reason=reason)
+    said = [f"{' and '.join(lacking)}: docmill failures {status.id}"] if lacking else []
+    return ". ".join([*said, *filter(None, [status.not_pruned])]) or None

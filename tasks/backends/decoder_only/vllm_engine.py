@@ -19,6 +19,7 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
+from transformers import AutoModelForCausalLM
 from vllm import EngineArgs, LLMEngine, SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
@@ -54,6 +55,7 @@ class VllmBackend:
         self._kind = device.partition(":")[0]
         self._dtype = accelerator.dtype_for(spec.quality, device)
         opening = Opening.of(spec, folder, cache_dir)
+        opening.require_weights(AutoModelForCausalLM)
         config = opening.config.get_text_config().to_dict()
         self._tokens, stop, context = instructed(spec, opening.tokenizer, config)
         context = min(context, _CONTEXT[self._kind])

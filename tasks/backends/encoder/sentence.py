@@ -21,6 +21,7 @@ from tasks.backends.convert import safe_folder
 from tasks.backends.encoder.packed import PackedEncoder, proven_encoder
 from tasks.backends.encoder.streams import Streams
 from tasks.backends.encoder.warmup import WarmUp
+from tasks.backends.loading import reported
 from tasks.backends.static import Items, StaticLoop
 from tasks.backends.tokens import Tokens, padded
 from tasks.batches import Budget
@@ -43,9 +44,53 @@ _BUDGETS = {
 # Tokens of a batch that are tried when a model is opened on a device for the first time.
 _SIZES = {"cpu": (1024, 2048, 4096), "cuda": (16_384, 32_768, 65_536, 131_072, 262_144)}
 _WARM_UP_WORDS = 48
+# Weights that no output depends on where a model gives its last hidden states: many are saved without them.
+_POOLERS = ("pooler.",)
 
 
-class SentenceBackend:
+class SentenceModel:
+    """An embedding model as its files describe it, and what it reads under a spec. Raises WeightsMissing."""
+
+    def __init__(self, spec: Spec, folder: Path, *, device: str, cache_dir: Path, dtype: torch.dtype) -> None:
+        folder = safe_folder(folder, spec.revision, cache_dir)
+        with accelerator.quiet(), reported() as report:
+            self._model = SentenceTransformer(
+                str(folder),
+                device=device,
+                trust_remote_code=False,
+                local_files_only=True,
+                model_kwargs={"dtype": dtype, "use_safetensors": True},
+            )
+        report.require(spec.model, spec.kind, unused=() if _uses_pooler(self._model) else _POOLERS)
+        self._model.eval()
+        self._prompt = queries.prompt(spec, self._model.prompts, self._model.default_prompt_name)
+        if (pooling := spec.params.get("pooling")) is not None:
+            _set_pooling(self._model, _POOLING[pooling])
+        self._tokens = self._tokenizer_of(self._model)
+        self._limit_tokens = self._limit(spec.params.get("window_tokens"))
+
+    @property
+    def limit_tokens(self) -> int:
+        return self._limit_tokens
+
+    def _tokenizer_of(self, model: SentenceTransformer) -> Tokens | None:
+        first = model[0]
+        plain = type(first) is Transformer and hasattr(first.tokenizer, "pad")
+        if not plain:
+            return None
+        tokens = Tokens(first.tokenizer, prefix=self._prompt)
+        self._prompt_length = tokens.prefix_length
+        return tokens
+
+    def _limit(self, asked: int | None) -> int:
+        if self._tokens is None:
+            return asked or 1_000_000_000
+        config = self._model[0].auto_model.config.to_dict()
+        limit = families.window_limit(config, self._tokens.stated_limit, self._model.max_seq_length)
+        return self._tokens.checked_limit(limit, asked)
+
+
+class SentenceBackend(SentenceModel):
     """One embedding model. Plain transformers get token ids from the submitting thread; other first modules
     (bags of words, static embeddings) get the text and tokenise on their own. Encoders of BERT's design are computed
     without padding on a CPU (``tasks.backends.encoder.packed``)."""
@@ -53,21 +98,7 @@ class SentenceBackend:
     def __init__(self, spec: Spec, folder: Path, *, device: str, cache_dir: Path) -> None:
         self._device = device
         self._dtype = self._computed_in(spec.quality)
-        folder = safe_folder(folder, spec.revision, cache_dir)
-        with accelerator.quiet():
-            self._model = SentenceTransformer(
-                str(folder),
-                device=device,
-                trust_remote_code=False,
-                local_files_only=True,
-                model_kwargs={"dtype": self._loading_dtype(), "use_safetensors": True},
-            )
-        self._model.eval()
-        self._prompt = queries.prompt(spec, self._model.prompts, self._model.default_prompt_name)
-        if (pooling := spec.params.get("pooling")) is not None:
-            _set_pooling(self._model, _POOLING[pooling])
-        self._tokens = self._tokenizer_of(self._model)
-        self._limit_tokens = self._limit(spec.params.get("window_tokens"))
+        super().__init__(spec, folder, device=device, cache_dir=cache_dir, dtype=self._loading_dtype())
         self._truncate_dim = self._model.truncate_dim
         fits = self._tokens is not None and _states_only(self._model)
         self._encoder = self._own_encoder(spec, cache_dir, fits)
@@ -89,10 +120,6 @@ class SentenceBackend:
         if self._tokens is not None:
             here = f"{type(self).__name__} {accelerator.device_name(device)} {torch.get_num_threads()}"
             self._warm_up.find(_SIZES[kind], cache_dir / "batches", f"{spec.revision} {spec.quality} {here}")
-
-    @property
-    def limit_tokens(self) -> int:
-        return self._limit_tokens
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         if self._tokens is not None:
@@ -184,22 +211,6 @@ class SentenceBackend:
             words //= 2
         return window
 
-    def _tokenizer_of(self, model: SentenceTransformer) -> Tokens | None:
-        first = model[0]
-        plain = type(first) is Transformer and hasattr(first.tokenizer, "pad")
-        if not plain:
-            return None
-        tokens = Tokens(first.tokenizer, prefix=self._prompt)
-        self._prompt_length = tokens.prefix_length
-        return tokens
-
-    def _limit(self, asked: int | None) -> int:
-        if self._tokens is None:
-            return asked or 1_000_000_000
-        config = self._model[0].auto_model.config.to_dict()
-        limit = families.window_limit(config, self._tokens.stated_limit, self._model.max_seq_length)
-        return self._tokens.checked_limit(limit, asked)
-
 
 def _states_only(model: SentenceTransformer) -> bool:
     """Whether the modules after the first need nothing of it but its last hidden states."""
@@ -208,6 +219,12 @@ def _states_only(model: SentenceTransformer) -> bool:
     last = output in ("last_hidden_state", ("last_hidden_state",), ["last_hidden_state"])
     more = first.auto_model.config.output_hidden_states
     return last and not more and all(type(module) in (Pooling, Normalize, Dense) for module in others)
+
+
+def _uses_pooler(model: SentenceTransformer) -> bool:
+    """Whether a module gives what its transformer's own pooler makes, and not the states before that."""
+    readers = [module for module in model.modules() if isinstance(module, Transformer)]
+    return any("pooler" in str(reader.modality_config) for reader in readers)
 
 
 def _set_pooling(model: SentenceTransformer, mode: str) -> None:

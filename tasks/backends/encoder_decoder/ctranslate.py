@@ -89,6 +89,7 @@ class CTranslateBackend:
         self._type = compute_type(spec.quality, kind)
         opening = Opening.of(spec, folder, cache_dir)
         require_known(opening.config.model_type, spec.model)
+        opening.require_weights(transformers.AutoModelForSeq2SeqLM)  # of an earlier conversion, too
         settings = generation_settings(opening.folder)
         self._generation = Generation(spec, opening.config.to_dict(), opening.tokenizer, settings)
         self._options = options(self._generation, spec.model)

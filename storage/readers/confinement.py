@@ -1,0 +1,192 @@
+"""Rights that the kernel takes from processes that read hostile formats: to files by Landlock, others by seccomp.
+
+Each holds where the kernel has it; docs/security.md says what is left where one is missing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from errno import ENOSYS, EPERM
+from pathlib import Path
+from typing import Any
+
+_PR_SET_DUMPABLE = 4
+_CLONE_THREAD = 0x00010000
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_O_ACCMODE_WRITES = (os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_TRUNC)
+_LAST_FAMILY = 64  # of sockets: far more than Linux has
+_NETWORK = frozenset(int(getattr(socket, name, -1)) for name in ("AF_INET", "AF_INET6", "AF_NETLINK"))
+_NOT_STREAMS = (2, 3, 5)  # SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET: such a pair can be sent elsewhere by name
+
+_OF_THE_NETWORK = (
+    *("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/host.conf", "/etc/services"),
+    *("/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/pki/tls", "/etc/pki/ca-trust", "/etc/ca-certificates"),
+)
+
+_WRITES = (
+    *("creat", "truncate", "open_by_handle_at", "link", "linkat", "symlink", "symlinkat", "mknod", "mknodat"),
+    *("rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir", "mkdir", "mkdirat"),
+    *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"),
+    *("utime", "utimes", "utimensat", "futimesat", "setxattr", "lsetxattr", "fsetxattr", "setxattrat"),
+    *("removexattr", "lremovexattr", "fremovexattr", "removexattrat", "file_setattr"),
+)
+_PROCESSES = (
+    *("fork", "vfork", "execve", "execveat", "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise"),
+    *("tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_open", "pidfd_getfd", "pidfd_send_signal", "kcmp"),
+    *("setpriority", "ioprio_set", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"),
+    *("migrate_pages", "move_pages", "process_mrelease"),
+)
+_KERNEL = (
+    *("unshare", "setns", "mount", "umount", "umount2", "pivot_root", "chroot", "fsopen", "fsconfig", "fsmount"),
+    *("fspick", "move_mount", "open_tree", "open_tree_attr", "mount_setattr", "swapon", "swapoff", "quotactl"),
+    *("quotactl_fd", "bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter"),
+    *("io_uring_register", "keyctl", "add_key", "request_key", "fanotify_init", "init_module", "finit_module"),
+    *("delete_module", "kexec_load", "kexec_file_load", "reboot", "acct", "syslog", "sethostname"),
+    *("setdomainname", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "iopl", "ioperm", "vhangup"),
+    *("shmget", "shmat", "shmctl", "msgget", "msgsnd", "msgrcv", "msgctl", "semget", "semop", "semtimedop"),
+    *("semctl", "mq_open", "mq_unlink", "lookup_dcookie", "name_to_handle_at", "memfd_secret"),
+)
+_SERVERS = ("listen", "accept", "accept4")
+_CLIENTS = ("connect", "bind")
+# Their arguments lie in memory, where a filter does not look: programs take the older calls instead.
+_OPAQUE = ("openat2", "clone3")
+
+
+def landlock_abi() -> int:
+    """The version of Landlock that this kernel has; 0 where it has none."""
+    try:
+        import landlockpy
+
+        return int(landlockpy.abi_version())
+    except (ImportError, OSError, RuntimeError):
+        return 0
+
+
+def has_seccomp() -> bool:
+    """Whether this kernel filters system calls, and the library is there that writes such a filter."""
+    return _seccomp() is not None and Path("/proc/sys/kernel/seccomp").exists()
+
+
+def hide_memory() -> None:
+    """Keep other processes of this user from reading this one's memory and environment, where passwords are."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a program reads beside the libraries, where it may write until it is confined, and if it has the network.
+
+    `scratch` is a folder of its own, which it removes.
+    """
+
+    scratch: Path | None = None
+    readable: tuple[Path, ...] = ()
+    writable: tuple[Path, ...] = ()
+    network: bool = False
+
+
+def restrict_files(needs: Needs) -> bool:
+    """Leave this process the libraries' files and those that it needs. Returns whether the kernel sees to that.
+
+    It holds for threads that are started later: call it before there are any.
+    """
+    _seccomp()  # its library is looked for by other programs, which may not be run any more
+    if not landlock_abi():
+        return False
+    from landlockpy import AccessFS, AccessNet, Ruleset, Scope
+
+    read = AccessFS.READ_FILE | AccessFS.READ_DIR
+    net = AccessNet.NONE if needs.network else None  # None stands for all that the kernel knows
+    with Ruleset(handled_net=net, scoped=Scope.ABSTRACT_UNIX_SOCKET | Scope.SIGNAL) as rules:
+        system = _OF_THE_NETWORK if needs.network else ()
+        for path in (*_libraries(), *map(Path, system), *needs.readable):
+            with suppress(OSError):  # not every folder that Python looks into is there
+                rules.allow_path(path, read if path.is_dir() else AccessFS.READ_FILE)
+        rules.allow_path(os.devnull, AccessFS.READ_FILE | AccessFS.WRITE_FILE | AccessFS.TRUNCATE)
+        for path in needs.writable:
+            rules.allow_path(path, rules.handled_fs)
+        if needs.scratch is not None:
+            rules.allow_path(needs.scratch, rules.handled_fs)
+            rules.allow_path(needs.scratch.parent, AccessFS.REMOVE_DIR)  # a right to the folder around it
+        rules.restrict()
+    return True
+
+
+def restrict_system(network: bool) -> bool:
+    """Refuse in every thread what changes files, touches processes or sends. Returns whether the kernel does so."""
+    seccomp = _seccomp()
+    if seccomp is None:
+        return False
+    try:
+        rules = _filter(seccomp, network)
+        rules.load()
+    except OSError:
+        return False
+    return True
+
+
+def _libraries() -> Iterator[Path]:
+    """What Python and its libraries are loaded from, and what programs of the system look up."""
+    package = Path(__file__).resolve().parents[1]
+    yield package
+    paths = sysconfig.get_paths()
+    yield from (Path(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    yield from (Path(prefix, lib) for prefix in (sys.prefix, sys.base_prefix) for lib in ("lib", "lib64"))
+    for entry in sys.path:
+        folder = Path(entry).resolve()
+        checkout = (folder / "pyproject.toml").exists()  # where a `.env` with a password may lie, too
+        if not checkout and not Path.home().is_relative_to(folder):
+            yield folder
+    yield from map(Path, ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom"))
+
+
+def _seccomp() -> Any:
+    try:
+        import pyseccomp
+    except (ImportError, RuntimeError, OSError):  # no library, or none for this system
+        return None
+    return pyseccomp
+
+
+def _filter(seccomp: Any, network: bool) -> Any:
+    rules = seccomp.SyscallFilter(seccomp.ALLOW)
+    rules.set_attr(seccomp.Attr.CTL_TSYNC, 1)  # the libraries' threads, too
+    own = os.getpid()
+
+    def refuse(call: str, *arguments: Any, error: int = EPERM) -> None:
+        number = seccomp.resolve_syscall(seccomp.Arch.NATIVE, call)
+        if number != -1:  # a call that is newer than the library
+            rules.add_rule(seccomp.ERRNO(error), number, *arguments)
+
+    for call in (*_WRITES, *_PROCESSES, *_KERNEL, *_SERVERS, *(() if network else _CLIENTS)):
+        refuse(call)
+    for call in _OPAQUE:
+        refuse(call, error=ENOSYS)
+    for bit in _O_ACCMODE_WRITES:
+        refuse("open", seccomp.Arg(1, seccomp.MASKED_EQ, bit, bit))
+        refuse("openat", seccomp.Arg(2, seccomp.MASKED_EQ, bit, bit))
+    refuse("clone", seccomp.Arg(0, seccomp.MASKED_EQ, _CLONE_THREAD, 0))
+    for call in ("kill", "tgkill"):
+        refuse(call, seccomp.Arg(0, seccomp.NE, own))
+    refuse("prlimit64", seccomp.Arg(0, seccomp.NE, 0))
+    for request in (_TIOCSTI, _TIOCLINUX):
+        refuse("ioctl", seccomp.Arg(1, seccomp.MASKED_EQ, 0xFFFFFFFF, request))
+    _refuse_sockets(seccomp, refuse, _NETWORK if network else frozenset())
+    return rules
+
+
+def _refuse_sockets(seccomp: Any, refuse: Any, families: frozenset[int]) -> None:
+    for family in range(_LAST_FAMILY):
+        if family not in families:
+            refuse("socket", seccomp.Arg(0, seccomp.EQ, family))
+    refuse("socket", seccomp.Arg(0, seccomp.GE, _LAST_FAMILY))
+    for kind in _NOT_STREAMS:
+        refuse("socketpair", seccomp.Arg(1, seccomp.MASKED_EQ, 0xF, kind))

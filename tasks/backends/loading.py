@@ -1,0 +1,123 @@
+"""Weights as transformers loads them, and its own report of those that a model's files lack.
+
+The library makes up at random what a checkpoint lacks, or has in another shape, and goes on with a warning. Here that
+is an error, whichever library asks transformers for a model: sentence-transformers does, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from tasks.backends.convert import index_files
+from tasks.errors import WeightsMissing
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# Experts that are kept one by one are joined as they are loaded, which takes as much memory as they have weights.
+_EXPERTS = ".experts."
+_MOST_JOINED_BYTES = 4 << 30
+_hollow: ContextVar[bool] = ContextVar("hollow", default=False)
+
+
+class NotTold(Exception):
+    """The weights cannot be reported without being loaded: quantized ones, and many experts."""
+
+
+@dataclass
+class Report:
+    """The weights that models lack which were loaded in a ``reported`` block, by their names in the model."""
+
+    missing: list[str] = field(default_factory=list)
+
+    def require(self, model: str, kind: str, *, unused: Sequence[str] = ()) -> None:
+        """Raise WeightsMissing unless all are there; what begins with one of ``unused`` has no part in any output."""
+        missing = sorted(name for name in self.missing if not name.startswith(tuple(unused)))
+        if missing:
+            raise WeightsMissing(
+                f"The files of {model} lack {len(missing)} weights that {kind} computes with, such as {missing[0]}; "
+                "they would be made up at random. Copy or download the whole model, or name another one."
+            )
+
+
+@contextmanager
+def hollow() -> Iterator[None]:
+    """Let models that are loaded in the block have no weights: only their names and shapes are read.
+
+    Such a model takes next to no memory and computes nothing of sense; what was reported of it is true. Loading
+    raises NotTold where that is not possible.
+    """
+    before = _hollow.set(True)
+    try:
+        yield
+    finally:
+        _hollow.reset(before)
+
+
+@contextmanager
+def reported() -> Iterator[Report]:
+    """Collect what transformers reports of every model that is loaded in the block, by whatever library.
+
+    One thread at a time.
+    """
+    report = Report()
+    own = vars(PreTrainedModel)["from_pretrained"]
+    load: Callable[..., Any] = _load_hollow if _hollow.get() else _load
+
+    def told(kind: type[PreTrainedModel], *arguments: Any, **options: Any) -> Any:
+        return load(own.__func__, report, kind, *arguments, **options)
+
+    PreTrainedModel.from_pretrained = classmethod(told)
+    try:
+        yield report
+    finally:
+        PreTrainedModel.from_pretrained = own
+
+
+def _load(own: Callable[..., Any], report: Report, kind: Any, *arguments: Any, **options: Any) -> Any:
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, found = own(kind, *arguments, **options)
+    report.missing += _lacking(model, found)
+    return model
+
+
+def _load_hollow(
+    own: Callable[..., Any], report: Report, kind: Any, folder: str | Path, *_: Any, config: Any, **options: Any
+) -> Any:
+    weights = _shapes(Path(folder) / (options.get("subfolder") or ""))
+    joined = sum(one.nbytes for name, one in weights.items() if _EXPERTS in name)
+    if getattr(config, "quantization_config", None) is not None or joined > _MOST_JOINED_BYTES:
+        raise NotTold
+    dtype = next((one.dtype for one in weights.values() if one.is_floating_point()), torch.float32)
+    return _load(own, report, kind, None, config=config, state_dict=weights, dtype=dtype)
+
+
+def _lacking(model: Any, found: dict[str, Any]) -> list[str]:
+    """The names in a loading report whose weights are not the checkpoint's.
+
+    A buffer that is missing was computed from the config. Tied weights are in no report.
+    """
+    computed = {name for name, _ in model.named_buffers()}
+    return [*(set(found["missing_keys"]) - computed), *(name for name, *_ in found["mismatched_keys"])]
+
+
+def _shapes(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a folder in name, shape and type, all of them one number."""
+    whole = folder / SAFE_WEIGHTS_NAME
+    files = [whole] if whole.is_file() else index_files(folder / SAFE_WEIGHTS_INDEX_NAME)
+    found = {}
+    for path in files:
+        with safe_open(str(path), framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                part = file.get_slice(name)
+                dtype = _DTYPES.get(part.get_dtype(), torch.float32)
+                found[name] = torch.zeros((), dtype=dtype).expand(part.get_shape())
+    return found

@@ -1,0 +1,58 @@
+"""Open specs without their weights, so that what a model's files tell is known before a corpus is read.
+
+Raises what opening would. Nothing here depends on a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from storage.specs import Spec
+from tasks import families
+from tasks.backends.loading import NotTold, hollow
+from tasks.backends.opening import Opening, generation_settings
+from tasks.families import Family
+
+
+def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
+    """Raise WeightsMissing or ModelUnsuitable where the model of a folder cannot do the spec's kind of task."""
+    if spec.kind == "embed":
+        _read_only(spec, folder, cache_dir)
+        return
+    opening = Opening.of(spec, folder, cache_dir)
+    decoder = families.family(config) is Family.DECODER
+    opening.require_weights(AutoModelForCausalLM if decoder else AutoModelForSeq2SeqLM)
+
+
+def rehearse(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
+    """Raise what opening the spec would, but for what only a device or the weights' values tell."""
+    require_weights(spec, folder, config, cache_dir)
+    if spec.kind == "embed":
+        return
+    opening = Opening.of(spec, folder, cache_dir)
+    settings = generation_settings(opening.folder)
+    if families.family(config) is Family.DECODER:
+        from tasks.backends.decoder_only import instructed
+        from tasks.decoding import decoding
+
+        text_config = opening.config.get_text_config().to_dict()
+        tokens, stop, context = instructed.instructed(spec, opening.tokenizer, text_config)
+        limit = instructed.window_limit(spec, tokens, context, decoding(spec, settings.to_dict(), context, stop))
+        instructed.readers(spec, tokens, limit)
+        return
+    from tasks.backends.encoder_decoder.generation import Generation
+
+    Generation(spec, opening.config.to_dict(), opening.tokenizer, settings)
+
+
+def _read_only(spec: Spec, folder: Path, cache_dir: Path) -> None:
+    from tasks.backends.encoder.sentence import SentenceModel
+
+    with suppress(NotTold), hollow():
+        SentenceModel(spec, folder, device="cpu", cache_dir=cache_dir, dtype=torch.float32)

@@ -1,0 +1,261 @@
+"""Pruning marks nothing that the source still has: what was not read has not vanished. Row 49 of the fault matrix."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from storage import jobs
+from storage.database import Database
+from storage.errors import TooManyVanished
+from storage.readers import archives, documents
+from storage.schema import Ingest
+from storage.status import read_status
+from tasks.errors import BadOption
+from tests.storage.books import documents as present
+from tests.storage.books import work
+from worker.enqueue import Enqueued, Request, enqueue, prepare
+from worker.pipelines.file import PipelineInvalid, parse
+from worker.settings import Settings
+
+Read = Callable[..., Enqueued]
+
+
+@pytest.fixture
+def read(tmp_path: Path, database: Database) -> Read:
+    """Reads a source into the corpus `c`, pruning it."""
+
+    def act(source: Path | str, **asked: Any) -> Enqueued:
+        request = Request(source=str(source), task="translate", model="null", corpus="c", prune=True, **asked)
+        done = enqueue(database, lambda: None, prepare(Settings(home=tmp_path / "home"), request))
+        work(database)
+        jobs.finish(database)
+        return done
+
+    return act
+
+
+def lines(path: Path, *records: dict[str, Any] | str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in records))
+    return path
+
+
+def record(*keys: str) -> list[dict[str, Any]]:
+    return [{"id": key, "text": f"text {key}"} for key in keys]
+
+
+def write(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"<html><body><p>This is the text of {name}, and it says so.</p></body></html>")
+    return root
+
+
+def without_formats(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (documents, archives):
+        monkeypatch.setattr(module, "readable", lambda: False)
+
+
+def test_files_whose_extra_is_missing_have_not_vanished(
+    database: Database, read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "notes", "a.txt", "b.txt", "c.txt", "d.html", "e.html")
+    read(folder)
+    (folder / "c.txt").unlink()
+    (folder / "e.html").unlink()
+    without_formats(monkeypatch)
+    done = read(folder)
+    assert present(database).keys() == {"a.txt", "b.txt", "c.txt", "d.html", "e.html"}
+    assert done.not_pruned is not None
+    assert "1 .html" in done.not_pruned
+    assert "docmill[formats]" in done.not_pruned
+    # With "keep" the others are marked all the same.
+    done = read(folder, prune_rejected="keep")
+    assert (done.counts.vanished, done.not_pruned) == (1, None)
+    assert present(database).keys() == {"a.txt", "b.txt", "d.html", "e.html"}
+
+
+def test_members_of_an_archive_whose_extra_is_missing_have_not_vanished(
+    database: Database, read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import zipfile
+
+    path = tmp_path / "notes.zip"
+
+    def pack(*names: str) -> None:
+        write(tmp_path / "notes", *names)
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.write(tmp_path / "notes" / name, name)
+
+    pack("a.txt", "b.txt", "c.txt", "d.html")
+    read(path)
+    pack("a.txt", "b.txt", "d.html")
+    without_formats(monkeypatch)
+    done = read(path)
+    assert "d.html" in present(database)
+    assert "1 .html" in (done.not_pruned or "")
+
+
+def test_files_that_are_left_out_and_never_were_documents_stop_nothing(
+    database: Database, read: Read, tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "notes", "a.txt", "b.txt", "picture.png", "README")
+    read(folder)
+    (folder / "b.txt").unlink()
+    done = read(folder)
+    assert (done.counts.vanished, done.not_pruned) == (1, None)
+    assert present(database).keys() == {"a.txt"}
+
+
+def test_a_mount_that_fails_hides_what_is_below_it_and_nothing_of_it_is_marked(
+    database: Database, read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "notes", "a.txt", "b.txt", "c.txt", "mount/d.txt", "mount/e.txt")
+    read(folder)
+    (folder / "c.txt").unlink()
+    scandir = os.scandir
+
+    def failing(path: Any) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
+        if Path(path).name == "mount":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    done = read(folder)
+    assert present(database).keys() == {"a.txt", "b.txt", "c.txt", "mount/d.txt", "mount/e.txt"}
+    assert "mount/ was rejected" in (done.not_pruned or "")
+    done = read(folder, prune_rejected="keep")
+    assert (done.counts.vanished, done.not_pruned) == (1, None)
+    assert present(database).keys() == {"a.txt", "b.txt", "mount/d.txt", "mount/e.txt"}
+
+
+def test_a_mount_that_is_empty_marks_no_more_than_prune_max_allows(
+    database: Database, read: Read, tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "notes", "a.txt", *(f"mount/{n}.txt" for n in range(9)))
+    read(folder)
+    for path in (folder / "mount").iterdir():
+        path.unlink()
+    with pytest.raises(TooManyVanished, match=r"9 of the 10 documents.*--prune-max") as refused:
+        read(folder)
+    assert len(present(database)) == 10
+    status = read_status(database, 2)
+    assert (status.state, status.reason) == ("stopped", str(refused.value))
+    assert read(folder, prune_max=90).counts.vanished == 9
+    assert present(database).keys() == {"a.txt"}
+
+
+def test_a_rejected_record_stops_pruning_and_its_place_is_said(
+    database: Database, read: Read, tmp_path: Path
+) -> None:
+    path = tmp_path / "corpus.jsonl"
+    read(lines(path, *record("a", "b", "c", "d")))
+    done = read(lines(path, *record("a", "b"), {"id": "c", "text": None}))
+    assert present(database).keys() == {"a", "b", "c", "d"}
+    said = done.not_pruned or ""
+    assert said.startswith("2 documents that the source lacks were not marked as vanished: ")
+    assert "corpus.jsonl:3 was rejected" in said
+    assert "--prune-rejected keep" in said
+    assert read_status(database, done.id).not_pruned == said
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"id": "c", "text": None},
+        {"id": "c", "body": "no text"},
+        '{"id": "c", "text": "cut o',
+        '{"n": [1, {"id": "d"}], "id": "c", "text": NaN}',
+    ],
+)
+def test_what_was_rejected_keeps_its_old_version_and_what_is_gone_is_marked(
+    database: Database, read: Read, tmp_path: Path, bad: dict[str, Any] | str
+) -> None:
+    path = tmp_path / "corpus.jsonl"
+    read(lines(path, *record("a", "b", "c", "d")))
+    done = read(lines(path, *record("a", "b"), bad), prune_rejected="keep")
+    assert (done.counts.vanished, done.not_pruned) == (1, None)
+    assert present(database) == {key: f"text {key}" for key in "abc"}
+    assert read_status(database, done.id).not_pruned is None
+
+
+@pytest.mark.parametrize("bad", ["c,text,c", "c"])
+def test_a_row_with_too_many_or_too_few_fields_keeps_its_old_version(
+    database: Database, read: Read, tmp_path: Path, bad: str
+) -> None:
+    path = tmp_path / "corpus.csv"
+    read(lines(path, "id,text", *(f"{key},text {key}" for key in "abcd")))
+    done = read(lines(path, "id,text", "a,text a", "b,text b", bad), prune_rejected="keep")
+    assert (done.counts.vanished, done.not_pruned) == (1, None)
+    assert present(database).keys() == {"a", "b", "c"}
+
+
+def test_a_record_whose_id_nobody_can_read_marks_nothing_and_says_so(
+    database: Database, read: Read, tmp_path: Path
+) -> None:
+    path = tmp_path / "corpus.jsonl"
+    read(lines(path, *record("a", "b", "c", "d")))
+    done = read(lines(path, *record("a", "b"), '{"text": "cut o'), prune_rejected="keep")
+    assert present(database).keys() == {"a", "b", "c", "d"}
+    assert "corpus.jsonl:3 was rejected, and its id cannot be read" in (done.not_pruned or "")
+
+
+def test_a_file_of_several_that_cannot_be_read_keeps_its_documents(
+    database: Database, read: Read, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    lines(folder / "a.jsonl", *record("1", "2"))
+    lines(folder / "b.jsonl", *record("1", "2"))
+    lines(folder / "c.csv", "id,text", "1,one")
+    read(f"{folder}/*")
+    lines(folder / "a.jsonl", *record("1"))
+    (folder / "b.jsonl").write_bytes("{}".encode("utf-16"))
+    done = read(f"{folder}/*", prune_rejected="keep")
+    assert (done.counts.vanished, done.not_pruned) == (1, None)
+    assert present(database).keys() == {"a.jsonl#1", "b.jsonl#1", "b.jsonl#2", "c.csv#1"}
+
+
+def test_a_source_that_breaks_off_marks_nothing(database: Database, read: Read, tmp_path: Path) -> None:
+    path = tmp_path / "corpus.csv"
+    read(lines(path, "id,text", *(f"{key},text {key}" for key in "abcd")))
+    for asked in ({}, {"prune_rejected": "keep"}):
+        done = read(lines(path, "id,text", "a,text a", "b,text b", '"c'), **asked)
+        assert len(present(database)) == 4
+        assert "corpus.csv:4 was rejected" in (done.not_pruned or "")
+
+
+def test_an_empty_source_marks_nothing(database: Database, read: Read, tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    read(lines(path, *record("a", "b")))
+    done = read(lines(path), prune_max=100)
+    assert len(present(database)) == 2
+    assert "no records" in (done.not_pruned or "")
+
+
+def test_where_nothing_is_missing_a_rejected_record_says_nothing_of_pruning(
+    database: Database, read: Read, tmp_path: Path
+) -> None:
+    path = tmp_path / "corpus.jsonl"
+    read(lines(path, *record("a", "b")))
+    assert read(lines(path, *record("a", "b"), "{}")).not_pruned is None
+    with database.read() as connection:
+        assert connection.scalars(select(Ingest.not_pruned)).all() == [None, None]
+
+
+def test_a_sample_is_never_pruned_by_option_nor_in_a_pipeline(read: Read, tmp_path: Path) -> None:
+    with pytest.raises(BadOption, match="--prune and --limit do not go together"):
+        read(lines(tmp_path / "corpus.jsonl", *record("a")), limit=1)
+    text = 'name = "n"\ncorpus.source = "a.jsonl"\ncorpus.limit = 3\ncorpus.prune = true\n'
+    with pytest.raises(PipelineInvalid, match=r"n\.toml:4: prune and limit do not go together"):
+        parse(text + '[[step]]\nname = "s"\ntask = "embed"\n', Path("n.toml"))

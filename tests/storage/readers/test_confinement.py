@@ -1,0 +1,155 @@
+"""Confined programs as a hostile document would use them: from inside, nothing is written, sent, started or read."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy.engine import make_url
+
+from storage.readers import confinement
+from storage.readers.confined import Confined
+from tests.conftest import missing
+from tests.storage.readers.intruder import ATTEMPTS, NETWORK, READING
+
+PROGRAMS = ("extracting", "parquet_process", "arrow_process", "dataset_process")
+ASKED: dict[str, Any] = {
+    "bytes": 0,
+    "options": {},
+    "path": "a/b",
+    "local": False,
+}
+FILES, SYSTEM = "restrict_files", "restrict_system"
+SCOPES = 6  # the version of Landlock that knows of signals; TCP and emptying files are older
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """What an intruder knows: files that it may change as the user that it is, and servers that answer."""
+    held = (tmp_path / "held").resolve()
+    held.mkdir()
+    (held / "file").write_bytes(b"as it was")
+    (held / "removable").touch()
+    abstract = f"\0docmill-{uuid.uuid4().hex}"
+    with ExitStack() as stack:
+        unix, nameless = (stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2))
+        short = Path(os.path.relpath(held / "s"))
+        unix.bind(str(short) if len(str(held)) > 90 else str(held / "s"))
+        nameless.bind(abstract)
+        tcp = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        for server in (unix, nameless):
+            server.listen(64)
+        with_secret = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+        parent = stack.enter_context(
+            subprocess.Popen(with_secret, stdin=subprocess.PIPE, env=os.environ | {"PASSWORD": "secret"})
+        )
+        stack.callback(parent.kill)
+        yield {
+            "file": str(held / "file"),
+            "unix": str(held / "s"),
+            "abstract": abstract,
+            "tcp": list(tcp.getsockname()),
+            "parent": parent.pid,
+            "without": [],
+        }
+    assert (held / "file").read_bytes() == b"as it was"
+    assert sorted(path.name for path in held.iterdir()) == ["file", "removable", "s"]
+
+
+def outcomes(told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What came of each attempt."""
+    monkeypatch.setenv("DOCMILL_TEST_INTRUDER", json.dumps(told))
+    process = Confined("tests.storage.readers.intruder", environment=frozenset(("DOCMILL_TEST_INTRUDER", "HOME")))
+    try:
+        process.send(ASKED)
+        head, _ = process.receive(1 << 20)
+    finally:
+        process.close()
+    found: dict[str, str] = head["outcomes"]
+    assert len(found) == 2 * len(ATTEMPTS)
+    return found
+
+
+def done(found: dict[str, str]) -> set[str]:
+    """The attempts that came to something, in the first thread or in another."""
+    return {name.removesuffix(" in a thread") for name, outcome in found.items() if outcome == "done"}
+
+
+def has_both() -> None:
+    if not confinement.landlock_abi():
+        missing("this kernel has no Landlock")
+    if not confinement.has_seccomp():
+        missing("there is no libseccomp, or no seccomp in this kernel")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_reader_that_was_taken_over_changes_nothing_reads_nothing_and_reaches_nobody(
+    program: str, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_both()
+    allowed = set(NETWORK) if program == "dataset_process" else set()  # that of the hub reads from there
+    assert done(outcomes(told | {"program": program}, monkeypatch)) == allowed
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_without_landlock_a_reader_that_was_taken_over_can_read_and_nothing_else(
+    program: str, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not confinement.has_seccomp():
+        missing("there is no libseccomp, or no seccomp in this kernel")
+    allowed = set(READING) | (set(NETWORK) if program == "dataset_process" else set())
+    found = done(outcomes(told | {"program": program, "without": [FILES]}, monkeypatch))
+    assert found <= allowed
+    assert "read a file" in found
+
+
+def test_without_seccomp_landlock_alone_keeps_files_as_they_are_and_the_parent_out_of_sight(
+    told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_both()
+    found = done(outcomes(told | {"program": "parquet_process", "without": [SYSTEM]}, monkeypatch))
+    left = {"open a file to others", "change a file's time", "change a file's attributes", "start a process"}
+    left |= {"connect to a socket's name", "send a datagram", "limit the parent"}
+    if confinement.landlock_abi() < SCOPES:
+        left |= {"signal the parent", "signal a thread of the parent", "connect to a socket without a file"}
+        left |= {"connect to a port", "cut a file", "empty a file"}
+    assert found <= left
+
+
+def test_a_reader_that_was_taken_over_does_not_reach_postgresql(
+    told: dict[str, Any], postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_both()
+    url = make_url(postgres_url).set(drivername="postgresql")
+    with psycopg.connect(url.render_as_string(hide_password=False)) as connection:
+        info = connection.info
+        host, port = info.host, info.port
+    server = {"unix": f"{host}/.s.PGSQL.{port}"} if host.startswith("/") else {"tcp": [host, port]}
+    assert done(outcomes(told | server | {"program": "extracting"}, monkeypatch)) == set()
+
+
+def test_whoever_starts_a_confined_process_lets_no_process_of_its_user_look_into_it() -> None:
+    code = """
+import ctypes
+from storage.readers.confined import Confined
+libc = ctypes.CDLL(None)
+before = libc.prctl(3, 0, 0, 0, 0)
+process = Confined("storage.readers.arrow_process")
+process.send({"options": {}})
+process.close()
+print(before, libc.prctl(3, 0, 0, 0, 0))  # PR_GET_DUMPABLE
+"""
+    if sys.platform != "linux":
+        pytest.skip("only Linux keeps a process from being looked into")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.split() == ["1", "0"]

@@ -1,0 +1,157 @@
+"""Specs that no worker could carry out, found before anything is stored.
+
+A process of its own looks, since that needs torch. What passed is noted in the cache, so that the same command does
+not look again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from storage.specs import Spec
+from tasks import errors, models, null, polyglot
+from tasks.errors import HubUnreachable, ModelError, TaskError
+from worker.settings import Settings
+
+log = logging.getLogger("docmill.rehearsal")
+
+# Raised with every change of what is looked at.
+_FORMAT = 1
+# Of the models that come with docmill nothing is unknown, as long as nothing is asked for that their windows limit.
+_NARROWING = frozenset({"window_tokens", "max_new_tokens", "pooling"})
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An error of ours by the name of its class, and its sentence."""
+
+    error: str
+    reason: str
+
+    def raised(self) -> TaskError:
+        kind: type[TaskError] = getattr(errors, self.error)
+        return kind(self.reason)
+
+
+def require_possible(settings: Settings, spec: Spec, *, download: bool = False) -> None:
+    """Raise the error that every worker would refuse the spec with, as far as the model's files tell.
+
+    Files that are not on this machine are not looked at, unless ``download`` lets them be brought here.
+    """
+    wanted = [one for one in polyglot.specs_of(spec).values() or [spec] if _unknown(settings, one)]
+    wanted = [one for one in wanted if _here(settings, one, download)]
+    for one, refused in zip(wanted, rehearsed(settings, wanted), strict=True):
+        if refused is not None:
+            raise refused.raised()
+        _note(settings, one)
+
+
+def lacking(settings: Settings, pinned: models.Pinned, kinds: Sequence[str]) -> dict[str, str]:
+    """The kinds of tasks for which the model's files on this machine lack something, and what it is."""
+    specs = [Spec(kind, pinned.model, pinned.revision) for kind in kinds]
+    if null.is_null(pinned.model) or not specs or not _here(settings, specs[0], download=False):
+        return {}
+    found = rehearsed(settings, specs, weights_only=True)
+    return {spec.kind: refused.reason for spec, refused in zip(specs, found, strict=True) if refused is not None}
+
+
+def rehearsed(settings: Settings, specs: Sequence[Spec], *, weights_only: bool = False) -> list[Refused | None]:
+    """What opening each spec comes to without weights, in a child process; None where nothing stands against it.
+
+    A machine without the model libraries finds nothing, nor does a child that fails.
+    """
+    nothing: list[Refused | None] = [None] * len(specs)
+    if not specs or any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
+        return nothing
+    order = {
+        "models_dir": None if settings.models_dir is None else str(settings.models_dir),
+        "cache_dir": str(settings.cache_dir),
+        "specs": [spec.to_json().decode() for spec in specs],
+        "weights_only": weights_only,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.rehearsal"],
+        input=json.dumps(order).encode(),
+        capture_output=True,
+        check=False,
+    )
+    try:
+        answers = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        log.warning("rehearsal_failed code=%d error=%r", done.returncode, done.stderr[-500:].decode(errors="replace"))
+        return nothing
+    return [None if answer is None else Refused(**answer) for answer in answers]
+
+
+def _unknown(settings: Settings, spec: Spec) -> bool:
+    if null.is_null(spec.model) or (spec.revision in models.SHIPPED and not _NARROWING & spec.params.keys()):
+        return False
+    return not _noted(settings, spec).exists()
+
+
+def _here(settings: Settings, spec: Spec, download: bool) -> bool:
+    pinned = models.Pinned(spec.model, spec.revision)
+    try:
+        return models.here(pinned, cache_dir=settings.cache_dir) or (
+            download and models.locate(pinned, models_dir=settings.models_dir, cache_dir=settings.cache_dir).is_dir()
+        )
+    except HubUnreachable:  # what is computed already needs no model
+        return False
+
+
+def _noted(settings: Settings, spec: Spec) -> Path:
+    name = f"{_FORMAT} {version('docmill')} {version('transformers')} {spec.sha256.hex()}"
+    return settings.cache_dir / "rehearsed" / hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+def _note(settings: Settings, spec: Spec) -> None:
+    note = _noted(settings, spec)
+    with suppress(OSError):  # the next one looks again
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
+
+
+def main() -> None:
+    order = json.load(sys.stdin)
+    answers = [_rehearse(Spec.from_json(spec.encode()), order) for spec in order["specs"]]
+    sys.stdout.write("\n" + json.dumps(answers) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # the libraries' threads have nothing to say any more
+
+
+def _rehearse(spec: Spec, order: Mapping[str, Any]) -> dict[str, str] | None:
+    from tasks.backends import rehearsal
+
+    look = rehearsal.require_weights if order["weights_only"] else rehearsal.rehearse
+    models_dir = None if order["models_dir"] is None else Path(order["models_dir"])
+    cache_dir, pinned = Path(order["cache_dir"]), models.Pinned(spec.model, spec.revision)
+    try:
+        config = models.read_config(pinned, models_dir=models_dir)
+        look(spec, models.locate(pinned, models_dir=models_dir, cache_dir=cache_dir), config, cache_dir)
+    except TaskError as error:
+        return {"error": type(error).__name__, "reason": str(error)}
+    except ImportError:  # another machine may have what this one lacks
+        return None
+    except Exception as error:  # whatever a model library raises on files that it cannot read
+        reason = " ".join(str(error).split())[:500]
+        return {
+            "error": ModelError.__name__,
+            "reason": f"{spec.model} cannot be loaded: {type(error).__name__}: {reason}",
+        }
+    return None
+
+
+if __name__ == "__main__":
+    main()
