@@ -35,25 +35,31 @@ def corpus_command() -> None:
 @JSON
 def list_command(as_json: bool) -> int:
     """List the corpora: documents, texts with a result by spec, the last reading of a source."""
-    from rich.table import Table
-    from rich.text import Text
-
     from storage import corpora
     from worker.cli import show
+    from worker.cli.tables import Name, table
 
     with open_store(settings_from()) as database:
         found = corpora.every(database)
     if as_json:
         print_json([_as_json(one) for one in found])
         return OK
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("corpus", "documents", "texts with a result", "last reading"):
-        table.add_column(heading)
+    made = table(
+        "corpus",
+        "documents",
+        "results",
+        "of",
+        "last reading",
+        names={"corpus", "of"},
+        numbers={"documents", "results"},
+    )
     for one in found:
-        results = "\n".join(f"{spec.done:,} {spec.spec}" for spec in one.specs)
         last = _time(one.ingests[0].started_at) if one.ingests else ""
-        table.add_row(Text(one.name), f"{one.documents:,}", Text(results), last)
-    show.paper.print(table)
+        results = [(f"{spec.done:,}", Name(spec.spec)) for spec in one.specs] or [("", Name(""))]
+        made.add_row(Name(one.name), f"{one.documents:,}", *results[0], last)
+        for more in results[1:]:
+            made.add_row("", "", *more, "")
+    show.paper.print(made)
     return OK
 
 
@@ -62,13 +68,11 @@ def list_command(as_json: bool) -> int:
 @JSON
 def show_command(name: str, as_json: bool) -> int:
     """Show the corpus NAME: its latest readings and jobs, and what became of its texts under each spec."""
-    from rich.table import Table
-    from rich.text import Text
-
     from storage import corpora
     from storage.disposal import removal
     from worker.cli import show
     from worker.cli.search import names
+    from worker.cli.tables import Name, table
 
     with open_store(settings_from()) as database:
         corpus = corpora.show(database, removal.called(database, names(name)))
@@ -76,19 +80,21 @@ def show_command(name: str, as_json: bool) -> int:
         print_json(_as_json(corpus))
         return OK
     answer(f"{corpus.name}: {corpus.documents:,} documents, made {_time(corpus.created_at)}")
-    specs = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("spec", "what", "done", "failed", "skipped", "to do", "as of job"):
-        specs.add_column(heading)
+    counted = ("done", "failed", "skipped", "to do")
+    specs = table("spec", "of", *counted, "as of job", names={"of"}, numbers=counted)
     for spec in corpus.specs:
         counts = [f"{n:,}" for n in (spec.done, spec.failed, spec.skipped, spec.pending)]
-        specs.add_row(str(spec.spec_id), Text(spec.spec), *counts, str(spec.job))
-    readings = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("reading", "source", "state", "records", "new", "changed", "unchanged", "rejected", "began"):
-        readings.add_column(heading)
+        specs.add_row(str(spec.spec_id), Name(spec.spec), *counts, str(spec.job))
+    read = ("records", "new", "changed", "unchanged", "rejected")
+    readings = table("reading", "began", "state", *read, numbers=read)
     for one in corpus.ingests:
         counts = [f"{n:,}" for n in (one.records, one.new, one.changed, one.unchanged, one.rejected)]
-        readings.add_row(str(one.id), Text(one.source), one.state, *counts, _time(one.started_at))
-    for part in (specs, readings, show.jobs_table(list(corpus.jobs))):
+        readings.add_row(str(one.id), _time(one.started_at), one.state, *counts)
+    sources = table("reading", "source", names={"source"})
+    for one in corpus.ingests:
+        sources.add_row(str(one.id), Name(one.source))
+    for part in (specs, readings, sources, show.jobs(corpus.jobs)):
+        answer("")
         show.paper.print(part)
     return OK
 
@@ -223,7 +229,8 @@ def gc_command(days: float | None, spec: str | None, as_json: bool) -> int:
 
 
 def _time(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+    """Return a moment in this machine's time zone."""
+    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M}"
 
 
 def _as_json(corpus: CorpusState) -> dict[str, Any]:

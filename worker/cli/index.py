@@ -59,25 +59,22 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> int:
 @JSON
 def list_command(as_json: bool) -> int:
     """List the indexes: how many vectors each has, how many texts it lacks, and its size."""
-    from rich.table import Table
-    from rich.text import Text
-
     from storage.retrieval import vectors
     from worker.cli import show
+    from worker.cli.tables import Name, table
 
     with open_store(settings_from()) as database:
         found = vectors.every(database)
     if as_json:
         print_json([{**asdict(one), "spec": str(one.spec)} for one in found])
         return OK
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("spec", "what", "vectors", "lacking", "size", "state"):
-        table.add_column(heading)
+    counted = ("vectors", "lacking", "size")
+    made = table("spec", "of", *counted, "state", names={"of"}, numbers=counted)
     for one in found:
         size = f"{one.size_bytes / 1e6:,.0f} MB"
         state = "ready" if one.ready else "unfinished: docmill index add"
-        table.add_row(str(one.spec_id), Text(str(one.spec)), f"{one.vectors:,}", f"{one.lacking:,}", size, state)
-    show.paper.print(table)
+        made.add_row(str(one.spec_id), Name(str(one.spec)), f"{one.vectors:,}", f"{one.lacking:,}", size, state)
+    show.paper.print(made)
     return OK
 
 

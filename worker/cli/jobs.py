@@ -40,7 +40,7 @@ def jobs_command(limit: int, as_json: bool) -> int:
     elif statuses:
         from worker.cli import show
 
-        show.paper.print(show.jobs_table(statuses))
+        show.paper.print(show.jobs(statuses))
     else:
         say("No jobs yet; `docmill run SOURCE --task summarize` makes one.")
     return OK

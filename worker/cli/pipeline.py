@@ -217,25 +217,23 @@ def add_command(file: Path, as_json: bool) -> int:
 @JSON
 def list_command(as_json: bool) -> int:
     """List the pipelines that are kept, with the last and the next run of each."""
-    from rich.table import Table
-
     from storage.flow import pipelines
     from worker.cli import show
+    from worker.cli.tables import Name, table
 
     with open_store(settings_from()) as database:
         found = [_listed(row, run) for row, run in pipelines.every(database)]
     if as_json:
         print_json(found)
         return OK
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("pipeline", "schedule", "last run", "state", "next run"):
-        table.add_column(heading)
+    made = table("pipeline", "schedule", "last run", "state", "next run", names={"pipeline", "schedule"})
     for one in found:
         last = one["last_run"] or {}
         schedule = one["schedule"]
         said = f"{schedule['cron']} ({schedule['timezone']})" if schedule else "none"
-        table.add_row(one["name"], said, _time(last.get("at")), last.get("state", ""), _time(one["next_run"]))
-    show.paper.print(table)
+        times = (_time(last.get("at")), last.get("state", ""), _time(one["next_run"]))
+        made.add_row(Name(one["name"]), Name(said), *times)
+    show.paper.print(made)
     return OK
 
 
@@ -275,25 +273,27 @@ def rm_command(name: str) -> int:
 @JSON
 def history_command(name: str, limit: int, as_json: bool) -> int:
     """List what became of the runs of the pipeline NAME, newest first."""
-    from rich.table import Table
     from rich.text import Text
 
     from storage.flow import pipelines
     from worker.cli import show
+    from worker.cli.tables import table
+    from worker.cli.words import printable
 
     with open_store(settings_from()) as database:
         runs = [_run(row) for row in pipelines.history(database, name, limit)]
     if as_json:
         print_json(runs)
         return OK
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("run", "due", "began", "ended", "state", "job", "reason"):
-        table.add_column(heading)
+    made = table("run", "due", "began", "ended", "state", "job")
     for run in runs:
         times = [_time(run[key]) for key in ("due", "at", "ended")]
         job = "" if run["job"] is None else str(run["job"])
-        table.add_row(str(run["id"]), times[0] or "by hand", *times[1:], run["state"], job, Text(run["reason"] or ""))
-    show.paper.print(table)
+        made.add_row(str(run["id"]), times[0] or "by hand", *times[1:], run["state"], job)
+    show.paper.print(made)
+    for run in runs:
+        if run["reason"]:
+            show.paper.print(Text(printable(f"Run {run['id']}: {run['reason']}")))
     return OK
 
 
@@ -323,8 +323,8 @@ def _run(row: Any) -> dict[str, Any]:
 
 
 def _time(seconds: float | None) -> str:
-    """In the time of this machine, as its zone is named."""
-    return "" if seconds is None else f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+    """Return a moment in this machine's time zone."""
+    return "" if seconds is None else f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M}"
 
 
 def _when(pipeline: Pipeline) -> str:

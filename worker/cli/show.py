@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from worker.cli.session import STDERR, nobody_reads
+from worker.cli.tables import Name, table
 from worker.cli.words import printable, shorten
 
 if TYPE_CHECKING:
@@ -122,32 +123,28 @@ class WritingBar:
 
 
 def steps_table(status: JobStatus) -> Table:
-    """What became of the texts of each step."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("step", "reads", "task", "done", "failed", "skipped", "blocked", "to do", "had before"):
-        table.add_column(heading, justify="left" if heading in {"step", "reads", "task"} else "right")
+    """Return a table of what became of the texts of each step."""
+    counted = ("done", "failed", "skipped", "blocked", "to do", "had before")
+    made = table("step", "reads", "task", *counted, names={"step", "reads"}, numbers=counted)
     for step in status.steps:
         counts = (step.done, step.failed, step.skipped, step.blocked, step.pending, step.prior)
-        table.add_row(step.name, step.input or "documents", step.spec.kind, *(f"{count:,}" for count in counts))
-    return table
+        reads = Name(step.input or "documents")
+        made.add_row(Name(step.name), reads, step.spec.kind, *(f"{count:,}" for count in counts))
+    return made
 
 
-def jobs_table(statuses: list[JobStatus]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("job", "state", "task", "corpus", "done", "failed", "to do", "waits for"):
-        table.add_column(heading, justify="right" if heading in {"done", "failed", "to do"} else "left")
+def jobs(statuses: Sequence[JobStatus]) -> Group:
+    """Return a table with a line for each job, and below it what the jobs wait for or why they stopped."""
+    counted = ("done", "failed", "to do")
+    made = table("job", "state", "task", "corpus", *counted, names={"task", "corpus"}, numbers=counted)
+    reasons = []
     for status in statuses:
-        table.add_row(
-            str(status.id),
-            status.state,
-            ", ".join(step.spec.kind for step in status.steps),
-            Text(status.corpus, overflow="fold"),  # the end of a path says most
-            f"{status.done:,}",
-            f"{status.failed:,}",
-            f"{status.pending:,}",
-            status.waiting_for or status.reason or "",
-        )
-    return table
+        kinds = ", ".join(step.spec.kind for step in status.steps)
+        counts = (f"{count:,}" for count in (status.done, status.failed, status.pending))
+        made.add_row(str(status.id), status.state, Name(kinds), Name(status.corpus), *counts)
+        if reason := status.waiting_for or status.reason:
+            reasons.append(Text(printable(f"Job {status.id}: {reason}")))
+    return Group(made, *([Text(), *reasons] if reasons else []))
 
 
 def samples_table(samples: list[dict[str, Any]]) -> Table:

@@ -1,0 +1,60 @@
+"""Tables at 80 columns: one line a row, long names without their middle, reasons below."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+from tests.worker.harness import Docmill
+from worker.cli.tables import Name, shortened, table
+
+LONG = "/srv/archive/newsroom/2026/november/" + "regional-editions-of-the-week/" * 3 + "articles.jsonl.zst"
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc", "Mn", "Me", "Cf"]), max_size=60), st.integers(1, 40))
+def test_a_shortened_name_fits_and_keeps_its_ends(name: str, width: int) -> None:
+    short = shortened(name, width)
+    assert cell_len(short) <= width
+    if cell_len(name) <= width:
+        assert short == name
+    else:
+        begin, _, end = short.partition("…") if "…" not in name else ("", "", "")
+        assert name.startswith(begin)
+        assert name.endswith(end)
+
+
+def test_a_row_is_one_line_of_80_columns() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    made = table("job", "corpus", "done", names={"corpus"}, numbers={"done"})
+    made.add_row("7", Name(LONG), "1,234,567")
+    made.add_row(
+        "8", Name("postgresql://HOST/NAME?SELECT id,\n  text FROM articles WHERE length(text) > 100 ORDER BY id"), "1"
+    )
+    console.print(made)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 3
+    assert all(cell_len(line.rstrip()) <= 80 for line in lines)
+    assert "articles.jsonl.zst 1,234,567" in lines[1]
+    assert "ORDER BY id" in lines[2]
+
+
+@pytest.mark.parametrize("command", [("jobs",), ("corpus", "list"), ("corpus", "show", LONG)])
+def test_lists_have_a_line_for_each_row_at_80_columns(
+    tmp_path: Path, write_corpus: Callable[..., Path], command: tuple[str, ...]
+) -> None:
+    docmill = Docmill(tmp_path, {"COLUMNS": "80"})
+    for task in ("summarize", "embed"):
+        docmill.enqueue(write_corpus([{"id": "1", "text": "one"}]), "--task", task, "--corpus", LONG)
+    lines = docmill(*command).stdout.splitlines()
+    assert all(cell_len(line.rstrip()) <= 80 for line in lines if not line.startswith(f"{LONG}: "))
+    if command == ("jobs",):
+        assert [line.split()[0] for line in lines[:3]] == ["job", "2", "1"]
+        assert any(line.startswith("Job 2: ") for line in lines[3:])
