@@ -42,7 +42,7 @@ LABEL org.opencontainers.image.title="docmill" \
       org.opencontainers.image.base.name="python:3.11.14-slim-bookworm" \
       docmill.variant="${VARIANT}"
 RUN useradd --uid 10001 --create-home docmill \
- && install --directory --owner=docmill /data \
+ && install --directory --owner=docmill --mode=0700 /data \
  && install --directory /models /corpus
 COPY --from=packages /opt/docmill /opt/docmill
 COPY --from=build /opt/own /opt/own

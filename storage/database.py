@@ -42,6 +42,7 @@ from storage.errors import (
     DatabaseUrlUnknown,
     StorageError,
 )
+from storage.private import make_file, make_folder
 
 T = TypeVar("T")
 
@@ -284,7 +285,8 @@ def _postgresql_connect(connection: Any, _record: Any) -> None:
 
 def _sqlite_folder(_dialect: Any, _record: Any, arguments: Sequence[Any], _options: Any) -> None:
     if not str(arguments[0]).startswith("file:"):
-        Path(arguments[0]).parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # documents are nobody else's
+        make_folder(Path(arguments[0]).parent)
+        make_file(Path(arguments[0]))  # SQLite gives its journals the same rights
 
 
 def _sqlite_connect(connection: Any, _record: Any) -> None:

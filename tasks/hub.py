@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from storage.private import make_folder
 from tasks.errors import HubUnreachable, ModelCorrupt, ModelError, ModelNotFound
 from tasks.weights import files_that_matter, has_weights
 
@@ -116,7 +117,7 @@ def _file_name(model: str, revision: str) -> str:
 
 def _write(note: Path, text: str) -> None:
     """Write a small file whole, whoever else writes it now."""
-    note.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(note.parent)
     partial = note.with_name(f"{note.name}.{os.getpid()}")
     partial.write_text(text)
     partial.replace(note)

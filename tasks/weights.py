@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import orjson
 
+from storage.private import make_folder
 from tasks.errors import ModelNotFound
 
 # Copies of the weights in formats that are not read here, and what training left behind.
@@ -89,7 +90,7 @@ def _file_sha256(path: Path, cache_dir: Path) -> bytes:
         pass
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
-    remembered.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(remembered.parent)
     partial = remembered.with_name(f"{remembered.name}.{os.getpid()}")
     partial.write_text(digest.hex())
     partial.replace(remembered)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from worker.settings import Settings
 
 LEAST_ROOM_BYTES = 1_000_000_000
 CLOCKS_APART_S = 3.0
+OF_OTHERS = 0o077
 
 PROBE = "import torch; print(torch.__version__, torch.cuda.device_count(), torch.get_num_threads())"
 
@@ -214,6 +216,18 @@ def look_at_disk(settings: Settings) -> Iterator[Finding]:
     yield Finding("disk", enough, f"{free / 1e9:,.1f} GB free in {settings.home}", "" if enough else elsewhere)
 
 
+def look_at_rights(settings: Settings) -> Iterator[Finding]:
+    """Whether other users of the machine can read the home or the store."""
+    database = Database(settings.store_url)
+    file = _file(database)
+    database.close()
+    for path in filter(None, (settings.home, file)):
+        if path.exists() and path.stat().st_mode & OF_OTHERS:
+            shown = f"other users of this machine may look into {path}"
+            rights = "700" if path.is_dir() else "600"
+            yield Finding("rights", True, shown, f"unless they are meant to: chmod {rights} {shlex.quote(str(path))}")
+
+
 def look_at_temporary_folder(_: Settings) -> Iterator[Finding]:
     """Whether libraries can be loaded out of it, as the one that reads PDF unpacks itself there."""
     folder = tempfile.gettempdir()
@@ -251,6 +265,7 @@ LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     look_at_redis,
     look_at_models,
     look_at_device,
+    look_at_rights,
     look_at_temporary_folder,
     look_at_disk,
     look_at_confinement,

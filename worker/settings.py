@@ -14,11 +14,14 @@ from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from storage.private import close_to_others
 from tasks import choice
 from worker import faultpoints, redisurl
 from worker.errors import SettingsError
 
 PREFIX = "DOCMILL_"
+STORE, CACHE = "docmill.db", "cache"
+_STORE = frozenset(f"{STORE}{journal}" for journal in ("", "-wal", "-shm", "-journal"))
 LANES = ("summarize", "translate", "embed", "generate")
 
 
@@ -165,11 +168,11 @@ class Settings(BaseSettings):
     @property
     def store_url(self) -> str:
         """The database's URL, the embedded SQLite file's where none is set."""
-        return self.database_url or f"sqlite:///{self.home / 'docmill.db'}"
+        return self.database_url or f"sqlite:///{self.home / STORE}"
 
     @property
     def cache_dir(self) -> Path:
-        return self.home / "cache"
+        return self.home / CACHE
 
     def __repr__(self) -> str:
         return f"Settings(store={mask(self.store_url)}, redis={mask(self.redis_url or 'embedded')})"
@@ -193,7 +196,24 @@ def load_settings(**options: Any) -> Settings:
         problems += [_problem(detail, given) for detail in error.errors()]
     if problems:
         raise SettingsError("; ".join(problems))
+    _close(settings.home)
     return settings
+
+
+def _close(home: Path) -> None:
+    """Take other users their rights to a home that an earlier release left open, and to the store in it.
+
+    A folder with anything else in it is not taken for docmill's own: others may have to do with it.
+    """
+    try:
+        names = {path.name for path in home.iterdir()}
+    except OSError:
+        return
+    store = names & _STORE
+    if names <= _STORE | {CACHE}:
+        close_to_others(home)
+    for name in store:
+        close_to_others(home / name)
 
 
 def _unknown(names: Any, where: str) -> list[str]:

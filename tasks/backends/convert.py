@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from storage.private import make_folder
 from tasks.errors import CannotServe
 from tasks.weights import folder_files, hash_of
 
@@ -40,7 +41,7 @@ def made_once(ready: Path, build: Callable[[Path], None], cache_dir: Path) -> Pa
             return ready
         building = ready.with_name(f"{ready.name}.{uuid.uuid4().hex}")
         try:
-            building.mkdir(parents=True)
+            make_folder(building)
             build(building)
             (building / _PROOF).write_text(hash_of(building, _files(building), cache_dir))
             if ready.exists():
@@ -66,7 +67,7 @@ def _files(folder: Path) -> list[str]:
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(lock.parent)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # given up when the file is closed, by whatever end of the process too
         yield
@@ -88,7 +89,7 @@ def safe_folder(folder: Path, revision: str, cache_dir: Path) -> Path:
     building = ready.with_name(f"{ready.name}.{uuid.uuid4().hex}")
     try:
         for name in names:
-            (building / name).parent.mkdir(parents=True, exist_ok=True)
+            make_folder((building / name).parent)
             if name in pickles:
                 _convert(folder / name, building / _safe_name(name))
             elif name.endswith(".bin.index.json"):

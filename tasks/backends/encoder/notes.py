@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from storage.private import make_folder
+
 log = logging.getLogger("docmill.backends")
 
 
@@ -28,7 +30,7 @@ def remember(folder: Path, subject: str, found: Mapping[str, Any]) -> None:
     path = _file(folder, subject)
     building = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         building.write_text(json.dumps({"subject": subject, **found}, indent=1) + "\n")
         building.replace(path)
     except OSError as error:  # the next one measures again

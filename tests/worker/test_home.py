@@ -1,0 +1,90 @@
+"""The home: nobody but its user looks into it, whatever command made it, and whichever release."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage.database import Database
+from storage.migrations import upgrade
+from tests.worker.harness import Docmill
+from worker.doctor import look_at_rights
+from worker.settings import load_settings
+
+
+@pytest.fixture(autouse=True)
+def open_umask() -> Iterator[None]:
+    """The umask of a user who hides nothing."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def home_of(docmill: Docmill) -> Path:
+    return Path(docmill.environment["DOCMILL_HOME"])
+
+
+def test_models_check_makes_a_home_for_its_user_alone(tmp_path: Path) -> None:
+    docmill = Docmill(tmp_path, {"DOCMILL_HOME": str(tmp_path / "new" / "home")})
+    docmill("models", "check", "marian-ddtp")
+    made = [home_of(docmill), *(path for path in home_of(docmill).rglob("*") if path.is_dir())]
+    assert (home_of(docmill) / "cache").is_dir()
+    assert {mode(path) for path in made} == {0o700}
+
+
+def test_a_store_and_its_journals_are_read_by_their_user_alone(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "docmill.db"
+    database = Database(f"sqlite:///{file}")
+    upgrade(database)
+    with database.read():
+        found = {path.name: mode(path) for path in file.parent.iterdir()}
+    database.close()
+    assert found == {"docmill.db": 0o600, "docmill.db-wal": 0o600, "docmill.db-shm": 0o600}
+    assert mode(file.parent) == 0o700
+
+
+def test_a_home_that_an_earlier_release_left_open_is_closed_by_the_next_command(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "cache").mkdir(parents=True)
+    for name in ("docmill.db", "docmill.db-wal", "docmill.db-shm"):
+        (home / name).touch()
+    load_settings(home=home)
+    assert mode(home) == 0o700
+    assert {mode(home / name) for name in ("docmill.db", "docmill.db-wal", "docmill.db-shm")} == {0o600}
+
+
+def test_a_folder_that_others_use_too_is_not_taken_from_them(tmp_path: Path) -> None:
+    theirs, sticky = tmp_path / "theirs", tmp_path / "sticky"
+    for home in (theirs, sticky):
+        home.mkdir()
+        (home / "docmill.db").touch()
+    (theirs / "photos").mkdir()
+    sticky.chmod(0o1777)
+    for home, left in ((theirs, 0o777), (sticky, 0o1777)):
+        load_settings(home=home)
+        assert mode(home) == left
+        assert mode(home / "docmill.db") == 0o600  # but the documents are nobody else's
+
+
+def test_doctor_names_a_store_elsewhere_that_others_can_read(tmp_path: Path) -> None:
+    file = tmp_path / "a b.db"
+    file.touch(0o644)
+    settings = load_settings(home=tmp_path / "home", database_url=f"sqlite:///{file}")
+    [finding] = look_at_rights(settings)
+    assert finding.detail == f"other users of this machine may look into {file}"
+    assert finding.advice == f"unless they are meant to: chmod 600 '{file}'"
+    file.chmod(0o600)
+    assert list(look_at_rights(settings)) == []
+
+
+def test_a_home_is_made_by_what_needs_it_and_not_by_reading_the_settings(tmp_path: Path) -> None:
+    load_settings(home=tmp_path / "home")
+    assert not (tmp_path / "home").exists()
