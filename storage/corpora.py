@@ -39,6 +39,8 @@ class Reading:
     changed: int
     unchanged: int
     rejected: int
+    vanished: int
+    not_pruned: str | None
     started_at: float
     finished_at: float | None
 
@@ -112,6 +114,8 @@ def _readings(connection: Connection, corpus_id: int, limit: int) -> tuple[Readi
             changed=row.n_changed,
             unchanged=row.n_unchanged,
             rejected=row.n_rejected,
+            vanished=row.n_vanished,
+            not_pruned=row.not_pruned,
             started_at=row.started_at,
             finished_at=row.finished_at,
         )

@@ -59,17 +59,22 @@ def remove_corpus(database: Database, name: str) -> Removed:
     return total
 
 
-def remove_documents(database: Database, name: str, keys: Collection[str]) -> Removed:
+def remove_documents(database: Database, name: str, keys: Collection[str], *, only_vanished: bool = False) -> Removed:
     """Remove documents by their ids, every version of them. Those that are not there are no error.
 
-    Raises NoSuchCorpus, and CorpusInUse while a job goes on.
+    With `only_vanished` those that their source has again by now stay. Raises NoSuchCorpus, and CorpusInUse while a
+    job goes on.
     """
     corpus_id, wanted = find(database, name), sorted({*keys})
 
     def work(connection: Connection, page: Sequence[str]) -> Removed:
         if not _begin(database, connection, corpus_id):
             return Removed()
-        return _remove(database, connection, corpus_id, _versions(database, connection, corpus_id, page))
+        versions = _versions(database, connection, corpus_id, page)
+        if only_vanished:
+            vanished = {row.key for row in versions if row.gone and row.superseded_by is None}
+            versions = [row for row in versions if row.key in vanished]
+        return _remove(database, connection, corpus_id, versions)
 
     total = Removed()
     for first in range(0, len(wanted), PAGE):
@@ -140,7 +145,7 @@ def _page(database: Database, connection: Connection, corpus_id: int) -> tuple[R
     return Removed(ingests=n_ingests), False
 
 
-_VERSION = (Document.id, Document.key, Document.content_id, Document.superseded_by)
+_VERSION = (Document.id, Document.key, Document.content_id, Document.superseded_by, Document.gone)
 _TEXT_OF_STEP = tuple_(StepText.job_id, StepText.step, StepText.content_id)
 _REJECTION = tuple_(Rejection.ingest_id, Rejection.place)
 
@@ -177,7 +182,7 @@ def _remove(database: Database, connection: Connection, corpus_id: int, document
         of_these = delete(Prompt).where(Prompt.document_id.in_(page)).returning(Prompt.content_id)
         texts |= {*connection.scalars(of_these)}
         connection.execute(delete(Document).where(Document.id.in_(page)))
-    n_current = sum(row.superseded_by is None for row in documents)
+    n_current = sum(row.superseded_by is None and not row.gone for row in documents)  # as a corpus counts them
     connection.execute(
         update(Corpus).where(Corpus.id == corpus_id).values(n_documents=Corpus.n_documents - n_current)
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, and_, func, or_, select, tuple_
 
 from storage.database import Database
 from storage.retrieval import vectors
@@ -20,7 +22,8 @@ BLOCK = 1 << 20
 @dataclass(frozen=True)
 class Trace:
     """Where a text is. `documents` are (corpus, id) of the first of them, in whatever version, that have it or a
-    prompt that is it; `outcomes` counts what was computed of it, `output_of` of how many results it is the text,
+    prompt that is it. Of these `vanished` are no more in their source, and `superseded` have another text now.
+    `outcomes` counts what was computed of it, `output_of` of how many results it is the text,
     `indexed` its vectors in indexes. `remnants` are files of a SQLite store that hold its bytes.
     """
 
@@ -31,6 +34,8 @@ class Trace:
     output_of: int = 0
     indexed: int = 0
     remnants: tuple[str, ...] = ()
+    vanished: tuple[tuple[str, str], ...] = ()
+    superseded: tuple[tuple[str, str], ...] = ()
 
     @property
     def is_nowhere(self) -> bool:
@@ -46,20 +51,39 @@ def trace(database: Database, text: str) -> Trace:
         if content_id is None:
             return Trace(sha256.hex(), stored=False, remnants=remnants)
         prompted = select(Prompt.document_id).where(Prompt.content_id == content_id)
-        documents = connection.execute(
-            select(Corpus.name, Document.key)
-            .join(Corpus, Corpus.id == Document.corpus_id)
-            .where(or_(Document.content_id == content_id, Document.id.in_(prompted)))
-            .distinct()
-            .limit(SHOWN)
-        )
+        holds_it = or_(Document.content_id == content_id, Document.id.in_(prompted))
+        named = tuple(sorted(_named(connection, holds_it)))
+        here = {*_named(connection, and_(holds_it, _CURRENT, ~Document.gone), named)}
+        vanished = {*_named(connection, and_(_CURRENT, Document.gone), named)}
         outcomes, output_of = (
             connection.scalar(select(func.count()).select_from(OutcomeRow).where(column == content_id)) or 0
             for column in (OutcomeRow.content_id, OutcomeRow.output_id)
         )
         indexed = 0 if database.is_sqlite else _indexed(connection, content_id)
-        named = tuple(sorted((row.name, row.key) for row in documents))
-    return Trace(sha256.hex(), True, named, outcomes, output_of, indexed, remnants)
+    return Trace(
+        sha256=sha256.hex(),
+        stored=True,
+        documents=named,
+        outcomes=outcomes,
+        output_of=output_of,
+        indexed=indexed,
+        remnants=remnants,
+        vanished=tuple(one for one in named if one in vanished),
+        superseded=tuple(one for one in named if one not in here and one not in vanished),
+    )
+
+
+_CURRENT = Document.superseded_by.is_(None)
+
+
+def _named(
+    connection: Connection, condition: Any, among: Collection[tuple[str, str]] | None = None
+) -> list[tuple[str, str]]:
+    """Return (corpus, id) of the first documents that meet a condition, or of those among some that are given."""
+    query = select(Corpus.name, Document.key).join(Corpus, Corpus.id == Document.corpus_id).where(condition)
+    if among is not None:
+        query = query.where(tuple_(Corpus.name, Document.key).in_(among))
+    return [(row.name, row.key) for row in connection.execute(query.distinct().limit(SHOWN))]
 
 
 def _indexed(connection: Connection, content_id: int) -> int:

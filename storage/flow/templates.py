@@ -51,10 +51,10 @@ class Template:
         text = text.strip()
         if not text:
             return ""
-        written = [self.pieces[0]]
+        pieces = [self.pieces[0]]
         for place, piece in zip(self.places, self.pieces[1:], strict=True):
-            written += [text if place == TEXT else _written(meta.get(_field(place))), piece]
-        return normalize("".join(written))[0]
+            pieces += [text if place == TEXT else written(meta.get(_field(place))), piece]
+        return normalize("".join(pieces))[0]
 
 
 def parse(template: str) -> Template:
@@ -95,7 +95,8 @@ def _field(place: str) -> str:
     return place.removeprefix(_META).removesuffix(_OPTIONAL)
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
+    """Return a value of the metadata as a prompt has it: a text as it is, null as nothing, anything else as JSON."""
     if value is None:
         return ""
     return value if isinstance(value, str) else orjson.dumps(value).decode()

@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 
 from storage import corpora, errors, jobs, migrations, rows, status
 from storage.database import Database, db_now
-from storage.disposal import collection, pruning, removal, tracing
+from storage.disposal import collection, pruning, removal, selection, tracing
 from storage.errors import (
     DatabaseBusy,
     DatabaseReadOnly,
@@ -79,7 +79,7 @@ CLAIM = Claim(
 
 MODULES = (
     *(collection, corpora, dispatch, health, ingest, jobs, marks, migrations, pipelines, pruning),
-    *(removal, results, rows, shards, status, tracing, upkeep),
+    *(removal, results, rows, selection, shards, status, tracing, upkeep),
 )
 READS: dict[str, Callable[[Database], Any]] = {
     "collection.specs": partial(collection.specs, wanted="embed/minilm"),
@@ -110,6 +110,8 @@ READS: dict[str, Callable[[Database], Any]] = {
     "pipelines.is_any_open": pipelines.is_any_open,
     "pipelines.let_go_all": partial(pipelines.let_go_all, owner="w1"),  # there is nothing to let go
     "status.read_status": partial(status.read_status, job_id=1),
+    "selection.count_vanished": selection.count_vanished,
+    "selection.select_keys": partial(selection.select_keys, name="books"),
     "tracing.trace": partial(tracing.trace, text="text 0"),
 }
 WRITES: dict[str, Callable[[Database], Any]] = {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from storage.corpora import CorpusState
     from storage.database import Database
     from storage.disposal.removal import Removed
+    from storage.disposal.selection import Condition
     from storage.disposal.tracing import Trace
 
 NAME = click.argument("name")
@@ -85,10 +87,11 @@ def show_command(name: str, as_json: bool) -> int:
     for spec in corpus.specs:
         counts = [f"{n:,}" for n in (spec.done, spec.failed, spec.skipped, spec.pending)]
         specs.add_row(str(spec.spec_id), Name(spec.spec), *counts, str(spec.job))
-    read = ("records", "new", "changed", "unchanged", "rejected")
+    read = ("records", "new", "changed", "unchanged", "rejected", "vanished")
     readings = table("reading", "began", "state", *read, numbers=read)
     for one in corpus.ingests:
-        counts = [f"{n:,}" for n in (one.records, one.new, one.changed, one.unchanged, one.rejected)]
+        numbers = (one.records, one.new, one.changed, one.unchanged, one.rejected, one.vanished)
+        counts = [f"{n:,}" for n in numbers]
         readings.add_row(str(one.id), _time(one.started_at), one.state, *counts)
     sources = table("reading", "source", names={"source"})
     for one in corpus.ingests:
@@ -102,45 +105,99 @@ def show_command(name: str, as_json: bool) -> int:
 @corpus_command.command("rm", epilog="Example: docmill corpus rm articles.jsonl --document a17 --document a18 --yes")
 @NAME
 @click.option("--document", "ids", multiple=True, metavar="ID", help="Only this one, in every version; repeatable.")
+@click.option(
+    "--where",
+    "wheres",
+    multiple=True,
+    metavar="meta.FIELD=VALUE",
+    help="Only documents of which a version has this in its metadata; of several all must hold.",
+)
+@click.option("--vanished", is_flag=True, help="Only documents that their source has no more (see --prune).")
 @click.option("--yes", is_flag=True, help="Without asking.")
 @JSON
-def rm_command(name: str, ids: tuple[str, ...], yes: bool, as_json: bool) -> int:
+def rm_command(
+    name: str, ids: tuple[str, ...], wheres: tuple[str, ...], vanished: bool, yes: bool, as_json: bool
+) -> int:
     """Remove the corpus NAME, or documents of it, with every result that nothing else needs.
 
     What leaves: the documents in all their versions, their texts, what was computed of them and of that in turn; of
-    a whole corpus its readings and jobs too. Not while a job works on it. Exit code 1 when an ID is not there.
-    Backups and exported files are not docmill's to remove: docs/security.md.
+    a whole corpus its readings and jobs too. Not while a job works on it. Exit code 1 when an ID is not there, or
+    when no document is as --where says. Backups and exported files are not docmill's to remove: docs/security.md.
     """
     from storage.disposal import removal
+    from storage.disposal.selection import Condition
     from worker.cli.search import names
 
+    if ids and (wheres or vanished):
+        raise click.UsageError("--document names the documents; leave it out to choose them by --where or --vanished")
+    conditions = [Condition.parse(where) for where in wheres]
     with open_store(settings_from()) as database:
         name = removal.called(database, names(name))
         missing = removal.missing(database, name, ids)
-        if not yes and not _confirmed(database, name, ids):
+        chosen = _chosen(database, name, ids, conditions, vanished)
+        if chosen.keys != [] and not yes and not _confirmed(f"This removes {chosen.what}, and every result {_LEFT}"):
             return BAD_INPUT
-        removed = removal.remove_documents(database, name, ids) if ids else removal.remove_corpus(database, name)
+        if chosen.keys is None:
+            removed = removal.remove_corpus(database, name)
+        else:
+            removed = removal.remove_documents(database, name, chosen.keys, only_vanished=vanished)
         emptied = removal.settle(database)
     if as_json:
         print_json({**asdict(removed), "missing": missing})
-    else:
+    elif chosen.keys != []:
         _say_removed(removed)
+    if chosen.keys == []:
+        say(f"Nothing was removed: {chosen.what}.")
     if not emptied:
         say("Another process reads the database; its journal (-wal) holds removed texts until that has ended.")
     if missing:
         shown = ", ".join(missing[:MENTIONED]) + (" …" if len(missing) > MENTIONED else "")
         say(f"{len(missing):,} of the {len(ids):,} documents are not in {name}: {shown}")
-    return SOME_FAILED if missing else OK
+    return SOME_FAILED if missing or (wheres and not chosen.keys) else OK
 
 
-def _confirmed(database: Database, name: str, ids: tuple[str, ...]) -> bool:
+_LEFT = "that nothing else needs."
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The ids of the documents that are to be removed (None: the whole corpus), and how to speak of them."""
+
+    keys: list[str] | None
+    what: str
+
+
+def _chosen(
+    database: Database, name: str, ids: tuple[str, ...], conditions: list[Condition], vanished: bool
+) -> Chosen:
     from storage import corpora
+    from storage.disposal.selection import select_keys
 
+    if conditions or vanished:
+        keys = select_keys(database, name, conditions, only_vanished=vanished)
+        if not keys:
+            return Chosen([], _none_is(name, conditions, vanished))
+        which = [f"of which a version has {' and '.join(map(str, conditions))}"] if conditions else []
+        which += ["that vanished from their source"] if vanished else []
+        return Chosen(keys, f"{_documents(len(keys))} of the corpus {name} {' and '.join(which)}")
     corpus = corpora.show(database, name)
-    what = f"{len(ids):,} of the {corpus.documents:,} documents of the corpus {name}"
-    if not ids:
-        what = f"the corpus {name} ({corpus.documents:,} documents), its readings and its jobs"
-    say(f"This removes {what}, and every result that nothing else needs.")
+    if ids:
+        return Chosen([*ids], f"{len(ids):,} of the {corpus.documents:,} documents of the corpus {name}")
+    return Chosen(None, f"the corpus {name} ({corpus.documents:,} documents), its readings and its jobs")
+
+
+def _none_is(name: str, conditions: list[Condition], vanished: bool) -> str:
+    if not conditions:
+        return f"no document of {name} has vanished from its source"
+    return f"no {'vanished ' * vanished}document of {name} has {' and '.join(map(str, conditions))}"
+
+
+def _documents(n: int) -> str:
+    return f"{n:,} document{'s' * (n != 1)}"
+
+
+def _confirmed(question: str) -> bool:
+    say(question)
     if not sys.stdin.isatty():
         say("Nothing was removed: --yes says that it is meant.")
         return False
@@ -184,7 +241,7 @@ def trace_command(file: Path, as_json: bool) -> int:
 def _said(found: Trace) -> list[str]:
     if found.is_nowhere:
         return [f"{found.sha256} is nowhere in the store."]
-    lines = [f"document {key} of {corpus}" for corpus, key in found.documents]
+    lines = [f"document {key} of {corpus}{_state_of((corpus, key), found)}" for corpus, key in found.documents]
     if found.stored:
         lines += [f"{found.outcomes:,} results were computed of it", f"{found.output_of:,} results have it as output"]
     if found.indexed:
@@ -197,6 +254,14 @@ def _said(found: Trace) -> list[str]:
     return lines
 
 
+def _state_of(document: tuple[str, str], found: Trace) -> str:
+    if document in found.vanished:
+        return (
+            f", which vanished from its source; `docmill corpus rm {shlex.quote(document[0])} --vanished` removes it"
+        )
+    return ", in an older version" if document in found.superseded else ""
+
+
 @click.command("gc", epilog="Example: docmill gc --older-than 90 --spec embed/minilm")
 @click.option("--older-than", "days", type=click.FloatRange(0), help="Drop results that are older than so many DAYS.")
 @click.option("--spec", help="Drop results of this spec only: its number in `corpus show`, or KIND/MODEL.")
@@ -207,7 +272,7 @@ def gc_command(days: float | None, spec: str | None, as_json: bool) -> int:
     What an unfinished job works with stays. Dropped results are computed again when somebody asks for them. It may be
     interrupted, and run beside anything else.
     """
-    from storage.disposal import collection, removal
+    from storage.disposal import collection, removal, selection
 
     with open_store(settings_from()) as database:
         spec_ids = None
@@ -221,10 +286,14 @@ def gc_command(days: float | None, spec: str | None, as_json: bool) -> int:
             removed += collection.drop(database, older_than_s=(days or 0.0) * DAY_S, spec_ids=spec_ids)
         removed += collection.collect(database)
         removal.settle(database)
+        vanished = selection.count_vanished(database)
     if as_json:
-        print_json(asdict(removed))
-    else:
-        say(f"Removed: {removed.contents:,} texts, {removed.outcomes:,} results.")
+        print_json({**asdict(removed), "vanished": vanished})
+        return OK
+    say(f"Removed: {removed.contents:,} texts, {removed.outcomes:,} results.")
+    for name, n in vanished.items():
+        advice = f"`docmill corpus rm {shlex.quote(name)} --vanished` removes them"
+        say(f"The corpus {name} keeps {_documents(n)} that vanished from its sources, with their texts; {advice}.")
     return OK
 
 
