@@ -41,7 +41,7 @@ _LEAST = {
     "seed": 0,
 }
 _NAMES = {"source_lang": "--from", "target_lang": "--to", "window_tokens": "--window-tokens"}
-# What only decoder-only models can be told.
+# Options of decoder-only models; an encoder-decoder whose own settings ask for samples takes the seed too.
 _TO_DECODERS = frozenset({"prompt", "system", "temperature", "top_p", "top_k", "seed", "stop"})
 _ALLOWED: Mapping[str, frozenset[str]] = {
     "summarize": frozenset({"beams", "max_new_tokens", "window_tokens"}) | _TO_DECODERS,
@@ -128,7 +128,7 @@ def _check_prompt(kind: str, asked: Mapping[str, Any], family: Family | None, pi
         fields = prompts.check(asked["prompt"]).fields
         if fields and asked.get("source_lang") == languages.AUTO:
             raise BadOption("--from auto reads a document as it is, and not what --prompt makes of its metadata.")
-    if family is Family.SEQ2SEQ and (told := sorted(_TO_DECODERS & asked.keys())):
+    if family is Family.SEQ2SEQ and (told := sorted(_TO_DECODERS & asked.keys() - {"seed"})):
         raise BadOption(f"{_option(told[0])} is for decoder-only models; {pinned.model} is {family}.")
     if family is Family.DECODER and asked.get("beams", 1) > 1:
         raise BadOption(f"--beams is for encoder-decoder models; {pinned.model} is {family}.")

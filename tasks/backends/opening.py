@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tasks import families
 from tasks.backends import accelerator
 from tasks.backends.convert import safe_folder
 from tasks.backends.loading import NotTold, hollow, reported
+from tasks.decoding import own_settings
 
 
 @dataclass(frozen=True)
@@ -64,3 +66,13 @@ def generation_settings(folder: Path) -> Any:
         return GenerationConfig.from_pretrained(folder)
     except OSError:  # older models keep it in their config
         return GenerationConfig.from_pretrained(folder, config_file_name="config.json", _from_model_config=True)
+
+
+def stated_settings(opening: Opening) -> dict[str, Any]:
+    """Everything that the model's files say of generation, also entries that transformers does not know."""
+    file = opening.folder / "generation_config.json"
+    stated = json.loads(file.read_bytes()) if file.exists() else {}
+    known = {
+        name: value for name, value in generation_settings(opening.folder).to_dict().items() if value is not None
+    }
+    return own_settings(opening.config.to_dict(), {**stated, **known})

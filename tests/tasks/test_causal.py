@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -118,6 +120,43 @@ def test_the_models_own_generation_config_counts_where_the_command_says_nothing(
     assert texts_of(bench.run(bench.spec("generate", str(folder), prompt="{text}"), sentences)) == expected
 
 
+def test_a_limit_of_prompt_and_output_together_is_the_models_own(
+    bench: Bench, tmp_path: Path, sentences: list[str]
+) -> None:
+    folder = DECODERS["llama"](tmp_path / "llama", sentences, max_length=256)
+    some = sentences[:6]
+    expected = written(folder, some, chat=True)
+    outcomes = bench.run(bench.spec("generate", str(folder), prompt="{text}"), some)
+    assert texts_of(outcomes) == expected
+    assert max(outcome.tokens_in + outcome.tokens_out for outcome in outcomes) == 256
+    assert "output_truncated" in {flag for outcome in outcomes for flag in outcome.flags}
+
+
+def test_a_text_that_the_models_files_stop_at_ends_the_output_and_stays_in_it(
+    bench: Bench, tmp_path: Path, sentences: list[str]
+) -> None:
+    folder = DECODERS["gpt2"](tmp_path / "gpt2", sentences, stop_strings=["e", "<|user|>"])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    expected = written(folder, sentences, chat=False, max_new_tokens=NEW_TOKENS, tokenizer=tokenizer)
+    outcomes = bench.run(bench.spec("generate", str(folder), prompt="{text}", max_new_tokens=NEW_TOKENS), sentences)
+    assert texts_of(outcomes) == expected
+    assert any(outcome.tokens_out < NEW_TOKENS and not outcome.flags for outcome in outcomes)
+
+
+def test_settings_for_text_generation_are_followed(bench: Bench, tmp_path: Path, sentences: list[str]) -> None:
+    plain = DECODERS["gpt2"](tmp_path / "plain", sentences)
+    config = json.loads((plain / "config.json").read_text())
+    shutil.copytree(plain, tmp_path / "own")
+    own = {"text-generation": {"do_sample": True, "max_length": 50, "top_k": 5}}
+    (tmp_path / "own" / "config.json").write_text(json.dumps({**config, "task_specific_params": own}))
+    asked: dict[str, Any] = {"prompt": "{text}", "max_new_tokens": NEW_TOKENS}
+    found = texts_of(bench.run(bench.spec("generate", str(tmp_path / "own"), **asked), sentences))
+    sampled = {**asked, "temperature": 1.0, "top_k": 5}
+    assert found == texts_of(bench.run(bench.spec("generate", str(plain), **sampled), sentences))
+    with pytest.raises(CannotServe, match="50 tokens together"):
+        bench.engine.open(bench.spec("generate", str(tmp_path / "own"), prompt="{text}"))
+
+
 def test_a_batch_that_does_not_fit_in_memory_is_written_in_halves(
     bench: Bench, made: dict[str, Path], sentences: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +248,9 @@ def test_a_system_prompt_goes_where_the_chat_template_has_it(
     [
         ({}, {"max_new_tokens": 256}, "there is no room for a text. Give a smaller --max-new-tokens"),
         ({"no_repeat_ngram_size": 3}, {}, "no_repeat_ngram_size=3"),
+        ({"exponential_decay_length_penalty": (5, 1.5)}, {}, "exponential_decay_length_penalty="),
+        ({"guidance_scale": 1.5}, {}, "guidance_scale=1.5"),
+        ({"do_sample": True, "eta_cutoff": 1e-3}, {}, "eta_cutoff=0.001"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_it_starts(
@@ -217,3 +259,11 @@ def test_what_cannot_be_done_is_refused_before_it_starts(
     folder = DECODERS["llama"](tmp_path / "llama", sentences, **own)
     with pytest.raises(CannotServe, match=says):
         bench.engine.open(bench.spec("generate", str(folder), prompt="{text}", **asked))
+
+
+def test_an_entry_that_nobody_knows_is_refused(bench: Bench, tmp_path: Path, sentences: list[str]) -> None:
+    folder = DECODERS["llama"](tmp_path / "llama", sentences)
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "a_new_setting": 7}))
+    with pytest.raises(CannotServe, match="a_new_setting=7"):
+        bench.engine.open(bench.spec("generate", str(folder), prompt="{text}"))

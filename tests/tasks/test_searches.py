@@ -13,6 +13,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from tasks.backends import open_backend
 from tasks.backends.accelerator import quiet
+from tasks.decoding import seed_of
+from tasks.errors import CannotServe
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
 from tests.tasks.test_ctranslate import edited
@@ -75,16 +77,19 @@ def unseen(language: str, count: int) -> list[str]:
     return [json.loads(line)["text"] for line in lines[:count]]
 
 
-def written(folder: Path, texts: list[str]) -> list[str]:
-    """The outputs of transformers' generate under the folder's own settings, one text at a time."""
+def written(folder: Path, texts: list[str], *, seed: int = 0, **asked: Any) -> list[str]:
+    """The outputs of transformers' generate under the folder's own settings, one text at a time, each with a seed of
+    its own."""
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
         model.generation_config = GenerationConfig.from_pretrained(folder)
     answers = []
     for text in texts:
-        with torch.inference_mode():
-            ids = model.generate(**tokenizer(text, return_tensors="pt"))
+        encoded = tokenizer(text, return_tensors="pt")
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(seed, encoded["input_ids"][0].tolist()))
+            ids = model.generate(**encoded, **asked)
         answers.append(tokenizer.decode(ids[0], skip_special_tokens=True).strip())
     return answers
 
@@ -148,3 +153,41 @@ def test_the_backend_that_is_named_and_the_only_one_of_a_precision_search_as_nea
     backend = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir)
     assert backend.runtime()["backend"] == "ctranslate2"
     backend.close()
+
+
+SAMPLED = {"do_sample": True, "num_beams": 1, "top_k": 20, "temperature": 0.9}
+
+
+@pytest.mark.parametrize("own", [SAMPLED, {**SAMPLED, "num_beams": 2}])
+def test_samples_of_an_encoder_decoder_follow_from_the_seed_and_the_text(
+    bench: Bench, tmp_path: Path, own: dict[str, Any]
+) -> None:
+    folder = edited(bench.folder(bench.spec("summarize", "synopsis-ddtp")), tmp_path / "model", **own)
+    texts = unseen("english", 10)
+    backend, found = outputs(bench, folder, "summarize", texts, seed=3)
+    assert backend == "transformers"
+    assert found == written(folder, texts, seed=3)
+    assert outputs(bench, folder, "summarize", texts[::-1], seed=3)[1] == found[::-1]
+    assert outputs(bench, folder, "summarize", texts)[1] == written(folder, texts, seed=0)
+    assert written(folder, texts, seed=0) != found
+
+
+def test_a_text_that_an_encoder_decoders_files_stop_at_ends_its_outputs(bench: Bench, tmp_path: Path) -> None:
+    own = {"num_beams": 1, "stop_strings": ["e"]}
+    folder = edited(bench.folder(bench.spec("summarize", "synopsis-ddtp")), tmp_path / "model", **own)
+    texts = unseen("english", 6)
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert outputs(bench, folder, "summarize", texts) == ("transformers", written(folder, texts, tokenizer=tokenizer))
+
+
+def test_every_setting_that_a_config_keeps_for_the_task_is_followed_or_refused(bench: Bench, tmp_path: Path) -> None:
+    texts = unseen("english", 8)
+    own = {"summarization": {"prefix": "sum up: ", "repetition_penalty": 1.5, "max_new_tokens": 12, "num_beams": 1}}
+    folder = architectures.t5(tmp_path / "t5", texts, task_specific_params=own)
+    edited(folder, tmp_path / "reference", repetition_penalty=1.5, max_new_tokens=12)
+    expected = written(tmp_path / "reference", [f"sum up: {text}" for text in texts])
+    assert outputs(bench, folder, "summarize", texts)[1] == expected
+    other = architectures.t5(tmp_path / "other", texts, task_specific_params={"summarization": {"mood": "sad"}})
+    with pytest.raises(CannotServe, match="asks for mood=sad for this task"):
+        bench.engine.open(bench.spec("summarize", str(other)))

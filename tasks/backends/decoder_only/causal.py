@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM
 
 from storage.specs import Spec
 from tasks.backends import Source, accelerator
-from tasks.backends.decoder_only.instructed import generated, instructed, readers, window_limit
+from tasks.backends.decoder_only.instructed import closes, generated, instructed, readers, window_limit
 from tasks.backends.decoder_only.rowcache import RowCache
 from tasks.backends.decoder_only.sampling import next_tokens, penalized
-from tasks.backends.opening import Opening
+from tasks.backends.opening import Opening, stated_settings
 from tasks.backends.static import Computed, Items, StaticLoop
 from tasks.batches import Budget
 from tasks.decoding import cut_at, decoding
@@ -72,12 +72,12 @@ class CausalBackend:
         self._model.to(device)
         config = opening.config.get_text_config().to_dict()
         self._tokens, stop, context = instructed(spec, opening.tokenizer, config)
-        self._decoding = decoding(spec, self._model.generation_config.to_dict(), context, stop)
+        self._decoding = decoding(spec, stated_settings(opening), context, stop)
         self._limit_tokens = window_limit(spec, self._tokens, context, self._decoding)
         # transformers 5.24 gave the argument another name.
         named = inspect.signature(self._model.forward).parameters
         self._cache_argument = "cache" if "cache" in named else "past_key_values"
-        self._seen_stop = _PER_CHARACTER * max(map(len, stop), default=0)
+        self._seen_stop = _PER_CHARACTER * max(map(len, (*stop, *self._decoding.closing)), default=0)
         budget = _BUDGETS[device.partition(":")[0]]
         self._loop = StaticLoop(self._together, budget)
         with torch.inference_mode(), accelerator.memory_errors(device):
@@ -122,13 +122,14 @@ class CausalBackend:
         """What may join now; no rows until enough of them are free."""
         whole, longest = self._loop.budget, max((row.tokens for row in flight.rows), default=0)
         output = self._decoding.max_new_tokens
-        used = len(flight.rows) * (longest + output)
+        most = self._decoding.max_tokens  # which a row has at the end, however long its prompt is
+        used = len(flight.rows) * (most or longest + output)
         if used and (
             whole.tokens - used < whole.tokens * _FREE or whole.rows - len(flight.rows) < whole.rows * _FREE
         ):
             return Budget(tokens=0, rows=0)
         left = whole.tokens - used
-        rows = min(whole.rows - len(flight.rows), left // (output + self._tokens.overhead))
+        rows = min(whole.rows - len(flight.rows), left // (most or output + self._tokens.overhead))
         return Budget(tokens=max(1, left - rows * output), rows=max(1, rows), spread=whole.spread)
 
     def _together(self, items: Items) -> Sequence[Output]:
@@ -247,10 +248,11 @@ class CausalBackend:
         written, how = row.written, self._decoding
         at_end = written[-1] in how.ends
         stopped = bool(how.stop) and cut_at(self._text(written[-self._seen_stop :]), how.stop) is not None
-        full = len(written) >= how.max_new_tokens
-        if not (at_end or stopped or full):
+        closed = bool(how.closing) and closes(self._tokens, written[-self._seen_stop :], how)
+        full = len(written) >= how.most_new_tokens(len(row.ids))
+        if not (at_end or stopped or closed or full):
             return None
-        return generated(self._tokens, written, how, at_end=at_end)
+        return generated(self._tokens, written, how, at_end=at_end or closed)
 
     def _text(self, ids: Sequence[int]) -> str:
         return str(self._tokens.tokenizer.decode(ids, skip_special_tokens=True))

@@ -90,6 +90,12 @@ def _in_chat(spec: Spec, tokenizer: Any, told: prompts.Instruction) -> tuple[str
     return before, after
 
 
+def closes(tokens: Tokens, written: Sequence[int], how: Decoding) -> bool:
+    """Whether one of the model's own texts to stop at, which may be a special token, stands in these tokens."""
+    text = str(tokens.tokenizer.decode(written, skip_special_tokens=False))
+    return any(closing in text for closing in how.closing)
+
+
 def generated(tokens: Tokens, written: Sequence[int], how: Decoding, *, at_end: bool) -> Generated:
     """The output that these tokens are; it is truncated unless the model came to its end or to a text to stop at."""
     text = str(tokens.tokenizer.decode(written, skip_special_tokens=True))

@@ -27,7 +27,7 @@ from storage.outcomes import Reason
 from storage.specs import Spec
 from tasks.backends import Source, accelerator
 from tasks.backends.decoder_only.instructed import generated, instructed, readers, window_limit
-from tasks.backends.opening import Opening, generation_settings
+from tasks.backends.opening import Opening, stated_settings
 from tasks.backends.static import Computed, failure
 from tasks.batches import Budget
 from tasks.decoding import Decoding, decoding
@@ -59,7 +59,11 @@ class VllmBackend:
         config = opening.config.get_text_config().to_dict()
         self._tokens, stop, context = instructed(spec, opening.tokenizer, config)
         context = min(context, _CONTEXT[self._kind])
-        self._decoding = decoding(spec, generation_settings(opening.folder).to_dict(), context, stop)
+        self._decoding = decoding(spec, stated_settings(opening), context, stop)
+        if self._decoding.closing:
+            raise Unsuited(
+                f"The files of {spec.model} ask for stop_strings, which vLLM does not see in special tokens."
+            )
         self._limit_tokens = window_limit(spec, self._tokens, context, self._decoding)
         self._thread = ThreadPoolExecutor(1, "vllm")
         self._engine: LLMEngine = self._thread.submit(self._start, opening.folder, spec, context).result()
@@ -151,7 +155,7 @@ class VllmBackend:
 def sampling(how: Decoding, ids: Sequence[int]) -> SamplingParams:
     """The decoding of one window in vLLM's words."""
     return SamplingParams(
-        max_tokens=how.max_new_tokens,
+        max_tokens=how.most_new_tokens(len(ids)),
         temperature=how.temperature,
         top_p=how.top_p if how.sampled else 1.0,
         top_k=how.top_k if how.sampled else 0,

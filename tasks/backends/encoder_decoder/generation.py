@@ -10,13 +10,11 @@ from tasks import families
 from tasks.backends.encoder_decoder import dialects
 from tasks.backends.encoder_decoder.readers import readers
 from tasks.backends.tokens import Tokens
+from tasks.errors import CannotServe
 from tasks.outputs import Generated
 
 # Ours, where neither the command nor the model's files say how much to write.
 _MAX_NEW_TOKENS = 256
-_TASK_PARAMETERS = frozenset(
-    {"max_length", "min_length", "num_beams", "length_penalty", "no_repeat_ngram_size", "early_stopping"}
-)
 
 # What a plain search is asked for, and what says nothing of a search without sampling.
 _PLAIN = frozenset(
@@ -89,9 +87,19 @@ def as_ids(value: Any) -> list[int]:
 
 def set_generation(generation: Any, spec: Spec, dialect: dialects.Dialect) -> None:
     """Set how the model writes: the command's parameters, then the model's own, then those its config keeps
-    for the task, then ours. Changes the model's own object, since generate() fills every gap from it."""
+    for the task, then ours. Changes the model's own object, since generate() fills every gap from it.
+
+    Raises CannotServe for a task's setting that transformers does not know.
+    """
     for name, value in dialect.parameters.items():
-        if name in _TASK_PARAMETERS and getattr(generation, name, None) is None:
+        if name == "prefix" or value is None:
+            continue
+        if not hasattr(generation, name):
+            raise CannotServe(
+                f"The config.json of {spec.model} asks for {name}={value} for this task, which nobody here knows. "
+                "To write without it, copy the model's folder, take the entry out, and name the copy with --model."
+            )
+        if getattr(generation, name) is None:
             setattr(generation, name, value)
     if dialect.forced_bos_token_id is not None:
         generation.forced_bos_token_id = dialect.forced_bos_token_id

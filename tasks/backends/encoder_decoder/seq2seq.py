@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tasks.backends.opening import Opening
 from tasks.backends.static import Items, StaticLoop
 from tasks.backends.tokens import padded
 from tasks.batches import Budget
+from tasks.decoding import seed_of
 from tasks.outputs import Output
 from tasks.recipes import Traits
 from tasks.windows import Encoded
@@ -41,10 +43,13 @@ class Seq2SeqBackend:
         search = shrinking_greedy if beams == 1 else shrinking_beams
         plain = self._generation.ends and not self._generation.unusual
         self._search: dict[str, Any] = {"custom_generate": search} if plain else {}
+        if self._generation.settings.stop_strings:
+            self._search["tokenizer"] = opening.tokenizer
+        self._seed: int = spec.params.get("seed", 0)
         budget = _BUDGETS[device.partition(":")[0]]
-        self._loop = StaticLoop(
-            self._compute, Budget(tokens=budget.tokens // beams, rows=max(1, budget.rows // beams))
-        )
+        # Samples of a batch depend on all its rows.
+        rows = 1 if self._generation.settings.do_sample else max(1, budget.rows // beams)
+        self._loop = StaticLoop(self._compute, Budget(tokens=budget.tokens // beams, rows=rows))
         self.traits = Traits(readers=self._generation.readers)
 
     @property
@@ -65,7 +70,7 @@ class Seq2SeqBackend:
         accelerator.release(self._device)
 
     def _compute(self, items: Items) -> Sequence[Output]:
-        with torch.inference_mode(), accelerator.memory_errors(self._device):
+        with torch.inference_mode(), accelerator.memory_errors(self._device), self._seeded(items):
             batch = padded([item.encoded for item in items], self._generation.tokens)
             sequences = self._model.generate(
                 input_ids=batch["input_ids"].to(self._device),
@@ -73,3 +78,16 @@ class Seq2SeqBackend:
                 **self._search,
             ).tolist()
         return self._generation.outputs([ids[1:] for ids in sequences])
+
+    @contextmanager
+    def _seeded(self, items: Items) -> Iterator[None]:
+        """Draw the samples of a window by the spec's seed and by what the model reads."""
+        if not self._generation.settings.do_sample:
+            yield
+            return
+        (item,) = items
+        assert not isinstance(item.encoded.features, str)
+        devices = [self._device] if self._device.startswith("cuda") else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed_of(self._seed, item.encoded.features["input_ids"]))
+            yield
