@@ -276,7 +276,8 @@ class OutcomeRow(Base):
 class Worker(Base):
     """A device process that lives, or did until `seen_at`. `id` is what shards name as their owner.
 
-    At `consumed_at` it last held a shard, or heard from the queue; NULL before that. `pid` means something to those
+    At `consumed_at` it last held a shard, or heard from the queue; NULL before that. `trouble` says why the store
+    refuses what it writes; NULL while it does not. `pid` means something to those
     processes that share its `pid_space` (see `worker.pids`).
     """
 
@@ -292,6 +293,7 @@ class Worker(Base):
     started_at = column(float)
     seen_at = column(float)
     consumed_at = column(float, nullable=True)
+    trouble = column(str, nullable=True)
 
 
 class Refusal(Base):

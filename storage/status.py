@@ -270,8 +270,10 @@ def _standing(connection: Connection, row: Any, seq: int, sums: _Sums) -> Standi
         .join(SpecRow, SpecRow.id == Step.spec_id)
         .where(Step.job_id == row.id, Step.seq == seq)
     ).one()
-    workers = connection.execute(select(Worker.id, Worker.lanes).where(Worker.seen_at > db_now() - LIVE_S)).all()
-    of_lane = [worker.id for worker in workers if step.kind in worker.lanes]
+    columns = (Worker.id, Worker.lanes, Worker.trouble)
+    workers = connection.execute(select(*columns).where(Worker.seen_at > db_now() - LIVE_S)).all()
+    serving = [worker for worker in workers if step.kind in worker.lanes]
+    of_lane = [worker.id for worker in serving]
     refusals = (
         select(Refusal.reason).where(Refusal.spec_id == step.spec_id).order_by(Refusal.refused_at.desc()).limit(1_000)
     )
@@ -279,7 +281,8 @@ def _standing(connection: Connection, row: Any, seq: int, sums: _Sums) -> Standi
         refusals = refusals.where(Refusal.worker_id.in_(of_lane))
     shards = sums.shards(seq)
     mine = and_(Shard.job_id == row.id, Shard.step == seq)
-    running, silent, lapse_s = _holders(connection, row, mine) if shards.get("running") else (0, 0, 0.0)
+    holders = _holders(connection, row, mine) if shards.get("running") else _NO_HOLDERS
+    troubles = [*holders.troubles, *(worker.trouble for worker in serving if worker.trouble is not None)]
     next_try_s = None
     if shards.keys() & {*OPEN_SHARDS} == {"planned"}:
         earliest = select(func.min(Shard.not_before)).where(mine, Shard.state == "planned")
@@ -288,25 +291,40 @@ def _standing(connection: Connection, row: Any, seq: int, sums: _Sums) -> Standi
         state=_state(row),
         lane=step.kind,
         pending=sums.total("n_contents", *OPEN_SHARDS, step=seq),
-        running=running,
-        silent=silent,
+        running=holders.running,
+        silent=holders.silent,
         ingest_age_s=row.ingest_age_s if row.ingest_state == "reading" else None,
         workers=len(workers),
         workers_of_lane=len(of_lane),
         refusals=tuple(connection.scalars(refusals)),
         next_try_s=next_try_s,
-        lapse_s=lapse_s,
+        lapse_s=holders.lapse_s,
+        trouble=troubles[0] if holders.troubles or (troubles and len(troubles) == len(serving)) else None,
     )
 
 
-def _holders(connection: Connection, row: Any, mine: Any) -> tuple[int, int, float]:
-    """How many running shards have a holder that lives, how many one that is silent, and when the first of those
-    is free again, in seconds.
+@dataclass(frozen=True)
+class _Holders:
+    """Who holds the running shards of a step: how many of them by a worker that lives and has no trouble, how many by
+    a silent one, and when the first of the latter is free again, in seconds.
     """
+
+    running: int
+    silent: int
+    lapse_s: float
+    troubles: tuple[str, ...]
+
+
+_NO_HOLDERS = _Holders(0, 0, 0.0, ())
+
+
+def _holders(connection: Connection, row: Any, mine: Any) -> _Holders:
     held = connection.execute(
-        select(Shard.lease_until, Worker.seen_at)
+        select(Shard.lease_until, Worker.seen_at, Worker.trouble)
         .outerjoin(Worker, Worker.id == Shard.owner)
         .where(mine, Shard.state == "running")
     ).all()
     silent = [shard.lease_until for shard in held if (shard.seen_at or 0.0) < row.now - SILENT_S]
-    return len(held) - len(silent), len(silent), min(silent, default=row.now) - row.now
+    live = [shard.trouble for shard in held if (shard.seen_at or 0.0) >= row.now - SILENT_S]
+    troubles = tuple(trouble for trouble in live if trouble is not None)
+    return _Holders(len(live) - len(troubles), len(silent), min(silent, default=row.now) - row.now, troubles)

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from storage.leases.shards import Claim, Head
 from tasks.engine import Engine, Ticket
 from tasks.errors import CannotServe, EngineStopped
 from worker import faultpoints
+from worker.breaker import Breaker, CircuitOpen
 from worker.broker import Broker
 from worker.errors import BrokerUnreachable
 from worker.gate import Gate
@@ -27,9 +29,9 @@ from worker.watchdog import CUT
 
 log = logging.getLogger("docmill.shard")
 
-PATIENCE_S = 600.0  # how long computed results wait for a database that is away
 LOOK_S = 0.5
 LONGEST_WAIT_S = 5.0  # between two looks at a database that is away
+WRITE_AGAIN_S = 2.0  # between two tries to write what was computed
 
 
 @dataclass
@@ -64,6 +66,7 @@ class Process:
         self.lease_s = lease_s
         self._say = say
         self.gate = Gate()
+        self.breaker = Breaker()
         self._refill = Refill(database, broker, only_job)
         self.draining = threading.Event()
         self._lock = threading.Lock()
@@ -76,18 +79,30 @@ class Process:
     def run_shard(self, shard_id: int) -> None:
         """Do what a hint says, if it still holds. Anything that stands against it leaves the shard to others.
 
-        A database that is away is waited for: the hint is in our hand and in no queue.
+        A database that is away, or refuses what we write, is waited for: the hint is in our hand and in no queue.
         """
         faultpoints.reach("taken")
         wait_s = 0.5
         while True:
             try:
-                return self._follow(shard_id)
+                if not self._results_wait():
+                    return self._follow(shard_id)
+            except CircuitOpen as closed:
+                wait_s = closed.wait_s
             except StorageError as error:
                 log.warning("store_away shard=%d error=%s", shard_id, error)
             if self.draining.wait(wait_s):
-                return None
+                return self._decline(shard_id)
             wait_s = min(LONGEST_WAIT_S, 2 * wait_s)
+
+    def _results_wait(self) -> bool:
+        """Return True while the store refuses results that we hold: more work would only wait beside them."""
+        return self.breaker.trouble is not None and bool(self._in_flight)
+
+    def _decline(self, shard_id: int) -> None:
+        """Leave a shard to others, now if the store is there; else its hint counts as lost after a while."""
+        with suppress(StorageError):
+            dispatch.put_back(self.database, [shard_id])
 
     def _follow(self, shard_id: int) -> None:
         head = shards.look(self.database, shard_id)
@@ -104,7 +119,8 @@ class Process:
             if self.draining.is_set():
                 dispatch.put_back(self.database, [shard_id])
                 return
-            claim = shards.claim(self.database, head, self.owner, self.lease_s)
+            with self.breaker.attempt():
+                claim = shards.claim(self.database, head, self.owner, self.lease_s)
             if claim is not None:
                 self._carry_out(head, claim)
         if not self.draining.is_set():
@@ -149,7 +165,7 @@ class Process:
         except Exception as error:
             log.exception("shard_failed shard=%d", claim.shard_id)
             reason = f"{type(error).__name__} in the worker; its log says more"
-            upkeep.failed_attempt(self.database, claim, reason)
+            self._patiently(lambda: upkeep.failed_attempt(self.database, claim, reason), ours)
         finally:
             self._leave(ours)
 
@@ -187,23 +203,28 @@ class Process:
                 shards.release(self.database, claim, outcomes, runtime)
 
         faultpoints.reach("computed")
-        self._patiently(write, ours)
+        if not self._patiently(write, ours):
+            log.warning("lease_lost shard=%d", claim.shard_id)
+            return
         faultpoints.reach("committed")
         log.info("shard_%s shard=%d outcomes=%d", "done" if complete else "released", claim.shard_id, len(outcomes))
 
-    def _patiently(self, write: Any, ours: InFlight) -> None:
-        """Write what was computed, waiting for a database that is away; the lease, not the wait, may end it."""
-        give_up = time.monotonic() + PATIENCE_S
-        while True:
+    def _patiently(self, write: Callable[[], None], ours: InFlight) -> bool:
+        """Write what became of a shard, however long the store refuses it; return False when its lease is lost."""
+        while not ours.lost.is_set():
             try:
-                return write()  # type: ignore[no-any-return]
+                with self.breaker.attempt():
+                    write()
+                return True
             except LeaseLost:
-                raise
+                return False
+            except CircuitOpen as closed:
+                ours.lost.wait(closed.wait_s)
             except StorageError as error:
-                if time.monotonic() > give_up:
-                    raise
                 log.warning("commit_waits shard=%d error=%s", ours.claim.shard_id, error)
-                ours.lost.wait(2.0)
+                if self.breaker.trouble is None:
+                    ours.lost.wait(WRITE_AGAIN_S)
+        return False
 
     def _runtime_id(self, ours: InFlight) -> int:
         key = ours.head.spec.sha256
@@ -225,7 +246,10 @@ class Process:
         with self._lock:
             mine = dict(self._in_flight)
         consumes = hears or bool(mine)
-        held = shards.heartbeat(self.database, self.owner, self.lease_s, only=mine, consumes=consumes)
+        trouble = self.breaker.trouble
+        held = shards.heartbeat(
+            self.database, self.owner, self.lease_s, only=mine, consumes=consumes, trouble=trouble
+        )
         for shard_id, ours in mine.items():
             if held.get(shard_id) != ours.claim.fence:
                 ours.lost.set()

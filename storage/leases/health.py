@@ -24,6 +24,7 @@ def health(database: Database, host: str, within_s: float = SILENT_S) -> Health:
     """How the device processes of a host are that were heard of within this time: each is to take from the queue."""
     query = select(
         Worker.device,
+        Worker.trouble,
         (db_now() - Worker.started_at).label("age_s"),
         (db_now() - Worker.consumed_at).label("idle_s"),
     ).where(Worker.host == host, Worker.seen_at > db_now() - within_s)
@@ -32,6 +33,8 @@ def health(database: Database, host: str, within_s: float = SILENT_S) -> Health:
     if not found:
         return Health(0, f"no worker of {host} gave a sign of life within {within_s:g} s")
     for row in found:
+        if row.trouble is not None:
+            return Health(len(found), f"the worker on {row.device} cannot store what it does: {row.trouble}")
         silent_s = row.age_s if row.idle_s is None else row.idle_s
         if silent_s > within_s:
             return Health(

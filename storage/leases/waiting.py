@@ -17,6 +17,7 @@ class Cause(StrEnum):
     NO_WORKER = "no_worker"
     BLOCKED = "blocked"  # no live worker can serve the spec
     BACKING_OFF = "backing_off"
+    STORE = "store"  # the store refuses what its workers write
     LEASE = "lease"  # whoever held its shards is silent
     PAUSED = "paused"
 
@@ -39,7 +40,7 @@ class Standing:
     state: str
     lane: str
     pending: int
-    running: int  # shards whose holder gave a sign of life lately
+    running: int  # shards whose holder gave a sign of life lately, and of no trouble
     silent: int  # shards whose holder did not
     ingest_age_s: float | None
     workers: int
@@ -47,6 +48,7 @@ class Standing:
     refusals: tuple[str, ...]
     next_try_s: float | None = None  # while all that is left waits after an error
     lapse_s: float = 0.0  # when the first lease of a silent holder lapses
+    trouble: str | None = None  # what the store refuses every worker of whom something could be expected
 
 
 def waiting_for(standing: Standing) -> Wait | None:
@@ -71,6 +73,12 @@ def waiting_for(standing: Standing) -> Wait | None:
             Cause.NO_WORKER,
             f"no live worker serves lane {standing.lane}{others}; start one with `docmill worker`, or repeat its "
             "`docmill run`" + (refused or (f" ({silent})" if silent else "")),
+        )
+    if standing.trouble is not None:
+        return Wait(
+            Cause.STORE,
+            f"its worker cannot write to the store, and tries again every half minute at the latest: "
+            f"{standing.trouble}",
         )
     if silent:
         return Wait(Cause.LEASE, silent)

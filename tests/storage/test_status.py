@@ -42,6 +42,7 @@ STANDS = replace(MOVES, running=0)
         replace(STANDS, workers_of_lane=2, refusals=("cannot serve it",)),  # the other one may
         replace(STANDS, next_try_s=-1.0),
         replace(MOVES, silent=2, lapse_s=40.0),  # others work on
+        replace(MOVES, trouble="the archive is closed"),  # of another one
     ],
 )
 def test_a_job_that_moves_or_has_ended_waits_for_nothing(standing: Standing) -> None:
@@ -96,6 +97,12 @@ def test_a_job_that_moves_or_has_ended_waits_for_nothing(standing: Standing) -> 
             "no live worker serves lane embed; start one with `docmill worker`, or "
             "repeat its `docmill run`; the last one refused: "
             "cannot serve it: no weights",
+        ),
+        (
+            replace(STANDS, trouble="the archive is closed", silent=1),
+            Cause.STORE,
+            "its worker cannot write to the store, and tries again every half minute at the latest: "
+            "the archive is closed",
         ),
         (replace(MOVES, state="paused"), Cause.PAUSED, "it is paused; `docmill resume` lets it go on"),
     ],

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from storage import jobs
 from storage.database import Database
-from storage.errors import DatabaseBusy, DatabaseUnreachable
+from storage.errors import DatabaseBusy, DatabaseUnreachable, UnexpectedDatabaseError
 from storage.intake.chunks import Rejected
 from storage.intake.ingest import Counts
 from storage.jobs import OpenJob
@@ -95,7 +95,7 @@ def follow(
                 jobs.finish(database, job_id)
                 status = read_status(database, job_id)
                 away_since = None
-            except (DatabaseBusy, DatabaseUnreachable):
+            except (DatabaseBusy, DatabaseUnreachable, UnexpectedDatabaseError):
                 away_since = away_since or time.monotonic()
                 if time.monotonic() - away_since > PATIENCE_S:
                     raise

@@ -1,0 +1,13 @@
+"""Workers say what the store refuses them."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0011"
+down_revision = "0010"
+
+
+def upgrade() -> None:
+    op.add_column("worker", sa.Column("trouble", sa.Text()))
