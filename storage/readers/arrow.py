@@ -11,6 +11,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import BinaryIO
 
+from storage.installation import install
 from storage.readers import table
 from storage.readers.errors import SourceUnreadable, SourceUnsupported
 from storage.readers.records import Rows, SourceOptions
@@ -23,7 +24,7 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
     early.
     """
     if find_spec("pyarrow") is None:
-        raise SourceUnsupported(f"{name}: Arrow needs another library: pip install 'docmill[parquet]'")
+        raise SourceUnsupported(f"{name}: Arrow needs another library: {install('parquet')}")
     program = table.Program(
         "storage.readers.arrow_process", lambda _: SourceUnreadable(f"{name} is damaged, or no Arrow file")
     )

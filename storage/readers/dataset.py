@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
+from storage.installation import install
 from storage.readers import arrow, table
 from storage.readers.errors import (
     SourceEmpty,
@@ -147,7 +148,7 @@ class DatasetSource:
         self._place = "/".join(filter(None, (shown.rpartition("/")[2], asked.config, asked.split)))
         self._options = options
         if find_spec("datasets") is None:
-            raise SourceUnsupported(f"{self.name} needs another library: pip install 'docmill[datasets]'")
+            raise SourceUnsupported(f"{self.name} needs another library: {install('datasets')}")
         told = {
             "path": shown if asked.folder is None else str(asked.folder.resolve()),
             "local": asked.folder is not None,
@@ -199,7 +200,7 @@ def refusal(head: dict[str, Any], name: str) -> SourceError:
         "empty": SourceEmpty(f"{name} has no files that are read"),
         "outside": SourceUnreadable(f"{name} names files that are not its own"),
         "kind": SourceUnsupported(f"{name} is made of files that are not read ({names})"),
-        "old": SourceUnsupported(f"{name} needs a newer library: pip install 'docmill[datasets]'"),
+        "old": SourceUnsupported(f"{name} needs a newer library: {install('datasets')}"),
     }
     said = head.get("error")
     return errors.get(str(head.get("refused"))) or SourceUnreadable(f"{name} cannot be read ({said})")

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from storage.installation import install
 from storage.normalize import bom_length, decode, is_utf16, normalize
 from storage.readers.errors import SourceError
 from storage.readers.extractor import Extractor, NotExtracted
@@ -32,7 +33,7 @@ def missing(found: Iterable[str]) -> str:
     """What to install for one of the suffixes, in a clause; empty where nothing would help."""
     kinds = (*KINDS, MAILBOXES[0])
     known = any(suffix.lower() in kinds for suffix in found)
-    return f"; pip install 'docmill[{EXTRA}]' reads {', '.join(kinds)}" if known and not readable() else ""
+    return f"; {install(EXTRA)} reads {', '.join(kinds)}" if known and not readable() else ""
 
 
 class DocumentReader:

@@ -14,6 +14,7 @@ from io import BufferedReader, RawIOBase
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from storage.installation import install
 from storage.readers import credentials
 from storage.readers.blocks import BLOCK_BYTES, COPIED_BYTES, Ask, Blocks, NoParts, TooLarge, copied
 from storage.readers.errors import SourceError, SourceMissing, SourceUnreadable, SourceUnsupported
@@ -117,7 +118,7 @@ def _here_and_there(ask: Ask, size: int | None, name: str) -> Opened:
 
 def _file_system(url: str, scheme: str, name: str) -> tuple[Any, str]:
     if find_spec("fsspec") is None or (scheme in HTTP and find_spec("aiohttp") is None):
-        raise SourceUnsupported(f"{name}: {scheme}:// needs another library: pip install 'docmill[remote]'")
+        raise SourceUnsupported(f"{name}: {scheme}:// needs another library: {install('remote')}")
     _say_no_secrets()
     from fsspec.core import url_to_fs
     from fsspec.registry import known_implementations

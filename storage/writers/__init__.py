@@ -13,6 +13,7 @@ import zstandard
 
 from storage.errors import StorageError
 from storage.export.manifest import stem
+from storage.installation import install
 from storage.writers import delimited, jsonl, parquet, vectors
 from storage.writers.files import whole_file
 
@@ -59,7 +60,7 @@ class Target:
         if compression and name not in _LINES:
             raise FormatUnfit(f"{path.name}: {name} files are not compressed once more; leave {compression} out")
         if name == "parquet" and not parquet.present():
-            raise FormatUnfit("Parquet needs another library: pip install 'docmill[parquet]'")
+            raise FormatUnfit(f"Parquet needs another library: {install('parquet')}")
         return cls(path, name, compression)
 
     @property

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from storage.installation import install
 from storage.specs import Spec
 from tasks import choice, families
 from tasks.batches import Budget
@@ -120,7 +121,7 @@ def _first_suited(
     if reason is not None:
         raise reason
     extra = choice.extra_for(spec.kind, family, asked=asked, **what)
-    hint = f"; pip install 'docmill[{extra}]'" if extra is not None else ""
+    hint = f"; {install(extra)}" if extra is not None else ""
     if asked == choice.AUTO:
         raise CannotServe(f"This worker's backend has no {spec.quality} precision{hint}.")
     if extra is not None:

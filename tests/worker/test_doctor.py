@@ -15,6 +15,7 @@ import redis
 from sqlalchemy import text
 
 from storage.database import Database
+from storage.installation import install
 from storage.migrations import head
 from tests.conftest import PostgresServer, missing
 from tests.faults.servers import Missing, RedisServer, tmpfs
@@ -222,7 +223,7 @@ def test_an_extra_that_is_missing_is_told_with_what_it_would_bring(
     assert "parquet" not in found[0].detail
     [parquet] = [finding for finding in found if "without parquet" in finding.detail]
     assert parquet.detail.endswith(EXTRAS["parquet"].brings)
-    assert parquet.advice == "pip install 'docmill[parquet]'"
+    assert parquet.advice == install("parquet")
 
 
 def test_the_extras_are_those_of_the_project() -> None:

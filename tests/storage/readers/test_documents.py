@@ -301,9 +301,9 @@ def test_without_the_library_its_kinds_are_passed_over_and_it_is_named(
 ) -> None:
     monkeypatch.setattr("storage.readers.documents.readable", lambda: False)
     (tmp_path / "a.pdf").write_bytes(REAL["b.PDF"])
-    with pytest.raises(SourceEmpty, match=r"it has 1 \.pdf.*pip install 'docmill\[formats\]'"):
+    with pytest.raises(SourceEmpty, match=r"it has 1 \.pdf.*install .*\[formats\]"):
         open_source(str(tmp_path), OPTIONS)
-    with pytest.raises(SourceUnsupported, match=r"pip install 'docmill\[formats\]'"):
+    with pytest.raises(SourceUnsupported, match=r"install .*\[formats\]"):
         open_source(str(tmp_path / "a.pdf"), OPTIONS)
     (tmp_path / "a.txt").write_text("text")
     assert [item.where for item in open_source(str(tmp_path), OPTIONS).records()] == ["a.txt"]

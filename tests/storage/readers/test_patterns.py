@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from storage.installation import install
 from storage.readers import (
     FieldUnknown,
     Record,
@@ -168,7 +169,7 @@ def test_a_file_whose_library_is_missing_is_rejected_and_not_passed_over(
     write(tmp_path, {"a.jsonl": '{"text": "x"}\n', "b.parquet": "PAR1", "c.png": ""})
     monkeypatch.setattr("storage.readers.parquet.find_spec", lambda name: None)
     pattern = str(tmp_path / "*")
-    assert "pip install 'docmill[parquet]'" in rejections(pattern)["b.parquet"]
+    assert install("parquet") in rejections(pattern)["b.parquet"]
     assert keys(pattern) == ["a.jsonl:1"]
 
 

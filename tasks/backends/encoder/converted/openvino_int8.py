@@ -20,6 +20,7 @@ import torch
 import transformers
 from torch.nn import functional
 
+from storage.installation import install
 from tasks.backends.encoder.converted.conversion import Conversion, by_name
 from tasks.backends.encoder.converted.openvino_encoder import LIBRARY, OpenVinoEncoder, save, traced
 from tasks.backends.encoder.sentence import StatesOf
@@ -49,7 +50,7 @@ def quantization(model: Any, tokens: Tokens, limit_tokens: int, dtype: torch.dty
     try:
         nncf = version("nncf")
     except PackageNotFoundError as error:
-        raise Unsuited("Embeddings in int8 need NNCF: pip install 'docmill[openvino-int8]'.") from error
+        raise Unsuited(f"Embeddings in int8 need NNCF: {install('openvino-int8')}.") from error
     numbers = f"{openvino.__version__.partition('-')[0]}-{nncf}-{transformers.__version__}-{_FORMAT}"
     texts = [
         one for one in tokens.encode(_TEXTS.read_text(encoding="utf-8").splitlines()) if one.tokens <= limit_tokens

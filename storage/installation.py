@@ -1,0 +1,45 @@
+"""Commands that add an extra to docmill in the way that it was installed here."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+
+@cache
+def install(extra: str) -> str:
+    """Return the command that installs an extra of docmill into this environment."""
+    try:
+        origin = distribution("docmill").read_text("direct_url.json")
+    except PackageNotFoundError:
+        origin = None
+    prefix = Path(sys.prefix)
+    return command(extra, json.loads(origin) if origin else None, prefix, shell_knows=prefix == Path(sys.base_prefix))
+
+
+def command(extra: str, origin: dict[str, Any] | None, prefix: Path, *, shell_knows: bool) -> str:
+    """Return the command for an installation at `prefix` that came from `origin`, the contents of direct_url.json.
+
+    An environment of pipx or of `uv tool` is changed by that program. In a virtual environment pip is named with its
+    path, unless the shell's own `pip` is the right one (`shell_knows`).
+    """
+    what = f"docmill[{extra}]"
+    editable = False
+    if origin is not None:
+        editable = bool(origin.get("dir_info", {}).get("editable"))
+        parts = urlsplit(origin["url"])
+        local = unquote(parts.path) if parts.scheme == "file" else None
+        is_folder = "dir_info" in origin and local is not None
+        what = f"{local}[{extra}]" if is_folder else f"docmill[{extra}] @ {origin['url']}"
+    if (prefix / "uv-receipt.toml").is_file():
+        return f"uv tool install {'--editable ' if editable else ''}{shlex.quote(what)}"
+    if (prefix / "pipx_metadata.json").is_file():
+        return f"pipx install --force {'--editable ' if editable else ''}{shlex.quote(what)}"
+    pip = "pip" if shell_knows else shlex.quote(str(prefix / "bin" / "pip"))
+    return f"{pip} install {'--editable ' if editable else ''}{shlex.quote(what)}"
