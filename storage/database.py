@@ -42,6 +42,7 @@ from storage.errors import (
     DatabaseUrlUnknown,
     StorageError,
 )
+from storage.postgres_urls import POSTGRESQL
 from storage.private import make_file, make_folder
 
 T = TypeVar("T")
@@ -257,9 +258,9 @@ def _engine(url: URL, pool_size: int, busy_timeout_s: float) -> Engine:
         event.listen(engine, "connect", _sqlite_connect)
         event.listen(engine, "begin", _sqlite_begin)
         return engine
-    if url.drivername == "postgresql":
+    if url.drivername in POSTGRESQL:
         url = url.set(drivername="postgresql+psycopg")
-    if url.drivername != "postgresql+psycopg":
+    else:
         raise ValueError("neither SQLite nor PostgreSQL")
     engine = create_engine(
         url,

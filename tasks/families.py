@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
@@ -45,6 +46,8 @@ _POSITIONS = ("max_position_embeddings", "n_positions", "max_encoder_position_em
 _NO_LIMIT = 1_000_000
 OUR_LIMIT_TOKENS = 512
 
+_CLASSIFIER = re.compile(r"For(SequenceClassification|TokenClassification|QuestionAnswering|MultipleChoice)$")
+_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _DECODER_WORDS = ("CausalLM", "LMHead", "GPT", "Llama", "Mistral", "Qwen", "Gemma", "Phi")
 _DECODER_TYPES = ("gpt", "llama", "mistral", "qwen", "gemma", "phi", "opt", "bloom", "falcon", "mamba", "smollm")
 
@@ -73,6 +76,14 @@ def suits(kind: str, config: Mapping[str, Any]) -> bool:
     if found is Family.SEQ2SEQ and kind == "embed":
         return str(config.get("model_type")) in PREFIXED
     return found in SUITS[kind]
+
+
+def classifier(config: Mapping[str, Any]) -> str | None:
+    """Return what the model's head classifies, such as `sequence classification`; None for other models."""
+    for name in config.get("architectures") or ():
+        if match := _CLASSIFIER.search(str(name)):
+            return _WORD.sub(" ", match[1]).lower()
+    return None
 
 
 def require(kind: str, config: Mapping[str, Any], model: str) -> None:

@@ -13,7 +13,7 @@ import orjson
 
 from storage.private import make_folder
 from tasks.errors import HubUnreachable, ModelCorrupt, ModelError, ModelNotFound
-from tasks.weights import files_that_matter, has_weights
+from tasks.weights import ADAPTER, adapter_of, files_that_matter, has_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -67,12 +67,15 @@ def snapshot(model: str, commit: str, cache_dir: Path) -> Path:
     A note in ``cache_dir`` says which downloads were complete, so that a second worker, or the same one
     offline, does not ask the hub again. Raises ModelNotFound, ModelCorrupt, HubUnreachable.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     if (known := downloaded(model, commit, cache_dir)) is not None:
         return known
     with _told(model):
         names = HfApi().list_repo_files(model, revision=commit)
+        if ADAPTER in names and "config.json" not in names:
+            config = Path(hf_hub_download(model, ADAPTER, revision=commit)).read_bytes()
+            raise ModelNotFound(adapter_of(model, config))
         wanted = files_that_matter(names)
         if not has_weights(wanted):
             raise ModelNotFound(f"{model} on the hub has neither safetensors nor .bin weights.")
@@ -123,6 +126,16 @@ def _write(note: Path, text: str) -> None:
     partial.replace(note)
 
 
+def _away(model: str) -> str:
+    """Return why a model's files cannot be fetched, and what to do."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        kept = f"{model} is not in this machine's cache of the hub, and HF_HUB_OFFLINE is set: unset it."
+        return f"{kept} {_OFFLINE_ADVICE}"
+    return f"The hub does not answer for {model}. {_OFFLINE_ADVICE}"
+
+
 @contextmanager
 def _told(model: str) -> Iterator[None]:
     """Wrap the hub client's errors in ours."""
@@ -141,10 +154,10 @@ def _told(model: str) -> Iterator[None]:
     except (errors.RepositoryNotFoundError, errors.HFValidationError, errors.EntryNotFoundError) as error:
         # A file that is not in the cache, with a hub that does not answer, is an EntryNotFoundError too.
         if isinstance(error, errors.LocalEntryNotFoundError):
-            raise HubUnreachable(f"The hub does not answer for {model}. {_OFFLINE_ADVICE}") from error
+            raise HubUnreachable(_away(model)) from error
         raise ModelNotFound(
             f"{model} is no folder here and no public model on the hub: check the name (`docmill models list` "
             "has those that need no hub), or log in with `hf auth login` if it is private."
         ) from error
     except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, http_error, OSError) as error:
-        raise HubUnreachable(f"The hub does not answer for {model}. {_OFFLINE_ADVICE}") from error
+        raise HubUnreachable(_away(model)) from error

@@ -74,6 +74,7 @@ class Pinned:
 class Checked:
     """What `docmill models check` says of a model; ``size_bytes`` is None where it is not on this machine.
 
+    ``head`` names what a classifier was trained for, which no task here uses: embeddings are of the encoder below it.
     ``lacks`` says for which other kinds of tasks its family is right and its files are not, and why.
     """
 
@@ -84,6 +85,7 @@ class Checked:
     window_limit: int
     size_bytes: int | None
     lacks: Mapping[str, str] = field(default_factory=dict)
+    head: str | None = None
 
 
 def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Pinned:
@@ -116,7 +118,7 @@ def _nearly(model: str) -> str | None:
     """A name of ours that was probably meant: nearly the same, or part of what was written."""
     written = model.lower()
     named = [name for name in ALIASES if name in written and name != null.NAME]
-    return next(iter(named or get_close_matches(written, ALIASES, 1)), None)
+    return next(iter(named or get_close_matches(written, ALIASES, 1, cutoff=0.8)), None)
 
 
 def _pin_null(model: str, revision: str | None) -> Pinned:
@@ -189,6 +191,7 @@ def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str
         kinds=tuple(kind for kind in families.KINDS if families.suits(kind, config)),
         window_limit=families.window_limit(config, *_stated_limits(folder)),
         size_bytes=weights.size_bytes(folder) if folder is not None else None,
+        head=families.classifier(config),
     )
 
 
@@ -238,12 +241,24 @@ def _hub_id(model: str, models_dir: Path | None) -> str:
             f"{model} lies in examples/models of docmill's source tree, and not in its package: copy its folder into "
             "DOCMILL_MODELS_DIR under the same name, or name another model with --model."
         )
+    if (file := Path(model).expanduser()).is_file() or file.suffix.lower() == ".gguf":
+        raise ModelNotFound(_no_folder(model, file))
     if model in ALIASES or Path(model).is_absolute() or model.startswith(("./", "../", "~")):
         raise ModelNotFound(f"{ALIASES.get(model, model)} is not a folder on this machine.")
     if not hub.HUB_ID.fullmatch(model):
         where = f" or in {models_dir}" if models_dir is not None else ""
         raise ModelNotFound(f"{model} is neither a folder here{where} nor a hub id.")
     return model
+
+
+def _no_folder(model: str, file: Path) -> str:
+    """Return what to do with a model that is one file."""
+    if file.suffix.lower() == ".gguf":
+        return (
+            f"{model} is a GGUF file, which docmill does not read. Name a folder with the model's safetensors, or "
+            "its hub id; transformers converts a GGUF file: from_pretrained(FOLDER, gguf_file=NAME)."
+        )
+    return f"{model} is a file. A model is a folder, with its config.json, weights and tokenizer: name that."
 
 
 def _stated_limits(folder: Path | None) -> list[int | None]:

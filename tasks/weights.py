@@ -15,6 +15,7 @@ from tasks.errors import ModelNotFound
 
 # Copies of the weights in formats that are not read here, and what training left behind.
 _OTHER_FOLDERS = frozenset({"onnx", "openvino", "coreml", "flax", "tf", "runs", "original", "gguf"})
+ADAPTER = "adapter_config.json"
 _SMALL = (".json", ".txt", ".model", ".spm", ".bpe", ".tiktoken", ".jinja")
 _NOT_READ = re.compile(r"(training_args|optimizer|scheduler|rng_state|trainer_state|all_results|data_config)\b.*")
 
@@ -48,11 +49,25 @@ def has_weights(names: Iterable[str]) -> bool:
     return any(name.endswith((".safetensors", ".bin")) for name in names)
 
 
+def adapter_of(model: str, config: bytes) -> str:
+    """Return what to do with an adapter (such as LoRA) in place of a model; `config` is its adapter_config.json."""
+    try:
+        base = orjson.loads(config).get("base_model_name_or_path")
+    except (orjson.JSONDecodeError, AttributeError):
+        base = None
+    return (
+        f"{model} is an adapter{f' of {base}' if base else ''}, and not a whole model. Merge it into its base with "
+        "PEFT (merge_and_unload, then save_pretrained) and name the merged folder."
+    )
+
+
 def folder_files(folder: Path) -> list[str]:
     """The files that matter in a local folder; raises ModelNotFound if it holds no model."""
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     wanted = files_that_matter(names)
     if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
+        if ADAPTER in names:
+            raise ModelNotFound(adapter_of(str(folder), (folder / ADAPTER).read_bytes()))
         raise ModelNotFound(f"{folder} holds no model: it has no config.json.")
     if not has_weights(wanted):
         raise ModelNotFound(f"{folder} holds no weights: neither safetensors nor .bin files.")

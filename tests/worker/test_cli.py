@@ -260,3 +260,14 @@ def test_closed_streams_are_empty_ones(embedded: Docmill) -> None:
 def _shell(docmill: Docmill, line: str) -> subprocess.CompletedProcess[bytes]:
     command = ["bash", "-o", "pipefail", "-c", line]
     return subprocess.run(command, cwd=docmill.folder, env=docmill.environment, capture_output=True)
+
+
+@pytest.mark.parametrize(("written", "meant"), [("serach", "search"), ("reslts", "results"), ("statsu", "status")])
+def test_a_command_that_was_nearly_written_is_suggested(embedded: Docmill, written: str, meant: str) -> None:
+    assert f"Did you mean {meant}?" in embedded(written, code=2).stderr
+
+
+def test_only_near_misses_are_suggested(embedded: Docmill) -> None:
+    assert "Did you mean" not in embedded("sing", code=2).stderr
+    assert "Did you mean" not in embedded("run", DESCRIPTIONS, "--normalize", code=2).stderr
+    assert "Did you mean '--limit'?" in embedded("run", DESCRIPTIONS, "--lmit", "3", code=2).stderr

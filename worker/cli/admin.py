@@ -158,6 +158,8 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
     answer(f"revision   {found.pinned.revision}")
     answer(f"is         {found.architecture} ({found.family}), {size}")
     answer(f"suits      {', '.join(found.kinds) or 'none of the tasks there are now'}")
+    if found.head is not None and "embed" in found.kinds:
+        answer(f"           embed without its head for {found.head}, which no task uses")
     for kind, reason in found.lacks.items():
         answer(f"not        {kind}: {reason}")
     answer(f"window     {found.window_limit} tokens; longer documents are cut and put back together")

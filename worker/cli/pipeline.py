@@ -56,14 +56,25 @@ def _prepared(
     if kept:
         refuse_secrets(pipeline, file)
     prepared = prepare(settings, pipeline, download=download)
-    output = pipeline.output
-    if output.file is not None:
-        from worker.cli.session import check_folder, check_out
+    _check_output(pipeline, file)
+    return pipeline, prepared
 
-        parts = output.part_documents is not None
+
+def _check_output(pipeline: Pipeline, file: Path) -> None:
+    """Refuse an output file that could not be written, with the line of the pipeline file that names it."""
+    from worker.cli.session import check_folder, check_out
+    from worker.pipelines.file import PipelineInvalid, line_of
+
+    output = pipeline.output
+    if output.file is None:
+        return
+    parts = output.part_documents is not None
+    try:
         (check_folder if parts else check_out)(output.file, output.format)
         check_out_is_no_input(output.file, output.format, pipeline.corpus.source, parts=parts)
-    return pipeline, prepared
+    except click.BadParameter as error:
+        line = line_of(pipeline, ("output", "file"))
+        raise PipelineInvalid(f"{file}:{line}: file in [output]: {error.message}") from error
 
 
 @pipeline_command.command("check", epilog="Example: docmill pipeline check nightly.toml")

@@ -19,7 +19,7 @@ from tasks.errors import BadOption
 from tasks.plan import Options
 from worker.errors import WorkerError
 from worker.pipelines import schedule, tables
-from worker.pipelines.lines import lines
+from worker.pipelines.lines import Place, lines
 from worker.pipelines.schedule import BadSchedule, Schedule
 from worker.pipelines.tables import Check, Notes, nearest, read_table, shown
 
@@ -138,8 +138,12 @@ def parse(text: str, path: Path) -> Pipeline:
 def refuse_secrets(pipeline: Pipeline, path: Path) -> None:
     """Raise PipelineInvalid for a file that is not to be kept, since there is a password or token in its source."""
     if (problem := credentials.problem(pipeline.corpus.source)) is not None:
-        line = Notes(lines(pipeline.text)).line(("corpus", "source"))
-        raise PipelineInvalid(f"{path}:{line}: source {problem}")
+        raise PipelineInvalid(f"{path}:{line_of(pipeline, ('corpus', 'source'))}: source {problem}")
+
+
+def line_of(pipeline: Pipeline, place: Place) -> int:
+    """Return the line of the pipeline's file on which a key stands, or the table that should hold it."""
+    return Notes(lines(pipeline.text)).line(place)
 
 
 def _no_toml(error: Exception, text: str, path: Path) -> str:

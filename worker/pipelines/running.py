@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -25,12 +26,14 @@ from tasks.errors import HubUnreachable, TaskError
 from worker.broker import Broker
 from worker.enqueue import Prepared, Progress, Request, enqueue, reading, spec_of, storable
 from worker.errors import WorkerError
-from worker.pipelines.file import DOCUMENT, Pipeline, PipelineInvalid, Step, parse
+from worker.pipelines.file import DOCUMENT, Pipeline, PipelineInvalid, line_of, parse
 from worker.rehearsal import require_possible
 from worker.renewal import Held, renewed
 from worker.settings import Settings
 
 log = logging.getLogger("docmill.pipelines")
+
+_OPTION = re.compile(r"--([a-z][a-z-]*)")
 
 
 def prepare(settings: Settings, pipeline: Pipeline, *, download: bool = False) -> Prepared:
@@ -56,11 +59,12 @@ def prepare(settings: Settings, pipeline: Pipeline, *, download: bool = False) -
         priority=pipeline.priority,
         max_failures=pipeline.max_failures,
     )
-    steps = tuple(_step(settings, step, download) for step in pipeline.steps)
+    steps = tuple(_step(settings, pipeline, number, download) for number in range(len(pipeline.steps)))
     return Prepared(request, steps, source, storable(corpus.name))
 
 
-def _step(settings: Settings, step: Step, download: bool) -> StepRequest:
+def _step(settings: Settings, pipeline: Pipeline, number: int, download: bool) -> StepRequest:
+    step = pipeline.steps[number]
     options = step.options if step.options.dtype != "auto" else replace(step.options, dtype=settings.dtype)
     try:
         spec = spec_of(settings, step.task, step.model, step.revision, options)
@@ -68,7 +72,11 @@ def _step(settings: Settings, step: Step, download: bool) -> StepRequest:
     except HubUnreachable:
         raise
     except TaskError as error:
-        raise PipelineInvalid(f"step {step.name}: {error}") from error
+        named = _OPTION.findall(str(error))
+        line = line_of(pipeline, ("step", number, *named[:1]))
+        # A key of the file is the option of the command line without its dashes.
+        said = _OPTION.sub(r"\1", str(error))
+        raise PipelineInvalid(f"line {line}, step {step.name}: {said}") from error
     return StepRequest(step.name, spec, None if step.input == DOCUMENT else step.input)
 
 

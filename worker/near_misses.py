@@ -1,0 +1,14 @@
+"""Names that were probably meant by a name that is not known."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+# Two letters exchanged in a word of six are a ratio of 0.83; words that only share letters stay below 0.75.
+_NEAR = 0.8
+
+
+def nearly(written: str, known: Iterable[str]) -> list[str]:
+    """Return the known names that differ from what was written by a slip of the keys, the nearest first."""
+    return difflib.get_close_matches(written.lower(), list(known), cutoff=_NEAR)
