@@ -253,6 +253,8 @@ def enqueue(
         progress.advanced(total)
         if total.planned:
             offer.now_and_then()
+    if kinds := left_out(prepared.source):
+        log.info("files_left_out job=%d files=%d", job.id, sum(kinds.values()))
     pruned = Pruned()
     if limits is not None and seen is not None:
         unread.left_out, unread.is_empty = left_out(prepared.source), not total.records

@@ -8,7 +8,7 @@ from storage.readers.errors import (
     SourceUnreadable,
     SourceUnsupported,
 )
-from storage.readers.files import Source, left_out
+from storage.readers.files import Source, left_out, why_left_out
 from storage.readers.records import Record, Rejection, Row, SourceOptions
 from storage.readers.sources import open_queries, open_source
 
@@ -27,4 +27,5 @@ __all__ = [
     "left_out",
     "open_queries",
     "open_source",
+    "why_left_out",
 ]

@@ -24,7 +24,8 @@ RowReader = Callable[[BinaryIO, str, SourceOptions], Rows]
 class Source(Protocol):
     """A corpus as it comes in. `name` is canonical: an absolute path, or `-`.
 
-    A source of several files also has `ignored`: how many it left out so far, by their suffix (see `left_out`).
+    A source of several files also has `ignored`: how many it left out so far, by their suffix (see `left_out`). It
+    may have `reasons`, for one file of a suffix.
     """
 
     name: str
@@ -43,6 +44,12 @@ class Source(Protocol):
 def left_out(source: Source) -> Mapping[str, int]:
     """Return how many files of a source were not read for their kind, by suffix, once its records were read."""
     found: Mapping[str, int] = getattr(source, "ignored", {})
+    return found
+
+
+def why_left_out(source: Source) -> Mapping[str, str]:
+    """Return why files were left out whose kind is read, by suffix: of the first of them, which it names."""
+    found: Mapping[str, str] = getattr(source, "reasons", {})
     return found
 
 
@@ -68,7 +75,7 @@ def on_disk(path: Path, place: str | None = None) -> Content:
 
 
 class FileSource:
-    """One file, plain or compressed, read by the reader that its name asks for."""
+    """One file, plain or compressed, read by the reader that its name asks for. `fields` are its first record's."""
 
     def __init__(
         self,
@@ -83,7 +90,8 @@ class FileSource:
         self._options = options
         self.name = content.name
         with closing(self._rows()) as rows:
-            check_names(rows, options)
+            peeked = check_names(rows, options)
+        self.fields = next((frozenset(row.fields) for row in peeked if isinstance(row, Row)), frozenset[str]())
         self._counted: Counted | None = None
 
     @property

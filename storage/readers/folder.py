@@ -1,44 +1,78 @@
-"""A folder of files, each of which is a document: its path below the folder is its key."""
+"""A folder of files: documents, whose keys are their paths below it, and files that hold records or documents."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from storage.readers.documents import NO_SUFFIX, DocumentReader, missing, suffixes
-from storage.readers.errors import SourceEmpty, SourceUnreadable
-from storage.readers.records import Record, Rejection, SourceOptions
+from storage.readers.errors import FieldUnknown, SourceEmpty, SourceError, SourceUnreadable, SourceUnsupported
+from storage.readers.files import Content, FileSource, Source, left_out
+from storage.readers.records import Record, Rejection, SourceOptions, without_metadata
 from storage.readers.streams import kind, open_regular, printable
+
+_LEFT_OUT = (FieldUnknown, SourceEmpty, SourceUnsupported)  # rather than rejected: the file is not for docmill
+# Of a folder's documents, written beside them: read again, they would be documents of the next run.
+_OF_RESULTS = frozenset(("task", "tokens_in", "tokens_out", "flags"))
+
+Open = Callable[[Content, SourceOptions], Source]
 
 
 class FolderSource:
     """The documents below `root`, in the order of their paths, listed one folder at a time.
 
-    Raises SourceEmpty when there is none. Hidden files and folders are passed over; files of other kinds are
-    counted in `ignored`. A link that leads out of the root, a link to a folder, a pipe, a socket and a device are
-    rejected and never opened.
+    `reader_of` knows by its name how a file is read, if it is. A record's key is its file's path with its id
+    (`path#id`) or number (`path:number`), that of an archive's member `path/member`.
+
+    Raises SourceEmpty when there is none, and FieldUnknown where there are only records that lack a field. Hidden
+    files and folders are passed over. Files of other kinds are counted in `ignored`, and so are those of records
+    without the text, archives without documents, and what takes a library that is not there: `reasons` has why. A
+    link that leads out of the root, a link to a folder, a pipe, a socket and a device are rejected and never opened.
     """
 
-    def __init__(self, root: Path, options: SourceOptions) -> None:
+    def __init__(self, root: Path, options: SourceOptions, reader_of: Callable[[str], Open | None]) -> None:
         self._root = root.resolve()
-        self._options = options
+        self._options = replace(options, one_of_many=True)
+        self._reader_of = reader_of
         self.name = printable(self._root)
         self.bytes_read = 0
         self.ignored: Counter[str] = Counter()
+        self.reasons: dict[str, str] = {}
         self._suffixes = suffixes()
-        if next(self._walk(), None) is None:
-            others = ", ".join(f"{n} {suffix}" for suffix, n in self.ignored.most_common(5))
-            raise SourceEmpty(
-                f"no {', '.join(self._suffixes)} files in {self.name}"
-                + (f" (it has {others})" if others else "")
-                + missing(self.ignored)
-            )
+        self._check()
+
+    def _check(self) -> None:
+        """Look for a file that can be read, and raise the reason where there is none."""
+        refused: SourceError | None = None
+        for found in self._walk():
+            if isinstance(found, Rejection):
+                return
+            path, file = found
+            if self._is_document(path):
+                without_metadata(self.name, self._options)
+                return
+            try:
+                self._open(path, file, None)
+            except SourceError as error:
+                if isinstance(error, FieldUnknown) and self._options.meta_fields:
+                    raise
+                refused = refused or _of(path, error)
+            else:
+                return
+        if refused is not None:
+            raise refused
+        others = ", ".join(f"{n} {suffix}" for suffix, n in self.ignored.most_common(5))
+        raise SourceEmpty(
+            f"no {', '.join(self._suffixes)}, .jsonl, .csv, .zip or other files in {self.name} that are read"
+            + (f" (it has {others})" if others else "")
+            + missing(self.ignored)
+        )
 
     def size_bytes(self) -> int | None:
         """None: knowing it would take a walk through the whole folder."""
@@ -47,21 +81,56 @@ class FolderSource:
     def records(self) -> Iterator[Record | Rejection]:
         self.bytes_read = 0
         self.ignored.clear()
+        self.reasons.clear()
         left = self._options.limit
         with closing(DocumentReader(self._options)) as reader:
             for found in self._walk():
                 if left == 0:
                     return
-                if isinstance(found, Rejection):
-                    item: Record | Rejection = found
-                else:
-                    path, file = found
-                    # A link was followed before and is not followed again: it may have been changed since.
-                    item = reader.read(path, partial(open_regular, file, follow=False))
-                self.bytes_read = reader.bytes_read
-                if left is not None and isinstance(item, Record):
-                    left -= 1
-                yield item
+                for item in [found] if isinstance(found, Rejection) else self._read(*found, reader, left):
+                    if left is not None and isinstance(item, Record):
+                        left -= 1
+                    yield item
+
+    def _read(self, path: str, file: Path, reader: DocumentReader, left: int | None) -> Iterator[Record | Rejection]:
+        """What one file holds."""
+        if self._is_document(path):
+            before = reader.bytes_read
+            # A link was followed before and is not followed again: it may have been changed since.
+            item = reader.read(path, partial(open_regular, file, follow=False))
+            self.bytes_read += reader.bytes_read - before
+            yield item
+            return
+        try:
+            source = self._open(path, file, left)
+            before = self.bytes_read
+            for item in source.records():
+                self.bytes_read = before + source.bytes_read
+                yield of_file(path, item) if isinstance(item, Rejection) else item
+            self.ignored.update(left_out(source))
+        except SourceError as error:
+            # A prompt that reads metadata is given all of it, or none of the file.
+            if isinstance(error, _LEFT_OUT) and not (isinstance(error, FieldUnknown) and self._options.meta_fields):
+                suffix = Path(path).suffix
+                self.ignored[suffix] += 1
+                self.reasons.setdefault(suffix, str(_of(path, error)))
+            else:
+                yield of_file(path, Rejection(printable(path), str(error), fatal=True))
+
+    def _is_document(self, path: str) -> bool:
+        return Path(path).suffix.lower() in self._suffixes
+
+    def _open(self, path: str, file: Path, limit: int | None) -> Source:
+        opened = partial(open_regular, file, follow=False)
+        with opened() as found:
+            size = found.seek(0, os.SEEK_END)
+        reader = self._reader_of(Path(path).name)
+        assert reader is not None
+        content = Content(printable(file), printable(path), size, opened)
+        source = reader(content, replace(self._options, limit=limit))
+        if isinstance(source, FileSource) and source.fields >= _OF_RESULTS:
+            raise SourceUnsupported("it holds results that docmill wrote; to read them name the file")
+        return source
 
     def _walk(self) -> Iterator[tuple[str, Path] | Rejection]:
         """Each document's path below the root and the file to open for it, in the order of the paths."""
@@ -100,11 +169,24 @@ class FolderSource:
             return None
         if entry.is_dir(follow_symlinks=False):
             return entry.name + "/"  # sorts a folder where its documents' paths sort
-        suffix = Path(entry.name).suffix
-        if suffix.lower() in self._suffixes or (entry.is_symlink() and entry.is_dir()):
+        is_read = self._is_document(entry.name) or self._reader_of(entry.name) is not None
+        if is_read or (entry.is_symlink() and entry.is_dir()):
             return entry.name
-        self.ignored[suffix or NO_SUFFIX] += 1
+        self.ignored[Path(entry.name).suffix or NO_SUFFIX] += 1
         return None
+
+
+def of_file(path: str, rejection: Rejection) -> Rejection:
+    """The rejection, with the file that it is of where that says which documents it may be."""
+    if rejection.keys or rejection.below is not None:
+        return rejection
+    return replace(rejection, below=printable(path))
+
+
+def _of(path: str, error: SourceError) -> SourceError:
+    """The error, with the name of the file that it is about."""
+    said = str(error)
+    return error if Path(path).name in said else type(error)(f"{printable(path)}: {said}")
 
 
 def within(root: Path, path: str) -> tuple[str, Path] | Rejection:

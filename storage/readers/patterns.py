@@ -13,7 +13,7 @@ from typing import Protocol
 from storage.readers.documents import NO_SUFFIX
 from storage.readers.errors import FieldUnknown, KindUnknown, SourceEmpty, SourceError
 from storage.readers.files import Source
-from storage.readers.folder import within
+from storage.readers.folder import of_file, within
 from storage.readers.records import Record, Rejection, SourceOptions
 from storage.readers.streams import printable
 
@@ -164,9 +164,7 @@ class FilesSource:
 
     def _within(self, path: str, rejection: Rejection) -> Rejection:
         """The rejection, with the file that it is of where that says which documents it may be."""
-        if rejection.keys or rejection.below is not None or not self._options.one_of_many:
-            return rejection
-        return replace(rejection, below=printable(path))
+        return of_file(path, rejection) if self._options.one_of_many else rejection
 
     def _check(self) -> None:
         """Open the first file that can be opened, so that a wrong field name shows before a job is made."""

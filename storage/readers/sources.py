@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import unquote
 
 from storage.postgres_urls import POSTGRESQL
 from storage.readers import arrow, delimited, jsonl, parquet, plain, plugins, remote
-from storage.readers.archives import ArchiveSource, members_of
+from storage.readers.archives import ArchiveSource, Members, members_of
 from storage.readers.dataset import SCHEME, open_dataset, parse
 from storage.readers.documents import TEXT, DocumentSource, missing, suffixes
 from storage.readers.errors import KindUnknown, SourceMissing
 from storage.readers.files import Content, FileSource, RowReader, Source, StreamSource, on_disk
-from storage.readers.folder import FolderSource
+from storage.readers.folder import FolderSource, Open
 from storage.readers.parts import parts_in
 from storage.readers.patterns import FilesSource, Pattern, is_pattern
 from storage.readers.query import SQLITE, QuerySource, sqlite_file
@@ -70,8 +70,7 @@ def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None =
         parts = parts_in(path)
         if parts is not None:
             return FilesSource(parts, options, open_file)
-        without_metadata(source, options)
-        return FolderSource(path, options)
+        return FolderSource(path, options, kinds())
     if is_pattern(source):
         return FilesSource(Pattern(source), replace(options, one_of_many=True), open_file)
     return open_file(path, options)
@@ -118,21 +117,42 @@ def open_file(path: Path, options: SourceOptions, place: str | None = None) -> S
 
 def open_content(content: Content, file_name: str, options: SourceOptions) -> Source:
     """The reader for one file of records or of documents, or that is one document, by its name."""
+    reader = reader_of(file_name, plugins.row_reader)
+    if reader is None:
+        parts = [suffix.lower() for suffix in PurePosixPath(file_name).suffixes]
+        others = f"these are: {READABLE}{missing([part for part in parts if part not in COMPRESSIONS][-1:])}"
+        raise KindUnknown(f"{content.place} is not a kind of file that is read; {others}")
+    return reader(content, options)
+
+
+def kinds() -> Callable[[str], Open | None]:
+    """Return what `reader_of` is for many files: it asks for another package's reader once for each suffix."""
+    return partial(reader_of, of_packages=cache(plugins.row_reader))
+
+
+def reader_of(file_name: str, of_packages: Callable[[str], RowReader | None]) -> Open | None:
+    """How a file is read, by its name; None for a kind that is not."""
     if (members := members_of(file_name)) is not None:
-        without_metadata(content.place, options)
-        return ArchiveSource(content, options, members)
+        return partial(_archive, members)
     parts = [suffix.lower() for suffix in PurePosixPath(file_name).suffixes]
     decompressor = COMPRESSIONS.get(parts[-1]) if parts else None
     if decompressor is None and parts and parts[-1] in suffixes():
-        without_metadata(content.place, options)
-        return DocumentSource(content, options)
+        return partial(_document, None)
     if decompressor is not None:
         parts.pop()
         if parts and parts[-1] in TEXT:
-            without_metadata(content.place, options)
-            return DocumentSource(content, options, decompressor)
-    read_rows = FORMATS.get(parts[-1]) or plugins.row_reader(parts[-1]) if parts else None
+            return partial(_document, decompressor)
+    read_rows = FORMATS.get(parts[-1]) or of_packages(parts[-1]) if parts else None
     if read_rows is None:
-        others = f"these are: {READABLE}{missing(parts[-1:])}"
-        raise KindUnknown(f"{content.place} is not a kind of file that is read; {others}")
-    return FileSource(content, read_rows, decompressor, options)
+        return None
+    return lambda content, options: FileSource(content, read_rows, decompressor, options)
+
+
+def _archive(members: Members, content: Content, options: SourceOptions) -> Source:
+    without_metadata(content.place, options)
+    return ArchiveSource(content, options, members)
+
+
+def _document(decompressor: Callable[[], Decompressor] | None, content: Content, options: SourceOptions) -> Source:
+    without_metadata(content.place, options)
+    return DocumentSource(content, options, decompressor)

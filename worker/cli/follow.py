@@ -16,7 +16,7 @@ from storage.readers import Source
 from storage.status import JobStatus, read_status
 from worker.cli.session import say
 from worker.cli.show import SHOWN_REJECTIONS, bar
-from worker.cli.words import ingested, pace
+from worker.cli.words import ingested, left_out, pace
 from worker.enqueue import Enqueued, Progress
 
 POLL_S = 0.5
@@ -65,6 +65,8 @@ class IngestBar(Progress):
 def say_ingested(source: Source, done: Enqueued) -> None:
     """Say what was read, and whether an earlier job goes on with it."""
     say(ingested(source.name, done.counts, adopted=done.adopted))
+    if (others := left_out(source)) is not None:
+        say(others)
     if done.not_pruned:
         say(f"{done.not_pruned}.")
     if done.adopted:

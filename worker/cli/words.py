@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,10 @@ import click
 
 if TYPE_CHECKING:
     from storage.intake.ingest import Counts
+    from storage.readers import Source
     from storage.status import JobStatus, StepStatus
 
+_SHOWN_KINDS = 10  # of files that were left out
 FORMULA = re.compile(r'[\s"]*[=+@＝＋－＠-]')  # after blanks and quotes too, which spreadsheets take away
 
 
@@ -56,6 +59,27 @@ def ingested(source: str, counts: Counts, *, adopted: bool) -> str:
         f"{counts.rejected:,} rejected{vanished}. {counts.planned:,} texts to compute"
         f"{', beside those of before' if adopted else ''}."
     ) + (mended if counts.mended else "")
+
+
+def left_out(source: Source) -> str | None:
+    """Say how many files of which kinds a reading left out, and what would read them; None where there are none."""
+    from storage.readers import left_out, why_left_out
+    from storage.readers.documents import missing
+
+    by_kind: Counter[str] = Counter()
+    for suffix, n in left_out(source).items():
+        by_kind[suffix.lower()] += n
+    if not by_kind:
+        return None
+    kinds = sorted(by_kind.items(), key=lambda kind: (-kind[1], kind[0]))
+    shown = ", ".join(f"{n:,} {suffix}" for suffix, n in kinds[:_SHOWN_KINDS])
+    more = f" and {sum(n for _, n in kinds[_SHOWN_KINDS:]):,} of other kinds" if len(kinds) > _SHOWN_KINDS else ""
+    n_files = by_kind.total()
+    said = [f"{n_files:,} {'file was' if n_files == 1 else 'files were'} left out: {shown}{more}"]
+    said += list(why_left_out(source).values())[:_SHOWN_KINDS]
+    if install := missing(by_kind).removeprefix("; "):
+        said.append(install)
+    return ". ".join(said) + "."
 
 
 def no_records(source: str) -> str:

@@ -183,7 +183,7 @@ def test_a_mail_whose_attachments_are_not_read_is_flagged(tmp_path: Path) -> Non
     made.add_attachment(pdf(), maintype="application", subtype="pdf", filename="song.pdf")
     (tmp_path / "b.eml").write_bytes(bytes(made))
     (tmp_path / "c.mbox").write_bytes(b"From a\n" + bytes(made))
-    alone, attached = open_source(str(tmp_path), OPTIONS).records()
+    alone, attached, _ = open_source(str(tmp_path), OPTIONS).records()
     [boxed] = open_source(str(tmp_path / "c.mbox"), OPTIONS).records()
     assert isinstance(alone, Record)
     assert alone.flags == ()

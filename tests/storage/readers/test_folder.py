@@ -1,15 +1,34 @@
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import socket
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from storage.readers import Record, Rejection, Source, SourceEmpty, SourceOptions, SourceUnreadable, open_source
+from storage.readers import (
+    FieldUnknown,
+    Record,
+    Rejection,
+    Source,
+    SourceEmpty,
+    SourceOptions,
+    SourceUnreadable,
+    SourceUnsupported,
+    left_out,
+    open_source,
+    why_left_out,
+)
+from storage.readers.documents import suffixes
 from storage.readers.folder import FolderSource
+from storage.readers.sources import kinds
+from storage.writers import Target
+from worker.cli import words
 
 OPTIONS = SourceOptions()
 
@@ -43,7 +62,7 @@ def test_each_file_is_a_document_under_its_relative_path_in_the_order_of_the_pat
 
 def test_hidden_files_are_passed_over_and_other_kinds_are_counted(tmp_path: Path) -> None:
     write(tmp_path, {".hidden.txt": "", ".git/x.txt": "", "a.txt": "", "b.png": "", "c.png": "", "README": ""})
-    source = FolderSource(tmp_path, OPTIONS)
+    source = FolderSource(tmp_path, OPTIONS, kinds())
     assert keys(source) == ["a.txt"]
     assert source.ignored == {".png": 2, "without a suffix": 1}
 
@@ -189,3 +208,151 @@ def test_a_deep_folder_is_read_and_a_path_too_long_for_an_id_is_rejected(deep_fo
 def test_limit_stops_the_walk(tmp_path: Path) -> None:
     write(tmp_path, {f"{n}.txt": "" for n in range(5)})
     assert keys(open_source(str(tmp_path), SourceOptions(limit=2))) == ["0.txt", "1.txt"]
+
+
+def zipped(files: dict[str, str]) -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as made:
+        for name, content in files.items():
+            made.writestr(name, content)
+    return held.getvalue()
+
+
+MAIL = "From a@example.org Thu Jan  1 00:00:00 2026\nSubject: Songs\n\nWhales sing.\n"
+
+
+def test_records_archives_and_mailboxes_in_a_folder_are_read_under_their_files_paths(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "a.txt": "A",
+            "b/c.jsonl": '{"id": "x", "text": "one"}\n{"text": "two", "lang": "en"}\n',
+            "b/d.csv.gz": gzip.compress(b"id,text\n7,seven\n"),
+            "b/e.zip": zipped({"in/f.txt": "F", "g.png": ""}),
+            "h.mbox": MAIL,
+            "i.txt.gz": gzip.compress(b"I"),
+            "j.png": "",
+        },
+    )
+    source = open_source(str(tmp_path), OPTIONS)
+    found = list(source.records())
+    assert [item for item in found if isinstance(item, Record) and not item.key.startswith("h.mbox")] == [
+        Record("a.txt", "A", {}, (), "a.txt"),
+        Record("b/c.jsonl#x", "one", {}, (), "b/c.jsonl:1"),
+        Record("b/c.jsonl:2", "two", {"lang": "en"}, (), "b/c.jsonl:2"),
+        Record("b/d.csv.gz#7", "seven", {}, (), "b/d.csv.gz:2"),
+        Record("b/e.zip/in/f.txt", "F", {}, (), "b/e.zip/in/f.txt"),
+        Record("i.txt.gz", "I", {}, (), "i.txt.gz"),
+    ]
+    assert "h.mbox/1.eml" in keys(source)
+    assert left_out(source) == {".png": 2}
+    assert list(source.records()) == found
+    assert len(keys(open_source(str(tmp_path), SourceOptions(limit=3)))) == 3
+
+
+def test_files_of_records_in_a_folder_that_have_no_such_text_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    write(tmp_path, {"a.txt": "A", "b.csv": "name,size\nx,1\n", "c.csv": "text\nC\n", "d.csv": "other\nx\n"})
+    write(tmp_path, {"e.zip": zipped({"x.png": ""})})
+    source = open_source(str(tmp_path), OPTIONS)
+    assert keys(source) == ["a.txt", "c.csv:1"]
+    assert rejections(source) == {}
+    assert left_out(source) == {".csv": 2, ".zip": 1}
+    assert why_left_out(source) == {
+        ".csv": 'b.csv: no record has a field "text"; it has "name", "size": name one with --text-field',
+        ".zip": f"no {', '.join(suffixes())} members in {tmp_path}/e.zip",
+    }
+
+
+def test_results_beside_the_documents_of_a_folder_are_not_its_documents(tmp_path: Path) -> None:
+    write(tmp_path, {"a.txt": "A"})
+    result = {
+        "id": "a.txt",
+        "task": "summarize",
+        "text": "S",
+        "tokens_in": 1,
+        "tokens_out": 1,
+        "flags": [],
+        "meta": {},
+    }
+    for name in ("r.jsonl", "r.csv", "r.parquet"):
+        Target.of(tmp_path / name).write([result])
+    source = open_source(str(tmp_path), OPTIONS)
+    assert keys(source) == ["a.txt"]
+    assert left_out(source) == {".jsonl": 1, ".csv": 1, ".parquet": 1}
+    reason = "r.jsonl: it holds results that docmill wrote; to read them name the file"
+    assert why_left_out(source)[".jsonl"] == reason
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(SourceUnsupported, match="it holds results that docmill wrote"):
+        open_source(str(tmp_path), OPTIONS)
+
+
+def test_a_folder_of_records_that_all_lack_the_text_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, {"a.png": "", "b.csv": "name,size\nx,1\n"})
+    with pytest.raises(FieldUnknown, match=r'b\.csv: no record has a field "text"'):
+        open_source(str(tmp_path), OPTIONS)
+
+
+def test_metadata_for_a_prompt_comes_from_the_records_of_a_folder(tmp_path: Path) -> None:
+    options = SourceOptions(meta_fields=("lang",))
+    write(tmp_path, {"b.jsonl": '{"text": "one", "lang": "en"}\n', "c.jsonl": '{"text": "two"}\n'})
+    source = open_source(str(tmp_path), options)
+    assert keys(source) == ["b.jsonl:1"]
+    assert 'a field "lang"' in rejections(source)["c.jsonl"]
+    write(tmp_path, {"a.txt": "no metadata"})
+    with pytest.raises(FieldUnknown, match="has texts alone and no metadata"):
+        open_source(str(tmp_path), options)
+
+
+def test_files_whose_library_is_missing_are_left_out_with_what_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"a.txt": "A", "b.parquet": "PAR1", "c.pdf": "", "d.mbox": MAIL, "e.PNG": "", "f.png": ""})
+    monkeypatch.setattr("storage.readers.parquet.find_spec", lambda name: None)
+    monkeypatch.setattr("storage.readers.formats.find_spec", lambda name: None)
+    source = open_source(str(tmp_path), OPTIONS)
+    assert keys(source) == ["a.txt"]
+    assert left_out(source) == {".PNG": 1, ".png": 1, ".parquet": 1, ".pdf": 1, ".mbox": 1}
+    assert why_left_out(source)[".parquet"] == (
+        "b.parquet: Parquet needs another library: pip install 'docmill[parquet]'"
+    )
+    said = words.left_out(source)
+    assert said is not None
+    assert said.startswith("5 files were left out: 2 .png, 1 .mbox, 1 .parquet, 1 .pdf. ")
+    assert "b.parquet: Parquet needs another library: pip install 'docmill[parquet]'" in said
+    assert "pip install 'docmill[formats]' reads .html" in said
+
+
+def test_damage_in_one_file_of_a_folder_leaves_the_others_readable(tmp_path: Path) -> None:
+    write(tmp_path, {"a.jsonl.gz": b"no gzip", "b.zip": b"no zip", "c.txt": "C"})
+    source = open_source(str(tmp_path), OPTIONS)
+    assert keys(source) == ["c.txt"]
+    found = [item for item in source.records() if isinstance(item, Rejection)]
+    assert [(item.where, item.fatal, item.below) for item in found] == [
+        ("a.jsonl.gz@7", True, "a.jsonl.gz"),
+        ("b.zip", True, "b.zip"),
+    ]
+
+
+def test_a_link_to_records_in_the_folder_is_read_and_one_that_leads_out_is_not(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    write(tmp_path, {"root/a.jsonl": '{"text": "a"}\n', "out.jsonl": '{"text": "secret"}\n'})
+    (root / "in.jsonl").symlink_to("a.jsonl")
+    (root / "out.jsonl").symlink_to("../out.jsonl")
+    os.mkfifo(root / "pipe.jsonl")
+    source = open_source(str(root), OPTIONS)
+    assert keys(source) == ["a.jsonl:1", "in.jsonl:1"]
+    assert rejections(source) == {
+        "out.jsonl": "a link that leads out of the folder",
+        "pipe.jsonl": "a pipe, not a file",
+    }
+
+
+def test_a_package_that_reads_a_kind_of_file_is_asked_once_for_each_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"a.txt": "A", **{f"{n}.png": "" for n in range(20)}})
+    asked: list[str] = []
+    monkeypatch.setattr("storage.readers.plugins.row_reader", asked.append)
+    source = FolderSource(tmp_path, OPTIONS, kinds())
+    assert keys(source) == ["a.txt"]
+    assert asked == [".png"]

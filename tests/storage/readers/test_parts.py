@@ -23,12 +23,13 @@ from storage.readers import (
 from storage.writers import Target
 
 OPTIONS = SourceOptions()
+SAID = {"task": "translate", "tokens_in": 5, "tokens_out": 4, "flags": []}  # of each result
 
 
 def exported(folder: Path, n: int, form: str | None = None, field: str = "text", part_documents: int = 3) -> Path:
     """A folder of parts with so many results."""
     rows: list[Placed] = [
-        ((i, i), {"id": f"k{i}", field: f"Text {i}:\n«слово»", "flags": [], "meta": {"n": i}}) for i in range(n)
+        ((i, i), {"id": f"k{i}", field: f"Text {i}:\n«слово»", **SAID, "meta": {"n": i}}) for i in range(n)
     ]
     target = Target.of(folder, form)
     named = target.format + target.compression
@@ -102,7 +103,7 @@ def test_a_manifest_that_names_other_files_is_none(tmp_path: Path, name: object)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["parts"][0]["files"][0]["name"] = name
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(SourceEmpty, match=r"no \.txt, \.md"):
+    with pytest.raises(SourceUnsupported, match=r"part-00000\.jsonl: it holds results that docmill wrote"):
         read(folder)
 
 
