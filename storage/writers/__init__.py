@@ -20,14 +20,14 @@ from storage.writers.files import whole_file
 Row = dict[str, Any]
 Write = Callable[[Iterable[Row], BinaryIO], int]
 
-FORMATS = ("jsonl", "csv", "parquet", "npy")
+FORMATS = ("jsonl", "csv", "csv-excel", "parquet", "npy")
 _SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet", ".npy": "npy"}
 # Formats that are not written here; a file of such a name that held JSON lines would open nowhere.
 _NOT_WRITTEN = frozenset(
     {".arrow", ".docx", ".feather", ".html", ".npz", ".ods", ".orc", ".pdf", ".pkl", ".tsv"}
     | {".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip", ".tar", ".bz2", ".xz", ".7z"}
 )
-_LINES: dict[str, Write] = {"jsonl": jsonl.write, "csv": delimited.write}
+_LINES: dict[str, Write] = {"jsonl": jsonl.write, "csv": delimited.write, "csv-excel": delimited.write_for_excel}
 
 
 class FormatUnfit(StorageError):
@@ -49,7 +49,7 @@ class Target:
         suffixes = [suffix.lower() for suffix in path.suffixes]
         compression = suffixes.pop() if suffixes and suffixes[-1] in {".gz", ".zst"} else ""
         said = _SUFFIXES.get(suffixes[-1] if suffixes else "")
-        if asked is not None and said is not None and asked != said:
+        if asked is not None and said is not None and _suffix(asked) != said:
             raise FormatUnfit(f"{path.name} has the name of another format than {asked}; change one of them")
         if asked is None and suffixes and suffixes[-1] in _NOT_WRITTEN:
             raise FormatUnfit(
@@ -70,11 +70,12 @@ class Target:
 
     def part(self, number: int) -> Target:
         """One of its parts, where it is a folder of them."""
-        return Target(self.path / f"{stem(number)}.{self.format}{self.compression}", self.format, self.compression)
+        name = f"{stem(number)}.{_suffix(self.format)}{self.compression}"
+        return Target(self.path / name, self.format, self.compression)
 
     def __str__(self) -> str:
         """For people: the file, and its format where its name does not say it."""
-        named = any(suffix.lower().lstrip(".") == self.format for suffix in self.path.suffixes)
+        named = any(suffix.lower().lstrip(".") == _suffix(self.format) for suffix in self.path.suffixes)
         return str(self.path) if named else f"{self.path} ({'JSON lines' if self.format == 'jsonl' else self.format})"
 
     def write(self, rows: Iterable[Row]) -> int:
@@ -93,6 +94,11 @@ class Target:
                 return _LINES[self.format](rows, stream)
         except vectors.NoVector as error:
             raise FormatUnfit(f"{self.path.name}: {error}") from error
+
+
+def _suffix(name: str) -> str:
+    """What the names of a format's files end with: `csv` for `csv-excel`."""
+    return name.partition("-")[0]
 
 
 def write_stream(rows: Iterable[Row], stream: BinaryIO, asked: str | None = None) -> int:

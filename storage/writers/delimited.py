@@ -1,7 +1,12 @@
-"""CSV for spreadsheets: a header line, what is not text as JSON, and no cell that a spreadsheet would compute."""
+"""CSV for spreadsheets: a header line, what is not text as JSON, and no cell that a spreadsheet would compute.
+
+Excel takes a CSV file for one in the machine's old encoding unless it begins with a byte order mark, which other
+programs take for a part of the first column's name. So the mark is there only where it is asked for.
+"""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -13,6 +18,12 @@ from storage.writers.jsonl import dumped
 # What spreadsheets take for a formula; an apostrophe before it makes it text again. One that was there gets another,
 # so that what was put before can be told from what was there.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def write_for_excel(rows: Iterable[dict[str, Any]], file: BinaryIO) -> int:
+    """Write what `write` does, with a byte order mark before it."""
+    file.write(codecs.BOM_UTF8)
+    return write(rows, file)
 
 
 def write(rows: Iterable[dict[str, Any]], file: BinaryIO) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pyarrow import parquet
 
+from storage.readers import Record, SourceOptions, open_source
 from storage.writers import FormatUnfit, Target, jsonl, vectors, write_stream
 
 Row = dict[str, Any]
@@ -125,6 +127,33 @@ def test_kept_windows_are_rows_of_the_array_with_their_places(tmp_path: Path) ->
     assert np.load(tmp_path / "v.npy").tolist() == [[1, 2], [3, 4], [5, 6]]
     ids = [json.loads(line) for line in (tmp_path / "v.ids.jsonl").read_text().splitlines()]
     assert ids == [{"id": "d0", "window": [0, 5]}, {"id": "d0", "window": [5, 9]}, {"id": "d0", "window": [0, 4]}]
+
+
+def test_csv_for_excel_begins_with_the_mark_that_says_that_it_is_utf8(tmp_path: Path) -> None:
+    rows = [{"id": "a", "text": "Größe"}]
+    for name in ("out.csv", "out.csv.gz", "out"):
+        target = Target.of(tmp_path / name, "csv-excel")
+        assert target.write(rows) == 1
+        raw = (tmp_path / name).read_bytes()
+        raw = gzip.decompress(raw) if name.endswith(".gz") else raw
+        assert raw == b"\xef\xbb\xbfid,text\r\na," + "Größe\r\n".encode()
+    assert str(Target.of(Path("out.csv"), "csv-excel")) == "out.csv"
+    assert Target.of(Path("parts"), "csv-excel").part(0).path == Path("parts/part-00000.csv")
+    assert not written(tmp_path / "plain.csv", rows).read_bytes().startswith(b"\xef")
+    with io.BytesIO() as file:
+        assert write_stream(rows, file, "csv-excel") == 1
+        assert file.getvalue().startswith(b"\xef\xbb\xbfid")
+    empty = Target.of(tmp_path / "empty.csv", "csv-excel")
+    assert empty.write([]) == 0
+    with pytest.raises(FormatUnfit, match="name of another format than csv-excel"):
+        Target.of(Path("x.jsonl"), "csv-excel")
+
+
+def test_csv_for_excel_is_read_as_any_other(tmp_path: Path) -> None:
+    Target.of(tmp_path / "a.csv", "csv-excel").write([{"id": "x", "text": "Größe"}])
+    [record] = open_source(str(tmp_path / "a.csv"), SourceOptions()).records()
+    assert isinstance(record, Record)
+    assert (record.key, record.text) == ("x", "Größe")
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.parquet", "out.npy"])

@@ -26,8 +26,9 @@ OUT = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 FORMAT = click.option(
     "--format",
     "asked",
-    type=click.Choice(["jsonl", "csv", "parquet", "npy"]),
-    help="Of the results; else the file's name says it (.csv, .parquet, .npy; .gz and .zst compress lines).",
+    type=click.Choice(["jsonl", "csv", "csv-excel", "parquet", "npy"]),
+    help="Of the results; else the file's name says it (.csv, .parquet, .npy; .gz and .zst compress lines). "
+    "csv-excel is CSV with the byte order mark that Excel needs.",
 )
 
 

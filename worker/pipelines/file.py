@@ -220,7 +220,7 @@ _TABLES: Mapping[str, Mapping[str, Check]] = {
     "schedule": {"cron": _cron, "timezone": _timezone, "overlap": tables.choice("skip", "queue")},
     "output": {
         "file": _output_file,
-        "format": tables.choice("jsonl", "csv", "parquet"),
+        "format": tables.choice("jsonl", "csv", "csv-excel", "parquet"),
         "part-documents": tables.whole(1),
         "view": tables.switch,
     },
