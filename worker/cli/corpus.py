@@ -87,15 +87,14 @@ def show_command(name: str, as_json: bool) -> int:
     for spec in corpus.specs:
         counts = [f"{n:,}" for n in (spec.done, spec.failed, spec.skipped, spec.pending)]
         specs.add_row(str(spec.spec_id), Name(spec.spec), *counts, str(spec.job))
-    read = ("records", "new", "changed", "unchanged", "rejected", "vanished")
+    read = ("records", "new", "changed", "unchanged", "rejected")
     readings = table("reading", "began", "state", *read, numbers=read)
     for one in corpus.ingests:
-        numbers = (one.records, one.new, one.changed, one.unchanged, one.rejected, one.vanished)
-        counts = [f"{n:,}" for n in numbers]
+        counts = [f"{n:,}" for n in (one.records, one.new, one.changed, one.unchanged, one.rejected)]
         readings.add_row(str(one.id), _time(one.started_at), one.state, *counts)
-    sources = table("reading", "source", names={"source"})
+    sources = table("reading", "vanished", "source", names={"source"}, numbers={"vanished"})
     for one in corpus.ingests:
-        sources.add_row(str(one.id), Name(one.source))
+        sources.add_row(str(one.id), f"{one.vanished:,}", Name(one.source))
     for part in (specs, readings, sources, show.jobs(corpus.jobs)):
         answer("")
         show.paper.print(part)
