@@ -117,6 +117,7 @@ class SpecRow(Base):
     revision = column(str)
     quality = column(str)
     params = column(Any)
+    dropped_at = column(float, nullable=True)  # when results of it were last removed
 
 
 class Runtime(Base):

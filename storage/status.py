@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, func, select
 
 from storage.database import Database, db_now
 from storage.errors import NoSuchJob
+from storage.flow.lost import count_lost, may_be_lost
+from storage.flow.steps import of_job
 from storage.jobs import OPEN_SHARDS, UNFINISHED
 from storage.leases.dispatch import LIVE_S
 from storage.leases.waiting import Cause, Standing, Wait, waiting_for
@@ -53,7 +55,8 @@ class JobStatus:
     `eta_s` comes from tokens: what is left in characters, by the job's own tokens per character and its pace of
     the last two minutes; None while nothing is known. `waiting_for` says why nothing moves, when nothing does, and
     `waiting_cause` says it in one word. `not_pruned` says why documents that are missing from the source were not
-    marked as vanished.
+    marked as vanished. `lost` counts documents of a job that is done whose results were removed since;
+    `list_statuses` does not look for them.
     """
 
     id: int
@@ -84,6 +87,7 @@ class JobStatus:
     waiting_for: str | None
     waiting_cause: Cause | None
     not_pruned: str | None = None
+    lost: int = 0
 
     @property
     def spec(self) -> Spec:
@@ -115,7 +119,13 @@ def read_status(database: Database, job_id: int) -> JobStatus:
         row = connection.execute(_JOBS.where(Job.id == job_id)).one_or_none()
         if row is None:
             raise NoSuchJob(f"there is no job {job_id}; `docmill jobs` lists them")
-        return _status(connection, row)
+        status = _status(connection, row)
+        steps = of_job(connection, job_id)
+        return (
+            replace(status, lost=count_lost(connection, row, steps))
+            if may_be_lost(connection, row, steps)
+            else status
+        )
 
 
 def list_statuses(database: Database, limit: int = 50) -> list[JobStatus]:

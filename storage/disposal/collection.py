@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, exists, or_, select
+from sqlalchemy import Connection, and_, delete, exists, or_, select, update
 
 from storage import gate, numbering
 from storage.database import Database, db_now
@@ -87,8 +87,11 @@ def _remove(database: Database, connection: Connection, contents: set[int]) -> t
     connection.execute(delete(StepText).where(StepText.content_id.in_(contents)))
     around = delete(Prompt).where(Prompt.text_id.in_(contents)).returning(Prompt.content_id)
     rendered = {*connection.scalars(around)}
-    computed = delete(OutcomeRow).where(OutcomeRow.content_id.in_(contents)).returning(OutcomeRow.output_id)
-    outputs = connection.scalars(computed).all()
+    columns = OutcomeRow.spec_id, OutcomeRow.output_id
+    computed = connection.execute(delete(OutcomeRow).where(OutcomeRow.content_id.in_(contents)).returning(*columns))
+    dropped = computed.all()
+    _note_dropped(connection, {row.spec_id for row in dropped})
+    outputs = [row.output_id for row in dropped]
     put_out = (
         select(OutcomeRow.spec_id).where(OutcomeRow.output_id == Content.id).offset(0).correlate(Content).exists()
     )
@@ -97,6 +100,18 @@ def _remove(database: Database, connection: Connection, contents: set[int]) -> t
     origins = _origins(database, connection, contents.difference(gone), limit=PAGE)
     onward = rendered.union(output for output in outputs if output is not None).difference(gone)
     return Collected(len(gone), len(outputs)), onward.union(*origins.values())
+
+
+def _note_dropped(connection: Connection, spec_ids: Collection[int]) -> None:
+    """Note that results of these specs went: jobs that ended before may lack some (see `storage.flow.lost`)."""
+    connection.execute(update(SpecRow).where(SpecRow.id.in_(sorted(spec_ids))).values(dropped_at=db_now()))
+
+
+def unneeded(database: Database, connection: Connection, contents: Collection[int]) -> list[int]:
+    """Return those of these contents that nothing needs, in order."""
+    loose = sorted({*contents} - _rooted(database, connection, contents))
+    pages = [{*loose[first : first + PAGE]} for first in range(0, len(loose), PAGE)]
+    return sorted(set[int]().union(*(_unneeded(database, connection, page) for page in pages)))
 
 
 def _unneeded(database: Database, connection: Connection, contents: set[int]) -> set[int]:
@@ -182,11 +197,17 @@ def drop(database: Database, *, older_than_s: float = 0.0, spec_ids: Collection[
 
 def _outcomes_after(database: Database, spec_id: int, last: int, older_than_s: float) -> tuple[list[int], int | None]:
     """The contents of the next outcomes that are old enough, and where to go on; None when there are no more."""
-    old = (OutcomeRow.created_at <= db_now() - older_than_s).label("old")
-    query = select(OutcomeRow.content_id, old).where(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id > last)
+    query = select(OutcomeRow.content_id, is_old(older_than_s).label("old")).where(
+        OutcomeRow.spec_id == spec_id, OutcomeRow.content_id > last
+    )
     with database.read() as connection:
         page = connection.execute(query.order_by(OutcomeRow.content_id).limit(LOOK)).all()
     return [row.content_id for row in page if row.old], page[-1].content_id if len(page) == LOOK else None
+
+
+def is_old(older_than_s: float) -> Any:
+    """Return the condition for an outcome to be so old."""
+    return OutcomeRow.created_at <= db_now() - older_than_s
 
 
 def _drop_page(database: Database, spec_id: int, contents: Sequence[int]) -> Collected:
@@ -194,7 +215,8 @@ def _drop_page(database: Database, spec_id: int, contents: Sequence[int]) -> Col
         begin(database, connection)
         mine = and_(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id.in_(contents))
         columns = OutcomeRow.content_id, OutcomeRow.output_id
-        dropped = connection.execute(delete(OutcomeRow).where(mine, ~_works_on()).returning(*columns)).all()
+        dropped = connection.execute(delete(OutcomeRow).where(mine, ~is_worked_on()).returning(*columns)).all()
+        _note_dropped(connection, {spec_id} if dropped else ())
         loose = {row.output_id for row in dropped if row.output_id is not None}
         of_these = and_(Prompt.spec_id == spec_id, Prompt.content_id.in_([row.content_id for row in dropped]))
         loose |= {*connection.scalars(delete(Prompt).where(of_these).returning(Prompt.content_id))}
@@ -203,8 +225,8 @@ def _drop_page(database: Database, spec_id: int, contents: Sequence[int]) -> Col
     return database.write(work)
 
 
-def _works_on() -> Any:
-    """The condition for an outcome to be one that an unfinished job counts on, or a run that has yet to write it."""
+def is_worked_on() -> Any:
+    """Return the condition for an outcome to be one that an unfinished job counts on, or a run has yet to write."""
     of_document = exists().where(
         Document.content_id == OutcomeRow.content_id, Document.corpus_id == Job.corpus_id, Step.input_step.is_(None)
     )

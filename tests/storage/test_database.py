@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 
 from storage import corpora, errors, jobs, migrations, rows, status
 from storage.database import Database, db_now
-from storage.disposal import collection, pruning, removal, selection, tracing
+from storage.disposal import collection, cost, pruning, removal, selection, tracing
 from storage.errors import (
     DatabaseBusy,
     DatabaseReadOnly,
@@ -78,10 +78,12 @@ CLAIM = Claim(
 )
 
 MODULES = (
-    *(collection, corpora, dispatch, health, ingest, jobs, marks, migrations, pipelines, pruning),
+    *(collection, corpora, cost, dispatch, health, ingest, jobs, marks, migrations, pipelines, pruning),
     *(removal, results, rows, selection, shards, status, tracing, upkeep),
 )
 READS: dict[str, Callable[[Database], Any]] = {
+    "cost.of_collecting": cost.of_collecting,
+    "cost.of_dropping": partial(cost.of_dropping, older_than_s=0.0),
     "collection.specs": partial(collection.specs, wanted="embed/minilm"),
     "corpora.every": corpora.every,
     "corpora.show": partial(corpora.show, name="books"),

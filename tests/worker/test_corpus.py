@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import delete
 
 from storage.database import Database
-from storage.schema import Base
+from storage.schema import Base, Document
 from tests.worker.harness import Docmill
 
 Write = Callable[..., Path]
@@ -118,11 +119,51 @@ def test_results_of_a_spec_are_dropped_and_computed_again(stocked: Docmill, writ
     assert stocked.json("gc") == {"contents": 0, "outcomes": 0, "vanished": {}}
     assert stocked.json("gc", "--older-than", 1)["outcomes"] == 0
     assert "no spec is called that" in stocked("gc", "--spec", "embed/none", code=2).stderr
-    assert stocked.json("gc", "--spec", "translate/null")["outcomes"] == 3
+    assert stocked.json("gc", "--spec", "translate/null", "--yes")["outcomes"] == 3
     assert "run its source again to compute them anew" in stocked("results", 1, code=2).stderr
     again = write_corpus([{"id": "b", "text": "Short."}])
     stocked("run", again, "--task", "translate", "--model", "null", "--corpus", "letters", "--out", "out.jsonl")
     assert {one["id"] for one in stocked.results(2)} == {"a", "b", "c"}
+
+
+def test_results_are_dropped_only_after_a_yes_and_their_cost_is_said(stocked: Docmill) -> None:
+    dry = stocked.json("gc", "--older-than", 0, "--dry-run")
+    [dropped] = dry["dropped"]
+    assert (dropped["spec_id"], dropped["outcomes"]) == (1, 3)
+    assert dropped["tokens_in"] > 0
+    assert dry["unneeded"] == {"contents": 0, "outcomes": 0}
+    for options in (["--dry-run"], []):
+        said = stocked("gc", "--older-than", 0, *options, code=0 if options else 2).stderr
+        assert f"spec 1, {dropped['spec']}: 3 results, {dropped['tokens_in']:,} tokens read" in said
+        assert "Nothing was removed" in said
+    assert len(stocked.results(1)) == 3
+    assert "Removed: 0 texts, 3 results." in stocked("gc", "--older-than", 0, "--yes").stderr
+
+
+def test_what_nothing_needs_is_removed_without_asking_and_a_dry_run_counts_it(stocked: Docmill) -> None:
+    database = Database(f"sqlite:///{store(stocked)}")
+    database.write(lambda connection: connection.execute(delete(Document).where(Document.key == "b")))
+    database.close()
+    assert stocked.json("gc", "--dry-run") == {"dropped": [], "unneeded": {"contents": 1, "outcomes": 1}}
+    assert "Texts that nothing needs: 1, with 1 results." in stocked("gc", "--dry-run").stderr
+    assert stocked.json("gc") == {"contents": 1, "outcomes": 1, "vanished": {}}
+
+
+def test_status_and_results_say_that_results_of_a_done_job_are_gone(stocked: Docmill, write_corpus: Write) -> None:
+    assert stocked.json("status", 1)["lost"] == 0
+    two = write_corpus([{"id": "d", "text": "Something else."}], "more.jsonl")
+    stocked("run", two, "--task", "embed", "--model", "null", "--corpus", "letters")
+    stocked("gc", "--spec", "translate/null", "--yes")
+    assert stocked.json("status", 1)["lost"] == 3
+    assert stocked.json("status", 2)["lost"] == 0
+    said = "of 3 of its documents results were removed since (docmill gc); run its source again to compute them anew"
+    assert said in stocked("status", 1).stdout
+    again = write_corpus([{"id": "x", "text": "Short."}], "again.jsonl")
+    stocked("run", again, "--task", "translate", "--model", "null", "--corpus", "poems")
+    assert stocked.json("status", 1)["lost"] == 2
+    written = stocked("results", 1)
+    assert len(written.stdout.splitlines()) == 1
+    assert "Of 2 of its documents results were removed since" in written.stderr
 
 
 def test_what_a_job_works_on_is_not_removed(fleet: Docmill, write_corpus: Write) -> None:

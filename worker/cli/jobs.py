@@ -161,6 +161,8 @@ def results_command(
         else:
             form = asked or "jsonl" if target is None else target.format
             write_out(out, export_rows(database, job, form, step=step), asked, status.documents)
+    if (gone := words.lost(status)) is not None:
+        say(f"{gone[0].upper()}{gone[1:]}.")
     if status.state in {"cancelled", "stopped"}:
         lacking = status.texts - status.done
         say(f"Job {job} was {status.state}: {lacking:,} of its {status.texts:,} texts have no result.")

@@ -108,6 +108,14 @@ def as_json(status: JobStatus) -> dict[str, Any]:
     return asdict(status) | {"texts": status.texts, "spec": asdict(status.spec), "steps": steps}
 
 
+def lost(status: JobStatus) -> str | None:
+    """Return what to say of results that were removed since the job was done."""
+    if not status.lost:
+        return None
+    advice = "run its source again to compute them anew"
+    return f"of {status.lost:,} of its documents results were removed since (docmill gc); {advice}"
+
+
 def of_status(status: JobStatus) -> dict[str, str]:
     """A job's status, what is known of it by its name."""
     known = {
@@ -124,6 +132,7 @@ def of_status(status: JobStatus) -> dict[str, str]:
         "tokens": f"{status.tokens_in:,} read, {status.tokens_out:,} written",
         "pace": pace(status),
         "rejected": f"{status.rejected:,} records" if status.rejected else "",
+        "results": lost(status) or "",
         "not pruned": status.not_pruned or "",
         "time": duration(status.elapsed_s),
         "reason": status.reason or "",
