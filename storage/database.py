@@ -11,7 +11,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
@@ -22,7 +21,6 @@ from sqlalchemy import (
     LargeBinary,
     Select,
     Table,
-    create_engine,
     event,
     func,
     literal,
@@ -30,24 +28,19 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy import exc as sa_exc
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql as postgresql_dialect
+from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
 
-from storage import driver_errors, numbering
-from storage.errors import (
-    DatabaseBusy,
-    DatabaseUnreachable,
-    DatabaseUrlUnknown,
-    StorageError,
-)
-from storage.postgres_urls import POSTGRESQL
-from storage.private import make_file, make_folder
+from storage import driver_errors, numbering, sqlite
+from storage.errors import DatabaseBusy, DatabaseSilent, DatabaseUnreachable, DatabaseUrlUnknown, StorageError
+from storage.patience import Patience
+from storage.sqlite import BUSY_TIMEOUT_S
 
 T = TypeVar("T")
 
-BUSY_TIMEOUT_S = 10.0
 RETRIES = 6
 
 
@@ -81,17 +74,23 @@ class Database:
     """A store's engine. Cheap to make: nothing connects before the first transaction. Safe to share by threads.
 
     A write that meets a passing fault is tried `retries` times in all; in SQLite each of them waits
-    `busy_timeout_s` for another writer.
+    `busy_timeout_s` for another writer. `patience` is for a PostgreSQL that goes silent.
     """
 
     def __init__(
-        self, url: str, *, pool_size: int = 8, retries: int = RETRIES, busy_timeout_s: float = BUSY_TIMEOUT_S
+        self,
+        url: str,
+        *,
+        pool_size: int = 8,
+        retries: int = RETRIES,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        patience: Patience = Patience(),  # noqa: B008 - frozen
     ) -> None:
         try:
             self.url: URL = make_url(url)
             if "@" in (self.url.host or ""):
                 raise ValueError("the rest of a password, not a host")
-            self.engine: Engine = _engine(self.url, pool_size, busy_timeout_s)
+            self.engine: Engine = _engine(self.url, pool_size, busy_timeout_s, patience)
         except (sa_exc.ArgumentError, sa_exc.NoSuchModuleError, ImportError, ValueError):
             # Not `from error`: what failed to parse may be a piece of a password.
             raise DatabaseUrlUnknown(
@@ -119,28 +118,52 @@ class Database:
         """Run `work` in a write transaction and return its value; on a passing fault run it again, so it must
         survive happening twice.
 
-        A database that was reached before and is gone is a passing fault: it may be restarting. Raises
-        DatabaseBusy, or DatabaseUnreachable, when the fault outlasts the retries.
+        A database that was reached before and is gone is a passing fault: it may be restarting. A silent one is not:
+        it was waited for. Raises DatabaseBusy, or DatabaseUnreachable, when the fault outlasts the retries.
         """
         for attempt in range(1, self._retries + 1):
             try:
                 with self._transaction(docmill_write=True) as connection:
                     return work(connection)
             except (DatabaseBusy, DatabaseUnreachable) as error:
-                passing = isinstance(error, DatabaseBusy) or (self._was_reached and not self.is_sqlite)
+                restarts = self._was_reached and not self.is_sqlite and not isinstance(error, DatabaseSilent)
+                passing = isinstance(error, DatabaseBusy) or restarts
                 if attempt == self._retries or not passing:
                     raise
             time.sleep(min(4.0, 0.05 * 2**attempt) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
         raise AssertionError("unreachable")
 
     @contextmanager
+    def unhurried(self) -> Iterator[Connection]:
+        """A transaction, READ COMMITTED, that may be idle for as long as it takes. PostgreSQL only."""
+        with self._transaction(docmill_write=True) as connection:
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+            yield connection
+
+    @contextmanager
+    def outside_transactions(self) -> Iterator[tuple[Connection, bool]]:
+        """A connection whose statements are committed one by one, and True where a pooler stands before the server.
+
+        A pooler may give each statement another session. PostgreSQL only.
+        """
+        from storage import postgresql
+
+        with self._errors(), self.engine.connect().execution_options(docmill_autocommit=True) as connection:
+            connection.detach()  # it is closed, and not used again, with what is set in it
+            yield connection, postgresql.is_pooled(connection)
+
+    @contextmanager
     def _transaction(self, *, docmill_write: bool) -> Iterator[Connection]:
-        options: dict[str, Any] = {"docmill_write": docmill_write}
-        if not self.is_sqlite and not docmill_write:
-            options["isolation_level"] = "REPEATABLE READ"
-        try:
-            with self.engine.connect() as connection, connection.execution_options(**options).begin():
+        with self._errors(), self.engine.connect() as connection:
+            connection.execution_options(docmill_write=docmill_write)
+            with connection.begin():
                 yield connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """The driver's errors and the pool's, as ours."""
+        try:
+            yield
         except sa_exc.TimeoutError as error:
             raise DatabaseBusy(f"every connection to the database {self} is taken") from error
         except sa_exc.DBAPIError as error:
@@ -163,7 +186,7 @@ class Database:
     def insert(self, table: Any) -> Any:
         """An INSERT of the dialect, which knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
         target: Table = getattr(table, "__table__", table)
-        return sqlite.insert(target) if self.is_sqlite else postgresql.insert(target)
+        return (sqlite_dialect if self.is_sqlite else postgresql_dialect).insert(target)
 
     def probe(
         self,
@@ -184,7 +207,7 @@ class Database:
         if self.is_sqlite:  # one parameter: thousands of them cost more than the look-ups
             wanted = func.json_each(_json(list(values))).table_valued("value")
             return connection.execute(query.where(column.in_(select(wanted.c.value)))).all()
-        array = literal(list(values), postgresql.ARRAY(column.type))
+        array = literal(list(values), postgresql_dialect.ARRAY(column.type))
         wanted = func.unnest(array).table_valued("value").render_derived(name="wanted")
         found = query.where(column == wanted.c.value).offset(0).lateral("found")
         return connection.execute(select(found).select_from(wanted).join(found, true())).all()
@@ -209,8 +232,9 @@ class Database:
     def check_keys_by_kept_plans(self, connection: Connection) -> None:
         """Have PostgreSQL plan the look-up behind a foreign key once for a session and not for every row.
 
-        `_postgresql_connect` asks for a plan each time, which costs more than writing the row. Only plans made here
-        are kept, and those read no table from its start, whatever size it had when they were made.
+        Each transaction begins by asking for a plan each time (`postgresql.beginning`), which costs more than writing
+        the row. Only plans made here are kept, and those read no table from its start, whatever size it had when they
+        were made.
         """
         if not self.is_sqlite:
             self.look_up(connection)
@@ -242,7 +266,7 @@ def _json(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
-def _engine(url: URL, pool_size: int, busy_timeout_s: float) -> Engine:
+def _engine(url: URL, pool_size: int, busy_timeout_s: float, patience: Patience) -> Engine:
     common: dict[str, Any] = {
         "pool_size": pool_size,
         "max_overflow": pool_size,
@@ -251,69 +275,7 @@ def _engine(url: URL, pool_size: int, busy_timeout_s: float) -> Engine:
         "json_deserializer": orjson.loads,
     }
     if url.get_backend_name() == "sqlite":
-        if not url.database or url.database == ":memory:":
-            raise ValueError("a store in memory cannot be shared by threads and processes")
-        engine = create_engine(url, connect_args={"timeout": busy_timeout_s}, **common)
-        event.listen(engine, "do_connect", _sqlite_folder)
-        event.listen(engine, "connect", _sqlite_connect)
-        event.listen(engine, "begin", _sqlite_begin)
-        return engine
-    if url.drivername in POSTGRESQL:
-        url = url.set(drivername="postgresql+psycopg")
-    else:
-        raise ValueError("neither SQLite nor PostgreSQL")
-    engine = create_engine(
-        url,
-        pool_pre_ping=True,
-        connect_args={"connect_timeout": 10, "application_name": "docmill"},
-        **common,
-    )
-    event.listen(engine, "connect", _postgresql_connect)
-    return engine
+        return sqlite.engine_for(url, busy_timeout_s, **common)
+    from storage import postgresql  # loads the driver
 
-
-def _postgresql_connect(connection: Any, _record: Any) -> None:
-    # A job may have three shards or a million: a plan that is made for the average of them suits neither.
-    connection.execute("SET plan_cache_mode = force_custom_plan")
-    # `look_up` makes a small table look dear to read, and compiling its query takes 0.2 s each time.
-    connection.execute("SET jit = off")
-    connection.commit()
-    # psycopg would send lists of texts as one text, with every element searched for what must be escaped.
-    from psycopg.types.array import ListBinaryDumper
-
-    connection.adapters.register_dumper(list, ListBinaryDumper)
-
-
-def _sqlite_folder(_dialect: Any, _record: Any, arguments: Sequence[Any], _options: Any) -> None:
-    if not str(arguments[0]).startswith("file:"):
-        make_folder(Path(arguments[0]).parent)
-        make_file(Path(arguments[0]))  # SQLite gives its journals the same rights
-
-
-def _sqlite_connect(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves; the driver would say it too late
-    cursor = connection.cursor()
-    _use_wal(cursor)
-    cursor.execute("PRAGMA synchronous=FULL")  # with WAL, NORMAL may lose what was committed before a power cut
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute("PRAGMA secure_delete=ON")  # what is deleted or replaced leaves the file, and not only its tables
-    cursor.execute("PRAGMA cache_size=-65536")
-    cursor.close()
-
-
-def _use_wal(cursor: sqlite3.Cursor) -> None:
-    """Change a new file to write-ahead logging. SQLite's busy timeout does not hold for that, so the wait is ours."""
-    give_up = time.monotonic() + BUSY_TIMEOUT_S
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
-                raise
-        time.sleep(0.02)
-
-
-def _sqlite_begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("docmill_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    return postgresql.engine_for(url, patience, **common)

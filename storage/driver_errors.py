@@ -11,6 +11,7 @@ from storage import rights
 from storage.errors import (
     DatabaseBusy,
     DatabaseReadOnly,
+    DatabaseSilent,
     DatabaseUnreachable,
     RightMissing,
     SchemaOutOfDate,
@@ -25,6 +26,7 @@ _SQLITE_UNREACHABLE = {
     sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_PERM,
 }
+_IDLE_FOR_TOO_LONG = "25P03"  # the server ended a transaction that waited for its client, as for one that slept
 # A text or corpus that was found and is gone when it is referred to: the next try stores it anew, or does without.
 _REFER_TO_WHAT_IS_REMOVED = {
     "fk_ingest_corpus_id",
@@ -66,16 +68,24 @@ def _postgresql(error: BaseException | None, outer: sa_exc.DBAPIError, database:
         return DatabaseReadOnly(f"the database {database} takes no writes")
     if state == "23503" and _constraint(error) in _REFER_TO_WHAT_IS_REMOVED:
         return DatabaseBusy(f"something in the database {database} was removed while it was being referred to")
-    if state[:2] in {"40", "53", "57", "55"}:
+    if state[:2] in {"40", "53", "57", "55"} or state == _IDLE_FOR_TOO_LONG:
         return DatabaseBusy(f"the database {database} is busy: {_first_line(error)}")
     if state[:2] in {"22", "54"} or isinstance(outer, sa_exc.DataError):
         # Without PostgreSQL's own words, which quote the value.
         return ValueRefused(f"the database {database} cannot store a value: {type(error).__name__}")
+    if _is_silence(error):
+        return DatabaseSilent(f"cannot reach the database {database}: {_first_line(error)}")
     # The driver says of an option that a URL must not have what a server says of a statement.
     of_the_url = isinstance(outer, sa_exc.ProgrammingError) and not state and outer.statement is None
     if isinstance(outer, sa_exc.OperationalError) or of_the_url:
         return DatabaseUnreachable(f"cannot reach the database {database}: {_first_line(error)}")
     return None
+
+
+def _is_silence(error: BaseException | None) -> bool:
+    import psycopg  # whose error this is: it is loaded already
+
+    return isinstance(error, psycopg.errors.ConnectionTimeout)
 
 
 def _state(error: BaseException | None) -> str:

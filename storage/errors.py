@@ -3,6 +3,7 @@
 StorageError
 ├── DatabaseUrlUnknown       no URL, or one of a database that docmill does not know
 ├── DatabaseUnreachable      no server, no such file
+│   └── DatabaseSilent       the server, or the network to it, does not answer
 ├── RightMissing             the database's user may not do that
 ├── DatabaseBusy             locked by another writer, or restarted, for longer than the bounded retry
 ├── DatabaseReadOnly         the file or the server takes no writes
@@ -41,6 +42,10 @@ class DatabaseUrlUnknown(StorageError):
 
 class DatabaseUnreachable(StorageError):
     """The database cannot be reached."""
+
+
+class DatabaseSilent(DatabaseUnreachable):
+    """The database does not answer."""
 
 
 class RightMissing(StorageError):

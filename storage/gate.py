@@ -10,6 +10,9 @@ collection drop an outcome that a job has just counted as done before. In SQLite
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from sqlalchemy import Connection
 
 from storage.database import Database
@@ -40,6 +43,20 @@ def follow(database: Database, connection: Connection, job_id: int) -> None:
     """From here to the transaction's end a job walks no document. Call it before looking for those it has walked."""
     if not database.is_sqlite:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock_shared(%s::int, %s::int)", (_WALKS, _of(job_id)))
+
+
+@contextmanager
+def alone(database: Database, subject: int, number: int) -> Iterator[bool]:
+    """Hold a lock on (subject, number) as long as the block; False where another process holds it. PostgreSQL only.
+
+    It is the lock of a transaction that does nothing else, and not a session's: behind a connection pooler that would
+    stay with a session of the server which others use next. The transaction keeps no snapshot, for whose end others,
+    such as CREATE INDEX CONCURRENTLY, would wait.
+    """
+    with database.unhurried() as connection:
+        # Without parameters: the server keeps what has some, and its snapshot, until the transaction ends.
+        asked = f"SELECT pg_try_advisory_xact_lock({subject:d}, {number:d})"
+        yield bool(connection.exec_driver_sql(asked).scalar_one())
 
 
 def _of(job_id: int) -> int:

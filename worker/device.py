@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from typing import IO, TYPE_CHECKING, Any
 
@@ -84,9 +85,7 @@ def main() -> None:
     logging.getLogger("celery.worker.request").addFilter(_without_traceback)
     assert settings.redis_url is not None
     broker = Broker(settings.redis_url)
-    # A thread holds a connection only to claim, read and commit; most of them wait for the device.
-    database = Database(settings.store_url, pool_size=min(settings.threads, 3) + 4)
-    process = _make_process(order, settings, database, broker, voice)
+    process = _make_process(order, settings, broker, voice)
     _register(broker.app, process, settings)
     controller = WorkController(
         app=broker.app,
@@ -116,7 +115,7 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-def _make_process(order: Order, settings: Settings, database: Database, broker: Broker, voice: Voice) -> Process:
+def _make_process(order: Order, settings: Settings, broker: Broker, voice: Voice) -> Process:
     from tasks.engine import BatchDone, BatchStarted, Engine
 
     def on_batch(event: BatchStarted | BatchDone) -> None:
@@ -128,9 +127,12 @@ def _make_process(order: Order, settings: Settings, database: Database, broker: 
 
     engine = Engine(settled(_faulty(opener(settings, order.device))), on_batch=on_batch)
     engine.start()
+    bounded = replace(settings.patience, bounded=True)
     return Process(
         owner=order.owner,
-        database=database,
+        # A thread holds a connection only to claim, read and commit; most of them wait for the device.
+        database=Database(settings.store_url, pool_size=min(settings.threads, 3) + 4, patience=bounded),
+        heartbeat_database=Database(settings.store_url, pool_size=1, patience=bounded),
         broker=broker,
         engine=engine,
         lease_s=settings.lease_s,
@@ -149,18 +151,21 @@ def _faulty(sound: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
 
 
 def _register(app: Celery, process: Process, settings: Settings) -> None:
+    # Reading a source and writing results take statements that may last.
+    database = Database(settings.store_url, pool_size=3, patience=settings.patience)
+
     @app.task(name=SHARD_TASK)  # type: ignore[untyped-decorator]
     def shard(**arguments: Any) -> None:
         process.run_shard(parse_shard(arguments))
 
     @app.task(name=ENQUEUE_TASK, acks_late=True)  # type: ignore[untyped-decorator]
     def enqueue(**arguments: Any) -> None:
-        enqueue_message(settings, process.database, process.broker, arguments)
+        enqueue_message(settings, database, process.broker, arguments)
 
     @app.task(name=RUN_TASK)  # type: ignore[untyped-decorator]
     def pipeline(**arguments: Any) -> None:
         stop = process.draining
-        advance(settings, process.database, process.broker, parse_run(arguments), owner=process.owner, stop=stop)
+        advance(settings, database, process.broker, parse_run(arguments), owner=process.owner, stop=stop)
 
 
 def _sign_on(order: Order, settings: Settings, database: Database) -> None:
@@ -231,7 +236,7 @@ def _beat(order: Order, process: Process, settings: Settings, voice: Voice) -> N
             due = now + every
             try:
                 if now >= sign_on_due:  # one that was away for long may have been struck off
-                    _sign_on(order, settings, process.database)
+                    _sign_on(order, settings, process.heartbeat_database)
                     sign_on_due = now + SIGN_ON_S
                 process.heartbeat(hears=ear.heard_within(2 * every))
             except StorageError as error:

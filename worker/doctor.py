@@ -56,7 +56,7 @@ def examine(settings: Settings) -> list[Finding]:
 def look_at_database(settings: Settings) -> Iterator[Finding]:
     """Whether it answers, its schema, its workers, its clock."""
     embedded = settings.database_url is None
-    database = Database(settings.store_url)
+    database = Database(settings.store_url, patience=settings.patience)
     file = _file(database)
     try:
         if file is not None and not file.exists():  # to connect would make it

@@ -14,6 +14,7 @@ from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from storage.patience import ANSWER_S, Patience
 from storage.private import close_to_others
 from tasks import choice
 from worker import faultpoints, redisurl
@@ -54,6 +55,14 @@ class Settings(BaseSettings):
         Field(description="SQL store: `sqlite:///FILE` or `postgresql://USER@HOST/NAME`."),
         Shown(default="a SQLite file in the home"),
     ] = None
+    database_answer_s: Annotated[
+        float,
+        Field(
+            ge=0.5,
+            description="Seconds of silence after which a PostgreSQL server is asked, over another connection, if it "
+            "still works on a statement; connecting may take as long. Other bounds follow from it.",
+        ),
+    ] = ANSWER_S
     redis_url: Annotated[
         str | None,
         Field(description="Queue: `redis://HOST:PORT/DB`, `rediss://` (with TLS) or `unix:///SOCKET`."),
@@ -169,6 +178,11 @@ class Settings(BaseSettings):
     def store_url(self) -> str:
         """The database's URL, the embedded SQLite file's where none is set."""
         return self.database_url or f"sqlite:///{self.home / STORE}"
+
+    @property
+    def patience(self) -> Patience:
+        """How long commands bear a PostgreSQL that is silent; their statements may take as long as they need."""
+        return Patience(self.database_answer_s)
 
     @property
     def cache_dir(self) -> Path:

@@ -11,8 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from storage import rows
 from storage.database import Database
 from storage.errors import LeaseLost, StorageError
@@ -48,7 +46,10 @@ class InFlight:
 
 
 class Process:
-    """What the threads of one device process share."""
+    """What the threads of one device process share.
+
+    Leases are renewed over `heartbeat_database`, whose connection no other thread holds.
+    """
 
     def __init__(
         self,
@@ -58,11 +59,13 @@ class Process:
         broker: Broker,
         engine: Engine,
         lease_s: float,
+        heartbeat_database: Database | None = None,
         say: Callable[..., None] = lambda *_, **__: None,
         only_job: int | None = None,
     ) -> None:
         self.owner = owner
         self.database = database
+        self.heartbeat_database = heartbeat_database or database
         self.broker = broker
         self.engine = engine
         self.lease_s = lease_s
@@ -148,8 +151,8 @@ class Process:
         self._enter(ours)
         try:
             faultpoints.reach("claimed")
-            ours.runtime = self.engine.runtime(head.spec)
             ours.ticket = self._submit(head, claim)
+            ours.runtime = self.engine.runtime(head.spec)
             while not ours.ticket.wait(LOOK_S) and not ours.lost.is_set():
                 pass
             if ours.lost.is_set():
@@ -159,7 +162,6 @@ class Process:
             if not ours.ticket.complete and not self.draining.is_set():
                 log.critical("engine_died shard=%d error=%r", claim.shard_id, self.engine.error)
                 os._exit(1)  # the supervisor makes a new process, and the shards in flight suspects
-            ours.runtime = self.engine.runtime_since(head.spec, ours.runtime)
             self._settle(ours)
         except LeaseLost:
             log.warning("lease_lost shard=%d", claim.shard_id)
@@ -230,7 +232,7 @@ class Process:
         return False
 
     def _runtime_id(self, ours: InFlight) -> int:
-        key = orjson.dumps(dict(ours.runtime), option=orjson.OPT_SORT_KEYS)
+        key = ours.head.spec.sha256
         if key not in self._runtimes:
             self._runtimes[key] = rows.runtime_id(self.database, ours.runtime)
         return self._runtimes[key]
@@ -251,7 +253,7 @@ class Process:
         consumes = hears or bool(mine)
         trouble = self.breaker.trouble
         held = shards.heartbeat(
-            self.database, self.owner, self.lease_s, only=mine, consumes=consumes, trouble=trouble
+            self.heartbeat_database, self.owner, self.lease_s, only=mine, consumes=consumes, trouble=trouble
         )
         for shard_id, ours in mine.items():
             if held.get(shard_id) != ours.claim.fence:

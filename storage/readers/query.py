@@ -27,7 +27,6 @@ SQLITE = "sqlite"
 _HOW = "write sqlite:///FILE?SELECT … or postgresql://USER:PASSWORD@HOST/NAME?SELECT … (an @ in a password is %40)"
 _PARTS = re.compile(r"(?P<url>[^?]+(?:\?[\w.]+=[^?\s]*)?)\?(?![\w.]+=\S*$)(?P<query>.*\S.*)", re.DOTALL)
 _ROWS_AT_ONCE = 100  # which may be as many long documents
-_CONNECT_S = 10
 _LEAST_LENGTH = 2**20  # of whatever SQLite handles, the query's own text too
 # All that a query needs of SQLite. A file that is opened to be read only can still be told to make others.
 _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
@@ -140,9 +139,11 @@ def _authorized(action: int, argument: str | None, *_: object) -> int:
 
 def _postgresql(address: str) -> tuple[str, str, Engine]:
     """How the database is shown, its name, and its engine. Nothing connects yet."""
-    from sqlalchemy import NullPool, create_engine, exc, make_url
+    from sqlalchemy import NullPool, create_engine, event, exc, make_url
 
+    from storage import postgresql
     from storage.database import shown
+    from storage.patience import Patience
 
     try:
         url = make_url(address)
@@ -153,8 +154,12 @@ def _postgresql(address: str) -> tuple[str, str, Engine]:
             poolclass=NullPool,
             hide_parameters=True,
             execution_options={"postgresql_readonly": True},
-            connect_args={"connect_timeout": _CONNECT_S, "application_name": "docmill"},
+            connect_args={
+                name: value for name, value in postgresql.connect_options(Patience()).items() if name not in url.query
+            },
         )
+        postgresql.watch(engine, Patience())
+        event.listen(engine, "begin", postgresql.begin)
     except (exc.ArgumentError, ValueError):
         # Not `from error`: what failed to parse may be a piece of a password.
         raise SourceUnsupported(f"the source is not the URL of a database: {_HOW}") from None

@@ -7,14 +7,12 @@ of it: a search looks for what the table lacks, and `add` brings that in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection, Select, and_, column, func, select, table
-from sqlalchemy import exc as sa_exc
 
 from storage import gate
 from storage.bulk import copied
@@ -32,7 +30,7 @@ OLDEST = (0, 8)  # the pgvector that goes on with a scan until its filter has le
 CONSTRUCTION = "m = 16, ef_construction = 128"
 # What a vector takes while the graph is built, and the most that is asked for: beyond it building is slower.
 BYTES_BESIDE, MOST_MEMORY_KB = 700, 2**20
-_LOCK = 0x766563  # "vec"
+LOCK = 0x766563  # "vec"
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,9 @@ def add(database: Database, spec_id: int, advanced: Callable[[int], None] = lamb
     `advanced` is told how many were added so far. Raises CannotIndex, and DatabaseBusy when another one is at it.
     """
     _require_pgvector(database)
-    with _alone(database, spec_id) as connection:
+    with gate.alone(database, LOCK, spec_id) as is_ours:
+        if not is_ours:
+            raise DatabaseBusy(f"another process makes the index of spec {spec_id} at this moment")
         dim = _dim(database, spec_id)
         database.write(lambda writing: _make(writing, spec_id, dim))
         n_added, last = 0, 0
@@ -66,7 +66,7 @@ def add(database: Database, spec_id: int, advanced: Callable[[int], None] = lamb
             added, last = page
             n_added += added
             advanced(n_added)
-        _build(connection, spec_id, dim)
+        _build(database, spec_id, dim)
     return n_added
 
 
@@ -199,24 +199,6 @@ def _require_pgvector(database: Database) -> None:
             ) from error
 
 
-@contextmanager
-def _alone(database: Database, spec_id: int) -> Iterator[Connection]:
-    """A connection outside of transactions, as long as nobody else makes this index."""
-    try:
-        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.detach()  # it is closed, and not used again, with the lock and what is set
-            asked = "SELECT pg_try_advisory_lock(%s, %s)"
-            if not connection.exec_driver_sql(asked, (_LOCK, spec_id)).scalar():
-                raise DatabaseBusy(f"another process makes the index of spec {spec_id} at this moment")
-            try:
-                yield connection
-            finally:
-                with suppress(sa_exc.DBAPIError):  # at once: the server notices the end of a connection later
-                    connection.exec_driver_sql("SELECT pg_advisory_unlock(%s, %s)", (_LOCK, spec_id))
-    except sa_exc.DBAPIError as error:
-        raise database.wrap(error) from error
-
-
 def _dim(database: Database, spec_id: int) -> int:
     numbers = func.octet_length(OutcomeRow.vector) / 4
     query = select(OutcomeRow.data, numbers.label("numbers")).where(
@@ -276,23 +258,29 @@ def _add_page(database: Database, spec_id: int, dim: int, last: int) -> tuple[in
     return database.write(work)
 
 
-def _build(connection: Connection, spec_id: int, dim: int) -> None:
+def _build(database: Database, spec_id: int, dim: int) -> None:
     """Build the index, beside whoever removes documents meanwhile: they hold up all workers while they wait."""
     name, index = name_of(spec_id), _index(spec_id)
-    if size(connection, spec_id) is None:
-        n_vectors = connection.exec_driver_sql(f"SELECT count(*) FROM {name}").scalar_one()  # noqa: S608
-        has_kb = connection.exec_driver_sql(
-            "SELECT setting::bigint FROM pg_settings WHERE name = 'maintenance_work_mem'"
-        ).scalar_one()
-        needs_kb = min(MOST_MEMORY_KB, n_vectors * (2 * dim + BYTES_BESIDE) // 1_024)
-        connection.exec_driver_sql(f"SET maintenance_work_mem = {max(has_kb, needs_kb)}")
-        connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {index}")  # one that was cut off
-        connection.exec_driver_sql(
-            f"CREATE INDEX CONCURRENTLY {index} ON {name} USING hnsw (embedding halfvec_cosine_ops) "
-            f"WITH ({CONSTRUCTION})"
-        )
-    # So that what it lacks is found by indexes alone, and nothing that was removed stays in the file.
-    connection.exec_driver_sql(f"VACUUM (ANALYZE) {name}")
+    with database.outside_transactions() as (connection, is_pooled):
+        if size(connection, spec_id) is None:
+            if not is_pooled:  # else it would be another session's, and stay there
+                _ask_for_memory(connection, name, dim)
+            connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {index}")  # one that was cut off
+            connection.exec_driver_sql(
+                f"CREATE INDEX CONCURRENTLY {index} ON {name} USING hnsw (embedding halfvec_cosine_ops) "
+                f"WITH ({CONSTRUCTION})"
+            )
+        # So that what it lacks is found by indexes alone, and nothing that was removed stays in the file.
+        connection.exec_driver_sql(f"VACUUM (ANALYZE) {name}")
+
+
+def _ask_for_memory(connection: Connection, name: str, dim: int) -> None:
+    n_vectors = connection.exec_driver_sql(f"SELECT count(*) FROM {name}").scalar_one()  # noqa: S608
+    has_kb = connection.exec_driver_sql(
+        "SELECT setting::bigint FROM pg_settings WHERE name = 'maintenance_work_mem'"
+    ).scalar_one()
+    needs_kb = min(MOST_MEMORY_KB, n_vectors * (2 * dim + BYTES_BESIDE) // 1_024)
+    connection.exec_driver_sql(f"SET maintenance_work_mem = {max(has_kb, needs_kb)}")
 
 
 def _index(spec_id: int) -> str:

@@ -50,6 +50,12 @@ class Proxy:
                     self._links.append(link)
                 link.start()
 
+    @property
+    def connections(self) -> int:
+        """How many connections were made since the start, or since the last cut."""
+        with self._lock:
+            return len(self._links)
+
     def wait_open(self) -> None:
         self._open.wait()
 

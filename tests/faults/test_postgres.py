@@ -1,7 +1,8 @@
-"""PostgreSQL restarted, or cut off around a COMMIT: a transaction runs again, and its result is there once."""
+"""PostgreSQL restarted, cut off around a COMMIT, or silent: transactions run again, results are there once."""
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,3 +90,66 @@ def test_an_enqueue_whose_connection_is_cut_around_a_commit_stores_every_documen
         assert len(set(contents)) == len(contents)
         planned[shard.job_id] += len(contents)
     assert planned == {1: 3000, 2: 3000}
+
+
+def test_half_open_connections_are_noticed_by_workers_and_heartbeats_and_leases_are_kept(
+    mill: Mill, proxy: Proxy
+) -> None:
+    mill.environment |= {"DOCMILL_DATABASE_ANSWER_S": "1", "DOCMILL_LEASE_S": "60"}
+    job = mill.give(numbered(10 * SHARD_TEXTS), model="null@1500")
+
+    def renewed_until() -> float:
+        leases = mill.shards(Shard.state, Shard.lease_until)
+        return max((row.lease_until for row in leases if row.state == "running"), default=0.0)
+
+    with mill.worker():
+        until(lambda: mill.states()["done"] >= 2, "some of it is done")
+        proxy.lose_all()
+        before = renewed_until()
+        until(lambda: renewed_until() > before, "leases are renewed or shards claimed over new connections")
+        mill.finish(job, 120)
+    assert {row.attempt for row in mill.shards(Shard.attempt)} == {1}, "no lease lapsed"
+
+
+def test_a_postgresql_that_is_silent_for_a_while_is_said_and_waited_for(mill: Mill, proxy: Proxy) -> None:
+    mill.environment["DOCMILL_DATABASE_ANSWER_S"] = "1"
+    job = mill.give(numbered(6 * SHARD_TEXTS), model="null@1500")
+    with mill.worker():
+        until(lambda: mill.states()["done"], "some of it is done")
+        proxy.blackhole()
+        for event in ("heartbeat_failed", "caretaker_waits"):
+            until(lambda event=event: event in mill.log("worker"), f"the worker says {event}")  # type: ignore[misc]
+        proxy.heal()
+        mill.finish(job, 120)
+
+
+@pytest.mark.parametrize("arguments", [["status", 1], ["results", 1], ["enqueue"], ["jobs"]], ids=str)
+def test_a_command_whose_database_goes_silent_ends_with_exit_code_3(
+    mill: Mill, proxy: Proxy, own_postgres: PostgresCluster, arguments: list[object]
+) -> None:
+    mill.environment["DOCMILL_DATABASE_ANSWER_S"] = "1"
+    mill.give(numbered(4))
+    if arguments == ["enqueue"]:
+        arguments = ["enqueue", mill.corpus(numbered(4)), "--task", "translate", "--model", "null"]
+    with mill.database.unhurried() as holding:
+        holding.exec_driver_sql("LOCK TABLE job, step, document, outcome")
+        command = mill.start(*arguments)
+        try:
+            until(lambda: waits_for_a_lock(mill.database), "the command waits for an answer")
+            proxy.blackhole()
+            assert command.wait(60) == 3
+        finally:
+            if command.poll() is None:
+                command.send_signal(signal.SIGKILL)
+    told = mill.log(str(arguments[0]))
+    assert "cannot reach the database" in told
+    assert "silent" in told
+    assert "Traceback" not in told
+
+
+def waits_for_a_lock(database: Database) -> bool:
+    with database.read() as connection:
+        query = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'docmill'"
+        )
+        return bool(connection.exec_driver_sql(query).scalar_one())

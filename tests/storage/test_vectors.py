@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from storage import jobs
+from storage import gate, jobs
 from storage.database import Database, db_now
 from storage.disposal import collection, removal
 from storage.disposal.tracing import trace
@@ -128,7 +128,7 @@ def test_two_do_not_make_one_index_at_once(database: Database) -> None:
     embed(database, numbered(40))
     searched = choose(database, ["books"])
     with (
-        vectors._alone(database, searched.spec_id),
+        gate.alone(database, vectors.LOCK, searched.spec_id),
         pytest.raises(DatabaseBusy, match="another process makes the index"),
     ):
         vectors.add(database, searched.spec_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from storage import jobs
-from storage.database import Database
+from storage.database import Database, db_now
 from storage.errors import DatabaseUnreachable
 from storage.flow.steps import StepRequest
 from storage.intake import ingest
@@ -111,6 +112,23 @@ def test_a_hint_is_put_back_where_the_engine_stops_before_its_model_is_loaded(da
     Process(owner="me", database=database, broker=cast(Any, None), engine=engine, lease_s=60).run_shard(shard_id)
     with database.read() as connection:
         assert connection.execute(select(Shard.state, Shard.attempt)).one() == ("planned", 0)
+
+
+def test_leases_are_renewed_while_the_other_threads_hold_every_connection(database: Database) -> None:
+    nothing = cast(Any, None)
+    busy = Database(database.url.render_as_string(hide_password=False), pool_size=1)
+    process = Process(
+        owner="me", database=busy, heartbeat_database=database, broker=nothing, engine=nothing, lease_s=600
+    )
+    ours = _claim_two(database)
+    process._in_flight[ours.claim.shard_id] = ours
+    with ExitStack() as held:
+        for _ in range(2):  # the pool's one, and the one beyond it
+            held.enter_context(busy.read())
+        process.heartbeat(hears=True)
+    with database.read() as connection:
+        assert connection.scalar(select(Shard.lease_until > db_now() + 300))
+    busy.close()
 
 
 def test_a_shard_that_was_taken_away_is_told_by_the_next_heartbeat(database: Database, process: Process) -> None:

@@ -94,7 +94,8 @@ def upgrade_command(as_json: bool) -> int:
     from storage.database import Database
     from storage.migrations import upgrade
 
-    database = Database(settings_from().store_url)
+    settings = settings_from()
+    database = Database(settings.store_url, patience=settings.patience)
     try:
         before, after = upgrade(database)
     finally:

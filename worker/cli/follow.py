@@ -97,8 +97,10 @@ def follow(
                 jobs.finish(database, job_id)
                 status = read_status(database, job_id)
                 away_since = None
-            except (DatabaseBusy, DatabaseUnreachable, UnexpectedDatabaseError):
-                away_since = away_since or time.monotonic()
+            except (DatabaseBusy, DatabaseUnreachable, UnexpectedDatabaseError) as error:
+                if away_since is None:
+                    away_since = time.monotonic()
+                    progress.say(f"Waiting for the database, {PATIENCE_S:.0f} s at most: {error}.")
                 if time.monotonic() - away_since > PATIENCE_S:
                     raise
             settled = status.texts - status.pending + (0 if status.ended else in_flight())

@@ -96,7 +96,7 @@ def open_store(settings: Settings) -> Iterator[Database]:
     from storage.database import Database
     from storage.migrations import require_current, upgrade
 
-    database = Database(settings.store_url)
+    database = Database(settings.store_url, patience=settings.patience)
     try:
         if settings.database_url is None:
             upgrade(database)
