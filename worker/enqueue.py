@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Protocol
@@ -16,10 +16,11 @@ from storage.disposal.unread import Unread
 from storage.errors import StorageError, TooManyVanished
 from storage.flow.steps import StepRequest
 from storage.intake import ingest
-from storage.intake.chunks import Chunk, Gathering, Rejected
-from storage.intake.ingest import CHUNK_RECORDS, Counts
+from storage.intake.chunks import Gathering, Rejected
+from storage.intake.gathering import chunks
+from storage.intake.ingest import Counts
 from storage.jobs import JobRequest, OpenJob
-from storage.readers import Record, Source, SourceOptions, left_out, open_source
+from storage.readers import Source, SourceOptions, left_out, open_source, recoding
 from storage.specs import Spec
 from tasks import families, models, polyglot, prompts
 from tasks.errors import BadOption
@@ -36,8 +37,6 @@ from worker.topup import top_up
 log = logging.getLogger("docmill.enqueue")
 
 NO_QUEUE = "DOCMILL_REDIS_URL is not set. The job is stored; `docmill worker` picks it up."
-FIRST_CHUNK_RECORDS = 256  # a shard's worth, so that a device computes while the rest is read
-CHUNK_CHARS = 8_000_000  # so that a chunk of long documents stays a short transaction in little memory
 MAX_NAME_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 bytes
 TOP_UP_EVERY_S = 2.0
 KEEP = "keep"
@@ -64,6 +63,7 @@ class Request:
     corpus: str | None = None
     text_field: str = "text"
     id_field: str = "id"
+    encoding: str | None = None
     limit: int | None = None
     strict: bool = False
     prune: bool = False
@@ -71,6 +71,12 @@ class Request:
     prune_rejected: str | None = None
     priority: int = 0
     max_failures: float | None = None
+
+    @property
+    def read_as(self) -> dict[str, Any]:
+        """How its source is read, as an ingest remembers it."""
+        said = {"text_field": self.text_field, "id_field": self.id_field, "limit": self.limit}
+        return said if self.encoding is None else said | {"encoding": self.encoding}
 
     @property
     def pruning(self) -> Limits | None:
@@ -143,6 +149,9 @@ class Read(Protocol):
     def id_field(self) -> str: ...
 
     @property
+    def encoding(self) -> str | None: ...
+
+    @property
     def limit(self) -> int | None: ...
 
 
@@ -154,7 +163,8 @@ def reading(read: Read, asked: Iterable[Options]) -> SourceOptions:
         if name in wanted:
             raise BadOption(f"--prompt: {{meta.{name}}} is the document's {what}.")
     expected = tuple(dict.fromkeys(name for template in templates for name in template.expected))
-    return SourceOptions(read.text_field, read.id_field, expected, read.limit)
+    encoding = None if read.encoding is None else recoding.known(read.encoding)
+    return SourceOptions(read.text_field, read.id_field, expected, read.limit, encoding=encoding)
 
 
 def spec_of(settings: Settings, task: str, model: str | None, revision: str | None, options: Options) -> Spec:
@@ -229,7 +239,7 @@ def enqueue(
             corpus=prepared.corpus,
             source=prepared.source.name,
             steps=prepared.steps,
-            options={"text_field": request.text_field, "id_field": request.id_field, "limit": request.limit},
+            options=request.read_as,
             priority=request.priority,
             max_failures=request.max_failures,
         ),
@@ -239,7 +249,7 @@ def enqueue(
     seen, unread = Seen() if limits else None, Unread()
     offer = _Offer(database, broker, job.lanes, None if offer_others else job.id)
     total = Counts()
-    for chunk, rejected in ahead(_chunks(prepared.source)):
+    for chunk, rejected in ahead(chunks(prepared.source)):
         for one in rejected[:1] if request.strict else rejected:
             progress.rejected(one)
         for one in rejected if limits else ():
@@ -306,22 +316,6 @@ class _Offer:
         except BrokerUnreachable as error:
             self.deferred = f"{error} The job is stored; a worker picks it up when Redis is back."
         self._due = time.monotonic() + TOP_UP_EVERY_S
-
-
-def _chunks(source: Source) -> Iterator[tuple[Chunk, list[Rejected]]]:
-    gathered = Gathering()
-    rejected: list[Rejected] = []
-    most = FIRST_CHUNK_RECORDS
-    for seq, record in enumerate(source.records()):
-        if isinstance(record, Record):
-            gathered.put(record.key, record.text, record.meta, record.flags, seq)
-        else:
-            rejected.append(Rejected(record.where, record.reason, record.fatal, record.keys, record.below))
-        if len(gathered) + len(rejected) >= most or gathered.n_chars >= CHUNK_CHARS:
-            yield gathered.chunk(), rejected
-            gathered, rejected, most = Gathering(), [], CHUNK_RECORDS
-    if gathered or rejected:
-        yield gathered.chunk(), rejected
 
 
 _OPTION_FIELDS = {f.name for f in fields(Options)}

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from storage.installation import install
-from storage.normalize import bom_length, decode, is_utf16, normalize
+from storage.normalize import normalize
 from storage.readers.errors import SourceError
 from storage.readers.extractor import Extractor, NotExtracted
 from storage.readers.files import Content, Opened
 from storage.readers.formats import EXTRA, HTML, KINDS, MAIL, MAILBOXES, readable
 from storage.readers.pages import page
+from storage.readers.recoding import decoded
 from storage.readers.records import MAX_ID_BYTES, Record, Rejection, SourceOptions, id_too_long, too_long
 from storage.readers.streams import BrokenStream, Counted, Decompressor, buffered, printable
 
@@ -41,6 +42,7 @@ class DocumentReader:
 
     def __init__(self, options: SourceOptions) -> None:
         self._limit = options.max_record_bytes
+        self._encoding = options.encoding
         self._extractor = Extractor(self._limit)
         self.bytes_read = 0
 
@@ -68,7 +70,7 @@ class DocumentReader:
         """The document of a file's content, by the suffix of its name."""
         where = printable(path)
         kind = KINDS.get(Path(path).suffix.lower())
-        return _plain(where, raw) if kind is None else self._extracted(where, raw, kind)
+        return _plain(where, raw, self._encoding) if kind is None else self._extracted(where, raw, kind)
 
     def close(self) -> None:
         self._extractor.close()
@@ -117,11 +119,8 @@ def _rejected(where: str, reason: str) -> Rejection:
     return Rejection(where, reason, below=where)
 
 
-def _plain(where: str, raw: bytes) -> Record | Rejection:
-    if is_utf16(raw):
-        return _rejected(where, "UTF-16; only UTF-8 is read")
-    skip = bom_length(raw)
-    text, flags = decode(raw[skip:], skip)
+def _plain(where: str, raw: bytes, encoding: str | None) -> Record | Rejection:
+    text, flags = decoded(raw, encoding)
     return _document(where, text, flags)
 
 

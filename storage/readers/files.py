@@ -12,9 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from storage.normalize import is_utf16
-from storage.readers import jsonl
-from storage.readers.errors import SourceUnreadable
+from storage.readers import jsonl, recoding
 from storage.readers.records import HEAD_ROWS, Record, Rejection, Row, Rows, SourceOptions, document, misnamed
 from storage.readers.streams import BrokenStream, Counted, Decompressor, buffered, open_regular, printable
 
@@ -122,7 +120,8 @@ class StreamSource:
     def __init__(self, stream: BinaryIO | None, options: SourceOptions) -> None:
         self._options = options
         self._counted = Counted(sys.stdin.buffer if stream is None else stream)
-        self._rows = _until_broken(jsonl.rows, buffered(self._counted), self.name, options, self._counted)
+        read_rows = recoding.of_text(jsonl.rows)
+        self._rows = _until_broken(read_rows, buffered(self._counted), self.name, options, self._counted)
         self._peeked = check_names(self._rows, options)
 
     @property
@@ -159,8 +158,6 @@ def _until_broken(
     """The stream's rows; where it breaks off, a fatal rejection that says after which."""
     last = ""
     try:
-        if is_utf16(stream.peek(2)):
-            raise SourceUnreadable(f"{name} is UTF-16; only UTF-8 is read")
         for row in read_rows(stream, name, options):
             last = row.where
             yield row

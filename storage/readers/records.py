@@ -23,7 +23,8 @@ _SHOWN_FIELDS = 20
 class SourceOptions:
     """How a source is read. A record longer than `max_record_bytes` is rejected without being held in memory.
 
-    `meta_fields` are those that a prompt reads, besides the text.
+    `meta_fields` are those that a prompt reads, besides the text. `encoding` is that of texts without a byte order
+    mark, by Python's name for it; None is UTF-8.
     """
 
     text_field: str = "text"
@@ -31,6 +32,7 @@ class SourceOptions:
     meta_fields: tuple[str, ...] = ()
     limit: int | None = None
     max_record_bytes: int = 256 * 2**20
+    encoding: str | None = None
     one_of_many: bool = False  # of the files of one source: an id says nothing outside of its own
 
 

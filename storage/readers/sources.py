@@ -15,25 +15,27 @@ from storage.readers import arrow, delimited, jsonl, parquet, plain, plugins, re
 from storage.readers.archives import ArchiveSource, Members, members_of
 from storage.readers.dataset import SCHEME, open_dataset, parse
 from storage.readers.documents import TEXT, DocumentSource, missing, suffixes
-from storage.readers.errors import KindUnknown, SourceMissing
+from storage.readers.errors import KindUnknown, SourceMissing, SourceUnsupported
 from storage.readers.files import Content, FileSource, RowReader, Source, StreamSource, on_disk
 from storage.readers.folder import FolderSource, Open
 from storage.readers.parts import parts_in
 from storage.readers.patterns import FilesSource, Pattern, is_pattern
 from storage.readers.query import SQLITE, QuerySource, sqlite_file
+from storage.readers.recoding import of_text
 from storage.readers.records import SourceOptions, without_metadata
 from storage.readers.streams import Decompressor, Gunzip, Unzstd, is_folder
 
-# A new kind of file is one function that turns its bytes into rows, and one line here.
+# A new kind of file is one function that turns its bytes into rows, and one line here: `of_text` where they are text.
 FORMATS: dict[str, RowReader] = {
-    ".jsonl": jsonl.rows,
-    ".ndjson": jsonl.rows,
-    ".csv": delimited.rows,
-    ".tsv": partial(delimited.rows, delimiter="\t"),
+    ".jsonl": of_text(jsonl.rows),
+    ".ndjson": of_text(jsonl.rows),
+    ".csv": of_text(delimited.rows),
+    ".tsv": of_text(partial(delimited.rows, delimiter="\t")),
     ".parquet": parquet.rows,
     ".arrow": arrow.rows,
     ".feather": arrow.rows,
 }
+_SAY_THEIR_ENCODING = frozenset((".parquet", ".arrow", ".feather"))
 # A new kind of what is no file is what takes a URL and gives a source, and one line here.
 SCHEMES: dict[str, Callable[[str, SourceOptions], Source]] = {
     "sqlite": QuerySource,
@@ -61,6 +63,7 @@ def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None =
         raise SourceMissing("the source is empty: name a file, a folder, or - for standard input")
     if (scheme := scheme_of(source)) is not None:
         if (open_url := SCHEMES.get(scheme) or plugins.opener(scheme)) is not None:
+            _without_encoding(f"{scheme}://", options)
             return open_url(source, options)
         if scheme != "file":
             content = remote.content(source)
@@ -84,7 +87,7 @@ def open_queries(queries: str, *, stdin: BinaryIO | None = None) -> Source:
     path, name = Path(queries), queries.lower()
     for suffix, decompressor in {"": None, **COMPRESSIONS}.items():
         if name.endswith(f".txt{suffix}"):
-            return FileSource(on_disk(path), plain.rows, decompressor, SourceOptions())
+            return FileSource(on_disk(path), of_text(plain.rows), decompressor, SourceOptions())
     source = open_source(queries, SourceOptions(), stdin=stdin)
     if isinstance(source, DocumentSource):
         others = "these are: .jsonl, .csv, .tsv, .txt (also .gz or .zst), .parquet"
@@ -145,7 +148,24 @@ def reader_of(file_name: str, of_packages: Callable[[str], RowReader | None]) ->
     read_rows = FORMATS.get(parts[-1]) or of_packages(parts[-1]) if parts else None
     if read_rows is None:
         return None
-    return lambda content, options: FileSource(content, read_rows, decompressor, options)
+    return partial(_records, read_rows, decompressor, parts[-1] in _SAY_THEIR_ENCODING)
+
+
+def _records(
+    read_rows: RowReader,
+    decompressor: Callable[[], Decompressor] | None,
+    says_encoding: bool,
+    content: Content,
+    options: SourceOptions,
+) -> Source:
+    if says_encoding and not options.one_of_many:
+        _without_encoding(content.place, options)
+    return FileSource(content, read_rows, decompressor, options)
+
+
+def _without_encoding(source: str, options: SourceOptions) -> None:
+    if options.encoding is not None:
+        raise SourceUnsupported(f"{source} says itself how its texts are encoded: leave out --encoding")
 
 
 def _archive(members: Members, content: Content, options: SourceOptions) -> Source:

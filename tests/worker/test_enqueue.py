@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from storage.intake.gathering import FIRST_CHUNK_RECORDS, chunks
 from storage.intake.ingest import CHUNK_RECORDS
-from storage.readers import SourceOptions, open_source
-from worker.enqueue import FIRST_CHUNK_RECORDS, _chunks
+from storage.readers import SourceOptions, SourceUnsupported, open_source
+from worker.enqueue import Request, parse_enqueue, reading
 
 
 def test_the_first_chunk_is_small_and_the_others_are_large(tmp_path: Path) -> None:
@@ -15,7 +18,17 @@ def test_the_first_chunk_is_small_and_the_others_are_large(tmp_path: Path) -> No
     rows = FIRST_CHUNK_RECORDS + CHUNK_RECORDS + 7
     lines = [json.dumps({"id": number, "text": "x"}) if number else "[]" for number in range(rows)]
     path.write_text("\n".join(lines))
-    chunks = list(_chunks(open_source(str(path), SourceOptions())))
-    sizes = [chunk.n_records + len(rejected) for chunk, rejected in chunks]
+    found = list(chunks(open_source(str(path), SourceOptions())))
+    sizes = [chunk.n_records + len(rejected) for chunk, rejected in found]
     assert sizes == [FIRST_CHUNK_RECORDS, CHUNK_RECORDS, 7]
-    assert [seq for chunk, _ in chunks for seq in chunk.seqs] == list(range(1, rows))
+    assert [seq for chunk, _ in found for seq in chunk.seqs] == list(range(1, rows))
+
+
+def test_an_encoding_is_checked_and_remembered_only_where_one_is_named() -> None:
+    assert reading(Request("a.csv", "embed", encoding="Latin1"), []).encoding == "iso8859-1"
+    assert reading(Request("a.csv", "embed"), []).encoding is None
+    with pytest.raises(SourceUnsupported, match='no encoding is named "utf-9"; give --encoding cp1252'):
+        reading(parse_enqueue({"source": "a.csv", "task": "embed", "encoding": "utf-9"}), [])
+    # What earlier releases noted of an unfinished job still finds it.
+    assert Request("a.csv", "embed").read_as == {"text_field": "text", "id_field": "id", "limit": None}
+    assert Request("a.csv", "embed", encoding="cp1252").read_as["encoding"] == "cp1252"

@@ -24,6 +24,7 @@ source = "french.jsonl"
 name = "press"
 text-field = "body"
 id-field = "key"
+encoding = "cp1252"
 prune-max = 30
 prune-rejected = "keep"
 prune = true
@@ -89,7 +90,7 @@ def errors(text: str, path: Path = PATH) -> list[str]:
 def test_every_key_becomes_a_value() -> None:
     pipeline = parse(FULL, PATH)
     assert (pipeline.name, pipeline.priority, pipeline.max_failures, pipeline.text) == ("nightly", 3, 5, FULL)
-    press = Corpus("/data/pipelines/french.jsonl", "press", "body", "key", None, True, True, 30, "keep")
+    press = Corpus("/data/pipelines/french.jsonl", "press", "body", "key", None, True, True, 30, "keep", "cp1252")
     assert pipeline.corpus == press
     assert pipeline.schedule == Schedule("30 3 * * *", "Europe/Paris", "queue")
     assert pipeline.output == Output(Path("/data/pipelines/out.csv"), "csv", False, 1000)
@@ -208,7 +209,10 @@ def test_an_empty_file_is_told_all_that_a_pipeline_needs() -> None:
         ("prune-max = 101", "3: prune-max must be between 0 and 100"),
         ("prune-max = 20", "3: prune-max says how prune works; write prune = true, too"),
         ("prune-rejected = 'drop'", "3: prune-rejected must be stop or keep, not 'drop'"),
-        ("vorpal = 1", "3: there is no vorpal in [corpus]; there are source, name, text-field, id-field, limit, "),
+        (
+            "vorpal = 1",
+            "3: there is no vorpal in [corpus]; there are source, name, text-field, id-field, encoding, ",
+        ),
     ],
 )
 def test_a_wrong_value_in_the_corpus_is_named_with_what_is_expected(added: str, said: str) -> None:

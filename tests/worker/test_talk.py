@@ -117,6 +117,11 @@ def test_bytes_that_are_no_utf8_are_counted_where_they_are_read(call: Call, tmp_
     said = call("enqueue", "latin.jsonl", "--task", "embed").err
     assert "4 records: 4 new documents" in said
     assert "In 3 of them bytes that are no UTF-8, or characters that no text has, were replaced" in said
+    assert "name it with --encoding" in said
+    said = call("enqueue", "latin.jsonl", "--task", "embed", "--encoding", "latin-1", "--corpus", "named").err
+    assert "In 1 of them" in said  # the NUL
+    said = call("enqueue", "latin.jsonl", "--task", "embed", "--encoding", "utf-9", code=2).err
+    assert 'no encoding is named "utf-9"' in said
     (tmp_path / "utf8.jsonl").write_text("".join(lines[:3]), encoding="utf-8")
     assert "UTF-8" not in call("enqueue", "utf8.jsonl", "--task", "embed").err
 

@@ -51,7 +51,7 @@ def ingested(source: str, counts: Counts, *, adopted: bool) -> str:
     vanished = f", {counts.vanished:,} vanished" if counts.vanished else ""
     mended = (
         f" In {counts.mended:,} of them bytes that are no UTF-8, or characters that no text has, were "
-        'replaced ("flags" in the results says which); a file in another encoding has to be converted first.'
+        'replaced ("flags" in the results says which); if the file has another encoding, name it with --encoding.'
     )
     return (
         f"{counts.records:,} records: {counts.new:,} new documents, {counts.changed:,} changed, "

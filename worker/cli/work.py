@@ -104,6 +104,11 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--corpus", help="Corpus that the documents belong to.  [default: the source's path]"),
         click.option("--text-field", default="text", show_default=True, help="Field that holds the text."),
         click.option("--id-field", default="id", show_default=True, help="Field that holds the document's id."),
+        click.option(
+            "--encoding",
+            metavar="NAME",
+            help="Encoding of texts without a byte order mark, such as cp1252.  [default: utf-8]",
+        ),
         click.option("--limit", type=click.IntRange(1, MOST), help="Only the first N records."),
         click.option("--prune", is_flag=True, help="Mark documents as gone that the source has no more."),
         click.option(

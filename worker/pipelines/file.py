@@ -59,6 +59,7 @@ class Corpus:
     strict: bool
     prune_max: float | None = None
     prune_rejected: str | None = None
+    encoding: str | None = None
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,7 @@ _TABLES: Mapping[str, Mapping[str, Check]] = {
         "name": tables.text,
         "text-field": tables.text,
         "id-field": tables.text,
+        "encoding": tables.text,
         "limit": tables.whole(1),
         "prune": tables.switch,
         "prune-max": tables.number(0, 100),
@@ -360,6 +362,7 @@ def _corpus(given: Mapping[str, Any], pipeline: str, folder: Path) -> Corpus:
         strict=given.get("strict", False),
         prune_max=given.get("prune-max"),
         prune_rejected=given.get("prune-rejected"),
+        encoding=given.get("encoding"),
     )
 
 

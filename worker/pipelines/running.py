@@ -51,6 +51,7 @@ def prepare(settings: Settings, pipeline: Pipeline, *, download: bool = False) -
         corpus=corpus.name,
         text_field=corpus.text_field,
         id_field=corpus.id_field,
+        encoding=corpus.encoding,
         limit=corpus.limit,
         strict=corpus.strict,
         prune=corpus.prune,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.normalize import normalize
-from storage.readers import FieldUnknown, Record, Rejection, SourceOptions, SourceUnreadable, open_source
+from storage.readers import FieldUnknown, Record, Rejection, SourceOptions, open_source
 
 OPTIONS = SourceOptions()
 
@@ -158,9 +158,8 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_record() -> 
     ]
 
 
-def test_utf16_is_refused_with_what_to_expect() -> None:
-    with pytest.raises(SourceUnreadable, match="UTF-16"):
-        read('{"text": "a"}\n'.encode("utf-16"))
+def test_utf16_is_read_by_its_byte_order_mark() -> None:
+    assert read('{"text": "a"}\n'.encode("utf-16")) == [Record("-:1", "a", {}, (), "-:1")]
 
 
 def test_a_wrong_text_field_is_a_usage_error_that_names_the_fields_and_the_option() -> None:

@@ -1,0 +1,105 @@
+"""Texts in other encodings than UTF-8, by their byte order mark or as the user says, as UTF-8."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+from io import BufferedReader, RawIOBase
+from typing import BinaryIO
+
+from storage.normalize import bom_length, decode
+from storage.readers.errors import SourceUnsupported
+from storage.readers.records import Rows, SourceOptions
+from storage.readers.streams import BUFFER_BYTES
+
+_RowReader = Callable[[BinaryIO, str, SourceOptions], Rows]
+
+_BLOCK_BYTES = 64 * 1024
+_MARKS = (  # in this order: that of UTF-16 is the beginning of one of UTF-32
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8"),
+)
+_MARK_BYTES = 4
+_UTF8 = "utf-8"
+# Python's encodings that are notations for programs, and the one that fails.
+_NOTATIONS = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined"))
+_MISFIT = "docmill.misfit"
+
+
+def _as_invalid_utf8(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "\udcff", error.end
+
+
+# What an encoding does not have becomes a byte that no UTF-8 has, which the readers replace and flag as any other.
+codecs.register_error(_MISFIT, _as_invalid_utf8)
+
+
+def known(encoding: str) -> str:
+    """Return Python's name for an encoding of texts. Raises SourceUnsupported for one that nobody knows."""
+    try:
+        found = codecs.lookup(encoding)
+    except (LookupError, ValueError):
+        found = None
+    if found is None or not found._is_text_encoding or found.name in _NOTATIONS:
+        raise SourceUnsupported(
+            f'no encoding is named "{encoding}"; give --encoding cp1252, latin-1, utf-16, shift_jis or another of '
+            "https://docs.python.org/3/library/codecs.html#standard-encodings"
+        )
+    return found.name
+
+
+def of_text(read_rows: _RowReader) -> _RowReader:
+    """The reader of a text format, whatever encoding its files have."""
+
+    def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
+        head = stream.peek(_MARK_BYTES) if isinstance(stream, BufferedReader) else b""
+        encoding = _of(head, options.encoding)
+        yield from read_rows(stream if encoding == _UTF8 else _recoded(stream, encoding), name, options)
+
+    return rows
+
+
+def decoded(raw: bytes, encoding: str | None) -> tuple[str, tuple[str, ...]]:
+    """Return a whole file as text, with the flag of its first byte that the encoding does not have."""
+    found = _of(raw[:_MARK_BYTES], encoding)
+    if found != _UTF8:
+        raw = raw.decode(found, _MISFIT).encode(_UTF8, "surrogateescape")
+    skip = bom_length(raw)
+    return decode(raw[skip:], skip)
+
+
+def _of(head: bytes, encoding: str | None) -> str:
+    """The encoding of a file that begins so: its mark says it, or the user, or it is UTF-8."""
+    return next((found for mark, found in _MARKS if head.startswith(mark)), encoding or _UTF8)
+
+
+def _recoded(stream: BinaryIO, encoding: str) -> BinaryIO:
+    return BufferedReader(_Recoded(stream, encoding), BUFFER_BYTES)
+
+
+class _Recoded(RawIOBase):
+    """A stream's text as UTF-8."""
+
+    def __init__(self, stream: BinaryIO, encoding: str) -> None:
+        self._read = getattr(stream, "read1", stream.read)  # a pipe gives what it has
+        self._decoder = codecs.getincrementaldecoder(encoding)(_MISFIT)
+        self._out = memoryview(b"")
+        self._ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        while not self._out and not self._ended:
+            raw = self._read(_BLOCK_BYTES)
+            self._ended = not raw
+            text = self._decoder.decode(raw, final=self._ended)
+            self._out = memoryview(text.encode(_UTF8, "surrogateescape"))
+        n = min(len(buffer), len(self._out))
+        buffer[:n] = self._out[:n]
+        self._out = self._out[n:]
+        return n

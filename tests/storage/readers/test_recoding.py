@@ -1,0 +1,89 @@
+"""Texts in other encodings: by their mark or as the user says, in files, archives, folders and pipes."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.readers import Record, Rejection, SourceOptions, SourceUnsupported, open_source
+from storage.readers.recoding import decoded, known
+
+TEXT = "Größe – naïve 中文 🐋"
+LINES = "".join(json.dumps({"id": f"k{n}", "text": f"{TEXT} {n}"}, ensure_ascii=False) + "\n" for n in range(3))
+CSV = "id;text\r\n" + "".join(f'k{n};"{TEXT}\n{n}"\r\n' for n in range(3))
+
+
+def records(path: Path, encoding: str | None = None) -> list[Record | Rejection]:
+    return list(open_source(str(path), SourceOptions(encoding=encoding)).records())
+
+
+def found(items: list[Record | Rejection]) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [(item.key, item.text, item.flags) for item in items if isinstance(item, Record)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_says_how_a_file_is_encoded(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(LINES.encode(encoding))
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(CSV.encode(encoding)))
+    (tmp_path / "c.txt").write_bytes(TEXT.encode(encoding))
+    assert found(records(tmp_path / "a.jsonl")) == [(f"k{n}", f"{TEXT} {n}", ()) for n in range(3)]
+    assert found(records(tmp_path / "b.csv.gz")) == [(f"k{n}", f"{TEXT}\n{n}", ()) for n in range(3)]
+    assert found(records(tmp_path / "c.txt")) == [("c.txt", TEXT, ())]
+    assert found(records(tmp_path / "c.txt", "cp1252")) == [("c.txt", TEXT, ())]  # the mark knows better
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as made:
+        made.write(tmp_path / "c.txt", "c.txt")
+    assert found(records(tmp_path / "d.zip")) == [("c.txt", TEXT, ())]
+    assert [text for _, text, _ in found(records(tmp_path))].count(TEXT) == 2
+    piped = open_source("-", SourceOptions(), stdin=io.BytesIO(LINES.encode(encoding)))
+    assert found(list(piped.records())) == [(f"k{n}", f"{TEXT} {n}", ()) for n in range(3)]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16-le", "shift_jis", "koi8-r", "gb18030"])
+def test_the_user_says_how_files_without_a_mark_are_encoded(encoding: str, tmp_path: Path) -> None:
+    text = "Größe" if encoding in {"cp1252", "latin-1"} else "слово"
+    (tmp_path / "a.jsonl").write_bytes(f'{{"text": "{text}"}}\n'.encode(encoding))
+    (tmp_path / "b.csv").write_bytes(f"id,text\n1,{text}\n".encode(encoding))
+    (tmp_path / "c.txt").write_bytes(text.encode(encoding))
+    assert [item[1:] for item in found(records(tmp_path, encoding))] == [(text, ())] * 3
+    assert found(records(tmp_path / "b.csv", encoding)) == [("1", text, ())]
+    stdin = io.BytesIO((tmp_path / "a.jsonl").read_bytes())
+    piped = open_source("-", SourceOptions(encoding=encoding), stdin=stdin)
+    assert [item[1:] for item in found(list(piped.records()))] == [(text, ())]
+
+
+def test_bytes_that_the_encoding_does_not_have_are_replaced_and_flagged(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "\x82\xa0\xff"}\n{"text": "\x82\xa0"}\n')
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfea\0b")  # ends within a character
+    assert found(records(tmp_path / "a.jsonl", "shift_jis")) == [
+        ("a.jsonl:1", "あ\ufffd", ("invalid_utf8@13",)),
+        ("a.jsonl:2", "あ", ()),
+    ]
+    assert found(records(tmp_path / "b.txt")) == [("b.txt", "a\ufffd", ("invalid_utf8@1",))]
+
+
+def test_an_encoding_that_nobody_knows_or_that_is_none_of_texts_is_refused(tmp_path: Path) -> None:
+    for name in ("utf-9", "base64", "rot13", "unicode_escape", "a\0b", ""):
+        with pytest.raises(SourceUnsupported, match="no encoding is named"):
+            known(name)
+    assert known("Latin1") == "iso8859-1"
+
+
+def test_what_says_its_encoding_itself_takes_none(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    for source in (str(tmp_path / "a.parquet"), "sqlite:///x.db?SELECT 1", "datasets://a/b"):
+        with pytest.raises(SourceUnsupported, match="leave out --encoding"):
+            open_source(source, SourceOptions(encoding="cp1252"))
+
+
+# A UTF-16 file that begins with NUL begins as one of UTF-32 does.
+@given(text=st.text().filter(lambda text: not text.startswith("\0")), mark=st.sampled_from(["utf-16", "utf-32"]))
+def test_any_text_comes_back_from_its_encoding(text: str, mark: str) -> None:
+    assert decoded(text.encode(mark), "cp1252") == (text.removeprefix("\ufeff"), ())
+    assert decoded(text.encode("utf-8-sig"), "cp1252") == (text, ())
