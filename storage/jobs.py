@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, or_, select, true, update
@@ -39,7 +39,8 @@ class JobRequest:
 class OpenJob:
     """A job that takes documents. `adopted` says that an earlier, unfinished one is carried on.
 
-    `last_before` is the last document that its corpus had when it was opened.
+    `last_before` is the last document that its corpus had when it was opened. `reread_at` is when it was opened again
+    after its source had been read to the end: it stays as it was until the reading brings something.
     """
 
     id: int
@@ -48,6 +49,7 @@ class OpenJob:
     steps: tuple[OpenStep, ...]
     adopted: bool
     last_before: int = 0
+    reread_at: float | None = None
 
     @property
     def first(self) -> OpenStep:
@@ -68,29 +70,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
         last = connection.scalar(select(func.max(Document.id)).where(Document.corpus_id == corpus)) or 0
         found = _unfinished(connection, request, corpus)
         if found is not None:
-            job_id, ingest_id = found
-            # The source is read from its start again: what the cut-off reading noted is noted anew.
-            connection.execute(delete(Contender).where(Contender.ingest_id == ingest_id))
-            connection.execute(delete(Rejection).where(Rejection.ingest_id == ingest_id))
-            # Where it was read to its end before, the corpus as it stood then is no longer what it covers.
-            connection.execute(update(Job).where(Job.id == job_id).values(state="ingesting", last_document=None))
-            connection.execute(
-                update(Ingest)
-                .where(Ingest.id == ingest_id)
-                .values(
-                    state="reading",
-                    seen_at=db_now(),
-                    n_records=0,
-                    n_unchanged=0,
-                    n_repeated=0,
-                    n_rejected=0,
-                    n_vanished=0,
-                    not_pruned=None,
-                )
-            )
-            return OpenJob(
-                job_id, ingest_id, corpus, steps.of_job(connection, job_id), adopted=True, last_before=last
-            )
+            return _adopt(connection, *found, corpus, last)
         ingest_id = rows.insert(
             connection,
             Ingest,
@@ -115,6 +95,24 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
         return OpenJob(job_id, ingest_id, corpus, made, adopted=False, last_before=last)
 
     return database.write(work)
+
+
+def _adopt(connection: Connection, job_id: int, ingest_id: int, corpus: int, last: int) -> OpenJob:
+    """Carry on a job whose reading was cut off; its source is read from the start, so what was noted is noted anew.
+
+    One whose source had been read to the end is left as it is: this command may be killed, too, and nobody would
+    finish what it undid (`storage.intake.ingest` sees to the rest).
+    """
+    made = steps.of_job(connection, job_id)
+    job = OpenJob(job_id, ingest_id, corpus, made, adopted=True, last_before=last)
+    connection.execute(delete(Contender).where(Contender.ingest_id == ingest_id))
+    if connection.scalar(select(Job.state).where(Job.id == job_id)) != "ingesting":
+        return replace(job, reread_at=connection.scalar(select(db_now())))
+    connection.execute(delete(Rejection).where(Rejection.ingest_id == ingest_id))
+    anew = dict.fromkeys(("n_records", "n_unchanged", "n_repeated", "n_rejected", "n_vanished"), 0)
+    ingest = update(Ingest).where(Ingest.id == ingest_id)
+    connection.execute(ingest.values(state="reading", seen_at=db_now(), not_pruned=None, **anew))
+    return job
 
 
 def _unfinished(connection: Connection, request: JobRequest, corpus: int) -> tuple[int, int] | None:

@@ -59,12 +59,13 @@ class Ingest(Base):
 
 
 class Rejection(Base):
-    """A record that could not be read, with its place in the source."""
+    """A record that could not be read, with its place in the source. `noted_at` is when it was met last."""
 
     __tablename__ = "rejection"
     ingest_id = column(int, ForeignKey("ingest.id"), primary_key=True)
     place = column(str, primary_key=True)
     reason = column(str)
+    noted_at = column(float, nullable=True)
 
 
 class Document(Base):

@@ -270,7 +270,7 @@ def enqueue(
         unread.left_out, unread.is_empty = left_out(prepared.source), not total.records
         pruned = _prune(database, job, seen, unread, limits)
         total += Counts(vanished=pruned.vanished)
-    documents, others = ingest.end(database, job)
+    documents, others = ingest.end(database, job, total)
     total += others
     jobs.finish(database, job.id)
     if total.planned or job.adopted:

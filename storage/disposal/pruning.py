@@ -94,9 +94,10 @@ def prune(
     unread, limits = unread or Unread(), limits or Limits()
     missing = _look(database, job, seen, unread)
     reason = why_not(missing, unread, limits)
-    if reason is not None:
+    if reason is not None or job.reread_at is not None:  # else nothing was noted by a reading before
         note = update(Ingest).where(Ingest.id == job.ingest_id).values(not_pruned=reason)
         database.write(lambda connection: connection.execute(note))
+    if reason is not None:
         return Pruned(not_pruned=reason)
     check_share(missing, limits)
     n = 0

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, bindparam, delete, func, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, update
 
 from storage import bulk, contents
 from storage.database import Database, db_now
@@ -96,6 +96,8 @@ def _add(
     if seen is not None:
         seen.add(current[keys[n]].id for n in passed)
     incoming = versions.at([n for n in range(len(keys)) if n not in passed]) if passed else versions
+    if len(incoming):
+        _begin_again(connection, job)
     planned = plan_new(database, connection, job, place, incoming.content_ids, fresh)
     stored = _store_documents(database, connection, job, incoming, current)
     planned += _plan_prompts(database, connection, job, stored, incoming)
@@ -113,6 +115,18 @@ def _add(
     # What a reading that was cut off had stored is counted as new on the ingest already.
     _note(database, connection, job, replace(counts, unchanged=counts.unchanged - again), rejected)
     return counts + planned
+
+
+def _begin_again(connection: Connection, job: OpenJob) -> None:
+    """Let a job that had been read to its end take what its source has now; it may have ended meanwhile.
+
+    The corpus as it stood then is no longer what it covers.
+    """
+    if job.reread_at is None:
+        return
+    again = {"state": "ingesting", "last_document": None, "finished_at": None}
+    connection.execute(update(Job).where(Job.id == job.id, Job.state.in_(["running", "done"])).values(**again))
+    connection.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(state="reading"))
 
 
 def _place(connection: Connection, job_id: int) -> Place:
@@ -228,29 +242,46 @@ def _note(
     database: Database, connection: Connection, job: OpenJob, counts: Counts, rejected: Sequence[Rejected]
 ) -> None:
     if rejected:
+        places = [one.place for one in rejected]
+        met_before = and_(Rejection.ingest_id == job.ingest_id, Rejection.place.in_(places))
+        if job.reread_at is not None:
+            connection.execute(delete(Rejection).where(met_before))
         rows = [{"ingest_id": job.ingest_id, "place": r.place, "reason": r.reason} for r in rejected]
-        connection.execute(database.insert(Rejection).on_conflict_do_nothing(), rows)
-    connection.execute(
-        update(Ingest)
-        .where(Ingest.id == job.ingest_id)
-        .values(
-            seen_at=db_now(),
-            n_records=Ingest.n_records + counts.records,
-            n_new=Ingest.n_new + counts.new,
-            n_changed=Ingest.n_changed + counts.changed,
-            n_unchanged=Ingest.n_unchanged + counts.unchanged,
-            n_repeated=Ingest.n_repeated + counts.repeated,
-            n_rejected=Ingest.n_rejected + counts.rejected,
-        )
-    )
+        connection.execute(database.insert(Rejection).values(noted_at=db_now()).on_conflict_do_nothing(), rows)
+    noted: dict[str, Any] = {
+        "seen_at": db_now(),
+        "n_new": Ingest.n_new + counts.new,
+        "n_changed": Ingest.n_changed + counts.changed,
+    }
+    if job.reread_at is None:  # else the counts of the reading before stand until this one is at its end
+        noted |= {f"n_{name}": getattr(Ingest, f"n_{name}") + getattr(counts, name) for name in _OF_READING}
+    connection.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**noted))
 
 
-def end(database: Database, job: OpenJob) -> tuple[int, Counts]:
+_OF_READING = ("records", "unchanged", "repeated", "rejected")
+
+
+def _replace_counts(connection: Connection, job: OpenJob, read: Counts) -> None:
+    """Have an ingest's counts and rejections be those of its last reading that came to the end."""
+    counts = {f"n_{name}": getattr(read, name) for name in (*_OF_READING, "vanished")}
+    before = connection.execute(select(Ingest.n_new, Ingest.n_changed).where(Ingest.id == job.ingest_id)).one()
+    undecided = select(func.count()).select_from(Contender).where(Contender.ingest_id == job.ingest_id)
+    # What an earlier reading of this ingest had brought is counted as new or changed already.
+    once = before.n_new + before.n_changed + (connection.scalar(undecided) or 0)
+    counts["n_unchanged"] = max(0, read.records - read.repeated - once)
+    connection.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**counts))
+    no_more = or_(Rejection.noted_at.is_(None), Rejection.noted_at < job.reread_at)
+    connection.execute(delete(Rejection).where(Rejection.ingest_id == job.ingest_id, no_more))
+
+
+def end(database: Database, job: OpenJob, read: Counts | None = None) -> tuple[int, Counts]:
     """The source was read to its end: plan what else the corpus holds, and let the job finish.
 
-    Returns how many documents the job covers, and what was planned. Only now, so that nothing is computed which the
-    source replaced. Raises JobStopped when the job was cancelled meanwhile.
+    `read` is what the whole reading found. Returns how many documents the job covers, and what was planned. Only now,
+    so that nothing is computed which the source replaced. Raises JobStopped when the job was cancelled meanwhile.
     """
+    if job.reread_at is not None and read is not None:
+        database.write(lambda connection: _replace_counts(connection, job, read))
     total, n_documents = Counts(), None
     while n_documents is None:
         n_documents, planned = database.write(lambda connection: _end(database, connection, job))
@@ -262,6 +293,8 @@ def _end(database: Database, connection: Connection, job: OpenJob) -> tuple[int 
     """A step towards the end: what was held back, then what others brought; None when there may be more."""
     lock_corpus(database, connection, job.corpus_id)
     place = _place(connection, job.id)
+    was_done = job.reread_at is not None and _is_done(connection, job.id)
+    _begin_again(connection, job)
     if planned := _promote_contenders(database, connection, job, place):
         return None, planned
     planned, more = sweep_page(database, connection, job, place)
@@ -274,12 +307,16 @@ def _end(database: Database, connection: Connection, job: OpenJob) -> tuple[int 
     connection.execute(
         update(Ingest).where(Ingest.id == job.ingest_id).values(state="read", seen_at=db_now(), finished_at=db_now())
     )
-    connection.execute(
-        update(Job)
-        .where(Job.id == job.id)
-        .values(state="running", finished_at=None, last_document=last or 0, n_documents=n_documents)
-    )
+    ended: dict[str, Any] = {"state": "running", "finished_at": None}
+    if was_done and not planned.planned:
+        ended = {"state": "done", "finished_at": db_now()}
+    ended |= {"last_document": last or 0, "n_documents": n_documents}
+    connection.execute(update(Job).where(Job.id == job.id).values(**ended))
     return n_documents, planned
+
+
+def _is_done(connection: Connection, job_id: int) -> bool:
+    return connection.scalar(select(Job.state).where(Job.id == job_id)) == "done"
 
 
 def _promote_contenders(database: Database, connection: Connection, job: OpenJob, place: Place) -> Planned | None:
@@ -310,5 +347,6 @@ def _promote_contenders(database: Database, connection: Connection, job: OpenJob
     connection.execute(
         delete(Contender).where(Contender.ingest_id == job.ingest_id, Contender.key.in_([row.key for row in page]))
     )
-    _note(database, connection, job, Counts(changed=len(rising), repeated=len(page) - len(rising)), ())
+    settled = Counts(changed=len(rising), repeated=len(page) - len(rising))
+    _note(database, connection, replace(job, reread_at=None), settled, ())  # `_replace_counts` came before
     return planned

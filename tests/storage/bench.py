@@ -87,8 +87,9 @@ class Bench:
         assert [job.id] == unfinished[:1] if job.adopted else not unfinished
         if not job.adopted:
             self.model.jobs[job.id] = Work(job.first.spec_id, job.first.lane, asked.priority, asked.max_failures)
-        self.model.jobs[job.id].state = "ingesting"
-        self.model.jobs[job.id].is_read = False
+        if job.reread_at is None:
+            self.model.jobs[job.id].state = "ingesting"
+            self.model.jobs[job.id].is_read = False
         self.requests[job.id] = asked
         reading = Reading(job, [partial(ingest.add, self.database, job, part) for part in chunks(texts, chunk)])
         reading.steps.append(lambda: ingest.end(self.database, job))
@@ -113,8 +114,13 @@ class Bench:
 
     def _read(self, reading: Reading, step: Callable[[], object]) -> None:
         job_id, job = reading.job.id, self.model.jobs[reading.job.id]
+        was_done, n_before = job.state == "done", len(self.texts.documents_of(reading.job.ingest_id))
         said = step()
         after = self.texts = laws.look(self.database)
+        if (
+            len(after.documents_of(reading.job.ingest_id)) > n_before
+        ):  # what was read before is no longer all that there is
+            job.state, job.is_read = "ingesting", False
         met = after.met(job_id) - job.met
         job.met |= met
         known = {content_id: self.model.known(job_id, content_id) for content_id in met}
@@ -128,7 +134,8 @@ class Bench:
         if not reading.steps:
             assert isinstance(said, tuple)
             assert said[0] == len(after.covered(job_id))
-            job.state, job.is_read = "running", True
+            stays_done = was_done and job.state == "done" and not lacking
+            job.state, job.is_read = "done" if stays_done else "running", True
 
     # Dispatch
 

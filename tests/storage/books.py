@@ -17,6 +17,7 @@ from storage.flow.cutting import unpack
 from storage.flow.steps import StepRequest
 from storage.intake import ingest
 from storage.intake.chunks import Chunk, Gathering
+from storage.intake.ingest import Counts
 from storage.jobs import JobRequest, OpenJob
 from storage.leases import dispatch, shards
 from storage.leases.shards import Claim
@@ -59,10 +60,11 @@ def read(
 ) -> OpenJob:
     """Read a source of these texts into a job: to its end, or as far as a crash after some chunks lets it come."""
     job = jobs.open_job(database, asked)
+    found = Counts()
     for part in chunks(texts, chunk)[:stop_after]:
-        ingest.add(database, job, part)
+        found += ingest.add(database, job, part)
     if stop_after is None:
-        ingest.end(database, job)
+        ingest.end(database, job, found)
     return job
 
 

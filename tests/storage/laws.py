@@ -34,6 +34,10 @@ class Picture:
     documents: list[Any]
     lengths: dict[int, int]
 
+    def documents_of(self, ingest_id: int) -> list[Any]:
+        """The versions that a job's own reading brought."""
+        return [row for row in self.documents if row.ingest_id == ingest_id]
+
     def shards_of(self, job_id: int) -> list[Any]:
         return [row for row in self.shards.values() if row.job_id == job_id and row.state != "split"]
 

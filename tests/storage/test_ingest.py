@@ -354,3 +354,75 @@ def test_skipped_and_failed_texts_of_earlier_jobs_are_counted_as_prior(database:
     work(database, mixed)
     status = read_status(database, read(database, request("b.jsonl"), []).id)
     assert (status.done, status.failed, status.skipped, status.pending) == (2, 1, 1, 0)
+
+
+def states(database: Database, job_id: int) -> tuple[str, int, int, list[str]]:
+    """A job's state, its documents, its records and the places of those that were rejected."""
+    found = read_status(database, job_id)
+    rejected = [one["id"] for one in failures(database, job_id) if one["status"] == "rejected"]
+    return found.state, found.documents, found.records, rejected
+
+
+def read_with_a_rejection(database: Database) -> int:
+    job = jobs.open_job(database, request())
+    counts = ingest.add(database, job, records(numbered(4)), [Rejected("line 9", "no JSON")])
+    ingest.end(database, job, counts)
+    return job.id
+
+
+@pytest.mark.parametrize("n_chunks", [0, 1])
+def test_a_job_that_was_read_stays_as_it_was_when_the_same_command_is_killed(
+    database: Database, n_chunks: int
+) -> None:
+    job_id = read_with_a_rejection(database)
+    again = jobs.open_job(database, request())
+    assert (again.id, again.adopted) == (job_id, True)
+    for part in chunks(numbered(4), 2)[:n_chunks]:
+        ingest.add(database, again, part, [Rejected("line 9", "no JSON")])
+    work(database)
+    assert jobs.finish(database) == [job_id]
+    assert states(database, job_id) == ("done", 4, 4, ["line 9"])
+    assert read_status(database, job_id).rejected == 1
+
+
+def test_a_job_that_was_read_and_whose_source_has_more_is_carried_on_by_the_same_command(database: Database) -> None:
+    job_id = read_with_a_rejection(database)
+    read(database, request(), numbered(6), chunk=5, stop_after=1)
+    work(database)
+    assert jobs.finish(database) == [], "what is new may be only a part of it"
+    assert read_status(database, job_id).state == "ingesting"
+    read(database, request(), numbered(6), chunk=5)
+    work(database)
+    assert jobs.finish(database) == [job_id]
+    assert states(database, job_id) == ("done", 6, 6, []), "the line that was no JSON has become records"
+    assert counted(database, 1) == (6, 6, 0, 0, 0)
+
+
+def test_a_job_that_ends_while_its_source_is_read_again_is_done_with_all_of_it(database: Database) -> None:
+    job_id = read_with_a_rejection(database)
+    same, more = (jobs.open_job(database, request()) for _ in range(2))
+    work(database)
+    assert jobs.finish(database) == [job_id]
+    counts = ingest.add(database, same, records(numbered(4)), [Rejected("line 9", "no JSON")])
+    assert read_status(database, job_id).state == "done"
+    ingest.end(database, same, counts)
+    assert states(database, job_id) == ("done", 4, 4, ["line 9"])
+    counts = ingest.add(database, more, records(numbered(6)))
+    assert read_status(database, job_id).state == "ingesting"
+    ingest.end(database, more, counts)
+    assert read_status(database, job_id).state == "running"
+    work(database)
+    assert jobs.finish(database) == [job_id]
+    assert states(database, job_id) == ("done", 6, 6, ["line 9"]), "the other reading met it meanwhile"
+    assert read_status(database, job_id).done == 6
+
+
+def test_what_others_brought_is_found_when_the_source_of_a_job_is_read_again(database: Database) -> None:
+    first = read(database, request(), numbered(2))
+    read(database, request("b.jsonl", spec=TRANSLATE), [("z", "from another source")])
+    again = read(database, request(), numbered(2))
+    assert again.id == first.id
+    assert planned(database, first)["from another source"] == 1
+    work(database)
+    jobs.finish(database)
+    assert read_status(database, first.id).done == 3
