@@ -40,6 +40,16 @@ RELATIVE = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers"})
 # Position ids start after the padding index, so that two of the positions are never used.
 OFFSET = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "data2vec-text"})
 
+# Models of which some layers keep a state of their own; of others the types of their layers say so.
+STATEFUL = frozenset(
+    {
+        "bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear", "mamba",
+        "mamba2", "nemotron_h", "olmo_hybrid", "qwen3_5", "qwen3_5_moe", "qwen3_next", "recurrent_gemma", "rwkv",
+        "xlstm", "zamba", "zamba2",
+    }
+)  # fmt: skip
+_STATE_LAYERS = frozenset({"linear_attention", "mamba", "mamba2", "conv", "recurrent", "hybrid"})
+
 # The names under which configurations keep their number of positions.
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_encoder_position_embeddings", "max_source_positions")
 # Tokenizers without a limit name this or more.
@@ -71,11 +81,24 @@ def family(config: Mapping[str, Any]) -> Family | None:
 
 
 def suits(kind: str, config: Mapping[str, Any]) -> bool:
-    """Whether a model can do this kind of task; of encoder-decoders, only T5's encoder is used by itself."""
+    """Whether a model can do this kind of task; those that keep a state of their own do not write here."""
+    return suits_family(kind, config) and (kind == "embed" or not stateful(config))
+
+
+def suits_family(kind: str, config: Mapping[str, Any]) -> bool:
+    """Whether a model's family can do this kind of task; of encoder-decoders, only T5's encoder is used by itself."""
     found = family(config)
     if found is Family.SEQ2SEQ and kind == "embed":
         return str(config.get("model_type")) in PREFIXED
     return found in SUITS[kind]
+
+
+def stateful(config: Mapping[str, Any]) -> bool:
+    """Whether some layers of a model keep a state of their own in place of keys and values."""
+    config = config.get("text_config") or config
+    if str(config.get("model_type", "")).removesuffix("_text") in STATEFUL:
+        return True
+    return not _STATE_LAYERS.isdisjoint(config.get("layer_types") or ())
 
 
 def classifier(config: Mapping[str, Any]) -> str | None:
@@ -91,7 +114,13 @@ def require(kind: str, config: Mapping[str, Any], model: str) -> None:
     found = family(config)
     if found is None or suits(kind, config):
         return
-    raise ModelUnsuitable(f"{kind} needs {_WANTED[kind]}; {model} is {found} ({config.get('model_type')}).")
+    model_type = config.get("model_type")
+    if suits_family(kind, config):
+        raise ModelUnsuitable(
+            f"{kind} needs a decoder-only model that keeps keys and values; {model} is a state space or recurrent "
+            f"model ({model_type}), which keeps a state in their place."
+        )
+    raise ModelUnsuitable(f"{kind} needs {_WANTED[kind]}; {model} is {found} ({model_type}).")
 
 
 def window_limit(config: Mapping[str, Any], *others: int | None) -> int:

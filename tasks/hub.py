@@ -50,15 +50,20 @@ def commit_of(model: str, revision: str | None, cache_dir: Path) -> str:
 
 def config_of(model: str, commit: str) -> dict[str, Any]:
     """The model's config.json at a commit, or {} where it has none or the hub does not answer."""
+    data = small_file(model, commit, "config.json")
+    config: dict[str, Any] = {} if data is None else orjson.loads(data)
+    return config
+
+
+def small_file(model: str, commit: str, name: str) -> bytes | None:
+    """Return a file of the model at a commit, or None where it has none of this name or the hub does not answer."""
     from huggingface_hub import hf_hub_download
 
     try:
         with _told(model):
-            path = Path(hf_hub_download(model, "config.json", revision=commit))
-            config: dict[str, Any] = orjson.loads(path.read_bytes())
-            return config
+            return Path(hf_hub_download(model, name, revision=commit)).read_bytes()
     except ModelError:
-        return {}
+        return None
 
 
 def snapshot(model: str, commit: str, cache_dir: Path) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
@@ -16,8 +16,9 @@ from typing import Any
 
 import orjson
 
-from tasks import directions, families, hub, integrity, null, weights
+from tasks import directions, encoders, families, hub, integrity, null, weights
 from tasks.directions import Direction
+from tasks.encoders import Description
 from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable
 
 _SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "models"
@@ -75,7 +76,7 @@ class Checked:
     """What `docmill models check` says of a model; ``size_bytes`` is None where it is not on this machine.
 
     ``head`` names what a classifier was trained for, which no task here uses: embeddings are of the encoder below it.
-    ``lacks`` says for which other kinds of tasks its family is right and its files are not, and why.
+    ``unfit`` says for which other kinds of tasks its family is right and the model is not, and why.
     """
 
     pinned: Pinned
@@ -84,7 +85,7 @@ class Checked:
     kinds: tuple[str, ...]
     window_limit: int
     size_bytes: int | None
-    lacks: Mapping[str, str] = field(default_factory=dict)
+    unfit: Mapping[str, str] = field(default_factory=dict)
     head: str | None = None
 
 
@@ -174,6 +175,25 @@ def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+def require(kind: str, pinned: Pinned, *, models_dir: Path | None) -> None:
+    """Raise ModelUnsuitable, with what the model is, where its files say that it cannot do this kind of task."""
+    families.require(kind, read_config(pinned, models_dir=models_dir), pinned.model)
+    if kind == "embed":
+        encoders.require_dense(describe(pinned, models_dir=models_dir), pinned.model)
+
+
+def describe(pinned: Pinned, *, models_dir: Path | None) -> Description:
+    """Return what the model's small files say of its sort; nothing where they are not within reach."""
+    if null.is_null(pinned.model):
+        return Description()
+    config = read_config(pinned, models_dir=models_dir)
+    if not pinned.revision.startswith(_LOCAL):
+        found = {name: hub.small_file(pinned.model, pinned.revision, name) for name in encoders.FILES}
+        return Description.of(config, {name: data for name, data in found.items() if data is not None})
+    folder = _local_folder(pinned.model, models_dir)
+    return Description() if folder is None else replace(Description.of_folder(folder), config=config)
+
+
 def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Checked:
     """What a model is and what it is good for here; raises what ``pin`` does, and ModelUnsuitable."""
     pinned = pin(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
@@ -184,13 +204,20 @@ def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str
     if family is None:
         raise ModelUnsuitable(f"{model} has no config.json that says what it is.")
     folder = _local_folder(model, models_dir)
+    unfit: dict[str, str] = {}
+    for kind in families.KINDS:
+        try:
+            require(kind, pinned, models_dir=models_dir)
+        except ModelUnsuitable as error:
+            unfit[kind] = str(error)
     return Checked(
         pinned=pinned,
         architecture=", ".join(config.get("architectures") or [str(config.get("model_type"))]),
         family=family.value,
-        kinds=tuple(kind for kind in families.KINDS if families.suits(kind, config)),
+        kinds=tuple(kind for kind in families.KINDS if kind not in unfit),
         window_limit=families.window_limit(config, *_stated_limits(folder)),
         size_bytes=weights.size_bytes(folder) if folder is not None else None,
+        unfit={kind: reason for kind, reason in unfit.items() if families.suits_family(kind, config)},
         head=families.classifier(config),
     )
 

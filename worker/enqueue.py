@@ -175,6 +175,7 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
     by_language = polyglot.parse(name)
     if by_language is None:
         pinned, config = _found(settings, name, revision)
+        models.require(task, pinned, models_dir=settings.models_dir)
         return build_spec(task, pinned, options, config)
     if revision is not None:
         raise BadOption("--revision is of one model; with several, give the revision of each as its own folder.")

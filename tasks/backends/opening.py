@@ -15,6 +15,7 @@ from tasks.backends import accelerator
 from tasks.backends.convert import safe_folder
 from tasks.backends.loading import NotTold, hollow, reported
 from tasks.decoding import own_settings
+from tasks.errors import ModelUnsuitable
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class Opening:
             return None
         report.require(self.spec.model, self.spec.kind)
         return found
+
+
+def require_keys_and_values(model: Any, name: str) -> None:
+    """Raise ModelUnsuitable for a decoder whose layers keep a state of their own."""
+    if model._is_stateful:
+        raise ModelUnsuitable(f"{name} keeps a state of its own in place of keys and values: it does not write here.")
 
 
 def generation_settings(folder: Path) -> Any:

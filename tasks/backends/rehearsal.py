@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from storage.specs import Spec
 from tasks import families
 from tasks.backends.loading import NotTold, hollow
-from tasks.backends.opening import Opening, generation_settings
+from tasks.backends.opening import Opening, generation_settings, require_keys_and_values, stated_settings
 from tasks.families import Family
 
 
@@ -27,7 +27,9 @@ def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_d
         return
     opening = Opening.of(spec, folder, cache_dir)
     decoder = families.family(config) is Family.DECODER
-    opening.require_weights(AutoModelForCausalLM if decoder else AutoModelForSeq2SeqLM)
+    model = opening.require_weights(AutoModelForCausalLM if decoder else AutoModelForSeq2SeqLM)
+    if decoder and model is not None:
+        require_keys_and_values(model, spec.model)
 
 
 def rehearse(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
@@ -36,19 +38,19 @@ def rehearse(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Pat
     if spec.kind == "embed":
         return
     opening = Opening.of(spec, folder, cache_dir)
-    settings = generation_settings(opening.folder)
     if families.family(config) is Family.DECODER:
         from tasks.backends.decoder_only import instructed
         from tasks.decoding import decoding
 
         text_config = opening.config.get_text_config().to_dict()
         tokens, stop, context = instructed.instructed(spec, opening.tokenizer, text_config)
-        limit = instructed.window_limit(spec, tokens, context, decoding(spec, settings.to_dict(), context, stop))
+        how = decoding(spec, stated_settings(opening), context, stop)
+        limit = instructed.window_limit(spec, tokens, context, how)
         instructed.readers(spec, tokens, limit)
         return
     from tasks.backends.encoder_decoder.generation import Generation
 
-    Generation(spec, opening.config.to_dict(), opening.tokenizer, settings)
+    Generation(spec, opening.config.to_dict(), opening.tokenizer, generation_settings(opening.folder))
 
 
 def _read_only(spec: Spec, folder: Path, cache_dir: Path) -> None:

@@ -72,7 +72,7 @@ def test_models_check_says_what_a_models_files_lack(embedded: Docmill) -> None:
     architectures.save(embedded.folder / "alone", alone, tokenizer)
     found = embedded.json("models", "check", embedded.folder / "alone")
     assert found["kinds"] == ["embed"]
-    assert found["lacks"].keys() == {"summarize", "translate"}
+    assert found["unfit"].keys() == {"summarize", "translate"}
     assert embedded.json("models", "check", whole)["kinds"] == ["summarize", "translate", "embed"]
 
 
@@ -87,6 +87,19 @@ def test_a_decoder_without_a_head_is_refused_for_generate_and_embeds(embedded: D
     assert "such as lm_head.weight" in said
     assert embedded.json("jobs") == []
     embedded(*run, "--task", "embed")
+
+
+def test_a_reranker_is_no_embedding_model(embedded: Docmill) -> None:
+    base = architectures.bert(embedded.folder / "base", TEXTS)
+    config = transformers.AutoConfig.from_pretrained(base, num_labels=1)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    model = transformers.BertForSequenceClassification(config)
+    folder = architectures.save(embedded.folder / "reranker", model, tokenizer)
+    run = ("run", EXAMPLES / "descriptions.jsonl", "--limit", 1, "--task", "embed", "--model")
+    assert f"{folder} is a cross-encoder (reranker)" in embedded(*run, folder, code=2).stderr
+    assert embedded.json("jobs") == []
+    assert "not        embed: embed needs" in embedded("models", "check", folder, code=2).stdout
+    embedded(*run, base)
 
 
 @pytest.mark.parametrize("name", ["minilm", "marian-ddtp", "synopsis-ddtp"])

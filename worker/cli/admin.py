@@ -150,7 +150,8 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
     settings = settings_from()
     found = check(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)
     if lacks := lacking(settings, found.pinned, found.kinds):
-        found = replace(found, kinds=tuple(kind for kind in found.kinds if kind not in lacks), lacks=lacks)
+        kinds = tuple(kind for kind in found.kinds if kind not in lacks)
+        found = replace(found, kinds=kinds, unfit={**found.unfit, **lacks})
     if as_json:
         print_json(asdict(found))
         return OK
@@ -161,7 +162,7 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
     answer(f"suits      {', '.join(found.kinds) or 'none of the tasks there are now'}")
     if found.head is not None and "embed" in found.kinds:
         answer(f"           embed without its head for {found.head}, which no task uses")
-    for kind, reason in found.lacks.items():
+    for kind, reason in found.unfit.items():
         answer(f"not        {kind}: {reason}")
     answer(f"window     {found.window_limit} tokens; longer documents are cut and put back together")
     return OK if found.kinds else BAD_INPUT

@@ -17,11 +17,11 @@ from tasks.backends import Source, accelerator
 from tasks.backends.decoder_only.instructed import closes, generated, instructed, readers, window_limit
 from tasks.backends.decoder_only.rowcache import RowCache
 from tasks.backends.decoder_only.sampling import next_tokens, penalized
-from tasks.backends.opening import Opening, stated_settings
+from tasks.backends.opening import Opening, require_keys_and_values, stated_settings
 from tasks.backends.static import Computed, Items, StaticLoop
 from tasks.batches import Budget
 from tasks.decoding import cut_at, decoding
-from tasks.errors import CannotServe, DeviceLost
+from tasks.errors import DeviceLost
 from tasks.outputs import Generated, Output
 from tasks.pool import Item
 from tasks.recipes import Traits
@@ -67,8 +67,7 @@ class CausalBackend:
         self._dtype = accelerator.dtype_for(spec.quality, device)
         opening = Opening.of(spec, folder, cache_dir)
         self._model = opening.model(AutoModelForCausalLM, self._dtype)
-        if self._model._is_stateful:
-            raise CannotServe(f"{spec.model} keeps a state of its own instead of keys and values.")
+        require_keys_and_values(self._model, spec.model)
         self._model.to(device)
         config = opening.config.get_text_config().to_dict()
         self._tokens, stop, context = instructed(spec, opening.tokenizer, config)

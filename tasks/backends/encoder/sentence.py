@@ -15,7 +15,7 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from storage.specs import Spec
-from tasks import families, queries
+from tasks import encoders, families, queries
 from tasks.backends import Source, accelerator
 from tasks.backends.convert import safe_folder
 from tasks.backends.encoder.packed import PackedEncoder, proven_encoder
@@ -52,6 +52,7 @@ class SentenceModel:
     """An embedding model as its files describe it, and what it reads under a spec. Raises WeightsMissing."""
 
     def __init__(self, spec: Spec, folder: Path, *, device: str, cache_dir: Path, dtype: torch.dtype) -> None:
+        encoders.require_dense(encoders.Description.of_folder(folder), spec.model)
         folder = safe_folder(folder, spec.revision, cache_dir)
         with accelerator.quiet(), reported() as report:
             self._model = SentenceTransformer(

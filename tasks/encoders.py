@@ -1,0 +1,112 @@
+"""The sort of encoder that a model's small files describe: one vector for a text, or something else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+
+from tasks.errors import ModelUnsuitable
+
+# Beside config.json, the files that tell.
+FILES = ("modules.json", "config_sentence_transformers.json")
+
+
+class Sort(StrEnum):
+    """What a model gives in place of one vector for a text."""
+
+    SPARSE = "a sparse encoder such as SPLADE, which gives a weight for each word of its vocabulary"
+    TOKENS = "a multi-vector encoder such as ColBERT, which gives a vector for each token"
+    PAIRS = "a cross-encoder (reranker), which gives a score for a pair of texts"
+
+
+# As sentence-transformers and PyLate name them in config_sentence_transformers.json.
+_BY_TYPE: Mapping[str, Sort] = MappingProxyType(
+    {
+        "SparseEncoder": Sort.SPARSE,
+        "MultiVectorEncoder": Sort.TOKENS,
+        "ColBERT": Sort.TOKENS,
+        "CrossEncoder": Sort.PAIRS,
+    }
+)
+# Parts of a module's class, for files that were written before they had a type.
+_BY_MODULE: Mapping[str, Sort] = MappingProxyType(
+    {
+        ".sparse_encoder.": Sort.SPARSE,
+        "SpladePooling": Sort.SPARSE,
+        ".multi_vector_encoder.": Sort.TOKENS,
+        "pylate.": Sort.TOKENS,
+        ".cross_encoder.": Sort.PAIRS,
+    }
+)
+# In config.json, where a cross-encoder's settings were written.
+_OF_PAIRS = ("sbert_ce_default_activation_function",)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model's files say of it: config.json, the type of sentence-transformers, and its modules' classes."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    sentence_type: str | None = None
+    modules: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], files: Mapping[str, bytes]) -> Description:
+        """``files`` holds those of ``FILES`` that there are; what cannot be read says nothing."""
+        modules, sentence = (_parsed(files.get(name)) for name in FILES)
+        listed = modules if isinstance(modules, list) else []
+        return cls(
+            config,
+            str(sentence["model_type"]) if isinstance(sentence, dict) and sentence.get("model_type") else None,
+            tuple(str(module.get("type", "")) for module in listed if isinstance(module, dict)),
+        )
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Description:
+        found = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+        config = folder / "config.json"
+        parsed = _parsed(config.read_bytes()) if config.is_file() else None
+        return cls.of(parsed if isinstance(parsed, dict) else {}, found)
+
+
+def sort(described: Description) -> Sort | None:
+    """What the model gives in place of one vector for a text; None for one that gives that, or may."""
+    if (found := _BY_TYPE.get(described.sentence_type or "")) is not None:
+        return found
+    for part, found in _BY_MODULE.items():
+        if any(part in module for module in described.modules):
+            return found
+    config, architectures = described.config, described.config.get("architectures") or ()
+    if any("ColBERT" in str(name) for name in architectures):
+        return Sort.TOKENS
+    pools = any("Pooling" in module for module in described.modules)
+    if any(name in config for name in _OF_PAIRS) or (not pools and _scores(config)):
+        return Sort.PAIRS
+    return None
+
+
+def require_dense(described: Description, model: str) -> None:
+    """Raise ModelUnsuitable, with what the model is, unless it gives one vector for a text."""
+    if (found := sort(described)) is not None:
+        raise ModelUnsuitable(f"embed needs a model that gives one vector for a text; {model} is {found}.")
+
+
+def _scores(config: Mapping[str, Any]) -> bool:
+    """Whether the head gives a single number."""
+    heads = any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
+    labels = config.get("id2label")
+    n_labels = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)
+    return heads and n_labels == 1
+
+
+def _parsed(data: bytes | None) -> Any:
+    try:
+        return orjson.loads(data) if data is not None else None
+    except orjson.JSONDecodeError:
+        return None
