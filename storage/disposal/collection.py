@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, exists, or_, select, update
+from sqlalchemy import Connection, and_, delete, exists, false, not_, or_, select, update
 
 from storage import gate, numbering
 from storage.database import Database, db_now
@@ -24,6 +24,7 @@ from storage.schema import Content, Document, Job, OutcomeRow, Prompt, SpecRow, 
 
 PAGE = 500  # contents that go in one transaction, with all that follows from them
 LOOK = 5_000  # contents, or outcomes, that are looked through by one
+_NOTHING: Any = false()  # as a condition of outcomes
 
 
 @dataclass(frozen=True)
@@ -107,22 +108,24 @@ def _note_dropped(connection: Connection, spec_ids: Collection[int]) -> None:
     connection.execute(update(SpecRow).where(SpecRow.id.in_(sorted(spec_ids))).values(dropped_at=db_now()))
 
 
-def unneeded(database: Database, connection: Connection, contents: Collection[int]) -> list[int]:
-    """Return those of these contents that nothing needs, in order."""
-    loose = sorted({*contents} - _rooted(database, connection, contents))
+def unneeded(
+    database: Database, connection: Connection, contents: Collection[int], going: Any = _NOTHING
+) -> list[int]:
+    """Return those of these contents that nothing needs, in order, as if the outcomes of a condition were gone."""
+    loose = sorted({*contents} - _rooted(database, connection, contents, going))
     pages = [{*loose[first : first + PAGE]} for first in range(0, len(loose), PAGE)]
-    return sorted(set[int]().union(*(_unneeded(database, connection, page) for page in pages)))
+    return sorted(set[int]().union(*(_unneeded(database, connection, page, going) for page in pages)))
 
 
-def _unneeded(database: Database, connection: Connection, contents: set[int]) -> set[int]:
+def _unneeded(database: Database, connection: Connection, contents: set[int], going: Any = _NOTHING) -> set[int]:
     """Those of these contents that no root leads to."""
     needed, origins, looked_at = set[int](), dict[int, set[int]](), set[int]()
     front = contents
     while front:
         looked_at |= front
-        rooted = _rooted(database, connection, front)
+        rooted = _rooted(database, connection, front, going)
         needed |= rooted
-        found = _origins(database, connection, front - rooted)
+        found = _origins(database, connection, front - rooted, going=going)
         origins |= found
         front = set[int]().union(*found.values()) - looked_at
     while led_to := {one for one, of in origins.items() if one not in needed and of & needed}:
@@ -130,7 +133,7 @@ def _unneeded(database: Database, connection: Connection, contents: set[int]) ->
     return contents - needed
 
 
-def _rooted(database: Database, connection: Connection, contents: Collection[int]) -> set[int]:
+def _rooted(database: Database, connection: Connection, contents: Collection[int], going: Any = _NOTHING) -> set[int]:
     """Those of these contents that are a root's, or put out of a document's."""
     # OFFSET 0: a look-up for each, that stops at the first (see `Database.probe`).
     has_document = select(Document.id).where(Document.content_id == Content.id).offset(0).correlate(Content)
@@ -144,7 +147,7 @@ def _rooted(database: Database, connection: Connection, contents: Collection[int
     of_document = (
         select(OutcomeRow.content_id)
         .join(Document, Document.content_id == OutcomeRow.content_id)
-        .where(OutcomeRow.output_id == Content.id)
+        .where(OutcomeRow.output_id == Content.id, not_(going))
         .offset(0)
         .correlate(Content)
     )
@@ -152,7 +155,7 @@ def _rooted(database: Database, connection: Connection, contents: Collection[int
     of_prompt = (
         select(OutcomeRow.content_id)
         .join(Prompt, Prompt.content_id == OutcomeRow.content_id)
-        .where(OutcomeRow.output_id == Content.id)
+        .where(OutcomeRow.output_id == Content.id, not_(going))
         .offset(0)
         .correlate(Content)
     )
@@ -162,10 +165,14 @@ def _rooted(database: Database, connection: Connection, contents: Collection[int
 
 
 def _origins(
-    database: Database, connection: Connection, contents: Collection[int], limit: int | None = None
+    database: Database,
+    connection: Connection,
+    contents: Collection[int],
+    limit: int | None = None,
+    going: Any = _NOTHING,
 ) -> dict[int, set[int]]:
     """By content those that it was put out of."""
-    query = select(OutcomeRow.output_id, OutcomeRow.content_id)
+    query = select(OutcomeRow.output_id, OutcomeRow.content_id).where(not_(going))
     if limit is not None:
         query = query.where(OutcomeRow.output_id.in_(contents)).limit(limit)
         rows = connection.execute(query).all() if contents else []

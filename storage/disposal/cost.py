@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, not_, select
 
 from storage.database import Database
 from storage.disposal import collection
 from storage.disposal.collection import LOOK, Collected
+from storage.disposal.pruning import Seen
 from storage.rows import SPEC, spec_of
 from storage.schema import Content, OutcomeRow, Shard, SpecRow, Step
 
@@ -26,42 +27,75 @@ class Cost:
 
     spec_id: int
     spec: str
-    outcomes: int
+    outcomes: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     seconds: float | None = None
 
 
 def of_dropping(database: Database, *, older_than_s: float, spec_ids: Collection[int] | None = None) -> list[Cost]:
-    """Return by spec what `collection.drop` would drop, where that is anything.
+    """Return by spec what `collection.drop` would drop, with what nothing needs after that.
 
-    What nothing needs after that goes too, and is not counted here.
+    Of prompts around texts that would go the results are not counted.
     """
     query = select(SpecRow.id, *SPEC).order_by(SpecRow.id)
     with database.read() as connection:
-        specs = connection.execute(query if spec_ids is None else query.where(SpecRow.id.in_(spec_ids))).all()
-    costs = [_of_spec(database, row, older_than_s) for row in specs]
-    return [cost for cost in costs if cost.outcomes]
+        specs = {row.id: str(spec_of(row)) for row in connection.execute(query)}
+    wanted = sorted(specs) if spec_ids is None else sorted(spec_ids)
+    going = and_(OutcomeRow.spec_id.in_(wanted), collection.is_old(older_than_s), not_(collection.is_worked_on()))
+    costs = {spec_id: Cost(spec_id, name) for spec_id, name in specs.items()}
+    followed = Seen()
+    for spec_id in wanted:
+        for page in _going(database, spec_id, going):
+            _add(costs, page)
+            _follow(database, going, page, costs, followed)
+    return [replace(cost, seconds=_seconds(database, cost)) for cost in costs.values() if cost.outcomes]
 
 
-def _of_spec(database: Database, row: Any, older_than_s: float) -> Cost:
-    goes = and_(collection.is_old(older_than_s), ~collection.is_worked_on()).label("goes")
-    columns = (OutcomeRow.content_id, OutcomeRow.tokens_in, OutcomeRow.tokens_out, goes)
-    query = select(*columns).where(OutcomeRow.spec_id == row.id).order_by(OutcomeRow.content_id).limit(LOOK)
-    cost, last = Cost(row.id, str(spec_of(row)), 0), 0
+_OUTCOME = (
+    OutcomeRow.spec_id,
+    OutcomeRow.content_id,
+    OutcomeRow.output_id,
+    OutcomeRow.tokens_in,
+    OutcomeRow.tokens_out,
+)
+
+
+def _going(database: Database, spec_id: int, going: Any) -> Iterator[list[Any]]:
+    """Yield the outcomes of a spec that would be dropped, a page at a time."""
+    query = select(*_OUTCOME, going.label("goes")).where(OutcomeRow.spec_id == spec_id)
+    query, last = query.order_by(OutcomeRow.content_id).limit(LOOK), 0
     while True:
         with database.read() as connection:
             page = connection.execute(query.where(OutcomeRow.content_id > last)).all()
-        going = [outcome for outcome in page if outcome.goes]
-        cost = replace(
-            cost,
-            outcomes=cost.outcomes + len(going),
-            tokens_in=cost.tokens_in + sum(outcome.tokens_in for outcome in going),
-            tokens_out=cost.tokens_out + sum(outcome.tokens_out for outcome in going),
-        )
+        yield [outcome for outcome in page if outcome.goes]
         if len(page) < LOOK:
-            return replace(cost, seconds=_seconds(database, cost)) if cost.outcomes else cost
+            return
         last = page[-1].content_id
+
+
+def _follow(database: Database, going: Any, dropped: Sequence[Any], costs: dict[int, Cost], followed: Seen) -> None:
+    """Count the results that were made of what these outcomes put out, and of that in turn, if nothing needs them."""
+    front = _outputs(dropped, followed)
+    while front:
+        followed.add(front)
+        with database.read() as connection:
+            loose = collection.unneeded(database, connection, front, going)
+            query = select(*_OUTCOME).where(not_(going))
+            made = database.probe(connection, query, OutcomeRow.content_id, loose)
+        _add(costs, made)
+        front = _outputs(made, followed)
+
+
+def _outputs(outcomes: Sequence[Any], followed: Seen) -> set[int]:
+    return {one.output_id for one in outcomes if one.output_id is not None and one.output_id not in followed}
+
+
+def _add(costs: dict[int, Cost], outcomes: Sequence[Any]) -> None:
+    for one in outcomes:
+        cost = costs[one.spec_id]
+        tokens_in, tokens_out = cost.tokens_in + one.tokens_in, cost.tokens_out + one.tokens_out
+        costs[one.spec_id] = replace(cost, outcomes=cost.outcomes + 1, tokens_in=tokens_in, tokens_out=tokens_out)
 
 
 def _seconds(database: Database, cost: Cost) -> float | None:

@@ -160,6 +160,8 @@ def _look(database: Database, job: OpenJob, seen: Seen, unread: Unread) -> Missi
                 left_out[suffix] += 1
             else:
                 vanished.append(document.id)
+    if not vanished and not n_rejected and not left_out:
+        return Missing(0, vanished, 0, left_out)
     with database.read() as connection:
         before = and_(*_of_source(job), or_(_CURRENT, Document.superseded_by > job.last_before))
         query = select(func.count()).select_from(Document).join(Ingest, Ingest.id == Document.ingest_id)

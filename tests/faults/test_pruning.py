@@ -66,6 +66,18 @@ def without_formats(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "readable", lambda: False)
 
 
+def break_off(monkeypatch: pytest.MonkeyPatch, mount: str) -> None:
+    """Let the folder of this name fail as a mount does whose server is away."""
+    scandir = os.scandir
+
+    def failing(path: Any) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
+        if Path(path).name == mount:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+
+
 def test_files_whose_extra_is_missing_have_not_vanished(
     database: Database, read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,7 +90,7 @@ def test_files_whose_extra_is_missing_have_not_vanished(
     assert present(database).keys() == {"a.txt", "b.txt", "c.txt", "d.html", "e.html"}
     assert done.not_pruned is not None
     assert "1 .html" in done.not_pruned
-    assert "docmill[formats]" in done.not_pruned
+    assert "[formats]" in done.not_pruned
     # With "keep" the others are marked all the same.
     done = read(folder, prune_rejected="keep")
     assert (done.counts.vanished, done.not_pruned) == (1, None)
@@ -124,20 +136,30 @@ def test_a_mount_that_fails_hides_what_is_below_it_and_nothing_of_it_is_marked(
     folder = write(tmp_path / "notes", "a.txt", "b.txt", "c.txt", "mount/d.txt", "mount/e.txt")
     read(folder)
     (folder / "c.txt").unlink()
-    scandir = os.scandir
-
-    def failing(path: Any) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
-        if Path(path).name == "mount":
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", failing)
+    break_off(monkeypatch, "mount")
     done = read(folder)
     assert present(database).keys() == {"a.txt", "b.txt", "c.txt", "mount/d.txt", "mount/e.txt"}
     assert "mount/ was rejected" in (done.not_pruned or "")
     done = read(folder, prune_rejected="keep")
     assert (done.counts.vanished, done.not_pruned) == (1, None)
     assert present(database).keys() == {"a.txt", "b.txt", "mount/d.txt", "mount/e.txt"}
+
+
+def test_a_mount_that_fails_below_a_pattern_keeps_the_records_of_its_files(
+    database: Database, read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    lines(folder / "a.jsonl", *record("1", "2", "3"))
+    lines(folder / "mount" / "b.jsonl", *record("1", "2"))
+    read(f"{folder}/**/*.jsonl")
+    lines(folder / "a.jsonl", *record("1", "2"))
+    break_off(monkeypatch, "mount")
+    assert "mount/ was rejected" in (read(f"{folder}/**/*.jsonl").not_pruned or "")
+    assert len(present(database)) == 5
+    done = read(f"{folder}/**/*.jsonl", prune_rejected="keep")
+    assert (done.counts.vanished, done.not_pruned) == (1, None)
+    assert present(database).keys() == {"a.jsonl#1", "a.jsonl#2", "mount/b.jsonl#1", "mount/b.jsonl#2"}
 
 
 def test_a_mount_that_is_empty_marks_no_more_than_prune_max_allows(

@@ -79,6 +79,16 @@ def test_the_time_is_that_of_the_specs_shards_by_their_tokens(database: Database
     assert cost.of_dropping(database, older_than_s=0.0) == []
 
 
+def test_what_was_made_of_dropped_results_is_counted_with_them(database: Database, mill: Mill) -> None:
+    read(database, pipeline(), [*numbered(5), ("again", "translate(text 1)")])
+    mill.work()
+    jobs.finish(database)
+    [spec_id] = collection.specs(database, "translate/marian")
+    expected = cost.of_dropping(database, older_than_s=0.0, spec_ids=[spec_id])
+    assert len(expected) == 3
+    assert collection.drop(database, spec_ids=[spec_id]).outcomes == sum(one.outcomes for one in expected)
+
+
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)), max_size=8))
 def test_time_in_which_several_worked_counts_once(spans: list[tuple[int, int]]) -> None:
     seconds = {second for began, lasted in spans for second in range(began, began + lasted)}

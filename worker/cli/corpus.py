@@ -306,7 +306,7 @@ def gc_command(days: float | None, spec: str | None, dry_run: bool, yes: bool, a
     return OK
 
 
-RECOMPUTED = "Whoever asks for them again has them computed anew. What was made of them alone goes, too."
+RECOMPUTED = "Whoever asks for them again has them computed anew."
 
 
 def _cost(of: Cost) -> str:
