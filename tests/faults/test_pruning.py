@@ -242,7 +242,7 @@ def test_a_file_of_several_that_cannot_be_read_keeps_its_documents(
     lines(folder / "c.csv", "id,text", "1,one")
     read(f"{folder}/*")
     lines(folder / "a.jsonl", *record("1"))
-    (folder / "b.jsonl").write_bytes("{}".encode("utf-16"))
+    lines(folder / "b.jsonl", '{"body": "no text"}')
     done = read(f"{folder}/*", prune_rejected="keep")
     assert (done.counts.vanished, done.not_pruned) == (1, None)
     assert present(database).keys() == {"a.jsonl#1", "b.jsonl#1", "b.jsonl#2", "c.csv#1"}
