@@ -20,6 +20,7 @@ from storage.errors import DatabaseUnreachable, RightMissing, SchemaOutOfDate, S
 from storage.installation import install
 from storage.leases.dispatch import LIVE_S
 from storage.migrations import current, head, require_current
+from storage.pooling import Pooling, pooling
 from storage.readers.confinement import has_seccomp, landlock_abi
 from storage.schema import Worker
 from tasks import models
@@ -77,10 +78,23 @@ def look_at_database(settings: Settings) -> Iterator[Finding]:
         yield Finding("workers", True, f"{len(live)} live" + (f", lanes {', '.join(lanes)}" if lanes else ""))
         if not database.is_sqlite:
             yield clock("PostgreSQL", before, theirs, after)
+            yield from pooler(pooling(database))
     except StorageError as error:
         yield Finding("database", False, str(error), _database_advice(error))
     finally:
         database.close()
+
+
+def pooler(found: Pooling) -> Iterator[Finding]:
+    """Yield a finding where a connection pooler stands before PostgreSQL. docmill works behind one, so it is fine."""
+    if found is Pooling.NONE:
+        return
+    advice = (
+        "`docmill index add` builds with the server's own maintenance_work_mem here: raise it by "
+        "ALTER ROLE … SET maintenance_work_mem, or make indexes past the pooler"
+    )
+    detail = f"such as PgBouncer stands before PostgreSQL: {found.value}"
+    yield Finding("pooler", True, detail, advice)
 
 
 def _file(database: Database) -> Path | None:

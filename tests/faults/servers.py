@@ -218,6 +218,47 @@ class PostgresCluster(Server):
         self.start()
 
 
+class PgBouncer(Server):
+    """A PgBouncer before a server, which gives each transaction another session. Raises Missing.
+
+    It is set as strictly as any: sessions are taken in turn, no statement is prepared on a client's behalf, and no
+    parameter of a connection is overlooked. Its folder must be one that another user can come to (see `open_folder`).
+    """
+
+    def __init__(self, folder: Path, server_port: int, *, pool_mode: str = "transaction", sessions: int = 6) -> None:
+        super().__init__(folder, [])
+        program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        if program is None:
+            raise Missing("there is no pgbouncer")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "users.txt").write_text(f'"{POSTGRES_USER}" ""\n')
+        settings = {
+            "listen_addr": HOST,
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "auth_type": "trust",
+            "auth_file": folder / "users.txt",
+            "pool_mode": pool_mode,
+            "default_pool_size": sessions,
+            "server_round_robin": 1,
+            "max_prepared_statements": 0,
+            "max_client_conn": 500,
+        }
+        lines = [f"{name} = {value}" for name, value in settings.items()]
+        servers = f"[databases]\n* = host={HOST} port={server_port}\n"
+        (folder / "pgbouncer.ini").write_text("\n".join([servers, "[pgbouncer]", *lines, ""]))
+        _give_to_postgres(folder)
+        self._command = [*_as_postgres(), program, str(folder / "pgbouncer.ini")]
+        self.admin_url = f"postgresql://{POSTGRES_USER}@{HOST}:{self.port}/postgres"
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self.admin_url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
 def _installed_postgres() -> Path | None:
     """The machine's folder with initdb and postgres, which Debian keeps off the PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))

@@ -1,0 +1,180 @@
+"""PgBouncer in transaction mode between docmill and PostgreSQL: everything works, and `doctor` names it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy.engine import make_url
+
+from storage.database import Database
+from storage.patience import Patience
+from storage.pooling import Pooling, pooling
+from storage.schema import Shard
+from tests.conftest import missing
+from tests.faults.mill import SHARD_TEXTS, Mill, numbered
+from tests.faults.servers import Missing, PgBouncer, PostgresCluster, open_folder
+from tests.worker.harness import Docmill, kill_group, until
+from worker import doctor
+from worker.doctor import Finding
+from worker.settings import load_settings
+
+STEPS = """
+[[step]]
+name = "english"
+task = "translate"
+model = "null@3000"
+[[step]]
+name = "meaning"
+task = "embed"
+model = "null@3000"
+"""
+
+
+def past(url: str, server_port: int) -> str:
+    """A database's URL without the pooler."""
+    return make_url(url).set(drivername="postgresql", port=server_port).render_as_string(hide_password=False)
+
+
+def through(url: str, pooler: PgBouncer) -> str:
+    """A database's URL by way of the pooler, without options for sessions, which it takes from nobody."""
+    return make_url(url).set(port=pooler.port, query={}).render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def bouncer(own_postgres: PostgresCluster) -> Iterator[PgBouncer]:
+    with open_folder() as folder:
+        try:
+            server = PgBouncer(folder / "pgbouncer", own_postgres.port)
+        except Missing as reason:
+            missing(str(reason))
+        with server:
+            yield server
+
+
+@pytest.fixture
+def mill(tmp_path: Path, own_postgres: PostgresCluster, bouncer: PgBouncer, redis_url: str) -> Iterator[Mill]:
+    """docmill's processes go by way of the pooler, the test itself goes past it."""
+    url = own_postgres.create()
+    database = Database(url, pool_size=12)
+    mill = Mill(tmp_path, database, redis_url)
+    mill.environment["DOCMILL_DATABASE_URL"] = through(url, bouncer)
+    yield mill
+    database.close()
+
+
+def test_workers_and_commands_work_behind_a_pgbouncer_that_gives_each_transaction_another_session(mill: Mill) -> None:
+    mill("db", "upgrade")
+    n = 20 * SHARD_TEXTS
+    first = mill.enqueue(mill.corpus(numbered(n)), "--task", "translate", "--model", "null@3000")
+    steps = mill.folder / "steps.toml"
+    source = mill.corpus(numbered(4 * SHARD_TEXTS), "steps.jsonl")
+    steps.write_text(f'name = "steps"\n[corpus]\nsource = "{source}"\n{STEPS}')
+    killed = mill.start_worker()
+    until(lambda: mill.states()["done"] >= 3, "some of it is done")
+    kill_group(killed)
+    with mill.worker():
+        mill.finish(first, 120)
+        mill("pipeline", "run", steps)
+        assert mill.json("status", first)["done"] == n
+        assert len(mill.results(first)) == n
+        assert mill.json("health")["problem"] is None
+    assert all(row.state == "done" for row in mill.shards(Shard.state))
+    assert " error=" not in mill.log("worker"), "nothing was tried again"
+    mill("jobs")
+    mill("failures", first)
+    mill("corpus", "list")
+    mill("corpus", "rm", "steps", "--yes")
+
+
+def test_doctor_says_that_a_pooler_stands_between(mill: Mill, own_postgres: PostgresCluster) -> None:
+    mill("db", "upgrade")
+    url = mill.environment["DOCMILL_DATABASE_URL"]
+
+    def found(url: str) -> dict[str, Finding]:
+        settings = load_settings(home=mill.folder / "home", database_url=url)
+        return {finding.what: finding for finding in doctor.look_at_database(settings)}
+
+    pooler = found(url)["pooler"]
+    assert pooler.ok
+    assert "each transaction may get another session" in pooler.detail
+    assert "maintenance_work_mem" in pooler.advice
+    assert "pooler" not in found(past(url, own_postgres.port))
+
+
+@pytest.mark.parametrize(
+    ("mode", "found"), [("transaction", Pooling.TRANSACTIONS), ("session", Pooling.SESSIONS), (None, Pooling.NONE)]
+)
+def test_how_sessions_are_pooled_is_found_out(
+    own_postgres: PostgresCluster, mode: str | None, found: Pooling
+) -> None:
+    with open_folder() as folder:
+        if mode is None:
+            database = Database(own_postgres.create())
+            assert pooling(database) is found
+            database.close()
+            return
+        try:
+            server = PgBouncer(folder / "pgbouncer", own_postgres.port, pool_mode=mode)
+        except Missing as reason:
+            missing(str(reason))
+        with server:
+            database = Database(through(own_postgres.create(), server))
+            assert pooling(database) is found
+            database.close()
+
+
+def test_a_statement_that_takes_long_is_asked_after_by_the_session_that_the_pooler_gave_it(
+    own_postgres: PostgresCluster, bouncer: PgBouncer
+) -> None:
+    url = own_postgres.create()
+    database = Database(through(url, bouncer), patience=Patience(answer_s=0.5))
+    database.write(lambda connection: connection.exec_driver_sql("CREATE TABLE wanted (n int)"))
+    tries: list[int] = []
+
+    def work(connection: Any) -> None:
+        tries.append(1)
+        connection.exec_driver_sql("LOCK TABLE wanted")
+
+    def logins() -> int:
+        return (bouncer.folder / "server.log").read_text().count("login attempt")
+
+    with psycopg.connect(url) as beside:
+        beside.execute("LOCK TABLE wanted")
+        waiting = threading.Thread(target=partial(database.write, work))
+        waiting.start()
+        before = logins()
+        until(lambda: logins() >= before + 4, "the server is asked again and again", 60)
+    waiting.join(60)
+    assert not waiting.is_alive()
+    assert tries == [1]
+    database.close()
+
+
+def test_an_index_of_vectors_is_made_and_used_behind_a_pgbouncer(tmp_path: Path, pgvector_url: str) -> None:
+    port = make_url(pgvector_url).port
+    assert port is not None
+    with open_folder() as folder:
+        try:
+            server = PgBouncer(folder / "pgbouncer", port)
+        except Missing as reason:
+            missing(str(reason))
+        with server:
+            docmill = Docmill(tmp_path, {"DOCMILL_DATABASE_URL": through(pgvector_url, server)})
+            (tmp_path / "corpus.jsonl").write_text(
+                "".join(f'{{"id": "k{i}", "text": "text {i}"}}\n' for i in range(40))
+            )
+            docmill("run", "corpus.jsonl", "--task", "embed", "--model", "null", "--corpus", "books")
+            assert docmill.json("index", "add", "books") == {"spec": 1, "added": 40}
+            assert docmill.json("search", "books", "text 7")["hits"][0]["id"] == "k7"
+            with psycopg.connect(past(pgvector_url, port)) as beside:
+                locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+                assert beside.execute(locks).fetchone() == (0,), "no session was left with a lock"
+            for _ in range(6):  # each session of the pooler in turn
+                with psycopg.connect(through(pgvector_url, server).replace("+psycopg", "")) as one:
+                    assert one.execute("SHOW plan_cache_mode").fetchone() == ("auto",), "nothing was left set"
