@@ -9,6 +9,7 @@ from types import MappingProxyType
 from tasks.families import Family
 
 AUTO = "auto"
+OWN_CODE = "transformers"  # the model as its authors wrote it
 # By name: the module whose presence says that the backend can be used.
 MODULES: Mapping[str, str] = MappingProxyType(
     {name: name for name in ("transformers", "ctranslate2", "openvino", "onnxruntime", "vllm")}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,6 +63,16 @@ class Engine:
         """What carries the spec out here: device, precision, backend, versions; opens it if need be."""
         with self._residents.hold(spec) as resident:
             return resident.backend.runtime()
+
+    def runtime_since(self, spec: Spec, before: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The runtime of what was begun under the runtime ``before`` and is done now: of both backends, where one has
+        taken the other's place."""
+        resident = self._residents.loaded(spec)
+        now = before if resident is None else resident.backend.runtime()
+        if now["backend"] == before["backend"]:
+            return before
+        versions = {**before["versions"], **now["versions"]}
+        return {**now, "backend": f"{before['backend']}, then {now['backend']}", "versions": versions}
 
     def submit(self, spec: Spec, texts: Sequence[tuple[int, str]]) -> Ticket:
         """Take (content id, text) pairs; cuts and tokenises in the calling thread.

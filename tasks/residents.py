@@ -55,6 +55,11 @@ class Residents:
     def __iter__(self) -> Iterator[Resident]:
         return iter(list(self._loaded.values()))
 
+    def loaded(self, spec: Spec) -> Resident | None:
+        """The spec's model, if it is loaded now."""
+        with self.changed:
+            return self._loaded.get(spec)
+
     @contextmanager
     def hold(self, spec: Spec) -> Iterator[Resident]:
         """The spec's model, opened if need be, and kept while the block runs.

@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from storage import rows
 from storage.database import Database
 from storage.errors import LeaseLost, StorageError
@@ -151,8 +153,8 @@ class Process:
         self._enter(ours)
         try:
             faultpoints.reach("claimed")
-            ours.ticket = self._submit(head, claim)
             ours.runtime = self.engine.runtime(head.spec)
+            ours.ticket = self._submit(head, claim)
             while not ours.ticket.wait(LOOK_S) and not ours.lost.is_set():
                 pass
             if ours.lost.is_set():
@@ -162,6 +164,7 @@ class Process:
             if not ours.ticket.complete and not self.draining.is_set():
                 log.critical("engine_died shard=%d error=%r", claim.shard_id, self.engine.error)
                 os._exit(1)  # the supervisor makes a new process, and the shards in flight suspects
+            ours.runtime = self.engine.runtime_since(head.spec, ours.runtime)
             self._settle(ours)
         except LeaseLost:
             log.warning("lease_lost shard=%d", claim.shard_id)
@@ -232,7 +235,7 @@ class Process:
         return False
 
     def _runtime_id(self, ours: InFlight) -> int:
-        key = ours.head.spec.sha256
+        key = orjson.dumps(dict(ours.runtime), option=orjson.OPT_SORT_KEYS)
         if key not in self._runtimes:
             self._runtimes[key] = rows.runtime_id(self.database, ours.runtime)
         return self._runtimes[key]

@@ -100,16 +100,24 @@ def _first_suited(
     what = {"quality": spec.quality, "device": device}
     names = choice.candidates(spec.kind, family, present=choice.installed(), asked=asked, **what)
     reason: CannotServe | None = None
+    last = ""
 
     def opened(name: str) -> Any:  # those for embeddings say more than a Backend does
+        nonlocal last
+        last = name
         made = _class_of(name, spec.kind, family, only=len(names) == 1)
         return made(spec, folder, device=device, cache_dir=cache_dir)
 
     if spec.kind == "embed" and len(names) > 1:
-        from tasks.backends.encoder.contest import fastest, subject
+        from tasks.backends.encoder.contest import fastest, leave_out, subject
+        from tasks.backends.encoder.fallback import FallbackBackend
 
-        ahead: Backend = fastest(names, opened, cache_dir / "backends", subject(spec, device, names))
-        return ahead
+        notes, measured = cache_dir / "backends", subject(spec, device, names)
+        ahead: Backend = fastest(names, opened, notes, measured)
+        if last == choice.OWN_CODE:
+            return ahead
+        taken_out = partial(leave_out, notes, measured, last)
+        return FallbackBackend(ahead, partial(opened, choice.OWN_CODE), taken_out)
     for name in names:
         try:
             suited: Backend = opened(name)

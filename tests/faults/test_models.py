@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
-from sqlalchemy import update
+from sqlalchemy import select, update
 
-from storage.schema import Refusal, Shard
+from storage.schema import Refusal, Runtime, Shard
 from tests.faults.mill import Mill
 from tests.worker.harness import EXAMPLES, until
 from worker.enqueue import Request
@@ -89,3 +91,38 @@ def test_a_worker_refuses_a_checkpoint_without_some_of_its_weights_that_was_enqu
         until(lambda: "blocked" in (mill.json("status", job)["waiting_for"] or ""), "the job is blocked")
         assert "lack 16 weights that translate computes with" in mill.json("status", job)["waiting_for"]
     assert [row.attempt for row in mill.shards(Shard.attempt)] == [0]
+
+
+# One text of every batch, with whatever library computes in the place of the model's own code.
+PLANTED_NAN = """
+from tasks.backends.encoder import contest
+from tasks.backends.encoder.sentence import SentenceBackend
+
+own = SentenceBackend._states
+
+def planted(self, items):
+    states = own(self, items)
+    if type(self) is not SentenceBackend and items[0].owner is not None:
+        states["token_embeddings"][-1] = float("nan")
+    return states
+
+contest.best = lambda rates: "openvino" if "openvino" in rates else min(rates)
+SentenceBackend._states = planted
+"""
+
+
+def test_a_backend_that_gives_nan_for_some_batches_is_replaced_and_no_document_fails(mill: Mill) -> None:
+    (mill.folder / "home" / "cache" / "backends").unlink()  # what is measured here is no other test's
+    job = mill.enqueued(Request(str(EXAMPLES / "descriptions.jsonl"), "embed", limit=40)).id
+    mill.patch(PLANTED_NAN)
+    with mill.worker():
+        status = mill.finish(job, within_s=120)
+        assert "backend_taken_out backend=openvino" in mill.log("worker")
+    assert (status.done, status.failed) == (40, 0)
+    assert all(np.isfinite(result["vector"]).all() for result in mill.results(job))
+    with mill.database.read() as connection:
+        used = set(connection.scalars(select(Runtime.backend)))
+    assert "openvino, then sentence-transformers" in used
+    assert used <= {"openvino, then sentence-transformers", "sentence-transformers"}
+    (note,) = (mill.folder / "home" / "cache" / "backends").glob("*.json")
+    assert json.loads(note.read_text())["not_finite"] == ["openvino"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +31,7 @@ from tasks.backends.encoder.converted.conversion import ConvertedBackend
 from tasks.backends.encoder.converted.onnx_embed import OnnxBackend
 from tasks.backends.encoder.converted.openvino_embed import OpenVinoBackend
 from tasks.backends.encoder.notes import remembered
+from tasks.backends.encoder.packed import compared_lengths, local_span
 from tasks.backends.tokens import Tokens
 from tasks.errors import CannotServe, Unsuited
 from tasks.families import Family
@@ -280,3 +283,63 @@ def test_a_conversion_that_fails_leaves_the_root_logger_as_it_was(mpnet: Path) -
     with pytest.raises(Exception, match="without a translation"):
         openvino_encoder.traced(Broken(), Tokens(AutoTokenizer.from_pretrained(mpnet)))
     assert (root.level, root.filters, root.handlers) == before
+
+
+SPAN = 32
+
+
+@pytest.fixture(scope="module")
+def modern(descriptions: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder of which two layers of three see 16 tokens to each side."""
+    folder = tmp_path_factory.mktemp("modern")
+    tokenizer = AutoTokenizer.from_pretrained(architectures.bert(folder / "bert", descriptions[:40]))
+    config = transformers.ModernBertConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=256,
+        local_attention=SPAN,
+        pad_token_id=tokenizer.pad_token_id,
+        cls_token_id=tokenizer.cls_token_id,
+        bos_token_id=tokenizer.cls_token_id,
+        sep_token_id=tokenizer.sep_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+    )
+    torch.manual_seed(7)
+    return architectures.save(folder / "modern", transformers.ModernBertModel(config), tokenizer)
+
+
+def test_local_attention_beside_much_padding_gives_what_the_models_own_code_does(
+    there: Bench, modern: Path, descriptions: list[str]
+) -> None:
+    long = " ".join(descriptions[0].split() * 4)
+    texts = [text for line in lines(descriptions)[:12] for text in (line[:20], f"{line} {long}"[:400], long[:600])]
+    assert least_cosine(vectors(there.run(there.spec("embed", str(modern)), texts)), own(modern, texts)) >= 0.999999
+
+
+def test_a_comparison_has_padding_further_from_the_text_than_local_attention_sees(modern: Path) -> None:
+    modern_config = transformers.AutoConfig.from_pretrained(modern)
+    for span in (SPAN, 128):
+        modern_config.local_attention = span
+        lengths = compared_lengths(modern_config)
+        assert min(lengths) + span < max(lengths) <= 256
+    assert max(compared_lengths(transformers.MPNetConfig(max_position_embeddings=20))) == 18
+    longformer = transformers.LongformerConfig(attention_window=[64, 512], max_position_embeddings=4098)
+    assert max(compared_lengths(longformer)) > 512
+    assert local_span(transformers.BertConfig()) == 0
+
+
+def test_fused_local_attention_that_gives_nan_for_padding_is_left_to_others(
+    modern: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a span of 128 no text of the first four lengths lies beyond it."""
+    config = json.loads((modern / "config.json").read_text())
+    wide = Path(shutil.copytree(modern, tmp_path / "wide"))
+    (wide / "config.json").write_text(json.dumps({**config, "local_attention": 128}))
+    monkeypatch.setattr(openvino_encoder, "_written_out", lambda _: nullcontext())
+    with pytest.raises(Unsuited, match="does not give the same: inf of difference"):
+        LIBRARIES[0].open(of_folder(wide), tmp_path)
+    monkeypatch.undo()
+    LIBRARIES[0].open(of_folder(wide), tmp_path / "again").close()

@@ -22,6 +22,7 @@ from tasks.errors import Unsuited
 log = logging.getLogger("docmill.backends")
 
 CLEARLY = 1.05
+_OUT = "not_finite"
 
 
 class Contender(Protocol):
@@ -45,9 +46,14 @@ def fastest(names: Sequence[str], open_one: Callable[[str], Opened], folder: Pat
     """The fastest of the backends ``names``, opened: the first, unless another is clearly ahead of those before it.
 
     What a measurement found about the ``subject`` (model, precision, device) is kept in the folder. One at a time is
-    open, since a model may fill the memory. Raises Unsuited where none takes the model.
+    open, since a model may fill the memory. What was left out is not opened.
+
+    Raises Unsuited where none takes the model.
     """
-    known: str | None = remembered(folder, subject).get("fastest")
+    note = remembered(folder, subject)
+    out = note.get(_OUT, [])
+    names = [name for name in names if name not in out] or names
+    known: str | None = note.get("fastest")
     ordered = sorted(names, key=lambda name: name != known)  # it keeps the order of the others
     rates: dict[str, float] = {}
     reason: Unsuited | None = None
@@ -70,12 +76,18 @@ def fastest(names: Sequence[str], open_one: Callable[[str], Opened], folder: Pat
         raise reason
     ahead = best(rates)
     log.info("backend_measured fastest=%s tokens_per_s=%s subject=%s", ahead, rates, subject)
-    remember(folder, subject, {"fastest": ahead, "tokens_per_s": rates})
+    remember(folder, subject, {"fastest": ahead, "tokens_per_s": rates} | ({_OUT: out} if out else {}))
     if backend is not None and ahead == [*rates][-1]:
         return backend
     if backend is not None:
         backend.close()
     return open_one(ahead)
+
+
+def leave_out(folder: Path, subject: str, name: str) -> None:
+    """Note that a backend gave numbers that were none: it computes the ``subject`` no more on this machine."""
+    note = remembered(folder, subject)
+    remember(folder, subject, {**note, _OUT: sorted({*note.get(_OUT, []), name})})
 
 
 def best(rates: dict[str, float]) -> str:

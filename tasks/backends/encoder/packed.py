@@ -8,6 +8,7 @@ Only attention looks at one text at a time. The outputs are those of the model's
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tasks import families
 from tasks.backends.encoder.kernels import Kernels, Linear, kernels_for
 from tasks.windows import Encoded
 
@@ -25,8 +27,12 @@ log = logging.getLogger("docmill.backends")
 _BERTS_DESIGN = frozenset({"bert", "distilbert", "roberta", "xlm-roberta", "camembert"})
 # Of RoBERTa's kind, positions count from behind the padding index.
 _BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "camembert"})
-# What is compared: texts of so many tokens, two of which go through attention together.
+# What is compared: texts of so many tokens, two of which go through attention together, and one more: so long that
+# the padding of the others lies further from their tokens than any layer of local attention sees.
 _COMPARED_LENGTHS = (3, 9, 9, 24)
+_LEAST_LONGEST = 96
+# The names under which configurations keep how far a layer of local attention sees, in tokens.
+_SPANS = ("local_attention", "sliding_window", "attention_window")
 # How far a token's state may lie from that of the model's own code, in parts of its length. Measured: 2e-6 and 0.014;
 # bfloat16 itself is 0.02 away from float32, and deeper models more.
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -128,13 +134,28 @@ def proven_encoder(model: Any, device: str, dtype: torch.dtype) -> PackedEncoder
 def difference(encoder: Callable[[Sequence[Encoded]], dict[str, Tensor]], model: Any) -> float:
     """The most that a token's state differs from that of the model's own code, in parts of its length."""
     most = model.config.vocab_size - 1
-    rows = [[number * most // length for number in range(1, length + 1)] for length in _COMPARED_LENGTHS]
+    rows = [[number * most // length for number in range(1, length + 1)] for length in compared_lengths(model.config)]
     states = encoder([Encoded(len(ids), {"input_ids": ids}) for ids in rows])["token_embeddings"]
+    if not states.isfinite().all():  # of padding, too: a mean multiplies it by zero
+        return math.inf
     distances = []
     for ids, found in zip(rows, states, strict=True):
         own = model(input_ids=torch.tensor([ids], device=states.device)).last_hidden_state[0].float()
         distances.append(((found[: len(ids)] - own).norm(dim=-1) / own.norm(dim=-1)).max())
     return float(torch.stack(distances).max())
+
+
+def compared_lengths(config: Any) -> tuple[int, ...]:
+    """The lengths of texts, in tokens, with which one batch shows what real ones have."""
+    limit = families.window_limit(config.to_dict())
+    longest = min(limit, max(_LEAST_LONGEST, local_span(config) + 2 * max(_COMPARED_LENGTHS)))
+    return tuple(min(length, limit) for length in (*_COMPARED_LENGTHS, longest))
+
+
+def local_span(config: Any) -> int:
+    """How many tokens a layer of local attention sees at the most; 0 where all see everything."""
+    spans = [getattr(config, name, None) for name in _SPANS]
+    return max((max(span) if isinstance(span, list) else span for span in spans if span), default=0)
 
 
 def packs(model: Any, kernels: Kernels) -> bool:

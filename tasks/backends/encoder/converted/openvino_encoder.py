@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tasks.backends import accelerator
 from tasks.backends.encoder.converted.conversion import STATES, Conversion, States, by_name, example
-from tasks.backends.encoder.packed import TOLERANCES, difference
+from tasks.backends.encoder.packed import TOLERANCES, difference, local_span
 from tasks.backends.tokens import Tokens, padded
 from tasks.windows import Encoded
 
@@ -63,12 +63,17 @@ def tracing(model: Any, tokens: Tokens, dtype: torch.dtype) -> Conversion:
     """The float32 transformers encoder as it is, computed in ``dtype``."""
     return Conversion(
         LIBRARY,
-        f"{openvino.__version__.partition('-')[0]}-{transformers.__version__}-{_FORMAT}",
+        f"{openvino.__version__.partition('-')[0]}-{transformers.__version__}-{form(model)}",
         lambda folder: save(traced(model, tokens), folder),
         lambda folder: OpenVinoEncoder(folder, tokens, dtype),
         lambda encoder: difference(encoder, model),
         TOLERANCES[dtype],
     )
+
+
+def form(model: Any) -> str:
+    """What is written of this model, as part of a conversion's version."""
+    return f"{_FORMAT}-local" if local_span(model.config) else str(_FORMAT)
 
 
 def save(made: Any, folder: Path) -> None:
@@ -88,10 +93,26 @@ def _root_logger_kept() -> Iterator[None]:
         root.filters[:], root.handlers[:] = filters, handlers
 
 
+@contextmanager
+def _written_out(model: Any) -> Iterator[None]:
+    """Local attention is traced as products: fused, OpenVINO gives NaN for a token that sees none, as padding does
+    that lies further from the text than the span."""
+    config = getattr(model, "config", None)
+    if config is None or not local_span(config):
+        yield
+        return
+    before = config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
 def traced(model: Any, tokens: Tokens) -> Any:
     """The encoder as OpenVINO's model: inputs by the tokenizer's names, of any shape, to its last hidden states."""
     given = example(tokens)
-    with accelerator.quiet(), warnings.catch_warnings(), torch.no_grad(), _root_logger_kept():
+    with accelerator.quiet(), warnings.catch_warnings(), torch.no_grad(), _root_logger_kept(), _written_out(model):
         warnings.simplefilter("ignore")  # the tracer's, on every `if` of the model's code
         made = openvino.convert_model(States(model, list(given)), example_input=tuple(given.values()))
     for port, name in zip(made.inputs, given, strict=True):

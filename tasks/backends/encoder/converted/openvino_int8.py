@@ -22,7 +22,8 @@ from torch.nn import functional
 
 from storage.installation import install
 from tasks.backends.encoder.converted.conversion import Conversion, by_name
-from tasks.backends.encoder.converted.openvino_encoder import LIBRARY, OpenVinoEncoder, save, traced
+from tasks.backends.encoder.converted.openvino_encoder import LIBRARY, OpenVinoEncoder, form, save, traced
+from tasks.backends.encoder.packed import compared_lengths, local_span
 from tasks.backends.encoder.sentence import StatesOf
 from tasks.backends.tokens import Tokens, padded
 from tasks.errors import Unsuited
@@ -52,6 +53,8 @@ def quantization(model: Any, tokens: Tokens, limit_tokens: int, dtype: torch.dty
     except PackageNotFoundError as error:
         raise Unsuited(f"Embeddings in int8 need NNCF: {install('openvino-int8')}.") from error
     numbers = f"{openvino.__version__.partition('-')[0]}-{nncf}-{transformers.__version__}-{_FORMAT}"
+    if local_span(model.config):
+        numbers += f"-{form(model)}"
     texts = [
         one for one in tokens.encode(_TEXTS.read_text(encoding="utf-8").splitlines()) if one.tokens <= limit_tokens
     ]
@@ -62,7 +65,7 @@ def quantization(model: Any, tokens: Tokens, limit_tokens: int, dtype: torch.dty
         f"int8-{numbers}",
         lambda folder: save(_quantized(traced(model, tokens), tokens, texts), folder),
         lambda folder: OpenVinoEncoder(folder, tokens, dtype),
-        lambda encoder: turned(encoder, model, tokens, texts[:_COMPARED_TEXTS]),
+        lambda encoder: turned(encoder, model, tokens, [*texts[:_COMPARED_TEXTS], _long(model.config, texts)]),
         _TOLERANCE,
     )
 
@@ -70,10 +73,20 @@ def quantization(model: Any, tokens: Tokens, limit_tokens: int, dtype: torch.dty
 def turned(encoder: StatesOf, model: Any, tokens: Tokens, texts: list[Encoded]) -> float:
     """The most that a text's mean state has turned from that of the model's own code, as 1 - cosine."""
     found = encoder(texts)
-    own = model(**padded(texts, tokens)).last_hidden_state.float()
-    mask = found["attention_mask"][..., None]
-    here, there = ((states * mask).sum(1) for states in (found["token_embeddings"], own))
+    here = (found["token_embeddings"] * found["attention_mask"][..., None]).sum(1)
+    there = torch.cat([model(**padded([text], tokens)).last_hidden_state.float().sum(1) for text in texts])
     return 1 - float(functional.cosine_similarity(here, there).min())
+
+
+def _long(config: Any, texts: list[Encoded]) -> Encoded:
+    """A text made of several, as long as a comparison has to have one."""
+    longest = max(compared_lengths(config))
+    joined: dict[str, list[int]] = {}
+    for text in texts:
+        assert not isinstance(text.features, str)
+        for name, numbers in text.features.items():
+            joined.setdefault(name, []).extend(numbers)
+    return Encoded(longest, {name: numbers[:longest] for name, numbers in joined.items()})
 
 
 def _quantized(made: Any, tokens: Tokens, texts: list[Encoded]) -> Any:

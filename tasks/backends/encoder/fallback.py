@@ -1,0 +1,116 @@
+"""An embedding model that goes over to another backend once the one that computes it gives numbers that are none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tasks.backends import Backend, Source
+from tasks.batches import Budget
+from tasks.errors import CannotServe, ModelError
+from tasks.outputs import Output, Vector
+from tasks.pool import Item, Pool
+from tasks.windows import Encoded
+
+log = logging.getLogger("docmill.backends")
+
+_SIGN_OF_LIFE = Budget(tokens=1, rows=0)
+
+
+class FallbackBackend:
+    """Computes with ``first`` until one of its vectors is not finite, and with what ``second`` opens from then on.
+
+    Windows whose vectors were not finite are computed again; both must read texts alike. ``taken_out`` is called when
+    the second gives finite numbers where the first did not. Vectors that are not finite with the second either are
+    the model's own, and given on.
+    """
+
+    def __init__(
+        self, first: Backend, second: Callable[[], Backend], taken_out: Callable[[], None] = lambda: None
+    ) -> None:
+        self._backend = first
+        self._second: Callable[[], Backend] | None = second
+        self._taken_out = taken_out
+        self.traits = first.traits
+
+    @property
+    def limit_tokens(self) -> int:
+        return self._backend.limit_tokens
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return self._backend.encode(texts)
+
+    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        if self._second is None:
+            yield from self._backend.run(source)
+            return
+        watched = _Watched(source)
+        for number, output in self._backend.run(watched):
+            item = watched.flight.pop(number)
+            if finite(output):
+                yield number, output
+            else:
+                watched.lost.append((item, output))
+        if not watched.lost:
+            return
+        source.take(_SIGN_OF_LIFE)
+        if self._went_over(len(watched.lost)):
+            source.take(_SIGN_OF_LIFE)
+            yield from self._again([item for item, _ in watched.lost])
+        else:
+            yield from ((item.id, output) for item, output in watched.lost)
+        yield from self._backend.run(source)
+
+    def runtime(self) -> dict[str, Any]:
+        return self._backend.runtime()
+
+    def close(self) -> None:
+        self._backend.close()
+
+    def _went_over(self, n_windows: int) -> bool:
+        """Whether the second computes now; where it does not open, the first goes on alone."""
+        second, self._second = self._second, None
+        assert second is not None
+        first = self._backend
+        log.error("backend_taken_out backend=%s not_finite=%d", first.runtime()["backend"], n_windows)
+        try:
+            self._backend = second()
+        except (CannotServe, ModelError) as error:
+            log.error("backend_not_replaced reason=%r", str(error))
+            return False
+        first.close()
+        return True
+
+    def _again(self, lost: Sequence[Item[Any]]) -> Iterator[tuple[int, Output]]:
+        waiting: Pool[Any] = Pool()
+        waiting.add(sorted(lost, key=lambda item: item.id))
+        repaired = False
+        for number, output in self._backend.run(waiting):
+            repaired = repaired or finite(output)
+            yield number, output
+        if repaired:
+            self._taken_out()
+
+
+class _Watched:
+    """A source that remembers what it gave, and gives nothing more once something of it was lost."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.flight: dict[int, Item[Any]] = {}
+        self.lost: list[tuple[Item[Any], Output]] = []
+
+    def take(self, budget: Budget) -> Sequence[Item[Any]]:
+        if self.lost:
+            return []
+        items = self._source.take(budget)
+        self.flight.update((item.id, item) for item in items)
+        return items
+
+
+def finite(output: Output) -> bool:
+    """Whether an output is no vector, or one of numbers."""
+    return not isinstance(output, Vector) or bool(np.isfinite(output.values).all())
