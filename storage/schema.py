@@ -279,7 +279,8 @@ class Worker(Base):
     """A device process that lives, or did until `seen_at`. `id` is what shards name as their owner.
 
     At `consumed_at` it last held a shard, or heard from the queue; NULL before that. `trouble` says why the store
-    refuses what it writes; NULL while it does not. `pid` means something to those
+    refuses what it writes; NULL while it does not. `computed` has the texts of each job, by its id, that are computed
+    and not yet committed. `pid` means something to those
     processes that share its `pid_space` (see `worker.pids`).
     """
 
@@ -296,6 +297,7 @@ class Worker(Base):
     seen_at = column(float)
     consumed_at = column(float, nullable=True)
     trouble = column(str, nullable=True)
+    computed = column(Any, nullable=True)
 
 
 class Refusal(Base):

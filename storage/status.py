@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,6 +53,10 @@ class JobStatus:
 
     `state` is also `paused`. `truncated` are those of the done ones whose output stopped at the model's limit.
 
+    `computed` texts of those to do are computed and not yet written, in part where windows are left.
+    `tokens_per_s` is the pace of the last two minutes, 0 where no worker is at it. Of a job that has ended it is the
+    mean from its first shard to its last.
+
     `eta_s` comes from tokens: what is left in characters, by the job's own tokens per character and its pace of
     the last two minutes; None while nothing is known. `waiting_for` says why nothing moves, when nothing does, and
     `waiting_cause` says it in one word. `not_pruned` says why documents that are missing from the source were not
@@ -79,6 +84,7 @@ class JobStatus:
     repeated: int
     tokens_in: int
     tokens_out: int
+    computed: float
     tokens_per_s: float
     eta_s: float | None
     created_at: float
@@ -163,6 +169,8 @@ def _status(connection: Connection, row: Any) -> JobStatus:
         eta_s = sums.total("n_chars", *OPEN_SHARDS) * tokens_in / finished_chars / pace
     ended = row.state not in UNFINISHED
     wait = _wait(connection, row, sums)
+    if wait is not None:  # what was computed before says nothing of when this ends
+        pace, eta_s = 0.0, None
     return JobStatus(
         id=row.id,
         state=_state(row),
@@ -184,7 +192,8 @@ def _status(connection: Connection, row: Any) -> JobStatus:
         repeated=row.n_repeated,
         tokens_in=tokens_in,
         tokens_out=sums.total("tokens_out"),
-        tokens_per_s=0.0 if ended else pace,
+        computed=_computed(connection, row.id) if sums.shards().get("running") else 0.0,
+        tokens_per_s=_rate(connection, row.id) if ended else pace,
         eta_s=None if ended else eta_s,
         created_at=row.created_at,
         finished_at=row.finished_at,
@@ -272,6 +281,22 @@ def _pace(connection: Connection, job_id: int, now: float) -> float:
         )
     ).one()
     return float(tokens) / max(now - first, 0.001) if tokens and first is not None else 0.0
+
+
+def _rate(connection: Connection, job_id: int) -> float:
+    """Return the tokens that a job which has ended read per second, from its first shard to its last."""
+    tokens, first, last = connection.execute(
+        select(func.sum(Shard.tokens_in), func.min(Shard.started_at), func.max(Shard.finished_at)).where(
+            Shard.job_id == job_id, Shard.state == "done"
+        )
+    ).one()
+    return float(tokens) / max(last - first, 0.001) if tokens and first is not None and last is not None else 0.0
+
+
+def _computed(connection: Connection, job_id: int) -> float:
+    """Return how many of a job's texts the workers that live have computed and not yet written."""
+    said: Sequence[Any] = connection.scalars(select(Worker.computed).where(Worker.seen_at > db_now() - LIVE_S)).all()
+    return sum(float(one.get(str(job_id), 0.0)) for one in said if one)
 
 
 def _standing(connection: Connection, row: Any, seq: int, sums: _Sums) -> Standing:

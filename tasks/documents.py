@@ -50,6 +50,11 @@ class Document:
             self.tokens_out += output.tokens
         return self.left == 0
 
+    @property
+    def computed(self) -> float:
+        """The part of the round's windows that is computed or was copied."""
+        return 1 - self.left / len(self.windows)
+
     def failed(self, reason: str, reason_class: Reason) -> Outcome:
         return Outcome(
             self.content_id,

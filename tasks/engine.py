@@ -181,6 +181,8 @@ class Engine:
         document, index = item.owner
         if document.receive(index, output):
             self._conclude(resident, document)
+        else:
+            document.ticket.advance(document.position, document.computed)
 
     def _conclude(self, resident: Resident, document: Document) -> None:
         """A round is computed: settle the document, or begin its next round."""

@@ -14,6 +14,7 @@ class Ticket:
     def __init__(self, content_ids: Sequence[int], on_drop: Callable[[Ticket], None]) -> None:
         self._lock = threading.Lock()
         self._outcomes: list[Outcome | None] = [None] * len(content_ids)
+        self._parts: dict[int, float] = {}
         self._left = len(content_ids)
         self._woken = threading.Event()
         self._on_drop = on_drop
@@ -31,6 +32,12 @@ class Ticket:
             return [outcome for outcome in self._outcomes if outcome is not None]
 
     @property
+    def computed(self) -> float:
+        """The texts that are computed; one whose windows are partly computed counts as that part of a text."""
+        with self._lock:
+            return len(self._outcomes) - self._left + sum(self._parts.values())
+
+    @property
     def complete(self) -> bool:
         """Whether every text has its outcome."""
         with self._lock:
@@ -42,12 +49,19 @@ class Ticket:
         self._on_drop(self)
         self._woken.set()
 
+    def advance(self, position: int, part: float) -> None:
+        """For the engine: such a part of the windows of the text at ``position`` is computed."""
+        with self._lock:
+            if self._outcomes[position] is None:
+                self._parts[position] = part
+
     def settle(self, position: int, outcome: Outcome) -> None:
         """For the engine: the text at ``position`` has its outcome."""
         with self._lock:
             if self._outcomes[position] is None:
                 self._outcomes[position] = outcome
                 self._left -= 1
+                self._parts.pop(position, None)
             left = self._left
         if left == 0:
             self._woken.set()

@@ -241,7 +241,7 @@ def _beat(order: Order, process: Process, settings: Settings, voice: Voice) -> N
                 process.heartbeat(hears=ear.heard_within(2 * every))
             except StorageError as error:
                 log.warning("heartbeat_failed error=%s", error)
-        voice.say("beat", finished=process.finished_in_flight())
+        voice.say("beat", finished=sum(process.computed().values()))
         reported = _report(reported, process.reading())
         time.sleep(BEAT_S)
 

@@ -256,17 +256,26 @@ class Process:
         consumes = hears or bool(mine)
         trouble = self.breaker.trouble
         held = shards.heartbeat(
-            self.heartbeat_database, self.owner, self.lease_s, only=mine, consumes=consumes, trouble=trouble
+            self.heartbeat_database,
+            self.owner,
+            self.lease_s,
+            only=mine,
+            consumes=consumes,
+            trouble=trouble,
+            computed=self.computed(),
         )
         for shard_id, ours in mine.items():
             if held.get(shard_id) != ours.claim.fence:
                 ours.lost.set()
 
-    def finished_in_flight(self) -> int:
-        """How many texts are computed and not yet committed."""
+    def computed(self) -> dict[int, float]:
+        """The texts that are computed and not yet committed, by job; part of a text where windows are left."""
         with self._lock:
-            tickets = [ours.ticket for ours in self._in_flight.values() if ours.ticket is not None]
-        return sum(len(ticket.finished()) for ticket in tickets)
+            held = [(ours.claim.job_id, ours.ticket) for ours in self._in_flight.values() if ours.ticket is not None]
+        texts: dict[int, float] = {}
+        for job_id, ticket in held:
+            texts[job_id] = texts.get(job_id, 0.0) + ticket.computed
+        return texts
 
     def reading(self) -> Reading:
         """How much was computed since the start, and in how long with a shard in flight."""

@@ -44,7 +44,7 @@ class Child:
     process: subprocess.Popen[bytes]
     started_at: float
     watchdog: Watchdog
-    finished: int = 0  # texts computed and not yet committed
+    finished: float = 0.0  # texts computed and not yet committed
     ready: bool = False
     worked: bool = False  # it ended a batch
     reader: threading.Thread | None = field(default=None, repr=False)
@@ -120,7 +120,7 @@ class Supervisor:
             self._thread.join()
 
     @property
-    def finished_in_flight(self) -> int:
+    def finished_in_flight(self) -> float:
         """How many texts the children have computed and not yet committed."""
         return sum(child.finished for child in self._children.values())
 

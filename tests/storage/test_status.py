@@ -136,6 +136,7 @@ def test_counts_follow_the_shards(database: Database) -> None:
 
 def test_the_time_left_follows_from_what_is_left_and_the_pace(database: Database) -> None:
     job = read(database, request(), [(f"k{i:03}", f"text {i:03}") for i in range(300)])
+    sign_on(database, "w1")
     claim = claim_next(database)
     shards.commit(database, claim, done(claim), None)
     status = read_status(database, job.id)
@@ -147,13 +148,36 @@ def test_the_time_left_follows_from_what_is_left_and_the_pace(database: Database
     assert status.tokens_per_s == pytest.approx(450 / (10 + status.elapsed_s), rel=0.05)
 
 
-def test_a_job_that_ended_has_no_pace_and_an_end(database: Database) -> None:
+def test_a_job_without_a_worker_shows_no_pace_whatever_was_done_before(database: Database) -> None:
+    job = read(database, request(), [(f"k{i:03}", f"text {i:03}") for i in range(300)])
+    claim = claim_next(database)
+    shards.commit(database, claim, done(claim), None)
+    status = read_status(database, job.id)
+    assert status.no_worker
+    assert (status.tokens_per_s, status.eta_s) == (0.0, None)
+
+
+def test_a_job_counts_what_its_workers_have_computed_and_not_yet_written(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    sign_on(database, "w1")
+    claim = claim_next(database, owner="w1")
+    shards.heartbeat(database, "w1", computed={claim.job_id: 1.25, claim.job_id + 1: 7.0})
+    assert read_status(database, job.id).computed == 1.25
+    shards.commit(database, claim, done(claim), None)
+    jobs.finish(database)
+    assert read_status(database, job.id).computed == 0.0
+
+
+def test_a_job_that_ended_has_its_rate_and_an_end(database: Database) -> None:
     job = read(database, request(), numbered(3))
     work(database)
     jobs.finish(database)
+    (shard,) = shards_of(database, job)
+    set_shard(database, shard.id, started_at=shard.finished_at - 4)
     status = read_status(database, job.id)
     assert status.ended
-    assert (status.tokens_per_s, status.eta_s, status.waiting_for) == (0.0, None, None)
+    assert status.tokens_per_s == pytest.approx(status.tokens_in / 4)
+    assert (status.eta_s, status.waiting_for) == (None, None)
     assert status.finished_at is not None
     assert status.elapsed_s == pytest.approx(status.finished_at - status.created_at)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -189,6 +190,25 @@ def test_a_dropped_tickets_windows_leave_the_pool_and_never_come_back(engine_of:
     assert dropped.wait(0)
     assert not dropped.complete
     assert backend.batches == [["dropped 0"], ["kept"]]
+
+
+def test_a_text_of_several_windows_counts_in_part_as_they_are_computed(engine_of: EngineOf) -> None:
+    second = Gate()
+    calls = itertools.count(1)
+
+    def on_compute(texts: list[str]) -> None:
+        if next(calls) == 2:
+            second(texts)
+
+    backend = FakeBackend(on_compute, budget=Budget(tokens=100, rows=1), limit_tokens=10)
+    engine = engine_of(lambda spec: backend)
+    ticket = engine.submit(spec_of(), [(1, "word " * 40)])
+    assert second.reached.wait(WAIT_S)
+    assert 0 < ticket.computed < 0.5
+    second.open.set()
+    assert ticket.wait(WAIT_S)
+    assert len(backend.batches) > 2
+    assert ticket.computed == 1
 
 
 def test_a_drain_finishes_the_batch_on_the_device_and_takes_no_other(engine_of: EngineOf) -> None:

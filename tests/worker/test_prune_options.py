@@ -39,12 +39,12 @@ def test_the_place_of_a_rejected_record_that_stops_pruning_is_said_at_the_end_an
     write_corpus(rows("a", "b", "c", "d"))
     embedded("run", "corpus.jsonl", *TRANSLATE, "--prune")
     write_corpus([*rows("a", "b"), {"id": "c"}])
-    ended = embedded("run", "corpus.jsonl", *TRANSLATE, "--prune", code=1).stderr.splitlines()
+    ended = embedded("run", "corpus.jsonl", *TRANSLATE, "--prune", code=4).stderr.splitlines()
     said = "2 documents that the source lacks were not marked as vanished: corpus.jsonl:3 was rejected"
     assert any(line.startswith("Job 2 done") and said in line for line in ended)
     assert said in embedded("status", 2).stdout
     assert embedded.json("status", 2)["not_pruned"].startswith(said)
-    kept = embedded("run", "corpus.jsonl", *TRANSLATE, "--prune", "--prune-rejected", "keep", code=1).stderr
+    kept = embedded("run", "corpus.jsonl", *TRANSLATE, "--prune", "--prune-rejected", "keep", code=4).stderr
     assert "1 vanished" in kept
     assert "not marked" not in kept
     assert embedded.json("corpus", "list")[0]["documents"] == 3
@@ -73,14 +73,14 @@ def test_a_pipelines_history_says_why_nothing_was_marked(embedded: Docmill, writ
     embedded("pipeline", "add", pipeline)
     embedded("pipeline", "run", pipeline)
     write_corpus([*rows("a", "b"), {"id": "c"}])
-    embedded("pipeline", "run", pipeline, code=1)
+    embedded("pipeline", "run", pipeline, code=4)
     [latest, first] = embedded.json("pipeline", "history", "nightly")
     assert first["reason"] is None
     assert latest["state"] == "done"
     assert "1 records were rejected: docmill failures 2" in latest["reason"]
     assert "not marked as vanished: corpus.jsonl:3 was rejected" in latest["reason"]
     pipeline.write_text(PIPELINE.format(rejected="keep"))
-    embedded("pipeline", "run", pipeline, code=1)
+    embedded("pipeline", "run", pipeline, code=4)
     assert "vanished" not in embedded.json("pipeline", "history", "nightly")[0]["reason"]
     assert embedded.json("corpus", "list")[0]["documents"] == 3
 

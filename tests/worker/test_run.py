@@ -92,7 +92,7 @@ def test_blank_documents_are_skipped_and_bad_lines_are_rejected_with_their_place
         '{"id": "good", "text": "A terminal emulator."}\n{"id": "blank", "text": "  \\n"}\n'
         '{"id": "no text"}\nnot json\n{"id": "number", "text": 5}\n'
     )
-    done = embedded("run", "mixed.jsonl", "--task", "embed", code=1)
+    done = embedded("run", "mixed.jsonl", "--task", "embed", code=4)
     for line in (3, 4, 5):
         assert f"mixed.jsonl:{line}" in done.stderr
     failures = {
@@ -200,3 +200,13 @@ def test_failures_that_stand_are_not_computed_again_until_they_are_retried(
     assert embedded.json("retry", 2, "--only", "transient")["retried"] == 1
     status = embedded.json("run", "corpus.jsonl", "--task", "embed")
     assert (status["id"], status["done"], status["failed"]) == (2, 3, 0)
+
+
+def test_a_quiet_run_says_only_what_went_wrong(embedded: Docmill) -> None:
+    run = ("run", "mixed.jsonl", "--task", "embed", "--model", "null", "--quiet")
+    (embedded.folder / "mixed.jsonl").write_text('{"id": "a", "text": "one"}\n')
+    assert embedded(*run).stderr == ""
+    (embedded.folder / "mixed.jsonl").write_text('{"id": "b", "text": "two"}\nbad\n')
+    said = embedded(*run, code=4).stderr
+    assert "1 records rejected" in said
+    assert "docmill failures" in said

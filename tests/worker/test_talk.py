@@ -104,7 +104,7 @@ def test_who_is_to_type_the_source_is_told(call: Call) -> None:
 def test_a_dry_run_shows_the_first_rejected_records(call: Call, tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text("bad\n" * 7 + '{"text": ""}\n')
     call("enqueue", "m.jsonl", "--task", "embed")
-    said = call("run", "m.jsonl", "--task", "embed", "--dry-run", code=1)  # as the run itself would end
+    said = call("run", "m.jsonl", "--task", "embed", "--dry-run", code=4)  # as the run itself would end
     assert [line for line in range(1, 9) if f"rejected m.jsonl:{line}: not JSON" in said.err] == [1, 2, 3, 4, 5]
     assert "more were rejected" in said.err
     assert "docmill failures" not in said.err  # there is no job that would list them
@@ -260,3 +260,11 @@ def test_the_help_names_every_exit_code_and_kind_of_file(call: Call) -> None:
     assert "130 interrupted" in " ".join(call("--help").out.split())
     for command in ("run", "enqueue"):
         assert ".tsv" in call(command, "--help").out
+
+
+def test_quiet_commands_say_nothing_unless_something_is_wrong(call: Call, tmp_path: Path) -> None:
+    said = call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 3, "--quiet")
+    assert (said.out.strip(), said.err) == ("1", "")
+    assert call("jobs", "-q").err == ""
+    assert "there is no job 9" in call("status", 9, "--quiet", code=2).err
+    assert "Reading" in call("enqueue", "-", "--task", "embed", keyboard=True, stdin=b'{"text": "x"}\n').err

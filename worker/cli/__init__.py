@@ -1,7 +1,7 @@
 """The command line. Each command parses, calls one function and prints; heavy modules load when they are needed.
 
 Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 some documents failed (or doctor found something wrong),
-2 bad usage or input, 3 a service is unreachable, 130 interrupted.
+2 bad usage or input, 3 a service is unreachable, 4 some records were rejected and nothing failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -44,6 +44,21 @@ COMMANDS = {
 }
 
 
+def _with_quiet(command: click.Command) -> click.Command:
+    """Give a command, or each of a group's commands, the option --quiet."""
+    if isinstance(command, click.Group):
+        for one in command.commands.values():
+            _with_quiet(one)
+    elif all(param.name != "quiet" for param in command.params):
+        from worker.cli.session import be_quiet
+
+        about = "Print only warnings and errors on stderr, for cron."
+        command.params.append(
+            click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=be_quiet, help=about)
+        )
+    return command
+
+
 class LazyGroup(click.Group):
     """Loads a command's module when the command is called, so that help answers at once."""
 
@@ -55,7 +70,7 @@ class LazyGroup(click.Group):
             return None
         command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), f"{cmd_name}_command")
         assert isinstance(command, click.Command)
-        return command
+        return _with_quiet(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -91,8 +106,8 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit codes: 0 done, 1 some documents failed or were rejected (or doctor found something wrong), 2 bad "
-    "usage or input, 3 a service is unreachable, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 some documents failed (or doctor found something wrong), 2 bad usage or input, "
+    "3 a service is unreachable, 4 some records were rejected and nothing failed, 130 interrupted.",
 )
 @click.version_option(package_name="docmill")
 def docmill() -> None:
@@ -129,24 +144,24 @@ def _keep_near_misses(error: click.ClickException) -> None:
 def _run() -> int:
     """The command's exit code, once what went wrong is said."""
     from worker.cli.faults import exit_code, sentence
-    from worker.cli.session import say
+    from worker.cli.session import warn
 
     try:
         return int(docmill(standalone_mode=False) or 0)
     except click.exceptions.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        say("Interrupted.")
+        warn("Interrupted.")
         return 130
     except click.ClickException as error:
         _keep_near_misses(error)
         shown = io.StringIO()  # it may name options, fields and files of others
         error.show(shown)
-        say(shown.getvalue().rstrip("\n"))
+        warn(shown.getvalue().rstrip("\n"))
         return error.exit_code
     except Exception as error:
         code = exit_code(error)
         if code is None:
             raise
-        say(f"docmill: {sentence(error)}")
+        warn(f"docmill: {sentence(error)}")
         return code

@@ -1,10 +1,10 @@
-"""Which exit code an error has; a bug has none and shows its traceback."""
+"""Exit codes, and the one that an error has; a bug has none and shows its traceback."""
 
 from __future__ import annotations
 
 import errno
 
-OK, SOME_FAILED, BAD_INPUT, UNREACHABLE = 0, 1, 2, 3
+OK, SOME_FAILED, BAD_INPUT, UNREACHABLE, SOME_REJECTED = 0, 1, 2, 3, 4
 
 
 def exit_code(error: Exception) -> int | None:

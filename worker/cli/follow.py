@@ -77,11 +77,12 @@ def follow(
     database: Database,
     job_id: int,
     *,
-    in_flight: Callable[[], int] = lambda: 0,
+    in_flight: Callable[[], float] = lambda: 0.0,
     watch: Callable[[JobStatus], None] = lambda _: None,
     own_worker: bool = False,
 ) -> JobStatus:
-    """Show a job's progress until it ends. `in_flight` adds texts that are computed and not yet committed.
+    """Show a job's progress until it ends. It moves with each window: `in_flight` says how many texts our own worker
+    has computed and not yet committed, and the status what all workers have.
 
     `watch` sees every status and may raise to stop watching. With a worker of our own it is no news that none
     lives yet.
@@ -103,7 +104,8 @@ def follow(
                     progress.say(f"Waiting for the database, {PATIENCE_S:.0f} s at most: {error}.")
                 if time.monotonic() - away_since > PATIENCE_S:
                     raise
-            settled = status.texts - status.pending + (0 if status.ended else in_flight())
+            computed = 0.0 if status.ended else max(in_flight(), status.computed)
+            settled = status.texts - status.pending + computed
             note = pace(status) or ("loading the model" if own_worker and settled == status.prior else "")
             progress.update(min(settled, status.texts), total=status.texts, note=note)
             if status.waiting_for != told and not (own_worker and status.no_worker):

@@ -72,7 +72,8 @@ def status_command(job: int, watch: bool, as_json: bool) -> int:
 @JOB
 @JSON
 def wait_command(job: int, as_json: bool) -> int:
-    """Wait for JOB to end; exit code 0 when every document has its result, 1 when some failed."""
+    """Wait for JOB to end; exit code 0 when every document has its result, 1 when some failed, 4 when only
+    records were rejected."""
     from worker.cli.follow import follow
     from worker.cli.work import exit_code_of
 

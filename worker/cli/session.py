@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 STDERR = 2
+QUIET = "docmill.quiet"
 STDOUT = Path("-")
 OUT = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 FORMAT = click.option(
@@ -32,8 +33,23 @@ FORMAT = click.option(
 )
 
 
+def be_quiet(context: click.Context, _: click.Parameter, quiet: bool) -> None:
+    """Let a command print nothing on stderr but warnings and errors."""
+    if quiet and not context.resilient_parsing:
+        from worker.cli.show import talk
+
+        context.find_root().meta[QUIET] = talk.quiet = True
+
+
 def say(message: str) -> None:
-    """Print talk to stderr, so that stdout stays data. Where nobody listens any more, the work goes on."""
+    """Print talk to stderr, so that stdout stays data; nothing with --quiet."""
+    context = click.get_current_context(silent=True)
+    if context is None or not context.find_root().meta.get(QUIET):
+        warn(message)
+
+
+def warn(message: str) -> None:
+    """Print to stderr what must be known. Where nobody listens any more, the work goes on."""
     try:
         click.echo(printable(message), err=True)
     except BrokenPipeError:

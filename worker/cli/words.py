@@ -98,7 +98,11 @@ def summary(status: JobStatus) -> str:
         line += f"; {status.truncated:,} outputs stopped at the model's limit (flag output_truncated)"
     if status.rejected:
         line += f"; {status.rejected:,} records rejected"
-    sentences = [line, *filter(None, [status.not_pruned, status.reason])]
+    took = ""
+    if status.ended and status.tokens_in:
+        rate = f"{status.tokens_in:,} tokens read, {status.tokens_per_s:,.0f} a second at work"
+        took = f"It took {duration(status.elapsed_s)}: {rate}"
+    sentences = [line, *filter(None, [took, status.not_pruned, status.reason])]
     return ". ".join(sentence.removesuffix(".") for sentence in sentences) + "."
 
 

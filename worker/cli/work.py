@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker.cli import completion, words
-from worker.cli.faults import OK, SOME_FAILED
+from worker.cli.faults import OK, SOME_FAILED, SOME_REJECTED
 from worker.cli.session import (
     BACKEND,
     FORMAT,
@@ -26,6 +26,7 @@ from worker.cli.session import (
     print_json,
     say,
     settings_from,
+    warn,
     write_out,
 )
 
@@ -128,7 +129,8 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--max-failures",
             type=click.FloatRange(0, 100),
             metavar="PERCENT",
-            help="Stop the job when more of its texts fail; up to that, failures are no error.",
+            help="Stop the job when more of its texts fail; up to that, failures are no error. Rejected records do "
+            "not count: --strict stops at the first.",
         ),
     ]
     for option in reversed(options):
@@ -222,7 +224,7 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
         found = forecast(settings, database, prepared, device, progress)
     if not found.documents and not found.rejected:
         say(words.no_records(prepared.source.name))
-    code = SOME_FAILED if found.rejected else OK
+    code = SOME_REJECTED if found.rejected else OK
     if as_json:
         print_json(asdict(found) | {"spec": asdict(prepared.spec)})
         return code
@@ -253,22 +255,25 @@ def _conclude(
             show.talk.print(show.samples_table(samples))
     if status.prior and status.prior == status.texts:
         say(f"Nothing to compute: all {status.texts:,} texts had a result or a failure on record already.")
-    say(words.summary(status))
+    (say if status.state == "done" and not status.failed and not status.rejected else warn)(words.summary(status))
     if out is None and status.done:
         say(f"All results: docmill results {status.id} --out FILE")
     return exit_code_of(status, max_failures)
 
 
 def exit_code_of(status: JobStatus, max_failures: float | None = None) -> int:
-    """0 when every document has its result; says what to do where not."""
+    """Return 0 when every document has its result, and say what to do where not.
+
+    1 says that documents failed, or that the job was stopped; 4 that all is well but for records that were rejected.
+    """
     if status.failed or status.rejected:
         listed = f"docmill failures {status.id}"
         retried = f"; to try the failed again: docmill retry {status.id}" if status.failed else ""
-        say(f"What failed, and why: {listed}{retried}")
+        warn(f"What failed, and why: {listed}{retried}")
     bearable = max_failures is not None and status.texts and 100 * status.failed / status.texts <= max_failures
-    if status.state != "done" or status.rejected or (status.failed and not bearable):
+    if status.state != "done" or (status.failed and not bearable):
         return SOME_FAILED
-    return OK
+    return SOME_REJECTED if status.rejected else OK
 
 
 @click.command("enqueue", epilog="Example: docmill enqueue corpus.csv.gz --task embed --text-field body --wait")
