@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Protocol
@@ -19,6 +19,7 @@ from storage.intake import ingest
 from storage.intake.chunks import Gathering, Rejected
 from storage.intake.gathering import chunks
 from storage.intake.ingest import Counts
+from storage.intake.kinds import KeyKinds
 from storage.jobs import JobRequest, OpenJob
 from storage.readers import Source, SourceOptions, left_out, open_source, recoding
 from storage.specs import Spec
@@ -250,22 +251,29 @@ def enqueue(
     seen, unread = Seen() if limits else None, Unread()
     offer = _Offer(database, broker, job.lanes, None if offer_others else job.id)
     total = Counts()
-    for chunk, rejected in ahead(chunks(prepared.source)):
+    kinds = KeyKinds()
+
+    def reject(rejected: Sequence[Rejected], *, stored: bool = False) -> None:
         for one in rejected[:1] if request.strict else rejected:
             progress.rejected(one)
-        for one in rejected if limits else ():
-            unread.reject(one.place, one.keys, one.below)
+            if limits is not None:
+                unread.reject(one.place, one.keys, one.below)
         if rejected and request.strict:
-            ingest.add(database, job, Gathering().chunk(), rejected[:1])  # so that `failures` lists what stopped it
+            if not stored:  # so that `failures` lists what stopped it
+                ingest.add(database, job, Gathering().chunk(), rejected[:1])
             jobs.halt(database, job.id, f"--strict: {rejected[0].place} was rejected")
             raise RecordRejected(f"{rejected[0].place}: {rejected[0].reason} (--strict stops at the first)")
-        total += ingest.add(database, job, chunk, rejected, seen)
+
+    for chunk, rejected in ahead(chunks(prepared.source)):
+        reject(rejected)
+        total += ingest.add(database, job, chunk, rejected, seen, kinds)
+        reject(kinds.take(), stored=True)
         faultpoints.reach("enqueue")
         progress.advanced(total)
         if total.planned:
             offer.now_and_then()
-    if kinds := left_out(prepared.source):
-        log.info("files_left_out job=%d files=%d", job.id, sum(kinds.values()))
+    if others_left := left_out(prepared.source):
+        log.info("files_left_out job=%d files=%d", job.id, sum(others_left.values()))
     pruned = Pruned()
     if limits is not None and seen is not None:
         unread.left_out, unread.is_empty = left_out(prepared.source), not total.records

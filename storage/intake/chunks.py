@@ -7,13 +7,14 @@ way, take longer to make and to search for garbage than the database takes to st
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from storage.normalize import MENDED
+from storage.readers.records import KeyKind
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,10 @@ class Versions:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Records that are stored together: of those with one key the last of the `n_records` that there were."""
+    """Records that are stored together: of those with one key the last of the `n_records` that there were.
+
+    `kinds` are their keys' (`KeyKind`), `places` are for messages, `refused` are records whose keys were another's.
+    """
 
     n_records: int
     keys: Sequence[str]
@@ -69,11 +73,20 @@ class Chunk:
     metas: Sequence[str]
     flags: Sequence[str]
     seqs: Sequence[int]
+    kinds: Sequence[int]
+    places: Sequence[str]
+    refused: Sequence[Rejected] = ()
 
     @property
     def n_mended(self) -> int:
         """Of how many the text had to be mended (see `storage.normalize`)."""
         return sum(flags != "[]" and any(mended in flags for mended in MENDED) for flags in self.flags)
+
+    def without(self, places: Collection[int]) -> Chunk:
+        """The records but for some of them."""
+        kept = [n for n in range(len(self.keys)) if n not in places]
+        columns = {name: _at(kept, getattr(self, name)) for name in _COLUMNS}
+        return replace(self, n_records=self.n_records - len(places), **columns)
 
     def versions(self, content_ids: dict[bytes, int]) -> Versions:
         """The records as versions of documents, once their contents have ids by their hashes."""
@@ -91,11 +104,22 @@ class Gathering:
         self._metas: list[str] = []
         self._flags: list[str] = []
         self._seqs: list[int] = []
+        self._kinds: list[int] = []
+        self._places: list[str] = []
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def put(self, key: str, text: str, meta: dict[str, Any], flags: Sequence[str], seq: int) -> None:
+    def put(
+        self,
+        key: str,
+        text: str,
+        meta: dict[str, Any],
+        flags: Sequence[str],
+        seq: int,
+        kind: KeyKind = KeyKind.STRING,
+        place: str = "",
+    ) -> None:
         """Add a record: normalised text, metadata (JSON values) and its place in the order of the source."""
         self._keys.append(key)
         self._texts.append(text)
@@ -103,16 +127,48 @@ class Gathering:
         self._metas.append(orjson.dumps(meta).decode() if meta else "{}")
         self._flags.append(orjson.dumps(flags).decode() if flags else "[]")
         self._seqs.append(seq)
+        self._kinds.append(kind)
+        self._places.append(place)
         self.n_chars += len(text)
 
     def chunk(self) -> Chunk:
         """What was put in, as one chunk."""
         columns = (self._keys, self._texts, self._hashes, self._metas, self._flags, self._seqs)
+        whole = Chunk(len(self), *columns, self._kinds, self._places)
         last = {key: place for place, key in enumerate(self._keys)}
         if len(last) == len(self):
-            return Chunk(len(self), *columns)
-        places = list(last.values())
-        return Chunk(len(self), *(_at(places, column) for column in columns))
+            return whole
+        last.clear()
+        refused = []
+        for n, key in enumerate(self._keys):
+            kind, before = KeyKind(self._kinds[n]), KeyKind(self._kinds[last.get(key, n)])
+            if kind == before:
+                last[key] = n
+            else:
+                refused.append(clash(key, self._places[n], kind, before))
+        kept = list(last.values())
+        columns_kept = {name: _at(kept, getattr(whole, name)) for name in _COLUMNS}
+        return replace(whole, n_records=len(self) - len(refused), refused=refused, **columns_kept)
+
+
+def clash(key: str, place: str, kind: KeyKind, before: KeyKind) -> Rejected:
+    """The rejection of a record whose key is that of an earlier one, of another kind."""
+    if kind == KeyKind.PLACE:
+        reason = "it has no id, and the name that it gets by its place is the id of an earlier record: give it an id"
+    elif before == KeyKind.PLACE:
+        reason = (
+            "its id is the name that an earlier record without an id got by its place: give one of them another id"
+        )
+    else:
+        reason = (
+            f"its id is {_NAMES[kind]}, and an earlier record has the same one as {_NAMES[before]}; both would be "
+            "one document: write them alike, or give one another id"
+        )
+    return Rejected(place, reason, keys=(key,))
+
+
+_NAMES = {KeyKind.STRING: "a string", KeyKind.NUMBER: "a number"}
+_COLUMNS = ("keys", "texts", "hashes", "metas", "flags", "seqs", "kinds", "places")
 
 
 def _at(places: Sequence[int], column: Sequence[Any]) -> list[Any]:

@@ -19,11 +19,13 @@ def chunks(source: Source) -> Iterator[tuple[Chunk, list[Rejected]]]:
     most = FIRST_CHUNK_RECORDS
     for seq, record in enumerate(source.records()):
         if isinstance(record, Record):
-            gathered.put(record.key, record.text, record.meta, record.flags, seq)
+            gathered.put(record.key, record.text, record.meta, record.flags, seq, record.key_kind, record.where)
         else:
             rejected.append(Rejected(record.where, record.reason, record.fatal, record.keys, record.below))
         if len(gathered) + len(rejected) >= most or gathered.n_chars >= CHUNK_CHARS:
-            yield gathered.chunk(), rejected
+            chunk = gathered.chunk()
+            yield chunk, [*rejected, *chunk.refused]
             gathered, rejected, most = Gathering(), [], CHUNK_RECORDS
     if gathered or rejected:
-        yield gathered.chunk(), rejected
+        chunk = gathered.chunk()
+        yield chunk, [*rejected, *chunk.refused]

@@ -25,6 +25,7 @@ from storage.errors import JobStopped
 from storage.flow.following import Planned, has_prompts, plan_prompts
 from storage.intake import planning
 from storage.intake.chunks import Chunk, Rejected, Versions
+from storage.intake.kinds import KeyKinds
 from storage.intake.planning import Place, plan_new, sweep_page
 from storage.jobs import UNFINISHED, OpenJob, lock_corpus
 from storage.schema import Contender, Corpus, Document, Ingest, Job, Rejection
@@ -63,12 +64,19 @@ def add(
     chunk: Chunk,
     rejected: Sequence[Rejected] = (),
     seen: Seen | None = None,
+    kinds: KeyKinds | None = None,
 ) -> Counts:
     """Store one chunk of records and plan what has no outcome yet. Storing it twice changes nothing.
 
-    `seen` is told which documents of before the records are. Raises JobStopped when the job was cancelled meanwhile.
+    `seen` is told which documents of before the records are. `kinds` are those of the reading's keys: it rejects a
+    record whose key is an earlier one's of another kind. Raises JobStopped when the job was cancelled meanwhile.
     """
-    return database.write(lambda connection: _add(database, connection, job, chunk, rejected, seen))
+    kinds = kinds or KeyKinds()
+    counts, stored, documents, refused = database.write(
+        lambda connection: _add(database, connection, job, chunk, rejected, seen, kinds)
+    )
+    kinds.note(stored, documents, refused)
+    return counts
 
 
 def _add(
@@ -78,14 +86,16 @@ def _add(
     chunk: Chunk,
     rejected: Sequence[Rejected],
     seen: Seen | None,
-) -> Counts:
+    kinds: KeyKinds,
+) -> tuple[Counts, Chunk, list[tuple[int, int]], Sequence[Rejected]]:
     lock_corpus(database, connection, job.corpus_id)
     planning.begin(database, connection, job)
     place = _place(connection, job.id)
+    current = _current(database, connection, job.corpus_id, chunk.keys)
+    chunk, refused = kinds.refuse(chunk, current, job.ingest_id)
     content_ids, fresh = contents.store(database, connection, dict(zip(chunk.hashes, chunk.texts, strict=True)))
     versions = chunk.versions(content_ids)
     keys = versions.keys
-    current = _current(database, connection, job.corpus_id, keys)
     met = [n for n, key in enumerate(keys) if key in current] if current else []
     same = [n for n in met if not current[keys[n]].gone and versions.equals(n, current[keys[n]])]
     unchanged = {*same}
@@ -109,12 +119,13 @@ def _add(
         records=chunk.n_records,
         unchanged=len(same) - repeated,
         repeated=repeated + outdone + chunk.n_records - len(keys),
-        rejected=len(rejected),
+        rejected=len(rejected) + len(refused),
         mended=chunk.n_mended,
     )
     # What a reading that was cut off had stored is counted as new on the ingest already.
-    _note(database, connection, job, replace(counts, unchanged=counts.unchanged - again), rejected)
-    return counts + planned
+    _note(database, connection, job, replace(counts, unchanged=counts.unchanged - again), [*rejected, *refused])
+    documents = [(current[keys[n]].id, chunk.kinds[n]) for n in passed]
+    return counts + planned, chunk, documents, refused
 
 
 def _begin_again(connection: Connection, job: OpenJob) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 from storage.normalize import normalize, normalize_json
@@ -36,6 +37,14 @@ class SourceOptions:
     one_of_many: bool = False  # of the files of one source: an id says nothing outside of its own
 
 
+class KeyKind(IntEnum):
+    """A key's origin: an id that is a string or a number, or a record's place where it has no id."""
+
+    STRING = 0
+    NUMBER = 1
+    PLACE = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One document: its key, its text as it is stored, everything else the source said of it.
@@ -48,6 +57,7 @@ class Record:
     meta: dict[str, Any]
     flags: tuple[str, ...]
     where: str
+    key_kind: KeyKind = dataclasses.field(default=KeyKind.STRING, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +106,11 @@ def document(row: Row, name: str, options: SourceOptions) -> Record | Rejection:
         )
     if isinstance(key, bool) or not isinstance(key, int | float | str | None):
         return Rejection(row.where, f'"{options.id_field}" is {_kind(key)}, not a string or a number')
+    kind = _key_kind(key)
     key = _key(key, name, row.number, options)
     if len(key) * 4 > MAX_ID_BYTES and len(key.encode()) > MAX_ID_BYTES:
         return Rejection(row.where, id_too_long(key))
-    return Record(key, text, fields, flags, row.where)
+    return Record(key, text, fields, flags, row.where, kind)
 
 
 def keys_of(fields: Mapping[str, Any], name: str, number: int, options: SourceOptions) -> tuple[str, ...]:
@@ -108,6 +119,12 @@ def keys_of(fields: Mapping[str, Any], name: str, number: int, options: SourceOp
     if isinstance(key, bool) or not isinstance(key, int | float | str | None):
         return ()
     return (_key(key, name, number, options),)
+
+
+def _key_kind(key: float | str | None) -> KeyKind:
+    if key is None or key == "":
+        return KeyKind.PLACE
+    return KeyKind.STRING if isinstance(key, str) else KeyKind.NUMBER
 
 
 def _key(key: float | str | None, name: str, number: int, options: SourceOptions) -> str:
