@@ -143,3 +143,13 @@ def task_settings(config: Mapping[str, Any], kind: str, languages: tuple[str, st
     if languages is not None:
         name = f"translation_{languages[0]}_to_{languages[1]}"
     return dict((config.get("task_specific_params") or {}).get(name) or {})
+
+
+def knows_summaries(config: Mapping[str, Any]) -> bool:
+    """Whether a T5 was trained to summarise after words of its own: its config says so, or it is one of the first.
+
+    T5 1.1, mT5, UMT5, LongT5 and Switch have gated layers, or another type, and saw no such words.
+    """
+    if "prefix" in task_settings(config, "summarize"):
+        return True
+    return config.get("model_type") == "t5" and config.get("feed_forward_proj", "relu") == "relu"

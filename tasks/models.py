@@ -20,9 +20,11 @@ from tasks import directions, encoders, families, hub, integrity, null, weights
 from tasks.directions import Direction
 from tasks.encoders import Description
 from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable
+from tasks.named_prompts import Prompts
 
 _SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "models"
 _PACKAGE = "package:"
+_PROMPTS_FILE = "config_sentence_transformers.json"
 _LOCAL = "sha256:"
 
 ALIASES: Mapping[str, str] = MappingProxyType(
@@ -194,6 +196,20 @@ def describe(pinned: Pinned, *, models_dir: Path | None) -> Description:
     return Description() if folder is None else replace(Description.of_folder(folder), config=config)
 
 
+def read_prompts(pinned: Pinned, *, models_dir: Path | None) -> Prompts | None:
+    """The prompts that a sentence-transformers model brings; None where its files are not within reach."""
+    if null.is_null(pinned.model):
+        return Prompts()
+    if not pinned.revision.startswith(_LOCAL):
+        found = hub.small_file(pinned.model, pinned.revision, _PROMPTS_FILE)
+        return None if found is None else Prompts.of_file(found)
+    folder = _local_folder(pinned.model, models_dir)
+    if folder is None:
+        return None
+    path = folder / _PROMPTS_FILE
+    return Prompts.of_file(path.read_bytes()) if path.is_file() else Prompts()
+
+
 def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Checked:
     """What a model is and what it is good for here; raises what ``pin`` does, and ModelUnsuitable."""
     pinned = pin(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
@@ -318,4 +334,5 @@ __all__ = [
     "locate",
     "pin",
     "read_config",
+    "read_prompts",
 ]

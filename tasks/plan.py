@@ -11,6 +11,7 @@ from storage.specs import Spec
 from tasks import detection, directions, families, languages, prompts
 from tasks.errors import BadOption
 from tasks.families import Family
+from tasks.named_prompts import Prompts
 
 if TYPE_CHECKING:
     from tasks.models import Pinned
@@ -43,10 +44,11 @@ _LEAST = {
 _NAMES = {"source_lang": "--from", "target_lang": "--to", "window_tokens": "--window-tokens"}
 # Options of decoder-only models; an encoder-decoder whose own settings ask for samples takes the seed too.
 _TO_DECODERS = frozenset({"prompt", "system", "temperature", "top_p", "top_k", "seed", "stop"})
+_WRITING = frozenset({"beams", "max_new_tokens", "window_tokens", "prefix"}) | _TO_DECODERS
 _ALLOWED: Mapping[str, frozenset[str]] = {
-    "summarize": frozenset({"beams", "max_new_tokens", "window_tokens"}) | _TO_DECODERS,
-    "translate": frozenset({"source_lang", "target_lang", "beams", "max_new_tokens", "window_tokens"}) | _TO_DECODERS,
-    "embed": frozenset({"pooling", "window_tokens", "windows"}),
+    "summarize": _WRITING,
+    "translate": _WRITING | {"source_lang", "target_lang"},
+    "embed": frozenset({"pooling", "window_tokens", "windows", "prompt", "prompt_name"}),
     "generate": frozenset({"max_new_tokens", "window_tokens"}) | _TO_DECODERS,
 }
 
@@ -56,8 +58,9 @@ class Options:
     """What may be asked of a model; None is the model's own choice.
 
     ``windows``: what to keep of a text longer than the model's window, for embed: ``mean`` of the windows'
-    vectors, or ``all`` of them. ``prompt`` is a template over the document (``tasks.prompts``); ``stop`` are texts
-    that end the output.
+    vectors, or ``all`` of them. ``prompt`` is a template over the document (``tasks.prompts``), ``prompt_name`` the
+    name of one that an embedding model brings; ``prefix`` stands before every window of an encoder-decoder; ``stop``
+    are texts that end the output.
     """
 
     source_lang: str | None = None
@@ -75,6 +78,8 @@ class Options:
     top_k: int | None = None
     seed: int | None = None
     stop: tuple[str, ...] | None = None
+    prompt_name: str | None = None
+    prefix: str | None = None
 
     def asked(self) -> dict[str, Any]:
         """The options that were given, but for the precision."""
@@ -87,8 +92,12 @@ class Options:
         return given
 
 
-def build_spec(kind: str, pinned: Pinned, options: Options, config: Mapping[str, Any]) -> Spec:
+def build_spec(
+    kind: str, pinned: Pinned, options: Options, config: Mapping[str, Any], stated: Prompts | None = None
+) -> Spec:
     """The spec of ``kind`` by the pinned model; ``config`` is its config.json, or {} where it is not at hand.
+
+    ``stated`` are an embedding model's own prompts, None where they are not known.
 
     Raises BadOption for an option that does not fit, ModelUnsuitable for a model of the wrong family.
     """
@@ -104,6 +113,10 @@ def build_spec(kind: str, pinned: Pinned, options: Options, config: Mapping[str,
     _check_prompt(kind, asked, family, pinned)
     if kind == "translate":
         asked |= _check_languages(asked, config, pinned)
+    if kind == "embed":
+        asked |= _prompt_of_documents(asked, stated, pinned)
+    else:
+        asked |= _prefix(kind, asked, config, pinned)
     if options.dtype not in QUALITIES:
         raise BadOption(f"--dtype {options.dtype}: choose one of {', '.join(QUALITIES)}.")
     return Spec(
@@ -124,6 +137,8 @@ def _instructions(kind: str, asked: Mapping[str, Any], family: Family | None) ->
 def _check_prompt(kind: str, asked: Mapping[str, Any], family: Family | None, pinned: Pinned) -> None:
     if kind == "generate" and "prompt" not in asked:
         raise BadOption("generate needs --prompt, a template with {text} where the document goes.")
+    if kind == "embed":
+        return
     if "prompt" in asked:
         fields = prompts.check(asked["prompt"]).fields
         if fields and asked.get("source_lang") == languages.AUTO:
@@ -132,6 +147,39 @@ def _check_prompt(kind: str, asked: Mapping[str, Any], family: Family | None, pi
         raise BadOption(f"{_option(told[0])} is for decoder-only models; {pinned.model} is {family}.")
     if family is Family.DECODER and asked.get("beams", 1) > 1:
         raise BadOption(f"--beams is for encoder-decoder models; {pinned.model} is {family}.")
+
+
+def _prompt_of_documents(asked: Mapping[str, Any], stated: Prompts | None, pinned: Pinned) -> dict[str, str]:
+    """The name of the prompt that documents get where nothing was asked for; specs from before it have none."""
+    if "prompt" in asked:
+        if "prompt_name" in asked:
+            raise BadOption("--prompt-name and --prompt do not go together: give one of them.")
+        if prompts.check(asked["prompt"]).fields:
+            raise BadOption("--prompt: {meta.FIELD} has no meaning for embed, only {text}.")
+        if prompts.around(asked["prompt"]).after:
+            raise BadOption("--prompt: for embed {text} stands at the end, as in 'passage: {text}'.")
+    if "prompt_name" in asked and stated is not None and asked["prompt_name"] not in stated.named:
+        raise BadOption(
+            f"--prompt-name {asked['prompt_name']}: the prompts in the files of {pinned.model} are: {stated.listed}. "
+            "To give the words themselves use --prompt, such as 'passage: {text}'."
+        )
+    name = stated.of_documents if stated is not None and not asked.keys() & {"prompt", "prompt_name"} else None
+    return {} if name is None else {"prompt_name": name}
+
+
+def _prefix(kind: str, asked: Mapping[str, Any], config: Mapping[str, Any], pinned: Pinned) -> dict[str, str]:
+    """An empty prefix for a summary by a T5 whose files and family know none; specs from before had `summarize: `."""
+    model_type = config.get("model_type")
+    if "prefix" in asked:
+        if families.family(config) is Family.DECODER:
+            raise BadOption(f"--prefix is for encoder-decoder models; {pinned.model} is decoder-only: use --prompt.")
+        if kind == "translate" and config and model_type not in families.PREFIXED:
+            raise BadOption(f"--prefix is for a T5 or summaries; {pinned.model} is told what to do by other means.")
+        if asked.get("source_lang") == languages.AUTO:
+            raise BadOption("--prefix is the same for every language: give --from with it.")
+        return {}
+    unknown = kind == "summarize" and model_type in families.PREFIXED and not families.knows_summaries(config)
+    return {"prefix": ""} if unknown else {}
 
 
 def _option(name: str) -> str:
@@ -160,7 +208,7 @@ def _check_languages(asked: Mapping[str, Any], config: Mapping[str, Any], pinned
         if name in asked:
             languages.known(asked[name], _option(name))
     model_type = config.get("model_type")
-    tells = model_type in families.MULTILINGUAL | families.PREFIXED or (
+    tells = model_type in families.MULTILINGUAL | (families.PREFIXED if "prefix" not in asked else set()) or (
         families.family(config) is Family.DECODER and "prompt" not in asked
     )
     if tells and not {"source_lang", "target_lang"} <= asked.keys():

@@ -13,14 +13,13 @@ import numpy as np
 
 from storage.outcomes import Reason, Status
 from storage.specs import Spec
-from tasks.errors import EngineStopped
+from tasks import prompts
+from tasks.errors import CannotServe, EngineStopped
+from tasks.named_prompts import OF_DOCUMENTS, QUERY, Prompts
 from tasks.outputs import Failure, Vector
 
 if TYPE_CHECKING:
     from tasks.engine import Engine
-
-QUERY = "query"
-_DOCUMENT = ("document", "passage", "corpus")  # sentence-transformers' names of a prompt for documents
 
 
 def query_spec(spec: Spec) -> Spec:
@@ -32,16 +31,23 @@ def query_spec(spec: Spec) -> Spec:
     return replace(spec, params={**params, "side": QUERY})
 
 
-def prompt(spec: Spec, prompts: Mapping[str, str], default: str | None) -> str:
-    """What the model reads before each text: of the ``prompts`` in its files the one that they name as ``default``,
-    and for queries theirs.
+def prompt(spec: Spec, named: Mapping[str, str], default: str | None) -> str:
+    """The words that the model reads before each text.
 
-    Where queries have none they get what documents get, unless that is by its name for documents only.
+    For documents these are the spec's own, or else of the prompts in the model's files (``named``) the one that the
+    spec names, or else their ``default``. For queries they are the files' prompt for queries. Where there is none,
+    queries get what documents get, unless that is by its name for documents only. Raises CannotServe for a name
+    that the files do not have.
     """
-    usual = prompts.get(default) or "" if default else ""
+    name = spec.params.get("prompt_name", default)
+    if "prompt_name" in spec.params and name not in named:
+        have = Prompts(named).listed
+        raise CannotServe(f"The files of {spec.model} have no prompt named {name}; they have {have}.")
+    own = spec.params.get("prompt")
+    usual = (named.get(name or "") or "") if own is None else prompts.around(own).before
     if spec.params.get("side") != QUERY:
         return usual
-    return prompts.get(QUERY) or ("" if default in _DOCUMENT else usual)
+    return named.get(QUERY) or ("" if own is None and name in OF_DOCUMENTS else usual)
 
 
 def embed(engine: Engine, spec: Spec, queries: Sequence[str]) -> list[Vector | Failure]:

@@ -177,7 +177,8 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
     if by_language is None:
         pinned, config = _found(settings, name, revision)
         models.require(task, pinned, models_dir=settings.models_dir)
-        return build_spec(task, pinned, options, config)
+        stated = models.read_prompts(pinned, models_dir=settings.models_dir) if task == "embed" else None
+        return build_spec(task, pinned, options, config, stated)
     if revision is not None:
         raise BadOption("--revision is of one model; with several, give the revision of each as its own folder.")
     parts = {language: _found(settings, model, None) for language, model in by_language.items()}

@@ -30,7 +30,7 @@ log = logging.getLogger("docmill.rehearsal")
 # Raised with every change of what is looked at.
 _FORMAT = 1
 # Of the models that come with docmill nothing is unknown, as long as nothing is asked for that their windows limit.
-_NARROWING = frozenset({"window_tokens", "max_new_tokens", "pooling"})
+_NARROWING = frozenset({"window_tokens", "max_new_tokens", "pooling", "prompt", "prompt_name", "prefix"})
 
 
 @dataclass(frozen=True)

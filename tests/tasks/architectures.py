@@ -60,7 +60,8 @@ def byte_level(texts: Iterable[str], special: list[str], size: int = 500) -> Tok
     return tokenizer
 
 
-def t5(folder: Path, texts: list[str], **config: Any) -> Path:
+def t5(folder: Path, texts: list[str], kind: str = "T5", **config: Any) -> Path:
+    """A model of a ``kind`` of T5, by the name that its classes begin with."""
     tokenizer = unigram(texts, ["<pad>", "</s>", "<unk>"])
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     fast = transformers.PreTrainedTokenizerFast(
@@ -83,7 +84,8 @@ def t5(folder: Path, texts: list[str], **config: Any) -> Path:
         "decoder_start_token_id": 0,
         **config,
     }
-    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**settings))
+    own_config = getattr(transformers, f"{kind}Config")(**settings)
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(own_config)
     return save(folder, model, fast)
 
 

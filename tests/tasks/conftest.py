@@ -88,7 +88,8 @@ class Bench:
     def spec(self, kind: str, model: str, **options: Any) -> Spec:
         pinned = models.pin(model, models_dir=None, cache_dir=self.cache_dir)
         config = models.read_config(pinned, models_dir=None)
-        return build_spec(kind, pinned, Options(**{"dtype": "float32", **options}), config)
+        stated = models.read_prompts(pinned, models_dir=None) if kind == "embed" else None
+        return build_spec(kind, pinned, Options(**{"dtype": "float32", **options}), config, stated)
 
     def run(self, spec: Spec, texts: list[str]) -> list[Outcome]:
         ticket = self.engine.submit(spec, list(enumerate(texts)))

@@ -65,6 +65,28 @@ def test_t5_summarises_after_its_prefix(writer: Bench, made: Path, sentences: li
     assert texts_of(writer.run(spec, sentences)) == expected
 
 
+def test_a_prefix_of_the_command_replaces_the_models_own(writer: Bench, made: Path, sentences: list[str]) -> None:
+    folder = architectures.t5(made / f"t5-prefix-{writer.backend}", sentences)
+    languages = {"source_lang": "fr", "target_lang": "en"}
+    for kind, asked in (("summarize", {}), ("translate", languages), ("translate", {})):
+        for prefix in ("short: ", ""):
+            spec = writer.spec(kind, str(folder), max_new_tokens=12, prefix=prefix, **asked)
+            expected = expected_texts(folder, [prefix + text for text in sentences[:8]], max_new_tokens=12)
+            assert texts_of(writer.run(spec, sentences[:8])) == expected
+
+
+def test_an_mt5_without_settings_reads_the_text_alone_and_in_specs_from_before_the_words(
+    writer: Bench, made: Path, sentences: list[str]
+) -> None:
+    folder = architectures.t5(made / f"mt5-{writer.backend}", sentences, kind="MT5")
+    some = sentences[:8]
+    spec = writer.spec("summarize", str(folder), max_new_tokens=12)
+    assert texts_of(writer.run(spec, some)) == expected_texts(folder, some, max_new_tokens=12)
+    before = replace(spec, params={name: value for name, value in spec.params.items() if name != "prefix"})
+    expected = expected_texts(folder, [f"summarize: {text}" for text in some], max_new_tokens=12)
+    assert texts_of(writer.run(before, some)) == expected
+
+
 def test_t5_takes_prefix_and_generation_from_its_task_parameters(
     writer: Bench, made: Path, sentences: list[str]
 ) -> None:
@@ -93,11 +115,11 @@ def test_pegasus_summarises_and_is_forced_to_nothing(writer: Bench, made: Path, 
 def test_a_t5_of_the_second_version_scales_its_outputs_only_where_it_is_tied(
     writer: Bench, made: Path, sentences: list[str], tied: bool
 ) -> None:
-    own = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": tied}
+    own: dict[str, Any] = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": tied}
     folder = architectures.t5(made / f"t5-tied-{tied}-{writer.backend}", sentences, **own)
     spec = writer.spec("summarize", str(folder), beams=3, max_new_tokens=12)
-    inputs = [f"summarize: {text}" for text in sentences]
-    assert texts_of(writer.run(spec, sentences)) == expected_texts(folder, inputs, num_beams=3, max_new_tokens=12)
+    expected = expected_texts(folder, sentences, num_beams=3, max_new_tokens=12)
+    assert texts_of(writer.run(spec, sentences)) == expected
 
 
 def test_bart_summarises_without_a_prefix(writer: Bench, made: Path, sentences: list[str]) -> None:

@@ -8,6 +8,7 @@ from storage.specs import Spec
 from tasks import families, languages
 from tasks.errors import BadOption, ModelUnsuitable
 from tasks.models import Pinned
+from tasks.named_prompts import Prompts
 from tasks.plan import ALGORITHM, Options, build_spec
 
 PINNED = Pinned("some/model", "0" * 40)
@@ -67,6 +68,14 @@ def test_a_spec_names_the_version_of_the_built_in_instructions_it_uses() -> None
         ("summarize", {"beams": 4}, GPT2, "--beams is for encoder-decoder models"),
         ("translate", {"target_lang": "fr"}, GPT2, "give --from and --to"),
         ("embed", {"seed": 1}, {}, "--seed has no meaning for embed"),
+        ("embed", {"prompt": "passage: "}, {}, "{text} does not stand in it"),
+        ("embed", {"prompt": "{text} !"}, {}, "{text} stands at the end"),
+        ("embed", {"prompt": "{meta.title}: {text}"}, {}, "has no meaning for embed, only {text}"),
+        ("embed", {"prompt": "a {text}", "prompt_name": "a"}, {}, "do not go together"),
+        ("summarize", {"prompt_name": "a"}, {}, "--prompt-name has no meaning for summarize"),
+        ("embed", {"prefix": "a"}, {}, "--prefix has no meaning for embed"),
+        ("summarize", {"prefix": "a"}, GPT2, "--prefix is for encoder-decoder models; some/model is decoder-only"),
+        ("translate", {"prefix": "a", "source_lang": "fr", "target_lang": "en"}, M2M, "--prefix is for a T5 or summ"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
@@ -74,6 +83,68 @@ def test_options_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(BadOption, match=says):
         build_spec(kind, PINNED, Options(**options), config)
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        (None, {}),
+        (Prompts(), {}),
+        (Prompts({"query": "Q: "}), {}),
+        (Prompts({"query": "Q: ", "document": ""}), {}),
+        (Prompts({"query": "Q: ", "document": "D: "}), {"prompt_name": "document"}),
+        (Prompts({"query": "Q: ", "document": "D: "}, "query"), {"prompt_name": "document"}),
+        (Prompts({"query": "Q: ", "document": "D: "}, "document"), {}),
+    ],
+)
+def test_a_prompt_for_documents_makes_a_spec_of_its_own_where_documents_had_another(
+    stated: Prompts | None, expected: dict[str, str]
+) -> None:
+    spec = build_spec("embed", PINNED, Options(), BERT, stated)
+    assert spec.params == {**expected, "algorithm": ALGORITHM}
+    worded = build_spec("embed", PINNED, Options(prompt="a {text}"), BERT, stated)
+    assert worded.params == {"prompt": "a {text}", "algorithm": ALGORITHM}
+
+
+def test_a_prompt_by_a_name_that_the_files_do_not_have_is_refused_with_those_they_have() -> None:
+    stated = Prompts({"query": "Q: ", "document": "D: ", "sts": ""})
+    with pytest.raises(BadOption, match=r"--prompt-name doc: .* some/model are: document, query\. .* use --prompt"):
+        build_spec("embed", PINNED, Options(prompt_name="doc"), BERT, stated)
+    assert build_spec("embed", PINNED, Options(prompt_name="sts"), BERT, stated).params["prompt_name"] == "sts"
+    assert build_spec("embed", PINNED, Options(prompt_name="doc"), BERT, None).params["prompt_name"] == "doc"
+
+
+def test_prompts_are_read_of_whatever_stands_in_their_file() -> None:
+    config = {"prompts": {"query": "Q: ", "odd": 7}, "default_prompt_name": "query"}
+    assert Prompts.of(config) == Prompts({"query": "Q: "}, "query")
+    assert Prompts.of([]) == Prompts.of({"prompts": None}) == Prompts()
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (T5, {}),
+        ({**T5, "feed_forward_proj": "gated-gelu"}, {"prefix": ""}),
+        (
+            {
+                **T5,
+                "feed_forward_proj": "gated-gelu",
+                "task_specific_params": {"summarization": {"prefix": "summarize: "}},
+            },
+            {},
+        ),
+        ({"model_type": "mt5", "is_encoder_decoder": True}, {"prefix": ""}),
+        ({"model_type": "longt5", "is_encoder_decoder": True}, {"prefix": ""}),
+        ({"model_type": "bart", "is_encoder_decoder": True}, {}),
+    ],
+)
+def test_only_a_t5_that_knows_the_words_is_told_to_summarize(
+    config: dict[str, Any], expected: dict[str, str]
+) -> None:
+    spec = build_spec("summarize", PINNED, Options(), config)
+    assert spec.params == {**expected, "algorithm": ALGORITHM}
+    asked = build_spec("summarize", PINNED, Options(prefix="sum: "), config)
+    assert asked.params == {"prefix": "sum: ", "algorithm": ALGORITHM}
 
 
 @pytest.mark.parametrize(

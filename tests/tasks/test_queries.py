@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,60 @@ def test_a_query_gets_the_query_prompt_where_the_models_files_have_one(
 ) -> None:
     assert prompt(SPEC, prompts, default) == of_documents
     assert prompt(query_spec(SPEC), prompts, default) == of_queries
+
+
+@pytest.mark.parametrize(
+    ("params", "of_documents", "of_queries"),
+    [
+        ({"prompt_name": "document"}, "D: ", "Q: "),
+        ({"prompt_name": "sts"}, "Same? ", "Q: "),
+        ({"prompt": "{{passage}}: {text}"}, "{passage}: ", "Q: "),
+        ({"prompt": "{text}"}, "", "Q: "),
+    ],
+)
+def test_a_prompt_that_the_spec_names_or_has_comes_before_the_files(
+    params: dict[str, str], of_documents: str, of_queries: str
+) -> None:
+    named = {"query": "Q: ", "document": "D: ", "sts": "Same? "}
+    spec = replace(SPEC, params=params)
+    assert prompt(spec, named, "sts") == of_documents
+    assert prompt(query_spec(spec), named, "sts") == of_queries
+
+
+def test_a_prompt_by_name_that_the_files_lack_is_refused() -> None:
+    with pytest.raises(CannotServe, match="no prompt named passage; they have document, query"):
+        prompt(replace(SPEC, params={"prompt_name": "passage"}), {"query": "Q", "document": "D", "sts": ""}, None)
+
+
+def test_documents_get_the_prompt_that_encode_document_gives_them(
+    bench: Bench, tmp_path: Path, descriptions: list[str]
+) -> None:
+    texts = [" ".join(text.split()[:9]) for text in descriptions[:12]]
+    named = {"query": "what is it : ", "document": "title : none text : ", "sts": "the same as "}
+    folder = str(tmp_path / "prompted")
+    with quiet():
+        inner = Transformer(str(architectures.bert(tmp_path / "bert", descriptions[:40])))
+        pooling = Pooling(inner.get_embedding_dimension(), "mean")
+        model = SentenceTransformer(modules=[inner, pooling, Normalize()], prompts=named, device="cpu")
+        model.save(folder, create_model_card=False)
+
+    def vectors(spec: Spec) -> np.ndarray:
+        return np.stack([np.frombuffer(one.vector or b"", "<f4") for one in bench.run(spec, texts)])
+
+    def encoded(**asked: str) -> np.ndarray:
+        return np.asarray(model.encode(texts, show_progress_bar=False, **asked))
+
+    usual = bench.spec("embed", folder)
+    assert usual.params["prompt_name"] == "document"
+    assert np.allclose(vectors(usual), model.encode_document(texts, show_progress_bar=False), atol=1e-5)
+    assert np.allclose(_vectors(bench, usual, texts), model.encode_query(texts, show_progress_bar=False), atol=1e-5)
+    chosen = vectors(bench.spec("embed", folder, prompt_name="sts"))
+    assert np.allclose(chosen, encoded(prompt_name="sts"), atol=1e-5)
+    worded = vectors(bench.spec("embed", folder, prompt="passage : {text}"))
+    assert np.allclose(worded, encoded(prompt="passage : "), atol=1e-5)
+    before = replace(usual, params={name: value for name, value in usual.params.items() if name != "prompt_name"})
+    assert np.allclose(vectors(before), encoded(), atol=1e-5)
+    assert not np.allclose(encoded(), model.encode_document(texts, show_progress_bar=False), atol=1e-2)
 
 
 def _vectors(bench: Bench, spec: Spec, texts: list[str]) -> np.ndarray:

@@ -86,3 +86,10 @@ def test_a_message_asks_for_a_prompt_as_the_command_does_with_one_text_to_stop_a
     for name, value in (("temperature", "hot"), ("seed", 1.5), ("prompt", 3), ("stop", True)):
         with pytest.raises(BadMessage, match=name):
             parse_enqueue({"source": "a", "task": "generate", name: value})
+
+
+def test_a_message_names_a_prompt_of_an_embedding_model_and_sets_a_prefix() -> None:
+    request = parse_enqueue({"source": "a", "task": "embed", "prompt_name": "document"})
+    assert request.options == Options(prompt_name="document")
+    request = parse_enqueue({"source": "a", "task": "summarize", "prefix": ""})
+    assert request.options == Options(prefix="")

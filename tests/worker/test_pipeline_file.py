@@ -39,6 +39,7 @@ to = "en"
 beams = 4
 max-new-tokens = 200
 window-tokens = 300
+prefix = ""
 dtype = "bfloat16"
 [[step]]
 name = "gist"
@@ -57,6 +58,7 @@ task = "embed"
 input = "english"
 pooling = "mean"
 windows = "all"
+prompt-name = "passage"
 [job]
 priority = 3
 max-failures = 5
@@ -97,7 +99,7 @@ def test_every_key_becomes_a_value() -> None:
     english, gist, vectors = pipeline.steps
     assert english == Step(
         *("english", "translate", "document", "opus", "main"),
-        Options("fr", "en", beams=4, max_new_tokens=200, window_tokens=300, dtype="bfloat16"),
+        Options("fr", "en", beams=4, max_new_tokens=200, window_tokens=300, prefix="", dtype="bfloat16"),
     )
     assert gist == Step(
         *("gist", "generate", "english", None, None),
@@ -111,7 +113,8 @@ def test_every_key_becomes_a_value() -> None:
             stop=("\n\n", "###"),
         ),
     )
-    assert vectors == Step("vectors", "embed", "english", None, None, Options(pooling="mean", windows="all"))
+    asked = Options(pooling="mean", windows="all", prompt_name="passage")
+    assert vectors == Step("vectors", "embed", "english", None, None, asked)
 
 
 def test_what_is_left_out_has_its_default() -> None:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 MOST = 2**31 - 1  # far more than makes sense, far less than a database holds
 OF_MODEL = (
     *("source_lang", "target_lang", "beams", "max_new_tokens", "window_tokens", "pooling", "windows"),
-    *("prompt", "system", "temperature", "top_p", "top_k", "seed", "stop"),
+    *("prompt", "system", "temperature", "top_p", "top_k", "seed", "stop", "prompt_name", "prefix"),
 )
 TASKS = click.Choice(["summarize", "translate", "embed", "generate"])
 
@@ -62,7 +62,13 @@ class PromptType(click.ParamType[str]):
 
 
 _DECODER_OPTIONS = (
-    click.option("--prompt", type=PromptType(), help="What to tell a decoder-only model; {text} is the document."),
+    click.option(
+        "--prompt",
+        type=PromptType(),
+        help="What to tell a decoder-only model, or what an embedding model reads; {text} is the document.",
+    ),
+    click.option("--prompt-name", metavar="NAME", help="One of an embedding model's own prompts, such as document."),
+    click.option("--prefix", metavar="TEXT", help="Words before each window, such as 'summarize: ' for a T5."),
     click.option("--system", metavar="TEXT", help="System prompt, where the model's chat template has one."),
     click.option("--temperature", type=click.FloatRange(0), help="Sample; 0 takes the likeliest token each time."),
     click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Sample of this share of probability."),

@@ -236,6 +236,8 @@ _OPTIONS: Mapping[str, Check] = {
     "pooling": tables.text,
     "windows": tables.text,
     "prompt": _prompt,
+    "prompt-name": tables.text,
+    "prefix": tables.any_text,
     "system": tables.text,
     "temperature": tables.number(),
     "top-p": tables.number(),

@@ -76,9 +76,14 @@ def shown(value: Any) -> str:
 
 
 def text(value: Any) -> str | None:
-    if not isinstance(value, str):
-        return f"must be a text in quotes, not {shown(value)}"
+    if problem := any_text(value):
+        return problem
     return None if value.strip() else "is empty; fill it in or leave it out"
+
+
+def any_text(value: Any) -> str | None:
+    """A text that may be empty or blank."""
+    return None if isinstance(value, str) else f"must be a text in quotes, not {shown(value)}"
 
 
 def pattern(expression: str, about: str) -> Check:

@@ -33,13 +33,16 @@ def dialect(spec: Spec, config: Mapping[str, Any], tokenizer: Any) -> Dialect:
     model_type = str(config.get("model_type", ""))
     if spec.kind == "summarize":
         settings = families.task_settings(config, "summarize")
-        prefix = settings.get("prefix", "summarize: " if model_type in families.PREFIXED else "")
-        return Dialect(str(prefix or ""), parameters=settings)
+        # Specs from before --prefix say nothing, and mean these words with every T5.
+        usual = settings.get("prefix", "summarize: " if model_type in families.PREFIXED else "")
+        return Dialect(str(spec.params.get("prefix", usual) or ""), parameters=settings)
     source, target = spec.params.get("source_lang"), spec.params.get("target_lang")
     if source == languages.AUTO and model_type in families.PREFIXED:
         return Dialect(parameters=_agreed(spec, worded_pairs(config, str(target))))
     if source == languages.AUTO and model_type in families.MULTILINGUAL:
         source = min(known_languages(tokenizer))  # each text has its own in place of this one
+    if model_type in families.PREFIXED and "prefix" in spec.params:
+        return _prefixed(spec, config, source, target)
     if model_type in families.PREFIXED:
         return _worded(config, *_both(spec, source, target))
     if model_type in families.MULTILINGUAL:
@@ -65,15 +68,22 @@ def _both(spec: Spec, source: str | None, target: str | None) -> tuple[str, str]
 
 
 def _worded(config: Mapping[str, Any], source: str, target: str) -> Dialect:
-    codes = tuple(languages.short_code(code) or code for code in (source, target))
-    settings = families.task_settings(config, "translate", (codes[0], codes[1]))
+    settings = families.task_settings(config, "translate", _short(source, target))
     return Dialect(wording(config, source, target), parameters=settings)
+
+
+def _prefixed(spec: Spec, config: Mapping[str, Any], source: str | None, target: str | None) -> Dialect:
+    pair = None if source is None or target is None else _short(source, target)
+    return Dialect(str(spec.params["prefix"]), parameters=families.task_settings(config, "translate", pair))
+
+
+def _short(source: str, target: str) -> tuple[str, str]:
+    return languages.short_code(source) or source, languages.short_code(target) or target
 
 
 def wording(config: Mapping[str, Any], source: str, target: str) -> str:
     """The words that a T5 is told a pair of languages with."""
-    codes = tuple(languages.short_code(code) or code for code in (source, target))
-    settings = families.task_settings(config, "translate", (codes[0], codes[1]))
+    settings = families.task_settings(config, "translate", _short(source, target))
     return str(settings.get("prefix") or f"translate {languages.name(source)} to {languages.name(target)}: ")
 
 
