@@ -212,6 +212,7 @@ class Shard(Base):
     `state`: planned, queued, running, done, split (its contents went to smaller shards). `contents` are the
     content ids, little-endian int64. `fence` rises with every claim and every taking away. `suspect` counts
     what is known against it: 0 nothing, 1 it was in flight when its process died, 2 it died alone once.
+    `lapses` counts the leases that lapsed.
     """
 
     __tablename__ = "shard"
@@ -228,6 +229,7 @@ class Shard(Base):
     fence = column(int, default=0)
     attempt = column(int, default=0)
     suspect = column(int, default=0)
+    lapses = column(int, default=0, server_default="0")
     owner = column(str, nullable=True)
     lease_until = column(float, nullable=True)
     not_before = column(float, default=0.0)

@@ -12,7 +12,9 @@ from functools import partial
 from storage.database import Database
 from storage.errors import StorageError
 from storage.flow import pipelines
-from storage.leases import dispatch, upkeep
+from storage.leases import dispatch, grace, upkeep
+from storage.leases.grace import PARTS
+from storage.leases.shards import LEASE_S
 from worker.broker import Broker
 from worker.errors import BrokerUnreachable
 from worker.pids import is_gone, pid_space
@@ -36,16 +38,28 @@ class Burial:
 class Caretaker:
     """Frees what dead device processes held, and does the upkeep while it is ours; `fires` schedules with it.
 
-    With `only_job` it offers no other job's shards, as long as nobody but us works here.
+    With `only_job` it offers no other job's shards, as long as nobody but us works here. `lease_s` is how long the
+    leases of all workers last.
     """
 
     only_job: int | None = None
 
-    def __init__(self, database: Database, broker: Broker, owner: str, every_s: float, *, fires: bool = True) -> None:
+    def __init__(
+        self,
+        database: Database,
+        broker: Broker,
+        owner: str,
+        every_s: float,
+        lease_s: float = LEASE_S,
+        *,
+        fires: bool = True,
+    ) -> None:
         self._database = database
         self._broker = broker
         self._owner = owner
         self._every_s = every_s
+        self._lease_s = lease_s
+        self._contact_s = min(every_s, lease_s / PARTS)
         self._fires = fires
         self._burials: list[Burial] = []
         self._own: set[str] = set()
@@ -75,17 +89,20 @@ class Caretaker:
             self._thread.join(LAST_WORDS_S)
 
     def _run(self) -> None:
-        due = 0.0
+        due = contact_due = 0.0
         while True:
             self._wake.clear()
             if self._stop.is_set():  # asked after that, so that its wake is not lost
                 break
             if self._bury_all():
                 due = 0.0  # others may take up at once what was freed
+            if time.monotonic() >= contact_due:
+                contact_due = time.monotonic() + self._contact_s
+                self._try(lambda: grace.contact(self._database, self._lease_s))
             if time.monotonic() >= due:
                 due = time.monotonic() + self._every_s
                 self._upkeep()
-            self._wake.wait(max(0.0, due - time.monotonic()))
+            self._wake.wait(max(0.0, min(due, contact_due) - time.monotonic()))
         self._bury_all()
         self._try(lambda: upkeep.let_go(self._database, UPKEEP, self._owner))
 
@@ -122,7 +139,8 @@ class Caretaker:
     def _round(self) -> None:
         if upkeep.hold(self._database, UPKEEP, self._owner, 3 * self._every_s + 1):
             others = self.only_job is not None and dispatch.live_workers(self._database) - self._own
-            round_of_upkeep(self._database, self._broker, only_job=None if others else self.only_job)
+            only_job = None if others else self.only_job
+            round_of_upkeep(self._database, self._broker, self._lease_s, only_job=only_job)
             if self._fires:
                 round_of_schedules(self._database, self._broker)
 

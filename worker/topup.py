@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from storage import jobs
 from storage.database import Database
-from storage.leases import dispatch, upkeep
+from storage.leases import dispatch, grace, upkeep
 from storage.leases.dispatch import Lane
 from worker import faultpoints
 from worker.broker import Broker
@@ -83,13 +83,20 @@ def send_again(database: Database, broker: Broker) -> None:
 
 
 def round_of_upkeep(
-    database: Database, broker: Broker, *, grace_s: float = GRACE_S, only_job: int | None = None
+    database: Database,
+    broker: Broker,
+    lease_s: float | None = None,
+    *,
+    grace_s: float = GRACE_S,
+    only_job: int | None = None,
 ) -> None:
     """Reclaim what lapsed, send again what was lost, top up (one job, or all), end what is finished.
 
+    With `lease_s`, how long leases last, they are all renewed once after the store was away.
     Raises BrokerUnreachable, after everything that needs no Redis is done.
     """
-    if n := upkeep.reclaim(database):
+    before = None if lease_s is None else grace.contact(database, lease_s)
+    if n := upkeep.reclaim(database, before=before):
         log.warning("leases_lapsed shards=%d", n)
     for job_id in jobs.finish(database):
         log.info("job_ended job=%d", job_id)

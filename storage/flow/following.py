@@ -30,6 +30,7 @@ UNTOUCHED = {  # the columns of a shard that nobody has claimed
     "fence": 0,
     "attempt": 0,
     "suspect": 0,
+    "lapses": 0,
     "not_before": 0.0,
     "n_done": 0,
     "n_failed": 0,

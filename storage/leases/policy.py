@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_ATTEMPTS = 5
+LAPSES_TOGETHER = 3  # a shard whose lease lapsed so often runs alone from then on
+MAX_LAPSES = 12
 POISON = "this document killed its process twice while nothing else was in flight"
+VANISHED = "the workers that computed this document vanished, again and again: it may take a whole machine down"
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class GiveUp:
 
 
 def after_death(*, n_contents: int, suspect: int) -> Again | Split | GiveUp:
-    """The step after the process that held a shard died, or stayed silent past the lease.
+    """The step after somebody saw that the process that held a shard died.
 
     A first death proves nothing, since other shards were in flight too. A suspect ran alone, so a second death
     is its own doing: it is split, down to the one document, which fails on its second death alone.
@@ -47,6 +50,27 @@ def after_death(*, n_contents: int, suspect: int) -> Again | Split | GiveUp:
     if suspect == 1:
         return Again(suspect=2)
     return GiveUp(POISON, "document")
+
+
+def runs_alone(*, suspect: int, lapses: int) -> bool:
+    """Return True for a shard that may be what took its process, or its whole machine, down."""
+    return suspect > 0 or lapses >= LAPSES_TOGETHER
+
+
+def after_lapse(*, n_contents: int, suspect: int, lapses: int) -> Again | Split | GiveUp:
+    """Return the step after the lease of a shard lapsed, which makes `lapses` of them, and nobody knows why.
+
+    A machine may have been suspended, or cut off from the store; so nothing is suspected. A document that takes whole
+    machines down looks the same. So a shard that lapses again and again runs alone, is split, and waits ever longer,
+    which parts it from healthy ones; a document gives up after a number that no other reason brings about.
+    """
+    if lapses < LAPSES_TOGETHER:
+        return Again(suspect=suspect)
+    if n_contents > 1:
+        return Split()
+    if lapses < MAX_LAPSES:
+        return Again(suspect=suspect, delay_s=min(300.0, 2.0**lapses))
+    return GiveUp(VANISHED, "transient")
 
 
 def after_error(*, attempt: int, suspect: int, reason: str) -> Again | GiveUp:

@@ -16,6 +16,7 @@ from storage.errors import LeaseLost
 from storage.flow.cutting import pack, unpack
 from storage.flow.following import UNTOUCHED, follow
 from storage.jobs import FREE, RUNS
+from storage.leases.policy import runs_alone
 from storage.leases.settling import put_outcomes, settle
 from storage.outcomes import Known, Outcome, Status, Tally
 from storage.rows import SPEC, insert, known_outcomes, n_chars, spec_of
@@ -27,7 +28,7 @@ LEASE_S = 60.0
 
 @dataclass(frozen=True)
 class Head:
-    """What a worker looks at before it claims a shard."""
+    """What a worker looks at before it claims a shard. A `suspect` runs alone."""
 
     shard_id: int
     fence: int
@@ -57,14 +58,15 @@ def look(database: Database, shard_id: int) -> Head | None:
     """The shard as it waits for a claim; None when there is nothing to claim (any more)."""
     with database.read() as connection:
         row = connection.execute(
-            select(Shard.id, Shard.fence, Shard.lane, Shard.suspect, Shard.spec_id, *SPEC)
+            select(Shard.id, Shard.fence, Shard.lane, Shard.suspect, Shard.lapses, Shard.spec_id, *SPEC)
             .join(SpecRow, SpecRow.id == Shard.spec_id)
             .join(Job, Job.id == Shard.job_id)
             .where(Shard.id == shard_id, Shard.state == "queued", RUNS)
         ).one_or_none()
     if row is None:
         return None
-    return Head(row.id, row.fence, row.lane, row.suspect > 0, row.spec_id, spec_of(row))
+    alone = runs_alone(suspect=row.suspect, lapses=row.lapses)
+    return Head(row.id, row.fence, row.lane, alone, row.spec_id, spec_of(row))
 
 
 def claim(database: Database, head: Head, owner: str, lease_s: float = LEASE_S) -> Claim | None:

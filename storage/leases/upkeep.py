@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, or_, select, update
@@ -12,7 +13,7 @@ from storage.database import Database, db_now
 from storage.flow.cutting import pack, split, unpack
 from storage.flow.following import UNTOUCHED
 from storage.jobs import RUNS
-from storage.leases.policy import Again, GiveUp, Split, after_death, after_error
+from storage.leases.policy import Again, GiveUp, Split, after_death, after_error, after_lapse
 from storage.leases.settling import put_outcomes
 from storage.leases.shards import Claim, end_shard, give_back, given_back
 from storage.outcomes import Outcome, Reason, Status
@@ -48,14 +49,15 @@ def let_go(database: Database, name: str, owner: str) -> None:
     )
 
 
-def reclaim(database: Database, owner: str | None = None) -> int:
-    """Take shards away from those that let their lease lapse, or from the dead process `owner`. Returns how many.
+def reclaim(database: Database, owner: str | None = None, *, before: float | None = None) -> int:
+    """Take shards away from the dead process `owner`, or from all whose lease lapsed. Return the number of shards.
 
-    They are suspects then.
+    The death of a process that somebody saw makes suspects of its shards; a lapsed lease does not. With `before` only
+    leases that lapsed before that time are reclaimed (see `storage.leases.grace`).
     """
     total = 0
     while True:
-        n = database.write(lambda connection: _reclaim_page(database, connection, owner))
+        n = database.write(lambda connection: _reclaim_page(database, connection, owner, before))
         total += n
         if n < PAGE:
             return total
@@ -74,13 +76,18 @@ def relieve(database: Database, owner: str) -> int:
 _IS_HELD = and_(Shard.state == "running", Shard.lease_until.is_not(None))  # the latter names an index
 
 
-def _reclaim_page(database: Database, connection: Connection, owner: str | None) -> int:
-    from_whom = Shard.lease_until < db_now() if owner is None else Shard.owner == owner
-    query = select(Shard).where(_IS_HELD, from_whom).limit(PAGE)
+def _reclaim_page(database: Database, connection: Connection, owner: str | None, before: float | None) -> int:
+    lapsed = Shard.lease_until < (db_now() if before is None else before)
+    query = select(Shard).where(_IS_HELD, lapsed if owner is None else Shard.owner == owner).limit(PAGE)
     rows = connection.execute(query if database.is_sqlite else query.with_for_update(skip_locked=True)).all()
     for row in rows:
-        step = after_death(n_contents=row.n_contents, suspect=row.suspect)
-        _apply(database, connection, row, step)
+        if owner is not None:
+            _apply(database, connection, row, after_death(n_contents=row.n_contents, suspect=row.suspect))
+            continue
+        lapses = row.lapses + 1
+        connection.execute(update(Shard).where(Shard.id == row.id).values(lapses=lapses, attempt=Shard.attempt - 1))
+        step = after_lapse(n_contents=row.n_contents, suspect=row.suspect, lapses=lapses)
+        _apply(database, connection, row, step, lapses=lapses)
     return len(rows)
 
 
@@ -97,16 +104,24 @@ def failed_attempt(database: Database, claim: Claim, reason: str) -> None:
     database.write(work)
 
 
-def _apply(database: Database, connection: Connection, shard: Any, step: Again | Split | GiveUp) -> None:
+def _apply(
+    database: Database, connection: Connection, shard: Any, step: Again | Split | GiveUp, *, lapses: int | None = None
+) -> None:
+    """Take the step; `lapses` are given after a lapse, which makes no suspects."""
     if isinstance(step, Again):
-        give_back(connection, shard.id, suspect=step.suspect, not_before=db_now() + step.delay_s)
+        # Spread, so that shards which lapsed together are not dispatched together again.
+        delay_s = step.delay_s if lapses is None else step.delay_s * random.random()  # noqa: S311 - jitter
+        give_back(connection, shard.id, suspect=step.suspect, not_before=db_now() + delay_s)
     elif isinstance(step, Split):
-        _split(database, connection, shard)
+        counts = (
+            {"suspect": 1, "lapses": shard.lapses} if lapses is None else {"suspect": shard.suspect, "lapses": lapses}
+        )
+        _split(database, connection, shard, counts)
     else:
         _give_up(database, connection, shard, step)
 
 
-def _split(database: Database, connection: Connection, shard: Any) -> None:
+def _split(database: Database, connection: Connection, shard: Any, counts: Mapping[str, int]) -> None:
     sizes = n_chars(connection, unpack(shard.contents))
     contents = [content_id for content_id in unpack(shard.contents) if content_id in sizes]  # not the removed ones
     parts = [
@@ -121,7 +136,7 @@ def _split(database: Database, connection: Connection, shard: Any) -> None:
             "n_chars": sum(sizes[content_id] for content_id in part),
             "state": "planned",
             "redo": shard.redo,
-            "suspect": 1,
+            **counts,
         }
         for part in split(contents)
     ]

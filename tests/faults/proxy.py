@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 
 HOST = "127.0.0.1"
@@ -31,6 +31,7 @@ class Proxy:
         self._open.set()
         self._links: list[Link] = []
         self._lock = threading.Lock()
+        self._refuses = threading.Event()
         self.delay_s = 0.0
         self.cuts = 0
         self._cut: tuple[Cut, bytes] | None = None
@@ -40,6 +41,9 @@ class Proxy:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self._refuses.is_set():
+                    reset(client)
+                    continue
                 try:
                     server = socket.create_connection((HOST, self._upstream))
                 except OSError:
@@ -48,6 +52,8 @@ class Proxy:
                 link = Link(self, client, server)
                 with self._lock:
                     self._links.append(link)
+                if self._refuses.is_set():  # it began between the two looks
+                    link.cut()
                 link.start()
 
     @property
@@ -72,6 +78,16 @@ class Proxy:
         with self._lock:
             for link in self._links:
                 link.lost = True
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Reset every connection, old and new, for the length of the block, as when a server is down."""
+        self._refuses.set()
+        self.cut_all()
+        try:
+            yield
+        finally:
+            self._refuses.clear()
 
     def cut_all(self) -> None:
         """Reset every connection."""

@@ -83,7 +83,9 @@ def test_a_worker_that_was_frozen_past_its_lease_commits_nothing_that_was_taken_
     until(lambda: "lease_lost" in mill.log("worker"), "it was told that its shards are gone")
     first.send_signal(signal.SIGQUIT)
     ended(first, AT_ONCE_S)
-    assert {row.attempt for row in mill.shards(Shard.id, Shard.attempt) if row.id in held} == {2}
+    of_held = [row for row in mill.shards(Shard.id, Shard.attempt, Shard.fence, Shard.suspect) if row.id in held]
+    assert {row.fence for row in of_held} == {3}, "claimed, taken away and claimed again"
+    assert {(row.attempt, row.suspect) for row in of_held} == {(1, 0)}, "which spends no attempt, nor blames anybody"
 
 
 def test_a_worker_that_was_frozen_past_its_lease_commits_what_nobody_took(mill: Mill) -> None:

@@ -24,7 +24,7 @@ from tests.storage import laws
 from tests.storage.books import Text, chunks, lapse, set_shard
 from tests.storage.endings import let_everything_finish
 from tests.storage.laws import Picture
-from tests.storage.model import DEFAULT_SIZE, SIZES, Model, Piece, Work
+from tests.storage.model import DEFAULT_SIZE, LAPSES_TOGETHER, SIZES, Model, Piece, Work
 
 LEASE_S = 3_600.0  # nothing lapses by itself
 LONG_S = 1_000.0
@@ -207,7 +207,8 @@ class Bench:
         assert (head is not None) == self.model.can_claim(shard_id, piece.fence)
         if head is not None:
             spec_id = self.model.jobs[piece.job].spec
-            assert (head.fence, head.suspect, head.spec_id) == (piece.fence, piece.suspect > 0, spec_id)
+            alone = piece.suspect > 0 or piece.lapses >= LAPSES_TOGETHER
+            assert (head.fence, head.suspect, head.spec_id) == (piece.fence, alone, spec_id)
         return head
 
     def claim(self, head: Head, owner: str) -> Claim | None:
@@ -313,7 +314,11 @@ class Bench:
     def reclaim_lapsed(self) -> None:
         lapsed = [piece for _, piece in sorted(self.model.pieces.items()) if piece.lapsed]
         assert upkeep.reclaim(self.database) == len(lapsed)
-        self._let_die(lapsed)
+        split = [piece for piece in lapsed if self.model.lapse(piece)]
+        self._learn_parts(split, {id(piece): piece.suspect for piece in split})
+        for shard_id, piece in self.model.pieces.items():
+            if piece in lapsed and piece.waits:
+                set_shard(self.database, shard_id, not_before=db_now() + LONG_S)
 
     def kill(self, owner: str) -> None:
         held = self._held_by(owner)
@@ -322,13 +327,20 @@ class Bench:
 
     def _let_die(self, pieces: list[Piece]) -> None:
         split = [piece for piece in pieces if self.model.die(piece)]
+        self._learn_parts(split, {id(piece): 1 for piece in split})
+
+    def _learn_parts(self, split: list[Piece], suspect: dict[int, int]) -> None:
+        """Take up the parts of shards that were split, which are one text each and as suspect as is said."""
         if not split:
             return
-        left = sorted((piece.job, piece.redo, content_id) for piece in split for content_id in piece.contents)
-        known = {"n_contents": 1, "suspect": 1, "state": "planned"}
-        parts = self.model.learn(self.look(), [content_id for *_, content_id in left], **known)
+        left = sorted(
+            (piece.job, piece.redo, suspect[id(piece)], piece.lapses, content_id)
+            for piece in split
+            for content_id in piece.contents
+        )
+        parts = self.model.learn(self.look(), [content_id for *_, content_id in left], n_contents=1, state="planned")
         found = [self.model.pieces[part] for part in parts]
-        assert sorted((piece.job, piece.redo, *piece.contents) for piece in found) == left
+        assert sorted((one.job, one.redo, one.suspect, one.lapses, *one.contents) for one in found) == left
 
     def relieve(self, owner: str) -> None:
         held = self._held_by(owner)

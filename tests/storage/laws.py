@@ -199,6 +199,7 @@ def assert_follows(before: Picture, after: Picture) -> None:
         now = after.shards[shard_id]
         assert now.fence >= row.fence, (row, now)
         assert now.suspect >= row.suspect, (row, now)
+        assert now.lapses >= row.lapses, (row, now)
         assert now == row or row.state not in {"done", "split"}, (row, now)
         assert set(after.contents[shard_id]) <= set(before.contents[shard_id]), (row, now)
     for job_id in before.jobs:

@@ -20,6 +20,8 @@ LANES = ("embed", "translate")
 SIZES = {"embed": ShardSize(2, 30)}
 DEFAULT_SIZE = ShardSize(1, 1_000)
 MAX_ATTEMPTS = 2
+LAPSES_TOGETHER = 2
+MAX_LAPSES = 4
 UNFINISHED = ("ingesting", "running")
 Fate = tuple[str, str | None, str | None]  # status, text, class of the reason
 
@@ -29,6 +31,8 @@ def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("storage.flow.following.SHARD_SIZES", SIZES)
     monkeypatch.setattr("storage.flow.following.DEFAULT_SHARD_SIZE", DEFAULT_SIZE)
     monkeypatch.setattr("storage.leases.policy.MAX_ATTEMPTS", MAX_ATTEMPTS)
+    monkeypatch.setattr("storage.leases.policy.LAPSES_TOGETHER", LAPSES_TOGETHER)
+    monkeypatch.setattr("storage.leases.policy.MAX_LAPSES", MAX_LAPSES)
 
 
 @dataclass
@@ -66,6 +70,7 @@ class Piece:
     fence: int = 0
     attempt: int = 0
     suspect: int = 0
+    lapses: int = 0
     owner: str | None = None
     tally: tuple[int, ...] = (0, 0, 0)
     waits: bool = False
@@ -106,12 +111,13 @@ class Model:
             row = picture.shards[shard_id]
             assert picture.contents[shard_id] == piece.contents, row
             assert tuple(getattr(row, column) for column in TALLY) == piece.tally, row
-            assert (row.state, row.redo, row.fence, row.attempt, row.suspect, row.owner) == (
+            assert (row.state, row.redo, row.fence, row.attempt, row.suspect, row.lapses, row.owner) == (
                 piece.state,
                 piece.redo,
                 piece.fence,
                 piece.attempt,
                 piece.suspect,
+                piece.lapses,
                 piece.owner,
             ), row
 
@@ -120,7 +126,8 @@ class Model:
         new = [row for shard_id, row in picture.shards.items() if shard_id not in self.pieces]
         for row in new:
             assert {name: getattr(row, name) for name in known} == known, row
-            self.pieces[row.id] = Piece(row.job_id, picture.contents[row.id], row.redo, suspect=row.suspect)
+            counts = {"suspect": row.suspect, "lapses": row.lapses}
+            self.pieces[row.id] = Piece(row.job_id, picture.contents[row.id], row.redo, **counts)
         assert sorted(picture.held(new).elements()) == sorted(contents)
         return [row.id for row in new]
 
@@ -189,6 +196,22 @@ class Model:
         else:
             piece.give_back()
             piece.state = "split"
+        return piece.state == "split"
+
+    def lapse(self, piece: Piece) -> bool:
+        """The lease lapsed. Says whether the shard was split, its parts still unknown."""
+        piece.lapses += 1
+        piece.attempt -= 1
+        if piece.lapses < LAPSES_TOGETHER:
+            piece.give_back()
+        elif len(piece.contents) > 1:
+            piece.give_back()
+            piece.state = "split"
+        elif piece.lapses < MAX_LAPSES:
+            piece.give_back()
+            piece.waits = True
+        else:
+            self.give_up(piece, "transient")
         return piece.state == "split"
 
     def fail(self, piece: Piece) -> None:

@@ -37,7 +37,7 @@ from storage.flow.pipelines import Run
 from storage.flow.steps import OpenStep
 from storage.intake import ingest
 from storage.jobs import OpenJob
-from storage.leases import dispatch, health, shards, upkeep
+from storage.leases import dispatch, grace, health, shards, upkeep
 from storage.leases.shards import Claim, Head
 from tests.conftest import PostgresServer
 from tests.storage.books import (
@@ -78,7 +78,7 @@ CLAIM = Claim(
 )
 
 MODULES = (
-    *(collection, corpora, cost, dispatch, health, ingest, jobs, marks, migrations, pipelines, pruning),
+    *(collection, corpora, cost, dispatch, grace, health, ingest, jobs, marks, migrations, pipelines, pruning),
     *(removal, results, rows, selection, shards, status, tracing, upkeep),
 )
 READS: dict[str, Callable[[Database], Any]] = {
@@ -128,6 +128,7 @@ WRITES: dict[str, Callable[[Database], Any]] = {
     ),
     "dispatch.take": partial(dispatch.take, lane=dispatch.Lane("embed", 1, 0)),
     "dispatch.withdraw": partial(dispatch.withdraw, lanes=["embed"]),
+    "grace.contact": partial(grace.contact, lease_s=60.0),
     "ingest.add": partial(ingest.add, job=JOB, chunk=records(numbered(1))),
     "pruning.prune": partial(pruning.prune, job=JOB, seen=pruning.Seen(), limits=pruning.Limits(most_percent=100)),
     "pipelines.put": partial(pipelines.put, name="nightly", path="/x", text="", schedule=None),

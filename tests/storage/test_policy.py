@@ -5,14 +5,19 @@ from hypothesis import strategies as st
 
 from storage.flow.cutting import ShardSize, cut, pack, split, unpack
 from storage.leases.policy import (
+    LAPSES_TOGETHER,
     MAX_ATTEMPTS,
+    MAX_LAPSES,
     POISON,
+    VANISHED,
     Again,
     Claimant,
     GiveUp,
     Split,
     after_death,
     after_error,
+    after_lapse,
+    runs_alone,
     share,
 )
 
@@ -82,6 +87,34 @@ def test_a_document_alone_fails_on_its_second_death_alone() -> None:
     assert after_death(n_contents=1, suspect=0) == Again(suspect=1)
     assert after_death(n_contents=1, suspect=1) == Again(suspect=2)
     assert after_death(n_contents=1, suspect=2) == GiveUp(POISON, "document")
+
+
+@given(st.integers(1, 300), st.integers(0, 2), st.integers(1, 2 * MAX_LAPSES))
+def test_a_lapse_makes_no_suspect_and_gives_up_one_document_at_the_most(
+    n_contents: int, suspect: int, lapses: int
+) -> None:
+    step = after_lapse(n_contents=n_contents, suspect=suspect, lapses=lapses)
+    if isinstance(step, Again):
+        assert step.suspect == suspect
+        assert (step.delay_s > 0) == (lapses >= LAPSES_TOGETHER)
+    assert isinstance(step, Split) == (n_contents > 1 and lapses >= LAPSES_TOGETHER)
+    assert isinstance(step, GiveUp) == (n_contents == 1 and lapses >= MAX_LAPSES)
+
+
+def test_a_document_outlives_more_lapses_than_outages_bring_and_ends_after_a_bound() -> None:
+    steps = [after_lapse(n_contents=1, suspect=0, lapses=n) for n in range(1, MAX_LAPSES + 1)]
+    assert all(isinstance(step, Again) for step in steps[:-1])
+    assert steps[-1] == GiveUp(VANISHED, "transient")
+    assert MAX_LAPSES > 2 * 5, "five outages, each of which meets it twice"
+    delays = [step.delay_s for step in steps if isinstance(step, Again)]
+    assert delays == sorted(delays)
+    assert delays[-1] <= 300
+
+
+def test_what_may_take_its_process_or_machine_down_runs_alone() -> None:
+    assert not runs_alone(suspect=0, lapses=LAPSES_TOGETHER - 1)
+    assert runs_alone(suspect=0, lapses=LAPSES_TOGETHER)
+    assert runs_alone(suspect=1, lapses=0)
 
 
 def test_errors_back_off_ever_longer_up_to_a_minute_and_then_give_up() -> None:

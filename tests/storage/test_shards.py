@@ -12,7 +12,7 @@ from storage.errors import JobStopped, LeaseLost, NoSuchJob
 from storage.export.results import failures, results
 from storage.flow.cutting import unpack
 from storage.leases import dispatch, shards, upkeep
-from storage.leases.policy import MAX_ATTEMPTS, POISON
+from storage.leases.policy import LAPSES_TOGETHER, MAX_ATTEMPTS, MAX_LAPSES, POISON, VANISHED
 from storage.leases.shards import Claim
 from storage.outcomes import TRUNCATED, Outcome, Reason, Status
 from storage.status import read_status
@@ -379,6 +379,68 @@ def test_a_death_makes_suspects_of_all_that_was_in_flight(database: Database) ->
         row = shard(database, claim.shard_id)
         assert (row.state, row.suspect, row.fence) == ("planned", 1, claim.fence + 1)
     assert upkeep.reclaim(database, first.owner) == 0
+
+
+def test_a_lease_that_lapses_makes_no_suspects_and_spends_no_attempt(database: Database) -> None:
+    read(database, request(), numbered(300))
+    first, second = claim_next(database), claim_next(database)
+    for claim in (first, second):
+        lapse(database, claim.shard_id)
+    assert upkeep.reclaim(database) == 2
+    for claim in (first, second):
+        row = shard(database, claim.shard_id)
+        assert (row.state, row.suspect, row.lapses, row.attempt) == ("planned", 0, 1, 0)
+        assert row.fence == claim.fence + 1
+    assert {first.shard_id, second.shard_id} <= {*dispatched(database)}, "they may be claimed at once"
+
+
+def vanish(database: Database, claim: Claim) -> None:
+    """The machine that holds the claim goes down, and nobody is there to say why; what waits may go on at once."""
+    lapse(database, claim.shard_id)
+    assert upkeep.reclaim(database) == 1
+    set_shard(database, claim.shard_id, not_before=0.0)
+
+
+def test_healthy_documents_outlive_more_lapses_than_five_outages_bring(database: Database) -> None:
+    job = read(database, request(), numbered(1))
+    for _ in range(MAX_LAPSES - 1):
+        vanish(database, claim_next(database))
+    work(database)
+    jobs.finish(database)
+    status = read_status(database, job.id)
+    assert (status.state, status.done, status.failed) == ("done", 1, 0)
+
+
+def test_a_document_that_takes_its_machine_down_ends_by_a_bound_and_its_neighbours_finish(database: Database) -> None:
+    job = read(database, request(), [(key, "poison" if key == "k77" else text) for key, text in numbered(256)])
+    deaths: list[int] = []
+    while queued_ := dispatched(database):
+        for shard_id in queued_:
+            head = shards.look(database, shard_id)
+            claim = claim_shard(database, shard_id)
+            assert claim is not None
+            assert head is not None
+            assert head.suspect == (len(deaths) >= LAPSES_TOGETHER), "it runs alone from then on"
+            if any(text == "poison" for _, text in claim.texts):
+                deaths.append(len(claim.texts))
+                vanish(database, claim)
+            else:
+                shards.commit(database, claim, done(claim), None)
+    assert deaths == [256] * LAPSES_TOGETHER + [16] + [1] * (MAX_LAPSES - LAPSES_TOGETHER - 1)
+    assert jobs.finish(database) == [job.id]
+    [failure] = failures(database, job.id)
+    assert failure == {"id": "k77", "status": "failed", "class": "transient", "reason": VANISHED}
+    assert read_status(database, job.id).done == 255
+
+
+def test_lapses_leave_a_shard_its_attempts(database: Database) -> None:
+    read(database, request(), numbered(1))
+    for _ in range(MAX_ATTEMPTS):
+        vanish(database, claim_next(database))
+    claim = claim_next(database)
+    assert claim.attempt == 1
+    upkeep.failed_attempt(database, claim, "the driver fell over")
+    assert shard(database, claim.shard_id).state == "planned"
 
 
 def test_poison_alone_fails_and_its_neighbours_finish(database: Database) -> None:
