@@ -164,7 +164,8 @@ def _filter(seccomp: Any, network: bool) -> Any:
     def refuse(call: str, *arguments: Any, error: int = EPERM) -> None:
         number = seccomp.resolve_syscall(seccomp.Arch.NATIVE, call)
         if number != -1:  # a call that is newer than the library
-            rules.add_rule(seccomp.ERRNO(error), number, *arguments)
+            with suppress(OSError):  # or one that this processor's kernel does not have
+                rules.add_rule(seccomp.ERRNO(error), number, *arguments)
 
     for call in (*_WRITES, *_PROCESSES, *_KERNEL, *_SERVERS, *(() if network else _CLIENTS)):
         refuse(call)

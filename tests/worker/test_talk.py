@@ -111,6 +111,23 @@ def test_a_dry_run_shows_the_first_rejected_records(call: Call, tmp_path: Path) 
     assert "7 records rejected" in said.out
 
 
+def test_what_a_folder_s_reading_left_out_is_said(call: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "a.txt").write_text("Whales sing.")
+    (folder / "b.csv").write_text("n,m\n1,2\n")
+    (folder / "c.png").touch()
+    expected = (
+        "2 files were left out: 1 .csv, 1 .png. "
+        'b.csv: no record has a field "text"; it has "n", "m": name one with --text-field.'
+    )
+    assert expected in call("enqueue", folder, "--task", "embed").err
+    assert expected in call("run", folder, "--task", "embed", "--dry-run").err
+    (folder / "b.csv").unlink()
+    (folder / "c.png").unlink()
+    assert "left out" not in call("enqueue", folder, "--task", "embed").err
+
+
 def test_bytes_that_are_no_utf8_are_counted_where_they_are_read(call: Call, tmp_path: Path) -> None:
     lines = ['{"text": "caf\u00e9"}\n', '{"text": "th\u00e9"}\n', '{"text": "tea"}\n', '{"text": "a \\u0000"}\n']
     (tmp_path / "latin.jsonl").write_bytes("".join(lines).encode("latin-1"))

@@ -230,6 +230,8 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
         found = forecast(settings, database, prepared, device, progress)
     if not found.documents and not found.rejected:
         say(words.no_records(prepared.source.name))
+    if (others := words.left_out(prepared.source)) is not None:
+        say(others)
     code = SOME_REJECTED if found.rejected else OK
     if as_json:
         print_json(asdict(found) | {"spec": asdict(prepared.spec)})
