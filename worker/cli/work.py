@@ -156,14 +156,15 @@ def _request(settings: Settings, given: dict[str, Any]) -> Request:
 
 
 def _prepare(settings: Settings, request: Request, *, download: bool = False) -> Prepared:
-    from tasks.models import DEFAULTS
+    from worker.cli import default_models
     from worker.enqueue import prepare
 
     if request.source == "-" and sys.stdin.isatty():
         say("Reading JSON lines from the keyboard; Ctrl-D ends them.")
     prepared = prepare(settings, request, stdin=sys.stdin.buffer, download=download)
     if request.model is None:
-        say(f"Model: {DEFAULTS[request.task]}, the quick start's; --model takes any other.")
+        options = request.options
+        say(default_models.said(request.task, request.source, options.source_lang, options.target_lang))
     return prepared
 
 
