@@ -289,7 +289,7 @@ def retry(database: Database, job_id: int, only: str | None = None) -> int:
     """Plan the job's failed texts again, those of one reason's class or all. Returns how many.
 
     The failures stay on record until something better takes their place. A stopped job goes on. Raises JobStopped
-    for a cancelled one.
+    for a cancelled one, and for one whose steps' texts were forgotten.
     """
     require(database, job_id)
     return database.write(lambda connection: _retry(database, connection, job_id, only))
@@ -302,6 +302,11 @@ def _retry(database: Database, connection: Connection, job_id: int, only: str | 
         raise NoSuchJob(f"there is no job {job_id}; it was removed with its corpus")
     if job.state == "cancelled":
         raise JobStopped(f"job {job_id} was cancelled; enqueue its source again, which computes only what is missing")
+    if job.forgotten_at is not None and _has_failed(connection, job_id):
+        raise JobStopped(
+            f"job {job_id} ended too long ago to be tried again; enqueue its source again, which computes only what "
+            "is missing"
+        )
     held = _open_contents(connection, job_id)
     total = 0
     for step in steps.of_job(connection, job_id):
@@ -324,6 +329,12 @@ def _retry(database: Database, connection: Connection, job_id: int, only: str | 
         again = {"state": "running" if is_read else "ingesting", "reason": None, "finished_at": None}
         connection.execute(update(Job).where(Job.id == job_id).values(**again))
     return total
+
+
+def _has_failed(connection: Connection, job_id: int) -> bool:
+    of_shards = select(func.coalesce(func.sum(Shard.n_failed), 0)).where(Shard.job_id == job_id)
+    of_steps = select(func.coalesce(func.sum(Step.n_prior_failed - Step.n_retried), 0)).where(Step.job_id == job_id)
+    return int(connection.scalar(of_shards) or 0) + int(connection.scalar(of_steps) or 0) > 0
 
 
 def _met_by(query: Any, job: Any, step: OpenStep) -> Any:

@@ -141,6 +141,7 @@ class Job(Base):
     Three documents mark the job's place in its corpus: `base_document` was the last one when the sweep through what
     others brought began, `swept_to` the last one that was looked through for what is to be planned, and
     `last_document` (once the source was read) the last one that belongs to the job.
+    At `forgotten_at` the texts that its steps had met were deleted (see `storage.disposal.retention`).
     """
 
     __tablename__ = "job"
@@ -158,6 +159,7 @@ class Job(Base):
     n_documents = column(int, default=0)
     created_at = column(float)
     finished_at = column(float, nullable=True)
+    forgotten_at = column(float, nullable=True)
 
 
 class Step(Base):

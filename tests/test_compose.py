@@ -81,7 +81,7 @@ def test_the_example_explains_every_setting_with_its_default() -> None:
     assert example.keys() == settings.keys()
     for name in ("DTYPE", "BACKEND", "THREADS"):
         assert example[name] == str(settings[name])
-    for name in ("LEASE_S", "UPKEEP_S", "DRAIN_S", "BATCH_LIMIT_S", "HANG_S"):
+    for name in ("LEASE_S", "UPKEEP_S", "DRAIN_S", "BATCH_LIMIT_S", "HANG_S", "RETENTION_DAYS"):
         assert float(example[name]) == settings[name]
         assert f"DOCMILL_{name}: ${{DOCMILL_{name}:-{example[name]}}}" in COMPOSE
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from storage.database import Database
+from storage.disposal import retention
 from storage.errors import StorageError
 from storage.flow import pipelines
 from storage.leases import dispatch, grace, upkeep
@@ -24,6 +25,7 @@ from worker.topup import round_of_upkeep, send_again
 log = logging.getLogger("docmill.caretaker")
 
 UPKEEP = "upkeep"
+SWEEP_EVERY_S = 3_600.0
 LAST_WORDS_S = 5.0  # how long the end waits for what is still to be written
 
 
@@ -37,6 +39,8 @@ class Burial:
 
 class Caretaker:
     """Frees what dead device processes held, and does the upkeep while it is ours; `fires` schedules with it.
+
+    What ended more than `retention_s` ago is forgotten, where that is given.
 
     With `only_job` it offers no other job's shards, as long as nobody but us works here. `lease_s` is how long the
     leases of all workers last.
@@ -53,6 +57,7 @@ class Caretaker:
         lease_s: float = LEASE_S,
         *,
         fires: bool = True,
+        retention_s: float | None = None,
     ) -> None:
         self._database = database
         self._broker = broker
@@ -61,6 +66,8 @@ class Caretaker:
         self._lease_s = lease_s
         self._contact_s = min(every_s, lease_s / PARTS)
         self._fires = fires
+        self._retention_s = retention_s
+        self._sweep_due = 0.0
         self._burials: list[Burial] = []
         self._own: set[str] = set()
         self._lock = threading.Lock()
@@ -143,6 +150,13 @@ class Caretaker:
             round_of_upkeep(self._database, self._broker, self._lease_s, only_job=only_job)
             if self._fires:
                 round_of_schedules(self._database, self._broker)
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Forget what ended long ago, once in a while."""
+        if self._retention_s is not None and time.monotonic() >= self._sweep_due:
+            self._sweep_due = time.monotonic() + SWEEP_EVERY_S
+            retention.sweep(self._database, self._retention_s)
 
     def _try(self, act: Callable[[], object]) -> bool:
         try:

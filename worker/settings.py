@@ -96,6 +96,14 @@ class Settings(BaseSettings):
         float, Field(ge=1, description="Seconds after which the shards of a silent worker may be taken over.")
     ] = 60.0
     upkeep_s: Annotated[float, Field(gt=0, description="Seconds between two rounds of upkeep.")] = 5.0
+    retention_days: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="Days for which what has ended is kept: runs of pipelines with their jobs, rejected records, "
+            "and what `docmill retry` needs. Documents and results stay.",
+        ),
+    ] = 90.0
     drain_s: Annotated[
         float, Field(gt=0, description="Seconds that a stopping worker has to finish its batches.")
     ] = 22.0
@@ -183,6 +191,11 @@ class Settings(BaseSettings):
     def patience(self) -> Patience:
         """How long commands bear a PostgreSQL that is silent; their statements may take as long as they need."""
         return Patience(self.database_answer_s)
+
+    @property
+    def retention_s(self) -> float:
+        """How long what has ended is kept."""
+        return self.retention_days * 86_400
 
     @property
     def cache_dir(self) -> Path:

@@ -99,7 +99,15 @@ class Supervisor:
         # A signal may come while we hold an event's lock, which its handler would wait for; a put waits for none.
         self._woken: SimpleQueue[None] = SimpleQueue()
         self._watchdogs = {device: Watchdog(settings.hang_s, settings.batch_limit_s) for device in devices}
-        self._caretaker = Caretaker(database, broker, self.owner, settings.upkeep_s, settings.lease_s, fires=fires)
+        self._caretaker = Caretaker(
+            database,
+            broker,
+            self.owner,
+            settings.upkeep_s,
+            settings.lease_s,
+            fires=fires,
+            retention_s=settings.retention_s,
+        )
         self._thread: threading.Thread | None = None
         self._only_job: int | None = None
 

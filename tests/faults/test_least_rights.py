@@ -13,6 +13,7 @@ from sqlalchemy import update
 
 from storage import jobs, migrations, rights, rows
 from storage.database import Database
+from storage.disposal import retention
 from storage.errors import RightMissing
 from storage.export.results import failures, results
 from storage.flow import pipelines
@@ -23,7 +24,7 @@ from storage.jobs import JobRequest
 from storage.leases import dispatch, shards, upkeep
 from storage.leases.shards import Claim
 from storage.outcomes import Outcome
-from storage.schema import Job, Shard
+from storage.schema import Job, PipelineRun, Shard
 from storage.specs import Spec
 from storage.status import list_statuses, read_status
 from tests.faults import security
@@ -267,6 +268,25 @@ def steer(owner: Database, admin: Database) -> None:
     assert len(list(failures(admin, job.id))) == 1
     for act in (jobs.pause, jobs.resume, jobs.retry, jobs.cancel):
         act(admin, job.id)
+    forget(owner, admin, n, after(computed, corpus=f"computed {n}"))
+
+
+def forget(owner: Database, admin: Database, n: int, asked: JobRequest) -> None:
+    """Forget a run of long ago with its job, the records that were rejected and the texts that its steps had met."""
+    pipelines.put(admin, f"old{n}", "/x.toml", "", None)
+    for _ in range(2):  # the last one stays
+        job = read(admin, asked, numbered(3))
+        ingest.add(admin, job, records([]), [Rejected("line 9", "no JSON")])
+        jobs.cancel(admin, job.id)
+        pipelines.note(admin, pipelines.begin(admin, f"old{n}", "me", 60.0), "done", job_id=job.id)
+    end_long_ago(owner)
+    assert retention.forget_jobs(admin, 60.0) > 0
+
+
+def end_long_ago(owner: Database) -> None:
+    for table in (Job, PipelineRun):
+        ended = update(table).where(table.finished_at.is_not(None)).values(finished_at=1.0)
+        owner.write(lambda connection, ended=ended: connection.execute(ended))  # type: ignore[misc]
 
 
 def work(owner: Database, worker: Database) -> None:
@@ -276,13 +296,13 @@ def work(owner: Database, worker: Database) -> None:
     read(owner, after(spec(), corpus=f"corpus {n}"), numbered(4, first=4 * n))
     pipelines.put(owner, f"p{n}", "/x.toml", "", {"cron": "* * * * *", "timezone": "UTC", "overlap": "queue"})
     migrations.require_current(worker)
-    found = next(found for found in pipelines.scheduled(worker) if found.name == f"p{n}")
-    run_id = pipelines.fire(worker, found, 1.0)
-    assert run_id in pipelines.hand_out(worker)
-    assert pipelines.is_any_open(worker)
-    [run] = pipelines.history(owner, f"p{n}")
-    pipelines.let_go_all(worker, "me")
-    pipelines.note(worker, run, "done")
+    for due_at in (1.0, 2.0):
+        found = next(found for found in pipelines.scheduled(worker) if found.name == f"p{n}")
+        run_id = pipelines.fire(worker, found, due_at)
+        assert run_id in pipelines.hand_out(worker)
+        assert pipelines.is_any_open(worker)
+        pipelines.let_go_all(worker, "me")
+        pipelines.note(worker, pipelines.history(owner, f"p{n}")[0], "done")
     upkeep.hold(worker, "upkeep", "me", 60)
     dispatch.sign_on(worker, "me", host="here", pid=1, device="cpu", lanes=["translate"], slots=1, version="0")
     dispatch.refuse(worker, "me", 1, "no such model")
@@ -298,6 +318,9 @@ def work(owner: Database, worker: Database) -> None:
     upkeep.lost_hints(worker, "translate", queue_is_empty=True, grace_s=0)
     upkeep.forget_workers(worker)
     jobs.finish(worker)
+    end_long_ago(owner)
+    assert retention.forget_step_texts(worker, 60.0) > 0
+    assert retention.forget_runs(worker, 60.0) > 0
     dispatch.sign_off(worker, "me")
     upkeep.let_go(worker, "upkeep", "me")
 

@@ -152,9 +152,9 @@ class Crew:
     def begin(self, run_id: int, owner: str = "w1") -> Future[None]:
         return self._threads.submit(self.advance, run_id, owner)
 
-    def do_all(self) -> None:
-        """Do what there is to do until nothing is left."""
-        for _ in range(4):
+    def do_all(self, rounds: int = 4) -> None:
+        """Do what there is to do until nothing is left; a run takes two rounds."""
+        for _ in range(rounds):
             for run_id in pipelines.hand_out(self.database):
                 self.advance(run_id)
             work(self.database)

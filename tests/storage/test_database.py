@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 
 from storage import corpora, errors, jobs, migrations, rows, status
 from storage.database import Database, db_now
-from storage.disposal import collection, cost, pruning, removal, selection, tracing
+from storage.disposal import collection, cost, pruning, removal, retention, selection, tracing
 from storage.errors import (
     DatabaseBusy,
     DatabaseReadOnly,
@@ -79,7 +79,7 @@ CLAIM = Claim(
 
 MODULES = (
     *(collection, corpora, cost, dispatch, grace, health, ingest, jobs, marks, migrations, pipelines, pruning),
-    *(removal, results, rows, selection, shards, status, tracing, upkeep),
+    *(removal, retention, results, rows, selection, shards, status, tracing, upkeep),
 )
 READS: dict[str, Callable[[Database], Any]] = {
     "cost.of_collecting": cost.of_collecting,
@@ -109,6 +109,11 @@ READS: dict[str, Callable[[Database], Any]] = {
     "pipelines.get": partial(pipelines.get, name="nightly"),
     "pipelines.history": partial(pipelines.history, name="nightly"),
     "pipelines.scheduled": pipelines.scheduled,
+    "retention.forget_jobs": partial(retention.forget_jobs, older_than_s=1e9),
+    "retention.forget_rejections": partial(retention.forget_rejections, older_than_s=1e9),
+    "retention.forget_runs": partial(retention.forget_runs, older_than_s=1e9),
+    "retention.forget_step_texts": partial(retention.forget_step_texts, older_than_s=1e9),
+    "retention.sweep": partial(retention.sweep, older_than_s=1e9),  # there is nothing so old
     "pipelines.is_any_open": pipelines.is_any_open,
     "pipelines.let_go_all": partial(pipelines.let_go_all, owner="w1"),  # there is nothing to let go
     "status.read_status": partial(status.read_status, job_id=1),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from storage import jobs
 from storage.database import Database
+from storage.disposal import retention
 from storage.leases import dispatch
 from storage.leases.waiting import Cause
 from storage.status import JobStatus, read_status
@@ -63,6 +64,7 @@ def run_here(
         say_ingested(prepared.source, done)
         status = read_status(database, done.id)
         if status.ended:
+            retention.sweep(database, settings.retention_s)  # else the worker's upkeep sees to it
             return status
         if alone:
             _say_waiting(database, done.id, local.lanes)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from storage.database import Database
+from storage.disposal import retention
 from storage.errors import DatabaseBusy, DatabaseUnreachable, FolderBusy, LeaseLost, StorageError
 from storage.export import parts
 from storage.export.results import Placed, export_rows
@@ -147,6 +148,9 @@ def advance(
                 "run_failed run=%d pipeline=%s error=%s reason=%r", run.id, run.name, type(error).__name__, reason
             )
             pipelines.note(database, run, "failed", reason=reason)
+    if run.state == "reading":
+        with suppress(StorageError):  # whoever reads sources may delete what upkeep perhaps may not
+            retention.sweep(database, settings.retention_s)
 
 
 def _let_go(database: Database, run: Run, *, at_once: bool) -> None:
