@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from storage.flow.templates import keeps_white_space
 from storage.specs import Spec
 from tasks.errors import CannotServe
 
@@ -70,7 +71,8 @@ class Decoding:
     ``closing``, or at the limit.
 
     The limit is ``max_new_tokens``. With ``max_tokens`` an output may go on until prompt and output have so many
-    together, and ``max_new_tokens`` is the room that a window leaves for it.
+    together, and ``max_new_tokens`` is the room that a window leaves for it. Outputs lose white space at their ends
+    where they are ``stripped``.
     """
 
     max_new_tokens: int
@@ -83,6 +85,7 @@ class Decoding:
     repetition_penalty: float = 1.0
     closing: tuple[str, ...] = ()
     max_tokens: int | None = None
+    stripped: bool = True
 
     def most_new_tokens(self, prompt_tokens: int) -> int:
         """The most tokens that the output after a prompt of so many may have."""
@@ -128,6 +131,7 @@ def decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, stop: tupl
         repetition_penalty=own.get("repetition_penalty") or 1.0,
         closing=() if "stop" in asked else tuple(_several(own.get("stop_strings"))),
         max_tokens=None if max_new_tokens else _max_tokens(spec.model, own.get("max_length"), context_tokens),
+        stripped=not keeps_white_space(spec.params),
         **sampling,
     )
 

@@ -13,6 +13,14 @@ from tasks.windows import Coder, Window, cut
 BETWEEN = "\n\n"
 
 
+def _joined(texts: Sequence[str]) -> str:
+    """The texts with a blank line between them in place of the white space that they begin and end with there."""
+    if len(texts) == 1:
+        return texts[0]
+    first, *others, last = texts
+    return BETWEEN.join([first.rstrip(), *(text.strip() for text in others), last.lstrip()])
+
+
 @dataclass(frozen=True)
 class Generate:
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
@@ -24,12 +32,13 @@ class Generate:
         flags = list(windowed(computed.windows))
         if any(part.truncated for part in parts):
             flags.append("output_truncated")
-        if empty := sum(not part.text for part in parts):
-            flags.append("empty" if empty == len(parts) else "empty_window")
+        written = [part.text for part in parts if part.text.strip()]
+        if len(written) < len(parts):
+            flags.append("empty" if not written else "empty_window")
         return Outcome(
             computed.content_id,
             Status.DONE,
-            text=BETWEEN.join(part.text for part in parts if part.text),
+            text=_joined(written) if written else "".join(part.text for part in parts),
             flags=tuple(flags),
             tokens_in=computed.tokens_in,
             tokens_out=computed.tokens_out,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from storage.flow import templates
 from storage.specs import Spec
 from tasks import detection, directions, families, languages, prompts
 from tasks.errors import BadOption
@@ -124,8 +125,13 @@ def build_spec(
         model=pinned.model,
         revision=pinned.revision,
         quality=QUALITIES[options.dtype],
-        params={**asked, **_instructions(kind, asked, family), "algorithm": ALGORITHM},
+        params={**asked, **_instructions(kind, asked, family), **_white_space(kind), "algorithm": ALGORITHM},
     )
+
+
+def _white_space(kind: str) -> dict[str, str]:
+    """What the template says is what the model reads, and what it writes is the output."""
+    return {templates.WHITE_SPACE: templates.KEPT} if kind == "generate" else {}
 
 
 def _instructions(kind: str, asked: Mapping[str, Any], family: Family | None) -> dict[str, int]:

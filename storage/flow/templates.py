@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -17,6 +17,8 @@ from storage.errors import StorageError
 from storage.normalize import normalize
 
 TEXT = "text"
+# The parameter of specs whose documents and outputs keep white space at their ends, and its value.
+WHITE_SPACE, KEPT = "white_space", "kept"
 _META, _OPTIONAL = "meta.", "?"
 _MARK = re.compile(r"\{\{|\}\}|\{([^{}\n]*)\}|[{}]")
 
@@ -27,10 +29,14 @@ class BadTemplate(StorageError):
 
 @dataclass(frozen=True)
 class Template:
-    """What is written, in pieces, and the places between them: `TEXT` once, and names of metadata."""
+    """What is written, in pieces, and the places between them: `TEXT` once, and names of metadata.
+
+    A document keeps white space at its ends unless the template ``strips`` it.
+    """
 
     pieces: tuple[str, ...]
     places: tuple[str, ...]
+    strips: bool = True
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -46,11 +52,11 @@ class Template:
     def render(self, text: str, meta: Mapping[str, Any]) -> str:
         """The template over a document, as it is stored. A blank document gives a blank one, a missing field nothing.
 
-        The text has no white space at its ends; lists and objects are written as JSON.
+        Lists and objects are written as JSON.
         """
-        text = text.strip()
-        if not text:
+        if not text.strip():
             return ""
+        text = text.strip() if self.strips else text
         pieces = [self.pieces[0]]
         for place, piece in zip(self.places, self.pieces[1:], strict=True):
             pieces += [text if place == TEXT else written(meta.get(_field(place))), piece]
@@ -87,8 +93,13 @@ def over_metadata(params: Mapping[str, Any]) -> Template | None:
     prompt = params.get("prompt")
     if prompt is None or _META not in prompt:
         return None
-    template = parse(prompt)
+    template = replace(parse(prompt), strips=not keeps_white_space(params))
     return template if template.fields else None
+
+
+def keeps_white_space(params: Mapping[str, Any]) -> bool:
+    """Whether documents and outputs keep white space at their ends; in specs from before they lose it."""
+    return params.get(WHITE_SPACE) == KEPT
 
 
 def _field(place: str) -> str:

@@ -21,7 +21,8 @@ _PORTION_CHARS = 500_000
 class Tokens:
     """A transformers tokenizer with words put before every text, and after it.
 
-    Between two strings a text stands without white space at its ends. ``special_tokens`` are added unless the words
+    Between two strings a text stands without white space at its beginning and end, as far as ``trims`` says.
+    ``special_tokens`` are added unless the words
     bring the model's own with them, as a chat template's do.
 
     Truncation and padding are switched off once, here: a fast tokenizer then keeps no state between calls, and
@@ -35,6 +36,7 @@ class Tokens:
         self.prefix = prefix
         self._suffix = suffix
         self._special_tokens = special_tokens
+        self._trims = (True, True)
         self._label: tuple[int, int] | None = None
         fast = getattr(tokenizer, "backend_tokenizer", None)
         if fast is not None:
@@ -46,10 +48,11 @@ class Tokens:
         tokenizer.model_max_length = int(1e30)
         self.overhead = self.encode([""])[0].tokens
 
-    def framed(self, prefix: str, suffix: str | None = None) -> Tokens:
-        """The same tokenizer with other words around every text."""
+    def framed(self, prefix: str, suffix: str | None = None, trims: tuple[bool, bool] = (True, True)) -> Tokens:
+        """The same tokenizer with other words around every text, which loses white space at the ends that ``trims``
+        says."""
         other = copy.copy(self)
-        other.prefix, other._suffix = prefix, suffix
+        other.prefix, other._suffix, other._trims = prefix, suffix, trims
         other.overhead = other.encode([""])[0].tokens
         return other
 
@@ -96,7 +99,11 @@ class Tokens:
         return encoded
 
     def _framed(self, text: str) -> str:
-        return self.prefix + (text if self._suffix is None else text.strip() + self._suffix)
+        if self._suffix is None:
+            return self.prefix + text
+        at_start, at_end = self._trims
+        text = text.lstrip() if at_start else text
+        return self.prefix + (text.rstrip() if at_end else text) + self._suffix
 
 
 @dataclass(frozen=True)

@@ -72,3 +72,12 @@ def test_a_template_without_metadata_is_not_rendered(prompt: str) -> None:
 def test_places_that_mean_nothing_are_refused(prompt: str) -> None:
     with pytest.raises(BadTemplate):
         templates.parse(prompt)
+
+
+def test_a_document_keeps_white_space_at_its_ends_only_in_specs_that_say_so() -> None:
+    params = {"prompt": "{meta.a}{text}|"}
+    before, kept = over_metadata(params), over_metadata({**params, "white_space": "kept"})
+    assert before is not None
+    assert kept is not None
+    assert (before.render(" x\n", {}), kept.render(" x\n", {})) == ("x|", " x\n|")
+    assert kept.render(" \n", {"a": "b"}) == ""

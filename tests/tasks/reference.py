@@ -13,9 +13,15 @@ from tasks.backends.accelerator import quiet
 
 
 def written(
-    folder: Path, inputs: Sequence[str], *, chat: bool, stop: str | None = None, **settings: Any
+    folder: Path,
+    inputs: Sequence[str],
+    *,
+    chat: bool,
+    stop: str | None = None,
+    stripped: bool = False,
+    **settings: Any,
 ) -> list[str]:
-    """What transformers' own generate writes after each input."""
+    """What transformers' own generate writes after each input; ``stripped`` of white space at its ends."""
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -32,5 +38,6 @@ def written(
                 **settings,
             )
         answer = tokenizer.decode(ids[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
-        answers.append((answer if stop is None else answer.partition(stop)[0]).strip())
+        answer = answer if stop is None else answer.partition(stop)[0]
+        answers.append(answer.strip() if stripped else answer)
     return answers

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,43 @@ def test_the_models_own_generation_config_counts_where_the_command_says_nothing(
     assert texts_of(bench.run(bench.spec("generate", str(folder), prompt="{text}"), sentences)) == expected
 
 
+SHAPED = ("def f(x):\n    ", "\n\tlist of", "  a b  \n", "plain", "x =\n\n")
+
+
+@pytest.mark.parametrize("prompt", ["{text}", "{text}\n", "\n{text}", "# Python\n{text}    "])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_white_space_at_the_ends_of_documents_and_outputs_is_kept(
+    bench: Bench, made: dict[str, Path], name: str, prompt: str
+) -> None:
+    spec = bench.spec("generate", str(made[name]), prompt=prompt, max_new_tokens=NEW_TOKENS)
+    inputs = [prompt.replace("{text}", text) for text in SHAPED]
+    expected = written(made[name], inputs, chat=name != "gpt2", max_new_tokens=NEW_TOKENS)
+    assert texts_of(bench.run(spec, list(SHAPED))) == expected
+    assert any(text != text.strip() for text in expected) or name != "gpt2"
+
+
+def test_a_chat_template_that_does_not_trim_keeps_the_ends_of_a_document(
+    bench: Bench, tmp_path: Path, sentences: list[str]
+) -> None:
+    folder = DECODERS["llama"](tmp_path / "llama", sentences)
+    file = folder / "chat_template.jinja"
+    file.write_text(file.read_text().replace(" | trim", ""))
+    spec = bench.spec("generate", str(folder), prompt="{text}", max_new_tokens=NEW_TOKENS)
+    expected = written(folder, SHAPED, chat=True, max_new_tokens=NEW_TOKENS)
+    assert texts_of(bench.run(spec, list(SHAPED))) == expected
+
+
+def test_specs_from_before_lose_white_space_at_the_ends_as_they_did(
+    bench: Bench, made: dict[str, Path], sentences: list[str]
+) -> None:
+    spec = bench.spec("generate", str(made["gpt2"]), prompt="{text}", max_new_tokens=NEW_TOKENS)
+    before = replace(spec, params={name: value for name, value in spec.params.items() if name != "white_space"})
+    expected = written(
+        made["gpt2"], [text.strip() for text in SHAPED], chat=False, stripped=True, max_new_tokens=NEW_TOKENS
+    )
+    assert texts_of(bench.run(before, list(SHAPED))) == expected
+
+
 def test_a_limit_of_prompt_and_output_together_is_the_models_own(
     bench: Bench, tmp_path: Path, sentences: list[str]
 ) -> None:
@@ -206,12 +244,12 @@ def test_summaries_and_translations_by_instruction(
     told = "Summarize the following text in one to three sentences. Answer with the summary only.\n\n"
     spec = bench.spec("summarize", str(made["llama"]), max_new_tokens=NEW_TOKENS)
     assert texts_of(bench.run(spec, some)) == written(
-        made["llama"], [told + text for text in some], chat=True, max_new_tokens=NEW_TOKENS
+        made["llama"], [told + text for text in some], chat=True, stripped=True, max_new_tokens=NEW_TOKENS
     )
     spec = bench.spec("translate", str(made["gpt2"]), source_lang="fr", target_lang="en", max_new_tokens=NEW_TOKENS)
     inputs = [f"French: {text}\nEnglish:" for text in some]  # it holds 256 tokens: too few for demonstrations
     assert texts_of(bench.run(spec, some)) == written(
-        made["gpt2"], inputs, chat=False, stop="\n", max_new_tokens=NEW_TOKENS
+        made["gpt2"], inputs, chat=False, stop="\n", stripped=True, max_new_tokens=NEW_TOKENS
     )
 
 
@@ -240,7 +278,8 @@ def test_a_system_prompt_goes_where_the_chat_template_has_it(
     (encoded,) = backend.encode(["  what \n"])
     assert not isinstance(encoded.features, str)
     read = AutoTokenizer.from_pretrained(made["llama"]).decode(encoded.features["input_ids"])
-    assert read == "<|system|>Be brief.<|end|>\n<|user|>Say: what<|end|>\n<|assistant|>"
+    # The chat template, which trims, is part of what the model reads.
+    assert read == "<|system|>Be brief.<|end|>\n<|user|>Say:   what<|end|>\n<|assistant|>"
 
 
 @pytest.mark.parametrize(

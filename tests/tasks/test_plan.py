@@ -28,7 +28,7 @@ def test_a_prompt_and_its_sampling_are_part_of_the_spec() -> None:
     options = Options(prompt="Say: {text}", temperature=1, top_p=1, seed=7, stop=("\n",))
     spec = build_spec("generate", PINNED, options, GPT2)
     expected = {"prompt": "Say: {text}", "temperature": 1.0, "top_p": 1.0, "seed": 7, "stop": ["\n"]}
-    assert spec.params == {**expected, "algorithm": ALGORITHM}
+    assert spec.params == {**expected, "white_space": "kept", "algorithm": ALGORITHM}
     assert Spec.from_json(spec.to_json()) == spec
     assert '"temperature":1.0' in spec.to_json().decode()
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from storage.flow.templates import keeps_white_space
 from storage.specs import Spec
 from tasks import families, languages, prompts
 from tasks.backends.tokens import Reading, Tokens
@@ -17,6 +18,8 @@ from tasks.windows import Readers
 
 # Stands for the document while the chat template is filled in; no template trims or changes it.
 _MARK = "\ue000document\ue000"
+# Stands at both ends of the mark to see what becomes of white space there: no template ends in it.
+_SPACE = " \t\n \n\t "
 # Stands for the language of each text in a prompt that no text is given to the model with.
 _ANY = "en"
 # How much of what a model holds demonstrations may take.
@@ -66,16 +69,25 @@ def _from(spec: Spec, language: str) -> Spec:
     return replace(spec, params={**spec.params, "source_lang": language})
 
 
-def _around(spec: Spec, tokenizer: Any, told: prompts.Instruction) -> tuple[str, str]:
-    """What stands before every document, and what after it."""
+def _around(spec: Spec, tokenizer: Any, told: prompts.Instruction) -> tuple[str, str, tuple[bool, bool]]:
+    """What stands before every document, what after it, and at which ends it loses white space."""
+    keeps = keeps_white_space(spec.params)
     if tokenizer.chat_template is not None:
-        return _in_chat(spec, tokenizer, told)
+        before, after = _in_chat(spec, tokenizer, told, _MARK)
+        return before, after, _trims(spec, tokenizer, told) if keeps else (True, True)
     before, after = told.template.before, told.template.after
-    return (before if told.system is None else f"{told.system}\n\n{before}"), after
+    return (before if told.system is None else f"{told.system}\n\n{before}"), after, (not keeps, not keeps)
 
 
-def _in_chat(spec: Spec, tokenizer: Any, told: prompts.Instruction) -> tuple[str, str]:
-    messages = [{"role": "user", "content": told.template.fill(_MARK)}]
+def _trims(spec: Spec, tokenizer: Any, told: prompts.Instruction) -> tuple[bool, bool]:
+    """Whether the chat template takes white space from the beginning and the end of a document, as many do."""
+    before, after = _in_chat(spec, tokenizer, told, f"{_SPACE}{_MARK}{_SPACE}")
+    return not before.endswith(_SPACE), not after.startswith(_SPACE)
+
+
+def _in_chat(spec: Spec, tokenizer: Any, told: prompts.Instruction, document: str) -> tuple[str, str]:
+    """What the chat template makes of a document, before and after the mark that stands in it."""
+    messages = [{"role": "user", "content": told.template.fill(document)}]
     if told.system is not None:
         messages.insert(0, {"role": "system", "content": told.system})
     try:
@@ -100,7 +112,8 @@ def generated(tokens: Tokens, written: Sequence[int], how: Decoding, *, at_end: 
     """The output that these tokens are; it is truncated unless the model came to its end or to a text to stop at."""
     text = str(tokens.tokenizer.decode(written, skip_special_tokens=True))
     cut = cut_at(text, how.stop)
-    return Generated((text if cut is None else cut).strip(), len(written), truncated=not at_end and cut is None)
+    kept = text if cut is None else cut
+    return Generated(kept.strip() if how.stripped else kept, len(written), truncated=not at_end and cut is None)
 
 
 def window_limit(spec: Spec, tokens: Tokens, context_tokens: int, decoding: Decoding) -> int:
