@@ -19,7 +19,7 @@ LAST_WORDS_S = 5.0  # how long the end waits for a renewal under way
 
 
 class Held:
-    """What its holder asks while it works. `check` costs nothing, `confirm` asks the store."""
+    """A lease as its holder sees it while it works. `check` costs nothing, `confirm` asks the store."""
 
     def __init__(self, what: str, renew: Callable[[], bool], stop: threading.Event | None) -> None:
         self._what = what

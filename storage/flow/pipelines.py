@@ -170,7 +170,7 @@ def _end_cut_off(connection: Connection, which: Any) -> None:
 
 
 def is_any_open(database: Database) -> bool:
-    """Whether any run is not over."""
+    """Return whether any run is not over."""
     with database.read() as connection:
         return connection.scalar(select(PipelineRun.id).where(PipelineRun.finished_at.is_(None)).limit(1)) is not None
 
