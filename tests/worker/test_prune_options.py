@@ -100,3 +100,17 @@ def test_a_message_has_the_options_of_pruning_too() -> None:
     for wrong in ({"prune_max": 101}, {"prune_max": "20"}, {"prune_rejected": "drop"}):
         with pytest.raises(BadMessage, match="prune_"):
             parse_enqueue(given | wrong)
+
+
+def test_a_pipelines_history_says_that_a_reading_would_mark_too_much(embedded: Docmill, write_corpus: Write) -> None:
+    pipeline = embedded.folder / "nightly.toml"
+    pipeline.write_text(PIPELINE.format(rejected="stop"))
+    write_corpus(rows("a", "b", "c", "d"))
+    embedded("pipeline", "add", pipeline)
+    embedded("pipeline", "run", pipeline)
+    write_corpus(rows("a"))
+    embedded("pipeline", "run", pipeline, code=2)
+    latest = embedded.json("pipeline", "history", "nightly")[0]
+    assert latest["state"] == "failed"
+    assert "3 of the 4 documents of this source are missing, 75 %, and --prune-max is 60" in latest["reason"]
+    assert embedded.json("corpus", "list")[0]["documents"] == 4
