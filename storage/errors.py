@@ -126,3 +126,7 @@ class ResultsChanged(StorageError):
 
 class LeaseLost(StorageError):
     """Another holds by now what was being worked on, or it ended; nothing more of it may be written."""
+
+
+# Errors that say nothing about what was asked of the database: whoever asked tries again later.
+PASSING = (DatabaseUnreachable, DatabaseBusy, UnexpectedDatabaseError)

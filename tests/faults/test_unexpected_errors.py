@@ -7,16 +7,21 @@ import platform
 import pytest
 
 from storage.database import Database
+from storage.flow import pipelines
 from storage.leases.health import health
 from storage.schema import Shard
 from storage.status import read_status
 from tests.faults.mill import SHARD_TEXTS, Mill, numbered
+from tests.faults.test_runs import LINES, N, fire, hand_out_period_passes, keep, run_of
 from tests.worker.harness import until
+from worker.pipelines import running
+from worker.settings import load_settings
 
 WORDS = "the archive is closed"
-# What a device process writes: its results, and the claim of a shard.
+# What a device process writes: its results, the claim of a shard, and what it reads for a scheduled run.
 EVENTS = {
     "results": ("INSERT ON outcome", "TRUE"),
+    "documents": ("INSERT ON document", "TRUE"),
     "claims": ("UPDATE ON shard", "NEW.state = 'running' AND OLD.state = 'queued'"),
 }
 
@@ -43,7 +48,7 @@ def reopen(database: Database, what: str) -> None:
         connection.exec_driver_sql("DROP TRIGGER closed" + ("" if database.is_sqlite else f" ON {table}"))
 
 
-@pytest.mark.parametrize("what", EVENTS)
+@pytest.mark.parametrize("what", ["results", "claims"])
 def test_an_error_that_nobody_classified_spends_no_attempt_is_shown_and_goes_when_its_cause_goes(
     mill: Mill, what: str
 ) -> None:
@@ -87,7 +92,25 @@ def test_a_worker_that_ends_while_the_database_takes_no_results_gives_its_shards
     with mill.worker():
         until(lambda: WORDS in (read_status(mill.database, job).waiting_for or ""), "the status says so")
     shards = mill.shards(Shard.state, Shard.attempt, Shard.suspect)
-    assert {(row.state, row.attempt, row.suspect) for row in shards} == {("planned", 0, 0)}
+    assert {row.state for row in shards} <= {"planned", "queued"}
+    assert {(row.attempt, row.suspect) for row in shards} == {(0, 0)}
     reopen(mill.database, "results")
     with mill.worker():
         assert mill.finish(job).done == 3 * SHARD_TEXTS
+
+
+def test_a_scheduled_run_that_meets_an_error_that_nobody_classified_is_handed_out_again(mill: Mill) -> None:
+    (mill.folder / "corpus.jsonl").write_bytes(LINES)
+    keep(mill.database, mill.folder, "corpus.jsonl")
+    run_id = fire(mill.database)
+    close(mill.database, "documents")
+    settings, broker = load_settings(home=mill.folder / "home"), mill.broker()
+    running.advance(settings, mill.database, broker, run_id, owner="w1")
+    assert run_of(mill.database, run_id).state in {"due", "reading"}, run_of(mill.database, run_id).reason
+    reopen(mill.database, "documents")
+    hand_out_period_passes(mill.database)
+    assert pipelines.hand_out(mill.database) == [run_id]
+    running.advance(settings, mill.database, broker, run_id, owner="w1")
+    broker.close()
+    assert run_of(mill.database, run_id).state == "running"
+    assert read_status(mill.database, 1).documents == N

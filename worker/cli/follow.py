@@ -8,7 +8,7 @@ from types import TracebackType
 
 from storage import jobs
 from storage.database import Database
-from storage.errors import DatabaseBusy, DatabaseUnreachable, UnexpectedDatabaseError
+from storage.errors import PASSING
 from storage.intake.chunks import Rejected
 from storage.intake.ingest import Counts
 from storage.jobs import OpenJob
@@ -98,7 +98,7 @@ def follow(
                 jobs.finish(database, job_id)
                 status = read_status(database, job_id)
                 away_since = None
-            except (DatabaseBusy, DatabaseUnreachable, UnexpectedDatabaseError) as error:
+            except PASSING as error:
                 if away_since is None:
                     away_since = time.monotonic()
                     progress.say(f"Waiting for the database, {PATIENCE_S:.0f} s at most: {error}.")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from storage.database import Database
 from storage.disposal import retention
-from storage.errors import DatabaseBusy, DatabaseUnreachable, FolderBusy, LeaseLost, StorageError
+from storage.errors import PASSING, FolderBusy, LeaseLost, StorageError
 from storage.export import parts
 from storage.export.results import Placed, export_rows
 from storage.flow import pipelines
@@ -127,8 +127,9 @@ def advance(
 ) -> None:
     """Take a run further under a lease: read the source of one that is due, conclude one whose job has ended.
 
-    What is wrong with it ends the run with the reason. A database that is away ends nothing, nor does another worker
-    that is writing the run's parts: the run is handed out again after a while. Once `stop` is set it is given back.
+    What is wrong with it ends the run with the reason. A database that is away, or answers with an unknown error,
+    ends nothing, nor does another worker that is writing the run's parts: the run is handed out again after a while.
+    Once `stop` is set it is given back.
     """
     run = pipelines.take(database, run_id, owner, settings.lease_s)
     if run is None:
@@ -139,7 +140,7 @@ def advance(
         except LeaseLost as error:
             log.warning("run_left run=%d reason=%r", run.id, str(error))
             _let_go(database, run, at_once=True)
-        except (DatabaseUnreachable, DatabaseBusy, FolderBusy) as error:
+        except (*PASSING, FolderBusy) as error:
             log.warning("run_waits run=%d error=%s", run.id, error)
             _let_go(database, run, at_once=False)
         except (WorkerError, TaskError, StorageError, OSError) as error:
