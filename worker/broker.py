@@ -60,6 +60,10 @@ class Broker:
         """Ask whichever worker is free to take a pipeline's run further. Raises BrokerUnreachable."""
         self._send(RUN_TASK, ENQUEUE_LANE, [run_message(run_id)])
 
+    def waiting_runs(self) -> int:
+        """How many messages wait in the queue of `publish_run`. Raises BrokerUnreachable."""
+        return self.depth(ENQUEUE_LANE)
+
     def _send(self, task: str, lane: str, messages: Iterable[dict[str, int]]) -> None:
         try:
             with self.app.producer_or_acquire() as producer:

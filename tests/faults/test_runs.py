@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from sqlalchemy import func, select, update
 
 from storage import jobs
@@ -20,11 +21,13 @@ from storage.export import results
 from storage.flow import pipelines
 from storage.schema import Ingest, Job, PipelineRun
 from tests.faults.mill import Mill
+from tests.faults.servers import RedisServer
 from tests.storage.books import work
 from tests.storage.readers.site import Site, serving
 from tests.worker.harness import kill_group, until
 from worker.broker import Broker
 from worker.pipelines import running
+from worker.pipelines.firing import round_of_schedules
 from worker.pipelines.running import advance
 from worker.settings import load_settings
 
@@ -200,6 +203,23 @@ def test_messages_that_come_twice_or_late_do_nothing(crew: Crew, tmp_path: Path)
     crew.advance(run_id)
     assert (run_of(crew.database, run_id).state, counted(crew.database, Job)) == ("done", 1)
     assert len(ids(tmp_path / "out.jsonl")) == N
+
+
+def test_a_run_that_nobody_has_heard_of_yet_has_one_message_and_gets_another_if_that_is_lost(
+    database: Database, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    broker = Broker(own_redis.url)
+    keep(database, tmp_path, "corpus.jsonl")
+    fire(database)
+    for _ in range(3):
+        round_of_schedules(database, broker)
+        hand_out_period_passes(database)
+    assert broker.waiting_runs() == 1, "all workers may be busy for hours"
+    with redis.Redis.from_url(own_redis.url) as server:
+        server.flushall()
+    round_of_schedules(database, broker)
+    assert broker.waiting_runs() == 1
+    broker.close()
 
 
 def test_whoever_lost_a_run_while_writing_leaves_the_file_as_the_other_wrote_it(

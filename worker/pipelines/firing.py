@@ -7,7 +7,6 @@ import logging
 from storage.database import Database
 from storage.flow import pipelines
 from worker.broker import Broker
-from worker.messages import ENQUEUE_LANE
 from worker.pipelines.schedule import BadSchedule, Schedule, due
 
 log = logging.getLogger("docmill.pipelines")
@@ -27,6 +26,6 @@ def round_of_schedules(database: Database, broker: Broker) -> None:
         if due_at is not None and (run_id := pipelines.fire(database, found, due_at)) is not None:
             log.info("pipeline_due pipeline=%s run=%d", found.name, run_id)
     if pipelines.is_any_open(database):
-        again = broker.depth(ENQUEUE_LANE) == 0  # else whoever was asked before has not been heard yet
+        again = broker.waiting_runs() == 0  # else whoever was asked before has not been heard yet
         for run_id in pipelines.hand_out(database, again=again):
             broker.publish_run(run_id)
