@@ -54,6 +54,8 @@ def build_spec(kind: str, parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]],
         raise BadOption(f"--model LANGUAGE=MODEL is for translate; {kind} takes one model.")
     if options.source_lang != languages.AUTO:
         raise BadOption("--model LANGUAGE=MODEL goes with --from auto, which finds each document's language.")
+    if options.prefix is not None:
+        raise BadOption("--prefix is the same for every language: give one --model and its --from with it.")
     detection.require()
     for pinned, config in parts.values():
         families.require(kind, config, pinned.model)

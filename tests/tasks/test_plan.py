@@ -74,6 +74,7 @@ def test_a_spec_names_the_version_of_the_built_in_instructions_it_uses() -> None
         ("embed", {"prompt": "a {text}", "prompt_name": "a"}, {}, "do not go together"),
         ("summarize", {"prompt_name": "a"}, {}, "--prompt-name has no meaning for summarize"),
         ("embed", {"prefix": "a"}, {}, "--prefix has no meaning for embed"),
+        ("translate", {"prefix": "a", "source_lang": "auto", "target_lang": "en"}, T5, "give --from with it"),
         ("summarize", {"prefix": "a"}, GPT2, "--prefix is for encoder-decoder models; some/model is decoder-only"),
         ("translate", {"prefix": "a", "source_lang": "fr", "target_lang": "en"}, M2M, "--prefix is for a T5 or summ"),
     ],

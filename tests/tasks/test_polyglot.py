@@ -96,6 +96,7 @@ def test_a_spec_is_the_same_in_whatever_order_the_models_stand(tmp_path: Path, c
         ("de=marian-ddtp", {}, "--model de=marian-ddtp: --from de: marian-ddtp translates from"),
         ("fr=null", {}, "--from auto needs --to"),
         ("fr=marian-ddtp", {"pooling": "mean"}, "--pooling has no meaning for translate"),
+        ("fr=marian-ddtp", {"prefix": "say: "}, "--prefix is the same for every language"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, model: str, options: dict[str, Any], said: str) -> None:
