@@ -283,8 +283,8 @@ class Worker(Base):
     """A device process that lives, or did until `seen_at`. `id` is what shards name as their owner.
 
     At `consumed_at` it last held a shard, or heard from the queue; NULL before that. `trouble` says why the store
-    refuses what it writes; NULL while it does not. `computed` has the texts of each job, by its id, that are computed
-    and not yet committed. `pid` means something to those
+    refuses what it writes, and `device_problem` why its device can compute nothing; NULL while they do. `computed`
+    has the texts of each job, by its id, that are computed and not yet committed. `pid` means something to those
     processes that share its `pid_space` (see `worker.pids`).
     """
 
@@ -302,6 +302,7 @@ class Worker(Base):
     consumed_at = column(float, nullable=True)
     trouble = column(str, nullable=True)
     computed = column(Any, nullable=True)
+    device_problem = column(str, nullable=True)
 
 
 class Refusal(Base):

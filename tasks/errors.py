@@ -10,6 +10,7 @@
     │   ├── WeightsMissing
     │   └── ModelUnsuitable
     ├── CannotServe
+    │   ├── DeviceUnusable
     │   └── Unsuited
     ├── BadOption
     ├── PromptTooLong
@@ -56,6 +57,10 @@ class ModelUnsuitable(ModelError):
 
 class CannotServe(TaskError):
     """This worker cannot serve the spec."""
+
+
+class DeviceUnusable(CannotServe):
+    """The device can compute nothing, whatever the model."""
 
 
 class Unsuited(CannotServe):

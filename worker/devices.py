@@ -4,27 +4,51 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 
 from worker.errors import SettingsError
 from worker.settings import visible_cuda_devices
 
+TORCH = "import torch; print(torch.cuda.device_count())"
+
 
 def choose_devices(wanted: str) -> list[str]:
-    """`auto` (every CUDA device, else the CPU), `cpu`, `cuda` (every one), or a list such as `cuda:0,cuda:1`."""
+    """`auto` (every CUDA device, else the CPU), `cpu`, `cuda` (every one), or a list such as `cuda:0,cuda:1`.
+
+    Raises SettingsError for a CUDA device that is not there: whoever computes on it could compute nothing.
+    """
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     if names == ["auto"]:
         return cuda_devices() or ["cpu"]
     if names == ["cuda"]:
-        found = cuda_devices()
-        if not found:
-            raise SettingsError("--device cuda: no CUDA device is visible here (nvidia-smi lists none)")
-        return found
+        return _there(wanted, cuda_devices() or seen_by_torch())
     for name in names:
         if name != "cpu" and not (name.startswith("cuda:") and name[5:].isdigit()):
             raise SettingsError(f"--device {wanted}: use auto, cpu, cuda, or a list such as cuda:0,cuda:1")
     if not names or len(set(names)) != len(names):
         raise SettingsError(f"--device {wanted}: name each device once")
+    named = [name for name in names if name != "cpu"]
+    if not {*named} <= {*cuda_devices()}:  # the driver's tool may be missing where the driver is not
+        there = _there(wanted, seen_by_torch() or cuda_devices())
+        if missing := [name for name in named if name not in there]:
+            raise SettingsError(f"--device {wanted}: there is no {', '.join(missing)} here, but {', '.join(there)}")
     return names
+
+
+def _there(wanted: str, found: list[str]) -> list[str]:
+    if not found:
+        raise SettingsError(
+            f"--device {wanted}: no CUDA device is visible here (neither nvidia-smi nor torch lists one); "
+            "use --device cpu, or see to the driver and to CUDA_VISIBLE_DEVICES"
+        )
+    return found
+
+
+def seen_by_torch() -> list[str]:
+    """The CUDA devices that torch sees, asked in a process of its own, since the answer takes seconds and memory."""
+    asked = subprocess.run([sys.executable, "-P", "-c", TORCH], capture_output=True, text=True, check=False)
+    counted = asked.stdout.strip()
+    return [f"cuda:{i}" for i in range(int(counted))] if asked.returncode == 0 and counted.isdigit() else []
 
 
 def cuda_devices() -> list[str]:

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 
@@ -72,10 +73,10 @@ def look_at_database(settings: Settings) -> Iterator[Finding]:
         shared = "" if file is None or settings.redis_url is None else "only this machine's workers can use it"
         yield Finding("database", True, f"{database}: reachable, schema {current(database)} is up to date", shared)
         with database.read() as connection:
-            live = connection.execute(select(Worker.id, Worker.lanes).where(Worker.seen_at > db_now() - LIVE_S)).all()
+            columns = (Worker.device, Worker.lanes, Worker.device_problem)
+            live = connection.execute(select(*columns).where(Worker.seen_at > db_now() - LIVE_S)).all()
             before, theirs, after = time.time(), connection.scalar(select(db_now())), time.time()
-        lanes = sorted({lane for worker in live for lane in worker.lanes})
-        yield Finding("workers", True, f"{len(live)} live" + (f", lanes {', '.join(lanes)}" if lanes else ""))
+        yield workers(live, is_fleet=None not in (settings.database_url, settings.redis_url))
         if not database.is_sqlite:
             yield clock("PostgreSQL", before, theirs, after)
             yield from pooler(pooling(database))
@@ -83,6 +84,22 @@ def look_at_database(settings: Settings) -> Iterator[Finding]:
         yield Finding("database", False, str(error), _database_advice(error))
     finally:
         database.close()
+
+
+def workers(live: Sequence[Any], *, is_fleet: bool) -> Finding:
+    """Return a finding about the live workers, rows of (device, lanes, device_problem).
+
+    In a fleet, where database and queue are servers of their own, jobs wait for a worker that can compute.
+    """
+    useless = [f"{worker.device}: {worker.device_problem}" for worker in live if worker.device_problem is not None]
+    lanes = sorted({lane for worker in live if worker.device_problem is None for lane in worker.lanes})
+    detail = f"{len(live)} live" + (f", lanes {', '.join(lanes)}" if lanes else "")
+    if useless:
+        advice = "see to the driver and to the torch that is installed there, or start the worker with --device cpu"
+        return Finding("workers", False, f"{detail}; {len(useless)} can compute nothing ({useless[0]})", advice)
+    if is_fleet and not live:
+        return Finding("workers", False, detail, "jobs wait for one: start `docmill worker` with these settings")
+    return Finding("workers", True, detail)
 
 
 def pooler(found: Pooling) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from storage.errors import LeaseLost, StorageError
 from storage.leases import dispatch, shards, upkeep
 from storage.leases.shards import Claim, Head
 from tasks.engine import Engine, Ticket
-from tasks.errors import CannotServe, EngineStopped
+from tasks.errors import CannotServe, DeviceUnusable, EngineStopped
 from worker import faultpoints
 from worker.breaker import Breaker, CircuitOpen
 from worker.broker import Broker
@@ -82,6 +82,8 @@ class Process:
         self._working_since = 0.0
         self._runtimes: dict[bytes, int] = {}
         self._refused: set[int] = set()
+        self._has_served = False
+        self._device_problem: str | None = None  # why everything was refused until now
 
     def run_shard(self, shard_id: int) -> None:
         """Do what a hint says, if it still holds. Anything that stands against it leaves the shard to others.
@@ -142,7 +144,10 @@ class Process:
                 log.error("cannot_serve spec=%d reason=%r", head.spec_id, str(error))
             dispatch.refuse(self.database, self.owner, head.spec_id, f"cannot serve {head.spec}: {error}")
             self._refused.add(head.spec_id)
+            if isinstance(error, DeviceUnusable) and not self._has_served:
+                self._device_problem = str(error)
             return False
+        self._has_served, self._device_problem = True, None
         if head.spec_id in self._refused:
             dispatch.accept(self.database, self.owner, head.spec_id)
             self._refused.discard(head.spec_id)
@@ -263,6 +268,7 @@ class Process:
             consumes=consumes,
             trouble=trouble,
             computed=self.computed(),
+            device_problem=self._device_problem,
         )
         for shard_id, ours in mine.items():
             if held.get(shard_id) != ours.claim.fence:

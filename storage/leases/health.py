@@ -25,6 +25,7 @@ def health(database: Database, host: str, within_s: float = SILENT_S) -> Health:
     query = select(
         Worker.device,
         Worker.trouble,
+        Worker.device_problem,
         (db_now() - Worker.started_at).label("age_s"),
         (db_now() - Worker.consumed_at).label("idle_s"),
     ).where(Worker.host == host, Worker.seen_at > db_now() - within_s)
@@ -35,6 +36,8 @@ def health(database: Database, host: str, within_s: float = SILENT_S) -> Health:
     for row in found:
         if row.trouble is not None:
             return Health(len(found), f"the worker on {row.device} cannot store what it does: {row.trouble}")
+        if row.device_problem is not None:
+            return Health(len(found), f"the worker on {row.device} can compute nothing: {row.device_problem}")
         silent_s = row.age_s if row.idle_s is None else row.idle_s
         if silent_s > within_s:
             return Health(

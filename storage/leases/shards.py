@@ -151,21 +151,22 @@ def heartbeat(
     consumes: bool = True,
     trouble: str | None = None,
     computed: Mapping[int, float] | None = None,
+    device_problem: str | None = None,
 ) -> dict[int, int]:
     """Renew the leases of one process: {shard id: fence} of what it holds. Also its sign of life, and with `consumes`
     one that it takes what the queue has.
 
     `only` names the shards that the process knows it holds: a claim of which it never heard then lapses, as it must.
     Shards of a job that was stopped are not renewed. `trouble` says what the store refuses the process, `computed`
-    how many texts of each job it has computed and not yet committed, in part where windows are left.
+    how many texts of each job it has computed and not yet committed, in part where windows are left, and
+    `device_problem` why its device can compute nothing.
     """
     held_ones = true() if only is None else Shard.id.in_(only)
 
     def work(connection: Connection) -> dict[int, int]:
         done = {str(job_id): round(texts, 3) for job_id, texts in (computed or {}).items()}
-        signs = {"seen_at": db_now(), "trouble": trouble, "computed": done} | (
-            {"consumed_at": db_now()} if consumes else {}
-        )
+        signs = {"seen_at": db_now(), "trouble": trouble, "computed": done, "device_problem": device_problem}
+        signs |= {"consumed_at": db_now()} if consumes else {}
         connection.execute(update(Worker).where(Worker.id == owner).values(**signs))
         held = connection.execute(
             update(Shard)

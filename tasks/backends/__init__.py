@@ -17,7 +17,7 @@ from storage.installation import install
 from storage.specs import Spec
 from tasks import choice, families
 from tasks.batches import Budget
-from tasks.errors import BadOption, CannotServe, ModelError, Unsuited
+from tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, Unsuited
 from tasks.outputs import Output
 from tasks.pool import Item
 from tasks.recipes import Traits
@@ -68,6 +68,7 @@ def open_backend(
     ``backend`` is a name of ``choice.NAMES``: the one that must do it, or the best that is installed and can.
     """
     from tasks import detection, models, null, polyglot
+    from tasks.backends import devices
 
     detection.require_for(spec)
     if specs := polyglot.specs_of(spec):
@@ -89,6 +90,8 @@ def open_backend(
     except (ModelError, BadOption) as error:
         raise CannotServe(str(error)) from error
     except Exception as error:  # whatever a model library raises on files it cannot read
+        if why := devices.problem(device):
+            raise DeviceUnusable(f"{device} can compute nothing: {why}") from error
         reason = " ".join(str(error).split())[:500]
         raise CannotServe(f"{spec.model} cannot be loaded: {type(error).__name__}: {reason}") from error
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.worker.harness import Docmill
+from worker import devices
 from worker.devices import choose_devices
 from worker.errors import SettingsError
 
@@ -43,10 +45,40 @@ def test_devices_that_are_hidden_from_the_process_are_left_alone(
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_without_a_driver_auto_is_the_cpu_and_cuda_is_refused() -> None:
+def test_without_a_driver_auto_is_the_cpu_and_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert choose_devices("auto") == ["cpu"]
     with pytest.raises(SettingsError, match="no CUDA device is visible"):
         choose_devices("cuda")
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("wanted", ["cuda:0", "cpu,cuda:0"])
+def test_a_cuda_device_by_its_number_is_refused_where_there_is_none(
+    wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(SettingsError, match=f"--device {wanted}: no CUDA device is visible"):
+        choose_devices(wanted)
+
+
+def test_a_worker_on_a_device_that_is_not_there_does_not_start(embedded: Docmill) -> None:
+    embedded.environment["CUDA_VISIBLE_DEVICES"] = ""
+    assert "--device cuda:0: no CUDA device" in embedded("worker", "--device", "cuda:0", code=2).stderr
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_number_that_no_device_has_is_refused_with_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "seen_by_torch", list)
+    with pytest.raises(SettingsError, match="there is no cuda:2 here, but cuda:0, cuda:1"):
+        choose_devices("cuda:1,cuda:2")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_devices_that_torch_sees_without_the_drivers_tool_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "seen_by_torch", lambda: ["cuda:0", "cuda:1"])
+    assert choose_devices("cuda:1") == ["cuda:1"]
+    assert choose_devices("cuda") == ["cuda:0", "cuda:1"]
 
 
 @pytest.mark.parametrize("wanted", ["gpu", "cuda:", "cuda:x", "", "cpu,cpu"])

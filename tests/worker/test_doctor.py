@@ -6,6 +6,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sqlalchemy import text
 
 from storage.database import Database
 from storage.installation import install
+from storage.leases import dispatch, shards
 from storage.migrations import head
 from tests.conftest import PostgresServer, missing
 from tests.faults.servers import Missing, RedisServer, tmpfs
@@ -91,6 +93,27 @@ def test_a_database_with_our_schema_is_fine_and_so_is_its_clock(
     assert all(finding.ok for finding in found)
     assert f"schema {head()} is up to date" in of(iter(found), "database").detail
     assert [finding.what for finding in found] == ["database", "workers", *([] if database.is_sqlite else ["clock"])]
+
+
+def test_a_fleet_without_a_live_worker_and_one_whose_devices_compute_nothing_are_findings(
+    settings: Callable[..., Settings], database: Database, badly_set_redis: str
+) -> None:
+    fleet = settings(database_url=database.url.render_as_string(hide_password=False), redis_url=badly_set_redis)
+    nobody = of(doctor.look_at_database(fleet), "workers")
+    assert (nobody.ok, nobody.detail) == (False, "0 live")
+    assert "start `docmill worker`" in nobody.advice
+    sign_on = partial(dispatch.sign_on, database, host="h", pid=1, lanes=["embed"], slots=1, version="0")
+    sign_on("w1", device="cuda:0")
+    assert of(doctor.look_at_database(fleet), "workers").ok
+    shards.heartbeat(database, "w1", device_problem="the driver is too old")
+    useless = of(doctor.look_at_database(fleet), "workers")
+    assert (useless.ok, useless.detail) == (
+        False,
+        "1 live; 1 can compute nothing (cuda:0: the driver is too old)",
+    )
+    dispatch.sign_off(database, "w1")
+    alone = settings(database_url=database.url.render_as_string(hide_password=False))
+    assert of(doctor.look_at_database(alone), "workers").ok, "without a queue of its own nobody waits for a fleet"
 
 
 def test_a_database_without_a_schema_or_with_an_old_one_names_the_command(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -16,12 +18,16 @@ from storage.flow.steps import StepRequest
 from storage.intake import ingest
 from storage.jobs import JobRequest
 from storage.leases import dispatch, shards
+from storage.leases.health import health
 from storage.outcomes import Outcome, Status
 from storage.schema import OutcomeRow, Shard
 from storage.specs import Spec
+from tasks import models
 from tasks.backends import Backend
 from tasks.engine import Engine
 from tests.storage.books import gathered
+from worker.engines import opener
+from worker.settings import load_settings
 from worker.shard import InFlight, Process
 
 RUNTIME = {"device": "cpu", "precision": "float32", "backend": "none", "versions": {}}
@@ -129,6 +135,44 @@ def test_leases_are_renewed_while_the_other_threads_hold_every_connection(databa
     with database.read() as connection:
         assert connection.scalar(select(Shard.lease_until > db_now() + 300))
     busy.close()
+
+
+def test_a_process_whose_device_computes_nothing_is_unhealthy_until_it_serves_something(
+    database: Database, tmp_path: Path
+) -> None:
+    """No machine has a hundred devices, so the last of them can compute nothing."""
+    settings = load_settings(home=tmp_path)
+    pinned, null = (models.pin(name, models_dir=None, cache_dir=tmp_path) for name in ("minilm", "null"))
+    engine = Engine(opener(settings, "cuda:99"))
+    engine.start()
+    process = Process(owner="me", database=database, broker=cast(Any, None), engine=engine, lease_s=60)
+    sign_on = partial(dispatch.sign_on, database, "me", host="h", pid=1, device="cuda:99", slots=1, version="0")
+    sign_on(lanes=["embed"])
+
+    def hinted(spec: Spec) -> int:
+        job = jobs.open_job(database, JobRequest(spec.model, "/x", (StepRequest("embed", spec),)))
+        ingest.add(database, job, gathered(("a", "text", {}, (), 0)))
+        ingest.end(database, job)
+        [lane] = dispatch.lanes(database)
+        return dispatch.take(database, lane, only_job=job.id)[0]
+
+    def problem() -> str | None:
+        process.heartbeat(hears=True)
+        return health(database, "h").problem
+
+    try:
+        assert problem() is None
+        process.run_shard(hinted(Spec("embed", pinned.model, pinned.revision, "float32")))
+        assert "the worker on cuda:99 can compute nothing" in (problem() or "")
+        head = shards.look(
+            database,
+            hinted(Spec("embed", null.model, null.revision, "float32")),
+        )
+        assert head is not None
+        assert process._can_serve(head)
+        assert problem() is None
+    finally:
+        engine.close()
 
 
 def test_a_shard_that_was_taken_away_is_told_by_the_next_heartbeat(database: Database, process: Process) -> None:

@@ -62,8 +62,8 @@ def worker_command(
 def health_command(within_s: float, host: str | None, as_json: bool) -> int:
     """Say whether this machine's workers live and take work from the queue: for health checks.
 
-    Every device process of the machine is to hold work, or to have heard from the queue lately. Exit code 0: all do;
-    1: one does not, or there is none; 3: the database does not answer.
+    Every device process of the machine is to hold work, or to have heard from the queue lately, on a device that
+    computes. Exit code 0: all do; 1: one does not, or there is none; 3: the database does not answer.
     """
     import platform
 
