@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from docmill import command_of
 from storage.specs import Spec
 from tasks import errors, models, null, polyglot
 from tasks.errors import HubUnreachable, ModelError, TaskError
@@ -82,7 +83,7 @@ def rehearsed(settings: Settings, specs: Sequence[Spec], *, weights_only: bool =
         "weights_only": weights_only,
     }
     done = subprocess.run(
-        [sys.executable, "-m", "worker.rehearsal"],
+        command_of("worker.rehearsal"),
         input=json.dumps(order).encode(),
         capture_output=True,
         check=False,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from docmill import command_of
 from storage.specs import Spec
 from worker.engines import opener
 from worker.errors import WorkerError
@@ -41,7 +42,7 @@ def measure(settings: Settings, device: str, spec: Spec, texts: Sequence[str]) -
         "texts": list(texts),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "worker.sampling"],
+        command_of("worker.sampling"),
         input=json.dumps(order).encode(),
         stdout=subprocess.PIPE,
         check=False,

@@ -11,7 +11,6 @@ import os
 import platform
 import signal
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from docmill import command_of
 from storage.database import Database
 from worker.broker import Broker
 from worker.caretaker import Caretaker
@@ -61,7 +61,7 @@ class Child:
 def start_device() -> subprocess.Popen[bytes]:
     """A device process, which waits for its order."""
     return subprocess.Popen(
-        [sys.executable, "-m", "worker.device"],
+        command_of("worker.device"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,  # a Ctrl-C in the terminal is ours to answer

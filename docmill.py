@@ -1,0 +1,47 @@
+"""Start docmill's command and its processes with docmill's own packages.
+
+Its packages are named `worker`, `tasks` and `storage`, and so are many people's own modules. Where PYTHONPATH or
+another package offers one of these names first, docmill still loads its own, which lie beside this file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import runpy
+import sys
+from pathlib import Path
+
+_FOLDER = Path(__file__).resolve().parent
+_PACKAGES = ("storage", "tasks", "worker")
+
+
+def main() -> None:
+    """Run the `docmill` command."""
+    _load_own_packages()
+    from worker.cli import main as command
+
+    command()
+
+
+def command_of(module: str) -> list[str]:
+    """Return the command that runs one of docmill's modules in a new process, whatever its folder or PYTHONPATH."""
+    return [sys.executable, "-P", str(_FOLDER / "docmill.py"), module]
+
+
+def _load_own_packages() -> None:
+    for name in _PACKAGES:
+        own = _FOLDER / name / "__init__.py"
+        found = importlib.util.find_spec(name)
+        if found is not None and found.origin is not None and Path(found.origin).resolve() == own:
+            continue
+        spec = importlib.util.spec_from_file_location(name, own, submodule_search_locations=[str(own.parent)])
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+
+
+if __name__ == "__main__":
+    _load_own_packages()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
