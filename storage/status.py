@@ -20,6 +20,7 @@ from storage.schema import Corpus, Ingest, Job, Refusal, Shard, SpecRow, Step, W
 from storage.specs import Spec
 
 PACE_S = 120.0  # over how long the pace is taken
+BLOCKED = "blocked"
 SILENT_S = 15.0  # three times as long as a worker needs for a sign of life
 
 
@@ -51,7 +52,8 @@ class JobStatus:
 
     Of a job with several `steps` the counts are the sums over all of them.
 
-    `state` is also `paused`. `truncated` are those of the done ones whose output stopped at the model's limit.
+    `state` is also `paused`, and `blocked` while every live worker refuses what is left. `truncated` are those of the
+    done ones whose output stopped at the model's limit.
 
     `computed` texts of those to do are computed and not yet written, in part where windows are left.
     `tokens_per_s` is the pace of the last two minutes, 0 where no worker is at it. Of a job that has ended it is the
@@ -173,7 +175,7 @@ def _status(connection: Connection, row: Any) -> JobStatus:
         pace, eta_s = 0.0, None
     return JobStatus(
         id=row.id,
-        state=_state(row),
+        state=BLOCKED if wait is not None and wait.cause is Cause.BLOCKED else _state(row),
         reason=row.reason,
         corpus=row.corpus,
         source=row.source,

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from types import MappingProxyType
 
+from storage.installation import install
+from tasks.errors import BadOption, CannotServe
 from tasks.families import Family
 
 AUTO = "auto"
@@ -41,6 +43,29 @@ def candidates(
     if asked != AUTO:
         suited = tuple(name for name in suited if name == asked)
     return tuple(name for name in suited if name in present)
+
+
+def require_possible(kind: str, family: Family | None, quality: str, model: str) -> None:
+    """Raise BadOption where no backend has the precision on any kind of device, be it installed or not."""
+    devices = ("cpu", "cuda")
+    if not any(candidates(kind, family, quality=quality, device=device, present=MODULES) for device in devices):
+        raise BadOption(f"--dtype {quality}: no backend computes {kind} with {family} models such as {model} in it.")
+
+
+def require_present(
+    kind: str, family: Family | None, *, quality: str, device: str, asked: str = AUTO, model: str
+) -> tuple[str, ...]:
+    """The candidates that are installed; raises CannotServe, which says what is missing, where there is none."""
+    what = {"quality": quality, "device": device, "asked": asked}
+    if names := candidates(kind, family, present=installed(), **what):
+        return names
+    extra = extra_for(kind, family, **what)
+    hint = f"; {install(extra)}" if extra is not None else ""
+    if asked == AUTO:
+        raise CannotServe(f"This worker's backend has no {quality} precision{hint}.")
+    if extra is not None:
+        raise CannotServe(f"The backend {asked} is not installed on this worker{hint}.")
+    raise CannotServe(f"The backend {asked} does not {kind} with {model} on {device} ({quality} precision).")
 
 
 def extra_for(kind: str, family: Family | None, *, quality: str, device: str, asked: str = AUTO) -> str | None:

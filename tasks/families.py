@@ -137,6 +137,15 @@ def window_limit(config: Mapping[str, Any], *others: int | None) -> int:
     return min(limits, default=OUR_LIMIT_TOKENS)
 
 
+def positions(config: Mapping[str, Any]) -> int | None:
+    """How many tokens a model can write or hold; None where its positions are relative or it names none."""
+    config = config.get("text_config") or config
+    if str(config.get("model_type", "")) in RELATIVE:
+        return None
+    named = ("max_decoder_position_embeddings", "max_target_positions", *_POSITIONS)
+    return next((config[name] for name in named if isinstance(config.get(name), int) and config[name] > 0), None)
+
+
 def task_settings(config: Mapping[str, Any], kind: str, languages: tuple[str, str] | None = None) -> dict[str, Any]:
     """The settings that a config keeps for one task (T5 and BART do): its prefix and generation parameters."""
     name = "summarization" if kind == "summarize" else "translation"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from storage.flow import templates
 from storage.specs import Spec
-from tasks import detection, directions, families, languages, prompts
+from tasks import choice, detection, directions, families, languages, prompts
 from tasks.errors import BadOption
 from tasks.families import Family
 from tasks.named_prompts import Prompts
@@ -120,6 +120,9 @@ def build_spec(
         asked |= _prefix(kind, asked, config, pinned)
     if options.dtype not in QUALITIES:
         raise BadOption(f"--dtype {options.dtype}: choose one of {', '.join(QUALITIES)}.")
+    if config:
+        choice.require_possible(kind, family, QUALITIES[options.dtype], pinned.model)
+        _check_room(asked, family, config, pinned)
     return Spec(
         kind=kind,
         model=pinned.model,
@@ -186,6 +189,19 @@ def _prefix(kind: str, asked: Mapping[str, Any], config: Mapping[str, Any], pinn
         return {}
     unknown = kind == "summarize" and model_type in families.PREFIXED and not families.knows_summaries(config)
     return {"prefix": ""} if unknown else {}
+
+
+def _check_room(asked: Mapping[str, Any], family: Family | None, config: Mapping[str, Any], pinned: Pinned) -> None:
+    """Hold the longest output against what the model's config says that it holds."""
+    wanted, holds = asked.get("max_new_tokens"), families.positions(config)
+    if wanted is None or holds is None:
+        return
+    most = holds - _MIN_WINDOW_TOKENS if family is Family.DECODER else holds
+    if wanted > most:
+        beside = ", its prompt and a text among them" if family is Family.DECODER else ""
+        raise BadOption(
+            f"--max-new-tokens {wanted:,} is more than {pinned.model} can write: it holds {holds:,} tokens{beside}."
+        )
 
 
 def _option(name: str) -> str:

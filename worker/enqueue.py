@@ -119,11 +119,11 @@ class Enqueued:
 
 
 def prepare(
-    settings: Settings, request: Request, stdin: BinaryIO | None = None, *, download: bool = False
+    settings: Settings, request: Request, stdin: BinaryIO | None = None, devices: Sequence[str] = ()
 ) -> Prepared:
     """Check everything that can be checked before anything is stored.
 
-    With ``download`` a hub's model is brought here and looked at, too.
+    ``devices`` are those of this machine that will compute it, if any will.
 
     Raises SourceError for the source, ModelError for the model, BadOption for the options or for the want of a model,
     BadCorpusName.
@@ -135,7 +135,7 @@ def prepare(
             raise BadOption(f"{option} says how --prune works: give --prune too.")
     source = open_source(request.source, reading(request, [request.options]), stdin=stdin)
     spec = spec_of(settings, request.task, request.model, request.revision, request.options)
-    require_possible(settings, spec, download=download)
+    require_possible(settings, spec, devices)
     steps = (StepRequest(request.task, spec),)
     return Prepared(request, steps, source, storable(request.corpus or _corpus_name(source, request.limit)))
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from docmill import command_of
 from storage.specs import Spec
-from tasks import errors, models, null, polyglot
+from tasks import choice, errors, families, models, null, polyglot
 from tasks.errors import HubUnreachable, ModelError, TaskError
 from worker.settings import Settings
 
@@ -46,13 +46,17 @@ class Refused:
         return kind(self.reason)
 
 
-def require_possible(settings: Settings, spec: Spec, *, download: bool = False) -> None:
+def require_possible(settings: Settings, spec: Spec, devices: Sequence[str] = ()) -> None:
     """Raise the error that every worker would refuse the spec with, as far as the model's files tell.
 
-    Files that are not on this machine are not looked at, unless ``download`` lets them be brought here.
+    ``devices`` are those of this machine that will compute it: its backends must be here, and files of a hub are
+    brought here. Without any, files that are not on this machine are not looked at.
     """
-    wanted = [one for one in polyglot.specs_of(spec).values() or [spec] if _unknown(settings, one)]
-    wanted = [one for one in wanted if _here(settings, one, download)]
+    specs = [*(polyglot.specs_of(spec).values() or [spec])]
+    for one in specs:
+        _require_backend(settings, one, devices)
+    wanted = [one for one in specs if _unknown(settings, one)]
+    wanted = [one for one in wanted if _here(settings, one, download=bool(devices))]
     for one, refused in zip(wanted, rehearsed(settings, wanted), strict=True):
         if refused is not None:
             raise refused.raised()
@@ -94,6 +98,20 @@ def rehearsed(settings: Settings, specs: Sequence[Spec], *, weights_only: bool =
         log.warning("rehearsal_failed code=%d error=%r", done.returncode, done.stderr[-500:].decode(errors="replace"))
         return nothing
     return [None if answer is None else Refused(**answer) for answer in answers]
+
+
+def _require_backend(settings: Settings, spec: Spec, devices: Sequence[str]) -> None:
+    pinned = models.Pinned(spec.model, spec.revision)
+    config = models.read_config(pinned, models_dir=settings.models_dir) if devices else {}
+    for device in devices if config else ():
+        choice.require_present(
+            spec.kind,
+            families.family(config),
+            quality=spec.quality,
+            device=device,
+            asked=settings.backend,
+            model=spec.model,
+        )
 
 
 def _unknown(settings: Settings, spec: Spec) -> bool:

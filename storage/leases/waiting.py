@@ -8,6 +8,10 @@ from enum import StrEnum
 from storage.jobs import UNFINISHED
 
 STALE_INGEST_S = 30.0
+UNBLOCKING = (
+    "Every worker refuses it, and is asked again each half minute: it goes on by itself once one can serve it; "
+    "`docmill cancel` drops it"
+)
 
 
 class Cause(StrEnum):
@@ -83,7 +87,7 @@ def waiting_for(standing: Standing) -> Wait | None:
     if silent:
         return Wait(Cause.LEASE, silent)
     if len(standing.refusals) >= standing.workers_of_lane:
-        return Wait(Cause.BLOCKED, f"blocked: {standing.refusals[0]}")
+        return Wait(Cause.BLOCKED, f"blocked: {standing.refusals[0].removesuffix('.')}. {UNBLOCKING}")
     if standing.next_try_s is not None and standing.next_try_s > 0:
         return Wait(
             Cause.BACKING_OFF,

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from storage.installation import install
 from storage.specs import Spec
 from tasks import choice, families
 from tasks.batches import Budget
@@ -100,8 +99,9 @@ def _first_suited(
     spec: Spec, folder: Path, config: Mapping[str, Any], *, device: str, cache_dir: Path, asked: str
 ) -> Backend:
     family = families.family(config)
-    what = {"quality": spec.quality, "device": device}
-    names = choice.candidates(spec.kind, family, present=choice.installed(), asked=asked, **what)
+    names = choice.require_present(
+        spec.kind, family, quality=spec.quality, device=device, asked=asked, model=spec.model
+    )
     reason: CannotServe | None = None
     last = ""
 
@@ -129,16 +129,8 @@ def _first_suited(
             reason = error
         else:
             return suited
-    if reason is not None:
-        raise reason
-    extra = choice.extra_for(spec.kind, family, asked=asked, **what)
-    hint = f"; {install(extra)}" if extra is not None else ""
-    if asked == choice.AUTO:
-        raise CannotServe(f"This worker's backend has no {spec.quality} precision{hint}.")
-    if extra is not None:
-        raise CannotServe(f"The backend {asked} is not installed on this worker{hint}.")
-    wanted = f"{spec.kind} with {spec.model} on {device} ({spec.quality} precision)"
-    raise CannotServe(f"The backend {asked} does not {wanted}.")
+    assert reason is not None
+    raise reason
 
 
 def _class_of(name: str, kind: str, family: families.Family | None, *, only: bool) -> Callable[..., Backend]:

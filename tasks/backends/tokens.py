@@ -76,7 +76,7 @@ class Tokens:
         if limit < self.overhead + _MOST_USED:
             raise CannotServe(
                 f"A window of {limit} tokens leaves no room for text: {self.overhead} are taken by the prompt "
-                "and special tokens."
+                "and special tokens. Give a larger --window-tokens, or none."
             )
         return limit
 

@@ -197,7 +197,9 @@ def test_a_spec_that_every_live_worker_refused_is_not_dispatched_and_its_job_is_
     assert by_job(database, dispatched(database)) == {good.id: 16}
     status = read_status(database, bad.id)
     assert status.blocked
-    assert status.waiting_for == "blocked: cannot serve it: no memory"
+    assert status.state == "blocked"
+    assert str(status.waiting_for).startswith("blocked: cannot serve it: no memory. Every worker refuses it")
+    assert "`docmill cancel` drops it" in str(status.waiting_for)
     assert {row.attempt for row in shards_of(database, bad)} == {0}
 
 

@@ -8,7 +8,7 @@ import pytest
 from storage import jobs
 from storage.database import Database
 from storage.leases import dispatch, shards
-from storage.leases.waiting import Cause, Standing, waiting_for
+from storage.leases.waiting import UNBLOCKING, Cause, Standing, waiting_for
 from storage.outcomes import Outcome, Status
 from storage.status import list_statuses, read_status
 from tests.storage.books import claim_next, done, numbered, read, request, set_shard, shards_of, work
@@ -71,7 +71,7 @@ def test_a_job_that_moves_or_has_ended_waits_for_nothing(standing: Standing) -> 
         (
             replace(STANDS, refusals=("cannot serve it: no weights",)),
             Cause.BLOCKED,
-            "blocked: cannot serve it: no weights",
+            f"blocked: cannot serve it: no weights. {UNBLOCKING}",
         ),
         (
             replace(STANDS, next_try_s=3.7),
@@ -229,7 +229,9 @@ def test_what_the_last_worker_refused_is_shown_after_it_left(database: Database)
     job = read(database, request(), numbered(3))
     sign_on(database, "w1")
     dispatch.refuse(database, "w1", shards_of(database, job)[0].spec_id, "cannot serve it: no weights")
-    assert read_status(database, job.id).blocked
+    status = read_status(database, job.id)
+    assert status.blocked
+    assert (status.state, status.ended) == ("blocked", False)
     dispatch.sign_off(database, "w1")
     status = read_status(database, job.id)
     assert status.no_worker

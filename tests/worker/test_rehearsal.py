@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,10 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from storage.specs import Spec
 from tasks import models
+from tasks.errors import TaskError
+from tasks.plan import Options
 from tests.tasks import architectures, decoders
 from tests.tasks.hub_server import hub
 from tests.worker.harness import EXAMPLES, Docmill
 from worker import rehearsal
+from worker.enqueue import Request, prepare
 from worker.settings import Settings, load_settings
 
 FRENCH = EXAMPLES / "french.jsonl"
@@ -158,3 +162,62 @@ def test_a_hubs_model_is_looked_at_where_it_is_computed(embedded: Docmill) -> No
         asked.clear()
         embedded("enqueue", FRENCH, *TRANSLATE, "--model", "cut-model")
         assert not any(path.endswith("model.safetensors") for path in asked)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder that holds 256 tokens."""
+    return decoders.llama(tmp_path_factory.mktemp("models") / "llama", TEXTS)
+
+
+@pytest.fixture(scope="module")
+def m2m(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that knows English and French."""
+    return architectures.multilingual(tmp_path_factory.mktemp("models") / "m2m", TEXTS, ["en", "fr"], "m2m_100")
+
+
+FR_EN = {"source_lang": "fr", "target_lang": "en"}
+IMPOSSIBLE: list[tuple[str, str, dict[str, Any], str]] = [
+    (
+        "generate",
+        "llama",
+        {"prompt": "{text}", "dtype": "int8"},
+        "no backend computes generate with decoder-only",
+    ),
+    ("embed", "llama", {"dtype": "int8"}, "--dtype int8: no backend computes embed with decoder-only models"),
+    ("generate", "llama", {"prompt": "{text}", "max_new_tokens": 5000}, "can write: it holds 256 tokens, its prompt"),
+    ("generate", "llama", {"prompt": "a b c " * 30 + "{text}", "max_new_tokens": 200}, "there is no room for a text"),
+    ("generate", "llama", {"prompt": "{text}", "window_tokens": 8}, "A window of 8 tokens leaves no room for text"),
+    ("translate", "marian-ddtp", {**FR_EN, "max_new_tokens": 5000}, "it holds 512 tokens"),
+    ("translate", "marian-ddtp", {**FR_EN, "window_tokens": 8}, "A window of 8 tokens leaves no room for text"),
+    ("embed", "minilm", {"window_tokens": 8}, "Give a larger --window-tokens"),
+    ("translate", "m2m", {"source_lang": "fr", "target_lang": "eu"}, "eu"),
+]
+
+
+@pytest.mark.parametrize(("task", "model", "options", "told"), IMPOSSIBLE)
+def test_what_config_and_tokenizer_rule_out_is_refused_before_the_source_is_read(
+    task: str, model: str, options: dict[str, Any], told: str, settings: Settings, request: pytest.FixtureRequest
+) -> None:
+    named = str(request.getfixturevalue(model)) if model in {"llama", "m2m"} else model
+    with pytest.raises(TaskError, match=told):
+        prepare(settings, Request(str(FRENCH), task, named, options=Options(**options)))
+
+
+def test_what_just_fits_is_taken(settings: Settings, llama: Path) -> None:
+    for options in (Options(prompt="{text}", window_tokens=60), Options(prompt="{text}", max_new_tokens=200)):
+        prepare(settings, Request(str(FRENCH), "generate", str(llama), options=options))
+    most = Options(source_lang="fr", target_lang="en", max_new_tokens=512)
+    prepare(settings, Request(str(FRENCH), "translate", "marian-ddtp", options=most))
+
+
+def test_a_backend_that_this_machine_lacks_is_missed_before_anything_is_stored(
+    embedded: Docmill, llama: Path
+) -> None:
+    if importlib.util.find_spec("vllm") is not None:
+        pytest.skip("vLLM is installed")
+    run = ("run", FRENCH, "--task", "generate", "--prompt", "{text}", "--limit", 1, "--model", llama)
+    assert "The backend vllm is not installed" in embedded(*run, "--backend", "vllm", code=2).stderr
+    said = embedded(*run[:2], *TRANSLATE, "--backend", "onnxruntime", code=2).stderr
+    assert "The backend onnxruntime does not translate with marian-ddtp" in said
+    assert embedded.json("jobs") == []

@@ -21,6 +21,8 @@ from worker.enqueue import Enqueued, Progress
 
 POLL_S = 0.5
 PATIENCE_S = 60.0  # how long a watcher bears a database that is away
+# How long it bears a job that every worker refuses, which each is asked about twice meanwhile.
+BLOCKED_PATIENCE_S = 75.0
 
 
 class IngestBar(Progress):
@@ -84,6 +86,8 @@ def follow(
     """Show a job's progress until it ends. It moves with each window: `in_flight` says how many texts our own worker
     has computed and not yet committed, and the status what all workers have.
 
+    Ends, too, where every worker has refused the job for more than a minute.
+
     `watch` sees every status and may raise to stop watching. With a worker of our own it is no news that none
     lives yet.
     """
@@ -92,6 +96,7 @@ def follow(
         return status
     told: str | None = None
     away_since: float | None = None
+    blocked_since: float | None = None
     with bar(status.spec.kind, total=status.texts) as progress:
         while True:
             try:
@@ -113,6 +118,9 @@ def follow(
                 if told:
                     progress.say(told)
             if status.ended:
+                return status
+            blocked_since = (blocked_since or time.monotonic()) if status.blocked and not own_worker else None
+            if blocked_since is not None and time.monotonic() - blocked_since >= BLOCKED_PATIENCE_S:
                 return status
             watch(status)
             time.sleep(POLL_S)

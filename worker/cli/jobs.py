@@ -73,7 +73,10 @@ def status_command(job: int, watch: bool, as_json: bool) -> int:
 @JSON
 def wait_command(job: int, as_json: bool) -> int:
     """Wait for JOB to end; exit code 0 when every document has its result, 1 when some failed, 4 when only
-    records were rejected."""
+    records were rejected.
+
+    A job that every worker refuses for more than a minute is blocked: it is waited for no longer, with exit code 1.
+    """
     from worker.cli.follow import follow
     from worker.cli.work import exit_code_of
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -47,7 +48,7 @@ def pipeline_command() -> None:
 
 
 def _prepared(
-    settings: Settings, file: Path, *, kept: bool = False, download: bool = False
+    settings: Settings, file: Path, *, kept: bool = False, devices: Sequence[str] = ()
 ) -> tuple[Pipeline, Prepared]:
     from worker.pipelines.file import read, refuse_secrets
     from worker.pipelines.running import prepare
@@ -55,7 +56,7 @@ def _prepared(
     pipeline = read(file)
     if kept:
         refuse_secrets(pipeline, file)
-    prepared = prepare(settings, pipeline, download=download)
+    prepared = prepare(settings, pipeline, devices)
     _check_output(pipeline, file)
     return pipeline, prepared
 
@@ -121,7 +122,7 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     settings = settings_from(device=device, backend=backend)
     devices = choose_devices(settings.device)
     with open_store(settings) as database:
-        pipeline, prepared = _prepared(settings, file, download=True)
+        pipeline, prepared = _prepared(settings, file, devices=devices)
         for step in pipeline.steps:
             if step.model is None:
                 languages = (step.options.source_lang, step.options.target_lang)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,13 +155,13 @@ def _request(settings: Settings, given: dict[str, Any]) -> Request:
     return Request(options=Options(**asked, dtype=given.pop("dtype") or settings.dtype), **given)
 
 
-def _prepare(settings: Settings, request: Request, *, download: bool = False) -> Prepared:
+def _prepare(settings: Settings, request: Request, devices: Sequence[str] = ()) -> Prepared:
     from worker.cli import default_models
     from worker.enqueue import prepare
 
     if request.source == "-" and sys.stdin.isatty():
         say("Reading JSON lines from the keyboard; Ctrl-D ends them.")
-    prepared = prepare(settings, request, stdin=sys.stdin.buffer, download=download)
+    prepared = prepare(settings, request, stdin=sys.stdin.buffer, devices=devices)
     if request.model is None:
         options = request.options
         say(default_models.said(request.task, request.source, options.source_lang, options.target_lang))
@@ -210,7 +210,7 @@ def run_command(
     check_out(out, asked, task=request.task)
     check_out_is_no_input(out, asked, request.source)
     with open_store(settings) as database:
-        prepared = _prepare(settings, request, download=True)
+        prepared = _prepare(settings, request, devices)
         if dry_run:
             return _dry_run(settings, database, prepared, devices[0], as_json)
         with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -37,10 +37,10 @@ log = logging.getLogger("docmill.pipelines")
 _OPTION = re.compile(r"--([a-z][a-z-]*)")
 
 
-def prepare(settings: Settings, pipeline: Pipeline, *, download: bool = False) -> Prepared:
+def prepare(settings: Settings, pipeline: Pipeline, devices: Sequence[str] = ()) -> Prepared:
     """Check everything that can be checked before anything is stored.
 
-    With ``download`` a hub's models are brought here and looked at, too.
+    ``devices`` are those of this machine that will compute it, if any will.
 
     Raises SourceError for the source, PipelineInvalid for a step that its model cannot do, HubUnreachable.
     """
@@ -61,16 +61,16 @@ def prepare(settings: Settings, pipeline: Pipeline, *, download: bool = False) -
         priority=pipeline.priority,
         max_failures=pipeline.max_failures,
     )
-    steps = tuple(_step(settings, pipeline, number, download) for number in range(len(pipeline.steps)))
+    steps = tuple(_step(settings, pipeline, number, devices) for number in range(len(pipeline.steps)))
     return Prepared(request, steps, source, storable(corpus.name))
 
 
-def _step(settings: Settings, pipeline: Pipeline, number: int, download: bool) -> StepRequest:
+def _step(settings: Settings, pipeline: Pipeline, number: int, devices: Sequence[str]) -> StepRequest:
     step = pipeline.steps[number]
     options = step.options if step.options.dtype != "auto" else replace(step.options, dtype=settings.dtype)
     try:
         spec = spec_of(settings, step.task, step.model, step.revision, options)
-        require_possible(settings, spec, download=download)
+        require_possible(settings, spec, devices)
     except HubUnreachable:
         raise
     except TaskError as error:

@@ -1,0 +1,56 @@
+"""A job that every live worker refuses is blocked: whoever waits for it is told the way out and waits no longer."""
+
+from __future__ import annotations
+
+import pytest
+
+from storage.database import Database
+from storage.leases import dispatch
+from tests.storage.books import numbered, read, request, shards_of
+from tests.storage.test_dispatch import sign_on
+from tests.worker.harness import Docmill
+from worker.cli import follow
+from worker.cli.work import exit_code_of
+
+
+def _refused(database: Database) -> int:
+    """A job that the only worker cannot serve."""
+    job = read(database, request(), numbered(3))
+    sign_on(database, "w1")
+    dispatch.refuse(database, "w1", shards_of(database, job)[0].spec_id, "cannot serve it: no vLLM.")
+    return job.id
+
+
+def test_a_watcher_leaves_a_job_that_stays_blocked(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = _refused(database)
+    monkeypatch.setattr(follow, "BLOCKED_PATIENCE_S", 0.0)
+    status = follow.follow(database, job)
+    assert (status.state, status.ended, exit_code_of(status)) == ("blocked", False, 1)
+
+
+def test_a_watcher_stays_with_a_job_whose_model_comes_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = _refused(database)
+    looks: list[str] = []
+
+    def mend(status: object) -> None:
+        looks.append(getattr(status, "state", ""))
+        if len(looks) == 2:
+            dispatch.accept(database, "w1", spec_id)
+        if len(looks) == 4:
+            raise KeyboardInterrupt
+
+    spec_id = shards_of(database, job)[0].spec_id
+    monkeypatch.setattr(follow, "POLL_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        follow.follow(database, job, watch=mend)
+    assert looks == ["blocked", "blocked", "running", "running"]
+
+
+def test_status_and_jobs_say_that_it_is_blocked_and_what_to_do(fleet: Docmill, database: Database) -> None:
+    job = _refused(database)
+    assert fleet.json("status", job)["state"] == "blocked"
+    for said in (fleet("status", job).stdout, fleet("jobs").stdout):
+        assert "blocked: cannot serve it: no vLLM. Every worker refuses it" in said
+        assert "`docmill cancel` drops it" in said
