@@ -110,7 +110,7 @@ def test_with_the_rights_of_the_page_a_job_is_enqueued_by_one_user_and_done_by_a
     admin, worker = (docmill(tmp_path, store.url(role), redis_url) for role in (ADMIN, WORKER))
     job = admin.enqueue(corpus, "--task", "translate", "--model", "null")
     with worker.worker("--device", "cpu"):
-        admin("wait", job, code=1)
+        admin("wait", job, code=4)
     assert len(admin.results(job)) == 1
     assert {line.split("\t")[1] for line in admin("failures", job).stdout.splitlines()} == {"skipped", "rejected"}
     for command in (["pause", job], ["resume", job], ["priority", job, 3], ["retry", job], ["cancel", job], ["jobs"]):
