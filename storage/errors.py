@@ -13,6 +13,7 @@ StorageError
 ├── NoSuchJob                a job's number that the store does not know
 ├── NoSuchStep               a step's name that the job does not have
 ├── NoSuchPipeline           a pipeline's name that the store does not know
+├── NoSuchOrder              an order's id that the store does not know
 ├── NoSuchCorpus             a corpus's name that the store does not know
 ├── CorpusInUse              an unfinished job works on what is to be removed
 ├── NothingEmbedded          a corpus without vectors to search
@@ -82,6 +83,10 @@ class NoSuchStep(StorageError):
 
 class NoSuchPipeline(StorageError):
     """There is no such pipeline; `docmill pipeline list` names them."""
+
+
+class NoSuchOrder(StorageError):
+    """There is no such order; `docmill orders` lists them."""
 
 
 class NoSuchCorpus(StorageError):

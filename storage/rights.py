@@ -61,6 +61,23 @@ WORK: Rights = MappingProxyType(
     }
 )
 
+# What it needs beside that to take orders (`docmill.enqueue`): to read sources into corpora.
+ORDERS: Rights = MappingProxyType(
+    {
+        "enqueue_order": _KEEP,
+        **dict.fromkeys(("corpus", "ingest", "document", "job", "step", "shard"), _CHANGE),
+        **dict.fromkeys(("content", "spec", "step_text", "prompt"), _ADD),
+        **dict.fromkeys(("rejection", "contender"), ("SELECT", "INSERT", "DELETE")),
+        **dict.fromkeys(
+            (
+                *("enqueue_order_id_seq", "corpus_id_seq", "ingest_id_seq", "document_id_seq", "job_id_seq"),
+                *("shard_id_seq", "content_id_seq", "spec_id_seq"),
+            ),
+            ("USAGE",),
+        ),
+    }
+)
+
 
 def missing(database: Database, rights: Rights) -> list[str]:
     """Which of these rights the database's user lacks, such as "INSERT on outcome". Empty in SQLite."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, false, text
 
+from storage.order_table import EnqueueOrder as EnqueueOrder
 from storage.tables import Base as Base
 from storage.tables import column
 

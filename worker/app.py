@@ -9,10 +9,12 @@ from kombu import Queue
 from kombu.transport import TRANSPORT_ALIASES
 
 from worker import redisurl
-from worker.messages import ENQUEUE_LANE, KEY_PREFIX, queue
+from worker.messages import ENQUEUE_LANE, KEY_PREFIX, RUN_LANE, queue
 from worker.settings import LANES
 
 TRANSPORT_ALIASES[redisurl.SCHEME] = "worker.transport:Transport"
+
+VISIBILITY_S = 120
 
 CONFIG: dict[str, Any] = {
     # A message is a hint and may come from anyone who reaches Redis: nothing but JSON is ever parsed, and Celery sees
@@ -40,7 +42,7 @@ CONFIG: dict[str, Any] = {
     "worker_hijack_root_logger": False,
     "worker_redirect_stdouts": False,
     "task_default_queue": queue(ENQUEUE_LANE),
-    "task_queues": [Queue(queue(lane)) for lane in (*LANES, ENQUEUE_LANE)],
+    "task_queues": [Queue(queue(lane)) for lane in (*LANES, RUN_LANE, ENQUEUE_LANE)],
     "task_create_missing_queues": False,
     "broker_transport_options": {
         # Everything of ours in a shared Redis begins alike, so that an ACL can name it.
@@ -51,8 +53,10 @@ CONFIG: dict[str, Any] = {
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
         "health_check_interval": 10,
-        # Only `docmill.enqueue` is acknowledged late; reading a source may take hours.
-        "visibility_timeout": 6 * 3600,
+        # Only `docmill.enqueue` is acknowledged late, once it is stored. It comes again if its worker died with it,
+        # and, to be stored once, if its worker waits for the database.
+        "visibility_timeout": VISIBILITY_S,
+        "unacked_restore_throttle": 1,
     },
 }
 

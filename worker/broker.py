@@ -11,7 +11,7 @@ from kombu.exceptions import OperationalError
 from worker import redisurl, refusal
 from worker.app import make_app
 from worker.errors import BrokerUnreachable
-from worker.messages import ENQUEUE_LANE, RUN_TASK, SHARD_TASK, queue, redis_key, run_message, shard_message
+from worker.messages import RUN_LANE, RUN_TASK, SHARD_TASK, queue, redis_key, run_message, shard_message
 from worker.settings import mask
 
 
@@ -58,11 +58,11 @@ class Broker:
 
     def publish_run(self, run_id: int) -> None:
         """Ask whichever worker is free to take a pipeline's run further. Raises BrokerUnreachable."""
-        self._send(RUN_TASK, ENQUEUE_LANE, [run_message(run_id)])
+        self._send(RUN_TASK, RUN_LANE, [run_message(run_id)])
 
     def waiting_runs(self) -> int:
         """How many messages wait in the queue of `publish_run`. Raises BrokerUnreachable."""
-        return self.depth(ENQUEUE_LANE)
+        return self.depth(RUN_LANE)
 
     def _send(self, task: str, lane: str, messages: Iterable[dict[str, int]]) -> None:
         try:

@@ -12,7 +12,7 @@ from functools import partial
 from storage.database import Database
 from storage.disposal import retention
 from storage.errors import StorageError
-from storage.flow import pipelines
+from storage.flow import orders, pipelines
 from storage.leases import dispatch, grace, upkeep
 from storage.leases.grace import PARTS
 from storage.leases.shards import LEASE_S
@@ -38,7 +38,8 @@ class Burial:
 
 
 class Caretaker:
-    """Frees what dead device processes held, and does the upkeep while it is ours; `fires` schedules with it.
+    """Frees what dead device processes held, and does the upkeep while it is ours; `fires` schedules with it. What it
+    frees are shards and runs, and orders where its worker `takes_orders`.
 
     What ended more than `retention_s` ago is forgotten, where that is given.
 
@@ -57,6 +58,7 @@ class Caretaker:
         lease_s: float = LEASE_S,
         *,
         fires: bool = True,
+        takes_orders: bool = False,
         retention_s: float | None = None,
     ) -> None:
         self._database = database
@@ -66,6 +68,7 @@ class Caretaker:
         self._lease_s = lease_s
         self._contact_s = min(every_s, lease_s / PARTS)
         self._fires = fires
+        self._takes_orders = takes_orders
         self._retention_s = retention_s
         self._sweep_due = 0.0
         self._burials: list[Burial] = []
@@ -127,6 +130,8 @@ class Caretaker:
         free(self._database, burial.owner)
         pipelines.let_go_all(self._database, burial.owner)
         dispatch.sign_off(self._database, burial.owner)
+        if self._takes_orders:
+            orders.let_go_all(self._database, burial.owner, died=not burial.on_purpose)
         send_again(self._database, self._broker)
 
     def _upkeep(self) -> None:

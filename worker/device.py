@@ -16,10 +16,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from typing import IO, TYPE_CHECKING, Any
 
 from celery import Celery
+from celery.exceptions import Reject
 from celery.worker import WorkController, state
 
 from storage.database import Database
@@ -28,13 +30,13 @@ from storage.leases import dispatch
 from worker import faultpoints
 from worker.broker import Broker
 from worker.engines import opener, settled
-from worker.enqueue import enqueue_message
 from worker.hands import Hands
-from worker.messages import ENQUEUE_LANE, ENQUEUE_TASK, RUN_TASK, SHARD_TASK, parse_run, parse_shard, queue
+from worker.messages import ENQUEUE_LANE, ENQUEUE_TASK, RUN_LANE, RUN_TASK, SHARD_TASK, parse_run, parse_shard, queue
 from worker.order import Order
+from worker.orders.desk import Desk
 from worker.pids import pid_space
 from worker.pipelines.running import advance
-from worker.settings import Settings
+from worker.settings import ORDERS, Settings
 from worker.shard import Process
 from worker.transport import ear
 from worker.utilization import Reading, Report, due
@@ -86,25 +88,31 @@ def main() -> None:
     assert settings.redis_url is not None
     broker = Broker(settings.redis_url)
     process = _make_process(order, settings, broker, voice)
-    _register(broker.app, process, settings)
+    # Reading a source and writing results take statements that may last.
+    lasting = Database(settings.store_url, pool_size=5, patience=settings.patience)
+    desk = Desk(settings, lasting, broker, order.owner, process.draining) if settings.takes_orders else None
+    _register(broker.app, process, settings, lasting, desk)
     controller = WorkController(
         app=broker.app,
         pool_cls=Hands,
         concurrency=settings.threads,
-        queues=[queue(lane) for lane in (*settings.lanes, ENQUEUE_LANE)],
+        queues=[queue(lane) for lane in (*settings.lanes, RUN_LANE)],
         hostname=order.owner,
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,
         optimization="fair",
     )
-    threading.Thread(target=_obey, args=(process,), name="obey", daemon=True).start()
+    threading.Thread(target=_obey, args=(process, desk), name="obey", daemon=True).start()
     _sign_on_at_last(order, settings, process)
-    threading.Thread(target=_beat, args=(order, process, settings, voice), name="heartbeat", daemon=True).start()
+    if desk is not None:
+        desk.start(partial(_stop_taking_orders, controller))
+    beat = (order, process, settings, voice, desk)
+    threading.Thread(target=_beat, args=beat, name="heartbeat", daemon=True).start()
     voice.say("ready")
     controller.start()
     process.engine.close()
-    code = 0 if _sign_off(process) else 1
+    code = 0 if _sign_off(process, desk) else 1
     voice.say("ended")
     sys.stdout.flush()
     os._exit(code)  # threads of libraries must not keep a drained process alive
@@ -150,17 +158,15 @@ def _faulty(sound: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
     return lambda spec: FaultyBackend(sound(spec), armed)
 
 
-def _register(app: Celery, process: Process, settings: Settings) -> None:
-    # Reading a source and writing results take statements that may last.
-    database = Database(settings.store_url, pool_size=3, patience=settings.patience)
-
+def _register(app: Celery, process: Process, settings: Settings, database: Database, desk: Desk | None) -> None:
     @app.task(name=SHARD_TASK)  # type: ignore[untyped-decorator]
     def shard(**arguments: Any) -> None:
         process.run_shard(parse_shard(arguments))
 
-    @app.task(name=ENQUEUE_TASK, acks_late=True)  # type: ignore[untyped-decorator]
-    def enqueue(**arguments: Any) -> None:
-        enqueue_message(settings, database, process.broker, arguments)
+    @app.task(name=ENQUEUE_TASK, acks_late=True, bind=True)  # type: ignore[untyped-decorator]
+    def enqueue(this: Any, /, **arguments: Any) -> None:
+        if desk is None or not desk.store(this.request.id, arguments):
+            raise Reject(requeue=True)  # for a worker that can
 
     @app.task(name=RUN_TASK)  # type: ignore[untyped-decorator]
     def pipeline(**arguments: Any) -> None:
@@ -168,14 +174,21 @@ def _register(app: Celery, process: Process, settings: Settings) -> None:
         advance(settings, database, process.broker, parse_run(arguments), owner=process.owner, stop=stop)
 
 
-def _sign_on(order: Order, settings: Settings, database: Database) -> None:
+def _stop_taking_orders(controller: WorkController) -> None:
+    """Read the lane of orders no more; the messages in it are for others."""
+    consumer = controller.consumer
+    consumer.call_soon(consumer.cancel_task_queue, queue(ENQUEUE_LANE))
+
+
+def _sign_on(order: Order, settings: Settings, database: Database, desk: Desk | None = None) -> None:
+    takes_orders = desk is None or desk.is_open
     dispatch.sign_on(
         database,
         order.owner,
         host=platform.node(),
         pid=os.getpid(),
         device=order.device,
-        lanes=list(settings.lanes),
+        lanes=[lane for lane in settings.lanes if takes_orders or lane != ORDERS],
         slots=settings.threads,
         version=version("docmill"),
         pid_space=pid_space(),
@@ -193,11 +206,13 @@ def _sign_on_at_last(order: Order, settings: Settings, process: Process) -> None
             return None
 
 
-def _sign_off(process: Process, *, giving_back: bool = False) -> bool:
+def _sign_off(process: Process, desk: Desk | None, *, giving_back: bool = False) -> bool:
     """Leave the list, and first all shards where asked to; False when the database is away: others will see to it."""
     try:
         if giving_back:
             process.give_back()
+        if desk is not None:
+            desk.give_back()
         dispatch.sign_off(process.database, process.owner)
     except StorageError as error:
         log.warning("sign_off_failed error=%s", error)
@@ -205,7 +220,7 @@ def _sign_off(process: Process, *, giving_back: bool = False) -> bool:
     return True
 
 
-def _obey(process: Process) -> None:
+def _obey(process: Process, desk: Desk | None) -> None:
     """Follow the supervisor's word; at the end of it, end."""
     for line in sys.stdin.buffer:
         if line.strip() == b"drain":
@@ -214,7 +229,7 @@ def _obey(process: Process) -> None:
         elif line.strip() == b"stop":
             code = 1  # then the supervisor frees what we hold
             try:
-                code = 0 if _sign_off(process, giving_back=True) else 1
+                code = 0 if _sign_off(process, desk, giving_back=True) else 1
             finally:
                 os._exit(code)
     os._exit(1)
@@ -225,7 +240,7 @@ def _drain(process: Process) -> None:
     state.should_stop = 0
 
 
-def _beat(order: Order, process: Process, settings: Settings, voice: Voice) -> None:
+def _beat(order: Order, process: Process, settings: Settings, voice: Voice, desk: Desk | None) -> None:
     """Renew leases well within their time, say how far the texts in flight are, and log how busy the device is."""
     every = min(5.0, settings.lease_s / 6)
     reported = process.reading()
@@ -236,7 +251,7 @@ def _beat(order: Order, process: Process, settings: Settings, voice: Voice) -> N
             due = now + every
             try:
                 if now >= sign_on_due:  # one that was away for long may have been struck off
-                    _sign_on(order, settings, process.heartbeat_database)
+                    _sign_on(order, settings, process.heartbeat_database, desk)
                     sign_on_due = now + SIGN_ON_S
                 process.heartbeat(hears=ear.heard_within(2 * every))
             except StorageError as error:

@@ -31,6 +31,7 @@ from worker.devices import choose_devices, cuda_devices
 from worker.embedded import EmbeddedRedis
 from worker.errors import SettingsError, WorkerError
 from worker.extras import EXTRAS
+from worker.orders import outlook
 from worker.settings import Settings
 
 LEAST_ROOM_BYTES = 1_000_000_000
@@ -294,9 +295,29 @@ def look_at_extras(_: Settings) -> Iterator[Finding]:
             yield Finding("extras", True, f"without {name}: {extra.brings}", install(package))
 
 
+def look_at_orders(settings: Settings) -> Iterator[Finding]:
+    """Whether the orders of other programs are taken. What cannot be asked was found elsewhere."""
+    if settings.database_url is None and settings.redis_url is None:
+        return
+    database = Database(settings.store_url)
+    file = _file(database)
+    broker = Broker(settings.redis_url) if settings.redis_url is not None else None
+    try:
+        if file is None or file.exists():
+            found = outlook.look(database, broker)
+            yield Finding("orders", not found.is_stuck, str(found), outlook.ADVICE if found.is_stuck else "")
+    except StorageError:
+        return
+    finally:
+        database.close()
+        if broker is not None:
+            broker.close()
+
+
 LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     look_at_database,
     look_at_redis,
+    look_at_orders,
     look_at_models,
     look_at_device,
     look_at_rights,

@@ -1,11 +1,11 @@
-"""From a source and a task to a job in the store: the same for the command line and for the Celery task."""
+"""From a source and a task to a job in the store: the same for the command line, for pipelines and for orders."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Protocol
 
@@ -13,7 +13,7 @@ from storage import jobs
 from storage.database import Database
 from storage.disposal.pruning import Limits, Pruned, Seen, prune
 from storage.disposal.unread import Unread
-from storage.errors import StorageError, TooManyVanished
+from storage.errors import TooManyVanished
 from storage.flow.steps import StepRequest
 from storage.intake import ingest
 from storage.intake.chunks import Gathering, Rejected
@@ -23,14 +23,13 @@ from storage.intake.kinds import KeyKinds
 from storage.jobs import JobRequest, OpenJob
 from storage.readers import Source, SourceOptions, left_out, open_source, recoding
 from storage.specs import Spec
-from tasks import families, models, polyglot, prompts
+from tasks import models, polyglot, prompts
 from tasks.errors import BadOption
 from tasks.plan import Options, build_spec
 from worker import faultpoints
 from worker.ahead import ahead
 from worker.broker import Broker
-from worker.errors import BadMessage, BrokerUnreachable, WorkerError
-from worker.messages import VERSION
+from worker.errors import BrokerUnreachable, WorkerError
 from worker.rehearsal import require_possible
 from worker.settings import Settings
 from worker.topup import top_up
@@ -326,70 +325,3 @@ class _Offer:
         except BrokerUnreachable as error:
             self.deferred = f"{error} The job is stored; a worker picks it up when Redis is back."
         self._due = time.monotonic() + TOP_UP_EVERY_S
-
-
-_OPTION_FIELDS = {f.name for f in fields(Options)}
-_REQUEST_FIELDS = {f.name for f in fields(Request)} - {"options"}
-_WHOLE_NUMBERS = {"beams", "max_new_tokens", "window_tokens", "top_k", "seed", "limit", "priority"}
-_SWITCHES = {"strict", "prune"}
-_NUMBERS = {"temperature", "top_p", "max_failures", "prune_max"}
-
-
-def parse_enqueue(arguments: dict[str, Any]) -> Request:
-    """A request from the arguments of a `docmill.enqueue` message, which are named as the command's options.
-
-    Raises BadMessage for an unknown or missing name, or a value that is no plain one.
-    """
-    given = dict(arguments)
-    if given.pop("v", VERSION) != VERSION:
-        raise BadMessage(f"docmill.enqueue takes v={VERSION}")
-    given = {{"from": "source_lang", "to": "target_lang"}.get(name, name): value for name, value in given.items()}
-    if unknown := sorted(given.keys() - _OPTION_FIELDS - _REQUEST_FIELDS):
-        raise BadMessage(f"docmill.enqueue takes no argument {', '.join(unknown)}")
-    if missing := sorted({"source", "task"} - given.keys()):
-        raise BadMessage(f"docmill.enqueue needs {' and '.join(missing)}")
-    for name, value in given.items():
-        if not isinstance(value, _type_of(name)) or (isinstance(value, bool) and name not in _SWITCHES):
-            raise BadMessage(f"docmill.enqueue: {name} has a value of the wrong type")
-        if isinstance(value, int | float) and abs(value) >= 2**31:
-            raise BadMessage(f"docmill.enqueue: {name} is too large a number")
-    if given["task"] not in families.KINDS:
-        raise BadMessage(f"docmill.enqueue: task is one of {', '.join(families.KINDS)}")
-    _check_bounds(given)
-    if given["source"] == "-":
-        raise BadMessage("docmill.enqueue cannot read standard input")
-    if given.get("stop") is not None:
-        given["stop"] = (given["stop"],)  # a message has plain values, so one text
-    options = Options(**{name: value for name, value in given.items() if name in _OPTION_FIELDS})
-    return Request(options=options, **{name: value for name, value in given.items() if name in _REQUEST_FIELDS})
-
-
-def _check_bounds(given: dict[str, Any]) -> None:
-    if given.get("limit", 1) is not None and given.get("limit", 1) < 1:
-        raise BadMessage("docmill.enqueue: limit is at least 1")
-    if not 0 <= (given.get("prune_max") or 0) <= 100:
-        raise BadMessage("docmill.enqueue: prune_max is a percentage, 0 to 100")
-    if given.get("prune_rejected") not in {None, *PRUNE_REJECTED}:
-        raise BadMessage(f"docmill.enqueue: prune_rejected is one of {', '.join(PRUNE_REJECTED)}")
-
-
-def _type_of(name: str) -> Any:
-    if name in {"source", "task", "text_field", "id_field"}:
-        return str
-    if name in _WHOLE_NUMBERS:
-        return int if name == "priority" else int | None
-    if name in _NUMBERS:
-        return int | float | None
-    return bool if name in _SWITCHES else str | None
-
-
-def enqueue_message(settings: Settings, database: Database, broker: Broker, arguments: dict[str, Any]) -> None:
-    """Carry out a `docmill.enqueue` message. What is wrong with it is logged; a message has nobody to tell."""
-    from tasks.errors import TaskError
-
-    try:
-        done = enqueue(database, lambda: broker, prepare(settings, parse_enqueue(arguments)))
-    except (WorkerError, TaskError, StorageError) as error:
-        log.error("enqueue_refused error=%s reason=%r", type(error).__name__, str(error))
-        return
-    log.info("enqueued job=%d documents=%d planned=%d", done.id, done.documents, done.counts.planned)

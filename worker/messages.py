@@ -22,7 +22,8 @@ SHARD_TASK = "docmill.shard"
 ENQUEUE_TASK = "docmill.enqueue"
 RUN_TASK = "docmill.pipeline"  # takes a pipeline's run further
 TASKS = (SHARD_TASK, ENQUEUE_TASK, RUN_TASK)
-ENQUEUE_LANE = "enqueue"
+ENQUEUE_LANE = "enqueue"  # of orders; only those workers read it that are told to
+RUN_LANE = "pipelines"
 MAX_BYTES = 65_536  # ours have about 1,500; a long path and every option fit
 
 
@@ -66,6 +67,11 @@ def _id_in(arguments: dict[str, Any], name: str) -> int:
     return value
 
 
+def is_id(value: str) -> bool:
+    """Return whether a text may be the id of a message or an order: it is short, and a terminal shows it as it is."""
+    return 0 < len(value) <= 255 and value.isprintable()
+
+
 def rewrite(raw: bytes, origin: str) -> bytes:
     """A message of the queue `origin` in an envelope of our own: its task, id, times and arguments, and nothing else.
 
@@ -85,7 +91,7 @@ def rewrite(raw: bytes, origin: str) -> bytes:
     elif headers["task"] == RUN_TASK:
         arguments = run_message(parse_run(arguments))
     task_id = headers.get("id")
-    if not isinstance(task_id, str) or not 0 < len(task_id) <= 255:
+    if not isinstance(task_id, str) or not is_id(task_id):
         raise BadMessage("a message's id is a short text")
     times = {name: _time(headers.get(name)) for name in ("eta", "expires")}
     return _envelope(headers["task"], task_id, times, arguments, origin)

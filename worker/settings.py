@@ -24,6 +24,7 @@ PREFIX = "DOCMILL_"
 STORE, CACHE = "docmill.db", "cache"
 _STORE = frozenset(f"{STORE}{journal}" for journal in ("", "-wal", "-shm", "-journal"))
 LANES = ("summarize", "translate", "embed", "generate")
+ORDERS = "enqueue"  # the lane of `docmill.enqueue` messages, which a worker serves only if it is named
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,24 @@ class Settings(BaseSettings):
     lanes: Annotated[
         tuple[str, ...],
         NoDecode,
-        Field(description="Task kinds that a worker serves, separated by commas."),
-        Shown(default="all", choices=LANES),
+        Field(
+            description="Task kinds that a worker serves, separated by commas; with `enqueue` it carries out "
+            "`docmill.enqueue` orders, too."
+        ),
+        Shown(default="all but `enqueue`", choices=(*LANES, ORDERS)),
     ] = LANES
+    order_roots: Annotated[
+        tuple[Path, ...],
+        NoDecode,
+        Field(description="Folders that orders may read from, separated by commas."),
+        Shown(default="none"),
+    ] = ()
+    order_schemes: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(description="Kinds of URL that orders may read, such as `https,s3,postgresql`."),
+        Shown(default="none"),
+    ] = ()
     threads: Annotated[int, Field(ge=1, le=64, description="Shards in flight in each device process.")] = 8
     lease_s: Annotated[
         float, Field(ge=1, description="Seconds after which the shards of a silent worker may be taken over.")
@@ -128,10 +144,29 @@ class Settings(BaseSettings):
     @field_validator("lanes", mode="before")
     @classmethod
     def _split_lanes(cls, value: Any) -> Any:
-        names = tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else tuple(value)
-        if unknown := [name for name in names if name not in LANES]:
-            raise ValueError(f"unknown lane {', '.join(map(repr, unknown))}; there are {', '.join(LANES)}")
+        names, known = _parts(value), (*LANES, ORDERS)
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"unknown lane {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
         return names
+
+    @field_validator("order_roots", mode="before")
+    @classmethod
+    def _split_roots(cls, value: Any) -> Any:
+        roots = [Path(name).expanduser() for name in _parts(value)]
+        if any(not root.is_absolute() for root in roots):
+            raise ValueError("each is an absolute path, such as /srv/documents")
+        return tuple(roots)
+
+    @field_validator("order_schemes", mode="before")
+    @classmethod
+    def _split_schemes(cls, value: Any) -> Any:
+        schemes = tuple(name.lower() for name in _parts(value))
+        if wrong := [name for name in schemes if not re.fullmatch(r"[a-z][a-z0-9+._-]*", name) or name == "file"]:
+            raise ValueError(
+                f"{', '.join(map(repr, wrong))} is no kind of URL; write the part before ://, such as https or s3 "
+                "(files are allowed by DOCMILL_ORDER_ROOTS)"
+            )
+        return schemes
 
     @field_validator("*", mode="before")  # of two of this mode the later one comes first
     @classmethod
@@ -198,6 +233,10 @@ class Settings(BaseSettings):
         return self.retention_days * 86_400
 
     @property
+    def takes_orders(self) -> bool:
+        return ORDERS in self.lanes
+
+    @property
     def cache_dir(self) -> Path:
         return self.home / CACHE
 
@@ -205,6 +244,11 @@ class Settings(BaseSettings):
         return f"Settings(store={mask(self.store_url)}, redis={mask(self.redis_url or 'embedded')})"
 
     __str__ = __repr__
+
+
+def _parts(value: Any) -> tuple[str, ...]:
+    """The parts of a text that are separated by commas, or the elements of a list."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else tuple(value)
 
 
 def load_settings(**options: Any) -> Settings:

@@ -46,6 +46,8 @@ def _values(field: FieldInfo) -> str:
         return ", ".join(f"`{choice}`" for choice in choices)
     if kind in WORDS:
         return f"{WORDS[kind]}{_bounds(field)}"
+    if get_origin(kind) is tuple:
+        return "paths" if Path in get_args(kind) else "texts"
     return "path" if Path in {kind, *get_args(kind)} else "text"
 
 

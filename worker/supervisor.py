@@ -106,6 +106,7 @@ class Supervisor:
             settings.upkeep_s,
             settings.lease_s,
             fires=fires,
+            takes_orders=settings.takes_orders,
             retention_s=settings.retention_s,
         )
         self._thread: threading.Thread | None = None

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 
 import pytest
 import redis
 
+from storage.flow import orders
 from tests.faults.mill import Mill, numbered
 from tests.worker.harness import device_pids, until
 from tests.worker.hostile import hostile
 from worker.messages import ENQUEUE_LANE, redis_key
+from worker.orders.desk import Desk
+from worker.settings import load_settings
 
 LANES = ("translate", ENQUEUE_LANE)
 
@@ -21,7 +25,7 @@ def test_a_worker_that_finds_hostile_messages_finishes_a_job_as_if_there_were_no
 ) -> None:
     trap = tmp_path / "trap"
     bad = hostile(trap)
-    with mill.worker() as worker, redis.Redis.from_url(redis_url) as client:
+    with mill.worker(lanes="translate,enqueue") as worker, redis.Redis.from_url(redis_url) as client:
         until(mill.live, "the worker is there")
         [before] = device_pids(worker)
         for lane in LANES:
@@ -37,26 +41,33 @@ def test_a_worker_that_finds_hostile_messages_finishes_a_job_as_if_there_were_no
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "reason"),
     [
-        {"source": "/nowhere/x.jsonl", "task": "embed"},
-        {"source": "/dev/zero", "task": "embed"},
-        {"source": "x.jsonl", "task": "embed", "model": "../../../etc"},
-        {"source": "x.jsonl", "task": "embed", "priority": 2**62},
-        {"source": "x.jsonl", "task": "embed", "trust_remote_code": True},
+        ({"source": "/nowhere/x.jsonl", "task": "embed"}, "DOCMILL_ORDER_ROOTS"),
+        ({"source": "/dev/zero", "task": "embed"}, "DOCMILL_ORDER_ROOTS"),
+        ({"source": "x.jsonl", "task": "embed", "model": "../../../etc"}, "DOCMILL_MODELS_DIR"),
+        ({"source": "x.jsonl", "task": "embed", "priority": 2**62}, "priority is too large"),
+        ({"source": "x.jsonl", "task": "embed", "trust_remote_code": True}, "no argument trust_remote_code"),
+        ({"source": "x.jsonl", "task": "embed", "order_id": 7}, "order_id is a text"),
     ],
 )
-def test_an_order_that_cannot_be_carried_out_is_one_line_in_the_log(
-    mill: Mill, arguments: dict[str, object], caplog: pytest.LogCaptureFixture
+def test_an_order_that_cannot_be_carried_out_is_one_line_in_the_log_and_its_sender_sees_why(
+    mill: Mill,
+    arguments: dict[str, object],
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from worker.enqueue import enqueue_message
-    from worker.settings import load_settings
-
-    settings = load_settings(home=mill.folder / "home")
+    monkeypatch.chdir(mill.folder)
+    mill.corpus(numbered(1), "x.jsonl")
+    settings = load_settings(home=mill.folder / "home", order_roots=str(mill.folder))
     broker = mill.broker()
     with caplog.at_level(logging.ERROR):
-        enqueue_message(settings, mill.database, broker, arguments)
+        assert Desk(settings, mill.database, broker, "me", threading.Event()).store("the id", dict(arguments))
     broker.close()
     [record] = caplog.records
-    assert record.getMessage().startswith("enqueue_refused")
+    assert record.getMessage().startswith("order_refused order=the id")
     assert mill.outcomes() == {}
+    order = orders.get(mill.database, "the id")
+    assert order.state == "refused"
+    assert reason in order.reason

@@ -16,7 +16,7 @@ from storage.database import Database
 from storage.disposal import retention
 from storage.errors import RightMissing
 from storage.export.results import failures, results
-from storage.flow import pipelines
+from storage.flow import orders, pipelines
 from storage.flow.steps import StepRequest
 from storage.intake import ingest
 from storage.intake.chunks import Rejected
@@ -35,7 +35,8 @@ from tests.worker.harness import Docmill, until
 from worker.broker import Broker
 from worker.messages import ENQUEUE_LANE, ENQUEUE_TASK, queue
 
-OWNER, WORKER, ADMIN = "docmill_owner", "docmill_worker", "docmill_admin"
+OWNER, WORKER, ADMIN, TAKER = "docmill_owner", "docmill_worker", "docmill_admin", "docmill_orders"
+ROLES = (TAKER, WORKER, ADMIN, OWNER)
 GRANTS = """
 SELECT privilege_type || ' on ' || table_name FROM information_schema.role_table_grants WHERE grantee = %(role)s
 UNION SELECT privilege_type || ' (' || column_name || ') on ' || table_name
@@ -82,7 +83,7 @@ class Store:
             return [right for (right,) in connection.execute(GRANTS, {"role": role})]
 
     def drop(self) -> None:
-        self.as_superuser("DROP DATABASE docmill WITH (FORCE)", *(f"DROP ROLE {r}" for r in (WORKER, ADMIN, OWNER)))
+        self.as_superuser("DROP DATABASE docmill WITH (FORCE)", *(f"DROP ROLE IF EXISTS {r}" for r in ROLES))
 
 
 @pytest.fixture
@@ -118,23 +119,57 @@ def test_with_the_rights_of_the_page_a_job_is_enqueued_by_one_user_and_done_by_a
     admin("db", "upgrade")  # where there is nothing to do it takes no right
 
 
-def test_a_worker_carries_out_orders_to_enqueue_only_with_an_admins_rights_too(
+def send(redis_url: str, corpus: Path) -> str:
+    """Give an order; its id."""
+    broker = Broker(redis_url)
+    arguments = {"source": str(corpus), "task": "translate", "model": "null"}
+    sent: str = broker.app.send_task(ENQUEUE_TASK, queue=queue(ENQUEUE_LANE), kwargs=arguments).id
+    broker.close()
+    return sent
+
+
+def take_orders(store: Store, tmp_path: Path, redis_url: str) -> Docmill:
+    worker = docmill(tmp_path, store.url(WORKER), redis_url)
+    worker.environment |= {"DOCMILL_LANES": "translate,enqueue", "DOCMILL_ORDER_ROOTS": str(tmp_path)}
+    return worker
+
+
+def test_a_worker_without_the_rights_takes_no_order_says_so_and_does_its_other_work(
     store: Store, tmp_path: Path, redis_url: str, corpus: Path
 ) -> None:
-    admin, worker = (docmill(tmp_path, store.url(role), redis_url) for role in (ADMIN, WORKER))
-
-    def order() -> None:
-        broker = Broker(redis_url)
-        arguments = {"source": str(corpus), "task": "translate", "model": "null"}
-        broker.app.send_task(ENQUEUE_TASK, queue=queue(ENQUEUE_LANE), kwargs=arguments)
-        broker.close()
-
+    admin, worker = docmill(tmp_path, store.url(ADMIN), redis_url), take_orders(store, tmp_path, redis_url)
+    sent = send(redis_url, corpus)
     with worker.worker("--device", "cpu"):
-        order()
-        until(lambda: "enqueue_refused error=RightMissing" in worker.log("worker"), "the order is refused")
-        store.as_superuser(f"GRANT {ADMIN} TO {WORKER}")
-        order()
+        job = admin.enqueue(corpus, "--task", "translate", "--model", "null")
+        admin("wait", job, code=4)
+        assert "takes no orders: the database's user lacks SELECT on enqueue_order" in worker.log("worker")
+        assert admin.json("orders") == {"orders": [], "in_queue": 1, "workers": 0}
+        assert "no live worker takes orders" in admin("orders", sent, code=2).stderr
+    told = worker("worker", "--device", "cpu", "--lanes", "enqueue", code=3).stderr
+    assert "may take no orders, and has no other lane" in told
+
+
+def test_with_the_rights_that_orders_take_or_as_the_pages_user_for_them_a_worker_carries_them_out(
+    store: Store, tmp_path: Path, redis_url: str, corpus: Path
+) -> None:
+    admin, worker = docmill(tmp_path, store.url(ADMIN), redis_url), take_orders(store, tmp_path, redis_url)
+    for name, several in rights.ORDERS.items():
+        kind = "SEQUENCE " if several == ("USAGE",) else ""
+        store.as_owner(f"GRANT {', '.join(several)} ON {kind}{name} TO {WORKER}")
+    with worker.worker("--device", "cpu"):
+        sent = send(redis_url, corpus)
         until(lambda: [job["done"] for job in admin.json("jobs")] == [1], "the order is carried out")
+        until(lambda: admin.json("orders", sent)["state"] == "done", "the sender sees it")
+        store.as_owner(f"REVOKE ALL ON enqueue_order FROM {WORKER}")
+        late = send(redis_url, corpus)
+        until(lambda: "orders_not_taken" in worker.log("worker"), "it notices that it may not")
+        until(lambda: admin.json("orders")["in_queue"] == 1, "the message is for others")
+    store.as_superuser(*security.sql(2))
+    worker.environment["DOCMILL_DATABASE_URL"] = store.url(TAKER)
+    with worker.worker("--device", "cpu"):
+        until(lambda: admin.json("orders")["in_queue"] == 0, "the page's user for orders takes it")
+        until(lambda: late in {order["id"] for order in admin.json("orders")["orders"]}, "and stored")
+        until(lambda: admin.json("orders", late)["state"] == "done", "and carried out")
 
 
 def test_only_the_owner_changes_the_schema(store: Store, tmp_path: Path, redis_url: str) -> None:
@@ -254,6 +289,7 @@ def steer(owner: Database, admin: Database) -> None:
         pipelines.put(admin, f"p{n}", "/x.toml", text, None)
     pipelines.note(admin, pipelines.begin(admin, f"p{n}", "me", 60.0), "done")
     pipelines.remove(admin, f"p{n}")
+    give_order(admin, n)
     asked = request(f"{n}.jsonl", corpus=f"corpus {n}", spec=spec())
     twice = [("a", f"first {n}"), ("a", f"second {n}")]
     read(admin, asked, twice, chunk=1, stop_after=2)
@@ -287,6 +323,17 @@ def end_long_ago(owner: Database) -> None:
     for table in (Job, PipelineRun):
         ended = update(table).where(table.finished_at.is_not(None)).values(finished_at=1.0)
         owner.write(lambda connection, ended=ended: connection.execute(ended))  # type: ignore[misc]
+
+
+def give_order(admin: Database, n: int) -> None:
+    """What a worker with an admin's rights does to an order, and who asks for it."""
+    orders.place(admin, f"order {n}", {"source": "a.jsonl"})
+    order = orders.take(admin, f"w{n}", 60)
+    assert order is not None
+    assert orders.renew(admin, order, 60)
+    orders.let_go_all(admin, f"w{n}", died=True)
+    orders.cancel(admin, f"order {n}")
+    assert orders.latest(admin, 1)
 
 
 def work(owner: Database, worker: Database) -> None:

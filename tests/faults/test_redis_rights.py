@@ -36,7 +36,8 @@ def admin(tmp_path: Path, sqlite_url: str, protected: RedisServer) -> Mill:
 
 @pytest.fixture
 def worker(tmp_path: Path, sqlite_url: str, protected: RedisServer) -> Mill:
-    return Mill(tmp_path, Database(sqlite_url), security.redis_url(protected, WORKER))
+    lanes = {"lanes": "summarize,translate,enqueue", "order_roots": tmp_path}
+    return Mill(tmp_path, Database(sqlite_url), security.redis_url(protected, WORKER), **lanes)
 
 
 def keeper(server: RedisServer) -> redis.Redis:
@@ -60,6 +61,7 @@ def test_with_the_rights_of_the_page_jobs_are_enqueued_by_two_users_and_done_by_
     with worker.worker():
         admin.finish(enqueued["id"])
         until(lambda: worker.outcomes()["done"] == 6, "what was sent is done")
+    assert admin.json("orders")["in_queue"] == 0, "an admin may look at the queue of orders"
     refused = [entry["object"] for entry in keeper(protected).acl_log()]
     assert set(refused) <= {"client|setinfo"}
 

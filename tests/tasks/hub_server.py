@@ -15,7 +15,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
-def hub(model: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
+def hub(model: str, folder: Path, port: int = 0) -> Iterator[tuple[str, list[str]]]:
     """The server's address, and the paths that were asked for."""
     asked: list[str] = []
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -58,7 +58,7 @@ def hub(model: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
         def json(self, value: object) -> None:
             self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

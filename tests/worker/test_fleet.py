@@ -88,15 +88,22 @@ def test_two_jobs_over_overlapping_corpora_both_end_and_store_nothing_twice(
 def test_a_celery_task_enqueues_as_the_command_does(database: Database, fleet: Docmill, redis_url: str) -> None:
     scheduler = Celery(broker=redis_url, set_as_current=False)  # anybody's, with no settings of ours
     ours = "docmill:v1:enqueue"
-    with fleet.worker("--lanes", "embed"):
+    fleet.environment["DOCMILL_ORDER_ROOTS"] = str(DESCRIPTIONS.parent)
+    with fleet.worker("--lanes", "embed,enqueue"):
         good = {"source": str(DESCRIPTIONS), "task": "embed", "model": "null", "limit": 8}
-        scheduler.send_task("docmill.enqueue", kwargs=good, queue=ours)
+        sent = scheduler.send_task("docmill.enqueue", kwargs=good, queue=ours)
         scheduler.send_task("docmill.enqueue", kwargs={**good, "trust_remote_code": True}, queue=ours)
         scheduler.send_task("docmill.enqueue", kwargs={**good, "task": "sing"}, queue=ours)
         until(lambda: fleet.json("jobs"), "the message became a job")
         fleet("wait", 1)
-        until(lambda: "trust_remote_code" in fleet.log("worker"), "the bad message is refused in the log")
-        until(lambda: "task is one of" in fleet.log("worker"), "so is one with an unknown task")
+        until(lambda: len(fleet.json("orders")["orders"]) == 3, "every order is stored")
+        until(lambda: fleet.json("orders", sent.id)["state"] == "done", "the sender sees its job")
+    assert fleet.json("orders", sent.id)["job"] == 1
+    refused = {order["reason"] for order in fleet.json("orders")["orders"] if order["state"] == "refused"}
+    assert {reason.split(":")[-1].strip()[:40] for reason in refused} == {
+        "docmill.enqueue takes no argument trust_remote_code"[:40],
+        "task is one of summarize, translate, embed, generate"[:40],
+    }
     assert "Traceback" not in fleet.log("worker")
     scheduler.close()
     assert len(fleet.json("jobs")) == 1

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.plan import Options
-from worker.enqueue import parse_enqueue
 from worker.errors import BadMessage
 from worker.messages import VERSION, parse_shard, queue, redis_key, shard_message
+from worker.orders.message import parse_enqueue
 
 
 @given(st.integers(min_value=1, max_value=2**62))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,13 +14,19 @@ from worker.cli import completion
 from worker.cli.faults import BAD_INPUT, OK, SOME_FAILED
 from worker.cli.session import BACKEND, answer, open_broker, open_store, print_json, say, settings_from
 
+if TYPE_CHECKING:
+    from worker.settings import Settings
+
 JSON = click.option("--json", "as_json", is_flag=True, help="For machines.")
 
 
 @click.command("worker", epilog="Example: docmill worker --device cuda:0,cuda:1 --lanes embed,translate")
 @click.option("--device", help="auto, cpu, cuda, or a list such as cuda:0,cuda:1: one process for each.")
 @BACKEND
-@click.option("--lanes", help="Task kinds to serve, separated by commas.  [default: all]")
+@click.option(
+    "--lanes",
+    help="Task kinds to serve, separated by commas; with enqueue also orders.  [default: all but enqueue]",
+)
 @click.option("--threads", type=click.IntRange(1, 64), help="Shards in flight in each process.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Of the log on stderr.")
 def worker_command(
@@ -28,6 +36,9 @@ def worker_command(
 
     SIGTERM or Ctrl-C finishes the batches under way and gives the rest back; a second one gives everything back
     at once. Without DOCMILL_REDIS_URL the worker brings an embedded queue along, which serves this machine only.
+
+    Orders are `docmill.enqueue` messages of other programs. A worker takes them only with the lane enqueue, and reads
+    only what DOCMILL_ORDER_ROOTS and DOCMILL_ORDER_SCHEMES allow.
     """
     from storage import rights
     from worker.device import LOG_FORMAT
@@ -41,10 +52,27 @@ def worker_command(
     with open_store(settings) as database, open_broker(settings) as broker:
         rights.require(database, rights.WORK)
         broker.require_rights()
+        settings = _without_orders(settings, rights.missing(database, rights.ORDERS))
         say(f"Worker on {', '.join(devices)}: lanes {', '.join(settings.lanes)}; store {database}; queue {broker}.")
         Supervisor(settings, database, broker, devices).run_with_signals()
     say("Worker stopped; what was under way is committed or given back.")
     return OK
+
+
+def _without_orders(settings: Settings, lacking: Sequence[str]) -> Settings:
+    """The settings of a worker that takes no orders, where it lacks rights for them; it does its other work."""
+    if not settings.takes_orders or not lacking:
+        return settings
+    from storage import rights
+    from storage.errors import RightMissing
+    from worker.settings import ORDERS
+
+    told = f"the database's user lacks {', '.join(lacking)}; {rights.DOCS}"
+    others = tuple(lane for lane in settings.lanes if lane != ORDERS)
+    if not others:
+        raise RightMissing(f"This worker may take no orders, and has no other lane: {told}")
+    say(f"This worker takes no orders: {told}.")
+    return settings.model_copy(update={"lanes": others})
 
 
 @click.command("health", epilog="Example, for a container: HEALTHCHECK CMD docmill health")

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -248,7 +247,7 @@ def list_command(as_json: bool) -> int:
         last = one["last_run"] or {}
         schedule = one["schedule"]
         said = f"{schedule['cron']} ({schedule['timezone']})" if schedule else "none"
-        times = (_time(last.get("at")), last.get("state", ""), _time(one["next_run"]))
+        times = (words.local_time(last.get("at")), last.get("state", ""), words.local_time(one["next_run"]))
         made.add_row(Name(one["name"]), Name(said), *times)
     show.paper.print(made)
     return OK
@@ -304,7 +303,7 @@ def history_command(name: str, limit: int, as_json: bool) -> int:
         return OK
     made = table("run", "due", "began", "ended", "state", "job")
     for run in runs:
-        times = [_time(run[key]) for key in ("due", "at", "ended")]
+        times = [words.local_time(run[key]) for key in ("due", "at", "ended")]
         job = "" if run["job"] is None else str(run["job"])
         made.add_row(str(run["id"]), times[0] or "by hand", *times[1:], run["state"], job)
     show.paper.print(made)
@@ -339,11 +338,6 @@ def _run(row: Any) -> dict[str, Any]:
     }
 
 
-def _time(seconds: float | None) -> str:
-    """Return a moment in this machine's time zone."""
-    return "" if seconds is None else f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M}"
-
-
 def _when(pipeline: Pipeline) -> str:
     import time
 
@@ -352,7 +346,9 @@ def _when(pipeline: Pipeline) -> str:
     schedule = pipeline.schedule
     if schedule is None:
         return "it has no schedule; run it with: docmill pipeline run FILE"
-    return f"{schedule.cron} ({schedule.timezone}), the next time {_time(next_after(schedule, time.time()))}"
+    return (
+        f"{schedule.cron} ({schedule.timezone}), the next time {words.local_time(next_after(schedule, time.time()))}"
+    )
 
 
 def _as_json(pipeline: Pipeline) -> dict[str, Any]:

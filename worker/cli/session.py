@@ -157,6 +157,21 @@ def open_broker(settings: Settings) -> Iterator[Broker]:
             broker.close()
 
 
+@contextmanager
+def queue_of(settings: Settings) -> Iterator[Broker | None]:
+    """The fleet's queue, without asking whether it is up; None where there is none."""
+    from worker.broker import Broker
+
+    if settings.redis_url is None:
+        yield None
+        return
+    broker = Broker(settings.redis_url)
+    try:
+        yield broker
+    finally:
+        broker.close()
+
+
 def check_filled() -> None:
     """Refuse an option of the command that was given as nothing: it is a variable that was not set, or a slip."""
     context = click.get_current_context()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from worker.cli.session import (
     open_broker,
     open_store,
     print_json,
+    queue_of,
     say,
     settings_from,
     warn,
@@ -33,7 +33,6 @@ from worker.cli.session import (
 if TYPE_CHECKING:
     from storage.database import Database
     from storage.status import JobStatus
-    from worker.broker import Broker
     from worker.enqueue import Prepared, Request
     from worker.settings import Settings
 
@@ -309,7 +308,7 @@ def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
     request = _request(settings, given)
     with open_store(settings) as database:
         prepared = _prepare(settings, request)
-        with _queue(settings) as broker, IngestBar(prepared.source) as progress:
+        with queue_of(settings) as broker, IngestBar(prepared.source) as progress:
             done = enqueue(database, lambda: broker, prepared, progress)
         say_ingested(prepared.source, done)
         if done.deferred:
@@ -328,18 +327,3 @@ def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
         else:
             say(words.summary(status))
         return exit_code_of(status, request.max_failures)
-
-
-@contextmanager
-def _queue(settings: Settings) -> Iterator[Broker | None]:
-    """The fleet's queue, without asking whether it is up; None where there is none."""
-    from worker.broker import Broker
-
-    if settings.redis_url is None:
-        yield None
-        return
-    broker = Broker(settings.redis_url)
-    try:
-        yield broker
-    finally:
-        broker.close()

@@ -1,0 +1,135 @@
+"""`docmill orders`: what became of the `docmill.enqueue` messages of other programs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from worker.cli import words
+from worker.cli.faults import BAD_INPUT, OK
+from worker.cli.session import open_store, print_json, queue_of, say, settings_from
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from storage.database import Database
+    from worker.orders.outlook import Outlook
+
+
+@click.command("orders", epilog="Example: docmill orders 7f3c2a90-... --json | jq .state")
+@click.argument("order", required=False)
+@click.option("--limit", type=click.IntRange(1, 2**31 - 1), default=20, show_default=True, help="Only the latest N.")
+@click.option("--cancel", is_flag=True, help="End ORDER, and its job if its source is still read.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def orders_command(order: str | None, limit: int, cancel: bool, as_json: bool) -> int:
+    """List the latest orders, newest first, or show ORDER: its job's number, or why it was refused.
+
+    An order is a `docmill.enqueue` message. ORDER is the order_id in it, else the id that `send_task` returned. What
+    no worker took yet is in no list; how many messages wait in the queue is said, and whether a worker takes them.
+    Orders that are over stay for 30 days.
+    """
+    from storage.errors import NoSuchOrder
+    from storage.flow import orders
+    from worker.orders import outlook
+
+    if cancel and order is None:
+        raise click.UsageError("--cancel takes the id of an order")
+    settings = settings_from()
+    with open_store(settings) as database, queue_of(settings) as broker:
+        found = outlook.look(database, broker)
+        if order is None:
+            return _list([_facts(row) for row in orders.latest(database, limit)], found, as_json)
+        try:
+            row = _cancelled(database, order) if cancel else orders.get(database, order)
+        except NoSuchOrder as error:
+            say(f"docmill: {error}.")
+            _say_outlook(found)
+            return BAD_INPUT
+    facts = _facts(row)
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(
+            words.aligned({name: words.printable(str(value)) for name, value in _shown(facts).items() if value})
+        )
+    if row.finished_at is None:
+        _say_outlook(found)
+    return OK
+
+
+def _cancelled(database: Database, order: str) -> Any:
+    """The row of an order that was ended, with its job where that was still being read."""
+    from storage import jobs
+    from storage.errors import NoSuchJob
+    from storage.flow import orders
+
+    before = orders.cancel(database, order)
+    if before.finished_at is not None:
+        say(f"Order {order} was over before: {before.state}.")
+    elif before.job_id is not None:
+        try:
+            jobs.cancel(database, before.job_id)
+        except NoSuchJob:
+            say(f"Its job {before.job_id} was removed.")
+    return orders.get(database, order)
+
+
+def _list(found: list[dict[str, Any]], outlook: Outlook, as_json: bool) -> int:
+    if as_json:
+        print_json({"orders": found, "in_queue": outlook.in_queue, "workers": outlook.workers})
+        return OK
+    if found:
+        from worker.cli import show
+
+        show.paper.print(_table(found))
+    _say_outlook(outlook)
+    return OK
+
+
+def _table(found: list[dict[str, Any]]) -> Group:
+    """A line for each order, and below it why one waits or was refused."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from worker.cli.tables import Name, table
+
+    made = table("order", "state", "job", "placed", "task", "source", names={"order", "source"}, numbers={"job"})
+    for shown in map(_shown, found):
+        plain = (shown[name] for name in ("state", "job", "placed", "task"))
+        made.add_row(Name(shown["order"]), *plain, Name(shown["source"]))
+    said = [Text(words.printable(f"Order {one['id']}: {one['reason']}")) for one in found if one["reason"]]
+    return Group(made, *([Text(), *said] if said else []))
+
+
+def _say_outlook(outlook: Outlook) -> None:
+    from worker.orders.outlook import ADVICE
+
+    say(f"Orders: {outlook}." + (f" Nobody carries them out; {ADVICE}." if outlook.is_stuck else ""))
+
+
+def _facts(row: Any) -> dict[str, Any]:
+    """An order for machines."""
+    return {
+        "id": row.sender_id,
+        "state": row.state,
+        "job": row.job_id,
+        "reason": row.reason,
+        "source": row.arguments.get("source"),
+        "task": row.arguments.get("task"),
+        "placed_at": row.created_at,
+        "ended_at": row.finished_at,
+    }
+
+
+def _shown(facts: dict[str, Any]) -> dict[str, str]:
+    """An order for people."""
+    return {
+        "order": facts["id"],
+        "state": facts["state"],
+        "job": "" if facts["job"] is None else str(facts["job"]),
+        "placed": words.local_time(facts["placed_at"]),
+        "task": facts["task"] or "",
+        "source": facts["source"] or "",
+        "reason": facts["reason"] or "",
+    }

@@ -1,0 +1,75 @@
+"""What an order may make a worker read: files below some folders, some kinds of URL, and models by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from storage.readers import credentials
+from storage.readers.patterns import Pattern, is_pattern
+from storage.readers.sources import path_of, scheme_of
+from tasks import models, polyglot
+from worker.enqueue import Request
+from worker.errors import WorkerError
+from worker.settings import Settings
+
+
+class OrderRefused(WorkerError):
+    """This worker may not do what the order asks for."""
+
+
+def check(settings: Settings, request: Request) -> None:
+    """Raise OrderRefused, which says what the worker's settings have to allow."""
+    source = request.source
+    name = credentials.shown(source)
+    if (problem := credentials.problem(source)) is not None:
+        raise OrderRefused(f"the source {problem}")
+    scheme = scheme_of(source)
+    if scheme not in {None, "file"} and not allowed(str(scheme), settings.order_schemes):
+        raise OrderRefused(
+            f"{name}: orders may not read {scheme}:// here; to let them, name it in DOCMILL_ORDER_SCHEMES of the "
+            f"workers that take orders ({_listed(settings.order_schemes)} now)"
+        )
+    path = path_of(source)
+    if path is not None and not within(_root(path), settings.order_roots):
+        raise OrderRefused(
+            f"{name}: orders may not read it here; to let them, name its folder in DOCMILL_ORDER_ROOTS of the "
+            f"workers that take orders ({_listed(settings.order_roots)} now)"
+        )
+    if request.model is not None:
+        _check_model(settings, request.model)
+
+
+def allowed(scheme: str, schemes: Iterable[str]) -> bool:
+    """Return whether a kind of URL is among those that are allowed; a driver after a + makes no other kind."""
+    return scheme in schemes or scheme.partition("+")[0] in schemes
+
+
+def within(path: Path, roots: Iterable[Path]) -> bool:
+    """Return whether a path, once its links are followed, is one of the roots or lies below one."""
+    resolved = path.resolve()
+    return any(resolved.is_relative_to(root.resolve()) for root in roots)
+
+
+def _root(path: Path) -> Path:
+    return Pattern(str(path)).root if is_pattern(str(path)) else path
+
+
+def _check_model(settings: Settings, model: str) -> None:
+    """A model that is a folder lies in the models directory or below a root. Names of ours and the hub's are free."""
+    by_language = polyglot.parse(model)
+    places = (*settings.order_roots, *((settings.models_dir,) if settings.models_dir is not None else ()))
+    for name in [model] if by_language is None else by_language.values():
+        folder = Path(name).expanduser()
+        leads_away = folder.is_absolute() or ".." in folder.parts or folder.is_dir()
+        if settings.models_dir is not None and not folder.is_dir():
+            folder = settings.models_dir / folder
+        if name not in models.ALIASES and leads_away and not within(folder, places):
+            raise OrderRefused(
+                f"{name}: orders may not use this folder as a model here; to let them, put it into the "
+                "DOCMILL_MODELS_DIR of the workers that take orders, or name its folder in their DOCMILL_ORDER_ROOTS"
+            )
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(map(str, names)) or "none"

@@ -1,0 +1,227 @@
+"""Where a device process stores orders as they come, and carries them out beside its shards, under a lease each."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from storage import jobs
+from storage.database import Database
+from storage.errors import (
+    DatabaseBusy,
+    DatabaseReadOnly,
+    DatabaseUnreachable,
+    LeaseLost,
+    RightMissing,
+    SchemaOutOfDate,
+    StorageError,
+    UnexpectedDatabaseError,
+)
+from storage.flow import orders
+from storage.flow.orders import Order
+from storage.intake.ingest import Counts
+from storage.jobs import OpenJob
+from tasks.errors import HubUnreachable, TaskError
+from worker.broker import Broker
+from worker.enqueue import Progress, enqueue, prepare
+from worker.errors import WorkerError
+from worker.orders import bounds, message
+from worker.renewal import Held, renewed
+from worker.settings import Settings
+
+log = logging.getLogger("docmill.orders")
+
+AT_ONCE = 4  # of one process: reading takes its threads' time from computing
+LONGEST_WAIT_S = 5.0  # between two attempts to store an order
+LEAST_DELAY_S, LONGEST_DELAY_S = 5.0, 300.0  # until what an order lacked is tried again
+# What says nothing of an order: the store is away, or not as it should be.
+AWAY = (
+    DatabaseBusy,
+    DatabaseReadOnly,
+    DatabaseUnreachable,
+    RightMissing,
+    SchemaOutOfDate,
+    UnexpectedDatabaseError,
+    HubUnreachable,
+)
+
+
+class Desk:
+    """Takes the orders of one process. `store` is called by Celery's threads, all others are its own."""
+
+    def __init__(
+        self, settings: Settings, database: Database, broker: Broker, owner: str, stop: threading.Event
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._broker = broker
+        self._owner = owner
+        self._stop = stop
+        self._wake = threading.Event()
+        self._free = threading.Semaphore(AT_ONCE)
+        self._stop_taking: Callable[[], None] = lambda: None
+        self.is_open = True
+
+    def start(self, stop_taking: Callable[[], None]) -> None:
+        """Carry out what is stored, now and from now on. `stop_taking` has the queue of orders read no more."""
+        self._stop_taking = stop_taking
+        threading.Thread(target=self._run, name="orders", daemon=True).start()
+
+    def give_back(self) -> None:
+        """Free what is being read, since the process ends. Raises StorageError."""
+        if self.is_open:
+            orders.let_go_all(self._database, self._owner, died=False)
+
+    def store(self, message_id: str, arguments: dict[str, Any]) -> bool:
+        """Store an order, or why it is refused, and wait for a database that is away.
+
+        False if the message is for another worker: this one stops, or its user lost the rights that orders take.
+        """
+        sender_id = message.sender_id(message_id, arguments)
+        refused = self._refusal(arguments)
+        kept = message.stored(arguments, refused=refused is not None)
+        wait_s = 0.5
+        while True:
+            try:
+                is_new = orders.place(self._database, sender_id, kept, refused)
+                break
+            except RightMissing as error:
+                log.error("orders_not_taken reason=%r", str(error))
+                self.is_open = False
+                self._stop_taking()
+                return False
+            except StorageError as error:
+                log.warning("order_not_stored order=%s error=%s", sender_id, error)
+            if self._stop.wait(wait_s):
+                return False
+            wait_s = min(LONGEST_WAIT_S, 2 * wait_s)
+        if refused is not None and is_new:
+            log.error("order_refused order=%s reason=%r", sender_id, refused)
+        self._wake.set()
+        return True
+
+    def _refusal(self, arguments: dict[str, Any]) -> str | None:
+        """Why an order cannot be carried out, as far as its message and the settings say."""
+        try:
+            bounds.check(self._settings, message.parse_enqueue(arguments))
+        except (WorkerError, TaskError, StorageError) as error:
+            return str(error)
+        return None
+
+    def _run(self) -> None:
+        while self.is_open and not self._stop.is_set():
+            self._wake.clear()
+            try:
+                while self._take():
+                    pass
+            except StorageError as error:
+                log.warning("orders_wait error=%s", error)
+            self._wake.wait(self._settings.upkeep_s)
+
+    def _take(self) -> bool:
+        """Begin with the next order, if there is one and not too many are being read."""
+        if self._stop.is_set() or not self._free.acquire(blocking=False):
+            return False
+        order = None
+        try:
+            order = orders.take(self._database, self._owner, self._settings.lease_s)
+        finally:
+            if order is None:
+                self._free.release()
+        if order is None:
+            return False
+        threading.Thread(target=self._carry_out, args=(order,), name=f"order-{order.id}", daemon=True).start()
+        return True
+
+    def _carry_out(self, order: Order) -> None:
+        try:
+            carry_out(self._settings, self._database, self._broker, order, self._stop)
+        finally:
+            self._free.release()
+            self._wake.set()
+
+
+def carry_out(
+    settings: Settings, database: Database, broker: Broker, order: Order, stop: threading.Event | None = None
+) -> None:
+    """Read an order's source into its job, and note what came of it. Once `stop` is set it is given back."""
+
+    def renew() -> bool:
+        return orders.renew(database, order, settings.lease_s)
+
+    with renewed(f"order {order.sender_id}", renew, settings.lease_s, stop=stop) as held:
+        try:
+            if not _is_settled(database, order):
+                _read(settings, database, broker, order, held)
+        except LeaseLost as error:
+            log.warning("order_left order=%s reason=%r", order.sender_id, str(error))
+            with suppress(StorageError):  # then the lease lapses by itself
+                orders.give_back(database, order)
+        except AWAY as error:
+            delay_s = min(LONGEST_DELAY_S, max(LEAST_DELAY_S, order.waited_s / 4))
+            log.warning("order_waits order=%s error=%s", order.sender_id, error)
+            _put_off(database, order, f"it waits, to be tried again: {error}", delay_s, failed=False)
+        except (WorkerError, TaskError, StorageError, OSError) as error:
+            _refuse(database, order, str(error))
+        except Exception as error:
+            log.exception("order_failed order=%s", order.sender_id)
+            reason = f"{type(error).__name__} in the worker, whose log says more"
+            _put_off(database, order, reason, LEAST_DELAY_S, failed=True)
+
+
+def _is_settled(database: Database, order: Order) -> bool:
+    """Whether an order is over without another reading: an earlier one ended its job, or it kills its readers."""
+    if order.tries > orders.MOST_TRIES:
+        _refuse(database, order, f"its reading was begun {order.tries - 1} times, and no worker came to its end")
+        return True
+    if order.job_id is None:
+        return False
+    standing = orders.standing(database, order)
+    if standing == "reading":
+        return False
+    if standing == "read":
+        orders.end(database, order, "done")
+    else:
+        _refuse(database, order, f"job {order.job_id} was {standing or 'removed with its corpus'}")
+    return True
+
+
+def _read(settings: Settings, database: Database, broker: Broker, order: Order, held: Held) -> None:
+    request = message.parse_enqueue(dict(order.arguments))
+    bounds.check(settings, request)
+    done = enqueue(database, lambda: broker, prepare(settings, request), JobNoted(database, order, held))
+    orders.end(database, order, "done", job_id=done.id)
+    log.info("order_done order=%s job=%d planned=%d", order.sender_id, done.id, done.counts.planned)
+
+
+class JobNoted(Progress):
+    """Notes an order's job as soon as it has a number, and lets it be read for as long as the order is held."""
+
+    def __init__(self, database: Database, order: Order, held: Held) -> None:
+        self._database = database
+        self._order = order
+        self._held = held
+
+    def opened(self, job: OpenJob) -> None:
+        before = self._order.job_id
+        if before not in {None, job.id}:  # its model or its source means something else by now
+            jobs.halt(self._database, int(before or 0), f"its order is carried out as job {job.id}")
+        if not orders.note_job(self._database, self._order, job.id):
+            self._held.confirm()
+
+    def advanced(self, counts: Counts) -> None:
+        self._held.check()
+
+
+def _refuse(database: Database, order: Order, reason: str) -> None:
+    log.error("order_refused order=%s reason=%r", order.sender_id, reason)
+    with suppress(*AWAY):  # then the lease lapses, and the next one says it
+        orders.end(database, order, "refused", reason=reason)
+
+
+def _put_off(database: Database, order: Order, reason: str, for_s: float, *, failed: bool) -> None:
+    with suppress(StorageError):  # then the lease lapses by itself
+        orders.put_off(database, order, reason, for_s, failed=failed)

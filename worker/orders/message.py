@@ -1,0 +1,85 @@
+"""The arguments of a `docmill.enqueue` message, named as the command's options: checked before they are stored."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from storage.readers import credentials
+from tasks import families
+from tasks.plan import Options
+from worker.enqueue import PRUNE_REJECTED, Request
+from worker.errors import BadMessage
+from worker.messages import VERSION, is_id
+
+ORDER_ID = "order_id"
+_OPTION_FIELDS = {f.name for f in fields(Options)}
+_REQUEST_FIELDS = {f.name for f in fields(Request)} - {"options"}
+_WHOLE_NUMBERS = {"beams", "max_new_tokens", "window_tokens", "top_k", "seed", "limit", "priority"}
+_SWITCHES = {"strict", "prune"}
+_NUMBERS = {"temperature", "top_p", "max_failures", "prune_max"}
+
+
+def sender_id(message_id: str, arguments: dict[str, Any]) -> str:
+    """Return the id by which a sender asks for its order: the one in the message, else the message's own."""
+    given = arguments.get(ORDER_ID)
+    return given if isinstance(given, str) and is_id(given) else message_id
+
+
+def stored(arguments: dict[str, Any], *, refused: bool) -> dict[str, Any]:
+    """Return the arguments as they are stored. Of a refused order only what it is about, and no secret in that."""
+    if not refused:
+        return {name: value for name, value in arguments.items() if name != ORDER_ID}
+    about = {name: value for name, value in arguments.items() if name in {"source", "task"}}
+    return {name: credentials.shown(value) for name, value in about.items() if isinstance(value, str)}
+
+
+def parse_enqueue(arguments: dict[str, Any]) -> Request:
+    """A request from the arguments of a `docmill.enqueue` message, which are named as the command's options.
+
+    Raises BadMessage for an unknown or missing name, or a value that is no plain one.
+    """
+    given = dict(arguments)
+    if given.pop("v", VERSION) != VERSION:
+        raise BadMessage(f"docmill.enqueue takes v={VERSION}")
+    order_id = given.pop(ORDER_ID, None)
+    if order_id is not None and not (isinstance(order_id, str) and is_id(order_id)):
+        raise BadMessage("docmill.enqueue: order_id is a text of at most 255 printable characters")
+    given = {{"from": "source_lang", "to": "target_lang"}.get(name, name): value for name, value in given.items()}
+    if unknown := sorted(given.keys() - _OPTION_FIELDS - _REQUEST_FIELDS):
+        raise BadMessage(f"docmill.enqueue takes no argument {', '.join(unknown)}")
+    if missing := sorted({"source", "task"} - given.keys()):
+        raise BadMessage(f"docmill.enqueue needs {' and '.join(missing)}")
+    for name, value in given.items():
+        if not isinstance(value, _type_of(name)) or (isinstance(value, bool) and name not in _SWITCHES):
+            raise BadMessage(f"docmill.enqueue: {name} has a value of the wrong type")
+        if isinstance(value, int | float) and abs(value) >= 2**31:
+            raise BadMessage(f"docmill.enqueue: {name} is too large a number")
+    if given["task"] not in families.KINDS:
+        raise BadMessage(f"docmill.enqueue: task is one of {', '.join(families.KINDS)}")
+    _check_bounds(given)
+    if given["source"] == "-":
+        raise BadMessage("docmill.enqueue cannot read standard input")
+    if given.get("stop") is not None:
+        given["stop"] = (given["stop"],)  # a message has plain values, so one text
+    options = Options(**{name: value for name, value in given.items() if name in _OPTION_FIELDS})
+    return Request(options=options, **{name: value for name, value in given.items() if name in _REQUEST_FIELDS})
+
+
+def _check_bounds(given: dict[str, Any]) -> None:
+    if given.get("limit", 1) is not None and given.get("limit", 1) < 1:
+        raise BadMessage("docmill.enqueue: limit is at least 1")
+    if not 0 <= (given.get("prune_max") or 0) <= 100:
+        raise BadMessage("docmill.enqueue: prune_max is a percentage, 0 to 100")
+    if given.get("prune_rejected") not in {None, *PRUNE_REJECTED}:
+        raise BadMessage(f"docmill.enqueue: prune_rejected is one of {', '.join(PRUNE_REJECTED)}")
+
+
+def _type_of(name: str) -> Any:
+    if name in {"source", "task", "text_field", "id_field"}:
+        return str
+    if name in _WHOLE_NUMBERS:
+        return int if name == "priority" else int | None
+    if name in _NUMBERS:
+        return int | float | None
+    return bool if name in _SWITCHES else str | None

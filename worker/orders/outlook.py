@@ -1,0 +1,55 @@
+"""Whether the orders that wait will be carried out: how many there are, and who takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from storage.database import Database, db_now
+from storage.flow import orders
+from storage.leases.dispatch import LIVE_S
+from storage.schema import Worker
+from worker.broker import Broker
+from worker.errors import BrokerUnreachable
+from worker.messages import ENQUEUE_LANE
+from worker.settings import ORDERS
+
+ADVICE = f"start one that does: docmill worker --lanes …,{ORDERS}, with DOCMILL_ORDER_ROOTS or DOCMILL_ORDER_SCHEMES"
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Orders that are stored and not over, messages that no worker took yet, and the workers that take them.
+
+    `in_queue` is None if the queue cannot be asked.
+    """
+
+    open: int
+    in_queue: int | None
+    workers: int
+
+    @property
+    def is_stuck(self) -> bool:
+        return not self.workers and bool(self.open or self.in_queue)
+
+    def __str__(self) -> str:
+        queue = "an unknown number" if self.in_queue is None else f"{self.in_queue:,}"
+        takers = f"{self.workers:,} live workers take orders" if self.workers else "no live worker takes orders"
+        return f"{self.open:,} stored and not over, {queue} in the queue; {takers}"
+
+
+def look(database: Database, broker: Broker | None) -> Outlook:
+    """Return how things stand. Raises StorageError; a queue that does not answer is unknown."""
+    with database.read() as connection:
+        query = select(Worker.lanes).where(Worker.seen_at > db_now() - LIVE_S)
+        live: Sequence[Any] = connection.scalars(query).all()
+    in_queue = None
+    if broker is not None:
+        try:
+            in_queue = broker.depth(ENQUEUE_LANE)
+        except BrokerUnreachable:
+            in_queue = None
+    return Outlook(orders.n_open(database), in_queue, sum(ORDERS in lanes for lanes in live))
