@@ -130,7 +130,7 @@ class ResultsChanged(StorageError):
 
 
 class LeaseLost(StorageError):
-    """Another holds by now what was being worked on, or it ended; nothing more of it may be written."""
+    """The lease of a shard or run was lost, or it ended: its holder may write nothing more of it."""
 
 
 # Errors that say nothing about what was asked of the database: whoever asked tries again later.

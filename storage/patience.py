@@ -1,4 +1,4 @@
-"""How long a PostgreSQL server may be silent. One figure decides; the others follow from it."""
+"""Time limits for a PostgreSQL server that is silent. The others follow from `answer_s`."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class Patience:
 
     @property
     def network_s(self) -> float:
-        """How long the kernel waits for the acknowledgement of what was sent."""
+        """The time for which the kernel waits until sent data are acknowledged."""
         return 3 * self.answer_s
 
     @property
     def idle_s(self) -> float:
-        """How long a transaction that writes may be idle before the server ends it and frees its locks."""
+        """The time after which the server ends an idle transaction that writes, and frees its locks."""
         return 3 * self.answer_s
 
     @property
     def recheck_s(self) -> float:
-        """How long an answer that is on its way gets, once the server no longer works on the statement."""
+        """The time that an answer has to arrive once the server no longer works on the statement."""
         return self.answer_s / 4

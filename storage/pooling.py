@@ -12,7 +12,7 @@ _ROUNDS = 8
 
 
 class Pooling(Enum):
-    """How a pooler hands sessions of the server to its clients."""
+    """Modes in which a pooler hands sessions of the server to its clients."""
 
     NONE = "there is no pooler"
     SESSIONS = "a connection keeps its session of the server"

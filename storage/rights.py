@@ -91,7 +91,7 @@ def missing(database: Database, rights: Rights) -> list[str]:
 
 
 def _has(name: str, right: str) -> ColumnElement[bool]:
-    """Return the question if the database's user has a right. Who may change a table may change each column."""
+    """Return the SQL expression for having a right. A right to a table covers each of its columns."""
     if right == "USAGE":
         return func.has_sequence_privilege(name, right)
     kind, _, column = right.partition(" (")

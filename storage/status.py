@@ -342,8 +342,10 @@ def _standing(connection: Connection, row: Any, seq: int, sums: _Sums) -> Standi
 
 @dataclass(frozen=True)
 class _Holders:
-    """Who holds the running shards of a step: how many of them by a worker that lives and has no trouble, how many by
-    a silent one, and when the first of the latter is free again, in seconds.
+    """The holders of a step's running shards.
+
+    `running` counts shards of live workers without trouble, and `silent` those of silent workers. The first lease of
+    a silent worker lapses in `lapse_s` seconds.
     """
 
     running: int

@@ -18,7 +18,7 @@ FILES = ("modules.json", "config_sentence_transformers.json")
 
 
 class Sort(StrEnum):
-    """What a model gives in place of one vector for a text."""
+    """A sort of encoder that does not give one vector for a text."""
 
     SPARSE = "a sparse encoder such as SPLADE, which gives a weight for each word of its vocabulary"
     TOKENS = "a multi-vector encoder such as ColBERT, which gives a vector for each token"
@@ -50,7 +50,7 @@ _OF_PAIRS = ("sbert_ce_default_activation_function",)
 
 @dataclass(frozen=True)
 class Description:
-    """What a model's files say of it: config.json, the type of sentence-transformers, and its modules' classes."""
+    """A model as its files describe it: config.json, the type of sentence-transformers, its modules' classes."""
 
     config: Mapping[str, Any] = field(default_factory=dict)
     sentence_type: str | None = None
@@ -76,7 +76,7 @@ class Description:
 
 
 def sort(described: Description) -> Sort | None:
-    """What the model gives in place of one vector for a text; None for one that gives that, or may."""
+    """Return the sort of a model that does not give one vector for a text; None for a model that does, or may."""
     if (found := _BY_TYPE.get(described.sentence_type or "")) is not None:
         return found
     for part, found in _BY_MODULE.items():
@@ -98,7 +98,7 @@ def require_dense(described: Description, model: str) -> None:
 
 
 def _scores(config: Mapping[str, Any]) -> bool:
-    """Whether the head gives a single number."""
+    """Return True if the model's head gives a single number."""
     heads = any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
     labels = config.get("id2label")
     n_labels = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)

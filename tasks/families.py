@@ -81,12 +81,12 @@ def family(config: Mapping[str, Any]) -> Family | None:
 
 
 def suits(kind: str, config: Mapping[str, Any]) -> bool:
-    """Whether a model can do this kind of task; those that keep a state of their own do not write here."""
+    """Return True if a model can do this kind of task. Models with recurrent layers only embed here."""
     return suits_family(kind, config) and (kind == "embed" or not stateful(config))
 
 
 def suits_family(kind: str, config: Mapping[str, Any]) -> bool:
-    """Whether a model's family can do this kind of task; of encoder-decoders, only T5's encoder is used by itself."""
+    """Return True if a model's family can do this kind of task. Of encoder-decoders only T5's encoder embeds."""
     found = family(config)
     if found is Family.SEQ2SEQ and kind == "embed":
         return str(config.get("model_type")) in PREFIXED
@@ -94,7 +94,7 @@ def suits_family(kind: str, config: Mapping[str, Any]) -> bool:
 
 
 def stateful(config: Mapping[str, Any]) -> bool:
-    """Whether some layers of a model keep a state of their own in place of keys and values."""
+    """Return True if some layers of a model keep a state of their own in place of keys and values."""
     config = config.get("text_config") or config
     if str(config.get("model_type", "")).removesuffix("_text") in STATEFUL:
         return True
@@ -138,7 +138,7 @@ def window_limit(config: Mapping[str, Any], *others: int | None) -> int:
 
 
 def positions(config: Mapping[str, Any]) -> int | None:
-    """How many tokens a model can write or hold; None where its positions are relative or it names none."""
+    """Return the number of tokens that a model can write or hold; None if its config sets no limit."""
     config = config.get("text_config") or config
     if str(config.get("model_type", "")) in RELATIVE:
         return None
@@ -155,9 +155,9 @@ def task_settings(config: Mapping[str, Any], kind: str, languages: tuple[str, st
 
 
 def knows_summaries(config: Mapping[str, Any]) -> bool:
-    """Whether a T5 was trained to summarise after words of its own: its config says so, or it is one of the first.
+    """Return True if a T5 was trained to summarise after a prefix: its config has one, or it is one of the first T5s.
 
-    T5 1.1, mT5, UMT5, LongT5 and Switch have gated layers, or another type, and saw no such words.
+    T5 1.1, mT5, UMT5, LongT5 and Switch have gated layers, or another type, and were trained without a prefix.
     """
     if "prefix" in task_settings(config, "summarize"):
         return True

@@ -75,7 +75,7 @@ class Pinned:
 
 @dataclass(frozen=True)
 class Checked:
-    """What `docmill models check` says of a model; ``size_bytes`` is None where it is not on this machine.
+    """A model's description for `docmill models check`; ``size_bytes`` is None where it is not on this machine.
 
     ``head`` names what a classifier was trained for, which no task here uses: embeddings are of the encoder below it.
     ``unfit`` says for which other kinds of tasks its family is right and the model is not, and why.
@@ -154,7 +154,7 @@ def locate(pinned: Pinned, *, models_dir: Path | None, cache_dir: Path) -> Path:
 
 
 def here(pinned: Pinned, *, cache_dir: Path) -> bool:
-    """Whether the model is a local one, or its files of the hub were downloaded whole."""
+    """Return True for a local model, and for a model of the hub whose files were downloaded whole."""
     return pinned.revision.startswith(_LOCAL) or hub.downloaded(pinned.model, pinned.revision, cache_dir) is not None
 
 

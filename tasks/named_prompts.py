@@ -1,4 +1,4 @@
-"""Prompts that an embedding model brings in its files, by name. Pure."""
+"""Prompts that an embedding model brings in its files, by name."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def build_spec(
 
 
 def _white_space(kind: str) -> dict[str, str]:
-    """What the template says is what the model reads, and what it writes is the output."""
+    """Return the parameter with which `generate` keeps white space in prompts and outputs."""
     return {templates.WHITE_SPACE: templates.KEPT} if kind == "generate" else {}
 
 
@@ -192,7 +192,7 @@ def _prefix(kind: str, asked: Mapping[str, Any], config: Mapping[str, Any], pinn
 
 
 def _check_room(asked: Mapping[str, Any], family: Family | None, config: Mapping[str, Any], pinned: Pinned) -> None:
-    """Hold the longest output against what the model's config says that it holds."""
+    """Raise BadOption if the longest output does not fit in the positions that the model's config names."""
     wanted, holds = asked.get("max_new_tokens"), families.positions(config)
     if wanted is None or holds is None:
         return

@@ -1,6 +1,6 @@
-"""A circuit breaker before the store's writes: while they are refused, one at a time is tried, ever more rarely.
+"""A circuit breaker for writes to the store: while they are refused, only one at a time is tried, ever more rarely.
 
-A store that is away, locked or full is no matter for it: that passes by itself, and everybody may ask.
+A store that is away, locked or full does not open it: that passes by itself, and every thread may try.
 """
 
 from __future__ import annotations

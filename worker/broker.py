@@ -61,7 +61,7 @@ class Broker:
         self._send(RUN_TASK, RUN_LANE, [run_message(run_id)])
 
     def waiting_runs(self) -> int:
-        """How many messages wait in the queue of `publish_run`. Raises BrokerUnreachable."""
+        """Return the number of messages that wait in the queue of `publish_run`. Raises BrokerUnreachable."""
         return self.depth(RUN_LANE)
 
     def _send(self, task: str, lane: str, messages: Iterable[dict[str, int]]) -> None:

@@ -250,7 +250,7 @@ def look_at_disk(settings: Settings) -> Iterator[Finding]:
 
 
 def look_at_rights(settings: Settings) -> Iterator[Finding]:
-    """Whether other users of the machine can read the home or the store."""
+    """Yield a finding where other users of the machine can read the home or the store."""
     database = Database(settings.store_url)
     file = _file(database)
     database.close()
@@ -270,12 +270,12 @@ def look_at_temporary_folder(_: Settings) -> Iterator[Finding]:
 
 
 def look_at_confinement(_: Settings) -> Iterator[Finding]:
-    """What the kernel takes from the processes that read formats which could harm their reader."""
+    """Yield a finding about the confinement of processes that read dangerous formats."""
     yield confinement_of(landlock_abi(), has_seccomp())
 
 
 def confinement_of(abi: int, seccomp: bool) -> Finding:
-    """What processes are confined by, where the kernel has a version of Landlock (0 is none), and seccomp or not."""
+    """Return the finding for a kernel with this version of Landlock (0 is none), and with seccomp or without."""
     by = [f"Landlock (version {abi})"] if abi else []
     by += ["seccomp"] if seccomp else []
     lacking = [name for name, has in (("Landlock", abi), ("seccomp, or the library libseccomp", seccomp)) if not has]

@@ -74,13 +74,13 @@ class Request:
 
     @property
     def read_as(self) -> dict[str, Any]:
-        """How its source is read, as an ingest remembers it."""
+        """The options of reading that an ingest remembers."""
         said = {"text_field": self.text_field, "id_field": self.id_field, "limit": self.limit}
         return said if self.encoding is None else said | {"encoding": self.encoding}
 
     @property
     def pruning(self) -> Limits | None:
-        """How far its reading prunes; None where it does not."""
+        """The limits of pruning; None for a request without --prune."""
         if not self.prune:
             return None
         most = Limits.most_percent if self.prune_max is None else self.prune_max

@@ -224,12 +224,12 @@ class Settings(BaseSettings):
 
     @property
     def patience(self) -> Patience:
-        """How long commands bear a PostgreSQL that is silent; their statements may take as long as they need."""
+        """The patience of commands with a silent PostgreSQL. Their statements may take as long as they need."""
         return Patience(self.database_answer_s)
 
     @property
     def retention_s(self) -> float:
-        """How long what has ended is kept."""
+        """The seconds for which ended runs, their jobs and rejected records are kept."""
         return self.retention_days * 86_400
 
     @property

@@ -48,7 +48,7 @@ class InFlight:
 
 
 class Process:
-    """What the threads of one device process share.
+    """The state that the threads of one device process share.
 
     Leases are renewed over `heartbeat_database`, whose connection no other thread holds.
     """

@@ -48,9 +48,9 @@ class Seen:
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a reading may prune: it stops before it marks more than this percentage of the source's documents.
+    """Limits of pruning: a reading stops before it marks more than this percentage of the source's documents.
 
-    After rejected records it marks nothing, or with `keep_rejected` what no rejected record may be.
+    After a rejected record it marks nothing, or with `keep_rejected` only documents that no rejected record may be.
     """
 
     most_percent: float = 50.0
@@ -77,7 +77,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Pruned:
-    """How many documents were marked as vanished, and why those that are missing were not."""
+    """The number of documents that were marked as vanished, or the reason why none was."""
 
     vanished: int = 0
     not_pruned: str | None = None

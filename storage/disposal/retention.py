@@ -22,7 +22,7 @@ SETTLED_S = 3_600.0  # who reads the source of a job that has just ended may sti
 
 
 def sweep(database: Database, older_than_s: float) -> None:
-    """Forget what ended longer ago. What this database's user may not delete is left to others who may."""
+    """Forget runs, jobs and rejections that ended longer ago. Rows that this database user may not delete stay."""
     for forget in (forget_step_texts, forget_runs, forget_jobs, forget_rejections):
         with suppress(RightMissing):
             forget(database, older_than_s)

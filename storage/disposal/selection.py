@@ -1,4 +1,4 @@
-"""Documents chosen for removal: by their metadata, or since their source has them no more."""
+"""Documents chosen for removal: by their metadata, or because they vanished from their source."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def select_keys(
 ) -> list[str]:
     """Return the ids of a corpus's documents of which some version meets all conditions, in order.
 
-    With `only_vanished` those alone that their source has no more. Raises NoSuchCorpus.
+    With `only_vanished` only documents that vanished from their source. Raises NoSuchCorpus.
     """
     corpus_id = find(database, name)
     chosen = set[str]()
@@ -82,7 +82,7 @@ def _versions(database: Database, corpus_id: int, *, only_gone: bool) -> Iterato
 
 
 def count_vanished(database: Database) -> dict[str, int]:
-    """Return by corpus how many documents its sources have no more and the store still keeps, where there are any."""
+    """Return the number of vanished documents that the store keeps, by corpus; corpora without any are left out."""
     query = (
         select(Corpus.name, func.count().label("n"))
         .join(Document, Document.corpus_id == Corpus.id)

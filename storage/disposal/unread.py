@@ -1,4 +1,4 @@
-"""The part of a source that a reading could not read: documents that may lie in it have not vanished. Pure."""
+"""The part of a source that a reading could not read: documents that may lie in it have not vanished."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class BadTemplate(StorageError):
 
 @dataclass(frozen=True)
 class Template:
-    """What is written, in pieces, and the places between them: `TEXT` once, and names of metadata.
+    """The fixed pieces of a prompt, and the places between them: `TEXT` once, and names of metadata.
 
     A document keeps white space at its ends unless the template ``strips`` it.
     """
@@ -98,7 +98,7 @@ def over_metadata(params: Mapping[str, Any]) -> Template | None:
 
 
 def keeps_white_space(params: Mapping[str, Any]) -> bool:
-    """Whether documents and outputs keep white space at their ends; in specs from before they lose it."""
+    """Return True for specs whose documents and outputs keep white space at their ends; older specs strip it."""
     return params.get(WHITE_SPACE) == KEPT
 
 
@@ -107,7 +107,7 @@ def _field(place: str) -> str:
 
 
 def written(value: Any) -> str:
-    """Return a value of the metadata as a prompt has it: a text as it is, null as nothing, anything else as JSON."""
+    """Return a value of the metadata as a prompt shows it: a text as it is, null as "", anything else as JSON."""
     if value is None:
         return ""
     return value if isinstance(value, str) else orjson.dumps(value).decode()

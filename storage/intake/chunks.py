@@ -83,7 +83,7 @@ class Chunk:
         return sum(flags != "[]" and any(mended in flags for mended in MENDED) for flags in self.flags)
 
     def without(self, places: Collection[int]) -> Chunk:
-        """The records but for some of them."""
+        """Return the chunk without the records at these places."""
         kept = [n for n in range(len(self.keys)) if n not in places]
         columns = {name: _at(kept, getattr(self, name)) for name in _COLUMNS}
         return replace(self, n_records=self.n_records - len(places), **columns)

@@ -277,7 +277,7 @@ def _replace_counts(connection: Connection, job: OpenJob, read: Counts) -> None:
     counts = {f"n_{name}": getattr(read, name) for name in (*_OF_READING, "vanished")}
     before = connection.execute(select(Ingest.n_new, Ingest.n_changed).where(Ingest.id == job.ingest_id)).one()
     undecided = select(func.count()).select_from(Contender).where(Contender.ingest_id == job.ingest_id)
-    # What an earlier reading of this ingest had brought is counted as new or changed already.
+    # Documents of an earlier reading of this ingest are counted as new or changed already.
     once = before.n_new + before.n_changed + (connection.scalar(undecided) or 0)
     counts["n_unchanged"] = max(0, read.records - read.repeated - once)
     connection.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**counts))
@@ -288,8 +288,9 @@ def _replace_counts(connection: Connection, job: OpenJob, read: Counts) -> None:
 def end(database: Database, job: OpenJob, read: Counts | None = None) -> tuple[int, Counts]:
     """The source was read to its end: plan what else the corpus holds, and let the job finish.
 
-    `read` is what the whole reading found. Returns how many documents the job covers, and what was planned. Only now,
-    so that nothing is computed which the source replaced. Raises JobStopped when the job was cancelled meanwhile.
+    `read` has the counts of the whole reading. Returns the number of documents that the job covers, and the counts of
+    what was planned. That is planned only now, so that nothing is computed which the source replaced. Raises
+    JobStopped when the job was cancelled meanwhile.
     """
     if job.reread_at is not None and read is not None:
         database.write(lambda connection: _replace_counts(connection, job, read))

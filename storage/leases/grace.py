@@ -16,7 +16,7 @@ PARTS = 8  # of a lease: how often a note is written at most
 
 
 def contact(database: Database, lease_s: float) -> float:
-    """Note that the store answers. Return its time; what lapses later lapses for another reason.
+    """Note that the store answers, and return its time. A lease that lapses later lapses for another reason.
 
     Where nobody made a note for half a lease, no lease ends before another whole one. Half, because holders renew a
     lease six times while it lasts, so that a shorter gap lets none lapse.

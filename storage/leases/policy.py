@@ -53,7 +53,7 @@ def after_death(*, n_contents: int, suspect: int) -> Again | Split | GiveUp:
 
 
 def runs_alone(*, suspect: int, lapses: int) -> bool:
-    """Return True for a shard that may be what took its process, or its whole machine, down."""
+    """Return True for a shard that may have taken down its process, or its whole machine."""
     return suspect > 0 or lapses >= LAPSES_TOGETHER
 
 

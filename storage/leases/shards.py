@@ -28,7 +28,7 @@ LEASE_S = 60.0
 
 @dataclass(frozen=True)
 class Head:
-    """What a worker looks at before it claims a shard. A `suspect` runs alone."""
+    """The part of a shard that a worker reads before it claims it. A `suspect` runs alone."""
 
     shard_id: int
     fence: int

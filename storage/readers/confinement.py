@@ -60,7 +60,7 @@ _OPAQUE = ("openat2", "clone3")
 
 
 def landlock_abi() -> int:
-    """The version of Landlock that this kernel has; 0 where it has none."""
+    """Return the version of Landlock that this kernel has; 0 where it has none."""
     try:
         import landlockpy
 
@@ -70,7 +70,7 @@ def landlock_abi() -> int:
 
 
 def has_seccomp() -> bool:
-    """Whether this kernel filters system calls, and the library is there that writes such a filter."""
+    """Return True if this kernel filters system calls and libseccomp, which makes the filters, is installed."""
     return _seccomp() is not None and Path("/proc/sys/kernel/seccomp").exists()
 
 
@@ -82,9 +82,9 @@ def hide_memory() -> None:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a program reads beside the libraries, where it may write until it is confined, and if it has the network.
+    """The files that a program reads beside the libraries, its folders for writing, and if it needs the network.
 
-    `scratch` is a folder of its own, which it removes.
+    It may write until it is confined. `scratch` is a folder of its own, which it removes.
     """
 
     scratch: Path | None = None
@@ -134,7 +134,7 @@ def restrict_system(network: bool) -> bool:
 
 
 def _libraries() -> Iterator[Path]:
-    """What Python and its libraries are loaded from, and what programs of the system look up."""
+    """Yield the folders of Python and its libraries, and the files that programs of the system look up."""
     package = Path(__file__).resolve().parents[1]
     yield package
     paths = sysconfig.get_paths()

@@ -1,4 +1,4 @@
-"""Secrets in a source's URL: found, hidden, and where to put them instead. Pure, but for `with_login`."""
+"""Secrets in a source's URL: found, hidden, and where to put them instead."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class FolderSource:
                     yield item
 
     def _read(self, path: str, file: Path, reader: DocumentReader, left: int | None) -> Iterator[Record | Rejection]:
-        """What one file holds."""
+        """Yield the records of one file."""
         if self._is_document(path):
             before = reader.bytes_read
             # A link was followed before and is not followed again: it may have been changed since.

@@ -34,7 +34,7 @@ def _as_invalid_utf8(error: UnicodeError) -> tuple[str, int]:
     return "\udcff", error.end
 
 
-# What an encoding does not have becomes a byte that no UTF-8 has, which the readers replace and flag as any other.
+# A byte that the encoding does not have becomes a byte that no UTF-8 has. Readers replace and flag it as any other.
 codecs.register_error(_MISFIT, _as_invalid_utf8)
 
 

@@ -134,7 +134,7 @@ def kinds() -> Callable[[str], Open | None]:
 
 
 def reader_of(file_name: str, of_packages: Callable[[str], RowReader | None]) -> Open | None:
-    """How a file is read, by its name; None for a kind that is not."""
+    """Return the reader for a file of this name; None for a kind of file that is not read."""
     if (members := members_of(file_name)) is not None:
         return partial(_archive, members)
     parts = [suffix.lower() for suffix in PurePosixPath(file_name).suffixes]

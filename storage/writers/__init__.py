@@ -97,7 +97,7 @@ class Target:
 
 
 def _suffix(name: str) -> str:
-    """What the names of a format's files end with: `csv` for `csv-excel`."""
+    """Return the ending of a format's file names: `csv` for `csv-excel`."""
     return name.partition("-")[0]
 
 

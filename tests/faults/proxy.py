@@ -58,7 +58,7 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """How many connections were made since the start, or since the last cut."""
+        """The number of connections that were made since the start, or since the last cut."""
         with self._lock:
             return len(self._links)
 

@@ -26,7 +26,7 @@ ENDS_S = 240.0
 
 @pytest.fixture
 def proxy(mill: Mill) -> Iterator[Proxy | None]:
-    """What stands between docmill's processes and PostgreSQL; a file has nothing in between."""
+    """A proxy between docmill's processes and PostgreSQL; None for a SQLite file."""
     if mill.database.is_sqlite:
         yield None
         return

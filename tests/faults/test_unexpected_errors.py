@@ -18,7 +18,7 @@ from worker.pipelines import running
 from worker.settings import load_settings
 
 WORDS = "the archive is closed"
-# What a device process writes: its results, the claim of a shard, and what it reads for a scheduled run.
+# Writes of a device process: its results, the claim of a shard, and the documents of a scheduled run.
 EVENTS = {
     "results": ("INSERT ON outcome", "TRUE"),
     "documents": ("INSERT ON document", "TRUE"),

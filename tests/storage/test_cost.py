@@ -1,4 +1,4 @@
-"""What a collection would drop is counted as it would be dropped, with what it took; nothing is removed for that."""
+"""The cost of a collection: results that it would drop are counted with their tokens, and nothing is removed."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def pass_time(database: Database, seconds: float) -> None:
 
 
 def reclaimed(database: Database) -> int:
-    """How many shards a round of upkeep reclaims."""
+    """Return the number of shards that a round of upkeep reclaims."""
     return upkeep.reclaim(database, before=grace.contact(database, LEASE_S))
 
 

@@ -1,4 +1,4 @@
-"""What is forgotten of what ended, when, and what is kept."""
+"""Retention: ended runs, their jobs and rejections are forgotten in time; documents and results are kept."""
 
 from __future__ import annotations
 

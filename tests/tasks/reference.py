@@ -21,7 +21,7 @@ def written(
     stripped: bool = False,
     **settings: Any,
 ) -> list[str]:
-    """What transformers' own generate writes after each input; ``stripped`` of white space at its ends."""
+    """Return the output of transformers' own generate for each input, ``stripped`` of white space at its ends."""
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

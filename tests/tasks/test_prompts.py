@@ -120,7 +120,7 @@ def test_the_command_comes_before_the_model_and_the_model_before_us(
     assert decoding(spec_of(**asked), own, 4096) == expected
 
 
-# What transformers' generate has besides, each with a value that changes outputs.
+# Other settings of transformers' generate, each with a value that changes outputs.
 OTHERS: dict[str, Any] = {
     "exponential_decay_length_penalty": [10, 1.5],
     "guidance_scale": 1.5,

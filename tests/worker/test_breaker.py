@@ -40,7 +40,7 @@ def refused(breaker: Breaker, why: str = "the archive is closed") -> None:
 
 
 def wait_s(breaker: Breaker) -> float:
-    """How long the next write has to wait."""
+    """Return the seconds that the next write has to wait."""
     with pytest.raises(CircuitOpen) as caught:
         write(breaker)
     return caught.value.wait_s

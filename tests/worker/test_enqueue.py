@@ -30,6 +30,6 @@ def test_an_encoding_is_checked_and_remembered_only_where_one_is_named() -> None
     assert reading(Request("a.csv", "embed"), []).encoding is None
     with pytest.raises(SourceUnsupported, match='no encoding is named "utf-9"; give --encoding cp1252'):
         reading(parse_enqueue({"source": "a.csv", "task": "embed", "encoding": "utf-9"}), [])
-    # What earlier releases noted of an unfinished job still finds it.
+    # An unfinished job is still found by the options that earlier releases noted.
     assert Request("a.csv", "embed").read_as == {"text_field": "text", "id_field": "id", "limit": None}
     assert Request("a.csv", "embed", encoding="cp1252").read_as["encoding"] == "cp1252"

@@ -1,4 +1,4 @@
-"""What `--prune` and its options say: at the end of a command, in `status`, and in a pipeline's history."""
+"""Messages of `--prune` and its options: at the end of a command, in `status`, and in a pipeline's history."""
 
 from __future__ import annotations
 

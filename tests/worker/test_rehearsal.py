@@ -1,4 +1,4 @@
-"""What no worker could compute is refused before a source is read, and nothing is stored."""
+"""Specs that no worker could compute are refused before a source is read, and nothing is stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Advice at the start of a run whose model nobody named: the quick start's small models know one kind of text."""
+"""Advice at the start of a run without --model: the quick start's small models know only one kind of text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KNOWS = "It was trained on descriptions of software packages and knows little e
 
 
 def said(task: str, source: str, source_lang: str | None = None, target_lang: str | None = None) -> str:
-    """Return what to say of a task's default model, with two of the hub's models that fit other texts."""
+    """Return a remark on a task's default model, with two models of the hub that fit other texts."""
     model = DEFAULTS[task]
     line = f"Model: {model}, the quick start's; --model takes any other."
     fitting = _fitting(task, source_lang, target_lang)

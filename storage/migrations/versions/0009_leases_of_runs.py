@@ -1,4 +1,4 @@
-"""Whoever takes a pipeline's run further holds it by a lease, as a shard is held."""
+"""Runs of pipelines are held by a lease, as shards are."""
 
 from __future__ import annotations
 

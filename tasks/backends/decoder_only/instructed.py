@@ -70,7 +70,7 @@ def _from(spec: Spec, language: str) -> Spec:
 
 
 def _around(spec: Spec, tokenizer: Any, told: prompts.Instruction) -> tuple[str, str, tuple[bool, bool]]:
-    """What stands before every document, what after it, and at which ends it loses white space."""
+    """Return the words before every document, those after it, and at which of its ends white space is stripped."""
     keeps = keeps_white_space(spec.params)
     if tokenizer.chat_template is not None:
         before, after = _in_chat(spec, tokenizer, told, _MARK)
@@ -80,13 +80,13 @@ def _around(spec: Spec, tokenizer: Any, told: prompts.Instruction) -> tuple[str,
 
 
 def _trims(spec: Spec, tokenizer: Any, told: prompts.Instruction) -> tuple[bool, bool]:
-    """Whether the chat template takes white space from the beginning and the end of a document, as many do."""
+    """Return if the chat template strips the beginning and the end of a document, as many templates do."""
     before, after = _in_chat(spec, tokenizer, told, f"{_SPACE}{_MARK}{_SPACE}")
     return not before.endswith(_SPACE), not after.startswith(_SPACE)
 
 
 def _in_chat(spec: Spec, tokenizer: Any, told: prompts.Instruction, document: str) -> tuple[str, str]:
-    """What the chat template makes of a document, before and after the mark that stands in it."""
+    """Return the chat template's words around a document: those before the mark in it, and those after."""
     messages = [{"role": "user", "content": told.template.fill(document)}]
     if told.system is not None:
         messages.insert(0, {"role": "system", "content": told.system})
@@ -103,7 +103,7 @@ def _in_chat(spec: Spec, tokenizer: Any, told: prompts.Instruction, document: st
 
 
 def closes(tokens: Tokens, written: Sequence[int], how: Decoding) -> bool:
-    """Whether one of the model's own texts to stop at, which may be a special token, stands in these tokens."""
+    """Return True if these tokens contain a stop string of the model's own, which may be a special token."""
     text = str(tokens.tokenizer.decode(written, skip_special_tokens=False))
     return any(closing in text for closing in how.closing)
 

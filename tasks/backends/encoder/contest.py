@@ -85,7 +85,7 @@ def fastest(names: Sequence[str], open_one: Callable[[str], Opened], folder: Pat
 
 
 def leave_out(folder: Path, subject: str, name: str) -> None:
-    """Note that a backend gave numbers that were none: it computes the ``subject`` no more on this machine."""
+    """Note that a backend gave NaN or an infinity: it is not used for the ``subject`` any more on this machine."""
     note = remembered(folder, subject)
     remember(folder, subject, {**note, _OUT: sorted({*note.get(_OUT, []), name})})
 

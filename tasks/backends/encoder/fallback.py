@@ -1,4 +1,4 @@
-"""An embedding model that goes over to another backend once the one that computes it gives numbers that are none."""
+"""An embedding model that changes to another backend once its own gives NaN or an infinity."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class FallbackBackend:
         self._backend.close()
 
     def _went_over(self, n_windows: int) -> bool:
-        """Whether the second computes now; where it does not open, the first goes on alone."""
+        """Change to the second backend. Return False if it does not open; then the first one goes on alone."""
         second, self._second = self._second, None
         assert second is not None
         first = self._backend
@@ -112,5 +112,5 @@ class _Watched:
 
 
 def finite(output: Output) -> bool:
-    """Whether an output is no vector, or one of numbers."""
+    """Return False for a vector with NaN or an infinity in it; True for any other output."""
     return not isinstance(output, Vector) or bool(np.isfinite(output.values).all())

@@ -27,8 +27,8 @@ log = logging.getLogger("docmill.backends")
 _BERTS_DESIGN = frozenset({"bert", "distilbert", "roberta", "xlm-roberta", "camembert"})
 # Of RoBERTa's kind, positions count from behind the padding index.
 _BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "camembert"})
-# What is compared: texts of so many tokens, two of which go through attention together, and one more: so long that
-# the padding of the others lies further from their tokens than any layer of local attention sees.
+# Lengths in tokens of the texts that are compared; two of them go through attention together. One more text is so
+# long that the others' padding lies further from their tokens than any layer of local attention sees.
 _COMPARED_LENGTHS = (3, 9, 9, 24)
 _LEAST_LONGEST = 96
 # The names under which configurations keep how far a layer of local attention sees, in tokens.
@@ -146,14 +146,14 @@ def difference(encoder: Callable[[Sequence[Encoded]], dict[str, Tensor]], model:
 
 
 def compared_lengths(config: Any) -> tuple[int, ...]:
-    """The lengths of texts, in tokens, with which one batch shows what real ones have."""
+    """Return the lengths in tokens of a comparison's texts, which are padded as those of a real batch are."""
     limit = families.window_limit(config.to_dict())
     longest = min(limit, max(_LEAST_LONGEST, local_span(config) + 2 * max(_COMPARED_LENGTHS)))
     return tuple(min(length, limit) for length in (*_COMPARED_LENGTHS, longest))
 
 
 def local_span(config: Any) -> int:
-    """How many tokens a layer of local attention sees at the most; 0 where all see everything."""
+    """Return the most tokens that a layer of local attention sees; 0 where all layers see everything."""
     spans = [getattr(config, name, None) for name in _SPANS]
     return max((max(span) if isinstance(span, list) else span for span in spans if span), default=0)
 

@@ -223,7 +223,7 @@ def _states_only(model: SentenceTransformer) -> bool:
 
 
 def _uses_pooler(model: SentenceTransformer) -> bool:
-    """Whether a module gives what its transformer's own pooler makes, and not the states before that."""
+    """Return True if a module reads its transformer's own pooler, and not the last hidden states."""
     readers = [module for module in model.modules() if isinstance(module, Transformer)]
     return any("pooler" in str(reader.modality_config) for reader in readers)
 

@@ -151,7 +151,7 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "read the parent's environment": _environment_of_the_parent,
     "open the parent's memory": _memory_of_the_parent,
 }
-# What takes the network, and what reads; all others change something.
+# Attempts that take the network, and attempts that read; all others change something.
 NETWORK = ("connect to a port", "send a datagram")
 READING = ("read a file", "list a folder", "read the parent's environment", "open the parent's memory")
 

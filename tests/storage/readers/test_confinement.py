@@ -35,7 +35,7 @@ SCOPES = 6  # the version of Landlock that knows of signals; TCP and emptying fi
 
 @pytest.fixture
 def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """What an intruder knows: files that it may change as the user that it is, and servers that answer."""
+    """The knowledge of an intruder: files that its user may change, and servers that answer."""
     held = (tmp_path / "held").resolve()
     held.mkdir()
     (held / "file").write_bytes(b"as it was")
@@ -67,7 +67,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, 
 
 
 def outcomes(told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What came of each attempt."""
+    """Return the outcome of each attempt."""
     monkeypatch.setenv("DOCMILL_TEST_INTRUDER", json.dumps(told))
     process = Confined("tests.storage.readers.intruder", environment=frozenset(("DOCMILL_TEST_INTRUDER", "HOME")))
     try:

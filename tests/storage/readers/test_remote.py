@@ -190,7 +190,7 @@ def test_other_file_systems_are_read_as_they_are_and_what_leads_elsewhere_is_ref
         open_source("nobody://bucket/c.jsonl", OPTIONS)
 
 
-# What the protocols of fsspec read elsewhere, and a file of which is what its URL names.
+# Protocols of fsspec that read elsewhere, and whose URLs name the file itself.
 ELSEWHERE = {
     *("http", "https", "ftp", "sftp", "ssh", "smb", "webdav", "webhdfs", "webHDFS", "hdfs", "arrow_hdfs", "root"),
     *("s3", "s3a", "gs", "gcs", "abfs", "az", "adl", "oss", "oci", "ocilake", "tos", "tosfs", "lakefs", "hf"),

@@ -72,7 +72,7 @@ def tracing(model: Any, tokens: Tokens, dtype: torch.dtype) -> Conversion:
 
 
 def form(model: Any) -> str:
-    """What is written of this model, as part of a conversion's version."""
+    """Return the part of a conversion's version that depends on the model's attention."""
     return f"{_FORMAT}-local" if local_span(model.config) else str(_FORMAT)
 
 
@@ -95,8 +95,11 @@ def _root_logger_kept() -> Iterator[None]:
 
 @contextmanager
 def _written_out(model: Any) -> Iterator[None]:
-    """Local attention is traced as products: fused, OpenVINO gives NaN for a token that sees none, as padding does
-    that lies further from the text than the span."""
+    """Have local attention traced as products.
+
+    Fused, OpenVINO gives NaN for a token that attends to no other. Padding that is further from the text than the
+    span is such a token.
+    """
     config = getattr(model, "config", None)
     if config is None or not local_span(config):
         yield
