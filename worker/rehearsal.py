@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from docmill import command_of
+from storage.private import make_folder
 from storage.specs import Spec
 from tasks import choice, errors, families, models, null, polyglot
 from tasks.errors import HubUnreachable, ModelError, TaskError
@@ -28,9 +29,9 @@ from worker.settings import Settings
 
 log = logging.getLogger("docmill.rehearsal")
 
-# Raised with every change of what is looked at.
+# Raise this number when the checks change.
 _FORMAT = 1
-# Of the models that come with docmill nothing is unknown, as long as nothing is asked for that their windows limit.
+# A model that comes with docmill passes all checks, unless an option depends on the size of its window.
 _NARROWING = frozenset({"window_tokens", "max_new_tokens", "pooling", "prompt", "prompt_name", "prefix"})
 
 
@@ -64,7 +65,7 @@ def require_possible(settings: Settings, spec: Spec, devices: Sequence[str] = ()
 
 
 def lacking(settings: Settings, pinned: models.Pinned, kinds: Sequence[str]) -> dict[str, str]:
-    """The kinds of tasks for which the model's files on this machine lack something, and what it is."""
+    """Return the kinds of tasks that the model's files on this machine are not enough for, each with the reason."""
     specs = [Spec(kind, pinned.model, pinned.revision) for kind in kinds]
     if null.is_null(pinned.model) or not specs or not _here(settings, specs[0], download=False):
         return {}
@@ -73,9 +74,9 @@ def lacking(settings: Settings, pinned: models.Pinned, kinds: Sequence[str]) -> 
 
 
 def rehearsed(settings: Settings, specs: Sequence[Spec], *, weights_only: bool = False) -> list[Refused | None]:
-    """What opening each spec comes to without weights, in a child process; None where nothing stands against it.
+    """Open each spec without its weights, in a child process. Return why each is refused, or None.
 
-    A machine without the model libraries finds nothing, nor does a child that fails.
+    Without the model libraries, or if the child fails, nothing is refused.
     """
     nothing: list[Refused | None] = [None] * len(specs)
     if not specs or any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
@@ -138,7 +139,7 @@ def _noted(settings: Settings, spec: Spec) -> Path:
 def _note(settings: Settings, spec: Spec) -> None:
     note = _noted(settings, spec)
     with suppress(OSError):  # the next one looks again
-        note.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(note.parent)
         note.touch()
 
 

@@ -11,9 +11,14 @@ import pytest
 
 from storage.database import Database
 from storage.migrations import upgrade
+from storage.specs import Spec
+from tasks import models
 from tests.worker.harness import Docmill
 from worker.doctor import look_at_rights
+from worker.rehearsal import require_possible
 from worker.settings import load_settings
+
+PARAMS = {"source_lang": "fr", "target_lang": "en", "window_tokens": 100}
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +42,15 @@ def test_models_check_makes_a_home_for_its_user_alone(tmp_path: Path) -> None:
     docmill("models", "check", "marian-ddtp")
     made = [home_of(docmill), *(path for path in home_of(docmill).rglob("*") if path.is_dir())]
     assert (home_of(docmill) / "cache").is_dir()
+    assert {mode(path) for path in made} == {0o700}
+
+
+def test_what_passed_a_look_at_a_model_is_noted_in_a_folder_for_its_user_alone(tmp_path: Path) -> None:
+    settings = load_settings(home=tmp_path / "home")
+    pinned = models.pin("marian-ddtp", models_dir=None, cache_dir=tmp_path / "elsewhere")
+    require_possible(settings, Spec("translate", pinned.model, pinned.revision, params=PARAMS))
+    made = [settings.home, *(path for path in settings.home.rglob("*") if path.is_dir())]
+    assert settings.cache_dir / "rehearsed" in made
     assert {mode(path) for path in made} == {0o700}
 
 
