@@ -20,8 +20,12 @@ class Renewals:
     def __init__(self, *answers: bool | None) -> None:
         self._answers: Queue[bool | None] = Queue()
         for answer in answers:
-            self._answers.put(answer)
+            self.answer(answer)
         self.asked = threading.Semaphore(0)
+
+    def answer(self, answer: bool | None) -> None:
+        """Give the next renewal an answer. Without one the lease is renewed."""
+        self._answers.put(answer)
 
     def __call__(self) -> bool:
         answer = True if self._answers.empty() else self._answers.get()
@@ -41,10 +45,11 @@ def test_a_lease_is_renewed_for_as_long_as_the_work_goes_on() -> None:
 
 
 def test_whoever_lost_its_lease_stops_before_the_next_item() -> None:
-    renewals = Renewals(True, False)
+    renewals = Renewals()
     with renewed("run 1", renewals, 0.06) as held:
         items = held.along(range(3))
         assert next(items) == 0
+        renewals.answer(False)
         assert held.lost.wait(WITHIN_S)
         with pytest.raises(LeaseLost, match="run 1 was taken over by another"):
             next(items)
