@@ -156,14 +156,14 @@ def test_status_and_results_say_that_results_of_a_done_job_are_gone(stocked: Doc
     stocked("gc", "--spec", "translate/null", "--yes")
     assert stocked.json("status", 1)["lost"] == 3
     assert stocked.json("status", 2)["lost"] == 0
-    said = "of 3 of its documents results were removed since (docmill gc); run its source again to compute them anew"
+    said = "results of 3 of its documents were removed since (docmill gc); run its source again to compute them anew"
     assert said in stocked("status", 1).stdout
     again = write_corpus([{"id": "x", "text": "Short."}], "again.jsonl")
     stocked("run", again, "--task", "translate", "--model", "null", "--corpus", "poems")
     assert stocked.json("status", 1)["lost"] == 2
     written = stocked("results", 1)
     assert len(written.stdout.splitlines()) == 1
-    assert "Of 2 of its documents results were removed since" in written.stderr
+    assert "Results of 2 of its documents were removed since" in written.stderr
 
 
 def test_what_a_job_works_on_is_not_removed(fleet: Docmill, write_corpus: Write) -> None:

@@ -111,9 +111,9 @@ def show_command(name: str, as_json: bool) -> int:
     "wheres",
     multiple=True,
     metavar="meta.FIELD=VALUE",
-    help="Only documents of which a version has this in its metadata; of several all must hold.",
+    help="Only documents with a version that has this in its metadata; of several conditions all must hold.",
 )
-@click.option("--vanished", is_flag=True, help="Only documents that their source has no more (see --prune).")
+@click.option("--vanished", is_flag=True, help="Only documents that vanished from their source (see --prune).")
 @click.option("--yes", is_flag=True, help="Without asking.")
 @JSON
 def rm_command(

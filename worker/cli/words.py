@@ -119,11 +119,11 @@ def as_json(status: JobStatus) -> dict[str, Any]:
 
 
 def lost(status: JobStatus) -> str | None:
-    """Return what to say of results that were removed since the job was done."""
+    """Return a remark on results that were removed since the job was done; None if there are none."""
     if not status.lost:
         return None
     advice = "run its source again to compute them anew"
-    return f"of {status.lost:,} of its documents results were removed since (docmill gc); {advice}"
+    return f"results of {status.lost:,} of its documents were removed since (docmill gc); {advice}"
 
 
 def of_status(status: JobStatus) -> dict[str, str]:

@@ -116,7 +116,7 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Encoding of texts without a byte order mark, such as cp1252.  [default: utf-8]",
         ),
         click.option("--limit", type=click.IntRange(1, MOST), help="Only the first N records."),
-        click.option("--prune", is_flag=True, help="Mark documents as gone that the source has no more."),
+        click.option("--prune", is_flag=True, help="Mark documents as vanished that the source no longer has."),
         click.option(
             "--prune-max",
             type=click.FloatRange(0, 100),
@@ -127,7 +127,7 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--prune-rejected",
             type=click.Choice(["stop", "keep"]),
             help="After a rejected record mark nothing, or keep the old version of what was rejected, and mark what "
-            "is gone.  [default: stop]",
+            "vanished.  [default: stop]",
         ),
         click.option("--strict", is_flag=True, help="Stop at the first record that cannot be read."),
         click.option(
