@@ -15,7 +15,7 @@ from celery import Celery
 from sqlalchemy import func, select, update
 
 from storage.database import Database, db_now
-from storage.errors import NoSuchOrder
+from storage.errors import DatabaseBusy, NoSuchOrder
 from storage.flow import orders
 from storage.intake.ingest import CHUNK_RECORDS
 from storage.schema import Document, EnqueueOrder, Job
@@ -135,6 +135,26 @@ def test_an_order_whose_device_process_is_killed_while_it_reads_is_carried_on(mi
     assert orders.get(mill.database, sent).failures == 1
 
 
+def freeze(mill: Mill, pids: list[int]) -> None:
+    """Freeze processes at a moment when none of them holds the lock of a SQLite file, which nobody could take."""
+
+    def frozen() -> bool:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        probe = Database(mill.environment["DOCMILL_DATABASE_URL"], retries=1, busy_timeout_s=0.5)
+        try:
+            probe.write(lambda connection: connection.execute(select(1)))
+        except DatabaseBusy:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+            return False
+        finally:
+            probe.close()
+        return True
+
+    until(frozen, "they are frozen without the lock")
+
+
 def test_an_order_whose_reader_is_frozen_past_its_lease_is_carried_out_once(mill: Mill) -> None:
     mill.corpus(numbered(N))
     with taking(mill, fault="enqueue:hang@1") as first:
@@ -142,8 +162,7 @@ def test_an_order_whose_reader_is_frozen_past_its_lease_is_carried_out_once(mill
         until(mill.strikes, "the source is being read")
         mill.move_to_another_machine()
         frozen = [first.pid, *device_pids(first)]
-        for pid in frozen:
-            os.kill(pid, signal.SIGSTOP)
+        freeze(mill, frozen)
         try:
             with taking(mill):
                 until(done(mill, sent), "another carries it on")
