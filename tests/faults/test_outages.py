@@ -78,21 +78,17 @@ def test_suspended_machines_fail_nobody(mill: Mill) -> None:
     with mill.worker() as worker:
         for n in range(OUTAGES):
             until(lambda: mill.states()["running"], f"a shard is in flight before suspend {n}")
-            signal_all(mill, worker, signal.SIGSTOP)
+            # While we write, so that hardly any of them holds a SQLite file meanwhile.
+            mill.database.write(lambda _: signal_all(worker, signal.SIGSTOP))
             until(mill.lapsed, f"its lease lapses in suspend {n}")
-            signal_all(mill, worker, signal.SIGCONT)
+            signal_all(worker, signal.SIGCONT)  # not while we write: one may hold the file
             until(lambda: not mill.lapsed(), f"nobody's lease is over after suspend {n}")
         check_books(mill, job)
 
 
-def signal_all(mill: Mill, worker: Running, number: signal.Signals) -> None:
-    """While we write, so that none of them holds a SQLite file meanwhile."""
-
-    def send(_: object) -> None:
-        for pid in (worker.pid, *device_pids(worker)):
-            os.kill(pid, number)
-
-    mill.database.write(send)
+def signal_all(worker: Running, number: signal.Signals) -> None:
+    for pid in (worker.pid, *device_pids(worker)):
+        os.kill(pid, number)
 
 
 def test_a_document_that_takes_its_machine_down_ends_with_the_last_of_its_lapses(mill: Mill) -> None:
