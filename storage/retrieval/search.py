@@ -53,7 +53,8 @@ class Searched:
 class Hit:
     """A document that was found, and the cosine of its vector with the query's. `text` is what was embedded.
 
-    Where every window was kept, `window` is [start, end) of the best one, in characters of the text.
+    Where every window was kept, `window` is [start, end) of the best one, in characters of the text. `passage` is
+    [start, end) of the part that matched, as narrow as it is known.
     """
 
     id: str
@@ -61,15 +62,17 @@ class Hit:
     text: str
     meta: Any
     window: tuple[int, int] | None
+    passage: tuple[int, int] | None
 
 
 def choose(database: Database, names: Sequence[str], job_id: int | None = None) -> Searched:
-    """The corpus that has one of these names, and the spec of its latest embed job or of the one that is named.
+    """The corpus that has the first of these names, and the spec of its latest embed job or of the one that is named.
 
     Raises NoSuchCorpus, and NothingEmbedded where there is no such job, or no vector of a current document.
     """
     with database.read() as connection:
-        corpus = connection.execute(select(Corpus).where(Corpus.name.in_(names)).order_by(Corpus.id)).first()
+        named = {row.name: row for row in connection.execute(select(Corpus).where(Corpus.name.in_(names)))}
+        corpus = next((named[name] for name in names if name in named), None)
         if corpus is None:
             raise NoSuchCorpus(f"there is no corpus {names[0]}{_corpora(connection)}")
         found = connection.execute(_EMBED_JOBS.where(Job.corpus_id == corpus.id)).all()
@@ -171,7 +174,8 @@ def hits(
     for document_id, score in zip(ids, scores, strict=True):
         row = rows[document_id]
         content_id = read[row.id]
-        found.append(Hit(row.key, round(float(score), 6), text_of[content_id], row.meta, windows.get(content_id)))
+        window = windows.get(content_id)
+        found.append(Hit(row.key, round(float(score), 6), text_of[content_id], row.meta, window, passage=window))
     return found
 
 

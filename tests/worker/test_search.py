@@ -86,7 +86,9 @@ def test_a_person_gets_a_line_for_each_document_and_a_machine_one_for_each_query
     assert (answer["id"], answer["query"]) == (None, "a shell")
     assert [hit["id"] for hit in answer["hits"]] == ["a\x1b[31m", "c", "corpus.jsonl:2"]
     first = answer["hits"][0]
-    assert first == {"id": rows[0]["id"], "score": first["score"], "text": rows[0]["text"], "meta": {"lang": "en"}}
+    text = rows[0]["text"]
+    shown = {"id": rows[0]["id"], "text": text, "meta": {"lang": "en"}, "passage": text}
+    assert first == {**shown, "score": first["score"]}
     assert answer["hits"][1]["score"] == first["score"]
 
 
@@ -117,9 +119,11 @@ def test_of_long_documents_whose_windows_are_kept_the_best_one_is_named(
     embedded("run", "corpus.jsonl", "--task", "embed", "--windows", "all")
     embedded("run", "corpus.jsonl", "--task", "embed")
     [answer] = _lines(embedded("search", "corpus.jsonl", "railway", "--job", 1, "--json").stdout)
-    best = answer["hits"][0]
+    best, other = answer["hits"]
     start, end = best["window"]
     assert best["id"] == "long"
+    assert best["passage"] in best["text"][start:end]
+    assert other["passage"] == other["text"]
     assert ENGINES in best["text"][start:end]
     assert FOREST not in best["text"][start:end]
     assert ENGINES[:30] in embedded("search", "corpus.jsonl", "railway", "--job", 1).stdout
@@ -127,6 +131,39 @@ def test_of_long_documents_whose_windows_are_kept_the_best_one_is_named(
     assert "window" not in _lines(latest.stdout)[0]["hits"][0]
     assert "By the vectors of job 2, embed with minilm@" in latest.stderr
     assert "--job takes others: job 1, embed with minilm@" in latest.stderr
+
+
+def test_of_long_documents_with_one_vector_the_nearest_sentences_are_shown(
+    embedded: Docmill, write_corpus: WriteCorpus
+) -> None:
+    text = "\n\n".join((FOREST * 60, ENGINES * 20, FOREST * 60))
+    write_corpus([{"id": "long", "text": text}])
+    embedded("run", "corpus.jsonl", "--task", "embed")
+    [hit] = _lines(embedded("search", "corpus.jsonl", "railway", "--json").stdout)[0]["hits"]
+    assert (hit["id"], hit["text"]) == ("long", text)
+    assert hit["passage"] in text
+    assert ENGINES.strip() in hit["passage"]
+    assert ENGINES[:30] in embedded("search", "corpus.jsonl", "railway").stdout
+    (embedded.folder / "q.txt").write_text("railway\n")
+    by_file = ("search", "corpus.jsonl", "--queries", "q.txt", "--json")
+    for more, passage in (((), None), (("--passages",), hit["passage"])):
+        [found] = _lines(embedded(*by_file, *more).stdout)[0]["hits"]
+        assert (found["passage"], found["score"]) == (passage, hit["score"])
+    assert FOREST[:30] in embedded("search", "corpus.jsonl", "railway", "--no-passages").stdout
+
+
+def test_a_corpus_is_found_by_its_name_before_a_folder_that_is_called_the_same(
+    embedded: Docmill, write_corpus: WriteCorpus
+) -> None:
+    folder = embedded.folder / "tickets"
+    folder.mkdir()
+    (folder / "a.txt").write_text("of the folder")
+    embedded("run", "tickets", "--task", "embed", "--model", "null")
+    write_corpus([{"id": "a", "text": "of the corpus"}])
+    embedded("run", "corpus.jsonl", "--task", "embed", "--model", "null", "--corpus", "tickets")
+    for called, text in (("tickets", "of the corpus"), (folder, "of the folder")):
+        [answer] = _lines(embedded("search", called, "x", "--json").stdout)
+        assert [hit["text"] for hit in answer["hits"]] == [text]
 
 
 def test_what_was_superseded_is_not_found_and_what_has_no_vector_is_counted(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,12 @@ from worker.cli.session import BACKEND, STDOUT, check_filled, open_store, say, s
 if TYPE_CHECKING:
     from storage.database import Database
     from storage.readers import Record, Rejection
+    from storage.retrieval.nearest import Matrix
     from storage.retrieval.search import Hit, Searched
     from tasks.engine import Engine
 
 BATCH_QUERIES = 512  # that share one walk through the corpus
-BEGINNING = 300  # characters of a hit that are shown
+BEGINNING = 300  # characters of a hit that are shown where no passage was looked for
 
 
 @click.command("search", epilog='Example: docmill search corpus.jsonl "a viewer for large images" --top 5')
@@ -42,6 +44,12 @@ BEGINNING = 300  # characters of a hit that are shown
 @click.option(
     "--exact", is_flag=True, help="Compare every document, whatever index there is, and count those without a vector."
 )
+@click.option(
+    "--passages/--no-passages",
+    default=None,
+    help="Look for the sentences of each document that are nearest to the text; their vectors are computed for it.  "
+    "[default: for a TEXT, and not with --queries]",
+)
 @click.option("--device", help="What embeds the text: auto, cpu or cuda:0, say.")
 @BACKEND
 @click.option("--json", "as_json", is_flag=True, help="A JSON line for each query.")
@@ -52,6 +60,7 @@ def search_command(
     top: int,
     job: int | None,
     exact: bool,
+    passages: bool | None,
     device: str | None,
     backend: str | None,
     as_json: bool,
@@ -64,8 +73,10 @@ def search_command(
     is a cosine, and documents with one text have one score.
 
     A JSON line is {"id", "query", "hits"}: "id" is the query's in its FILE, null for TEXT; "hits" are
-    {"id", "score", "text", "meta"}, the nearest first, and with `--windows all` also "window", [start, end) of the
-    best window in characters. Exit code 1: some queries could not be read or embedded.
+    {"id", "score", "text", "meta", "passage"}, the nearest first, and with `--windows all` also "window", [start,
+    end) of the best window in characters. "passage" is the part of the text that matched: its nearest sentences, or
+    with `--no-passages` the best window, or null where a text has one vector. Exit code 1: some queries could not
+    be read or embedded.
     """
     from storage.retrieval.search import choose
     from worker.devices import choose_devices
@@ -83,7 +94,8 @@ def search_command(
         from worker.engines import running
 
         with lines_above_the_bar(settings.log_level), running(settings, on) as engine:
-            search = _Search(database, searched, engine, top, exact=exact)
+            looks = queries is None if passages is None else passages
+            search = _Search(database, searched, engine, top, exact=exact, passages=looks)
             answers = search.answers(asked)
             if as_json:
                 write_out(STDOUT, map(_as_json, answers))
@@ -124,13 +136,14 @@ class _Search:
     """
 
     def __init__(
-        self, database: Database, searched: Searched, engine: Engine, top: int, *, exact: bool = False
+        self, database: Database, searched: Searched, engine: Engine, top: int, *, exact: bool, passages: bool
     ) -> None:
         self._database = database
         self._searched = searched
         self._engine = engine
         self._top = top
         self._exact = exact
+        self._passages = passages
         self.n_refused = 0
         self.n_seen = 0
         self.n_embedded = 0
@@ -178,7 +191,16 @@ class _Search:
             if not self.n_seen:
                 progress.update(self._searched.n_documents, note="by the index")
         for (record, vector), ids, scores in zip(answerable, best.ids.tolist(), best.scores.tolist(), strict=True):
-            yield record, hits(self._database, self._searched, vector, ids, scores)
+            found = hits(self._database, self._searched, vector, ids, scores)
+            yield record, self._with_passages(record.text, vector, found) if self._passages else found
+
+    def _with_passages(self, query: str, vector: Matrix, found: list[Hit]) -> list[Hit]:
+        from tasks import passages
+
+        with redirect_stdout(sys.stderr):
+            texts = [(hit.text, hit.window) for hit in found]
+            nearest = passages.nearest(self._engine, self._searched.spec, query, vector, texts)
+        return [replace(hit, passage=span or hit.passage) for hit, span in zip(found, nearest, strict=True)]
 
     def _refuse(self, where: str, reason: str) -> None:
         self.n_refused += 1
@@ -191,7 +213,8 @@ def _as_json(answer: tuple[Record, list[Hit]]) -> dict[str, Any]:
 
 
 def _hit_as_json(hit: Hit) -> dict[str, Any]:
-    shown = {"id": hit.id, "score": hit.score, "text": hit.text, "meta": hit.meta}
+    passage = None if hit.passage is None else hit.text[slice(*hit.passage)]
+    shown = {"id": hit.id, "score": hit.score, "text": hit.text, "meta": hit.meta, "passage": passage}
     return shown if hit.window is None else shown | {"window": hit.window}
 
 
@@ -207,7 +230,7 @@ def _print(answers: Iterable[tuple[Record, list[Hit]]], *, headed: bool) -> None
 
 
 def _of_hit(hit: Hit) -> str:
-    return hit.text if hit.window is None else hit.text[slice(*hit.window)]
+    return hit.text if hit.passage is None else hit.text[slice(*hit.passage)]
 
 
 def _line(text: str) -> str:
