@@ -12,6 +12,7 @@ from worker.cli.session import (
     FORMAT,
     STDOUT,
     answer,
+    answer_values,
     check_folder,
     check_out,
     open_store,
@@ -64,7 +65,7 @@ def status_command(job: int, watch: bool, as_json: bool) -> int:
     if as_json:
         print_json(words.as_json(status))
     else:
-        click.echo(words.aligned(words.of_status(status)))
+        answer_values(words.of_status(status))
     return OK
 
 

@@ -8,7 +8,7 @@ import click
 
 from worker.cli import words
 from worker.cli.faults import BAD_INPUT, OK
-from worker.cli.session import open_store, print_json, queue_of, say, settings_from
+from worker.cli.session import answer_values, open_store, print_json, queue_of, say, settings_from
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -50,9 +50,7 @@ def orders_command(order: str | None, limit: int, cancel: bool, as_json: bool) -
     if as_json:
         print_json(facts)
     else:
-        click.echo(
-            words.aligned({name: words.printable(str(value)) for name, value in _shown(facts).items() if value})
-        )
+        answer_values({name: value for name, value in _shown(facts).items() if value})
     if row.finished_at is None:
         _say_outlook(found)
     return OK

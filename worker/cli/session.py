@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
 
 import click
 
-from worker.cli.words import printable
+from worker.cli.words import aligned, printable
 
 if TYPE_CHECKING:
     from storage.database import Database
@@ -59,6 +59,11 @@ def warn(message: str) -> None:
 def answer(message: object, *, nl: bool = True) -> None:
     """Print what was asked for to stdout, without characters that a terminal would obey."""
     click.echo(printable(str(message)), nl=nl)
+
+
+def answer_values(values: Mapping[str, str]) -> None:
+    """Print names in bold, and their values beside them without characters that a terminal would obey."""
+    click.echo(aligned({name: printable(value) for name, value in values.items()}))
 
 
 def nobody_reads(number: int) -> None:
