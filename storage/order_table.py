@@ -16,8 +16,8 @@ class EnqueueOrder(Base):
 
     `state`: waiting, reading (its source), done (the job has it whole), refused, cancelled. `job_id` is no foreign
     key, so that the number is still known after the job was removed; `opened_at` is when the order came to it.
-    `tries` counts how often it was taken and not given back since, `failures` the processes that died of it and the
-    errors that nobody foresaw.
+    `tries` counts how often it was taken and not given back since, `failures` the processes that died while they
+    read it and its unexpected errors.
     """
 
     __tablename__ = "enqueue_order"

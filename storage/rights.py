@@ -61,7 +61,7 @@ WORK: Rights = MappingProxyType(
     }
 )
 
-# What it needs beside that to take orders (`docmill.enqueue`): to read sources into corpora.
+# Rights that a worker needs beside those to take orders (`docmill.enqueue`): it reads sources into corpora.
 ORDERS: Rights = MappingProxyType(
     {
         "enqueue_order": _KEEP,

@@ -251,7 +251,7 @@ def look_at_disk(settings: Settings) -> Iterator[Finding]:
 
 def look_at_rights(settings: Settings) -> Iterator[Finding]:
     """Yield a finding where other users of the machine can read the home or the store."""
-    database = Database(settings.store_url)
+    database = Database(settings.store_url, patience=settings.patience)
     file = _file(database)
     database.close()
     for path in filter(None, (settings.home, file)):
@@ -296,10 +296,10 @@ def look_at_extras(_: Settings) -> Iterator[Finding]:
 
 
 def look_at_orders(settings: Settings) -> Iterator[Finding]:
-    """Whether the orders of other programs are taken. What cannot be asked was found elsewhere."""
+    """Yield a finding about the orders of other programs; none if the store does not answer."""
     if settings.database_url is None and settings.redis_url is None:
         return
-    database = Database(settings.store_url)
+    database = Database(settings.store_url, patience=settings.patience)
     file = _file(database)
     broker = Broker(settings.redis_url) if settings.redis_url is not None else None
     try:

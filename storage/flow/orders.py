@@ -1,6 +1,6 @@
 """Orders to enqueue: stored as they arrive, then carried out under a lease, each once.
 
-Their writers are the workers that take orders; what came of one stays for `KEPT_S`, so that its sender can ask.
+Only workers that take orders write them. An order that is over stays for `KEPT_S`, so that its sender can ask.
 """
 
 from __future__ import annotations
@@ -130,8 +130,9 @@ def _change(database: Database, order: Order, **values: Any) -> bool:
 
 
 def let_go_all(database: Database, owner: str, *, died: bool) -> None:
-    """Free all orders of a process that ended. If it `died`, they may be why: one of which it happens again and
-    again is refused."""
+    """Free all orders of a process that ended. If it `died`, an order may be the cause: after `MOST_FAILURES` deaths
+    it is refused.
+    """
     held = and_(EnqueueOrder.owner == owner, _OPEN)
     with database.read() as connection:  # most often there is none, and no need for a turn to write
         if connection.scalar(select(EnqueueOrder.id).where(held).limit(1)) is None:
@@ -179,16 +180,15 @@ def latest(database: Database, limit: int) -> Sequence[Any]:
 
 
 def n_open(database: Database) -> int:
-    """Return how many orders are stored and not over."""
+    """Return the number of orders that are stored and not over."""
     with database.read() as connection:
         return connection.scalar(select(func.count()).select_from(EnqueueOrder).where(_OPEN)) or 0
 
 
 def standing(database: Database, order: Order) -> str | None:
-    """Return how far the reading of an order's job is: reading, read, the state of a job that was ended, or None if
-    the job was removed.
+    """Return the state of an order's job: reading, read, cancelled, stopped, or None if it was removed.
 
-    What was read to its end before the order came to it, for another, is to be read again.
+    A job that was read before this order came to it is "reading": its source has to be read again.
     """
     ended = Job.state.in_(["cancelled", "stopped"])
     read = and_(Ingest.state == "read", Ingest.finished_at >= EnqueueOrder.opened_at)

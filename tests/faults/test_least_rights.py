@@ -326,7 +326,7 @@ def end_long_ago(owner: Database) -> None:
 
 
 def give_order(admin: Database, n: int) -> None:
-    """What a worker with an admin's rights does to an order, and who asks for it."""
+    """Do with an order all that a worker with an admin's rights does, and ask for it."""
     orders.place(admin, f"order {n}", {"source": "a.jsonl"})
     order = orders.take(admin, f"w{n}", 60)
     assert order is not None

@@ -43,7 +43,7 @@ def taking(mill: Mill, **more: Any) -> AbstractContextManager[Running]:
 
 
 def waiting(mill: Mill) -> int:
-    """How many orders no worker has taken out of the queue."""
+    """Return the number of orders that no worker has taken out of the queue."""
     assert mill.redis_url is not None
     with redis.Redis.from_url(mill.redis_url) as client:
         depth = client.llen(redis_key(ENQUEUE_LANE))
@@ -52,7 +52,7 @@ def waiting(mill: Mill) -> int:
 
 
 def held_by_nobody(mill: Mill) -> bool:
-    """Whether no worker has a message that it has not acknowledged."""
+    """Return True if no worker has a message that it has not acknowledged."""
     assert mill.redis_url is not None
     with redis.Redis.from_url(mill.redis_url) as client:
         return bool(client.hlen("docmill:unacked") == 0)

@@ -34,7 +34,7 @@ COMMANDS = {
     "resume": ("worker.cli.steer", "Let a paused job go on."),
     "priority": ("worker.cli.steer", "Put a job before or behind others."),
     "cancel": ("worker.cli.jobs", "Stop a job; what is done stays."),
-    "orders": ("worker.cli.orders", "List the orders of other programs, and what became of them."),
+    "orders": ("worker.cli.orders", "List the orders of other programs, with their jobs or refusals."),
     "corpus": ("worker.cli.corpus", "List, show or remove corpora and documents; trace a text."),
     "gc": ("worker.cli.corpus", "Remove what nothing refers to, and results by age or spec."),
     "models": ("worker.cli.admin", "List the models that have names, or check one."),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +57,7 @@ def list_command(as_json: bool) -> int:
         numbers={"documents", "results"},
     )
     for one in found:
-        last = _time(one.ingests[0].started_at) if one.ingests else ""
+        last = words.local_time(one.ingests[0].started_at) if one.ingests else ""
         results = [(f"{spec.done:,}", Name(spec.spec)) for spec in one.specs] or [("", Name(""))]
         made.add_row(Name(one.name), f"{one.documents:,}", *results[0], last)
         for more in results[1:]:
@@ -83,7 +82,7 @@ def show_command(name: str, as_json: bool) -> int:
     if as_json:
         print_json(_as_json(corpus))
         return OK
-    answer(f"{corpus.name}: {corpus.documents:,} documents, made {_time(corpus.created_at)}")
+    answer(f"{corpus.name}: {corpus.documents:,} documents, made {words.local_time(corpus.created_at)}")
     counted = ("done", "failed", "skipped", "to do")
     specs = table("spec", "of", *counted, "as of job", names={"of"}, numbers=counted)
     for spec in corpus.specs:
@@ -93,7 +92,7 @@ def show_command(name: str, as_json: bool) -> int:
     readings = table("reading", "began", "state", *read, numbers=read)
     for one in corpus.ingests:
         counts = [f"{n:,}" for n in (one.records, one.new, one.changed, one.unchanged, one.rejected)]
-        readings.add_row(str(one.id), _time(one.started_at), one.state, *counts)
+        readings.add_row(str(one.id), words.local_time(one.started_at), one.state, *counts)
     sources = table("reading", "vanished", "source", names={"source"}, numbers={"vanished"})
     for one in corpus.ingests:
         sources.add_row(str(one.id), f"{one.vanished:,}", Name(one.source))
@@ -325,11 +324,6 @@ def _say_would_remove(costs: list[Cost], unneeded: Collected, as_json: bool) -> 
     say(f"Texts that nothing needs: {unneeded.contents:,}, with {unneeded.outcomes:,} results.")
     say("Nothing was removed: this was a dry run.")
     return OK
-
-
-def _time(seconds: float) -> str:
-    """Return a moment in this machine's time zone."""
-    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M}"
 
 
 def _as_json(corpus: CorpusState) -> dict[str, Any]:

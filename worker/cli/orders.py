@@ -1,4 +1,4 @@
-"""`docmill orders`: what became of the `docmill.enqueue` messages of other programs."""
+"""`docmill orders`: the `docmill.enqueue` messages of other programs, with their jobs and refusals."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def orders_command(order: str | None, limit: int, cancel: bool, as_json: bool) -> int:
     """List the latest orders, newest first, or show ORDER: its job's number, or why it was refused.
 
-    An order is a `docmill.enqueue` message. ORDER is the order_id in it, else the id that `send_task` returned. What
-    no worker took yet is in no list; how many messages wait in the queue is said, and whether a worker takes them.
+    An order is a `docmill.enqueue` message. ORDER is the order_id in it, else the id that `send_task` returned.
+    Messages that no worker took yet are not listed; the last line counts them, and the workers that take orders.
     Orders that are over stay for 30 days.
     """
     from storage.errors import NoSuchOrder

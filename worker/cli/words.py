@@ -38,7 +38,7 @@ def duration(seconds: float) -> str:
 
 
 def local_time(seconds: float | None) -> str:
-    """Return a moment in this machine's time zone."""
+    """Return a moment in this machine's time zone, or an empty text for None."""
     return "" if seconds is None else f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M}"
 
 

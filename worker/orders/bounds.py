@@ -1,4 +1,4 @@
-"""What an order may make a worker read: files below some folders, some kinds of URL, and models by their names."""
+"""Bounds of orders: they may read files below some folders, some kinds of URL, and models by their names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class OrderRefused(WorkerError):
 
 
 def check(settings: Settings, request: Request) -> None:
-    """Raise OrderRefused, which says what the worker's settings have to allow."""
+    """Raise OrderRefused, with the setting that would allow it, for an order beyond the worker's settings."""
     source = request.source
     name = credentials.shown(source)
     if (problem := credentials.problem(source)) is not None:

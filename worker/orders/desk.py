@@ -1,4 +1,4 @@
-"""Where a device process stores orders as they come, and carries them out beside its shards, under a lease each."""
+"""The desk of a device process: it stores orders as they come, and carries each out under a lease."""
 
 from __future__ import annotations
 
@@ -10,16 +10,7 @@ from typing import Any
 
 from storage import jobs
 from storage.database import Database
-from storage.errors import (
-    DatabaseBusy,
-    DatabaseReadOnly,
-    DatabaseUnreachable,
-    LeaseLost,
-    RightMissing,
-    SchemaOutOfDate,
-    StorageError,
-    UnexpectedDatabaseError,
-)
+from storage.errors import PASSING, DatabaseReadOnly, LeaseLost, RightMissing, SchemaOutOfDate, StorageError
 from storage.flow import orders
 from storage.flow.orders import Order
 from storage.intake.ingest import Counts
@@ -37,16 +28,8 @@ log = logging.getLogger("docmill.orders")
 AT_ONCE = 4  # of one process: reading takes its threads' time from computing
 LONGEST_WAIT_S = 5.0  # between two attempts to store an order
 LEAST_DELAY_S, LONGEST_DELAY_S = 5.0, 300.0  # until what an order lacked is tried again
-# What says nothing of an order: the store is away, or not as it should be.
-AWAY = (
-    DatabaseBusy,
-    DatabaseReadOnly,
-    DatabaseUnreachable,
-    RightMissing,
-    SchemaOutOfDate,
-    UnexpectedDatabaseError,
-    HubUnreachable,
-)
+# Errors that say nothing about an order: the store or the hub is away, or the store is not as it should be.
+AWAY = (*PASSING, DatabaseReadOnly, RightMissing, SchemaOutOfDate, HubUnreachable)
 
 
 class Desk:
@@ -76,9 +59,9 @@ class Desk:
             orders.let_go_all(self._database, self._owner, died=False)
 
     def store(self, message_id: str, arguments: dict[str, Any]) -> bool:
-        """Store an order, or why it is refused, and wait for a database that is away.
+        """Store an order or its refusal, and wait for a database that is away.
 
-        False if the message is for another worker: this one stops, or its user lost the rights that orders take.
+        Return False if the message is for another worker: this one stops, or its user lost the rights for orders.
         """
         sender_id = message.sender_id(message_id, arguments)
         refused = self._refusal(arguments)
@@ -104,7 +87,7 @@ class Desk:
         return True
 
     def _refusal(self, arguments: dict[str, Any]) -> str | None:
-        """Why an order cannot be carried out, as far as its message and the settings say."""
+        """Return the reason why the settings or the message itself forbid an order; None if they do not."""
         try:
             bounds.check(self._settings, message.parse_enqueue(arguments))
         except (WorkerError, TaskError, StorageError) as error:
@@ -173,7 +156,7 @@ def carry_out(
 
 
 def _is_settled(database: Database, order: Order) -> bool:
-    """Whether an order is over without another reading: an earlier one ended its job, or it kills its readers."""
+    """Return True for an order that needs no more reading: its job was read, or ended, or it kills its readers."""
     if order.tries > orders.MOST_TRIES:
         _refuse(database, order, f"its reading was begun {order.tries - 1} times, and no worker came to its end")
         return True

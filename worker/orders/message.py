@@ -27,7 +27,7 @@ def sender_id(message_id: str, arguments: dict[str, Any]) -> str:
 
 
 def stored(arguments: dict[str, Any], *, refused: bool) -> dict[str, Any]:
-    """Return the arguments as they are stored. Of a refused order only what it is about, and no secret in that."""
+    """Return the arguments as they are stored: of a refused order only source and task, without secrets."""
     if not refused:
         return {name: value for name, value in arguments.items() if name != ORDER_ID}
     about = {name: value for name, value in arguments.items() if name in {"source", "task"}}

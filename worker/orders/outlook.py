@@ -1,4 +1,4 @@
-"""Whether the orders that wait will be carried out: how many there are, and who takes them."""
+"""The outlook for orders that wait: their number, and the workers that take them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Outlook:
 
 
 def look(database: Database, broker: Broker | None) -> Outlook:
-    """Return how things stand. Raises StorageError; a queue that does not answer is unknown."""
+    """Return the outlook as the store and the queue have it now. Raises StorageError."""
     with database.read() as connection:
         query = select(Worker.lanes).where(Worker.seen_at > db_now() - LIVE_S)
         live: Sequence[Any] = connection.scalars(query).all()
