@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import torch
 from sentence_transformers import SentenceTransformer, util
 
 from tasks import models
-from tests.worker.harness import EXAMPLES, Docmill
+from tests.worker.harness import DEADLINE_S, DOCMILL, EXAMPLES, Docmill
 
 WriteCorpus = Callable[..., Path]
 
@@ -164,6 +167,29 @@ def test_a_corpus_is_found_by_its_name_before_a_folder_that_is_called_the_same(
     for called, text in (("tickets", "of the corpus"), (folder, "of the folder")):
         [answer] = _lines(embedded("search", called, "x", "--json").stdout)
         assert [hit["text"] for hit in answer["hits"]] == [text]
+
+
+def test_in_a_terminal_texts_are_typed_one_after_another(embedded: Docmill, write_corpus: WriteCorpus) -> None:
+    write_corpus([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}])
+    embedded("run", "corpus.jsonl", "--task", "embed", "--model", "null")
+    for ending in (b"\n", b"\x04"):  # an empty line, and Ctrl-D
+        ours, its = pty.openpty()
+        os.write(ours, b"two\none\n" + ending)
+        said = subprocess.run(
+            [DOCMILL, "search", "corpus.jsonl", "--top", "1"],
+            cwd=embedded.folder,
+            env=embedded.environment,
+            stdin=its,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+        )
+        os.close(its)
+        os.close(ours)
+        assert said.returncode == 0, said.stderr
+        assert "an empty line ends the search" in said.stderr
+        found = [line.split() for line in said.stdout.splitlines() if line.split()[:1] == ["1"]]
+        assert [(line[2], line[3]) for line in found] == [("b", "two"), ("a", "one")]
 
 
 def test_what_was_superseded_is_not_found_and_what_has_no_vector_is_counted(

@@ -67,6 +67,8 @@ def search_command(
 ) -> int:
     """Find the documents of CORPUS that are nearest to TEXT.
 
+    Without a TEXT, in a terminal, you type texts one after another, and the model is loaded once for all of them.
+
     CORPUS is what `run --corpus` named it, or else the path of its source. Its documents were embedded by
     `docmill run SOURCE --task embed`; the text is embedded by the same model in the same way, and compared with
     every document as the corpus is now, or with those that an index proposes where there is one and it pays. A score
@@ -84,7 +86,8 @@ def search_command(
     check_filled()
     settings = settings_from(device=device, backend=backend)
     on = choose_devices(settings.device)[0]
-    asked = _queries(text, queries)
+    typed = text is None and queries is None and not as_json and sys.stdin.isatty()
+    asked = _typed() if typed else _queries(text, queries)
     with open_store(settings) as database:
         searched = choose(database, names(corpus), job)
         if searched.others and job is None:
@@ -96,7 +99,7 @@ def search_command(
         with lines_above_the_bar(settings.log_level), running(settings, on) as engine:
             looks = queries is None if passages is None else passages
             search = _Search(database, searched, engine, top, exact=exact, passages=looks)
-            answers = search.answers(asked)
+            answers = search.answers(asked, at_a_time=1 if typed else BATCH_QUERIES)
             if as_json:
                 write_out(STDOUT, map(_as_json, answers))
             else:
@@ -129,6 +132,20 @@ def _queries(text: str | None, file: str | None) -> Iterable[Record | Rejection]
     return [Record("", normalize(text or "")[0], {}, (), "TEXT")]
 
 
+def _typed() -> Iterator[Record]:
+    """Yield the texts that a person types, until an empty line or the end of input."""
+    from storage.normalize import normalize
+    from storage.readers import Record
+
+    say("Type a text and press Enter; an empty line ends the search.")
+    while True:
+        click.echo("search: ", nl=False, err=True)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        yield Record("", normalize(line)[0], {}, (), "TEXT")
+
+
 class _Search:
     """Queries answered in batches, each by one walk through the corpus, or an index, under a bar.
 
@@ -148,9 +165,11 @@ class _Search:
         self.n_seen = 0
         self.n_embedded = 0
 
-    def answers(self, asked: Iterable[Record | Rejection]) -> Iterator[tuple[Record, list[Hit]]]:
+    def answers(
+        self, asked: Iterable[Record | Rejection], at_a_time: int = BATCH_QUERIES
+    ) -> Iterator[tuple[Record, list[Hit]]]:
         remaining = iter(asked)
-        while batch := list(islice(remaining, BATCH_QUERIES)):
+        while batch := list(islice(remaining, at_a_time)):
             yield from self._answered(batch)
 
     def _answered(self, batch: Sequence[Record | Rejection]) -> Iterator[tuple[Record, list[Hit]]]:
