@@ -26,7 +26,7 @@ _SQLITE_UNREACHABLE = {
     sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_PERM,
 }
-_IDLE_FOR_TOO_LONG = "25P03"  # the server ended a transaction that waited for its client, as for one that slept
+_IDLE_FOR_TOO_LONG = "25P03"  # the server ended a transaction whose client was idle, such as a suspended machine
 # A text or corpus that was found and is gone when it is referred to: the next try stores it anew, or does without.
 _REFER_TO_WHAT_IS_REMOVED = {
     "fk_ingest_corpus_id",
@@ -75,7 +75,7 @@ def _postgresql(error: BaseException | None, outer: sa_exc.DBAPIError, database:
         return ValueRefused(f"the database {database} cannot store a value: {type(error).__name__}")
     if _is_silence(error):
         return DatabaseSilent(f"cannot reach the database {database}: {_first_line(error)}")
-    # The driver says of an option that a URL must not have what a server says of a statement.
+    # For an option that a URL must not have the driver raises the error that a server raises for a statement.
     of_the_url = isinstance(outer, sa_exc.ProgrammingError) and not state and outer.statement is None
     if isinstance(outer, sa_exc.OperationalError) or of_the_url:
         return DatabaseUnreachable(f"cannot reach the database {database}: {_first_line(error)}")

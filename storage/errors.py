@@ -133,5 +133,5 @@ class LeaseLost(StorageError):
     """The lease of a shard or run was lost, or it ended: its holder may write nothing more of it."""
 
 
-# Errors that say nothing about what was asked of the database: whoever asked tries again later.
+# Errors that do not depend on the statement: its caller tries again later.
 PASSING = (DatabaseUnreachable, DatabaseBusy, UnexpectedDatabaseError)

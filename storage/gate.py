@@ -54,7 +54,7 @@ def alone(database: Database, subject: int, number: int) -> Iterator[bool]:
     such as CREATE INDEX CONCURRENTLY, would wait.
     """
     with database.unhurried() as connection:
-        # Without parameters: the server keeps what has some, and its snapshot, until the transaction ends.
+        # Without parameters: with them the server keeps the statement, and its snapshot, until the transaction ends.
         asked = f"SELECT pg_try_advisory_xact_lock({subject:d}, {number:d})"
         yield bool(connection.exec_driver_sql(asked).scalar_one())
 

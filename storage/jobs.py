@@ -98,10 +98,10 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
 
 
 def _adopt(connection: Connection, job_id: int, ingest_id: int, corpus: int, last: int) -> OpenJob:
-    """Carry on a job whose reading was cut off; its source is read from the start, so what was noted is noted anew.
+    """Carry on a job whose reading was cut off. Its source is read from the start, and counts and rejections anew.
 
-    One whose source had been read to the end is left as it is: this command may be killed, too, and nobody would
-    finish what it undid (`storage.intake.ingest` sees to the rest).
+    A job whose source had been read to the end is left as it is: if this command is killed, too, nobody would finish
+    a job that it had reopened (see `storage.intake.ingest`).
     """
     made = steps.of_job(connection, job_id)
     job = OpenJob(job_id, ingest_id, corpus, made, adopted=True, last_before=last)

@@ -74,12 +74,12 @@ def storable(outcome: Outcome) -> Outcome:
 
 
 def _of_output(flag: str) -> str:
-    """Return the flag of an output that says what `flag` says of a document."""
+    """Return the flag of an output for the `flag` of a document, such as `output_nul_replaced`."""
     return f"output_{flag}"
 
 
 def _as_json(value: Any) -> tuple[Any, tuple[str, ...]]:
-    """Return a JSON value as it is stored and what was replaced in it; None for a value that has no JSON form."""
+    """Return a JSON value as it is stored, and the flags of replacements; None for a value without a JSON form."""
     try:
         mended, replaced = normalize_json(value)
         orjson.dumps(mended)
@@ -89,7 +89,7 @@ def _as_json(value: Any) -> tuple[Any, tuple[str, ...]]:
 
 
 def _is_finite(value: Any) -> bool:
-    """Return False for a value with NaN or an infinity in it, of which orjson would make `null`."""
+    """Return False for a value with NaN or an infinity in it, which orjson would write as `null`."""
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, dict):

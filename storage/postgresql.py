@@ -40,7 +40,7 @@ def engine_for(url: URL, patience: Patience, **options: Any) -> Engine:
 
 
 def connect_options(patience: Patience) -> dict[str, Any]:
-    """Return how to connect: bounds for a network that swallows what is sent, and no prepared statements."""
+    """Return the options of connecting: time limits for a network that loses data, and no prepared statements."""
     return {
         "application_name": "docmill",
         "connect_timeout": max(2, ceil(patience.answer_s)),  # libpq takes 1 for 2
@@ -77,7 +77,7 @@ def beginning(patience: Patience, *, writes: bool) -> str:
     settings = dict(_ALWAYS)
     if patience.statement_s is not None:
         settings["statement_timeout"] = f"{round(patience.statement_s * 1_000)}"
-    if writes:  # else what a lost connection left open would hold its locks for hours
+    if writes:  # else a transaction that a lost connection left open would hold its locks for hours
         settings["idle_in_transaction_session_timeout"] = f"{round(patience.idle_s * 1_000)}"
     isolation = "" if writes else " ISOLATION LEVEL REPEATABLE READ"
     local = "".join(f"SET LOCAL {name} = {value}; " for name, value in settings.items())

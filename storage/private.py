@@ -23,13 +23,13 @@ def make_folder(path: Path) -> None:
 
 
 def make_file(path: Path) -> None:
-    """Make an empty file for this user alone; one that is there, or cannot be made, is left to who opens it."""
+    """Make an empty file for this user alone. A file that is there, or cannot be made, is left as it is."""
     with suppress(OSError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def close_to_others(path: Path) -> None:
-    """Take other users their rights to a file or folder of this user; a link, or what is missing, is left alone.
+    """Take other users' rights to a file or folder of this user away. A link, or a missing file, is left alone.
 
     A folder that is meant for several, as its sticky or set-group-ID bit says, is left alone too.
     """

@@ -24,7 +24,7 @@ def is_held(table: Any, row_id: int, fence: int) -> Any:
 
 
 def taken(table: Any, owner: str, lease_s: float) -> dict[str, Any]:
-    """Return the columns of a row that `owner` takes. `RETURNING fence` gives what its writes are to name."""
+    """Return the columns of a row that `owner` takes. `RETURNING fence` gives the fence for its writes."""
     return {"owner": owner, "lease_until": db_now() + lease_s, "fence": table.fence + 1}
 
 

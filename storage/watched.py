@@ -72,7 +72,7 @@ class WatchedConnection(psycopg.Connection[Any]):
         return super().wait(self._watch(gen, self.patience), *arguments, **options)
 
     def _watch(self, gen: Any, patience: Patience) -> Generator[Any, Any, Any]:
-        """Pass on what is exchanged between the driver's protocol and its wait, and act when nothing is."""
+        """Pass values between the driver's protocol and its wait, and act after a time without any."""
         heard = time.monotonic()
         look_at, was_lost = heard + patience.answer_s, False
         try:

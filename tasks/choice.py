@@ -55,7 +55,7 @@ def require_possible(kind: str, family: Family | None, quality: str, model: str)
 def require_present(
     kind: str, family: Family | None, *, quality: str, device: str, asked: str = AUTO, model: str
 ) -> tuple[str, ...]:
-    """The candidates that are installed; raises CannotServe, which says what is missing, where there is none."""
+    """Return the candidates that are installed. Raises CannotServe, with what to install, if there is none."""
     what = {"quality": quality, "device": device, "asked": asked}
     if names := candidates(kind, family, present=installed(), **what):
         return names

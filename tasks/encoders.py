@@ -58,7 +58,7 @@ class Description:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], files: Mapping[str, bytes]) -> Description:
-        """``files`` holds those of ``FILES`` that there are; what cannot be read says nothing."""
+        """Return the description in ``files``, the model's own of ``FILES``. Unreadable ones are passed over."""
         modules, sentence = (_parsed(files.get(name)) for name in FILES)
         listed = modules if isinstance(modules, list) else []
         return cls(

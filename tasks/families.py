@@ -102,7 +102,7 @@ def stateful(config: Mapping[str, Any]) -> bool:
 
 
 def classifier(config: Mapping[str, Any]) -> str | None:
-    """Return what the model's head classifies, such as `sequence classification`; None for other models."""
+    """Return the kind of a classifier's head, such as `sequence classification`; None for other models."""
     for name in config.get("architectures") or ():
         if match := _CLASSIFIER.search(str(name)):
             return _WORD.sub(" ", match[1]).lower()

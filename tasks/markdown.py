@@ -86,7 +86,7 @@ def lines(text: str) -> list[Line]:
 
 
 def has_signs(text: str) -> bool:
-    """Return whether some line begins as only a line of Markdown, or one of code, does."""
+    """Return True if a line of the text begins with a sign of Markdown or of code."""
     return _SIGNS.search(text) is not None
 
 
@@ -181,7 +181,7 @@ def _is_code(text: str, block: list[Line]) -> bool:
 
 @cache
 def _parser() -> MarkdownIt:
-    """Return a parser of blocks; what stands inside a paragraph is the model's."""
+    """Return a parser of blocks. Markup inside a paragraph is left to the model."""
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark").enable("table")

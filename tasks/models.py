@@ -46,7 +46,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
 DEFAULTS: Mapping[str, str] = MappingProxyType(
     {"summarize": "synopsis-ddtp", "translate": "marian-ddtp", "embed": "minilm"}
 )
-# Revisions of the models that come with docmill, whose weights a test holds against what their tasks compute with.
+# Revisions of the models that come with docmill. A test checks that they lack no weights.
 SHIPPED = frozenset(
     {
         "sha256:1403fb7c0dc42e3a7c7dcb623eceb05020f0cdad555405789e88b5bb2f9c90bd",  # minilm
@@ -185,7 +185,7 @@ def require(kind: str, pinned: Pinned, *, models_dir: Path | None) -> None:
 
 
 def describe(pinned: Pinned, *, models_dir: Path | None) -> Description:
-    """Return what the model's small files say of its sort; nothing where they are not within reach."""
+    """Return the model's description in its small files; an empty one if they are not within reach."""
     if null.is_null(pinned.model):
         return Description()
     config = read_config(pinned, models_dir=models_dir)
@@ -295,7 +295,7 @@ def _hub_id(model: str, models_dir: Path | None) -> str:
 
 
 def _no_folder(model: str, file: Path) -> str:
-    """Return what to do with a model that is one file."""
+    """Return a message for a model that is a single file, with advice."""
     if file.suffix.lower() == ".gguf":
         return (
             f"{model} is a GGUF file, which docmill does not read. Name a folder with the model's safetensors, or "

@@ -51,7 +51,7 @@ class Translate:
 
 
 def _shaped(output: str, *, in_cell: bool) -> str:
-    """Return the output without what would break the text's shape: line breaks, and bars in the cell of a table."""
+    """Return the output without line breaks, and in a table's cell with escaped bars, to keep the text's shape."""
     line = " ".join(NEWLINE.split(output))
     return _BAR.sub(r"\\|", line) if in_cell else line
 

@@ -50,7 +50,7 @@ def has_weights(names: Iterable[str]) -> bool:
 
 
 def adapter_of(model: str, config: bytes) -> str:
-    """Return what to do with an adapter (such as LoRA) in place of a model; `config` is its adapter_config.json."""
+    """Return a message for an adapter (such as LoRA) in place of a model; `config` is its adapter_config.json."""
     try:
         base = orjson.loads(config).get("base_model_name_or_path")
     except (orjson.JSONDecodeError, AttributeError):

@@ -38,10 +38,10 @@ class Burial:
 
 
 class Caretaker:
-    """Frees what dead device processes held, and does the upkeep while it is ours; `fires` schedules with it. What it
-    frees are shards and runs, and orders where its worker `takes_orders`.
+    """Frees what dead device processes held, and does the upkeep while it is ours; `fires` schedules with it. It
+    frees shards and runs, and orders where its worker `takes_orders`.
 
-    What ended more than `retention_s` ago is forgotten, where that is given.
+    With `retention_s`, rows of work that ended longer ago are deleted.
 
     With `only_job` it offers no other job's shards, as long as nobody but us works here. `lease_s` is how long the
     leases of all workers last.

@@ -40,7 +40,7 @@ NO_QUEUE = "DOCMILL_REDIS_URL is not set. The job is stored; `docmill worker` pi
 MAX_NAME_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 bytes
 TOP_UP_EVERY_S = 2.0
 KEEP = "keep"
-PRUNE_REJECTED = ("stop", KEEP)  # what rejected records do to pruning
+PRUNE_REJECTED = ("stop", KEEP)  # effects of a rejected record on pruning
 
 
 class RecordRejected(WorkerError):

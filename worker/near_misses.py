@@ -1,4 +1,4 @@
-"""Names that were probably meant by a name that is not known."""
+"""Suggestions for a name that is not known."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ _NEAR = 0.8
 
 
 def nearly(written: str, known: Iterable[str]) -> list[str]:
-    """Return the known names that differ from what was written by a slip of the keys, the nearest first."""
+    """Return the known names that differ from a written name by a typing slip, the nearest first."""
     return difflib.get_close_matches(written.lower(), list(known), cutoff=_NEAR)

@@ -69,7 +69,7 @@ def renewed(
 ) -> Iterator[Held]:
     """Renew a lease well within its time for as long as the block runs. `renew` says whether it still is ours.
 
-    `what` names in messages what is held. Once `stop` is set the holder is to end, too.
+    `what` is the name of the held row in messages. Once `stop` is set the holder has to end, too.
     """
     held, done = Held(what, renew, stop), threading.Event()
     every_s = min(LONGEST_S, lease_s / 6)

@@ -223,7 +223,7 @@ class Process:
         log.info("shard_%s shard=%d outcomes=%d", "done" if complete else "released", claim.shard_id, len(outcomes))
 
     def _patiently(self, write: Callable[[], None], ours: InFlight) -> bool:
-        """Write what became of a shard, however long the store refuses it; return False when its lease is lost."""
+        """Write the end of a shard, however long the store refuses it. Return False when its lease is lost."""
         while not ours.lost.is_set():
             try:
                 with self.breaker.attempt():

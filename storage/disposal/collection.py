@@ -111,7 +111,7 @@ def _note_dropped(connection: Connection, spec_ids: Collection[int]) -> None:
 def unneeded(
     database: Database, connection: Connection, contents: Collection[int], going: Any = _NOTHING
 ) -> list[int]:
-    """Return those of these contents that nothing needs, in order, as if the outcomes of a condition were gone."""
+    """Return the contents among these that nothing needs, in order, as if the outcomes `going` were gone."""
     loose = sorted({*contents} - _rooted(database, connection, contents, going))
     pages = [{*loose[first : first + PAGE]} for first in range(0, len(loose), PAGE)]
     return sorted(set[int]().union(*(_unneeded(database, connection, page, going) for page in pages)))

@@ -1,4 +1,4 @@
-"""The results that a collection would drop, and what they took: computing them again takes about as much."""
+"""The cost of dropping results: their number, their tokens, and about how long computing them again takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from storage.disposal.pruning import Seen
 from storage.rows import SPEC, spec_of
 from storage.schema import Content, OutcomeRow, Shard, SpecRow, Step
 
-SHARDS = 1_000  # of a spec, the latest of which tell its pace
+SHARDS = 1_000  # the latest shards of a spec, from which its pace is taken
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Cost:
 
 
 def of_dropping(database: Database, *, older_than_s: float, spec_ids: Collection[int] | None = None) -> list[Cost]:
-    """Return by spec what `collection.drop` would drop, with what nothing needs after that.
+    """Return the cost of `collection.drop` by spec, with the results that nothing needs after it.
 
-    Of prompts around texts that would go the results are not counted.
+    The results of prompts around dropped texts are not counted.
     """
     query = select(SpecRow.id, *SPEC).order_by(SpecRow.id)
     with database.read() as connection:
@@ -75,7 +75,7 @@ def _going(database: Database, spec_id: int, going: Any) -> Iterator[list[Any]]:
 
 
 def _follow(database: Database, going: Any, dropped: Sequence[Any], costs: dict[int, Cost], followed: Seen) -> None:
-    """Count the results that were made of what these outcomes put out, and of that in turn, if nothing needs them."""
+    """Count the results that later steps made of these outcomes, step by step, if nothing else needs them."""
     front = _outputs(dropped, followed)
     while front:
         followed.add(front)
@@ -128,7 +128,7 @@ def busy_s(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def of_collecting(database: Database) -> Collected:
-    """Return what `collection.collect` would remove, as the store is now."""
+    """Return the numbers of texts and results that `collection.collect` would remove now."""
     total, last = Collected(), 0
     following = select(Content.id).order_by(Content.id).limit(LOOK)
     while True:

@@ -108,7 +108,7 @@ def prune(
 
 
 def why_not(missing: Missing, unread: Unread, limits: Limits) -> str | None:
-    """Return why nothing may be marked, in a sentence; None where nothing is missing, or what vanished may be."""
+    """Return why nothing may be marked, as a sentence; None if nothing is missing, or if it may be marked."""
     if not missing.total:
         return None
     reason = None
@@ -146,7 +146,7 @@ def _documents(n: int) -> str:
 
 
 def _look(database: Database, job: OpenJob, seen: Seen, unread: Unread) -> Missing:
-    """Return what the reading of a job did not see of the documents that its source had when it began."""
+    """Return the documents that the job's source had when its reading began, and that the reading did not see."""
     vanished, n_rejected, left_out = array("q"), 0, Counter[str]()
     after: int | None = 0
     while after is not None:

@@ -18,7 +18,7 @@ from storage.jobs import UNFINISHED
 from storage.schema import Contender, Document, Ingest, Job, PipelineRun, Rejection, Shard, Step, StepText
 
 PAGE = 5_000  # rows that go in one transaction
-SETTLED_S = 3_600.0  # who reads the source of a job that has just ended may still bring it something
+SETTLED_S = 3_600.0  # a job that has just ended may still get documents from a reading of its source
 
 
 def sweep(database: Database, older_than_s: float) -> None:
@@ -97,7 +97,7 @@ def forget_jobs(database: Database, older_than_s: float) -> int:
 
 
 def _forget_run(run_id: int, connection: Connection) -> int:
-    """Delete the next page of what a run's job left, and at last both. Returns how many rows, 0 at the end."""
+    """Delete the next page of rows of a run's job, at last run and job. Return the number of rows, 0 at the end."""
     numbering.keep(connection, "job", "ingest", "shard")
     job_id = connection.scalar(select(PipelineRun.job_id).where(PipelineRun.id == run_id))
     this = delete(PipelineRun).where(PipelineRun.id == run_id)

@@ -51,7 +51,7 @@ class Condition:
 def select_keys(
     database: Database, name: str, conditions: Collection[Condition] = (), *, only_vanished: bool = False
 ) -> list[str]:
-    """Return the ids of a corpus's documents of which some version meets all conditions, in order.
+    """Return the ids of a corpus's documents with a version that meets all conditions, in order.
 
     With `only_vanished` only documents that vanished from their source. Raises NoSuchCorpus.
     """

@@ -21,7 +21,7 @@ def may_be_lost(connection: Connection, job: Any, steps: Sequence[OpenStep]) -> 
 
 
 def count_lost(connection: Connection, job: Any, steps: Sequence[OpenStep]) -> int:
-    """Return how many documents of a finished job (its row) have no outcome any more at one of its steps.
+    """Return the number of documents of a finished job (its row) that lack the outcome of one of its steps by now.
 
     Failed and skipped documents have one. A step has lost nothing where the step that it reads put nothing out.
     """

@@ -18,7 +18,7 @@ from storage.schema import EnqueueOrder, Ingest, Job
 
 KEPT_S = 30 * 86_400.0
 MOST_FAILURES = 3
-MOST_TRIES = 20  # each of which ended without a word, as when the machine goes down
+MOST_TRIES = 20  # tries that ended without a note, as when a machine goes down
 _PAGE = 500
 _SEEN_AT_ONCE = 8
 _OPEN = EnqueueOrder.finished_at.is_(None)
@@ -41,7 +41,7 @@ class Order:
 def place(database: Database, sender_id: str, arguments: Mapping[str, Any], refused: str | None = None) -> bool:
     """Store an order, or its refusal. False if the sender's id is known: the message came twice, and nothing changes.
 
-    Forgets some of those that ended long ago.
+    Delete some orders that ended long ago.
     """
 
     def work(connection: Connection) -> bool:
@@ -110,7 +110,7 @@ def end(
 
 
 def put_off(database: Database, order: Order, reason: str, for_s: float, *, failed: bool = False) -> None:
-    """Let an order wait, since what it needs is away, or after an error that nobody foresaw (`failed`)."""
+    """Let an order wait while the hub or the store is away, or after an unexpected error (`failed`)."""
     values = {"state": "waiting", "reason": reason, "not_before": db_now() + for_s, "tries": 0, **_FREE}
     if failed:
         values["failures"] = EnqueueOrder.failures + 1

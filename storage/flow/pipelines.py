@@ -136,7 +136,7 @@ _BY_HAND = and_(PipelineRun.finished_at.is_(None), PipelineRun.due_at.is_(None))
 
 
 def ended(state: str, reason: str | None) -> dict[str, Any]:
-    """Return the columns of a run that is over, out of reach of whoever held it."""
+    """Return the columns of a run that is over. The fence rises, so that its holder can write nothing more."""
     return {
         **row_lease.FREE,
         "state": state,
@@ -164,7 +164,7 @@ def begin(database: Database, name: str, owner: str, lease_s: float) -> Run:
 
 
 def _end_cut_off(connection: Connection, which: Any) -> None:
-    """End runs by hand that were cut off. They keep their fence: one that merely slept says itself how it ended."""
+    """End runs by hand that were cut off. They keep their fence, so that a command that slept can note its end."""
     over = {"state": "failed", "reason": CUT_OFF, "finished_at": db_now()}
     connection.execute(update(PipelineRun).where(_BY_HAND, which).values(**over))
 
@@ -195,7 +195,7 @@ def hand_out(database: Database, *, again: bool = True) -> list[int]:
     )
     wanted = or_(
         and_(PipelineRun.state == "due", first),
-        PipelineRun.state == "reading",  # whoever is handed it looks whether a reader without a lease is silent
+        PipelineRun.state == "reading",  # its next worker looks if a reader without a lease is silent
         and_(PipelineRun.state == "running", _job_ended()),
     )
     waits: Any = PipelineRun.handed_at.is_(None)
@@ -282,7 +282,7 @@ def let_go(database: Database, run: Run, *, at_once: bool) -> None:
 
 
 def let_go_all(database: Database, owner: str) -> None:
-    """Give back what a process held that is dead or ends."""
+    """Give back the runs of a process that is dead or ends."""
     if row_lease.let_go_all(database, PipelineRun, owner):
         asked = update(PipelineRun).where(PipelineRun.owner == owner, PipelineRun.finished_at.is_(None))
         database.write(lambda connection: connection.execute(asked.values(handed_at=None)))

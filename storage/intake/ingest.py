@@ -129,9 +129,9 @@ def _add(
 
 
 def _begin_again(connection: Connection, job: OpenJob) -> None:
-    """Let a job that had been read to its end take what its source has now; it may have ended meanwhile.
+    """Reopen a job that had been read to its end, since its source has something new. It may have ended meanwhile.
 
-    The corpus as it stood then is no longer what it covers.
+    The job covers the corpus as it stands at the end of this reading.
     """
     if job.reread_at is None:
         return

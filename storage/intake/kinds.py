@@ -15,7 +15,7 @@ from storage.readers.records import KeyKind
 
 
 class KeyKinds:
-    """The kinds of the keys that a reading brought, and what was rejected for their sake until it is taken."""
+    """The kinds of a reading's keys, and the records that were rejected because of them and not taken yet."""
 
     def __init__(self) -> None:
         self._records = {kind: Seen() for kind in KeyKind}  # by their place in the order of the source
@@ -38,7 +38,7 @@ class KeyKinds:
         return (chunk.without(refused), [*refused.values()]) if refused else (chunk, ())
 
     def note(self, chunk: Chunk, documents: Iterable[tuple[int, int]], refused: Sequence[Rejected]) -> None:
-        """Note a chunk that was stored: `documents` are those of before, and of what kind the records' keys are."""
+        """Note a chunk that was stored. `documents` are (id, kind) of the earlier documents whose keys it has."""
         self._met.update(chunk.kinds)
         pairs = [*documents]
         for kind in KeyKind:
@@ -47,7 +47,7 @@ class KeyKinds:
         self._refused += refused
 
     def take(self) -> list[Rejected]:
-        """Return what was rejected since this was asked last."""
+        """Return the records that were rejected since the last call."""
         refused, self._refused = self._refused, []
         return refused
 

@@ -52,7 +52,7 @@ class Standing:
     refusals: tuple[str, ...]
     next_try_s: float | None = None  # while all that is left waits after an error
     lapse_s: float = 0.0  # when the first lease of a silent holder lapses
-    trouble: str | None = None  # what the store refuses every worker of whom something could be expected
+    trouble: str | None = None  # the store's refusal, if every worker that could go on with it has one
 
 
 def waiting_for(standing: Standing) -> Wait | None:

@@ -108,7 +108,7 @@ class Confined:
 
 
 def begin(needs: Needs) -> None:
-    """Take this process, one of those that are started here, its rights to files that it does not need.
+    """Take the rights to all files that it does not need from this process, which is a confined one.
 
     Call it before the libraries are loaded, which start threads.
     """
@@ -116,7 +116,7 @@ def begin(needs: Needs) -> None:
 
 
 def confine(*, network: bool = False) -> None:
-    """Take this process its other rights and most of its memory."""
+    """Take the other rights and most of the memory from this process."""
     for limit, value in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(limit, (value, value))
     confinement.restrict_system(network)

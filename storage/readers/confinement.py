@@ -1,6 +1,6 @@
 """Rights that the kernel takes from processes that read hostile formats: to files by Landlock, others by seccomp.
 
-Each holds where the kernel has it; docs/security.md says what is left where one is missing.
+Each works only on kernels that have it; docs/security.md lists the rights that remain without it.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Needs:
 
 
 def restrict_files(needs: Needs) -> bool:
-    """Leave this process the libraries' files and those that it needs. Returns whether the kernel sees to that.
+    """Leave this process the libraries' files and those that it needs. Return False if the kernel has no Landlock.
 
     It holds for threads that are started later: call it before there are any.
     """
@@ -121,7 +121,7 @@ def restrict_files(needs: Needs) -> bool:
 
 
 def restrict_system(network: bool) -> bool:
-    """Refuse in every thread what changes files, touches processes or sends. Returns whether the kernel does so."""
+    """Refuse system calls of all threads that change files, touch processes or send. Return False without seccomp."""
     seccomp = _seccomp()
     if seccomp is None:
         return False

@@ -46,7 +46,7 @@ def shown(source: str) -> str:
 
 
 def problem(source: str) -> str | None:
-    """Return what is wrong with a source that is to be stored, and what to do; None where it has no secret.
+    """Return a message about the secret in a source that is to be stored, with advice; None for a source without one.
 
     The sentence goes on from "the source" and shows nothing of the secret.
     """

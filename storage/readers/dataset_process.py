@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _needs(asked: dict[str, Any], scratch: Path) -> Needs:
-    """The caches, and the folder or what the hub is asked with."""
+    """Return the needs of reading: the caches, and the folder, or the token and certificates for the hub."""
     from huggingface_hub import constants
 
     home = Path(constants.HF_HOME)

@@ -24,7 +24,7 @@ _MARKS = (  # in this order: that of UTF-16 is the beginning of one of UTF-32
 )
 _MARK_BYTES = 4
 _UTF8 = "utf-8"
-# Python's encodings that are notations for programs, and the one that fails.
+# Python's encodings that are notations for programs, and `undefined`, which always fails.
 _NOTATIONS = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined"))
 _MISFIT = "docmill.misfit"
 

@@ -129,7 +129,7 @@ def open_content(content: Content, file_name: str, options: SourceOptions) -> So
 
 
 def kinds() -> Callable[[str], Open | None]:
-    """Return what `reader_of` is for many files: it asks for another package's reader once for each suffix."""
+    """Return `reader_of` for many files, which asks for another package's reader once for each suffix."""
     return partial(reader_of, of_packages=cache(plugins.row_reader))
 
 

@@ -66,7 +66,7 @@ class Hit:
 
 
 def choose(database: Database, names: Sequence[str], job_id: int | None = None) -> Searched:
-    """The corpus that has the first of these names, and the spec of its latest embed job or of the one that is named.
+    """Return the corpus with the first of these names, and the spec of its latest embed job or of the job `job_id`.
 
     Raises NoSuchCorpus, and NothingEmbedded where there is no such job, or no vector of a current document.
     """

@@ -64,7 +64,7 @@ def hollow() -> Iterator[None]:
 
 @contextmanager
 def reported() -> Iterator[Report]:
-    """Collect what transformers reports of every model that is loaded in the block, by whatever library.
+    """Collect transformers' reports on all models that any library loads in the block.
 
     One thread at a time.
     """

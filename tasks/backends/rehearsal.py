@@ -1,6 +1,6 @@
-"""Open specs without their weights, so that what a model's files tell is known before a corpus is read.
+"""Open specs without their weights, to check a model's files before a corpus is read.
 
-Raises what opening would. Nothing here depends on a device.
+Raises the errors of opening. Nothing here depends on a device.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_d
 
 
 def rehearse(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
-    """Raise what opening the spec would, but for what only a device or the weights' values tell."""
+    """Raise the errors of opening the spec, except those that depend on a device or on the weights' values."""
     require_weights(spec, folder, config, cache_dir)
     if spec.kind == "embed":
         return

@@ -1,4 +1,4 @@
-"""Exit codes, and the one that an error has; a bug has none and shows its traceback."""
+"""Exit codes of commands and of errors. A bug has none and shows its traceback."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ BEGINNING = 300  # characters of a hit that are shown where no passage was looke
 @click.option(
     "--passages/--no-passages",
     default=None,
-    help="Look for the sentences of each document that are nearest to the text; their vectors are computed for it.  "
+    help="Show the sentences of each document that are nearest to the text; their vectors are computed for it.  "
     "[default: for a TEXT, and not with --queries]",
 )
 @click.option("--device", help="What embeds the text: auto, cpu or cuda:0, say.")

@@ -49,7 +49,7 @@ def say(message: str) -> None:
 
 
 def warn(message: str) -> None:
-    """Print to stderr what must be known. Where nobody listens any more, the work goes on."""
+    """Print a warning or an error to stderr. Where nobody listens any more, the work goes on."""
     try:
         click.echo(printable(message), err=True)
     except BrokenPipeError:
@@ -57,7 +57,7 @@ def warn(message: str) -> None:
 
 
 def answer(message: object, *, nl: bool = True) -> None:
-    """Print what was asked for to stdout, without characters that a terminal would obey."""
+    """Print an answer to stdout, without characters that a terminal would obey."""
     click.echo(printable(str(message)), nl=nl)
 
 

@@ -123,7 +123,7 @@ class WritingBar:
 
 
 def steps_table(status: JobStatus) -> Table:
-    """Return a table of what became of the texts of each step."""
+    """Return a table with the counts of each step's texts."""
     counted = ("done", "failed", "skipped", "blocked", "to do", "had before")
     made = table("step", "reads", "task", *counted, names={"step", "reads"}, numbers=counted)
     for step in status.steps:

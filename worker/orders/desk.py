@@ -27,7 +27,7 @@ log = logging.getLogger("docmill.orders")
 
 AT_ONCE = 4  # of one process: reading takes its threads' time from computing
 LONGEST_WAIT_S = 5.0  # between two attempts to store an order
-LEAST_DELAY_S, LONGEST_DELAY_S = 5.0, 300.0  # until what an order lacked is tried again
+LEAST_DELAY_S, LONGEST_DELAY_S = 5.0, 300.0  # until an order that waits is tried again
 # Errors that say nothing about an order: the store or the hub is away, or the store is not as it should be.
 AWAY = (*PASSING, DatabaseReadOnly, RightMissing, SchemaOutOfDate, HubUnreachable)
 
@@ -49,12 +49,12 @@ class Desk:
         self.is_open = True
 
     def start(self, stop_taking: Callable[[], None]) -> None:
-        """Carry out what is stored, now and from now on. `stop_taking` has the queue of orders read no more."""
+        """Start the thread that carries out stored orders. `stop_taking` has the queue of orders read no more."""
         self._stop_taking = stop_taking
         threading.Thread(target=self._run, name="orders", daemon=True).start()
 
     def give_back(self) -> None:
-        """Free what is being read, since the process ends. Raises StorageError."""
+        """Free the orders that are being read, since the process ends. Raises StorageError."""
         if self.is_open:
             orders.let_go_all(self._database, self._owner, died=False)
 

@@ -150,7 +150,7 @@ def advance(
             )
             pipelines.note(database, run, "failed", reason=reason)
     if run.state == "reading":
-        with suppress(StorageError):  # whoever reads sources may delete what upkeep perhaps may not
+        with suppress(StorageError):  # a reader of sources may have rights to delete that upkeep lacks
             retention.sweep(database, settings.retention_s)
 
 
@@ -206,7 +206,7 @@ def conclude(database: Database, run: Run, pipeline: Pipeline, status: JobStatus
 
 
 def remark(status: JobStatus) -> str | None:
-    """Return what the history says of a job that is done and lacks something."""
+    """Return the remark in the history on a job that is done but lacks something; None for other jobs."""
     lacking = [f"{status.failed:,} texts failed"] if status.failed else []
     lacking += [f"{status.rejected:,} records were rejected"] if status.rejected else []
     said = [f"{' and '.join(lacking)}: docmill failures {status.id}"] if lacking else []

@@ -1,4 +1,4 @@
-"""Readings say why they did not mark what is missing as vanished."""
+"""Readings say why they did not mark missing documents as vanished."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers say what the store refuses them."""
+"""Workers note the store's last refusal of a write."""
 
 from __future__ import annotations
 

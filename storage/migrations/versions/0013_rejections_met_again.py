@@ -1,4 +1,4 @@
-"""A rejection says when it was met last, so that those go that a later reading of the source no longer meets."""
+"""A rejection says when it was met last: if a later reading no longer meets it, it is deleted."""
 
 from __future__ import annotations
 

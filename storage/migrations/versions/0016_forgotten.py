@@ -1,4 +1,4 @@
-"""A job says when what its steps had met was forgotten: after that nothing of it can be tried again."""
+"""A job says when its rows in step_text were deleted: after that nothing of it can be tried again."""
 
 from __future__ import annotations
 

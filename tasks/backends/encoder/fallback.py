@@ -96,7 +96,7 @@ class FallbackBackend:
 
 
 class _Watched:
-    """A source that remembers what it gave, and gives nothing more once something of it was lost."""
+    """A source that remembers the items that it gave. Once one of them was lost it gives no more."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
