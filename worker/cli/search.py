@@ -139,7 +139,7 @@ def _typed() -> Iterator[Record]:
 
     say("Type a text and press Enter; an empty line ends the search.")
     while True:
-        click.echo("search: ", nl=False, err=True)
+        say("search: ", nl=False)
         line = sys.stdin.readline().strip()
         if not line:
             return

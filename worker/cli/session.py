@@ -41,17 +41,17 @@ def be_quiet(context: click.Context, _: click.Parameter, quiet: bool) -> None:
         context.find_root().meta[QUIET] = talk.quiet = True
 
 
-def say(message: str) -> None:
+def say(message: str, *, nl: bool = True) -> None:
     """Print talk to stderr, so that stdout stays data; nothing with --quiet."""
     context = click.get_current_context(silent=True)
     if context is None or not context.find_root().meta.get(QUIET):
-        warn(message)
+        warn(message, nl=nl)
 
 
-def warn(message: str) -> None:
+def warn(message: str, *, nl: bool = True) -> None:
     """Print a warning or an error to stderr. Where nobody listens any more, the work goes on."""
     try:
-        click.echo(printable(message), err=True)
+        click.echo(printable(message), nl=nl, err=True)
     except BrokenPipeError:
         nobody_reads(STDERR)
 
