@@ -183,7 +183,7 @@ def _prefix(kind: str, asked: Mapping[str, Any], config: Mapping[str, Any], pinn
         if families.family(config) is Family.DECODER:
             raise BadOption(f"--prefix is for encoder-decoder models; {pinned.model} is decoder-only: use --prompt.")
         if kind == "translate" and config and model_type not in families.PREFIXED:
-            raise BadOption(f"--prefix is for a T5 or summaries; {pinned.model} is told what to do by other means.")
+            raise BadOption(f"--prefix is for a T5 or summaries; {pinned.model} takes --from and --to only.")
         if asked.get("source_lang") == languages.AUTO:
             raise BadOption("--prefix is the same for every language: give --from with it.")
         return {}

@@ -116,11 +116,11 @@ def why_not(missing: Missing, unread: Unread, limits: Limits) -> str | None:
         reason = f"{unread.unknown} was rejected, and its id cannot be read, so it may be any of them; repair it"
     elif unread.n_rejected and not limits.keep_rejected:
         more = f", and {unread.n_rejected - 1:,} more" if unread.n_rejected > 1 else ""
-        advice = "repair it, or mark what was not rejected with --prune-rejected keep"
+        advice = "repair it, or mark the other missing documents with --prune-rejected keep"
         reason = f"{unread.first} was rejected{more}; {advice}"
     elif missing.n_left_out and not limits.keep_rejected:
         files = ", ".join(f"{unread.left_out[suffix]:,} {suffix}" for suffix in sorted(missing.n_left_out))
-        advice = what_reads(missing.n_left_out) or "; mark what does not lie in such files with --prune-rejected keep"
+        advice = what_reads(missing.n_left_out) or "; mark the other missing documents with --prune-rejected keep"
         reason = f"{files} files were left out, and documents of such files are missing{advice}"
     elif unread.is_empty:
         reason = "the source has no records"

@@ -265,7 +265,7 @@ def _state_of(document: tuple[str, str], found: Trace) -> str:
 @click.command("gc", epilog="Example: docmill gc --older-than 90 --spec embed/minilm --dry-run")
 @click.option("--older-than", "days", type=click.FloatRange(0), help="Drop results that are older than so many DAYS.")
 @click.option("--spec", help="Drop results of this spec only: its number in `corpus show`, or KIND/MODEL.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed, and what it took to compute it.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed, and how long it took to compute.")
 @click.option("--yes", is_flag=True, help="Drop results without asking.")
 @JSON
 def gc_command(days: float | None, spec: str | None, dry_run: bool, yes: bool, as_json: bool) -> int:
