@@ -48,6 +48,7 @@ def next_release(tmp_path: Path) -> Path:
     folder = tmp_path / "next"
     for package in ("worker", "tasks", "storage"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "docmill.py", folder)  # it starts the packages beside it
     (folder / "storage/migrations/versions/9999_novelty.py").write_text(MIGRATION)
     schema = folder / "storage/schema.py"
     declared = schema.read_text()
