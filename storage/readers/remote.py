@@ -36,6 +36,7 @@ REFUSED = frozenset(
         *("reference", "filecache", "simplecache", "blockcache", "cached", "dir", "generic", "data"),
         *("async_wrapper", "asyncwrapper"),
         *("zip", "tar", "libarchive"),
+        *("bz2", "gzip", "lz4", "xz", "zstd"),  # of the library datasets, which opens what is behind them
     )
 )
 _TALKATIVE = (

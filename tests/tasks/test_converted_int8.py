@@ -112,9 +112,9 @@ def test_without_nncf_the_extra_is_named(
     with pytest.raises(CannotServe, match=r"install .*\[openvino-int8\]"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
     monkeypatch.setattr(choice, "installed", lambda: frozenset({"transformers"}))
-    with pytest.raises(CannotServe, match=r"no int8 precision; install .*\[openvino-int8\]"):
+    with pytest.raises(CannotServe, match=r"no int8 precision; .*install .*\[openvino-int8\]"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
-    with pytest.raises(CannotServe, match=r"openvino is not installed .*'docmill\[openvino-int8\]'"):
+    with pytest.raises(CannotServe, match=r"openvino is not installed .*install .*\[openvino-int8\]"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")
     with pytest.raises(CannotServe, match=r"backend transformers does not embed .* on cpu \(int8 precision\)\.$"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="transformers")

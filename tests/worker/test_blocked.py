@@ -51,6 +51,6 @@ def test_a_watcher_stays_with_a_job_whose_model_comes_back(
 def test_status_and_jobs_say_that_it_is_blocked_and_what_to_do(fleet: Docmill, database: Database) -> None:
     job = _refused(database)
     assert fleet.json("status", job)["state"] == "blocked"
-    for said in (fleet("status", job).stdout, fleet("jobs").stdout):
+    for said in (" ".join(fleet(*command).stdout.split()) for command in (("status", job), ("jobs",))):
         assert "blocked: cannot serve it: no vLLM. Every worker refuses it" in said
         assert "`docmill cancel` drops it" in said

@@ -67,12 +67,11 @@ def test_csv_is_changed_only_for_a_terminal(is_terminal: bool, raw: bool) -> Non
 def test_a_hostile_corpus_name_is_shown_as_text(
     tmp_path: Path, write_corpus: Callable[..., Path], command: tuple[str, ...]
 ) -> None:
-    name = f"a[/b][vllm-cpu]{HOSTILE}"
+    name = f"[/b][cpu]{HOSTILE}"
     docmill = Docmill(tmp_path, {})
     docmill.enqueue(write_corpus([{"id": "1", "text": "one"}]), "--task", "summarize", "--corpus", name)
     shown = docmill(*(name if word == "NAME" else word for word in command)).stdout
-    assert "[/b]" in shown
-    assert "[vllm-cpu]" in shown
+    assert "[/b][cpu]" in shown
     assert not set(shown) & set(HOSTILE[:1] + "\x9b\x7f")
 
 
