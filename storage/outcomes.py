@@ -13,6 +13,7 @@ import orjson
 from storage.normalize import normalize, normalize_json
 
 TRUNCATED = "output_truncated"  # the flag of an output that stopped at the model's limit
+DOUBTFUL = frozenset({TRUNCATED, "empty", "empty_window", "language_uncertain", "not_reduced"})
 REFUSED = "the database cannot store its output"
 NO_JSON = "its output has no JSON form: a number is not finite or past 64 bits, or it is nested too deep"
 

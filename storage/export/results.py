@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, select, tuple_
+from sqlalchemy import Connection, Text, cast, or_, select, tuple_
 
 from storage.database import Database
 from storage.flow import prompts
 from storage.flow.steps import OpenStep, of_job, way_to_named
 from storage.flow.ways import visible
 from storage.jobs import require
+from storage.outcomes import DOUBTFUL
 from storage.schema import Content, Document, OutcomeRow, Rejection
 
 Place = tuple[int, int]  # of a document in its corpus, in whose order results come: (seq, id)
@@ -38,6 +40,37 @@ def results(
     """
     found = _placed(database, job_id, step, with_input=with_input)
     yield from islice((row for _, row in found), limit)
+
+
+def samples(database: Database, job_id: int, n: int = 3) -> list[dict[str, Any]]:
+    """Return a few results of a job with their inputs, from its first page.
+
+    Results without flags come first, doubtful ones last. Raises NoSuchJob.
+    """
+    page = list(results(database, job_id, with_input=True, limit=PAGE))
+    return sorted(page, key=lambda result: (not DOUBTFUL.isdisjoint(result["flags"]), bool(result["flags"])))[:n]
+
+
+def count_doubtful(database: Database, job_id: int) -> tuple[int, Counter[str]]:
+    """Return how many outputs of a job's first step have a doubtful flag, and how many have each.
+
+    Raises NoSuchJob.
+    """
+    job = require(database, job_id)
+    step = _steps(database, job_id)[0]
+    query, computed = prompts.joined(select(OutcomeRow.content_id, OutcomeRow.flags), step, Document.content_id)
+    written = cast(OutcomeRow.flags, Text)
+    query = (
+        query.select_from(Document)
+        .join(OutcomeRow, OutcomeRow.content_id == computed)
+        .where(visible(job), OutcomeRow.spec_id == step.spec_id, OutcomeRow.status == "done")
+        .where(or_(*(written.contains(f'"{flag}"', autoescape=True) for flag in DOUBTFUL)))
+    )
+    found: dict[int, frozenset[str]] = {}
+    with database.read() as connection:
+        for row in connection.execute(query):
+            found[row.content_id] = DOUBTFUL.intersection(row.flags)
+    return len(found), Counter(flag for flags in found.values() for flag in flags)
 
 
 def _placed(

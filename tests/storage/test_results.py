@@ -7,7 +7,7 @@ from sqlalchemy import event
 from storage import jobs
 from storage.database import Database
 from storage.errors import NoSuchJob
-from storage.export.results import failures, results
+from storage.export.results import count_doubtful, failures, results, samples
 from storage.intake import ingest
 from storage.intake.chunks import Rejected
 from storage.leases import shards
@@ -31,6 +31,19 @@ def test_results_come_in_the_order_of_the_source_page_after_page(database: Datab
     found = list(results(database, job.id))
     assert [row["id"] for row in found] == [key for key, _ in texts]
     assert [row["text"] for row in found] == [f"out of {text}" for _, text in texts]
+
+
+def test_samples_have_no_flags_where_there_are_such_and_doubtful_outputs_are_counted(database: Database) -> None:
+    flags = {"t0": ("output_truncated", "empty_window"), "t1": ("reduced",), "t2": (), "t3": ("output_truncated",)}
+    job = read(database, request(), [("a", "t0"), ("b", "t1"), ("c", "t2"), ("d", "t3"), ("e", "t3"), ("f", "t2")])
+    work(
+        database,
+        lambda claim: [Outcome(key, Status.DONE, text=text, flags=flags[text]) for key, text in claim.texts],
+    )
+    assert [row["id"] for row in samples(database, job.id)] == ["c", "f", "b"]
+    assert [row["id"] for row in samples(database, job.id, 9)] == ["c", "f", "b", "a", "d", "e"]
+    assert samples(database, job.id)[0]["input"] == "t2"
+    assert count_doubtful(database, job.id) == (2, {"output_truncated": 2, "empty_window": 1})
 
 
 @pytest.mark.parametrize("n", [999, 1_000, 1_001])

@@ -43,6 +43,23 @@ def test_each_task_gives_every_document_its_result_in_the_order_of_the_source(em
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
 
 
+def test_samples_show_good_results_first_and_a_line_counts_the_doubtful(embedded: Docmill) -> None:
+    task = ("--task", "summarize", "--beams", 1, "--limit", 6, "--max-new-tokens", 8)
+    for columns in (80, 200):
+        embedded.environment["COLUMNS"] = str(columns)
+        said = embedded("run", DESCRIPTIONS, *task).stderr
+        assert "summarize: 3 of 6 results" in said
+        shown = re.findall("^document  (.+?) *$", said, re.MULTILINE)
+        good = [result["id"] for result in embedded.results(1) if not result["flags"]]
+        assert shown[: len(good)] == good[:3]
+        n = 6 - len(good)
+        assert 0 < n < 6
+        assert f"{n} of 6 outputs are flagged as doubtful (output_truncated: {n})." in said
+        table = said[said.index("document  ") : said.index("Job ")].splitlines()
+        assert max(map(len, table)) <= columns
+    assert "doubtful" not in embedded("run", DESCRIPTIONS, "--task", "embed", "--limit", 6).stderr
+
+
 def test_a_prompt_comes_from_a_file_and_another_one_makes_other_results(embedded: Docmill) -> None:
     (embedded.folder / "prompt.txt").write_text("Say it again:\n{text}")
     task = ("--task", "generate", "--model", "null", "--stop", "a", "--stop", "b", "--limit", 3)

@@ -25,6 +25,7 @@ Row = TypeVar("Row")
 
 SHOWN_REJECTIONS = 5
 SHOWN_EVERY = 1_000  # documents
+SHOWN_CHARACTERS = 200  # of a sample's input and output
 
 
 class _Console(Console):
@@ -147,15 +148,28 @@ def jobs(statuses: Sequence[JobStatus]) -> Group:
     return Group(made, *([Text(), *reasons] if reasons else []))
 
 
-def samples_table(samples: list[dict[str, Any]]) -> Table:
-    """A few results side by side with their inputs."""
-    table = Table(title=f"{samples[0]['task']}: a few results", title_justify="left", show_lines=True, expand=True)
-    table.add_column("document", ratio=2, overflow="fold")
-    table.add_column("input", ratio=5)
-    table.add_column("output", ratio=5)
+def samples_table(samples: Sequence[dict[str, Any]], total: int) -> Table:
+    """Return a few results below their inputs, in columns that fit any terminal."""
+    made = Table(
+        title=f"{samples[0]['task']}: {len(samples)} of {total:,} results",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        show_header=False,
+    )
+    made.add_column(no_wrap=True)
+    made.add_column(ratio=1)
     for sample in samples:
-        table.add_row(Text(printable(sample["id"])), Text(shorten(sample["input"])), Text(_output(sample)))
-    return table
+        made.add_row("document", Name(sample["id"]), style="bold")
+        made.add_row("input", _on_few_lines(sample["input"]))
+        made.add_row("output", _on_few_lines(_output(sample)), end_section=True)
+        made.add_row()
+    return made
+
+
+def _on_few_lines(text: str) -> Text:
+    """Return the text's beginning without line breaks, about three lines of a terminal of 80 columns."""
+    return Text(shorten(" ".join(text.split()), SHOWN_CHARACTERS))
 
 
 def hits_table(hits: Sequence[tuple[float, str, str]]) -> Table:
@@ -172,7 +186,7 @@ def hits_table(hits: Sequence[tuple[float, str, str]]) -> Table:
 
 def _output(sample: dict[str, Any]) -> str:
     if "text" in sample:
-        return shorten(sample["text"] or "")
+        return str(sample["text"] or "")
     import numpy as np
 
     vector: Any = np.atleast_2d(sample["vector"])

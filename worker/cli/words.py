@@ -112,6 +112,12 @@ def summary(status: JobStatus) -> str:
     return ". ".join(sentence.removesuffix(".") for sentence in sentences) + "."
 
 
+def doubtful(outputs: int, n: int, by_flag: Counter[str]) -> str:
+    """Say how many outputs carry a flag that makes them doubtful."""
+    flags = ", ".join(f"{flag}: {count:,}" for flag, count in by_flag.most_common())
+    return f"{n:,} of {outputs:,} outputs are flagged as doubtful{f' ({flags})' if flags else ''}."
+
+
 def as_json(status: JobStatus) -> dict[str, Any]:
     """A status for machines; the spec as its parts."""
     steps = [asdict(step) | {"spec": asdict(step.spec)} for step in status.steps]

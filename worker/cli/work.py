@@ -252,18 +252,19 @@ def _conclude(
     database: Database, status: JobStatus, out: Path | None, max_failures: float | None, as_json: bool
 ) -> int:
     """Say what came of a job: a summary, a few results; and the exit code."""
-    from storage.export.results import results
+    from storage.export.results import count_doubtful, samples
     from worker.cli import show
 
+    shown = samples(database, status.id) if out is None and not as_json else []
     if as_json:
         print_json(words.as_json(status))
-    else:
-        samples = list(results(database, status.id, with_input=True, limit=3))
-        if samples and out is None:
-            show.talk.print(show.samples_table(samples))
+    elif shown:
+        show.talk.print(show.samples_table(shown, status.done))
     if status.prior and status.prior == status.texts:
         say(f"Nothing to compute: all {status.texts:,} texts had a result or a failure on record already.")
     (say if status.state == "done" and not status.failed and not status.rejected else warn)(words.summary(status))
+    if shown and "text" in shown[0]:
+        say(words.doubtful(status.done, *count_doubtful(database, status.id)))
     if out is None and status.done:
         say(f"All results: docmill results {status.id} --out FILE")
     return exit_code_of(status, max_failures)
