@@ -31,10 +31,11 @@ from pathlib import Path
 from typing import IO, Any
 
 LARGEST = 1 << 20
+CLI = Path(__file__).resolve().parents[2] / "worker" / "cli"
 COMMANDS = (
-    *("worker.cli.admin", "worker.cli.completion", "worker.cli.corpus", "worker.cli.faults", "worker.cli.jobs"),
-    *("worker.cli.local", "worker.cli.pipeline", "worker.cli.session", "worker.cli.show", "worker.cli.steer"),
-    *("worker.cli.work", "worker.broker", "worker.device", "worker.embedded", "worker.faultbackend"),
+    *sorted(f"worker.cli.commands.{file.stem}" for file in (CLI / "commands").glob("*.py")),
+    *("worker.cli.local", "worker.cli.show"),
+    *("worker.broker", "worker.device", "worker.embedded", "worker.faultbackend"),
     *("worker.supervisor", "tasks.engine"),
     *("worker.enqueue", "worker.settings", "storage.corpora", "storage.database", "storage.jobs", "storage.status"),
     *("storage.disposal.collection", "storage.disposal.removal", "storage.disposal.tracing", "storage.migrations"),

@@ -15,34 +15,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from worker.cli.registry import COMMANDS, HEADINGS
 from worker.near_misses import nearly
-
-COMMANDS = {
-    "run": ("worker.cli.work", "Run a task over a source, here and now."),
-    "enqueue": ("worker.cli.work", "Store a source as a job and leave the work to the workers."),
-    "worker": ("worker.cli.admin", "Start a worker."),
-    "pipeline": ("worker.cli.pipeline", "Run several steps over a corpus, by hand or on a schedule."),
-    "jobs": ("worker.cli.jobs", "List the latest jobs."),
-    "status": ("worker.cli.jobs", "Show how far a job is, and what it waits for."),
-    "wait": ("worker.cli.jobs", "Wait for a job to end."),
-    "results": ("worker.cli.jobs", "Write a job's results as JSON lines, CSV, Parquet or an array."),
-    "search": ("worker.cli.search", "Find the documents that are nearest to a text, by their embeddings."),
-    "index": ("worker.cli.index", "Make, list or drop indexes of vectors, for search in large corpora."),
-    "failures": ("worker.cli.jobs", "List what has no result, with the reasons."),
-    "retry": ("worker.cli.jobs", "Try a job's failed documents again."),
-    "pause": ("worker.cli.steer", "Hold a job until it is resumed."),
-    "resume": ("worker.cli.steer", "Let a paused job go on."),
-    "priority": ("worker.cli.steer", "Put a job before or behind others."),
-    "cancel": ("worker.cli.jobs", "Stop a job; what is done stays."),
-    "orders": ("worker.cli.orders", "List the orders of other programs, with their jobs or refusals."),
-    "corpus": ("worker.cli.corpus", "List, show or remove corpora and documents; trace a text."),
-    "gc": ("worker.cli.corpus", "Remove what nothing refers to, and results by age or spec."),
-    "models": ("worker.cli.admin", "List the models that have names, or check one."),
-    "db": ("worker.cli.admin", "Look after the store's schema."),
-    "doctor": ("worker.cli.admin", "Find what is wrong with this installation."),
-    "health": ("worker.cli.admin", "Say whether this machine's workers live and take work, for health checks."),
-    "completion": ("worker.cli.completion", "Print the script that lets a shell complete docmill's commands."),
-}
 
 
 def _with_quiet(command: click.Command) -> click.Command:
@@ -51,7 +25,7 @@ def _with_quiet(command: click.Command) -> click.Command:
         for one in command.commands.values():
             _with_quiet(one)
     elif all(param.name != "quiet" for param in command.params):
-        from worker.cli.session import be_quiet
+        from worker.cli.quiet import be_quiet
 
         about = "Print only warnings and errors on stderr, for cron."
         command.params.append(
@@ -69,7 +43,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), f"{cmd_name}_command")
+        module = importlib.import_module(f"worker.cli.commands.{cmd_name}")
+        command = getattr(module, f"{cmd_name}_command")
         assert isinstance(command, click.Command)
         return _with_quiet(command)
 
@@ -91,7 +66,7 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a reader of its output that has seen enough ends it, and that is no error."""
-        from worker.cli.session import nobody_reads
+        from worker.cli.printing import nobody_reads
 
         try:
             return super().invoke(ctx)
@@ -100,8 +75,11 @@ class LazyGroup(click.Group):
             return 0
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, about) for name, (_, about) in COMMANDS.items()])
+        width = max(map(len, COMMANDS))  # of every section's first column
+        for heading in HEADINGS:
+            under = [(name.ljust(width), one.about) for name, one in COMMANDS.items() if one.heading == heading]
+            with formatter.section(heading):
+                formatter.write_dl(under)
 
 
 @click.group(
@@ -116,8 +94,8 @@ def docmill() -> None:
 
     \b
     docmill run notes/ --task summarize
-    docmill run articles.jsonl.zst --task translate --from fr --to en --out english.jsonl
-    docmill enqueue corpus.csv --task embed --model sentence-transformers/all-MiniLM-L6-v2 --wait
+    docmill run articles.jsonl --task translate --from fr --to en --out en.jsonl
+    docmill enqueue corpus.csv --task embed --model minilm --wait
     docmill search corpus.csv "how to renew a passport"
     """
 
@@ -128,7 +106,7 @@ def main() -> None:
     # tenths of a short command's time.
     gc.set_threshold(200_000, 1, 1)
     atexit.register(gc.freeze)
-    from worker.cli.session import leave, open_closed_streams
+    from worker.cli.printing import leave, open_closed_streams
 
     open_closed_streams()
     leave(_run())
@@ -144,8 +122,8 @@ def _keep_near_misses(error: click.ClickException) -> None:
 
 def _run() -> int:
     """The command's exit code, once what went wrong is said."""
-    from worker.cli.faults import exit_code, sentence
-    from worker.cli.session import warn
+    from worker.cli.exit_codes import exit_code, sentence
+    from worker.cli.printing import warn
 
     try:
         return int(docmill(standalone_mode=False) or 0)

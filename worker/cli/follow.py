@@ -14,9 +14,9 @@ from storage.intake.ingest import Counts
 from storage.jobs import OpenJob
 from storage.readers import Source
 from storage.status import JobStatus, read_status
-from worker.cli.session import say
+from worker.cli.formatting import ingested, left_out, pace
+from worker.cli.printing import say
 from worker.cli.show import SHOWN_REJECTIONS, bar
-from worker.cli.words import ingested, left_out, pace
 from worker.enqueue import Enqueued, Progress
 
 POLL_S = 0.5

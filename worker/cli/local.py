@@ -14,8 +14,8 @@ from storage.leases.waiting import Cause
 from storage.status import JobStatus, read_status
 from worker.broker import Broker
 from worker.cli.follow import IngestBar, follow, say_ingested
-from worker.cli.session import say
-from worker.cli.words import printable
+from worker.cli.formatting import printable
+from worker.cli.printing import say
 from worker.enqueue import Prepared, enqueue
 from worker.errors import WorkerError
 from worker.settings import Settings

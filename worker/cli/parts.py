@@ -12,7 +12,7 @@ from storage.export.results import Placed
 from storage.status import JobStatus
 from storage.writers import FormatUnfit, Target
 from worker import faultpoints
-from worker.cli.session import say
+from worker.cli.printing import say
 from worker.cli.show import WritingBar
 
 

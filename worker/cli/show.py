@@ -12,9 +12,9 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from worker.cli.session import STDERR, nobody_reads
+from worker.cli.formatting import printable, shorten
+from worker.cli.printing import STDERR, nobody_reads
 from worker.cli.tables import Name, table
-from worker.cli.words import printable, shorten
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -6,7 +6,7 @@ import io
 import re
 from typing import BinaryIO
 
-from worker.cli.words import printable
+from worker.cli.formatting import printable
 
 # JSON escapes the characters below U+0020 by itself. Terminals obey some of these as well, and JSON allows them.
 _CONTROLS = re.compile("[\x7f-\x9f]")

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 from rich.text import Text
 
-from worker.cli.session import STDERR
+from worker.cli.formatting import printable
+from worker.cli.printing import STDERR
 from worker.cli.show import changing_bars, talk
-from worker.cli.words import printable
 from worker.device import LOG_FORMAT
 
 LAST_LINES_S = 1.0  # how long what was written is waited for; a child that outlives us keeps the pipe open

@@ -9,26 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli import completion, words
-from worker.cli.faults import OK, SOME_FAILED, SOME_REJECTED
-from worker.cli.session import (
-    BACKEND,
-    FORMAT,
-    OUT,
-    STDOUT,
-    answer,
-    check_filled,
-    check_out,
-    check_out_is_no_input,
-    open_broker,
-    open_store,
-    print_json,
-    queue_of,
-    say,
-    settings_from,
-    warn,
-    write_out,
-)
+from worker.cli import formatting, shell_completion
+from worker.cli.context import open_broker, open_store, queue_of, settings_from
+from worker.cli.exit_codes import OK, SOME_FAILED, SOME_REJECTED
+from worker.cli.options import BACKEND, FORMAT, OUT, check_filled
+from worker.cli.output_files import STDOUT, check_out, check_out_is_no_input, write_out
+from worker.cli.printing import answer, print_json, say, warn
 
 if TYPE_CHECKING:
     from storage.database import Database
@@ -80,11 +66,11 @@ _DECODER_OPTIONS = (
 def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say what to do with which source: the same for every command that takes a source."""
     options = [
-        click.argument("source", shell_complete=completion.files),
+        click.argument("source", shell_complete=shell_completion.files),
         click.option("--task", type=TASKS, required=True, help="What to do with every document."),
         click.option(
             "--model",
-            shell_complete=completion.models,
+            shell_complete=shell_completion.models,
             help="A name from `docmill models list`, a folder, or a model hub's id; with --from auto also one "
             "for each language: fr=MODEL,de=MODEL.",
         ),
@@ -229,8 +215,8 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
     with lines_above_the_bar(settings.log_level), IngestBar(prepared.source) as progress:
         found = forecast(settings, database, prepared, device, progress)
     if not found.documents and not found.rejected:
-        say(words.no_records(prepared.source.name))
-    if (others := words.left_out(prepared.source)) is not None:
+        say(formatting.no_records(prepared.source.name))
+    if (others := formatting.left_out(prepared.source)) is not None:
         say(others)
     code = SOME_REJECTED if found.rejected else OK
     if as_json:
@@ -241,9 +227,9 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
     if found.sampled:
         answer(
             f"{found.texts - found.done_already:,} to do: about {found.tokens_to_do:,} tokens, "
-            f"about {words.duration(found.seconds)} on {device} "
+            f"about {formatting.duration(found.seconds)} on {device} "
             f"({found.tokens_per_s:,.0f} tokens/s measured on {found.sampled} texts, "
-            f"{words.duration(found.load_s)} to load the model)"
+            f"{formatting.duration(found.load_s)} to load the model)"
         )
     return code
 
@@ -257,14 +243,16 @@ def _conclude(
 
     shown = samples(database, status.id) if out is None and not as_json else []
     if as_json:
-        print_json(words.as_json(status))
+        print_json(formatting.as_json(status))
     elif shown:
         show.talk.print(show.samples_table(shown, status.done))
     if status.prior and status.prior == status.texts:
         say(f"Nothing to compute: all {status.texts:,} texts had a result or a failure on record already.")
-    (say if status.state == "done" and not status.failed and not status.rejected else warn)(words.summary(status))
+    (say if status.state == "done" and not status.failed and not status.rejected else warn)(
+        formatting.summary(status)
+    )
     if shown and "text" in shown[0]:
-        say(words.doubtful(status.done, *count_doubtful(database, status.id)))
+        say(formatting.doubtful(status.done, *count_doubtful(database, status.id)))
     if out is None and status.done:
         say(f"All results: docmill results {status.id} --out FILE")
     return exit_code_of(status, max_failures)
@@ -324,7 +312,7 @@ def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
             answer(done.id)
         status = follow(database, done.id)
         if as_json:
-            print_json(words.as_json(status))
+            print_json(formatting.as_json(status))
         else:
-            say(words.summary(status))
+            say(formatting.summary(status))
         return exit_code_of(status, request.max_failures)

@@ -29,7 +29,7 @@ from storage.readers.documents import suffixes
 from storage.readers.folder import FolderSource
 from storage.readers.sources import kinds
 from storage.writers import Target
-from worker.cli import words
+from worker.cli import formatting
 
 OPTIONS = SourceOptions()
 
@@ -315,7 +315,7 @@ def test_files_whose_library_is_missing_are_left_out_with_what_reads_them(
     assert left_out(source) == {".PNG": 1, ".png": 1, ".parquet": 1, ".pdf": 1, ".mbox": 1}
     needs = f"b.parquet: Parquet needs another library: {install('parquet')}"
     assert why_left_out(source)[".parquet"] == needs
-    said = words.left_out(source)
+    said = formatting.left_out(source)
     assert said is not None
     assert said.startswith("5 files were left out: 2 .png, 1 .mbox, 1 .parquet, 1 .pdf. ")
     assert needs in said

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli import words
-from worker.cli.faults import BAD_INPUT, OK
-from worker.cli.session import answer_values, open_store, print_json, queue_of, say, settings_from
+from worker.cli import formatting
+from worker.cli.context import open_store, queue_of, settings_from
+from worker.cli.exit_codes import BAD_INPUT, OK
+from worker.cli.options import JSON
+from worker.cli.printing import answer_values, print_json, say
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 @click.argument("order", required=False)
 @click.option("--limit", type=click.IntRange(1, 2**31 - 1), default=20, show_default=True, help="Only the latest N.")
 @click.option("--cancel", is_flag=True, help="End ORDER, and its job if its source is still read.")
-@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@JSON
 def orders_command(order: str | None, limit: int, cancel: bool, as_json: bool) -> int:
     """List the latest orders, newest first, or show ORDER: its job's number, or why it was refused.
 
@@ -96,7 +98,7 @@ def _table(found: list[dict[str, Any]]) -> Group:
     for shown in map(_shown, found):
         plain = (shown[name] for name in ("state", "job", "placed", "task"))
         made.add_row(Name(shown["order"]), *plain, Name(shown["source"]))
-    said = [Text(words.printable(f"Order {one['id']}: {one['reason']}")) for one in found if one["reason"]]
+    said = [Text(formatting.printable(f"Order {one['id']}: {one['reason']}")) for one in found if one["reason"]]
     return Group(made, *([Text(), *said] if said else []))
 
 
@@ -126,7 +128,7 @@ def _shown(facts: dict[str, Any]) -> dict[str, str]:
         "order": facts["id"],
         "state": facts["state"],
         "job": "" if facts["job"] is None else str(facts["job"]),
-        "placed": words.local_time(facts["placed_at"]),
+        "placed": formatting.local_time(facts["placed_at"]),
         "task": facts["task"] or "",
         "source": facts["source"] or "",
         "reason": facts["reason"] or "",

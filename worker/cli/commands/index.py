@@ -6,10 +6,10 @@ from dataclasses import asdict
 
 import click
 
-from worker.cli.faults import BAD_INPUT, OK
-from worker.cli.session import open_store, print_json, say, settings_from
-
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+from worker.cli.context import open_store, settings_from
+from worker.cli.exit_codes import BAD_INPUT, OK
+from worker.cli.options import JSON
+from worker.cli.printing import print_json, say
 
 
 @click.group("index", epilog="Example: docmill index add articles.jsonl && docmill index list")
@@ -37,11 +37,11 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> int:
     """
     from storage.retrieval import vectors
     from storage.retrieval.search import choose
-    from worker.cli.search import names
+    from worker.cli.options import corpus_names
     from worker.cli.show import bar
 
     with open_store(settings_from()) as database:
-        searched = choose(database, names(corpus), job)
+        searched = choose(database, corpus_names(corpus), job)
         with bar("index") as progress:
 
             def advanced(n_added: int) -> None:

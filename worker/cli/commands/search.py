@@ -7,13 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli.faults import OK, SOME_FAILED
-from worker.cli.session import BACKEND, STDOUT, check_filled, open_store, say, settings_from, write_out
+from worker.cli.context import open_store, settings_from
+from worker.cli.exit_codes import OK, SOME_FAILED
+from worker.cli.options import BACKEND, check_filled, corpus_names
+from worker.cli.output_files import STDOUT, write_out
+from worker.cli.printing import say
 
 if TYPE_CHECKING:
     from storage.database import Database
@@ -89,7 +91,7 @@ def search_command(
     typed = text is None and queries is None and not as_json and sys.stdin.isatty()
     asked = _typed() if typed else _queries(text, queries)
     with open_store(settings) as database:
-        searched = choose(database, names(corpus), job)
+        searched = choose(database, corpus_names(corpus), job)
         if searched.others and job is None:
             others = "; ".join(searched.others)
             say(f"By the vectors of job {searched.job_id}, {searched.spec}; --job takes others: {others}.")
@@ -110,13 +112,6 @@ def search_command(
             f"{lacking:,} of {search.n_seen:,} documents have no vector; `docmill status {searched.job_id}` says why."
         )
     return SOME_FAILED if search.n_refused else OK
-
-
-def names(corpus: str) -> list[str]:
-    """What a corpus may be called by: its name, or its source's path as `run` writes it."""
-    from storage.readers.streams import printable
-
-    return [corpus, printable(Path(corpus).resolve())]
 
 
 def _queries(text: str | None, file: str | None) -> Iterable[Record | Rejection]:
@@ -253,6 +248,6 @@ def _of_hit(hit: Hit) -> str:
 
 
 def _line(text: str) -> str:
-    from worker.cli.words import printable
+    from worker.cli.formatting import printable
 
     return printable(" ".join(text[:BEGINNING].split()), keep="")

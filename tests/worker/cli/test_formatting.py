@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.worker.harness import Docmill
-from worker.cli.words import cell
+from worker.cli.formatting import cell
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-2+3", "@SUM(A1)", " =1+1", '"=1+1"', "\t=1", "\n=1", "＝1+1"])

@@ -14,8 +14,9 @@ import pytest
 
 from tasks.plan import Options
 from tests.worker.harness import DOCMILL, EXAMPLES, ROOT, Docmill
-from worker.cli import COMMANDS, docmill
-from worker.cli.words import aligned
+from worker.cli import docmill
+from worker.cli.formatting import aligned
+from worker.cli.registry import COMMANDS
 from worker.cli.work import OF_MODEL, run_command
 
 DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"

@@ -15,7 +15,7 @@ import pytest
 
 from tests.test_imports import loaded_after
 from tests.worker.harness import DOCMILL, Docmill, kill_group
-from worker.cli import COMMANDS
+from worker.cli.registry import COMMANDS
 
 WITHIN_S = 30.0
 ERASE_LINE = "\x15"

@@ -1,6 +1,6 @@
-"""What is said in plain words: numbers, a job's status, texts made safe to print.
+"""Numbers, times, a job's status and texts as plain text that is safe to print.
 
-Without rich, which would be loaded for every short command: `worker.cli.show` has its tables and bars.
+Without rich, which takes long to load: `worker.cli.show` has tables and bars.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ def duration(seconds: float) -> str:
     if minutes < 48 * 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes / 1440:.0f} days"
+
+
+def documents(n: int) -> str:
+    """Return a number of documents with its noun."""
+    return f"{n:,} document{'s' * (n != 1)}"
 
 
 def local_time(seconds: float | None) -> str:

@@ -12,18 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli import words
-from worker.cli.faults import OK
-from worker.cli.session import (
-    BACKEND,
-    answer,
-    check_out_is_no_input,
-    open_broker,
-    open_store,
-    print_json,
-    say,
-    settings_from,
-)
+from worker.cli import formatting
+from worker.cli.context import open_broker, open_store, settings_from
+from worker.cli.exit_codes import OK
+from worker.cli.options import BACKEND, JSON
+from worker.cli.output_files import check_out_is_no_input
+from worker.cli.printing import answer, print_json, say
 
 if TYPE_CHECKING:
     from storage.database import Database
@@ -35,7 +29,6 @@ if TYPE_CHECKING:
 
 FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 NAME = click.argument("name")
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group("pipeline", epilog="Example: docmill pipeline check nightly.toml && docmill pipeline run nightly.toml")
@@ -62,7 +55,7 @@ def _prepared(
 
 def _check_output(pipeline: Pipeline, file: Path) -> None:
     """Refuse an output file that could not be written, with the line of the pipeline file that names it."""
-    from worker.cli.session import check_folder, check_out
+    from worker.cli.output_files import check_folder, check_out
     from worker.pipelines.file import PipelineInvalid, line_of
 
     output = pipeline.output
@@ -133,10 +126,10 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
             written = export(database, pipeline, status.id, run.held)
             run.ended(status)
         if as_json:
-            print_json(words.as_json(status))
+            print_json(formatting.as_json(status))
         else:
             show.paper.print(show.steps_table(status))
-        say(words.summary(status))
+        say(formatting.summary(status))
         if written is not None:
             say(f"Wrote {written:,} results to {pipeline.output.file}.")
         else:
@@ -247,7 +240,7 @@ def list_command(as_json: bool) -> int:
         last = one["last_run"] or {}
         schedule = one["schedule"]
         said = f"{schedule['cron']} ({schedule['timezone']})" if schedule else "none"
-        times = (words.local_time(last.get("at")), last.get("state", ""), words.local_time(one["next_run"]))
+        times = (formatting.local_time(last.get("at")), last.get("state", ""), formatting.local_time(one["next_run"]))
         made.add_row(Name(one["name"]), Name(said), *times)
     show.paper.print(made)
     return OK
@@ -293,8 +286,8 @@ def history_command(name: str, limit: int, as_json: bool) -> int:
 
     from storage.flow import pipelines
     from worker.cli import show
+    from worker.cli.formatting import printable
     from worker.cli.tables import table
-    from worker.cli.words import printable
 
     with open_store(settings_from()) as database:
         runs = [_run(row) for row in pipelines.history(database, name, limit)]
@@ -303,7 +296,7 @@ def history_command(name: str, limit: int, as_json: bool) -> int:
         return OK
     made = table("run", "due", "began", "ended", "state", "job")
     for run in runs:
-        times = [words.local_time(run[key]) for key in ("due", "at", "ended")]
+        times = [formatting.local_time(run[key]) for key in ("due", "at", "ended")]
         job = "" if run["job"] is None else str(run["job"])
         made.add_row(str(run["id"]), times[0] or "by hand", *times[1:], run["state"], job)
     show.paper.print(made)
@@ -346,9 +339,8 @@ def _when(pipeline: Pipeline) -> str:
     schedule = pipeline.schedule
     if schedule is None:
         return "it has no schedule; run it with: docmill pipeline run FILE"
-    return (
-        f"{schedule.cron} ({schedule.timezone}), the next time {words.local_time(next_after(schedule, time.time()))}"
-    )
+    due = formatting.local_time(next_after(schedule, time.time()))
+    return f"{schedule.cron} ({schedule.timezone}), the next time {due}"
 
 
 def _as_json(pipeline: Pipeline) -> dict[str, Any]:

@@ -1,31 +1,28 @@
-"""`docmill corpus` and `docmill gc`: what is stored, and how it leaves again."""
+"""`docmill corpus`: what is stored, and how it leaves again."""
 
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli import words
-from worker.cli.faults import BAD_INPUT, OK, SOME_FAILED
-from worker.cli.session import answer, open_store, print_json, say, settings_from
+from worker.cli import formatting
+from worker.cli.context import open_store, settings_from
+from worker.cli.exit_codes import BAD_INPUT, OK, SOME_FAILED
+from worker.cli.options import JSON
+from worker.cli.printing import answer, confirmed, print_json, say
 
 if TYPE_CHECKING:
     from storage.corpora import CorpusState
     from storage.database import Database
-    from storage.disposal.collection import Collected
-    from storage.disposal.cost import Cost
     from storage.disposal.removal import Removed
     from storage.disposal.selection import Condition
     from storage.disposal.tracing import Trace
 
 NAME = click.argument("name")
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-DAY_S = 86_400.0
 MENTIONED = 5
 
 
@@ -57,7 +54,7 @@ def list_command(as_json: bool) -> int:
         numbers={"documents", "results"},
     )
     for one in found:
-        last = words.local_time(one.ingests[0].started_at) if one.ingests else ""
+        last = formatting.local_time(one.ingests[0].started_at) if one.ingests else ""
         results = [(f"{spec.done:,}", Name(spec.spec)) for spec in one.specs] or [("", Name(""))]
         made.add_row(Name(one.name), f"{one.documents:,}", *results[0], last)
         for more in results[1:]:
@@ -74,15 +71,15 @@ def show_command(name: str, as_json: bool) -> int:
     from storage import corpora
     from storage.disposal import removal
     from worker.cli import show
-    from worker.cli.search import names
+    from worker.cli.options import corpus_names
     from worker.cli.tables import Name, table
 
     with open_store(settings_from()) as database:
-        corpus = corpora.show(database, removal.called(database, names(name)))
+        corpus = corpora.show(database, removal.called(database, corpus_names(name)))
     if as_json:
         print_json(_as_json(corpus))
         return OK
-    answer(f"{corpus.name}: {corpus.documents:,} documents, made {words.local_time(corpus.created_at)}")
+    answer(f"{corpus.name}: {corpus.documents:,} documents, made {formatting.local_time(corpus.created_at)}")
     counted = ("done", "failed", "skipped", "to do")
     specs = table("spec", "of", *counted, "as of job", names={"of"}, numbers=counted)
     for spec in corpus.specs:
@@ -92,7 +89,7 @@ def show_command(name: str, as_json: bool) -> int:
     readings = table("reading", "began", "state", *read, numbers=read)
     for one in corpus.ingests:
         counts = [f"{n:,}" for n in (one.records, one.new, one.changed, one.unchanged, one.rejected)]
-        readings.add_row(str(one.id), words.local_time(one.started_at), one.state, *counts)
+        readings.add_row(str(one.id), formatting.local_time(one.started_at), one.state, *counts)
     sources = table("reading", "vanished", "source", names={"source"}, numbers={"vanished"})
     for one in corpus.ingests:
         sources.add_row(str(one.id), f"{one.vanished:,}", Name(one.source))
@@ -126,16 +123,16 @@ def rm_command(
     """
     from storage.disposal import removal
     from storage.disposal.selection import Condition
-    from worker.cli.search import names
+    from worker.cli.options import corpus_names
 
     if ids and (wheres or vanished):
         raise click.UsageError("--document names the documents; leave it out to choose them by --where or --vanished")
     conditions = [Condition.parse(where) for where in wheres]
     with open_store(settings_from()) as database:
-        name = removal.called(database, names(name))
+        name = removal.called(database, corpus_names(name))
         missing = removal.missing(database, name, ids)
         chosen = _chosen(database, name, ids, conditions, vanished)
-        if chosen.keys != [] and not yes and not _confirmed(f"This removes {chosen.what}, and every result {_LEFT}"):
+        if chosen.keys != [] and not yes and not confirmed(f"This removes {chosen.what}, and every result {_LEFT}"):
             return BAD_INPUT
         if chosen.keys is None:
             removed = removal.remove_corpus(database, name)
@@ -179,7 +176,7 @@ def _chosen(
             return Chosen([], _none_is(name, conditions, vanished))
         which = [f"of which a version has {' and '.join(map(str, conditions))}"] if conditions else []
         which += ["that vanished from their source"] if vanished else []
-        return Chosen(keys, f"{_documents(len(keys))} of the corpus {name} {' and '.join(which)}")
+        return Chosen(keys, f"{formatting.documents(len(keys))} of the corpus {name} {' and '.join(which)}")
     corpus = corpora.show(database, name)
     if ids:
         return Chosen([*ids], f"{len(ids):,} of the {corpus.documents:,} documents of the corpus {name}")
@@ -190,18 +187,6 @@ def _none_is(name: str, conditions: list[Condition], vanished: bool) -> str:
     if not conditions:
         return f"no document of {name} has vanished from its source"
     return f"no {'vanished ' * vanished}document of {name} has {' and '.join(map(str, conditions))}"
-
-
-def _documents(n: int) -> str:
-    return f"{n:,} document{'s' * (n != 1)}"
-
-
-def _confirmed(question: str) -> bool:
-    say(question)
-    if not sys.stdin.isatty():
-        say("Nothing was removed: --yes says that it is meant.")
-        return False
-    return click.confirm("Remove?", err=True)
 
 
 def _say_removed(removed: Removed) -> None:
@@ -262,70 +247,6 @@ def _state_of(document: tuple[str, str], found: Trace) -> str:
     return ", in an older version" if document in found.superseded else ""
 
 
-@click.command("gc", epilog="Example: docmill gc --older-than 90 --spec embed/minilm --dry-run")
-@click.option("--older-than", "days", type=click.FloatRange(0), help="Drop results that are older than so many DAYS.")
-@click.option("--spec", help="Drop results of this spec only: its number in `corpus show`, or KIND/MODEL.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed, and how long it took to compute.")
-@click.option("--yes", is_flag=True, help="Drop results without asking.")
-@JSON
-def gc_command(days: float | None, spec: str | None, dry_run: bool, yes: bool, as_json: bool) -> int:
-    """Remove texts that nothing refers to, and with an option results too: by age, by spec or by both.
-
-    What an unfinished job works with stays. Dropped results are computed again when somebody asks for them, so the
-    command says what they took and asks first. It may be interrupted, and run beside anything else.
-    """
-    from storage.disposal import collection, cost, removal, selection
-
-    with open_store(settings_from()) as database:
-        spec_ids = None
-        if spec is not None:
-            spec_ids = collection.specs(database, spec)
-            if not spec_ids:
-                unknown = "no spec is called that; `docmill corpus show` names them"
-                raise click.BadParameter(unknown, param_hint="--spec")
-        removed, older_than_s = collection.Collected(), (days or 0.0) * DAY_S
-        drops = days is not None or spec is not None
-        costs = cost.of_dropping(database, older_than_s=older_than_s, spec_ids=spec_ids) if drops else []
-        if dry_run:
-            return _say_would_remove(costs, cost.of_collecting(database), as_json)
-        if costs and not yes and not _confirmed("\n".join(["This drops:", *map(_cost, costs), RECOMPUTED])):
-            return BAD_INPUT
-        if costs:
-            removed += collection.drop(database, older_than_s=older_than_s, spec_ids=spec_ids)
-        removed += collection.collect(database)
-        removal.settle(database)
-        vanished = selection.count_vanished(database)
-    if as_json:
-        print_json({**asdict(removed), "vanished": vanished})
-        return OK
-    say(f"Removed: {removed.contents:,} texts, {removed.outcomes:,} results.")
-    for name, n in vanished.items():
-        advice = f"`docmill corpus rm {shlex.quote(name)} --vanished` removes them"
-        say(f"The corpus {name} keeps {_documents(n)} that vanished from its sources, with their texts; {advice}.")
-    return OK
-
-
-RECOMPUTED = "Whoever asks for them again has them computed anew."
-
-
-def _cost(of: Cost) -> str:
-    """Return a line about the results of one spec and what they took."""
-    took = "" if of.seconds is None else f", about {words.duration(of.seconds)} as they were computed"
-    tokens = f"{of.tokens_in:,} tokens read, {of.tokens_out:,} written"
-    return f"  spec {of.spec_id}, {of.spec}: {of.outcomes:,} result{'s' * (of.outcomes != 1)}, {tokens}{took}"
-
-
-def _say_would_remove(costs: list[Cost], unneeded: Collected, as_json: bool) -> int:
-    if as_json:
-        print_json({"dropped": [asdict(one) for one in costs], "unneeded": asdict(unneeded)})
-        return OK
-    if costs:
-        say("\n".join(["This would drop:", *map(_cost, costs), RECOMPUTED]))
-    say(f"Texts that nothing needs: {unneeded.contents:,}, with {unneeded.outcomes:,} results.")
-    say("Nothing was removed: this was a dry run.")
-    return OK
-
-
 def _as_json(corpus: CorpusState) -> dict[str, Any]:
     return {
         "name": corpus.name,
@@ -333,5 +254,5 @@ def _as_json(corpus: CorpusState) -> dict[str, Any]:
         "created_at": corpus.created_at,
         "specs": [asdict(spec) for spec in corpus.specs],
         "ingests": [asdict(one) for one in corpus.ingests],
-        "jobs": [words.as_json(job) for job in corpus.jobs],
+        "jobs": [formatting.as_json(job) for job in corpus.jobs],
     }

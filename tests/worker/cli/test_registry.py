@@ -1,0 +1,87 @@
+"""A command is one module and one line of the registry; help groups the commands and loads no module."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.worker.harness import ROOT
+from worker.cli import commands
+from worker.cli.registry import COMMANDS, HEADINGS
+
+GREET = '''
+"""`docmill greet`: say hello."""
+
+import click
+
+from worker.cli.exit_codes import OK
+from worker.cli.printing import answer
+
+
+@click.command("greet", epilog="Example: docmill greet Ada")
+@click.argument("name")
+def greet_command(name: str) -> int:
+    """Say hello to NAME."""
+    answer(f"Hello, {name}.")
+    return OK
+'''
+LINE = 'registry.COMMANDS["greet"] = registry.Command(registry.FLEET, "Say hello to somebody.")'
+
+
+def _docmill(folder: Path, *arguments: str) -> str:
+    """Call docmill with the module and the line of another command."""
+    program = "\n".join(
+        [
+            "from worker.cli import commands, main, registry",
+            f"commands.__path__.append({str(folder)!r})",
+            LINE,
+            "main()",
+        ]
+    )
+    called = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(
+        called, env=os.environ | {"COLUMNS": "80"}, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def _sections(shown: str) -> dict[str, list[str]]:
+    """The names of the commands below each heading of the help."""
+    sections: dict[str, list[str]] = {}
+    heading = ""
+    for line in shown.partition("  Exit codes:")[0].splitlines():
+        if line.endswith(":") and not line.startswith(" "):
+            heading = line.removesuffix(":")
+        elif line.startswith("  ") and line[2] != " ":
+            sections.setdefault(heading, []).append(line.split()[0])
+    return sections
+
+
+def test_a_command_is_one_module_and_one_line(tmp_path: Path) -> None:
+    (tmp_path / "greet.py").write_text(GREET.lstrip(), encoding="utf-8")
+    assert _docmill(tmp_path, "greet", "Ada") == "Hello, Ada.\n"
+    shown = _docmill(tmp_path, "--help")
+    assert "  greet       Say hello to somebody.\n" in shown
+    assert "greet" in _sections(shown)["Fleet"]
+    assert "--quiet" in _docmill(tmp_path, "greet", "--help")
+
+
+def test_help_has_every_command_below_one_heading_at_80_columns(tmp_path: Path) -> None:
+    shown = _docmill(tmp_path, "--help")
+    assert max(map(len, shown.splitlines())) <= 80
+    sections = _sections(shown)
+    for heading in HEADINGS:
+        named = [name for name, command in COMMANDS.items() if command.heading == heading]
+        assert [name for name in sections[heading] if name != "greet"] == named
+    for name, command in COMMANDS.items():
+        assert f"  {name:<10}  {command.about}\n" in shown  # on one line
+
+
+@pytest.mark.parametrize("folder", commands.__path__)
+def test_every_module_of_a_command_is_registered(folder: str) -> None:
+    modules = {file.stem for file in Path(folder).glob("*.py")} - {"__init__"}
+    assert modules == COMMANDS.keys()

@@ -1,0 +1,33 @@
+"""`docmill doctor`: find what is wrong with this installation."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from worker.cli.context import settings_from
+from worker.cli.exit_codes import OK, SOME_FAILED
+from worker.cli.options import JSON
+from worker.cli.printing import answer, print_json
+
+
+@click.command("doctor", epilog="Example: docmill doctor --json")
+@JSON
+def doctor_command(as_json: bool) -> int:
+    """Find what is wrong with this installation, and say what to do about it.
+
+    Looks at the database and its schema, Redis, their clocks, models, device, disk and extras. Changes nothing. Exit
+    code 0: nothing is wrong; 1: something is.
+    """
+    from worker.doctor import examine
+
+    findings = examine(settings_from())
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            answer(f"{'ok ' if finding.ok else 'BAD'} {finding.what:<11} {finding.detail}")
+            if finding.advice:
+                answer(f"    {'':<11} {finding.advice}")
+    return OK if all(finding.ok for finding in findings) else SOME_FAILED

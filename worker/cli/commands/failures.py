@@ -1,0 +1,34 @@
+"""`docmill failures`: what of a job has no result, and why."""
+
+from __future__ import annotations
+
+import click
+
+from worker.cli import formatting
+from worker.cli.context import open_store, settings_from
+from worker.cli.exit_codes import OK
+from worker.cli.options import JOB
+from worker.cli.output_files import STDOUT, write_out
+from worker.cli.printing import answer, say
+
+
+@click.command("failures", epilog="Example: docmill failures 7 --json | jq .reason")
+@JOB
+@click.option("--json", "as_json", is_flag=True, help="JSON lines.")
+def failures_command(job: int, as_json: bool) -> int:
+    """List what of JOB has no result: failed and blank documents and rejected records, with the reasons."""
+    from storage.export.results import failures
+
+    with open_store(settings_from()) as database:
+        found = failures(database, job)
+        if as_json:
+            write_out(STDOUT, found)
+            return OK
+        none = True
+        for row in found:
+            none = False
+            fields = (row["id"], row["status"], row["class"], row["reason"])
+            answer("\t".join(formatting.cell(field) if field else "-" for field in fields))
+        if none:
+            say(f"Job {job} has no failures.")
+    return OK

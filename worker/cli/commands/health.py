@@ -1,0 +1,45 @@
+"""`docmill health`: whether this machine's workers live, for health checks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from worker.cli.context import open_store, settings_from
+from worker.cli.exit_codes import OK, SOME_FAILED
+from worker.cli.options import JSON
+from worker.cli.printing import print_json, say
+
+
+@click.command("health", epilog="Example, for a container: HEALTHCHECK CMD docmill health")
+@click.option(
+    "--within",
+    "within_s",
+    type=click.FloatRange(1),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a worker may have been silent.",
+)
+@click.option("--host", help="Whose workers to look at.  [default: this machine]")
+@JSON
+def health_command(within_s: float, host: str | None, as_json: bool) -> int:
+    """Say whether this machine's workers live and take work from the queue: for health checks.
+
+    Every device process of the machine is to hold work, or to have heard from the queue lately, on a device that
+    computes. Exit code 0: all do; 1: one does not, or there is none; 3: the database does not answer.
+    """
+    import platform
+
+    from storage.leases.health import health
+
+    with open_store(settings_from()) as database:
+        found = health(database, host or platform.node(), within_s)
+    if as_json:
+        print_json(asdict(found))
+    elif found.problem is not None:
+        say(f"Unhealthy: {found.problem}.")
+    else:
+        say(f"Healthy: {found.workers} {'worker' if found.workers == 1 else 'workers'}.")
+    return OK if found.problem is None else SOME_FAILED

@@ -1,0 +1,31 @@
+"""`docmill jobs`: the latest jobs."""
+
+from __future__ import annotations
+
+import click
+
+from worker.cli import formatting
+from worker.cli.context import open_store, settings_from
+from worker.cli.exit_codes import OK
+from worker.cli.options import JSON
+from worker.cli.printing import print_json, say
+
+
+@click.command("jobs", epilog="Example: docmill jobs --json")
+@click.option("--limit", type=click.IntRange(1, 2**31 - 1), default=20, show_default=True, help="Only the latest N.")
+@JSON
+def jobs_command(limit: int, as_json: bool) -> int:
+    """List the latest jobs, newest first."""
+    from storage.status import list_statuses
+
+    with open_store(settings_from()) as database:
+        statuses = list_statuses(database, limit)
+    if as_json:
+        print_json([formatting.as_json(status) for status in statuses])
+    elif statuses:
+        from worker.cli import show
+
+        show.paper.print(show.jobs(statuses))
+    else:
+        say("No jobs yet; `docmill run SOURCE --task summarize` makes one.")
+    return OK

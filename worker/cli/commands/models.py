@@ -1,0 +1,72 @@
+"""`docmill models`: the models that have names, and what a model is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import click
+
+from worker.cli import shell_completion
+from worker.cli.context import settings_from
+from worker.cli.exit_codes import BAD_INPUT, OK
+from worker.cli.options import JSON
+from worker.cli.printing import answer, print_json, say
+
+
+@click.group("models")
+def models_command() -> None:
+    """List the models that have names, or check one."""
+
+
+@models_command.command("list", epilog="Example: docmill models list")
+@JSON
+def list_command(as_json: bool) -> int:
+    """List the names that --model knows besides folders and hub ids."""
+    from tasks.models import ALIASES, DEFAULTS, DESCRIPTIONS
+
+    defaults = {model: kind for kind, model in DEFAULTS.items()}
+    found = [{"name": name, "default_for": defaults.get(name), "about": DESCRIPTIONS[name]} for name in ALIASES]
+    models_dir = settings_from().models_dir
+    if models_dir is not None and models_dir.is_dir():
+        found += [
+            {"name": str(config.parent.relative_to(models_dir)), "default_for": None, "about": f"in {models_dir}"}
+            for config in sorted(models_dir.glob("**/config.json"))
+        ]
+    if as_json:
+        print_json(found)
+        return OK
+    for model in found:
+        default = f" [default for {model['default_for']}]" if model["default_for"] else ""
+        answer(f"{model['name']:<16} {model['about']}{default}")
+    say("Any other --model is a folder, a name in DOCMILL_MODELS_DIR, package:PACKAGE/FOLDER, or a model hub's id.")
+    return OK
+
+
+@models_command.command("check", epilog="Example: docmill models check Helsinki-NLP/opus-mt-es-en")
+@click.argument("model", shell_complete=shell_completion.models)
+@click.option("--revision", help="A hub model's branch, tag or commit.")
+@JSON
+def check_command(model: str, revision: str | None, as_json: bool) -> int:
+    """Say what MODEL is, which tasks it suits and how much of a document it sees at once."""
+    from tasks.models import check
+    from worker.rehearsal import lacking
+
+    settings = settings_from()
+    found = check(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)
+    if lacks := lacking(settings, found.pinned, found.kinds):
+        kinds = tuple(kind for kind in found.kinds if kind not in lacks)
+        found = replace(found, kinds=kinds, unfit={**found.unfit, **lacks})
+    if as_json:
+        print_json(asdict(found))
+        return OK
+    size = f"{found.size_bytes / 1e6:,.0f} MB" if found.size_bytes is not None else "not on this machine yet"
+    answer(f"model      {found.pinned.model}")
+    answer(f"revision   {found.pinned.revision}")
+    answer(f"is         {found.architecture} ({found.family}), {size}")
+    answer(f"suits      {', '.join(found.kinds) or 'none of the tasks there are now'}")
+    if found.head is not None and "embed" in found.kinds:
+        answer(f"           embed without its head for {found.head}, which no task uses")
+    for kind, reason in found.unfit.items():
+        answer(f"not        {kind}: {reason}")
+    answer(f"window     {found.window_limit} tokens; longer documents are cut and put back together")
+    return OK if found.kinds else BAD_INPUT

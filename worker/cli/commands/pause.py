@@ -1,0 +1,21 @@
+"""`docmill pause`: hold a job."""
+
+from __future__ import annotations
+
+import click
+
+from worker.cli import job_control
+from worker.cli.options import JOB, JSON
+
+
+@click.command("pause", epilog="Example: docmill pause 7")
+@JOB
+@JSON
+def pause_command(job: int, as_json: bool) -> int:
+    """Let nothing of JOB move until `docmill resume JOB`. What is done stays; what is under way is dropped.
+
+    Workers notice within seconds and turn to other jobs.
+    """
+    from storage import jobs
+
+    return job_control.apply(lambda database: jobs.pause(database, job), job, "paused", as_json)

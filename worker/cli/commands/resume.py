@@ -1,0 +1,18 @@
+"""`docmill resume`: let a paused job go on."""
+
+from __future__ import annotations
+
+import click
+
+from worker.cli import job_control
+from worker.cli.options import JOB, JSON
+
+
+@click.command("resume", epilog="Example: docmill resume 7")
+@JOB
+@JSON
+def resume_command(job: int, as_json: bool) -> int:
+    """Let a paused JOB go on."""
+    from storage import jobs
+
+    return job_control.apply(lambda database: jobs.resume(database, job), job, "resumed", as_json)

@@ -1,0 +1,32 @@
+"""`docmill retry`: try the failed documents of a job again."""
+
+from __future__ import annotations
+
+import click
+
+from worker.cli.context import open_store, settings_from
+from worker.cli.exit_codes import OK
+from worker.cli.options import JOB, JSON
+from worker.cli.printing import print_json, say
+
+
+@click.command("retry", epilog="Example: docmill retry 7 --only transient && docmill wait 7")
+@JOB
+@click.option("--only", type=click.Choice(["transient", "document", "model"]), help="Only failures of this class.")
+@JSON
+def retry_command(job: int, only: str | None, as_json: bool) -> int:
+    """Try JOB's failed documents again.
+
+    transient: something around the work failed; document: the document's own doing; model: the model's. The
+    failures stay on record until something better takes their place. Workers do the work; where none runs, the
+    next `docmill run` or `docmill worker` does.
+    """
+    from storage import jobs
+
+    with open_store(settings_from()) as database:
+        n = jobs.retry(database, job, only)
+    if as_json:
+        print_json({"id": job, "retried": n})
+    else:
+        say(f"{n:,} texts of job {job} will be tried again." if n else f"Job {job} has nothing to try again.")
+    return OK

@@ -1,0 +1,33 @@
+"""`docmill status`: how far a job is."""
+
+from __future__ import annotations
+
+import click
+
+from worker.cli import formatting
+from worker.cli.context import open_store, settings_from
+from worker.cli.exit_codes import OK
+from worker.cli.options import JOB, JSON
+from worker.cli.printing import answer_values, print_json
+
+
+@click.command("status", epilog="Example: docmill status 7 --watch")
+@JOB
+@click.option("--watch", is_flag=True, help="Keep showing progress until the job ends.")
+@JSON
+def status_command(job: int, watch: bool, as_json: bool) -> int:
+    """Show how far JOB is: counts, tokens per second, time left, and what it waits for."""
+    from storage.status import read_status
+
+    with open_store(settings_from()) as database:
+        if watch:
+            from worker.cli.follow import follow  # brings Celery along, which takes a while
+
+            status = follow(database, job)
+        else:
+            status = read_status(database, job)
+    if as_json:
+        print_json(formatting.as_json(status))
+    else:
+        answer_values(formatting.of_status(status))
+    return OK

@@ -1,0 +1,73 @@
+"""`docmill worker`: start a worker."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from worker.cli.context import open_broker, open_store, settings_from
+from worker.cli.exit_codes import OK
+from worker.cli.options import BACKEND
+from worker.cli.printing import say
+
+if TYPE_CHECKING:
+    from worker.settings import Settings
+
+
+@click.command("worker", epilog="Example: docmill worker --device cuda:0,cuda:1 --lanes embed,translate")
+@click.option("--device", help="auto, cpu, cuda, or a list such as cuda:0,cuda:1: one process for each.")
+@BACKEND
+@click.option(
+    "--lanes",
+    help="Task kinds to serve, separated by commas; with enqueue also orders.  [default: all but enqueue]",
+)
+@click.option("--threads", type=click.IntRange(1, 64), help="Shards in flight in each process.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Of the log on stderr.")
+def worker_command(
+    device: str | None, backend: str | None, lanes: str | None, threads: int | None, log_level: str | None
+) -> int:
+    """Start a worker: one process for each device, kept alive and drained by this one.
+
+    SIGTERM or Ctrl-C finishes the batches under way and gives the rest back; a second one gives everything back
+    at once. Without DOCMILL_REDIS_URL the worker brings an embedded queue along, which serves this machine only.
+
+    Orders are `docmill.enqueue` messages of other programs. A worker takes them only with the lane enqueue, and reads
+    only what DOCMILL_ORDER_ROOTS and DOCMILL_ORDER_SCHEMES allow.
+    """
+    from storage import rights
+    from worker.device import LOG_FORMAT
+    from worker.devices import choose_devices
+    from worker.supervisor import Supervisor
+
+    settings = settings_from(device=device, backend=backend, lanes=lanes, threads=threads, log_level=log_level)
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    devices = choose_devices(settings.device)
+    with open_store(settings) as database, open_broker(settings) as broker:
+        rights.require(database, rights.WORK)
+        broker.require_rights()
+        settings = _without_orders(settings, rights.missing(database, rights.ORDERS))
+        say(f"Worker on {', '.join(devices)}: lanes {', '.join(settings.lanes)}; store {database}; queue {broker}.")
+        Supervisor(settings, database, broker, devices).run_with_signals()
+    say("Worker stopped; what was under way is committed or given back.")
+    return OK
+
+
+def _without_orders(settings: Settings, lacking: Sequence[str]) -> Settings:
+    """The settings of a worker that takes no orders, where it lacks rights for them; it does its other work."""
+    if not settings.takes_orders or not lacking:
+        return settings
+    from storage import rights
+    from storage.errors import RightMissing
+    from worker.settings import ORDERS
+
+    told = f"the database's user lacks {', '.join(lacking)}; {rights.DOCS}"
+    others = tuple(lane for lane in settings.lanes if lane != ORDERS)
+    if not others:
+        raise RightMissing(f"This worker may take no orders, and has no other lane: {told}")
+    say(f"This worker takes no orders: {told}.")
+    return settings.model_copy(update={"lanes": others})

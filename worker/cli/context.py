@@ -1,0 +1,88 @@
+"""The settings, the store and the queue of a command: opened for its length and closed after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from storage.database import Database
+    from worker.broker import Broker
+    from worker.settings import Settings
+
+
+def settings_from(**options: Any) -> Settings:
+    from worker import faultpoints
+    from worker.settings import load_settings
+
+    settings = load_settings(**options)
+    faultpoints.arm(settings.fault, settings.home)
+    return settings
+
+
+@contextmanager
+def open_store(settings: Settings) -> Iterator[Database]:
+    """The store, with its schema up to date: the embedded one is made and upgraded here, a fleet's never."""
+    from storage.database import Database
+    from storage.migrations import require_current, upgrade
+
+    database = Database(settings.store_url, patience=settings.patience)
+    try:
+        if settings.database_url is None:
+            upgrade(database)
+        else:
+            _require_file(database)
+        require_current(database)
+        yield database
+    finally:
+        database.close()
+
+
+def _require_file(database: Database) -> None:
+    """Refuse a SQLite file that is not there, which connecting would make: most often its name is a slip."""
+    from storage.errors import DatabaseUnreachable
+
+    file = database.url.database or ""
+    if database.is_sqlite and not file.startswith("file:") and not Path(file).exists():
+        raise DatabaseUnreachable(
+            f"there is no file {file}; correct DOCMILL_DATABASE_URL, or make the file with `docmill db upgrade`"
+        )
+
+
+@contextmanager
+def open_broker(settings: Settings) -> Iterator[Broker]:
+    """The fleet's queue, or an embedded server that lives as long as the block."""
+    from worker.broker import Broker
+    from worker.embedded import EmbeddedRedis
+
+    if settings.redis_url is not None:
+        broker = Broker(settings.redis_url)
+        try:
+            broker.ping()
+            yield broker
+        finally:
+            broker.close()
+        return
+    with EmbeddedRedis() as embedded:
+        broker = Broker(embedded.url)
+        try:
+            yield broker
+        finally:
+            broker.close()
+
+
+@contextmanager
+def queue_of(settings: Settings) -> Iterator[Broker | None]:
+    """The fleet's queue, without asking whether it is up; None where there is none."""
+    from worker.broker import Broker
+
+    if settings.redis_url is None:
+        yield None
+        return
+    broker = Broker(settings.redis_url)
+    try:
+        yield broker
+    finally:
+        broker.close()

@@ -1,0 +1,24 @@
+"""The common part of the commands that hold a job, let it go on, or change its priority."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from worker.cli.context import open_store, settings_from
+from worker.cli.exit_codes import OK
+from worker.cli.printing import print_json, say
+
+if TYPE_CHECKING:
+    from storage.database import Database
+
+
+def apply(act: Callable[[Database], bool], job: int, became: str, as_json: bool) -> int:
+    """Apply a change to a job and print its new state; a job that had ended is left as it is."""
+    with open_store(settings_from()) as database:
+        changed = act(database)
+    if as_json:
+        print_json({"id": job, "changed": changed})
+    else:
+        say(f"Job {job} is {became}." if changed else f"Job {job} had ended already.")
+    return OK

@@ -1,0 +1,38 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+JOB = click.argument("job", type=click.IntRange(1, 2**63 - 1))
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+OUT = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
+FORMAT = click.option(
+    "--format",
+    "asked",
+    type=click.Choice(["jsonl", "csv", "csv-excel", "parquet", "npy"]),
+    help="Of the results; else the file's name says it (.csv, .parquet, .npy; .gz and .zst compress lines). "
+    "csv-excel is CSV with the byte order mark that Excel needs.",
+)
+BACKEND = click.option(
+    "--backend",
+    help="What computes, such as transformers.  [default: the best that is installed and takes the model]",
+)
+
+
+def check_filled() -> None:
+    """Refuse an option of the command that was given as nothing: it is a variable that was not set, or a slip."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        value = context.params.get(option.name or "")
+        if isinstance(option, click.Option) and isinstance(value, str) and not value.strip():
+            raise click.BadParameter("it is empty; leave it out to have the default", ctx=context, param=option)
+
+
+def corpus_names(corpus: str) -> list[str]:
+    """Return the names that CORPUS may stand for: itself, or its source's path as `run` writes it."""
+    from storage.readers.streams import printable
+
+    return [corpus, printable(Path(corpus).resolve())]

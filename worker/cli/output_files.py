@@ -1,0 +1,129 @@
+"""Files and folders for results: checked before any work is done for them, and written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+import click
+
+from worker.cli.printing import say
+
+if TYPE_CHECKING:
+    from storage.writers import Target
+
+STDOUT = Path("-")
+
+
+def check_out(out: Path | None, asked: str | None = None, *, task: str = "embed") -> None:
+    """Refuse a file that could not be written, before any work is done for it."""
+    target = target_of(out, asked)
+    if target is not None and target.format == "npy" and task != "embed":
+        raise click.BadParameter("only vectors are written as .npy", param_hint="--out")
+    if out is None or out == STDOUT:
+        return
+    folder = out.absolute().parent
+    if not out.name:
+        raise click.BadParameter("name a file", param_hint="--out")
+    if out.is_dir():
+        raise click.BadParameter(f"{out} is a folder; name a file", param_hint="--out")
+    if out.exists() and not out.is_file():
+        return  # a pipe or a device: whether it takes anything shows when it is written
+    _check_writable(folder)
+
+
+def check_folder(out: Path, asked: str | None = None, *, task: str = "embed") -> None:
+    """Refuse a folder that could take no parts, before any work is done for it. What is in it is looked at later."""
+    target = target_of(out, asked)
+    if target is None:
+        raise click.BadParameter("parts need a folder; name one", param_hint="--out")
+    if target.format == "npy" and task != "embed":
+        raise click.BadParameter("only vectors are written as .npy", param_hint="--out")
+    if out.exists() and not out.is_dir():
+        raise click.BadParameter(f"{out} is a file, and parts go into a folder", param_hint="--out")
+    _check_writable(out if out.exists() else out.absolute().parent)
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder that takes no new file."""
+    if not folder.is_dir():
+        raise click.BadParameter(f"there is no folder {folder}", param_hint="--out")
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise click.BadParameter(f"cannot write in {folder}: {error.strerror}", param_hint="--out") from error
+
+
+def target_of(out: Path | None, asked: str | None) -> Target | None:
+    """The file and its format, before any work is done for it; None for stdout and where nothing is written."""
+    from storage.writers import FormatUnfit, Target
+
+    try:
+        if out is None and asked is not None:
+            raise FormatUnfit("--format is that of a file: name it with --out (- is stdout)")
+        if out is None or out == STDOUT:
+            if asked in {"parquet", "npy"}:
+                raise FormatUnfit(f"{asked} needs a file: name one with --out")
+            return None
+        return Target.of(out, asked)
+    except FormatUnfit as error:
+        raise click.BadParameter(str(error), param_hint="--out") from error
+
+
+def check_out_is_no_input(out: Path | None, asked: str | None, source: str, *, parts: bool = False) -> None:
+    """Refuse a file, or a folder of parts, that would replace the source or become one of its documents next time."""
+    from storage.export.manifest import is_part
+    from storage.readers.documents import suffixes
+    from storage.readers.patterns import Pattern, is_pattern
+    from storage.readers.sources import path_of
+
+    target = target_of(out, asked)
+    read = path_of(source)
+    if target is None or read is None:
+        return
+    pattern = Pattern(source) if is_pattern(source) else None
+    read = read.resolve()
+    written_paths = (target.part(0) if parts else target).paths
+    for path in (written.resolve() for written in written_paths):
+        if path == read:
+            raise click.BadParameter(f"{path} is the source, which would be lost", param_hint="--out")
+        within = path.is_relative_to(read) and path.suffix.lower() in suffixes()
+        within = within or (path.parent == read and is_part(path.name))
+        if within or (pattern is not None and pattern.matches(path)):
+            raise click.BadParameter(
+                f"{path} would be one of the source's documents the next time; name a file elsewhere",
+                param_hint="--out",
+            )
+
+
+def write_out(
+    out: Path, rows: Iterable[dict[str, Any]], asked: str | None = None, documents: int | None = None
+) -> None:
+    """Write rows to a file, and say how many, or to stdout where that is meant: as JSON lines, or as was asked.
+
+    ``documents`` says how many there may be, for the progress of a file.
+    """
+    from storage.writers import FormatUnfit, write_stream
+    from worker import faultpoints
+    from worker.cli.show import WritingBar
+
+    rows = faultpoints.along("export", rows)
+    target = target_of(out, asked)
+    if target is None:
+        from worker.cli.stdout import Harmless
+
+        harmless = Harmless(sys.stdout.buffer, asked or "jsonl", sys.stdout.isatty())
+        write_stream(rows, cast(BinaryIO, harmless), asked)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        with WritingBar() as shown:
+            written = target.write(rows if documents is None else shown.along(rows, documents))
+        say(f"Wrote {written:,} results to {target}.")
+    except FormatUnfit as error:
+        raise click.BadParameter(str(error), param_hint="--out") from error

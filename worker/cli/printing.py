@@ -1,0 +1,90 @@
+"""Printing: data to stdout, messages to stderr, neither with characters that a terminal would obey."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import click
+
+from worker.cli.formatting import aligned, printable
+
+STDERR = 2
+QUIET = "docmill.quiet"
+
+
+def say(message: str, *, nl: bool = True) -> None:
+    """Print talk to stderr, so that stdout stays data; nothing with --quiet."""
+    context = click.get_current_context(silent=True)
+    if context is None or not context.find_root().meta.get(QUIET):
+        warn(message, nl=nl)
+
+
+def warn(message: str, *, nl: bool = True) -> None:
+    """Print a warning or an error to stderr. Where nobody listens any more, the work goes on."""
+    try:
+        click.echo(printable(message), nl=nl, err=True)
+    except BrokenPipeError:
+        nobody_reads(STDERR)
+
+
+def answer(message: object, *, nl: bool = True) -> None:
+    """Print an answer to stdout, without characters that a terminal would obey."""
+    click.echo(printable(str(message)), nl=nl)
+
+
+def answer_values(values: Mapping[str, str]) -> None:
+    """Print names in bold, and their values beside them without characters that a terminal would obey."""
+    click.echo(aligned({name: printable(value) for name, value in values.items()}))
+
+
+def nobody_reads(number: int) -> None:
+    """Let what goes to stdout (1) or stderr (2) from now on go nowhere, after its reader went away."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
+
+
+def open_closed_streams() -> None:
+    """Give a process that was started with a closed stdin, stdout or stderr an empty one.
+
+    Otherwise the next file that it opens, the database say, would have that number, and get what is printed.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - for the whole life
+
+
+def leave(code: int) -> NoReturn:
+    """End the process. While a thread waits for a pipe that says nothing, the interpreter cannot end by itself: it
+    wants the lock that the thread holds."""
+    from worker.ahead import still_waits
+
+    if still_waits():
+        with suppress(OSError):  # nobody reads any more
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document to stdout."""
+    import orjson
+
+    from worker.cli.stdout import escaped
+
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
+    sys.stdout.write(escaped(text) + "\n")
+
+
+def confirmed(question: str) -> bool:
+    """Ask whether to remove what the question names; without a terminal to ask in, remove nothing."""
+    say(question)
+    if not sys.stdin.isatty():
+        say("Nothing was removed: --yes says that it is meant.")
+        return False
+    return click.confirm("Remove?", err=True)

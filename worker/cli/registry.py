@@ -1,0 +1,47 @@
+"""The commands. A command, or a group of commands, is one module in `worker/cli/commands/` and one line here.
+
+The module is named for the command and defines NAME_command. Help reads only these lines, so it loads no module.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+WORK, RESULTS, CORPORA = "Work", "Results", "Corpora"
+PIPELINES, FLEET, ADMINISTRATION = "Pipelines", "Fleet", "Administration"
+HEADINGS = (WORK, RESULTS, CORPORA, PIPELINES, FLEET, ADMINISTRATION)
+
+
+class Command(NamedTuple):
+    """A command's heading in the help, and its line there."""
+
+    heading: str
+    about: str
+
+
+COMMANDS = {
+    "run": Command(WORK, "Run a task over a source, here and now."),
+    "enqueue": Command(WORK, "Store a source as a job and leave the work to the workers."),
+    "jobs": Command(WORK, "List the latest jobs."),
+    "status": Command(WORK, "Show how far a job is, and what it waits for."),
+    "wait": Command(WORK, "Wait for a job to end."),
+    "retry": Command(WORK, "Try a job's failed documents again."),
+    "pause": Command(WORK, "Hold a job until it is resumed."),
+    "resume": Command(WORK, "Let a paused job go on."),
+    "priority": Command(WORK, "Put a job before or behind others."),
+    "cancel": Command(WORK, "Stop a job; what is done stays."),
+    "results": Command(RESULTS, "Write a job's results as JSON lines, CSV, Parquet or an array."),
+    "failures": Command(RESULTS, "List what has no result, with the reasons."),
+    "search": Command(RESULTS, "Find the documents of a corpus that are nearest to a text."),
+    "corpus": Command(CORPORA, "List, show or remove corpora and documents; trace a text."),
+    "index": Command(CORPORA, "Make, list or drop indexes of vectors, for large corpora."),
+    "gc": Command(CORPORA, "Remove what nothing refers to, and results by age or spec."),
+    "pipeline": Command(PIPELINES, "Run several steps over a corpus, by hand or on a schedule."),
+    "worker": Command(FLEET, "Start a worker."),
+    "orders": Command(FLEET, "List the orders of other programs, with their jobs or refusals."),
+    "health": Command(FLEET, "Check that this machine's workers live and take work."),
+    "models": Command(ADMINISTRATION, "List the models that have names, or check one."),
+    "db": Command(ADMINISTRATION, "Upgrade the store's schema."),
+    "doctor": Command(ADMINISTRATION, "Find what is wrong with this installation."),
+    "completion": Command(ADMINISTRATION, "Print the script that completes docmill's commands in a shell."),
+}
