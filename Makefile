@@ -6,7 +6,7 @@ COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
 # Else every process would compile our own modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup setup-vllm run test test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate check format settings-page lock dist clean help
+.PHONY: setup setup-vllm run test test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-releases check format settings-page lock dist clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -80,6 +80,9 @@ bench-summarize: setup ## the same with longer texts, to be summarised
 bench-memory: setup ## the most memory that a worker needs, beside what is called directly
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m bench.memory $(BENCH)
+
+bench-releases: setup ## embedding, translation, a null model and ingest, beside another commit: BENCH=COMMIT
+	$(BIN)/python -m bench.releases $(BENCH)
 
 bench-quality: setup ## chrF and ROUGE of the shipped models' outputs in each precision
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
