@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from storage.outcomes import Outcome, Reason, Status
 from tasks.errors import PromptTooLong
+from tasks.kinds.base import Again, Computed, Recipe
 from tasks.outputs import Failure, Generated, Output
-from tasks.recipes import Again, Computed, Recipe
 from tasks.tickets import Ticket
 from tasks.windows import Coder, Window
 

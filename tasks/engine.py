@@ -18,9 +18,9 @@ from tasks.backends import Backend
 from tasks.device import TURN_S, BatchDone, BatchStarted, Counters, Device
 from tasks.documents import Document, cut_each
 from tasks.errors import EngineStopped
+from tasks.kinds.base import Again
 from tasks.outputs import Output
 from tasks.pool import Item
-from tasks.recipes import Again
 from tasks.residents import Owner, Resident, Residents
 from tasks.tickets import Ticket
 

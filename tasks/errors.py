@@ -13,6 +13,7 @@
     │   ├── DeviceUnusable
     │   └── Unsuited
     ├── BadOption
+    │   └── UnknownKind
     ├── PromptTooLong
     ├── OutOfMemory
     ├── DeviceLost
@@ -69,6 +70,10 @@ class Unsuited(CannotServe):
 
 class BadOption(TaskError):
     """An option does not fit the task or the model."""
+
+
+class UnknownKind(BadOption):
+    """There is no such kind of task."""
 
 
 class PromptTooLong(TaskError):

@@ -7,29 +7,12 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from tasks.errors import ModelUnsuitable
-
 
 class Family(StrEnum):
     ENCODER = "encoder-only"
     SEQ2SEQ = "encoder-decoder"
     DECODER = "decoder-only"
 
-
-# Which families each kind of task can use in this release.
-SUITS: Mapping[str, frozenset[Family]] = {
-    "summarize": frozenset({Family.SEQ2SEQ, Family.DECODER}),
-    "translate": frozenset({Family.SEQ2SEQ, Family.DECODER}),
-    "embed": frozenset({Family.ENCODER, Family.DECODER, Family.SEQ2SEQ}),
-    "generate": frozenset({Family.DECODER}),
-}
-KINDS = tuple(SUITS)
-_WANTED: Mapping[str, str] = {
-    "summarize": "an encoder-decoder or a decoder-only model",
-    "translate": "an encoder-decoder or a decoder-only model",
-    "embed": "an encoder-only or a decoder-only model, or a T5",
-    "generate": "a decoder-only model",
-}
 
 # Models that read and write several languages, and must be told which.
 MULTILINGUAL = frozenset({"m2m_100", "mbart", "nllb-moe", "nllb_moe", "seamless_m4t", "plbart"})
@@ -80,19 +63,6 @@ def family(config: Mapping[str, Any]) -> Family | None:
     return Family.ENCODER if model_type or config.get("architectures") else None
 
 
-def suits(kind: str, config: Mapping[str, Any]) -> bool:
-    """Return True if a model can do this kind of task. Models with recurrent layers only embed here."""
-    return suits_family(kind, config) and (kind == "embed" or not stateful(config))
-
-
-def suits_family(kind: str, config: Mapping[str, Any]) -> bool:
-    """Return True if a model's family can do this kind of task. Of encoder-decoders only T5's encoder embeds."""
-    found = family(config)
-    if found is Family.SEQ2SEQ and kind == "embed":
-        return str(config.get("model_type")) in PREFIXED
-    return found in SUITS[kind]
-
-
 def stateful(config: Mapping[str, Any]) -> bool:
     """Return True if some layers of a model keep a state of their own in place of keys and values."""
     config = config.get("text_config") or config
@@ -107,20 +77,6 @@ def classifier(config: Mapping[str, Any]) -> str | None:
         if match := _CLASSIFIER.search(str(name)):
             return _WORD.sub(" ", match[1]).lower()
     return None
-
-
-def require(kind: str, config: Mapping[str, Any], model: str) -> None:
-    """Raise ModelUnsuitable unless the model's family can do this kind of task; an empty config passes."""
-    found = family(config)
-    if found is None or suits(kind, config):
-        return
-    model_type = config.get("model_type")
-    if suits_family(kind, config):
-        raise ModelUnsuitable(
-            f"{kind} needs a decoder-only model that keeps keys and values; {model} is a state space or recurrent "
-            f"model ({model_type}), which keeps a state in their place."
-        )
-    raise ModelUnsuitable(f"{kind} needs {_WANTED[kind]}; {model} is {found} ({model_type}).")
 
 
 def window_limit(config: Mapping[str, Any], *others: int | None) -> int:
@@ -146,19 +102,20 @@ def positions(config: Mapping[str, Any]) -> int | None:
     return next((config[name] for name in named if isinstance(config.get(name), int) and config[name] > 0), None)
 
 
-def task_settings(config: Mapping[str, Any], kind: str, languages: tuple[str, str] | None = None) -> dict[str, Any]:
-    """The settings that a config keeps for one task (T5 and BART do): its prefix and generation parameters."""
-    name = "summarization" if kind == "summarize" else "translation"
-    if languages is not None:
-        name = f"translation_{languages[0]}_to_{languages[1]}"
+def task_settings(config: Mapping[str, Any], task: str, languages: tuple[str, str] | None = None) -> dict[str, Any]:
+    """Return the settings that a config keeps for one task (T5 and BART do): its prefix and generation parameters.
+
+    ``task`` is the config's own name, such as ``summarization``.
+    """
+    name = task if languages is None else f"{task}_{languages[0]}_to_{languages[1]}"
     return dict((config.get("task_specific_params") or {}).get(name) or {})
 
 
-def knows_summaries(config: Mapping[str, Any]) -> bool:
-    """Return True if a T5 was trained to summarise after a prefix: its config has one, or it is one of the first T5s.
+def knows_prefix(config: Mapping[str, Any], task: str) -> bool:
+    """Return True if a T5 was trained to do a task after a prefix: its config has one, or it is one of the first T5s.
 
     T5 1.1, mT5, UMT5, LongT5 and Switch have gated layers, or another type, and were trained without a prefix.
     """
-    if "prefix" in task_settings(config, "summarize"):
+    if "prefix" in task_settings(config, task):
         return True
     return config.get("model_type") == "t5" and config.get("feed_forward_proj", "relu") == "relu"

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from tasks import directions, encoders, families, hub, integrity, null, weights
+from tasks import directions, encoders, families, hub, integrity, kinds, null, suitability, weights
 from tasks.directions import Direction
 from tasks.encoders import Description
 from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable
@@ -44,7 +44,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
     }
 )
 DEFAULTS: Mapping[str, str] = MappingProxyType(
-    {"summarize": "synopsis-ddtp", "translate": "marian-ddtp", "embed": "minilm"}
+    {kind.name: kind.default_model for kind in kinds.KINDS if kind.default_model is not None}
 )
 # Revisions of the models that come with docmill. A test checks that they lack no weights.
 SHIPPED = frozenset(
@@ -179,8 +179,8 @@ def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
 
 def require(kind: str, pinned: Pinned, *, models_dir: Path | None) -> None:
     """Raise ModelUnsuitable, with what the model is, where its files say that it cannot do this kind of task."""
-    families.require(kind, read_config(pinned, models_dir=models_dir), pinned.model)
-    if kind == "embed":
+    suitability.require(kind, read_config(pinned, models_dir=models_dir), pinned.model)
+    if kinds.kind(kind).pools:
         encoders.require_dense(describe(pinned, models_dir=models_dir), pinned.model)
 
 
@@ -214,14 +214,14 @@ def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str
     """What a model is and what it is good for here; raises what ``pin`` does, and ModelUnsuitable."""
     pinned = pin(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
     if null.is_null(model):
-        return Checked(pinned, null.NAME, "computes nothing", families.KINDS, families.OUR_LIMIT_TOKENS, 0)
+        return Checked(pinned, null.NAME, "computes nothing", kinds.NAMES, families.OUR_LIMIT_TOKENS, 0)
     config = read_config(pinned, models_dir=models_dir)
     family = families.family(config)
     if family is None:
         raise ModelUnsuitable(f"{model} has no config.json that says what it is.")
     folder = _local_folder(model, models_dir)
     unfit: dict[str, str] = {}
-    for kind in families.KINDS:
+    for kind in kinds.NAMES:
         try:
             require(kind, pinned, models_dir=models_dir)
         except ModelUnsuitable as error:
@@ -230,10 +230,10 @@ def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str
         pinned=pinned,
         architecture=", ".join(config.get("architectures") or [str(config.get("model_type"))]),
         family=family.value,
-        kinds=tuple(kind for kind in families.KINDS if kind not in unfit),
+        kinds=tuple(kind for kind in kinds.NAMES if kind not in unfit),
         window_limit=families.window_limit(config, *_stated_limits(folder)),
         size_bytes=weights.size_bytes(folder) if folder is not None else None,
-        unfit={kind: reason for kind, reason in unfit.items() if families.suits_family(kind, config)},
+        unfit={kind: reason for kind, reason in unfit.items() if suitability.suits_family(kind, config)},
         head=families.classifier(config),
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from storage.flow import templates
 from storage.specs import Spec
-from tasks import choice, detection, directions, families, languages, prompts
+from tasks import choice, detection, directions, families, instructions, languages, prompts, suitability
 from tasks.errors import BadOption
 from tasks.families import Family
 from tasks.named_prompts import Prompts
@@ -102,9 +102,7 @@ def build_spec(
 
     Raises BadOption for an option that does not fit, ModelUnsuitable for a model of the wrong family.
     """
-    if kind not in families.SUITS:
-        raise BadOption(f"No such task: {kind}; there are {', '.join(families.KINDS)}.")
-    families.require(kind, config, pinned.model)
+    suitability.require(kind, config, pinned.model)
     asked = options.asked()
     for name in asked:
         if name not in _ALLOWED[kind]:
@@ -140,7 +138,7 @@ def _white_space(kind: str) -> dict[str, str]:
 def _instructions(kind: str, asked: Mapping[str, Any], family: Family | None) -> dict[str, int]:
     """Which built-in instructions the model gets, if it gets any."""
     built_in = family is Family.DECODER and kind in {"summarize", "translate"} and "prompt" not in asked
-    return {"instructions": prompts.INSTRUCTIONS} if built_in else {}
+    return {"instructions": instructions.INSTRUCTIONS} if built_in else {}
 
 
 def _check_prompt(kind: str, asked: Mapping[str, Any], family: Family | None, pinned: Pinned) -> None:
@@ -187,7 +185,9 @@ def _prefix(kind: str, asked: Mapping[str, Any], config: Mapping[str, Any], pinn
         if asked.get("source_lang") == languages.AUTO:
             raise BadOption("--prefix is the same for every language: give --from with it.")
         return {}
-    unknown = kind == "summarize" and model_type in families.PREFIXED and not families.knows_summaries(config)
+    unknown = (
+        kind == "summarize" and model_type in families.PREFIXED and not families.knows_prefix(config, "summarization")
+    )
     return {"prefix": ""} if unknown else {}
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from storage.specs import Spec
-from tasks import detection, families, languages, plan
+from tasks import detection, kinds, languages, plan, suitability
 from tasks.errors import BadOption
+from tasks.kinds import TaskKind
 from tasks.plan import Options
 
 if TYPE_CHECKING:
@@ -50,15 +51,16 @@ def written(models: Mapping[str, str]) -> str:
 
 def build_spec(kind: str, parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]], options: Options) -> Spec:
     """The spec of a translation by these models, each with its config.json or {}; raises as `plan.build_spec`."""
-    if kind != "translate":
-        raise BadOption(f"--model LANGUAGE=MODEL is for translate; {kind} takes one model.")
+    if not _translates(kinds.kind(kind)):
+        those = ", ".join(one.name for one in kinds.KINDS if _translates(one))
+        raise BadOption(f"--model LANGUAGE=MODEL is for {those}; {kind} takes one model.")
     if options.source_lang != languages.AUTO:
         raise BadOption("--model LANGUAGE=MODEL goes with --from auto, which finds each document's language.")
     if options.prefix is not None:
         raise BadOption("--prefix is the same for every language: give one --model and its --from with it.")
     detection.require()
     for pinned, config in parts.values():
-        families.require(kind, config, pinned.model)
+        suitability.require(kind, config, pinned.model)
     target = options.target_lang or _only_target(parts)
     alone = []
     for language, (pinned, config) in parts.items():
@@ -95,6 +97,10 @@ def specs_of(spec: Spec) -> dict[str, Spec]:
         language: replace(spec, model=model, revision=revision, params={**common, "source_lang": language})
         for language, (model, revision) in spec.params.get("models", {}).items()
     }
+
+
+def _translates(kind: TaskKind) -> bool:
+    return kind.built_in is not None and kind.built_in.languages
 
 
 def _only_target(parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]]) -> str:

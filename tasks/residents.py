@@ -13,8 +13,8 @@ from storage.specs import Spec
 from tasks.backends import Backend
 from tasks.documents import Document
 from tasks.errors import CannotServe, EngineStopped
+from tasks.kinds import Recipe, recipe
 from tasks.pool import Pool
-from tasks.recipes import Recipe, recipe
 from tasks.tickets import Ticket
 
 log = logging.getLogger("docmill.engine")

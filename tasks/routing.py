@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import StrEnum, auto
 
 from tasks import languages
 from tasks.detection import Guess
@@ -15,9 +15,9 @@ _MOST_LISTED = 6
 
 
 class Fate(StrEnum):
-    TRANSLATE = "translate"
-    KEEP = "keep"
-    REFUSE = "refuse"
+    TRANSLATE = auto()
+    KEEP = auto()
+    REFUSE = auto()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,11 @@ from storage.intake.chunks import Rejected
 from storage.intake.ingest import Counts
 from storage.readers import Record
 from storage.schema import Content, OutcomeRow, SpecRow
+from tasks import kinds
 from worker.enqueue import Prepared, Progress
 from worker.sampling import measure
 from worker.settings import Settings
 
-SAMPLE = {"embed": 64}
-DEFAULT_SAMPLE = 12
 SAMPLE_CHARS = 2_000  # of each text: the sample stays short where documents are long
 PAGE = 1_000
 
@@ -51,7 +50,7 @@ def forecast(
 ) -> Forecast:
     """Read the source, compare with the store, compute a small sample. Stores nothing."""
     source = prepared.source.records()
-    wanted = SAMPLE.get(prepared.spec.kind, DEFAULT_SAMPLE)
+    wanted = kinds.kind(prepared.spec.kind).sample_texts
     documents = rejected = done = chars = n_missing = 0
     seen: set[bytes] = set()
     sample: list[str] = []

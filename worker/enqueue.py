@@ -23,7 +23,7 @@ from storage.intake.kinds import KeyKinds
 from storage.jobs import JobRequest, OpenJob
 from storage.readers import Source, SourceOptions, left_out, open_source, recoding
 from storage.specs import Spec
-from tasks import models, polyglot, prompts
+from tasks import kinds, models, polyglot, prompts
 from tasks.errors import BadOption
 from tasks.plan import Options, build_spec
 from worker import faultpoints
@@ -176,7 +176,7 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
     if by_language is None:
         pinned, config = _found(settings, name, revision)
         models.require(task, pinned, models_dir=settings.models_dir)
-        stated = models.read_prompts(pinned, models_dir=settings.models_dir) if task == "embed" else None
+        stated = models.read_prompts(pinned, models_dir=settings.models_dir) if kinds.kind(task).pools else None
         return build_spec(task, pinned, options, config, stated)
     if revision is not None:
         raise BadOption("--revision is of one model; with several, give the revision of each as its own folder.")

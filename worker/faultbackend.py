@@ -12,9 +12,9 @@ from tasks.backends import Backend, Source
 from tasks.backends.static import StaticLoop
 from tasks.batches import Budget
 from tasks.errors import OutOfMemory
+from tasks.kinds.base import Traits
 from tasks.outputs import Output, Vector
 from tasks.pool import Item
-from tasks.recipes import Traits
 from tasks.windows import Encoded
 from worker.faultpoints import MARKER, Armed
 

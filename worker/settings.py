@@ -16,14 +16,14 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from storage.patience import ANSWER_S, Patience
 from storage.private import close_to_others
-from tasks import choice
+from tasks import choice, kinds
 from worker import faultpoints, redisurl
 from worker.errors import SettingsError
 
 PREFIX = "DOCMILL_"
 STORE, CACHE = "docmill.db", "cache"
 _STORE = frozenset(f"{STORE}{journal}" for journal in ("", "-wal", "-shm", "-journal"))
-LANES = ("summarize", "translate", "embed", "generate")
+LANES = kinds.NAMES
 ORDERS = "enqueue"  # the lane of `docmill.enqueue` messages, which a worker serves only if it is named
 
 

@@ -17,9 +17,9 @@ from storage.specs import Spec
 from tasks import choice, families
 from tasks.batches import Budget
 from tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, Unsuited
+from tasks.kinds.base import Traits
 from tasks.outputs import Output
 from tasks.pool import Item
-from tasks.recipes import Traits
 from tasks.windows import Encoded
 
 log = logging.getLogger("docmill.backends")

@@ -14,17 +14,16 @@ from typing import Any
 import numpy as np
 
 from storage.specs import Spec
-from tasks import null
+from tasks import kinds, null
 from tasks.backends import Source
 from tasks.backends.static import Items, StaticLoop
 from tasks.batches import Budget
 from tasks.errors import CannotServe
 from tasks.families import OUR_LIMIT_TOKENS
+from tasks.kinds.base import Traits
 from tasks.outputs import Generated, Output, Vector
-from tasks.recipes import Traits
 from tasks.windows import Encoded
 
-SUMMARY_WORDS = 16
 _BUDGET = Budget(tokens=4096, rows=64)
 
 
@@ -39,7 +38,7 @@ class NullBackend:
     def __init__(self, spec: Spec, *, device: str, sleep: Callable[[float], None] = time.sleep) -> None:
         if spec.revision != null.REVISION:
             raise CannotServe(f"This release has {null.NAME} as {null.REVISION}, not as {spec.revision}.")
-        self._kind = spec.kind
+        self._kind = kinds.kind(spec.kind)
         self._device = device
         self._tokens_per_s = null.tokens_per_s(spec.model)
         self._sleep = sleep
@@ -66,11 +65,11 @@ class NullBackend:
         return [self._output(str(item.encoded.features)) for item in items]
 
     def _output(self, text: str) -> Output:
-        if self._kind == "embed":
+        if self._kind.pools:
             return vector(text)
         words = text.split()
-        if self._kind == "summarize":
-            words = words[:SUMMARY_WORDS]
+        if (most := self._kind.null_words) is not None:
+            words = words[:most]
             return Generated(" ".join(words), len(words))
         return Generated(text, len(words))
 

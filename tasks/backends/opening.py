@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from storage.specs import Spec
-from tasks import families
+from tasks import suitability
 from tasks.backends import accelerator
 from tasks.backends.convert import safe_folder
 from tasks.backends.loading import NotTold, hollow, reported
@@ -33,7 +33,7 @@ class Opening:
         folder = safe_folder(folder, spec.revision, cache_dir)
         with accelerator.quiet():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            families.require(spec.kind, config.to_dict(), spec.model)
+            suitability.require(spec.kind, config.to_dict(), spec.model)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         return cls(spec, folder, config, tokenizer)
 

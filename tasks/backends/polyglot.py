@@ -10,9 +10,9 @@ from storage.specs import Spec
 from tasks import languages
 from tasks.backends import Backend, Source
 from tasks.batches import Budget
+from tasks.kinds.base import Traits
 from tasks.outputs import Output
 from tasks.pool import Item, Pool
-from tasks.recipes import Traits
 from tasks.windows import Coder, Encoded, Readers
 
 # How many batches of other languages may wait here while one language is computed.

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from storage.specs import Spec
-from tasks import families
+from tasks import families, kinds
 from tasks.backends.loading import NotTold, hollow
 from tasks.backends.opening import Opening, generation_settings, require_keys_and_values, stated_settings
 from tasks.families import Family
@@ -22,7 +22,7 @@ from tasks.families import Family
 
 def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
     """Raise WeightsMissing or ModelUnsuitable where the model of a folder cannot do the spec's kind of task."""
-    if spec.kind == "embed":
+    if kinds.kind(spec.kind).pools:
         _read_only(spec, folder, cache_dir)
         return
     opening = Opening.of(spec, folder, cache_dir)
@@ -35,7 +35,7 @@ def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_d
 def rehearse(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
     """Raise the errors of opening the spec, except those that depend on a device or on the weights' values."""
     require_weights(spec, folder, config, cache_dir)
-    if spec.kind == "embed":
+    if kinds.kind(spec.kind).pools:
         return
     opening = Opening.of(spec, folder, cache_dir)
     if families.family(config) is Family.DECODER:

@@ -13,8 +13,8 @@ from tasks.backends import Source
 from tasks.backends.static import Items, StaticLoop
 from tasks.batches import Budget
 from tasks.errors import OutOfMemory
+from tasks.kinds.base import Traits
 from tasks.outputs import Output, Vector
-from tasks.recipes import Traits
 from tasks.windows import Encoded
 
 

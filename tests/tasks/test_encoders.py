@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
 
 from storage.specs import Spec
-from tasks import families, models
+from tasks import families, models, suitability
 from tasks.backends import open_backend
 from tasks.backends.accelerator import quiet
 from tasks.encoders import Description, Sort, sort
@@ -133,10 +133,10 @@ def test_the_models_that_keep_a_state_are_those_of_transformers(name: str) -> No
 
 def test_hybrids_are_told_by_their_layers() -> None:
     hybrid = {"architectures": ["NewForCausalLM"], "model_type": "new", "layer_types": ["conv", "full_attention"]}
-    assert not families.suits("generate", hybrid)
-    assert not families.suits("generate", {"architectures": ["NewForCausalLM"], "text_config": hybrid})
+    assert not suitability.suits("generate", hybrid)
+    assert not suitability.suits("generate", {"architectures": ["NewForCausalLM"], "text_config": hybrid})
     gemma = {**hybrid, "layer_types": ["sliding_attention", "full_attention"]}
-    assert families.suits("generate", gemma)
+    assert suitability.suits("generate", gemma)
 
 
 def test_a_copy_without_its_config_of_modules_is_still_no_dense_model(bert: Path, tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from storage.outcomes import Status
+from tasks.kinds.base import Computed
+from tasks.kinds.translate import Translate
 from tasks.outputs import Generated
 from tasks.paragraphs import paragraphs
-from tasks.recipes import Computed
-from tasks.translate import Translate
 from tasks.windows import Encoded
 from tests.tasks.conftest import Bench
 

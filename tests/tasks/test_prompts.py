@@ -14,6 +14,7 @@ from tasks import decoding as decoding_module
 from tasks import prompts
 from tasks.decoding import Decoding, cut_at, decoding, own_settings
 from tasks.errors import BadOption, CannotServe
+from tasks.instructions import instruction
 from tasks.prompts import Template
 
 
@@ -64,31 +65,31 @@ def spec_of(kind: str = "generate", **params: Any) -> Spec:
 
 @pytest.mark.parametrize("source", ["fr", "fra_Latn", "French"])
 def test_a_base_model_is_shown_a_pattern_and_stopped_at_the_end_of_its_line(source: str) -> None:
-    told = prompts.instruction(spec_of("translate", source_lang=source, target_lang="no"), chat=False)
+    told = instruction(spec_of("translate", source_lang=source, target_lang="no"), chat=False)
     assert told.template.fill("Bonjour.").startswith(
         "French: Le livre est sur la table.\nNorwegian: Boken ligger på bordet.\n\nFrench: Demain,"
     )
     assert told.template.fill("Bonjour.").endswith("unntatt mandag.\n\nFrench: Bonjour.\nNorwegian:")
     assert told.stop == ("\n",)
-    told = prompts.instruction(spec_of("summarize"), chat=False)
+    told = instruction(spec_of("summarize"), chat=False)
     assert told.template.fill("It is.").count("Summary:") == 2
     assert told.template.fill("It is.").endswith("\n\nText: It is.\nSummary:")
 
 
 def test_a_language_without_demonstrations_has_the_pattern_alone() -> None:
-    told = prompts.instruction(spec_of("translate", source_lang="yo", target_lang="en"), chat=False)
+    told = instruction(spec_of("translate", source_lang="yo", target_lang="en"), chat=False)
     assert told.template.fill("Kaabo.") == "Yoruba: Kaabo.\nEnglish:"
 
 
 def test_an_instruction_names_the_languages() -> None:
-    told = prompts.instruction(spec_of("translate", source_lang="fr", target_lang="en"), chat=True)
+    told = instruction(spec_of("translate", source_lang="fr", target_lang="en"), chat=True)
     assert told.template.fill("Bonjour.").startswith("Translate the following text from French into English.")
     assert told.stop == ()
 
 
 def test_a_translation_between_unnamed_languages_is_refused() -> None:
     with pytest.raises(CannotServe, match="give --from and --to"):
-        prompts.instruction(spec_of("translate", target_lang="en"), chat=True)
+        instruction(spec_of("translate", target_lang="en"), chat=True)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tasks import kinds
 from worker.cli import formatting, shell_completion
 from worker.cli.context import open_broker, open_store, queue_of, settings_from
 from worker.cli.exit_codes import OK, SOME_FAILED, SOME_REJECTED
@@ -27,7 +28,7 @@ OF_MODEL = (
     *("source_lang", "target_lang", "beams", "max_new_tokens", "window_tokens", "pooling", "windows"),
     *("prompt", "system", "temperature", "top_p", "top_k", "seed", "stop", "prompt_name", "prefix"),
 )
-TASKS = click.Choice(["summarize", "translate", "embed", "generate"])
+TASKS = click.Choice(kinds.NAMES)
 
 
 class PromptType(click.ParamType[str]):

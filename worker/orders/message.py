@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from storage.readers import credentials
-from tasks import families
+from tasks import kinds
 from tasks.plan import Options
 from worker.enqueue import PRUNE_REJECTED, Request
 from worker.errors import BadMessage
@@ -55,8 +55,8 @@ def parse_enqueue(arguments: dict[str, Any]) -> Request:
             raise BadMessage(f"docmill.enqueue: {name} has a value of the wrong type")
         if isinstance(value, int | float) and abs(value) >= 2**31:
             raise BadMessage(f"docmill.enqueue: {name} is too large a number")
-    if given["task"] not in families.KINDS:
-        raise BadMessage(f"docmill.enqueue: task is one of {', '.join(families.KINDS)}")
+    if given["task"] not in kinds.NAMES:
+        raise BadMessage(f"docmill.enqueue: task is one of {', '.join(kinds.NAMES)}")
     _check_bounds(given)
     if given["source"] == "-":
         raise BadMessage("docmill.enqueue cannot read standard input")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.readers import credentials
-from tasks import families, polyglot, prompts
+from tasks import kinds, polyglot, prompts
 from tasks.errors import BadOption
 from tasks.plan import Options
 from worker.errors import WorkerError
@@ -248,7 +248,7 @@ _OPTIONS: Mapping[str, Check] = {
 }
 _STEP: Mapping[str, Check] = {
     "name": _step_name,
-    "task": tables.choice(*families.KINDS),
+    "task": tables.choice(*kinds.NAMES),
     "input": tables.text,
     "model": _model,
     "revision": tables.text,

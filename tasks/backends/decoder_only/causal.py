@@ -22,9 +22,9 @@ from tasks.backends.static import Computed, Items, StaticLoop
 from tasks.batches import Budget
 from tasks.decoding import cut_at, decoding
 from tasks.errors import DeviceLost
+from tasks.kinds.base import Traits
 from tasks.outputs import Generated, Output
 from tasks.pool import Item
-from tasks.recipes import Traits
 from tasks.windows import Encoded
 
 # Tokens that may be on the device at once, what is read and what may be written, and the most rows.

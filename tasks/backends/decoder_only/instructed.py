@@ -9,10 +9,11 @@ from typing import Any
 
 from storage.flow.templates import keeps_white_space
 from storage.specs import Spec
-from tasks import families, languages, prompts
+from tasks import families, languages
 from tasks.backends.tokens import Reading, Tokens
 from tasks.decoding import Decoding, cut_at
 from tasks.errors import CannotServe
+from tasks.instructions import Instruction, instruction
 from tasks.outputs import Generated
 from tasks.windows import Readers
 
@@ -37,14 +38,14 @@ def instructed(spec: Spec, tokenizer: Any, config: Mapping[str, Any]) -> tuple[T
     return tokens, told.stop, context
 
 
-def _told(spec: Spec, tokens: Tokens, context_tokens: int) -> tuple[Tokens, prompts.Instruction]:
+def _told(spec: Spec, tokens: Tokens, context_tokens: int) -> tuple[Tokens, Instruction]:
     """The tokens with the spec's instruction around each text. Demonstrations that would fill much of what the model
     holds, as in scripts that it has few tokens for, are left out."""
     chat = tokens.tokenizer.chat_template is not None
-    told = prompts.instruction(spec, chat=chat)
+    told = instruction(spec, chat=chat)
     framed = tokens.framed(*_around(spec, tokens.tokenizer, told))
     if framed.overhead > context_tokens * _SHOWN:
-        told = prompts.instruction(spec, chat=chat, shown=False)
+        told = instruction(spec, chat=chat, shown=False)
         framed = tokens.framed(*_around(spec, tokens.tokenizer, told))
     return framed, told
 
@@ -69,7 +70,7 @@ def _from(spec: Spec, language: str) -> Spec:
     return replace(spec, params={**spec.params, "source_lang": language})
 
 
-def _around(spec: Spec, tokenizer: Any, told: prompts.Instruction) -> tuple[str, str, tuple[bool, bool]]:
+def _around(spec: Spec, tokenizer: Any, told: Instruction) -> tuple[str, str, tuple[bool, bool]]:
     """Return the words before every document, those after it, and at which of its ends white space is stripped."""
     keeps = keeps_white_space(spec.params)
     if tokenizer.chat_template is not None:
@@ -79,13 +80,13 @@ def _around(spec: Spec, tokenizer: Any, told: prompts.Instruction) -> tuple[str,
     return (before if told.system is None else f"{told.system}\n\n{before}"), after, (not keeps, not keeps)
 
 
-def _trims(spec: Spec, tokenizer: Any, told: prompts.Instruction) -> tuple[bool, bool]:
+def _trims(spec: Spec, tokenizer: Any, told: Instruction) -> tuple[bool, bool]:
     """Return if the chat template strips the beginning and the end of a document, as many templates do."""
     before, after = _in_chat(spec, tokenizer, told, f"{_SPACE}{_MARK}{_SPACE}")
     return not before.endswith(_SPACE), not after.startswith(_SPACE)
 
 
-def _in_chat(spec: Spec, tokenizer: Any, told: prompts.Instruction, document: str) -> tuple[str, str]:
+def _in_chat(spec: Spec, tokenizer: Any, told: Instruction, document: str) -> tuple[str, str]:
     """Return the chat template's words around a document: those before the mark in it, and those after."""
     messages = [{"role": "user", "content": told.template.fill(document)}]
     if told.system is not None:

@@ -32,8 +32,8 @@ from tasks.backends.static import Computed, failure
 from tasks.batches import Budget
 from tasks.decoding import Decoding, decoding
 from tasks.errors import DeviceLost, Unsuited
+from tasks.kinds.base import Traits
 from tasks.pool import Item
-from tasks.recipes import Traits
 from tasks.windows import Encoded
 
 # Windows that are being written, and as many again that wait inside, so that none is missed when one ends.

@@ -26,8 +26,8 @@ from tasks.backends.static import Items, StaticLoop
 from tasks.backends.tokens import Tokens, padded
 from tasks.batches import Budget
 from tasks.errors import CannotServe
+from tasks.kinds.base import Traits
 from tasks.outputs import Output, Vector
-from tasks.recipes import Traits
 from tasks.windows import Encoded
 
 # From a batch to ``token_embeddings`` and ``attention_mask``; called from several threads.

@@ -26,8 +26,8 @@ from tasks.backends.opening import Opening, generation_settings
 from tasks.backends.static import Computed, Items, StaticLoop
 from tasks.batches import Budget
 from tasks.errors import DeviceLost, OutOfMemory, Unsuited
+from tasks.kinds.base import Traits
 from tasks.outputs import Output
-from tasks.recipes import Traits
 from tasks.windows import Encoded
 
 # Windows and input tokens of one worker's batch. A step reads all weights, whatever the rows, and of each row what

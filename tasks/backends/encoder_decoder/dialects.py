@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from storage.specs import Spec
-from tasks import families, languages
+from tasks import families, kinds, languages
 from tasks.errors import BadOption, CannotServe
 
+_TRANSLATION = "translation"  # the name of the task in a config
 _PAIR = re.compile(r"translation_([a-z]{2,3})_to_([a-z]{2,3})")
 _LANGUAGE_TOKEN = re.compile(r"__([a-z]{2,3})__|([a-z]{2,3}_[A-Z]{2}|[a-z]{3}_[A-Z][a-z]{3})")
 
@@ -31,10 +32,13 @@ def dialect(spec: Spec, config: Mapping[str, Any], tokenizer: Any) -> Dialect:
     Raises BadOption for languages that the model does not know, CannotServe where it must be told some.
     """
     model_type = str(config.get("model_type", ""))
-    if spec.kind == "summarize":
-        settings = families.task_settings(config, "summarize")
+    built_in = kinds.kind(spec.kind).built_in
+    if built_in is None:
+        raise CannotServe(f"{spec.model} cannot be told to {spec.kind}: it is an encoder-decoder.")
+    if not built_in.languages:
+        settings = families.task_settings(config, built_in.settings)
         # Specs from before --prefix say nothing, and mean these words with every T5.
-        usual = settings.get("prefix", "summarize: " if model_type in families.PREFIXED else "")
+        usual = settings.get("prefix", built_in.prefix if model_type in families.PREFIXED else "")
         return Dialect(str(spec.params.get("prefix", usual) or ""), parameters=settings)
     source, target = spec.params.get("source_lang"), spec.params.get("target_lang")
     if source == languages.AUTO and model_type in families.PREFIXED:
@@ -49,7 +53,7 @@ def dialect(spec: Spec, config: Mapping[str, Any], tokenizer: Any) -> Dialect:
         return _tokened(tokenizer, *_both(spec, source, target))
     if model_type == "marian":
         return _marian(spec, tokenizer, target)
-    return Dialect(parameters=families.task_settings(config, "translate"))
+    return Dialect(parameters=families.task_settings(config, _TRANSLATION))
 
 
 def language_tokens(vocabulary: Mapping[str, int]) -> dict[str, int]:
@@ -68,13 +72,13 @@ def _both(spec: Spec, source: str | None, target: str | None) -> tuple[str, str]
 
 
 def _worded(config: Mapping[str, Any], source: str, target: str) -> Dialect:
-    settings = families.task_settings(config, "translate", _short(source, target))
+    settings = families.task_settings(config, _TRANSLATION, _short(source, target))
     return Dialect(wording(config, source, target), parameters=settings)
 
 
 def _prefixed(spec: Spec, config: Mapping[str, Any], source: str | None, target: str | None) -> Dialect:
     pair = None if source is None or target is None else _short(source, target)
-    return Dialect(str(spec.params["prefix"]), parameters=families.task_settings(config, "translate", pair))
+    return Dialect(str(spec.params["prefix"]), parameters=families.task_settings(config, _TRANSLATION, pair))
 
 
 def _short(source: str, target: str) -> tuple[str, str]:
@@ -83,7 +87,7 @@ def _short(source: str, target: str) -> tuple[str, str]:
 
 def wording(config: Mapping[str, Any], source: str, target: str) -> str:
     """The words that a T5 is told a pair of languages with."""
-    settings = families.task_settings(config, "translate", _short(source, target))
+    settings = families.task_settings(config, _TRANSLATION, _short(source, target))
     return str(settings.get("prefix") or f"translate {languages.name(source)} to {languages.name(target)}: ")
 
 

@@ -20,8 +20,8 @@ from tasks.backends.static import Items, StaticLoop
 from tasks.backends.tokens import padded
 from tasks.batches import Budget
 from tasks.decoding import seed_of
+from tasks.kinds.base import Traits
 from tasks.outputs import Output
-from tasks.recipes import Traits
 from tasks.windows import Encoded
 
 # Rows and input tokens of one batch before beams, each of which is one more row for the decoder.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from storage.outcomes import Outcome, Status
+from tasks.families import Family
+from tasks.heads import Head
+from tasks.kinds.base import Again, Computed, TaskKind, windowed
 from tasks.outputs import Generated
-from tasks.recipes import Again, Computed, windowed
 from tasks.windows import Coder, Window, cut
 
 BETWEEN = "\n\n"
@@ -43,3 +46,11 @@ class Generate:
             tokens_in=computed.tokens_in,
             tokens_out=computed.tokens_out,
         )
+
+
+GENERATE = TaskKind(
+    name="generate",
+    summary="Ask a model what a prompt says of each document.",
+    families=MappingProxyType({Family.DECODER: Head.CAUSAL_TEXT}),
+    recipe=lambda _spec, _traits: Generate(),
+)

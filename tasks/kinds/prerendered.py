@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from storage.outcomes import Outcome
 from tasks.errors import PromptTooLong
-from tasks.generate import Generate
-from tasks.recipes import Again, Computed
+from tasks.kinds.base import Again, Computed
+from tasks.kinds.generate import Generate
 from tasks.windows import Coder, Window
 
 
 @dataclass(frozen=True)
-class Rendered:
+class Prerendered:
     """Whatever the kind of task: the prompt says what is to be done. Of half of it a model would make nonsense."""
 
     generate: Generate = field(default_factory=Generate)

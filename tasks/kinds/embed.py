@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from storage.outcomes import Outcome, Reason, Status
+from storage.specs import Spec
+from tasks.families import Family
+from tasks.heads import Head
+from tasks.kinds.base import Again, Computed, TaskKind, Traits, windowed
 from tasks.outputs import Vector
-from tasks.recipes import Again, Computed, windowed
 from tasks.windows import Coder, Window, cut
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 def mean_vector(vectors: npt.NDArray[np.float32], weights: Sequence[int], normalize: bool) -> npt.NDArray[np.float32]:
@@ -19,6 +25,8 @@ def mean_vector(vectors: npt.NDArray[np.float32], weights: Sequence[int], normal
 
     ``vectors`` has shape (windows, dim), the result (dim,). A mean of length 0 is left as it is.
     """
+    import numpy as np
+
     if len(vectors) == 1:
         row: npt.NDArray[np.float32] = vectors[0]
         return row
@@ -36,6 +44,8 @@ class Embed:
         return cut(texts, coder)
 
     def join(self, computed: Computed) -> Outcome | Again:
+        import numpy as np
+
         rows, weights, spans = [], [], []
         for window, output in zip(computed.windows, computed.outputs, strict=True):
             if window.encoded is None:  # only white space
@@ -62,3 +72,19 @@ class Embed:
             flags=windowed(computed.windows),
             tokens_in=computed.tokens_in,
         )
+
+
+def _recipe(spec: Spec, traits: Traits) -> Embed:
+    return Embed(normalize=traits.normalizes, keep_all=spec.params.get("windows") == "all")
+
+
+EMBED = TaskKind(
+    name="embed",
+    summary="Make a vector of each document, for search and comparison.",
+    families=MappingProxyType(
+        {Family.ENCODER: Head.POOLING, Family.DECODER: Head.POOLING, Family.SEQ2SEQ: Head.POOLING}
+    ),
+    recipe=_recipe,
+    default_model="minilm",
+    sample_texts=64,
+)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from storage.outcomes import Outcome
-from tasks.generate import Generate
+from tasks.kinds.base import Computed
+from tasks.kinds.generate import Generate
 from tasks.outputs import Generated
-from tasks.recipes import Computed
 from tasks.windows import Encoded, Window
 
 

@@ -11,9 +11,9 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
 from storage.outcomes import Outcome, Reason, Status
-from tasks.embed import Embed
+from tasks.kinds.base import Computed
+from tasks.kinds.embed import Embed
 from tasks.outputs import Vector
-from tasks.recipes import Computed
 from tasks.windows import Encoded, Window
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench

@@ -1,4 +1,4 @@
-"""What each kind of task does around the model: cut a text, and make one outcome of its windows' outputs.
+"""The parts that every kind of task has: its declaration, and the recipe that cuts a text and joins its outputs.
 
 The flags of an outcome, beside those that the document itself brings from its reading:
 
@@ -23,22 +23,26 @@ The flags of an outcome, beside those that the document itself brings from its r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from storage.outcomes import Outcome
 from storage.specs import Spec
-from tasks import prompts
-from tasks.languages import AUTO
+from tasks.families import Family
+from tasks.heads import Head
 from tasks.outputs import Output
+from tasks.prompts import Template
 from tasks.windows import Coder, Readers, Window
 
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a recipe must know of the model: whether its vectors have length 1, and how it is told the language of a
-    text where those are to be found."""
+    """Facts about a model that a recipe needs.
+
+    ``normalizes``: its vectors have length 1. ``readers``: how the model is told the language of a text, where the
+    languages of texts are to be found.
+    """
 
     normalizes: bool = False
     readers: Readers | None = None
@@ -69,7 +73,7 @@ class Again:
 
 
 def windowed(windows: Sequence[Window]) -> tuple[str, ...]:
-    """The flag of a text of which something was cut that would have been computed as one."""
+    """Return the `windowed` flag if any section was split."""
     return ("windowed",) if any(window.part for window in windows) else ()
 
 
@@ -81,21 +85,48 @@ class Recipe(Protocol):
     def join(self, computed: Computed) -> Outcome | Again: ...
 
 
-def recipe(spec: Spec, traits: Traits) -> Recipe:
-    """The recipe for a spec."""
-    from tasks.embed import Embed
-    from tasks.generate import Generate
-    from tasks.rendered import Rendered
-    from tasks.summarize import Summarize
-    from tasks.translate import FromAny, Translate
+@dataclass(frozen=True)
+class BuiltIn:
+    """The built-in words that tell a model to do a kind of task.
 
-    if prompts.is_rendered(spec.params):
-        return Rendered()
-    if spec.kind == "embed":
-        return Embed(normalize=traits.normalizes, keep_all=spec.params.get("windows") == "all")
-    if spec.kind == "summarize":
-        return Summarize()
-    if spec.kind == "generate":
-        return Generate()
-    assert spec.kind == "translate", spec.kind
-    return FromAny.of(spec, traits.readers) if spec.params.get("source_lang") == AUTO else Translate()
+    ``chat`` gives them for a model that follows instructions, ``pattern`` for a base model, which sees
+    demonstrations first if its second argument is true. ``settings`` is the name under which the config of a T5 or
+    BART keeps settings for the task, ``prefix`` the words before each window for a T5 whose config has none.
+    ``languages``: the task goes from one language into another, and models are told both.
+    """
+
+    chat: Callable[[Spec], Template]
+    pattern: Callable[[Spec, bool], Template]
+    settings: str
+    prefix: str = ""
+    languages: bool = False
+
+
+@dataclass(frozen=True)
+class TaskKind:
+    """The declaration of a kind of task: one module in ``tasks.kinds``, and one line in its registry.
+
+    ``name`` is also the kind's lane. ``families`` has the families of models that can do the task, each with the
+    head that it is done with. ``sample_texts`` is how many texts a dry run computes. ``null_words`` is how many
+    words the null model writes; None is all of them.
+    """
+
+    name: str
+    summary: str
+    families: Mapping[Family, Head]
+    recipe: Callable[[Spec, Traits], Recipe]
+    default_model: str | None = None
+    built_in: BuiltIn | None = None
+    sample_texts: int = 12
+    null_words: int | None = None
+
+    @property
+    def pools(self) -> bool:
+        """Return True for a kind that gets vectors from its models."""
+        return Head.POOLING in self.families.values()
+
+
+def pattern(given: str, wanted: str, shown: Iterable[tuple[str, str]]) -> Template:
+    """Return a pattern that a base model completes, after demonstrations of it."""
+    before = "".join(f"{given}: {text}\n{wanted}: {output}\n\n" for text, output in shown)
+    return Template(f"{before}{given}: ", f"\n{wanted}:")

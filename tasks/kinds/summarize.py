@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from storage.outcomes import Outcome, Status
+from storage.specs import Spec
+from tasks import demonstrations
+from tasks.families import Family
+from tasks.heads import Head
+from tasks.kinds.base import Again, BuiltIn, Computed, TaskKind, pattern
 from tasks.outputs import Generated
-from tasks.recipes import Again, Computed
+from tasks.prompts import Template
 from tasks.windows import Coder, Window, cut
 
 # A round that leaves more than this share of the text's characters would go on for long and gain nothing.
@@ -37,3 +43,23 @@ class Summarize:
             tokens_in=computed.tokens_in,
             tokens_out=computed.tokens_out,
         )
+
+
+def _chat(_spec: Spec) -> Template:
+    told = "Summarize the following text in one to three sentences. Answer with the summary only.\n\n"
+    return Template(told, "")
+
+
+def _pattern(_spec: Spec, shown: bool) -> Template:
+    return pattern("Text", "Summary", (demonstrations.SUMMARIZED,) if shown else ())
+
+
+SUMMARIZE = TaskKind(
+    name="summarize",
+    summary="Write a summary of each document.",
+    families=MappingProxyType({Family.SEQ2SEQ: Head.SEQ2SEQ_TEXT, Family.DECODER: Head.CAUSAL_TEXT}),
+    recipe=lambda _spec, _traits: Summarize(),
+    default_model="synopsis-ddtp",
+    built_in=BuiltIn(_chat, _pattern, settings="summarization", prefix="summarize: "),
+    null_words=16,
+)

@@ -6,13 +6,18 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from storage.outcomes import Outcome, Reason, Status
 from storage.specs import Spec
-from tasks import detection, languages
+from tasks import demonstrations, detection, languages
+from tasks.errors import CannotServe
+from tasks.families import Family
+from tasks.heads import Head
+from tasks.kinds.base import BuiltIn, Computed, TaskKind, Traits, pattern, windowed
 from tasks.outputs import Generated
 from tasks.paragraphs import NEWLINE, cells, paragraphs, unwrapped
-from tasks.recipes import Computed, windowed
+from tasks.prompts import Template
 from tasks.routing import Fate, Route, Ways
 from tasks.windows import Coder, Readers, Section, Window, cut
 
@@ -111,3 +116,39 @@ class FromAny:
 
     def _route(self, text: str) -> Route:
         return self.ways.route(detection.guesses(text))
+
+
+def _recipe(spec: Spec, traits: Traits) -> Translate | FromAny:
+    found = spec.params.get("source_lang") == languages.AUTO
+    return FromAny.of(spec, traits.readers) if found else Translate()
+
+
+def _chat(spec: Spec) -> Template:
+    source, target = _languages(spec)
+    told = (
+        f"Translate the following text from {source} into {target}. Answer with the translation only, "
+        "on one line, and keep names as they are.\n\n"
+    )
+    return Template(told, "")
+
+
+def _pattern(spec: Spec, shown: bool) -> Template:
+    source, target = _languages(spec)
+    return pattern(source, target, demonstrations.translated(source, target) if shown else ())
+
+
+def _languages(spec: Spec) -> tuple[str, str]:
+    source, target = spec.params.get("source_lang"), spec.params.get("target_lang")
+    if source is None or target is None:
+        raise CannotServe(f"{spec.model} translates between several languages: give --from and --to.")
+    return languages.name(source), languages.name(target)
+
+
+TRANSLATE = TaskKind(
+    name="translate",
+    summary="Translate each document, paragraph by paragraph.",
+    families=MappingProxyType({Family.SEQ2SEQ: Head.SEQ2SEQ_TEXT, Family.DECODER: Head.CAUSAL_TEXT}),
+    recipe=_recipe,
+    default_model="marian-ddtp",
+    built_in=BuiltIn(_chat, _pattern, settings="translation", languages=True),
+)

@@ -1,0 +1,11 @@
+"""Heads: the part of a model, after its encoder or decoder layers, that a kind of task computes with."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Head(StrEnum):
+    POOLING = "pooling"  # one vector for each window
+    SEQ2SEQ_TEXT = "encoder-decoder text"
+    CAUSAL_TEXT = "decoder-only text"
