@@ -28,16 +28,17 @@ from bench.plots import Axes, draw
 from bench.stores import fresh_postgres, own_redis
 from storage import bulk, jobs
 from storage.database import Database, db_now
-from storage.flow.cutting import SHARD_SIZES, pack
+from storage.flow.cutting import pack
 from storage.flow.following import UNTOUCHED
 from storage.flow.steps import StepRequest
 from storage.jobs import JobRequest, OpenJob
 from storage.schema import Shard, Worker
 from storage.specs import Spec
 from tasks import null
+from tasks.stored_kinds import STORED_KINDS as KINDS
 
 DOCMILL = str(Path(sys.executable).with_name("docmill"))
-SHARD_TEXTS = SHARD_SIZES["embed"].contents
+SHARD_TEXTS = KINDS["embed"].shard.contents
 FILL_EVERY_S = 0.2
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -234,7 +235,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = stack.enter_context(fresh_postgres())
         redis_url, redis_pid = stack.enter_context(own_redis(folder))
-        database = Database(url)
+        database = Database(url, kinds=KINDS)
         stack.callback(database.close)
         mill = Mill(database, url, redis_url, redis_pid, folder, given.backlog + 1_000_000, given.chars)
         _fill_contents(database, mill.contents, given.chars)

@@ -32,6 +32,7 @@ from bench.pairs import Claim, Comparison, Run, interleave, peak_mb, timed, writ
 from bench.stores import fresh_postgres, fresh_sqlite
 from storage.database import Database
 from storage.status import read_status
+from tasks.stored_kinds import STORED_KINDS as KINDS
 from worker.enqueue import Request, enqueue, prepare
 from worker.settings import Settings
 
@@ -53,7 +54,7 @@ def write_source(path: Path, documents: int) -> None:
 
 def read_in(url: str, source: Path) -> int:
     """What `docmill enqueue` does, without a queue."""
-    database = Database(url)
+    database = Database(url, kinds=KINDS)
     prepared = prepare(Settings(), Request(str(source), "embed", model="null", corpus="bench"))
     documents = enqueue(database, lambda: None, prepared).documents
     database.close()
@@ -62,7 +63,7 @@ def read_in(url: str, source: Path) -> int:
 
 def keep_rows(url: str, folder: Path) -> None:
     """Write every table's rows down as the bulk load wants them."""
-    database = Database(url)
+    database = Database(url, kinds=KINDS)
     for table in TABLES:
         with (folder / f"{table}.rows").open("wb") as file:
             if database.is_sqlite:
@@ -82,7 +83,7 @@ def keep_rows(url: str, folder: Path) -> None:
 
 def load_rows(url: str, folder: Path) -> int:
     """Load what `keep_rows` wrote into empty tables; how many documents."""
-    database = Database(url)
+    database = Database(url, kinds=KINDS)
     if database.is_sqlite:
 
         def load(connection: Any) -> None:
@@ -142,7 +143,7 @@ def status_times(url: str) -> dict[str, float]:
         timed(lambda: subprocess.run(command, env=environment, capture_output=True, check=True).returncode).seconds
         for _ in range(5)
     ]
-    database = Database(url)
+    database = Database(url, kinds=KINDS)
     read_status(database, 1)
     query = [timed(lambda: read_status(database, 1).id).seconds for _ in range(5)]
     database.close()
@@ -156,7 +157,7 @@ def status_times(url: str) -> dict[str, float]:
 
 def finish(url: str) -> None:
     """Have every text its result, and the job done, as after the model's work."""
-    database = Database(url)
+    database = Database(url, kinds=KINDS)
     results = (
         "INSERT INTO outcome (spec_id, content_id, status, flags, tokens_in, tokens_out, created_at) "
         "SELECT spec.id, content.id, 'done', '[]', 0, 0, 0 FROM spec, content"
@@ -174,7 +175,7 @@ def again(url: str, source: Path) -> dict[str, float]:
     """Read a source of which everything is there and computed: what that takes, and that it plans nothing."""
     finish(url)
     run = _in_a_process("read in", url, source)
-    database = Database(url)
+    database = Database(url, kinds=KINDS)
     with database.read() as connection:
         planned = connection.scalar(text("SELECT count(*) FROM shard WHERE state <> 'done'"))
         jobs = connection.scalar(text("SELECT count(*) FROM job"))

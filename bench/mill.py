@@ -22,6 +22,7 @@ from storage.database import Database
 from storage.jobs import OPEN_SHARDS
 from storage.schema import Job, Shard
 from tasks.plan import Options
+from tasks.stored_kinds import STORED_KINDS as KINDS
 from worker.broker import Broker
 from worker.enqueue import Request, enqueue, prepare
 from worker.settings import load_settings
@@ -38,7 +39,7 @@ class Mill:
         self._folder = folder
         self._worker = worker
         self._settings = load_settings(home=folder / "home", database_url=database_url, redis_url=redis_url)
-        self._database = Database(database_url)
+        self._database = Database(database_url, kinds=KINDS)
         self._broker = Broker(redis_url)
         self._runs = 0
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import orjson
@@ -35,7 +36,15 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
 
 from storage import driver_errors, numbering, sqlite
-from storage.errors import DatabaseBusy, DatabaseSilent, DatabaseUnreachable, DatabaseUrlUnknown, StorageError
+from storage.errors import (
+    DatabaseBusy,
+    DatabaseSilent,
+    DatabaseUnreachable,
+    DatabaseUrlUnknown,
+    StorageError,
+    UnknownKind,
+)
+from storage.kinds import StoredKind
 from storage.patience import Patience
 from storage.sqlite import BUSY_TIMEOUT_S
 
@@ -74,7 +83,8 @@ class Database:
     """A store's engine. Cheap to make: nothing connects before the first transaction. Safe to share by threads.
 
     A write that meets a passing fault is tried `retries` times in all; in SQLite each of them waits
-    `busy_timeout_s` for another writer. `patience` is for a PostgreSQL that goes silent.
+    `busy_timeout_s` for another writer. `patience` is for a PostgreSQL that goes silent. `kinds` are the kinds of
+    tasks by their names; without them it can only be migrated and counted.
     """
 
     def __init__(
@@ -85,7 +95,9 @@ class Database:
         retries: int = RETRIES,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         patience: Patience = Patience(),  # noqa: B008 - frozen
+        kinds: Mapping[str, StoredKind] = MappingProxyType({}),
     ) -> None:
+        self.kinds = kinds
         try:
             self.url: URL = make_url(url)
             if "@" in (self.url.host or ""):
@@ -253,6 +265,16 @@ class Database:
             (n, table.__tablename__),
         ).scalar_one()
         return sorted(map(int, numbers.split(",")))
+
+    def kind_of(self, name: str) -> StoredKind:
+        """Return the kind of task of this name. Raises UnknownKind."""
+        if name not in self.kinds:
+            known = ", ".join(sorted(self.kinds)) or "none"
+            raise UnknownKind(
+                f"this docmill has no task kind {name}, which the store {self} names; it has: {known}. "
+                "Install the release that has it."
+            )
+        return self.kinds[name]
 
     def close(self) -> None:
         self.engine.dispose()

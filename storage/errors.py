@@ -10,6 +10,7 @@ StorageError
 ├── ValueRefused             a value that this database cannot store
 ├── UnexpectedDatabaseError  an error of the database that nobody classified
 ├── SchemaOutOfDate          `docmill db upgrade` has not run
+├── UnknownKind              a kind of task that this docmill does not have
 ├── NoSuchJob                a job's number that the store does not know
 ├── NoSuchStep               a step's name that the job does not have
 ├── NoSuchPipeline           a pipeline's name that the store does not know
@@ -71,6 +72,10 @@ class UnexpectedDatabaseError(StorageError):
 
 class SchemaOutOfDate(StorageError):
     """The database's schema is not this version's; run `docmill db upgrade`."""
+
+
+class UnknownKind(StorageError):
+    """The store has work of a kind of task that this docmill does not have."""
 
 
 class NoSuchJob(StorageError):

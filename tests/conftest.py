@@ -25,6 +25,7 @@ from sqlalchemy.engine import URL, make_url
 from storage import migrations
 from storage.database import Database
 from tests.faults.servers import Missing, PostgresCluster, RedisServer, open_folder
+from tests.kinds import KINDS
 
 POSTGRES_URL = os.environ.get("DOCMILL_TEST_POSTGRES_URL")
 REDIS_URL = os.environ.get("DOCMILL_TEST_REDIS_URL")
@@ -107,7 +108,7 @@ def _cluster(*, pgvector: bool = False) -> Iterator[PostgresCluster]:
 @contextmanager
 def _with_template(url: str) -> Iterator[PostgresServer]:
     server = PostgresServer(url)
-    database = Database(server.url(server.template))
+    database = Database(server.url(server.template), kinds=KINDS)
     migrations.upgrade(database)
     database.close()
     yield server
@@ -153,7 +154,7 @@ def pgvector_url(_pgvector_or_reason: PostgresServer | str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("template") / "docmill.db"
-    database = Database(f"sqlite:///{path}")
+    database = Database(f"sqlite:///{path}", kinds=KINDS)
     migrations.upgrade(database)
     database.close()
     return path
@@ -176,7 +177,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """`database_url`, opened."""
-    database = Database(database_url, pool_size=12)
+    database = Database(database_url, pool_size=12, kinds=KINDS)
     yield database
     database.close()
 
@@ -185,13 +186,13 @@ def database(database_url: str) -> Iterator[Database]:
 def bare_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A store without the schema."""
     if request.param == "sqlite":
-        database = Database(f"sqlite:///{tmp_path / 'bare' / 'docmill.db'}")
+        database = Database(f"sqlite:///{tmp_path / 'bare' / 'docmill.db'}", kinds=KINDS)
         yield database
         database.close()
         return
     server: PostgresServer = request.getfixturevalue("postgres_server")
     name = server.create()
-    database = Database(server.url(name))
+    database = Database(server.url(name), kinds=KINDS)
     yield database
     database.close()
     server.drop(name)

@@ -15,6 +15,7 @@ from storage import migrations
 from storage.database import Database
 from tests.containers import Host, interpolated
 from tests.faults.servers import Missing, open_folder
+from tests.kinds import KINDS
 from tests.worker.harness import EXAMPLES, kill_group, until
 
 VARIABLES = {
@@ -59,7 +60,7 @@ def end(processes: list[subprocess.Popen[bytes]]) -> None:
 def one_before(host: Host) -> str:
     """The database has the schema of the release before."""
     revision = migrations._known()[-2]
-    database = Database(host.environment("worker")["DOCMILL_DATABASE_URL"])
+    database = Database(host.environment("worker")["DOCMILL_DATABASE_URL"], kinds=KINDS)
     migrations._upgrade(database, revision)
     database.close()
     return revision

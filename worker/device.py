@@ -38,6 +38,7 @@ from worker.pids import pid_space
 from worker.pipelines.running import advance
 from worker.settings import ORDERS, Settings
 from worker.shard import Process
+from worker.stores import store_of
 from worker.transport import ear
 from worker.utilization import Reading, Report, due
 
@@ -89,7 +90,7 @@ def main() -> None:
     broker = Broker(settings.redis_url)
     process = _make_process(order, settings, broker, voice)
     # Reading a source and writing results take statements that may last.
-    lasting = Database(settings.store_url, pool_size=5, patience=settings.patience)
+    lasting = store_of(settings, pool_size=5)
     desk = Desk(settings, lasting, broker, order.owner, process.draining) if settings.takes_orders else None
     _register(broker.app, process, settings, lasting, desk)
     controller = WorkController(
@@ -139,8 +140,8 @@ def _make_process(order: Order, settings: Settings, broker: Broker, voice: Voice
     return Process(
         owner=order.owner,
         # A thread holds a connection only to claim, read and commit; most of them wait for the device.
-        database=Database(settings.store_url, pool_size=min(settings.threads, 3) + 4, patience=bounded),
-        heartbeat_database=Database(settings.store_url, pool_size=1, patience=bounded),
+        database=store_of(settings, pool_size=min(settings.threads, 3) + 4, patience=bounded),
+        heartbeat_database=store_of(settings, pool_size=1, patience=bounded),
         broker=broker,
         engine=engine,
         lease_s=settings.lease_s,

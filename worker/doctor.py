@@ -33,6 +33,7 @@ from worker.errors import SettingsError, WorkerError
 from worker.extras import EXTRAS
 from worker.orders import outlook
 from worker.settings import Settings
+from worker.stores import store_of
 
 LEAST_ROOM_BYTES = 1_000_000_000
 CLOCKS_APART_S = 3.0
@@ -59,7 +60,7 @@ def examine(settings: Settings) -> list[Finding]:
 def look_at_database(settings: Settings) -> Iterator[Finding]:
     """Whether it answers, its schema, its workers, its clock."""
     embedded = settings.database_url is None
-    database = Database(settings.store_url, patience=settings.patience)
+    database = store_of(settings)
     file = _file(database)
     try:
         if file is not None and not file.exists():  # to connect would make it
@@ -251,7 +252,7 @@ def look_at_disk(settings: Settings) -> Iterator[Finding]:
 
 def look_at_rights(settings: Settings) -> Iterator[Finding]:
     """Yield a finding where other users of the machine can read the home or the store."""
-    database = Database(settings.store_url, patience=settings.patience)
+    database = store_of(settings)
     file = _file(database)
     database.close()
     for path in filter(None, (settings.home, file)):
@@ -299,7 +300,7 @@ def look_at_orders(settings: Settings) -> Iterator[Finding]:
     """Yield a finding about the orders of other programs; none if the store does not answer."""
     if settings.database_url is None and settings.redis_url is None:
         return
-    database = Database(settings.store_url, patience=settings.patience)
+    database = store_of(settings)
     file = _file(database)
     broker = Broker(settings.redis_url) if settings.redis_url is not None else None
     try:

@@ -135,21 +135,17 @@ def placed_rows(
     steps = _steps(database, job_id)
     if form == "jsonl" or step is not None or len(steps) == 1:
         return placed
-    return ((place, _flat(row, steps)) for place, row in placed)
+    columns = {step: database.kind_of(step.lane).output.column(step.name) for step in steps}
+    return ((place, _flat(row, columns)) for place, row in placed)
 
 
-def column(step: OpenStep) -> str:
-    """The name of a step's column in a table."""
-    return f"{step.name}_vector" if step.lane == "embed" else step.name
-
-
-def _flat(row: dict[str, Any], steps: Sequence[OpenStep]) -> dict[str, Any]:
+def _flat(row: dict[str, Any], columns: Mapping[OpenStep, str]) -> dict[str, Any]:
     found = row["steps"]
-    outputs = {step: found.get(step.name, {}) for step in steps}
-    flags = [f"{step.name}: {flag}" for step in steps for flag in outputs[step].get("flags", ())]
+    outputs = {step: found.get(step.name, {}) for step in columns}
+    flags = [f"{step.name}: {flag}" for step in columns for flag in outputs[step].get("flags", ())]
     return {
         "id": row["id"],
-        **{column(step): output.get("vector", output.get("text")) for step, output in outputs.items()},
+        **{columns[step]: output.get("vector", output.get("text")) for step, output in outputs.items()},
         "flags": [*row["flags"], *flags],
         "meta": row["meta"],
     }

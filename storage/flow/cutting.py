@@ -4,22 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from storage.kinds import ShardSize
 
 SPLIT_INTO = 16
-
-
-@dataclass(frozen=True)
-class ShardSize:
-    """The bounds of a shard: whichever is reached first. Aimed at 10 to 60 s of work."""
-
-    contents: int
-    chars: int
-
-
-# A device writes text about a hundred times slower than it reads it.
-SHARD_SIZES = {"embed": ShardSize(256, 400_000)}
-DEFAULT_SHARD_SIZE = ShardSize(64, 60_000)
 
 
 def cut(sized: Sequence[tuple[int, int]], size: ShardSize) -> Iterator[list[tuple[int, int]]]:

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, bindparam, case, select, update
 from storage import bulk, contents, gate, rows
 from storage.database import Database
 from storage.flow import prompts, steps, ways
-from storage.flow.cutting import DEFAULT_SHARD_SIZE, SHARD_SIZES, cut, pack
+from storage.flow.cutting import cut, pack
 from storage.flow.steps import OpenStep
 from storage.outcomes import Status, Tally
 from storage.schema import OutcomeRow, Shard, Step, StepText
@@ -231,6 +231,6 @@ def plan(
             "state": "planned",
             "redo": redo,
         }
-        for shard in cut(sized, SHARD_SIZES.get(step.lane, DEFAULT_SHARD_SIZE))
+        for shard in cut(sized, database.kind_of(step.lane).shard)
     ]
     bulk.load(database, connection, Shard, bulk.columns_of(new))

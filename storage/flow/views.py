@@ -16,6 +16,7 @@ from storage import rows
 from storage.database import Database
 from storage.flow import templates
 from storage.flow.steps import StepRequest
+from storage.results.output_types import VECTOR
 
 
 def name_of(pipeline: str) -> str:
@@ -29,7 +30,7 @@ def make(database: Database, pipeline: str, corpus: str, steps: Sequence[StepReq
     def work(connection: Connection) -> None:
         spec_ids = [rows.spec_id(database, connection, step.spec) for step in steps]
         connection.exec_driver_sql(f"DROP VIEW IF EXISTS {_quoted(name_of(pipeline))}")
-        statement = f"CREATE VIEW {_quoted(name_of(pipeline))} AS {_definition(corpus, steps, spec_ids)}"
+        statement = f"CREATE VIEW {_quoted(name_of(pipeline))} AS {_definition(database, corpus, steps, spec_ids)}"
         connection.exec_driver_sql(statement if database.is_sqlite else statement.replace("%", "%%"))
 
     database.write(work)
@@ -40,7 +41,7 @@ def drop(database: Database, pipeline: str) -> None:
     database.write(lambda connection: connection.exec_driver_sql(f"DROP VIEW IF EXISTS {_quoted(name_of(pipeline))}"))
 
 
-def _definition(corpus: str, steps: Sequence[StepRequest], spec_ids: Sequence[int]) -> str:
+def _definition(database: Database, corpus: str, steps: Sequence[StepRequest], spec_ids: Sequence[int]) -> str:
     numbers = {step.name: number for number, step in enumerate(steps)}
     columns = ["document.key AS id", "document.meta", "document.flags", "content.text AS document"]
     joins = ["document", "JOIN content ON content.id = document.content_id"]
@@ -53,13 +54,13 @@ def _definition(corpus: str, steps: Sequence[StepRequest], spec_ids: Sequence[in
             of_text = f"{prompt}.text_id = {given}"
             joins.append(f"LEFT JOIN prompt AS {prompt} ON {of_document} AND {of_text}")
         joins.append(f"LEFT JOIN outcome AS {this} ON {this}.spec_id = {spec_id} AND {this}.content_id = {read}")
-        is_vector = step.spec.kind == "embed"
-        output = f"{this}.vector" if is_vector else f"{this}.text"
+        output = database.kind_of(step.spec.kind).output
+        is_vector = output is VECTOR
         status = f"{this}.status"
         if before is not None:
             status = f"CASE WHEN {_lacks_output(steps, numbers, step)} THEN 'blocked' ELSE {status} END"
         columns += [
-            f"{output} AS {_quoted(step.name + '_vector' if is_vector else step.name)}",
+            f"{this}.{'vector' if is_vector else 'text'} AS {_quoted(output.column(step.name))}",
             f"{status} AS {_quoted(step.name + '_status')}",
             f"{this}.reason AS {_quoted(step.name + '_reason')}",
         ]

@@ -16,6 +16,7 @@ from storage.database import Database
 from storage.errors import NoSuchCorpus, NothingEmbedded
 from storage.flow import ways
 from storage.flow.steps import OpenStep, of_job, way_to
+from storage.results.output_types import VECTOR
 from storage.retrieval import candidates
 from storage.retrieval.candidates import Placed, keeps_windows
 from storage.retrieval.nearest import Matrix, Nearest, cosines
@@ -75,7 +76,8 @@ def choose(database: Database, names: Sequence[str], job_id: int | None = None) 
         corpus = next((named[name] for name in names if name in named), None)
         if corpus is None:
             raise NoSuchCorpus(f"there is no corpus {names[0]}{_corpora(connection)}")
-        found = connection.execute(_EMBED_JOBS.where(Job.corpus_id == corpus.id)).all()
+        vectors = SpecRow.kind.in_([kind.name for kind in database.kinds.values() if kind.output is VECTOR])
+        found = connection.execute(_JOBS.where(Job.corpus_id == corpus.id, vectors)).all()
         chosen, others = _chosen(corpus, found, job_id)
         steps = of_job(connection, chosen.id)
         searched = Searched(
@@ -95,11 +97,10 @@ def choose(database: Database, names: Sequence[str], job_id: int | None = None) 
     return searched
 
 
-_EMBED_JOBS: Select[*tuple[Any, ...]] = (
+_JOBS: Select[*tuple[Any, ...]] = (
     select(Job.id, Step.seq, Step.spec_id, *SPEC)
     .join(Step, Step.job_id == Job.id)
     .join(SpecRow, SpecRow.id == Step.spec_id)
-    .where(SpecRow.kind == "embed")
     .order_by(Job.id.desc(), Step.seq.desc())
 )
 

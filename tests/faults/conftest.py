@@ -12,6 +12,7 @@ from storage.database import Database
 from tests.conftest import missing
 from tests.faults.mill import Mill
 from tests.faults.servers import Missing, PostgresCluster, RedisServer, open_folder
+from tests.kinds import KINDS
 
 HERE = Path(__file__).parent
 
@@ -62,7 +63,7 @@ def own_postgres(_cluster_or_reason: PostgresCluster | str) -> PostgresCluster:
 @pytest.fixture
 def restartable(own_postgres: PostgresCluster) -> Iterator[Database]:
     """A database with the schema on a PostgreSQL that is ours to restart."""
-    database = Database(own_postgres.create(), pool_size=12)
+    database = Database(own_postgres.create(), pool_size=12, kinds=KINDS)
     migrations.upgrade(database)
     yield database
     database.close()

@@ -15,6 +15,7 @@ from storage.database import Database
 from tests.conftest import missing
 from tests.faults.mill import SHARD_TEXTS, Mill, numbered
 from tests.faults.servers import Missing, PostgresCluster, open_folder, tmpfs
+from tests.kinds import KINDS
 from tests.storage.books import TRANSLATE, done, read, request, work
 from tests.worker.harness import until
 
@@ -60,7 +61,7 @@ def small_disk(request: pytest.FixtureRequest) -> Iterator[tuple[Database, Balla
                 url = cluster.create()
         except Missing as reason:
             missing(str(reason))
-        database = Database(url, pool_size=12)
+        database = Database(url, pool_size=12, kinds=KINDS)
         migrations.upgrade(database)
         yield database, Ballast(disk)
         database.close()
@@ -111,7 +112,7 @@ def test_an_enqueue_that_meets_a_full_disk_says_so_and_is_carried_on(
 def test_an_export_in_parts_that_meets_a_full_disk_says_so_and_goes_on_when_there_is_room(
     sqlite_url: str, tmp_path: Path
 ) -> None:
-    database = Database(sqlite_url)
+    database = Database(sqlite_url, kinds=KINDS)
     mill = Mill(tmp_path, database, None)
     job = read(database, request(spec=TRANSLATE), [(f"k{n}", text) for n, text in enumerate(texts(1500))])
     work(database, lambda claim: done(claim, LONG))
@@ -136,7 +137,7 @@ def test_an_export_in_parts_that_meets_a_full_disk_says_so_and_goes_on_when_ther
 
 
 def test_a_sqlite_file_that_another_writes_is_waited_for(sqlite_url: str, tmp_path: Path, redis_url: str) -> None:
-    database = Database(sqlite_url)
+    database = Database(sqlite_url, kinds=KINDS)
     mill = Mill(tmp_path, database, redis_url)
     mill.patch(IMPATIENT)
     job = mill.give(numbered(8 * SHARD_TEXTS), model="null@3000")
@@ -154,7 +155,7 @@ def test_a_sqlite_file_that_another_writes_is_waited_for(sqlite_url: str, tmp_pa
 
 
 def test_a_command_that_waits_for_a_locked_file_in_vain_says_so(sqlite_url: str, tmp_path: Path) -> None:
-    database = Database(sqlite_url)
+    database = Database(sqlite_url, kinds=KINDS)
     mill = Mill(tmp_path, database, None)
     mill.patch(IMPATIENT)
     other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)

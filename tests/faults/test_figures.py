@@ -22,6 +22,7 @@ from tests.faults.figures import Figures, time_until
 from tests.faults.mill import SHARD_TEXTS, Mill, numbered
 from tests.faults.proxy import Proxy
 from tests.faults.servers import Missing, PostgresCluster, RedisServer
+from tests.kinds import KINDS
 from tests.worker.harness import EXAMPLES, until
 from worker.faultpoints import MARKER
 from worker.settings import Settings
@@ -104,7 +105,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Database]:
     if request.param == "postgresql":
         yield request.getfixturevalue("restartable")
         return
-    database = Database(request.getfixturevalue("sqlite_url"))
+    database = Database(request.getfixturevalue("sqlite_url"), kinds=KINDS)
     yield database
     database.close()
 
@@ -122,7 +123,7 @@ def first_batch_that_hangs(
     folder = tmp_path_factory.mktemp("hangs")
     file = folder / "docmill.db"
     file.write_bytes(_sqlite_template.read_bytes())
-    database = Database(f"sqlite:///{file}")
+    database = Database(f"sqlite:///{file}", kinds=KINDS)
     try:
         server = RedisServer(folder / "redis")
     except Missing:

@@ -29,6 +29,7 @@ from storage.specs import Spec
 from storage.status import list_statuses, read_status
 from tests.faults import security
 from tests.faults.servers import PostgresCluster
+from tests.kinds import KINDS
 from tests.storage import books
 from tests.storage.books import claim_next, done, failed, numbered, read, records, request, set_shard
 from tests.worker.harness import Docmill, until
@@ -65,7 +66,7 @@ class Store:
         return security.as_user(self._url, role).render_as_string(hide_password=False)
 
     def open(self, role: str) -> Database:
-        return Database(self.url(role))
+        return Database(self.url(role), kinds=KINDS)
 
     def as_owner(self, *statements: str) -> None:
         self.run(self.url(OWNER), *statements)

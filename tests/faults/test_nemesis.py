@@ -12,11 +12,12 @@ from tests.faults.campaign import Campaign, seed_of_this_run
 from tests.faults.mill import Mill
 from tests.faults.nemesis import AT_DEFAULTS, Fault, Storm, plan
 from tests.faults.servers import PostgresCluster, RedisServer
+from tests.kinds import KINDS
 
 
 @pytest.fixture
 def on_sqlite(tmp_path: Path, sqlite_url: str) -> Iterator[Database]:
-    database = Database(sqlite_url)
+    database = Database(sqlite_url, kinds=KINDS)
     yield database
     database.close()
 

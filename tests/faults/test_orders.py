@@ -21,6 +21,7 @@ from storage.intake.ingest import CHUNK_RECORDS
 from storage.schema import Document, EnqueueOrder, Job
 from tests.faults.mill import Mill, numbered
 from tests.faults.servers import PostgresCluster, free_port
+from tests.kinds import KINDS
 from tests.tasks.hub_server import hub
 from tests.worker.harness import EXAMPLES, Running, device_pids, kill_group, until
 from worker.messages import ENQUEUE_LANE, queue, redis_key
@@ -141,7 +142,7 @@ def freeze(mill: Mill, pids: list[int]) -> None:
     def frozen() -> bool:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-        probe = Database(mill.environment["DOCMILL_DATABASE_URL"], retries=1, busy_timeout_s=0.5)
+        probe = Database(mill.environment["DOCMILL_DATABASE_URL"], retries=1, busy_timeout_s=0.5, kinds=KINDS)
         try:
             probe.write(lambda connection: connection.execute(select(1)))
         except DatabaseBusy:
@@ -219,7 +220,7 @@ def test_an_order_that_is_cancelled_while_it_is_read_ends_with_its_job(mill: Mil
 def test_an_order_that_comes_while_the_file_is_locked_is_stored_once_it_is_not(
     tmp_path: Path, sqlite_url: str, redis_url: str
 ) -> None:
-    database = Database(sqlite_url)
+    database = Database(sqlite_url, kinds=KINDS)
     mill = Mill(tmp_path, database, redis_url)
     mill.corpus(numbered(5))
     with taking(mill):

@@ -19,6 +19,7 @@ from storage.schema import Shard
 from tests.conftest import missing
 from tests.faults.mill import SHARD_TEXTS, Mill, numbered
 from tests.faults.servers import Missing, PgBouncer, PostgresCluster, open_folder
+from tests.kinds import KINDS
 from tests.worker.harness import Docmill, kill_group, until
 from worker import doctor
 from worker.doctor import Finding
@@ -61,7 +62,7 @@ def bouncer(own_postgres: PostgresCluster) -> Iterator[PgBouncer]:
 def mill(tmp_path: Path, own_postgres: PostgresCluster, bouncer: PgBouncer, redis_url: str) -> Iterator[Mill]:
     """docmill's processes go by way of the pooler, the test itself goes past it."""
     url = own_postgres.create()
-    database = Database(url, pool_size=12)
+    database = Database(url, pool_size=12, kinds=KINDS)
     mill = Mill(tmp_path, database, redis_url)
     mill.environment["DOCMILL_DATABASE_URL"] = through(url, bouncer)
     yield mill
@@ -115,7 +116,7 @@ def test_how_sessions_are_pooled_is_found_out(
 ) -> None:
     with open_folder() as folder:
         if mode is None:
-            database = Database(own_postgres.create())
+            database = Database(own_postgres.create(), kinds=KINDS)
             assert pooling(database) is found
             database.close()
             return
@@ -124,7 +125,7 @@ def test_how_sessions_are_pooled_is_found_out(
         except Missing as reason:
             missing(str(reason))
         with server:
-            database = Database(through(own_postgres.create(), server))
+            database = Database(through(own_postgres.create(), server), kinds=KINDS)
             assert pooling(database) is found
             database.close()
 
@@ -133,7 +134,7 @@ def test_a_statement_that_takes_long_is_asked_after_by_the_session_that_the_pool
     own_postgres: PostgresCluster, bouncer: PgBouncer
 ) -> None:
     url = own_postgres.create()
-    database = Database(through(url, bouncer), patience=Patience(answer_s=0.5))
+    database = Database(through(url, bouncer), patience=Patience(answer_s=0.5), kinds=KINDS)
     database.write(lambda connection: connection.exec_driver_sql("CREATE TABLE wanted (n int)"))
     tries: list[int] = []
 

@@ -14,6 +14,7 @@ from storage.database import Database
 from tests.faults import security
 from tests.faults.mill import Mill, numbered
 from tests.faults.servers import RedisServer
+from tests.kinds import KINDS
 from tests.worker.harness import until
 from worker.broker import Broker
 from worker.errors import BrokerUnreachable
@@ -31,13 +32,13 @@ def protected(own_redis: RedisServer) -> RedisServer:
 
 @pytest.fixture
 def admin(tmp_path: Path, sqlite_url: str, protected: RedisServer) -> Mill:
-    return Mill(tmp_path, Database(sqlite_url), security.redis_url(protected, ADMIN))
+    return Mill(tmp_path, Database(sqlite_url, kinds=KINDS), security.redis_url(protected, ADMIN))
 
 
 @pytest.fixture
 def worker(tmp_path: Path, sqlite_url: str, protected: RedisServer) -> Mill:
     lanes = {"lanes": "summarize,translate,enqueue", "order_roots": tmp_path}
-    return Mill(tmp_path, Database(sqlite_url), security.redis_url(protected, WORKER), **lanes)
+    return Mill(tmp_path, Database(sqlite_url, kinds=KINDS), security.redis_url(protected, WORKER), **lanes)
 
 
 def keeper(server: RedisServer) -> redis.Redis:

@@ -20,6 +20,7 @@ from storage.errors import DatabaseUnreachable
 from tests.conftest import missing
 from tests.faults.mill import Mill, numbered
 from tests.faults.servers import HOST, POSTGRES_USER, Missing, PostgresCluster, RedisServer, open_folder
+from tests.kinds import KINDS
 from worker.broker import Broker
 from worker.errors import BrokerUnreachable
 
@@ -110,7 +111,7 @@ def database_url(folder: Path, authority: Authority) -> Iterator[str]:
         missing(str(reason))
     with cluster:
         url = cluster.create()
-        database = Database(url)
+        database = Database(url, kinds=KINDS)
         migrations.upgrade(database)
         database.close()
         yield url
@@ -119,7 +120,7 @@ def database_url(folder: Path, authority: Authority) -> Iterator[str]:
 def test_a_job_finishes_over_verified_connections(
     tmp_path: Path, tls_redis: TlsRedis, database_url: str, authority: Authority
 ) -> None:
-    database = Database(f"{database_url}?sslmode=verify-full&sslrootcert={authority.ca}")
+    database = Database(f"{database_url}?sslmode=verify-full&sslrootcert={authority.ca}", kinds=KINDS)
     mill = Mill(tmp_path, database, f"{tls_redis.url}?ssl_ca_certs={authority.ca}")
     with database.read() as connection:
         [[encrypted]] = connection.exec_driver_sql("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
@@ -148,7 +149,7 @@ def test_a_redis_whose_certificate_is_of_an_unknown_authority_is_refused(
     tmp_path: Path, tls_redis: TlsRedis, sqlite_url: str, strangers_ca: Path, options: str
 ) -> None:
     url = tls_redis.url + options.format(stranger=strangers_ca)
-    told = Mill(tmp_path, Database(sqlite_url), url)("worker", "--device", "cpu", code=3).stderr
+    told = Mill(tmp_path, Database(sqlite_url, kinds=KINDS), url)("worker", "--device", "cpu", code=3).stderr
     assert "is not trusted" in told
     assert "ssl_ca_certs=FILE" in told
 
@@ -195,7 +196,7 @@ def test_a_postgresql_that_cannot_be_verified_is_refused(
     tmp_path: Path, database_url: str, authority: Authority, strangers_ca: Path, host: str, ca: str, says: str
 ) -> None:
     root = {"stranger": strangers_ca, "ours": authority.ca}[ca]
-    database = Database(f"{database_url.replace(HOST, host)}?sslmode=verify-full&sslrootcert={root}")
+    database = Database(f"{database_url.replace(HOST, host)}?sslmode=verify-full&sslrootcert={root}", kinds=KINDS)
     with pytest.raises(DatabaseUnreachable, match=says):
         migrations.require_current(database)
     told = Mill(tmp_path, database, None)("jobs", code=3).stderr

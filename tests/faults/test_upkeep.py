@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from storage.database import Database, db_now
 from storage.schema import Shard
 from tests.faults.mill import LEASE_S, SHARD_TEXTS, Mill, numbered
+from tests.kinds import KINDS
 from tests.worker.harness import until
 from worker.topup import round_of_upkeep
 
@@ -56,7 +57,7 @@ def test_upkeep_that_is_killed_in_the_middle_is_taken_over(mill: Mill) -> None:
 
 @pytest.fixture
 def postgres_mill(postgres_url: str, tmp_path: Path, redis_url: str) -> Iterator[Mill]:
-    database = Database(postgres_url, pool_size=12)
+    database = Database(postgres_url, pool_size=12, kinds=KINDS)
     yield Mill(tmp_path, database, redis_url)
     database.close()
 

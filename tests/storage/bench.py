@@ -24,7 +24,7 @@ from tests.storage import laws
 from tests.storage.books import Text, chunks, lapse, set_shard
 from tests.storage.endings import let_everything_finish
 from tests.storage.laws import Picture
-from tests.storage.model import DEFAULT_SIZE, LAPSES_TOGETHER, SIZES, Model, Piece, Work
+from tests.storage.model import LAPSES_TOGETHER, SMALL, Model, Piece, Work
 
 LEASE_S = 3_600.0  # nothing lapses by itself
 LONG_S = 1_000.0
@@ -126,7 +126,7 @@ class Bench:
         known = {content_id: self.model.known(job_id, content_id) for content_id in met}
         job.prior.update(status for status in known.values() if status is not None)
         lacking = [content_id for content_id, status in known.items() if status is None]
-        size = SIZES.get(job.lane, DEFAULT_SIZE)
+        size = SMALL[job.lane].shard
         for shard_id in self.model.learn(after, lacking, job_id=job_id, redo=False, suspect=0, state="planned"):
             row = after.shards[shard_id]
             assert row.n_contents <= size.contents

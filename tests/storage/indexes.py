@@ -10,11 +10,12 @@ from storage.database import Database
 from storage.retrieval import candidates, vectors
 from storage.retrieval.nearest import Matrix
 from storage.retrieval.search import Hit, Searched, choose, hits, search
+from tests.kinds import KINDS
 
 
 @pytest.fixture
 def database(pgvector_url: str) -> Iterator[Database]:
-    database = Database(pgvector_url)
+    database = Database(pgvector_url, kinds=KINDS)
     yield database
     database.close()
 

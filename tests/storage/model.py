@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from storage.flow.cutting import ShardSize
+from storage.database import Database
+from storage.kinds import ShardSize
 from storage.leases.shards import Claim
 from storage.outcomes import Outcome
+from tests.kinds import sized
 from tests.storage.laws import TALLY, Picture
 
 LANES = ("embed", "translate")
-SIZES = {"embed": ShardSize(2, 30)}
-DEFAULT_SIZE = ShardSize(1, 1_000)
+SMALL = sized(embed=ShardSize(2, 30), translate=ShardSize(1, 1_000))
 MAX_ATTEMPTS = 2
 LAPSES_TOGETHER = 2
 MAX_LAPSES = 4
@@ -26,10 +27,9 @@ UNFINISHED = ("ingesting", "running")
 Fate = tuple[str, str | None, str | None]  # status, text, class of the reason
 
 
-def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
+def make_small(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of one text or two, which give up soon."""
-    monkeypatch.setattr("storage.flow.following.SHARD_SIZES", SIZES)
-    monkeypatch.setattr("storage.flow.following.DEFAULT_SHARD_SIZE", DEFAULT_SIZE)
+    monkeypatch.setattr(database, "kinds", SMALL)
     monkeypatch.setattr("storage.leases.policy.MAX_ATTEMPTS", MAX_ATTEMPTS)
     monkeypatch.setattr("storage.leases.policy.LAPSES_TOGETHER", LAPSES_TOGETHER)
     monkeypatch.setattr("storage.leases.policy.MAX_LAPSES", MAX_LAPSES)

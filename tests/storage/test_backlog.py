@@ -12,6 +12,7 @@ from storage.database import Database
 from storage.jobs import OpenJob
 from storage.leases import dispatch, upkeep
 from storage.schema import Shard
+from tests.kinds import KINDS
 from tests.storage.books import claim_next, claim_shard, numbered, read, request
 from tests.storage.test_dispatch import sign_on
 
@@ -74,7 +75,7 @@ def steps(database: Database, act: Callable[[], object]) -> int:
 def test_a_huge_backlog_costs_no_more_than_a_small_one(
     sqlite_url: str, act: Callable[[Database, OpenJob], object]
 ) -> None:
-    database = Database(sqlite_url)
+    database = Database(sqlite_url, kinds=KINDS)
     sign_on(database, "w1")
     small = backlog(database, "small", SMALL)
     claim_next(database)

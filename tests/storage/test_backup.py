@@ -22,6 +22,7 @@ from storage.schema import Corpus
 from storage.status import list_statuses
 from storage.writers import Target
 from tests.conftest import PostgresServer, missing
+from tests.kinds import KINDS
 from tests.storage import books
 from tests.storage.endings import let_everything_finish
 
@@ -102,7 +103,7 @@ def _jobs(database: Database) -> list[tuple[int, str, int, int]]:
 
 @contextmanager
 def _opened(url: str) -> Iterator[Database]:
-    database = Database(url)
+    database = Database(url, kinds=KINDS)
     yield database
     database.close()
 

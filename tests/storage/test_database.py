@@ -40,6 +40,7 @@ from storage.jobs import OpenJob
 from storage.leases import dispatch, grace, health, shards, upkeep
 from storage.leases.shards import Claim, Head
 from tests.conftest import PostgresServer
+from tests.kinds import KINDS
 from tests.storage.books import (
     EMBED,
     at_once,
@@ -220,10 +221,10 @@ def locked(url: str) -> Iterator[None]:
 @pytest.fixture
 def prepared(sqlite_url: str) -> Iterator[Database]:
     """A SQLite store with something to do for every function, that loses its patience at once."""
-    database = Database(sqlite_url)
+    database = Database(sqlite_url, kinds=KINDS)
     prepare(database)
     database.close()
-    impatient = Database(sqlite_url, retries=2, busy_timeout_s=0.01)
+    impatient = Database(sqlite_url, retries=2, busy_timeout_s=0.01, kinds=KINDS)
     yield impatient
     impatient.close()
 
@@ -243,7 +244,7 @@ def test_a_read_of_a_locked_sqlite_file_goes_on(prepared: Database, act: Callabl
 
 
 def test_a_write_waits_for_its_turn(sqlite_url: str) -> None:
-    database = Database(sqlite_url, busy_timeout_s=10)
+    database = Database(sqlite_url, busy_timeout_s=10, kinds=KINDS)
     at_once(*[lambda n=n: read(database, request(corpus=f"c{n}"), numbered(50), chunk=5) for n in range(4)])
     assert len(documents(database, corpus_id=4)) == 50
     database.close()
@@ -321,7 +322,7 @@ def test_a_wrong_password_or_name_is_said_without_the_password(postgres_server: 
 @pytest.fixture
 def read_only(database_url: str, tmp_path: Path) -> Iterator[Database]:
     """A store with something to do for every function, that takes no writes."""
-    database = Database(database_url)
+    database = Database(database_url, kinds=KINDS)
     prepare(database)
     database.close()
     if database.is_sqlite:
@@ -401,7 +402,7 @@ def test_an_error_that_nobody_classified_is_one_of_ours_that_names_its_code(data
 
 
 def test_an_error_that_a_trigger_raises_is_told_in_the_triggers_words(postgres_url: str) -> None:
-    database = Database(postgres_url)
+    database = Database(postgres_url, kinds=KINDS)
     refuse_leases(database)
     with pytest.raises(UnexpectedDatabaseError, match=r"RaiseException \(SQLSTATE P0001\): the archive is closed"):
         database.write(lambda connection: connection.execute(text("UPDATE lease SET until = 0")))
@@ -448,7 +449,7 @@ def test_a_read_sees_one_state_of_the_store(database: Database) -> None:
 
 
 def test_a_connection_that_the_server_cut_is_made_anew(postgres_url: str) -> None:
-    database = Database(postgres_url)
+    database = Database(postgres_url, kinds=KINDS)
     cut = text(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -459,7 +460,7 @@ def test_a_connection_that_the_server_cut_is_made_anew(postgres_url: str) -> Non
         nonlocal tries
         tries += 1
         if tries == 1:
-            other = Database(postgres_url)
+            other = Database(postgres_url, kinds=KINDS)
             other.write(lambda connection: connection.execute(cut))
             other.close()
         connection.execute(text("INSERT INTO lease (name, owner, until) VALUES ('a', 'b', 0)"))
@@ -471,7 +472,7 @@ def test_a_connection_that_the_server_cut_is_made_anew(postgres_url: str) -> Non
 
 def test_two_transactions_that_wait_for_each_other_both_come_through(postgres_url: str) -> None:
     # PostgreSQL ends one of them as a deadlock, and it is run again.
-    database = Database(postgres_url)
+    database = Database(postgres_url, kinds=KINDS)
     for name in "ab":
         upkeep.hold(database, name, "w", 60)
     both = Barrier(2)
@@ -517,7 +518,7 @@ def test_a_statement_with_the_clock_is_compiled_once(database: Database) -> None
 
 
 def test_postgresql_compiles_no_query_that_is_over_sooner(postgres_url: str) -> None:
-    database = Database(postgres_url)
+    database = Database(postgres_url, kinds=KINDS)
     WRITES["dispatch.sign_on"](database)
     with database.read() as connection:
         database.look_up(connection)

@@ -21,7 +21,7 @@ EXAMPLES = {"sqlite": 20, "postgresql": 8}  # the latter take twice as long
 
 @pytest.fixture
 def life(database: Database, monkeypatch: pytest.MonkeyPatch) -> type[ShardLife]:
-    make_small(monkeypatch)
+    make_small(database, monkeypatch)
     return type("ShardLifeHere", (ShardLife,), {"database": database})
 
 

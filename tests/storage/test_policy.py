@@ -3,7 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.flow.cutting import ShardSize, cut, pack, split, unpack
+from storage.flow.cutting import cut, pack, split, unpack
+from storage.kinds import ShardSize
 from storage.leases.policy import (
     LAPSES_TOGETHER,
     MAX_ATTEMPTS,

@@ -20,6 +20,7 @@ from storage.leases import dispatch, shards, upkeep
 from storage.outcomes import Outcome, Status
 from storage.schema import Content, Document, Job, OutcomeRow, Prompt, Shard, StepText
 from storage.specs import Spec
+from tests.kinds import KINDS
 from tests.storage.books import (
     EMBED,
     TRANSLATE,
@@ -166,7 +167,7 @@ def loosen(database: Database) -> None:
 
 def test_who_does_not_take_turns_is_stopped_by_the_key_and_tries_again(postgres_url: str) -> None:
     # As a worker of the release before does it: an outcome of a text that is being removed.
-    database = Database(postgres_url)
+    database = Database(postgres_url, kinds=KINDS)
     read(database, request(), numbered(1))
     jobs.cancel(database, 1)
     loosen(database)
@@ -194,7 +195,7 @@ def test_who_does_not_take_turns_is_stopped_by_the_key_and_tries_again(postgres_
 
 
 def test_collection_waits_for_whoever_refers_to_a_text(postgres_url: str) -> None:
-    database = Database(postgres_url)
+    database = Database(postgres_url, kinds=KINDS)
     read(database, request(), numbered(1))
     jobs.cancel(database, 1)
     loosen(database)

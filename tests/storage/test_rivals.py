@@ -16,8 +16,8 @@ N_RIVALS = 4
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_small(monkeypatch)
+def _small(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_small(database, monkeypatch)
 
 
 def compete(database: Database, n_moves: int) -> None:

@@ -16,6 +16,7 @@ from storage.leases.policy import LAPSES_TOGETHER, MAX_ATTEMPTS, MAX_LAPSES, POI
 from storage.leases.shards import Claim
 from storage.outcomes import TRUNCATED, Outcome, Reason, Status
 from storage.status import read_status
+from tests.kinds import KINDS
 from tests.storage.books import (
     TRANSLATE,
     at_once,
@@ -298,7 +299,7 @@ def test_a_claim_that_slips_past_a_cancel_is_not_renewed_and_cannot_commit(datab
 
 def test_a_pause_takes_away_what_is_being_claimed_at_that_moment(postgres_url: str) -> None:
     # In SQLite they take turns.
-    database, other = Database(postgres_url), Database(postgres_url)
+    database, other = Database(postgres_url, kinds=KINDS), Database(postgres_url, kinds=KINDS)
     job = read(database, request(), numbered(2))
     [shard_id] = dispatched(database)
     write, is_taken = database.write, Event()

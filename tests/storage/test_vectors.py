@@ -23,6 +23,7 @@ from storage.outcomes import Outcome
 from storage.retrieval import vectors
 from storage.retrieval.search import choose
 from storage.schema import OutcomeRow
+from tests.kinds import KINDS
 from tests.storage.books import at_once, numbered, read, request, work
 from tests.storage.indexes import agrees, database, index, proposed, rows, whatever_it_costs
 from tests.storage.test_search import embed, embedded, vector_of
@@ -145,7 +146,9 @@ def test_whoever_may_read_documents_may_search_by_the_index(database: Database, 
             owner.execute(f'GRANT SELECT ON {tables} TO "the reader"')
             owner.execute("GRANT SELECT ON outcome TO worker")
             searched = index(database)
-            reader = Database(database.url.set(username="the reader").render_as_string(hide_password=False))
+            reader = Database(
+                database.url.set(username="the reader").render_as_string(hide_password=False), kinds=KINDS
+            )
             agrees(reader, searched, vector_of("text 1"))
             reader.close()
             may = owner.execute("SELECT has_table_privilege('worker', 'vectors_1', 'SELECT')").fetchone()
@@ -161,7 +164,7 @@ def test_a_user_who_may_not_bring_pgvector_in_is_told_who_may(database: Database
     with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as superuser:
         superuser.execute("CREATE ROLE plain LOGIN")
         try:
-            plain = Database(database.url.set(username="plain").render_as_string(hide_password=False))
+            plain = Database(database.url.set(username="plain").render_as_string(hide_password=False), kinds=KINDS)
             with pytest.raises(CannotIndex, match="have a superuser run CREATE EXTENSION vector"):
                 vectors.add(plain, 1)
             plain.close()
@@ -184,7 +187,7 @@ def test_an_old_pgvector_and_vectors_of_too_many_numbers_are_refused(database: D
 
 
 def test_a_server_without_pgvector_is_told_of(postgres_url: str) -> None:
-    database = Database(postgres_url)
+    database = Database(postgres_url, kinds=KINDS)
     with database.read() as connection:
         if connection.exec_driver_sql("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'").scalar():
             pytest.skip("this server has pgvector")
@@ -196,7 +199,7 @@ def test_a_server_without_pgvector_is_told_of(postgres_url: str) -> None:
 
 
 def test_sqlite_has_no_index_and_says_so(sqlite_url: str) -> None:
-    database = Database(sqlite_url)
+    database = Database(sqlite_url, kinds=KINDS)
     embed(database, numbered(4))
     with pytest.raises(CannotIndex, match="a SQLite store has no index"):
         vectors.add(database, 1)

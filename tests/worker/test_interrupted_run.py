@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from storage.database import Database
 from storage.schema import Shard
+from tests.kinds import KINDS
 from tests.worker.harness import DOCMILL, EXAMPLES, Docmill, Running, kill_group, until
 
 FRENCH = EXAMPLES / "french.jsonl"
@@ -36,7 +37,7 @@ def _processes_of(folder: Path) -> list[str]:
 
 def _start(docmill: Docmill) -> tuple[Database, Running]:
     docmill("jobs")  # makes the store
-    database = Database(f"sqlite:///{docmill.folder}/home/docmill.db")
+    database = Database(f"sqlite:///{docmill.folder}/home/docmill.db", kinds=KINDS)
     process = docmill.start(*RUN)
     until(lambda: _states(database) & {"running"}, "a shard is running")
     return database, process

@@ -12,6 +12,7 @@ import pytest
 
 from storage.database import Database
 from storage.leases import dispatch
+from tests.kinds import KINDS
 from tests.worker.harness import EXAMPLES, Docmill
 
 DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
@@ -144,7 +145,7 @@ def test_a_run_computes_its_own_job_and_names_those_that_wait(embedded: Docmill)
     (waiting,) = re.findall(r"Unfinished jobs wait for a worker: (.*) and others\. `docmill worker`", said)
     assert re.findall(r"(\d) \(\S*(\d\.jsonl)\)", waiting) == [(n, f"{n}.jsonl") for n in "123"]
     assert [embedded.json("status", number)["done"] for number in range(1, 6)] == [0, 0, 0, 0, 1]
-    database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}")
+    database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)
     (lane,) = dispatch.lanes(database)
     assert len(dispatch.take(database, lane)) == 4  # as of a worker that was killed, with its queue
     database.close()
@@ -157,7 +158,7 @@ def test_a_run_computes_its_own_job_and_names_those_that_wait(embedded: Docmill)
 def test_a_run_asks_its_own_worker_whatever_others_refused(embedded: Docmill) -> None:
     (embedded.folder / "one.jsonl").write_text('{"text": "A text editor."}\n')
     embedded("enqueue", "one.jsonl", "--task", "embed", "--model", "null")
-    database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}")
+    database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)
     here = {"host": "there", "pid": 1, "device": "cpu", "lanes": ["embed"], "slots": 1, "version": "0"}
     dispatch.sign_on(database, "another", **here)  # type: ignore[arg-type]
     dispatch.refuse(database, "another", 1, "its backend has no such precision")
@@ -202,7 +203,7 @@ def test_failures_that_stand_are_not_computed_again_until_they_are_retried(
 
     write_corpus([{"id": i, "text": f"A driver for printer number {i}."} for i in range(3)])
     embedded("run", "corpus.jsonl", "--task", "embed")
-    database = Database(f"sqlite:///{embedded.folder}/home/docmill.db")
+    database = Database(f"sqlite:///{embedded.folder}/home/docmill.db", kinds=KINDS)
     failed = {"status": "failed", "vector": None, "reason": "the machine went away", "reason_class": "transient"}
     database.write(
         lambda connection: connection.execute(

@@ -25,6 +25,7 @@ from storage.specs import Spec
 from tasks import models
 from tasks.backends import Backend
 from tasks.engine import Engine
+from tests.kinds import KINDS
 from tests.storage.books import gathered
 from worker.engines import opener
 from worker.settings import load_settings
@@ -122,7 +123,7 @@ def test_a_hint_is_put_back_where_the_engine_stops_before_its_model_is_loaded(da
 
 def test_leases_are_renewed_while_the_other_threads_hold_every_connection(database: Database) -> None:
     nothing = cast(Any, None)
-    busy = Database(database.url.render_as_string(hide_password=False), pool_size=1)
+    busy = Database(database.url.render_as_string(hide_password=False), pool_size=1, kinds=KINDS)
     process = Process(
         owner="me", database=busy, heartbeat_database=database, broker=nothing, engine=nothing, lease_s=600
     )

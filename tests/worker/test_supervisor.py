@@ -11,6 +11,7 @@ SIGNALS_AT_EACH_LINE = f"""
 import faulthandler, signal, sys
 from pathlib import Path
 from storage.database import Database
+from tests.kinds import KINDS
 from worker.broker import Broker
 from worker.settings import load_settings
 from worker import supervisor as module
@@ -19,7 +20,7 @@ from worker.supervisor import Supervisor
 module.TICK_S = 0.01
 faulthandler.dump_traceback_later(100, exit=True)
 home, database_url, redis_url = sys.argv[1:]
-database, broker = Database(database_url), Broker(redis_url)
+database, broker = Database(database_url, kinds=KINDS), Broker(redis_url)
 settings = load_settings(home=Path(home))
 interrupted = set()
 for wanted in range({LINES}):

@@ -8,8 +8,9 @@ import pytest
 import redis
 
 from storage.database import Database
-from storage.flow.cutting import ShardSize
+from storage.kinds import ShardSize
 from storage.leases import shards
+from tests.kinds import sized
 from tests.storage.books import claim_next, done, numbered, read, request
 from worker.broker import Broker
 from worker.messages import redis_key
@@ -28,7 +29,7 @@ def broker(redis_url: str) -> Iterator[Broker]:
 def test_a_lane_is_filled_again_at_half_of_its_window(
     database: Database, broker: Broker, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.flow.following.SHARD_SIZES", {LANE: ShardSize(1, 100)})
+    monkeypatch.setattr(database, "kinds", sized(embed=ShardSize(1, 100)))
     read(database, request(), numbered(100))
     refill = Refill(database, broker)
     refill.after_shard(LANE)

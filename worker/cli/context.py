@@ -25,10 +25,10 @@ def settings_from(**options: Any) -> Settings:
 @contextmanager
 def open_store(settings: Settings) -> Iterator[Database]:
     """The store, with its schema up to date: the embedded one is made and upgraded here, a fleet's never."""
-    from storage.database import Database
     from storage.migrations import require_current, upgrade
+    from worker.stores import store_of
 
-    database = Database(settings.store_url, patience=settings.patience)
+    database = store_of(settings)
     try:
         if settings.database_url is None:
             upgrade(database)

@@ -10,6 +10,7 @@ from sqlalchemy import delete
 
 from storage.database import Database
 from storage.schema import Base, Document
+from tests.kinds import KINDS
 from tests.worker.harness import Docmill
 
 Write = Callable[..., Path]
@@ -57,7 +58,7 @@ def test_a_persons_document_leaves_every_table_and_file(stocked: Docmill, tmp_pa
     assert "is nowhere in the store" in stocked("corpus", "trace", letter).stdout
     for file in store(stocked).parent.glob("docmill.db*"):
         assert SECRET[:40].encode() not in file.read_bytes()
-    database = Database(f"sqlite:///{store(stocked)}")
+    database = Database(f"sqlite:///{store(stocked)}", kinds=KINDS)
     with database.read() as connection:
         for table in Base.metadata.tables.values():
             assert "Kanarienvogel" not in str(connection.execute(table.select()).all())
@@ -141,7 +142,7 @@ def test_results_are_dropped_only_after_a_yes_and_their_cost_is_said(stocked: Do
 
 
 def test_what_nothing_needs_is_removed_without_asking_and_a_dry_run_counts_it(stocked: Docmill) -> None:
-    database = Database(f"sqlite:///{store(stocked)}")
+    database = Database(f"sqlite:///{store(stocked)}", kinds=KINDS)
     database.write(lambda connection: connection.execute(delete(Document).where(Document.key == "b")))
     database.close()
     assert stocked.json("gc", "--dry-run") == {"dropped": [], "unneeded": {"contents": 1, "outcomes": 1}}

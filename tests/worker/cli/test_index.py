@@ -17,6 +17,7 @@ from storage.outcomes import Outcome, Status
 from storage.retrieval import candidates, vectors
 from storage.retrieval.search import choose, search
 from tasks import models
+from tests.kinds import KINDS
 from tests.storage.books import read, request, work
 from tests.worker.harness import EXAMPLES, Docmill
 
@@ -75,7 +76,7 @@ def test_of_real_documents_an_index_finds_what_a_comparison_with_all_finds(
         return [Outcome(key, Status.DONE, vector=of_text[text].tobytes()) for key, text in claim.texts]
 
     monkeypatch.setattr(candidates, "is_worth_it", lambda *_: True)
-    database = Database(pgvector_url)
+    database = Database(pgvector_url, kinds=KINDS)
     read(database, request(), [(f"k{n}", text) for n, text in enumerate(sentences)])
     work(database, embedded_sentences)
     searched = choose(database, ["books"])

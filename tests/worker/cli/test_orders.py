@@ -16,6 +16,7 @@ from storage.database import Database
 from storage.flow import orders
 from storage.schema import Base
 from tests.faults.mill import Mill, numbered
+from tests.kinds import KINDS
 from tests.worker.harness import Docmill
 from worker.broker import Broker
 from worker.enqueue import Request
@@ -244,7 +245,7 @@ def test_orders_are_listed_and_shown_with_their_jobs_and_refusals(tmp_path: Path
 
 def test_an_order_without_a_job_is_cancelled(embedded: Docmill) -> None:
     embedded("jobs")  # makes the store
-    database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}")
+    database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)
     orders.place(database, "waits", {"source": "a.jsonl", "task": "embed"})
     database.close()
     assert json.loads(embedded("orders", "waits", "--cancel", "--json").stdout)["state"] == "cancelled"

@@ -19,6 +19,7 @@ from storage import jobs
 from storage.database import Database
 from storage.leases import shards
 from storage.outcomes import Outcome, Status
+from tests.kinds import KINDS
 from tests.storage.books import claim_next, done, work
 from tests.worker.harness import EXAMPLES
 from worker.cli import main
@@ -64,7 +65,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 @pytest.fixture
 def store(tmp_path: Path, call: Call) -> Database:
     call("jobs")
-    return Database(f"sqlite:///{tmp_path}/home/docmill.db")
+    return Database(f"sqlite:///{tmp_path}/home/docmill.db", kinds=KINDS)
 
 
 def test_what_a_source_held_is_said_in_one_line(call: Call, tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ def db_command() -> None:
 @JSON
 def upgrade_command(as_json: bool) -> int:
     """Bring the store's schema to this version's. Safe to run twice, and while workers run."""
-    from storage.database import Database
     from storage.migrations import upgrade
+    from worker.stores import store_of
 
     settings = settings_from()
-    database = Database(settings.store_url, patience=settings.patience)
+    database = store_of(settings)
     try:
         before, after = upgrade(database)
     finally:

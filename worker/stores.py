@@ -1,0 +1,21 @@
+"""The store that the settings name, with the kinds of tasks that it keeps results of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from storage.database import Database
+    from storage.patience import Patience
+
+
+def store_of(settings: Settings, *, pool_size: int = 8, patience: Patience | None = None) -> Database:
+    """Return the store of the settings; nothing connects yet. `patience` is the settings' own if none is given."""
+    from storage.database import Database
+    from tasks.stored_kinds import STORED_KINDS
+
+    return Database(
+        settings.store_url, pool_size=pool_size, patience=patience or settings.patience, kinds=STORED_KINDS
+    )
