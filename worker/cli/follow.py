@@ -21,7 +21,7 @@ from worker.enqueue import Enqueued, Progress
 
 POLL_S = 0.5
 PATIENCE_S = 60.0  # how long a watcher bears a database that is away
-# After this time a watcher leaves a job that every worker refuses. Each worker is asked twice meanwhile.
+# After this time a watcher leaves a job that every worker refuses. Each worker tries it twice meanwhile.
 BLOCKED_PATIENCE_S = 75.0
 
 

@@ -90,7 +90,7 @@ def run_here(
 class Watch:
     """Sees each status of the job; raises Blocked when it cannot go on here.
 
-    What other workers refused is no news: ours is asked, too, once it is ready.
+    Other workers' refusals do not count: this worker tries the job too, once it is ready.
     """
 
     def __init__(self, supervisor: Supervisor) -> None:

@@ -11,7 +11,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 OUT = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 FORMAT = click.option(
     "--format",
-    "asked",
+    "file_format",
     type=click.Choice(["jsonl", "csv", "csv-excel", "parquet", "npy"]),
     help="Of the results; else the file's name says it (.csv, .parquet, .npy; .gz and .zst compress lines). "
     "csv-excel is CSV with the byte order mark that Excel needs.",

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 STDOUT = Path("-")
 
 
-def check_out(out: Path | None, asked: str | None = None, *, task: str = "embed") -> None:
+def check_out(out: Path | None, file_format: str | None = None, *, task: str = "embed") -> None:
     """Refuse a file that could not be written, before any work is done for it."""
-    target = target_of(out, asked)
+    target = target_of(out, file_format)
     if target is not None and target.format == "npy" and task != "embed":
         raise click.BadParameter("only vectors are written as .npy", param_hint="--out")
     if out is None or out == STDOUT:
@@ -34,9 +34,9 @@ def check_out(out: Path | None, asked: str | None = None, *, task: str = "embed"
     _check_writable(folder)
 
 
-def check_folder(out: Path, asked: str | None = None, *, task: str = "embed") -> None:
+def check_folder(out: Path, file_format: str | None = None, *, task: str = "embed") -> None:
     """Refuse a folder that could take no parts, before any work is done for it. What is in it is looked at later."""
-    target = target_of(out, asked)
+    target = target_of(out, file_format)
     if target is None:
         raise click.BadParameter("parts need a folder; name one", param_hint="--out")
     if target.format == "npy" and task != "embed":
@@ -59,30 +59,30 @@ def _check_writable(folder: Path) -> None:
         raise click.BadParameter(f"cannot write in {folder}: {error.strerror}", param_hint="--out") from error
 
 
-def target_of(out: Path | None, asked: str | None) -> Target | None:
+def target_of(out: Path | None, file_format: str | None) -> Target | None:
     """The file and its format, before any work is done for it; None for stdout and where nothing is written."""
     from storage.writers import FormatUnfit, Target
 
     try:
-        if out is None and asked is not None:
+        if out is None and file_format is not None:
             raise FormatUnfit("--format is that of a file: name it with --out (- is stdout)")
         if out is None or out == STDOUT:
-            if asked in {"parquet", "npy"}:
-                raise FormatUnfit(f"{asked} needs a file: name one with --out")
+            if file_format in {"parquet", "npy"}:
+                raise FormatUnfit(f"{file_format} needs a file: name one with --out")
             return None
-        return Target.of(out, asked)
+        return Target.of(out, file_format)
     except FormatUnfit as error:
         raise click.BadParameter(str(error), param_hint="--out") from error
 
 
-def check_out_is_no_input(out: Path | None, asked: str | None, source: str, *, parts: bool = False) -> None:
+def check_out_is_no_input(out: Path | None, file_format: str | None, source: str, *, parts: bool = False) -> None:
     """Refuse a file, or a folder of parts, that would replace the source or become one of its documents next time."""
     from storage.export.manifest import is_part
     from storage.readers.documents import suffixes
     from storage.readers.patterns import Pattern, is_pattern
     from storage.readers.sources import path_of
 
-    target = target_of(out, asked)
+    target = target_of(out, file_format)
     read = path_of(source)
     if target is None or read is None:
         return
@@ -102,23 +102,23 @@ def check_out_is_no_input(out: Path | None, asked: str | None, source: str, *, p
 
 
 def write_out(
-    out: Path, rows: Iterable[dict[str, Any]], asked: str | None = None, documents: int | None = None
+    out: Path, rows: Iterable[dict[str, Any]], file_format: str | None = None, documents: int | None = None
 ) -> None:
-    """Write rows to a file, and say how many, or to stdout where that is meant: as JSON lines, or as was asked.
+    """Write rows to a file, and say how many, or to stdout: as JSON lines, or in the given format.
 
-    ``documents`` says how many there may be, for the progress of a file.
+    ``documents`` is the most rows that there may be, for the progress of a file.
     """
     from storage.writers import FormatUnfit, write_stream
     from worker import faultpoints
     from worker.cli.show import WritingBar
 
     rows = faultpoints.along("export", rows)
-    target = target_of(out, asked)
+    target = target_of(out, file_format)
     if target is None:
         from worker.cli.stdout import Harmless
 
-        harmless = Harmless(sys.stdout.buffer, asked or "jsonl", sys.stdout.isatty())
-        write_stream(rows, cast(BinaryIO, harmless), asked)
+        harmless = Harmless(sys.stdout.buffer, file_format or "jsonl", sys.stdout.isatty())
+        write_stream(rows, cast(BinaryIO, harmless), file_format)
         sys.stdout.buffer.flush()
         return
     try:

@@ -136,9 +136,9 @@ def _request(settings: Settings, given: dict[str, Any]) -> Request:
     from worker.enqueue import Request
 
     check_filled()
-    asked = {name: given.pop(name) for name in OF_MODEL}
-    asked["stop"] = asked["stop"] or None
-    return Request(options=Options(**asked, dtype=given.pop("dtype") or settings.dtype), **given)
+    options = {name: given.pop(name) for name in OF_MODEL}
+    options["stop"] = options["stop"] or None
+    return Request(options=Options(**options, dtype=given.pop("dtype") or settings.dtype), **given)
 
 
 def _prepare(settings: Settings, request: Request, devices: Sequence[str] = ()) -> Prepared:
@@ -169,7 +169,7 @@ def run_command(
     device: str | None,
     backend: str | None,
     out: Path | None,
-    asked: str | None,
+    file_format: str | None,
     as_json: bool,
     **given: Any,
 ) -> int:
@@ -193,8 +193,8 @@ def run_command(
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
     request = _request(settings, given)
-    check_out(out, asked, task=request.task)
-    check_out_is_no_input(out, asked, request.source)
+    check_out(out, file_format, task=request.task)
+    check_out_is_no_input(out, file_format, request.source)
     with open_store(settings) as database:
         prepared = _prepare(settings, request, devices)
         if dry_run:
@@ -202,7 +202,7 @@ def run_command(
         with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):
             status = run_here(settings, database, broker, devices, prepared)
         if out is not None:
-            write_out(out, results(database, status.id), asked, status.documents)
+            write_out(out, results(database, status.id), file_format, status.documents)
         return _conclude(database, status, out, request.max_failures, as_json)
 
 

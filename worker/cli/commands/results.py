@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +15,10 @@ from worker.cli.exit_codes import BAD_INPUT, OK
 from worker.cli.options import FORMAT, JOB
 from worker.cli.output_files import STDOUT, check_folder, check_out, target_of, write_out
 from worker.cli.printing import say
+
+if TYPE_CHECKING:
+    from storage.database import Database
+    from storage.status import JobStatus
 
 
 @click.command(
@@ -39,7 +46,7 @@ from worker.cli.printing import say
 def results_command(
     job: int,
     out: Path,
-    asked: str | None,
+    file_format: str | None,
     part_documents: int | None,
     overwrite: bool,
     step: str | None,
@@ -59,42 +66,93 @@ def results_command(
     parts that are there, goes on where the last one ends, and does nothing once all are. When the results have
     changed since, all are written anew.
     """
-    from storage.export.results import export_rows, results
+    from storage.export.results import results
     from storage.status import read_status
 
-    check = check_out if part_documents is None else check_folder
-    if part_documents is not None and partial:
-        raise click.UsageError("--partial is for one file: what comes later would be missing in earlier parts")
-    if part_documents is None and overwrite:
-        raise click.UsageError("--overwrite is for parts; a single file is replaced in any case")
-    if part_documents is None and out.is_dir():
-        raise click.BadParameter(f"{out} is a folder; --part-documents N writes parts into it", param_hint="--out")
-    check(out, asked)
+    wanted = Export(job, out, file_format, part_documents, overwrite, step, partial)
+    wanted.check()
     with open_store(settings_from()) as database:
         status = read_status(database, job)
-        if not status.ended and not partial and part_documents is None:
-            say(f"Job {job} is not finished ({status.pending:,} texts to do); --partial writes what there is.")
+        refused = why_not(wanted, status, lambda: any(results(database, job, step=step, limit=1)))
+        if refused is not None:
+            say(refused)
             return BAD_INPUT
-        done = sum(one.done for one in status.steps if step in {None, one.name})
-        if done and next(results(database, job, step=step, limit=1), None) is None:
-            say(f"The results of job {job} were removed since; run its source again to compute them anew.")
-            return BAD_INPUT
-        steps = {one.name: one.spec.kind for one in status.steps}
-        task = status.spec.kind if len(steps) == 1 else steps.get(step or "", "")
-        check(out, asked, task=task)
-        target = target_of(out, asked)
-        if target is not None and part_documents is not None:
-            from worker.cli.parts import write_parts
+        wanted.check_file(task_of(status, step))
+        _write(database, status, wanted)
+    for remark in remarks(status):
+        say(remark)
+    return OK
 
-            write_parts(database, status, target, part_documents, step=step, replaced=overwrite)
-        else:
-            form = asked or "jsonl" if target is None else target.format
-            write_out(out, export_rows(database, job, form, step=step), asked, status.documents)
+
+@dataclass(frozen=True)
+class Export:
+    """The arguments of the command: a file (or `-`), or a folder for parts of so many documents."""
+
+    job: int
+    out: Path
+    file_format: str | None = None
+    part_documents: int | None = None
+    overwrite: bool = False
+    step: str | None = None
+    partial: bool = False
+
+    def check(self) -> None:
+        """Refuse options that exclude each other, and a file or a folder that could not be written."""
+        if self.part_documents is not None and self.partial:
+            raise click.UsageError("--partial is for one file: what comes later would be missing in earlier parts")
+        if self.part_documents is None and self.overwrite:
+            raise click.UsageError("--overwrite is for parts; a single file is replaced in any case")
+        if self.part_documents is None and self.out.is_dir():
+            advice = "--part-documents N writes parts into it"
+            raise click.BadParameter(f"{self.out} is a folder; {advice}", param_hint="--out")
+        self.check_file("embed")
+
+    def check_file(self, task: str) -> None:
+        """Refuse a file, or a folder of parts, that could not hold this task's results."""
+        check = check_out if self.part_documents is None else check_folder
+        check(self.out, self.file_format, task=task)
+
+
+def task_of(status: JobStatus, step: str | None) -> str:
+    """Return the task whose results are written; empty for several steps at once, or a step that is not there."""
+    kinds = {one.name: one.spec.kind for one in status.steps}
+    return status.spec.kind if len(kinds) == 1 else kinds.get(step or "", "")
+
+
+def why_not(wanted: Export, status: JobStatus, has_results: Callable[[], bool]) -> str | None:
+    """Return the reason why the job's results cannot be written; None if they can."""
+    if not status.ended and not wanted.partial and wanted.part_documents is None:
+        pending = f"{status.pending:,} texts to do"
+        return f"Job {status.id} is not finished ({pending}); --partial writes what there is."
+    done = sum(one.done for one in status.steps if wanted.step in {None, one.name})
+    if done and not has_results():
+        return f"The results of job {status.id} were removed since; run its source again to compute them anew."
+    return None
+
+
+def remarks(status: JobStatus) -> list[str]:
+    """Return sentences on documents of the job that have no result; none if all have theirs."""
+    said = []
     if (gone := formatting.lost(status)) is not None:
-        say(f"{gone[0].upper()}{gone[1:]}.")
+        said.append(f"{gone[0].upper()}{gone[1:]}.")
     if status.state in {"cancelled", "stopped"}:
         lacking = status.texts - status.done
-        say(f"Job {job} was {status.state}: {lacking:,} of its {status.texts:,} texts have no result.")
+        said.append(f"Job {status.id} was {status.state}: {lacking:,} of its {status.texts:,} texts have no result.")
     if status.failed or status.skipped or status.rejected or status.state != "done":
-        say(formatting.summary(status))
-    return OK
+        said.append(formatting.summary(status))
+    return said
+
+
+def _write(database: Database, status: JobStatus, wanted: Export) -> None:
+    from storage.export.results import export_rows
+
+    target = target_of(wanted.out, wanted.file_format)
+    if target is not None and wanted.part_documents is not None:
+        from worker.cli.parts import write_parts
+
+        n = wanted.part_documents
+        write_parts(database, status, target, n, step=wanted.step, replaced=wanted.overwrite)
+        return
+    file_format = wanted.file_format or "jsonl" if target is None else target.format
+    rows = export_rows(database, status.id, file_format, step=wanted.step)
+    write_out(wanted.out, rows, wanted.file_format, status.documents)

@@ -89,7 +89,7 @@ def search_command(
     settings = settings_from(device=device, backend=backend)
     on = choose_devices(settings.device)[0]
     typed = text is None and queries is None and not as_json and sys.stdin.isatty()
-    asked = _typed() if typed else _queries(text, queries)
+    records = _typed() if typed else _queries(text, queries)
     with open_store(settings) as database:
         searched = choose(database, corpus_names(corpus), job)
         if searched.others and job is None:
@@ -101,7 +101,7 @@ def search_command(
         with lines_above_the_bar(settings.log_level), running(settings, on) as engine:
             looks = queries is None if passages is None else passages
             search = _Search(database, searched, engine, top, exact=exact, passages=looks)
-            answers = search.answers(asked, at_a_time=1 if typed else BATCH_QUERIES)
+            answers = search.answers(records, at_a_time=1 if typed else BATCH_QUERIES)
             if as_json:
                 write_out(STDOUT, map(_as_json, answers))
             else:
@@ -161,9 +161,9 @@ class _Search:
         self.n_embedded = 0
 
     def answers(
-        self, asked: Iterable[Record | Rejection], at_a_time: int = BATCH_QUERIES
+        self, records: Iterable[Record | Rejection], at_a_time: int = BATCH_QUERIES
     ) -> Iterator[tuple[Record, list[Hit]]]:
-        remaining = iter(asked)
+        remaining = iter(records)
         while batch := list(islice(remaining, at_a_time)):
             yield from self._answered(batch)
 

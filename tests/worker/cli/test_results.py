@@ -1,0 +1,77 @@
+"""`docmill results`: options that exclude each other, jobs whose results cannot be written, and remarks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import pytest
+
+from storage.database import Database
+from storage.status import JobStatus, read_status
+from tests.storage.books import numbered, read, request
+from worker.cli.commands.results import Export, remarks, task_of, why_not
+
+OUT = Path("results.jsonl")
+
+
+@pytest.fixture
+def status(database: Database) -> JobStatus:
+    """A job of which nothing is done."""
+    return read_status(database, read(database, request(), numbered(3)).id)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        (Export(7, OUT, part_documents=10, partial=True), "--partial is for one file"),
+        (Export(7, OUT, overwrite=True), "--overwrite is for parts"),
+        (Export(7, Path(__file__).parent), "--part-documents N writes parts into it"),
+        (Export(7, Path("-"), part_documents=10), "parts need a folder"),
+        (Export(7, Path("-"), "parquet"), "parquet needs a file"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(wanted: Export, says: str) -> None:
+    with pytest.raises(click.UsageError) as refused:
+        wanted.check()
+    assert says in refused.value.message
+
+
+def test_only_vectors_are_written_as_npy() -> None:
+    wanted = Export(7, Path("vectors.npy"))
+    wanted.check_file("embed")
+    with pytest.raises(click.BadParameter, match="only vectors"):
+        wanted.check_file("summarize")
+
+
+def test_a_job_that_has_not_ended_has_results_only_with_partial_or_in_parts(status: JobStatus) -> None:
+    said = why_not(Export(status.id, OUT), status, lambda: True)
+    assert said == f"Job {status.id} is not finished (3 texts to do); --partial writes what there is."
+    assert why_not(Export(status.id, OUT, partial=True), status, lambda: True) is None
+    assert why_not(Export(status.id, OUT, part_documents=2), status, lambda: True) is None
+
+
+def test_results_that_were_removed_are_not_written(status: JobStatus) -> None:
+    done = replace(status, state="done", steps=(replace(status.steps[0], done=3),))
+    assert why_not(Export(done.id, OUT, partial=True), done, lambda: True) is None
+    said = why_not(Export(done.id, OUT, partial=True), done, lambda: False)
+    assert said is not None
+    assert "were removed since" in said
+
+
+def test_a_job_of_several_steps_has_the_task_of_the_step_that_is_named(status: JobStatus) -> None:
+    (step,) = status.steps
+    assert task_of(status, None) == step.spec.kind
+    several = replace(status, steps=(step, replace(step, name="second", spec=replace(step.spec, kind="embed"))))
+    assert task_of(several, None) == ""
+    assert task_of(several, "second") == "embed"
+    assert task_of(several, "third") == ""
+
+
+def test_documents_without_a_result_are_spoken_of(status: JobStatus) -> None:
+    done = replace(status, state="done", done=3, pending=0)
+    assert remarks(done) == []
+    assert "1 failed" in remarks(replace(done, failed=1, done=2))[-1]
+    cancelled = remarks(replace(status, state="cancelled"))
+    assert cancelled[0] == f"Job {status.id} was cancelled: 3 of its 3 texts have no result."
