@@ -6,7 +6,7 @@ COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
 # Else every process would compile our own modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup setup-vllm run test test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-releases check format settings-page lock dist clean help
+.PHONY: setup setup-vllm run test test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-releases check format docs reference lock dist clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -98,8 +98,12 @@ format: setup    ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-settings-page: setup ## docs/settings.md from the settings' definitions
-	$(BIN)/python -m worker.settings_page >docs/settings.md
+docs: setup      ## the documentation as a site, in site/
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/zensical build --clean --strict
+
+reference: setup ## the pages of docs/ that follow from the code
+	$(BIN)/python -m docs.generate
 
 lock: setup      ## pin what is in the images, with hashes (Python 3.11 on Linux; the index or folder of torch for CPUs as pip knows it)
 	$(BIN)/python docker/lock.py build cpu cuda

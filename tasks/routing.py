@@ -9,7 +9,7 @@ from enum import StrEnum, auto
 from tasks import languages
 from tasks.detection import Guess
 
-# Of guesses at least so probable hardly one in two hundred is wrong, even of titles (docs/architecture.md).
+# Of guesses at least so probable hardly one in two hundred is wrong, even of titles (docs/benchmarks.md).
 SURE = 0.65
 _MOST_LISTED = 6
 

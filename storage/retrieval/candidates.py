@@ -29,7 +29,7 @@ MOST_SCANNED = 20_000  # vectors for one query: pgvector's own limit
 MOST_LACKING = 5_000  # contents that the index may lack
 MOST_PROPOSED = 2**15
 
-# Seconds, as measured (see "Search" in docs/architecture.md).
+# Seconds, as measured (see "Search" in docs/benchmarks.md).
 ASKING_S, SCANNED_S, CHECKED_S = 5e-3, 1.5e-5, 4e-7  # a query; a vector that it comes by; one that may be lacking
 WALKED_S, COMPARED_S = 2e-5, 4e-8  # a document; and that with each query
 

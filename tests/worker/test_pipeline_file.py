@@ -133,7 +133,7 @@ def test_every_option_of_a_model_has_a_key_named_as_on_the_command_line() -> Non
 
 
 def test_the_examples_of_the_documentation_are_pipelines() -> None:
-    pages = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    pages = (ROOT / "docs" / "pipeline-file.md").read_text(encoding="utf-8")
     names = [parse(example, PATH).name for example in re.findall(r"```toml\n(.*?)```", pages, re.DOTALL)]
     assert names == ["nightly", "short"]
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.harness import ROOT
+from docs.generate import settings as page
 from worker.errors import SettingsError
 from worker.settings import LANES, Settings, load_settings, mask
-from worker.settings_page import page
 
 
 @pytest.fixture(autouse=True)
@@ -76,10 +75,6 @@ def test_a_password_that_would_be_taken_for_the_host_is_refused_and_not_shown(se
     assert "c4n" not in str(caught.value)
     assert "ary" not in str(caught.value)
     load_settings(**{setting: f"{scheme}://docmill:c4n%2Fary%40@host/0"})
-
-
-def test_the_page_of_settings_is_what_the_definitions_say() -> None:
-    assert (ROOT / "docs" / "settings.md").read_text() == page(), "make settings-page"
 
 
 def test_the_page_has_every_setting_with_what_it_takes_and_its_default() -> None:

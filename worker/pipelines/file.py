@@ -1,7 +1,7 @@
 """A pipeline as a TOML file: its text becomes values, or every error in it with its line. Pure, but for `read`.
 
 Of a step's options only the names and types are checked here: what suits a model is known when the model is
-(``tasks.plan.build_spec``). docs/pipelines.md is the reference for those who write such a file.
+(``tasks.plan.build_spec``). docs/pipeline-file.md is the reference for those who write such a file.
 """
 
 from __future__ import annotations

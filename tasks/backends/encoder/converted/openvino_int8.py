@@ -1,7 +1,7 @@
 """Encoders in int8 on OpenVINO: NNCF finds the scales once, on texts that come with docmill.
 
 Products take int8 on both sides, with fixed scales: activations are measured on the texts, after outliers have been
-shared with the weights (SmoothQuant, Xiao et al. 2022, section 4). What that costs is in docs/architecture.md.
+shared with the weights (SmoothQuant, Xiao et al. 2022, section 4). What that costs is in docs/benchmarks.md.
 """
 
 from __future__ import annotations

@@ -1,0 +1,184 @@
+"""The reference pages that follow from the code: `make reference` writes them, and a test compares them with it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import click
+from annotated_types import Ge, Gt, Le
+from pydantic.fields import FieldInfo
+
+from storage.schema import Base
+from tasks.kinds import KINDS
+from tasks.plan import _ALLOWED
+from worker.cli import docmill
+from worker.cli.registry import COMMANDS, HEADINGS
+from worker.settings import PREFIX, Settings, Shown
+
+FOLDER = Path(__file__).parent
+WIDTH = 80
+
+
+def pages() -> dict[str, str]:
+    """Return the pages by the names of their files."""
+    return {
+        "command-line.md": command_line(),
+        "options.md": options(),
+        "settings.md": settings(),
+        "sql-schema.md": sql_schema(),
+    }
+
+
+def _from(source: str) -> str:
+    return f"<!-- Written by `make reference` from {source}. Change it there. -->\n"
+
+
+def command_line() -> str:
+    """Return the page with the help of every command."""
+    root = click.Context(docmill, info_name="docmill", terminal_width=WIDTH, max_content_width=WIDTH)
+    parts = [
+        "# Command line\n",
+        _from("worker/cli"),
+        "Each command with its help, as `--help` prints it.\n",
+    ]
+    parts.append(_help(root))
+    for heading in HEADINGS:
+        parts.append(f"## {heading}\n")
+        for name, command in COMMANDS.items():
+            if command.heading == heading:
+                parts.extend(_commands(root, name))
+    return "\n".join(parts)
+
+
+def _commands(parent: click.Context, name: str) -> Iterator[str]:
+    assert isinstance(parent.command, click.Group)
+    command = parent.command.get_command(parent, name)
+    assert command is not None
+    context = click.Context(command, info_name=name, parent=parent)
+    yield f"### {context.command_path}\n"
+    yield _help(context)
+    if isinstance(command, click.Group):
+        for one in command.list_commands(context):
+            yield from _commands(context, one)
+
+
+def _help(context: click.Context) -> str:
+    return f"```text\n{context.get_help()}\n```\n"
+
+
+def options() -> str:
+    """Return the page with the options of each kind of task."""
+    root = click.Context(docmill, info_name="docmill")
+    run = docmill.get_command(root, "run")
+    assert run is not None
+    parts = ["# Options by task\n", _from("tasks/kinds and tasks/plan.py")]
+    parts.append(
+        "Each of these options is part of the spec: another value makes other results. The names are those of\n"
+        "the command line; a [pipeline file](pipeline-file.md) and an [order](orders.md) leave out the dashes.\n"
+    )
+    for kind in KINDS:
+        parts.append(f"## {kind.name}\n\n{kind.summary}\n\n| option | what |\n| --- | --- |")
+        for param in run.params:
+            if isinstance(param, click.Option) and param.name in _ALLOWED[kind.name]:
+                parts.append(_row(f"`{param.opts[0]}`", _sentence(param)))
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _sentence(option: click.Option) -> str:
+    choices = option.type.choices if isinstance(option.type, click.Choice) else ()
+    listed = f" One of {', '.join(f'`{one}`' for one in choices)}." if choices else ""
+    return f"{(option.help or '').replace('  [', ' [')}{listed}"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', '&#124;').replace('{', '&#123;') for cell in cells)} |"
+
+
+def sql_schema() -> str:
+    """Return the page of tables."""
+    parts = ["# SQL schema\n", _from("storage/schema.py")]
+    parts.append(
+        "Read these tables if you like, and let docmill alone write them. Times are seconds since 1970 by the\n"
+        "database's clock. The [view of a pipeline](pipelines.md#the-view) is made to be queried.\n"
+    )
+    for one in sorted(Base.__subclasses__(), key=lambda one: one.__tablename__):
+        about = (inspect.getdoc(one) or "").split("\n\n")[0] if one.__doc__ else ""
+        parts.append(f"## {one.__tablename__}\n" + (f"\n{about}\n" if about else ""))
+        parts.append("| column | type | |\n| --- | --- | --- |")
+        for column in one.__table__.columns:
+            notes = ["primary key"] if column.primary_key else []
+            notes += [f"refers to `{key.target_fullname}`" for key in column.foreign_keys]
+            notes += ["may be NULL"] if column.nullable else []
+            parts.append(_row(f"`{column.name}`", str(column.type).lower(), ", ".join(notes)))
+        parts.append("")
+    return "\n".join(parts)
+
+
+WORDS = {int: "whole number", float: "number"}
+
+
+def settings() -> str:
+    """Return the page of settings."""
+    rows = "".join(_setting(name, field) for name, field in Settings.model_fields.items())
+    return f"""\
+# Settings
+
+{_from("worker/settings.py")}
+A docmill process takes settings from options, `DOCMILL_*` variables, or a `.env` file in the folder where it is
+started, in this order. Unknown and bad settings are errors, listed together. An empty value is an error, too: leave a
+variable out to have the default.
+
+| variable | what | values | default |
+| --- | --- | --- | --- |
+{rows}"""
+
+
+def _setting(name: str, field: FieldInfo) -> str:
+    cells = (f"`{PREFIX}{name.upper()}`", field.description or "", _values(field), _default(field))
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |\n"
+
+
+def _shown(field: FieldInfo) -> Shown:
+    return next((note for note in field.metadata if isinstance(note, Shown)), Shown())
+
+
+def _values(field: FieldInfo) -> str:
+    kind = field.annotation
+    if choices := _shown(field).choices or (get_args(kind) if get_origin(kind) is Literal else ()):
+        return ", ".join(f"`{choice}`" for choice in choices)
+    if kind in WORDS:
+        return f"{WORDS[kind]}{_bounds(field)}"
+    if get_origin(kind) is tuple:
+        return "paths" if Path in get_args(kind) else "texts"
+    return "path" if Path in {kind, *get_args(kind)} else "text"
+
+
+def _bounds(field: FieldInfo) -> str:
+    least = next((note.ge for note in field.metadata if isinstance(note, Ge)), None)
+    above = next((note.gt for note in field.metadata if isinstance(note, Gt)), None)
+    most = next((note.le for note in field.metadata if isinstance(note, Le)), None)
+    if least is not None:
+        return f", {least} to {most}" if most is not None else f", {least} or more"
+    return f" above {above}" if above is not None else ""
+
+
+def _default(field: FieldInfo) -> str:
+    if words := _shown(field).default:
+        return words
+    if field.default is None:
+        return "none"
+    return f"{field.default:g}" if isinstance(field.default, float | int) else f"`{field.default}`"
+
+
+def main() -> None:
+    """Write the pages beside this file."""
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The documentation: its commands run, its links lead somewhere, and its reference pages follow from the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from docs import generate
+from tests.worker.harness import DOCMILL, EXAMPLES, ROOT, Docmill
+
+DOCS = ROOT / "docs"
+WRITTEN = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+FENCE = re.compile(r'^```(\w*)(?: title="([^"]*)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"^```.*?^```$|`[^`\n]*`|<!--.*?-->", re.DOTALL | re.MULTILINE)
+NEEDS = "needs "  # begins the title of a block of commands that a test machine cannot run
+EXIT = "exit code "  # begins the title of a block whose last command ends with another code than 0
+ELSEWHERE = "…"  # of an output: any text; alone on a line: any lines
+MEASURED = re.compile(r"\d[\d,.]*(?= (?:s|min|tokens/s|a second|GB)\b)|[+-]?\d+\.\d+|[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class Fence:
+    """A fenced block of a page."""
+
+    language: str
+    title: str
+    text: str
+
+
+def fences(page: Path) -> list[Fence]:
+    return [Fence(language, title, text) for language, title, text in FENCE.findall(page.read_text())]
+
+
+def commands(text: str) -> Iterator[tuple[str, list[str]]]:
+    """The commands of a block, each with the lines of its output."""
+    lines = text.splitlines()
+    while lines:
+        command = lines.pop(0)
+        assert command.startswith("$ "), f"no command: {command}"
+        while command.endswith("\\"):
+            command = command[:-1] + lines.pop(0).strip()
+        output = []
+        while lines and not lines[0].startswith("$ "):
+            output.append(lines.pop(0).rstrip())
+        yield command[2:].split("    #")[0], output
+
+
+def plain(text: str) -> str:
+    """The text without what differs between machines and moments: times, rates, sums in floating point."""
+    return " ".join(MEASURED.sub("0", text).split())
+
+
+def has(output: list[str], wanted: list[str]) -> str | None:
+    """Return the first wanted line that the output lacks, in the order of both."""
+    found = iter(map(plain, output))
+    for line in wanted:
+        parts = [re.escape(plain(part)) for part in line.split(ELSEWHERE)]
+        if line.strip() != ELSEWHERE and not any(re.search(" ?.*".join(parts), one) for one in found):
+            return line
+    return None
+
+
+def test_the_comparison_of_outputs_finds_what_is_missing_and_leaves_out_times() -> None:
+    output = ["It took 12 s: 3,456 tokens read", "Job 1 done: 3 documents"]
+    assert has(output, ["It took 4 s: 3,456 tokens read", "Job 1 done: 3 documents"]) is None
+    assert has(output, ["It took 4 s: 3,457 tokens read"]) is not None
+    assert has(output, ["…", "Job 1 … documents"]) is None
+    assert has(output, ["Job 1 done: 3 documents", "It took 4 s: 3,456 tokens read"]) is not None
+
+
+def runnable(page: Path) -> bool:
+    return any(one.language == "console" and not one.title.startswith(NEEDS) for one in fences(page))
+
+
+@pytest.mark.parametrize("page", [page for page in WRITTEN if runnable(page)], ids=lambda page: page.name)
+def test_the_commands_of_a_page_print_what_it_shows(page: Path, tmp_path: Path) -> None:
+    docmill = Docmill(tmp_path, {"COLUMNS": "80"})
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    for fence in fences(page):
+        if fence.title and fence.language != "console":
+            (tmp_path / fence.title).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / fence.title).write_text(fence.text)
+    for fence in fences(page):
+        if fence.language != "console" or fence.title.startswith(NEEDS):
+            continue
+        code = int(fence.title.removeprefix(EXIT)) if fence.title else 0
+        for command, wanted in commands(fence.text):
+            output = run(docmill, command, code)
+            assert has(output, wanted) is None, f"$ {command}\n" + "\n".join(output)
+
+
+def run(docmill: Docmill, command: str, code: int) -> list[str]:
+    """Run a command and return the lines that it prints. Only a pipe needs a shell."""
+    words = shlex.split(command)
+    if "|" not in words:
+        assert words[0] == "docmill", f"{command}: not a command of docmill; say what it needs in the block's title"
+        done = docmill(*words[1:], code=code)
+    else:
+        path = f"{Path(DOCMILL).parent}:{os.environ['PATH']}"
+        environment = {**docmill.environment, "PATH": path}
+        shell = ["/bin/sh", "-c", command]
+        done = subprocess.run(shell, cwd=docmill.folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+    return [*done.stderr.splitlines(), *done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_a_block_with_commands_says_that_it_has_them(page: Path) -> None:
+    for fence in fences(page):
+        assert fence.language, f"a block without a language: {fence.text}"
+        if fence.language in {"sh", "bash", "shell"}:
+            pytest.fail(f"commands are a console block, with $ before each: {fence.text}")
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", re.sub(r"[`*]", "", one).lower()).strip()) for one in found}
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_and_a_heading_of_it(page: Path) -> None:
+    text = CODE.sub("", page.read_text())
+    for file, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)]*))?\)", text):
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), file
+        assert not anchor or anchor in anchors(target), f"{file}#{anchor}"
+
+
+def test_the_readme_is_read_in_three_minutes() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= 700
+
+
+def test_every_page_is_in_the_sites_navigation() -> None:
+    listed = set(re.findall(r'"([\w-]+\.md)"', (ROOT / "zensical.toml").read_text()))
+    assert listed == {page.name for page in DOCS.glob("*.md")}
+
+
+def test_the_reference_pages_are_what_the_code_says() -> None:
+    for name, text in generate.pages().items():
+        assert (DOCS / name).read_text(encoding="utf-8") == text, f"{name}: make reference"
