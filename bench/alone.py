@@ -16,7 +16,7 @@ from typing import Any
 
 from storage.outcomes import Outcome
 from tasks import choice, models
-from tasks.backends import open_backend
+from tasks.backends.factory import open_backend
 from tasks.engine import Engine
 from tasks.plan import Options, build_spec
 from worker.device import SWITCH_S

@@ -23,7 +23,7 @@ import sacrebleu
 
 from bench.pairs import RESULTS, machine
 from tasks import models
-from tasks.backends import open_backend
+from tasks.backends.factory import open_backend
 from tasks.engine import Engine
 from tasks.plan import Options, build_spec
 

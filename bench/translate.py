@@ -30,9 +30,9 @@ from bench.mill import Mill, mill
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
 from storage.specs import Spec
 from tasks import models
-from tasks.backends import open_backend
 from tasks.backends.accelerator import quiet
 from tasks.backends.encoder_decoder.ctranslate_models import converted
+from tasks.backends.factory import open_backend
 from tasks.engine import Engine
 from tasks.plan import Options, build_spec
 

@@ -1,15 +1,38 @@
-"""Commands that add an extra to docmill in the way that it was installed here."""
+"""The extras of docmill's package, and commands that add one in the way that docmill was installed here."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An extra of docmill's package. Its presence is that of its ``modules``.
+
+    ``on_cpu`` names the extra that has the build for machines without a GPU, where there is one.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    brings: str
+    on_cpu: str | None = None
+
+    @property
+    def is_installed(self) -> bool:
+        return all(find_spec(module) is not None for module in self.modules)
+
+    def package(self, *, has_gpu: bool) -> str:
+        """Return the name of the extra to install on a machine with or without a GPU."""
+        return self.name if has_gpu or self.on_cpu is None else self.on_cpu
 
 
 @cache

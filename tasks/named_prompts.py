@@ -8,6 +8,10 @@ from typing import Any
 
 import orjson
 
+from storage.specs import Spec
+from tasks import prompts
+from tasks.errors import CannotServe
+
 QUERY = "query"
 DOCUMENT = "document"
 OF_DOCUMENTS = (DOCUMENT, "passage", "corpus")  # sentence-transformers' names of a prompt for documents
@@ -47,3 +51,22 @@ class Prompts:
     def listed(self) -> str:
         """The names of the prompts that are not empty, as a sentence has them."""
         return ", ".join(sorted(name for name, text in self.named.items() if text)) or "none"
+
+
+def prompt(spec: Spec, named: Mapping[str, str], default: str | None) -> str:
+    """Return the words that the model reads before each text.
+
+    For documents these are the spec's own, or else of the prompts in the model's files (``named``) the one that the
+    spec names, or else their ``default``. For queries they are the files' prompt for queries. Where there is none,
+    queries get what documents get, unless that is by its name for documents only. Raises CannotServe for a name
+    that the files do not have.
+    """
+    name = spec.params.get("prompt_name", default)
+    if "prompt_name" in spec.params and name not in named:
+        have = Prompts(named).listed
+        raise CannotServe(f"The files of {spec.model} have no prompt named {name}; they have {have}.")
+    own = spec.params.get("prompt")
+    usual = (named.get(name or "") or "") if own is None else prompts.around(own).before
+    if spec.params.get("side") != QUERY:
+        return usual
+    return named.get(QUERY) or ("" if own is None and name in OF_DOCUMENTS else usual)

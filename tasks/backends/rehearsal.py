@@ -15,15 +15,17 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from storage.specs import Spec
 from tasks import families, kinds
+from tasks.backends import Assignment
 from tasks.backends.loading import NotTold, hollow
 from tasks.backends.opening import Opening, generation_settings, require_keys_and_values, stated_settings
 from tasks.families import Family
+from tasks.heads import Head
 
 
 def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
     """Raise WeightsMissing or ModelUnsuitable where the model of a folder cannot do the spec's kind of task."""
-    if kinds.kind(spec.kind).pools:
-        _read_only(spec, folder, cache_dir)
+    if kinds.kind(spec.kind).head(families.family(config)) is Head.POOLING:
+        _read_only(Assignment(spec, folder, "cpu", cache_dir, Head.POOLING))
         return
     opening = Opening.of(spec, folder, cache_dir)
     decoder = families.family(config) is Family.DECODER
@@ -35,7 +37,7 @@ def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_d
 def rehearse(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
     """Raise the errors of opening the spec, except those that depend on a device or on the weights' values."""
     require_weights(spec, folder, config, cache_dir)
-    if kinds.kind(spec.kind).pools:
+    if kinds.kind(spec.kind).head(families.family(config)) is Head.POOLING:
         return
     opening = Opening.of(spec, folder, cache_dir)
     if families.family(config) is Family.DECODER:
@@ -53,8 +55,8 @@ def rehearse(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Pat
     Generation(spec, opening.config.to_dict(), opening.tokenizer, generation_settings(opening.folder))
 
 
-def _read_only(spec: Spec, folder: Path, cache_dir: Path) -> None:
+def _read_only(assignment: Assignment) -> None:
     from tasks.backends.encoder.sentence import SentenceModel
 
     with suppress(NotTold), hollow():
-        SentenceModel(spec, folder, device="cpu", cache_dir=cache_dir, dtype=torch.float32)
+        SentenceModel(assignment, torch.float32)

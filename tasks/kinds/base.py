@@ -120,6 +120,13 @@ class TaskKind:
     sample_texts: int = 12
     null_words: int | None = None
 
+    def head(self, family: Family | None) -> Head | None:
+        """Return the head that the task is done with; None if the family cannot do it.
+
+        A model whose config names no family is taken for one of the kind's first family.
+        """
+        return next(iter(self.families.values())) if family is None else self.families.get(family)
+
     @property
     def pools(self) -> bool:
         """Return True for a kind that gets vectors from its models."""

@@ -14,7 +14,8 @@ import torch
 from storage.outcomes import Outcome
 from storage.specs import Spec
 from tasks import choice, models
-from tasks.backends import Backend, open_backend
+from tasks.backends import Backend
+from tasks.backends.factory import open_backend
 from tasks.engine import Engine
 from tasks.plan import Options, build_spec
 

@@ -16,9 +16,9 @@ from transformers import AutoTokenizer
 
 from storage.outcomes import Outcome
 from storage.specs import Spec
-from tasks.backends import open_backend
 from tasks.backends.decoder_only.causal import CausalBackend
 from tasks.backends.decoder_only.instructed import instructed, readers
+from tasks.backends.factory import open_backend
 from tasks.batches import Budget
 from tasks.errors import CannotServe, OutOfMemory
 from tasks.outputs import Generated

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.backends import open_backend
 from tasks.backends.encoder.contest import best, fastest
+from tasks.backends.factory import open_backend
 from tasks.errors import Unsuited
 from tests.tasks.conftest import Bench
 

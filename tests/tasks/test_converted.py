@@ -23,7 +23,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from storage.specs import Spec
 from tasks import choice
-from tasks.backends import open_backend
+from tasks.backends import Assignment
 from tasks.backends.accelerator import native_bfloat16, quiet
 from tasks.backends.encoder.contest import subject
 from tasks.backends.encoder.converted import onnx_embed, onnx_encoder, openvino_encoder
@@ -32,9 +32,11 @@ from tasks.backends.encoder.converted.onnx_embed import OnnxBackend
 from tasks.backends.encoder.converted.openvino_embed import OpenVinoBackend
 from tasks.backends.encoder.notes import remembered
 from tasks.backends.encoder.packed import compared_lengths, local_span
+from tasks.backends.factory import open_backend
 from tasks.backends.tokens import Tokens
 from tasks.errors import CannotServe, Unsuited
 from tasks.families import Family
+from tasks.heads import Head
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
 from tests.tasks.test_architectures import vectors
@@ -43,7 +45,8 @@ OPEN = (
     "import pkgutil, sys; from pathlib import Path; from storage.specs import Spec; "
     "folder, cache = map(Path, sys.argv[2:]); "
     "spec = Spec(kind='embed', model=str(folder), revision='sha256:00', quality='float32'); "
-    "opened = pkgutil.resolve_name(sys.argv[1])(spec, folder, device='cpu', cache_dir=cache); "
+    "from tasks.backends import Assignment; from tasks.heads import Head; "
+    "opened = pkgutil.resolve_name(sys.argv[1])(Assignment(spec, folder, 'cpu', cache, Head.POOLING)); "
     "print(opened.runtime()['backend'])"
 )
 
@@ -63,7 +66,7 @@ class Library:
         return f"{self.backend.__module__}:{self.backend.__qualname__}"
 
     def open(self, spec: Spec, cache_dir: Path, device: str = "cpu") -> ConvertedBackend:
-        return self.backend(spec, Path(spec.model), device=device, cache_dir=cache_dir)
+        return self.backend(assigned(spec, cache_dir, device))
 
 
 LIBRARIES = [
@@ -102,6 +105,10 @@ def mpnet(descriptions: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def of_folder(folder: Path, quality: str = "float32") -> Spec:
     return Spec(kind="embed", model=str(folder), revision="sha256:00", quality=quality)
+
+
+def assigned(spec: Spec, cache_dir: Path, device: str = "cpu") -> Assignment:
+    return Assignment(spec, Path(spec.model), device, cache_dir, Head.POOLING)
 
 
 def lines(texts: list[str]) -> list[str]:
@@ -143,9 +150,9 @@ def test_onnx_runtime_computes_what_is_native_where_that_is_float32(
             monkeypatch.setattr(f"{module}.dtype_for", lambda *_, native=native: native)
         if native == torch.bfloat16:
             with pytest.raises(Unsuited, match="--dtype float32"):
-                OnnxBackend(of_folder(mpnet, "native"), mpnet, device="cpu", cache_dir=tmp_path)
+                OnnxBackend(assigned(of_folder(mpnet, "native"), tmp_path))
         else:
-            opened = OnnxBackend(of_folder(mpnet, "native"), mpnet, device="cpu", cache_dir=tmp_path)
+            opened = OnnxBackend(assigned(of_folder(mpnet, "native"), tmp_path))
             assert opened.runtime()["precision"] == "float32"
             opened.close()
 
@@ -182,7 +189,7 @@ def test_a_model_goes_by_itself_to_what_was_measured_the_fastest(
 def test_candidates_for_embeddings() -> None:
     def of(**changed: str) -> tuple[str, ...]:
         what = {"quality": "native", "device": "cpu", **changed}
-        return choice.candidates("embed", Family.ENCODER, present=choice.MODULES, **what)
+        return choice.candidates("embed", Family.ENCODER, present=choice.names(), **what)
 
     assert of() == of(quality="float32") == ("openvino", "onnxruntime", "transformers")
     assert of(quality="bfloat16") == ("openvino", "transformers")

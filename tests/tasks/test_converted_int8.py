@@ -17,24 +17,25 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from tasks import choice
-from tasks.backends import open_backend
 from tasks.backends.encoder.converted import openvino_int8
 from tasks.backends.encoder.converted.openvino_embed import OpenVinoBackend
 from tasks.backends.encoder.converted.openvino_encoder import traced
+from tasks.backends.factory import open_backend
 from tasks.errors import CannotServe, Unsuited
 from tasks.families import Family
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench, multiplies_int8_exactly
 from tests.tasks.test_architectures import vectors
-from tests.tasks.test_converted import lines, of_folder
+from tests.tasks.test_converted import assigned, lines, of_folder
 
 # Says whether the conversion was made, and what was left in the home folder.
 OPEN = (
     "import sys; from pathlib import Path; from storage.specs import Spec; "
+    "from tasks.backends import Assignment; from tasks.heads import Head; "
     "from tasks.backends.encoder.converted.openvino_embed import OpenVinoBackend; "
     "folder, cache = map(Path, sys.argv[1:]); "
     "spec = Spec(kind='embed', model=str(folder), revision='sha256:00', quality='int8'); "
-    "OpenVinoBackend(spec, folder, device='cpu', cache_dir=cache).close(); "
+    "OpenVinoBackend(Assignment(spec, folder, 'cpu', cache, Head.POOLING)).close(); "
     "print('nncf' in sys.modules, 'openvino_telemetry.main' in sys.modules, [*Path.home().iterdir()])"
 )
 
@@ -53,7 +54,7 @@ def cache(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(folder: Path, cache: Path) -> None:
-    OpenVinoBackend(of_folder(folder, "int8"), folder, device="cpu", cache_dir=cache).close()
+    OpenVinoBackend(assigned(of_folder(folder, "int8"), cache)).close()
 
 
 def no_nncf(*_: Any) -> None:
@@ -86,7 +87,7 @@ def test_a_conversion_is_made_once_and_apart_from_that_in_native_precision(
 ) -> None:
     (weights,) = (cache / "openvino").glob("*-int8-*/model.bin")
     kept = weights.stat().st_ino
-    OpenVinoBackend(of_folder(small, "native"), small, device="cpu", cache_dir=cache).close()
+    OpenVinoBackend(assigned(of_folder(small, "native"), cache)).close()
     monkeypatch.setattr(openvino_int8, "_silent_nncf", no_nncf)
     opened(small, cache)
     assert weights.stat().st_ino == kept
@@ -142,7 +143,7 @@ def test_what_nncf_cannot_quantize_is_unsuited(small: Path, tmp_path: Path, monk
 def test_a_model_whose_windows_hold_no_text_is_unsuited(small: Path, tmp_path: Path) -> None:
     spec = replace(of_folder(small, "int8"), params={"window_tokens": 24})
     with pytest.raises(Unsuited, match="windows are too short"):
-        OpenVinoBackend(spec, small, device="cpu", cache_dir=tmp_path)
+        OpenVinoBackend(assigned(spec, tmp_path))
 
 
 def test_int8_is_for_encoders_on_a_cpu_only() -> None:

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from storage.specs import Spec
-from tasks.backends import allocator, open_backend
+from tasks.backends import allocator
 from tasks.backends.encoder_decoder import ctranslate, ctranslate_models
 from tasks.backends.encoder_decoder.ctranslate import CTranslateBackend, compute_type
+from tasks.backends.factory import open_backend
 from tasks.backends.static import Items
 from tasks.batches import Budget
 from tasks.engine import BatchDone, BatchStarted, Engine

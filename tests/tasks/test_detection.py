@@ -15,7 +15,7 @@ import pytest
 from storage.outcomes import Outcome, Reason, Status
 from storage.specs import Spec
 from tasks import detection, models
-from tasks.backends import open_backend
+from tasks.backends.factory import open_backend
 from tasks.detection import DETECTOR
 from tasks.errors import BadOption, CannotServe
 from tasks.plan import Options, build_spec

@@ -17,8 +17,8 @@ from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladeP
 
 from storage.specs import Spec
 from tasks import families, models, suitability
-from tasks.backends import open_backend
 from tasks.backends.accelerator import quiet
+from tasks.backends.factory import open_backend
 from tasks.encoders import Description, Sort, sort
 from tasks.errors import CannotServe, ModelUnsuitable
 from tests.tasks import architectures, decoders

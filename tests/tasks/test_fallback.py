@@ -14,11 +14,11 @@ import pytest
 from storage.outcomes import Reason, Status
 from storage.specs import Spec
 from tasks import choice
-from tasks.backends import open_backend
 from tasks.backends.encoder.contest import fastest, leave_out, subject
 from tasks.backends.encoder.fallback import FallbackBackend
 from tasks.backends.encoder.notes import remember
 from tasks.backends.encoder.sentence import SentenceBackend
+from tasks.backends.factory import open_backend
 from tasks.errors import CannotServe
 from tasks.outputs import Vector
 from tests.tasks.conftest import Bench, EngineOf

@@ -19,7 +19,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from tasks import models
-from tasks.backends import open_backend
+from tasks.backends.factory import open_backend
 from tasks.engine import Engine
 from tasks.errors import TaskError
 from tasks.plan import Options, build_spec

@@ -17,8 +17,8 @@ from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from storage.specs import Spec
-from tasks.backends import open_backend
 from tasks.backends.convert import safe_folder
+from tasks.backends.factory import open_backend
 from tasks.backends.loading import hollow, reported
 from tasks.backends.opening import Opening
 from tasks.errors import CannotServe

@@ -17,7 +17,7 @@ FIFTY_MEGABYTES = r"""
 import json, re, sys
 from pathlib import Path
 from tasks import models
-from tasks.backends import open_backend
+from tasks.backends.factory import open_backend
 from tasks.engine import Engine
 from tasks.plan import Options, build_spec
 

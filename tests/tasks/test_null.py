@@ -13,7 +13,7 @@ import pytest
 from storage.outcomes import Outcome, Status
 from storage.specs import Spec
 from tasks import models, null
-from tasks.backends import open_backend
+from tasks.backends.factory import open_backend
 from tasks.backends.null import NullBackend
 from tasks.errors import CannotServe, ModelCorrupt, ModelNotFound
 from tasks.plan import Options, build_spec
@@ -24,7 +24,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from tasks import models
-from tasks.backends import open_backend
+from tasks.backends.factory import open_backend
 from tasks.engine import Engine
 from tasks.plan import Options, build_spec
 

@@ -16,8 +16,9 @@ from storage.specs import Spec
 from tasks.backends.accelerator import quiet
 from tasks.engine import Engine
 from tasks.errors import CannotServe, DeviceLost, EngineStopped
+from tasks.named_prompts import prompt
 from tasks.outputs import Failure, Vector
-from tasks.queries import embed, prompt, query_spec
+from tasks.queries import embed, query_spec
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench, EngineOf
 from tests.tasks.fakes import FakeBackend

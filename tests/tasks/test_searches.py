@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
-from tasks.backends import open_backend
 from tasks.backends.accelerator import quiet
+from tasks.backends.factory import open_backend
 from tasks.decoding import seed_of
 from tasks.errors import CannotServe
 from tests.tasks import architectures

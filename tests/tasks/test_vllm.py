@@ -18,7 +18,8 @@ import torch
 from bench import models
 from storage.specs import Spec
 from tasks import choice
-from tasks.backends import Backend, open_backend
+from tasks.backends import Backend
+from tasks.backends.factory import open_backend
 from tasks.batches import Budget
 from tasks.errors import CannotServe
 from tasks.outputs import Generated

@@ -240,7 +240,7 @@ def test_an_extra_that_is_missing_is_told_with_what_it_would_bring(
     def without_pyarrow(name: str) -> Any:
         return None if name == "pyarrow" else find_spec(name)
 
-    monkeypatch.setattr("worker.extras.find_spec", without_pyarrow)
+    monkeypatch.setattr("storage.installation.find_spec", without_pyarrow)
     found = list(doctor.look_at_extras(settings()))
     assert "formats" in found[0].detail
     assert "parquet" not in found[0].detail
@@ -254,7 +254,7 @@ def test_vllm_is_named_in_the_build_for_this_machines_device(
     settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, devices: list[str], package: str
 ) -> None:
     monkeypatch.setattr("worker.doctor.cuda_devices", lambda: devices)
-    monkeypatch.setattr("worker.extras.find_spec", lambda name: None if name == "vllm" else find_spec(name))
+    monkeypatch.setattr("storage.installation.find_spec", lambda name: None if name == "vllm" else find_spec(name))
     [vllm] = [finding for finding in doctor.look_at_extras(settings()) if "without vllm" in finding.detail]
     assert vllm.advice == install(package)
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from tasks.backends import registry
+
 JOB = click.argument("job", type=click.IntRange(1, 2**63 - 1))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 OUT = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
@@ -18,7 +20,7 @@ FORMAT = click.option(
 )
 BACKEND = click.option(
     "--backend",
-    help="What computes, such as transformers.  [default: the best that is installed and takes the model]",
+    help=f"What computes: {', '.join(registry.names())}.  [default: the best that is installed and takes the model]",
 )
 
 

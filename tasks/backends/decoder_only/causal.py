@@ -6,14 +6,12 @@ import inspect
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
-from storage.specs import Spec
-from tasks.backends import Source, accelerator
+from tasks.backends import Assignment, Source, accelerator
 from tasks.backends.decoder_only.instructed import closes, generated, instructed, readers, window_limit
 from tasks.backends.decoder_only.rowcache import RowCache
 from tasks.backends.decoder_only.sampling import next_tokens, penalized
@@ -62,10 +60,11 @@ class Flight:
 class CausalBackend:
     """One decoder-only model under one spec."""
 
-    def __init__(self, spec: Spec, folder: Path, *, device: str, cache_dir: Path) -> None:
+    def __init__(self, assignment: Assignment) -> None:
+        spec, device = assignment.spec, assignment.device
         self._device = device
         self._dtype = accelerator.dtype_for(spec.quality, device)
-        opening = Opening.of(spec, folder, cache_dir)
+        opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
         self._model = opening.model(AutoModelForCausalLM, self._dtype)
         require_keys_and_values(self._model, spec.model)
         self._model.to(device)

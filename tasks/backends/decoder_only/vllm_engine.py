@@ -25,7 +25,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from storage.outcomes import Reason
 from storage.specs import Spec
-from tasks.backends import Source, accelerator
+from tasks.backends import Assignment, Source, accelerator
 from tasks.backends.decoder_only.instructed import generated, instructed, readers, window_limit
 from tasks.backends.opening import Opening, stated_settings
 from tasks.backends.static import Computed, failure
@@ -48,13 +48,14 @@ _ANY = 1 << 30
 class VllmBackend:
     """One decoder-only model under one spec."""
 
-    def __init__(self, spec: Spec, folder: Path, *, device: str, cache_dir: Path) -> None:
+    def __init__(self, assignment: Assignment) -> None:
+        spec, device = assignment.spec, assignment.device
         if spec.quality == "int8" or device not in {"cpu", "cuda", "cuda:0"}:
             raise Unsuited(f"vLLM does not do {spec.quality} on {device} here.")
         self._device = device
         self._kind = device.partition(":")[0]
         self._dtype = accelerator.dtype_for(spec.quality, device)
-        opening = Opening.of(spec, folder, cache_dir)
+        opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
         opening.require_weights(AutoModelForCausalLM)
         config = opening.config.get_text_config().to_dict()
         self._tokens, stop, context = instructed(spec, opening.tokenizer, config)

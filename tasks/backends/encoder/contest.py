@@ -14,9 +14,8 @@ from typing import Protocol, TypeVar
 import torch
 
 from storage.specs import Spec
-from tasks.backends import accelerator
+from tasks.backends import accelerator, registry
 from tasks.backends.encoder.notes import remember, remembered
-from tasks.choice import MODULES
 from tasks.errors import Unsuited
 
 log = logging.getLogger("docmill.backends")
@@ -38,7 +37,7 @@ Opened = TypeVar("Opened", bound=Contender)
 
 def subject(spec: Spec, device: str, names: Sequence[str]) -> str:
     """What a measurement holds for: the weights, the precision, the device and the libraries."""
-    libraries = " ".join(f"{name} {version(MODULES[name])}" for name in sorted(names))
+    libraries = " ".join(f"{name} {version(registry.row(name).library)}" for name in sorted(names))
     return f"{spec.revision} {spec.quality} {accelerator.device_name(device)} {torch.get_num_threads()} {libraries}"
 
 

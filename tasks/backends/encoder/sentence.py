@@ -15,8 +15,8 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from storage.specs import Spec
-from tasks import encoders, families, queries
-from tasks.backends import Source, accelerator
+from tasks import encoders, families, named_prompts
+from tasks.backends import Assignment, Source, accelerator
 from tasks.backends.convert import safe_folder
 from tasks.backends.encoder.packed import PackedEncoder, proven_encoder
 from tasks.backends.encoder.streams import Streams
@@ -51,20 +51,21 @@ _POOLERS = ("pooler.",)
 class SentenceModel:
     """An embedding model as its files describe it, and what it reads under a spec. Raises WeightsMissing."""
 
-    def __init__(self, spec: Spec, folder: Path, *, device: str, cache_dir: Path, dtype: torch.dtype) -> None:
-        encoders.require_dense(encoders.Description.of_folder(folder), spec.model)
-        folder = safe_folder(folder, spec.revision, cache_dir)
+    def __init__(self, assignment: Assignment, dtype: torch.dtype) -> None:
+        spec = assignment.spec
+        encoders.require_dense(encoders.Description.of_folder(assignment.folder), spec.model)
+        folder = safe_folder(assignment.folder, spec.revision, assignment.cache_dir)
         with accelerator.quiet(), reported() as report:
             self._model = SentenceTransformer(
                 str(folder),
-                device=device,
+                device=assignment.device,
                 trust_remote_code=False,
                 local_files_only=True,
                 model_kwargs={"dtype": dtype, "use_safetensors": True},
             )
         report.require(spec.model, spec.kind, unused=() if _uses_pooler(self._model) else _POOLERS)
         self._model.eval()
-        self._prompt = queries.prompt(spec, self._model.prompts, self._model.default_prompt_name)
+        self._prompt = named_prompts.prompt(spec, self._model.prompts, self._model.default_prompt_name)
         if (pooling := spec.params.get("pooling")) is not None:
             _set_pooling(self._model, _POOLING[pooling])
         self._tokens = self._tokenizer_of(self._model)
@@ -96,10 +97,11 @@ class SentenceBackend(SentenceModel):
     (bags of words, static embeddings) get the text and tokenise on their own. Encoders of BERT's design are computed
     without padding on a CPU (``tasks.backends.encoder.packed``)."""
 
-    def __init__(self, spec: Spec, folder: Path, *, device: str, cache_dir: Path) -> None:
+    def __init__(self, assignment: Assignment) -> None:
+        spec, device, cache_dir = assignment.spec, assignment.device, assignment.cache_dir
         self._device = device
         self._dtype = self._computed_in(spec.quality)
-        super().__init__(spec, folder, device=device, cache_dir=cache_dir, dtype=self._loading_dtype())
+        super().__init__(assignment, self._loading_dtype())
         self._truncate_dim = self._model.truncate_dim
         fits = self._tokens is not None and _states_only(self._model)
         self._encoder = self._own_encoder(spec, cache_dir, fits)

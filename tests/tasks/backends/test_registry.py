@@ -1,0 +1,135 @@
+"""A backend is one module and one row of the registry; everything else derives from the row."""
+
+from __future__ import annotations
+
+import json
+import os
+import pkgutil
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from storage.specs import Spec
+from tasks import choice, models
+from tasks.backends import registry
+from tasks.backends.factory import open_backend
+from tasks.errors import BadOption, CannotServe
+from tasks.families import Family
+from tasks.plan import QUALITIES
+from tests.worker.harness import ROOT
+
+MODULE = '''
+from tasks.backends.static import StaticLoop
+from tasks.batches import Budget
+from tasks.kinds.base import Traits
+from tasks.outputs import Generated
+from tasks.windows import Encoded
+
+
+class CapitalsBackend:
+    """Writes each text in capitals."""
+
+    def __init__(self, assignment):
+        self.traits = Traits()
+        self.limit_tokens = 512
+        self._device = assignment.device
+        self._loop = StaticLoop(self._compute, Budget(tokens=512, rows=8))
+
+    def encode(self, texts):
+        return [Encoded(max(1, len(text.split())), text) for text in texts]
+
+    def run(self, source):
+        return self._loop.run(source)
+
+    def runtime(self):
+        return {"device": self._device, "precision": "none", "backend": "capitals", "versions": {}}
+
+    def close(self):
+        pass
+
+    def _compute(self, items):
+        return [Generated(item.encoded.features.upper(), item.tokens) for item in items]
+'''
+ROW = (
+    'Row("capitals", "json", (Offer("tasks.backends.capitals:CapitalsBackend", Head.SEQ2SEQ_TEXT, _ENCODER_DECODERS, '
+    'extra=Extra("capitals", ("nothing_of_this_name",), "capital letters")),)),'
+)
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command of a copy of docmill to which one module and one row were added."""
+    copy = tmp_path_factory.mktemp("copy")
+    for name in ("storage", "tasks", "worker", "examples"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "docmill.py", copy)
+    (copy / "tasks" / "backends" / "capitals.py").write_text(MODULE)
+    file = copy / "tasks" / "backends" / "registry.py"
+    first = "BACKENDS: tuple[Row, ...] = (\n"
+    assert first in file.read_text()
+    file.write_text(file.read_text().replace(first, f"{first}    {ROW}\n"))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DOCMILL_")}
+
+    def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", "import docmill; docmill.main()", *arguments],
+            cwd=copy,
+            env={**kept, "PYTHONPATH": str(copy), "DOCMILL_HOME": str(copy / "home"), "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
+    return run
+
+
+def test_a_new_backend_computes_and_is_named_wherever_backends_are(
+    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"id": "1", "text": "One document, and a short one."}\n')
+    command("run", str(corpus), "--task", "summarize", "--backend", "capitals")
+    (line,) = command("results", "1").stdout.splitlines()
+    assert json.loads(line)["text"] == "ONE DOCUMENT, AND A SHORT ONE."
+    assert "capitals" in command("run", "--help").stdout
+    assert "capitals" in command("run", str(corpus), "--task", "summarize", "--backend", "smalls", code=2).stderr
+    assert "without capitals: capital letters" in command("doctor").stdout
+
+
+def test_an_unknown_backend_is_an_error_that_lists_the_backends() -> None:
+    with pytest.raises(BadOption, match=r"no backend named 'smalls'.*ctranslate2.*transformers"):
+        registry.row("smalls")
+    spec = Spec(kind="summarize", model="synopsis-ddtp", revision="sha256:00", quality="native")
+    for family in (Family.SEQ2SEQ, None):
+        with pytest.raises(BadOption, match="no backend named"):
+            choice.candidates(
+                spec.kind, family, quality=spec.quality, device="cpu", present=registry.names(), asked="smalls"
+            )
+
+
+def test_a_kind_without_a_head_for_the_family_has_no_candidates(tmp_path: Path) -> None:
+    found = choice.candidates("summarize", Family.ENCODER, quality="native", device="cpu", present=registry.names())
+    assert found == ()
+    encoder = models.pin("minilm", models_dir=None, cache_dir=tmp_path)
+    spec = Spec(kind="summarize", model=encoder.model, revision=encoder.revision, quality="native")
+    with pytest.raises(CannotServe, match="summarize needs an encoder-decoder"):
+        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
+
+
+def test_rows_name_qualities_that_options_can_ask_for_and_classes_that_exist() -> None:
+    assert len(set(registry.names())) == len(registry.names())
+    for row in registry.BACKENDS:
+        for offer in row.offers:
+            assert offer.qualities <= {*QUALITIES.values()}
+            assert offer.devices <= {registry.CPU, registry.CUDA}
+            module = offer.implementation.partition(":")[0]
+            assert find_spec(module) is not None
+            if row.is_installed:
+                assert callable(pkgutil.resolve_name(offer.implementation).run)
