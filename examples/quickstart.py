@@ -16,8 +16,8 @@ COMMANDS = (
     "docmill run examples/descriptions.jsonl --task embed",
 )
 NEXT = """
-That was all of it: documents read, each text computed once, results in a SQL database. Run it again: nothing is
-computed. To try next (JOB is the number that each run printed; the command is .venv/bin/docmill):
+docmill read the documents, computed each text once, and keeps the results in a SQL database. Run it again: it
+computes nothing. To try next (JOB is the number that each run printed; the command is .venv/bin/docmill):
 
   docmill results JOB --out FILE                      all its results as JSON lines, with ids and metadata
   docmill status JOB                                  how far, how fast, what failed
@@ -27,7 +27,7 @@ computed. To try next (JOB is the number that each run printed; the command is .
   docmill worker                                      ... and do it here, or on as many machines as there are
 
 The two small models of this quick start know the language of software packages and little else: for documents of
-your own, name a model with --model. README.md goes on from here; docker-compose.yml runs a fleet.
+your own, name a model with --model. docs/tutorial.md goes on from here; docker-compose.yml runs a fleet.
 """
 
 

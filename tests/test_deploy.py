@@ -73,9 +73,3 @@ def test_every_setting_that_the_units_and_the_page_name_is_one() -> None:
 def test_the_page_says_the_times_that_the_unit_has() -> None:
     assert f"after {_settings('docmill-worker')['TimeoutStopSec']} s (`TimeoutStopSec`" in PAGE
     assert f"`DOCMILL_DRAIN_S`, {Settings.model_fields['drain_s'].default:.0f} s" in PAGE
-
-
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
-def test_every_link_of_the_pages_leads_to_a_file(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
-    assert [link for link in links if not (page.parent / link).exists()] == []

@@ -135,6 +135,15 @@ def test_every_link_leads_to_a_file_and_a_heading_of_it(page: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{file}#{anchor}"
 
 
+def test_every_test_that_the_pages_name_is_there() -> None:
+    there = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    for page in DOCS.glob("*.md"):
+        text = page.read_text()
+        assert set(re.findall(r"\b(test_\w+)", text)) <= there, page.name
+        for path in re.findall(r"`(tests/[\w/]+\.py)`", text):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
 def test_the_readme_is_read_in_three_minutes() -> None:
     assert len((ROOT / "README.md").read_text().split()) <= 700
 

@@ -12,7 +12,7 @@ VARIABLE = "_DOCMILL_COMPLETE"
 
 @click.command(
     "completion",
-    epilog="Example: source <(docmill completion bash)   # in ~/.bashrc; the README has the lines for zsh and fish",
+    epilog="Example: source <(docmill completion bash)   # in ~/.bashrc; docs/tutorial.md has zsh and fish",
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion_command(shell: str) -> int:

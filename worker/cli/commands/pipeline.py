@@ -35,7 +35,7 @@ NAME = click.argument("name")
 def pipeline_command() -> None:
     """Run several steps over a corpus, one reading what another puts out; by hand or on a schedule.
 
-    docs/pipelines.md describes the file.
+    docs/pipeline-file.md describes the file.
     """
 
 
