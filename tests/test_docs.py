@@ -16,7 +16,10 @@ from docs import generate
 from tests.worker.harness import DOCMILL, EXAMPLES, ROOT, Docmill
 
 DOCS = ROOT / "docs"
-WRITTEN = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+WRITTEN = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "examples/README")),
+    *sorted(DOCS.glob("*.md")),
+]
 FENCE = re.compile(r'^```(\w*)(?: title="([^"]*)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"^```.*?^```$|`[^`\n]*`|<!--.*?-->", re.DOTALL | re.MULTILINE)
 NEEDS = "needs "  # begins the title of a block of commands that a test machine cannot run
