@@ -9,7 +9,6 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +20,7 @@ from tasks.directions import Direction
 from tasks.encoders import Description
 from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable
 from tasks.named_prompts import Prompts
+from tasks.near_misses import nearly
 
 SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "examples" / "models"
 _PACKAGE = "package:"
@@ -105,7 +105,7 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
         try:
             commit = hub.commit_of(_hub_id(model, models_dir), revision, cache_dir)
         except (ModelNotFound, HubUnreachable) as error:
-            if (near := _nearly(model)) is not None:
+            if (near := _nearest(model)) is not None:
                 raise type(error)(f"{error} Did you mean {near}?") from error
             raise
         return Pinned(model, commit, directions.of_name(model))
@@ -117,11 +117,11 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
     return pinned
 
 
-def _nearly(model: str) -> str | None:
+def _nearest(model: str) -> str | None:
     """A name of ours that was probably meant: nearly the same, or part of what was written."""
     written = model.lower()
     named = [name for name in ALIASES if name in written and name != null.NAME]
-    return next(iter(named or get_close_matches(written, ALIASES, 1, cutoff=0.8)), None)
+    return next(iter(named or nearly(written, ALIASES)), None)
 
 
 def _pin_null(model: str, revision: str | None) -> Pinned:

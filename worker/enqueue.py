@@ -26,10 +26,11 @@ from storage.specs import Spec
 from tasks import kinds, models, polyglot, prompts
 from tasks.errors import BadOption
 from tasks.plan import Options, build_spec
-from worker import faultpoints
+from worker import faultpoints, prune_rejected
 from worker.ahead import ahead
 from worker.broker import Broker
 from worker.errors import BrokerUnreachable, WorkerError
+from worker.progress import Progress
 from worker.rehearsal import require_possible
 from worker.settings import Settings
 from worker.topup import top_up
@@ -39,8 +40,6 @@ log = logging.getLogger("docmill.enqueue")
 NO_QUEUE = "DOCMILL_REDIS_URL is not set. The job is stored; `docmill worker` picks it up."
 MAX_NAME_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 bytes
 TOP_UP_EVERY_S = 2.0
-KEEP = "keep"
-PRUNE_REJECTED = ("stop", KEEP)  # effects of a rejected record on pruning
 
 
 class RecordRejected(WorkerError):
@@ -84,7 +83,7 @@ class Request:
         if not self.prune:
             return None
         most = Limits.most_percent if self.prune_max is None else self.prune_max
-        return Limits(most, keep_rejected=self.prune_rejected == KEEP)
+        return Limits(most, keep_rejected=self.prune_rejected == prune_rejected.KEEP)
 
 
 @dataclass(frozen=True)
@@ -204,19 +203,6 @@ def storable(corpus: str) -> str:
     except UnicodeEncodeError as error:
         raise BadCorpusName from error
     return corpus
-
-
-class Progress:
-    """What an ingest tells while it runs; this one tells nothing. Counts are totals so far."""
-
-    def opened(self, job: OpenJob) -> None:
-        """The job has its number."""
-
-    def advanced(self, counts: Counts) -> None:
-        """Another chunk is stored."""
-
-    def rejected(self, rejected: Rejected) -> None:
-        """A record could not be read."""
 
 
 def enqueue(

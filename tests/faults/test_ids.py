@@ -18,7 +18,8 @@ from storage.intake.gathering import FIRST_CHUNK_RECORDS
 from storage.intake.ingest import Counts
 from storage.schema import Content, Document, Rejection
 from tests.storage.books import gathered, request
-from worker.enqueue import Enqueued, Progress, RecordRejected, Request, enqueue, prepare
+from worker.enqueue import Enqueued, RecordRejected, Request, enqueue, prepare
+from worker.progress import Progress
 from worker.settings import Settings
 
 Read = Callable[..., Enqueued]

@@ -15,8 +15,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from tasks.near_misses import nearly
 from worker.cli.registry import COMMANDS, HEADINGS
-from worker.near_misses import nearly
 
 
 def _with_quiet(command: click.Command) -> click.Command:

@@ -17,7 +17,8 @@ from storage.status import JobStatus, read_status
 from worker.cli.formatting import ingested, left_out, pace
 from worker.cli.printing import say
 from worker.cli.show import SHOWN_REJECTIONS, bar
-from worker.enqueue import Enqueued, Progress
+from worker.enqueue import Enqueued
+from worker.progress import Progress
 
 POLL_S = 0.5
 PATIENCE_S = 60.0  # how long a watcher bears a database that is away

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from storage.database import Database
 
 
-def apply(act: Callable[[Database], bool], job: int, became: str, as_json: bool) -> int:
+def apply(act: Callable[[Database], bool], job: int, became: str, as_json: bool, key: str = "changed") -> int:
     """Apply a change to a job and print its new state; a job that had ended is left as it is."""
     with open_store(settings_from()) as database:
         changed = act(database)
     if as_json:
-        print_json({"id": job, "changed": changed})
+        print_json({"id": job, key: changed})
     else:
         say(f"Job {job} is {became}." if changed else f"Job {job} had ended already.")
     return OK

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tasks import kinds
+from worker import prune_rejected
 from worker.cli import formatting, shell_completion
 from worker.cli.context import open_broker, open_store, queue_of, settings_from
 from worker.cli.exit_codes import OK, SOME_FAILED, SOME_REJECTED
@@ -112,7 +113,7 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--prune-rejected",
-            type=click.Choice(["stop", "keep"]),
+            type=click.Choice(prune_rejected.CHOICES),
             help="After a rejected record mark nothing, or keep the old version of what was rejected, and mark what "
             "vanished.  [default: stop]",
         ),

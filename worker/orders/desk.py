@@ -13,13 +13,13 @@ from storage.database import Database
 from storage.errors import PASSING, DatabaseReadOnly, LeaseLost, RightMissing, SchemaOutOfDate, StorageError
 from storage.flow import orders
 from storage.flow.orders import Order
-from storage.intake.ingest import Counts
 from storage.jobs import OpenJob
 from tasks.errors import HubUnreachable, TaskError
 from worker.broker import Broker
-from worker.enqueue import Progress, enqueue, prepare
+from worker.enqueue import enqueue, prepare
 from worker.errors import WorkerError
 from worker.orders import bounds, message
+from worker.progress import UnderLease
 from worker.renewal import Held, renewed
 from worker.settings import Settings
 
@@ -175,28 +175,17 @@ def _is_settled(database: Database, order: Order) -> bool:
 def _read(settings: Settings, database: Database, broker: Broker, order: Order, held: Held) -> None:
     request = message.parse_enqueue(dict(order.arguments))
     bounds.check(settings, request)
-    done = enqueue(database, lambda: broker, prepare(settings, request), JobNoted(database, order, held))
+    progress = UnderLease(held, lambda job: _note(database, order, job))
+    done = enqueue(database, lambda: broker, prepare(settings, request), progress)
     orders.end(database, order, "done", job_id=done.id)
     log.info("order_done order=%s job=%d planned=%d", order.sender_id, done.id, done.counts.planned)
 
 
-class JobNoted(Progress):
-    """Notes an order's job as soon as it has a number, and lets it be read for as long as the order is held."""
-
-    def __init__(self, database: Database, order: Order, held: Held) -> None:
-        self._database = database
-        self._order = order
-        self._held = held
-
-    def opened(self, job: OpenJob) -> None:
-        before = self._order.job_id
-        if before not in {None, job.id}:  # its model or its source means something else by now
-            jobs.halt(self._database, int(before or 0), f"its order is carried out as job {job.id}")
-        if not orders.note_job(self._database, self._order, job.id):
-            self._held.confirm()
-
-    def advanced(self, counts: Counts) -> None:
-        self._held.check()
+def _note(database: Database, order: Order, job: OpenJob) -> bool:
+    """Store the job's number with its order; an earlier job, of another model or source, is stopped."""
+    if order.job_id not in {None, job.id}:
+        jobs.halt(database, int(order.job_id or 0), f"its order is carried out as job {job.id}")
+    return orders.note_job(database, order, job.id)
 
 
 def _refuse(database: Database, order: Order, reason: str) -> None:

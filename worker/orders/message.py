@@ -8,7 +8,8 @@ from typing import Any
 from storage.readers import credentials
 from tasks import kinds
 from tasks.plan import Options
-from worker.enqueue import PRUNE_REJECTED, Request
+from worker import prune_rejected
+from worker.enqueue import Request
 from worker.errors import BadMessage
 from worker.messages import VERSION, is_id
 
@@ -71,8 +72,8 @@ def _check_bounds(given: dict[str, Any]) -> None:
         raise BadMessage("docmill.enqueue: limit is at least 1")
     if not 0 <= (given.get("prune_max") or 0) <= 100:
         raise BadMessage("docmill.enqueue: prune_max is a percentage, 0 to 100")
-    if given.get("prune_rejected") not in {None, *PRUNE_REJECTED}:
-        raise BadMessage(f"docmill.enqueue: prune_rejected is one of {', '.join(PRUNE_REJECTED)}")
+    if given.get("prune_rejected") not in {None, *prune_rejected.CHOICES}:
+        raise BadMessage(f"docmill.enqueue: prune_rejected is one of {', '.join(prune_rejected.CHOICES)}")
 
 
 def _type_of(name: str) -> Any:

@@ -17,6 +17,7 @@ from storage.readers import credentials
 from tasks import kinds, polyglot, prompts
 from tasks.errors import BadOption
 from tasks.plan import Options
+from worker import prune_rejected
 from worker.errors import WorkerError
 from worker.pipelines import schedule, tables
 from worker.pipelines.lines import Place, lines
@@ -215,7 +216,7 @@ _TABLES: Mapping[str, Mapping[str, Check]] = {
         "limit": tables.whole(1),
         "prune": tables.switch,
         "prune-max": tables.number(0, 100),
-        "prune-rejected": tables.choice("stop", "keep"),
+        "prune-rejected": tables.choice(*prune_rejected.CHOICES),
         "strict": tables.switch,
     },
     "job": {"priority": tables.whole(), "max-failures": tables.number(0, 100)},

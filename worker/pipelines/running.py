@@ -18,16 +18,15 @@ from storage.export.results import Placed, export_rows
 from storage.flow import pipelines
 from storage.flow.pipelines import Run
 from storage.flow.steps import StepRequest
-from storage.intake.ingest import Counts
-from storage.jobs import OpenJob
 from storage.readers import open_source
 from storage.status import JobStatus, read_status
 from storage.writers import Target
 from tasks.errors import HubUnreachable, TaskError
 from worker.broker import Broker
-from worker.enqueue import Prepared, Progress, Request, enqueue, reading, spec_of, storable
+from worker.enqueue import Prepared, Request, enqueue, reading, spec_of, storable
 from worker.errors import WorkerError
 from worker.pipelines.file import DOCUMENT, Pipeline, PipelineInvalid, line_of, parse
+from worker.progress import UnderLease
 from worker.rehearsal import require_possible
 from worker.renewal import Held, renewed
 from worker.settings import Settings
@@ -175,25 +174,10 @@ def _read(
     pipeline: Pipeline,
     held: Held,
 ) -> None:
-    done = enqueue(database, broker, prepare(settings, pipeline), JobNoted(database, run, held))
+    progress = UnderLease(held, lambda job: pipelines.note(database, run, "reading", job_id=job.id))
+    done = enqueue(database, broker, prepare(settings, pipeline), progress)
     pipelines.note(database, run, "running", job_id=done.id)
     log.info("run_started run=%d pipeline=%s job=%d planned=%d", run.id, run.name, done.id, done.counts.planned)
-
-
-class JobNoted(Progress):
-    """Notes a run's job as soon as it has a number, and lets it be read for as long as the run is held."""
-
-    def __init__(self, database: Database, run: Run, held: Held) -> None:
-        self._database = database
-        self._run = run
-        self._held = held
-
-    def opened(self, job: OpenJob) -> None:
-        if not pipelines.note(self._database, self._run, "reading", job_id=job.id):
-            self._held.confirm()
-
-    def advanced(self, counts: Counts) -> None:
-        self._held.check()
 
 
 def conclude(database: Database, run: Run, pipeline: Pipeline, status: JobStatus, held: Held) -> None:

@@ -8,7 +8,6 @@ hour where clocks are put back by half an hour (Australia/Lord_Howe), and a run 
 
 from __future__ import annotations
 
-import difflib
 import math
 import zoneinfo
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+from tasks.near_misses import nearly
 from worker.errors import WorkerError
 from worker.pipelines import clocks
 from worker.pipelines.tables import shown
@@ -93,7 +93,7 @@ def timezone_problem(name: str) -> str | None:
 def _nearest_zones(name: str) -> str:
     names = sorted(zoneinfo.available_timezones())
     known = {zone.rpartition("/")[2].lower(): zone for zone in names} | {zone.lower(): zone for zone in names}
-    close = dict.fromkeys(known[one] for one in difflib.get_close_matches(name.lower(), known, cutoff=0.7))
+    close = dict.fromkeys(known[one] for one in nearly(name, known))
     return f"did you mean {' or '.join(close)}?" if close else "write an IANA name, such as Europe/Paris"
 
 

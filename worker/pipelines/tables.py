@@ -5,12 +5,12 @@ A check takes a value and says what is wrong with it, or None.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tasks.near_misses import nearly
 from worker.pipelines.lines import Place
 
 Check = Callable[[Any], str | None]
@@ -58,7 +58,7 @@ def _within(place: Place) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint at what was meant: the nearest of the known names, or all of them."""
     names = list(known)
-    close = difflib.get_close_matches(name.lower(), names, n=1)
+    close = nearly(name, names)
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
 
 
