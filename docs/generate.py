@@ -11,6 +11,7 @@ import click
 from annotated_types import Ge, Gt, Le
 from pydantic.fields import FieldInfo
 
+from storage.readers.registry import COMPRESSIONS, FILES, PLACES, SCHEMES, SHORTHANDS, STDIN
 from storage.schema import Base
 from tasks.kinds import KINDS
 from tasks.plan import _ALLOWED
@@ -28,8 +29,25 @@ def pages() -> dict[str, str]:
         "command-line.md": command_line(),
         "options.md": options(),
         "settings.md": settings(),
+        "source-kinds.md": source_kinds(),
         "sql-schema.md": sql_schema(),
     }
+
+
+def source_kinds() -> str:
+    """Return the page with the kinds of sources."""
+    parts = ["# Kinds of sources\n", _from("storage/readers/registry.py")]
+    parts.append("[Sources](sources.md) says how each is read.\n\n| a file | is | needs |\n| --- | --- | --- |")
+    for suffix, kind in FILES.items():
+        endings = ["", *(COMPRESSIONS if kind.may_be_compressed else ())]
+        endings += [short for short, whole in SHORTHANDS.items() if whole[0] == suffix]
+        named = [ending if ending in SHORTHANDS else suffix + ending for ending in endings]
+        extra = f"the extra `{kind.extra.name}`" if kind.extra else "nothing"
+        parts.append(_row(", ".join(f"`{name}`" for name in named), kind.holds, extra))
+    parts.append("\n| a URL | is |\n| --- | --- |")
+    parts += [_row(f"`{one.example}`", one.what) for one in dict.fromkeys(SCHEMES.values())]
+    parts.append("\nOther sources are " + ", ".join([*PLACES, STDIN]) + ".\n")
+    return "\n".join(parts)
 
 
 def _from(source: str) -> str:

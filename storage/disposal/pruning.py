@@ -21,7 +21,7 @@ from storage.database import Database, db_now
 from storage.disposal.unread import Unread
 from storage.errors import JobStopped, TooManyVanished
 from storage.jobs import UNFINISHED, OpenJob, lock_corpus
-from storage.readers.documents import missing as what_reads
+from storage.readers.registry import missing as what_reads
 from storage.schema import Corpus, Document, Ingest, Job
 
 PAGE = 5_000

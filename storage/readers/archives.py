@@ -16,18 +16,16 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from storage.readers.documents import NO_SUFFIX, DocumentReader, suffixes
+from storage.readers.documents import NO_SUFFIX, DocumentReader
 from storage.readers.errors import SourceEmpty, SourceUnreadable
 from storage.readers.files import Content, Opened
-from storage.readers.formats import MAILBOXES, readable
 from storage.readers.records import Record, Rejection, SourceOptions, too_long
+from storage.readers.registry import document_suffixes
 from storage.readers.streams import (
     BrokenStream,
     BrokenTransfer,
     Counted,
     Decompressor,
-    Gunzip,
-    Unzstd,
     buffered,
     lines,
     printable,
@@ -43,6 +41,7 @@ class LeftOut:
 
 Found = tuple[str, bytes] | Rejection | LeftOut
 Members = Callable[[Opened, SourceOptions], Iterator[Found]]
+Decompressing = Callable[[], Decompressor] | None
 
 MOST_LISTED = 8 * 2**20
 _MOST_HEADER = 2**20  # a member's long name and attributes in a tar file
@@ -72,7 +71,7 @@ class ArchiveSource:
             except _DAMAGES as error:
                 raise SourceUnreadable(f"{self.name} is damaged, or no archive of that kind") from error
         if first is None:
-            raise SourceEmpty(f"no {', '.join(suffixes())} members in {self.name}")
+            raise SourceEmpty(f"no {', '.join(document_suffixes())} members in {self.name}")
 
     def size_bytes(self) -> int | None:
         """None: what was read of the members says little about how far the archive is read."""
@@ -107,20 +106,14 @@ class ArchiveSource:
                 yield Rejection(self._content.place, f"{reason}, {last}; nothing more was read", fatal=True)
 
 
-def members_of(file_name: str) -> Members | None:
-    """How the members of an archive of this name are read; None for what is no archive."""
-    name = file_name.lower()
-    known = _KINDS | _MAILBOXES if readable() else _KINDS
-    return next((members for suffix, members in known.items() if name.endswith(suffix) and name != suffix), None)
-
-
-def _zip(file: Opened, options: SourceOptions) -> Iterator[Found]:
+def zipped(file: Opened, options: SourceOptions, _: Decompressing = None) -> Iterator[Found]:
+    """Yield the members of a zip file."""
     listed = _directory_bytes(file)
     if listed > MOST_LISTED:
         raise SourceUnreadable(
             f"the zip file lists more members than are read ({listed:,} bytes of names): unpack it into a folder"
         )
-    wanted = suffixes()
+    wanted = document_suffixes()
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if member.is_dir() or _is_hidden(member.filename):
@@ -180,27 +173,25 @@ class _Member(tarfile.TarInfo):
         return made
 
 
-def _tar(decompressor: Callable[[], Decompressor] | None) -> Members:
-    def members(file: Opened, options: SourceOptions) -> Iterator[Found]:
-        stream = buffered(Counted(file), decompressor and decompressor())
-        wanted = suffixes()
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
-            for member in archive:
-                archive.members = []  # type: ignore[attr-defined]  # it would keep every one of them
-                if not member.isfile() and not member.islnk() and not member.issym():
-                    continue
-                if _is_hidden(member.name):
-                    continue
-                if (other := _other_kind(member.name, wanted)) is not None:
-                    yield other
-                elif (refused := _refused(member.name)) is not None:
-                    yield refused
-                elif not member.isfile():
-                    yield Rejection(printable(member.name), "a link within an archive is not followed")
-                else:
-                    yield _tarred(archive, member, options.max_record_bytes)
-
-    return members
+def tarred(file: Opened, options: SourceOptions, decompressor: Decompressing = None) -> Iterator[Found]:
+    """Yield the members of a tar file."""
+    stream = buffered(Counted(file), decompressor and decompressor())
+    wanted = document_suffixes()
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
+        for member in archive:
+            archive.members = []  # type: ignore[attr-defined]  # it would keep every one of them
+            if not member.isfile() and not member.islnk() and not member.issym():
+                continue
+            if _is_hidden(member.name):
+                continue
+            if (other := _other_kind(member.name, wanted)) is not None:
+                yield other
+            elif (refused := _refused(member.name)) is not None:
+                yield refused
+            elif not member.isfile():
+                yield Rejection(printable(member.name), "a link within an archive is not followed")
+            else:
+                yield _tarred(archive, member, options.max_record_bytes)
 
 
 def _tarred(archive: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> Found:
@@ -215,25 +206,23 @@ def _tarred(archive: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> Fo
     return where, raw
 
 
-def _mailbox(decompressor: Callable[[], Decompressor] | None) -> Members:
-    def members(file: Opened, options: SourceOptions) -> Iterator[Found]:
-        stream = buffered(Counted(file), decompressor and decompressor())
-        number, message = 0, bytearray()
-        too_much = False
-        for line in lines(stream, options.max_record_bytes):
-            if line is not None and line.startswith(b"From "):
-                if number:
-                    yield _message(number, message, too_much, options.max_record_bytes)
-                number, message, too_much = number + 1, bytearray(), False
-            elif line is None or len(message) + len(line) > options.max_record_bytes:
-                too_much = True
-            elif number:
-                # A line of the text that begins as a message does was given a bracket, and loses it here.
-                message += line[1:] if line.lstrip(b">").startswith(b"From ") else line
-        if number:
-            yield _message(number, message, too_much, options.max_record_bytes)
-
-    return members
+def messages(file: Opened, options: SourceOptions, decompressor: Decompressing = None) -> Iterator[Found]:
+    """Yield the messages of a mailbox, each named for its number."""
+    stream = buffered(Counted(file), decompressor and decompressor())
+    number, message = 0, bytearray()
+    too_much = False
+    for line in lines(stream, options.max_record_bytes):
+        if line is not None and line.startswith(b"From "):
+            if number:
+                yield _message(number, message, too_much, options.max_record_bytes)
+            number, message, too_much = number + 1, bytearray(), False
+        elif line is None or len(message) + len(line) > options.max_record_bytes:
+            too_much = True
+        elif number:
+            # A line of the text that begins as a message does was given a bracket, and loses it here.
+            message += line[1:] if line.lstrip(b">").startswith(b"From ") else line
+    if number:
+        yield _message(number, message, too_much, options.max_record_bytes)
 
 
 def _message(number: int, message: bytearray, too_much: bool, limit: int) -> Found:
@@ -255,13 +244,3 @@ def _refused(name: str) -> Rejection | None:
     if name.startswith("/") or ".." in PurePosixPath(name).parts:
         return Rejection(printable(name), "its name leads out of the archive")
     return None
-
-
-_KINDS: dict[str, Members] = {
-    ".zip": _zip,
-    ".tar": _tar(None),
-    ".tar.gz": _tar(Gunzip),
-    ".tgz": _tar(Gunzip),
-    ".tar.zst": _tar(Unzstd),
-}
-_MAILBOXES: dict[str, Members] = dict(zip(MAILBOXES, (_mailbox(None), _mailbox(Gunzip)), strict=True))

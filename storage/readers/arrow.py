@@ -8,23 +8,19 @@ there.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import BinaryIO
 
-from storage.installation import install
 from storage.readers import table
-from storage.readers.errors import SourceUnreadable, SourceUnsupported
+from storage.readers.errors import SourceUnreadable
 from storage.readers.records import Rows, SourceOptions
 
 
 def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
     """The file's rows in its order, be it a stream (`.arrow` of `datasets`) or a file with a footer (Feather).
 
-    Raises SourceUnsupported, SourceUnreadable and FieldUnknown, and BrokenStream where the process or the file ends
+    Raises SourceUnreadable and FieldUnknown, and BrokenStream where the process or the file ends
     early.
     """
-    if find_spec("pyarrow") is None:
-        raise SourceUnsupported(f"{name}: Arrow needs another library: {install('parquet')}")
     program = table.Program(
         "storage.readers.arrow_process", lambda _: SourceUnreadable(f"{name} is damaged, or no Arrow file")
     )

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from storage.installation import install
-from storage.readers import arrow, table
+from storage.readers import registry, table
 from storage.readers.errors import (
     SourceEmpty,
     SourceError,
@@ -67,6 +67,11 @@ def parse(url: str) -> Asked:
     if not _NAME.fullmatch(rest):
         raise SourceUnsupported(f"the source names no data set: {_HOW}")
     return Asked(None, rest, **asked)
+
+
+def folder_of(url: str) -> Path | None:
+    """Return the folder of a URL that names one; None for a data set of the hub. Raises SourceUnsupported."""
+    return parse(url).folder
 
 
 def open_dataset(url: str, options: SourceOptions) -> SavedSource | DatasetSource:
@@ -134,7 +139,7 @@ class SavedSource:
         found = within(self._root, file)
         if isinstance(found, Rejection):
             raise SourceUnreadable(f"{self._place}/{found.where}: {found.reason}")
-        return FileSource(on_disk(found[1], f"{self._place}/{file}"), arrow.rows, None, options)
+        return FileSource(on_disk(found[1], f"{self._place}/{file}"), registry.ARROW.rows, None, options)
 
 
 class DatasetSource:

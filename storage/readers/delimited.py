@@ -110,6 +110,11 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions, *, delimiter: str 
         yield Row(dict(zip(header, values, strict=True)), number, where, source.flags, source.clean)
 
 
+def tab_separated_rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
+    """Return the records of a file whose columns tabs separate, as `rows` does."""
+    return rows(stream, name, options, delimiter="\t")
+
+
 def _keys(values: list[str], header: list[str], name: str, number: int, options: SourceOptions) -> tuple[str, ...]:
     """Return the keys that a record with a field too many or too few may have: any of its values may be its id."""
     ids = [normalize(value)[0] for value in values if len(value) <= MAX_ID_BYTES]

@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from storage.installation import install
 from storage.normalize import normalize
 from storage.readers.errors import SourceError
 from storage.readers.extractor import Extractor, NotExtracted
 from storage.readers.files import Content, Opened
-from storage.readers.formats import EXTRA, HTML, KINDS, MAIL, MAILBOXES, readable
 from storage.readers.pages import page
 from storage.readers.recoding import decoded
 from storage.readers.records import MAX_ID_BYTES, Record, Rejection, SourceOptions, id_too_long, too_long
+from storage.readers.registry import FILES, HTML, MAIL, Document
 from storage.readers.streams import BrokenStream, Counted, Decompressor, buffered, printable
 
-TEXT = (".txt", ".md")
 NO_SUFFIX = "without a suffix"
 ATTACHMENTS_LEFT_OUT = "attachments_left_out"
 _ATTACHED = re.compile(rb"^content-disposition:\s*attachment\b", re.IGNORECASE | re.MULTILINE)  # RFC 2183
-
-
-def suffixes() -> tuple[str, ...]:
-    """The suffixes, in lower case, of the files that are read here."""
-    return (*TEXT, *KINDS) if readable() else TEXT
-
-
-def missing(found: Iterable[str]) -> str:
-    """What to install for one of the suffixes, in a clause; empty where nothing would help."""
-    kinds = (*KINDS, MAILBOXES[0])
-    known = any(suffix.lower() in kinds for suffix in found)
-    return f"; {install(EXTRA)} reads {', '.join(kinds)}" if known and not readable() else ""
 
 
 class DocumentReader:
@@ -69,8 +55,10 @@ class DocumentReader:
     def document(self, path: str, raw: bytes) -> Record | Rejection:
         """The document of a file's content, by the suffix of its name."""
         where = printable(path)
-        kind = KINDS.get(Path(path).suffix.lower())
-        return _plain(where, raw, self._encoding) if kind is None else self._extracted(where, raw, kind)
+        kind = FILES.get(Path(path).suffix.lower())
+        if isinstance(kind, Document) and kind.media_type is not None:
+            return self._extracted(where, raw, kind.media_type)
+        return _plain(where, raw, self._encoding)
 
     def close(self) -> None:
         self._extractor.close()

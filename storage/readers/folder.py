@@ -11,10 +11,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from storage.readers.documents import NO_SUFFIX, DocumentReader, missing, suffixes
+from storage.readers.documents import NO_SUFFIX, DocumentReader
 from storage.readers.errors import FieldUnknown, SourceEmpty, SourceError, SourceUnreadable, SourceUnsupported
 from storage.readers.files import Content, FileSource, Source, left_out
 from storage.readers.records import Record, Rejection, SourceOptions, without_metadata
+from storage.readers.registry import document_suffixes, missing
 from storage.readers.streams import kind, open_regular, printable
 
 _LEFT_OUT = (FieldUnknown, SourceEmpty, SourceUnsupported)  # rather than rejected: the file is not for docmill
@@ -44,7 +45,7 @@ class FolderSource:
         self.bytes_read = 0
         self.ignored: Counter[str] = Counter()
         self.reasons: dict[str, str] = {}
-        self._suffixes = suffixes()
+        self._suffixes = document_suffixes()
         self._check()
 
     def _check(self) -> None:

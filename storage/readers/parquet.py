@@ -7,10 +7,8 @@ asks for any amount of memory, in a library of C++. So it runs where it ends not
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from typing import BinaryIO
 
-from storage.installation import install
 from storage.readers import table
 from storage.readers.errors import SourceUnreadable, SourceUnsupported
 from storage.readers.records import Rows, SourceOptions
@@ -21,8 +19,6 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
 
     Raises SourceUnsupported, SourceUnreadable and FieldUnknown, and BrokenStream where the process ends early.
     """
-    if find_spec("pyarrow") is None:
-        raise SourceUnsupported(f"{name}: Parquet needs another library: {install('parquet')}")
     if not stream.seekable():
         raise SourceUnsupported(f"{name}: Parquet is read from its end; take off a compression around it")
     program = table.Program(

@@ -1,7 +1,7 @@
 """Readers that other packages bring, as entry points of the group `docmill.readers`.
 
-One named `.xyz` is a function for files with this suffix, `(stream, name, options) -> rows`, as in `sources.FORMATS`;
-one named `xyz` takes `xyz://…`, `(url, options) -> source`, as in `sources.SCHEMES`. Our own kinds come first.
+One named `.xyz` is a function for files with this suffix, `(stream, name, options) -> rows`; one named `xyz` takes
+`xyz://…`, `(url, options) -> source`. The kinds of `storage.readers.registry` come first.
 """
 
 from __future__ import annotations

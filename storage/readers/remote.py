@@ -19,11 +19,11 @@ from storage.readers import credentials
 from storage.readers.blocks import BLOCK_BYTES, COPIED_BYTES, Ask, Blocks, NoParts, TooLarge, copied
 from storage.readers.errors import SourceError, SourceMissing, SourceUnreadable, SourceUnsupported
 from storage.readers.files import Content, Opened
+from storage.readers.registry import read_in_parts
 from storage.readers.streams import BUFFER_BYTES, BrokenTransfer, printable
 
 HTTP = ("http", "https")
 _CACHE = {"maxblocks": 32}
-_HERE_AND_THERE = (".parquet", ".zip")
 # aiohttp would decompress what the server compresses on the way: by how much shows too late.
 _HEADERS = {"Accept-Encoding": "identity"}
 _CONNECT_S = 30
@@ -96,7 +96,7 @@ def content(url: str) -> Content:
     def ask(headers: dict[str, str]) -> Any:
         return system.open(path, "rb", **how, headers=_HEADERS | headers)
 
-    if scheme in HTTP and file_name.lower().endswith(_HERE_AND_THERE):
+    if scheme in HTTP and read_in_parts(file_name):
         return Content(name, file_name, size, lambda: _here_and_there(ask, size, name))
     return Content(name, file_name, size, opened)
 

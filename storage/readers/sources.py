@@ -1,4 +1,4 @@
-"""Sources: the choice between them. Where a kind of source lives is one line of a table here."""
+"""The choice of the reader for a source, by its name. `storage.readers.registry` lists the kinds."""
 
 from __future__ import annotations
 
@@ -6,50 +6,34 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote
 
-from storage.postgres_urls import POSTGRESQL
-from storage.readers import arrow, delimited, jsonl, parquet, plain, plugins, remote
-from storage.readers.archives import ArchiveSource, Members, members_of
-from storage.readers.dataset import SCHEME, open_dataset, parse
-from storage.readers.documents import TEXT, DocumentSource, missing, suffixes
+from storage.readers import plain, plugins, remote
+from storage.readers.archives import ArchiveSource, Members
+from storage.readers.documents import DocumentSource
 from storage.readers.errors import KindUnknown, SourceMissing, SourceUnsupported
 from storage.readers.files import Content, FileSource, RowReader, Source, StreamSource, on_disk
 from storage.readers.folder import FolderSource, Open
 from storage.readers.parts import parts_in
 from storage.readers.patterns import FilesSource, Pattern, is_pattern
-from storage.readers.query import SQLITE, QuerySource, sqlite_file
 from storage.readers.recoding import of_text
 from storage.readers.records import SourceOptions, without_metadata
-from storage.readers.streams import Decompressor, Gunzip, Unzstd, is_folder
-
-# A new kind of file is one function that turns its bytes into rows, and one line here: `of_text` where they are text.
-FORMATS: dict[str, RowReader] = {
-    ".jsonl": of_text(jsonl.rows),
-    ".ndjson": of_text(jsonl.rows),
-    ".csv": of_text(delimited.rows),
-    ".tsv": of_text(partial(delimited.rows, delimiter="\t")),
-    ".parquet": parquet.rows,
-    ".arrow": arrow.rows,
-    ".feather": arrow.rows,
-}
-_SAY_THEIR_ENCODING = frozenset((".parquet", ".arrow", ".feather"))
-# A new kind of what is no file is what takes a URL and gives a source, and one line here.
-SCHEMES: dict[str, Callable[[str, SourceOptions], Source]] = {
-    "sqlite": QuerySource,
-    **dict.fromkeys(POSTGRESQL, QuerySource),
-    SCHEME: open_dataset,
-}
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")  # with the underscore that fsspec has in a name
-COMPRESSIONS: dict[str, Callable[[], Decompressor]] = {".gz": Gunzip, ".zst": Unzstd}
-READABLE = (
-    ".jsonl, .csv and .tsv files, .txt and .md (also .gz or .zst), .parquet, .arrow, .feather, a folder, "
-    "a pattern with * or ?, a .zip or a .tar (.gz, .zst) of texts (with the extra 'formats' also HTML, PDF, office, "
-    "e-book and mail files and .mbox), a URL of any such file, a data set (datasets://OWNER/NAME?split=train), a "
-    "query (sqlite:///FILE?SELECT …, postgresql://USER@HOST/NAME?SELECT …), and - for JSON lines"
+from storage.readers.registry import (
+    COMPRESSIONS,
+    FILES,
+    SCHEMES,
+    Archive,
+    Records,
+    described,
+    is_readable,
+    kind_of,
+    missing,
 )
+from storage.readers.streams import Decompressor, is_folder
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")  # with the underscore that fsspec has in a name
 
 
 def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None = None) -> Source:
@@ -62,7 +46,8 @@ def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None =
     if not source:
         raise SourceMissing("the source is empty: name a file, a folder, or - for standard input")
     if (scheme := scheme_of(source)) is not None:
-        if (open_url := SCHEMES.get(scheme) or plugins.opener(scheme)) is not None:
+        known = SCHEMES.get(scheme)
+        if (open_url := known.open if known else plugins.opener(scheme)) is not None:
             _without_encoding(f"{scheme}://", options)
             return open_url(source, options)
         if scheme != "file":
@@ -104,10 +89,8 @@ def scheme_of(source: str) -> str | None:
 def path_of(source: str) -> Path | None:
     """Where on this machine a source lies, whatever it is there; None where it is elsewhere, or standard input."""
     scheme = scheme_of(source)
-    if scheme == SQLITE:
-        return sqlite_file(source)
-    if scheme == SCHEME:
-        return parse(source).folder
+    if (known := SCHEMES.get(scheme or "")) is not None:
+        return known.path_of(source)
     if scheme == "file":
         return Path(unquote(source.partition("://")[2]))
     return None if scheme is not None or source == "-" else Path(source)
@@ -122,9 +105,9 @@ def open_content(content: Content, file_name: str, options: SourceOptions) -> So
     """The reader for one file of records or of documents, or that is one document, by its name."""
     reader = reader_of(file_name, plugins.row_reader)
     if reader is None:
-        parts = [suffix.lower() for suffix in PurePosixPath(file_name).suffixes]
-        others = f"these are: {READABLE}{missing([part for part in parts if part not in COMPRESSIONS][-1:])}"
-        raise KindUnknown(f"{content.place} is not a kind of file that is read; {others}")
+        suffix, _ = kind_of(file_name)
+        advice = f"these are: {described()}{missing([suffix])}"
+        raise KindUnknown(f"{content.place} is not a kind of file that is read; {advice}")
     return reader(content, options)
 
 
@@ -135,20 +118,16 @@ def kinds() -> Callable[[str], Open | None]:
 
 def reader_of(file_name: str, of_packages: Callable[[str], RowReader | None]) -> Open | None:
     """Return the reader for a file of this name; None for a kind of file that is not read."""
-    if (members := members_of(file_name)) is not None:
-        return partial(_archive, members)
-    parts = [suffix.lower() for suffix in PurePosixPath(file_name).suffixes]
-    decompressor = COMPRESSIONS.get(parts[-1]) if parts else None
-    if decompressor is None and parts and parts[-1] in suffixes():
-        return partial(_document, None)
-    if decompressor is not None:
-        parts.pop()
-        if parts and parts[-1] in TEXT:
-            return partial(_document, decompressor)
-    read_rows = FORMATS.get(parts[-1]) or of_packages(parts[-1]) if parts else None
-    if read_rows is None:
-        return None
-    return partial(_records, read_rows, decompressor, parts[-1] in _SAY_THEIR_ENCODING)
+    suffix, decompressor = kind_of(file_name)
+    kind = FILES.get(suffix)
+    if isinstance(kind, Records):
+        return partial(_records, kind.rows, decompressor, not kind.is_text)
+    if kind is not None and is_readable(kind) and (decompressor is None or kind.may_be_compressed):
+        if isinstance(kind, Archive):
+            return partial(_archive, partial(kind.members, decompressor))
+        return partial(_document, decompressor)
+    read_rows = of_packages(suffix) if suffix else None
+    return None if read_rows is None else partial(_records, read_rows, decompressor, False)
 
 
 def _records(

@@ -16,7 +16,6 @@ from sqlalchemy import select
 from storage import jobs
 from storage.database import Database
 from storage.errors import TooManyVanished
-from storage.readers import archives, documents
 from storage.schema import Ingest
 from storage.status import read_status
 from tasks.errors import BadOption
@@ -62,8 +61,7 @@ def write(root: Path, *names: str) -> Path:
 
 
 def without_formats(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (documents, archives):
-        monkeypatch.setattr(module, "readable", lambda: False)
+    monkeypatch.setattr("storage.readers.registry.find_spec", lambda _: None)
 
 
 def break_off(monkeypatch: pytest.MonkeyPatch, mount: str) -> None:

@@ -159,7 +159,7 @@ def test_all_errors_are_listed_in_the_order_of_their_lines() -> None:
     text = """\
 name = "9 lives"
 [corpus]
-sauce = "french.jsonl"
+sorce = "french.jsonl"
 limit = "10"
 [[step]]
 name = "english"
@@ -175,7 +175,7 @@ priority = 1.5
     assert errors(text) == [
         "1: name must be a letter, then letters, digits, _ and -, at most 40 characters in all; '9 lives' is not",
         '2: a corpus needs a source: source = "articles.jsonl"',
-        "3: there is no sauce in [corpus]; did you mean source?",
+        "3: there is no sorce in [corpus]; did you mean source?",
         "4: limit must be a whole number, not '10'",
         "7: task must be summarize, translate, embed or generate, not 'translat'",
         "8: beams must be a whole number, not true",
@@ -325,7 +325,7 @@ def test_a_step_reads_neither_itself_nor_a_later_one_nor_one_that_is_not_there()
     assert errors(chain(("a", "translate", "b"), ("b", "summarize", "b"), ("c", "embed", "aa"))) == [
         "6: input must be an earlier step, and b is not; put it before this one, or choose another",
         "10: input must be an earlier step, and b is not; put it before this one, or choose another",
-        "14: input names no step: 'aa'; did you mean a?",
+        "14: input names no step: 'aa'; there are document, a, b",
     ]
 
 

@@ -75,7 +75,7 @@ def ingested(source: str, counts: Counts, *, adopted: bool) -> str:
 def left_out(source: Source) -> str | None:
     """Say how many files of which kinds a reading left out, and what would read them; None where there are none."""
     from storage.readers import left_out, why_left_out
-    from storage.readers.documents import missing
+    from storage.readers.registry import missing
 
     by_kind: Counter[str] = Counter()
     for suffix, n in left_out(source).items():

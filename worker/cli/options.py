@@ -24,6 +24,16 @@ BACKEND = click.option(
 )
 
 
+class SourceCommand(click.Command):
+    """A command that reads a source: `{sources}` in its help stands for the list of the kinds that are read."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from storage.readers.registry import described
+
+        self.help = (self.help or "").replace("{sources}", described())
+        super().format_help_text(ctx, formatter)
+
+
 def check_filled() -> None:
     """Refuse an option of the command that was given as nothing: it is a variable that was not set, or a slip."""
     context = click.get_current_context()

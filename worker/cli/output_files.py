@@ -78,8 +78,8 @@ def target_of(out: Path | None, file_format: str | None) -> Target | None:
 def check_out_is_no_input(out: Path | None, file_format: str | None, source: str, *, parts: bool = False) -> None:
     """Refuse a file, or a folder of parts, that would replace the source or become one of its documents next time."""
     from storage.export.manifest import is_part
-    from storage.readers.documents import suffixes
     from storage.readers.patterns import Pattern, is_pattern
+    from storage.readers.registry import document_suffixes
     from storage.readers.sources import path_of
 
     target = target_of(out, file_format)
@@ -92,7 +92,7 @@ def check_out_is_no_input(out: Path | None, file_format: str | None, source: str
     for path in (written.resolve() for written in written_paths):
         if path == read:
             raise click.BadParameter(f"{path} is the source, which would be lost", param_hint="--out")
-        within = path.is_relative_to(read) and path.suffix.lower() in suffixes()
+        within = path.is_relative_to(read) and path.suffix.lower() in document_suffixes()
         within = within or (path.parent == read and is_part(path.name))
         if within or (pattern is not None and pattern.matches(path)):
             raise click.BadParameter(

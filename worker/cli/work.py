@@ -14,7 +14,7 @@ from worker import prune_rejected
 from worker.cli import formatting, shell_completion
 from worker.cli.context import open_broker, open_store, queue_of, settings_from
 from worker.cli.exit_codes import OK, SOME_FAILED, SOME_REJECTED
-from worker.cli.options import BACKEND, FORMAT, OUT, check_filled
+from worker.cli.options import BACKEND, FORMAT, OUT, SourceCommand, check_filled
 from worker.cli.output_files import STDOUT, check_out, check_out_is_no_input, write_out
 from worker.cli.printing import answer, print_json, say, warn
 
@@ -155,7 +155,11 @@ def _prepare(settings: Settings, request: Request, devices: Sequence[str] = ()) 
     return prepared
 
 
-@click.command("run", epilog="Example: docmill run articles.jsonl --task translate --from fr --to en --out en.jsonl")
+@click.command(
+    "run",
+    cls=SourceCommand,
+    epilog="Example: docmill run articles.jsonl --task translate --from fr --to en --out en.jsonl",
+)
 @work_options
 @click.option("--dry-run", is_flag=True, help="Only say how much there is to do and how long it would take.")
 @click.option("--device", help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")
@@ -176,10 +180,8 @@ def run_command(
 ) -> int:
     """Run a task over SOURCE, here and now, and show the results.
 
-    SOURCE is a .jsonl, .csv, .tsv, .txt, .md (also .gz or .zst), .parquet or .arrow file, a .zip or .tar of texts, a
-    URL of any of these, a folder, a quoted pattern such as 'data/**/*.csv', a data set of Hugging Face
-    (datasets://OWNER/NAME?split=train), a query (sqlite:///FILE?SELECT ..., postgresql://HOST/NAME?SELECT ...), or -
-    for JSON lines on standard input; with the extra "formats" also a .html, .pdf, .docx, .eml and others.
+    SOURCE is {sources}.
+
     Every text is computed once: what has a result already is not computed again, and an interrupted run is carried
     on by running it again. Needs no server; with DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL set it works on the
     fleet's.
@@ -275,7 +277,11 @@ def exit_code_of(status: JobStatus, max_failures: float | None = None) -> int:
     return SOME_REJECTED if status.rejected else OK
 
 
-@click.command("enqueue", epilog="Example: docmill enqueue corpus.csv.gz --task embed --text-field body --wait")
+@click.command(
+    "enqueue",
+    cls=SourceCommand,
+    epilog="Example: docmill enqueue corpus.csv.gz --task embed --text-field body --wait",
+)
 @work_options
 @click.option("--priority", type=click.IntRange(-MOST, MOST), default=0, show_default=True, help="Higher goes first.")
 @click.option("--wait", is_flag=True, help="Wait for the job to end, as `docmill wait` does.")
@@ -283,10 +289,8 @@ def exit_code_of(status: JobStatus, max_failures: float | None = None) -> int:
 def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
     """Store SOURCE as a job for the workers, and print the job's number.
 
-    SOURCE is a .jsonl, .csv, .tsv, .txt, .md (also .gz or .zst), .parquet or .arrow file, a .zip or .tar of texts, a
-    URL of any of these, a folder, a quoted pattern such as 'data/**/*.csv', a data set of Hugging Face
-    (datasets://OWNER/NAME?split=train), a query (sqlite:///FILE?SELECT ..., postgresql://HOST/NAME?SELECT ...), or -
-    for JSON lines on standard input; with the extra "formats" also a .html, .pdf, .docx, .eml and others.
+    SOURCE is {sources}.
+
     The documents are durable in SQL when the command ends with 0, whether Redis is up or not. The same command again
     carries an unfinished job on and adds nothing twice.
     """

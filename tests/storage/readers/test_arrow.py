@@ -159,7 +159,7 @@ def test_random_damage_anywhere_never_ends_the_reading_process(tmp_path: Path) -
 
 def test_without_the_library_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path / "c.arrow", WHOLE)
-    monkeypatch.setattr("storage.readers.arrow.find_spec", lambda name: None)
+    monkeypatch.setattr("storage.readers.registry.find_spec", lambda name: None)
     with pytest.raises(SourceUnsupported, match=r"install .*\[parquet\]"):
         open_source(str(path), OPTIONS)
 

@@ -19,11 +19,12 @@ from fpdf import FPDF
 
 from storage.readers import Record, Rejection, SourceEmpty, SourceOptions, SourceUnsupported, open_source
 from storage.readers.extractor import Extractor, NotExtracted
-from storage.readers.formats import KINDS
+from storage.readers.registry import HTML
 from tests.faults.servers import Missing, tmpfs
 
 SAID = "Whales sing in the northern seas, and others of their kind hear it over hundreds of miles."
 OPTIONS = SourceOptions()
+DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 
 
 def html(body: str = f"<p>{SAID}</p>") -> bytes:
@@ -136,7 +137,7 @@ def test_one_document_is_a_source_too(tmp_path: Path) -> None:
 
 def test_what_dresses_a_word_in_a_page_leaves_no_mark_in_the_text(extractor: Extractor) -> None:
     body = "<p>A <b>bold</b> and <a href='http://x.org'>linked</a> word.</p>"
-    assert extractor.text(html(body), KINDS[".html"]) == "Songs\n\nA bold and linked word."
+    assert extractor.text(html(body), HTML) == "Songs\n\nA bold and linked word."
 
 
 FRENCH = "Ça va très bien, merci à tous."
@@ -219,8 +220,8 @@ def test_a_truncated_document_is_rejected_and_its_neighbours_are_read(name: str,
 
 def test_a_bomb_is_refused_in_bounded_memory(extractor: Extractor) -> None:
     with pytest.raises(NotExtracted):
-        extractor.text(bomb(), KINDS[".docx"])
-    assert SAID in extractor.text(REAL["c.docx"], KINDS[".docx"])
+        extractor.text(bomb(), DOCX)
+    assert SAID in extractor.text(REAL["c.docx"], DOCX)
 
 
 def test_tags_within_tags_without_end_are_no_danger_to_their_neighbours(tmp_path: Path) -> None:
@@ -233,23 +234,23 @@ def test_tags_within_tags_without_end_are_no_danger_to_their_neighbours(tmp_path
 
 
 def test_a_document_that_ends_its_reader_costs_only_itself(extractor: Extractor) -> None:
-    extractor.text(REAL["a.html"], KINDS[".html"])
+    extractor.text(REAL["a.html"], HTML)
     process = extractor._process._process
     assert process is not None
     os.kill(process.pid, signal.SIGSTOP)  # so that it is there when it is asked, and gone when it should answer
     killer = threading.Timer(0.2, process.kill)
     killer.start()
     with pytest.raises(NotExtracted, match="ended the reader"):
-        extractor.text(REAL["a.html"], KINDS[".html"])
+        extractor.text(REAL["a.html"], HTML)
     killer.join()
-    assert SAID in extractor.text(REAL["a.html"], KINDS[".html"])
+    assert SAID in extractor.text(REAL["a.html"], HTML)
 
 
 def test_a_document_that_takes_too_long_is_given_up() -> None:
     one = Extractor(max_bytes=10_000_000, time_s=0.02)
     began = time.monotonic()
     with pytest.raises(NotExtracted, match="more than 0 s"):
-        one.text(html(f"<p>{SAID}</p>" * 20_000), KINDS[".html"])
+        one.text(html(f"<p>{SAID}</p>" * 20_000), HTML)
     assert time.monotonic() - began < 10
     one.close()
 
@@ -257,7 +258,7 @@ def test_a_document_that_takes_too_long_is_given_up() -> None:
 def test_a_text_that_is_too_long_is_rejected(tmp_path: Path) -> None:
     one = Extractor(max_bytes=50)
     with pytest.raises(NotExtracted, match="more than 50 bytes"):
-        one.text(REAL["a.html"], KINDS[".html"])
+        one.text(REAL["a.html"], HTML)
     one.close()
 
 
@@ -267,7 +268,7 @@ def test_a_pdf_is_read_where_no_library_was_unpacked_and_whatever_lies_in_its_pl
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     (tmp_path / "kreuzberg-pdfium").mkdir()
     (tmp_path / "kreuzberg-pdfium" / "libpdfium.so").write_bytes(b"somebody else's")
-    assert SAID in " ".join(extractor.text(REAL["b.PDF"], KINDS[".pdf"]).split())
+    assert SAID in " ".join(extractor.text(REAL["b.PDF"], "application/pdf").split())
     assert [path.name for path in tmp_path.iterdir()] == ["kreuzberg-pdfium"]
 
 
@@ -279,7 +280,7 @@ def test_where_nothing_may_be_loaded_that_is_said_and_not_that_the_file_is_broke
             monkeypatch.setenv("TMPDIR", str(disk))
             monkeypatch.setattr(tempfile, "tempdir", None)
             with pytest.raises(NotExtracted, match=f"could not be loaded out of {disk}: set TMPDIR"):
-                extractor.text(REAL["b.PDF"], KINDS[".pdf"])
+                extractor.text(REAL["b.PDF"], "application/pdf")
             extractor.close()
     except Missing as reason:
         pytest.skip(str(reason))
@@ -287,7 +288,7 @@ def test_where_nothing_may_be_loaded_that_is_said_and_not_that_the_file_is_broke
 
 def test_the_reader_knows_none_of_our_settings(extractor: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCMILL_DATABASE_URL", "postgresql://me:secret@db/x")
-    extractor.text(REAL["a.html"], KINDS[".html"])
+    extractor.text(REAL["a.html"], HTML)
     process = extractor._process._process
     assert process is not None
     assert b"secret" not in Path(f"/proc/{process.pid}/environ").read_bytes()
@@ -299,7 +300,7 @@ def test_the_reader_knows_none_of_our_settings(extractor: Extractor, monkeypatch
 def test_without_the_library_its_kinds_are_passed_over_and_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.readers.documents.readable", lambda: False)
+    monkeypatch.setattr("storage.readers.registry.find_spec", lambda _: None)
     (tmp_path / "a.pdf").write_bytes(REAL["b.PDF"])
     with pytest.raises(SourceEmpty, match=r"it has 1 \.pdf.*install .*\[formats\]"):
         open_source(str(tmp_path), OPTIONS)

@@ -25,8 +25,8 @@ from storage.readers import (
     open_source,
     why_left_out,
 )
-from storage.readers.documents import suffixes
 from storage.readers.folder import FolderSource
+from storage.readers.registry import document_suffixes
 from storage.readers.sources import kinds
 from storage.writers import Target
 from worker.cli import formatting
@@ -260,7 +260,7 @@ def test_files_of_records_in_a_folder_that_have_no_such_text_are_left_out_with_t
     assert left_out(source) == {".csv": 2, ".zip": 1}
     assert why_left_out(source) == {
         ".csv": 'b.csv: no record has a field "text"; it has "name", "size": name one with --text-field',
-        ".zip": f"no {', '.join(suffixes())} members in {tmp_path}/e.zip",
+        ".zip": f"no {', '.join(document_suffixes())} members in {tmp_path}/e.zip",
     }
 
 
@@ -308,8 +308,7 @@ def test_files_whose_library_is_missing_are_left_out_with_what_reads_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, {"a.txt": "A", "b.parquet": "PAR1", "c.pdf": "", "d.mbox": MAIL, "e.PNG": "", "f.png": ""})
-    monkeypatch.setattr("storage.readers.parquet.find_spec", lambda name: None)
-    monkeypatch.setattr("storage.readers.formats.find_spec", lambda name: None)
+    monkeypatch.setattr("storage.readers.registry.find_spec", lambda name: None)
     source = open_source(str(tmp_path), OPTIONS)
     assert keys(source) == ["a.txt"]
     assert left_out(source) == {".PNG": 1, ".png": 1, ".parquet": 1, ".pdf": 1, ".mbox": 1}

@@ -167,7 +167,7 @@ def test_a_file_whose_library_is_missing_is_rejected_and_not_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, {"a.jsonl": '{"text": "x"}\n', "b.parquet": "PAR1", "c.png": ""})
-    monkeypatch.setattr("storage.readers.parquet.find_spec", lambda name: None)
+    monkeypatch.setattr("storage.readers.registry.find_spec", lambda name: None)
     pattern = str(tmp_path / "*")
     assert install("parquet") in rejections(pattern)["b.parquet"]
     assert keys(pattern) == ["a.jsonl:1"]

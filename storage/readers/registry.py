@@ -1,0 +1,254 @@
+"""The sources that docmill reads. A kind of file, of archive or of source is one line of a table here.
+
+Help, errors and the message about files that were left out derive from these lines. A line names its function as
+`module:function`, which is loaded when it is needed. Other packages register theirs as entry points
+(`storage.readers.plugins`); a kind that stands here comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
+
+from storage.installation import install
+from storage.postgres_urls import POSTGRESQL
+from storage.readers.errors import SourceUnsupported
+from storage.readers.recoding import of_text
+from storage.readers.records import Rows, SourceOptions
+from storage.readers.streams import Decompressor, Gunzip, Unzstd
+
+if TYPE_CHECKING:
+    from storage.readers.archives import Found
+    from storage.readers.files import Opened, RowReader, Source
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An extra of docmill that readers need; `module` is there once it is installed."""
+
+    name: str
+    module: str
+
+    @property
+    def is_installed(self) -> bool:
+        return find_spec(self.module) is not None
+
+
+@dataclass(frozen=True)
+class Records:
+    """A file of records, read by `(stream, name, options) -> rows`.
+
+    `is_text` says that its bytes are text: they are decoded to UTF-8 first, and may be compressed. `seeks` says that
+    the file is not read from its beginning to its end. `called` is its name in messages, where not the suffix.
+    """
+
+    reader: str
+    extra: Extra | None = None
+    is_text: bool = True
+    seeks: bool = False
+    called: str = ""
+
+    holds: ClassVar = "records"
+
+    @property
+    def may_be_compressed(self) -> bool:
+        return self.is_text
+
+    def rows(self, stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
+        """Return the file's rows. Raises SourceUnsupported, with the command to install a library that is missing."""
+        if self.extra is not None and not self.extra.is_installed:
+            raise SourceUnsupported(f"{name}: {self.called} needs another library: {install(self.extra.name)}")
+        rows: RowReader = resolve_name(self.reader)
+        return (of_text(rows) if self.is_text else rows)(stream, name, options)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file that is one document: text, or what a library extracts from a format that has a media type."""
+
+    media_type: str | None = None
+    extra: Extra | None = None
+
+    holds: ClassVar = "one document"
+
+    @property
+    def may_be_compressed(self) -> bool:
+        return self.media_type is None
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file whose members are documents, read by `(file, options, decompressor) -> members`. `seeks` as above."""
+
+    reader: str
+    extra: Extra | None = None
+    may_be_compressed: bool = True
+    seeks: bool = False
+    holds: ClassVar = "documents, one in each member"
+
+    def members(
+        self, decompressor: Callable[[], Decompressor] | None, file: Opened, options: SourceOptions
+    ) -> Iterator[Found]:
+        """Return the file's members."""
+        found: Iterator[Found] = resolve_name(self.reader)(file, options, decompressor)
+        return found
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A kind of URL, opened by `(url, options) -> source`. `what` and `example` are for help.
+
+    `place` is a function that returns a URL's path on this machine; None for a kind that never has one.
+    """
+
+    opener: str
+    what: str
+    example: str
+    place: str | None = None
+
+    def open(self, url: str, options: SourceOptions) -> Source:
+        source: Source = resolve_name(self.opener)(url, options)
+        return source
+
+    def path_of(self, url: str) -> Path | None:
+        path: Path | None = resolve_name(self.place)(url) if self.place else None
+        return path
+
+
+FORMATS = Extra("formats", "kreuzberg")
+PARQUET = Extra("parquet", "pyarrow")
+HTML = "text/html"
+MAIL = "message/rfc822"
+_OFFICE = "application/vnd.openxmlformats-officedocument"
+
+ARROW = Records("storage.readers.arrow:rows", PARQUET, is_text=False, called="Arrow")
+
+FILES: dict[str, Records | Document | Archive] = {
+    ".jsonl": Records("storage.readers.jsonl:rows"),
+    ".ndjson": Records("storage.readers.jsonl:rows"),
+    ".csv": Records("storage.readers.delimited:rows"),
+    ".tsv": Records("storage.readers.delimited:tab_separated_rows"),
+    ".parquet": Records("storage.readers.parquet:rows", PARQUET, is_text=False, seeks=True, called="Parquet"),
+    ".arrow": ARROW,
+    ".feather": ARROW,
+    ".txt": Document(),
+    ".md": Document(),
+    ".html": Document(HTML, FORMATS),
+    ".htm": Document(HTML, FORMATS),
+    ".pdf": Document("application/pdf", FORMATS),
+    ".docx": Document(f"{_OFFICE}.wordprocessingml.document", FORMATS),
+    ".pptx": Document(f"{_OFFICE}.presentationml.presentation", FORMATS),
+    ".odt": Document("application/vnd.oasis.opendocument.text", FORMATS),
+    ".rtf": Document("application/rtf", FORMATS),
+    ".epub": Document("application/epub+zip", FORMATS),
+    ".eml": Document(MAIL, FORMATS),
+    ".zip": Archive("storage.readers.archives:zipped", may_be_compressed=False, seeks=True),
+    ".tar": Archive("storage.readers.archives:tarred"),
+    ".mbox": Archive("storage.readers.archives:messages", FORMATS),
+}
+COMPRESSIONS: dict[str, Callable[[], Decompressor]] = {".gz": Gunzip, ".zst": Unzstd}
+SHORTHANDS = {".tgz": (".tar", ".gz")}
+
+_DATASET, _QUERY = "storage.readers.dataset", "storage.readers.query"
+SCHEMES: dict[str, Scheme] = {
+    "datasets": Scheme(
+        f"{_DATASET}:open_dataset",
+        "a data set of Hugging Face",
+        "datasets://OWNER/NAME?split=train",
+        f"{_DATASET}:folder_of",
+    ),
+    "sqlite": Scheme(f"{_QUERY}:QuerySource", "a query", "sqlite:///FILE?SELECT ...", f"{_QUERY}:sqlite_file"),
+    **dict.fromkeys(
+        sorted(POSTGRESQL), Scheme(f"{_QUERY}:QuerySource", "a query", "postgresql://USER@HOST/NAME?SELECT ...")
+    ),
+}
+# Sources that no line above names, as users write them. `storage.readers.sources` tells them apart.
+PLACES = (
+    "a folder",
+    "a quoted pattern such as 'data/**/*.csv'",
+    "a URL of any such file",
+)
+STDIN = "- for JSON lines on standard input"
+
+
+def kind_of(file_name: str) -> tuple[str, Callable[[], Decompressor] | None]:
+    """Return the suffix, in lower case, that says how a file of this name is read, and its compression's function.
+
+    The suffix is empty for a name without one.
+    """
+    suffixes = [suffix.lower() for suffix in PurePosixPath(file_name).suffixes[-2:]]
+    last = suffixes.pop() if suffixes else ""
+    if last in SHORTHANDS:
+        last, compression = SHORTHANDS[last]
+        return last, COMPRESSIONS[compression]
+    if (decompressor := COMPRESSIONS.get(last)) is not None:
+        return (suffixes.pop() if suffixes else ""), decompressor
+    return last, None
+
+
+def read_in_parts(file_name: str) -> bool:
+    """Return whether a file of this name is read here and there, and not from its beginning to its end."""
+    kind = FILES.get(kind_of(file_name)[0])
+    return isinstance(kind, Records | Archive) and kind.seeks
+
+
+def document_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of files that are one document each, without those whose library is missing."""
+    return tuple(suffix for suffix, kind in FILES.items() if isinstance(kind, Document) and is_readable(kind))
+
+
+def is_readable(kind: Document | Archive) -> bool:
+    """Return whether the library of a kind of file is there, if it needs one."""
+    return kind.extra is None or kind.extra.is_installed
+
+
+def missing(found: Iterable[str]) -> str:
+    """Return a clause with what to install for files of these suffixes; empty where nothing would help."""
+    clauses = []
+    lacking = [kind.extra for kind in map(FILES.get, map(str.lower, found)) if isinstance(kind, Document | Archive)]
+    for extra in dict.fromkeys(extra for extra in lacking if extra is not None and not extra.is_installed):
+        clauses.append(f"; {install(extra.name)} reads {', '.join(_needing(extra))}")
+    return "".join(clauses)
+
+
+def _needing(extra: Extra) -> Iterator[str]:
+    return (s for s, kind in FILES.items() if isinstance(kind, Document | Archive) and kind.extra == extra)
+
+
+def described() -> str:
+    """Return a sentence's list of the sources that docmill reads, for help and errors."""
+    parts = [
+        f"a {_listed(_plain(compressed=True))} file (also {' or '.join(COMPRESSIONS)})",
+        f"a {_listed(_plain(compressed=False))} file",
+        f"a {_listed(_archives())} of documents",
+        *PLACES,
+    ]
+    for what in dict.fromkeys(scheme.what for scheme in SCHEMES.values()):
+        examples = dict.fromkeys(scheme.example for scheme in SCHEMES.values() if scheme.what == what)
+        parts.append(f"{what} ({', '.join(examples)})")
+    extras = dict.fromkeys(kind.extra for kind in FILES.values() if isinstance(kind, Document | Archive))
+    more = [f'with the extra "{extra.name}" also {_listed(_needing(extra))}' for extra in extras if extra]
+    return "; ".join([f"{', '.join(parts)}, or {STDIN}", *more])
+
+
+def _plain(*, compressed: bool) -> Iterator[str]:
+    """Yield the suffixes of files, other than archives, that need no extra or whose reader names it."""
+    for suffix, kind in FILES.items():
+        reads = isinstance(kind, Records) or (isinstance(kind, Document) and kind.extra is None)
+        if reads and kind.may_be_compressed == compressed:
+            yield suffix
+
+
+def _archives() -> Iterator[str]:
+    for suffix, kind in FILES.items():
+        if isinstance(kind, Archive) and kind.extra is None:
+            yield from (suffix + end for end in ("", *(COMPRESSIONS if kind.may_be_compressed else ())))
+
+
+def _listed(suffixes: Iterable[str]) -> str:
+    *first, last = suffixes
+    return f"{', '.join(first)} or {last}" if first else last
