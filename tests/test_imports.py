@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from storage.database import Database
+from tests.kinds import KINDS
 from tests.storage.books import numbered, read, request
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +50,7 @@ def test_help_loads_neither_models_nor_the_store() -> None:
 
 
 def test_a_search_that_cannot_be_loads_neither_models_nor_the_queue(database_url: str) -> None:
-    database = Database(database_url)
+    database = Database(database_url, kinds=KINDS)
     read(database, request(), numbered(2))
     database.close()
     failing = _command("search", "books", "a text").replace("except SystemExit", "except StorageError")
@@ -62,7 +63,7 @@ def test_a_search_that_cannot_be_loads_neither_models_nor_the_queue(database_url
 def test_looking_at_a_job_loads_neither_models_nor_the_queue_nor_migrations(
     database_url: str, arguments: list[str]
 ) -> None:
-    database = Database(database_url)
+    database = Database(database_url, kinds=KINDS)
     read(database, request(), numbered(2))
     database.close()
     loaded = loaded_after(_command(*arguments), DOCMILL_DATABASE_URL=database_url)

@@ -207,7 +207,7 @@ def test_a_missing_source_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["c.json", "c.png", "c", "c.gz", "c.rar", ".jsonl", "c.jsonl.bz2"])
 def test_an_unsupported_kind_is_refused_with_those_that_are_read(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("{}")
-    with pytest.raises(SourceUnsupported, match=r"\.jsonl, \.csv and \.tsv"):
+    with pytest.raises(SourceUnsupported, match=r"these are: a \.jsonl, \.ndjson, \.csv, \.tsv, \.txt or \.md file"):
         open_source(str(tmp_path / name), OPTIONS)
 
 
