@@ -11,13 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from storage.retrieval.nearest import cosines
-from tasks import queries
 from tasks.outputs import Vector
 from tasks.windows import split, trimmed
 
 if TYPE_CHECKING:
     from storage.specs import Spec
-    from tasks.engine import Engine
+    from tasks.queries import Embed
 
 PASSAGE_CHARS = 200  # a sentence or two
 COMPARED = 24  # passages of a document that are embedded: all of one of about 800 words
@@ -56,7 +55,7 @@ def proposed(text: str, spans: Sequence[Span], query: str, most: int = COMPARED)
 
 
 def nearest(
-    engine: Engine,
+    embed: Embed,
     spec: Spec,
     query: str,
     vector: npt.NDArray[np.float32],
@@ -74,7 +73,7 @@ def nearest(
         if len(spans) > 1
         for span in spans
     ]
-    outputs = iter(queries.embed(engine, spec, asked) if asked else ())
+    outputs = iter(embed(spec, asked) if asked else ())
     found: list[Span | None] = []
     for spans in choices:
         if len(spans) > 1:

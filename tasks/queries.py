@@ -5,7 +5,7 @@ A query is no document: its spec is in no job, and what becomes of it is stored 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ from tasks.outputs import Failure, Vector
 
 if TYPE_CHECKING:
     from tasks.engine import Engine
+
+Embed = Callable[[Spec, Sequence[str]], list[Vector | Failure]]  # `embed` by an engine, wherever that is
 
 
 def query_spec(spec: Spec) -> Spec:

@@ -36,7 +36,7 @@ from worker.order import Order
 from worker.orders.desk import Desk
 from worker.pids import pid_space
 from worker.pipelines.running import advance
-from worker.settings import ORDERS, Settings
+from worker.settings import LOG_FORMAT, ORDERS, Settings
 from worker.shard import Process
 from worker.stores import store_of
 from worker.transport import ear
@@ -53,7 +53,6 @@ SIGN_ON_S = 60.0
 # A thread that computes needs the interpreter for a moment between two products, hundreds of times in a batch; with
 # Python's own 5 ms it would wait as long each time while another thread cuts texts or writes results.
 SWITCH_S = 0.0005
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 class Voice:

@@ -25,6 +25,11 @@ STORE, CACHE = "docmill.db", "cache"
 _STORE = frozenset(f"{STORE}{journal}" for journal in ("", "-wal", "-shm", "-journal"))
 LANES = kinds.NAMES
 ORDERS = "enqueue"  # the lane of `docmill.enqueue` messages, which a worker serves only if it is named
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+_FOR_LIBRARIES = (
+    *("ATEN_", "CUDA", "DNNL_", "GOMP_", "HF_", "KMP_", "LD_", "MALLOC_", "MKL_", "OMP_", "ONEDNN_", "OPENBLAS_"),
+    *("OPENVINO_", "ORT_", "OV_", "PYTHON", "PYTORCH_", "TBB_", "TOKENIZERS_", "TORCH", "TRANSFORMERS_"),
+)
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,14 @@ class Settings(BaseSettings):
     hang_s: Annotated[
         float, Field(gt=0, description="Seconds that every batch has at the least before it counts as hung.")
     ] = 60.0
+    search_idle_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Seconds for which a process stays after `docmill search` with the model on the CPU, so that "
+            "the next search need not load it; 0 for none.",
+        ),
+    ] = 300.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="What the log on stderr tells.")
     ] = "warning"
@@ -309,6 +322,16 @@ def visible_cuda_devices() -> int | None:
     if named is None:
         return None
     return len([name for name in named.split(",") if name.strip() not in {"", "-1"}])
+
+
+def for_libraries() -> dict[str, str]:
+    """Return the variables with which libraries are told how to compute, and where their files are."""
+    return {name: value for name, value in os.environ.items() if name.startswith(_FOR_LIBRARIES)}
+
+
+def without_settings() -> dict[str, str]:
+    """Return the environment for a process that needs no settings, and so no password in one."""
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
 
 
 def mask(url: str) -> str:

@@ -15,7 +15,7 @@ from rich.text import Text
 from worker.cli.formatting import printable
 from worker.cli.printing import STDERR
 from worker.cli.show import changing_bars, talk
-from worker.device import LOG_FORMAT
+from worker.settings import LOG_FORMAT
 
 LAST_LINES_S = 1.0  # how long what was written is waited for; a child that outlives us keeps the pipe open
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ([A-Z]+) \S+ (.*)")

@@ -17,7 +17,7 @@ RUN = """
 import logging, subprocess, sys
 from worker.cli.show import bar
 from worker.cli.terminal import lines_above_the_bar
-from worker.device import LOG_FORMAT
+from worker.settings import LOG_FORMAT
 CHILD = f'''
 import logging, sys
 logging.basicConfig(format={LOG_FORMAT!r})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from storage.readers import Record, Rejection
     from storage.retrieval.nearest import Matrix
     from storage.retrieval.search import Hit, Searched
-    from tasks.engine import Engine
+    from tasks.queries import Embed
 
 BATCH_QUERIES = 512  # that share one walk through the corpus
 BEGINNING = 300  # characters of a hit that are shown where no passage was looked for
@@ -95,12 +95,12 @@ def search_command(
         if searched.others and job is None:
             others = "; ".join(searched.others)
             say(f"By the vectors of job {searched.job_id}, {searched.spec}; --job takes others: {others}.")
-        from worker.cli.terminal import lines_above_the_bar  # brings Celery along, which takes a while
-        from worker.engines import running
+        from worker.cli.terminal import lines_above_the_bar
+        from worker.query_client import embedding
 
-        with lines_above_the_bar(settings.log_level), running(settings, on) as engine:
+        with lines_above_the_bar(settings.log_level), embedding(settings, on, starts=queries is None) as embed:
             looks = queries is None if passages is None else passages
-            search = _Search(database, searched, engine, top, exact=exact, passages=looks)
+            search = _Search(database, searched, embed, top, exact=exact, passages=looks)
             answers = search.answers(records, at_a_time=1 if typed else BATCH_QUERIES)
             if as_json:
                 write_out(STDOUT, map(_as_json, answers))
@@ -148,11 +148,11 @@ class _Search:
     """
 
     def __init__(
-        self, database: Database, searched: Searched, engine: Engine, top: int, *, exact: bool, passages: bool
+        self, database: Database, searched: Searched, embed: Embed, top: int, *, exact: bool, passages: bool
     ) -> None:
         self._database = database
         self._searched = searched
-        self._engine = engine
+        self._embed = embed
         self._top = top
         self._exact = exact
         self._passages = passages
@@ -172,7 +172,6 @@ class _Search:
 
         from storage.readers import Record
         from storage.retrieval.search import hits, search
-        from tasks import queries
         from tasks.outputs import Vector
         from worker.cli.show import bar
 
@@ -185,7 +184,7 @@ class _Search:
         with bar("search", total=self._searched.n_documents) as progress:
             progress.update(0, total=self._searched.n_documents, note="embedding")
             with redirect_stdout(sys.stderr):  # whatever a library prints
-                outputs = queries.embed(self._engine, self._searched.spec, [record.text for record in records])
+                outputs = self._embed(self._searched.spec, [record.text for record in records])
             answerable = []
             for record, output in zip(records, outputs, strict=True):
                 if isinstance(output, Vector):
@@ -213,7 +212,7 @@ class _Search:
 
         with redirect_stdout(sys.stderr):
             texts = [(hit.text, hit.window) for hit in found]
-            nearest = passages.nearest(self._engine, self._searched.spec, query, vector, texts)
+            nearest = passages.nearest(self._embed, self._searched.spec, query, vector, texts)
         return [replace(hit, passage=span or hit.passage) for hit, span in zip(found, nearest, strict=True)]
 
     def _refuse(self, where: str, reason: str) -> None:

@@ -39,8 +39,8 @@ def worker_command(
     only what DOCMILL_ORDER_ROOTS and DOCMILL_ORDER_SCHEMES allow.
     """
     from storage import rights
-    from worker.device import LOG_FORMAT
     from worker.devices import choose_devices
+    from worker.settings import LOG_FORMAT
     from worker.supervisor import Supervisor
 
     settings = settings_from(device=device, backend=backend, lanes=lanes, threads=threads, log_level=log_level)
