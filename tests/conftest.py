@@ -31,6 +31,7 @@ POSTGRES_URL = os.environ.get("DOCMILL_TEST_POSTGRES_URL")
 REDIS_URL = os.environ.get("DOCMILL_TEST_REDIS_URL")
 REDIS_DATABASES = range(1, 16)  # 0 is left to whoever works on this machine
 REDIS_LOAN_S = 3600
+os.environ["DOCMILL_SEARCH_IDLE_S"] = "0"  # no query process outlives the tests
 
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("docmill", deadline=None)

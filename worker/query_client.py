@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("docmill.search")
 
 SILENCE_S = 30.0  # after which a process that says nothing is left alone
-START_S = 2.0  # for another command to start the process, or for an old process to end
+START_S = 5.0  # for another command to start the process, or for an old process to end
 
 
 @contextmanager

@@ -51,13 +51,12 @@ class Opening:
     def key(self, environment: Mapping[str, str]) -> str:
         """Return a digest of everything that can change a vector: these, the installed code, and the variables that
         libraries read."""
-        told = [asdict(self), _code(), sorted(environment.items())]
+        told = [asdict(self), code_in(Path(__file__).resolve().parent.parent), sorted(environment.items())]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def _code() -> list[object]:
-    """Return what changes when docmill, Python or an installed package does."""
-    root = Path(__file__).resolve().parent.parent
+def code_in(root: Path) -> list[object]:
+    """Return what changes when docmill's packages in `root`, Python or an installed package change."""
     files = [file for name in ("worker", "tasks", "storage") for file in sorted((root / name).rglob("*.py"))]
     own = [(str(file), found.st_mtime_ns, found.st_size) for file in files for found in [file.stat()]]
     packages = {sysconfig.get_path(name) for name in ("purelib", "platlib")}  # an installation changes their folders

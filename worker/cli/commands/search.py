@@ -76,6 +76,10 @@ def search_command(
     every document as the corpus is now, or with those that an index proposes where there is one and it pays. A score
     is a cosine, and documents with one text have one score.
 
+    After a search on the CPU a process stays for five minutes, so that the next search need not load the model. It
+    takes the model's memory and half a gigabyte for libraries. DOCMILL_SEARCH_IDLE_S sets the time in seconds, and 0
+    switches it off. A search with --queries asks a process that is there and starts none.
+
     A JSON line is {"id", "query", "hits"}: "id" is the query's in its FILE, null for TEXT; "hits" are
     {"id", "score", "text", "meta", "passage"}, the nearest first, and with `--windows all` also "window", [start,
     end) of the best window in characters. "passage" is the part of the text that matched: its nearest sentences, or
