@@ -10,7 +10,7 @@ these lead to, since such a job's outcomes are not dropped.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Any
 
@@ -24,7 +24,17 @@ from storage.schema import Content, Document, Job, OutcomeRow, Prompt, SpecRow, 
 
 PAGE = 500  # contents that go in one transaction, with all that follows from them
 LOOK = 5_000  # contents, or outcomes, that are looked through by one
-_NOTHING: Any = false()  # as a condition of outcomes
+
+
+@dataclass(frozen=True)
+class Going:
+    """Conditions for outcomes and for documents that a look ahead takes as gone; without one, none is."""
+
+    outcomes: Any = field(default_factory=false)
+    documents: Any = None
+
+
+_NOTHING = Going()
 
 
 @dataclass(frozen=True)
@@ -109,15 +119,15 @@ def _note_dropped(connection: Connection, spec_ids: Collection[int]) -> None:
 
 
 def unneeded(
-    database: Database, connection: Connection, contents: Collection[int], going: Any = _NOTHING
+    database: Database, connection: Connection, contents: Collection[int], going: Going = _NOTHING
 ) -> list[int]:
-    """Return the contents among these that nothing needs, in order, as if the outcomes `going` were gone."""
+    """Return the contents among these that nothing needs, in order, as if what is `going` were gone."""
     loose = sorted({*contents} - _rooted(database, connection, contents, going))
     pages = [{*loose[first : first + PAGE]} for first in range(0, len(loose), PAGE)]
     return sorted(set[int]().union(*(_unneeded(database, connection, page, going) for page in pages)))
 
 
-def _unneeded(database: Database, connection: Connection, contents: set[int], going: Any = _NOTHING) -> set[int]:
+def _unneeded(database: Database, connection: Connection, contents: set[int], going: Going = _NOTHING) -> set[int]:
     """Those of these contents that no root leads to."""
     needed, origins, looked_at = set[int](), dict[int, set[int]](), set[int]()
     front = contents
@@ -133,34 +143,29 @@ def _unneeded(database: Database, connection: Connection, contents: set[int], go
     return contents - needed
 
 
-def _rooted(database: Database, connection: Connection, contents: Collection[int], going: Any = _NOTHING) -> set[int]:
+def _rooted(
+    database: Database, connection: Connection, contents: Collection[int], going: Going = _NOTHING
+) -> set[int]:
     """Those of these contents that are a root's, or put out of a document's."""
     # OFFSET 0: a look-up for each, that stops at the first (see `Database.probe`).
-    has_document = select(Document.id).where(Document.content_id == Content.id).offset(0).correlate(Content)
+    has_document = select(Document.id).where(Document.content_id == Content.id)
     is_met = (
         select(StepText.content_id)
         .join(Job, Job.id == StepText.job_id)
         .where(StepText.content_id == Content.id, Job.state.in_(UNFINISHED))
-        .offset(0)
-        .correlate(Content)
     )
-    of_document = (
-        select(OutcomeRow.content_id)
-        .join(Document, Document.content_id == OutcomeRow.content_id)
-        .where(OutcomeRow.output_id == Content.id, not_(going))
-        .offset(0)
-        .correlate(Content)
-    )
-    is_prompt = select(Prompt.document_id).where(Prompt.content_id == Content.id).offset(0).correlate(Content)
-    of_prompt = (
-        select(OutcomeRow.content_id)
-        .join(Prompt, Prompt.content_id == OutcomeRow.content_id)
-        .where(OutcomeRow.output_id == Content.id, not_(going))
-        .offset(0)
-        .correlate(Content)
-    )
+    put_out = select(OutcomeRow.content_id).where(OutcomeRow.output_id == Content.id, not_(going.outcomes))
+    of_document = put_out.join(Document, Document.content_id == OutcomeRow.content_id)
+    is_prompt = select(Prompt.document_id).where(Prompt.content_id == Content.id)
+    of_prompt = put_out.join(Prompt, Prompt.content_id == OutcomeRow.content_id)
+    if going.documents is not None:
+        has_document, of_document = (one.where(not_(going.documents)) for one in (has_document, of_document))
+        is_prompt, of_prompt = (
+            one.join(Document, Document.id == Prompt.document_id).where(not_(going.documents))
+            for one in (is_prompt, of_prompt)
+        )
     roots = (has_document, is_prompt, is_met, of_document, of_prompt)
-    query = select(Content.id).where(or_(*(root.exists() for root in roots)))
+    query = select(Content.id).where(or_(*(root.offset(0).correlate(Content).exists() for root in roots)))
     return {row.id for row in database.probe(connection, query, Content.id, [*contents])}
 
 
@@ -169,10 +174,10 @@ def _origins(
     connection: Connection,
     contents: Collection[int],
     limit: int | None = None,
-    going: Any = _NOTHING,
+    going: Going = _NOTHING,
 ) -> dict[int, set[int]]:
     """By content those that it was put out of."""
-    query = select(OutcomeRow.output_id, OutcomeRow.content_id).where(not_(going))
+    query = select(OutcomeRow.output_id, OutcomeRow.content_id).where(not_(going.outcomes))
     if limit is not None:
         query = query.where(OutcomeRow.output_id.in_(contents)).limit(limit)
         rows = connection.execute(query).all() if contents else []

@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import and_, func, not_, select
 
 from storage.database import Database
-from storage.disposal import collection
-from storage.disposal.collection import LOOK, Collected
+from storage.disposal import collection, versions
+from storage.disposal.collection import LOOK, Collected, Going
 from storage.disposal.pruning import Seen
 from storage.rows import SPEC, spec_of
-from storage.schema import Content, OutcomeRow, Shard, SpecRow, Step
+from storage.schema import Content, OutcomeRow, Prompt, Shard, SpecRow, Step
 
 SHARDS = 1_000  # the latest shards of a spec, from which its pace is taken
 
@@ -33,22 +33,33 @@ class Cost:
     seconds: float | None = None
 
 
-def of_dropping(database: Database, *, older_than_s: float, spec_ids: Collection[int] | None = None) -> list[Cost]:
+def of_dropping(
+    database: Database,
+    *,
+    older_than_s: float,
+    spec_ids: Collection[int] | None = None,
+    superseded: bool = False,
+) -> list[Cost]:
     """Return the cost of `collection.drop` by spec, with the results that nothing needs after it.
 
-    The results of prompts around dropped texts are not counted.
+    With `superseded` also that of `versions.remove`. The results of prompts around dropped texts are not counted.
     """
     query = select(SpecRow.id, *SPEC).order_by(SpecRow.id)
     with database.read() as connection:
         specs = {row.id: str(spec_of(row)) for row in connection.execute(query)}
     wanted = sorted(specs) if spec_ids is None else sorted(spec_ids)
-    going = and_(OutcomeRow.spec_id.in_(wanted), collection.is_old(older_than_s), not_(collection.is_worked_on()))
+    going = Going(
+        and_(OutcomeRow.spec_id.in_(wanted), collection.is_old(older_than_s), not_(collection.is_worked_on())),
+        versions.are_removable(older_than_s) if superseded else None,
+    )
     costs = {spec_id: Cost(spec_id, name) for spec_id, name in specs.items()}
     followed = Seen()
     for spec_id in wanted:
-        for page in _going(database, spec_id, going):
+        for page in _going(database, spec_id, going.outcomes):
             _add(costs, page)
-            _follow(database, going, page, costs, followed)
+            _follow(database, going, _outputs(page, followed), costs, followed)
+    for versions_page in versions.pages(database, older_than_s) if superseded else ():
+        _follow(database, going, _read_of(database, versions_page, followed), costs, followed)
     return [replace(cost, seconds=_seconds(database, cost)) for cost in costs.values() if cost.outcomes]
 
 
@@ -74,17 +85,25 @@ def _going(database: Database, spec_id: int, going: Any) -> Iterator[list[Any]]:
         last = page[-1].content_id
 
 
-def _follow(database: Database, going: Any, dropped: Sequence[Any], costs: dict[int, Cost], followed: Seen) -> None:
-    """Count the results that later steps made of these outcomes, step by step, if nothing else needs them."""
-    front = _outputs(dropped, followed)
+def _follow(database: Database, going: Going, front: set[int], costs: dict[int, Cost], followed: Seen) -> None:
+    """Count the results of these texts that nothing else needs, and what later steps made of them, step by step."""
     while front:
         followed.add(front)
         with database.read() as connection:
             loose = collection.unneeded(database, connection, front, going)
-            query = select(*_OUTCOME).where(not_(going))
+            query = select(*_OUTCOME).where(not_(going.outcomes))
             made = database.probe(connection, query, OutcomeRow.content_id, loose)
         _add(costs, made)
         front = _outputs(made, followed)
+
+
+def _read_of(database: Database, documents: Sequence[Any], followed: Seen) -> set[int]:
+    """Return the texts of these documents and the prompts around them that were not followed yet."""
+    with database.read() as connection:
+        query = select(Prompt.content_id)
+        prompts = database.probe(connection, query, Prompt.document_id, [row.id for row in documents])
+    texts = {row.content_id for row in (*documents, *prompts)}
+    return {text for text in texts if text not in followed}
 
 
 def _outputs(outcomes: Sequence[Any], followed: Seen) -> set[int]:

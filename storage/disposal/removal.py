@@ -174,6 +174,15 @@ def _versions(database: Database, connection: Connection, corpus_id: int, keys: 
 
 
 def _remove(database: Database, connection: Connection, corpus_id: int, documents: Sequence[Any]) -> Removed:
+    n_current = sum(row.superseded_by is None and not row.gone for row in documents)  # as a corpus counts them
+    connection.execute(
+        update(Corpus).where(Corpus.id == corpus_id).values(n_documents=Corpus.n_documents - n_current)
+    )
+    return remove_rows(database, connection, documents)
+
+
+def remove_rows(database: Database, connection: Connection, documents: Sequence[Any]) -> Removed:
+    """Remove rows of documents (`id`, `content_id`), in a transaction that `collection.begin` began."""
     ids = [row.id for row in documents]
     texts = {row.content_id for row in documents}
     for first in range(0, len(ids), PAGE):
@@ -182,10 +191,6 @@ def _remove(database: Database, connection: Connection, corpus_id: int, document
         of_these = delete(Prompt).where(Prompt.document_id.in_(page)).returning(Prompt.content_id)
         texts |= {*connection.scalars(of_these)}
         connection.execute(delete(Document).where(Document.id.in_(page)))
-    n_current = sum(row.superseded_by is None and not row.gone for row in documents)  # as a corpus counts them
-    connection.execute(
-        update(Corpus).where(Corpus.id == corpus_id).values(n_documents=Corpus.n_documents - n_current)
-    )
     collected = collection.collect_of(database, connection, texts)
     return Removed(len(ids), collected.contents, collected.outcomes)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Double, func, select, update
 
-from storage.database import Database
+from storage.database import Database, db_now
+from storage.disposal import collection, versions
 from storage.flow import pipelines
-from storage.schema import Base, PipelineRun
+from storage.schema import Base, Content, OutcomeRow, PipelineRun
 from tests.faults.test_runs import HOURLY, Crew, fire
 from tests.faults.test_runs import crew as crew  # a fixture
 
@@ -73,3 +74,61 @@ def test_a_year_of_nightly_runs_of_three_steps_leaves_no_more_rows_than_a_season
     assert after_a_year["pipeline_run"] == after_a_year["job"] < 100
     assert after_a_year["step_text"] <= 2 * 2 * len(lines)
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == len(lines)
+
+
+LIMIT_DAYS = 30
+ONE_STEP = STEPS[: STEPS.index("[[step]]", STEPS.index("[[step]]") + 1)] + STEPS[STEPS.index("[output]") :]
+
+
+def source_of(night: int) -> str:
+    """Documents of which one changes each night, one changes back each month, some never do, and one is there twice."""
+    texts = [(f"{n}", f"text {n}" if n > 2 else f"text {n} of night {night - (night - n) % 3}") for n in range(6)]
+    texts += [("there and back", f"month {night // 40 % 2}"), ("twice", "first"), ("twice", "last")]
+    return "\n".join(json.dumps({"id": key, "text": text}) for key, text in texts)
+
+
+@pytest.mark.slow
+def test_a_year_of_nights_that_change_documents_leaves_what_is_current_and_a_months_versions(
+    crew: Crew, tmp_path: Path
+) -> None:
+    database = crew.database
+    pipelines.put(database, "nightly", str(tmp_path / "nightly.toml"), ONE_STEP, HOURLY)
+    largest: dict[str, dict[str, int]] = {"first": {}, "second": {}}  # by half of the year
+    for night in range(NIGHTS):
+        (tmp_path / "corpus.jsonl").write_text(source_of(night))
+        fire(database, float(night))
+        crew.do_all(rounds=2)
+        if night % 7 == 0:
+            versions.remove(database, LIMIT_DAYS * DAY_S)
+            assert collection.collect(database) == collection.Collected()
+        half = largest["first" if night < NIGHTS // 2 else "second"]
+        half |= {name: max(n, half.get(name, 0)) for name, n in sizes(database).items()}
+        a_day_passes(database)
+    assert {name: n for name, n in largest["second"].items() if n > largest["first"][name]} == {}
+    assert largest["second"]["document"] <= 10 + 2 * (LIMIT_DAYS + 7)
+    assert {line["document"] for line in written(tmp_path)} == {
+        json.loads(line)["text"] for line in source_of(NIGHTS - 1).splitlines() if "first" not in line
+    }
+    versions.remove(database, LIMIT_DAYS * DAY_S)
+    assert_an_unchanged_night_adds_nothing(crew)
+    with database.read() as connection:  # what did not change was computed once, longer ago than the limit
+        query = select(OutcomeRow.created_at - db_now()).join(Content, Content.id == OutcomeRow.content_id)
+        ages = connection.scalars(query.where(Content.text.in_(["text 3", "text 4", "text 5", "last"]))).all()
+    assert len(ages) == 4
+    assert max(ages) < -(NIGHTS - 2) * DAY_S
+
+
+def written(folder: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+
+
+def assert_an_unchanged_night_adds_nothing(crew: Crew) -> None:
+    before = sizes(crew.database)
+    fire(crew.database, float(NIGHTS))
+    crew.do_all(rounds=2)
+    after = sizes(crew.database)
+    assert {name: after[name] - before[name] for name in ("document", "content", "outcome")} == {
+        "document": 0,
+        "content": 0,
+        "outcome": 0,
+    }

@@ -35,7 +35,7 @@ COMMANDS = {
     "search": Command(RESULTS, "Find the documents of a corpus that are nearest to a text."),
     "corpus": Command(CORPORA, "List, show or remove corpora and documents; trace a text."),
     "index": Command(CORPORA, "Make, list or drop indexes of vectors, for large corpora."),
-    "gc": Command(CORPORA, "Remove what nothing refers to, and results by age or spec."),
+    "gc": Command(CORPORA, "Remove what nothing refers to, old results and old versions."),
     "pipeline": Command(PIPELINES, "Run several steps over a corpus, by hand or on a schedule."),
     "worker": Command(FLEET, "Start a worker."),
     "orders": Command(FLEET, "List the orders of other programs, with their jobs or refusals."),

@@ -14,6 +14,7 @@ from tests.kinds import KINDS
 from tests.worker.harness import Docmill
 
 Write = Callable[..., Path]
+NO_VERSIONS = {"superseded": 0, "readings": 0}
 SECRET = "The letter of Ms. Kanarienvogel, who lives at the end of the long road by the lake, and says so. "
 
 
@@ -117,7 +118,7 @@ def test_nothing_is_removed_without_a_yes(stocked: Docmill) -> None:
 
 
 def test_results_of_a_spec_are_dropped_and_computed_again(stocked: Docmill, write_corpus: Write) -> None:
-    assert stocked.json("gc") == {"contents": 0, "outcomes": 0, "vanished": {}}
+    assert stocked.json("gc") == {"contents": 0, "outcomes": 0, **NO_VERSIONS, "vanished": {}}
     assert stocked.json("gc", "--older-than", 1)["outcomes"] == 0
     assert "no spec is called that" in stocked("gc", "--spec", "embed/none", code=2).stderr
     assert stocked.json("gc", "--spec", "translate/null", "--yes")["outcomes"] == 3
@@ -145,9 +146,34 @@ def test_what_nothing_needs_is_removed_without_asking_and_a_dry_run_counts_it(st
     database = Database(f"sqlite:///{store(stocked)}", kinds=KINDS)
     database.write(lambda connection: connection.execute(delete(Document).where(Document.key == "b")))
     database.close()
-    assert stocked.json("gc", "--dry-run") == {"dropped": [], "unneeded": {"contents": 1, "outcomes": 1}}
+    assert stocked.json("gc", "--dry-run") == {
+        "dropped": [],
+        **NO_VERSIONS,
+        "unneeded": {"contents": 1, "outcomes": 1},
+    }
     assert "Texts that nothing needs: 1, with 1 results." in stocked("gc", "--dry-run").stderr
-    assert stocked.json("gc") == {"contents": 1, "outcomes": 1, "vanished": {}}
+    assert stocked.json("gc") == {"contents": 1, "outcomes": 1, **NO_VERSIONS, "vanished": {}}
+
+
+def test_superseded_versions_go_after_a_yes_and_current_documents_keep_their_results(
+    stocked: Docmill, write_corpus: Write
+) -> None:
+    changed = write_corpus([{"id": "b", "text": "Another text."}], "changed.jsonl")
+    stocked("run", changed, "--task", "translate", "--model", "null", "--corpus", "letters")
+    dry = stocked.json("gc", "--superseded", "--dry-run")
+    assert (dry["superseded"], [one["outcomes"] for one in dry["dropped"]]) == (1, [1])
+    for options in (["--dry-run"], []):
+        said = stocked("gc", "--superseded", *options, code=0 if options else 2).stderr
+        assert "1 superseded version of documents, 0 readings" in said
+        assert "1 result, " in said
+        assert "Results of jobs that had these versions lack their documents then." in said
+    assert stocked.json("gc", "--superseded", "--older-than", 1)["superseded"] == 0
+    assert "leave out --spec" in stocked("gc", "--superseded", "--spec", "translate/null", code=2).stderr
+    said = stocked("gc", "--superseded", "--yes").stderr
+    assert "Removed: 1 texts, 1 results, 1 superseded version of documents, 0 readings." in said
+    assert {one["id"] for one in stocked.results(1)} == {"a", "c"}
+    assert {one["id"] for one in stocked.results(2)} == {"a", "b", "c"}
+    assert stocked.json("status", 1)["lost"] == 0
 
 
 def test_status_and_results_say_that_results_of_a_done_job_are_gone(stocked: Docmill, write_corpus: Write) -> None:

@@ -1,9 +1,10 @@
-"""`docmill gc`: remove what nothing refers to, and results by age or spec."""
+"""`docmill gc`: remove what nothing refers to, old results and superseded versions of documents."""
 
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -15,55 +16,101 @@ from worker.cli.options import JSON
 from worker.cli.printing import confirmed, print_json, say
 
 if TYPE_CHECKING:
+    from storage.database import Database
     from storage.disposal.collection import Collected
     from storage.disposal.cost import Cost
+    from storage.disposal.removal import Removed
+    from storage.disposal.versions import Superseded
 
 DAY_S = 86_400.0
+LACKING = "Results of jobs that had these versions lack their documents then."
 RECOMPUTED = "Whoever asks for them again has them computed anew."
 
 
-@click.command("gc", epilog="Example: docmill gc --older-than 90 --spec embed/minilm --dry-run")
-@click.option("--older-than", "days", type=click.FloatRange(0), help="Drop results that are older than so many DAYS.")
+@click.command("gc", epilog="Example: docmill gc --superseded --older-than 90 --dry-run")
+@click.option(
+    "--older-than",
+    "days",
+    type=click.FloatRange(0),
+    help="Drop results that are older than so many DAYS, and versions that were superseded before.",
+)
 @click.option("--spec", help="Drop results of this spec only: its number in `corpus show`, or KIND/MODEL.")
+@click.option("--superseded", is_flag=True, help="Remove superseded versions only; current documents keep results.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed, and how long it took to compute.")
-@click.option("--yes", is_flag=True, help="Drop results without asking.")
+@click.option("--yes", is_flag=True, help="Drop results and versions without asking.")
 @JSON
-def gc_command(days: float | None, spec: str | None, dry_run: bool, yes: bool, as_json: bool) -> int:
-    """Remove texts that nothing refers to, and with an option results too: by age, by spec or by both.
+def gc_command(
+    days: float | None, spec: str | None, superseded: bool, dry_run: bool, yes: bool, as_json: bool
+) -> int:
+    """Remove texts that nothing refers to, and with an option results and superseded versions of documents.
+
+    A document whose text changed keeps its older versions, so that results of earlier jobs stay whole. --superseded
+    removes them, with their results, and readings that nothing refers to any more; with --older-than only those
+    that were superseded so many days ago. --older-than alone drops results of current documents too.
 
     What an unfinished job works with stays. Dropped results are computed again when somebody asks for them, so the
     command says what they took and asks first. It may be interrupted, and run beside anything else.
     """
-    from storage.disposal import collection, cost, removal, selection
+    from storage.disposal import cost, selection, versions
 
+    if superseded and spec is not None:
+        raise click.UsageError("--superseded removes versions with results of every spec; leave out --spec")
     with open_store(settings_from()) as database:
-        spec_ids = None
-        if spec is not None:
-            spec_ids = collection.specs(database, spec)
-            if not spec_ids:
-                unknown = "no spec is called that; `docmill corpus show` names them"
-                raise click.BadParameter(unknown, param_hint="--spec")
-        removed, older_than_s = collection.Collected(), (days or 0.0) * DAY_S
-        drops = days is not None or spec is not None
-        costs = cost.of_dropping(database, older_than_s=older_than_s, spec_ids=spec_ids) if drops else []
+        drops = _drops(database, days, spec, superseded)
+        old = versions.count(database, drops.older_than_s) if drops.superseded else versions.Superseded()
+        costs = cost.of_dropping(database, **vars(drops))
         if dry_run:
-            return _say_would_remove(costs, cost.of_collecting(database), as_json)
-        if costs and not yes and not confirmed("\n".join(["This drops:", *map(_cost, costs), RECOMPUTED])):
+            return _say_would_remove(old, costs, cost.of_collecting(database), as_json)
+        if (old.documents or costs) and not yes and not confirmed("\n".join(_what("This drops:", old, costs))):
             return BAD_INPUT
-        if costs:
-            removed += collection.drop(database, older_than_s=older_than_s, spec_ids=spec_ids)
-        removed += collection.collect(database)
-        removal.settle(database)
+        removed = _remove(database, drops)
         vanished = selection.count_vanished(database)
     if as_json:
-        print_json({**asdict(removed), "vanished": vanished})
-        return OK
-    say(f"Removed: {removed.contents:,} texts, {removed.outcomes:,} results.")
-    for name, n in vanished.items():
-        advice = f"`docmill corpus rm {shlex.quote(name)} --vanished` removes them"
-        kept = f"{formatting.documents(n)} that vanished from its sources, with their texts"
-        say(f"The corpus {name} keeps {kept}; {advice}.")
+        counts = {"superseded": removed.documents, "readings": removed.ingests}
+        print_json({"contents": removed.contents, "outcomes": removed.outcomes, **counts, "vanished": vanished})
+    else:
+        _say_removed(removed, vanished)
     return OK
+
+
+@dataclass(frozen=True)
+class Drops:
+    """What goes beside texts that nothing refers to: results of these specs (None: of all), superseded versions."""
+
+    older_than_s: float
+    spec_ids: Collection[int] | None
+    superseded: bool
+
+
+def _drops(database: Database, days: float | None, spec: str | None, superseded: bool) -> Drops:
+    from storage.disposal import collection
+
+    older_than_s = (days or 0.0) * DAY_S
+    if spec is None:
+        results = days is not None and not superseded
+        return Drops(older_than_s, None if results else (), superseded or results)
+    spec_ids = collection.specs(database, spec)
+    if not spec_ids:
+        unknown = "no spec is called that; `docmill corpus show` names them"
+        raise click.BadParameter(unknown, param_hint="--spec")
+    return Drops(older_than_s, spec_ids, superseded=False)
+
+
+def _remove(database: Database, drops: Drops) -> Removed:
+    from storage.disposal import collection, removal, versions
+
+    removed = versions.remove(database, drops.older_than_s) if drops.superseded else removal.Removed()
+    collected = collection.drop(database, older_than_s=drops.older_than_s, spec_ids=drops.spec_ids)
+    collected += collection.collect(database)
+    removal.settle(database)
+    return removed + removal.Removed(contents=collected.contents, outcomes=collected.outcomes)
+
+
+def _what(begins: str, old: Superseded, costs: list[Cost]) -> list[str]:
+    """Return lines about superseded versions and results that go, and what these took."""
+    versions = [f"  {_superseded(old.documents)}, {_readings(old.readings)}"] if old.documents else []
+    then = [LACKING] if old.documents else []
+    return [begins, *versions, *map(_cost, costs), *then, *([RECOMPUTED] if costs else [])]
 
 
 def _cost(of: Cost) -> str:
@@ -73,12 +120,32 @@ def _cost(of: Cost) -> str:
     return f"  spec {of.spec_id}, {of.spec}: {of.outcomes:,} result{'s' * (of.outcomes != 1)}, {tokens}{took}"
 
 
-def _say_would_remove(costs: list[Cost], unneeded: Collected, as_json: bool) -> int:
+def _superseded(n: int) -> str:
+    return f"{n:,} superseded version{'s' * (n != 1)} of documents"
+
+
+def _readings(n: int) -> str:
+    return f"{n:,} reading{'s' * (n != 1)}"
+
+
+def _say_would_remove(old: Superseded, costs: list[Cost], unneeded: Collected, as_json: bool) -> int:
     if as_json:
-        print_json({"dropped": [asdict(one) for one in costs], "unneeded": asdict(unneeded)})
+        counts = {"superseded": old.documents, "readings": old.readings}
+        print_json({"dropped": [asdict(one) for one in costs], **counts, "unneeded": asdict(unneeded)})
         return OK
-    if costs:
-        say("\n".join(["This would drop:", *map(_cost, costs), RECOMPUTED]))
+    if costs or old.documents:
+        say("\n".join(_what("This would drop:", old, costs)))
     say(f"Texts that nothing needs: {unneeded.contents:,}, with {unneeded.outcomes:,} results.")
     say("Nothing was removed: this was a dry run.")
     return OK
+
+
+def _say_removed(removed: Removed, vanished: dict[str, int]) -> None:
+    parts = [f"{removed.contents:,} texts", f"{removed.outcomes:,} results"]
+    if removed.documents or removed.ingests:
+        parts += [_superseded(removed.documents), _readings(removed.ingests)]
+    say(f"Removed: {', '.join(parts)}.")
+    for name, n in vanished.items():
+        advice = f"`docmill corpus rm {shlex.quote(name)} --vanished` removes them"
+        which = f"{formatting.documents(n)} that vanished from its sources"
+        say(f"The corpus {name} keeps {which}, with their texts; {advice}.")
