@@ -14,6 +14,7 @@ from storage.flow import pipelines
 from storage.schema import Base, Content, OutcomeRow, PipelineRun
 from tests.faults.test_runs import HOURLY, Crew, fire
 from tests.faults.test_runs import crew as crew  # a fixture
+from tests.storage.books import documents
 
 DAY_S = 86_400.0
 NIGHTS = 365
@@ -80,11 +81,10 @@ LIMIT_DAYS = 30
 ONE_STEP = STEPS[: STEPS.index("[[step]]", STEPS.index("[[step]]") + 1)] + STEPS[STEPS.index("[output]") :]
 
 
-def source_of(night: int) -> str:
-    """Documents of which one changes each night, one changes back each month, some never do, and one is there twice."""
+def texts_of(night: int) -> list[tuple[str, str]]:
+    """Documents: one changes each night, one changes back after 40 days, some never change, one is there twice."""
     texts = [(f"{n}", f"text {n}" if n > 2 else f"text {n} of night {night - (night - n) % 3}") for n in range(6)]
-    texts += [("there and back", f"month {night // 40 % 2}"), ("twice", "first"), ("twice", "last")]
-    return "\n".join(json.dumps({"id": key, "text": text}) for key, text in texts)
+    return [*texts, ("there and back", f"month {night // 40 % 2}"), ("twice", "first"), ("twice", "last")]
 
 
 @pytest.mark.slow
@@ -95,7 +95,8 @@ def test_a_year_of_nights_that_change_documents_leaves_what_is_current_and_a_mon
     pipelines.put(database, "nightly", str(tmp_path / "nightly.toml"), ONE_STEP, HOURLY)
     largest: dict[str, dict[str, int]] = {"first": {}, "second": {}}  # by half of the year
     for night in range(NIGHTS):
-        (tmp_path / "corpus.jsonl").write_text(source_of(night))
+        lines = [json.dumps({"id": key, "text": text}) for key, text in texts_of(night)]
+        (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
         fire(database, float(night))
         crew.do_all(rounds=2)
         if night % 7 == 0:
@@ -106,9 +107,9 @@ def test_a_year_of_nights_that_change_documents_leaves_what_is_current_and_a_mon
         a_day_passes(database)
     assert {name: n for name, n in largest["second"].items() if n > largest["first"][name]} == {}
     assert largest["second"]["document"] <= 10 + 2 * (LIMIT_DAYS + 7)
-    assert {line["document"] for line in written(tmp_path)} == {
-        json.loads(line)["text"] for line in source_of(NIGHTS - 1).splitlines() if "first" not in line
-    }
+    assert documents(database) == dict(texts_of(NIGHTS - 1))
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert {json.loads(line)["id"] for line in lines} == {*documents(database)}
     versions.remove(database, LIMIT_DAYS * DAY_S)
     assert_an_unchanged_night_adds_nothing(crew)
     with database.read() as connection:  # what did not change was computed once, longer ago than the limit
@@ -116,10 +117,6 @@ def test_a_year_of_nights_that_change_documents_leaves_what_is_current_and_a_mon
         ages = connection.scalars(query.where(Content.text.in_(["text 3", "text 4", "text 5", "last"]))).all()
     assert len(ages) == 4
     assert max(ages) < -(NIGHTS - 2) * DAY_S
-
-
-def written(folder: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
 
 
 def assert_an_unchanged_night_adds_nothing(crew: Crew) -> None:

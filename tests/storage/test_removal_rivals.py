@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Table, func, insert, select, text
 
 from storage import gate, jobs
 from storage.database import Database
-from storage.disposal import collection, removal
+from storage.disposal import collection, removal, versions
 from storage.disposal.collection import Collected
 from storage.errors import CorpusInUse, JobStopped, LeaseLost, NoSuchCorpus, NoSuchJob
 from storage.flow.steps import StepRequest
@@ -57,6 +57,7 @@ class Housekeeper:
 
     def make_moves(self, n: int) -> None:
         moves = [self.read, self.read, *[self.work] * 4, self.remove, self.remove, self.collect, self.drop, self.end]
+        moves += [self.reduce, self.reduce]
         for _ in range(n):
             with suppress(JobStopped, LeaseLost, CorpusInUse, NoSuchCorpus, NoSuchJob):
                 self.chance.choice(moves)()
@@ -88,6 +89,9 @@ class Housekeeper:
     def drop(self) -> None:
         collection.drop(self.database)
 
+    def reduce(self) -> None:
+        versions.remove(self.database, 0)
+
     def end(self) -> None:
         jobs.finish(self.database)
         with self.database.read() as connection:
@@ -102,6 +106,9 @@ def test_rivals_leave_nothing_dangling_and_nothing_loose(database: Database, _: 
     print(f"seed {seed}")
     at_once(*[lambda n=n: Housekeeper(database, f"{seed}/{n}").make_moves(60) for n in range(4)])
     settle(database)
+    assert_whole(database)
+    versions.remove(database, 0)
+    assert collection.collect(database) == Collected()
     assert_whole(database)
     for corpus in CORPORA:
         with suppress(NoSuchCorpus):

@@ -22,7 +22,7 @@ from storage.intake import ingest
 from storage.intake.ingest import Counts
 from storage.leases import shards
 from storage.outcomes import Outcome, Status
-from storage.schema import Document, Ingest, OutcomeRow, PipelineRun, Prompt
+from storage.schema import Corpus, Document, Ingest, OutcomeRow, PipelineRun, Prompt
 from storage.specs import Spec
 from storage.status import read_status
 from tests.storage.books import (

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from storage.disposal.versions import Superseded
 
 DAY_S = 86_400.0
-LACKING = "Results of jobs that had these versions lack their documents then."
+LACKING = "The results of jobs that had these versions lack them then."
 RECOMPUTED = "Whoever asks for them again has them computed anew."
 
 
