@@ -166,7 +166,7 @@ def test_superseded_versions_go_after_a_yes_and_current_documents_keep_their_res
         said = stocked("gc", "--superseded", *options, code=0 if options else 2).stderr
         assert "1 superseded version of documents, 0 readings" in said
         assert "1 result, " in said
-        assert "Results of jobs that had these versions lack their documents then." in said
+        assert "The results of jobs that had these versions lack them then." in said
     assert stocked.json("gc", "--superseded", "--older-than", 1)["superseded"] == 0
     assert "leave out --spec" in stocked("gc", "--superseded", "--spec", "translate/null", code=2).stderr
     said = stocked("gc", "--superseded", "--yes").stderr
