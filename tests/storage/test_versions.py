@@ -241,18 +241,19 @@ def test_a_failed_text_of_a_removed_version_is_not_tried_again(database: Databas
 
 @dataclass(frozen=True)
 class Night:
-    """A reading of a source, perhaps cut off once before, perhaps with pruning."""
+    """A reading of a source, perhaps cut off once before, perhaps with pruning; its job may wait for the next one."""
 
     source: str
     found: list[Text]
     prunes: bool
     cut_off: bool
+    worked_off: bool
 
 
 TEXTS = st.tuples(st.sampled_from("abcd"), st.sampled_from(["one", "two", "three", "four"]))
 FOUND = st.lists(TEXTS, min_size=1, max_size=7)
 NIGHTS = st.lists(
-    st.builds(Night, st.sampled_from(["left", "right"]), FOUND, st.booleans(), st.booleans()), min_size=2, max_size=8
+    st.builds(Night, st.sampled_from(["left", "right"]), FOUND, *[st.booleans()] * 3), min_size=2, max_size=8
 )
 
 
@@ -270,6 +271,7 @@ def _live(database: Database, nights: list[Night], *, collects: bool) -> Any:
     name = uuid.uuid4().hex
     spec = Spec("embed", name, "r1")
     computed: dict[str, int] = {}
+    open_jobs: set[int] = set()
     for night in nights:
         found = [(key, f"{name} {text}") for key, text in night.found]
         before = {*documents(database, corpus_id=_corpus(database, name)).values()}
@@ -289,15 +291,24 @@ def _live(database: Database, nights: list[Night], *, collects: bool) -> Any:
                 computed[text] = computed.get(text, 0) + 1
             return [Outcome(one, Status.DONE, text="out") for one, _ in claim.texts]
 
-        work(database, compute)
-        jobs.finish(database)
+        open_jobs |= {job.id}
+        waiting = {one: documents(database, one) for one in sorted(open_jobs)}
+        if night.worked_off or night is nights[-1]:
+            work(database, compute)
+            jobs.finish(database)
+            for one, seen in waiting.items():
+                assert {line["id"] for line in results(database, one)} == {*seen}
+            open_jobs.clear()
         if collects:
             versions.remove(database, 0)
             assert collection.collect(database) == collection.Collected()
         now = documents(database, corpus_id=job.corpus_id)
         assert documents(database, job) == now
-        assert {line["id"] for line in results(database, job.id)} == {*now}
-        yield _counts(database, job.ingest_id), vanished, {key: text.split()[1] for key, text in now.items()}
+        yield _counts(database, job.ingest_id), vanished, _told(now), [_told(seen) for seen in waiting.values()]
+
+
+def _told(found: dict[str, str]) -> dict[str, str]:
+    return {key: text.split()[1] for key, text in found.items()}
 
 
 def _corpus(database: Database, name: str) -> int:
