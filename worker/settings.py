@@ -121,8 +121,8 @@ class Settings(BaseSettings):
         float,
         Field(
             gt=0,
-            description="Days for which what has ended is kept: runs of pipelines with their jobs, rejected records, "
-            "and what `docmill retry` needs. Documents and results stay.",
+            description="Days for which what has ended is kept: runs of pipelines with their jobs, orders, rejected "
+            "records, and what `docmill retry` needs. Documents and results stay.",
         ),
     ] = 90.0
     drain_s: Annotated[

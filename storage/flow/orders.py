@@ -1,6 +1,6 @@
 """Orders to enqueue: stored as they arrive, then carried out under a lease, each once.
 
-Only workers that take orders write them. An order that is over stays for `KEPT_S`, so that its sender can ask.
+Only workers that take orders write them. An order that is over stays for a while, so that its sender can ask.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from storage.database import Database, db_now
 from storage.errors import NoSuchOrder
 from storage.schema import EnqueueOrder, Ingest, Job
 
-KEPT_S = 30 * 86_400.0
 MOST_FAILURES = 3
 MOST_TRIES = 20  # tries that ended without a note, as when a machine goes down
 _PAGE = 500
@@ -38,10 +37,16 @@ class Order:
     fence: int
 
 
-def place(database: Database, sender_id: str, arguments: Mapping[str, Any], refused: str | None = None) -> bool:
+def place(
+    database: Database,
+    sender_id: str,
+    arguments: Mapping[str, Any],
+    refused: str | None = None,
+    kept_s: float | None = None,
+) -> bool:
     """Store an order, or its refusal. False if the sender's id is known: the message came twice, and nothing changes.
 
-    Delete some orders that ended long ago.
+    With `kept_s`, delete some orders that ended longer ago.
     """
 
     def work(connection: Connection) -> bool:
@@ -57,8 +62,9 @@ def place(database: Database, sender_id: str, arguments: Mapping[str, Any], refu
             .on_conflict_do_nothing(index_elements=["sender_id"])
             .returning(EnqueueOrder.id)
         )
-        old = select(EnqueueOrder.id).where(EnqueueOrder.finished_at < db_now() - KEPT_S).limit(_PAGE)
-        connection.execute(delete(EnqueueOrder).where(EnqueueOrder.id.in_(old)))
+        if kept_s is not None:
+            old = select(EnqueueOrder.id).where(EnqueueOrder.finished_at < db_now() - kept_s).limit(_PAGE)
+            connection.execute(delete(EnqueueOrder).where(EnqueueOrder.id.in_(old)))
         return placed is not None
 
     return database.write(work)
@@ -169,7 +175,9 @@ def get(database: Database, sender_id: str) -> Any:
     with database.read() as connection:
         row = connection.execute(select(EnqueueOrder).where(EnqueueOrder.sender_id == sender_id)).one_or_none()
     if row is None:
-        raise NoSuchOrder(f"there is no order {sender_id}: no worker took it, or it ended more than 30 days ago")
+        raise NoSuchOrder(
+            f"there is no order {sender_id}: no worker took it, or it ended more than DOCMILL_RETENTION_DAYS ago"
+        )
     return row
 
 

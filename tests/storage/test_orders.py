@@ -163,6 +163,6 @@ def test_what_ended_long_ago_is_forgotten_as_new_ones_come_and_what_is_open_is_n
         which = update(EnqueueOrder).where(EnqueueOrder.sender_id == name)
         database.write(lambda connection, which=which, ended=ended: connection.execute(which.values(**ended)))  # type: ignore[misc]
     set_order(database, created_at=db_now() - 60 * 86_400)
-    placed(database, "new")
+    assert orders.place(database, "new", ASKED, kept_s=30 * 86_400.0)
     assert [row.sender_id for row in orders.latest(database, 10)] == ["new", "open", "recent"]
     assert orders.n_open(database) == 2

@@ -69,7 +69,7 @@ class Desk:
         wait_s = 0.5
         while True:
             try:
-                is_new = orders.place(self._database, sender_id, kept, refused)
+                is_new = orders.place(self._database, sender_id, kept, refused, self._settings.retention_s)
                 break
             except RightMissing as error:
                 log.error("orders_not_taken reason=%r", str(error))

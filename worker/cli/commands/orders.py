@@ -29,7 +29,7 @@ def orders_command(order: str | None, limit: int, cancel: bool, as_json: bool) -
 
     An order is a `docmill.enqueue` message. ORDER is the order_id in it, else the id that `send_task` returned.
     Messages that no worker took yet are not listed; the last line counts them, and the workers that take orders.
-    Orders that are over stay for 30 days.
+    Orders that are over stay for DOCMILL_RETENTION_DAYS (90).
     """
     from storage.errors import NoSuchOrder
     from storage.flow import orders
