@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from docs import generate
+from storage.outcomes import DOUBTFUL
 from tests.worker.harness import DOCMILL, EXAMPLES, ROOT, Docmill
 
 DOCS = ROOT / "docs"
@@ -149,6 +150,10 @@ def test_every_test_that_the_pages_name_is_there() -> None:
 
 def test_the_readme_is_read_in_three_minutes() -> None:
     assert len((ROOT / "README.md").read_text().split()) <= 700
+
+
+def test_the_page_of_flags_marks_those_that_make_an_output_doubtful() -> None:
+    assert set(re.findall(r"`(\w+)` \*", (DOCS / "flags.md").read_text())) == DOUBTFUL
 
 
 def test_every_page_is_in_the_sites_navigation() -> None:
