@@ -4,8 +4,8 @@ A version stays while one of these needs it:
 
 - The current version, if the same reading brought both: a source that has a key twice has it on every reading, and
   what lost must be known again (see `storage.intake.ingest`).
-- An unfinished job, or one whose results are still to be written, that brought the version or was opened before
-  another took its place.
+- An unfinished job, or one whose results are still to be written, that was opened before another version took its
+  place.
 
 Finished jobs need none. Their `results` lack documents whose version was removed.
 """
@@ -108,13 +108,9 @@ def are_removable(older_than_s: float) -> Any:
         current.superseded_by.is_(None),
         current.ingest_id == Document.ingest_id,
     )
-    jobs_own = or_(
-        Job.ingest_id == Document.ingest_id,
-        and_(Job.base_document > 0, Document.superseded_by > Job.base_document),
-        _superseded_since(Job.created_at).correlate(Document, Job).exists(),
-    )
     goes_on = or_(Job.state.in_(UNFINISHED), pipelines.holds_job())
-    needed = select(Job.id).where(Job.corpus_id == Document.corpus_id, goes_on, jobs_own)
+    opened_before = _superseded_since(Job.created_at).correlate(Document, Job).exists()
+    needed = select(Job.id).where(Job.corpus_id == Document.corpus_id, goes_on, opened_before)
     return and_(
         Document.superseded_by.is_not(None),
         ~_superseded_since(db_now() - older_than_s).correlate(Document).exists(),
