@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from storage.outcomes import Outcome
-from tasks import choice, models
+from tasks import choice, kinds, models
 from tasks.backends.factory import open_backend
 from tasks.engine import Engine
-from tasks.plan import Options, build_spec
+from tasks.plan import build_spec
 from worker.device import SWITCH_S
 from worker.engines import settled
 
@@ -31,7 +31,9 @@ class Alone:
     def __init__(self, task: str, model: str, cache_dir: Path, backend: str = choice.AUTO, **options: Any) -> None:
         pinned = models.pin(model, models_dir=None, cache_dir=cache_dir)
         self.model = models.locate(pinned, models_dir=None, cache_dir=cache_dir)
-        self._spec = build_spec(task, pinned, Options(**options), models.read_config(pinned, models_dir=None))
+        self._spec = build_spec(
+            task, pinned, kinds.options(task, **options), models.read_config(pinned, models_dir=None)
+        )
         opener = partial(open_backend, device="cpu", models_dir=None, cache_dir=cache_dir, backend=backend)
         self.engine = Engine(settled(opener))
         self.engine.start()

@@ -35,7 +35,7 @@ from storage.jobs import JobRequest, OpenJob
 from storage.schema import Shard, Worker
 from storage.specs import Spec
 from tasks import null
-from tasks.stored_kinds import STORED_KINDS as KINDS
+from tasks.kinds import STORED_KINDS as KINDS
 
 DOCMILL = str(Path(sys.executable).with_name("docmill"))
 SHARD_TEXTS = KINDS["embed"].shard.contents

@@ -32,7 +32,7 @@ from bench.pairs import Claim, Comparison, Run, interleave, peak_mb, timed, writ
 from bench.stores import fresh_postgres, fresh_sqlite
 from storage.database import Database
 from storage.status import read_status
-from tasks.stored_kinds import STORED_KINDS as KINDS
+from tasks.kinds import STORED_KINDS as KINDS
 from worker.enqueue import Request, enqueue, prepare
 from worker.settings import Settings
 

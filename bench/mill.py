@@ -21,8 +21,8 @@ from bench.stores import fresh_postgres, own_redis
 from storage.database import Database
 from storage.jobs import OPEN_SHARDS
 from storage.schema import Job, Shard
-from tasks.plan import Options
-from tasks.stored_kinds import STORED_KINDS as KINDS
+from tasks import kinds
+from tasks.kinds import STORED_KINDS as KINDS
 from worker.broker import Broker
 from worker.enqueue import Request, enqueue, prepare
 from worker.settings import load_settings
@@ -48,7 +48,7 @@ class Mill:
         self._runs += 1
         source = self._folder / f"{self._runs}.jsonl"
         source.write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts)))
-        request = Request(str(source), task, model, options=Options(**options))
+        request = Request(str(source), task, model, options=kinds.options(task, **options))
         began = time.time()
         job = enqueue(self._database, lambda: self._broker, prepare(self._settings, request)).id
         self._wait(job)

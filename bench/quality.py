@@ -22,10 +22,10 @@ import rouge_score.rouge_scorer
 import sacrebleu
 
 from bench.pairs import RESULTS, machine
-from tasks import models
+from tasks import kinds, models
 from tasks.backends.factory import open_backend
 from tasks.engine import Engine
-from tasks.plan import Options, build_spec
+from tasks.plan import build_spec
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 # The backend and the precision; the first is what the others are compared with.
@@ -99,7 +99,7 @@ def answers(question: Question, beams: int, backend: str, dtype: str, cache: Pat
     try:
         pinned = models.pin(question.model, models_dir=None, cache_dir=cache)
         config = models.read_config(pinned, models_dir=None)
-        spec = build_spec(question.kind, pinned, Options(beams=beams, dtype=dtype), config)
+        spec = build_spec(question.kind, pinned, kinds.options(question.kind, beams=beams, dtype=dtype), config)
         ticket = engine.submit(spec, list(enumerate(question.texts)))
         assert ticket.wait(WAIT_S)
         return [outcome.text or "" for outcome in ticket.finished()]

@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 
 from storage import migrations
 from storage.database import Database
-from tasks.stored_kinds import STORED_KINDS as KINDS
+from tasks.kinds import STORED_KINDS as KINDS
 
 # Its user may make databases.
 POSTGRES_URL = os.environ.get("DOCMILL_BENCH_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")

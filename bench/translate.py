@@ -29,12 +29,12 @@ from bench.manpages import paragraphs
 from bench.mill import Mill, mill
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
 from storage.specs import Spec
-from tasks import models
+from tasks import kinds, models
 from tasks.backends.accelerator import quiet
 from tasks.backends.encoder_decoder.ctranslate_models import converted
 from tasks.backends.factory import open_backend
 from tasks.engine import Engine
-from tasks.plan import Options, build_spec
+from tasks.plan import build_spec
 
 SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "models"
 TOKENIZERS = {"translate": SHIPPED / "marian-ddtp", "summarize": SHIPPED / "synopsis-ddtp"}
@@ -191,7 +191,7 @@ def direct(model: Path, task: str, beams: int, folder: Path, texts: Texts) -> It
     opener = partial(open_backend, device="cpu", models_dir=None, cache_dir=folder, backend="transformers")
     engine = Engine(opener)
     engine.start()
-    spec = build_spec(task, pinned, Options(beams=beams), models.read_config(pinned, models_dir=None))
+    spec = build_spec(task, pinned, kinds.options(task, beams=beams), models.read_config(pinned, models_dir=None))
     sides[OURS] = partial(by_ours, engine, spec, texts)
     try:
         yield sides

@@ -17,8 +17,7 @@ import orjson
 from storage.specs import Spec
 from tasks import detection, kinds, languages, plan, suitability
 from tasks.errors import BadOption
-from tasks.kinds import TaskKind
-from tasks.plan import Options
+from tasks.kinds import KindOptions, TaskKind
 
 if TYPE_CHECKING:
     from tasks.models import Pinned
@@ -49,22 +48,23 @@ def written(models: Mapping[str, str]) -> str:
     return ",".join(f"{language}={model}" for language, model in models.items())
 
 
-def build_spec(kind: str, parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]], options: Options) -> Spec:
+def build_spec(kind: str, parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]], options: KindOptions) -> Spec:
     """The spec of a translation by these models, each with its config.json or {}; raises as `plan.build_spec`."""
     if not _translates(kinds.kind(kind)):
         those = ", ".join(one.name for one in kinds.KINDS if _translates(one))
         raise BadOption(f"--model LANGUAGE=MODEL is for {those}; {kind} takes one model.")
-    if options.source_lang != languages.AUTO:
+    asked = options.asked()
+    if asked.get("source_lang") != languages.AUTO:
         raise BadOption("--model LANGUAGE=MODEL goes with --from auto, which finds each document's language.")
-    if options.prefix is not None:
+    if "prefix" in asked:
         raise BadOption("--prefix is the same for every language: give one --model and its --from with it.")
     detection.require()
     for pinned, config in parts.values():
         suitability.require(kind, config, pinned.model)
-    target = options.target_lang or _only_target(parts)
+    target = asked.get("target_lang") or _only_target(parts)
     alone = []
     for language, (pinned, config) in parts.items():
-        one = replace(options, source_lang=language, target_lang=target)
+        one = options.replaced(source_lang=language, target_lang=target)
         try:
             alone.append(plan.build_spec(kind, pinned, one, config))
         except BadOption as error:
@@ -73,7 +73,7 @@ def build_spec(kind: str, parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]],
     ordered = sorted(parts)
     models = {language: [parts[language][0].model, parts[language][0].revision] for language in ordered}
     params = {
-        **options.asked(),
+        **asked,
         "target_lang": target,
         "detector": detection.DETECTOR,
         "sources": ordered,
@@ -85,7 +85,7 @@ def build_spec(kind: str, parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]],
         kind=kind,
         model=written({language: model for language, (model, _) in models.items()}),
         revision=f"sha256:{hashlib.sha256(orjson.dumps(models)).hexdigest()}",
-        quality=plan.QUALITIES[options.dtype],
+        quality=options.quality,
         params=params,
     )
 

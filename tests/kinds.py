@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from storage.kinds import ShardSize, StoredKind
-from tasks.stored_kinds import STORED_KINDS
+from tasks.kinds import STORED_KINDS
 
 KINDS = STORED_KINDS
 

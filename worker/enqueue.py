@@ -25,7 +25,8 @@ from storage.readers import Source, SourceOptions, left_out, open_source, recodi
 from storage.specs import Spec
 from tasks import kinds, models, polyglot, prompts
 from tasks.errors import BadOption
-from tasks.plan import Options, build_spec
+from tasks.kinds import KindOptions
+from tasks.plan import build_spec
 from worker import faultpoints, prune_rejected
 from worker.ahead import ahead
 from worker.broker import Broker
@@ -58,7 +59,7 @@ class Request:
     task: str
     model: str | None = None
     revision: str | None = None
-    options: Options = field(default_factory=Options)
+    options: KindOptions = field(default_factory=KindOptions)
     corpus: str | None = None
     text_field: str = "text"
     id_field: str = "id"
@@ -154,9 +155,9 @@ class Read(Protocol):
     def limit(self) -> int | None: ...
 
 
-def reading(read: Read, asked: Iterable[Options]) -> SourceOptions:
+def reading(read: Read, asked: Iterable[KindOptions]) -> SourceOptions:
     """How a source is to be read for steps of these options. Raises BadOption for a template that is none."""
-    templates = [prompts.check(options.prompt) for options in asked if options.prompt is not None]
+    templates = [prompts.check(options.template) for options in asked if options.template is not None]
     wanted = {name for template in templates for name in template.fields}
     for name, what in ((read.text_field, "text: write {text}"), (read.id_field, "id, which is no metadata")):
         if name in wanted:
@@ -166,7 +167,7 @@ def reading(read: Read, asked: Iterable[Options]) -> SourceOptions:
     return SourceOptions(read.text_field, read.id_field, expected, read.limit, encoding=encoding)
 
 
-def spec_of(settings: Settings, task: str, model: str | None, revision: str | None, options: Options) -> Spec:
+def spec_of(settings: Settings, task: str, model: str | None, revision: str | None, options: KindOptions) -> Spec:
     """The spec of a task, its model found and pinned, the options held against it. Raises ModelError, BadOption."""
     name = model or models.DEFAULTS.get(task)
     if name is None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def store_of(settings: Settings, *, pool_size: int = 8, patience: Patience | None = None) -> Database:
     """Return the store of the settings; nothing connects yet. `patience` is the settings' own if none is given."""
     from storage.database import Database
-    from tasks.stored_kinds import STORED_KINDS
+    from tasks.kinds import STORED_KINDS
 
     return Database(
         settings.store_url, pool_size=pool_size, patience=patience or settings.patience, kinds=STORED_KINDS

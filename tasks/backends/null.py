@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from storage.results.output_types import VECTOR
 from storage.specs import Spec
 from tasks import kinds, null
 from tasks.backends import Source
@@ -65,7 +66,7 @@ class NullBackend:
         return [self._output(str(item.encoded.features)) for item in items]
 
     def _output(self, text: str) -> Output:
-        if self._kind.pools:
+        if self._kind.output is VECTOR:
             return vector(text)
         words = text.split()
         if (most := self._kind.null_words) is not None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import create_model
+from pydantic.fields import FieldInfo
+
+from storage.kinds import StoredKind
 from storage.specs import Spec
 from tasks import prompts
 from tasks.errors import UnknownKind
 from tasks.kinds.base import Recipe, TaskKind, Traits
 from tasks.kinds.embed import EMBED
 from tasks.kinds.generate import GENERATE
+from tasks.kinds.options import KindOptions, parsed
 from tasks.kinds.prerendered import Prerendered
 from tasks.kinds.summarize import SUMMARIZE
 from tasks.kinds.translate import TRANSLATE
@@ -19,7 +28,23 @@ KINDS: tuple[TaskKind, ...] = (
     GENERATE,
 )
 NAMES: tuple[str, ...] = tuple(one.name for one in KINDS)
+STORED_KINDS: Mapping[str, StoredKind] = MappingProxyType({one.name: one.stored for one in KINDS})
 _BY_NAME = {one.name: one for one in KINDS}
+
+
+def with_option(name: str) -> tuple[str, ...]:
+    """Return the names of the kinds that have an option."""
+    return tuple(one.name for one in KINDS if name in one.options.model_fields)
+
+
+def _all_options() -> dict[str, FieldInfo]:
+    found = {name: field for one in KINDS for name, field in one.options.model_fields.items()}
+    return {name: found[name] for name in sorted(found, key=lambda name: len(with_option(name)))}
+
+
+# The options of all kinds by the names of their fields, those of the fewest kinds first. Kinds that share an option
+# agree on its type and its help.
+OPTIONS: Mapping[str, FieldInfo] = MappingProxyType(_all_options())
 
 
 def kind(name: str) -> TaskKind:
@@ -29,10 +54,35 @@ def kind(name: str) -> TaskKind:
     return _BY_NAME[name]
 
 
+def options(name: str, **given: Any) -> KindOptions:
+    """Return the options of the kind of this name, from values by field. Raises UnknownKind and BadOption."""
+    return parsed(kind(name).options, name, given)
+
+
+def any_options() -> type[KindOptions]:
+    """Return a model with the options of all kinds, for a task whose name is wrong."""
+    fields: dict[str, Any] = {name: (field.annotation, field) for name, field in OPTIONS.items()}
+    return create_model("AnyOptions", __base__=KindOptions, **fields)
+
+
 def recipe(spec: Spec, traits: Traits) -> Recipe:
     """Return the recipe for a spec. Raises UnknownKind."""
     found = kind(spec.kind)
     return Prerendered() if prompts.is_rendered(spec.params) else found.recipe(spec, traits)
 
 
-__all__ = ["KINDS", "NAMES", "Recipe", "TaskKind", "Traits", "kind", "recipe"]
+__all__ = [
+    "KINDS",
+    "NAMES",
+    "OPTIONS",
+    "STORED_KINDS",
+    "KindOptions",
+    "Recipe",
+    "TaskKind",
+    "Traits",
+    "any_options",
+    "kind",
+    "options",
+    "recipe",
+    "with_option",
+]

@@ -25,12 +25,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
+from storage.kinds import WRITING_SIZE, ShardSize, StoredKind
 from storage.outcomes import Outcome
+from storage.results.output_types import OutputType
 from storage.specs import Spec
-from tasks.families import Family
+from tasks.directions import Direction
+from tasks.families import Family, family
 from tasks.heads import Head
+from tasks.kinds.options import KindOptions
+from tasks.named_prompts import Prompts
 from tasks.outputs import Output
 from tasks.prompts import Template
 from tasks.windows import Coder, Readers, Window
@@ -103,20 +108,55 @@ class BuiltIn:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """Options that were asked for, and the model that is to work under them.
+
+    ``config`` is the model's config.json, or {} where it is not at hand; ``stated`` are an embedding model's own
+    prompts, None where they are not known.
+    """
+
+    asked: Mapping[str, Any]
+    model: str
+    direction: Direction
+    config: Mapping[str, Any]
+    stated: Prompts | None
+
+    @property
+    def family(self) -> Family | None:
+        return family(self.config)
+
+    @property
+    def model_type(self) -> str | None:
+        return self.config.get("model_type")
+
+
+def nothing_more(_plan: Plan) -> Mapping[str, Any]:
+    """Return no parameters beyond those that were asked for."""
+    return {}
+
+
+@dataclass(frozen=True)
 class TaskKind:
     """The declaration of a kind of task: one module in ``tasks.kinds``, and one line in its registry.
 
     ``name`` is also the kind's lane. ``families`` has the families of models that can do the task, each with the
-    head that it is done with. ``sample_texts`` is how many texts a dry run computes. ``null_words`` is how many
-    words the null model writes; None is all of them.
+    head that it is done with. ``params`` checks the options against the model and returns the spec's parameters
+    beyond those that were asked for; it raises BadOption. ``other_models`` names two models of the hub for texts
+    that the default model does not know. ``sample_texts`` is how many texts a dry run computes. ``null_words`` is
+    how many words the null model writes; None is all of them.
     """
 
     name: str
     summary: str
+    options: type[KindOptions]
+    output: OutputType
     families: Mapping[Family, Head]
     recipe: Callable[[Spec, Traits], Recipe]
+    params: Callable[[Plan], Mapping[str, Any]] = nothing_more
     default_model: str | None = None
+    other_models: Callable[[KindOptions], tuple[str, ...]] = lambda _options: ()
     built_in: BuiltIn | None = None
+    shard: ShardSize = WRITING_SIZE
     sample_texts: int = 12
     null_words: int | None = None
 
@@ -126,6 +166,11 @@ class TaskKind:
         A model whose config names no family is taken for one of the kind's first family.
         """
         return next(iter(self.families.values())) if family is None else self.families.get(family)
+
+    @property
+    def stored(self) -> StoredKind:
+        """The kind as the store knows it."""
+        return StoredKind(self.name, self.output, self.shard)
 
     @property
     def pools(self) -> bool:

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from pydantic import Field
+
+from storage.kinds import READING_SIZE
 from storage.outcomes import Outcome, Reason, Status
+from storage.results.output_types import VECTOR
 from storage.specs import Spec
+from tasks import prompts
+from tasks.errors import BadOption
 from tasks.families import Family
 from tasks.heads import Head
-from tasks.kinds.base import Again, Computed, TaskKind, Traits, windowed
+from tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, windowed
+from tasks.kinds.options import PROMPT, Option, Windowed
 from tasks.outputs import Vector
 from tasks.windows import Coder, Window, cut
 
@@ -78,13 +85,49 @@ def _recipe(spec: Spec, traits: Traits) -> Embed:
     return Embed(normalize=traits.normalizes, keep_all=spec.params.get("windows") == "all")
 
 
+class EmbedOptions(Windowed):
+    """Options of `embed`."""
+
+    prompt: Annotated[str | None, PROMPT, Option(is_template=True)] = None
+    prompt_name: Annotated[
+        str | None,
+        Field(description="One of an embedding model's own prompts, such as document."),
+        Option(metavar="NAME"),
+    ] = None
+    pooling: Annotated[Literal["cls", "mean", "last"] | None, Field(description="Instead of the model's own.")] = None
+    windows: Annotated[Literal["mean", "all"] | None, Field(description="Of a long document's vectors.")] = None
+
+
+def _params(plan: Plan) -> dict[str, str]:
+    """Return the name of the prompt that documents get if none was asked for; specs from before it have none."""
+    asked, stated = plan.asked, plan.stated
+    if "prompt" in asked:
+        if "prompt_name" in asked:
+            raise BadOption("--prompt-name and --prompt do not go together: give one of them.")
+        if prompts.check(asked["prompt"]).fields:
+            raise BadOption("--prompt: {meta.FIELD} has no meaning for embed, only {text}.")
+        if prompts.around(asked["prompt"]).after:
+            raise BadOption("--prompt: for embed {text} stands at the end, as in 'passage: {text}'.")
+    if "prompt_name" in asked and stated is not None and asked["prompt_name"] not in stated.named:
+        raise BadOption(
+            f"--prompt-name {asked['prompt_name']}: the prompts in the files of {plan.model} are: {stated.listed}. "
+            "To give the words themselves use --prompt, such as 'passage: {text}'."
+        )
+    name = stated.of_documents if stated is not None and not asked.keys() & {"prompt", "prompt_name"} else None
+    return {} if name is None else {"prompt_name": name}
+
+
 EMBED = TaskKind(
     name="embed",
     summary="Make a vector of each document, for search and comparison.",
+    options=EmbedOptions,
+    output=VECTOR,
     families=MappingProxyType(
         {Family.ENCODER: Head.POOLING, Family.DECODER: Head.POOLING, Family.SEQ2SEQ: Head.POOLING}
     ),
     recipe=_recipe,
+    params=_params,
     default_model="minilm",
+    shard=READING_SIZE,
     sample_texts=64,
 )

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from storage.flow import templates
 from storage.outcomes import Outcome, Status
+from storage.results.output_types import TEXT
+from tasks.errors import BadOption
 from tasks.families import Family
 from tasks.heads import Head
-from tasks.kinds.base import Again, Computed, TaskKind, windowed
+from tasks.kinds.base import Again, Computed, Plan, TaskKind, windowed
+from tasks.kinds.options import Writing
 from tasks.outputs import Generated
 from tasks.windows import Coder, Window, cut
 
@@ -48,9 +52,23 @@ class Generate:
         )
 
 
+class GenerateOptions(Writing):
+    """Options of `generate`."""
+
+
+def _params(plan: Plan) -> dict[str, str]:
+    """Return the parameter that keeps white space in prompts and outputs."""
+    if "prompt" not in plan.asked:
+        raise BadOption("generate needs --prompt, a template with {text} where the document goes.")
+    return {templates.WHITE_SPACE: templates.KEPT}
+
+
 GENERATE = TaskKind(
     name="generate",
     summary="Ask a model what a prompt says of each document.",
+    options=GenerateOptions,
+    output=TEXT,
     families=MappingProxyType({Family.DECODER: Head.CAUSAL_TEXT}),
     recipe=lambda _spec, _traits: Generate(),
+    params=_params,
 )

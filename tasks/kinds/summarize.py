@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from storage.outcomes import Outcome, Status
+from storage.results.output_types import TEXT
 from storage.specs import Spec
 from tasks import demonstrations
 from tasks.families import Family
 from tasks.heads import Head
 from tasks.kinds.base import Again, BuiltIn, Computed, TaskKind, pattern
+from tasks.kinds.options import Searching
 from tasks.outputs import Generated
 from tasks.prompts import Template
 from tasks.windows import Coder, Window, cut
@@ -54,12 +56,19 @@ def _pattern(_spec: Spec, shown: bool) -> Template:
     return pattern("Text", "Summary", (demonstrations.SUMMARIZED,) if shown else ())
 
 
+class SummarizeOptions(Searching):
+    """Options of `summarize`."""
+
+
 SUMMARIZE = TaskKind(
     name="summarize",
     summary="Write a summary of each document.",
+    options=SummarizeOptions,
+    output=TEXT,
     families=MappingProxyType({Family.SEQ2SEQ: Head.SEQ2SEQ_TEXT, Family.DECODER: Head.CAUSAL_TEXT}),
     recipe=lambda _spec, _traits: Summarize(),
     default_model="synopsis-ddtp",
+    other_models=lambda _options: ("facebook/bart-large-cnn", "google/pegasus-xsum"),
     built_in=BuiltIn(_chat, _pattern, settings="summarization", prefix="summarize: "),
     null_words=16,
 )

@@ -7,14 +7,19 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from storage.outcomes import Outcome, Reason, Status
+from storage.results.output_types import TEXT
 from storage.specs import Spec
-from tasks import demonstrations, detection, languages
-from tasks.errors import CannotServe
+from tasks import demonstrations, detection, directions, families, languages, prompts
+from tasks.errors import BadOption, CannotServe
 from tasks.families import Family
 from tasks.heads import Head
-from tasks.kinds.base import BuiltIn, Computed, TaskKind, Traits, pattern, windowed
+from tasks.kinds.base import BuiltIn, Computed, Plan, TaskKind, Traits, pattern, windowed
+from tasks.kinds.options import KindOptions, Option, Searching
 from tasks.outputs import Generated
 from tasks.paragraphs import NEWLINE, cells, paragraphs, unwrapped
 from tasks.prompts import Template
@@ -144,11 +149,72 @@ def _languages(spec: Spec) -> tuple[str, str]:
     return languages.name(source), languages.name(target)
 
 
+class TranslateOptions(Searching):
+    """Options of `translate`."""
+
+    source_lang: Annotated[
+        str | None,
+        Field(description="Language of the documents, such as fr; auto finds each one's."),
+        Option(spelling="from", metavar="LANG"),
+    ] = None
+    target_lang: Annotated[
+        str | None,
+        Field(description="Language to translate into, such as en."),
+        Option(spelling="to", metavar="LANG"),
+    ] = None
+
+
+def _params(plan: Plan) -> dict[str, Any]:
+    """Hold the languages against the model; return what a spec says besides where languages are to be found."""
+    asked = plan.asked
+    source, target = asked.get("source_lang"), asked.get("target_lang")
+    auto = source == languages.AUTO
+    if auto and "prompt" in asked and prompts.check(asked["prompt"]).fields:
+        raise BadOption("--from auto reads a document as it is, and not what --prompt makes of its metadata.")
+    for flag, language in (("--from", None if auto else source), ("--to", target)):
+        if language is not None:
+            languages.known(language, flag)
+    tells = plan.model_type in families.MULTILINGUAL | (families.PREFIXED if "prefix" not in asked else set()) or (
+        plan.family is Family.DECODER and "prompt" not in asked
+    )
+    if tells and (source is None or target is None):
+        raise BadOption(f"{plan.model} translates between several languages: give --from and --to.")
+    directions.require(plan.direction, None if auto else source, target, plan.model)
+    found = _to_detect(plan) if auto else {}
+    if "prefix" in asked:
+        if plan.config and plan.model_type not in families.PREFIXED:
+            raise BadOption(f"--prefix is for a T5 or summaries; {plan.model} takes --from and --to only.")
+        if auto:
+            raise BadOption("--prefix is the same for every language: give --from with it.")
+    return found
+
+
+def _to_detect(plan: Plan) -> dict[str, Any]:
+    """Return what a spec says where languages are to be found: by what, and what the model is known to read."""
+    detection.require()
+    target, direction = plan.asked.get("target_lang"), plan.direction
+    if target is None and len(direction.targets) != 1:
+        raise BadOption("--from auto needs --to, since a text that is in that language already is kept as it is.")
+    limited = {"sources": sorted(direction.sources)} if direction.sources else {}
+    return {"target_lang": target or direction.targets[0], "detector": detection.DETECTOR, **limited}
+
+
+def _other_models(options: KindOptions) -> tuple[str, ...]:
+    asked = options.asked()
+    read = asked.get("source_lang", languages.AUTO)
+    source = "mul" if read == languages.AUTO else read
+    return (f"Helsinki-NLP/opus-mt-{source}-{asked.get('target_lang', 'en')}", "facebook/m2m100_418M")
+
+
 TRANSLATE = TaskKind(
     name="translate",
     summary="Translate each document, paragraph by paragraph.",
+    options=TranslateOptions,
+    output=TEXT,
     families=MappingProxyType({Family.SEQ2SEQ: Head.SEQ2SEQ_TEXT, Family.DECODER: Head.CAUSAL_TEXT}),
     recipe=_recipe,
+    params=_params,
     default_model="marian-ddtp",
+    other_models=_other_models,
     built_in=BuiltIn(_chat, _pattern, settings="translation", languages=True),
 )

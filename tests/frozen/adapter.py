@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from storage.specs import Spec
-from tasks import polyglot
+from tasks import kinds, polyglot
 from tasks.directions import Direction
+from tasks.kinds import KindOptions
 from tasks.models import Pinned
 from tasks.named_prompts import Prompts
-from tasks.plan import Options, build_spec
+from tasks.plan import build_spec
 from worker.orders.message import parse_enqueue
 
 Models = Mapping[str, Mapping[str, Any]]
@@ -21,7 +22,7 @@ def planned(kind: str, model: str, options: Mapping[str, Any], models: Models) -
 
     `models` has each model's revision, config, prompts and direction. Raises TaskError for options that do not fit.
     """
-    return _built(kind, model, _options(options), models)
+    return _built(kind, model, _options(kind, options), models)
 
 
 def ordered(arguments: Mapping[str, Any], models: Models) -> Spec:
@@ -41,15 +42,13 @@ def identity(spec: Spec) -> str:
     return spec.sha256.hex()
 
 
-def _options(given: Mapping[str, Any]) -> Options:
+def _options(kind: str, given: Mapping[str, Any]) -> KindOptions:
     named = {{"from": "source_lang", "to": "target_lang"}.get(name, name): value for name, value in given.items()}
     fields = {name.replace("-", "_"): value for name, value in named.items()}
-    if "stop" in fields:
-        fields["stop"] = tuple(fields["stop"])
-    return Options(**fields)
+    return kinds.options(kind, **fields)
 
 
-def _built(kind: str, model: str, options: Options, models: Models) -> Spec:
+def _built(kind: str, model: str, options: KindOptions, models: Models) -> Spec:
     by_language = polyglot.parse(model)
     if by_language is None:
         pinned, config, prompts = _model(model, models)

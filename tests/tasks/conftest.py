@@ -13,11 +13,11 @@ import torch
 
 from storage.outcomes import Outcome
 from storage.specs import Spec
-from tasks import choice, models
+from tasks import choice, kinds, models
 from tasks.backends import Backend
 from tasks.backends.factory import open_backend
 from tasks.engine import Engine
-from tasks.plan import Options, build_spec
+from tasks.plan import build_spec
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -90,7 +90,7 @@ class Bench:
         pinned = models.pin(model, models_dir=None, cache_dir=self.cache_dir)
         config = models.read_config(pinned, models_dir=None)
         stated = models.read_prompts(pinned, models_dir=None) if kind == "embed" else None
-        return build_spec(kind, pinned, Options(**{"dtype": "float32", **options}), config, stated)
+        return build_spec(kind, pinned, kinds.options(kind, **{"dtype": "float32", **options}), config, stated)
 
     def run(self, spec: Spec, texts: list[str]) -> list[Outcome]:
         ticket = self.engine.submit(spec, list(enumerate(texts)))

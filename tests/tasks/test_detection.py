@@ -14,11 +14,11 @@ import pytest
 
 from storage.outcomes import Outcome, Reason, Status
 from storage.specs import Spec
-from tasks import detection, models
+from tasks import detection, kinds, models
 from tasks.backends.factory import open_backend
 from tasks.detection import DETECTOR
 from tasks.errors import BadOption, CannotServe
-from tasks.plan import Options, build_spec
+from tasks.plan import build_spec
 from tests.tasks import architectures, decoders
 from tests.tasks.conftest import Bench
 
@@ -153,18 +153,20 @@ def test_a_t5_reads_only_the_languages_that_its_config_names_for_the_target(
 
 def test_the_spec_says_what_finds_the_language_and_what_the_model_reads(tmp_path: Path) -> None:
     pinned = models.pin("marian-ddtp", models_dir=None, cache_dir=tmp_path)
-    spec = build_spec("translate", pinned, Options(source_lang="auto"), {})
+    spec = build_spec("translate", pinned, kinds.options("translate", source_lang="auto"), {})
     expected = {"source_lang": "auto", "target_lang": "en", "sources": ["es", "fr"], "detector": DETECTOR}
     assert expected.items() <= spec.params.items()
-    assert spec == build_spec("translate", pinned, Options(source_lang="auto", target_lang="en"), {})
+    assert spec == build_spec(
+        "translate", pinned, kinds.options("translate", source_lang="auto", target_lang="en"), {}
+    )
 
 
 def test_the_target_must_be_known(tmp_path: Path) -> None:
     pinned = models.pin("null", models_dir=None, cache_dir=tmp_path)
     with pytest.raises(BadOption, match="--from auto needs --to, since"):
-        build_spec("translate", pinned, Options(source_lang="auto"), {})
+        build_spec("translate", pinned, kinds.options("translate", source_lang="auto"), {})
     with pytest.raises(BadOption, match="--to auto: no such language"):
-        build_spec("translate", pinned, Options(source_lang="auto", target_lang="auto"), {})
+        build_spec("translate", pinned, kinds.options("translate", source_lang="auto", target_lang="auto"), {})
 
 
 def test_without_the_extra_nothing_is_stored_and_no_worker_serves_it(

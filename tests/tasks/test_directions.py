@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from tasks import directions, models
+from tasks import directions, kinds, models
 from tasks.directions import UNKNOWN, Direction
 from tasks.errors import BadOption
 from tasks.models import Pinned
-from tasks.plan import Options, build_spec
+from tasks.plan import build_spec
 
 SPANISH = Direction(("es",), ("en",))
 
 
 def spec_with(direction: Direction, **options: str) -> None:
-    build_spec("translate", Pinned("some/model", "0" * 40, direction), Options(**options), {})  # type: ignore[arg-type]
+    build_spec("translate", Pinned("some/model", "0" * 40, direction), kinds.options("translate", **options), {})
 
 
 def marian(folder: Path, vocabulary: tuple[str, ...] = (), **tokenizer: Any) -> Path:
@@ -58,12 +58,12 @@ def test_the_shipped_model_reads_french_and_spanish(tmp_path: Path) -> None:
     pinned = models.pin("marian-ddtp", models_dir=None, cache_dir=tmp_path)
     assert str(pinned.direction) == "from French or Spanish into English"
     for language in ("fr", "es", "spa_Latn", "French"):
-        build_spec("translate", pinned, Options(source_lang=language, target_lang="en"), {})
+        build_spec("translate", pinned, kinds.options("translate", source_lang=language, target_lang="en"), {})
     with pytest.raises(BadOption) as refused:
-        build_spec("translate", pinned, Options(source_lang="de", target_lang="en"), {})
+        build_spec("translate", pinned, kinds.options("translate", source_lang="de", target_lang="en"), {})
     assert str(refused.value) == "--from de: marian-ddtp translates from French or Spanish into English."
     with pytest.raises(BadOption, match="--to fr: marian-ddtp translates from French"):
-        build_spec("translate", pinned, Options(source_lang="es", target_lang="fr"), {})
+        build_spec("translate", pinned, kinds.options("translate", source_lang="es", target_lang="fr"), {})
 
 
 def test_a_hub_models_name_is_enough_to_refuse() -> None:

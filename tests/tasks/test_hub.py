@@ -18,17 +18,17 @@ from tests.tasks.hub_server import COMMIT, hub
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from tasks import models
+from tasks import kinds, models
 from tasks.backends.factory import open_backend
 from tasks.engine import Engine
 from tasks.errors import TaskError
-from tasks.plan import Options, build_spec
+from tasks.plan import build_spec
 
 model, cache = sys.argv[1], Path(sys.argv[2])
 try:
     pinned = models.pin(model, models_dir=None, cache_dir=cache)
     config = models.read_config(pinned, models_dir=None)
-    spec = build_spec("summarize", pinned, Options(max_new_tokens=8), config)
+    spec = build_spec("summarize", pinned, kinds.options("summarize", max_new_tokens=8), config)
     engine = Engine(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=cache))
     engine.start()
     ticket = engine.submit(spec, [(1, "A package of tools.")])

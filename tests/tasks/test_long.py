@@ -16,14 +16,14 @@ WORDS = (12_000, 100_000)
 FIFTY_MEGABYTES = r"""
 import json, re, sys
 from pathlib import Path
-from tasks import models
+from tasks import kinds, models
 from tasks.backends.factory import open_backend
 from tasks.engine import Engine
-from tasks.plan import Options, build_spec
+from tasks.plan import build_spec
 
 kind, word = sys.argv[1:]
 text = word * (50_000_000 // len(word))
-spec = build_spec(kind, models.pin("null", models_dir=None, cache_dir=Path("none")), Options(), {})
+spec = build_spec(kind, models.pin("null", models_dir=None, cache_dir=Path("none")), kinds.options(kind), {})
 engine = Engine(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=Path("none")))
 engine.start()
 ticket = engine.submit(spec, [(1, text)])

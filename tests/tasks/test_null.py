@@ -12,24 +12,24 @@ import pytest
 
 from storage.outcomes import Outcome, Status
 from storage.specs import Spec
-from tasks import models, null
+from tasks import kinds, models, null
 from tasks.backends.factory import open_backend
 from tasks.backends.null import NullBackend
 from tasks.errors import CannotServe, ModelCorrupt, ModelNotFound
-from tasks.plan import Options, build_spec
+from tasks.plan import build_spec
 from tests.tasks.conftest import EngineOf
 
 PARAGRAPH = "Every word of this paragraph is a token, and the whole is longer than a window. " * 90
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from tasks import models
+from tasks import kinds, models
 from tasks.backends.factory import open_backend
 from tasks.engine import Engine
-from tasks.plan import Options, build_spec
+from tasks.plan import build_spec
 
 pinned = models.pin("null", models_dir=None, cache_dir=Path("none"))
-spec = build_spec("embed", pinned, Options(), models.read_config(pinned, models_dir=None))
+spec = build_spec("embed", pinned, kinds.options("embed"), models.read_config(pinned, models_dir=None))
 engine = Engine(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=Path("none")))
 engine.start()
 ticket = engine.submit(spec, [(1, "A text.")])
@@ -41,7 +41,7 @@ print(json.dumps([ticket.finished()[0].status, sorted(sys.modules)]))
 
 def spec_of(kind: str, model: str = "null", **options: int | str) -> Spec:
     pinned = models.pin(model, models_dir=None, cache_dir=Path("none"))
-    return build_spec(kind, pinned, Options(**options), models.read_config(pinned, models_dir=None))  # type: ignore[arg-type]
+    return build_spec(kind, pinned, kinds.options(kind, **options), models.read_config(pinned, models_dir=None))
 
 
 def run(engine_of: EngineOf, spec: Spec, texts: list[str]) -> list[Outcome]:

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from storage.specs import Spec
-from tasks import families, languages
+from tasks import families, kinds, languages
 from tasks.errors import BadOption, ModelUnsuitable
 from tasks.models import Pinned
 from tasks.named_prompts import Prompts
-from tasks.plan import ALGORITHM, Options, build_spec
+from tasks.plan import ALGORITHM, build_spec
 
 PINNED = Pinned("some/model", "0" * 40)
 T5 = {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}
@@ -19,13 +19,13 @@ GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
 
 
 def test_a_spec_holds_only_what_was_asked_for() -> None:
-    spec = build_spec("summarize", PINNED, Options(beams=2), T5)
+    spec = build_spec("summarize", PINNED, kinds.options("summarize", beams=2), T5)
     assert spec.params == {"beams": 2, "algorithm": ALGORITHM}
     assert spec.quality == "native"
 
 
 def test_a_prompt_and_its_sampling_are_part_of_the_spec() -> None:
-    options = Options(prompt="Say: {text}", temperature=1, top_p=1, seed=7, stop=("\n",))
+    options = kinds.options("generate", prompt="Say: {text}", temperature=1, top_p=1, seed=7, stop=("\n",))
     spec = build_spec("generate", PINNED, options, GPT2)
     expected = {"prompt": "Say: {text}", "temperature": 1.0, "top_p": 1.0, "seed": 7, "stop": ["\n"]}
     assert spec.params == {**expected, "white_space": "kept", "algorithm": ALGORITHM}
@@ -34,9 +34,12 @@ def test_a_prompt_and_its_sampling_are_part_of_the_spec() -> None:
 
 
 def test_a_spec_names_the_version_of_the_built_in_instructions_it_uses() -> None:
-    assert build_spec("summarize", PINNED, Options(), GPT2).params["instructions"] == 2
-    assert "instructions" not in build_spec("summarize", PINNED, Options(prompt="{text}"), GPT2).params
-    assert "instructions" not in build_spec("summarize", PINNED, Options(), T5).params
+    assert build_spec("summarize", PINNED, kinds.options("summarize"), GPT2).params["instructions"] == 2
+    assert (
+        "instructions"
+        not in build_spec("summarize", PINNED, kinds.options("summarize", prompt="{text}"), GPT2).params
+    )
+    assert "instructions" not in build_spec("summarize", PINNED, kinds.options("summarize"), T5).params
 
 
 @pytest.mark.parametrize(
@@ -44,10 +47,10 @@ def test_a_spec_names_the_version_of_the_built_in_instructions_it_uses() -> None
     [
         ("embed", {"beams": 4}, {}, "--beams has no meaning for embed"),
         ("summarize", {"pooling": "cls"}, {}, "--pooling has no meaning"),
-        ("embed", {"pooling": "max"}, {}, "choose one of cls, mean, last"),
-        ("embed", {"windows": "some"}, {}, "choose one of mean, all"),
+        ("embed", {"pooling": "max"}, {}, "--pooling must be cls, mean or last, not 'max'"),
+        ("embed", {"windows": "some"}, {}, "--windows must be mean or all"),
         ("translate", {"beams": 0}, {}, "at least 1"),
-        ("summarize", {"dtype": "int3"}, {}, "--dtype int3"),
+        ("summarize", {"dtype": "int3"}, {}, "--dtype must be auto, float32, bfloat16, float16 or int8, not 'int3'"),
         ("translate", {"target_lang": "frnch"}, {}, "near: french"),
         ("translate", {"target_lang": "fr"}, T5, "give --from and --to"),
         ("translate", {}, M2M, "give --from and --to"),
@@ -57,8 +60,8 @@ def test_a_spec_names_the_version_of_the_built_in_instructions_it_uses() -> None
         ("generate", {"prompt": "{text}", "beams": 2}, {}, "--beams has no meaning for generate"),
         ("generate", {"prompt": "{text}", "top_p": 0.0}, {}, "--top-p must be above 0"),
         ("generate", {"prompt": "{text}", "temperature": -1.0}, {}, "--temperature must be at least 0"),
-        ("generate", {"prompt": "{text}", "temperature": float("nan")}, {}, "--temperature must be at least 0"),
-        ("generate", {"prompt": "{text}", "stop": ("a", "")}, {}, "--stop must not be empty"),
+        ("generate", {"prompt": "{text}", "temperature": float("nan")}, {}, "--temperature must be between 0 and"),
+        ("generate", {"prompt": "{text}", "stop": ("a", "")}, {}, "--stop is empty"),
         (
             "summarize",
             {"prompt": "Sum up {text}"},
@@ -83,7 +86,7 @@ def test_options_that_do_not_fit_are_refused(
     kind: str, options: dict[str, Any], config: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(BadOption, match=says):
-        build_spec(kind, PINNED, Options(**options), config)
+        build_spec(kind, PINNED, kinds.options(kind, **options), config)
 
 
 @pytest.mark.parametrize(
@@ -101,18 +104,24 @@ def test_options_that_do_not_fit_are_refused(
 def test_a_prompt_for_documents_makes_a_spec_of_its_own_where_documents_had_another(
     stated: Prompts | None, expected: dict[str, str]
 ) -> None:
-    spec = build_spec("embed", PINNED, Options(), BERT, stated)
+    spec = build_spec("embed", PINNED, kinds.options("embed"), BERT, stated)
     assert spec.params == {**expected, "algorithm": ALGORITHM}
-    worded = build_spec("embed", PINNED, Options(prompt="a {text}"), BERT, stated)
+    worded = build_spec("embed", PINNED, kinds.options("embed", prompt="a {text}"), BERT, stated)
     assert worded.params == {"prompt": "a {text}", "algorithm": ALGORITHM}
 
 
 def test_a_prompt_by_a_name_that_the_files_do_not_have_is_refused_with_those_they_have() -> None:
     stated = Prompts({"query": "Q: ", "document": "D: ", "sts": ""})
     with pytest.raises(BadOption, match=r"--prompt-name doc: .* some/model are: document, query\. .* use --prompt"):
-        build_spec("embed", PINNED, Options(prompt_name="doc"), BERT, stated)
-    assert build_spec("embed", PINNED, Options(prompt_name="sts"), BERT, stated).params["prompt_name"] == "sts"
-    assert build_spec("embed", PINNED, Options(prompt_name="doc"), BERT, None).params["prompt_name"] == "doc"
+        build_spec("embed", PINNED, kinds.options("embed", prompt_name="doc"), BERT, stated)
+    assert (
+        build_spec("embed", PINNED, kinds.options("embed", prompt_name="sts"), BERT, stated).params["prompt_name"]
+        == "sts"
+    )
+    assert (
+        build_spec("embed", PINNED, kinds.options("embed", prompt_name="doc"), BERT, None).params["prompt_name"]
+        == "doc"
+    )
 
 
 def test_prompts_are_read_of_whatever_stands_in_their_file() -> None:
@@ -142,9 +151,9 @@ def test_prompts_are_read_of_whatever_stands_in_their_file() -> None:
 def test_only_a_t5_that_knows_the_words_is_told_to_summarize(
     config: dict[str, Any], expected: dict[str, str]
 ) -> None:
-    spec = build_spec("summarize", PINNED, Options(), config)
+    spec = build_spec("summarize", PINNED, kinds.options("summarize"), config)
     assert spec.params == {**expected, "algorithm": ALGORITHM}
-    asked = build_spec("summarize", PINNED, Options(prefix="sum: "), config)
+    asked = build_spec("summarize", PINNED, kinds.options("summarize", prefix="sum: "), config)
     assert asked.params == {"prefix": "sum: ", "algorithm": ALGORITHM}
 
 
@@ -166,7 +175,7 @@ def test_only_a_t5_that_knows_the_words_is_told_to_summarize(
 )
 def test_a_model_of_the_wrong_family_is_refused(kind: str, config: dict[str, Any], says: str) -> None:
     with pytest.raises(ModelUnsuitable) as refused:
-        build_spec(kind, PINNED, Options(prompt="{text}" if kind == "generate" else None), config)
+        build_spec(kind, PINNED, kinds.options(kind, prompt="{text}" if kind == "generate" else None), config)
     assert str(refused.value) == says
 
 

@@ -13,11 +13,10 @@ import pytest
 
 from storage.outcomes import Status
 from storage.specs import Spec
-from tasks import models, polyglot
+from tasks import kinds, models, polyglot
 from tasks.backends.polyglot import PolyglotBackend
 from tasks.batches import Budget
 from tasks.errors import BadOption, CannotServe, ModelUnsuitable
-from tasks.plan import Options
 from tasks.pool import Item, Pool
 from tasks.windows import Encoded
 from tests.tasks import architectures
@@ -31,7 +30,9 @@ def spec_of(cache_dir: Path, model: str, **options: Any) -> Spec:
     for language, name in (polyglot.parse(model) or {}).items():
         pinned = models.pin(name, models_dir=None, cache_dir=cache_dir)
         parts[language] = pinned, models.read_config(pinned, models_dir=None)
-    return polyglot.build_spec("translate", parts, Options(**{"dtype": "float32", "source_lang": "auto", **options}))
+    return polyglot.build_spec(
+        "translate", parts, kinds.options("translate", **{"dtype": "float32", "source_lang": "auto", **options})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_only_translations_have_several_models(tmp_path: Path) -> None:
     with pytest.raises(ModelUnsuitable, match="minilm"):
         spec_of(tmp_path, "fr=minilm")
     with pytest.raises(BadOption, match="is for translate; summarize takes one model"):
-        polyglot.build_spec("summarize", {"fr": (pinned, {})}, Options(source_lang="auto"))
+        polyglot.build_spec("summarize", {"fr": (pinned, {})}, kinds.options("translate", source_lang="auto"))
 
 
 def test_a_name_without_a_language_is_one_model() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.plan import Options
+from tasks import kinds
 from worker.errors import BadMessage
 from worker.messages import VERSION, parse_shard, queue, redis_key, shard_message
 from worker.orders.message import parse_enqueue
@@ -47,7 +47,7 @@ def test_an_enqueue_message_is_named_as_the_commands_options() -> None:
         {"source": "/data/x.jsonl", "task": "translate", "from": "fr", "to": "en", "beams": 4, "limit": 10}
     )
     assert (request.source, request.task, request.limit) == ("/data/x.jsonl", "translate", 10)
-    assert (request.options.source_lang, request.options.target_lang, request.options.beams) == ("fr", "en", 4)
+    assert request.options == kinds.options("translate", source_lang="fr", target_lang="en", beams=4)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_message_asks_for_a_prompt_as_the_command_does_with_one_text_to_stop_a
             "stop": ".",
         }
     )
-    assert request.options == Options(prompt="{text}", temperature=1, seed=2, stop=(".",))
+    assert request.options == kinds.options("generate", prompt="{text}", temperature=1, seed=2, stop=(".",))
     for name, value in (("temperature", "hot"), ("seed", 1.5), ("prompt", 3), ("stop", True)):
         with pytest.raises(BadMessage, match=name):
             parse_enqueue({"source": "a", "task": "generate", name: value})
@@ -90,6 +90,6 @@ def test_a_message_asks_for_a_prompt_as_the_command_does_with_one_text_to_stop_a
 
 def test_a_message_names_a_prompt_of_an_embedding_model_and_sets_a_prefix() -> None:
     request = parse_enqueue({"source": "a", "task": "embed", "prompt_name": "document"})
-    assert request.options == Options(prompt_name="document")
+    assert request.options == kinds.options("embed", prompt_name="document")
     request = parse_enqueue({"source": "a", "task": "summarize", "prefix": ""})
-    assert request.options == Options(prefix="")
+    assert request.options == kinds.options("summarize", prefix="")

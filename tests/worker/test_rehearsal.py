@@ -13,9 +13,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from storage.specs import Spec
-from tasks import models
+from tasks import kinds, models
 from tasks.errors import TaskError
-from tasks.plan import Options
 from tests.tasks import architectures, decoders
 from tests.tasks.hub_server import hub
 from tests.worker.harness import EXAMPLES, Docmill
@@ -201,13 +200,16 @@ def test_what_config_and_tokenizer_rule_out_is_refused_before_the_source_is_read
 ) -> None:
     named = str(request.getfixturevalue(model)) if model in {"llama", "m2m"} else model
     with pytest.raises(TaskError, match=told):
-        prepare(settings, Request(str(FRENCH), task, named, options=Options(**options)))
+        prepare(settings, Request(str(FRENCH), task, named, options=kinds.options(task, **options)))
 
 
 def test_what_just_fits_is_taken(settings: Settings, llama: Path) -> None:
-    for options in (Options(prompt="{text}", window_tokens=60), Options(prompt="{text}", max_new_tokens=200)):
-        prepare(settings, Request(str(FRENCH), "generate", str(llama), options=options))
-    most = Options(source_lang="fr", target_lang="en", max_new_tokens=512)
+    for asked in ({"window_tokens": 60}, {"max_new_tokens": 200}):
+        prepare(
+            settings,
+            Request(str(FRENCH), "generate", str(llama), options=kinds.options("generate", prompt="{text}", **asked)),
+        )
+    most = kinds.options("translate", source_lang="fr", target_lang="en", max_new_tokens=512)
     prepare(settings, Request(str(FRENCH), "translate", "marian-ddtp", options=most))
 
 

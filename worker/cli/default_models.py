@@ -5,30 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from storage.readers.sources import path_of
-from tasks.languages import AUTO
+from tasks import kinds
 from tasks.models import DEFAULTS, SHIPPED_FOLDER
 
 _KNOWS = "It was trained on descriptions of software packages and knows little else"
 
 
-def said(task: str, source: str, source_lang: str | None = None, target_lang: str | None = None) -> str:
+def said(task: str, source: str, options: kinds.KindOptions) -> str:
     """Return a remark on a task's default model, with two models of the hub that fit other texts."""
     model = DEFAULTS[task]
     line = f"Model: {model}, the quick start's; --model takes any other."
-    fitting = _fitting(task, source_lang, target_lang)
+    fitting = kinds.kind(task).other_models(options)
     if not fitting or _is_example(source):
         return line
     return f"{line} {_KNOWS}. For other texts: --model {fitting[0]} or --model {fitting[1]}"
-
-
-def _fitting(task: str, source_lang: str | None, target_lang: str | None) -> tuple[str, ...]:
-    """Return two models of the hub that may be used commercially; none where the default model knows all texts."""
-    if task == "summarize":
-        return ("facebook/bart-large-cnn", "google/pegasus-xsum")
-    if task == "translate":
-        read = "mul" if source_lang in (None, AUTO) else source_lang
-        return (f"Helsinki-NLP/opus-mt-{read}-{target_lang or 'en'}", "facebook/m2m100_418M")
-    return ()
 
 
 def _is_example(source: str) -> bool:

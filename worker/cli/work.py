@@ -14,6 +14,7 @@ from worker import prune_rejected
 from worker.cli import formatting, shell_completion
 from worker.cli.context import open_broker, open_store, queue_of, settings_from
 from worker.cli.exit_codes import OK, SOME_FAILED, SOME_REJECTED
+from worker.cli.kind_options import given_options, kind_options
 from worker.cli.options import BACKEND, FORMAT, OUT, SourceCommand, check_filled
 from worker.cli.output_files import STDOUT, check_out, check_out_is_no_input, write_out
 from worker.cli.printing import answer, print_json, say, warn
@@ -25,44 +26,7 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 MOST = 2**31 - 1  # far more than makes sense, far less than a database holds
-OF_MODEL = (
-    *("source_lang", "target_lang", "beams", "max_new_tokens", "window_tokens", "pooling", "windows"),
-    *("prompt", "system", "temperature", "top_p", "top_k", "seed", "stop", "prompt_name", "prefix"),
-)
 TASKS = click.Choice(kinds.NAMES)
-
-
-class PromptType(click.ParamType[str]):
-    """A template, or the text of a file as @FILE."""
-
-    name = "TEMPLATE|@FILE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not value.startswith("@"):
-            return str(value)
-        try:
-            return Path(value[1:]).read_text(encoding="utf-8")
-        except OSError as error:
-            self.fail(f"cannot read {value[1:]}: {error.strerror}", param, ctx)
-        except UnicodeDecodeError:
-            self.fail(f"{value[1:]} is not UTF-8 text", param, ctx)
-
-
-_DECODER_OPTIONS = (
-    click.option(
-        "--prompt",
-        type=PromptType(),
-        help="What to tell a decoder-only model, or what an embedding model reads; {text} is the document.",
-    ),
-    click.option("--prompt-name", metavar="NAME", help="One of an embedding model's own prompts, such as document."),
-    click.option("--prefix", metavar="TEXT", help="Words before each window, such as 'summarize: ' for a T5."),
-    click.option("--system", metavar="TEXT", help="System prompt, where the model's chat template has one."),
-    click.option("--temperature", type=click.FloatRange(0), help="Sample; 0 takes the likeliest token each time."),
-    click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Sample of this share of probability."),
-    click.option("--top-k", type=click.IntRange(0, MOST), help="Sample of the K likeliest tokens; 0 is all."),
-    click.option("--seed", type=click.IntRange(0, MOST), help="Another seed, other samples.  [default: 0]"),
-    click.option("--stop", multiple=True, metavar="TEXT", help="End the output before this text; may be repeated."),
-)
 
 
 def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,24 +41,7 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "for each language: fr=MODEL,de=MODEL.",
         ),
         click.option("--revision", help="A hub model's branch, tag or commit.  [default: main]"),
-        click.option(
-            "--from",
-            "source_lang",
-            metavar="LANG",
-            help="Language of the documents, such as fr; auto finds each one's.",
-        ),
-        click.option("--to", "target_lang", metavar="LANG", help="Language to translate into, such as en."),
-        click.option("--beams", type=click.IntRange(1, 64), help="Beams of the search; 1 is greedy."),
-        click.option("--max-new-tokens", type=click.IntRange(1, MOST), help="Longest output of a window, in tokens."),
-        click.option("--window-tokens", type=click.IntRange(8, MOST), help="Cut documents into windows of so many."),
-        *_DECODER_OPTIONS,
-        click.option("--pooling", type=click.Choice(["cls", "mean", "last"]), help="Instead of the model's own."),
-        click.option("--windows", type=click.Choice(["mean", "all"]), help="Of a long document's vectors."),
-        click.option(
-            "--dtype",
-            type=click.Choice(["auto", "float32", "bfloat16", "float16", "int8"]),
-            help="Precision; auto is what the device does natively, int8 costs some quality.",
-        ),
+        *kind_options(),
         click.option("--corpus", help="Corpus that the documents belong to.  [default: the source's path]"),
         click.option("--text-field", default="text", show_default=True, help="Field that holds the text."),
         click.option("--id-field", default="id", show_default=True, help="Field that holds the document's id."),
@@ -133,13 +80,10 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _request(settings: Settings, given: dict[str, Any]) -> Request:
     """The request in a command's options."""
-    from tasks.plan import Options
     from worker.enqueue import Request
 
     check_filled()
-    options = {name: given.pop(name) for name in OF_MODEL}
-    options["stop"] = options["stop"] or None
-    return Request(options=Options(**options, dtype=given.pop("dtype") or settings.dtype), **given)
+    return Request(options=given_options(given["task"], given, dtype=settings.dtype), **given)
 
 
 def _prepare(settings: Settings, request: Request, devices: Sequence[str] = ()) -> Prepared:
@@ -150,8 +94,7 @@ def _prepare(settings: Settings, request: Request, devices: Sequence[str] = ()) 
         say("Reading JSON lines from the keyboard; Ctrl-D ends them.")
     prepared = prepare(settings, request, stdin=sys.stdin.buffer, devices=devices)
     if request.model is None:
-        options = request.options
-        say(default_models.said(request.task, request.source, options.source_lang, options.target_lang))
+        say(default_models.said(request.task, request.source, request.options))
     return prepared
 
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from pydantic import ValidationError
+
 from storage.readers import credentials
 from tasks import kinds
-from tasks.plan import Options
+from tasks.kinds.options import is_list, key, option
+from tasks.validation import WRONG_TYPE, sentence
 from worker import prune_rejected
 from worker.enqueue import Request
 from worker.errors import BadMessage
 from worker.messages import VERSION, is_id
 
 ORDER_ID = "order_id"
-_OPTION_FIELDS = {f.name for f in fields(Options)}
+# Options that a message names otherwise than their fields.
+_FIELDS = {key(name, field): name for name, field in kinds.OPTIONS.items() if option(field).spelling is not None}
 _REQUEST_FIELDS = {f.name for f in fields(Request)} - {"options"}
-_WHOLE_NUMBERS = {"beams", "max_new_tokens", "window_tokens", "top_k", "seed", "limit", "priority"}
+_WHOLE_NUMBERS = {"limit", "priority"}
 _SWITCHES = {"strict", "prune"}
-_NUMBERS = {"temperature", "top_p", "max_failures", "prune_max"}
+_NUMBERS = {"max_failures", "prune_max"}
 
 
 def sender_id(message_id: str, arguments: dict[str, Any]) -> str:
@@ -46,25 +50,42 @@ def parse_enqueue(arguments: dict[str, Any]) -> Request:
     order_id = given.pop(ORDER_ID, None)
     if order_id is not None and not (isinstance(order_id, str) and is_id(order_id)):
         raise BadMessage("docmill.enqueue: order_id is a text of at most 255 printable characters")
-    given = {{"from": "source_lang", "to": "target_lang"}.get(name, name): value for name, value in given.items()}
-    if unknown := sorted(given.keys() - _OPTION_FIELDS - _REQUEST_FIELDS):
+    given = {_FIELDS.get(name, name): value for name, value in given.items()}
+    if unknown := sorted(given.keys() - kinds.OPTIONS.keys() - _REQUEST_FIELDS):
         raise BadMessage(f"docmill.enqueue takes no argument {', '.join(unknown)}")
     if missing := sorted({"source", "task"} - given.keys()):
         raise BadMessage(f"docmill.enqueue needs {' and '.join(missing)}")
-    for name, value in given.items():
+    request = {name: value for name, value in given.items() if name in _REQUEST_FIELDS}
+    for name, value in request.items():
         if not isinstance(value, _type_of(name)) or (isinstance(value, bool) and name not in _SWITCHES):
             raise BadMessage(f"docmill.enqueue: {name} has a value of the wrong type")
         if isinstance(value, int | float) and abs(value) >= 2**31:
             raise BadMessage(f"docmill.enqueue: {name} is too large a number")
-    if given["task"] not in kinds.NAMES:
+    if request["task"] not in kinds.NAMES:
         raise BadMessage(f"docmill.enqueue: task is one of {', '.join(kinds.NAMES)}")
-    _check_bounds(given)
-    if given["source"] == "-":
+    _check_bounds(request)
+    if request["source"] == "-":
         raise BadMessage("docmill.enqueue cannot read standard input")
-    if given.get("stop") is not None:
-        given["stop"] = (given["stop"],)  # a message has plain values, so one text
-    options = Options(**{name: value for name, value in given.items() if name in _OPTION_FIELDS})
-    return Request(options=options, **{name: value for name, value in given.items() if name in _REQUEST_FIELDS})
+    return Request(options=_options(request["task"], given), **request)
+
+
+def _options(task: str, given: dict[str, Any]) -> kinds.KindOptions:
+    """Return the options of a task in a message's arguments. Raises BadMessage."""
+    asked = {name: given[name] for name in kinds.OPTIONS if given.get(name) is not None}
+    for name, value in asked.items():
+        if task not in kinds.with_option(name):
+            raise BadMessage(f"docmill.enqueue: {name} has no meaning for {task}")
+        if is_list(kinds.OPTIONS[name]):
+            asked[name] = [value]  # a message has plain values, so one text
+    try:
+        return kinds.kind(task).options(**asked)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        wrong = (
+            "has a value of the wrong type" if first["type"] in WRONG_TYPE else sentence(first, kinds.OPTIONS[name])
+        )
+        raise BadMessage(f"docmill.enqueue: {name} {wrong}") from error
 
 
 def _check_bounds(given: dict[str, Any]) -> None:

@@ -9,23 +9,21 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from storage.readers import credentials
 from tasks import kinds, polyglot, prompts
 from tasks.errors import BadOption
-from tasks.plan import Options
-from worker import prune_rejected
+from tasks.kinds.options import key, option
+from tasks.validation import shown
 from worker.errors import WorkerError
-from worker.pipelines import schedule, tables
+from worker.pipelines import schedule
 from worker.pipelines.lines import Place, lines
 from worker.pipelines.schedule import BadSchedule, Schedule
-from worker.pipelines.tables import Check, Notes, nearest, read_table, shown
-
-DOCUMENT = "document"  # as a step's input: the document itself
-_GIVE_NO_TEXT = frozenset({"embed"})
+from worker.pipelines.schema import DOCUMENT, TABLES, Top, step_table
+from worker.pipelines.tables import Notes, nearest, read_table
 
 
 class PipelineInvalid(WorkerError):
@@ -44,7 +42,7 @@ class Step:
     input: str
     model: str | None
     revision: str | None
-    options: Options
+    options: kinds.KindOptions
 
 
 @dataclass(frozen=True)
@@ -112,9 +110,14 @@ def parse(text: str, path: Path) -> Pipeline:
         notes = Notes(lines(text))
     except (ValueError, RecursionError) as error:  # beside its own errors: a number of a million digits
         raise PipelineInvalid(_no_toml(error, text, path)) from error
-    top = read_table(given, (), _PIPELINE, notes)
-    parts = {name: read_table(top.get(name, {}), (name,), known, notes) for name, known in _TABLES.items()}
-    steps = [read_table(step, ("step", place), _STEP, notes) for place, step in enumerate(top.get("step", []))]
+    written = _tables(given, notes)
+    values = {name: value for name, value in given.items() if name not in (*TABLES, "step")}
+    top = read_table(values, (), Top, notes, beside=(*TABLES, "step"))
+    parts = {name: read_table(written.get(name, {}), (name,), table, notes) for name, table in TABLES.items()}
+    steps = [
+        read_table(step, ("step", place), step_table(str(step.get("task"))), notes)
+        for place, step in enumerate(written.get("step", []))
+    ]
     _check_required(given, notes)
     _check_names(steps, notes)
     inputs = _inputs(steps, notes)
@@ -157,105 +160,21 @@ def _no_toml(error: Exception, text: str, path: Path) -> str:
     return f"{path}:{line}: this is not TOML: {said.removesuffix(place[0]) if place else said}"
 
 
-def _source(value: Any) -> str | None:
-    if value == "-":
-        return "cannot be standard input, which is there only once; name a file, a folder or a URL"
-    return tables.text(value)
-
-
-_identifier = tables.pattern("[A-Za-z][A-Za-z0-9_]*", "a letter, then letters, digits and _")
-
-
-def _step_name(value: Any) -> str | None:
-    return "cannot be document, which means the document itself" if value == DOCUMENT else _identifier(value)
-
-
-def _prompt(value: Any) -> str | None:
-    if isinstance(value, str) and value.startswith("@") and "{text}" not in value:
-        return "is the template itself in a pipeline, not a file's name; put the text between ''' and '''"
-    return tables.text(value)
-
-
-def _model(value: Any) -> str | None:
-    if not isinstance(value, dict):
-        return tables.text(value)
-    problems = ((language, tables.text(model)) for language, model in value.items())
-    wrong = next((f"{language} {problem}" for language, problem in problems if problem), None)
-    return wrong or (None if value else 'names no model; write { fr = "MODEL", de = "MODEL" }')
-
-
-def _output_file(value: Any) -> str | None:
-    return "cannot be standard output; name a file" if value == "-" else tables.text(value)
-
-
-def _cron(value: Any) -> str | None:
-    return tables.text(value) or schedule.cron_problem(value)
-
-
-def _timezone(value: Any) -> str | None:
-    return tables.text(value) or schedule.timezone_problem(value)
-
-
-_PIPELINE: Mapping[str, Check] = {
-    "name": tables.pattern(
-        "[A-Za-z][A-Za-z0-9_-]{0,39}", "a letter, then letters, digits, _ and -, at most 40 characters in all"
-    ),
-    "corpus": tables.table("corpus"),
-    "step": tables.tables("step"),
-    "job": tables.table("job"),
-    "schedule": tables.table("schedule"),
-    "output": tables.table("output"),
-}
-_TABLES: Mapping[str, Mapping[str, Check]] = {
-    "corpus": {
-        "source": _source,
-        "name": tables.text,
-        "text-field": tables.text,
-        "id-field": tables.text,
-        "encoding": tables.text,
-        "limit": tables.whole(1),
-        "prune": tables.switch,
-        "prune-max": tables.number(0, 100),
-        "prune-rejected": tables.choice(*prune_rejected.CHOICES),
-        "strict": tables.switch,
-    },
-    "job": {"priority": tables.whole(), "max-failures": tables.number(0, 100)},
-    "schedule": {"cron": _cron, "timezone": _timezone, "overlap": tables.choice("skip", "queue")},
-    "output": {
-        "file": _output_file,
-        "format": tables.choice("jsonl", "csv", "csv-excel", "parquet"),
-        "part-documents": tables.whole(1),
-        "view": tables.switch,
-    },
-}
-_OPTIONS: Mapping[str, Check] = {
-    "from": tables.text,
-    "to": tables.text,
-    "beams": tables.whole(),
-    "max-new-tokens": tables.whole(),
-    "window-tokens": tables.whole(),
-    "pooling": tables.text,
-    "windows": tables.text,
-    "prompt": _prompt,
-    "prompt-name": tables.text,
-    "prefix": tables.any_text,
-    "system": tables.text,
-    "temperature": tables.number(),
-    "top-p": tables.number(),
-    "top-k": tables.whole(),
-    "seed": tables.whole(),
-    "stop": tables.texts,
-    "dtype": tables.text,
-}
-_STEP: Mapping[str, Check] = {
-    "name": _step_name,
-    "task": tables.choice(*kinds.NAMES),
-    "input": tables.text,
-    "model": _model,
-    "revision": tables.text,
-    **_OPTIONS,
-}
-_FIELDS = {"from": "source_lang", "to": "target_lang"}
+def _tables(given: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
+    """Return the tables of a file that are written as such; note the others."""
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        if name == "step":
+            if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+                found[name] = value
+            else:
+                notes.add((name,), "step must be tables, each written [[step]], with two brackets")
+        elif name in TABLES:
+            if isinstance(value, dict):
+                found[name] = value
+            else:
+                notes.add((name,), f"{name} must be a table, written [{name}], not {shown(value)}")
+    return found
 
 
 def _check_required(given: Mapping[str, Any], notes: Notes) -> None:
@@ -307,24 +226,31 @@ def _input_problem(wanted: str, earlier: Mapping[str, str | None], all_names: se
     if wanted == DOCUMENT:
         return None
     if wanted in earlier:
-        if earlier[wanted] not in _GIVE_NO_TEXT:
+        task = earlier[wanted]
+        if task is None or (output := kinds.kind(task).output).feeds_steps:
             return None
         which = f"{wanted} gives" if given else f"the step before, {wanted}, gives"
-        return f'{which} vectors, which no step can read; choose another input, such as input = "{DOCUMENT}"'
+        return f'{which} {output.plural}, which no step can read; choose another input, such as input = "{DOCUMENT}"'
     if wanted in all_names:
         return f"input must be an earlier step, and {wanted} is not; put it before this one, or choose another"
     return f"input names no step: {shown(wanted)}; {nearest(wanted, [DOCUMENT, *earlier])}"
 
 
 def _check_prompts(steps: Sequence[Mapping[str, Any]], notes: Notes) -> None:
-    """Note the templates that are none."""
+    """Note the names of files in place of templates, and the templates that are none."""
+    templates = {key(name, field) for name, field in kinds.OPTIONS.items() if option(field).is_template}
     for place, step in enumerate(steps):
-        if "prompt" not in step:
-            continue
-        try:
-            prompts.check(step["prompt"])
-        except BadOption as error:
-            notes.add(("step", place, "prompt"), str(error).removeprefix("--"))
+        for name in templates & step.keys():
+            value = step[name]
+            if value.startswith("@") and "{text}" not in value:
+                advice = "put the text between ''' and '''"
+                problem = f"{name} is the template itself in a pipeline, not a file's name; {advice}"
+                notes.add(("step", place, name), problem)
+                continue
+            try:
+                prompts.check(value)
+            except BadOption as error:
+                notes.add(("step", place, name), str(error).removeprefix("--"))
 
 
 def _check_pruning(corpus: Mapping[str, Any], notes: Notes) -> None:
@@ -370,14 +296,12 @@ def _corpus(given: Mapping[str, Any], pipeline: str, folder: Path) -> Corpus:
 
 
 def _step(given: Mapping[str, Any], input_: str) -> Step:
-    asked = {_FIELDS.get(name, name.replace("-", "_")): given[name] for name in _OPTIONS if name in given}
-    if "stop" in asked:
-        asked["stop"] = tuple(asked["stop"])
-    assert asked.keys() <= {field.name for field in fields(Options)}
-    model = given.get("model")
+    task = given["task"]
+    table = step_table(task).model_validate(given)
+    model, asked = table.model, {name: getattr(table, name) for name in kinds.kind(task).options.model_fields}
     if isinstance(model, dict):
         model = polyglot.written(model)
-    return Step(given["name"], given["task"], input_, model, given.get("revision"), Options(**asked))
+    return Step(table.name, task, input_, model, table.revision, kinds.kind(task).options(**asked))
 
 
 def _output(given: Mapping[str, Any], folder: Path) -> Output:

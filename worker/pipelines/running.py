@@ -7,7 +7,6 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 from storage.database import Database
@@ -25,7 +24,8 @@ from tasks.errors import HubUnreachable, TaskError
 from worker.broker import Broker
 from worker.enqueue import Prepared, Request, enqueue, reading, spec_of, storable
 from worker.errors import WorkerError
-from worker.pipelines.file import DOCUMENT, Pipeline, PipelineInvalid, line_of, parse
+from worker.pipelines.file import Pipeline, PipelineInvalid, line_of, parse
+from worker.pipelines.schema import DOCUMENT
 from worker.progress import UnderLease
 from worker.rehearsal import require_possible
 from worker.renewal import Held, renewed
@@ -66,7 +66,7 @@ def prepare(settings: Settings, pipeline: Pipeline, devices: Sequence[str] = ())
 
 def _step(settings: Settings, pipeline: Pipeline, number: int, devices: Sequence[str]) -> StepRequest:
     step = pipeline.steps[number]
-    options = step.options if step.options.dtype != "auto" else replace(step.options, dtype=settings.dtype)
+    options = step.options if step.options.dtype != "auto" else step.options.replaced(dtype=settings.dtype)
     try:
         spec = spec_of(settings, step.task, step.model, step.revision, options)
         require_possible(settings, spec, devices)

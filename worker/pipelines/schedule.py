@@ -18,9 +18,9 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 
 from tasks.near_misses import nearly
+from tasks.validation import shown
 from worker.errors import WorkerError
 from worker.pipelines import clocks
-from worker.pipelines.tables import shown
 
 _FIELDS = (
     ("minute", "0 to 59"),

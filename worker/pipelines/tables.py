@@ -1,27 +1,26 @@
-"""The tables of a file against what is known of them: every unknown name and wrong value is noted, with its line.
-
-A check takes a value and says what is wrong with it, or None.
-"""
+"""The tables of a file against their models: every unknown key and wrong value is noted, with its line."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ValidationError
+
+from tasks import kinds
+from tasks.kinds.options import key, option
 from tasks.near_misses import nearly
+from tasks.validation import EMPTY, sentence
 from worker.pipelines.lines import Place
+from worker.pipelines.schema import Table
 
-Check = Callable[[Any], str | None]
-
-MOST = 2**31 - 1  # as in the command's options: far more than makes sense, far less than a database holds
-_SHOWN_CHARS = 40
+_OPTION_KEYS = frozenset(key(name, field) for name, field in kinds.OPTIONS.items())
 
 
 @dataclass
 class Notes:
-    """What was found to be wrong; ``lines`` says on which line each place of the file stands."""
+    """Errors that were found; ``lines`` says on which line each place of the file stands."""
 
     lines: Mapping[Place, int]
     found: list[tuple[int, str]] = field(default_factory=list)
@@ -36,16 +35,32 @@ class Notes:
         return self.lines.get(place, 1)
 
 
-def read_table(values: Mapping[str, Any], place: Place, known: Mapping[str, Check], notes: Notes) -> dict[str, Any]:
-    """Those of a table's values that are known and right; the others are noted."""
-    good = {}
+def read_table(
+    values: Mapping[str, Any], place: Place, model: type[Table], notes: Notes, *, beside: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return a table's values that are known and right; note the others, but not the keys that are missing.
+
+    ``beside`` are names that stand where the table's keys do.
+    """
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    good = dict(values)
     for name, value in values.items():
-        if name not in known:
-            notes.add((*place, name), f"there is no {name} {_within(place)}; {nearest(name, known)}")
-        elif problem := known[name](value):
-            notes.add((*place, name), f"{name} {problem}")
-        else:
-            good[name] = value
+        if name in fields and isinstance(value, str) and not value.strip() and not option(fields[name]).may_be_empty:
+            notes.add((*place, name), f"{name} {EMPTY}")
+            del good[name]
+    try:
+        model.model_validate(good)
+    except ValidationError as error:
+        for one in error.errors():
+            name = str(one["loc"][0])
+            if one["type"] == "missing" or good.pop(name, None) is None:
+                continue
+            if one["type"] != "extra_forbidden":
+                notes.add((*place, name), f"{name} {sentence(one, fields[name])}")
+            elif name in _OPTION_KEYS and "task" in good:
+                notes.add((*place, name), f"{name} has no meaning for {good['task']}")
+            else:
+                notes.add((*place, name), f"there is no {name} {_within(place)}; {nearest(name, (*fields, *beside))}")
     return good
 
 
@@ -56,105 +71,7 @@ def _within(place: Place) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint at what was meant: the nearest of the known names, or all of them."""
+    """Return a hint at the name that was meant: the nearest of the known names, or all of them."""
     names = list(known)
     close = nearly(name, names)
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
-
-
-def shown(value: Any) -> str:
-    """A value of a TOML file as a sentence may show it: short, and on one line."""
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, list):
-        return "a list"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if not isinstance(value, str):
-        return str(value)
-    return repr(value if len(value) <= _SHOWN_CHARS else value[:_SHOWN_CHARS] + "…")
-
-
-def text(value: Any) -> str | None:
-    if problem := any_text(value):
-        return problem
-    return None if value.strip() else "is empty; fill it in or leave it out"
-
-
-def any_text(value: Any) -> str | None:
-    """A text that may be empty or blank."""
-    return None if isinstance(value, str) else f"must be a text in quotes, not {shown(value)}"
-
-
-def pattern(expression: str, about: str) -> Check:
-    """A text of a form, which ``about`` describes."""
-    form = re.compile(expression, re.ASCII)
-
-    def check(value: Any) -> str | None:
-        return text(value) or (None if form.fullmatch(value) else f"must be {about}; {shown(value)} is not")
-
-    return check
-
-
-def choice(*names: str) -> Check:
-    def check(value: Any) -> str | None:
-        return text(value) or (None if value in names else f"must be {_either(names)}, not {shown(value)}")
-
-    return check
-
-
-def _either(names: tuple[str, ...]) -> str:
-    *others, last = names
-    return f"{', '.join(others)} or {last}"
-
-
-def switch(value: Any) -> str | None:
-    return None if isinstance(value, bool) else f"must be true or false, not {shown(value)}"
-
-
-def whole(least: int = -MOST, most: int = MOST) -> Check:
-    def check(value: Any) -> str | None:
-        if isinstance(value, bool) or not isinstance(value, int):
-            return f"must be a whole number, not {shown(value)}"
-        return _between(value, least, most)
-
-    return check
-
-
-def number(least: float = -MOST, most: float = MOST) -> Check:
-    def check(value: Any) -> str | None:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return f"must be a number, not {shown(value)}"
-        return _between(value, least, most)
-
-    return check
-
-
-def _between(value: float, least: float, most: float) -> str | None:
-    if least <= value <= most:  # which no NaN does
-        return None
-    if value < least and least != -MOST:
-        return f"must be at least {least:g}"
-    return f"must be between {least:,} and {most:,}"
-
-
-def texts(value: Any) -> str | None:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        return f'must be a list of texts, such as ["a", "b"], not {shown(value)}'
-    return None if value else "is empty; fill it in or leave it out"
-
-
-def table(name: str) -> Check:
-    def check(value: Any) -> str | None:
-        return None if isinstance(value, dict) else f"must be a table, written [{name}], not {shown(value)}"
-
-    return check
-
-
-def tables(name: str) -> Check:
-    def check(value: Any) -> str | None:
-        if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
-            return None
-        return f"must be tables, each written [[{name}]], with two brackets"
-
-    return check

@@ -2,22 +2,27 @@ from __future__ import annotations
 
 import pytest
 
+from tasks import kinds
 from tests.worker.harness import EXAMPLES
 from worker.cli.default_models import said
 
 
 @pytest.mark.parametrize(
-    ("task", "languages", "named"),
+    ("task", "options", "named"),
     [
-        ("summarize", (None, None), ("facebook/bart-large-cnn", "google/pegasus-xsum")),
-        ("translate", ("es", "en"), ("Helsinki-NLP/opus-mt-es-en", "facebook/m2m100_418M")),
-        ("translate", ("auto", "en"), ("Helsinki-NLP/opus-mt-mul-en", "facebook/m2m100_418M")),
+        ("summarize", {}, ("facebook/bart-large-cnn", "google/pegasus-xsum")),
+        (
+            "translate",
+            {"source_lang": "es", "target_lang": "en"},
+            ("Helsinki-NLP/opus-mt-es-en", "facebook/m2m100_418M"),
+        ),
+        ("translate", {"source_lang": "auto"}, ("Helsinki-NLP/opus-mt-mul-en", "facebook/m2m100_418M")),
     ],
 )
 def test_a_run_over_other_texts_names_two_models_that_fit(
-    task: str, languages: tuple[str | None, str | None], named: tuple[str, str]
+    task: str, options: dict[str, str], named: tuple[str, str]
 ) -> None:
-    sentence = said(task, "news.jsonl", *languages)
+    sentence = said(task, "news.jsonl", kinds.options(task, **options))
     assert "knows little else" in sentence
     for model in named:
         assert f"--model {model}" in sentence
@@ -27,4 +32,4 @@ def test_a_run_over_other_texts_names_two_models_that_fit(
     ("task", "source"), [("summarize", str(EXAMPLES / "descriptions.jsonl")), ("embed", "news.jsonl")]
 )
 def test_nothing_is_advised_for_the_examples_or_where_the_default_model_fits(task: str, source: str) -> None:
-    assert "knows little else" not in said(task, source)
+    assert "knows little else" not in said(task, source, kinds.options(task))

@@ -117,8 +117,7 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
         pipeline, prepared = _prepared(settings, file, devices=devices)
         for step in pipeline.steps:
             if step.model is None:
-                languages = (step.options.source_lang, step.options.target_lang)
-                say(f"Step {step.name}: {said(step.task, pipeline.corpus.source, *languages)}")
+                say(f"Step {step.name}: {said(step.task, pipeline.corpus.source, step.options)}")
         with InHistory(settings, database, pipeline) as run:
             with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):
                 status = run_here(settings, database, broker, devices, prepared)
@@ -345,10 +344,7 @@ def _when(pipeline: Pipeline) -> str:
 
 def _as_json(pipeline: Pipeline) -> dict[str, Any]:
     shown = asdict(pipeline)
-    shown["steps"] = [step | {"options": _given(step["options"])} for step in shown["steps"]]
+    given = [step.options.model_dump(mode="json", exclude_none=True) for step in pipeline.steps]
+    shown["steps"] = [step | {"options": one} for step, one in zip(shown["steps"], given, strict=True)]
     shown["output"]["file"] = str(pipeline.output.file) if pipeline.output.file else None
     return shown
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}

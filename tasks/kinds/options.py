@@ -1,0 +1,174 @@
+"""Options of kinds of task: pydantic models from which the command line, pipelines, messages and specs derive.
+
+A field's type, bounds and description are the option's; its `Option` says the rest. Options that several kinds share
+stand in a model that theirs inherit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from tasks.errors import BadOption
+from tasks.families import Family
+from tasks.validation import sentence
+
+MOST = 2**31 - 1  # far more than makes sense, far less than a database holds
+MIN_WINDOW_TOKENS = 8
+_ALIASES = {"native": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """Facts about an option beyond its type, bounds and description.
+
+    ``spelling`` is its name on the command line, in pipelines and in messages, where that is not the field's.
+    ``only`` is the family of models that take it; ``any_takes`` is a value that every model takes, and ``instead``
+    is advice for the other models. ``is_template``: its value is a prompt template. ``may_be_empty``: an empty text
+    has a meaning.
+    """
+
+    spelling: str | None = None
+    metavar: str | None = None
+    only: Family | None = None
+    any_takes: Any = None
+    instead: str = ""
+    is_template: bool = False
+    may_be_empty: bool = False
+
+
+class KindOptions(BaseModel):
+    """The options of a kind of task; None is the model's own choice."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16", "int8"],
+        BeforeValidator(lambda value: _ALIASES.get(value, value) if isinstance(value, str) else value),
+        Field(description="Precision; auto is what the device does natively, int8 costs some quality."),
+    ] = "auto"
+
+    def asked(self) -> dict[str, Any]:
+        """Return the options that were given, but for the precision, as JSON values."""
+        return self.model_dump(mode="json", exclude={"dtype"}, exclude_none=True)
+
+    @property
+    def quality(self) -> str:
+        """The precision as a spec names it."""
+        return "native" if self.dtype == "auto" else self.dtype
+
+    @property
+    def template(self) -> str | None:
+        """The prompt template, if one was given."""
+        given = (getattr(self, name) for name, field in type(self).model_fields.items() if option(field).is_template)
+        return next((value for value in given if value is not None), None)
+
+    def replaced(self, **values: Any) -> Self:
+        """Return these options with other values, which are known to be right."""
+        return self.model_copy(update=values)
+
+
+PROMPT = Field(
+    description="What to tell a decoder-only model, or what an embedding model reads; {text} is the document."
+)
+
+
+class Windowed(KindOptions):
+    window_tokens: Annotated[
+        int | None, Field(ge=MIN_WINDOW_TOKENS, le=MOST, description="Cut documents into windows of so many.")
+    ] = None
+
+
+class Writing(Windowed):
+    """Options of kinds that write text."""
+
+    max_new_tokens: Annotated[
+        int | None, Field(ge=1, le=MOST, description="Longest output of a window, in tokens.")
+    ] = None
+    prompt: Annotated[str | None, PROMPT, Option(only=Family.DECODER, is_template=True)] = None
+    system: Annotated[
+        str | None,
+        Field(description="System prompt, where the model's chat template has one."),
+        Option(metavar="TEXT", only=Family.DECODER),
+    ] = None
+    temperature: Annotated[
+        float | None,
+        Field(ge=0, le=MOST, description="Sample; 0 takes the likeliest token each time."),
+        Option(only=Family.DECODER),
+    ] = None
+    top_p: Annotated[
+        float | None,
+        Field(gt=0, le=1, description="Sample of this share of probability."),
+        Option(only=Family.DECODER),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        Field(ge=0, le=MOST, description="Sample of the K likeliest tokens; 0 is all."),
+        Option(only=Family.DECODER),
+    ] = None
+    # An encoder-decoder whose own settings ask for samples takes it too.
+    seed: Annotated[int | None, Field(ge=0, le=MOST, description="Another seed, other samples.  [default: 0]")] = None
+    stop: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...] | None,
+        Field(strict=False, min_length=1, description="End the output before this text; may be repeated."),
+        Option(metavar="TEXT", only=Family.DECODER),
+    ] = None
+
+
+class Searching(Writing):
+    """Options of kinds that encoder-decoders can do, too."""
+
+    beams: Annotated[
+        int | None,
+        Field(ge=1, le=MOST, description="Beams of the search; 1 is greedy."),
+        Option(only=Family.SEQ2SEQ, any_takes=1),
+    ] = None
+    prefix: Annotated[
+        str | None,
+        Field(description="Words before each window, such as 'summarize: ' for a T5."),
+        Option(metavar="TEXT", only=Family.SEQ2SEQ, instead="use --prompt", may_be_empty=True),
+    ] = None
+
+
+def option(field: FieldInfo) -> Option:
+    """Return what a field's declaration says beyond pydantic."""
+    return next((note for note in field.metadata if isinstance(note, Option)), Option())
+
+
+def key(name: str, field: FieldInfo) -> str:
+    """Return an option's name on the command line, without dashes in front, and in pipelines."""
+    return option(field).spelling or name.replace("_", "-")
+
+
+def value_type(field: FieldInfo) -> Any:
+    """Return the type of an option's values, without the None that stands for the model's own choice."""
+    alternatives = get_args(field.annotation)
+    if type(None) not in alternatives:
+        return field.annotation
+    return next(one for one in alternatives if one is not type(None))
+
+
+def is_list(field: FieldInfo) -> bool:
+    """Return True for an option with several texts."""
+    return get_origin(value_type(field)) is tuple
+
+
+def flag(name: str, field: FieldInfo) -> str:
+    """Return an option's name on the command line."""
+    return f"--{key(name, field)}"
+
+
+def parsed(model: type[KindOptions], kind: str, given: dict[str, Any]) -> KindOptions:
+    """Return the options of a kind with these values. Raises BadOption for a wrong name or value."""
+    try:
+        return model(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        if name not in model.model_fields:
+            raise BadOption(f"--{name.replace('_', '-')} has no meaning for {kind}.") from error
+        field = model.model_fields[name]
+        raise BadOption(f"{flag(name, field)} {sentence(first, field)}.") from error
