@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -13,10 +14,11 @@ from pydantic.fields import FieldInfo
 
 from storage.readers.registry import COMPRESSIONS, FILES, PLACES, SCHEMES, SHORTHANDS, STDIN
 from storage.schema import Base
-from tasks.kinds import KINDS
-from tasks.plan import _ALLOWED
+from tasks.kinds import KINDS, OPTIONS
+from tasks.kinds.options import flag, value_type
 from worker.cli import docmill
 from worker.cli.registry import COMMANDS, HEADINGS
+from worker.pipelines.schema import json_schema
 from worker.settings import PREFIX, Settings, Shown
 
 FOLDER = Path(__file__).parent
@@ -28,6 +30,7 @@ def pages() -> dict[str, str]:
     return {
         "command-line.md": command_line(),
         "options.md": options(),
+        "pipeline.schema.json": json.dumps(json_schema(), indent=2) + "\n",
         "settings.md": settings(),
         "source-kinds.md": source_kinds(),
         "sql-schema.md": sql_schema(),
@@ -89,27 +92,24 @@ def _help(context: click.Context) -> str:
 
 def options() -> str:
     """Return the page with the options of each kind of task."""
-    root = click.Context(docmill, info_name="docmill")
-    run = docmill.get_command(root, "run")
-    assert run is not None
-    parts = ["# Options by task\n", _from("tasks/kinds and tasks/plan.py")]
+    parts = ["# Options by task\n", _from("tasks/kinds")]
     parts.append(
         "Each of these options is part of the spec: another value makes other results. The names are those of\n"
         "the command line; a [pipeline file](pipeline-file.md) and an [order](orders.md) leave out the dashes.\n"
     )
     for kind in KINDS:
         parts.append(f"## {kind.name}\n\n{kind.summary}\n\n| option | what |\n| --- | --- |")
-        for param in run.params:
-            if isinstance(param, click.Option) and param.name in _ALLOWED[kind.name]:
-                parts.append(_row(f"`{param.opts[0]}`", _sentence(param)))
+        for name, field in OPTIONS.items():
+            if name in kind.options.model_fields:
+                parts.append(_row(f"`{flag(name, field)}`", _sentence(field)))
         parts.append("")
     return "\n".join(parts)
 
 
-def _sentence(option: click.Option) -> str:
-    choices = option.type.choices if isinstance(option.type, click.Choice) else ()
+def _sentence(field: FieldInfo) -> str:
+    choices = get_args(value_type(field)) if get_origin(value_type(field)) is Literal else ()
     listed = f" One of {', '.join(f'`{one}`' for one in choices)}." if choices else ""
-    return f"{(option.help or '').replace('  [', ' [')}{listed}"
+    return f"{(field.description or '').replace('  [', ' [')}{listed}"
 
 
 def _row(*cells: str) -> str:

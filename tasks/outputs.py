@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from storage.outcomes import Reason
 
@@ -29,6 +30,28 @@ class Generated:
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """Labels with their scores, 0 to 1, in any order."""
+
+    scores: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Parts of the window: (label, start, end, score), with offsets in characters of the window's text."""
+
+    spans: tuple[tuple[str, int, int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A JSON object; ``tokens`` is how many were written for it."""
+
+    values: Mapping[str, Any]
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A window that could not be computed; ``reason`` is a sentence without the document's text."""
 
@@ -36,4 +59,4 @@ class Failure:
     reason_class: Reason
 
 
-Output = Vector | Generated | Failure
+Output = Vector | Generated | Labels | Spans | Record | Failure

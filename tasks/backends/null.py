@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from storage.results.output_types import VECTOR
+from storage.results.output_types import LABELS, RECORD, SPANS, VECTOR
 from storage.specs import Spec
 from tasks import kinds, null
 from tasks.backends import Source
@@ -22,15 +22,17 @@ from tasks.batches import Budget
 from tasks.errors import CannotServe
 from tasks.families import OUR_LIMIT_TOKENS
 from tasks.kinds.base import Traits
-from tasks.outputs import Generated, Output, Vector
+from tasks.null import NAME
+from tasks.outputs import Generated, Labels, Output, Record, Spans, Vector
 from tasks.windows import Encoded
 
 _BUDGET = Budget(tokens=4096, rows=64)
 
 
 class NullBackend:
-    """A token is a word. A translation is the text, as is what is generated, a summary its first words, a vector its
-    hash.
+    """A token is a word. A text is written as it is read, or its first words; a vector is the hash of the text.
+
+    Labels follow from the hash, a span is the first word, and a record counts the words.
 
     The other options are taken and change nothing. ``sleep`` is called with the seconds that a batch would take
     at the pace of the model's name.
@@ -66,13 +68,25 @@ class NullBackend:
         return [self._output(str(item.encoded.features)) for item in items]
 
     def _output(self, text: str) -> Output:
+        words = text.split()
         if self._kind.output is VECTOR:
             return vector(text)
-        words = text.split()
+        if self._kind.output is LABELS:
+            return labels(text)
+        if self._kind.output is SPANS:
+            return Spans(((NAME, text.index(words[0]), text.index(words[0]) + len(words[0]), 1.0),) if words else ())
+        if self._kind.output is RECORD:
+            return Record({"words": len(words)}, len(words))
         if (most := self._kind.null_words) is not None:
             words = words[:most]
             return Generated(" ".join(words), len(words))
         return Generated(text, len(words))
+
+
+def labels(text: str) -> Labels:
+    """Return two labels, whose scores follow from the first byte of the SHA-256 of the text."""
+    score = hashlib.sha256(text.encode()).digest()[0] / 255
+    return Labels((("even", score), ("odd", 1 - score)))
 
 
 def vector(text: str) -> Vector:

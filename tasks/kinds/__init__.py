@@ -39,7 +39,10 @@ def with_option(name: str) -> tuple[str, ...]:
 
 def _all_options() -> dict[str, FieldInfo]:
     found = {name: field for one in KINDS for name, field in one.options.model_fields.items()}
-    return {name: found[name] for name in sorted(found, key=lambda name: len(with_option(name)))}
+    return {
+        name: found[name]
+        for name in sorted(found, key=lambda name: (name in KindOptions.model_fields, len(with_option(name))))
+    }
 
 
 # The options of all kinds by the names of their fields, those of the fewest kinds first. Kinds that share an option

@@ -17,9 +17,9 @@ import pytest
 
 from storage.outcomes import Reason
 from storage.specs import Spec
-from tasks import models, null
+from tasks import kinds, models, null
 from tasks.outputs import Failure, Vector
-from tasks.plan import Options, build_spec
+from tasks.plan import build_spec
 from tests.worker.harness import Docmill, command_of, share_conversions, until
 from worker import query_client
 from worker.query_client import QueryProcess, embedding
@@ -54,7 +54,7 @@ def settings(home: Path) -> Settings:
 def spec(tmp_path_factory: pytest.TempPathFactory) -> Spec:
     pinned = models.pin("minilm", models_dir=None, cache_dir=tmp_path_factory.mktemp("cache"))
     config, stated = models.read_config(pinned, models_dir=None), models.read_prompts(pinned, models_dir=None)
-    return build_spec("embed", pinned, Options(dtype="float32"), config, stated)
+    return build_spec("embed", pinned, kinds.options("embed", dtype="float32"), config, stated)
 
 
 def processes(folder: Path) -> list[int]:

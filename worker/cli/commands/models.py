@@ -48,6 +48,7 @@ def list_command(as_json: bool) -> int:
 @JSON
 def check_command(model: str, revision: str | None, as_json: bool) -> int:
     """Say what MODEL is, which tasks it suits and how much of a document it sees at once."""
+    from tasks.kinds import kind
     from tasks.models import check
     from worker.rehearsal import lacking
 
@@ -64,9 +65,9 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
     answer(f"revision   {found.pinned.revision}")
     answer(f"is         {found.architecture} ({found.family}), {size}")
     answer(f"suits      {', '.join(found.kinds) or 'none of the tasks there are now'}")
-    if found.head is not None and "embed" in found.kinds:
-        answer(f"           embed without its head for {found.head}, which no task uses")
-    for kind, reason in found.unfit.items():
-        answer(f"not        {kind}: {reason}")
+    if found.head is not None and (pooling := [one for one in found.kinds if kind(one).pools]):
+        answer(f"           {', '.join(pooling)} without its head for {found.head}, which no task uses")
+    for name, reason in found.unfit.items():
+        answer(f"not        {name}: {reason}")
     answer(f"window     {found.window_limit} tokens; longer documents are cut and put back together")
     return OK if found.kinds else BAD_INPUT

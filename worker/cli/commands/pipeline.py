@@ -92,6 +92,18 @@ def check_command(file: Path, as_json: bool) -> int:
     return OK
 
 
+@pipeline_command.command("schema", epilog="Example: docmill pipeline schema > pipeline.schema.json")
+def schema_command() -> int:
+    """Print the JSON Schema of pipeline files, with which editors complete and check them.
+
+    An editor reads it where the first line of a pipeline file names it: #:schema pipeline.schema.json
+    """
+    from worker.pipelines.schema import json_schema
+
+    print_json(json_schema())
+    return OK
+
+
 @pipeline_command.command("run", epilog="Example: docmill pipeline run nightly.toml --device cpu")
 @FILE
 @click.option("--device", help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")

@@ -1,0 +1,143 @@
+"""Every kind of task keeps the same promises, whichever way a task is given."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import pytest
+from annotated_types import Ge
+from pydantic.fields import FieldInfo
+
+from storage.outcomes import Status
+from storage.specs import Spec
+from tasks import kinds, models, suitability
+from tasks.backends.factory import open_backend
+from tasks.errors import BadOption, CannotServe, UnknownKind
+from tasks.kinds.options import flag, is_list, key, option, value_type
+from tasks.plan import build_spec
+from tests.tasks.conftest import EngineOf
+from tests.worker.harness import ROOT
+from worker.cli.kind_options import given_options
+from worker.cli.work import run_command
+from worker.orders.message import parse_enqueue
+from worker.pipelines.file import parse
+
+KINDS = [pytest.param(kind, id=kind.name) for kind in kinds.KINDS]
+SAMPLES: dict[type, Any] = {int: 9, float: 0.5, str: "fr"}
+
+
+def sample(field: FieldInfo) -> Any:
+    """Return a value of an option that is not its default."""
+    if option(field).is_template:
+        return "Say: {text}"
+    if is_list(field):
+        return ("END",)
+    if choices := get_args(value_type(field)):
+        return choices[-1]
+    least = next((note.ge for note in field.metadata if isinstance(note, Ge)), None)
+    return SAMPLES[value_type(field)] if least is None else max(SAMPLES[value_type(field)], least)
+
+
+def samples(kind: kinds.TaskKind) -> dict[str, Any]:
+    return {name: sample(field) for name, field in kind.options.model_fields.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_options_are_the_same_from_the_command_line_a_pipeline_and_a_message(kind: kinds.TaskKind) -> None:
+    fields, asked = kind.options.model_fields, samples(kind)
+    expected = kinds.options(kind.name, **asked)
+    line, toml, message = [], "", {}
+    for name, value in asked.items():
+        plain = value[0] if is_list(fields[name]) else value
+        line += [flag(name, fields[name]), str(plain)]
+        toml += f"{key(name, fields[name])} = {json.dumps(value)}\n"
+        message[option(fields[name]).spelling or name] = plain
+
+    context = run_command.make_context("run", ["a.jsonl", "--task", kind.name, *line])
+    assert given_options(kind.name, dict(context.params), dtype="auto") == expected
+    pipeline = f"name = 'x'\ncorpus.source = 'a'\n[[step]]\nname = 's'\ntask = '{kind.name}'\n{toml}"
+    assert parse(pipeline, Path("x.toml")).steps[0].options == expected
+    assert parse_enqueue({"source": "a", "task": kind.name, **message}).options == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_options_come_back_from_the_parameters_of_a_spec(kind: kinds.TaskKind) -> None:
+    asked = kinds.options(kind.name, **samples(kind))
+    spec = Spec(kind.name, "model", "0" * 40, asked.quality, asked.asked())
+    again = Spec.from_json(spec.to_json())
+    assert again == spec
+    assert kinds.options(kind.name, dtype=asked.dtype, **again.params) == asked
+
+
+def test_kinds_that_share_an_option_declare_it_alike() -> None:
+    for name, field in kinds.OPTIONS.items():
+        for kind in map(kinds.kind, kinds.with_option(name)):
+            own = kind.options.model_fields[name]
+            assert (own.annotation, own.description) == (field.annotation, field.description)
+            assert key(name, own) == key(name, field)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_help_and_documentation_name_the_kind_and_its_options(kind: kinds.TaskKind) -> None:
+    shown = run_command.get_help(click.Context(run_command, info_name="run"))
+    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    section = page.partition(f"\n## {kind.name}\n")[2].partition("\n## ")[0]
+    assert kind.summary in section
+    assert kind.name in shown
+    for name, field in kind.options.model_fields.items():
+        assert flag(name, field) in shown
+        assert f"`{flag(name, field)}`" in section
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_null_model_serves_the_kind(kind: kinds.TaskKind, engine_of: EngineOf) -> None:
+    pinned = models.pin("null", models_dir=None, cache_dir=Path("none"))
+    try:
+        spec = build_spec(kind.name, pinned, kinds.options(kind.name), {})
+    except BadOption:  # it needs a prompt
+        spec = build_spec(kind.name, pinned, kinds.options(kind.name, prompt="{text}"), {})
+    engine = engine_of(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=Path("none")))
+    ticket = engine.submit(spec, [(1, "A text of some words.")])
+    assert ticket.wait(20)
+    (outcome,) = ticket.finished()
+    assert outcome.status is Status.DONE
+    assert kind.stored.output is kind.output
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda: kinds.kind("sing"),
+        lambda: kinds.options("sing"),
+        lambda: suitability.suits("sing", {}),
+        lambda: suitability.require("sing", {}, "model"),
+        lambda: build_spec("sing", models.Pinned("model", "0" * 40), kinds.KindOptions(), {}),
+        lambda: kinds.recipe(Spec("sing", "model", "0" * 40), kinds.Traits()),
+        lambda: open_backend(Spec("sing", "null", "null:1"), device="cpu", models_dir=None, cache_dir=Path("none")),
+    ],
+)
+def test_an_unknown_kind_is_an_error_that_names_the_known_ones(asked: Callable[[], object]) -> None:
+    with pytest.raises((UnknownKind, CannotServe), match=r"No such task: sing; there are summarize, .*\."):
+        asked()
+
+
+def test_no_name_of_a_kind_stands_in_the_code_outside_of_the_kinds() -> None:
+    found = []
+    for package in ("worker", "tasks", "storage"):
+        for path in (ROOT / package).rglob("*.py"):
+            place = path.relative_to(ROOT)
+            if place.name in {"output_files.py", "results.py"}:
+                continue
+            if place.is_relative_to("tasks/kinds") or place.is_relative_to("storage/migrations"):
+                continue
+            found += [
+                f"{place}:{node.lineno}: {node.value}"
+                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                if isinstance(node, ast.Constant) and node.value in kinds.NAMES
+            ]
+    assert found == []
