@@ -7,7 +7,7 @@ embedded later, is proposed too. Nothing is proposed where the index cannot say 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection, and_, func, literal, select, text, true
@@ -16,11 +16,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from storage.database import Database
 from storage.retrieval import vectors
 from storage.retrieval.nearest import Matrix
+from storage.retrieval.scope import Placed, Searched
 from storage.schema import Document, OutcomeRow, Prompt
 from storage.specs import Spec
-
-if TYPE_CHECKING:
-    from storage.retrieval.search import Searched
 
 SPARE = 2  # as many contents are proposed for each document that is asked for
 WINDOWS = 4  # vectors that are asked for, for each content, where all windows of a text are kept
@@ -32,13 +30,6 @@ MOST_PROPOSED = 2**15
 # Seconds, as measured (see "Search" in docs/benchmarks.md).
 ASKING_S, SCANNED_S, CHECKED_S = 5e-3, 1.5e-5, 4e-7  # a query; a vector that it comes by; one that may be lacking
 WALKED_S, COMPARED_S = 2e-5, 4e-8  # a document; and that with each query
-
-
-class Placed(NamedTuple):
-    """A document, and the content of it that was embedded; 0 for none."""
-
-    id: int
-    content_id: int
 
 
 def keeps_windows(spec: Spec) -> bool:

@@ -15,39 +15,19 @@ from sqlalchemy import Connection, Select, select, tuple_
 from storage.database import Database
 from storage.errors import NoSuchCorpus, NothingEmbedded
 from storage.flow import ways
-from storage.flow.steps import OpenStep, of_job, way_to
+from storage.flow.steps import of_job, way_to
 from storage.results.output_types import VECTOR
 from storage.retrieval import candidates
-from storage.retrieval.candidates import Placed, keeps_windows
+from storage.retrieval.candidates import keeps_windows
 from storage.retrieval.nearest import Matrix, Nearest, cosines
+from storage.retrieval.scope import Placed, Searched
 from storage.rows import SPEC, spec_of
 from storage.schema import Content, Corpus, Document, Job, OutcomeRow, SpecRow, Step
-from storage.specs import Spec
 
 BLOCK = 4_096  # vectors that are compared at a time, and at most so many documents of a page
 PAGE_NUMBERS = 2**21  # of all vectors of a page: those of large models make smaller pages
 WINDOWS = 32  # that a document is taken to have, where all are kept
 LISTED = 10  # corpora or jobs in a message
-
-
-@dataclass(frozen=True)
-class Searched:
-    """What a search goes through: the current documents of a corpus, by their vectors under one spec.
-
-    `job_id` is the job that names the spec, and `way` its steps from the documents to that one; `others` are the
-    corpus's other embed jobs, one for each spec.
-    """
-
-    corpus_id: int
-    n_documents: int
-    job_id: int
-    way: tuple[OpenStep, ...]
-    spec: Spec
-    others: tuple[str, ...]
-
-    @property
-    def spec_id(self) -> int:
-        return self.way[-1].spec_id
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import pytest
 from storage.database import Database
 from storage.retrieval import candidates, vectors
 from storage.retrieval.nearest import Matrix
-from storage.retrieval.search import Hit, Searched, choose, hits, search
+from storage.retrieval.scope import Searched
+from storage.retrieval.search import Hit, choose, hits, search
 from tests.kinds import KINDS
 
 

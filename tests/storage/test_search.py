@@ -15,7 +15,8 @@ from storage.leases.shards import Claim
 from storage.outcomes import Outcome, Status
 from storage.retrieval import search as searching
 from storage.retrieval.nearest import Matrix
-from storage.retrieval.search import Hit, Searched, choose, hits, search
+from storage.retrieval.scope import Searched
+from storage.retrieval.search import Hit, choose, hits, search
 from tests.storage.books import EMBED, TRANSLATE, Text, failed, numbered, read, request, shard, work
 
 ALL_WINDOWS = replace(EMBED, params={"windows": "all"})

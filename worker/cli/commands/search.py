@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from storage.database import Database
     from storage.readers import Record, Rejection
     from storage.retrieval.nearest import Matrix
-    from storage.retrieval.search import Hit, Searched
+    from storage.retrieval.scope import Searched
+    from storage.retrieval.search import Hit
     from tasks.queries import Embed
 
 BATCH_QUERIES = 512  # that share one walk through the corpus
