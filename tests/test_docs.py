@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from docs import generate
 from storage.outcomes import DOUBTFUL
-from tests.worker.harness import DOCMILL, EXAMPLES, ROOT, Docmill
+from tests.worker.harness import EXAMPLES, ROOT, Docmill
 
 DOCS = ROOT / "docs"
 WRITTEN = [
@@ -101,18 +100,32 @@ def test_the_commands_of_a_page_print_what_it_shows(page: Path, tmp_path: Path) 
 
 
 def run(docmill: Docmill, command: str, code: int) -> list[str]:
-    """Run a command and return the lines that it prints. Only a pipe needs a shell."""
+    """Run a command and return the lines that it prints; `cat FILE |` before it gives it the file."""
     words = shlex.split(command)
-    if "|" not in words:
-        assert words[0] == "docmill", f"{command}: not a command of docmill; say what it needs in the block's title"
-        done = docmill(*words[1:], code=code)
-    else:
-        path = f"{Path(DOCMILL).parent}:{os.environ['PATH']}"
-        environment = {**docmill.environment, "PATH": path}
-        shell = ["/bin/sh", "-c", command]
-        done = subprocess.run(shell, cwd=docmill.folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == code, done.stderr
+    stdin = b""
+    if words[0] == "cat" and words[2] == "|":
+        stdin = (docmill.folder / words[1]).read_bytes()
+        del words[:3]
+    assert words[0] == "docmill", f"{command}: not a command of docmill; say what it needs in the block's title"
+    done = docmill(*words[1:], code=code, stdin=stdin)
     return [*done.stderr.splitlines(), *done.stdout.splitlines()]
+
+
+def test_the_kind_of_task_that_a_page_adds_runs_with_one_module_and_one_line(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for package in ("worker", "tasks", "storage"):
+        shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "docmill.py", tree)
+    [module] = [one for one in fences(DOCS / "extending.md") if one.title == "tasks/kinds/sentences.py"]
+    (tree / module.title).write_text(module.text)
+    registry = tree / "tasks" / "kinds" / "__init__.py"
+    added = "from tasks.kinds.sentences import SENTENCES\nfrom tasks.kinds.summarize import"
+    lines = registry.read_text().replace("from tasks.kinds.summarize import", added)
+    registry.write_text(lines.replace("    SUMMARIZE,\n", "    SUMMARIZE,\n    SENTENCES,\n"))
+    (tmp_path / "notes.jsonl").write_text('{"id": "n", "text": "Yes. This is a longer sentence. Is it?"}\n')
+    docmill = Docmill(tmp_path, {"PYTHONPATH": str(tree)})
+    docmill("run", "notes.jsonl", "--task", "sentences", "--model", "null", "--min-chars", "5")
+    assert [result["text"] for result in docmill.results(1)] == ["2"]
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
