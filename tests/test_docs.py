@@ -111,21 +111,38 @@ def run(docmill: Docmill, command: str, code: int) -> list[str]:
     return [*done.stderr.splitlines(), *done.stdout.splitlines()]
 
 
-def test_the_kind_of_task_that_a_page_adds_runs_with_one_module_and_one_line(tmp_path: Path) -> None:
+LINES = {  # what is added to each registry, after a line that is there
+    "tasks/kinds/__init__.py": {
+        "from tasks.kinds.summarize import SUMMARIZE\n": "from tasks.kinds.sentences import SENTENCES\n",
+        "    SUMMARIZE,\n": "    SENTENCES,\n",
+    },
+    "storage/readers/registry.py": {
+        "FILES: dict[str, Records | Document | Archive] = {\n": '    ".bars": Records("storage.readers.bars:rows"),\n'
+    },
+    "worker/cli/registry.py": {"COMMANDS = {\n": '    "greet": Command(FLEET, "Say hello to somebody."),\n'},
+}
+
+
+def test_what_a_page_adds_works_with_one_module_and_one_line_each(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     for package in ("worker", "tasks", "storage"):
         shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "docmill.py", tree)
-    [module] = [one for one in fences(DOCS / "extending.md") if one.title == "tasks/kinds/sentences.py"]
-    (tree / module.title).write_text(module.text)
-    registry = tree / "tasks" / "kinds" / "__init__.py"
-    added = "from tasks.kinds.sentences import SENTENCES\nfrom tasks.kinds.summarize import"
-    lines = registry.read_text().replace("from tasks.kinds.summarize import", added)
-    registry.write_text(lines.replace("    SUMMARIZE,\n", "    SUMMARIZE,\n    SENTENCES,\n"))
-    (tmp_path / "notes.jsonl").write_text('{"id": "n", "text": "Yes. This is a longer sentence. Is it?"}\n')
+    for module in fences(DOCS / "extending.md"):
+        if module.title.endswith(".py"):
+            (tree / module.title).write_text(module.text)
+    for name, lines in LINES.items():
+        registry = (tree / name).read_text()
+        for there, added in lines.items():
+            assert there in registry
+            registry = registry.replace(there, there + added, 1)
+        (tree / name).write_text(registry)
+    (tmp_path / "notes.bars").write_text("n|Yes. This is a longer sentence. Is it?\nno record\n")
     docmill = Docmill(tmp_path, {"PYTHONPATH": str(tree)})
-    docmill("run", "notes.jsonl", "--task", "sentences", "--model", "null", "--min-chars", "5")
-    assert [result["text"] for result in docmill.results(1)] == ["2"]
+    docmill("run", "notes.bars", "--task", "sentences", "--model", "null", "--min-chars", "5", code=4)
+    assert [(result["id"], result["text"]) for result in docmill.results(1)] == [("n", "2")]
+    assert "the line has no |" in docmill("failures", 1).stdout
+    assert docmill.json("greet", "Ada") == {"greeting": "Hello Ada"}
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
