@@ -14,6 +14,7 @@ import pytest
 from docs import generate
 from storage.outcomes import DOUBTFUL
 from tests.worker.harness import EXAMPLES, ROOT, Docmill
+from worker.pipelines.schema import json_schema
 
 DOCS = ROOT / "docs"
 WRITTEN = [
@@ -184,6 +185,13 @@ def test_the_readme_is_read_in_three_minutes() -> None:
 
 def test_the_page_of_flags_marks_those_that_make_an_output_doubtful() -> None:
     assert set(re.findall(r"`(\w+)` \*", (DOCS / "flags.md").read_text())) == DOUBTFUL
+
+
+def test_the_page_of_pipeline_files_has_every_key() -> None:
+    tables = json_schema()
+    keys = {key for table in (tables, *tables["$defs"].values()) for key in table.get("properties", ())}
+    page = (DOCS / "pipeline-file.md").read_text()
+    assert {key for key in keys if f"`{key}`" not in page} <= set(re.findall(r"^## \[+(\w+)", page, re.MULTILINE))
 
 
 def test_every_page_is_in_the_sites_navigation() -> None:
