@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from kombu.asynchronous import Hub, get_event_loop, set_event_loop
@@ -14,13 +14,19 @@ from worker.hands import Hands
 
 
 @pytest.fixture
-def turns() -> Iterator[list[float]]:
-    """When a loop that waits for nothing else began its turns."""
-    before, hub, found, ended = get_event_loop(), Hub(), list[float](), threading.Event()
+def waits() -> Iterator[threading.Semaphore]:
+    """Released each time that a loop begins to wait; it waits until something wakes it, and not for a second."""
+    before, hub, ended, found = get_event_loop(), Hub(), threading.Event(), threading.Semaphore(0)
     set_event_loop(hub)
     silent = socket.socketpair()
     hub.add_reader(silent[0], lambda: None)  # without anything to listen to a loop looks ten times a second
-    hub.on_tick.add(lambda: found.append(time.monotonic()))
+    poll = hub.poller.poll
+
+    def wait(_: float | None) -> Any:
+        found.release()
+        return poll(None)
+
+    hub.poller.poll = wait
 
     def run() -> None:
         loop = hub.create_loop()
@@ -31,6 +37,7 @@ def turns() -> Iterator[list[float]]:
     thread.start()
     yield found
     ended.set()
+    hub.call_soon(lambda: None)
     thread.join(10)
     hub.close()
     for end in silent:
@@ -38,21 +45,15 @@ def turns() -> Iterator[list[float]]:
     set_event_loop(before)
 
 
-def test_a_thread_that_is_free_again_wakes_the_loop(turns: list[float]) -> None:
+def test_a_thread_that_is_free_again_wakes_the_loop(waits: threading.Semaphore) -> None:
     hands = Hands(limit=1)
     hands.start()
     may_end = threading.Event()
     hands.on_apply(lambda *_, **__: may_end.wait(10), (), {}, lambda _: None, None)
-    while not turns:
-        time.sleep(0.01)
-    while time.monotonic() - turns[-1] < 0.2:  # the loop waits
-        time.sleep(0.01)
-    freed = time.monotonic()
+    assert waits.acquire(timeout=10)
     may_end.set()
-    while turns[-1] < freed:
-        time.sleep(0.01)
+    assert waits.acquire(timeout=10), "the loop still waits"
     hands.stop()
-    assert turns[-1] - freed < 0.3
 
 
 def test_a_thread_that_ends_after_the_loop_wakes_nobody(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
-import time
+import sys
+import termios
 from pathlib import Path
 from subprocess import PIPE
+from typing import IO
 
 import pytest
 from sqlalchemy import select
@@ -68,6 +71,12 @@ def test_a_stop_gives_everything_back_and_says_how_to_go_on(embedded: Docmill, n
     _carried_on(embedded)
 
 
+def _unread(pipe: IO[bytes] | None) -> int:
+    """Return how many bytes of a pipe nobody has read yet."""
+    assert pipe is not None
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 @pytest.mark.parametrize("command", ["run", "enqueue"])
 def test_a_stop_while_a_pipe_is_read_ends_as_any_other(embedded: Docmill, command: str) -> None:
     given = [DOCMILL, command, "-", "--task", "embed", "--model", "null"]
@@ -81,7 +90,7 @@ def test_a_stop_while_a_pipe_is_read_ends_as_any_other(embedded: Docmill, comman
         process.stdin.write(b'{"text": "one"}\n' * 20)
         process.stdin.flush()
         until((embedded.folder / "home" / "docmill.db").exists, "it reads")
-        time.sleep(1)  # it waits for more then, and nothing shows that
+        until(lambda: _unread(process.stdin) == 0, "it waits for more")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
     said = log.read_text()
