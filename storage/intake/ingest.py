@@ -24,6 +24,7 @@ from storage.disposal.pruning import Seen
 from storage.errors import JobStopped
 from storage.flow.following import Planned, has_prompts, plan_prompts
 from storage.intake import planning
+from storage.intake.changes import Changes, StoredVersion, compare, diff_chunk
 from storage.intake.chunks import Chunk, Rejected, Versions
 from storage.intake.kinds import KeyKinds
 from storage.intake.planning import Place, plan_new, sweep_page
@@ -93,39 +94,42 @@ def _add(
     place = _place(connection, job.id)
     current = _current(database, connection, job.corpus_id, chunk.keys)
     chunk, refused = kinds.refuse(chunk, current, job.ingest_id)
+    rejected = [*rejected, *refused]
     content_ids, fresh = contents.store(database, connection, dict(zip(chunk.hashes, chunk.texts, strict=True)))
-    versions = chunk.versions(content_ids)
-    keys = versions.keys
-    met = [n for n, key in enumerate(keys) if key in current] if current else []
-    same = [n for n in met if not current[keys[n]].gone and versions.equals(n, current[keys[n]])]
-    unchanged = {*same}
-    differing = [n for n in met if n not in unchanged]
-    losers = _losers(database, connection, job.corpus_id, [keys[n] for n in differing], current)
-    contending = {n: loser.id for n in differing for loser in losers.get(keys[n], ()) if versions.equals(n, loser)}
-    passed = {*unchanged, *contending}
+    changes = _changes(database, connection, job, chunk.versions(content_ids), current)
     if seen is not None:
-        seen.add(current[keys[n]].id for n in passed)
-    incoming = versions.at([n for n in range(len(keys)) if n not in passed]) if passed else versions
-    if len(incoming):
+        seen.add(changes.kept.values())
+    if len(changes.incoming):
         _begin_again(connection, job)
-    planned = plan_new(database, connection, job, place, incoming.content_ids, fresh)
-    stored = _store_documents(database, connection, job, incoming, current)
-    planned += _plan_prompts(database, connection, job, stored, incoming)
-    outdone = _note_contenders(database, connection, job, keys, {keys[n]: loser for n, loser in contending.items()})
-    counts = _count(job, incoming, current)
-    mine = [current[keys[n]].seq == versions.seqs[n] for n in same if current[keys[n]].ingest_id == job.ingest_id]
-    again, repeated = mine.count(True), mine.count(False)
-    counts += Counts(
+    planned = plan_new(database, connection, job, place, changes.incoming.content_ids, fresh)
+    stored = _store_documents(database, connection, job, changes.incoming, current)
+    planned += _plan_prompts(database, connection, job, stored, changes.incoming)
+    outdone = _note_contenders(database, connection, job, chunk.keys, changes.contenders)
+    counts = Counts(
         records=chunk.n_records,
-        unchanged=len(same) - repeated,
-        repeated=repeated + outdone + chunk.n_records - len(keys),
-        rejected=len(rejected) + len(refused),
+        new=changes.n_new,
+        changed=changes.n_changed,
+        unchanged=changes.n_unchanged,
+        repeated=changes.n_repeated + outdone + chunk.n_records - len(chunk.keys),
+        rejected=len(rejected),
         mended=chunk.n_mended,
     )
     # What a reading that was cut off had stored is counted as new on the ingest already.
-    _note(database, connection, job, replace(counts, unchanged=counts.unchanged - again), [*rejected, *refused])
-    documents = [(current[keys[n]].id, chunk.kinds[n]) for n in passed]
+    _note(database, connection, job, replace(counts, unchanged=counts.unchanged - changes.n_again), rejected)
+    documents = [(document_id, chunk.kinds[n]) for n, document_id in changes.kept.items()]
     return counts + planned, chunk, documents, refused
+
+
+def _changes(
+    database: Database,
+    connection: Connection,
+    job: OpenJob,
+    versions: Versions,
+    current: Mapping[str, StoredVersion],
+) -> Changes:
+    same, differing = compare(versions, current)
+    losers = _losers(database, connection, job.corpus_id, [versions.keys[n] for n in differing], current)
+    return diff_chunk(versions, current, losers, same, job.ingest_id)
 
 
 def _begin_again(connection: Connection, job: OpenJob) -> None:
@@ -149,43 +153,43 @@ def _place(connection: Connection, job_id: int) -> Place:
     return Place(row.base_document, row.swept_to)
 
 
-def _count(job: OpenJob, incoming: Versions, current: Mapping[str, Any]) -> Counts:
-    if not current:
-        return Counts(new=len(incoming))
-    replaced = [(current[key], seq) for key, seq in zip(incoming.keys, incoming.seqs, strict=True) if key in current]
-    repeated = sum(old.ingest_id == job.ingest_id and old.seq != seq for old, seq in replaced)
-    return Counts(new=len(incoming) - len(replaced), changed=len(replaced) - repeated, repeated=repeated)
-
-
-_VERSION = (
+_VERSION = (  # the fields of StoredVersion
     *(Document.id, Document.key, Document.content_id, Document.meta),
-    *(Document.flags, Document.seq, Document.gone),
+    *(Document.flags, Document.seq, Document.gone, Document.ingest_id),
 )
 
 
-def _current(database: Database, connection: Connection, corpus_id: int, keys: Sequence[str]) -> dict[str, Any]:
-    query = select(*_VERSION, Document.ingest_id).where(
-        Document.corpus_id == corpus_id, Document.superseded_by.is_(None)
-    )
-    return {row.key: row for row in database.probe(connection, query, Document.key, keys)}
+def _current(
+    database: Database, connection: Connection, corpus_id: int, keys: Sequence[str]
+) -> dict[str, StoredVersion]:
+    query = select(*_VERSION).where(Document.corpus_id == corpus_id, Document.superseded_by.is_(None))
+    return {row.key: StoredVersion(*row) for row in database.probe(connection, query, Document.key, keys)}
 
 
 def _losers(
-    database: Database, connection: Connection, corpus_id: int, keys: Sequence[str], current: Mapping[str, Any]
-) -> dict[str, list[Any]]:
-    """By key: the versions that the same reading brought as the current one, and that lost."""
-    query = select(*_VERSION, Document.ingest_id).where(
+    database: Database,
+    connection: Connection,
+    corpus_id: int,
+    keys: Sequence[str],
+    current: Mapping[str, StoredVersion],
+) -> dict[str, list[StoredVersion]]:
+    """Return the superseded versions, by key, that the same reading brought as the current one."""
+    query = select(*_VERSION).where(
         Document.corpus_id == corpus_id, Document.superseded_by.is_not(None), ~Document.gone
     )
-    losers: dict[str, list[Any]] = {}
+    losers: dict[str, list[StoredVersion]] = {}
     for row in database.probe(connection, query, Document.key, keys):
         if row.ingest_id == current[row.key].ingest_id:
-            losers.setdefault(row.key, []).append(row)
+            losers.setdefault(row.key, []).append(StoredVersion(*row))
     return losers
 
 
 def _store_documents(
-    database: Database, connection: Connection, job: OpenJob, incoming: Versions, current: Mapping[str, Any]
+    database: Database,
+    connection: Connection,
+    job: OpenJob,
+    incoming: Versions,
+    current: Mapping[str, StoredVersion],
 ) -> Sequence[int]:
     """Store documents in place of the current ones. Their numbers, where they were chosen here: some need them."""
     n = len(incoming)
@@ -334,7 +338,7 @@ def _is_done(connection: Connection, job_id: int) -> bool:
 def _promote_contenders(database: Database, connection: Connection, job: OpenJob, place: Place) -> Planned | None:
     """Let contenders that no later record outdid take the current version's place. None when none was left."""
     page = connection.execute(
-        select(*_VERSION, Document.ingest_id)
+        select(*_VERSION)
         .join(Contender, Contender.document_id == Document.id)
         .where(Contender.ingest_id == job.ingest_id)
         .order_by(Contender.key)
