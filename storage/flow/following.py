@@ -1,19 +1,19 @@
-"""What a step has met, planned and found done, and how one step leads to the next.
+"""The traversal of a job's steps: contents are planned at a step, and its outputs are led to the steps that read it.
 
-What a step puts out becomes a content, and contents become shards of the steps that read it, in the transaction that
-writes the outcomes: so no step waits for another to end, and none misses a text.
+The output of a step becomes a content, and is planned at the steps that read it, in the transaction that writes the
+outcome. So no step waits for the end of another, and no step misses a text.
 
-A step whose template has metadata in it reads a prompt for each document. It can be rendered once both are there, the
-document and the text that it goes around, and whichever comes last plans it: a document when it is walked
-(`plan_prompts`), a text when it is put out (`follow`). The two take turns (`storage.gate`), so that neither looks
-for the other while it is on its way.
+A step whose template has metadata reads a prompt for each document. The prompt needs both the document and the text
+that it contains. The later of the two plans it: a document when the job walks it (`Traversal.plan_prompts`), a text
+when a step puts it out (`Traversal.follow`). Locks (`storage.gate`) keep the two from missing each other.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TypeAlias
 
 from sqlalchemy import Connection, bindparam, case, select, update
 
@@ -24,6 +24,9 @@ from storage.flow.cutting import cut, pack
 from storage.flow.steps import OpenStep
 from storage.outcomes import Status, Tally
 from storage.schema import OutcomeRow, Shard, Step, StepText
+
+ContentId: TypeAlias = int
+DocumentId: TypeAlias = int
 
 UNTOUCHED = {  # the columns of a shard that nobody has claimed
     "step": 0,
@@ -42,8 +45,19 @@ UNTOUCHED = {  # the columns of a shard that nobody has claimed
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """Contents that a step computes, each once.
+
+    `new_chars` has the lengths of the contents that this transaction stored, which have no outcome yet.
+    """
+
+    content_ids: Sequence[ContentId]
+    new_chars: Mapping[ContentId, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Planned:
-    """Texts of steps: those that were put into shards, and those that had an outcome before, by its status."""
+    """Numbers of texts that were put into shards, and of texts that had an outcome before, by its status."""
 
     planned: int = 0
     prior_done: int = 0
@@ -54,122 +68,113 @@ class Planned:
         return Planned(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Planned)))
 
 
-def take_in(
-    database: Database,
-    connection: Connection,
-    job_id: int,
-    step: OpenStep,
-    content_ids: Sequence[int],
-    fresh: Mapping[int, int] | None = None,
-) -> Planned:
-    """Plan those of these contents that lack an outcome, count the others and follow what they lead to.
-
-    They are ones that the step has not met. `fresh` gives the characters of those that nobody can have computed.
-    """
-    gate.refer(database, connection)
-    sizes = dict(fresh or {})
-    known = [content_id for content_id in content_ids if content_id not in sizes]
-    prior = rows.known_outcomes(database, connection, step.spec_id, known)
-    sizes |= rows.n_chars(connection, [content_id for content_id in known if content_id not in prior])
-    lacking = [(content_id, sizes[content_id]) for content_id in content_ids if content_id not in prior]
-    plan(database, connection, job_id, step, lacking)
-    found = Tally.of(prior.values())
-    planned = Planned(len(lacking), found.done, found.failed, found.skipped)
-    if not prior:
-        return planned
-    connection.execute(
-        update(Step)
-        .where(Step.job_id == job_id, Step.seq == step.seq)
-        .values(
-            n_prior_done=Step.n_prior_done + found.done,
-            n_prior_failed=Step.n_prior_failed + found.failed,
-            n_prior_skipped=Step.n_prior_skipped + found.skipped,
-            n_prior_truncated=Step.n_prior_truncated + found.truncated,
-        )
-    )
-    done = [content_id for content_id, outcome in prior.items() if outcome.status == Status.DONE]
-    return planned + follow(database, connection, job_id, step.seq, step.spec_id, done)
-
-
-def follow(
-    database: Database, connection: Connection, job_id: int, seq: int, spec_id: int, content_ids: Sequence[int]
-) -> Planned:
-    """Lead the outputs of these contents of a step to the steps that read it. Doing it twice changes nothing.
-
-    Contents that have no output, since they failed say, lead nowhere.
-    """
-    followers = steps.reading(connection, job_id, seq)
-    if not followers or not content_ids:
-        return Planned()
-    gate.refer(database, connection)
-    outputs, fresh = _outputs(database, connection, spec_id, content_ids)
-    total = Planned()
-    for follower in followers:
-        if follower.template is None:
-            total += _take_in_new(database, connection, job_id, follower, outputs, fresh)
-    if any(follower.template is not None for follower in followers):
-        gate.follow(database, connection, job_id)
-        every = steps.of_job(connection, job_id)
-        own = ways.documents(database, connection, job_id, steps.way_to(every, every[seq]), content_ids)
-        total += _plan_prompts(database, connection, job_id, every, followers, own)
-    return total
-
-
-def plan_prompts(
-    database: Database,
-    connection: Connection,
-    job_id: int,
-    every: Sequence[OpenStep],
-    own: Mapping[int, int],
-) -> Planned:
-    """Plan what the templates of a job's steps make of documents that it walks, as far as it has not met it.
-
-    `own` has their contents. Of a step that reads another's text there may be none yet: `follow` plans it then.
-    Call it when the documents are stored, and `gate.walk` before looking at anything.
-    """
-    return _plan_prompts(database, connection, job_id, every, every, own)
-
-
 def has_prompts(every: Iterable[OpenStep]) -> bool:
-    """Whether any of these steps has a prompt for each document."""
+    """Return whether any of these steps has a prompt for each document."""
     return any(step.template is not None for step in every)
 
 
-def _plan_prompts(
-    database: Database,
-    connection: Connection,
-    job_id: int,
-    every: Sequence[OpenStep],
-    of: Iterable[OpenStep],
-    own: Mapping[int, int],
-) -> Planned:
-    total = Planned()
-    for step in of:
-        if step.template is not None and own:
-            gate.refer(database, connection)
-            given = ways.given(database, connection, steps.way_to(every, step), own)
-            content_ids, fresh = prompts.render(database, connection, step, given)
-            total += _take_in_new(database, connection, job_id, step, content_ids, fresh)
-    return total
+@dataclass(frozen=True)
+class Traversal:
+    """A depth-first traversal of a job's steps within one transaction. A repeated traversal changes nothing."""
+
+    database: Database
+    connection: Connection
+    job_id: int
+
+    def take_in(self, step: OpenStep, inputs: Inputs) -> Planned:
+        """Plan inputs that the step has not met, count those that have an outcome, and follow their outputs."""
+        gate.refer(self.database, self.connection)
+        planned, done = self._plan_lacking(step, inputs)
+        return planned + self.follow(step.seq, step.spec_id, done)
+
+    def follow(self, seq: int, spec_id: int, done: Sequence[ContentId]) -> Planned:
+        """Lead the outputs of a step to the steps that read it. `done` are contents that the step has computed.
+
+        A content that has no output, because it failed for instance, leads nowhere.
+        """
+        return self._arrive(self._readers(seq, spec_id, done)) if done else Planned()
+
+    def plan_prompts(self, every: Sequence[OpenStep], documents: Mapping[DocumentId, ContentId]) -> Planned:
+        """Plan the prompts that the templates of a job's steps make of documents that the job walks.
+
+        A step may read an output that is not there yet; `follow` plans its prompt later. Call it after the documents
+        are stored, and after `gate.walk`.
+        """
+        return self._arrive(self._prompts(every, every, documents))
+
+    def _arrive(self, arrivals: Iterable[tuple[OpenStep, Inputs]]) -> Planned:
+        """Take in the inputs that their steps meet for the first time."""
+        total = Planned()
+        for step, inputs in arrivals:
+            new = self._meet(step.seq, inputs.content_ids)
+            sizes = {content_id: inputs.new_chars[content_id] for content_id in new if content_id in inputs.new_chars}
+            total += self.take_in(step, Inputs(new, sizes))
+        return total
+
+    def _readers(self, seq: int, spec_id: int, done: Sequence[ContentId]) -> Iterator[tuple[OpenStep, Inputs]]:
+        """Yield the steps that read the output of a step, with their inputs."""
+        readers = steps.reading(self.connection, self.job_id, seq)
+        if not readers:
+            return
+        gate.refer(self.database, self.connection)
+        outputs = _outputs(self.database, self.connection, spec_id, done)
+        yield from ((reader, outputs) for reader in readers if reader.template is None)
+        if has_prompts(readers):
+            gate.follow(self.database, self.connection, self.job_id)
+            every = steps.of_job(self.connection, self.job_id)
+            way = steps.way_to(every, every[seq])
+            documents = ways.documents(self.database, self.connection, self.job_id, way, done)
+            yield from self._prompts(every, readers, documents)
+
+    def _prompts(
+        self, every: Sequence[OpenStep], readers: Iterable[OpenStep], documents: Mapping[DocumentId, ContentId]
+    ) -> Iterator[tuple[OpenStep, Inputs]]:
+        """Yield the readers that have templates, with the prompts of the documents that reach them."""
+        for step in readers:
+            if step.template is not None and documents:
+                gate.refer(self.database, self.connection)
+                given = ways.given(self.database, self.connection, steps.way_to(every, step), documents)
+                yield step, Inputs(*prompts.render(self.database, self.connection, step, given))
+
+    def _plan_lacking(self, step: OpenStep, inputs: Inputs) -> tuple[Planned, list[ContentId]]:
+        """Plan the inputs that lack an outcome. Also return the inputs that are done."""
+        sizes = dict(inputs.new_chars)
+        known = [content_id for content_id in inputs.content_ids if content_id not in sizes]
+        prior = rows.known_outcomes(self.database, self.connection, step.spec_id, known)
+        sizes |= rows.n_chars(self.connection, [content_id for content_id in known if content_id not in prior])
+        lacking = [(content_id, sizes[content_id]) for content_id in inputs.content_ids if content_id not in prior]
+        plan(self.database, self.connection, self.job_id, step, lacking)
+        found = Tally.of(prior.values())
+        if prior:
+            self.connection.execute(
+                update(Step)
+                .where(Step.job_id == self.job_id, Step.seq == step.seq)
+                .values(
+                    n_prior_done=Step.n_prior_done + found.done,
+                    n_prior_failed=Step.n_prior_failed + found.failed,
+                    n_prior_skipped=Step.n_prior_skipped + found.skipped,
+                    n_prior_truncated=Step.n_prior_truncated + found.truncated,
+                )
+            )
+        done = [content_id for content_id, outcome in prior.items() if outcome.status == Status.DONE]
+        return Planned(len(lacking), found.done, found.failed, found.skipped), done
+
+    def _meet(self, seq: int, content_ids: Sequence[ContentId]) -> Sequence[ContentId]:
+        """Note that a step meets contents. Return the contents that it had not met before."""
+        if not content_ids:
+            return []
+        if self.database.is_sqlite:
+            met = self.database.insert(StepText).on_conflict_do_nothing().returning(StepText.content_id)
+            values = [{"job_id": self.job_id, "step": seq, "content_id": content_id} for content_id in content_ids]
+            return sorted(self.connection.scalars(met, values))
+        n = len(content_ids)
+        columns: bulk.Columns = {"job_id": [self.job_id] * n, "step": [seq] * n, "content_id": content_ids}
+        new = bulk.insert(self.connection, StepText, columns, "ON CONFLICT DO NOTHING RETURNING content_id")
+        return sorted(new.scalars())
 
 
-def _take_in_new(
-    database: Database,
-    connection: Connection,
-    job_id: int,
-    step: OpenStep,
-    content_ids: Sequence[int],
-    fresh: Mapping[int, int],
-) -> Planned:
-    new = meet(database, connection, job_id, step.seq, content_ids)
-    sizes = {content_id: fresh[content_id] for content_id in new if content_id in fresh}
-    return take_in(database, connection, job_id, step, new, sizes)
-
-
-def _outputs(
-    database: Database, connection: Connection, spec_id: int, content_ids: Sequence[int]
-) -> tuple[list[int], dict[int, int]]:
-    """The outputs of contents under a spec as contents, each once, and the characters of those that are new."""
+def _outputs(database: Database, connection: Connection, spec_id: int, content_ids: Sequence[ContentId]) -> Inputs:
+    """Return the outputs of contents under a spec. Outputs that are not contents yet are stored as contents."""
     text = case((OutcomeRow.output_id.is_(None), OutcomeRow.text)).label("text")  # of the others it is stored already
     done = select(OutcomeRow.content_id, text, OutcomeRow.output_id).where(
         OutcomeRow.spec_id == spec_id, OutcomeRow.status == str(Status.DONE)
@@ -189,23 +194,7 @@ def _outputs(
             .values(output_id=bindparam("put_out")),
             [{"of": content_id, "put_out": output_id} for content_id, output_id in sorted(made.items())],
         )
-    return sorted({*stored.values(), *made.values()}), fresh
-
-
-def meet(
-    database: Database, connection: Connection, job_id: int, seq: int, content_ids: Sequence[int]
-) -> Sequence[int]:
-    """Those of these contents that the step meets for the first time; from now on it has met them."""
-    if not content_ids:
-        return []
-    if database.is_sqlite:
-        met = database.insert(StepText).on_conflict_do_nothing().returning(StepText.content_id)
-        values = [{"job_id": job_id, "step": seq, "content_id": content_id} for content_id in content_ids]
-        return sorted(connection.scalars(met, values))
-    n = len(content_ids)
-    columns: bulk.Columns = {"job_id": [job_id] * n, "step": [seq] * n, "content_id": content_ids}
-    new = bulk.insert(connection, StepText, columns, "ON CONFLICT DO NOTHING RETURNING content_id")
-    return sorted(new.scalars())
+    return Inputs(sorted({*stored.values(), *made.values()}), fresh)
 
 
 def plan(
@@ -213,11 +202,11 @@ def plan(
     connection: Connection,
     job_id: int,
     step: OpenStep,
-    sized: Sequence[tuple[int, int]],
+    sized: Sequence[tuple[ContentId, int]],
     *,
     redo: bool = False,
 ) -> None:
-    """Cut (content id, characters) into planned shards of a step."""
+    """Cut contents and their lengths in characters into planned shards of a step."""
     new = [
         {
             **UNTOUCHED,

@@ -22,7 +22,7 @@ from storage import bulk, contents
 from storage.database import Database, db_now
 from storage.disposal.pruning import Seen
 from storage.errors import JobStopped
-from storage.flow.following import Planned, has_prompts, plan_prompts
+from storage.flow.following import Planned, Traversal, has_prompts
 from storage.intake import planning
 from storage.intake.changes import Changes, StoredVersion, compare, diff_chunk
 from storage.intake.chunks import Chunk, Rejected, Versions
@@ -226,7 +226,7 @@ def _plan_prompts(
     if not has_prompts(job.steps):
         return Planned()
     own = dict(zip(stored, versions.content_ids, strict=True))
-    return plan_prompts(database, connection, job.id, job.steps, own)
+    return Traversal(database, connection, job.id).plan_prompts(job.steps, own)
 
 
 def _count_in(connection: Connection, job: OpenJob, n_new: int) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, and_, func, or_, select, update
 
 from storage import gate
 from storage.database import Database
-from storage.flow.following import Planned, has_prompts, plan_prompts, take_in
+from storage.flow.following import Inputs, Planned, Traversal, has_prompts
 from storage.jobs import OpenJob
 from storage.schema import Content, Document, Job
 
@@ -53,7 +53,7 @@ def sweep_page(database: Database, connection: Connection, job: OpenJob, place: 
     page = connection.execute(others.order_by(Document.id).limit(SWEEP_DOCUMENTS)).all()
     planned = plan_new(database, connection, job, place, [document.content_id for document in page])
     own = {document.id: document.content_id for document in page}
-    planned += plan_prompts(database, connection, job.id, job.steps, own)
+    planned += Traversal(database, connection, job.id).plan_prompts(job.steps, own)
     full = len(page) == SWEEP_DOCUMENTS
     last = end if end is not None and not full else page[-1].id if page else None
     if last is not None:
@@ -84,7 +84,7 @@ def plan_new(
 ) -> Planned:
     """Plan those of these contents that the job has not met. Call it before their documents are walked.
 
-    What templates make of the documents is planned once these are stored (`plan_prompts`).
+    What templates make of the documents is planned once these are stored (`Traversal.plan_prompts`).
     `fresh` gives the characters of contents that nobody can have met.
     """
     unique = list(dict.fromkeys(content_ids))
@@ -92,10 +92,10 @@ def plan_new(
         database, connection, job, place, [content_id for content_id in unique if content_id not in (fresh or {})]
     )
     new = [content_id for content_id in unique if content_id not in met]
-    total = Planned()
+    total, traversal = Planned(), Traversal(database, connection, job.id)
     for step in job.steps:
         if step.input_step is None and step.template is None:
-            total += take_in(database, connection, job.id, step, new, fresh)
+            total += traversal.take_in(step, Inputs(new, fresh or {}))
     return total
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, select, true, update
 from storage.database import Database, db_now
 from storage.errors import LeaseLost
 from storage.flow.cutting import pack, unpack
-from storage.flow.following import UNTOUCHED, follow
+from storage.flow.following import UNTOUCHED, Traversal
 from storage.jobs import FREE, RUNS
 from storage.leases.policy import runs_alone
 from storage.leases.settling import put_outcomes, settle
@@ -310,7 +310,7 @@ def end_shard(
     ).one()
     if tally.done:
         done = [content_id for content_id, outcome in known.items() if outcome.status == Status.DONE]
-        follow(database, connection, shard.job_id, shard.step, spec_id, done)
+        Traversal(database, connection, shard.job_id).follow(shard.step, spec_id, done)
 
 
 def _without_removed(database: Database, connection: Connection, contents: Sequence[int]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from storage.database import Database
 from storage.disposal import collection, removal, tracing
 from storage.export.marks import marks
 from storage.export.results import failures, results
-from storage.flow import following, views, ways
+from storage.flow import views, ways
+from storage.flow.following import Traversal
 from storage.flow.steps import StepRequest
 from storage.intake import ingest
 from storage.jobs import JobRequest, OpenJob
@@ -214,7 +215,7 @@ def test_a_document_and_the_text_that_it_waits_for_miss_each_other_never(
     job = jobs.open_job(database, asked(steps=STEPS[:2]))
     ingest.add(database, job, gathered(("a", "Rain.", {"title": "One"}, (), 0)))
     stored, looked = Event(), Event()
-    plan_prompts, documents = following.plan_prompts, ways.documents
+    plan_prompts, documents = Traversal.plan_prompts, ways.documents
 
     def plan_slowly(*arguments: Any) -> Any:
         planned = plan_prompts(*arguments)
@@ -227,7 +228,7 @@ def test_a_document_and_the_text_that_it_waits_for_miss_each_other_never(
         looked.set()
         return found
 
-    monkeypatch.setattr(ingest, "plan_prompts", plan_slowly)
+    monkeypatch.setattr(Traversal, "plan_prompts", plan_slowly)
     monkeypatch.setattr(ways, "documents", look)
 
     def commit() -> None:
