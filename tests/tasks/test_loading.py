@@ -111,7 +111,7 @@ def test_a_decoder_without_its_head_does_not_write_unless_the_head_is_tied(
     assert open_one(bench, "embed", untied, "transformers") == "sentence-transformers"
 
 
-@pytest.mark.parametrize("backend", ["transformers", "openvino", "onnxruntime"])
+@pytest.mark.parametrize("backend", ["transformers", "openvino"])
 @pytest.mark.parametrize(
     ("damage", "told"),
     [

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.backends import registry
+from worker.cli.printing import warn
+
 if TYPE_CHECKING:
     from storage.database import Database
     from worker.broker import Broker
@@ -19,6 +22,8 @@ def settings_from(**options: Any) -> Settings:
 
     settings = load_settings(**options)
     faultpoints.arm(settings.fault, settings.home)
+    if "backend" in options and (advice := registry.RETIRED.get(settings.backend)):
+        warn(advice)
     return settings
 
 
