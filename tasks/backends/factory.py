@@ -12,8 +12,8 @@ from typing import Any
 from storage.specs import Spec
 from tasks import choice, detection, families, kinds, models, null, polyglot, suitability
 from tasks.backends import Assignment, Backend, devices, registry
+from tasks.backends.encoder import heads
 from tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, Unsuited
-from tasks.heads import Head
 
 log = logging.getLogger("docmill.backends")
 
@@ -66,7 +66,7 @@ def _first_suited(
     def opened(name: str) -> Any:  # those for embeddings say more than a Backend does
         return _class_of(name, assignment, family)(assignment)
 
-    if head is Head.POOLING and len(names) > 1:
+    if head in heads.LOADERS and len(names) > 1:
         return _fastest(names, opened, assignment)
     reason: CannotServe | None = None
     for name in names:

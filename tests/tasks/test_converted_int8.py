@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel
 
 from tasks import choice
 from tasks.backends.encoder.converted import openvino_int8
-from tasks.backends.encoder.converted.openvino_embed import OpenVinoBackend
+from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
 from tasks.backends.encoder.converted.openvino_encoder import traced
 from tasks.backends.factory import open_backend
 from tasks.errors import CannotServe, Unsuited
@@ -32,7 +32,7 @@ from tests.tasks.test_converted import assigned, lines, of_folder
 OPEN = (
     "import sys; from pathlib import Path; from storage.specs import Spec; "
     "from tasks.backends import Assignment; from tasks.heads import Head; "
-    "from tasks.backends.encoder.converted.openvino_embed import OpenVinoBackend; "
+    "from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend; "
     "folder, cache = map(Path, sys.argv[1:]); "
     "spec = Spec(kind='embed', model=str(folder), revision='sha256:00', quality='int8'); "
     "OpenVinoBackend(Assignment(spec, folder, 'cpu', cache, Head.POOLING)).close(); "

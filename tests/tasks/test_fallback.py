@@ -15,9 +15,9 @@ from storage.outcomes import Reason, Status
 from storage.specs import Spec
 from tasks import choice
 from tasks.backends.encoder.contest import fastest, leave_out, subject
+from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.fallback import FallbackBackend
 from tasks.backends.encoder.notes import remember
-from tasks.backends.encoder.sentence import SentenceBackend
 from tasks.backends.factory import open_backend
 from tasks.errors import CannotServe
 from tasks.outputs import Vector
@@ -138,14 +138,14 @@ def test_a_real_model_goes_over_to_its_own_code_with_the_same_vectors(
 
 def plant_nan(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """Have a converted encoder give NaN for one row of a batch of documents."""
-    own: Callable[..., Any] = SentenceBackend._states
+    own: Callable[..., Any] = EncoderBackend._states
 
-    def planted(self: SentenceBackend, items: Any) -> dict[str, Any]:
+    def planted(self: EncoderBackend, items: Any) -> dict[str, Any]:
         states: dict[str, Any] = own(self, items)
-        if type(self) is not SentenceBackend:
+        if type(self) is not EncoderBackend:
             for row, item in enumerate(items):
                 if item.owner is not None and item.owner[0].content_id == at:
                     states["token_embeddings"][row] = np.nan
         return states
 
-    monkeypatch.setattr(SentenceBackend, "_states", planted)
+    monkeypatch.setattr(EncoderBackend, "_states", planted)

@@ -18,9 +18,9 @@ from torch.nn import functional
 from storage.specs import Spec
 from tasks.backends import Assignment, accelerator
 from tasks.backends.accelerator import native_bfloat16, quiet
+from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.kernels import FLASH, ONEDNN, Kernels, OneDnnLinear, kernels_for
 from tasks.backends.encoder.packed import PackedEncoder, packs
-from tasks.backends.encoder.sentence import SentenceBackend
 from tasks.engine import Engine
 from tasks.heads import Head
 from tasks.windows import Encoded
@@ -121,7 +121,7 @@ def test_vectors_are_those_of_sentence_transformers_in_float32(
 @pytest.mark.parametrize("dtype", ["float32", "auto"])
 def test_a_model_that_passes_its_comparison_is_computed_without_padding(bench: Bench, dtype: str) -> None:
     spec = bench.spec("embed", "minilm", dtype=dtype)
-    backend = SentenceBackend(Assignment(spec, bench.folder(spec), "cpu", bench.cache_dir, Head.POOLING))
+    backend = EncoderBackend(Assignment(spec, bench.folder(spec), "cpu", bench.cache_dir, Head.POOLING))
     assert backend._encoder is not None
 
 
@@ -144,7 +144,7 @@ def test_products_that_changed_leave_the_model_its_own_code(
     monkeypatch.setattr(OneDnnLinear, "added_to", broken)
     spec = bench.spec("embed", "minilm")
     folder = bench.folder(spec)
-    backend = SentenceBackend(Assignment(spec, folder, "cpu", bench.cache_dir, Head.POOLING))
+    backend = EncoderBackend(Assignment(spec, folder, "cpu", bench.cache_dir, Head.POOLING))
     assert backend._encoder is None
     assert [record.getMessage().split()[0] for record in caplog.records] == ["packed_left_out"]
     with quiet():
@@ -170,4 +170,4 @@ def test_a_module_that_wants_more_than_the_states_gets_the_models_own_code(
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "output_hidden_states": True}))
     spec = Spec(kind="embed", model=str(folder), revision="sha256:00", quality="float32")
-    assert SentenceBackend(Assignment(spec, folder, "cpu", tmp_path, Head.POOLING))._encoder is None
+    assert EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.POOLING))._encoder is None

@@ -47,7 +47,7 @@ WITH_MODELS = (
     *COMMANDS,
     *("torch", "transformers", "sentence_transformers"),
     *("transformers.models.marian.modeling_marian", "transformers.models.bert.modeling_bert"),
-    *("tasks.backends.encoder.sentence", "tasks.backends.encoder.converted.openvino_embed"),
+    *("tasks.backends.encoder.pooling", "tasks.backends.encoder.converted.openvino_backend"),
     "tasks.backends.polyglot",
     *("tasks.backends.encoder_decoder.seq2seq", "tasks.backends.encoder_decoder.ctranslate"),
     *("tasks.backends.decoder_only.causal", "tasks.detection"),

@@ -1,9 +1,8 @@
-"""From an embedding model's first module to another library's: made once into the cache, compared at each opening."""
+"""Encoders in another library: converted once into the cache, and compared with their own code at each opening."""
 
 from __future__ import annotations
 
 import logging
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from storage.specs import Spec
 from tasks.backends.convert import made_once
-from tasks.backends.encoder.sentence import SentenceBackend, StatesOf
+from tasks.backends.encoder.heads import StatesOf
 from tasks.backends.tokens import Tokens, padded
 from tasks.errors import Unsuited
 from tasks.windows import Encoded
@@ -40,25 +39,6 @@ class Conversion:
     tolerance: float
 
 
-class ConvertedBackend(SentenceBackend):
-    """One embedding model on a CPU whose first module is another library's; all else is ``SentenceBackend``'s."""
-
-    def _loading_dtype(self) -> torch.dtype:
-        return torch.float32  # what is converted; the precision is the library's to choose
-
-    def _own_encoder(self, spec: Spec, cache_dir: Path, fits: bool) -> StatesOf:
-        if not fits or self._tokens is None:
-            raise Unsuited(f"{spec.model} has modules that want more of the first than its last hidden states.")
-        model = self._model[0].auto_model
-        encoder = converted(spec, cache_dir, self._conversion(model, self._tokens))
-        model.to("meta")
-        return encoder
-
-    @abstractmethod
-    def _conversion(self, model: Any, tokens: Tokens) -> Conversion:
-        """How the float32 transformers encoder is converted."""
-
-
 def converted(spec: Spec, cache_dir: Path, conversion: Conversion) -> StatesOf:
     """A model's encoder in another library, converted once.
 
@@ -81,7 +61,7 @@ def converted(spec: Spec, cache_dir: Path, conversion: Conversion) -> StatesOf:
     return encoder
 
 
-class States(nn.Module):
+class LastStates(nn.Module):
     """An encoder as a function from tensors, in the order of ``names``, to its last hidden states."""
 
     def __init__(self, model: Any, names: Sequence[str]) -> None:

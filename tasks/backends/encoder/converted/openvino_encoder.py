@@ -18,7 +18,7 @@ import transformers
 from torch import Tensor
 
 from tasks.backends import accelerator
-from tasks.backends.encoder.converted.conversion import STATES, Conversion, States, by_name, example
+from tasks.backends.encoder.converted.conversion import STATES, Conversion, LastStates, by_name, example
 from tasks.backends.encoder.packed import TOLERANCES, difference, local_span
 from tasks.backends.tokens import Tokens, padded
 from tasks.windows import Encoded
@@ -117,7 +117,7 @@ def traced(model: Any, tokens: Tokens) -> Any:
     given = example(tokens)
     with accelerator.quiet(), warnings.catch_warnings(), torch.no_grad(), _root_logger_kept(), _written_out(model):
         warnings.simplefilter("ignore")  # the tracer's, on every `if` of the model's code
-        made = openvino.convert_model(States(model, list(given)), example_input=tuple(given.values()))
+        made = openvino.convert_model(LastStates(model, list(given)), example_input=tuple(given.values()))
     for port, name in zip(made.inputs, given, strict=True):
         port.get_tensor().set_names({name})
         port.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))

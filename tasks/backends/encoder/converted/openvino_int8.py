@@ -23,8 +23,8 @@ from torch.nn import functional
 from storage.installation import install
 from tasks.backends.encoder.converted.conversion import Conversion, by_name
 from tasks.backends.encoder.converted.openvino_encoder import LIBRARY, OpenVinoEncoder, form, save, traced
+from tasks.backends.encoder.heads import StatesOf
 from tasks.backends.encoder.packed import compared_lengths, local_span
-from tasks.backends.encoder.sentence import StatesOf
 from tasks.backends.tokens import Tokens, padded
 from tasks.errors import Unsuited
 from tasks.windows import Encoded

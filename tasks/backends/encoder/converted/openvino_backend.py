@@ -1,0 +1,59 @@
+"""Encoder-only models whose encoder OpenVINO computes."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import openvino
+import torch
+
+from tasks.backends import Assignment
+from tasks.backends.encoder.converted.conversion import converted
+from tasks.backends.encoder.converted.openvino_encoder import tracing
+from tasks.backends.encoder.converted.openvino_int8 import quantization
+from tasks.backends.encoder.encoder_backend import EncoderBackend
+from tasks.backends.encoder.heads import EncoderModel, StatesOf
+from tasks.errors import Unsuited
+
+
+class OpenVinoBackend(EncoderBackend):
+    """One encoder-only model with its head on a CPU.
+
+    The graph that OpenVINO computes ends at the last hidden states. The head reads them in torch, in float32. Raises
+    Unsuited where OpenVINO would not give what the model's own code gives.
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        spec, device = assignment.spec, assignment.device
+        if device != "cpu" or spec.quality not in {"native", "float32", "bfloat16", "int8"}:
+            raise Unsuited(f"docmill computes nothing in {spec.quality} on {device} with OpenVINO.")
+        self._int8 = spec.quality == "int8"
+        super().__init__(assignment)
+
+    def runtime(self) -> dict[str, Any]:
+        found = super().runtime()
+        found["versions"]["openvino"] = openvino.__version__
+        if self._int8:
+            found["precision"] = f"int8_{found['precision']}"
+            found["versions"]["nncf"] = version("nncf")
+        return {**found, "backend": "openvino"}
+
+    def _computed_in(self, quality: str) -> torch.dtype:
+        # Between int8's products are sums and norms, which stay what they are without it.
+        return super()._computed_in("native" if quality == "int8" else quality)
+
+    def _loading_dtype(self) -> torch.dtype:
+        return torch.float32  # what is converted; the precision is the library's to choose
+
+    def _fast_encoder(self, model: EncoderModel, assignment: Assignment) -> StatesOf:
+        spec, encoder, tokens = assignment.spec, model.encoder, model.tokens
+        if encoder is None or tokens is None:
+            raise Unsuited(f"{spec.model} has modules that want more of the first than its last hidden states.")
+        if self._int8:
+            conversion = quantization(encoder, tokens, model.limit_tokens, self._dtype)
+        else:
+            conversion = tracing(encoder, tokens, self._dtype)
+        states_of = converted(spec, assignment.cache_dir, conversion)
+        encoder.to("meta")
+        return states_of

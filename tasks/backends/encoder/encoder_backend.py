@@ -1,0 +1,117 @@
+"""Encoder-only models on torch: batches side by side, and without padding where torch can."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from tasks.backends import Assignment, Source, accelerator
+from tasks.backends.encoder import heads
+from tasks.backends.encoder.heads import EncoderModel, StatesOf
+from tasks.backends.encoder.packed import PackedEncoder, proven_encoder
+from tasks.backends.encoder.streams import Streams
+from tasks.backends.encoder.warmup import WarmUp
+from tasks.backends.static import Items, StaticLoop
+from tasks.batches import Budget
+from tasks.outputs import Output
+from tasks.windows import Encoded
+
+# Of each full batch may be padding: with more the next batch is cheaper, with less there are too many small ones
+# (lengths of paragraphs, eight shards of them at hand: 1.5 to 2.5 % of all, 2.4 to 5.2 % without this bound).
+_PADDING = 0.02
+_BUDGETS = {
+    "cpu": Budget(tokens=2048, rows=64, padding=_PADDING),
+    "cuda": Budget(tokens=65_536, rows=1024, padding=_PADDING),
+}
+# Tokens of a batch that are tried when a model is opened on a device for the first time.
+_SIZES = {"cpu": (1024, 2048, 4096), "cuda": (16_384, 32_768, 65_536, 131_072, 262_144)}
+_WARM_UP_WORDS = 48
+
+
+class EncoderBackend:
+    """One encoder-only model with its head.
+
+    Plain transformers get token ids from the submitting thread; models of other designs (bags of words, static
+    embeddings) get the text and tokenise on their own. A fast encoder computes the states of the tokens where there
+    is one that gives what the model's own code gives; the head makes outputs of them
+    (``tasks.backends.encoder.heads``).
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        spec, device, cache_dir = assignment.spec, assignment.device, assignment.cache_dir
+        self._device = device
+        self._dtype = self._computed_in(spec.quality)
+        self._model = heads.load(assignment, self._loading_dtype())
+        self._encoder = self._fast_encoder(self._model, assignment)
+        kind = device.partition(":")[0]
+        budget = _BUDGETS[kind]
+        if isinstance(self._encoder, PackedEncoder):
+            budget = replace(budget, packed=True, padding=1.0)
+        self._loop = StaticLoop(self._compute, budget)
+        # Models that tokenise on their own are not known to be safe for several threads.
+        side_by_side = device == "cpu" and self._model.tokens is not None
+        self._streams = Streams(self._loop, self._compute) if side_by_side else None
+        self._warm_up = WarmUp(
+            self._loop, self.run, self._short_window(), at_once=self._streams.count if self._streams else 1
+        )
+        if self._model.tokens is not None:
+            here = f"{type(self).__name__} {accelerator.device_name(device)} {torch.get_num_threads()}"
+            self._warm_up.find(_SIZES[kind], cache_dir / "batches", f"{spec.revision} {spec.quality} {here}")
+        self.traits = self._model.traits
+
+    @property
+    def limit_tokens(self) -> int:
+        return self._model.limit_tokens
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return self._model.encode(texts)
+
+    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        return (self._streams or self._loop).run(source)
+
+    def tokens_per_s(self) -> float:
+        """Measure for a fraction of a second how fast short windows are computed here."""
+        return self._warm_up.rate()
+
+    def runtime(self) -> dict[str, Any]:
+        library = self._model.library
+        found = accelerator.runtime(library, self._device, self._dtype)
+        found["versions"][library] = version(library)
+        return found
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams.close()
+        del self._model, self._encoder
+        accelerator.release(self._device)
+
+    def _compute(self, items: Items) -> Sequence[Output]:
+        with torch.inference_mode(), accelerator.memory_errors(self._device):
+            return self._model.outputs([item.encoded for item in items], self._states(items))
+
+    def _states(self, items: Items) -> dict[str, torch.Tensor]:
+        """Return the states of a batch's tokens, by the fast encoder if there is one."""
+        return (self._encoder or self._model.own_states)([item.encoded for item in items])
+
+    def _computed_in(self, quality: str) -> torch.dtype:
+        """Return the precision of the encoder. Raises CannotServe for a quality that this backend does not have."""
+        return accelerator.dtype_for(quality, self._device)
+
+    def _loading_dtype(self) -> torch.dtype:
+        """Return the precision in which the encoder is loaded."""
+        return self._dtype
+
+    def _fast_encoder(self, model: EncoderModel, assignment: Assignment) -> StatesOf | None:
+        """Return what computes the states in the place of the model's own code; None where nothing does."""
+        return proven_encoder(model.encoder, self._device, self._dtype) if model.encoder is not None else None
+
+    def _short_window(self) -> Encoded:
+        """Return a window as most are: some dozens of tokens, or as many as the model takes."""
+        words = _WARM_UP_WORDS
+        while (window := self.encode(["word " * words])[0]).tokens > self.limit_tokens and words > 1:
+            words //= 2
+        return window

@@ -1,0 +1,82 @@
+"""The seam between a fast encoder and its head.
+
+An encoder-only model is an encoder, which gives a state for each token, and a head, which makes the task's outputs of
+the states. The encoder takes nearly all of the time, so what makes it fast (batches without padding, another
+library) is written once and serves every head. A new head is one module with a ``load`` function, and one line of
+``LOADERS``.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from tasks.heads import Head
+from tasks.windows import Encoded
+
+if TYPE_CHECKING:
+    import torch
+
+    from tasks.backends import Assignment
+    from tasks.backends.tokens import Tokens
+    from tasks.kinds.base import Traits
+    from tasks.outputs import Output
+
+# By the function's name: ``load(assignment, dtype)`` gives the model of a head.
+LOADERS: Mapping[Head, str] = MappingProxyType({Head.POOLING: "tasks.backends.encoder.pooling:load"})
+
+# From a batch to its ``token_embeddings`` in float32, of shape (windows, longest, dim), and their ``attention_mask``
+# of shape (windows, longest), with any more that a model's own code gives. Called from several threads.
+StatesOf = Callable[[Sequence[Encoded]], "dict[str, torch.Tensor]"]
+
+
+@dataclass(frozen=True)
+class EncoderModel:
+    """A loaded model, taken apart into what reads texts, its encoder and its head.
+
+    ``tokens`` is None for a model that tokenises on its own; its windows hold their text.
+
+    ``encoder`` is transformers' encoder if the head reads its last hidden states and nothing else; only then may a
+    fast encoder compute in its place. It holds no weights of the head, since its own are dropped then.
+    ``own_states`` computes by the model's own code.
+
+    ``outputs`` is the head: from a batch and its states to one output for each window, in order. It computes in
+    float32 and in torch, also where another library computes the encoder: next to the encoder a head takes hardly
+    any time. ``library`` names the package that ran the model's own code.
+    """
+
+    tokens: Tokens | None
+    limit_tokens: int
+    encoder: Any | None
+    own_states: StatesOf
+    outputs: Callable[[Sequence[Encoded], dict[str, torch.Tensor]], Sequence[Output]]
+    traits: Traits
+    library: str
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """Return what the model will read for each text."""
+        if self.tokens is not None:
+            return self.tokens.encode(texts)
+        # Such models have no limit worth cutting for; words are near enough for the batches.
+        return [Encoded(max(1, len(text.split())), text) for text in texts]
+
+
+def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
+    """Load the model of an assignment's head, its encoder in ``dtype``. Raises WeightsMissing and CannotServe."""
+    loader: Callable[[Assignment, torch.dtype], EncoderModel] = pkgutil.resolve_name(LOADERS[assignment.head])
+    return loader(assignment, dtype)
+
+
+def own_states(encoder: Any, tokens: Tokens, device: str) -> StatesOf:
+    """Return a function that computes the last hidden states by the encoder's own code, on padded batches."""
+    from tasks.backends.tokens import padded
+
+    def states_of(batch: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+        features = {name: value.to(device) for name, value in padded(batch, tokens).items()}
+        states = encoder(**features).last_hidden_state.float()
+        return {"token_embeddings": states, "attention_mask": features["attention_mask"]}
+
+    return states_of
