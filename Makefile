@@ -6,7 +6,7 @@ COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
 # Else every process would compile our own modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup setup-vllm run test test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-releases check format docs reference lock dist clean help
+.PHONY: setup setup-vllm run test test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-releases check format docs reference lock dist clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -67,6 +67,9 @@ bench-embed: setup ## embedding end to end, beside other ways to do it and the a
 bench-backends: setup ## embedding with each backend, under the same batching
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m bench.backends $(BENCH)
+
+bench-inference: setup ## inference code of docmill's own, beside the library's under the same batching
+	$(BIN)/python -m bench.inference $(BENCH)
 
 bench-whole: setup ## embedding and translating end to end, beside the engine alone
 	$(BIN)/python -m bench.whole $(BENCH)

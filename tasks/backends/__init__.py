@@ -40,7 +40,7 @@ class Assignment:
 
 
 class Source(Protocol):
-    """Where a backend gets its windows. Called from the device thread only."""
+    """The source of a backend's windows. Called from the device thread only."""
 
     def take(self, budget: Budget) -> Sequence[Item[Any]]:
         """Return the next windows, within the budget; empty when the backend should finish what it has and return.

@@ -1,4 +1,4 @@
-"""What torch is asked about a device: its precision, its memory errors, its name."""
+"""Questions to torch about a device: its precision, its memory errors, its name."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def device_name(device: str) -> str:
 
 
 def release(device: str) -> None:
-    """What a model that was closed has left free goes back to the device, or to the system."""
+    """Give what a closed model has left free back to the device, or to the system."""
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
     else:

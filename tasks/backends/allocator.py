@@ -37,6 +37,6 @@ def keep_freed() -> bool:
 
 
 def release() -> None:
-    """What is free goes back to the system, if it was kept."""
+    """Give what is free back to the system, if it was kept."""
     if keep_freed.cache_info().currsize and platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

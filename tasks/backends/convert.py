@@ -1,4 +1,4 @@
-"""What is made of a model's files once and kept in the cache.
+"""Files that are made of a model's own once, and kept in the cache.
 
 Weights kept as pickles become safetensors here: nothing else is ever loaded. Other formats have modules of their own,
 which make them through ``made_once``.

@@ -1,4 +1,4 @@
-"""What every generating backend reads of a model's folder before its weights."""
+"""The parts of a model's folder that every generating backend reads before the weights."""
 
 from __future__ import annotations
 

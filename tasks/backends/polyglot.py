@@ -21,7 +21,7 @@ _MOST_WAITING = 4
 
 @dataclass(frozen=True)
 class Reader:
-    """What encodes texts of one language, and marks them as that language's."""
+    """A coder of texts of one language, which marks them as that language's."""
 
     language: str
     coder: Coder
@@ -70,7 +70,7 @@ class PolyglotBackend:
             language = min(oldest, key=lambda name: oldest[name])
 
     def runtime(self) -> dict[str, Any]:
-        """What they have in common as it is, and what differs for each language."""
+        """Return what the models have in common as it is, and what differs for each language."""
         found = {language: backend.runtime() for language, backend in self._backends.items()}
         first, *others = found.values()
         if all(other == first for other in others):
@@ -90,7 +90,7 @@ class PolyglotBackend:
 
 @dataclass(frozen=True)
 class _Sorted:
-    """What a backend sees of a source: the windows of its language. Those of others wait in their pools."""
+    """The part of a source that a backend sees: the windows of its language. Those of others wait in their pools."""
 
     source: Source
     waiting: Mapping[str, Pool[Any]]

@@ -81,7 +81,7 @@ class Tokens:
         return limit
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """What the model reads for each text, kept in little memory however many they are."""
+        """Return what the model reads for each text, in little memory however many texts there are."""
         encoded: list[Encoded] = []
         for some in _portions(texts):
             features = self.tokenizer(

@@ -117,7 +117,7 @@ class CausalBackend:
         accelerator.release(self._device)
 
     def _room(self, flight: Flight) -> Budget:
-        """What may join now; no rows until enough of them are free."""
+        """Return the budget of what may join now; no rows until enough of them are free."""
         whole, longest = self._loop.budget, max((row.tokens for row in flight.rows), default=0)
         output = self._decoding.max_new_tokens
         most = self._decoding.max_tokens  # which a row has at the end, however long its prompt is
@@ -176,7 +176,7 @@ class CausalBackend:
         return Row(item, ids, random.Random(self._decoding.seed_of(ids)))  # noqa: S311 - to be repeated, not secret
 
     def _shared_with(self, ids: Sequence[int]) -> int:
-        """How many tokens the window begins with as the template does; one at least is left to be read."""
+        """Count the tokens that the window begins with as the template does; one at least is left to be read."""
         most = min(len(self._shared), len(ids) - 1)
         return next((place for place in range(most) if ids[place] != self._shared[place]), most)
 

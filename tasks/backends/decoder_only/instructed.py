@@ -1,4 +1,4 @@
-"""What a decoder-only model reads: the spec's template or instruction, in the model's chat template if it has one."""
+"""The input of a decoder-only model: the spec's template or instruction, in the model's own chat template if any."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _told(spec: Spec, tokens: Tokens, context_tokens: int) -> tuple[Tokens, Inst
 
 
 def readers(spec: Spec, tokens: Tokens, limit_tokens: int) -> Readers | None:
-    """How the model is told the language of each text, where those are to be found and the instruction is ours."""
+    """Return coders that tell the model the language of each text; None if the spec or the user's words say it."""
     if not _tells(spec):
         return None
 

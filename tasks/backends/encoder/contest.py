@@ -1,4 +1,4 @@
-"""Which of several backends computes a model fastest on this device: measured once, and remembered.
+"""The choice of the fastest of several backends for a model on this device: measured once, and remembered.
 
 Libraries differ in what they make of a processor: where one is ahead of another by a third, it is behind on the next.
 """
@@ -36,7 +36,7 @@ Opened = TypeVar("Opened", bound=Contender)
 
 
 def subject(spec: Spec, device: str, names: Sequence[str]) -> str:
-    """What a measurement holds for: the weights, the precision, the device and the libraries."""
+    """Return the name of what a measurement holds for: the weights, the precision, the device and the libraries."""
     libraries = " ".join(f"{name} {version(registry.row(name).library)}" for name in sorted(names))
     return f"{spec.revision} {spec.quality} {accelerator.device_name(device)} {torch.get_num_threads()} {libraries}"
 

@@ -1,4 +1,4 @@
-"""What encoders without padding compute with: oneDNN's products on a CPU, flash attention on a GPU.
+"""Kernels for encoders without padding: oneDNN's products on a CPU, flash attention on a GPU.
 
 A product is over the tokens of all texts, end to end. Attention is prepared for the lengths of a batch's texts and
 then called once for each layer, from shape (tokens, 3 × dim) to (tokens, dim).
@@ -43,7 +43,7 @@ class Kernels:
 
 
 def kernels_for(device: str, dtype: torch.dtype) -> Kernels | None:
-    """What computes in this precision on this device; None where nothing here does."""
+    """Return the kernels that compute in this precision on this device; None if there are none."""
     native = dtype != torch.bfloat16 or accelerator.native_bfloat16(device)
     if device == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return ONEDNN if native and dtype in {torch.float32, torch.bfloat16} else None

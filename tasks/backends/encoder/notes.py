@@ -1,4 +1,4 @@
-"""What was measured on this machine, kept in the cache: a file for each subject, which may be deleted at any time."""
+"""Measurements on this machine, kept in the cache: a file for each subject, which may be deleted at any time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger("docmill.backends")
 
 
 def remembered(folder: Path, subject: str) -> dict[str, Any]:
-    """What was found about a subject earlier; nothing where nothing was, or nothing that can be read."""
+    """Return what was found about a subject earlier; empty if nothing was, or if it cannot be read."""
     try:
         found = json.loads(_file(folder, subject).read_bytes())
     except (OSError, ValueError):

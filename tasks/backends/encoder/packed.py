@@ -159,7 +159,7 @@ def local_span(config: Any) -> int:
 
 
 def packs(model: Any, kernels: Kernels) -> bool:
-    """Whether ``PackedEncoder`` computes this model."""
+    """Return True if ``PackedEncoder`` computes this model."""
     config = model.config
     known = config.model_type in _BERTS_DESIGN and _activation(config) in kernels.activations
     return known and not getattr(config, "is_decoder", False) and hasattr(model, "embeddings")

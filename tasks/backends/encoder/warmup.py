@@ -1,4 +1,4 @@
-"""How many tokens a batch should have on this device: measured when a model is first opened here, and remembered.
+"""The number of tokens of a batch on this device: measured when a model is first opened here, and remembered.
 
 More tokens in a batch keep a GPU's units busy; on a CPU they leave the caches. The smallest batch wins that no larger
 one beats clearly.

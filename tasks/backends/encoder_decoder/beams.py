@@ -45,7 +45,7 @@ def shrinking_beams(
     generation_config: Any,
     **model_kwargs: Any,
 ) -> torch.Tensor:
-    """What generate's own search by beams writes, shape (texts, longest), with the end token after each end.
+    """Return what generate's own search by beams writes, shape (texts, longest), with the end token after each end.
 
     A ``custom_generate`` of encoder-decoder models. By the rules of transformers' ``_beam_search`` no text depends
     on the others, so a text leaves when its own search is over. The first step is the same for all beams of a text
@@ -126,7 +126,7 @@ def _candidates(
 
 
 def top(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What ``topk`` of each row gives, in a fraction of its time on a CPU.
+    """Return what ``topk`` of each row gives, in a fraction of its time on a CPU.
 
     The maxima of columns of a row, folded into columns, say which of them can hold one of the best.
     """

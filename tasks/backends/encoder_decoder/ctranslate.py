@@ -202,7 +202,7 @@ def divided(items: Items, parts: int) -> Iterator[Items]:
 
 
 def compute_type(quality: str, kind: str) -> str:
-    """What CTranslate2 computes a quality class in on a kind of device; raises Unsuited where it has nothing."""
+    """Return CTranslate2's type for a quality class on a kind of device; raises Unsuited if it has none."""
     supported = ctranslate2.get_supported_compute_types(kind)
     wanted = _TYPES[kind].get(quality, (quality,))
     for name in wanted:

@@ -27,7 +27,7 @@ _COMPARED = 12
 
 
 class _Bart(loaders.BartLoader):  # type: ignore[misc]
-    """Where the layers have their norms is no longer in transformers' configs: each architecture has its way."""
+    """BART with the place of its layers' norms, which transformers' configs no longer name."""
 
     norm_before, norm_embedding = False, True
 

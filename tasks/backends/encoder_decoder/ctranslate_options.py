@@ -1,4 +1,4 @@
-"""What a model's generation settings mean to CTranslate2: pure but for the library's defaults."""
+"""The options of CTranslate2 that carry out a model's generation settings."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def inexact(generation: Generation) -> str | None:
 
 
 def options(generation: Generation, model: str) -> Options:
-    """How to ask for what the settings say; raises Unsuited where CTranslate2 has no word for one."""
+    """Return the options that ask for what the settings say; raises Unsuited where CTranslate2 has none."""
     settings = generation.settings
     if unusual := generation.unusual:
         raise Unsuited(f"{model} sets {', '.join(unusual)}, which CTranslate2 does not do as asked.")

@@ -1,4 +1,4 @@
-"""How each family of encoder-decoder models is told what to do: by words, by tokens, or not at all."""
+"""The ways in which encoder-decoder models are told what to do: by words, by tokens, or not at all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Dialect:
 
 
 def dialect(spec: Spec, config: Mapping[str, Any], tokenizer: Any) -> Dialect:
-    """How to tell this model; sets the tokenizer's source language where it has one.
+    """Return the way to tell this model what to do; sets the tokenizer's source language where it has one.
 
     Raises BadOption for languages that the model does not know, CannotServe where it must be told some.
     """

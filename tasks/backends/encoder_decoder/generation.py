@@ -1,4 +1,4 @@
-"""How an encoder-decoder model reads and writes under a spec, whichever library computes it."""
+"""The reading and writing of an encoder-decoder model under a spec, whichever library computes it."""
 
 from __future__ import annotations
 

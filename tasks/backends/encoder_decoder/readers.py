@@ -1,4 +1,4 @@
-"""How an encoder-decoder model is told the language of each text, where those are to be found."""
+"""Coders that tell an encoder-decoder model the language of each text, where the languages are to be found."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.windows import Readers
 
 
 def readers(spec: Spec, config: Mapping[str, Any], tokens: Tokens, limit_tokens: int) -> Readers | None:
-    """What encodes texts by their language; None for a model that is told none, as those of one direction are."""
+    """Return coders of texts by their language; None for a model of one direction, which is told none."""
     if spec.params.get("source_lang") != languages.AUTO:
         return None
     model_type = str(config.get("model_type", ""))
@@ -50,7 +50,7 @@ def _tokened(spec: Spec, tokens: Tokens, limit_tokens: int) -> Readers:
 
 
 def _place(spec: Spec, tokens: Tokens, labels: frozenset[int]) -> int:
-    """Where the language stands among a text's tokens, from the end if it stands behind the text."""
+    """Return the place of the language among a text's tokens, from the end if it stands behind the text."""
     found = []
     for encoded in tokens.encode(["", "a"]):
         assert not isinstance(encoded.features, str)

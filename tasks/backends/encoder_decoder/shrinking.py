@@ -14,7 +14,7 @@ _CACHES = ("cache", "past_key_values")
 
 
 def cache_name(model_kwargs: Mapping[str, Any]) -> str:
-    """What this release of transformers calls the cache."""
+    """Return the name that this release of transformers has for the cache."""
     return next(name for name in _CACHES if name in model_kwargs)
 
 
@@ -26,7 +26,7 @@ def shrinking_greedy(
     generation_config: Any,
     **model_kwargs: Any,
 ) -> torch.Tensor:
-    """What generate's own greedy search writes, shape (rows, longest), with the end token after each end.
+    """Return what generate's own greedy search writes, shape (rows, longest), with the end token after each end.
 
     A ``custom_generate`` of encoder-decoder models: generate prepares the encoder's states, the cache and the
     processors, whose scores must not depend on the place of a row.

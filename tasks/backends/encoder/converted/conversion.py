@@ -75,7 +75,7 @@ class LastStates(nn.Module):
 
 
 def example(tokens: Tokens) -> dict[str, Tensor]:
-    """What a tracer runs a model on: two texts of different lengths, by the tokenizer's names."""
+    """Return a batch for a tracer to run a model on: two texts of different lengths, by the tokenizer's names."""
     # What is traced must not take a mask of ones for granted.
     given = padded([Encoded(5, {"input_ids": [1] * 5}), Encoded(3, {"input_ids": [1] * 3})], tokens)
     (first,) = tokens.encode(["a"])

@@ -1,0 +1,122 @@
+"""Inference code of docmill's own beside the library's, in the same backend and under the same batching.
+
+Encoders without padding beside the model's own code on padded batches, and searches whose batch shrinks beside
+transformers' `generate`. The models are those that come with docmill, which are trained, so outputs end at different
+lengths. Sides are compared by this process's CPU time, which says more than the clock on a machine that is shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.pairs import Claim, Comparison, Run, interleave, write
+from storage.specs import Spec
+from tasks import models
+from tasks.backends import Assignment
+from tasks.backends.encoder import encoder_backend, packed
+from tasks.backends.encoder.encoder_backend import EncoderBackend
+from tasks.backends.encoder.kernels import FLASH, ONEDNN
+from tasks.backends.encoder_decoder.seq2seq import Seq2SeqBackend
+from tasks.heads import Head
+from tasks.plan import Options, build_spec
+from tasks.pool import Item, Pool
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+PLAIN = replace(FLASH, attention=ONEDNN.attention)
+OURS, LIBRARY = "docmill's own", "the library's own"
+
+
+def lines(name: str, count: int) -> list[str]:
+    """Return the first paragraphs of an example."""
+    rows = map(json.loads, (EXAMPLES / name).read_text(encoding="utf-8").splitlines())
+    return [line for row in rows for line in row["text"].split("\n") if len(line.strip()) > 20][:count]
+
+
+def assignment(kind: str, model: str, cache_dir: Path, head: Head, **options: Any) -> Assignment:
+    """Return an assignment of a model that comes with docmill, on the CPU."""
+    pinned = models.pin(model, models_dir=None, cache_dir=cache_dir)
+    spec: Spec = build_spec(kind, pinned, Options(**options), models.read_config(pinned, models_dir=None))
+    return Assignment(spec, models.locate(pinned, models_dir=None, cache_dir=cache_dir), "cpu", cache_dir, head)
+
+
+@contextmanager
+def replaced(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Put a value in the place of a module's own while a model is opened."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+def computing(backend: Any, texts: list[str]) -> Callable[[], Run]:
+    """Return a side: the backend computes all texts once, and its run has the seconds of CPU time."""
+    encoded = backend.encode(texts)
+
+    def once() -> Run:
+        waiting: Pool[Any] = Pool()
+        waiting.add(Item(number, one, None) for number, one in enumerate(encoded))
+        began = time.process_time()
+        done = len(list(backend.run(waiting)))
+        return Run(done, time.process_time() - began)
+
+    return once
+
+
+def compared(title: str, sides: Mapping[str, Any], texts: list[str], pairs: int) -> Comparison:
+    found = interleave(title, "texts", {name: computing(one, texts) for name, one in sides.items()}, pairs=pairs)
+    for backend in sides.values():
+        backend.close()
+    return found
+
+
+def encoders(dtype: str, cache_dir: Path, texts: list[str], pairs: int) -> Comparison:
+    """An encoder without padding on oneDNN's and on torch's own linear layers, and the model's own code."""
+    asked = assignment("embed", "minilm", cache_dir, Head.POOLING, dtype=dtype)
+    sides = {f"{OURS}: no padding, oneDNN": EncoderBackend(asked)}
+    with replaced(packed, "kernels_for", lambda *_: PLAIN):
+        sides["no padding, torch's linear layers"] = EncoderBackend(asked)
+    with replaced(encoder_backend, "proven_encoder", lambda *_: None):
+        sides[f"{LIBRARY}: padded"] = EncoderBackend(asked)
+    return compared(f"MiniLM in {dtype}", sides, texts, pairs)
+
+
+def searches(beams: int, cache_dir: Path, texts: list[str], pairs: int) -> Comparison:
+    """A search whose batch shrinks, and that of `generate`, in what the processor does natively."""
+    asked = assignment(
+        "translate", "marian-ddtp", cache_dir, Head.SEQ2SEQ_TEXT, beams=beams, source_lang="fr", target_lang="en"
+    )
+    own, library = Seq2SeqBackend(asked), Seq2SeqBackend(asked)
+    library._search = {}
+    title = "translate, greedy" if beams == 1 else f"translate, {beams} beams"
+    return compared(title, {f"{OURS}: the batch shrinks": own, f"{LIBRARY} search": library}, texts, pairs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--texts", type=int, default=400, help="to embed; a sixteenth as many are translated")
+    parser.add_argument("--pairs", type=int, default=5)
+    asked = parser.parse_args()
+    english, french = lines("descriptions.jsonl", asked.texts), lines("french.jsonl", asked.texts // 16)
+    with tempfile.TemporaryDirectory() as work:
+        cache = Path(work)
+        found = [encoders(dtype, cache, english, asked.pairs) for dtype in ("float32", "auto")]
+        found += [searches(beams, cache, french, asked.pairs) for beams in (1, 4)]
+    claims = []
+    for one in found:
+        library = list(one.sides)[-1]
+        claims.append([Claim(f"{side} ÷ {library}", side, library, 1.0) for side in one.sides if side != library])
+    write("inference", found, claims, seconds="of CPU time", texts=len(english), translated=len(french))
+
+
+if __name__ == "__main__":
+    main()
