@@ -2,7 +2,8 @@
 
 Encoders without padding beside the model's own code on padded batches, and searches whose batch shrinks beside
 transformers' `generate`. The models are those that come with docmill, which are trained, so outputs end at different
-lengths. Sides are compared by this process's CPU time, which says more than the clock on a machine that is shared.
+lengths. Sides are compared by this process's CPU time on one thread, which says more than the clock on a machine that
+is shared: several threads would count the time in which they wait for each other.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from bench.pairs import Claim, Comparison, Run, interleave, write
 from storage.specs import Spec
@@ -103,10 +106,11 @@ def searches(beams: int, cache_dir: Path, texts: list[str], pairs: int) -> Compa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--texts", type=int, default=400, help="to embed; a sixteenth as many are translated")
+    parser.add_argument("--texts", type=int, default=400, help="to embed; an eighth as many are translated")
     parser.add_argument("--pairs", type=int, default=5)
     asked = parser.parse_args()
-    english, french = lines("descriptions.jsonl", asked.texts), lines("french.jsonl", asked.texts // 16)
+    english, french = lines("descriptions.jsonl", asked.texts), lines("french.jsonl", asked.texts // 8)
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as work:
         cache = Path(work)
         found = [encoders(dtype, cache, english, asked.pairs) for dtype in ("float32", "auto")]

@@ -1,4 +1,7 @@
-"""The next token of each row from its logits: the likeliest, or a sample that depends on nothing but its own row."""
+"""The next token of each row from its logits: the likeliest, or a sample that depends on nothing but its own row.
+
+It is here for repeatable outputs, not for speed: a sample of transformers' own depends on the whole batch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A greedy search whose batch shrinks as texts end, for transformers' generate."""
+"""A greedy search whose batch shrinks as texts end, for transformers' generate.
+
+Its win over generate's own is recorded in bench/results/inference.md.
+"""
 
 from __future__ import annotations
 
