@@ -21,15 +21,14 @@ from typing import Any
 import torch
 
 from bench.pairs import Claim, Comparison, Run, interleave, write
-from storage.specs import Spec
-from tasks import models
+from tasks import kinds, models
 from tasks.backends import Assignment
 from tasks.backends.encoder import encoder_backend, packed
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.kernels import FLASH, ONEDNN
 from tasks.backends.encoder_decoder.seq2seq import Seq2SeqBackend
 from tasks.heads import Head
-from tasks.plan import Options, build_spec
+from tasks.plan import build_spec
 from tasks.pool import Item, Pool
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -46,7 +45,8 @@ def lines(name: str, count: int) -> list[str]:
 def assignment(kind: str, model: str, cache_dir: Path, head: Head, **options: Any) -> Assignment:
     """Return an assignment of a model that comes with docmill, on the CPU."""
     pinned = models.pin(model, models_dir=None, cache_dir=cache_dir)
-    spec: Spec = build_spec(kind, pinned, Options(**options), models.read_config(pinned, models_dir=None))
+    config = models.read_config(pinned, models_dir=None)
+    spec = build_spec(kind, pinned, kinds.options(kind, **options), config)
     return Assignment(spec, models.locate(pinned, models_dir=None, cache_dir=cache_dir), "cpu", cache_dir, head)
 
 

@@ -20,6 +20,7 @@ from tasks.backends import registry
 from tasks.backends.factory import open_backend
 from tasks.errors import BadOption, CannotServe
 from tasks.families import Family
+from tests.tasks.test_choice import QUALITIES
 from tests.worker.harness import ROOT
 from worker.settings import load_settings
 
@@ -111,7 +112,7 @@ def test_a_backend_that_was_removed_warns_and_leaves_the_choice_to_docmill(
     told = command("run", str(corpus), "--task", "embed", "--backend", "onnxruntime").stderr
     assert "OpenVINO or transformers computes instead" in " ".join(told.split())
     assert load_settings(backend="onnxruntime").backend == "onnxruntime"
-    for quality in QUALITIES.values():
+    for quality in QUALITIES:
         removed, auto = (
             choice.candidates(
                 "embed", Family.ENCODER, quality=quality, device="cpu", present=registry.names(), asked=asked
@@ -145,7 +146,7 @@ def test_rows_name_qualities_that_options_can_ask_for_and_classes_that_exist() -
     assert len(set(registry.names())) == len(registry.names())
     for row in registry.BACKENDS:
         for offer in row.offers:
-            assert offer.qualities <= {"native", "float32", "bfloat16", "float16", "int8"}
+            assert offer.qualities <= {*QUALITIES}
             assert offer.devices <= {registry.CPU, registry.CUDA}
             module = offer.implementation.partition(":")[0]
             assert find_spec(module) is not None
