@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from storage.outcomes import Outcome, Reason, Status
 from tasks.errors import PromptTooLong
 from tasks.kinds.base import Again, Computed, Recipe
-from tasks.outputs import Failure, Generated, Output, Record
+from tasks.outputs import Failure, Generated, Output
 from tasks.tickets import Ticket
 from tasks.windows import Coder, Window
 
@@ -46,7 +46,7 @@ class Document:
         encoded = self.windows[index].encoded
         assert encoded is not None
         self.tokens_in += encoded.tokens
-        if isinstance(output, Generated | Record):
+        if isinstance(output, Generated):
             self.tokens_out += output.tokens
         return self.left == 0
 

@@ -31,24 +31,33 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Labels with their scores, 0 to 1, in any order."""
+    """A score for each label of a window."""
 
-    scores: tuple[tuple[str, float], ...]
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a window with a label; ``start`` and ``end`` are offsets in characters of the window's text."""
+
+    label: str
+    start: int
+    end: int
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Parts of the window: (label, start, end, score), with offsets in characters of the window's text."""
+    """The spans found in a window, in the order of its text."""
 
-    spans: tuple[tuple[str, int, int, float], ...]
+    spans: tuple[Span, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A JSON object; ``tokens`` is how many were written for it."""
+    """A JSON object."""
 
-    values: Mapping[str, Any]
-    tokens: int = 0
+    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ def _check_options(kind: TaskKind, plan: Plan) -> None:
         said, value = option(fields[name]), plan.asked[name]
         if said.is_template:
             prompts.check(value)
-        if plan.family not in {None, said.only} and said.only is not None and value != said.any_takes:
+        if said.only is not None and plan.family not in {None, said.only} and value != said.any_takes:
             instead = f": {said.instead}" if said.instead else ""
             raise BadOption(
                 f"{flag(name, fields[name])} is for {said.only} models; {plan.model} is {plan.family}{instead}."

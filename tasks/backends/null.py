@@ -23,7 +23,7 @@ from tasks.errors import CannotServe
 from tasks.families import OUR_LIMIT_TOKENS
 from tasks.kinds.base import Traits
 from tasks.null import NAME
-from tasks.outputs import Generated, Labels, Output, Record, Spans, Vector
+from tasks.outputs import Generated, Labels, Output, Record, Span, Spans, Vector
 from tasks.windows import Encoded
 
 _BUDGET = Budget(tokens=4096, rows=64)
@@ -74,9 +74,9 @@ class NullBackend:
         if self._kind.output is LABELS:
             return labels(text)
         if self._kind.output is SPANS:
-            return Spans(((NAME, text.index(words[0]), text.index(words[0]) + len(words[0]), 1.0),) if words else ())
+            return first_word(text, words)
         if self._kind.output is RECORD:
-            return Record({"words": len(words)}, len(words))
+            return Record({"words": len(words)})
         if (most := self._kind.null_words) is not None:
             words = words[:most]
             return Generated(" ".join(words), len(words))
@@ -86,7 +86,13 @@ class NullBackend:
 def labels(text: str) -> Labels:
     """Return two labels, whose scores follow from the first byte of the SHA-256 of the text."""
     score = hashlib.sha256(text.encode()).digest()[0] / 255
-    return Labels((("even", score), ("odd", 1 - score)))
+    return Labels({"even": score, "odd": 1 - score})
+
+
+def first_word(text: str, words: Sequence[str]) -> Spans:
+    """Return the first word of a text as a span."""
+    start = text.index(words[0]) if words else 0
+    return Spans((Span(NAME, start, start + len(words[0]), 1.0),) if words else ())
 
 
 def vector(text: str) -> Vector:

@@ -78,4 +78,4 @@ def test_every_window_has_its_own_output_even_where_batches_do_not_fit() -> None
     streams = Streams(StaticLoop(compute, Budget(tokens=100, rows=20)), compute)
     outputs = dict(streams.run(Waiting(texts)))
     streams.close()
-    assert [float(outputs[number].values[0]) for number in range(400)] == [len(text) for text in texts]  # type: ignore[union-attr,index]
+    assert [float(outputs[number].values[0]) for number in range(400)] == [len(text) for text in texts]  # type: ignore[union-attr]
