@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from tasks.backends.accelerator import quiet
-from tasks.backends.encoder_decoder.beams import shrinking_beams, top
+from tasks.backends.encoder_decoder.beams import shrinking_beams
 
 MODEL = Path(__file__).resolve().parents[2] / "examples" / "models" / "synopsis-ddtp"
 
@@ -46,13 +46,3 @@ def written(ids: torch.Tensor, end: int) -> list[int]:
     """The ids up to the first end."""
     some: list[int] = ids.tolist()
     return some[: some.index(end, 1) + 1] if end in some[1:] else some
-
-
-@pytest.mark.parametrize("size", [3, 40, 1024, 1031])
-def test_the_best_of_a_row_are_those_that_topk_finds(size: int) -> None:
-    values = torch.randn(7, size, generator=torch.Generator().manual_seed(size))
-    values[:, : size // 3] = -torch.inf
-    best, places = top(values, 8)
-    assert torch.equal(best, values.topk(min(8, size)).values)
-    assert torch.equal(values.gather(1, places), best)
-    assert all(len(set(row)) == len(row) for row in places.tolist())
