@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import exc as sa_exc
 
-from storage import rights
 from storage.errors import (
+    GRANTS_DOCS,
     DatabaseBusy,
     DatabaseReadOnly,
     DatabaseSilent,
@@ -61,7 +61,7 @@ def _unexpected(error: BaseException | None, database: str, code: str) -> Storag
 def _postgresql(error: BaseException | None, outer: sa_exc.DBAPIError, database: str) -> StorageError | None:
     state = _state(error)
     if state in {"42501", "3F000"}:  # the latter: there is no schema in which this user may make a table
-        return _refused(_first_line(error), outer.statement or "", database)
+        return RightMissing(f"the user of the database {database} lacks a right: {_primary(error)}; {GRANTS_DOCS}")
     if state in {"42P01", "42703"}:
         return SchemaOutOfDate()
     if state == "25006":
@@ -92,11 +92,6 @@ def _state(error: BaseException | None) -> str:
     return getattr(error, "sqlstate", None) or ""
 
 
-def _refused(refusal: str, statement: str, database: str) -> RightMissing:
-    right = rights.asked(statement, refusal) or "the owner's rights"
-    return RightMissing(f"the user of the database {database} lacks {right}: {refusal}; {rights.DOCS}")
-
-
 def _sqlite(error: sqlite3.Error, database: str) -> StorageError | None:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
@@ -120,6 +115,12 @@ def _sqlite(error: sqlite3.Error, database: str) -> StorageError | None:
 def _constraint(error: Any) -> str | None:
     name: str | None = error.diag.constraint_name
     return name
+
+
+def _primary(error: Any) -> str:
+    """Return PostgreSQL's own message, which names the table or sequence. It has the server's language."""
+    message: str | None = error.diag.message_primary
+    return message or _first_line(error)
 
 
 def _first_line(error: object) -> str:

@@ -30,6 +30,8 @@ StorageError
 
 from __future__ import annotations
 
+GRANTS_DOCS = "docs/security.md has the statements that grant it"
+
 
 class StorageError(Exception):
     """The store could not do what was asked."""

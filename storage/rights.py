@@ -1,25 +1,20 @@
-"""What a database user must be allowed to do (PostgreSQL), what one lacks, and which right a refusal was about.
+"""Rights that docmill's database users need on PostgreSQL, and the check for missing ones.
 
 docs/security.md has the same as GRANT statements, and a test holds the two together.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, func, select
 
-from storage.errors import RightMissing
-
-if TYPE_CHECKING:
-    from storage.database import Database
+from storage.database import Database
+from storage.errors import GRANTS_DOCS, RightMissing
 
 Rights = Mapping[str, tuple[str, ...]]  # by table or sequence; "UPDATE (COLUMN)" is the right to one column
 
-DOCS = "docs/security.md has the statements that grant it"
 _READ, _ADD, _CHANGE, _KEEP = (
     ("SELECT",),
     ("SELECT", "INSERT"),
@@ -80,7 +75,7 @@ ORDERS: Rights = MappingProxyType(
 
 
 def missing(database: Database, rights: Rights) -> list[str]:
-    """Which of these rights the database's user lacks, such as "INSERT on outcome". Empty in SQLite."""
+    """Return the rights that the database's user lacks, such as "INSERT on outcome". Empty on SQLite."""
     if database.is_sqlite:
         return []
     asked = [(name, right) for name, several in rights.items() for right in several]
@@ -101,35 +96,4 @@ def _has(name: str, right: str) -> ColumnElement[bool]:
 def require(database: Database, rights: Rights) -> None:
     """Raise RightMissing, which names every right that the database's user lacks."""
     if lacking := missing(database, rights):
-        raise RightMissing(f"the user of the database {database} lacks {', '.join(lacking)}; {DOCS}")
-
-
-def asked(statement: str, refusal: str) -> str:
-    """The rights that a statement needs on what PostgreSQL refused it, such as "SELECT and UPDATE on shard".
-
-    Empty where that cannot be told: the refusal is in another language, or about the schema itself.
-    """
-    found = re.search(r"permission denied for (table|sequence) (\w+)", refusal)
-    if found is None:
-        return ""
-    kind, name = found.groups()
-    if kind == "sequence":
-        return f"USAGE on {name}"
-    return f"{' and '.join(_of(statement, name))} on {name}"
-
-
-_VERBS = {
-    "COPY": ["INSERT"],
-    "INSERT INTO": ["SELECT", "INSERT"],
-    "UPDATE": ["SELECT", "UPDATE"],
-    "DELETE FROM": ["SELECT", "DELETE"],
-}
-
-
-def _of(statement: str, table: str) -> list[str]:
-    """What a statement does to a table, as rights."""
-    verb = re.match(rf"\s*({'|'.join(_VERBS)}) {table}\b", statement)
-    if verb is not None:
-        return _VERBS[verb[1]] + ["UPDATE"] * ("DO UPDATE" in statement)
-    locks = re.search(rf"FOR UPDATE(?! OF (?!{table}\b))", statement)
-    return ["SELECT", "UPDATE"] if locks else ["SELECT"]
+        raise RightMissing(f"the user of the database {database} lacks {', '.join(lacking)}; {GRANTS_DOCS}")

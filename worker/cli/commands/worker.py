@@ -61,11 +61,10 @@ def _without_orders(settings: Settings, lacking: Sequence[str]) -> Settings:
     """The settings of a worker that takes no orders, where it lacks rights for them; it does its other work."""
     if not settings.takes_orders or not lacking:
         return settings
-    from storage import rights
-    from storage.errors import RightMissing
+    from storage.errors import GRANTS_DOCS, RightMissing
     from worker.settings import ORDERS
 
-    told = f"the database's user lacks {', '.join(lacking)}; {rights.DOCS}"
+    told = f"the database's user lacks {', '.join(lacking)}; {GRANTS_DOCS}"
     others = tuple(lane for lane in settings.lanes if lane != ORDERS)
     if not others:
         raise RightMissing(f"This worker may take no orders, and has no other lane: {told}")
