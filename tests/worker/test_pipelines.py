@@ -171,7 +171,12 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line_and_nothing_is_stored(e
         NULL.replace('task = "summarize"', 'task = "summarize"\npooling = "cls"')
     )
     said = embedded("pipeline", "check", "unfit.toml", code=2).stderr
-    assert "line 12, step line: pooling has no meaning for summarize" in said
+    assert "unfit.toml:12: pooling has no meaning for summarize" in said
+    (embedded.folder / "tongue.toml").write_text(
+        NULL.replace('task = "translate"', 'task = "translate"\nto = "frnch"')
+    )
+    said = embedded("pipeline", "check", "tongue.toml", code=2).stderr
+    assert "line 8, step english: to frnch: no such language (near: french," in said
     (embedded.folder / "out.toml").write_text(NULL.partition("[output]")[0] + '[output]\nfile = "no/such/x.jsonl"\n')
     said = embedded("pipeline", "check", "out.toml", code=2).stderr
     assert re.search(r"out\.toml:\d+: file in \[output\]: there is no folder", said)
