@@ -31,7 +31,9 @@ def loaded_after(code: str, **environment: str) -> set[str]:
     return set(done.stderr.split())
 
 
-@pytest.mark.parametrize("module", ["worker.supervisor", "worker.device", "worker.cli.work", "worker.cli.local"])
+@pytest.mark.parametrize(
+    "module", ["worker.supervisor", "worker.device", "worker.cli.commands.run", "worker.cli.local"]
+)
 def test_what_supervises_and_enqueues_never_loads_a_model_library(module: str) -> None:
     loaded = loaded_after(f"import {module}")
     assert module in loaded

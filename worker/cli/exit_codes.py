@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
+
+from worker.cli.printing import warn
+
+if TYPE_CHECKING:
+    from storage.status import JobStatus
 
 OK, SOME_FAILED, BAD_INPUT, UNREACHABLE, SOME_REJECTED = 0, 1, 2, 3, 4
 
@@ -49,3 +55,18 @@ def sentence(error: Exception) -> str:
 def _cannot_write(error: Exception) -> bool:
     """Whether the output's disk is full or it takes no writes: the system's own words say enough."""
     return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT}
+
+
+def exit_code_of(status: JobStatus, max_failures: float | None = None) -> int:
+    """Return 0 when every document has its result, and say what to do where not.
+
+    1 says that documents failed, or that the job was stopped; 4 that all is well but for records that were rejected.
+    """
+    if status.failed or status.rejected:
+        listed = f"docmill failures {status.id}"
+        retried = f"; to try the failed again: docmill retry {status.id}" if status.failed else ""
+        warn(f"What failed, and why: {listed}{retried}")
+    bearable = max_failures is not None and status.texts and 100 * status.failed / status.texts <= max_failures
+    if status.state != "done" or (status.failed and not bearable):
+        return SOME_FAILED
+    return SOME_REJECTED if status.rejected else OK

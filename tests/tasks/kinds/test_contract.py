@@ -22,8 +22,8 @@ from tasks.kinds.options import flag, is_list, key, option, value_type
 from tasks.plan import build_spec
 from tests.tasks.conftest import EngineOf
 from tests.worker.harness import ROOT
+from worker.cli.commands.run import run_command
 from worker.cli.kind_options import given_options
-from worker.cli.work import run_command
 from worker.orders.message import parse_enqueue
 from worker.pipelines.file import parse
 

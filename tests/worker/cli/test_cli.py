@@ -14,9 +14,9 @@ import pytest
 from tasks import kinds
 from tests.worker.harness import DOCMILL, EXAMPLES, ROOT, Docmill
 from worker.cli import docmill
+from worker.cli.commands.run import run_command
 from worker.cli.formatting import aligned
 from worker.cli.registry import COMMANDS
-from worker.cli.work import run_command
 
 DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
 

@@ -10,7 +10,7 @@ from tests.storage.books import numbered, read, request, shards_of
 from tests.storage.test_dispatch import sign_on
 from tests.worker.harness import Docmill
 from worker.cli import follow
-from worker.cli.work import exit_code_of
+from worker.cli.exit_codes import exit_code_of
 
 
 def _refused(database: Database) -> int:

@@ -117,9 +117,9 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     """
     from worker.cli import show
     from worker.cli.default_models import said
+    from worker.cli.exit_codes import exit_code_of
     from worker.cli.local import run_here
     from worker.cli.terminal import lines_above_the_bar
-    from worker.cli.work import exit_code_of
     from worker.devices import choose_devices
     from worker.pipelines.running import export
 

@@ -1,5 +1,129 @@
-"""`docmill run`."""
+"""`docmill run`: a source becomes a job, computed here and now."""
 
-from worker.cli.work import run_command
+from __future__ import annotations
 
-__all__ = ["run_command"]
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from worker.cli import formatting
+from worker.cli.context import open_broker, open_store, settings_from
+from worker.cli.exit_codes import OK, SOME_REJECTED, exit_code_of
+from worker.cli.options import BACKEND, FORMAT, OUT, SourceCommand
+from worker.cli.output_files import STDOUT, check_out, check_out_is_no_input, write_out
+from worker.cli.printing import answer, print_json, say, warn
+from worker.cli.requests import prepare, request_of, work_options
+
+if TYPE_CHECKING:
+    from storage.database import Database
+    from storage.status import JobStatus
+    from worker.enqueue import Prepared
+    from worker.settings import Settings
+
+
+@click.command(
+    "run",
+    cls=SourceCommand,
+    epilog="Example: docmill run articles.jsonl --task translate --from fr --to en --out en.jsonl",
+)
+@work_options
+@click.option("--dry-run", is_flag=True, help="Only say how much there is to do and how long it would take.")
+@click.option("--device", help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")
+@BACKEND
+@click.option(
+    "--out", type=OUT, help="Write the results to a file (as JSON lines, CSV, Parquet or .npy) or to -, stdout."
+)
+@FORMAT
+@click.option("--json", "as_json", is_flag=True, help="Print the job's final status as JSON.")
+def run_command(
+    dry_run: bool,
+    device: str | None,
+    backend: str | None,
+    out: Path | None,
+    file_format: str | None,
+    as_json: bool,
+    **given: Any,
+) -> int:
+    """Run a task over SOURCE, here and now, and show the results.
+
+    SOURCE is {sources}.
+
+    Every text is computed once: what has a result already is not computed again, and an interrupted run is carried
+    on by running it again. Needs no server; with DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL set it works on the
+    fleet's.
+    """
+    from storage.export.results import results
+    from worker.cli.local import run_here
+    from worker.cli.terminal import lines_above_the_bar
+    from worker.devices import choose_devices
+
+    settings = settings_from(device=device, backend=backend)
+    devices = choose_devices(settings.device)
+    if as_json and out == STDOUT:
+        raise click.UsageError("--json and --out - both write to stdout; leave one out")
+    request = request_of(settings, given)
+    check_out(out, file_format, task=request.task)
+    check_out_is_no_input(out, file_format, request.source)
+    with open_store(settings) as database:
+        prepared = prepare(settings, request, devices)
+        if dry_run:
+            return _dry_run(settings, database, prepared, devices[0], as_json)
+        with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):
+            status = run_here(settings, database, broker, devices, prepared)
+        if out is not None:
+            write_out(out, results(database, status.id), file_format, status.documents)
+        return _conclude(database, status, out, request.max_failures, as_json)
+
+
+def _dry_run(settings: Settings, database: Database, prepared: Prepared, device: str, as_json: bool) -> int:
+    from dataclasses import asdict
+
+    from worker.cli.follow import IngestBar
+    from worker.cli.terminal import lines_above_the_bar
+    from worker.dryrun import forecast
+
+    with lines_above_the_bar(settings.log_level), IngestBar(prepared.source) as progress:
+        found = forecast(settings, database, prepared, device, progress)
+    if not found.documents and not found.rejected:
+        say(formatting.no_records(prepared.source.name))
+    if (others := formatting.left_out(prepared.source)) is not None:
+        say(others)
+    code = SOME_REJECTED if found.rejected else OK
+    if as_json:
+        print_json(asdict(found) | {"spec": asdict(prepared.spec)})
+        return code
+    answer(f"{found.documents:,} documents, {found.texts:,} unique texts, {found.rejected:,} records rejected")
+    answer(f"{found.done_already:,} texts have a result already")
+    if found.sampled:
+        answer(
+            f"{found.texts - found.done_already:,} to do: about {found.tokens_to_do:,} tokens, "
+            f"about {formatting.duration(found.seconds)} on {device} "
+            f"({found.tokens_per_s:,.0f} tokens/s measured on {found.sampled} texts, "
+            f"{formatting.duration(found.load_s)} to load the model)"
+        )
+    return code
+
+
+def _conclude(
+    database: Database, status: JobStatus, out: Path | None, max_failures: float | None, as_json: bool
+) -> int:
+    """Say what came of a job: a summary, a few results; and the exit code."""
+    from storage.export.results import count_doubtful, samples
+    from worker.cli import show
+
+    shown = samples(database, status.id) if out is None and not as_json else []
+    if as_json:
+        print_json(formatting.as_json(status))
+    elif shown:
+        show.talk.print(show.samples_table(shown, status.done))
+    if status.prior and status.prior == status.texts:
+        say(f"Nothing to compute: all {status.texts:,} texts had a result or a failure on record already.")
+    (say if status.state == "done" and not status.failed and not status.rejected else warn)(
+        formatting.summary(status)
+    )
+    if shown and "text" in shown[0]:
+        say(formatting.doubtful(status.done, *count_doubtful(database, status.id)))
+    if out is None and status.done:
+        say(f"All results: docmill results {status.id} --out FILE")
+    return exit_code_of(status, max_failures)

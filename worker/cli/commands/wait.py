@@ -19,8 +19,8 @@ def wait_command(job: int, as_json: bool) -> int:
 
     A job that every worker refuses for more than a minute is blocked: it is waited for no longer, with exit code 1.
     """
+    from worker.cli.exit_codes import exit_code_of
     from worker.cli.follow import follow
-    from worker.cli.work import exit_code_of
 
     with open_store(settings_from()) as database:
         status = follow(database, job)
