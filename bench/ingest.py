@@ -33,7 +33,8 @@ from bench.stores import fresh_postgres, fresh_sqlite
 from storage.database import Database
 from storage.status import read_status
 from tasks.kinds import STORED_KINDS as KINDS
-from worker.enqueue import Request, enqueue, prepare
+from worker.enqueue import enqueue
+from worker.request import Request, prepare
 from worker.settings import Settings
 
 DOCMILL = str(Path(sys.executable).with_name("docmill"))

@@ -24,7 +24,8 @@ from storage.schema import Job, Shard
 from tasks import kinds
 from tasks.kinds import STORED_KINDS as KINDS
 from worker.broker import Broker
-from worker.enqueue import Request, enqueue, prepare
+from worker.enqueue import enqueue
+from worker.request import Request, prepare
 from worker.settings import load_settings
 
 LOOK_S = 0.5  # whoever waits must not be in the way: each look costs two processes a millisecond

@@ -17,8 +17,8 @@ from storage.intake.ingest import Counts
 from storage.readers import Record
 from storage.schema import Content, OutcomeRow, SpecRow
 from tasks import kinds
-from worker.enqueue import Prepared
 from worker.progress import Progress
+from worker.request import Prepared
 from worker.sampling import measure
 from worker.settings import Settings
 

@@ -22,10 +22,11 @@ from storage.status import JobStatus
 from tests.faults.checker import check
 from tests.worker.harness import Docmill, Running, kill_group, until
 from worker.broker import Broker
-from worker.enqueue import Enqueued, Prepared, Request, enqueue, prepare
+from worker.enqueue import Enqueued, enqueue
 from worker.faultpoints import STRUCK
 from worker.pipelines import running
 from worker.pipelines.file import parse
+from worker.request import Prepared, Request, prepare
 from worker.settings import load_settings
 
 LEASE_S = 3.0

@@ -18,8 +18,9 @@ from storage.intake.gathering import FIRST_CHUNK_RECORDS
 from storage.intake.ingest import Counts
 from storage.schema import Content, Document, Rejection
 from tests.storage.books import gathered, request
-from worker.enqueue import Enqueued, RecordRejected, Request, enqueue, prepare
+from worker.enqueue import Enqueued, RecordRejected, enqueue
 from worker.progress import Progress
+from worker.request import Request, prepare
 from worker.settings import Settings
 
 Read = Callable[..., Enqueued]

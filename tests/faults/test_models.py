@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from storage.schema import Refusal, Runtime, Shard
 from tests.faults.mill import Mill
 from tests.worker.harness import EXAMPLES, until
-from worker.enqueue import Request
+from worker.request import Request
 
 FRENCH = EXAMPLES / "french.jsonl"
 

@@ -21,8 +21,9 @@ from storage.status import read_status
 from tasks.errors import BadOption
 from tests.storage.books import documents as present
 from tests.storage.books import work
-from worker.enqueue import Enqueued, Request, enqueue, prepare
+from worker.enqueue import Enqueued, enqueue
 from worker.pipelines.file import PipelineInvalid, parse
+from worker.request import Request, prepare
 from worker.settings import Settings
 
 Read = Callable[..., Enqueued]

@@ -10,8 +10,8 @@ import pytest
 from storage.intake.gathering import FIRST_CHUNK_RECORDS, chunks
 from storage.intake.ingest import CHUNK_RECORDS
 from storage.readers import SourceOptions, SourceUnsupported, open_source
-from worker.enqueue import Request, reading
 from worker.orders.message import parse_enqueue
+from worker.request import Request, reading
 
 
 def test_the_first_chunk_is_small_and_the_others_are_large(tmp_path: Path) -> None:

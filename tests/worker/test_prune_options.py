@@ -9,9 +9,9 @@ import pytest
 
 from tasks.errors import BadOption
 from tests.worker.harness import Docmill
-from worker.enqueue import Request, prepare
 from worker.errors import BadMessage
 from worker.orders.message import parse_enqueue
+from worker.request import Request, prepare
 from worker.settings import Settings
 
 Write = Callable[..., Path]

@@ -19,7 +19,7 @@ from tests.tasks import architectures, decoders
 from tests.tasks.hub_server import hub
 from tests.worker.harness import EXAMPLES, Docmill
 from worker import rehearsal
-from worker.enqueue import Request, prepare
+from worker.request import Request, prepare
 from worker.settings import Settings, load_settings
 
 FRENCH = EXAMPLES / "french.jsonl"

@@ -16,8 +16,9 @@ from worker.broker import Broker
 from worker.cli.follow import IngestBar, follow, say_ingested
 from worker.cli.formatting import printable
 from worker.cli.printing import say
-from worker.enqueue import Prepared, enqueue
+from worker.enqueue import enqueue
 from worker.errors import WorkerError
+from worker.request import Prepared
 from worker.settings import Settings
 from worker.supervisor import Supervisor
 

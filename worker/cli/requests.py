@@ -16,7 +16,7 @@ from worker.cli.options import check_filled
 from worker.cli.printing import say
 
 if TYPE_CHECKING:
-    from worker.enqueue import Prepared, Request
+    from worker.request import Prepared, Request
     from worker.settings import Settings
 
 
@@ -74,20 +74,20 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def request_of(settings: Settings, given: dict[str, Any]) -> Request:
     """Return the request in a command's options."""
-    from worker.enqueue import Request
+    from worker.request import Request
 
     check_filled()
     return Request(options=given_options(given["task"], given, dtype=settings.dtype), **given)
 
 
-def prepare(settings: Settings, request: Request, devices: Sequence[str] = ()) -> Prepared:
-    """Check a request, and say which default model it takes. Raises what `worker.enqueue.prepare` does."""
-    from worker import enqueue
+def prepare_request(settings: Settings, request: Request, devices: Sequence[str] = ()) -> Prepared:
+    """Check a request, and say which default model it takes. Raises what `worker.request.prepare` does."""
     from worker.cli import default_models
+    from worker.request import prepare
 
     if request.source == "-" and sys.stdin.isatty():
         say("Reading JSON lines from the keyboard; Ctrl-D ends them.")
-    prepared = enqueue.prepare(settings, request, stdin=sys.stdin.buffer, devices=devices)
+    prepared = prepare(settings, request, stdin=sys.stdin.buffer, devices=devices)
     if request.model is None:
         say(default_models.said(request.task, request.source, request.options))
     return prepared

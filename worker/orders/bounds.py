@@ -9,8 +9,8 @@ from storage.readers import credentials
 from storage.readers.patterns import Pattern, is_pattern
 from storage.readers.sources import path_of, scheme_of
 from tasks import models, polyglot
-from worker.enqueue import Request
 from worker.errors import WorkerError
+from worker.request import Request
 from worker.settings import Settings
 
 

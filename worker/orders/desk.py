@@ -16,11 +16,12 @@ from storage.flow.orders import Order
 from storage.jobs import OpenJob
 from tasks.errors import HubUnreachable, TaskError
 from worker.broker import Broker
-from worker.enqueue import enqueue, prepare
+from worker.enqueue import enqueue
 from worker.errors import WorkerError
 from worker.orders import bounds, message
 from worker.progress import UnderLease
 from worker.renewal import Held, renewed
+from worker.request import prepare
 from worker.settings import Settings
 
 log = logging.getLogger("docmill.orders")

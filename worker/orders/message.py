@@ -12,9 +12,9 @@ from tasks import kinds
 from tasks.kinds.options import is_list, key, option
 from tasks.validation import WRONG_TYPE, sentence
 from worker import prune_rejected
-from worker.enqueue import Request
 from worker.errors import BadMessage
 from worker.messages import VERSION, is_id
+from worker.request import Request
 
 ORDER_ID = "order_id"
 # Options that a message names otherwise than their fields.

@@ -22,13 +22,14 @@ from storage.status import JobStatus, read_status
 from storage.writers import Target
 from tasks.errors import HubUnreachable, TaskError
 from worker.broker import Broker
-from worker.enqueue import Prepared, Request, enqueue, reading, spec_of, storable
+from worker.enqueue import enqueue
 from worker.errors import WorkerError
 from worker.pipelines.file import Pipeline, PipelineInvalid, line_of, parse
 from worker.pipelines.schema import DOCUMENT
 from worker.progress import UnderLease
 from worker.rehearsal import require_possible
 from worker.renewal import Held, renewed
+from worker.request import Prepared, Request, reading, spec_of, storable
 from worker.settings import Settings
 
 log = logging.getLogger("docmill.pipelines")

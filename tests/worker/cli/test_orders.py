@@ -19,11 +19,11 @@ from tests.faults.mill import Mill, numbered
 from tests.kinds import KINDS
 from tests.worker.harness import Docmill
 from worker.broker import Broker
-from worker.enqueue import Request
 from worker.errors import SettingsError
 from worker.orders import bounds, message
 from worker.orders.bounds import OrderRefused
 from worker.orders.desk import Desk
+from worker.request import Request
 from worker.settings import Settings, load_settings
 
 SECRET = "kanarienvogel"

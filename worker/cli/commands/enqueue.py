@@ -11,7 +11,7 @@ from worker.cli.context import open_store, queue_of, settings_from
 from worker.cli.exit_codes import OK, exit_code_of
 from worker.cli.options import SourceCommand
 from worker.cli.printing import answer, print_json, say
-from worker.cli.requests import MOST, prepare, request_of, work_options
+from worker.cli.requests import MOST, prepare_request, request_of, work_options
 
 
 @click.command(
@@ -39,7 +39,7 @@ def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
     settings = settings_from()
     request = request_of(settings, given)
     with open_store(settings) as database:
-        prepared = prepare(settings, request)
+        prepared = prepare_request(settings, request)
         with queue_of(settings) as broker, IngestBar(prepared.source) as progress:
             done = enqueue(database, lambda: broker, prepared, progress)
         say_ingested(prepared.source, done)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from storage.database import Database
     from storage.flow.pipelines import Run
     from storage.status import JobStatus
-    from worker.enqueue import Prepared
     from worker.pipelines.file import Pipeline
+    from worker.request import Prepared
     from worker.settings import Settings
 
 FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))

@@ -13,12 +13,12 @@ from worker.cli.exit_codes import OK, SOME_REJECTED, exit_code_of
 from worker.cli.options import BACKEND, FORMAT, OUT, SourceCommand
 from worker.cli.output_files import STDOUT, check_out, check_out_is_no_input, write_out
 from worker.cli.printing import answer, print_json, say, warn
-from worker.cli.requests import prepare, request_of, work_options
+from worker.cli.requests import prepare_request, request_of, work_options
 
 if TYPE_CHECKING:
     from storage.database import Database
     from storage.status import JobStatus
-    from worker.enqueue import Prepared
+    from worker.request import Prepared
     from worker.settings import Settings
 
 
@@ -66,7 +66,7 @@ def run_command(
     check_out(out, file_format, task=request.task)
     check_out_is_no_input(out, file_format, request.source)
     with open_store(settings) as database:
-        prepared = prepare(settings, request, devices)
+        prepared = prepare_request(settings, request, devices)
         if dry_run:
             return _dry_run(settings, database, prepared, devices[0], as_json)
         with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):
