@@ -105,7 +105,7 @@ class CorpusInUse(StorageError):
 
 
 class NothingEmbedded(StorageError):
-    """The corpus has no vectors; `docmill run SOURCE --task embed` makes them."""
+    """The corpus has no vectors; run a task over it that makes some."""
 
 
 class CannotIndex(StorageError):

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from storage.normalize import normalize, normalize_json
+from storage.results.output_types import Output, OutputType
 
 TRUNCATED = "output_truncated"  # the flag of an output that stopped at the model's limit
 DOUBTFUL = frozenset({TRUNCATED, "empty", "empty_window", "language_uncertain", "not_reduced"})
@@ -36,9 +37,10 @@ class Reason(StrEnum):
 class Outcome:
     """One row of the outcome table, before it has a spec and a runtime.
 
-    ``vector`` holds little-endian float32 bytes: ``dim`` values, or ``windows × dim`` row by row, in which
-    case ``data`` has ``{"dim": …, "windows": [[start, end], …]}`` in characters of the text. ``reason`` is a
-    sentence for people, without the document's text.
+    ``text``, ``vector`` and ``data`` hold the output as its type says (`storage.results.output_types`). ``vector``
+    has little-endian float32 bytes: ``dim`` values, or ``windows × dim`` row by row, in which case ``data`` has
+    ``{"dim": …, "windows": [[start, end], …]}`` in characters of the text. ``reason`` is a sentence for people,
+    without the document's text.
     """
 
     content_id: int
@@ -52,11 +54,35 @@ class Outcome:
     tokens_in: int = 0
     tokens_out: int = 0
 
+    @classmethod
+    def done(
+        cls, content_id: int, output: Output, *, flags: tuple[str, ...] = (), tokens_in: int = 0, tokens_out: int = 0
+    ) -> Outcome:
+        """Return an outcome with an output in the form that its type is stored in."""
+        return cls(
+            content_id,
+            Status.DONE,
+            text=output.text,
+            vector=output.vector,
+            data=None if output.data is None else dict(output.data),
+            flags=flags,
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+        )
+
     def refused(self, reason: str) -> Outcome:
         """Return a failure in the place of an outcome that cannot be stored."""
         return replace(
             self, status=Status.FAILED, text=None, vector=None, data=None, reason=reason, reason_class=Reason.MODEL
         )
+
+
+def checked(outcome: Outcome, output: OutputType) -> Outcome:
+    """Return the outcome, or a failure in its place if it is done and its output is not of this type."""
+    problem = output.problem(outcome) if outcome.status is Status.DONE else None
+    if problem is None:
+        return outcome
+    return outcome.refused(f"its output is not stored as {output.plural} are: {problem}")
 
 
 def storable(outcome: Outcome) -> Outcome:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from storage.kinds import ShardSize, StoredKind
+from storage.kinds import READING_SIZE, WRITING_SIZE, ShardSize, StoredKind
+from storage.results.output_types import RECORD, TEXT
 from tasks.kinds import STORED_KINDS
 
-KINDS = STORED_KINDS
+# "copy" stands for any kind that puts out text and reads as fast as an embedding model, "fields" for one of records.
+KINDS = {
+    **STORED_KINDS,
+    "copy": StoredKind("copy", TEXT, READING_SIZE),
+    "fields": StoredKind("fields", RECORD, WRITING_SIZE),
+}
 
 
 def sized(**sizes: ShardSize) -> dict[str, StoredKind]:

@@ -9,14 +9,12 @@ from typing import Any
 
 import orjson
 
+from storage import writers
 from storage.errors import PartsRefused
 
 NAME = "manifest.json"
 MOST_PARTS = 10_000  # the manifest is written anew after each; hubs of datasets take no more files in a folder
 _VERSION = 1
-_PART = r"part-\d{5}\.(?:ids\.)?(?:jsonl|csv|parquet|npy)(?:\.gz|\.zst)?"
-_OURS = re.compile(_PART)
-_BEGUN = re.compile(rf"\.(?:manifest\.json|{_PART})\.[^.]+\.part")  # by `whole_file`, and cut off
 
 
 @dataclass(frozen=True)
@@ -80,31 +78,32 @@ def from_json(raw: bytes) -> Manifest | None:
         if values.pop("manifest") != _VERSION:
             return None
         values.pop("documents")
-        parts = tuple(_part(one) for one in values.pop("parts"))
+        parts = tuple(_part_of(one) for one in values.pop("parts"))
         ours = all(part.files and all(is_part(file.name) for file in part.files) for part in parts)
         return Manifest(**values, parts=parts) if ours else None
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
-def _part(values: dict[str, Any]) -> Part:
+def _part_of(values: dict[str, Any]) -> Part:
     files = tuple(PartFile(**file) for file in values.pop("files"))
     seq, id_ = values.pop("end")
     return Part(files, **values, end=(seq, id_))
 
 
-def stem(number: int) -> str:
-    return f"part-{number:05}"
-
-
 def is_part(name: str) -> bool:
-    """Whether a file is called as those of parts are."""
-    return _OURS.fullmatch(name) is not None
+    """Return True for a name of a part's file."""
+    return re.fullmatch(_part(), name) is not None
 
 
 def is_begun(name: str) -> bool:
-    """Whether a file was begun by us and never finished."""
-    return _BEGUN.fullmatch(name) is not None
+    """Return True for a file that `whole_file` began and never finished."""
+    return re.fullmatch(rf"\.(?:manifest\.json|{_part()})\.[^.]+\.part", name) is not None
+
+
+def _part() -> str:
+    suffixes, compressions = ("|".join(map(re.escape, some)) for some in (writers.suffixes(), writers.COMPRESSIONS))
+    return rf"part-\d{{5}}(?:\.ids)?(?:{suffixes})(?:{compressions})?"
 
 
 def left(names: Sequence[str], manifest: Manifest) -> list[str]:

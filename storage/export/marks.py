@@ -38,6 +38,7 @@ def marks(database: Database, job_id: int, step: str | None = None) -> dict[str,
 
 
 def _mark(connection: Connection, job: Any, way: list[OpenStep]) -> Mark:
-    query, last = ways.joined(select().select_from(Document), way)
+    query, outcomes = ways.joined(select().select_from(Document), way)
+    last = outcomes[way[-1].seq].c
     query = query.add_columns(func.count(), func.max(last.created_at), func.max(Document.id))
     return Mark(*connection.execute(query.where(visible(job), last.status == "done")).one())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -22,7 +22,8 @@ from storage.database import Database
 from storage.errors import FolderBusy, JobUnfinished, PartsRefused, ResultsChanged
 from storage.export.manifest import MOST_PARTS, NAME, Manifest, Part, PartFile, carried_on, from_json, is_begun, left
 from storage.export.marks import marks
-from storage.export.results import Place, Placed, placed_rows
+from storage.export.results import Place, Placed, columns, placed_results
+from storage.results.columns import Column
 from storage.status import JobStatus, read_status
 from storage.writers import Target
 from storage.writers.files import whole_file
@@ -80,7 +81,8 @@ def export(
     return write(
         target,
         wanted,
-        lambda after: placed_rows(database, job_id, target.format, step=step, after=after),
+        lambda after: placed_results(database, job_id, step=step, after=after),
+        columns(database, job_id, step),
         replaced=replaced,
         progress=progress,
         ending=lambda: _check_unchanged(database, wanted, step),
@@ -127,6 +129,7 @@ def write(
     target: Target,
     wanted: Manifest,
     rows_after: RowsAfter,
+    columns: Sequence[Column] = (),
     *,
     replaced: bool = False,
     progress: Progress | None = None,
@@ -149,7 +152,7 @@ def write(
         for name in left(_names(folder), manifest):  # after they are no longer listed
             (folder / name).unlink(missing_ok=True)
         new = 0
-        for number, part in _lacking(target, manifest, sound, rows_after, progress):
+        for number, part in _lacking(target, manifest, sound, rows_after, columns, progress):
             manifest = manifest.with_part(number, part)
             _save(folder, manifest)
             new += 1
@@ -159,7 +162,12 @@ def write(
 
 
 def _lacking(
-    target: Target, manifest: Manifest, sound: list[bool], rows_after: RowsAfter, progress: Progress
+    target: Target,
+    manifest: Manifest,
+    sound: list[bool],
+    rows_after: RowsAfter,
+    columns: Sequence[Column],
+    progress: Progress,
 ) -> Iterator[tuple[int, Part]]:
     """Write the parts that are damaged or not there yet, each with its number."""
     end: Place | None = None
@@ -170,7 +178,7 @@ def _lacking(
             part, rows = manifest.parts[number], None
         else:
             rows = iter(progress.along(rows_after(end), before)) if rows is None else rows
-            made = _write_part(target.part(number), rows, manifest.part_documents)
+            made = _write_part(target.part(number), rows, columns, manifest.part_documents)
             if made is None:
                 return
             part = made
@@ -178,7 +186,7 @@ def _lacking(
         end, before, number = part.end, before + part.documents, number + 1
 
 
-def _write_part(target: Target, rows: Iterator[Placed], most: int) -> Part | None:
+def _write_part(target: Target, rows: Iterator[Placed], columns: Sequence[Column], most: int) -> Part | None:
     """Write the next rows as one part; None where there are none."""
     first = next(rows, None)
     if first is None:
@@ -190,7 +198,7 @@ def _write_part(target: Target, rows: Iterator[Placed], most: int) -> Part | Non
         for last in chain([first], islice(rows, most - 1)):
             yield last[1]
 
-    documents = target.write(through())
+    documents = target.write(through(), columns)
     files = tuple(PartFile(path.name, path.stat().st_size, _sha256(path)) for path in target.paths)
     return Part(files, documents, first[1]["id"], last[1]["id"], last[0])
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -13,11 +14,13 @@ import numpy as np
 from sqlalchemy import Connection, Text, cast, or_, select, tuple_
 
 from storage.database import Database
-from storage.flow import prompts
+from storage.flow import ways
 from storage.flow.steps import OpenStep, of_job, way_to_named
 from storage.flow.ways import visible
 from storage.jobs import require
 from storage.outcomes import DOUBTFUL
+from storage.results.columns import Column, Form, Result
+from storage.results.output_types import OutputType
 from storage.schema import Content, Document, OutcomeRow, Rejection
 
 Place = tuple[int, int]  # of a document in its corpus, in whose order results come: (seq, id)
@@ -31,12 +34,13 @@ LINE = re.compile("(.+:)([1-9][0-9]{0,17})", re.DOTALL)  # of a rejection's plac
 def results(
     database: Database, job_id: int, *, step: str | None = None, with_input: bool = False, limit: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """A step's done documents: {"id", "task", "text" | "vector", "tokens_in", "tokens_out", "flags", "meta"}.
+    """Yield a step's done documents: {"id", "task", OUTPUT, "tokens_in", "tokens_out", "flags", "meta"}.
 
-    Of a job with several steps, where none is named, the documents for which any step is done: {"id", "steps",
-    "flags", "meta"}, and "steps" has of each step that is done, by its name, what else has a line of its own.
-    A vector is a float32 array (dim,), or (windows, dim) where every window was kept: then "windows" has their
-    offsets in characters. `with_input` adds the document's text as "input". Raises NoSuchJob and NoSuchStep.
+    OUTPUT is the JSON form of the kind's output type: "text", "vector", "labels", "spans" or "data". Of a job with
+    several steps, where none is named, the documents for which any step is done: {"id", "steps", "flags", "meta"},
+    and "steps" has of each step that is done, by its name, what else has a line of its own. A vector is a float32
+    array (dim,), or (windows, dim) where every window was kept: then "windows" has their offsets in characters.
+    `with_input` adds the document's text as "input". Raises NoSuchJob, NoSuchStep and UnknownKind.
     """
     found = _placed(database, job_id, step, with_input=with_input)
     yield from islice((row for _, row in found), limit)
@@ -58,12 +62,12 @@ def count_doubtful(database: Database, job_id: int) -> tuple[int, Counter[str]]:
     """
     job = require(database, job_id)
     step = _steps(database, job_id)[0]
-    query, computed = prompts.joined(select(OutcomeRow.content_id, OutcomeRow.flags), step, Document.content_id)
-    written = cast(OutcomeRow.flags, Text)
+    query, outcomes = ways.joined(select().select_from(Document), [step])
+    outcome = outcomes[step.seq].c
+    written = cast(outcome.flags, Text)
     query = (
-        query.select_from(Document)
-        .join(OutcomeRow, OutcomeRow.content_id == computed)
-        .where(visible(job), OutcomeRow.spec_id == step.spec_id, OutcomeRow.status == "done")
+        query.add_columns(outcome.content_id, outcome.flags)
+        .where(visible(job), outcome.status == "done")
         .where(or_(*(written.contains(f'"{flag}"', autoescape=True) for flag in DOUBTFUL)))
     )
     found: dict[int, frozenset[str]] = {}
@@ -79,29 +83,31 @@ def _placed(
     job = require(database, job_id)
     steps = _steps(database, job_id)
     if step is None and len(steps) > 1:
-        return _all_steps(steps, _documents(database, job, steps, with_input=with_input, after=after))
+        return _all_steps(database, steps, _documents(database, job, steps, with_input=with_input, after=after))
     way = way_to_named(steps, step)
-    return _one_step(way[-1], _documents(database, job, way, with_input=with_input, after=after))
+    return _one_step(database, way[-1], _documents(database, job, way, with_input=with_input, after=after))
 
 
-def _one_step(step: OpenStep, documents: Iterator[_WithOutcomes]) -> Iterator[Placed]:
+def _one_step(database: Database, step: OpenStep, documents: Iterator[_WithOutcomes]) -> Iterator[Placed]:
+    output = database.kind_of(step.lane).output
     for document, outcomes, text in documents:
         outcome = outcomes.get(step.seq)
         if outcome is None or outcome.status != "done":
             continue
         result = {
             "id": document.key,
-            **_result(step, outcome),
+            **_result(output, step, outcome),
             "flags": [*document.flags, *outcome.flags],
             "meta": document.meta,
         }
         yield (document.seq, document.id), result if text is None else result | {"input": text}
 
 
-def _all_steps(steps: Sequence[OpenStep], documents: Iterator[_WithOutcomes]) -> Iterator[Placed]:
+def _all_steps(database: Database, steps: Sequence[OpenStep], documents: Iterator[_WithOutcomes]) -> Iterator[Placed]:
+    types = {step: database.kind_of(step.lane).output for step in steps}
     for document, outcomes, text in documents:
         done = {
-            step.name: {**_result(step, outcomes[step.seq]), "flags": outcomes[step.seq].flags}
+            step.name: {**_result(types[step], step, outcomes[step.seq]), "flags": outcomes[step.seq].flags}
             for step in steps
             if step.seq in outcomes and outcomes[step.seq].status == "done"
         }
@@ -110,54 +116,54 @@ def _all_steps(steps: Sequence[OpenStep], documents: Iterator[_WithOutcomes]) ->
             yield (document.seq, document.id), result if text is None else result | {"input": text}
 
 
-def _result(step: OpenStep, outcome: Any) -> dict[str, Any]:
+def _result(output: OutputType, step: OpenStep, outcome: Any) -> dict[str, Any]:
     tokens = {"tokens_in": outcome.tokens_in, "tokens_out": outcome.tokens_out}
-    return {"task": step.lane, **_output(outcome), **tokens}
+    return {"task": step.lane, **output.result(outcome), **tokens}
 
 
-def export_rows(
-    database: Database, job_id: int, form: str = "jsonl", *, step: str | None = None
-) -> Iterator[dict[str, Any]]:
-    """The results as a file in this format has them: `results`, and in tables a column for each of several steps.
+def columns(database: Database, job_id: int, step: str | None = None) -> tuple[Column, ...]:
+    """Return the columns of a table of `results`; of several steps each has those of its output.
 
-    A step's text is in the column of its name, its vector in NAME_vector. Raises NoSuchJob and NoSuchStep.
+    Raises NoSuchJob, NoSuchStep and UnknownKind.
     """
-    return (row for _, row in placed_rows(database, job_id, form, step=step))
-
-
-def placed_rows(
-    database: Database, job_id: int, form: str, *, step: str | None = None, after: Place | None = None
-) -> Iterator[Placed]:
-    """The same, each with its document's place, from the first document after a place on, which is sought and not
-    read up to.
-    """
-    placed = _placed(database, job_id, step, after=after)
+    require(database, job_id)
     steps = _steps(database, job_id)
-    if form == "jsonl" or step is not None or len(steps) == 1:
-        return placed
-    columns = {step: database.kind_of(step.lane).output.column(step.name) for step in steps}
-    return ((place, _flat(row, columns)) for place, row in placed)
+    if step is None and len(steps) > 1:
+        outputs = [
+            column.of_step(one.name)
+            for one in steps
+            for column in database.kind_of(one.lane).output.columns(one.params)
+            if column.suffix is not None
+        ]
+        flags = Column("flags", Form.TEXTS, partial(_flags_of, [one.name for one in steps]))
+        return (Column.of("id", Form.TEXT), *outputs, flags, Column.of("meta", Form.JSON))
+    one = way_to_named(steps, step)[-1]
+    return (
+        Column.of("id", Form.TEXT),
+        Column.of("task", Form.TEXT),
+        *database.kind_of(one.lane).output.columns(one.params),
+        Column.of("tokens_in", Form.INTEGER),
+        Column.of("tokens_out", Form.INTEGER),
+        Column.of("flags", Form.TEXTS),
+        Column.of("meta", Form.JSON),
+    )
 
 
-def _flat(row: dict[str, Any], columns: Mapping[OpenStep, str]) -> dict[str, Any]:
-    found = row["steps"]
-    outputs = {step: found.get(step.name, {}) for step in columns}
-    flags = [f"{step.name}: {flag}" for step in columns for flag in outputs[step].get("flags", ())]
-    return {
-        "id": row["id"],
-        **{columns[step]: output.get("vector", output.get("text")) for step, output in outputs.items()},
-        "flags": [*row["flags"], *flags],
-        "meta": row["meta"],
-    }
+def _flags_of(steps: Sequence[str], result: Result) -> list[str]:
+    """Return the flags of a document and of all its steps, those with the step's name before them."""
+    found = result["steps"]
+    flags = [f"{step}: {flag}" for step in steps if step in found for flag in found[step]["flags"]]
+    return [*result["flags"], *flags]
 
 
-def _output(outcome: Any) -> dict[str, Any]:
-    if outcome.vector is None:
-        return {"text": outcome.text}
-    vector = np.frombuffer(outcome.vector, dtype="<f4")
-    if outcome.data and "windows" in outcome.data:
-        return {"vector": vector.reshape(-1, outcome.data["dim"]), "windows": outcome.data["windows"]}
-    return {"vector": vector}
+def placed_results(
+    database: Database, job_id: int, *, step: str | None = None, after: Place | None = None
+) -> Iterator[Placed]:
+    """Yield `results`, each with its document's place, from the first document after a place on.
+
+    The place is sought, not read up to.
+    """
+    return _placed(database, job_id, step, after=after)
 
 
 def failures(database: Database, job_id: int) -> Iterator[dict[str, Any]]:
@@ -206,20 +212,10 @@ def _few_failures(database: Database, job: Any, step: OpenStep) -> list[Any] | N
 
     Without an ORDER BY, so that the database may begin with whichever table has less to read, and stop at FEW.
     """
-    asked = select(
-        Document.id,
-        Document.key,
-        Document.seq,
-        OutcomeRow.status,
-        OutcomeRow.reason,
-        OutcomeRow.reason_class,
-    )
-    documents, computed = prompts.joined(asked, step, Document.content_id)
-    query = (
-        documents.join(OutcomeRow, OutcomeRow.content_id == computed)
-        .where(visible(job), OutcomeRow.spec_id == step.spec_id, OutcomeRow.status != "done")
-        .limit(FEW + 1)
-    )
+    query, outcomes = ways.joined(select(Document.id, Document.key, Document.seq), [step])
+    outcome = outcomes[step.seq].c
+    query = query.add_columns(outcome.status, outcome.reason, outcome.reason_class)
+    query = query.where(visible(job), outcome.status != "done").limit(FEW + 1)
     with database.read() as connection:
         found = connection.execute(query).all()
     if len(found) > FEW:
@@ -296,11 +292,12 @@ def _documents(
         with database.read() as connection:
             page = connection.execute(following).all()
             own = {document.id: document.content_id for document in page}
-            outcomes = _outcomes(database, connection, steps, own)
+            outcomes = ways.outcomes(database, connection, steps, own, _OUTCOME)
             texts = _texts(connection, {*own.values()}) if with_input else {}
         for document in page:
             text = texts.get(document.content_id, "") if with_input else None
-            yield document, outcomes[document.id], text
+            of_document = {seq: found[document.id] for seq, found in outcomes.items() if document.id in found}
+            yield document, of_document, text
         if len(page) < PAGE:
             return
         after = (page[-1].seq, page[-1].id)
@@ -311,47 +308,17 @@ def _steps(database: Database, job_id: int) -> tuple[OpenStep, ...]:
         return of_job(connection, job_id)
 
 
-def _outcomes(
-    database: Database, connection: Connection, steps: Sequence[OpenStep], own: Mapping[int, int]
-) -> dict[int, dict[int, Any]]:
-    """By document what became of it at each step: {document: {step: outcome}}. `own` has their contents."""
-    found: dict[int, dict[int, Any]] = {document_id: {} for document_id in own}
-    for step in steps:
-        given = own
-        if step.input_step is not None:
-            before = ((document_id, outcomes.get(step.input_step)) for document_id, outcomes in found.items())
-            given = {
-                document_id: outcome.output_id
-                for document_id, outcome in before
-                if outcome is not None and outcome.output_id is not None
-            }
-        read = prompts.of(database, connection, step, given)
-        rows = _outcomes_of(database, connection, step.spec_id, {*read.values()})
-        for document_id, read_id in read.items():
-            if read_id in rows:
-                found[document_id][step.seq] = rows[read_id]
-    return found
-
-
-def _outcomes_of(
-    database: Database, connection: Connection, spec_id: int, content_ids: Collection[int]
-) -> dict[int, Any]:
-    """The outcomes of contents under a spec. Looked up one by one (see `Database.probe`)."""
-    query = select(
-        OutcomeRow.content_id,
-        OutcomeRow.status,
-        OutcomeRow.text,
-        OutcomeRow.vector,
-        OutcomeRow.data,
-        OutcomeRow.reason,
-        OutcomeRow.reason_class,
-        OutcomeRow.flags,
-        OutcomeRow.tokens_in,
-        OutcomeRow.tokens_out,
-        OutcomeRow.output_id,
-    ).where(OutcomeRow.spec_id == spec_id)
-    rows = database.probe(connection, query, OutcomeRow.content_id, content_ids)
-    return {row.content_id: row for row in rows}
+_OUTCOME = (
+    OutcomeRow.status,
+    OutcomeRow.text,
+    OutcomeRow.vector,
+    OutcomeRow.data,
+    OutcomeRow.reason,
+    OutcomeRow.reason_class,
+    OutcomeRow.flags,
+    OutcomeRow.tokens_in,
+    OutcomeRow.tokens_out,
+)
 
 
 def _texts(connection: Connection, content_ids: Collection[int]) -> dict[int, str]:

@@ -30,13 +30,16 @@ def of(database: Database, connection: Connection, step: OpenStep, given: Mappin
     return {row.document_id: row.content_id for row in found if row.text_id == given[row.document_id]}
 
 
-def joined(query: Any, step: OpenStep, given: Any) -> tuple[Any, Any]:
-    """A query over documents, and the column of it with what a step computes of each, by that of what it is given."""
+def joined(query: Any, step: OpenStep, given: Any, *, outer: bool = False) -> tuple[Any, Any]:
+    """A query over documents, and the column of it with what a step computes of each, by that of what it is given.
+
+    `outer` keeps the documents whose prompt was not rendered yet.
+    """
     if step.template is None:
         return query, given
-    prompt = Prompt.__table__.alias()
+    prompt = Prompt.__table__.alias(f"prompt_{step.seq}")
     of_step = and_(prompt.c.document_id == Document.id, prompt.c.spec_id == step.spec_id, prompt.c.text_id == given)
-    return query.join(prompt, of_step), prompt.c.content_id
+    return query.join(prompt, of_step, isouter=outer), prompt.c.content_id
 
 
 def render(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
@@ -31,7 +31,7 @@ class OpenStep:
     """A step of a job. `input_step` is the number of the step whose output it reads; None reads the documents.
 
     With a `template` what it computes of a document is what that renders of the text that it reads and the
-    document's metadata (see `storage.flow.prompts`).
+    document's metadata (see `storage.flow.prompts`). `params` are the spec's.
     """
 
     seq: int
@@ -40,6 +40,7 @@ class OpenStep:
     lane: str
     input_step: int | None
     template: Template | None = None
+    params: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 _STEPS = select(Step.seq, Step.name, Step.spec_id, SpecRow.kind, Step.input_step, SpecRow.params).join(
@@ -48,8 +49,26 @@ _STEPS = select(Step.seq, Step.name, Step.spec_id, SpecRow.kind, Step.input_step
 
 
 def _open(row: Any) -> OpenStep:
-    template = templates.over_metadata(row.params or {})
-    return OpenStep(row.seq, row.name, row.spec_id, row.kind, row.input_step, template)
+    params = row.params or {}
+    template = templates.over_metadata(params)
+    return OpenStep(row.seq, row.name, row.spec_id, row.kind, row.input_step, template, params)
+
+
+def opened(requests: Sequence[StepRequest], spec_ids: Sequence[int]) -> tuple[OpenStep, ...]:
+    """Return steps that were asked for as those of a job with these specs would be."""
+    numbers = {request.name: seq for seq, request in enumerate(requests)}
+    return tuple(
+        OpenStep(
+            seq=seq,
+            name=request.name,
+            spec_id=spec_id,
+            lane=request.spec.kind,
+            input_step=None if request.input is None else numbers[request.input],
+            template=templates.over_metadata(request.spec.params),
+            params=request.spec.params,
+        )
+        for seq, (request, spec_id) in enumerate(zip(requests, spec_ids, strict=True))
+    )
 
 
 def of_job(connection: Connection, job_id: int) -> tuple[OpenStep, ...]:
@@ -98,7 +117,10 @@ def add(
     assert len(numbers) == len(requests), "steps have names of their own"
     for seq, request in enumerate(requests):
         input_step = None if request.input is None else numbers[request.input]
-        assert input_step is None or input_step < seq, "a step reads an earlier one"
+        if input_step is not None:
+            assert input_step < seq, "a step reads an earlier one"
+            output = database.kind_of(requests[input_step].spec.kind).output
+            assert output.feeds_steps, f"no step can read {output.plural}"
         values = {
             "job_id": job_id,
             "seq": seq,

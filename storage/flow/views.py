@@ -1,82 +1,138 @@
 """A view for each pipeline that is kept: its corpus as it is now, with every step's result. An admin's act.
 
-Columns: `id`, `meta`, `flags`, `document` (the text), and for each step `STEP` (its text) or `STEP_vector` (float32,
-little-endian), `STEP_status` (done, failed, skipped, blocked, or NULL while it is to be computed) and `STEP_reason`.
-The view follows the corpus; a pipeline that is added again gets a new one.
+Columns: `id`, `meta`, `flags`, `document` (the text), and for each step those of its output (`STEP` is a text,
+`STEP_vector` float32 numbers, little-endian; see `storage.results.output_types`), `STEP_status` (done, failed,
+skipped, blocked, or NULL while it is to be computed) and `STEP_reason`. A step that finds spans has a view beside it,
+with a row for each. The views follow the corpus; a pipeline that is added again gets new ones.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    and_,
+    case,
+    func,
+    inspect,
+    or_,
+    select,
+    true,
+    type_coerce,
+)
 
 from storage import rows
 from storage.database import Database
-from storage.flow import templates
-from storage.flow.steps import StepRequest
-from storage.results.output_types import VECTOR
+from storage.flow import steps, ways
+from storage.flow.steps import OpenStep, StepRequest
+from storage.results.columns import Form
+from storage.results.json_columns import selected
+from storage.schema import Content, Corpus, Document
+from storage.tables import Json
 
 
 def name_of(pipeline: str) -> str:
-    """What its view is called."""
-    return f"pipeline_{pipeline.replace('-', '_').lower()}"
+    """Return the name of a pipeline's view."""
+    return f"pipeline_{_plain(pipeline)}"
 
 
-def make(database: Database, pipeline: str, corpus: str, steps: Sequence[StepRequest]) -> None:
-    """Make the view of a pipeline, in place of one that was there. Needs the right to make views."""
+def items_name_of(pipeline: str, step: str) -> str:
+    """Return the name of the view with a row for each item (a span, say) that a step puts out."""
+    return f"{_items_prefix(pipeline)}{step}"
+
+
+def make(database: Database, pipeline: str, corpus: str, requests: Sequence[StepRequest]) -> None:
+    """Make the views of a pipeline, in place of those that were there. Needs the right to make views."""
 
     def work(connection: Connection) -> None:
-        spec_ids = [rows.spec_id(database, connection, step.spec) for step in steps]
-        connection.exec_driver_sql(f"DROP VIEW IF EXISTS {_quoted(name_of(pipeline))}")
-        statement = f"CREATE VIEW {_quoted(name_of(pipeline))} AS {_definition(database, corpus, steps, spec_ids)}"
-        connection.exec_driver_sql(statement if database.is_sqlite else statement.replace("%", "%%"))
+        opened = steps.opened(requests, [rows.spec_id(database, connection, step.spec) for step in requests])
+        _drop(connection, pipeline)
+        _create(database, connection, name_of(pipeline), _of_documents(database, corpus, opened))
+        for step in opened:
+            if (items := database.kind_of(step.lane).output.items()) is not None:
+                query = _of_items(database, corpus, steps.way_to(opened, step), *items)
+                _create(database, connection, items_name_of(pipeline, step.name), query)
 
     database.write(work)
 
 
 def drop(database: Database, pipeline: str) -> None:
-    """Drop the view of a pipeline, if there is one."""
-    database.write(lambda connection: connection.exec_driver_sql(f"DROP VIEW IF EXISTS {_quoted(name_of(pipeline))}"))
+    """Drop the views of a pipeline, if there are any."""
+    database.write(lambda connection: _drop(connection, pipeline))
 
 
-def _definition(database: Database, corpus: str, steps: Sequence[StepRequest], spec_ids: Sequence[int]) -> str:
-    numbers = {step.name: number for number, step in enumerate(steps)}
-    columns = ["document.key AS id", "document.meta", "document.flags", "content.text AS document"]
-    joins = ["document", "JOIN content ON content.id = document.content_id"]
-    for number, (step, spec_id) in enumerate(zip(steps, spec_ids, strict=True)):
-        this, before = f"step_{number}", None if step.input is None else f"step_{numbers[step.input]}"
-        read = given = "document.content_id" if before is None else f"{before}.output_id"
-        if templates.over_metadata(step.spec.params):
-            prompt, read = f"prompt_{number}", f"prompt_{number}.content_id"
-            of_document = f"{prompt}.spec_id = {spec_id} AND {prompt}.document_id = document.id"
-            of_text = f"{prompt}.text_id = {given}"
-            joins.append(f"LEFT JOIN prompt AS {prompt} ON {of_document} AND {of_text}")
-        joins.append(f"LEFT JOIN outcome AS {this} ON {this}.spec_id = {spec_id} AND {this}.content_id = {read}")
-        output = database.kind_of(step.spec.kind).output
-        is_vector = output is VECTOR
-        status = f"{this}.status"
-        if before is not None:
-            status = f"CASE WHEN {_lacks_output(steps, numbers, step)} THEN 'blocked' ELSE {status} END"
-        columns += [
-            f"{this}.{'vector' if is_vector else 'text'} AS {_quoted(output.column(step.name))}",
-            f"{status} AS {_quoted(step.name + '_status')}",
-            f"{this}.reason AS {_quoted(step.name + '_reason')}",
+def _drop(connection: Connection, pipeline: str) -> None:
+    prefix = _items_prefix(pipeline)
+    beside = [name for name in inspect(connection).get_view_names() if name.startswith(prefix)]
+    for name in (name_of(pipeline), *beside):
+        connection.exec_driver_sql(f"DROP VIEW IF EXISTS {_quoted(name)}")
+
+
+def _create(database: Database, connection: Connection, name: str, query: Any) -> None:
+    dialect = database.engine.dialect
+    compiled = query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+    connection.exec_driver_sql(f"CREATE VIEW {_quoted(name)} AS {compiled}")
+
+
+def _of_documents(database: Database, corpus: str, opened: Sequence[OpenStep]) -> Any:
+    query = select(Document.key.label("id"), Document.meta, Document.flags, Content.text.label("document"))
+    query = query.select_from(Document).join(Content, Content.id == Document.content_id)
+    query, outcomes = ways.joined(query, opened, outer=True)
+    for step in opened:
+        outcome = outcomes[step.seq]
+        output = database.kind_of(step.lane).output
+        columns = [
+            column.sql(outcome).label(step.name + column.suffix)
+            for column in output.columns(step.params)
+            if column.sql is not None and column.suffix is not None
         ]
+        status: ColumnElement[Any] = outcome.c.status
+        if step.input_step is not None:
+            status = case((_lacks_input(opened, outcomes, step), "blocked"), else_=status)
+        query = query.add_columns(
+            *columns, status.label(f"{step.name}_status"), outcome.c.reason.label(f"{step.name}_reason")
+        )
+    return query.where(_current(corpus))
+
+
+def _of_items(database: Database, corpus: str, way: Sequence[OpenStep], key: str, fields: Mapping[str, Form]) -> Any:
+    """Return the query for the items under a key of what the last step of a way put out of each document."""
+    query, outcomes = ways.joined(select(Document.key.label("id")).select_from(Document), way)
+    data = outcomes[way[-1].seq].c.data
+    if database.is_sqlite:
+        item = func.json_each(data, f"$.{key}").table_valued("value", name="item")
+    else:
+        item = func.jsonb_array_elements(data[key]).table_valued("value", name="item").render_derived()
+    value = type_coerce(item.c.value, Json)
+    columns = [selected(value, form, name).label(name) for name, form in fields.items()]
+    return query.join(item, true()).add_columns(*columns).where(_current(corpus))
+
+
+def _current(corpus: str) -> ColumnElement[bool]:
     # By its name: a corpus that was removed and read anew has another number.
-    of_corpus = "document.corpus_id = (SELECT id FROM corpus WHERE name = '{}')".format(corpus.replace("'", "''"))  # noqa: S608
-    condition = f"{of_corpus} AND document.superseded_by IS NULL AND NOT document.gone"
-    return f"SELECT {', '.join(columns)} FROM {' '.join(joins)} WHERE {condition}"  # noqa: S608
+    of_corpus = select(Corpus.id).where(Corpus.name == corpus).scalar_subquery()
+    return and_(Document.corpus_id == of_corpus, Document.superseded_by.is_(None), ~Document.gone)
 
 
-def _lacks_output(steps: Sequence[StepRequest], numbers: dict[str, int], step: StepRequest) -> str:
-    """The condition for any of the steps that lead to this one to have failed or skipped."""
-    over = []
-    while step.input is not None:
-        over.append(f"step_{numbers[step.input]}.status IN ('failed', 'skipped')")
-        step = steps[numbers[step.input]]
-    return " OR ".join(over)
+def _lacks_input(
+    opened: Sequence[OpenStep], outcomes: Mapping[int, FromClause], step: OpenStep
+) -> ColumnElement[bool]:
+    """Return the condition for any of the steps that lead to this one to have failed or skipped."""
+    before = steps.way_to(opened, step)[:-1]
+    return or_(*(outcomes[one.seq].c.status.in_(["failed", "skipped"]) for one in reversed(before)))
+
+
+def _items_prefix(pipeline: str) -> str:
+    return f"items_{_plain(pipeline)}__"
+
+
+def _plain(pipeline: str) -> str:
+    return pipeline.replace("-", "_").lower()
 
 
 def _quoted(name: str) -> str:

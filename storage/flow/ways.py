@@ -1,4 +1,4 @@
-"""The way from a document through a job's steps to what one of them reads, and back."""
+"""Documents joined to their outcomes at a job's steps: page by page, in one query, and back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import Connection, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, and_, or_, select
 
 from storage.database import Database
 from storage.flow import prompts
@@ -29,6 +29,41 @@ def visible(job: Any) -> Any:
     )
 
 
+def outcomes(
+    database: Database,
+    connection: Connection,
+    steps: Sequence[OpenStep],
+    own: Mapping[int, int],
+    columns: Sequence[ColumnElement[Any]] = (),
+) -> dict[int, dict[int, Any]]:
+    """Return the outcomes of documents at each of these steps: {step: {document: row}}.
+
+    `own` has the documents' contents, and `steps` with each step those that lead to it. A row has these columns of
+    the outcome, `content_id` and `output_id`; it is looked up by itself (see `Database.probe`).
+    """
+    found: dict[int, dict[int, Any]] = {}
+    for step in steps:
+        computed = prompts.of(database, connection, step, _given(step, own, found))
+        query = select(OutcomeRow.content_id, OutcomeRow.output_id, *columns).where(
+            OutcomeRow.spec_id == step.spec_id
+        )
+        rows = database.probe(connection, query, OutcomeRow.content_id, {*computed.values()})
+        by_content = {row.content_id: row for row in rows}
+        found[step.seq] = {
+            document_id: by_content[content_id]
+            for document_id, content_id in computed.items()
+            if content_id in by_content
+        }
+    return found
+
+
+def _given(step: OpenStep, own: Mapping[int, int], found: Mapping[int, Mapping[int, Any]]) -> Mapping[int, int]:
+    if step.input_step is None:
+        return own
+    before = found[step.input_step]
+    return {document_id: row.output_id for document_id, row in before.items() if row.output_id is not None}
+
+
 def given(
     database: Database, connection: Connection, way: Sequence[OpenStep], own: Mapping[int, int]
 ) -> Mapping[int, int]:
@@ -36,16 +71,7 @@ def given(
 
     `own` has the documents' contents. Those for which there is none yet are left out.
     """
-    reached = own
-    for step, _ in pairwise(way):
-        read = prompts.of(database, connection, step, reached)
-        query = select(OutcomeRow.content_id, OutcomeRow.output_id).where(
-            OutcomeRow.spec_id == step.spec_id, OutcomeRow.output_id.is_not(None)
-        )
-        found = database.probe(connection, query, OutcomeRow.content_id, {*read.values()})
-        outputs = {row.content_id: row.output_id for row in found}
-        reached = {document_id: outputs[one] for document_id, one in read.items() if one in outputs}
-    return reached
+    return _given(way[-1], own, outcomes(database, connection, way[:-1], own))
 
 
 def read(
@@ -55,17 +81,20 @@ def read(
     return prompts.of(database, connection, way[-1], given(database, connection, way, own))
 
 
-def joined(query: Any, way: Sequence[OpenStep]) -> tuple[Any, Any]:
-    """A query over documents joined to their outcomes at the last step of a way, and the columns of those."""
-    reached: Any = Document.content_id
-    outcome: Any = None
-    for step in way:
-        query, read = prompts.joined(query, step, reached)
-        table = OutcomeRow.__table__.alias()
-        outcome = table.c
-        query = query.join(table, and_(outcome.spec_id == step.spec_id, outcome.content_id == read))
-        reached = outcome.output_id
-    return query, outcome
+def joined(query: Any, steps: Sequence[OpenStep], *, outer: bool = False) -> tuple[Any, dict[int, FromClause]]:
+    """Return a query over documents joined to their outcomes at these steps, and the outcomes' tables by step.
+
+    `steps` has with each step those that lead to it. `outer` keeps the documents without an outcome.
+    """
+    tables: dict[int, FromClause] = {}
+    for step in steps:
+        own = Document.content_id if step.input_step is None else tables[step.input_step].c.output_id
+        query, computed = prompts.joined(query, step, own, outer=outer)
+        table = OutcomeRow.__table__.alias(f"step_{step.seq}")
+        of_step = and_(table.c.spec_id == step.spec_id, table.c.content_id == computed)
+        query = query.join(table, of_step, isouter=outer)
+        tables[step.seq] = table
+    return query, tables
 
 
 def documents(

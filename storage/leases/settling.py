@@ -41,7 +41,7 @@ def put_outcomes(
     redo: bool = False,
     one_by_one: bool = False,
 ) -> dict[int, Known]:
-    """Write outcomes: the first one stays, but `done` takes the place of `failed` (with `redo`, anything does).
+    """Write outcomes. The first one stays, but `done` replaces `failed` (with `redo`, anything does).
 
     Those of contents that were removed meanwhile are left out. Returns what is known of their contents then; nothing
     when some were not written, since an earlier one stayed. With `one_by_one` an outcome that the database refuses

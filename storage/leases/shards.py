@@ -18,7 +18,7 @@ from storage.flow.following import UNTOUCHED, Traversal
 from storage.jobs import FREE, RUNS
 from storage.leases.policy import runs_alone
 from storage.leases.settling import put_outcomes, settle
-from storage.outcomes import Known, Outcome, Status, Tally
+from storage.outcomes import Known, Outcome, Status, Tally, checked
 from storage.rows import SPEC, insert, known_outcomes, n_chars, spec_of
 from storage.schema import Content, Job, OutcomeRow, Shard, SpecRow, Worker
 from storage.specs import Spec
@@ -200,7 +200,7 @@ def commit(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtim
             return
         if row.state != "running" or row.fence != claim.fence or not row.job_runs:
             raise LeaseLost(f"shard {claim.shard_id} was taken away before its results were written")
-        written = _put_outcomes(database, connection, claim, outcomes, runtime_id, one_by_one=one_by_one)
+        written = _put_outcomes(database, connection, row.lane, claim, outcomes, runtime_id, one_by_one=one_by_one)
         end_shard(database, connection, claim.shard_id, claim.spec_id, claim.contents, outcomes, written)
 
     settle(database, work)
@@ -218,7 +218,7 @@ def release(
         row = _locked(database, connection, claim.shard_id)
         if row is None or row.state != "running" or row.fence != claim.fence:
             return
-        written = _put_outcomes(database, connection, claim, finished, runtime_id, one_by_one=one_by_one)
+        written = _put_outcomes(database, connection, row.lane, claim, finished, runtime_id, one_by_one=one_by_one)
         lacking = {content_id for content_id, _ in claim.texts} - {outcome.content_id for outcome in finished}
         if not lacking:
             end_shard(database, connection, claim.shard_id, claim.spec_id, claim.contents, finished, written)
@@ -330,7 +330,7 @@ def _tokens(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 def _locked(database: Database, connection: Connection, shard_id: int) -> Any:
     query = (
-        select(Shard.state, Shard.fence, Shard.owner, RUNS.label("job_runs"))
+        select(Shard.state, Shard.lane, Shard.fence, Shard.owner, RUNS.label("job_runs"))
         .join(Job, Job.id == Shard.job_id)
         .where(Shard.id == shard_id)
     )
@@ -340,12 +340,15 @@ def _locked(database: Database, connection: Connection, shard_id: int) -> Any:
 def _put_outcomes(
     database: Database,
     connection: Connection,
+    kind: str,
     claim: Claim,
     outcomes: Sequence[Outcome],
     runtime_id: int | None,
     *,
     one_by_one: bool,
 ) -> dict[int, Known]:
+    output = database.kind_of(kind).output
+    stored = [checked(outcome, output) for outcome in outcomes]
     return put_outcomes(
-        database, connection, claim.spec_id, outcomes, runtime_id, redo=claim.redo, one_by_one=one_by_one
+        database, connection, claim.spec_id, stored, runtime_id, redo=claim.redo, one_by_one=one_by_one
     )

@@ -55,10 +55,10 @@ def choose(database: Database, names: Sequence[str], job_id: int | None = None) 
         named = {row.name: row for row in connection.execute(select(Corpus).where(Corpus.name.in_(names)))}
         corpus = next((named[name] for name in names if name in named), None)
         if corpus is None:
-            raise NoSuchCorpus(f"there is no corpus {names[0]}{_corpora(connection)}")
-        vectors = SpecRow.kind.in_([kind.name for kind in database.kinds.values() if kind.output is VECTOR])
-        found = connection.execute(_JOBS.where(Job.corpus_id == corpus.id, vectors)).all()
-        chosen, others = _chosen(corpus, found, job_id)
+            raise NoSuchCorpus(f"there is no corpus {names[0]}{_corpora(connection, _kinds(database)[0])}")
+        of_corpus = _JOBS.where(Job.corpus_id == corpus.id, SpecRow.kind.in_(_kinds(database)))
+        found = connection.execute(of_corpus).all()
+        chosen, others = _chosen(corpus, found, job_id, _kinds(database)[0])
         steps = of_job(connection, chosen.id)
         searched = Searched(
             corpus_id=corpus.id,
@@ -85,11 +85,16 @@ _JOBS: Select[*tuple[Any, ...]] = (
 )
 
 
-def _chosen(corpus: Any, jobs: Sequence[Any], job_id: int | None) -> tuple[Any, tuple[str, ...]]:
+def _kinds(database: Database) -> list[str]:
+    """Return the names of the kinds that put out vectors."""
+    return [kind.name for kind in database.kinds.values() if kind.output is VECTOR]
+
+
+def _chosen(corpus: Any, jobs: Sequence[Any], job_id: int | None, kind: str) -> tuple[Any, tuple[str, ...]]:
     """The job to search by, of a corpus's embed jobs, the latest first; and the names of the others. Pure."""
     if not jobs:
         raise NothingEmbedded(
-            f"no job embeds the corpus {corpus.name}; `docmill run SOURCE --task embed` makes one, "
+            f"no job embeds the corpus {corpus.name}; `docmill run SOURCE --task {kind}` makes one, "
             "with --corpus where the corpus has a name of its own"
         )
     chosen = next((job for job in jobs if job_id in (None, job.id)), None)
@@ -255,8 +260,8 @@ def _has_vectors(database: Database, connection: Connection, searched: Searched)
     query: Any = select(Document.id).where(
         Document.corpus_id == searched.corpus_id, Document.superseded_by.is_(None), ~Document.gone
     )
-    query, last = ways.joined(query, searched.way)
-    query = query.where(last.status == "done")
+    query, outcomes = ways.joined(query, searched.way)
+    query = query.where(outcomes[searched.way[-1].seq].c.status == "done")
     return connection.scalar(query.limit(1)) is not None
 
 
@@ -264,8 +269,8 @@ def _named(job: Any) -> str:
     return f"job {job.id}, {spec_of(job)}"
 
 
-def _corpora(connection: Connection) -> str:
+def _corpora(connection: Connection, kind: str) -> str:
     names = list(connection.scalars(select(Corpus.name).order_by(Corpus.id.desc()).limit(LISTED + 1)))
     if not names:
-        return "; `docmill run SOURCE --task embed` makes one"
+        return f"; `docmill run SOURCE --task {kind}` makes one"
     return f"; there are: {', '.join(names[:LISTED])}{' and others' if len(names) > LISTED else ''}"

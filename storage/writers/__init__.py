@@ -3,110 +3,138 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
-import zstandard
-
-from storage.errors import StorageError
-from storage.export.manifest import stem
-from storage.installation import install
+from storage.results.columns import Column
 from storage.writers import delimited, jsonl, parquet, vectors
+from storage.writers.base import FormatUnfit, Row, Writer
 from storage.writers.files import whole_file
 
-Row = dict[str, Any]
-Write = Callable[[Iterable[Row], BinaryIO], int]
-
-FORMATS = ("jsonl", "csv", "csv-excel", "parquet", "npy")
-_SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet", ".npy": "npy"}
+# Each format is a module and a line here. The first one is written where nothing says which; of those with one ending
+# the first has files of that ending.
+WRITERS: tuple[Writer, ...] = (
+    jsonl.WRITER,
+    delimited.CSV,
+    delimited.CSV_FOR_EXCEL,
+    parquet.WRITER,
+    vectors.WRITER,
+)
 # Formats that are not written here; a file of such a name that held JSON lines would open nowhere.
 _NOT_WRITTEN = frozenset(
     {".arrow", ".docx", ".feather", ".html", ".npz", ".ods", ".orc", ".pdf", ".pkl", ".tsv"}
     | {".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip", ".tar", ".bz2", ".xz", ".7z"}
 )
-_LINES: dict[str, Write] = {"jsonl": jsonl.write, "csv": delimited.write, "csv-excel": delimited.write_for_excel}
+COMPRESSIONS = (".gz", ".zst")
 
 
-class FormatUnfit(StorageError):
-    """These results cannot be written in this format."""
+def names() -> tuple[str, ...]:
+    """Return the names of all formats."""
+    return tuple(writer.name for writer in WRITERS)
+
+
+def names_for_any_output() -> tuple[str, ...]:
+    """Return the names of the formats that take every type of output, and several steps."""
+    return tuple(writer.name for writer in WRITERS if writer.takes is None)
+
+
+def suffixes(*, any_output: bool = False) -> tuple[str, ...]:
+    """Return the endings of all formats' files, each once; or of those that take every type of output."""
+    return tuple(dict.fromkeys(one.suffix for one in WRITERS if one.takes is None or not any_output))
+
+
+def writer_of(name: str) -> Writer:
+    """Return the writer of a format. Raises FormatUnfit."""
+    for writer in WRITERS:
+        if writer.name == name:
+            return writer
+    raise FormatUnfit(f"docmill writes no {name} files; it writes {', '.join(names())}")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A file, or a folder of parts, a format and what compresses it ("", ".gz" or ".zst")."""
+    """A file, or a folder of parts, its writer and what compresses it ("", ".gz" or ".zst")."""
 
     path: Path
-    format: str
+    writer: Writer
     compression: str = ""
 
     @classmethod
     def of(cls, path: Path, asked: str | None = None) -> Target:
         """By the file's name, JSON lines where that says nothing, unless a format was asked for. Raises FormatUnfit
         for one that is not written here or does its own compression, and for a library that is not there."""
-        suffixes = [suffix.lower() for suffix in path.suffixes]
-        compression = suffixes.pop() if suffixes and suffixes[-1] in {".gz", ".zst"} else ""
-        said = _SUFFIXES.get(suffixes[-1] if suffixes else "")
-        if asked is not None and said is not None and _suffix(asked) != said:
+        endings = [suffix.lower() for suffix in path.suffixes]
+        compression = endings.pop() if endings and endings[-1] in COMPRESSIONS else ""
+        ending = endings[-1] if endings else ""
+        named = next((writer for writer in WRITERS if writer.suffix == ending), None)
+        writer = named or WRITERS[0] if asked is None else writer_of(asked)
+        if named is not None and writer.suffix != named.suffix:
             raise FormatUnfit(f"{path.name} has the name of another format than {asked}; change one of them")
-        if asked is None and suffixes and suffixes[-1] in _NOT_WRITTEN:
-            raise FormatUnfit(
-                f"docmill writes no {suffixes[-1]} files: name one that ends in .jsonl, .csv, .parquet or .npy, "
-                "or say --format"
-            )
-        name = asked or said or "jsonl"
-        if compression and name not in _LINES:
-            raise FormatUnfit(f"{path.name}: {name} files are not compressed once more; leave {compression} out")
-        if name == "parquet" and not parquet.present():
-            raise FormatUnfit(f"Parquet needs another library: {install('parquet')}")
-        return cls(path, name, compression)
+        if asked is None and named is None and ending in _NOT_WRITTEN:
+            *first, last = suffixes()
+            known = f"{', '.join(first)} or {last}"
+            raise FormatUnfit(f"docmill writes no {ending} files: name one that ends in {known}, or say --format")
+        if compression and not writer.lines:
+            advice = f"leave {compression} out"
+            raise FormatUnfit(f"{path.name}: {writer.name} files are not compressed once more; {advice}")
+        writer.check_installed()
+        return cls(path, writer, compression)
+
+    @property
+    def format(self) -> str:
+        return self.writer.name
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """All files that are written."""
-        return (self.path, vectors.ids_path(self.path)) if self.format == "npy" else (self.path,)
+        return (self.path,) if self.writer.beside is None else (self.path, self.writer.beside(self.path))
 
     def part(self, number: int) -> Target:
         """One of its parts, where it is a folder of them."""
-        name = f"{stem(number)}.{_suffix(self.format)}{self.compression}"
-        return Target(self.path / name, self.format, self.compression)
+        name = f"{part_stem(number)}{self.writer.suffix}{self.compression}"
+        return Target(self.path / name, self.writer, self.compression)
 
     def __str__(self) -> str:
         """For people: the file, and its format where its name does not say it."""
-        named = any(suffix.lower().lstrip(".") == _suffix(self.format) for suffix in self.path.suffixes)
-        return str(self.path) if named else f"{self.path} ({'JSON lines' if self.format == 'jsonl' else self.format})"
+        named = any(suffix.lower() == self.writer.suffix for suffix in self.path.suffixes)
+        return str(self.path) if named else f"{self.path} ({self.writer.title})"
 
-    def write(self, rows: Iterable[Row]) -> int:
+    def write(self, rows: Iterable[Row], columns: Sequence[Column] = ()) -> int:
         """Write the rows and say how many. What is replaced, is replaced by a whole file.
 
-        Raises FormatUnfit where a row has no place in the format, OSError where the file cannot be written.
+        A table has these columns; JSON lines need none. Raises FormatUnfit where a row has no place in the format,
+        OSError where the file cannot be written.
         """
         try:
-            if self.format == "npy":
-                with whole_file(self.path) as file, whole_file(vectors.ids_path(self.path)) as ids:
-                    return vectors.write(rows, file, ids)
-            if self.format == "parquet":
-                with whole_file(self.path) as file:
-                    return parquet.write(rows, file)
-            with whole_file(self.path) as file, _compressed(file, self.compression) as stream:
-                return _LINES[self.format](rows, stream)
-        except vectors.NoVector as error:
+            with ExitStack() as stack:
+                files = [stack.enter_context(whole_file(path)) for path in self.paths]
+                files[0] = stack.enter_context(_compressed(files[0], self.compression))
+                return self.writer.write(rows, columns, *files)
+        except FormatUnfit as error:
             raise FormatUnfit(f"{self.path.name}: {error}") from error
 
 
-def _suffix(name: str) -> str:
-    """Return the ending of a format's file names: `csv` for `csv-excel`."""
-    return name.partition("-")[0]
+def part_stem(number: int) -> str:
+    """Return the name of a part's file without its endings."""
+    return f"part-{number:05}"
 
 
-def write_stream(rows: Iterable[Row], stream: BinaryIO, asked: str | None = None) -> int:
+def write_stream(
+    rows: Iterable[Row], stream: BinaryIO, asked: str | None = None, columns: Sequence[Column] = ()
+) -> int:
     """Write the rows to an open stream, as JSON lines or CSV. Raises FormatUnfit for other formats."""
-    name = asked or "jsonl"
-    if name not in _LINES:
-        raise FormatUnfit(f"{name} needs a file: name one with --out")
-    return _LINES[name](rows, stream)
+    return writer_for_stream(asked).write(rows, columns, stream)
+
+
+def writer_for_stream(asked: str | None) -> Writer:
+    """Return the writer of a format that a stream takes. Raises FormatUnfit."""
+    writer = WRITERS[0] if asked is None else writer_of(asked)
+    if not writer.lines:
+        raise FormatUnfit(f"{writer.name} needs a file: name one with --out")
+    return writer
 
 
 @contextmanager
@@ -116,6 +144,8 @@ def _compressed(file: BinaryIO, compression: str) -> Iterator[BinaryIO]:
         with gzip.GzipFile("", "wb", 6, file, mtime=0) as stream:
             yield cast(BinaryIO, stream)
     elif compression == ".zst":
+        import zstandard
+
         with zstandard.ZstdCompressor(level=6).stream_writer(file, closefd=False) as stream:
             yield cast(BinaryIO, stream)
     else:

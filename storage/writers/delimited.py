@@ -10,9 +10,11 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, BinaryIO
 
+from storage.results.columns import Column
+from storage.writers.base import Row, Writer
 from storage.writers.jsonl import dumped
 
 # What spreadsheets take for a formula; an apostrophe before it makes it text again. One that was there gets another,
@@ -20,25 +22,23 @@ from storage.writers.jsonl import dumped
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
-def write_for_excel(rows: Iterable[dict[str, Any]], file: BinaryIO) -> int:
+def write_for_excel(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> int:
     """Write what `write` does, with a byte order mark before it."""
     file.write(codecs.BOM_UTF8)
-    return write(rows, file)
+    return write(rows, columns, file)
 
 
-def write(rows: Iterable[dict[str, Any]], file: BinaryIO) -> int:
-    """As RFC 4180 says, in UTF-8. The columns are those of the first row; a later row's others are left out."""
+def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> int:
+    """Write these columns as RFC 4180 says, in UTF-8. Without rows there is no header either."""
     # Not closed, since the file is not ours to close.
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     try:
         writer = csv.writer(text)
-        columns: list[str] = []
         n = 0
         for row in rows:
-            if not columns:
-                columns = list(row)
-                writer.writerow(columns)
-            writer.writerow([_cell(row.get(column)) for column in columns])
+            if not n:
+                writer.writerow([column.name for column in columns])
+            writer.writerow([_cell(column.value(row)) for column in columns])
             n += 1
         return n
     finally:
@@ -48,7 +48,18 @@ def write(rows: Iterable[dict[str, Any]], file: BinaryIO) -> int:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, int):
-        return str(value)
+    if isinstance(value, int | float):
+        return dumped(value).decode()
     text = value if isinstance(value, str) else dumped(value).decode()
     return f"'{text}" if _FORMULA.match(text) else text
+
+
+CSV = Writer("csv", ".csv", write, title="CSV", lines=True)
+CSV_FOR_EXCEL = Writer(
+    "csv-excel",
+    ".csv",
+    write_for_excel,
+    title="CSV for Excel",
+    note="is CSV with the byte order mark that Excel needs",
+    lines=True,
+)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
-import numpy as np
 import orjson
 
+from storage.results.columns import Column
+from storage.writers.base import Row, Writer
 
-def lines(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+
+def lines(rows: Iterable[Row]) -> Iterator[bytes]:
     """Rows as JSON lines; float32 vectors with as many digits as bring the same float32 back."""
     for row in rows:
         yield dumped(row) + b"\n"
@@ -17,6 +19,8 @@ def lines(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
 
 def dumped(value: Any) -> bytes:
     """A value as JSON; vectors in it as lists."""
+    import numpy as np
+
     if isinstance(value, dict):
         value = {
             key: np.ascontiguousarray(item) if isinstance(item, np.ndarray) else item for key, item in value.items()
@@ -26,9 +30,12 @@ def dumped(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def write(rows: Iterable[dict[str, Any]], file: BinaryIO) -> int:
+def write(rows: Iterable[Row], _columns: Sequence[Column], file: BinaryIO) -> int:
     n = 0
     for line in lines(rows):
         file.write(line)
         n += 1
     return n
+
+
+WRITER = Writer("jsonl", ".jsonl", write, title="JSON lines", lines=True)

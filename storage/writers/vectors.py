@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import numpy as np
-
+from storage.results.columns import Column
+from storage.results.output_types import VECTOR
+from storage.writers.base import FormatUnfit, Row, Writer
 from storage.writers.jsonl import dumped
-
-
-class NoVector(Exception):
-    """these results are texts; only vectors are written as .npy"""
-
-    def __init__(self, reason: str | None = None) -> None:
-        super().__init__(reason or self.__doc__)
 
 
 def ids_path(path: Path) -> Path:
@@ -24,19 +18,21 @@ def ids_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.ids.jsonl")
 
 
-def write(rows: Iterable[dict[str, Any]], file: BinaryIO, ids: BinaryIO) -> int:
-    """A float32 array of shape (vectors, dim), and for each of them a line: {"id"}, with "window" ([start, end] in
-    characters) where every window was kept. Returns how many documents. Raises NoVector."""
+def write(rows: Iterable[Row], _columns: Sequence[Column], file: BinaryIO, ids: BinaryIO) -> int:
+    """Write a float32 array of shape (vectors, dim), and a line for each vector: {"id"}, with "window" ([start, end]
+    in characters) where every window was kept. Return how many documents there are."""
+    import numpy as np
+
     n = n_vectors = dim = 0
     for row in rows:
         if "vector" not in row:
-            raise NoVector
+            raise FormatUnfit("these results have no vectors; only vectors are written as .npy")
         vectors = np.atleast_2d(np.asarray(row["vector"], dtype="<f4"))
         if not n:
             dim = vectors.shape[1]
             file.write(_header(0, dim))
         elif vectors.shape[1] != dim:
-            raise NoVector(f"vectors of {dim} and of {vectors.shape[1]} numbers are no one array")
+            raise FormatUnfit(f"vectors of {dim} and of {vectors.shape[1]} numbers are no one array")
         file.write(vectors.tobytes())
         windows = row.get("windows") or [None] * len(vectors)
         for window in windows:
@@ -49,7 +45,12 @@ def write(rows: Iterable[dict[str, Any]], file: BinaryIO, ids: BinaryIO) -> int:
 
 def _header(n_vectors: int, dim: int) -> bytes:
     """NumPy's header (format version 1.0). It leaves room for more rows, so all have one length."""
+    import numpy as np
+
     made = io.BytesIO()
     shape = {"descr": "<f4", "fortran_order": False, "shape": (n_vectors, dim)}
     np.lib.format.write_array_header_1_0(made, shape)
     return made.getvalue()
+
+
+WRITER = Writer("npy", ".npy", write, title=".npy", takes=(VECTOR,), beside=ids_path)

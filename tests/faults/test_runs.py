@@ -48,14 +48,14 @@ file = "out.jsonl"
 SLOW_EXPORT = """
 import os, time
 from storage.export import results
-rows = results.export_rows
+rows = results.results
 def slow(*given, **more):
     yield from rows(*given, **more)
     with open({begun!r}, "a") as begun:
         begun.write("x")
     while not os.path.exists({go!r}):
         time.sleep(0.05)
-results.export_rows = slow
+results.results = slow
 """
 
 
@@ -176,17 +176,17 @@ def crew(database: Database, redis_url: str, tmp_path: Path) -> Iterator[Crew]:
 @contextmanager
 def writing_waits(monkeypatch: pytest.MonkeyPatch, mark: str | None = None) -> Iterator[threading.Event]:
     """Have the next export wait after its last row until the block is left; gives an event that says it does."""
-    rows, waits, go = results.export_rows, threading.Event(), threading.Event()
+    rows, waits, go = results.results, threading.Event(), threading.Event()
 
     def slow(*given: Any) -> Iterator[dict[str, Any]]:
-        monkeypatch.setattr(running, "export_rows", rows)
+        monkeypatch.setattr(running, "results", rows)
         yield from rows(*given)
         if mark is not None:
             yield {"id": mark, "steps": {}, "flags": [], "meta": {}}
         waits.set()
         assert go.wait(60)
 
-    monkeypatch.setattr(running, "export_rows", slow)
+    monkeypatch.setattr(running, "results", slow)
     yield waits
     go.set()
 

@@ -28,11 +28,13 @@ from storage.specs import Spec
 T = TypeVar("T")
 Text = tuple[str, str]  # a key and its text
 
+COPY = Spec("copy", "copier", "sha256:1")
+FIELDS = Spec("fields", "reader", "sha256:1")
 EMBED = Spec("embed", "minilm", "sha256:1")
 TRANSLATE = Spec("translate", "marian", "sha256:2")
 
 
-def request(source: str = "a.jsonl", *, corpus: str = "books", spec: Spec = EMBED, **more: Any) -> JobRequest:
+def request(source: str = "a.jsonl", *, corpus: str = "books", spec: Spec = COPY, **more: Any) -> JobRequest:
     return JobRequest(corpus=corpus, source=source, steps=(StepRequest(spec.kind, spec),), **more)
 
 

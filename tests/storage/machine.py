@@ -23,7 +23,7 @@ from storage.database import Database
 from storage.jobs import JobRequest
 from storage.leases.shards import Claim, Head
 from tests.storage.bench import Bench, Reading
-from tests.storage.books import EMBED, TRANSLATE, Text, request
+from tests.storage.books import COPY, TRANSLATE, Text, request
 from tests.storage.model import LANES
 
 MOST_JOBS = 8
@@ -52,7 +52,7 @@ requests = st.builds(
     request,
     st.sampled_from(["left", "right"]),
     corpus=st.sampled_from(["books", "poems"]),
-    spec=st.sampled_from([EMBED, TRANSLATE]),
+    spec=st.sampled_from([COPY, TRANSLATE]),
     priority=st.integers(0, 1),
     max_failures=st.sampled_from([None, 30.0]),
 )

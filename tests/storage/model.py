@@ -18,8 +18,8 @@ from storage.outcomes import Outcome
 from tests.kinds import sized
 from tests.storage.laws import TALLY, Picture
 
-LANES = ("embed", "translate")
-SMALL = sized(embed=ShardSize(2, 30), translate=ShardSize(1, 1_000))
+LANES = ("copy", "translate")
+SMALL = sized(copy=ShardSize(2, 30), translate=ShardSize(1, 1_000))
 MAX_ATTEMPTS = 2
 LAPSES_TOGETHER = 2
 MAX_LAPSES = 4

@@ -17,7 +17,7 @@ from storage.leases.shards import Claim
 from storage.outcomes import Outcome, Reason, Status
 from storage.schema import Shard
 from tests.storage import laws
-from tests.storage.books import EMBED, TRANSLATE, chunks, claim_shard, dispatched, queued, request
+from tests.storage.books import COPY, TRANSLATE, chunks, claim_shard, dispatched, queued, request
 from tests.storage.laws import Picture
 
 TEXTS = [f"text {n}" for n in range(12)]
@@ -58,7 +58,7 @@ class Rival:
         asked = request(
             self.chance.choice(["left", "right"]),
             corpus=self.chance.choice(["books", "poems"]),
-            spec=self.chance.choice([EMBED, EMBED, TRANSLATE]),
+            spec=self.chance.choice([COPY, COPY, TRANSLATE]),
             priority=self.chance.randint(0, 1),
             max_failures=self.chance.choice([None, None, 60.0]),
         )

@@ -65,7 +65,7 @@ def steps(database: Database, act: Callable[[], object]) -> int:
         ],
         lambda database, job: upkeep.reclaim(database),
         lambda database, job: upkeep.reclaim(database, "w1"),
-        lambda database, job: upkeep.lost_hints(database, "embed", queue_is_empty=False, grace_s=0),
+        lambda database, job: upkeep.lost_hints(database, "copy", queue_is_empty=False, grace_s=0),
         lambda database, job: jobs.finish(database),
         lambda database, job: jobs.pause(database, job.id),
         lambda database, job: jobs.cancel(database, job.id),

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, insert
 
 from storage import jobs
 from storage.database import Database, db_now
-from storage.export.results import export_rows
+from storage.export.results import columns, results
 from storage.leases.shards import Claim
 from storage.migrations import require_current
 from storage.outcomes import Outcome, Status
@@ -83,7 +83,7 @@ def _export(database: Database, folder: Path) -> list[bytes]:
     folder.mkdir()
     targets = [Target.of(folder / name) for name in ("out.jsonl", "out.csv")]
     for target in targets:
-        target.write(export_rows(database, 1, target.format))
+        target.write(results(database, 1), columns(database, 1))
     return [target.path.read_bytes() for target in targets]
 
 

@@ -60,7 +60,7 @@ def test_where_too_much_is_lacking_everything_is_compared(
 
 
 def test_outcomes_without_a_vector_lack_nothing(database: Database) -> None:
-    read(database, request(), numbered(40))
+    read(database, request(spec=EMBED), numbered(40))
     work(
         database,
         lambda claim: [
@@ -78,7 +78,7 @@ def test_a_vector_without_a_direction_stays_outside_and_is_compared(database: Da
         nothing = np.zeros(DIM, "<f4").tobytes()
         return [replace(one, vector=nothing) if n == 0 else one for n, one in enumerate(embedded(claim))]
 
-    read(database, request(), numbered(8))
+    read(database, request(spec=EMBED), numbered(8))
     work(database, with_a_zero)
     searched = index(database)
     assert (rows(database), vectors.every(database)[0].lacking) == (7, 1)

@@ -17,7 +17,7 @@ from storage.leases import shards
 from storage.schema import OutcomeRow, Shard
 from storage.status import read_status
 from tests.storage.books import (
-    EMBED,
+    COPY,
     TRANSLATE,
     chunks,
     claim_next,
@@ -51,12 +51,12 @@ def test_what_would_be_dropped_is_what_is_dropped(database: Database, monkeypatc
     finish(database)
     old = update(OutcomeRow).where(OutcomeRow.content_id <= 2).values(created_at=db_now() - 1_000.0)
     database.write(lambda connection: connection.execute(old))
-    assert dropping(database) == [(str(EMBED), 10), (str(TRANSLATE), 10)]
-    assert dropping(database, older_than_s=500.0) == [(str(EMBED), 2), (str(TRANSLATE), 2)]
+    assert dropping(database) == [(str(COPY), 10), (str(TRANSLATE), 10)]
+    assert dropping(database, older_than_s=500.0) == [(str(COPY), 2), (str(TRANSLATE), 2)]
     [spec_id] = collection.specs(database, "translate/marian")
     assert dropping(database, older_than_s=500.0, spec_ids=[spec_id]) == [(str(TRANSLATE), 2)]
     assert collection.drop(database, older_than_s=500.0, spec_ids=[spec_id]) == Collected(outcomes=2)
-    assert dropping(database, older_than_s=500.0) == [(str(EMBED), 2)]
+    assert dropping(database, older_than_s=500.0) == [(str(COPY), 2)]
 
 
 def test_what_an_unfinished_job_counts_on_is_not_counted(database: Database) -> None:
@@ -65,7 +65,7 @@ def test_what_an_unfinished_job_counts_on_is_not_counted(database: Database) -> 
     shards.commit(database, claim, done(claim), None)
     assert dropping(database) == []
     jobs.finish(database)
-    assert dropping(database) == [(str(EMBED), 3)]
+    assert dropping(database) == [(str(COPY), 3)]
 
 
 def test_the_time_is_that_of_the_specs_shards_by_their_tokens(database: Database) -> None:
@@ -74,7 +74,7 @@ def test_the_time_is_that_of_the_specs_shards_by_their_tokens(database: Database
     spans = update(Shard).where(Shard.job_id == job.id).values(started_at=100.0, finished_at=140.0, tokens_in=48)
     database.write(lambda connection: connection.execute(spans))
     [found] = cost.of_dropping(database, older_than_s=0.0)
-    assert found == Cost(found.spec_id, str(EMBED), 4, tokens_in=12, tokens_out=8, seconds=10.0)
+    assert found == Cost(found.spec_id, str(COPY), 4, tokens_in=12, tokens_out=8, seconds=10.0)
     removal.remove_corpus(database, "books")
     assert cost.of_dropping(database, older_than_s=0.0) == []
 

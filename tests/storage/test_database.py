@@ -42,7 +42,7 @@ from storage.leases.shards import Claim, Head
 from tests.conftest import PostgresServer
 from tests.kinds import KINDS
 from tests.storage.books import (
-    EMBED,
+    COPY,
     at_once,
     claim_next,
     documents,
@@ -62,9 +62,9 @@ RUNTIME = {"device": "cpu", "precision": "float32", "backend": "stub", "versions
 DUE = SimpleNamespace(id=1, schedule={"overlap": "queue"}, looked_at=0.0, now=2.0)
 RUN = Run(1, 1, "nightly", "/x", "", 1.0, "reading", None)
 JOB = OpenJob(
-    id=1, ingest_id=1, corpus_id=1, steps=(OpenStep(0, "embed", 1, "embed", None),), adopted=False, last_before=9
+    id=1, ingest_id=1, corpus_id=1, steps=(OpenStep(0, "copy", 1, "copy", None),), adopted=False, last_before=9
 )
-HEAD = Head(shard_id=1, fence=0, lane="embed", suspect=False, spec_id=1, spec=EMBED)
+HEAD = Head(shard_id=1, fence=0, lane="copy", suspect=False, spec_id=1, spec=COPY)
 CLAIM = Claim(
     shard_id=1,
     job_id=1,
@@ -93,15 +93,15 @@ READS: dict[str, Callable[[Database], Any]] = {
     "dispatch.live_workers": dispatch.live_workers,
     "dispatch.neighbours": partial(dispatch.neighbours, pid_space="here"),
     "jobs.require": partial(jobs.require, job_id=1),
-    "jobs.unfinished_beside": partial(jobs.unfinished_beside, job_id=1, lanes=["embed"], limit=3),
+    "jobs.unfinished_beside": partial(jobs.unfinished_beside, job_id=1, lanes=["copy"], limit=3),
     "migrations.current": migrations.current,
     "migrations.require_current": migrations.require_current,
     "removal.called": partial(removal.called, names=["books"]),
     "removal.find": partial(removal.find, name="books"),
     "removal.missing": partial(removal.missing, name="books", keys=["k0"]),
-    "results.export_rows": lambda database: list(results.export_rows(database, 1)),
+    "results.columns": partial(results.columns, job_id=1),
     "marks.marks": partial(marks.marks, job_id=1),
-    "results.placed_rows": lambda database: list(results.placed_rows(database, 1, "jsonl")),
+    "results.placed_results": lambda database: list(results.placed_results(database, 1)),
     "results.failures": lambda database: list(results.failures(database, 1)),
     "results.results": lambda database: list(results.results(database, 1)),
     "shards.look": partial(shards.look, shard_id=1),
@@ -130,10 +130,10 @@ WRITES: dict[str, Callable[[Database], Any]] = {
     "dispatch.refuse": partial(dispatch.refuse, worker_id="w1", spec_id=1, reason="no"),
     "dispatch.sign_off": partial(dispatch.sign_off, worker_id="w1"),
     "dispatch.sign_on": partial(
-        dispatch.sign_on, worker_id="w1", host="h", pid=1, device="cpu", lanes=["embed"], slots=1, version="0"
+        dispatch.sign_on, worker_id="w1", host="h", pid=1, device="cpu", lanes=["copy"], slots=1, version="0"
     ),
-    "dispatch.take": partial(dispatch.take, lane=dispatch.Lane("embed", 1, 0)),
-    "dispatch.withdraw": partial(dispatch.withdraw, lanes=["embed"]),
+    "dispatch.take": partial(dispatch.take, lane=dispatch.Lane("copy", 1, 0)),
+    "dispatch.withdraw": partial(dispatch.withdraw, lanes=["copy"]),
     "grace.contact": partial(grace.contact, lease_s=60.0),
     "ingest.add": partial(ingest.add, job=JOB, chunk=records(numbered(1))),
     "pruning.prune": partial(pruning.prune, job=JOB, seen=pruning.Seen(), limits=pruning.Limits(most_percent=100)),
@@ -166,7 +166,7 @@ WRITES: dict[str, Callable[[Database], Any]] = {
     "upkeep.forget_workers": upkeep.forget_workers,
     "upkeep.hold": partial(upkeep.hold, name="upkeep", owner="w1", for_s=1.0),
     "upkeep.let_go": partial(upkeep.let_go, name="upkeep", owner="w1"),
-    "upkeep.lost_hints": partial(upkeep.lost_hints, lane="embed", queue_is_empty=True, grace_s=1.0),
+    "upkeep.lost_hints": partial(upkeep.lost_hints, lane="copy", queue_is_empty=True, grace_s=1.0),
     "upkeep.reclaim": upkeep.reclaim,
     "upkeep.relieve": partial(upkeep.relieve, owner="w1"),
 }
@@ -326,11 +326,12 @@ def read_only(database_url: str, tmp_path: Path) -> Iterator[Database]:
     prepare(database)
     database.close()
     if database.is_sqlite:
-        read_only = Database(f"sqlite:///file:{database.url.database}?mode=ro&uri=true")
+        read_only = Database(f"sqlite:///file:{database.url.database}?mode=ro&uri=true", kinds=KINDS)
     else:
         options = "-csynchronous_commit=off -cdefault_transaction_read_only=on"
         read_only = Database(
-            database.url.update_query_dict({"options": options}).render_as_string(hide_password=False)
+            database.url.update_query_dict({"options": options}).render_as_string(hide_password=False),
+            kinds=KINDS,
         )
     yield read_only
     read_only.close()

@@ -36,7 +36,7 @@ def sign_on(database: Database, worker_id: str, *lanes: str, slots: int = 4) -> 
         host="host",
         pid=1,
         device="cpu",
-        lanes=list(lanes or ("embed",)),
+        lanes=list(lanes or ("copy",)),
         slots=slots,
         version="0",
     )
@@ -46,7 +46,7 @@ def many_shards(
     database: Database, corpus: str, n: int = 20, *, priority: int = 0, spec: Spec | None = None
 ) -> OpenJob:
     """A job of n shards."""
-    asked = request(corpus=corpus, priority=priority, spec=spec or Spec("embed", corpus, "r"))
+    asked = request(corpus=corpus, priority=priority, spec=spec or Spec("copy", corpus, "r"))
     job = jobs.open_job(database, asked)
     texts = [(f"{corpus}{i}", f"{corpus} {i}") for i in range(n)]
     job = read(database, asked, texts, chunk=1)
@@ -87,7 +87,7 @@ def test_one_job_may_be_offered_alone_and_what_waits_be_taken_out_of_the_queue(d
     offered = queued(database)
     dispatch.withdraw(database, ["translate"])
     assert queued(database) == offered
-    dispatch.withdraw(database, ["embed"])
+    dispatch.withdraw(database, ["copy"])
     assert queued(database) == []
     assert shard(database, held.shard_id).state == "running"
     assert {s.state for s in shards_of(database, first)} == {"running", "planned"}
@@ -261,7 +261,7 @@ GRACE_S = 30.0
 
 
 def lost(database: Database, *, queue_is_empty: bool) -> list[int]:
-    return upkeep.lost_hints(database, "embed", queue_is_empty=queue_is_empty, grace_s=GRACE_S)
+    return upkeep.lost_hints(database, "copy", queue_is_empty=queue_is_empty, grace_s=GRACE_S)
 
 
 def test_a_hint_is_lost_when_its_lane_is_empty_after_the_grace_period(database: Database) -> None:
@@ -326,6 +326,6 @@ def test_two_rounds_of_reclaiming_at_once_reclaim_each_shard_once(database: Data
 
 def test_a_refusal_is_stored_whatever_is_in_its_reason(database: Database) -> None:
     job = read(database, request(), [("a", "a")])
-    sign_on(database, "w1", "embed")
+    sign_on(database, "w1", "copy")
     dispatch.refuse(database, "w1", job.first.spec_id, "cannot serve \0 \ud800")
     assert "cannot serve \ufffd \ufffd" in str(read_status(database, job.id).waiting_for)

@@ -17,7 +17,7 @@ from storage.outcomes import Outcome, Status
 from storage.schema import Document, Ingest
 from storage.status import read_status
 from tests.storage.books import (
-    EMBED,
+    COPY,
     TRANSLATE,
     at_once,
     chunks,
@@ -276,7 +276,7 @@ def test_two_enqueuers_of_one_source_at_once_store_one_set_of_documents(database
 def test_two_jobs_of_one_corpus_read_at_once_both_cover_all_of_it(database: Database) -> None:
     left, right = numbered(60), numbered(60, first=30)
     acts = [
-        lambda: read(database, request("left", spec=EMBED), left, chunk=7),
+        lambda: read(database, request("left", spec=COPY), left, chunk=7),
         lambda: read(database, request("right", spec=TRANSLATE), right, chunk=7),
     ]
     last = max(at_once(*acts), key=lambda job: len(documents(database, job)))

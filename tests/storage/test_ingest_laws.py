@@ -50,7 +50,7 @@ def test_a_corpus_is_what_a_dictionary_would_be_and_every_text_is_planned_once(
     possible: dict[str, set[str]] = {}
     ends: dict[int, dict[str, str]] = {}
     for reading in readings:
-        spec = Spec("embed", corpus, reading.revision)
+        spec = Spec("copy", corpus, reading.revision)
         job = read(
             database,
             request(reading.source, corpus=corpus, spec=spec),

@@ -20,10 +20,12 @@ from storage.leases import shards, upkeep
 from storage.leases.policy import MAX_ATTEMPTS
 from storage.leases.shards import Claim
 from storage.outcomes import Outcome, Reason, Status, storable
+from storage.results.output_types import RECORD
 from storage.schema import Content, OutcomeRow
 from storage.status import read_status
 from tests.storage.books import (
-    EMBED,
+    COPY,
+    FIELDS,
     TRANSLATE,
     claim_next,
     done,
@@ -58,12 +60,13 @@ def test_an_output_with_a_nul_is_mended_and_flagged_and_its_neighbours_are_as_th
 
 
 def test_an_output_of_json_is_mended_in_its_strings_and_keys_and_flagged(database: Database) -> None:
-    read(database, request(), numbered(3))
+    read(database, request(spec=FIELDS), numbered(3))
     claim = claim_next(database)
-    shards.commit(database, claim, one_of_them(claim, text=None, data={"a\0": [{"b": "\ud800"}, 1.5, None]}), None)
+    data = {"data": {"a\0": [{"b": "\ud800"}, 1.5, None]}}
+    shards.commit(database, claim, one_of_them(claim, text=None, data=data), None)
     with database.read() as connection:
         rows = connection.execute(select(OutcomeRow.data, OutcomeRow.flags).order_by(OutcomeRow.content_id)).all()
-    assert rows[1].data == {"a\ufffd": [{"b": "\ufffd"}, 1.5, None]}
+    assert rows[1].data == {"data": {"a\ufffd": [{"b": "\ufffd"}, 1.5, None]}}
     assert rows[1].flags == FLAGS
 
 
@@ -85,7 +88,7 @@ def test_a_release_and_a_giving_up_mend_what_they_write(database: Database) -> N
 
 
 def test_a_mended_output_is_what_the_next_step_reads(database: Database) -> None:
-    steps = (StepRequest("first", TRANSLATE), StepRequest("second", EMBED, input="first"))
+    steps = (StepRequest("first", TRANSLATE), StepRequest("second", COPY, input="first"))
     read(database, JobRequest(corpus="books", source="a.jsonl", steps=steps), numbered(1))
     claim = claim_next(database)
     shards.commit(database, claim, [replace(done(claim)[0], text=BAD)], None)
@@ -98,9 +101,11 @@ def test_a_mended_output_is_what_the_next_step_reads(database: Database) -> None
     ids=["big", "nan", "inf", "object"],
 )
 def test_an_output_without_a_json_form_fails_alone(database: Database, data: Any) -> None:
-    job = read(database, request(), numbered(3))
+    job = read(database, request(spec=FIELDS), numbered(3))
     claim = claim_next(database)
-    shards.commit(database, claim, one_of_them(claim, text=None, data=data), None)
+    outcomes = [Outcome.done(content_id, RECORD.stored({"n": 1})) for content_id, _ in claim.texts]
+    outcomes[1] = replace(outcomes[1], data={"data": data})
+    shards.commit(database, claim, outcomes, None)
     [failure] = failures(database, job.id)
     assert (failure["id"], failure["class"]) == ("k1", "model")
     assert "has no JSON form" in failure["reason"]
@@ -182,7 +187,7 @@ def test_what_is_storable_is_stored_as_it_is_and_anything_else_is_flagged(text: 
 
 
 def test_the_contents_of_a_mended_output_are_stored_once(database: Database) -> None:
-    steps = (StepRequest("first", TRANSLATE), StepRequest("second", EMBED, input="first"))
+    steps = (StepRequest("first", TRANSLATE), StepRequest("second", COPY, input="first"))
     read(database, JobRequest(corpus="books", source="a.jsonl", steps=steps), numbered(2))
     claim = claim_next(database)
     mended, same = done(claim)

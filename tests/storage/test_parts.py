@@ -20,7 +20,7 @@ from storage.errors import FolderBusy, JobUnfinished, NoSuchStep, PartsRefused, 
 from storage.export import parts
 from storage.export.manifest import Manifest, from_json
 from storage.export.parts import Progress, Written
-from storage.export.results import Placed, export_rows
+from storage.export.results import Placed, columns, results
 from storage.leases.shards import Claim
 from storage.outcomes import Outcome, Reason, Status
 from storage.readers import Record, SourceOptions, open_source
@@ -100,7 +100,7 @@ def test_parts_put_together_are_the_single_file_whether_cut_off_or_not(
     assert len(whole) == (7 if form == "npy" else 4)
     files = sorted(path for path in (tmp_path / f"whole.{form}").iterdir() if path.name.endswith(form))
     assert [path.name for path in files] == [f"part-0000{n}.{form}" for n in range(3)]
-    Target.of(tmp_path / f"single.{form}").write(export_rows(database, job, form.partition(".")[0]))
+    Target.of(tmp_path / f"single.{form}").write(results(database, job), columns(database, job))
     single = tmp_path / f"single.{form}"
     if form == "parquet":
         tables = [parquet.read_table(file).to_pylist() for file in files]

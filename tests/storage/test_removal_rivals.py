@@ -22,7 +22,7 @@ from storage.schema import Content, Document, Job, OutcomeRow, Prompt, Shard, St
 from storage.specs import Spec
 from tests.kinds import KINDS
 from tests.storage.books import (
-    EMBED,
+    COPY,
     TRANSLATE,
     at_once,
     claim_shard,
@@ -65,7 +65,7 @@ class Housekeeper:
     def read(self) -> None:
         corpus = self.chance.choice(CORPORA)
         texts = [(self.chance.choice(KEYS), self.chance.choice(TEXTS)) for _ in range(self.chance.randint(1, 6))]
-        one = request(self.chance.choice("ab"), corpus=corpus, spec=EMBED)
+        one = request(self.chance.choice("ab"), corpus=corpus, spec=COPY)
         two = JobRequest(corpus, self.chance.choice("ab"), THERE_AND_BACK)
         read(self.database, self.chance.choice([one, two]), texts, chunk=2)
 

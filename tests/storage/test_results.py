@@ -13,7 +13,7 @@ from storage.intake.chunks import Rejected
 from storage.leases import shards
 from storage.leases.shards import Claim
 from storage.outcomes import Outcome, Reason, Status
-from tests.storage.books import claim_next, done, failed, gathered, numbered, read, records, request, work
+from tests.storage.books import EMBED, claim_next, done, failed, gathered, numbered, read, records, request, work
 
 
 def echo(claim: Claim) -> list[Outcome]:
@@ -71,7 +71,7 @@ def test_a_result_has_everything_that_its_reader_needs(database: Database) -> No
     shards.commit(database, claim, [outcome], None)
     expected = {
         "id": "k",
-        "task": "embed",
+        "task": "copy",
         "text": "out",
         "tokens_in": 4,
         "tokens_out": 3,
@@ -183,7 +183,7 @@ def test_an_unknown_job_has_no_results(database: Database, read_all) -> None:  #
 
 
 def test_vectors_come_back_to_the_bit(database: Database) -> None:
-    job = read(database, request(), numbered(3))
+    job = read(database, request(spec=EMBED), numbered(3))
     rng = np.random.default_rng(7)
     vectors = rng.standard_normal((3, 384)).astype("<f4")
     claim = claim_next(database)
@@ -202,7 +202,7 @@ def test_vectors_come_back_to_the_bit(database: Database) -> None:
 
 
 def test_kept_windows_come_back_with_their_offsets(database: Database) -> None:
-    job = read(database, request(), numbered(1))
+    job = read(database, request(spec=EMBED), numbered(1))
     windows = np.arange(8, dtype="<f4").reshape(4, 2)
     claim = claim_next(database)
     data = {"dim": 2, "windows": [[0, 2], [2, 4], [4, 5], [5, 6]]}

@@ -34,7 +34,7 @@ def embedded(claim: Claim) -> list[Outcome]:
 
 
 def embed(database: Database, texts: Sequence[Text], source: str = "a.jsonl", corpus: str = "books") -> None:
-    read(database, request(source, corpus=corpus), texts)
+    read(database, request(source, corpus=corpus, spec=EMBED), texts)
     work(database, embedded)
     jobs.finish(database)
 
@@ -99,7 +99,7 @@ def test_only_current_documents_of_the_corpus_are_found(database: Database) -> N
 
 
 def test_documents_without_a_vector_are_counted_and_not_found(database: Database) -> None:
-    read(database, request(), numbered(10))
+    read(database, request(spec=EMBED), numbered(10))
     work(database, lambda claim: [*embedded(claim)[2:], *failed(claim)[:2]])
     told: list[tuple[int, int]] = []
     best = search(
@@ -168,7 +168,7 @@ Made = Callable[[Database], object]
         (lambda _: None, NoSuchCorpus, "there is no corpus books; `docmill run SOURCE --task embed` makes one"),
         (lambda database: embed(database, [], corpus="films"), NoSuchCorpus, "no corpus books; there are: films"),
         (lambda database: read(database, request(spec=TRANSLATE), []), NothingEmbedded, "no job embeds the corpus"),
-        (lambda database: read(database, request(), numbered(3)), NothingEmbedded, "docmill status 1"),
+        (lambda database: read(database, request(spec=EMBED), numbered(3)), NothingEmbedded, "docmill status 1"),
     ],
 )
 def test_what_cannot_be_searched_is_an_error_that_says_what_to_do(
@@ -181,7 +181,7 @@ def test_what_cannot_be_searched_is_an_error_that_says_what_to_do(
 
 def test_a_vector_only_of_a_superseded_document_is_nothing_to_search(database: Database) -> None:
     embed(database, [("a", "one")])
-    read(database, request("b.jsonl"), [("a", "uno")])
+    read(database, request("b.jsonl", spec=EMBED), [("a", "uno")])
     with pytest.raises(NothingEmbedded, match="no document that is in the corpus books now"):
         choose(database, ["books"])
 

@@ -693,7 +693,7 @@ def test_a_job_whose_source_is_being_read_does_not_end(database: Database) -> No
 
 
 def sign_on(database: Database, worker_id: str) -> None:
-    dispatch.sign_on(database, worker_id, host="h", pid=1, device="cpu", lanes=["embed"], slots=4, version="0")
+    dispatch.sign_on(database, worker_id, host="h", pid=1, device="cpu", lanes=["copy"], slots=4, version="0")
 
 
 def test_eight_threads_claim_and_commit_on_one_store_without_errors(database: Database) -> None:

@@ -16,7 +16,7 @@ from tests.storage.test_dispatch import sign_on
 
 MOVES = Standing(
     state="running",
-    lane="embed",
+    lane="copy",
     pending=5,
     running=1,
     silent=0,
@@ -60,12 +60,12 @@ def test_a_job_that_moves_or_has_ended_waits_for_nothing(standing: Standing) -> 
         (
             replace(STANDS, workers=0, workers_of_lane=0),
             Cause.NO_WORKER,
-            "no live worker serves lane embed; start one with `docmill worker`, or repeat its `docmill run`",
+            "no live worker serves lane copy; start one with `docmill worker`, or repeat its `docmill run`",
         ),
         (
             replace(STANDS, workers=3, workers_of_lane=0),
             Cause.NO_WORKER,
-            "no live worker serves lane embed (3 serve other lanes); start one with `docmill worker`, or "
+            "no live worker serves lane copy (3 serve other lanes); start one with `docmill worker`, or "
             "repeat its `docmill run`",
         ),
         (
@@ -87,14 +87,14 @@ def test_a_job_that_moves_or_has_ended_waits_for_nothing(standing: Standing) -> 
         (
             replace(STANDS, silent=1, lapse_s=9.0, workers=0, workers_of_lane=0),
             Cause.NO_WORKER,
-            "no live worker serves lane embed; start one with `docmill worker`, or "
+            "no live worker serves lane copy; start one with `docmill worker`, or "
             "repeat its `docmill run` (1 shard is held by a worker that "
             "gives no sign of life; free for another in 9 s, when the lease lapses)",
         ),
         (
             replace(STANDS, workers=0, workers_of_lane=0, refusals=("cannot serve it: no weights",)),
             Cause.NO_WORKER,
-            "no live worker serves lane embed; start one with `docmill worker`, or "
+            "no live worker serves lane copy; start one with `docmill worker`, or "
             "repeat its `docmill run`; the last one refused: "
             "cannot serve it: no weights",
         ),
@@ -243,4 +243,4 @@ def test_jobs_are_listed_newest_first(database: Database) -> None:
     ids = [read(database, request(f"{n}.jsonl"), numbered(1)).id for n in range(3)]
     assert [status.id for status in list_statuses(database)] == ids[::-1]
     assert [status.id for status in list_statuses(database, limit=2)] == ids[:0:-1]
-    assert [lane.name for lane in dispatch.lanes(database)] == ["embed"]
+    assert [lane.name for lane in dispatch.lanes(database)] == ["copy"]

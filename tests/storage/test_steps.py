@@ -371,7 +371,7 @@ def test_an_output_that_was_stored_without_a_follower_gets_its_content_later(dat
 
 def test_what_the_source_replaced_is_not_computed(database: Database, mill: Mill) -> None:
     read_whole(database, mill, request(spec=TRANSLATE), numbered(3))
-    job = read(database, request(), [("k0", "text 0"), ("k1", "news"), ("k2", "text 2")])
+    job = read(database, request(spec=EMBED), [("k0", "text 0"), ("k1", "news"), ("k2", "text 2")])
     mill.computed.clear()
     mill.work()
     assert mill.computed == Counter([("embed", "text 0"), ("embed", "news"), ("embed", "text 2")])

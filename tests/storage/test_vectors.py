@@ -24,7 +24,7 @@ from storage.retrieval import vectors
 from storage.retrieval.search import choose
 from storage.schema import OutcomeRow
 from tests.kinds import KINDS
-from tests.storage.books import at_once, numbered, read, request, work
+from tests.storage.books import EMBED, at_once, numbered, read, request, work
 from tests.storage.indexes import agrees, database, index, proposed, rows, whatever_it_costs
 from tests.storage.test_search import embed, embedded, vector_of
 
@@ -112,7 +112,7 @@ def test_an_index_is_made_beside_workers_and_removals(database: Database, monkey
     monkeypatch.setattr(vectors, "PAGE", 5)
     embed(database, numbered(200))
     embed(database, numbered(60, first=500), "p.jsonl", corpus="poems")
-    read(database, request("b.jsonl"), numbered(100, first=200))
+    read(database, request("b.jsonl", spec=EMBED), numbered(100, first=200))
     searched = choose(database, ["books"])
     at_once(
         lambda: vectors.add(database, searched.spec_id),
@@ -177,7 +177,7 @@ def test_an_old_pgvector_and_vectors_of_too_many_numbers_are_refused(database: D
         return [replace(one, vector=bytes(4 * 4_001)) for one in embedded(claim)]
 
     database.write(lambda connection: connection.exec_driver_sql("CREATE EXTENSION vector"))
-    read(database, request(), numbered(1))
+    read(database, request(spec=EMBED), numbered(1))
     work(database, long)
     with pytest.raises(CannotIndex, match="4,001 numbers"):
         vectors.add(database, 1)

@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from hypothesis.extra import numpy as hnp
 from pyarrow import parquet
 
 from storage.readers import Record, SourceOptions, open_source
-from storage.writers import FormatUnfit, Target, jsonl, vectors, write_stream
+from storage.results.columns import Column, Form
+from storage.writers import Target, jsonl, vectors, write_stream
+from storage.writers.base import FormatUnfit
 
 Row = dict[str, Any]
 
@@ -43,8 +45,22 @@ ROWS = st.lists(
 )
 
 
-def written(path: Path, rows: Iterable[Row], asked: str | None = None) -> Path:
-    Target.of(path, asked).write(rows)
+FORMS = {
+    "tokens_in": Form.INTEGER,
+    "tokens_out": Form.INTEGER,
+    "flags": Form.TEXTS,
+    "meta": Form.JSON,
+    "vector": Form.VECTOR,
+    "windows": Form.OFFSETS,
+}
+
+
+def table_of(*names: str) -> list[Column]:
+    return [Column.of(name, FORMS.get(name, Form.TEXT)) for name in names]
+
+
+def written(path: Path, rows: Sequence[Row], asked: str | None = None) -> Path:
+    Target.of(path, asked).write(rows, table_of(*rows[0]) if rows else ())
     return path
 
 
@@ -133,7 +149,7 @@ def test_csv_for_excel_begins_with_the_mark_that_says_that_it_is_utf8(tmp_path: 
     rows = [{"id": "a", "text": "Größe"}]
     for name in ("out.csv", "out.csv.gz", "out"):
         target = Target.of(tmp_path / name, "csv-excel")
-        assert target.write(rows) == 1
+        assert target.write(rows, table_of("id", "text")) == 1
         raw = (tmp_path / name).read_bytes()
         raw = gzip.decompress(raw) if name.endswith(".gz") else raw
         assert raw == b"\xef\xbb\xbfid,text\r\na," + "Größe\r\n".encode()
@@ -141,7 +157,7 @@ def test_csv_for_excel_begins_with_the_mark_that_says_that_it_is_utf8(tmp_path: 
     assert Target.of(Path("parts"), "csv-excel").part(0).path == Path("parts/part-00000.csv")
     assert not written(tmp_path / "plain.csv", rows).read_bytes().startswith(b"\xef")
     with io.BytesIO() as file:
-        assert write_stream(rows, file, "csv-excel") == 1
+        assert write_stream(rows, file, "csv-excel", table_of("id", "text")) == 1
         assert file.getvalue().startswith(b"\xef\xbb\xbfid")
     empty = Target.of(tmp_path / "empty.csv", "csv-excel")
     assert empty.write([]) == 0
@@ -150,7 +166,7 @@ def test_csv_for_excel_begins_with_the_mark_that_says_that_it_is_utf8(tmp_path: 
 
 
 def test_csv_for_excel_is_read_as_any_other(tmp_path: Path) -> None:
-    Target.of(tmp_path / "a.csv", "csv-excel").write([{"id": "x", "text": "Größe"}])
+    Target.of(tmp_path / "a.csv", "csv-excel").write([{"id": "x", "text": "Größe"}], table_of("id", "text"))
     [record] = open_source(str(tmp_path / "a.csv"), SourceOptions()).records()
     assert isinstance(record, Record)
     assert (record.key, record.text) == ("x", "Größe")
@@ -190,7 +206,7 @@ def test_the_name_says_the_format_unless_one_is_asked_for() -> None:
 
 
 def test_parquet_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.writers.parquet.find_spec", lambda name: None)
+    monkeypatch.setattr("storage.writers.base.find_spec", lambda name: None)
     with pytest.raises(FormatUnfit, match=r"install .*\[parquet\]"):
         Target.of(Path("a.parquet"))
 
@@ -208,7 +224,7 @@ def test_lines_are_compressed_as_the_name_says(suffix: str, tmp_path: Path) -> N
 
 def test_only_lines_go_to_a_stream(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as file:
-        assert write_stream([{"id": "a"}], file, "csv") == 1
+        assert write_stream([{"id": "a"}], file, "csv", table_of("id")) == 1
         assert write_stream([{"id": "a"}], file) == 1
         with pytest.raises(FormatUnfit, match="name one with --out"):
             write_stream([{"id": "a"}], file, "parquet")

@@ -11,7 +11,7 @@ import pytest
 from storage.database import Database
 from storage.errors import DatabaseUnreachable
 from storage.leases import dispatch
-from tests.storage.books import claim_next, numbered, read, request, shard
+from tests.storage.books import EMBED, claim_next, numbered, read, request, shard
 from tests.worker.harness import until
 from worker.broker import Broker
 from worker.caretaker import Caretaker
@@ -60,7 +60,7 @@ def test_a_dead_process_that_its_parent_has_not_asked_about_is_gone() -> None:
 
 
 def test_what_a_dead_worker_of_this_machine_held_is_free_at_once(database: Database, broker: Broker) -> None:
-    read(database, request(), numbered(600))
+    read(database, request(spec=EMBED), numbered(600))
     sign_on(database, "dead", dead_pid())
     sign_on(database, "alive", os.getpid())
     held, other = claim_next(database, "dead"), claim_next(database, "alive")
@@ -77,7 +77,7 @@ def test_what_a_dead_worker_of_this_machine_held_is_free_at_once(database: Datab
 def test_a_dead_child_is_buried_at_once_and_suspected_unless_it_was_stopped_on_purpose(
     database: Database, broker: Broker, on_purpose: bool
 ) -> None:
-    read(database, request(), numbered(3))
+    read(database, request(spec=EMBED), numbered(3))
     held = claim_next(database, "child")  # before it starts: its first round dispatches as well
     caretaker = Caretaker(database, broker, "me", every_s=60.0)
     caretaker.start()
@@ -92,7 +92,7 @@ def test_how_a_child_came_to_its_end_is_for_its_supervisor_to_say(
 ) -> None:
     rounds: list[int] = []
     monkeypatch.setattr("worker.caretaker.round_of_upkeep", lambda *_, **__: rounds.append(1))
-    read(database, request(), numbered(3))
+    read(database, request(spec=EMBED), numbered(3))
     sign_on(database, "child", dead_pid())
     held = claim_next(database, "child")
     caretaker = Caretaker(database, broker, "me", every_s=0.05)
@@ -107,7 +107,7 @@ def test_how_a_child_came_to_its_end_is_for_its_supervisor_to_say(
 
 
 def test_a_burial_that_met_a_database_that_was_away_is_made_up_for(database: Database, broker: Broker) -> None:
-    read(database, request(), numbered(3))
+    read(database, request(spec=EMBED), numbered(3))
     held = claim_next(database, "child")
     away = threading.Event()
     away.set()

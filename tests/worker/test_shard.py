@@ -53,7 +53,7 @@ def process(database: Database) -> Process:
 
 
 def _claim_two(database: Database) -> InFlight:
-    job = jobs.open_job(database, JobRequest("c", "/x", (StepRequest("embed", Spec("embed", "m", "sha256:0")),)))
+    job = jobs.open_job(database, JobRequest("c", "/x", (StepRequest("copy", Spec("copy", "m", "sha256:0")),)))
     ingest.add(database, job, gathered(*[(key, f"text {key}", {}, (), seq) for seq, key in enumerate("ab")]))
     ingest.end(database, job)
     [lane] = dispatch.lanes(database)
@@ -105,7 +105,7 @@ def test_a_hint_is_not_waited_with_by_a_process_that_drains(
 
 
 def test_a_hint_is_put_back_where_the_engine_stops_before_its_model_is_loaded(database: Database) -> None:
-    job = jobs.open_job(database, JobRequest("c", "/x", (StepRequest("embed", Spec("embed", "m", "sha256:0")),)))
+    job = jobs.open_job(database, JobRequest("c", "/x", (StepRequest("copy", Spec("copy", "m", "sha256:0")),)))
     ingest.add(database, job, gathered(("a", "text", {}, (), 0)))
     ingest.end(database, job)
     [lane] = dispatch.lanes(database)

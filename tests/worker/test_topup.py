@@ -11,7 +11,7 @@ from storage.database import Database
 from storage.kinds import ShardSize
 from storage.leases import shards
 from tests.kinds import sized
-from tests.storage.books import claim_next, done, numbered, read, request
+from tests.storage.books import EMBED, claim_next, done, numbered, read, request
 from worker.broker import Broker
 from worker.messages import redis_key
 from worker.topup import Refill
@@ -30,7 +30,7 @@ def test_a_lane_is_filled_again_at_half_of_its_window(
     database: Database, broker: Broker, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "kinds", sized(embed=ShardSize(1, 100)))
-    read(database, request(), numbered(100))
+    read(database, request(spec=EMBED), numbered(100))
     refill = Refill(database, broker)
     refill.after_shard(LANE)
     window = broker.depth(LANE)
@@ -47,7 +47,7 @@ def test_a_lane_is_filled_again_at_half_of_its_window(
 
 
 def test_what_is_in_the_queue_is_not_sent_again(database: Database, broker: Broker) -> None:
-    read(database, request(), numbered(3))
+    read(database, request(spec=EMBED), numbered(3))
     refill = Refill(database, broker)
     for _ in range(3):
         refill.after_shard(LANE)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from storage import writers
 from tasks.backends import registry
 
 JOB = click.argument("job", type=click.IntRange(1, 2**63 - 1))
@@ -14,9 +15,10 @@ OUT = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 FORMAT = click.option(
     "--format",
     "file_format",
-    type=click.Choice(["jsonl", "csv", "csv-excel", "parquet", "npy"]),
-    help="Of the results; else the file's name says it (.csv, .parquet, .npy; .gz and .zst compress lines). "
-    "csv-excel is CSV with the byte order mark that Excel needs.",
+    type=click.Choice(writers.names()),
+    help=f"Of the results; else the file's name says it ({', '.join(writers.suffixes()[1:])}; "
+    f"{' and '.join(writers.COMPRESSIONS)} compress lines). "
+    + " ".join(f"{writer.name} {writer.note}." for writer in writers.WRITERS if writer.note),
 )
 BACKEND = click.option(
     "--backend",

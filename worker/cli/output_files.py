@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -12,16 +12,18 @@ import click
 from worker.cli.printing import say
 
 if TYPE_CHECKING:
+    from storage.results.columns import Column
     from storage.writers import Target
 
 STDOUT = Path("-")
 
 
-def check_out(out: Path | None, file_format: str | None = None, *, task: str = "embed") -> None:
-    """Refuse a file that could not be written, before any work is done for it."""
-    target = target_of(out, file_format)
-    if target is not None and target.format == "npy" and task != "embed":
-        raise click.BadParameter("only vectors are written as .npy", param_hint="--out")
+def check_out(out: Path | None, file_format: str | None = None, kinds: Sequence[str] | None = None) -> None:
+    """Refuse a file that could not be written, before any work is done for it.
+
+    ``kinds`` are those of the steps whose results it gets; None if they are not known yet.
+    """
+    _check_kinds(target_of(out, file_format), kinds)
     if out is None or out == STDOUT:
         return
     folder = out.absolute().parent
@@ -34,16 +36,27 @@ def check_out(out: Path | None, file_format: str | None = None, *, task: str = "
     _check_writable(folder)
 
 
-def check_folder(out: Path, file_format: str | None = None, *, task: str = "embed") -> None:
+def check_folder(out: Path, file_format: str | None = None, kinds: Sequence[str] | None = None) -> None:
     """Refuse a folder that could take no parts, before any work is done for it. What is in it is looked at later."""
     target = target_of(out, file_format)
     if target is None:
         raise click.BadParameter("parts need a folder; name one", param_hint="--out")
-    if target.format == "npy" and task != "embed":
-        raise click.BadParameter("only vectors are written as .npy", param_hint="--out")
+    _check_kinds(target, kinds)
     if out.exists() and not out.is_dir():
         raise click.BadParameter(f"{out} is a file, and parts go into a folder", param_hint="--out")
     _check_writable(out if out.exists() else out.absolute().parent)
+
+
+def _check_kinds(target: Target | None, kinds: Sequence[str] | None) -> None:
+    """Refuse a format that has no place for the outputs of steps of these kinds."""
+    from storage.writers.base import FormatUnfit
+    from tasks.kinds import STORED_KINDS
+
+    try:
+        if target is not None and kinds is not None:
+            target.writer.check_takes([STORED_KINDS[kind].output for kind in kinds])
+    except FormatUnfit as error:
+        raise click.BadParameter(str(error), param_hint="--out") from error
 
 
 def _check_writable(folder: Path) -> None:
@@ -61,14 +74,14 @@ def _check_writable(folder: Path) -> None:
 
 def target_of(out: Path | None, file_format: str | None) -> Target | None:
     """The file and its format, before any work is done for it; None for stdout and where nothing is written."""
-    from storage.writers import FormatUnfit, Target
+    from storage.writers import Target, writer_for_stream
+    from storage.writers.base import FormatUnfit
 
     try:
         if out is None and file_format is not None:
             raise FormatUnfit("--format is that of a file: name it with --out (- is stdout)")
         if out is None or out == STDOUT:
-            if file_format in {"parquet", "npy"}:
-                raise FormatUnfit(f"{file_format} needs a file: name one with --out")
+            writer_for_stream(file_format)
             return None
         return Target.of(out, file_format)
     except FormatUnfit as error:
@@ -102,13 +115,18 @@ def check_out_is_no_input(out: Path | None, file_format: str | None, source: str
 
 
 def write_out(
-    out: Path, rows: Iterable[dict[str, Any]], file_format: str | None = None, documents: int | None = None
+    out: Path,
+    rows: Iterable[dict[str, Any]],
+    file_format: str | None = None,
+    documents: int | None = None,
+    columns: Sequence[Column] = (),
 ) -> None:
     """Write rows to a file, and say how many, or to stdout: as JSON lines, or in the given format.
 
     ``documents`` is the most rows that there may be, for the progress of a file.
     """
-    from storage.writers import FormatUnfit, write_stream
+    from storage.writers import write_stream
+    from storage.writers.base import FormatUnfit
     from worker import faultpoints
     from worker.cli.show import WritingBar
 
@@ -118,12 +136,12 @@ def write_out(
         from worker.cli.stdout import Harmless
 
         harmless = Harmless(sys.stdout.buffer, file_format or "jsonl", sys.stdout.isatty())
-        write_stream(rows, cast(BinaryIO, harmless), file_format)
+        write_stream(rows, cast(BinaryIO, harmless), file_format, columns)
         sys.stdout.buffer.flush()
         return
     try:
         with WritingBar() as shown:
-            written = target.write(rows if documents is None else shown.along(rows, documents))
+            written = target.write(rows if documents is None else shown.along(rows, documents), columns)
         say(f"Wrote {written:,} results to {target}.")
     except FormatUnfit as error:
         raise click.BadParameter(str(error), param_hint="--out") from error

@@ -10,7 +10,8 @@ from storage.database import Database
 from storage.export.parts import Progress, export
 from storage.export.results import Placed
 from storage.status import JobStatus
-from storage.writers import FormatUnfit, Target
+from storage.writers import Target
+from storage.writers.base import FormatUnfit
 from worker import faultpoints
 from worker.cli.printing import say
 from worker.cli.show import WritingBar

@@ -19,6 +19,7 @@ from worker.cli.tables import Name, table
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from storage.results.output_types import OutputType
     from storage.status import JobStatus
 
 Row = TypeVar("Row")
@@ -148,7 +149,7 @@ def jobs(statuses: Sequence[JobStatus]) -> Group:
     return Group(made, *([Text(), *reasons] if reasons else []))
 
 
-def samples_table(samples: Sequence[dict[str, Any]], total: int) -> Table:
+def samples_table(samples: Sequence[dict[str, Any]], total: int, output: OutputType) -> Table:
     """Return a few results below their inputs, in columns that fit any terminal."""
     made = Table(
         title=f"{samples[0]['task']}: {len(samples)} of {total:,} results",
@@ -162,7 +163,7 @@ def samples_table(samples: Sequence[dict[str, Any]], total: int) -> Table:
     for sample in samples:
         made.add_row("document", Name(sample["id"]), style="bold")
         made.add_row("input", _on_few_lines(sample["input"]))
-        made.add_row("output", _on_few_lines(_output(sample)), end_section=True)
+        made.add_row("output", _on_few_lines(output.shown(sample)), end_section=True)
         made.add_row()
     return made
 
@@ -182,14 +183,3 @@ def hits_table(hits: Sequence[tuple[float, str, str]]) -> Table:
     for rank, (score, key, text) in enumerate(hits, 1):
         table.add_row(str(rank), f"{score:.3f}", Text(printable(key, keep="")), Text(text))
     return table
-
-
-def _output(sample: dict[str, Any]) -> str:
-    if "text" in sample:
-        return str(sample["text"] or "")
-    import numpy as np
-
-    vector: Any = np.atleast_2d(sample["vector"])
-    numbers = " ".join(f"{value:+.3f}" for value in vector[0][:6])
-    windows = f"{len(vector)} windows × " if len(vector) > 1 else ""
-    return f"{windows}{vector.shape[1]} numbers: {numbers} …"

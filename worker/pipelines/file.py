@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from storage import writers
 from storage.readers import credentials
 from tasks import kinds, polyglot, prompts
 from tasks.errors import BadOption
@@ -273,8 +274,11 @@ def _check_schedule(given: Mapping[str, Any], notes: Notes) -> None:
 
 
 def _check_output(output: Mapping[str, Any], notes: Notes) -> None:
-    if "format" not in output and str(output.get("file", "")).lower().endswith(".npy"):
-        notes.add(("output", "file"), "a .npy file has no place for texts; choose .jsonl, .csv or .parquet")
+    ending = Path(str(output.get("file", ""))).suffix.lower()
+    if "format" not in output and ending in {*writers.suffixes()} - {*writers.suffixes(any_output=True)}:
+        *first, last = writers.suffixes(any_output=True)
+        endings = f"{', '.join(first)} or {last}"
+        notes.add(("output", "file"), f"a {ending} file has no place for several steps; choose {endings}")
     if "part-documents" in output and "file" not in output:
         notes.add(("output", "part-documents"), 'parts need a folder; name it: file = "out"')
 

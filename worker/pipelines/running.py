@@ -13,7 +13,7 @@ from storage.database import Database
 from storage.disposal import retention
 from storage.errors import PASSING, FolderBusy, LeaseLost, StorageError
 from storage.export import parts
-from storage.export.results import Placed, export_rows
+from storage.export.results import Placed, columns, results
 from storage.flow import pipelines
 from storage.flow.pipelines import Run
 from storage.flow.steps import StepRequest
@@ -106,7 +106,7 @@ def export(database: Database, pipeline: Pipeline, job_id: int, held: Held) -> i
         return parts.export(
             database, job_id, target, output.part_documents, replaced=True, progress=Parts(held)
         ).documents
-    return target.write(held.along(export_rows(database, job_id, target.format)))
+    return target.write(held.along(results(database, job_id)), columns(database, job_id))
 
 
 def keeping(

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from pydantic_core import PydanticCustomError
 
+from storage import writers
 from tasks import kinds
 from tasks.kinds.options import MOST, key
 from tasks.validation import shown
@@ -158,7 +159,7 @@ class OutputTable(Table):
         Field(description="File or folder for the results; a relative path starts at this file's folder."),
     ] = None
     format: Annotated[
-        Literal["jsonl", "csv", "csv-excel", "parquet"] | None,
+        Literal[writers.names_for_any_output()] | None,  # type: ignore[valid-type]
         Field(description="If the file's name does not say it."),
     ] = None
     part_documents: Annotated[

@@ -28,6 +28,7 @@ from storage.readers import (
 from storage.readers.folder import FolderSource
 from storage.readers.registry import document_suffixes
 from storage.readers.sources import kinds
+from storage.results.columns import Column, Form
 from storage.writers import Target
 from worker.cli import formatting
 
@@ -276,7 +277,7 @@ def test_results_beside_the_documents_of_a_folder_are_not_its_documents(tmp_path
         "meta": {},
     }
     for name in ("r.jsonl", "r.csv", "r.parquet"):
-        Target.of(tmp_path / name).write([result])
+        Target.of(tmp_path / name).write([result], [Column.of(key, Form.JSON) for key in result])
     source = open_source(str(tmp_path), OPTIONS)
     assert keys(source) == ["a.txt"]
     assert left_out(source) == {".jsonl": 1, ".csv": 1, ".parquet": 1}

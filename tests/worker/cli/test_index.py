@@ -18,7 +18,7 @@ from storage.retrieval import candidates, vectors
 from storage.retrieval.search import choose, search
 from tasks import models
 from tests.kinds import KINDS
-from tests.storage.books import read, request, work
+from tests.storage.books import EMBED, read, request, work
 from tests.worker.harness import EXAMPLES, Docmill
 
 Write = Callable[..., Path]
@@ -77,7 +77,7 @@ def test_of_real_documents_an_index_finds_what_a_comparison_with_all_finds(
 
     monkeypatch.setattr(candidates, "is_worth_it", lambda *_: True)
     database = Database(pgvector_url, kinds=KINDS)
-    read(database, request(), [(f"k{n}", text) for n, text in enumerate(sentences)])
+    read(database, request(spec=EMBED), [(f"k{n}", text) for n, text in enumerate(sentences)])
     work(database, embedded_sentences)
     searched = choose(database, ["books"])
     vectors.add(database, searched.spec_id)

@@ -11,7 +11,7 @@ import pytest
 from storage.database import Database
 from storage.status import JobStatus, read_status
 from tests.storage.books import numbered, read, request
-from worker.cli.commands.results import Export, remarks, task_of, why_not
+from worker.cli.commands.results import Export, kinds_of, remarks, why_not
 
 OUT = Path("results.jsonl")
 
@@ -40,9 +40,11 @@ def test_options_that_exclude_each_other_are_refused(wanted: Export, says: str) 
 
 def test_only_vectors_are_written_as_npy() -> None:
     wanted = Export(7, Path("vectors.npy"))
-    wanted.check_file("embed")
+    wanted.check_file(["embed"])
     with pytest.raises(click.BadParameter, match="only vectors"):
-        wanted.check_file("summarize")
+        wanted.check_file(["summarize"])
+    with pytest.raises(click.BadParameter, match="of one step"):
+        wanted.check_file(["embed", "embed"])
 
 
 def test_a_job_that_has_not_ended_has_results_only_with_partial_or_in_parts(status: JobStatus) -> None:
@@ -60,13 +62,13 @@ def test_results_that_were_removed_are_not_written(status: JobStatus) -> None:
     assert "were removed since" in said
 
 
-def test_a_job_of_several_steps_has_the_task_of_the_step_that_is_named(status: JobStatus) -> None:
+def test_a_job_of_several_steps_has_the_kinds_of_the_step_that_is_named(status: JobStatus) -> None:
     (step,) = status.steps
-    assert task_of(status, None) == step.spec.kind
+    assert kinds_of(status, None) == [step.spec.kind]
     several = replace(status, steps=(step, replace(step, name="second", spec=replace(step.spec, kind="embed"))))
-    assert task_of(several, None) == ""
-    assert task_of(several, "second") == "embed"
-    assert task_of(several, "third") == ""
+    assert kinds_of(several, None) == ["copy", "embed"]
+    assert kinds_of(several, "second") == ["embed"]
+    assert kinds_of(several, "third") == []
 
 
 def test_documents_without_a_result_are_spoken_of(status: JobStatus) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,12 +54,12 @@ def results_command(
 ) -> int:
     """Write JOB's results, in the order of the source.
 
-    As JSON lines, each has "id", "task", "text" or "vector", "tokens_in", "tokens_out", "flags" and "meta" (the
-    record's other fields). CSV and Parquet have the same as columns; "meta", and in CSV the lists, as JSON. In CSV
-    an apostrophe stands before what a spreadsheet would take for a formula. vectors.npy is one float32 array, with
-    the ids in vectors.ids.jsonl. Of a job with several steps a line has "id", "steps" (by their names), "flags" and
-    "meta", and a table a column for each step; --step gives one of them as above. A file appears under its name only
-    when it is whole.
+    As JSON lines, each has "id", "task", the output ("text" or "vector"), "tokens_in", "tokens_out", "flags" and
+    "meta" (the record's other fields). CSV and Parquet have the same as columns; "meta", and in CSV the lists, as
+    JSON. In CSV an apostrophe stands before what a spreadsheet would take for a formula. vectors.npy is one float32
+    array, with the ids in vectors.ids.jsonl. Of a job with several steps a line has "id", "steps" (by their names),
+    "flags" and "meta", and a table the columns of each step; --step gives one of them as above. A file appears under
+    its name only when it is whole.
 
     With --part-documents the folder gets part-00000.jsonl (or .csv, .parquet, .npy with its ids; .gz and .zst where
     the folder's name ends in that) and so on, and manifest.json, which lists them. The same command again keeps the
@@ -77,7 +77,7 @@ def results_command(
         if refused is not None:
             say(refused)
             return BAD_INPUT
-        wanted.check_file(task_of(status, step))
+        wanted.check_file(kinds_of(status, step))
         _write(database, status, wanted)
     for remark in remarks(status):
         say(remark)
@@ -105,18 +105,17 @@ class Export:
         if self.part_documents is None and self.out.is_dir():
             advice = "--part-documents N writes parts into it"
             raise click.BadParameter(f"{self.out} is a folder; {advice}", param_hint="--out")
-        self.check_file("embed")
+        self.check_file()
 
-    def check_file(self, task: str) -> None:
-        """Refuse a file, or a folder of parts, that could not hold this task's results."""
+    def check_file(self, kinds: Sequence[str] | None = None) -> None:
+        """Refuse a file, or a folder of parts, that could not be written, or not with results of these kinds."""
         check = check_out if self.part_documents is None else check_folder
-        check(self.out, self.file_format, task=task)
+        check(self.out, self.file_format, kinds)
 
 
-def task_of(status: JobStatus, step: str | None) -> str:
-    """Return the task whose results are written; empty for several steps at once, or a step that is not there."""
-    kinds = {one.name: one.spec.kind for one in status.steps}
-    return status.spec.kind if len(kinds) == 1 else kinds.get(step or "", "")
+def kinds_of(status: JobStatus, step: str | None) -> list[str]:
+    """Return the kinds of the steps whose results are written."""
+    return [one.spec.kind for one in status.steps if len(status.steps) == 1 or step in {None, one.name}]
 
 
 def why_not(wanted: Export, status: JobStatus, has_results: Callable[[], bool]) -> str | None:
@@ -144,7 +143,7 @@ def remarks(status: JobStatus) -> list[str]:
 
 
 def _write(database: Database, status: JobStatus, wanted: Export) -> None:
-    from storage.export.results import export_rows
+    from storage.export.results import columns, results
 
     target = target_of(wanted.out, wanted.file_format)
     if target is not None and wanted.part_documents is not None:
@@ -153,6 +152,5 @@ def _write(database: Database, status: JobStatus, wanted: Export) -> None:
         n = wanted.part_documents
         write_parts(database, status, target, n, step=wanted.step, replaced=wanted.overwrite)
         return
-    file_format = wanted.file_format or "jsonl" if target is None else target.format
-    rows = export_rows(database, status.id, file_format, step=wanted.step)
-    write_out(wanted.out, rows, wanted.file_format, status.documents)
+    rows, table = results(database, status.id, step=wanted.step), columns(database, status.id, wanted.step)
+    write_out(wanted.out, rows, wanted.file_format, status.documents, table)

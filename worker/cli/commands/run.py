@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--device", help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")
 @BACKEND
 @click.option(
-    "--out", type=OUT, help="Write the results to a file (as JSON lines, CSV, Parquet or .npy) or to -, stdout."
+    "--out", type=OUT, help="Write the results to a file (JSON lines, or as --format says) or to -, stdout."
 )
 @FORMAT
 @click.option("--json", "as_json", is_flag=True, help="Print the job's final status as JSON.")
@@ -53,7 +53,7 @@ def run_command(
     on by running it again. Needs no server; with DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL set it works on the
     fleet's.
     """
-    from storage.export.results import results
+    from storage.export.results import columns, results
     from worker.cli.local import run_here
     from worker.cli.terminal import lines_above_the_bar
     from worker.devices import choose_devices
@@ -63,7 +63,7 @@ def run_command(
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
     request = request_of(settings, given)
-    check_out(out, file_format, task=request.task)
+    check_out(out, file_format, [request.task])
     check_out_is_no_input(out, file_format, request.source)
     with open_store(settings) as database:
         prepared = prepare_request(settings, request, devices)
@@ -72,7 +72,8 @@ def run_command(
         with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):
             status = run_here(settings, database, broker, devices, prepared)
         if out is not None:
-            write_out(out, results(database, status.id), file_format, status.documents)
+            table = columns(database, status.id)
+            write_out(out, results(database, status.id), file_format, status.documents, table)
         return _conclude(database, status, out, request.max_failures, as_json)
 
 
@@ -116,7 +117,7 @@ def _conclude(
     if as_json:
         print_json(formatting.as_json(status))
     elif shown:
-        show.talk.print(show.samples_table(shown, status.done))
+        show.talk.print(show.samples_table(shown, status.done, database.kind_of(status.spec.kind).output))
     if status.prior and status.prior == status.texts:
         say(f"Nothing to compute: all {status.texts:,} texts had a result or a failure on record already.")
     (say if status.state == "done" and not status.failed and not status.rejected else warn)(

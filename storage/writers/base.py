@@ -1,0 +1,53 @@
+"""The declaration of a writer: a format of files for results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from storage.errors import StorageError
+from storage.installation import install
+from storage.results.output_types import OutputType
+
+Row: TypeAlias = Mapping[str, Any]  # a result as `storage.export.results` gives it
+
+
+class FormatUnfit(StorageError):
+    """These results cannot be written in this format."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A format: the name that `--format` takes, the ending of its files, and the function that writes them.
+
+    `write` is given the results, the columns of their table, and the open files; it returns how many results it
+    wrote, and raises FormatUnfit for one that has no place in the format. `lines`: what it writes can be compressed,
+    and sent to a stream. `takes` are the types of outputs that it writes, one at a time; None is all of them, and
+    several steps. `needs` is a module that must be installed, by the extra `extra`. `beside` is the path of a second
+    file, which is given to `write` after the first.
+    """
+
+    name: str
+    suffix: str
+    write: Callable[..., int]
+    title: str = ""
+    note: str = ""
+    lines: bool = False
+    takes: tuple[OutputType, ...] | None = None
+    needs: str | None = None
+    extra: str = ""
+    beside: Callable[[Path], Path] | None = None
+
+    def check_installed(self) -> None:
+        """Raise FormatUnfit if the library that writes this format is not there."""
+        if self.needs is not None and find_spec(self.needs) is None:
+            raise FormatUnfit(f"{self.title} needs another library: {install(self.extra)}")
+
+    def check_takes(self, outputs: Sequence[OutputType]) -> None:
+        """Raise FormatUnfit unless this format has a place for the outputs of these steps."""
+        if self.takes is not None and not (len(outputs) == 1 and outputs[0] in self.takes):
+            names = " and ".join(output.plural for output in self.takes)
+            raise FormatUnfit(f"only {names} are written as {self.suffix}, of one step")

@@ -1,0 +1,99 @@
+"""A writer is one module and one line: all else that knows of formats follows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from storage import writers
+from storage.export.manifest import is_begun, is_part
+from storage.results.columns import Column, Form
+from storage.results.output_types import TEXT, VECTOR
+from storage.writers import Target, write_stream
+from storage.writers.base import FormatUnfit, Row, Writer
+
+TABLE = [Column.of("id", Form.TEXT), Column.of("text", Form.TEXT)]
+PIPELINE = 'name = "p"\n[corpus]\nsource = "a.jsonl"\n[[step]]\nname = "s"\ntask = "summarize"\n[output]\n'
+
+
+def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> int:
+    lines = ["\t".join(str(column.value(row)) for column in columns) for row in rows]
+    file.write("".join(f"{line}\n" for line in lines).encode())
+    return len(lines)
+
+
+@pytest.fixture(autouse=True)
+def _tsv(monkeypatch: pytest.MonkeyPatch) -> None:
+    tsv = Writer("tsv", ".tsv", write, title="tab-separated values", lines=True)
+    monkeypatch.setattr(writers, "WRITERS", (*writers.WRITERS, tsv))
+
+
+def test_a_file_of_that_name_is_written(tmp_path: Path) -> None:
+    target = Target.of(tmp_path / "out.tsv")
+    assert target.write([{"id": "a", "text": "b"}], TABLE) == 1
+    assert (tmp_path / "out.tsv").read_bytes() == b"a\tb\n"
+    assert str(Target.of(Path("out"), "tsv")) == "out (tab-separated values)"
+    assert Target.of(Path("out.tsv.gz")).compression == ".gz"
+    with pytest.raises(FormatUnfit, match="name of another format than tsv"):
+        Target.of(Path("out.csv"), "tsv")
+
+
+def test_it_is_written_to_stdout_and_in_parts(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as file:
+        assert write_stream([{"id": "a", "text": "b"}], file, "tsv", TABLE) == 1
+    assert (tmp_path / "out").read_bytes() == b"a\tb\n"
+    part = Target.of(Path("parts.tsv.zst")).part(7).path.name
+    assert part == "part-00007.tsv.zst"
+    assert is_part(part)
+    assert is_begun(f".{part}.x1.part")
+    assert not is_part("part-00007.xlsx")
+
+
+def test_messages_name_it() -> None:
+    with pytest.raises(FormatUnfit, match=r"ends in \.jsonl, \.csv, \.parquet, \.npy or \.tsv"):
+        Target.of(Path("out.xlsx"))
+    with pytest.raises(FormatUnfit, match="it writes jsonl, csv, csv-excel, parquet, npy, tsv"):
+        Target.of(Path("out"), "ods")
+
+
+# A process that starts with the new line in the registry.
+FRESH = f"""
+from storage import writers
+from storage.writers.base import Writer
+writers.WRITERS += (Writer("tsv", ".tsv", lambda rows, columns, file: 0, lines=True, note="has tabs"),)
+from pathlib import Path
+from worker.cli.options import FORMAT
+from worker.pipelines.file import PipelineInvalid, parse
+print(*FORMAT(lambda: None).__click_params__[0].type.choices)
+print(FORMAT(lambda: None).__click_params__[0].help)
+for output in ('file = "out.tsv"', 'format = "tsv"', 'file = "out.npy"', 'format = "npy"'):
+    try:
+        print(parse({PIPELINE!r} + output, Path("p.toml")).output.format)
+    except PipelineInvalid as error:
+        print(error)
+"""
+
+
+def test_options_and_pipelines_take_it() -> None:
+    ended = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, timeout=120, check=True)
+    choices, about, *found = ended.stdout.splitlines()
+    assert choices == "jsonl csv csv-excel parquet npy tsv"
+    assert "(.csv, .parquet, .npy, .tsv;" in about
+    assert about.endswith("tsv has tabs.")
+    assert found[:2] == ["None", "tsv"]
+    assert found[2].endswith("a .npy file has no place for several steps; choose .jsonl, .csv, .parquet or .tsv")
+    assert found[3].endswith("format must be jsonl, csv, csv-excel, parquet or tsv, not 'npy'")
+
+
+def test_a_writer_of_some_outputs_refuses_others_and_several_steps() -> None:
+    npy = writers.writer_of("npy")
+    npy.check_takes([VECTOR])
+    for outputs in ([TEXT], [VECTOR, VECTOR], []):
+        with pytest.raises(FormatUnfit, match=r"only vectors are written as \.npy, of one step"):
+            npy.check_takes(outputs)
+    writers.writer_of("tsv").check_takes([TEXT, VECTOR])
