@@ -269,7 +269,7 @@ def test_a_corpus_without_its_superseded_versions_reads_on_as_one_with_them(
 def _live(database: Database, nights: list[Night], *, collects: bool) -> Any:
     """Read each night's source into a corpus of its own and yield what was found, and what the corpus then is."""
     name = uuid.uuid4().hex
-    spec = Spec("embed", name, "r1")
+    spec = Spec("copy", name, "r1")
     computed: set[str] = set()  # and current ever since
     open_jobs: set[int] = set()
 
