@@ -6,7 +6,7 @@ COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
 # Else every process would compile our own modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup setup-vllm run test test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-releases check format docs reference lock dist clean help
+.PHONY: setup setup-vllm run test test-fast test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-releases check format docs reference lock dist clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -40,6 +40,9 @@ test: setup      ## the whole test suite (with real servers of its own)
 	@$(BIN)/python -m pytest -m faults --numprocesses 2 --dist loadfile --durations 30 >.faults.log 2>&1 & faults=$$!; trap "kill $$faults" INT TERM; \
 	  nice $(BIN)/python -m pytest -m 'not faults' --numprocesses 3 --dist loadfile --durations 30; rest=$$?; \
 	  wait $$faults; faults=$$?; cat .faults.log; test $$rest -eq 0 && test $$faults -eq 0
+
+test-fast: setup ## the tests that need no server, no command and no model: for the time between two edits
+	@$(BIN)/python -m pytest -m fast --numprocesses 2 --dist worksteal
 
 test-vllm: setup-vllm ## only the tests of the vLLM backend, in its own environment
 	.venv-vllm/bin/python -m pytest -m vllm tests/tasks/test_vllm.py

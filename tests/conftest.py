@@ -24,8 +24,10 @@ from sqlalchemy.engine import URL, make_url
 
 from storage import migrations
 from storage.database import Database
+from tests.fast import MARKER, is_fast
 from tests.faults.servers import Missing, PostgresCluster, RedisServer, open_folder
 from tests.kinds import KINDS
+from tests.worker.harness import ONLY_FAST, refuse_if_fast
 
 POSTGRES_URL = os.environ.get("DOCMILL_TEST_POSTGRES_URL")
 REDIS_URL = os.environ.get("DOCMILL_TEST_REDIS_URL")
@@ -36,6 +38,23 @@ os.environ["DOCMILL_SEARCH_IDLE_S"] = "0"  # no query process outlives the tests
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("docmill", deadline=None)
 hypothesis.settings.load_profile("docmill")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make a test of the fast subset fail if it starts a server or a command."""
+    if MARKER in config.option.markexpr.split():
+        os.environ[ONLY_FAST] = "1"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests of the fast subset."""
+    assert isinstance(item, pytest.Function)
+    params = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    names = vars(item.module)
+    markers = {marker.name for marker in item.iter_markers()}
+    if is_fast(item.path, markers=markers, fixtures=item.fixturenames, params=params, names=names):
+        item.add_marker(MARKER)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -88,6 +107,7 @@ class PostgresServer:
 
 @pytest.fixture(scope="session")
 def _postgres_or_reason() -> Iterator[PostgresServer | str]:
+    refuse_if_fast("PostgreSQL")
     with ExitStack() as stack:
         try:
             url = POSTGRES_URL or stack.enter_context(_cluster()).admin_url
@@ -201,6 +221,7 @@ def bare_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Da
 
 @pytest.fixture(scope="session")
 def _redis_or_reason(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    refuse_if_fast("Redis")
     with ExitStack() as stack:
         try:
             yield REDIS_URL or stack.enter_context(RedisServer(tmp_path_factory.mktemp("redis"))).url

@@ -21,7 +21,7 @@ import psycopg
 import redis
 from psycopg import sql
 
-from tests.worker.harness import until
+from tests.worker.harness import refuse_if_fast, until
 
 HOST = "127.0.0.1"
 POSTGRES_USER = "postgres"
@@ -62,6 +62,7 @@ class Server(ABC):
 
     def start(self) -> None:
         """Start it and wait until it answers."""
+        refuse_if_fast("a server")
         with (self.folder / "server.log").open("ab") as log:
             process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True)
         self._process = process

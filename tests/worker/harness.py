@@ -31,6 +31,7 @@ if SHARED_BY not in os.environ:  # else another process of this session made it
     os.environ[SHARED_BY] = tempfile.mkdtemp(prefix="docmill-test-cache-")
     atexit.register(shutil.rmtree, os.environ[SHARED_BY], ignore_errors=True)
 SHARED = Path(os.environ[SHARED_BY])
+ONLY_FAST = "DOCMILL_TEST_FAST"  # set in a run of the fast subset
 
 
 @cache
@@ -38,6 +39,11 @@ def _forks() -> Forks:
     forks = Forks(DOCMILL)
     atexit.register(forks.close)
     return forks
+
+
+def refuse_if_fast(what: str) -> None:
+    """Fail a test of the fast subset that starts something."""
+    assert ONLY_FAST not in os.environ, f"a test of the fast subset (tests/fast.py) asks for {what}"
 
 
 def until(condition: Callable[[], Any], what: str, within_s: float = DEADLINE_S) -> Any:
@@ -64,6 +70,7 @@ class Docmill:
     """The command with one set of settings."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+        refuse_if_fast("docmill's command")
         self.folder = folder
         self.from_anew = False  # start every process as its user does
         self.loads_models = True  # its device processes do, which are quicker as forks of one that has the libraries

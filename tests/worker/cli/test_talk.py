@@ -104,8 +104,10 @@ def test_who_is_to_type_the_source_is_told(call: Call) -> None:
 
 def test_a_dry_run_shows_the_first_rejected_records(call: Call, tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text("bad\n" * 7 + '{"text": ""}\n')
-    call("enqueue", "m.jsonl", "--task", "embed")
-    said = call("run", "m.jsonl", "--task", "embed", "--dry-run", code=4)  # as the run itself would end
+    call("enqueue", "m.jsonl", "--task", "embed", "--model", "null")
+    said = call(
+        "run", "m.jsonl", "--task", "embed", "--model", "null", "--dry-run", code=4
+    )  # as the run itself would end
     assert [line for line in range(1, 9) if f"rejected m.jsonl:{line}: not JSON" in said.err] == [1, 2, 3, 4, 5]
     assert "more were rejected" in said.err
     assert "docmill failures" not in said.err  # there is no job that would list them
@@ -122,11 +124,11 @@ def test_what_a_folder_s_reading_left_out_is_said(call: Call, tmp_path: Path) ->
         "2 files were left out: 1 .csv, 1 .png. "
         'b.csv: no record has a field "text"; it has "n", "m": name one with --text-field.'
     )
-    assert expected in call("enqueue", folder, "--task", "embed").err
-    assert expected in call("run", folder, "--task", "embed", "--dry-run").err
+    assert expected in call("enqueue", folder, "--task", "embed", "--model", "null").err
+    assert expected in call("run", folder, "--task", "embed", "--model", "null", "--dry-run").err
     (folder / "b.csv").unlink()
     (folder / "c.png").unlink()
-    assert "left out" not in call("enqueue", folder, "--task", "embed").err
+    assert "left out" not in call("enqueue", folder, "--task", "embed", "--model", "null").err
 
 
 def test_bytes_that_are_no_utf8_are_counted_where_they_are_read(call: Call, tmp_path: Path) -> None:
