@@ -43,8 +43,8 @@ def given_options(task: str, given: dict[str, Any], *, dtype: str) -> kinds.Kind
     ``dtype`` is the precision if none was given. Raises BadOption.
     """
     values = {name: given.pop(name) for name in kinds.OPTIONS}
-    asked = {name: value for name, value in values.items() if value not in (None, ())}
-    return kinds.options(task, **{"dtype": dtype, **asked})
+    given = {name: value for name, value in values.items() if value not in (None, ())}
+    return kinds.options(task, **{"dtype": dtype, **given})
 
 
 def _decorator(name: str, field: FieldInfo) -> Callable[..., Any]:
