@@ -43,8 +43,8 @@ def given_options(task: str, given: dict[str, Any], *, dtype: str) -> kinds.Kind
     ``dtype`` is the precision if none was given. Raises BadOption.
     """
     values = {name: given.pop(name) for name in kinds.OPTIONS}
-    given = {name: value for name, value in values.items() if value not in (None, ())}
-    return kinds.options(task, **{"dtype": dtype, **given})
+    chosen = {name: value for name, value in values.items() if value not in (None, ())}
+    return kinds.options(task, **{"dtype": dtype, **chosen})
 
 
 def _decorator(name: str, field: FieldInfo) -> Callable[..., Any]:
