@@ -99,6 +99,8 @@ READS: dict[str, Callable[[Database], Any]] = {
     "removal.called": partial(removal.called, names=["books"]),
     "removal.find": partial(removal.find, name="books"),
     "removal.missing": partial(removal.missing, name="books", keys=["k0"]),
+    "results.samples": partial(results.samples, job_id=1),
+    "results.count_doubtful": partial(results.count_doubtful, job_id=1),
     "results.columns": partial(results.columns, job_id=1),
     "marks.marks": partial(marks.marks, job_id=1),
     "results.placed_results": lambda database: list(results.placed_results(database, 1)),

@@ -73,7 +73,7 @@ KEPT = {
     "SPANS": STORED.format(type="SPANS", given="text, [(s.label, s.start, s.end, s.score) for s in output.spans]"),
     "RECORD": STORED.format(type="RECORD", given="output.data"),
 }
-TYPES = ("TEXT", "VECTOR")
+TYPES = ("TEXT", "VECTOR", "LABELS", "SPANS", "RECORD")
 NAMES = {type_: f"do{type_.lower()}" for type_ in TYPES}
 TEXTS = {"a": "One text.", "b": "Another text, of more words."}
 KEYS = {"TEXT": "text", "VECTOR": "vector", "LABELS": "labels", "SPANS": "spans", "RECORD": "data"}
