@@ -45,7 +45,7 @@ test-fast: setup ## the tests that need no server, no command and no model: for 
 	@$(BIN)/python -m pytest -m fast --numprocesses 2 --dist worksteal
 
 test-vllm: setup-vllm ## only the tests of the vLLM backend, in its own environment
-	.venv-vllm/bin/python -m pytest -m vllm tests/tasks/test_vllm.py
+	.venv-vllm/bin/python -m pytest -m vllm tests/tasks/backends/decoder_only/test_vllm.py
 
 test-faults: setup ## only the tests that kill, cut, fill or freeze something
 	$(BIN)/python -m pytest -m faults

@@ -14,13 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from storage.outcomes import Outcome
-from tasks import choice, kinds, models
-from tasks.backends.factory import open_backend
-from tasks.engine import Engine
-from tasks.plan import build_spec
-from worker.device import SWITCH_S
-from worker.engines import settled
+from storage.core.outcomes import Outcome
+from tasks import kinds
+from tasks.backends import selection
+from tasks.engine.backend_factory import open_backend
+from tasks.engine.engine import Engine
+from tasks.specs import pinning
+from tasks.specs.plan import build_spec
+from worker.engines.engines import settled
+from worker.process.device import SWITCH_S
 
 WAIT_S = 600.0
 
@@ -28,11 +30,11 @@ WAIT_S = 600.0
 class Alone:
     """An engine with its model loaded. ``cache_dir`` is that of the worker beside which it is measured."""
 
-    def __init__(self, task: str, model: str, cache_dir: Path, backend: str = choice.AUTO, **options: Any) -> None:
-        pinned = models.pin(model, models_dir=None, cache_dir=cache_dir)
-        self.model = models.locate(pinned, models_dir=None, cache_dir=cache_dir)
+    def __init__(self, task: str, model: str, cache_dir: Path, backend: str = selection.AUTO, **options: Any) -> None:
+        pinned = pinning.pin(model, models_dir=None, cache_dir=cache_dir)
+        self.model = pinning.locate(pinned, models_dir=None, cache_dir=cache_dir)
         self._spec = build_spec(
-            task, pinned, kinds.options(task, **options), models.read_config(pinned, models_dir=None)
+            task, pinned, kinds.options(task, **options), pinning.read_config(pinned, models_dir=None)
         )
         opener = partial(open_backend, device="cpu", models_dir=None, cache_dir=cache_dir, backend=backend)
         self.engine = Engine(settled(opener))

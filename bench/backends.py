@@ -20,9 +20,10 @@ from bench.alone import Alone
 from bench.embed import cosines, of_run, vectors
 from bench.manpages import paragraphs
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
-from tasks import choice, models
+from tasks.backends import selection
 from tasks.backends.accelerator import quiet
-from tasks.families import Family
+from tasks.models.families import Family
+from tasks.specs import pinning
 
 TRAINED = "minilm"
 QUALITIES = ("float32", "native")
@@ -30,9 +31,9 @@ QUALITIES = ("float32", "native")
 
 def mpnet(folder: Path, cache_dir: Path) -> Path:
     """An encoder as large as all-mpnet-base-v2, with the other model's tokenizer."""
-    pinned = models.pin(TRAINED, models_dir=None, cache_dir=cache_dir)
+    pinned = pinning.pin(TRAINED, models_dir=None, cache_dir=cache_dir)
     tokenizer = transformers.AutoTokenizer.from_pretrained(
-        models.locate(pinned, models_dir=None, cache_dir=cache_dir)
+        pinning.locate(pinned, models_dir=None, cache_dir=cache_dir)
     )
     torch.manual_seed(7)
     model = transformers.MPNetModel(transformers.MPNetConfig(vocab_size=tokenizer.vocab_size)).eval()
@@ -45,7 +46,9 @@ def compared(
     model: str, quality: str, texts: list[str], cache_dir: Path, pairs: int
 ) -> tuple[Comparison, dict[str, float]]:
     """The backends that take the model in this quality, and their least cosine with torch in float32."""
-    names = choice.candidates("embed", Family.ENCODER, quality=quality, device="cpu", present=choice.installed())
+    names = selection.candidates(
+        "embed", Family.ENCODER, quality=quality, device="cpu", present=selection.installed()
+    )
     dtype = "auto" if quality == "native" else quality
     alone = {name: Alone("embed", model, cache_dir, backend=name, dtype=dtype) for name in names}
     exact = Alone("embed", model, cache_dir, backend="transformers", dtype="float32")

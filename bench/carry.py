@@ -26,16 +26,17 @@ from sqlalchemy import func, select, text
 from bench.pairs import Claim, Run, interleave, write
 from bench.plots import Axes, draw
 from bench.stores import fresh_postgres, own_redis
-from storage import bulk, jobs
-from storage.database import Database, db_now
-from storage.flow.cutting import pack
-from storage.flow.following import UNTOUCHED
-from storage.flow.steps import StepRequest
-from storage.jobs import JobRequest, OpenJob
-from storage.schema import Shard, Worker
-from storage.specs import Spec
-from tasks import null
+from storage.core import bulk
+from storage.core.database import Database, db_now
+from storage.core.schema import Shard, Worker
+from storage.core.specs import Spec
+from storage.steps import jobs
+from storage.steps.jobs import JobRequest, OpenJob
+from storage.steps.propagation import UNTOUCHED
+from storage.steps.sharding import pack
+from storage.steps.steps import StepRequest
 from tasks.kinds import STORED_KINDS as KINDS
+from tasks.models import null
 
 DOCMILL = str(Path(sys.executable).with_name("docmill"))
 SHARD_TEXTS = KINDS["embed"].shard.contents
@@ -44,7 +45,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
-class Mill:
+class Fleet:
     """A store with contents, and a queue."""
 
     database: Database
@@ -59,15 +60,15 @@ class Mill:
 class Backlog:
     """A job whose planned shards are kept at a number of documents; it goes through the contents once."""
 
-    def __init__(self, mill: Mill, name: str, documents: int) -> None:
-        self._mill = mill
+    def __init__(self, fleet: Fleet, name: str, documents: int) -> None:
+        self._mill = fleet
         self._documents = documents
         self._next = 1
         self._n_shards = 0
         # Each run has a spec of its own, under which nothing is known yet.
         spec = Spec("embed", null.NAME, null.REVISION, params={"window_tokens": 512, "run": name})
         self.job = jobs.open_job(
-            mill.database, JobRequest(corpus=name, source=name, steps=(StepRequest(spec.kind, spec),))
+            fleet.database, JobRequest(corpus=name, source=name, steps=(StepRequest(spec.kind, spec),))
         )
         self.fill(done=0)
 
@@ -101,13 +102,13 @@ class Backlog:
             return connection.scalar(query) or 0
 
 
-def carry(mill: Mill, *, workers: int, documents: int, seconds: float) -> Run:
+def carry(fleet: Fleet, *, workers: int, documents: int, seconds: float) -> Run:
     """Documents of which the outcomes were committed in `seconds`, with so many workers on so deep a backlog."""
     with ExitStack() as stack:
-        backlog = Backlog(mill, f"{workers} {documents} {time.monotonic_ns()}", documents)
-        processes = [stack.enter_context(_worker(mill)) for _ in range(workers)]
-        _until(lambda: _signed_on(mill.database) == workers and backlog.done() >= 2 * workers, backlog)
-        cpu = _cpu_s(mill, processes)  # before the count: with many workers it takes a while, in which they go on
+        backlog = Backlog(fleet, f"{workers} {documents} {time.monotonic_ns()}", documents)
+        processes = [stack.enter_context(_worker(fleet)) for _ in range(workers)]
+        _until(lambda: _signed_on(fleet.database) == workers and backlog.done() >= 2 * workers, backlog)
+        cpu = _cpu_s(fleet, processes)  # before the count: with many workers it takes a while, in which they go on
         before, began = backlog.done(), time.perf_counter()
         due = began
         while time.perf_counter() < began + seconds:
@@ -116,28 +117,28 @@ def carry(mill: Mill, *, workers: int, documents: int, seconds: float) -> Run:
             time.sleep(max(0.0, due - time.perf_counter()))
         carried = (backlog.done() - before) * SHARD_TEXTS
         took = time.perf_counter() - began
-        spent = {name: after - cpu[name] for name, after in _cpu_s(mill, processes).items()}
-    _clear(mill.database)
+        spent = {name: after - cpu[name] for name, after in _cpu_s(fleet, processes).items()}
+    _clear(fleet.database)
     shares = {f"cores_{name}": round(s / took, 2) for name, s in spent.items()}
     costs = {f"us_{name}": round(s / carried * 1e6, 1) for name, s in spent.items()} if carried else {}
     return Run(carried, took, {"workers": workers, "backlog": documents, **shares, **costs})
 
 
 @contextmanager
-def _worker(mill: Mill) -> Iterator[subprocess.Popen[bytes]]:
+def _worker(fleet: Fleet) -> Iterator[subprocess.Popen[bytes]]:
     settings = {
-        "DOCMILL_HOME": str(mill.folder / "home"),
-        "DOCMILL_DATABASE_URL": mill.database_url,
-        "DOCMILL_REDIS_URL": mill.redis_url,
+        "DOCMILL_HOME": str(fleet.folder / "home"),
+        "DOCMILL_DATABASE_URL": fleet.database_url,
+        "DOCMILL_REDIS_URL": fleet.redis_url,
     }
-    with (mill.folder / "worker.log").open("ab") as log:
+    with (fleet.folder / "worker.log").open("ab") as log:
         process = subprocess.Popen(
             [DOCMILL, "worker", "--lanes", "embed", "--device", "cpu"],
             env={**os.environ, **settings},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            cwd=mill.folder,
+            cwd=fleet.folder,
         )
     try:
         yield process
@@ -162,11 +163,11 @@ def _signed_on(database: Database) -> int:
         return connection.scalar(live) or 0
 
 
-def _cpu_s(mill: Mill, workers: Sequence[subprocess.Popen[bytes]]) -> dict[str, float]:
+def _cpu_s(fleet: Fleet, workers: Sequence[subprocess.Popen[bytes]]) -> dict[str, float]:
     """Seconds of CPU by station since the machine started; `bench` is this process, which fills the backlog."""
     supervisors = [worker.pid for worker in workers]
     devices = [pid for pid, (parent, _) in _processes().items() if parent in supervisors]
-    with mill.database.read() as connection:
+    with fleet.database.read() as connection:
         backends = list(connection.scalars(text("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")))
     times = os.times()
     running = _processes()
@@ -178,7 +179,7 @@ def _cpu_s(mill: Mill, workers: Sequence[subprocess.Popen[bytes]]) -> dict[str, 
         "devices": spent(devices),
         "supervisors": spent(supervisors),
         "postgres": spent(backends),
-        "redis": spent([mill.redis_pid]),
+        "redis": spent([fleet.redis_pid]),
         "bench": times.user + times.system,
     }
 
@@ -237,9 +238,9 @@ def main() -> None:
         redis_url, redis_pid = stack.enter_context(own_redis(folder))
         database = Database(url, kinds=KINDS)
         stack.callback(database.close)
-        mill = Mill(database, url, redis_url, redis_pid, folder, given.backlog + 1_000_000, given.chars)
-        _fill_contents(database, mill.contents, given.chars)
-        side = partial(carry, mill, seconds=given.seconds)
+        fleet = Fleet(database, url, redis_url, redis_pid, folder, given.backlog + 1_000_000, given.chars)
+        _fill_contents(database, fleet.contents, given.chars)
+        side = partial(carry, fleet, seconds=given.seconds)
         deep = {
             f"{n} workers, {given.backlog:,} waiting": partial(side, workers=n, documents=given.backlog)
             for n in given.workers

@@ -20,8 +20,8 @@ import torch
 
 from bench import limits, peers
 from bench.alone import Alone
+from bench.fleet import fleet
 from bench.manpages import paragraphs
-from bench.mill import mill
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
 from bench.plots import Axes, draw
 from tasks.backends.accelerator import dtype_for, quiet
@@ -63,7 +63,7 @@ def main() -> None:
     asked = parser.parse_args()
     texts = paragraphs(asked.texts)
     dtype = dtype_for("native", "cpu")
-    with tempfile.TemporaryDirectory() as cache, quiet(), mill(Path(cache) / "mill", lane="embed") as through:
+    with tempfile.TemporaryDirectory() as cache, quiet(), fleet(Path(cache) / "fleet", lane="embed") as through:
         alone = Alone("embed", MODEL, through.cache_dir)
         found: dict[str, peers.Embed] = {
             "sentence-transformers, torch float32": peers.sentence_transformers(alone.model, torch.float32),

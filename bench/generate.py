@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.mill import Mill, mill
+from bench.fleet import Fleet, fleet
 from bench.models import SMOLLM2, endless, fetched
 from bench.pairs import Claim, Run, interleave, write
 
@@ -42,7 +42,7 @@ def texts(run: int, count: int) -> list[str]:
     return [f"{run}.{n}. " + " ".join(lines[n % len(lines)].split()[:WORDS]) for n in range(count)]
 
 
-def end_to_end(through: Mill, model: Path, tokens: int) -> Callable[[int, int], Run]:
+def end_to_end(through: Fleet, model: Path, tokens: int) -> Callable[[int, int], Run]:
     """docmill with a warm worker."""
 
     def work(run: int, count: int) -> Run:
@@ -167,10 +167,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
         folder = Path(work)
         model = endless(fetched(SMOLLM2), folder / "model")
-        mills: dict[str, Mill] = {}
+        mills: dict[str, Fleet] = {}
 
         def docmill(backend: str, python: str) -> Callable[[int, int], Run]:
-            through = mill(folder / backend, lane="generate", backend=backend, python=python)
+            through = fleet(folder / backend, lane="generate", backend=backend, python=python)
             mills[backend] = stack.enter_context(through)
             return end_to_end(mills[backend], model, given.tokens)
 

@@ -21,15 +21,16 @@ from typing import Any
 import torch
 
 from bench.pairs import Claim, Comparison, Run, interleave, write
-from tasks import kinds, models
+from tasks import kinds
 from tasks.backends import Assignment
 from tasks.backends.encoder import encoder_backend, packed
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.kernels import FLASH, ONEDNN
 from tasks.backends.encoder_decoder.seq2seq import Seq2SeqBackend
+from tasks.batching.pool import Item, Pool
 from tasks.heads import Head
-from tasks.plan import build_spec
-from tasks.pool import Item, Pool
+from tasks.specs import pinning
+from tasks.specs.plan import build_spec
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PLAIN = replace(FLASH, attention=ONEDNN.attention)
@@ -44,10 +45,10 @@ def lines(name: str, count: int) -> list[str]:
 
 def assignment(kind: str, model: str, cache_dir: Path, head: Head, **options: Any) -> Assignment:
     """Return an assignment of a model that comes with docmill, on the CPU."""
-    pinned = models.pin(model, models_dir=None, cache_dir=cache_dir)
-    config = models.read_config(pinned, models_dir=None)
+    pinned = pinning.pin(model, models_dir=None, cache_dir=cache_dir)
+    config = pinning.read_config(pinned, models_dir=None)
     spec = build_spec(kind, pinned, kinds.options(kind, **options), config)
-    return Assignment(spec, models.locate(pinned, models_dir=None, cache_dir=cache_dir), "cpu", cache_dir, head)
+    return Assignment(spec, pinning.locate(pinned, models_dir=None, cache_dir=cache_dir), "cpu", cache_dir, head)
 
 
 @contextmanager

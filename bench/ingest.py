@@ -30,12 +30,12 @@ from sqlalchemy import text
 
 from bench.pairs import Claim, Comparison, Run, interleave, peak_mb, timed, write
 from bench.stores import fresh_postgres, fresh_sqlite
-from storage.database import Database
-from storage.status import read_status
+from storage.core.database import Database
+from storage.results.status import read_status
 from tasks.kinds import STORED_KINDS as KINDS
-from worker.enqueue import enqueue
-from worker.request import Request, prepare
 from worker.settings import Settings
+from worker.submit.enqueue import enqueue
+from worker.submit.request import Request, prepare
 
 DOCMILL = str(Path(sys.executable).with_name("docmill"))
 TABLES = ("corpus", "spec", "ingest", "job", "step", "content", "document", "shard")  # in an order that keys allow

@@ -23,11 +23,11 @@ import torch
 from transformers import AutoTokenizer
 
 from bench import peers, translate
+from bench.fleet import fleet
 from bench.manpages import paragraphs
-from bench.mill import mill
 from bench.pairs import RESULTS, described, machine, peak_mb
-from tasks import models
 from tasks.backends.accelerator import quiet
+from tasks.specs import pinning
 
 MODEL = "minilm"
 FIRST, LATER = "docmill's first worker", "docmill's later workers"
@@ -65,7 +65,7 @@ def directly(task: str, side: str, model: Path, count: int) -> float:
 
 def by_docmill(folder: Path, task: str, model: str, count: int, cache: Path, **options: Any) -> float:
     """The peak of a fresh worker that does one job, in MB."""
-    with mill(folder, lane=task, cache=cache) as through:
+    with fleet(folder, lane=task, cache=cache) as through:
         through.run(paragraphs(count), task, model, **options)
         return through.worker_peak_mb()
 
@@ -92,8 +92,8 @@ def main() -> None:
 
 def measured(folder: Path, texts: int, translations: int, runs: int) -> None:
     """Every side's peaks, run after run, as JSON and as a table."""
-    pinned = models.pin(MODEL, models_dir=None, cache_dir=folder)
-    small = models.locate(pinned, models_dir=None, cache_dir=folder)
+    pinned = pinning.pin(MODEL, models_dir=None, cache_dir=folder)
+    small = pinning.locate(pinned, models_dir=None, cache_dir=folder)
     base = translate.base_model(folder / "marian-base", translate.TOKENIZERS["translate"])
     translate.translator_of(base, "int8", folder)
     found: dict[str, Peaks] = {}

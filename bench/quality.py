@@ -22,10 +22,11 @@ import rouge_score.rouge_scorer
 import sacrebleu
 
 from bench.pairs import RESULTS, machine
-from tasks import kinds, models
-from tasks.backends.factory import open_backend
-from tasks.engine import Engine
-from tasks.plan import build_spec
+from tasks import kinds
+from tasks.engine.backend_factory import open_backend
+from tasks.engine.engine import Engine
+from tasks.specs import pinning
+from tasks.specs.plan import build_spec
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 # The backend and the precision; the first is what the others are compared with.
@@ -97,8 +98,8 @@ def answers(question: Question, beams: int, backend: str, dtype: str, cache: Pat
     engine = Engine(partial(open_backend, device="cpu", models_dir=None, cache_dir=cache, backend=backend))
     engine.start()
     try:
-        pinned = models.pin(question.model, models_dir=None, cache_dir=cache)
-        config = models.read_config(pinned, models_dir=None)
+        pinned = pinning.pin(question.model, models_dir=None, cache_dir=cache)
+        config = pinning.read_config(pinned, models_dir=None)
         spec = build_spec(question.kind, pinned, kinds.options(question.kind, beams=beams, dtype=dtype), config)
         ticket = engine.submit(spec, list(enumerate(question.texts)))
         assert ticket.wait(WAIT_S)

@@ -17,7 +17,7 @@ from psycopg import sql
 from sqlalchemy.engine import make_url
 
 from storage import migrations
-from storage.database import Database
+from storage.core.database import Database
 from tasks.kinds import STORED_KINDS as KINDS
 
 # Its user may make databases.

@@ -25,16 +25,17 @@ import ctranslate2
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MarianConfig, MarianMTModel
 
+from bench.fleet import Fleet, fleet
 from bench.manpages import paragraphs
-from bench.mill import Mill, mill
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
-from storage.specs import Spec
-from tasks import kinds, models
+from storage.core.specs import Spec
+from tasks import kinds
 from tasks.backends.accelerator import quiet
 from tasks.backends.encoder_decoder.ctranslate_models import converted
-from tasks.backends.factory import open_backend
-from tasks.engine import Engine
-from tasks.plan import build_spec
+from tasks.engine.backend_factory import open_backend
+from tasks.engine.engine import Engine
+from tasks.specs import pinning
+from tasks.specs.plan import build_spec
 
 SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "models"
 TOKENIZERS = {"translate": SHIPPED / "marian-ddtp", "summarize": SHIPPED / "synopsis-ddtp"}
@@ -86,7 +87,7 @@ def main() -> None:
         for beams, count in ((1, asked.greedy), (4, asked.beams)):
             texts = Texts(some_texts(asked.task, count))
             with (
-                mill(folder / f"mill-{beams}", lane=asked.task, backend="ctranslate2") as through,
+                fleet(folder / f"mill-{beams}", lane=asked.task, backend="ctranslate2") as through,
                 direct(model, asked.task, beams, folder, texts) as sides,
             ):
                 for dtype, side in (("int8", DOCMILL_INT8), ("float32", DOCMILL_FP32)):
@@ -165,7 +166,7 @@ def base_model(folder: Path, tokenizer: Path) -> Path:
     return folder
 
 
-def end_to_end(through: Mill, model: Path, task: str, beams: int, dtype: str, texts: Texts, side: str) -> Run:
+def end_to_end(through: Fleet, model: Path, task: str, beams: int, dtype: str, texts: Texts, side: str) -> Run:
     """A job with a warm worker, from its source to its end."""
     some = texts.next(side)
     seconds, written = through.run(some, task, str(model), beams=beams, dtype=dtype)
@@ -177,7 +178,7 @@ def end_to_end(through: Mill, model: Path, task: str, beams: int, dtype: str, te
 def direct(model: Path, task: str, beams: int, folder: Path, texts: Texts) -> Iterator[dict[str, Callable[[], Run]]]:
     """The sides that run in this process."""
     sides: dict[str, Callable[[], Run]] = {}
-    pinned = models.pin(str(model), models_dir=None, cache_dir=folder)
+    pinned = pinning.pin(str(model), models_dir=None, cache_dir=folder)
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(model)
         for dtype in ("float32", "bfloat16"):
@@ -191,7 +192,7 @@ def direct(model: Path, task: str, beams: int, folder: Path, texts: Texts) -> It
     opener = partial(open_backend, device="cpu", models_dir=None, cache_dir=folder, backend="transformers")
     engine = Engine(opener)
     engine.start()
-    spec = build_spec(task, pinned, kinds.options(task, beams=beams), models.read_config(pinned, models_dir=None))
+    spec = build_spec(task, pinned, kinds.options(task, beams=beams), pinning.read_config(pinned, models_dir=None))
     sides[OURS] = partial(by_ours, engine, spec, texts)
     try:
         yield sides
@@ -206,7 +207,7 @@ def seq2seq(model: Path, dtype: str) -> Any:
 
 def translator_of(model: Path, dtype: str, folder: Path) -> Any:
     """The model as CTranslate2 loads it, a thread for each core; what it is converted to is kept in the folder."""
-    pinned = models.pin(str(model), models_dir=None, cache_dir=folder)
+    pinned = pinning.pin(str(model), models_dir=None, cache_dir=folder)
     made = converted(model, str(model), pinned.revision, folder)
     cores = len(os.sched_getaffinity(0))
     return ctranslate2.Translator(

@@ -19,8 +19,8 @@ from typing import Any
 from bench import translate
 from bench.alone import Alone
 from bench.embed import MODEL
+from bench.fleet import fleet
 from bench.manpages import paragraphs
-from bench.mill import mill
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
 from tasks.backends.accelerator import quiet
 
@@ -83,7 +83,7 @@ def both(
 
     with ExitStack() as stack:
         stack.enter_context(quiet())
-        through = stack.enter_context(mill(folder / name.replace(" ", "-"), lane=task))
+        through = stack.enter_context(fleet(folder / name.replace(" ", "-"), lane=task))
         engine = Alone(task, model, through.cache_dir, **options)
         stack.callback(engine.close)
 

@@ -12,8 +12,8 @@ import click
 from annotated_types import Ge, Gt, Le
 from pydantic.fields import FieldInfo
 
+from storage.core.schema import Base
 from storage.readers.registry import COMPRESSIONS, FILES, PLACES, SCHEMES, SHORTHANDS, STDIN
-from storage.schema import Base
 from tasks.kinds import KINDS, OPTIONS
 from tasks.kinds.options import flag, value_type
 from worker.cli import docmill
@@ -118,7 +118,7 @@ def _row(*cells: str) -> str:
 
 def sql_schema() -> str:
     """Return the page of tables."""
-    parts = ["# SQL schema\n", _from("storage/schema.py")]
+    parts = ["# SQL schema\n", _from("storage/core/schema.py")]
     parts.append(
         "Read these tables if you like, and let docmill alone write them. Times are seconds since 1970 by the\n"
         "database's clock. The [view of a pipeline](pipelines.md#the-view) is made to be queried.\n"

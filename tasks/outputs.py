@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from storage.outcomes import Reason
+from storage.core.outcomes import Reason
 
 if TYPE_CHECKING:
     import numpy as np

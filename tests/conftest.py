@@ -23,7 +23,7 @@ from psycopg import sql
 from sqlalchemy.engine import URL, make_url
 
 from storage import migrations
-from storage.database import Database
+from storage.core.database import Database
 from tests.fast import MARKER, is_fast
 from tests.faults.servers import Missing, PostgresCluster, RedisServer, open_folder
 from tests.kinds import KINDS

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from storage.kinds import READING_SIZE, WRITING_SIZE, ShardSize, StoredKind
-from storage.results.output_types import RECORD, TEXT
+from storage.core.kinds import READING_SIZE, WRITING_SIZE, ShardSize, StoredKind
+from storage.outputs.output_types import RECORD, TEXT
 from tasks.kinds import STORED_KINDS
 
 # "copy" stands for any kind that puts out text and reads as fast as an embedding model, "fields" for one of records.

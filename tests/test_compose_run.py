@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from storage import migrations
-from storage.database import Database
+from storage.core.database import Database
 from tests.containers import Host, interpolated
 from tests.faults.servers import Missing, open_folder
 from tests.kinds import KINDS

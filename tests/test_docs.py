@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from docs import generate
-from storage.outcomes import DOUBTFUL
+from storage.core.outcomes import DOUBTFUL
 from tests.worker.harness import EXAMPLES, ROOT, Docmill
 from worker.pipelines.schema import json_schema
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from subprocess import PIPE, STDOUT, run
 
 from tests.fast import is_fast
-from tests.faults.mill import Mill
+from tests.faults.fleet import Fleet
 
 ROOT = Path(__file__).resolve().parent.parent
 PLANTED = """
@@ -45,7 +45,7 @@ def fast(*options: str | Path) -> tuple[int, str]:
 
 
 def test_a_test_is_fast_unless_it_asks_for_more_than_a_file() -> None:
-    path = Path("tests/storage/test_policy.py")
+    path = Path("tests/storage/leases/test_policy.py")
 
     def judged(file: Path = path, **more: object) -> bool:
         given = {"markers": [], "fixtures": ["tmp_path", "sqlite_url"], "params": ["sqlite", 7], "names": {"os": os}}
@@ -58,13 +58,13 @@ def test_a_test_is_fast_unless_it_asks_for_more_than_a_file() -> None:
     assert not judged(fixtures=["redis_url", "_redis_or_reason"])
     assert not judged(fixtures=["bench"])
     assert not judged(params=["postgresql"])
-    assert not judged(names={"M": Mill})
+    assert not judged(names={"M": Fleet})
     assert not judged(names={"torch": os})
     assert not judged(Path("tests/storage/readers/test_dataset.py"))
 
 
 def test_the_fast_subset_holds_tests_of_files_and_sqlite_alone() -> None:
-    files = ("tests/storage/test_policy.py", "tests/storage/test_steps.py", "tests/worker/test_fleet.py")
+    files = ("tests/storage/leases/test_policy.py", "tests/storage/steps/test_steps.py", "tests/worker/test_fleet.py")
     code, said = fast("--collect-only", "-q", *files)
     found = [line for line in said.splitlines() if "::" in line]
     assert code == 0

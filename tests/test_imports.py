@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.database import Database
+from storage.core.database import Database
 from tests.kinds import KINDS
-from tests.storage.books import numbered, read, request
+from tests.storage.builders import numbered, read, request
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,7 +32,7 @@ def loaded_after(code: str, **environment: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["worker.supervisor", "worker.device", "worker.cli.commands.run", "worker.cli.local"]
+    "module", ["worker.process.supervisor", "worker.process.device", "worker.cli.commands.run", "worker.cli.local"]
 )
 def test_what_supervises_and_enqueues_never_loads_a_model_library(module: str) -> None:
     loaded = loaded_after(f"import {module}")
@@ -57,7 +57,7 @@ def test_a_search_that_cannot_be_loads_neither_models_nor_the_queue(database_url
     database.close()
     failing = _command("search", "books", "a text").replace("except SystemExit", "except StorageError")
     loaded = loaded_after(f"from storage.errors import StorageError\n{failing}", DOCMILL_DATABASE_URL=database_url)
-    assert "storage.retrieval.search" in loaded
+    assert "storage.search.search" in loaded
     assert not loaded & {"torch", "transformers", "sentence_transformers", "celery", "kombu", "rich"}
 
 

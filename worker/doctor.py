@@ -16,22 +16,22 @@ from typing import Any
 
 from sqlalchemy import select
 
-from storage.database import Database, db_now
+from storage.core.database import Database, db_now
+from storage.core.installation import install
+from storage.core.poolers import Pooling, pooling
+from storage.core.schema import Worker
 from storage.errors import DatabaseUnreachable, RightMissing, SchemaOutOfDate, StorageError
-from storage.installation import install
 from storage.leases.dispatch import LIVE_S
 from storage.migrations import current, head, require_current
-from storage.pooling import Pooling, pooling
 from storage.readers.confinement import has_seccomp, landlock_abi
-from storage.schema import Worker
-from tasks import models
 from tasks.errors import ModelError
-from worker.broker import Broker
-from worker.devices import choose_devices, cuda_devices
-from worker.embedded import EmbeddedRedis
+from tasks.specs import pinning
+from worker.engines.devices import choose_devices, cuda_devices
 from worker.errors import SettingsError, WorkerError
 from worker.extras import EXTRAS
 from worker.orders import outlook
+from worker.queue.broker import Broker
+from worker.queue.embedded import EmbeddedRedis
 from worker.settings import Settings
 from worker.stores import store_of
 
@@ -196,9 +196,9 @@ def clock(whose: str, before: float, theirs: float | None, after: float) -> Find
 
 def look_at_models(settings: Settings) -> Iterator[Finding]:
     """Whether the models that are taken without --model are here."""
-    for kind, name in models.DEFAULTS.items():
+    for kind, name in pinning.DEFAULTS.items():
         try:
-            pinned = models.pin(name, models_dir=settings.models_dir, cache_dir=settings.cache_dir)
+            pinned = pinning.pin(name, models_dir=settings.models_dir, cache_dir=settings.cache_dir)
             yield Finding("models", True, f"{kind}: {name} {pinned.revision[:19]}")
         except OSError as error:
             said = f"{kind}: {name} cannot be looked at: {error.strerror} ({error.filename})"

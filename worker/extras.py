@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from storage.installation import Extra
+from storage.core.installation import Extra
 from tasks.backends import registry
 
 _OTHERS = (

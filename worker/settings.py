@@ -14,10 +14,11 @@ from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from storage.patience import ANSWER_S, Patience
-from storage.private import close_to_others
-from tasks import choice, kinds
-from worker import faultpoints, redisurl
+from storage.core.private_files import close_to_others
+from storage.core.time_limits import ANSWER_S, Patience
+from tasks import kinds
+from tasks.backends import selection
+from worker import fault_points, redis_urls
 from worker.errors import SettingsError
 
 PREFIX = "DOCMILL_"
@@ -86,8 +87,8 @@ class Settings(BaseSettings):
     backend: Annotated[
         str,
         Field(description="What computes; `auto` is the best that is installed and takes the model."),
-        Shown(choices=choice.names()),
-    ] = choice.AUTO
+        Shown(choices=selection.names()),
+    ] = selection.AUTO
     device: Annotated[
         str, Field(description="Where it computes: `auto`, `cpu`, `cuda`, or a list such as `cuda:0,cuda:1`.")
     ] = "auto"
@@ -151,7 +152,8 @@ class Settings(BaseSettings):
         Literal["debug", "info", "warning", "error"], Field(description="What the log on stderr tells.")
     ] = "warning"
     fault: Annotated[
-        str | None, Field(description="For docmill's own tests: where a process fails, and how (worker.faultpoints).")
+        str | None,
+        Field(description="For docmill's own tests: where a process fails, and how (worker.fault_points)."),
     ] = None
 
     @field_validator("lanes", mode="before")
@@ -200,22 +202,22 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: str | None) -> str | None:
-        if value is not None and (problem := redisurl.problem(value)):
+        if value is not None and (problem := redis_urls.problem(value)):
             raise ValueError(problem)
         return value
 
     @field_validator("backend")
     @classmethod
     def _known_backend(cls, value: str) -> str:
-        if choice.current(value) not in choice.names():
-            raise ValueError(f"unknown backend {value!r}; there are {', '.join(choice.names())}")
+        if selection.current(value) not in selection.names():
+            raise ValueError(f"unknown backend {value!r}; there are {', '.join(selection.names())}")
         return value
 
     @field_validator("fault")
     @classmethod
     def _known_fault(cls, value: str | None) -> str | None:
         if value is not None:
-            faultpoints.parse(value)
+            fault_points.parse(value)
         return value
 
     @field_validator("home", "models_dir")

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from worker.settings import Settings
 
 if TYPE_CHECKING:
-    from storage.database import Database
-    from storage.patience import Patience
+    from storage.core.database import Database
+    from storage.core.time_limits import Patience
 
 
 def store_of(settings: Settings, *, pool_size: int = 8, patience: Patience | None = None) -> Database:
     """Return the store of the settings; nothing connects yet. `patience` is the settings' own if none is given."""
-    from storage.database import Database
+    from storage.core.database import Database
     from tasks.kinds import STORED_KINDS
 
     return Database(

@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, delete, func, select, true, update
 
-from storage.database import Database, db_now
-from storage.jobs import FREE, RUNS
+from storage.core.database import Database, db_now
+from storage.core.normalize import normalize
+from storage.core.schema import Job, Refusal, Shard, SpecRow, Step, Worker
 from storage.leases.policy import Claimant, share
-from storage.normalize import normalize
-from storage.schema import Job, Refusal, Shard, SpecRow, Step, Worker
+from storage.steps.jobs import FREE, RUNS
 
 LIVE_S = 30.0  # a worker that was silent for longer does not count
 REFUSAL_S = 30.0  # how long a refusal holds before the worker is asked again

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, select, update
 
-from storage.database import Database, db_now
-from storage.schema import Lease, Shard
+from storage.core.database import Database, db_now
+from storage.core.schema import Lease, Shard
 
 NOTE = "store answers"  # a row of `lease`: the time of the last note
 PARTS = 8  # of a lease: how often a note is written at most

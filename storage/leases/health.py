@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from storage.database import Database, db_now
-from storage.schema import Worker
+from storage.core.database import Database, db_now
+from storage.core.schema import Worker
 
 SILENT_S = 60.0  # of a worker that was silent for longer nothing is expected
 

@@ -11,17 +11,17 @@ from typing import Any
 
 from sqlalchemy import Connection, select, true, update
 
-from storage.database import Database, db_now
+from storage.core.database import Database, db_now
+from storage.core.get_or_create import SPEC, insert, known_outcomes, n_chars, spec_of
+from storage.core.outcomes import Known, Outcome, Status, Tally, checked
+from storage.core.schema import Content, Job, OutcomeRow, Shard, SpecRow, Worker
+from storage.core.specs import Spec
 from storage.errors import LeaseLost
-from storage.flow.cutting import pack, unpack
-from storage.flow.following import UNTOUCHED, Traversal
-from storage.jobs import FREE, RUNS
+from storage.leases.outcome_upsert import put_outcomes, settle
 from storage.leases.policy import runs_alone
-from storage.leases.settling import put_outcomes, settle
-from storage.outcomes import Known, Outcome, Status, Tally, checked
-from storage.rows import SPEC, insert, known_outcomes, n_chars, spec_of
-from storage.schema import Content, Job, OutcomeRow, Shard, SpecRow, Worker
-from storage.specs import Spec
+from storage.steps.jobs import FREE, RUNS
+from storage.steps.propagation import UNTOUCHED, Traversal
+from storage.steps.sharding import pack, unpack
 
 LEASE_S = 60.0
 

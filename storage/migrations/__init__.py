@@ -13,9 +13,9 @@ from typing import TypeVar
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError
 
-from storage.database import Database
+from storage.core.database import Database
+from storage.core.schema import Compatibility
 from storage.errors import DatabaseBusy, SchemaOutOfDate
-from storage.schema import Compatibility
 
 T = TypeVar("T")
 

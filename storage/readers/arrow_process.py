@@ -10,9 +10,9 @@ from __future__ import annotations
 import sys
 from typing import Any, BinaryIO
 
-from storage.readers.confined import begin, confine, receive, send
 from storage.readers.confinement import Needs
 from storage.readers.records import SourceOptions
+from storage.readers.sandbox import begin, confine, receive, send
 from storage.readers.table_process import AskedFor, batch_rows, frames, load
 
 _MAGIC = b"ARROW1\0\0"  # of a file with a footer, before what is a stream, but for dictionaries that come late

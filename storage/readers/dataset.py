@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from storage.installation import install
+from storage.core.installation import install
 from storage.readers import registry, table
 from storage.readers.errors import (
     SourceEmpty,

@@ -16,9 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
-from storage.readers.confined import begin, confine, receive, send
 from storage.readers.confinement import Needs
 from storage.readers.records import SourceOptions
+from storage.readers.sandbox import begin, confine, receive, send
 from storage.readers.table_process import batch_rows, frames, load
 
 # Files of texts and tables. Others are decoded by what would have to be trusted, or hold no text.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import BinaryIO
 
-from storage.normalize import bom_length, decode, normalize
+from storage.core.normalize import bom_length, decode, normalize
 from storage.readers.errors import SourceUnreadable
 from storage.readers.records import (
     MAX_ID_BYTES,

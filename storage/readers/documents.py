@@ -8,11 +8,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from storage.normalize import normalize
+from storage.core.normalize import normalize
 from storage.readers.errors import SourceError
-from storage.readers.extractor import Extractor, NotExtracted
+from storage.readers.extract_client import Extractor, NotExtracted
 from storage.readers.files import Content, Opened
-from storage.readers.pages import page
+from storage.readers.html_encoding import page
 from storage.readers.recoding import decoded
 from storage.readers.records import MAX_ID_BYTES, Record, Rejection, SourceOptions, id_too_long, too_long
 from storage.readers.registry import FILES, HTML, MAIL, Document

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import orjson
 
-from storage.normalize import bom_length, decode, normalize_json
+from storage.core.normalize import bom_length, decode, normalize_json
 from storage.readers.records import MAX_DEPTH, Rejection, Row, Rows, SourceOptions, keys_of, too_long
 from storage.readers.streams import lines
 

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from storage.readers.confined import begin, confine, receive, send
 from storage.readers.confinement import Needs
 from storage.readers.records import SourceOptions
+from storage.readers.sandbox import begin, confine, receive, send
 from storage.readers.table_process import AskedFor, batch_rows, frames, load
 
 _PAGE_BUFFER = 2**20  # of a column, so that a group of rows need not be in memory as a whole

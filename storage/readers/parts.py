@@ -1,15 +1,15 @@
-"""A folder of parts that docmill wrote (`storage.export.parts`): the files that its manifest lists, as one source."""
+"""A folder of parts that docmill wrote (`storage.results.parts`), read as one source by its manifest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from storage.export.manifest import NAME, Manifest, from_json
 from storage.readers.errors import SourceEmpty, SourceError, SourceUnreadable
 from storage.readers.folder import within
 from storage.readers.records import Rejection
 from storage.readers.streams import open_regular, printable
+from storage.writers.parts_manifest import NAME, Manifest, from_json
 
 _GOES_ON = "the `docmill results` command that began them writes what is missing"
 _MOST_BYTES = 64 * 2**20  # of a manifest: far more than the most parts take

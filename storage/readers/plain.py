@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from storage.normalize import bom_length, decode
+from storage.core.normalize import bom_length, decode
 from storage.readers.records import Rejection, Row, Rows, SourceOptions, keys_of, too_long
 from storage.readers.streams import lines
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from storage.normalize import normalize
+from storage.core.normalize import normalize
 from storage.readers.errors import SourceUnreadable, SourceUnsupported
 from storage.readers.files import check_names, documents
 from storage.readers.records import Record, Rejection, Row, Rows, SourceOptions, check_columns, keys_of, too_long
@@ -141,9 +141,9 @@ def _postgresql(address: str) -> tuple[str, str, Engine]:
     """How the database is shown, its name, and its engine. Nothing connects yet."""
     from sqlalchemy import NullPool, create_engine, event, exc, make_url
 
-    from storage import postgresql
-    from storage.database import shown
-    from storage.patience import Patience
+    from storage.core import postgresql
+    from storage.core.database import shown
+    from storage.core.time_limits import Patience
 
     try:
         url = make_url(address)

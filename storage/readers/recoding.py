@@ -7,7 +7,7 @@ from collections.abc import Callable
 from io import BufferedReader, RawIOBase
 from typing import BinaryIO
 
-from storage.normalize import bom_length, decode
+from storage.core.normalize import bom_length, decode
 from storage.readers.errors import SourceUnsupported
 from storage.readers.records import Rows, SourceOptions
 from storage.readers.streams import BUFFER_BYTES

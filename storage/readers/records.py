@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from storage.normalize import normalize, normalize_json
+from storage.core.normalize import normalize, normalize_json
 from storage.readers.errors import FieldUnknown
 
 MAX_ID_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 bytes

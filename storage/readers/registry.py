@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
-from storage.installation import install
-from storage.postgres_urls import POSTGRESQL
+from storage.core.installation import install
+from storage.core.postgres_urls import POSTGRESQL
 from storage.readers.errors import SourceUnsupported
 from storage.readers.recoding import of_text
 from storage.readers.records import Rows, SourceOptions

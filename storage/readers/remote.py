@@ -14,11 +14,11 @@ from io import BufferedReader, RawIOBase
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from storage.installation import install
+from storage.core.installation import install
 from storage.readers import credentials
-from storage.readers.blocks import BLOCK_BYTES, COPIED_BYTES, Ask, Blocks, NoParts, TooLarge, copied
 from storage.readers.errors import SourceError, SourceMissing, SourceUnreadable, SourceUnsupported
 from storage.readers.files import Content, Opened
+from storage.readers.http_range import BLOCK_BYTES, COPIED_BYTES, Ask, Blocks, NoParts, TooLarge, copied
 from storage.readers.registry import read_in_parts
 from storage.readers.streams import BUFFER_BYTES, BrokenTransfer, printable
 

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from storage.readers.confined import Confined, Ended
 from storage.readers.errors import SourceError, SourceUnreadable
 from storage.readers.records import Rejection, Row, Rows, SourceOptions, check_columns
+from storage.readers.sandbox import Confined, Ended
 from storage.readers.streams import BrokenStream
 
 FRAME_BYTES = 2**20  # of rows, or more where one row has more

@@ -14,9 +14,9 @@ from typing import Any
 
 import orjson
 
-from storage.normalize import decode
-from storage.readers.confined import receive, send
+from storage.core.normalize import decode
 from storage.readers.records import Rejection, SourceOptions, too_long
+from storage.readers.sandbox import receive, send
 from storage.readers.table import FRAME_BYTES
 from storage.readers.values import as_row
 

@@ -1,1 +1,1 @@
-"""Results: the types of outputs, and how each is stored, written and shown."""
+"""Results of a job as lines, files and folders of parts; the state of jobs and corpora."""

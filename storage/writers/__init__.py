@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from storage.results.columns import Column
+from storage.outputs.columns import Column
 from storage.writers import delimited, jsonl, parquet, vectors
 from storage.writers.base import FormatUnfit, Row, Writer
 from storage.writers.files import whole_file

@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from storage.core.installation import install
 from storage.errors import StorageError
-from storage.installation import install
-from storage.results.output_types import OutputType
+from storage.outputs.output_types import OutputType
 
-Row: TypeAlias = Mapping[str, Any]  # a result as `storage.export.results` gives it
+Row: TypeAlias = Mapping[str, Any]  # a result as `storage.results.results` gives it
 
 
 class FormatUnfit(StorageError):

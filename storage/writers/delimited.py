@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, BinaryIO
 
-from storage.results.columns import Column
+from storage.outputs.columns import Column
 from storage.writers.base import Row, Writer
 from storage.writers.jsonl import dumped
 

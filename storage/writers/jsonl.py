@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from storage.results.columns import Column
+from storage.outputs.columns import Column
 from storage.writers.base import Row, Writer
 
 

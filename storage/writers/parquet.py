@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any, BinaryIO
 
-from storage.results.columns import Column, Form
+from storage.outputs.columns import Column, Form
 from storage.writers.base import Row, Writer
 from storage.writers.jsonl import dumped
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from storage.results.columns import Column
-from storage.results.output_types import VECTOR
+from storage.outputs.columns import Column
+from storage.outputs.output_types import VECTOR
 from storage.writers.base import FormatUnfit, Row, Writer
 from storage.writers.jsonl import dumped
 

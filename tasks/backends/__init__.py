@@ -1,9 +1,9 @@
 """Backends compute. This module is the seam between the engine and the model libraries.
 
 A backend pulls windows from a source as it has room for them, and yields outputs in any order. A backend that
-schedules by itself takes many windows and keeps them in flight; a static one (``tasks.backends.static``) takes one
-batch at a time. ``tasks.backends.registry`` lists the backends and ``tasks.backends.factory`` opens them. Importing
-this module imports no library.
+schedules by itself takes many windows and keeps them in flight; a static one (``tasks.backends.static``) takes
+one batch at a time. ``tasks.backends.registry`` lists the backends, and ``tasks.engine.backend_factory`` opens
+them. Importing this module imports no library.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from storage.specs import Spec
-    from tasks.batches import Budget
+    from storage.core.specs import Spec
+    from tasks.batching.batches import Budget
+    from tasks.batching.pool import Item
     from tasks.heads import Head
     from tasks.kinds.base import Traits
     from tasks.outputs import Output
-    from tasks.pool import Item
-    from tasks.windows import Encoded
+    from tasks.windows.windows import Encoded
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from storage.private import make_folder
+from storage.core.private_files import make_folder
 from tasks.errors import CannotServe
-from tasks.weights import folder_files, hash_of
+from tasks.models.weights import folder_files, hash_of
 
 log = logging.getLogger("docmill.backends")
 

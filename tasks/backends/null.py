@@ -13,18 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from storage.results.output_types import LABELS, RECORD, SPANS, VECTOR
-from storage.specs import Spec
-from tasks import kinds, null
+from storage.core.specs import Spec
+from storage.outputs.output_types import LABELS, RECORD, SPANS, VECTOR
+from tasks import kinds
 from tasks.backends import Source
 from tasks.backends.static import Items, StaticLoop
-from tasks.batches import Budget
+from tasks.batching.batches import Budget
 from tasks.errors import CannotServe
-from tasks.families import OUR_LIMIT_TOKENS
 from tasks.kinds.base import Traits
-from tasks.null import NAME
+from tasks.models import null
+from tasks.models.families import OUR_LIMIT_TOKENS
+from tasks.models.null import NAME
 from tasks.outputs import Generated, Labels, Output, Record, Span, Spans, Vector
-from tasks.windows import Encoded
+from tasks.windows.windows import Encoded
 
 _BUDGET = Budget(tokens=4096, rows=64)
 

@@ -1,4 +1,4 @@
-"""Several models as one backend, each for the windows of one language (``tasks.polyglot``)."""
+"""Several models as one backend, each for the windows of one language (``tasks.specs.per_language``)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from storage.specs import Spec
-from tasks import languages
+from storage.core.specs import Spec
 from tasks.backends import Backend, Source
-from tasks.batches import Budget
+from tasks.batching.batches import Budget
+from tasks.batching.pool import Item, Pool
 from tasks.kinds.base import Traits
+from tasks.languages import language_codes
 from tasks.outputs import Output
-from tasks.pool import Item, Pool
-from tasks.windows import Coder, Encoded, Readers
+from tasks.windows.windows import Coder, Encoded, Readers
 
 # How many batches of other languages may wait here while one language is computed.
 _MOST_WAITING = 4
@@ -50,7 +50,9 @@ class PolyglotBackend:
             self.close()
             raise
         readers = {language: Reader(language, backend) for language, backend in self._backends.items()}
-        self.traits = Traits(readers=Readers(lambda language: readers[languages.plain(language)], frozenset(readers)))
+        self.traits = Traits(
+            readers=Readers(lambda language: readers[language_codes.plain(language)], frozenset(readers))
+        )
 
     @property
     def limit_tokens(self) -> int:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from types import MappingProxyType
 
-from storage.installation import Extra
+from storage.core.installation import Extra
 from tasks.errors import BadOption
-from tasks.families import Family
 from tasks.heads import Head
+from tasks.models.families import Family
 
 CPU, CUDA = "cpu", "cuda"
 OWN_CODE = "transformers"  # the model as its authors wrote it

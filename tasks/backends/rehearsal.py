@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from storage.specs import Spec
-from tasks import families, kinds
+from storage.core.specs import Spec
+from tasks import kinds
 from tasks.backends import Assignment
+from tasks.backends.generation_files import Opening, generation_settings, require_keys_and_values, stated_settings
 from tasks.backends.loading import NotTold, hollow
-from tasks.backends.opening import Opening, generation_settings, require_keys_and_values, stated_settings
-from tasks.families import Family
 from tasks.heads import Head
+from tasks.models import families
+from tasks.models.families import Family
 
 
 def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
@@ -42,7 +43,7 @@ def rehearse(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Pat
     opening = Opening.of(spec, folder, cache_dir)
     if families.family(config) is Family.DECODER:
         from tasks.backends.decoder_only import instructed
-        from tasks.decoding import decoding
+        from tasks.backends.decoding import decoding
 
         text_config = opening.config.get_text_config().to_dict()
         tokens, stop, context = instructed.instructed(spec, opening.tokenizer, text_config)

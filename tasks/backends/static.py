@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from storage.outcomes import Reason
+from storage.core.outcomes import Reason
 from tasks.backends import Source
-from tasks.batches import Budget
+from tasks.batching.batches import Budget
+from tasks.batching.pool import Item
 from tasks.errors import DeviceLost, OutOfMemory
 from tasks.outputs import Failure, Output
-from tasks.pool import Item
 
 Items = Sequence[Item[Any]]
 Computed = tuple[int, Output]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tasks.errors import CannotServe
-from tasks.windows import Encoded
+from tasks.windows.windows import Encoded
 
 _MOST_USED = 8
 _PORTION_CHARS = 500_000

@@ -9,9 +9,8 @@ from typing import Any
 from pydantic import create_model
 from pydantic.fields import FieldInfo
 
-from storage.kinds import StoredKind
-from storage.specs import Spec
-from tasks import prompts
+from storage.core.kinds import StoredKind
+from storage.core.specs import Spec
 from tasks.errors import UnknownKind
 from tasks.kinds.base import Recipe, TaskKind, Traits
 from tasks.kinds.embed import EMBED
@@ -20,6 +19,7 @@ from tasks.kinds.options import KindOptions, parsed
 from tasks.kinds.prerendered import Prerendered
 from tasks.kinds.summarize import SUMMARIZE
 from tasks.kinds.translate import TRANSLATE
+from tasks.prompts import prompts
 
 KINDS: tuple[TaskKind, ...] = (
     SUMMARIZE,

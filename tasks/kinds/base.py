@@ -27,18 +27,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from storage.kinds import WRITING_SIZE, ShardSize, StoredKind
-from storage.outcomes import Outcome
-from storage.results.output_types import OutputType
-from storage.specs import Spec
-from tasks.directions import Direction
-from tasks.families import Family, family
+from storage.core.kinds import WRITING_SIZE, ShardSize, StoredKind
+from storage.core.outcomes import Outcome
+from storage.core.specs import Spec
+from storage.outputs.output_types import OutputType
 from tasks.heads import Head
 from tasks.kinds.options import KindOptions
-from tasks.named_prompts import Prompts
+from tasks.models.families import Family, family
+from tasks.models.language_pairs import Direction
+from tasks.models.named_prompts import Prompts
 from tasks.outputs import Output
-from tasks.prompts import Template
-from tasks.windows import Coder, Readers, Window
+from tasks.prompts.prompts import Template
+from tasks.windows.windows import Coder, Readers, Window
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from storage.kinds import READING_SIZE
-from storage.outcomes import Outcome, Reason, Status
-from storage.results.output_types import VECTOR
-from storage.specs import Spec
-from tasks import prompts
+from storage.core.kinds import READING_SIZE
+from storage.core.outcomes import Outcome, Reason, Status
+from storage.core.specs import Spec
+from storage.outputs.output_types import VECTOR
 from tasks.errors import BadOption
-from tasks.families import Family
 from tasks.heads import Head
 from tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, windowed
 from tasks.kinds.options import PROMPT, Option, Windowed
+from tasks.models.families import Family
 from tasks.outputs import Vector
-from tasks.windows import Coder, Window, cut
+from tasks.prompts import prompts
+from tasks.windows.windows import Coder, Window, cut
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from storage.flow import templates
-from storage.outcomes import Outcome, Status
-from storage.results.output_types import TEXT
+from storage.core.outcomes import Outcome, Status
+from storage.outputs.output_types import TEXT
+from storage.steps import templates
 from tasks.errors import BadOption
-from tasks.families import Family
 from tasks.heads import Head
 from tasks.kinds.base import Again, Computed, Plan, TaskKind, windowed
 from tasks.kinds.options import Writing
+from tasks.models.families import Family
 from tasks.outputs import Generated
-from tasks.windows import Coder, Window, cut
+from tasks.windows.windows import Coder, Window, cut
 
 BETWEEN = "\n\n"
 

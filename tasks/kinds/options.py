@@ -13,8 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from tasks.errors import BadOption
-from tasks.families import Family
-from tasks.validation import sentence
+from tasks.kinds.validation import sentence
+from tasks.models.families import Family
 
 MOST = 2**31 - 1  # far more than makes sense, far less than a database holds
 MIN_WINDOW_TOKENS = 8

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from storage.outcomes import Outcome
+from storage.core.outcomes import Outcome
 from tasks.errors import PromptTooLong
 from tasks.kinds.base import Again, Computed
 from tasks.kinds.generate import Generate
-from tasks.windows import Coder, Window
+from tasks.windows.windows import Coder, Window
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from storage.outcomes import Outcome, Status
-from storage.results.output_types import TEXT
-from storage.specs import Spec
-from tasks import demonstrations
-from tasks.families import Family
+from storage.core.outcomes import Outcome, Status
+from storage.core.specs import Spec
+from storage.outputs.output_types import TEXT
 from tasks.heads import Head
 from tasks.kinds.base import Again, BuiltIn, Computed, TaskKind, pattern
 from tasks.kinds.options import Searching
+from tasks.models.families import Family
 from tasks.outputs import Generated
-from tasks.prompts import Template
-from tasks.windows import Coder, Window, cut
+from tasks.prompts import few_shot
+from tasks.prompts.prompts import Template
+from tasks.windows.windows import Coder, Window, cut
 
 # A round that leaves more than this share of the text's characters would go on for long and gain nothing.
 ENOUGH = 0.9
@@ -53,7 +53,7 @@ def _chat(_spec: Spec) -> Template:
 
 
 def _pattern(_spec: Spec, shown: bool) -> Template:
-    return pattern("Text", "Summary", (demonstrations.SUMMARIZED,) if shown else ())
+    return pattern("Text", "Summary", (few_shot.SUMMARIZED,) if shown else ())
 
 
 class SummarizeOptions(Searching):

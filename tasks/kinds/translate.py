@@ -11,20 +11,22 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from storage.outcomes import Outcome, Reason, Status
-from storage.results.output_types import TEXT
-from storage.specs import Spec
-from tasks import demonstrations, detection, directions, families, languages, prompts
+from storage.core.outcomes import Outcome, Reason, Status
+from storage.core.specs import Spec
+from storage.outputs.output_types import TEXT
 from tasks.errors import BadOption, CannotServe
-from tasks.families import Family
 from tasks.heads import Head
 from tasks.kinds.base import BuiltIn, Computed, Plan, TaskKind, Traits, pattern, windowed
 from tasks.kinds.options import KindOptions, Option, Searching
+from tasks.languages import detection, language_codes
+from tasks.languages.router import Action, LanguageRouter, Route
+from tasks.models import families, language_pairs
+from tasks.models.families import Family
 from tasks.outputs import Generated
-from tasks.paragraphs import NEWLINE, cells, paragraphs, unwrapped
-from tasks.prompts import Template
-from tasks.routing import Fate, Route, Ways
-from tasks.windows import Coder, Readers, Section, Window, cut
+from tasks.prompts import few_shot, prompts
+from tasks.prompts.prompts import Template
+from tasks.windows.paragraphs import NEWLINE, cells, paragraphs, unwrapped
+from tasks.windows.windows import Coder, Readers, Section, Window, cut
 
 _BAR = re.compile(r"(?<!\\)\|")
 
@@ -79,7 +81,7 @@ class FromAny:
     The language is found when the text is cut, and found again when it is joined, so that nothing need be kept.
     """
 
-    ways: Ways
+    ways: LanguageRouter
     readers: Readers | None = None
     translate: Translate = field(default_factory=Translate)
 
@@ -88,15 +90,15 @@ class FromAny:
         known = spec.params.get("sources")
         if known is None and readers is not None:
             known = readers.languages
-        sources = None if known is None else frozenset(map(languages.plain, known))
-        return cls(Ways(spec.model, spec.params["target_lang"], sources, told=readers is not None), readers)
+        sources = None if known is None else frozenset(map(language_codes.plain, known))
+        return cls(LanguageRouter(spec.model, spec.params["target_lang"], sources, told=readers is not None), readers)
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
         windows = [[Window(0, len(text), None)] for text in texts]  # of those that are not translated
         by_language: dict[str | None, list[int]] = {}
         for place, text in enumerate(texts):
             route = self._route(text)
-            if route.fate is Fate.TRANSLATE:
+            if route.fate is Action.TRANSLATE:
                 by_language.setdefault(route.language if self.readers else None, []).append(place)
         for language, places in by_language.items():
             told = coder if self.readers is None or language is None else self.readers.coder(language)
@@ -107,7 +109,7 @@ class FromAny:
 
     def join(self, computed: Computed) -> Outcome:
         route = self._route(computed.text)
-        if route.fate is Fate.REFUSE:
+        if route.fate is Action.REFUSE:
             reason = self.ways.refusal(route)
             return Outcome(
                 computed.content_id,
@@ -124,7 +126,7 @@ class FromAny:
 
 
 def _recipe(spec: Spec, traits: Traits) -> Translate | FromAny:
-    found = spec.params.get("source_lang") == languages.AUTO
+    found = spec.params.get("source_lang") == language_codes.AUTO
     return FromAny.of(spec, traits.readers) if found else Translate()
 
 
@@ -139,14 +141,14 @@ def _chat(spec: Spec) -> Template:
 
 def _pattern(spec: Spec, shown: bool) -> Template:
     source, target = _languages(spec)
-    return pattern(source, target, demonstrations.translated(source, target) if shown else ())
+    return pattern(source, target, few_shot.translated(source, target) if shown else ())
 
 
 def _languages(spec: Spec) -> tuple[str, str]:
     source, target = spec.params.get("source_lang"), spec.params.get("target_lang")
     if source is None or target is None:
         raise CannotServe(f"{spec.model} translates between several languages: give --from and --to.")
-    return languages.name(source), languages.name(target)
+    return language_codes.name(source), language_codes.name(target)
 
 
 class TranslateOptions(Searching):
@@ -168,18 +170,18 @@ def _params(plan: Plan) -> dict[str, Any]:
     """Hold the languages against the model; return what a spec says besides where languages are to be found."""
     asked = plan.asked
     source, target = asked.get("source_lang"), asked.get("target_lang")
-    auto = source == languages.AUTO
+    auto = source == language_codes.AUTO
     if auto and "prompt" in asked and prompts.check(asked["prompt"]).fields:
         raise BadOption("--from auto reads a document as it is, and not what --prompt makes of its metadata.")
     for flag, language in (("--from", None if auto else source), ("--to", target)):
         if language is not None:
-            languages.known(language, flag)
+            language_codes.known(language, flag)
     tells = plan.model_type in families.MULTILINGUAL | (families.PREFIXED if "prefix" not in asked else set()) or (
         plan.family is Family.DECODER and "prompt" not in asked
     )
     if tells and (source is None or target is None):
         raise BadOption(f"{plan.model} translates between several languages: give --from and --to.")
-    directions.require(plan.direction, None if auto else source, target, plan.model)
+    language_pairs.require(plan.direction, None if auto else source, target, plan.model)
     found = _to_detect(plan) if auto else {}
     if "prefix" in asked:
         if plan.config and plan.model_type not in families.PREFIXED:
@@ -201,8 +203,8 @@ def _to_detect(plan: Plan) -> dict[str, Any]:
 
 def _other_models(options: KindOptions) -> tuple[str, ...]:
     asked = options.asked()
-    read = asked.get("source_lang", languages.AUTO)
-    source = "mul" if read == languages.AUTO else read
+    read = asked.get("source_lang", language_codes.AUTO)
+    source = "mul" if read == language_codes.AUTO else read
     return (f"Helsinki-NLP/opus-mt-{source}-{asked.get('target_lang', 'en')}", "facebook/m2m100_418M")
 
 

@@ -18,17 +18,17 @@ import psycopg
 import redis
 from sqlalchemy import select, update
 
+from storage.core.schema import Shard
+from storage.core.schema import Worker as WorkerRow
 from storage.errors import StorageError
-from storage.schema import Shard
-from storage.schema import Worker as WorkerRow
+from tests.faults.background_commands import Errands
 from tests.faults.crew import Place, own_numbers
-from tests.faults.errands import Errands
-from tests.faults.mill import Mill
+from tests.faults.fleet import Fleet
 from tests.faults.nemesis import Fault, Storm, Strike, plan
 from tests.faults.servers import PostgresCluster, RedisServer
 from tests.faults.workload import Workload
-from worker.broker import Broker
 from worker.errors import BrokerUnreachable
+from worker.queue.broker import Broker
 
 TICK_S = 0.05
 STARTS_S = 60.0
@@ -61,20 +61,20 @@ class Campaign:
     """Three workers, a queue, a store and the jobs, from the first strike to the audit."""
 
     def __init__(
-        self, mill: Mill, queue: RedisServer, cluster: PostgresCluster | None, storm: Storm, seed: int
+        self, fleet: Fleet, queue: RedisServer, cluster: PostgresCluster | None, storm: Storm, seed: int
     ) -> None:
-        self.mill = mill
+        self.fleet = fleet
         self.queue = queue
         self.cluster = cluster
         self.storm = storm
         self.report = Report(seed, "SQLite" if cluster is None else "PostgreSQL")
         # The last one is a machine of its own, so that the lease alone tells of its death.
         self.places = [
-            Place(mill, str(n), apart=n == storm.workers - 1, options=["--threads", str(storm.threads)])
+            Place(fleet, str(n), apart=n == storm.workers - 1, options=["--threads", str(storm.threads)])
             for n in range(storm.workers)
         ]
-        self.errands = Errands(mill)
-        self.work = Workload(mill, self.errands, storm)
+        self.errands = Errands(fleet)
+        self.work = Workload(fleet, self.errands, storm)
         self._chance = random.Random(seed)
         self._later: list[tuple[float, Callable[[], object]]] = []
         self._broker = Broker(queue.url)
@@ -150,12 +150,12 @@ class Campaign:
         """Where no process may have numbers of its own, the last worker's row says that it has."""
         apart = self.places[-1].devices()
         elsewhere = update(WorkerRow).where(WorkerRow.pid.in_(apart)).values(pid_space="elsewhere")
-        with self.mill.database.read() as connection:
+        with self.fleet.database.read() as connection:
             seen = connection.scalars(
                 select(WorkerRow.pid).where(WorkerRow.pid.in_(apart), WorkerRow.pid_space != "elsewhere")
             ).all()
         if seen:
-            self.mill.database.write(lambda connection: connection.execute(elsewhere))
+            self.fleet.database.write(lambda connection: connection.execute(elsewhere))
 
     def _after(self, for_s: float, act: Callable[[], object]) -> None:
         self._later.append((time.monotonic() + for_s, act))
@@ -226,7 +226,7 @@ class Campaign:
     def _repeat_hints(self) -> bool:
         """Every hint of the moment twice more, and some of what is long done, in any order."""
         try:
-            with self.mill.database.read() as connection:
+            with self.fleet.database.read() as connection:
                 rows = connection.execute(select(Shard.id, Shard.lane).order_by(Shard.id.desc()).limit(200)).all()
         except StorageError:
             return False
@@ -253,7 +253,7 @@ class Campaign:
         return True
 
     def _hold_sqlite(self, for_s: float) -> None:
-        file = self.mill.database.url.database
+        file = self.fleet.database.url.database
         assert file is not None
 
         def hold() -> None:
@@ -274,7 +274,7 @@ class Campaign:
         for place in self.places:
             place.thaw()
         if self.storm.moves_time:
-            self.mill.set_shards(dispatched_at=Shard.dispatched_at - 60)
+            self.fleet.set_shards(dispatched_at=Shard.dispatched_at - 60)
 
     def _end(self) -> None:
         healed = time.monotonic()
@@ -305,7 +305,7 @@ class Campaign:
             "documents": self.work.documents,
             "jobs": len(self.work.ordered),
             "device processes that died": logs.count("device_died"),
-            "of which poison killed": len(self.mill.strikes()),
+            "of which poison killed": len(self.fleet.strikes()),
             "workers found dead by a neighbour": logs.count("neighbour_died"),
             "shards whose lease lapsed": sum(map(int, re.findall(r"leases_lapsed shards=(\d+)", logs))),
             "shards lost to another (late results refused)": logs.count("lease_lost"),
@@ -318,7 +318,7 @@ class Campaign:
 
     def _last_words(self) -> str:
         parts = ["\n".join(self.report.times)]
-        for log in sorted(self.mill.folder.glob("*.log")):
+        for log in sorted(self.fleet.folder.glob("*.log")):
             parts.append(f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:]))
         return "\n".join(parts)
 

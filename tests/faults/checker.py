@@ -9,12 +9,12 @@ from typing import Any
 
 from sqlalchemy import and_, func, select
 
-from storage.database import Database, db_now
-from storage.export.results import failures, results
-from storage.flow import ways
-from storage.flow.cutting import unpack
-from storage.schema import Document, Job, OutcomeRow, Shard, Step
-from storage.status import JobStatus, read_status
+from storage.core.database import Database, db_now
+from storage.core.schema import Document, Job, OutcomeRow, Shard, Step
+from storage.results.results import failures, results
+from storage.results.status import JobStatus, read_status
+from storage.steps import lineage
+from storage.steps.sharding import unpack
 
 OPEN = ("planned", "queued", "running")
 
@@ -35,13 +35,13 @@ def read_books(database: Database, job_id: int) -> Books:
     with database.read() as connection:
         job = connection.execute(select(Job).where(Job.id == job_id)).one()
         step = connection.execute(select(Step).where(Step.job_id == job_id, Step.seq == 0)).one()
-        documents = connection.execute(select(Document.key, Document.content_id).where(ways.visible(job))).all()
+        documents = connection.execute(select(Document.key, Document.content_id).where(lineage.visible(job))).all()
         doubled = [key for key, n in Counter(document.key for document in documents).items() if n > 1]
         assert not doubled, f"documents that are there twice: {some(doubled)}"
         outcomes = connection.execute(
             select(OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.reason)
             .join(Document, and_(Document.content_id == OutcomeRow.content_id))
-            .where(OutcomeRow.spec_id == step.spec_id, ways.visible(job))
+            .where(OutcomeRow.spec_id == step.spec_id, lineage.visible(job))
             .distinct()
         ).all()
         twice = [n for n, times in Counter(outcome.content_id for outcome in outcomes).items() if times > 1]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from storage import migrations
-from storage.database import Database
+from storage.core.database import Database
 from tests.conftest import missing
-from tests.faults.mill import Mill
+from tests.faults.fleet import Fleet
 from tests.faults.servers import Missing, PostgresCluster, RedisServer, open_folder
 from tests.kinds import KINDS
 
@@ -24,9 +24,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def mill(tmp_path: Path, database: Database, redis_url: str) -> Mill:
+def fleet(tmp_path: Path, database: Database, redis_url: str) -> Fleet:
     """docmill on a store (once on each kind) and a queue."""
-    return Mill(tmp_path, database, redis_url)
+    return Fleet(tmp_path, database, redis_url)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
-from tests.faults.mill import Mill
+from tests.faults.fleet import Fleet
 from tests.worker.harness import Running, children, command_of, device_children, device_pids, until
 
 OWN_NUMBERS = ("unshare", "--pid", "--fork", "--mount-proc")
@@ -52,11 +52,11 @@ class End:
 class Place:
     """Where a worker runs. Who ended is replaced, in time."""
 
-    def __init__(self, mill: Mill, name: str, *, apart: bool = False, options: Sequence[str] = ()) -> None:
+    def __init__(self, fleet: Fleet, name: str, *, apart: bool = False, options: Sequence[str] = ()) -> None:
         self.name = name
-        self.log = mill.folder / f"worker-{name}.log"
+        self.log = fleet.folder / f"worker-{name}.log"
         self.ends: list[End] = []
-        self._mill = mill
+        self._mill = fleet
         self._within = own_numbers() if apart else ()
         self._options = options
         self._process: Running | None = None
@@ -108,7 +108,7 @@ class Place:
     def thaw(self) -> None:
         """Let everybody go on."""
         for pid in self._thaw_at:
-            if any(ours in command_of(pid) for ours in (b"docmill", b"worker.device", b"forkserver.py")):
+            if any(ours in command_of(pid) for ours in (b"docmill", b"worker.process.device", b"forkserver.py")):
                 send(pid, signal.SIGCONT)
         self._thaw_at.clear()
 

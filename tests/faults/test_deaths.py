@@ -7,60 +7,60 @@ import time
 
 import pytest
 
-from storage.schema import Shard
-from tests.faults.mill import LEASE_S, SHARD_TEXTS, Mill, numbered
+from storage.core.schema import Shard
+from tests.faults.fleet import LEASE_S, SHARD_TEXTS, Fleet, numbered
 from tests.worker.harness import device_pids, kill_group, until
 
 
 @pytest.mark.parametrize("elsewhere", [True, False], ids=["another machine's", "this machine's"])
 def test_what_a_killed_worker_held_is_claimable_within_a_lease_and_done_by_its_neighbour(
-    mill: Mill, elsewhere: bool
+    fleet: Fleet, elsewhere: bool
 ) -> None:
-    with mill.worker():
-        first = mill.start_worker()
-        until(lambda: len(mill.live()) == 2, "both are ready")
-        [lost] = [owner for owner, pid in mill.live().items() if pid in device_pids(first)]
-        job = mill.give(numbered(7 * SHARD_TEXTS), model="null@700")
-        until(lambda: lost in mill.owners(), "it holds shards")
+    with fleet.worker():
+        first = fleet.start_worker()
+        until(lambda: len(fleet.live()) == 2, "both are ready")
+        [lost] = [owner for owner, pid in fleet.live().items() if pid in device_pids(first)]
+        job = fleet.give(numbered(7 * SHARD_TEXTS), model="null@700")
+        until(lambda: lost in fleet.owners(), "it holds shards")
         if elsewhere:
-            mill.move_to_another_machine()
+            fleet.move_to_another_machine()
         kill_group(first)
         killed_at = time.monotonic()
-        until(lambda: lost not in mill.owners(), "what it held is taken from it")
+        until(lambda: lost not in fleet.owners(), "what it held is taken from it")
         assert not elsewhere or time.monotonic() - killed_at > LEASE_S / 2, "a lease that holds protects"
-        assert mill.finish(job).done == 7 * SHARD_TEXTS
+        assert fleet.finish(job).done == 7 * SHARD_TEXTS
 
 
 @pytest.mark.parametrize("point", ["batch", "committed"])
-def test_when_only_a_device_process_dies_what_it_held_is_free_at_once(mill: Mill, point: str) -> None:
-    job = mill.give(numbered(4 * SHARD_TEXTS))
-    with mill.worker(fault=f"{point}:kill", lease_s=600):
-        status = mill.finish(job)
-    assert len(mill.strikes()) == 1
+def test_when_only_a_device_process_dies_what_it_held_is_free_at_once(fleet: Fleet, point: str) -> None:
+    job = fleet.give(numbered(4 * SHARD_TEXTS))
+    with fleet.worker(fault=f"{point}:kill", lease_s=600):
+        status = fleet.finish(job)
+    assert len(fleet.strikes()) == 1
     assert status.done == 4 * SHARD_TEXTS, "nobody is blamed for one death"
-    attempts = [row.attempt for row in mill.shards(Shard.attempt)]
+    attempts = [row.attempt for row in fleet.shards(Shard.attempt)]
     assert max(attempts) <= 2
     assert point == "batch" or 1 in attempts, "what was committed is not computed again"
 
 
-def test_a_hint_that_dies_with_its_process_before_the_claim_is_sent_again_at_once(mill: Mill) -> None:
-    job = mill.give(numbered(2 * SHARD_TEXTS))
-    with mill.worker(fault="taken:kill"):
-        mill.finish(job)
-    assert len(mill.strikes()) == 1
-    assert {row.attempt for row in mill.shards(Shard.attempt)} == {1}
+def test_a_hint_that_dies_with_its_process_before_the_claim_is_sent_again_at_once(fleet: Fleet) -> None:
+    job = fleet.give(numbered(2 * SHARD_TEXTS))
+    with fleet.worker(fault="taken:kill"):
+        fleet.finish(job)
+    assert len(fleet.strikes()) == 1
+    assert {row.attempt for row in fleet.shards(Shard.attempt)} == {1}
 
 
-def test_a_hint_that_dies_with_its_whole_worker_is_sent_again_after_the_grace(mill: Mill) -> None:
-    first = mill.start_worker(fault="taken:kill")
-    until(mill.live, "the worker is ready")
+def test_a_hint_that_dies_with_its_whole_worker_is_sent_again_after_the_grace(fleet: Fleet) -> None:
+    first = fleet.start_worker(fault="taken:kill")
+    until(fleet.live, "the worker is ready")
     # Frozen, so that its supervisor sees no death; while we write, so that it does not hold a SQLite file meanwhile.
-    mill.database.write(lambda _: first.send_signal(signal.SIGSTOP))
-    job = mill.give(numbered(2 * SHARD_TEXTS))
-    until(mill.strikes, "the device process died with a hint in its hand")
+    fleet.database.write(lambda _: first.send_signal(signal.SIGSTOP))
+    job = fleet.give(numbered(2 * SHARD_TEXTS))
+    until(fleet.strikes, "the device process died with a hint in its hand")
     kill_group(first)
-    mill.move_to_another_machine()
+    fleet.move_to_another_machine()
     # A hint counts as lost once its grace is over: that time is moved, not waited for.
-    mill.set_shards(dispatched_at=Shard.dispatched_at - 60)
-    with mill.worker():
-        mill.finish(job)
+    fleet.set_shards(dispatched_at=Shard.dispatched_at - 60)
+    with fleet.worker():
+        fleet.finish(job)

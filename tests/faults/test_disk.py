@@ -10,19 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from storage import jobs, migrations
-from storage.database import Database
+from storage import migrations
+from storage.core.database import Database
+from storage.steps import jobs
 from tests.conftest import missing
-from tests.faults.mill import SHARD_TEXTS, Mill, numbered
+from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.servers import Missing, PostgresCluster, open_folder, tmpfs
 from tests.kinds import KINDS
-from tests.storage.books import TRANSLATE, done, read, request, work
+from tests.storage.builders import TRANSLATE, done, read, request, work
 from tests.worker.harness import until
 
 MB = 1_000_000
 LONG = " ".join(["word"] * 400)  # 2 kB a text, and as much for its translation
 IMPATIENT = """
-from storage.database import Database
+from storage.core.database import Database
 Database.__init__.__kwdefaults__.update(retries=2, busy_timeout_s=0.2)
 """
 
@@ -75,19 +76,19 @@ def test_results_wait_for_room_on_a_full_disk_and_the_log_says_so(
     small_disk: tuple[Database, Ballast], tmp_path: Path, redis_url: str
 ) -> None:
     database, ballast = small_disk
-    mill = Mill(tmp_path, database, redis_url)
-    mill.patch(IMPATIENT)
-    job = mill.give(texts(600), model="null@100000")
-    with mill.worker(lease_s=600):
-        until(lambda: mill.outcomes()["done"], "some of it is done")
+    fleet = Fleet(tmp_path, database, redis_url)
+    fleet.patch(IMPATIENT)
+    job = fleet.give(texts(600), model="null@100000")
+    with fleet.worker(lease_s=600):
+        until(lambda: fleet.outcomes()["done"], "some of it is done")
         ballast.fill()
-        until(lambda: "commit_waits" in mill.log("worker"), "a result waits for room")
-        stored = mill.outcomes()["done"]
+        until(lambda: "commit_waits" in fleet.log("worker"), "a result waits for room")
+        stored = fleet.outcomes()["done"]
         assert stored < 600
         ballast.remove()
-        status = mill.finish(job)
+        status = fleet.finish(job)
     assert status.done == 600
-    log = mill.log("worker")
+    log = fleet.log("worker")
     assert "full" in log or "No space left" in log
     assert "Traceback" not in log
 
@@ -96,24 +97,24 @@ def test_an_enqueue_that_meets_a_full_disk_says_so_and_is_carried_on(
     small_disk: tuple[Database, Ballast], tmp_path: Path, redis_url: str
 ) -> None:
     database, ballast = small_disk
-    mill = Mill(tmp_path, database, redis_url)
-    mill.patch(IMPATIENT)
-    path = mill.corpus(texts(1500))
+    fleet = Fleet(tmp_path, database, redis_url)
+    fleet.patch(IMPATIENT)
+    path = fleet.corpus(texts(1500))
     ballast.fill()
     enqueue = ("enqueue", path, "--task", "translate", "--model", "null")
-    refused = mill(*enqueue, code=3)
+    refused = fleet(*enqueue, code=3)
     assert "full" in refused.stderr or "No space left" in refused.stderr
     ballast.remove()
-    assert mill.json(*enqueue)["documents"] == 1500
-    with mill.worker():
-        assert mill.finish(1).done == 1500
+    assert fleet.json(*enqueue)["documents"] == 1500
+    with fleet.worker():
+        assert fleet.finish(1).done == 1500
 
 
 def test_an_export_in_parts_that_meets_a_full_disk_says_so_and_goes_on_when_there_is_room(
     sqlite_url: str, tmp_path: Path
 ) -> None:
     database = Database(sqlite_url, kinds=KINDS)
-    mill = Mill(tmp_path, database, None)
+    fleet = Fleet(tmp_path, database, None)
     job = read(database, request(spec=TRANSLATE), [(f"k{n}", text) for n, text in enumerate(texts(1500))])
     work(database, lambda claim: done(claim, LONG))
     jobs.finish(database)
@@ -125,12 +126,12 @@ def test_an_export_in_parts_that_meets_a_full_disk_says_so_and_goes_on_when_ther
         out, ballast = disk / "out", disk / "ballast"
         ballast.write_bytes(b"\0" * 4 * MB)
         results = ("results", job.id, "--part-documents", 400, "--out", out)
-        assert "No space left" in mill(*results, code=2).stderr
+        assert "No space left" in fleet(*results, code=2).stderr
         manifest = json.loads((out / "manifest.json").read_text())
         assert 0 < len(manifest["parts"]) < 4
         assert not manifest["complete"]
         ballast.unlink()
-        mill(*results)
+        fleet(*results)
         lines = [line for part in sorted(out.glob("part-*")) for line in part.read_text().splitlines()]
     database.close()
     assert [json.loads(line)["id"] for line in lines] == [f"k{n}" for n in range(1500)]
@@ -138,33 +139,33 @@ def test_an_export_in_parts_that_meets_a_full_disk_says_so_and_goes_on_when_ther
 
 def test_a_sqlite_file_that_another_writes_is_waited_for(sqlite_url: str, tmp_path: Path, redis_url: str) -> None:
     database = Database(sqlite_url, kinds=KINDS)
-    mill = Mill(tmp_path, database, redis_url)
-    mill.patch(IMPATIENT)
-    job = mill.give(numbered(8 * SHARD_TEXTS), model="null@3000")
+    fleet = Fleet(tmp_path, database, redis_url)
+    fleet.patch(IMPATIENT)
+    job = fleet.give(numbered(8 * SHARD_TEXTS), model="null@3000")
     other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
-    with mill.worker():
-        until(lambda: mill.states()["running"], "some shards run")
+    with fleet.worker():
+        until(lambda: fleet.states()["running"], "some shards run")
         other.execute("BEGIN IMMEDIATE")
-        until(lambda: "commit_waits" in mill.log("worker"), "a result waits for its turn")
+        until(lambda: "commit_waits" in fleet.log("worker"), "a result waits for its turn")
         other.execute("ROLLBACK")
-        status = mill.finish(job)
+        status = fleet.finish(job)
     other.close()
     database.close()
     assert status.done == 8 * SHARD_TEXTS
-    assert "Traceback" not in mill.log("worker")
+    assert "Traceback" not in fleet.log("worker")
 
 
 def test_a_command_that_waits_for_a_locked_file_in_vain_says_so(sqlite_url: str, tmp_path: Path) -> None:
     database = Database(sqlite_url, kinds=KINDS)
-    mill = Mill(tmp_path, database, None)
-    mill.patch(IMPATIENT)
+    fleet = Fleet(tmp_path, database, None)
+    fleet.patch(IMPATIENT)
     other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    path = mill.corpus(numbered(3))
-    refused = mill("enqueue", path, "--task", "translate", "--model", "null", code=3)
+    path = fleet.corpus(numbered(3))
+    refused = fleet("enqueue", path, "--task", "translate", "--model", "null", code=3)
     assert "locked by another writer" in refused.stderr
     other.execute("ROLLBACK")
     other.close()
-    mill("enqueue", path, "--task", "translate", "--model", "null")
-    assert mill.states() == {"planned": 1}
+    fleet("enqueue", path, "--task", "translate", "--model", "null")
+    assert fleet.states() == {"planned": 1}
     database.close()

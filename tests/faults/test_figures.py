@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from storage import jobs
-from storage.database import Database
-from storage.schema import Shard
-from storage.schema import Worker as WorkerRow
+from storage.core.database import Database
+from storage.core.schema import Shard
+from storage.core.schema import Worker as WorkerRow
+from storage.steps import jobs
 from tests.faults.crew import Place, own_numbers
 from tests.faults.figures import Figures, time_until
-from tests.faults.mill import SHARD_TEXTS, Mill, numbered
+from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.proxy import Proxy
 from tests.faults.servers import Missing, PostgresCluster, RedisServer
 from tests.kinds import KINDS
 from tests.worker.harness import EXAMPLES, until
-from worker.faultpoints import MARKER
+from worker.fault_points import MARKER
 from worker.settings import Settings
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
@@ -47,7 +47,7 @@ def figures() -> Iterator[Figures]:
         figures.write(Path(path))
 
 
-class Rig(Mill):
+class Rig(Fleet):
     """A mill at default settings, and its workers."""
 
     def __init__(

@@ -9,35 +9,35 @@ from pathlib import Path
 import pytest
 import redis
 
-from storage.flow import orders
-from tests.faults.mill import Mill, numbered
+from storage.pipelines import orders
+from tests.faults.fleet import Fleet, numbered
 from tests.worker.harness import device_pids, until
 from tests.worker.hostile import hostile
-from worker.messages import ENQUEUE_LANE, redis_key
 from worker.orders.desk import Desk
+from worker.queue.messages import ENQUEUE_LANE, redis_key
 from worker.settings import load_settings
 
 LANES = ("translate", ENQUEUE_LANE)
 
 
 def test_a_worker_that_finds_hostile_messages_finishes_a_job_as_if_there_were_none(
-    mill: Mill, redis_url: str, tmp_path: Path
+    fleet: Fleet, redis_url: str, tmp_path: Path
 ) -> None:
     trap = tmp_path / "trap"
     bad = hostile(trap)
-    with mill.worker(lanes="translate,enqueue") as worker, redis.Redis.from_url(redis_url) as client:
-        until(mill.live, "the worker is there")
+    with fleet.worker(lanes="translate,enqueue") as worker, redis.Redis.from_url(redis_url) as client:
+        until(fleet.live, "the worker is there")
         [before] = device_pids(worker)
         for lane in LANES:
             client.lpush(redis_key(lane), *bad.values())
-        job = mill.give(numbered(200))
-        assert mill.finish(job).done == 200
+        job = fleet.give(numbered(200))
+        assert fleet.finish(job).done == 200
         until(lambda: not any(client.llen(redis_key(lane)) for lane in LANES), "all are taken")
-        until(lambda: mill.log("worker").count("message_refused") == len(LANES) * len(bad), "each is refused")
+        until(lambda: fleet.log("worker").count("message_refused") == len(LANES) * len(bad), "each is refused")
         assert device_pids(worker) == [before]
         until(lambda: client.hlen("docmill:unacked") == 0, "none comes again later")
     assert not trap.exists()
-    assert "Traceback" not in mill.log("worker")
+    assert "Traceback" not in fleet.log("worker")
 
 
 @pytest.mark.parametrize(
@@ -52,22 +52,22 @@ def test_a_worker_that_finds_hostile_messages_finishes_a_job_as_if_there_were_no
     ],
 )
 def test_an_order_that_cannot_be_carried_out_is_one_line_in_the_log_and_its_sender_sees_why(
-    mill: Mill,
+    fleet: Fleet,
     arguments: dict[str, object],
     reason: str,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(mill.folder)
-    mill.corpus(numbered(1), "x.jsonl")
-    settings = load_settings(home=mill.folder / "home", order_roots=str(mill.folder))
-    broker = mill.broker()
+    monkeypatch.chdir(fleet.folder)
+    fleet.corpus(numbered(1), "x.jsonl")
+    settings = load_settings(home=fleet.folder / "home", order_roots=str(fleet.folder))
+    broker = fleet.broker()
     with caplog.at_level(logging.ERROR):
-        assert Desk(settings, mill.database, broker, "me", threading.Event()).store("the id", dict(arguments))
+        assert Desk(settings, fleet.database, broker, "me", threading.Event()).store("the id", dict(arguments))
     broker.close()
     [record] = caplog.records
     assert record.getMessage().startswith("order_refused order=the id")
-    assert mill.outcomes() == {}
-    order = orders.get(mill.database, "the id")
+    assert fleet.outcomes() == {}
+    order = orders.get(fleet.database, "the id")
     assert order.state == "refused"
     assert reason in order.reason

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from storage import jobs
-from storage.database import Database
-from storage.intake import ingest
-from storage.intake.chunks import Rejected
-from storage.intake.gathering import FIRST_CHUNK_RECORDS
-from storage.intake.ingest import Counts
-from storage.schema import Content, Document, Rejection
-from tests.storage.books import gathered, request
-from worker.enqueue import Enqueued, RecordRejected, enqueue
-from worker.progress import Progress
-from worker.request import Request, prepare
+from storage.core.database import Database
+from storage.core.schema import Content, Document, Rejection
+from storage.ingest import ingest
+from storage.ingest.chunk_builder import FIRST_CHUNK_RECORDS
+from storage.ingest.chunks import Rejected
+from storage.ingest.ingest import Counts
+from storage.steps import jobs
+from tests.storage.builders import gathered, request
 from worker.settings import Settings
+from worker.submit.enqueue import Enqueued, RecordRejected, enqueue
+from worker.submit.progress import Progress
+from worker.submit.request import Request, prepare
 
 Read = Callable[..., Enqueued]
 FAR = FIRST_CHUNK_RECORDS + 10  # so that two records are not of one chunk

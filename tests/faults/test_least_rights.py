@@ -11,30 +11,32 @@ import psycopg
 import pytest
 from sqlalchemy import update
 
-from storage import jobs, migrations, rights, rows
-from storage.database import Database
-from storage.disposal import retention
+from storage import migrations
+from storage.core import get_or_create, privileges
+from storage.core.database import Database
+from storage.core.outcomes import Outcome
+from storage.core.schema import Job, PipelineRun, Shard
+from storage.core.specs import Spec
+from storage.deletion import retention
 from storage.errors import RightMissing
-from storage.export.results import failures, results
-from storage.flow import orders, pipelines
-from storage.flow.steps import StepRequest
-from storage.intake import ingest
-from storage.intake.chunks import Rejected
-from storage.jobs import JobRequest
-from storage.leases import dispatch, shards, upkeep
+from storage.ingest import ingest
+from storage.ingest.chunks import Rejected
+from storage.leases import dispatch, maintenance, shards
 from storage.leases.shards import Claim
-from storage.outcomes import Outcome
-from storage.schema import Job, PipelineRun, Shard
-from storage.specs import Spec
-from storage.status import list_statuses, read_status
+from storage.pipelines import orders, pipelines
+from storage.results.results import failures, results
+from storage.results.status import list_statuses, read_status
+from storage.steps import jobs
+from storage.steps.jobs import JobRequest
+from storage.steps.steps import StepRequest
 from tests.faults import security
 from tests.faults.servers import PostgresCluster
 from tests.kinds import KINDS
-from tests.storage import books
-from tests.storage.books import claim_next, done, failed, numbered, read, records, request, set_shard
+from tests.storage import builders
+from tests.storage.builders import claim_next, done, failed, numbered, read, records, request, set_shard
 from tests.worker.harness import Docmill, until
-from worker.broker import Broker
-from worker.messages import ENQUEUE_LANE, ENQUEUE_TASK, queue
+from worker.queue.broker import Broker
+from worker.queue.messages import ENQUEUE_LANE, ENQUEUE_TASK, queue
 
 OWNER, WORKER, ADMIN, TAKER = "docmill_owner", "docmill_worker", "docmill_admin", "docmill_orders"
 ROLES = (TAKER, WORKER, ADMIN, OWNER)
@@ -154,7 +156,7 @@ def test_with_the_rights_that_orders_take_or_as_the_pages_user_for_them_a_worker
     store: Store, tmp_path: Path, redis_url: str, corpus: Path
 ) -> None:
     admin, worker = docmill(tmp_path, store.url(ADMIN), redis_url), take_orders(store, tmp_path, redis_url)
-    for name, several in rights.ORDERS.items():
+    for name, several in privileges.ORDERS.items():
         kind = "SEQUENCE " if several == ("USAGE",) else ""
         store.as_owner(f"GRANT {', '.join(several)} ON {kind}{name} TO {WORKER}")
     with worker.worker("--device", "cpu"):
@@ -205,7 +207,7 @@ def test_a_command_prints_postgresqls_message_for_a_missing_right(
 
 
 def test_the_page_grants_a_worker_what_the_code_asks_for_and_nothing_else(store: Store) -> None:
-    asked = [f"{right} on {name}" for name, several in rights.WORK.items() for right in several]
+    asked = [f"{right} on {name}" for name, several in privileges.WORK.items() for right in several]
     assert store.granted(WORKER) == sorted(asked)
 
 
@@ -228,12 +230,12 @@ def test_a_worker_cannot_change_what_a_pipeline_reads_or_what_a_job_computes(sto
 def test_a_worker_starts_with_the_wider_rights_of_the_release_before_until_they_are_revoked(store: Store) -> None:
     store.as_owner(f"GRANT UPDATE ON job, step, pipeline TO {WORKER}")
     database = store.open(WORKER)
-    rights.require(database, rights.WORK)
+    privileges.require(database, privileges.WORK)
     store.as_owner(f"REVOKE UPDATE ON job, step, pipeline FROM {WORKER}")
     with pytest.raises(RightMissing, match=r"lacks .*UPDATE \(looked_at\) on pipeline"):
-        rights.require(database, rights.WORK)
+        privileges.require(database, privileges.WORK)
     store.as_owner(*security.sql(1))
-    rights.require(database, rights.WORK)
+    privileges.require(database, privileges.WORK)
     database.close()
 
 
@@ -282,7 +284,7 @@ def steer(owner: Database, admin: Database) -> None:
     n = next(numbers)
     computed = spec()
     read(owner, request("a.jsonl", corpus=f"computed {n}", spec=computed), numbered(3))
-    books.work(owner)
+    builders.work(owner)
     owner.write(lambda connection: connection.execute(update(Job).values(state="done")))
     read(admin, after(computed, corpus=f"computed {n}"), numbered(3))
     prompted = replace(spec(), params={"prompt": "{meta.n}: {text}"})
@@ -352,26 +354,26 @@ def work(owner: Database, worker: Database) -> None:
         assert pipelines.is_any_open(worker)
         pipelines.let_go_all(worker, "me")
         pipelines.note(worker, pipelines.history(owner, f"p{n}")[0], "done")
-    upkeep.hold(worker, "upkeep", "me", 60)
+    maintenance.hold(worker, "upkeep", "me", 60)
     dispatch.sign_on(worker, "me", host="here", pid=1, device="cpu", lanes=["translate"], slots=1, version="0")
     dispatch.refuse(worker, "me", 1, "no such model")
     dispatch.accept(worker, "me", 1)
-    runtime = rows.runtime_id(worker, {"device": str(n), "precision": "-", "backend": "-", "versions": {}})
+    runtime = get_or_create.runtime_id(worker, {"device": str(n), "precision": "-", "backend": "-", "versions": {}})
     claim = claim_next(worker, "me")
     shards.heartbeat(worker, "me")
     shards.release(worker, claim, done(claim)[:1], runtime)
     set_shard(owner, claim_next(worker, "me").shard_id, suspect=1)
-    upkeep.reclaim(worker, "me")  # splits it
-    assert books.work(worker, puts_out(n), owner="me") > 1
+    maintenance.reclaim(worker, "me")  # splits it
+    assert builders.work(worker, puts_out(n), owner="me") > 1
     fail(owner, worker, n)
-    upkeep.lost_hints(worker, "translate", queue_is_empty=True, grace_s=0)
-    upkeep.forget_workers(worker)
+    maintenance.lost_hints(worker, "translate", queue_is_empty=True, grace_s=0)
+    maintenance.forget_workers(worker)
     jobs.finish(worker)
     end_long_ago(owner)
     assert retention.forget_step_texts(worker, 60.0) > 0
     assert retention.forget_runs(worker, 60.0) > 0
     dispatch.sign_off(worker, "me")
-    upkeep.let_go(worker, "upkeep", "me")
+    maintenance.let_go(worker, "upkeep", "me")
 
 
 def fail(owner: Database, worker: Database, n: int) -> None:
@@ -379,7 +381,7 @@ def fail(owner: Database, worker: Database, n: int) -> None:
     asked = replace(request(f"failing {n}.jsonl", corpus=f"failing {n}", spec=spec()), max_failures=0.0)
     job = read(owner, asked, numbered(1, first=10**6 * n))
     claim = claim_next(worker, "me")
-    runtime = rows.runtime_id(worker, {"device": f"{n}", "precision": "-", "backend": "-", "versions": {}})
+    runtime = get_or_create.runtime_id(worker, {"device": f"{n}", "precision": "-", "backend": "-", "versions": {}})
     shards.commit(worker, claim, failed(claim), runtime)
     jobs.finish(worker)
     assert read_status(owner, job.id).state == "stopped"

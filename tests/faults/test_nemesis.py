@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.database import Database
+from storage.core.database import Database
 from tests.faults.campaign import Campaign, seed_of_this_run
-from tests.faults.mill import Mill
+from tests.faults.fleet import Fleet
 from tests.faults.nemesis import AT_DEFAULTS, Fault, Storm, plan
 from tests.faults.servers import PostgresCluster, RedisServer
 from tests.kinds import KINDS
@@ -24,8 +24,8 @@ def on_sqlite(tmp_path: Path, sqlite_url: str) -> Iterator[Database]:
 
 def blow(folder: Path, database: Database, queue: RedisServer, cluster: PostgresCluster | None, storm: Storm) -> None:
     given = {"lease_s": None, "upkeep_s": None, **storm.settings, "fault": "text:kill"}
-    mill = Mill(folder, database, queue.url, **given)
-    report = Campaign(mill, queue, cluster, storm, seed_of_this_run()).run()
+    fleet = Fleet(folder, database, queue.url, **given)
+    report = Campaign(fleet, queue, cluster, storm, seed_of_this_run()).run()
     assert report.faults.total() >= 0.5 * storm.seconds / storm.gap_s
 
 

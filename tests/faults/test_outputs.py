@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from storage.schema import Shard
-from tests.faults.mill import Mill, numbered
+from storage.core.schema import Shard
+from tests.faults.fleet import Fleet, numbered
 from tests.tasks import decoders
 
 
-def test_a_nul_that_a_model_writes_is_mended_and_flagged_and_fails_no_neighbour(mill: Mill) -> None:
-    mill.loads_models = True
-    model = decoders.nul_after_a_bang(mill.folder / "model", numbered(50))
+def test_a_nul_that_a_model_writes_is_mended_and_flagged_and_fails_no_neighbour(fleet: Fleet) -> None:
+    fleet.loads_models = True
+    model = decoders.nul_after_a_bang(fleet.folder / "model", numbered(50))
     texts = [*numbered(5), "Here it comes!", *numbered(10, first=5)]
     options = ("--task", "generate", "--prompt", "{text}", "--max-new-tokens", 4, "--model", model)
-    job = mill.enqueue(mill.corpus(texts), *options)
-    with mill.worker():
-        status = mill.finish(job, 120)
+    job = fleet.enqueue(fleet.corpus(texts), *options)
+    with fleet.worker():
+        status = fleet.finish(job, 120)
     assert (status.done, status.failed) == (16, 0)
-    outputs = {row["id"]: (row["text"], row["flags"]) for row in mill.results(job)}
+    outputs = {row["id"]: (row["text"], row["flags"]) for row in fleet.results(job)}
     mended = outputs.pop("5")
     assert mended[0] == "\ufffdxxx"
     assert "output_nul_replaced" in mended[1]
     assert {text for text, _ in outputs.values()} == {"xxxx"}
     assert not any("output_nul_replaced" in flags for _, flags in outputs.values())
-    assert {row.attempt for row in mill.shards(Shard.attempt)} == {1}
-    assert "shard_failed" not in mill.log("worker")
+    assert {row.attempt for row in fleet.shards(Shard.attempt)} == {1}
+    assert "shard_failed" not in fleet.log("worker")

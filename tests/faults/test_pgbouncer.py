@@ -12,12 +12,12 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from storage.database import Database
-from storage.patience import Patience
-from storage.pooling import Pooling, pooling
-from storage.schema import Shard
+from storage.core.database import Database
+from storage.core.poolers import Pooling, pooling
+from storage.core.schema import Shard
+from storage.core.time_limits import Patience
 from tests.conftest import missing
-from tests.faults.mill import SHARD_TEXTS, Mill, numbered
+from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.servers import Missing, PgBouncer, PostgresCluster, open_folder
 from tests.kinds import KINDS
 from tests.worker.harness import Docmill, kill_group, until
@@ -59,46 +59,48 @@ def bouncer(own_postgres: PostgresCluster) -> Iterator[PgBouncer]:
 
 
 @pytest.fixture
-def mill(tmp_path: Path, own_postgres: PostgresCluster, bouncer: PgBouncer, redis_url: str) -> Iterator[Mill]:
+def fleet(tmp_path: Path, own_postgres: PostgresCluster, bouncer: PgBouncer, redis_url: str) -> Iterator[Fleet]:
     """docmill's processes go by way of the pooler, the test itself goes past it."""
     url = own_postgres.create()
     database = Database(url, pool_size=12, kinds=KINDS)
-    mill = Mill(tmp_path, database, redis_url)
-    mill.environment["DOCMILL_DATABASE_URL"] = through(url, bouncer)
-    yield mill
+    fleet = Fleet(tmp_path, database, redis_url)
+    fleet.environment["DOCMILL_DATABASE_URL"] = through(url, bouncer)
+    yield fleet
     database.close()
 
 
-def test_workers_and_commands_work_behind_a_pgbouncer_that_gives_each_transaction_another_session(mill: Mill) -> None:
-    mill("db", "upgrade")
+def test_workers_and_commands_work_behind_a_pgbouncer_that_gives_each_transaction_another_session(
+    fleet: Fleet,
+) -> None:
+    fleet("db", "upgrade")
     n = 20 * SHARD_TEXTS
-    first = mill.enqueue(mill.corpus(numbered(n)), "--task", "translate", "--model", "null@3000")
-    steps = mill.folder / "steps.toml"
-    source = mill.corpus(numbered(4 * SHARD_TEXTS), "steps.jsonl")
+    first = fleet.enqueue(fleet.corpus(numbered(n)), "--task", "translate", "--model", "null@3000")
+    steps = fleet.folder / "steps.toml"
+    source = fleet.corpus(numbered(4 * SHARD_TEXTS), "steps.jsonl")
     steps.write_text(f'name = "steps"\n[corpus]\nsource = "{source}"\n{STEPS}')
-    killed = mill.start_worker()
-    until(lambda: mill.states()["done"] >= 3, "some of it is done")
+    killed = fleet.start_worker()
+    until(lambda: fleet.states()["done"] >= 3, "some of it is done")
     kill_group(killed)
-    with mill.worker():
-        mill.finish(first, 120)
-        mill("pipeline", "run", steps)
-        assert mill.json("status", first)["done"] == n
-        assert len(mill.results(first)) == n
-        assert mill.json("health")["problem"] is None
-    assert all(row.state == "done" for row in mill.shards(Shard.state))
-    assert " error=" not in mill.log("worker"), "nothing was tried again"
-    mill("jobs")
-    mill("failures", first)
-    mill("corpus", "list")
-    mill("corpus", "rm", "steps", "--yes")
+    with fleet.worker():
+        fleet.finish(first, 120)
+        fleet("pipeline", "run", steps)
+        assert fleet.json("status", first)["done"] == n
+        assert len(fleet.results(first)) == n
+        assert fleet.json("health")["problem"] is None
+    assert all(row.state == "done" for row in fleet.shards(Shard.state))
+    assert " error=" not in fleet.log("worker"), "nothing was tried again"
+    fleet("jobs")
+    fleet("failures", first)
+    fleet("corpus", "list")
+    fleet("corpus", "rm", "steps", "--yes")
 
 
-def test_doctor_says_that_a_pooler_stands_between(mill: Mill, own_postgres: PostgresCluster) -> None:
-    mill("db", "upgrade")
-    url = mill.environment["DOCMILL_DATABASE_URL"]
+def test_doctor_says_that_a_pooler_stands_between(fleet: Fleet, own_postgres: PostgresCluster) -> None:
+    fleet("db", "upgrade")
+    url = fleet.environment["DOCMILL_DATABASE_URL"]
 
     def found(url: str) -> dict[str, Finding]:
-        settings = load_settings(home=mill.folder / "home", database_url=url)
+        settings = load_settings(home=fleet.folder / "home", database_url=url)
         return {finding.what: finding for finding in doctor.look_at_database(settings)}
 
     pooler = found(url)["pooler"]

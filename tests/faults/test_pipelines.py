@@ -7,11 +7,11 @@ from functools import partial
 
 from sqlalchemy import select
 
-from storage.export import results
-from storage.flow.cutting import unpack
-from storage.schema import Shard
-from storage.status import read_status
-from tests.faults.mill import Mill, numbered
+from storage.core.schema import Shard
+from storage.results import results
+from storage.results.status import read_status
+from storage.steps.sharding import unpack
+from tests.faults.fleet import Fleet, numbered
 from tests.worker.harness import kill_group, until
 
 STEPS = """
@@ -31,29 +31,29 @@ model = "null@3000"
 N = 256
 
 
-def computes(mill: Mill, step: int) -> bool:
-    with mill.database.read() as connection:
+def computes(fleet: Fleet, step: int) -> bool:
+    with fleet.database.read() as connection:
         return step in set(connection.scalars(select(Shard.step).where(Shard.state == "running")))
 
 
-def test_a_pipeline_whose_workers_are_killed_in_each_of_its_steps_loses_and_doubles_nothing(mill: Mill) -> None:
-    job = mill.give_pipeline(numbered(N), STEPS)
+def test_a_pipeline_whose_workers_are_killed_in_each_of_its_steps_loses_and_doubles_nothing(fleet: Fleet) -> None:
+    job = fleet.give_pipeline(numbered(N), STEPS)
     for step in range(3):
-        worker = mill.start_worker()
-        until(partial(computes, mill, step), f"step {step} is being computed")
+        worker = fleet.start_worker()
+        until(partial(computes, fleet, step), f"step {step} is being computed")
         kill_group(worker)
-    with mill.worker():
-        until(lambda: read_status(mill.database, job).ended, "the job has ended")
-    status = read_status(mill.database, job)
+    with fleet.worker():
+        until(lambda: read_status(fleet.database, job).ended, "the job has ended")
+    status = read_status(fleet.database, job)
     assert [(step.done, step.failed, step.blocked) for step in status.steps] == [(N, 0, 0)] * 3
     held = Counter(
         (row.step, content_id)
-        for row in mill.shards(Shard.step, Shard.state, Shard.contents)
+        for row in fleet.shards(Shard.step, Shard.state, Shard.contents)
         if row.state != "split"
         for content_id in unpack(row.contents)
     )
     assert set(held.values()) == {1}, "each text is in one shard of its step"
-    found = list(results.results(mill.database, job))
+    found = list(results.results(fleet.database, job))
     assert [one["id"] for one in found] == [str(n) for n in range(N)]
     assert all(one["steps"].keys() == {"english", "line", "meaning"} for one in found)
     assert [one["steps"]["line"]["text"] for one in found] == numbered(N)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from storage.database import Database
-from storage.flow.cutting import unpack
-from storage.schema import Shard
-from tests.faults.mill import SHARD_TEXTS, Mill, numbered
+from storage.core.database import Database
+from storage.core.schema import Shard
+from storage.steps.sharding import unpack
+from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.proxy import Cut, Proxy
 from tests.faults.servers import PostgresCluster
 from tests.worker.harness import until
@@ -23,69 +23,71 @@ CLAIM = b"started_at="
 
 
 @pytest.fixture
-def mill(tmp_path: Path, restartable: Database, redis_url: str) -> Mill:
-    return Mill(tmp_path, restartable, redis_url)
+def fleet(tmp_path: Path, restartable: Database, redis_url: str) -> Fleet:
+    return Fleet(tmp_path, restartable, redis_url)
 
 
 @pytest.fixture
-def proxy(mill: Mill, own_postgres: PostgresCluster) -> Iterator[Proxy]:
+def proxy(fleet: Fleet, own_postgres: PostgresCluster) -> Iterator[Proxy]:
     """Between docmill's processes and the database; the test itself goes past it."""
     with Proxy(own_postgres.port) as proxy:
-        url = make_url(mill.environment["DOCMILL_DATABASE_URL"]).set(port=proxy.port)
-        mill.environment["DOCMILL_DATABASE_URL"] = url.render_as_string(hide_password=False)
+        url = make_url(fleet.environment["DOCMILL_DATABASE_URL"]).set(port=proxy.port)
+        fleet.environment["DOCMILL_DATABASE_URL"] = url.render_as_string(hide_password=False)
         yield proxy
 
 
 def test_a_database_that_is_restarted_hard_delays_the_work_and_loses_none(
-    mill: Mill, own_postgres: PostgresCluster
+    fleet: Fleet, own_postgres: PostgresCluster
 ) -> None:
     n = 10 * SHARD_TEXTS
-    job = mill.give(numbered(n), model="null@1500")
-    with mill.worker():
-        until(lambda: mill.states()["done"] >= 2, "some of it is done")
+    job = fleet.give(numbered(n), model="null@1500")
+    with fleet.worker():
+        until(lambda: fleet.states()["done"] >= 2, "some of it is done")
         own_postgres.restart_hard()
-        until(lambda: mill.states()["done"] >= 5, "it goes on")
+        until(lambda: fleet.states()["done"] >= 5, "it goes on")
         own_postgres.restart_hard()
-        assert mill.finish(job).done == n
-    assert "Traceback" not in mill.log("worker")
+        assert fleet.finish(job).done == n
+    assert "Traceback" not in fleet.log("worker")
 
 
 @pytest.mark.parametrize("when", list(Cut), ids=["before", "after"])
 def test_a_commit_whose_answer_nobody_heard_is_settled_by_reading_and_stored_once(
-    mill: Mill, proxy: Proxy, when: Cut
+    fleet: Fleet, proxy: Proxy, when: Cut
 ) -> None:
-    job = mill.give(numbered(4 * SHARD_TEXTS))
+    job = fleet.give(numbered(4 * SHARD_TEXTS))
     proxy.cut_at_commit(when, having=OUTCOMES)
-    with mill.worker():
-        status = mill.finish(job)
+    with fleet.worker():
+        status = fleet.finish(job)
     assert proxy.cuts == 1
     assert status.done == 4 * SHARD_TEXTS
-    shards = mill.shards(Shard.attempt, Shard.fence)
+    shards = fleet.shards(Shard.attempt, Shard.fence)
     assert {(row.attempt, row.fence) for row in shards} == {(1, 1)}, "nothing was computed again"
-    assert "Traceback" not in mill.log("worker")
+    assert "Traceback" not in fleet.log("worker")
 
 
 @pytest.mark.parametrize("when", list(Cut), ids=["before", "after"])
-def test_a_claim_whose_answer_nobody_heard_is_taken_or_found_to_be_ours(mill: Mill, proxy: Proxy, when: Cut) -> None:
-    job = mill.give(numbered(3 * SHARD_TEXTS))
+def test_a_claim_whose_answer_nobody_heard_is_taken_or_found_to_be_ours(
+    fleet: Fleet, proxy: Proxy, when: Cut
+) -> None:
+    job = fleet.give(numbered(3 * SHARD_TEXTS))
     proxy.cut_at_commit(when, having=CLAIM)
-    with mill.worker():
-        mill.finish(job)
+    with fleet.worker():
+        fleet.finish(job)
     assert proxy.cuts == 1
-    assert {row.attempt for row in mill.shards(Shard.attempt)} == {1}
+    assert {row.attempt for row in fleet.shards(Shard.attempt)} == {1}
 
 
 def test_an_enqueue_whose_connection_is_cut_around_a_commit_stores_every_document_once(
-    mill: Mill, proxy: Proxy
+    fleet: Fleet, proxy: Proxy
 ) -> None:
-    path = mill.corpus(numbered(3000))
+    path = fleet.corpus(numbered(3000))
     for when in Cut:
         proxy.cut_at_commit(when, having=b"COPY document")
-        done = mill.json("enqueue", path, "--task", "translate", "--model", "null", "--corpus", when.name)
+        done = fleet.json("enqueue", path, "--task", "translate", "--model", "null", "--corpus", when.name)
         assert done["documents"] == 3000
     assert proxy.cuts == 2
     planned = Counter[int]()
-    for shard in mill.shards(Shard.job_id, Shard.contents):
+    for shard in fleet.shards(Shard.job_id, Shard.contents):
         contents = unpack(shard.contents)
         assert len(set(contents)) == len(contents)
         planned[shard.job_id] += len(contents)
@@ -93,56 +95,56 @@ def test_an_enqueue_whose_connection_is_cut_around_a_commit_stores_every_documen
 
 
 def test_half_open_connections_are_noticed_by_workers_and_heartbeats_and_leases_are_kept(
-    mill: Mill, proxy: Proxy
+    fleet: Fleet, proxy: Proxy
 ) -> None:
-    mill.environment |= {"DOCMILL_DATABASE_ANSWER_S": "1", "DOCMILL_LEASE_S": "60"}
-    job = mill.give(numbered(10 * SHARD_TEXTS), model="null@1500")
+    fleet.environment |= {"DOCMILL_DATABASE_ANSWER_S": "1", "DOCMILL_LEASE_S": "60"}
+    job = fleet.give(numbered(10 * SHARD_TEXTS), model="null@1500")
 
     def renewed_until() -> float:
-        leases = mill.shards(Shard.state, Shard.lease_until)
+        leases = fleet.shards(Shard.state, Shard.lease_until)
         return max((row.lease_until for row in leases if row.state == "running"), default=0.0)
 
-    with mill.worker():
-        until(lambda: mill.states()["done"] >= 2, "some of it is done")
+    with fleet.worker():
+        until(lambda: fleet.states()["done"] >= 2, "some of it is done")
         proxy.lose_all()
         before = renewed_until()
         until(lambda: renewed_until() > before, "leases are renewed or shards claimed over new connections")
-        mill.finish(job, 120)
-    shards = mill.shards(Shard.attempt, Shard.lapses)
+        fleet.finish(job, 120)
+    shards = fleet.shards(Shard.attempt, Shard.lapses)
     assert {(row.attempt, row.lapses) for row in shards} == {(1, 0)}, "no lease lapsed"
 
 
-def test_a_postgresql_that_is_silent_for_a_while_is_said_and_waited_for(mill: Mill, proxy: Proxy) -> None:
-    mill.environment["DOCMILL_DATABASE_ANSWER_S"] = "1"
-    job = mill.give(numbered(6 * SHARD_TEXTS), model="null@1500")
-    with mill.worker():
-        until(lambda: mill.states()["done"], "some of it is done")
+def test_a_postgresql_that_is_silent_for_a_while_is_said_and_waited_for(fleet: Fleet, proxy: Proxy) -> None:
+    fleet.environment["DOCMILL_DATABASE_ANSWER_S"] = "1"
+    job = fleet.give(numbered(6 * SHARD_TEXTS), model="null@1500")
+    with fleet.worker():
+        until(lambda: fleet.states()["done"], "some of it is done")
         proxy.blackhole()
         for event in ("heartbeat_failed", "caretaker_waits"):
-            until(lambda event=event: event in mill.log("worker"), f"the worker says {event}")  # type: ignore[misc]
+            until(lambda event=event: event in fleet.log("worker"), f"the worker says {event}")  # type: ignore[misc]
         proxy.heal()
-        mill.finish(job, 120)
+        fleet.finish(job, 120)
 
 
 @pytest.mark.parametrize("arguments", [["status", 1], ["results", 1], ["enqueue"], ["jobs"]], ids=str)
 def test_a_command_whose_database_goes_silent_ends_with_exit_code_3(
-    mill: Mill, proxy: Proxy, own_postgres: PostgresCluster, arguments: list[object]
+    fleet: Fleet, proxy: Proxy, own_postgres: PostgresCluster, arguments: list[object]
 ) -> None:
-    mill.environment["DOCMILL_DATABASE_ANSWER_S"] = "1"
-    mill.give(numbered(4))
+    fleet.environment["DOCMILL_DATABASE_ANSWER_S"] = "1"
+    fleet.give(numbered(4))
     if arguments == ["enqueue"]:
-        arguments = ["enqueue", mill.corpus(numbered(4)), "--task", "translate", "--model", "null"]
-    with mill.database.unhurried() as holding:
+        arguments = ["enqueue", fleet.corpus(numbered(4)), "--task", "translate", "--model", "null"]
+    with fleet.database.unhurried() as holding:
         holding.exec_driver_sql("LOCK TABLE job, step, document, outcome")
-        command = mill.start(*arguments)
+        command = fleet.start(*arguments)
         try:
-            until(lambda: waits_for_a_lock(mill.database), "the command waits for an answer")
+            until(lambda: waits_for_a_lock(fleet.database), "the command waits for an answer")
             proxy.blackhole()
             assert command.wait(60) == 3
         finally:
             if command.poll() is None:
                 command.send_signal(signal.SIGKILL)
-    told = mill.log(str(arguments[0]))
+    told = fleet.log(str(arguments[0]))
     assert "cannot reach the database" in told
     assert "silent" in told
     assert "Traceback" not in told

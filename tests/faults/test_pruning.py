@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from storage import jobs
-from storage.database import Database
+from storage.core.database import Database
+from storage.core.schema import Ingest
 from storage.errors import TooManyVanished
-from storage.schema import Ingest
-from storage.status import read_status
+from storage.results.status import read_status
+from storage.steps import jobs
 from tasks.errors import BadOption
-from tests.storage.books import documents as present
-from tests.storage.books import work
-from worker.enqueue import Enqueued, enqueue
+from tests.storage.builders import documents as present
+from tests.storage.builders import work
 from worker.pipelines.file import PipelineInvalid, parse
-from worker.request import Request, prepare
 from worker.settings import Settings
+from worker.submit.enqueue import Enqueued, enqueue
+from worker.submit.request import Request, prepare
 
 Read = Callable[..., Enqueued]
 

@@ -8,23 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from storage.database import Database
-from storage.schema import Shard
-from tests.faults.mill import SHARD_TEXTS, Mill, numbered
+from storage.core.database import Database
+from storage.core.schema import Shard
+from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.proxy import Proxy
 from tests.faults.servers import RedisServer
 from tests.worker.harness import until
 
 NOTICED_S = 60.0
 QUICK_TO_NOTICE = """
-import worker.app
-worker.app.CONFIG["broker_transport_options"] |= {"socket_timeout": 2, "health_check_interval": 1}
+import worker.queue.app
+worker.queue.app.CONFIG["broker_transport_options"] |= {"socket_timeout": 2, "health_check_interval": 1}
 """
 
 
 @pytest.fixture
-def mill(tmp_path: Path, database: Database, own_redis: RedisServer) -> Mill:
-    return Mill(tmp_path, database, own_redis.url)
+def fleet(tmp_path: Path, database: Database, own_redis: RedisServer) -> Fleet:
+    return Fleet(tmp_path, database, own_redis.url)
 
 
 @pytest.fixture
@@ -33,108 +33,108 @@ def proxy(own_redis: RedisServer) -> Iterator[Proxy]:
         yield proxy
 
 
-def grace_is_over(mill: Mill) -> None:
+def grace_is_over(fleet: Fleet) -> None:
     """Hints that are gone count as lost after half a minute: that time is moved, not waited for."""
-    mill.set_shards(dispatched_at=Shard.dispatched_at - 60)
+    fleet.set_shards(dispatched_at=Shard.dispatched_at - 60)
 
 
-def test_a_redis_that_is_killed_three_times_loses_nothing(mill: Mill, own_redis: RedisServer) -> None:
+def test_a_redis_that_is_killed_three_times_loses_nothing(fleet: Fleet, own_redis: RedisServer) -> None:
     n = 12 * SHARD_TEXTS
-    job = mill.give(numbered(n), model="null@2000")
-    with mill.worker():
+    job = fleet.give(numbered(n), model="null@2000")
+    with fleet.worker():
         for kill in range(1, 4):
-            until(lambda least=kill: mill.states()["done"] >= least, "some of it is done")  # type: ignore[misc]
+            until(lambda least=kill: fleet.states()["done"] >= least, "some of it is done")  # type: ignore[misc]
             own_redis.kill()
             own_redis.start()
-            grace_is_over(mill)
-        until(lambda: mill.states()["done"] > 3, "it goes on")
-        grace_is_over(mill)
-        assert mill.finish(job).done == n
+            grace_is_over(fleet)
+        until(lambda: fleet.states()["done"] > 3, "it goes on")
+        grace_is_over(fleet)
+        assert fleet.finish(job).done == n
 
 
-def test_a_redis_that_forgets_everything_is_told_again(mill: Mill, own_redis: RedisServer) -> None:
-    job = mill.give(numbered(8 * SHARD_TEXTS), model="null@2000")
-    with mill.worker():
-        until(lambda: mill.states()["running"], "some shards run")
-        assert mill.states()["queued"]
+def test_a_redis_that_forgets_everything_is_told_again(fleet: Fleet, own_redis: RedisServer) -> None:
+    job = fleet.give(numbered(8 * SHARD_TEXTS), model="null@2000")
+    with fleet.worker():
+        until(lambda: fleet.states()["running"], "some shards run")
+        assert fleet.states()["queued"]
         with own_redis.client() as client:
             client.flushall()
-        grace_is_over(mill)
-        assert mill.finish(job).done == 8 * SHARD_TEXTS
+        grace_is_over(fleet)
+        assert fleet.finish(job).done == 8 * SHARD_TEXTS
 
 
 def test_an_enqueue_without_redis_is_durable_and_says_that_dispatch_is_deferred(
-    mill: Mill, own_redis: RedisServer
+    fleet: Fleet, own_redis: RedisServer
 ) -> None:
-    path = mill.corpus(numbered(2 * SHARD_TEXTS))
+    path = fleet.corpus(numbered(2 * SHARD_TEXTS))
     own_redis.stop()
-    done = mill("enqueue", path, "--task", "translate", "--model", "null", code=0)
+    done = fleet("enqueue", path, "--task", "translate", "--model", "null", code=0)
     assert "Dispatch deferred" in done.stderr
     job = int(done.stdout)
-    assert mill.states() == {"planned": 2}
+    assert fleet.states() == {"planned": 2}
     own_redis.start()
-    with mill.worker():
-        mill.finish(job)
+    with fleet.worker():
+        fleet.finish(job)
 
 
-def test_a_redis_without_room_delays_the_work_until_there_is_room_again(mill: Mill, own_redis: RedisServer) -> None:
-    path = mill.corpus(numbered(6 * SHARD_TEXTS))
+def test_a_redis_without_room_delays_the_work_until_there_is_room_again(fleet: Fleet, own_redis: RedisServer) -> None:
+    path = fleet.corpus(numbered(6 * SHARD_TEXTS))
     with own_redis.client() as client:
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", "1")
-        done = mill("enqueue", path, "--task", "translate", "--model", "null", code=0)
+        done = fleet("enqueue", path, "--task", "translate", "--model", "null", code=0)
         assert "Dispatch deferred" in done.stderr
         job = int(done.stdout)
-        assert mill.states() == {"planned": 6}, "what was not sent is not believed to be"
-        with mill.worker():
-            until(mill.live, "the worker is ready")
-            until(lambda: "caretaker_waits" in mill.log("worker"), "it says what it waits for")
-            until(lambda: mill.states() == {"planned": 6}, "what could not be sent is planned again")
+        assert fleet.states() == {"planned": 6}, "what was not sent is not believed to be"
+        with fleet.worker():
+            until(fleet.live, "the worker is ready")
+            until(lambda: "caretaker_waits" in fleet.log("worker"), "it says what it waits for")
+            until(lambda: fleet.states() == {"planned": 6}, "what could not be sent is planned again")
             client.config_set("maxmemory", "0")
-            mill.finish(job)
+            fleet.finish(job)
 
 
-def test_a_redis_that_runs_full_under_work_loses_nothing(mill: Mill, own_redis: RedisServer) -> None:
-    job = mill.give(numbered(24 * SHARD_TEXTS), model="null@3000")
-    with own_redis.client() as client, mill.worker():
-        until(lambda: mill.states()["running"], "some of it runs")
+def test_a_redis_that_runs_full_under_work_loses_nothing(fleet: Fleet, own_redis: RedisServer) -> None:
+    job = fleet.give(numbered(24 * SHARD_TEXTS), model="null@3000")
+    with own_redis.client() as client, fleet.worker():
+        until(lambda: fleet.states()["running"], "some of it runs")
         client.config_set("maxmemory", "1")
-        until(lambda: "top_up_failed" in mill.log("worker"), "no hint can be sent")
+        until(lambda: "top_up_failed" in fleet.log("worker"), "no hint can be sent")
         client.config_set("maxmemory", "0")
-        mill.finish(job)
+        fleet.finish(job)
 
 
-def test_a_connection_that_is_half_open_is_noticed(mill: Mill, proxy: Proxy, own_redis: RedisServer) -> None:
-    mill.environment["DOCMILL_REDIS_URL"] = f"redis://127.0.0.1:{proxy.port}/0"
-    mill.patch(QUICK_TO_NOTICE)
-    first = mill.give(numbered(SHARD_TEXTS))
-    with mill.worker():
-        mill.finish(first)
+def test_a_connection_that_is_half_open_is_noticed(fleet: Fleet, proxy: Proxy, own_redis: RedisServer) -> None:
+    fleet.environment["DOCMILL_REDIS_URL"] = f"redis://127.0.0.1:{proxy.port}/0"
+    fleet.patch(QUICK_TO_NOTICE)
+    first = fleet.give(numbered(SHARD_TEXTS))
+    with fleet.worker():
+        fleet.finish(first)
         proxy.lose_all()
         began = time.monotonic()
-        second = mill.give(numbered(SHARD_TEXTS, first=1000))
+        second = fleet.give(numbered(SHARD_TEXTS, first=1000))
 
         def done() -> bool:
-            grace_is_over(mill)  # Redis gave the hint to the connection that is no more
-            return mill.states().keys() == {"done"}
+            grace_is_over(fleet)  # Redis gave the hint to the connection that is no more
+            return fleet.states().keys() == {"done"}
 
         until(done, "the worker asks for hints on a new connection", 30)
         assert time.monotonic() - began < NOTICED_S
-        mill.finish(second)
+        fleet.finish(second)
 
 
-def test_a_connection_that_is_cut_is_made_again(mill: Mill, proxy: Proxy) -> None:
-    mill.environment["DOCMILL_REDIS_URL"] = f"redis://127.0.0.1:{proxy.port}/0"
-    job = mill.give(numbered(6 * SHARD_TEXTS), model="null@2000")
-    with mill.worker():
-        until(lambda: mill.states()["done"], "some of it is done")
+def test_a_connection_that_is_cut_is_made_again(fleet: Fleet, proxy: Proxy) -> None:
+    fleet.environment["DOCMILL_REDIS_URL"] = f"redis://127.0.0.1:{proxy.port}/0"
+    job = fleet.give(numbered(6 * SHARD_TEXTS), model="null@2000")
+    with fleet.worker():
+        until(lambda: fleet.states()["done"], "some of it is done")
         proxy.cut_all()
-        grace_is_over(mill)
-        mill.finish(job)
+        grace_is_over(fleet)
+        fleet.finish(job)
 
 
 def test_a_redis_of_default_settings_would_be_noticed_in_time() -> None:
-    from worker.app import CONFIG
+    from worker.queue.app import CONFIG
 
     options = CONFIG["broker_transport_options"]
     # As kombu says of a half-open BRPOP; what it brings is noted over other connections, which are as silent.

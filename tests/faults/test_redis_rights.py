@@ -10,16 +10,16 @@ import pytest
 import redis
 from celery import Celery
 
-from storage.database import Database
+from storage.core.database import Database
 from tests.faults import security
-from tests.faults.mill import Mill, numbered
+from tests.faults.fleet import Fleet, numbered
 from tests.faults.servers import RedisServer
 from tests.kinds import KINDS
 from tests.worker.harness import until
-from worker.broker import Broker
 from worker.errors import BrokerUnreachable
-from worker.messages import ENQUEUE_LANE, queue, redis_key
-from worker.refusal import PROBES
+from worker.queue.broker import Broker
+from worker.queue.messages import ENQUEUE_LANE, queue, redis_key
+from worker.queue.redis_errors import PROBES
 
 WORKER, ADMIN, PRODUCER = "docmill-worker", "docmill-admin", "docmill-producer"
 
@@ -31,14 +31,14 @@ def protected(own_redis: RedisServer) -> RedisServer:
 
 
 @pytest.fixture
-def admin(tmp_path: Path, sqlite_url: str, protected: RedisServer) -> Mill:
-    return Mill(tmp_path, Database(sqlite_url, kinds=KINDS), security.redis_url(protected, ADMIN))
+def admin(tmp_path: Path, sqlite_url: str, protected: RedisServer) -> Fleet:
+    return Fleet(tmp_path, Database(sqlite_url, kinds=KINDS), security.redis_url(protected, ADMIN))
 
 
 @pytest.fixture
-def worker(tmp_path: Path, sqlite_url: str, protected: RedisServer) -> Mill:
+def worker(tmp_path: Path, sqlite_url: str, protected: RedisServer) -> Fleet:
     lanes = {"lanes": "summarize,translate,enqueue", "order_roots": tmp_path}
-    return Mill(tmp_path, Database(sqlite_url, kinds=KINDS), security.redis_url(protected, WORKER), **lanes)
+    return Fleet(tmp_path, Database(sqlite_url, kinds=KINDS), security.redis_url(protected, WORKER), **lanes)
 
 
 def keeper(server: RedisServer) -> redis.Redis:
@@ -53,7 +53,7 @@ def send(server: RedisServer, **arguments: str) -> None:
 
 
 def test_with_the_rights_of_the_page_jobs_are_enqueued_by_two_users_and_done_by_a_third(
-    protected: RedisServer, admin: Mill, worker: Mill
+    protected: RedisServer, admin: Fleet, worker: Fleet
 ) -> None:
     source = admin.corpus(numbered(3))
     enqueued = json.loads(admin("enqueue", source, "--task", "translate", "--model", "null", "--json").stdout)
@@ -68,7 +68,7 @@ def test_with_the_rights_of_the_page_jobs_are_enqueued_by_two_users_and_done_by_
 
 
 def test_a_message_that_a_dead_worker_had_not_acknowledged_is_taken_up_with_these_rights(
-    protected: RedisServer, worker: Mill
+    protected: RedisServer, worker: Fleet
 ) -> None:
     send(protected, source=str(worker.corpus(numbered(3))), task="translate", model="null")
     with keeper(protected) as client:  # what a worker of seven hours ago left behind
@@ -86,7 +86,7 @@ def test_the_page_permits_a_worker_what_it_probes_for_and_nothing_else() -> None
     assert permitted == {name.lower().replace(" ", "|") for name, *_ in PROBES}
 
 
-def test_a_worker_that_lacks_a_command_names_it_before_it_starts(protected: RedisServer, worker: Mill) -> None:
+def test_a_worker_that_lacks_a_command_names_it_before_it_starts(protected: RedisServer, worker: Fleet) -> None:
     with keeper(protected) as client:
         for word in security.acl(WORKER):
             if word.startswith("+"):
@@ -99,7 +99,7 @@ def test_a_worker_that_lacks_a_command_names_it_before_it_starts(protected: Redi
         assert "lacks +brpop +zadd; docs/security.md" in worker("worker", "--device", "cpu", code=3).stderr
 
 
-def test_each_command_of_an_admins_user_is_needed(protected: RedisServer, admin: Mill) -> None:
+def test_each_command_of_an_admins_user_is_needed(protected: RedisServer, admin: Fleet) -> None:
     with keeper(protected) as client:
         for word in security.acl(ADMIN):
             if word.startswith("+"):
@@ -121,7 +121,7 @@ def hint(broker: Broker) -> None:
 
 
 def test_an_admin_whose_hints_are_refused_has_stored_the_job_and_is_told_why(
-    protected: RedisServer, admin: Mill
+    protected: RedisServer, admin: Fleet
 ) -> None:
     with keeper(protected) as client:
         client.execute_command("ACL", "SETUSER", ADMIN, "-lpush")
@@ -131,7 +131,7 @@ def test_an_admin_whose_hints_are_refused_has_stored_the_job_and_is_told_why(
 
 
 @pytest.mark.parametrize("user", [WORKER, "nobody"])
-def test_a_password_that_is_wrong_is_said_to_be(protected: RedisServer, worker: Mill, user: str) -> None:
+def test_a_password_that_is_wrong_is_said_to_be(protected: RedisServer, worker: Fleet, user: str) -> None:
     worker.environment["DOCMILL_REDIS_URL"] = security.redis_url(protected, user, "guessed-wrong")
     for command, code in ((("worker", "--device", "cpu"), 3), (("doctor",), 1)):
         told = worker(*command, code=code)
@@ -139,7 +139,7 @@ def test_a_password_that_is_wrong_is_said_to_be(protected: RedisServer, worker: 
         assert "guessed-wrong" not in told.stdout + told.stderr
 
 
-def test_doctor_says_that_it_may_not_ask(worker: Mill) -> None:
+def test_doctor_says_that_it_may_not_ask(worker: Fleet) -> None:
     found = worker("doctor", code=1).stdout  # since no worker lives
     [line] = [line for line in found.splitlines() if " redis " in line]
     assert line.startswith("ok")

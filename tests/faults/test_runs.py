@@ -14,21 +14,21 @@ import pytest
 import redis
 from sqlalchemy import func, select, update
 
-from storage import jobs
-from storage.database import Database, db_now
-from storage.disposal import collection, removal
-from storage.export import results
-from storage.flow import pipelines
-from storage.schema import Ingest, Job, PipelineRun
-from tests.faults.mill import Mill
+from storage.core.database import Database, db_now
+from storage.core.schema import Ingest, Job, PipelineRun
+from storage.deletion import gc, removal
+from storage.pipelines import pipelines
+from storage.results import results
+from storage.steps import jobs
+from tests.faults.fleet import Fleet
 from tests.faults.servers import RedisServer
-from tests.storage.books import work
+from tests.storage.builders import work
 from tests.storage.readers.site import Site, serving
 from tests.worker.harness import kill_group, until
-from worker.broker import Broker
 from worker.pipelines import running
-from worker.pipelines.firing import round_of_schedules
+from worker.pipelines.due import round_of_schedules
 from worker.pipelines.running import advance
+from worker.queue.broker import Broker
 from worker.settings import load_settings
 
 N = 600  # more than one chunk
@@ -47,7 +47,7 @@ file = "out.jsonl"
 """
 SLOW_EXPORT = """
 import os, time
-from storage.export import results
+from storage.results import results
 rows = results.results
 def slow(*given, **more):
     yield from rows(*given, **more)
@@ -95,49 +95,49 @@ def ids(path: Path) -> list[str]:
     return [json.loads(line)["id"] for line in path.read_text().splitlines()]
 
 
-def test_a_reading_and_an_export_that_take_long_are_done_once_and_by_one_worker(mill: Mill, site: Site) -> None:
-    begun, go = mill.folder / "begun", mill.folder / "go"
-    mill.patch(SLOW_EXPORT.format(begun=str(begun), go=str(go)))
+def test_a_reading_and_an_export_that_take_long_are_done_once_and_by_one_worker(fleet: Fleet, site: Site) -> None:
+    begun, go = fleet.folder / "begun", fleet.folder / "go"
+    fleet.patch(SLOW_EXPORT.format(begun=str(begun), go=str(go)))
     site.pause = threading.Event()
-    keep(mill.database, mill.folder, f"{site.url}/corpus.jsonl")
-    run_id = fire(mill.database)
+    keep(fleet.database, fleet.folder, f"{site.url}/corpus.jsonl")
+    run_id = fire(fleet.database)
 
     def renewed_after_the_hand_out_period(since: float) -> Callable[[], bool]:
         def renewed() -> bool:
-            hand_out_period_passes(mill.database)
-            return (run_of(mill.database, run_id).lease_until or 0.0) > since
+            hand_out_period_passes(fleet.database)
+            return (run_of(fleet.database, run_id).lease_until or 0.0) > since
 
         return renewed
 
-    with mill.worker(lease_s=60):
+    with fleet.worker(lease_s=60):
         for phase in ("reading", "writing"):
             if phase == "writing":
                 until(begun.exists, "the output is being written")
-            held = until(lambda: run_of(mill.database, run_id).lease_until, f"the run is held while {phase}")
+            held = until(lambda: run_of(fleet.database, run_id).lease_until, f"the run is held while {phase}")
             until(renewed_after_the_hand_out_period(held), f"its lease is renewed while {phase}")
             site.pause.set()
         go.touch()
-        until(lambda: run_of(mill.database, run_id).finished_at, "the run has ended")
-    run = run_of(mill.database, run_id)
+        until(lambda: run_of(fleet.database, run_id).finished_at, "the run has ended")
+    run = run_of(fleet.database, run_id)
     assert (run.state, run.reason, run.fence) == ("done", None, 2), "taken once to be read and once to be written"
     assert begun.read_text() == "x"
-    assert (counted(mill.database, Job), counted(mill.database, Ingest)) == (1, 1)
-    assert sorted(ids(mill.folder / "out.jsonl"), key=int) == [str(n) for n in range(N)]
+    assert (counted(fleet.database, Job), counted(fleet.database, Ingest)) == (1, 1)
+    assert sorted(ids(fleet.folder / "out.jsonl"), key=int) == [str(n) for n in range(N)]
 
 
-def test_a_reading_whose_worker_is_killed_is_carried_on_by_another(mill: Mill, site: Site) -> None:
+def test_a_reading_whose_worker_is_killed_is_carried_on_by_another(fleet: Fleet, site: Site) -> None:
     site.pause = threading.Event()
-    keep(mill.database, mill.folder, f"{site.url}/corpus.jsonl")
-    run_id = fire(mill.database)
-    first = mill.start_worker()
-    until(lambda: run_of(mill.database, run_id).state == "reading", "the source is being read")
+    keep(fleet.database, fleet.folder, f"{site.url}/corpus.jsonl")
+    run_id = fire(fleet.database)
+    first = fleet.start_worker()
+    until(lambda: run_of(fleet.database, run_id).state == "reading", "the source is being read")
     kill_group(first)
     site.pause.set()
-    with mill.worker():
-        until(lambda: run_of(mill.database, run_id).finished_at, "the run has ended")
-    assert run_of(mill.database, run_id).state == "done"
-    assert (counted(mill.database, Job), counted(mill.database, Ingest)) == (1, 1)
-    assert len(ids(mill.folder / "out.jsonl")) == N
+    with fleet.worker():
+        until(lambda: run_of(fleet.database, run_id).finished_at, "the run has ended")
+    assert run_of(fleet.database, run_id).state == "done"
+    assert (counted(fleet.database, Job), counted(fleet.database, Ingest)) == (1, 1)
+    assert len(ids(fleet.folder / "out.jsonl")) == N
 
 
 class Crew:
@@ -272,8 +272,8 @@ def remove(database: Database) -> None:
 
 
 def collect(database: Database) -> None:
-    collection.drop(database)
-    collection.collect(database)
+    gc.drop(database)
+    gc.collect(database)
 
 
 @pytest.mark.parametrize("act", [cancel, remove, collect])

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.engine import make_url
 
-from storage.database import Database
-from storage.schema import Base
-from tests.faults.mill import Mill, numbered
+from storage.core.database import Database
+from storage.core.schema import Base
+from tests.faults.fleet import Fleet, numbered
 from tests.faults.servers import RedisServer, free_port
 from tests.worker.harness import Docmill, until
 
@@ -42,15 +42,15 @@ class Said:
 
 
 @pytest.fixture
-def mill(tmp_path: Path, database: Database, own_redis: RedisServer) -> Mill:
+def fleet(tmp_path: Path, database: Database, own_redis: RedisServer) -> Fleet:
     """docmill with a password in every URL that can have one."""
     with own_redis.client() as client:
         client.config_set("requirepass", SECRET)
-    mill = Mill(tmp_path, database, own_redis.url.replace("//", f"//:{IN_URL}@"), log_level="debug")
+    fleet = Fleet(tmp_path, database, own_redis.url.replace("//", f"//:{IN_URL}@"), log_level="debug")
     if not database.is_sqlite:  # which trusts whoever comes, so that any password does
         url = database.url.set(password=SECRET)
-        mill.environment["DOCMILL_DATABASE_URL"] = url.render_as_string(hide_password=False)
-    return mill
+        fleet.environment["DOCMILL_DATABASE_URL"] = url.render_as_string(hide_password=False)
+    return fleet
 
 
 def tables(database: Database) -> str:
@@ -63,12 +63,12 @@ def files(folder: Path) -> list[str]:
     return [str(path) for path in folder.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
 
 
-def test_a_password_is_in_no_output_log_file_or_table(mill: Mill) -> None:
-    said = Said(mill)
-    path = mill.corpus([*numbered(5), ""])
+def test_a_password_is_in_no_output_log_file_or_table(fleet: Fleet) -> None:
+    said = Said(fleet)
+    path = fleet.corpus([*numbered(5), ""])
     said("enqueue", path, "--task", "translate", "--model", "null", "--json")
-    with mill.worker():
-        mill.finish(1)
+    with fleet.worker():
+        fleet.finish(1)
         said("doctor", "--json")
     said("jobs")
     said("jobs", "--json")
@@ -78,15 +78,15 @@ def test_a_password_is_in_no_output_log_file_or_table(mill: Mill) -> None:
     said("results", 1)
     said("failures", 1, "--json")
     assert said.told() == []
-    assert CANARY not in mill.log("worker")
-    assert "***" in mill.log("worker"), "it says which servers it uses"
-    assert CANARY not in tables(mill.database)
-    assert files(mill.folder) == []
+    assert CANARY not in fleet.log("worker")
+    assert "***" in fleet.log("worker"), "it says which servers it uses"
+    assert CANARY not in tables(fleet.database)
+    assert files(fleet.folder) == []
 
 
-def test_a_password_is_in_no_error(mill: Mill, own_redis: RedisServer) -> None:
-    said = Said(mill)
-    path = mill.corpus(numbered(5))
+def test_a_password_is_in_no_error(fleet: Fleet, own_redis: RedisServer) -> None:
+    said = Said(fleet)
+    path = fleet.corpus(numbered(5))
     enqueue = ("enqueue", path, "--task", "translate", "--model", "null", "--json")
     wrong = {"DOCMILL_REDIS_URL": own_redis.url.replace("//", f"//:{IN_URL}-no@")}
     said("worker", code=3, settings=wrong)
@@ -95,8 +95,8 @@ def test_a_password_is_in_no_error(mill: Mill, own_redis: RedisServer) -> None:
     said("worker", code=3)
     said("doctor", "--json", code=1)
     said(*enqueue)
-    if not mill.database.is_sqlite:
-        url = make_url(mill.environment["DOCMILL_DATABASE_URL"])
+    if not fleet.database.is_sqlite:
+        url = make_url(fleet.environment["DOCMILL_DATABASE_URL"])
         for away in (url.set(port=free_port()), url.set(database="nowhere")):
             gone = {"DOCMILL_DATABASE_URL": away.render_as_string(hide_password=False)}
             said("jobs", code=3, settings=gone)
@@ -123,10 +123,12 @@ def test_a_url_that_is_none_does_not_give_its_password_away(tmp_path: Path, name
     assert said.told() == []
 
 
-def test_a_worker_that_loses_its_servers_says_so_without_their_passwords(mill: Mill, own_redis: RedisServer) -> None:
-    mill.give(numbered(5), model="null@1")
-    with mill.worker():
-        until(lambda: mill.states()["running"], "it works")
+def test_a_worker_that_loses_its_servers_says_so_without_their_passwords(
+    fleet: Fleet, own_redis: RedisServer
+) -> None:
+    fleet.give(numbered(5), model="null@1")
+    with fleet.worker():
+        until(lambda: fleet.states()["running"], "it works")
         own_redis.stop()
-        until(lambda: "caretaker_waits" in mill.log("worker"), "it misses Redis")
-    assert CANARY not in mill.log("worker")
+        until(lambda: "caretaker_waits" in fleet.log("worker"), "it misses Redis")
+    assert CANARY not in fleet.log("worker")

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from storage.schema import Shard
-from tests.faults.mill import SHARD_TEXTS, Mill, numbered
+from storage.core.schema import Shard
+from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.worker.harness import Running, device_pids, kill_group, until
 
 DRAIN_S = 30.0  # what a service manager may count on
@@ -28,30 +28,30 @@ def ended(process: Running, within_s: float) -> float:
     return time.monotonic() - began
 
 
-def test_a_worker_that_is_asked_to_go_finishes_its_batch_and_gives_the_rest_back(mill: Mill) -> None:
-    job = mill.give(numbered(8 * SHARD_TEXTS), model="null@900")
-    worker = mill.start_worker()
-    until(lambda: mill.states()["running"] == 3, "every thread has a shard")
+def test_a_worker_that_is_asked_to_go_finishes_its_batch_and_gives_the_rest_back(fleet: Fleet) -> None:
+    job = fleet.give(numbered(8 * SHARD_TEXTS), model="null@900")
+    worker = fleet.start_worker()
+    until(lambda: fleet.states()["running"] == 3, "every thread has a shard")
     worker.send_signal(signal.SIGTERM)
     assert ended(worker, DRAIN_S) < DRAIN_S
-    assert mill.states()["running"] == 0
+    assert fleet.states()["running"] == 0
     # A busy machine has cut only a part of the first shard by then, and the batch is that part.
-    assert mill.outcomes()["done"] > 0, "the batch that was on the device is kept"
-    given_back = [row.attempt for row in mill.shards(Shard.state, Shard.attempt) if row.state != "done"]
+    assert fleet.outcomes()["done"] > 0, "the batch that was on the device is kept"
+    given_back = [row.attempt for row in fleet.shards(Shard.state, Shard.attempt) if row.state != "done"]
     assert len(given_back) >= 4
     assert set(given_back) == {0}, "a drain spends no attempt"
-    with mill.worker():
-        assert mill.finish(job).done == 8 * SHARD_TEXTS
+    with fleet.worker():
+        assert fleet.finish(job).done == 8 * SHARD_TEXTS
 
 
 @pytest.mark.parametrize("words", [["TERM", "TERM"], ["TERM", "INT"], ["QUIT"]], ids=" ".join)
 def test_a_worker_that_is_told_to_go_gives_everything_back_at_once_with_what_is_finished(
-    mill: Mill, words: list[str]
+    fleet: Fleet, words: list[str]
 ) -> None:
-    mill.give(numbered(3 * SHARD_TEXTS))
-    worker = mill.start_worker(fault="batch:hang@2")
-    until(mill.strikes, "one batch is finished, and the next takes an hour")
-    until(lambda: mill.states()["running"] == 3 - mill.states()["done"], "every thread has a shard")
+    fleet.give(numbered(3 * SHARD_TEXTS))
+    worker = fleet.start_worker(fault="batch:hang@2")
+    until(fleet.strikes, "one batch is finished, and the next takes an hour")
+    until(lambda: fleet.states()["running"] == 3 - fleet.states()["done"], "every thread has a shard")
     worker.send_signal(signal.Signals[f"SIG{words[0]}"])
 
     def gone() -> bool:
@@ -61,44 +61,44 @@ def test_a_worker_that_is_told_to_go_gives_everything_back_at_once_with_what_is_
 
     until(gone, "it ends", AT_ONCE_S)
     assert worker.returncode == 0
-    assert mill.states()["running"] == 0
-    assert {row.attempt for row in mill.shards(Shard.state, Shard.attempt) if row.state != "done"} == {0}
-    assert 0 < mill.outcomes()["done"] <= BATCH_TEXTS, "what is finished of a shard is kept"
-    assert mill.live() == {}
+    assert fleet.states()["running"] == 0
+    assert {row.attempt for row in fleet.shards(Shard.state, Shard.attempt) if row.state != "done"} == {0}
+    assert 0 < fleet.outcomes()["done"] <= BATCH_TEXTS, "what is finished of a shard is kept"
+    assert fleet.live() == {}
 
 
-def test_a_worker_that_was_frozen_past_its_lease_commits_nothing_that_was_taken_from_it(mill: Mill) -> None:
-    job = mill.give(numbered(6 * SHARD_TEXTS), model="null@1000")
-    first = mill.start_worker()
-    until(lambda: mill.states()["running"] == 3, "every thread has a shard")
-    frozen = mill.owners()
+def test_a_worker_that_was_frozen_past_its_lease_commits_nothing_that_was_taken_from_it(fleet: Fleet) -> None:
+    job = fleet.give(numbered(6 * SHARD_TEXTS), model="null@1000")
+    first = fleet.start_worker()
+    until(lambda: fleet.states()["running"] == 3, "every thread has a shard")
+    frozen = fleet.owners()
     pids = [first.pid, *device_pids(first)]
-    mill.database.write(lambda _: send(pids, signal.SIGSTOP))  # while we write, so that they hold no SQLite file
-    held = {row.id for row in mill.shards(Shard.id, Shard.owner) if row.owner in frozen}
-    with mill.worker():
-        until(lambda: not mill.owners() & frozen, "what it held is taken from it")
+    fleet.database.write(lambda _: send(pids, signal.SIGSTOP))  # while we write, so that they hold no SQLite file
+    held = {row.id for row in fleet.shards(Shard.id, Shard.owner) if row.owner in frozen}
+    with fleet.worker():
+        until(lambda: not fleet.owners() & frozen, "what it held is taken from it")
         send(pids, signal.SIGCONT)
-        status = mill.finish(job)
+        status = fleet.finish(job)
     assert status.done == 6 * SHARD_TEXTS
-    until(lambda: "lease_lost" in mill.log("worker"), "it was told that its shards are gone")
+    until(lambda: "lease_lost" in fleet.log("worker"), "it was told that its shards are gone")
     first.send_signal(signal.SIGQUIT)
     ended(first, AT_ONCE_S)
-    of_held = [row for row in mill.shards(Shard.id, Shard.attempt, Shard.fence, Shard.suspect) if row.id in held]
+    of_held = [row for row in fleet.shards(Shard.id, Shard.attempt, Shard.fence, Shard.suspect) if row.id in held]
     assert {row.fence for row in of_held} == {3}, "claimed, taken away and claimed again"
     assert {(row.attempt, row.suspect) for row in of_held} == {(1, 0)}, "which spends no attempt, nor blames anybody"
 
 
-def test_a_worker_that_was_frozen_past_its_lease_commits_what_nobody_took(mill: Mill) -> None:
-    job = mill.give(numbered(3 * SHARD_TEXTS), model="null@1000")
-    with mill.worker(lease_s=1, upkeep_s=600) as worker:
-        until(lambda: mill.states()["running"] == 3, "every thread has a shard")
+def test_a_worker_that_was_frozen_past_its_lease_commits_what_nobody_took(fleet: Fleet) -> None:
+    job = fleet.give(numbered(3 * SHARD_TEXTS), model="null@1000")
+    with fleet.worker(lease_s=1, upkeep_s=600) as worker:
+        until(lambda: fleet.states()["running"] == 3, "every thread has a shard")
         pids = device_pids(worker)
-        mill.database.write(lambda _: send(pids, signal.SIGSTOP))
-        until(lambda: mill.lapsed() == 3, "their leases lapsed")
+        fleet.database.write(lambda _: send(pids, signal.SIGSTOP))
+        until(lambda: fleet.lapsed() == 3, "their leases lapsed")
         send(pids, signal.SIGCONT)
-        mill.finish(job)
-    assert {(row.attempt, row.fence) for row in mill.shards(Shard.attempt, Shard.fence)} == {(1, 1)}
-    assert "lease_lost" not in mill.log("worker")
+        fleet.finish(job)
+    assert {(row.attempt, row.fence) for row in fleet.shards(Shard.attempt, Shard.fence)} == {(1, 1)}
+    assert "lease_lost" not in fleet.log("worker")
 
 
 def send(pids: list[int], number: signal.Signals) -> None:

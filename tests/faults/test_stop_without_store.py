@@ -6,9 +6,9 @@ import os
 import signal
 from pathlib import Path
 
-from storage.database import Database
-from storage.schema import Shard
-from tests.faults.mill import SHARD_TEXTS, Mill, numbered
+from storage.core.database import Database
+from storage.core.schema import Shard
+from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.servers import PostgresCluster
 from tests.worker.harness import device_pids, kill_group, until
 
@@ -16,11 +16,11 @@ from tests.worker.harness import device_pids, kill_group, until
 def test_what_could_not_be_given_back_is_free_without_suspicion_once_the_database_is_there(
     tmp_path: Path, restartable: Database, own_postgres: PostgresCluster, redis_url: str
 ) -> None:
-    mill = Mill(tmp_path, restartable, redis_url, lease_s=600)
-    mill.give(numbered(3 * SHARD_TEXTS), model="null@10")
-    worker = mill.start_worker()
+    fleet = Fleet(tmp_path, restartable, redis_url, lease_s=600)
+    fleet.give(numbered(3 * SHARD_TEXTS), model="null@10")
+    worker = fleet.start_worker()
     try:
-        until(lambda: mill.states()["running"] == 3, "every thread has a shard")
+        until(lambda: fleet.states()["running"] == 3, "every thread has a shard")
         own_postgres.kill()
         worker.send_signal(signal.SIGQUIT)
         until(lambda: not device_pids(worker), "the device process ends")
@@ -29,22 +29,22 @@ def test_what_could_not_be_given_back_is_free_without_suspicion_once_the_databas
     finally:
         if worker.poll() is None:
             kill_group(worker)
-    assert mill.states() == {"planned": 3}
-    assert {(row.attempt, row.suspect) for row in mill.shards(Shard.attempt, Shard.suspect)} == {(0, 0)}
-    assert mill.live() == {}
+    assert fleet.states() == {"planned": 3}
+    assert {(row.attempt, row.suspect) for row in fleet.shards(Shard.attempt, Shard.suspect)} == {(0, 0)}
+    assert fleet.live() == {}
 
 
 def test_a_device_process_that_starts_without_a_database_waits_for_it(
     tmp_path: Path, restartable: Database, own_postgres: PostgresCluster, redis_url: str
 ) -> None:
-    mill = Mill(tmp_path, restartable, redis_url)
-    with mill.worker():
-        [pid] = until(mill.live, "the worker is ready").values()
+    fleet = Fleet(tmp_path, restartable, redis_url)
+    with fleet.worker():
+        [pid] = until(fleet.live, "the worker is ready").values()
         own_postgres.kill()
         os.kill(pid, signal.SIGKILL)
-        until(lambda: "sign_on_waits" in mill.log("worker"), "the next one waits")
+        until(lambda: "sign_on_waits" in fleet.log("worker"), "the next one waits")
         own_postgres.start()
-        job = mill.give(numbered(SHARD_TEXTS))
-        mill.finish(job)
-    assert mill.log("worker").count("device_died") == 1
-    assert "Traceback" not in mill.log("worker")
+        job = fleet.give(numbered(SHARD_TEXTS))
+        fleet.finish(job)
+    assert fleet.log("worker").count("device_died") == 1
+    assert "Traceback" not in fleet.log("worker")

@@ -15,14 +15,14 @@ import pytest
 import redis
 
 from storage import migrations
-from storage.database import Database
+from storage.core.database import Database
 from storage.errors import DatabaseUnreachable
 from tests.conftest import missing
-from tests.faults.mill import Mill, numbered
+from tests.faults.fleet import Fleet, numbered
 from tests.faults.servers import HOST, POSTGRES_USER, Missing, PostgresCluster, RedisServer, open_folder
 from tests.kinds import KINDS
-from worker.broker import Broker
 from worker.errors import BrokerUnreachable
+from worker.queue.broker import Broker
 
 KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
 
@@ -121,13 +121,13 @@ def test_a_job_finishes_over_verified_connections(
     tmp_path: Path, tls_redis: TlsRedis, database_url: str, authority: Authority
 ) -> None:
     database = Database(f"{database_url}?sslmode=verify-full&sslrootcert={authority.ca}", kinds=KINDS)
-    mill = Mill(tmp_path, database, f"{tls_redis.url}?ssl_ca_certs={authority.ca}")
+    fleet = Fleet(tmp_path, database, f"{tls_redis.url}?ssl_ca_certs={authority.ca}")
     with database.read() as connection:
         [[encrypted]] = connection.exec_driver_sql("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
     assert encrypted
-    source = mill.corpus(numbered(3))
-    with mill.worker():
-        mill.finish(mill.enqueue(source, "--task", "translate", "--model", "null"))
+    source = fleet.corpus(numbered(3))
+    with fleet.worker():
+        fleet.finish(fleet.enqueue(source, "--task", "translate", "--model", "null"))
     database.close()
 
 
@@ -149,7 +149,7 @@ def test_a_redis_whose_certificate_is_of_an_unknown_authority_is_refused(
     tmp_path: Path, tls_redis: TlsRedis, sqlite_url: str, strangers_ca: Path, options: str
 ) -> None:
     url = tls_redis.url + options.format(stranger=strangers_ca)
-    told = Mill(tmp_path, Database(sqlite_url, kinds=KINDS), url)("worker", "--device", "cpu", code=3).stderr
+    told = Fleet(tmp_path, Database(sqlite_url, kinds=KINDS), url)("worker", "--device", "cpu", code=3).stderr
     assert "is not trusted" in told
     assert "ssl_ca_certs=FILE" in told
 
@@ -199,6 +199,6 @@ def test_a_postgresql_that_cannot_be_verified_is_refused(
     database = Database(f"{database_url.replace(HOST, host)}?sslmode=verify-full&sslrootcert={root}", kinds=KINDS)
     with pytest.raises(DatabaseUnreachable, match=says):
         migrations.require_current(database)
-    told = Mill(tmp_path, database, None)("jobs", code=3).stderr
+    told = Fleet(tmp_path, database, None)("jobs", code=3).stderr
     assert "cannot reach the database" in told
     database.close()

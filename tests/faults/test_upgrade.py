@@ -17,10 +17,10 @@ import pytest
 from sqlalchemy import insert, select, text, update
 
 from storage import migrations
-from storage.database import Database, db_now
-from storage.schema import Shard
-from storage.schema import Worker as WorkerRow
-from tests.faults.mill import SHARD_TEXTS, Mill, numbered
+from storage.core.database import Database, db_now
+from storage.core.schema import Shard
+from storage.core.schema import Worker as WorkerRow
+from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.worker.harness import ROOT, device_pids, until
 
 NEXT = "9999"
@@ -50,7 +50,7 @@ def next_release(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "docmill.py", folder)  # it starts the packages beside it
     (folder / "storage/migrations/versions/9999_novelty.py").write_text(MIGRATION)
-    schema = folder / "storage/schema.py"
+    schema = folder / "storage/core/schema.py"
     declared = schema.read_text()
     assert declared.count(LAST_COLUMN) == 1
     schema.write_text(declared.replace(LAST_COLUMN, LAST_COLUMN + "    novelty = column(str, nullable=True)\n"))
@@ -58,45 +58,45 @@ def next_release(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def using(mill: Mill, release: Path) -> Iterator[None]:
+def using(fleet: Fleet, release: Path) -> Iterator[None]:
     """Commands that are started within the block are that release's."""
-    before = mill.environment
-    mill.environment = {**before, "PYTHONPATH": str(release)}
+    before = fleet.environment
+    fleet.environment = {**before, "PYTHONPATH": str(release)}
     yield
-    mill.environment = before
+    fleet.environment = before
 
 
 def test_workers_of_the_release_before_go_on_when_the_schema_is_upgraded_under_them(
-    mill: Mill, next_release: Path
+    fleet: Fleet, next_release: Path
 ) -> None:
     n = 24 * SHARD_TEXTS
-    with mill.worker() as old:
-        until(mill.live, "the old worker is ready")
-        job = mill.give(numbered(n), model="null@700")
-        until(lambda: mill.states()["done"], "it has finished a shard")
-        until(lambda: mill.states()["running"], "it is at work")
-        with using(mill, next_release):
-            assert mill.json("db", "upgrade") == {"before": migrations.head(), "after": NEXT}
-            assert mill.states()["done"] < 24, "the upgrade was in the middle of the work"
-            new_one = mill.start_worker()
+    with fleet.worker() as old:
+        until(fleet.live, "the old worker is ready")
+        job = fleet.give(numbered(n), model="null@700")
+        until(lambda: fleet.states()["done"], "it has finished a shard")
+        until(lambda: fleet.states()["running"], "it is at work")
+        with using(fleet, next_release):
+            assert fleet.json("db", "upgrade") == {"before": migrations.head(), "after": NEXT}
+            assert fleet.states()["done"] < 24, "the upgrade was in the middle of the work"
+            new_one = fleet.start_worker()
         try:
-            with mill.worker():  # of the old release, started after the upgrade
-                until(lambda: len(mill.live()) == 3, "old and new workers are ready")
-                everybody = mill.live()
+            with fleet.worker():  # of the old release, started after the upgrade
+                until(lambda: len(fleet.live()) == 3, "old and new workers are ready")
+                everybody = fleet.live()
                 [child] = device_pids(old)
                 os.kill(child, signal.SIGKILL)
-                until(lambda: set(mill.live()) - set(everybody), "the old worker starts its device process again")
-                everybody |= mill.live()
-                again = mill.give(numbered(n, first=n), model="null@4000")
-                mill.finish(job)
-                mill.finish(again)
+                until(lambda: set(fleet.live()) - set(everybody), "the old worker starts its device process again")
+                everybody |= fleet.live()
+                again = fleet.give(numbered(n, first=n), model="null@4000")
+                fleet.finish(job)
+                fleet.finish(again)
         finally:
             new_one.send_signal(signal.SIGQUIT)
             assert new_one.wait(20) == 0
-    worked = {row.owner for row in mill.shards(Shard.owner)}
+    worked = {row.owner for row in fleet.shards(Shard.owner)}
     assert worked >= set(everybody) - {owner for owner, pid in everybody.items() if pid == child}, "somebody sat idle"
-    assert mill.json("db", "upgrade") == {"before": NEXT, "after": NEXT}
-    with mill.database.read() as connection:
+    assert fleet.json("db", "upgrade") == {"before": NEXT, "after": NEXT}
+    with fleet.database.read() as connection:
         stored = connection.execute(text("SELECT count(*), count(novelty) FROM outcome")).one()
         assert tuple(stored) == (2 * n, 2 * n)
 
@@ -104,7 +104,7 @@ def test_workers_of_the_release_before_go_on_when_the_schema_is_upgraded_under_t
 def test_an_upgrade_waits_for_a_long_read_without_making_workers_wait_behind_it(
     restartable: Database, tmp_path: Path, next_release: Path
 ) -> None:
-    mill = Mill(tmp_path, restartable, None)
+    fleet = Fleet(tmp_path, restartable, None)
     restartable.write(
         lambda connection: connection.execute(
             insert(WorkerRow).values(
@@ -120,8 +120,8 @@ def test_an_upgrade_waits_for_a_long_read_without_making_workers_wait_behind_it(
 
     with restartable.read() as reader:
         reader.execute(select(WorkerRow)).all()
-        with using(mill, next_release):
-            upgrade = mill.start("db", "upgrade")
+        with using(fleet, next_release):
+            upgrade = fleet.start("db", "upgrade")
         until(waits, "the upgrade waits for the reader")
         started = time.monotonic()
         alive = update(WorkerRow).values(seen_at=db_now())
@@ -129,5 +129,5 @@ def test_an_upgrade_waits_for_a_long_read_without_making_workers_wait_behind_it(
             restartable.write(lambda connection: connection.execute(alive))
         assert time.monotonic() - started < 10.0, "heartbeats stood behind the upgrade"
         assert upgrade.poll() is None
-    assert upgrade.wait(60) == 0, mill.log("db")
+    assert upgrade.wait(60) == 0, fleet.log("db")
     assert migrations.current(restartable) == NEXT

@@ -10,12 +10,12 @@ from threading import Event
 import pytest
 from sqlalchemy import func, select
 
-from storage.database import Database, db_now
-from storage.schema import Shard
-from tests.faults.mill import LEASE_S, SHARD_TEXTS, Mill, numbered
+from storage.core.database import Database, db_now
+from storage.core.schema import Shard
+from tests.faults.fleet import LEASE_S, SHARD_TEXTS, Fleet, numbered
 from tests.kinds import KINDS
 from tests.worker.harness import until
-from worker.topup import round_of_upkeep
+from worker.queue.dispatcher import round_of_upkeep
 
 CLOCK = """
 import time
@@ -25,56 +25,56 @@ time.time_ns = lambda: true_time_ns() + {offset_s} * 10**9
 """
 
 
-def test_upkeep_by_several_at_once_is_harmless(mill: Mill) -> None:
-    job = mill.give(numbered(8 * SHARD_TEXTS), model="null@3000")
+def test_upkeep_by_several_at_once_is_harmless(fleet: Fleet) -> None:
+    job = fleet.give(numbered(8 * SHARD_TEXTS), model="null@3000")
     over = Event()
 
     def keep_up() -> None:
-        broker = mill.broker()
+        broker = fleet.broker()
         while not over.is_set():
-            round_of_upkeep(mill.database, broker, grace_s=0.0)  # every hint counts as lost, again and again
+            round_of_upkeep(fleet.database, broker, grace_s=0.0)  # every hint counts as lost, again and again
         broker.close()
 
-    with mill.worker(), ThreadPoolExecutor(2) as pool:
+    with fleet.worker(), ThreadPoolExecutor(2) as pool:
         keepers = [pool.submit(keep_up) for _ in range(2)]
         try:
-            mill.finish(job)
+            fleet.finish(job)
         finally:
             over.set()
         for keeper in keepers:
             keeper.result(20)
-    assert {row.attempt for row in mill.shards(Shard.attempt)} == {1}
+    assert {row.attempt for row in fleet.shards(Shard.attempt)} == {1}
 
 
-def test_upkeep_that_is_killed_in_the_middle_is_taken_over(mill: Mill) -> None:
-    job = mill.give(numbered(4 * SHARD_TEXTS), model="null@1000")
-    first = mill.start_worker(fault="upkeep:kill@2")
+def test_upkeep_that_is_killed_in_the_middle_is_taken_over(fleet: Fleet) -> None:
+    job = fleet.give(numbered(4 * SHARD_TEXTS), model="null@1000")
+    first = fleet.start_worker(fault="upkeep:kill@2")
     assert first.wait(20) < 0
-    assert mill.strikes()
-    with mill.worker():
-        mill.finish(job)
+    assert fleet.strikes()
+    with fleet.worker():
+        fleet.finish(job)
 
 
 @pytest.fixture
-def postgres_mill(postgres_url: str, tmp_path: Path, redis_url: str) -> Iterator[Mill]:
+def postgres_mill(postgres_url: str, tmp_path: Path, redis_url: str) -> Iterator[Fleet]:
     database = Database(postgres_url, pool_size=12, kinds=KINDS)
-    yield Mill(tmp_path, database, redis_url)
+    yield Fleet(tmp_path, database, redis_url)
     database.close()
 
 
 @pytest.mark.parametrize("offset_s", [3600, -3600], ids=["an hour ahead", "an hour behind"])
-def test_leases_do_not_depend_on_a_workers_clock(postgres_mill: Mill, offset_s: int) -> None:
-    mill = postgres_mill
-    with mill.worker("--threads", "1"):
-        mill.patch(CLOCK.format(offset_s=offset_s))
-        with mill.worker("--threads", "1"):
-            until(lambda: len(mill.live()) == 2, "both are ready, and the clock of one is wrong")
-            job = mill.give(numbered(6 * SHARD_TEXTS), model="null@800")
-            until(lambda: len(mill.owners()) == 2, "both hold a shard")
-            assert mill.lapsed() == 0
-            with mill.database.read() as connection:
+def test_leases_do_not_depend_on_a_workers_clock(postgres_mill: Fleet, offset_s: int) -> None:
+    fleet = postgres_mill
+    with fleet.worker("--threads", "1"):
+        fleet.patch(CLOCK.format(offset_s=offset_s))
+        with fleet.worker("--threads", "1"):
+            until(lambda: len(fleet.live()) == 2, "both are ready, and the clock of one is wrong")
+            job = fleet.give(numbered(6 * SHARD_TEXTS), model="null@800")
+            until(lambda: len(fleet.owners()) == 2, "both hold a shard")
+            assert fleet.lapsed() == 0
+            with fleet.database.read() as connection:
                 longest = func.max(Shard.lease_until - db_now())
                 assert (connection.scalar(select(longest).where(Shard.state == "running")) or 0.0) <= LEASE_S
-            mill.finish(job)
-    shards = mill.shards(Shard.attempt, Shard.lapses)
+            fleet.finish(job)
+    shards = fleet.shards(Shard.attempt, Shard.lapses)
     assert {(row.attempt, row.lapses) for row in shards} == {(1, 0)}, "nothing was taken from anybody"

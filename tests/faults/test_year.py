@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Double, func, select, update
 
-from storage.database import Database, db_now
-from storage.disposal import collection, versions
-from storage.flow import pipelines
-from storage.schema import Base, Content, OutcomeRow, PipelineRun
+from storage.core.database import Database, db_now
+from storage.core.schema import Base, Content, OutcomeRow, PipelineRun
+from storage.deletion import gc, versions
+from storage.pipelines import pipelines
 from tests.faults.test_runs import HOURLY, Crew, fire
 from tests.faults.test_runs import crew as crew  # a fixture
-from tests.storage.books import documents
+from tests.storage.builders import documents
 
 DAY_S = 86_400.0
 NIGHTS = 365
@@ -101,7 +101,7 @@ def test_a_year_of_nights_that_change_documents_leaves_what_is_current_and_a_mon
         crew.do_all(rounds=2)
         if night % 7 == 0:
             versions.remove(database, LIMIT_DAYS * DAY_S)
-            assert collection.collect(database) == collection.Collected()
+            assert gc.collect(database) == gc.Collected()
         half = largest["first" if night < NIGHTS // 2 else "second"]
         half |= {name: max(n, half.get(name, 0)) for name, n in sizes(database).items()}
         a_day_passes(database)

@@ -9,15 +9,15 @@ from typing import Any
 
 from sqlalchemy import select
 
-from storage.export.results import failures, results
+from storage.core.schema import Job
 from storage.leases.policy import POISON
-from storage.schema import Job
+from storage.results.results import failures, results
 from tasks.backends.null import vector
+from tests.faults.background_commands import Errands
 from tests.faults.checker import check, read_books, some
-from tests.faults.errands import Errands
-from tests.faults.mill import Mill
+from tests.faults.fleet import Fleet
 from tests.faults.nemesis import Storm
-from worker.faultpoints import MARKER
+from worker.fault_points import MARKER
 
 TASKS = ("translate", "summarize", "embed")
 ENDED = ("done", "cancelled", "stopped")
@@ -42,7 +42,7 @@ class Ordered:
 class Workload:
     """Jobs of every kind whose corpora overlap, given by commands that may be killed."""
 
-    mill: Mill
+    fleet: Fleet
     errands: Errands
     storm: Storm
     ordered: list[Ordered] = field(default_factory=list)
@@ -95,7 +95,7 @@ class Workload:
         )
 
     def _file(self, ordered: Ordered) -> Path:
-        path = self.mill.folder / f"{ordered.name}.jsonl"
+        path = self.fleet.folder / f"{ordered.name}.jsonl"
         lines = (json.dumps({"id": key, "text": text}) for key, text in ordered.texts.items())
         path.write_text("\n".join(lines))
         return path
@@ -105,26 +105,26 @@ class Workload:
         return sum(len(ordered.texts) for ordered in self.ordered)
 
     def open_jobs(self) -> list[int]:
-        with self.mill.database.read() as connection:
+        with self.fleet.database.read() as connection:
             return list(connection.scalars(select(Job.id).where(Job.state.not_in(ENDED)).order_by(Job.id)))
 
     def audit(self) -> None:
         """Nothing is lost, nothing doubled, nothing mixed up, and nobody is blamed but poison."""
         for ordered in self.ordered:
             assert ordered.id is not None, f"{ordered.name} was never stored"
-            check(self.mill.database, ordered.id, state="cancelled" if ordered.cancelled else "done")
-            _audit(self.mill, ordered, ordered.id)
+            check(self.fleet.database, ordered.id, state="cancelled" if ordered.cancelled else "done")
+            _audit(self.fleet, ordered, ordered.id)
 
 
-def _audit(mill: Mill, ordered: Ordered, job: int) -> None:
-    books = read_books(mill.database, job)
+def _audit(fleet: Fleet, ordered: Ordered, job: int) -> None:
+    books = read_books(fleet.database, job)
     assert set(books.contents) == set(ordered.texts), f"{ordered.name}: the store has other documents than the source"
-    failed = {row["id"]: row for row in failures(mill.database, job)}
+    failed = {row["id"]: row for row in failures(fleet.database, job)}
     blamed = {key: row["reason"] for key, row in failed.items() if key not in ordered.poison}
     assert not blamed, f"{ordered.name}: documents that failed for no fault of theirs: {some(blamed.items())}"
     assert all(row["reason"] == POISON for row in failed.values()), failed
     assert ordered.cancelled or set(failed) == ordered.poison, f"{ordered.name}: poison that did not fail"
-    wrong = [row["id"] for row in results(mill.database, job) if not _is_right(ordered, row)]
+    wrong = [row["id"] for row in results(fleet.database, job) if not _is_right(ordered, row)]
     assert not wrong, f"{ordered.name}: outputs of other texts: {some(wrong)}"
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from storage.specs import Spec
-from tasks import kinds, polyglot
-from tasks.directions import Direction
+from storage.core.specs import Spec
+from tasks import kinds
 from tasks.kinds import KindOptions
-from tasks.models import Pinned
-from tasks.named_prompts import Prompts
-from tasks.plan import build_spec
+from tasks.models.language_pairs import Direction
+from tasks.models.named_prompts import Prompts
+from tasks.specs import per_language
+from tasks.specs.pinning import Pinned
+from tasks.specs.plan import build_spec
 from worker.orders.message import parse_enqueue
 
 Models = Mapping[str, Mapping[str, Any]]
@@ -49,12 +50,12 @@ def _options(kind: str, given: Mapping[str, Any]) -> KindOptions:
 
 
 def _built(kind: str, model: str, options: KindOptions, models: Models) -> Spec:
-    by_language = polyglot.parse(model)
+    by_language = per_language.parse(model)
     if by_language is None:
         pinned, config, prompts = _model(model, models)
         return build_spec(kind, pinned, options, config, prompts if kind == "embed" else None)
     parts = {language: _model(name, models)[:2] for language, name in by_language.items()}
-    return polyglot.build_spec(kind, parts, options)
+    return per_language.build_spec(kind, parts, options)
 
 
 def _model(name: str, models: Models) -> tuple[Pinned, Mapping[str, Any], Prompts | None]:

@@ -9,19 +9,19 @@ from functools import partial
 import pytest
 from sqlalchemy import Connection, delete, update
 
-from storage import jobs
-from storage.database import Database, db_now
+from storage.core.database import Database, db_now
+from storage.core.outcomes import Outcome, Reason, Status
+from storage.core.schema import Base, Shard
 from storage.errors import JobStopped, LeaseLost
-from storage.intake import ingest
-from storage.jobs import JobRequest, OpenJob
-from storage.leases import dispatch, shards, upkeep
+from storage.ingest import ingest
+from storage.leases import dispatch, maintenance, shards
 from storage.leases.dispatch import Lane
 from storage.leases.shards import Claim, Head
-from storage.outcomes import Outcome, Reason, Status
-from storage.schema import Base, Shard
-from storage.status import read_status
+from storage.results.status import read_status
+from storage.steps import jobs
+from storage.steps.jobs import JobRequest, OpenJob
 from tests.storage import laws
-from tests.storage.books import Text, chunks, lapse, set_shard
+from tests.storage.builders import Text, chunks, lapse, set_shard
 from tests.storage.endings import let_everything_finish
 from tests.storage.laws import Picture
 from tests.storage.model import LAPSES_TOGETHER, SMALL, Model, Piece, Work
@@ -169,7 +169,7 @@ class Bench:
             for shard_id, piece in self.model.in_lane(lane, "queued").items()
             if piece.old and (queue_is_empty or rows[shard_id].dispatched_at < max(taken, default=0.0))
         ]
-        sent = upkeep.lost_hints(self.database, lane, queue_is_empty=queue_is_empty, grace_s=LONG_S)
+        sent = maintenance.lost_hints(self.database, lane, queue_is_empty=queue_is_empty, grace_s=LONG_S)
         assert sent == sorted(lost)
         for shard_id in sent:
             self.model.pieces[shard_id].old = False
@@ -288,7 +288,7 @@ class Bench:
 
     def fail(self, claim: Claim) -> None:
         """The attempt ends with an error. Whatever waits then waits until time passes here."""
-        upkeep.failed_attempt(self.database, claim, "the driver fell over")
+        maintenance.failed_attempt(self.database, claim, "the driver fell over")
         if not self.model.holds(claim):
             return
         piece = self.model.pieces[claim.shard_id]
@@ -313,7 +313,7 @@ class Bench:
 
     def reclaim_lapsed(self) -> None:
         lapsed = [piece for _, piece in sorted(self.model.pieces.items()) if piece.lapsed]
-        assert upkeep.reclaim(self.database) == len(lapsed)
+        assert maintenance.reclaim(self.database) == len(lapsed)
         split = [piece for piece in lapsed if self.model.lapse(piece)]
         self._learn_parts(split, {id(piece): piece.suspect for piece in split})
         for shard_id, piece in self.model.pieces.items():
@@ -322,7 +322,7 @@ class Bench:
 
     def kill(self, owner: str) -> None:
         held = self._held_by(owner)
-        assert upkeep.reclaim(self.database, owner) == len(held)
+        assert maintenance.reclaim(self.database, owner) == len(held)
         self._let_die(held)
 
     def _let_die(self, pieces: list[Piece]) -> None:
@@ -342,9 +342,9 @@ class Bench:
         found = [self.model.pieces[part] for part in parts]
         assert sorted((one.job, one.redo, one.suspect, one.lapses, *one.contents) for one in found) == left
 
-    def relieve(self, owner: str) -> None:
+    def release_owner(self, owner: str) -> None:
         held = self._held_by(owner)
-        assert upkeep.relieve(self.database, owner) == len(held)
+        assert maintenance.release_owner(self.database, owner) == len(held)
         for piece in held:
             piece.give_back(attempt=-1)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, delete, update
 
-from storage import jobs
-from storage.database import Database
-from storage.jobs import UNFINISHED
-from storage.leases import dispatch, upkeep
-from storage.schema import Refusal, Shard
-from storage.status import list_statuses, read_status
+from storage.core.database import Database
+from storage.core.schema import Refusal, Shard
+from storage.leases import dispatch, maintenance
+from storage.results.status import list_statuses, read_status
+from storage.steps import jobs
+from storage.steps.jobs import UNFINISHED
 from tests.storage import laws
-from tests.storage.books import queued, read, request, work
+from tests.storage.builders import queued, read, request, work
 
 
 def let_everything_finish(database: Database) -> None:
@@ -25,7 +25,7 @@ def let_everything_finish(database: Database) -> None:
     unfinished = {job.id for job in before.jobs.values() if job.state in UNFINISHED}
     dispatch.put_back(database, queued(database))
     for owner in {row.owner for row in before.shards.values() if row.state == "running"}:
-        upkeep.relieve(database, owner)
+        maintenance.release_owner(database, owner)
     database.write(_let_time_pass)
     work(database)
     while being_read := [status for status in list_statuses(database) if status.state == "ingesting"]:

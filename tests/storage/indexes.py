@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage.database import Database
-from storage.retrieval import candidates, vectors
-from storage.retrieval.nearest import Matrix
-from storage.retrieval.scope import Searched
-from storage.retrieval.search import Hit, choose, hits, search
+from storage.core.database import Database
+from storage.search import ann, pgvector_index
+from storage.search.knn import Matrix
+from storage.search.scope import Searched
+from storage.search.search import Hit, choose, hits, search
 from tests.kinds import KINDS
 
 
@@ -24,17 +24,17 @@ def database(pgvector_url: str) -> Iterator[Database]:
 @pytest.fixture(autouse=True)
 def whatever_it_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """These corpora are so small that no index would be asked."""
-    monkeypatch.setattr(candidates, "is_worth_it", lambda *_: True)
+    monkeypatch.setattr(ann, "is_worth_it", lambda *_: True)
 
 
 def index(database: Database, corpus: str = "books") -> Searched:
     searched = choose(database, [corpus])
-    vectors.add(database, searched.spec_id)
+    pgvector_index.add(database, searched.spec_id)
     return searched
 
 
 def proposed(database: Database, searched: Searched, query: Matrix, top: int = 5) -> bool:
-    return candidates.propose(database, searched, query[None], top) is not None
+    return ann.propose(database, searched, query[None], top) is not None
 
 
 def found(database: Database, searched: Searched, query: Matrix, top: int = 5, *, exact: bool = False) -> list[Hit]:
@@ -52,4 +52,4 @@ def agrees(database: Database, searched: Searched, query: Matrix, top: int = 5) 
 
 def rows(database: Database, spec_id: int = 1) -> int:
     with database.read() as connection:
-        return int(connection.exec_driver_sql(f"SELECT count(*) FROM {vectors.name_of(spec_id)}").scalar_one())
+        return int(connection.exec_driver_sql(f"SELECT count(*) FROM {pgvector_index.name_of(spec_id)}").scalar_one())

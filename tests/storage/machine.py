@@ -19,11 +19,11 @@ from hypothesis.stateful import (
     rule,
 )
 
-from storage.database import Database
-from storage.jobs import JobRequest
+from storage.core.database import Database
 from storage.leases.shards import Claim, Head
+from storage.steps.jobs import JobRequest
 from tests.storage.bench import Bench, Reading
-from tests.storage.books import COPY, TRANSLATE, Text, request
+from tests.storage.builders import COPY, TRANSLATE, Text, request
 from tests.storage.model import LANES
 
 MOST_JOBS = 8
@@ -170,7 +170,7 @@ class ShardLife(RuleBasedStateMachine):
         found = self.bench.look_at(head.shard_id)
         if other is not None and found is not None:
             self.bench.claim(found, other)
-            self.bench.relieve(other)
+            self.bench.release_owner(other)
             self.bench.top_up(head.lane)
         return _some([self.bench.claim(head, owner)])
 
@@ -210,7 +210,7 @@ class ShardLife(RuleBasedStateMachine):
         target=claims,
         pick=picks,
         owner=owners,
-        how=st.sampled_from(["kill", "relieve", "lapse", "kill", "oversleep"]),
+        how=st.sampled_from(["kill", "release_owner", "lapse", "kill", "oversleep"]),
         n=st.integers(0, 4),
         heir=st.none() | owners,
         late=st.none() | ends,

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from storage.database import Database
-from storage.kinds import ShardSize
+from storage.core.database import Database
+from storage.core.kinds import ShardSize
+from storage.core.outcomes import Outcome
 from storage.leases.shards import Claim
-from storage.outcomes import Outcome
 from tests.kinds import sized
 from tests.storage.laws import TALLY, Picture
 
@@ -24,7 +24,7 @@ MAX_ATTEMPTS = 2
 LAPSES_TOGETHER = 2
 MAX_LAPSES = 4
 UNFINISHED = ("ingesting", "running")
-Fate = tuple[str, str | None, str | None]  # status, text, class of the reason
+Action = tuple[str, str | None, str | None]  # status, text, class of the reason
 
 
 def make_small(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ class Model:
     def __init__(self) -> None:
         self.jobs: dict[int, Work] = {}
         self.pieces: dict[int, Piece] = {}
-        self.outcomes: dict[tuple[int, int], Fate] = {}
+        self.outcomes: dict[tuple[int, int], Action] = {}
         self.workers: dict[str, tuple[list[str], int]] = {}
         self.refused: set[tuple[str, int]] = set()
 

@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, insert
 
-from storage import jobs
-from storage.database import Database, db_now
-from storage.export.results import columns, results
+from storage.core.database import Database, db_now
+from storage.core.outcomes import Outcome, Status
+from storage.core.schema import Corpus
 from storage.leases.shards import Claim
 from storage.migrations import require_current
-from storage.outcomes import Outcome, Status
-from storage.schema import Corpus
-from storage.status import list_statuses
+from storage.results.results import columns, results
+from storage.results.status import list_statuses
+from storage.steps import jobs
 from storage.writers import Target
 from tests.conftest import PostgresServer, missing
 from tests.kinds import KINDS
-from tests.storage import books
+from tests.storage import builders
 from tests.storage.endings import let_everything_finish
 
 Backup = Callable[[Database, Path], None]
@@ -56,10 +56,10 @@ def _run(*command: str) -> None:
 def _filled(database: Database) -> Database:
     """One job that is done and one in the middle, with texts that a dump has to quote."""
     texts = [(f"{i}.txt", f'{i}: O\'Brien \\N \\. "quoted"\ttab\nline \U0001f600 é') for i in range(20)]
-    books.read(database, books.request(spec=books.TRANSLATE), texts)
-    books.work(database, _repeated)
+    builders.read(database, builders.request(spec=builders.TRANSLATE), texts)
+    builders.work(database, _repeated)
     jobs.finish(database)
-    books.read(database, books.request("b.jsonl", corpus="others"), books.numbered(5))
+    builders.read(database, builders.request("b.jsonl", corpus="others"), builders.numbered(5))
     return database
 
 

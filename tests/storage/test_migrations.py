@@ -9,10 +9,10 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, event, inspect, text
 
 from storage import migrations
-from storage.database import Database
+from storage.core.database import Database
+from storage.core.schema import Base
 from storage.errors import SchemaOutOfDate
-from storage.schema import Base
-from tests.storage.books import at_once
+from tests.storage.builders import at_once
 
 
 def test_the_migrated_schema_equals_the_declared_one(database: Database) -> None:
@@ -55,7 +55,7 @@ def test_upgrades_of_two_processes_at_once_take_turns(bare_database: Database) -
     script = """
 import sys
 from storage import migrations
-from storage.database import Database
+from storage.core.database import Database
 database = Database(sys.argv[1])
 sys.stdin.read()
 migrations.upgrade(database)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.export import parts
-from storage.export.manifest import Manifest
-from storage.normalize import normalize
+from storage.core.normalize import normalize
 from storage.readers import Record, Rejection, SourceOptions, open_source
+from storage.results import parts
 from storage.writers import Target
+from storage.writers.parts_manifest import Manifest
 from tests.storage.readers.test_parquet import in_this_process
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")

@@ -11,11 +11,11 @@ from typing import BinaryIO
 import pytest
 
 from storage import writers
-from storage.export.manifest import is_begun, is_part
-from storage.results.columns import Column, Form
-from storage.results.output_types import TEXT, VECTOR
+from storage.outputs.columns import Column, Form
+from storage.outputs.output_types import TEXT, VECTOR
 from storage.writers import Target, write_stream
 from storage.writers.base import FormatUnfit, Row, Writer
+from storage.writers.parts_manifest import is_begun, is_part
 
 TABLE = [Column.of("id", Form.TEXT), Column.of("text", Form.TEXT)]
 PIPELINE = 'name = "p"\n[corpus]\nsource = "a.jsonl"\n[[step]]\nname = "s"\ntask = "summarize"\n[output]\n'

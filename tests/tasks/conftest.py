@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from storage.outcomes import Outcome
-from storage.specs import Spec
-from tasks import choice, kinds, models
-from tasks.backends import Backend
-from tasks.backends.factory import open_backend
-from tasks.engine import Engine
-from tasks.plan import build_spec
+from storage.core.outcomes import Outcome
+from storage.core.specs import Spec
+from tasks import kinds
+from tasks.backends import Backend, selection
+from tasks.engine.backend_factory import open_backend
+from tasks.engine.engine import Engine
+from tasks.specs import pinning
+from tasks.specs.plan import build_spec
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -87,9 +88,9 @@ class Bench:
         self.cache_dir = cache_dir
 
     def spec(self, kind: str, model: str, **options: Any) -> Spec:
-        pinned = models.pin(model, models_dir=None, cache_dir=self.cache_dir)
-        config = models.read_config(pinned, models_dir=None)
-        stated = models.read_prompts(pinned, models_dir=None) if kind == "embed" else None
+        pinned = pinning.pin(model, models_dir=None, cache_dir=self.cache_dir)
+        config = pinning.read_config(pinned, models_dir=None)
+        stated = pinning.read_prompts(pinned, models_dir=None) if kind == "embed" else None
         return build_spec(kind, pinned, kinds.options(kind, **{"dtype": "float32", **options}), config, stated)
 
     def run(self, spec: Spec, texts: list[str]) -> list[Outcome]:
@@ -99,8 +100,8 @@ class Bench:
         return ticket.finished()
 
     def folder(self, spec: Spec) -> Path:
-        pinned = models.Pinned(spec.model, spec.revision)
-        return models.locate(pinned, models_dir=None, cache_dir=self.cache_dir)
+        pinned = pinning.Pinned(spec.model, spec.revision)
+        return pinning.locate(pinned, models_dir=None, cache_dir=self.cache_dir)
 
 
 @pytest.fixture(scope="session")
@@ -124,7 +125,7 @@ def benches(cache_dir: Path) -> Iterator[Callable[[str], Bench]]:
 @pytest.fixture(scope="session")
 def bench(benches: Callable[[str], Bench]) -> Bench:
     """Whatever backend is the best here."""
-    return benches(choice.AUTO)
+    return benches(selection.AUTO)
 
 
 @pytest.fixture(scope="session", params=["transformers", "ctranslate2"])

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from storage.specs import Spec
+from storage.core.specs import Spec
 from tasks.backends import Source
 from tasks.backends.static import Items, StaticLoop
-from tasks.batches import Budget
+from tasks.batching.batches import Budget
 from tasks.errors import OutOfMemory
 from tasks.kinds.base import Traits
 from tasks.outputs import Output, Vector
-from tasks.windows import Encoded
+from tasks.windows.windows import Encoded
 
 
 def spec_of(model: str = "fake") -> Spec:

@@ -17,10 +17,10 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 from tokenizers import Tokenizer
 from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from storage.outcomes import Outcome
+from storage.core.outcomes import Outcome
 from tasks.backends.accelerator import quiet
 from tasks.backends.convert import safe_folder
-from tasks.backends.encoder_decoder import dialects
+from tasks.backends.encoder_decoder import task_prefixes
 from tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
@@ -174,7 +174,7 @@ def test_multilingual_models_are_told_both_languages(
 
 
 def test_language_tokens_of_m2m100_are_found() -> None:
-    assert dialects.language_tokens({"__fr__": 3, "word": 1, "__pad__x": 2, "fr_XX": 5}) == {"fr": 3, "fr_XX": 5}
+    assert task_prefixes.language_tokens({"__fr__": 3, "word": 1, "__pad__x": 2, "fr_XX": 5}) == {"fr": 3, "fr_XX": 5}
 
 
 def hidden(folder: Path, text: str) -> npt.NDArray[np.float32]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from storage.outcomes import Status
+from storage.core.outcomes import Status
 from tests.tasks.conftest import Bench
 
 WORDS = (12_000, 100_000)
@@ -17,9 +17,9 @@ FIFTY_MEGABYTES = r"""
 import json, re, sys
 from pathlib import Path
 from tasks import kinds, models
-from tasks.backends.factory import open_backend
-from tasks.engine import Engine
-from tasks.plan import build_spec
+from tasks.engine.backend_factory import open_backend
+from tasks.engine.engine import Engine
+from tasks.specs.plan import build_spec
 
 kind, word = sys.argv[1:]
 text = word * (50_000_000 // len(word))

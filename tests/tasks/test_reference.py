@@ -12,7 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from storage.outcomes import Status
+from storage.core.outcomes import Status
 from tasks.backends.accelerator import quiet
 from tests.tasks.conftest import Bench
 

@@ -35,11 +35,18 @@ CLI = Path(__file__).resolve().parents[2] / "worker" / "cli"
 COMMANDS = (
     *sorted(f"worker.cli.commands.{file.stem}" for file in (CLI / "commands").glob("*.py")),
     *("worker.cli.local", "worker.cli.show"),
-    *("worker.broker", "worker.device", "worker.embedded", "worker.faultbackend"),
-    *("worker.supervisor", "tasks.engine"),
-    *("worker.enqueue", "worker.settings", "storage.corpora", "storage.database", "storage.jobs", "storage.status"),
-    *("storage.disposal.collection", "storage.disposal.removal", "storage.disposal.tracing", "storage.migrations"),
-    *("storage.export.results", "storage.flow.pipelines", "storage.intake.ingest", "storage.readers"),
+    *("worker.queue.broker", "worker.process.device", "worker.queue.embedded", "worker.engines.fault_backend"),
+    *("worker.process.supervisor", "tasks.engine.engine"),
+    *(
+        "worker.submit.enqueue",
+        "worker.settings",
+        "storage.results.corpora",
+        "storage.core.database",
+        "storage.steps.jobs",
+        "storage.results.status",
+    ),
+    *("storage.deletion.gc", "storage.deletion.removal", "storage.deletion.tracing", "storage.migrations"),
+    *("storage.results.results", "storage.pipelines.pipelines", "storage.ingest.ingest", "storage.readers"),
     *("alembic.command", "psycopg"),
 )
 MODEL_LIBRARIES = ("torch", "transformers", "huggingface_hub", "datasets", "fsspec")
@@ -50,7 +57,7 @@ WITH_MODELS = (
     *("tasks.backends.encoder.pooling", "tasks.backends.encoder.converted.openvino_backend"),
     "tasks.backends.polyglot",
     *("tasks.backends.encoder_decoder.seq2seq", "tasks.backends.encoder_decoder.ctranslate"),
-    *("tasks.backends.decoder_only.causal", "tasks.detection"),
+    *("tasks.backends.decoder_only.causal", "tasks.languages.detection"),
 )
 COMPUTING = {"search", "index", "--dry-run"}  # a command with one of these loads models by itself
 # What the model libraries read when they are imported or first used.
@@ -299,13 +306,13 @@ def become(asked: Mapping[str, Any]) -> None:
 
 def fork_devices(address: str, *, with_models: bool) -> None:
     """Have this process's supervisor start its device processes as forks."""
-    from worker import supervisor
+    from worker.process import supervisor
 
     def start_device() -> Fork:
         theirs_in, ours_in = os.pipe()
         ours_out, theirs_out = os.pipe()
         asked = {
-            "arguments": ["worker.device"],
+            "arguments": ["worker.process.device"],
             "cwd": str(Path.cwd()),
             "environment": dict(os.environ),
             "group": True,
@@ -338,7 +345,7 @@ def main() -> None:
         os._exit(0)
     become(asked)
     if "supervisor" in asked:
-        from worker.device import main as device
+        from worker.process.device import main as device
 
         device()
     if not asked["with_models"] or read_early(os.environ) == read_early(of_the_server):

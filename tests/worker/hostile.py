@@ -9,7 +9,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from worker.messages import ENQUEUE_TASK, SHARD_TASK, shard_message
+from worker.queue.messages import ENQUEUE_TASK, SHARD_TASK, shard_message
 
 
 class Touch:

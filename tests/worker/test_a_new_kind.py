@@ -15,8 +15,8 @@ from celery import Celery
 from sqlalchemy import create_engine, text
 
 from tests.worker.harness import ROOT, Docmill, until
-from worker.messages import ENQUEUE_LANE
-from worker.messages import queue as queue_of
+from worker.queue.messages import ENQUEUE_LANE
+from worker.queue.messages import queue as queue_of
 
 MODULE = '''
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from storage.kinds import READING_SIZE
-from storage.outcomes import Outcome, Status
-from storage.results.output_types import {type}
-from tasks.families import Family
+from storage.core.kinds import READING_SIZE
+from storage.core.outcomes import Outcome, Status
+from storage.outputs.output_types import {type}
+from tasks.models.families import Family
 from tasks.heads import Head
 from tasks.kinds.base import Computed, TaskKind
 from tasks.kinds.options import Windowed
-from tasks.windows import Coder, Window, cut
+from tasks.windows.windows import Coder, Window, cut
 
 
 class {name}Options(Windowed):

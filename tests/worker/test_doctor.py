@@ -15,8 +15,8 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from storage.database import Database
-from storage.installation import install
+from storage.core.database import Database
+from storage.core.installation import install
 from storage.leases import dispatch, shards
 from storage.migrations import head
 from tasks.backends import registry
@@ -241,7 +241,7 @@ def test_an_extra_that_is_missing_is_told_with_what_it_would_bring(
     def without_pyarrow(name: str) -> Any:
         return None if name == "pyarrow" else find_spec(name)
 
-    monkeypatch.setattr("storage.installation.find_spec", without_pyarrow)
+    monkeypatch.setattr("storage.core.installation.find_spec", without_pyarrow)
     found = list(doctor.look_at_extras(settings()))
     assert "formats" in found[0].detail
     assert "parquet" not in found[0].detail
@@ -255,7 +255,9 @@ def test_vllm_is_named_in_the_build_for_this_machines_device(
     settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, devices: list[str], package: str
 ) -> None:
     monkeypatch.setattr("worker.doctor.cuda_devices", lambda: devices)
-    monkeypatch.setattr("storage.installation.find_spec", lambda name: None if name == "vllm" else find_spec(name))
+    monkeypatch.setattr(
+        "storage.core.installation.find_spec", lambda name: None if name == "vllm" else find_spec(name)
+    )
     [vllm] = [finding for finding in doctor.look_at_extras(settings()) if "without vllm" in finding.detail]
     assert vllm.advice == install(package)
 

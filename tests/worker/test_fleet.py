@@ -12,8 +12,8 @@ import pytest
 from celery import Celery
 from sqlalchemy import func, select
 
-from storage.database import Database
-from storage.schema import OutcomeRow, Shard
+from storage.core.database import Database
+from storage.core.schema import OutcomeRow, Shard
 from tests.faults.checker import check
 from tests.worker.harness import EXAMPLES, Docmill, kill_group, until
 

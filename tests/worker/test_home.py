@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from storage.database import Database
+from storage.core.database import Database
+from storage.core.specs import Spec
 from storage.migrations import upgrade
-from storage.specs import Spec
-from tasks import models
+from tasks.specs import pinning
 from tests.worker.harness import Docmill
 from worker.doctor import look_at_rights
-from worker.rehearsal import require_possible
 from worker.settings import load_settings
+from worker.submit.rehearsal import require_possible
 
 PARAMS = {"source_lang": "fr", "target_lang": "en", "window_tokens": 100}
 
@@ -47,7 +47,7 @@ def test_models_check_makes_a_home_for_its_user_alone(tmp_path: Path) -> None:
 
 def test_what_passed_a_look_at_a_model_is_noted_in_a_folder_for_its_user_alone(tmp_path: Path) -> None:
     settings = load_settings(home=tmp_path / "home")
-    pinned = models.pin("marian-ddtp", models_dir=None, cache_dir=tmp_path / "elsewhere")
+    pinned = pinning.pin("marian-ddtp", models_dir=None, cache_dir=tmp_path / "elsewhere")
     require_possible(settings, Spec("translate", pinned.model, pinned.revision, params=PARAMS))
     made = [settings.home, *(path for path in settings.home.rglob("*") if path.is_dir())]
     assert settings.cache_dir / "rehearsed" in made

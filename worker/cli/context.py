@@ -11,17 +11,17 @@ from tasks.backends import registry
 from worker.cli.printing import warn
 
 if TYPE_CHECKING:
-    from storage.database import Database
-    from worker.broker import Broker
+    from storage.core.database import Database
+    from worker.queue.broker import Broker
     from worker.settings import Settings
 
 
 def settings_from(**options: Any) -> Settings:
-    from worker import faultpoints
+    from worker import fault_points
     from worker.settings import load_settings
 
     settings = load_settings(**options)
-    faultpoints.arm(settings.fault, settings.home)
+    fault_points.arm(settings.fault, settings.home)
     if "backend" in options and (advice := registry.RETIRED.get(settings.backend)):
         warn(advice)
     return settings
@@ -59,8 +59,8 @@ def _require_file(database: Database) -> None:
 @contextmanager
 def open_broker(settings: Settings) -> Iterator[Broker]:
     """The fleet's queue, or an embedded server that lives as long as the block."""
-    from worker.broker import Broker
-    from worker.embedded import EmbeddedRedis
+    from worker.queue.broker import Broker
+    from worker.queue.embedded import EmbeddedRedis
 
     if settings.redis_url is not None:
         broker = Broker(settings.redis_url)
@@ -81,7 +81,7 @@ def open_broker(settings: Settings) -> Iterator[Broker]:
 @contextmanager
 def queue_of(settings: Settings) -> Iterator[Broker | None]:
     """The fleet's queue, without asking whether it is up; None where there is none."""
-    from worker.broker import Broker
+    from worker.queue.broker import Broker
 
     if settings.redis_url is None:
         yield None

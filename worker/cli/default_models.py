@@ -6,7 +6,7 @@ from pathlib import Path
 
 from storage.readers.sources import path_of
 from tasks import kinds
-from tasks.models import DEFAULTS, SHIPPED_FOLDER
+from tasks.specs.pinning import DEFAULTS, SHIPPED_FOLDER
 
 _KNOWS = "It was trained on descriptions of software packages and knows little else"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from worker.cli.printing import warn
 
 if TYPE_CHECKING:
-    from storage.status import JobStatus
+    from storage.results.status import JobStatus
 
 OK, SOME_FAILED, BAD_INPUT, UNREACHABLE, SOME_REJECTED = 0, 1, 2, 3, 4
 

@@ -6,19 +6,19 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from storage import jobs
-from storage.database import Database
+from storage.core.database import Database
 from storage.errors import PASSING
-from storage.intake.chunks import Rejected
-from storage.intake.ingest import Counts
-from storage.jobs import OpenJob
+from storage.ingest.chunks import Rejected
+from storage.ingest.ingest import Counts
 from storage.readers import Source
-from storage.status import JobStatus, read_status
+from storage.results.status import JobStatus, read_status
+from storage.steps import jobs
+from storage.steps.jobs import OpenJob
 from worker.cli.formatting import ingested, left_out, pace
 from worker.cli.printing import say
 from worker.cli.show import SHOWN_REJECTIONS, bar
-from worker.enqueue import Enqueued
-from worker.progress import Progress
+from worker.submit.enqueue import Enqueued
+from worker.submit.progress import Progress
 
 POLL_S = 0.5
 PATIENCE_S = 60.0  # how long a watcher bears a database that is away

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from storage.intake.ingest import Counts
+    from storage.ingest.ingest import Counts
     from storage.readers import Source
-    from storage.status import JobStatus, StepStatus
+    from storage.results.status import JobStatus, StepStatus
 
 _SHOWN_KINDS = 10  # of files that were left out
 FORMULA = re.compile(r'[\s"]*[=+@＝＋－＠-]')  # after blanks and quotes too, which spreadsheets take away

@@ -10,7 +10,7 @@ from worker.cli.exit_codes import OK
 from worker.cli.printing import print_json, say
 
 if TYPE_CHECKING:
-    from storage.database import Database
+    from storage.core.database import Database
 
 
 def apply(act: Callable[[Database], bool], job: int, became: str, as_json: bool, key: str = "changed") -> int:

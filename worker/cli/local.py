@@ -6,21 +6,21 @@ import signal
 import threading
 from collections.abc import Sequence
 
-from storage import jobs
-from storage.database import Database
-from storage.disposal import retention
+from storage.core.database import Database
+from storage.deletion import retention
 from storage.leases import dispatch
-from storage.leases.waiting import Cause
-from storage.status import JobStatus, read_status
-from worker.broker import Broker
+from storage.leases.stall_diagnosis import Cause
+from storage.results.status import JobStatus, read_status
+from storage.steps import jobs
 from worker.cli.follow import IngestBar, follow, say_ingested
 from worker.cli.formatting import printable
 from worker.cli.printing import say
-from worker.enqueue import enqueue
 from worker.errors import WorkerError
-from worker.request import Prepared
+from worker.process.supervisor import Supervisor
+from worker.queue.broker import Broker
 from worker.settings import Settings
-from worker.supervisor import Supervisor
+from worker.submit.enqueue import enqueue
+from worker.submit.request import Prepared
 
 UPKEEP_S = 1.0
 TOO_MANY_DEATHS = 3

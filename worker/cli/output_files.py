@@ -12,7 +12,7 @@ import click
 from worker.cli.printing import say
 
 if TYPE_CHECKING:
-    from storage.results.columns import Column
+    from storage.outputs.columns import Column
     from storage.writers import Target
 
 STDOUT = Path("-")
@@ -90,10 +90,10 @@ def target_of(out: Path | None, file_format: str | None) -> Target | None:
 
 def check_out_is_no_input(out: Path | None, file_format: str | None, source: str, *, parts: bool = False) -> None:
     """Refuse a file, or a folder of parts, that would replace the source or become one of its documents next time."""
-    from storage.export.manifest import is_part
     from storage.readers.patterns import Pattern, is_pattern
     from storage.readers.registry import document_suffixes
     from storage.readers.sources import path_of
+    from storage.writers.parts_manifest import is_part
 
     target = target_of(out, file_format)
     read = path_of(source)
@@ -127,10 +127,10 @@ def write_out(
     """
     from storage.writers import write_stream
     from storage.writers.base import FormatUnfit
-    from worker import faultpoints
+    from worker import fault_points
     from worker.cli.show import WritingBar
 
-    rows = faultpoints.along("export", rows)
+    rows = fault_points.along("export", rows)
     target = target_of(out, file_format)
     if target is None:
         from worker.cli.stdout import Harmless

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 
 import click
 
-from storage.database import Database
-from storage.export.parts import Progress, export
-from storage.export.results import Placed
-from storage.status import JobStatus
+from storage.core.database import Database
+from storage.results.parts import Progress, export
+from storage.results.results import Placed
+from storage.results.status import JobStatus
 from storage.writers import Target
 from storage.writers.base import FormatUnfit
-from worker import faultpoints
+from worker import fault_points
 from worker.cli.printing import say
 from worker.cli.show import WritingBar
 
@@ -31,7 +31,7 @@ class PartsBar(Progress):
         self._shown.update(parts, of, "parts checked")
 
     def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
-        return self._shown.along(faultpoints.along("export", rows), self._documents, before)
+        return self._shown.along(fault_points.along("export", rows), self._documents, before)
 
 
 def write_parts(
@@ -43,7 +43,7 @@ def write_parts(
     step: str | None = None,
     replaced: bool = False,
 ) -> None:
-    """Write a job's results as parts (see `storage.export.parts.export`), with a bar, and say what came of it."""
+    """Write a job's results as parts (see `storage.results.parts.export`), with a bar, and say what came of it."""
     try:
         with WritingBar() as shown:
             progress = PartsBar(status.documents, shown)

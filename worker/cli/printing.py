@@ -61,7 +61,7 @@ def open_closed_streams() -> None:
 def leave(code: int) -> NoReturn:
     """End the process. While a thread waits for a pipe that says nothing, the interpreter cannot end by itself: it
     wants the lock that the thread holds."""
-    from worker.ahead import still_waits
+    from worker.concurrency.prefetch import still_waits
 
     if still_waits():
         with suppress(OSError):  # nobody reads any more

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tasks import kinds
-from worker import prune_rejected
 from worker.cli import shell_completion
 from worker.cli.kind_options import given_options, kind_options
 from worker.cli.options import check_filled
 from worker.cli.printing import say
+from worker.submit import prune_rejected
 
 if TYPE_CHECKING:
-    from worker.request import Prepared, Request
     from worker.settings import Settings
+    from worker.submit.request import Prepared, Request
 
 
 MOST = 2**31 - 1  # far more than makes sense, far less than a database holds
@@ -74,16 +74,16 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def request_of(settings: Settings, given: dict[str, Any]) -> Request:
     """Return the request in a command's options."""
-    from worker.request import Request
+    from worker.submit.request import Request
 
     check_filled()
     return Request(options=given_options(given["task"], given, dtype=settings.dtype), **given)
 
 
 def prepare_request(settings: Settings, request: Request, devices: Sequence[str] = ()) -> Prepared:
-    """Check a request, and say which default model it takes. Raises what `worker.request.prepare` does."""
+    """Check a request, and say which default model it takes. Raises what `worker.submit.request.prepare` does."""
     from worker.cli import default_models
-    from worker.request import prepare
+    from worker.submit.request import prepare
 
     if request.source == "-" and sys.stdin.isatty():
         say("Reading JSON lines from the keyboard; Ctrl-D ends them.")

@@ -19,8 +19,8 @@ from worker.cli.tables import Name, table
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from storage.results.output_types import OutputType
-    from storage.status import JobStatus
+    from storage.outputs.output_types import OutputType
+    from storage.results.status import JobStatus
 
 Row = TypeVar("Row")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from storage.readers import credentials
 from storage.readers.patterns import Pattern, is_pattern
 from storage.readers.sources import path_of, scheme_of
-from tasks import models, polyglot
+from tasks.specs import per_language, pinning
 from worker.errors import WorkerError
-from worker.request import Request
 from worker.settings import Settings
+from worker.submit.request import Request
 
 
 class OrderRefused(WorkerError):
@@ -57,14 +57,14 @@ def _root(path: Path) -> Path:
 
 def _check_model(settings: Settings, model: str) -> None:
     """A model that is a folder lies in the models directory or below a root. Names of ours and the hub's are free."""
-    by_language = polyglot.parse(model)
+    by_language = per_language.parse(model)
     places = (*settings.order_roots, *((settings.models_dir,) if settings.models_dir is not None else ()))
     for name in [model] if by_language is None else by_language.values():
         folder = Path(name).expanduser()
         leads_away = folder.is_absolute() or ".." in folder.parts or folder.is_dir()
         if settings.models_dir is not None and not folder.is_dir():
             folder = settings.models_dir / folder
-        if name not in models.ALIASES and leads_away and not within(folder, places):
+        if name not in pinning.ALIASES and leads_away and not within(folder, places):
             raise OrderRefused(
                 f"{name}: orders may not use this folder as a model here; to let them, put it into the "
                 "DOCMILL_MODELS_DIR of the workers that take orders, or name its folder in their DOCMILL_ORDER_ROOTS"

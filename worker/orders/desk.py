@@ -8,21 +8,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from storage import jobs
-from storage.database import Database
+from storage.core.database import Database
 from storage.errors import PASSING, DatabaseReadOnly, LeaseLost, RightMissing, SchemaOutOfDate, StorageError
-from storage.flow import orders
-from storage.flow.orders import Order
-from storage.jobs import OpenJob
+from storage.pipelines import orders
+from storage.pipelines.orders import Order
+from storage.steps import jobs
+from storage.steps.jobs import OpenJob
 from tasks.errors import HubUnreachable, TaskError
-from worker.broker import Broker
-from worker.enqueue import enqueue
+from worker.concurrency.renewal import Held, renewed
 from worker.errors import WorkerError
 from worker.orders import bounds, message
-from worker.progress import UnderLease
-from worker.renewal import Held, renewed
-from worker.request import prepare
+from worker.queue.broker import Broker
 from worker.settings import Settings
+from worker.submit.enqueue import enqueue
+from worker.submit.progress import UnderLease
+from worker.submit.request import prepare
 
 log = logging.getLogger("docmill.orders")
 

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from storage.readers import credentials
 from tasks import kinds
 from tasks.kinds.options import is_list, key, option
-from tasks.validation import WRONG_TYPE, sentence
-from worker import prune_rejected
+from tasks.kinds.validation import WRONG_TYPE, sentence
 from worker.errors import BadMessage
-from worker.messages import VERSION, is_id
-from worker.request import Request
+from worker.queue.messages import VERSION, is_id
+from worker.submit import prune_rejected
+from worker.submit.request import Request
 
 ORDER_ID = "order_id"
 # Options that a message names otherwise than their fields.

@@ -8,13 +8,13 @@ from typing import Any
 
 from sqlalchemy import select
 
-from storage.database import Database, db_now
-from storage.flow import orders
+from storage.core.database import Database, db_now
+from storage.core.schema import Worker
 from storage.leases.dispatch import LIVE_S
-from storage.schema import Worker
-from worker.broker import Broker
+from storage.pipelines import orders
 from worker.errors import BrokerUnreachable
-from worker.messages import ENQUEUE_LANE
+from worker.queue.broker import Broker
+from worker.queue.messages import ENQUEUE_LANE
 from worker.settings import ORDERS
 
 ADVICE = f"start one that does: docmill worker --lanes …,{ORDERS}, with DOCMILL_ORDER_ROOTS or DOCMILL_ORDER_SCHEMES"

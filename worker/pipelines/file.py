@@ -1,7 +1,7 @@
 """A pipeline as a TOML file: its text becomes values, or every error in it with its line. Pure, but for `read`.
 
 Of a step's options only the names and types are checked here: what suits a model is known when the model is
-(``tasks.plan.build_spec``). docs/pipeline-file.md is the reference for those who write such a file.
+(``tasks.specs.plan.build_spec``). docs/pipeline-file.md is the reference for those who write such a file.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from typing import Any
 
 from storage import writers
 from storage.readers import credentials
-from tasks import kinds, polyglot, prompts
+from tasks import kinds
 from tasks.errors import BadOption
 from tasks.kinds.options import key, option
-from tasks.validation import shown
+from tasks.kinds.validation import shown
+from tasks.prompts import prompts
+from tasks.specs import per_language
 from worker.errors import WorkerError
 from worker.pipelines import schedule
-from worker.pipelines.lines import Place, lines
 from worker.pipelines.schedule import BadSchedule, Schedule
 from worker.pipelines.schema import DOCUMENT, TABLES, Top, step_table
-from worker.pipelines.tables import Notes, nearest, read_table
+from worker.pipelines.toml_positions import Place, lines
+from worker.pipelines.toml_schema import Notes, nearest, read_table
 
 
 class PipelineInvalid(WorkerError):
@@ -304,7 +306,7 @@ def _step(given: Mapping[str, Any], input_: str) -> Step:
     table = step_table(task).model_validate(given)
     model, asked = table.model, {name: getattr(table, name) for name in kinds.kind(task).options.model_fields}
     if isinstance(model, dict):
-        model = polyglot.written(model)
+        model = per_language.written(model)
     return Step(table.name, task, input_, model, table.revision, kinds.kind(task).options(**asked))
 
 

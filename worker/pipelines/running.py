@@ -9,28 +9,28 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from storage.database import Database
-from storage.disposal import retention
+from storage.core.database import Database
+from storage.deletion import retention
 from storage.errors import PASSING, FolderBusy, LeaseLost, StorageError
-from storage.export import parts
-from storage.export.results import Placed, columns, results
-from storage.flow import pipelines
-from storage.flow.pipelines import Run
-from storage.flow.steps import StepRequest
+from storage.pipelines import pipelines
+from storage.pipelines.pipelines import Run
 from storage.readers import open_source
-from storage.status import JobStatus, read_status
+from storage.results import parts
+from storage.results.results import Placed, columns, results
+from storage.results.status import JobStatus, read_status
+from storage.steps.steps import StepRequest
 from storage.writers import Target
 from tasks.errors import HubUnreachable, TaskError
-from worker.broker import Broker
-from worker.enqueue import enqueue
+from worker.concurrency.renewal import Held, renewed
 from worker.errors import WorkerError
 from worker.pipelines.file import Pipeline, PipelineInvalid, line_of, parse
 from worker.pipelines.schema import DOCUMENT
-from worker.progress import UnderLease
-from worker.rehearsal import require_possible
-from worker.renewal import Held, renewed
-from worker.request import Prepared, Request, reading, spec_of, storable
+from worker.queue.broker import Broker
 from worker.settings import Settings
+from worker.submit.enqueue import enqueue
+from worker.submit.progress import UnderLease
+from worker.submit.rehearsal import require_possible
+from worker.submit.request import Prepared, Request, reading, spec_of, storable
 
 log = logging.getLogger("docmill.pipelines")
 

@@ -17,10 +17,10 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+from tasks.kinds.validation import shown
 from tasks.near_misses import nearly
-from tasks.validation import shown
 from worker.errors import WorkerError
-from worker.pipelines import clocks
+from worker.pipelines import dst
 
 _FIELDS = (
     ("minute", "0 to 59"),
@@ -75,7 +75,7 @@ def cron_problem(cron: str) -> str | None:
 
 def _reads(cron: str) -> bool:
     try:
-        CronSim(cron, clocks.to_local(_CHECKED_FROM, 0))
+        CronSim(cron, dst.to_local(_CHECKED_FROM, 0))
     except CronSimError:
         return False
     return True
@@ -128,7 +128,7 @@ def _read(schedule: Schedule) -> tuple[str, ZoneInfo]:
     if problems := [f"{name} {problem}" for name, problem in found.items() if problem]:
         raise BadSchedule("; ".join(problems))
     try:
-        CronSim(schedule.cron, clocks.to_local(_CHECKED_FROM, 0))
+        CronSim(schedule.cron, dst.to_local(_CHECKED_FROM, 0))
     except CronSimError as error:  # each of its fields is right
         raise BadSchedule(_never(schedule.cron)) from error
     return schedule.cron, ZoneInfo(schedule.timezone)
@@ -148,16 +148,16 @@ def _is_fixed(cron: str) -> bool:
 
 
 def _next_fixed(cron: str, zone: ZoneInfo, after: int) -> int | None:
-    for local in CronSim(cron, clocks.to_local(after, clocks.offset_s(zone, after))):
-        instant = clocks.first_instant(zone, local)
+    for local in CronSim(cron, dst.to_local(after, dst.offset_s(zone, after))):
+        instant = dst.first_instant(zone, local)
         if instant > after:  # it is not where clocks were just put back: the first of two is past
             return instant
     return None
 
 
 def _last_fixed(cron: str, zone: ZoneInfo, until: int) -> int | None:
-    for local in _backwards(cron, clocks.furthest_local(zone, until)):
-        instant = clocks.first_instant(zone, local)
+    for local in _backwards(cron, dst.furthest_local(zone, until)):
+        instant = dst.first_instant(zone, local)
         if instant <= until:
             return instant
     return None
@@ -167,12 +167,12 @@ def _next_elapsing(cron: str, zone: ZoneInfo, after: int) -> int | None:
     """From one change of the clocks to the next, where local time is an offset away."""
     start = after + 1
     while start - after < _HORIZON_S:
-        offset = clocks.offset_s(zone, start)
-        local = next(CronSim(cron, clocks.to_local(start - 1, offset)), None)
+        offset = dst.offset_s(zone, start)
+        local = next(CronSim(cron, dst.to_local(start - 1, offset)), None)
         if local is None:
             return None
-        found = clocks.to_instant(local, offset)
-        changed = clocks.first_change(zone, start, found)
+        found = dst.to_instant(local, offset)
+        changed = dst.first_change(zone, start, found)
         if changed is None:
             return found
         start = changed
@@ -181,10 +181,10 @@ def _next_elapsing(cron: str, zone: ZoneInfo, after: int) -> int | None:
 
 def _last_elapsing(cron: str, zone: ZoneInfo, since: int, until: int) -> int | None:
     while since < until:
-        offset = clocks.offset_s(zone, until)
-        local = next(_backwards(cron, clocks.to_local(until, offset)), None)
-        found = since if local is None else max(since, clocks.to_instant(local, offset))
-        changed = clocks.last_change(zone, found, until)
+        offset = dst.offset_s(zone, until)
+        local = next(_backwards(cron, dst.to_local(until, offset)), None)
+        found = since if local is None else max(since, dst.to_instant(local, offset))
+        changed = dst.last_change(zone, found, until)
         if changed is None:
             return found
         until = changed - 1

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from storage import writers
 from tasks import kinds
 from tasks.kinds.options import MOST, key
-from tasks.validation import shown
+from tasks.kinds.validation import shown
 from worker.pipelines import schedule
 
 DOCUMENT = "document"  # as a step's input: the document itself

@@ -18,15 +18,15 @@ from tasks.backends import Assignment, Source, accelerator
 from tasks.backends.decoder_only.instructed import closes, generated, instructed, readers, window_limit
 from tasks.backends.decoder_only.rowcache import RowCache
 from tasks.backends.decoder_only.sampling import next_tokens, penalized
-from tasks.backends.opening import Opening, require_keys_and_values, stated_settings
+from tasks.backends.decoding import cut_at, decoding
+from tasks.backends.generation_files import Opening, require_keys_and_values, stated_settings
 from tasks.backends.static import Computed, Items, StaticLoop
-from tasks.batches import Budget
-from tasks.decoding import cut_at, decoding
+from tasks.batching.batches import Budget
+from tasks.batching.pool import Item
 from tasks.errors import DeviceLost
 from tasks.kinds.base import Traits
 from tasks.outputs import Generated, Output
-from tasks.pool import Item
-from tasks.windows import Encoded
+from tasks.windows.windows import Encoded
 
 # Tokens that may be on the device at once, what is read and what may be written, and the most rows.
 _BUDGETS = {"cpu": Budget(tokens=49_152, rows=64), "cuda": Budget(tokens=262_144, rows=256)}

@@ -7,15 +7,16 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from storage.flow.templates import keeps_white_space
-from storage.specs import Spec
-from tasks import families, languages
+from storage.core.specs import Spec
+from storage.steps.templates import keeps_white_space
+from tasks.backends.decoding import Decoding, cut_at
 from tasks.backends.tokens import Reading, Tokens
-from tasks.decoding import Decoding, cut_at
 from tasks.errors import CannotServe
-from tasks.instructions import Instruction, instruction
+from tasks.kinds.instructions import Instruction, instruction
+from tasks.languages import language_codes
+from tasks.models import families
 from tasks.outputs import Generated
-from tasks.windows import Readers
+from tasks.windows.windows import Readers
 
 # Stands for the document while the chat template is filled in; no template trims or changes it.
 _MARK = "\ue000document\ue000"
@@ -63,7 +64,7 @@ def readers(spec: Spec, tokens: Tokens, limit_tokens: int) -> Readers | None:
 
 
 def _tells(spec: Spec) -> bool:
-    return spec.params.get("source_lang") == languages.AUTO and "prompt" not in spec.params
+    return spec.params.get("source_lang") == language_codes.AUTO and "prompt" not in spec.params
 
 
 def _from(spec: Spec, language: str) -> Spec:

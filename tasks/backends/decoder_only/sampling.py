@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tasks.decoding import Decoding
+from tasks.backends.decoding import Decoding
 
 
 def penalized(logits: torch.Tensor, seen: Sequence[Sequence[int]], penalty: float) -> torch.Tensor:

@@ -23,18 +23,18 @@ from transformers import AutoModelForCausalLM
 from vllm import EngineArgs, LLMEngine, SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
-from storage.outcomes import Reason
-from storage.specs import Spec
+from storage.core.outcomes import Reason
+from storage.core.specs import Spec
 from tasks.backends import Assignment, Source, accelerator
 from tasks.backends.decoder_only.instructed import generated, instructed, readers, window_limit
-from tasks.backends.opening import Opening, stated_settings
+from tasks.backends.decoding import Decoding, decoding
+from tasks.backends.generation_files import Opening, stated_settings
 from tasks.backends.static import Computed, failure
-from tasks.batches import Budget
-from tasks.decoding import Decoding, decoding
+from tasks.batching.batches import Budget
+from tasks.batching.pool import Item
 from tasks.errors import DeviceLost, Unsuited
 from tasks.kinds.base import Traits
-from tasks.pool import Item
-from tasks.windows import Encoded
+from tasks.windows.windows import Encoded
 
 # Windows that are being written, and as many again that wait inside, so that none is missed when one ends.
 _ROWS = {"cpu": 64, "cuda": 256}

@@ -11,14 +11,14 @@ import torch
 
 from tasks.backends import Assignment, Source, accelerator
 from tasks.backends.encoder import heads
+from tasks.backends.encoder.batch_tuning import WarmUp
 from tasks.backends.encoder.heads import EncoderModel, StatesOf
 from tasks.backends.encoder.packed import PackedEncoder, proven_encoder
-from tasks.backends.encoder.streams import Streams
-from tasks.backends.encoder.warmup import WarmUp
+from tasks.backends.encoder.parallel_batches import Streams
 from tasks.backends.static import Items, StaticLoop
-from tasks.batches import Budget
+from tasks.batching.batches import Budget
 from tasks.outputs import Output
-from tasks.windows import Encoded
+from tasks.windows.windows import Encoded
 
 # Of each full batch may be padding: with more the next batch is cheaper, with less there are too many small ones
 # (lengths of paragraphs, eight shards of them at hand: 1.5 to 2.5 % of all, 2.4 to 5.2 % without this bound).

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from tasks.backends import Backend, Source
-from tasks.batches import Budget
+from tasks.batching.batches import Budget
+from tasks.batching.pool import Item, Pool
 from tasks.errors import CannotServe, ModelError
 from tasks.outputs import Output, Vector
-from tasks.pool import Item, Pool
-from tasks.windows import Encoded
+from tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
 

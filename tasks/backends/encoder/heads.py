@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tasks.heads import Head
-from tasks.windows import Encoded
+from tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     import torch

@@ -1,7 +1,7 @@
 """Encoders of BERT's design without padding: the linear layers run over the tokens of a whole batch, end to end.
 
 Only attention looks at one text at a time. The outputs are those of the model's own code, but for the order of sums
-(tests/tasks/test_packed.py). Not all of what is computed with is part of torch's public interface
+(tests/tasks/backends/encoder/test_packed.py). Not all of what is computed with is part of torch's public interface
 (``tasks.backends.encoder.kernels``): so each model that is opened is compared with its own code first. The win over
 that code on padded batches is recorded in bench/results/inference.md.
 """
@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tasks import families
 from tasks.backends.encoder.kernels import Kernels, Linear, kernels_for
-from tasks.windows import Encoded
+from tasks.models import families
+from tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
 

@@ -14,7 +14,6 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from tasks import encoders, families, named_prompts
 from tasks.backends import Assignment, accelerator
 from tasks.backends.convert import safe_folder
 from tasks.backends.encoder.heads import EncoderModel, StatesOf
@@ -22,8 +21,9 @@ from tasks.backends.loading import reported
 from tasks.backends.tokens import Tokens, padded
 from tasks.errors import CannotServe
 from tasks.kinds.base import Traits
+from tasks.models import encoders, families, named_prompts
 from tasks.outputs import Output, Vector
-from tasks.windows import Encoded
+from tasks.windows.windows import Encoded
 
 _MODES = {"cls": "cls", "mean": "mean", "last": "lasttoken"}
 # Weights that no output depends on where a model gives its last hidden states: many are saved without them.

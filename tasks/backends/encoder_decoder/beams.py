@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
-from tasks.backends.encoder_decoder.shrinking import LEAVING, cache_name
+from tasks.backends.encoder_decoder.greedy_search import LEAVING, cache_name
 
 # What is added to a score that must not be chosen. Not infinite, so that what processors forbid is worse still.
 _NEVER = -1e9

@@ -20,13 +20,13 @@ from tasks.backends import Assignment, Source, accelerator, allocator
 from tasks.backends.encoder_decoder.ctranslate_models import converted, require_known
 from tasks.backends.encoder_decoder.ctranslate_options import inexact, options
 from tasks.backends.encoder_decoder.generation import Generation
-from tasks.backends.opening import Opening, generation_settings
+from tasks.backends.generation_files import Opening, generation_settings
 from tasks.backends.static import Computed, Items, StaticLoop
-from tasks.batches import Budget
+from tasks.batching.batches import Budget
 from tasks.errors import DeviceLost, OutOfMemory, Unsuited
 from tasks.kinds.base import Traits
 from tasks.outputs import Output
-from tasks.windows import Encoded
+from tasks.windows.windows import Encoded
 
 # Windows and input tokens of one worker's batch. A step reads all weights, whatever the rows, and of each row what
 # the input left behind, which all its beams share: the rows that are fastest fall with the root of the length. Marian

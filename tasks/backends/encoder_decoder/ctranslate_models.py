@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from tasks.backends import accelerator
 from tasks.backends.convert import made_once, safe_folder
-from tasks.backends.opening import generation_settings
+from tasks.backends.generation_files import generation_settings
 from tasks.errors import Unsuited
 
 log = logging.getLogger("docmill.backends")

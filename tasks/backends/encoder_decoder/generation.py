@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from storage.specs import Spec
-from tasks import families
-from tasks.backends.encoder_decoder import dialects
-from tasks.backends.encoder_decoder.readers import readers
+from storage.core.specs import Spec
+from tasks.backends.encoder_decoder import task_prefixes
+from tasks.backends.encoder_decoder.language_tokens import readers
 from tasks.backends.tokens import Tokens
 from tasks.errors import CannotServe
+from tasks.models import families
 from tasks.outputs import Generated
 
 # Ours, where neither the command nor the model's files say how much to write.
@@ -42,7 +42,7 @@ class Generation:
     """
 
     def __init__(self, spec: Spec, config: Mapping[str, Any], tokenizer: Any, settings: Any) -> None:
-        dialect = dialects.dialect(spec, config, tokenizer)
+        dialect = task_prefixes.dialect(spec, config, tokenizer)
         self.tokens = Tokens(tokenizer, prefix=dialect.prefix)
         self.limit_tokens = self.tokens.checked_limit(
             families.window_limit(config, self.tokens.stated_limit), spec.params.get("window_tokens")
@@ -85,7 +85,7 @@ def as_ids(value: Any) -> list[int]:
     return list(value) if isinstance(value, list | tuple) else [int(value)]
 
 
-def set_generation(generation: Any, spec: Spec, dialect: dialects.Dialect) -> None:
+def set_generation(generation: Any, spec: Spec, dialect: task_prefixes.Dialect) -> None:
     """Set how the model writes: the command's parameters, then the model's own, then those its config keeps
     for the task, then ours. Changes the model's own object, since generate() fills every gap from it.
 

@@ -10,17 +10,17 @@ import torch
 from transformers import AutoModelForSeq2SeqLM
 
 from tasks.backends import Assignment, Source, accelerator
+from tasks.backends.decoding import seed_of
 from tasks.backends.encoder_decoder.beams import shrinking_beams
 from tasks.backends.encoder_decoder.generation import Generation
-from tasks.backends.encoder_decoder.shrinking import shrinking_greedy
-from tasks.backends.opening import Opening
+from tasks.backends.encoder_decoder.greedy_search import shrinking_greedy
+from tasks.backends.generation_files import Opening
 from tasks.backends.static import Items, StaticLoop
 from tasks.backends.tokens import padded
-from tasks.batches import Budget
-from tasks.decoding import seed_of
+from tasks.batching.batches import Budget
 from tasks.kinds.base import Traits
 from tasks.outputs import Output
-from tasks.windows import Encoded
+from tasks.windows.windows import Encoded
 
 # Rows and input tokens of one batch before beams, each of which is one more row for the decoder.
 _BUDGETS = {"cpu": Budget(tokens=8192, rows=128), "cuda": Budget(tokens=65_536, rows=1024)}

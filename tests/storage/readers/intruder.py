@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.readers import confinement
-from storage.readers.confined import send
+from storage.readers.sandbox import send
 
 TOLD = json.loads(os.environ.get("DOCMILL_TEST_INTRUDER", "{}"))
 _LIBC = ctypes.CDLL(None, use_errno=True)

@@ -23,7 +23,7 @@ from storage.readers import (
     SourceUnsupported,
     open_source,
 )
-from storage.readers.confined import Ended
+from storage.readers.sandbox import Ended
 from tests.storage.readers.test_parquet import _Evil
 
 OPTIONS = SourceOptions()

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from storage.readers import confinement
-from storage.readers.confined import Confined
+from storage.readers.sandbox import Confined
 from tests.conftest import missing
 from tests.storage.readers.intruder import ATTEMPTS, NETWORK, READING
 
@@ -141,7 +141,7 @@ def test_a_reader_that_was_taken_over_does_not_reach_postgresql(
 def test_whoever_starts_a_confined_process_lets_no_process_of_its_user_look_into_it() -> None:
     code = """
 import ctypes
-from storage.readers.confined import Confined
+from storage.readers.sandbox import Confined
 libc = ctypes.CDLL(None)
 before = libc.prctl(3, 0, 0, 0, 0)
 process = Confined("storage.readers.arrow_process")

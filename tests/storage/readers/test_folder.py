@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.installation import install
+from storage.core.installation import install
+from storage.outputs.columns import Column, Form
 from storage.readers import (
     FieldUnknown,
     Record,
@@ -28,7 +29,6 @@ from storage.readers import (
 from storage.readers.folder import FolderSource
 from storage.readers.registry import document_suffixes
 from storage.readers.sources import kinds
-from storage.results.columns import Column, Form
 from storage.writers import Target
 from worker.cli import formatting
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.normalize import normalize
+from storage.core.normalize import normalize
 from storage.readers import FieldUnknown, Record, Rejection, SourceOptions, open_source
 
 OPTIONS = SourceOptions()

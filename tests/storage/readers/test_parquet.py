@@ -27,12 +27,12 @@ from storage.readers import (
     SourceUnsupported,
     open_source,
 )
-from storage.readers.confined import Ended, receive
 from storage.readers.parquet_process import serve
 from storage.readers.records import Row, document
+from storage.readers.sandbox import Ended, receive
 from storage.readers.table import said
 from storage.writers import Target
-from tests.storage.test_writers import ROWS
+from tests.storage.writers.test_writers import ROWS
 
 OPTIONS = SourceOptions()
 PARIS = datetime.timezone(datetime.timedelta(hours=1))

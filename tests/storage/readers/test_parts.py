@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 
-from storage.export import parts
-from storage.export.manifest import Manifest
-from storage.export.results import Placed
 from storage.readers import (
     FieldUnknown,
     Record,
@@ -20,7 +17,10 @@ from storage.readers import (
     SourceUnsupported,
     open_source,
 )
+from storage.results import parts
+from storage.results.results import Placed
 from storage.writers import Target
+from storage.writers.parts_manifest import Manifest
 
 OPTIONS = SourceOptions()
 SAID = {"task": "translate", "tokens_in": 5, "tokens_out": 4, "flags": []}  # of each result

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.installation import install
+from storage.core.installation import install
 from storage.readers import (
     FieldUnknown,
     Record,

@@ -12,7 +12,7 @@ from pkgutil import resolve_name
 import click
 import pytest
 
-from storage.installation import install
+from storage.core.installation import install
 from storage.readers import registry
 from storage.readers.registry import FILES, SCHEMES, Archive, Document, Records, described, kind_of, missing
 from storage.readers.streams import Gunzip, Unzstd

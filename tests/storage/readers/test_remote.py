@@ -88,7 +88,7 @@ def test_parts_of_a_parquet_file_are_asked_for_and_where_there_are_none_it_is_co
     assert read(f"{site.url}/c.parquet") == found
     site.sizes = False
     assert read(f"{site.url}/c.parquet") == found
-    monkeypatch.setattr("storage.readers.blocks.COPIED_BYTES", 2**20)
+    monkeypatch.setattr("storage.readers.http_range.COPIED_BYTES", 2**20)
     for site.sizes in (True, False):
         with pytest.raises(SourceUnsupported, match=r"c\.parquet: its server gives no parts of a file, and"):
             open_source(f"{site.url}/c.parquet", OPTIONS)

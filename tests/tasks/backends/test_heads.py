@@ -11,16 +11,16 @@ import torch
 import transformers
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from storage.specs import Spec
+from storage.core.specs import Spec
 from tasks.backends import Assignment
 from tasks.backends.accelerator import quiet
 from tasks.backends.encoder import heads, packed
 from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.packed import PackedEncoder
+from tasks.batching.pool import Item, Pool
 from tasks.heads import Head
 from tasks.outputs import Vector
-from tasks.pool import Item, Pool
 from tests.tasks import architectures
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}

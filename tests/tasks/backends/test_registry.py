@@ -14,22 +14,22 @@ from pathlib import Path
 
 import pytest
 
-from storage.specs import Spec
-from tasks import choice, models
-from tasks.backends import registry
-from tasks.backends.factory import open_backend
+from storage.core.specs import Spec
+from tasks.backends import registry, selection
+from tasks.engine.backend_factory import open_backend
 from tasks.errors import BadOption, CannotServe
-from tasks.families import Family
-from tests.tasks.test_choice import QUALITIES
+from tasks.models.families import Family
+from tasks.specs import pinning
+from tests.tasks.backends.test_selection import QUALITIES
 from tests.worker.harness import ROOT
 from worker.settings import load_settings
 
 MODULE = '''
 from tasks.backends.static import StaticLoop
-from tasks.batches import Budget
+from tasks.batching.batches import Budget
 from tasks.kinds.base import Traits
 from tasks.outputs import Generated
-from tasks.windows import Encoded
+from tasks.windows.windows import Encoded
 
 
 class CapitalsBackend:
@@ -114,10 +114,10 @@ def test_a_backend_that_was_removed_warns_and_leaves_the_choice_to_docmill(
     assert load_settings(backend="onnxruntime").backend == "onnxruntime"
     for quality in QUALITIES:
         removed, auto = (
-            choice.candidates(
+            selection.candidates(
                 "embed", Family.ENCODER, quality=quality, device="cpu", present=registry.names(), asked=asked
             )
-            for asked in ("onnxruntime", choice.AUTO)
+            for asked in ("onnxruntime", selection.AUTO)
         )
         assert removed == auto
 
@@ -128,15 +128,17 @@ def test_an_unknown_backend_is_an_error_that_lists_the_backends() -> None:
     spec = Spec(kind="summarize", model="synopsis-ddtp", revision="sha256:00", quality="native")
     for family in (Family.SEQ2SEQ, None):
         with pytest.raises(BadOption, match="no backend named"):
-            choice.candidates(
+            selection.candidates(
                 spec.kind, family, quality=spec.quality, device="cpu", present=registry.names(), asked="smalls"
             )
 
 
 def test_a_kind_without_a_head_for_the_family_has_no_candidates(tmp_path: Path) -> None:
-    found = choice.candidates("summarize", Family.ENCODER, quality="native", device="cpu", present=registry.names())
+    found = selection.candidates(
+        "summarize", Family.ENCODER, quality="native", device="cpu", present=registry.names()
+    )
     assert found == ()
-    encoder = models.pin("minilm", models_dir=None, cache_dir=tmp_path)
+    encoder = pinning.pin("minilm", models_dir=None, cache_dir=tmp_path)
     spec = Spec(kind="summarize", model=encoder.model, revision=encoder.revision, quality="native")
     with pytest.raises(CannotServe, match="summarize needs an encoder-decoder"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)

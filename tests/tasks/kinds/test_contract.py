@@ -13,13 +13,15 @@ import pytest
 from annotated_types import Ge
 from pydantic.fields import FieldInfo
 
-from storage.outcomes import Status
-from storage.specs import Spec
-from tasks import kinds, models, suitability
-from tasks.backends.factory import open_backend
+from storage.core.outcomes import Status
+from storage.core.specs import Spec
+from tasks import kinds
+from tasks.engine.backend_factory import open_backend
 from tasks.errors import BadOption, CannotServe, UnknownKind
+from tasks.kinds import suitability
 from tasks.kinds.options import flag, is_list, key, option, value_type
-from tasks.plan import build_spec
+from tasks.specs import pinning
+from tasks.specs.plan import build_spec
 from tests.tasks.conftest import EngineOf
 from tests.worker.harness import ROOT
 from worker.cli.commands.run import run_command
@@ -96,7 +98,7 @@ def test_help_and_documentation_name_the_kind_and_its_options(kind: kinds.TaskKi
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_null_model_serves_the_kind(kind: kinds.TaskKind, engine_of: EngineOf) -> None:
-    pinned = models.pin("null", models_dir=None, cache_dir=Path("none"))
+    pinned = pinning.pin("null", models_dir=None, cache_dir=Path("none"))
     try:
         spec = build_spec(kind.name, pinned, kinds.options(kind.name), {})
     except BadOption:  # it needs a prompt
@@ -116,7 +118,7 @@ def test_the_null_model_serves_the_kind(kind: kinds.TaskKind, engine_of: EngineO
         lambda: kinds.options("sing"),
         lambda: suitability.suits("sing", {}),
         lambda: suitability.require("sing", {}, "model"),
-        lambda: build_spec("sing", models.Pinned("model", "0" * 40), kinds.KindOptions(), {}),
+        lambda: build_spec("sing", pinning.Pinned("model", "0" * 40), kinds.KindOptions(), {}),
         lambda: kinds.recipe(Spec("sing", "model", "0" * 40), kinds.Traits()),
         lambda: open_backend(Spec("sing", "null", "null:1"), device="cpu", models_dir=None, cache_dir=Path("none")),
     ],

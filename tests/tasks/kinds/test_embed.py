@@ -10,11 +10,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
-from storage.outcomes import Outcome, Reason, Status
+from storage.core.outcomes import Outcome, Reason, Status
 from tasks.kinds.base import Computed
 from tasks.kinds.embed import Embed
 from tasks.outputs import Vector
-from tasks.windows import Encoded, Window
+from tasks.windows.windows import Encoded, Window
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from storage.outcomes import Outcome
+from storage.core.outcomes import Outcome
 from tasks.kinds.base import Computed
 from tasks.kinds.generate import Generate
 from tasks.outputs import Generated
-from tasks.windows import Encoded, Window
+from tasks.windows.windows import Encoded, Window
 
 
 def joined(texts: Sequence[str]) -> Outcome:

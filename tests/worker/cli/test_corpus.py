@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete
 
-from storage.database import Database
-from storage.schema import Base, Document
+from storage.core.database import Database
+from storage.core.schema import Base, Document
 from tests.kinds import KINDS
 from tests.worker.harness import Docmill
 

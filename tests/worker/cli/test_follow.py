@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from storage.database import Database
+from storage.core.database import Database
 from storage.leases import dispatch
-from tests.storage.books import numbered, read, request, shards_of
-from tests.storage.test_dispatch import sign_on
+from tests.storage.builders import numbered, read, request, shards_of
+from tests.storage.leases.test_dispatch import sign_on
 from tests.worker.harness import Docmill
 from worker.cli import follow
 from worker.cli.exit_codes import exit_code_of

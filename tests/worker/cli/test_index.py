@@ -11,14 +11,14 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from storage.database import Database
+from storage.core.database import Database
+from storage.core.outcomes import Outcome, Status
 from storage.leases.shards import Claim
-from storage.outcomes import Outcome, Status
-from storage.retrieval import candidates, vectors
-from storage.retrieval.search import choose, search
-from tasks import models
+from storage.search import ann, pgvector_index
+from storage.search.search import choose, search
+from tasks.specs import pinning
 from tests.kinds import KINDS
-from tests.storage.books import EMBED, read, request, work
+from tests.storage.builders import EMBED, read, request, work
 from tests.worker.harness import EXAMPLES, Docmill
 
 Write = Callable[..., Path]
@@ -75,13 +75,13 @@ def test_of_real_documents_an_index_finds_what_a_comparison_with_all_finds(
     def embedded_sentences(claim: Claim) -> list[Outcome]:
         return [Outcome(key, Status.DONE, vector=of_text[text].tobytes()) for key, text in claim.texts]
 
-    monkeypatch.setattr(candidates, "is_worth_it", lambda *_: True)
+    monkeypatch.setattr(ann, "is_worth_it", lambda *_: True)
     database = Database(pgvector_url, kinds=KINDS)
     read(database, request(spec=EMBED), [(f"k{n}", text) for n, text in enumerate(sentences)])
     work(database, embedded_sentences)
     searched = choose(database, ["books"])
-    vectors.add(database, searched.spec_id)
-    assert candidates.propose(database, searched, queries, 10) is not None
+    pgvector_index.add(database, searched.spec_id)
+    assert ann.propose(database, searched, queries, 10) is not None
     by_index, exact = (search(database, searched, queries, 10, exact=exact).ids for exact in (False, True))
     database.close()
     recall = np.mean([len({*one} & {*other}) / 10 for one, other in zip(by_index, exact, strict=True)])
@@ -94,6 +94,6 @@ def _lines(file: str) -> list[str]:
 
 
 def _minilm(cache: Path) -> SentenceTransformer:
-    pinned = models.pin("minilm", models_dir=None, cache_dir=cache)
-    folder = models.locate(pinned, models_dir=None, cache_dir=cache)
+    pinned = pinning.pin("minilm", models_dir=None, cache_dir=cache)
+    folder = pinning.locate(pinned, models_dir=None, cache_dir=cache)
     return SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})

@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from storage.database import Database
-from storage.flow import orders
-from storage.schema import Base
-from tests.faults.mill import Mill, numbered
+from storage.core.database import Database
+from storage.core.schema import Base
+from storage.pipelines import orders
+from tests.faults.fleet import Fleet, numbered
 from tests.kinds import KINDS
 from tests.worker.harness import Docmill
-from worker.broker import Broker
 from worker.errors import SettingsError
 from worker.orders import bounds, message
 from worker.orders.bounds import OrderRefused
 from worker.orders.desk import Desk
-from worker.request import Request
+from worker.queue.broker import Broker
 from worker.settings import Settings, load_settings
+from worker.submit.request import Request
 
 SECRET = "kanarienvogel"
 
@@ -217,8 +217,8 @@ def test_a_secret_in_a_source_is_refused_with_where_to_put_it(store: Callable[..
 
 
 def test_orders_are_listed_and_shown_with_their_jobs_and_refusals(tmp_path: Path, database: Database) -> None:
-    mill = Mill(tmp_path, database, None)
-    path = mill.corpus(numbered(3))
+    fleet = Fleet(tmp_path, database, None)
+    path = fleet.corpus(numbered(3))
     settings = load_settings(home=tmp_path / "home", order_roots=str(tmp_path))
     desk = Desk(settings, database, Broker("redis://127.0.0.1:1"), "me", threading.Event())
     desk.store("good", {"source": str(path), "task": "translate", "model": "null"})
@@ -227,20 +227,20 @@ def test_orders_are_listed_and_shown_with_their_jobs_and_refusals(tmp_path: Path
     order = orders.take(database, "me", 60.0)
     assert order is not None
     orders.end(database, order, "done", job_id=7)
-    shown = mill.json("orders", "good")
+    shown = fleet.json("orders", "good")
     assert (shown["id"], shown["state"], shown["job"], shown["task"]) == ("good", "done", 7, "translate")
-    listed = mill.json("orders")
+    listed = fleet.json("orders")
     assert (listed["in_queue"], listed["workers"]) == (None, 0)
     assert [order["state"] for order in listed["orders"]] == ["refused", "refused", "done"]
-    said = mill("orders")
+    said = fleet("orders")
     assert "\u009b" not in said.stdout
     assert "Order bad [/b]: /etc/passwd: orders may not read it here" in said.stdout
     assert "0 stored and not over, an unknown number in the queue; no live worker takes orders" in said.stderr
-    assert "order" in mill("orders", "good").stdout
-    assert len(mill.json("orders", "--limit", 1)["orders"]) == 1
-    assert "there is no order nobody's" in mill("orders", "nobody's", code=2).stderr
-    assert "--cancel takes the id" in mill("orders", "--cancel", code=2).stderr
-    assert "was over before: done" in mill("orders", "good", "--cancel").stderr
+    assert "order" in fleet("orders", "good").stdout
+    assert len(fleet.json("orders", "--limit", 1)["orders"]) == 1
+    assert "there is no order nobody's" in fleet("orders", "nobody's", code=2).stderr
+    assert "--cancel takes the id" in fleet("orders", "--cancel", code=2).stderr
+    assert "was over before: done" in fleet("orders", "good", "--cancel").stderr
 
 
 def test_an_order_without_a_job_is_cancelled(embedded: Docmill) -> None:

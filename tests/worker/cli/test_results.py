@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 import pytest
 
-from storage.database import Database
-from storage.status import JobStatus, read_status
-from tests.storage.books import numbered, read, request
+from storage.core.database import Database
+from storage.results.status import JobStatus, read_status
+from tests.storage.builders import numbered, read, request
 from worker.cli.commands.results import Export, kinds_of, remarks, why_not
 
 OUT = Path("results.jsonl")

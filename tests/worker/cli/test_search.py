@@ -14,7 +14,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer, util
 
-from tasks import models
+from tasks.specs import pinning
 from tests.worker.harness import DEADLINE_S, DOCMILL, EXAMPLES, Docmill
 
 WriteCorpus = Callable[..., Path]
@@ -38,7 +38,7 @@ def here(fleet: Docmill) -> Docmill:
 @pytest.fixture(scope="module")
 def minilm(tmp_path_factory: pytest.TempPathFactory) -> SentenceTransformer:
     cache = tmp_path_factory.mktemp("cache")
-    folder = models.locate(models.pin("minilm", models_dir=None, cache_dir=cache), models_dir=None, cache_dir=cache)
+    folder = pinning.locate(pinning.pin("minilm", models_dir=None, cache_dir=cache), models_dir=None, cache_dir=cache)
     return SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
 
 

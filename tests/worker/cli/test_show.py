@@ -10,7 +10,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from storage.results.output_types import LABELS, OUTPUT_TYPES, RECORD, SPANS, TEXT, VECTOR, OutputType
+from storage.outputs.output_types import LABELS, OUTPUT_TYPES, RECORD, SPANS, TEXT, VECTOR, OutputType
 from worker.cli.show import samples_table
 
 LONG = "a long word and another " * 40

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from storage import jobs
-from storage.database import Database
+from storage.core.database import Database
+from storage.core.outcomes import Outcome, Status
 from storage.leases import shards
-from storage.outcomes import Outcome, Status
+from storage.steps import jobs
 from tests.kinds import KINDS
-from tests.storage.books import claim_next, done, work
+from tests.storage.builders import claim_next, done, work
 from tests.worker.harness import EXAMPLES
 from worker.cli import main
 

@@ -13,6 +13,6 @@ from worker.cli.options import JOB, JSON
 @JSON
 def cancel_command(job: int, as_json: bool) -> int:
     """Stop JOB. What is done stays; what is under way is dropped."""
-    from storage import jobs
+    from storage.steps import jobs
 
     return job_control.apply(lambda database: jobs.cancel(database, job), job, "cancelled", as_json, key="cancelled")

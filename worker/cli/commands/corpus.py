@@ -16,11 +16,11 @@ from worker.cli.options import JSON
 from worker.cli.printing import answer, confirmed, print_json, say
 
 if TYPE_CHECKING:
-    from storage.corpora import CorpusState
-    from storage.database import Database
-    from storage.disposal.removal import Removed
-    from storage.disposal.selection import Condition
-    from storage.disposal.tracing import Trace
+    from storage.core.database import Database
+    from storage.deletion.removal import Removed
+    from storage.deletion.selection import Condition
+    from storage.deletion.tracing import Trace
+    from storage.results.corpora import CorpusState
 
 NAME = click.argument("name")
 MENTIONED = 5
@@ -35,7 +35,7 @@ def corpus_command() -> None:
 @JSON
 def list_command(as_json: bool) -> int:
     """List the corpora: documents, texts with a result by spec, the last reading of a source."""
-    from storage import corpora
+    from storage.results import corpora
     from worker.cli import show
     from worker.cli.tables import Name, table
 
@@ -68,8 +68,8 @@ def list_command(as_json: bool) -> int:
 @JSON
 def show_command(name: str, as_json: bool) -> int:
     """Show the corpus NAME: its latest readings and jobs, and what became of its texts under each spec."""
-    from storage import corpora
-    from storage.disposal import removal
+    from storage.deletion import removal
+    from storage.results import corpora
     from worker.cli import show
     from worker.cli.options import corpus_names
     from worker.cli.tables import Name, table
@@ -121,8 +121,8 @@ def rm_command(
     a whole corpus its readings and jobs too. Not while a job works on it. Exit code 1 when an ID is not there, or
     when no document is as --where says. Backups and exported files are not docmill's to remove: docs/security.md.
     """
-    from storage.disposal import removal
-    from storage.disposal.selection import Condition
+    from storage.deletion import removal
+    from storage.deletion.selection import Condition
     from worker.cli.options import corpus_names
 
     if ids and (wheres or vanished):
@@ -167,8 +167,8 @@ class Chosen:
 def _chosen(
     database: Database, name: str, ids: tuple[str, ...], conditions: list[Condition], vanished: bool
 ) -> Chosen:
-    from storage import corpora
-    from storage.disposal.selection import select_keys
+    from storage.deletion.selection import select_keys
+    from storage.results import corpora
 
     if conditions or vanished:
         keys = select_keys(database, name, conditions, only_vanished=vanished)
@@ -206,8 +206,8 @@ def trace_command(file: Path, as_json: bool) -> int:
     It is looked for as a whole, as it was stored, with or without white space at its ends; in a SQLite store also by
     its bytes in the files, where another text that has the same passage shows, too.
     """
-    from storage.disposal.tracing import trace
-    from storage.normalize import bom_length, decode, normalize
+    from storage.core.normalize import bom_length, decode, normalize
+    from storage.deletion.tracing import trace
 
     with click.open_file(str(file), "rb") as stream:
         raw = stream.read()

@@ -34,7 +34,7 @@ def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
     from dataclasses import asdict
 
     from worker.cli.follow import IngestBar, follow, say_ingested
-    from worker.enqueue import enqueue
+    from worker.submit.enqueue import enqueue
 
     settings = settings_from()
     request = request_of(settings, given)

@@ -17,7 +17,7 @@ from worker.cli.printing import answer, say
 @click.option("--json", "as_json", is_flag=True, help="JSON lines.")
 def failures_command(job: int, as_json: bool) -> int:
     """List what of JOB has no result: failed and blank documents and rejected records, with the reasons."""
-    from storage.export.results import failures
+    from storage.results.results import failures
 
     with open_store(settings_from()) as database:
         found = failures(database, job)

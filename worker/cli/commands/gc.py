@@ -16,11 +16,11 @@ from worker.cli.options import JSON
 from worker.cli.printing import confirmed, print_json, say
 
 if TYPE_CHECKING:
-    from storage.database import Database
-    from storage.disposal.collection import Collected
-    from storage.disposal.cost import Cost
-    from storage.disposal.removal import Removed
-    from storage.disposal.versions import Superseded
+    from storage.core.database import Database
+    from storage.deletion.cost import Cost
+    from storage.deletion.gc import Collected
+    from storage.deletion.removal import Removed
+    from storage.deletion.versions import Superseded
 
 DAY_S = 86_400.0
 LACKING = "The results of jobs that had these versions lack them then."
@@ -51,7 +51,7 @@ def gc_command(
     What an unfinished job works with stays. Dropped results are computed again when somebody asks for them, so the
     command says what they took and asks first. It may be interrupted, and run beside anything else.
     """
-    from storage.disposal import cost, selection, versions
+    from storage.deletion import cost, selection, versions
 
     if superseded and spec is not None:
         raise click.UsageError("--superseded removes versions with results of every spec; leave out --spec")
@@ -83,13 +83,13 @@ class Drops:
 
 
 def _drops(database: Database, days: float | None, spec: str | None, superseded: bool) -> Drops:
-    from storage.disposal import collection
+    from storage.deletion import gc
 
     older_than_s = (days or 0.0) * DAY_S
     if spec is None:
         results = days is not None and not superseded
         return Drops(older_than_s, None if results else (), superseded or results)
-    spec_ids = collection.specs(database, spec)
+    spec_ids = gc.specs(database, spec)
     if not spec_ids:
         unknown = "no spec is called that; `docmill corpus show` names them"
         raise click.BadParameter(unknown, param_hint="--spec")
@@ -97,11 +97,11 @@ def _drops(database: Database, days: float | None, spec: str | None, superseded:
 
 
 def _remove(database: Database, drops: Drops) -> Removed:
-    from storage.disposal import collection, removal, versions
+    from storage.deletion import gc, removal, versions
 
     removed = versions.remove(database, drops.older_than_s) if drops.superseded else removal.Removed()
-    collected = collection.drop(database, older_than_s=drops.older_than_s, spec_ids=drops.spec_ids)
-    collected += collection.collect(database)
+    collected = gc.drop(database, older_than_s=drops.older_than_s, spec_ids=drops.spec_ids)
+    collected += gc.collect(database)
     removal.settle(database)
     return removed + removal.Removed(contents=collected.contents, outcomes=collected.outcomes)
 

@@ -35,8 +35,8 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> int:
     later is found without being in it, but is compared one by one: give the command again when `docmill index list`
     shows much that is lacking. It may be interrupted, and run beside anything else.
     """
-    from storage.retrieval import vectors
-    from storage.retrieval.search import choose
+    from storage.search import pgvector_index
+    from storage.search.search import choose
     from worker.cli.options import corpus_names
     from worker.cli.show import bar
 
@@ -47,7 +47,7 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> int:
             def advanced(n_added: int) -> None:
                 progress.update(n_added, count=f"{n_added:,} texts", note="and then the graph")
 
-            n_added = vectors.add(database, searched.spec_id, advanced)
+            n_added = pgvector_index.add(database, searched.spec_id, advanced)
     if as_json:
         print_json({"spec": searched.spec_id, "added": n_added})
     else:
@@ -59,12 +59,12 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> int:
 @JSON
 def list_command(as_json: bool) -> int:
     """List the indexes: how many vectors each has, how many texts it lacks, and its size."""
-    from storage.retrieval import vectors
+    from storage.search import pgvector_index
     from worker.cli import show
     from worker.cli.tables import Name, table
 
     with open_store(settings_from()) as database:
-        found = vectors.every(database)
+        found = pgvector_index.every(database)
     if as_json:
         print_json([{**asdict(one), "spec": str(one.spec)} for one in found])
         return OK
@@ -83,11 +83,11 @@ def list_command(as_json: bool) -> int:
 @JSON
 def rm_command(spec: str, as_json: bool) -> int:
     """Drop the index of SPEC: its number in `docmill index list`, or KIND/MODEL. Vectors and search stay."""
-    from storage.disposal import collection
-    from storage.retrieval import vectors
+    from storage.deletion import gc
+    from storage.search import pgvector_index
 
     with open_store(settings_from()) as database:
-        dropped = [spec_id for spec_id in collection.specs(database, spec) if vectors.drop(database, spec_id)]
+        dropped = [spec_id for spec_id in gc.specs(database, spec) if pgvector_index.drop(database, spec_id)]
     if as_json:
         print_json({"dropped": dropped})
     elif dropped:

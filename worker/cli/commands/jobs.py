@@ -16,7 +16,7 @@ from worker.cli.printing import print_json, say
 @JSON
 def jobs_command(limit: int, as_json: bool) -> int:
     """List the latest jobs, newest first."""
-    from storage.status import list_statuses
+    from storage.results.status import list_statuses
 
     with open_store(settings_from()) as database:
         statuses = list_statuses(database, limit)

@@ -22,7 +22,7 @@ def models_command() -> None:
 @JSON
 def list_command(as_json: bool) -> int:
     """List the names that --model knows besides folders and hub ids."""
-    from tasks.models import ALIASES, DEFAULTS, DESCRIPTIONS
+    from tasks.specs.pinning import ALIASES, DEFAULTS, DESCRIPTIONS
 
     defaults = {model: kind for kind, model in DEFAULTS.items()}
     found = [{"name": name, "default_for": defaults.get(name), "about": DESCRIPTIONS[name]} for name in ALIASES]
@@ -49,8 +49,8 @@ def list_command(as_json: bool) -> int:
 def check_command(model: str, revision: str | None, as_json: bool) -> int:
     """Say what MODEL is, which tasks it suits and how much of a document it sees at once."""
     from tasks.kinds import kind
-    from tasks.models import check
-    from worker.rehearsal import lacking
+    from tasks.specs.pinning import check
+    from worker.submit.rehearsal import lacking
 
     settings = settings_from()
     found = check(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)

@@ -15,7 +15,7 @@ from worker.cli.printing import answer_values, print_json, say
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from storage.database import Database
+    from storage.core.database import Database
     from worker.orders.outlook import Outlook
 
 
@@ -32,7 +32,7 @@ def orders_command(order: str | None, limit: int, cancel: bool, as_json: bool) -
     Orders that are over stay for DOCMILL_RETENTION_DAYS (90).
     """
     from storage.errors import NoSuchOrder
-    from storage.flow import orders
+    from storage.pipelines import orders
     from worker.orders import outlook
 
     if cancel and order is None:
@@ -60,9 +60,9 @@ def orders_command(order: str | None, limit: int, cancel: bool, as_json: bool) -
 
 def _cancelled(database: Database, order: str) -> Any:
     """The row of an order that was ended, with its job where that was still being read."""
-    from storage import jobs
     from storage.errors import NoSuchJob
-    from storage.flow import orders
+    from storage.pipelines import orders
+    from storage.steps import jobs
 
     before = orders.cancel(database, order)
     if before.finished_at is not None:

@@ -16,6 +16,6 @@ def pause_command(job: int, as_json: bool) -> int:
 
     Workers notice within seconds and turn to other jobs.
     """
-    from storage import jobs
+    from storage.steps import jobs
 
     return job_control.apply(lambda database: jobs.pause(database, job), job, "paused", as_json)

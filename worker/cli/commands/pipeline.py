@@ -20,12 +20,12 @@ from worker.cli.output_files import check_out_is_no_input
 from worker.cli.printing import answer, print_json, say
 
 if TYPE_CHECKING:
-    from storage.database import Database
-    from storage.flow.pipelines import Run
-    from storage.status import JobStatus
+    from storage.core.database import Database
+    from storage.pipelines.pipelines import Run
+    from storage.results.status import JobStatus
     from worker.pipelines.file import Pipeline
-    from worker.request import Prepared
     from worker.settings import Settings
+    from worker.submit.request import Prepared
 
 FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 NAME = click.argument("name")
@@ -120,7 +120,7 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     from worker.cli.exit_codes import exit_code_of
     from worker.cli.local import run_here
     from worker.cli.terminal import lines_above_the_bar
-    from worker.devices import choose_devices
+    from worker.engines.devices import choose_devices
     from worker.pipelines.running import export
 
     settings = settings_from(device=device, backend=backend)
@@ -152,7 +152,7 @@ class InHistory:
     """Notes a run by hand in the history of a pipeline that was added; of another it notes nothing."""
 
     def __init__(self, settings: Settings, database: Database, pipeline: Pipeline) -> None:
-        from worker.renewal import Held
+        from worker.concurrency.renewal import Held
 
         self.held = Held(f"the run of {pipeline.name}", lambda: True, None)
         self._lease_s = settings.lease_s
@@ -163,7 +163,7 @@ class InHistory:
 
     def __enter__(self) -> InHistory:
         from storage.errors import NoSuchPipeline
-        from storage.flow import pipelines
+        from storage.pipelines import pipelines
         from worker.pipelines.running import keeping
 
         with suppress(NoSuchPipeline):
@@ -187,7 +187,7 @@ class InHistory:
         self._run = None
 
     def _note(self, state: str, job_id: int | None, reason: str | None) -> None:
-        from storage.flow import pipelines
+        from storage.pipelines import pipelines
 
         if self._run is not None:
             pipelines.note(self._database, self._run, state, job_id=job_id, reason=reason)
@@ -213,7 +213,7 @@ def add_command(file: Path, as_json: bool) -> int:
     Workers start it when it is due, and read its source: it must be there for them too. An administrator's command:
     the view is made by it.
     """
-    from storage.flow import pipelines, views
+    from storage.pipelines import pipelines, views
 
     settings = settings_from()
     with open_store(settings) as database:
@@ -237,7 +237,7 @@ def add_command(file: Path, as_json: bool) -> int:
 @JSON
 def list_command(as_json: bool) -> int:
     """List the pipelines that are kept, with the last and the next run of each."""
-    from storage.flow import pipelines
+    from storage.pipelines import pipelines
     from worker.cli import show
     from worker.cli.tables import Name, table
 
@@ -262,7 +262,7 @@ def list_command(as_json: bool) -> int:
 @JSON
 def show_command(name: str, as_json: bool) -> int:
     """Print the file of the pipeline NAME as it is kept."""
-    from storage.flow import pipelines
+    from storage.pipelines import pipelines
     from worker.pipelines.file import parse
 
     with open_store(settings_from()) as database:
@@ -278,7 +278,7 @@ def show_command(name: str, as_json: bool) -> int:
 @NAME
 def rm_command(name: str) -> int:
     """Forget the pipeline NAME, its history and its view. Its corpus, jobs and results stay."""
-    from storage.flow import pipelines, views
+    from storage.pipelines import pipelines, views
 
     with open_store(settings_from()) as database:
         pipelines.remove(database, name)
@@ -295,7 +295,7 @@ def history_command(name: str, limit: int, as_json: bool) -> int:
     """List what became of the runs of the pipeline NAME, newest first."""
     from rich.text import Text
 
-    from storage.flow import pipelines
+    from storage.pipelines import pipelines
     from worker.cli import show
     from worker.cli.formatting import printable
     from worker.cli.tables import table

@@ -17,7 +17,7 @@ def priority_command(job: int, priority: int, as_json: bool) -> int:
 
     Below zero needs two dashes before it: docmill priority -- 7 -5.
     """
-    from storage import jobs
+    from storage.steps import jobs
 
     return job_control.apply(
         lambda database: jobs.prioritise(database, job, priority), job, f"at priority {priority}", as_json

@@ -17,8 +17,8 @@ from worker.cli.output_files import STDOUT, check_folder, check_out, target_of, 
 from worker.cli.printing import say
 
 if TYPE_CHECKING:
-    from storage.database import Database
-    from storage.status import JobStatus
+    from storage.core.database import Database
+    from storage.results.status import JobStatus
 
 
 @click.command(
@@ -66,8 +66,8 @@ def results_command(
     parts that are there, goes on where the last one ends, and does nothing once all are. When the results have
     changed since, all are written anew.
     """
-    from storage.export.results import results
-    from storage.status import read_status
+    from storage.results.results import results
+    from storage.results.status import read_status
 
     wanted = Export(job, out, file_format, part_documents, overwrite, step, partial)
     wanted.check()
@@ -143,7 +143,7 @@ def remarks(status: JobStatus) -> list[str]:
 
 
 def _write(database: Database, status: JobStatus, wanted: Export) -> None:
-    from storage.export.results import columns, results
+    from storage.results.results import columns, results
 
     target = target_of(wanted.out, wanted.file_format)
     if target is not None and wanted.part_documents is not None:

@@ -13,6 +13,6 @@ from worker.cli.options import JOB, JSON
 @JSON
 def resume_command(job: int, as_json: bool) -> int:
     """Let a paused JOB go on."""
-    from storage import jobs
+    from storage.steps import jobs
 
     return job_control.apply(lambda database: jobs.resume(database, job), job, "resumed", as_json)

@@ -21,7 +21,7 @@ def retry_command(job: int, only: str | None, as_json: bool) -> int:
     failures stay on record until something better takes their place. Workers do the work; where none runs, the
     next `docmill run` or `docmill worker` does.
     """
-    from storage import jobs
+    from storage.steps import jobs
 
     with open_store(settings_from()) as database:
         n = jobs.retry(database, job, only)

@@ -16,10 +16,10 @@ from worker.cli.printing import answer, print_json, say, warn
 from worker.cli.requests import prepare_request, request_of, work_options
 
 if TYPE_CHECKING:
-    from storage.database import Database
-    from storage.status import JobStatus
-    from worker.request import Prepared
+    from storage.core.database import Database
+    from storage.results.status import JobStatus
     from worker.settings import Settings
+    from worker.submit.request import Prepared
 
 
 @click.command(
@@ -53,10 +53,10 @@ def run_command(
     on by running it again. Needs no server; with DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL set it works on the
     fleet's.
     """
-    from storage.export.results import columns, results
+    from storage.results.results import columns, results
     from worker.cli.local import run_here
     from worker.cli.terminal import lines_above_the_bar
-    from worker.devices import choose_devices
+    from worker.engines.devices import choose_devices
 
     settings = settings_from(device=device, backend=backend)
     devices = choose_devices(settings.device)
@@ -82,7 +82,7 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
 
     from worker.cli.follow import IngestBar
     from worker.cli.terminal import lines_above_the_bar
-    from worker.dryrun import forecast
+    from worker.submit.dry_run import forecast
 
     with lines_above_the_bar(settings.log_level), IngestBar(prepared.source) as progress:
         found = forecast(settings, database, prepared, device, progress)
@@ -110,7 +110,7 @@ def _conclude(
     database: Database, status: JobStatus, out: Path | None, max_failures: float | None, as_json: bool
 ) -> int:
     """Say what came of a job: a summary, a few results; and the exit code."""
-    from storage.export.results import count_doubtful, samples
+    from storage.results.results import count_doubtful, samples
     from worker.cli import show
 
     shown = samples(database, status.id) if out is None and not as_json else []

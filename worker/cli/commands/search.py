@@ -18,12 +18,12 @@ from worker.cli.output_files import STDOUT, write_out
 from worker.cli.printing import say
 
 if TYPE_CHECKING:
-    from storage.database import Database
+    from storage.core.database import Database
     from storage.readers import Record, Rejection
-    from storage.retrieval.nearest import Matrix
-    from storage.retrieval.scope import Searched
-    from storage.retrieval.search import Hit
-    from tasks.queries import Embed
+    from storage.search.knn import Matrix
+    from storage.search.scope import Searched
+    from storage.search.search import Hit
+    from tasks.engine.queries import Embed
 
 BATCH_QUERIES = 512  # that share one walk through the corpus
 BEGINNING = 300  # characters of a hit that are shown where no passage was looked for
@@ -87,8 +87,8 @@ def search_command(
     with `--no-passages` the best window, or null where a text has one vector. Exit code 1: some queries could not
     be read or embedded.
     """
-    from storage.retrieval.search import choose
-    from worker.devices import choose_devices
+    from storage.search.search import choose
+    from worker.engines.devices import choose_devices
 
     check_filled()
     settings = settings_from(device=device, backend=backend)
@@ -101,7 +101,7 @@ def search_command(
             others = "; ".join(searched.others)
             say(f"By the vectors of job {searched.job_id}, {searched.spec}; --job takes others: {others}.")
         from worker.cli.terminal import lines_above_the_bar
-        from worker.query_client import embedding
+        from worker.queries.client import embedding
 
         with lines_above_the_bar(settings.log_level), embedding(settings, on, starts=queries is None) as embed:
             looks = queries is None if passages is None else passages
@@ -120,7 +120,7 @@ def search_command(
 
 
 def _queries(text: str | None, file: str | None) -> Iterable[Record | Rejection]:
-    from storage.normalize import normalize
+    from storage.core.normalize import normalize
     from storage.readers import Record, open_queries
 
     if (text is None) == (file is None):
@@ -134,7 +134,7 @@ def _queries(text: str | None, file: str | None) -> Iterable[Record | Rejection]
 
 def _typed() -> Iterator[Record]:
     """Yield the texts that a person types, until an empty line or the end of input."""
-    from storage.normalize import normalize
+    from storage.core.normalize import normalize
     from storage.readers import Record
 
     say("Type a text and press Enter; an empty line ends the search.")
@@ -176,7 +176,7 @@ class _Search:
         import numpy as np
 
         from storage.readers import Record
-        from storage.retrieval.search import hits, search
+        from storage.search.search import hits, search
         from tasks.outputs import Vector
         from worker.cli.show import bar
 
@@ -213,7 +213,7 @@ class _Search:
             yield record, self._with_passages(record.text, vector, found) if self._passages else found
 
     def _with_passages(self, query: str, vector: Matrix, found: list[Hit]) -> list[Hit]:
-        from tasks import passages
+        from tasks.engine import passages
 
         with redirect_stdout(sys.stderr):
             texts = [(hit.text, hit.window) for hit in found]

@@ -17,7 +17,7 @@ from worker.cli.printing import answer_values, print_json
 @JSON
 def status_command(job: int, watch: bool, as_json: bool) -> int:
     """Show how far JOB is: counts, tokens per second, time left, and what it waits for."""
-    from storage.status import read_status
+    from storage.results.status import read_status
 
     with open_store(settings_from()) as database:
         if watch:

@@ -38,19 +38,19 @@ def worker_command(
     Orders are `docmill.enqueue` messages of other programs. A worker takes them only with the lane enqueue, and reads
     only what DOCMILL_ORDER_ROOTS and DOCMILL_ORDER_SCHEMES allow.
     """
-    from storage import rights
-    from worker.devices import choose_devices
+    from storage.core import privileges
+    from worker.engines.devices import choose_devices
+    from worker.process.supervisor import Supervisor
     from worker.settings import LOG_FORMAT
-    from worker.supervisor import Supervisor
 
     settings = settings_from(device=device, backend=backend, lanes=lanes, threads=threads, log_level=log_level)
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     devices = choose_devices(settings.device)
     with open_store(settings) as database, open_broker(settings) as broker:
-        rights.require(database, rights.WORK)
+        privileges.require(database, privileges.WORK)
         broker.require_rights()
-        settings = _without_orders(settings, rights.missing(database, rights.ORDERS))
+        settings = _without_orders(settings, privileges.missing(database, privileges.ORDERS))
         say(f"Worker on {', '.join(devices)}: lanes {', '.join(settings.lanes)}; store {database}; queue {broker}.")
         Supervisor(settings, database, broker, devices).run_with_signals()
     say("Worker stopped; what was under way is committed or given back.")

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from storage.specs import Spec
+from storage.core.specs import Spec
 from tasks.backends.convert import made_once
 from tasks.backends.encoder.heads import StatesOf
 from tasks.backends.tokens import Tokens, padded
 from tasks.errors import Unsuited
-from tasks.windows import Encoded
+from tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
 

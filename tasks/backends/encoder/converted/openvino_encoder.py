@@ -21,7 +21,7 @@ from tasks.backends import accelerator
 from tasks.backends.encoder.converted.conversion import STATES, Conversion, LastStates, by_name, example
 from tasks.backends.encoder.packed import TOLERANCES, difference, local_span
 from tasks.backends.tokens import Tokens, padded
-from tasks.windows import Encoded
+from tasks.windows.windows import Encoded
 
 LIBRARY = "OpenVINO"
 # Raised with every change of what is written below.

@@ -20,14 +20,14 @@ import torch
 import transformers
 from torch.nn import functional
 
-from storage.installation import install
+from storage.core.installation import install
 from tasks.backends.encoder.converted.conversion import Conversion, by_name
 from tasks.backends.encoder.converted.openvino_encoder import LIBRARY, OpenVinoEncoder, form, save, traced
 from tasks.backends.encoder.heads import StatesOf
 from tasks.backends.encoder.packed import compared_lengths, local_span
 from tasks.backends.tokens import Tokens, padded
 from tasks.errors import Unsuited
-from tasks.windows import Encoded
+from tasks.windows.windows import Encoded
 
 # Raised with every change of what is made below.
 _FORMAT = 1

@@ -1,0 +1,153 @@
+"""An outcome: what became of one content under one spec."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from storage.core.normalize import normalize, normalize_json
+from storage.outputs.output_types import Output, OutputType
+
+TRUNCATED = "output_truncated"  # the flag of an output that stopped at the model's limit
+DOUBTFUL = frozenset({TRUNCATED, "empty", "empty_window", "language_uncertain", "not_reduced"})
+REFUSED = "the database cannot store its output"
+NO_JSON = "its output has no JSON form: a number is not finite or past 64 bits, or it is nested too deep"
+
+
+class Status(StrEnum):
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class Reason(StrEnum):
+    """Whose fault a failure is, and so what a retry can hope for."""
+
+    TRANSIENT = "transient"
+    DOCUMENT = "document"
+    MODEL = "model"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One row of the outcome table, before it has a spec and a runtime.
+
+    ``text``, ``vector`` and ``data`` hold the output as its type says (`storage.outputs.output_types`). ``vector``
+    has little-endian float32 bytes: ``dim`` values, or ``windows × dim`` row by row, in which case ``data`` has
+    ``{"dim": …, "windows": [[start, end], …]}`` in characters of the text. ``reason`` is a sentence for people,
+    without the document's text.
+    """
+
+    content_id: int
+    status: Status
+    text: str | None = None
+    vector: bytes | None = None
+    data: dict[str, Any] | None = None
+    reason: str | None = None
+    reason_class: Reason | None = None
+    flags: tuple[str, ...] = ()
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+    @classmethod
+    def done(
+        cls, content_id: int, output: Output, *, flags: tuple[str, ...] = (), tokens_in: int = 0, tokens_out: int = 0
+    ) -> Outcome:
+        """Return an outcome with an output in the form that its type is stored in."""
+        return cls(
+            content_id,
+            Status.DONE,
+            text=output.text,
+            vector=output.vector,
+            data=None if output.data is None else dict(output.data),
+            flags=flags,
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+        )
+
+    def refused(self, reason: str) -> Outcome:
+        """Return a failure in the place of an outcome that cannot be stored."""
+        return replace(
+            self, status=Status.FAILED, text=None, vector=None, data=None, reason=reason, reason_class=Reason.MODEL
+        )
+
+
+def checked(outcome: Outcome, output: OutputType) -> Outcome:
+    """Return the outcome, or a failure in its place if it is done and its output is not of this type."""
+    problem = output.problem(outcome) if outcome.status is Status.DONE else None
+    if problem is None:
+        return outcome
+    return outcome.refused(f"its output is not stored as {output.plural} are: {problem}")
+
+
+def storable(outcome: Outcome) -> Outcome:
+    """Return the outcome as every database can store it, flagged where its output had to be mended.
+
+    An outcome whose data has no JSON form fails.
+    """
+    data, in_data = _as_json(outcome.data)
+    if outcome.data is not None and data is None:
+        return storable(outcome.refused(NO_JSON))
+    text, in_text = (None, ()) if outcome.text is None else normalize(outcome.text)
+    flags = [normalize(flag)[0] for flag in outcome.flags]
+    flags += [flag for flag in map(_of_output, sorted({*in_text, *in_data})) if flag not in flags]
+    reason = None if outcome.reason is None else normalize(outcome.reason)[0]
+    return replace(outcome, text=text, data=data, reason=reason, flags=tuple(flags))
+
+
+def _of_output(flag: str) -> str:
+    """Return the flag of an output for the `flag` of a document, such as `output_nul_replaced`."""
+    return f"output_{flag}"
+
+
+def _as_json(value: Any) -> tuple[Any, tuple[str, ...]]:
+    """Return a JSON value as it is stored, and the flags of replacements; None for a value without a JSON form."""
+    try:
+        mended, replaced = normalize_json(value)
+        orjson.dumps(mended)
+    except (TypeError, RecursionError):
+        return None, ()
+    return (mended, replaced) if _is_finite(mended) else (None, ())
+
+
+def _is_finite(value: Any) -> bool:
+    """Return False for a value with NaN or an infinity in it, which orjson would write as `null`."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_is_finite, value))
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of an outcome that is stored already."""
+
+    status: str
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many outcomes there are of each status; `truncated` are some of the done ones."""
+
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    truncated: int = 0
+
+    @classmethod
+    def of(cls, outcomes: Iterable[Known]) -> Tally:
+        known = list(outcomes)
+        statuses = [outcome.status for outcome in known]
+        return cls(
+            done=statuses.count(Status.DONE),
+            failed=statuses.count(Status.FAILED),
+            skipped=statuses.count(Status.SKIPPED),
+            truncated=sum(outcome.truncated for outcome in known),
+        )

@@ -1,0 +1,99 @@
+"""Rights that docmill's database users need on PostgreSQL, and the check for missing ones.
+
+docs/security.md has the same as GRANT statements, and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from sqlalchemy import ColumnElement, func, select
+
+from storage.core.database import Database
+from storage.errors import GRANTS_DOCS, RightMissing
+
+Rights = Mapping[str, tuple[str, ...]]  # by table or sequence; "UPDATE (COLUMN)" is the right to one column
+
+_READ, _ADD, _CHANGE, _KEEP = (
+    ("SELECT",),
+    ("SELECT", "INSERT"),
+    ("SELECT", "INSERT", "UPDATE"),
+    ("SELECT", "INSERT", "UPDATE", "DELETE"),
+)
+
+
+def _update(*columns: str) -> tuple[str, ...]:
+    """The rights to read a table, and to change these columns of it."""
+    return ("SELECT", *(f"UPDATE ({column})" for column in columns))
+
+
+# What a worker needs that carries out no `docmill.enqueue`: it sees texts, and of documents what a prompt
+# of a later step has of their metadata, but no corpus and no source.
+WORK: Rights = MappingProxyType(
+    {
+        "alembic_version": _READ,
+        "compatibility": _READ,
+        "content": _ADD,  # what a step puts out is a text for the next
+        "spec": _READ,
+        "step": _update("n_prior_done", "n_prior_failed", "n_prior_skipped", "n_prior_truncated"),
+        "step_text": ("SELECT", "INSERT", "DELETE"),
+        "document": _READ,
+        "prompt": _ADD,
+        "pipeline": _update("looked_at"),
+        "pipeline_run": _KEEP,
+        "job": _update("state", "paused", "reason", "finished_at", "forgotten_at"),
+        "shard": _CHANGE,
+        "outcome": _CHANGE,
+        "runtime": _ADD,
+        "worker": _KEEP,
+        "refusal": _KEEP,
+        "lease": _KEEP,
+        "content_id_seq": ("USAGE",),
+        "pipeline_run_id_seq": ("USAGE",),
+        "shard_id_seq": ("USAGE",),
+        "runtime_id_seq": ("USAGE",),
+    }
+)
+
+# Rights that a worker needs beside those to take orders (`docmill.enqueue`): it reads sources into corpora.
+ORDERS: Rights = MappingProxyType(
+    {
+        "enqueue_order": _KEEP,
+        **dict.fromkeys(("corpus", "ingest", "document", "job", "step", "shard"), _CHANGE),
+        **dict.fromkeys(("content", "spec", "step_text", "prompt"), _ADD),
+        **dict.fromkeys(("rejection", "contender"), ("SELECT", "INSERT", "DELETE")),
+        **dict.fromkeys(
+            (
+                *("enqueue_order_id_seq", "corpus_id_seq", "ingest_id_seq", "document_id_seq", "job_id_seq"),
+                *("shard_id_seq", "content_id_seq", "spec_id_seq"),
+            ),
+            ("USAGE",),
+        ),
+    }
+)
+
+
+def missing(database: Database, rights: Rights) -> list[str]:
+    """Return the rights that the database's user lacks, such as "INSERT on outcome". Empty on SQLite."""
+    if database.is_sqlite:
+        return []
+    asked = [(name, right) for name, several in rights.items() for right in several]
+    has = [_has(name, right).label(f"n{i}") for i, (name, right) in enumerate(asked)]
+    with database.read() as connection:
+        granted = connection.execute(select(*has)).one()
+    return [f"{right} on {name}" for (name, right), there in zip(asked, granted, strict=True) if not there]
+
+
+def _has(name: str, right: str) -> ColumnElement[bool]:
+    """Return the SQL expression for having a right. A right to a table covers each of its columns."""
+    if right == "USAGE":
+        return func.has_sequence_privilege(name, right)
+    kind, _, column = right.partition(" (")
+    return func.has_column_privilege(name, column[:-1], kind) if column else func.has_table_privilege(name, right)
+
+
+def require(database: Database, rights: Rights) -> None:
+    """Raise RightMissing, which names every right that the database's user lacks."""
+    if lacking := missing(database, rights):
+        raise RightMissing(f"the user of the database {database} lacks {', '.join(lacking)}; {GRANTS_DOCS}")

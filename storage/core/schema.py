@@ -1,0 +1,388 @@
+"""The tables. Times are seconds since 1970 by the database's clock; counts roll up from shards, never from rows.
+
+Constraint names are fixed, so that a migration can name what it changes on every database.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, false, text
+
+from storage.core.order_table import EnqueueOrder as EnqueueOrder
+from storage.core.tables import Base as Base
+from storage.core.tables import column
+
+
+def _where(condition: str) -> dict[str, Any]:
+    """What makes an index a partial one."""
+    return {f"{dialect}_where": text(condition) for dialect in ("sqlite", "postgresql")}
+
+
+class Content(Base):
+    """A unique text, addressed by the SHA-256 of its UTF-8 bytes."""
+
+    __tablename__ = "content"
+    id = column(int, primary_key=True)
+    sha256 = column(bytes, unique=True)
+    text = column(str)
+    n_chars = column(int)
+
+
+class Corpus(Base):
+    __tablename__ = "corpus"
+    id = column(int, primary_key=True)
+    name = column(str, unique=True)
+    n_documents = column(int, default=0)
+    created_at = column(float)
+
+
+class Ingest(Base):
+    """One reading of a source into a corpus. `state` is reading or read."""
+
+    __tablename__ = "ingest"
+    id = column(int, primary_key=True)
+    corpus_id = column(int, ForeignKey("corpus.id"), index=True)
+    source = column(str)
+    options = column(Any)
+    state = column(str)
+    n_records = column(int, default=0)
+    n_new = column(int, default=0)
+    n_changed = column(int, default=0)
+    n_unchanged = column(int, default=0)
+    n_repeated = column(int, default=0)  # records whose key came again later in the same source
+    n_rejected = column(int, default=0)
+    n_vanished = column(int, default=0, server_default="0")
+    not_pruned = column(str, nullable=True)  # why documents that are missing were not marked as vanished
+    started_at = column(float)
+    seen_at = column(float)
+    finished_at = column(float, nullable=True)
+
+
+class Rejection(Base):
+    """A record that could not be read, with its place in the source. `noted_at` is when it was met last."""
+
+    __tablename__ = "rejection"
+    ingest_id = column(int, ForeignKey("ingest.id"), primary_key=True)
+    place = column(str, primary_key=True)
+    reason = column(str)
+    noted_at = column(float, nullable=True)
+
+
+class Document(Base):
+    """A key of a corpus with one content. Never overwritten: `superseded_by` is the document that took its place.
+
+    A `gone` one says that its source has it no more; its content is the last one it had.
+
+    Ids rise in the order of commits within a corpus (its writers take turns), so the corpus as it stood when its
+    last document was L is what has `id <= L` and was not superseded by one up to L.
+    """
+
+    __tablename__ = "document"
+    id = column(int, primary_key=True)
+    corpus_id = column(int, ForeignKey("corpus.id"))
+    key = column(str)
+    content_id = column(int, ForeignKey("content.id"))
+    meta = column(Any)
+    flags = column(Any)
+    seq = column(int)
+    ingest_id = column(int, ForeignKey("ingest.id"))
+    gone = column(bool, default=False, server_default=false())
+    superseded_by = column(int, nullable=True)  # no foreign key: it is written before the row that it names
+
+    __table_args__ = (
+        Index("uq_document_current", "corpus_id", "key", unique=True, **_where("superseded_by IS NULL")),
+        Index("ix_document_superseded", "corpus_id", "key", **_where("superseded_by IS NOT NULL")),
+        Index("ix_document_content_id_corpus_id", "content_id", "corpus_id"),
+        Index("ix_document_corpus_id_id", "corpus_id", "id"),
+        Index("ix_document_corpus_id_seq_id", "corpus_id", "seq", "id"),
+    )
+
+
+class Contender(Base):
+    """An older version of a document that an unfinished reading came across again (see `storage.ingest.ingest`)."""
+
+    __tablename__ = "contender"
+    ingest_id = column(int, ForeignKey("ingest.id"), primary_key=True)
+    key = column(str, primary_key=True)
+    document_id = column(int, ForeignKey("document.id"), index=True)
+
+
+class SpecRow(Base):
+    """A spec (see `storage.core.specs.Spec`); `sha256` is its identity."""
+
+    __tablename__ = "spec"
+    id = column(int, primary_key=True)
+    sha256 = column(bytes, unique=True)
+    kind = column(str)
+    model = column(str)
+    revision = column(str)
+    quality = column(str)
+    params = column(Any)
+    dropped_at = column(float, nullable=True)  # when results of it were last removed
+
+
+class Runtime(Base):
+    """What carried a spec out: device, precision, backend and the libraries' versions."""
+
+    __tablename__ = "runtime"
+    id = column(int, primary_key=True)
+    sha256 = column(bytes, unique=True)
+    device = column(str)
+    precision = column(str)
+    backend = column(str)
+    versions = column(Any)
+
+
+class Job(Base):
+    """Steps applied to a corpus as it stood at the end of an ingest.
+
+    `state`: ingesting, running, done, cancelled, stopped (too many failures). `paused` stands beside it: a paused
+    job keeps its state, and none of its shards is dispatched, claimed or committed.
+    Three documents mark the job's place in its corpus: `base_document` was the last one when the sweep through what
+    others brought began, `swept_to` the last one that was looked through for what is to be planned, and
+    `last_document` (once the source was read) the last one that belongs to the job.
+    At `forgotten_at` the texts that its steps had met were deleted (see `storage.deletion.retention`).
+    """
+
+    __tablename__ = "job"
+    id = column(int, primary_key=True)
+    corpus_id = column(int, ForeignKey("corpus.id"), index=True)
+    ingest_id = column(int, ForeignKey("ingest.id"))
+    state = column(str, index=True)
+    paused = column(bool, default=False)
+    reason = column(str, nullable=True)
+    priority = column(int, default=0)
+    max_failures = column(float, nullable=True)  # percent
+    base_document = column(int, default=0)
+    swept_to = column(int, default=0)
+    last_document = column(int, nullable=True)
+    n_documents = column(int, default=0)
+    created_at = column(float)
+    finished_at = column(float, nullable=True)
+    forgotten_at = column(float, nullable=True)
+
+
+class Step(Base):
+    """One spec of a job, and what it reads: the documents, or what an `input_step` before it (its `seq`) put out.
+
+    `n_prior_*` are the contents that had an outcome before (`n_prior_truncated` of the done ones were cut at the
+    model's limit); `n_retried` those whose failure is being tried again by a later shard of this step.
+    """
+
+    __tablename__ = "step"
+    job_id = column(int, ForeignKey("job.id"), primary_key=True)
+    seq = column(int, primary_key=True)
+    name = column(str, server_default="step")
+    spec_id = column(int, ForeignKey("spec.id"))
+    input_step = column(int, nullable=True)
+    n_prior_done = column(int, default=0, server_default="0")
+    n_prior_failed = column(int, default=0, server_default="0")
+    n_prior_skipped = column(int, default=0, server_default="0")
+    n_prior_truncated = column(int, default=0, server_default="0")
+    n_retried = column(int, default=0, server_default="0")
+
+
+class StepText(Base):
+    """A text that a step has met which reads another's outputs: so it is planned once."""
+
+    __tablename__ = "step_text"
+    job_id = column(int, primary_key=True)
+    step = column(int, primary_key=True)
+    content_id = column(int, ForeignKey("content.id"), primary_key=True, index=True)
+
+    __table_args__ = (
+        ForeignKeyConstraint(["job_id", "step"], ["step.job_id", "step.seq"], name="fk_step_text_step"),
+    )
+
+
+class Prompt(Base):
+    """What a spec's template rendered of a document's metadata and a text (see `storage.steps.prompts`).
+
+    The text is the document's own, or what an earlier step made of it.
+    """
+
+    __tablename__ = "prompt"
+    spec_id = column(int, ForeignKey("spec.id"), primary_key=True)
+    document_id = column(int, ForeignKey("document.id"), primary_key=True, index=True)
+    text_id = column(int, ForeignKey("content.id"), primary_key=True, index=True)
+    content_id = column(int, ForeignKey("content.id"), index=True)
+
+
+class Shard(Base):
+    """A slice of one step's contents: the unit of queueing, lease and retry.
+
+    `state`: planned, queued, running, done, split (its contents went to smaller shards). `contents` are the
+    content ids, little-endian int64. `fence` rises with every claim and every taking away. `suspect` counts
+    what is known against it: 0 nothing, 1 it was in flight when its process died, 2 it died alone once.
+    `lapses` counts the leases that lapsed.
+    """
+
+    __tablename__ = "shard"
+    id = column(int, primary_key=True)
+    job_id = column(int, ForeignKey("job.id"))
+    step = column(int, default=0)
+    spec_id = column(int, ForeignKey("spec.id"))
+    lane = column(str)
+    contents = column(bytes)
+    n_contents = column(int)
+    n_chars = column(int)
+    state = column(str)
+    redo = column(bool, default=False)  # compute again what failed before
+    fence = column(int, default=0)
+    attempt = column(int, default=0)
+    suspect = column(int, default=0)
+    lapses = column(int, default=0, server_default="0")
+    owner = column(str, nullable=True)
+    lease_until = column(float, nullable=True)
+    not_before = column(float, default=0.0)
+    dispatched_at = column(float, nullable=True)
+    started_at = column(float, nullable=True)
+    finished_at = column(float, nullable=True)
+    n_done = column(int, default=0)
+    n_failed = column(int, default=0)
+    n_skipped = column(int, default=0)
+    n_truncated = column(int, default=0)  # of the done ones
+    tokens_in = column(int, default=0)
+    tokens_out = column(int, default=0)
+
+    __table_args__ = (
+        Index("ix_shard_job_id_state_lane_id", "job_id", "state", "lane", "id"),
+        # Those below hold no planned shards: with a backlog of millions they stay small, and no planner takes them
+        # for the way to a job's planned ones.
+        Index("ix_shard_dispatched", "lane", "state", "dispatched_at", **_where("dispatched_at IS NOT NULL")),
+        Index("ix_shard_running", "lease_until", **_where("lease_until IS NOT NULL")),
+    )
+
+
+class OutcomeRow(Base):
+    """What became of a content under a spec (see `storage.core.outcomes.Outcome`). At most one row, ever."""
+
+    __tablename__ = "outcome"
+    spec_id = column(int, ForeignKey("spec.id"), primary_key=True)
+    content_id = column(int, ForeignKey("content.id"), primary_key=True)
+    status = column(str)
+    text = column(str, nullable=True)
+    vector = column(bytes, nullable=True)
+    data = column(Any, nullable=True)
+    reason = column(str, nullable=True)
+    reason_class = column(str, nullable=True)
+    flags = column(Any)
+    tokens_in = column(int)
+    tokens_out = column(int)
+    runtime_id = column(int, ForeignKey("runtime.id"), nullable=True)
+    output_id = column(int, ForeignKey("content.id"), nullable=True)  # the output as a later step's content
+    created_at = column(float)
+
+    __table_args__ = (
+        Index("ix_outcome_content_id", "content_id"),
+        Index("ix_outcome_output_id", "output_id", **_where("output_id IS NOT NULL")),
+    )
+
+
+class Worker(Base):
+    """A device process that lives, or did until `seen_at`. `id` is what shards name as their owner.
+
+    At `consumed_at` it last held a shard, or heard from the queue; NULL before that. `trouble` says why the store
+    refuses what it writes, and `device_problem` why its device can compute nothing; NULL while they do. `computed`
+    has the texts of each job, by its id, that are computed and not yet committed. `pid` means something to those
+    processes that share its `pid_space` (see `worker.pids`).
+    """
+
+    __tablename__ = "worker"
+    id = column(str, primary_key=True)
+    host = column(str)
+    pid = column(int)
+    pid_space = column(str, nullable=True)
+    device = column(str)
+    lanes = column(Any)
+    slots = column(int)
+    version = column(str)
+    started_at = column(float)
+    seen_at = column(float)
+    consumed_at = column(float, nullable=True)
+    trouble = column(str, nullable=True)
+    computed = column(Any, nullable=True)
+    device_problem = column(str, nullable=True)
+
+
+class Refusal(Base):
+    """A spec that a worker cannot serve, and why. It outlives its worker for a while, to be shown."""
+
+    __tablename__ = "refusal"
+    worker_id = column(str, primary_key=True)
+    spec_id = column(int, ForeignKey("spec.id"), primary_key=True)
+    reason = column(str)
+    refused_at = column(float)
+
+
+class Lease(Base):
+    """A named duty that one process at a time has, such as upkeep."""
+
+    __tablename__ = "lease"
+    name = column(str, primary_key=True)
+    owner = column(str)
+    until = column(float)
+
+
+class LastId(Base):
+    """The largest id that a table had when rows of it were deleted; in SQLite only (`storage.core.id_allocation`)."""
+
+    __tablename__ = "last_id"
+    name = column(str, primary_key=True)
+    id = column(int)
+
+
+class Compatibility(Base):
+    """One row: the `oldest` revision of the schema whose release can still work with this database.
+
+    A migration that only adds leaves it; one that takes away what an earlier release uses sets it to its own.
+    """
+
+    __tablename__ = "compatibility"
+    oldest = column(str, primary_key=True)
+
+
+class PipelineRow(Base):
+    """A pipeline as its file says, with the `path` that paths in it start from.
+
+    `schedule` is {"cron", "timezone", "overlap"}; what came due up to `looked_at` has its run.
+    """
+
+    __tablename__ = "pipeline"
+    id = column(int, primary_key=True)
+    name = column(str, unique=True)
+    path = column(str)
+    text = column(str)
+    schedule = column(Any, nullable=True)
+    looked_at = column(float)
+    created_at = column(float)
+    updated_at = column(float)
+
+
+class PipelineRun(Base):
+    """One run of a pipeline: when it was due (None for one by hand), and the job that it became.
+
+    `state`: due, reading (its source), running (its job), done, failed, skipped (the one before was still going).
+    `handed_at` is when a worker was last asked to take it further; `owner` is who does, under a lease
+    (`storage.core.row_lease`): a worker that reads the source or writes the output, or a command that runs it.
+    """
+
+    __tablename__ = "pipeline_run"
+    id = column(int, primary_key=True)
+    pipeline_id = column(int, ForeignKey("pipeline.id"))
+    due_at = column(float, nullable=True)
+    state = column(str)
+    reason = column(str, nullable=True)
+    job_id = column(int, ForeignKey("job.id"), nullable=True)
+    handed_at = column(float, nullable=True)
+    owner = column(str, nullable=True)
+    lease_until = column(float, nullable=True)
+    fence = column(int, default=0, server_default="0")
+    created_at = column(float)
+    finished_at = column(float, nullable=True)
+
+    __table_args__ = (
+        UniqueConstraint("pipeline_id", "due_at"),
+        Index("ix_pipeline_run_open", "state", **_where("finished_at IS NULL")),
+    )

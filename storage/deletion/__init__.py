@@ -1,0 +1,1 @@
+"""Garbage collection, removal and retention, and the search for traces of a removed text."""

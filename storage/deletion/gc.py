@@ -1,0 +1,272 @@
+"""Contents that nothing needs any more go, with what was computed of them.
+
+A content stays while a root leads to it: a document, as it is or as a prompt, or an unfinished job whose step has met
+it. What an outcome puts out is led to by what it was put out of. Texts may put each other out in a circle (a
+translation and its translation back), so a reference alone does not count.
+What open shards of unfinished jobs hold stays by that: their corpus keeps its documents, and so the outputs that
+these lead to, since such a job's outcomes are not dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, exists, false, not_, or_, select, update
+
+from storage.core import advisory_locks, id_allocation
+from storage.core.database import Database, db_now
+from storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, SpecRow, Step, StepText
+from storage.pipelines import pipelines
+from storage.steps.jobs import UNFINISHED
+
+PAGE = 500  # contents that go in one transaction, with all that follows from them
+LOOK = 5_000  # contents, or outcomes, that are looked through by one
+
+
+@dataclass(frozen=True)
+class Going:
+    """Conditions for outcomes and for documents that a look ahead takes as gone; without one, none is."""
+
+    outcomes: Any = field(default_factory=false)
+    documents: Any = None
+
+
+_NOTHING = Going()
+
+
+@dataclass(frozen=True)
+class Collected:
+    """How much went: unique texts, and results of any status."""
+
+    contents: int = 0
+    outcomes: int = 0
+
+    def __add__(self, other: Collected) -> Collected:
+        return Collected(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Collected)))
+
+
+def collect(database: Database) -> Collected:
+    """Remove every content that nothing needs. A page a transaction: cut off, it is carried on by the next one."""
+    total, last = Collected(), 0
+    while True:
+        with database.read() as connection:
+            database.look_up(connection)
+            following = select(Content.id).where(Content.id > last).order_by(Content.id).limit(LOOK)
+            page = connection.scalars(following).all()
+            loose = sorted({*page} - _rooted(database, connection, page))
+        for first in range(0, len(loose), PAGE):
+            total += _in_turn(database, loose[first : first + PAGE])
+        if len(page) < LOOK:
+            return total
+        last = page[-1]
+
+
+def _in_turn(database: Database, contents: Sequence[int]) -> Collected:
+    def work(connection: Connection) -> Collected:
+        begin(database, connection)
+        return collect_of(database, connection, contents)
+
+    return database.write(work)
+
+
+def begin(database: Database, connection: Connection) -> None:
+    """Begin a transaction that removes: nobody else begins to refer to a content, and no number is given again."""
+    advisory_locks.collect(database, connection)
+    database.check_keys_by_kept_plans(connection)
+    id_allocation.keep(connection, "content")
+
+
+def collect_of(database: Database, connection: Connection, contents: Collection[int]) -> Collected:
+    """Remove those of these contents that nothing needs, and what nothing needs after that."""
+    total, waiting = Collected(), set(contents)
+    while waiting:
+        page = set(islice(waiting, PAGE))
+        waiting -= page
+        removed, onward = _remove(database, connection, _unneeded(database, connection, page))
+        total += removed
+        waiting |= onward
+    return total
+
+
+def _remove(database: Database, connection: Connection, contents: set[int]) -> tuple[Collected, set[int]]:
+    """Remove what was computed of these contents, and those that nothing puts out. Also says where to look next."""
+    if not contents:
+        return Collected(), set()
+    connection.execute(delete(StepText).where(StepText.content_id.in_(contents)))
+    around = delete(Prompt).where(Prompt.text_id.in_(contents)).returning(Prompt.content_id)
+    rendered = {*connection.scalars(around)}
+    columns = OutcomeRow.spec_id, OutcomeRow.output_id
+    computed = connection.execute(delete(OutcomeRow).where(OutcomeRow.content_id.in_(contents)).returning(*columns))
+    dropped = computed.all()
+    _note_dropped(connection, {row.spec_id for row in dropped})
+    outputs = [row.output_id for row in dropped]
+    put_out = (
+        select(OutcomeRow.spec_id).where(OutcomeRow.output_id == Content.id).offset(0).correlate(Content).exists()
+    )
+    gone = connection.scalars(delete(Content).where(Content.id.in_(contents), ~put_out).returning(Content.id)).all()
+    # What still puts one of them out is needed as little, and in its turn lets go of it.
+    origins = _origins(database, connection, contents.difference(gone), limit=PAGE)
+    onward = rendered.union(output for output in outputs if output is not None).difference(gone)
+    return Collected(len(gone), len(outputs)), onward.union(*origins.values())
+
+
+def _note_dropped(connection: Connection, spec_ids: Collection[int]) -> None:
+    """Note that results of these specs went: jobs that ended before may lack some (`storage.steps.lost_results`)."""
+    connection.execute(update(SpecRow).where(SpecRow.id.in_(sorted(spec_ids))).values(dropped_at=db_now()))
+
+
+def unneeded(
+    database: Database, connection: Connection, contents: Collection[int], going: Going = _NOTHING
+) -> list[int]:
+    """Return the contents among these that nothing needs, in order, as if what is `going` were gone."""
+    loose = sorted({*contents} - _rooted(database, connection, contents, going))
+    pages = [{*loose[first : first + PAGE]} for first in range(0, len(loose), PAGE)]
+    return sorted(set[int]().union(*(_unneeded(database, connection, page, going) for page in pages)))
+
+
+def _unneeded(database: Database, connection: Connection, contents: set[int], going: Going = _NOTHING) -> set[int]:
+    """Those of these contents that no root leads to."""
+    needed, origins, looked_at = set[int](), dict[int, set[int]](), set[int]()
+    front = contents
+    while front:
+        looked_at |= front
+        rooted = _rooted(database, connection, front, going)
+        needed |= rooted
+        found = _origins(database, connection, front - rooted, going=going)
+        origins |= found
+        front = set[int]().union(*found.values()) - looked_at
+    while led_to := {one for one, of in origins.items() if one not in needed and of & needed}:
+        needed |= led_to
+    return contents - needed
+
+
+def _rooted(
+    database: Database, connection: Connection, contents: Collection[int], going: Going = _NOTHING
+) -> set[int]:
+    """Those of these contents that are a root's, or put out of a document's."""
+    # OFFSET 0: a look-up for each, that stops at the first (see `Database.probe`).
+    has_document = select(Document.id).where(Document.content_id == Content.id)
+    is_met = (
+        select(StepText.content_id)
+        .join(Job, Job.id == StepText.job_id)
+        .where(StepText.content_id == Content.id, Job.state.in_(UNFINISHED))
+    )
+    put_out = select(OutcomeRow.content_id).where(OutcomeRow.output_id == Content.id, not_(going.outcomes))
+    of_document = put_out.join(Document, Document.content_id == OutcomeRow.content_id)
+    is_prompt = select(Prompt.document_id).where(Prompt.content_id == Content.id)
+    of_prompt = put_out.join(Prompt, Prompt.content_id == OutcomeRow.content_id)
+    if going.documents is not None:
+        has_document, of_document = (one.where(not_(going.documents)) for one in (has_document, of_document))
+        is_prompt, of_prompt = (
+            one.join(Document, Document.id == Prompt.document_id).where(not_(going.documents))
+            for one in (is_prompt, of_prompt)
+        )
+    roots = (has_document, is_prompt, is_met, of_document, of_prompt)
+    query = select(Content.id).where(or_(*(root.offset(0).correlate(Content).exists() for root in roots)))
+    return {row.id for row in database.probe(connection, query, Content.id, [*contents])}
+
+
+def _origins(
+    database: Database,
+    connection: Connection,
+    contents: Collection[int],
+    limit: int | None = None,
+    going: Going = _NOTHING,
+) -> dict[int, set[int]]:
+    """By content those that it was put out of."""
+    query = select(OutcomeRow.output_id, OutcomeRow.content_id).where(not_(going.outcomes))
+    if limit is not None:
+        query = query.where(OutcomeRow.output_id.in_(contents)).limit(limit)
+        rows = connection.execute(query).all() if contents else []
+    else:
+        rows = database.probe(connection, query, OutcomeRow.output_id, [*contents])
+    found: dict[int, set[int]] = {}
+    for row in rows:
+        found.setdefault(row.output_id, set()).add(row.content_id)
+    return found
+
+
+def drop(database: Database, *, older_than_s: float = 0.0, spec_ids: Collection[int] | None = None) -> Collected:
+    """Drop results that are older, of these specs or all, with what nothing needs after that; unfinished jobs' stay.
+
+    Whoever asks for them again has them computed anew.
+    """
+    if spec_ids is None:
+        with database.read() as connection:
+            spec_ids = connection.scalars(select(SpecRow.id)).all()
+    total = Collected()
+    for spec_id in sorted(spec_ids):
+        last: int | None = 0
+        while last is not None:
+            page, last = _outcomes_after(database, spec_id, last, older_than_s)
+            for first in range(0, len(page), PAGE):
+                total += _drop_page(database, spec_id, page[first : first + PAGE])
+    return total
+
+
+def _outcomes_after(database: Database, spec_id: int, last: int, older_than_s: float) -> tuple[list[int], int | None]:
+    """The contents of the next outcomes that are old enough, and where to go on; None when there are no more."""
+    query = select(OutcomeRow.content_id, is_old(older_than_s).label("old")).where(
+        OutcomeRow.spec_id == spec_id, OutcomeRow.content_id > last
+    )
+    with database.read() as connection:
+        page = connection.execute(query.order_by(OutcomeRow.content_id).limit(LOOK)).all()
+    return [row.content_id for row in page if row.old], page[-1].content_id if len(page) == LOOK else None
+
+
+def is_old(older_than_s: float) -> Any:
+    """Return the condition for an outcome to be so old."""
+    return OutcomeRow.created_at <= db_now() - older_than_s
+
+
+def _drop_page(database: Database, spec_id: int, contents: Sequence[int]) -> Collected:
+    def work(connection: Connection) -> Collected:
+        begin(database, connection)
+        mine = and_(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id.in_(contents))
+        columns = OutcomeRow.content_id, OutcomeRow.output_id
+        dropped = connection.execute(delete(OutcomeRow).where(mine, ~is_worked_on()).returning(*columns)).all()
+        _note_dropped(connection, {spec_id} if dropped else ())
+        loose = {row.output_id for row in dropped if row.output_id is not None}
+        of_these = and_(Prompt.spec_id == spec_id, Prompt.content_id.in_([row.content_id for row in dropped]))
+        loose |= {*connection.scalars(delete(Prompt).where(of_these).returning(Prompt.content_id))}
+        return Collected(outcomes=len(dropped)) + collect_of(database, connection, loose)
+
+    return database.write(work)
+
+
+def is_worked_on() -> Any:
+    """Return the condition for an outcome to be one that an unfinished job counts on, or a run has yet to write."""
+    of_document = exists().where(
+        Document.content_id == OutcomeRow.content_id, Document.corpus_id == Job.corpus_id, Step.input_step.is_(None)
+    )
+    of_step = exists().where(
+        StepText.job_id == Step.job_id, StepText.step == Step.seq, StepText.content_id == OutcomeRow.content_id
+    )
+    return (
+        select(Step.seq)
+        .join(Job, Job.id == Step.job_id)
+        .where(
+            Step.spec_id == OutcomeRow.spec_id,
+            or_(Job.state.in_(UNFINISHED), pipelines.holds_job()),
+            or_(
+                of_document.correlate(OutcomeRow, Job, Step),
+                of_step.correlate(OutcomeRow, Step),
+            ),
+        )
+        .correlate(OutcomeRow)
+        .exists()
+    )
+
+
+def specs(database: Database, wanted: str) -> list[int]:
+    """The specs of that number, or of that KIND/MODEL (a model's name may have a / itself)."""
+    if wanted.isdecimal():
+        which = SpecRow.id == int(wanted)
+    else:
+        kind, _, model = wanted.partition("/")
+        which = and_(SpecRow.kind == kind, SpecRow.model == model)
+    with database.read() as connection:
+        return list(connection.scalars(select(SpecRow.id).where(which).order_by(SpecRow.id)))

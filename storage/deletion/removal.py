@@ -1,0 +1,205 @@
+"""A corpus, or documents of it, leave the store, with all that nothing else needs. A page a transaction.
+
+A document goes in the transaction in which its text and what was computed of it do, so that whatever cuts a removal
+off, no text stays behind without its document; the same command carries it on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sqlalchemy import Connection, delete, select, tuple_, update
+
+from storage.core import id_allocation
+from storage.core.database import Database
+from storage.core.schema import (
+    Contender,
+    Corpus,
+    Document,
+    Ingest,
+    Job,
+    PipelineRun,
+    Prompt,
+    Rejection,
+    Shard,
+    Step,
+    StepText,
+)
+from storage.deletion import gc
+from storage.errors import CorpusInUse, NoSuchCorpus
+from storage.pipelines import pipelines
+from storage.steps.jobs import UNFINISHED, lock_corpus
+
+PAGE = 500
+
+
+@dataclass(frozen=True)
+class Removed:
+    """How much went. `documents` counts versions; `contents` and `outcomes` are what nothing else needed."""
+
+    documents: int = 0
+    contents: int = 0
+    outcomes: int = 0
+    jobs: int = 0
+    ingests: int = 0
+
+    def __add__(self, other: Removed) -> Removed:
+        return Removed(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Removed)))
+
+
+def remove_corpus(database: Database, name: str) -> Removed:
+    """Remove a corpus, its documents, ingests and jobs. Raises NoSuchCorpus, and CorpusInUse while a job goes on."""
+    corpus_id = find(database, name)
+    total, more = Removed(), True
+    while more:
+        removed, more = database.write(lambda connection: _page(database, connection, corpus_id))
+        total += removed
+    return total
+
+
+def remove_documents(database: Database, name: str, keys: Collection[str], *, only_vanished: bool = False) -> Removed:
+    """Remove documents by their ids, every version of them. Those that are not there are no error.
+
+    With `only_vanished` those that their source has again by now stay. Raises NoSuchCorpus, and CorpusInUse while a
+    job goes on.
+    """
+    corpus_id, wanted = find(database, name), sorted({*keys})
+
+    def work(connection: Connection, page: Sequence[str]) -> Removed:
+        if not _begin(database, connection, corpus_id):
+            return Removed()
+        versions = _versions(database, connection, corpus_id, page)
+        if only_vanished:
+            vanished = {row.key for row in versions if row.gone and row.superseded_by is None}
+            versions = [row for row in versions if row.key in vanished]
+        return _remove(database, connection, corpus_id, versions)
+
+    total = Removed()
+    for first in range(0, len(wanted), PAGE):
+        page = wanted[first : first + PAGE]
+        total += database.write(lambda connection, page=page: work(connection, page))  # type: ignore[misc]
+    return total
+
+
+def missing(database: Database, name: str, keys: Collection[str]) -> list[str]:
+    """Those of these ids that no version of a document of the corpus has. Raises NoSuchCorpus."""
+    corpus_id = find(database, name)
+    with database.read() as connection:
+        found = {row.key for row in _versions(database, connection, corpus_id, sorted({*keys}))}
+    return [key for key in dict.fromkeys(keys) if key not in found]
+
+
+def called(database: Database, names: Sequence[str]) -> str:
+    """Of several names the first that a corpus has; the first of all where none has."""
+    with database.read() as connection:
+        found = {*connection.scalars(select(Corpus.name).where(Corpus.name.in_(names)))}
+    return next((name for name in names if name in found), names[0])
+
+
+def find(database: Database, name: str) -> int:
+    """The number of a corpus. Raises NoSuchCorpus."""
+    with database.read() as connection:
+        found = connection.scalar(select(Corpus.id).where(Corpus.name == name))
+    if found is None:
+        raise NoSuchCorpus(f"there is no corpus {name}; `docmill corpus list` names them")
+    return found
+
+
+def _begin(database: Database, connection: Connection, corpus_id: int) -> bool:
+    """Begin to remove of a corpus; False when it is gone. Raises CorpusInUse."""
+    gc.begin(database, connection)
+    lock_corpus(database, connection, corpus_id)
+    name = connection.scalar(select(Corpus.name).where(Corpus.id == corpus_id))
+    # Locked, so that a retry waits, and then finds the job as removal leaves it.
+    query = select(Job.id, Job.state).where(Job.corpus_id == corpus_id).order_by(Job.id)
+    jobs = connection.execute(query if database.is_sqlite else query.with_for_update()).all()
+    if going := [str(job.id) for job in jobs if job.state in UNFINISHED]:
+        which = f"job {going[0]} works" if len(going) == 1 else f"jobs {', '.join(going)} work"
+        raise CorpusInUse(f"{which} on the corpus {name}; `docmill cancel {going[0]}` ends it")
+    id_allocation.keep(connection, "corpus", "ingest", "document", "job", "shard")
+    return name is not None
+
+
+def _page(database: Database, connection: Connection, corpus_id: int) -> tuple[Removed, bool]:
+    """Remove the next piece of a corpus. Also says whether there is more."""
+    if not _begin(database, connection, corpus_id):
+        return Removed(), False
+    mine = select(Job.id).where(Job.corpus_id == corpus_id)
+    if _delete_some(connection, Shard, Shard.id, Shard.job_id.in_(mine)):
+        return Removed(), True
+    if _delete_some(connection, StepText, _TEXT_OF_STEP, StepText.job_id.in_(mine)):
+        return Removed(), True
+    if n_jobs := _delete_jobs(connection, corpus_id):
+        return Removed(jobs=n_jobs), True
+    in_corpus = Document.corpus_id == corpus_id
+    page = connection.execute(select(*_VERSION).where(in_corpus).order_by(Document.id).limit(PAGE)).all()
+    if page:
+        return _remove(database, connection, corpus_id, page), True
+    read = select(Ingest.id).where(Ingest.corpus_id == corpus_id)
+    if _delete_some(connection, Rejection, _REJECTION, Rejection.ingest_id.in_(read)):
+        return Removed(), True
+    n_ingests = connection.execute(delete(Ingest).where(Ingest.corpus_id == corpus_id)).rowcount
+    connection.execute(delete(Corpus).where(Corpus.id == corpus_id))
+    return Removed(ingests=n_ingests), False
+
+
+_VERSION = (Document.id, Document.key, Document.content_id, Document.superseded_by, Document.gone)
+_TEXT_OF_STEP = tuple_(StepText.job_id, StepText.step, StepText.content_id)
+_REJECTION = tuple_(Rejection.ingest_id, Rejection.place)
+
+
+def _delete_some(connection: Connection, table: Any, key: Any, condition: Any) -> int:
+    page = select(*getattr(key, "clauses", [key])).where(condition).limit(10 * PAGE)
+    return connection.execute(delete(table).where(key.in_(page))).rowcount
+
+
+def _delete_jobs(connection: Connection, corpus_id: int) -> int:
+    jobs = connection.scalars(select(Job.id).where(Job.corpus_id == corpus_id)).all()
+    going = update(PipelineRun).where(PipelineRun.job_id.in_(jobs), PipelineRun.finished_at.is_(None))
+    connection.execute(going.values(**pipelines.ended("failed", pipelines.JOB_REMOVED)))
+    connection.execute(update(PipelineRun).where(PipelineRun.job_id.in_(jobs)).values(job_id=None))
+    connection.execute(delete(Step).where(Step.job_id.in_(jobs)))
+    return connection.execute(delete(Job).where(Job.id.in_(jobs))).rowcount
+
+
+def _versions(database: Database, connection: Connection, corpus_id: int, keys: Collection[str]) -> list[Any]:
+    """The documents of these keys, those that were superseded too: each sort has its index."""
+    found: list[Any] = []
+    for is_version in (Document.superseded_by.is_(None), Document.superseded_by.is_not(None)):
+        query = select(*_VERSION).where(Document.corpus_id == corpus_id, is_version)
+        found += database.probe(connection, query, Document.key, keys)
+    return found
+
+
+def _remove(database: Database, connection: Connection, corpus_id: int, documents: Sequence[Any]) -> Removed:
+    n_current = sum(row.superseded_by is None and not row.gone for row in documents)  # as a corpus counts them
+    connection.execute(
+        update(Corpus).where(Corpus.id == corpus_id).values(n_documents=Corpus.n_documents - n_current)
+    )
+    return remove_rows(database, connection, documents)
+
+
+def remove_rows(database: Database, connection: Connection, documents: Sequence[Any]) -> Removed:
+    """Remove rows of documents (`id`, `content_id`), in a transaction that `collection.begin` began."""
+    ids = [row.id for row in documents]
+    texts = {row.content_id for row in documents}
+    for first in range(0, len(ids), PAGE):
+        page = ids[first : first + PAGE]
+        connection.execute(delete(Contender).where(Contender.document_id.in_(page)))
+        of_these = delete(Prompt).where(Prompt.document_id.in_(page)).returning(Prompt.content_id)
+        texts |= {*connection.scalars(of_these)}
+        connection.execute(delete(Document).where(Document.id.in_(page)))
+    collected = gc.collect_of(database, connection, texts)
+    return Removed(len(ids), collected.contents, collected.outcomes)
+
+
+def settle(database: Database) -> bool:
+    """Have a SQLite file's journal emptied, which still says what was removed; False when a reader was in the way."""
+    if not database.is_sqlite:
+        return True
+    with database.idle() as cursor:
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        is_busy: int = cursor.fetchone()[0]
+    return not is_busy

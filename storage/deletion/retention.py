@@ -1,0 +1,148 @@
+"""Rows that every run adds and nobody needs for ever: texts that steps had met, runs of pipelines with their jobs,
+rejections. Documents, texts and results stay: their removal is somebody's decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, func, or_, select, tuple_, update
+
+from storage.core import id_allocation
+from storage.core.database import Database, db_now
+from storage.core.schema import Contender, Document, Ingest, Job, PipelineRun, Rejection, Shard, Step, StepText
+from storage.errors import RightMissing
+from storage.steps.jobs import UNFINISHED
+
+PAGE = 5_000  # rows that go in one transaction
+SETTLED_S = 3_600.0  # a job that has just ended may still get documents from a reading of its source
+
+
+def sweep(database: Database, older_than_s: float) -> None:
+    """Forget runs, jobs and rejections that ended longer ago. Rows that this database user may not delete stay."""
+    for forget in (forget_step_texts, forget_runs, forget_jobs, forget_rejections):
+        with suppress(RightMissing):
+            forget(database, older_than_s)
+
+
+def forget_step_texts(database: Database, older_than_s: float) -> int:
+    """Forget the texts that the steps of ended jobs had met. Returns how many.
+
+    They say what a retry has to look at, so a job with failures keeps them for as long as is given, others for an
+    hour.
+    """
+    failed = or_(
+        select(Shard.id).where(Shard.job_id == Job.id, Shard.n_failed > 0).exists(),
+        select(Step.seq).where(Step.job_id == Job.id, Step.n_prior_failed > 0).exists(),
+    )
+    nothing_to_retry = or_(Job.state == "cancelled", and_(Job.state == "done", ~failed))
+    needless = or_(_ended_before(older_than_s), and_(_ended_before(SETTLED_S), nothing_to_retry))
+    has_texts = select(StepText.step).where(StepText.job_id == Job.id).exists()
+    with database.read() as connection:
+        jobs = connection.scalars(select(Job.id).where(needless, has_texts).order_by(Job.id)).all()
+    return sum(_in_pages(database, partial(_forget_texts, job_id)) for job_id in jobs)
+
+
+def _ended_before(age_s: float) -> Any:
+    return and_(Job.state.not_in(UNFINISHED), Job.finished_at < db_now() - age_s)
+
+
+def _forget_texts(job_id: int, connection: Connection) -> int:
+    return _delete_page(connection, StepText, StepText.job_id == job_id) if _note_forgotten(connection, job_id) else 0
+
+
+def _note_forgotten(connection: Connection, job_id: int) -> bool:
+    """Note that nothing of a job can be tried again; False if it goes on, or is gone."""
+    ended = update(Job).where(Job.id == job_id, Job.state.not_in(UNFINISHED))
+    return connection.execute(ended.values(forgotten_at=db_now())).rowcount > 0
+
+
+def forget_runs(database: Database, older_than_s: float) -> int:
+    """Forget old runs that never had a job, or have none any more. Returns how many. Each pipeline keeps its last."""
+    last = select(func.max(PipelineRun.id)).group_by(PipelineRun.pipeline_id)
+    old = and_(
+        PipelineRun.finished_at < db_now() - older_than_s,
+        PipelineRun.job_id.is_(None),
+        PipelineRun.id.not_in(last),
+    )
+    with database.read() as connection:  # most often there is none, and no need for a turn to write
+        if connection.scalar(select(PipelineRun.id).where(old).limit(1)) is None:
+            return 0
+    return _in_pages(database, lambda connection: _delete_page(connection, PipelineRun, old))
+
+
+def forget_jobs(database: Database, older_than_s: float) -> int:
+    """Forget old runs of pipelines with their jobs. Returns how many runs.
+
+    Each pipeline keeps its last run of each state. Documents and results stay, and so do jobs that no pipeline made.
+    """
+    last = select(func.max(PipelineRun.id)).where(PipelineRun.job_id.is_not(None))
+    old = (
+        select(PipelineRun.id)
+        .join(Job, Job.id == PipelineRun.job_id)
+        .where(
+            PipelineRun.finished_at < db_now() - older_than_s,
+            PipelineRun.id.not_in(last.group_by(PipelineRun.pipeline_id, PipelineRun.state)),
+            _ended_before(older_than_s),
+        )
+    )
+    with database.read() as connection:
+        runs = connection.scalars(old.order_by(PipelineRun.id)).all()
+    for run_id in runs:
+        _in_pages(database, partial(_forget_run, run_id))
+    return len(runs)
+
+
+def _forget_run(run_id: int, connection: Connection) -> int:
+    """Delete the next page of rows of a run's job, at last run and job. Return the number of rows, 0 at the end."""
+    id_allocation.keep(connection, "job", "ingest", "shard")
+    job_id = connection.scalar(select(PipelineRun.job_id).where(PipelineRun.id == run_id))
+    this = delete(PipelineRun).where(PipelineRun.id == run_id)
+    others = select(PipelineRun.id).where(PipelineRun.job_id == job_id, PipelineRun.id != run_id).limit(1)
+    if job_id is None or connection.scalar(others) is not None:
+        connection.execute(this)
+        return 0
+    if not _note_forgotten(connection, job_id):  # it was tried again
+        return 0
+    ingest_id = connection.execute(select(Job.ingest_id).where(Job.id == job_id)).scalar_one()
+    of_job = ((Shard, Shard.job_id == job_id), (StepText, StepText.job_id == job_id))
+    of_ingest = ((Rejection, Rejection.ingest_id == ingest_id), (Contender, Contender.ingest_id == ingest_id))
+    for table, condition in (*of_job, *of_ingest):
+        if n := _delete_page(connection, table, condition):
+            return n
+    connection.execute(this)
+    connection.execute(delete(Step).where(Step.job_id == job_id))
+    connection.execute(delete(Job).where(Job.id == job_id))
+    has_documents = select(Document.id).where(Document.ingest_id == ingest_id).limit(1)
+    if connection.scalar(has_documents) is None:
+        connection.execute(delete(Ingest).where(Ingest.id == ingest_id))
+    return 0
+
+
+def forget_rejections(database: Database, older_than_s: float) -> int:
+    """Forget the rejected records of readings whose job ended before. Returns how many. Their number stays."""
+    total = 0
+    for table in (Rejection, Contender):
+        has_some = select(table.ingest_id).where(table.ingest_id == Job.ingest_id).exists()
+        with database.read() as connection:
+            ingests = connection.scalars(select(Job.ingest_id).where(_ended_before(older_than_s), has_some)).all()
+        for ingest_id in ingests:
+            total += _in_pages(database, partial(_delete_page, table=table, condition=table.ingest_id == ingest_id))
+    return total
+
+
+def _in_pages(database: Database, page: Callable[[Connection], int]) -> int:
+    total = 0
+    while n := database.write(page):
+        total += n
+    return total
+
+
+def _delete_page(connection: Connection, table: Any, condition: Any) -> int:
+    key = [*table.__table__.primary_key]
+    page = select(*key).where(condition).limit(PAGE)
+    wanted = key[0] if len(key) == 1 else tuple_(*key)
+    return connection.execute(delete(table).where(wanted.in_(page))).rowcount

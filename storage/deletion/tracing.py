@@ -1,0 +1,114 @@
+"""Where a text is in the store, to prove that it is nowhere: by its hash, and by its bytes in SQLite's files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, or_, select, tuple_
+
+from storage.core.database import Database
+from storage.core.schema import Content, Corpus, Document, OutcomeRow, Prompt
+from storage.search import pgvector_index
+
+SHOWN = 100  # documents that are named
+PIECE = 64  # bytes of a text that are looked for in a file: a page may end anywhere in it
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Where a text is. `documents` are (corpus, id) of the first of them, in whatever version, that have it or a
+    prompt that is it. Of these `vanished` are no more in their source, and `superseded` have another text now.
+    `outcomes` counts what was computed of it, `output_of` of how many results it is the text,
+    `indexed` its vectors in indexes. `remnants` are files of a SQLite store that hold its bytes.
+    """
+
+    sha256: str
+    stored: bool
+    documents: tuple[tuple[str, str], ...] = ()
+    outcomes: int = 0
+    output_of: int = 0
+    indexed: int = 0
+    remnants: tuple[str, ...] = ()
+    vanished: tuple[tuple[str, str], ...] = ()
+    superseded: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_nowhere(self) -> bool:
+        return not self.stored and not self.remnants
+
+
+def trace(database: Database, text: str) -> Trace:
+    """Where this text is, as it is stored (see `storage.core.normalize`)."""
+    sha256 = hashlib.sha256(text.encode()).digest()
+    remnants = _remnants(database, text.encode())
+    with database.read() as connection:
+        content_id = connection.scalar(select(Content.id).where(Content.sha256 == sha256))
+        if content_id is None:
+            return Trace(sha256.hex(), stored=False, remnants=remnants)
+        prompted = select(Prompt.document_id).where(Prompt.content_id == content_id)
+        holds_it = or_(Document.content_id == content_id, Document.id.in_(prompted))
+        named = tuple(sorted(_named(connection, holds_it)))
+        here = {*_named(connection, and_(holds_it, _CURRENT, ~Document.gone), named)}
+        vanished = {*_named(connection, and_(_CURRENT, Document.gone), named)}
+        outcomes, output_of = (
+            connection.scalar(select(func.count()).select_from(OutcomeRow).where(column == content_id)) or 0
+            for column in (OutcomeRow.content_id, OutcomeRow.output_id)
+        )
+        indexed = 0 if database.is_sqlite else _indexed(connection, content_id)
+    return Trace(
+        sha256=sha256.hex(),
+        stored=True,
+        documents=named,
+        outcomes=outcomes,
+        output_of=output_of,
+        indexed=indexed,
+        remnants=remnants,
+        vanished=tuple(one for one in named if one in vanished),
+        superseded=tuple(one for one in named if one not in here and one not in vanished),
+    )
+
+
+_CURRENT = Document.superseded_by.is_(None)
+
+
+def _named(
+    connection: Connection, condition: Any, among: Collection[tuple[str, str]] | None = None
+) -> list[tuple[str, str]]:
+    """Return (corpus, id) of the first documents that meet a condition, or of those among some that are given."""
+    query = select(Corpus.name, Document.key).join(Corpus, Corpus.id == Document.corpus_id).where(condition)
+    if among is not None:
+        query = query.where(tuple_(Corpus.name, Document.key).in_(among))
+    return [(row.name, row.key) for row in connection.execute(query.distinct().limit(SHOWN))]
+
+
+def _indexed(connection: Connection, content_id: int) -> int:
+    """Its vectors in side tables, whose foreign keys leave none there without the text."""
+    tables = [pgvector_index.side_table(spec_id) for spec_id in pgvector_index.spec_ids(connection)]
+    counts = [select(func.count()).select_from(one).where(one.c.content_id == content_id) for one in tables]
+    return sum(connection.scalar(count) or 0 for count in counts)
+
+
+def _remnants(database: Database, text: bytes) -> tuple[str, ...]:
+    """The files of a SQLite store that hold the text's beginning, its middle or its end, in a free page perhaps."""
+    if not database.is_sqlite or not text:
+        return ()
+    places = (0, max(0, (len(text) - PIECE) // 2), max(0, len(text) - PIECE))
+    pieces = {text[place : place + PIECE] for place in places}
+    found = [f"{database.url.database}{suffix}" for suffix in ("", "-wal")]
+    return tuple(file for file in found if Path(file).is_file() and _holds(Path(file), pieces))
+
+
+def _holds(file: Path, pieces: set[bytes]) -> bool:
+    end = b""
+    with file.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            window = end + block
+            if any(piece in window for piece in pieces):
+                return True
+            end = window[-PIECE:]
+    return False

@@ -1,0 +1,148 @@
+"""Removal of superseded versions of documents, and of readings that nothing refers to any more.
+
+A version stays while one of these needs it:
+
+- The current version, if the same reading brought both: a source that has a key twice has it on every reading, and
+  what lost must be known again (see `storage.ingest.ingest`).
+- An unfinished job, or one whose results are still to be written, that was opened before another version took its
+  place.
+
+Finished jobs need none. Their `results` lack documents whose version was removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, func, not_, or_, select
+
+from storage.core import id_allocation
+from storage.core.database import Database, db_now
+from storage.core.schema import Contender, Document, Ingest, Job, Rejection
+from storage.deletion import gc, removal
+from storage.deletion.removal import Removed
+from storage.pipelines import pipelines
+from storage.steps.jobs import UNFINISHED
+
+LOOK = 5_000  # superseded versions that one transaction looks through
+PAGE = 500  # versions that one transaction removes, with all that follows from them
+READINGS = 20  # readings that one transaction removes: each has the database look through the documents
+
+
+@dataclass(frozen=True)
+class Superseded:
+    """Numbers of superseded versions and of readings."""
+
+    documents: int = 0
+    readings: int = 0
+
+
+def count(database: Database, older_than_s: float) -> Superseded:
+    """Return the numbers of the versions and readings that `remove` would remove now."""
+    goes = are_removable(older_than_s)
+    n_documents = sum(len(page) for page in pages(database, older_than_s))
+    with database.read() as connection:
+        readings = select(func.count()).select_from(Ingest).where(_is_unneeded(older_than_s, not_(goes)))
+        return Superseded(n_documents, connection.scalar(readings) or 0)
+
+
+def remove(database: Database, older_than_s: float) -> Removed:
+    """Remove the versions that were superseded longer ago, with all that nothing needs after that, then readings.
+
+    A page a transaction: cut off, it is carried on by the next call.
+    """
+    total = Removed()
+    for found in pages(database, older_than_s):
+        for first in range(0, len(found), PAGE):
+            total += _remove_page(database, older_than_s, [row.id for row in found[first : first + PAGE]])
+    with database.read() as connection:
+        readings = connection.scalars(select(Ingest.id).where(_is_unneeded(older_than_s))).all()
+    for first in range(0, len(readings), READINGS):
+        total += _remove_readings(database, readings[first : first + READINGS])
+    return total
+
+
+def pages(database: Database, older_than_s: float) -> Iterator[list[Any]]:
+    """Yield the versions that may be removed now, a page at a time."""
+    query = select(Document.id, Document.content_id, are_removable(older_than_s).label("goes"))
+    query = query.where(Document.superseded_by.is_not(None)).order_by(Document.id).limit(LOOK)
+    last = 0
+    while True:
+        with database.read() as connection:
+            page = connection.execute(query.where(Document.id > last)).all()
+        yield [version for version in page if version.goes]
+        if len(page) < LOOK:
+            return
+        last = page[-1].id
+
+
+def _remove_page(database: Database, older_than_s: float, ids: Sequence[int]) -> Removed:
+    def work(connection: Connection) -> Removed:
+        # The corpus is not locked: a reading waits for this transaction's turn with its corpus locked, and no
+        # reading makes a version needed that was not.
+        gc.begin(database, connection)
+        id_allocation.keep(connection, "document")
+        still = and_(Document.id.in_(ids), are_removable(older_than_s))
+        versions = connection.execute(select(Document.id, Document.content_id).where(still)).all()
+        return removal.remove_rows(database, connection, versions)
+
+    return database.write(work)
+
+
+def _remove_readings(database: Database, ids: Sequence[int]) -> Removed:
+    def work(connection: Connection) -> Removed:
+        id_allocation.keep(connection, "ingest")
+        return Removed(ingests=connection.execute(delete(Ingest).where(Ingest.id.in_(ids))).rowcount)
+
+    return database.write(work)
+
+
+def are_removable(older_than_s: float) -> Any:
+    """Return the condition for a document to be a version that was superseded longer ago and that nothing needs."""
+    current = Document.__table__.alias("current_version").c
+    brought_both = select(current.id).where(
+        current.corpus_id == Document.corpus_id,
+        current.key == Document.key,
+        current.superseded_by.is_(None),
+        current.ingest_id == Document.ingest_id,
+    )
+    goes_on = or_(Job.state.in_(UNFINISHED), pipelines.holds_job())
+    opened_before = _superseded_since(Job.created_at).correlate(Document, Job).exists()
+    needed = select(Job.id).where(Job.corpus_id == Document.corpus_id, goes_on, opened_before)
+    return and_(
+        Document.superseded_by.is_not(None),
+        ~_superseded_since(db_now() - older_than_s).correlate(Document).exists(),
+        ~brought_both.correlate(Document).exists(),
+        ~needed.correlate(Document).exists(),
+    )
+
+
+def _superseded_since(since: Any) -> Any:
+    """Return a query for the document that took the place of another, if the reading that brought it was read since.
+
+    If it was removed itself, it finds nothing: what it took the place of is older still.
+    """
+    later, reading = Document.__table__.alias("later_version").c, Ingest.__table__.alias("later_reading").c
+    read_at = func.coalesce(reading.finished_at, reading.seen_at)
+    query = select(later.id).join_from(later.id.table, reading.id.table, reading.id == later.ingest_id)
+    return query.where(later.id == Document.superseded_by, read_at > since)
+
+
+def _is_unneeded(older_than_s: float, staying: Any = None) -> Any:
+    """Return the condition for a reading to have ended longer ago, and to have no job, record or document.
+
+    `staying` is the condition for documents to count; by default all do.
+    """
+    read_at = func.coalesce(Ingest.finished_at, Ingest.seen_at)
+    # Once for all readings: no index leads from one to its documents.
+    has_documents = select(Document.ingest_id).distinct()
+    if staying is not None:
+        has_documents = has_documents.where(or_(Document.superseded_by.is_(None), staying))
+    referring = (select(table.ingest_id).where(table.ingest_id == Ingest.id) for table in (Job, Rejection, Contender))
+    return and_(
+        read_at <= db_now() - older_than_s,
+        *(~query.correlate(Ingest).exists() for query in referring),
+        Ingest.id.not_in(has_documents),
+    )

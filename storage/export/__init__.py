@@ -1,1 +1,0 @@
-"""Results as a reader wants them: lines, files, folders of parts."""

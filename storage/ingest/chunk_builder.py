@@ -1,0 +1,31 @@
+"""A source's records gathered into chunks, each of which is stored in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from storage.ingest.chunks import Chunk, ChunkBuilder, Rejected
+from storage.ingest.ingest import CHUNK_RECORDS
+from storage.readers import Record, Source
+
+FIRST_CHUNK_RECORDS = 256  # a shard's worth, so that a device computes while the rest is read
+CHUNK_CHARS = 8_000_000  # so that a chunk of long documents stays a short transaction in little memory
+
+
+def chunks(source: Source) -> Iterator[tuple[Chunk, list[Rejected]]]:
+    """Yield a source's records, chunk by chunk, each with what was rejected since the one before."""
+    gathered = ChunkBuilder()
+    rejected: list[Rejected] = []
+    most = FIRST_CHUNK_RECORDS
+    for seq, record in enumerate(source.records()):
+        if isinstance(record, Record):
+            gathered.put(record.key, record.text, record.meta, record.flags, seq, record.key_kind, record.where)
+        else:
+            rejected.append(Rejected(record.where, record.reason, record.fatal, record.keys, record.below))
+        if len(gathered) + len(rejected) >= most or gathered.n_chars >= CHUNK_CHARS:
+            chunk = gathered.chunk()
+            yield chunk, [*rejected, *chunk.refused]
+            gathered, rejected, most = ChunkBuilder(), [], CHUNK_RECORDS
+    if gathered or rejected:
+        chunk = gathered.chunk()
+        yield chunk, [*rejected, *chunk.refused]

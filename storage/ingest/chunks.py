@@ -1,0 +1,175 @@
+"""Records on their way into the store, column by column. Pure: made on the thread that reads, while another stores.
+
+Columns, because a chunk is thousands of records: as many small objects, and again as many for each step of their
+way, take longer to make and to search for garbage than the database takes to store them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+
+from storage.core.normalize import MENDED
+from storage.readers.records import KeyKind
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A record that could not be read. After a `fatal` one nothing more of its file was.
+
+    `keys` and `below` say which documents it may be, as in `storage.readers.records.Rejection`.
+    """
+
+    place: str
+    reason: str
+    fatal: bool = False
+    keys: tuple[str, ...] = ()
+    below: str | None = None
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Versions of documents: key, content, metadata and flags as JSON text, place in the order of the source."""
+
+    keys: Sequence[str]
+    content_ids: Sequence[int]
+    metas: Sequence[str]
+    flags: Sequence[str]
+    seqs: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def at(self, places: Sequence[int]) -> Versions:
+        """Those at these places."""
+        if len(places) == len(self):
+            return self
+        return Versions(*(_at(places, column) for column in vars(self).values()))
+
+    def equals(self, place: int, stored: Any) -> bool:
+        """Whether the one at the place says the same as a stored document."""
+        return bool(
+            stored.content_id == self.content_ids[place]
+            and stored.meta == orjson.loads(self.metas[place])
+            and stored.flags == orjson.loads(self.flags[place])
+        )
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Records that are stored together: of those with one key the last of the `n_records` that there were.
+
+    `kinds` are their keys' (`KeyKind`), `places` are for messages, `refused` are records whose keys were another's.
+    """
+
+    n_records: int
+    keys: Sequence[str]
+    texts: Sequence[str]
+    hashes: Sequence[bytes]
+    metas: Sequence[str]
+    flags: Sequence[str]
+    seqs: Sequence[int]
+    kinds: Sequence[int]
+    places: Sequence[str]
+    refused: Sequence[Rejected] = ()
+
+    @property
+    def n_mended(self) -> int:
+        """Of how many the text had to be mended (see `storage.core.normalize`)."""
+        return sum(flags != "[]" and any(mended in flags for mended in MENDED) for flags in self.flags)
+
+    def without(self, places: Collection[int]) -> Chunk:
+        """Return the chunk without the records at these places."""
+        kept = [n for n in range(len(self.keys)) if n not in places]
+        columns = {name: _at(kept, getattr(self, name)) for name in _COLUMNS}
+        return replace(self, n_records=self.n_records - len(places), **columns)
+
+    def versions(self, content_ids: dict[bytes, int]) -> Versions:
+        """The records as versions of documents, once their contents have ids by their hashes."""
+        return Versions(self.keys, [content_ids[sha256] for sha256 in self.hashes], self.metas, self.flags, self.seqs)
+
+
+class ChunkBuilder:
+    """Takes a source's records until they make a chunk."""
+
+    def __init__(self) -> None:
+        self.n_chars = 0
+        self._keys: list[str] = []
+        self._texts: list[str] = []
+        self._hashes: list[bytes] = []
+        self._metas: list[str] = []
+        self._flags: list[str] = []
+        self._seqs: list[int] = []
+        self._kinds: list[int] = []
+        self._places: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def put(
+        self,
+        key: str,
+        text: str,
+        meta: dict[str, Any],
+        flags: Sequence[str],
+        seq: int,
+        kind: KeyKind = KeyKind.STRING,
+        place: str = "",
+    ) -> None:
+        """Add a record: normalised text, metadata (JSON values) and its place in the order of the source."""
+        self._keys.append(key)
+        self._texts.append(text)
+        self._hashes.append(hashlib.sha256(text.encode()).digest())
+        self._metas.append(orjson.dumps(meta).decode() if meta else "{}")
+        self._flags.append(orjson.dumps(flags).decode() if flags else "[]")
+        self._seqs.append(seq)
+        self._kinds.append(kind)
+        self._places.append(place)
+        self.n_chars += len(text)
+
+    def chunk(self) -> Chunk:
+        """What was put in, as one chunk."""
+        columns = (self._keys, self._texts, self._hashes, self._metas, self._flags, self._seqs)
+        whole = Chunk(len(self), *columns, self._kinds, self._places)
+        last = {key: place for place, key in enumerate(self._keys)}
+        if len(last) == len(self):
+            return whole
+        last.clear()
+        refused = []
+        for n, key in enumerate(self._keys):
+            kind, before = KeyKind(self._kinds[n]), KeyKind(self._kinds[last.get(key, n)])
+            if kind == before:
+                last[key] = n
+            else:
+                refused.append(clash(key, self._places[n], kind, before))
+        kept = list(last.values())
+        columns_kept = {name: _at(kept, getattr(whole, name)) for name in _COLUMNS}
+        return replace(whole, n_records=len(self) - len(refused), refused=refused, **columns_kept)
+
+
+def clash(key: str, place: str, kind: KeyKind, before: KeyKind) -> Rejected:
+    """The rejection of a record whose key is that of an earlier one, of another kind."""
+    if kind == KeyKind.PLACE:
+        reason = "it has no id, and the name that it gets by its place is the id of an earlier record: give it an id"
+    elif before == KeyKind.PLACE:
+        reason = (
+            "its id is the name that an earlier record without an id got by its place: give one of them another id"
+        )
+    else:
+        reason = (
+            f"its id is {_NAMES[kind]}, and an earlier record has the same one as {_NAMES[before]}; both would be "
+            "one document: write them alike, or give one another id"
+        )
+    return Rejected(place, reason, keys=(key,))
+
+
+_NAMES = {KeyKind.STRING: "a string", KeyKind.NUMBER: "a number"}
+_COLUMNS = ("keys", "texts", "hashes", "metas", "flags", "seqs", "kinds", "places")
+
+
+def _at(places: Sequence[int], column: Sequence[Any]) -> list[Any]:
+    return [column[place] for place in places]

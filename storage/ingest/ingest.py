@@ -1,0 +1,368 @@
+"""Reading a source into a corpus, a chunk of records a transaction: contents, documents and shards together, so
+that work starts at once and a reading that was killed is carried on by reading again.
+
+Of two records with one key the last wins. A source that has such a pair has it on every reading, and the first of
+the two must not win anew each time, to lose again a moment later. So a record that equals a version which lost to
+the current one *within one reading* changes nothing yet: it is noted as a contender. When a later record of the
+same key comes, the note goes; when none came by the end of the reading (the line that used to win is gone from the
+source), the contender takes the current version's place then. Two such records closer than a chunk never reach
+the store both; where chunks fall differently the next time, one reading settles it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, update
+
+from storage.core import bulk, contents
+from storage.core.database import Database, db_now
+from storage.core.schema import Contender, Corpus, Document, Ingest, Job, Rejection
+from storage.errors import JobStopped
+from storage.ingest import planning
+from storage.ingest.changes import Changes, StoredVersion, compare, diff_chunk
+from storage.ingest.chunks import Chunk, Rejected, Versions
+from storage.ingest.key_kinds import KeyKinds
+from storage.ingest.planning import Place, plan_new, sweep_page
+from storage.ingest.pruning import Seen
+from storage.steps.jobs import UNFINISHED, OpenJob, lock_corpus
+from storage.steps.propagation import Planned, Traversal, has_prompts
+
+CHUNK_RECORDS = 8_000
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a reading found. `new` and `changed` are documents; `planned` and the `prior_*` are unique texts.
+
+    Of `mended` documents the text had bytes or characters that no text has.
+    """
+
+    records: int = 0
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    repeated: int = 0
+    rejected: int = 0
+    vanished: int = 0
+    mended: int = 0
+    planned: int = 0
+    prior_done: int = 0
+    prior_failed: int = 0
+    prior_skipped: int = 0
+
+    def __add__(self, other: Counts | Planned) -> Counts:
+        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(other)}
+        return replace(self, **sums)
+
+
+def add(
+    database: Database,
+    job: OpenJob,
+    chunk: Chunk,
+    rejected: Sequence[Rejected] = (),
+    seen: Seen | None = None,
+    kinds: KeyKinds | None = None,
+) -> Counts:
+    """Store one chunk of records and plan what has no outcome yet. Storing it twice changes nothing.
+
+    `seen` is told which documents of before the records are. `kinds` are those of the reading's keys: it rejects a
+    record whose key is an earlier one's of another kind. Raises JobStopped when the job was cancelled meanwhile.
+    """
+    kinds = kinds or KeyKinds()
+    counts, stored, documents, refused = database.write(
+        lambda connection: _add(database, connection, job, chunk, rejected, seen, kinds)
+    )
+    kinds.note(stored, documents, refused)
+    return counts
+
+
+def _add(
+    database: Database,
+    connection: Connection,
+    job: OpenJob,
+    chunk: Chunk,
+    rejected: Sequence[Rejected],
+    seen: Seen | None,
+    kinds: KeyKinds,
+) -> tuple[Counts, Chunk, list[tuple[int, int]], Sequence[Rejected]]:
+    lock_corpus(database, connection, job.corpus_id)
+    planning.begin(database, connection, job)
+    place = _place(connection, job.id)
+    current = _current(database, connection, job.corpus_id, chunk.keys)
+    chunk, refused = kinds.refuse(chunk, current, job.ingest_id)
+    rejected = [*rejected, *refused]
+    content_ids, fresh = contents.store(database, connection, dict(zip(chunk.hashes, chunk.texts, strict=True)))
+    changes = _changes(database, connection, job, chunk.versions(content_ids), current)
+    if seen is not None:
+        seen.add(changes.kept.values())
+    if len(changes.incoming):
+        _begin_again(connection, job)
+    planned = plan_new(database, connection, job, place, changes.incoming.content_ids, fresh)
+    stored = _store_documents(database, connection, job, changes.incoming, current)
+    planned += _plan_prompts(database, connection, job, stored, changes.incoming)
+    outdone = _note_contenders(database, connection, job, chunk.keys, changes.contenders)
+    counts = Counts(
+        records=chunk.n_records,
+        new=changes.n_new,
+        changed=changes.n_changed,
+        unchanged=changes.n_unchanged,
+        repeated=changes.n_repeated + outdone + chunk.n_records - len(chunk.keys),
+        rejected=len(rejected),
+        mended=chunk.n_mended,
+    )
+    # What a reading that was cut off had stored is counted as new on the ingest already.
+    _note(database, connection, job, replace(counts, unchanged=counts.unchanged - changes.n_again), rejected)
+    documents = [(document_id, chunk.kinds[n]) for n, document_id in changes.kept.items()]
+    return counts + planned, chunk, documents, refused
+
+
+def _changes(
+    database: Database,
+    connection: Connection,
+    job: OpenJob,
+    versions: Versions,
+    current: Mapping[str, StoredVersion],
+) -> Changes:
+    same, differing = compare(versions, current)
+    losers = _losers(database, connection, job.corpus_id, [versions.keys[n] for n in differing], current)
+    return diff_chunk(versions, current, losers, same, job.ingest_id)
+
+
+def _begin_again(connection: Connection, job: OpenJob) -> None:
+    """Reopen a job that had been read to its end, since its source has something new. It may have ended meanwhile.
+
+    The job covers the corpus as it stands at the end of this reading.
+    """
+    if job.reread_at is None:
+        return
+    again = {"state": "ingesting", "last_document": None, "finished_at": None}
+    connection.execute(update(Job).where(Job.id == job.id, Job.state.in_(["running", "done"])).values(**again))
+    connection.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(state="reading"))
+
+
+def _place(connection: Connection, job_id: int) -> Place:
+    row = connection.execute(select(Job.state, Job.base_document, Job.swept_to).where(Job.id == job_id)).one_or_none()
+    if row is None:
+        raise JobStopped(f"job {job_id} was removed with its corpus; nothing more was added to it")
+    if row.state not in {*UNFINISHED, "done"}:
+        raise JobStopped(f"job {job_id} was {row.state}; nothing more was added to it")
+    return Place(row.base_document, row.swept_to)
+
+
+_VERSION = (  # the fields of StoredVersion
+    *(Document.id, Document.key, Document.content_id, Document.meta),
+    *(Document.flags, Document.seq, Document.gone, Document.ingest_id),
+)
+
+
+def _current(
+    database: Database, connection: Connection, corpus_id: int, keys: Sequence[str]
+) -> dict[str, StoredVersion]:
+    query = select(*_VERSION).where(Document.corpus_id == corpus_id, Document.superseded_by.is_(None))
+    return {row.key: StoredVersion(*row) for row in database.probe(connection, query, Document.key, keys)}
+
+
+def _losers(
+    database: Database,
+    connection: Connection,
+    corpus_id: int,
+    keys: Sequence[str],
+    current: Mapping[str, StoredVersion],
+) -> dict[str, list[StoredVersion]]:
+    """Return the superseded versions, by key, that the same reading brought as the current one."""
+    query = select(*_VERSION).where(
+        Document.corpus_id == corpus_id, Document.superseded_by.is_not(None), ~Document.gone
+    )
+    losers: dict[str, list[StoredVersion]] = {}
+    for row in database.probe(connection, query, Document.key, keys):
+        if row.ingest_id == current[row.key].ingest_id:
+            losers.setdefault(row.key, []).append(StoredVersion(*row))
+    return losers
+
+
+def _store_documents(
+    database: Database,
+    connection: Connection,
+    job: OpenJob,
+    incoming: Versions,
+    current: Mapping[str, StoredVersion],
+) -> Sequence[int]:
+    """Store documents in place of the current ones. Their numbers, where they were chosen here: some need them."""
+    n = len(incoming)
+    columns: dict[str, Sequence[Any]] = {
+        "corpus_id": [job.corpus_id] * n,
+        "key": incoming.keys,
+        "content_id": incoming.content_ids,
+        "meta": incoming.metas,
+        "flags": incoming.flags,
+        "seq": incoming.seqs,
+        "ingest_id": [job.ingest_id] * n,
+    }
+    replaced, ids = [], list[int]()
+    if n and (current or has_prompts(job.steps)):  # otherwise the database gives the ids
+        ids = columns["id"] = database.next_ids(connection, Document, n)
+        replaced = [
+            {"old": current[key].id, "new": document_id}
+            for document_id, key in zip(ids, incoming.keys, strict=True)
+            if key in current
+        ]
+    if replaced:
+        connection.execute(
+            update(Document).where(Document.id == bindparam("old")).values(superseded_by=bindparam("new")), replaced
+        )
+    bulk.load(database, connection, Document, columns)
+    live = sum(key in current and not current[key].gone for key in incoming.keys)
+    _count_in(connection, job, n - live)
+    return ids
+
+
+def _plan_prompts(
+    database: Database, connection: Connection, job: OpenJob, stored: Sequence[int], versions: Versions
+) -> Planned:
+    if not has_prompts(job.steps):
+        return Planned()
+    own = dict(zip(stored, versions.content_ids, strict=True))
+    return Traversal(database, connection, job.id).plan_prompts(job.steps, own)
+
+
+def _count_in(connection: Connection, job: OpenJob, n_new: int) -> None:
+    if n_new:
+        connection.execute(
+            update(Corpus).where(Corpus.id == job.corpus_id).values(n_documents=Corpus.n_documents + n_new)
+        )
+
+
+def _note_contenders(
+    database: Database, connection: Connection, job: OpenJob, keys: Sequence[str], contending: Mapping[str, int]
+) -> int:
+    """Forget what contended with these keys, note what does now. Returns how many were forgotten."""
+    mine = Contender.ingest_id == job.ingest_id
+    forgotten = 0
+    if connection.scalar(select(Contender.key).where(mine).limit(1)) is not None:
+        forgotten = connection.execute(delete(Contender).where(mine, Contender.key.in_(keys))).rowcount
+    columns: bulk.Columns = {
+        "ingest_id": [job.ingest_id] * len(contending),
+        "key": [*contending],
+        "document_id": [*contending.values()],
+    }
+    bulk.load(database, connection, Contender, columns)
+    return forgotten
+
+
+def _note(
+    database: Database, connection: Connection, job: OpenJob, counts: Counts, rejected: Sequence[Rejected]
+) -> None:
+    if rejected:
+        places = [one.place for one in rejected]
+        met_before = and_(Rejection.ingest_id == job.ingest_id, Rejection.place.in_(places))
+        if job.reread_at is not None:
+            connection.execute(delete(Rejection).where(met_before))
+        rows = [{"ingest_id": job.ingest_id, "place": r.place, "reason": r.reason} for r in rejected]
+        connection.execute(database.insert(Rejection).values(noted_at=db_now()).on_conflict_do_nothing(), rows)
+    noted: dict[str, Any] = {
+        "seen_at": db_now(),
+        "n_new": Ingest.n_new + counts.new,
+        "n_changed": Ingest.n_changed + counts.changed,
+    }
+    if job.reread_at is None:  # else the counts of the reading before stand until this one is at its end
+        noted |= {f"n_{name}": getattr(Ingest, f"n_{name}") + getattr(counts, name) for name in _OF_READING}
+    connection.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**noted))
+
+
+_OF_READING = ("records", "unchanged", "repeated", "rejected")
+
+
+def _replace_counts(connection: Connection, job: OpenJob, read: Counts) -> None:
+    """Have an ingest's counts and rejections be those of its last reading that came to the end."""
+    counts = {f"n_{name}": getattr(read, name) for name in (*_OF_READING, "vanished")}
+    before = connection.execute(select(Ingest.n_new, Ingest.n_changed).where(Ingest.id == job.ingest_id)).one()
+    undecided = select(func.count()).select_from(Contender).where(Contender.ingest_id == job.ingest_id)
+    # Documents of an earlier reading of this ingest are counted as new or changed already.
+    once = before.n_new + before.n_changed + (connection.scalar(undecided) or 0)
+    counts["n_unchanged"] = max(0, read.records - read.repeated - once)
+    connection.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**counts))
+    no_more = or_(Rejection.noted_at.is_(None), Rejection.noted_at < job.reread_at)
+    connection.execute(delete(Rejection).where(Rejection.ingest_id == job.ingest_id, no_more))
+
+
+def end(database: Database, job: OpenJob, read: Counts | None = None) -> tuple[int, Counts]:
+    """The source was read to its end: plan what else the corpus holds, and let the job finish.
+
+    `read` has the counts of the whole reading. Returns the number of documents that the job covers, and the counts of
+    what was planned. That is planned only now, so that nothing is computed which the source replaced. Raises
+    JobStopped when the job was cancelled meanwhile.
+    """
+    if job.reread_at is not None and read is not None:
+        database.write(lambda connection: _replace_counts(connection, job, read))
+    total, n_documents = Counts(), None
+    while n_documents is None:
+        n_documents, planned = database.write(lambda connection: _end(database, connection, job))
+        total += planned
+    return n_documents, total
+
+
+def _end(database: Database, connection: Connection, job: OpenJob) -> tuple[int | None, Planned]:
+    """A step towards the end: what was held back, then what others brought; None when there may be more."""
+    lock_corpus(database, connection, job.corpus_id)
+    place = _place(connection, job.id)
+    was_done = job.reread_at is not None and _is_done(connection, job.id)
+    _begin_again(connection, job)
+    if planned := _promote_contenders(database, connection, job, place):
+        return None, planned
+    planned, more = sweep_page(database, connection, job, place)
+    if more:
+        _note(database, connection, job, Counts(), ())
+        return None, planned
+    last = connection.scalar(select(func.max(Document.id)).where(Document.corpus_id == job.corpus_id))
+    n_documents = connection.scalar(select(Corpus.n_documents).where(Corpus.id == job.corpus_id))
+    assert n_documents is not None
+    connection.execute(
+        update(Ingest).where(Ingest.id == job.ingest_id).values(state="read", seen_at=db_now(), finished_at=db_now())
+    )
+    ended: dict[str, Any] = {"state": "running", "finished_at": None}
+    if was_done and not planned.planned:
+        ended = {"state": "done", "finished_at": db_now()}
+    ended |= {"last_document": last or 0, "n_documents": n_documents}
+    connection.execute(update(Job).where(Job.id == job.id).values(**ended))
+    return n_documents, planned
+
+
+def _is_done(connection: Connection, job_id: int) -> bool:
+    return connection.scalar(select(Job.state).where(Job.id == job_id)) == "done"
+
+
+def _promote_contenders(database: Database, connection: Connection, job: OpenJob, place: Place) -> Planned | None:
+    """Let contenders that no later record outdid take the current version's place. None when none was left."""
+    page = connection.execute(
+        select(*_VERSION)
+        .join(Contender, Contender.document_id == Document.id)
+        .where(Contender.ingest_id == job.ingest_id)
+        .order_by(Contender.key)
+        .limit(CHUNK_RECORDS)
+    ).all()
+    if not page:
+        return None
+    planning.begin(database, connection, job)
+    current = _current(database, connection, job.corpus_id, [row.key for row in page])
+    # Where another reading changed the document meanwhile, that one came later.
+    rows = [row for row in page if row.key in current and current[row.key].ingest_id == row.ingest_id]
+    rising = Versions(
+        [row.key for row in rows],
+        [row.content_id for row in rows],
+        [orjson.dumps(row.meta).decode() for row in rows],
+        [orjson.dumps(row.flags).decode() for row in rows],
+        [row.seq for row in rows],
+    )
+    planned = plan_new(database, connection, job, place, rising.content_ids)
+    stored = _store_documents(database, connection, job, rising, current)
+    planned += _plan_prompts(database, connection, job, stored, rising)
+    connection.execute(
+        delete(Contender).where(Contender.ingest_id == job.ingest_id, Contender.key.in_([row.key for row in page]))
+    )
+    settled = Counts(changed=len(rising), repeated=len(page) - len(rising))
+    _note(database, connection, replace(job, reread_at=None), settled, ())  # `_replace_counts` came before
+    return planned

@@ -1,0 +1,58 @@
+"""Ids of two kinds that make one key: the number 1 and the string "1", an id and the name of a record without one.
+
+Of two records with one id the last wins, but these are two records. The first one keeps the key, and the other is
+rejected. A reading knows of what kind each of its keys is by a bit for each record and each document of before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from storage.ingest.chunks import Chunk, Rejected, clash
+from storage.ingest.pruning import Seen
+from storage.readers.records import KeyKind
+
+
+class KeyKinds:
+    """The kinds of a reading's keys, and the records that were rejected because of them and not taken yet."""
+
+    def __init__(self) -> None:
+        self._records = {kind: Seen() for kind in KeyKind}  # by their place in the order of the source
+        self._documents = {kind: Seen() for kind in KeyKind}
+        self._met: set[int] = set()
+        self._refused: list[Rejected] = []
+
+    def refuse(self, chunk: Chunk, current: Mapping[str, Any], ingest_id: int) -> tuple[Chunk, Sequence[Rejected]]:
+        """Return the records whose keys are of the kind that they had in this reading, and the rejected others.
+
+        `current` has the versions that are stored, by their keys.
+        """
+        refused: dict[int, Rejected] = {}
+        one_kind = len(self._met.union(chunk.kinds)) < 2  # as nearly always
+        for n, key in enumerate(() if one_kind or not current else chunk.keys):
+            if (version := current.get(key)) is not None:
+                kind, before = KeyKind(chunk.kinds[n]), self._kind(version, chunk.seqs[n], ingest_id)
+                if before is not None and before != kind:
+                    refused[n] = clash(key, chunk.places[n], kind, before)
+        return (chunk.without(refused), [*refused.values()]) if refused else (chunk, ())
+
+    def note(self, chunk: Chunk, documents: Iterable[tuple[int, int]], refused: Sequence[Rejected]) -> None:
+        """Note a chunk that was stored. `documents` are (id, kind) of the earlier documents whose keys it has."""
+        self._met.update(chunk.kinds)
+        pairs = [*documents]
+        for kind in KeyKind:
+            self._records[kind].add(seq for seq, its in zip(chunk.seqs, chunk.kinds, strict=True) if its == kind)
+            self._documents[kind].add(document for document, its in pairs if its == kind)
+        self._refused += refused
+
+    def take(self) -> list[Rejected]:
+        """Return the records that were rejected since the last call."""
+        refused, self._refused = self._refused, []
+        return refused
+
+    def _kind(self, version: Any, seq: int, ingest_id: int) -> KeyKind | None:
+        """The kind that this reading found the key of a stored version to be of, before a record; None for none."""
+        mine = version.ingest_id == ingest_id and version.seq < seq
+        found, number = (self._records, version.seq) if mine else (self._documents, version.id)
+        return next((kind for kind, seen in found.items() if number in seen), None)

@@ -1,0 +1,122 @@
+"""Which contents a job still has to plan, each once, without a table of what was planned.
+
+A job walks its own documents as it adds them, and once its source was read those that others brought into the
+corpus, in the order of their ids, up to `swept_to`: every one that was current when that sweep began, or came later.
+So a content was planned, or counted as prior, if and only if a document has it that was walked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, or_, select, update
+
+from storage.core import advisory_locks
+from storage.core.database import Database
+from storage.core.schema import Content, Document, Job
+from storage.steps.jobs import OpenJob
+from storage.steps.propagation import Inputs, Planned, Traversal, has_prompts
+
+SWEEP_DOCUMENTS = 5_000  # that are planned in a transaction
+NEAR_DOCUMENTS = 50_000  # that are looked at for them
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job stands in its corpus (see `storage.core.schema.Job`)."""
+
+    base_document: int
+    swept_to: int
+
+
+def sweep_page(database: Database, connection: Connection, job: OpenJob, place: Place) -> tuple[Planned, bool]:
+    """Plan the next documents that others brought into the corpus. Also says whether there may be more."""
+    begin(database, connection, job)
+    if place.swept_to == 0:
+        place = _begin(connection, job)
+    database.walk(connection)
+    # Those that the job's own source brought, most often all, are left to the database: to fetch them took a third
+    # of the time in which a million documents were read in.
+    near = select(Document.id).where(Document.corpus_id == job.corpus_id, Document.id > place.swept_to)
+    end = connection.scalar(near.order_by(Document.id).offset(NEAR_DOCUMENTS - 1).limit(1))
+    others = select(Document.id, Document.content_id).where(
+        Document.corpus_id == job.corpus_id,
+        Document.id > place.swept_to,
+        Document.ingest_id != job.ingest_id,
+        _since(place),
+        ~Document.gone,
+    )
+    if end is not None:
+        others = others.where(Document.id <= end)
+    page = connection.execute(others.order_by(Document.id).limit(SWEEP_DOCUMENTS)).all()
+    planned = plan_new(database, connection, job, place, [document.content_id for document in page])
+    own = {document.id: document.content_id for document in page}
+    planned += Traversal(database, connection, job.id).plan_prompts(job.steps, own)
+    full = len(page) == SWEEP_DOCUMENTS
+    last = end if end is not None and not full else page[-1].id if page else None
+    if last is not None:
+        connection.execute(update(Job).where(Job.id == job.id).values(swept_to=last))
+    return planned, full or end is not None
+
+
+def begin(database: Database, connection: Connection, job: OpenJob) -> None:
+    """Begin to walk documents of a job. Call it before looking for any."""
+    if has_prompts(job.steps):
+        advisory_locks.refer(database, connection)  # first, as whoever leads an output on does
+        advisory_locks.walk(database, connection, job.id)
+
+
+def _begin(connection: Connection, job: OpenJob) -> Place:
+    last = connection.scalar(select(func.max(Document.id)).where(Document.corpus_id == job.corpus_id)) or 0
+    connection.execute(update(Job).where(Job.id == job.id).values(base_document=last))
+    return Place(last, 0)
+
+
+def plan_new(
+    database: Database,
+    connection: Connection,
+    job: OpenJob,
+    place: Place,
+    content_ids: Sequence[int],
+    fresh: dict[int, int] | None = None,
+) -> Planned:
+    """Plan those of these contents that the job has not met. Call it before their documents are walked.
+
+    What templates make of the documents is planned once these are stored (`Traversal.plan_prompts`).
+    `fresh` gives the characters of contents that nobody can have met.
+    """
+    unique = list(dict.fromkeys(content_ids))
+    met = _met(
+        database, connection, job, place, [content_id for content_id in unique if content_id not in (fresh or {})]
+    )
+    new = [content_id for content_id in unique if content_id not in met]
+    total, traversal = Planned(), Traversal(database, connection, job.id)
+    for step in job.steps:
+        if step.input_step is None and step.template is None:
+            total += traversal.take_in(step, Inputs(new, fresh or {}))
+    return total
+
+
+def _since(place: Place) -> Any:
+    """The condition for a document to be current when the sweep began, or later."""
+    return or_(Document.superseded_by.is_(None), Document.superseded_by > place.base_document)
+
+
+def _met(database: Database, connection: Connection, job: OpenJob, place: Place, content_ids: list[int]) -> set[int]:
+    # A look-up for each content that stops at the first document: a text may have a million of them. OFFSET 0 keeps
+    # PostgreSQL from making one join of it (see `Database.probe`).
+    walked = (
+        select(Document.id)
+        .where(
+            Document.content_id == Content.id,
+            Document.corpus_id == job.corpus_id,
+            ~Document.gone,
+            or_(Document.ingest_id == job.ingest_id, and_(Document.id <= place.swept_to, _since(place))),
+        )
+        .offset(0)
+        .correlate(Content)
+    )
+    query = select(Content.id).where(walked.exists())
+    return {row.id for row in database.probe(connection, query, Content.id, content_ids)}

@@ -1,0 +1,230 @@
+"""Documents that a source had and has no more: they get a version that says they are gone.
+
+So the corpus is as its source is, and a job of before sees it as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
+
+from storage.core import bulk
+from storage.core.database import Database, db_now
+from storage.core.schema import Corpus, Document, Ingest, Job
+from storage.errors import JobStopped, TooManyVanished
+from storage.ingest.unread import Unread
+from storage.readers.registry import missing as what_reads
+from storage.steps.jobs import UNFINISHED, OpenJob, lock_corpus
+
+PAGE = 5_000
+
+
+class Seen:
+    """The documents that a reading came across: a bit for each document of the store up to the last one."""
+
+    def __init__(self) -> None:
+        self._bits = np.zeros(1 << 13, np.uint8)
+
+    def add(self, document_ids: Iterable[int]) -> None:
+        ids = np.fromiter(document_ids, np.int64)
+        if not len(ids):
+            return
+        if (needed := int(ids.max()) // 8 + 1) > len(self._bits):
+            self._bits = np.concatenate([self._bits, np.zeros(max(needed, 2 * len(self._bits)), np.uint8)])
+        np.bitwise_or.at(self._bits, ids >> 3, np.left_shift(1, ids & 7).astype(np.uint8))
+
+    def __contains__(self, document_id: int) -> bool:
+        place = document_id >> 3
+        return place < len(self._bits) and bool(self._bits[place] >> (document_id & 7) & 1)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of pruning: a reading stops before it marks more than this percentage of the source's documents.
+
+    After a rejected record it marks nothing, or with `keep_rejected` only documents that no rejected record may be.
+    """
+
+    most_percent: float = 50.0
+    keep_rejected: bool = False
+
+
+@dataclass(frozen=True)
+class Missing:
+    """The documents that a source had and that its reading did not see.
+
+    Of `n_before` documents `vanished` are those that were not in what was left unread, `n_rejected` may have been
+    rejected, and `n_left_out` may lie in files that were left out for their kind, by suffix.
+    """
+
+    n_before: int
+    vanished: Sequence[int]
+    n_rejected: int
+    n_left_out: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        return len(self.vanished) + self.n_rejected + sum(self.n_left_out.values())
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """The number of documents that were marked as vanished, or the reason why none was."""
+
+    vanished: int = 0
+    not_pruned: str | None = None
+
+
+def prune(
+    database: Database, job: OpenJob, seen: Seen, unread: Unread | None = None, limits: Limits | None = None
+) -> Pruned:
+    """Mark the documents of the job's source that its reading, which came to the end, did not see.
+
+    Only what was in the corpus when the reading began: what another reading brings meanwhile is not looked at. Doing
+    it twice changes nothing. Raises TooManyVanished, and JobStopped when the job was cancelled meanwhile.
+    """
+    unread, limits = unread or Unread(), limits or Limits()
+    missing = _look(database, job, seen, unread)
+    reason = why_not(missing, unread, limits)
+    if reason is not None or job.reread_at is not None:  # else nothing was noted by a reading before
+        note = update(Ingest).where(Ingest.id == job.ingest_id).values(not_pruned=reason)
+        database.write(lambda connection: connection.execute(note))
+    if reason is not None:
+        return Pruned(not_pruned=reason)
+    check_share(missing, limits)
+    n = 0
+    for first in range(0, len(missing.vanished), PAGE):
+        page = missing.vanished[first : first + PAGE]
+        n += database.write(lambda connection, page=page: _page(database, connection, job, page))  # type: ignore[misc]
+    return Pruned(n)
+
+
+def why_not(missing: Missing, unread: Unread, limits: Limits) -> str | None:
+    """Return why nothing may be marked, as a sentence; None if nothing is missing, or if it may be marked."""
+    if not missing.total:
+        return None
+    reason = None
+    if unread.unknown is not None and limits.keep_rejected:
+        reason = f"{unread.unknown} was rejected, and its id cannot be read, so it may be any of them; repair it"
+    elif unread.n_rejected and not limits.keep_rejected:
+        more = f", and {unread.n_rejected - 1:,} more" if unread.n_rejected > 1 else ""
+        advice = "repair it, or mark the other missing documents with --prune-rejected keep"
+        reason = f"{unread.first} was rejected{more}; {advice}"
+    elif missing.n_left_out and not limits.keep_rejected:
+        files = ", ".join(f"{unread.left_out[suffix]:,} {suffix}" for suffix in sorted(missing.n_left_out))
+        advice = what_reads(missing.n_left_out) or "; mark the other missing documents with --prune-rejected keep"
+        reason = f"{files} files were left out, and documents of such files are missing{advice}"
+    elif unread.is_empty:
+        reason = "the source has no records"
+    if reason is None:
+        return None
+    return f"{_documents(missing.total)} that the source lacks were not marked as vanished: {reason}"
+
+
+def check_share(missing: Missing, limits: Limits) -> None:
+    """Raise TooManyVanished where more would be marked than the limits allow."""
+    n = len(missing.vanished)
+    if 100 * n > limits.most_percent * missing.n_before:
+        share = 100 * n / missing.n_before
+        raise TooManyVanished(
+            f"{n:,} of the {_documents(missing.n_before)} of this source are missing, {share:.0f} %, and --prune-max "
+            f"is {limits.most_percent:g}. Nothing was marked as vanished. See if the source is whole; if it is, give "
+            f"--prune-max {math.ceil(share)}."
+        )
+
+
+def _documents(n: int) -> str:
+    return f"{n:,} document{'s' if n != 1 else ''}"
+
+
+def _look(database: Database, job: OpenJob, seen: Seen, unread: Unread) -> Missing:
+    """Return the documents that the job's source had when its reading began, and that the reading did not see."""
+    vanished, n_rejected, left_out = array("q"), 0, Counter[str]()
+    after: int | None = 0
+    while after is not None:
+        page, after = _documents_after(database, job, after)
+        for document in page:
+            if document.id in seen:
+                continue
+            if unread.may_be_rejected(document.key):
+                n_rejected += 1
+            elif (suffix := unread.kind_left_out(document.key)) is not None:
+                left_out[suffix] += 1
+            else:
+                vanished.append(document.id)
+    if not vanished and not n_rejected and not left_out:
+        return Missing(0, vanished, 0, left_out)
+    with database.read() as connection:
+        before = and_(*_of_source(job), or_(_CURRENT, Document.superseded_by > job.last_before))
+        query = select(func.count()).select_from(Document).join(Ingest, Ingest.id == Document.ingest_id)
+        n_before = connection.scalar(query.where(before)) or 0
+    return Missing(n_before, vanished, n_rejected, left_out)
+
+
+_CURRENT = Document.superseded_by.is_(None)
+
+
+def _of_source(job: OpenJob) -> tuple[Any, ...]:
+    """The conditions for a document to be of the job's source, and to have been there when its reading began."""
+    source = select(Ingest.source).where(Ingest.id == job.ingest_id).scalar_subquery()
+    mine = Document.corpus_id == job.corpus_id
+    return mine, Document.id <= job.last_before, ~Document.gone, Ingest.source == source
+
+
+def _documents_after(database: Database, job: OpenJob, after: int) -> tuple[Sequence[Any], int | None]:
+    """The next documents that may have vanished, and where to go on; None when there are no more."""
+    query = (
+        select(Document.id, Document.key)
+        .join(Ingest, Ingest.id == Document.ingest_id)
+        .where(*_of_source(job), _CURRENT, Document.id > after)
+        .order_by(Document.id)
+        .limit(PAGE)
+    )
+    with database.read() as connection:
+        page = connection.execute(query).all()
+    return page, page[-1].id if len(page) == PAGE else None
+
+
+def _page(database: Database, connection: Connection, job: OpenJob, ids: Sequence[int]) -> int:
+    lock_corpus(database, connection, job.corpus_id)
+    state = connection.scalar(select(Job.state).where(Job.id == job.id))
+    if state not in {*UNFINISHED, "done"}:
+        raise JobStopped(f"job {job.id} was {state}; nothing was marked as vanished")
+    query = select(Document.id, Document.key, Document.content_id, Document.seq).where(_CURRENT, ~Document.gone)
+    vanished = [*database.probe(connection, query, Document.id, ids)]
+    if vanished:
+        _mark(database, connection, job, vanished)
+    return len(vanished)
+
+
+def _mark(database: Database, connection: Connection, job: OpenJob, vanished: list[Any]) -> None:
+    n = len(vanished)
+    ids = database.next_ids(connection, Document, n)
+    replaced = [{"old": old.id, "new": new} for old, new in zip(vanished, ids, strict=True)]
+    connection.execute(
+        update(Document).where(Document.id == bindparam("old")).values(superseded_by=bindparam("new")), replaced
+    )
+    nothing, none = orjson.dumps({}).decode(), orjson.dumps([]).decode()
+    columns: bulk.Columns = {
+        "id": ids,
+        "corpus_id": [job.corpus_id] * n,
+        "key": [old.key for old in vanished],
+        "content_id": [old.content_id for old in vanished],
+        "meta": [nothing] * n,
+        "flags": [none] * n,
+        "seq": [old.seq for old in vanished],
+        "ingest_id": [job.ingest_id] * n,
+        "gone": [True] * n,
+    }
+    bulk.load(database, connection, Document, columns)
+    connection.execute(update(Corpus).where(Corpus.id == job.corpus_id).values(n_documents=Corpus.n_documents - n))
+    noted = {"n_vanished": Ingest.n_vanished + n, "seen_at": db_now()}
+    connection.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**noted))

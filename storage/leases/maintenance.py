@@ -1,0 +1,218 @@
+"""What keeps shards moving when something else did not: leases, deaths, failed attempts, lost hints."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, func, or_, select, update
+
+from storage.core import bulk
+from storage.core.database import Database, db_now
+from storage.core.get_or_create import n_chars
+from storage.core.outcomes import Outcome, Reason, Status
+from storage.core.schema import Job, Lease, Refusal, Shard, Worker
+from storage.leases.outcome_upsert import put_outcomes
+from storage.leases.policy import Again, GiveUp, Split, after_death, after_error, after_lapse
+from storage.leases.shards import Claim, end_shard, give_back, given_back
+from storage.steps.jobs import RUNS
+from storage.steps.propagation import UNTOUCHED
+from storage.steps.sharding import pack, split, unpack
+
+PAGE = 200
+
+
+def hold(database: Database, name: str, owner: str, for_s: float) -> bool:
+    """Take or renew a named duty. True when it is ours for `for_s` from now."""
+
+    def work(connection: Connection) -> bool:
+        insert = database.insert(Lease)
+        values = {"owner": owner, "until": db_now() + for_s}
+        # RETURNING and not the rowcount, which SQLAlchemy does not fetch for an INSERT.
+        held = connection.scalar(
+            insert.values(name=name, **values)
+            .on_conflict_do_update(
+                index_elements=["name"], set_=values, where=or_(Lease.owner == owner, Lease.until < db_now())
+            )
+            .returning(Lease.name)
+        )
+        return held is not None
+
+    return database.write(work)
+
+
+def let_go(database: Database, name: str, owner: str) -> None:
+    """Give a duty up, so that the next one need not wait."""
+    database.write(
+        lambda connection: connection.execute(delete(Lease).where(Lease.name == name, Lease.owner == owner))
+    )
+
+
+def reclaim(database: Database, owner: str | None = None, *, before: float | None = None) -> int:
+    """Take shards away from the dead process `owner`, or from all whose lease lapsed. Return the number of shards.
+
+    The death of a process that somebody saw makes suspects of its shards; a lapsed lease does not. With `before` only
+    leases that lapsed before that time are reclaimed (see `storage.leases.grace`).
+    """
+    total = 0
+    while True:
+        n = database.write(lambda connection: _reclaim_page(database, connection, owner, before))
+        total += n
+        if n < PAGE:
+            return total
+
+
+def release_owner(database: Database, owner: str) -> int:
+    """Take all shards away from a process that was stopped on purpose: no attempt is spent, nothing is suspected."""
+
+    def work(connection: Connection) -> int:
+        held = update(Shard).where(_IS_HELD, Shard.owner == owner)
+        return connection.execute(held.values(**given_back(attempt=Shard.attempt - 1))).rowcount
+
+    return database.write(work)
+
+
+_IS_HELD = and_(Shard.state == "running", Shard.lease_until.is_not(None))  # the latter names an index
+
+
+def _reclaim_page(database: Database, connection: Connection, owner: str | None, before: float | None) -> int:
+    lapsed = Shard.lease_until < (db_now() if before is None else before)
+    query = select(Shard).where(_IS_HELD, lapsed if owner is None else Shard.owner == owner).limit(PAGE)
+    rows = connection.execute(query if database.is_sqlite else query.with_for_update(skip_locked=True)).all()
+    for row in rows:
+        if owner is not None:
+            _apply(database, connection, row, after_death(n_contents=row.n_contents, suspect=row.suspect))
+            continue
+        lapses = row.lapses + 1
+        connection.execute(update(Shard).where(Shard.id == row.id).values(lapses=lapses, attempt=Shard.attempt - 1))
+        step = after_lapse(n_contents=row.n_contents, suspect=row.suspect, lapses=lapses)
+        _apply(database, connection, row, step, lapses=lapses)
+    return len(rows)
+
+
+def failed_attempt(database: Database, claim: Claim, reason: str) -> None:
+    """An attempt ended with an error that is nobody's document. A lost lease is no error."""
+
+    def work(connection: Connection) -> None:
+        query = select(Shard).where(Shard.id == claim.shard_id)
+        row = connection.execute(query if database.is_sqlite else query.with_for_update()).one_or_none()
+        if row is not None and row.state == "running" and row.fence == claim.fence:
+            step = after_error(attempt=row.attempt, suspect=row.suspect, reason=reason)
+            _apply(database, connection, row, step)
+
+    database.write(work)
+
+
+def _apply(
+    database: Database, connection: Connection, shard: Any, step: Again | Split | GiveUp, *, lapses: int | None = None
+) -> None:
+    """Take the step; `lapses` are given after a lapse, which makes no suspects."""
+    if isinstance(step, Again):
+        # Spread, so that shards which lapsed together are not dispatched together again.
+        delay_s = step.delay_s if lapses is None else step.delay_s * random.random()  # noqa: S311 - jitter
+        give_back(connection, shard.id, suspect=step.suspect, not_before=db_now() + delay_s)
+    elif isinstance(step, Split):
+        counts = (
+            {"suspect": 1, "lapses": shard.lapses} if lapses is None else {"suspect": shard.suspect, "lapses": lapses}
+        )
+        _split(database, connection, shard, counts)
+    else:
+        _give_up(database, connection, shard, step)
+
+
+def _split(database: Database, connection: Connection, shard: Any, counts: Mapping[str, int]) -> None:
+    sizes = n_chars(connection, unpack(shard.contents))
+    contents = [content_id for content_id in unpack(shard.contents) if content_id in sizes]  # not the removed ones
+    parts = [
+        UNTOUCHED
+        | {
+            "job_id": shard.job_id,
+            "step": shard.step,
+            "spec_id": shard.spec_id,
+            "lane": shard.lane,
+            "contents": pack(part),
+            "n_contents": len(part),
+            "n_chars": sum(sizes[content_id] for content_id in part),
+            "state": "planned",
+            "redo": shard.redo,
+            **counts,
+        }
+        for part in split(contents)
+    ]
+    bulk.load(database, connection, Shard, bulk.columns_of(parts))
+    connection.execute(
+        update(Shard)
+        .where(Shard.id == shard.id)
+        .values(state="split", n_contents=0, n_chars=0, fence=Shard.fence + 1, owner=None, lease_until=None)
+    )
+
+
+def _give_up(database: Database, connection: Connection, shard: Any, step: GiveUp) -> None:
+    contents = unpack(shard.contents)
+    failures = [
+        Outcome(content_id, Status.FAILED, reason=step.reason, reason_class=Reason(step.reason_class))
+        for content_id in contents
+    ]
+    written = put_outcomes(database, connection, shard.spec_id, failures, None, redo=shard.redo)
+    connection.execute(update(Shard).where(Shard.id == shard.id).values(fence=Shard.fence + 1, owner=None))
+    end_shard(database, connection, shard.id, shard.spec_id, contents, written=written)
+
+
+def lost_hints(
+    database: Database, lane: str, *, queue_is_empty: bool, grace_s: float, limit: int = 1_000
+) -> list[int]:
+    """Queued shards whose message is gone, stamped as dispatched anew: their ids, for the caller to send again.
+
+    A message is lost when its shard is still queued after the grace period although the lane's queue is empty, or
+    although a shard that was dispatched later has been claimed.
+    """
+
+    def work(connection: Connection) -> list[int]:
+        horizon: Any = db_now() if queue_is_empty else _last_dispatched(connection, lane)
+        lost = (
+            select(Shard.id)
+            .join(Job, Job.id == Shard.job_id)
+            .where(
+                Shard.lane == lane,
+                Shard.state == "queued",
+                Shard.dispatched_at < db_now() - grace_s,
+                Shard.dispatched_at < horizon,
+                RUNS,
+            )
+            .order_by(Shard.dispatched_at)
+            .limit(limit)
+        )
+        again = connection.execute(
+            update(Shard)
+            .where(Shard.id.in_(lost), Shard.state == "queued")
+            .values(dispatched_at=db_now())
+            .returning(Shard.id)
+        )
+        return sorted(row.id for row in again)
+
+    return database.write(work)
+
+
+def _last_dispatched(connection: Connection, lane: str) -> float:
+    """When the last of the shards that a worker has taken was dispatched."""
+    was_taken = (Shard.lane == lane, Shard.dispatched_at.is_not(None))
+    times = [
+        connection.scalar(select(func.max(Shard.dispatched_at)).where(Shard.state == state, *was_taken))
+        for state in ("running", "done")
+    ]
+    return max(time or 0.0 for time in times)
+
+
+def forget_workers(database: Database, silent_for_s: float = 3600.0) -> int:
+    """Drop the rows of workers that have been silent for long, and refusals as old. Returns how many workers."""
+
+    def work(connection: Connection) -> int:
+        gone: Sequence[str] = list(
+            connection.scalars(select(Worker.id).where(Worker.seen_at < db_now() - silent_for_s))
+        )
+        connection.execute(delete(Refusal).where(Refusal.refused_at < db_now() - silent_for_s))
+        connection.execute(delete(Worker).where(Worker.id.in_(gone)))
+        return len(gone)
+
+    return database.write(work)

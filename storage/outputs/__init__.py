@@ -1,0 +1,1 @@
+"""Types of output: how each is stored, checked, written and shown."""

@@ -1,0 +1,323 @@
+"""The types of outputs that a task can have: TEXT, VECTOR, LABELS, SPANS, RECORD.
+
+A type says how an output is stored, what it is as JSON, which columns it has in tables and views, what a terminal
+shows of it, and whether a later step can read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Protocol
+
+from storage.outputs.columns import Form, OutputColumn, Result
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, FromClause
+
+Params = Mapping[str, Any]  # of a spec
+SHOWN = 20  # labels, spans or properties in a line
+TAKEN = frozenset({"status", "reason"})  # in a view, STEP_status and STEP_reason are columns of its own
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output in the columns of the table of outcomes."""
+
+    text: str | None = None
+    vector: bytes | None = None
+    data: Mapping[str, Any] | None = None
+
+
+class Stored(Protocol):
+    """A row of outcomes, or an outcome that will be one."""
+
+    @property
+    def text(self) -> str | None: ...
+    @property
+    def vector(self) -> bytes | None: ...
+    @property
+    def data(self) -> Any: ...
+
+
+class OutputType:
+    """The type of a kind's outputs. `plural` names them in messages; `feeds_steps` if a later step can read them."""
+
+    name: str
+    plural: str
+    feeds_steps = False
+
+    def __repr__(self) -> str:
+        return self.name.upper()
+
+    def result(self, stored: Stored) -> dict[str, Any]:
+        """Return the output as JSON lines have it; a vector is a float32 array."""
+        raise NotImplementedError
+
+    def problem(self, stored: Stored) -> str | None:
+        """Return the reason why this is no output of the type; None if it is one."""
+        raise NotImplementedError
+
+    def columns(self, params: Params) -> tuple[OutputColumn, ...]:
+        """Return the columns of outputs under a spec with these parameters."""
+        raise NotImplementedError
+
+    def items(self) -> tuple[str, Mapping[str, Form]] | None:
+        """Return the key of a list in `data` that has a view with a row for each item, and the items' fields."""
+        return None
+
+    def shown(self, result: Result) -> str:
+        """Return a line about a result for a terminal."""
+        raise NotImplementedError
+
+
+class _Text(OutputType):
+    """A text, in `text`: `"text": "…"`."""
+
+    name = "text"
+    plural = "texts"
+    feeds_steps = True
+
+    def result(self, stored: Stored) -> dict[str, Any]:
+        return {"text": stored.text}
+
+    def problem(self, stored: Stored) -> str | None:
+        alone = stored.vector is None and stored.data is None
+        return None if stored.text is not None and alone else "a text belongs in `text`, and nothing beside it"
+
+    def columns(self, params: Params) -> tuple[OutputColumn, ...]:
+        return (_column("text", Form.TEXT, "", lambda outcome: outcome.c.text),)
+
+    def shown(self, result: Result) -> str:
+        return result["text"] or ""
+
+
+class _Vector(OutputType):
+    """A float32 vector, in `vector`; in `data` also the windows, where each has one: `"vector": […]`."""
+
+    name = "vector"
+    plural = "vectors"
+
+    def result(self, stored: Stored) -> dict[str, Any]:
+        import numpy as np
+
+        vector = np.frombuffer(stored.vector or b"", dtype="<f4")
+        if stored.data and "windows" in stored.data:
+            return {"vector": vector.reshape(-1, stored.data["dim"]), "windows": stored.data["windows"]}
+        return {"vector": vector}
+
+    def problem(self, stored: Stored) -> str | None:
+        if not stored.vector or len(stored.vector) % 4 or stored.text is not None:
+            return "a vector belongs in `vector`, as float32 numbers"
+        data = stored.data or {}
+        if "windows" in data and len(stored.vector) != 4 * data["dim"] * len(data["windows"]):
+            return "there are not as many vectors as windows"
+        return None
+
+    def columns(self, params: Params) -> tuple[OutputColumn, ...]:
+        vector = _column("vector", Form.VECTOR, "_vector", lambda outcome: outcome.c.vector)
+        return (vector, _column("windows", Form.OFFSETS)) if params.get("windows") == "all" else (vector,)
+
+    def shown(self, result: Result) -> str:
+        import numpy as np
+
+        vector: Any = np.atleast_2d(result["vector"])
+        numbers = " ".join(f"{value:+.3f}" for value in vector[0][:6])
+        windows = f"{len(vector)} windows × " if len(vector) > 1 else ""
+        return f"{windows}{vector.shape[1]} numbers: {numbers} …"
+
+
+class _Labels(OutputType):
+    """Labels with their scores, the best first, in `data`; the best label in `text`.
+
+    `"labels": [{"label", "score"}, …]`. In tables the best label, its score, and the list.
+    """
+
+    name = "labels"
+    plural = "labels"
+    _fields: Mapping[str, type] = {"label": str, "score": float}
+
+    def stored(self, scores: Iterable[tuple[str, float]]) -> Output:
+        """Return labels with these scores as they are stored."""
+        ordered = sorted(scores, key=lambda one: -one[1])
+        labels = [{"label": label, "score": float(score)} for label, score in ordered]
+        return Output(text=ordered[0][0] if ordered else None, data={"labels": labels})
+
+    def result(self, stored: Stored) -> dict[str, Any]:
+        return {"labels": _in_order(stored.data["labels"], self._fields)}
+
+    def problem(self, stored: Stored) -> str | None:
+        labels = _items(stored, "labels", self._fields)
+        if labels is None:
+            return 'labels belong in `data`, as {"labels": [{"label": "…", "score": 0.5}, …]}'
+        if any(one["score"] < after["score"] for one, after in pairwise(labels)):
+            return "the best label comes first"
+        if stored.text != (labels[0]["label"] if labels else None):
+            return "the best label belongs in `text`"
+        return None
+
+    def columns(self, params: Params) -> tuple[OutputColumn, ...]:
+        def best(field: str) -> Callable[[Result], Any]:
+            return lambda result: result["labels"][0][field] if result.get("labels") else None
+
+        return (
+            OutputColumn("label", Form.TEXT, best("label"), "", lambda outcome: outcome.c.text),
+            OutputColumn("score", Form.NUMBER, best("score"), "_score", _in_data(Form.NUMBER, "labels", 0, "score")),
+            _column("labels", Form.LABELS, "_labels", _in_data(Form.LABELS, "labels")),
+        )
+
+    def shown(self, result: Result) -> str:
+        return _line(f"{one['label']} {one['score']:.3f}" for one in result["labels"])
+
+
+class _Spans(OutputType):
+    """Parts of the text with labels, in `data`: `"spans": [{"label", "text", "start", "end", "score"}, …]`.
+
+    `start` and `end` are offsets in characters of the stored text: `text[start:end]` is the span's text.
+    """
+
+    name = "spans"
+    plural = "spans"
+    _fields: Mapping[str, type] = {"label": str, "text": str, "start": int, "end": int, "score": float}
+
+    def stored(self, text: str, spans: Iterable[tuple[str, int, int, float]]) -> Output:
+        """Return spans of a text, each (label, start, end, score), as they are stored: in the order of the text."""
+        ordered = sorted(spans, key=lambda one: (one[1], one[2]))
+        found = [
+            {"label": label, "text": text[start:end], "start": start, "end": end, "score": float(score)}
+            for label, start, end, score in ordered
+        ]
+        return Output(data={"spans": found})
+
+    def result(self, stored: Stored) -> dict[str, Any]:
+        return {"spans": _in_order(stored.data["spans"], self._fields)}
+
+    def problem(self, stored: Stored) -> str | None:
+        spans = _items(stored, "spans", self._fields)
+        if spans is None or stored.text is not None:
+            return 'spans belong in `data`, as {"spans": [{"label", "text", "start", "end", "score"}, …]}'
+        if any(not 0 <= one["start"] <= one["end"] for one in spans):
+            return "a span ends before it starts"
+        return None
+
+    def columns(self, params: Params) -> tuple[OutputColumn, ...]:
+        return (_column("spans", Form.SPANS, "_spans", _in_data(Form.SPANS, "spans")),)
+
+    def items(self) -> tuple[str, Mapping[str, Form]] | None:
+        forms = {str: Form.TEXT, int: Form.INTEGER, float: Form.NUMBER}
+        return "spans", {name: forms[type_] for name, type_ in self._fields.items()}
+
+    def shown(self, result: Result) -> str:
+        return _line(f"{one['text']} ({one['label']})" for one in result["spans"])
+
+
+class _Record(OutputType):
+    """A JSON object, in `data` under the key `data`: `"data": {…}`.
+
+    Where the spec's parameters have a JSON Schema, as `schema`, tables have a column for each of its properties.
+    Properties are in the order of their names: PostgreSQL keeps no other.
+    """
+
+    name = "record"
+    plural = "records"
+
+    def stored(self, record: Mapping[str, Any]) -> Output:
+        """Return a record as it is stored."""
+        return Output(data={"data": dict(record)})
+
+    def result(self, stored: Stored) -> dict[str, Any]:
+        return {"data": dict(sorted(stored.data["data"].items()))}
+
+    def problem(self, stored: Stored) -> str | None:
+        holds = isinstance(stored.data, dict) and isinstance(stored.data.get("data"), dict)
+        return None if holds and stored.text is None else 'a record belongs in `data`, as {"data": {…}}'
+
+    def columns(self, params: Params) -> tuple[OutputColumn, ...]:
+        properties = (params.get("schema") or {}).get("properties") or {}
+        # The JSON paths of SQLite cannot quote a quotation mark.
+        names = sorted(name for name in properties if '"' not in name)
+        columns = tuple(_property(name, _form(properties[name])) for name in names)
+        return columns or (_column("data", Form.JSON, "_data", _in_data(Form.JSON, "data")),)
+
+    def shown(self, result: Result) -> str:
+        return _line(f"{name}: {_plain(value)}" for name, value in result["data"].items())
+
+
+def _column(
+    name: str, form: Form, suffix: str | None = None, sql: Callable[[FromClause], ColumnElement[Any]] | None = None
+) -> OutputColumn:
+    return OutputColumn(name, form, lambda result: result.get(name), suffix, sql)
+
+
+def _in_data(form: Form, *keys: str | int) -> Callable[[FromClause], ColumnElement[Any]]:
+    """Return the function that selects what is under these keys of an outcome's data."""
+
+    def sql(outcome: FromClause) -> ColumnElement[Any]:
+        from storage.outputs.json_columns import selected  # SQLAlchemy takes long to import
+
+        return selected(outcome.c.data, form, *keys)
+
+    return sql
+
+
+def _in_order(items: Iterable[Mapping[str, Any]], fields: Mapping[str, type]) -> list[dict[str, Any]]:
+    """Return the items with their fields in this order, which PostgreSQL does not keep."""
+    return [{name: item[name] for name in fields} for item in items]
+
+
+def _items(stored: Stored, key: str, fields: Mapping[str, type]) -> Sequence[Mapping[str, Any]] | None:
+    """Return the list under a key of an output's data; None unless it is one of objects with just these fields."""
+    items = stored.data.get(key) if isinstance(stored.data, dict) else None
+    if stored.vector is not None or not isinstance(items, list):
+        return None
+    right = all(
+        isinstance(item, dict)
+        and item.keys() == fields.keys()
+        and all(isinstance(item[name], type_) for name, type_ in fields.items())
+        for item in items
+    )
+    return items if right else None
+
+
+_FORMS = {"string": Form.TEXT, "integer": Form.INTEGER, "number": Form.NUMBER, "boolean": Form.BOOLEAN}
+_PYTHON: Mapping[Form, tuple[type, ...]] = {
+    Form.TEXT: (str,),
+    Form.INTEGER: (int,),
+    Form.NUMBER: (int, float),
+    Form.BOOLEAN: (bool,),
+}
+
+
+def _form(schema: Any) -> Form:
+    """Return the form of a property's values; JSON where its schema allows values of several types."""
+    types = schema.get("type") if isinstance(schema, dict) else None
+    named = [one for one in (types if isinstance(types, list) else [types]) if one != "null"]
+    return _FORMS.get(named[0], Form.JSON) if len(named) == 1 and isinstance(named[0], str) else Form.JSON
+
+
+def _property(name: str, form: Form) -> OutputColumn:
+    def value(result: Result) -> Any:
+        found = result.get("data", {}).get(name)
+        fits = form is Form.JSON or (
+            isinstance(found, _PYTHON[form]) and (form is Form.BOOLEAN) == (type(found) is bool)
+        )
+        return found if fits else None
+
+    suffix = f"_data_{name}" if name in TAKEN else f"_{name}"
+    return OutputColumn(f"data_{name}", form, value, suffix, _in_data(form, "data", name))
+
+
+def _plain(value: Any) -> str:
+    import orjson
+
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _line(items: Iterable[str]) -> str:
+    shown = list(items)
+    return ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN:,} more" if len(shown) > SHOWN else "")
+
+
+TEXT, VECTOR, LABELS, SPANS, RECORD = _Text(), _Vector(), _Labels(), _Spans(), _Record()
+OUTPUT_TYPES: tuple[OutputType, ...] = (TEXT, VECTOR, LABELS, SPANS, RECORD)

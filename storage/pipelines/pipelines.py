@@ -1,0 +1,308 @@
+"""Pipelines that are kept, and what became of each time that one was due."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, case, delete, func, not_, or_, select, update
+
+from storage.core import row_lease
+from storage.core.database import Database, db_now
+from storage.core.get_or_create import insert
+from storage.core.schema import Ingest, Job, PipelineRow, PipelineRun
+from storage.errors import NoSuchPipeline
+from storage.steps.jobs import UNFINISHED
+
+HAND_AGAIN_S = 60.0  # how long a worker that was asked is believed to have heard
+READER_SILENT_S = 120.0  # a reading without a lease (by the release before) is free when it was silent for so long
+CUT_OFF = "it was cut off"
+JOB_REMOVED = "its job was removed with its corpus"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run whose lease its holder has: the pipeline's file, how far the run is, and the fence of the lease."""
+
+    id: int
+    fence: int
+    name: str
+    path: str
+    text: str
+    due_at: float | None
+    state: str
+    job_id: int | None
+
+
+def put(database: Database, name: str, path: str, text: str, schedule: dict[str, str] | None) -> None:
+    """Keep a pipeline, or another version of it. A schedule that is new counts from now."""
+
+    def work(connection: Connection) -> None:
+        before = connection.execute(select(PipelineRow).where(PipelineRow.name == name)).one_or_none()
+        values = {"path": path, "text": text, "schedule": schedule, "updated_at": db_now()}
+        if before is None:
+            insert(connection, PipelineRow, name=name, looked_at=db_now(), created_at=db_now(), **values)
+            return
+        if before.schedule != schedule:
+            values["looked_at"] = db_now()
+        connection.execute(update(PipelineRow).where(PipelineRow.id == before.id).values(**values))
+
+    database.write(work)
+
+
+def get(database: Database, name: str) -> Any:
+    """The row of a pipeline. Raises NoSuchPipeline."""
+    with database.read() as connection:
+        return _require(connection, name)
+
+
+def _require(connection: Connection, name: str) -> Any:
+    row = connection.execute(select(PipelineRow).where(PipelineRow.name == name)).one_or_none()
+    if row is None:
+        raise NoSuchPipeline(f"there is no pipeline {name}; `docmill pipeline list` names them")
+    return row
+
+
+def remove(database: Database, name: str) -> None:
+    """Forget a pipeline and its history; its jobs and their results stay. Raises NoSuchPipeline."""
+
+    def work(connection: Connection) -> None:
+        row = _require(connection, name)
+        connection.execute(delete(PipelineRun).where(PipelineRun.pipeline_id == row.id))
+        connection.execute(delete(PipelineRow).where(PipelineRow.id == row.id))
+
+    database.write(work)
+
+
+def every(database: Database) -> list[tuple[Any, Any | None]]:
+    """The pipelines by name, each with its latest run, if there was one."""
+    with database.read() as connection:
+        rows = connection.execute(select(PipelineRow).order_by(PipelineRow.name)).all()
+        latest = select(func.max(PipelineRun.id)).group_by(PipelineRun.pipeline_id)
+        runs = connection.execute(select(PipelineRun).where(PipelineRun.id.in_(latest))).all()
+    by_pipeline = {run.pipeline_id: run for run in runs}
+    return [(row, by_pipeline.get(row.id)) for row in rows]
+
+
+def history(database: Database, name: str, limit: int = 50) -> Sequence[Any]:
+    """The latest runs of a pipeline, newest first. Raises NoSuchPipeline."""
+    with database.read() as connection:
+        row = _require(connection, name)
+        runs = select(PipelineRun).where(PipelineRun.pipeline_id == row.id)
+        return connection.execute(runs.order_by(PipelineRun.id.desc()).limit(limit)).all()
+
+
+def scheduled(database: Database) -> Sequence[Any]:
+    """The pipelines that have a schedule: {id, name, schedule, looked_at}, and the database's `now`."""
+    columns = (PipelineRow.id, PipelineRow.name, PipelineRow.schedule, PipelineRow.looked_at, db_now().label("now"))
+    with database.read() as connection:
+        return connection.execute(select(*columns).where(PipelineRow.schedule.is_not(None))).all()
+
+
+def fire(database: Database, found: Any, due_at: float) -> int | None:
+    """Make the run that was due, of a pipeline as `scheduled` found it; None when another process did.
+
+    While the run before still goes, an overlap that is to be skipped makes a run that is over at once.
+    """
+
+    def work(connection: Connection) -> int | None:
+        moved = connection.execute(
+            update(PipelineRow)
+            .where(PipelineRow.id == found.id, PipelineRow.looked_at == found.looked_at)
+            .values(looked_at=found.now)
+        )
+        if moved.rowcount == 0:
+            return None
+        going = select(PipelineRun.id).where(PipelineRun.pipeline_id == found.id, _OPEN)
+        values: dict[str, Any] = {"state": "due"}
+        if found.schedule["overlap"] == "skip" and (before := connection.scalar(going.limit(1))) is not None:
+            reason = f"run {before} was still going"
+            values = {"state": "skipped", "reason": reason, "finished_at": db_now()}
+        made = (
+            database.insert(PipelineRun)
+            .values(pipeline_id=found.id, due_at=due_at, created_at=db_now(), **values)
+            .on_conflict_do_nothing(index_elements=["pipeline_id", "due_at"])
+            .returning(PipelineRun.id)
+        )
+        run_id: int | None = connection.scalar(made)
+        return run_id
+
+    return database.write(work)
+
+
+_OPEN = and_(PipelineRun.finished_at.is_(None), PipelineRun.due_at.is_not(None))  # to be taken further by workers
+_BY_HAND = and_(PipelineRun.finished_at.is_(None), PipelineRun.due_at.is_(None))
+
+
+def ended(state: str, reason: str | None) -> dict[str, Any]:
+    """Return the columns of a run that is over. The fence rises, so that its holder can write nothing more."""
+    return {
+        **row_lease.FREE,
+        "state": state,
+        "reason": reason,
+        "finished_at": db_now(),
+        "fence": PipelineRun.fence + 1,
+    }
+
+
+def begin(database: Database, name: str, owner: str, lease_s: float) -> Run:
+    """A run by hand, which its caller takes to its end under a lease. Raises NoSuchPipeline.
+
+    One that did not get there and whose lease lapsed is over.
+    """
+
+    def work(connection: Connection) -> Run:
+        row = _require(connection, name)
+        _end_cut_off(connection, and_(PipelineRun.pipeline_id == row.id, row_lease.is_free(PipelineRun)))
+        first = {"owner": owner, "lease_until": db_now() + lease_s, "fence": 1}
+        columns = {"state": "reading", "created_at": db_now(), **first}
+        run_id = insert(connection, PipelineRun, pipeline_id=row.id, **columns)
+        return Run(run_id, 1, row.name, row.path, row.text, None, "reading", None)
+
+    return database.write(work)
+
+
+def _end_cut_off(connection: Connection, which: Any) -> None:
+    """End runs by hand that were cut off. They keep their fence, so that a command that slept can note its end."""
+    over = {"state": "failed", "reason": CUT_OFF, "finished_at": db_now()}
+    connection.execute(update(PipelineRun).where(_BY_HAND, which).values(**over))
+
+
+def is_any_open(database: Database) -> bool:
+    """Return whether any run is not over."""
+    with database.read() as connection:
+        return connection.scalar(select(PipelineRun.id).where(PipelineRun.finished_at.is_(None)).limit(1)) is not None
+
+
+def hand_out(database: Database, *, again: bool = True) -> list[int]:
+    """The runs that a worker has to take further, for the caller to send: their ids.
+
+    Those that are due and wait for no earlier one, those whose reader let its lease lapse, and those whose job has
+    ended, unless somebody writes their output. With `again` also those that were handed out a while ago: nobody
+    heard of them. What cannot go on is over: a run by hand that was cut off, one whose job was removed.
+    """
+    earlier = PipelineRun.__table__.alias().c
+    first = ~(
+        select(earlier.id)
+        .where(
+            earlier.pipeline_id == PipelineRun.pipeline_id,
+            earlier.id < PipelineRun.id,
+            earlier.finished_at.is_(None),
+            earlier.due_at.is_not(None),
+        )
+        .exists()
+    )
+    wanted = or_(
+        and_(PipelineRun.state == "due", first),
+        PipelineRun.state == "reading",  # its next worker looks if a reader without a lease is silent
+        and_(PipelineRun.state == "running", _job_ended()),
+    )
+    waits: Any = PipelineRun.handed_at.is_(None)
+    if again:
+        waits = or_(waits, PipelineRun.handed_at < db_now() - HAND_AGAIN_S)
+
+    def work(connection: Connection) -> list[int]:
+        _end_cut_off(connection, PipelineRun.lease_until < db_now())
+        lost = and_(_OPEN, PipelineRun.state == "running", PipelineRun.job_id.is_(None))
+        connection.execute(update(PipelineRun).where(lost).values(**ended("failed", JOB_REMOVED)))
+        which = update(PipelineRun).where(_OPEN, waits, wanted, row_lease.is_free(PipelineRun))
+        return sorted(connection.execute(which.values(handed_at=db_now()).returning(PipelineRun.id)).scalars())
+
+    return database.write(work)
+
+
+def _job_ended() -> Any:
+    return select(Job.id).where(Job.id == PipelineRun.job_id, Job.state.not_in(UNFINISHED)).exists()
+
+
+def holds_job() -> Any:
+    """Return the condition for a job (of a query over jobs) to be one whose run has yet to write its results."""
+    goes_on = or_(PipelineRun.due_at.is_not(None), PipelineRun.lease_until >= db_now())
+    run = select(PipelineRun.id).where(PipelineRun.job_id == Job.id, PipelineRun.finished_at.is_(None), goes_on)
+    return run.correlate(Job).exists()
+
+
+def _is_free() -> Any:
+    """The condition for nobody to take a run further now. A reader of the release before has no lease."""
+    heard = select(Ingest.seen_at).join(Job, Job.ingest_id == Ingest.id).where(Job.id == PipelineRun.job_id)
+    last = func.coalesce(heard.scalar_subquery(), PipelineRun.handed_at, PipelineRun.created_at)
+    without_lease = and_(PipelineRun.state == "reading", PipelineRun.lease_until.is_(None))
+    return and_(row_lease.is_free(PipelineRun), or_(not_(without_lease), last < db_now() - READER_SILENT_S))
+
+
+def take(database: Database, run_id: int, owner: str, lease_s: float) -> Run | None:
+    """Take a run further under a lease; None for one that is over, that another holds, or whose job goes on.
+
+    One that is due is being read from now on.
+    """
+    may = or_(PipelineRun.state.in_(["due", "reading"]), and_(PipelineRun.state == "running", _job_ended()))
+    fence = row_lease.take(
+        database,
+        PipelineRun,
+        run_id,
+        owner,
+        lease_s,
+        where=and_(PipelineRun.finished_at.is_(None), may, _is_free()),
+        state=case((PipelineRun.state == "running", "running"), else_="reading"),
+        handed_at=db_now(),
+    )
+    if fence is None:
+        return None
+    pipeline = (PipelineRow.name, PipelineRow.path, PipelineRow.text)
+    query = (
+        select(
+            PipelineRun.id, PipelineRun.fence, *pipeline, PipelineRun.due_at, PipelineRun.state, PipelineRun.job_id
+        )
+        .join(PipelineRow, PipelineRow.id == PipelineRun.pipeline_id)
+        .where(row_lease.is_held(PipelineRun, run_id, fence))
+    )
+    with database.read() as connection:
+        row = connection.execute(query).one_or_none()
+    return None if row is None else Run(*row)
+
+
+def renew(database: Database, run: Run, lease_s: float) -> bool:
+    """Renew the lease of a run; False if another took it, or if it was ended.
+
+    True for one whose pipeline was removed: its job stays, and so its reader brings it to the end.
+    """
+    if row_lease.renew(database, PipelineRun, run.id, run.fence, lease_s):
+        return True
+    with database.read() as connection:
+        return connection.scalar(select(PipelineRun.id).where(PipelineRun.id == run.id)) is None
+
+
+def let_go(database: Database, run: Run, *, at_once: bool) -> None:
+    """Give a run back that its holder cannot take further: to be handed out at once, or after a while."""
+    if at_once:
+        asked = update(PipelineRun).where(row_lease.is_held(PipelineRun, run.id, run.fence))
+        database.write(lambda connection: connection.execute(asked.values(handed_at=None)))
+    row_lease.let_go(database, PipelineRun, run.id, run.fence)
+
+
+def let_go_all(database: Database, owner: str) -> None:
+    """Give back the runs of a process that is dead or ends."""
+    if row_lease.let_go_all(database, PipelineRun, owner):
+        asked = update(PipelineRun).where(PipelineRun.owner == owner, PipelineRun.finished_at.is_(None))
+        database.write(lambda connection: connection.execute(asked.values(handed_at=None)))
+
+
+def note(database: Database, run: Any, state: str, *, job_id: int | None = None, reason: str | None = None) -> bool:
+    """Note how far a run (with its `id` and `fence`) is; `done` and `failed` end it, and so does `running` its lease.
+
+    False when it had ended already, or another holds it. Only a run by hand that was taken for cut off may end twice.
+    """
+    values: dict[str, Any] = {"state": state, "reason": reason}
+    if job_id is not None:
+        values["job_id"] = job_id
+    by_hand = PipelineRun.due_at.is_(None)
+    goes_on: Any = PipelineRun.finished_at.is_(None)
+    if state in {"done", "failed"}:
+        values |= {**row_lease.FREE, "finished_at": db_now()}
+        goes_on = or_(goes_on, and_(by_hand, PipelineRun.reason == CUT_OFF))
+    if state == "running":
+        values["handed_at"] = None  # to be handed out as soon as its job has ended
+        values |= {name: case((by_hand, getattr(PipelineRun, name)), else_=None) for name in row_lease.FREE}
+    noted = update(PipelineRun).where(row_lease.is_held(PipelineRun, run.id, run.fence), goes_on)
+    return database.write(lambda connection: connection.execute(noted.values(**values)).rowcount > 0)

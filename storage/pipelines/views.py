@@ -1,0 +1,140 @@
+"""A view for each pipeline that is kept: its corpus as it is now, with every step's result. An admin's act.
+
+Columns: `id`, `meta`, `flags`, `document` (the text), and for each step those of its output (`STEP` is a text,
+`STEP_vector` float32 numbers, little-endian; see `storage.outputs.output_types`), `STEP_status` (done, failed,
+skipped, blocked, or NULL while it is to be computed) and `STEP_reason`. A step that finds spans has a view beside it,
+with a row for each. The views follow the corpus; a pipeline that is added again gets new ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    and_,
+    case,
+    func,
+    inspect,
+    or_,
+    select,
+    true,
+    type_coerce,
+)
+
+from storage.core import get_or_create
+from storage.core.database import Database
+from storage.core.schema import Content, Corpus, Document
+from storage.core.tables import Json
+from storage.outputs.columns import Form
+from storage.outputs.json_columns import selected
+from storage.steps import lineage, steps
+from storage.steps.steps import OpenStep, StepRequest
+
+
+def name_of(pipeline: str) -> str:
+    """Return the name of a pipeline's view."""
+    return f"pipeline_{_plain(pipeline)}"
+
+
+def items_name_of(pipeline: str, step: str) -> str:
+    """Return the name of the view with a row for each item (a span, say) that a step puts out."""
+    return f"{_items_prefix(pipeline)}{step}"
+
+
+def make(database: Database, pipeline: str, corpus: str, requests: Sequence[StepRequest]) -> None:
+    """Make the views of a pipeline, in place of those that were there. Needs the right to make views."""
+
+    def work(connection: Connection) -> None:
+        opened = steps.opened(requests, [get_or_create.spec_id(database, connection, step.spec) for step in requests])
+        _drop(connection, pipeline)
+        _create(database, connection, name_of(pipeline), _of_documents(database, corpus, opened))
+        for step in opened:
+            if (items := database.kind_of(step.lane).output.items()) is not None:
+                query = _of_items(database, corpus, steps.way_to(opened, step), *items)
+                _create(database, connection, items_name_of(pipeline, step.name), query)
+
+    database.write(work)
+
+
+def drop(database: Database, pipeline: str) -> None:
+    """Drop the views of a pipeline, if there are any."""
+    database.write(lambda connection: _drop(connection, pipeline))
+
+
+def _drop(connection: Connection, pipeline: str) -> None:
+    prefix = _items_prefix(pipeline)
+    beside = [name for name in inspect(connection).get_view_names() if name.startswith(prefix)]
+    for name in (name_of(pipeline), *beside):
+        connection.exec_driver_sql(f"DROP VIEW IF EXISTS {_quoted(name)}")
+
+
+def _create(database: Database, connection: Connection, name: str, query: Any) -> None:
+    dialect = database.engine.dialect
+    compiled = query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+    connection.exec_driver_sql(f"CREATE VIEW {_quoted(name)} AS {compiled}")
+
+
+def _of_documents(database: Database, corpus: str, opened: Sequence[OpenStep]) -> Any:
+    query = select(Document.key.label("id"), Document.meta, Document.flags, Content.text.label("document"))
+    query = query.select_from(Document).join(Content, Content.id == Document.content_id)
+    query, outcomes = lineage.joined(query, opened, outer=True)
+    for step in opened:
+        outcome = outcomes[step.seq]
+        output = database.kind_of(step.lane).output
+        columns = [
+            column.sql(outcome).label(step.name + column.suffix)
+            for column in output.columns(step.params)
+            if column.sql is not None and column.suffix is not None
+        ]
+        status: ColumnElement[Any] = outcome.c.status
+        if step.input_step is not None:
+            status = case((_lacks_input(opened, outcomes, step), "blocked"), else_=status)
+        query = query.add_columns(
+            *columns, status.label(f"{step.name}_status"), outcome.c.reason.label(f"{step.name}_reason")
+        )
+    return query.where(_current(corpus))
+
+
+def _of_items(database: Database, corpus: str, way: Sequence[OpenStep], key: str, fields: Mapping[str, Form]) -> Any:
+    """Return the query for the items under a key of what the last step of a way put out of each document."""
+    query, outcomes = lineage.joined(select(Document.key.label("id")).select_from(Document), way)
+    data = outcomes[way[-1].seq].c.data
+    if database.is_sqlite:
+        item = func.json_each(data, f"$.{key}").table_valued("value", name="item")
+    else:
+        item = func.jsonb_array_elements(data[key]).table_valued("value", name="item").render_derived()
+    value = type_coerce(item.c.value, Json)
+    columns = [selected(value, form, name).label(name) for name, form in fields.items()]
+    return query.join(item, true()).add_columns(*columns).where(_current(corpus))
+
+
+def _current(corpus: str) -> ColumnElement[bool]:
+    # By its name: a corpus that was removed and read anew has another number.
+    of_corpus = select(Corpus.id).where(Corpus.name == corpus).scalar_subquery()
+    return and_(Document.corpus_id == of_corpus, Document.superseded_by.is_(None), ~Document.gone)
+
+
+def _lacks_input(
+    opened: Sequence[OpenStep], outcomes: Mapping[int, FromClause], step: OpenStep
+) -> ColumnElement[bool]:
+    """Return the condition for any of the steps that lead to this one to have failed or skipped."""
+    before = steps.way_to(opened, step)[:-1]
+    return or_(*(outcomes[one.seq].c.status.in_(["failed", "skipped"]) for one in reversed(before)))
+
+
+def _items_prefix(pipeline: str) -> str:
+    return f"items_{_plain(pipeline)}__"
+
+
+def _plain(pipeline: str) -> str:
+    return pipeline.replace("-", "_").lower()
+
+
+def _quoted(name: str) -> str:
+    assert re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name), "pipelines and steps have plain names"
+    return f'"{name}"'

@@ -1,0 +1,44 @@
+"""What tells whether a job's results are still those that they were: one aggregate for each step, no text is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from storage.core.database import Database
+from storage.core.schema import Document
+from storage.steps import lineage
+from storage.steps.jobs import require
+from storage.steps.lineage import visible
+from storage.steps.steps import OpenStep, of_job, way_to, way_to_named
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A step's results at one moment: how many documents are done, when the latest was, and the last of them.
+
+    An outcome that is done is never overwritten. So results change by more (a failed text that was tried again),
+    by fewer (what was removed or dropped), or by later ones (what was dropped and computed again).
+    """
+
+    done: int
+    latest: float | None
+    last_document: int | None
+
+
+def marks(database: Database, job_id: int, step: str | None = None) -> dict[str, Mark]:
+    """By name the mark of a step, or of all. Raises NoSuchJob and NoSuchStep."""
+    job = require(database, job_id)
+    with database.read() as connection:
+        steps = of_job(connection, job_id)
+        wanted = [way_to(steps, one) for one in steps] if step is None else [way_to_named(steps, step)]
+        return {way[-1].name: _mark(connection, job, way) for way in wanted}
+
+
+def _mark(connection: Connection, job: Any, way: list[OpenStep]) -> Mark:
+    query, outcomes = lineage.joined(select().select_from(Document), way)
+    last = outcomes[way[-1].seq].c
+    query = query.add_columns(func.count(), func.max(last.created_at), func.max(Document.id))
+    return Mark(*connection.execute(query.where(visible(job), last.status == "done")).one())

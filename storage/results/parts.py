@@ -1,0 +1,281 @@
+"""Results as a folder of parts, each a file that is whole or not there, and a manifest that says how far it is.
+
+The manifest is replaced after each part and has the place of its last document, so an export that was cut off goes on
+there. Parts are of a job that has ended, so that no document of an earlier part is done later; the marks of its
+results say whether they are the same as before, when an export goes on and once more when it ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from storage.core.database import Database
+from storage.errors import FolderBusy, JobUnfinished, PartsRefused, ResultsChanged
+from storage.outputs.columns import Column
+from storage.results.fingerprint import marks
+from storage.results.results import Place, Placed, columns, placed_results
+from storage.results.status import JobStatus, read_status
+from storage.writers import Target
+from storage.writers.files import whole_file
+from storage.writers.parts_manifest import (
+    MOST_PARTS,
+    NAME,
+    Manifest,
+    Part,
+    PartFile,
+    carried_on,
+    from_json,
+    is_begun,
+    left,
+)
+
+LOCK = ".lock"  # there while somebody writes
+
+RowsAfter = Callable[[Place | None], Iterator[Placed]]
+
+
+class Progress:
+    """Told how an export goes on."""
+
+    def anew(self, why: str) -> None:
+        """None of the parts that are there is kept."""
+
+    def checked(self, parts: int, of: int) -> None:
+        """So many of the parts that are there were compared with the manifest."""
+
+    def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
+        """The rows that are written, before which there are so many documents."""
+        return rows
+
+
+@dataclass(frozen=True)
+class Written:
+    """A complete folder; `new` parts were written now, the others were there."""
+
+    documents: int
+    parts: int
+    new: int
+
+
+def export(
+    database: Database,
+    job_id: int,
+    target: Target,
+    part_documents: int,
+    *,
+    step: str | None = None,
+    replaced: bool = False,
+    progress: Progress | None = None,
+) -> Written:
+    """Write the results of a job that has ended, or of one of its steps, as parts of so many documents each.
+
+    What an earlier call wrote of the same is kept. `replaced` permits to replace another export's parts. Raises
+    NoSuchJob, NoSuchStep, JobUnfinished, PartsRefused, FolderBusy, ResultsChanged, FormatUnfit and OSError.
+    """
+    status = read_status(database, job_id)
+    if not status.ended:
+        raise JobUnfinished(
+            f"job {job_id} is not finished ({status.pending:,} texts to do), and parts would lack what comes: "
+            f"docmill wait {job_id}"
+        )
+    wanted = _wanted(status, step, target, part_documents, _marks(database, job_id, step))
+    return write(
+        target,
+        wanted,
+        lambda after: placed_results(database, job_id, step=step, after=after),
+        columns(database, job_id, step),
+        replaced=replaced,
+        progress=progress,
+        ending=lambda: _check_unchanged(database, wanted, step),
+    )
+
+
+def _wanted(
+    status: JobStatus, step: str | None, target: Target, part_documents: int, results: dict[str, Any]
+) -> Manifest:
+    most = max(mark["done"] for mark in results.values())
+    if most > part_documents * MOST_PARTS:
+        least = -(-most // MOST_PARTS)
+        raise PartsRefused(
+            f"that would be {-(-most // part_documents):,} parts, more than {MOST_PARTS:,}; "
+            f"put at least {least:,} documents into one"
+        )
+    return Manifest(
+        job=status.id,
+        corpus=status.corpus,
+        created_at=status.created_at,
+        step=status.steps[0].name if len(status.steps) == 1 else step,
+        format=target.format + target.compression,
+        part_documents=part_documents,
+        docmill=version("docmill"),
+        specs={one.name: asdict(one.spec) for one in status.steps if one.name in results},
+        results=results,
+        job_state=status.state,
+    )
+
+
+def _marks(database: Database, job_id: int, step: str | None) -> dict[str, Any]:
+    return {name: asdict(mark) for name, mark in marks(database, job_id, step).items()}
+
+
+def _check_unchanged(database: Database, wanted: Manifest, step: str | None) -> None:
+    if not read_status(database, wanted.job).ended or _marks(database, wanted.job, step) != wanted.results:
+        raise ResultsChanged(
+            f"the results of job {wanted.job} changed while they were written (a retry or another job computes them, "
+            "or some were removed): write them again when that is over, and all parts are written anew"
+        )
+
+
+def write(
+    target: Target,
+    wanted: Manifest,
+    rows_after: RowsAfter,
+    columns: Sequence[Column] = (),
+    *,
+    replaced: bool = False,
+    progress: Progress | None = None,
+    ending: Callable[[], None] = lambda: None,
+) -> Written:
+    """Write what the folder lacks of the rows. `ending` is called before it is said to be complete."""
+    folder, progress = target.path, progress or Progress()
+    with _held(folder):
+        found = _manifest_in(folder)
+        manifest, why_anew = carried_on(found, wanted, str(folder), replaced=replaced)
+        sound = _sound(folder, manifest, progress)
+        if manifest.docmill != wanted.docmill and not (manifest.complete and all(sound)):
+            manifest, sound, why_anew = wanted, [], f"its parts are of docmill {manifest.docmill}"
+        if why_anew is not None:
+            progress.anew(why_anew)
+        if manifest.complete and all(sound):
+            return Written(manifest.documents, len(manifest.parts), 0)
+        manifest = replace(manifest, complete=False)
+        _save(folder, manifest)
+        for name in left(_names(folder), manifest):  # after they are no longer listed
+            (folder / name).unlink(missing_ok=True)
+        new = 0
+        for number, part in _lacking(target, manifest, sound, rows_after, columns, progress):
+            manifest = manifest.with_part(number, part)
+            _save(folder, manifest)
+            new += 1
+        ending()
+        _save(folder, replace(manifest, complete=True))
+    return Written(manifest.documents, len(manifest.parts), new)
+
+
+def _lacking(
+    target: Target,
+    manifest: Manifest,
+    sound: list[bool],
+    rows_after: RowsAfter,
+    columns: Sequence[Column],
+    progress: Progress,
+) -> Iterator[tuple[int, Part]]:
+    """Write the parts that are damaged or not there yet, each with its number."""
+    end: Place | None = None
+    before = number = 0
+    rows: Iterator[Placed] | None = None  # of parts that follow one another
+    while True:
+        if number < len(sound) and sound[number]:
+            part, rows = manifest.parts[number], None
+        else:
+            rows = iter(progress.along(rows_after(end), before)) if rows is None else rows
+            made = _write_part(target.part(number), rows, columns, manifest.part_documents)
+            if made is None:
+                return
+            part = made
+            yield number, part
+        end, before, number = part.end, before + part.documents, number + 1
+
+
+def _write_part(target: Target, rows: Iterator[Placed], columns: Sequence[Column], most: int) -> Part | None:
+    """Write the next rows as one part; None where there are none."""
+    first = next(rows, None)
+    if first is None:
+        return None
+    last = first
+
+    def through() -> Iterator[dict[str, Any]]:
+        nonlocal last
+        for last in chain([first], islice(rows, most - 1)):
+            yield last[1]
+
+    documents = target.write(through(), columns)
+    files = tuple(PartFile(path.name, path.stat().st_size, _sha256(path)) for path in target.paths)
+    return Part(files, documents, first[1]["id"], last[1]["id"], last[0])
+
+
+def _sound(folder: Path, manifest: Manifest, progress: Progress) -> list[bool]:
+    """Of each part that is listed whether its files are as they were written."""
+    sound = []
+    for part in manifest.parts:
+        sound.append(all(_is_sound(folder / file.name, file) for file in part.files))
+        progress.checked(len(sound), len(manifest.parts))
+    return sound
+
+
+def _is_sound(path: Path, file: PartFile) -> bool:
+    return path.is_file() and path.stat().st_size == file.bytes and _sha256(path) == file.sha256
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _save(folder: Path, manifest: Manifest) -> None:
+    with whole_file(folder / NAME) as file:
+        file.write(manifest.to_json())
+
+
+def _manifest_in(folder: Path) -> Manifest | None:
+    """What the folder says of itself; None for an empty one. Raises PartsRefused where it is somebody else's."""
+    names = _names(folder)
+    if NAME in names:
+        found = from_json((folder / NAME).read_bytes()) if (folder / NAME).is_file() else None
+        if found is None:
+            raise PartsRefused(f"{folder / NAME} is none of docmill's; name another folder")
+        return found
+    if not all(is_begun(name) or name == LOCK for name in names):
+        raise PartsRefused(f"{folder} has files in it and no {NAME}; name an empty folder, or one that is not there")
+    return None
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """The folder, made if it is not there, for this process alone. Raises PartsRefused, FolderBusy."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError as error:
+        raise PartsRefused(f"{folder} is a file, and parts go into a folder; name another") from error
+    path = folder / LOCK
+    with path.open("wb") as lock:
+        _take(lock, path)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _take(lock: BinaryIO, path: Path) -> None:
+    busy = f"{path.parent}: another process is writing parts there; wait for its end"
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise FolderBusy(busy) from error
+    except OSError:  # a file system without locks
+        return
+    if not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+        raise FolderBusy(busy)  # it ended, and took the file away, after we had opened it

@@ -1,0 +1,326 @@
+"""Results as a reader wants them: one line for each document, in the order of the source, in flat memory."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, Text, cast, or_, select, tuple_
+
+from storage.core.database import Database
+from storage.core.outcomes import DOUBTFUL
+from storage.core.schema import Content, Document, OutcomeRow, Rejection
+from storage.outputs.columns import Column, Form, Result
+from storage.outputs.output_types import OutputType
+from storage.steps import lineage
+from storage.steps.jobs import require
+from storage.steps.lineage import visible
+from storage.steps.steps import OpenStep, of_job, way_to_named
+
+Place = tuple[int, int]  # of a document in its corpus, in whose order results come: (seq, id)
+Placed = tuple[Place, dict[str, Any]]
+
+PAGE = 1_000
+FEW = 10_000  # failures that are put in order in memory
+LINE = re.compile("(.+:)([1-9][0-9]{0,17})", re.DOTALL)  # of a rejection's place: `corpus.csv:17`
+
+
+def results(
+    database: Database, job_id: int, *, step: str | None = None, with_input: bool = False, limit: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield a step's done documents: {"id", "task", OUTPUT, "tokens_in", "tokens_out", "flags", "meta"}.
+
+    OUTPUT is the JSON form of the kind's output type: "text", "vector", "labels", "spans" or "data". Of a job with
+    several steps, where none is named, the documents for which any step is done: {"id", "steps", "flags", "meta"},
+    and "steps" has of each step that is done, by its name, what else has a line of its own. A vector is a float32
+    array (dim,), or (windows, dim) where every window was kept: then "windows" has their offsets in characters.
+    `with_input` adds the document's text as "input". Raises NoSuchJob, NoSuchStep and UnknownKind.
+    """
+    found = _placed(database, job_id, step, with_input=with_input)
+    yield from islice((row for _, row in found), limit)
+
+
+def samples(database: Database, job_id: int, n: int = 3) -> list[dict[str, Any]]:
+    """Return a few results of a job with their inputs, from its first page.
+
+    Results without flags come first, doubtful ones last. Raises NoSuchJob.
+    """
+    page = list(results(database, job_id, with_input=True, limit=PAGE))
+    return sorted(page, key=lambda result: (not DOUBTFUL.isdisjoint(result["flags"]), bool(result["flags"])))[:n]
+
+
+def count_doubtful(database: Database, job_id: int) -> tuple[int, Counter[str]]:
+    """Return how many outputs of a job's first step have a doubtful flag, and how many have each.
+
+    Raises NoSuchJob.
+    """
+    job = require(database, job_id)
+    step = _steps(database, job_id)[0]
+    query, outcomes = lineage.joined(select().select_from(Document), [step])
+    outcome = outcomes[step.seq].c
+    written = cast(outcome.flags, Text)
+    query = (
+        query.add_columns(outcome.content_id, outcome.flags)
+        .where(visible(job), outcome.status == "done")
+        .where(or_(*(written.contains(f'"{flag}"', autoescape=True) for flag in DOUBTFUL)))
+    )
+    found: dict[int, frozenset[str]] = {}
+    with database.read() as connection:
+        for row in connection.execute(query):
+            found[row.content_id] = DOUBTFUL.intersection(row.flags)
+    return len(found), Counter(flag for flags in found.values() for flag in flags)
+
+
+def _placed(
+    database: Database, job_id: int, step: str | None, *, with_input: bool = False, after: Place | None = None
+) -> Iterator[Placed]:
+    job = require(database, job_id)
+    steps = _steps(database, job_id)
+    if step is None and len(steps) > 1:
+        return _all_steps(database, steps, _documents(database, job, steps, with_input=with_input, after=after))
+    way = way_to_named(steps, step)
+    return _one_step(database, way[-1], _documents(database, job, way, with_input=with_input, after=after))
+
+
+def _one_step(database: Database, step: OpenStep, documents: Iterator[_WithOutcomes]) -> Iterator[Placed]:
+    output = database.kind_of(step.lane).output
+    for document, outcomes, text in documents:
+        outcome = outcomes.get(step.seq)
+        if outcome is None or outcome.status != "done":
+            continue
+        result = {
+            "id": document.key,
+            **_result(output, step, outcome),
+            "flags": [*document.flags, *outcome.flags],
+            "meta": document.meta,
+        }
+        yield (document.seq, document.id), result if text is None else result | {"input": text}
+
+
+def _all_steps(database: Database, steps: Sequence[OpenStep], documents: Iterator[_WithOutcomes]) -> Iterator[Placed]:
+    types = {step: database.kind_of(step.lane).output for step in steps}
+    for document, outcomes, text in documents:
+        done = {
+            step.name: {**_result(types[step], step, outcomes[step.seq]), "flags": outcomes[step.seq].flags}
+            for step in steps
+            if step.seq in outcomes and outcomes[step.seq].status == "done"
+        }
+        if done:
+            result = {"id": document.key, "steps": done, "flags": document.flags, "meta": document.meta}
+            yield (document.seq, document.id), result if text is None else result | {"input": text}
+
+
+def _result(output: OutputType, step: OpenStep, outcome: Any) -> dict[str, Any]:
+    tokens = {"tokens_in": outcome.tokens_in, "tokens_out": outcome.tokens_out}
+    return {"task": step.lane, **output.result(outcome), **tokens}
+
+
+def columns(database: Database, job_id: int, step: str | None = None) -> tuple[Column, ...]:
+    """Return the columns of a table of `results`; of several steps each has those of its output.
+
+    Raises NoSuchJob, NoSuchStep and UnknownKind.
+    """
+    require(database, job_id)
+    steps = _steps(database, job_id)
+    if step is None and len(steps) > 1:
+        outputs = [
+            column.of_step(one.name)
+            for one in steps
+            for column in database.kind_of(one.lane).output.columns(one.params)
+            if column.suffix is not None
+        ]
+        flags = Column("flags", Form.TEXTS, partial(_flags_of, [one.name for one in steps]))
+        return (Column.of("id", Form.TEXT), *outputs, flags, Column.of("meta", Form.JSON))
+    one = way_to_named(steps, step)[-1]
+    return (
+        Column.of("id", Form.TEXT),
+        Column.of("task", Form.TEXT),
+        *database.kind_of(one.lane).output.columns(one.params),
+        Column.of("tokens_in", Form.INTEGER),
+        Column.of("tokens_out", Form.INTEGER),
+        Column.of("flags", Form.TEXTS),
+        Column.of("meta", Form.JSON),
+    )
+
+
+def _flags_of(steps: Sequence[str], result: Result) -> list[str]:
+    """Return the flags of a document and of all its steps, those with the step's name before them."""
+    found = result["steps"]
+    flags = [f"{step}: {flag}" for step in steps if step in found for flag in found[step]["flags"]]
+    return [*result["flags"], *flags]
+
+
+def placed_results(
+    database: Database, job_id: int, *, step: str | None = None, after: Place | None = None
+) -> Iterator[Placed]:
+    """Yield `results`, each with its document's place, from the first document after a place on.
+
+    The place is sought, not read up to.
+    """
+    return _placed(database, job_id, step, after=after)
+
+
+def failures(database: Database, job_id: int) -> Iterator[dict[str, Any]]:
+    """What has no result: failed and skipped documents {"id", "status", "class", "reason"}, then rejected records,
+    each in the order of the source. Raises NoSuchJob.
+
+    Of a job with several steps there is a line for each step, which names it as "step". Where an earlier one gave it
+    nothing to read, "status" is `blocked`, and "reason" says what happened there.
+    """
+    job = require(database, job_id)
+    steps = _steps(database, job_id)
+    if len(steps) > 1:
+        yield from _failures_by_step(database, job, steps)
+    elif (few := _few_failures(database, job, steps[0])) is not None:
+        yield from (_failure(row.key, row) for row in few)
+    else:
+        for document, outcomes, _ in _documents(database, job, steps):
+            if 0 in outcomes and outcomes[0].status != "done":
+                yield _failure(document.key, outcomes[0])
+    for row in _rejected(database, job.ingest_id):
+        yield {"id": row.place, "status": "rejected", "class": "document", "reason": row.reason}
+
+
+def _failure(key: str, outcome: Any) -> dict[str, Any]:
+    return {"id": key, "status": outcome.status, "class": outcome.reason_class, "reason": outcome.reason}
+
+
+def _failures_by_step(database: Database, job: Any, steps: Sequence[OpenStep]) -> Iterator[dict[str, Any]]:
+    for document, outcomes, _ in _documents(database, job, steps):
+        causes: dict[int, dict[str, Any]] = {}
+        for step in steps:
+            if step.input_step in causes:
+                cause = causes[step.input_step]
+                reason = cause["reason"]
+                if cause["status"] != "blocked":
+                    reason = f"{steps[step.input_step].name} {cause['status']}: {reason}"
+                causes[step.seq] = cause | {"step": step.name, "status": "blocked", "reason": reason}
+            elif step.seq in outcomes and outcomes[step.seq].status != "done":
+                failure = _failure(document.key, outcomes[step.seq])
+                causes[step.seq] = {"id": failure.pop("id"), "step": step.name, **failure}
+        yield from causes.values()
+
+
+def _few_failures(database: Database, job: Any, step: OpenStep) -> list[Any] | None:
+    """The documents without a result and their outcomes, found by one statement; None when there are more than FEW.
+
+    Without an ORDER BY, so that the database may begin with whichever table has less to read, and stop at FEW.
+    """
+    query, outcomes = lineage.joined(select(Document.id, Document.key, Document.seq), [step])
+    outcome = outcomes[step.seq].c
+    query = query.add_columns(outcome.status, outcome.reason, outcome.reason_class)
+    query = query.where(visible(job), outcome.status != "done").limit(FEW + 1)
+    with database.read() as connection:
+        found = connection.execute(query).all()
+    if len(found) > FEW:
+        return None
+    return sorted(found, key=lambda row: (row.seq, row.id))
+
+
+def _rejected(database: Database, ingest_id: int) -> Iterator[Any]:
+    """The rejected records of an ingest in the order of its source.
+
+    Places in one file differ in a number (`corpus.csv:17`), and numbers are not in the order of text: they are
+    sorted here, eight bytes each. What follows them is in the order of text: a place of another form, and the
+    paths in a folder.
+    """
+    lines: dict[str, array[int]] = {}
+    for row in _rejections(database, ingest_id):
+        if found := LINE.fullmatch(row.place):
+            lines.setdefault(found[1], array("q")).append(int(found[2]))
+    query = select(Rejection.place, Rejection.reason).where(Rejection.ingest_id == ingest_id)
+    for file, numbers in lines.items():
+        ordered = np.sort(np.array(numbers))
+        for first in range(0, len(ordered), PAGE):
+            page = [f"{file}{number}" for number in ordered[first : first + PAGE]]
+            with database.read() as connection:
+                rows = database.probe(connection, query, Rejection.place, page)
+            by_place = {row.place: row for row in rows}
+            yield from (by_place[place] for place in page if place in by_place)  # a new reading notes them anew
+    yield from (row for row in _rejections(database, ingest_id) if not LINE.fullmatch(row.place))
+
+
+def _rejections(database: Database, ingest_id: int) -> Iterator[Any]:
+    """The rejections of an ingest in the order of text, page by page."""
+    query = select(Rejection.place, Rejection.reason).where(Rejection.ingest_id == ingest_id)
+    after: str | None = ""
+    while after is not None:
+        with database.read() as connection:
+            following = query.where(Rejection.place > after).order_by(Rejection.place)
+            page = connection.execute(following.limit(PAGE)).all()
+        yield from page
+        after = page[-1].place if len(page) == PAGE else None
+
+
+_WithOutcomes = tuple[Any, dict[int, Any], str | None]  # a document, its outcomes by step, its text if asked for
+
+
+def _documents(
+    database: Database,
+    job: Any,
+    steps: Sequence[OpenStep],
+    *,
+    with_input: bool = False,
+    after: Place | None = None,
+) -> Iterator[_WithOutcomes]:
+    """Documents of the job in the order of the source, those after a place or all.
+
+    `steps` holds with each step those that lead to it. Page by page: no transaction stays open while the caller
+    works.
+    """
+    query = (
+        select(
+            Document.id,
+            Document.key,
+            Document.seq,
+            Document.content_id,
+            Document.meta,
+            Document.flags,
+        )
+        .where(visible(job))
+        .order_by(Document.seq, Document.id)
+        .limit(PAGE)
+    )
+    while True:
+        following = query if after is None else query.where(tuple_(Document.seq, Document.id) > after)
+        with database.read() as connection:
+            page = connection.execute(following).all()
+            own = {document.id: document.content_id for document in page}
+            outcomes = lineage.outcomes(database, connection, steps, own, _OUTCOME)
+            texts = _texts(connection, {*own.values()}) if with_input else {}
+        for document in page:
+            text = texts.get(document.content_id, "") if with_input else None
+            of_document = {seq: found[document.id] for seq, found in outcomes.items() if document.id in found}
+            yield document, of_document, text
+        if len(page) < PAGE:
+            return
+        after = (page[-1].seq, page[-1].id)
+
+
+def _steps(database: Database, job_id: int) -> tuple[OpenStep, ...]:
+    with database.read() as connection:
+        return of_job(connection, job_id)
+
+
+_OUTCOME = (
+    OutcomeRow.status,
+    OutcomeRow.text,
+    OutcomeRow.vector,
+    OutcomeRow.data,
+    OutcomeRow.reason,
+    OutcomeRow.reason_class,
+    OutcomeRow.flags,
+    OutcomeRow.tokens_in,
+    OutcomeRow.tokens_out,
+)
+
+
+def _texts(connection: Connection, content_ids: Collection[int]) -> dict[int, str]:
+    rows = connection.execute(select(Content.id, Content.text).where(Content.id.in_(content_ids)))
+    return {row.id: row.text for row in rows}

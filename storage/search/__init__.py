@@ -1,0 +1,1 @@
+"""The nearest documents of a corpus to a query, and indexes of vectors."""

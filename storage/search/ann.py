@@ -1,0 +1,145 @@
+"""The documents that an index of vectors proposes for queries, where there is one and it is worth its while.
+
+It only names them: they are compared as all would be, so that an index changes no score. What it lacks, since it was
+embedded later, is proposed too. Nothing is proposed where the index cannot say enough, and everything is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, and_, func, literal, select, text, true
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from storage.core.database import Database
+from storage.core.schema import Document, OutcomeRow, Prompt
+from storage.core.specs import Spec
+from storage.search import pgvector_index
+from storage.search.knn import Matrix
+from storage.search.scope import Placed, Searched
+
+SPARE = 2  # as many contents are proposed for each document that is asked for
+WINDOWS = 4  # vectors that are asked for, for each content, where all windows of a text are kept
+BREADTH = 200  # of the search in the graph (hnsw.ef_search), which goes up to 1,000
+MOST_SCANNED = 20_000  # vectors for one query: pgvector's own limit
+MOST_LACKING = 5_000  # contents that the index may lack
+MOST_PROPOSED = 2**15
+
+# Seconds, as measured (see "Search" in docs/benchmarks.md).
+ASKING_S, SCANNED_S, CHECKED_S = 5e-3, 1.5e-5, 4e-7  # a query; a vector that it comes by; one that may be lacking
+WALKED_S, COMPARED_S = 2e-5, 4e-8  # a document; and that with each query
+
+
+def keeps_windows(spec: Spec) -> bool:
+    """Whether an outcome of the spec has a vector for each window of its text."""
+    return bool(spec.params.get("windows") == "all")
+
+
+def is_worth_it(n_queries: int, n_wanted: int, n_documents: int, n_indexed: int) -> bool:
+    """Whether asking an index costs less than going through the documents of a corpus.
+
+    The fewer of the index's vectors are the corpus's, the more are looked at for each that is. Pure.
+    """
+    scanned = n_wanted * max(1.0, n_indexed / max(1, n_documents))
+    if scanned > MOST_SCANNED or n_queries * n_wanted > MOST_PROPOSED:
+        return False
+    asked_s = n_queries * (ASKING_S + scanned * SCANNED_S) + n_indexed * CHECKED_S
+    return asked_s < n_documents * (WALKED_S + n_queries * COMPARED_S)
+
+
+def propose(database: Database, searched: Searched, queries: Matrix, top: int) -> list[Placed] | None:
+    """Documents among which the `top` nearest to each query are, in the order of the source; None: look at all."""
+    if database.is_sqlite:
+        return None
+    n_wanted = SPARE * top
+    with database.read() as connection:
+        n_indexed = pgvector_index.size(connection, searched.spec_id)
+        if n_indexed is None or not is_worth_it(len(queries), n_wanted, searched.n_documents, n_indexed):
+            return None
+        database.look_up(connection)
+        contents = {*pgvector_index.lacking(connection, searched.spec_id, MOST_LACKING + 1)}
+        if len(contents) > MOST_LACKING:
+            return None
+        _set_out(connection, n_wanted)
+        for query in queries:
+            near = _near(connection, searched, query, n_wanted)
+            if len(near) < n_wanted:
+                return None
+            contents |= near
+        connection.exec_driver_sql("SET LOCAL enable_sort = on")
+        return _documents(connection, searched, contents, top)
+
+
+def _set_out(connection: Connection, n_wanted: int) -> None:
+    """Have what follows read the index in its own order, going on until enough was let through.
+
+    That order is about that of distances. pgvector's strict one leaves out what comes late, and here all that comes
+    is compared.
+    """
+    connection.exec_driver_sql("SET LOCAL enable_sort = off")
+    connection.exec_driver_sql("SET LOCAL hnsw.iterative_scan = relaxed_order")
+    connection.exec_driver_sql(f"SET LOCAL hnsw.ef_search = {min(1_000, max(BREADTH, n_wanted))}")
+    connection.exec_driver_sql(f"SET LOCAL hnsw.max_scan_tuples = {MOST_SCANNED}")
+
+
+def _near(connection: Connection, searched: Searched, query: Matrix, n_wanted: int) -> set[int]:
+    """The contents of the corpus that the index finds nearest to a query; fewer than wanted when it ends before."""
+    length = float(np.linalg.norm(query.astype(np.float64)))
+    if not np.isfinite(length) or length == 0:
+        return set()
+    indexed = pgvector_index.side_table(searched.spec_id)
+    # OFFSET 0: a look-up for each vector as it comes, and not a join that would want all of them first.
+    in_corpus = _that_read(searched, indexed.c.content_id).offset(0).exists()
+    distance = text(f"{indexed.name}.embedding <=> CAST(:asked AS halfvec)")
+    n_rows = n_wanted * (WINDOWS if keeps_windows(searched.spec) else 1)
+    found = select(indexed.c.content_id).where(in_corpus).order_by(distance).limit(n_rows)
+    asked = f"[{','.join(f'{number:.6g}' for number in (query / length).tolist())}]"
+    return {*connection.scalars(found, {"asked": asked})}
+
+
+def _documents(connection: Connection, searched: Searched, contents: Collection[int], top: int) -> list[Placed]:
+    """The documents of which these contents were embedded; of many of one content, the first in the source."""
+    wanted = func.unnest(literal([*contents], ARRAY(OutcomeRow.content_id.type))).table_valued("content_id")
+    each = wanted.render_derived(name="wanted")
+    first = _that_read(searched, each.c.content_id).order_by("seq", "id").limit(top)
+    of_each = first.lateral("found")
+    query = select(of_each.c.id, of_each.c.seq, each.c.content_id).select_from(each).join(of_each, true())
+    found = connection.execute(query).all()
+    return [Placed(row.id, row.content_id) for row in sorted(found, key=lambda row: (row.seq, row.id))]
+
+
+def _that_read(searched: Searched, content: Any) -> Any:
+    """The current documents of the corpus that the way of the search leads to a content.
+
+    Gone back step by step, with OFFSET 0: so each is a look-up by the one index that there is for it, whatever
+    PostgreSQL knows of these tables yet. Otherwise it may go through the corpus for every content.
+    """
+    way: Any = None
+    conditions, of_prompts = [], []
+    for place, step in reversed([*enumerate(searched.way)]):
+        if step.template is not None:
+            rendered = select(Prompt.document_id, Prompt.text_id, Prompt.spec_id).where(Prompt.content_id == content)
+            prompt = rendered.correlate(content.table).offset(0).lateral()
+            conditions.append(prompt.c.spec_id == step.spec_id)
+            of_prompts.append(prompt.c.document_id)
+            way, content = prompt if way is None else way.join(prompt, true()), prompt.c.text_id
+        if place:
+            put_out = select(OutcomeRow.content_id, OutcomeRow.spec_id).where(OutcomeRow.output_id == content)
+            before = put_out.correlate(content.table).offset(0).lateral()
+            conditions.append(before.c.spec_id == searched.way[place - 1].spec_id)
+            way, content = before if way is None else way.join(before, true()), before.c.content_id
+    having_it = select(*_DOCUMENT).where(Document.content_id == content)
+    if of_prompts:
+        having_it = having_it.where(*(Document.id == document_id for document_id in of_prompts))
+    document = having_it.correlate(content.table, *(column.table for column in of_prompts)).offset(0).lateral()
+    is_current = and_(document.c.superseded_by.is_(None), ~document.c.gone)
+    return (
+        select(document.c.id, document.c.seq)
+        .select_from(document if way is None else way.join(document, true()))
+        .where(document.c.corpus_id == searched.corpus_id, is_current, *conditions)
+    )
+
+
+_DOCUMENT = (Document.id, Document.seq, Document.corpus_id, Document.superseded_by, Document.gone)

@@ -1,0 +1,300 @@
+"""An index of one spec's vectors, by pgvector: a side table that an admin makes, brings up to date and drops.
+
+A row of `vectors_SPEC` is a vector of an outcome, of length 1 and in half precision, since it only says which
+contents are worth comparing (`candidates`). Its foreign key has it go with the outcome. Workers know nothing
+of it: a search looks for what the table lacks, and `add` brings that in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, Select, and_, column, func, select, table
+
+from storage.core import advisory_locks
+from storage.core.bulk import copied
+from storage.core.database import Database
+from storage.core.get_or_create import SPEC, spec_of
+from storage.core.schema import OutcomeRow, SpecRow
+from storage.core.specs import Spec
+from storage.errors import CannotIndex, DatabaseBusy, NothingEmbedded, RightMissing
+from storage.search.knn import Matrix
+
+PAGE = 512  # contents that are added in one transaction: each costs a millisecond or two once the index is there
+PAGE_NUMBERS = 2**20  # of all vectors of a page, about
+MOST_NUMBERS = 4_000  # of a vector of half precision that HNSW takes
+OLDEST = (0, 8)  # the pgvector that goes on with a scan until its filter has let enough through
+CONSTRUCTION = "m = 16, ef_construction = 128"
+# What a vector takes while the graph is built, and the most that is asked for: beyond it building is slower.
+BYTES_BESIDE, MOST_MEMORY_KB = 700, 2**20
+LOCK = 0x766563  # "vec"
+
+
+@dataclass(frozen=True)
+class VectorIndex:
+    """An index that is there. `lacking` contents were embedded since; `ready` is false until it is built."""
+
+    spec_id: int
+    spec: Spec
+    vectors: int
+    lacking: int
+    size_bytes: int
+    ready: bool
+
+
+def name_of(spec_id: int) -> str:
+    """What the side table of a spec is called."""
+    return f"vectors_{spec_id:d}"
+
+
+def add(database: Database, spec_id: int, advanced: Callable[[int], None] = lambda _added: None) -> int:
+    """Make the index of a spec, or bring it up to date; how many contents it lacked. Cut off, it goes on from there.
+
+    `advanced` is told how many were added so far. Raises CannotIndex, and DatabaseBusy when another one is at it.
+    """
+    _require_pgvector(database)
+    with advisory_locks.alone(database, LOCK, spec_id) as is_ours:
+        if not is_ours:
+            raise DatabaseBusy(f"another process makes the index of spec {spec_id} at this moment")
+        dim = _dim(database, spec_id)
+        database.write(lambda writing: _make(writing, spec_id, dim))
+        n_added, last = 0, 0
+        while (page := _add_page(database, spec_id, dim, last)) is not None:
+            added, last = page
+            n_added += added
+            advanced(n_added)
+        _build(database, spec_id, dim)
+    return n_added
+
+
+def drop(database: Database, spec_id: int) -> bool:
+    """Drop the index of a spec; False when there is none."""
+    if database.is_sqlite:
+        return False
+
+    def work(connection: Connection) -> bool:
+        if not _is_there(connection, name_of(spec_id)):
+            return False
+        _do_not_wait_long(connection)
+        connection.exec_driver_sql(f"DROP TABLE {name_of(spec_id)}")
+        return True
+
+    return database.write(work)
+
+
+def every(database: Database) -> list[VectorIndex]:
+    """All indexes of this store."""
+    if database.is_sqlite:
+        return []
+    with database.read() as connection:
+        database.look_up(connection)
+        ids = spec_ids(connection)
+        found = connection.execute(select(SpecRow.id, *SPEC).where(SpecRow.id.in_(ids)).order_by(SpecRow.id))
+        return [_described(connection, row) for row in found.all()]
+
+
+def spec_ids(connection: Connection) -> list[int]:
+    """The specs whose side table is there, in a PostgreSQL."""
+    names = connection.exec_driver_sql(
+        "SELECT relname FROM pg_class "
+        "WHERE relkind = 'r' AND relname ~ '^vectors_[0-9]+$' AND pg_table_is_visible(oid)"
+    )
+    return sorted(int(name.removeprefix("vectors_")) for name in names.scalars())
+
+
+def size(connection: Connection, spec_id: int) -> int | None:
+    """About how many vectors a spec's index has; None where there is none, or it is not built."""
+    rows = connection.exec_driver_sql(
+        "SELECT reltuples FROM pg_class JOIN pg_index ON indrelid = pg_class.oid "
+        "WHERE indexrelid = to_regclass(%s) AND indisvalid",
+        (_index(spec_id),),
+    )
+    found = rows.scalar()
+    return None if found is None else max(0, int(found))
+
+
+def side_table(spec_id: int) -> Any:
+    """The side table of a spec, to select from."""
+    return table(name_of(spec_id), column("content_id"), column("part"), column("embedding"))
+
+
+def without(spec_id: int) -> Select[*tuple[Any, ...]]:
+    """The contents with an outcome under a spec that its side table lacks."""
+    there = side_table(spec_id)
+    has = select(there.c.content_id).where(there.c.content_id == OutcomeRow.content_id).correlate(OutcomeRow).exists()
+    return select(OutcomeRow.content_id).where(OutcomeRow.spec_id == spec_id, ~has)
+
+
+def lacking(connection: Connection, spec_id: int, limit: int | None = None) -> Sequence[int]:
+    """The contents with a vector under a spec that its side table lacks, or the first of them.
+
+    What it lacks is told by two indexes alone, which spares reading all vectors; of that the rows are looked up.
+    """
+    connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
+    not_there = without(spec_id).cte("not_there").prefix_with("MATERIALIZED", dialect="postgresql")
+    its_row = and_(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id == not_there.c.content_id)
+    row = select(OutcomeRow.status).where(its_row).offset(0).lateral()
+    query = select(not_there.c.content_id).join(row, row.c.status == "done").limit(limit)
+    return connection.scalars(query).all()
+
+
+def rows_of(vectors: Sequence[tuple[int, Matrix]]) -> bytes:
+    """(content, its vectors of shape (parts, dim)) as rows of the side table in COPY's binary form.
+
+    A content whose vectors cannot all be brought to length 1 is left out: it has no direction to be found by. Pure.
+    """
+    ids, parts, unit = list[int](), list[int](), list[Matrix]()
+    for content_id, matrix in vectors:
+        lengths = np.linalg.norm(matrix.astype(np.float64), axis=1, keepdims=True)
+        if not np.all(np.isfinite(lengths) & (lengths > 0)):
+            continue
+        ids += [content_id] * len(matrix)
+        parts += range(len(matrix))
+        unit.append((matrix / lengths).astype(np.float32))
+    if not ids:
+        return b""
+    embedding = np.concatenate(unit)
+    dim = embedding.shape[1]
+    fields = [("fields", ">i2"), ("id_bytes", ">i4"), ("id", ">i8"), ("part_bytes", ">i4"), ("part", ">i4")]
+    fields += [("bytes", ">i4"), ("dim", ">i2"), ("unused", ">i2")]
+    rows = np.zeros(len(ids), np.dtype([*fields, ("numbers", ">f2", (dim,))]))
+    for name, value in {"fields": 3, "id_bytes": 8, "part_bytes": 4, "bytes": 4 + 2 * dim, "dim": dim}.items():
+        rows[name] = value
+    rows["id"], rows["part"], rows["numbers"] = ids, parts, embedding
+    return rows.tobytes()
+
+
+def _require_pgvector(database: Database) -> None:
+    if database.is_sqlite:
+        raise CannotIndex(
+            "a SQLite store has no index of vectors: `docmill search` compares every document. "
+            "An index is made in a PostgreSQL that has pgvector"
+        )
+    with database.read() as connection:
+        there_is = connection.exec_driver_sql(
+            "SELECT installed_version, default_version FROM pg_available_extensions WHERE name = 'vector'"
+        ).one_or_none()
+    if there_is is None:
+        raise CannotIndex(
+            f"the server of {database} has no pgvector; install it there (version 0.8 or newer, for Debian "
+            "postgresql-NN-pgvector). Without it `docmill search` compares every document"
+        )
+    installed, available = there_is
+    version = installed or available
+    if tuple(map(int, version.split(".")[:2])) < OLDEST:
+        raise CannotIndex(
+            f"the database {database} has pgvector {version}; an index takes 0.8 or newer "
+            "(once that is installed, ALTER EXTENSION vector UPDATE)"
+        )
+    if installed is None:
+        try:
+            database.write(lambda connection: connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS vector"))
+        except RightMissing as error:
+            raise CannotIndex(
+                f"the user of the database {database} may not bring in pgvector: have a superuser run "
+                "CREATE EXTENSION vector in it, once"
+            ) from error
+
+
+def _dim(database: Database, spec_id: int) -> int:
+    numbers = func.octet_length(OutcomeRow.vector) / 4
+    query = select(OutcomeRow.data, numbers.label("numbers")).where(
+        OutcomeRow.spec_id == spec_id, OutcomeRow.status == "done"
+    )
+    with database.read() as connection:
+        row = connection.execute(query.limit(1)).first()
+    if row is None:
+        raise NothingEmbedded(f"nothing has a vector under spec {spec_id}")
+    dim = int((row.data or {}).get("dim") or row.numbers)
+    if dim > MOST_NUMBERS:
+        raise CannotIndex(f"its vectors have {dim:,} numbers, and an index takes at most {MOST_NUMBERS:,}")
+    return dim
+
+
+def _make(connection: Connection, spec_id: int, dim: int) -> None:
+    """Make the side table, and let those search by it who may read documents."""
+    name = name_of(spec_id)
+    if not _is_there(connection, name):
+        _do_not_wait_long(connection)
+        connection.exec_driver_sql(
+            f"CREATE TABLE {name} (spec_id bigint NOT NULL DEFAULT {spec_id:d} CHECK (spec_id = {spec_id:d}), "
+            f"content_id bigint NOT NULL, part integer NOT NULL, embedding halfvec({dim:d}) NOT NULL, "
+            f"CONSTRAINT pk_{name} PRIMARY KEY (content_id, part), CONSTRAINT fk_{name}_outcome "
+            "FOREIGN KEY (spec_id, content_id) REFERENCES outcome (spec_id, content_id) ON DELETE CASCADE)"
+        )
+    readers = connection.exec_driver_sql(
+        "SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END FROM pg_class, aclexplode(relacl) "
+        "WHERE pg_class.oid = 'document'::regclass AND privilege_type = 'SELECT' AND grantee <> relowner"
+    )
+    for reader in readers.scalars().all():
+        connection.exec_driver_sql(f"GRANT SELECT ON {name} TO {reader}")
+
+
+def _do_not_wait_long(connection: Connection) -> None:
+    """A key to or from a table takes its lock, and who comes after a statement that waits for a lock waits too."""
+    connection.exec_driver_sql("SET LOCAL lock_timeout = '2s'")
+
+
+def _add_page(database: Database, spec_id: int, dim: int, last: int) -> tuple[int, int] | None:
+    """Add the next contents that are lacking: how many, and the last of them; None when there are no more."""
+    n_contents = max(1, min(PAGE, PAGE_NUMBERS // dim))
+
+    def work(connection: Connection) -> tuple[int, int] | None:
+        advisory_locks.refer(database, connection)
+        database.look_up(connection)
+        query = without(spec_id).add_columns(OutcomeRow.vector)
+        query = query.where(OutcomeRow.status == "done", OutcomeRow.content_id > last)
+        found = connection.execute(query.order_by(OutcomeRow.content_id).limit(n_contents)).all()
+        if not found:
+            return None
+        vectors = [(row.content_id, np.frombuffer(row.vector, "<f4").reshape(-1, dim)) for row in found]
+        database.check_keys_by_kept_plans(connection)
+        copied(connection, f"COPY {name_of(spec_id)} (content_id, part, embedding)", rows_of(vectors))
+        return len(found), found[-1].content_id
+
+    return database.write(work)
+
+
+def _build(database: Database, spec_id: int, dim: int) -> None:
+    """Build the index, beside whoever removes documents meanwhile: they hold up all workers while they wait."""
+    name, index = name_of(spec_id), _index(spec_id)
+    with database.outside_transactions() as (connection, is_pooled):
+        if size(connection, spec_id) is None:
+            if not is_pooled:  # else it would be another session's, and stay there
+                _ask_for_memory(connection, name, dim)
+            connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {index}")  # one that was cut off
+            connection.exec_driver_sql(
+                f"CREATE INDEX CONCURRENTLY {index} ON {name} USING hnsw (embedding halfvec_cosine_ops) "
+                f"WITH ({CONSTRUCTION})"
+            )
+        # So that what it lacks is found by indexes alone, and nothing that was removed stays in the file.
+        connection.exec_driver_sql(f"VACUUM (ANALYZE) {name}")
+
+
+def _ask_for_memory(connection: Connection, name: str, dim: int) -> None:
+    n_vectors = connection.exec_driver_sql(f"SELECT count(*) FROM {name}").scalar_one()  # noqa: S608
+    has_kb = connection.exec_driver_sql(
+        "SELECT setting::bigint FROM pg_settings WHERE name = 'maintenance_work_mem'"
+    ).scalar_one()
+    needs_kb = min(MOST_MEMORY_KB, n_vectors * (2 * dim + BYTES_BESIDE) // 1_024)
+    connection.exec_driver_sql(f"SET maintenance_work_mem = {max(has_kb, needs_kb)}")
+
+
+def _index(spec_id: int) -> str:
+    return f"ix_{name_of(spec_id)}_embedding"
+
+
+def _is_there(connection: Connection, name: str) -> bool:
+    return connection.exec_driver_sql("SELECT to_regclass(%s)", (name,)).scalar() is not None
+
+
+def _described(connection: Connection, row: Any) -> VectorIndex:
+    name = name_of(row.id)
+    vectors, taken = connection.exec_driver_sql(
+        f"SELECT count(*), pg_total_relation_size('{name}') FROM {name}"  # noqa: S608
+    ).one()
+    n_lacking = len(lacking(connection, row.id))
+    return VectorIndex(row.id, spec_of(row), vectors, n_lacking, taken, size(connection, row.id) is not None)

@@ -1,0 +1,276 @@
+"""The documents of a corpus that are nearest to a query: exact, on any store, page by page in flat memory.
+
+Where there is an index of the vectors, those that it proposes are compared instead of all (`candidates`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, Select, select, tuple_
+
+from storage.core.database import Database
+from storage.core.get_or_create import SPEC, spec_of
+from storage.core.schema import Content, Corpus, Document, Job, OutcomeRow, SpecRow, Step
+from storage.errors import NoSuchCorpus, NothingEmbedded
+from storage.outputs.output_types import VECTOR
+from storage.search import ann
+from storage.search.ann import keeps_windows
+from storage.search.knn import Matrix, Nearest, cosines
+from storage.search.scope import Placed, Searched
+from storage.steps import lineage
+from storage.steps.steps import of_job, way_to
+
+BLOCK = 4_096  # vectors that are compared at a time, and at most so many documents of a page
+PAGE_NUMBERS = 2**21  # of all vectors of a page: those of large models make smaller pages
+WINDOWS = 32  # that a document is taken to have, where all are kept
+LISTED = 10  # corpora or jobs in a message
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A document that was found, and the cosine of its vector with the query's. `text` is what was embedded.
+
+    Where every window was kept, `window` is [start, end) of the best one, in characters of the text. `passage` is
+    [start, end) of the part that matched, as narrow as it is known.
+    """
+
+    id: str
+    score: float
+    text: str
+    meta: Any
+    window: tuple[int, int] | None
+    passage: tuple[int, int] | None
+
+
+def choose(database: Database, names: Sequence[str], job_id: int | None = None) -> Searched:
+    """Return the corpus with the first of these names, and the spec of its latest embed job or of the job `job_id`.
+
+    Raises NoSuchCorpus, and NothingEmbedded where there is no such job, or no vector of a current document.
+    """
+    with database.read() as connection:
+        named = {row.name: row for row in connection.execute(select(Corpus).where(Corpus.name.in_(names)))}
+        corpus = next((named[name] for name in names if name in named), None)
+        if corpus is None:
+            raise NoSuchCorpus(f"there is no corpus {names[0]}{_corpora(connection, _kinds(database)[0])}")
+        of_corpus = _JOBS.where(Job.corpus_id == corpus.id, SpecRow.kind.in_(_kinds(database)))
+        found = connection.execute(of_corpus).all()
+        chosen, others = _chosen(corpus, found, job_id, _kinds(database)[0])
+        steps = of_job(connection, chosen.id)
+        searched = Searched(
+            corpus_id=corpus.id,
+            n_documents=corpus.n_documents,
+            job_id=chosen.id,
+            way=tuple(way_to(steps, steps[chosen.seq])),
+            spec=spec_of(chosen),
+            others=others,
+        )
+        if not _has_vectors(database, connection, searched):
+            instead = f"; there are also: {'; '.join(searched.others)}" if searched.others else ""
+            raise NothingEmbedded(
+                f"no document that is in the corpus {corpus.name} now has a vector by job {searched.job_id} "
+                f"(`docmill status {searched.job_id}` says more){instead}"
+            )
+    return searched
+
+
+_JOBS: Select[*tuple[Any, ...]] = (
+    select(Job.id, Step.seq, Step.spec_id, *SPEC)
+    .join(Step, Step.job_id == Job.id)
+    .join(SpecRow, SpecRow.id == Step.spec_id)
+    .order_by(Job.id.desc(), Step.seq.desc())
+)
+
+
+def _kinds(database: Database) -> list[str]:
+    """Return the names of the kinds that put out vectors."""
+    return [kind.name for kind in database.kinds.values() if kind.output is VECTOR]
+
+
+def _chosen(corpus: Any, jobs: Sequence[Any], job_id: int | None, kind: str) -> tuple[Any, tuple[str, ...]]:
+    """The job to search by, of a corpus's embed jobs, the latest first; and the names of the others. Pure."""
+    if not jobs:
+        raise NothingEmbedded(
+            f"no job embeds the corpus {corpus.name}; `docmill run SOURCE --task {kind}` makes one, "
+            "with --corpus where the corpus has a name of its own"
+        )
+    chosen = next((job for job in jobs if job_id in (None, job.id)), None)
+    latest: dict[int, Any] = {}
+    for job in jobs:
+        latest.setdefault(job.spec_id, job)
+    if chosen is None:
+        there_are = "; ".join(_named(job) for job in [*latest.values()][:LISTED])
+        raise NothingEmbedded(f"job {job_id} embeds nothing of the corpus {corpus.name}; those that do: {there_are}")
+    others = [_named(job) for spec_id, job in latest.items() if spec_id != chosen.spec_id]
+    return chosen, tuple(others[:LISTED])
+
+
+def search(
+    database: Database,
+    searched: Searched,
+    queries: Matrix,
+    top: int,
+    advanced: Callable[[int, int], None] = lambda _seen, _embedded: None,
+    *,
+    exact: bool = False,
+) -> Nearest:
+    """The ids of the `top` documents nearest to each query, (queries, dim); of equal ones the first in the source.
+
+    `advanced` is told how many documents were gone through, and how many of them have a vector. A document of which
+    every window was kept is as near as its best one. `exact` goes through all of them, whatever index there is.
+    """
+    best = Nearest(len(queries), top)
+    size = max(1, min(BLOCK, PAGE_NUMBERS // queries.shape[1]))
+    if keeps_windows(searched.spec):
+        size = max(1, size // WINDOWS)
+    n_seen = n_embedded = 0
+    proposed = None if exact else ann.propose(database, searched, queries, top)
+    pages = _pages(database, searched, size)
+    if proposed is not None:
+        pages = _pages_of(database, searched, proposed, size)
+    for documents, vectors in pages:
+        place = {content_id: column for column, content_id in enumerate(vectors)}
+        embedded = {document.id: place[document.content_id] for document in documents if document.content_id in place}
+        if embedded:
+            scores = _scores(queries, list(vectors.values()))
+            best.offer(np.array([*embedded], np.int64), scores[:, [*embedded.values()]])
+        n_seen += len(documents)
+        n_embedded += len(embedded)
+        advanced(n_seen, n_embedded)
+    return best
+
+
+def hits(
+    database: Database, searched: Searched, query: Matrix, ids: Sequence[int], scores: Sequence[float]
+) -> list[Hit]:
+    """The documents of these ids, in this order, as hits of a query, (dim,)."""
+    columns = (Document.id, Document.key, Document.meta, Document.content_id)
+    with database.read() as connection:
+        rows = {row.id: row for row in connection.execute(select(*columns).where(Document.id.in_(ids)))}
+        read = _read(database, connection, searched, rows.values())
+        texts = select(Content.id, Content.text).where(Content.id.in_([*read.values()]))
+        text_of = {row.id: row.text for row in connection.execute(texts)}
+        windows: Mapping[int, tuple[int, int]] = {}
+        if keeps_windows(searched.spec):
+            windows = _best_windows(database, connection, searched, query, {*read.values()})
+    found = []
+    for document_id, score in zip(ids, scores, strict=True):
+        row = rows[document_id]
+        content_id = read[row.id]
+        window = windows.get(content_id)
+        found.append(Hit(row.key, round(float(score), 6), text_of[content_id], row.meta, window, passage=window))
+    return found
+
+
+def _pages(database: Database, searched: Searched, size: int) -> Iterator[tuple[list[Placed], dict[int, bytes]]]:
+    """Current documents in the order of the source, and the vectors of what was embedded of them.
+
+    No transaction stays open while they are compared. The walk goes through the corpus and not through the spec's
+    outcomes, which may be those of a hundred corpora.
+    """
+    query = (
+        select(Document.id, Document.seq, Document.content_id)
+        .where(Document.corpus_id == searched.corpus_id, Document.superseded_by.is_(None), ~Document.gone)
+        .order_by(Document.seq, Document.id)
+        .limit(size)
+    )
+    position: tuple[int, int] | None = None
+    while True:
+        after = query if position is None else query.where(tuple_(Document.seq, Document.id) > position)
+        with database.read() as connection:
+            database.walk(connection)
+            page = connection.execute(after).all()
+            read = _read(database, connection, searched, page)
+            found = _outcomes(database, connection, searched, {*read.values()})
+        yield (
+            [Placed(document.id, read.get(document.id, 0)) for document in page],
+            {row.content_id: row.vector for row in found},
+        )
+        if len(page) < size:
+            return
+        position = (page[-1].seq, page[-1].id)
+
+
+def _read(
+    database: Database, connection: Connection, searched: Searched, documents: Iterable[Any]
+) -> Mapping[int, int]:
+    """By document the content of it that was embedded."""
+    own = {document.id: document.content_id for document in documents}
+    return lineage.read(database, connection, searched.way, own)
+
+
+def _pages_of(
+    database: Database, searched: Searched, documents: Sequence[Placed], size: int
+) -> Iterator[tuple[list[Placed], dict[int, bytes]]]:
+    """These documents as such pages."""
+    for first in range(0, len(documents), size):
+        page = [*documents[first : first + size]]
+        with database.read() as connection:
+            found = _outcomes(database, connection, searched, {document.content_id for document in page})
+        yield page, {row.content_id: row.vector for row in found}
+
+
+def _scores(queries: Matrix, vectors: Sequence[bytes]) -> Matrix:
+    """The best cosine of each query with the windows of each content: (queries, contents)."""
+    dim = queries.shape[1]
+    scores, block, n_rows = [], [], 0
+    for number, vector in enumerate(vectors, 1):
+        block.append(vector)
+        n_rows += len(vector) // (4 * dim)
+        if n_rows >= BLOCK or number == len(vectors):
+            scores.append(_best_of_each(queries, block))
+            block, n_rows = [], 0
+    return np.concatenate(scores, axis=1)
+
+
+def _best_of_each(queries: Matrix, contents: Sequence[bytes]) -> Matrix:
+    dim = queries.shape[1]
+    found = cosines(queries, np.frombuffer(b"".join(contents), "<f4").reshape(-1, dim))
+    if found.shape[1] == len(contents):
+        return found
+    ends = np.cumsum([len(vector) // (4 * dim) for vector in contents])
+    best: Matrix = np.maximum.reduceat(found, [0, *ends[:-1]], axis=1)
+    return best
+
+
+def _best_windows(
+    database: Database, connection: Connection, searched: Searched, query: Matrix, content_ids: set[int]
+) -> dict[int, tuple[int, int]]:
+    windows = {}
+    for row in _outcomes(database, connection, searched, content_ids):
+        found = cosines(query[None], np.frombuffer(row.vector, "<f4").reshape(-1, len(query)))
+        start, end = row.data["windows"][int(found[0].argmax())]
+        windows[row.content_id] = (start, end)
+    return windows
+
+
+def _outcomes(database: Database, connection: Connection, searched: Searched, content_ids: set[int]) -> Sequence[Any]:
+    data = [OutcomeRow.data] if keeps_windows(searched.spec) else []
+    query = select(OutcomeRow.content_id, OutcomeRow.vector, *data).where(
+        OutcomeRow.spec_id == searched.spec_id, OutcomeRow.status == "done"
+    )
+    return database.probe(connection, query, OutcomeRow.content_id, content_ids)
+
+
+def _has_vectors(database: Database, connection: Connection, searched: Searched) -> bool:
+    database.look_up(connection)
+    query: Any = select(Document.id).where(
+        Document.corpus_id == searched.corpus_id, Document.superseded_by.is_(None), ~Document.gone
+    )
+    query, outcomes = lineage.joined(query, searched.way)
+    query = query.where(outcomes[searched.way[-1].seq].c.status == "done")
+    return connection.scalar(query.limit(1)) is not None
+
+
+def _named(job: Any) -> str:
+    return f"job {job.id}, {spec_of(job)}"
+
+
+def _corpora(connection: Connection, kind: str) -> str:
+    names = list(connection.scalars(select(Corpus.name).order_by(Corpus.id.desc()).limit(LISTED + 1)))
+    if not names:
+        return f"; `docmill run SOURCE --task {kind}` makes one"
+    return f"; there are: {', '.join(names[:LISTED])}{' and others' if len(names) > LISTED else ''}"

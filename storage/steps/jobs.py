@@ -1,0 +1,367 @@
+"""A job's life as a whole: opened or adopted, paused, ended, cancelled, tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, func, or_, select, true, update
+
+from storage.core import get_or_create
+from storage.core.database import Database, db_now
+from storage.core.schema import (
+    Contender,
+    Content,
+    Document,
+    Ingest,
+    Job,
+    OutcomeRow,
+    Rejection,
+    Shard,
+    Step,
+    StepText,
+)
+from storage.errors import JobStopped, NoSuchJob
+from storage.steps import propagation, steps
+from storage.steps.lineage import visible
+from storage.steps.sharding import unpack
+from storage.steps.steps import OpenStep, StepRequest
+
+UNFINISHED = ("ingesting", "running")
+RUNS: Any = and_(Job.state.in_(UNFINISHED), ~Job.paused)  # its shards may be dispatched, claimed and committed
+OPEN_SHARDS = ("planned", "queued", "running")
+FREE = {"state": "planned", "owner": None, "lease_until": None, "dispatched_at": None}  # a shard that nobody holds
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What is to be done: `steps` applied to `source` as read with `options` into the corpus `corpus`."""
+
+    corpus: str
+    source: str
+    steps: tuple[StepRequest, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    priority: int = 0
+    max_failures: float | None = None
+
+
+@dataclass(frozen=True)
+class OpenJob:
+    """A job that takes documents. `adopted` says that an earlier, unfinished one is carried on.
+
+    `last_before` is the last document that its corpus had when it was opened. `reread_at` is when it was opened again
+    after its source had been read to the end: it stays as it was until the reading brings something.
+    """
+
+    id: int
+    ingest_id: int
+    corpus_id: int
+    steps: tuple[OpenStep, ...]
+    adopted: bool
+    last_before: int = 0
+    reread_at: float | None = None
+
+    @property
+    def first(self) -> OpenStep:
+        return self.steps[0]
+
+    @property
+    def lanes(self) -> list[str]:
+        """The lanes that its shards go through, each once."""
+        return sorted({step.lane for step in self.steps})
+
+
+def open_job(database: Database, request: JobRequest) -> OpenJob:
+    """The unfinished job of the same corpus, source, options and steps, or a new one, ready for its ingest."""
+
+    def work(connection: Connection) -> OpenJob:
+        corpus = get_or_create.corpus_id(database, connection, request.corpus)
+        lock_corpus(database, connection, corpus)
+        last = connection.scalar(select(func.max(Document.id)).where(Document.corpus_id == corpus)) or 0
+        found = _unfinished(connection, request, corpus)
+        if found is not None:
+            return _adopt(connection, *found, corpus, last)
+        ingest_id = get_or_create.insert(
+            connection,
+            Ingest,
+            corpus_id=corpus,
+            source=request.source,
+            options=request.options,
+            state="reading",
+            started_at=db_now(),
+            seen_at=db_now(),
+        )
+        job_id = get_or_create.insert(
+            connection,
+            Job,
+            corpus_id=corpus,
+            ingest_id=ingest_id,
+            state="ingesting",
+            priority=request.priority,
+            max_failures=request.max_failures,
+            created_at=db_now(),
+        )
+        made = steps.add(database, connection, job_id, request.steps)
+        return OpenJob(job_id, ingest_id, corpus, made, adopted=False, last_before=last)
+
+    return database.write(work)
+
+
+def _adopt(connection: Connection, job_id: int, ingest_id: int, corpus: int, last: int) -> OpenJob:
+    """Carry on a job whose reading was cut off. Its source is read from the start, and counts and rejections anew.
+
+    A job whose source had been read to the end is left as it is: if this command is killed, too, nobody would finish
+    a job that it had reopened (see `storage.ingest.ingest`).
+    """
+    made = steps.of_job(connection, job_id)
+    job = OpenJob(job_id, ingest_id, corpus, made, adopted=True, last_before=last)
+    connection.execute(delete(Contender).where(Contender.ingest_id == ingest_id))
+    if connection.scalar(select(Job.state).where(Job.id == job_id)) != "ingesting":
+        return replace(job, reread_at=connection.scalar(select(db_now())))
+    connection.execute(delete(Rejection).where(Rejection.ingest_id == ingest_id))
+    anew = dict.fromkeys(("n_records", "n_unchanged", "n_repeated", "n_rejected", "n_vanished"), 0)
+    ingest = update(Ingest).where(Ingest.id == ingest_id)
+    connection.execute(ingest.values(state="reading", seen_at=db_now(), not_pruned=None, **anew))
+    return job
+
+
+def _unfinished(connection: Connection, request: JobRequest, corpus: int) -> tuple[int, int] | None:
+    query = (
+        select(Job.id, Job.ingest_id, Ingest.options)
+        .join(Ingest, Ingest.id == Job.ingest_id)
+        .where(Job.corpus_id == corpus, Job.state.in_(UNFINISHED), Ingest.source == request.source)
+        .order_by(Job.id)
+    )
+    for row in connection.execute(query):
+        if row.options == request.options and steps.requested(connection, row.id) == request.steps:
+            return row.id, row.ingest_id
+    return None
+
+
+def unfinished_beside(database: Database, job_id: int, lanes: Collection[str], limit: int) -> list[tuple[int, str]]:
+    """Other jobs that run and have shards to do in these lanes: their ids and sources, the oldest first."""
+    to_do = select(Shard.id).where(Shard.job_id == Job.id, Shard.state.in_(OPEN_SHARDS), Shard.lane.in_(lanes))
+    with database.read() as connection:
+        found = connection.execute(
+            select(Job.id, Ingest.source)
+            .join(Ingest, Ingest.id == Job.ingest_id)
+            .where(RUNS, Job.id != job_id, to_do.exists())
+            .order_by(Job.id)
+            .limit(limit)
+        )
+        return [(row.id, row.source) for row in found]
+
+
+def lock_corpus(database: Database, connection: Connection, corpus_id: int) -> None:
+    """Writers of one corpus take turns (in SQLite a write transaction has its turn already)."""
+    if not database.is_sqlite:
+        connection.exec_driver_sql("SELECT id FROM corpus WHERE id = %s FOR UPDATE", (corpus_id,))
+
+
+def finish(database: Database, job_id: int | None = None) -> list[int]:
+    """End the running jobs (or that one) that have no open shard, and stop those with too many failures.
+
+    Returns the ids of the jobs that ended. Idempotent; anyone may call it.
+    """
+
+    def work(connection: Connection) -> list[int]:
+        wanted = true() if job_id is None else Job.id == job_id
+        # Locked first and looked at by a second statement, so that shards which a retry is adding are seen.
+        ids = select(Job.id).where(wanted, Job.state == "running").order_by(Job.id)
+        running = list(connection.scalars(ids if database.is_sqlite else ids.with_for_update()))
+        _stop_failing(connection, wanted)
+        open_shard = (
+            select(Shard.id).where(Shard.job_id == Job.id, Shard.state.in_(OPEN_SHARDS)).exists().correlate(Job)
+        )
+        ended = connection.execute(
+            update(Job)
+            .where(Job.id.in_(running), Job.state == "running", ~open_shard)
+            .values(state="done", paused=False, finished_at=db_now())
+            .returning(Job.id)
+        )
+        return [row.id for row in ended]
+
+    return database.write(work) if _maybe_over(database, job_id) else []
+
+
+def _maybe_over(database: Database, job_id: int | None) -> bool:
+    with database.read() as connection:
+        wanted = Job.state.in_(UNFINISHED) if job_id is None else Job.id == job_id
+        return connection.scalar(select(Job.id).where(wanted).limit(1)) is not None
+
+
+def _stop_failing(connection: Connection, wanted: Any) -> None:
+    bounded = connection.execute(
+        select(Job.id, Job.max_failures, func.sum(Step.n_retried).label("n_retried"))
+        .join(Step, Step.job_id == Job.id)
+        .where(wanted, Job.state.in_(UNFINISHED), Job.max_failures.is_not(None))
+        .group_by(Job.id, Job.max_failures)
+    ).all()
+    for job in bounded:
+        failed, total = connection.execute(
+            select(func.coalesce(func.sum(Shard.n_failed), 0), func.coalesce(func.sum(Shard.n_contents), 0)).where(
+                Shard.job_id == job.id
+            )
+        ).one()
+        # PostgreSQL's sums are decimals. A retried text is in two shards.
+        failed, total = int(failed) - int(job.n_retried), int(total) - int(job.n_retried)
+        if failed > 0 and failed > total * job.max_failures / 100:
+            stop(
+                connection,
+                job.id,
+                "stopped",
+                f"more than {job.max_failures:g} % of its texts failed ({failed} of {total})",
+            )
+
+
+def stop(connection: Connection, job_id: int, state: str, reason: str | None) -> bool:
+    """Put a job into a final state: its shards are taken from workers and queue, no more are dispatched."""
+    stopped = connection.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.state.in_(UNFINISHED))
+        .values(state=state, paused=False, reason=reason, finished_at=db_now())
+    )
+    if stopped.rowcount == 0:
+        return False
+    _take_away(connection, job_id)
+    return True
+
+
+def _take_away(connection: Connection, job_id: int) -> None:
+    """Take a job's shards from workers (under a new fence) and from the queue. No attempt is spent.
+
+    Costs as much as is running and queued, however many shards the job has.
+    """
+    held = update(Shard).where(Shard.job_id == job_id)
+    # The queued ones first: that waits for a claim which is under way, and what it took is running then.
+    connection.execute(held.where(Shard.state == "queued").values(**FREE))
+    connection.execute(
+        held.where(Shard.state == "running").values(fence=Shard.fence + 1, attempt=Shard.attempt - 1, **FREE)
+    )
+
+
+def pause(database: Database, job_id: int) -> bool:
+    """Let nothing of a job move until it is resumed; what is under way is dropped, what is done stays.
+
+    False when it had ended. Idempotent. Raises NoSuchJob.
+    """
+    require(database, job_id)
+
+    def work(connection: Connection) -> bool:
+        paused = connection.execute(
+            update(Job).where(Job.id == job_id, Job.state.in_(UNFINISHED)).values(paused=True)
+        )
+        if paused.rowcount == 0:
+            return False
+        _take_away(connection, job_id)
+        return True
+
+    return database.write(work)
+
+
+def resume(database: Database, job_id: int) -> bool:
+    """Let a paused job go on. False when it had ended. Idempotent. Raises NoSuchJob."""
+    return _set(database, job_id, paused=False)
+
+
+def prioritise(database: Database, job_id: int, priority: int) -> bool:
+    """Give a job another priority; higher goes first. False when it had ended. Raises NoSuchJob."""
+    return _set(database, job_id, priority=priority)
+
+
+def _set(database: Database, job_id: int, **values: Any) -> bool:
+    require(database, job_id)
+    unfinished = update(Job).where(Job.id == job_id, Job.state.in_(UNFINISHED))
+    return database.write(lambda connection: connection.execute(unfinished.values(**values)).rowcount > 0)
+
+
+def cancel(database: Database, job_id: int) -> bool:
+    """Cancel a job. False when it had ended already. Raises NoSuchJob."""
+    require(database, job_id)
+    return database.write(lambda connection: stop(connection, job_id, "cancelled", None))
+
+
+def halt(database: Database, job_id: int, reason: str) -> bool:
+    """Stop a job for a reason that its status then shows. False when it had ended already."""
+    return database.write(lambda connection: stop(connection, job_id, "stopped", reason))
+
+
+def require(database: Database, job_id: int) -> Any:
+    """The job's row. Raises NoSuchJob."""
+    with database.read() as connection:
+        row = connection.execute(select(Job).where(Job.id == job_id)).one_or_none()
+    if row is None:
+        raise NoSuchJob(f"there is no job {job_id}; `docmill jobs` lists them")
+    return row
+
+
+def retry(database: Database, job_id: int, only: str | None = None) -> int:
+    """Plan the job's failed texts again, those of one reason's class or all. Returns how many.
+
+    The failures stay on record until something better takes their place. A stopped job goes on. Raises JobStopped
+    for a cancelled one, and for one whose steps' texts were forgotten.
+    """
+    require(database, job_id)
+    return database.write(lambda connection: _retry(database, connection, job_id, only))
+
+
+def _retry(database: Database, connection: Connection, job_id: int, only: str | None) -> int:
+    row = select(Job).where(Job.id == job_id)
+    job = connection.execute(row if database.is_sqlite else row.with_for_update()).one_or_none()
+    if job is None:
+        raise NoSuchJob(f"there is no job {job_id}; it was removed with its corpus")
+    if job.state == "cancelled":
+        raise JobStopped(f"job {job_id} was cancelled; enqueue its source again, which computes only what is missing")
+    if job.forgotten_at is not None and _has_failed(connection, job_id):
+        raise JobStopped(
+            f"job {job_id} ended too long ago to be tried again; enqueue its source again, which computes only what "
+            "is missing"
+        )
+    held = _open_contents(connection, job_id)
+    total = 0
+    for step in steps.of_job(connection, job_id):
+        query = (
+            select(Content.id, Content.n_chars)
+            .join(OutcomeRow, and_(OutcomeRow.spec_id == step.spec_id, OutcomeRow.content_id == Content.id))
+            .where(OutcomeRow.status == "failed", OutcomeRow.reason_class == only if only else true())
+            .distinct()
+            .order_by(Content.id)
+        )
+        found = connection.execute(_met_by(query, job, step))
+        failed = [(row.id, row.n_chars) for row in found if (step.seq, row.id) not in held]
+        if failed:
+            propagation.plan(database, connection, job_id, step, failed, redo=True)
+            this = and_(Step.job_id == job_id, Step.seq == step.seq)
+            connection.execute(update(Step).where(this).values(n_retried=Step.n_retried + len(failed)))
+            total += len(failed)
+    if total:
+        is_read = connection.scalar(select(Ingest.state).where(Ingest.id == job.ingest_id)) == "read"
+        again = {"state": "running" if is_read else "ingesting", "reason": None, "finished_at": None}
+        connection.execute(update(Job).where(Job.id == job_id).values(**again))
+    return total
+
+
+def _has_failed(connection: Connection, job_id: int) -> bool:
+    of_shards = select(func.coalesce(func.sum(Shard.n_failed), 0)).where(Shard.job_id == job_id)
+    of_steps = select(func.coalesce(func.sum(Step.n_prior_failed - Step.n_retried), 0)).where(Step.job_id == job_id)
+    return int(connection.scalar(of_shards) or 0) + int(connection.scalar(of_steps) or 0) > 0
+
+
+def _met_by(query: Any, job: Any, step: OpenStep) -> Any:
+    """Of a query over contents those that a step of the job has come across."""
+    if step.input_step is not None or step.template is not None:
+        return query.join(StepText, StepText.content_id == Content.id).where(
+            StepText.job_id == job.id, StepText.step == step.seq
+        )
+    return query.join(Document, Document.content_id == Content.id).where(
+        visible(job),
+        # What it has not come across yet it will count as failed before, or as done, once it does.
+        or_(Document.id <= job.swept_to, Document.ingest_id == job.ingest_id),
+    )
+
+
+def _open_contents(connection: Connection, job_id: int) -> set[tuple[int, int]]:
+    """What the job's open shards hold, with its step: its turn comes, or has come again already."""
+    query = select(Shard.step, Shard.contents).where(Shard.job_id == job_id, Shard.state.in_(OPEN_SHARDS))
+    return {(row.step, content_id) for row in connection.execute(query) for content_id in unpack(row.contents)}

@@ -1,0 +1,121 @@
+"""Documents joined to their outcomes at a job's steps: page by page, in one query, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, FromClause, and_, or_, select
+
+from storage.core.database import Database
+from storage.core.schema import Document, Job, OutcomeRow, Prompt
+from storage.steps import prompts
+from storage.steps.steps import OpenStep
+
+
+def visible(job: Any) -> Any:
+    """The condition for a document to belong to a job (its row): the corpus as it stood when its source had been
+    read, or as it stands while it is being read.
+    """
+    current = Document.superseded_by.is_(None)
+    if job.last_document is None:
+        return and_(Document.corpus_id == job.corpus_id, current, ~Document.gone)
+    return and_(
+        Document.corpus_id == job.corpus_id,
+        ~Document.gone,
+        Document.id <= job.last_document,
+        or_(current, Document.superseded_by > job.last_document),
+    )
+
+
+def outcomes(
+    database: Database,
+    connection: Connection,
+    steps: Sequence[OpenStep],
+    own: Mapping[int, int],
+    columns: Sequence[ColumnElement[Any]] = (),
+) -> dict[int, dict[int, Any]]:
+    """Return the outcomes of documents at each of these steps: {step: {document: row}}.
+
+    `own` has the documents' contents, and `steps` with each step those that lead to it. A row has these columns of
+    the outcome, `content_id` and `output_id`; it is looked up by itself (see `Database.probe`).
+    """
+    found: dict[int, dict[int, Any]] = {}
+    for step in steps:
+        computed = prompts.of(database, connection, step, _given(step, own, found))
+        query = select(OutcomeRow.content_id, OutcomeRow.output_id, *columns).where(
+            OutcomeRow.spec_id == step.spec_id
+        )
+        rows = database.probe(connection, query, OutcomeRow.content_id, {*computed.values()})
+        by_content = {row.content_id: row for row in rows}
+        found[step.seq] = {
+            document_id: by_content[content_id]
+            for document_id, content_id in computed.items()
+            if content_id in by_content
+        }
+    return found
+
+
+def _given(step: OpenStep, own: Mapping[int, int], found: Mapping[int, Mapping[int, Any]]) -> Mapping[int, int]:
+    if step.input_step is None:
+        return own
+    before = found[step.input_step]
+    return {document_id: row.output_id for document_id, row in before.items() if row.output_id is not None}
+
+
+def given(
+    database: Database, connection: Connection, way: Sequence[OpenStep], own: Mapping[int, int]
+) -> Mapping[int, int]:
+    """By document the text that the last step of a way is given, as a content: the document's, or the output before.
+
+    `own` has the documents' contents. Those for which there is none yet are left out.
+    """
+    return _given(way[-1], own, outcomes(database, connection, way[:-1], own))
+
+
+def read(
+    database: Database, connection: Connection, way: Sequence[OpenStep], own: Mapping[int, int]
+) -> Mapping[int, int]:
+    """By document the content that the last step of a way computes: what it is given, or the prompt around it."""
+    return prompts.of(database, connection, way[-1], given(database, connection, way, own))
+
+
+def joined(query: Any, steps: Sequence[OpenStep], *, outer: bool = False) -> tuple[Any, dict[int, FromClause]]:
+    """Return a query over documents joined to their outcomes at these steps, and the outcomes' tables by step.
+
+    `steps` has with each step those that lead to it. `outer` keeps the documents without an outcome.
+    """
+    tables: dict[int, FromClause] = {}
+    for step in steps:
+        own = Document.content_id if step.input_step is None else tables[step.input_step].c.output_id
+        query, computed = prompts.joined(query, step, own, outer=outer)
+        table = OutcomeRow.__table__.alias(f"step_{step.seq}")
+        of_step = and_(table.c.spec_id == step.spec_id, table.c.content_id == computed)
+        query = query.join(table, of_step, isouter=outer)
+        tables[step.seq] = table
+    return query, tables
+
+
+def documents(
+    database: Database, connection: Connection, job_id: int, way: Sequence[OpenStep], content_ids: Collection[int]
+) -> dict[int, int]:
+    """The documents that a job has walked of which the last step of a way may read one of these, with their contents.
+
+    There may be some among them that read another: where a prompt is on the way, it was rendered under any job.
+    """
+    job = connection.execute(select(Job).where(Job.id == job_id)).one()
+    walked = and_(visible(job), or_(Document.ingest_id == job.ingest_id, Document.id <= job.swept_to))
+    query: Any = select(Document.id, Document.content_id).where(walked)
+    reached = {*content_ids}
+    for before, step in [*pairwise((None, *way))][::-1]:
+        if step is not None and step.template is not None:
+            of_spec = select(Prompt.document_id).where(Prompt.spec_id == step.spec_id)
+            ids = {row.document_id for row in database.probe(connection, of_spec, Prompt.content_id, reached)}
+            found = database.probe(connection, query, Document.id, ids)
+            return {row.id: row.content_id for row in found}
+        if before is not None:
+            put_out = select(OutcomeRow.content_id).where(OutcomeRow.spec_id == before.spec_id)
+            reached = {row.content_id for row in database.probe(connection, put_out, OutcomeRow.output_id, reached)}
+    found = database.probe(connection, query, Document.content_id, reached)
+    return {row.id: row.content_id for row in found}

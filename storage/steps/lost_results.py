@@ -1,0 +1,44 @@
+"""Results that a finished job had and that were removed since."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, or_, select, true
+
+from storage.core.schema import Document, OutcomeRow, Prompt, SpecRow
+from storage.steps.lineage import visible
+from storage.steps.steps import OpenStep
+
+
+def may_be_lost(connection: Connection, job: Any, steps: Sequence[OpenStep]) -> bool:
+    """Return whether results of a job's specs were removed after it was done (its row); one look at its specs."""
+    if job.state != "done":
+        return False
+    since = and_(SpecRow.id.in_({step.spec_id for step in steps}), SpecRow.dropped_at >= job.finished_at)
+    return connection.scalar(select(SpecRow.id).where(since).limit(1)) is not None
+
+
+def count_lost(connection: Connection, job: Any, steps: Sequence[OpenStep]) -> int:
+    """Return the number of documents of a finished job (its row) that lack the outcome of one of its steps by now.
+
+    Failed and skipped documents have one. A step has lost nothing where the step that it reads put nothing out.
+    """
+    query: Any = select(func.count()).select_from(Document)
+    outcomes: dict[int, Any] = {}
+    lost = []
+    for step in steps:
+        before = None if step.input_step is None else outcomes[step.input_step]
+        given = read = Document.content_id if before is None else before.output_id
+        if step.template is not None:
+            prompt = Prompt.__table__.alias()
+            of_document = and_(prompt.c.spec_id == step.spec_id, prompt.c.document_id == Document.id)
+            query = query.outerjoin(prompt, and_(of_document, prompt.c.text_id == given))
+            read = prompt.c.content_id
+        table = OutcomeRow.__table__.alias()
+        outcome = outcomes[step.seq] = table.c
+        query = query.outerjoin(table, and_(outcome.spec_id == step.spec_id, outcome.content_id == read))
+        had = true() if before is None else before.status == "done"
+        lost.append(and_(outcome.status.is_(None), had))
+    return connection.scalar(query.where(visible(job), or_(*lost))) or 0

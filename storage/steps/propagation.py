@@ -1,0 +1,227 @@
+"""The traversal of a job's steps: contents are planned at a step, and its outputs are led to the steps that read it.
+
+The output of a step becomes a content, and is planned at the steps that read it, in the transaction that writes the
+outcome. So no step waits for the end of another, and no step misses a text.
+
+A step whose template has metadata reads a prompt for each document. The prompt needs both the document and the text
+that it contains. The later of the two plans it: a document when the job walks it (`Traversal.plan_prompts`), a text
+when a step puts it out (`Traversal.follow`). Locks (`storage.core.advisory_locks`) keep both from missing it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TypeAlias
+
+from sqlalchemy import Connection, bindparam, case, select, update
+
+from storage.core import advisory_locks, bulk, contents, get_or_create
+from storage.core.database import Database
+from storage.core.outcomes import Status, Tally
+from storage.core.schema import OutcomeRow, Shard, Step, StepText
+from storage.steps import lineage, prompts, steps
+from storage.steps.sharding import cut, pack
+from storage.steps.steps import OpenStep
+
+ContentId: TypeAlias = int
+DocumentId: TypeAlias = int
+
+UNTOUCHED = {  # the columns of a shard that nobody has claimed
+    "step": 0,
+    "fence": 0,
+    "attempt": 0,
+    "suspect": 0,
+    "lapses": 0,
+    "not_before": 0.0,
+    "n_done": 0,
+    "n_failed": 0,
+    "n_skipped": 0,
+    "n_truncated": 0,
+    "tokens_in": 0,
+    "tokens_out": 0,
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Contents that a step computes, each once.
+
+    `new_chars` has the lengths of the contents that this transaction stored, which have no outcome yet.
+    """
+
+    content_ids: Sequence[ContentId]
+    new_chars: Mapping[ContentId, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Numbers of texts that were put into shards, and of texts that had an outcome before, by its status."""
+
+    planned: int = 0
+    prior_done: int = 0
+    prior_failed: int = 0
+    prior_skipped: int = 0
+
+    def __add__(self, other: Planned) -> Planned:
+        return Planned(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Planned)))
+
+
+def has_prompts(every: Iterable[OpenStep]) -> bool:
+    """Return whether any of these steps has a prompt for each document."""
+    return any(step.template is not None for step in every)
+
+
+@dataclass(frozen=True)
+class Traversal:
+    """A depth-first traversal of a job's steps within one transaction. A repeated traversal changes nothing."""
+
+    database: Database
+    connection: Connection
+    job_id: int
+
+    def take_in(self, step: OpenStep, inputs: Inputs) -> Planned:
+        """Plan inputs that the step has not met, count those that have an outcome, and follow their outputs."""
+        advisory_locks.refer(self.database, self.connection)
+        planned, done = self._plan_lacking(step, inputs)
+        return planned + self.follow(step.seq, step.spec_id, done)
+
+    def follow(self, seq: int, spec_id: int, done: Sequence[ContentId]) -> Planned:
+        """Lead the outputs of a step to the steps that read it. `done` are contents that the step has computed.
+
+        A content that has no output, because it failed for instance, leads nowhere.
+        """
+        return self._arrive(self._readers(seq, spec_id, done)) if done else Planned()
+
+    def plan_prompts(self, every: Sequence[OpenStep], documents: Mapping[DocumentId, ContentId]) -> Planned:
+        """Plan the prompts that the templates of a job's steps make of documents that the job walks.
+
+        A step may read an output that is not there yet; `follow` plans its prompt later. Call it after the documents
+        are stored, and after `gate.walk`.
+        """
+        return self._arrive(self._prompts(every, every, documents))
+
+    def _arrive(self, arrivals: Iterable[tuple[OpenStep, Inputs]]) -> Planned:
+        """Take in the inputs that their steps meet for the first time."""
+        total = Planned()
+        for step, inputs in arrivals:
+            new = self._meet(step.seq, inputs.content_ids)
+            sizes = {content_id: inputs.new_chars[content_id] for content_id in new if content_id in inputs.new_chars}
+            total += self.take_in(step, Inputs(new, sizes))
+        return total
+
+    def _readers(self, seq: int, spec_id: int, done: Sequence[ContentId]) -> Iterator[tuple[OpenStep, Inputs]]:
+        """Yield the steps that read the output of a step, with their inputs."""
+        readers = steps.reading(self.connection, self.job_id, seq)
+        if not readers:
+            return
+        advisory_locks.refer(self.database, self.connection)
+        outputs = _outputs(self.database, self.connection, spec_id, done)
+        yield from ((reader, outputs) for reader in readers if reader.template is None)
+        if has_prompts(readers):
+            advisory_locks.follow(self.database, self.connection, self.job_id)
+            every = steps.of_job(self.connection, self.job_id)
+            way = steps.way_to(every, every[seq])
+            documents = lineage.documents(self.database, self.connection, self.job_id, way, done)
+            yield from self._prompts(every, readers, documents)
+
+    def _prompts(
+        self, every: Sequence[OpenStep], readers: Iterable[OpenStep], documents: Mapping[DocumentId, ContentId]
+    ) -> Iterator[tuple[OpenStep, Inputs]]:
+        """Yield the readers that have templates, with the prompts of the documents that reach them."""
+        for step in readers:
+            if step.template is not None and documents:
+                advisory_locks.refer(self.database, self.connection)
+                given = lineage.given(self.database, self.connection, steps.way_to(every, step), documents)
+                yield step, Inputs(*prompts.render(self.database, self.connection, step, given))
+
+    def _plan_lacking(self, step: OpenStep, inputs: Inputs) -> tuple[Planned, list[ContentId]]:
+        """Plan the inputs that lack an outcome. Also return the inputs that are done."""
+        sizes = dict(inputs.new_chars)
+        known = [content_id for content_id in inputs.content_ids if content_id not in sizes]
+        prior = get_or_create.known_outcomes(self.database, self.connection, step.spec_id, known)
+        sizes |= get_or_create.n_chars(
+            self.connection, [content_id for content_id in known if content_id not in prior]
+        )
+        lacking = [(content_id, sizes[content_id]) for content_id in inputs.content_ids if content_id not in prior]
+        plan(self.database, self.connection, self.job_id, step, lacking)
+        found = Tally.of(prior.values())
+        if prior:
+            self.connection.execute(
+                update(Step)
+                .where(Step.job_id == self.job_id, Step.seq == step.seq)
+                .values(
+                    n_prior_done=Step.n_prior_done + found.done,
+                    n_prior_failed=Step.n_prior_failed + found.failed,
+                    n_prior_skipped=Step.n_prior_skipped + found.skipped,
+                    n_prior_truncated=Step.n_prior_truncated + found.truncated,
+                )
+            )
+        done = [content_id for content_id, outcome in prior.items() if outcome.status == Status.DONE]
+        return Planned(len(lacking), found.done, found.failed, found.skipped), done
+
+    def _meet(self, seq: int, content_ids: Sequence[ContentId]) -> Sequence[ContentId]:
+        """Note that a step meets contents. Return the contents that it had not met before."""
+        if not content_ids:
+            return []
+        if self.database.is_sqlite:
+            met = self.database.insert(StepText).on_conflict_do_nothing().returning(StepText.content_id)
+            values = [{"job_id": self.job_id, "step": seq, "content_id": content_id} for content_id in content_ids]
+            return sorted(self.connection.scalars(met, values))
+        n = len(content_ids)
+        columns: bulk.Columns = {"job_id": [self.job_id] * n, "step": [seq] * n, "content_id": content_ids}
+        new = bulk.insert(self.connection, StepText, columns, "ON CONFLICT DO NOTHING RETURNING content_id")
+        return sorted(new.scalars())
+
+
+def _outputs(database: Database, connection: Connection, spec_id: int, content_ids: Sequence[ContentId]) -> Inputs:
+    """Return the outputs of contents under a spec. Outputs that are not contents yet are stored as contents."""
+    text = case((OutcomeRow.output_id.is_(None), OutcomeRow.text)).label("text")  # of the others it is stored already
+    done = select(OutcomeRow.content_id, text, OutcomeRow.output_id).where(
+        OutcomeRow.spec_id == spec_id, OutcomeRow.status == str(Status.DONE)
+    )
+    found = database.probe(connection, done, OutcomeRow.content_id, content_ids)
+    stored = {row.content_id: row.output_id for row in found if row.output_id is not None}
+    unstored = {
+        row.content_id: hashlib.sha256(row.text.encode()).digest() for row in found if row.content_id not in stored
+    }
+    texts = {unstored[row.content_id]: row.text for row in found if row.content_id in unstored}
+    ids, fresh = contents.store(database, connection, texts) if texts else ({}, {})
+    made = {content_id: ids[sha256] for content_id, sha256 in unstored.items()}
+    if made:
+        connection.execute(
+            update(OutcomeRow)
+            .where(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id == bindparam("of"))
+            .values(output_id=bindparam("put_out")),
+            [{"of": content_id, "put_out": output_id} for content_id, output_id in sorted(made.items())],
+        )
+    return Inputs(sorted({*stored.values(), *made.values()}), fresh)
+
+
+def plan(
+    database: Database,
+    connection: Connection,
+    job_id: int,
+    step: OpenStep,
+    sized: Sequence[tuple[ContentId, int]],
+    *,
+    redo: bool = False,
+) -> None:
+    """Cut contents and their lengths in characters into planned shards of a step."""
+    new = [
+        {
+            **UNTOUCHED,
+            "job_id": job_id,
+            "step": step.seq,
+            "spec_id": step.spec_id,
+            "lane": step.lane,
+            "contents": pack([content_id for content_id, _ in shard]),
+            "n_contents": len(shard),
+            "n_chars": sum(chars for _, chars in shard),
+            "state": "planned",
+            "redo": redo,
+        }
+        for shard in cut(sized, database.kind_of(step.lane).shard)
+    ]
+    bulk.load(database, connection, Shard, bulk.columns_of(new))

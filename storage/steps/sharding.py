@@ -1,0 +1,45 @@
+"""Cutting a list of contents into shards, and a shard into its parts. Pure."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+
+from storage.core.kinds import ShardSize
+
+SPLIT_INTO = 16
+
+
+def cut(sized: Sequence[tuple[int, int]], size: ShardSize) -> Iterator[list[tuple[int, int]]]:
+    """Consecutive runs of (content id, characters) within `size`, as even as the order allows.
+
+    A content that is longer than the bound makes a shard of its own.
+    """
+    total_chars = sum(chars for _, chars in sized)
+    n_shards = max(-(-len(sized) // size.contents), -(-total_chars // size.chars), 1)
+    even = -(-len(sized) // n_shards)  # 260 contents become 2 × 130, not 256 + 4
+    shard: list[tuple[int, int]] = []
+    n_chars = 0
+    for content_id, chars in sized:
+        if shard and (len(shard) >= even or n_chars + chars > size.chars):
+            yield shard
+            shard, n_chars = [], 0
+        shard.append((content_id, chars))
+        n_chars += chars
+    if shard:
+        yield shard
+
+
+def split(content_ids: Sequence[int]) -> list[list[int]]:
+    """At most 16 parts, none empty, of nearly equal length, in order."""
+    n = min(SPLIT_INTO, len(content_ids))
+    return [list(content_ids[i * len(content_ids) // n : (i + 1) * len(content_ids) // n]) for i in range(n)]
+
+
+def pack(content_ids: Sequence[int]) -> bytes:
+    """Content ids as little-endian int64."""
+    return struct.pack(f"<{len(content_ids)}q", *content_ids)
+
+
+def unpack(packed: bytes) -> list[int]:
+    return list(struct.unpack(f"<{len(packed) // 8}q", packed))

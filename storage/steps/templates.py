@@ -1,0 +1,113 @@
+"""Templates over a document: its text, and what else its source said of it. Pure.
+
+``{text}`` is where the document's text goes, ``{meta.title}`` the field `title` of its metadata, ``{meta.title?}``
+the same of a source whose records hardly have it. ``{{`` and ``}}`` are braces.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+
+from storage.core.normalize import normalize
+from storage.errors import StorageError
+
+TEXT = "text"
+# The parameter of specs whose documents and outputs keep white space at their ends, and its value.
+WHITE_SPACE, KEPT = "white_space", "kept"
+_META, _OPTIONAL = "meta.", "?"
+_MARK = re.compile(r"\{\{|\}\}|\{([^{}\n]*)\}|[{}]")
+
+
+class BadTemplate(StorageError):
+    """The template is not one: a brace or a place in it has no meaning."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """The fixed pieces of a prompt, and the places between them: `TEXT` once, and names of metadata.
+
+    A document keeps white space at its ends unless the template ``strips`` it.
+    """
+
+    pieces: tuple[str, ...]
+    places: tuple[str, ...]
+    strips: bool = True
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of the metadata that it reads, each once."""
+        return tuple(dict.fromkeys(_field(place) for place in self.places if place != TEXT))
+
+    @property
+    def expected(self) -> tuple[str, ...]:
+        """Those of them that some of a source's first records have, unless the name is wrong."""
+        optional = {_field(place) for place in self.places if place.endswith(_OPTIONAL)}
+        return tuple(field for field in self.fields if field not in optional)
+
+    def render(self, text: str, meta: Mapping[str, Any]) -> str:
+        """The template over a document, as it is stored. A blank document gives a blank one, a missing field nothing.
+
+        Lists and objects are written as JSON.
+        """
+        if not text.strip():
+            return ""
+        text = text.strip() if self.strips else text
+        pieces = [self.pieces[0]]
+        for place, piece in zip(self.places, self.pieces[1:], strict=True):
+            pieces += [text if place == TEXT else written(meta.get(_field(place))), piece]
+        return normalize("".join(pieces))[0]
+
+
+def parse(template: str) -> Template:
+    """The template in a text. Raises BadTemplate where ``{text}`` is not there once, or for another brace."""
+    pieces, places, end = [""], list[str](), 0
+    for match in _MARK.finditer(template):
+        pieces[-1] += template[end : match.start()]
+        end = match.end()
+        found, name = match.group(), match.group(1)
+        if found in ("{{", "}}"):
+            pieces[-1] += found[0]
+        elif name == TEXT or (name is not None and name.startswith(_META) and _field(name)):
+            places.append(name)
+            pieces.append("")
+        elif name is not None:
+            raise BadTemplate(
+                f"there is no placeholder {found}, only {{text}} and {{meta.FIELD}}; a brace is written {{{{ or }}}}."
+            )
+        else:
+            raise BadTemplate(f"a single {found} stands in it; a brace is written {{{{ or }}}}.")
+    if (times := places.count(TEXT)) != 1:
+        often = "does not stand in it" if not times else f"stands in it {times} times"
+        raise BadTemplate(f"{{text}} {often}; put it once, where the document goes.")
+    pieces[-1] += template[end:]
+    return Template(tuple(pieces), tuple(places))
+
+
+def over_metadata(params: Mapping[str, Any]) -> Template | None:
+    """The template in a spec's parameters, if it reads metadata: then the spec is asked of what it renders."""
+    prompt = params.get("prompt")
+    if prompt is None or _META not in prompt:
+        return None
+    template = replace(parse(prompt), strips=not keeps_white_space(params))
+    return template if template.fields else None
+
+
+def keeps_white_space(params: Mapping[str, Any]) -> bool:
+    """Return True for specs whose documents and outputs keep white space at their ends; older specs strip it."""
+    return params.get(WHITE_SPACE) == KEPT
+
+
+def _field(place: str) -> str:
+    return place.removeprefix(_META).removesuffix(_OPTIONAL)
+
+
+def written(value: Any) -> str:
+    """Return a value of the metadata as a prompt shows it: a text as it is, null as "", anything else as JSON."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else orjson.dumps(value).decode()

@@ -1,0 +1,151 @@
+"""What a folder of parts says of itself (`manifest.json`), and what follows for those who write there. All pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import orjson
+
+from storage import writers
+from storage.errors import PartsRefused
+
+NAME = "manifest.json"
+MOST_PARTS = 10_000  # the manifest is written anew after each; hubs of datasets take no more files in a folder
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PartFile:
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive documents. `end` is the place of the last one (`storage.results.results.Place`)."""
+
+    files: tuple[PartFile, ...]
+    documents: int
+    first_id: str
+    last_id: str
+    end: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A folder's parts and what they are of. `format` is with its compression: `jsonl.zst`.
+
+    `results` are the marks (`storage.results.fingerprint`) of the results as they were when the first part was begun.
+    """
+
+    job: int
+    corpus: str
+    created_at: float  # the job's: another store has a job of this number, too
+    step: str | None
+    format: str
+    part_documents: int
+    docmill: str
+    specs: Mapping[str, Any]
+    results: Mapping[str, Any]
+    complete: bool = False
+    parts: tuple[Part, ...] = ()
+    job_state: str = "done"  # or cancelled, or stopped: then these are the results that there are
+
+    @property
+    def documents(self) -> int:
+        return sum(part.documents for part in self.parts)
+
+    def with_part(self, number: int, part: Part) -> Manifest:
+        """With a part in its place, which is the next or one that was listed."""
+        assert number <= len(self.parts)
+        return replace(self, parts=(*self.parts[:number], part, *self.parts[number + 1 :]))
+
+    def to_json(self) -> bytes:
+        """The same parts are the same bytes: it says nothing of when or where."""
+        values = {"manifest": _VERSION, **asdict(self), "documents": self.documents}
+        values["parts"] = values.pop("parts")  # the longest comes last
+        return orjson.dumps(values, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def from_json(raw: bytes) -> Manifest | None:
+    """The manifest; None for what is none of ours."""
+    try:
+        values = orjson.loads(raw)
+        if values.pop("manifest") != _VERSION:
+            return None
+        values.pop("documents")
+        parts = tuple(_part_of(one) for one in values.pop("parts"))
+        ours = all(part.files and all(is_part(file.name) for file in part.files) for part in parts)
+        return Manifest(**values, parts=parts) if ours else None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _part_of(values: dict[str, Any]) -> Part:
+    files = tuple(PartFile(**file) for file in values.pop("files"))
+    seq, id_ = values.pop("end")
+    return Part(files, **values, end=(seq, id_))
+
+
+def is_part(name: str) -> bool:
+    """Return True for a name of a part's file."""
+    return re.fullmatch(_part(), name) is not None
+
+
+def is_begun(name: str) -> bool:
+    """Return True for a file that `whole_file` began and never finished."""
+    return re.fullmatch(rf"\.(?:manifest\.json|{_part()})\.[^.]+\.part", name) is not None
+
+
+def _part() -> str:
+    suffixes, compressions = ("|".join(map(re.escape, some)) for some in (writers.suffixes(), writers.COMPRESSIONS))
+    return rf"part-\d{{5}}(?:\.ids)?(?:{suffixes})(?:{compressions})?"
+
+
+def left(names: Sequence[str], manifest: Manifest) -> list[str]:
+    """Of the names in a folder those of our files that the manifest does not list: left by an export cut off."""
+    listed = {file.name for part in manifest.parts for file in part.files}
+    return [name for name in names if is_begun(name) or (is_part(name) and name not in listed)]
+
+
+def carried_on(
+    found: Manifest | None, wanted: Manifest, folder: str, *, replaced: bool
+) -> tuple[Manifest, str | None]:
+    """The manifest to go on with, and why not with the one that was found; None where that goes on, or none was.
+
+    Raises PartsRefused for another export's folder, unless that may be replaced.
+    """
+    if found is None:
+        return wanted, None
+    if differing := _differing(found, wanted):
+        if replaced:
+            return wanted, f"it held the parts of another export ({differing})"
+        raise PartsRefused(
+            f"{folder} holds the parts of another export ({differing}): name another folder, or replace them with "
+            "--overwrite"
+        )
+    if found.results != wanted.results:
+        return wanted, f"the results of job {wanted.job} have changed since its parts were written"
+    return found, None
+
+
+def _differing(found: Manifest, wanted: Manifest) -> str:
+    """In words, what makes two exports different ones; empty where nothing does."""
+    said = {
+        "job": "job {0}, not {1}",
+        "corpus": "of corpus {0}, not {1}",
+        "created_at": "a job {2} of another store",
+        "step": "step {0}, not {1}",
+        "format": "format {0}, not {1}",
+        "part_documents": "{0:,} documents a part, not {1:,}",
+    }
+    pairs = {name: (getattr(found, name), getattr(wanted, name)) for name in said}
+    different = [name for name, (one, other) in pairs.items() if one != other]
+    if "job" in different:  # which says it all
+        different = [name for name in different if name not in {"corpus", "created_at"}]
+    words = {name: ["all" if one is None else one for one in pairs[name]] for name in different}
+    return "; ".join(said[name].format(*words[name], wanted.job) for name in different)

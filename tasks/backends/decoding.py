@@ -1,0 +1,183 @@
+"""How a decoder-only model writes under a spec: what was asked for, then the model's own, then ours. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from storage.core.specs import Spec
+from storage.steps.templates import keeps_white_space
+from tasks.errors import CannotServe
+
+# Ours, where neither the command nor the model's files say how much to write.
+MAX_NEW_TOKENS = 256
+# Settings of a generation_config that are followed here.
+_FOLLOWED = frozenset(
+    {
+        "do_sample", "temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "max_length",
+        "eos_token_id", "stop_strings",
+    }
+)  # fmt: skip
+# Settings that change no output of a decoder-only model without beams: how fast it is computed, and what
+# transformers returns.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "pad_token_id", "bos_token_id", "decoder_start_token_id", "early_stopping", "length_penalty",
+        "renormalize_logits", "return_dict_in_generate", "output_attentions", "output_hidden_states", "output_scores",
+        "output_logits", "use_cache", "cache_implementation", "cache_config", "max_cache_len", "compile_config",
+        "disable_compile", "continuous_batching_config", "prefill_chunk_size", "low_memory", "use_mtp",
+        "is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold",
+        "assistant_early_exit", "assistant_lookbehind", "target_lookbehind", "assistant_ensemble_weight",
+        "speculation_type", "prompt_lookup_num_tokens", "max_matching_ngram_size", "transformers_version",
+    }
+)  # fmt: skip
+# Settings that have no effect on greedy outputs.
+_OF_SAMPLES = frozenset({"min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"})
+# Values beside None that ask for nothing. Every other value of a setting that is named nowhere is refused.
+_NEUTRAL: Mapping[str, Sequence[Any]] = {
+    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "num_return_sequences": (1,),
+    "diversity_penalty": (0,),
+    "penalty_alpha": (0,),
+    "guidance_scale": (1,),
+    "encoder_repetition_penalty": (1,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "no_repeat_ngram_size": (0,),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "min_p": (0,),
+    "typical_p": (1,),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+    "remove_invalid_values": (False,),
+    "token_healing": (False,),
+    "bad_words_ids": ([],),
+    "suppress_tokens": ([],),
+    "begin_suppress_tokens": ([],),
+    "sequence_bias": ([], {}),
+    "constraints": ([],),
+    "force_words_ids": ([],),
+}
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Greedy at a ``temperature`` of 0, sampled otherwise: of the ``top_k`` likeliest tokens (0: of all) the fewest
+    that hold ``top_p`` of the probability. Ends at any of ``ends``, before a text of ``stop``, after a text of
+    ``closing``, or at the limit.
+
+    The limit is ``max_new_tokens``. With ``max_tokens`` an output may go on until prompt and output have so many
+    together, and ``max_new_tokens`` is the room that a window leaves for it. Outputs lose white space at their ends
+    where they are ``stripped``.
+    """
+
+    max_new_tokens: int
+    ends: frozenset[int] = frozenset()
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    repetition_penalty: float = 1.0
+    closing: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    stripped: bool = True
+
+    def most_new_tokens(self, prompt_tokens: int) -> int:
+        """The most tokens that the output after a prompt of so many may have."""
+        return self.max_new_tokens if self.max_tokens is None else self.max_tokens - prompt_tokens
+
+    @property
+    def sampled(self) -> bool:
+        return self.temperature > 0
+
+    def seed_of(self, ids: Sequence[int]) -> int:
+        """The seed for the window of these ids."""
+        return seed_of(self.seed, ids)
+
+
+def seed_of(seed: int, ids: Sequence[int]) -> int:
+    """The seed for one window, from the spec's and from what the model reads: the same in any batch."""
+    read = hashlib.sha256(f"{seed} ".encode() + array("i", ids).tobytes()).digest()
+    return int.from_bytes(read[:8], "little") >> 1
+
+
+def own_settings(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a model's generation_config, and those that its config keeps for text-generation where the
+    former has none."""
+    of_task = (config.get("task_specific_params") or {}).get("text-generation") or {}
+    return {**of_task, **{name: value for name, value in generation.items() if value is not None}}
+
+
+def decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, stop: tuple[str, ...] = ()) -> Decoding:
+    """The decoding under a spec, with a model whose settings are ``own`` and that holds ``context_tokens``.
+
+    A model samples where its settings say so or where a temperature, top-p or top-k was asked for. Raises
+    CannotServe for settings that ask for what is not done here.
+    """
+    asked = spec.params
+    sampling = _sampling(asked, own)
+    _require_followed(spec.model, own, sampled=bool(sampling))
+    max_new_tokens = asked.get("max_new_tokens") or own.get("max_new_tokens")
+    return Decoding(
+        max_new_tokens=max_new_tokens or min(MAX_NEW_TOKENS, context_tokens // 2),
+        ends=frozenset(_several(own.get("eos_token_id"))),
+        stop=stop,
+        seed=asked.get("seed", 0),
+        repetition_penalty=own.get("repetition_penalty") or 1.0,
+        closing=() if "stop" in asked else tuple(_several(own.get("stop_strings"))),
+        max_tokens=None if max_new_tokens else _max_tokens(spec.model, own.get("max_length"), context_tokens),
+        stripped=not keeps_white_space(spec.params),
+        **sampling,
+    )
+
+
+def _sampling(asked: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Temperature, top-p and top-k as far as they are given; empty for greedy outputs."""
+    sampling = {name: asked[name] for name in ("temperature", "top_p", "top_k") if name in asked}
+    if sampling or own.get("do_sample"):
+        model = {name: own[name] for name in ("temperature", "top_p", "top_k") if own.get(name) is not None}
+        sampling = {"temperature": 1.0, **(model if own.get("do_sample") else {}), **sampling}
+    return {} if sampling.get("temperature") == 0 else sampling
+
+
+def _require_followed(model: str, own: Mapping[str, Any], *, sampled: bool) -> None:
+    """Raise CannotServe for a setting that would change outputs and is not followed here."""
+    known = _FOLLOWED | _WITHOUT_EFFECT | (frozenset() if sampled else _OF_SAMPLES)
+    for name, value in own.items():
+        if name in known or name.startswith("_") or value is None or value in _NEUTRAL.get(name, ()):
+            continue
+        raise CannotServe(
+            f"The files of {model} ask for {name}={value}, which docmill does not do with decoder-only models. To "
+            "write without it, copy the model's folder, take the entry out of generation_config.json (or out of "
+            "task_specific_params in config.json), and name the copy with --model."
+        )
+
+
+def _max_tokens(model: str, max_length: int | None, context_tokens: int) -> int | None:
+    """The most tokens of prompt and output together; None where the model's files say nothing of them."""
+    if max_length is None:
+        return None
+    if max_length < context_tokens:
+        raise CannotServe(
+            f"The files of {model} allow prompt and output {max_length} tokens together (max_length), which leaves "
+            "no fixed room for documents. Give --max-new-tokens, which replaces it."
+        )
+    return context_tokens
+
+
+def _several(value: Any) -> list[Any]:
+    """The values of a setting that may be none, one or a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def cut_at(text: str, stop: Sequence[str]) -> str | None:
+    """The text up to the first that stands in it of the texts that end it, or None where none does."""
+    found = [place for ending in stop if (place := text.find(ending)) >= 0]
+    return text[: min(found)] if found else None

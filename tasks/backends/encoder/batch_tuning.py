@@ -1,0 +1,102 @@
+"""The number of tokens of a batch on this device: measured when a model is first opened here, and remembered.
+
+More tokens in a batch keep a GPU's units busy; on a CPU they leave the caches. The smallest batch wins that no larger
+one beats clearly.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tasks.backends import Source
+from tasks.backends.encoder.measurement_cache import remember, remembered
+from tasks.backends.static import Computed, StaticLoop
+from tasks.batching.batches import Budget
+from tasks.batching.pool import Item
+from tasks.windows.windows import Encoded
+
+_AGAIN = 3
+LONGEST_S = 0.5  # what all measurements of one opening may take, as far as the last size tells of the next
+CLEARLY = 1.05
+_SHORTEST_TOKENS = 8  # rows are bounded so that a batch of windows this short fills its tokens
+
+
+class WarmUp:
+    """Finds a loop's budget. ``run`` is the backend's own, ``at_once`` the batches that it computes side by side."""
+
+    def __init__(
+        self,
+        loop: StaticLoop,
+        run: Callable[[Source], Iterator[Computed]],
+        window: Encoded,
+        *,
+        at_once: int = 1,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._loop = loop
+        self._run = run
+        self._window = window
+        self._at_once = at_once
+        self._clock = clock
+
+    def find(self, sizes: Sequence[int], folder: Path, device: str) -> None:
+        """Set the loop's budget to the best of these ``sizes`` in tokens, ascending: as it is remembered in the
+        folder for what ``device`` names, or as it is measured now."""
+        tokens: int | None = remembered(folder, device).get("batch_tokens")
+        if tokens is None or tokens not in sizes:
+            rates = self._rates(sizes)
+            tokens = best(rates) if rates else sizes[0]
+            remember(folder, device, {"batch_tokens": tokens, "tokens_per_s": rates})
+        self._loop.budget = self._budget(tokens)
+
+    def rate(self) -> float:
+        """Tokens a second with the loop's budget: the best of a few tries, as what else runs only takes away."""
+        budget = self._loop.budget
+        seconds = min(self._seconds(budget) for _ in range(_AGAIN))
+        return self._at_once * budget.tokens / seconds
+
+    def _rates(self, sizes: Sequence[int]) -> dict[int, float]:
+        """Tokens a second by size: up to one that does not fit, gains nothing, or would take too long."""
+        rates: dict[int, float] = {}
+        left_s = LONGEST_S
+        for tokens in sizes:
+            budget = self._loop.budget = self._budget(tokens)
+            first_s, seconds = self._seconds(budget), self._seconds(budget)
+            if self._loop.budget != budget:  # it was lowered, since a batch did not fit
+                break
+            previous = max(rates.values(), default=0.0)
+            rates[tokens] = round(self._at_once * tokens / seconds, 1)
+            left_s -= first_s + seconds
+            if rates[tokens] < previous * CLEARLY or 4 * seconds > left_s:
+                break
+        return rates
+
+    def _seconds(self, budget: Budget) -> float:
+        rows = max(1, budget.tokens // self._window.tokens)
+        batches = [[Item(row, self._window, None) for row in range(rows)] for _ in range(self._at_once)]
+        began = self._clock()
+        for _ in self._run(_Given(batches)):
+            continue
+        return self._clock() - began
+
+    def _budget(self, tokens: int) -> Budget:
+        return replace(self._loop.budget, tokens=tokens, rows=tokens // _SHORTEST_TOKENS)
+
+
+class _Given:
+    """A source of batches that are made already."""
+
+    def __init__(self, batches: list[list[Item[Any]]]) -> None:
+        self._batches = batches
+
+    def take(self, budget: Budget) -> Sequence[Item[Any]]:
+        return self._batches.pop() if budget.rows and self._batches else []
+
+
+def best(rates: dict[int, float]) -> int:
+    """The smallest size that none beats clearly."""
+    return min(tokens for tokens, rate in rates.items() if rate * CLEARLY >= max(rates.values()))

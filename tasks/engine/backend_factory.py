@@ -1,0 +1,113 @@
+"""Opens the backend of a spec: the one that was asked for, or the best that is installed and takes the model."""
+
+from __future__ import annotations
+
+import logging
+import pkgutil
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from storage.core.specs import Spec
+from tasks import kinds
+from tasks.backends import Assignment, Backend, devices, registry, selection
+from tasks.backends.encoder import heads
+from tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, Unsuited
+from tasks.kinds import suitability
+from tasks.languages import detection
+from tasks.models import families, null
+from tasks.specs import per_language, pinning
+
+log = logging.getLogger("docmill.backends")
+
+
+def open_backend(
+    spec: Spec, *, device: str, models_dir: Path | None, cache_dir: Path, backend: str = selection.AUTO
+) -> Backend:
+    """Load the model of a spec onto a device (``cpu``, ``cuda:0``); raises CannotServe with the reason.
+
+    ``backend`` is one of ``choice.names()``.
+    """
+    detection.require_for(spec)
+    if specs := per_language.specs_of(spec):
+        from tasks.backends.polyglot import PolyglotBackend
+
+        one = partial(open_backend, device=device, models_dir=models_dir, cache_dir=cache_dir, backend=backend)
+        return PolyglotBackend(specs, one)
+    pinned = pinning.Pinned(spec.model, spec.revision)
+    try:
+        if null.is_null(spec.model):
+            from tasks.backends.null import NullBackend
+
+            return NullBackend(spec, device=device)
+        folder = pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
+        config = pinning.read_config(pinned, models_dir=models_dir)
+        return _first_suited(spec, folder, config, device=device, cache_dir=cache_dir, asked=backend)
+    except CannotServe:
+        raise
+    except (ModelError, BadOption) as error:
+        raise CannotServe(str(error)) from error
+    except Exception as error:  # whatever a model library raises on files it cannot read
+        if why := devices.problem(device):
+            raise DeviceUnusable(f"{device} can compute nothing: {why}") from error
+        reason = " ".join(str(error).split())[:500]
+        raise CannotServe(f"{spec.model} cannot be loaded: {type(error).__name__}: {reason}") from error
+
+
+def _first_suited(
+    spec: Spec, folder: Path, config: Mapping[str, Any], *, device: str, cache_dir: Path, asked: str
+) -> Backend:
+    family = families.family(config)
+    if (head := kinds.kind(spec.kind).head(family)) is None:
+        suitability.require(spec.kind, config, spec.model)
+        raise AssertionError(spec.kind)
+    names = selection.require_present(
+        spec.kind, family, quality=spec.quality, device=device, asked=asked, model=spec.model
+    )
+    assignment = Assignment(spec, folder, device, cache_dir, head, alone=len(names) == 1)
+
+    def opened(name: str) -> Any:  # those for embeddings say more than a Backend does
+        return _class_of(name, assignment, family)(assignment)
+
+    if head in heads.LOADERS and len(names) > 1:
+        return _fastest(names, opened, assignment)
+    reason: CannotServe | None = None
+    for name in names:
+        try:
+            suited: Backend = opened(name)
+        except Unsuited as error:
+            log.info("backend_unsuited backend=%s spec=%s reason=%s", name, spec, error)
+            reason = error
+        else:
+            return suited
+    assert reason is not None
+    raise reason
+
+
+def _class_of(name: str, assignment: Assignment, family: families.Family | None) -> Callable[[Assignment], Backend]:
+    """Return the backend's class for the assignment; importing it imports its library."""
+    offer = registry.row(name).offer(assignment.head, family, assignment.spec.quality, assignment.device)
+    assert offer is not None, name
+    found: Callable[[Assignment], Backend] = pkgutil.resolve_name(offer.implementation)
+    return found
+
+
+def _fastest(names: tuple[str, ...], opened: Callable[[str], Any], assignment: Assignment) -> Backend:
+    """Return the fastest backend. It goes over to the model's own code once a vector is not finite."""
+    from tasks.backends.encoder.autotune import fastest, leave_out, subject
+    from tasks.backends.encoder.fallback import FallbackBackend
+
+    last = ""
+
+    def opened_last(name: str) -> Any:
+        nonlocal last
+        last = name
+        return opened(name)
+
+    notes = assignment.cache_dir / "backends"
+    measured = subject(assignment.spec, assignment.device, names)
+    ahead: Backend = fastest(names, opened_last, notes, measured)
+    if last == registry.OWN_CODE or registry.OWN_CODE not in names:
+        return ahead
+    return FallbackBackend(ahead, partial(opened, registry.OWN_CODE), partial(leave_out, notes, measured, last))

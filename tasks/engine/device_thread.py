@@ -1,0 +1,273 @@
+"""The device thread: whose turn it is, what it computes, and how long that took."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from storage.core.outcomes import Reason
+from storage.core.specs import Spec
+from tasks.backends.static import failure
+from tasks.batching.batches import Budget
+from tasks.batching.pool import Item
+from tasks.engine.model_cache import LoadedModel, ModelCache, Owner
+from tasks.engine.scheduler import next_turn
+from tasks.errors import DeviceLost, EngineStopped
+from tasks.outputs import Generated, Output
+
+log = logging.getLogger("docmill.engine")
+
+TURN_S = 5.0
+# A backend that takes windows while it computes others is accounted for at least this often.
+ACCOUNT_S = 5.0
+# What is taken from a pool in order to fail it, when a backend dies before it took anything.
+_UNLUCKY = Budget(tokens=1, rows=1)
+# Who is patient waits for so many batches' windows: of as many as one batch holds, the lengths would be any.
+_CHOICE = 2
+
+
+@dataclass(frozen=True)
+class BatchStarted:
+    """Windows went to the device; ``at`` is the engine's clock, in seconds.
+
+    ``load_tokens`` are those of all that is on the device now, with padding: more than these where a backend takes
+    windows while it computes others. No windows are new where such a backend goes on for long.
+    """
+
+    spec: Spec
+    windows: int
+    tokens: int
+    padded_tokens: int
+    load_tokens: int
+    at: float
+
+
+@dataclass(frozen=True)
+class BatchDone:
+    """The device is done with a batch, after ``seconds`` of its time."""
+
+    started: BatchStarted
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What the device has done since the start; ``padded_tokens`` counts padding too."""
+
+    busy_s: float = 0.0
+    batches: int = 0
+    windows: int = 0
+    tokens_in: int = 0
+    padded_tokens: int = 0
+    tokens_out: int = 0
+
+
+OnBatch = Callable[[BatchStarted | BatchDone], None]
+Receive = Callable[[LoadedModel, Item[Owner], Output], None]
+
+
+class Device:
+    """One thread that gives waiting windows to their backends, until it is stopped.
+
+    ``error`` is what killed the thread, if anything did; it has woken every ticket then.
+    """
+
+    def __init__(
+        self,
+        residents: ModelCache,
+        receive: Receive,
+        on_batch: OnBatch | None,
+        turn_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._residents = residents
+        self._changed = residents.changed
+        self._receive = receive
+        self._on_batch = on_batch
+        self._turn_s = turn_s
+        self._thread: threading.Thread | None = None
+        self.clock = clock
+        self.counters = Counters()
+        self.error: BaseException | None = None
+
+    def start(self) -> None:
+        assert self._thread is None
+        self._thread = threading.Thread(target=self._loop, name="docmill-device", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the batch on the device, then wake every ticket."""
+        with self._changed:
+            self._residents.stopping = True
+            self._changed.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        self._wake_all()
+
+    def take(self, resident: LoadedModel, budget: Budget, worked_s: float) -> Sequence[Item[Owner]]:
+        """The resident's next batch, or nothing if its turn is over."""
+        if budget.rows < 1:
+            return []
+        with self._changed:
+            if self._residents.stopping or self._turn(resident, worked_s) is not resident:
+                return []
+            if budget.patience_s:
+                self._changed.wait_for(
+                    lambda: (
+                        self._residents.stopping
+                        or not resident.cutting
+                        or len(resident.pool) >= _CHOICE * budget.rows
+                    ),
+                    budget.patience_s,
+                )
+            return [] if self._residents.stopping else resident.pool.take(budget)
+
+    def unlucky(self, resident: LoadedModel) -> Sequence[Item[Owner]]:
+        with self._changed:
+            return resident.pool.take(_UNLUCKY)
+
+    def tell(self, event: BatchStarted | BatchDone) -> None:
+        if self._on_batch is None:
+            return
+        try:
+            self._on_batch(event)
+        except Exception:
+            log.exception("on_batch.raised")
+
+    def deliver(self, resident: LoadedModel, item: Item[Owner], output: Output) -> None:
+        tokens_out = output.tokens if isinstance(output, Generated) else 0
+        self.counters = replace(self.counters, tokens_out=self.counters.tokens_out + tokens_out)
+        self._receive(resident, item, output)
+
+    def account(self, batch: BatchStarted, seconds: float) -> None:
+        now = self.counters
+        self.counters = replace(
+            now,
+            busy_s=now.busy_s + seconds,
+            batches=now.batches + 1,
+            windows=now.windows + batch.windows,
+            tokens_in=now.tokens_in + batch.tokens,
+            padded_tokens=now.padded_tokens + batch.padded_tokens,
+        )
+
+    def _loop(self) -> None:
+        try:
+            current: LoadedModel | None = None
+            while (current := self._next(current)) is not None:
+                with self._residents.hold(current.spec):
+                    Stretch(self, current).run()
+        except EngineStopped:
+            pass
+        except BaseException as error:
+            self.error = error
+            log.exception("engine.died")
+        finally:
+            self._wake_all()
+
+    def _next(self, current: LoadedModel | None) -> LoadedModel | None:
+        """Wait for work; whose turn it is, or None when the engine stops."""
+        with self._changed:
+            while not self._residents.stopping:
+                chosen = self._turn(current, worked_s=self._turn_s)
+                if chosen is not None:
+                    return chosen
+                self._changed.wait()
+        return None
+
+    def _turn(self, current: LoadedModel | None, worked_s: float) -> LoadedModel | None:
+        """Whose turn it is; the lock is held."""
+        waiting = {resident.spec: resident for resident in self._residents if len(resident.pool)}
+        oldest = {spec: resident.pool.oldest or 0 for spec, resident in waiting.items()}
+        spec = current.spec if current is not None else None
+        chosen = next_turn(oldest, spec, worked_s=worked_s, turn_s=self._turn_s)
+        return waiting[chosen] if chosen is not None else None
+
+    def _wake_all(self) -> None:
+        with self._changed:
+            self._residents.stopping = True
+            tickets = [ticket for resident in self._residents for ticket in resident.tickets]
+            self._changed.notify_all()
+        for ticket in tickets:
+            ticket.wake()
+
+
+class Stretch:
+    """One backend's uninterrupted work: the source of its windows, and the accounts of its batches.
+
+    A batch's seconds are those spent inside the backend, without the waits for us.
+    """
+
+    def __init__(self, device: Device, resident: LoadedModel) -> None:
+        self._device = device
+        self._resident = resident
+        self._began = self._resumed = device.clock()
+        self._flight: dict[int, Item[Owner]] = {}
+        self._batch: BatchStarted | None = None
+        self._batch_s = 0.0
+
+    def run(self) -> None:
+        """Let the backend work until its turn is over or nothing waits for it."""
+        self._resumed = self._device.clock()
+        try:
+            for number, output in self._resident.backend.run(self):
+                self._pause()
+                self._device.deliver(self._resident, self._flight.pop(number), output)
+                self._resumed = self._device.clock()
+        except DeviceLost:
+            raise
+        except Exception as error:  # the backend broke its word: a window's error is an output
+            log.exception("backend.raised", extra={"spec": str(self._resident.spec)})
+            self._fail(error)
+        self._pause()
+        self._end_batch()
+        if self._flight:
+            log.error("backend.forgot", extra={"windows": len(self._flight)})
+            self._fail(RuntimeError())
+
+    def take(self, budget: Budget) -> Sequence[Item[Owner]]:
+        """For the backend: the next windows, or nothing when the turn is over.
+
+        A batch of the accounts ends when other windows join it, or after some seconds of a backend that goes on.
+        """
+        self._pause()
+        now = self._device.clock()
+        items = self._device.take(self._resident, budget, now - self._began)
+        goes_on = bool(self._flight) and self._batch is not None and now - self._batch.at < ACCOUNT_S
+        if items or not goes_on:
+            self._end_batch()
+        self._flight.update((item.id, item) for item in items)
+        if items or (self._flight and not goes_on):
+            self._begin_batch(items, budget)
+        self._resumed = self._device.clock()
+        return items
+
+    def _begin_batch(self, items: Sequence[Item[Owner]], budget: Budget) -> None:
+        tokens = [item.tokens for item in items]
+        load = [item.tokens for item in self._flight.values()]
+        self._batch = BatchStarted(
+            spec=self._resident.spec,
+            windows=len(items),
+            tokens=sum(tokens),
+            padded_tokens=budget.computed(tokens) if tokens else 0,
+            load_tokens=budget.computed(load),
+            at=self._device.clock(),
+        )
+        self._device.tell(self._batch)
+
+    def _pause(self) -> None:
+        self._batch_s += self._device.clock() - self._resumed
+
+    def _end_batch(self) -> None:
+        if self._batch is not None:
+            self._device.account(self._batch, self._batch_s)
+            self._device.tell(BatchDone(self._batch, self._batch_s))
+        self._batch, self._batch_s = None, 0.0
+
+    def _fail(self, error: Exception) -> None:
+        """Fail what is on the device; if that is nothing, the next window, so that the pool does shrink."""
+        lost = list(self._flight.values()) or list(self._device.unlucky(self._resident))
+        self._flight.clear()
+        for item in lost:
+            self._device.deliver(self._resident, item, failure(error, Reason.MODEL))

@@ -1,0 +1,116 @@
+"""A text on its way through the engine, from submit to outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from storage.core.outcomes import Outcome, Reason, Status
+from tasks.engine.submission import Submission
+from tasks.errors import PromptTooLong
+from tasks.kinds.base import Again, Computed, Recipe
+from tasks.outputs import Failure, Generated, Output
+from tasks.windows.windows import Coder, Window
+
+
+@dataclass(slots=True)
+class Document:
+    """One text of a ticket; the device thread owns it once its windows wait."""
+
+    ticket: Submission
+    position: int
+    content_id: int
+    text: str
+    windows: Sequence[Window] = ()
+    outputs: list[Output | None] = field(default_factory=list)
+    left: int = 0
+    round: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    flags: tuple[str, ...] = ()
+
+    def begin(self, text: str, windows: Sequence[Window]) -> list[int]:
+        """Start a round; the indexes of the windows to compute."""
+        self.text, self.windows = text, windows
+        self.outputs = [None] * len(windows)
+        self.round += 1
+        wanted = [index for index, window in enumerate(windows) if window.encoded is not None]
+        self.left = len(wanted)
+        return wanted
+
+    def receive(self, index: int, output: Output) -> bool:
+        """Keep a window's output; whether it was the last one missing."""
+        assert self.outputs[index] is None
+        self.outputs[index] = output
+        self.left -= 1
+        encoded = self.windows[index].encoded
+        assert encoded is not None
+        self.tokens_in += encoded.tokens
+        if isinstance(output, Generated):
+            self.tokens_out += output.tokens
+        return self.left == 0
+
+    @property
+    def computed(self) -> float:
+        """The part of the round's windows that is computed or was copied."""
+        return 1 - self.left / len(self.windows)
+
+    def failed(self, reason: str, reason_class: Reason) -> Outcome:
+        return Outcome(
+            self.content_id,
+            Status.FAILED,
+            reason=reason,
+            reason_class=reason_class,
+            flags=self.flags,
+            tokens_in=self.tokens_in,
+            tokens_out=self.tokens_out,
+        )
+
+    def uncut(self, error: Exception) -> Outcome:
+        """The outcome of a text that the tokenizer or the splitter could not take."""
+        said = str(error) if isinstance(error, PromptTooLong) else f"Cutting the text raised {type(error).__name__}."
+        return self.failed(said, Reason.DOCUMENT)
+
+    def skipped(self) -> Outcome:
+        return Outcome(self.content_id, Status.SKIPPED, reason="The text is blank.")
+
+    def finish(self, recipe: Recipe) -> Outcome | Again:
+        """The outcome of the round, or the text of the next one; never raises."""
+        for number, output in enumerate(self.outputs):
+            if isinstance(output, Failure):
+                where = f" (window {number + 1} of {len(self.outputs)})" if len(self.outputs) > 1 else ""
+                return self.failed(output.reason + where, output.reason_class)
+        try:
+            joined = recipe.join(
+                Computed(
+                    self.content_id,
+                    self.text,
+                    self.windows,
+                    self.outputs,
+                    self.round,
+                    self.tokens_in,
+                    self.tokens_out,
+                )
+            )
+        except Exception as error:
+            return self.failed(f"Joining the windows raised {type(error).__name__}.", Reason.DOCUMENT)
+        if isinstance(joined, Again):
+            self.flags = _union(self.flags, joined.flags)
+            return joined
+        return replace(joined, flags=_union(self.flags, joined.flags))
+
+
+def _union(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*one, *other)))
+
+
+def cut_each(recipe: Recipe, coder: Coder, texts: Sequence[str]) -> list[list[Window] | Exception]:
+    """The windows of each text, or what its cutting raised: one bad text does not spoil the others."""
+    if not texts:
+        return []
+    try:
+        return list(recipe.cut(texts, coder))
+    except Exception as error:
+        if len(texts) == 1:
+            return [error]
+        return [result for text in texts for result in cut_each(recipe, coder, [text])]

@@ -1,0 +1,207 @@
+"""The engine: texts in from many threads, one thread that keeps the device busy, one outcome per text out.
+
+The submitting thread tokenises and cuts; windows of all tickets under one spec wait in one pool; the device
+thread gives the pools' windows to the backends and joins what comes back. No model library is imported here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from storage.core.outcomes import Outcome
+from storage.core.specs import Spec
+from tasks.backends import Backend
+from tasks.batching.pool import Item
+from tasks.engine.device_thread import TURN_S, BatchDone, BatchStarted, Counters, Device
+from tasks.engine.documents import Document, cut_each
+from tasks.engine.model_cache import LoadedModel, ModelCache, Owner
+from tasks.engine.submission import Submission
+from tasks.errors import EngineStopped
+from tasks.kinds.base import Again
+from tasks.outputs import Output
+
+__all__ = ["BatchDone", "BatchStarted", "Counters", "Engine", "Submission"]
+
+# Texts that are cut before the device gets their windows, so that it need not wait for a whole shard's.
+PORTION_TEXTS = 32
+
+
+class Engine:
+    """One device's work. ``max_specs`` bounds the models kept loaded; idle ones leave first.
+
+    ``on_batch`` is called on the device thread as each batch starts and ends.
+    """
+
+    def __init__(
+        self,
+        open_backend: Callable[[Spec], Backend],
+        *,
+        on_batch: Callable[[BatchStarted | BatchDone], None] | None = None,
+        max_specs: int = 3,
+        turn_s: float = TURN_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._residents = ModelCache(open_backend, max_specs)
+        self._changed = self._residents.changed
+        self._arrivals = itertools.count()
+        self._device = Device(self._residents, self._receive, on_batch, turn_s, clock)
+
+    def start(self) -> None:
+        """Start the device thread."""
+        self._device.start()
+
+    def open(self, spec: Spec) -> None:
+        """Load the spec's model if it is not; raises CannotServe with the reason, EngineStopped."""
+        with self._residents.hold(spec):
+            pass
+
+    def runtime(self, spec: Spec) -> dict[str, Any]:
+        """What carries the spec out here: device, precision, backend, versions; opens it if need be."""
+        with self._residents.hold(spec) as resident:
+            return resident.backend.runtime()
+
+    def runtime_since(self, spec: Spec, before: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The runtime of what was begun under the runtime ``before`` and is done now: of both backends, where one has
+        taken the other's place."""
+        resident = self._residents.loaded(spec)
+        now = before if resident is None else resident.backend.runtime()
+        if now["backend"] == before["backend"]:
+            return before
+        versions = {**before["versions"], **now["versions"]}
+        return {**now, "backend": f"{before['backend']}, then {now['backend']}", "versions": versions}
+
+    def submit(self, spec: Spec, texts: Sequence[tuple[int, str]]) -> Submission:
+        """Take (content id, text) pairs; cuts and tokenises in the calling thread.
+
+        Raises CannotServe if the model has to be opened and cannot, EngineStopped after drain or close.
+        """
+        with self._residents.hold(spec) as resident:
+            ticket = Submission([content_id for content_id, _ in texts], self._drop)
+            documents = [Document(ticket, place, *text) for place, text in enumerate(texts)]
+            for document in documents:
+                if not document.text.strip():
+                    ticket.settle(document.position, document.skipped())
+            documents = [document for document in documents if document.text.strip()]
+            with self._cutting(resident):
+                for start in range(0, len(documents), PORTION_TEXTS):
+                    if self._begin(resident, ticket, documents[start : start + PORTION_TEXTS]):
+                        continue
+                    if start == 0:
+                        raise EngineStopped
+                    break
+            return ticket
+
+    def drain(self) -> None:
+        """Finish the batch that is on the device and take no further one; every ticket wakes."""
+        self._device.stop()
+
+    def close(self) -> None:
+        """Drain, and give the device's memory back."""
+        self.drain()
+        self._residents.close()
+
+    @property
+    def error(self) -> BaseException | None:
+        """What killed the device thread, if anything did: every ticket has woken, and none is accepted."""
+        return self._device.error
+
+    @property
+    def counters(self) -> Counters:
+        """What the device has done since the start."""
+        return self._device.counters
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of device compute since the start."""
+        return self.counters.busy_s
+
+    @property
+    def waiting(self) -> int:
+        """Windows that wait for the device."""
+        with self._changed:
+            return sum(len(resident.pool) for resident in self._residents)
+
+    # Documents.
+
+    @contextmanager
+    def _cutting(self, resident: LoadedModel) -> Iterator[None]:
+        with self._changed:
+            resident.cutting += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                resident.cutting -= 1
+                self._changed.notify_all()
+
+    def _begin(self, resident: LoadedModel, ticket: Submission, documents: Sequence[Document]) -> bool:
+        """Cut texts and put their windows into the pool; False when the engine has stopped."""
+        begun: list[tuple[Document, list[int]]] = []
+        cuts = cut_each(resident.recipe, resident.backend, [document.text for document in documents])
+        for document, windows in zip(documents, cuts, strict=True):
+            if isinstance(windows, Exception):
+                self._settle(resident, ticket, document.position, document.uncut(windows))
+            else:
+                begun.append((document, document.begin(document.text, windows)))
+        with self._changed:
+            if self._residents.stopping:
+                return False
+            if not ticket.complete:
+                resident.tickets.add(ticket)
+            self._enqueue(resident, begun)
+        for document, wanted in begun:
+            if not wanted:  # nothing to compute: only rules and dots
+                self._conclude(resident, document)
+        return True
+
+    def _enqueue(self, resident: LoadedModel, begun: Sequence[tuple[Document, Sequence[int]]]) -> None:
+        """Put documents' windows into the pool; the lock is held."""
+        items: list[Item[Owner]] = []
+        for document, wanted in begun:
+            for index in wanted:
+                encoded = document.windows[index].encoded
+                assert encoded is not None
+                items.append(Item(next(self._arrivals), encoded, (document, index)))
+        resident.pool.add(items)
+        self._changed.notify_all()
+
+    def _drop(self, ticket: Submission) -> None:
+        with self._changed:
+            for resident in self._residents:
+                if ticket in resident.tickets:
+                    resident.tickets.discard(ticket)
+                    resident.pool.discard(lambda owner: owner[0].ticket is ticket)
+            self._changed.notify_all()
+
+    def _receive(self, resident: LoadedModel, item: Item[Owner], output: Output) -> None:
+        document, index = item.owner
+        if document.receive(index, output):
+            self._conclude(resident, document)
+        else:
+            document.ticket.advance(document.position, document.computed)
+
+    def _conclude(self, resident: LoadedModel, document: Document) -> None:
+        """A round is computed: settle the document, or begin its next round."""
+        result = document.finish(resident.recipe)
+        if isinstance(result, Again):
+            (windows,) = cut_each(resident.recipe, resident.backend, [result.text])
+            if isinstance(windows, Exception):
+                result = document.uncut(windows)
+            else:
+                wanted = document.begin(result.text, windows)
+                with self._changed:
+                    if not document.ticket.dropped:
+                        self._enqueue(resident, [(document, wanted)])
+                return
+        self._settle(resident, document.ticket, document.position, result)
+
+    def _settle(self, resident: LoadedModel, ticket: Submission, position: int, outcome: Outcome) -> None:
+        ticket.settle(position, outcome)
+        if ticket.complete:
+            with self._changed:
+                resident.tickets.discard(ticket)
+                self._changed.notify_all()

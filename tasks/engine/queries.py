@@ -1,0 +1,50 @@
+"""Queries, to be compared with documents' vectors: embedded as the documents were, but for the prompt.
+
+A query is no document: its spec is in no job, and what becomes of it is stored nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from storage.core.outcomes import Reason, Status
+from storage.core.specs import Spec
+from tasks.errors import EngineStopped
+from tasks.models.named_prompts import QUERY
+from tasks.outputs import Failure, Vector
+
+if TYPE_CHECKING:
+    from tasks.engine.engine import Engine
+
+Embed = Callable[[Spec, Sequence[str]], list[Vector | Failure]]  # `embed` by an engine, wherever that is
+
+
+def query_spec(spec: Spec) -> Spec:
+    """The spec under which queries to vectors of an embed spec are embedded.
+
+    A query longer than the window is the mean of its windows, also where documents keep all of theirs.
+    """
+    params = {name: value for name, value in spec.params.items() if name != "windows"}
+    return replace(spec, params={**params, "side": QUERY})
+
+
+def embed(engine: Engine, spec: Spec, queries: Sequence[str]) -> list[Vector | Failure]:
+    """A vector for each query to documents that were embedded under the spec, or why there is none.
+
+    Raises CannotServe when the model cannot be opened, and what the device died of.
+    """
+    ticket = engine.submit(query_spec(spec), list(enumerate(queries)))
+    ticket.wait()
+    if not ticket.complete:
+        raise engine.error or EngineStopped()
+    embedded: list[Vector | Failure] = []
+    for outcome in ticket.finished():
+        if outcome.status is Status.DONE and outcome.vector is not None:
+            embedded.append(Vector(np.frombuffer(outcome.vector, "<f4")))
+        else:
+            embedded.append(Failure(outcome.reason or "", outcome.reason_class or Reason.DOCUMENT))
+    return embedded

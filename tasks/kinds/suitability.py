@@ -1,0 +1,58 @@
+"""Models held against kinds of task: which tasks a model can do, by its family and its config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tasks import kinds
+from tasks.errors import ModelUnsuitable
+from tasks.heads import Head
+from tasks.kinds.base import TaskKind
+from tasks.models.families import PREFIXED, Family, family, stateful
+
+_ARTICLED: Mapping[Family, str] = {family: f"an {family}" for family in Family} | {Family.DECODER: "a decoder-only"}
+
+
+def suits(kind: str, config: Mapping[str, Any]) -> bool:
+    """Return True if a model can do this kind of task. A model with recurrent layers writes no text here."""
+    head = _head(kinds.kind(kind), config)
+    return head is not None and not (head is Head.CAUSAL_TEXT and stateful(config))
+
+
+def suits_family(kind: str, config: Mapping[str, Any]) -> bool:
+    """Return True if a model's family can do this kind of task."""
+    return _head(kinds.kind(kind), config) is not None
+
+
+def require(kind: str, config: Mapping[str, Any], model: str) -> None:
+    """Raise ModelUnsuitable unless the model's family can do this kind of task; an empty config passes.
+
+    Raises UnknownKind.
+    """
+    wanted, found = kinds.kind(kind), family(config)
+    if found is None or suits(kind, config):
+        return
+    model_type = config.get("model_type")
+    if suits_family(kind, config):
+        raise ModelUnsuitable(
+            f"{kind} needs a decoder-only model that keeps keys and values; {model} is a state space or recurrent "
+            f"model ({model_type}), which keeps a state in their place."
+        )
+    raise ModelUnsuitable(f"{kind} needs {_wanted(wanted)}; {model} is {found} ({model_type}).")
+
+
+def _head(kind: TaskKind, config: Mapping[str, Any]) -> Head | None:
+    """Return the head that a model does this kind of task with. Of encoder-decoders only T5's encoder pools."""
+    found = family(config)
+    head = None if found is None else kind.families.get(found)
+    if found is Family.SEQ2SEQ and head is Head.POOLING and str(config.get("model_type")) not in PREFIXED:
+        return None
+    return head
+
+
+def _wanted(kind: TaskKind) -> str:
+    """Return the models that a kind of task needs, as a sentence names them."""
+    only_t5 = kind.families.get(Family.SEQ2SEQ) is Head.POOLING
+    named = [_ARTICLED[one] for one in kind.families if not (only_t5 and one is Family.SEQ2SEQ)]
+    return f"{' or '.join(named)} model{', or a T5' if only_t5 else ''}"

@@ -1,0 +1,139 @@
+"""Language codes as people write them, and as each family of models does.
+
+People write ``fr``; T5 reads ``French``, M2M100 ``fr``, mBART ``fr_XX``, NLLB ``fra_Latn``, Marian ``>>fra<<``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from tasks.errors import BadOption
+
+# Instead of a source language: each text's own is to be found (``tasks.languages.detection``).
+AUTO = "auto"
+
+# ISO 639-1 (or -3 where there is none), the code that NLLB prefers, English name.
+_TABLE = """
+af afr_Latn Afrikaans|am amh_Ethi Amharic|ar arb_Arab Arabic|as asm_Beng Assamese|ast ast_Latn Asturian
+az azj_Latn Azerbaijani|ba bak_Cyrl Bashkir|be bel_Cyrl Belarusian|bg bul_Cyrl Bulgarian|bm bam_Latn Bambara
+bn ben_Beng Bengali|bo bod_Tibt Tibetan|br bre_Latn Breton|bs bos_Latn Bosnian|ca cat_Latn Catalan
+ceb ceb_Latn Cebuano|cs ces_Latn Czech|cy cym_Latn Welsh|da dan_Latn Danish|de deu_Latn German
+dz dzo_Tibt Dzongkha|ee ewe_Latn Ewe|el ell_Grek Greek|en eng_Latn English|eo epo_Latn Esperanto
+es spa_Latn Spanish|et est_Latn Estonian|eu eus_Latn Basque|fa pes_Arab Persian|ff fuv_Latn Fulah
+fi fin_Latn Finnish|fj fij_Latn Fijian|fo fao_Latn Faroese|fr fra_Latn French|fy fry_Latn Frisian
+ga gle_Latn Irish|gd gla_Latn Gaelic|gl glg_Latn Galician|gn grn_Latn Guarani|gu guj_Gujr Gujarati
+ha hau_Latn Hausa|he heb_Hebr Hebrew|hi hin_Deva Hindi|hr hrv_Latn Croatian|ht hat_Latn Haitian
+hu hun_Latn Hungarian|hy hye_Armn Armenian|id ind_Latn Indonesian|ig ibo_Latn Igbo|ilo ilo_Latn Ilocano
+is isl_Latn Icelandic|it ita_Latn Italian|ja jpn_Jpan Japanese|jv jav_Latn Javanese|ka kat_Geor Georgian
+kk kaz_Cyrl Kazakh|km khm_Khmr Khmer|kn kan_Knda Kannada|ko kor_Hang Korean|ky kir_Cyrl Kyrgyz
+lb ltz_Latn Luxembourgish|lg lug_Latn Ganda|ln lin_Latn Lingala|lo lao_Laoo Lao|lt lit_Latn Lithuanian
+lv lvs_Latn Latvian|mg plt_Latn Malagasy|mi mri_Latn Maori|mk mkd_Cyrl Macedonian|ml mal_Mlym Malayalam
+mn khk_Cyrl Mongolian|mr mar_Deva Marathi|ms zsm_Latn Malay|mt mlt_Latn Maltese|my mya_Mymr Burmese
+nb nob_Latn Bokmal|ne npi_Deva Nepali|nl nld_Latn Dutch|nn nno_Latn Nynorsk|no nob_Latn Norwegian
+ns nso_Latn Sotho|ny nya_Latn Chichewa|oc oci_Latn Occitan|or ory_Orya Odia|pa pan_Guru Punjabi
+pl pol_Latn Polish|ps pbt_Arab Pashto|pt por_Latn Portuguese|qu quy_Latn Quechua|ro ron_Latn Romanian
+ru rus_Cyrl Russian|rw kin_Latn Kinyarwanda|sa san_Deva Sanskrit|sd snd_Arab Sindhi|si sin_Sinh Sinhala
+sk slk_Latn Slovak|sl slv_Latn Slovenian|sm smo_Latn Samoan|sn sna_Latn Shona|so som_Latn Somali
+sq als_Latn Albanian|sr srp_Cyrl Serbian|ss ssw_Latn Swati|su sun_Latn Sundanese|sv swe_Latn Swedish
+sw swh_Latn Swahili|ta tam_Taml Tamil|te tel_Telu Telugu|tg tgk_Cyrl Tajik|th tha_Thai Thai
+ti tir_Ethi Tigrinya|tk tuk_Latn Turkmen|tl tgl_Latn Tagalog|tn tsn_Latn Tswana|tr tur_Latn Turkish
+ts tso_Latn Tsonga|tt tat_Cyrl Tatar|ug uig_Arab Uyghur|uk ukr_Cyrl Ukrainian|ur urd_Arab Urdu
+uz uzn_Latn Uzbek|vi vie_Latn Vietnamese|wo wol_Latn Wolof|xh xho_Latn Xhosa|yi ydd_Hebr Yiddish
+yo yor_Latn Yoruba|yue yue_Hant Cantonese|zh zho_Hans Chinese|zu zul_Latn Zulu
+"""
+_ROWS = [row.split() for row in re.split(r"[|\n]", _TABLE.strip())]
+NAMES: dict[str, str] = {short: name for short, _, name in _ROWS}
+_LONG: dict[str, str] = {short: long for short, long, _ in _ROWS}
+_SHORT: dict[str, str] = {
+    **{long.split("_")[0]: short for short, long, _ in _ROWS},
+    # Codes of the language as a whole where the table has its main variety.
+    "ara": "ar",
+    "aze": "az",
+    "fas": "fa",
+    "lav": "lv",
+    "mlg": "mg",
+    "mon": "mn",
+    "msa": "ms",
+    "nep": "ne",
+    "nor": "no",
+    "ori": "or",
+    "pus": "ps",
+    "sqi": "sq",
+    "swa": "sw",
+    "uzb": "uz",
+    "yid": "yi",
+    "cmn": "zh",
+    **{name.lower(): short for short, _, name in _ROWS},
+}
+_NORWEGIAN = frozenset({"no", "nb", "nn"})
+# Codes that name one language and its script or country: fra_Latn, fr_XX, pt-BR.
+_WITH_REGION = re.compile(r"([a-z]{2,3})[_-](?:[A-Z]{2}|[A-Z][a-z]{3}|XX)")
+
+
+def short_code(asked: str) -> str | None:
+    """The plain code (``fr``) of a language named by any of its codes or in English, or None."""
+    code = asked.strip().strip(">_<")
+    if region := _WITH_REGION.fullmatch(code):
+        code = region.group(1)
+    code = code.lower()
+    return code if code in NAMES else _SHORT.get(code)
+
+
+def known(asked: str, option: str) -> str:
+    """``asked`` itself, if it names a language; raises BadOption with the nearest codes if not.
+
+    A code with a script or country passes even if the table lacks it: models know more languages than it has.
+    """
+    if short_code(asked) or _WITH_REGION.fullmatch(asked):
+        return asked
+    raise BadOption(f"{option} {asked}: no such language{_did_you_mean(asked, {*NAMES, *_SHORT})}.")
+
+
+def name(asked: str) -> str:
+    """The English name of a language; raises BadOption."""
+    short = short_code(asked)
+    if short is None:
+        raise BadOption(f"The language {asked} has no English name here{_did_you_mean(asked, set(_SHORT))}.")
+    return NAMES[short]
+
+
+def match(asked: str, available: Iterable[str]) -> str:
+    """The one of a model's own codes that means the language asked for; raises BadOption with near ones."""
+    codes = set(available)
+    if asked in codes:
+        return asked
+    short = short_code(asked)
+    if short is not None and not _WITH_REGION.fullmatch(asked):
+        long = _LONG[short]
+        for candidate in (short, long, long.split("_")[0], f"{short}_XX"):
+            if candidate in codes:
+                return candidate
+        same = sorted(code for code in codes if short_code(code) == short)
+        if same:
+            return same[0]
+    raise BadOption(f"The model does not know the language {asked}{_did_you_mean(asked, codes)}.")
+
+
+def same_language(one: str, other: str) -> bool:
+    """Whether two codes mean one language, as far as the table can tell; Norwegian is one, in either spelling."""
+    return plain(one) == plain(other)
+
+
+def plain(asked: str) -> str:
+    """The code by which a language is compared: the short one, if the table has it."""
+    code = short_code(asked) or asked
+    return "no" if code in _NORWEGIAN else code
+
+
+def listed(codes: Iterable[str]) -> str:
+    """The English names of known languages: `French or Spanish`."""
+    return " or ".join(name(code) for code in codes)
+
+
+def _did_you_mean(asked: str, codes: set[str]) -> str:
+    near = get_close_matches(asked.lower(), sorted(codes), n=5, cutoff=0.5)
+    near += sorted(code for code in codes if code[:2].lower() == asked[:2].lower() and code not in near)[:5]
+    near += [code for code in sorted(codes) if code not in near][: max(0, 5 - len(near))]
+    return f" (near: {', '.join(near[:8])})" if near else ""

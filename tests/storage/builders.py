@@ -1,0 +1,200 @@
+"""A small corpus and the moves that the tests make with it: read a source, claim, work, look."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any, TypeVar
+
+from sqlalchemy import and_, select, update
+
+from storage.core.database import Database, db_now
+from storage.core.outcomes import Outcome, Reason, Status
+from storage.core.schema import Content, Document, OutcomeRow, Shard
+from storage.core.specs import Spec
+from storage.ingest import ingest
+from storage.ingest.chunks import Chunk, ChunkBuilder
+from storage.ingest.ingest import Counts
+from storage.leases import dispatch, shards
+from storage.leases.shards import Claim
+from storage.steps import jobs, lineage
+from storage.steps.jobs import JobRequest, OpenJob
+from storage.steps.sharding import unpack
+from storage.steps.steps import StepRequest
+
+T = TypeVar("T")
+Text = tuple[str, str]  # a key and its text
+
+COPY = Spec("copy", "copier", "sha256:1")
+FIELDS = Spec("fields", "reader", "sha256:1")
+EMBED = Spec("embed", "minilm", "sha256:1")
+TRANSLATE = Spec("translate", "marian", "sha256:2")
+
+
+def request(source: str = "a.jsonl", *, corpus: str = "books", spec: Spec = COPY, **more: Any) -> JobRequest:
+    return JobRequest(corpus=corpus, source=source, steps=(StepRequest(spec.kind, spec),), **more)
+
+
+Record = tuple[str, str, dict[str, Any], tuple[str, ...], int]  # key, text, metadata, flags, place in the source
+
+
+def gathered(*records: Record) -> Chunk:
+    """These records as a chunk."""
+    gathering = ChunkBuilder()
+    for record in records:
+        gathering.put(*record)
+    return gathering.chunk()
+
+
+def records(texts: Iterable[Text], first: int = 0) -> Chunk:
+    return gathered(*[(key, text, {"n": len(text)}, (), seq) for seq, (key, text) in enumerate(texts, first)])
+
+
+def chunks(texts: Sequence[Text], size: int) -> list[Chunk]:
+    return [records(texts[first : first + size], first) for first in range(0, len(texts), size)]
+
+
+def read(
+    database: Database, asked: JobRequest, texts: Sequence[Text], *, chunk: int = 1_000, stop_after: int | None = None
+) -> OpenJob:
+    """Read a source of these texts into a job: to its end, or as far as a crash after some chunks lets it come."""
+    job = jobs.open_job(database, asked)
+    found = Counts()
+    for part in chunks(texts, chunk)[:stop_after]:
+        found += ingest.add(database, job, part)
+    if stop_after is None:
+        ingest.end(database, job, found)
+    return job
+
+
+def numbered(n: int, first: int = 0) -> list[Text]:
+    return [(f"k{i}", f"text {i}") for i in range(first, first + n)]
+
+
+def dispatched(database: Database) -> list[int]:
+    """Take the windows of all lanes once; the shards' ids."""
+    return [shard_id for lane in dispatch.lanes(database) for shard_id in dispatch.take(database, lane)]
+
+
+def queued(database: Database) -> list[int]:
+    with database.read() as connection:
+        return list(connection.scalars(select(Shard.id).where(Shard.state == "queued").order_by(Shard.id)))
+
+
+def claim_next(database: Database, owner: str = "w1") -> Claim:
+    """Dispatch and claim the next shard."""
+    claim = claim_shard(database, (queued(database) or dispatched(database))[0], owner)
+    assert claim is not None
+    return claim
+
+
+def claim_shard(database: Database, shard_id: int, owner: str = "w1") -> Claim | None:
+    head = shards.look(database, shard_id)
+    return None if head is None else shards.claim(database, head, owner)
+
+
+def done(claim: Claim, text: str = "out") -> list[Outcome]:
+    """An outcome for everything that the claim lacks."""
+    return [Outcome(content_id, Status.DONE, text=text, tokens_in=3, tokens_out=2) for content_id, _ in claim.texts]
+
+
+def failed(claim: Claim, reason_class: Reason = Reason.DOCUMENT) -> list[Outcome]:
+    return [
+        Outcome(content_id, Status.FAILED, reason="it would not", reason_class=reason_class)
+        for content_id, _ in claim.texts
+    ]
+
+
+def work(database: Database, outcomes: Callable[[Claim], Sequence[Outcome]] = done, owner: str = "w1") -> int:
+    """Dispatch, claim and commit until nothing is left. Returns how many shards."""
+    n = 0
+    while shard_ids := queued(database) or dispatched(database):
+        for shard_id in shard_ids:
+            claim = claim_shard(database, shard_id, owner)
+            if claim is not None:
+                shards.commit(database, claim, outcomes(claim), None)
+                n += 1
+    return n
+
+
+def set_shard(database: Database, shard_id: int, **values: Any) -> None:
+    """Move time, or anything else, for one shard."""
+    database.write(lambda connection: connection.execute(update(Shard).where(Shard.id == shard_id).values(**values)))
+
+
+def lapse(database: Database, shard_id: int) -> None:
+    set_shard(database, shard_id, lease_until=db_now() - 1.0)
+
+
+def shard(database: Database, shard_id: int) -> Any:
+    with database.read() as connection:
+        return connection.execute(select(Shard).where(Shard.id == shard_id)).one()
+
+
+def shards_of(database: Database, job: OpenJob | int) -> list[Any]:
+    job_id = job if isinstance(job, int) else job.id
+    with database.read() as connection:
+        return list(connection.execute(select(Shard).where(Shard.job_id == job_id).order_by(Shard.id)))
+
+
+def planned(database: Database, job: OpenJob) -> Counter[str]:
+    """How often each text stands in the job's shards (those that were split stand for nothing)."""
+    ids = Counter(
+        content_id for row in shards_of(database, job) if row.state != "split" for content_id in unpack(row.contents)
+    )
+    with database.read() as connection:
+        texts = {
+            row.id: row.text
+            for row in connection.execute(select(Content.id, Content.text).where(Content.id.in_(ids)))
+        }
+    return Counter({texts[content_id]: n for content_id, n in ids.items()})
+
+
+def documents(
+    database: Database, job: OpenJob | int | None = None, *, corpus_id: int | None = None
+) -> dict[str, str]:
+    """{key: text} that a job covers, or that a corpus (or all of them) holds now. No key is there twice."""
+    condition: Any = and_(Document.superseded_by.is_(None), ~Document.gone)
+    if corpus_id is not None:
+        condition = and_(condition, Document.corpus_id == corpus_id)
+    if job is not None:
+        condition = lineage.visible(jobs.require(database, job if isinstance(job, int) else job.id))
+    with database.read() as connection:
+        rows = connection.execute(
+            select(Document.corpus_id, Document.key, Content.text)
+            .join(Content, Content.id == Document.content_id)
+            .where(condition)
+        ).all()
+    assert len({(row.corpus_id, row.key) for row in rows}) == len(rows)
+    return {row.key: row.text for row in rows}
+
+
+def n_documents(database: Database) -> int:
+    """Rows of the document table, superseded ones too."""
+    with database.read() as connection:
+        return len(list(connection.scalars(select(Document.id))))
+
+
+def outcomes(database: Database) -> dict[tuple[str, str], str]:
+    """{(task kind's spec, text): status} of everything stored."""
+    with database.read() as connection:
+        rows = connection.execute(
+            select(OutcomeRow.spec_id, Content.text, OutcomeRow.status).join(
+                Content, Content.id == OutcomeRow.content_id
+            )
+        ).all()
+    return {(str(row.spec_id), row.text): row.status for row in rows}
+
+
+def at_once(*acts: Callable[[], T]) -> list[T]:
+    """Run these in threads that start together; their values, or the first one's error."""
+    barrier = Barrier(len(acts))
+
+    def start(act: Callable[[], T]) -> T:
+        barrier.wait(10)
+        return act()
+
+    with ThreadPoolExecutor(len(acts)) as pool:
+        return [future.result(60) for future in [pool.submit(start, act) for act in acts]]

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.core.installation import command
+
+EDITABLE = {"url": "file:///home/ann/my%20docmill", "dir_info": {"editable": True}}
+FOLDER = {"url": "file:///home/ann/docmill", "dir_info": {}}
+WHEEL = {"url": "file:///tmp/docmill-0.1.0-py3-none-any.whl", "archive_info": {}}
+
+
+@pytest.mark.parametrize(
+    ("origin", "receipt", "expected"),
+    [
+        (None, None, ["PREFIX/bin/pip", "install", "docmill[formats]"]),
+        (EDITABLE, None, ["PREFIX/bin/pip", "install", "--editable", "/home/ann/my docmill[formats]"]),
+        (FOLDER, None, ["PREFIX/bin/pip", "install", "/home/ann/docmill[formats]"]),
+        (WHEEL, None, ["PREFIX/bin/pip", "install", f"docmill[formats] @ {WHEEL['url']}"]),
+        (None, "pipx_metadata.json", ["pipx", "install", "--force", "docmill[formats]"]),
+        (None, "uv-receipt.toml", ["uv", "tool", "install", "docmill[formats]"]),
+    ],
+)
+def test_an_extra_is_installed_as_docmill_was(
+    tmp_path: Path, origin: dict[str, Any] | None, receipt: str | None, expected: list[str]
+) -> None:
+    if receipt is not None:
+        (tmp_path / receipt).write_text("")
+    said = command("formats", origin, tmp_path, shell_knows=False)
+    assert shlex.split(said) == [word.replace("PREFIX", str(tmp_path)) for word in expected]
+
+
+def test_the_pip_of_the_shell_needs_no_path(tmp_path: Path) -> None:
+    assert command("formats", None, tmp_path, shell_knows=True) == "pip install 'docmill[formats]'"

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+from storage.core.database import Database
+from storage.core.kinds import READING_SIZE, StoredKind
+from storage.core.schema import Shard
+from storage.core.specs import Spec
+from storage.errors import UnknownKind
+from storage.outputs.output_types import VECTOR
+from tests.storage.builders import numbered, read, request
+
+
+def test_a_kind_is_found_by_its_name(database: Database) -> None:
+    assert database.kind_of("embed") == StoredKind("embed", VECTOR, READING_SIZE)
+
+
+def test_a_kind_that_is_not_known_is_named_with_those_that_are(database: Database) -> None:
+    with pytest.raises(UnknownKind, match=r"no task kind ocr.*it has: embed, generate, summarize, translate\."):
+        database.kind_of("ocr")
+
+
+def test_nothing_is_planned_for_a_kind_that_is_not_known(database: Database) -> None:
+    with pytest.raises(UnknownKind):
+        read(database, request(spec=Spec("ocr", "null", "null:1")), numbered(1))
+    with database.read() as connection:
+        assert connection.exec_driver_sql(f"SELECT count(*) FROM {Shard.__tablename__}").scalar() == 0

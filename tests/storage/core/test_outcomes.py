@@ -1,0 +1,203 @@
+"""Outputs that a database cannot store as they are: mended and flagged, or failed alone."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import event, select
+
+from storage.core.database import Database
+from storage.core.outcomes import Outcome, Reason, Status, storable
+from storage.core.schema import Content, OutcomeRow
+from storage.leases import maintenance, shards
+from storage.leases.policy import MAX_ATTEMPTS
+from storage.leases.shards import Claim
+from storage.outputs.output_types import RECORD
+from storage.results.results import failures, results
+from storage.results.status import read_status
+from storage.steps import jobs
+from storage.steps.jobs import JobRequest
+from storage.steps.steps import StepRequest
+from tests.storage.builders import (
+    COPY,
+    FIELDS,
+    TRANSLATE,
+    claim_next,
+    done,
+    failed,
+    numbered,
+    read,
+    request,
+    set_shard,
+    shard,
+    work,
+)
+
+BAD = "a NUL \0, half a character \ud800 and a whole one é"
+MENDED = "a NUL \ufffd, half a character \ufffd and a whole one é"
+FLAGS = ["output_nul_replaced", "output_surrogate_replaced"]
+
+
+def one_of_them(claim: Claim, **changes: Any) -> list[Outcome]:
+    """All are done; the second one has these values."""
+    outcomes = done(claim)
+    return [outcomes[0], replace(outcomes[1], **changes), *outcomes[2:]]
+
+
+def test_an_output_with_a_nul_is_mended_and_flagged_and_its_neighbours_are_as_they_were(database: Database) -> None:
+    job = read(database, request(spec=TRANSLATE), numbered(64))
+    claim = claim_next(database)
+    shards.commit(database, claim, one_of_them(claim, text=BAD, flags=("windowed",)), None)
+    found = list(results(database, job.id))
+    assert [row["text"] for row in found] == ["out", MENDED, *["out"] * 62]
+    assert [row["flags"] for row in found] == [[], ["windowed", *FLAGS], *[[]] * 62]
+    assert shard(database, claim.shard_id).attempt == 1
+
+
+def test_an_output_of_json_is_mended_in_its_strings_and_keys_and_flagged(database: Database) -> None:
+    read(database, request(spec=FIELDS), numbered(3))
+    claim = claim_next(database)
+    data = {"data": {"a\0": [{"b": "\ud800"}, 1.5, None]}}
+    shards.commit(database, claim, one_of_them(claim, text=None, data=data), None)
+    with database.read() as connection:
+        rows = connection.execute(select(OutcomeRow.data, OutcomeRow.flags).order_by(OutcomeRow.content_id)).all()
+    assert rows[1].data == {"data": {"a\ufffd": [{"b": "\ufffd"}, 1.5, None]}}
+    assert rows[1].flags == FLAGS
+
+
+def test_a_failures_reason_is_stored_whatever_a_library_put_into_it(database: Database) -> None:
+    job = read(database, request(), numbered(2))
+    claim = claim_next(database)
+    shards.commit(database, claim, [replace(outcome, reason=BAD) for outcome in failed(claim)], None)
+    assert {row["reason"] for row in failures(database, job.id)} == {MENDED}
+
+
+def test_a_release_and_a_giving_up_mend_what_they_write(database: Database) -> None:
+    job = read(database, request(spec=TRANSLATE), numbered(3))
+    claim = claim_next(database)
+    shards.release(database, claim, one_of_them(claim, text=BAD)[:2])
+    set_shard(database, claim.shard_id, attempt=MAX_ATTEMPTS - 1)
+    maintenance.failed_attempt(database, claim_next(database), BAD)
+    assert [row["text"] for row in results(database, job.id)] == ["out", MENDED]
+    assert [row["reason"] for row in failures(database, job.id)] == [MENDED]
+
+
+def test_a_mended_output_is_what_the_next_step_reads(database: Database) -> None:
+    steps = (StepRequest("first", TRANSLATE), StepRequest("second", COPY, input="first"))
+    read(database, JobRequest(corpus="books", source="a.jsonl", steps=steps), numbered(1))
+    claim = claim_next(database)
+    shards.commit(database, claim, [replace(done(claim)[0], text=BAD)], None)
+    assert [text for _, text in claim_next(database).texts] == [MENDED]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{"n": 2**70}, {"n": float("nan")}, {"n": [[float("inf")]]}, {1: object()}],
+    ids=["big", "nan", "inf", "object"],
+)
+def test_an_output_without_a_json_form_fails_alone(database: Database, data: Any) -> None:
+    job = read(database, request(spec=FIELDS), numbered(3))
+    claim = claim_next(database)
+    outcomes = [Outcome.done(content_id, RECORD.stored({"n": 1})) for content_id, _ in claim.texts]
+    outcomes[1] = replace(outcomes[1], data={"data": data})
+    shards.commit(database, claim, outcomes, None)
+    [failure] = failures(database, job.id)
+    assert (failure["id"], failure["class"]) == ("k1", "model")
+    assert "has no JSON form" in failure["reason"]
+    status = read_status(database, job.id)
+    assert (status.done, status.failed) == (2, 1)
+
+
+@pytest.fixture
+def picky(database: Database) -> Database:
+    """A store that takes no output of 5,000 characters: SQLite by its own limit, PostgreSQL by a trigger."""
+    if database.is_sqlite:
+        database.engine.dispose()
+        event.listen(database.engine, "connect", _take_little)
+    else:
+        function = """
+            CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN
+                IF length(NEW.text) >= 5000 THEN
+                    RAISE EXCEPTION 'too long: %', NEW.text USING ERRCODE = 'string_data_right_truncation';
+                END IF;
+                RETURN NEW;
+            END $$ LANGUAGE plpgsql
+        """
+        with database.engine.begin() as connection:
+            connection.exec_driver_sql(function.replace("%", "%%"))
+            connection.exec_driver_sql(
+                "CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON outcome FOR EACH ROW EXECUTE FUNCTION refuse()"
+            )
+    return database
+
+
+def _take_little(connection: Any, _record: Any) -> None:
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 5_000)
+
+
+def test_an_output_that_the_database_refuses_fails_alone_and_spends_no_attempt(picky: Database) -> None:
+    job = read(picky, request(spec=TRANSLATE), numbered(3))
+    claim = claim_next(picky)
+    shards.commit(picky, claim, one_of_them(claim, text="secret" * 1_000), None)
+    assert shard(picky, claim.shard_id).state == "done"
+    [failure] = failures(picky, job.id)
+    assert (failure["id"], failure["class"]) == ("k1", "model")
+    assert "the database cannot store its output" in failure["reason"]
+    assert "secret" not in failure["reason"]
+    assert len(list(results(picky, job.id))) == 2
+    jobs.finish(picky)
+    status = read_status(picky, job.id)
+    assert (status.state, status.done, status.failed) == ("done", 2, 1)
+
+
+def test_an_output_that_the_database_refuses_fails_when_a_drain_releases_it(picky: Database) -> None:
+    job = read(picky, request(spec=TRANSLATE), numbered(3))
+    claim = claim_next(picky)
+    shards.release(picky, claim, one_of_them(claim, text="x" * 6_000)[:2])
+    status = read_status(picky, job.id)
+    assert (status.done, status.failed, status.pending) == (1, 1, 1)
+    work(picky)
+    assert read_status(picky, job.id).done == 2
+
+
+def test_a_retry_of_an_output_that_the_database_refuses_fails_again(picky: Database) -> None:
+    job = read(picky, request(spec=TRANSLATE), numbered(3))
+    work(picky, lambda claim: one_of_them(claim, text="x" * 6_000))
+    assert jobs.retry(picky, job.id) == 1
+    work(picky, lambda claim: [replace(outcome, text="x" * 6_000) for outcome in done(claim)])
+    jobs.finish(picky)
+    status = read_status(picky, job.id)
+    assert (status.state, status.done, status.failed) == ("done", 2, 1)
+
+
+@given(st.text(st.characters(exclude_categories=[])))
+def test_what_is_storable_is_stored_as_it_is_and_anything_else_is_flagged(text: str) -> None:
+    mended = storable(Outcome(1, Status.DONE, text=text))
+    assert mended.text is not None
+    mended.text.encode()
+    assert "\0" not in mended.text
+    assert (mended.text == text) == (mended.flags == ())
+    assert len(mended.text) == len(text)
+    assert storable(mended) == mended
+
+
+def test_the_contents_of_a_mended_output_are_stored_once(database: Database) -> None:
+    steps = (StepRequest("first", TRANSLATE), StepRequest("second", COPY, input="first"))
+    read(database, JobRequest(corpus="books", source="a.jsonl", steps=steps), numbered(2))
+    claim = claim_next(database)
+    mended, same = done(claim)
+    shards.commit(database, claim, [replace(mended, text=BAD), replace(same, text=MENDED)], None)
+    with database.read() as connection:
+        assert list(connection.scalars(select(Content.text).where(Content.text == MENDED))) == [MENDED]
+
+
+def test_a_refused_outcome_keeps_nothing_of_its_output() -> None:
+    outcome = Outcome(1, Status.DONE, text="text", vector=b"1234", flags=("windowed",), tokens_in=3, tokens_out=2)
+    refused = outcome.refused("it does not fit")
+    assert (refused.status, refused.text, refused.vector, refused.data) == ("failed", None, None, None)
+    assert (refused.reason, refused.reason_class, refused.tokens_in) == ("it does not fit", Reason.MODEL, 3)

@@ -1,0 +1,285 @@
+"""What nothing needs goes, and nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from storage.core.database import Database, db_now
+from storage.core.outcomes import Outcome, Status
+from storage.core.schema import Base, Content, Corpus, Document, Ingest, Job, OutcomeRow, Shard
+from storage.deletion import gc, removal
+from storage.deletion.gc import Collected
+from storage.errors import CorpusInUse, JobStopped, LeaseLost, NoSuchCorpus, NoSuchJob
+from storage.ingest import ingest
+from storage.leases import shards
+from storage.leases.shards import Claim
+from storage.results.results import failures, results
+from storage.results.status import read_status
+from storage.steps import jobs
+from storage.steps.steps import StepRequest
+from tests.storage.builders import (
+    TRANSLATE,
+    claim_next,
+    done,
+    failed,
+    numbered,
+    outcomes,
+    read,
+    records,
+    request,
+    shard,
+    work,
+)
+from tests.storage.steps.test_steps import STEPS, Fleet, fleet, pipeline
+
+__all__ = ["fleet"]
+
+
+def texts(database: Database) -> set[str]:
+    with database.read() as connection:
+        return set(connection.scalars(select(Content.text)))
+
+
+def count(database: Database, table: type[Base]) -> int:
+    with database.read() as connection:
+        return connection.scalar(select(func.count()).select_from(table)) or 0
+
+
+def finish(database: Database) -> None:
+    work(database)
+    jobs.finish(database)
+
+
+def echo(claim: Claim) -> list[Outcome]:
+    """Outputs that say what was read, with its words turned around."""
+    return [Outcome(content_id, Status.DONE, text=text[::-1]) for content_id, text in claim.texts]
+
+
+def test_a_corpus_leaves_with_everything_of_it(database: Database, fleet: Fleet) -> None:
+    job = read(database, pipeline(), numbered(30))
+    fleet.work()
+    jobs.finish(database)
+    read(database, request("b.jsonl", corpus="poems"), numbered(2, first=100))
+    removed = removal.remove_corpus(database, "books")
+    assert (removed.documents, removed.jobs, removed.ingests) == (30, 1, 1)
+    assert texts(database) == {"text 100", "text 101"}
+    assert count(database, OutcomeRow) == 0
+    assert {row.job_id for row in _shards(database)} == {job.id + 1}
+    with pytest.raises(NoSuchJob):
+        read_status(database, job.id)
+    with pytest.raises(NoSuchCorpus):
+        removal.remove_corpus(database, "books")
+
+
+def _shards(database: Database) -> Sequence[Any]:
+    with database.read() as connection:
+        return connection.execute(select(Shard)).all()
+
+
+def test_a_large_corpus_leaves_page_by_page(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removal, "PAGE", 7)
+    monkeypatch.setattr(gc, "PAGE", 3)
+    read(database, request(), numbered(50))
+    finish(database)
+    assert removal.remove_corpus(database, "books") == removal.Removed(50, 50, 50, 1, 1)
+    assert count(database, Content) == count(database, OutcomeRow) == count(database, Corpus) == 0
+
+
+def test_what_another_corpus_has_too_stays_with_its_results(database: Database) -> None:
+    read(database, request(), [("a", "shared"), ("b", "own")])
+    finish(database)
+    other = read(database, request("b.jsonl", corpus="poems"), [("z", "shared")])
+    finish(database)
+    removal.remove_corpus(database, "books")
+    assert texts(database) == {"shared"}
+    assert [one["id"] for one in results(database, other.id)] == ["z"]
+
+
+def test_a_document_leaves_in_every_version_with_what_was_made_of_it(database: Database, fleet: Fleet) -> None:
+    first = read(database, pipeline(), [("a", "old"), ("b", "kept")])
+    fleet.work()
+    read(database, pipeline("b.jsonl"), [("a", "new")])
+    fleet.work()
+    jobs.finish(database)
+    removed = removal.remove_documents(database, "books", ["a", "nobody"])
+    assert (removed.documents, removed.contents) == (2, 6)
+    assert texts(database) == {"kept", "translate(kept)", "summarize(translate(kept))"}
+    with database.read() as connection:
+        assert connection.scalar(select(Corpus.n_documents)) == 1
+    assert removal.remove_documents(database, "books", ["a"]) == removal.Removed()
+    assert removal.missing(database, "books", ["a", "b"]) == ["a"]
+    # What shards of earlier jobs say of it does no harm.
+    assert [one["id"] for one in results(database, first.id)] == ["b"]
+    assert list(failures(database, first.id)) == []
+    assert read_status(database, first.id).state == "done"
+    assert jobs.retry(database, first.id) == 0
+
+
+def test_a_failed_document_that_was_removed_is_not_tried_again(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    work(database, failed)
+    jobs.finish(database)
+    removal.remove_documents(database, "books", ["k1"])
+    assert jobs.retry(database, job.id) == 2
+    finish(database)
+    assert read_status(database, job.id).state == "done"
+    assert [one["id"] for one in results(database, job.id)] == ["k0", "k2"]
+
+
+def test_a_corpus_that_a_job_works_on_is_not_touched(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    for act in (removal.remove_corpus, lambda db, name: removal.remove_documents(db, name, ["k1"])):
+        with pytest.raises(CorpusInUse, match=f"job {job.id} works on the corpus books; `docmill cancel {job.id}`"):
+            act(database, "books")
+    assert count(database, Document) == 3
+
+
+def test_texts_that_put_each_other_out_do_not_keep_each_other(database: Database) -> None:
+    there_and_back = (StepRequest("there", TRANSLATE), StepRequest("back", EMBED_TEXT, "there"))
+    read(database, pipeline(steps=there_and_back), [("a", "abc"), ("b", "level")])
+    work(database, echo)
+    jobs.finish(database)
+    assert texts(database) == {"abc", "cba", "level"}
+    assert gc.collect(database) == Collected()
+    removal.remove_documents(database, "books", ["a"])
+    assert texts(database) == {"level"}
+    removal.remove_documents(database, "books", ["b"])
+    assert texts(database) == set()
+
+
+EMBED_TEXT = STEPS[1].spec
+
+
+def test_what_other_texts_still_put_out_stays(database: Database, fleet: Fleet) -> None:
+    read(database, pipeline(steps=STEPS[:2]), numbered(3))
+    work(database, lambda claim: [Outcome(one, Status.DONE, text="the same") for one, _ in claim.texts])
+    jobs.finish(database)
+    removal.remove_documents(database, "books", ["k0", "k1"])
+    assert texts(database) == {"text 2", "the same"}
+    removal.remove_documents(database, "books", ["k2"])
+    assert texts(database) == set()
+
+
+def test_collection_removes_what_is_loose_and_follows_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gc, "LOOK", 4)
+    monkeypatch.setattr(gc, "PAGE", 2)
+    fleet = Fleet(database)
+    read(database, pipeline(), numbered(9))
+    fleet.work()
+    jobs.finish(database)
+    assert gc.collect(database) == Collected()
+    with database.read() as connection:
+        some = list(connection.scalars(select(Document.id).where(Document.key.in_(["k0", "k5", "k8"]))))
+    database.write(lambda connection: connection.execute(Document.__table__.delete().where(Document.id.in_(some))))
+    assert gc.collect(database) == Collected(contents=9, outcomes=12)
+    assert gc.collect(database) == Collected()
+
+
+def test_results_are_dropped_by_age_and_by_spec(database: Database, fleet: Fleet) -> None:
+    job = read(database, pipeline(), numbered(4))
+    fleet.work()
+    jobs.finish(database)
+    assert gc.drop(database, older_than_s=3_600) == Collected()
+    of_vectors = gc.specs(database, "embed/minilm")
+    assert gc.drop(database, spec_ids=of_vectors) == Collected(outcomes=8)
+    assert [[*one["steps"]] for one in results(database, job.id)] == [["english", "line"]] * 4
+    database.write(lambda connection: connection.execute(update(OutcomeRow).values(created_at=db_now() - 7_200)))
+    dropped = gc.drop(database, older_than_s=3_600)
+    assert (dropped.outcomes, dropped.contents) == (8, 8)
+    assert texts(database) == {text for _, text in numbered(4)}
+    assert gc.specs(database, str(of_vectors[0])) == of_vectors
+    assert gc.specs(database, "embed/other") == []
+
+
+def test_an_unfinished_jobs_results_are_not_dropped(database: Database, fleet: Fleet) -> None:
+    read(database, pipeline(), numbered(4))
+    fleet.work()
+    kept = outcomes(database)
+    read(database, request("b.jsonl", corpus="poems", spec=TRANSLATE), [("z", "alone")])
+    jobs.cancel(database, 2)
+    assert gc.drop(database) == Collected()
+    assert outcomes(database) == kept
+    jobs.finish(database)
+    assert gc.drop(database).outcomes == len(kept)
+
+
+def test_a_commit_leaves_out_what_was_removed_meanwhile(database: Database, fleet: Fleet) -> None:
+    job = read(database, pipeline(steps=STEPS[:2]), numbered(3))
+    claim = claim_next(database)
+    lose(database, "k1")
+    shards.commit(database, claim, fleet.outcomes(claim), None)
+    row = shard(database, claim.shard_id)
+    assert (row.state, row.n_contents, row.n_done) == ("done", 2, 2)
+    fleet.work()
+    assert jobs.finish(database) == [job.id]
+    assert [one["id"] for one in results(database, job.id)] == ["k0", "k2"]
+
+
+def lose(database: Database, *keys: str) -> None:
+    """Have documents go although a job works on them, as when it is tried again at the same moment."""
+    with database.read() as connection:
+        found = list(connection.scalars(select(Document.content_id).where(Document.key.in_(keys))))
+    database.write(lambda connection: connection.execute(Document.__table__.delete().where(Document.key.in_(keys))))
+    assert gc.collect(database).contents == len(found)
+
+
+@pytest.mark.parametrize("keys", [["k1"], ["k0", "k1", "k2"]])
+def test_a_shard_ends_however_much_of_it_was_removed(database: Database, keys: list[str]) -> None:
+    job = read(database, request(), numbered(3))
+    late = claim_next(database)
+    lose(database, *keys)
+    shards.release(database, late, done(late)[:2])
+    finish(database)
+    status = read_status(database, job.id)
+    assert (status.state, status.done, status.pending) == ("done", 3 - len(keys), 0)
+
+
+def test_a_worker_and_a_reader_of_a_removed_corpus_hear_of_it(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    claim = claim_next(database)
+    jobs.cancel(database, job.id)
+    removal.remove_corpus(database, "books")
+    with pytest.raises(LeaseLost, match="removed"):
+        shards.commit(database, claim, done(claim), None)
+    shards.release(database, claim, done(claim))
+    with pytest.raises(JobStopped, match="removed"):
+        ingest.add(database, job, records([("a", "b")]))
+
+
+def test_no_number_is_given_twice(database: Database) -> None:
+    # A late worker's shard, or a shard's content, would be another's.
+    def last() -> list[int]:
+        with database.read() as connection:
+            return [
+                max(connection.scalars(select(table.id))) for table in (Content, Document, Corpus, Shard, Job, Ingest)
+            ]
+
+    read(database, request(), numbered(3))
+    finish(database)
+    before = last()
+    removal.remove_corpus(database, "books")
+    read(database, request(), numbered(1, first=50))
+    assert all(new > old for new, old in zip(last(), before, strict=True))
+
+
+def test_records_read_again_after_a_removal_are_new(database: Database) -> None:
+    read(database, request(), numbered(3))
+    finish(database)
+    removal.remove_documents(database, "books", ["k1"])
+    job = read(database, request(), numbered(3))
+    finish(database)
+    assert [one["id"] for one in results(database, job.id)] == ["k0", "k1", "k2"]
+
+
+def test_a_failed_attempt_of_a_removed_shard_is_nobodys(database: Database) -> None:
+    from storage.leases import maintenance
+
+    job = read(database, request(), numbered(1))
+    claim = claim_next(database)
+    jobs.cancel(database, job.id)
+    removal.remove_corpus(database, "books")
+    maintenance.failed_attempt(database, claim, "it fell over")

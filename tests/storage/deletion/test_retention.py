@@ -1,0 +1,193 @@
+"""Retention: ended runs, their jobs and rejections are forgotten in time; documents and results are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from storage.core.database import Database, db_now
+from storage.core.schema import (
+    Content,
+    Document,
+    Ingest,
+    Job,
+    OutcomeRow,
+    PipelineRow,
+    PipelineRun,
+    Rejection,
+    Shard,
+    Step,
+    StepText,
+)
+from storage.deletion import retention
+from storage.errors import JobStopped, NoSuchJob
+from storage.ingest import ingest
+from storage.ingest.chunks import Rejected
+from storage.pipelines import pipelines
+from storage.results.results import failures, results
+from storage.results.status import read_status
+from storage.steps import jobs
+from tests.storage.builders import numbered, read, records
+from tests.storage.steps.test_steps import Fleet, finished, pipeline
+
+DAY_S = 86_400.0
+KEPT_S = 90 * DAY_S
+
+
+def n(database: Database, table: Any) -> int:
+    with database.read() as connection:
+        return connection.scalar(select(func.count()).select_from(table)) or 0
+
+
+def days_pass(database: Database, days: float) -> None:
+    """Have whatever ended have ended so much earlier."""
+    for table in (Job, PipelineRun):
+        earlier = update(table).values(finished_at=table.finished_at - days * DAY_S)
+        database.write(lambda connection, earlier=earlier: connection.execute(earlier))  # type: ignore[misc]
+
+
+def done_job(database: Database, fleet: Fleet, source: str = "a.jsonl") -> int:
+    job = read(database, pipeline(source), numbered(3))
+    fleet.work()
+    finished(database, job)
+    return job.id
+
+
+@pytest.fixture
+def fleet(database: Database) -> Fleet:
+    return Fleet(database)
+
+
+def test_the_texts_of_steps_go_when_a_job_has_ended_and_its_results_stay(database: Database, fleet: Fleet) -> None:
+    job_id = done_job(database, fleet)
+    before, status = list(results(database, job_id)), read_status(database, job_id)
+    retention.sweep(database, KEPT_S)
+    assert n(database, StepText) > 0, "somebody may still read its source"
+    days_pass(database, 0.1)
+    assert retention.forget_step_texts(database, KEPT_S) > 0
+    assert n(database, StepText) == 0
+    assert repr(list(results(database, job_id))) == repr(before)
+    assert read_status(database, job_id).steps == status.steps
+    assert jobs.retry(database, job_id) == 0
+
+
+def test_a_job_with_failures_can_be_tried_again_until_it_is_too_old(database: Database, fleet: Fleet) -> None:
+    fleet.fails = lambda kind, text: kind == "summarize" and "text 1" in text
+    job_id = done_job(database, fleet)
+    days_pass(database, 89)
+    assert retention.forget_step_texts(database, KEPT_S) == 0
+    assert jobs.retry(database, job_id) == 1
+    fleet.work()
+    jobs.finish(database)
+    days_pass(database, 91)
+    assert retention.forget_step_texts(database, KEPT_S) > 0
+    with pytest.raises(JobStopped, match="too long ago to be tried again; enqueue its source again"):
+        jobs.retry(database, job_id)
+
+
+def test_the_texts_of_a_job_that_goes_on_stay(database: Database, fleet: Fleet) -> None:
+    job = read(database, pipeline(), numbered(3))
+    fleet.work()
+    assert retention.forget_step_texts(database, 0.0) == 0
+    jobs.cancel(database, job.id)
+    days_pass(database, 0.1)
+    assert retention.forget_step_texts(database, KEPT_S) > 0, "a cancelled job cannot be tried again"
+
+
+def keep(database: Database) -> None:
+    pipelines.put(database, "nightly", "/x", "", {"cron": "0 0 * * *", "timezone": "UTC", "overlap": "skip"})
+
+
+def night(database: Database, fleet: Fleet, due_at: float, state: str = "done") -> int:
+    """A scheduled run with its job; the job's number."""
+    run_id = pipelines.fire(database, pipelines.scheduled(database)[0], due_at)
+    run = pipelines.take(database, run_id or 0, "w1", 60.0)
+    assert run is not None
+    job = jobs.open_job(database, pipeline())
+    found = ingest.add(database, job, records(numbered(3)), [Rejected("line 9", "no JSON")])
+    ingest.end(database, job, found)
+    fleet.work()
+    jobs.finish(database)
+    pipelines.note(database, run, state, job_id=job.id)
+    return job.id
+
+
+def test_old_runs_go_with_their_jobs_and_each_pipeline_keeps_its_last(
+    database: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "PAGE", 2)
+    keep(database)
+    first, second = night(database, fleet, 1.0), night(database, fleet, 2.0)
+    failed = night(database, fleet, 3.0, "failed")
+    data = n(database, Document), n(database, Content), n(database, OutcomeRow)
+    days_pass(database, 91)
+    by_hand = done_job(database, fleet, "b.jsonl")
+    days_pass(database, 91)
+    last = night(database, fleet, 4.0)
+    retention.sweep(database, KEPT_S)
+    assert [run.job_id for run in pipelines.history(database, "nightly")] == [last, failed]
+    for gone in (first, second):
+        with pytest.raises(NoSuchJob):
+            read_status(database, gone)
+    for kept in (by_hand, failed, last):
+        assert len(list(results(database, kept))) == 3
+    assert (n(database, Document), n(database, Content), n(database, OutcomeRow)) == data
+    assert (n(database, Ingest), n(database, Job), n(database, Step)) == (4, 3, 12), "one ingest has the documents"
+    assert n(database, Rejection) == 1
+    assert read_status(database, failed).rejected == 1, "the number stays"
+    another = night(database, fleet, 5.0)
+    assert another > last, "no number is given twice"
+
+
+def test_a_run_whose_job_goes_on_or_is_anothers_too_is_forgotten_without_it(database: Database, fleet: Fleet) -> None:
+    keep(database)
+    jobs_of = [night(database, fleet, 1.0), night(database, fleet, 2.0), night(database, fleet, 3.0)]
+    share = update(PipelineRun).where(PipelineRun.job_id == jobs_of[0]).values(job_id=jobs_of[2])
+    database.write(lambda connection: connection.execute(share))
+    days_pass(database, 91)
+    again = update(Job).where(Job.id == jobs_of[1]).values(state="running", finished_at=None)
+    database.write(lambda connection: connection.execute(again))
+    assert retention.forget_jobs(database, KEPT_S) == 1
+    assert [run.job_id for run in pipelines.history(database, "nightly")] == [jobs_of[2], jobs_of[1]]
+    assert n(database, Shard) > 0
+    assert n(database, Job) == 3
+
+
+def test_old_runs_that_never_had_a_job_go_but_for_the_last(database: Database) -> None:
+    keep(database)
+    found = pipelines.scheduled(database)[0]
+    going = pipelines.fire(database, found, 1.0)
+    for due_at in (2.0, 3.0, 4.0):
+        looked_at = update(PipelineRow).values(looked_at=found.looked_at)
+        database.write(lambda connection, looked_at=looked_at: connection.execute(looked_at))  # type: ignore[misc]
+        pipelines.fire(database, found, due_at)
+    days_pass(database, 89)
+    assert retention.forget_runs(database, KEPT_S) == 0
+    days_pass(database, 2)
+    assert retention.forget_runs(database, KEPT_S) == 2
+    assert [run.state for run in pipelines.history(database, "nightly")] == ["skipped", "due"]
+    assert pipelines.hand_out(database) == [going]
+
+
+def test_rejected_records_of_long_ago_are_forgotten_and_their_number_stays(database: Database) -> None:
+    job = jobs.open_job(database, pipeline())
+    ingest.add(database, job, records([]), [Rejected("line 9", "no JSON")])
+    ingest.end(database, job)
+    jobs.finish(database)
+    assert retention.forget_rejections(database, KEPT_S) == 0
+    days_pass(database, 91)
+    assert retention.forget_rejections(database, KEPT_S) == 1
+    assert list(failures(database, job.id)) == []
+    assert read_status(database, job.id).rejected == 1
+
+
+def test_what_ends_while_it_is_looked_at_is_left_alone(database: Database, fleet: Fleet) -> None:
+    """A job that was tried again between the look and the deletion keeps its texts."""
+    job_id = done_job(database, fleet)
+    again = update(Job).values(state="running", finished_at=db_now())
+    database.write(lambda connection: connection.execute(again))
+    forget = retention._forget_texts
+    assert database.write(lambda connection: forget(job_id, connection)) == 0
+    assert n(database, StepText) > 0

@@ -1,0 +1,148 @@
+"""Documents are chosen for removal by their metadata, or since their source has them no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from storage.core.database import Database
+from storage.core.schema import Corpus
+from storage.deletion import removal, selection
+from storage.deletion.selection import Condition, ConditionInvalid
+from storage.deletion.tracing import trace
+from storage.ingest import ingest
+from storage.ingest.pruning import Limits, Seen, prune
+from storage.steps import jobs
+from storage.steps.jobs import OpenJob
+from tests.storage.builders import documents, gathered, numbered, read, records, request, work
+
+
+def read_with(database: Database, **metas: dict[str, Any]) -> OpenJob:
+    """Read documents of these metadata, their texts named for their keys."""
+    job = jobs.open_job(database, request())
+    chunk = gathered(*[(key, f"text {key}", meta, (), seq) for seq, (key, meta) in enumerate(metas.items())])
+    ingest.add(database, job, chunk)
+    ingest.end(database, job)
+    finish(database)
+    return job
+
+
+def finish(database: Database) -> None:
+    work(database)
+    jobs.finish(database)
+
+
+def let_vanish(database: Database, kept: int) -> None:
+    """Read the source again, which has the first so many of its numbered documents."""
+    job = jobs.open_job(database, request())
+    seen = Seen()
+    ingest.add(database, job, records(numbered(kept)), seen=seen)
+    prune(database, job, seen, limits=Limits(most_percent=100))
+    ingest.end(database, job)
+    finish(database)
+
+
+def n_documents(database: Database) -> int | None:
+    with database.read() as connection:
+        return connection.scalar(select(Corpus.n_documents))
+
+
+@pytest.mark.parametrize(
+    ("value", "keys"),
+    [
+        ("7", {"a", "b"}),
+        ("seven", {"c"}),
+        ("true", {"d"}),
+        ("8.5", {"e"}),
+        ("", {"f"}),
+        ('["7"]', {"h"}),
+        ("9", set()),
+    ],
+)
+def test_a_field_is_compared_as_a_prompt_would_write_it(database: Database, value: str, keys: set[str]) -> None:
+    customers: dict[str, Any] = {"a": "7", "b": 7, "c": "seven", "d": True, "e": 8.5, "f": "", "g": None, "h": ["7"]}
+    read_with(database, **{key: {"customer": customer} for key, customer in customers.items()}, z={"other": "7"})
+    assert set(selection.select_keys(database, "books", [Condition("customer", value)])) == keys
+
+
+def test_all_conditions_hold_of_one_version_and_any_version_counts(database: Database) -> None:
+    read_with(database, a={"x": 1, "y": 1}, b={"x": 1}, c={"x": 2, "y": 1})
+    read_with(database, a={"x": 3, "y": 2}, b={"x": 1}, c={"x": 1, "y": 3})
+    x, y = Condition("x", "1"), Condition("y", "1")
+    assert selection.select_keys(database, "books", [x]) == ["a", "b", "c"]
+    assert selection.select_keys(database, "books", [x, y]) == ["a"]
+
+
+def test_vanished_documents_leave_with_their_texts_and_the_count_of_the_others_stays(database: Database) -> None:
+    read(database, request(), numbered(5))
+    finish(database)
+    let_vanish(database, kept=3)
+    assert n_documents(database) == 3
+    assert trace(database, "text 4").stored
+    keys = selection.select_keys(database, "books", only_vanished=True)
+    assert keys == ["k3", "k4"]
+    removed = removal.remove_documents(database, "books", [*keys, "k0"], only_vanished=True)
+    assert (removed.documents, removed.contents, removed.outcomes) == (4, 2, 2)
+    removal.settle(database)
+    assert trace(database, "text 4").is_nowhere
+    assert documents(database).keys() == {"k0", "k1", "k2"}
+    assert n_documents(database) == 3
+    assert selection.select_keys(database, "books", only_vanished=True) == []
+
+
+def test_what_came_back_has_not_vanished(database: Database) -> None:
+    read(database, request(), numbered(5))
+    finish(database)
+    let_vanish(database, kept=3)
+    keys = selection.select_keys(database, "books", only_vanished=True)
+    let_vanish(database, kept=4)
+    assert removal.remove_documents(database, "books", keys, only_vanished=True).documents == 2
+    assert documents(database).keys() == {"k0", "k1", "k2", "k3"}
+
+
+def test_vanished_documents_are_chosen_by_the_metadata_that_they_had(database: Database) -> None:
+    read_with(database, a={"customer": 7}, k0={"customer": 7}, b={"customer": 8})
+    let_vanish(database, kept=1)
+    of_customer = [Condition("customer", "7")]
+    assert selection.select_keys(database, "books", of_customer) == ["a", "k0"]
+    assert selection.select_keys(database, "books", of_customer, only_vanished=True) == ["a"]
+
+
+def test_pages_are_looked_through_one_after_the_other(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "PAGE", 2)
+    read_with(database, **{f"d{n}": {"n": n % 2} for n in range(7)})
+    assert len(selection.select_keys(database, "books", [Condition("n", "1")])) == 3
+
+
+def test_a_trace_says_of_a_document_that_it_vanished_or_has_another_text_now(database: Database) -> None:
+    read(database, request(), numbered(4))
+    finish(database)
+    let_vanish(database, kept=3)
+    read(database, request(), [("k0", "another text")])
+    found = trace(database, "text 3")
+    assert (found.documents, found.vanished, found.superseded) == ((("books", "k3"),), (("books", "k3"),), ())
+    found = trace(database, "text 0")
+    assert (found.documents, found.vanished, found.superseded) == ((("books", "k0"),), (), (("books", "k0"),))
+    found = trace(database, "text 1")
+    assert (found.documents, found.vanished, found.superseded) == ((("books", "k1"),), (), ())
+
+
+def test_how_many_vanished_documents_are_kept_is_counted_by_corpus(database: Database) -> None:
+    read(database, request(), numbered(5))
+    read(database, request("b.jsonl", corpus="poems"), numbered(2))
+    finish(database)
+    assert selection.count_vanished(database) == {}
+    let_vanish(database, kept=3)
+    assert selection.count_vanished(database) == {"books": 2}
+
+
+@pytest.mark.parametrize("wrong", ["customer=7", "meta.customer", "meta.=7", "", "metaxcustomer=7"])
+def test_a_condition_that_is_none_is_refused(wrong: str) -> None:
+    with pytest.raises(ConditionInvalid, match=r"meta\.FIELD=VALUE"):
+        Condition.parse(wrong)
+
+
+def test_a_conditions_value_may_have_an_equals_sign() -> None:
+    assert Condition.parse("meta.query=a=b") == Condition("query", "a=b")

@@ -1,0 +1,317 @@
+"""Superseded versions of documents go with what only they led to, and no later reading is told anything else."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select, update
+
+from storage.core.database import Database, db_now
+from storage.core.outcomes import Outcome, Status
+from storage.core.schema import Document, Ingest, OutcomeRow, PipelineRun, Prompt
+from storage.core.specs import Spec
+from storage.deletion import cost, gc, removal, versions
+from storage.deletion.removal import Removed
+from storage.deletion.versions import Superseded
+from storage.ingest import ingest
+from storage.ingest.ingest import Counts
+from storage.leases import shards
+from storage.pipelines import pipelines
+from storage.results.results import failures, results
+from storage.results.status import read_status
+from storage.steps import jobs
+from tests.storage.builders import (
+    TRANSLATE,
+    Text,
+    chunks,
+    claim_next,
+    documents,
+    done,
+    failed,
+    numbered,
+    read,
+    request,
+    work,
+)
+from tests.storage.deletion.test_gc import count, texts
+from tests.storage.ingest.test_pruning import read_and_prune
+from tests.storage.steps.test_steps import Fleet, fleet, pipeline
+
+__all__ = ["fleet"]
+
+
+def finish(database: Database) -> None:
+    work(database)
+    jobs.finish(database)
+
+
+def read_all(database: Database, found: list[Text], **more: Any) -> Counts:
+    """Read a source to its end, work its job off, and return what was found."""
+    job = jobs.open_job(database, request(**more))
+    counts = Counts()
+    for part in chunks(found, 2):
+        counts += ingest.add(database, job, part)
+    ingest.end(database, job, counts)
+    finish(database)
+    return counts
+
+
+def days_pass(database: Database, days: float) -> None:
+    for table in (Ingest, OutcomeRow):
+        times = [name for name in ("started_at", "seen_at", "finished_at", "created_at") if hasattr(table, name)]
+        earlier = {name: getattr(table, name) - days * 86_400.0 for name in times}
+        database.write(lambda connection, t=table, e=earlier: connection.execute(update(t).values(**e)))  # type: ignore[misc]
+
+
+def test_what_was_superseded_goes_with_what_only_it_led_to(database: Database, fleet: Fleet) -> None:
+    first = read(database, pipeline(), [("a", "old"), ("b", "kept")])
+    fleet.work()
+    jobs.finish(database)
+    second = read(database, pipeline(), [("a", "new"), ("b", "kept")])
+    fleet.work()
+    jobs.finish(database)
+    assert versions.count(database, 0) == Superseded(1, 0)
+    # Of what was made of "old" the translation, its summary, and two vectors.
+    expected = cost.of_dropping(database, older_than_s=0, spec_ids=(), superseded=True)
+    removed = versions.remove(database, 0)
+    assert (removed.documents, removed.contents, removed.ingests) == (1, 3, 0)
+    assert sum(one.outcomes for one in expected) == removed.outcomes == 4
+    made = {"translate({})", "summarize(translate({}))"}
+    assert texts(database) == {"new", "kept"} | {form.format(t) for form in made for t in ("new", "kept")}
+    assert [one["id"] for one in results(database, second.id)] == ["a", "b"]
+    # The job of before lacks the document, and says no wrong word about the other.
+    assert [one["id"] for one in results(database, first.id)] == ["b"]
+    assert list(failures(database, first.id)) == []
+    assert (read_status(database, first.id).state, read_status(database, first.id).lost) == ("done", 0)
+    assert documents(database) == {"a": "new", "b": "kept"}
+    assert versions.remove(database, 0) == Removed()
+    assert gc.collect(database) == gc.Collected()
+
+
+def test_a_version_goes_when_it_was_superseded_for_long_and_not_when_it_is_old(database: Database) -> None:
+    read_all(database, [("a", "one"), ("b", "one b")])
+    days_pass(database, 100)
+    read_all(database, [("a", "two"), ("b", "one b")])
+    assert versions.count(database, 90 * 86_400) == Superseded()
+    days_pass(database, 89)
+    assert versions.remove(database, 90 * 86_400) == Removed()
+    days_pass(database, 2)
+    read_all(database, [("a", "three"), ("b", "one b")])
+    removed = versions.remove(database, 90 * 86_400)
+    assert (removed.documents, removed.contents) == (1, 1)
+    assert texts(database) == {"one b", "two", "three"}
+
+
+def test_a_reading_goes_when_no_document_job_or_record_needs_it(database: Database) -> None:
+    for text in ("one", "two", "three"):
+        read_all(database, [("a", text)])
+    assert versions.remove(database, 0).ingests == 0
+    assert count(database, Ingest) == 3, "their jobs are there"
+
+    def forget_jobs(connection: Any) -> None:
+        for table in ("shard", "step_text", "step", "job"):
+            connection.exec_driver_sql(f"DELETE FROM {table}")
+
+    database.write(forget_jobs)
+    assert versions.count(database, 3_600) == Superseded()
+    assert versions.count(database, 0) == Superseded(0, 2)
+    assert versions.remove(database, 0) == Removed(ingests=2)
+    assert count(database, Ingest) == 1, "the current version came with it"
+    read_all(database, [("a", "four")])
+    assert versions.count(database, 0) == Superseded(1, 1), "the reading goes with its last document"
+    assert versions.remove(database, 0) == Removed(1, 1, 1, 0, 1)
+
+
+def test_what_loses_in_each_reading_is_not_forgotten(database: Database) -> None:
+    twice = [("a", "first"), ("b", "b"), ("c", "c"), ("a", "last")]
+    read_all(database, twice)
+    unchanged = read_all(database, twice)
+    assert (unchanged.new, unchanged.changed, unchanged.repeated) == (0, 0, 1)
+    assert versions.remove(database, 0) == Removed()
+    assert read_all(database, twice) == unchanged
+    before = count(database, Document)
+    read_all(database, [("b", "b"), ("c", "c"), ("a", "new")])
+    assert versions.remove(database, 0).documents == before - 2, "neither of the two is needed any more"
+
+
+def test_what_came_back_leaves_the_note_that_it_was_gone(database: Database) -> None:
+    read_and_prune(database, numbered(3))
+    finish(database)
+    read_and_prune(database, numbered(2))
+    finish(database)
+    assert versions.remove(database, 0) == Removed(documents=1)
+    assert "text 2" in texts(database), "a vanished document keeps its text until somebody removes it"
+    read_and_prune(database, numbered(3))
+    finish(database)
+    assert versions.remove(database, 0) == Removed(documents=1)
+    assert documents(database) == dict(numbered(3))
+    assert removal.remove_documents(database, "books", ["k2"]).documents == 1
+
+
+@pytest.mark.parametrize("is_read", [True, False], ids=["read", "half read"])
+def test_what_an_unfinished_job_has_to_do_stays_until_it_is_done(database: Database, is_read: bool) -> None:
+    job = read(database, request(), numbered(4), chunk=2, stop_after=None if is_read else 1)
+    claim = claim_next(database)
+    other = read(database, request("b.jsonl", spec=TRANSLATE), [(key, f"new {text}") for key, text in numbered(2)])
+    jobs.cancel(database, other.id)
+    assert versions.remove(database, 0) == Removed()
+    shards.commit(database, claim, done(claim), None)
+    if not is_read:
+        read(database, request(), numbered(4), chunk=2)
+    finish(database)
+    assert read_status(database, job.id).done == 4
+    removed = versions.remove(database, 0)
+    assert removed.documents >= 2
+    assert set(documents(database)) == {key for key, _ in numbered(4)}
+
+
+def test_versions_that_another_corpus_shares_the_text_of_keep_its_results(database: Database) -> None:
+    read_all(database, [("a", "shared")])
+    read_all(database, [("a", "new")])
+    read_all(database, [("z", "shared")], corpus="poems")
+    assert cost.of_dropping(database, older_than_s=0, spec_ids=(), superseded=True) == []
+    assert versions.remove(database, 0) == Removed(documents=1)
+    assert texts(database) == {"shared", "new"}
+
+
+def test_results_that_a_run_has_yet_to_write_stay(database: Database) -> None:
+    job = read(database, request(), [("a", "old")])
+    finish(database)
+    read_all(database, [("a", "new")], source="b.jsonl")
+    text = 'name = "n"\n[corpus]\nsource = "a.jsonl"\n[[step]]\nname = "s"\ntask = "embed"\nmodel = "null"\n'
+    pipelines.put(database, "n", "n.toml", text, {"cron": "0 * * * *", "timezone": "UTC", "overlap": "queue"})
+    run_id = pipelines.fire(database, pipelines.scheduled(database)[0], 1.0)
+    this = update(PipelineRun).where(PipelineRun.id == run_id)
+    database.write(lambda connection: connection.execute(this.values(job_id=job.id, state="running")))
+    assert versions.remove(database, 0) == Removed()
+    database.write(lambda connection: connection.execute(this.values(state="done", finished_at=db_now())))
+    assert versions.remove(database, 0).documents == 1
+
+
+def test_prompts_of_superseded_versions_go_and_their_cost_is_known(database: Database) -> None:
+    told = Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.n} {text}"})
+    read_all(database, [("a", "old"), ("b", "b")], spec=told)
+    read_all(database, [("a", "other"), ("b", "b")], spec=told)
+    [expected] = cost.of_dropping(database, older_than_s=0, spec_ids=(), superseded=True)
+    assert expected.outcomes == 1
+    assert versions.remove(database, 0) == Removed(1, 2, 1)
+    assert texts(database) == {"other", "b", "5 other", "1 b"}
+    assert count(database, Prompt) == 2
+
+
+def test_a_removal_that_was_cut_off_is_carried_on(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "LOOK", 4)
+    monkeypatch.setattr(versions, "PAGE", 2)
+    read_all(database, numbered(9))
+    read_all(database, [(key, f"new {text}") for key, text in numbered(9)])
+    remove_rows, left = removal.remove_rows, 2
+
+    def cut_off(*given: Any) -> Removed:
+        nonlocal left
+        left -= 1
+        found = remove_rows(*given)
+        if left < 0:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(removal, "remove_rows", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        versions.remove(database, 0)
+    assert count(database, Document) == 14, "what one transaction removed stays removed, and no more"
+    monkeypatch.setattr(removal, "remove_rows", remove_rows)
+    assert versions.remove(database, 0) == Removed(5, 5, 5)
+    assert texts(database) == {f"new {text}" for _, text in numbered(9)}
+
+
+def test_a_failed_text_of_a_removed_version_is_not_tried_again(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    work(database, failed)
+    jobs.finish(database)
+    read_all(database, [("k1", "new")], source="b.jsonl", spec=TRANSLATE)
+    assert versions.remove(database, 0).documents == 1
+    assert jobs.retry(database, job.id) == 2
+    finish(database)
+    assert [one["id"] for one in results(database, job.id)] == ["k0", "k2"]
+
+
+@dataclass(frozen=True)
+class Night:
+    """A reading of a source, perhaps cut off once before, perhaps with pruning; its job may wait for the next one."""
+
+    source: str
+    found: list[Text]
+    prunes: bool
+    cut_off: bool
+    worked_off: bool
+
+
+TEXTS = st.tuples(st.sampled_from("abcd"), st.sampled_from(["one", "two", "three", "four"]))
+FOUND = st.lists(TEXTS, min_size=1, max_size=7)
+NIGHTS = st.lists(
+    st.builds(Night, st.sampled_from(["left", "right"]), FOUND, *[st.booleans()] * 3), min_size=2, max_size=8
+)
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(nights=NIGHTS)
+def test_a_corpus_without_its_superseded_versions_reads_on_as_one_with_them(
+    database: Database, nights: list[Night]
+) -> None:
+    whole, reduced = ([*_live(database, nights, collects=collects)] for collects in (False, True))
+    assert whole == reduced
+
+
+def _live(database: Database, nights: list[Night], *, collects: bool) -> Any:
+    """Read each night's source into a corpus of its own and yield what was found, and what the corpus then is."""
+    name = uuid.uuid4().hex
+    spec = Spec("copy", name, "r1")
+    computed: set[str] = set()  # and current ever since
+    open_jobs: set[int] = set()
+
+    def compute(claim: Any) -> list[Outcome]:
+        assert not computed & {text for _, text in claim.texts}, "nothing is computed again that is current"
+        computed.update(text for _, text in claim.texts)
+        return [Outcome(one, Status.DONE, text="out") for one, _ in claim.texts]
+
+    for night in nights:
+        found = [(key, f"{name} {text}") for key, text in night.found]
+        asked = request(night.source, corpus=name, spec=spec)
+        if night.cut_off:
+            read(database, asked, found, chunk=2, stop_after=1)
+            _ = collects and versions.remove(database, 0)
+        if night.prunes:
+            job, vanished = read_and_prune(database, found, night.source, 2, corpus=name, spec=spec)
+        else:
+            job, vanished = read(database, asked, found, chunk=2), 0
+        _ = collects and versions.remove(database, 0)
+
+        open_jobs |= {job.id}
+        waiting = {one: documents(database, one) for one in sorted(open_jobs)}
+        if night.worked_off or night is nights[-1]:
+            work(database, compute)
+            jobs.finish(database)
+            for one, seen in waiting.items():
+                assert {line["id"] for line in results(database, one)} == {*seen}
+            open_jobs.clear()
+        if collects:
+            versions.remove(database, 0)
+            assert gc.collect(database) == gc.Collected()
+        now = documents(database, corpus_id=job.corpus_id)
+        assert documents(database, job) == now
+        computed.intersection_update(now.values())
+        yield _counts(database, job.ingest_id), vanished, _told(now), [_told(seen) for seen in waiting.values()]
+
+
+def _told(found: dict[str, str]) -> dict[str, str]:
+    return {key: text.split()[1] for key, text in found.items()}
+
+
+def _counts(database: Database, ingest_id: int) -> dict[str, int]:
+    with database.read() as connection:
+        row = connection.execute(select(Ingest).where(Ingest.id == ingest_id)).one()
+    return {name: value for name, value in row._mapping.items() if name.startswith("n_")}

@@ -1,0 +1,428 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from storage.core.database import Database
+from storage.core.outcomes import Outcome, Status
+from storage.core.schema import Document, Ingest
+from storage.errors import JobStopped
+from storage.ingest import ingest, planning
+from storage.ingest.chunks import Rejected
+from storage.ingest.ingest import Counts
+from storage.leases.shards import Claim
+from storage.results.results import failures
+from storage.results.status import read_status
+from storage.steps import jobs
+from tests.storage.builders import (
+    COPY,
+    TRANSLATE,
+    at_once,
+    chunks,
+    documents,
+    gathered,
+    n_documents,
+    numbered,
+    planned,
+    read,
+    records,
+    request,
+    work,
+)
+
+
+class Killed(Exception):
+    """The process that reads goes away."""
+
+
+def counted(database: Database, ingest_id: int) -> tuple[int, int, int, int, int]:
+    """(records, new, changed, unchanged, repeated) as the ingest's row has them."""
+    with database.read() as connection:
+        row = connection.execute(select(Ingest).where(Ingest.id == ingest_id)).one()
+    return row.n_records, row.n_new, row.n_changed, row.n_unchanged, row.n_repeated
+
+
+def test_a_reading_stores_its_documents_and_plans_each_text(database: Database) -> None:
+    job = read(database, request(), numbered(5))
+    assert documents(database, job) == dict(numbered(5))
+    assert set(planned(database, job).values()) == {1}
+    assert len(planned(database, job)) == 5
+    assert read_status(database, job.id).documents == 5
+
+
+def test_a_reading_that_was_cut_off_is_carried_on_by_reading_again(database: Database) -> None:
+    texts = numbered(10)
+    cut_off = read(database, request(), texts, chunk=3, stop_after=2)
+    job = read(database, request(), texts, chunk=3)
+    assert job.adopted
+    assert job.id == cut_off.id
+    assert documents(database, job) == dict(texts)
+    assert n_documents(database) == 10
+    assert list(planned(database, job).values()) == [1] * 10
+    assert counted(database, job.ingest_id) == (10, 10, 0, 0, 0)
+
+
+def test_the_same_reading_again_adds_nothing(database: Database) -> None:
+    first = read(database, request(), numbered(4))
+    again = jobs.open_job(database, request())
+    assert ingest.add(database, again, records(numbered(4))) == Counts(records=4, unchanged=4)
+    assert ingest.end(database, again) == (4, Counts())
+    assert again.id == first.id
+    assert n_documents(database) == 4
+    assert sum(planned(database, first).values()) == 4
+
+
+def test_a_reading_after_the_job_has_ended_is_a_new_job_that_computes_nothing(database: Database) -> None:
+    first = read(database, request(), numbered(4))
+    work(database)
+    assert jobs.finish(database) == [first.id]
+    second = read(database, request(), numbered(4))
+    assert second.id != first.id
+    assert not planned(database, second)
+    status = read_status(database, second.id)
+    assert (status.done, status.pending, status.prior) == (4, 0, 4)
+
+
+def test_a_changed_document_supersedes_the_old_one_which_stays(database: Database) -> None:
+    first = read(database, request(), [("a", "one"), ("b", "two")])
+    second = read(database, request("b.jsonl"), [("a", "uno")])
+    assert documents(database) == {"a": "uno", "b": "two"}
+    assert documents(database, first) == {"a": "one", "b": "two"}
+    assert documents(database, second) == {"a": "uno", "b": "two"}
+    assert counted(database, second.ingest_id) == (1, 0, 1, 0, 0)
+
+
+def test_changed_metadata_or_flags_alone_make_a_new_version(database: Database) -> None:
+    job = read(database, request(), [("a", "one")])
+    other_meta = gathered(("a", "one", {"year": 1900}, (), 0))
+    assert ingest.add(database, job, other_meta).changed == 1
+    other_flags = gathered(("a", "one", {"year": 1900}, ("nul-replaced",), 0))
+    assert ingest.add(database, job, other_flags).changed == 1
+    assert sum(planned(database, job).values()) == 1
+
+
+def test_metadata_reads_back_equal_whatever_json_makes_of_it(database: Database) -> None:
+    awkward = {"ratio": 1e300, "tiny": 1e-7, "whole": 100.0, "list": (1, 2), "nested": {"b": None, "a": "ä"}}
+    chunk = gathered(("a", "one", awkward, (), 0))
+    job = jobs.open_job(database, request())
+    assert ingest.add(database, job, chunk).new == 1
+    assert ingest.add(database, job, chunk).unchanged == 1
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 10])
+def test_of_records_with_one_key_the_last_wins_and_the_others_are_counted(database: Database, chunk: int) -> None:
+    texts = [("a", "one"), ("b", "x"), ("a", "two"), ("a", "three")]
+    job = read(database, request(), texts, chunk=chunk)
+    assert documents(database, job) == {"a": "three", "b": "x"}
+    assert counted(database, job.ingest_id) == (4, 2, 0, 0, 2)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 10])
+def test_a_source_with_a_repeated_key_adds_nothing_when_it_is_read_again(database: Database, chunk: int) -> None:
+    texts = [("a", "one"), ("b", "x"), ("a", "two"), ("a", "three")]
+    read(database, request(), texts, chunk=chunk)
+    rows = n_documents(database)
+    again = read(database, request(spec=TRANSLATE), texts, chunk=chunk)
+    assert n_documents(database) == rows
+    assert documents(database, again) == {"a": "three", "b": "x"}
+    assert counted(database, again.ingest_id) == (4, 0, 0, 2, 2)
+    assert planned(database, again) == {"three": 1, "x": 1}
+
+
+def test_the_older_of_two_records_wins_once_the_newer_is_gone_from_the_source(database: Database) -> None:
+    read(database, request(), [("a", "one"), ("b", "x"), ("a", "two")], chunk=1)
+    job = read(database, request(spec=TRANSLATE), [("a", "one"), ("b", "x")], chunk=1)
+    assert documents(database, job) == {"a": "one", "b": "x"}
+    assert planned(database, job)["one"] == 1
+    assert counted(database, job.ingest_id) == (2, 0, 1, 1, 0)
+    rows = n_documents(database)
+    read(database, request(), [("a", "one"), ("b", "x")], chunk=1)
+    assert n_documents(database) == rows
+
+
+def test_the_order_of_two_records_with_one_key_may_turn_around(database: Database) -> None:
+    read(database, request(), [("a", "one"), ("a", "two")], chunk=1)
+    job = read(database, request(spec=TRANSLATE), [("a", "two"), ("a", "one")], chunk=1)
+    assert documents(database, job) == {"a": "one"}
+
+
+def test_a_cut_off_reading_of_repeated_keys_is_carried_on_without_new_versions(database: Database) -> None:
+    texts = [("a", "one"), ("a", "two"), ("b", "x"), ("a", "three")]
+    read(database, request(), texts, chunk=1, stop_after=3)
+    job = read(database, request(), texts, chunk=1)
+    assert documents(database, job) == {"a": "three", "b": "x"}
+    assert n_documents(database) == 4
+    assert counted(database, job.ingest_id) == (4, 2, 0, 0, 2)
+
+
+def test_what_another_reading_changed_meanwhile_is_not_undone_by_a_contender(database: Database) -> None:
+    read(database, request(), [("a", "one"), ("a", "two")], chunk=1)
+    mine = jobs.open_job(database, request(spec=TRANSLATE))
+    ingest.add(database, mine, records([("a", "one")]))
+    read(database, request("other.jsonl"), [("a", "news")])
+    ingest.end(database, mine)
+    assert documents(database) == {"a": "news"}
+
+
+def test_a_text_of_many_documents_is_planned_once(database: Database) -> None:
+    texts = [(f"k{i}", "same") for i in range(5)]
+    job = read(database, request(), texts, chunk=2)
+    assert planned(database, job) == {"same": 1}
+
+
+def test_a_text_is_planned_once_across_a_crash(database: Database) -> None:
+    texts = [(f"k{i}", "same") for i in range(6)]
+    read(database, request(), texts, chunk=2, stop_after=2)
+    assert planned(database, read(database, request(), texts, chunk=2)) == {"same": 1}
+
+
+def test_a_corpus_that_grew_is_computed_whole_under_a_new_spec(database: Database) -> None:
+    read(database, request("a.jsonl"), numbered(3))
+    work(database)
+    job = read(database, request("b.jsonl", spec=TRANSLATE), [("x", "new"), ("y", "text 1")])
+    assert planned(database, job) == {"text 0": 1, "text 1": 1, "text 2": 1, "new": 1}
+    assert len(documents(database, job)) == 5
+
+
+def test_a_corpus_that_grew_computes_only_what_is_new_under_the_same_spec(database: Database) -> None:
+    read(database, request("a.jsonl"), numbered(3))
+    work(database)
+    job = read(database, request("b.jsonl"), [("x", "new"), ("y", "text 1")])
+    assert planned(database, job) == {"new": 1}
+    status = read_status(database, job.id)
+    assert (status.documents, status.done, status.pending) == (5, 3, 1)
+
+
+def test_the_sweep_goes_on_where_a_crash_left_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.ingest.planning.SWEEP_DOCUMENTS", 4)
+    texts = [(f"k{i}", f"text {i % 6}") for i in range(10)]
+    read(database, request("a.jsonl"), texts)
+    pages = 0
+
+    def killed_on_the_second(*arguments: Any) -> Any:
+        nonlocal pages
+        pages += 1
+        if pages == 2:
+            raise Killed
+        return planning.sweep_page(*arguments)
+
+    monkeypatch.setattr("storage.ingest.ingest.sweep_page", killed_on_the_second)
+    cut_off = jobs.open_job(database, request("b.jsonl", spec=TRANSLATE))
+    with pytest.raises(Killed):
+        ingest.end(database, cut_off)
+    assert planned(database, cut_off) == {f"text {i}": 1 for i in range(4)}
+    monkeypatch.setattr("storage.ingest.ingest.sweep_page", planning.sweep_page)
+    job = read(database, request("b.jsonl", spec=TRANSLATE), [("x", "text 5"), ("y", "new")])
+    assert job.id == cut_off.id
+    assert planned(database, job) == {f"text {i}": 1 for i in range(6)} | {"new": 1}
+
+
+@pytest.mark.parametrize(("near", "page"), [(1, 1), (3, 2), (4, 4), (6, 2), (5, 100), (100, 5)])
+def test_the_sweep_passes_over_the_documents_of_its_own_source(
+    database: Database, monkeypatch: pytest.MonkeyPatch, near: int, page: int
+) -> None:
+    monkeypatch.setattr("storage.ingest.planning.NEAR_DOCUMENTS", near)
+    monkeypatch.setattr("storage.ingest.planning.SWEEP_DOCUMENTS", page)
+    read(database, request("a.jsonl"), numbered(6))
+    job = jobs.open_job(database, request("b.jsonl", spec=TRANSLATE))
+    ingest.add(database, job, records([(f"own{i}", f"own {i}") for i in range(9)]))
+    other = jobs.open_job(database, request("c.jsonl"))
+    ingest.add(database, other, records([("x", "between"), ("k0", "changed")]))
+    ingest.add(database, job, records([("last", "own last")]))
+    swept: set[int] = set()
+
+    def watched(*arguments: Any) -> Any:
+        swept.update(arguments[4])
+        return plan_new(*arguments)
+
+    plan_new = planning.plan_new
+    monkeypatch.setattr(planning, "plan_new", watched)
+    gone = update(Document).where(Document.key == "k5").values(gone=True)
+    database.write(lambda connection: connection.execute(gone))
+    ingest.end(database, job)
+    wanted = [f"own {i}" for i in range(9)] + ["own last", "between", "changed"] + [f"text {i}" for i in range(1, 5)]
+    assert planned(database, job) == dict.fromkeys(wanted, 1)
+    assert len(swept) == 6  # what others brought, and nothing of its own source
+
+
+def test_a_text_that_moves_to_another_key_in_the_same_reading_is_planned_once(database: Database) -> None:
+    read(database, request("a.jsonl"), [("a", "moving"), ("b", "stays")])
+    job = read(database, request("b.jsonl", spec=TRANSLATE), [("a", "new"), ("c", "moving")])
+    assert planned(database, job) == {"moving": 1, "stays": 1, "new": 1}
+
+
+def test_a_job_covers_what_another_reading_brought_while_its_own_lasted(database: Database) -> None:
+    earlier = jobs.open_job(database, request("a.jsonl"))
+    later = jobs.open_job(database, request("b.jsonl", spec=TRANSLATE))
+    ingest.add(database, later, records([("k", "both"), ("l", "later")]))
+    ingest.add(database, earlier, records([("k", "both"), ("e", "earlier")]))
+    for job in (later, earlier):
+        ingest.end(database, job)
+        assert documents(database, job) == {"k": "both", "l": "later", "e": "earlier"}
+        assert planned(database, job) == {"both": 1, "later": 1, "earlier": 1}
+
+
+def test_two_enqueuers_of_one_source_at_once_store_one_set_of_documents(database: Database) -> None:
+    texts = [(f"k{i}", f"text {i % 40}") for i in range(60)]
+    first, second = at_once(*[lambda: read(database, request(), texts, chunk=7)] * 2)
+    assert first.id == second.id
+    assert documents(database, first) == dict(texts)
+    assert n_documents(database) == 60
+    assert set(planned(database, first).values()) == {1}
+
+
+def test_two_jobs_of_one_corpus_read_at_once_both_cover_all_of_it(database: Database) -> None:
+    left, right = numbered(60), numbered(60, first=30)
+    acts = [
+        lambda: read(database, request("left", spec=COPY), left, chunk=7),
+        lambda: read(database, request("right", spec=TRANSLATE), right, chunk=7),
+    ]
+    last = max(at_once(*acts), key=lambda job: len(documents(database, job)))
+    assert documents(database, last) == dict(left + right)
+    assert n_documents(database) == 90
+    work(database)
+    jobs.finish(database)
+    status = read_status(database, last.id)
+    assert (status.state, status.done, status.documents) == ("done", 90, 90)
+
+
+def test_two_corpora_that_share_texts_are_read_at_once_without_a_deadlock(database: Database) -> None:
+    texts = numbered(200)
+    backwards = texts[::-1]
+    at_once(
+        lambda: read(database, request(corpus="left"), texts, chunk=50),
+        lambda: read(database, request(corpus="right"), backwards, chunk=50),
+    )
+    assert n_documents(database) == 400
+
+
+def test_a_cancelled_job_takes_no_more_documents(database: Database) -> None:
+    job = jobs.open_job(database, request())
+    jobs.cancel(database, job.id)
+    for act in (
+        lambda: ingest.add(database, job, records(numbered(1))),
+        lambda: ingest.end(database, job),
+    ):
+        with pytest.raises(JobStopped, match="cancelled"):
+            act()
+    assert n_documents(database) == 0
+
+
+def test_rejected_records_are_kept_with_their_place_and_counted_once(database: Database) -> None:
+    rejected = [Rejected("a.jsonl:3", "not JSON")]
+    for _ in range(2):
+        job = jobs.open_job(database, request())
+        ingest.add(database, job, records(numbered(2)), rejected)
+    assert read_status(database, job.id).rejected == 1
+    assert [row["id"] for row in failures(database, job.id)] == ["a.jsonl:3"]
+
+
+def test_a_rejection_that_was_mended_before_the_reading_is_carried_on_is_forgotten(database: Database) -> None:
+    job = jobs.open_job(database, request())
+    ingest.add(database, job, gathered(), [Rejected("a.jsonl:3", "not JSON")])
+    job = read(database, request(), numbered(3))
+    assert list(failures(database, job.id)) == []
+
+
+def test_an_empty_source_makes_a_job_that_ends(database: Database) -> None:
+    job = read(database, request(), [])
+    assert jobs.finish(database) == [job.id]
+    assert read_status(database, job.id).documents == 0
+
+
+def test_a_chunk_larger_than_a_databases_limit_of_parameters_is_stored(database: Database) -> None:
+    job = jobs.open_job(database, request())
+    assert ingest.add(database, job, chunks(numbered(2_503), 2_503)[0]).new == 2_503
+    assert documents(database) == dict(numbered(2_503))
+
+
+def test_jobs_that_differ_in_their_options_are_not_mixed(database: Database) -> None:
+    first = read(database, request(options={"text_field": "text"}), numbered(1), stop_after=0)
+    second = read(database, request(options={"text_field": "body"}), numbered(1), stop_after=0)
+    assert first.id != second.id
+
+
+def test_skipped_and_failed_texts_of_earlier_jobs_are_counted_as_prior(database: Database) -> None:
+    read(database, request(), numbered(4))
+
+    def mixed(claim: Claim) -> list[Outcome]:
+        wanted = [Status.DONE, Status.FAILED, Status.SKIPPED, Status.DONE]
+        return [Outcome(content_id, status) for (content_id, _), status in zip(claim.texts, wanted, strict=True)]
+
+    work(database, mixed)
+    status = read_status(database, read(database, request("b.jsonl"), []).id)
+    assert (status.done, status.failed, status.skipped, status.pending) == (2, 1, 1, 0)
+
+
+def states(database: Database, job_id: int) -> tuple[str, int, int, list[str]]:
+    """A job's state, its documents, its records and the places of those that were rejected."""
+    found = read_status(database, job_id)
+    rejected = [one["id"] for one in failures(database, job_id) if one["status"] == "rejected"]
+    return found.state, found.documents, found.records, rejected
+
+
+def read_with_a_rejection(database: Database) -> int:
+    job = jobs.open_job(database, request())
+    counts = ingest.add(database, job, records(numbered(4)), [Rejected("line 9", "no JSON")])
+    ingest.end(database, job, counts)
+    return job.id
+
+
+@pytest.mark.parametrize("n_chunks", [0, 1])
+def test_a_job_that_was_read_stays_as_it_was_when_the_same_command_is_killed(
+    database: Database, n_chunks: int
+) -> None:
+    job_id = read_with_a_rejection(database)
+    again = jobs.open_job(database, request())
+    assert (again.id, again.adopted) == (job_id, True)
+    for part in chunks(numbered(4), 2)[:n_chunks]:
+        ingest.add(database, again, part, [Rejected("line 9", "no JSON")])
+    work(database)
+    assert jobs.finish(database) == [job_id]
+    assert states(database, job_id) == ("done", 4, 4, ["line 9"])
+    assert read_status(database, job_id).rejected == 1
+
+
+def test_a_job_that_was_read_and_whose_source_has_more_is_carried_on_by_the_same_command(database: Database) -> None:
+    job_id = read_with_a_rejection(database)
+    read(database, request(), numbered(6), chunk=5, stop_after=1)
+    work(database)
+    assert jobs.finish(database) == [], "what is new may be only a part of it"
+    assert read_status(database, job_id).state == "ingesting"
+    read(database, request(), numbered(6), chunk=5)
+    work(database)
+    assert jobs.finish(database) == [job_id]
+    assert states(database, job_id) == ("done", 6, 6, []), "the line that was no JSON has become records"
+    assert counted(database, 1) == (6, 6, 0, 0, 0)
+
+
+def test_a_job_that_ends_while_its_source_is_read_again_is_done_with_all_of_it(database: Database) -> None:
+    job_id = read_with_a_rejection(database)
+    same, more = (jobs.open_job(database, request()) for _ in range(2))
+    work(database)
+    assert jobs.finish(database) == [job_id]
+    counts = ingest.add(database, same, records(numbered(4)), [Rejected("line 9", "no JSON")])
+    assert read_status(database, job_id).state == "done"
+    ingest.end(database, same, counts)
+    assert states(database, job_id) == ("done", 4, 4, ["line 9"])
+    counts = ingest.add(database, more, records(numbered(6)))
+    assert read_status(database, job_id).state == "ingesting"
+    ingest.end(database, more, counts)
+    assert read_status(database, job_id).state == "running"
+    work(database)
+    assert jobs.finish(database) == [job_id]
+    assert states(database, job_id) == ("done", 6, 6, ["line 9"]), "the other reading met it meanwhile"
+    assert read_status(database, job_id).done == 6
+
+
+def test_what_others_brought_is_found_when_the_source_of_a_job_is_read_again(database: Database) -> None:
+    first = read(database, request(), numbered(2))
+    read(database, request("b.jsonl", spec=TRANSLATE), [("z", "from another source")])
+    again = read(database, request(), numbered(2))
+    assert again.id == first.id
+    assert planned(database, first)["from another source"] == 1
+    work(database)
+    jobs.finish(database)
+    assert read_status(database, first.id).done == 3

@@ -1,0 +1,85 @@
+"""What holds for any sequence of readings, cut off or not, of sources that share keys and texts."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from storage.core.database import Database
+from storage.core.specs import Spec
+from storage.steps import jobs
+from storage.steps.jobs import OpenJob
+from tests.storage.builders import Text, documents, outcomes, planned, read, request, work
+
+KEYS = st.sampled_from(["a", "b", "c", "d"])
+TEXTS = st.sampled_from(["one", "two", "three", "four", "five"])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A source as it is read: in chunks, cut off after some of them or not, and whether its job is worked off."""
+
+    source: str
+    revision: str
+    texts: list[Text]
+    chunk: int
+    cut_off: int | None
+    worked_off: bool
+
+
+READINGS = st.builds(
+    Reading,
+    source=st.sampled_from(["left", "right"]),
+    revision=st.sampled_from(["r1", "r2"]),
+    texts=st.lists(st.tuples(KEYS, TEXTS), max_size=6),
+    chunk=st.integers(1, 3),
+    cut_off=st.none() | st.integers(0, 2),
+    worked_off=st.booleans(),
+)
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(readings=st.lists(READINGS, min_size=1, max_size=6))
+def test_a_corpus_is_what_a_dictionary_would_be_and_every_text_is_planned_once(
+    database: Database, readings: list[Reading]
+) -> None:
+    corpus = uuid.uuid4().hex  # an example has a corpus and specs of its own, not a database of its own
+    possible: dict[str, set[str]] = {}
+    ends: dict[int, dict[str, str]] = {}
+    for reading in readings:
+        spec = Spec("copy", corpus, reading.revision)
+        job = read(
+            database,
+            request(reading.source, corpus=corpus, spec=spec),
+            reading.texts,
+            chunk=reading.chunk,
+            stop_after=reading.cut_off,
+        )
+        found = documents(database, corpus_id=job.corpus_id)
+        if reading.cut_off is None:
+            possible |= {key: {text} for key, text in reading.texts}
+            assert_all_is_planned_once(database, job)
+            assert documents(database, job) == found
+            ends[job.id] = found
+        else:  # what came so far may have been held back until the reading's end, which never came
+            for key, text in reading.texts[: reading.cut_off * reading.chunk]:
+                possible[key] = possible.get(key, set()) | {text}
+            ends.pop(job.id, None)
+        assert found.keys() == possible.keys()
+        assert all(found[key] in possible[key] for key in found)
+        possible = {key: {text} for key, text in found.items()}
+        if reading.worked_off:
+            work(database)
+            jobs.finish(database)
+    for job_id, found in ends.items():
+        assert documents(database, job_id) == found
+
+
+def assert_all_is_planned_once(database: Database, job: OpenJob) -> None:
+    in_shards = planned(database, job)
+    settled = {text for (spec_id, text) in outcomes(database) if spec_id == str(job.first.spec_id)}
+    assert set(in_shards.values()) <= {1}
+    assert set(documents(database, job).values()) <= in_shards.keys() | settled

@@ -1,0 +1,156 @@
+"""What a source has no more is marked as gone: from the corpus as it is now, and not from what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.core.database import Database
+from storage.errors import JobStopped, TooManyVanished
+from storage.ingest import ingest
+from storage.ingest.ingest import Counts
+from storage.ingest.pruning import Limits, Pruned, Seen, prune
+from storage.ingest.unread import Unread
+from storage.results.results import results
+from storage.results.status import read_status
+from storage.steps import jobs
+from storage.steps.jobs import OpenJob
+from tests.storage.builders import TRANSLATE, Text, chunks, documents, numbered, planned, read, request, work
+
+ALL = Limits(most_percent=100)
+
+
+def read_and_prune(
+    database: Database, texts: Sequence[Text], source: str = "a.jsonl", chunk: int = 4, **more: object
+) -> tuple[OpenJob, int]:
+    """Read a source and mark what vanished from it; the job, and how many documents that were."""
+    job = jobs.open_job(database, request(source, **more))  # type: ignore[arg-type]
+    seen = Seen()
+    for part in chunks(texts, chunk):
+        ingest.add(database, job, part, seen=seen)
+    n = prune(database, job, seen, limits=ALL).vanished
+    ingest.end(database, job)
+    return job, n
+
+
+def test_what_the_source_has_no_more_is_gone_and_nothing_of_it_is_planned(database: Database) -> None:
+    before = read(database, request(), numbered(10))
+    work(database)
+    jobs.finish(database)
+    job, n = read_and_prune(database, numbered(7), spec=TRANSLATE)
+    assert n == 3
+    assert documents(database, job) == documents(database) == dict(numbered(7))
+    assert set(planned(database, job)) == {f"text {i}" for i in range(7)}
+    assert read_status(database, job.id).documents == 7
+    assert len(documents(database, before)) == 10, "a job of before sees the corpus as it was"
+    assert len(list(results(database, before.id))) == 10
+
+
+def test_what_comes_back_is_there_again_and_its_result_too(database: Database) -> None:
+    read(database, request(), numbered(5))
+    work(database)
+    jobs.finish(database)
+    read_and_prune(database, numbered(3))
+    jobs.finish(database)
+    job, n = read_and_prune(database, numbered(5))
+    assert n == 0
+    assert documents(database, job) == dict(numbered(5))
+    assert not planned(database, job)
+    status = read_status(database, job.id)
+    assert (status.documents, status.done) == (5, 5)
+
+
+def test_what_is_unchanged_changed_repeated_or_new_is_seen(database: Database) -> None:
+    read(database, request(), [("a", "one"), ("b", "two"), ("c", "three"), ("c", "four")], chunk=1)
+    work(database)
+    jobs.finish(database)
+    job, n = read_and_prune(database, [("a", "one"), ("b", "news"), ("c", "three"), ("d", "new")], chunk=1)
+    assert n == 0
+    assert documents(database, job) == {"a": "one", "b": "news", "c": "three", "d": "new"}
+
+
+def test_what_other_sources_brought_stays(database: Database) -> None:
+    read(database, request("b.jsonl"), [("x", "from another source")])
+    read(database, request(), numbered(2))
+    job, n = read_and_prune(database, numbered(1))
+    assert n == 1
+    assert documents(database, job) == {"x": "from another source", "k0": "text 0"}
+
+
+def test_what_another_reading_of_the_source_brings_meanwhile_stays(database: Database) -> None:
+    mine = jobs.open_job(database, request(spec=TRANSLATE))
+    seen = Seen()
+    read(database, request(), numbered(3))
+    assert prune(database, mine, seen, limits=ALL) == Pruned()
+    assert len(documents(database)) == 3
+
+
+def test_pruning_twice_changes_nothing(database: Database) -> None:
+    read(database, request(), numbered(10))
+    job = jobs.open_job(database, request(spec=TRANSLATE))
+    assert [prune(database, job, Seen(), limits=ALL).vanished for _ in range(2)] == [10, 0]
+    assert documents(database) == {}
+    assert ingest.end(database, job) == (0, Counts())
+
+
+def test_pages_are_pruned_one_after_the_other(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.ingest.pruning.PAGE", 3)
+    read(database, request(), numbered(10))
+    _, n = read_and_prune(database, [text for text in numbered(10) if text[0] in {"k0", "k4", "k8"}])
+    assert n == 7
+    assert set(documents(database)) == {"k0", "k4", "k8"}
+
+
+def test_a_cancelled_job_prunes_nothing(database: Database) -> None:
+    read(database, request(), numbered(2))
+    job = jobs.open_job(database, request(spec=TRANSLATE))
+    jobs.cancel(database, job.id)
+    with pytest.raises(JobStopped):
+        prune(database, job, Seen(), limits=ALL)
+    assert len(documents(database)) == 2
+
+
+@given(st.lists(st.lists(st.integers(0, 200_000), max_size=30), max_size=5), st.integers(0, 250_000))
+def test_seen_is_a_set(groups: list[list[int]], other: int) -> None:
+    seen = Seen()
+    for group in groups:
+        seen.add(group)
+    everything = {number for group in groups for number in group}
+    assert all(number in seen for number in everything)
+    assert (other in seen) == (other in everything)
+
+
+def test_the_share_is_taken_of_what_the_source_had_before(database: Database) -> None:
+    read(database, request("b.jsonl"), numbered(50, first=100))
+    read(database, request(), numbered(4))
+    work(database)
+    jobs.finish(database)
+    job = jobs.open_job(database, request(spec=TRANSLATE))
+    seen = Seen()
+    changed = [("k0", "news"), ("k1", "more news"), *numbered(20, first=1_000)]
+    ingest.add(database, job, chunks(changed, 100)[0], seen=seen)
+    with pytest.raises(TooManyVanished, match="2 of the 4 documents of this source are missing, 50 %"):
+        prune(database, job, seen, limits=Limits(most_percent=49))
+    assert len(documents(database)) == 74
+    assert prune(database, job, seen) == Pruned(2)
+
+
+@given(st.lists(st.sampled_from("ab#:/."), max_size=8).map("".join), st.sampled_from(["a", "a/b", "a.b", "b"]))
+def test_a_rejected_file_holds_what_is_named_for_it(key: str, below: str) -> None:
+    unread = Unread()
+    unread.reject(below, below=below)
+    held = key == below or any(key.startswith(below + mark) for mark in "#:/")
+    assert unread.may_be_rejected(key) == held
+    assert unread.unknown is None
+
+
+def test_a_kind_that_was_left_out_holds_files_records_and_members() -> None:
+    unread = Unread()
+    unread.left_out = {".pdf": 1, ".mbox.gz": 1, "without a suffix": 3}
+    for key in ("a.pdf", "b/a.pdf#17", "a.pdf:3", "x.zip/a.pdf", "in.mbox.gz/1.eml"):
+        assert unread.kind_left_out(key) is not None
+    for key in ("a.pdfx", "pdf", "a.pdf.txt", "README", "without a suffix"):
+        assert unread.kind_left_out(key) is None

@@ -1,0 +1,87 @@
+"""What a backlog costs: as much as what is in flight, however many shards wait. Counted in steps, not in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import insert, select
+
+from storage.core.database import Database
+from storage.core.schema import Shard
+from storage.leases import dispatch, maintenance
+from storage.steps import jobs
+from storage.steps.jobs import OpenJob
+from tests.kinds import KINDS
+from tests.storage.builders import claim_next, claim_shard, numbered, read, request
+from tests.storage.leases.test_dispatch import sign_on
+
+SMALL, HUGE = 100, 40_000
+
+
+def backlog(database: Database, corpus: str, n: int) -> OpenJob:
+    """A job with n planned shards more than it was read with."""
+    job = read(database, request(corpus=corpus), numbered(3))
+
+    def fill(connection) -> None:  # type: ignore[no-untyped-def]
+        columns = [column for column in Shard.__table__.columns if column.name != "id"]
+        one = connection.execute(select(*columns).where(Shard.job_id == job.id).limit(1)).one()
+        row = {column.name: value for column, value in zip(columns, one, strict=True)}
+        connection.execute(insert(Shard), [row] * n)
+
+    database.write(fill)
+    return job
+
+
+def steps(database: Database, act: Callable[[], object]) -> int:
+    """How many instructions of SQLite's machine an act costs, in thousands."""
+    counted = 0
+
+    def count() -> int:
+        nonlocal counted
+        counted += 1
+        return 0
+
+    connections = [database.engine.raw_connection() for _ in range(4)]
+    for connection in connections:
+        connection.driver_connection.set_progress_handler(count, 1_000)  # type: ignore[union-attr]
+        connection.close()
+    act()
+    for _ in connections:
+        connection = database.engine.raw_connection()
+        connection.driver_connection.set_progress_handler(None, 0)  # type: ignore[union-attr]
+        connection.close()
+    return counted
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda database, job: [dispatch.take(database, lane) for lane in dispatch.lanes(database)],
+        lambda database, job: [
+            claim_shard(database, shard_id)
+            for lane in dispatch.lanes(database)
+            for shard_id in dispatch.take(database, lane)
+        ],
+        lambda database, job: maintenance.reclaim(database),
+        lambda database, job: maintenance.reclaim(database, "w1"),
+        lambda database, job: maintenance.lost_hints(database, "copy", queue_is_empty=False, grace_s=0),
+        lambda database, job: jobs.finish(database),
+        lambda database, job: jobs.pause(database, job.id),
+        lambda database, job: jobs.cancel(database, job.id),
+    ],
+    ids=["take", "claim", "reclaim", "reclaim of a process", "lost hints", "finish", "pause", "cancel"],
+)
+def test_a_huge_backlog_costs_no_more_than_a_small_one(
+    sqlite_url: str, act: Callable[[Database, OpenJob], object]
+) -> None:
+    database = Database(sqlite_url, kinds=KINDS)
+    sign_on(database, "w1")
+    small = backlog(database, "small", SMALL)
+    claim_next(database)
+    cost = steps(database, lambda: act(database, small))
+    jobs.cancel(database, small.id)
+    huge = backlog(database, "huge", HUGE)
+    claim_next(database)
+    assert steps(database, lambda: act(database, huge)) <= cost + 4
+    database.close()

@@ -1,0 +1,331 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from storage.core.database import Database, db_now
+from storage.core.specs import Spec
+from storage.leases import dispatch, maintenance, shards
+from storage.leases.dispatch import LEAST_WINDOW, WINDOW_PER_SLOT
+from storage.leases.stall_diagnosis import Cause
+from storage.results.status import read_status
+from storage.steps import jobs
+from storage.steps.jobs import OpenJob
+from tests.storage.builders import (
+    TRANSLATE,
+    at_once,
+    claim_next,
+    claim_shard,
+    dispatched,
+    done,
+    queued,
+    read,
+    request,
+    set_shard,
+    shard,
+    shards_of,
+    work,
+)
+
+
+def sign_on(database: Database, worker_id: str, *lanes: str, slots: int = 4) -> None:
+    dispatch.sign_on(
+        database,
+        worker_id,
+        host="host",
+        pid=1,
+        device="cpu",
+        lanes=list(lanes or ("copy",)),
+        slots=slots,
+        version="0",
+    )
+
+
+def many_shards(
+    database: Database, corpus: str, n: int = 20, *, priority: int = 0, spec: Spec | None = None
+) -> OpenJob:
+    """A job of n shards."""
+    asked = request(corpus=corpus, priority=priority, spec=spec or Spec("copy", corpus, "r"))
+    job = jobs.open_job(database, asked)
+    texts = [(f"{corpus}{i}", f"{corpus} {i}") for i in range(n)]
+    job = read(database, asked, texts, chunk=1)
+    assert len(shards_of(database, job)) == n
+    return job
+
+
+def by_job(database: Database, shard_ids: list[int]) -> Counter[int]:
+    return Counter(shard(database, shard_id).job_id for shard_id in shard_ids)
+
+
+def test_a_lane_without_workers_is_offered_a_few_shards_so_that_one_that_starts_finds_some(
+    database: Database,
+) -> None:
+    many_shards(database, "a")
+    assert len(dispatched(database)) == LEAST_WINDOW
+    assert dispatched(database) == []
+
+
+def test_the_window_is_twice_the_live_slots_of_a_lane(database: Database) -> None:
+    many_shards(database, "a")
+    sign_on(database, "w1", slots=3)
+    sign_on(database, "w2", slots=2)
+    sign_on(database, "other", "translate", slots=9)
+    assert len(dispatched(database)) == WINDOW_PER_SLOT * 5
+    claim_next(database, "w1")
+    assert len(dispatched(database)) == 1
+
+
+def test_one_job_may_be_offered_alone_and_what_waits_be_taken_out_of_the_queue(database: Database) -> None:
+    first, second = many_shards(database, "a"), many_shards(database, "b")
+    (lane,) = dispatch.lanes(database)
+    assert set(by_job(database, dispatch.take(database, lane, second.id))) == {second.id}
+    sign_on(database, "w1", slots=6)
+    assert set(by_job(database, dispatched(database))) == {first.id, second.id}
+    held = claim_shard(database, next(s.id for s in shards_of(database, first) if s.state == "queued"))
+    assert held is not None
+    offered = queued(database)
+    dispatch.withdraw(database, ["translate"])
+    assert queued(database) == offered
+    dispatch.withdraw(database, ["copy"])
+    assert queued(database) == []
+    assert shard(database, held.shard_id).state == "running"
+    assert {s.state for s in shards_of(database, first)} == {"running", "planned"}
+    assert set(by_job(database, dispatch.take(database, lane, second.id))) == {second.id}
+
+
+def test_live_workers_are_those_heard_of_lately(database: Database) -> None:
+    sign_on(database, "w1")
+    sign_on(database, "silent")
+    database.write(
+        lambda connection: connection.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 60 WHERE id = 'silent'")
+    )
+    assert dispatch.live_workers(database) == {"w1"}
+
+
+def test_silent_workers_widen_no_window(database: Database) -> None:
+    many_shards(database, "a")
+    sign_on(database, "w1", slots=9)
+    database.write(lambda connection: connection.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 60"))
+    assert len(dispatched(database)) == LEAST_WINDOW
+
+
+def test_shards_are_offered_in_the_order_of_the_source(database: Database) -> None:
+    job = many_shards(database, "a")
+    assert dispatched(database) == [row.id for row in shards_of(database, job)[:LEAST_WINDOW]]
+
+
+def test_jobs_of_one_priority_share_the_window_evenly(database: Database) -> None:
+    first, second = many_shards(database, "a"), many_shards(database, "b")
+    sign_on(database, "w1", slots=4)
+    assert by_job(database, dispatched(database)) == {first.id: 4, second.id: 4}
+
+
+def test_a_job_of_higher_priority_goes_first(database: Database) -> None:
+    low, high = many_shards(database, "a"), many_shards(database, "b", 3, priority=5)
+    sign_on(database, "w1", slots=4)
+    assert by_job(database, dispatched(database)) == {high.id: 3, low.id: 5}
+
+
+def test_what_waits_in_the_queue_makes_room_for_a_higher_priority(database: Database) -> None:
+    huge = many_shards(database, "huge")
+    assert len(dispatched(database)) == LEAST_WINDOW
+    urgent = many_shards(database, "urgent", 3, priority=5)
+    assert by_job(database, dispatched(database)) == {urgent.id: 3}
+    assert by_job(database, queued(database)) == {urgent.id: 3, huge.id: LEAST_WINDOW - 3}
+    jobs.prioritise(database, huge.id, 9)
+    dispatched(database)
+    assert by_job(database, queued(database)) == {huge.id: LEAST_WINDOW}
+    assert dispatched(database) == []
+
+
+def test_a_small_job_behind_a_huge_one_has_its_share_of_the_next_places(database: Database) -> None:
+    huge = many_shards(database, "huge", 40)
+    sign_on(database, "w1", slots=4)
+    first = dispatched(database)
+    small = many_shards(database, "small", 2)
+    for shard_id in first[:2]:
+        claim = claim_shard(database, shard_id)
+        assert claim is not None
+        shards.commit(database, claim, done(claim), None)
+    assert by_job(database, dispatched(database)) == {small.id: 2}
+    assert by_job(database, queued(database))[huge.id] == len(first) - 2
+
+
+def test_of_many_jobs_no_more_shards_are_offered_than_there_are_places(database: Database) -> None:
+    ids = [many_shards(database, f"job{n}", 1).id for n in range(9)]
+    assert set(by_job(database, dispatched(database))) == set(ids[:LEAST_WINDOW])
+
+
+def test_a_lane_is_not_held_up_by_another(database: Database) -> None:
+    many_shards(database, "a")
+    translated = many_shards(database, "b", spec=TRANSLATE)
+    assert by_job(database, dispatched(database))[translated.id] == LEAST_WINDOW
+
+
+def test_two_top_ups_at_once_offer_no_shard_twice(database: Database) -> None:
+    many_shards(database, "a", 30)
+    sign_on(database, "w1", slots=5)
+    taken = [shard_id for ids in at_once(*[lambda: dispatched(database)] * 4) for shard_id in ids]
+    assert len(taken) == len(set(taken)) >= WINDOW_PER_SLOT * 5
+
+
+def test_what_could_not_be_sent_is_put_back_as_if_nothing_had_been(database: Database) -> None:
+    job = many_shards(database, "a", 6)
+    before = shards_of(database, job)
+    dispatch.put_back(database, dispatched(database))
+    assert shards_of(database, job) == before
+
+
+def test_a_shard_that_was_claimed_is_not_put_back(database: Database) -> None:
+    many_shards(database, "a", 6)
+    claim = claim_next(database)
+    dispatch.put_back(database, [claim.shard_id])
+    assert shard(database, claim.shard_id).state == "running"
+
+
+def test_a_spec_that_every_live_worker_refused_is_not_dispatched_and_its_job_is_blocked(database: Database) -> None:
+    bad, good = many_shards(database, "a"), many_shards(database, "b")
+    sign_on(database, "w1")
+    sign_on(database, "w2")
+    dispatch.refuse(database, "w1", bad.first.spec_id, "cannot serve it: no weights")
+    assert not read_status(database, bad.id).blocked
+    offered = dispatched(database)
+    assert by_job(database, offered) == {bad.id: 8, good.id: 8}
+    dispatch.put_back(database, offered)
+    dispatch.refuse(database, "w2", bad.first.spec_id, "cannot serve it: no memory")
+    assert by_job(database, dispatched(database)) == {good.id: 16}
+    status = read_status(database, bad.id)
+    assert status.blocked
+    assert status.state == "blocked"
+    assert str(status.waiting_for).startswith("blocked: cannot serve it: no memory. Every worker refuses it")
+    assert "`docmill cancel` drops it" in str(status.waiting_for)
+    assert {row.attempt for row in shards_of(database, bad)} == {0}
+
+
+def test_a_refusal_that_was_taken_back_no_longer_counts(database: Database) -> None:
+    job = many_shards(database, "a")
+    sign_on(database, "w1")
+    dispatch.refuse(database, "w1", job.first.spec_id, "cannot serve it: no weights")
+    dispatch.accept(database, "w1", job.first.spec_id)
+    assert dispatched(database)
+    assert read_status(database, job.id).waiting_for is None
+
+
+def test_a_refusal_lapses_so_that_a_mended_model_is_found(database: Database) -> None:
+    job = many_shards(database, "a")
+    sign_on(database, "w1")
+    dispatch.refuse(database, "w1", job.first.spec_id, "cannot serve it: no weights")
+    assert dispatched(database) == []
+    database.write(lambda connection: connection.exec_driver_sql("UPDATE refusal SET refused_at = refused_at - 60"))
+    assert dispatched(database)
+
+
+def test_the_refusals_of_a_worker_that_signed_off_block_nothing(database: Database) -> None:
+    job = many_shards(database, "a")
+    sign_on(database, "w1")
+    dispatch.refuse(database, "w1", job.first.spec_id, "cannot serve it")
+    dispatch.sign_off(database, "w1")
+    dispatch.sign_off(database, "w1")
+    assert read_status(database, job.id).no_worker
+
+
+def test_a_refusal_of_a_worker_that_is_not_on_the_list_is_ignored(database: Database) -> None:
+    job = many_shards(database, "a")
+    dispatch.refuse(database, "nobody", job.first.spec_id, "cannot serve it")
+    assert dispatched(database)
+
+
+def test_workers_that_are_long_silent_are_forgotten(database: Database) -> None:
+    job = many_shards(database, "a")
+    sign_on(database, "w1")
+    sign_on(database, "w2")
+    dispatch.refuse(database, "w1", job.first.spec_id, "cannot serve it")
+    database.write(
+        lambda connection: connection.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 7200 WHERE id = 'w1'")
+    )
+    assert maintenance.forget_workers(database) == 1
+
+
+def test_shards_that_back_off_are_not_offered_before_their_time(database: Database) -> None:
+    job = many_shards(database, "a", 1)
+    sign_on(database, "w1")
+    maintenance.failed_attempt(database, claim_next(database), "the driver fell over")
+    assert dispatched(database) == []
+    assert read_status(database, job.id).waiting_cause == Cause.BACKING_OFF
+    set_shard(database, shards_of(database, job)[0].id, not_before=db_now())
+    assert len(dispatched(database)) == 1
+
+
+GRACE_S = 30.0
+
+
+def lost(database: Database, *, queue_is_empty: bool) -> list[int]:
+    return maintenance.lost_hints(database, "copy", queue_is_empty=queue_is_empty, grace_s=GRACE_S)
+
+
+def test_a_hint_is_lost_when_its_lane_is_empty_after_the_grace_period(database: Database) -> None:
+    many_shards(database, "a")
+    shard_ids = dispatched(database)
+    assert lost(database, queue_is_empty=True) == []
+    for shard_id in shard_ids[:2]:
+        set_shard(database, shard_id, dispatched_at=db_now() - 2 * GRACE_S)
+    assert lost(database, queue_is_empty=False) == []
+    assert lost(database, queue_is_empty=True) == shard_ids[:2]
+    assert lost(database, queue_is_empty=True) == []  # it was sent again just now
+    assert queued(database) == shard_ids
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_hint_is_lost_when_a_later_one_was_claimed(database: Database, ends: bool) -> None:
+    many_shards(database, "a")
+    shard_ids = dispatched(database)
+    for age, shard_id in zip((100, 90, 80, 70), shard_ids, strict=True):
+        set_shard(database, shard_id, dispatched_at=db_now() - age)
+    claim = claim_shard(database, shard_ids[2])
+    assert claim is not None
+    if ends:
+        shards.commit(database, claim, done(claim), None)
+    assert lost(database, queue_is_empty=False) == shard_ids[:2]
+
+
+def test_hints_of_a_cancelled_job_are_not_sent_again(database: Database) -> None:
+    job = many_shards(database, "a")
+    for shard_id in dispatched(database):
+        set_shard(database, shard_id, dispatched_at=db_now() - 2 * GRACE_S)
+    jobs.cancel(database, job.id)
+    assert lost(database, queue_is_empty=True) == []
+
+
+def test_upkeep_is_held_by_one_at_a_time_and_passes_on_when_it_lapses(database: Database) -> None:
+    assert maintenance.hold(database, "upkeep", "w1", 60)
+    assert not maintenance.hold(database, "upkeep", "w2", 60)
+    assert maintenance.hold(database, "upkeep", "w1", -1)
+    assert maintenance.hold(database, "upkeep", "w2", 60)
+    maintenance.let_go(database, "upkeep", "w1")
+    assert not maintenance.hold(database, "upkeep", "w1", 60)
+    maintenance.let_go(database, "upkeep", "w2")
+    assert maintenance.hold(database, "upkeep", "w1", 60)
+
+
+def test_upkeep_is_won_by_one_of_many(database: Database) -> None:
+    won = at_once(*[lambda n=n: maintenance.hold(database, "upkeep", f"w{n}", 60) for n in range(8)])
+    assert won.count(True) == 1
+
+
+def test_two_rounds_of_reclaiming_at_once_reclaim_each_shard_once(database: Database) -> None:
+    many_shards(database, "a", 12)
+    sign_on(database, "w1", slots=6)
+    claims = [claim_shard(database, shard_id) for shard_id in dispatched(database)]
+    for claim in claims:
+        assert claim is not None
+        set_shard(database, claim.shard_id, lease_until=db_now() - 1)
+    assert sum(at_once(*[lambda: maintenance.reclaim(database)] * 3)) == len(claims)
+    work(database)
+
+
+def test_a_refusal_is_stored_whatever_is_in_its_reason(database: Database) -> None:
+    job = read(database, request(), [("a", "a")])
+    sign_on(database, "w1", "copy")
+    dispatch.refuse(database, "w1", job.first.spec_id, "cannot serve \0 \ud800")
+    assert "cannot serve \ufffd \ufffd" in str(read_status(database, job.id).waiting_for)

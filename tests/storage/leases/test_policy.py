@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.core.kinds import ShardSize
+from storage.leases.policy import (
+    LAPSES_TOGETHER,
+    MAX_ATTEMPTS,
+    MAX_LAPSES,
+    POISON,
+    VANISHED,
+    Again,
+    Claimant,
+    GiveUp,
+    Split,
+    after_death,
+    after_error,
+    after_lapse,
+    runs_alone,
+    share,
+)
+from storage.steps.sharding import cut, pack, split, unpack
+
+CLAIMANTS = st.lists(
+    st.builds(
+        Claimant,
+        job_id=st.integers(1, 1_000),
+        priority=st.integers(-2, 2),
+        in_flight=st.integers(0, 9),
+        planned=st.integers(0, 9),
+    ),
+    max_size=6,
+    unique_by=lambda claimant: claimant.job_id,
+)
+ROOM = st.integers(0, 30)
+IDS = st.lists(st.integers(0, 2**63 - 1), max_size=300)
+SIZED = st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 200)), max_size=100)
+
+
+@given(CLAIMANTS, ROOM)
+def test_shares_fill_the_room_as_far_as_there_are_shards(claimants: list[Claimant], room: int) -> None:
+    shares = share(claimants, room)
+    planned = {claimant.job_id: claimant.planned for claimant in claimants}
+    assert sum(shares.values()) == min(room, sum(planned.values()))
+    assert all(0 < n <= planned[job_id] for job_id, n in shares.items())
+
+
+@given(CLAIMANTS, ROOM)
+def test_a_job_has_a_share_only_when_those_of_higher_priority_have_all_they_want(
+    claimants: list[Claimant], room: int
+) -> None:
+    shares = share(claimants, room)
+    for served in claimants:
+        if served.job_id in shares:
+            for other in claimants:
+                if other.priority > served.priority:
+                    assert shares.get(other.job_id, 0) == other.planned
+
+
+@given(CLAIMANTS, ROOM)
+def test_of_two_jobs_of_one_priority_the_one_with_less_in_flight_is_not_behind(
+    claimants: list[Claimant], room: int
+) -> None:
+    # Max-min: no job can have more without taking from one that has as little (Bertsekas & Gallager, 6.5.2).
+    shares = share(claimants, room)
+    for served in claimants:
+        for other in claimants:
+            if other.priority == served.priority and shares.get(other.job_id, 0) < other.planned:
+                n = shares.get(served.job_id, 0)
+                total = other.in_flight + shares.get(other.job_id, 0)
+                assert n == 0 or served.in_flight + n <= total + 1
+
+
+@given(CLAIMANTS, ROOM)
+def test_more_room_takes_from_nobody(claimants: list[Claimant], room: int) -> None:
+    less, more = share(claimants, room), share(claimants, room + 1)
+    assert all(more.get(job_id, 0) >= n for job_id, n in less.items())
+
+
+def test_a_first_death_proves_nothing_and_a_second_one_alone_splits() -> None:
+    assert after_death(n_contents=256, suspect=0) == Again(suspect=1)
+    assert after_death(n_contents=256, suspect=1) == Split()
+    assert after_death(n_contents=2, suspect=2) == Split()
+
+
+def test_a_document_alone_fails_on_its_second_death_alone() -> None:
+    assert after_death(n_contents=1, suspect=0) == Again(suspect=1)
+    assert after_death(n_contents=1, suspect=1) == Again(suspect=2)
+    assert after_death(n_contents=1, suspect=2) == GiveUp(POISON, "document")
+
+
+@given(st.integers(1, 300), st.integers(0, 2), st.integers(1, 2 * MAX_LAPSES))
+def test_a_lapse_makes_no_suspect_and_gives_up_one_document_at_the_most(
+    n_contents: int, suspect: int, lapses: int
+) -> None:
+    step = after_lapse(n_contents=n_contents, suspect=suspect, lapses=lapses)
+    if isinstance(step, Again):
+        assert step.suspect == suspect
+        assert (step.delay_s > 0) == (lapses >= LAPSES_TOGETHER)
+    assert isinstance(step, Split) == (n_contents > 1 and lapses >= LAPSES_TOGETHER)
+    assert isinstance(step, GiveUp) == (n_contents == 1 and lapses >= MAX_LAPSES)
+
+
+def test_a_document_outlives_more_lapses_than_outages_bring_and_ends_after_a_bound() -> None:
+    steps = [after_lapse(n_contents=1, suspect=0, lapses=n) for n in range(1, MAX_LAPSES + 1)]
+    assert all(isinstance(step, Again) for step in steps[:-1])
+    assert steps[-1] == GiveUp(VANISHED, "transient")
+    assert MAX_LAPSES > 2 * 5, "five outages, each of which meets it twice"
+    delays = [step.delay_s for step in steps if isinstance(step, Again)]
+    assert delays == sorted(delays)
+    assert delays[-1] <= 300
+
+
+def test_what_may_take_its_process_or_machine_down_runs_alone() -> None:
+    assert not runs_alone(suspect=0, lapses=LAPSES_TOGETHER - 1)
+    assert runs_alone(suspect=0, lapses=LAPSES_TOGETHER)
+    assert runs_alone(suspect=1, lapses=0)
+
+
+def test_errors_back_off_ever_longer_up_to_a_minute_and_then_give_up() -> None:
+    steps = [after_error(attempt=n, suspect=1, reason="why") for n in range(1, MAX_ATTEMPTS + 1)]
+    assert steps[-1] == GiveUp("why", "transient")
+    delays = [step.delay_s for step in steps[:-1] if isinstance(step, Again)]
+    assert delays == sorted(delays)
+    assert len(delays) == MAX_ATTEMPTS - 1
+    assert 0 < delays[0] < delays[-1] <= 60
+    assert all(step.suspect == 1 for step in steps[:-1] if isinstance(step, Again))
+
+
+@given(IDS)
+def test_packed_ids_unpack_to_themselves(ids: list[int]) -> None:
+    assert unpack(pack(ids)) == ids
+
+
+@given(st.lists(st.integers(1, 10**9), min_size=1, max_size=400))
+def test_parts_put_together_are_the_shard(ids: list[int]) -> None:
+    parts = split(ids)
+    assert [content_id for part in parts for content_id in part] == ids
+    assert len(parts) == min(16, len(ids))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@given(SIZED, st.integers(1, 20), st.integers(1, 500))
+def test_shards_partition_their_contents_within_the_bounds(
+    sized: list[tuple[int, int]], contents: int, chars: int
+) -> None:
+    shards = list(cut(sized, ShardSize(contents, chars)))
+    assert [content for shard in shards for content in shard] == sized
+    for shard in shards:
+        assert 0 < len(shard) <= contents
+        assert len(shard) == 1 or sum(n_chars for _, n_chars in shard) <= chars

@@ -1,0 +1,708 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from threading import Event
+
+import pytest
+from sqlalchemy import Connection, text
+
+from storage.core import get_or_create
+from storage.core.database import Database, db_now
+from storage.core.outcomes import TRUNCATED, Outcome, Reason, Status
+from storage.errors import JobStopped, LeaseLost, NoSuchJob
+from storage.leases import dispatch, maintenance, shards
+from storage.leases.policy import LAPSES_TOGETHER, MAX_ATTEMPTS, MAX_LAPSES, POISON, VANISHED
+from storage.leases.shards import Claim
+from storage.results.results import failures, results
+from storage.results.status import read_status
+from storage.steps import jobs
+from storage.steps.sharding import unpack
+from tests.kinds import KINDS
+from tests.storage.builders import (
+    TRANSLATE,
+    at_once,
+    claim_next,
+    claim_shard,
+    dispatched,
+    done,
+    failed,
+    lapse,
+    numbered,
+    outcomes,
+    queued,
+    read,
+    request,
+    set_shard,
+    shard,
+    shards_of,
+    work,
+)
+from tests.worker.harness import until
+
+
+def test_a_claim_is_won_by_one_of_many_threads(database: Database) -> None:
+    read(database, request(), numbered(3))
+    [shard_id] = dispatched(database)
+    claims = at_once(*[lambda n=n: claim_shard(database, shard_id, f"w{n}") for n in range(8)])
+    [won] = [claim for claim in claims if claim is not None]
+    assert [text for _, text in won.texts] == ["text 0", "text 1", "text 2"]
+    assert (won.fence, won.attempt) == (1, 1)
+    assert shard(database, shard_id).owner == won.owner
+
+
+def test_a_commit_under_the_fence_writes_the_outcomes_and_ends_the_shard(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    claim = claim_next(database)
+    runtime = get_or_create.runtime_id(
+        database, {"device": "cpu", "precision": "float32", "backend": "stub", "versions": {}}
+    )
+    shards.commit(database, claim, done(claim), runtime)
+    row = shard(database, claim.shard_id)
+    assert (row.state, row.n_done, row.tokens_in, row.tokens_out) == ("done", 3, 9, 6)
+    assert jobs.finish(database) == [job.id]
+    assert [result["text"] for result in results(database, job.id)] == ["out"] * 3
+
+
+def test_a_commit_that_comes_twice_is_one_commit(database: Database) -> None:
+    # As after a connection that broke during COMMIT: `done` keeps fence and owner, so the repetition finds out.
+    read(database, request(), numbered(2))
+    claim = claim_next(database)
+    shards.commit(database, claim, done(claim), None)
+    shards.commit(database, claim, done(claim), None)
+    assert shard(database, claim.shard_id).tokens_in == 6
+
+
+def test_a_commit_after_a_reclaim_is_rejected_and_writes_nothing(database: Database) -> None:
+    read(database, request(), numbered(2))
+    late = claim_next(database, "sleeper")
+    lapse(database, late.shard_id)
+    assert maintenance.reclaim(database) == 1
+    with pytest.raises(LeaseLost):
+        shards.commit(database, late, done(late), None)
+    assert outcomes(database) == {}
+    other = claim_next(database, "other")
+    with pytest.raises(LeaseLost):
+        shards.commit(database, late, done(late, "late"), None)
+    shards.commit(database, other, done(other), None)
+    with pytest.raises(LeaseLost):
+        shards.commit(database, late, done(late, "late"), None)
+
+
+def test_a_commit_after_a_lapse_that_nobody_reclaimed_is_accepted(database: Database) -> None:
+    read(database, request(), numbered(2))
+    claim = claim_next(database)
+    lapse(database, claim.shard_id)
+    shards.commit(database, claim, done(claim), None)
+    assert maintenance.reclaim(database) == 0
+    assert set(outcomes(database).values()) == {"done"}
+
+
+def test_a_claim_whose_answer_was_lost_is_ours_on_the_second_try(database: Database) -> None:
+    read(database, request(), numbered(2))
+    [shard_id] = dispatched(database)
+    head = shards.look(database, shard_id)
+    assert head is not None
+    tries: list[Claim | None] = []
+    write = database.write
+
+    def lose_the_answer(work):  # type: ignore[no-untyped-def]
+        tries.append(write(work))
+        return write(work)
+
+    database.write = lose_the_answer  # type: ignore[method-assign]
+    assert shards.claim(database, head, "w1") == tries[0]
+    del database.write
+    assert shards.claim(database, head, "w1") is None  # another thread of the same process with the same hint
+    assert shard(database, shard_id).fence == 1
+
+
+def test_a_claim_by_what_was_seen_before_another_had_the_shard_is_none(database: Database) -> None:
+    read(database, request(), numbered(2))
+    [shard_id] = dispatched(database)
+    stale = shards.look(database, shard_id)
+    assert stale is not None
+    shards.release(database, claim_next(database))
+    assert dispatched(database) == [shard_id]
+    assert shards.claim(database, stale, "w2") is None
+
+
+def test_a_heartbeat_renews_what_its_process_holds_and_nothing_else(database: Database) -> None:
+    read(database, request(), numbered(600))
+    mine, lost, other = claim_next(database, "w1"), claim_next(database, "w1"), claim_next(database, "w2")
+    for claim in (mine, lost, other):
+        lapse(database, claim.shard_id)
+    assert shards.heartbeat(database, "w1", only=[mine.shard_id]) == {mine.shard_id: mine.fence}
+    assert maintenance.reclaim(database) == 2
+    assert shard(database, mine.shard_id).state == "running"
+    assert shards.heartbeat(database, "w1") == {mine.shard_id: mine.fence}
+
+
+def test_a_heartbeat_is_its_workers_sign_of_life(database: Database) -> None:
+    sign_on(database, "w1")
+    database.write(lambda connection: connection.exec_driver_sql("UPDATE worker SET seen_at = 0"))
+    shards.heartbeat(database, "w1")
+    assert maintenance.forget_workers(database) == 0
+
+
+def test_a_release_keeps_what_is_finished_and_spends_no_attempt(database: Database) -> None:
+    read(database, request(), numbered(3))
+    claim = claim_next(database)
+    shards.release(database, claim, done(claim)[:2])
+    row = shard(database, claim.shard_id)
+    assert (row.state, row.attempt, row.suspect, row.owner) == ("planned", 0, 0, None)
+    status = read_status(database, claim.job_id)
+    assert (status.done, status.pending, status.texts) == (2, 1, 3), "counts follow what is finished at once"
+    assert (status.tokens_in, status.shards) == (6, {"done": 1, "planned": 1})
+    again = claim_next(database, "w2")
+    assert [text for _, text in again.texts] == ["text 2"]
+    assert again.attempt == 1
+    shards.commit(database, again, done(again), None)
+    status = read_status(database, claim.job_id)
+    assert (status.done, status.pending, status.tokens_in) == (3, 0, 9)
+
+
+def test_a_release_of_a_retried_shard_keeps_the_failures_that_were_not_tried_again(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    work(database, failed)
+    jobs.finish(database)
+    jobs.retry(database, job.id)
+    claim = claim_next(database)
+    shards.release(database, claim, done(claim)[:1])
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.pending) == (1, 0, 2)
+    again = claim_next(database)
+    assert (again.redo, len(again.texts)) == (True, 2)
+    shards.commit(database, again, done(again), None)
+    jobs.finish(database)
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.state) == (3, 0, "done")
+
+
+def test_what_a_process_held_that_was_stopped_on_purpose_is_no_suspect(database: Database) -> None:
+    read(database, request(), numbered(300))
+    first, other = claim_next(database, "w1"), claim_next(database, "w2")
+    assert maintenance.release_owner(database, "w1") == 1
+    row = shard(database, first.shard_id)
+    assert (row.state, row.suspect, row.attempt, row.fence) == ("planned", 0, 0, first.fence + 1)
+    assert shard(database, other.shard_id).state == "running"
+    with pytest.raises(LeaseLost):
+        shards.commit(database, first, done(first), None)
+
+
+def test_a_release_that_comes_too_late_changes_nothing(database: Database) -> None:
+    read(database, request(), numbered(2))
+    late = claim_next(database)
+    lapse(database, late.shard_id)
+    maintenance.reclaim(database)
+    other = claim_next(database, "w2")
+    shards.release(database, late, done(late))
+    row = shard(database, late.shard_id)
+    assert (row.state, row.fence, row.owner) == ("running", other.fence, "w2")
+    assert outcomes(database) == {}
+
+
+def test_a_shard_that_is_released_with_everything_finished_is_done(database: Database) -> None:
+    read(database, request(), numbered(2))
+    claim = claim_next(database)
+    shards.release(database, claim, done(claim))
+    row = shard(database, claim.shard_id)
+    assert (row.state, row.n_done, row.tokens_in) == ("done", 2, 6)
+    assert dispatched(database) == []
+
+
+def test_a_paused_job_stands_still_until_it_is_resumed(database: Database) -> None:
+    job = read(database, request(), numbered(300))
+    running, waiting = claim_next(database), queued(database)[0]
+    head = shards.look(database, waiting)
+    assert head is not None
+    assert jobs.pause(database, job.id)
+    assert jobs.pause(database, job.id)
+    with pytest.raises(LeaseLost):
+        shards.commit(database, running, done(running), None)
+    assert shards.claim(database, head, "w2") is None
+    assert shards.look(database, waiting) is None
+    assert (dispatched(database), queued(database)) == ([], [])
+    assert jobs.finish(database) == []
+    status = read_status(database, job.id)
+    assert (status.state, status.ended, status.pending) == ("paused", False, 300)
+    assert jobs.resume(database, job.id)
+    assert read_status(database, job.id).state == "running"
+    assert shard(database, running.shard_id).attempt == 0
+    work(database)
+    assert jobs.finish(database) == [job.id]
+    assert not jobs.pause(database, job.id)
+    assert not jobs.resume(database, job.id)
+
+
+def test_a_job_may_be_paused_while_its_source_is_read(database: Database) -> None:
+    job = read(database, request(), numbered(300), chunk=100, stop_after=1)
+    jobs.pause(database, job.id)
+    again = read(database, request(), numbered(300), chunk=100)
+    assert again.id == job.id
+    assert dispatched(database) == []
+    assert read_status(database, job.id).state == "paused"
+    jobs.resume(database, job.id)
+    work(database)
+    assert jobs.finish(database) == [job.id]
+
+
+def test_a_paused_job_can_be_stopped_and_is_not_paused_when_it_is_tried_again(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    jobs.pause(database, job.id)
+    assert jobs.halt(database, job.id, "enough")
+    status = read_status(database, job.id)
+    assert (status.state, status.reason) == ("stopped", "enough")
+    assert not jobs.require(database, job.id).paused
+
+
+def test_stopping_takes_back_what_waits_in_the_queue(database: Database) -> None:
+    job = read(database, request(), numbered(600))
+    assert dispatched(database)
+    jobs.halt(database, job.id, "enough")
+    assert {row.state for row in shards_of(database, job)} == {"planned"}
+
+
+def test_truncated_outputs_are_counted_and_so_are_those_of_before(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    claim = claim_next(database)
+    shards.release(database, claim, [replace(done(claim)[0], flags=(TRUNCATED,))])
+    again = claim_next(database)
+    shards.commit(database, again, [replace(outcome, flags=("windowed",)) for outcome in done(again)], None)
+    jobs.finish(database)
+    assert (read_status(database, job.id).done, read_status(database, job.id).truncated) == (3, 1)
+    later = read(database, request(), numbered(4))
+    assert read_status(database, later.id).truncated == 1
+
+
+def test_a_cancel_takes_running_shards_away_and_stops_claims(database: Database) -> None:
+    job = read(database, request(), numbered(300))
+    running = claim_next(database)
+    heads = [shards.look(database, row.id) for row in shards_of(database, job)]
+    waiting = next(head for head in heads if head is not None)
+    assert jobs.cancel(database, job.id)
+    with pytest.raises(LeaseLost):
+        shards.commit(database, running, done(running), None)
+    assert shards.claim(database, waiting, "w2") is None
+    assert shards.look(database, waiting.shard_id) is None
+    assert dispatched(database) == []
+    assert shards.heartbeat(database, "w1") == {}
+    assert not jobs.cancel(database, job.id)
+    assert read_status(database, job.id).state == "cancelled"
+
+
+def test_a_claim_that_slips_past_a_cancel_is_not_renewed_and_cannot_commit(database: Database) -> None:
+    job = read(database, request(), numbered(2))
+    claim = claim_next(database)
+    jobs.cancel(database, job.id)
+    set_shard(database, claim.shard_id, state="running", fence=claim.fence, owner="w1")
+    assert shards.heartbeat(database, "w1") == {}
+    with pytest.raises(LeaseLost):
+        shards.commit(database, claim, done(claim), None)
+
+
+def test_a_pause_takes_away_what_is_being_claimed_at_that_moment(postgres_url: str) -> None:
+    # In SQLite they take turns.
+    database, other = Database(postgres_url, kinds=KINDS), Database(postgres_url, kinds=KINDS)
+    job = read(database, request(), numbered(2))
+    [shard_id] = dispatched(database)
+    write, is_taken = database.write, Event()
+
+    def somebody_waits() -> bool:
+        blocked = text(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        with other.read() as connection:
+            return connection.scalar(blocked) is not None
+
+    def take_and_wait(act):  # type: ignore[no-untyped-def]
+        def work(connection: Connection):  # type: ignore[no-untyped-def]
+            claim = act(connection)
+            is_taken.set()
+            until(somebody_waits, "the pause waits for the claim")
+            return claim
+
+        return write(work)
+
+    def pause() -> bool:
+        is_taken.wait(10)
+        return jobs.pause(other, job.id)
+
+    database.write = take_and_wait  # type: ignore[method-assign]
+    claim, paused = at_once(lambda: claim_shard(database, shard_id), pause)
+    del database.write
+    assert claim
+    assert paused
+    row = shard(database, shard_id)
+    assert (row.state, row.fence, row.attempt, row.owner) == ("planned", 2, 0, None)
+    database.close()
+    other.close()
+
+
+def test_a_cancelled_job_keeps_what_is_done(database: Database) -> None:
+    job = read(database, request(), numbered(300))
+    claim = claim_next(database)
+    shards.commit(database, claim, done(claim), None)
+    jobs.cancel(database, job.id)
+    status = read_status(database, job.id)
+    assert (status.done, status.done + status.pending) == (len(claim.texts), 300)
+
+
+def test_a_cancelled_job_is_not_revived_by_a_retry(database: Database) -> None:
+    job = read(database, request(), numbered(2))
+    jobs.cancel(database, job.id)
+    with pytest.raises(JobStopped, match="cancelled"):
+        jobs.retry(database, job.id)
+
+
+def test_what_was_cancelled_is_computed_by_a_new_job(database: Database) -> None:
+    job = read(database, request(), numbered(2))
+    claim_next(database)
+    jobs.cancel(database, job.id)
+    new = read(database, request(), numbered(2))
+    assert new.id != job.id
+    work(database)
+    assert jobs.finish(database) == [new.id]
+
+
+@pytest.mark.parametrize("act", [jobs.cancel, jobs.retry, jobs.require, read_status])
+def test_an_unknown_job_is_named(database: Database, act) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(NoSuchJob, match="there is no job 77"):
+        act(database, 77)
+
+
+def die(database: Database, claim: Claim) -> None:
+    """The process that holds the claim dies: its supervisor takes its shards away at once."""
+    assert maintenance.reclaim(database, claim.owner) >= 1
+
+
+def test_a_death_makes_suspects_of_all_that_was_in_flight(database: Database) -> None:
+    read(database, request(), numbered(300))
+    first, second = claim_next(database), claim_next(database)
+    die(database, first)
+    for claim in (first, second):
+        row = shard(database, claim.shard_id)
+        assert (row.state, row.suspect, row.fence) == ("planned", 1, claim.fence + 1)
+    assert maintenance.reclaim(database, first.owner) == 0
+
+
+def test_a_lease_that_lapses_makes_no_suspects_and_spends_no_attempt(database: Database) -> None:
+    read(database, request(), numbered(300))
+    first, second = claim_next(database), claim_next(database)
+    for claim in (first, second):
+        lapse(database, claim.shard_id)
+    assert maintenance.reclaim(database) == 2
+    for claim in (first, second):
+        row = shard(database, claim.shard_id)
+        assert (row.state, row.suspect, row.lapses, row.attempt) == ("planned", 0, 1, 0)
+        assert row.fence == claim.fence + 1
+    assert {first.shard_id, second.shard_id} <= {*dispatched(database)}, "they may be claimed at once"
+
+
+def vanish(database: Database, claim: Claim) -> None:
+    """The machine that holds the claim goes down, and nobody is there to say why; what waits may go on at once."""
+    lapse(database, claim.shard_id)
+    assert maintenance.reclaim(database) == 1
+    set_shard(database, claim.shard_id, not_before=0.0)
+
+
+def test_healthy_documents_outlive_more_lapses_than_five_outages_bring(database: Database) -> None:
+    job = read(database, request(), numbered(1))
+    for _ in range(MAX_LAPSES - 1):
+        vanish(database, claim_next(database))
+    work(database)
+    jobs.finish(database)
+    status = read_status(database, job.id)
+    assert (status.state, status.done, status.failed) == ("done", 1, 0)
+
+
+def test_a_document_that_takes_its_machine_down_ends_by_a_bound_and_its_neighbours_finish(database: Database) -> None:
+    job = read(database, request(), [(key, "poison" if key == "k77" else text) for key, text in numbered(256)])
+    deaths: list[int] = []
+    while queued_ := dispatched(database):
+        for shard_id in queued_:
+            head = shards.look(database, shard_id)
+            claim = claim_shard(database, shard_id)
+            assert claim is not None
+            assert head is not None
+            assert head.suspect == (len(deaths) >= LAPSES_TOGETHER), "it runs alone from then on"
+            if any(text == "poison" for _, text in claim.texts):
+                deaths.append(len(claim.texts))
+                vanish(database, claim)
+            else:
+                shards.commit(database, claim, done(claim), None)
+    assert deaths == [256] * LAPSES_TOGETHER + [16] + [1] * (MAX_LAPSES - LAPSES_TOGETHER - 1)
+    assert jobs.finish(database) == [job.id]
+    [failure] = failures(database, job.id)
+    assert failure == {"id": "k77", "status": "failed", "class": "transient", "reason": VANISHED}
+    assert read_status(database, job.id).done == 255
+
+
+def test_lapses_leave_a_shard_its_attempts(database: Database) -> None:
+    read(database, request(), numbered(1))
+    for _ in range(MAX_ATTEMPTS):
+        vanish(database, claim_next(database))
+    claim = claim_next(database)
+    assert claim.attempt == 1
+    maintenance.failed_attempt(database, claim, "the driver fell over")
+    assert shard(database, claim.shard_id).state == "planned"
+
+
+def test_poison_alone_fails_and_its_neighbours_finish(database: Database) -> None:
+    texts = numbered(256)
+    job = read(database, request(), [(key, "poison" if key == "k77" else text) for key, text in texts])
+    deaths: list[int] = []
+    while True:
+        queued = dispatched(database)
+        if not queued:
+            break
+        for shard_id in queued:
+            claim = claim_shard(database, shard_id)
+            assert claim is not None
+            if any(text == "poison" for _, text in claim.texts):
+                deaths.append(len(claim.texts))
+                die(database, claim)
+            else:
+                shards.commit(database, claim, done(claim), None)
+    # Once among others, once alone, then through sixteen and one of them to the document, which dies twice alone.
+    assert deaths == [256, 256, 16, 1, 1]
+    assert jobs.finish(database) == [job.id]
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.pending, status.texts) == (255, 1, 0, 256)
+    [failure] = failures(database, job.id)
+    assert failure == {"id": "k77", "status": "failed", "class": "document", "reason": POISON}
+
+
+def test_a_split_shard_is_split_once(database: Database) -> None:
+    job = read(database, request(), numbered(40))
+    for _ in range(2):
+        die(database, claim_next(database))
+    rows_ = shards_of(database, job)
+    assert [row.state for row in rows_] == ["split"] + ["planned"] * 16
+    assert sorted(c for row in rows_[1:] for c in unpack(row.contents)) == sorted(unpack(rows_[0].contents))
+    assert sum(row.n_chars for row in rows_[1:]) == sum(len(text) for _, text in numbered(40))
+    assert maintenance.reclaim(database) == 0
+
+
+def test_healthy_suspects_lose_nothing(database: Database) -> None:
+    job = read(database, request(), numbered(300))
+    die(database, claim_next(database))
+    work(database)
+    jobs.finish(database)
+    status = read_status(database, job.id)
+    assert (status.state, status.done, status.failed) == ("done", 300, 0)
+
+
+def test_a_failed_attempt_backs_off_and_then_gives_up_as_transient(database: Database) -> None:
+    job = read(database, request(), numbered(2))
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        claim = claim_next(database)
+        assert claim.attempt == attempt
+        maintenance.failed_attempt(database, claim, "the driver fell over")
+        assert dispatched(database) == []  # it waits
+        set_shard(database, claim.shard_id, not_before=db_now())
+    assert {row["class"] for row in failures(database, job.id)} == {"transient"}
+    assert {row["reason"] for row in failures(database, job.id)} == {"the driver fell over"}
+    assert jobs.finish(database) == [job.id]
+
+
+def test_a_failed_attempt_without_the_lease_changes_nothing(database: Database) -> None:
+    read(database, request(), numbered(2))
+    late = claim_next(database)
+    lapse(database, late.shard_id)
+    maintenance.reclaim(database)
+    before = shard(database, late.shard_id)
+    maintenance.failed_attempt(database, late, "too late")
+    assert shard(database, late.shard_id) == before
+
+
+def test_giving_up_keeps_what_a_release_had_finished(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    claim = claim_next(database)
+    shards.release(database, claim, done(claim)[:2])
+    set_shard(database, claim.shard_id, attempt=MAX_ATTEMPTS - 1)
+    maintenance.failed_attempt(database, claim_next(database), "no luck")
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.pending) == (2, 1, 0)
+
+
+def by_key(claim: Claim, **classes: Reason) -> list[Outcome]:
+    """The texts that are named fail with a reason of that class, the others are done."""
+    return [
+        Outcome(content_id, Status.FAILED, reason="no", reason_class=classes[text])
+        if text in classes
+        else Outcome(content_id, Status.DONE, text="out")
+        for content_id, text in claim.texts
+    ]
+
+
+THREE = [("a", "a"), ("b", "b"), ("c", "c")]
+
+
+def test_a_retry_puts_done_in_the_place_of_failed(database: Database) -> None:
+    job = read(database, request(), THREE)
+    work(database, lambda claim: by_key(claim, a=Reason.TRANSIENT, b=Reason.DOCUMENT))
+    jobs.finish(database)
+    assert jobs.retry(database, job.id) == 2
+    status = read_status(database, job.id)
+    assert (status.state, status.done, status.failed, status.pending) == ("running", 1, 0, 2)
+    assert jobs.retry(database, job.id) == 0  # it is under way
+    work(database)
+    assert jobs.finish(database) == [job.id]
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.pending, status.texts) == (3, 0, 0, 3)
+    assert set(outcomes(database).values()) == {"done"}
+
+
+def test_a_retry_of_one_class_leaves_the_others(database: Database) -> None:
+    job = read(database, request(), THREE)
+    work(database, lambda claim: by_key(claim, a=Reason.TRANSIENT, b=Reason.DOCUMENT))
+    assert jobs.retry(database, job.id, only="transient") == 1
+    assert jobs.retry(database, job.id, only="document") == 1  # a class at a time, the first still under way
+    assert jobs.retry(database, job.id, only="model") == 0
+
+
+def test_a_retry_that_fails_again_has_the_newer_reason_and_is_counted_once(database: Database) -> None:
+    job = read(database, request(), THREE)
+    work(database, failed)
+    jobs.retry(database, job.id)
+    work(database, lambda claim: [replace(outcome, reason="worse") for outcome in failed(claim)])
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.pending) == (0, 3, 0)
+    assert {row["reason"] for row in failures(database, job.id)} == {"worse"}
+
+
+def test_a_retry_of_poison_that_is_poison_still_fails_as_poison(database: Database) -> None:
+    job = read(database, request(), [("a", "a")])
+    work(database, failed)
+    jobs.retry(database, job.id)
+    for _ in range(3):
+        die(database, claim_next(database))
+    assert [row["reason"] for row in failures(database, job.id)] == [POISON]
+    assert read_status(database, job.id).failed == 1
+
+
+def test_a_retry_of_what_failed_in_an_earlier_job_counts_right(database: Database) -> None:
+    read(database, request(), THREE)
+    work(database, failed)
+    jobs.finish(database)
+    job = read(database, request("b.jsonl"), [])
+    assert read_status(database, job.id).failed == 3
+    assert jobs.retry(database, job.id) == 3
+    work(database)
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.pending) == (3, 0, 0)
+
+
+def test_a_retry_while_the_source_is_read_does_not_end_the_reading(database: Database) -> None:
+    job = read(database, request(), THREE, stop_after=1)
+    work(database, failed)
+    assert jobs.retry(database, job.id) == 3
+    work(database)
+    assert jobs.finish(database) == []
+    assert read_status(database, job.id).state == "ingesting"
+
+
+def test_a_retry_while_the_source_is_read_leaves_what_the_job_has_not_come_across(database: Database) -> None:
+    other = read(database, request(), THREE)
+    work(database, failed)
+    jobs.finish(database)
+    mine = [(f"of b: {key}", text) for key, text in THREE[:2]]
+    job = read(database, request("b.jsonl"), mine, chunk=1, stop_after=2)
+    assert jobs.retry(database, job.id) == 2
+    work(database)
+    assert read(database, request("b.jsonl"), mine).id == job.id
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.pending) == (2, 1, 0), "the one that others brought is as it was"
+    assert jobs.retry(database, job.id) == jobs.retry(database, other.id) == 1
+    work(database)
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.pending) == (3, 0, 0)
+
+
+def test_the_first_write_of_an_outcome_wins(database: Database) -> None:
+    first = read(database, request(corpus="left"), THREE)
+    second = read(database, request(corpus="right"), THREE)
+    left, right = claim_next(database, "w1"), claim_next(database, "w2")
+    shards.commit(database, left, done(left, "first"), None)
+    shards.commit(database, right, done(right, "second"), None)
+    for job in (first, second):
+        assert [row["text"] for row in results(database, job.id)] == ["first"] * 3
+
+
+def test_done_takes_the_place_of_failed_and_nothing_takes_the_place_of_done(database: Database) -> None:
+    read(database, request(corpus="left"), THREE)
+    read(database, request(corpus="right"), THREE)
+    left, right = claim_next(database, "w1"), claim_next(database, "w2")
+    shards.commit(database, left, failed(left), None)
+    shards.commit(database, right, by_key(right, c=Reason.MODEL), None)
+    assert sorted(outcomes(database).values()) == ["done", "done", "failed"]
+
+
+def test_two_jobs_of_one_spec_over_overlapping_corpora_store_nothing_twice_and_both_end(database: Database) -> None:
+    one = read(database, request(corpus="left"), numbered(60))
+    two = read(database, request(corpus="right"), numbered(60, first=30))
+    at_once(lambda: work(database, owner="w1"), lambda: work(database, owner="w2"))
+    work(database)
+    assert sorted(jobs.finish(database)) == [one.id, two.id]
+    assert len(outcomes(database)) == 90
+    for job in (one, two):
+        status = read_status(database, job.id)
+        assert (status.done, status.pending, status.documents) == (60, 0, 60)
+        assert len(list(results(database, job.id))) == 60
+
+
+def test_the_same_corpus_under_two_specs_has_two_outcomes_for_each_text(database: Database) -> None:
+    read(database, request(), THREE)
+    read(database, request(spec=TRANSLATE), THREE)
+    work(database)
+    assert len(outcomes(database)) == 6
+
+
+def test_too_many_failures_stop_a_job_and_a_retry_lets_it_go_on(database: Database) -> None:
+    job = read(database, request(max_failures=10.0), numbered(300))
+    claim, other = claim_next(database), claim_next(database)
+    shards.commit(database, claim, failed(claim), None)
+    jobs.finish(database)
+    status = read_status(database, job.id)
+    assert status.state == "stopped"
+    assert status.reason == f"more than 10 % of its texts failed ({len(claim.contents)} of 300)"
+    with pytest.raises(LeaseLost):
+        shards.commit(database, other, done(other), None)
+    assert jobs.retry(database, job.id) == len(claim.contents)
+    work(database)
+    assert jobs.finish(database) == [job.id]
+    status = read_status(database, job.id)
+    assert (status.state, status.done, status.failed, status.pending) == ("done", 300, 0, 0)
+
+
+def test_few_failures_do_not_stop_a_job(database: Database) -> None:
+    job = read(database, request(max_failures=50.0), THREE)
+    work(database, lambda claim: by_key(claim, a=Reason.DOCUMENT))
+    assert jobs.finish(database) == [job.id]
+    assert read_status(database, job.id).state == "done"
+
+
+def test_a_job_that_is_read_does_not_end_before_its_shards(database: Database) -> None:
+    read(database, request(), numbered(300))
+    claim = claim_next(database)
+    shards.commit(database, claim, done(claim), None)
+    assert jobs.finish(database) == []
+
+
+def test_a_job_whose_source_is_being_read_does_not_end(database: Database) -> None:
+    read(database, request(), numbered(3), stop_after=1)
+    work(database)
+    assert jobs.finish(database) == []
+
+
+def sign_on(database: Database, worker_id: str) -> None:
+    dispatch.sign_on(database, worker_id, host="h", pid=1, device="cpu", lanes=["copy"], slots=4, version="0")
+
+
+def test_eight_threads_claim_and_commit_on_one_store_without_errors(database: Database) -> None:
+    jobs_ = [read(database, request(corpus=f"c{n}"), numbered(600, first=300 * n), chunk=60) for n in range(2)]
+    at_once(*[lambda n=n: work(database, owner=f"w{n}") for n in range(8)])
+    work(database)
+    assert sorted(jobs.finish(database)) == [job.id for job in jobs_]
+    assert set(outcomes(database).values()) == {"done"}
+    assert len(outcomes(database)) == 900

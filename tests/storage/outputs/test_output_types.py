@@ -1,0 +1,344 @@
+"""What holds for every type of output: it is stored, read back, written in each format, and seen in a view."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from storage.core.database import Database
+from storage.core.kinds import WRITING_SIZE, StoredKind
+from storage.core.outcomes import Outcome, Status, checked
+from storage.core.specs import Spec
+from storage.errors import SchemaOutOfDate
+from storage.outputs.output_types import LABELS, OUTPUT_TYPES, RECORD, SPANS, TEXT, VECTOR, Output, OutputType
+from storage.pipelines import views
+from storage.results.results import columns, failures, results
+from storage.steps.jobs import JobRequest
+from storage.steps.steps import StepRequest
+from storage.writers import WRITERS, Target
+from storage.writers.base import FormatUnfit
+from tests.storage.builders import read, work
+
+DOCUMENT = "Ada met Bob."
+SCHEMA = {
+    "properties": {
+        "title": {"type": "string"},
+        "price": {"type": ["number", "null"]},
+        "pages": {"type": "integer"},
+        "new": {"type": "boolean"},
+        "tags": {"type": "array"},
+        "status": {"type": "string"},
+    }
+}
+BOOK = {"title": "=1+1", "price": 9.5, "pages": 3, "new": True, "tags": ["a", "b"], "status": "sold"}
+LABELLED = [{"label": "good", "score": 0.75}, {"label": "bad", "score": 0.25}]
+FOUND = [
+    {"label": "PER", "text": "Ada", "start": 0, "end": 3, "score": 0.5},
+    {"label": "PER", "text": "Bob", "start": 8, "end": 11, "score": 1.0},
+]
+NUMBERS = np.array([1.5, -2.0], dtype="<f4")
+
+
+@dataclass(frozen=True)
+class Example:
+    """An output of a type: as it is stored, as JSON, as cells of CSV after the column `task`, and in a view."""
+
+    stored: Output
+    json: dict[str, Any]
+    cells: dict[str, str]
+    view: dict[str, Any]
+    shown: str
+    params: Mapping[str, Any]
+
+
+EXAMPLES: dict[OutputType, Example] = {
+    TEXT: Example(Output(text="Größe"), {"text": "Größe"}, {"text": "Größe"}, {"step": "Größe"}, "Größe", {}),
+    VECTOR: Example(
+        Output(vector=NUMBERS.tobytes()),
+        {"vector": [1.5, -2.0]},
+        {"vector": "[1.5,-2.0]"},
+        {"step_vector": NUMBERS.tobytes()},
+        "2 numbers: +1.500 -2.000 …",
+        {},
+    ),
+    LABELS: Example(
+        LABELS.stored([("bad", 0.25), ("good", 0.75)]),
+        {"labels": LABELLED},
+        {"label": "good", "score": "0.75", "labels": json.dumps(LABELLED, separators=(",", ":"))},
+        {"step": "good", "step_score": 0.75, "step_labels": LABELLED},
+        "good 0.750, bad 0.250",
+        {},
+    ),
+    SPANS: Example(
+        SPANS.stored(DOCUMENT, [("PER", 8, 11, 1.0), ("PER", 0, 3, 0.5)]),
+        {"spans": FOUND},
+        {"spans": json.dumps(FOUND, separators=(",", ":"))},
+        {"step_spans": FOUND},
+        "Ada (PER), Bob (PER)",
+        {},
+    ),
+    RECORD: Example(
+        RECORD.stored(BOOK),
+        {"data": BOOK},
+        {
+            "data_new": "true",
+            "data_pages": "3",
+            "data_price": "9.5",
+            "data_status": "sold",
+            "data_tags": '["a","b"]',
+            "data_title": "'=1+1",
+        },
+        {
+            "step_new": True,
+            "step_pages": 3,
+            "step_price": 9.5,
+            "step_data_status": "sold",
+            "step_tags": ["a", "b"],
+            "step_title": "=1+1",
+        },
+        'new: true, pages: 3, price: 9.5, status: sold, tags: ["a","b"], title: =1+1',
+        {"schema": SCHEMA},
+    ),
+}
+every_type = pytest.mark.parametrize("output", OUTPUT_TYPES, ids=repr)
+
+
+def spec_of(output: OutputType) -> Spec:
+    return Spec(output.name, "null", "sha256:1", params=EXAMPLES[output].params)
+
+
+@pytest.fixture(autouse=True)
+def _a_kind_of_each_type(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {one.name: StoredKind(one.name, one, WRITING_SIZE) for one in OUTPUT_TYPES}
+    monkeypatch.setattr(database, "kinds", kinds)
+
+
+def done_with(stored: Output) -> Callable[[Any], list[Outcome]]:
+    return lambda claim: [Outcome.done(content_id, stored, tokens_in=2) for content_id, _ in claim.texts]
+
+
+def finished(database: Database, output: OutputType, stored: Output | None = None) -> int:
+    """Return a job whose document has the example of a type, and one step, `step`."""
+    steps = (StepRequest("step", spec_of(output)),)
+    job = read(database, JobRequest("books", "a.jsonl", steps), [("k", DOCUMENT)])
+    work(database, done_with(stored or EXAMPLES[output].stored))
+    return job.id
+
+
+def test_there_is_an_example_of_every_type() -> None:
+    assert {*EXAMPLES} == {*OUTPUT_TYPES}
+
+
+@every_type
+def test_an_output_is_stored_and_read_back(database: Database, output: OutputType) -> None:
+    [found] = results(database, finished(database, output))
+    if "vector" in found:
+        found["vector"] = found["vector"].tolist()
+    assert found == {
+        "id": "k",
+        "task": output.name,
+        **EXAMPLES[output].json,
+        "tokens_in": 2,
+        "tokens_out": 0,
+        "flags": [],
+        "meta": {"n": len(DOCUMENT)},
+    }
+    assert output.problem(EXAMPLES[output].stored) is None
+
+
+@every_type
+@pytest.mark.parametrize("other", OUTPUT_TYPES, ids=repr)
+def test_an_output_of_another_type_is_not_stored(database: Database, output: OutputType, other: OutputType) -> None:
+    job = finished(database, output, EXAMPLES[other].stored)
+    if output is not other:
+        assert [*results(database, job)] == []
+        [failure] = failures(database, job)
+        assert failure["class"] == "model"
+        assert f"its output is not stored as {output.plural} are" in failure["reason"]
+
+
+@pytest.mark.parametrize(
+    ("output", "data", "text", "says"),
+    [
+        (LABELS, {"labels": LABELLED[::-1]}, "bad", "the best label comes first"),
+        (LABELS, {"labels": LABELLED}, "bad", "the best label belongs in `text`"),
+        (LABELS, {"labels": [{"label": "good"}]}, "good", "labels belong in `data`"),
+        (LABELS, {"labels": [{"label": "good", "score": "high"}]}, "good", "labels belong in `data`"),
+        (SPANS, {"spans": [FOUND[0] | {"end": -1}]}, None, "a span ends before it starts"),
+        (SPANS, {"spans": FOUND[0]}, None, "spans belong in `data`"),
+        (RECORD, {"data": [1]}, None, "a record belongs in `data`"),
+        (RECORD, BOOK, None, "a record belongs in `data`"),
+    ],
+)
+def test_what_is_wrong_with_an_output_is_said(output: OutputType, data: Any, text: str | None, says: str) -> None:
+    problem = output.problem(Output(text=text, data=data))
+    assert problem is not None
+    assert says in problem
+
+
+def test_no_labels_and_no_spans_are_outputs_too(database: Database) -> None:
+    for output, stored in ((LABELS, LABELS.stored([])), (SPANS, SPANS.stored(DOCUMENT, []))):
+        [found] = results(database, finished(database, output, stored))
+        assert found[output.name] == []
+        assert next(column.value(found) for column in output.columns({})) == (None if output is LABELS else [])
+
+
+@every_type
+@pytest.mark.parametrize("writer", WRITERS, ids=lambda writer: writer.name)
+def test_every_writer_writes_an_output_or_says_that_it_cannot(
+    database: Database, output: OutputType, writer: Any, tmp_path: Path
+) -> None:
+    job, path = finished(database, output), tmp_path / f"out{writer.suffix}"
+    if writer.takes is not None and output not in writer.takes:
+        with pytest.raises(FormatUnfit, match=f"only vectors are written as {writer.suffix}"):
+            writer.check_takes([output])
+        with pytest.raises(FormatUnfit, match="only vectors"):
+            Target.of(path, writer.name).write(results(database, job), columns(database, job))
+        assert not path.exists()
+        return
+    writer.check_takes([output])
+    assert Target.of(path, writer.name).write(results(database, job), columns(database, job)) == 1
+    example = EXAMPLES[output]
+    if writer.name == "jsonl":
+        assert example.json.items() <= json.loads(path.read_bytes()).items()
+    elif writer.suffix == ".csv":
+        [row] = csv.DictReader(path.read_text("utf-8-sig").splitlines())
+        assert list(row) == ["id", "task", *example.cells, "tokens_in", "tokens_out", "flags", "meta"]
+        assert example.cells.items() <= row.items()
+    elif writer.name == "parquet":
+        [row] = parquet.read_table(path).to_pylist()
+        found = {name: row[name] for name in example.cells}
+        if output is RECORD:
+            assert found == {f"data_{name}": value for name, value in BOOK.items()} | {"data_tags": '["a","b"]'}
+        elif output is LABELS:
+            assert found == {"label": "good", "score": 0.75, "labels": LABELLED}
+        else:
+            assert found == example.json
+    else:
+        assert np.load(path).tolist() == [example.json["vector"]]
+
+
+def test_a_parquet_file_without_rows_has_the_columns_of_its_job(database: Database, tmp_path: Path) -> None:
+    for output in OUTPUT_TYPES:
+        path = tmp_path / f"{output.name}.parquet"
+        job = read(database, JobRequest("none", "b.jsonl", (StepRequest("step", spec_of(output)),)), [])
+        assert Target.of(path).write(results(database, job.id), columns(database, job.id)) == 0
+        wanted = ["id", "task", *EXAMPLES[output].cells, "tokens_in", "tokens_out", "flags", "meta"]
+        assert parquet.read_table(path).column_names == wanted
+
+
+def test_a_table_of_several_steps_has_the_columns_of_each(database: Database, tmp_path: Path) -> None:
+    steps = tuple(StepRequest(f"my_{one.name}", spec_of(one)) for one in OUTPUT_TYPES)
+    job = read(database, JobRequest("books", "a.jsonl", steps), [("k", DOCUMENT)])
+    by_name = {one.name: EXAMPLES[one].stored for one in OUTPUT_TYPES}
+
+    def compute(claim: Any) -> list[Outcome]:
+        with database.read() as connection:
+            query = f"SELECT kind FROM spec WHERE id = {claim.spec_id}"
+            return done_with(by_name[connection.exec_driver_sql(query).scalar_one()])(claim)
+
+    work(database, compute)
+    Target.of(tmp_path / "out.csv").write(results(database, job.id), columns(database, job.id))
+    [row] = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
+    outputs = {
+        name.replace("step", f"my_{one.name}", 1): cell
+        for one in OUTPUT_TYPES
+        for name, cell in zip(EXAMPLES[one].view, EXAMPLES[one].cells.values(), strict=True)
+    }
+    assert list(row) == ["id", *outputs, "flags", "meta"]
+    assert outputs.items() <= row.items()
+
+
+def view(database: Database, name: str) -> Iterator[dict[str, Any]]:
+    with database.read() as connection:
+        for row in connection.exec_driver_sql(f"SELECT * FROM {name}").mappings():
+            yield {key: bytes(value) if isinstance(value, memoryview) else value for key, value in row.items()}
+
+
+@every_type
+def test_the_view_of_a_pipeline_has_an_output(database: Database, output: OutputType) -> None:
+    views.make(database, "nightly", "books", [StepRequest("step", spec_of(output))])
+    finished(database, output)
+    [row] = view(database, "pipeline_nightly")
+    found = {name: row[name] for name in EXAMPLES[output].view}
+    for name, value in found.items():
+        if database.is_sqlite and isinstance(EXAMPLES[output].view[name], list):
+            found[name] = json.loads(value)
+    assert found == EXAMPLES[output].view
+    assert [*row][:4] == ["id", "meta", "flags", "document"]
+    assert [*row][4:] == [*found, "step_status", "step_reason"]
+
+
+@every_type
+def test_the_view_has_nothing_of_a_document_without_an_output(database: Database, output: OutputType) -> None:
+    read(database, JobRequest("books", "a.jsonl", (StepRequest("step", spec_of(output)),)), [("k", DOCUMENT)])
+    views.make(database, "nightly", "books", [StepRequest("step", spec_of(output))])
+    [row] = view(database, "pipeline_nightly")
+    assert {row[name] for name in EXAMPLES[output].view} == {None}
+
+
+def test_a_value_that_is_not_of_its_propertys_type_is_null_in_tables_and_views(database: Database) -> None:
+    wrong = {"title": "a", "price": "free", "pages": True, "new": 1}
+    views.make(database, "nightly", "books", [StepRequest("step", spec_of(RECORD))])
+    [found] = results(database, finished(database, RECORD, RECORD.stored(wrong)))
+    assert [column.value(found) for column in RECORD.columns({"schema": SCHEMA})] == [*[None] * 5, "a"]
+    [row] = view(database, "pipeline_nightly")
+    assert [row[f"step_{name}"] for name in ("title", "price", "pages", "new")] == ["a", None, None, None]
+
+
+def test_spans_have_a_view_with_a_row_for_each(database: Database) -> None:
+    steps = [StepRequest("people", spec_of(SPANS)), StepRequest("meaning", spec_of(VECTOR))]
+    views.make(database, "Night-ly", "books", steps)
+    finished(database, SPANS)
+    assert [*view(database, "items_night_ly__people")] == [{"id": "k", **span} for span in FOUND]
+    views.make(database, "Night-ly", "books", steps[1:])
+    with pytest.raises(SchemaOutOfDate):  # there is no such view
+        next(view(database, "items_night_ly__people"))
+    views.make(database, "Night-ly", "books", steps)
+    views.drop(database, "Night-ly")
+    with pytest.raises(SchemaOutOfDate):  # there is no such view
+        next(view(database, "items_night_ly__people"))
+
+
+@every_type
+def test_a_line_says_what_an_output_is(database: Database, output: OutputType) -> None:
+    [found] = results(database, finished(database, output))
+    assert output.shown(found) == EXAMPLES[output].shown
+
+
+@every_type
+def test_a_later_step_reads_texts_and_no_other_output(database: Database, output: OutputType) -> None:
+    steps = (StepRequest("first", spec_of(output)), StepRequest("second", spec_of(TEXT), "first"))
+    if not output.feeds_steps:
+        with pytest.raises(AssertionError, match=f"no step can read {output.plural}"):
+            read(database, JobRequest("books", "a.jsonl", steps), [("k", DOCUMENT)])
+        return
+    job = read(database, JobRequest("books", "a.jsonl", steps), [("k", DOCUMENT)])
+    work(database, done_with(EXAMPLES[output].stored))
+    [found] = results(database, job.id)
+    assert [*found["steps"]] == ["first", "second"]
+
+
+def test_a_record_without_a_schema_has_one_column(database: Database) -> None:
+    [column] = RECORD.columns({})
+    assert (column.name, column.of_step("step").name) == ("data", "step_data")
+    assert column.value({"data": BOOK}) == BOOK
+
+
+def test_a_long_list_is_shown_in_part() -> None:
+    many = [{"label": f"l{n}", "score": 0.5} for n in range(25)]
+    assert LABELS.shown({"labels": many}).endswith("l19 0.500 and 5 more")
+
+
+@every_type
+def test_a_failure_needs_no_output(output: OutputType) -> None:
+    failed = Outcome(1, Status.FAILED, reason="it would not")
+    assert checked(failed, output) == failed

@@ -1,0 +1,408 @@
+"""Pipelines that are kept, their runs, and the views of their results."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, select, update
+
+from storage.core.database import Database, db_now
+from storage.core.schema import Ingest, Job, PipelineRow, PipelineRun
+from storage.deletion import gc, removal
+from storage.errors import NoSuchPipeline
+from storage.pipelines import pipelines, views
+from storage.pipelines.pipelines import Run
+from storage.results.results import failures, results
+from storage.steps import jobs
+from storage.steps.jobs import JobRequest
+from storage.steps.steps import StepRequest
+from tests.storage.builders import at_once, numbered, read
+from tests.storage.steps.test_steps import STEPS, Fleet, finished, pipeline
+
+DAILY = {"cron": "30 3 * * *", "timezone": "UTC", "overlap": "skip"}
+QUEUED = {**DAILY, "overlap": "queue"}
+LEASE_S = 60.0
+
+
+def keep(database: Database, schedule: dict[str, str] | None = DAILY, name: str = "nightly") -> Any:
+    """Keep a pipeline; as a scheduler finds it."""
+    pipelines.put(database, name, "/x/nightly.toml", "name = 'nightly'", schedule)
+    return next((found for found in pipelines.scheduled(database) if found.name == name), None)
+
+
+def move(database: Database, **values: Any) -> None:
+    """Move time for all runs."""
+    database.write(lambda connection: connection.execute(update(PipelineRun).values(**values)))
+
+
+def runs(database: Database) -> list[Any]:
+    return list(reversed(pipelines.history(database, "nightly")))
+
+
+def fired(database: Database, due_at: float = 100.0) -> int:
+    """A run that is due."""
+    run_id = pipelines.fire(database, keep(database), due_at)
+    assert run_id is not None
+    return run_id
+
+
+def take(database: Database, run_id: int, owner: str = "w1") -> Run | None:
+    return pipelines.take(database, run_id, owner, LEASE_S)
+
+
+def begin(database: Database) -> Run:
+    return pipelines.begin(database, "nightly", "me", LEASE_S)
+
+
+def running(database: Database) -> tuple[int, int]:
+    """A run whose source was read; its number, and its job's."""
+    run = take(database, fired(database))
+    assert run is not None
+    job = read(database, pipeline(), numbered(3))
+    pipelines.note(database, run, "running", job_id=job.id)
+    return run.id, job.id
+
+
+def end_jobs(database: Database, state: str) -> None:
+    database.write(lambda connection: connection.execute(update(Job).values(state=state)))
+
+
+def test_a_pipeline_is_kept_listed_replaced_and_forgotten(database: Database) -> None:
+    keep(database)
+    pipelines.put(database, "nightly", "/y/nightly.toml", "name = 'other'", DAILY)
+    keep(database, None, "by_hand")
+    assert [(row.name, row.path, run) for row, run in pipelines.every(database)] == [
+        ("by_hand", "/x/nightly.toml", None),
+        ("nightly", "/y/nightly.toml", None),
+    ]
+    assert pipelines.get(database, "nightly").text == "name = 'other'"
+    pipelines.remove(database, "nightly")
+    for act in (pipelines.get, pipelines.history, pipelines.remove):
+        with pytest.raises(NoSuchPipeline, match="no pipeline nightly"):
+            act(database, "nightly")
+
+
+def test_another_schedule_counts_from_now_and_the_same_one_from_where_it_was(database: Database) -> None:
+    keep(database)
+    database.write(lambda connection: connection.execute(update(PipelineRow).values(looked_at=5.0)))
+    assert keep(database).looked_at == 5.0
+    found = keep(database, QUEUED)
+    assert found.looked_at == pytest.approx(found.now, abs=60)
+
+
+def test_schedulers_that_fire_at_once_make_one_run(database: Database) -> None:
+    found = keep(database)
+    made = at_once(*[lambda: pipelines.fire(database, found, 100.0)] * 4)
+    assert len([run_id for run_id in made if run_id is not None]) == 1
+    assert [(run.state, run.due_at) for run in runs(database)] == [("due", 100.0)]
+
+
+def test_a_time_has_one_run_even_where_the_clock_was_put_back(database: Database) -> None:
+    found = keep(database)
+    first = pipelines.fire(database, found, 100.0)
+    pipelines.note(database, runs(database)[0], "done")
+    database.write(lambda connection: connection.execute(update(PipelineRow).values(looked_at=found.looked_at)))
+    assert pipelines.fire(database, found, 100.0) is None
+    assert [run.id for run in runs(database)] == [first]
+
+
+def test_a_run_that_comes_while_the_last_one_goes_is_skipped_and_says_so(database: Database) -> None:
+    pipelines.fire(database, keep(database), 100.0)
+    pipelines.fire(database, keep(database), 200.0)
+    first, second = runs(database)
+    assert (second.state, second.reason) == ("skipped", f"run {first.id} was still going")
+    pipelines.note(database, first, "done")
+    pipelines.fire(database, keep(database), 300.0)
+    assert runs(database)[-1].state == "due"
+
+
+def test_a_run_that_is_queued_is_handed_out_when_the_one_before_has_ended(database: Database) -> None:
+    for due_at in (100.0, 200.0):
+        pipelines.fire(database, keep(database, QUEUED), due_at)
+    first, second = runs(database)
+    assert pipelines.hand_out(database) == [first.id]
+    assert pipelines.hand_out(database) == [], "whoever was asked is believed to have heard"
+    pipelines.note(database, first, "failed", reason="it would not")
+    assert pipelines.hand_out(database) == [second.id]
+
+
+def test_a_run_whose_worker_did_not_hear_is_handed_out_again(database: Database) -> None:
+    run_id = pipelines.fire(database, keep(database), 100.0)
+    assert pipelines.hand_out(database) == [run_id]
+    move(database, handed_at=db_now() - 2 * pipelines.HAND_AGAIN_S)
+    assert pipelines.hand_out(database) == [run_id]
+
+
+def test_one_worker_takes_a_run_up_however_often_it_is_handed_out(database: Database) -> None:
+    run_id = pipelines.fire(database, keep(database), 100.0)
+    assert run_id is not None
+    taken = at_once(*[lambda: take(database, run_id)] * 4)
+    [run] = [run for run in taken if run is not None]
+    assert (run.name, run.path, run.due_at, run.state) == ("nightly", "/x/nightly.toml", 100.0, "reading")
+
+
+def test_a_reading_whose_lease_lapsed_is_taken_up_by_another(database: Database) -> None:
+    run_id = fired(database)
+    first = take(database, run_id)
+    assert first is not None
+    assert take(database, run_id, "w2") is None
+    move(database, handed_at=None)
+    assert pipelines.hand_out(database) == []
+    move(database, lease_until=db_now() - 1.0)
+    assert pipelines.hand_out(database) == [run_id]
+    second = take(database, run_id, "w2")
+    assert second is not None
+    assert second.state == "reading"
+    assert not pipelines.renew(database, first, LEASE_S)
+    assert not pipelines.note(database, first, "failed"), "the one that lost it says no more of it"
+    pipelines.let_go(database, first, at_once=True)
+    assert pipelines.hand_out(database) == []
+    assert pipelines.note(database, second, "done")
+
+
+def test_a_reader_of_the_release_before_is_left_alone_while_it_gives_signs_of_life(database: Database) -> None:
+    run_id = fired(database)
+    job = jobs.open_job(database, pipeline())
+    long_ago = db_now() - 2 * pipelines.READER_SILENT_S
+    move(database, state="reading", handed_at=long_ago, job_id=job.id)
+    assert take(database, run_id) is None
+    database.write(lambda connection: connection.execute(update(Ingest).values(seen_at=long_ago)))
+    assert pipelines.hand_out(database) == [run_id]
+    assert take(database, run_id) is not None
+
+
+def test_a_run_is_handed_out_once_more_when_its_job_has_ended(database: Database) -> None:
+    run_id, job = running(database)
+    assert pipelines.hand_out(database) == []
+    end_jobs(database, "done")
+    assert pipelines.hand_out(database) == [run_id]
+    run = take(database, run_id)
+    assert run is not None
+    assert (run.state, run.job_id) == ("running", job)
+    pipelines.note(database, run, "done")
+    assert take(database, run_id) is None
+    assert not pipelines.note(database, run, "failed"), "what has ended has ended"
+
+
+def test_a_run_that_was_handed_out_twice_is_left_alone_while_its_job_goes_on(database: Database) -> None:
+    run_id, _ = running(database)
+    assert take(database, run_id) is None
+    assert [run.state for run in runs(database)] == ["running"]
+
+
+def test_a_run_whose_output_is_being_written_is_nobody_elses_however_long_that_takes(database: Database) -> None:
+    run_id, _ = running(database)
+    end_jobs(database, "done")
+    writer = take(database, run_id)
+    assert writer is not None
+    move(database, handed_at=db_now() - 10 * pipelines.HAND_AGAIN_S)
+    assert pipelines.hand_out(database) == []
+    assert take(database, run_id, "w2") is None
+
+
+def test_what_a_dead_process_held_is_handed_out_at_once(database: Database) -> None:
+    run_id = fired(database)
+    assert pipelines.hand_out(database) == [run_id]
+    assert take(database, run_id) is not None
+    pipelines.let_go_all(database, "w2")
+    assert pipelines.hand_out(database) == []
+    pipelines.let_go_all(database, "w1")
+    assert pipelines.hand_out(database) == [run_id]
+
+
+def test_a_run_is_not_handed_out_again_while_those_before_are_not_heard(database: Database) -> None:
+    run_id = fired(database)
+    assert pipelines.hand_out(database, again=False) == [run_id]
+    move(database, handed_at=db_now() - 2 * pipelines.HAND_AGAIN_S)
+    assert pipelines.hand_out(database, again=False) == []
+    assert pipelines.hand_out(database, again=True) == [run_id]
+
+
+@pytest.mark.parametrize("state", ["reading", "running", "writing"])
+def test_a_run_whose_corpus_is_removed_is_over_and_the_next_one_starts(database: Database, state: str) -> None:
+    run_id = fired(database)
+    run = take(database, run_id)
+    assert run is not None
+    job = jobs.open_job(database, pipeline())
+    pipelines.note(database, run, "reading", job_id=job.id)
+    if state != "reading":
+        pipelines.note(database, run, "running", job_id=job.id)
+    jobs.cancel(database, job.id)
+    if state == "writing":
+        end_jobs(database, "done")
+        run = take(database, run_id)
+        assert run is not None
+    removal.remove_corpus(database, "books")
+    assert [(one.state, one.reason, one.job_id) for one in runs(database)] == [
+        ("failed", "its job was removed with its corpus", None)
+    ]
+    assert not pipelines.renew(database, run, LEASE_S), "whoever takes it further is told"
+    assert not pipelines.note(database, run, "done")
+    again = fired(database, 200.0)
+    assert pipelines.hand_out(database) == [again]
+
+
+def test_a_run_whose_job_a_release_before_removed_does_not_block_the_next(database: Database) -> None:
+    running(database)
+    move(database, job_id=None)
+    assert pipelines.hand_out(database) == []
+    assert [(run.state, run.reason) for run in runs(database)] == [("failed", pipelines.JOB_REMOVED)]
+    assert pipelines.hand_out(database) == [], "there is nothing left to hand out"
+    assert not pipelines.is_any_open(database)
+
+
+def test_the_reader_of_a_pipeline_that_is_removed_goes_on_with_its_job(database: Database) -> None:
+    run = take(database, fired(database))
+    assert run is not None
+    pipelines.remove(database, "nightly")
+    assert pipelines.renew(database, run, LEASE_S)
+    assert not pipelines.note(database, run, "running", job_id=None)
+
+
+@pytest.mark.parametrize("state", ["reading", "running", "writing"])
+def test_results_that_a_run_has_yet_to_write_are_not_dropped(database: Database, state: str) -> None:
+    run = take(database, fired(database))
+    assert run is not None
+    job = read(database, pipeline(), numbered(3))
+    Fleet(database).work()
+    end_jobs(database, "done")
+    pipelines.note(database, run, "reading", job_id=job.id)
+    if state != "reading":
+        pipelines.note(database, run, "running", job_id=job.id)
+    if state == "writing":
+        run = take(database, run.id)
+        assert run is not None
+    assert gc.drop(database).outcomes == 0
+    pipelines.note(database, run, "done")
+    assert gc.drop(database).outcomes > 0
+
+
+def test_a_run_by_hand_is_in_the_history_and_in_nobodys_way(database: Database) -> None:
+    found = keep(database)
+    cut_off = begin(database)
+    move(database, lease_until=db_now() - 1.0)
+    last, beside = begin(database), begin(database)
+    assert pipelines.hand_out(database) == []
+    pipelines.fire(database, found, 100.0)
+    states = {run.id: (run.state, run.reason) for run in runs(database)}
+    assert states[cut_off.id] == ("failed", "it was cut off")
+    assert states[last.id] == states[beside.id] == ("reading", None), "one in another terminal goes on"
+    assert [run.state for run in runs(database)][-1] == "due"
+    with pytest.raises(NoSuchPipeline):
+        pipelines.begin(database, "weekly", "me", LEASE_S)
+
+
+def test_a_run_by_hand_that_merely_slept_says_itself_how_it_ended(database: Database) -> None:
+    keep(database)
+    run = begin(database)
+    move(database, lease_until=db_now() - 1.0)
+    assert pipelines.hand_out(database) == []
+    assert [(one.state, one.reason) for one in runs(database)] == [("failed", "it was cut off")]
+    assert pipelines.renew(database, run, LEASE_S)
+    assert pipelines.note(database, run, "done")
+    assert [(one.state, one.reason) for one in runs(database)] == [("done", None)]
+    assert not pipelines.note(database, run, "failed")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_schedulers_fire_every_time_once_while_clocks_are_moved(database: Database, seed: int) -> None:
+    """Both look at random moments of three days in which clocks go forward in Paris, and of three in which back."""
+    from worker.pipelines.schedule import Schedule, due, next_after
+
+    chance = random.Random(seed)
+    schedule = Schedule("*/30 1-3 * * *", "Europe/Paris", "queue")
+    for begin in (1_774_652_400.0, 1_792_796_400.0):  # 2026-03-28 and 2026-10-24, at midnight in Paris
+        expected, at = [], begin
+        while (at := next_after(schedule, at)) < begin + 3 * 86_400:
+            expected.append(at)
+        row = keep(database, vars(schedule))
+        reset = update(PipelineRow).values(looked_at=begin)
+        database.write(partial(Connection.execute, statement=reset))
+        now = begin
+        while now < begin + 3 * 86_400:
+            now += chance.uniform(60, 1_700)  # never so long that two times fall together
+            seen = [found for found in pipelines.scheduled(database) if found.id == row.id]
+            views_of_two = [
+                SimpleNamespace(id=one.id, schedule=one.schedule, looked_at=one.looked_at, now=now + lag)
+                for one, lag in zip(seen * 2, (0.0, chance.uniform(-30, 30)), strict=True)
+            ]
+            chance.shuffle(views_of_two)
+            for found in views_of_two:
+                due_at = due(schedule, found.looked_at, found.now)
+                if due_at is not None:
+                    pipelines.fire(database, found, due_at)
+        fired = [run.due_at for run in _all_runs(database) if begin < run.due_at < begin + 3 * 86_400]
+        assert fired == expected
+
+
+def _all_runs(database: Database) -> Sequence[Any]:
+    with database.read() as connection:
+        return connection.execute(select(PipelineRun).order_by(PipelineRun.due_at)).all()
+
+
+def rows_of(database: Database, name: str) -> list[dict[str, Any]]:
+    with database.read() as connection:
+        rows = connection.exec_driver_sql(f"SELECT * FROM {name} ORDER BY id").mappings()
+        return [dict(row) for row in rows]
+
+
+def test_the_view_has_every_document_with_every_steps_result(database: Database) -> None:
+    fleet = Fleet(database)
+    fleet.fails = lambda kind, text: text in {"text 1", "translate(text 2)"}
+    views.make(database, "nightly", "books", STEPS)
+    job = read(database, pipeline(), numbered(4))
+    assert {row["english_status"] for row in rows_of(database, "pipeline_nightly")} == {None}
+    fleet.work()
+    finished(database, job)
+    rows = rows_of(database, "pipeline_nightly")
+    assert list(rows[0]) == [
+        *("id", "meta", "flags", "document"),
+        *("english", "english_status", "english_reason", "line", "line_status", "line_reason"),
+        *("vector_vector", "vector_status", "vector_reason"),
+        *("original_vector", "original_status", "original_reason"),
+    ]
+    assert [row["id"] for row in rows] == ["k0", "k1", "k2", "k3"]
+    whole = [one for one in results(database, job.id) if one["id"] in {"k0", "k3"}]
+    for row, found in zip((rows[0], rows[3]), whole, strict=True):
+        assert row["english"] == found["steps"]["english"]["text"]
+        assert row["line"] == found["steps"]["line"]["text"]
+        assert bytes(row["vector_vector"]) == found["steps"]["vector"]["vector"].tobytes()
+    shown = {
+        (row["id"], step): row[f"{step}_status"]
+        for row in rows
+        for step in ("english", "line", "vector", "original")
+        if row[f"{step}_status"] != "done"
+    }
+    assert shown == {(one["id"], one["step"]): one["status"] for one in failures(database, job.id)}
+
+
+def test_the_view_follows_the_corpus_and_a_pipeline_that_changed(database: Database) -> None:
+    fleet = Fleet(database)
+    views.make(database, "Night-ly", "books", STEPS[:2])
+    for text in ("text 0", "news"):
+        job = read(database, pipeline(steps=STEPS[:2]), [("k0", text)])
+        fleet.work()
+        finished(database, job)
+    assert [row["english"] for row in rows_of(database, "pipeline_night_ly")] == ["translate(news)"]
+    views.make(database, "Night-ly", "books", [StepRequest("select", STEPS[0].spec)])
+    assert [row["select"] for row in rows_of(database, "pipeline_night_ly")] == ["translate(news)"]
+    views.drop(database, "Night-ly")
+    views.drop(database, "Night-ly")
+
+
+def test_the_view_is_of_the_corpus_of_that_name_whatever_its_name_and_number(database: Database) -> None:
+    fleet = Fleet(database)
+    name = "100% o'clock, \\x %s"
+    views.make(database, "nightly", name, STEPS[:1])
+    for text in ("text 0", "news"):
+        job = read(database, JobRequest(name, "a.jsonl", STEPS[:1]), [("k0", text)])
+        fleet.work()
+        finished(database, job)
+        assert [row["english"] for row in rows_of(database, "pipeline_nightly")] == [f"translate({text})"]
+        removal.remove_corpus(database, name)
+        assert rows_of(database, "pipeline_nightly") == []

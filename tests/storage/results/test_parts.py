@@ -1,0 +1,367 @@
+"""Results as parts of a real job: what is kept, what is written anew and what is refused."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+from sqlalchemy import event
+
+from storage.core.database import Database
+from storage.core.outcomes import Outcome, Reason, Status
+from storage.deletion import gc, removal
+from storage.errors import FolderBusy, JobUnfinished, NoSuchStep, PartsRefused, ResultsChanged
+from storage.leases.shards import Claim
+from storage.readers import Record, SourceOptions, open_source
+from storage.results import parts
+from storage.results.parts import Progress, Written
+from storage.results.results import Placed, columns, results
+from storage.steps import jobs
+from storage.writers import Target
+from storage.writers.parts_manifest import Manifest, from_json
+from tests.storage.builders import EMBED, TRANSLATE, done, failed, numbered, read, request, work
+from tests.storage.steps.test_steps import Fleet, fleet, pipeline
+
+__all__ = ["fleet"]
+
+TRANSLATED = request(spec=TRANSLATE)
+Contents = dict[str, bytes]
+
+
+def echo(claim: Claim) -> list[Outcome]:
+    return [Outcome(content_id, Status.DONE, text=f"out of {text}") for content_id, text in claim.texts]
+
+
+def embedded(claim: Claim) -> list[Outcome]:
+    return [
+        Outcome(content_id, Status.DONE, vector=np.array([n, len(text)], "<f4").tobytes())
+        for n, (content_id, text) in enumerate(claim.texts)
+    ]
+
+
+def worked(database: Database, n: int, outcomes: Callable[[Claim], list[Outcome]] = echo, **asked: Any) -> int:
+    """A job of so many documents that has ended."""
+    job = read(database, request(**{"spec": TRANSLATE, **asked}), numbered(n))
+    work(database, outcomes)
+    jobs.finish(database)
+    return job.id
+
+
+def contents(folder: Path) -> Contents:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def manifest(folder: Path) -> Manifest:
+    found = from_json((folder / "manifest.json").read_bytes())
+    assert found is not None
+    return found
+
+
+def export(database: Database, job: int, folder: Path, n: int = 10, asked: str | None = None, **how: Any) -> Written:
+    return parts.export(database, job, Target.of(folder, asked), n, **how)
+
+
+class Cut(Progress):
+    """Cuts an export off before a row, as an error would; notes why it began anew."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self._at = at
+        self.why: list[str] = []
+
+    def anew(self, why: str) -> None:
+        self.why.append(why)
+
+    def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
+        for n, row in enumerate(rows, before):
+            if n == self._at:
+                raise KeyboardInterrupt
+            yield row
+
+
+@pytest.mark.parametrize("form", ["jsonl", "jsonl.zst", "csv", "csv.gz", "parquet", "npy"])
+def test_parts_put_together_are_the_single_file_whether_cut_off_or_not(
+    database: Database, tmp_path: Path, form: str
+) -> None:
+    job = worked(database, 25, embedded, spec=EMBED)
+    assert export(database, job, tmp_path / f"whole.{form}") == Written(25, 3, 3)
+    with pytest.raises(KeyboardInterrupt):
+        export(database, job, tmp_path / f"cut.{form}", progress=Cut(17))
+    assert [part.documents for part in manifest(tmp_path / f"cut.{form}").parts] == [10]
+    assert not manifest(tmp_path / f"cut.{form}").complete
+    assert export(database, job, tmp_path / f"cut.{form}") == Written(25, 3, 2)
+    whole = contents(tmp_path / f"whole.{form}")
+    assert contents(tmp_path / f"cut.{form}") == whole
+    assert len(whole) == (7 if form == "npy" else 4)
+    files = sorted(path for path in (tmp_path / f"whole.{form}").iterdir() if path.name.endswith(form))
+    assert [path.name for path in files] == [f"part-0000{n}.{form}" for n in range(3)]
+    Target.of(tmp_path / f"single.{form}").write(results(database, job), columns(database, job))
+    single = tmp_path / f"single.{form}"
+    if form == "parquet":
+        tables = [parquet.read_table(file).to_pylist() for file in files]
+        assert [row for table in tables for row in table] == parquet.read_table(single).to_pylist()
+    elif form == "npy":
+        assert np.array_equal(np.concatenate([np.load(file) for file in files]), np.load(single))
+        ids = [file.with_name(f"{file.stem}.ids.jsonl").read_bytes() for file in files]
+        assert b"".join(ids) == (tmp_path / "single.ids.jsonl").read_bytes()
+    else:
+        assert [row for file in files for row in rows_of(file)] == rows_of(single)
+
+
+def rows_of(path: Path) -> list[Record]:
+    """A file's records, without where they stand."""
+    options = SourceOptions(text_field="vector" if "csv" in path.name else "task")
+    rows = list(open_source(str(path), options).records())
+    assert all(isinstance(row, Record) for row in rows)
+    return [Record(row.key, row.text, row.meta, row.flags, "") for row in rows if isinstance(row, Record)]
+
+
+def test_the_manifest_says_what_the_parts_are_of_and_how_far_they_are(database: Database, tmp_path: Path) -> None:
+    job = worked(database, 12)
+    export(database, job, tmp_path / "out")
+    said = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    first, last = said["parts"]
+    assert (said["job"], said["corpus"], said["step"], said["format"]) == (job, "books", "translate", "jsonl")
+    assert (said["part_documents"], said["documents"], said["complete"]) == (10, 12, True)
+    assert said["specs"]["translate"]["model"] == "marian"
+    assert (first["documents"], first["first_id"], first["last_id"]) == (10, "k0", "k9")
+    assert (last["documents"], last["first_id"], last["last_id"]) == (2, "k10", "k11")
+    assert [file["bytes"] for file in first["files"]] == [(tmp_path / "out" / "part-00000.jsonl").stat().st_size]
+
+
+def test_a_finished_export_is_not_touched_by_the_same_command(database: Database, tmp_path: Path) -> None:
+    job = worked(database, 25)
+    export(database, job, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert export(database, job, tmp_path / "out", step="translate") == Written(25, 3, 0)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_an_export_that_goes_on_seeks_its_place_and_reads_nothing_before_it(
+    database: Database, tmp_path: Path
+) -> None:
+    job = worked(database, 5_200)
+    with pytest.raises(KeyboardInterrupt):
+        export(database, job, tmp_path / "out", 1_000, progress=Cut(5_100))
+    statements: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    assert export(database, job, tmp_path / "out", 1_000) == Written(5_200, 6, 1)
+    pages = [one for one in statements if "FROM document" in one and "LIMIT" in one]
+    assert len(pages) == 1
+
+
+@pytest.mark.parametrize("damage", ["missing", "shorter", "other bytes"])
+def test_a_part_that_is_not_as_it_was_written_is_written_again_and_no_other(
+    database: Database, tmp_path: Path, damage: str
+) -> None:
+    job = worked(database, 35)
+    export(database, job, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    part = tmp_path / "out" / "part-00001.jsonl"
+    raw = part.read_bytes()
+    part.unlink()
+    if damage != "missing":
+        part.write_bytes(raw[:-1] if damage == "shorter" else raw.replace(b"k11", b"k99"))
+    assert export(database, job, tmp_path / "out") == Written(35, 4, 1)
+    assert contents(tmp_path / "out") == before
+
+
+def test_parts_are_refused_while_the_job_goes_on(database: Database, tmp_path: Path) -> None:
+    job = read(database, TRANSLATED, numbered(3))
+    with pytest.raises(JobUnfinished, match=r"3 texts to do.*docmill wait 1"):
+        export(database, job.id, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_documents_of_earlier_parts_that_a_retry_brings_are_not_missed(database: Database, tmp_path: Path) -> None:
+    job = worked(database, 25, lambda claim: [*failed(claim, Reason.TRANSIENT)[:3], *echo(claim)[3:]])
+    with pytest.raises(KeyboardInterrupt):
+        export(database, job, tmp_path / "out", progress=Cut(18))
+    jobs.retry(database, job)
+    with pytest.raises(JobUnfinished):
+        export(database, job, tmp_path / "out")
+    work(database, echo)
+    jobs.finish(database)
+    progress = Cut()
+    assert export(database, job, tmp_path / "out", progress=progress) == Written(25, 3, 3)
+    assert "have changed since" in progress.why[0]
+    assert [part.first_id for part in manifest(tmp_path / "out").parts] == ["k0", "k10", "k20"]
+
+
+def test_what_another_job_computes_of_the_same_texts_is_noticed(database: Database, tmp_path: Path) -> None:
+    mine = worked(database, 5, failed, corpus="mine")
+    export(database, mine, tmp_path / "out")
+    other = worked(database, 5, failed, corpus="other")
+    jobs.retry(database, other)
+    work(database, echo)
+    jobs.finish(database)
+    assert export(database, mine, tmp_path / "out") == Written(5, 1, 1)
+
+
+def test_what_was_dropped_and_computed_again_is_noticed(database: Database, tmp_path: Path) -> None:
+    job = worked(database, 5)
+    export(database, job, tmp_path / "out")
+    gc.drop(database)
+    assert export(database, job, tmp_path / "out") == Written(0, 0, 0)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
+    again = worked(database, 5, done)
+    assert again != job
+    assert export(database, job, tmp_path / "out") == Written(5, 1, 1)
+    assert b'"text":"out"' in (tmp_path / "out" / "part-00000.jsonl").read_bytes()
+
+
+def test_what_was_removed_leaves_its_part_with_the_next_export(database: Database, tmp_path: Path) -> None:
+    job = worked(database, 15)
+    export(database, job, tmp_path / "out")
+    removal.remove_documents(database, "books", ["k3"])
+    assert export(database, job, tmp_path / "out") == Written(14, 2, 2)
+    assert b'"k3"' not in (tmp_path / "out" / "part-00000.jsonl").read_bytes()
+
+
+def test_what_a_later_step_brings_is_noticed_where_it_is_written(
+    database: Database, tmp_path: Path, fleet: Fleet
+) -> None:
+    fleet.fails = lambda kind, text: kind == "summarize"
+    job = read(database, pipeline(), numbered(5)).id
+    fleet.work()
+    jobs.finish(database)
+    for name, step in (("all", None), ("english", "english"), ("line", "line")):
+        export(database, job, tmp_path / name, step=step)
+    fleet.fails = lambda kind, text: False
+    jobs.retry(database, job)
+    fleet.work()
+    jobs.finish(database)
+    new = {
+        name: export(database, job, tmp_path / name, step=step)
+        for name, step in (("all", None), ("english", "english"), ("line", "line"))
+    }
+    assert new == {"all": Written(5, 1, 1), "english": Written(5, 1, 0), "line": Written(5, 1, 1)}
+    with pytest.raises(NoSuchStep):
+        export(database, job, tmp_path / "no", step="poem")
+
+
+def test_results_that_change_while_they_are_written_make_no_complete_export(
+    database: Database, tmp_path: Path
+) -> None:
+    job = worked(database, 25, lambda claim: [*failed(claim)[:1], *echo(claim)[1:]])
+
+    class Meanwhile(Progress):
+        def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
+            yield from rows
+            jobs.retry(database, job)
+            work(database, echo)
+            jobs.finish(database)
+
+    with pytest.raises(ResultsChanged, match="write them again"):
+        export(database, job, tmp_path / "out", progress=Meanwhile())
+    assert not manifest(tmp_path / "out").complete
+    assert export(database, job, tmp_path / "out") == Written(25, 3, 3)
+
+
+def test_another_exports_folder_is_refused_unless_it_may_be_replaced(database: Database, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    job, other = worked(database, 12), worked(database, 12, corpus="other")
+    export(database, job, out)
+    (out / "README.md").write_text("mine")
+    before = contents(out)
+    for differs, asked in (
+        ("job 1, not 2", (other, out)),
+        ("format jsonl, not csv", (job, out, 10, "csv")),
+        ("10 documents a part, not 5", (job, out, 5)),
+    ):
+        with pytest.raises(PartsRefused, match=rf"\({differs}\): name another folder, or .* --overwrite"):
+            export(database, *asked)
+    assert contents(out) == before
+    progress = Cut()
+    assert export(database, other, out, 5, "csv", replaced=True, progress=progress) == Written(12, 3, 3)
+    assert progress.why == [
+        "it held the parts of another export (job 1, not 2; format jsonl, not csv; 10 documents a part, not 5)"
+    ]
+    assert sorted(contents(out)) == ["README.md", "manifest.json", *(f"part-0000{n}.csv" for n in range(3))]
+    assert export(database, other, out, 5, "csv", replaced=True) == Written(12, 3, 0), "it is ours by now"
+
+
+def test_a_job_of_the_same_number_in_another_store_is_another_export(database: Database, tmp_path: Path) -> None:
+    job = worked(database, 3)
+    export(database, job, tmp_path / "out")
+    path = tmp_path / "out" / "manifest.json"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps(said | {"created_at": said["created_at"] - 1}))
+    with pytest.raises(PartsRefused, match="a job 1 of another store"):
+        export(database, job, tmp_path / "out")
+
+
+def test_a_folder_with_other_files_in_it_is_refused_and_left_alone(database: Database, tmp_path: Path) -> None:
+    job = worked(database, 3)
+    for name, text, says in (
+        ("notes.txt", "mine", r"has files in it and no manifest\.json"),
+        ("manifest.json", '{"files": []}', r"manifest\.json is none of docmill's"),
+        ("manifest.json", '{"manifest": 1}', "none of docmill's"),
+        ("manifest.json", "[", "none of docmill's"),
+    ):
+        folder = tmp_path / f"{name}-{len(text)}"
+        folder.mkdir()
+        (folder / name).write_text(text)
+        with pytest.raises(PartsRefused, match=says):
+            export(database, job, folder, replaced=True)
+        assert contents(folder) == {name: text.encode()}
+    with pytest.raises(PartsRefused, match="is a file"):
+        export(database, job, tmp_path / "notes.txt-4" / "notes.txt")
+
+
+def test_what_a_killed_export_left_is_cleared_away(database: Database, tmp_path: Path) -> None:
+    job = worked(database, 15)
+    out = tmp_path / "out"
+    out.mkdir()
+    begun = ".manifest.json.abcd1234.part"
+    (out / begun).touch()
+    export(database, job, out)
+    before = contents(out)
+    assert begun not in before
+    for name in (begun, ".part-00001.jsonl.abcd1234.part", "part-00001.csv", "part-00007.ids.jsonl"):
+        (out / name).write_text("half")
+    (out / "part-00001.jsonl").unlink()
+    export(database, job, out)
+    assert contents(out) == before
+
+
+def test_two_commands_do_not_write_one_folder_at_once(database: Database, tmp_path: Path) -> None:
+    job = worked(database, 3)
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(FolderBusy, match="another process is writing"):
+            export(database, job, tmp_path / "out")
+    export(database, job, tmp_path / "out")  # after a process that was killed, the file is there and nobody's
+    assert sorted(contents(tmp_path / "out")) == ["manifest.json", "part-00000.jsonl"]
+
+
+def test_parts_without_number_are_refused_before_anything_is_written(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.results.parts.MOST_PARTS", 4)
+    job = worked(database, 25)
+    with pytest.raises(PartsRefused, match="25 parts, more than 4; put at least 7 documents"):
+        export(database, job, tmp_path / "out", 1)
+    assert not (tmp_path / "out").exists()
+    export(database, job, tmp_path / "out", 7)
+
+
+def test_a_release_does_not_go_on_with_the_parts_of_another(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = worked(database, 25)
+    monkeypatch.setattr("storage.results.parts.version", lambda name: "0.0.9")
+    export(database, job, tmp_path / "done")
+    with pytest.raises(KeyboardInterrupt):
+        export(database, job, tmp_path / "begun", progress=Cut(17))
+    monkeypatch.undo()
+    progress = Cut()
+    assert export(database, job, tmp_path / "done", progress=progress) == Written(25, 3, 0)
+    assert export(database, job, tmp_path / "begun", progress=progress) == Written(25, 3, 3)
+    assert progress.why == ["its parts are of docmill 0.0.9"]

@@ -1,0 +1,144 @@
+"""What holds for any results, any size of the parts, and wherever an export is cut off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage.results import parts
+from storage.results.parts import Progress
+from storage.results.results import Place, Placed
+from storage.writers import Target
+from storage.writers.parts_manifest import Manifest, Part, PartFile, from_json, left
+from tests.storage.writers.test_writers import ROWS, TEXTS
+
+
+class Cut(Progress):
+    """Ends an export before a row of this call: nothing of it was written yet, or a part is half written."""
+
+    def __init__(self, before: int) -> None:
+        self._before = before
+
+    def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
+        for n, row in enumerate(rows):
+            if n == self._before:
+                raise KeyboardInterrupt
+            yield row
+
+
+class Folder:
+    """Rows of a job, and a folder that they are exported to."""
+
+    def __init__(self, folder: Path, rows: list[dict[str, Any]], form: str, part_documents: int) -> None:
+        self.path = folder
+        self._rows = [((n // 2, n), row) for n, row in enumerate(rows)]  # places in which the first may be the same
+        self._target = Target.of(folder, form)
+        self._wanted = Manifest(1, "books", 0.5, None, form, part_documents, "0.1.0", {}, {"a": {"done": len(rows)}})
+
+    def _after(self, place: Place | None) -> Iterator[Placed]:
+        return iter([row for row in self._rows if place is None or row[0] > place])
+
+    def export(self, progress: Progress | None = None) -> parts.Written:
+        return parts.write(self._target, self._wanted, self._after, progress=progress)
+
+    def contents(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in self.path.iterdir()}
+
+    def lines(self) -> bytes:
+        return b"".join(path.read_bytes() for path in sorted(self.path.glob("part-*")))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def unsynced() -> Iterator[None]:
+    """No file of this module has to outlast a power cut, and there are thousands of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("storage.writers.files.os.fsync", lambda handle: None)
+        yield
+
+
+@st.composite
+def cuts(draw: st.DrawFn) -> tuple[str, int]:
+    """Where a call is cut off: at a row, or before the manifest is replaced for the n-th time."""
+    return draw(st.sampled_from(["row", "manifest"])), draw(st.integers(0, 8))
+
+
+def cut_off(folder: Folder, where: str, n: int) -> None:
+    """One call that is cut off, unless it ends before that."""
+    save, times = parts._save, iter(range(100))
+
+    def failing(path: Path, manifest: Manifest) -> None:
+        if next(times) == n:
+            raise KeyboardInterrupt
+        save(path, manifest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if where == "manifest":
+            patch.setattr(parts, "_save", failing)
+        try:
+            folder.export(Cut(n) if where == "row" else None)
+        except KeyboardInterrupt:
+            return
+
+
+@settings(max_examples=50)
+@given(
+    rows=st.just([]) | st.tuples(ROWS, ROWS).map(lambda both: both[0] + both[1]),
+    part_documents=st.integers(1, 6),
+    form=st.sampled_from(["jsonl", "csv"]),
+    interruptions=st.lists(cuts(), max_size=4),
+)
+def test_an_export_that_is_cut_off_anywhere_becomes_what_it_would_have_been_with_every_row_once(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[dict[str, Any]],
+    part_documents: int,
+    form: str,
+    interruptions: list[tuple[str, int]],
+) -> None:
+    base = tmp_path_factory.mktemp("out")
+    whole = Folder(base / "whole", rows, form, part_documents)
+    written = whole.export()
+    assert (written.documents, written.parts) == (len(rows), -(-len(rows) // part_documents))
+    folder = Folder(base / "cut", rows, form, part_documents)
+    for where, n in interruptions:
+        cut_off(folder, where, n)
+    folder.export()
+    assert folder.contents() == whole.contents()
+    if form == "jsonl":
+        Target.of(base / "single.jsonl").write(rows)
+        assert whole.lines() == (base / "single.jsonl").read_bytes()
+
+
+@settings(max_examples=50)
+@given(lost=st.sets(st.integers(0, 5), max_size=4), n=st.integers(1, 11))
+def test_whatever_parts_are_lost_the_same_command_brings_them_back_and_writes_no_others(
+    tmp_path_factory: pytest.TempPathFactory, lost: set[int], n: int
+) -> None:
+    folder = Folder(tmp_path_factory.mktemp("out") / "out", [{"id": f"k{i}"} for i in range(n)], "jsonl", 2)
+    folder.export()
+    before = folder.contents()
+    gone = [name for number in lost if (name := f"part-{number:05}.jsonl") in before]
+    for name in gone:
+        (folder.path / name).unlink()
+    assert folder.export().new == len(gone)
+    assert folder.contents() == before
+
+
+@given(name=TEXTS, other=TEXTS, created_at=st.floats(0, 2e9), seq=st.integers(0, 2**62))
+def test_a_manifest_comes_back_as_it_was_written(name: str, other: str, created_at: float, seq: int) -> None:
+    part = Part((PartFile("part-00000.jsonl", 3, "00"),), 2, name, other, (seq, seq + 1))
+    written = Manifest(7, name, created_at, other, "csv.gz", 2, "0.1.0", {name: {"params": {}}}, {}, True, (part,))
+    assert from_json(written.to_json()) == written
+    assert json.loads(written.to_json())["documents"] == 2
+
+
+@given(name=st.text(max_size=12) | st.from_regex(r"\.?part-\d{5}(\.\w+){1,3}", fullmatch=True))
+def test_only_files_that_have_our_names_are_ever_cleared_away(name: str) -> None:
+    manifest = Manifest(1, "books", 0.5, None, "jsonl", 2, "0.1.0", {}, {})
+    ours = name.startswith(("part-", ".part-", ".manifest.json."))
+    assert left([name], manifest) == [] or ours

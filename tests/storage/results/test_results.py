@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sqlalchemy import event
+
+from storage.core.database import Database
+from storage.core.outcomes import Outcome, Reason, Status
+from storage.errors import NoSuchJob
+from storage.ingest import ingest
+from storage.ingest.chunks import Rejected
+from storage.leases import shards
+from storage.leases.shards import Claim
+from storage.results.results import count_doubtful, failures, results, samples
+from storage.steps import jobs
+from tests.storage.builders import EMBED, claim_next, done, failed, gathered, numbered, read, records, request, work
+
+
+def echo(claim: Claim) -> list[Outcome]:
+    """An outcome that says which text it is of."""
+    return [
+        Outcome(content_id, Status.DONE, text=f"out of {text}", tokens_in=4, tokens_out=3)
+        for content_id, text in claim.texts
+    ]
+
+
+def test_results_come_in_the_order_of_the_source_page_after_page(database: Database) -> None:
+    texts = numbered(2_345)
+    job = read(database, request(), texts)
+    work(database, echo)
+    found = list(results(database, job.id))
+    assert [row["id"] for row in found] == [key for key, _ in texts]
+    assert [row["text"] for row in found] == [f"out of {text}" for _, text in texts]
+
+
+def test_samples_have_no_flags_where_there_are_such_and_doubtful_outputs_are_counted(database: Database) -> None:
+    flags = {"t0": ("output_truncated", "empty_window"), "t1": ("reduced",), "t2": (), "t3": ("output_truncated",)}
+    job = read(database, request(), [("a", "t0"), ("b", "t1"), ("c", "t2"), ("d", "t3"), ("e", "t3"), ("f", "t2")])
+    work(
+        database,
+        lambda claim: [Outcome(key, Status.DONE, text=text, flags=flags[text]) for key, text in claim.texts],
+    )
+    assert [row["id"] for row in samples(database, job.id)] == ["c", "f", "b"]
+    assert [row["id"] for row in samples(database, job.id, 9)] == ["c", "f", "b", "a", "d", "e"]
+    assert samples(database, job.id)[0]["input"] == "t2"
+    assert count_doubtful(database, job.id) == (2, {"output_truncated": 2, "empty_window": 1})
+
+
+@pytest.mark.parametrize("n", [999, 1_000, 1_001])
+def test_results_at_the_border_of_a_page_are_complete(database: Database, n: int) -> None:
+    job = read(database, request(), [(f"k{i}", f"text {i % 10}") for i in range(n)])
+    work(database, echo)
+    assert sum(1 for _ in results(database, job.id)) == n
+
+
+def test_documents_of_several_sources_with_one_place_in_their_order_are_all_there(database: Database) -> None:
+    for name in "abc":  # the border between two pages falls between documents of one place
+        job = read(database, request(name), [(f"{name}{i}", f"text {i % 10}") for i in range(400)])
+    work(database, echo)
+    found = [row["id"] for row in results(database, job.id)]
+    assert found == [f"{name}{i}" for i in range(400) for name in "abc"]
+
+
+def test_a_result_has_everything_that_its_reader_needs(database: Database) -> None:
+    job = jobs.open_job(database, request())
+    ingest.add(database, job, gathered(("k", "a text", {"year": 1900, "tags": ["x", "ä"]}, ("nul-replaced",), 0)))
+    ingest.end(database, job)
+    claim = claim_next(database)
+    [(content_id, _)] = claim.texts
+    outcome = Outcome(content_id, Status.DONE, text="out", flags=("truncated",), tokens_in=4, tokens_out=3)
+    shards.commit(database, claim, [outcome], None)
+    expected = {
+        "id": "k",
+        "task": "copy",
+        "text": "out",
+        "tokens_in": 4,
+        "tokens_out": 3,
+        "flags": ["nul-replaced", "truncated"],
+        "meta": {"year": 1900, "tags": ["x", "ä"]},
+    }
+    assert list(results(database, job.id)) == [expected]
+    assert list(results(database, job.id, with_input=True)) == [expected | {"input": "a text"}]
+    assert list(results(database, job.id, limit=0)) == []
+
+
+def test_every_document_of_a_shared_text_has_its_result(database: Database) -> None:
+    job = read(database, request(), [("a", "same"), ("b", "same")])
+    work(database, echo)
+    assert [row["id"] for row in results(database, job.id)] == ["a", "b"]
+
+
+def test_documents_that_changed_later_do_not_change_an_older_jobs_results(database: Database) -> None:
+    old = read(database, request(), [("a", "one"), ("b", "two")])
+    work(database, echo)
+    jobs.finish(database)
+    before = list(results(database, old.id))
+    new = read(database, request("b.jsonl"), [("a", "uno"), ("c", "three")])
+    work(database, echo)
+    assert list(results(database, old.id)) == before
+    assert {row["id"]: row["text"] for row in results(database, new.id)} == {
+        "a": "out of uno",
+        "b": "out of two",
+        "c": "out of three",
+    }
+
+
+def test_an_export_is_not_shifted_by_what_is_stored_while_it_runs(database: Database) -> None:
+    job = read(database, request(), numbered(1_500))
+    work(database, echo)
+    running = results(database, job.id)
+    first = [next(running) for _ in range(10)]
+    read(database, request("b.jsonl"), [("k1200", "changed"), ("new", "new")])
+    work(database, echo)
+    found = first + list(running)
+    assert [row["id"] for row in found] == [key for key, _ in numbered(1_500)]
+    assert found[1_200]["text"] == "out of text 1200"
+
+
+def test_failures_are_failed_and_skipped_documents_then_rejected_records(database: Database) -> None:
+    job = jobs.open_job(database, request("/data/what-a-link-named-a.jsonl-leads-to"))
+    rejected = [Rejected(f"a.jsonl:{n}", "not JSON") for n in range(1, 1_101)]
+    rejected.append(Rejected("a.jsonl@90000", "the gzip data is damaged", fatal=True))
+    ingest.add(database, job, records([("a", "one"), ("b", "two"), ("c", "")]), rejected)
+    ingest.end(database, job)
+    claim = claim_next(database)
+    (one, _), (two, _), (empty, _) = claim.texts
+    outcomes = [
+        Outcome(one, Status.DONE, text="out"),
+        Outcome(two, Status.FAILED, reason="too long", reason_class=Reason.DOCUMENT),
+        Outcome(empty, Status.SKIPPED, reason="empty"),
+    ]
+    shards.commit(database, claim, outcomes, None)
+    found = list(failures(database, job.id))
+    assert found[:2] == [
+        {"id": "b", "status": "failed", "class": "document", "reason": "too long"},
+        {"id": "c", "status": "skipped", "class": None, "reason": "empty"},
+    ]
+    assert [row["id"] for row in found[2:]] == [one.place for one in rejected]
+
+
+def test_rejections_in_a_folder_come_in_the_order_of_their_paths(database: Database) -> None:
+    job = jobs.open_job(database, request("/notes"))
+    rejected = [Rejected(place, "UTF-16") for place in ("b.txt", "a/10.txt", "a/2.txt", "notes:1")]
+    ingest.add(database, job, gathered(), rejected)
+    ingest.end(database, job)
+    assert [row["id"] for row in failures(database, job.id)] == ["notes:1", "a/10.txt", "a/2.txt", "b.txt"]
+
+
+@pytest.mark.parametrize("n_failed", [7, 40])
+def test_failures_come_in_the_order_of_the_source_be_they_few_or_many(
+    database: Database, monkeypatch: pytest.MonkeyPatch, n_failed: int
+) -> None:
+    monkeypatch.setattr("storage.results.results.FEW", 20)
+    texts = numbered(60)
+    read(database, request(corpus="other"), texts[::-1])  # so that the order of the contents is another one
+    job = read(database, request(), texts)
+    work(database, lambda claim: [*failed(claim)[:n_failed], *done(claim)[n_failed:]])
+    found = [row["id"] for row in failures(database, job.id)]
+    assert len(found) == n_failed
+    assert found == [key for key, _ in texts if key in found]
+
+
+def test_few_failures_are_found_without_a_walk_through_the_corpus(database: Database) -> None:
+    job = read(database, request(), numbered(2_345))
+    work(database, lambda claim: [*failed(claim)[:1], *done(claim)[1:]])
+    statements: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    assert list(failures(database, job.id))
+    assert len([statement for statement in statements if "FROM document" in statement]) == 1
+
+
+def test_results_and_failures_together_are_all_documents(database: Database) -> None:
+    job = read(database, request(), numbered(40))
+    work(database, lambda claim: done(claim)[::2] + failed(claim)[1::2])
+    keys = [row["id"] for row in results(database, job.id)] + [row["id"] for row in failures(database, job.id)]
+    assert sorted(keys) == sorted(key for key, _ in numbered(40))
+
+
+@pytest.mark.parametrize("read_all", [results, failures])
+def test_an_unknown_job_has_no_results(database: Database, read_all) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(NoSuchJob):
+        list(read_all(database, 77))
+
+
+def test_vectors_come_back_to_the_bit(database: Database) -> None:
+    job = read(database, request(spec=EMBED), numbered(3))
+    rng = np.random.default_rng(7)
+    vectors = rng.standard_normal((3, 384)).astype("<f4")
+    claim = claim_next(database)
+    shards.commit(
+        database,
+        claim,
+        [
+            Outcome(content_id, Status.DONE, vector=vector.tobytes())
+            for (content_id, _), vector in zip(claim.texts, vectors, strict=True)
+        ],
+        None,
+    )
+    found = [row["vector"] for row in results(database, job.id)]
+    assert all(vector.dtype == np.float32 for vector in found)
+    assert np.array_equal(np.stack(found), vectors)
+
+
+def test_kept_windows_come_back_with_their_offsets(database: Database) -> None:
+    job = read(database, request(spec=EMBED), numbered(1))
+    windows = np.arange(8, dtype="<f4").reshape(4, 2)
+    claim = claim_next(database)
+    data = {"dim": 2, "windows": [[0, 2], [2, 4], [4, 5], [5, 6]]}
+    outcome = Outcome(claim.texts[0][0], Status.DONE, vector=windows.tobytes(), data=data)
+    shards.commit(database, claim, [outcome], None)
+    [row] = results(database, job.id)
+    assert np.array_equal(row["vector"], windows)
+    assert row["windows"] == data["windows"]

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from storage.core.database import Database
+from storage.core.outcomes import Outcome, Status
+from storage.leases import dispatch, shards
+from storage.leases.stall_diagnosis import UNBLOCKING, Cause, JobSnapshot, waiting_for
+from storage.results.status import list_statuses, read_status
+from storage.steps import jobs
+from tests.storage.builders import claim_next, done, numbered, read, request, set_shard, shards_of, work
+from tests.storage.leases.test_dispatch import sign_on
+
+MOVES = JobSnapshot(
+    state="running",
+    lane="copy",
+    pending=5,
+    running=1,
+    silent=0,
+    ingest_age_s=None,
+    workers=2,
+    workers_of_lane=1,
+    refusals=(),
+)
+STANDS = replace(MOVES, running=0)
+
+
+@pytest.mark.parametrize(
+    "standing",
+    [
+        MOVES,
+        STANDS,  # a worker is there, and about to claim
+        replace(STANDS, pending=0, workers_of_lane=0),
+        replace(STANDS, state="done", workers_of_lane=0),
+        replace(STANDS, state="cancelled", workers_of_lane=0),
+        replace(STANDS, state="stopped", workers_of_lane=0),
+        replace(MOVES, workers_of_lane=0),  # its worker has just ended
+        replace(MOVES, state="ingesting", ingest_age_s=29.0),
+        replace(STANDS, workers_of_lane=2, refusals=("cannot serve it",)),  # the other one may
+        replace(STANDS, next_try_s=-1.0),
+        replace(MOVES, silent=2, lapse_s=40.0),  # others work on
+        replace(MOVES, trouble="the archive is closed"),  # of another one
+    ],
+)
+def test_a_job_that_moves_or_has_ended_waits_for_nothing(standing: JobSnapshot) -> None:
+    assert waiting_for(standing) is None
+
+
+@pytest.mark.parametrize(
+    ("standing", "cause", "sentence"),
+    [
+        (
+            replace(MOVES, state="ingesting", ingest_age_s=61.4),
+            Cause.READING,
+            "the reading of its source stopped 61 s ago; run the same command again to carry it on",
+        ),
+        (
+            replace(STANDS, workers=0, workers_of_lane=0),
+            Cause.NO_WORKER,
+            "no live worker serves lane copy; start one with `docmill worker`, or repeat its `docmill run`",
+        ),
+        (
+            replace(STANDS, workers=3, workers_of_lane=0),
+            Cause.NO_WORKER,
+            "no live worker serves lane copy (3 serve other lanes); start one with `docmill worker`, or "
+            "repeat its `docmill run`",
+        ),
+        (
+            replace(STANDS, refusals=("cannot serve it: no weights",)),
+            Cause.BLOCKED,
+            f"blocked: cannot serve it: no weights. {UNBLOCKING}",
+        ),
+        (
+            replace(STANDS, next_try_s=3.7),
+            Cause.BACKING_OFF,
+            "its attempts failed for a reason that may pass; the next one is in 4 s",
+        ),
+        (
+            replace(STANDS, silent=3, lapse_s=41.7),
+            Cause.LEASE,
+            "3 shards are held by a worker that gives no sign of life; free for another in 42 s, "
+            "when the lease lapses",
+        ),
+        (
+            replace(STANDS, silent=1, lapse_s=9.0, workers=0, workers_of_lane=0),
+            Cause.NO_WORKER,
+            "no live worker serves lane copy; start one with `docmill worker`, or "
+            "repeat its `docmill run` (1 shard is held by a worker that "
+            "gives no sign of life; free for another in 9 s, when the lease lapses)",
+        ),
+        (
+            replace(STANDS, workers=0, workers_of_lane=0, refusals=("cannot serve it: no weights",)),
+            Cause.NO_WORKER,
+            "no live worker serves lane copy; start one with `docmill worker`, or "
+            "repeat its `docmill run`; the last one refused: "
+            "cannot serve it: no weights",
+        ),
+        (
+            replace(STANDS, trouble="the archive is closed", silent=1),
+            Cause.STORE,
+            "its worker cannot write to the store, and tries again every half minute at the latest: "
+            "the archive is closed",
+        ),
+        (replace(MOVES, state="paused"), Cause.PAUSED, "it is paused; `docmill resume` lets it go on"),
+    ],
+)
+def test_a_job_that_stands_says_what_it_waits_for(standing: JobSnapshot, cause: Cause, sentence: str) -> None:
+    wait = waiting_for(standing)
+    assert wait is not None
+    assert (wait.cause, wait.sentence) == (cause, sentence)
+
+
+def test_counts_follow_the_shards(database: Database) -> None:
+    job = read(database, request(), [*numbered(300), ("again", "text 7")])
+    status = read_status(database, job.id)
+    assert (status.documents, status.texts, status.pending, status.done) == (301, 300, 300, 0)
+    assert status.shards == {"planned": 2}
+    assert (status.eta_s, status.tokens_per_s) == (None, 0.0)
+    assert status.no_worker
+    claim = claim_next(database)
+    first, second, *rest = done(claim)
+    mixed = [
+        Outcome(first.content_id, Status.SKIPPED, flags=("empty",)),
+        Outcome(second.content_id, Status.FAILED, reason="no"),
+    ]
+    shards.commit(database, claim, mixed + rest, None)
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.skipped, status.pending) == (148, 1, 1, 150)
+    assert status.shards == {"queued": 1, "done": 1}
+    assert (status.tokens_in, status.tokens_out) == (444, 296)
+    assert not status.ended
+
+
+def test_the_time_left_follows_from_what_is_left_and_the_pace(database: Database) -> None:
+    job = read(database, request(), [(f"k{i:03}", f"text {i:03}") for i in range(300)])
+    sign_on(database, "w1")
+    claim = claim_next(database)
+    shards.commit(database, claim, done(claim), None)
+    status = read_status(database, job.id)
+    done_shard = next(row for row in shards_of(database, job) if row.state == "done")
+    set_shard(database, done_shard.id, started_at=status.created_at - 10, finished_at=status.created_at)
+    status = read_status(database, job.id)
+    assert status.eta_s is not None
+    assert status.eta_s == pytest.approx(10 + status.elapsed_s, abs=0.5)  # half is done in what it took until now
+    assert status.tokens_per_s == pytest.approx(450 / (10 + status.elapsed_s), rel=0.05)
+
+
+def test_a_job_without_a_worker_shows_no_pace_whatever_was_done_before(database: Database) -> None:
+    job = read(database, request(), [(f"k{i:03}", f"text {i:03}") for i in range(300)])
+    claim = claim_next(database)
+    shards.commit(database, claim, done(claim), None)
+    status = read_status(database, job.id)
+    assert status.no_worker
+    assert (status.tokens_per_s, status.eta_s) == (0.0, None)
+
+
+def test_a_job_counts_what_its_workers_have_computed_and_not_yet_written(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    sign_on(database, "w1")
+    claim = claim_next(database, owner="w1")
+    shards.heartbeat(database, "w1", computed={claim.job_id: 1.25, claim.job_id + 1: 7.0})
+    assert read_status(database, job.id).computed == 1.25
+    shards.commit(database, claim, done(claim), None)
+    jobs.finish(database)
+    assert read_status(database, job.id).computed == 0.0
+
+
+def test_a_job_that_ended_has_its_rate_and_an_end(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    work(database)
+    jobs.finish(database)
+    (shard,) = shards_of(database, job)
+    set_shard(database, shard.id, started_at=shard.finished_at - 4)
+    status = read_status(database, job.id)
+    assert status.ended
+    assert status.tokens_per_s == pytest.approx(status.tokens_in / 4)
+    assert (status.eta_s, status.waiting_for) == (None, None)
+    assert status.finished_at is not None
+    assert status.elapsed_s == pytest.approx(status.finished_at - status.created_at)
+
+
+def test_a_stopped_job_shows_why(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    assert jobs.halt(database, job.id, "--strict: a.jsonl:3 was rejected")
+    status = read_status(database, job.id)
+    assert (status.state, status.reason) == ("stopped", "--strict: a.jsonl:3 was rejected")
+
+
+def test_a_reading_that_was_cut_off_shows(database: Database) -> None:
+    job = read(database, request(), numbered(3), stop_after=1)
+    assert read_status(database, job.id).waiting_cause is not Cause.READING
+    database.write(lambda connection: connection.exec_driver_sql("UPDATE ingest SET seen_at = seen_at - 90"))
+    assert read_status(database, job.id).waiting_cause is Cause.READING
+
+
+def test_a_job_that_runs_again_after_its_end_is_not_shown_as_ended(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    work(database, lambda claim: [replace(outcome, status=Status.FAILED) for outcome in done(claim)])
+    jobs.finish(database)
+    jobs.retry(database, job.id)
+    status = read_status(database, job.id)
+    assert not status.ended
+    assert status.finished_at is None
+
+
+def test_a_job_whose_worker_fell_silent_says_when_its_shards_are_free(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    sign_on(database, "w1")
+    sign_on(database, "w2")
+    claim = claim_next(database, "w1")
+    assert read_status(database, job.id).waiting_cause is None
+    database.write(
+        lambda connection: connection.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 20 WHERE id = 'w1'")
+    )
+    status = read_status(database, job.id)
+    assert status.waiting_cause is Cause.LEASE
+    assert re.match(
+        r"1 shard is held by a worker that gives no sign of life; free for another in [3-6]\d s, ",
+        str(status.waiting_for),
+    )
+    shards.heartbeat(database, "w1", only=[claim.shard_id])
+    assert read_status(database, job.id).waiting_cause is None
+
+
+def test_what_the_last_worker_refused_is_shown_after_it_left(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    sign_on(database, "w1")
+    dispatch.refuse(database, "w1", shards_of(database, job)[0].spec_id, "cannot serve it: no weights")
+    status = read_status(database, job.id)
+    assert status.blocked
+    assert (status.state, status.ended) == ("blocked", False)
+    dispatch.sign_off(database, "w1")
+    status = read_status(database, job.id)
+    assert status.no_worker
+    assert "the last one refused: cannot serve it: no weights" in str(status.waiting_for)
+
+
+def test_jobs_are_listed_newest_first(database: Database) -> None:
+    sign_on(database, "w1")
+    ids = [read(database, request(f"{n}.jsonl"), numbered(1)).id for n in range(3)]
+    assert [status.id for status in list_statuses(database)] == ids[::-1]
+    assert [status.id for status in list_statuses(database, limit=2)] == ids[:0:-1]
+    assert [lane.name for lane in dispatch.lanes(database)] == ["copy"]

@@ -1,0 +1,228 @@
+"""An index of vectors, on a PostgreSQL with pgvector, changes what a search costs and not what it finds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from storage.core.database import Database
+from storage.core.outcomes import Outcome, Status
+from storage.core.specs import Spec
+from storage.leases.shards import Claim
+from storage.search import ann, pgvector_index
+from storage.search.ann import is_worth_it
+from storage.search.search import search
+from storage.steps.jobs import JobRequest
+from storage.steps.steps import StepRequest
+from tests.storage.builders import EMBED, TRANSLATE, numbered, read, request, shard, work
+from tests.storage.indexes import agrees, database, found, index, proposed, rows, whatever_it_costs
+from tests.storage.search.test_search import ALL_WINDOWS, DIM, embed, embedded, vector_of, windowed
+
+__all__ = ["database", "whatever_it_costs"]
+
+
+def test_a_search_by_the_index_finds_what_one_without_it_finds(database: Database) -> None:
+    texts = [(f"k{i}", f"text {i % 150}") for i in range(200)]
+    embed(database, texts)
+    searched = index(database)
+    for asked in ("what is asked", "text 7", "text 149"):
+        agrees(database, searched, vector_of(asked), 20)
+    [described] = pgvector_index.every(database)
+    assert (described.spec, described.vectors, described.lacking, described.ready) == (EMBED, 150, 0, True)
+
+
+def test_what_was_embedded_since_is_found_and_then_added(database: Database) -> None:
+    embed(database, numbered(60))
+    searched = index(database)
+    embed(database, [("new", "something else")], "b.jsonl")
+    assert agrees(database, searched, vector_of("something else"))[0].id == "new"
+    assert pgvector_index.every(database)[0].lacking == 1
+    assert pgvector_index.add(database, searched.spec_id) == 1
+    assert pgvector_index.add(database, searched.spec_id) == 0
+    assert (rows(database), pgvector_index.every(database)[0].lacking) == (61, 0)
+    assert agrees(database, searched, vector_of("something else"))[0].id == "new"
+
+
+def test_where_too_much_is_lacking_everything_is_compared(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ann, "MOST_LACKING", 10)
+    embed(database, numbered(60))
+    searched = index(database)
+    embed(database, numbered(11, first=100), "b.jsonl")
+    query = vector_of("text 110")
+    assert not proposed(database, searched, query)
+    assert found(database, searched, query)[0].id == "k110"
+    pgvector_index.add(database, searched.spec_id)
+    assert agrees(database, searched, query)[0].id == "k110"
+
+
+def test_outcomes_without_a_vector_lack_nothing(database: Database) -> None:
+    read(database, request(spec=EMBED), numbered(40))
+    work(
+        database,
+        lambda claim: [
+            *embedded(claim)[3:],
+            *(Outcome(content_id, Status.SKIPPED, reason="blank") for content_id, _ in claim.texts[:3]),
+        ],
+    )
+    searched = index(database)
+    assert (rows(database), pgvector_index.every(database)[0].lacking) == (37, 0)
+    agrees(database, searched, vector_of("x"))
+
+
+def test_a_vector_without_a_direction_stays_outside_and_is_compared(database: Database) -> None:
+    def with_a_zero(claim: Claim) -> list[Outcome]:
+        nothing = np.zeros(DIM, "<f4").tobytes()
+        return [replace(one, vector=nothing) if n == 0 else one for n, one in enumerate(embedded(claim))]
+
+    read(database, request(spec=EMBED), numbered(8))
+    work(database, with_a_zero)
+    searched = index(database)
+    assert (rows(database), pgvector_index.every(database)[0].lacking) == (7, 1)
+    query = vector_of("x")
+    # All others are proposed, and those with a negative cosine stand behind it.
+    assert len(ann.propose(database, searched, query[None], 3) or []) >= 7
+    assert found(database, searched, query, 3) == found(database, searched, query, 3, exact=True)
+    assert not proposed(database, searched, np.zeros(DIM, np.float32), 3)
+
+
+def test_only_current_documents_of_the_corpus_are_found(database: Database) -> None:
+    embed(database, numbered(200))
+    embed(database, numbered(60, first=190), "b.jsonl", corpus="poems")
+    embed(database, [("k190", "changed")], "b.jsonl", corpus="poems")
+    searched = index(database, "poems")
+    assert {hit.id for hit in agrees(database, searched, vector_of("text 190"), 12)} <= {
+        f"k{i}" for i in range(190, 250)
+    }
+    assert agrees(database, searched, vector_of("changed"))[0].text == "changed"
+
+
+def test_a_corpus_that_is_a_small_part_of_a_spec_is_searched_as_well(database: Database) -> None:
+    embed(database, numbered(3_000), "a.jsonl", corpus="films")
+    embed(database, numbered(30, first=2_990))
+    searched = index(database)
+    for asked in ("text 2995", "text 3010", "what is asked"):
+        agrees(database, searched, vector_of(asked))
+
+
+def test_where_the_index_ends_before_enough_was_found_everything_is_compared(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(database, numbered(8))
+    searched = index(database)
+    assert not proposed(database, searched, vector_of("text 1"), 5)
+    assert found(database, searched, vector_of("text 1"), 5)[0].id == "k1"
+    embed(database, numbered(3_000), "a.jsonl", corpus="films")
+    pgvector_index.add(database, searched.spec_id)
+    monkeypatch.setattr(ann, "MOST_SCANNED", 300)
+    assert not proposed(database, searched, vector_of("text 1"), 3)
+    assert found(database, searched, vector_of("text 1"), 3)[0].id == "k1"
+
+
+def test_documents_of_one_text_come_in_the_order_of_the_source(database: Database) -> None:
+    embed(database, [("z", "same"), *numbered(30), *((f"a{i}", "same") for i in range(40))])
+    searched = index(database)
+    answers = agrees(database, searched, vector_of("same"), 5)
+    assert [hit.id for hit in answers] == ["z", "a0", "a1", "a2", "a3"]
+
+
+def test_of_texts_whose_windows_are_kept_each_window_is_in_the_index(database: Database) -> None:
+    texts = [(f"k{i}", " ".join(f"word{j}" for j in range(i, i + 4))) for i in range(50)]
+    read(database, request(spec=ALL_WINDOWS), texts)
+    work(database, lambda claim: [windowed(*text) for text in claim.texts])
+    searched = index(database)
+    assert rows(database) == 200
+    answers = agrees(database, searched, vector_of("word20"), 4)
+    assert [hit.id for hit in answers] == ["k17", "k18", "k19", "k20"]
+    assert [hit.window for hit in answers] == [(21, 27), (14, 20), (7, 13), (0, 6)]
+
+
+def test_a_step_that_embeds_what_others_put_out_is_searched_by_documents(database: Database) -> None:
+    of_lines = Spec("summarize", "synopsis", "sha256:3")
+    steps = (
+        StepRequest("english", TRANSLATE),
+        StepRequest("line", of_lines, "english"),
+        StepRequest("meaning", EMBED, "line"),
+    )
+    texts = [(f"k{i}", f"text {i % 40}") for i in range(80)]
+    read(database, JobRequest("books", "a.jsonl", steps), texts)
+
+    def outcomes(claim: Claim) -> list[Outcome]:
+        lane = shard(database, claim.shard_id).lane
+        if lane == "embed":
+            return embedded(claim)
+        return [Outcome(content_id, Status.DONE, text=f"{lane[0]}{text}") for content_id, text in claim.texts]
+
+    work(database, outcomes)
+    searched = index(database)
+    answers = agrees(database, searched, vector_of("sttext 7"), 4)
+    assert [hit.id for hit in answers[:2]] == ["k7", "k47"]
+
+
+def test_what_a_prompt_over_metadata_led_to_is_found_by_its_document(database: Database) -> None:
+    told = Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.n} characters: {text}"})
+    steps = (StepRequest("told", told), StepRequest("meaning", EMBED, "told"))
+    read(database, JobRequest(corpus="books", source="a.jsonl", steps=steps), numbered(60))
+
+    def outcomes(claim: Claim) -> list[Outcome]:
+        if shard(database, claim.shard_id).lane == "embed":
+            return embedded(claim)
+        return [Outcome(content_id, Status.DONE, text=f"told {text}") for content_id, text in claim.texts]
+
+    work(database, outcomes)
+    searched = index(database)
+    best, *_ = agrees(database, searched, vector_of("told 7 characters: text 42"))
+    assert (best.id, best.text) == ("k42", "told 7 characters: text 42")
+
+
+def test_what_a_prompt_around_an_earlier_steps_text_led_to_is_found_by_its_document(database: Database) -> None:
+    told = Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.n} characters: {text}"})
+    steps = (
+        StepRequest("short", Spec("summarize", "synopsis", "sha256:3")),
+        StepRequest("told", told, "short"),
+        StepRequest("meaning", EMBED, "told"),
+    )
+    read(database, JobRequest(corpus="books", source="a.jsonl", steps=steps), numbered(60))
+
+    def outcomes(claim: Claim) -> list[Outcome]:
+        lane = shard(database, claim.shard_id).lane
+        if lane == "embed":
+            return embedded(claim)
+        return [Outcome(content_id, Status.DONE, text=f"{lane[0]}.{text}") for content_id, text in claim.texts]
+
+    work(database, outcomes)
+    searched = index(database)
+    best, *_ = agrees(database, searched, vector_of("g.7 characters: s.text 42"), 4)
+    assert (best.id, best.text) == ("k42", "g.7 characters: s.text 42")
+
+
+def test_several_queries_have_each_their_own_nearest(database: Database) -> None:
+    texts = numbered(100)
+    embed(database, texts)
+    searched = index(database)
+    queries = np.stack([vector_of(text) for _, text in texts[:5]])
+    best, exact = (search(database, searched, queries, 3, exact=exact) for exact in (False, True))
+    assert best.ids.tolist() == exact.ids.tolist()
+    assert best.scores.tolist() == exact.scores.tolist()
+
+
+@pytest.mark.parametrize(
+    ("n_queries", "n_wanted", "n_documents", "n_indexed", "worth_it"),
+    [
+        (1, 20, 100_000, 100_000, True),
+        (512, 20, 100_000, 100_000, True),
+        (512, 20, 20_000, 20_000, False),  # many queries share one walk
+        (1, 20, 100, 100, False),  # a small corpus
+        (64, 20, 4_000, 100_000, False),  # a small part of what the spec embedded
+        (1, 20, 50, 10_000_000, False),  # so small a part that the index would end before
+        (512, 2_000, 10_000_000, 10_000_000, False),  # more than memory is to hold
+        (1, 20, 0, 0, False),
+    ],
+)
+def test_an_index_is_asked_where_that_costs_less(
+    n_queries: int, n_wanted: int, n_documents: int, n_indexed: int, worth_it: bool
+) -> None:
+    assert is_worth_it(n_queries, n_wanted, n_documents, n_indexed) is worth_it

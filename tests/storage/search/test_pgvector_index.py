@@ -1,0 +1,225 @@
+"""How an index of vectors comes, goes and is kept, on a PostgreSQL with pgvector."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import update
+
+from storage.core import advisory_locks
+from storage.core.database import Database, db_now
+from storage.core.outcomes import Outcome
+from storage.core.schema import OutcomeRow
+from storage.deletion import gc, removal
+from storage.deletion.tracing import trace
+from storage.errors import CannotIndex, DatabaseBusy
+from storage.leases.shards import Claim
+from storage.search import pgvector_index
+from storage.search.search import choose
+from storage.steps import jobs
+from tests.kinds import KINDS
+from tests.storage.builders import EMBED, at_once, numbered, read, request, work
+from tests.storage.indexes import agrees, database, index, proposed, rows, whatever_it_costs
+from tests.storage.search.test_search import embed, embedded, vector_of
+
+__all__ = ["database", "whatever_it_costs"]
+
+
+def test_what_is_removed_or_dropped_leaves_the_index(database: Database) -> None:
+    embed(database, numbered(40))
+    embed(database, numbered(1, first=39), "b.jsonl", corpus="poems")
+    searched = index(database)
+    assert trace(database, "text 3").indexed == 1
+    removal.remove_documents(database, "books", ["k3"])
+    assert (rows(database), trace(database, "text 3").is_nowhere) == (39, True)
+    database.write(
+        lambda connection: connection.execute(
+            update(OutcomeRow).where(OutcomeRow.content_id <= 10).values(created_at=db_now() - 7_200)
+        )
+    )
+    jobs.finish(database)
+    gc.drop(database, older_than_s=3_600)
+    assert rows(database) == 30
+    agrees(database, searched, vector_of("text 20"))
+    removal.remove_corpus(database, "books")
+    assert rows(database) == 1
+    removal.remove_corpus(database, "poems")
+    assert (rows(database), pgvector_index.every(database)[0].vectors) == (0, 0)
+
+
+def test_what_was_dropped_and_computed_anew_is_indexed_anew(database: Database) -> None:
+    embed(database, numbered(40))
+    searched = index(database)
+    gc.drop(database)
+    embed(database, numbered(40), "b.jsonl")
+    assert pgvector_index.every(database)[0].lacking == 40
+    assert pgvector_index.add(database, searched.spec_id) == 40
+    agrees(database, searched, vector_of("text 20"))
+
+
+def test_an_index_is_dropped(database: Database) -> None:
+    embed(database, numbered(40))
+    searched = index(database)
+    assert pgvector_index.drop(database, searched.spec_id)
+    assert not pgvector_index.drop(database, searched.spec_id)
+    assert pgvector_index.every(database) == []
+    assert not proposed(database, searched, vector_of("text 1"))
+    assert trace(database, "text 1").indexed == 0
+    index(database)
+    agrees(database, searched, vector_of("text 1"))
+
+
+def test_one_whose_building_was_cut_off_is_not_asked_and_built_again(database: Database) -> None:
+    embed(database, numbered(40))
+    searched = index(database)
+
+    def cut_off(sql: str) -> None:
+        database.write(lambda connection: connection.exec_driver_sql(sql))
+
+    cut_off("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_vectors_1_embedding'::regclass")
+    assert not pgvector_index.every(database)[0].ready
+    assert not proposed(database, searched, vector_of("text 1"))
+    index(database)
+    assert pgvector_index.every(database)[0].ready
+    agrees(database, searched, vector_of("text 1"))
+
+
+def test_one_whose_filling_was_cut_off_goes_on_from_there(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(n_added: int) -> None:
+        if n_added >= 14:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pgvector_index, "PAGE", 7)
+    embed(database, numbered(40))
+    searched = choose(database, ["books"])
+    with pytest.raises(KeyboardInterrupt):
+        pgvector_index.add(database, searched.spec_id, cut_off)
+    assert (rows(database), pgvector_index.every(database)[0].ready) == (14, False)
+    assert not proposed(database, searched, vector_of("text 1"))
+    assert pgvector_index.add(database, searched.spec_id) == 26
+    agrees(database, searched, vector_of("text 1"))
+
+
+def test_an_index_is_made_beside_workers_and_removals(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pgvector_index, "PAGE", 5)
+    embed(database, numbered(200))
+    embed(database, numbered(60, first=500), "p.jsonl", corpus="poems")
+    read(database, request("b.jsonl", spec=EMBED), numbered(100, first=200))
+    searched = choose(database, ["books"])
+    at_once(
+        lambda: pgvector_index.add(database, searched.spec_id),
+        lambda: work(database, embedded),
+        lambda: removal.remove_corpus(database, "poems").documents,
+    )
+    pgvector_index.add(database, searched.spec_id)
+    assert (rows(database), pgvector_index.every(database)[0].lacking) == (300, 0)
+    for asked in ("text 7", "text 299", "text 510"):
+        agrees(database, searched, vector_of(asked))
+
+
+def test_two_do_not_make_one_index_at_once(database: Database) -> None:
+    embed(database, numbered(40))
+    searched = choose(database, ["books"])
+    with (
+        advisory_locks.alone(database, pgvector_index.LOCK, searched.spec_id),
+        pytest.raises(DatabaseBusy, match="another process makes the index"),
+    ):
+        pgvector_index.add(database, searched.spec_id)
+    assert pgvector_index.add(database, searched.spec_id) == 40
+
+
+def test_whoever_may_read_documents_may_search_by_the_index(database: Database, pgvector_url: str) -> None:
+    embed(database, numbered(40))
+    with psycopg.connect(database.url.set(drivername="postgresql").render_as_string(False), autocommit=True) as owner:
+        owner.execute('CREATE ROLE "the reader" LOGIN')
+        owner.execute("CREATE ROLE worker LOGIN")
+        try:
+            tables = "corpus, document, content, job, step, spec, outcome"
+            owner.execute(f'GRANT SELECT ON {tables} TO "the reader"')
+            owner.execute("GRANT SELECT ON outcome TO worker")
+            searched = index(database)
+            reader = Database(
+                database.url.set(username="the reader").render_as_string(hide_password=False), kinds=KINDS
+            )
+            agrees(reader, searched, vector_of("text 1"))
+            reader.close()
+            may = owner.execute("SELECT has_table_privilege('worker', 'vectors_1', 'SELECT')").fetchone()
+            assert may == (False,)
+            pgvector_index.drop(database, searched.spec_id)
+        finally:
+            owner.execute('DROP OWNED BY "the reader", worker')
+            owner.execute('DROP ROLE "the reader", worker')
+
+
+def test_a_user_who_may_not_bring_pgvector_in_is_told_who_may(database: Database) -> None:
+    url = database.url.set(drivername="postgresql")
+    with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as superuser:
+        superuser.execute("CREATE ROLE plain LOGIN")
+        try:
+            plain = Database(database.url.set(username="plain").render_as_string(hide_password=False), kinds=KINDS)
+            with pytest.raises(CannotIndex, match="have a superuser run CREATE EXTENSION vector"):
+                pgvector_index.add(plain, 1)
+            plain.close()
+        finally:
+            superuser.execute("DROP ROLE plain")
+
+
+def test_an_old_pgvector_and_vectors_of_too_many_numbers_are_refused(database: Database) -> None:
+    def long(claim: Claim) -> list[Outcome]:
+        return [replace(one, vector=bytes(4 * 4_001)) for one in embedded(claim)]
+
+    database.write(lambda connection: connection.exec_driver_sql("CREATE EXTENSION vector"))
+    read(database, request(spec=EMBED), numbered(1))
+    work(database, long)
+    with pytest.raises(CannotIndex, match="4,001 numbers"):
+        pgvector_index.add(database, 1)
+    database.write(lambda connection: connection.exec_driver_sql("UPDATE pg_extension SET extversion = '0.7.4'"))
+    with pytest.raises(CannotIndex, match=r"pgvector 0\.7\.4; an index takes 0\.8"):
+        pgvector_index.add(database, 1)
+
+
+def test_a_server_without_pgvector_is_told_of(postgres_url: str) -> None:
+    database = Database(postgres_url, kinds=KINDS)
+    with database.read() as connection:
+        if connection.exec_driver_sql("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'").scalar():
+            pytest.skip("this server has pgvector")
+    with pytest.raises(CannotIndex, match="has no pgvector; install it there"):
+        pgvector_index.add(database, 1)
+    assert pgvector_index.every(database) == []
+    assert not pgvector_index.drop(database, 1)
+    database.close()
+
+
+def test_sqlite_has_no_index_and_says_so(sqlite_url: str) -> None:
+    database = Database(sqlite_url, kinds=KINDS)
+    embed(database, numbered(4))
+    with pytest.raises(CannotIndex, match="a SQLite store has no index"):
+        pgvector_index.add(database, 1)
+    assert pgvector_index.every(database) == []
+    assert not pgvector_index.drop(database, 1)
+    assert not proposed(database, choose(database, ["books"]), vector_of("text 1"))
+    database.close()
+
+
+@given(st.lists(st.lists(st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=2), min_size=1, max_size=3)))
+def test_rows_for_copy_hold_each_vector_with_length_one(contents: Sequence[Sequence[Sequence[float]]]) -> None:
+    given_ones = [(7 + n, np.array(rows, np.float32).reshape(-1, 2)) for n, rows in enumerate(contents)]
+    kept = [(key, rows) for key, rows in given_ones if (np.linalg.norm(rows.astype(np.float64), axis=1) > 0).all()]
+    expected = [(key, part, row) for key, rows in kept for part, row in enumerate(rows)]
+    written = pgvector_index.rows_of(given_ones)
+    form = struct.Struct(">hiqiiihhee")
+    read_back = [form.unpack_from(written, start) for start in range(0, len(written), form.size)]
+    assert [(row[2], row[4]) for row in read_back] == [(key, part) for key, part, _ in expected]
+    for row, (_, _, vector) in zip(read_back, expected, strict=True):
+        assert (row[0], row[1], row[3], row[5], row[6], row[7]) == (3, 8, 4, 8, 2, 0)
+        wide = vector.astype(np.float64)
+        assert row[8:] == pytest.approx(wide / np.linalg.norm(wide), abs=1e-3)

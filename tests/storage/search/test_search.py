@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from storage.core.database import Database
+from storage.core.outcomes import Outcome, Status
+from storage.errors import NoSuchCorpus, NothingEmbedded
+from storage.leases.shards import Claim
+from storage.search import search as searching
+from storage.search.knn import Matrix
+from storage.search.scope import Searched
+from storage.search.search import Hit, choose, hits, search
+from storage.steps import jobs
+from storage.steps.jobs import JobRequest
+from storage.steps.steps import StepRequest
+from tests.storage.builders import EMBED, TRANSLATE, Text, failed, numbered, read, request, shard, work
+
+ALL_WINDOWS = replace(EMBED, params={"windows": "all"})
+DIM = 6
+
+
+def vector_of(text: str) -> Matrix:
+    """A vector that is the text's own."""
+    seed = [ord(character) for character in text]
+    return np.random.default_rng(seed).standard_normal(DIM).astype("<f4")
+
+
+def embedded(claim: Claim) -> list[Outcome]:
+    return [Outcome(content_id, Status.DONE, vector=vector_of(text).tobytes()) for content_id, text in claim.texts]
+
+
+def embed(database: Database, texts: Sequence[Text], source: str = "a.jsonl", corpus: str = "books") -> None:
+    read(database, request(source, corpus=corpus, spec=EMBED), texts)
+    work(database, embedded)
+    jobs.finish(database)
+
+
+def found(database: Database, searched: Searched, query: Matrix, top: int = 10) -> list[Hit]:
+    best = search(database, searched, query[None], top)
+    return hits(database, searched, query, best.ids[0].tolist(), best.scores[0].tolist())
+
+
+def by_hand(texts: Sequence[Text], query: Matrix) -> list[str]:
+    """The keys in the order of their cosines, those with one text in the order of the source."""
+
+    def cosine(text: str) -> float:
+        vector = vector_of(text)
+        return round(float(query @ vector / np.linalg.norm(query) / np.linalg.norm(vector)), 5)
+
+    return [key for key, text in sorted(texts, key=lambda pair: -cosine(pair[1]))]
+
+
+@pytest.mark.parametrize("block", [1, 7, 50, 51, 4_096])
+def test_the_nearest_are_those_of_a_comparison_with_everything_whatever_the_pages(
+    database: Database, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(searching, "BLOCK", block)
+    texts = [(f"k{i}", f"text {i % 31}") for i in range(50)]
+    embed(database, texts)
+    query = vector_of("what is asked")
+    told: list[tuple[int, int]] = []
+    best = search(database, choose(database, ["books"]), query[None], 20, lambda *counts: told.append(counts))
+    answers = hits(database, choose(database, ["books"]), query, best.ids[0].tolist(), best.scores[0].tolist())
+    assert [hit.id for hit in answers] == by_hand(texts, query)[:20]
+    assert told[-1] == (50, 50)
+    first = answers[0]
+    assert (first.text, first.meta, first.window) == (dict(texts)[first.id], {"n": len(first.text)}, None)
+
+
+def test_several_queries_have_each_their_own_nearest(database: Database) -> None:
+    texts = numbered(40)
+    embed(database, texts)
+    searched = choose(database, ["books"])
+    queries = np.stack([vector_of(text) for _, text in texts[:5]])
+    best = search(database, searched, queries, 3)
+    for query, ids, scores in zip(queries, best.ids.tolist(), best.scores.tolist(), strict=True):
+        assert [hit.id for hit in hits(database, searched, query, ids, scores)] == by_hand(texts, query)[:3]
+    assert best.scores[:, 0] == pytest.approx(1.0)
+
+
+def test_documents_of_one_text_are_hits_of_one_score_in_the_order_of_the_source(database: Database) -> None:
+    embed(database, [("z", "same"), *numbered(20), ("a", "same")])
+    answers = found(database, choose(database, ["books"]), vector_of("same"), 3)
+    assert [hit.id for hit in answers[:2]] == ["z", "a"]
+    assert answers[0].score == answers[1].score == 1.0
+    assert [hit.id for hit in found(database, choose(database, ["books"]), vector_of("same"), 1)] == ["z"]
+
+
+def test_only_current_documents_of_the_corpus_are_found(database: Database) -> None:
+    embed(database, [("a", "one"), ("b", "two")])
+    embed(database, [("a", "uno")], "b.jsonl")
+    embed(database, [("c", "one")], corpus="other")
+    answers = found(database, choose(database, ["books"]), vector_of("one"))
+    assert {(hit.id, hit.text) for hit in answers} == {("a", "uno"), ("b", "two")}
+
+
+def test_documents_without_a_vector_are_counted_and_not_found(database: Database) -> None:
+    read(database, request(spec=EMBED), numbered(10))
+    work(database, lambda claim: [*embedded(claim)[2:], *failed(claim)[:2]])
+    told: list[tuple[int, int]] = []
+    best = search(
+        database, choose(database, ["books"]), vector_of("x")[None], 20, lambda *counts: told.append(counts)
+    )
+    assert told == [(10, 8)]
+    assert best.ids.shape == (1, 8)
+
+
+@pytest.mark.parametrize("block", [2, 4_096])
+def test_a_document_is_as_near_as_its_best_window(
+    database: Database, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(searching, "BLOCK", block)
+
+    def by_words(claim: Claim) -> list[Outcome]:
+        return [windowed(content_id, text) for content_id, text in claim.texts]
+
+    texts = [("a", "red green blue"), ("b", "grey"), ("c", "black white"), ("d", "green")]
+    read(database, request(spec=ALL_WINDOWS), texts)
+    work(database, by_words)
+    answers = found(database, choose(database, ["books"]), vector_of("green"))
+    assert [(hit.id, hit.window, hit.score) for hit in answers[:2]] == [("a", (4, 9), 1.0), ("d", (0, 5), 1.0)]
+    for hit in answers:
+        assert hit.window is not None
+        best = max(hit.text.split(), key=lambda word: float(_cosine(vector_of("green"), vector_of(word))))
+        assert hit.text[slice(*hit.window)] == best
+        assert hit.score == pytest.approx(_cosine(vector_of("green"), vector_of(best)), abs=1e-5)
+
+
+def _cosine(one: Matrix, other: Matrix) -> float:
+    return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+
+
+def windowed(content_id: int, text: str) -> Outcome:
+    """Every word is a window."""
+    windows, start = [], 0
+    for word in text.split():
+        windows.append([start, start + len(word)])
+        start += len(word) + 1
+    vectors = np.stack([vector_of(text[slice(*window)]) for window in windows])
+    return Outcome(content_id, Status.DONE, vector=vectors.tobytes(), data={"dim": DIM, "windows": windows})
+
+
+def test_the_latest_embed_job_says_by_which_vectors_unless_another_is_named(database: Database) -> None:
+    embed(database, numbered(3))
+    read(database, request(spec=ALL_WINDOWS), numbered(3))
+    work(database, lambda claim: [windowed(*text) for text in claim.texts])
+    read(database, request(spec=TRANSLATE), numbered(3))
+    latest = choose(database, ["books"])
+    assert (latest.job_id, latest.spec) == (2, ALL_WINDOWS)
+    assert latest.others == (f"job 1, {EMBED}",)
+    assert (choose(database, ["books"], 1).spec, choose(database, ["nothing", "books"], 1).job_id) == (EMBED, 1)
+    with pytest.raises(
+        NothingEmbedded, match=r"job 3 embeds nothing of the corpus books; those that do: job 2, .*; "
+    ):
+        choose(database, ["books"], 3)
+
+
+Made = Callable[[Database], object]
+
+
+@pytest.mark.parametrize(
+    ("made", "error", "says"),
+    [
+        (lambda _: None, NoSuchCorpus, "there is no corpus books; `docmill run SOURCE --task embed` makes one"),
+        (lambda database: embed(database, [], corpus="films"), NoSuchCorpus, "no corpus books; there are: films"),
+        (lambda database: read(database, request(spec=TRANSLATE), []), NothingEmbedded, "no job embeds the corpus"),
+        (lambda database: read(database, request(spec=EMBED), numbered(3)), NothingEmbedded, "docmill status 1"),
+    ],
+)
+def test_what_cannot_be_searched_is_an_error_that_says_what_to_do(
+    database: Database, made: Made, error: type[Exception], says: str
+) -> None:
+    made(database)
+    with pytest.raises(error, match=says):
+        choose(database, ["books"])
+
+
+def test_a_vector_only_of_a_superseded_document_is_nothing_to_search(database: Database) -> None:
+    embed(database, [("a", "one")])
+    read(database, request("b.jsonl", spec=EMBED), [("a", "uno")])
+    with pytest.raises(NothingEmbedded, match="no document that is in the corpus books now"):
+        choose(database, ["books"])
+
+
+def test_a_step_that_embeds_what_another_put_out_is_searched_by_what_it_read(database: Database) -> None:
+    steps = (StepRequest("english", TRANSLATE), StepRequest("meaning", EMBED, "english"))
+    texts = [(f"k{i}", f"text {i % 7}") for i in range(20)]
+    read(database, JobRequest("books", "a.jsonl", steps), texts)
+
+    def outcomes(claim: Claim) -> list[Outcome]:
+        if shard(database, claim.shard_id).lane == "embed":
+            return embedded(claim)
+        return [
+            Outcome(content_id, Status.FAILED, reason="no")
+            if text == "text 3"
+            else Outcome(content_id, Status.DONE, text=f"<{text}>")
+            for content_id, text in claim.texts
+        ]
+
+    work(database, outcomes)
+    query = vector_of("a query")
+    there = found(database, choose(database, ["books"]), query, top=30)
+    english = [(key, f"<{text}>") for key, text in texts if text != "text 3"]
+    assert [hit.id for hit in there] == by_hand(english, query)
+    assert {hit.id: hit.text for hit in there} == dict(english)

@@ -1,0 +1,230 @@
+"""Templates over metadata in the store: the rendered prompt is the content, for each document its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import func, select
+
+from storage.core.database import Database
+from storage.core.schema import Content, Prompt
+from storage.core.specs import Spec
+from storage.deletion import gc, removal, tracing
+from storage.ingest import ingest
+from storage.pipelines import views
+from storage.results.fingerprint import marks
+from storage.results.results import failures, results
+from storage.search.search import choose, search
+from storage.steps import jobs
+from storage.steps.jobs import JobRequest, OpenJob
+from storage.steps.steps import StepRequest
+from tests.storage.builders import EMBED, gathered, numbered, read, records
+from tests.storage.steps.test_steps import Fleet, finished
+
+TOLD = Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.title}: {text}"})
+STEPS = (StepRequest("told", TOLD), StepRequest("vector", EMBED, "told"), StepRequest("own", EMBED))
+News = tuple[str, str, dict[str, Any]]  # key, text, metadata
+
+NEWS: list[News] = [
+    ("a", "Rain.", {"title": "Weather"}),
+    ("b", "Rain.", {"title": "Sports"}),
+    ("c", "Snow.", {"title": "Weather"}),
+    ("d", " ", {"title": "Nothing"}),
+    ("e", "Rain.", {"title": "Weather"}),
+    ("f", "Hail.", {}),
+]
+
+
+def asked(source: str = "a.jsonl", steps: Sequence[StepRequest] = STEPS) -> JobRequest:
+    return JobRequest(corpus="news", source=source, steps=tuple(steps))
+
+
+def take(database: Database, request: JobRequest, news: Sequence[News], chunk: int = 4) -> OpenJob:
+    job = jobs.open_job(database, request)
+    for first in range(0, len(news), chunk):
+        part = [(key, text, meta, (), first + n) for n, (key, text, meta) in enumerate(news[first : first + chunk])]
+        ingest.add(database, job, gathered(*part))
+    ingest.end(database, job)
+    return job
+
+
+def told(database: Database, job: OpenJob) -> dict[str, str]:
+    return {row["id"]: row["text"] for row in results(database, job.id, step="told")}
+
+
+def count(database: Database, table: Any) -> int:
+    with database.read() as connection:
+        return connection.scalar(select(func.count()).select_from(table)) or 0
+
+
+@pytest.fixture
+def fleet(database: Database) -> Fleet:
+    return Fleet(database)
+
+
+def test_each_document_is_asked_about_with_its_own_metadata(database: Database, fleet: Fleet) -> None:
+    fleet.fails = lambda kind, text: not text.strip() or "Hail" in text
+    job = take(database, asked(), NEWS)
+    fleet.work()
+    status = finished(database, job)
+    assert told(database, job) == {
+        "a": "generate(Weather: Rain.)",
+        "b": "generate(Sports: Rain.)",
+        "c": "generate(Weather: Snow.)",
+        "e": "generate(Weather: Rain.)",
+    }
+    assert {name: mark.done for name, mark in marks(database, job.id).items()} == {"told": 4, "vector": 4, "own": 4}
+    # One prompt for a and e, and one text for all that it rained.
+    assert fleet.computed["generate", "Weather: Rain."] == fleet.computed["embed", "Rain."] == 1
+    first, second, third = status.steps
+    assert (first.done, first.failed, second.done, second.blocked, third.done) == (3, 2, 3, 2, 2)
+    rows = {row["id"]: row["steps"] for row in results(database, job.id, with_input=True)}
+    assert set(rows["b"]) == {"told", "vector", "own"}
+    assert "f" not in rows
+    lost = {(row["id"], row["step"], row["status"]) for row in failures(database, job.id)}
+    assert {("f", "told", "failed"), ("f", "vector", "blocked"), ("d", "told", "failed")} <= lost
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_a_run_with_nothing_new_computes_nothing(database: Database, fleet: Fleet, chunk: int) -> None:
+    take(database, asked(), NEWS)
+    fleet.work()
+    computed = fleet.computed.copy()
+    n_contents = count(database, Content)
+    again = take(database, asked("b.jsonl"), NEWS, chunk)
+    fleet.work()
+    assert fleet.computed == computed
+    assert finished(database, again).state == "done"
+    assert count(database, Content) == n_contents
+    assert told(database, again)["b"] == "generate(Sports: Rain.)"
+
+
+def test_new_metadata_is_a_new_prompt_for_that_document_alone(database: Database, fleet: Fleet) -> None:
+    before = take(database, asked(), NEWS)
+    fleet.work()
+    finished(database, before)
+    fleet.computed.clear()
+    changed: list[News] = [("b", "Rain.", {"title": "Politics"}), *NEWS[:1], *NEWS[2:]]
+    after = take(database, asked("b.jsonl"), changed)
+    fleet.work()
+    finished(database, after)
+    assert fleet.computed == {
+        ("generate", "Politics: Rain."): 1,
+        ("embed", "generate(Politics: Rain.)"): 1,
+    }
+    assert told(database, after)["b"] == "generate(Politics: Rain.)"
+    assert told(database, before)["b"] == "generate(Sports: Rain.)", "a job sees the corpus as it was"
+
+
+def test_a_crash_while_the_source_is_read_loses_no_prompt_and_plans_none_twice(
+    database: Database, fleet: Fleet
+) -> None:
+    steps = (StepRequest("told", Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.n}: {text}"})),)
+    request = JobRequest(corpus="news", source="a.jsonl", steps=steps)
+    job = read(database, request, numbered(300), chunk=50, stop_after=3)
+    fleet.work()
+    again = read(database, request, numbered(300), chunk=70)
+    assert again.id == job.id
+    fleet.work()
+    assert finished(database, again).done == 300
+    assert set(fleet.computed.values()) == {1}
+    assert len(told(database, again)) == 300
+
+
+def test_a_failed_prompt_is_tried_again(database: Database, fleet: Fleet) -> None:
+    fleet.fails = lambda kind, text: "Sports" in text
+    job = take(database, asked(steps=STEPS[:1]), NEWS)
+    fleet.work()
+    finished(database, job)
+    [failed] = failures(database, job.id)
+    assert (failed["id"], failed["status"]) == ("b", "failed")
+    fleet.fails = lambda kind, text: False
+    assert jobs.retry(database, job.id) == 1
+    fleet.work()
+    assert told(database, job)["b"] == "generate(Sports: Rain.)"
+
+
+def test_a_search_over_what_was_written_finds_the_document(database: Database, fleet: Fleet) -> None:
+    steps = (*STEPS[:1], StepRequest("vector", EMBED, "told"))
+    job = take(database, asked(steps=steps), NEWS)
+    fleet.work()
+    finished(database, job)
+    searched = choose(database, ["news"])
+    found = search(database, searched, np.ones((1, 1), np.float32), 10)
+    assert len([number for number in found.ids[0] if number >= 0]) == len(NEWS)
+    over_documents = take(database, asked("b.jsonl", steps=(StepRequest("own", EMBED),)), NEWS)
+    fleet.work()
+    assert choose(database, ["news"], over_documents.id).way[0].template is None
+
+
+def test_the_view_has_what_became_of_each_document(database: Database, fleet: Fleet) -> None:
+    take(database, asked(), NEWS)
+    fleet.fails = lambda kind, text: "Sports" in text
+    fleet.work()
+    views.make(database, "p", "news", STEPS)
+    try:
+        with database.read() as connection:
+            found = connection.exec_driver_sql("SELECT id, told, told_status, vector_status FROM pipeline_p").all()
+    finally:
+        views.drop(database, "p")
+    rows = {row[0]: tuple(row[1:]) for row in found}
+    assert rows["a"] == ("generate(Weather: Rain.)", "done", "done")
+    assert rows["b"] == (None, "failed", "blocked")
+    assert len(rows) == len(NEWS)
+
+
+def test_a_document_that_is_removed_takes_its_prompt_and_what_was_made_of_it(
+    database: Database, fleet: Fleet
+) -> None:
+    job = take(database, asked(), NEWS)
+    fleet.work()
+    finished(database, job)
+    assert tracing.trace(database, "Sports: Rain.").documents == (("news", "b"),)
+    removal.remove_documents(database, "news", ["b"])
+    removal.settle(database)
+    for text in ("Sports: Rain.", "generate(Sports: Rain.)"):
+        assert tracing.trace(database, text).is_nowhere
+    assert tracing.trace(database, "Weather: Rain.").stored
+    removal.remove_documents(database, "news", ["a"])
+    assert tracing.trace(database, "Weather: Rain.").stored, "e has the same prompt"
+    removal.remove_corpus(database, "news")
+    assert (count(database, Prompt), count(database, Content)) == (0, 0)
+
+
+def test_a_prompt_stays_while_its_document_does_and_goes_with_its_results(database: Database, fleet: Fleet) -> None:
+    job = take(database, asked(), NEWS)
+    fleet.work()
+    finished(database, job)
+    n_prompts, n_contents = count(database, Prompt), count(database, Content)
+    assert gc.collect(database).contents == 0
+    assert (count(database, Prompt), count(database, Content)) == (n_prompts, n_contents)
+    with database.read() as connection:
+        spec_ids = connection.scalars(select(Prompt.spec_id).distinct()).all()
+    gc.drop(database, spec_ids=spec_ids)
+    assert count(database, Prompt) == 0
+    assert not tracing.trace(database, "Sports: Rain.").stored
+    assert tracing.trace(database, "Rain.").stored
+    again = take(database, asked("b.jsonl"), NEWS)
+    fleet.work()
+    finished(database, again)
+    assert told(database, again)["b"] == "generate(Sports: Rain.)"
+
+
+def test_results_of_a_job_that_goes_on_keep_their_prompts(database: Database, fleet: Fleet) -> None:
+    take(database, asked(), NEWS)
+    fleet.work()  # and nobody finishes it
+    gc.drop(database)
+    assert count(database, Prompt) == len(NEWS)
+
+
+def test_many_documents_of_one_prompt_are_one_text(database: Database, fleet: Fleet) -> None:
+    steps = (StepRequest("told", Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.none}{text}"})),)
+    job = jobs.open_job(database, asked(steps=steps))
+    ingest.add(database, job, records([(f"k{n}", "same") for n in range(2_000)]))
+    ingest.end(database, job)
+    fleet.work()
+    assert fleet.computed == {("generate", "same"): 1}
+    assert len(told(database, job)) == 2_000

@@ -1,0 +1,380 @@
+"""Jobs of several steps: what one puts out is what the next reads, once, whatever happens in between."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import func, select
+
+from storage.core.database import Database
+from storage.core.outcomes import Outcome, Reason, Status
+from storage.core.schema import Content, OutcomeRow, Shard, StepText
+from storage.core.specs import Spec
+from storage.errors import LeaseLost, NoSuchStep
+from storage.leases import dispatch, shards
+from storage.leases.shards import Claim
+from storage.leases.stall_diagnosis import Cause
+from storage.results.results import failures, results
+from storage.results.status import read_status
+from storage.steps import jobs
+from storage.steps.jobs import JobRequest, OpenJob
+from storage.steps.sharding import unpack
+from storage.steps.steps import StepRequest
+from tests.storage.builders import (
+    TRANSLATE,
+    Text,
+    at_once,
+    claim_next,
+    claim_shard,
+    dispatched,
+    numbered,
+    read,
+    request,
+    shard,
+    shards_of,
+    work,
+)
+from tests.storage.leases.test_dispatch import sign_on
+
+SUMMARIZE = Spec("summarize", "synopsis", "sha256:3")
+EMBED = Spec("embed", "minilm", "sha256:1")
+STEPS = (
+    StepRequest("english", TRANSLATE),
+    StepRequest("line", SUMMARIZE, "english"),
+    StepRequest("vector", EMBED, "line"),
+    StepRequest("original", EMBED),
+)
+
+
+def pipeline(source: str = "a.jsonl", steps: Sequence[StepRequest] = STEPS) -> JobRequest:
+    return JobRequest(corpus="books", source=source, steps=tuple(steps))
+
+
+def kind_of(database: Database, claim: Claim) -> str:
+    return str(shard(database, claim.shard_id).lane)
+
+
+class Fleet:
+    """Does every claim: a text step puts the text in brackets, with its kind before them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.computed: Counter[tuple[str, str]] = Counter()
+        self.fails: Callable[[str, str], bool] = lambda kind, text: False
+
+    def outcomes(self, claim: Claim) -> list[Outcome]:
+        kind = kind_of(self._database, claim)
+        return [self._outcome(kind, content_id, text) for content_id, text in claim.texts]
+
+    def _outcome(self, kind: str, content_id: int, text: str) -> Outcome:
+        self.computed[kind, text] += 1
+        if self.fails(kind, text):
+            return Outcome(content_id, Status.FAILED, reason="it would not", reason_class=Reason.DOCUMENT)
+        if kind == "embed":
+            return Outcome(content_id, Status.DONE, vector=b"\0\0\x80?")
+        return Outcome(content_id, Status.DONE, text=f"{kind}({text})")
+
+    def work(self) -> int:
+        return work(self._database, self.outcomes)
+
+
+@pytest.fixture
+def fleet(database: Database) -> Fleet:
+    return Fleet(database)
+
+
+def finished(database: Database, job: OpenJob) -> Any:
+    jobs.finish(database, job.id)
+    status = read_status(database, job.id)
+    assert status.state == "done"
+    return status
+
+
+def read_whole(database: Database, fleet: Fleet, asked: JobRequest, texts: Sequence[Text]) -> None:
+    job = read(database, asked, texts)
+    fleet.work()
+    finished(database, job)
+
+
+def planned(database: Database, job: OpenJob, step: str) -> Counter[int]:
+    """How often each content stands in a step's shards."""
+    seq = next(one.seq for one in job.steps if one.name == step)
+    return Counter(
+        content_id for row in shards_of(database, job) if row.step == seq for content_id in unpack(row.contents)
+    )
+
+
+def n_contents(database: Database) -> int:
+    with database.read() as connection:
+        return connection.scalar(select(func.count()).select_from(Content)) or 0
+
+
+def test_every_step_has_its_results_for_every_document(database: Database, fleet: Fleet) -> None:
+    job = read(database, pipeline(), numbered(300))
+    fleet.work()
+    status = finished(database, job)
+    assert [(step.name, step.input, step.done, step.blocked) for step in status.steps] == [
+        ("english", None, 300, 0),
+        ("line", "english", 300, 0),
+        ("vector", "line", 300, 0),
+        ("original", None, 300, 0),
+    ]
+    found = list(results(database, job.id, with_input=True))
+    assert [one["id"] for one in found] == [f"k{n}" for n in range(300)]
+    assert found[7]["input"] == "text 7"
+    assert found[7]["steps"]["english"]["text"] == "translate(text 7)"
+    assert found[7]["steps"]["line"]["text"] == "summarize(translate(text 7))"
+    assert found[7]["steps"]["vector"]["vector"].tolist() == [1.0]
+    assert list(failures(database, job.id)) == []
+
+
+def test_one_step_can_be_had_alone(database: Database, fleet: Fleet) -> None:
+    job = read(database, pipeline(), numbered(3))
+    fleet.work()
+    lines = list(results(database, job.id, step="line"))
+    assert [line["text"] for line in lines] == [f"summarize(translate(text {n}))" for n in range(3)]
+    assert lines[0].keys() == {"id", "task", "text", "tokens_in", "tokens_out", "flags", "meta"}
+    with pytest.raises(NoSuchStep, match="no step poem; the job has english, line, vector, original"):
+        list(results(database, job.id, step="poem"))
+
+
+def test_a_shards_outputs_wait_for_the_next_step_as_soon_as_it_is_committed(database: Database, fleet: Fleet) -> None:
+    job = read(database, pipeline(steps=STEPS[:2]), numbered(200))
+    claim = claim_next(database)
+    shards.commit(database, claim, fleet.outcomes(claim), None)
+    assert sum(planned(database, job, "line").values()) == len(claim.contents) < 200
+
+
+def test_what_a_lost_shard_would_have_led_to_is_not_there(database: Database, fleet: Fleet) -> None:
+    job = read(database, pipeline(steps=STEPS[:2]), numbered(5))
+    claim = claim_next(database)
+    jobs.pause(database, job.id)
+    with pytest.raises(LeaseLost):
+        shards.commit(database, claim, fleet.outcomes(claim), None)
+    assert not planned(database, job, "line")
+    assert n_contents(database) == 5
+
+
+def test_a_commit_that_happens_twice_leads_on_once(database: Database, fleet: Fleet) -> None:
+    job = read(database, pipeline(steps=STEPS[:2]), numbered(5))
+    claim = claim_next(database)
+    outcomes = fleet.outcomes(claim)
+    for _ in range(2):
+        shards.commit(database, claim, outcomes, None)
+    assert set(planned(database, job, "line").values()) == {1}
+
+
+def test_texts_with_one_output_are_one_text_of_the_next_step(database: Database, fleet: Fleet) -> None:
+    job = read(database, pipeline(steps=STEPS[:2]), numbered(200))
+    work(
+        database,
+        lambda claim: [
+            Outcome(content_id, Status.DONE, text="the same" if kind_of(database, claim) == "translate" else text)
+            for content_id, text in claim.texts
+        ],
+    )
+    status = finished(database, job)
+    assert (status.steps[0].done, status.steps[1].done) == (200, 1)
+    assert len([one for one in results(database, job.id) if one["steps"]["line"]["text"] == "the same"]) == 200
+
+
+def test_shards_committed_at_once_with_one_output_plan_it_once(database: Database) -> None:
+    job = read(database, pipeline(steps=STEPS[:2]), numbered(250))
+    claims = [claim_shard(database, shard_id) for shard_id in dispatched(database)]
+    assert len(claims) == 4
+
+    def commit(claim: Claim) -> None:
+        outcomes = [
+            Outcome(content_id, Status.DONE, text=f"one of {content_id % 7}") for content_id, _ in claim.texts
+        ]
+        shards.commit(database, claim, outcomes, None)
+
+    at_once(*[lambda claim=claim: commit(claim) for claim in claims if claim is not None])
+    assert set(planned(database, job, "line").values()) == {1}
+    assert len(planned(database, job, "line")) == 7
+
+
+def test_what_failed_is_blocked_further_down_and_says_why(database: Database, fleet: Fleet) -> None:
+    fleet.fails = lambda kind, text: text in {"text 1", "translate(text 2)"}
+    job = read(database, pipeline(steps=STEPS[:3]), numbered(4))
+    fleet.work()
+    status = finished(database, job)
+    counted = [(step.done, step.failed, step.blocked) for step in status.steps]
+    assert counted == [(3, 1, 0), (2, 1, 1), (2, 0, 2)]
+    by_english = "english failed: it would not"
+    assert list(failures(database, job.id)) == [
+        {"id": "k1", "step": "english", "status": "failed", "class": "document", "reason": "it would not"},
+        {"id": "k1", "step": "line", "status": "blocked", "class": "document", "reason": by_english},
+        {"id": "k1", "step": "vector", "status": "blocked", "class": "document", "reason": by_english},
+        {"id": "k2", "step": "line", "status": "failed", "class": "document", "reason": "it would not"},
+        {
+            "id": "k2",
+            "step": "vector",
+            "status": "blocked",
+            "class": "document",
+            "reason": "line failed: it would not",
+        },
+    ]
+    assert [one["id"] for one in results(database, job.id, step="vector")] == ["k0", "k3"]
+
+
+def test_what_is_tried_again_leads_on(database: Database, fleet: Fleet) -> None:
+    fleet.fails = lambda kind, text: text in {"text 1", "translate(text 2)"}
+    job = read(database, pipeline(steps=STEPS[:3]), numbered(4))
+    fleet.work()
+    finished(database, job)
+    fleet.fails = lambda kind, text: False
+    assert jobs.retry(database, job.id) == 2
+    fleet.work()
+    status = finished(database, job)
+    assert [(step.done, step.failed, step.blocked) for step in status.steps] == [(4, 0, 0)] * 3
+
+
+def test_only_what_changed_is_computed_and_at_every_step(database: Database, fleet: Fleet) -> None:
+    read_whole(database, fleet, pipeline(), numbered(300))
+    fleet.computed.clear()
+    changed: list[Text] = [
+        (key, f"{text}, changed" if n % 100 == 0 else text) for n, (key, text) in enumerate(numbered(300))
+    ]
+    job = read(database, pipeline(), changed)
+    fleet.work()
+    texts = [f"text {n}, changed" for n in (0, 100, 200)]
+    assert fleet.computed == Counter(
+        [("translate", text) for text in texts]
+        + [("embed", text) for text in texts]
+        + [("summarize", f"translate({text})") for text in texts]
+        + [("embed", f"summarize(translate({text}))") for text in texts]
+    )
+    status = finished(database, job)
+    assert [step.done for step in status.steps] == [300] * 4
+
+
+def test_a_run_that_has_nothing_new_plans_nothing(database: Database, fleet: Fleet) -> None:
+    read_whole(database, fleet, pipeline(), numbered(300))
+    job = read(database, pipeline(), numbered(300))
+    assert shards_of(database, job) == []
+    status = finished(database, job)
+    assert [(step.done, step.prior) for step in status.steps] == [(300, 300)] * 4
+
+
+def test_a_step_whose_spec_did_not_change_computes_nothing_when_another_one_does(
+    database: Database, fleet: Fleet
+) -> None:
+    read_whole(database, fleet, pipeline(), numbered(20))
+    fleet.computed.clear()
+    other = StepRequest("line", Spec("summarize", "another", "sha256:4"), "english")
+    job = read(database, pipeline(steps=[STEPS[0], other, *STEPS[2:]]), numbered(20))
+    fleet.work()
+    # The other model says what the first one said, so that the vectors are there already.
+    assert {kind for kind, _ in fleet.computed} == {"summarize"}
+    assert [step.done for step in finished(database, job).steps] == [20] * 4
+
+
+def test_what_another_job_computed_leads_on(database: Database, fleet: Fleet) -> None:
+    read_whole(database, fleet, request(spec=TRANSLATE), numbered(20))
+    fleet.computed.clear()
+    job = read(database, pipeline(steps=STEPS[:2]), numbered(20))
+    fleet.work()
+    assert {kind for kind, _ in fleet.computed} == {"summarize"}
+    assert [(step.done, step.prior) for step in finished(database, job).steps] == [(20, 20), (20, 0)]
+
+
+def test_what_a_drain_gave_back_half_done_leads_on(database: Database, fleet: Fleet) -> None:
+    job = read(database, pipeline(steps=STEPS[:2]), numbered(10))
+    claim = claim_next(database)
+    shards.release(database, claim, fleet.outcomes(claim)[:4])
+    assert len(planned(database, job, "line")) == 4
+    fleet.work()
+    assert [step.done for step in finished(database, job).steps] == [10, 10]
+
+
+def test_the_same_run_again_adopts_the_unfinished_job_by_all_its_steps(database: Database) -> None:
+    first = jobs.open_job(database, pipeline())
+    again, shorter = jobs.open_job(database, pipeline()), jobs.open_job(database, pipeline(steps=STEPS[:2]))
+    assert (again.id, again.adopted, again.steps) == (first.id, True, first.steps)
+    assert not shorter.adopted
+
+
+def test_a_job_ends_only_when_its_last_step_has(database: Database, fleet: Fleet) -> None:
+    job = read(database, pipeline(steps=STEPS[:2]), numbered(5))
+    claim = claim_next(database)
+    shards.commit(database, claim, fleet.outcomes(claim), None)
+    assert jobs.finish(database) == []
+    fleet.work()
+    assert jobs.finish(database) == [job.id]
+
+
+def test_a_step_that_nobody_can_serve_holds_no_other_one_back(database: Database, fleet: Fleet) -> None:
+    sign_on(database, "w1", "translate", "embed")
+    unknown = StepRequest("backwards", Spec("translate", "lost", "sha256:9"))
+    job = read(database, pipeline(steps=[unknown, *STEPS[:1]]), numbered(100))
+    dispatch.refuse(database, "w1", job.first.spec_id, "cannot serve it: no weights")
+    fleet.work()
+    with database.read() as connection:
+        left = set(connection.scalars(select(Shard.step).where(Shard.job_id == job.id, Shard.state != "done")))
+    assert left == {0}
+    status = read_status(database, job.id)
+    assert (status.waiting_cause, status.steps[1].done) == (Cause.BLOCKED, 100)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(data=st.data())
+def test_whatever_the_steps_and_the_texts_each_is_met_and_planned_once(database: Database, data: Any) -> None:
+    example = uuid.uuid4().hex  # whose results are no other one's
+    n_steps = data.draw(st.integers(1, 4), "steps")
+    kinds = st.sampled_from(["translate", "summarize"])
+    asked = []
+    for n in range(n_steps):
+        read_step = data.draw(st.none() | st.integers(0, n - 1), "input") if n else None
+        spec = Spec(data.draw(kinds, "kind"), f"m{data.draw(st.integers(0, 1), 'model')}", example)
+        asked.append(StepRequest(f"s{n}", spec, None if read_step is None else f"s{read_step}"))
+    texts = data.draw(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=12), "texts")
+    request = JobRequest(example, "a.jsonl", tuple(asked))
+    shorten = data.draw(st.booleans(), "outputs collide")
+    job = read(database, request, [(str(n), text) for n, text in enumerate(texts)], chunk=5)
+    work(
+        database,
+        lambda claim: [
+            Outcome(content_id, Status.DONE, text=text[:1] if shorten else f"<{text}>")
+            for content_id, text in claim.texts
+        ],
+    )
+    status = finished(database, job)
+    with database.read() as connection:
+        met = Counter(connection.scalars(select(StepText.step).where(StepText.job_id == job.id)))
+    for number, step in enumerate(status.steps):
+        assert step.done == len(set(texts)), "no two of these outputs are the same"
+        assert set(planned(database, job, step.name).values()) <= {1}
+        if step.input is not None:
+            assert met[number] == step.done
+    assert [one["id"] for one in results(database, job.id, step=f"s{n_steps - 1}")] == [
+        str(n) for n in range(len(texts))
+    ]
+
+
+def test_an_output_that_was_stored_without_a_follower_gets_its_content_later(
+    database: Database, fleet: Fleet
+) -> None:
+    """As a database has it that an earlier release filled."""
+    read_whole(database, fleet, request(spec=TRANSLATE), numbered(3))
+    with database.read() as connection:
+        assert set(connection.scalars(select(OutcomeRow.output_id))) == {None}
+    job = read(database, pipeline(steps=STEPS[:2]), numbered(3))
+    with database.read() as connection:
+        assert None not in set(connection.scalars(select(OutcomeRow.output_id)))
+    assert len(planned(database, job, "line")) == 3
+
+
+def test_what_the_source_replaced_is_not_computed(database: Database, fleet: Fleet) -> None:
+    read_whole(database, fleet, request(spec=TRANSLATE), numbered(3))
+    job = read(database, request(spec=EMBED), [("k0", "text 0"), ("k1", "news"), ("k2", "text 2")])
+    fleet.computed.clear()
+    fleet.work()
+    assert fleet.computed == Counter([("embed", "text 0"), ("embed", "news"), ("embed", "text 2")])
+    assert finished(database, job).texts == 3

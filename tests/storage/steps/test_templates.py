@@ -1,0 +1,83 @@
+"""Templates over a document and its metadata: what is written stays, and places are filled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.core.normalize import normalize
+from storage.steps import templates
+from storage.steps.templates import BadTemplate, Template, over_metadata, parse
+
+TEXTS = st.text()
+NAMES = st.text(st.characters(exclude_characters="{}\n"), min_size=1)
+
+
+def escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+@given(TEXTS, TEXTS, TEXTS, NAMES, TEXTS, TEXTS.filter(lambda text: text.strip() != ""))
+def test_what_is_written_and_what_is_filled_in_stand_in_their_order(
+    before: str, between: str, after: str, name: str, value: str, text: str
+) -> None:
+    template = parse(f"{escaped(before)}{{meta.{name}}}{escaped(between)}{{text}}{escaped(after)}")
+    assert template == Template((before, between, after), (f"meta.{name}", "text"))
+    assert template.fields == (name,)
+    assert (
+        template.render(text, {name: value, "other": "x"})
+        == normalize(before + value + between + text.strip() + after)[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("a {text}", "a {text}"),
+        (None, ""),
+        (7, "7"),
+        (0.5, "0.5"),
+        (True, "true"),
+        (["a", 1], '["a",1]'),
+        ({"k": "é"}, '{"k":"é"}'),
+    ],
+)
+def test_values_that_are_no_text_are_written_as_json(value: Any, written: str) -> None:
+    assert parse("{meta.a}: {text}").render("x", {"a": value}) == f"{written}: x"
+
+
+def test_a_field_that_a_document_lacks_is_nothing_and_a_blank_document_stays_blank() -> None:
+    template = parse("{meta.title}|{meta.title}|{text}")
+    assert template.render("x", {}) == "||x"
+    assert template.render(" \n", {"title": "a"}) == ""
+    assert template.fields == template.expected == ("title",)
+    optional = parse("{meta.title?}|{meta.a}|{text}")
+    assert (optional.fields, optional.expected) == (("title", "a"), ("a",))
+    assert optional.render("x", {"title": "t"}) == "t||x"
+
+
+@pytest.mark.parametrize("prompt", ["{text}", "{{meta.a}} {text}", "meta.a {text}"])
+def test_a_template_without_metadata_is_not_rendered(prompt: str) -> None:
+    assert over_metadata({"prompt": prompt}) is None
+    assert over_metadata({}) is None
+    assert over_metadata({"prompt": f"{prompt} {{meta.a}}"}) is not None
+
+
+@pytest.mark.parametrize(
+    "prompt", ["{meta.}{text}", "{meta.?}{text}", "{meta}{text}", "{meta.a}", "{text}{meta.a}{text}", "{meta.a{text}"]
+)
+def test_places_that_mean_nothing_are_refused(prompt: str) -> None:
+    with pytest.raises(BadTemplate):
+        templates.parse(prompt)
+
+
+def test_a_document_keeps_white_space_at_its_ends_only_in_specs_that_say_so() -> None:
+    params = {"prompt": "{meta.a}{text}|"}
+    before, kept = over_metadata(params), over_metadata({**params, "white_space": "kept"})
+    assert before is not None
+    assert kept is not None
+    assert (before.render(" x\n", {}), kept.render(" x\n", {})) == ("x|", " x\n|")
+    assert kept.render(" \n", {"a": "b"}) == ""

@@ -1,0 +1,309 @@
+"""Results as files in each format: all that was in them comes back, and no half of one has the target's name."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pyarrow import parquet
+
+from storage.outputs.columns import Column, Form
+from storage.readers import Record, SourceOptions, open_source
+from storage.writers import Target, jsonl, vectors, write_stream
+from storage.writers.base import FormatUnfit
+
+Row = dict[str, Any]
+
+# Texts as the store has them: neither NUL nor lone surrogates.
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "id": TEXTS,
+            "task": st.just("summarize"),
+            "text": TEXTS,
+            "tokens_in": st.integers(0, 2**40),
+            "tokens_out": st.none() | st.integers(0, 2**40),
+            "flags": st.lists(TEXTS, max_size=2),
+            "meta": st.dictionaries(TEXTS, TEXTS | st.integers(-9, 9) | st.none(), max_size=2),
+        }
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+FORMS = {
+    "tokens_in": Form.INTEGER,
+    "tokens_out": Form.INTEGER,
+    "flags": Form.TEXTS,
+    "meta": Form.JSON,
+    "vector": Form.VECTOR,
+    "windows": Form.OFFSETS,
+}
+
+
+def table_of(*names: str) -> list[Column]:
+    return [Column.of(name, FORMS.get(name, Form.TEXT)) for name in names]
+
+
+def written(path: Path, rows: Sequence[Row], asked: str | None = None) -> Path:
+    Target.of(path, asked).write(rows, table_of(*rows[0]) if rows else ())
+    return path
+
+
+def embedded(*vectors_: list[Any], windows: Any = None) -> list[Row]:
+    more = {} if windows is None else {"windows": windows}
+    return [
+        {"id": f"d{n}", "vector": np.array(vector, dtype=np.float32), **more} for n, vector in enumerate(vectors_)
+    ]
+
+
+@given(rows=ROWS)
+def test_json_lines_give_the_same_rows_back(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = written(tmp_path_factory.mktemp("out") / "out.jsonl", rows)
+    assert [json.loads(line) for line in path.read_bytes().splitlines()] == rows
+
+
+@given(rows=ROWS)
+def test_parquet_gives_the_same_rows_back(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = written(tmp_path_factory.mktemp("out") / "out.parquet", rows)
+    found = parquet.read_table(path).to_pylist()
+    assert [row | {"meta": json.loads(row["meta"])} for row in found] == rows
+
+
+@given(rows=ROWS)
+def test_csv_gives_the_same_rows_back_but_for_the_apostrophes(
+    rows: list[Row], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = written(tmp_path_factory.mktemp("out") / "out.csv", rows)
+    with path.open(encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+
+    def told(cell: str) -> str:
+        return cell[1:] if cell.lstrip("'").startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+    assert [(told(row["id"]), told(row["text"])) for row in found] == [(row["id"], row["text"]) for row in rows]
+    assert [(json.loads(row["meta"]), json.loads(row["flags"])) for row in found] == [
+        (row["meta"], row["flags"]) for row in rows
+    ]
+    assert [row["tokens_out"] for row in found] == [
+        "" if row["tokens_out"] is None else str(row["tokens_out"]) for row in rows
+    ]
+
+
+@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "'=1"])
+def test_no_cell_of_a_csv_is_a_formula(formula: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "out.csv", [{"id": formula, "text": formula, "meta": {"a": formula}}])
+    with path.open(encoding="utf-8", newline="") as file:
+        _, row = csv.reader(file)
+    assert row[:2] == [f"'{formula}"] * 2
+    assert row[2].startswith("{")
+
+
+@given(
+    table=hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 5), st.integers(1, 20)),
+        elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
+    )
+)
+def test_vectors_come_back_to_the_bit_in_every_format(
+    table: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("out")
+    rows = embedded(*table.tolist())
+    mapped = np.load(written(folder / "v.npy", rows), mmap_mode="r")
+    assert mapped.dtype == np.float32
+    assert np.array_equal(mapped, table)
+    ids = [json.loads(line) for line in (folder / "v.ids.jsonl").read_text().splitlines()]
+    assert ids == [{"id": row["id"]} for row in rows]
+    columns = parquet.read_table(written(folder / "v.parquet", rows)).to_pydict()
+    assert np.array_equal(np.array(columns["vector"], dtype=np.float32), table)
+    lines = written(folder / "v.jsonl", rows).read_text().splitlines()
+    assert np.array_equal(np.array([json.loads(line)["vector"] for line in lines], dtype=np.float32), table)
+    assert max(map(len, lines)) <= 60 + 16 * table.shape[1]  # no more digits than that takes
+
+
+def test_kept_windows_are_rows_of_the_array_with_their_places(tmp_path: Path) -> None:
+    rows = embedded([[1, 2], [3, 4]], windows=[[0, 5], [5, 9]]) + embedded([[5, 6]], windows=[[0, 4]])
+    assert Target.of(tmp_path / "v.npy").write(rows) == 2
+    assert np.load(tmp_path / "v.npy").tolist() == [[1, 2], [3, 4], [5, 6]]
+    ids = [json.loads(line) for line in (tmp_path / "v.ids.jsonl").read_text().splitlines()]
+    assert ids == [{"id": "d0", "window": [0, 5]}, {"id": "d0", "window": [5, 9]}, {"id": "d0", "window": [0, 4]}]
+
+
+def test_csv_for_excel_begins_with_the_mark_that_says_that_it_is_utf8(tmp_path: Path) -> None:
+    rows = [{"id": "a", "text": "Größe"}]
+    for name in ("out.csv", "out.csv.gz", "out"):
+        target = Target.of(tmp_path / name, "csv-excel")
+        assert target.write(rows, table_of("id", "text")) == 1
+        raw = (tmp_path / name).read_bytes()
+        raw = gzip.decompress(raw) if name.endswith(".gz") else raw
+        assert raw == b"\xef\xbb\xbfid,text\r\na," + "Größe\r\n".encode()
+    assert str(Target.of(Path("out.csv"), "csv-excel")) == "out.csv"
+    assert Target.of(Path("parts"), "csv-excel").part(0).path == Path("parts/part-00000.csv")
+    assert not written(tmp_path / "plain.csv", rows).read_bytes().startswith(b"\xef")
+    with io.BytesIO() as file:
+        assert write_stream(rows, file, "csv-excel", table_of("id", "text")) == 1
+        assert file.getvalue().startswith(b"\xef\xbb\xbfid")
+    empty = Target.of(tmp_path / "empty.csv", "csv-excel")
+    assert empty.write([]) == 0
+    with pytest.raises(FormatUnfit, match="name of another format than csv-excel"):
+        Target.of(Path("x.jsonl"), "csv-excel")
+
+
+def test_csv_for_excel_is_read_as_any_other(tmp_path: Path) -> None:
+    Target.of(tmp_path / "a.csv", "csv-excel").write([{"id": "x", "text": "Größe"}], table_of("id", "text"))
+    [record] = open_source(str(tmp_path / "a.csv"), SourceOptions()).records()
+    assert isinstance(record, Record)
+    assert (record.key, record.text) == ("x", "Größe")
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.parquet", "out.npy"])
+def test_no_results_are_a_file_without_rows(name: str, tmp_path: Path) -> None:
+    assert Target.of(tmp_path / name).write([]) == 0
+    if name == "out.npy":
+        assert np.load(tmp_path / name).shape == (0, 0)
+    elif name == "out.parquet":
+        assert parquet.read_table(tmp_path / name).num_rows == 0
+    else:
+        assert (tmp_path / name).read_bytes() == b""
+
+
+def test_texts_are_no_array_and_vectors_of_two_lengths_are_none(tmp_path: Path) -> None:
+    with pytest.raises(FormatUnfit, match="only vectors"):
+        written(tmp_path / "out.npy", [{"id": "a", "text": "b"}])
+    with pytest.raises(FormatUnfit, match="of 2 and of 3 numbers"):
+        written(tmp_path / "out.npy", embedded([1, 2], [1, 2, 3]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_name_says_the_format_unless_one_is_asked_for() -> None:
+    def of(name: str, asked: str | None = None) -> tuple[str, str]:
+        target = Target.of(Path(name), asked)
+        return target.format, target.compression
+
+    assert of("a.jsonl") == of("a") == of("a.txt") == ("jsonl", "")
+    assert of("a.CSV.gz") == ("csv", ".gz")
+    assert of("a.jsonl.zst") == ("jsonl", ".zst")
+    assert of("a.parquet") == ("parquet", "")
+    assert of("a.dat", "parquet") == ("parquet", "")
+    with pytest.raises(FormatUnfit, match=r"leave \.gz out"):
+        of("a.npy.gz")
+
+
+def test_parquet_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.writers.base.find_spec", lambda name: None)
+    with pytest.raises(FormatUnfit, match=r"install .*\[parquet\]"):
+        Target.of(Path("a.parquet"))
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_lines_are_compressed_as_the_name_says(suffix: str, tmp_path: Path) -> None:
+    rows = [{"id": "a", "text": "слово " * 100}]
+    path = written(tmp_path / f"out.jsonl{suffix}", rows)
+    raw = path.read_bytes()
+    plain = gzip.decompress(raw) if suffix == ".gz" else zstandard.ZstdDecompressor().stream_reader(raw).read()
+    assert [json.loads(line) for line in plain.splitlines()] == rows
+    assert len(raw) < len(plain)
+    assert written(tmp_path / f"again.jsonl{suffix}", rows).read_bytes() == raw
+
+
+def test_only_lines_go_to_a_stream(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as file:
+        assert write_stream([{"id": "a"}], file, "csv", table_of("id")) == 1
+        assert write_stream([{"id": "a"}], file) == 1
+        with pytest.raises(FormatUnfit, match="name one with --out"):
+            write_stream([{"id": "a"}], file, "parquet")
+    assert (tmp_path / "out").read_bytes() == b'id\r\na\r\n{"id":"a"}\n'
+
+
+def test_json_lines_keep_every_script() -> None:
+    [line] = jsonl.lines([{"id": "ключ", "text": "日本語\n\u2028\U0001f600"}])
+    assert line.count(b"\n") == 1
+    assert json.loads(line) == {"id": "ключ", "text": "日本語\n\u2028\U0001f600"}
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv.gz", "out.parquet", "out.npy"])
+def test_an_export_that_is_interrupted_leaves_no_file_and_keeps_the_older_one(name: str, tmp_path: Path) -> None:
+    def broken() -> Iterator[Row]:
+        yield from embedded([1, 2])
+        raise KeyboardInterrupt
+
+    target = Target.of(tmp_path / name)
+    with pytest.raises(KeyboardInterrupt):
+        target.write(broken())
+    assert list(tmp_path.iterdir()) == []
+    target.write(embedded([3, 4]))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(KeyboardInterrupt):
+        target.write(broken())
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_exported_file_has_the_rights_that_the_user_gives_new_files(tmp_path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        written(tmp_path / "out.jsonl", [])
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "out.jsonl").stat().st_mode & 0o777 == 0o640
+
+
+def test_an_export_through_a_link_changes_what_the_link_names(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.jsonl", tmp_path / "link.jsonl"
+    target.write_bytes(b"old\n")
+    link.symlink_to(target)
+    assert Target.of(link).write([{"id": 1}]) == 1
+    assert link.is_symlink()
+    assert target.read_bytes() == b'{"id":1}\n'
+
+
+def test_an_export_into_a_pipe_is_written_there_and_leaves_it_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert Target.of(pipe).write([{"id": 1}, {"id": 2}]) == 2
+    assert os.read(reader, 100) == b'{"id":1}\n{"id":2}\n'
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_the_ids_stand_beside_their_vectors() -> None:
+    assert vectors.ids_path(Path("a/b.npy")) == Path("a/b.ids.jsonl")
+
+
+def test_a_file_that_is_replaced_passes_its_mode_on(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.touch(0o600)
+    written(path, [{"id": 1}])
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_bytes() == b'{"id":1}\n'
+
+
+@pytest.mark.parametrize("name", ["out.xlsx", "OUT.TSV", "out.tsv.gz", "out.feather"])
+def test_the_name_of_a_format_that_is_not_written_is_refused_unless_one_is_asked_for(name: str) -> None:
+    with pytest.raises(FormatUnfit, match=r"writes no \.\w+ files: .* \.csv"):
+        Target.of(Path(name))
+    assert Target.of(Path(name), "csv").format == "csv"
+
+
+def test_a_name_and_a_format_that_say_different_things_are_refused() -> None:
+    with pytest.raises(FormatUnfit, match="name of another format than csv"):
+        Target.of(Path("x.parquet"), "csv")
+    assert Target.of(Path("x.csv.gz"), "csv").compression == ".gz"
+    assert str(Target.of(Path("x.csv.gz"))) == "x.csv.gz"
+    assert str(Target.of(Path("x.dat"))) == "x.dat (JSON lines)"

@@ -1,0 +1,308 @@
+"""Decoder-only models on transformers: exact against transformers' own generate, one text at a time, in float32."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from storage.core.outcomes import Outcome
+from storage.core.specs import Spec
+from tasks.backends.decoder_only.causal import CausalBackend
+from tasks.backends.decoder_only.instructed import instructed, readers
+from tasks.batching.batches import Budget
+from tasks.batching.pool import Item
+from tasks.engine.backend_factory import open_backend
+from tasks.errors import CannotServe, OutOfMemory
+from tasks.outputs import Generated
+from tests.tasks.conftest import Bench
+from tests.tasks.decoders import DECODERS
+from tests.tasks.reference import written
+
+PROMPT = "Here is what a package says of itself:\n{text}\nIn other words:"
+NEW_TOKENS = 14
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> dict[str, Path]:
+    torch.manual_seed(11)
+    folder = tmp_path_factory.mktemp("decoders")
+    return {name: make(folder / name, descriptions[:40]) for name, make in DECODERS.items()}
+
+
+@pytest.fixture(scope="session")
+def sentences(descriptions: list[str]) -> list[str]:
+    """Single lines of 2 to 33 words: short ones end while long ones are read."""
+    lines = [text.replace("\n", " ") for text in descriptions]
+    return [" ".join(line.split()[: 2 + 7 * number % 32]) for number, line in enumerate(lines[:48])]
+
+
+def texts_of(outcomes: Sequence[Outcome]) -> list[str | None]:
+    assert all(outcome.reason is None for outcome in outcomes)
+    return [outcome.text for outcome in outcomes]
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_greedy_outputs_are_those_of_transformers_own_generate(
+    bench: Bench, made: dict[str, Path], sentences: list[str], name: str
+) -> None:
+    spec = bench.spec("generate", str(made[name]), prompt=PROMPT, max_new_tokens=NEW_TOKENS)
+    inputs = [PROMPT.replace("{text}", text) for text in sentences]
+    expected = written(made[name], inputs, chat=name != "gpt2", max_new_tokens=NEW_TOKENS)
+    assert texts_of(bench.run(spec, sentences)) == expected
+    assert len(set(expected)) > len(expected) / 4
+
+
+class Trickle:
+    """A source that gives two windows at a time, as long as there are some, however many were asked for."""
+
+    def __init__(self, items: Sequence[Item[None]]) -> None:
+        self._items = list(items)
+
+    def take(self, budget: Budget) -> Sequence[Item[None]]:
+        taken = self._items[: min(2, budget.rows)]
+        del self._items[: len(taken)]
+        return taken
+
+
+def opened(bench: Bench, spec: Spec) -> CausalBackend:
+    backend = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend="transformers")
+    assert isinstance(backend, CausalBackend)
+    return backend
+
+
+def run_trickled(backend: CausalBackend, texts: Sequence[str]) -> list[str]:
+    items = [Item(number, encoded, None) for number, encoded in enumerate(backend.encode(texts))]
+    found = dict(backend.run(Trickle(items)))
+    assert len(found) == len(texts)
+    return [output.text for _, output in sorted(found.items()) if isinstance(output, Generated)]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3"])
+def test_texts_that_join_while_others_are_written_change_nothing(
+    bench: Bench, made: dict[str, Path], sentences: list[str], name: str
+) -> None:
+    spec = bench.spec("generate", str(made[name]), prompt=PROMPT, max_new_tokens=NEW_TOKENS, stop=(" ",))
+    inputs = [PROMPT.replace("{text}", text) for text in sentences]
+    expected = written(made[name], inputs, chat=name != "gpt2", stop=" ", max_new_tokens=NEW_TOKENS)
+    assert run_trickled(opened(bench, spec), sentences) == expected
+
+
+@pytest.mark.parametrize("own", [{}, {"repetition_penalty": 1.3}])
+def test_samples_depend_on_the_text_and_the_seed_and_on_nothing_else(
+    bench: Bench, tmp_path: Path, sentences: list[str], own: dict[str, Any]
+) -> None:
+    folder = DECODERS["qwen2"](tmp_path / "qwen2", sentences, **own)
+    asked: dict[str, Any] = {"prompt": PROMPT, "max_new_tokens": NEW_TOKENS, "temperature": 0.8, "top_p": 0.9}
+    spec = bench.spec("generate", str(folder), **asked, seed=3)
+    together = texts_of(bench.run(spec, sentences))
+    assert run_trickled(opened(bench, spec), sentences) == together
+    order = list(range(len(sentences)))
+    random.Random(1).shuffle(order)
+    shuffled = texts_of(bench.run(spec, [sentences[place] for place in order]))
+    assert shuffled == [together[place] for place in order]
+    other = texts_of(bench.run(bench.spec("generate", str(folder), **asked, seed=4), sentences))
+    assert sum(one != two for one, two in zip(together, other, strict=True)) > len(sentences) / 2
+
+
+def test_the_models_own_generation_config_counts_where_the_command_says_nothing(
+    bench: Bench, tmp_path: Path, sentences: list[str]
+) -> None:
+    folder = DECODERS["llama"](tmp_path / "llama", sentences, repetition_penalty=1.2, max_new_tokens=9)
+    expected = written(folder, sentences, chat=True, max_new_tokens=9)
+    assert texts_of(bench.run(bench.spec("generate", str(folder), prompt="{text}"), sentences)) == expected
+
+
+SHAPED = ("def f(x):\n    ", "\n\tlist of", "  a b  \n", "plain", "x =\n\n")
+
+
+@pytest.mark.parametrize("prompt", ["{text}", "{text}\n", "\n{text}", "# Python\n{text}    "])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_white_space_at_the_ends_of_documents_and_outputs_is_kept(
+    bench: Bench, made: dict[str, Path], name: str, prompt: str
+) -> None:
+    spec = bench.spec("generate", str(made[name]), prompt=prompt, max_new_tokens=NEW_TOKENS)
+    inputs = [prompt.replace("{text}", text) for text in SHAPED]
+    expected = written(made[name], inputs, chat=name != "gpt2", max_new_tokens=NEW_TOKENS)
+    assert texts_of(bench.run(spec, list(SHAPED))) == expected
+    assert any(text != text.strip() for text in expected) or name != "gpt2"
+
+
+def test_a_chat_template_that_does_not_trim_keeps_the_ends_of_a_document(
+    bench: Bench, tmp_path: Path, sentences: list[str]
+) -> None:
+    folder = DECODERS["llama"](tmp_path / "llama", sentences)
+    file = folder / "chat_template.jinja"
+    file.write_text(file.read_text().replace(" | trim", ""))
+    spec = bench.spec("generate", str(folder), prompt="{text}", max_new_tokens=NEW_TOKENS)
+    expected = written(folder, SHAPED, chat=True, max_new_tokens=NEW_TOKENS)
+    assert texts_of(bench.run(spec, list(SHAPED))) == expected
+
+
+def test_specs_from_before_lose_white_space_at_the_ends_as_they_did(
+    bench: Bench, made: dict[str, Path], sentences: list[str]
+) -> None:
+    spec = bench.spec("generate", str(made["gpt2"]), prompt="{text}", max_new_tokens=NEW_TOKENS)
+    before = replace(spec, params={name: value for name, value in spec.params.items() if name != "white_space"})
+    expected = written(
+        made["gpt2"], [text.strip() for text in SHAPED], chat=False, stripped=True, max_new_tokens=NEW_TOKENS
+    )
+    assert texts_of(bench.run(before, list(SHAPED))) == expected
+
+
+def test_a_limit_of_prompt_and_output_together_is_the_models_own(
+    bench: Bench, tmp_path: Path, sentences: list[str]
+) -> None:
+    folder = DECODERS["llama"](tmp_path / "llama", sentences, max_length=256)
+    some = sentences[:6]
+    expected = written(folder, some, chat=True)
+    outcomes = bench.run(bench.spec("generate", str(folder), prompt="{text}"), some)
+    assert texts_of(outcomes) == expected
+    assert max(outcome.tokens_in + outcome.tokens_out for outcome in outcomes) == 256
+    assert "output_truncated" in {flag for outcome in outcomes for flag in outcome.flags}
+
+
+def test_a_text_that_the_models_files_stop_at_ends_the_output_and_stays_in_it(
+    bench: Bench, tmp_path: Path, sentences: list[str]
+) -> None:
+    folder = DECODERS["gpt2"](tmp_path / "gpt2", sentences, stop_strings=["e", "<|user|>"])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    expected = written(folder, sentences, chat=False, max_new_tokens=NEW_TOKENS, tokenizer=tokenizer)
+    outcomes = bench.run(bench.spec("generate", str(folder), prompt="{text}", max_new_tokens=NEW_TOKENS), sentences)
+    assert texts_of(outcomes) == expected
+    assert any(outcome.tokens_out < NEW_TOKENS and not outcome.flags for outcome in outcomes)
+
+
+def test_settings_for_text_generation_are_followed(bench: Bench, tmp_path: Path, sentences: list[str]) -> None:
+    plain = DECODERS["gpt2"](tmp_path / "plain", sentences)
+    config = json.loads((plain / "config.json").read_text())
+    shutil.copytree(plain, tmp_path / "own")
+    own = {"text-generation": {"do_sample": True, "max_length": 50, "top_k": 5}}
+    (tmp_path / "own" / "config.json").write_text(json.dumps({**config, "task_specific_params": own}))
+    asked: dict[str, Any] = {"prompt": "{text}", "max_new_tokens": NEW_TOKENS}
+    found = texts_of(bench.run(bench.spec("generate", str(tmp_path / "own"), **asked), sentences))
+    sampled = {**asked, "temperature": 1.0, "top_k": 5}
+    assert found == texts_of(bench.run(bench.spec("generate", str(plain), **sampled), sentences))
+    with pytest.raises(CannotServe, match="50 tokens together"):
+        bench.engine.open(bench.spec("generate", str(tmp_path / "own"), prompt="{text}"))
+
+
+def test_a_batch_that_does_not_fit_in_memory_is_written_in_halves(
+    bench: Bench, made: dict[str, Path], sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = bench.spec("generate", str(made["gpt2"]), prompt=PROMPT, max_new_tokens=NEW_TOKENS)
+    backend = opened(bench, spec)
+    forward = backend._forward
+
+    def narrow(cache: Any, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        if len(ids) > 5:
+            raise OutOfMemory
+        return forward(cache, ids, lengths)
+
+    expected = run_trickled(backend, sentences)
+    monkeypatch.setattr(backend, "_forward", narrow)
+    assert run_trickled(backend, sentences) == expected
+
+
+def test_an_output_that_is_not_ended_is_flagged_and_one_that_is_stopped_is_not(
+    bench: Bench, made: dict[str, Path], sentences: list[str]
+) -> None:
+    folder = str(made["gpt2"])
+    (open_ended,) = bench.run(bench.spec("generate", folder, prompt="{text}", max_new_tokens=3), sentences[:1])
+    assert (open_ended.flags, open_ended.tokens_out) == (("output_truncated",), 3)
+    assert open_ended.text
+    stop = (open_ended.text[0],)
+    (stopped,) = bench.run(
+        bench.spec("generate", folder, prompt="{text}", max_new_tokens=3, stop=stop), sentences[:1]
+    )
+    assert (stopped.text, stopped.flags, stopped.tokens_out) == ("", ("empty",), 1)
+
+
+def test_a_long_document_is_computed_in_windows_with_a_blank_line_between_their_outputs(
+    bench: Bench, made: dict[str, Path], descriptions: list[str]
+) -> None:
+    spec = bench.spec("generate", str(made["llama"]), prompt="Go on: {text}", max_new_tokens=5)
+    text = "\n\n".join(descriptions[:12])
+    (outcome,) = bench.run(spec, [text])
+    assert "windowed" in outcome.flags
+    assert outcome.text is not None
+    assert outcome.text.count("\n\n") >= 3
+
+
+def test_summaries_and_translations_by_instruction(
+    bench: Bench, made: dict[str, Path], sentences: list[str], french: list[str]
+) -> None:
+    some = sentences[:4]
+    told = "Summarize the following text in one to three sentences. Answer with the summary only.\n\n"
+    spec = bench.spec("summarize", str(made["llama"]), max_new_tokens=NEW_TOKENS)
+    assert texts_of(bench.run(spec, some)) == written(
+        made["llama"], [told + text for text in some], chat=True, stripped=True, max_new_tokens=NEW_TOKENS
+    )
+    spec = bench.spec("translate", str(made["gpt2"]), source_lang="fr", target_lang="en", max_new_tokens=NEW_TOKENS)
+    inputs = [f"French: {text}\nEnglish:" for text in some]  # it holds 256 tokens: too few for demonstrations
+    assert texts_of(bench.run(spec, some)) == written(
+        made["gpt2"], inputs, chat=False, stop="\n", stripped=True, max_new_tokens=NEW_TOKENS
+    )
+
+
+@pytest.mark.parametrize("source", ["fr", "auto"])
+def test_demonstrations_stand_before_a_text_where_the_model_has_room_for_them(
+    bench: Bench, made: dict[str, Path], source: str
+) -> None:
+    spec = bench.spec("translate", str(made["gpt2"]), source_lang=source, target_lang="en")
+    tokenizer = AutoTokenizer.from_pretrained(made["gpt2"])
+    for context, demonstrations in ((4096, 3), (256, 0)):
+        tokens, stop, found = instructed(spec, tokenizer, {"max_position_embeddings": context})
+        assert (found, stop) == (context, ("\n",))
+        told = readers(spec, tokens, context)
+        (encoded,) = (tokens if told is None else told.coder("fr")).encode(["Une horloge."])
+        assert not isinstance(encoded.features, str)
+        read = tokenizer.decode(encoded.features["input_ids"])
+        assert read.count("English:") == demonstrations + 1
+        assert read.endswith("French: Une horloge.\nEnglish:")
+        assert read.startswith("French: Le livre" if demonstrations else "French: Une")
+
+
+def test_a_system_prompt_goes_where_the_chat_template_has_it(
+    bench: Bench, made: dict[str, Path], sentences: list[str]
+) -> None:
+    backend = opened(bench, bench.spec("generate", str(made["llama"]), prompt="Say: {text}", system="Be brief."))
+    (encoded,) = backend.encode(["  what \n"])
+    assert not isinstance(encoded.features, str)
+    read = AutoTokenizer.from_pretrained(made["llama"]).decode(encoded.features["input_ids"])
+    # The chat template, which trims, is part of what the model reads.
+    assert read == "<|system|>Be brief.<|end|>\n<|user|>Say:   what<|end|>\n<|assistant|>"
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "says"),
+    [
+        ({}, {"max_new_tokens": 248}, "there is no room for a text. Give a smaller --max-new-tokens"),
+        ({"no_repeat_ngram_size": 3}, {}, "no_repeat_ngram_size=3"),
+        ({"exponential_decay_length_penalty": (5, 1.5)}, {}, "exponential_decay_length_penalty="),
+        ({"guidance_scale": 1.5}, {}, "guidance_scale=1.5"),
+        ({"do_sample": True, "eta_cutoff": 1e-3}, {}, "eta_cutoff=0.001"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_it_starts(
+    bench: Bench, tmp_path: Path, sentences: list[str], own: dict[str, Any], asked: dict[str, Any], says: str
+) -> None:
+    folder = DECODERS["llama"](tmp_path / "llama", sentences, **own)
+    with pytest.raises(CannotServe, match=says):
+        bench.engine.open(bench.spec("generate", str(folder), prompt="{text}", **asked))
+
+
+def test_an_entry_that_nobody_knows_is_refused(bench: Bench, tmp_path: Path, sentences: list[str]) -> None:
+    folder = DECODERS["llama"](tmp_path / "llama", sentences)
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "a_new_setting": 7}))
+    with pytest.raises(CannotServe, match="a_new_setting=7"):
+        bench.engine.open(bench.spec("generate", str(folder), prompt="{text}"))

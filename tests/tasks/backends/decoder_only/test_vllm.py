@@ -1,0 +1,161 @@
+"""The vLLM backend, on vLLM: exact against transformers' own generate in float32, and at home in a worker's process.
+
+vLLM has an environment of its own (`make test-vllm`).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import models
+from storage.core.specs import Spec
+from tasks.backends import Backend, selection
+from tasks.batching.batches import Budget
+from tasks.batching.pool import Item
+from tasks.engine.backend_factory import open_backend
+from tasks.errors import CannotServe
+from tasks.outputs import Generated
+from tests.conftest import missing
+from tests.tasks.conftest import Bench, EngineOf
+from tests.tasks.decoders import DECODERS
+from tests.tasks.reference import written
+
+# vLLM warns of its own parts while it is imported and loaded.
+pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
+
+PROMPT = "Here is what a package says of itself:\n{text}\nIn other words:"
+NEW_TOKENS = 12
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> Path:
+    torch.manual_seed(11)
+    return DECODERS["llama"](tmp_path_factory.mktemp("models") / "llama", descriptions[:40])
+
+
+@pytest.fixture
+def sentences(descriptions: list[str]) -> list[str]:
+    lines = [text.replace("\n", " ") for text in descriptions]
+    return [" ".join(line.split()[: 2 + 7 * number % 32]) for number, line in enumerate(lines[:24])]
+
+
+def opened(bench: Bench, spec: Spec) -> Backend:
+    return open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir)
+
+
+class Few:
+    """A source that gives at most three windows at a time."""
+
+    def __init__(self, items: Sequence[Item[None]]) -> None:
+        self._items = list(items)
+
+    def take(self, budget: Budget) -> Sequence[Item[None]]:
+        taken = self._items[: min(3, budget.rows)]
+        del self._items[: len(taken)]
+        return taken
+
+
+def texts_of(backend: Backend, texts: Sequence[str], order: Sequence[int] | None = None) -> list[str]:
+    items = [Item(number, encoded, None) for number, encoded in enumerate(backend.encode(texts))]
+    found = dict(backend.run(Few([items[place] for place in order or range(len(items))])))
+    assert len(found) == len(texts)
+    return [output.text for _, output in sorted(found.items()) if isinstance(output, Generated)]
+
+
+def test_it_is_chosen_by_itself_and_writes_what_transformers_does(
+    bench: Bench, llama: Path, sentences: list[str]
+) -> None:
+    assert "vllm" in selection.installed()
+    backend = opened(bench, bench.spec("generate", str(llama), prompt=PROMPT, max_new_tokens=NEW_TOKENS))
+    try:
+        assert backend.runtime()["backend"] == "vllm"
+        assert backend.runtime()["versions"]["vllm"].startswith("0.")
+        assert backend.limit_tokens == 256 - NEW_TOKENS
+        inputs = [PROMPT.replace("{text}", text) for text in sentences]
+        expected = written(llama, inputs, chat=True, max_new_tokens=NEW_TOKENS)
+        assert texts_of(backend, sentences) == expected
+    finally:
+        backend.close()
+
+
+def test_samples_depend_on_the_text_and_the_seed_and_not_on_the_order(
+    bench: Bench, llama: Path, sentences: list[str]
+) -> None:
+    asked: dict[str, Any] = {"prompt": PROMPT, "max_new_tokens": NEW_TOKENS, "temperature": 0.8, "top_p": 0.9}
+    backend = opened(bench, bench.spec("generate", str(llama), **asked, seed=3))
+    try:
+        together = texts_of(backend, sentences)
+        order = random.Random(1).sample(range(len(sentences)), len(sentences))
+        assert texts_of(backend, sentences, order) == together
+    finally:
+        backend.close()
+
+
+def test_it_runs_on_the_engines_thread_beside_others_and_stops_where_it_is_told(
+    bench: Bench, llama: Path, sentences: list[str], engine_of: EngineOf
+) -> None:
+    engine = engine_of(lambda spec: opened(bench, spec))
+    spec = bench.spec("generate", str(llama), prompt="{text}", max_new_tokens=NEW_TOKENS, stop=(" ",))
+    expected = written(llama, sentences, chat=True, stop=" ", max_new_tokens=NEW_TOKENS)
+    tickets = []
+    threads = [
+        threading.Thread(target=lambda part=part: tickets.append((part, engine.submit(spec, part))))
+        for part in (list(enumerate(sentences))[:12], list(enumerate(sentences))[12:])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for part, ticket in tickets:
+        assert ticket.wait(120)
+        assert [outcome.text for outcome in ticket.finished()] == [expected[number] for number, _ in part]
+
+
+@pytest.fixture(scope="session", params=[models.SMOLLM2, models.GEMMA], ids=lambda weights: weights.name)
+def real(request: pytest.FixtureRequest) -> Path:
+    """Real weights, which packages have; the environment of these tests can convert them."""
+    if request.param == models.GEMMA and "DOCMILL_TEST_GEMMA" not in os.environ:
+        pytest.skip("DOCMILL_TEST_GEMMA says that Gemma's terms of use are accepted")
+    try:
+        return models.fetched(request.param)
+    except models.NotFetched as reason:
+        missing(str(reason))
+
+
+@pytest.mark.parametrize("backend", ["vllm", "transformers"])
+def test_real_models_write_what_transformers_does(
+    bench: Bench, real: Path, sentences: list[str], backend: str
+) -> None:
+    some = [text for text in sentences if len(text) > 60][:6]
+    prompt = "Say in one sentence what this is: {text}"
+    spec = bench.spec("generate", str(real), prompt=prompt, max_new_tokens=NEW_TOKENS)
+    inputs = [prompt.replace("{text}", text) for text in some]
+    chat = (real / "chat_template.jinja").exists()  # Gemma's are the weights before it learnt to chat
+    one = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend=backend)
+    try:
+        assert texts_of(one, some) == written(real, inputs, chat=chat, max_new_tokens=NEW_TOKENS)
+    finally:
+        one.close()
+
+
+def test_a_model_that_it_cannot_take_goes_to_transformers(
+    bench: Bench, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("No room for keys and values.")
+
+    monkeypatch.setattr("vllm.LLMEngine.from_engine_args", refuse)
+    spec = bench.spec("generate", str(llama), prompt="{text}", max_new_tokens=2)
+    backend = opened(bench, spec)
+    assert backend.runtime()["backend"] == "transformers"
+    backend.close()
+    with pytest.raises(CannotServe, match=r"vLLM cannot take .*: ValueError: No room for keys and values"):
+        open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend="vllm")

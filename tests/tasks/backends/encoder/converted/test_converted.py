@@ -1,0 +1,292 @@
+"""Embeddings on OpenVINO are those of the model's own code, or the model is left to others."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers import AutoModel, AutoTokenizer
+
+from storage.core.specs import Spec
+from tasks.backends import Assignment, selection
+from tasks.backends.accelerator import native_bfloat16, quiet
+from tasks.backends.encoder.autotune import subject
+from tasks.backends.encoder.converted import openvino_encoder
+from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
+from tasks.backends.encoder.measurement_cache import remembered
+from tasks.backends.encoder.packed import compared_lengths, local_span
+from tasks.backends.tokens import Tokens
+from tasks.engine.backend_factory import open_backend
+from tasks.errors import CannotServe, Unsuited
+from tasks.heads import Head
+from tests.tasks import architectures
+from tests.tasks.conftest import Bench
+from tests.tasks.test_architectures import vectors
+
+OPEN = (
+    "import pkgutil, sys; from pathlib import Path; from storage.core.specs import Spec; "
+    "folder, cache = map(Path, sys.argv[2:]); "
+    "spec = Spec(kind='embed', model=str(folder), revision='sha256:00', quality='float32'); "
+    "from tasks.backends import Assignment; from tasks.heads import Head; "
+    "opened = pkgutil.resolve_name(sys.argv[1])(Assignment(spec, folder, 'cpu', cache, Head.POOLING)); "
+    "print(opened.runtime()['backend'])"
+)
+
+
+PATH = f"{OpenVinoBackend.__module__}:{OpenVinoBackend.__qualname__}"
+WEIGHTS = "model.bin"
+
+
+@pytest.fixture(scope="module")
+def there(benches: Callable[[str], Bench]) -> Bench:
+    return benches("openvino")
+
+
+@pytest.fixture(scope="module")
+def mpnet(descriptions: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder that is not of BERT's design: its attention knows the distances between tokens."""
+    folder = tmp_path_factory.mktemp("mpnet")
+    tokenizer = AutoTokenizer.from_pretrained(architectures.bert(folder / "bert", descriptions[:40]))
+    config = transformers.MPNetConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=130,
+    )
+    torch.manual_seed(7)
+    return architectures.save(folder / "mpnet", transformers.MPNetModel(config), tokenizer)
+
+
+def of_folder(folder: Path, quality: str = "float32") -> Spec:
+    return Spec(kind="embed", model=str(folder), revision="sha256:00", quality=quality)
+
+
+def assigned(spec: Spec, cache_dir: Path, device: str = "cpu") -> Assignment:
+    return Assignment(spec, Path(spec.model), device, cache_dir, Head.POOLING)
+
+
+def opened(spec: Spec, cache_dir: Path, device: str = "cpu") -> OpenVinoBackend:
+    return OpenVinoBackend(assigned(spec, cache_dir, device))
+
+
+def lines(texts: list[str]) -> list[str]:
+    return [line for text in texts for line in text.split("\n") if 0 < len(line.strip()) < 300][:100]
+
+
+def least_cosine(found: Any, expected: Any) -> float:
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    return float(((found * expected).sum(axis=1) / lengths).min())
+
+
+def test_vectors_are_those_of_transformers_in_float32(
+    there: Bench, benches: Callable[[str], Bench], descriptions: list[str]
+) -> None:
+    texts = lines(descriptions)
+    expected = vectors(benches("transformers").run(there.spec("embed", "minilm"), texts))
+    spec = there.spec("embed", "minilm")
+    assert least_cosine(vectors(there.run(spec, texts)), expected) >= 0.999999
+    runtime = there.engine.runtime(spec)
+    assert (runtime["backend"], runtime["precision"]) == ("openvino", "float32")
+    assert "openvino" in runtime["versions"]
+
+
+def test_openvino_computes_in_bfloat16_where_the_processor_does(
+    benches: Callable[[str], Bench], descriptions: list[str]
+) -> None:
+    texts, bench = lines(descriptions), benches("openvino")
+    expected = vectors(benches("transformers").run(bench.spec("embed", "minilm"), texts))
+    spec = bench.spec("embed", "minilm", dtype="auto")
+    assert least_cosine(vectors(bench.run(spec, texts)), expected) >= 0.999
+    assert bench.engine.runtime(spec)["precision"] == ("bfloat16" if native_bfloat16("cpu") else "float32")
+
+
+def test_a_model_that_is_not_of_berts_design_is_computed_as_its_own_code_does(
+    there: Bench, mpnet: Path, descriptions: list[str]
+) -> None:
+    texts = lines(descriptions)
+    assert least_cosine(vectors(there.run(there.spec("embed", str(mpnet)), texts)), own(mpnet, texts)) >= 0.999999
+
+
+def own(folder: Path, texts: list[str]) -> Any:
+    """Mean states from transformers, text by text."""
+    with quiet(), torch.inference_mode():
+        model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+        ids = [torch.tensor([tokenizer(text)["input_ids"]]) for text in texts]
+        return torch.stack([model(input_ids=one).last_hidden_state[0].mean(0) for one in ids]).numpy()
+
+
+def test_a_model_goes_by_itself_to_what_was_measured_the_fastest(
+    bench: Bench, mpnet: Path, descriptions: list[str]
+) -> None:
+    spec = bench.spec("embed", str(mpnet))
+    texts = lines(descriptions)
+    chosen = vectors(bench.run(spec, texts))
+    names = ("openvino", "transformers")
+    measured = remembered(bench.cache_dir / "backends", subject(spec, "cpu", names))
+    assert measured["tokens_per_s"].keys() == {*names}
+    backend = bench.engine.runtime(spec)["backend"]
+    assert backend == {"transformers": "sentence-transformers"}.get(measured["fastest"], measured["fastest"])
+    assert least_cosine(chosen, own(mpnet, texts)) >= 0.999999
+
+
+def test_one_that_is_asked_for_and_not_installed_says_how_to_get_it(
+    bench: Bench, mpnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "installed", lambda: frozenset({"transformers"}))
+    spec = bench.spec("embed", str(mpnet))
+    with pytest.raises(CannotServe, match=r"is not installed .*install .*\[openvino\]"):
+        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")
+
+
+def test_two_processes_that_convert_at_once_make_one_whole_copy(mpnet: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", OPEN, PATH, str(mpnet), str(tmp_path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=200)[0] for process in processes] == ["openvino\n"] * 2
+    assert [process.returncode for process in processes] == [0, 0]
+    assert len([path for path in (tmp_path / "openvino").iterdir() if path.is_dir()]) == 1
+
+
+def test_a_conversion_is_made_once_and_again_where_it_is_damaged(mpnet: Path, tmp_path: Path) -> None:
+    def made() -> tuple[int, bytes]:
+        opened(of_folder(mpnet), tmp_path).close()
+        (weights,) = (tmp_path / "openvino").glob(f"*/{WEIGHTS}")
+        return weights.stat().st_ino, weights.read_bytes()
+
+    inode, whole = made()
+    assert made() == (inode, whole)
+    (weights,) = (tmp_path / "openvino").glob(f"*/{WEIGHTS}")
+    weights.write_bytes(whole[:-100])
+    assert made()[1] == whole
+
+
+def test_what_would_be_computed_otherwise_is_left_to_others(
+    mpnet: Path, descriptions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for spec, device in ((of_folder(mpnet, "float16"), "cpu"), (of_folder(mpnet), "cuda:0")):
+        with pytest.raises(Unsuited, match="computes nothing"):
+            opened(spec, tmp_path, device)
+    layered = architectures.bert(tmp_path / "bert", descriptions[:40])
+    config = json.loads((layered / "config.json").read_text())
+    (layered / "config.json").write_text(json.dumps({**config, "output_hidden_states": True}))
+    with pytest.raises(Unsuited, match="more of the first"):
+        opened(of_folder(layered), tmp_path)
+    monkeypatch.setattr(openvino_encoder, "TOLERANCES", {torch.float32: 0.0})
+    with pytest.raises(Unsuited, match="does not give the same"):
+        opened(of_folder(mpnet), tmp_path)
+
+
+def test_a_tracer_that_fails_leaves_the_model_to_others(
+    bench: Bench, mpnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("an operation without a translation")
+
+    monkeypatch.setattr("openvino.convert_model", refuse)
+    spec = bench.spec("embed", str(mpnet))
+    backend = open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
+    assert backend.runtime()["backend"] == "sentence-transformers"
+    backend.close()
+    with pytest.raises(CannotServe, match="does not convert"):
+        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")
+
+
+def test_nothing_is_reported_to_the_makers_of_the_converter(mpnet: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    variables = {name: value for name, value in os.environ.items() if name not in {"CI", "TF_BUILD", "JENKINS_URL"}}
+    told = "; import openvino.tools.ovc.telemetry_utils as used; print(used.tm.__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN + told, PATH, str(mpnet), str(tmp_path / "cache")],
+        env={**variables, "HOME": str(home)},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=200,
+    )
+    assert done.stdout.split() == ["openvino", "openvino.tools.ovc.telemetry_stub"]
+    assert list(home.rglob("*ga_cid")) == []
+
+
+def test_a_conversion_that_fails_leaves_the_root_logger_as_it_was(mpnet: Path) -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError("an operation without a translation")
+
+    root = logging.getLogger()
+    before = root.level, root.filters[:], root.handlers[:]
+    with pytest.raises(Exception, match="without a translation"):
+        openvino_encoder.traced(Broken(), Tokens(AutoTokenizer.from_pretrained(mpnet)))
+    assert (root.level, root.filters, root.handlers) == before
+
+
+SPAN = 32
+
+
+@pytest.fixture(scope="module")
+def modern(descriptions: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder of which two layers of three see 16 tokens to each side."""
+    folder = tmp_path_factory.mktemp("modern")
+    tokenizer = AutoTokenizer.from_pretrained(architectures.bert(folder / "bert", descriptions[:40]))
+    config = transformers.ModernBertConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=256,
+        local_attention=SPAN,
+        pad_token_id=tokenizer.pad_token_id,
+        cls_token_id=tokenizer.cls_token_id,
+        bos_token_id=tokenizer.cls_token_id,
+        sep_token_id=tokenizer.sep_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+    )
+    torch.manual_seed(7)
+    return architectures.save(folder / "modern", transformers.ModernBertModel(config), tokenizer)
+
+
+def test_local_attention_beside_much_padding_gives_what_the_models_own_code_does(
+    there: Bench, modern: Path, descriptions: list[str]
+) -> None:
+    long = " ".join(descriptions[0].split() * 4)
+    texts = [text for line in lines(descriptions)[:12] for text in (line[:20], f"{line} {long}"[:400], long[:600])]
+    assert least_cosine(vectors(there.run(there.spec("embed", str(modern)), texts)), own(modern, texts)) >= 0.999999
+
+
+def test_a_comparison_has_padding_further_from_the_text_than_local_attention_sees(modern: Path) -> None:
+    modern_config = transformers.AutoConfig.from_pretrained(modern)
+    for span in (SPAN, 128):
+        modern_config.local_attention = span
+        lengths = compared_lengths(modern_config)
+        assert min(lengths) + span < max(lengths) <= 256
+    assert max(compared_lengths(transformers.MPNetConfig(max_position_embeddings=20))) == 18
+    longformer = transformers.LongformerConfig(attention_window=[64, 512], max_position_embeddings=4098)
+    assert max(compared_lengths(longformer)) > 512
+    assert local_span(transformers.BertConfig()) == 0
+
+
+def test_fused_local_attention_that_gives_nan_for_padding_is_left_to_others(
+    modern: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a span of 128 no text of the first four lengths lies beyond it."""
+    config = json.loads((modern / "config.json").read_text())
+    wide = Path(shutil.copytree(modern, tmp_path / "wide"))
+    (wide / "config.json").write_text(json.dumps({**config, "local_attention": 128}))
+    monkeypatch.setattr(openvino_encoder, "_written_out", lambda _: nullcontext())
+    with pytest.raises(Unsuited, match="does not give the same: inf of difference"):
+        opened(of_folder(wide), tmp_path)
+    monkeypatch.undo()
+    opened(of_folder(wide), tmp_path / "again").close()

@@ -1,0 +1,155 @@
+"""Embeddings in int8: near those in float32, asked for by name, and refused where they cannot be had."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from tasks.backends import selection
+from tasks.backends.encoder.converted import openvino_int8
+from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
+from tasks.backends.encoder.converted.openvino_encoder import traced
+from tasks.engine.backend_factory import open_backend
+from tasks.errors import CannotServe, Unsuited
+from tasks.models.families import Family
+from tests.tasks import architectures
+from tests.tasks.backends.encoder.converted.test_converted import assigned, lines, of_folder
+from tests.tasks.conftest import Bench, multiplies_int8_exactly
+from tests.tasks.test_architectures import vectors
+
+# Says whether the conversion was made, and what was left in the home folder.
+OPEN = (
+    "import sys; from pathlib import Path; from storage.core.specs import Spec; "
+    "from tasks.backends import Assignment; from tasks.heads import Head; "
+    "from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend; "
+    "folder, cache = map(Path, sys.argv[1:]); "
+    "spec = Spec(kind='embed', model=str(folder), revision='sha256:00', quality='int8'); "
+    "OpenVinoBackend(Assignment(spec, folder, 'cpu', cache, Head.POOLING)).close(); "
+    "print('nncf' in sys.modules, 'openvino_telemetry.main' in sys.modules, [*Path.home().iterdir()])"
+)
+
+
+@pytest.fixture(scope="module")
+def small(descriptions: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return architectures.bert(tmp_path_factory.mktemp("small") / "bert", descriptions[:40])
+
+
+@pytest.fixture(scope="module")
+def cache(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One in which the small model is converted."""
+    folder = tmp_path_factory.mktemp("int8")
+    opened(small, folder)
+    return folder
+
+
+def opened(folder: Path, cache: Path) -> None:
+    OpenVinoBackend(assigned(of_folder(folder, "int8"), cache)).close()
+
+
+def no_nncf(*_: Any) -> None:
+    raise PackageNotFoundError("nncf")
+
+
+@pytest.mark.slow
+def test_vectors_are_near_those_in_float32(
+    benches: Callable[[str], Bench], descriptions: list[str], french: list[str]
+) -> None:
+    """On texts by which no scale was measured: the shipped ones are from every second row of the same files."""
+    texts = [*lines(descriptions[1::2])[:80], *lines(french[1::2])[:40]]
+    assert not set(texts) & set(openvino_int8._TEXTS.read_text().splitlines())
+    bench = benches(selection.AUTO)
+    spec = bench.spec("embed", "minilm", dtype="int8")
+    found = vectors(bench.run(spec, texts))
+    exact = vectors(benches("transformers").run(bench.spec("embed", "minilm"), texts))
+    cosines = (found * exact).sum(axis=1)
+    assert cosines.min() >= 0.99
+    assert np.median(cosines) >= (0.997 if multiplies_int8_exactly() else 0.995)
+    assert np.median(cosines) < 0.9999  # bfloat16 would be nearer
+    runtime = bench.engine.runtime(spec)
+    assert runtime["backend"] == "openvino"
+    assert runtime["precision"].startswith("int8_")
+    assert {"openvino", "nncf"} <= runtime["versions"].keys()
+
+
+def test_a_conversion_is_made_once_and_apart_from_that_in_native_precision(
+    small: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (weights,) = (cache / "openvino").glob("*-int8-*/model.bin")
+    kept = weights.stat().st_ino
+    OpenVinoBackend(assigned(of_folder(small, "native"), cache)).close()
+    monkeypatch.setattr(openvino_int8, "_silent_nncf", no_nncf)
+    opened(small, cache)
+    assert weights.stat().st_ino == kept
+    assert len(list((cache / "openvino").glob("*/model.bin"))) == 2
+
+
+def test_nothing_is_said_sent_or_written_at_home(small: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+
+    command = [sys.executable, "-W", "error", "-c", OPEN, str(small), str(tmp_path / "cache")]
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}  # where nothing is sent anyway
+    environment["HOME"] = str(home)
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said == "True False []\n"
+
+
+def test_without_nncf_the_extra_is_named(
+    small: Path, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_int8, "version", no_nncf)
+    spec = bench.spec("embed", str(small), dtype="int8")
+    with pytest.raises(CannotServe, match=r"install .*\[openvino-int8\]"):
+        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
+    monkeypatch.setattr(selection, "installed", lambda: frozenset({"transformers"}))
+    with pytest.raises(CannotServe, match=r"no int8 precision; .*install .*\[openvino-int8\]"):
+        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
+    with pytest.raises(CannotServe, match=r"openvino is not installed .*install .*\[openvino-int8\]"):
+        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")
+    with pytest.raises(CannotServe, match=r"backend transformers does not embed .* on cpu \(int8 precision\)\.$"):
+        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="transformers")
+
+
+def test_a_model_that_loses_too_much_is_refused(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def another(_: Any, tokens: Any, texts: Any) -> Any:
+        torch.manual_seed(8)
+        return traced(AutoModel.from_config(AutoConfig.from_pretrained(small)).eval(), tokens)
+
+    monkeypatch.setattr(openvino_int8, "_quantized", another)
+    with pytest.raises(Unsuited, match="does not give the same"):
+        opened(small, tmp_path)
+
+
+def test_what_nncf_cannot_quantize_is_unsuited(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a graph without a plan")
+
+    monkeypatch.setattr("nncf.quantize", refuse)
+    with pytest.raises(Unsuited, match="does not convert for OpenVINO: RuntimeError"):
+        opened(small, tmp_path)
+
+
+def test_a_model_whose_windows_hold_no_text_is_unsuited(small: Path, tmp_path: Path) -> None:
+    spec = replace(of_folder(small, "int8"), params={"window_tokens": 24})
+    with pytest.raises(Unsuited, match="windows are too short"):
+        OpenVinoBackend(assigned(spec, tmp_path))
+
+
+def test_int8_is_for_encoders_on_a_cpu_only() -> None:
+    def extra(family: Family | None, device: str) -> str | None:
+        return selection.extra_for("embed", family, quality="int8", device=device)
+
+    assert extra(Family.ENCODER, "cpu") == "openvino-int8"
+    assert extra(Family.ENCODER, "cuda:0") is extra(Family.SEQ2SEQ, "cpu") is extra(None, "cpu") is None
+    assert selection.extra_for("embed", Family.ENCODER, quality="native", device="cpu") == "openvino"

@@ -1,0 +1,97 @@
+"""The tokens of a batch, found by measuring and remembered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.backends.encoder.batch_tuning import WarmUp, best
+from tasks.backends.static import Items, StaticLoop
+from tasks.batching.batches import Budget
+from tasks.errors import OutOfMemory
+from tasks.outputs import Output, Vector
+from tasks.windows.windows import Encoded
+from tests.tasks.conftest import Bench
+
+SIZES = (100, 200, 400, 800)
+WINDOW = Encoded(10, "a window")
+
+
+class Device:
+    """Takes a second for each batch, and for each `token_s` of its tokens; `memory` tokens fit."""
+
+    def __init__(self, batch_s: float, token_s: float, memory: int = 1_000_000) -> None:
+        self.now = 0.0
+        self.batches: list[int] = []
+        self._batch_s, self._token_s, self._memory = batch_s, token_s, memory
+
+    def compute(self, items: Items) -> Sequence[Output]:
+        tokens = sum(item.tokens for item in items)
+        if tokens > self._memory:
+            raise OutOfMemory
+        self.batches.append(tokens)
+        self.now += self._batch_s + self._token_s * tokens
+        return [Vector(np.ones(1, dtype=np.float32)) for _ in items]
+
+
+def found(device: Device, folder: Path, name: str = "a device") -> int:
+    loop = StaticLoop(device.compute, Budget(tokens=50, rows=5))
+    WarmUp(loop, loop.run, WINDOW, clock=lambda: device.now).find(SIZES, folder, name)
+    return loop.budget.tokens
+
+
+def test_what_each_batch_costs_makes_large_batches_and_what_each_token_costs_does_not(tmp_path: Path) -> None:
+    assert found(Device(batch_s=0.01, token_s=0.0), tmp_path / "a") == 800
+    device = Device(batch_s=0.0, token_s=1e-5)
+    assert found(device, tmp_path / "b") == 100
+    assert max(device.batches) == 200  # the first that gains nothing is the last that is tried
+
+
+def test_it_is_measured_once_for_each_device(tmp_path: Path) -> None:
+    assert found(Device(batch_s=0.01, token_s=0.0), tmp_path) == 800
+    again = Device(batch_s=0.0, token_s=1e-5)
+    assert found(again, tmp_path) == 800
+    assert not again.batches
+    assert found(again, tmp_path, "another device") == 100
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"batch_tokens": 123}', '{"batch_tokens": [800]}'])
+def test_what_is_remembered_and_makes_no_sense_is_measured_again(tmp_path: Path, damage: str) -> None:
+    found(Device(batch_s=0.01, token_s=0.0), tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_text(damage)
+    assert found(Device(batch_s=0.0, token_s=1e-5), tmp_path) == 100
+    assert json.loads(file.read_text())["batch_tokens"] == 100
+
+
+def test_a_batch_that_does_not_fit_is_not_chosen(tmp_path: Path) -> None:
+    assert found(Device(batch_s=0.01, token_s=0.0, memory=250), tmp_path) == 200
+    assert found(Device(batch_s=0.01, token_s=0.0, memory=50), tmp_path / "small") == 100
+
+
+def test_a_slow_device_is_not_kept_busy_with_measuring(tmp_path: Path) -> None:
+    device = Device(batch_s=0.2, token_s=0.0)
+    assert found(device, tmp_path) == 100
+    assert len(device.batches) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    assert found(Device(batch_s=0.01, token_s=0.0), tmp_path / "file") == 800
+
+
+def test_the_smallest_that_none_beats_clearly_is_the_best() -> None:
+    assert best({1: 100.0, 2: 200.0, 4: 203.0}) == 2
+
+
+def test_a_model_keeps_what_it_found_beside_its_other_files(bench: Bench, descriptions: list[str]) -> None:
+    spec = bench.spec("embed", "minilm")
+    bench.run(spec, descriptions[:4])
+    files = [json.loads(file.read_text()) for file in (bench.cache_dir / "batches").iterdir()]
+    kept = [one for one in files if one["subject"].startswith(f"{spec.revision} float32 ")]
+    assert kept
+    assert all(str(one["batch_tokens"]) in one["tokens_per_s"] for one in kept)

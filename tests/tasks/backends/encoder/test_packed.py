@@ -1,0 +1,173 @@
+"""Encoders computed without padding give what the model's own code gives for one text at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from sentence_transformers import SentenceTransformer
+from torch.nn import functional
+
+from storage.core.specs import Spec
+from tasks.backends import Assignment, accelerator
+from tasks.backends.accelerator import native_bfloat16, quiet
+from tasks.backends.encoder.encoder_backend import EncoderBackend
+from tasks.backends.encoder.kernels import FLASH, ONEDNN, Kernels, OneDnnLinear, kernels_for
+from tasks.backends.encoder.packed import PackedEncoder, packs
+from tasks.engine.engine import Engine
+from tasks.heads import Head
+from tasks.windows.windows import Encoded
+from tests.tasks import architectures
+from tests.tasks.conftest import Bench
+from tests.tasks.test_architectures import vectors
+
+SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+DISTILLED: dict[str, Any] = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+# Of RoBERTa's kind, padding has the index 1: texts hold it, and other tokens.
+TEXTS = [[0, 5, 1, 9, 2], [0, 7, 2], [0, 4, 2], [0, *range(3, 40), 2], [0, 1, 1, 2, 8]]
+CONFIGS = {
+    "bert": transformers.BertConfig(vocab_size=50, **SIZES),
+    "bert-tanh": transformers.BertConfig(vocab_size=50, hidden_act="gelu_new", **SIZES),
+    "bert-relu": transformers.BertConfig(vocab_size=50, hidden_act="relu", **SIZES),
+    "roberta": transformers.RobertaConfig(vocab_size=50, pad_token_id=1, **SIZES),
+    "xlm-roberta": transformers.XLMRobertaConfig(vocab_size=50, pad_token_id=1, **SIZES),
+    "camembert": transformers.CamembertConfig(vocab_size=50, pad_token_id=1, **SIZES),
+    "distilbert": transformers.DistilBertConfig(vocab_size=50, **DISTILLED),
+}
+
+
+def _attention_of_each(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    starts: torch.Tensor,
+    same_starts: torch.Tensor,
+    longest: int,
+    same_longest: int,
+) -> torch.Tensor:
+    """What flash attention computes for texts of any lengths, which it does on a GPU only."""
+    assert starts.dtype == torch.int32
+    assert longest == int(starts.diff().max())
+    mixed = []
+    for first, end in itertools.pairwise(starts.tolist()):
+        one, other, third = (each[first:end].transpose(0, 1) for each in (query, key, value))
+        mixed.append(functional.scaled_dot_product_attention(one, other, third).transpose(0, 1))
+    return torch.cat(mixed)
+
+
+@pytest.mark.parametrize("with_what", [ONEDNN, FLASH])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_states_without_padding_are_the_models_own(
+    name: str, with_what: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", _attention_of_each)
+    torch.manual_seed(3)
+    with quiet(), torch.inference_mode():
+        model = transformers.AutoModel.from_config(CONFIGS[name]).eval()
+        expected = [model(input_ids=torch.tensor([ids])).last_hidden_state[0] for ids in TEXTS]
+        assert packs(model, with_what)
+        found = PackedEncoder(model, "cpu", with_what)([Encoded(len(ids), {"input_ids": ids}) for ids in TEXTS])
+    assert found["attention_mask"].sum(1).tolist() == [len(ids) for ids in TEXTS]
+    for ids, states, own in zip(TEXTS, found["token_embeddings"], expected, strict=True):
+        assert torch.allclose(states[: len(ids)], own, atol=2e-6)
+        assert not states[len(ids) :].any()
+
+
+def test_what_is_not_of_berts_design_is_left_to_its_own_code() -> None:
+    others = [
+        transformers.MPNetConfig(vocab_size=50, **SIZES),
+        transformers.BertConfig(vocab_size=50, hidden_act="silu", **SIZES),
+        transformers.BertConfig(vocab_size=50, is_decoder=True, **SIZES),
+    ]
+    with quiet():
+        models = [transformers.AutoModel.from_config(config) for config in others]
+        plain = transformers.AutoModel.from_config(CONFIGS["bert"])
+    assert not any(packs(model, with_what) for model in models for with_what in (ONEDNN, FLASH))
+    assert packs(plain, ONEDNN)
+
+
+def test_a_device_computes_without_padding_in_what_its_kernels_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerator, "native_bfloat16", lambda device: device == "cuda:0")
+    assert kernels_for("cpu", torch.float32) is ONEDNN
+    assert kernels_for("cpu", torch.bfloat16) is None
+    assert kernels_for("cpu", torch.float16) is None
+    assert kernels_for("cuda:0", torch.bfloat16) is FLASH
+    assert kernels_for("cuda:1", torch.bfloat16) is None
+    assert kernels_for("cuda:1", torch.float16) is FLASH
+    assert kernels_for("cuda:0", torch.float32) is None
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("float32", 0.9999999), ("auto", 0.999)])
+def test_vectors_are_those_of_sentence_transformers_in_float32(
+    bench: Bench, descriptions: list[str], dtype: str, least: float
+) -> None:
+    texts = [line for text in descriptions for line in text.split("\n") if 0 < len(line.strip()) < 400][:150]
+    spec = bench.spec("embed", "minilm", dtype=dtype)
+    with quiet():
+        model = SentenceTransformer(str(bench.folder(spec)), device="cpu", local_files_only=True)
+    expected = model.encode(texts, show_progress_bar=False).astype(np.float64)
+    found = vectors(bench.run(spec, texts)).astype(np.float64)
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    assert ((found * expected).sum(axis=1) / lengths).min() >= least
+
+
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+def test_a_model_that_passes_its_comparison_is_computed_without_padding(bench: Bench, dtype: str) -> None:
+    spec = bench.spec("embed", "minilm", dtype=dtype)
+    backend = EncoderBackend(Assignment(spec, bench.folder(spec), "cpu", bench.cache_dir, Head.POOLING))
+    assert backend._encoder is not None
+
+
+def _of_other_numbers(self: OneDnnLinear, residual: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    return residual + 0.9 * residual.roll(1)
+
+
+def _of_another_signature(self: OneDnnLinear, *arguments: object) -> torch.Tensor:
+    raise RuntimeError("mkldnn::_linear_pointwise() is missing value for argument 'algorithm'")
+
+
+def _not_a_number(self: OneDnnLinear, residual: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    return residual * float("nan")
+
+
+@pytest.mark.parametrize("broken", [_of_other_numbers, _of_another_signature, _not_a_number])
+def test_products_that_changed_leave_the_model_its_own_code(
+    broken: Any, bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(OneDnnLinear, "added_to", broken)
+    spec = bench.spec("embed", "minilm")
+    folder = bench.folder(spec)
+    backend = EncoderBackend(Assignment(spec, folder, "cpu", bench.cache_dir, Head.POOLING))
+    assert backend._encoder is None
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["packed_left_out"]
+    with quiet():
+        model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    with contextlib.closing(Engine(lambda _: backend)) as engine:
+        engine.start()
+        ticket = engine.submit(spec, [(1, "Both of these"), (2, "are computed with padding by its own code.")])
+        assert ticket.wait(60)
+        found = vectors(ticket.finished())
+    expected = model.encode(["Both of these", "are computed with padding by its own code."], show_progress_bar=False)
+    assert np.allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.skipif(not native_bfloat16("cpu"), reason="this CPU does not multiply bfloat16")
+def test_native_precision_is_named_in_the_runtime(bench: Bench) -> None:
+    assert bench.engine.runtime(bench.spec("embed", "minilm", dtype="auto"))["precision"] == "bfloat16"
+
+
+def test_a_module_that_wants_more_than_the_states_gets_the_models_own_code(
+    descriptions: list[str], tmp_path: Path
+) -> None:
+    folder = architectures.bert(tmp_path / "bert", descriptions[:40])
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "output_hidden_states": True}))
+    spec = Spec(kind="embed", model=str(folder), revision="sha256:00", quality="float32")
+    assert EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.POOLING))._encoder is None

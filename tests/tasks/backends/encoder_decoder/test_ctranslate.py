@@ -1,0 +1,303 @@
+"""CTranslate2's models: how they are made, kept and proved, and when another backend has to do it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.core.specs import Spec
+from tasks.backends import allocator
+from tasks.backends.encoder_decoder import ctranslate, ctranslate_models
+from tasks.backends.encoder_decoder.ctranslate import CTranslateBackend, compute_type
+from tasks.backends.static import Items
+from tasks.batching.batches import Budget
+from tasks.batching.pool import Item
+from tasks.engine.backend_factory import open_backend
+from tasks.engine.engine import BatchDone, BatchStarted, Engine
+from tasks.errors import CannotServe, OutOfMemory, Unsuited
+from tasks.windows.windows import Encoded
+from tests.tasks.conftest import Bench, EngineOf, multiplies_int8_exactly
+from tests.tasks.test_reference import one_paragraph
+
+WAIT_S = 60.0
+CONVERT = """
+import sys
+from pathlib import Path
+from tasks.backends.encoder_decoder.ctranslate_models import converted
+print(converted(Path(sys.argv[1]), "a model", "sha256:00", Path(sys.argv[2])))
+"""
+
+
+@pytest.fixture
+def ct2(benches: Callable[[str], Bench]) -> Bench:
+    return benches("ctranslate2")
+
+
+def opened(bench: Bench, spec: Spec, backend: str = "auto") -> Any:
+    return open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend=backend)
+
+
+def edited(folder: Path, target: Path, **settings: Any) -> Path:
+    """A copy of a model's folder with other generation settings."""
+    shutil.copytree(folder, target)
+    file = target / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    return target
+
+
+def test_two_processes_that_convert_at_once_make_one_whole_copy(ct2: Bench, tmp_path: Path) -> None:
+    folder = ct2.folder(ct2.spec("translate", "marian-ddtp"))
+    command = [sys.executable, "-W", "error", "-c", CONVERT, str(folder), str(tmp_path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = {process.communicate(timeout=120)[0] for process in processes}
+    assert [process.returncode for process in processes] == [0, 0]
+    assert len(said) == 1
+    (whole,) = [path for path in (tmp_path / "ctranslate2").iterdir() if path.is_dir()]
+    assert said == {f"{whole}\n"}
+
+
+def test_a_damaged_copy_is_made_again(ct2: Bench, tmp_path: Path) -> None:
+    spec = ct2.spec("translate", "marian-ddtp")
+    folder = ct2.folder(spec)
+
+    def convert() -> Path:
+        return ctranslate_models.converted(folder, spec.model, spec.revision, tmp_path)
+
+    made = convert()
+    untouched = (made / "model.bin").stat().st_ino
+    assert convert() == made
+    assert (made / "model.bin").stat().st_ino == untouched
+    size = (made / "model.bin").stat().st_size
+    with (made / "model.bin").open("r+b") as file:
+        file.truncate(size // 2)
+    assert convert() == made
+    assert (made / "model.bin").stat().st_size == size
+    (made / "fingerprint").unlink()
+    assert convert() == made
+    assert (made / "fingerprint").is_file()
+
+
+def test_a_loader_that_gets_a_model_wrong_is_found_out(
+    ct2: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CTranslate2's own loader leaves out the row that these models start from."""
+    spec = ct2.spec("translate", "marian-ddtp")
+
+    class Zero(ctranslate_models._Marian):
+        def set_decoder(self, spec: Any, decoder: Any) -> None:
+            super().set_decoder(spec, decoder)
+            spec.start_from_zero_embedding = True
+
+    monkeypatch.setitem(ctranslate_models._LOADERS, "marian", Zero)
+    with pytest.raises(Unsuited, match="does not say the same"):
+        ctranslate_models.converted(ct2.folder(spec), spec.model, spec.revision, tmp_path)
+    assert [path.suffix for path in (tmp_path / "ctranslate2").iterdir()] == [".lock"]
+
+
+def test_int8_says_nearly_the_same_as_float32(ct2: Bench, french: list[str]) -> None:
+    texts = one_paragraph(french, 60)
+    answers = {
+        dtype: [outcome.text for outcome in ct2.run(ct2.spec("translate", "marian-ddtp", dtype=dtype), texts)]
+        for dtype in ("float32", "int8")
+    }
+    same = sum(one == other for one, other in zip(answers["float32"], answers["int8"], strict=True))
+    assert same >= (40 if multiplies_int8_exactly() else 25)
+    runtime = ct2.engine.runtime(ct2.spec("translate", "marian-ddtp", dtype="int8"))
+    assert (runtime["backend"], runtime["precision"]) == ("ctranslate2", compute_type("int8", "cpu"))
+    assert {"ctranslate2", "transformers"} <= runtime["versions"].keys()
+
+
+def test_a_precision_that_the_device_lacks_is_left_to_another_backend(ct2: Bench) -> None:
+    with pytest.raises(Unsuited, match="no float16 precision on this cpu"):
+        compute_type("float16", "cpu")
+    spec = ct2.spec("translate", "marian-ddtp", dtype="bfloat16")
+    assert opened(ct2, spec).runtime()["backend"] == "transformers"
+    with pytest.raises(CannotServe, match="no bfloat16 precision"):
+        opened(ct2, spec, "ctranslate2")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"repetition_penalty": 1.2}, "repetition_penalty"),
+        ({"do_sample": True}, "do_sample"),
+        ({"num_beam_groups": 2, "diversity_penalty": 0.5}, "diversity_penalty"),
+        ({"begin_suppress_tokens": [5]}, "begin_suppress_tokens"),
+        ({"decoder_start_token_id": [1, 2]}, "single token"),
+    ],
+)
+def test_settings_that_it_cannot_honour_are_left_to_transformers(
+    ct2: Bench, tmp_path: Path, settings: dict[str, Any], says: str
+) -> None:
+    folder = edited(ct2.folder(ct2.spec("translate", "marian-ddtp")), tmp_path / "model", **settings)
+    with pytest.raises(Unsuited, match=says):
+        opened(ct2, ct2.spec("translate", str(folder)), "ctranslate2")
+
+
+def test_what_does_not_convert_falls_back_and_what_does_is_preferred(ct2: Bench, tmp_path: Path) -> None:
+    shipped = ct2.spec("translate", "marian-ddtp", beams=1)
+    assert opened(ct2, shipped).runtime()["backend"] == "ctranslate2"
+    folder = edited(ct2.folder(shipped), tmp_path / "model", repetition_penalty=1.2)
+    spec = ct2.spec("translate", str(folder), beams=1)
+    assert opened(ct2, spec).runtime()["backend"] == "transformers"
+    with pytest.raises(CannotServe, match="repetition_penalty"):
+        opened(ct2, replace(spec, quality="int8"))  # which transformers does not have
+
+
+def test_an_output_at_the_limit_is_flagged_and_counted_alike(writer: Bench, french: list[str]) -> None:
+    texts = one_paragraph(french, 12)
+    for beams in (1, 4):
+        outcomes = writer.run(writer.spec("translate", "marian-ddtp", beams=beams, max_new_tokens=6), texts)
+        assert all(outcome.flags == ("output_truncated",) for outcome in outcomes)
+        assert {outcome.tokens_out for outcome in outcomes} == {6}
+        whole = writer.run(writer.spec("translate", "marian-ddtp", beams=beams), texts)
+        assert all(outcome.flags == () for outcome in whole)
+
+
+class Held:
+    """Lets a backend's batches go to the device, and their outputs come back only when told."""
+
+    def __init__(self, backend: CTranslateBackend, most: int) -> None:
+        self.taken = 0
+        self.full, self.open = threading.Event(), threading.Event()
+        self._post, self._most = backend._post, most
+
+    def post(self, items: Items) -> Sequence[Any]:
+        self.taken += 1
+        if self.taken == self._most:
+            self.full.set()
+            assert self.open.wait(WAIT_S)
+        return self._post(items)
+
+
+def test_a_drain_finishes_what_is_in_flight_and_takes_no_more(
+    ct2: Bench, engine_of: EngineOf, french: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ct2.spec("translate", "marian-ddtp", beams=1)
+    backend = opened(ct2, spec, "ctranslate2")
+    backend._loop.budget = replace(backend._loop.budget, rows=2)
+    workers = backend._workers
+    most = ctranslate._AHEAD * workers
+    held = Held(backend, most)
+    monkeypatch.setattr(backend, "_post", held.post)
+    events: list[BatchStarted | BatchDone] = []
+    engine: Engine = engine_of(lambda spec: backend, on_batch=events.append)
+    ticket = engine.submit(spec, list(enumerate(one_paragraph(french, 100))))
+    assert held.full.wait(WAIT_S)
+    draining = threading.Thread(target=engine.drain)
+    draining.start()
+    while not engine._residents.stopping:
+        pass
+    held.open.set()
+    draining.join(WAIT_S)
+    assert held.taken == most
+    assert len(ticket.finished()) == 2 * most
+    begun = [event for event in events if isinstance(event, BatchStarted)]
+    done = [event for event in events if isinstance(event, BatchDone)]
+    assert [event.windows for event in begun] == [2 * workers] * ctranslate._AHEAD
+    assert begun[1].load_tokens > begun[1].padded_tokens
+    assert engine.busy_s == pytest.approx(sum(event.seconds for event in done))
+
+
+def test_a_failed_batch_in_flight_fails_its_own_windows_only(
+    ct2: Bench, engine_of: EngineOf, french: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = one_paragraph(french, 12)
+    spec = ct2.spec("translate", "marian-ddtp", beams=1)
+    backend = opened(ct2, spec, "ctranslate2")
+    backend._loop.budget = replace(backend._loop.budget, rows=4)
+    bad, post = backend.encode([texts[5]])[0].features, backend._post
+
+    def refuse(items: Items) -> Sequence[Any]:
+        if any(item.encoded.features == bad for item in items):
+            return [Broken() for _ in items]
+        results: Sequence[Any] = post(items)
+        return results
+
+    class Broken:
+        def done(self) -> bool:
+            return True
+
+        def result(self) -> Any:
+            raise RuntimeError("secret")
+
+    monkeypatch.setattr(backend, "_post", refuse)
+    ticket = engine_of(lambda spec: backend).submit(spec, list(enumerate(texts)))
+    assert ticket.wait(WAIT_S)
+    assert [outcome.content_id for outcome in ticket.finished() if outcome.reason] == [5]
+
+
+def test_what_is_taken_at_once_is_divided_evenly() -> None:
+    items = [Item(number, Encoded(number, {"input_ids": [1] * number}), None) for number in range(1, 8)]
+    lengths = [[item.tokens for item in part] for part in ctranslate.divided(items, 3)]
+    assert lengths == [[5, 6, 7], [3, 4], [1, 2]]
+    assert [len(part) for part in ctranslate.divided(items[:2], 3)] == [1, 1]
+
+
+class Asked:
+    """A source that has nothing, and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.budgets: list[Budget] = []
+
+    def take(self, budget: Budget) -> Items:
+        self.budgets.append(budget)
+        return []
+
+
+def test_freed_memory_is_kept_while_a_model_is_open(ct2: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(allocator, "keep_freed", lambda: said.append("keep"))
+    monkeypatch.setattr(allocator, "release", lambda: said.append("release"))
+    opened(ct2, ct2.spec("translate", "marian-ddtp", beams=1), "ctranslate2").close()
+    assert said == ["keep", "release"]
+
+
+def test_beams_bound_the_rows_of_a_batch_and_not_its_tokens(ct2: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def budgets(cores: int) -> list[Budget]:
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores))
+        specs = [ct2.spec("translate", "marian-ddtp", beams=number) for number in (1, 2, 4, 16)]
+        return [opened(ct2, spec, "ctranslate2")._loop.budget for spec in specs]
+
+    few, many = budgets(2), budgets(16)
+    assert [budget.rows for budget in few] == [48, 48, 32, 8]
+    assert [budget.rows for budget in many] == [48, 32, 16, 4], "eight workers share 512 hypotheses"
+    assert len({budget.tokens for budget in few + many}) == 1
+
+
+def test_only_full_batches_go_ahead_of_workers_that_compute(ct2: Bench) -> None:
+    backend = opened(ct2, ct2.spec("translate", "marian-ddtp", beams=1), "ctranslate2")
+    source, full = Asked(), backend._loop.budget.rows * backend._workers
+    backend._take(source, backend._workers - 1)
+    backend._take(source, backend._workers)
+    idle, busy = source.budgets
+    assert (idle.rows, idle.least, idle.patience_s) == (full, 1, ctranslate._PATIENCE_S)
+    assert (busy.rows, busy.least, busy.patience_s) == (full, full, 0)
+
+
+def test_memory_that_is_short_halves_the_batches(
+    ct2: Bench, engine_of: EngineOf, french: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ct2.spec("translate", "marian-ddtp", beams=1)
+    backend = opened(ct2, spec, "ctranslate2")
+    collect, before = backend._collect, backend._loop.budget.tokens
+
+    def limited(flight: Any) -> Any:
+        if len(flight.items) > 8:
+            raise OutOfMemory
+        return collect(flight)
+
+    monkeypatch.setattr(backend, "_collect", limited)
+    ticket = engine_of(lambda spec: backend).submit(spec, list(enumerate(one_paragraph(french, 60))))
+    assert ticket.wait(WAIT_S)
+    assert not any(outcome.reason for outcome in ticket.finished())
+    assert backend._loop.budget.tokens < before

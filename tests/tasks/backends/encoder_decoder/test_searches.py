@@ -1,0 +1,193 @@
+"""Searches by beams, by whichever backend is chosen: the outputs of transformers' generate, in float32."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+
+from tasks.backends.accelerator import quiet
+from tasks.backends.decoding import seed_of
+from tasks.engine.backend_factory import open_backend
+from tasks.errors import CannotServe
+from tests.tasks import architectures
+from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
+from tests.tasks.conftest import Bench
+
+UNSEEN = Path(__file__).parents[2] / "texts"
+NO_FORCED_END = {"bad_words_ids": None, "forced_eos_token_id": None}
+EARLY = {"num_beams": 4, "early_stopping": True, **NO_FORCED_END}
+OPEN = {"num_beams": 4, "early_stopping": False, "length_penalty": 0.0, **NO_FORCED_END}
+
+# By name: the settings of a model, and whether CTranslate2 carries them out as transformers does.
+SEARCHES: dict[str, tuple[dict[str, Any], bool]] = {
+    "greedy": ({"num_beams": 1}, True),
+    "greedy, at least 20 tokens, no pair twice": (
+        {"num_beams": 1, "min_length": 20, "no_repeat_ngram_size": 2}, True,
+    ),
+    "greedy, cut at 8 tokens": ({"num_beams": 1, "max_length": 8}, True),
+    "greedy, without some words": (
+        {"num_beams": 1, "bad_words_ids": [[7999], [20], [21, 22]], "suppress_tokens": [7, 30]}, True,
+    ),
+    "early": (EARLY, True),
+    "early, cut at 8 tokens": ({**EARLY, "max_length": 8}, True),
+    "early, 2 beams": ({**EARLY, "num_beams": 2}, True),
+    "early, long outputs preferred": ({**EARLY, "length_penalty": 2.0}, True),
+    "early, short outputs preferred": ({**EARLY, "length_penalty": 0.4}, True),
+    "early, a forced beginning": ({**EARLY, "forced_bos_token_id": 30}, True),
+    "early, masked and normalized again": (
+        {**EARLY, "min_length": 12, "no_repeat_ngram_size": 2, "suppress_tokens": [7], "renormalize_logits": True},
+        True,
+    ),
+    "open, no length penalty": (OPEN, True),
+    "open, no length penalty, masked and normalized again": (
+        {**OPEN, "min_length": 12, "no_repeat_ngram_size": 2, "renormalize_logits": True}, True,
+    ),
+    "the shipped model's own": ({"num_beams": 4}, False),
+    "open": ({"num_beams": 4, "early_stopping": False, **NO_FORCED_END}, False),
+    "never early": ({**EARLY, "early_stopping": "never"}, False),
+    "early, no length penalty": ({**EARLY, "length_penalty": 0.0}, False),
+    "early, at least 12 tokens": ({**EARLY, "min_length": 12}, False),
+    "early, at least 12 new tokens": ({**EARLY, "min_new_tokens": 12}, False),
+    "early, no pair twice": ({**EARLY, "no_repeat_ngram_size": 2}, False),
+    "early, without some words": ({**EARLY, "bad_words_ids": [[20], [21, 22]]}, False),
+    "early, without some tokens": ({**EARLY, "suppress_tokens": [7]}, False),
+    "early, a forced end": ({**EARLY, "forced_eos_token_id": 0, "max_length": 8}, False),
+    "early, two ends": ({**EARLY, "eos_token_id": [0, 7]}, False),
+    "t5-small's own": (
+        {**EARLY, "length_penalty": 2.0, "max_length": 200, "min_length": 30, "no_repeat_ngram_size": 3}, False,
+    ),
+    "bart-large-cnn's own": (
+        {
+            **EARLY, "forced_bos_token_id": 30, "forced_eos_token_id": 0, "length_penalty": 2.0, "max_length": 142,
+            "min_length": 56, "no_repeat_ngram_size": 3,
+        },
+        False,
+    ),
+}  # fmt: skip
+
+
+def unseen(language: str, count: int) -> list[str]:
+    lines = (UNSEEN / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["text"] for line in lines[:count]]
+
+
+def written(folder: Path, texts: list[str], *, seed: int = 0, **asked: Any) -> list[str]:
+    """The outputs of transformers' generate under the folder's own settings, one text at a time, each with a seed of
+    its own."""
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    answers = []
+    for text in texts:
+        encoded = tokenizer(text, return_tensors="pt")
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(seed, encoded["input_ids"][0].tolist()))
+            ids = model.generate(**encoded, **asked)
+        answers.append(tokenizer.decode(ids[0], skip_special_tokens=True).strip())
+    return answers
+
+
+def outputs(bench: Bench, folder: Path, kind: str, texts: list[str], **asked: Any) -> tuple[str, list[str | None]]:
+    """The backend that was chosen, and what it wrote."""
+    spec = bench.spec(kind, str(folder), **asked)
+    found = [outcome.text for outcome in bench.run(spec, texts)]
+    return str(bench.engine.runtime(spec)["backend"]), found
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_each_search_is_that_of_generate_by_the_backend_that_does_it_equally(
+    bench: Bench, tmp_path: Path, name: str
+) -> None:
+    settings, equal = SEARCHES[name]
+    folder = edited(bench.folder(bench.spec("summarize", "synopsis-ddtp")), tmp_path / "model", **settings)
+    texts = unseen("english", 24)
+    backend, found = outputs(bench, folder, "summarize", texts)
+    assert backend == ("ctranslate2" if equal else "transformers")
+    assert found == written(folder, texts)
+
+
+@pytest.mark.parametrize("name", ["greedy", "early", "open, no length penalty", "open", "early, no pair twice"])
+def test_translations_are_those_of_generate_too(bench: Bench, tmp_path: Path, name: str) -> None:
+    settings, equal = SEARCHES[name]
+    folder = edited(bench.folder(bench.spec("translate", "marian-ddtp")), tmp_path / "model", **settings)
+    texts = unseen("french", 16)
+    backend, found = outputs(bench, folder, "translate", texts)
+    assert backend == ("ctranslate2" if equal else "transformers")
+    assert found == written(folder, texts)
+
+
+def test_a_t5_with_the_settings_of_t5_small_writes_what_generate_does(bench: Bench, tmp_path: Path) -> None:
+    own = {
+        "early_stopping": True, "length_penalty": 2.0, "max_length": 40, "min_length": 30,
+        "no_repeat_ngram_size": 3, "num_beams": 4,
+    }  # fmt: skip
+    texts = unseen("english", 12)
+    params = {"summarization": {**own, "prefix": "summarize: "}}
+    folder = architectures.t5(tmp_path / "t5", texts, task_specific_params=params)
+    backend, found = outputs(bench, folder, "summarize", texts)
+    assert backend == "transformers"
+    edited(folder, tmp_path / "reference", **own)
+    assert found == written(tmp_path / "reference", [f"summarize: {text}" for text in texts])
+
+
+def test_beams_that_the_command_asks_for_are_a_search_of_their_own(bench: Bench) -> None:
+    texts = unseen("english", 2)
+    assert outputs(bench, Path("synopsis-ddtp"), "summarize", texts, beams=1)[0] == "ctranslate2"
+    assert outputs(bench, Path("synopsis-ddtp"), "summarize", texts, beams=3)[0] == "transformers"
+
+
+def test_the_backend_that_is_named_and_the_only_one_of_a_precision_search_as_nearly_as_they_can(
+    benches: Callable[[str], Bench], bench: Bench
+) -> None:
+    texts = unseen("english", 2)
+    named = benches("ctranslate2")
+    assert outputs(named, Path("synopsis-ddtp"), "summarize", texts, beams=4)[0] == "ctranslate2"
+    spec = bench.spec("summarize", "synopsis-ddtp", beams=4, dtype="int8")
+    backend = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir)
+    assert backend.runtime()["backend"] == "ctranslate2"
+    backend.close()
+
+
+SAMPLED = {"do_sample": True, "num_beams": 1, "top_k": 20, "temperature": 0.9}
+
+
+@pytest.mark.parametrize("own", [SAMPLED, {**SAMPLED, "num_beams": 2}])
+def test_samples_of_an_encoder_decoder_follow_from_the_seed_and_the_text(
+    bench: Bench, tmp_path: Path, own: dict[str, Any]
+) -> None:
+    folder = edited(bench.folder(bench.spec("summarize", "synopsis-ddtp")), tmp_path / "model", **own)
+    texts = unseen("english", 10)
+    backend, found = outputs(bench, folder, "summarize", texts, seed=3)
+    assert backend == "transformers"
+    assert found == written(folder, texts, seed=3)
+    assert outputs(bench, folder, "summarize", texts[::-1], seed=3)[1] == found[::-1]
+    assert outputs(bench, folder, "summarize", texts)[1] == written(folder, texts, seed=0)
+    assert written(folder, texts, seed=0) != found
+
+
+def test_a_text_that_an_encoder_decoders_files_stop_at_ends_its_outputs(bench: Bench, tmp_path: Path) -> None:
+    own = {"num_beams": 1, "stop_strings": ["e"]}
+    folder = edited(bench.folder(bench.spec("summarize", "synopsis-ddtp")), tmp_path / "model", **own)
+    texts = unseen("english", 6)
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert outputs(bench, folder, "summarize", texts) == ("transformers", written(folder, texts, tokenizer=tokenizer))
+
+
+def test_every_setting_that_a_config_keeps_for_the_task_is_followed_or_refused(bench: Bench, tmp_path: Path) -> None:
+    texts = unseen("english", 8)
+    own = {"summarization": {"prefix": "sum up: ", "repetition_penalty": 1.5, "max_new_tokens": 12, "num_beams": 1}}
+    folder = architectures.t5(tmp_path / "t5", texts, task_specific_params=own)
+    edited(folder, tmp_path / "reference", repetition_penalty=1.5, max_new_tokens=12)
+    expected = written(tmp_path / "reference", [f"sum up: {text}" for text in texts])
+    assert outputs(bench, folder, "summarize", texts)[1] == expected
+    other = architectures.t5(tmp_path / "other", texts, task_specific_params={"summarization": {"mood": "sad"}})
+    with pytest.raises(CannotServe, match="asks for mood=sad for this task"):
+        bench.engine.open(bench.spec("summarize", str(other)))

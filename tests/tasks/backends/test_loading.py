@@ -1,0 +1,207 @@
+"""A model whose files lack weights is refused: transformers would make them up at random, without a word."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+from storage.core.specs import Spec
+from tasks.backends.convert import safe_folder
+from tasks.backends.generation_files import Opening
+from tasks.backends.loading import hollow, reported
+from tasks.engine.backend_factory import open_backend
+from tasks.errors import CannotServe
+from tests.tasks import architectures, decoders
+from tests.tasks.conftest import EXAMPLES, Bench
+
+MARIAN = EXAMPLES / "models" / "marian-ddtp"
+
+
+@pytest.fixture
+def texts(descriptions: list[str]) -> list[str]:
+    return descriptions[:20]
+
+
+def drop(folder: Path, part: str, file: str = "model.safetensors") -> Path:
+    """Take the weights out whose names hold ``part``."""
+    weights = load_file(folder / file)
+    kept = {name: weight for name, weight in weights.items() if part not in name}
+    assert 0 < len(kept) < len(weights)
+    save_file(kept, folder / file, metadata={"format": "pt"})
+    return folder
+
+
+def reshape(folder: Path, part: str) -> Path:
+    weights = load_file(folder / "model.safetensors")
+    names = [name for name in weights if part in name]
+    assert names
+    save_file(weights | {name: torch.zeros(3, 5) for name in names}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def sentence_model(folder: Path, texts: list[str]) -> Path:
+    """A BERT, its mean and a dense layer."""
+    reader = Transformer(str(architectures.bert(folder / "bert", texts)))
+    size = reader.get_embedding_dimension()
+    SentenceTransformer(modules=[reader, Pooling(size, "mean"), Dense(size, 8)]).save(str(folder / "whole"))
+    return folder / "whole"
+
+
+def open_one(bench: Bench, kind: str, folder: Path, backend: str, **options: Any) -> str:
+    spec = bench.spec(kind, str(folder), **options)
+    opened = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend=backend)
+    name = str(opened.runtime()["backend"])
+    opened.close()
+    return name
+
+
+@pytest.mark.parametrize("backend", ["transformers", "ctranslate2"])
+def test_an_encoder_decoder_without_one_of_its_layers_is_refused(bench: Bench, tmp_path: Path, backend: str) -> None:
+    folder = drop(Path(shutil.copytree(MARIAN, tmp_path / "cut")), "decoder.layers.1.")
+    with pytest.raises(CannotServe, match=r"lack 26 weights that translate computes with, such as .*layers\.1\."):
+        open_one(bench, "translate", folder, backend, source_lang="fr", target_lang="en")
+
+
+@pytest.mark.parametrize("backend", ["transformers", "ctranslate2"])
+def test_a_conversion_of_an_earlier_release_does_not_hide_what_its_model_lacks(
+    bench: Bench, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = drop(Path(shutil.copytree(MARIAN, tmp_path / "cut")), "encoder.layers.0.fc1")
+    with monkeypatch.context() as earlier:
+        earlier.setattr("tasks.backends.loading.Report.require", lambda *_, **__: None)
+        open_one(bench, "translate", folder, backend, source_lang="fr", target_lang="en")
+    with pytest.raises(CannotServe, match="lack 2 weights"):
+        open_one(bench, "translate", folder, backend, source_lang="fr", target_lang="en")
+
+
+@pytest.mark.parametrize("backend", ["transformers", "ctranslate2"])
+def test_the_encoder_of_a_t5_does_not_write(bench: Bench, texts: list[str], tmp_path: Path, backend: str) -> None:
+    whole = architectures.t5(tmp_path / "whole", texts)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(whole)
+    alone = architectures.save(tmp_path / "alone", transformers.T5EncoderModel.from_pretrained(whole), tokenizer)
+    with pytest.raises(CannotServe, match=r"weights that summarize computes with, such as decoder\."):
+        open_one(bench, "summarize", alone, backend)
+    assert open_one(bench, "embed", alone, "transformers") == "sentence-transformers"
+    assert open_one(bench, "embed", whole, "transformers") == "sentence-transformers"
+
+
+def test_a_decoder_without_its_head_does_not_write_unless_the_head_is_tied(
+    bench: Bench, texts: list[str], tmp_path: Path
+) -> None:
+    tied = decoders.qwen3(tmp_path / "tied", texts)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tied)
+    config = transformers.AutoConfig.from_pretrained(tied)
+    headless = architectures.save(tmp_path / "headless", transformers.Qwen3Model(config), tokenizer)
+    assert open_one(bench, "generate", headless, "transformers", prompt="{text}") == "transformers"
+    config.tie_word_embeddings = False
+    untied = architectures.save(tmp_path / "untied", transformers.Qwen3Model(config), tokenizer)
+    with pytest.raises(CannotServe, match=r"lack 1 weights that generate computes with, such as lm_head\.weight"):
+        open_one(bench, "generate", untied, "transformers", prompt="{text}")
+    assert open_one(bench, "embed", untied, "transformers") == "sentence-transformers"
+
+
+@pytest.mark.parametrize("backend", ["transformers", "openvino"])
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda folder: drop(folder, "encoder.layer.1."), "lack 16 weights that embed computes with"),
+        (lambda folder: reshape(folder, "encoder.layer.0.output.dense.weight"), "lack 1 weights that embed"),
+        (lambda folder: drop(folder / "2_Dense", "bias"), "Missing key.*linear.bias"),
+    ],
+    ids=["layer", "shape", "dense"],
+)
+def test_an_embedding_model_whose_modules_lack_weights_is_refused(
+    bench: Bench, texts: list[str], tmp_path: Path, backend: str, damage: Callable[[Path], Path], told: str
+) -> None:
+    folder = sentence_model(tmp_path, texts)
+    assert open_one(bench, "embed", folder, backend)
+    damage(folder)
+    with pytest.raises(CannotServe, match=told):
+        open_one(bench, "embed", folder, backend)
+
+
+def test_a_pooler_that_no_output_depends_on_may_be_missing(bench: Bench, texts: list[str], tmp_path: Path) -> None:
+    folder = sentence_model(tmp_path, texts)
+    drop(folder, "pooler.")
+    assert open_one(bench, "embed", folder, "transformers")
+
+
+def test_weights_in_a_pickle_are_looked_at_too(bench: Bench, texts: list[str], tmp_path: Path) -> None:
+    folder = architectures.t5(tmp_path / "t5", texts)
+    model = transformers.T5ForConditionalGeneration.from_pretrained(drop(folder, "decoder.block.1."))
+    state = {name: weight for name, weight in model.state_dict().items() if "decoder.block.1." not in name}
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    with pytest.raises(CannotServe, match=r"such as decoder\.block\.1\."):
+        open_one(bench, "summarize", folder, "transformers")
+
+
+ARCHITECTURES: dict[str, tuple[Any, Callable[[Path, list[str]], Path]]] = {
+    "t5": (transformers.AutoModelForSeq2SeqLM, architectures.t5),
+    "bart": (transformers.AutoModelForSeq2SeqLM, architectures.bart),
+    "pegasus": (transformers.AutoModelForSeq2SeqLM, architectures.pegasus),
+    "marian": (transformers.AutoModelForSeq2SeqLM, architectures.marian),
+    "m2m_100": (
+        transformers.AutoModelForSeq2SeqLM,
+        lambda folder, texts: architectures.multilingual(folder, texts, ["en", "fr"], "m2m_100"),
+    ),
+    "mbart": (
+        transformers.AutoModelForSeq2SeqLM,
+        lambda folder, texts: architectures.multilingual(folder, texts, ["en_XX", "fr_XX"], "mbart"),
+    ),
+    "bert": (transformers.AutoModel, architectures.bert),
+    "roberta": (transformers.AutoModel, architectures.roberta),
+    "gpt2": (transformers.AutoModelForCausalLM, decoders.gpt2),
+    "llama": (transformers.AutoModelForCausalLM, decoders.llama),
+    "qwen3": (transformers.AutoModelForCausalLM, decoders.qwen3),
+    "gemma3": (transformers.AutoModelForCausalLM, decoders.gemma3),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_whole_model_lacks_nothing_with_its_weights_and_without_reading_them(
+    name: str, texts: list[str], tmp_path: Path
+) -> None:
+    """Tied weights and buffers are in no file; that is as it should be."""
+    kind, make = ARCHITECTURES[name]
+    folder = safe_folder(make(tmp_path / name, texts), "sha256:00", tmp_path)
+    with reported() as report:
+        kind.from_pretrained(folder)
+    assert report.missing == []
+    with hollow(), reported() as report:
+        kind.from_pretrained(folder)
+    assert report.missing == []
+    layers = [key for key in load_file(folder / "model.safetensors") if "1." in key and "norm" not in key.lower()]
+    drop(folder, layers[0])
+    for how in (nullcontext(), hollow()):
+        with how, reported() as report:
+            kind.from_pretrained(folder)
+        assert len(report.missing) == 1
+
+
+def test_experts_that_would_fill_the_memory_are_left_to_loading(
+    bench: Bench, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = decoders.llama(tmp_path / "llama", texts)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(dense)
+    config = transformers.MixtralConfig(
+        num_hidden_layers=2, hidden_size=64, intermediate_size=64, num_attention_heads=4, num_key_value_heads=4,
+        vocab_size=len(tokenizer), num_local_experts=4, max_position_embeddings=256,
+    )  # fmt: skip
+    folder = architectures.save(tmp_path / "mixtral", transformers.MixtralForCausalLM(config), tokenizer)
+    spec = Spec("generate", str(folder), "sha256:00", "float32", {"prompt": "{text}"})
+    opening = Opening.of(spec, folder, bench.cache_dir)
+    assert opening.require_weights(transformers.AutoModelForCausalLM) is not None
+    monkeypatch.setattr("tasks.backends.loading._MOST_JOINED_BYTES", 100)
+    assert opening.require_weights(transformers.AutoModelForCausalLM) is None

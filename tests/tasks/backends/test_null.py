@@ -1,0 +1,145 @@
+"""The model that computes nothing: everything around it is real."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storage.core.outcomes import Outcome, Status
+from storage.core.specs import Spec
+from tasks import kinds
+from tasks.backends.null import NullBackend
+from tasks.engine.backend_factory import open_backend
+from tasks.errors import CannotServe, ModelCorrupt, ModelNotFound
+from tasks.models import null
+from tasks.specs import pinning
+from tasks.specs.plan import build_spec
+from tests.tasks.conftest import EngineOf
+
+PARAGRAPH = "Every word of this paragraph is a token, and the whole is longer than a window. " * 90
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from tasks import kinds, models
+from tasks.engine.backend_factory import open_backend
+from tasks.engine.engine import Engine
+from tasks.specs.plan import build_spec
+
+pinned = models.pin("null", models_dir=None, cache_dir=Path("none"))
+spec = build_spec("embed", pinned, kinds.options("embed"), models.read_config(pinned, models_dir=None))
+engine = Engine(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=Path("none")))
+engine.start()
+ticket = engine.submit(spec, [(1, "A text.")])
+assert ticket.wait(20)
+engine.close()
+print(json.dumps([ticket.finished()[0].status, sorted(sys.modules)]))
+"""
+
+
+def spec_of(kind: str, model: str = "null", **options: int | str) -> Spec:
+    pinned = pinning.pin(model, models_dir=None, cache_dir=Path("none"))
+    return build_spec(kind, pinned, kinds.options(kind, **options), pinning.read_config(pinned, models_dir=None))
+
+
+def run(engine_of: EngineOf, spec: Spec, texts: list[str]) -> list[Outcome]:
+    engine = engine_of(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=Path("none")))
+    ticket = engine.submit(spec, list(enumerate(texts)))
+    assert ticket.wait(20)
+    assert ticket.complete
+    return ticket.finished()
+
+
+@pytest.mark.parametrize("kind", ["translate", "summarize", "embed", "generate"])
+def test_outcomes_come_in_the_order_of_the_texts(engine_of: EngineOf, kind: str) -> None:
+    texts = [f"Text {number} has words. " * (number % 7 + 1) for number in range(50)]
+    asked = {"prompt": "{text}"} if kind == "generate" else {}
+    outcomes = run(engine_of, spec_of(kind, **asked), texts)
+    assert [outcome.content_id for outcome in outcomes] == list(range(50))
+    assert all(outcome.status is Status.DONE for outcome in outcomes)
+    assert [outcome.tokens_in for outcome in outcomes] == [len(text.split()) for text in texts]
+
+
+def test_a_long_text_comes_back_from_its_windows_as_it_was(engine_of: EngineOf) -> None:
+    text = f"{PARAGRAPH}\n\n - An item.\n - Another.\n\n{PARAGRAPH}\n"
+    (outcome,) = run(engine_of, spec_of("translate", source_lang="fr", target_lang="en", beams=4), [text])
+    assert outcome.text == text
+    assert outcome.tokens_out == len(text.replace(" - ", " ").split())
+
+
+def test_a_summary_is_the_first_words(engine_of: EngineOf) -> None:
+    short, long = run(engine_of, spec_of("summarize"), ["One two three.", PARAGRAPH])
+    assert (short.text, short.tokens_out) == ("One two three.", 3)
+    assert long.text == " ".join(PARAGRAPH.split()[:16])
+    assert long.flags == ("reduced",)
+
+
+def test_a_vector_has_length_one_and_belongs_to_its_text(engine_of: EngineOf) -> None:
+    outcomes = run(engine_of, spec_of("embed"), ["one", "other", "one", PARAGRAPH])
+    one, other, again, long = (np.frombuffer(outcome.vector or b"", "<f4") for outcome in outcomes)
+    assert one.shape == (8,)
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+    assert [float(np.linalg.norm(vector)) for vector in (one, other, long)] == pytest.approx([1, 1, 1])
+
+
+def test_only_a_text_with_something_cut_inside_is_windowed(engine_of: EngineOf) -> None:
+    short = "\n\n".join(["A paragraph of some words."] * 200)
+    for kind, expected in (("translate", [(), ("windowed",)]), ("embed", [("windowed",), ("windowed",)])):
+        outcomes = run(engine_of, spec_of(kind, window_tokens=100), [short, f"{short}\n\n{PARAGRAPH}"])
+        assert [outcome.flags for outcome in outcomes] == expected
+    (outcome,) = run(engine_of, spec_of("embed"), ["A text that fits."])
+    assert outcome.flags == ()
+
+
+def test_windows_are_as_short_as_asked(engine_of: EngineOf) -> None:
+    (outcome,) = run(engine_of, spec_of("embed", window_tokens=100, windows="all"), [PARAGRAPH])
+    assert outcome.data is not None
+    assert len(outcome.data["windows"]) >= len(PARAGRAPH.split()) / 100
+
+
+def test_its_pace_is_that_of_padded_tokens(engine_of: EngineOf) -> None:
+    slept: list[float] = []
+    engine = engine_of(lambda spec: NullBackend(spec, device="cpu", sleep=slept.append))
+    assert engine.submit(spec_of("embed", "null@1000"), [(1, "a " * 20)]).wait(20)
+    assert slept == [0.02]
+    assert engine.submit(spec_of("embed"), [(1, "a " * 20)]).wait(20)
+    assert slept == [0.02]
+
+
+def test_a_worker_that_serves_it_loads_no_model_library(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    status, loaded = json.loads(done.stdout)
+    assert status == Status.DONE
+    assert not {"torch", "transformers", "sentence_transformers", "huggingface_hub"} & set(loaded)
+
+
+@pytest.mark.parametrize("model", ["null@abc", "null@", "null@0", "null@-5", "null@1.5"])
+def test_a_pace_that_is_no_number_is_no_model(model: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="N tokens a second, a whole number"):
+        pinning.pin(model, models_dir=None, cache_dir=tmp_path)
+
+
+def test_its_name_is_the_whole_setting_and_it_is_never_a_default(tmp_path: Path) -> None:
+    assert pinning.pin("null@2000", models_dir=None, cache_dir=tmp_path) == pinning.Pinned("null@2000", "null:1")
+    assert not any(null.is_null(model) for model in pinning.DEFAULTS.values())
+    assert "null" in pinning.DESCRIPTIONS
+
+
+def test_check_says_that_it_computes_nothing(tmp_path: Path) -> None:
+    checked = pinning.check("null@5", models_dir=None, cache_dir=tmp_path)
+    assert (checked.family, checked.kinds) == ("computes nothing", ("summarize", "translate", "embed", "generate"))
+    assert (checked.window_limit, checked.size_bytes) == (512, 0)
+
+
+def test_another_revision_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelCorrupt, match="null:1"):
+        pinning.pin("null", models_dir=None, cache_dir=tmp_path, revision="null:2")
+    spec = Spec(kind="embed", model="null", revision="null:2")
+    with pytest.raises(CannotServe, match="null:2"):
+        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)

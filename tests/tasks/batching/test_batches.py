@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.batching.batches import Budget, next_batch
+from tasks.batching.pool import Item, Pool
+from tasks.windows.windows import Encoded
+
+LENGTHS = st.lists(st.integers(1, 600), min_size=1, max_size=200)
+BUDGETS = st.builds(
+    Budget,
+    tokens=st.integers(1, 3000),
+    rows=st.integers(1, 40),
+    spread=st.floats(1, 4),
+    padding=st.sampled_from([0.0, 0.02, 0.1, 1.0]),
+)
+
+
+def pool_of(lengths: list[int]) -> Pool[str]:
+    pool: Pool[str] = Pool()
+    pool.add(Item(number, Encoded(tokens, ""), f"owner {number % 3}") for number, tokens in enumerate(lengths))
+    return pool
+
+
+def batches_of(pool: Pool[str], budget: Budget) -> list[list[Item[str]]]:
+    batches = []
+    while batch := pool.take(budget):
+        batches.append(list(batch))
+    return batches
+
+
+@given(LENGTHS, BUDGETS)
+def test_batches_partition_what_waits(lengths: list[int], budget: Budget) -> None:
+    batches = batches_of(pool_of(lengths), budget)
+    assert sorted(item.id for batch in batches for item in batch) == list(range(len(lengths)))
+
+
+@given(LENGTHS, BUDGETS)
+def test_a_batch_is_within_the_budget_unless_it_is_one_window(lengths: list[int], budget: Budget) -> None:
+    for batch in batches_of(pool_of(lengths), budget):
+        longest = max(item.tokens for item in batch)
+        assert len(batch) == 1 or (len(batch) * longest <= budget.tokens and len(batch) <= budget.rows)
+
+
+@given(LENGTHS, BUDGETS)
+def test_the_oldest_window_is_always_in_the_next_batch(lengths: list[int], budget: Budget) -> None:
+    pool = pool_of(lengths)
+    while (oldest := pool.oldest) is not None:
+        assert oldest in {item.id for item in pool.take(budget)}
+
+
+@given(LENGTHS, BUDGETS)
+def test_a_batch_has_no_window_far_shorter_than_its_longest(lengths: list[int], budget: Budget) -> None:
+    for batch in batches_of(pool_of(lengths), budget):
+        tokens = [item.tokens for item in batch]
+        assert max(tokens) <= max(min(tokens) * budget.spread, min(tokens) + 16)
+
+
+@given(LENGTHS, BUDGETS)
+def test_a_batch_has_no_more_padding_than_twice_what_is_asked_for(lengths: list[int], budget: Budget) -> None:
+    for batch in batches_of(pool_of(lengths), budget):
+        tokens = [item.tokens for item in batch]
+        assert budget.computed(tokens) - sum(tokens) <= 2 * budget.padding * budget.tokens
+
+
+def padding_of(lengths: list[int], budget: Budget) -> tuple[float, int]:
+    """The part of what is computed that is padding, and how many batches there are, with eight shards of 256 windows
+    at hand: the next one comes as one is done."""
+    shards = [lengths[first : first + 256] for first in range(0, len(lengths), 256)]
+    pool: Pool[int] = Pool()
+    arrivals = itertools.count()
+    left: list[int] = []
+
+    def come() -> None:
+        if len(left) < len(shards):
+            pool.add(Item(next(arrivals), Encoded(tokens, ""), len(left)) for tokens in shards[len(left)])
+            left.append(len(shards[len(left)]))
+
+    for _ in range(8):
+        come()
+    computed = batches = 0
+    while batch := pool.take(budget):
+        computed += budget.computed([item.tokens for item in batch])
+        batches += 1
+        for item in batch:
+            left[item.owner] -= 1
+            if left[item.owner] == 0:
+                come()
+    return 1 - sum(lengths) / computed, batches
+
+
+def test_less_than_three_hundredths_of_paragraphs_batches_are_padding() -> None:
+    lengths = [min(256, 6 + int(random.Random(number).lognormvariate(3.7, 0.7))) for number in range(8000)]
+    for tokens in (1024, 2048, 4096):
+        loose = Budget(tokens=tokens, rows=tokens // 8)
+        before, fewer = padding_of(lengths, loose)
+        after, more = padding_of(lengths, replace(loose, padding=0.02))
+        assert after < min(0.03, before)
+        assert more < 1.5 * fewer
+    assert before > 0.05
+
+
+@given(LENGTHS, BUDGETS)
+def test_discarded_windows_never_come_and_the_others_do(lengths: list[int], budget: Budget) -> None:
+    pool = pool_of(lengths)
+    gone = pool.discard(lambda owner: owner == "owner 1")
+    left = [item for batch in batches_of(pool, budget) for item in batch]
+    assert gone + len(left) == len(lengths)
+    assert all(item.owner != "owner 1" for item in left)
+
+
+def test_the_batch_with_the_oldest_is_cut_from_the_longest_on() -> None:
+    waiting = sorted((tokens, number) for number, tokens in enumerate([10, 100, 11, 12, 95, 9]))
+    low, high = next_batch(waiting, (10, 0), Budget(tokens=36, rows=8))
+    assert waiting[low:high] == [(10, 0), (11, 2), (12, 3)]
+    low, high = next_batch(waiting, (9, 5), Budget(tokens=36, rows=8))
+    assert waiting[low:high] == [(9, 5), (10, 0), (11, 2)]
+
+
+@given(LENGTHS, st.integers(1, 40))
+def test_whatever_comes_first_no_more_batches_are_made_than_the_rows_need(lengths: list[int], rows: int) -> None:
+    budget = Budget(tokens=1 << 30, rows=rows, spread=1 << 30)
+    assert len(batches_of(pool_of(lengths), budget)) == -(-len(lengths) // rows)
+
+
+def test_a_batch_between_unlike_lengths_is_filled_up() -> None:
+    lengths = [250] * 100 + [510] * 2 + [600] * 64
+    waiting = [(tokens, number) for number, tokens in enumerate(lengths)]
+    low, high = next_batch(waiting, (510, 101), Budget(tokens=65_536, rows=64, spread=2.0))
+    assert (low, high) == (100, 164)
+
+
+def test_a_few_tokens_a_batch_cost_no_walk_through_all_that_waits() -> None:
+    pool = pool_of([500] * 20_000)
+    one_by_one = Budget(tokens=1, rows=1024)
+    began = time.perf_counter()
+    assert [pool.take(one_by_one)[0].id for _ in range(2000)] == list(range(2000))
+    assert time.perf_counter() - began < 5
+
+
+def test_nothing_is_taken_while_less_waits_than_is_wanted() -> None:
+    pool = pool_of([10] * 5)
+    few = Budget(tokens=100, rows=6, least=6)
+    assert pool.take(few) == []
+    pool.add([Item(5, Encoded(10, ""), "owner 5")])
+    assert len(pool.take(few)) == 6
+    assert pool.take(few) == []
+
+
+def test_a_batch_that_its_tokens_fill_is_taken_with_fewer_rows() -> None:
+    pool = pool_of([10] * 5)
+    few = Budget(tokens=30, rows=6, least=6)
+    assert len(pool.take(few)) == 3
+    assert pool.take(few) == []
+
+
+def test_fifty_thousand_windows_are_batched_in_a_few_seconds() -> None:
+    pool = pool_of([(number * 7919) % 500 + 1 for number in range(50_000)])
+    began = time.perf_counter()
+    batches = batches_of(pool, Budget(tokens=4096, rows=64))
+    assert sum(len(batch) for batch in batches) == 50_000
+    assert time.perf_counter() - began < 5

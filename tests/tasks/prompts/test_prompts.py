@@ -1,0 +1,222 @@
+"""Templates over a document, and how a model is told to write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import GenerationConfig
+
+from storage.core.specs import Spec
+from tasks.backends import decoding as decoding_module
+from tasks.backends.decoding import Decoding, cut_at, decoding, own_settings
+from tasks.errors import BadOption, CannotServe
+from tasks.kinds.instructions import instruction
+from tasks.prompts import prompts
+from tasks.prompts.prompts import Template
+
+
+def escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+@given(st.text(), st.text(), st.text())
+def test_whatever_stands_around_the_document_comes_back_as_it_was(before: str, after: str, text: str) -> None:
+    template = prompts.around(f"{escaped(before)}{{text}}{escaped(after)}")
+    assert template == Template(before, after)
+    assert template.fill(text) == before + text + after
+
+
+@given(st.text(alphabet="{}tex \n"))
+def test_a_template_is_taken_or_refused_and_never_anything_else(text: str) -> None:
+    try:
+        template = prompts.around(text)
+    except BadOption:
+        return
+    assert f"{escaped(template.before)}{{text}}{escaped(template.after)}" == text
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("Summarize this.", "{text} does not stand in it; put it once"),
+        ("{text} and {text}", "{text} stands in it 2 times"),
+        ("{{text}}", "{text} does not stand in it"),
+        (
+            "{document}: {text}",
+            "there is no placeholder {document}, only {text} and {meta.FIELD}; a brace is written {{ or }}",
+        ),
+        ('{"answer": {text}}', "a single { stands in it"),
+        ("{text", "a single { stands in it"),
+        ("{}{text}", "there is no placeholder {}"),
+    ],
+)
+def test_a_template_that_says_no_place_for_the_document_is_refused(template: str, says: str) -> None:
+    with pytest.raises(BadOption) as refused:
+        prompts.check(template)
+    assert says in str(refused.value)
+
+
+def spec_of(kind: str = "generate", **params: Any) -> Spec:
+    return Spec(kind, "some/model", "0" * 40, params=params)
+
+
+@pytest.mark.parametrize("source", ["fr", "fra_Latn", "French"])
+def test_a_base_model_is_shown_a_pattern_and_stopped_at_the_end_of_its_line(source: str) -> None:
+    told = instruction(spec_of("translate", source_lang=source, target_lang="no"), chat=False)
+    assert told.template.fill("Bonjour.").startswith(
+        "French: Le livre est sur la table.\nNorwegian: Boken ligger på bordet.\n\nFrench: Demain,"
+    )
+    assert told.template.fill("Bonjour.").endswith("unntatt mandag.\n\nFrench: Bonjour.\nNorwegian:")
+    assert told.stop == ("\n",)
+    told = instruction(spec_of("summarize"), chat=False)
+    assert told.template.fill("It is.").count("Summary:") == 2
+    assert told.template.fill("It is.").endswith("\n\nText: It is.\nSummary:")
+
+
+def test_a_language_without_demonstrations_has_the_pattern_alone() -> None:
+    told = instruction(spec_of("translate", source_lang="yo", target_lang="en"), chat=False)
+    assert told.template.fill("Kaabo.") == "Yoruba: Kaabo.\nEnglish:"
+
+
+def test_an_instruction_names_the_languages() -> None:
+    told = instruction(spec_of("translate", source_lang="fr", target_lang="en"), chat=True)
+    assert told.template.fill("Bonjour.").startswith("Translate the following text from French into English.")
+    assert told.stop == ()
+
+
+def test_a_translation_between_unnamed_languages_is_refused() -> None:
+    with pytest.raises(CannotServe, match="give --from and --to"):
+        instruction(spec_of("translate", target_lang="en"), chat=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "own", "expected"),
+    [
+        ({}, {}, Decoding(256)),
+        ({}, {"eos_token_id": [2, 3], "max_new_tokens": 9}, Decoding(9, ends=frozenset({2, 3}))),
+        (
+            {"max_new_tokens": 5, "seed": 2},
+            {"max_new_tokens": 9, "eos_token_id": 2},
+            Decoding(5, frozenset({2}), seed=2),
+        ),
+        ({"top_k": 4}, {}, Decoding(256, temperature=1.0, top_k=4)),
+        ({}, {"do_sample": True, "top_p": 0.9, "top_k": 20}, Decoding(256, temperature=1.0, top_p=0.9, top_k=20)),
+        ({"temperature": 0.5}, {"do_sample": True, "top_p": 0.9}, Decoding(256, temperature=0.5, top_p=0.9)),
+        ({"temperature": 0.0}, {"do_sample": True, "top_p": 0.9}, Decoding(256)),
+        ({"temperature": 0.5}, {"top_p": 0.9}, Decoding(256, temperature=0.5)),
+        ({}, {"stop_strings": "END"}, Decoding(256, closing=("END",))),
+        ({"stop": ["."]}, {"stop_strings": ["END"]}, Decoding(256)),
+        ({}, {"max_length": 4096}, Decoding(256, max_tokens=4096)),
+        ({}, {"max_length": 100_000}, Decoding(256, max_tokens=4096)),
+        ({"max_new_tokens": 7}, {"max_length": 50}, Decoding(7)),
+        ({}, {"max_new_tokens": 7, "max_length": 50}, Decoding(7)),
+    ],
+)
+def test_the_command_comes_before_the_model_and_the_model_before_us(
+    asked: dict[str, Any], own: dict[str, Any], expected: Decoding
+) -> None:
+    assert decoding(spec_of(**asked), own, 4096) == expected
+
+
+# Other settings of transformers' generate, each with a value that changes outputs.
+OTHERS: dict[str, Any] = {
+    "exponential_decay_length_penalty": [10, 1.5],
+    "guidance_scale": 1.5,
+    "sequence_bias": [[[5], -10.0]],
+    "watermarking_config": {"bias": 2.5},
+    "num_beams": 4,
+    "no_repeat_ngram_size": 3,
+    "encoder_no_repeat_ngram_size": 3,
+    "encoder_repetition_penalty": 1.2,
+    "bad_words_ids": [[5]],
+    "suppress_tokens": [5],
+    "begin_suppress_tokens": [5],
+    "forced_bos_token_id": 5,
+    "forced_eos_token_id": 5,
+    "min_length": 10,
+    "min_new_tokens": 10,
+    "max_time": 2.0,
+    "penalty_alpha": 0.6,
+    "dola_layers": "high",
+    "token_healing": True,
+    "remove_invalid_values": True,
+    "num_return_sequences": 2,
+    "diversity_penalty": 0.5,
+    "force_words_ids": [[[5]]],
+    "chat_format": "chatml",
+    "a_setting_of_the_next_release": 0,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_setting_that_is_not_followed_is_refused_and_none_is_not(name: str) -> None:
+    with pytest.raises(
+        CannotServe, match=rf"some/model ask for {name}=.*docmill does not do.*copy the model's folder"
+    ):
+        decoding(spec_of(), {name: OTHERS[name]}, 4096)
+    assert decoding(spec_of(), {name: None}, 4096) == Decoding(256)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("eta_cutoff", 1e-3), ("epsilon_cutoff", 1e-3), ("min_p", 0.1), ("typical_p", 0.9), ("top_h", 0.4)],
+)
+def test_what_shapes_samples_only_is_refused_for_samples_only(name: str, value: float) -> None:
+    own = {"do_sample": True, name: value}
+    choices: tuple[dict[str, Any], ...] = ({}, {"temperature": 0.7})
+    for asked in choices:
+        with pytest.raises(CannotServe, match=f"{name}="):
+            decoding(spec_of(**asked), own, 4096)
+    assert decoding(spec_of(temperature=0.0), own, 4096) == Decoding(256)
+
+
+def test_settings_that_ask_for_nothing_are_taken() -> None:
+    defaults = GenerationConfig()
+    own = {**defaults.to_dict(), **defaults._get_default_generation_params(), "pad_token_id": 1, "use_cache": False}
+    own["max_length"] = None
+    assert decoding(spec_of(), own, 4096) == Decoding(256)
+    assert decoding(spec_of(), {"sequence_bias": [], "guidance_scale": 1.0, "bad_words_ids": []}, 4096) == Decoding(
+        256
+    )
+
+
+def test_every_setting_of_transformers_has_its_place() -> None:
+    """A setting that a new release of transformers brings is refused until somebody says what it does here."""
+    places = [*decoding_module._FOLLOWED, *decoding_module._WITHOUT_EFFECT]
+    assert not set(places) & {*OTHERS, *decoding_module._OF_SAMPLES, *decoding_module._NEUTRAL}
+    settings = {name for name in GenerationConfig().to_dict() if not name.startswith("_")}
+    refused = {*OTHERS, *decoding_module._OF_SAMPLES, *decoding_module._NEUTRAL}
+    assert settings <= {*places, *refused}
+
+
+def test_a_length_of_prompt_and_output_together_asks_for_a_choice() -> None:
+    with pytest.raises(CannotServe, match=r"prompt and output 50 tokens together \(max_length\).*--max-new-tokens"):
+        decoding(spec_of(), {"max_length": 50}, 4096)
+
+
+def test_the_settings_for_text_generation_fill_what_the_generation_config_leaves_open() -> None:
+    config = {"task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50, "top_k": 7}}}
+    own = own_settings(config, {"top_k": 9, "max_length": None})
+    assert own == {"do_sample": True, "max_length": 50, "top_k": 9}
+    assert own_settings({"task_specific_params": None}, {}) == {}
+    with pytest.raises(CannotServe, match="ask for prefix=Once"):
+        decoding(spec_of(), own_settings({"task_specific_params": {"text-generation": {"prefix": "Once"}}}, {}), 4096)
+
+
+def test_a_small_model_keeps_half_of_its_context_for_the_text() -> None:
+    assert decoding(spec_of(), {}, 128).max_new_tokens == 64
+
+
+def test_a_windows_seed_follows_from_the_specs_and_from_what_is_read() -> None:
+    seeds = {Decoding(9, seed=seed).seed_of(ids) for seed in (0, 1) for ids in ([1, 2], [1, 3], [12])}
+    assert len(seeds) == 6
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert Decoding(9).seed_of([1, 2]) == Decoding(20).seed_of((1, 2))
+
+
+def test_an_output_ends_before_the_first_text_that_ends_it() -> None:
+    assert cut_at("one two three", ["three", "two"]) == "one "
+    assert cut_at("one", ["two"]) is None

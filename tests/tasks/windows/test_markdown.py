@@ -1,0 +1,170 @@
+"""The shape of Markdown and plain text through a translation, held by markdown-it-py's own parse of both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from storage.core.outcomes import Status
+from tasks.kinds.base import Computed
+from tasks.kinds.translate import Translate
+from tasks.outputs import Generated
+from tasks.windows.paragraphs import paragraphs
+from tasks.windows.windows import Encoded
+from tests.tasks.conftest import Bench
+
+WORD = re.compile(r"[a-z]+")
+
+
+class Whole:
+    """A coder whose model reads any length."""
+
+    limit_tokens = 1_000_000
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return [Encoded(len(text) + 2, text) for text in texts]
+
+
+def translated(text: str, ending: str = "") -> str:
+    """Return the text with each word that a model is given in capitals, and an ending to what it writes."""
+    recipe = Translate()
+    (windows,) = recipe.cut([text], Whole())
+    outputs = [
+        None
+        if window.encoded is None
+        else Generated(WORD.sub(lambda word: word[0].upper(), str(window.encoded.features)) + ending, 1)
+        for window in windows
+    ]
+    outcome = recipe.join(Computed(1, text, windows, outputs, 1, 1, 1))
+    assert outcome.status is Status.DONE
+    assert outcome.text is not None
+    return outcome.text
+
+
+def shape(text: str) -> list[tuple[object, ...]]:
+    """Return the blocks of a Markdown text, with what code holds, and without the words of prose."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    return [
+        (token.type, token.level, token.markup, token.info, token.content if token.type == "fence" else "")
+        for token in tokens
+    ]
+
+
+WORDS = st.lists(st.sampled_from(["alpha", "beta", "gamma", "delta"]), min_size=1, max_size=9).map(" ".join)
+CODE = st.lists(
+    st.sampled_from(["x = 1;", "# not a heading", "- not an item", "| no | row |", "", "  f(x)"]), min_size=1
+)
+CELLS = st.lists(WORDS, min_size=2, max_size=2)
+
+
+def fence(lines: list[str]) -> list[str]:
+    return ["```python", *lines, "```"]
+
+
+def table(rows: list[list[str]]) -> list[str]:
+    first, *others = ["| " + " | ".join(row) + " |" for row in rows]
+    return [first, "|---|:--:|", *others]
+
+
+def heading(level: int, words: str) -> list[str]:
+    return ["#" * level + " " + words]
+
+
+def indented(blocks: list[list[str]], mark: str, rest: str) -> list[str]:
+    """Return the blocks with a mark before their first line and `rest` before the others."""
+    lines = [line for number, block in enumerate(blocks) for line in (*([""] if number else []), *block)]
+    return [mark + lines[0], *((rest + line).rstrip() for line in lines[1:])]
+
+
+LEAVES = st.one_of(
+    st.lists(WORDS, min_size=1, max_size=3),  # a wrapped paragraph
+    st.builds(heading, st.integers(1, 6), WORDS),
+    CODE.map(fence),
+    st.lists(CELLS, min_size=1, max_size=3).map(table),
+    st.just(["***"]),
+    WORDS.map(lambda words: [words, "====="]),
+)
+
+
+def nested(blocks: st.SearchStrategy[list[str]]) -> st.SearchStrategy[list[str]]:
+    several = st.lists(blocks, min_size=1, max_size=3)
+    return st.one_of(
+        several.map(lambda held: indented(held, "> ", "> ")),
+        several.map(lambda held: indented(held, "- ", "  ")),
+        several.map(lambda held: indented(held, "1. ", "   ")),
+    )
+
+
+MARKDOWN = st.lists(st.recursive(LEAVES, nested, max_leaves=6), min_size=1, max_size=5).map(
+    lambda blocks: "\n".join(indented(blocks, "", "")) + "\n"
+)
+
+
+@given(MARKDOWN, st.sampled_from(["", " | BAR", "\nLINE"]))
+@example("| a | b |\n|---|---|\n| c `x\\|y` | d |\n", " | BAR")
+def test_a_translation_has_the_blocks_of_its_source(text: str, ending: str) -> None:
+    assert shape(translated(text, ending)) == shape(text)
+
+
+@given(MARKDOWN)
+def test_every_word_of_prose_is_translated(text: str) -> None:
+    tokens = MarkdownIt("commonmark").enable("table").parse(translated(text))
+    prose = " ".join(token.content for token in tokens if token.type == "inline")
+    assert not WORD.search(prose)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Run this:\n\n```sh\nls -l\n\nrm x\n```\nthen that.", ["Run this:", "then that."]),
+        ("a | b\n--|--\nc \\| d | `e|f`", ["a", "b", "c \\| d", "`e", "f`"]),
+        ("> One\n> two.\n>\n> - item", ["One\n> two.", "item"]),
+        ("## Title ##\nText", ["Title", "Text"]),
+        ("Title\n=====\nText", ["Title", "Text"]),
+        ("- [ ] open\n- [x] done", ["open", "done"]),
+        ("One  \ntwo\\\nthree", ["One", "two", "three"]),
+        ("Name: value\nSize: much\n", ["Name: value", "Size: much"]),
+        ("Term\n: meaning\n", ["Term", "meaning"]),
+        ("See:\n\n    make && ./run\n\nDone.", ["See:", "Done."]),
+        ("# Title\n\n    make install\n\nDone.", ["Title", "Done."]),
+        ("    Indented words of a letter.\n", ["Indented words of a letter."]),
+        ("<p>One <b>two</b></p>\n<!-- no -->\n<p>three</p>", ["One <b>two</b>", "three"]),
+        ("---\ntitle: x\n---\n\nText", ["Text"]),
+        ("[a]: https://example.org/\n\nText", ["Text"]),
+        ("1.1. One\n1.2. Two\n(iv) Four", ["One", "Two", "Four"]),
+        ("Text[^1]\n\n[^1]: A note here", ["Text[^1]", "A note here"]),
+    ],
+)
+def test_prose_is_found_and_markup_is_left_out(text: str, expected: list[str]) -> None:
+    assert [text[section.start : section.end] for section in paragraphs(text)] == expected
+
+
+@pytest.mark.parametrize("text", ["https://example.org/a?b=c", "`make install`", "![](picture.png)"])
+def test_a_paragraph_without_prose_is_copied(text: str) -> None:
+    assert [section.verbatim for section in paragraphs(text)] == [True]
+
+
+@pytest.mark.parametrize(
+    "unit", ["a.a.", "` ", "![[", "<!--", "<p><!", " ", "# #", "> ", "[a]:", "---\n", "A: b\n", "a  \n", "\\\n", "|"]
+)
+def test_signs_that_repeat_are_read_once(unit: str) -> None:
+    text = unit * 100_000
+    sections = paragraphs(text)
+    assert all(0 <= section.start < section.end <= len(text) for section in sections)
+
+
+def test_a_model_translates_a_guide_and_leaves_its_blocks(bench: Bench) -> None:
+    guide = (
+        "# Installation du serveur\n\nCe paquet contient la documentation.\n\n```sh\nls -l | wc\n```\n\n"
+        "| Fichier | Contenu |\n|---|---|\n| un | bibliothèques partagées |\n\n- fichiers de développement\n"
+        "- outils en ligne de commande\n\n> Ce paquet est\n> obsolète.\n"
+    )
+    (outcome,) = bench.run(bench.spec("translate", "marian-ddtp"), [guide])
+    assert outcome.text is not None
+    assert shape(outcome.text) == shape(guide)
+    assert "development files" in outcome.text.lower()

@@ -1,0 +1,115 @@
+"""A run that is interrupted, however it is, leaves nothing behind and is carried on by the same command."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from subprocess import PIPE
+from typing import IO
+
+import pytest
+from sqlalchemy import select
+
+from storage.core.database import Database
+from storage.core.schema import Shard
+from tests.kinds import KINDS
+from tests.worker.harness import DOCMILL, EXAMPLES, Docmill, Running, kill_group, until
+
+FRENCH = EXAMPLES / "french.jsonl"
+TEXTS = 120  # many more windows than are on the device at once, which a stop lets end
+RUN = ("run", FRENCH, "--task", "translate", "--from", "fr", "--to", "en", "--beams", 4, "--limit", TEXTS)
+
+
+def _processes_of(folder: Path) -> list[str]:
+    """What still runs with our home in its environment, or in our folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = str(folder).encode() in (process / "environ").read_bytes()
+            if ours or folder in (process / "cwd").readlink().parents or folder == (process / "cwd").readlink():
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:  # it ended meanwhile, or is another user's
+            continue
+    return found
+
+
+def _start(docmill: Docmill) -> tuple[Database, Running]:
+    docmill("jobs")  # makes the store
+    database = Database(f"sqlite:///{docmill.folder}/home/docmill.db", kinds=KINDS)
+    process = docmill.start(*RUN)
+    until(lambda: _states(database) & {"running"}, "a shard is running")
+    return database, process
+
+
+def _states(database: Database) -> set[str]:
+    with database.read() as connection:
+        return set(connection.scalars(select(Shard.state)))
+
+
+def _carried_on(docmill: Docmill) -> None:
+    status = docmill.json(*RUN)
+    assert (status["id"], status["state"], status["done"]) == (1, "done", status["texts"])
+    assert len(docmill.results(1)) == TEXTS
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_gives_everything_back_and_says_how_to_go_on(embedded: Docmill, number: signal.Signals) -> None:
+    database, process = _start(embedded)
+    os.killpg(process.pid, number)
+    assert process.wait(30) == 130
+    assert "running" not in _states(database)
+    database.close()
+    assert _processes_of(embedded.folder) == []
+    log = embedded.log("run")
+    assert "the same command" in log
+    assert "Traceback" not in log
+    _carried_on(embedded)
+
+
+def _unread(pipe: IO[bytes] | None) -> int:
+    """Return how many bytes of a pipe nobody has read yet."""
+    assert pipe is not None
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+@pytest.mark.parametrize("command", ["run", "enqueue"])
+def test_a_stop_while_a_pipe_is_read_ends_as_any_other(embedded: Docmill, command: str) -> None:
+    given = [DOCMILL, command, "-", "--task", "embed", "--model", "null"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    log = embedded.folder / "said"
+    with (
+        log.open("wb") as err,
+        subprocess.Popen(given, cwd=embedded.folder, env=embedded.environment, stdin=PIPE, stderr=err) as process,
+    ):
+        assert process.stdin is not None
+        process.stdin.write(b'{"text": "one"}\n' * 20)
+        process.stdin.flush()
+        until((embedded.folder / "home" / "docmill.db").exists, "it reads")
+        until(lambda: _unread(process.stdin) == 0, "it waits for more")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    said = log.read_text()
+    assert "Interrupted" in said
+    assert "Fatal" not in said
+    assert "Traceback" not in said
+    assert "the same command" not in said
+
+
+def test_a_killed_run_leaves_no_process_behind_and_is_carried_on_at_once(embedded: Docmill) -> None:
+    embedded.environment["DOCMILL_LEASE_S"] = "600"  # the next run sees that whoever held the shards is gone
+    database, process = _start(embedded)
+    kill_group(process)
+    database.close()
+    until(lambda: not _processes_of(embedded.folder), "its server and its device process end too", 15)
+    _carried_on(embedded)
+
+
+def test_a_run_on_a_fleets_store_brings_its_own_worker(fleet: Docmill) -> None:
+    status = fleet.json("run", EXAMPLES / "descriptions.jsonl", "--task", "embed", "--limit", 12)
+    assert (status["state"], status["done"]) == ("done", 12)
+    assert len(fleet.results(1)) == 12

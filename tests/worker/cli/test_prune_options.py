@@ -1,0 +1,117 @@
+"""Messages of `--prune` and its options: at the end of a command, in `status`, and in a pipeline's history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import BadOption
+from tests.worker.harness import Docmill
+from worker.errors import BadMessage
+from worker.orders.message import parse_enqueue
+from worker.settings import Settings
+from worker.submit.request import Request, prepare
+
+Write = Callable[..., Path]
+TRANSLATE = ("--task", "translate", "--model", "null")
+PIPELINE = """
+name = "nightly"
+[corpus]
+source = "corpus.jsonl"
+prune = true
+prune-max = 60
+prune-rejected = "{rejected}"
+[[step]]
+name = "english"
+task = "translate"
+model = "null"
+"""
+
+
+def rows(*keys: str) -> list[dict[str, object]]:
+    return [{"id": key, "text": f"text {key}"} for key in keys]
+
+
+def test_the_place_of_a_rejected_record_that_stops_pruning_is_said_at_the_end_and_in_status(
+    embedded: Docmill, write_corpus: Write
+) -> None:
+    write_corpus(rows("a", "b", "c", "d"))
+    embedded("run", "corpus.jsonl", *TRANSLATE, "--prune")
+    write_corpus([*rows("a", "b"), {"id": "c"}])
+    ended = embedded("run", "corpus.jsonl", *TRANSLATE, "--prune", code=4).stderr.splitlines()
+    said = "2 documents that the source lacks were not marked as vanished: corpus.jsonl:3 was rejected"
+    assert any(line.startswith("Job 2 done") and said in line for line in ended)
+    assert said in embedded("status", 2).stdout
+    assert embedded.json("status", 2)["not_pruned"].startswith(said)
+    kept = embedded("run", "corpus.jsonl", *TRANSLATE, "--prune", "--prune-rejected", "keep", code=4).stderr
+    assert "1 vanished" in kept
+    assert "not marked" not in kept
+    assert embedded.json("corpus", "list")[0]["documents"] == 3
+    # A reading that says nothing else of it is as before.
+    assert "not pruned" not in embedded("status", 3).stdout
+
+
+def test_a_reading_that_would_mark_too_much_stops_with_a_way_out(embedded: Docmill, write_corpus: Write) -> None:
+    write_corpus(rows(*"abcdefgh"))
+    embedded("run", "corpus.jsonl", *TRANSLATE)
+    write_corpus(rows("a"))
+    said = "7 of the 8 documents of this source are missing, 88 %, and --prune-max is 50."
+    refused = embedded("run", "corpus.jsonl", *TRANSLATE, "--prune", code=2)
+    assert said in refused.stderr
+    assert "--prune-max 88" in refused.stderr
+    assert embedded.json("status", 2)["state"] == "stopped"
+    assert embedded.json("corpus", "list")[0]["documents"] == 8
+    embedded("run", "corpus.jsonl", *TRANSLATE, "--prune", "--prune-max", 88)
+    assert embedded.json("corpus", "list")[0]["documents"] == 1
+
+
+def test_a_pipelines_history_says_why_nothing_was_marked(embedded: Docmill, write_corpus: Write) -> None:
+    pipeline = embedded.folder / "nightly.toml"
+    pipeline.write_text(PIPELINE.format(rejected="stop"))
+    write_corpus(rows("a", "b", "c", "d"))
+    embedded("pipeline", "add", pipeline)
+    embedded("pipeline", "run", pipeline)
+    write_corpus([*rows("a", "b"), {"id": "c"}])
+    embedded("pipeline", "run", pipeline, code=4)
+    [latest, first] = embedded.json("pipeline", "history", "nightly")
+    assert first["reason"] is None
+    assert latest["state"] == "done"
+    assert "1 records were rejected: docmill failures 2" in latest["reason"]
+    assert "not marked as vanished: corpus.jsonl:3 was rejected" in latest["reason"]
+    pipeline.write_text(PIPELINE.format(rejected="keep"))
+    embedded("pipeline", "run", pipeline, code=4)
+    assert "vanished" not in embedded.json("pipeline", "history", "nightly")[0]["reason"]
+    assert embedded.json("corpus", "list")[0]["documents"] == 3
+
+
+@pytest.mark.parametrize("option", [{"prune_max": 10}, {"prune_rejected": "keep"}])
+def test_an_option_of_pruning_without_pruning_is_refused(tmp_path: Path, option: dict[str, object]) -> None:
+    request = Request(source="a.jsonl", task="embed", **option)  # type: ignore[arg-type]
+    with pytest.raises(BadOption, match=r"--prune-.* says how --prune works: give --prune too"):
+        prepare(Settings(home=tmp_path), request)
+
+
+def test_a_message_has_the_options_of_pruning_too() -> None:
+    given = {"source": "a.jsonl", "task": "embed", "prune": True, "prune_max": 20, "prune_rejected": "keep"}
+    limits = parse_enqueue(given).pruning
+    assert limits is not None
+    assert (limits.most_percent, limits.keep_rejected) == (20, True)
+    for wrong in ({"prune_max": 101}, {"prune_max": "20"}, {"prune_rejected": "drop"}):
+        with pytest.raises(BadMessage, match="prune_"):
+            parse_enqueue(given | wrong)
+
+
+def test_a_pipelines_history_says_that_a_reading_would_mark_too_much(embedded: Docmill, write_corpus: Write) -> None:
+    pipeline = embedded.folder / "nightly.toml"
+    pipeline.write_text(PIPELINE.format(rejected="stop"))
+    write_corpus(rows("a", "b", "c", "d"))
+    embedded("pipeline", "add", pipeline)
+    embedded("pipeline", "run", pipeline)
+    write_corpus(rows("a"))
+    embedded("pipeline", "run", pipeline, code=2)
+    latest = embedded.json("pipeline", "history", "nightly")[0]
+    assert latest["state"] == "failed"
+    assert "3 of the 4 documents of this source are missing, 75 %, and --prune-max is 60" in latest["reason"]
+    assert embedded.json("corpus", "list")[0]["documents"] == 4

@@ -1,0 +1,230 @@
+"""`docmill run` on the embedded store: the main job, real models, real documents."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storage.core.database import Database
+from storage.leases import dispatch
+from tests.kinds import KINDS
+from tests.worker.harness import EXAMPLES, Docmill
+
+DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
+FRENCH = EXAMPLES / "french.jsonl"
+
+
+def _first(path: Path, n: int) -> list[dict[str, str]]:
+    with path.open() as lines:
+        return [json.loads(next(lines)) for _ in range(n)]
+
+
+def test_each_task_gives_every_document_its_result_in_the_order_of_the_source(embedded: Docmill) -> None:
+    embedded("run", DESCRIPTIONS, "--task", "summarize", "--limit", 6, "--beams", 1, "--out", "s.jsonl")
+    embedded("run", FRENCH, "--task", "translate", "--from", "fr", "--to", "en", "--limit", 6, "--out", "t.jsonl")
+    embedded("run", DESCRIPTIONS, "--task", "embed", "--limit", 6, "--out", "e.jsonl")
+    for name, source, task in (
+        ("s", DESCRIPTIONS, "summarize"),
+        ("t", FRENCH, "translate"),
+        ("e", DESCRIPTIONS, "embed"),
+    ):
+        results = [json.loads(line) for line in (embedded.folder / f"{name}.jsonl").read_text().splitlines()]
+        records = _first(source, 6)
+        assert [result["id"] for result in results] == [record["id"] for record in records]
+        assert all(result["task"] == task and result["tokens_in"] > 0 for result in results)
+        for result, record in zip(results, records, strict=True):
+            assert result["meta"] == {name: value for name, value in record.items() if name not in {"id", "text"}}
+    vectors = np.array([result["vector"] for result in results], dtype=np.float32)
+    assert vectors.shape == (6, 384)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+
+
+def test_samples_show_good_results_first_and_a_line_counts_the_doubtful(embedded: Docmill) -> None:
+    task = ("--task", "summarize", "--beams", 1, "--limit", 6, "--max-new-tokens", 8)
+    for columns in (80, 200):
+        embedded.environment["COLUMNS"] = str(columns)
+        said = embedded("run", DESCRIPTIONS, *task).stderr
+        assert "summarize: 3 of 6 results" in said
+        shown = re.findall("^document  (.+?) *$", said, re.MULTILINE)
+        good = [result["id"] for result in embedded.results(1) if not result["flags"]]
+        assert shown[: len(good)] == good[:3]
+        n = 6 - len(good)
+        assert 0 < n < 6
+        assert f"{n} of 6 outputs are flagged as doubtful (output_truncated: {n})." in said
+        table = said[said.index("document  ") : said.index("Job ")].splitlines()
+        assert max(map(len, table)) <= columns
+    assert "doubtful" not in embedded("run", DESCRIPTIONS, "--task", "embed", "--limit", 6).stderr
+
+
+def test_a_prompt_comes_from_a_file_and_another_one_makes_other_results(embedded: Docmill) -> None:
+    (embedded.folder / "prompt.txt").write_text("Say it again:\n{text}")
+    task = ("--task", "generate", "--model", "null", "--stop", "a", "--stop", "b", "--limit", 3)
+    embedded("run", DESCRIPTIONS, *task, "--prompt", "@prompt.txt", "--temperature", 0.5, "--seed", 4)
+    again = embedded(
+        "run", DESCRIPTIONS, *task, "--prompt", "Say it again:\n{text}", "--temperature", 0.5, "--seed", 4
+    )
+    assert "Nothing to compute" in again.stderr
+    embedded("run", DESCRIPTIONS, *task, "--prompt", "Say something else: {text}")
+    assert embedded.json("jobs")[0]["tokens_in"] > 0
+    results = embedded.results(1)
+    assert [result["task"] for result in results] == ["generate"] * 3
+    assert [result["text"] for result in results] == [record["text"] for record in _first(DESCRIPTIONS, 3)]
+
+
+def test_a_second_run_computes_nothing_and_says_so(embedded: Docmill) -> None:
+    run = ("run", DESCRIPTIONS, "--task", "embed", "--limit", 5)
+    embedded(*run)
+    again = embedded(*run)
+    assert "Nothing to compute: all 5 texts had a result" in again.stderr
+    assert embedded.json("jobs")[0]["tokens_in"] == 0
+
+
+def test_a_corpus_that_grew_computes_only_what_is_new(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
+    texts = [record["text"] for record in _first(DESCRIPTIONS, 5)]
+    write_corpus([{"id": i, "text": text} for i, text in enumerate(texts[:3])])
+    embedded("run", "corpus.jsonl", "--task", "embed")
+    write_corpus([{"id": i, "text": text} for i, text in enumerate(texts)])
+    status = embedded.json("run", "corpus.jsonl", "--task", "embed")
+    assert (status["documents"], status["prior"], status["done"]) == (5, 3, 5)
+    assert [result["id"] for result in embedded.results(2)] == ["0", "1", "2", "3", "4"]
+
+
+def test_the_same_text_is_computed_once_and_given_to_every_document(
+    embedded: Docmill, write_corpus: Callable[..., Path]
+) -> None:
+    write_corpus([{"id": i, "text": "A library for parsing configuration files."} for i in range(4)])
+    status = embedded.json("run", "corpus.jsonl", "--task", "embed")
+    assert (status["documents"], status["texts"]) == (4, 1)
+    vectors = [result["vector"] for result in embedded.results(1)]
+    assert len(vectors) == 4
+    assert all(vector == vectors[0] for vector in vectors)
+
+
+def test_blank_documents_are_skipped_and_bad_lines_are_rejected_with_their_place(embedded: Docmill) -> None:
+    (embedded.folder / "mixed.jsonl").write_text(
+        '{"id": "good", "text": "A terminal emulator."}\n{"id": "blank", "text": "  \\n"}\n'
+        '{"id": "no text"}\nnot json\n{"id": "number", "text": 5}\n'
+    )
+    done = embedded("run", "mixed.jsonl", "--task", "embed", code=4)
+    for line in (3, 4, 5):
+        assert f"mixed.jsonl:{line}" in done.stderr
+    failures = {
+        row["id"]: row["status"] for row in map(json.loads, embedded("failures", 1, "--json").stdout.splitlines())
+    }
+    assert failures.pop("blank") == "skipped"
+    assert len(failures) == 3
+    assert set(failures.values()) == {"rejected"}
+    assert [result["id"] for result in embedded.results(1)] == ["good"]
+
+
+def test_strict_stops_at_the_first_bad_line(embedded: Docmill) -> None:
+    (embedded.folder / "mixed.jsonl").write_text('{"id": "a", "text": "A game."}\nnot json\n')
+    done = embedded("run", "mixed.jsonl", "--task", "embed", "--strict", code=2)
+    assert "mixed.jsonl:2" in done.stderr
+    assert embedded.json("status", 1)["state"] == "stopped"
+    assert "mixed.jsonl:2" in embedded("failures", 1).stdout
+
+
+def test_what_is_piped_in_is_read_as_json_lines(embedded: Docmill) -> None:
+    lines = b'{"id": "a", "text": "A text editor."}\n{"text": "A web browser."}\n'
+    embedded("run", "-", "--task", "embed", stdin=lines)
+    assert [result["id"] for result in embedded.results(1)] == ["a", "-:2"]
+
+
+def test_a_run_computes_its_own_job_and_names_those_that_wait(embedded: Docmill) -> None:
+    for number in range(1, 6):
+        (embedded.folder / f"{number}.jsonl").write_text(f'{{"text": "text {number}"}}\n')
+    for number in range(1, 5):
+        embedded("enqueue", f"{number}.jsonl", "--task", "embed", "--model", "null")
+    said = embedded("run", "5.jsonl", "--task", "embed", "--model", "null").stderr
+    (waiting,) = re.findall(r"Unfinished jobs wait for a worker: (.*) and others\. `docmill worker`", said)
+    assert re.findall(r"(\d) \(\S*(\d\.jsonl)\)", waiting) == [(n, f"{n}.jsonl") for n in "123"]
+    assert [embedded.json("status", number)["done"] for number in range(1, 6)] == [0, 0, 0, 0, 1]
+    database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)
+    (lane,) = dispatch.lanes(database)
+    assert len(dispatch.take(database, lane)) == 4  # as of a worker that was killed, with its queue
+    database.close()
+    again = embedded("run", "2.jsonl", "--task", "embed", "--model", "null").stderr
+    assert "Job 2 was unfinished and is carried on" in again
+    assert "hints_lost" not in again
+    assert [embedded.json("status", number)["done"] for number in range(1, 6)] == [0, 1, 0, 0, 1]
+
+
+def test_a_run_asks_its_own_worker_whatever_others_refused(embedded: Docmill) -> None:
+    (embedded.folder / "one.jsonl").write_text('{"text": "A text editor."}\n')
+    embedded("enqueue", "one.jsonl", "--task", "embed", "--model", "null")
+    database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)
+    here = {"host": "there", "pid": 1, "device": "cpu", "lanes": ["embed"], "slots": 1, "version": "0"}
+    dispatch.sign_on(database, "another", **here)  # type: ignore[arg-type]
+    dispatch.refuse(database, "another", 1, "its backend has no such precision")
+    database.close()
+    assert "its backend has no such precision" in embedded.json("status", 1)["waiting_for"]
+    embedded("run", "one.jsonl", "--task", "embed", "--model", "null")
+    assert embedded.json("status", 1)["state"] == "done"
+
+
+def test_a_folder_of_texts_is_a_corpus(embedded: Docmill) -> None:
+    (embedded.folder / "notes" / "deep").mkdir(parents=True)
+    (embedded.folder / "notes" / "b.md").write_text("# A music player")
+    (embedded.folder / "notes" / "deep" / "a.txt").write_text("A spreadsheet.")
+    embedded("run", "notes", "--task", "embed")
+    assert sorted(result["id"] for result in embedded.results(1)) == ["b.md", "deep/a.txt"]
+
+
+def test_control_characters_of_a_text_do_not_reach_the_terminal(
+    embedded: Docmill, write_corpus: Callable[..., Path]
+) -> None:
+    write_corpus([{"id": "a\tb", "text": "A \x1b[31mred\x1b]0;title\x07 game."}])
+    shown = embedded("run", "corpus.jsonl", "--task", "embed").stderr
+    assert "red" in shown
+    assert "\x1b[31m" not in shown
+    assert "\x07" not in shown
+
+
+def test_a_dry_run_counts_and_times_and_stores_nothing(embedded: Docmill) -> None:
+    embedded("run", DESCRIPTIONS, "--task", "embed", "--limit", 4)
+    forecast = embedded.json("run", DESCRIPTIONS, "--task", "embed", "--limit", 20, "--dry-run")
+    assert (forecast["documents"], forecast["done_already"], forecast["sampled"]) == (20, 4, 16)
+    assert forecast["tokens_to_do"] > 16
+    assert forecast["seconds"] > 0
+    assert len(embedded.json("jobs")) == 1
+
+
+def test_failures_that_stand_are_not_computed_again_until_they_are_retried(
+    embedded: Docmill, write_corpus: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from storage.core.database import Database
+    from storage.core.schema import OutcomeRow
+
+    write_corpus([{"id": i, "text": f"A driver for printer number {i}."} for i in range(3)])
+    embedded("run", "corpus.jsonl", "--task", "embed")
+    database = Database(f"sqlite:///{embedded.folder}/home/docmill.db", kinds=KINDS)
+    failed = {"status": "failed", "vector": None, "reason": "the machine went away", "reason_class": "transient"}
+    database.write(
+        lambda connection: connection.execute(
+            OutcomeRow.__table__.update().where(OutcomeRow.content_id == 2).values(**failed)
+        )
+    )
+    database.close()
+    again = embedded("run", "corpus.jsonl", "--task", "embed", code=1)
+    assert "Nothing to compute" in again.stderr
+    assert "docmill retry 2" in again.stderr
+    assert embedded.json("retry", 2, "--only", "model")["retried"] == 0
+    assert embedded.json("retry", 2, "--only", "transient")["retried"] == 1
+    status = embedded.json("run", "corpus.jsonl", "--task", "embed")
+    assert (status["id"], status["done"], status["failed"]) == (2, 3, 0)
+
+
+def test_a_quiet_run_says_only_what_went_wrong(embedded: Docmill) -> None:
+    run = ("run", "mixed.jsonl", "--task", "embed", "--model", "null", "--quiet")
+    (embedded.folder / "mixed.jsonl").write_text('{"id": "a", "text": "one"}\n')
+    assert embedded(*run).stderr == ""
+    (embedded.folder / "mixed.jsonl").write_text('{"id": "b", "text": "two"}\nbad\n')
+    said = embedded(*run, code=4).stderr
+    assert "1 records rejected" in said
+    assert "docmill failures" in said

@@ -1,0 +1,81 @@
+"""Leases that are renewed while something long goes on. Each renewal is a value that the test gives."""
+
+from __future__ import annotations
+
+import threading
+from queue import Queue
+
+import pytest
+
+from storage.errors import DatabaseUnreachable, LeaseLost
+from tests.worker.harness import until
+from worker.concurrency.renewal import renewed
+
+WITHIN_S = 60.0
+
+
+class Renewals:
+    """Renews as it is told; a store that is away is told by None."""
+
+    def __init__(self, *answers: bool | None) -> None:
+        self._answers: Queue[bool | None] = Queue()
+        for answer in answers:
+            self.answer(answer)
+        self.asked = threading.Semaphore(0)
+
+    def answer(self, answer: bool | None) -> None:
+        """Give the next renewal an answer. Without one the lease is renewed."""
+        self._answers.put(answer)
+
+    def __call__(self) -> bool:
+        answer = True if self._answers.empty() else self._answers.get()
+        self.asked.release()
+        if answer is None:
+            raise DatabaseUnreachable
+        return answer
+
+
+def test_a_lease_is_renewed_for_as_long_as_the_work_goes_on() -> None:
+    renewals = Renewals()
+    with renewed("run 1", renewals, 0.06) as held:
+        for _ in range(3):
+            assert renewals.asked.acquire(timeout=WITHIN_S)
+        held.check()
+    until(lambda: "renewal" not in {thread.name for thread in threading.enumerate()}, "nobody renews it any more")
+
+
+def test_whoever_lost_its_lease_stops_before_the_next_item() -> None:
+    renewals = Renewals()
+    with renewed("run 1", renewals, 0.06) as held:
+        items = held.along(range(3))
+        assert next(items) == 0
+        renewals.answer(False)
+        assert held.lost.wait(WITHIN_S)
+        with pytest.raises(LeaseLost, match="run 1 was taken over by another"):
+            next(items)
+
+
+def test_a_lease_that_was_lost_meanwhile_is_found_lost_after_the_last_item() -> None:
+    done: list[int] = []
+    with renewed("run 1", Renewals(False), 3_600.0) as held, pytest.raises(LeaseLost):
+        done.extend(held.along(range(3)))
+    assert done == [0, 1, 2], "all were done, and the one who did them is told before it says so"
+    with renewed("run 1", Renewals(True), 3_600.0) as held:
+        assert [*held.along(range(3))] == [0, 1, 2]
+
+
+def test_a_store_that_is_away_costs_nobody_the_lease() -> None:
+    renewals = Renewals(None, None, True)
+    with renewed("run 1", renewals, 0.06) as held:
+        for _ in range(3):
+            assert renewals.asked.acquire(timeout=WITHIN_S)
+        held.check()
+
+
+def test_whoever_is_told_to_stop_begins_nothing_more() -> None:
+    stop = threading.Event()
+    with renewed("run 1", Renewals(), 3_600.0, stop=stop) as held:
+        held.check()
+        stop.set()
+        with pytest.raises(LeaseLost, match="its worker stops"):
+            held.check()

@@ -1,0 +1,87 @@
+"""Which devices a worker takes, by what the driver's tool lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.worker.harness import Docmill
+from worker.engines import devices
+from worker.engines.devices import choose_devices
+from worker.errors import SettingsError
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose driver's tool lists two devices."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: one (UUID: GPU-1)'\necho 'GPU 1: two (UUID: GPU-2)'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.fixture
+def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_auto_takes_every_cuda_device() -> None:
+    assert choose_devices("auto") == ["cuda:0", "cuda:1"]
+    assert choose_devices("cuda") == ["cuda:0", "cuda:1"]
+    assert choose_devices("cpu") == ["cpu"]
+    assert choose_devices("cuda:1, cuda:0") == ["cuda:1", "cuda:0"]
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(("visible", "found"), [("1", ["cuda:0"]), ("", ["cpu"]), ("-1", ["cpu"])])
+def test_devices_that_are_hidden_from_the_process_are_left_alone(
+    visible: str, found: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert choose_devices("auto") == found
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_driver_auto_is_the_cpu_and_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert choose_devices("auto") == ["cpu"]
+    with pytest.raises(SettingsError, match="no CUDA device is visible"):
+        choose_devices("cuda")
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("wanted", ["cuda:0", "cpu,cuda:0"])
+def test_a_cuda_device_by_its_number_is_refused_where_there_is_none(
+    wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(SettingsError, match=f"--device {wanted}: no CUDA device is visible"):
+        choose_devices(wanted)
+
+
+def test_a_worker_on_a_device_that_is_not_there_does_not_start(embedded: Docmill) -> None:
+    embedded.environment["CUDA_VISIBLE_DEVICES"] = ""
+    assert "--device cuda:0: no CUDA device" in embedded("worker", "--device", "cuda:0", code=2).stderr
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_number_that_no_device_has_is_refused_with_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "seen_by_torch", list)
+    with pytest.raises(SettingsError, match="there is no cuda:2 here, but cuda:0, cuda:1"):
+        choose_devices("cuda:1,cuda:2")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_devices_that_torch_sees_without_the_drivers_tool_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "seen_by_torch", lambda: ["cuda:0", "cuda:1"])
+    assert choose_devices("cuda:1") == ["cuda:1"]
+    assert choose_devices("cuda") == ["cuda:0", "cuda:1"]
+
+
+@pytest.mark.parametrize("wanted", ["gpu", "cuda:", "cuda:x", "", "cpu,cpu"])
+def test_what_is_no_device_is_refused(wanted: str) -> None:
+    with pytest.raises(SettingsError, match="--device"):
+        choose_devices(wanted)

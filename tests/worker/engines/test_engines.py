@@ -1,0 +1,53 @@
+"""What a process that works on for long does about garbage when it opens a model."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from storage.core.specs import Spec
+from tasks.backends.null import NullBackend
+from tasks.models import null
+from worker.engines.engines import settled
+
+SPEC = Spec("embed", null.NAME, null.REVISION)
+
+
+class Big(NullBackend):
+    """A model whose parts refer to one another."""
+
+    def __init__(self) -> None:
+        super().__init__(SPEC, device="cpu")
+        self.itself = self
+
+
+@pytest.fixture(autouse=True)
+def thawed() -> Iterator[None]:
+    gc.unfreeze()
+    yield
+    gc.unfreeze()
+
+
+def test_a_model_that_is_loaded_is_not_looked_through_again() -> None:
+    opened = settled(lambda _: Big())(SPEC)
+    assert gc.get_freeze_count() > 1000
+    assert not any(one is opened for one in gc.get_objects())
+
+
+def test_a_model_that_was_closed_is_gone_before_the_next_is_loaded() -> None:
+    seen: list[bool] = []
+    gone: list[weakref.ref[Big]] = []
+
+    def open_one(_: Spec) -> Big:
+        seen.append(bool(gone) and gone[-1]() is None)
+        big = Big()
+        gone.append(weakref.ref(big))
+        return big
+
+    opener = settled(open_one)
+    for _ in range(3):
+        opener(SPEC)  # and nobody holds it
+    assert seen == [False, True, True]

@@ -1,0 +1,72 @@
+"""The JSON Schema of pipeline files, with which editors complete and check them."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator, ValidationError
+
+from tasks import kinds
+from tests.worker.harness import EXAMPLES, ROOT, Docmill
+from tests.worker.pipelines.test_file import FULL, LEAST
+from worker.pipelines.file import PipelineInvalid, parse
+from worker.pipelines.schema import json_schema
+
+VALIDATOR = Draft202012Validator(json_schema())
+STEP = "name = 'x'\ncorpus.source = 'a'\n[[step]]\nname = 'a'\n"
+
+
+def test_the_schema_is_a_schema_and_the_command_prints_it(embedded: Docmill) -> None:
+    Draft202012Validator.check_schema(json_schema())
+    assert json.loads(embedded("pipeline", "schema").stdout) == json_schema()
+
+
+def test_the_examples_name_the_schema_and_keep_to_it() -> None:
+    examples = sorted(EXAMPLES.glob("*.toml"))
+    assert examples
+    for path in examples:
+        text = path.read_text(encoding="utf-8")
+        named = re.match(r"#:schema (\S+)\n", text)
+        assert named is not None
+        assert json.loads((path.parent / named[1]).read_text(encoding="utf-8")) == json_schema()
+        VALIDATOR.validate(tomllib.loads(text))
+        parse(text, path)
+
+
+def test_files_of_the_tests_and_the_documentation_keep_to_the_schema() -> None:
+    page = (ROOT / "docs" / "pipeline-file.md").read_text(encoding="utf-8")
+    documented = [text for text in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if "[[step]]" in text]
+    assert documented
+    for text in (FULL, LEAST, *documented):
+        VALIDATOR.validate(tomllib.loads(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name = 'x'",
+        "name = '9'\ncorpus.source = 'a'\n[[step]]\nname = 'a'\ntask = 'embed'",
+        STEP + "task = 'sing'",
+        STEP + "task = 'embed'\nbeams = 4",
+        STEP + "task = 'embed'\npooling = 'max'",
+        STEP + "task = 'translate'\nbeams = 0",
+        STEP + "task = 'translate'\nmax_new_tokens = 4",
+        STEP + "task = 'embed'\n[shedule]",
+        STEP + "task = 'embed'\n[job]\npriority = 1.5",
+        STEP + "task = 'embed'\n[output]\nformat = 'npy'",
+    ],
+)
+def test_the_schema_refuses_what_docmill_refuses(text: str) -> None:
+    with pytest.raises(ValidationError):
+        VALIDATOR.validate(tomllib.loads(text))
+    with pytest.raises(PipelineInvalid):
+        parse(text, Path("x.toml"))
+
+
+def test_every_kind_has_steps_in_the_schema() -> None:
+    found = json_schema()["properties"]["step"]["items"]["discriminator"]["mapping"]
+    assert found.keys() == {*kinds.NAMES}

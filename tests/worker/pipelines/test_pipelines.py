@@ -1,0 +1,311 @@
+"""`docmill pipeline`: real models by hand, and schedules on a fleet."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import update
+
+from storage.core.database import Database, db_now
+from storage.core.schema import PipelineRow
+from storage.pipelines import pipelines
+from storage.steps import jobs
+from tests.storage.builders import TRANSLATE, numbered, read, request, work
+from tests.worker.harness import EXAMPLES, Docmill, until
+from worker.pipelines.running import advance
+from worker.queue.broker import Broker
+from worker.settings import load_settings
+
+REAL = """
+name = "nightly"
+[corpus]
+source = "french.jsonl"
+[[step]]
+name = "english"
+task = "translate"
+from = "fr"
+to = "en"
+beams = 1
+[[step]]
+name = "line"
+task = "summarize"
+beams = 1
+[[step]]
+name = "meaning"
+task = "embed"
+[output]
+file = "out.jsonl"
+"""
+# Its steps put out what they read.
+NULL = """
+name = "nightly"
+[corpus]
+source = "corpus.jsonl"
+[[step]]
+name = "english"
+task = "translate"
+model = "null"
+[[step]]
+name = "line"
+task = "summarize"
+model = "null"
+[output]
+file = "out.jsonl"
+"""
+YEARLY = """
+[schedule]
+cron = "0 0 1 1 *"
+"""
+
+
+@pytest.fixture
+def french(embedded: Docmill) -> Callable[..., None]:
+    """Writes the first documents of the French example, some of them with another text."""
+
+    def write(n: int, changed: int = 0) -> None:
+        with (EXAMPLES / "french.jsonl").open() as lines:
+            rows = [json.loads(next(lines)) for _ in range(n)]
+        for row in rows[:changed]:
+            row["text"] = f"Ceci est un autre paquet.\n\n{row['text']}"
+        (embedded.folder / "french.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    return write
+
+
+def keep(database: Database, folder: Path, text: str) -> None:
+    """Keep a pipeline whose file would be in that folder."""
+    schedule = {"cron": "0 * * * *", "timezone": "UTC", "overlap": "skip"}
+    pipelines.put(database, "nightly", str(folder / "nightly.toml"), text, schedule)
+
+
+def due_run(database: Database, due_at: float = 1.0) -> Any:
+    """A run of the pipeline that is due."""
+    run_id = pipelines.fire(database, pipelines.scheduled(database)[0], due_at)
+    return next(run for run in pipelines.history(database, "nightly") if run.id == run_id)
+
+
+def written(docmill: Docmill) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (docmill.folder / "out.jsonl").read_text().splitlines()]
+
+
+def test_three_steps_run_by_hand_and_only_what_changed_is_computed_again(
+    embedded: Docmill, french: Callable[..., None]
+) -> None:
+    (embedded.folder / "nightly.toml").write_text(REAL)
+    french(12)
+    embedded("pipeline", "run", "nightly.toml")
+    first = written(embedded)
+    assert len(first) == 12
+    assert [list(one["steps"]) for one in first] == [["english", "line", "meaning"]] * 12
+    french(12, changed=2)
+    status = embedded.json("pipeline", "run", "nightly.toml")
+    assert [step["done"] for step in status["steps"]] == [12, 12, 12]
+    english, *others = [step["prior"] for step in status["steps"]]
+    assert english == 10
+    assert all(prior >= 10 for prior in others), "another text may well have the line that it had"
+    second = written(embedded)
+    assert [one["steps"] for one in second[2:]] == [one["steps"] for one in first[2:]]
+    assert [one["steps"]["english"] for one in second[:2]] != [one["steps"]["english"] for one in first[:2]]
+
+
+def test_each_step_gives_what_it_gives_in_a_job_of_its_own(embedded: Docmill, french: Callable[..., None]) -> None:
+    (embedded.folder / "nightly.toml").write_text(REAL.replace("beams = 1", 'beams = 1\ndtype = "float32"'))
+    french(6)
+    embedded("pipeline", "run", "nightly.toml")
+    options = ("--beams", 1, "--dtype", "float32")
+    embedded(
+        "run", "french.jsonl", "--corpus", "alone", "--task", "translate", "--from", "fr", "--to", "en", *options
+    )
+    english = embedded.results(2)
+    rows = [{"id": one["id"], "text": one["text"]} for one in english]
+    (embedded.folder / "english.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    embedded("run", "english.jsonl", "--task", "summarize", *options)
+    lines = embedded.results(3)
+    found = written(embedded)
+    assert [one["steps"]["english"]["text"] for one in found] == [one["text"] for one in english]
+    assert [one["steps"]["line"]["text"] for one in found] == [one["text"] for one in lines]
+    # What a job of its own has computed is there: the pipeline's own text, or another's.
+    assert embedded.json("jobs")[0]["prior"] == 6
+
+
+def test_the_results_of_one_step_or_all_are_written_in_every_format(
+    embedded: Docmill, french: Callable[..., None]
+) -> None:
+    from pyarrow import parquet
+
+    (embedded.folder / "nightly.toml").write_text(REAL)
+    french(4)
+    embedded("pipeline", "run", "nightly.toml")
+    embedded("results", 1, "--step", "meaning", "--out", "meaning.npy")
+    vectors = np.load(embedded.folder / "meaning.npy")
+    assert vectors.shape == (4, 384)
+    embedded("results", 1, "--out", "all.parquet")
+    table = parquet.read_table(embedded.folder / "all.parquet")
+    assert table.column_names == ["id", "english", "line", "meaning_vector", "flags", "meta"]
+    np.testing.assert_array_equal(np.array(table["meaning_vector"].to_pylist(), dtype=np.float32), vectors)
+    header, *lines = embedded("results", 1, "--format", "csv").stdout.splitlines()
+    assert header == "id,english,line,meaning_vector,flags,meta"
+    assert embedded.results(1, "--step", "line")[0]["text"] in lines[0] + "\n".join(lines)
+    refused = embedded("results", 1, "--out", "all.npy", code=2)
+    assert "only vectors are written as .npy" in refused.stderr
+    assert "no step poem" in embedded("results", 1, "--step", "poem", code=2).stderr
+
+
+def test_what_is_wrong_with_a_file_is_said_with_its_line_and_nothing_is_stored(embedded: Docmill) -> None:
+    (embedded.folder / "bad.toml").write_text(NULL.replace('task = "summarize"', 'task = "sumarize"\nbeam = 2'))
+    said = embedded("pipeline", "check", "bad.toml", code=2).stderr
+    assert "bad.toml:11: " in said
+    assert "bad.toml:12: " in said
+    (embedded.folder / "lost.toml").write_text(NULL)
+    assert "corpus.jsonl" in embedded("pipeline", "run", "lost.toml", code=2).stderr
+    (embedded.folder / "corpus.jsonl").write_text('{"id": "a", "text": "one"}\n')
+    (embedded.folder / "unfit.toml").write_text(
+        NULL.replace('task = "summarize"', 'task = "summarize"\npooling = "cls"')
+    )
+    said = embedded("pipeline", "check", "unfit.toml", code=2).stderr
+    assert "unfit.toml:12: pooling has no meaning for summarize" in said
+    (embedded.folder / "tongue.toml").write_text(
+        NULL.replace('task = "translate"', 'task = "translate"\nto = "frnch"')
+    )
+    said = embedded("pipeline", "check", "tongue.toml", code=2).stderr
+    assert "line 8, step english: to frnch: no such language (near: french," in said
+    (embedded.folder / "out.toml").write_text(NULL.partition("[output]")[0] + '[output]\nfile = "no/such/x.jsonl"\n')
+    said = embedded("pipeline", "check", "out.toml", code=2).stderr
+    assert re.search(r"out\.toml:\d+: file in \[output\]: there is no folder", said)
+    assert "--out" not in said
+    assert embedded.json("jobs") == []
+
+
+def test_a_pipeline_is_added_shown_listed_and_removed(embedded: Docmill) -> None:
+    (embedded.folder / "corpus.jsonl").write_text('{"id": "a", "text": "one"}\n{"id": "b", "text": "two"}\n')
+    (embedded.folder / "nightly.toml").write_text(NULL + YEARLY)
+    assert "view pipeline_nightly" in embedded("pipeline", "add", "nightly.toml").stderr
+    assert embedded("pipeline", "show", "nightly").stdout == NULL + YEARLY
+    [listed] = embedded.json("pipeline", "list")
+    assert (listed["name"], listed["last_run"]) == ("nightly", None)
+    assert listed["next_run"] > 1_767_225_600
+    embedded("pipeline", "run", "nightly.toml")
+    [run] = embedded.json("pipeline", "history", "nightly")
+    assert (run["due"], run["state"], run["job"]) == (None, "done", 1)
+    with sqlite3.connect(embedded.folder / "home" / "docmill.db") as store:
+        assert store.execute("SELECT id, english, line FROM pipeline_nightly ORDER BY id").fetchall() == [
+            ("a", "one", "one"),
+            ("b", "two", "two"),
+        ]
+    embedded("pipeline", "rm", "nightly")
+    assert embedded.json("pipeline", "list") == []
+    assert "no pipeline nightly" in embedded("pipeline", "history", "nightly", code=2).stderr
+    assert len(embedded.results(1)) == 2
+
+
+def test_what_came_due_while_no_worker_lived_is_run_once_and_written(
+    database: Database, fleet: Docmill, write_corpus: Callable[..., Path]
+) -> None:
+    write_corpus({"id": str(n), "text": f"text {n}"} for n in range(300))
+    (fleet.folder / "nightly.toml").write_text(NULL + YEARLY.replace("0 0 1 1 *", "0 * * * *"))
+    fleet("pipeline", "add", "nightly.toml")
+    days_ago = update(PipelineRow).values(looked_at=db_now() - 3 * 86_400)
+    database.write(lambda connection: connection.execute(days_ago))
+    with fleet.worker():
+        [run] = until(
+            lambda: [run for run in fleet.json("pipeline", "history", "nightly") if run["ended"]], "the run has ended"
+        )
+    assert (run["state"], run["reason"]) == ("done", None)
+    assert run["due"] % 3600 == 0
+    assert len(fleet.json("pipeline", "history", "nightly")) == 1
+    assert [one["steps"]["line"]["text"] for one in written(fleet)] == [f"text {n}" for n in range(300)]
+
+
+def test_a_pipelines_parts_are_those_of_its_last_run(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
+    out = embedded.folder / "out.csv"
+    text = NULL.replace('file = "out.jsonl"', 'file = "out.csv"\npart-documents = 2')
+    (embedded.folder / "nightly.toml").write_text(text)
+    write_corpus({"id": str(n), "text": f"text {n}"} for n in range(5))
+    assert "Wrote 5 results to" in embedded("pipeline", "run", "nightly.toml").stderr
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", *(f"part-0000{n}.csv" for n in range(3))]
+    assert (out / "part-00002.csv").read_text().splitlines()[0] == "id,english,line,flags,meta"
+    write_corpus({"id": str(n), "text": f"text {n}"} for n in range(7))
+    embedded("pipeline", "run", "nightly.toml")
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert (manifest["job"], manifest["step"], manifest["documents"], manifest["complete"]) == (2, None, 7, True)
+    (embedded.folder / "same.toml").write_text(text.replace('"corpus.jsonl"', '"out.csv"\ntext-field = "line"'))
+    assert "one of the source's documents" in embedded("pipeline", "check", "same.toml", code=2).stderr
+
+
+def test_a_run_whose_parts_another_worker_still_writes_waits_and_does_not_fail(
+    database: Database, redis_url: str, tmp_path: Path
+) -> None:
+    text = NULL.replace('file = "out.jsonl"', 'file = "out"\npart-documents = 2')
+    keep(database, tmp_path, text)
+    job = read(database, request(spec=TRANSLATE), numbered(3))
+    work(database)
+    jobs.finish(database)
+    run = due_run(database)
+    pipelines.note(database, run, "running", job_id=job.id)
+    settings, broker = load_settings(home=tmp_path / "home"), Broker(redis_url)
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        advance(settings, database, broker, run.id, owner="w1")
+        assert pipelines.history(database, "nightly")[0].state == "running"
+    advance(settings, database, broker, run.id, owner="w1")
+    broker.close()
+    assert pipelines.history(database, "nightly")[0].state == "done"
+    assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == ["part-00000.jsonl", "part-00001.jsonl"]
+
+
+def test_a_scheduled_run_that_cannot_begin_is_in_the_history_with_its_reason(
+    database: Database, fleet: Docmill, write_corpus: Callable[..., Path]
+) -> None:
+    corpus = write_corpus([{"id": "a", "text": "one"}])
+    (fleet.folder / "nightly.toml").write_text(NULL + YEARLY.replace("0 0 1 1 *", "0 * * * *"))
+    fleet("pipeline", "add", "nightly.toml")
+    corpus.unlink()
+    hours_ago = update(PipelineRow).values(looked_at=db_now() - 7_200)
+    database.write(lambda connection: connection.execute(hours_ago))
+    with fleet.worker():
+        [run] = until(
+            lambda: [run for run in fleet.json("pipeline", "history", "nightly") if run["ended"]], "the run has ended"
+        )
+    assert run["state"] == "failed"
+    assert "corpus.jsonl" in run["reason"]
+
+
+@pytest.mark.parametrize(
+    ("source", "instead"),
+    [
+        ("sqlite:///x.db?SELECT 'postgresql://me:kanarienvogel@host/db' AS text", "leave it out"),
+        ("postgresql://me:kanarienvogel@127.0.0.1:1/db?SELECT 'a' AS text", "PGPASSWORD"),
+        ("postgresql://me@127.0.0.1:1/db?password=kanarienvogel?SELECT 'a' AS text", "PGPASSWORD"),
+        ("https://kanarienvogel@127.0.0.1:1/c.jsonl", "~/.netrc"),
+        ("https://127.0.0.1:1/c.jsonl?X-Amz-Signature=kanarienvogel", "s3://BUCKET/KEY"),
+        ("https://127.0.0.1:1/c.jsonl?token=kanarienvogel", "s3://BUCKET/KEY"),
+    ],
+)
+def test_a_pipeline_with_a_secret_in_its_source_is_not_kept_and_told_how_to_give_it(
+    embedded: Docmill, source: str, instead: str
+) -> None:
+    (embedded.folder / "nightly.toml").write_text(NULL.replace("corpus.jsonl", source))
+    said = embedded("pipeline", "add", "nightly.toml", code=2).stderr
+    assert "nightly.toml:4: source has a" in said
+    assert instead in said
+    assert "kanarienvogel" not in said
+    assert embedded.json("pipeline", "list") == []
+
+
+def test_a_pipeline_with_a_secret_may_be_run_by_hand_and_check_says_that_it_is_not_kept(embedded: Docmill) -> None:
+    query = "sqlite:///x.db?SELECT '1' AS id, 'postgresql://me:kanarienvogel@host/db' AS text"
+    (embedded.folder / "nightly.toml").write_text(NULL.replace("corpus.jsonl", query))
+    sqlite3.connect(embedded.folder / "x.db").close()
+    said = embedded("pipeline", "check", "nightly.toml").stderr
+    assert "`docmill pipeline add` refuses this file" in said
+    assert "nightly.toml:4: source has a URL with a password in it" in said
+    embedded("pipeline", "run", "nightly.toml")

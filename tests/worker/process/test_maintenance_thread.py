@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from storage.core.database import Database
+from storage.errors import DatabaseUnreachable
+from storage.leases import dispatch
+from tests.storage.builders import EMBED, claim_next, numbered, read, request, shard
+from tests.worker.harness import until
+from worker.pids import is_gone, pid_space
+from worker.process.maintenance_thread import Caretaker
+from worker.queue.broker import Broker
+
+
+@pytest.fixture
+def broker(redis_url: str) -> Iterator[Broker]:
+    broker = Broker(redis_url)
+    yield broker
+    broker.close()
+
+
+def sign_on(database: Database, worker_id: str, pid: int) -> None:
+    dispatch.sign_on(
+        database,
+        worker_id,
+        host="here",
+        pid=pid,
+        device="cpu",
+        lanes=["translate"],
+        slots=1,
+        version="0",
+        pid_space=pid_space(),
+    )
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", "0"])
+    process.wait()
+    return process.pid
+
+
+def test_a_process_is_gone_when_nobody_has_its_number() -> None:
+    assert not is_gone(os.getpid())
+    assert not is_gone(1)
+    assert is_gone(dead_pid())
+
+
+def test_a_dead_process_that_its_parent_has_not_asked_about_is_gone() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        assert not is_gone(process.pid)
+        process.kill()
+        until(lambda: is_gone(process.pid), "it counts as gone")
+        os.kill(process.pid, 0)  # and yet its number is taken
+
+
+def test_what_a_dead_worker_of_this_machine_held_is_free_at_once(database: Database, broker: Broker) -> None:
+    read(database, request(spec=EMBED), numbered(600))
+    sign_on(database, "dead", dead_pid())
+    sign_on(database, "alive", os.getpid())
+    held, other = claim_next(database, "dead"), claim_next(database, "alive")
+    caretaker = Caretaker(database, broker, "me", every_s=60.0)
+    caretaker.start()
+    until(lambda: shard(database, held.shard_id).state != "running", "it is free, long before its lease lapses", 10)
+    caretaker.stop()
+    assert shard(database, held.shard_id).suspect == 1
+    assert shard(database, other.shard_id).state == "running"
+    assert [owner for owner, _ in dispatch.neighbours(database, str(pid_space()))] == ["alive"]
+
+
+@pytest.mark.parametrize("on_purpose", [False, True])
+def test_a_dead_child_is_buried_at_once_and_suspected_unless_it_was_stopped_on_purpose(
+    database: Database, broker: Broker, on_purpose: bool
+) -> None:
+    read(database, request(spec=EMBED), numbered(3))
+    held = claim_next(database, "child")  # before it starts: its first round dispatches as well
+    caretaker = Caretaker(database, broker, "me", every_s=60.0)
+    caretaker.start()
+    caretaker.reap("child", on_purpose=on_purpose)
+    until(lambda: shard(database, held.shard_id).state != "running", "its shard is free", 10)
+    caretaker.stop()
+    assert shard(database, held.shard_id).suspect == (0 if on_purpose else 1)
+
+
+def test_how_a_child_came_to_its_end_is_for_its_supervisor_to_say(
+    database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[int] = []
+    monkeypatch.setattr("worker.process.maintenance_thread.round_of_upkeep", lambda *_, **__: rounds.append(1))
+    read(database, request(spec=EMBED), numbered(3))
+    sign_on(database, "child", dead_pid())
+    held = claim_next(database, "child")
+    caretaker = Caretaker(database, broker, "me", every_s=0.05)
+    caretaker.adopt("child")
+    caretaker.start()
+    until(lambda: len(rounds) > 2, "it has looked for dead neighbours")
+    assert shard(database, held.shard_id).state == "running"
+    caretaker.reap("child", on_purpose=True)
+    until(lambda: shard(database, held.shard_id).state != "running", "its shard is free", 10)
+    caretaker.stop()
+    assert shard(database, held.shard_id).suspect == 0
+
+
+def test_a_burial_that_met_a_database_that_was_away_is_made_up_for(database: Database, broker: Broker) -> None:
+    read(database, request(spec=EMBED), numbered(3))
+    held = claim_next(database, "child")
+    away = threading.Event()
+    away.set()
+    write = database.write
+
+    def write_or_not(work):  # type: ignore[no-untyped-def]
+        if away.is_set():
+            raise DatabaseUnreachable("it restarts")
+        return write(work)
+
+    database.write = write_or_not  # type: ignore[method-assign]
+    caretaker = Caretaker(database, broker, "me", every_s=0.1)
+    caretaker.reap("child")
+    caretaker.start()
+    away.clear()
+    until(lambda: shard(database, held.shard_id).state != "running", "its shard is free", 10)
+    caretaker.stop()
+
+
+def test_a_caretaker_outlives_an_error_that_nobody_foresaw(
+    database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rounds: list[int] = []
+
+    def upset(*_: object, **__: object) -> None:
+        rounds.append(1)
+        if len(rounds) == 1:
+            raise ValueError
+
+    monkeypatch.setattr("worker.process.maintenance_thread.round_of_upkeep", upset)
+    caretaker = Caretaker(database, broker, "me", every_s=0.05)
+    caretaker.start()
+    until(lambda: len(rounds) > 2, "there are more rounds")
+    caretaker.stop()
+    assert caplog.text.count("caretaker_failed") == 1
+
+
+def test_one_job_alone_is_offered_as_long_as_nobody_else_works(
+    database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered: list[int | None] = []
+    monkeypatch.setattr(
+        "worker.process.maintenance_thread.round_of_upkeep", lambda *_, only_job: offered.append(only_job)
+    )
+    caretaker = Caretaker(database, broker, "me", every_s=0.05)
+    caretaker.only_job = 7
+    sign_on(database, "child", os.getpid())
+    caretaker.adopt("child")
+    caretaker.start()
+    until(lambda: len(offered) > 2, "there were rounds")
+    assert set(offered) == {7}
+    sign_on(database, "another", os.getpid())
+    until(lambda: offered[-1] is None, "the other worker is seen")
+    caretaker.stop()

@@ -1,0 +1,206 @@
+"""A hint's way through a device process, on a real store; the engine's outcomes are the test's own."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from sqlalchemy import select
+
+from storage.core.database import Database, db_now
+from storage.core.outcomes import Outcome, Status
+from storage.core.schema import OutcomeRow, Shard
+from storage.core.specs import Spec
+from storage.errors import DatabaseUnreachable
+from storage.ingest import ingest
+from storage.leases import dispatch, shards
+from storage.leases.health import health
+from storage.steps import jobs
+from storage.steps.jobs import JobRequest
+from storage.steps.steps import StepRequest
+from tasks.backends import Backend
+from tasks.engine.engine import Engine
+from tasks.specs import pinning
+from tests.kinds import KINDS
+from tests.storage.builders import gathered
+from worker.engines.engines import opener
+from worker.process.shard import InFlight, Process
+from worker.settings import load_settings
+
+RUNTIME = {"device": "cpu", "precision": "float32", "backend": "none", "versions": {}}
+
+
+class HalfDone:
+    """A ticket of which the first text has its outcome."""
+
+    complete = False
+
+    def __init__(self, content_id: int) -> None:
+        self._content_id = content_id
+
+    def finished(self) -> list[Outcome]:
+        return [Outcome(self._content_id, Status.DONE, text="finished", tokens_in=1)]
+
+
+@pytest.fixture
+def process(database: Database) -> Process:
+    nothing = cast(Any, None)
+    return Process(owner="me", database=database, broker=nothing, engine=nothing, lease_s=60)
+
+
+def _claim_two(database: Database) -> InFlight:
+    job = jobs.open_job(database, JobRequest("c", "/x", (StepRequest("copy", Spec("copy", "m", "sha256:0")),)))
+    ingest.add(database, job, gathered(*[(key, f"text {key}", {}, (), seq) for seq, key in enumerate("ab")]))
+    ingest.end(database, job)
+    [lane] = dispatch.lanes(database)
+    [shard_id] = dispatch.take(database, lane)
+    head = shards.look(database, shard_id)
+    assert head is not None
+    claim = shards.claim(database, head, "me")
+    assert claim is not None
+    return InFlight(head, claim)
+
+
+def test_what_is_given_back_at_once_keeps_what_is_finished(database: Database, process: Process) -> None:
+    ours = _claim_two(database)
+    ours.ticket, ours.runtime = cast(Any, HalfDone(ours.claim.texts[0][0])), RUNTIME
+    process._in_flight[ours.claim.shard_id] = ours
+    process.give_back()
+    with database.read() as connection:
+        shards_now = connection.execute(select(Shard.state, Shard.attempt, Shard.n_contents).order_by(Shard.id))
+        assert [tuple(shard) for shard in shards_now] == [("planned", 0, 1), ("done", 0, 1)]
+        [row] = connection.execute(select(OutcomeRow.text, OutcomeRow.runtime_id)).all()
+    assert row.text == "finished"
+    assert row.runtime_id is not None
+
+
+def test_a_hint_waits_in_the_hand_for_a_database_that_is_away(
+    database: Database, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    def look(_: Database, shard_id: int) -> None:
+        looks.append(shard_id)
+        if len(looks) < 3:
+            raise DatabaseUnreachable
+
+    monkeypatch.setattr(shards, "look", look)
+    process.run_shard(7)
+    assert looks == [7, 7, 7]
+
+
+def test_a_hint_is_not_waited_with_by_a_process_that_drains(
+    database: Database, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(_: Database, shard_id: int) -> None:
+        process.draining.set()
+        raise DatabaseUnreachable
+
+    monkeypatch.setattr(shards, "look", look)
+    process.run_shard(7)
+
+
+def test_a_hint_is_put_back_where_the_engine_stops_before_its_model_is_loaded(database: Database) -> None:
+    job = jobs.open_job(database, JobRequest("c", "/x", (StepRequest("copy", Spec("copy", "m", "sha256:0")),)))
+    ingest.add(database, job, gathered(("a", "text", {}, (), 0)))
+    ingest.end(database, job)
+    [lane] = dispatch.lanes(database)
+    [shard_id] = dispatch.take(database, lane)
+
+    def open_backend(spec: Spec) -> Backend:
+        raise AssertionError("nothing is loaded any more")
+
+    engine = Engine(open_backend)
+    engine.drain()
+    Process(owner="me", database=database, broker=cast(Any, None), engine=engine, lease_s=60).run_shard(shard_id)
+    with database.read() as connection:
+        assert connection.execute(select(Shard.state, Shard.attempt)).one() == ("planned", 0)
+
+
+def test_leases_are_renewed_while_the_other_threads_hold_every_connection(database: Database) -> None:
+    nothing = cast(Any, None)
+    busy = Database(database.url.render_as_string(hide_password=False), pool_size=1, kinds=KINDS)
+    process = Process(
+        owner="me", database=busy, heartbeat_database=database, broker=nothing, engine=nothing, lease_s=600
+    )
+    ours = _claim_two(database)
+    process._in_flight[ours.claim.shard_id] = ours
+    with ExitStack() as held:
+        for _ in range(2):  # the pool's one, and the one beyond it
+            held.enter_context(busy.read())
+        process.heartbeat(hears=True)
+    with database.read() as connection:
+        assert connection.scalar(select(Shard.lease_until > db_now() + 300))
+    busy.close()
+
+
+def test_a_process_whose_device_computes_nothing_is_unhealthy_until_it_serves_something(
+    database: Database, tmp_path: Path
+) -> None:
+    """No machine has a hundred devices, so the last of them can compute nothing."""
+    settings = load_settings(home=tmp_path)
+    pinned, null = (pinning.pin(name, models_dir=None, cache_dir=tmp_path) for name in ("minilm", "null"))
+    engine = Engine(opener(settings, "cuda:99"))
+    engine.start()
+    process = Process(owner="me", database=database, broker=cast(Any, None), engine=engine, lease_s=60)
+    sign_on = partial(dispatch.sign_on, database, "me", host="h", pid=1, device="cuda:99", slots=1, version="0")
+    sign_on(lanes=["embed"])
+
+    def hinted(spec: Spec) -> int:
+        job = jobs.open_job(database, JobRequest(spec.model, "/x", (StepRequest("embed", spec),)))
+        ingest.add(database, job, gathered(("a", "text", {}, (), 0)))
+        ingest.end(database, job)
+        [lane] = dispatch.lanes(database)
+        return dispatch.take(database, lane, only_job=job.id)[0]
+
+    def problem() -> str | None:
+        process.heartbeat(hears=True)
+        return health(database, "h").problem
+
+    try:
+        assert problem() is None
+        process.run_shard(hinted(Spec("embed", pinned.model, pinned.revision, "float32")))
+        assert "the worker on cuda:99 can compute nothing" in (problem() or "")
+        head = shards.look(
+            database,
+            hinted(Spec("embed", null.model, null.revision, "float32")),
+        )
+        assert head is not None
+        assert process._can_serve(head)
+        assert problem() is None
+    finally:
+        engine.close()
+
+
+def test_a_shard_that_was_taken_away_is_told_by_the_next_heartbeat(database: Database, process: Process) -> None:
+    ours = _claim_two(database)
+    process._in_flight[ours.claim.shard_id] = ours
+    process.heartbeat(hears=True)
+    assert not ours.lost.is_set()
+    database.write(lambda connection: connection.execute(Shard.__table__.update().values(fence=Shard.fence + 1)))
+    process.heartbeat(hears=True)
+    assert ours.lost.is_set()
+
+
+def test_time_with_a_shard_in_flight_is_counted_once_however_many_there_are(
+    database: Database, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("worker.process.shard.time.monotonic", lambda: now[0])
+    process.engine = Engine(lambda _: pytest.fail("no model is opened"))
+    one = _claim_two(database)
+    two = InFlight(one.head, replace(one.claim, shard_id=one.claim.shard_id + 1))
+    process._enter(one)
+    now[0] = 101.0
+    process._enter(two)
+    now[0] = 103.0
+    process._leave(one)
+    assert (process.reading().working_s, process.reading().idle) == (3.0, False)
+    now[0] = 104.0
+    process._leave(two)
+    now[0] = 200.0
+    assert (process.reading().working_s, process.reading().idle) == (4.0, True)

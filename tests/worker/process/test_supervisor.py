@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from storage.core.database import Database
+
+LINES = 40  # more than a turn of its loop has, those of the standard library included
+SIGNALS_AT_EACH_LINE = f"""
+import faulthandler, signal, sys
+from pathlib import Path
+from storage.core.database import Database
+from tests.kinds import KINDS
+from worker.queue.broker import Broker
+from worker.settings import load_settings
+from worker.process import supervisor as module
+from worker.process.supervisor import Supervisor
+
+module.TICK_S = 0.01
+faulthandler.dump_traceback_later(100, exit=True)
+home, database_url, redis_url = sys.argv[1:]
+database, broker = Database(database_url, kinds=KINDS), Broker(redis_url)
+settings = load_settings(home=Path(home))
+interrupted = set()
+for wanted in range({LINES}):
+    left = None
+
+    def trace(frame, event, _):
+        global left
+        if event == "call" and frame.f_code.co_name == "_tend_children" and left is None:
+            left = wanted
+        if event == "line" and left is not None:
+            if left == 0:
+                interrupted.add((frame.f_code.co_filename, frame.f_lineno))
+                signal.raise_signal(signal.SIGTERM)
+            left -= 1
+        return trace
+
+    supervisor = Supervisor(settings, database, broker, devices=[])
+    sys.settrace(trace)
+    supervisor.run_with_signals()
+    sys.settrace(None)
+print(len(interrupted))
+"""
+
+
+def test_a_signal_ends_a_worker_wherever_it_interrupts_it(tmp_path: Path, database: Database, redis_url: str) -> None:
+    url = database.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-c", SIGNALS_AT_EACH_LINE, str(tmp_path), url, redis_url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 5

@@ -1,0 +1,54 @@
+"""A lane is topped up when half of what may wait in it is gone, and Redis alone is asked until then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from storage.core.database import Database
+from storage.core.kinds import ShardSize
+from storage.leases import shards
+from tests.kinds import sized
+from tests.storage.builders import EMBED, claim_next, done, numbered, read, request
+from worker.queue.broker import Broker
+from worker.queue.dispatcher import Refill
+from worker.queue.messages import redis_key
+
+LANE = "embed"
+
+
+@pytest.fixture
+def broker(redis_url: str) -> Iterator[Broker]:
+    broker = Broker(redis_url)
+    yield broker
+    broker.close()
+
+
+def test_a_lane_is_filled_again_at_half_of_its_window(
+    database: Database, broker: Broker, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "kinds", sized(embed=ShardSize(1, 100)))
+    read(database, request(spec=EMBED), numbered(100))
+    refill = Refill(database, broker)
+    refill.after_shard(LANE)
+    window = broker.depth(LANE)
+    assert 3 < window < 100
+    depths = []
+    with redis.Redis.from_url(redis_url) as client:
+        for _ in range(window - window // 2 + 1):
+            claim = claim_next(database)
+            assert client.rpop(redis_key(LANE)) is not None
+            shards.commit(database, claim, done(claim), runtime_id=None)
+            refill.after_shard(LANE)
+            depths.append(broker.depth(LANE))
+    assert depths == [*range(window - 1, window // 2 - 1, -1), window]
+
+
+def test_what_is_in_the_queue_is_not_sent_again(database: Database, broker: Broker) -> None:
+    read(database, request(spec=EMBED), numbered(3))
+    refill = Refill(database, broker)
+    for _ in range(3):
+        refill.after_shard(LANE)
+    assert broker.depth(LANE) == 1

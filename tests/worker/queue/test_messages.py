@@ -1,0 +1,95 @@
+"""Messages are hints from strangers: exactly ours, or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import kinds
+from worker.errors import BadMessage
+from worker.orders.message import parse_enqueue
+from worker.queue.messages import VERSION, parse_shard, queue, redis_key, shard_message
+
+
+@given(st.integers(min_value=1, max_value=2**62))
+def test_a_shards_message_comes_back_as_its_id(shard_id: int) -> None:
+    assert parse_shard(shard_message(shard_id)) == shard_id
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"shard_id": 1},
+        {"v": VERSION},
+        {"v": VERSION + 1, "shard_id": 1},
+        {"v": VERSION, "shard_id": "1"},
+        {"v": VERSION, "shard_id": True},
+        {"v": VERSION, "shard_id": 0},
+        {"v": VERSION, "shard_id": 1, "trust_remote_code": True},
+    ],
+)
+def test_anything_else_is_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(BadMessage):
+        parse_shard(arguments)
+
+
+def test_the_protocols_version_is_in_the_queues_name() -> None:
+    assert queue("embed") == f"v{VERSION}:embed"
+    assert redis_key("embed") == f"docmill:v{VERSION}:embed"
+
+
+def test_an_enqueue_message_is_named_as_the_commands_options() -> None:
+    request = parse_enqueue(
+        {"source": "/data/x.jsonl", "task": "translate", "from": "fr", "to": "en", "beams": 4, "limit": 10}
+    )
+    assert (request.source, request.task, request.limit) == ("/data/x.jsonl", "translate", 10)
+    assert request.options == kinds.options("translate", source_lang="fr", target_lang="en", beams=4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"task": "embed"}, "needs source"),
+        ({"source": "x", "task": "embed", "trust_remote_code": True}, "takes no argument trust_remote_code"),
+        ({"source": "x", "task": "embed", "model": {"$ref": 1}}, "model has a value of the wrong type"),
+        ({"source": "x", "task": "embed", "limit": "ten"}, "limit has a value of the wrong type"),
+        ({"source": "x", "task": "translate", "beams": True}, "beams has a value of the wrong type"),
+        ({"source": "x", "task": "embed", "limit": 0}, "limit is at least 1"),
+        ({"source": "x", "task": "embed", "priority": 10**20}, "priority is too large a number"),
+        ({"source": "x", "task": "sing"}, "task is one of summarize"),
+        ({"source": "-", "task": "embed"}, "cannot read standard input"),
+        ({"v": 9, "source": "x", "task": "embed"}, "takes v=1"),
+    ],
+)
+def test_an_enqueue_message_that_is_not_ours_is_refused(arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadMessage, match=says):
+        parse_enqueue(arguments)
+
+
+def test_a_message_asks_for_a_prompt_as_the_command_does_with_one_text_to_stop_at() -> None:
+    request = parse_enqueue(
+        {
+            "source": "a",
+            "task": "generate",
+            "model": "m",
+            "prompt": "{text}",
+            "temperature": 1,
+            "seed": 2,
+            "stop": ".",
+        }
+    )
+    assert request.options == kinds.options("generate", prompt="{text}", temperature=1, seed=2, stop=(".",))
+    for name, value in (("temperature", "hot"), ("seed", 1.5), ("prompt", 3), ("stop", True)):
+        with pytest.raises(BadMessage, match=name):
+            parse_enqueue({"source": "a", "task": "generate", name: value})
+
+
+def test_a_message_names_a_prompt_of_an_embedding_model_and_sets_a_prefix() -> None:
+    request = parse_enqueue({"source": "a", "task": "embed", "prompt_name": "document"})
+    assert request.options == kinds.options("embed", prompt_name="document")
+    request = parse_enqueue({"source": "a", "task": "summarize", "prefix": ""})
+    assert request.options == kinds.options("summarize", prefix="")

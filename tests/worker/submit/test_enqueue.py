@@ -1,0 +1,35 @@
+"""What is read of a source goes into the store in chunks, the first of which lets a device begin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from storage.ingest.chunk_builder import FIRST_CHUNK_RECORDS, chunks
+from storage.ingest.ingest import CHUNK_RECORDS
+from storage.readers import SourceOptions, SourceUnsupported, open_source
+from worker.orders.message import parse_enqueue
+from worker.submit.request import Request, reading
+
+
+def test_the_first_chunk_is_small_and_the_others_are_large(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    rows = FIRST_CHUNK_RECORDS + CHUNK_RECORDS + 7
+    lines = [json.dumps({"id": number, "text": "x"}) if number else "[]" for number in range(rows)]
+    path.write_text("\n".join(lines))
+    found = list(chunks(open_source(str(path), SourceOptions())))
+    sizes = [chunk.n_records + len(rejected) for chunk, rejected in found]
+    assert sizes == [FIRST_CHUNK_RECORDS, CHUNK_RECORDS, 7]
+    assert [seq for chunk, _ in found for seq in chunk.seqs] == list(range(1, rows))
+
+
+def test_an_encoding_is_checked_and_remembered_only_where_one_is_named() -> None:
+    assert reading(Request("a.csv", "embed", encoding="Latin1"), []).encoding == "iso8859-1"
+    assert reading(Request("a.csv", "embed"), []).encoding is None
+    with pytest.raises(SourceUnsupported, match='no encoding is named "utf-9"; give --encoding cp1252'):
+        reading(parse_enqueue({"source": "a.csv", "task": "embed", "encoding": "utf-9"}), [])
+    # An unfinished job is still found by the options that earlier releases noted.
+    assert Request("a.csv", "embed").read_as == {"text_field": "text", "id_field": "id", "limit": None}
+    assert Request("a.csv", "embed", encoding="cp1252").read_as["encoding"] == "cp1252"

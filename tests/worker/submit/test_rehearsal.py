@@ -1,0 +1,226 @@
+"""Specs that no worker could compute are refused before a source is read, and nothing is stored."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from safetensors.torch import load_file, save_file
+
+from storage.core.specs import Spec
+from tasks import kinds
+from tasks.errors import TaskError
+from tasks.specs import pinning
+from tests.tasks import architectures, decoders
+from tests.tasks.hub_server import hub
+from tests.worker.harness import EXAMPLES, Docmill
+from worker.settings import Settings, load_settings
+from worker.submit import rehearsal
+from worker.submit.request import Request, prepare
+
+FRENCH = EXAMPLES / "french.jsonl"
+TRANSLATE = ("--task", "translate", "--from", "fr", "--to", "en", "--limit", 2)
+TEXTS = ["A terminal emulator.", "A library that reads configuration files.", "Fonts for a screen."]
+
+
+def cut(folder: Path, part: str = "decoder.layers.1.") -> Path:
+    """A copy of the French model without one of its layers."""
+    shutil.copytree(EXAMPLES / "models" / "marian-ddtp", folder)
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if part not in name}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(home=tmp_path / "home")
+
+
+@pytest.mark.parametrize("command", ["run", "enqueue"])
+def test_a_checkpoint_without_one_of_its_layers_is_refused_before_anything_is_stored(
+    fleet: Docmill, command: str
+) -> None:
+    model = cut(fleet.folder / "cut")
+    said = fleet(command, FRENCH, *TRANSLATE, "--model", model, code=2).stderr
+    assert f"The files of {model} lack 26 weights that translate computes with" in said
+    assert fleet.json("jobs") == []
+    fleet(command, FRENCH, *TRANSLATE, "--model", "marian-ddtp", "--beams", 1)
+
+
+def test_a_pipeline_names_the_step_whose_model_is_not_whole(embedded: Docmill) -> None:
+    model = cut(embedded.folder / "cut")
+    (embedded.folder / "p.toml").write_text(
+        f'name = "p"\n[corpus]\nsource = "{FRENCH}"\n'
+        f'[[step]]\nname = "english"\ntask = "translate"\nmodel = "{model}"\nfrom = "fr"\nto = "en"\n'
+    )
+    for command in ("check", "run"):
+        said = embedded("pipeline", command, "p.toml", code=2).stderr
+        assert "step english: The files of" in said
+    assert embedded.json("jobs") == []
+
+
+def test_models_check_says_what_a_models_files_lack(embedded: Docmill) -> None:
+    model = cut(embedded.folder / "cut")
+    done = embedded("models", "check", model, code=2)
+    assert "suits      none of the tasks there are now" in done.stdout
+    assert f"not        translate: The files of {model} lack 26 weights" in done.stdout
+    whole = architectures.t5(embedded.folder / "whole", TEXTS)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(whole)
+    alone = transformers.T5EncoderModel.from_pretrained(whole)
+    architectures.save(embedded.folder / "alone", alone, tokenizer)
+    found = embedded.json("models", "check", embedded.folder / "alone")
+    assert found["kinds"] == ["embed"]
+    assert found["unfit"].keys() == {"summarize", "translate"}
+    assert embedded.json("models", "check", whole)["kinds"] == ["summarize", "translate", "embed"]
+
+
+def test_a_decoder_without_a_head_is_refused_for_generate_and_embeds(embedded: Docmill) -> None:
+    whole = decoders.qwen3(embedded.folder / "whole", TEXTS)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(whole)
+    config = transformers.AutoConfig.from_pretrained(whole)
+    config.tie_word_embeddings = False
+    headless = architectures.save(embedded.folder / "headless", transformers.Qwen3Model(config), tokenizer)
+    run = ("run", EXAMPLES / "descriptions.jsonl", "--limit", 1, "--model", headless)
+    said = embedded(*run, "--task", "generate", "--prompt", "{text}", code=2).stderr
+    assert "such as lm_head.weight" in said
+    assert embedded.json("jobs") == []
+    embedded(*run, "--task", "embed")
+
+
+def test_a_reranker_is_no_embedding_model(embedded: Docmill) -> None:
+    base = architectures.bert(embedded.folder / "base", TEXTS)
+    config = transformers.AutoConfig.from_pretrained(base, num_labels=1)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    model = transformers.BertForSequenceClassification(config)
+    folder = architectures.save(embedded.folder / "reranker", model, tokenizer)
+    run = ("run", EXAMPLES / "descriptions.jsonl", "--limit", 1, "--task", "embed", "--model")
+    assert f"{folder} is a cross-encoder (reranker)" in embedded(*run, folder, code=2).stderr
+    assert embedded.json("jobs") == []
+    assert "not        embed: embed needs" in embedded("models", "check", folder, code=2).stdout
+    embedded(*run, base)
+
+
+@pytest.mark.parametrize("name", ["minilm", "marian-ddtp", "synopsis-ddtp"])
+def test_the_models_that_come_with_docmill_lack_nothing_and_are_not_looked_at(
+    name: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = pinning.pin(name, models_dir=None, cache_dir=settings.cache_dir)
+    assert pinned.revision in pinning.SHIPPED
+    (kind,) = (kind for kind, default in pinning.DEFAULTS.items() if default == name)
+    assert rehearsal.lacking(settings, pinned, [kind]) == {}
+    monkeypatch.setattr(subprocess, "run", _never)
+    rehearsal.require_possible(settings, Spec(kind, name, pinned.revision))
+
+
+def _never(*_: Any, **__: Any) -> None:
+    raise AssertionError("it looked again")
+
+
+def test_what_passed_is_not_looked_at_again(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = architectures.t5(tmp_path / "t5", TEXTS)
+    pinned = pinning.pin(str(folder), models_dir=None, cache_dir=settings.cache_dir)
+    spec = Spec("summarize", pinned.model, pinned.revision)
+    rehearsal.require_possible(settings, spec)
+    monkeypatch.setattr(subprocess, "run", _never)
+    rehearsal.require_possible(settings, spec)
+    other = Spec("summarize", pinned.model, pinned.revision, params={"beams": 2})
+    with pytest.raises(AssertionError, match="looked again"):
+        rehearsal.require_possible(settings, other)
+
+
+def test_a_machine_without_model_libraries_leaves_it_to_the_workers(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = pinning.pin(str(cut(tmp_path / "cut")), models_dir=None, cache_dir=settings.cache_dir)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    rehearsal.require_possible(settings, Spec("translate", pinned.model, pinned.revision))
+
+
+def test_a_hubs_model_is_looked_at_where_it_is_computed(embedded: Docmill) -> None:
+    """`enqueue` downloads no weights; `run` does in any case."""
+    with hub("cut-model", cut(embedded.folder / "cut")) as (endpoint, asked):
+        embedded.from_anew = True
+        embedded.environment |= {
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": str(embedded.folder / "hf"),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",
+        }
+        embedded("run", FRENCH, *TRANSLATE, "--model", "cut-model", "--dry-run", code=2)
+        assert "lack 26 weights" in embedded("run", FRENCH, *TRANSLATE, "--model", "cut-model", code=2).stderr
+        assert embedded.json("jobs") == []
+        shutil.rmtree(embedded.folder / "hf")
+        asked.clear()
+        embedded("enqueue", FRENCH, *TRANSLATE, "--model", "cut-model")
+        assert not any(path.endswith("model.safetensors") for path in asked)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder that holds 256 tokens."""
+    return decoders.llama(tmp_path_factory.mktemp("models") / "llama", TEXTS)
+
+
+@pytest.fixture(scope="module")
+def m2m(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that knows English and French."""
+    return architectures.multilingual(tmp_path_factory.mktemp("models") / "m2m", TEXTS, ["en", "fr"], "m2m_100")
+
+
+FR_EN = {"source_lang": "fr", "target_lang": "en"}
+IMPOSSIBLE: list[tuple[str, str, dict[str, Any], str]] = [
+    (
+        "generate",
+        "llama",
+        {"prompt": "{text}", "dtype": "int8"},
+        "no backend computes generate with decoder-only",
+    ),
+    ("embed", "llama", {"dtype": "int8"}, "--dtype int8: no backend computes embed with decoder-only models"),
+    ("generate", "llama", {"prompt": "{text}", "max_new_tokens": 5000}, "can write: it holds 256 tokens, its prompt"),
+    ("generate", "llama", {"prompt": "a b c " * 30 + "{text}", "max_new_tokens": 200}, "there is no room for a text"),
+    ("generate", "llama", {"prompt": "{text}", "window_tokens": 8}, "A window of 8 tokens leaves no room for text"),
+    ("translate", "marian-ddtp", {**FR_EN, "max_new_tokens": 5000}, "it holds 512 tokens"),
+    ("translate", "marian-ddtp", {**FR_EN, "window_tokens": 8}, "A window of 8 tokens leaves no room for text"),
+    ("embed", "minilm", {"window_tokens": 8}, "Give a larger --window-tokens"),
+    ("translate", "m2m", {"source_lang": "fr", "target_lang": "eu"}, "eu"),
+]
+
+
+@pytest.mark.parametrize(("task", "model", "options", "told"), IMPOSSIBLE)
+def test_what_config_and_tokenizer_rule_out_is_refused_before_the_source_is_read(
+    task: str, model: str, options: dict[str, Any], told: str, settings: Settings, request: pytest.FixtureRequest
+) -> None:
+    named = str(request.getfixturevalue(model)) if model in {"llama", "m2m"} else model
+    with pytest.raises(TaskError, match=told):
+        prepare(settings, Request(str(FRENCH), task, named, options=kinds.options(task, **options)))
+
+
+def test_what_just_fits_is_taken(settings: Settings, llama: Path) -> None:
+    for asked in ({"window_tokens": 60}, {"max_new_tokens": 200}):
+        prepare(
+            settings,
+            Request(str(FRENCH), "generate", str(llama), options=kinds.options("generate", prompt="{text}", **asked)),
+        )
+    most = kinds.options("translate", source_lang="fr", target_lang="en", max_new_tokens=512)
+    prepare(settings, Request(str(FRENCH), "translate", "marian-ddtp", options=most))
+
+
+def test_a_backend_that_this_machine_lacks_is_missed_before_anything_is_stored(
+    embedded: Docmill, llama: Path
+) -> None:
+    if importlib.util.find_spec("vllm") is not None:
+        pytest.skip("vLLM is installed")
+    run = ("run", FRENCH, "--task", "generate", "--prompt", "{text}", "--limit", 1, "--model", llama)
+    assert "The backend vllm is not installed" in embedded(*run, "--backend", "vllm", code=2).stderr
+    said = embedded(*run[:2], *TRANSLATE, "--backend", "openvino", code=2).stderr
+    assert "The backend openvino does not translate with marian-ddtp" in said
+    assert embedded.json("jobs") == []

@@ -1,0 +1,87 @@
+"""One URL, and the same server, database, password and verification for redis-py and for Celery."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import pytest
+import redis
+from kombu import Connection
+
+from worker import redis_urls
+from worker.settings import mask
+
+
+def of_redis(url: str) -> dict[str, Any]:
+    made = redis.Redis.from_url(redis_urls.for_redis(url)).connection_pool.make_connection()
+    names = ("host", "port", "path", "db", "username", "password", "cert_reqs", "check_hostname", "ca_certs")
+    return {name: value for name in names if (value := getattr(made, name, None)) is not None}
+
+
+def of_celery(url: str) -> dict[str, Any]:
+    transport = Connection(redis_urls.for_celery(url)).transport
+    channel = object.__new__(type(transport).Channel)
+    channel.connection = transport
+    made = redis.ConnectionPool(**channel._connparams()).make_connection()
+    names = of_redis(url)
+    return {name: getattr(made, name) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("redis://queue:6380/3", {"host": "queue", "port": 6380, "db": 3}),
+        ("redis://user:p%40%2F@queue", {"port": 6379, "db": 0, "username": "user", "password": "p@/"}),
+        ("unix:///run/redis.sock?db=2", {"path": "/run/redis.sock", "db": 2}),
+        ("unix://user:p%40@/run/redis.sock", {"path": "/run/redis.sock", "username": "user", "password": "p@"}),
+        ("rediss://queue", {"cert_reqs": ssl.CERT_REQUIRED, "check_hostname": True}),
+        (
+            "rediss://queue/1?ssl_ca_certs=/a%20b.pem",
+            {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": "/a b.pem", "db": 1},
+        ),
+        ("rediss://queue?ssl_check_hostname=false", {"cert_reqs": ssl.CERT_REQUIRED, "check_hostname": False}),
+        ("rediss://queue?ssl_cert_reqs=none", {"cert_reqs": ssl.CERT_NONE, "check_hostname": False}),
+    ],
+)
+def test_both_clients_read_the_same_out_of_a_url(url: str, wanted: dict[str, Any]) -> None:
+    assert redis_urls.problem(url) is None
+    assert of_redis(url).items() >= wanted.items()
+    assert of_celery(url) == of_redis(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("http://queue", "a Redis URL is"),
+        ("redis://queue:port/0", "a Redis URL is"),
+        ("redis://queue/none", "a Redis URL is"),
+        ("unix://", "a Redis URL is"),
+        ("unix:///run/redis.sock?db=x", "a Redis URL is"),
+        ("redis://queue/0?ssl_ca_certs=/ca.pem", "a redis:// URL has no parameter ssl_ca_certs"),
+        ("redis://queue/0?password=secret", "a redis:// URL has no parameter password"),
+        ("rediss://queue/0?ssl_cert_reqs=optional", "ssl_cert_reqs is one of none, required"),
+        ("rediss://queue/0?ssl_cert_reqs=", "ssl_cert_reqs is one of none, required"),
+        ("rediss://queue/0?ssl_check_hostname=no", "ssl_check_hostname is one of false, true"),
+    ],
+)
+def test_a_url_that_one_of_them_would_take_otherwise_is_refused_in_words_without_a_secret(
+    url: str, says: str
+) -> None:
+    told = redis_urls.problem(url)
+    assert told is not None
+    assert says in told
+    assert "secret" not in told
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:pw@h/x?sslmode=require", "postgresql://me:***@h/x?sslmode=require"),
+        ("postgresql://h/x?password=pw&sslmode=require", "postgresql://h/x?password=***&sslmode=require"),
+        ("postgresql://h/x?sslpassword=pw", "postgresql://h/x?sslpassword=***"),
+        ("unix:///run/redis.sock?db=2", "unix:///run/redis.sock?db=2"),
+    ],
+)
+def test_no_password_of_a_url_is_shown_wherever_it_stands(url: str, shown: str) -> None:
+    assert mask(url) == shown

@@ -1,0 +1,1 @@
+"""Thread pools, locks, prefetching, renewed leases, and the circuit breaker."""

@@ -1,0 +1,1 @@
+"""Engines as the settings want them: their devices, their models, their measured throughput."""

@@ -1,0 +1,61 @@
+"""Engines as the settings want them: a device, and where its models are found."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from storage.core.specs import Spec
+    from tasks.backends import Backend
+    from tasks.engine.engine import Engine
+
+
+def opener(settings: Settings, device: str) -> Callable[[Spec], Backend]:
+    """What loads the model of a spec onto the device."""
+    from tasks.engine.backend_factory import open_backend
+
+    return partial(
+        open_backend,
+        device=device,
+        models_dir=settings.models_dir,
+        cache_dir=settings.cache_dir,
+        backend=settings.backend,
+    )
+
+
+def settled(open_one: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
+    """The opener for a process that works on for long: what is there after each opening is no garbage.
+
+    A model and its libraries are half a million objects. Python would look through all of them again and again as
+    texts come and go, a quarter of a second each time, in which no other thread has the interpreter.
+    """
+
+    def open_and_settle(spec: Spec) -> Backend:
+        if gc.get_freeze_count():  # another model was here, and may have been closed
+            gc.unfreeze()
+            gc.collect()
+        backend = open_one(spec)
+        gc.collect()
+        gc.freeze()
+        return backend
+
+    return open_and_settle
+
+
+@contextmanager
+def running(settings: Settings, device: str) -> Iterator[Engine]:
+    """An engine on the device, for as long as the block runs."""
+    from tasks.engine.engine import Engine
+
+    engine = Engine(opener(settings, device))
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.close()

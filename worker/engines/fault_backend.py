@@ -1,0 +1,111 @@
+"""A backend that fails on a text with the marker, as `worker.fault_points` says. Never made without that setting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tasks.backends import Backend, Source
+from tasks.backends.static import StaticLoop
+from tasks.batching.batches import Budget
+from tasks.batching.pool import Item
+from tasks.errors import OutOfMemory
+from tasks.kinds.base import Traits
+from tasks.outputs import Output, Vector
+from tasks.windows.windows import Encoded
+from worker.fault_points import MARKER, Armed
+
+Items = Sequence[Item[Any]]
+WHOLE_BATCH = Budget(tokens=1_000_000, rows=1_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Marked(Encoded):
+    """A window whose text has the marker."""
+
+
+class FaultyBackend:
+    """Another backend, with the faults that need to see what it computes."""
+
+    def __init__(self, inner: Backend, armed: Armed) -> None:
+        self._inner = inner
+        self._armed = armed
+        self._fault = armed.fault
+        self._loop = StaticLoop(self._compute, WHOLE_BATCH)
+
+    @property
+    def traits(self) -> Traits:
+        return self._inner.traits
+
+    @property
+    def limit_tokens(self) -> int:
+        return self._inner.limit_tokens
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        if self._fault.point == "cut" and any(MARKER in text for text in texts):
+            self._armed.strike()
+        encoded = self._inner.encode(texts)
+        return [
+            Marked(code.tokens, code.features) if MARKER in text else code
+            for text, code in zip(texts, encoded, strict=True)
+        ]
+
+    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        if self._fault.action == "oom":
+            return self._loop.run(source)
+        return self._run(source)
+
+    def _run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        taken = Watched(source, self._armed)
+        for number, output in self._inner.run(taken):
+            if self._fault.action == "nan" and number in taken.marked and isinstance(output, Vector):
+                self._armed.note()
+                yield number, Vector(np.full_like(output.values, np.nan))
+            else:
+                yield number, output
+
+    def _compute(self, batch: Items) -> Sequence[Output]:
+        if len(batch) * max(item.tokens for item in batch) > self._fault.n:
+            self._armed.note()
+            raise OutOfMemory
+        outputs = dict(self._inner.run(Once(batch)))
+        return [outputs[item.id] for item in batch]
+
+    def runtime(self) -> dict[str, Any]:
+        return self._inner.runtime()
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class Watched:
+    """A source that fails when it gives a batch, or one with a marked window."""
+
+    def __init__(self, source: Source, armed: Armed) -> None:
+        self._source = source
+        self._armed = armed
+        self.marked: set[int] = set()
+
+    def take(self, budget: Budget) -> Items:
+        items = self._source.take(budget)
+        marked = {item.id for item in items if isinstance(item.encoded, Marked)}
+        self.marked |= marked
+        if items:
+            self._armed.reach("batch")
+        if marked and self._armed.fault.point == "text" and self._armed.fault.action != "nan":
+            self._armed.strike()
+        return items
+
+
+class Once:
+    """A source of one batch."""
+
+    def __init__(self, batch: Items) -> None:
+        self._batch: Items = batch
+
+    def take(self, budget: Budget) -> Items:
+        batch, self._batch = self._batch, ()
+        return batch

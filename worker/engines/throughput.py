@@ -1,0 +1,99 @@
+"""How fast this machine is at a spec, measured on a few texts in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from docmill import command_of
+from storage.core.specs import Spec
+from worker.engines.engines import opener
+from worker.errors import WorkerError
+from worker.settings import Settings
+
+
+class SampleFailed(WorkerError):
+    """The sample could not be computed."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a few texts took: characters and tokens read, tokens written, seconds of computing, seconds of loading."""
+
+    chars: int
+    tokens_in: int
+    tokens_out: int
+    seconds: float
+    load_s: float
+
+
+def measure(settings: Settings, device: str, spec: Spec, texts: Sequence[str]) -> Sample:
+    """Compute `texts` under `spec` in a child process and time it. Raises SampleFailed with the reason."""
+    order = {
+        "settings": settings.model_dump(mode="json"),
+        "device": device,
+        "spec": spec.to_json().decode(),
+        "texts": list(texts),
+    }
+    done = subprocess.run(
+        command_of("worker.engines.throughput"),
+        input=json.dumps(order).encode(),
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise SampleFailed
+    answer = json.loads(done.stdout.splitlines()[-1])
+    if "error" in answer:
+        raise SampleFailed(answer["error"])
+    return Sample(**answer)
+
+
+def main() -> None:
+    order = json.load(sys.stdin)
+    try:
+        answer: dict[str, Any] = asdict(_measure(order))
+    except WorkerError as error:
+        answer = {"error": str(error)}
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # the device's thread would be torn down under the libraries' feet
+
+
+def _measure(order: dict[str, Any]) -> Sample:
+    from tasks.engine.engine import Engine
+    from tasks.errors import CannotServe
+
+    settings, spec = Settings.model_validate(order["settings"]), Spec.from_json(order["spec"])
+    engine = Engine(opener(settings, order["device"]))
+    engine.start()
+    began = time.perf_counter()
+    try:
+        engine.open(spec)
+    except CannotServe as error:
+        raise SampleFailed(str(error)) from error
+    load_s = time.perf_counter() - began
+    texts = list(enumerate(order["texts"]))
+    engine.submit(spec, texts[:1]).wait()  # the first batch pays for allocations that the others do not
+    began = time.perf_counter()
+    ticket = engine.submit(spec, texts)
+    ticket.wait()
+    seconds = time.perf_counter() - began
+    outcomes = ticket.finished()
+    return Sample(
+        chars=sum(len(text) for _, text in texts),
+        tokens_in=sum(outcome.tokens_in for outcome in outcomes),
+        tokens_out=sum(outcome.tokens_out for outcome in outcomes),
+        seconds=seconds,
+        load_s=load_s,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""A device process: one device, one engine, a Celery worker whose threads share them.
+
+It obeys its standard input (`drain`, `stop`), dies at the end of it, and tells its supervisor what it does on its
+standard output, a JSON object a line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from typing import IO, TYPE_CHECKING, Any
+
+from celery import Celery
+from celery.exceptions import Reject
+from celery.worker import WorkController, state
+
+from storage.core.database import Database
+from storage.errors import StorageError
+from storage.leases import dispatch
+from worker import fault_points
+from worker.engines.engines import opener, settled
+from worker.orders.desk import Desk
+from worker.pids import pid_space
+from worker.pipelines.running import advance
+from worker.process.device_config import DeviceConfig
+from worker.process.shard import Process
+from worker.process.utilization import Reading, Report, due
+from worker.queue.broker import Broker
+from worker.queue.messages import (
+    ENQUEUE_LANE,
+    ENQUEUE_TASK,
+    RUN_LANE,
+    RUN_TASK,
+    SHARD_TASK,
+    parse_run,
+    parse_shard,
+    queue,
+)
+from worker.queue.thread_pool import WakingThreadPool
+from worker.queue.transport import ear
+from worker.settings import LOG_FORMAT, ORDERS, Settings
+from worker.stores import store_of
+
+if TYPE_CHECKING:
+    from storage.core.specs import Spec
+    from tasks.backends import Backend
+
+log = logging.getLogger("docmill.device")
+
+BEAT_S = 0.5
+SIGN_ON_S = 60.0
+# A thread that computes needs the interpreter for a moment between two products, hundreds of times in a batch; with
+# Python's own 5 ms it would wait as long each time while another thread cuts texts or writes results.
+SWITCH_S = 0.0005
+
+
+class SupervisorChannel:
+    """The line to the supervisor. Whatever a library prints goes to stderr instead."""
+
+    def __init__(self) -> None:
+        self._out: IO[bytes] = os.fdopen(os.dup(1), "wb", buffering=0)
+        os.dup2(2, 1)
+        self._lock = threading.Lock()
+
+    def say(self, event: str, **facts: Any) -> None:
+        with self._lock:
+            try:
+                self._out.write(json.dumps({"event": event, **facts}).encode() + b"\n")
+            except BrokenPipeError:
+                os._exit(1)  # the supervisor is gone
+
+
+def main() -> None:
+    """Run until told otherwise."""
+    sys.setswitchinterval(SWITCH_S)
+    order = DeviceConfig.from_line(sys.stdin.buffer.readline())
+    voice = SupervisorChannel()
+    for unheard in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(unheard, signal.SIG_IGN)  # the supervisor owns signals
+    settings = Settings.model_validate(order.settings)
+    fault_points.arm(settings.fault, settings.home)
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    logging.getLogger("celery").setLevel(logging.ERROR)
+    logging.getLogger("kombu").setLevel(logging.ERROR)  # that it puts back what it fetched is nothing to warn of
+    # What it cannot acknowledge comes again and does nothing; Celery calls that critical, with a traceback.
+    logging.getLogger("celery.worker.request").addFilter(_without_traceback)
+    assert settings.redis_url is not None
+    broker = Broker(settings.redis_url)
+    process = _make_process(order, settings, broker, voice)
+    # Reading a source and writing results take statements that may last.
+    lasting = store_of(settings, pool_size=5)
+    desk = Desk(settings, lasting, broker, order.owner, process.draining) if settings.takes_orders else None
+    _register(broker.app, process, settings, lasting, desk)
+    controller = WorkController(
+        app=broker.app,
+        pool_cls=WakingThreadPool,
+        concurrency=settings.threads,
+        queues=[queue(lane) for lane in (*settings.lanes, RUN_LANE)],
+        hostname=order.owner,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        optimization="fair",
+    )
+    threading.Thread(target=_obey, args=(process, desk), name="obey", daemon=True).start()
+    _sign_on_at_last(order, settings, process)
+    if desk is not None:
+        desk.start(partial(_stop_taking_orders, controller))
+    beat = (order, process, settings, voice, desk)
+    threading.Thread(target=_beat, args=beat, name="heartbeat", daemon=True).start()
+    voice.say("ready")
+    controller.start()
+    process.engine.close()
+    code = 0 if _sign_off(process, desk) else 1
+    voice.say("ended")
+    sys.stdout.flush()
+    os._exit(code)  # threads of libraries must not keep a drained process alive
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    record.exc_info = None
+    return True
+
+
+def _make_process(order: DeviceConfig, settings: Settings, broker: Broker, voice: SupervisorChannel) -> Process:
+    from tasks.engine.engine import BatchDone, BatchStarted, Engine
+
+    def on_batch(event: BatchStarted | BatchDone) -> None:
+        if isinstance(event, BatchStarted):
+            kind = f"batch {event.spec.sha256.hex()[:12]}"
+            voice.say("begin", name="batch", kind=kind, size=event.load_tokens)
+        else:
+            voice.say("end", name="batch")
+
+    engine = Engine(settled(_faulty(opener(settings, order.device))), on_batch=on_batch)
+    engine.start()
+    bounded = replace(settings.patience, bounded=True)
+    return Process(
+        owner=order.owner,
+        # A thread holds a connection only to claim, read and commit; most of them wait for the device.
+        database=store_of(settings, pool_size=min(settings.threads, 3) + 4, patience=bounded),
+        heartbeat_database=store_of(settings, pool_size=1, patience=bounded),
+        broker=broker,
+        engine=engine,
+        lease_s=settings.lease_s,
+        say=voice.say,
+        only_job=order.only_job,
+    )
+
+
+def _faulty(sound: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
+    """The opener, whose backends fail where a fault is armed."""
+    if (armed := fault_points.armed()) is None:
+        return sound
+    from worker.engines.fault_backend import FaultyBackend
+
+    return lambda spec: FaultyBackend(sound(spec), armed)
+
+
+def _register(app: Celery, process: Process, settings: Settings, database: Database, desk: Desk | None) -> None:
+    @app.task(name=SHARD_TASK)  # type: ignore[untyped-decorator]
+    def shard(**arguments: Any) -> None:
+        process.run_shard(parse_shard(arguments))
+
+    @app.task(name=ENQUEUE_TASK, acks_late=True, bind=True)  # type: ignore[untyped-decorator]
+    def enqueue(this: Any, /, **arguments: Any) -> None:
+        if desk is None or not desk.store(this.request.id, arguments):
+            raise Reject(requeue=True)  # for a worker that can
+
+    @app.task(name=RUN_TASK)  # type: ignore[untyped-decorator]
+    def pipeline(**arguments: Any) -> None:
+        stop = process.draining
+        advance(settings, database, process.broker, parse_run(arguments), owner=process.owner, stop=stop)
+
+
+def _stop_taking_orders(controller: WorkController) -> None:
+    """Read the lane of orders no more; the messages in it are for others."""
+    consumer = controller.consumer
+    consumer.call_soon(consumer.cancel_task_queue, queue(ENQUEUE_LANE))
+
+
+def _sign_on(order: DeviceConfig, settings: Settings, database: Database, desk: Desk | None = None) -> None:
+    takes_orders = desk is None or desk.is_open
+    dispatch.sign_on(
+        database,
+        order.owner,
+        host=platform.node(),
+        pid=os.getpid(),
+        device=order.device,
+        lanes=[lane for lane in settings.lanes if takes_orders or lane != ORDERS],
+        slots=settings.threads,
+        version=version("docmill"),
+        pid_space=pid_space(),
+    )
+
+
+def _sign_on_at_last(order: DeviceConfig, settings: Settings, process: Process) -> None:
+    """Enter ourselves into the list as soon as the database is there; whoever drains waits no longer."""
+    while True:
+        try:
+            return _sign_on(order, settings, process.database)
+        except StorageError as error:
+            log.warning("sign_on_waits error=%s", error)
+        if process.draining.wait(1.0):
+            return None
+
+
+def _sign_off(process: Process, desk: Desk | None, *, giving_back: bool = False) -> bool:
+    """Leave the list, and first all shards where asked to; False when the database is away: others will see to it."""
+    try:
+        if giving_back:
+            process.give_back()
+        if desk is not None:
+            desk.give_back()
+        dispatch.sign_off(process.database, process.owner)
+    except StorageError as error:
+        log.warning("sign_off_failed error=%s", error)
+        return False
+    return True
+
+
+def _obey(process: Process, desk: Desk | None) -> None:
+    """Follow the supervisor's word; at the end of it, end."""
+    for line in sys.stdin.buffer:
+        if line.strip() == b"drain":
+            # On a thread of its own, since the batch on the device may take long and a stop must still be heard.
+            threading.Thread(target=_drain, args=(process,), name="drain", daemon=True).start()
+        elif line.strip() == b"stop":
+            code = 1  # then the supervisor frees what we hold
+            try:
+                code = 0 if _sign_off(process, desk, giving_back=True) else 1
+            finally:
+                os._exit(code)
+    os._exit(1)
+
+
+def _drain(process: Process) -> None:
+    process.drain()
+    state.should_stop = 0
+
+
+def _beat(
+    order: DeviceConfig, process: Process, settings: Settings, voice: SupervisorChannel, desk: Desk | None
+) -> None:
+    """Renew leases well within their time, say how far the texts in flight are, and log how busy the device is."""
+    every = min(5.0, settings.lease_s / 6)
+    reported = process.reading()
+    due = sign_on_due = 0.0
+    while True:
+        now = time.monotonic()
+        if now >= due:
+            due = now + every
+            try:
+                if now >= sign_on_due:  # one that was away for long may have been struck off
+                    _sign_on(order, settings, process.heartbeat_database, desk)
+                    sign_on_due = now + SIGN_ON_S
+                process.heartbeat(hears=ear.heard_within(2 * every))
+            except StorageError as error:
+                log.warning("heartbeat_failed error=%s", error)
+        voice.say("beat", finished=sum(process.computed().values()))
+        reported = _report(reported, process.reading())
+        time.sleep(BEAT_S)
+
+
+def _report(last: Reading, now: Reading) -> Reading:
+    """Log what happened since the last report if it is time to; the reading to compare the next with."""
+    if due(last, now):
+        log.info("device_used %s", Report.between(last, now))
+        return now
+    return now if last.idle and now.idle else last
+
+
+if __name__ == "__main__":
+    main()

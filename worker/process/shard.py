@@ -1,0 +1,305 @@
+"""A hint's way through a device process: look, claim, compute, commit. Plain functions; Celery only calls them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from storage.core import get_or_create
+from storage.core.database import Database
+from storage.errors import LeaseLost, StorageError
+from storage.leases import dispatch, maintenance, shards
+from storage.leases.shards import Claim, Head
+from tasks.engine.engine import Engine, Submission
+from tasks.errors import CannotServe, DeviceUnusable, EngineStopped
+from worker import fault_points
+from worker.concurrency.breaker import Breaker, CircuitOpen
+from worker.concurrency.exclusive_lock import Gate
+from worker.errors import BrokerUnreachable
+from worker.process.utilization import Reading
+from worker.process.watchdog import CUT
+from worker.queue.broker import Broker
+from worker.queue.dispatcher import Refill
+
+log = logging.getLogger("docmill.shard")
+
+LOOK_S = 0.5
+LONGEST_WAIT_S = 5.0  # between two looks at a database that is away
+WRITE_AGAIN_S = 2.0  # between two tries to write what was computed
+
+
+@dataclass
+class InFlight:
+    """A shard of ours, from its claim to its commit."""
+
+    head: Head
+    claim: Claim
+    ticket: Submission | None = None
+    runtime: Mapping[str, Any] = field(default_factory=dict)
+    lost: threading.Event = field(default_factory=threading.Event)
+
+
+class Process:
+    """The state that the threads of one device process share.
+
+    Leases are renewed over `heartbeat_database`, whose connection no other thread holds.
+    """
+
+    def __init__(
+        self,
+        *,
+        owner: str,
+        database: Database,
+        broker: Broker,
+        engine: Engine,
+        lease_s: float,
+        heartbeat_database: Database | None = None,
+        say: Callable[..., None] = lambda *_, **__: None,
+        only_job: int | None = None,
+    ) -> None:
+        self.owner = owner
+        self.database = database
+        self.heartbeat_database = heartbeat_database or database
+        self.broker = broker
+        self.engine = engine
+        self.lease_s = lease_s
+        self._say = say
+        self.gate = Gate()
+        self.breaker = Breaker()
+        self._refill = Refill(database, broker, only_job)
+        self.draining = threading.Event()
+        self._lock = threading.Lock()
+        self._in_flight: dict[int, InFlight] = {}
+        self._worked_s = 0.0
+        self._working_since = 0.0
+        self._runtimes: dict[bytes, int] = {}
+        self._refused: set[int] = set()
+        self._has_served = False
+        self._device_problem: str | None = None  # why everything was refused until now
+
+    def run_shard(self, shard_id: int) -> None:
+        """Do what a hint says, if it still holds. Anything that stands against it leaves the shard to others.
+
+        A database that is away, or refuses what we write, is waited for: the hint is in our hand and in no queue.
+        """
+        fault_points.reach("taken")
+        wait_s = 0.5
+        while True:
+            try:
+                if not self._results_wait():
+                    return self._follow(shard_id)
+            except CircuitOpen as closed:
+                wait_s = closed.wait_s
+            except StorageError as error:
+                log.warning("store_away shard=%d error=%s", shard_id, error)
+            if self.draining.wait(wait_s):
+                return self._decline(shard_id)
+            wait_s = min(LONGEST_WAIT_S, 2 * wait_s)
+
+    def _results_wait(self) -> bool:
+        """Return True while the store refuses results that we hold: more work would only wait beside them."""
+        return self.breaker.trouble is not None and bool(self._in_flight)
+
+    def _decline(self, shard_id: int) -> None:
+        """Leave a shard to others, now if the store is there; else its hint counts as lost after a while."""
+        with suppress(StorageError):
+            dispatch.put_back(self.database, [shard_id])
+
+    def _follow(self, shard_id: int) -> None:
+        head = shards.look(self.database, shard_id)
+        if head is None:
+            return
+        try:
+            serves = not self.draining.is_set() and self._can_serve(head)
+        except EngineStopped:  # while the model was loaded
+            serves = False
+        if not serves:
+            dispatch.put_back(self.database, [shard_id])
+            return
+        with self.gate.passing(alone=head.suspect):
+            if self.draining.is_set():
+                dispatch.put_back(self.database, [shard_id])
+                return
+            with self.breaker.attempt():
+                claim = shards.claim(self.database, head, self.owner, self.lease_s)
+            if claim is not None:
+                self._carry_out(head, claim)
+        if not self.draining.is_set():
+            self._top_up(head.lane)
+
+    def _can_serve(self, head: Head) -> bool:
+        """Whether the model is there and whole; found before any claim, so that no attempt is spent."""
+        try:
+            self.engine.open(head.spec)
+        except CannotServe as error:
+            if head.spec_id not in self._refused:
+                log.error("cannot_serve spec=%d reason=%r", head.spec_id, str(error))
+            dispatch.refuse(self.database, self.owner, head.spec_id, f"cannot serve {head.spec}: {error}")
+            self._refused.add(head.spec_id)
+            if isinstance(error, DeviceUnusable) and not self._has_served:
+                self._device_problem = str(error)
+            return False
+        self._has_served, self._device_problem = True, None
+        if head.spec_id in self._refused:
+            dispatch.accept(self.database, self.owner, head.spec_id)
+            self._refused.discard(head.spec_id)
+        return True
+
+    def _carry_out(self, head: Head, claim: Claim) -> None:
+        ours = InFlight(head, claim)
+        self._enter(ours)
+        try:
+            fault_points.reach("claimed")
+            ours.runtime = self.engine.runtime(head.spec)
+            ours.ticket = self._submit(head, claim)
+            while not ours.ticket.wait(LOOK_S) and not ours.lost.is_set():
+                pass
+            if ours.lost.is_set():
+                ours.ticket.drop()
+                log.warning("lease_lost shard=%d", claim.shard_id)
+                return
+            if not ours.ticket.complete and not self.draining.is_set():
+                log.critical("engine_died shard=%d error=%r", claim.shard_id, self.engine.error)
+                os._exit(1)  # the supervisor makes a new process, and the shards in flight suspects
+            ours.runtime = self.engine.runtime_since(head.spec, ours.runtime)
+            self._settle(ours)
+        except LeaseLost:
+            log.warning("lease_lost shard=%d", claim.shard_id)
+        except EngineStopped:
+            self._patiently(lambda: shards.release(self.database, claim), ours)
+        except Exception as error:
+            log.exception("shard_failed shard=%d", claim.shard_id)
+            reason = f"{type(error).__name__} in the worker; its log says more"
+            self._patiently(lambda: maintenance.failed_attempt(self.database, claim, reason), ours)
+        finally:
+            self._leave(ours)
+
+    def _enter(self, ours: InFlight) -> None:
+        with self._lock:
+            if not self._in_flight:
+                self._working_since = time.monotonic()
+            self._in_flight[ours.claim.shard_id] = ours
+
+    def _leave(self, ours: InFlight) -> None:
+        with self._lock:
+            del self._in_flight[ours.claim.shard_id]
+            if not self._in_flight:
+                self._worked_s += time.monotonic() - self._working_since
+
+    def _submit(self, head: Head, claim: Claim) -> Submission:
+        """Cut the texts, which the supervisor watches as it does a batch."""
+        step = f"cut {claim.shard_id}"
+        self._say("begin", name=step, kind=CUT, size=sum(len(text) for _, text in claim.texts))
+        try:
+            return self.engine.submit(head.spec, claim.texts)
+        finally:
+            self._say("end", name=step)
+
+    def _settle(self, ours: InFlight) -> None:
+        """Commit a whole shard; of one that a drain cut short, commit what is finished and give the rest back."""
+        assert ours.ticket is not None
+        claim, outcomes, complete = ours.claim, ours.ticket.finished(), ours.ticket.complete
+
+        def write() -> None:
+            runtime = self._runtime_id(ours)
+            if complete:
+                shards.commit(self.database, claim, outcomes, runtime)
+            else:
+                shards.release(self.database, claim, outcomes, runtime)
+
+        fault_points.reach("computed")
+        if not self._patiently(write, ours):
+            log.warning("lease_lost shard=%d", claim.shard_id)
+            return
+        fault_points.reach("committed")
+        log.info("shard_%s shard=%d outcomes=%d", "done" if complete else "released", claim.shard_id, len(outcomes))
+
+    def _patiently(self, write: Callable[[], None], ours: InFlight) -> bool:
+        """Write the end of a shard, however long the store refuses it. Return False when its lease is lost."""
+        while not ours.lost.is_set():
+            try:
+                with self.breaker.attempt():
+                    write()
+                return True
+            except LeaseLost:
+                return False
+            except CircuitOpen as closed:
+                ours.lost.wait(closed.wait_s)
+            except StorageError as error:
+                log.warning("commit_waits shard=%d error=%s", ours.claim.shard_id, error)
+                if self.breaker.trouble is None:
+                    ours.lost.wait(WRITE_AGAIN_S)
+        return False
+
+    def _runtime_id(self, ours: InFlight) -> int:
+        key = orjson.dumps(dict(ours.runtime), option=orjson.OPT_SORT_KEYS)
+        if key not in self._runtimes:
+            self._runtimes[key] = get_or_create.runtime_id(self.database, ours.runtime)
+        return self._runtimes[key]
+
+    def _top_up(self, lane: str) -> None:
+        try:
+            self._refill.after_shard(lane)
+        except (BrokerUnreachable, StorageError) as error:
+            log.warning("top_up_failed error=%s", error)
+
+    def heartbeat(self, *, hears: bool) -> None:
+        """Renew our leases; shards that turn out to be no longer ours stop being computed.
+
+        `hears` says whether the queue answers. Whoever has all hands full does not ask it, and consumes all the same.
+        """
+        with self._lock:
+            mine = dict(self._in_flight)
+        consumes = hears or bool(mine)
+        trouble = self.breaker.trouble
+        held = shards.heartbeat(
+            self.heartbeat_database,
+            self.owner,
+            self.lease_s,
+            only=mine,
+            consumes=consumes,
+            trouble=trouble,
+            computed=self.computed(),
+            device_problem=self._device_problem,
+        )
+        for shard_id, ours in mine.items():
+            if held.get(shard_id) != ours.claim.fence:
+                ours.lost.set()
+
+    def computed(self) -> dict[int, float]:
+        """The texts that are computed and not yet committed, by job; part of a text where windows are left."""
+        with self._lock:
+            held = [(ours.claim.job_id, ours.ticket) for ours in self._in_flight.values() if ours.ticket is not None]
+        texts: dict[int, float] = {}
+        for job_id, ticket in held:
+            texts[job_id] = texts.get(job_id, 0.0) + ticket.computed
+        return texts
+
+    def reading(self) -> Reading:
+        """How much was computed since the start, and in how long with a shard in flight."""
+        with self._lock:
+            now, idle = time.monotonic(), not self._in_flight
+            working_s = self._worked_s + (0.0 if idle else now - self._working_since)
+        return Reading(now, working_s, self.engine.counters, idle)
+
+    def drain(self) -> None:
+        """Take nothing more, finish the batch on the device, commit what is finished and give the rest back."""
+        self.draining.set()
+        self.engine.drain()
+
+    def give_back(self) -> None:
+        """Give all shards back at once with what is finished of them, without waiting for the device."""
+        self.draining.set()
+        with self._lock:
+            mine = list(self._in_flight.values())
+        for ours in mine:
+            finished = ours.ticket.finished() if ours.ticket is not None and ours.runtime else []
+            shards.release(self.database, ours.claim, finished, self._runtime_id(ours) if finished else None)

@@ -1,0 +1,263 @@
+"""The supervisor: one child for each device, signals, watchdog and upkeep. Never imports torch.
+
+The watchdog sits here and not in the child, because a frozen child may hold its interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from docmill import command_of
+from storage.core.database import Database
+from worker.process.device_config import DeviceConfig
+from worker.process.maintenance_thread import Caretaker
+from worker.process.watchdog import Step, Watchdog
+from worker.queue.broker import Broker
+from worker.settings import Settings
+
+log = logging.getLogger("docmill.supervisor")
+
+TICK_S = 0.1
+FROZEN_S = 2.0  # a tick that is late by so much says that this process did not run
+LONGEST_RESTART_S = 30.0
+
+
+@dataclass
+class Child:
+    """A device process as its supervisor sees it."""
+
+    device: str
+    owner: str
+    process: subprocess.Popen[bytes]
+    started_at: float
+    watchdog: Watchdog
+    finished: float = 0.0  # texts computed and not yet committed
+    ready: bool = False
+    worked: bool = False  # it ended a batch
+    reader: threading.Thread | None = field(default=None, repr=False)
+
+    def tell(self, word: str) -> None:
+        try:
+            assert self.process.stdin is not None
+            self.process.stdin.write(word.encode() + b"\n")
+            self.process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            log.debug("child_gone owner=%s", self.owner)
+
+
+def start_device() -> subprocess.Popen[bytes]:
+    """A device process, which waits for its order."""
+    return subprocess.Popen(
+        command_of("worker.process.device"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # a Ctrl-C in the terminal is ours to answer
+    )
+
+
+def restart_delay(idle_deaths: int) -> float:
+    """How long to wait before a dead child is replaced, in seconds, after so many in a row that had done nothing.
+
+    One that had worked is replaced at once, and so is the first that had not: a document that kills its process
+    does so five times before it is found, and there may be a hundred of them.
+    """
+    return min(LONGEST_RESTART_S, 2.0 ** (idle_deaths - 2)) if idle_deaths > 1 else 0.0
+
+
+class Supervisor:
+    """Keeps one child per device alive, and the store moving. `run` blocks; `start` runs it on a thread.
+
+    `fires`: whether it starts pipelines that are due, as whoever works for others does.
+    """
+
+    def __init__(
+        self, settings: Settings, database: Database, broker: Broker, devices: Sequence[str], *, fires: bool = True
+    ) -> None:
+        self.settings = settings
+        self.database = database
+        self.broker = broker
+        self.devices = list(devices)
+        self.owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._children: dict[str, Child] = {}
+        self._deaths: dict[str, int] = {}
+        self._restart_at: dict[str, float] = {}
+        self._draining = False
+        self._at_once = False
+        # A signal may come while we hold an event's lock, which its handler would wait for; a put waits for none.
+        self._woken: SimpleQueue[None] = SimpleQueue()
+        self._watchdogs = {device: Watchdog(settings.hang_s, settings.batch_limit_s) for device in devices}
+        self._caretaker = Caretaker(
+            database,
+            broker,
+            self.owner,
+            settings.upkeep_s,
+            settings.lease_s,
+            fires=fires,
+            takes_orders=settings.takes_orders,
+            retention_s=settings.retention_s,
+        )
+        self._thread: threading.Thread | None = None
+        self._only_job: int | None = None
+
+    def start(self, only_job: int | None = None) -> None:
+        """Run on a thread. With `only_job` no other job's shards are offered, unless others work here, too."""
+        self._only_job = self._caretaker.only_job = only_job
+        self._thread = threading.Thread(target=self.run, name="supervisor", daemon=True)
+        self._thread.start()
+
+    def drain(self, *, now: bool = False) -> None:
+        """Ask for the end: batches finish, or with `now` everything is given back at once. Returns at once."""
+        self._at_once = self._at_once or now
+        self._draining = True
+        self._woken.put(None)
+
+    def join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def finished_in_flight(self) -> float:
+        """How many texts the children have computed and not yet committed."""
+        return sum(child.finished for child in self._children.values())
+
+    @property
+    def ready(self) -> bool:
+        return any(child.ready for child in self._children.values())
+
+    @property
+    def deaths(self) -> int:
+        """How many children died in a row, of all devices, that had done nothing."""
+        return sum(self._deaths.values())
+
+    def run_with_signals(self) -> None:
+        """Run until SIGTERM or SIGINT: the first drains, the second (or SIGQUIT) gives everything back at once."""
+
+        def on_signal(number: int, _frame: Any) -> None:
+            self.drain(now=self._draining or number == signal.SIGQUIT)
+
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+        for number in numbers:
+            signal.signal(number, on_signal)
+        self.run()
+        for number in numbers:  # all is done: one more must not make this look like a death
+            signal.signal(number, signal.SIG_IGN)
+
+    def run(self) -> None:
+        """Keep children and store going until asked to drain; then drain, within the settings' time."""
+        self._caretaker.start()
+        last = time.monotonic()
+        while not self._draining:
+            self._watch(frozen_s=time.monotonic() - last - TICK_S)
+            last = time.monotonic()
+            self._tend_children()
+            with suppress(Empty):
+                self._woken.get(timeout=TICK_S)
+        self._drain_children()
+        self._caretaker.stop()
+
+    def _tend_children(self) -> None:
+        for device in self.devices:
+            child = self._children.get(device)
+            if child is not None and child.process.poll() is not None:
+                self._bury(child)
+            if device not in self._children and time.monotonic() >= self._restart_at.get(device, 0.0):
+                self._children[device] = self._spawn(device)
+
+    def _spawn(self, device: str) -> Child:
+        owner = f"{platform.node()}:{device}:{uuid.uuid4().hex[:12]}"
+        process = start_device()
+        settings = self.settings.model_copy(update={"redis_url": self.broker.url})
+        self._watchdogs[device].forget_steps()
+        self._caretaker.adopt(owner)
+        child = Child(device, owner, process, time.monotonic(), self._watchdogs[device])
+        child.reader = threading.Thread(target=self._listen, args=(child,), name=f"listen-{device}", daemon=True)
+        child.reader.start()
+        order = DeviceConfig(owner, device, settings.model_dump(mode="json"), self._only_job)
+        child.tell(order.to_line().decode().rstrip("\n"))
+        return child
+
+    def _listen(self, child: Child) -> None:
+        assert child.process.stdout is not None
+        for line in child.process.stdout:
+            event = json.loads(line)
+            if event["event"] == "ready":
+                child.ready = True
+            elif event["event"] == "beat":
+                child.finished = event["finished"]
+            elif event["event"] == "begin":
+                child.watchdog.begin(Step(event["name"], event["kind"], event["size"], time.monotonic()))
+            elif event["event"] == "end":
+                child.worked = child.worked or event["name"] == "batch"
+                child.watchdog.end(event["name"], time.monotonic())
+
+    def _bury(self, child: Child) -> None:
+        """A child died: what it held is free at once, and another takes its place."""
+        lived_s = time.monotonic() - child.started_at
+        self._deaths[child.device] = 0 if child.worked else self._deaths.get(child.device, 0) + 1
+        self._restart_at[child.device] = time.monotonic() + restart_delay(self._deaths[child.device])
+        del self._children[child.device]
+        log.error("device_died device=%s status=%s lived_s=%.0f", child.device, child.process.returncode, lived_s)
+        self._close_pipes(child)
+        self._caretaker.reap(child.owner)
+
+    def _watch(self, frozen_s: float) -> None:
+        """Kill a child whose batch or cutting hangs. A time in which we were frozen with it proves nothing."""
+        for child in self._children.values():
+            if frozen_s > FROZEN_S:
+                child.watchdog.forgive(frozen_s)
+            step = child.watchdog.hung(time.monotonic())
+            if step is not None:
+                log.error("%s_hangs device=%s after_s=%.0f", step.name, child.device, time.monotonic() - step.since)
+                child.watchdog.forget_steps()
+                child.process.kill()
+
+    def _drain_children(self) -> None:
+        if not self._at_once:
+            for child in self._children.values():
+                child.tell("drain")
+        give_back_at = time.monotonic() + self.settings.drain_s
+        told = False
+        stopped: set[str] = set()
+        while any(child.process.poll() is None for child in self._children.values()):
+            late = time.monotonic() - give_back_at
+            if not told and (late > 0 or self._at_once):
+                told = True
+                give_back_at = time.monotonic()
+                for child in self._children.values():
+                    if child.process.poll() is None:
+                        stopped.add(child.owner)
+                        child.tell("stop")
+            elif told and late > 4:
+                for child in self._children.values():
+                    if child.process.poll() is None:
+                        child.process.kill()
+            time.sleep(TICK_S / 2)
+        for child in self._children.values():
+            if child.process.returncode != 0:  # it could not give its shards back, which is nobody's fault
+                self._caretaker.reap(child.owner, on_purpose=child.owner in stopped)
+            self._close_pipes(child)
+        self._children.clear()
+
+    def _close_pipes(self, child: Child) -> None:
+        child.process.wait()
+        if child.reader is not None:
+            child.reader.join(timeout=5)
+        for pipe in (child.process.stdin, child.process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    log.debug("pipe_closed owner=%s", child.owner)

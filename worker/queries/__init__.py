@@ -1,0 +1,1 @@
+"""The query process that keeps a model loaded between searches, and its client."""

@@ -1,0 +1,1 @@
+"""Celery and Redis: messages, the broker, the dispatcher. Nothing else knows either library."""

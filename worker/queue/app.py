@@ -1,0 +1,68 @@
+"""The Celery app. Each setting is stated once, with its reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from kombu import Queue
+from kombu.transport import TRANSPORT_ALIASES
+
+from worker import redis_urls
+from worker.queue.messages import ENQUEUE_LANE, KEY_PREFIX, RUN_LANE, queue
+from worker.settings import LANES
+
+TRANSPORT_ALIASES[redis_urls.SCHEME] = "worker.queue.transport:Transport"
+
+VISIBILITY_S = 120
+
+CONFIG: dict[str, Any] = {
+    # A message is a hint and may come from anyone who reaches Redis: nothing but JSON is ever parsed, and Celery sees
+    # only what `worker.queue.transport` made of it.
+    "task_serializer": "json",
+    "accept_content": ["json"],
+    # Results live in SQL; a second place for them could only disagree.
+    "task_ignore_result": True,
+    # A hint may be lost: the shard's lease, not the message, says whether its work was done.
+    "task_acks_late": False,
+    # A prefetched hint would wait behind a long shard while another worker idles.
+    "worker_disable_prefetch": True,
+    "worker_prefetch_multiplier": 1,
+    # CUDA does not survive a fork, and one model serves all threads.
+    "worker_pool": "threads",
+    # Nothing here needs workers to talk to each other; their chatter costs Redis memory and connections.
+    "worker_enable_remote_control": False,
+    "worker_send_task_events": False,
+    "task_send_sent_event": False,
+    # Redis may come later than we do, and may go away for as long as it likes.
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    # A shard under way has its lease; losing the broker is no reason to stop computing it.
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "worker_hijack_root_logger": False,
+    "worker_redirect_stdouts": False,
+    "task_default_queue": queue(ENQUEUE_LANE),
+    "task_queues": [Queue(queue(lane)) for lane in (*LANES, RUN_LANE, ENQUEUE_LANE)],
+    "task_create_missing_queues": False,
+    "broker_transport_options": {
+        # Everything of ours in a shared Redis begins alike, so that an ACL can name it.
+        "global_keyprefix": KEY_PREFIX,
+        # A half-open socket is noticed instead of waited on for ever: the one that waits for messages after twice the
+        # health check, and then one or two others, each after its timeout.
+        "socket_timeout": 10,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+        # Only `docmill.enqueue` is acknowledged late, once it is stored. It comes again if its worker died with it,
+        # and, to be stored once, if its worker waits for the database.
+        "visibility_timeout": VISIBILITY_S,
+        "unacked_restore_throttle": 1,
+    },
+}
+
+
+def make_app(redis_url: str) -> Celery:
+    """A Celery app on that Redis. Makes no connection, and no global state."""
+    app = Celery("docmill", broker=redis_urls.for_celery(redis_url), set_as_current=False)
+    app.conf.update(CONFIG)
+    return app

@@ -1,0 +1,124 @@
+"""The queue as docmill sees it: send hints, count what waits. Losing any of it costs time and never work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import redis
+from kombu.exceptions import OperationalError
+
+from worker import redis_urls
+from worker.errors import BrokerUnreachable
+from worker.queue import redis_errors
+from worker.queue.app import make_app
+from worker.queue.messages import RUN_LANE, RUN_TASK, SHARD_TASK, queue, redis_key, run_message, shard_message
+from worker.settings import mask
+
+
+class Broker:
+    """A Redis through Celery. Connects at the first use; safe to share by threads."""
+
+    def __init__(self, redis_url: str) -> None:
+        self.url = redis_url
+        self.app = make_app(redis_url)
+        self._redis = redis.Redis.from_url(
+            redis_urls.for_redis(redis_url), socket_timeout=5, socket_connect_timeout=5
+        )
+
+    def __str__(self) -> str:
+        return mask(self.url)
+
+    def ping(self) -> None:
+        """Raise BrokerUnreachable unless Redis answers."""
+        try:
+            self._redis.ping()
+        except redis.RedisError as error:
+            raise self._unreachable(error) from error
+
+    def require_rights(self) -> None:
+        """Raise BrokerUnreachable unless Redis answers and lets its user do all that a worker does."""
+        try:
+            missing = redis_errors.not_permitted(self._redis)
+        except redis.RedisError as error:
+            raise self._unreachable(error) from error
+        if missing:
+            commands = " ".join(f"+{name}" for name in missing)
+            raise BrokerUnreachable(f"the user of Redis at {self} lacks {commands}; {redis_errors.DOCS}")
+
+    def depth(self, lane: str) -> int:
+        """How many messages wait in a lane's queue. Raises BrokerUnreachable."""
+        try:
+            depth = self._redis.llen(redis_key(lane))
+        except redis.RedisError as error:
+            raise self._unreachable(error) from error
+        assert isinstance(depth, int)
+        return depth
+
+    def publish(self, lane: str, shard_ids: Iterable[int]) -> None:
+        """Send a hint for each shard. Raises BrokerUnreachable; then some may have been sent."""
+        self._send(SHARD_TASK, lane, map(shard_message, shard_ids))
+
+    def publish_run(self, run_id: int) -> None:
+        """Ask whichever worker is free to take a pipeline's run further. Raises BrokerUnreachable."""
+        self._send(RUN_TASK, RUN_LANE, [run_message(run_id)])
+
+    def waiting_runs(self) -> int:
+        """Return the number of messages that wait in the queue of `publish_run`. Raises BrokerUnreachable."""
+        return self.depth(RUN_LANE)
+
+    def _send(self, task: str, lane: str, messages: Iterable[dict[str, int]]) -> None:
+        try:
+            with self.app.producer_or_acquire() as producer:
+                for arguments in messages:
+                    self.app.send_task(
+                        task,
+                        kwargs=arguments,
+                        queue=queue(lane),
+                        producer=producer,
+                        retry=False,
+                        ignore_result=True,
+                    )
+        except (OperationalError, redis.RedisError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    def server_facts(self) -> dict[str, str]:
+        """What an operator must know of the server: version, eviction and persistence; "unknown" where its user may
+        not ask. Raises BrokerUnreachable.
+        """
+        try:
+            self._redis.ping()
+            info = self._ask(self._redis.info)
+            config = self._ask(lambda: self._redis.config_get("maxmemory*") | self._redis.config_get("appendonly"))
+        except redis.RedisError as error:
+            raise self._unreachable(error) from error
+        return {
+            "version": str(info.get("redis_version", "unknown")),
+            "eviction": str(config.get("maxmemory-policy", info.get("maxmemory_policy", "unknown"))),
+            "maxmemory": str(config.get("maxmemory", info.get("maxmemory", "unknown"))),
+            "appendonly": str(config.get("appendonly", "unknown")),
+        }
+
+    def clock(self) -> float | None:
+        """The server's time in seconds since 1970, None where its user may not ask. Raises BrokerUnreachable."""
+        try:
+            seconds, microseconds = self._redis.time()
+        except redis.exceptions.NoPermissionError:
+            return None
+        except redis.RedisError as error:
+            raise self._unreachable(error) from error
+        return float(seconds) + microseconds / 1e6
+
+    def _ask(self, question: Callable[[], Any]) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = question()
+        except redis.ResponseError:
+            return {}
+        return answer
+
+    def close(self) -> None:
+        self.app.close()
+        self._redis.close()
+
+    def _unreachable(self, error: Exception) -> BrokerUnreachable:
+        return BrokerUnreachable(redis_errors.sentence(error, str(self)))

@@ -1,0 +1,112 @@
+"""Topping the queue up to its window, and one round of upkeep. Both may be called by anyone, any number of times."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from storage.core.database import Database
+from storage.leases import dispatch, grace, maintenance
+from storage.leases.dispatch import Lane
+from storage.steps import jobs
+from worker import fault_points
+from worker.errors import BrokerUnreachable
+from worker.queue.broker import Broker
+
+log = logging.getLogger("docmill.upkeep")
+
+GRACE_S = 30.0  # how long a queued shard is believed to have its message
+
+
+def top_up(
+    database: Database, broker: Broker, lanes: Iterable[str] | None = None, *, only_job: int | None = None
+) -> int:
+    """Offer planned shards (of one job, or of all) to the queue, up to each lane's window. Returns how many.
+
+    Raises BrokerUnreachable; then what could not be sent is planned as before.
+    """
+    wanted = None if lanes is None else set(lanes)
+    sent = 0
+    for lane in dispatch.lanes(database):
+        if wanted is None or lane.name in wanted:
+            sent += _fill(database, broker, lane, only_job)
+    return sent
+
+
+class Refill:
+    """Tops a lane up when half of its window is gone, so that most shards end with one question to Redis.
+
+    How large the window is was seen at the last top-up; upkeep tops up whatever is in the queue. Safe to share by
+    threads.
+    """
+
+    def __init__(self, database: Database, broker: Broker, only_job: int | None = None) -> None:
+        self._database = database
+        self._broker = broker
+        self._only_job = only_job
+        self._halves: dict[str, int] = {}
+
+    def after_shard(self, lane: str) -> None:
+        """Top the lane up if its queue is low. Raises BrokerUnreachable."""
+        half = self._halves.get(lane)
+        if half is not None and self._broker.depth(lane) >= half:
+            return
+        for found in dispatch.lanes(self._database):
+            if found.name == lane:
+                self._halves[lane] = found.window // 2
+                _fill(self._database, self._broker, found, self._only_job)
+
+
+def _fill(database: Database, broker: Broker, lane: Lane, only_job: int | None) -> int:
+    broker.ping()  # so that nothing is marked as queued while Redis is away
+    return _send(database, broker, lane.name, dispatch.take(database, lane, only_job))
+
+
+def _send(database: Database, broker: Broker, lane: str, shard_ids: list[int]) -> int:
+    try:
+        broker.publish(lane, shard_ids)
+    except BrokerUnreachable:
+        dispatch.put_back(database, shard_ids)
+        raise
+    return len(shard_ids)
+
+
+def send_again(database: Database, broker: Broker) -> None:
+    """Send the hint of every queued shard again, since a process died that may have taken some and claimed nothing.
+
+    A hint that was not lost comes twice, and does nothing. Raises BrokerUnreachable.
+    """
+    for lane in dispatch.lanes(database):
+        if lane.queued:
+            shard_ids = maintenance.lost_hints(database, lane.name, queue_is_empty=True, grace_s=0.0)
+            _send(database, broker, lane.name, shard_ids)
+
+
+def round_of_upkeep(
+    database: Database,
+    broker: Broker,
+    lease_s: float | None = None,
+    *,
+    grace_s: float = GRACE_S,
+    only_job: int | None = None,
+) -> None:
+    """Reclaim what lapsed, send again what was lost, top up (one job, or all), end what is finished.
+
+    With `lease_s`, how long leases last, they are all renewed once after the store was away.
+    Raises BrokerUnreachable, after everything that needs no Redis is done.
+    """
+    before = None if lease_s is None else grace.contact(database, lease_s)
+    if n := maintenance.reclaim(database, before=before):
+        log.warning("leases_lapsed shards=%d", n)
+    for job_id in jobs.finish(database):
+        log.info("job_ended job=%d", job_id)
+    fault_points.reach("upkeep")
+    maintenance.forget_workers(database)
+    for lane in dispatch.lanes(database):
+        if lane.queued:
+            empty = broker.depth(lane.name) == 0
+            lost = maintenance.lost_hints(database, lane.name, queue_is_empty=empty, grace_s=grace_s)
+            if lost:
+                log.warning("hints_lost lane=%s shards=%d", lane.name, len(lost))
+                _send(database, broker, lane.name, lost)
+    top_up(database, broker, only_job=only_job)

@@ -1,0 +1,64 @@
+"""Celery's Redis transport, which passes on what we rewrote and drops the rest. Celery's own reader would stop at the
+first message that is not JSON, and decompress, call and schedule whatever another one asks for.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import partial
+from typing import Any
+
+from kombu.transport import redis as kombu_redis
+
+from worker.errors import BadMessage
+from worker.queue.messages import rewrite
+
+log = logging.getLogger("docmill.transport")
+
+
+class LastHeard:
+    """When the queue last answered that it has a message, or none. One for the process."""
+
+    def __init__(self) -> None:
+        self._heard: float | None = None
+
+    def hear(self) -> None:
+        self._heard = time.monotonic()
+
+    def heard_within(self, seconds: float) -> bool:
+        return self._heard is not None and time.monotonic() - self._heard < seconds
+
+
+ear = LastHeard()
+
+
+class Client(kombu_redis.PrefixedStrictRedis):  # type: ignore[misc]
+    def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
+        """A reply; one that brings a message which is not ours is as if nothing had come."""
+        reply = super().parse_response(connection, command_name, **options)
+        if command_name != "BRPOP":
+            return reply
+        ear.hear()
+        if not reply:
+            return reply
+        key, raw = reply
+        queue = key.decode().split(kombu_redis.Channel.sep)[0]
+        try:
+            return key, rewrite(raw, queue)
+        except BadMessage as error:
+            log.warning("message_refused queue=%s bytes=%d reason=%r", queue, len(raw), str(error)[:200])
+            return None
+
+
+class Channel(kombu_redis.Channel):  # type: ignore[misc]
+    def _get_client(self) -> Any:
+        theirs = super()._get_client()
+        return partial(Client, *theirs.args, **theirs.keywords)
+
+    def _queue_bind(self, *_: Any) -> None:
+        """Nothing: every message of ours names its queue, and no exchange is looked up in Redis."""
+
+
+class Transport(kombu_redis.Transport):  # type: ignore[misc]
+    Channel = Channel

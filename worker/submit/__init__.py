@@ -1,0 +1,1 @@
+"""From a source and a task to a job in the store."""

@@ -1,0 +1,148 @@
+"""A prepared request becomes a job in the store: the same for the command line, pipelines and orders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from storage.core.database import Database
+from storage.errors import TooManyVanished
+from storage.ingest import ingest
+from storage.ingest.chunk_builder import chunks
+from storage.ingest.chunks import ChunkBuilder, Rejected
+from storage.ingest.ingest import Counts
+from storage.ingest.key_kinds import KeyKinds
+from storage.ingest.pruning import Seen, prune
+from storage.ingest.unread import Unread
+from storage.readers import left_out
+from storage.steps import jobs
+from storage.steps.jobs import JobRequest, OpenJob
+from worker import fault_points
+from worker.concurrency.prefetch import ahead
+from worker.errors import WorkerError
+from worker.queue.broker import Broker
+from worker.submit.offer import Offer
+from worker.submit.progress import Progress
+from worker.submit.request import Prepared
+
+log = logging.getLogger("docmill.enqueue")
+
+
+class RecordRejected(WorkerError):
+    """A record was rejected, and --strict stops at the first."""
+
+
+@dataclass(frozen=True)
+class Enqueued:
+    """A job as it stands once its source was read. `deferred` says why nothing was sent to the queue yet.
+
+    `not_pruned` says why documents that are missing from the source were not marked as vanished.
+    """
+
+    id: int
+    adopted: bool
+    documents: int
+    counts: Counts
+    deferred: str | None
+    not_pruned: str | None = None
+
+
+def enqueue(
+    database: Database,
+    broker: Callable[[], Broker | None],
+    prepared: Prepared,
+    progress: Progress | None = None,
+    *,
+    offer_others: bool = True,
+) -> Enqueued:
+    """Store the source's documents as a job and offer its first shards to the queue, and other jobs' in their turn.
+
+    Durable when it returns, whether Redis is up or not. Run again after a crash it carries the same job on.
+    `broker` is called when there is something to send. Raises RecordRejected under `strict`, JobStopped when the
+    job was cancelled meanwhile.
+    """
+    job = jobs.open_job(database, _job_of(prepared))
+    ingested = _Ingest(database, job, prepared, progress or Progress())
+    offer = Offer(database, broker, job.lanes, None if offer_others else job.id)
+    ingested.read(offer)
+    not_pruned = ingested.prune()
+    documents, others = ingest.end(database, job, ingested.total)
+    total = ingested.total + others
+    jobs.finish(database, job.id)
+    if total.planned or job.adopted:
+        offer.now()
+    return Enqueued(job.id, job.adopted, documents, total, offer.deferred, not_pruned)
+
+
+def _job_of(prepared: Prepared) -> JobRequest:
+    request = prepared.request
+    return JobRequest(
+        corpus=prepared.corpus,
+        source=prepared.source.name,
+        steps=prepared.steps,
+        options=request.read_as,
+        priority=request.priority,
+        max_failures=request.max_failures,
+    )
+
+
+class _Ingest:
+    """One reading of a source into its job. `total` counts what was stored so far."""
+
+    def __init__(self, database: Database, job: OpenJob, prepared: Prepared, progress: Progress) -> None:
+        self._database = database
+        self._job = job
+        self._source = prepared.source
+        self._strict = prepared.request.strict
+        self._limits = prepared.request.pruning
+        self._progress = progress
+        self._seen = Seen() if self._limits else None
+        self._unread = Unread()
+        self.total = Counts()
+        progress.opened(job)
+
+    def read(self, offer: Offer) -> None:
+        """Store the source chunk by chunk, and offer shards meanwhile. Raises RecordRejected and JobStopped."""
+        kinds = KeyKinds()
+        for chunk, rejected in ahead(chunks(self._source)):
+            self._reject(rejected)
+            self.total += ingest.add(self._database, self._job, chunk, rejected, self._seen, kinds)
+            self._reject(kinds.take(), stored=True)
+            fault_points.reach("enqueue")
+            self._progress.advanced(self.total)
+            if self.total.planned:
+                offer.now_and_then()
+        if files := sum(left_out(self._source).values()):
+            log.info("files_left_out job=%d files=%d", self._job.id, files)
+
+    def prune(self) -> str | None:
+        """Mark what vanished from the source, unless it may only have been unreadable; return why it was not marked.
+
+        Raises TooManyVanished, which stops the job.
+        """
+        if self._limits is None or self._seen is None:
+            return None
+        self._unread.left_out, self._unread.is_empty = left_out(self._source), not self.total.records
+        try:
+            pruned = prune(self._database, self._job, self._seen, self._unread, self._limits)
+        except TooManyVanished as error:
+            jobs.halt(self._database, self._job.id, str(error))
+            raise
+        if pruned.not_pruned:
+            log.warning("not_pruned job=%d rejected=%d", self._job.id, self._unread.n_rejected)
+        self.total += Counts(vanished=pruned.vanished)
+        return pruned.not_pruned
+
+    def _reject(self, rejected: Sequence[Rejected], *, stored: bool = False) -> None:
+        """Tell of rejected records, and note them for pruning. Under --strict the first one stops the job."""
+        for one in rejected[:1] if self._strict else rejected:
+            self._progress.rejected(one)
+            if self._limits is not None:
+                self._unread.reject(one.place, one.keys, one.below)
+        if rejected and self._strict:
+            first = rejected[0]
+            if not stored:  # so that `failures` lists what stopped it
+                ingest.add(self._database, self._job, ChunkBuilder().chunk(), rejected[:1])
+            jobs.halt(self._database, self._job.id, f"--strict: {first.place} was rejected")
+            raise RecordRejected(f"{first.place}: {first.reason} (--strict stops at the first)")

@@ -1,0 +1,42 @@
+"""Offers of a job's shards to the queue while its source is read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from storage.core.database import Database
+from worker.errors import BrokerUnreachable
+from worker.queue.broker import Broker
+from worker.queue.dispatcher import top_up
+
+NO_QUEUE = "DOCMILL_REDIS_URL is not set. The job is stored; `docmill worker` picks it up."
+TOP_UP_EVERY_S = 2.0
+
+
+class Offer:
+    """Tops the queue up while a long source is read, and remembers why it could not."""
+
+    def __init__(
+        self, database: Database, broker: Callable[[], Broker | None], lanes: list[str], only_job: int | None
+    ) -> None:
+        self._database = database
+        self._broker = broker
+        self._lanes = lanes
+        self._only_job = only_job
+        self._due = 0.0
+        self.deferred: str | None = None
+
+    def now_and_then(self) -> None:
+        if time.monotonic() >= self._due:
+            self.now()
+
+    def now(self) -> None:
+        try:
+            broker = self._broker()
+            if broker is not None:
+                top_up(self._database, broker, self._lanes, only_job=self._only_job)
+            self.deferred = NO_QUEUE if broker is None else None
+        except BrokerUnreachable as error:
+            self.deferred = f"{error} The job is stored; a worker picks it up when Redis is back."
+        self._due = time.monotonic() + TOP_UP_EVERY_S

@@ -1,0 +1,41 @@
+"""Listeners to an ingest: a base that does nothing, and the listener of an ingest that runs under a lease."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from storage.ingest.chunks import Rejected
+from storage.ingest.ingest import Counts
+from storage.steps.jobs import OpenJob
+from worker.concurrency.renewal import Held
+
+
+class Progress:
+    """A listener to an ingest; this one does nothing. Counts are totals so far."""
+
+    def opened(self, job: OpenJob) -> None:
+        """The job has its number."""
+
+    def advanced(self, counts: Counts) -> None:
+        """Another chunk is stored."""
+
+    def rejected(self, rejected: Rejected) -> None:
+        """A record could not be read."""
+
+
+class UnderLease(Progress):
+    """Notes the job of an ingest as soon as it has a number, and stops the ingest once the lease is lost.
+
+    ``note`` stores the number and returns False if the lease may be lost.
+    """
+
+    def __init__(self, held: Held, note: Callable[[OpenJob], bool]) -> None:
+        self._held = held
+        self._note = note
+
+    def opened(self, job: OpenJob) -> None:
+        if not self._note(job):
+            self._held.confirm()
+
+    def advanced(self, counts: Counts) -> None:
+        self._held.check()

@@ -1,0 +1,169 @@
+"""A request, and the checks before its source is read: for the command line, pipelines and orders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, Protocol
+
+from storage.core.specs import Spec
+from storage.ingest.pruning import Limits
+from storage.readers import Source, SourceOptions, open_source, recoding
+from storage.steps.steps import StepRequest
+from tasks import kinds
+from tasks.errors import BadOption
+from tasks.kinds import KindOptions
+from tasks.prompts import prompts
+from tasks.specs import per_language, pinning
+from tasks.specs.plan import build_spec
+from worker.errors import WorkerError
+from worker.settings import Settings
+from worker.submit import prune_rejected
+from worker.submit.rehearsal import require_possible
+
+MAX_NAME_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 bytes
+
+
+class BadCorpusName(WorkerError):
+    """A corpus has a name of at most 2,000 bytes of UTF-8; give it one with --corpus."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A source, what to do with it, and how to read it. Named as the command's options are."""
+
+    source: str
+    task: str
+    model: str | None = None
+    revision: str | None = None
+    options: KindOptions = field(default_factory=KindOptions)
+    corpus: str | None = None
+    text_field: str = "text"
+    id_field: str = "id"
+    encoding: str | None = None
+    limit: int | None = None
+    strict: bool = False
+    prune: bool = False
+    prune_max: float | None = None
+    prune_rejected: str | None = None
+    priority: int = 0
+    max_failures: float | None = None
+
+    @property
+    def read_as(self) -> dict[str, Any]:
+        """The options of reading that an ingest remembers."""
+        said = {"text_field": self.text_field, "id_field": self.id_field, "limit": self.limit}
+        return said if self.encoding is None else said | {"encoding": self.encoding}
+
+    @property
+    def pruning(self) -> Limits | None:
+        """The limits of pruning; None for a request without --prune."""
+        if not self.prune:
+            return None
+        most = Limits.most_percent if self.prune_max is None else self.prune_max
+        return Limits(most, keep_rejected=self.prune_rejected == prune_rejected.KEEP)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request whose models were found, whose options fit them and whose source can be read."""
+
+    request: Request
+    steps: tuple[StepRequest, ...]
+    source: Source
+    corpus: str
+
+    @property
+    def spec(self) -> Spec:
+        """The first step's."""
+        return self.steps[0].spec
+
+
+def prepare(
+    settings: Settings, request: Request, stdin: BinaryIO | None = None, devices: Sequence[str] = ()
+) -> Prepared:
+    """Check everything that can be checked before anything is stored.
+
+    ``devices`` are those of this machine that will compute it, if any will.
+
+    Raises SourceError for the source, ModelError for the model, BadOption for the options or for the want of a model,
+    BadCorpusName.
+    """
+    if request.prune and request.limit is not None:
+        raise BadOption("--prune and --limit do not go together: what lies behind the limit has not vanished.")
+    for option, value in (("--prune-max", request.prune_max), ("--prune-rejected", request.prune_rejected)):
+        if value is not None and not request.prune:
+            raise BadOption(f"{option} says how --prune works: give --prune too.")
+    source = open_source(request.source, reading(request, [request.options]), stdin=stdin)
+    spec = spec_of(settings, request.task, request.model, request.revision, request.options)
+    require_possible(settings, spec, devices)
+    steps = (StepRequest(request.task, spec),)
+    return Prepared(request, steps, source, storable(request.corpus or _corpus_name(source, request.limit)))
+
+
+class Read(Protocol):
+    """How records are read: what a request and a pipeline's corpus both say."""
+
+    @property
+    def text_field(self) -> str: ...
+
+    @property
+    def id_field(self) -> str: ...
+
+    @property
+    def encoding(self) -> str | None: ...
+
+    @property
+    def limit(self) -> int | None: ...
+
+
+def reading(read: Read, asked: Iterable[KindOptions]) -> SourceOptions:
+    """How a source is to be read for steps of these options. Raises BadOption for a template that is none."""
+    templates = [prompts.check(options.template) for options in asked if options.template is not None]
+    wanted = {name for template in templates for name in template.fields}
+    for name, what in ((read.text_field, "text: write {text}"), (read.id_field, "id, which is no metadata")):
+        if name in wanted:
+            raise BadOption(f"--prompt: {{meta.{name}}} is the document's {what}.")
+    expected = tuple(dict.fromkeys(name for template in templates for name in template.expected))
+    encoding = None if read.encoding is None else recoding.known(read.encoding)
+    return SourceOptions(read.text_field, read.id_field, expected, read.limit, encoding=encoding)
+
+
+def spec_of(settings: Settings, task: str, model: str | None, revision: str | None, options: KindOptions) -> Spec:
+    """The spec of a task, its model found and pinned, the options held against it. Raises ModelError, BadOption."""
+    name = model or pinning.DEFAULTS.get(task)
+    if name is None:
+        raise BadOption(f"{task} has no model of its own: give one with --model.")
+    by_language = per_language.parse(name)
+    if by_language is None:
+        pinned, config = _found(settings, name, revision)
+        pinning.require(task, pinned, models_dir=settings.models_dir)
+        stated = pinning.read_prompts(pinned, models_dir=settings.models_dir) if kinds.kind(task).pools else None
+        return build_spec(task, pinned, options, config, stated)
+    if revision is not None:
+        raise BadOption("--revision is of one model; with several, give the revision of each as its own folder.")
+    parts = {language: _found(settings, model, None) for language, model in by_language.items()}
+    return per_language.build_spec(task, parts, options)
+
+
+def _found(settings: Settings, model: str, revision: str | None) -> tuple[pinning.Pinned, dict[str, Any]]:
+    """A model's exact weights and its config.json."""
+    pinned = pinning.pin(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)
+    return pinned, pinning.read_config(pinned, models_dir=settings.models_dir)
+
+
+def _corpus_name(source: Source, limit: int | None) -> str:
+    """Where none is given: the source's own name; what is piped in is new each time, a sample is not the whole."""
+    name = f"stdin {datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}" if source.name == "-" else source.name
+    return name if limit is None else f"{name} (first {limit})"
+
+
+def storable(corpus: str) -> str:
+    """The name, if a corpus can have it. Raises BadCorpusName."""
+    try:
+        if len(corpus.encode()) > MAX_NAME_BYTES or "\0" in corpus:
+            raise BadCorpusName
+    except UnicodeEncodeError as error:
+        raise BadCorpusName from error
+    return corpus
