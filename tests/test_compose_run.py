@@ -136,7 +136,7 @@ def test_a_worker_that_hears_nothing_from_the_queue_is_unhealthy_until_it_does(
     host.queue.send_signal(signal.SIGSTOP)
     until(lambda: not host.is_healthy("worker", "--within", "8"), "it is unhealthy", 60)
     said = host.run("cli", "health", "--within", "8").stderr
-    assert "takes nothing from the queue" in said
+    assert "has taken nothing from the queue" in said
     host.queue.send_signal(signal.SIGCONT)
     until(lambda: host.is_healthy("worker", "--within", "8"), "it is healthy again", 60)
     assert host.stop("worker", workers.pop()) == 0

@@ -1,11 +1,10 @@
-"""Who must not work at the same time takes turns.
+"""Advisory locks that keep garbage collection from racing with new references, and a job's two planners apart.
 
-Who refers to contents and who collects them: many of the former at once, or one of the latter. And who walks a job's
-documents and who leads its outputs on to them, where a step has a prompt for each document: both look for what the
-other has, and neither would see what is on its way.
+Many transactions may refer to contents at once, or one may collect contents. Without the lock collection could drop
+an outcome that a job has just counted as done. For a step with a prompt for each document, one planner walks the
+documents and another follows outputs to documents. Each looks for what the other has written, and must not miss it.
 
-On PostgreSQL a lock of the database's own that lasts as long as the transaction; a foreign key alone would let
-collection drop an outcome that a job has just counted as done before. In SQLite writers take turns anyhow.
+Locks last until the end of the transaction. SQLite needs none, since it has one writer at a time.
 """
 
 from __future__ import annotations
@@ -22,36 +21,35 @@ _WALKS = 0x77616C6B  # "walk", beside a job's number
 
 
 def refer(database: Database, connection: Connection) -> None:
-    """From here to the transaction's end nothing is collected. Call it before looking for what to refer to."""
+    """Keep contents from being collected until the transaction ends. Call it before looking for contents."""
     if not database.is_sqlite:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock_shared(%s::bigint)", (_NUMBER,))
 
 
 def collect(database: Database, connection: Connection) -> None:
-    """From here to the transaction's end nobody begins to refer to a content. Call it before holding any row."""
+    """Keep others from referring to contents until the transaction ends. Call it before locking any row."""
     if not database.is_sqlite:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s::bigint)", (_NUMBER,))
 
 
 def walk(database: Database, connection: Connection, job_id: int) -> None:
-    """From here to the transaction's end no output of a job is led to its documents. Call it before looking."""
+    """Keep others from following a job's outputs until the transaction ends. Call it before reading documents."""
     if not database.is_sqlite:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s::int, %s::int)", (_WALKS, _of(job_id)))
 
 
 def follow(database: Database, connection: Connection, job_id: int) -> None:
-    """From here to the transaction's end a job walks no document. Call it before looking for those it has walked."""
+    """Keep a job from walking documents until the transaction ends. Call it before looking for walked ones."""
     if not database.is_sqlite:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock_shared(%s::int, %s::int)", (_WALKS, _of(job_id)))
 
 
 @contextmanager
 def alone(database: Database, subject: int, number: int) -> Iterator[bool]:
-    """Hold a lock on (subject, number) as long as the block; False where another process holds it. PostgreSQL only.
+    """Hold a lock on (subject, number) during the block; yield False if another process holds it. PostgreSQL only.
 
-    It is the lock of a transaction that does nothing else, and not a session's: behind a connection pooler that would
-    stay with a session of the server which others use next. The transaction keeps no snapshot, for whose end others,
-    such as CREATE INDEX CONCURRENTLY, would wait.
+    The lock belongs to a transaction that does nothing else. A session's lock would stay behind in a connection
+    pooler. The transaction keeps no snapshot, since CREATE INDEX CONCURRENTLY would wait for its end.
     """
     with database.unhurried() as connection:
         # Without parameters: with them the server keeps the statement, and its snapshot, until the transaction ends.
@@ -60,5 +58,5 @@ def alone(database: Database, subject: int, number: int) -> Iterator[bool]:
 
 
 def _of(job_id: int) -> int:
-    """A job's number as PostgreSQL's locks take it; two that share one only wait for each other."""
+    """Return a job's number in the range of PostgreSQL's locks. Two jobs that share one wait for each other."""
     return job_id % 2**31

@@ -24,17 +24,17 @@ _READ, _ADD, _CHANGE, _KEEP = (
 
 
 def _update(*columns: str) -> tuple[str, ...]:
-    """The rights to read a table, and to change these columns of it."""
+    """Return the rights to read a table and to change these columns."""
     return ("SELECT", *(f"UPDATE ({column})" for column in columns))
 
 
-# What a worker needs that carries out no `docmill.enqueue`: it sees texts, and of documents what a prompt
-# of a later step has of their metadata, but no corpus and no source.
+# For a worker that takes no orders (`docmill.enqueue`). It reads texts, and the metadata that prompts of later steps
+# use, but no corpus and no source.
 WORK: Rights = MappingProxyType(
     {
         "alembic_version": _READ,
         "compatibility": _READ,
-        "content": _ADD,  # what a step puts out is a text for the next
+        "content": _ADD,  # the output of a step is a text of the next
         "spec": _READ,
         "step": _update("n_prior_done", "n_prior_failed", "n_prior_skipped", "n_prior_truncated"),
         "step_text": ("SELECT", "INSERT", "DELETE"),
@@ -56,7 +56,7 @@ WORK: Rights = MappingProxyType(
     }
 )
 
-# Rights that a worker needs beside those to take orders (`docmill.enqueue`): it reads sources into corpora.
+# More rights, for a worker that takes orders (`docmill.enqueue`): it reads sources into corpora.
 ORDERS: Rights = MappingProxyType(
     {
         "enqueue_order": _KEEP,

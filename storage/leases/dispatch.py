@@ -1,4 +1,4 @@
-"""Which shards are offered to the queue next, and by whom they can be served."""
+"""Choose the shards to put into the queue, and keep the list of workers that can serve them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from storage.core.schema import Job, Refusal, Shard, SpecRow, Step, Worker
 from storage.leases.policy import Claimant, share
 from storage.steps.jobs import FREE, RUNS
 
-LIVE_S = 30.0  # a worker that was silent for longer does not count
+LIVE_S = 30.0  # a worker that was silent for longer is not counted
 REFUSAL_S = 30.0  # how long a refusal holds before the worker is asked again
-LEAST_WINDOW = 4  # so that a worker that starts finds something at once
+LEAST_WINDOW = 4  # a worker that starts finds shards at once
 WINDOW_PER_SLOT = 2
 
 
@@ -28,12 +28,12 @@ class Lane:
 
     @property
     def window(self) -> int:
-        """How many shards may wait in its queue."""
+        """The most shards that may wait in the lane's queue."""
         return max(LEAST_WINDOW, WINDOW_PER_SLOT * self.slots)
 
 
 def lanes(database: Database) -> list[Lane]:
-    """The lanes of the jobs that run, with their live slots and what is queued in them."""
+    """Return the lanes of running jobs, with the slots of live workers and the number of queued shards."""
     with database.read() as connection:
         depth = _queued(connection)
         wanted = connection.scalars(
@@ -66,13 +66,13 @@ def _slots(connection: Connection) -> dict[str, int]:
 
 
 def take(database: Database, lane: Lane, only_job: int | None = None) -> list[int]:
-    """Mark as queued what fits the lane's window, by priority and fair share: ids for the caller to publish.
+    """Mark as queued the shards that fit the lane's window, by priority and fair share.
 
-    Shards that wait in the queue make room for those of a job with a higher priority: their messages are void then.
-    With ``only_job`` no other job's are taken.
+    Return their ids, for the caller to publish. Queued shards make room for those of a job with a higher priority;
+    their messages are void then. With ``only_job`` only shards of that job are taken.
     """
     window = lane.window
-    with database.read() as connection:  # most often there is nothing to do, and no need for a turn to write
+    with database.read() as connection:  # most often there is nothing to do; a read waits for no writer
         database.look_up(connection)
         claimants = _claimants(connection, lane.name, window, only_job)
         if not claimants:
@@ -87,7 +87,7 @@ def _take(database: Database, connection: Connection, lane: str, window: int, on
     claimants = _claimants(connection, lane, window, only_job)
     if not claimants:
         return []
-    room = window - _queued(connection).get(lane, 0)  # looked at again: others top up too
+    room = window - _queued(connection).get(lane, 0)  # read again: other processes fill the queue too
     room += _displace(connection, lane, claimants, room)
     taken: list[int] = []
     unservable = _unservable(connection, lane)
@@ -105,7 +105,7 @@ def _take(database: Database, connection: Connection, lane: str, window: int, on
 
 
 def _displace(connection: Connection, lane: str, claimants: list[Claimant], room: int) -> int:
-    """Put queued shards back that are in the way of a higher priority. Returns how many places that made."""
+    """Put queued shards of lower priority back. Return the number of places that this frees."""
     highest = max(claimant.priority for claimant in claimants)
     wanted = sum(claimant.planned for claimant in claimants if claimant.priority == highest) - room
     if wanted <= 0:
@@ -117,7 +117,7 @@ def _displace(connection: Connection, lane: str, claimants: list[Claimant], room
 
 
 def _outranked(lane: str, claimants: list[Claimant]) -> Select[int]:
-    """The queued shards of jobs with a lower priority than the first of the claimants."""
+    """Select the queued shards of jobs with a lower priority than the highest claimant."""
     highest = max(claimant.priority for claimant in claimants)
     return (
         select(Shard.id)
@@ -132,7 +132,7 @@ def _outranked(lane: str, claimants: list[Claimant]) -> Select[int]:
 
 
 def _ready(lane: str, job_id: Any, unservable: Collection[int]) -> Select[int]:
-    """The shards of a job that may be dispatched now, but for those of specs that nobody can serve."""
+    """Select the shards of a job that may be dispatched now, without those of specs that no worker can serve."""
     ready = select(Shard.id).where(
         Shard.job_id == job_id, Shard.state == "planned", Shard.lane == lane, Shard.not_before <= db_now()
     )
@@ -140,7 +140,7 @@ def _ready(lane: str, job_id: Any, unservable: Collection[int]) -> Select[int]:
 
 
 def _claimants(connection: Connection, lane: str, room: int, only_job: int | None) -> list[Claimant]:
-    """The jobs that have shards to dispatch in a lane and can be served; no more than could get a place."""
+    """Return at most `room` jobs that have shards to dispatch in a lane and a worker that can serve them."""
     counted = connection.execute(
         select(Shard.job_id, func.count().label("n"))
         .where(Shard.lane == lane, Shard.state.in_(["queued", "running"]), Shard.dispatched_at.is_not(None))
@@ -168,7 +168,7 @@ def _count(connection: Connection, query: Select[int]) -> int:
 
 
 def _unservable(connection: Connection, lane: str) -> set[int]:
-    """Specs that every live worker of the lane has refused lately."""
+    """Return the specs that every live worker of the lane has refused lately."""
     live = [
         row.id
         for row in connection.execute(select(Worker.id, Worker.lanes).where(Worker.seen_at > db_now() - LIVE_S))
@@ -185,7 +185,7 @@ def _unservable(connection: Connection, lane: str) -> set[int]:
 
 
 def put_back(database: Database, shard_ids: list[int]) -> None:
-    """Undo `take` or decline a hint: the shards are planned again, as if nothing had been."""
+    """Mark queued shards as planned again, to undo `take` or to decline a message."""
     database.write(
         lambda connection: connection.execute(
             update(Shard).where(Shard.id.in_(shard_ids), Shard.state == "queued").values(**FREE)
@@ -194,7 +194,7 @@ def put_back(database: Database, shard_ids: list[int]) -> None:
 
 
 def withdraw(database: Database, lanes: Collection[str]) -> None:
-    """Take all shards out of the queues of these lanes: they are planned again, their messages void."""
+    """Mark all queued shards of these lanes as planned again, which makes their messages void."""
     database.write(
         lambda connection: connection.execute(
             update(Shard)
@@ -205,7 +205,7 @@ def withdraw(database: Database, lanes: Collection[str]) -> None:
 
 
 def refuse(database: Database, worker_id: str, spec_id: int, reason: str) -> None:
-    """Note that a worker cannot serve a spec, and why. A worker that is not on the list has no say."""
+    """Note that a worker cannot serve a spec, and why. A worker that has not signed on is ignored."""
     values = {"reason": normalize(reason)[0], "refused_at": db_now()}
     statement = (
         database.insert(Refusal)
@@ -253,18 +253,18 @@ def sign_on(
 
 
 def live_workers(database: Database) -> set[str]:
-    """The ids of the device processes that were heard of lately."""
+    """Return the ids of the device processes that sent a heartbeat lately."""
     with database.read() as connection:
         return set(connection.scalars(select(Worker.id).where(Worker.seen_at > db_now() - LIVE_S)))
 
 
 def neighbours(database: Database, pid_space: str) -> list[tuple[str, int]]:
-    """The workers whose process numbers are of one space: (worker id, process number)."""
+    """Return (worker id, process number) of the workers in one PID namespace."""
     with database.read() as connection:
         found = connection.execute(select(Worker.id, Worker.pid).where(Worker.pid_space == pid_space))
         return [(row.id, row.pid) for row in found]
 
 
 def sign_off(database: Database, worker_id: str) -> None:
-    """Strike a device process off the list of workers. What it refused is still shown for a while."""
+    """Remove a device process from the list of workers. Its refusals are still shown for a while."""
     database.write(lambda connection: connection.execute(delete(Worker).where(Worker.id == worker_id)))

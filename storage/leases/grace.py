@@ -1,7 +1,8 @@
-"""The grace of leases after the store was away: each is renewed once in the name of its holder.
+"""Extend all leases after the store was out of reach.
 
-Leases lapse by the store's clock. While nobody can reach the store, or all machines are suspended, nobody can renew
-them either. So every supervisor notes now and then that the store answers, and a gap in these notes means a grace.
+Leases lapse by the store's clock. While the store is out of reach, or all machines are suspended, workers cannot
+renew them. So supervisors regularly note that the store answers. After a gap in these notes each lease is extended
+once.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from sqlalchemy import Connection, select, update
 from storage.core.database import Database, db_now
 from storage.core.schema import Lease, Shard
 
-NOTE = "store answers"  # a row of `lease`: the time of the last note
-PARTS = 8  # of a lease: how often a note is written at most
+NOTE = "store answers"  # the row of `lease` with the time of the last note
+PARTS = 8  # notes are written at most this often during a lease
 
 
 def contact(database: Database, lease_s: float) -> float:
-    """Note that the store answers, and return its time. A lease that lapses later lapses for another reason.
+    """Note that the store answers, and return its time.
 
-    Where nobody made a note for half a lease, no lease ends before another whole one. Half, because holders renew a
-    lease six times while it lasts, so that a shorter gap lets none lapse.
+    After a gap of half a lease, extend every lease to a whole one from now. Workers renew a lease six times while it
+    lasts, so a shorter gap lets none lapse.
     """
 
     def work(connection: Connection) -> float:

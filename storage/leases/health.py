@@ -1,4 +1,4 @@
-"""Whether the workers of a machine live and take from the queue, by what they say of themselves in the store."""
+"""Check that the workers of a machine live and take from the queue, by their rows in the store."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from sqlalchemy import select
 from storage.core.database import Database, db_now
 from storage.core.schema import Worker
 
-SILENT_S = 60.0  # of a worker that was silent for longer nothing is expected
+SILENT_S = 60.0  # a worker that was silent for longer is not counted
 
 
 @dataclass(frozen=True)
 class Health:
-    """The device processes of a machine, and what is wrong with them; nothing when all is well."""
+    """The number of device processes of a machine, and the first problem of one; None if all are well."""
 
     workers: int
     problem: str | None
 
 
 def health(database: Database, host: str, within_s: float = SILENT_S) -> Health:
-    """How the device processes of a host are that were heard of within this time: each is to take from the queue."""
+    """Return the health of a host's device processes that sent a heartbeat within `within_s`.
+
+    A process that has taken nothing from the queue for that long has a problem.
+    """
     query = select(
         Worker.device,
         Worker.trouble,
@@ -42,7 +45,7 @@ def health(database: Database, host: str, within_s: float = SILENT_S) -> Health:
         if silent_s > within_s:
             return Health(
                 len(found),
-                f"the worker on {row.device} takes nothing from the queue, for {silent_s:.0f} s now: "
-                "it has no connection to Redis, or hangs",
+                f"the worker on {row.device} has taken nothing from the queue for {silent_s:.0f} s: "
+                "it has no connection to Redis, or hangs; its log says which",
             )
     return Health(len(found), None)

@@ -1,4 +1,4 @@
-"""What keeps shards moving when something else did not: leases, deaths, failed attempts, lost hints."""
+"""Reclaim shards after lapsed leases, dead processes, failed attempts and lost messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PAGE = 200
 
 
 def hold(database: Database, name: str, owner: str, for_s: float) -> bool:
-    """Take or renew a named duty. True when it is ours for `for_s` from now."""
+    """Take or renew a named duty for `for_s` seconds. Return True if `owner` has it."""
 
     def work(connection: Connection) -> bool:
         insert = database.insert(Lease)
@@ -43,17 +43,17 @@ def hold(database: Database, name: str, owner: str, for_s: float) -> bool:
 
 
 def let_go(database: Database, name: str, owner: str) -> None:
-    """Give a duty up, so that the next one need not wait."""
+    """Give up a duty, so that another process can take it at once."""
     database.write(
         lambda connection: connection.execute(delete(Lease).where(Lease.name == name, Lease.owner == owner))
     )
 
 
 def reclaim(database: Database, owner: str | None = None, *, before: float | None = None) -> int:
-    """Take shards away from the dead process `owner`, or from all whose lease lapsed. Return the number of shards.
+    """Reclaim the shards of the dead process `owner`, or all whose lease lapsed. Return their number.
 
-    The death of a process that somebody saw makes suspects of its shards; a lapsed lease does not. With `before` only
-    leases that lapsed before that time are reclaimed (see `storage.leases.grace`).
+    The shards of a dead process become suspects; those whose lease lapsed do not. With `before` only leases that
+    lapsed before that time are reclaimed (see `storage.leases.grace`).
     """
     total = 0
     while True:
@@ -64,7 +64,7 @@ def reclaim(database: Database, owner: str | None = None, *, before: float | Non
 
 
 def release_owner(database: Database, owner: str) -> int:
-    """Take all shards away from a process that was stopped on purpose: no attempt is spent, nothing is suspected."""
+    """Release all shards of a process that was stopped on purpose. No attempt is counted; none becomes a suspect."""
 
     def work(connection: Connection) -> int:
         held = update(Shard).where(_IS_HELD, Shard.owner == owner)
@@ -73,7 +73,7 @@ def release_owner(database: Database, owner: str) -> int:
     return database.write(work)
 
 
-_IS_HELD = and_(Shard.state == "running", Shard.lease_until.is_not(None))  # the latter names an index
+_IS_HELD = and_(Shard.state == "running", Shard.lease_until.is_not(None))  # the second condition selects an index
 
 
 def _reclaim_page(database: Database, connection: Connection, owner: str | None, before: float | None) -> int:
@@ -92,7 +92,7 @@ def _reclaim_page(database: Database, connection: Connection, owner: str | None,
 
 
 def failed_attempt(database: Database, claim: Claim, reason: str) -> None:
-    """An attempt ended with an error that is nobody's document. A lost lease is no error."""
+    """Record a failure that no document caused. Does nothing if the lease was lost."""
 
     def work(connection: Connection) -> None:
         query = select(Shard).where(Shard.id == claim.shard_id)
@@ -107,9 +107,9 @@ def failed_attempt(database: Database, claim: Claim, reason: str) -> None:
 def _apply(
     database: Database, connection: Connection, shard: Any, step: Again | Split | GiveUp, *, lapses: int | None = None
 ) -> None:
-    """Take the step; `lapses` are given after a lapse, which makes no suspects."""
+    """Carry out a step of `policy`; `lapses` are given after a lapsed lease, which makes no suspects."""
     if isinstance(step, Again):
-        # Spread, so that shards which lapsed together are not dispatched together again.
+        # Jitter: shards whose leases lapsed together should not be dispatched together again.
         delay_s = step.delay_s if lapses is None else step.delay_s * random.random()  # noqa: S311 - jitter
         give_back(connection, shard.id, suspect=step.suspect, not_before=db_now() + delay_s)
     elif isinstance(step, Split):
@@ -123,7 +123,7 @@ def _apply(
 
 def _split(database: Database, connection: Connection, shard: Any, counts: Mapping[str, int]) -> None:
     sizes = n_chars(connection, unpack(shard.contents))
-    contents = [content_id for content_id in unpack(shard.contents) if content_id in sizes]  # not the removed ones
+    contents = [content_id for content_id in unpack(shard.contents) if content_id in sizes]  # others were removed
     parts = [
         UNTOUCHED
         | {
@@ -162,9 +162,9 @@ def _give_up(database: Database, connection: Connection, shard: Any, step: GiveU
 def lost_hints(
     database: Database, lane: str, *, queue_is_empty: bool, grace_s: float, limit: int = 1_000
 ) -> list[int]:
-    """Queued shards whose message is gone, stamped as dispatched anew: their ids, for the caller to send again.
+    """Mark queued shards whose message was lost as dispatched now. Return their ids, for the caller to publish again.
 
-    A message is lost when its shard is still queued after the grace period although the lane's queue is empty, or
+    A message counts as lost if its shard is still queued after `grace_s` although the lane's queue is empty, or
     although a shard that was dispatched later has been claimed.
     """
 
@@ -195,7 +195,7 @@ def lost_hints(
 
 
 def _last_dispatched(connection: Connection, lane: str) -> float:
-    """When the last of the shards that a worker has taken was dispatched."""
+    """Return the latest time at which a shard was dispatched that a worker has claimed since."""
     was_taken = (Shard.lane == lane, Shard.dispatched_at.is_not(None))
     times = [
         connection.scalar(select(func.max(Shard.dispatched_at)).where(Shard.state == state, *was_taken))
@@ -205,7 +205,7 @@ def _last_dispatched(connection: Connection, lane: str) -> float:
 
 
 def forget_workers(database: Database, silent_for_s: float = 3600.0) -> int:
-    """Drop the rows of workers that have been silent for long, and refusals as old. Returns how many workers."""
+    """Delete workers that were silent for `silent_for_s`, and refusals as old. Return the number of workers."""
 
     def work(connection: Connection) -> int:
         gone: Sequence[str] = list(

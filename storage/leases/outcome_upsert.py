@@ -1,4 +1,4 @@
-"""Writing what became of contents: of two outcomes under one spec the first stays, unless a better one comes."""
+"""Upsert outcomes: of two outcomes of a content under one spec the first stays, unless the second is better."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 def settle(database: Database, work: Callable[[Connection, bool], T]) -> T:
-    """Run `work` in a write transaction; it puts outcomes as its second argument says (`one_by_one`).
+    """Run `work` in a write transaction. Its second argument is passed on to `put_outcomes` as `one_by_one`.
 
-    They go in one statement. Where the database refuses a value it is found by a second transaction, which fails the
-    outcome that has it.
+    All outcomes are written in one statement first. If the database refuses a value, a second transaction writes them
+    one by one, and the outcome with that value becomes a failure.
     """
     try:
         return database.write(lambda connection: work(connection, False))
@@ -43,14 +43,14 @@ def put_outcomes(
 ) -> dict[int, Known]:
     """Write outcomes. The first one stays, but `done` replaces `failed` (with `redo`, anything does).
 
-    Those of contents that were removed meanwhile are left out. Returns what is known of their contents then; nothing
-    when some were not written, since an earlier one stayed. With `one_by_one` an outcome that the database refuses
-    fails, and the others are written.
+    Outcomes of contents that were removed meanwhile are left out. Return the status of each content by its id, or {}
+    if an earlier outcome stayed. With `one_by_one` an outcome that the database refuses becomes a failure, and the
+    others are written.
     """
     if not outcomes:
         return {}
     advisory_locks.refer(database, connection)
-    # In one order everywhere, so that two shards with the same contents never wait for each other in a circle.
+    # One order everywhere, so that two shards with the same contents cannot deadlock.
     ordered = [storable(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.content_id)]
     if not one_by_one:
         return _put(database, connection, spec_id, ordered, runtime_id, redo=redo)

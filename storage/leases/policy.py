@@ -1,6 +1,6 @@
-"""What becomes of a shard whose attempt ended badly, and which shards are dispatched next. Pure.
+"""Decide what to do with a shard after a failed attempt, and how many shards of each job to dispatch.
 
-The fair share is max-min: a dispatch goes to the job of the highest priority that has the least in flight.
+The fair share is max-min: the next shard is taken from the job of the highest priority that has the fewest in flight.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_ATTEMPTS = 5
-LAPSES_TOGETHER = 3  # a shard whose lease lapsed so often runs alone from then on
+LAPSES_TOGETHER = 3  # after so many lapses a shard runs alone
 MAX_LAPSES = 12
 POISON = "this document killed its process twice while nothing else was in flight"
 VANISHED = "the workers that computed this document vanished, again and again: it may take a whole machine down"
@@ -18,7 +18,7 @@ VANISHED = "the workers that computed this document vanished, again and again: i
 
 @dataclass(frozen=True)
 class Again:
-    """Back to `planned`, not before `delay_s` from now."""
+    """Plan the shard again; dispatch it after `delay_s` at the earliest."""
 
     suspect: int
     delay_s: float = 0.0
@@ -26,22 +26,22 @@ class Again:
 
 @dataclass(frozen=True)
 class Split:
-    """Into smaller shards, each a suspect, since one of their documents may be poison."""
+    """Split the shard into smaller suspects, since one of its documents may kill its process."""
 
 
 @dataclass(frozen=True)
 class GiveUp:
-    """The contents that still lack an outcome fail with this reason."""
+    """Fail the contents that still lack an outcome, with this reason."""
 
     reason: str
     reason_class: str
 
 
 def after_death(*, n_contents: int, suspect: int) -> Again | Split | GiveUp:
-    """The step after somebody saw that the process that held a shard died.
+    """Return the step after the process that held a shard died and its supervisor saw it.
 
-    A first death proves nothing, since other shards were in flight too. A suspect ran alone, so a second death
-    is its own doing: it is split, down to the one document, which fails on its second death alone.
+    After the first death the shard is a suspect, since other shards were in flight too. A suspect runs alone. If its
+    process dies again, the shard is split, down to single documents. A document that kills its process twice fails.
     """
     if suspect == 0:
         return Again(suspect=1)
@@ -58,11 +58,11 @@ def runs_alone(*, suspect: int, lapses: int) -> bool:
 
 
 def after_lapse(*, n_contents: int, suspect: int, lapses: int) -> Again | Split | GiveUp:
-    """Return the step after the lease of a shard lapsed, which makes `lapses` of them, and nobody knows why.
+    """Return the step after the lease of a shard lapsed for an unknown reason, for the `lapses`-th time.
 
-    A machine may have been suspended, or cut off from the store; so nothing is suspected. A document that takes whole
-    machines down looks the same. So a shard that lapses again and again runs alone, is split, and waits ever longer,
-    which parts it from healthy ones; a document gives up after a number that no other reason brings about.
+    The machine may have been suspended or cut off from the store, so the shard is no suspect. A document that takes
+    whole machines down looks the same. So a shard whose leases lapse repeatedly runs alone, is split, and is retried
+    after longer and longer delays. A single document fails after `MAX_LAPSES`.
     """
     if lapses < LAPSES_TOGETHER:
         return Again(suspect=suspect)
@@ -74,7 +74,7 @@ def after_lapse(*, n_contents: int, suspect: int, lapses: int) -> Again | Split 
 
 
 def after_error(*, attempt: int, suspect: int, reason: str) -> Again | GiveUp:
-    """The step after an attempt ended with an error that is nobody's document: backs off, then gives up."""
+    """Return the step after an attempt failed by an error that no document caused: back off, then give up."""
     if attempt < MAX_ATTEMPTS:
         return Again(suspect=suspect, delay_s=min(60.0, 2.0**attempt))
     return GiveUp(reason, "transient")
@@ -91,7 +91,7 @@ class Claimant:
 
 
 def share(claimants: Sequence[Claimant], room: int) -> dict[int, int]:
-    """How many shards of each job to dispatch into `room` places: job id → shards (jobs with none are absent)."""
+    """Return the number of shards to dispatch by job id, at most `room` in all. Jobs without any are left out."""
     heap = [(-c.priority, c.in_flight, c.job_id, c.planned) for c in claimants if c.planned > 0]
     heapq.heapify(heap)
     shares: dict[int, int] = {}

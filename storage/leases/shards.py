@@ -1,6 +1,7 @@
-"""A shard's lease: claimed, kept alive, committed under its fence, given back.
+"""Claim a shard, renew its lease, commit its outcomes under its fence, or give it back.
 
-Each function survives happening twice. A lapse only permits a reclaim; the fence decides.
+Each function may run twice with the same effect as once. A lapsed lease only allows others to reclaim the shard; the
+fence decides who may write.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ LEASE_S = 60.0
 
 @dataclass(frozen=True)
 class Head:
-    """The part of a shard that a worker reads before it claims it. A `suspect` runs alone."""
+    """The columns of a shard that a worker reads before it claims it. A `suspect` runs alone."""
 
     shard_id: int
     fence: int
@@ -40,7 +41,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Claim:
-    """A shard that is ours until its lease lapses, with the texts that it still lacks an outcome for."""
+    """A shard that `owner` holds until the lease lapses, with the texts that lack an outcome."""
 
     shard_id: int
     job_id: int
@@ -55,7 +56,7 @@ class Claim:
 
 
 def look(database: Database, shard_id: int) -> Head | None:
-    """The shard as it waits for a claim; None when there is nothing to claim (any more)."""
+    """Return a shard that waits to be claimed; None if it does not wait any more."""
     with database.read() as connection:
         row = connection.execute(
             select(Shard.id, Shard.fence, Shard.lane, Shard.suspect, Shard.lapses, Shard.spec_id, *SPEC)
@@ -70,7 +71,7 @@ def look(database: Database, shard_id: int) -> Head | None:
 
 
 def claim(database: Database, head: Head, owner: str, lease_s: float = LEASE_S) -> Claim | None:
-    """Take the shard, if it still is as it was looked at; None when another was faster."""
+    """Claim the shard if it is unchanged since `look`. Return None if another worker was faster."""
     tries = 0
 
     def work(connection: Connection) -> Claim | None:
@@ -78,8 +79,8 @@ def claim(database: Database, head: Head, owner: str, lease_s: float = LEASE_S) 
         tries += 1
         row = _take(connection, head, owner, lease_s)
         if row is None and tries > 1:
-            # The first try may have come through and only its answer been lost. Whoever tries once cannot mean
-            # that: another thread of this process has the same owner.
+            # The first try may have succeeded and its answer been lost. On a first try this is not looked for:
+            # another thread of this process has the same owner.
             row = connection.execute(
                 select(*_CLAIMED).where(
                     Shard.id == head.shard_id,
@@ -153,13 +154,12 @@ def heartbeat(
     computed: Mapping[int, float] | None = None,
     device_problem: str | None = None,
 ) -> dict[int, int]:
-    """Renew the leases of one process: {shard id: fence} of what it holds. Also its sign of life, and with `consumes`
-    one that it takes what the queue has.
+    """Renew the leases of one process, and note that it lives. Return {shard id: fence} of the shards it holds.
 
-    `only` names the shards that the process knows it holds: a claim of which it never heard then lapses, as it must.
-    Shards of a job that was stopped are not renewed. `trouble` says what the store refuses the process, `computed`
-    how many texts of each job it has computed and not yet committed, in part where windows are left, and
-    `device_problem` why its device can compute nothing.
+    With `consumes` note also that it takes shards from the queue. `only` names the shards that the process knows it
+    holds, so that the lease of a claim whose answer was lost lapses. Leases of a stopped job are not renewed.
+    `trouble` is the store's error when the process writes, `device_problem` the reason why its device cannot compute.
+    `computed` is, by job, the number of texts computed and not yet committed; a text may count in part.
     """
     held_ones = true() if only is None else Shard.id.in_(only)
 
@@ -186,10 +186,10 @@ def heartbeat(
 
 
 def commit(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtime_id: int | None) -> None:
-    """Write the outcomes of a claimed shard and end it. Raises LeaseLost, and writes nothing, when it is not ours.
+    """Write the outcomes of a claimed shard and end it. Raises LeaseLost, and writes nothing, if the claim was lost.
 
-    When the connection breaks and nobody knows whether the commit came through, the repetition finds out: a done
-    shard keeps its fence and owner.
+    If the connection breaks during the commit, run this again: a shard that is done keeps its fence and owner, so
+    that the second call sees that the first succeeded.
     """
 
     def work(connection: Connection, one_by_one: bool) -> None:
@@ -209,9 +209,9 @@ def commit(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtim
 def release(
     database: Database, claim: Claim, finished: Sequence[Outcome] = (), runtime_id: int | None = None
 ) -> None:
-    """Give a shard back with what is finished of it, as a drain does: no attempt is spent. Never raises LeaseLost.
+    """Give a shard back with its finished outcomes, as a drain does. No attempt is counted. Never raises LeaseLost.
 
-    What is finished becomes a shard of its own that is done, so that counts follow it at once.
+    The finished contents become a shard of their own that is done, so that counts include them at once.
     """
 
     def work(connection: Connection, one_by_one: bool) -> None:
@@ -235,7 +235,7 @@ def release(
 def _part_done(
     database: Database, connection: Connection, claim: Claim, lacking: Collection[int], finished: Sequence[Outcome]
 ) -> None:
-    """A new shard, done, with those contents of a claimed one that have their outcome."""
+    """Add a shard that is done, with the contents of a claimed shard that have an outcome."""
     settled = [content_id for content_id in claim.contents if content_id not in lacking]
     whole = connection.execute(select(Shard).where(Shard.id == claim.shard_id)).one()
     part = insert(
@@ -263,12 +263,12 @@ def _chars(connection: Connection, contents: Sequence[int]) -> int:
 
 
 def give_back(connection: Connection, shard_id: int, **values: Any) -> None:
-    """Put a running shard back to `planned`, out of reach of whoever held it."""
+    """Mark a running shard as planned again, and raise its fence, so that its holder cannot commit it."""
     connection.execute(update(Shard).where(Shard.id == shard_id).values(**given_back(**values)))
 
 
 def given_back(**values: Any) -> dict[str, Any]:
-    """The columns of a shard that was taken from its holder, with more `values`."""
+    """Return the columns of a shard that is taken from its holder, together with `values`."""
     return FREE | {"fence": Shard.fence + 1} | values
 
 
@@ -281,9 +281,9 @@ def end_shard(
     outcomes: Sequence[Outcome] = (),
     written: Mapping[int, Known] | None = None,
 ) -> None:
-    """End a shard whose contents all have an outcome, note what became of them, and plan what follows from it.
+    """End a shard whose contents all have an outcome: count the outcomes, and plan the steps that read them.
 
-    `outcomes` are those that this shard computed; what is known of the `written` ones is not read again.
+    `outcomes` are those that this shard computed. The statuses in `written` are not read again.
     """
     known = dict(written or {})
     known |= known_outcomes(database, connection, spec_id, [one for one in contents if one not in known])
@@ -314,7 +314,7 @@ def end_shard(
 
 
 def _without_removed(database: Database, connection: Connection, contents: Sequence[int]) -> dict[str, Any]:
-    """The columns of a shard that holds what is still there of these contents."""
+    """Return the columns of a shard with those of the contents that were not removed."""
     query = select(Content.id, Content.n_chars)
     sizes = {row.id: row.n_chars for row in database.probe(connection, query, Content.id, contents)}
     there = [content_id for content_id in contents if content_id in sizes]

@@ -1,4 +1,4 @@
-"""Why nothing moves, when nothing does. Pure."""
+"""Diagnose why a job makes no progress."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ UNBLOCKING = (
 
 
 class Cause(StrEnum):
-    """Why nothing moves."""
+    """The reason why a job makes no progress."""
 
     READING = "reading"  # the reading of the source was cut off
     NO_WORKER = "no_worker"
     BLOCKED = "blocked"  # no live worker can serve the spec
     BACKING_OFF = "backing_off"
     STORE = "store"  # the store refuses what its workers write
-    LEASE = "lease"  # whoever held its shards is silent
+    LEASE = "lease"  # the worker that holds its shards is silent
     PAUSED = "paused"
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Why nothing moves, and a sentence about it that says what to do."""
+    """The reason why a job makes no progress, and a sentence that says what to do."""
 
     cause: Cause
     sentence: str
@@ -36,27 +36,27 @@ class Wait:
 
 @dataclass(frozen=True)
 class JobSnapshot:
-    """What bears on whether a job moves. Ages in seconds.
+    """The facts that decide whether a job makes progress. Ages are in seconds.
 
-    `refusals` are those of the lane's live workers, newest first; where no worker lives, the last one's.
+    `refusals` are those of the lane's live workers, newest first. Without a live worker there is only the last one.
     """
 
     state: str
     lane: str
     pending: int
-    running: int  # shards whose holder gave a sign of life lately, and of no trouble
-    silent: int  # shards whose holder did not
+    running: int  # shards whose worker sent a heartbeat lately and reports no trouble
+    silent: int  # shards whose worker sent no heartbeat lately
     ingest_age_s: float | None
     workers: int
     workers_of_lane: int
     refusals: tuple[str, ...]
-    next_try_s: float | None = None  # while all that is left waits after an error
-    lapse_s: float = 0.0  # when the first lease of a silent holder lapses
-    trouble: str | None = None  # the store's refusal, if every worker that could go on with it has one
+    next_try_s: float | None = None  # until the first retry, if every shard left waits for one
+    lapse_s: float = 0.0  # until the first lease of a silent worker lapses
+    trouble: str | None = None  # the store's error, if every worker of the lane reports one
 
 
 def waiting_for(standing: JobSnapshot) -> Wait | None:
-    """Why nothing moves; None when something does. Pure."""
+    """Return why a job makes no progress; None if it does."""
     if standing.state not in {*UNFINISHED, "paused"}:
         return None
     if standing.state == "paused":
