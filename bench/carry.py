@@ -1,4 +1,4 @@
-"""How many documents a second the queue, the store and the workers carry when the model costs nothing.
+"""Measure the documents per second of queue, store and workers with a model that computes nothing.
 
 The null backend computes nothing; everything else is real: Redis, PostgreSQL, supervisors and device processes. The
 workers share the cores with both servers. A backlog of B documents is a job with that many in planned shards, which

@@ -37,7 +37,7 @@ def of_run(texts: Sequence[str], number: int) -> list[str]:
 
 
 def vectors(alone: Alone, texts: Sequence[str]) -> peers.Vectors:
-    """What docmill's engine makes of the texts: an array of shape (texts, dim)."""
+    """Return the vectors that docmill's engine computes, of shape (texts, dim)."""
     return np.stack([np.frombuffer(outcome.vector or b"", "<f4") for outcome in alone.run(texts)])
 
 

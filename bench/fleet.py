@@ -58,7 +58,7 @@ class Fleet:
 
     @property
     def cache_dir(self) -> Path:
-        """Where the worker keeps what it converted and what it found out about this machine."""
+        """The folder of the worker's converted models and measurements of this machine."""
         return self._settings.cache_dir
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class Fleet:
         raise SystemExit(f"the job does not end: {self.log()[-2000:]}")
 
     def _written(self, job: int, documents: int) -> tuple[float, int]:
-        """When the last shard was done, and the tokens that were written."""
+        """Return the time at which the last shard was done, and the number of tokens that were written."""
         last = func.max(Shard.finished_at)
         sums = (func.sum(Shard.n_contents), func.sum(Shard.n_failed), func.sum(Shard.tokens_out), last)
         with self._database.read() as connection:

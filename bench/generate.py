@@ -1,4 +1,4 @@
-"""How many tokens a second are written for prompts that share a template, with SmolLM2-135M in bfloat16.
+"""Measure the tokens per second written for prompts that share a template, by SmolLM2-135M in bfloat16.
 
 docmill runs end to end, through Redis into PostgreSQL with a warm worker, on vLLM and on transformers. Beside it:
 vLLM called directly, and transformers in static batches of 16. Every output has the same number of tokens, since

@@ -54,7 +54,7 @@ def write_source(path: Path, documents: int) -> None:
 
 
 def read_in(url: str, source: Path) -> int:
-    """What `docmill enqueue` does, without a queue."""
+    """Read a source into a store as `docmill enqueue` does, without a queue."""
     database = Database(url, kinds=KINDS)
     prepared = prepare(Settings(), Request(str(source), "embed", model="null", corpus="bench"))
     documents = enqueue(database, lambda: None, prepared).documents

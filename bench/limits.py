@@ -1,4 +1,4 @@
-"""What the arithmetic alone would take: operations of a model over the rate of this machine's largest products."""
+"""Estimate the time of the arithmetic alone: a model's operations over this machine's fastest matrix products."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def _pages() -> Iterator[str]:
 
 
 def _folder() -> Path:
-    """Where the manual pages lie: the packages' content in our cache, or what is installed."""
+    """Return the folder of the manual pages: unpacked packages in our cache, or the installed pages."""
     ready = CACHE / "manpages"
     if not ready.is_dir() and shutil.which("apt-get") and shutil.which("dpkg-deb"):
         CACHE.mkdir(exist_ok=True)

@@ -51,7 +51,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `sides` did, run by run: the n-th runs of all sides are neighbours in time."""
+    """The measurements of all `sides`, run by run. The n-th runs of all sides are neighbours in time."""
 
     question: str
     unit: str
@@ -62,7 +62,7 @@ class Comparison:
         return statistics.median(run.rate for run in self.sides[side])
 
     def ratios(self, side: str, other: str) -> list[float]:
-        """How many times as fast `side` is as `other`, pair by pair."""
+        """Return the speed of `side` over that of `other`, pair by pair."""
         return [one.rate / two.rate for one, two in zip(self.sides[side], self.sides[other], strict=True)]
 
     def ratio(self, side: str, other: str) -> float:

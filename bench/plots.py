@@ -12,7 +12,7 @@ Curve = Mapping[float, float]
 
 @dataclass(frozen=True)
 class Axes:
-    """What is drawn over what; both begin at the left and at zero."""
+    """The names of both axes. Both begin at zero."""
 
     title: str
     x: str

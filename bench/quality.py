@@ -1,4 +1,4 @@
-"""What a precision costs: chrF and ROUGE of the shipped models' outputs against references, beside float32's.
+"""Compare the quality of each precision with float32: chrF and ROUGE of the shipped models against references.
 
 The references are those of a folder with `translations.jsonl.gz` ({lang, text, reference, split}) and
 `descriptions.jsonl.gz` ({text, synopsis, split}), of which the texts whose split is `dev` are taken; without a folder

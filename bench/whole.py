@@ -1,4 +1,4 @@
-"""What the road to the device and back takes: docmill end to end beside its engine alone, on the same texts.
+"""Compare docmill end to end with its engine alone, on the same texts.
 
 A job's start and its end cost the same whatever its length; each document costs reading, storing and writing. The
 engine alone gets the texts in memory and leaves its results there. Embedding with MiniLM takes little for a

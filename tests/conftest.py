@@ -58,7 +58,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes minutes, or another environment, runs only where it is asked for."""
+    """Deselect tests that take minutes or need another environment, unless -m names them."""
     for name in {"soak", "vllm"}:
         if name not in config.option.markexpr:
             unasked = [item for item in items if item.get_closest_marker(name)]

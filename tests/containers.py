@@ -116,7 +116,7 @@ class Host:
         return folder
 
     def place(self, service: str, path: str) -> str:
-        """Where a path of a service's container is on this machine."""
+        """Return the path on this machine of a path in a service's container."""
         for volume in self.services[service].get("volumes", ()):
             source, target, *_ = volume.split(":")
             if path == target or path.startswith(f"{target}/"):
@@ -139,13 +139,13 @@ class Host:
         return {"PATH": path, "HOME": str(self.folder), "HF_HUB_OFFLINE": "1", "COLUMNS": "200", **given}
 
     def start_postgres(self) -> None:
-        """What the image does at its first start: a database and its owner, by the service's environment."""
+        """Make the database and its owner, as the image does at its first start, from the service's environment."""
         self.postgres.start()
         given = self.services["postgres"]["environment"]
         self.postgres.make(given["POSTGRES_DB"], given["POSTGRES_USER"], given["POSTGRES_PASSWORD"])
 
     def command(self, service: str, *arguments: str) -> list[str]:
-        """What a service's container runs: our image's entry point with the arguments, or the service's own."""
+        """Return the command of a service's container: `docmill` with the arguments, or the service's own."""
         wanted = [*arguments] or self.services[service].get("command", [])
         return [*(["docmill"] if "docmill" in self.services[service]["image"] else []), *wanted]
 
@@ -165,7 +165,7 @@ class Host:
             )
 
     def run(self, service: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """What `docker compose run --rm SERVICE ARGUMENTS` does."""
+        """Run a command as `docker compose run --rm SERVICE ARGUMENTS` does."""
         return subprocess.run(
             self.command(service, *arguments),
             cwd=self._workdir(service),
@@ -177,7 +177,7 @@ class Host:
         )
 
     def is_healthy(self, service: str, *more: str) -> bool:
-        """Whether a service's own health check, or its image's, is content; with `more` options for it."""
+        """Return True if the health check of a service or of its image passes, with `more` options."""
         kind, *command = self.services[service].get("healthcheck", {}).get("test") or ["CMD", *image_health_check()]
         command = ["sh", "-c", *command] if kind == "CMD-SHELL" else [*command, *more]
         return subprocess.run(command, env=self.environment(service), capture_output=True).returncode == 0

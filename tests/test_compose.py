@@ -1,3 +1,5 @@
+"""The compose file, its environment file and the image are pinned, complete and closed to the network."""
+
 from __future__ import annotations
 
 import os

@@ -44,7 +44,7 @@ def host() -> Iterator[Host]:
 
 @pytest.fixture
 def workers() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Those that a test starts."""
+    """The worker processes that a test starts; they are killed when it ends."""
     started: list[subprocess.Popen[bytes]] = []
     yield started
     end(started)

@@ -1,4 +1,4 @@
-"""What is released: built as `make dist` does, complete, and working where only the wheel is."""
+"""Packages built as by `make dist` are complete, and the wheel works alone."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def seed_of_this_run() -> int:
 
 @dataclass
 class Report:
-    """What happened, for people."""
+    """A report of a campaign, for people."""
 
     seed: int
     store: str
@@ -147,7 +147,7 @@ class Campaign:
             self._set_apart()
 
     def _set_apart(self) -> None:
-        """Where no process may have numbers of its own, the last worker's row says that it has."""
+        """Give the last worker's row another PID namespace, on machines where no process can have one."""
         apart = self.places[-1].devices()
         elsewhere = update(WorkerRow).where(WorkerRow.pid.in_(apart)).values(pid_space="elsewhere")
         with self.fleet.database.read() as connection:
@@ -164,7 +164,7 @@ class Campaign:
         self.report.times.append(f"{time.strftime('%H:%M:%S')}  {what}")
 
     def _strike(self, strike: Strike) -> bool:
-        """Whether there was something to meet."""
+        """Strike, and return True if there was something to strike."""
         place = self.places[strike.place]
         match strike.fault:
             case Fault.WORKER_KILLED:

@@ -125,6 +125,6 @@ def _the_exports_agree(database: Database, books: Books) -> None:
 
 
 def some(names: Iterable[Any]) -> str:
-    """How many, and the first of them."""
+    """Return the number of names and the first few."""
     every = sorted(names)
     return f"{len(every)} ({', '.join(map(str, every[:8]))}{', …' if len(every) > 8 else ''})"

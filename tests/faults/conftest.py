@@ -1,4 +1,4 @@
-"""What faults are tried on. Every test of this folder carries the marker `faults`."""
+"""Fixtures of the fault tests. Every test of this folder has the marker `faults`."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def send(pid: int, number: signal.Signals) -> None:
 
 @dataclass(frozen=True)
 class End:
-    """How a worker ended: the exit code, and for one that was told to end how long it took."""
+    """The end of a worker: its exit code, and the time it took to end if it was told to."""
 
     place: str
     code: int
@@ -50,7 +50,7 @@ class End:
 
 
 class Place:
-    """Where a worker runs. Who ended is replaced, in time."""
+    """A place for one worker. A worker that ended is replaced after a while."""
 
     def __init__(self, fleet: Fleet, name: str, *, apart: bool = False, options: Sequence[str] = ()) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""How long things take, measured: a table for people and a file for whoever compares two releases."""
+"""Measured times: a table for people, and a file to compare two releases."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Figure:
 
 
 class Figures:
-    """What was measured so far."""
+    """The measurements so far."""
 
     def __init__(self) -> None:
         self._figures: list[Figure] = []
@@ -82,7 +82,7 @@ class Figures:
 
 
 def time_until(condition: Callable[[], Any], what: str, within_s: float, *, since: float | None = None) -> float:
-    """How long it takes for something to come true, in seconds from now or from `since` (monotonic)."""
+    """Return the seconds until a condition is true, from now or from `since` (monotonic)."""
     began = time.monotonic() if since is None else since
     while not condition():
         assert time.monotonic() < began + within_s, f"never happened within {within_s} s: {what}"

@@ -141,11 +141,11 @@ class Fleet(Docmill):
         self.database.write(lambda connection: connection.execute(update(WorkerRow).values(pid_space="elsewhere")))
 
     def owners(self) -> set[str]:
-        """Who holds a running shard."""
+        """Return the owners of running shards."""
         return {row.owner for row in self.shards(Shard.state, Shard.owner) if row.state == "running"}
 
     def lapsed(self) -> int:
-        """How many shards run under a lease that is over."""
+        """Return the number of running shards whose lease has lapsed."""
         with self.database.read() as connection:
             query = select(func.count()).where(Shard.state == "running", Shard.lease_until < db_now())
             return connection.scalar(query) or 0

@@ -1,4 +1,4 @@
-"""What goes wrong and when, drawn from a seed: a plan is a value, and the same seed gives the same one."""
+"""Plans of faults, drawn from a seed: the same seed gives the same plan."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WEIGHTS = {
 
 @dataclass(frozen=True)
 class Storm:
-    """How long it blows and how hard, and on what. A setting that is None has its default."""
+    """The length, strength and targets of a series of faults. A setting that is None has its default."""
 
     seconds: float = 30.0
     gap_s: float = 1.5  # between two faults, on average

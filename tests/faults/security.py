@@ -1,4 +1,4 @@
-"""What docs/security.md says to a PostgreSQL and a Redis, so that the tests say exactly that."""
+"""The statements of docs/security.md for PostgreSQL and Redis, so that the tests run exactly those."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Server(ABC):
 
     @abstractmethod
     def answers(self) -> bool:
-        """Whether it takes requests."""
+        """Return True if the server takes requests."""
 
     def signal_group(self, number: signal.Signals) -> None:
         """Send a signal to the server and all its processes, and wait for its end."""
@@ -212,7 +212,7 @@ class PostgresCluster(Server):
         self.signal_group(signal.SIGINT)
 
     def restart_hard(self) -> None:
-        """What `pg_ctl -m immediate restart` does: every connection breaks, and recovery runs."""
+        """Restart as `pg_ctl -m immediate restart` does: every connection breaks, and recovery runs."""
         assert self._process is not None
         self._process.send_signal(signal.SIGQUIT)
         self._process.wait(START_S)
@@ -287,7 +287,7 @@ def _packaged_postgres(folder: Path) -> Path:
 
 
 def _system_user() -> pwd.struct_passwd:
-    """Who runs PostgreSQL where we are root, whom it refuses."""
+    """Return the user who runs PostgreSQL if we are root, since PostgreSQL refuses root."""
     try:
         return pwd.getpwnam(POSTGRES_USER)
     except KeyError:

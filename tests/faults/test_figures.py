@@ -72,7 +72,7 @@ class Rig(Fleet):
                 place.abandon()
 
     def owner_at(self, place: Place) -> str | None:
-        """Who its device process is on the list of workers."""
+        """Return the id of the device process of a place."""
         for pid in place.devices():
             space = str(Path(f"/proc/{pid}/ns/pid").readlink())
             numbers = Path(f"/proc/{pid}/status").read_text().split("NSpid:")[1].split("\n")[0].split()
@@ -82,12 +82,12 @@ class Rig(Fleet):
         return None
 
     def holds(self, place: Place) -> bool:
-        """Whether the worker there holds shards; one that died is replaced first."""
+        """Return True if the worker of a place holds shards. A dead worker is replaced first."""
         place.tend()
         return self.owner_at(place) in self.owners()
 
     def claimed(self, since: float, job: int | None = None) -> bool:
-        """Whether a shard was claimed after a time (seconds since 1970)."""
+        """Return True if a shard was claimed after a time (seconds since 1970)."""
         query = select(func.max(Shard.started_at))
         with self.database.read() as connection:
             return (connection.scalar(query if job is None else query.where(Shard.job_id == job)) or 0.0) > since
@@ -137,7 +137,7 @@ def first_batch_that_hangs(
 
 
 def _hung_for_s(rig: Rig, within_s: float) -> float:
-    """How long the worker's log says that it let a batch hang."""
+    """Return the seconds that a batch hung, by the worker's log."""
     until(lambda: "batch_hangs" in rig.log("worker-0"), "it is killed", within_s)
     return float(rig.log("worker-0").split("batch_hangs")[1].split("after_s=")[1].split()[0])
 

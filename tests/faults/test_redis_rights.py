@@ -111,7 +111,7 @@ def test_each_command_of_an_admins_user_is_needed(protected: RedisServer, admin:
 
 
 def hint(broker: Broker) -> None:
-    """What sending hints does to Redis."""
+    """Send a hint to Redis."""
     try:
         broker.ping()
         broker.depth("embed")

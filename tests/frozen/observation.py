@@ -1,4 +1,4 @@
-"""What users see of a store, as JSON: the jobs, results and failures, corpora, pipelines, orders and a search."""
+"""A store as users see it, as JSON: jobs, results, failures, corpora, pipelines, orders and a search."""
 
 from __future__ import annotations
 

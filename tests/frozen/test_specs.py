@@ -133,7 +133,7 @@ def test_the_models_that_come_with_docmill_make_the_same_specs(offline: Docmill,
 
 
 def _told(spec: Mapping[str, Any]) -> str:
-    """What the id depends on beside the model, as text, since 1 and 1.0 make two ids."""
+    """Return a spec without its model, as text, since 1 and 1.0 make two ids."""
     return json.dumps([spec["kind"], spec["quality"], spec["params"]], sort_keys=True)
 
 

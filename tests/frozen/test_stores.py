@@ -50,7 +50,7 @@ def upgraded(old: Docmill) -> Docmill:
 
 @pytest.fixture
 def expected(request: pytest.FixtureRequest, upgraded: Docmill) -> Any:
-    """What users saw of the store before it was upgraded."""
+    """Return the store as users saw it before it was upgraded."""
     kind = "sqlite" if upgraded.environment["DOCMILL_DATABASE_URL"].startswith("sqlite") else "postgresql"
     return json.loads((HERE / "stores" / f"{kind}.json").read_text(encoding="utf-8"))
 

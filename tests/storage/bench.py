@@ -175,7 +175,7 @@ class Bench:
             self.model.pieces[shard_id].old = False
 
     def let_time_pass(self) -> None:
-        """What waits after an error may be tried again."""
+        """Make shards that wait after an error ready to be tried again."""
         at_last = update(Shard).where(Shard.state == "planned").values(not_before=0.0)
         self.database.write(lambda connection: connection.execute(at_last))
         for piece in self.model.pieces.values():

@@ -140,7 +140,7 @@ def shards_of(database: Database, job: OpenJob | int) -> list[Any]:
 
 
 def planned(database: Database, job: OpenJob) -> Counter[str]:
-    """How often each text stands in the job's shards (those that were split stand for nothing)."""
+    """Count each text in the job's shards, without shards that were split."""
     ids = Counter(
         content_id for row in shards_of(database, job) if row.state != "split" for content_id in unpack(row.contents)
     )

@@ -1,4 +1,4 @@
-"""How a store ends, whatever was done to it: what can be worked off is, and then all of it is there."""
+"""Finish everything in a store that can be finished, and check that all of it is there."""
 
 from __future__ import annotations
 

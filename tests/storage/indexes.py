@@ -1,4 +1,4 @@
-"""What the tests of indexes of vectors share: a store with pgvector, and a search by an index beside one without."""
+"""Helpers of the tests of vector indexes: a store with pgvector, and a search with and without an index."""
 
 from __future__ import annotations
 

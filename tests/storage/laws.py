@@ -1,4 +1,4 @@
-"""What must hold of a store at every moment, and from one moment to the next, whatever was done to it."""
+"""Laws of a store that hold at every moment, and from one moment to the next."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Picture:
         return self.jobs.get(job_id), self.shards_of(job_id)
 
     def held(self, rows: Collection[Any]) -> Counter[int]:
-        """How often each content stands in these shards."""
+        """Count each content in these shards."""
         return Counter(content_id for row in rows for content_id in self.contents[row.id])
 
     def met(self, job_id: int) -> set[int]:
@@ -89,7 +89,7 @@ _OF_STEP = (Step.spec_id, Step.n_prior_done, Step.n_prior_failed, Step.n_prior_s
 
 
 def look(database: Database, before: Picture | None = None) -> Picture:
-    """What the store holds now. Documents and texts are those of `before`, if that is given."""
+    """Return the content of the store. Documents and texts are those of `before`, if given."""
     with database.read() as connection:
         of_job = (
             select(Job, *_OF_STEP, SpecRow.kind.label("lane"))
@@ -118,7 +118,7 @@ def look(database: Database, before: Picture | None = None) -> Picture:
 
 
 def assert_lawful(picture: Picture) -> None:
-    """What holds at any moment."""
+    """Assert the laws that hold at any moment."""
     for row in picture.shards.values():
         _assert_sound(picture, row)
         if row.state == "done":
@@ -145,7 +145,7 @@ def _assert_sound(picture: Picture, row: Any) -> None:
 
 
 def _assert_counted(picture: Picture, row: Any) -> None:
-    """What a shard counted when it ended is what there is, or worse: a failure may have been mended since."""
+    """Assert that a shard counted its outcomes when it ended. A failure may have been mended since."""
     now = Counter(picture.outcomes[row.spec_id, content_id][0] for content_id in picture.contents[row.id])
     assert row.n_done + row.n_failed + row.n_skipped == row.n_contents, row
     assert row.n_done <= now["done"], row
@@ -168,7 +168,7 @@ def _assert_planned_once(picture: Picture, job: Any) -> None:
 
 
 def assert_quiet(picture: Picture, being_read: Collection[int] = ()) -> None:
-    """What holds while nobody makes a move: nothing of a job that must not move is under way.
+    """Assert the laws that hold while no process acts: no shard of a job that does not run is in flight.
 
     `being_read` are jobs that a reader still adds to, though another one may have let them end.
     """

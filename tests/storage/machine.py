@@ -255,5 +255,5 @@ class ShardLife(RuleBasedStateMachine):
 
 
 def _some(found: Iterable[Any]) -> Any:
-    """What a bundle gains."""
+    """Return the values that a bundle gains."""
     return multiple(*(one for one in found if one is not None))

@@ -1,4 +1,4 @@
-"""What must be true of jobs, shards and outcomes after each move: a store in a few dictionaries, for one hand.
+"""A model of jobs, shards and outcomes in a few dictionaries, to compare with the store after each step.
 
 It says nothing of the order in which shards are dispatched; that has laws of its own (`assert_fair`).
 """
@@ -140,7 +140,7 @@ class Model:
         return None if fate is None else fate[0]
 
     def lacking(self, piece: Piece) -> list[int]:
-        """What a claim of this shard still has to compute."""
+        """Return the contents that a claim of this shard still has to compute."""
         nothing_yet = {None, "failed"} if piece.redo else {None}
         return sorted(content for content in piece.contents if self.known(piece.job, content) in nothing_yet)
 

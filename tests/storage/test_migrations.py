@@ -1,3 +1,5 @@
+"""Migrations make the declared schema, and an upgrade is one transaction."""
+
 from __future__ import annotations
 
 import subprocess

@@ -24,7 +24,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def multiplies_int8_exactly() -> bool:
-    """Whether the processor adds products of 8 bits without clipping the sums to 16, as those with VNNI do.
+    """Return True if the processor adds products of 8 bits without clipping the sums to 16, as VNNI does.
 
     Others were measured to lose more in int8.
     """

@@ -1,4 +1,4 @@
-"""What transformers' own generate writes with a decoder-only model, one text at a time, in float32."""
+"""Generate with transformers itself and a decoder-only model, one text at a time, in float32."""
 
 from __future__ import annotations
 

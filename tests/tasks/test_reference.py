@@ -45,7 +45,7 @@ def one_paragraph(texts: list[str], count: int) -> list[str]:
 
 
 def some_and_more(some: int, more: int) -> pytest.MarkDecorator:
-    """How many texts: some always, more in `make soak`."""
+    """Parametrize the number of texts: some always, more in `make soak`."""
     return pytest.mark.parametrize("count", [some, pytest.param(more, marks=pytest.mark.soak)])
 
 

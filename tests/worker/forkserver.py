@@ -66,7 +66,7 @@ READ_EARLY = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "KMP_", "MKL_", "TO
 
 @dataclass(frozen=True)
 class How:
-    """Where and with what a command runs; `with_models` says that its device processes load models."""
+    """The folder and environment of a command; `with_models` says that its device processes load models."""
 
     cwd: Path
     environment: Mapping[str, str]
@@ -175,7 +175,7 @@ def serving(address: str, kind: str) -> subprocess.Popen[bytes]:
 
 
 def server_with_models(address: str) -> str:
-    """Where the server with the model libraries listens, or soon will; `address` is that of commands."""
+    """Return the address of the server with the model libraries; `address` is that of commands."""
     with connected(address) as line:
         line.send(b'{"server_with_models": true}')
         return line.recv(LARGEST).decode()

@@ -113,7 +113,7 @@ class Docmill:
 
     @property
     def starts_anew(self) -> bool:
-        """Whether a command needs an interpreter of its own, as where it has other code; else a fork is quicker."""
+        """True if a command needs an interpreter of its own, for instance since it has other code."""
         return self.from_anew or "PYTHONPATH" in self.environment or "LD_PRELOAD" in self.environment
 
     def json(self, *arguments: Any, code: int = 0) -> Any:

@@ -105,7 +105,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def docmill(tree: Path, tmp_path: Path, database_url: str, redis_url: str) -> Docmill:
-    """That docmill with a store, a queue and a corpus."""
+    """docmill with the new kind, a store, a queue and a corpus."""
     records = [json.dumps({"id": id_, "text": text}) for id_, text in TEXTS.items()]
     (tmp_path / "corpus.jsonl").write_text("\n".join(records))
     settings = {"DOCMILL_DATABASE_URL": database_url, "DOCMILL_REDIS_URL": redis_url, "PYTHONPATH": str(tree)}

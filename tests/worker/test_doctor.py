@@ -1,4 +1,4 @@
-"""What doctor finds: on real servers that are set up well and badly, and of values where no server can be had."""
+"""doctor finds what is wrong, on real servers that are set up well or badly, and on values alone."""
 
 from __future__ import annotations
 

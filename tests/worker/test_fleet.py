@@ -1,5 +1,7 @@
-"""Jobs with real models on a store and a Redis, worked on by workers that live and die. (Faults with a model that
-computes nothing are in `tests/faults`.)"""
+"""Jobs with real models on a store and a Redis, by workers that come and go.
+
+Faults with a model that computes nothing are in `tests/faults`.
+"""
 
 from __future__ import annotations
 

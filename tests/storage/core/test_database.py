@@ -275,7 +275,7 @@ def test_an_unreachable_server_is_named_without_its_password(
 
 
 def chain(error: BaseException | None) -> str:
-    """What a traceback would print of an error and its causes."""
+    """Return an error and its causes as a traceback prints them."""
     said = ""
     while error is not None:
         said += f"{error!r} {error} "

@@ -1,3 +1,5 @@
+"""Advice to install an extra fits the way in which docmill was installed."""
+
 from __future__ import annotations
 
 import shlex

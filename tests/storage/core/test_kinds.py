@@ -1,3 +1,5 @@
+"""The store finds the kinds of tasks by their names, and refuses unknown ones."""
+
 from __future__ import annotations
 
 import pytest

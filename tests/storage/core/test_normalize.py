@@ -1,3 +1,5 @@
+"""Text that a database cannot store is replaced, and the change is flagged."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""What nothing needs goes, and nothing else does."""
+"""Collection removes contents and results that nothing needs, and no others."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""A reading stores its documents once and plans each text once, also after it was cut off."""
+
 from __future__ import annotations
 
 from typing import Any

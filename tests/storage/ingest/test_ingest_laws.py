@@ -1,4 +1,4 @@
-"""What holds for any sequence of readings, cut off or not, of sources that share keys and texts."""
+"""Laws of any sequence of readings, cut off or not, of sources that share keys and texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a source has no more is marked as gone: from the corpus as it is now, and not from what it was."""
+"""Pruning marks documents as gone that their source no longer has, from the corpus as it is now."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a backlog costs: as much as what is in flight, however many shards wait. Counted in steps, not in time."""
+"""The cost of a backlog depends on the shards in flight and not on those that wait. It is counted in steps."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def backlog(database: Database, corpus: str, n: int) -> OpenJob:
 
 
 def steps(database: Database, act: Callable[[], object]) -> int:
-    """How many instructions of SQLite's machine an act costs, in thousands."""
+    """Return the thousands of instructions that SQLite's virtual machine runs for an act."""
     counted = 0
 
     def count() -> int:

@@ -1,3 +1,5 @@
+"""Shards are dispatched by lane, priority and fair share, to workers that can serve them."""
+
 from __future__ import annotations
 
 from collections import Counter

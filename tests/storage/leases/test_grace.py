@@ -1,3 +1,5 @@
+"""Leases are extended after the store was out of reach."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The policy of retries, suspects and fair shares."""
+
 from __future__ import annotations
 
 from hypothesis import given

@@ -1,3 +1,5 @@
+"""The life of a shard: claim, lease, commit, release, reclaim and split."""
+
 from __future__ import annotations
 
 from dataclasses import replace

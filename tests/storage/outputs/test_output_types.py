@@ -1,4 +1,4 @@
-"""What holds for every type of output: it is stored, read back, written in each format, and seen in a view."""
+"""Every type of output is stored, read back, written in each format, and shown in a view."""
 
 from __future__ import annotations
 

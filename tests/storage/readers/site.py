@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass
 class Site:
-    """What a server has and does."""
+    """The files of a web server, and its faults."""
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)

@@ -180,7 +180,7 @@ print(len(found), found[0][:200], (resource.getrusage(resource.RUSAGE_SELF).ru_m
 
 
 def peak(path: Path) -> tuple[str, int]:
-    """What became of an archive, and the MB that reading it took."""
+    """Return the result of reading an archive, and the peak memory in MB."""
     done = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True)
     number, reason, mb = done.stdout.strip().split("|")
     assert number == "1"

@@ -1,3 +1,5 @@
+"""Folders of documents."""
+
 from __future__ import annotations
 
 import gzip

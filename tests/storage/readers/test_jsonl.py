@@ -1,3 +1,5 @@
+"""Files of JSON lines."""
+
 from __future__ import annotations
 
 import json

@@ -120,7 +120,7 @@ def test_a_row_without_a_usable_text_costs_only_itself(tmp_path: Path) -> None:
 
 
 def in_this_process(path: Path) -> list[Record | Rejection]:
-    """What the reader's process says, without starting one."""
+    """Return the records of the reader's process, read in this process."""
     out = io.BytesIO()
     with path.open("rb") as file:
         serve(file, OPTIONS, out)

@@ -1,3 +1,5 @@
+"""Text files with one text a line."""
+
 from __future__ import annotations
 
 import gzip

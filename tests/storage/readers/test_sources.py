@@ -1,3 +1,5 @@
+"""Sources of every kind, plain, compressed and damaged."""
+
 from __future__ import annotations
 
 import gzip

@@ -1,4 +1,4 @@
-"""What holds for any results, any size of the parts, and wherever an export is cut off."""
+"""Laws of any results, any size of the parts, and any place where an export is cut off."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def unsynced() -> Iterator[None]:
 
 @st.composite
 def cuts(draw: st.DrawFn) -> tuple[str, int]:
-    """Where a call is cut off: at a row, or before the manifest is replaced for the n-th time."""
+    """Draw a place where a call is cut off: a row, or the n-th replacement of the manifest."""
     return draw(st.sampled_from(["row", "manifest"])), draw(st.integers(0, 8))
 
 

@@ -1,3 +1,5 @@
+"""Results and failures of a job, page by page, in the order of the source."""
+
 from __future__ import annotations
 
 import numpy as np

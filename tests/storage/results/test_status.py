@@ -1,3 +1,5 @@
+"""The status of a job: counts, pace, time left, and why it makes no progress."""
+
 from __future__ import annotations
 
 import re

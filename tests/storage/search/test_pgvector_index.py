@@ -1,4 +1,4 @@
-"""How an index of vectors comes, goes and is kept, on a PostgreSQL with pgvector."""
+"""Indexes of vectors are made, kept and dropped, on a PostgreSQL with pgvector."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Exact search finds the nearest documents of a corpus."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

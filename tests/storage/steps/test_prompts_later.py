@@ -48,7 +48,7 @@ def of(database: Database, job: OpenJob, step: str = "told") -> dict[str, str]:
 
 
 def expected(news: Sequence[News]) -> dict[str, str]:
-    """What the steps make of documents that have a text, as `Fleet` does them."""
+    """Return the outputs of the steps for documents that have a text, as `Fleet` computes them."""
     made = {}
     for key, text, meta in news:
         title = meta.get("title", "")

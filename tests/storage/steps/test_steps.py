@@ -103,7 +103,7 @@ def read_whole(database: Database, fleet: Fleet, asked: JobRequest, texts: Seque
 
 
 def planned(database: Database, job: OpenJob, step: str) -> Counter[int]:
-    """How often each content stands in a step's shards."""
+    """Count each content in a step's shards."""
     seq = next(one.seq for one in job.steps if one.name == step)
     return Counter(
         content_id for row in shards_of(database, job) if row.step == seq for content_id in unpack(row.contents)

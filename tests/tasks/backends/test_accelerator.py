@@ -1,3 +1,5 @@
+"""Errors of an accelerator are told apart: out of memory, device lost, others."""
+
 from __future__ import annotations
 
 import pytest

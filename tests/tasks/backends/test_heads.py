@@ -46,7 +46,7 @@ def with_token_labels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def expected(folder: Path, texts: list[str]) -> list[Any]:
-    """What transformers' own model gives for each text alone, in float32."""
+    """Return the outputs of transformers' own model for each text alone, in float32."""
     with quiet(), torch.inference_mode():
         model = AutoModelForTokenClassification.from_pretrained(folder, dtype=torch.float32).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -1,3 +1,5 @@
+"""Texts are tokenized in portions, and batches padded."""
+
 from __future__ import annotations
 
 from typing import Any

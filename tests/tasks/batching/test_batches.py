@@ -1,3 +1,5 @@
+"""Laws of batches formed by a token budget."""
+
 from __future__ import annotations
 
 import itertools

@@ -1,3 +1,5 @@
+"""The engine returns each outcome, whatever its backend does."""
+
 from __future__ import annotations
 
 import itertools

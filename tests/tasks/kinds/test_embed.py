@@ -1,4 +1,4 @@
-"""How the vectors of a text's windows come together."""
+"""The vectors of a text's windows are joined."""
 
 from __future__ import annotations
 

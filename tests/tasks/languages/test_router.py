@@ -1,3 +1,5 @@
+"""A text is routed by its guessed languages."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The languages of a model follow from its name and files."""
+
 from __future__ import annotations
 
 import json

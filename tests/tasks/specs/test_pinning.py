@@ -1,3 +1,5 @@
+"""Models are pinned by the hash of their files or a commit."""
+
 from __future__ import annotations
 
 import hashlib

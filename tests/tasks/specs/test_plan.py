@@ -1,3 +1,5 @@
+"""Options make a spec, or are refused with a reason."""
+
 from __future__ import annotations
 
 from typing import Any

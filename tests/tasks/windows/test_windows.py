@@ -1,3 +1,5 @@
+"""Laws of windows: joined again they are the text."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a user gets wrong: one clear sentence, the right exit code, no traceback."""
+"""A user's mistake gets one clear sentence, the right exit code and no traceback."""
 
 from __future__ import annotations
 

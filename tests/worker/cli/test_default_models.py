@@ -1,3 +1,5 @@
+"""A run with a default model advises other models where they fit better."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,4 @@
-"""What a person pastes from the terminal into a spreadsheet is text, whatever a document calls itself."""
+"""Output pasted from the terminal into a spreadsheet stays text, whatever a document's id is."""
 
 from __future__ import annotations
 

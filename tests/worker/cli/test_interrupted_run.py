@@ -26,7 +26,7 @@ RUN = ("run", FRENCH, "--task", "translate", "--from", "fr", "--to", "en", "--be
 
 
 def _processes_of(folder: Path) -> list[str]:
-    """What still runs with our home in its environment, or in our folder."""
+    """Return the commands of processes that still run in our folder or with our home."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

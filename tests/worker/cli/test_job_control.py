@@ -1,3 +1,5 @@
+"""Jobs are paused, resumed and given another priority."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the commands say and where: data on stdout, talk on stderr. In this process, where no device is needed."""
+"""Commands print data on stdout and talk on stderr. They run in this process, without a device."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ print("after", file=sys.stderr)
 
 
 def _on_a_terminal(script: str) -> str:
-    """What a terminal gets that is the script's stderr."""
+    """Run a script with a terminal as its stderr. Return the bytes that the terminal got."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=theirs)
     os.close(theirs)

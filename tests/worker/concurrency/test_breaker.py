@@ -1,3 +1,5 @@
+"""The breaker holds back writes while the store refuses them."""
+
 from __future__ import annotations
 
 from threading import Event

@@ -1,4 +1,4 @@
-"""Which devices a worker takes, by what the driver's tool lists."""
+"""A worker takes devices from the list of the driver's tool."""
 
 from __future__ import annotations
 

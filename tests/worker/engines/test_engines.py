@@ -1,4 +1,4 @@
-"""What a process that works on for long does about garbage when it opens a model."""
+"""A long-lived process collects garbage before it opens a model."""
 
 from __future__ import annotations
 

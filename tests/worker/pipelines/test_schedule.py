@@ -168,7 +168,7 @@ POLLS = st.one_of(st.integers(0, BEFORE_S + AFTER_S), st.integers(BEFORE_S - 540
 
 @cache
 def clock(timezone: str, start: int, end: int) -> list[tuple[int, datetime]]:
-    """What a zone's clocks show at each minute."""
+    """Return the local time of a zone at each minute."""
     shown = (datetime.fromtimestamp(moment, ZoneInfo(timezone)) for moment in range(start, end + 1, 60))
     return [(int(local.timestamp()), local.replace(tzinfo=None, fold=0)) for local in shown]
 

@@ -1,3 +1,5 @@
+"""The maintenance thread reclaims the shards of dead processes."""
+
 from __future__ import annotations
 
 import os

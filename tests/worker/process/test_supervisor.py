@@ -1,3 +1,5 @@
+"""A signal ends a supervisor wherever it interrupts it."""
+
 from __future__ import annotations
 
 import subprocess

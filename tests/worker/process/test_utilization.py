@@ -1,4 +1,4 @@
-"""How well a device is used is said when its work ends, and once a minute while it goes on."""
+"""The utilization of a device is logged when its work ends, and once a minute before."""
 
 from __future__ import annotations
 

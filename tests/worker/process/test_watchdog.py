@@ -1,3 +1,5 @@
+"""The watchdog limits the time of a batch by the cost of its kind and size."""
+
 from __future__ import annotations
 
 from worker.process.watchdog import SLACK, Step, Watchdog

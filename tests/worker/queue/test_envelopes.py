@@ -25,7 +25,7 @@ VALUES = st.recursive(
 
 
 def celerys(task: str, arguments: dict[str, Any], **more: Any) -> bytes:
-    """What a Celery app sends."""
+    """Return the message that a Celery app sends."""
     made = Celery(set_as_current=False).amqp.as_task_v2("an id", task, (), arguments, **more)
     return message(arguments, body=base64.b64encode(json.dumps(made.body).encode()).decode(), headers=made.headers)
 

@@ -1,4 +1,4 @@
-"""What is read of a source goes into the store in chunks, the first of which lets a device begin."""
+"""A source is read into the store in chunks. The first is small, so that a device can begin."""
 
 from __future__ import annotations
 

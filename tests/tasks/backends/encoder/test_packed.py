@@ -52,7 +52,7 @@ def _attention_of_each(
     longest: int,
     same_longest: int,
 ) -> torch.Tensor:
-    """What flash attention computes for texts of any lengths, which it does on a GPU only."""
+    """Compute attention for texts of any lengths, as flash attention does on a GPU."""
     assert starts.dtype == torch.int32
     assert longest == int(starts.diff().max())
     mixed = []
