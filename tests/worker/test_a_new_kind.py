@@ -134,7 +134,7 @@ def test_a_new_kind_runs_and_every_writer_takes_it(docmill: Docmill, type_: str)
     assert (status["done"], status["failed"]) == (2, 0)
     assert name in docmill("status", 1).stdout
     assert docmill.results(1) == lines
-    for suffix in ("csv", "parquet"):
+    for suffix in ("csv", "parquet", *(("npy",) if type_ == "VECTOR" else ())):
         docmill("results", 1, "--out", f"out.{suffix}")
     assert pq.read_table(docmill.folder / "out.parquet").num_rows == 2
     assert len(list(csv.DictReader((docmill.folder / "out.csv").read_text().splitlines()))) == 2

@@ -133,8 +133,6 @@ def test_no_name_of_a_kind_stands_in_the_code_outside_of_the_kinds() -> None:
     for package in ("worker", "tasks", "storage"):
         for path in (ROOT / package).rglob("*.py"):
             place = path.relative_to(ROOT)
-            if place.name in {"output_files.py", "results.py"}:
-                continue
             if place.is_relative_to("tasks/kinds") or place.is_relative_to("storage/migrations"):
                 continue
             found += [
