@@ -63,7 +63,7 @@ def processes(folder: Path) -> list[int]:
     """The query processes with this folder."""
     numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
     told = {pid: command_of(pid) for pid in numbers}
-    return [pid for pid, command in told.items() if b"query_process" in command and bytes(folder) in command]
+    return [pid for pid, command in told.items() if b"worker.queries.process" in command and bytes(folder) in command]
 
 
 def opening_of(settings: Settings) -> Opening:
