@@ -1,7 +1,4 @@
-"""Where everything lives.
+"""The store: corpora, jobs, shards and results in SQL, with the readers and writers of files.
 
-Beside the tables and what all stands on there are rooms: `readers`, and `intake` of what they read; `flow`, what
-a job computes; `leases` of its shards; `export` of its results, and `writers`; `retrieval`; `disposal`.
-
-Imports nothing from ``tasks`` or ``worker``, and no model library.
+It imports nothing from ``tasks`` or ``worker``, and no model library.
 """

@@ -1,4 +1,4 @@
-"""What can go wrong in the store.
+"""Errors of the store.
 
 StorageError
 ├── DatabaseUrlUnknown       no URL, or one of a database that docmill does not know

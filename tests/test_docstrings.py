@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # The most that each package may still break. A number only goes down; at 0 its line goes.
-ALLOWED = {"worker": 69, "tasks": 44, "storage": 93}
+ALLOWED = {"worker": 69, "tasks": 44}
 _QUESTIONS = re.compile(r"(What|Whether|Which|Where|Who|Whom|Whose|How|Why|When|Those|That)\b")
 _TIC = re.compile(r"(^|[.:;] )pure\.", re.IGNORECASE)
 _END = (".", "?", "!", ":", "`")

@@ -137,7 +137,7 @@ def copied(connection: Connection, into: str, rows: bytes) -> None:
 
 @contextmanager
 def _postgres_errors(statement: str) -> Iterator[None]:
-    """What a raw cursor raises, as SQLAlchemy would have raised it."""
+    """Raise the errors of a raw cursor as SQLAlchemy raises them."""
     import psycopg
 
     try:

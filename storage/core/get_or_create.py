@@ -53,7 +53,7 @@ def spec_of(row: Any) -> Spec:
 def known_outcomes(
     database: Database, connection: Connection, spec_id: int, content_ids: Sequence[int]
 ) -> dict[int, Known]:
-    """What is known of each of these contents that has an outcome under the spec."""
+    """Return the status, by content, of those that have an outcome under the spec."""
     query = select(OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.flags).where(OutcomeRow.spec_id == spec_id)
     rows = database.probe(connection, query, OutcomeRow.content_id, content_ids)
     return {row.content_id: Known(row.status, TRUNCATED in row.flags) for row in rows}

@@ -1,4 +1,4 @@
-"""What the store knows of a kind of task: the type of its outputs, and how large its shards are."""
+"""The part of a kind of task that the store needs: the type of its outputs and the size of its shards."""
 
 from __future__ import annotations
 

@@ -65,10 +65,10 @@ def decode(raw: bytes, offset: int = 0) -> tuple[str, tuple[str, ...]]:
 
 
 def bom_length(raw: bytes) -> int:
-    """How many bytes of a byte order mark a file begins with: 3 or 0."""
+    """Return the length of the UTF-8 byte order mark at the start of a file: 3 or 0 bytes."""
     return len(_BOM) if raw.startswith(_BOM) else 0
 
 
 def is_utf16(raw: bytes) -> bool:
-    """Whether a file begins with the byte order mark of UTF-16, which no UTF-8 text can."""
+    """Return True if a file begins with a byte order mark of UTF-16. No UTF-8 text does."""
     return raw.startswith((b"\xff\xfe", b"\xfe\xff"))

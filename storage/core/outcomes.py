@@ -26,7 +26,7 @@ class Status(StrEnum):
 
 
 class Reason(StrEnum):
-    """Whose fault a failure is, and so what a retry can hope for."""
+    """The class of a failure, which says whether a retry can help."""
 
     TRANSIENT = "transient"
     DOCUMENT = "document"
@@ -126,7 +126,7 @@ def _is_finite(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of an outcome that is stored already."""
+    """The status of a stored outcome."""
 
     status: str
     truncated: bool
@@ -134,7 +134,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Tally:
-    """How many outcomes there are of each status; `truncated` are some of the done ones."""
+    """The number of outcomes by status. `truncated` ones are also counted as done."""
 
     done: int = 0
     failed: int = 0

@@ -15,7 +15,7 @@ from storage.core.tables import column
 
 
 def _where(condition: str) -> dict[str, Any]:
-    """What makes an index a partial one."""
+    """Return the arguments that make an index a partial one."""
     return {f"{dialect}_where": text(condition) for dialect in ("sqlite", "postgresql")}
 
 
@@ -123,7 +123,7 @@ class SpecRow(Base):
 
 
 class Runtime(Base):
-    """What carried a spec out: device, precision, backend and the libraries' versions."""
+    """The device, precision, backend and library versions that carried out a spec."""
 
     __tablename__ = "runtime"
     id = column(int, primary_key=True)
@@ -197,9 +197,9 @@ class StepText(Base):
 
 
 class Prompt(Base):
-    """What a spec's template rendered of a document's metadata and a text (see `storage.steps.prompts`).
+    """A prompt that a spec's template rendered from a document's metadata and a text (see `storage.steps.prompts`).
 
-    The text is the document's own, or what an earlier step made of it.
+    The text is the document's own, or the output of an earlier step.
     """
 
     __tablename__ = "prompt"
@@ -256,7 +256,7 @@ class Shard(Base):
 
 
 class OutcomeRow(Base):
-    """What became of a content under a spec (see `storage.core.outcomes.Outcome`). At most one row, ever."""
+    """The outcome of a content under a spec (see `storage.core.outcomes.Outcome`). At most one row, ever."""
 
     __tablename__ = "outcome"
     spec_id = column(int, ForeignKey("spec.id"), primary_key=True)

@@ -12,12 +12,12 @@ import orjson
 
 @dataclass(frozen=True)
 class Spec:
-    """What is asked of a model, independent of who asks and of what carries it out.
+    """Everything that can change an output: the kind of task, the model with its revision, and the options.
 
-    ``revision`` pins the weights: a hub commit (40 hex digits) or ``sha256:…`` of a local folder's files.
-    ``quality`` is ``native`` (what the device does natively), or one precision by name: ``float32``,
-    ``bfloat16``, ``float16``. ``params`` holds only what was asked for beyond the model's own
-    generation_config, as JSON values; the revision pins the rest.
+    ``revision`` pins the weights: a hub commit (40 hex digits) or ``sha256:…`` of a local folder's files. ``quality``
+    is ``native`` (the device's own precision), or a precision by name: ``float32``, ``bfloat16``, ``float16``,
+    ``int8``. ``params`` holds only options that were given, as JSON values; the revision pins the model's own
+    generation_config.
     """
 
     kind: str

@@ -42,7 +42,7 @@ _TYPES: dict[Any, TypeEngine[Any]] = {
 
 
 class Base:
-    """What every table is derived from: `__tablename__`, columns, and `__table_args__` for what spans several."""
+    """The base class of tables: `__tablename__`, columns, and `__table_args__` for indexes of several columns."""
 
     metadata = MetaData(
         naming_convention={
@@ -64,7 +64,7 @@ class Base:
 
     @classmethod
     def __clause_element__(cls) -> Table:
-        """What SQLAlchemy asks of whatever stands for a part of a statement."""
+        """Return the table, when SQLAlchemy finds the class in a statement."""
         return cls.__table__
 
 

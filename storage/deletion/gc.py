@@ -39,7 +39,7 @@ _NOTHING = Going()
 
 @dataclass(frozen=True)
 class Collected:
-    """How much went: unique texts, and results of any status."""
+    """The number of unique texts and of results (of any status) that were removed."""
 
     contents: int = 0
     outcomes: int = 0
@@ -128,7 +128,7 @@ def unneeded(
 
 
 def _unneeded(database: Database, connection: Connection, contents: set[int], going: Going = _NOTHING) -> set[int]:
-    """Those of these contents that no root leads to."""
+    """Return the contents that no root leads to."""
     needed, origins, looked_at = set[int](), dict[int, set[int]](), set[int]()
     front = contents
     while front:
@@ -146,7 +146,7 @@ def _unneeded(database: Database, connection: Connection, contents: set[int], go
 def _rooted(
     database: Database, connection: Connection, contents: Collection[int], going: Going = _NOTHING
 ) -> set[int]:
-    """Those of these contents that are a root's, or put out of a document's."""
+    """Return the contents that a root has, or that are an output of a document's text."""
     # OFFSET 0: a look-up for each, that stops at the first (see `Database.probe`).
     has_document = select(Document.id).where(Document.content_id == Content.id)
     is_met = (

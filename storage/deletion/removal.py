@@ -37,7 +37,7 @@ PAGE = 500
 
 @dataclass(frozen=True)
 class Removed:
-    """How much went. `documents` counts versions; `contents` and `outcomes` are what nothing else needed."""
+    """The number of removed rows. `documents` are versions; nothing else needed the `contents` and `outcomes`."""
 
     documents: int = 0
     contents: int = 0
@@ -84,7 +84,7 @@ def remove_documents(database: Database, name: str, keys: Collection[str], *, on
 
 
 def missing(database: Database, name: str, keys: Collection[str]) -> list[str]:
-    """Those of these ids that no version of a document of the corpus has. Raises NoSuchCorpus."""
+    """Return the ids that no document of the corpus has in any version. Raises NoSuchCorpus."""
     corpus_id = find(database, name)
     with database.read() as connection:
         found = {row.key for row in _versions(database, connection, corpus_id, sorted({*keys}))}

@@ -1,4 +1,4 @@
-"""Where a text is in the store, to prove that it is nowhere: by its hash, and by its bytes in SQLite's files."""
+"""Trace a text in the store, to prove that it is gone: by its hash, and by its bytes in SQLite's files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Trace:
-    """Where a text is. `documents` are (corpus, id) of the first of them, in whatever version, that have it or a
-    prompt that is it. Of these `vanished` are no more in their source, and `superseded` have another text now.
-    `outcomes` counts what was computed of it, `output_of` of how many results it is the text,
-    `indexed` its vectors in indexes. `remnants` are files of a SQLite store that hold its bytes.
+    """The places of a text in the store.
+
+    `documents` are (corpus, id) of the first documents, in any version, whose text or prompt it is. Of these
+    `vanished` are no longer in their source, and `superseded` have another text now. `outcomes` counts results
+    computed from the text, `output_of` results whose output it is, and `indexed` its vectors in indexes. `remnants`
+    are files of a SQLite store that hold its bytes.
     """
 
     sha256: str
@@ -43,7 +45,7 @@ class Trace:
 
 
 def trace(database: Database, text: str) -> Trace:
-    """Where this text is, as it is stored (see `storage.core.normalize`)."""
+    """Return the places of a text, normalized as when it is stored (see `storage.core.normalize`)."""
     sha256 = hashlib.sha256(text.encode()).digest()
     remnants = _remnants(database, text.encode())
     with database.read() as connection:

@@ -45,13 +45,13 @@ class Versions:
         return len(self.keys)
 
     def at(self, places: Sequence[int]) -> Versions:
-        """Those at these places."""
+        """Return the versions at these places."""
         if len(places) == len(self):
             return self
         return Versions(*(_at(places, column) for column in vars(self).values()))
 
     def equals(self, place: int, stored: Any) -> bool:
-        """Whether the one at the place says the same as a stored document."""
+        """Return True if the version at a place equals a stored document."""
         return bool(
             stored.content_id == self.content_ids[place]
             and stored.meta == orjson.loads(self.metas[place])
@@ -132,7 +132,7 @@ class ChunkBuilder:
         self.n_chars += len(text)
 
     def chunk(self) -> Chunk:
-        """What was put in, as one chunk."""
+        """Return the gathered records as one chunk."""
         columns = (self._keys, self._texts, self._hashes, self._metas, self._flags, self._seqs)
         whole = Chunk(len(self), *columns, self._kinds, self._places)
         last = {key: place for place, key in enumerate(self._keys)}

@@ -36,9 +36,9 @@ CHUNK_RECORDS = 8_000
 
 @dataclass(frozen=True)
 class Counts:
-    """What a reading found. `new` and `changed` are documents; `planned` and the `prior_*` are unique texts.
+    """Counts of a reading. `new` and `changed` are documents; `planned` and the `prior_*` are unique texts.
 
-    Of `mended` documents the text had bytes or characters that no text has.
+    `mended` counts documents whose text had bytes or characters that cannot be stored.
     """
 
     records: int = 0

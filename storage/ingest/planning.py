@@ -1,8 +1,8 @@
-"""Which contents a job still has to plan, each once, without a table of what was planned.
+"""Find the contents that a job still has to plan, each once, without a table of planned contents.
 
-A job walks its own documents as it adds them, and once its source was read those that others brought into the
-corpus, in the order of their ids, up to `swept_to`: every one that was current when that sweep began, or came later.
-So a content was planned, or counted as prior, if and only if a document has it that was walked.
+A job walks its own documents as it adds them. Once its source is read, it walks the documents that other readings
+brought into the corpus, in the order of their ids, up to `swept_to`: those that were current when that sweep began,
+and later ones. So a content is planned, or counted as prior, if and only if a walked document has it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NEAR_DOCUMENTS = 50_000  # that are looked at for them
 
 @dataclass(frozen=True)
 class Place:
-    """Where a job stands in its corpus (see `storage.core.schema.Job`)."""
+    """The position of a job in its corpus (see `storage.core.schema.Job`)."""
 
     base_document: int
     swept_to: int

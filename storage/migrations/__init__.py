@@ -37,7 +37,7 @@ def current(database: Database) -> str | None:
 
 
 def _revision(database: Database, connection: Connection) -> str | None:
-    """What Alembic noted. Read without Alembic, which takes longer to load than most commands take to run."""
+    """Return the revision that Alembic noted. Alembic takes longer to load than most commands take to run."""
     look = "SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"
     if not database.is_sqlite:
         look = "SELECT to_regclass('alembic_version')"
@@ -66,7 +66,7 @@ def upgrade(database: Database) -> tuple[str | None, str]:
 
 
 def _patiently(act: Callable[[], T]) -> T:
-    """What the act gives, tried again while somebody else is at work on the schema."""
+    """Return the result of an act, which is tried again while another process changes the schema."""
     for attempt in range(1, _TRIES):
         with suppress(DatabaseBusy):
             return act()

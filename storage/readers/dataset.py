@@ -92,9 +92,9 @@ def open_dataset(url: str, options: SourceOptions) -> SavedSource | DatasetSourc
 
 
 class SavedSource:
-    """What `save_to_disk` wrote: the rows of one split's Arrow files, each of them named for its file and number.
+    """A data set that `save_to_disk` wrote: the rows of one split's Arrow files, named by file and number.
 
-    A file that breaks off, or that is missing, costs its own rows.
+    A file that is cut short or missing loses its own rows only.
     """
 
     def __init__(self, asked: Asked, options: SourceOptions) -> None:
@@ -143,7 +143,7 @@ class SavedSource:
 
 
 class DatasetSource:
-    """What the library reads, of the hub or of a folder, row by row."""
+    """A data set of the hub or of a folder, read by the library `datasets` row by row."""
 
     bytes_read = 0
 
@@ -193,7 +193,7 @@ class DatasetSource:
 
 
 def refusal(head: dict[str, Any], name: str) -> SourceError:
-    """Why the process did not open a data set; its own words name none of the library's."""
+    """Return the error of a data set that the process did not open, without the library's words."""
     names = listed(head.get("names", ()))
     errors: dict[str, SourceError] = {
         "unreachable": SourceUnreadable(
@@ -263,7 +263,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _plain(name: object) -> bool:
-    """Whether it is the name of something in the same folder."""
+    """Return True for the name of a file in the same folder."""
     return isinstance(name, str) and "\0" not in name and name not in {"", ".", ".."} and "/" not in name
 
 

@@ -132,7 +132,7 @@ def _up_to_the_header(source: Iterable[str]) -> list[str]:
 
 
 def _delimiter(line: str, default: str, options: SourceOptions) -> str:
-    """What separates the columns of a header: what gives the fields that are asked for, else what gives the most."""
+    """Return the delimiter of a header: the one that gives the wanted fields, else the one that gives the most."""
 
     def merit(delimiter: str) -> tuple[bool, int]:
         names = next(csv.reader([line], delimiter=delimiter), [])

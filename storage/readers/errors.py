@@ -1,4 +1,4 @@
-"""Why a source cannot be read at all. What is wrong with one record is a Rejection, not an error.
+"""Errors of a source that cannot be read at all. A problem of one record is a Rejection, not an error.
 
 SourceError (a StorageError)
 ├── SourceMissing        no such file or folder

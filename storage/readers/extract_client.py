@@ -8,7 +8,7 @@ from storage.readers.sandbox import TIME_S, Confined, Ended
 
 
 class NotExtracted(Exception):
-    """Why a document has no text, in a sentence without the document's own words."""
+    """The reason why a document has no text, in a sentence without the document's own words."""
 
 
 class Extractor:

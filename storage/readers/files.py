@@ -30,7 +30,7 @@ class Source(Protocol):
 
     @property
     def bytes_read(self) -> int:
-        """How far the reading is, in bytes as they lie on disk, to be held against `size_bytes()`."""
+        """The number of bytes read so far, as they lie on disk; `size_bytes()` is their total."""
 
     def size_bytes(self) -> int | None:
         """None where nobody can know."""
@@ -138,7 +138,7 @@ class StreamSource:
 
 
 def check_names(rows: Rows, options: SourceOptions) -> list[Row | Rejection]:
-    """What was read until a record with the fields that were named. Raises FieldUnknown where none comes."""
+    """Return the rows up to the first with all named fields. Raises FieldUnknown if there is none."""
     peeked: list[Row | Rejection] = []
     names: list[list[str]] = []
     for row in islice(rows, HEAD_ROWS):

@@ -148,7 +148,7 @@ class FolderSource:
                 yield path
 
     def _list(self, below: str) -> Iterator[str | tuple[str, Path] | Rejection]:
-        """What one folder (`""` or `a/b/`) holds, sorted: folders by name, plain files with what to open."""
+        """Yield the entries of one folder (`""` or `a/b/`), sorted: folders by name, files with their path."""
         found: list[tuple[str, bool]] = []  # names alone: a million of them take some 100 MB, as DirEntry far more
         try:
             with os.scandir(self._root / below) as entries:

@@ -25,7 +25,7 @@ class TooLarge(Exception):
 
 
 class Answer(Protocol):
-    """What a server sends, as fsspec has it: `r` is aiohttp's answer."""
+    """The answer of a server, as fsspec has it: `r` is aiohttp's."""
 
     r: Any
 

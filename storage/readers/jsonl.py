@@ -55,7 +55,7 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
 
 
 def _read_again(line: bytes, start: int) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What orjson would not take: invalid UTF-8 and lone surrogates are mended, anything else has its reason."""
+    """Parse a line that orjson refuses. Invalid UTF-8 and lone surrogates are mended; else raise with the reason."""
     text, flags = decode(line, start)
     try:
         fields = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_within_64_bits)
@@ -104,7 +104,7 @@ def _finite(digits: str) -> float:
 
 
 def _within_64_bits(digits: str) -> int | float:
-    """What orjson makes of it, so that a number does not depend on which of the two read its line."""
+    """Return the number as orjson parses it, so that both parsers give the same."""
     value = int(digits)
     return value if -(2**63) <= value < 2**64 else _finite(digits)
 

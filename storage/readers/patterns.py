@@ -22,7 +22,7 @@ _ANY_DEPTH = "**"
 
 
 def is_pattern(source: str) -> bool:
-    """Whether `*`, `?` or `[` are meant as such: no file has this name."""
+    """Return True if `*`, `?` or `[` make the source a pattern: no file has this name."""
     return _special(source) and not os.path.lexists(source)
 
 
@@ -42,7 +42,7 @@ class Pattern:
         return printable(self.root.joinpath(*self._parts))
 
     def matches(self, path: Path) -> bool:
-        """Whether this path, which need not exist, is one of those that are meant."""
+        """Return True if the pattern matches this path, which need not exist."""
         if not path.is_relative_to(self.root):
             return False
         states = self._closed({0})
@@ -78,7 +78,7 @@ class Pattern:
                 yield Rejection(where, "a link to a folder is not followed", below=where)
 
     def _step(self, states: frozenset[int], name: str) -> frozenset[int]:
-        """How many parts may be matched once the path goes on with this name."""
+        """Return the possible numbers of matched parts after this name."""
         after = set()
         for state in states:
             if state == len(self._parts):
@@ -93,7 +93,7 @@ class Pattern:
         return self._closed(after)
 
     def _closed(self, states: Iterable[int]) -> frozenset[int]:
-        """With those that are reached without a name: `**` may stand for nothing."""
+        """Add the states that are reached without a name, since `**` may match nothing."""
         closed = set(states)
         for state in sorted(closed):
             while state < len(self._parts) and self._parts[state] == _ANY_DEPTH:
@@ -106,7 +106,7 @@ class Files(Protocol):
     """Files in an order."""
 
     def walk(self) -> Iterator[tuple[str, Path] | Rejection]:
-        """What each is called in keys and messages, and the file to open for it."""
+        """Yield each file's name in keys and messages, and the path to open."""
 
 
 class FilesSource:

@@ -19,7 +19,7 @@ GROUP = "docmill.readers"
 
 
 def row_reader(suffix: str) -> RowReader | None:
-    """The function that reads files of a suffix (`.xyz`). Raises SourceUnsupported for one that does not load."""
+    """Return the function that reads files of a suffix (`.xyz`). Raises SourceUnsupported if it does not load."""
     found = _loaded(suffix)
     if found is None:
         return None
@@ -40,7 +40,7 @@ def row_reader(suffix: str) -> RowReader | None:
 
 
 def opener(scheme: str) -> Callable[[str, SourceOptions], Source] | None:
-    """What opens URLs of a scheme (`xyz`). Raises SourceUnsupported for one that does not load."""
+    """Return the function that opens URLs of a scheme (`xyz`). Raises SourceUnsupported if it does not load."""
     found = _loaded(scheme)
     if found is None:
         return None
@@ -61,7 +61,7 @@ def opener(scheme: str) -> Callable[[str, SourceOptions], Source] | None:
 
 
 def _loaded(name: str) -> tuple[Callable[..., Any], str] | None:
-    """What a package registered under a name, and how to speak of it."""
+    """Return the reader that a package registered under a name, and a description for messages."""
     found = list(entry_points(group=GROUP, name=name)) if name else []
     if not found:
         return None

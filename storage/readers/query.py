@@ -1,6 +1,6 @@
-"""What a SQL query gives: `sqlite:///FILE?SELECT …`, `postgresql://USER@HOST/NAME?SELECT …`.
+"""The rows of a SQL query: `sqlite:///FILE?SELECT …`, `postgresql://USER@HOST/NAME?SELECT …`.
 
-It is sent as it stands and runs in a transaction that cannot write. Rows come by a cursor, some at a time.
+The query is sent as written and runs in a read-only transaction. Rows are fetched by a cursor in batches.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _authorized(action: int, argument: str | None, *_: object) -> int:
 
 
 def _postgresql(address: str) -> tuple[str, str, Engine]:
-    """How the database is shown, its name, and its engine. Nothing connects yet."""
+    """Return the database's URL for messages, its name, and its engine, which has no connection yet."""
     from sqlalchemy import NullPool, create_engine, event, exc, make_url
 
     from storage.core import postgresql

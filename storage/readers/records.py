@@ -1,4 +1,4 @@
-"""What readers give back, and the decisions between a row of a file and a document: all pure."""
+"""Rows, records and rejections, and the rules that turn a row of a file into a document."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SHOWN_FIELDS = 20
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How a source is read. A record longer than `max_record_bytes` is rejected without being held in memory.
+    """Options of reading a source. A longer record than `max_record_bytes` is rejected and never held in memory.
 
-    `meta_fields` are those that a prompt reads, besides the text. `encoding` is that of texts without a byte order
-    mark, by Python's name for it; None is UTF-8.
+    `meta_fields` are the fields that a prompt reads beside the text. `encoding` is Python's name for the encoding of
+    texts without a byte order mark; None is UTF-8.
     """
 
     text_field: str = "text"

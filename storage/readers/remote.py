@@ -201,7 +201,7 @@ class _Remote(RawIOBase):
 
 
 def _refusal(error: Exception, name: str) -> SourceError:
-    """Why a file cannot be opened. Not in the library's words, which have the URL."""
+    """Return the error of a file that cannot be opened, without the library's words, which have the URL."""
     http = name.startswith(HTTP)
     cause = (http and error.__cause__) or error  # by HTTP, everything is a file that was not found
     status = getattr(cause, "status", None)

@@ -27,16 +27,16 @@ _KEPT = {"PATH", "LANG", "PYTHONPATH", "TMPDIR"}
 
 
 class Ended(Exception):
-    """reading it took more memory than a document may, or ended the reader"""
+    """The confined process ended, or was ended for its time."""
 
     def __init__(self, reason: str | None = None) -> None:
-        super().__init__(reason or self.__doc__)
+        super().__init__(reason or "reading it took more memory than a document may, or ended the reader")
 
 
 class Confined:
-    """One process, started when it is needed and again after it ended. Close it after use.
+    """A confined process, started when it is needed and again after it ended. Close it after use.
 
-    Whatever raises Ended has closed it.
+    A method that raises Ended has closed it.
     """
 
     def __init__(self, module: str, time_s: float = TIME_S, environment: frozenset[str] = frozenset()) -> None:
@@ -137,7 +137,7 @@ def receive(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
 
 
 def _some(pipe: IO[bytes], deadline: float) -> bytes:
-    """What comes next; raises TimeoutError and EOFError."""
+    """Return the next bytes. Raises TimeoutError and EOFError."""
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         if not selector.select(max(0.0, deadline - time.monotonic())):

@@ -87,7 +87,7 @@ def scheme_of(source: str) -> str | None:
 
 
 def path_of(source: str) -> Path | None:
-    """Where on this machine a source lies, whatever it is there; None where it is elsewhere, or standard input."""
+    """Return the path of a source on this machine; None for one that is elsewhere, and for standard input."""
     scheme = scheme_of(source)
     if (known := SCHEMES.get(scheme or "")) is not None:
         return known.path_of(source)

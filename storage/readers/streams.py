@@ -40,7 +40,7 @@ class BrokenTransfer(BrokenStream):
 
 
 def kind(mode: int) -> str:
-    """What a file is, by its mode: "a file", "a pipe", "a device" …"""
+    """Return the type of a file by its mode: "a file", "a pipe", "a device" and so on."""
     return next((name for test, name in _KINDS if test(mode)), "a file")
 
 
@@ -64,7 +64,7 @@ def open_regular(path: Path, *, follow: bool = True) -> FileIO:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether the path is a folder, or a link to one; what cannot be looked at is not."""
+    """Return True for a folder or a link to one, and False if the path cannot be examined."""
     try:
         return path.is_dir()
     except OSError:

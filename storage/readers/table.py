@@ -75,7 +75,7 @@ def said(head: dict[str, Any], body: bytes, name: str) -> Iterator[Row | Rejecti
 def _answers(
     process: Confined, asked: dict[str, Any], stream: BinaryIO | None, options: SourceOptions
 ) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """What the process says of the table, once it has the bytes that it asks for meanwhile. Raises Ended."""
+    """Yield the process's answers about the table, and send it the bytes that it asks for. Raises Ended."""
     wanted = {
         "text_field": options.text_field,
         "meta_fields": options.meta_fields,

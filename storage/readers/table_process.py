@@ -1,6 +1,6 @@
-"""What the processes have in common that read tables with pyarrow: how they begin, ask for bytes, and say rows.
+"""The shared part of the processes that read tables with pyarrow: start, requests for bytes, and rows.
 
-Rows are lines of JSON in frames, each of them [number, fields or a reason to reject the row, flags].
+Rows are lines of JSON in frames. Each line is [number, fields or the reason of a rejection, flags].
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class AskedFor:
 
 
 def batch_rows(n_bytes: int, n_rows: int) -> int:
-    """How many rows of a table are made Python's at once."""
+    """Return the number of rows to convert to Python objects at once."""
     row_bytes = n_bytes // max(1, n_rows)
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
 
@@ -134,7 +134,10 @@ def _values(column: Any, mended: dict[int, tuple[str, ...]]) -> list[Any]:
 
 
 def _binary(column: Any) -> Any:
-    """What of a column is binary data that is left out, pictures and sounds say, which are a struct with "bytes"."""
+    """Return the binary data of a column, which is left out; None for other columns.
+
+    Pictures and sounds are a struct with a field "bytes".
+    """
     import pyarrow
 
     types = pyarrow.types

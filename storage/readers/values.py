@@ -18,7 +18,7 @@ _AS_IT_IS = frozenset((str, bool, type(None)))
 
 
 class _Unfit(Exception):
-    """What JSON has no form for; the message says what it is."""
+    """A value has no form in JSON; the message names its type."""
 
 
 def as_row(fields: Mapping[str, Any], number: int, where: str, options: SourceOptions) -> Row | Rejection:

@@ -16,7 +16,7 @@ LATEST = 20  # ingests and jobs that are shown
 
 @dataclass(frozen=True)
 class Computed:
-    """What the latest job of a spec over a corpus found: unique texts by what became of them."""
+    """The latest job of a spec over a corpus, with the number of unique texts by status."""
 
     spec_id: int
     spec: str

@@ -1,4 +1,4 @@
-"""What tells whether a job's results are still those that they were: one aggregate for each step, no text is read."""
+"""A fingerprint of a job's results, to see whether they changed: one aggregate for each step, without texts."""
 
 from __future__ import annotations
 

@@ -237,7 +237,7 @@ def _save(folder: Path, manifest: Manifest) -> None:
 
 
 def _manifest_in(folder: Path) -> Manifest | None:
-    """What the folder says of itself; None for an empty one. Raises PartsRefused where it is somebody else's."""
+    """Return the manifest of a folder; None for an empty folder. Raises PartsRefused for a folder of other files."""
     names = _names(folder)
     if NAME in names:
         found = from_json((folder / NAME).read_bytes()) if (folder / NAME).is_file() else None

@@ -167,11 +167,11 @@ def placed_results(
 
 
 def failures(database: Database, job_id: int) -> Iterator[dict[str, Any]]:
-    """What has no result: failed and skipped documents {"id", "status", "class", "reason"}, then rejected records,
-    each in the order of the source. Raises NoSuchJob.
+    """Yield what has no result: {"id", "status", "class", "reason"} of documents, then of rejected records.
 
-    Of a job with several steps there is a line for each step, which names it as "step". Where an earlier one gave it
-    nothing to read, "status" is `blocked`, and "reason" says what happened there.
+    Documents come in the order of the source. In a job with several steps there is a line for each step, whose name
+    is "step". If an earlier step gave no output, "status" is `blocked`, and "reason" is the earlier step's. Raises
+    NoSuchJob.
     """
     job = require(database, job_id)
     steps = _steps(database, job_id)

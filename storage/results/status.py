@@ -1,4 +1,4 @@
-"""What a job has done and what it waits for: counts, pace, time left, and why nothing moves when nothing does."""
+"""The status of a job: counts, pace, time left, and the reason why it makes no progress."""
 
 from __future__ import annotations
 
@@ -108,12 +108,12 @@ class JobStatus:
 
     @property
     def no_worker(self) -> bool:
-        """Whether it waits for a worker to be started."""
+        """True if the job waits for a worker to be started."""
         return self.waiting_cause == Cause.NO_WORKER
 
     @property
     def blocked(self) -> bool:
-        """Whether no worker that lives can serve its spec."""
+        """True if no live worker can serve its spec."""
         return self.waiting_cause == Cause.BLOCKED
 
     @property
@@ -227,7 +227,7 @@ class _Sums:
         )
 
     def shards(self, step: int | None = None) -> dict[str, int]:
-        """How many shards there are by their state."""
+        """Return the number of shards by state."""
         found = {group.state for group in self._groups if step is None or group.step == step}
         return {state: self.total("shards", state, step=step) for state in sorted(found)}
 
@@ -266,7 +266,7 @@ def _steps(connection: Connection, job_id: int, sums: _Sums) -> tuple[StepStatus
 
 
 def _wait(connection: Connection, row: Any, sums: _Sums) -> Wait | None:
-    """Why nothing of a job moves: what its first open step waits for, while no other one moves."""
+    """Return why a job makes no progress: the reason of its first open step, if no other step makes any."""
     waits = [waiting_for(_standing(connection, row, step, sums)) for step in sums.open_steps() or [0]]
     return None if None in waits else waits[0]
 

@@ -33,14 +33,14 @@ WALKED_S, COMPARED_S = 2e-5, 4e-8  # a document; and that with each query
 
 
 def keeps_windows(spec: Spec) -> bool:
-    """Whether an outcome of the spec has a vector for each window of its text."""
+    """Return True if an outcome of the spec has a vector for each window of its text."""
     return bool(spec.params.get("windows") == "all")
 
 
 def is_worth_it(n_queries: int, n_wanted: int, n_documents: int, n_indexed: int) -> bool:
-    """Whether asking an index costs less than going through the documents of a corpus.
+    """Return True if a search by the index costs less than comparing every document of the corpus.
 
-    The fewer of the index's vectors are the corpus's, the more are looked at for each that is. Pure.
+    The smaller the corpus's share of the index's vectors, the more vectors are scanned for each of the corpus.
     """
     scanned = n_wanted * max(1.0, n_indexed / max(1, n_documents))
     if scanned > MOST_SCANNED or n_queries * n_wanted > MOST_PROPOSED:

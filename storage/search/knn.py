@@ -1,4 +1,4 @@
-"""The nearest of many vectors, found exactly: cosines of a block, and the best of all blocks so far. Pure."""
+"""Exact search for the nearest vectors: cosines block by block, with the best so far."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cosines(queries: Matrix, vectors: Matrix) -> Matrix:
 
 
 def _lengths(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """What to divide the rows by, so that their length is 1; a row of zeros stays what it is."""
+    """Return the divisors that bring rows to length 1; a row of zeros has the divisor 1."""
     lengths: npt.NDArray[np.float64] = np.linalg.norm(rows, axis=1)
     return np.where(lengths > 0, lengths, 1.0)
 

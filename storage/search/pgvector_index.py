@@ -46,7 +46,7 @@ class VectorIndex:
 
 
 def name_of(spec_id: int) -> str:
-    """What the side table of a spec is called."""
+    """Return the name of a spec's side table."""
     return f"vectors_{spec_id:d}"
 
 
@@ -142,9 +142,9 @@ def lacking(connection: Connection, spec_id: int, limit: int | None = None) -> S
 
 
 def rows_of(vectors: Sequence[tuple[int, Matrix]]) -> bytes:
-    """(content, its vectors of shape (parts, dim)) as rows of the side table in COPY's binary form.
+    """Return the side table's rows in COPY's binary form, from (content, vectors of shape (parts, dim)).
 
-    A content whose vectors cannot all be brought to length 1 is left out: it has no direction to be found by. Pure.
+    A content with a vector that cannot be brought to length 1 is left out, since it has no cosine.
     """
     ids, parts, unit = list[int](), list[int](), list[Matrix]()
     for content_id, matrix in vectors:

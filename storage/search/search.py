@@ -91,7 +91,7 @@ def _kinds(database: Database) -> list[str]:
 
 
 def _chosen(corpus: Any, jobs: Sequence[Any], job_id: int | None, kind: str) -> tuple[Any, tuple[str, ...]]:
-    """The job to search by, of a corpus's embed jobs, the latest first; and the names of the others. Pure."""
+    """Return the job to search by, from a corpus's embed jobs with the latest first, and the names of the others."""
     if not jobs:
         raise NothingEmbedded(
             f"no job embeds the corpus {corpus.name}; `docmill run SOURCE --task {kind}` makes one, "

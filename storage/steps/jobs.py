@@ -36,7 +36,7 @@ FREE = {"state": "planned", "owner": None, "lease_until": None, "dispatched_at":
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What is to be done: `steps` applied to `source` as read with `options` into the corpus `corpus`."""
+    """A request for a job: apply `steps` to `source`, read with `options` into the corpus `corpus`."""
 
     corpus: str
     source: str
@@ -362,6 +362,6 @@ def _met_by(query: Any, job: Any, step: OpenStep) -> Any:
 
 
 def _open_contents(connection: Connection, job_id: int) -> set[tuple[int, int]]:
-    """What the job's open shards hold, with its step: its turn comes, or has come again already."""
+    """Return (step, content) of the job's open shards. These contents are planned already."""
     query = select(Shard.step, Shard.contents).where(Shard.job_id == job_id, Shard.state.in_(OPEN_SHARDS))
     return {(row.step, content_id) for row in connection.execute(query) for content_id in unpack(row.contents)}

@@ -1,7 +1,7 @@
-"""What a step's template makes of each document: the rendered prompt is the content that the step computes.
+"""Render a step's template for each document. The rendered prompt is the content that the step computes.
 
-A document never changes, nor does a text. So its prompt under a spec, around the text that the step is given of it,
-is rendered once, in the transaction that plans it.
+Neither a document nor a text ever changes. So the prompt of a document and a text under a spec is rendered once, in
+the transaction that plans it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from storage.steps.steps import OpenStep
 
 
 def of(database: Database, connection: Connection, step: OpenStep, given: Mapping[int, int]) -> Mapping[int, int]:
-    """What a step computes of each document, by the texts that it is given of them: {document: content}.
+    """Return {document: prompt's content} of a step for documents and the texts that it reads of them.
 
-    Those that were not rendered yet are left out.
+    Documents whose prompt was not rendered yet are left out.
     """
     if step.template is None:
         return given

@@ -1,4 +1,4 @@
-"""Cutting a list of contents into shards, and a shard into its parts. Pure."""
+"""Cut a list of contents into shards, and a shard into parts."""
 
 from __future__ import annotations
 

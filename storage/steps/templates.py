@@ -1,7 +1,7 @@
-"""Templates over a document: its text, and what else its source said of it. Pure.
+"""Templates over a document's text and metadata.
 
-``{text}`` is where the document's text goes, ``{meta.title}`` the field `title` of its metadata, ``{meta.title?}``
-the same of a source whose records hardly have it. ``{{`` and ``}}`` are braces.
+``{text}`` is the document's text, ``{meta.title}`` the field `title` of its metadata, and ``{meta.title?}`` the same
+for a field that few records have. ``{{`` and ``}}`` are braces.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Template:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields of the metadata that it reads, each once."""
+        """The fields of the metadata that the template reads, each once."""
         return tuple(dict.fromkeys(_field(place) for place in self.places if place != TEXT))
 
     @property
     def expected(self) -> tuple[str, ...]:
-        """Those of them that some of a source's first records have, unless the name is wrong."""
+        """The fields that some of a source's first records must have; others have a `?`."""
         optional = {_field(place) for place in self.places if place.endswith(_OPTIONAL)}
         return tuple(field for field in self.fields if field not in optional)
 

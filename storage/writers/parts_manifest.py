@@ -1,4 +1,4 @@
-"""What a folder of parts says of itself (`manifest.json`), and what follows for those who write there. All pure."""
+"""The manifest of a folder of parts (`manifest.json`), and the rules for writing into such a folder."""
 
 from __future__ import annotations
 

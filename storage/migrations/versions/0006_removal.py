@@ -1,4 +1,4 @@
-"""What removal looks things up by, and numbers that are not given twice."""
+"""Indexes for removal, and ids that are never given twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What templates over metadata make of documents and of what steps made of them."""
+"""Prompts rendered from documents' metadata and the outputs of steps."""
 
 from __future__ import annotations
 
