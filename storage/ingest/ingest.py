@@ -91,7 +91,7 @@ def _add(
 ) -> tuple[Counts, Chunk, list[tuple[int, int]], Sequence[Rejected]]:
     lock_corpus(database, connection, job.corpus_id)
     planning.begin(database, connection, job)
-    place = _place(connection, job.id)
+    place, state = _place(connection, job.id)
     current = _current(database, connection, job.corpus_id, chunk.keys)
     chunk, refused = kinds.refuse(chunk, current, job.ingest_id)
     rejected = [*rejected, *refused]
@@ -99,7 +99,7 @@ def _add(
     changes = _changes(database, connection, job, chunk.versions(content_ids), current)
     if seen is not None:
         seen.add(changes.kept.values())
-    if len(changes.incoming):
+    if len(changes.incoming) and state != "ingesting":
         _begin_again(connection, job)
     planned = plan_new(database, connection, job, place, changes.incoming.content_ids, fresh)
     stored = _store_documents(database, connection, job, changes.incoming, current)
@@ -133,24 +133,23 @@ def _changes(
 
 
 def _begin_again(connection: Connection, job: OpenJob) -> None:
-    """Reopen a job that had been read to its end, since its source has something new. It may have ended meanwhile.
+    """Reopen a job whose source was read to its end, by this command before or by another one meanwhile.
 
     The job covers the corpus as it stands at the end of this reading.
     """
-    if job.reread_at is None:
-        return
     again = {"state": "ingesting", "last_document": None, "finished_at": None}
     connection.execute(update(Job).where(Job.id == job.id, Job.state.in_(["running", "done"])).values(**again))
     connection.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(state="reading"))
 
 
-def _place(connection: Connection, job_id: int) -> Place:
+def _place(connection: Connection, job_id: int) -> tuple[Place, str]:
+    """Return where a job stands in its corpus, and its state. Raises JobStopped."""
     row = connection.execute(select(Job.state, Job.base_document, Job.swept_to).where(Job.id == job_id)).one_or_none()
     if row is None:
         raise JobStopped(f"job {job_id} was removed with its corpus; nothing more was added to it")
     if row.state not in {*UNFINISHED, "done"}:
         raise JobStopped(f"job {job_id} was {row.state}; nothing more was added to it")
-    return Place(row.base_document, row.swept_to)
+    return Place(row.base_document, row.swept_to), row.state
 
 
 _VERSION = (  # the fields of StoredVersion
@@ -308,7 +307,7 @@ def end(database: Database, job: OpenJob, read: Counts | None = None) -> tuple[i
 def _end(database: Database, connection: Connection, job: OpenJob) -> tuple[int | None, Planned]:
     """A step towards the end: what was held back, then what others brought; None when there may be more."""
     lock_corpus(database, connection, job.corpus_id)
-    place = _place(connection, job.id)
+    place, _ = _place(connection, job.id)
     was_done = job.reread_at is not None and _is_done(connection, job.id)
     _begin_again(connection, job)
     if planned := _promote_contenders(database, connection, job, place):

@@ -24,7 +24,7 @@ MAX_ATTEMPTS = 2
 LAPSES_TOGETHER = 2
 MAX_LAPSES = 4
 UNFINISHED = ("ingesting", "running")
-Action = tuple[str, str | None, str | None]  # status, text, class of the reason
+Fate = tuple[str, str | None, str | None]  # status, text, class of the reason
 
 
 def make_small(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ class Model:
     def __init__(self) -> None:
         self.jobs: dict[int, Work] = {}
         self.pieces: dict[int, Piece] = {}
-        self.outcomes: dict[tuple[int, int], Action] = {}
+        self.outcomes: dict[tuple[int, int], Fate] = {}
         self.workers: dict[str, tuple[list[str], int]] = {}
         self.refused: set[tuple[str, int]] = set()
 

@@ -419,6 +419,19 @@ def test_a_job_that_ends_while_its_source_is_read_again_is_done_with_all_of_it(d
     assert read_status(database, job_id).done == 6
 
 
+def test_a_job_is_reopened_by_a_first_reading_that_goes_on_after_another_ended_the_source(database: Database) -> None:
+    slow, fast = (jobs.open_job(database, request()) for _ in range(2))
+    assert slow.id == fast.id
+    ingest.end(database, fast, ingest.add(database, fast, records(numbered(2))))
+    assert read_status(database, slow.id).state == "running"
+    counts = ingest.add(database, slow, records(numbered(4)))
+    assert read_status(database, slow.id).state == "ingesting"
+    ingest.end(database, slow, counts)
+    work(database)
+    assert jobs.finish(database) == [slow.id]
+    assert read_status(database, slow.id).done == 4
+
+
 def test_what_others_brought_is_found_when_the_source_of_a_job_is_read_again(database: Database) -> None:
     first = read(database, request(), numbered(2))
     read(database, request("b.jsonl", spec=TRANSLATE), [("z", "from another source")])
