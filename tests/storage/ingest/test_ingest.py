@@ -351,7 +351,11 @@ def test_skipped_and_failed_texts_of_earlier_jobs_are_counted_as_prior(database:
 
     def mixed(claim: Claim) -> list[Outcome]:
         wanted = [Status.DONE, Status.FAILED, Status.SKIPPED, Status.DONE]
-        return [Outcome(content_id, status) for (content_id, _), status in zip(claim.texts, wanted, strict=True)]
+        texts = {Status.DONE: "copied"}
+        return [
+            Outcome(content_id, status, text=texts.get(status))
+            for (content_id, _), status in zip(claim.texts, wanted, strict=True)
+        ]
 
     work(database, mixed)
     status = read_status(database, read(database, request("b.jsonl"), []).id)
