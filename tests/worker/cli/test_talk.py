@@ -20,7 +20,7 @@ from storage.core.outcomes import Outcome, Status
 from storage.leases import shards
 from storage.steps import jobs
 from tests.kinds import KINDS
-from tests.storage.builders import claim_next, done, work
+from tests.storage.builders import claim_next, embedded, work
 from tests.worker.harness import EXAMPLES
 from worker.cli import main
 
@@ -148,7 +148,7 @@ def test_bytes_that_are_no_utf8_are_counted_where_they_are_read(call: Call, tmp_
 
 def test_an_enqueue_that_waits_says_what_came_of_the_job(call: Call, store: Database) -> None:
     call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 3)
-    work(store)
+    work(store, embedded)
     jobs.finish(store)
     store.close()
     said = call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 3, "--wait")
@@ -158,7 +158,7 @@ def test_an_enqueue_that_waits_says_what_came_of_the_job(call: Call, store: Data
 
 def test_results_that_were_removed_are_not_exported_as_none(call: Call, store: Database, tmp_path: Path) -> None:
     call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 3)
-    work(store)
+    work(store, embedded)
     jobs.finish(store)
     store.close()
     call("results", 1, "--out", "r.jsonl")
@@ -180,7 +180,7 @@ def test_a_job_is_named_by_its_id_in_every_json(call: Call) -> None:
 def test_results_of_a_cancelled_job_are_said_to_be_partial(call: Call, store: Database) -> None:
     call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 100)
     claim = claim_next(store)
-    shards.release(store, claim, done(claim)[:30])
+    shards.release(store, claim, embedded(claim)[:30])
     store.close()
     call("cancel", 1)
     said = call("results", 1)
@@ -190,7 +190,7 @@ def test_results_of_a_cancelled_job_are_said_to_be_partial(call: Call, store: Da
 
 def test_a_dash_is_standard_output(call: Call, store: Database, tmp_path: Path) -> None:
     call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 3)
-    work(store)
+    work(store, embedded)
     jobs.finish(store)
     store.close()
     results = call("results", 1).out
@@ -211,7 +211,7 @@ def test_a_long_export_shows_how_far_it_is_and_a_short_one_nothing(
         lines = (json.dumps({"id": str(m), "text": f"{n} {m}"}) + "\n" for m in range(count))
         (tmp_path / f"{n}.jsonl").write_text("".join(lines))
         call("enqueue", f"{n}.jsonl", "--task", "embed")
-    work(store)
+    work(store, embedded)
     jobs.finish(store)
     store.close()
     said = call("results", 1, "--out", *options).err
@@ -270,7 +270,7 @@ def test_a_name_that_no_index_holds_is_a_slip(call: Call, corpus: str) -> None:
 
 def test_a_full_disk_is_said_in_words(call: Call, store: Database) -> None:
     call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 1)
-    work(store)
+    work(store, embedded)
     store.close()
     said = call("results", 1, "--partial", "--out", "/dev/full", code=2)
     assert said.err == "docmill: cannot write the output: No space left on device\n"

@@ -11,7 +11,7 @@ from storage.core.database import Database
 from storage.core.kinds import ShardSize
 from storage.leases import shards
 from tests.kinds import sized
-from tests.storage.builders import EMBED, claim_next, done, numbered, read, request
+from tests.storage.builders import EMBED, claim_next, embedded, numbered, read, request
 from worker.queue.broker import Broker
 from worker.queue.dispatcher import Refill
 from worker.queue.messages import redis_key
@@ -40,7 +40,7 @@ def test_a_lane_is_filled_again_at_half_of_its_window(
         for _ in range(window - window // 2 + 1):
             claim = claim_next(database)
             assert client.rpop(redis_key(LANE)) is not None
-            shards.commit(database, claim, done(claim), runtime_id=None)
+            shards.commit(database, claim, embedded(claim), runtime_id=None)
             refill.after_shard(LANE)
             depths.append(broker.depth(LANE))
     assert depths == [*range(window - 1, window // 2 - 1, -1), window]
