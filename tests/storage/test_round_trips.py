@@ -15,8 +15,10 @@ from storage.readers import Record, Rejection, SourceOptions, open_source
 from storage.results import parts
 from storage.writers import Target
 from storage.writers.parts_manifest import Manifest
+from tests.storage.columns import table_of
 from tests.storage.readers.test_parquet import in_this_process
 
+COLUMNS = table_of("id", "text", "tokens_in", "tokens_out", "flags", "meta")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 # With NUL, lone surrogates and everything else that JSON can say; and often what CSV and spreadsheets make much of.
 ANY_TEXT = st.text(st.characters(codec=None), max_size=40) | st.text(
@@ -65,11 +67,11 @@ def without_apostrophe(cell: str) -> str:
 def exported(folder: Path, records: list[Record], form: str, part_documents: int) -> tuple[Path, Path]:
     """The results as one file, and as a folder of parts."""
     given = rows(records)
-    Target.of(folder / f"single.{form}").write(given)
+    Target.of(folder / f"single.{form}").write(given, COLUMNS)
     out = Target.of(folder / f"parts.{form}")
     placed = [((n, n), row) for n, row in enumerate(given)]
     wanted = Manifest(1, "books", 0.5, None, form, part_documents, "0.1.0", {}, {})
-    parts.write(out, wanted, lambda place: iter(placed))
+    parts.write(out, wanted, lambda place: iter(placed), COLUMNS)
     return folder / f"single.{form}", out.path
 
 

@@ -172,7 +172,7 @@ WRITES: dict[str, Callable[[Database], Any]] = {
     "maintenance.let_go": partial(maintenance.let_go, name="upkeep", owner="w1"),
     "maintenance.lost_hints": partial(maintenance.lost_hints, lane="copy", queue_is_empty=True, grace_s=1.0),
     "maintenance.reclaim": maintenance.reclaim,
-    "maintenance.relieve": partial(maintenance.release_owner, owner="w1"),
+    "maintenance.release_owner": partial(maintenance.release_owner, owner="w1"),
 }
 every_read = pytest.mark.parametrize("act", READS.values(), ids=READS)
 every_write = pytest.mark.parametrize("act", WRITES.values(), ids=WRITES)

@@ -18,8 +18,9 @@ def test_a_kind_is_found_by_its_name(database: Database) -> None:
 
 
 def test_a_kind_that_is_not_known_is_named_with_those_that_are(database: Database) -> None:
-    with pytest.raises(UnknownKind, match=r"no task kind ocr.*it has: embed, generate, summarize, translate\."):
+    with pytest.raises(UnknownKind, match=r"no task kind ocr") as refused:
         database.kind_of("ocr")
+    assert f"it has: {', '.join(sorted(database.kinds))}." in str(refused.value)
 
 
 def test_nothing_is_planned_for_a_kind_that_is_not_known(database: Database) -> None:

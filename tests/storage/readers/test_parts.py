@@ -21,6 +21,7 @@ from storage.results import parts
 from storage.results.results import Placed
 from storage.writers import Target
 from storage.writers.parts_manifest import Manifest
+from tests.storage.columns import table_of
 
 OPTIONS = SourceOptions()
 SAID = {"task": "translate", "tokens_in": 5, "tokens_out": 4, "flags": []}  # of each result
@@ -34,7 +35,8 @@ def exported(folder: Path, n: int, form: str | None = None, field: str = "text",
     target = Target.of(folder, form)
     named = target.format + target.compression
     wanted = Manifest(1, "books", 0.5, None, named, part_documents, "0.1.0", {}, {"a": {"done": n}})
-    parts.write(target, wanted, lambda place: iter(rows))
+    columns = table_of("id", field, "tokens_in", "tokens_out", "flags", "meta")
+    parts.write(target, wanted, lambda place: iter(rows), columns)
     return folder
 
 

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pyarrow import parquet
 
-from storage.outputs.columns import Column, Form
 from storage.readers import Record, SourceOptions, open_source
 from storage.writers import Target, jsonl, vectors, write_stream
 from storage.writers.base import FormatUnfit
+from tests.storage.columns import table_of
 
 Row = dict[str, Any]
 
@@ -43,20 +43,6 @@ ROWS = st.lists(
     min_size=1,
     max_size=5,
 )
-
-
-FORMS = {
-    "tokens_in": Form.INTEGER,
-    "tokens_out": Form.INTEGER,
-    "flags": Form.TEXTS,
-    "meta": Form.JSON,
-    "vector": Form.VECTOR,
-    "windows": Form.OFFSETS,
-}
-
-
-def table_of(*names: str) -> list[Column]:
-    return [Column.of(name, FORMS.get(name, Form.TEXT)) for name in names]
 
 
 def written(path: Path, rows: Sequence[Row], asked: str | None = None) -> Path:
