@@ -53,7 +53,7 @@ test-faults: setup ## only the tests that kill, cut, fill or freeze something
 soak: setup      ## what takes more than an hour: ten minutes of random faults on each store, figures at default settings, longer forms of other tests
 	DOCMILL_TEST_FIGURES=bench/results/reliability.json $(BIN)/python -m pytest -m soak -s
 
-bench-carry: setup ## documents a second that queue, store and workers carry when the model costs nothing
+bench-carry: setup ## the throughput of queue, store and workers when the model costs nothing
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m bench.carry $(BENCH)
 
@@ -83,7 +83,7 @@ bench-translate: setup ## an encoder-decoder of base size, end to end, beside CT
 bench-summarize: setup ## the same with longer texts, to be summarised
 	$(BIN)/python -m bench.translate --task summarize $(BENCH)
 
-bench-memory: setup ## the most memory that a worker needs, beside what is called directly
+bench-memory: setup ## the peak memory of a worker, beside the libraries called directly
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m bench.memory $(BENCH)
 
@@ -100,7 +100,7 @@ check: setup     ## what CI checks beside the tests: style, format, types, impor
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: setup    ## let ruff mend what it can
+format: setup    ## let ruff fix lint and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
