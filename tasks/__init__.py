@@ -1,4 +1,4 @@
-"""What happens to a document: specs, windows, batches, the engine, backends, one file per task kind.
+"""The computation of documents: kinds of tasks, specs, windows, batches, the engine and the backends.
 
-Imports ``storage`` and never ``worker``; only ``tasks.backends`` imports torch and its kin.
+It imports ``storage`` and never ``worker``; only ``tasks.backends`` imports torch and other model libraries.
 """

@@ -1,4 +1,4 @@
-"""What can go wrong with a model or with what was asked of it.
+"""Errors of models and of the options given for them.
 
 ::
 

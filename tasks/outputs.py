@@ -1,4 +1,4 @@
-"""What a backend gives back for one window."""
+"""The outputs of a backend for one window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a new operator gets wrong, found before it hurts. Each finding says what to do."""
+"""Check an installation for common mistakes. Each finding says what to do."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def look_at_database(settings: Settings) -> Iterator[Finding]:
-    """Whether it answers, its schema, its workers, its clock."""
+    """Check that the database answers, its schema, its workers and its clock."""
     embedded = settings.database_url is None
     database = store_of(settings)
     file = _file(database)
@@ -132,7 +132,7 @@ def _database_advice(error: StorageError) -> str:
 
 
 def look_at_redis(settings: Settings) -> Iterator[Finding]:
-    """Whether it answers, what it throws away, what a restart leaves of it, its clock."""
+    """Check that Redis answers, its eviction policy, its persistence and its clock."""
     if settings.redis_url is None:
         try:
             with EmbeddedRedis() as embedded:
@@ -160,7 +160,7 @@ def look_at_redis(settings: Settings) -> Iterator[Finding]:
 
 
 def eviction(server: str, facts: dict[str, str]) -> Finding:
-    """What the server throws away when its memory is full."""
+    """Judge the eviction policy of a server when its memory is full."""
     policy = facts["eviction"]
     advice = "it may throw queued hints away, which costs time: CONFIG SET maxmemory-policy noeviction"
     if policy == "unknown":
@@ -172,14 +172,14 @@ def eviction(server: str, facts: dict[str, str]) -> Finding:
 
 
 def persistence(appendonly: str) -> Finding:
-    """What a restart of the server leaves. No result depends on it, so that it is never wrong."""
+    """Describe the persistence of a server. No result depends on it, so it is never a problem."""
     lost = "a restart loses what is queued. Hints are sent again, `docmill.enqueue` messages of other apps are not: "
     advice = f"{lost}CONFIG SET appendonly yes" if appendonly == "no" else ""
     return Finding("persistence", True, f"appendonly {appendonly}", advice)
 
 
 def clock(whose: str, before: float, theirs: float | None, after: float) -> Finding:
-    """How far this machine's clock, read before and after, is from a server's, in seconds; None is not told."""
+    """Compare a server's clock with this machine's, read `before` and `after`, in seconds. None is unknown."""
     if theirs is None:
         return Finding("clock", True, f"{whose} does not tell this user its time")
     apart_s = max(before - theirs, theirs - after, 0.0)
@@ -195,7 +195,7 @@ def clock(whose: str, before: float, theirs: float | None, after: float) -> Find
 
 
 def look_at_models(settings: Settings) -> Iterator[Finding]:
-    """Whether the models that are taken without --model are here."""
+    """Check that the default models are on this machine."""
     for kind, name in pinning.DEFAULTS.items():
         try:
             pinned = pinning.pin(name, models_dir=settings.models_dir, cache_dir=settings.cache_dir)
@@ -212,7 +212,7 @@ def look_at_models(settings: Settings) -> Iterator[Finding]:
 
 
 def look_at_device(settings: Settings) -> Iterator[Finding]:
-    """Whether torch starts, and can use the devices that workers would."""
+    """Check that torch starts, and can use the devices that workers would use."""
     probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
     if probe.returncode != 0:
         last = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -226,7 +226,7 @@ def look_at_device(settings: Settings) -> Iterator[Finding]:
 
 
 def device(chosen: list[str], torch_version: str, n_cuda: int, threads: int) -> Finding:
-    """Whether a torch that sees `n_cuda` CUDA devices can use those that are chosen."""
+    """Judge if a torch that sees `n_cuda` CUDA devices can use the chosen ones."""
     detail = f"{', '.join(chosen)}: torch {torch_version}, {threads} threads"
     unseen = [name for name in chosen if name.startswith("cuda:") and int(name.removeprefix("cuda:")) >= n_cuda]
     if not unseen:
@@ -236,7 +236,7 @@ def device(chosen: list[str], torch_version: str, n_cuda: int, threads: int) -> 
 
 
 def look_at_disk(settings: Settings) -> Iterator[Finding]:
-    """Whether the home takes files, and how many."""
+    """Check that the home can be written, and its free space."""
     place = next(folder for folder in (settings.home, *settings.home.parents) if folder.exists())
     elsewhere = "results and models need room: set DOCMILL_HOME elsewhere"
     try:
@@ -263,7 +263,7 @@ def look_at_rights(settings: Settings) -> Iterator[Finding]:
 
 
 def look_at_temporary_folder(_: Settings) -> Iterator[Finding]:
-    """Whether libraries can be loaded out of it, as the one that reads PDF unpacks itself there."""
+    """Check that libraries can be loaded from the temporary folder: the one that reads PDF unpacks itself there."""
     folder = tempfile.gettempdir()
     if os.statvfs(folder).f_flag & os.ST_NOEXEC:
         advice = "PDF cannot be read, nor kernels compiled: mount it with exec, or set TMPDIR elsewhere"
@@ -286,7 +286,7 @@ def confinement_of(abi: int, seccomp: bool) -> Finding:
 
 
 def look_at_extras(_: Settings) -> Iterator[Finding]:
-    """Which extras are installed, and what the others would bring."""
+    """List the installed extras, and what the others would add."""
     installed = [name for name, extra in EXTRAS.items() if extra.is_installed]
     yield Finding("extras", True, f"installed: {', '.join(installed) or 'none'}")
     for name, extra in EXTRAS.items():

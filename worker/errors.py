@@ -1,4 +1,4 @@
-"""What can go wrong around the work itself.
+"""Errors of settings, queues and messages.
 
 WorkerError
 ├── SettingsError        settings that are unknown or bad, all of them at once

@@ -91,7 +91,7 @@ class Armed:
             struck.write(self._line())
 
     def _first(self) -> bool:
-        """Whether nobody struck in this home before; notes that it is us."""
+        """Note that this process strikes, and return True if no process in this home did before."""
         self._struck.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self._struck.open("x") as struck:

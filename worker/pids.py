@@ -1,4 +1,4 @@
-"""Whether a process that wrote its number down still lives: only asked of those that share our numbers."""
+"""Check if a process lives, by its number. It must be in the same PID namespace."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def pid_space() -> str | None:
-    """What names the space that our process numbers belong to; None where the system does not say.
+    """Return an identifier of this process's PID namespace; None if the system does not give it.
 
-    One boot of one kernel and, in it, one process namespace: two containers on a host have two spaces.
+    It names a boot of a kernel and a namespace in it, so that two containers on a host have two identifiers.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -20,10 +20,9 @@ def pid_space() -> str | None:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether no process of our space has this number. A number that was given anew counts as the old one.
+    """Return True if no process of this PID namespace has this number. A reused number counts as the old process.
 
-    One that is dead and that nobody has asked about yet is gone: its parent may have died first, and the first
-    process of a container seldom asks.
+    A zombie is gone, too: its parent may have died first, and the first process of a container seldom reaps.
     """
     try:
         os.kill(pid, 0)

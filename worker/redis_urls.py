@@ -15,7 +15,7 @@ VALUES = {"ssl_cert_reqs": {"required", "none"}, "ssl_check_hostname": {"true", 
 
 
 def problem(url: str) -> str | None:
-    """What is wrong with the URL, in words that show nothing of it; None where nothing is."""
+    """Return the problem of a URL, in words that show nothing of it; None if it has none."""
     try:
         parts = urlsplit(url)
         port, database = parts.port, parts.path.strip("/")

@@ -35,7 +35,7 @@ _FOR_LIBRARIES = (
 
 @dataclass(frozen=True)
 class Shown:
-    """What docs/settings.md says of a setting beyond what its type and its default say themselves."""
+    """The text of docs/settings.md on a setting, in place of its type or default."""
 
     default: str = ""
     choices: tuple[str, ...] = ()
@@ -319,7 +319,7 @@ def _problem(detail: Any, given: dict[str, Any]) -> str:
 
 
 def visible_cuda_devices() -> int | None:
-    """How many CUDA devices CUDA_VISIBLE_DEVICES leaves visible; None where it is not set."""
+    """Return the number of devices in CUDA_VISIBLE_DEVICES; None if it is not set."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
         return None

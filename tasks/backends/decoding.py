@@ -1,4 +1,4 @@
-"""How a decoder-only model writes under a spec: what was asked for, then the model's own, then ours. Pure."""
+"""The generation settings of a decoder-only model under a spec: given options, else the model's own, else ours."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which waiting windows are computed together: pure, and without torch.
+"""Choose the waiting windows to compute together.
 
-The oldest waiting window is always in the next batch, so that no length is starved, with windows of like length, so
-that little of it is padding.
+The oldest waiting window is always in the next batch, so that no length starves. The others have like lengths, so
+that there is little padding.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Budget:
     patience_s: float = 0.0
 
     def computed(self, tokens: Sequence[int]) -> int:
-        """How many tokens the device computes for windows of these lengths, padding included."""
+        """Return the tokens that the device computes for windows of these lengths, padding included."""
         return sum(tokens) if self.packed else len(tokens) * max(tokens)
 
     def halved(self, padded_tokens: int) -> Budget:
@@ -49,8 +49,10 @@ class Budget:
         return rows <= self.rows and rows * longest <= self.tokens
 
     def alike(self, rows: int, shortest: int, longest: int) -> bool:
-        """Whether so many windows of such lengths belong together. Of lengths evenly between the two, half of the
-        difference is padding in each row."""
+        """Return True if a batch of `rows` windows between these lengths has little enough padding.
+
+        If lengths are spread evenly, half of the difference is padding in each row.
+        """
         near = longest <= max(shortest * self.spread, shortest + SLACK_TOKENS)
         return near and rows * (longest - shortest) <= 2 * self.padding * self.tokens
 
@@ -83,7 +85,7 @@ def next_batch(waiting: Sequence[tuple[int, int]], oldest: tuple[int, int], budg
 
 
 def _cut(waiting: Sequence[tuple[int, int]], high: int, budget: Budget) -> int:
-    """Where the batch begins that ends before ``high``."""
+    """Return the start of the batch that ends before ``high``."""
     longest = waiting[high - 1][0]
     rows = max(1, min(budget.rows, budget.tokens // max(longest, 1)))
     low = max(0, high - rows)

@@ -54,7 +54,7 @@ class BatchDone:
 
 @dataclass(frozen=True)
 class Counters:
-    """What the device has done since the start; ``padded_tokens`` counts padding too."""
+    """The work of the device since the start; ``padded_tokens`` includes padding."""
 
     busy_s: float = 0.0
     batches: int = 0
@@ -167,7 +167,7 @@ class Device:
             self._wake_all()
 
     def _next(self, current: LoadedModel | None) -> LoadedModel | None:
-        """Wait for work; whose turn it is, or None when the engine stops."""
+        """Wait for work. Return the model whose turn it is; None when the engine stops."""
         with self._changed:
             while not self._residents.stopping:
                 chosen = self._turn(current, worked_s=self._turn_s)
@@ -177,7 +177,7 @@ class Device:
         return None
 
     def _turn(self, current: LoadedModel | None, worked_s: float) -> LoadedModel | None:
-        """Whose turn it is; the lock is held."""
+        """Return the model whose turn it is. The caller holds the lock."""
         waiting = {resident.spec: resident for resident in self._residents if len(resident.pool)}
         oldest = {spec: resident.pool.oldest or 0 for spec, resident in waiting.items()}
         spec = current.spec if current is not None else None

@@ -60,7 +60,7 @@ class Engine:
             pass
 
     def runtime(self, spec: Spec) -> dict[str, Any]:
-        """What carries the spec out here: device, precision, backend, versions; opens it if need be."""
+        """Return the device, precision, backend and versions for a spec; open it if need be."""
         with self._residents.hold(spec) as resident:
             return resident.backend.runtime()
 
@@ -106,12 +106,12 @@ class Engine:
 
     @property
     def error(self) -> BaseException | None:
-        """What killed the device thread, if anything did: every ticket has woken, and none is accepted."""
+        """The error that ended the device thread; None while it lives. After it the engine accepts no work."""
         return self._device.error
 
     @property
     def counters(self) -> Counters:
-        """What the device has done since the start."""
+        """The work of the device since the start."""
         return self._device.counters
 
     @property

@@ -1,4 +1,4 @@
-"""Which spec the device works on next: pure."""
+"""Choose the spec that the device works on next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine gives back for a submitted shard."""
+"""The ticket for a submitted shard, with its outcomes as they finish."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Submission:
 
     @property
     def complete(self) -> bool:
-        """Whether every text has its outcome."""
+        """True once every text has its outcome."""
         with self._lock:
             return self._left == 0
 

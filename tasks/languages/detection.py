@@ -1,4 +1,4 @@
-"""Which language a text is in: fastText's lid.176 (Joulin et al. 2016), offline, from the extra ``language``."""
+"""Detect the language of a text: fastText's lid.176 (Joulin et al. 2016), offline, from the extra ``language``."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def match(asked: str, available: Iterable[str]) -> str:
 
 
 def same_language(one: str, other: str) -> bool:
-    """Whether two codes mean one language, as far as the table can tell; Norwegian is one, in either spelling."""
+    """Return True if two codes mean one language by the table. Both spellings of Norwegian are one."""
     return plain(one) == plain(other)
 
 

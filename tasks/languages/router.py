@@ -1,4 +1,4 @@
-"""What to do with a text whose language was guessed: translate it from there, keep it, or refuse it. Pure."""
+"""Decide what to do with a text by its guessed languages: translate, keep or refuse it."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Route:
 
 @dataclass(frozen=True)
 class LanguageRouter:
-    """What a model reads and writes: ``sources`` is None where it is not known to be limited.
+    """The languages of a model. ``sources`` is None if they are not known to be limited.
 
-    ``told`` says that the model is told each text's language; others read whatever they get.
+    ``told`` says that the model must be told each text's language.
     """
 
     model: str
@@ -50,9 +50,9 @@ class LanguageRouter:
     told: bool
 
     def route(self, guesses: Sequence[Guess]) -> Route:
-        """A sure guess decides. Among unsure ones the best of those decides that the model reads, or writes.
+        """Return the route of a text. A sure guess decides; else the best guess that the model reads or writes.
 
-        A text without a guess has no letters, and is the same in every language.
+        A text without a guess has no letters, so it is the same in every language.
         """
         if not guesses:
             return Route(Action.KEEP, None, certain=False)
@@ -67,7 +67,7 @@ class LanguageRouter:
         return Route(Action.REFUSE if self.told else Action.TRANSLATE, None, certain=False)
 
     def refusal(self, route: Route) -> str:
-        """Why a text was refused, in a sentence."""
+        """Return the reason why a text was refused, as a sentence."""
         if route.language is None:
             return f"Its language cannot be told, and {self.model} must be told one."
         name = language_codes.NAMES.get(route.language, f"in the language {route.language}")

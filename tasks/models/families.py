@@ -1,4 +1,4 @@
-"""What a model's config.json says of it, read without torch."""
+"""Facts about a model from its config.json, without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model of fixed languages translates, as far as its name and its files say."""
+"""The languages of a translation model, from its name and its files."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ UNKNOWN = Direction()
 
 
 def of_name(model: str) -> Direction:
-    """What the name of one of the OPUS models says: `Helsinki-NLP/opus-mt-es-en`."""
+    """Return the languages in the name of an OPUS model such as `Helsinki-NLP/opus-mt-es-en`."""
     match = _OPUS.fullmatch(model.rstrip("/").rpartition("/")[2])
     return Direction(_codes(match.group(1)), _codes(match.group(2))) if match else UNKNOWN
 
 
 def of_folder(folder: Path) -> Direction:
-    """What the files of a Marian model say, or else the folder's name; of other models nothing is known."""
+    """Return the languages of a Marian model from its files, else from its folder's name; UNKNOWN for others."""
     if _object(folder / "config.json").get("model_type") != "marian":
         return UNKNOWN
     named, tokenizer = of_name(folder.name), _object(folder / "tokenizer_config.json")

@@ -1,4 +1,4 @@
-"""Whether a model's folder is whole, by its names, sizes and headers alone: before anything is stored or loaded."""
+"""Check that a model's folder is whole, by names, sizes and headers, before anything is stored or loaded."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _require_shards(index: Path) -> None:
 
 
 def _require_tokenizer(folder: Path) -> None:
-    """What AutoTokenizer needs; models of other modules than a transformer tokenise in ways of their own."""
+    """Require the files of AutoTokenizer, unless the model's first module is no transformer."""
     modules = _parsed_file(folder / "modules.json")
     if isinstance(modules, list):
         first = modules[0] if modules and isinstance(modules[0], dict) else {}

@@ -17,7 +17,7 @@ _PACED = re.compile(rf"{NAME}@([1-9][0-9]{{0,11}})")
 
 
 def is_null(model: str) -> bool:
-    """Whether a model's name stands for this model, be its pace readable or not."""
+    """Return True if a model's name means this model, even if its pace is malformed."""
     return model == NAME or model.startswith(f"{NAME}@")
 
 

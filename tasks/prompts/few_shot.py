@@ -1,4 +1,4 @@
-"""What a base model is shown before its own turn: few-shot demonstrations (Brown et al. 2020, section 2). Pure.
+"""Few-shot demonstrations for base models (Brown et al. 2020, section 2).
 
 A model that only goes on with a text often writes nothing, or its own last words again and again, after a pattern
 that it sees once. Gemma 3 270M (4-bit weights, 24 paragraphs from each of Spanish and French into English) had a chrF

@@ -13,7 +13,7 @@ from tasks.errors import BadOption
 
 @dataclass(frozen=True)
 class Template:
-    """What stands before the document, and what after it."""
+    """The text before a document and the text after it."""
 
     before: str
     after: str
@@ -23,7 +23,7 @@ class Template:
 
 
 def check(template: str) -> templates.Template:
-    """What a template reads of a document. Raises BadOption where it is none."""
+    """Return a parsed template. Raises BadOption if it is malformed."""
     try:
         return templates.parse(template)
     except BadTemplate as error:
@@ -31,12 +31,12 @@ def check(template: str) -> templates.Template:
 
 
 def is_rendered(params: Mapping[str, Any]) -> bool:
-    """Whether what a spec is asked of are rendered prompts: nothing is to stand around them, nor are they cut."""
+    """Return True if a spec's contents are rendered prompts, which are neither wrapped in a template nor cut."""
     return templates.over_metadata(params) is not None
 
 
 def around(template: str) -> Template:
-    """What stands around the document in a template that reads no metadata. Raises BadOption."""
+    """Return the text around the document in a template without metadata. Raises BadOption."""
     found = check(template)
     assert not found.fields
     return Template(*found.pieces)

@@ -1,7 +1,7 @@
-"""One translation by several models, each for the texts of one language: ``de=MODEL,fr=MODEL``. Pure.
+"""One translation by several models, one for each language: ``de=MODEL,fr=MODEL``.
 
-It is one spec, whose ``models`` say by plain language code which weights read it. Its texts are told apart as with
-any model that is told a language (``tasks.translate.FromAny``).
+It is one spec, whose ``models`` give the weights by language code. Each text's language is detected, as for a model
+that must be told one.
 """
 
 from __future__ import annotations

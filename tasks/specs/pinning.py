@@ -1,4 +1,4 @@
-"""Which model is meant, exactly: from a name to pinned weights, and from those to files on this machine.
+"""Resolve a model's name to exact weights, and these to files on this machine.
 
 No model library is imported here, so that a machine that only enqueues needs none.
 """
@@ -213,7 +213,7 @@ def read_prompts(pinned: Pinned, *, models_dir: Path | None) -> Prompts | None:
 
 
 def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Checked:
-    """What a model is and what it is good for here; raises what ``pin`` does, and ModelUnsuitable."""
+    """Return a model's description and the kinds of tasks that it can do. Raises as ``pin``, and ModelUnsuitable."""
     pinned = pin(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
     if null.is_null(model):
         return Checked(pinned, null.NAME, "computes nothing", kinds.NAMES, families.OUR_LIMIT_TOKENS, 0)
@@ -241,7 +241,7 @@ def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str
 
 
 def _local_folder(model: str, models_dir: Path | None) -> Path | None:
-    """Where a local model lies, or None if the name can only be a hub id."""
+    """Return the folder of a local model; None if the name can only be a hub id."""
     reference = ALIASES.get(model, model)
     inside = models_dir / model if models_dir is not None and not model.startswith(_PACKAGE) else None
     if reference.startswith(_PACKAGE):
@@ -307,7 +307,7 @@ def _no_folder(model: str, file: Path) -> str:
 
 
 def _stated_limits(folder: Path | None) -> list[int | None]:
-    """What the tokenizer's and sentence-transformers' files name as the longest input."""
+    """Return the longest inputs that the files of the tokenizer and of sentence-transformers state."""
     limits: list[int | None] = []
     for file, name in (
         ("tokenizer_config.json", "model_max_length"),

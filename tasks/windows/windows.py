@@ -21,9 +21,10 @@ _REMEMBERED = 64
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What the model reads for one window: token features by name, or the text itself for models that
-    tokenise on their own. ``tokens`` counts everything, special tokens and prompt included; ``language`` says
-    which of several models reads it."""
+    """The input of a model for one window: token features by name, or the text if the model tokenizes it.
+
+    ``tokens`` includes special tokens and the prompt. ``language`` names the model, if there is one per language.
+    """
 
     tokens: int
     features: Mapping[str, Sequence[int]] | str
@@ -63,7 +64,7 @@ class Coder(Protocol):
 
 @dataclass(frozen=True)
 class Readers:
-    """What encodes texts for a model that is told each text's language.
+    """The encoders of a model that must be told each text's language.
 
     ``coder`` takes one of ``languages``, which are plain codes; None are all that have an English name.
     """

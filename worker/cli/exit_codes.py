@@ -46,14 +46,14 @@ def exit_code(error: Exception) -> int | None:
 
 
 def sentence(error: Exception) -> str:
-    """What a person is told of an error that has an exit code."""
+    """Return the sentence for a user about an error that has an exit code."""
     if isinstance(error, OSError):
         return f"cannot write {error.filename or 'the output'}: {error.strerror}"
     return str(error)
 
 
 def _cannot_write(error: Exception) -> bool:
-    """Whether the output's disk is full or it takes no writes: the system's own words say enough."""
+    """Return True if the disk is full or takes no writes. The system's own message says enough then."""
     return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT}
 
 

@@ -56,7 +56,7 @@ def pace(status: JobStatus) -> str:
 
 
 def ingested(source: str, counts: Counts, *, adopted: bool) -> str:
-    """What was read, in one line. Of an adopted job some texts may have been planned before."""
+    """Return the counts of a reading in one line. Some texts of an adopted job may have been planned before."""
     if not counts.records and not counts.rejected:
         return no_records(source)
     vanished = f", {counts.vanished:,} vanished" if counts.vanished else ""

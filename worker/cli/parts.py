@@ -18,7 +18,7 @@ from worker.cli.show import WritingBar
 
 
 class PartsBar(Progress):
-    """How far the parts of so many documents are, shown on a bar."""
+    """A progress bar over the documents of an export in parts."""
 
     def __init__(self, documents: int, shown: WritingBar) -> None:
         self._documents = documents

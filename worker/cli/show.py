@@ -1,4 +1,4 @@
-"""How things look: progress bars, and tables of jobs, steps, results beside their inputs, hits."""
+"""Progress bars, and tables of jobs, steps, results beside their inputs, and hits."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def _on_few_lines(text: str) -> Text:
 
 
 def hits_table(hits: Sequence[tuple[float, str, str]]) -> Table:
-    """What a search found, the nearest first: (score, document's id, beginning of its text), a line each."""
+    """Return a table of hits, nearest first, from (score, document's id, beginning of its text)."""
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     for heading in ("", "score"):
         table.add_column(heading, justify="right", no_wrap=True, min_width=5 if heading else 2)

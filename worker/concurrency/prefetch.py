@@ -57,7 +57,7 @@ def ahead(values: Iterable[T]) -> Iterator[T]:
 
 
 def still_waits() -> bool:
-    """Whether a thread whose values nobody wants any more is kept by its source, as by a pipe that says nothing."""
+    """Return True if a prefetching thread is still blocked by its source after its values are no longer wanted."""
     waiting = [thread for thread in threading.enumerate() if thread.name == NAME]
     for thread in waiting:
         thread.join(1.0)

@@ -1,4 +1,4 @@
-"""Which devices a worker uses, found without importing torch."""
+"""Choose the devices of a worker without importing torch."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def opener(settings: Settings, device: str) -> Callable[[Spec], Backend]:
-    """What loads the model of a spec onto the device."""
+    """Return the function that loads the model of a spec onto the device."""
     from tasks.engine.backend_factory import open_backend
 
     return partial(

@@ -1,4 +1,4 @@
-"""How fast this machine is at a spec, measured on a few texts in a process of its own."""
+"""Measure this machine's throughput for a spec, on a few texts in a process of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SampleFailed(WorkerError):
 
 @dataclass(frozen=True)
 class Sample:
-    """What a few texts took: characters and tokens read, tokens written, seconds of computing, seconds of loading."""
+    """A measurement: characters and tokens read, tokens written, seconds of computing and of loading."""
 
     chars: int
     tokens_in: int

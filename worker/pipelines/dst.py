@@ -1,7 +1,7 @@
-"""What a local time is in a time zone, and where a zone's clocks are changed. Pure.
+"""Convert between instants and local times of a time zone, and find the changes of its clocks.
 
-Instants are whole seconds since 1970 UTC, local times are datetimes that know no zone. ``offset_s`` is what is added
-to an instant to have the local time.
+Instants are whole seconds since 1970 UTC; local times are datetimes without a zone. An instant plus ``offset_s`` is
+the local time.
 """
 
 from __future__ import annotations

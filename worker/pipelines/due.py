@@ -1,4 +1,4 @@
-"""What upkeep does for schedules: makes the runs that are due, and asks workers to take runs further."""
+"""Make the runs of pipelines that are due, and hand out runs to workers."""
 
 from __future__ import annotations
 

@@ -66,9 +66,9 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Output:
-    """Where results go; without a format the file's suffix says it. ``view``: whether SQL has a view of them.
+    """The output of a pipeline. Without a format the file's suffix gives it. ``view`` asks for a view in SQL.
 
-    With ``part_documents`` the file is a folder, which gets parts of so many documents.
+    With ``part_documents`` the file is a folder, which gets parts of that many documents.
     """
 
     file: Path | None
@@ -209,7 +209,7 @@ def _check_names(steps: Sequence[Mapping[str, Any]], notes: Notes) -> None:
 
 
 def _inputs(steps: Sequence[Mapping[str, Any]], notes: Notes) -> list[str]:
-    """What each step reads: since it can only be the document or an earlier step, no step waits for itself."""
+    """Return the input of each step: the document or an earlier step, so that there are no cycles."""
     inputs = []
     tasks: dict[str, str | None] = {}
     later = {step.get("name") for step in steps}

@@ -1,9 +1,9 @@
-"""When a pipeline is due. Pure.
+"""Compute the times at which a pipeline is due.
 
-cronsim reads the expression and counts in local time; what a local time is in a zone is decided here, by the rules of
-Debian's cron (cron(8), "daylight saving time"). cronsim has these rules too, but what it says is due depends on where
-it starts: from the second 2:10 of a night with two it answers with the first 2:30, which is past; it misses half an
-hour where clocks are put back by half an hour (Australia/Lord_Howe), and a run where they skip midnight.
+cronsim parses the expression and steps through local times. This module converts them to instants by the rules of
+Debian's cron (cron(8), "daylight saving time"). cronsim has these rules too, but its answer depends on the start:
+from the second 2:10 of a night with two, it gives the first 2:30, which is past. It also misses half an hour where
+clocks go back by half an hour (Australia/Lord_Howe), and a run where clocks skip midnight.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def check(cron: str, timezone: str) -> None:
 
 
 def cron_problem(cron: str) -> str | None:
-    """What is wrong with an expression by itself, as the end of a sentence that begins with its name."""
+    """Return the problem of an expression, as the end of a sentence that begins with "cron"; None if it has none."""
     if len(cron) > _MOST_CHARS:
         return f"is longer than {_MOST_CHARS} characters"
     given = cron.split()
@@ -82,7 +82,7 @@ def _reads(cron: str) -> bool:
 
 
 def timezone_problem(name: str) -> str | None:
-    """What is wrong with a time zone's name, as the end of a sentence that begins with "timezone"."""
+    """Return the problem of a time zone's name, as the end of a sentence that begins with "timezone"."""
     try:
         ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):  # by whether it has the form of a path, and to what
@@ -139,10 +139,10 @@ def _never(cron: str) -> str:
 
 
 def _is_fixed(cron: str) -> bool:
-    """Whether an expression names times of the day: neither its minute nor its hour begins with a star.
+    """Return True if an expression names times of the day: neither its minute nor its hour begins with a star.
 
-    Such a time is due once a day, whatever the clocks do. All others go by the time that elapses: what the clocks
-    skip is not made up for, what they repeat is due twice.
+    Such a time is due once a day, whatever the clocks do. Other expressions follow elapsed time: times that the
+    clocks skip are not due, and times that they repeat are due twice.
     """
     return not any(field.startswith("*") for field in cron.split()[:2])
 

@@ -1,8 +1,7 @@
-"""On which line of a TOML file each key, table and element stands: what tomllib does not tell. Pure.
+"""Find the line of each key, table and element of a TOML file, which tomllib does not give.
 
-The libraries that were looked at do not tell it either: tomli is tomllib; tomlkit keeps the layout and no positions
-(its issue 55). The text is known to be valid, since tomllib has read it; so this only finds its way, by the grammar
-of TOML 1.0, and checks nothing.
+Other libraries do not give it either: tomli is tomllib, and tomlkit keeps the layout without positions (its issue
+55). tomllib has parsed the text before, so this follows the grammar of TOML 1.0 and validates nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a supervisor tells its device process to be."""
+"""The configuration that a supervisor sends to its device process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a supervisor does to the store, on a thread of its own: a database that is away must not delay a signal."""
+"""The supervisor's writes to the store, on a thread: a database that is away must not delay a signal."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Caretaker:
         self._try(lambda: maintenance.let_go(self._database, UPKEEP, self._owner))
 
     def _bury_all(self) -> bool:
-        """Whether there was anybody, and all are buried; who is not has another turn later."""
+        """Return True if there were dead processes and all are reaped. The others are tried again later."""
         with self._lock:
             burials, self._burials = self._burials, []
         left = [burial for burial in burials if not self._try(partial(self._bury, burial))]

@@ -136,7 +136,7 @@ class Process:
             self._top_up(head.lane)
 
     def _can_serve(self, head: Head) -> bool:
-        """Whether the model is there and whole; found before any claim, so that no attempt is spent."""
+        """Return True if the model is here and whole. It is checked before a claim, so that no attempt is spent."""
         try:
             self.engine.open(head.spec)
         except CannotServe as error:
@@ -284,7 +284,7 @@ class Process:
         return texts
 
     def reading(self) -> Reading:
-        """How much was computed since the start, and in how long with a shard in flight."""
+        """Return the work since the start, and the seconds in which a shard was in flight."""
         with self._lock:
             now, idle = time.monotonic(), not self._in_flight
             working_s = self._worked_s + (0.0 if idle else now - self._working_since)

@@ -69,10 +69,10 @@ def start_device() -> subprocess.Popen[bytes]:
 
 
 def restart_delay(idle_deaths: int) -> float:
-    """How long to wait before a dead child is replaced, in seconds, after so many in a row that had done nothing.
+    """Return the seconds to wait before a dead child is replaced, after `idle_deaths` in a row that had done nothing.
 
-    One that had worked is replaced at once, and so is the first that had not: a document that kills its process
-    does so five times before it is found, and there may be a hundred of them.
+    A child that had worked is replaced at once, and so is the first that had not: a document that kills its process
+    does so five times before it is isolated, and there may be a hundred such documents.
     """
     return min(LONGEST_RESTART_S, 2.0 ** (idle_deaths - 2)) if idle_deaths > 1 else 0.0
 
@@ -130,7 +130,7 @@ class Supervisor:
 
     @property
     def finished_in_flight(self) -> float:
-        """How many texts the children have computed and not yet committed."""
+        """Return the number of texts that the children have computed and not yet committed."""
         return sum(child.finished for child in self._children.values())
 
     @property
@@ -139,7 +139,7 @@ class Supervisor:
 
     @property
     def deaths(self) -> int:
-        """How many children died in a row, of all devices, that had done nothing."""
+        """The number of children, of all devices, that died in a row without having done anything."""
         return sum(self._deaths.values())
 
     def run_with_signals(self) -> None:

@@ -1,4 +1,4 @@
-"""How well a device is used: how much of the time in which there was work it computed, and how much of it padding."""
+"""The utilization of a device: the share of working time in which it computed, and the share of padding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ REPORT_S = 60.0
 
 @dataclass(frozen=True)
 class Reading:
-    """What a device process has done since its start; ``working_s`` are seconds in which it held a shard."""
+    """The work of a device process since its start; ``working_s`` are the seconds in which it held a shard."""
 
     at: float = 0.0
     working_s: float = 0.0
@@ -21,7 +21,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Report:
-    """What happened between two readings."""
+    """The difference between two readings."""
 
     working_s: float
     busy_s: float
@@ -52,6 +52,6 @@ def _share(part: float, whole: float) -> float:
 
 
 def due(last: Reading, now: Reading) -> bool:
-    """Whether to report now: the work has ended since the last report, or a minute of it went by."""
+    """Return True if the work has ended since the last report, or a minute of work has passed."""
     worked = now.counters.batches > last.counters.batches
     return worked and (now.idle or now.at - last.at >= REPORT_S)

@@ -1,6 +1,6 @@
-"""How long a step of a device process may take before it counts as hung. Pure: times are given.
+"""The time that a step of a device process may take before it counts as hung. Callers pass the clock.
 
-A step is a batch on the device or the cutting of a shard's texts. What steps of a kind have cost so far, per token or
+A step is a batch on the device, or the cutting of a shard's texts. The cost of earlier steps of a kind, per token or
 character, bounds the next one.
 """
 
@@ -46,7 +46,7 @@ class Watchdog:
             self._costs[step.kind] = max(cost, self._costs.get(step.kind, 0.0))
 
     def limit_s(self, kind: str, size: int) -> float:
-        """How long a step of this kind and size may take, in seconds. A document of any size may be cut."""
+        """Return the seconds that a step of this kind and size may take. A document of any size may be cut."""
         if kind == CUT:
             return max(self.least_s, CUT_S_PER_CHAR * size)
         cost = self._costs.get(kind)

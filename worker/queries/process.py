@@ -41,7 +41,7 @@ _PEER = struct.Struct("3i")  # process, user, group
 
 @dataclass(frozen=True)
 class Opening:
-    """How and where a query process opens models."""
+    """The device, backend and folders with which a query process opens models."""
 
     device: str
     backend: str

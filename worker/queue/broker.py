@@ -47,7 +47,7 @@ class Broker:
             raise BrokerUnreachable(f"the user of Redis at {self} lacks {commands}; {redis_errors.DOCS}")
 
     def depth(self, lane: str) -> int:
-        """How many messages wait in a lane's queue. Raises BrokerUnreachable."""
+        """Return the number of messages in a lane's queue. Raises BrokerUnreachable."""
         try:
             depth = self._redis.llen(redis_key(lane))
         except redis.RedisError as error:
@@ -83,8 +83,9 @@ class Broker:
             raise self._unreachable(error) from error
 
     def server_facts(self) -> dict[str, str]:
-        """What an operator must know of the server: version, eviction and persistence; "unknown" where its user may
-        not ask. Raises BrokerUnreachable.
+        """Return the server's version, eviction policy and persistence; "unknown" where its user may not ask.
+
+        Raises BrokerUnreachable.
         """
         try:
             self._redis.ping()

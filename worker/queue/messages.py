@@ -1,7 +1,7 @@
-"""What travels through the queue: the names of the queues, the strict shape of a message, and its envelope.
+"""Messages of the queue: the names of the queues, the strict form of a message, and its envelope.
 
-Whoever reaches Redis may put anything into a queue. Of what comes out Celery sees only what `rewrite` made: a new
-envelope around the few values that are ours in the old one.
+Any program that reaches Redis may put anything into a queue. Celery sees only messages from `rewrite`, which makes a
+new envelope around the few values of the old one that docmill reads.
 """
 
 from __future__ import annotations

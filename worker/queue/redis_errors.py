@@ -1,4 +1,4 @@
-"""Why a Redis does not do what was asked of it, in a sentence; and which commands it does not permit a worker."""
+"""Explain errors of Redis in a sentence, and find the commands that it does not permit a worker."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def not_permitted(client: redis.Redis) -> list[str]:
 
 
 def sentence(error: BaseException, where: str) -> str:
-    """What stands between us and the Redis at a URL (masked), and what to do about it."""
+    """Return the reason why the Redis at a (masked) URL cannot be used, and what to do."""
     for cause in _causes(error):
         if isinstance(cause, redis.AuthenticationError):
             return f"Redis at {where} does not know the user and password of DOCMILL_REDIS_URL"

@@ -18,7 +18,7 @@ log = logging.getLogger("docmill.transport")
 
 
 class LastHeard:
-    """When the queue last answered that it has a message, or none. One for the process."""
+    """The time at which the queue last answered, with a message or without. There is one for the process."""
 
     def __init__(self) -> None:
         self._heard: float | None = None

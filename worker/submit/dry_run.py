@@ -1,4 +1,4 @@
-"""What a run would do, without storing anything: documents, what is done already, tokens and time."""
+"""Forecast a run without storing anything: documents, texts done already, tokens and time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PAGE = 1_000
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run would find and take. Tokens and seconds are extrapolated by characters from a measured sample."""
+    """The forecast of a run. Tokens and seconds are extrapolated by characters from a measured sample."""
 
     documents: int
     rejected: int

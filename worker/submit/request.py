@@ -103,7 +103,7 @@ def prepare(
 
 
 class Read(Protocol):
-    """How records are read: what a request and a pipeline's corpus both say."""
+    """The options of reading that a request and a pipeline's corpus share."""
 
     @property
     def text_field(self) -> str: ...
@@ -119,7 +119,7 @@ class Read(Protocol):
 
 
 def reading(read: Read, asked: Iterable[KindOptions]) -> SourceOptions:
-    """How a source is to be read for steps of these options. Raises BadOption for a template that is none."""
+    """Return the options of reading a source for steps with these options. Raises BadOption for a bad template."""
     templates = [prompts.check(options.template) for options in asked if options.template is not None]
     wanted = {name for template in templates for name in template.fields}
     for name, what in ((read.text_field, "text: write {text}"), (read.id_field, "id, which is no metadata")):
@@ -154,7 +154,7 @@ def _found(settings: Settings, model: str, revision: str | None) -> tuple[pinnin
 
 
 def _corpus_name(source: Source, limit: int | None) -> str:
-    """Where none is given: the source's own name; what is piped in is new each time, a sample is not the whole."""
+    """Return the default name of a corpus: the source's name. Each standard input and each sample has its own."""
     name = f"stdin {datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}" if source.name == "-" else source.name
     return name if limit is None else f"{name} (first {limit})"
 

@@ -75,7 +75,7 @@ def gc_command(
 
 @dataclass(frozen=True)
 class Drops:
-    """What goes beside texts that nothing refers to: results of these specs (None: of all), superseded versions."""
+    """Further removals beside unreferenced texts: results of these specs (None: of all), superseded versions."""
 
     older_than_s: float
     spec_ids: Collection[int] | None
