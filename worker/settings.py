@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     ] = "auto"
     backend: Annotated[
         str,
-        Field(description="What computes; `auto` is the best that is installed and takes the model."),
+        Field(description="Backend; `auto` is the best installed one that supports the model."),
         Shown(choices=selection.names()),
     ] = selection.AUTO
     device: Annotated[

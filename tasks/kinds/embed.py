@@ -94,8 +94,12 @@ class EmbedOptions(Windowed):
         Field(description="One of an embedding model's own prompts, such as document."),
         Option(metavar="NAME"),
     ] = None
-    pooling: Annotated[Literal["cls", "mean", "last"] | None, Field(description="Instead of the model's own.")] = None
-    windows: Annotated[Literal["mean", "all"] | None, Field(description="Of a long document's vectors.")] = None
+    pooling: Annotated[Literal["cls", "mean", "last"] | None, Field(description="Replace the model's pooling.")] = (
+        None
+    )
+    windows: Annotated[
+        Literal["mean", "all"] | None, Field(description="Vectors of a long document: their mean, or all.")
+    ] = None
 
 
 def _params(plan: Plan) -> dict[str, str]:

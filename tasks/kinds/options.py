@@ -48,7 +48,7 @@ class KindOptions(BaseModel):
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
         BeforeValidator(lambda value: _ALIASES.get(value, value) if isinstance(value, str) else value),
-        Field(description="Precision; auto is what the device does natively, int8 costs some quality."),
+        Field(description="Precision; auto is the device's native precision, int8 costs some quality."),
     ] = "auto"
 
     def asked(self) -> dict[str, Any]:
@@ -71,14 +71,12 @@ class KindOptions(BaseModel):
         return self.model_copy(update=values)
 
 
-PROMPT = Field(
-    description="What to tell a decoder-only model, or what an embedding model reads; {text} is the document."
-)
+PROMPT = Field(description="Prompt of a decoder-only or embedding model; {text} stands for the document.")
 
 
 class Windowed(KindOptions):
     window_tokens: Annotated[
-        int | None, Field(ge=MIN_WINDOW_TOKENS, le=MOST, description="Cut documents into windows of so many.")
+        int | None, Field(ge=MIN_WINDOW_TOKENS, le=MOST, description="Longest window of a document, in tokens.")
     ] = None
 
 
@@ -91,26 +89,26 @@ class Writing(Windowed):
     prompt: Annotated[str | None, PROMPT, Option(only=Family.DECODER, is_template=True)] = None
     system: Annotated[
         str | None,
-        Field(description="System prompt, where the model's chat template has one."),
+        Field(description="System prompt, if the model's chat template has one."),
         Option(metavar="TEXT", only=Family.DECODER),
     ] = None
     temperature: Annotated[
         float | None,
-        Field(ge=0, le=MOST, description="Sample; 0 takes the likeliest token each time."),
+        Field(ge=0, le=MOST, description="Sample at this temperature; 0 is greedy."),
         Option(only=Family.DECODER),
     ] = None
     top_p: Annotated[
         float | None,
-        Field(gt=0, le=1, description="Sample of this share of probability."),
+        Field(gt=0, le=1, description="Sample from the likeliest tokens with this total probability."),
         Option(only=Family.DECODER),
     ] = None
     top_k: Annotated[
         int | None,
-        Field(ge=0, le=MOST, description="Sample of the K likeliest tokens; 0 is all."),
+        Field(ge=0, le=MOST, description="Sample from the K likeliest tokens; 0 means all."),
         Option(only=Family.DECODER),
     ] = None
     # An encoder-decoder whose own settings ask for samples takes it too.
-    seed: Annotated[int | None, Field(ge=0, le=MOST, description="Another seed, other samples.  [default: 0]")] = None
+    seed: Annotated[int | None, Field(ge=0, le=MOST, description="Seed of the samples.  [default: 0]")] = None
     stop: Annotated[
         tuple[Annotated[str, Field(min_length=1)], ...] | None,
         Field(strict=False, min_length=1, description="End the output before this text; may be repeated."),

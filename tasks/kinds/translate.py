@@ -156,7 +156,7 @@ class TranslateOptions(Searching):
 
     source_lang: Annotated[
         str | None,
-        Field(description="Language of the documents, such as fr; auto finds each one's."),
+        Field(description="Language of the documents, such as fr; auto detects it for each document."),
         Option(spelling="from", metavar="LANG"),
     ] = None
     target_lang: Annotated[

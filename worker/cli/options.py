@@ -16,13 +16,13 @@ FORMAT = click.option(
     "--format",
     "file_format",
     type=click.Choice(writers.names()),
-    help=f"Of the results; else the file's name says it ({', '.join(writers.suffixes()[1:])}; "
+    help=f"Format of the results, if the file's name does not say it ({', '.join(writers.suffixes()[1:])}; "
     f"{' and '.join(writers.COMPRESSIONS)} compress lines). "
     + " ".join(f"{writer.name} {writer.note}." for writer in writers.WRITERS if writer.note),
 )
 BACKEND = click.option(
     "--backend",
-    help=f"What computes: {', '.join(registry.names())}.  [default: the best that is installed and takes the model]",
+    help=f"Backend: {', '.join(registry.names())}.  [default: the best installed one that supports the model]",
 )
 
 

@@ -27,12 +27,12 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that every command with a source has: what to do with it, and how to read it."""
     options = [
         click.argument("source", shell_complete=shell_completion.files),
-        click.option("--task", type=click.Choice(kinds.NAMES), required=True, help="What to do with every document."),
+        click.option("--task", type=click.Choice(kinds.NAMES), required=True, help="Task for every document."),
         click.option(
             "--model",
             shell_complete=shell_completion.models,
-            help="A name from `docmill models list`, a folder, or a model hub's id; with --from auto also one "
-            "for each language: fr=MODEL,de=MODEL.",
+            help="A name from `docmill models list`, a folder, or a hub id; with --from auto also a model for "
+            "each language: fr=MODEL,de=MODEL.",
         ),
         click.option("--revision", help="A hub model's branch, tag or commit.  [default: main]"),
         *kind_options(),
@@ -44,27 +44,27 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="NAME",
             help="Encoding of texts without a byte order mark, such as cp1252.  [default: utf-8]",
         ),
-        click.option("--limit", type=click.IntRange(1, MOST), help="Only the first N records."),
-        click.option("--prune", is_flag=True, help="Mark documents as vanished that the source no longer has."),
+        click.option("--limit", type=click.IntRange(1, MOST), help="Read only the first N records."),
+        click.option("--prune", is_flag=True, help="Mark documents that the source no longer has as vanished."),
         click.option(
             "--prune-max",
             type=click.FloatRange(0, 100),
             metavar="PERCENT",
-            help="Stop a reading that would mark more of the source's documents.  [default: 50]",
+            help="Stop if --prune would mark more than this share of the source's documents.  [default: 50]",
         ),
         click.option(
             "--prune-rejected",
             type=click.Choice(prune_rejected.CHOICES),
-            help="After a rejected record mark nothing, or keep the old version of what was rejected, and mark what "
-            "vanished.  [default: stop]",
+            help="After a rejected record: stop marks nothing; keep leaves the rejected document as it was, and "
+            "marks the vanished documents.  [default: stop]",
         ),
         click.option("--strict", is_flag=True, help="Stop at the first record that cannot be read."),
         click.option(
             "--max-failures",
             type=click.FloatRange(0, 100),
             metavar="PERCENT",
-            help="Stop the job when more of its texts fail; up to that, failures are no error. Rejected records do "
-            "not count: --strict stops at the first.",
+            help="Stop the job when more than this share of its texts fails; fewer failures are no error. Rejected "
+            "records do not count: --strict stops at the first.",
         ),
     ]
     for option in reversed(options):

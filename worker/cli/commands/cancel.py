@@ -12,7 +12,7 @@ from worker.cli.options import JOB, JSON
 @JOB
 @JSON
 def cancel_command(job: int, as_json: bool) -> int:
-    """Stop JOB. What is done stays; what is under way is dropped."""
+    """Stop JOB. Finished results stay; work in progress is dropped."""
     from storage.steps import jobs
 
     return job_control.apply(lambda database: jobs.cancel(database, job), job, "cancelled", as_json, key="cancelled")

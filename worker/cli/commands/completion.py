@@ -1,4 +1,4 @@
-"""`docmill completion`: the script for a shell."""
+"""`docmill completion`: print a shell's completion script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`docmill corpus`: what is stored, and how it leaves again."""
+"""`docmill corpus`: list, show, remove and trace corpora and documents."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ MENTIONED = 5
 
 @click.group("corpus", epilog="Example: docmill corpus list && docmill corpus show articles.jsonl")
 def corpus_command() -> None:
-    """List the corpora, show one, remove one or documents of it, and see where a text still is."""
+    """List, show or remove corpora and their documents, and trace where a text still is."""
 
 
 @corpus_command.command("list", epilog="Example: docmill corpus list --json | jq '.[].name'")
 @JSON
 def list_command(as_json: bool) -> int:
-    """List the corpora: documents, texts with a result by spec, the last reading of a source."""
+    """List the corpora, with their documents and results by spec."""
     from storage.results import corpora
     from worker.cli import show
     from worker.cli.tables import Name, table
@@ -67,7 +67,7 @@ def list_command(as_json: bool) -> int:
 @NAME
 @JSON
 def show_command(name: str, as_json: bool) -> int:
-    """Show the corpus NAME: its latest readings and jobs, and what became of its texts under each spec."""
+    """Show the corpus NAME: latest readings, jobs and results."""
     from storage.deletion import removal
     from storage.results import corpora
     from worker.cli import show
@@ -101,25 +101,29 @@ def show_command(name: str, as_json: bool) -> int:
 
 @corpus_command.command("rm", epilog="Example: docmill corpus rm articles.jsonl --document a17 --document a18 --yes")
 @NAME
-@click.option("--document", "ids", multiple=True, metavar="ID", help="Only this one, in every version; repeatable.")
+@click.option(
+    "--document", "ids", multiple=True, metavar="ID", help="Remove only this document, in every version; repeatable."
+)
 @click.option(
     "--where",
     "wheres",
     multiple=True,
     metavar="meta.FIELD=VALUE",
-    help="Only documents with a version that has this in its metadata; of several conditions all must hold.",
+    help="Remove only documents with this value in the metadata of any version; repeat it to combine conditions "
+    "with AND.",
 )
-@click.option("--vanished", is_flag=True, help="Only documents that vanished from their source (see --prune).")
-@click.option("--yes", is_flag=True, help="Without asking.")
+@click.option("--vanished", is_flag=True, help="Remove only documents that vanished from their source (see --prune).")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @JSON
 def rm_command(
     name: str, ids: tuple[str, ...], wheres: tuple[str, ...], vanished: bool, yes: bool, as_json: bool
 ) -> int:
-    """Remove the corpus NAME, or documents of it, with every result that nothing else needs.
+    """Remove the corpus NAME, or documents of it, with their results. A result that other documents need stays.
 
-    What leaves: the documents in all their versions, their texts, what was computed of them and of that in turn; of
-    a whole corpus its readings and jobs too. Not while a job works on it. Exit code 1 when an ID is not there, or
-    when no document is as --where says. Backups and exported files are not docmill's to remove: docs/security.md.
+    The command removes the documents in all versions, their texts, and all results that were computed from them,
+    directly or through later steps. With a whole corpus it also removes its readings and jobs. It refuses while a
+    job works on the corpus. Exit code 1: an ID does not exist, or no document matches --where. docmill cannot remove
+    backups and exported files: see docs/security.md.
     """
     from storage.deletion import removal
     from storage.deletion.selection import Condition
@@ -201,10 +205,11 @@ def _say_removed(removed: Removed) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 @JSON
 def trace_command(file: Path, as_json: bool) -> int:
-    """Say where the text in FILE (- is standard input) still is in the store; exit code 0 when nowhere, 1 else.
+    """Report where the text in FILE still is in the store. FILE may be -, standard input.
 
-    It is looked for as a whole, as it was stored, with or without white space at its ends; in a SQLite store also by
-    its bytes in the files, where another text that has the same passage shows, too.
+    The command looks for the whole text as it was stored, with or without white space at its ends. In a SQLite store
+    it also looks for the text's bytes in the database files, where another text that contains the same passage shows
+    too. Exit code 0: the text is nowhere in the store; 1: it was found.
     """
     from storage.core.normalize import bom_length, decode, normalize
     from storage.deletion.tracing import trace

@@ -12,7 +12,7 @@ from worker.cli.printing import print_json, say
 
 @click.group("db")
 def db_command() -> None:
-    """Look after the store's schema."""
+    """Upgrade the store's schema."""
 
 
 @db_command.command(
@@ -20,7 +20,7 @@ def db_command() -> None:
 )
 @JSON
 def upgrade_command(as_json: bool) -> int:
-    """Bring the store's schema to this version's. Safe to run twice, and while workers run."""
+    """Upgrade the store's schema to this version. Safe to run twice, and while workers run."""
     from storage.migrations import upgrade
     from worker.stores import store_of
 

@@ -1,4 +1,4 @@
-"""`docmill doctor`: find what is wrong with this installation."""
+"""`docmill doctor`: check this installation."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from worker.cli.printing import answer, print_json
 @click.command("doctor", epilog="Example: docmill doctor --json")
 @JSON
 def doctor_command(as_json: bool) -> int:
-    """Find what is wrong with this installation, and say what to do about it.
+    """Check this installation, and say how to repair it.
 
-    Looks at the database and its schema, Redis, their clocks, models, device, disk and extras. Changes nothing. Exit
-    code 0: nothing is wrong; 1: something is.
+    Checks the database and its schema, Redis, their clocks, models, device, disk and extras. Changes nothing. Exit
+    code 0: every check passed; 1: a check failed.
     """
     from worker.doctor import examine
 

@@ -1,4 +1,4 @@
-"""`docmill enqueue`: a source becomes a job for the workers."""
+"""`docmill enqueue`: store a source as a job for the workers."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
 
     SOURCE is {sources}.
 
-    The documents are durable in SQL when the command ends with 0, whether Redis is up or not. The same command again
-    carries an unfinished job on and adds nothing twice.
+    Exit code 0 means that the documents are durable in SQL, even if Redis is down. The same command again continues
+    an unfinished job and adds nothing twice.
     """
     from dataclasses import asdict
 

@@ -1,4 +1,4 @@
-"""`docmill failures`: what of a job has no result, and why."""
+"""`docmill failures`: list the documents of a job that have no result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.cli.printing import answer, say
 @JOB
 @click.option("--json", "as_json", is_flag=True, help="JSON lines.")
 def failures_command(job: int, as_json: bool) -> int:
-    """List what of JOB has no result: failed and blank documents and rejected records, with the reasons."""
+    """List failed documents, blank documents and rejected records of JOB, with the reasons."""
     from storage.results.results import failures
 
     with open_store(settings_from()) as database:

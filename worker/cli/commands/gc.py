@@ -1,4 +1,4 @@
-"""`docmill gc`: remove what nothing refers to, old results and superseded versions of documents."""
+"""`docmill gc`: remove unreferenced texts, old results and superseded versions of documents."""
 
 from __future__ import annotations
 
@@ -32,24 +32,25 @@ RECOMPUTED = "Whoever asks for them again has them computed anew."
     "--older-than",
     "days",
     type=click.FloatRange(0),
-    help="Drop results that are older than so many DAYS, and versions that were superseded before.",
+    help="Drop results that are older than this number of days, and versions that were superseded before then.",
 )
 @click.option("--spec", help="Drop results of this spec only: its number in `corpus show`, or KIND/MODEL.")
 @click.option("--superseded", is_flag=True, help="Remove superseded versions only; current documents keep results.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed, and how long it took to compute.")
+@click.option("--dry-run", is_flag=True, help="Only report what would be removed, and how long it took to compute.")
 @click.option("--yes", is_flag=True, help="Drop results and versions without asking.")
 @JSON
 def gc_command(
     days: float | None, spec: str | None, superseded: bool, dry_run: bool, yes: bool, as_json: bool
 ) -> int:
-    """Remove texts that nothing refers to, and with an option results and superseded versions of documents.
+    """Remove texts that nothing refers to, and optionally old results and superseded versions of documents.
 
-    A document whose text changed keeps its older versions, so that results of earlier jobs stay whole. --superseded
-    removes them, with their results, and readings that nothing refers to any more; with --older-than only those
-    that were superseded so many days ago. --older-than alone drops results of current documents too.
+    A document whose text changed keeps its older versions, so that results of earlier jobs stay complete.
+    --superseded removes these versions with their results, and readings that nothing refers to any more. With
+    --older-than it removes only versions that were superseded before then. --older-than without --superseded also
+    drops results of current documents.
 
-    What an unfinished job works with stays. Dropped results are computed again when somebody asks for them, so the
-    command says what they took and asks first. It may be interrupted, and run beside anything else.
+    Data of an unfinished job stays. A dropped result is computed again when a job needs it, so the command says how
+    long the results took to compute, and asks first. You may interrupt it, and run it beside any other command.
     """
     from storage.deletion import cost, selection, versions
 

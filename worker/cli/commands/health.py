@@ -1,4 +1,4 @@
-"""`docmill health`: whether this machine's workers live, for health checks."""
+"""`docmill health`: check this machine's workers."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from worker.cli.printing import print_json, say
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long a worker may have been silent.",
+    help="Longest time without a sign of life from a worker.",
 )
-@click.option("--host", help="Whose workers to look at.  [default: this machine]")
+@click.option("--host", help="Machine to check.  [default: this machine]")
 @JSON
 def health_command(within_s: float, host: str | None, as_json: bool) -> int:
-    """Say whether this machine's workers live and take work from the queue: for health checks.
+    """Check that this machine's workers live and take work from the queue.
 
-    Every device process of the machine is to hold work, or to have heard from the queue lately, on a device that
-    computes. Exit code 0: all do; 1: one does not, or there is none; 3: the database does not answer.
+    Each device process must have a working device, and must hold work or have heard from the queue lately. Exit code
+    0: every process passes; 1: a process fails, or there is none; 3: the database does not answer.
     """
     import platform
 

@@ -1,4 +1,4 @@
-"""`docmill index`: indexes of vectors, which search asks where it pays. Made by an admin, never by a worker."""
+"""`docmill index`: make, list and drop indexes of vectors. An admin makes them, never a worker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from worker.cli.printing import print_json, say
 def index_command() -> None:
     """Make indexes of vectors for `docmill search`, list them and drop them.
 
-    In a PostgreSQL with pgvector (0.8 or newer). Search finds what it finds without one, sooner in a large corpus.
+    Indexes need PostgreSQL with pgvector 0.8 or newer. They make search in a large corpus faster, with the same
+    scores.
     """
 
 
@@ -25,15 +26,16 @@ def index_command() -> None:
 @click.option(
     "--job",
     type=click.IntRange(1, 2**63 - 1),
-    help="Of the vectors that this job made or found.  [default: the corpus's latest embed job]",
+    help="Index the vectors of this job.  [default: the corpus's latest embed job]",
 )
 @JSON
 def add_command(corpus: str, job: int | None, as_json: bool) -> int:
-    """Make the index of the vectors that CORPUS is searched by, or bring it up to date.
+    """Make or update the index of the vectors of CORPUS.
 
-    It takes the owner's rights. An index is of all vectors of a spec, whatever corpus they are of. What workers embed
-    later is found without being in it, but is compared one by one: give the command again when `docmill index list`
-    shows much that is lacking. It may be interrupted, and run beside anything else.
+    The command needs the privileges of the tables' owner. An index covers all vectors of a spec, of every corpus.
+    Search also finds documents that were embedded later, but compares them one by one. Run the command again when
+    `docmill index list` shows that many vectors are missing from the index. You may interrupt it, and run it beside
+    any other command.
     """
     from storage.search import pgvector_index
     from storage.search.search import choose
@@ -58,7 +60,7 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> int:
 @index_command.command("list", epilog="Example: docmill index list --json | jq '.[] | select(.lacking > 1000)'")
 @JSON
 def list_command(as_json: bool) -> int:
-    """List the indexes: how many vectors each has, how many texts it lacks, and its size."""
+    """List the indexes, with their vectors, missing texts and size."""
     from storage.search import pgvector_index
     from worker.cli import show
     from worker.cli.tables import Name, table
@@ -82,7 +84,10 @@ def list_command(as_json: bool) -> int:
 @click.argument("spec")
 @JSON
 def rm_command(spec: str, as_json: bool) -> int:
-    """Drop the index of SPEC: its number in `docmill index list`, or KIND/MODEL. Vectors and search stay."""
+    """Drop the index of SPEC. Vectors and search stay.
+
+    SPEC is its number in `docmill index list`, or KIND/MODEL.
+    """
     from storage.deletion import gc
     from storage.search import pgvector_index
 

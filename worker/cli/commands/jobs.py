@@ -1,4 +1,4 @@
-"""`docmill jobs`: the latest jobs."""
+"""`docmill jobs`: list the latest jobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from worker.cli.printing import print_json, say
 
 
 @click.command("jobs", epilog="Example: docmill jobs --json")
-@click.option("--limit", type=click.IntRange(1, 2**31 - 1), default=20, show_default=True, help="Only the latest N.")
+@click.option(
+    "--limit", type=click.IntRange(1, 2**31 - 1), default=20, show_default=True, help="List only the latest N."
+)
 @JSON
 def jobs_command(limit: int, as_json: bool) -> int:
     """List the latest jobs, newest first."""

@@ -1,4 +1,4 @@
-"""`docmill models`: the models that have names, and what a model is."""
+"""`docmill models`: list the models that have names, and check a model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from worker.cli.printing import answer, print_json, say
 
 @click.group("models")
 def models_command() -> None:
-    """List the models that have names, or check one."""
+    """List the models that have names, or check a model."""
 
 
 @models_command.command("list", epilog="Example: docmill models list")
 @JSON
 def list_command(as_json: bool) -> int:
-    """List the names that --model knows besides folders and hub ids."""
+    """List the names that --model accepts besides folders and hub ids."""
     from tasks.specs.pinning import ALIASES, DEFAULTS, DESCRIPTIONS
 
     defaults = {model: kind for kind, model in DEFAULTS.items()}
@@ -47,7 +47,7 @@ def list_command(as_json: bool) -> int:
 @click.option("--revision", help="A hub model's branch, tag or commit.")
 @JSON
 def check_command(model: str, revision: str | None, as_json: bool) -> int:
-    """Say what MODEL is, which tasks it suits and how much of a document it sees at once."""
+    """Show the family of MODEL, the tasks that it suits, and its window."""
     from tasks.kinds import kind
     from tasks.specs.pinning import check
     from worker.submit.rehearsal import lacking

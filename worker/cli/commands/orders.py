@@ -21,15 +21,17 @@ if TYPE_CHECKING:
 
 @click.command("orders", epilog="Example: docmill orders 7f3c2a90-... --json | jq .state")
 @click.argument("order", required=False)
-@click.option("--limit", type=click.IntRange(1, 2**31 - 1), default=20, show_default=True, help="Only the latest N.")
-@click.option("--cancel", is_flag=True, help="End ORDER, and its job if its source is still read.")
+@click.option(
+    "--limit", type=click.IntRange(1, 2**31 - 1), default=20, show_default=True, help="List only the latest N."
+)
+@click.option("--cancel", is_flag=True, help="Cancel ORDER, and its job if the source is still being read.")
 @JSON
 def orders_command(order: str | None, limit: int, cancel: bool, as_json: bool) -> int:
-    """List the latest orders, newest first, or show ORDER: its job's number, or why it was refused.
+    """List the latest orders, newest first, or show ORDER: its job's number, or the reason of its refusal.
 
-    An order is a `docmill.enqueue` message. ORDER is the order_id in it, else the id that `send_task` returned.
-    Messages that no worker took yet are not listed; the last line counts them, and the workers that take orders.
-    Orders that are over stay for DOCMILL_RETENTION_DAYS (90).
+    An order is a `docmill.enqueue` message. ORDER is its order_id, or else the id that `send_task` returned. The list
+    lacks messages that no worker has taken yet; the last line counts these, and the workers that take orders.
+    Finished orders stay for DOCMILL_RETENTION_DAYS (90).
     """
     from storage.errors import NoSuchOrder
     from storage.pipelines import orders

@@ -12,7 +12,7 @@ from worker.cli.options import JOB, JSON
 @JOB
 @JSON
 def pause_command(job: int, as_json: bool) -> int:
-    """Let nothing of JOB move until `docmill resume JOB`. What is done stays; what is under way is dropped.
+    """Pause JOB until `docmill resume JOB`. Finished results stay; work in progress is dropped.
 
     Workers notice within seconds and turn to other jobs.
     """

@@ -1,4 +1,4 @@
-"""`docmill pipeline`: files that say what to do with a corpus, step by step, and when."""
+"""`docmill pipeline`: check, run, store and list pipelines."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ NAME = click.argument("name")
 
 @click.group("pipeline", epilog="Example: docmill pipeline check nightly.toml && docmill pipeline run nightly.toml")
 def pipeline_command() -> None:
-    """Run several steps over a corpus, one reading what another puts out; by hand or on a schedule.
+    """Run several steps over a corpus, by hand or on a schedule.
 
-    docs/pipeline-file.md describes the file.
+    A step reads the documents, or the output of an earlier step. docs/pipeline-file.md describes the file.
     """
 
 
@@ -74,7 +74,7 @@ def _check_output(pipeline: Pipeline, file: Path) -> None:
 @FILE
 @JSON
 def check_command(file: Path, as_json: bool) -> int:
-    """Find what is wrong with FILE: its keys, its source, its models. Stores nothing."""
+    """Check the keys, source and models of FILE. Stores nothing."""
     from worker.pipelines.file import PipelineInvalid, refuse_secrets
 
     pipeline, prepared = _prepared(settings_from(), file)
@@ -94,9 +94,9 @@ def check_command(file: Path, as_json: bool) -> int:
 
 @pipeline_command.command("schema", epilog="Example: docmill pipeline schema > pipeline.schema.json")
 def schema_command() -> int:
-    """Print the JSON Schema of pipeline files, with which editors complete and check them.
+    """Print the JSON Schema of pipeline files, for completion in editors.
 
-    An editor reads it where the first line of a pipeline file names it: #:schema pipeline.schema.json
+    An editor uses the schema if the first line of a pipeline file names it: #:schema pipeline.schema.json
     """
     from worker.pipelines.schema import json_schema
 
@@ -110,10 +110,10 @@ def schema_command() -> int:
 @BACKEND
 @JSON
 def run_command(file: Path, device: str | None, backend: str | None, as_json: bool) -> int:
-    """Run the pipeline in FILE here and now, as `docmill run` does, and write its output file.
+    """Run the pipeline in FILE here and now, and write its output file.
 
-    What has a result already is not computed again, at any step; an interrupted run is carried on by running it
-    again. Of a pipeline that was added the run is in its history.
+    No step computes a text that has a result already. The same command continues an interrupted run. If the pipeline
+    was added, its history lists the run.
     """
     from worker.cli import show
     from worker.cli.default_models import said
@@ -208,10 +208,10 @@ class InHistory:
 @FILE
 @JSON
 def add_command(file: Path, as_json: bool) -> int:
-    """Keep the pipeline in FILE, for its schedule, its history and its view; again for another version of it.
+    """Store the pipeline in FILE, or a new version of it.
 
-    Workers start it when it is due, and read its source: it must be there for them too. An administrator's command:
-    the view is made by it.
+    A stored pipeline has a schedule, a history and a view. Workers start it when it is due, so its source must exist
+    on the workers too. The command creates the view, so it needs an administrator's privileges.
     """
     from storage.pipelines import pipelines, views
 
@@ -236,7 +236,7 @@ def add_command(file: Path, as_json: bool) -> int:
 @pipeline_command.command("list", epilog="Example: docmill pipeline list --json | jq '.[].next_run'")
 @JSON
 def list_command(as_json: bool) -> int:
-    """List the pipelines that are kept, with the last and the next run of each."""
+    """List the stored pipelines, with their last and next runs."""
     from storage.pipelines import pipelines
     from worker.cli import show
     from worker.cli.tables import Name, table
@@ -261,7 +261,7 @@ def list_command(as_json: bool) -> int:
 @NAME
 @JSON
 def show_command(name: str, as_json: bool) -> int:
-    """Print the file of the pipeline NAME as it is kept."""
+    """Print the stored file of the pipeline NAME."""
     from storage.pipelines import pipelines
     from worker.pipelines.file import parse
 
@@ -277,7 +277,7 @@ def show_command(name: str, as_json: bool) -> int:
 @pipeline_command.command("rm", epilog="Example: docmill pipeline rm nightly")
 @NAME
 def rm_command(name: str) -> int:
-    """Forget the pipeline NAME, its history and its view. Its corpus, jobs and results stay."""
+    """Remove the pipeline NAME, its history and its view. Its corpus, jobs and results stay."""
     from storage.pipelines import pipelines, views
 
     with open_store(settings_from()) as database:
@@ -289,10 +289,10 @@ def rm_command(name: str) -> int:
 
 @pipeline_command.command("history", epilog="Example: docmill pipeline history nightly")
 @NAME
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Only the latest N runs.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="List the latest N runs.")
 @JSON
 def history_command(name: str, limit: int, as_json: bool) -> int:
-    """List what became of the runs of the pipeline NAME, newest first."""
+    """List the runs of the pipeline NAME, newest first."""
     from rich.text import Text
 
     from storage.pipelines import pipelines

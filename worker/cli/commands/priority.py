@@ -1,4 +1,4 @@
-"""`docmill priority`: put a job before or behind others."""
+"""`docmill priority`: change a job's priority."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from worker.cli.options import JOB, JSON
 @click.argument("priority", type=click.IntRange(-(2**31), 2**31 - 1))
 @JSON
 def priority_command(job: int, priority: int, as_json: bool) -> int:
-    """Give JOB another PRIORITY; higher goes first, and jobs of one priority share the workers evenly.
+    """Change the priority of JOB. A higher PRIORITY goes first; jobs of equal priority share the workers evenly.
 
-    Below zero needs two dashes before it: docmill priority -- 7 -5.
+    Put two dashes before a negative priority: docmill priority -- 7 -5.
     """
     from storage.steps import jobs
 

@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     "--out",
     type=click.Path(allow_dash=True, path_type=Path),
     default=STDOUT,
-    help="A file instead of stdout; with --part-documents a folder.",
+    help="Write to this file instead of stdout; with --part-documents, to this folder.",
 )
 @FORMAT
 @click.option(
     "--part-documents",
     type=click.IntRange(1, 2**31 - 1),
     metavar="N",
-    help="Write parts of N documents each into the folder --out; the same command again goes on with them.",
+    help="Write parts of N documents each into the folder --out; the same command again continues.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the parts of another export in that folder.")
-@click.option("--step", help="Only this one, of a job with several steps.")
-@click.option("--partial", is_flag=True, help="What there is, of a job that has not ended.")
+@click.option("--step", help="Write only this step of a job with several steps.")
+@click.option("--partial", is_flag=True, help="Write the finished results of a job that has not ended.")
 def results_command(
     job: int,
     out: Path,
@@ -54,17 +54,17 @@ def results_command(
 ) -> int:
     """Write JOB's results, in the order of the source.
 
-    As JSON lines, each has "id", "task", the output ("text" or "vector"), "tokens_in", "tokens_out", "flags" and
-    "meta" (the record's other fields). CSV and Parquet have the same as columns; "meta", and in CSV the lists, as
-    JSON. In CSV an apostrophe stands before what a spreadsheet would take for a formula. vectors.npy is one float32
-    array, with the ids in vectors.ids.jsonl. Of a job with several steps a line has "id", "steps" (by their names),
-    "flags" and "meta", and a table the columns of each step; --step gives one of them as above. A file appears under
-    its name only when it is whole.
+    A JSON line has "id", "task", the output ("text" or "vector"), "tokens_in", "tokens_out", "flags" and "meta" (the
+    record's other fields). CSV and Parquet have the same fields as columns; "meta", and in CSV also lists, are JSON.
+    In CSV an apostrophe stands before a value that a spreadsheet would read as a formula. vectors.npy is one float32
+    array, with the ids in vectors.ids.jsonl. For a job with several steps, a line has "id", "steps" (by name),
+    "flags" and "meta", and a table has the columns of every step; --step writes one step as above. A file appears
+    under its name only when it is complete.
 
-    With --part-documents the folder gets part-00000.jsonl (or .csv, .parquet, .npy with its ids; .gz and .zst where
-    the folder's name ends in that) and so on, and manifest.json, which lists them. The same command again keeps the
-    parts that are there, goes on where the last one ends, and does nothing once all are. When the results have
-    changed since, all are written anew.
+    With --part-documents the folder gets part-00000.jsonl (or .csv, .parquet, .npy with its ids; compressed if the
+    folder's name ends in .gz or .zst) and so on, and manifest.json, which lists the parts. The same command again
+    keeps the finished parts and writes the missing ones. If the results have changed since, it writes all parts
+    again.
     """
     from storage.results.results import results
     from storage.results.status import read_status

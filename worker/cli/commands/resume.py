@@ -1,4 +1,4 @@
-"""`docmill resume`: let a paused job go on."""
+"""`docmill resume`: resume a paused job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.cli.options import JOB, JSON
 @JOB
 @JSON
 def resume_command(job: int, as_json: bool) -> int:
-    """Let a paused JOB go on."""
+    """Resume a paused JOB."""
     from storage.steps import jobs
 
     return job_control.apply(lambda database: jobs.resume(database, job), job, "resumed", as_json)

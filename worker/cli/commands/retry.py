@@ -12,14 +12,16 @@ from worker.cli.printing import print_json, say
 
 @click.command("retry", epilog="Example: docmill retry 7 --only transient && docmill wait 7")
 @JOB
-@click.option("--only", type=click.Choice(["transient", "document", "model"]), help="Only failures of this class.")
+@click.option(
+    "--only", type=click.Choice(["transient", "document", "model"]), help="Retry only failures of this class."
+)
 @JSON
 def retry_command(job: int, only: str | None, as_json: bool) -> int:
     """Try JOB's failed documents again.
 
-    transient: something around the work failed; document: the document's own doing; model: the model's. The
-    failures stay on record until something better takes their place. Workers do the work; where none runs, the
-    next `docmill run` or `docmill worker` does.
+    Classes of failures: transient (something around the work failed), document (the document caused it), model (the
+    model caused it). A failure stays on record until a new attempt succeeds. Workers do the work; if none is running,
+    the next `docmill run` or `docmill worker` does.
     """
     from storage.steps import jobs
 

@@ -1,4 +1,4 @@
-"""`docmill run`: a source becomes a job, computed here and now."""
+"""`docmill run`: store a source as a job and compute it here and now."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     epilog="Example: docmill run articles.jsonl --task translate --from fr --to en --out en.jsonl",
 )
 @work_options
-@click.option("--dry-run", is_flag=True, help="Only say how much there is to do and how long it would take.")
+@click.option("--dry-run", is_flag=True, help="Only estimate the work and its time; compute nothing.")
 @click.option("--device", help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")
 @BACKEND
 @click.option(
-    "--out", type=OUT, help="Write the results to a file (JSON lines, or as --format says) or to -, stdout."
+    "--out", type=OUT, help="Write the results to a file (JSON lines, or as --format says), or to stdout (-)."
 )
 @FORMAT
 @click.option("--json", "as_json", is_flag=True, help="Print the job's final status as JSON.")
@@ -49,9 +49,9 @@ def run_command(
 
     SOURCE is {sources}.
 
-    Every text is computed once: what has a result already is not computed again, and an interrupted run is carried
-    on by running it again. Needs no server; with DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL set it works on the
-    fleet's.
+    Every text is computed once. A text that has a result already is not computed again, and the same command
+    continues an interrupted run. No server is needed; if DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL are set, the
+    command uses the fleet's queue and database.
     """
     from storage.results.results import columns, results
     from worker.cli.local import run_here

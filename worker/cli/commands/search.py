@@ -1,4 +1,4 @@
-"""`docmill search`: the documents of a corpus that are nearest to a text, by their embeddings."""
+"""`docmill search`: find the documents of a corpus whose embeddings are nearest to a text."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from storage.search.search import Hit
     from tasks.engine.queries import Embed
 
-BATCH_QUERIES = 512  # that share one walk through the corpus
-BEGINNING = 300  # characters of a hit that are shown where no passage was looked for
+BATCH_QUERIES = 512  # queries that share one pass over the corpus
+BEGINNING = 300  # characters shown of a hit without a passage
 
 
 @click.command("search", epilog='Example: docmill search corpus.jsonl "a viewer for large images" --top 5')
@@ -35,27 +35,27 @@ BEGINNING = 300  # characters of a hit that are shown where no passage was looke
 @click.option(
     "--queries",
     metavar="FILE",
-    help="Many texts instead of one: a .txt file with one a line, or JSON lines, CSV or TSV with a text and, if you "
-    "like, an id each; - is JSON lines on standard input.",
+    help="Search for many texts: a .txt file with a text on each line, or JSON lines, CSV or TSV with a text and "
+    "optionally an id; - reads JSON lines from standard input.",
 )
-@click.option("--top", type=click.IntRange(1, 1_000), default=10, show_default=True, help="So many documents.")
+@click.option("--top", type=click.IntRange(1, 1_000), default=10, show_default=True, help="Number of documents.")
 @click.option(
     "--job",
     type=click.IntRange(1, 2**63 - 1),
-    help="By the vectors that this job made or found.  [default: the corpus's latest embed job]",
+    help="Use the vectors of this job.  [default: the corpus's latest embed job]",
 )
 @click.option(
-    "--exact", is_flag=True, help="Compare every document, whatever index there is, and count those without a vector."
+    "--exact", is_flag=True, help="Compare every document without an index, and count documents without a vector."
 )
 @click.option(
     "--passages/--no-passages",
     default=None,
-    help="Show the sentences of each document that are nearest to the text; their vectors are computed for it.  "
-    "[default: for a TEXT, and not with --queries]",
+    help="Show the sentences of each document that are nearest to the text. This embeds sentences.  "
+    "[default: on for TEXT, off with --queries]",
 )
-@click.option("--device", help="What embeds the text: auto, cpu or cuda:0, say.")
+@click.option("--device", help="Device that embeds the text: auto, cpu, or for example cuda:0.")
 @BACKEND
-@click.option("--json", "as_json", is_flag=True, help="A JSON line for each query.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON line for each query.")
 def search_command(
     corpus: str,
     text: str | None,
@@ -70,22 +70,22 @@ def search_command(
 ) -> int:
     """Find the documents of CORPUS that are nearest to TEXT.
 
-    Without a TEXT, in a terminal, you type texts one after another, and the model is loaded once for all of them.
+    Without TEXT, in a terminal, you type one text after another, and the model is loaded once.
 
-    CORPUS is what `run --corpus` named it, or else the path of its source. Its documents were embedded by
-    `docmill run SOURCE --task embed`; the text is embedded by the same model in the same way, and compared with
-    every document as the corpus is now, or with those that an index proposes where there is one and it pays. A score
-    is a cosine, and documents with one text have one score.
+    CORPUS is the name that `run --corpus` gave, or else the path of the source. First embed its documents with
+    `docmill run SOURCE --task embed`. The text is embedded with the same model and settings, and compared with every
+    current document of the corpus. If there is an index and it saves time, the text is compared only with documents
+    that the index proposes. A score is a cosine. Documents with the same text have the same score.
 
-    After a search on the CPU a process stays for five minutes, so that the next search need not load the model. It
-    takes the model's memory and half a gigabyte for libraries. DOCMILL_SEARCH_IDLE_S sets the time in seconds, and 0
-    switches it off. A search with --queries asks a process that is there and starts none.
+    After a search on the CPU, a process keeps the model loaded for five minutes, for the next search. It needs the
+    model's memory and half a gigabyte for libraries. DOCMILL_SEARCH_IDLE_S sets the time in seconds; 0 switches the
+    process off. A search with --queries uses a process that is running, but does not start one.
 
-    A JSON line is {"id", "query", "hits"}: "id" is the query's in its FILE, null for TEXT; "hits" are
-    {"id", "score", "text", "meta", "passage"}, the nearest first, and with `--windows all` also "window", [start,
-    end) of the best window in characters. "passage" is the part of the text that matched: its nearest sentences, or
-    with `--no-passages` the best window, or null where a text has one vector. Exit code 1: some queries could not
-    be read or embedded.
+    A JSON line is {"id", "query", "hits"}. "id" is the query's id in FILE, or null for TEXT. "hits" are
+    {"id", "score", "text", "meta", "passage"}, the nearest first. With `--windows all` they also have "window", the
+    [start, end) of the best window in characters. "passage" is the part of the text that matched: its nearest
+    sentences, or with `--no-passages` the best window, or null if the text has one vector. Exit code 1: some queries
+    could not be read or embedded.
     """
     from storage.search.search import choose
     from worker.engines.devices import choose_devices

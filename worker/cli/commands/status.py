@@ -1,4 +1,4 @@
-"""`docmill status`: how far a job is."""
+"""`docmill status`: show a job's progress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.cli.printing import answer_values, print_json
 @click.option("--watch", is_flag=True, help="Keep showing progress until the job ends.")
 @JSON
 def status_command(job: int, watch: bool, as_json: bool) -> int:
-    """Show how far JOB is: counts, tokens per second, time left, and what it waits for."""
+    """Show JOB's progress: counts, tokens per second, time left, and the reason if it makes none."""
     from storage.results.status import read_status
 
     with open_store(settings_from()) as database:

@@ -14,10 +14,10 @@ from worker.cli.printing import print_json, say
 @JOB
 @JSON
 def wait_command(job: int, as_json: bool) -> int:
-    """Wait for JOB to end; exit code 0 when every document has its result, 1 when some failed, 4 when only
-    records were rejected.
+    """Wait for JOB to end.
 
-    A job that every worker refuses for more than a minute is blocked: it is waited for no longer, with exit code 1.
+    Exit code 0: every document has its result; 1: some documents failed; 4: some records were rejected and nothing
+    failed. If every worker refuses the job for more than a minute, it is blocked: the command ends with exit code 1.
     """
     from worker.cli.exit_codes import exit_code_of
     from worker.cli.follow import follow

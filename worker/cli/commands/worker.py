@@ -26,14 +26,16 @@ if TYPE_CHECKING:
     help="Task kinds to serve, separated by commas; with enqueue also orders.  [default: all but enqueue]",
 )
 @click.option("--threads", type=click.IntRange(1, 64), help="Shards in flight in each process.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Of the log on stderr.")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Level of the log on stderr."
+)
 def worker_command(
     device: str | None, backend: str | None, lanes: str | None, threads: int | None, log_level: str | None
 ) -> int:
-    """Start a worker: one process for each device, kept alive and drained by this one.
+    """Start a worker: a supervisor with one process for each device.
 
-    SIGTERM or Ctrl-C finishes the batches under way and gives the rest back; a second one gives everything back
-    at once. Without DOCMILL_REDIS_URL the worker brings an embedded queue along, which serves this machine only.
+    SIGTERM or Ctrl-C finishes the running batches and gives the rest back; a second signal gives everything back at
+    once. Without DOCMILL_REDIS_URL the worker starts an embedded queue, which serves this machine only.
 
     Orders are `docmill.enqueue` messages of other programs. A worker takes them only with the lane enqueue, and reads
     only what DOCMILL_ORDER_ROOTS and DOCMILL_ORDER_SCHEMES allow.
