@@ -134,7 +134,10 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
     """The spec of a task, its model found and pinned, the options held against it. Raises ModelError, BadOption."""
     name = model or pinning.DEFAULTS.get(task)
     if name is None:
-        raise BadOption(f"{task} has no model of its own: give one with --model.")
+        raise BadOption(
+            f"{task} has no model of its own: give one with --model. It takes a hub id, a folder, or a name from "
+            "`docmill models list`."
+        )
     by_language = per_language.parse(name)
     if by_language is None:
         pinned, config = _found(settings, name, revision)
