@@ -70,9 +70,8 @@ class Rejection(Base):
 
 
 class Document(Base):
-    """A key of a corpus with one content. Never overwritten: `superseded_by` is the document that took its place.
-
-    A `gone` one says that its source has it no more; its content is the last one it had.
+    """A key of a corpus with one content. Never overwritten: `superseded_by` is the document that took its place,
+    NULL for the current one. A `gone` one says that its source has it no more; its content is the last one it had.
 
     Ids rise in the order of commits within a corpus (its writers take turns), so the corpus as it stood when its
     last document was L is what has `id <= L` and was not superseded by one up to L.
