@@ -16,14 +16,15 @@ WORDS = (12_000, 100_000)
 FIFTY_MEGABYTES = r"""
 import json, re, sys
 from pathlib import Path
-from tasks import kinds, models
+from tasks import kinds
 from tasks.engine.backend_factory import open_backend
 from tasks.engine.engine import Engine
+from tasks.specs import pinning
 from tasks.specs.plan import build_spec
 
 kind, word = sys.argv[1:]
 text = word * (50_000_000 // len(word))
-spec = build_spec(kind, models.pin("null", models_dir=None, cache_dir=Path("none")), kinds.options(kind), {})
+spec = build_spec(kind, pinning.pin("null", models_dir=None, cache_dir=Path("none")), kinds.options(kind), {})
 engine = Engine(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=Path("none")))
 engine.start()
 ticket = engine.submit(spec, [(1, text)])

@@ -25,13 +25,14 @@ PARAGRAPH = "Every word of this paragraph is a token, and the whole is longer th
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from tasks import kinds, models
+from tasks import kinds
 from tasks.engine.backend_factory import open_backend
 from tasks.engine.engine import Engine
+from tasks.specs import pinning
 from tasks.specs.plan import build_spec
 
-pinned = models.pin("null", models_dir=None, cache_dir=Path("none"))
-spec = build_spec("embed", pinned, kinds.options("embed"), models.read_config(pinned, models_dir=None))
+pinned = pinning.pin("null", models_dir=None, cache_dir=Path("none"))
+spec = build_spec("embed", pinned, kinds.options("embed"), pinning.read_config(pinned, models_dir=None))
 engine = Engine(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=Path("none")))
 engine.start()
 ticket = engine.submit(spec, [(1, "A text.")])
@@ -133,7 +134,7 @@ def test_its_name_is_the_whole_setting_and_it_is_never_a_default(tmp_path: Path)
 
 def test_check_says_that_it_computes_nothing(tmp_path: Path) -> None:
     checked = pinning.check("null@5", models_dir=None, cache_dir=tmp_path)
-    assert (checked.family, checked.kinds) == ("computes nothing", ("summarize", "translate", "embed", "generate"))
+    assert (checked.family, checked.kinds) == ("computes nothing", kinds.NAMES)
     assert (checked.window_limit, checked.size_bytes) == (512, 0)
 
 

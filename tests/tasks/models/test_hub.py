@@ -18,16 +18,17 @@ from tests.tasks.hub_server import COMMIT, hub
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from tasks import kinds, models
+from tasks import kinds
 from tasks.engine.backend_factory import open_backend
 from tasks.engine.engine import Engine
 from tasks.errors import TaskError
+from tasks.specs import pinning
 from tasks.specs.plan import build_spec
 
 model, cache = sys.argv[1], Path(sys.argv[2])
 try:
-    pinned = models.pin(model, models_dir=None, cache_dir=cache)
-    config = models.read_config(pinned, models_dir=None)
+    pinned = pinning.pin(model, models_dir=None, cache_dir=cache)
+    config = pinning.read_config(pinned, models_dir=None)
     spec = build_spec("summarize", pinned, kinds.options("summarize", max_new_tokens=8), config)
     engine = Engine(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=cache))
     engine.start()
