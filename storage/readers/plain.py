@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from storage.core.normalize import bom_length, decode
 from storage.readers.records import Rejection, Row, Rows, SourceOptions, keys_of, too_long
-from storage.readers.streams import lines
+from storage.readers.streams import text_lines
 
 
 def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
     """The stream's lines as texts. Blank lines are passed over, and counted in line numbers only."""
-    offset = number = 0
-    for line_number, raw in enumerate(lines(stream, options.max_record_bytes), 1):
+    number = 0
+    for line_number, (line, flags) in enumerate(text_lines(stream, options.max_record_bytes), 1):
         where = f"{name}:{line_number}"
-        if raw is None:
+        if line is None:
             number += 1
             yield Rejection(where, too_long(options.max_record_bytes), keys=keys_of({}, name, number, options))
             continue
-        skipped = bom_length(raw) if line_number == 1 else 0
-        text, flags = decode(raw[skipped:], offset + skipped)
-        offset += len(raw)
-        if text := text.strip():
+        if text := line.strip():
             number += 1
             yield Row({options.text_field: text}, number, where, flags, clean=False)

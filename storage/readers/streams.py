@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol
 
 import zstandard
 
+from storage.core.normalize import bom_length, decode
 from storage.readers.errors import SourceMissing, SourceUnreadable
 
 BUFFER_BYTES = 256 * 1024
@@ -222,3 +223,18 @@ def lines(stream: BinaryIO, limit: int) -> Iterator[bytes | None]:
         while (part := readline(BUFFER_BYTES)) and not part.endswith(b"\n"):
             pass
         yield None
+
+
+def text_lines(stream: BinaryIO, limit: int) -> Iterator[tuple[str | None, tuple[str, ...]]]:
+    """Yield the stream's lines as text with their line ends, without the byte order mark, and the flags of each.
+
+    A flag names the first byte of a line that is not UTF-8. Like `lines`, None stands for a line that is too long.
+    """
+    offset = 0
+    for number, raw in enumerate(lines(stream, limit)):
+        if raw is None:
+            yield None, ()
+            continue
+        skipped = 0 if number else bom_length(raw)
+        yield decode(raw[skipped:], offset + skipped)
+        offset += len(raw)
