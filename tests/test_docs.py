@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +116,7 @@ def run(docmill: Docmill, command: str, code: int) -> list[str]:
 
 LINES = {  # what is added to each registry, after a line that is there
     "tasks/kinds/__init__.py": {
-        "from tasks.kinds.summarize import SUMMARIZE\n": "from tasks.kinds.sentences import SENTENCES\n",
+        "from tasks.kinds.prerendered import Prerendered\n": "from tasks.kinds.sentences import SENTENCES\n",
         "    SUMMARIZE,\n": "    SENTENCES,\n",
     },
     "storage/readers/registry.py": {
@@ -138,10 +140,14 @@ def test_what_a_page_adds_works_with_one_module_and_one_line_each(tmp_path: Path
             assert there in registry
             registry = registry.replace(there, there + added, 1)
         (tree / name).write_text(registry)
-    (tmp_path / "notes.bars").write_text("n|Yes. This is a longer sentence. Is it?\nno record\n")
+    checked = [sys.executable, "-m", "ruff", "check", "--no-cache", "--config", str(ROOT / "pyproject.toml")]
+    assert subprocess.run(checked, cwd=tree, check=False).returncode == 0
+    records = [b"\xef\xbb\xbfn|Yes. This is a longer sentence. Is it?", b"no record", b"m|This has a \xff in it."]
+    (tmp_path / "notes.bars").write_bytes(b"\n".join(records))
     docmill = Docmill(tmp_path, {"PYTHONPATH": str(tree)})
     docmill("run", "notes.bars", "--task", "sentences", "--model", "null", "--min-chars", "5", code=4)
-    assert [(result["id"], result["text"]) for result in docmill.results(1)] == [("n", "2")]
+    assert [(result["id"], result["text"]) for result in docmill.results(1)] == [("n", "2"), ("m", "1")]
+    assert [flag.partition("@")[0] for result in docmill.results(1) for flag in result["flags"]] == ["invalid_utf8"]
     assert "the line has no |" in docmill("failures", 1).stdout
     assert docmill.json("greet", "Ada") == {"greeting": "Hello Ada"}
 
