@@ -1,1 +1,1 @@
-"""The running process: settings, Celery app, supervisor and device processes, top-up and upkeep, command line."""
+"""Processes of docmill: command line, settings, queue, supervisor and device processes, maintenance, pipelines."""

@@ -24,7 +24,7 @@ POINTS = {
     "batch": "a batch starts on the device",
     "computed": "a shard is computed, and its commit has not begun",
     "committed": "a shard is committed",
-    "upkeep": "a round of upkeep is half done",
+    "upkeep": "a round of maintenance is half done",
     "enqueue": "a chunk of a source is stored",
     "export": "a line of an output file is written",
 }

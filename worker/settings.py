@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     lease_s: Annotated[
         float, Field(ge=1, description="Seconds after which the shards of a silent worker may be taken over.")
     ] = 60.0
-    upkeep_s: Annotated[float, Field(gt=0, description="Seconds between two rounds of upkeep.")] = 5.0
+    upkeep_s: Annotated[float, Field(gt=0, description="Seconds between two rounds of maintenance.")] = 5.0
     retention_days: Annotated[
         float,
         Field(

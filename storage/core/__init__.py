@@ -1,1 +1,1 @@
-"""The ground of the store: tables, engines and transactions, and the values that every folder above uses."""
+"""The base of the store: tables, engines, transactions, and values that all other packages of the store use."""

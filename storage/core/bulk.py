@@ -1,7 +1,7 @@
-"""Many rows in one statement, given column by column.
+"""Insert many rows in one statement, given column by column.
 
-On PostgreSQL COPY, and where a row may be there already, which COPY cannot bear, an INSERT of arrays; a temporary
-table in between would ask for a right that workers do not have.
+On PostgreSQL this is COPY, or an INSERT of arrays where a row may exist already, which COPY cannot handle. A
+temporary table would need a privilege that workers do not have.
 """
 
 from __future__ import annotations

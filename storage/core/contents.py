@@ -1,4 +1,4 @@
-"""Unique texts: found by the hash of their UTF-8 bytes, or stored."""
+"""Get or create contents: unique texts, addressed by the hash of their UTF-8 bytes."""
 
 from __future__ import annotations
 

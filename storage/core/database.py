@@ -1,7 +1,7 @@
-"""The one door to SQL: engines with the right pragmas, transactions with bounded retry, the database's clock.
+"""The access to SQL: engines with the right pragmas, transactions with bounded retry, the database's clock.
 
-Reads and writes are told apart because SQLite must be: a write begins IMMEDIATE, so that it waits for its turn at
-the start and never fails half-way when a read lock cannot be upgraded.
+Reads and writes are separate because SQLite needs it: a write begins IMMEDIATE, so that it waits for the write lock
+at the start, and never fails half-way when a read lock cannot be upgraded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Drivers' errors as ours, told apart by codes (SQLSTATE, SQLite's result codes) and not by words."""
+"""Translate drivers' errors into docmill's, by their codes (SQLSTATE, SQLite's result codes), not by their texts."""
 
 from __future__ import annotations
 

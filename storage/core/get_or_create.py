@@ -1,4 +1,4 @@
-"""Rows that are found by their identity, or made: specs, runtimes, corpora, the outcomes of contents."""
+"""Get or create rows by their natural keys: specs, runtimes, corpora, the outcomes of contents."""
 
 from __future__ import annotations
 

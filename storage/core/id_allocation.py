@@ -1,7 +1,8 @@
-"""Numbers of rows that are never given twice, also after the last row of a table was deleted.
+"""Row ids that are never reused, even after the last row of a table was deleted.
 
-PostgreSQL's sequences are like that. SQLite gives the number after the largest that is there, and numbers outlive
-their rows: shards name contents, workers shards, jobs the last document that they cover. So deletion notes it.
+PostgreSQL's sequences never reuse an id. SQLite gives the id after the largest existing one. But ids outlive their
+rows: shards name contents, workers name shards, jobs name the last document that they cover. So deletion records the
+largest id.
 """
 
 from __future__ import annotations

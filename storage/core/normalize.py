@@ -1,4 +1,4 @@
-"""Text as every database can store it: NUL characters and lone surrogates are replaced, and the replacement is named.
+"""Normalise text so that every database can store it: replace NUL and lone surrogates, and report the replacement.
 
 PostgreSQL takes neither in a text nor in a JSON column. Nothing else is changed: no Unicode form, no line ends, no
 white space.

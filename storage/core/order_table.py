@@ -1,4 +1,4 @@
-"""The table of orders, which other programs give by `docmill.enqueue` messages."""
+"""The table of orders, which other programs send as `docmill.enqueue` messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An outcome: what became of one content under one spec."""
+"""An outcome: the result of one content under one spec."""
 
 from __future__ import annotations
 

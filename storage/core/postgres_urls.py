@@ -1,4 +1,4 @@
-"""The schemes of a URL that mean PostgreSQL: as hosting companies and other libraries write it.
+"""URL schemes that mean PostgreSQL, including those of hosting companies and other libraries.
 
 The driver is always psycopg, whatever a URL names.
 """

@@ -1,4 +1,4 @@
-"""PostgreSQL: engines whose transactions need nothing of a session.
+"""PostgreSQL: engines whose transactions keep no state in a session, so that poolers work.
 
 A connection pooler such as PgBouncer may give every transaction another session of the server. So no statement is
 prepared for later ones, settings are made with SET LOCAL as a transaction begins, and locks end with a transaction.

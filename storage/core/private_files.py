@@ -1,4 +1,4 @@
-"""Folders and files that other users of the machine may not look into: the texts of documents are in them."""
+"""Folders and files that only their owner may read, because they contain texts of documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lease on one row: taken under a fence that rises, renewed while its holder works, free again once it lapses.
+"""A lease on one row: taken under an increasing fence, renewed while its holder works, free again once it lapses.
 
 The row's table has the columns `id`, `owner`, `lease_until` and `fence`. A lapse only permits another to take the
 row; the fence decides, so every write of a holder names the fence that it was given. Times are the database's.

@@ -316,7 +316,7 @@ class Refusal(Base):
 
 
 class Lease(Base):
-    """A named duty that one process at a time has, such as upkeep."""
+    """A named duty that one process at a time has, such as maintenance."""
 
     __tablename__ = "lease"
     name = column(str, primary_key=True)

@@ -1,4 +1,4 @@
-"""Tables as classes: their columns are typed attributes, and a class stands for its table in any statement.
+"""Tables as classes with typed columns. A class stands for its table in any statement.
 
 Of SQLAlchemy only its Core: no object here is ever a row, and its ORM would be loaded whenever a command starts.
 """

@@ -1,4 +1,4 @@
-"""Time limits for a PostgreSQL server that is silent. The others follow from `answer_s`."""
+"""Time limits for a PostgreSQL server that does not answer. The other limits derive from `answer_s`."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Contents that nothing needs any more go, with what was computed of them.
+"""Garbage collection: remove contents that no root reaches, with their outcomes.
 
-A content stays while a root leads to it: a document, as it is or as a prompt, or an unfinished job whose step has met
-it. What an outcome puts out is led to by what it was put out of. Texts may put each other out in a circle (a
-translation and its translation back), so a reference alone does not count.
-What open shards of unfinished jobs hold stays by that: their corpus keeps its documents, and so the outputs that
-these lead to, since such a job's outcomes are not dropped.
+The roots are documents, with their prompts, and unfinished jobs, with the contents that their steps have met. A
+content reaches the outputs of its outcomes. References alone do not count, because texts may refer to each other in a
+cycle (a translation and its translation back).
+Contents in open shards of unfinished jobs stay: the corpus keeps its documents, and the documents reach these
+contents, since an unfinished job's outcomes are not dropped.
 """
 
 from __future__ import annotations

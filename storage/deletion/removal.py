@@ -1,7 +1,7 @@
-"""A corpus, or documents of it, leave the store, with all that nothing else needs. A page a transaction.
+"""Remove a corpus, or documents of it, with everything that nothing else needs, one page per transaction.
 
-A document goes in the transaction in which its text and what was computed of it do, so that whatever cuts a removal
-off, no text stays behind without its document; the same command carries it on.
+A document, its text and its results are removed in the same transaction. So an interrupted removal leaves no text
+without its document, and the same command continues it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Rows that every run adds and nobody needs for ever: texts that steps had met, runs of pipelines with their jobs,
-rejections. Documents, texts and results stay: their removal is somebody's decision.
+"""Delete old rows that every run adds: records of met contents, runs of pipelines with their jobs, rejections.
+
+Documents, texts and results stay: only a user removes them.
 """
 
 from __future__ import annotations

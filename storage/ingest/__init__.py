@@ -1,1 +1,1 @@
-"""Reading a source into a corpus: records become documents and contents, and new contents are planned."""
+"""Read a source into a corpus: records become documents and contents, and new contents become shards."""

@@ -1,1 +1,1 @@
-"""A shard's life: offered, claimed, committed, taken back; and why one waits."""
+"""Leases of shards: dispatch, claim, commit and reclaim, and the diagnosis of stalled jobs."""

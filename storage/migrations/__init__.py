@@ -1,4 +1,4 @@
-"""The schema's history, and the way to bring a database up to date (an admin's act: workers need no DDL rights)."""
+"""Migrations of the schema. An admin runs them: workers need no DDL privileges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources as documents: lazily, in flat memory, and with a reason for every record that is not one."""
+"""Readers turn sources into documents, lazily and in constant memory, with a reason for every rejected record."""
 
 from storage.readers.errors import (
     FieldUnknown,

@@ -1,1 +1,1 @@
-"""Results of a job as lines, files and folders of parts; the state of jobs and corpora."""
+"""Results of a job as lines, files and folders of parts, and the status of jobs and corpora."""

@@ -1,1 +1,1 @@
-"""The nearest documents of a corpus to a query, and indexes of vectors."""
+"""Search for the documents of a corpus that are nearest to a query, and indexes of vectors."""

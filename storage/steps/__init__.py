@@ -1,1 +1,1 @@
-"""A job's steps: what each reads, how outcomes lead to later steps, and the shards of its contents."""
+"""A job's steps: their inputs, the propagation of outputs to later steps, and the sharding of contents."""

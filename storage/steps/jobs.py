@@ -1,4 +1,4 @@
-"""A job's life as a whole: opened or adopted, paused, ended, cancelled, tried again."""
+"""Open, adopt, pause, resume, end, cancel and retry jobs."""
 
 from __future__ import annotations
 

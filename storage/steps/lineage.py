@@ -1,4 +1,4 @@
-"""Documents joined to their outcomes at a job's steps: page by page, in one query, and back."""
+"""Join documents to their outcomes at a job's steps, page by page in one query, and trace outcomes to documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results that a finished job had and that were removed since."""
+"""Count results of a finished job that were removed since."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The traversal of a job's steps: contents are planned at a step, and its outputs are led to the steps that read it.
+"""Plan contents at a job's steps, and propagate the outputs of a step to the steps that read it.
 
 The output of a step becomes a content, and is planned at the steps that read it, in the transaction that writes the
 outcome. So no step waits for the end of another, and no step misses a text.
 
 A step whose template has metadata reads a prompt for each document. The prompt needs both the document and the text
-that it contains. The later of the two plans it: a document when the job walks it (`Traversal.plan_prompts`), a text
-when a step puts it out (`Traversal.follow`). Locks (`storage.core.advisory_locks`) keep both from missing it.
+that it contains. The later of the two plans it: a document when the job reaches it (`Traversal.plan_prompts`), a text
+when it is a step's output (`Traversal.follow`). Locks (`storage.core.advisory_locks`) keep both from missing it.
 """
 
 from __future__ import annotations

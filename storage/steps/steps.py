@@ -1,4 +1,4 @@
-"""The steps of a job: a spec each, and what it reads."""
+"""The steps of a job, each with a spec and an input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results as files: whole or not at all, in flat memory, in the format that the name or the user asks for."""
+"""Write results to files, atomically and in constant memory, in the format that the file's name or the user sets."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Windows that wait for the device, and the batches that are made of them."""
+"""The pool of windows that wait for the device, and the choice of batches from it."""

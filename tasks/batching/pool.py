@@ -1,4 +1,4 @@
-"""The windows of one spec that wait for the device, from whichever shard they come."""
+"""The pool of one spec's windows that wait for the device, from all shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opens the backend of a spec: the one that was asked for, or the best that is installed and takes the model."""
+"""Open the backend of a spec: the requested one, or the best installed backend that supports the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The device thread: whose turn it is, what it computes, and how long that took."""
+"""The device thread: it takes the next spec from the scheduler, computes its batches, and measures them."""
 
 from __future__ import annotations
 

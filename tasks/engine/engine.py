@@ -1,7 +1,7 @@
 """The engine: texts in from many threads, one thread that keeps the device busy, one outcome per text out.
 
-The submitting thread tokenises and cuts; windows of all tickets under one spec wait in one pool; the device
-thread gives the pools' windows to the backends and joins what comes back. No model library is imported here.
+The submitting thread tokenises and splits texts. The windows of all tickets under one spec wait in one pool. The
+device thread gives windows to the backends and joins the outputs. No model library is imported here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The models that are loaded on the device, the idle ones leaving first when another is wanted."""
+"""The cache of models loaded on the device. It evicts idle models first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The passage of a document that is nearest to a query, found by the vector with which the document was found."""
+"""Find the passage of a document that is nearest to a query's vector."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Queries, to be compared with documents' vectors: embedded as the documents were, but for the prompt.
+"""Embed queries with the documents' model and settings, and the model's own prompt for queries.
 
-A query is no document: its spec is in no job, and what becomes of it is stored nowhere.
+A query is not a document: no job has its spec, and its vector is not stored.
 """
 
 from __future__ import annotations

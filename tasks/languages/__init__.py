@@ -1,1 +1,1 @@
-"""Language codes, language detection, and the route of a text whose language was detected."""
+"""Language codes, language detection, and routing of texts by language."""

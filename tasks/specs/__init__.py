@@ -1,1 +1,1 @@
-"""From a model's name and options to a spec."""
+"""Make specs from a task kind, a model's name and options."""

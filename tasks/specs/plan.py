@@ -1,4 +1,4 @@
-"""From a kind of task, a model and options to a spec: the same on a machine that has no torch."""
+"""Make a spec from a kind of task, a model and options. The result is the same on a machine without torch."""
 
 from __future__ import annotations
 

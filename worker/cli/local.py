@@ -65,7 +65,7 @@ def run_here(
         say_ingested(prepared.source, done)
         status = read_status(database, done.id)
         if status.ended:
-            retention.sweep(database, settings.retention_s)  # else the worker's upkeep sees to it
+            retention.sweep(database, settings.retention_s)  # else the worker's maintenance does it
             return status
         if alone:
             _say_waiting(database, done.id, local.lanes)

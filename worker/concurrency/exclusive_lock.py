@@ -1,4 +1,4 @@
-"""A door that lets many in together, or one alone."""
+"""A shared/exclusive lock: many holders together, or one alone."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Engines as the settings want them: their devices, their models, their measured throughput."""
+"""Engines made from the settings, with their devices, models and measured throughput."""

@@ -1,1 +1,1 @@
-"""Orders of other programs: `docmill.enqueue` messages, stored as they come and carried out under a lease."""
+"""Orders of other programs: `docmill.enqueue` messages, stored on arrival and carried out under a lease."""

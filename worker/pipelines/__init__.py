@@ -1,1 +1,1 @@
-"""Pipelines: several steps over one corpus, written down in a file, run by hand or by the clock."""
+"""Pipelines: several steps over one corpus, declared in a file, run by hand or on a schedule."""

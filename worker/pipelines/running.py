@@ -150,7 +150,7 @@ def advance(
             )
             pipelines.note(database, run, "failed", reason=reason)
     if run.state == "reading":
-        with suppress(StorageError):  # a reader of sources may have rights to delete that upkeep lacks
+        with suppress(StorageError):  # a reader of sources may have rights to delete that maintenance lacks
             retention.sweep(database, settings.retention_s)
 
 

@@ -1,7 +1,7 @@
 """A device process: one device, one engine, a Celery worker whose threads share them.
 
-It obeys its standard input (`drain`, `stop`), dies at the end of it, and tells its supervisor what it does on its
-standard output, a JSON object a line.
+It reads commands (`drain`, `stop`) from its standard input and ends when that closes. It reports to its supervisor on
+its standard output, as JSON lines.
 """
 
 from __future__ import annotations

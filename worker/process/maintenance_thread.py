@@ -1,4 +1,4 @@
-"""The supervisor's writes to the store, on a thread: a database that is away must not delay a signal."""
+"""The supervisor's work on the store, on a thread, because an unreachable database must not delay a signal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A hint's way through a device process: look, claim, compute, commit. Plain functions; Celery only calls them."""
+"""Process a hint in a device process: look up, claim, compute, commit. Plain functions; Celery only calls them."""
 
 from __future__ import annotations
 

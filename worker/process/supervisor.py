@@ -1,4 +1,4 @@
-"""The supervisor: one child for each device, signals, watchdog and upkeep. Never imports torch.
+"""The supervisor: one child for each device, signals, watchdog and maintenance. Never imports torch.
 
 The watchdog sits here and not in the child, because a frozen child may hold its interpreter's lock.
 """

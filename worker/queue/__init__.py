@@ -1,1 +1,1 @@
-"""Celery and Redis: messages, the broker, the dispatcher. Nothing else knows either library."""
+"""The queue on Celery and Redis: messages, broker and dispatcher. No other package imports either library."""

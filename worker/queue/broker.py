@@ -1,4 +1,4 @@
-"""The queue as docmill sees it: send hints, count what waits. Losing any of it costs time and never work."""
+"""The broker: send hints to the queue and count waiting messages. A lost message costs time and never work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Topping the queue up to its window, and one round of upkeep. Both may be called by anyone, any number of times."""
+"""Top the queue up to its window, and run a round of maintenance. Both are safe to call at any time, concurrently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded Redis-protocol server: a real Valkey on a private socket, for those who run none."""
+"""The embedded Redis-protocol server: a real Valkey on a private socket, for installations without a server."""
 
 from __future__ import annotations
 

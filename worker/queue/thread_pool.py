@@ -1,4 +1,4 @@
-"""Celery's threads, a shard each; its loop hears at once when one of them is free."""
+"""Celery's thread pool, with one shard per thread. A finished thread wakes Celery's loop at once."""
 
 from __future__ import annotations
 

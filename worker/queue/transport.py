@@ -1,5 +1,7 @@
-"""Celery's Redis transport, which passes on what we rewrote and drops the rest. Celery's own reader would stop at the
-first message that is not JSON, and decompress, call and schedule whatever another one asks for.
+"""A Redis transport for Celery that passes on rewritten messages and drops all others.
+
+Celery's own reader would stop at the first message that is not JSON, and would decompress, call and schedule whatever
+another message asks for.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""From a source and a task to a job in the store."""
+"""Submit a source and a task as a job in the store."""

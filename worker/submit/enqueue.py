@@ -1,4 +1,4 @@
-"""A prepared request becomes a job in the store: the same for the command line, pipelines and orders."""
+"""Store a prepared request as a job, in the same way for the command line, pipelines and orders."""
 
 from __future__ import annotations
 

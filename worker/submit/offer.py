@@ -1,4 +1,4 @@
-"""Offers of a job's shards to the queue while its source is read."""
+"""Offer a job's shards to the queue while its source is read."""
 
 from __future__ import annotations
 

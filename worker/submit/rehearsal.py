@@ -1,7 +1,7 @@
-"""Specs that no worker could carry out, found before anything is stored.
+"""Find specs that no worker could carry out, before anything is stored.
 
-A process of its own looks, since that needs torch. What passed is noted in the cache, so that the same command does
-not look again.
+A separate process checks them, since that needs torch. The cache records specs that passed, so that the same command
+does not check them again.
 """
 
 from __future__ import annotations

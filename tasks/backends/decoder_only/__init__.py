@@ -1,1 +1,1 @@
-"""Models that go on with a prompt: generation, and translations and summaries by instruction."""
+"""Decoder-only models: generation, and translations and summaries by instruction."""

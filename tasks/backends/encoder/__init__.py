@@ -1,4 +1,4 @@
-"""Models that only read: embeddings."""
+"""Encoder-only models: embeddings."""
 
 import sys
 

@@ -1,1 +1,1 @@
-"""Models that read a text and write another: translations and summaries, on transformers and on CTranslate2."""
+"""Encoder-decoder models: translations and summaries, on transformers and on CTranslate2."""

@@ -1,1 +1,1 @@
-"""Encoders that another library computes in transformers' place, and proves at each opening that it may."""
+"""Encoders converted to another library. Each opening compares the outputs with the model's own code."""
