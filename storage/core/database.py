@@ -185,7 +185,7 @@ class Database:
 
     @contextmanager
     def idle(self) -> Iterator[Any]:
-        """A driver's cursor outside of any transaction, for what cannot be asked for within one."""
+        """Yield a driver's cursor outside of any transaction, for statements that cannot run in one."""
         try:
             connection = self.engine.raw_connection()
             try:

@@ -39,7 +39,7 @@ _REFER_TO_WHAT_IS_REMOVED = {
 
 
 def wrapped(error: sa_exc.DBAPIError, database: str) -> StorageError:
-    """Return the error as one of ours; one that nobody classified is an UnexpectedDatabaseError.
+    """Return the error as one of docmill's types; an unclassified error becomes an UnexpectedDatabaseError.
 
     `database` is its URL for messages.
     """

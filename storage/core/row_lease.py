@@ -14,7 +14,7 @@ from storage.core.database import Database, db_now
 
 
 def is_free(table: Any) -> Any:
-    """Return the condition for a row that nobody holds, or whose holder let its lease lapse."""
+    """Return the condition for a row without a holder, or with a lapsed lease."""
     return or_(table.lease_until.is_(None), table.lease_until < db_now())
 
 

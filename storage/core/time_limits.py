@@ -25,7 +25,7 @@ class Patience:
 
     @property
     def silence_s(self) -> float | None:
-        """The longest silence, whatever the server is found to do: it would have ended the statement before."""
+        """The longest silence in any state of the server, which would have ended the statement earlier."""
         return 5 * self.answer_s if self.bounded else None
 
     @property

@@ -22,7 +22,7 @@ _OF_A_PROCESS = "SELECT state, wait_event_type FROM pg_stat_activity WHERE pid =
 
 
 class ConnectionLost(psycopg.OperationalError):
-    """The server does not work on what this connection asked it for: request or answer were lost on the way."""
+    """The server is not working on this connection's statement: the request or the answer was lost."""
 
 
 class Verdict(Enum):

@@ -242,7 +242,7 @@ def _take_away(connection: Connection, job_id: int) -> None:
 
 
 def pause(database: Database, job_id: int) -> bool:
-    """Let nothing of a job move until it is resumed; what is under way is dropped, what is done stays.
+    """Pause a job until it is resumed. Finished results stay; work in progress is dropped.
 
     False when it had ended. Idempotent. Raises NoSuchJob.
     """

@@ -67,9 +67,9 @@ def _given(step: OpenStep, own: Mapping[int, int], found: Mapping[int, Mapping[i
 def given(
     database: Database, connection: Connection, way: Sequence[OpenStep], own: Mapping[int, int]
 ) -> Mapping[int, int]:
-    """By document the text that the last step of a way is given, as a content: the document's, or the output before.
+    """Return by document the input of the last step of a path: the document's content, or the output before it.
 
-    `own` has the documents' contents. Those for which there is none yet are left out.
+    `own` has the documents' contents. Documents without an input yet are left out.
     """
     return _given(way[-1], own, outcomes(database, connection, way[:-1], own))
 
@@ -77,7 +77,7 @@ def given(
 def read(
     database: Database, connection: Connection, way: Sequence[OpenStep], own: Mapping[int, int]
 ) -> Mapping[int, int]:
-    """By document the content that the last step of a way computes: what it is given, or the prompt around it."""
+    """Return by document the content that the last step of a path computes: its input, or the prompt around it."""
     return prompts.of(database, connection, way[-1], given(database, connection, way, own))
 
 
@@ -100,9 +100,9 @@ def joined(query: Any, steps: Sequence[OpenStep], *, outer: bool = False) -> tup
 def documents(
     database: Database, connection: Connection, job_id: int, way: Sequence[OpenStep], content_ids: Collection[int]
 ) -> dict[int, int]:
-    """The documents that a job has walked of which the last step of a way may read one of these, with their contents.
+    """Return the traversed documents, with their contents, for which the last step of a path may read these contents.
 
-    There may be some among them that read another: where a prompt is on the way, it was rendered under any job.
+    Some of them may read other contents: a prompt on the path may come from any job.
     """
     job = connection.execute(select(Job).where(Job.id == job_id)).one()
     walked = and_(visible(job), or_(Document.ingest_id == job.ingest_id, Document.id <= job.swept_to))

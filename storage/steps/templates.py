@@ -89,7 +89,7 @@ def parse(template: str) -> Template:
 
 
 def over_metadata(params: Mapping[str, Any]) -> Template | None:
-    """The template in a spec's parameters, if it reads metadata: then the spec is asked of what it renders."""
+    """Return the template in a spec's parameters, if it reads metadata. Then the spec computes rendered prompts."""
     prompt = params.get("prompt")
     if prompt is None or _META not in prompt:
         return None

@@ -120,7 +120,7 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
 
 
 def _nearest(model: str) -> str | None:
-    """A name of ours that was probably meant: nearly the same, or part of what was written."""
+    """Return the known name that was probably meant: a similar name, or a part of the given name."""
     written = model.lower()
     named = [name for name in ALIASES if name in written and name != null.NAME]
     return next(iter(named or nearly(written, ALIASES)), None)
@@ -156,7 +156,7 @@ def locate(pinned: Pinned, *, models_dir: Path | None, cache_dir: Path) -> Path:
 
 
 def here(pinned: Pinned, *, cache_dir: Path) -> bool:
-    """Return True for a local model, and for a model of the hub whose files were downloaded whole."""
+    """Return True for a local model, and for a hub model whose files were downloaded completely."""
     return pinned.revision.startswith(_LOCAL) or hub.downloaded(pinned.model, pinned.revision, cache_dir) is not None
 
 
@@ -180,7 +180,7 @@ def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
 
 
 def require(kind: str, pinned: Pinned, *, models_dir: Path | None) -> None:
-    """Raise ModelUnsuitable, with what the model is, where its files say that it cannot do this kind of task."""
+    """Raise ModelUnsuitable, which describes the model, if its files say that it cannot do this kind of task."""
     suitability.require(kind, read_config(pinned, models_dir=models_dir), pinned.model)
     if kinds.kind(kind).pools:
         encoders.require_dense(describe(pinned, models_dir=models_dir), pinned.model)

@@ -15,7 +15,7 @@ from storage.core.schema import Shard
 from tests.faults.fleet import LEASE_S, SHARD_TEXTS, Fleet, numbered
 from tests.kinds import KINDS
 from tests.worker.harness import until
-from worker.queue.dispatcher import round_of_upkeep
+from worker.queue.dispatcher import round_of_maintenance
 
 CLOCK = """
 import time
@@ -32,7 +32,7 @@ def test_upkeep_by_several_at_once_is_harmless(fleet: Fleet) -> None:
     def keep_up() -> None:
         broker = fleet.broker()
         while not over.is_set():
-            round_of_upkeep(fleet.database, broker, grace_s=0.0)  # every hint counts as lost, again and again
+            round_of_maintenance(fleet.database, broker, grace_s=0.0)  # every hint counts as lost, again and again
         broker.close()
 
     with fleet.worker(), ThreadPoolExecutor(2) as pool:

@@ -65,7 +65,7 @@ SWITCH_S = 0.0005
 
 
 class SupervisorChannel:
-    """The line to the supervisor. Whatever a library prints goes to stderr instead."""
+    """The channel to the supervisor. Output that a library prints goes to stderr instead."""
 
     def __init__(self) -> None:
         self._out: IO[bytes] = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -273,7 +273,7 @@ def _beat(
 
 
 def _report(last: Reading, now: Reading) -> Reading:
-    """Log what happened since the last report if it is time to; the reading to compare the next with."""
+    """Log the utilization since the last report if a report is due. Return the reading for the next comparison."""
     if due(last, now):
         log.info("device_used %s", Report.between(last, now))
         return now

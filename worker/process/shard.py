@@ -86,7 +86,7 @@ class Process:
         self._device_problem: str | None = None  # why everything was refused until now
 
     def run_shard(self, shard_id: int) -> None:
-        """Do what a hint says, if it still holds. Anything that stands against it leaves the shard to others.
+        """Process the shard of a hint, if the hint is still valid. Otherwise leave the shard to other workers.
 
         A database that is away, or refuses what we write, is waited for: the hint is in our hand and in no queue.
         """
@@ -136,7 +136,7 @@ class Process:
             self._top_up(head.lane)
 
     def _can_serve(self, head: Head) -> bool:
-        """Return True if the model is here and whole. It is checked before a claim, so that no attempt is spent."""
+        """Return True if the model is complete here. Checked before a claim, so that no attempt is spent."""
         try:
             self.engine.open(head.spec)
         except CannotServe as error:
@@ -204,7 +204,7 @@ class Process:
             self._say("end", name=step)
 
     def _settle(self, ours: InFlight) -> None:
-        """Commit a whole shard; of one that a drain cut short, commit what is finished and give the rest back."""
+        """Commit a finished shard. If a drain interrupted it, commit the finished texts and give the rest back."""
         assert ours.ticket is not None
         claim, outcomes, complete = ours.claim, ours.ticket.finished(), ours.ticket.complete
 
@@ -291,12 +291,12 @@ class Process:
         return Reading(now, working_s, self.engine.counters, idle)
 
     def drain(self) -> None:
-        """Take nothing more, finish the batch on the device, commit what is finished and give the rest back."""
+        """Take no more shards, finish the batch on the device, commit the finished texts and give the rest back."""
         self.draining.set()
         self.engine.drain()
 
     def give_back(self) -> None:
-        """Give all shards back at once with what is finished of them, without waiting for the device."""
+        """Commit the finished texts and give all shards back at once, without waiting for the device."""
         self.draining.set()
         with self._lock:
             mine = list(self._in_flight.values())

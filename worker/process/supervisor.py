@@ -23,7 +23,7 @@ from typing import Any
 from docmill import command_of
 from storage.core.database import Database
 from worker.process.device_config import DeviceConfig
-from worker.process.maintenance_thread import Caretaker
+from worker.process.maintenance_thread import MaintenanceThread
 from worker.process.watchdog import Step, Watchdog
 from worker.queue.broker import Broker
 from worker.settings import Settings
@@ -78,7 +78,7 @@ def restart_delay(idle_deaths: int) -> float:
 
 
 class Supervisor:
-    """Keeps one child per device alive, and the store moving. `run` blocks; `start` runs it on a thread.
+    """Keeps one child per device alive, and maintains the store. `run` blocks; `start` runs it on a thread.
 
     `fires`: whether it starts pipelines that are due, as whoever works for others does.
     """
@@ -99,7 +99,7 @@ class Supervisor:
         # A signal may come while we hold an event's lock, which its handler would wait for; a put waits for none.
         self._woken: SimpleQueue[None] = SimpleQueue()
         self._watchdogs = {device: Watchdog(settings.hang_s, settings.batch_limit_s) for device in devices}
-        self._caretaker = Caretaker(
+        self._maintenance = MaintenanceThread(
             database,
             broker,
             self.owner,
@@ -113,8 +113,8 @@ class Supervisor:
         self._only_job: int | None = None
 
     def start(self, only_job: int | None = None) -> None:
-        """Run on a thread. With `only_job` no other job's shards are offered, unless others work here, too."""
-        self._only_job = self._caretaker.only_job = only_job
+        """Run on a thread. With `only_job` no other job's shards are offered, unless other workers live."""
+        self._only_job = self._maintenance.only_job = only_job
         self._thread = threading.Thread(target=self.run, name="supervisor", daemon=True)
         self._thread.start()
 
@@ -157,7 +157,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Keep children and store going until asked to drain; then drain, within the settings' time."""
-        self._caretaker.start()
+        self._maintenance.start()
         last = time.monotonic()
         while not self._draining:
             self._watch(frozen_s=time.monotonic() - last - TICK_S)
@@ -166,7 +166,7 @@ class Supervisor:
             with suppress(Empty):
                 self._woken.get(timeout=TICK_S)
         self._drain_children()
-        self._caretaker.stop()
+        self._maintenance.stop()
 
     def _tend_children(self) -> None:
         for device in self.devices:
@@ -181,7 +181,7 @@ class Supervisor:
         process = start_device()
         settings = self.settings.model_copy(update={"redis_url": self.broker.url})
         self._watchdogs[device].forget_steps()
-        self._caretaker.adopt(owner)
+        self._maintenance.adopt(owner)
         child = Child(device, owner, process, time.monotonic(), self._watchdogs[device])
         child.reader = threading.Thread(target=self._listen, args=(child,), name=f"listen-{device}", daemon=True)
         child.reader.start()
@@ -204,14 +204,14 @@ class Supervisor:
                 child.watchdog.end(event["name"], time.monotonic())
 
     def _bury(self, child: Child) -> None:
-        """A child died: what it held is free at once, and another takes its place."""
+        """Free the shards of a child that died, and start another in its place."""
         lived_s = time.monotonic() - child.started_at
         self._deaths[child.device] = 0 if child.worked else self._deaths.get(child.device, 0) + 1
         self._restart_at[child.device] = time.monotonic() + restart_delay(self._deaths[child.device])
         del self._children[child.device]
         log.error("device_died device=%s status=%s lived_s=%.0f", child.device, child.process.returncode, lived_s)
         self._close_pipes(child)
-        self._caretaker.reap(child.owner)
+        self._maintenance.reap(child.owner)
 
     def _watch(self, frozen_s: float) -> None:
         """Kill a child whose batch or cutting hangs. A time in which we were frozen with it proves nothing."""
@@ -247,7 +247,7 @@ class Supervisor:
             time.sleep(TICK_S / 2)
         for child in self._children.values():
             if child.process.returncode != 0:  # it could not give its shards back, which is nobody's fault
-                self._caretaker.reap(child.owner, on_purpose=child.owner in stopped)
+                self._maintenance.reap(child.owner, on_purpose=child.owner in stopped)
             self._close_pipes(child)
         self._children.clear()
 

@@ -25,7 +25,7 @@ class Step:
 
 @dataclass
 class Watchdog:
-    """The open steps of one device process, and what batches cost.
+    """The open steps of one device process, and the cost of batches.
 
     `least_s` is the least time that any step has, `most_s` the most that a batch has, and what the first of its
     kind has. Costs outlive the process; `forget_steps` when another takes its place.
@@ -62,7 +62,7 @@ class Watchdog:
         return None
 
     def forgive(self, lost_s: float) -> None:
-        """Do not count a time in which whoever watches was frozen himself."""
+        """Do not count a time in which the watching process was frozen."""
         for name, step in list(self._open.items()):
             self._open[name] = replace(step, since=step.since + lost_s)
 

@@ -34,10 +34,10 @@ def top_up(
 
 
 class Refill:
-    """Tops a lane up when half of its window is gone, so that most shards end with one question to Redis.
+    """Tops a lane up when half of its window is taken, so that most shards end with one question to Redis.
 
-    How large the window is was seen at the last top-up; upkeep tops up whatever is in the queue. Safe to share by
-    threads.
+    The size of the window is from the last top-up. Maintenance tops up regardless of the queue's depth. Threads may
+    share a Refill.
     """
 
     def __init__(self, database: Database, broker: Broker, only_job: int | None = None) -> None:
@@ -72,9 +72,9 @@ def _send(database: Database, broker: Broker, lane: str, shard_ids: list[int]) -
 
 
 def send_again(database: Database, broker: Broker) -> None:
-    """Send the hint of every queued shard again, since a process died that may have taken some and claimed nothing.
+    """Send the hints of all queued shards again, because a dead process may have taken hints without a claim.
 
-    A hint that was not lost comes twice, and does nothing. Raises BrokerUnreachable.
+    A hint that was not lost arrives twice, and the second one does nothing. Raises BrokerUnreachable.
     """
     for lane in dispatch.lanes(database):
         if lane.queued:
@@ -82,7 +82,7 @@ def send_again(database: Database, broker: Broker) -> None:
             _send(database, broker, lane.name, shard_ids)
 
 
-def round_of_upkeep(
+def round_of_maintenance(
     database: Database,
     broker: Broker,
     lease_s: float | None = None,
@@ -90,10 +90,10 @@ def round_of_upkeep(
     grace_s: float = GRACE_S,
     only_job: int | None = None,
 ) -> None:
-    """Reclaim what lapsed, send again what was lost, top up (one job, or all), end what is finished.
+    """Reclaim lapsed shards, send lost hints again, top up (one job, or all), and end finished jobs.
 
-    With `lease_s`, how long leases last, they are all renewed once after the store was away.
-    Raises BrokerUnreachable, after everything that needs no Redis is done.
+    With `lease_s`, the duration of leases, all leases are extended once after the store was unreachable.
+    Raises BrokerUnreachable, after all work that needs no Redis is done.
     """
     before = None if lease_s is None else grace.contact(database, lease_s)
     if n := maintenance.reclaim(database, before=before):

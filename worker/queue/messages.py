@@ -49,7 +49,7 @@ def run_message(run_id: int) -> dict[str, int]:
 
 
 def parse_run(arguments: dict[str, Any]) -> int:
-    """The id of a pipeline's run in a message's arguments. Raises BadMessage for what is not exactly one of ours."""
+    """Return the id of a pipeline's run from a message's arguments. Raises BadMessage for any other message."""
     return _id_in(arguments, "run_id")
 
 

@@ -88,7 +88,7 @@ def _job_of(prepared: Prepared) -> JobRequest:
 
 
 class _Ingest:
-    """One reading of a source into its job. `total` counts what was stored so far."""
+    """One reading of a source into its job. `total` counts the records stored so far."""
 
     def __init__(self, database: Database, job: OpenJob, prepared: Prepared, progress: Progress) -> None:
         self._database = database
@@ -117,7 +117,7 @@ class _Ingest:
             log.info("files_left_out job=%d files=%d", self._job.id, files)
 
     def prune(self) -> str | None:
-        """Mark what vanished from the source, unless it may only have been unreadable; return why it was not marked.
+        """Mark vanished documents, unless they may only have been unreadable; return the reason for marking none.
 
         Raises TooManyVanished, which stops the job.
         """

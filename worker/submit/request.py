@@ -31,7 +31,7 @@ class BadCorpusName(WorkerError):
 
 @dataclass(frozen=True)
 class Request:
-    """A source, what to do with it, and how to read it. Named as the command's options are."""
+    """A source, its task and its reading options. Fields are named as the command's options."""
 
     source: str
     task: str

@@ -16,7 +16,7 @@ from storage.leases import dispatch
 from tests.storage.builders import EMBED, claim_next, numbered, read, request, shard
 from tests.worker.harness import until
 from worker.pids import is_gone, pid_space
-from worker.process.maintenance_thread import Caretaker
+from worker.process.maintenance_thread import MaintenanceThread
 from worker.queue.broker import Broker
 
 
@@ -66,10 +66,10 @@ def test_what_a_dead_worker_of_this_machine_held_is_free_at_once(database: Datab
     sign_on(database, "dead", dead_pid())
     sign_on(database, "alive", os.getpid())
     held, other = claim_next(database, "dead"), claim_next(database, "alive")
-    caretaker = Caretaker(database, broker, "me", every_s=60.0)
-    caretaker.start()
+    thread = MaintenanceThread(database, broker, "me", every_s=60.0)
+    thread.start()
     until(lambda: shard(database, held.shard_id).state != "running", "it is free, long before its lease lapses", 10)
-    caretaker.stop()
+    thread.stop()
     assert shard(database, held.shard_id).suspect == 1
     assert shard(database, other.shard_id).state == "running"
     assert [owner for owner, _ in dispatch.neighbours(database, str(pid_space()))] == ["alive"]
@@ -81,11 +81,11 @@ def test_a_dead_child_is_buried_at_once_and_suspected_unless_it_was_stopped_on_p
 ) -> None:
     read(database, request(spec=EMBED), numbered(3))
     held = claim_next(database, "child")  # before it starts: its first round dispatches as well
-    caretaker = Caretaker(database, broker, "me", every_s=60.0)
-    caretaker.start()
-    caretaker.reap("child", on_purpose=on_purpose)
+    thread = MaintenanceThread(database, broker, "me", every_s=60.0)
+    thread.start()
+    thread.reap("child", on_purpose=on_purpose)
     until(lambda: shard(database, held.shard_id).state != "running", "its shard is free", 10)
-    caretaker.stop()
+    thread.stop()
     assert shard(database, held.shard_id).suspect == (0 if on_purpose else 1)
 
 
@@ -93,18 +93,18 @@ def test_how_a_child_came_to_its_end_is_for_its_supervisor_to_say(
     database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounds: list[int] = []
-    monkeypatch.setattr("worker.process.maintenance_thread.round_of_upkeep", lambda *_, **__: rounds.append(1))
+    monkeypatch.setattr("worker.process.maintenance_thread.round_of_maintenance", lambda *_, **__: rounds.append(1))
     read(database, request(spec=EMBED), numbered(3))
     sign_on(database, "child", dead_pid())
     held = claim_next(database, "child")
-    caretaker = Caretaker(database, broker, "me", every_s=0.05)
-    caretaker.adopt("child")
-    caretaker.start()
+    thread = MaintenanceThread(database, broker, "me", every_s=0.05)
+    thread.adopt("child")
+    thread.start()
     until(lambda: len(rounds) > 2, "it has looked for dead neighbours")
     assert shard(database, held.shard_id).state == "running"
-    caretaker.reap("child", on_purpose=True)
+    thread.reap("child", on_purpose=True)
     until(lambda: shard(database, held.shard_id).state != "running", "its shard is free", 10)
-    caretaker.stop()
+    thread.stop()
     assert shard(database, held.shard_id).suspect == 0
 
 
@@ -121,15 +121,15 @@ def test_a_burial_that_met_a_database_that_was_away_is_made_up_for(database: Dat
         return write(work)
 
     database.write = write_or_not  # type: ignore[method-assign]
-    caretaker = Caretaker(database, broker, "me", every_s=0.1)
-    caretaker.reap("child")
-    caretaker.start()
+    thread = MaintenanceThread(database, broker, "me", every_s=0.1)
+    thread.reap("child")
+    thread.start()
     away.clear()
     until(lambda: shard(database, held.shard_id).state != "running", "its shard is free", 10)
-    caretaker.stop()
+    thread.stop()
 
 
-def test_a_caretaker_outlives_an_error_that_nobody_foresaw(
+def test_a_maintenance_thread_outlives_an_error_that_nobody_foresaw(
     database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rounds: list[int] = []
@@ -139,11 +139,11 @@ def test_a_caretaker_outlives_an_error_that_nobody_foresaw(
         if len(rounds) == 1:
             raise ValueError
 
-    monkeypatch.setattr("worker.process.maintenance_thread.round_of_upkeep", upset)
-    caretaker = Caretaker(database, broker, "me", every_s=0.05)
-    caretaker.start()
+    monkeypatch.setattr("worker.process.maintenance_thread.round_of_maintenance", upset)
+    thread = MaintenanceThread(database, broker, "me", every_s=0.05)
+    thread.start()
     until(lambda: len(rounds) > 2, "there are more rounds")
-    caretaker.stop()
+    thread.stop()
     assert caplog.text.count("caretaker_failed") == 1
 
 
@@ -152,15 +152,15 @@ def test_one_job_alone_is_offered_as_long_as_nobody_else_works(
 ) -> None:
     offered: list[int | None] = []
     monkeypatch.setattr(
-        "worker.process.maintenance_thread.round_of_upkeep", lambda *_, only_job: offered.append(only_job)
+        "worker.process.maintenance_thread.round_of_maintenance", lambda *_, only_job: offered.append(only_job)
     )
-    caretaker = Caretaker(database, broker, "me", every_s=0.05)
-    caretaker.only_job = 7
+    thread = MaintenanceThread(database, broker, "me", every_s=0.05)
+    thread.only_job = 7
     sign_on(database, "child", os.getpid())
-    caretaker.adopt("child")
-    caretaker.start()
+    thread.adopt("child")
+    thread.start()
     until(lambda: len(offered) > 2, "there were rounds")
     assert set(offered) == {7}
     sign_on(database, "another", os.getpid())
     until(lambda: offered[-1] is None, "the other worker is seen")
-    caretaker.stop()
+    thread.stop()
