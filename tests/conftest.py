@@ -7,6 +7,7 @@ other ones. Without any their tests are skipped, and fail where DOCMILL_TEST_REQ
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import uuid
@@ -64,6 +65,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             unasked = [item for item in items if item.get_closest_marker(name)]
             config.hook.pytest_deselected(items=unasked)
             items[:] = [item for item in items if item not in unasked]
+
+
+@pytest.fixture(autouse=True)
+def _usual_garbage_collection() -> Iterator[None]:
+    """Undo what a command that runs in this process sets for its own short life."""
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
 
 
 def missing(what: str) -> NoReturn:
