@@ -98,7 +98,7 @@ def options() -> str:
         "the command line; a [pipeline file](pipeline-file.md) and an [order](orders.md) leave out the dashes.\n"
     )
     for kind in KINDS:
-        parts.append(f"## {kind.name}\n\n{kind.summary}\n\n| option | what |\n| --- | --- |")
+        parts.append(f"## {kind.name}\n\n{kind.summary}\n\n| option | description |\n| --- | --- |")
         for name, field in OPTIONS.items():
             if name in kind.options.model_fields:
                 parts.append(_row(f"`{flag(name, field)}`", _sentence(field)))

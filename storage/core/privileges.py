@@ -1,4 +1,4 @@
-"""Rights that docmill's database users need on PostgreSQL, and the check for missing ones.
+"""Privileges that docmill's database users need on PostgreSQL, and the check for missing privileges.
 
 docs/security.md has the same as GRANT statements, and a test holds the two together.
 """

@@ -1,4 +1,4 @@
-"""A source's records gathered into chunks, each of which is stored in one transaction."""
+"""Collect a source's records into chunks. One transaction stores a chunk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pipelines that are kept, and what became of each time that one was due."""
+"""Stored pipelines, and the history of their runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are one document each: text as it lies there, or taken out of another format."""
+"""Files that are one document each: plain text, or text extracted from another format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file on an HTTP server of which parts are read here and there: the end of a zip file, a column of Parquet."""
+"""Random access to a file on an HTTP server by range requests: the end of a zip file, a column of Parquet."""
 
 from __future__ import annotations
 

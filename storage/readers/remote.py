@@ -1,4 +1,4 @@
-"""Files elsewhere, by their URL: HTTP, object stores and whatever else fsspec knows.
+"""Remote files by URL: HTTP, object stores, and the other schemes of fsspec.
 
 Bytes come as they are read. By HTTP a file is one answer, but for those that are read here and there (`blocks.py`);
 object stores give one block after the other. Nothing is kept on disk, but what is read here and there of a server

@@ -1,8 +1,8 @@
-"""Programs of ours that read hostile formats, each in a process of its own that may die of what it reads.
+"""Sandboxed processes that read hostile formats. A hostile file may kill such a process, but not docmill.
 
-Both sides send frames: a line of JSON with a "size", and so many bytes. The process has little memory, may write no
-file and is told nothing of ours: it reads what it is sent on its standard input, and ends with it. What the kernel
-takes from it is in `confinement`.
+Both sides send frames: a line of JSON with a "size", and then that number of bytes. The process has little memory,
+may write no file, and gets none of docmill's data. It reads its standard input, and ends when that closes. The module
+`confinement` lists the rights that the kernel takes from it.
 """
 
 from __future__ import annotations

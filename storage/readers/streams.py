@@ -1,4 +1,4 @@
-"""Bytes of a regular file, plain or decompressed, in bounded memory whatever the file holds.
+"""Bytes of a regular file, plain or decompressed, in bounded memory for any content.
 
 Nothing but a regular file is ever opened: opening a pipe would wait for a writer, opening a device can do anything.
 """

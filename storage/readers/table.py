@@ -1,4 +1,4 @@
-"""Tables, read by programs of ours in processes of their own: what such a program asks for, and what it says.
+"""Tables, read in sandboxed processes, and the messages between such a process and docmill.
 
 It has no file: it asks for bytes, and they are read here. It costs some 8 µs a row (measured with 7 columns and 200
 characters: 14 µs of processor time in all, against 6 without it), which is little beside storing the document.

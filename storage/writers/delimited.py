@@ -1,4 +1,4 @@
-"""CSV for spreadsheets: a header line, what is not text as JSON, and no cell that a spreadsheet would compute.
+"""CSV for spreadsheets: a header line, other values than text as JSON, and no cell that a spreadsheet would compute.
 
 Excel takes a CSV file for one in the machine's old encoding unless it begins with a byte order mark, which other
 programs take for a part of the first column's name. So the mark is there only where it is asked for.

@@ -1,4 +1,4 @@
-"""Weights as transformers loads them, and its own report of those that a model's files lack.
+"""Load weights with transformers, and read its report of weights that a model's files lack.
 
 The library makes up at random what a checkpoint lacks, or has in another shape, and goes on with a warning. Here that
 is an error, whichever library asks transformers for a model: sentence-transformers does, too.

@@ -1,4 +1,4 @@
-"""A tokenizer that several threads may use, and batches padded from what it gave."""
+"""A thread-safe tokenizer, and padded batches of its tokens."""
 
 from __future__ import annotations
 

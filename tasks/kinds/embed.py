@@ -123,7 +123,7 @@ def _params(plan: Plan) -> dict[str, str]:
 
 EMBED = TaskKind(
     name="embed",
-    summary="Make a vector of each document, for search and comparison.",
+    summary="Compute an embedding vector of each document.",
     options=EmbedOptions,
     output=VECTOR,
     families=MappingProxyType(

@@ -65,7 +65,7 @@ def _params(plan: Plan) -> dict[str, str]:
 
 GENERATE = TaskKind(
     name="generate",
-    summary="Ask a model what a prompt says of each document.",
+    summary="Generate text from a prompt over each document.",
     options=GenerateOptions,
     output=TEXT,
     families=MappingProxyType({Family.DECODER: Head.CAUSAL_TEXT}),

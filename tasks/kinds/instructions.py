@@ -1,4 +1,4 @@
-"""The words that a decoder-only model is told for a spec: those that were asked for, or a kind's built-in ones."""
+"""The instruction of a decoder-only model for a spec: the user's, or the built-in instruction of the kind of task."""
 
 from __future__ import annotations
 

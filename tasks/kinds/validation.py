@@ -1,4 +1,4 @@
-"""Errors of pydantic in our words: what is wrong with a value, and what is expected."""
+"""Explain pydantic's errors in docmill's words: the fault of a value, and the expected values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decide what to do with a text by its guessed languages: translate, keep or refuse it."""
+"""Route a text by its detected languages: translate it, keep it or refuse it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results as a folder of parts: how far it is, and what came of it."""
+"""Write results as a folder of parts, with a progress bar and a summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The query process: it stays after a search and embeds the texts of the next ones with the model that it has loaded.
+"""The query process: it stays after a search, with its model loaded, and embeds the texts of the next searches.
 
 `worker.queries.client` starts it with a socket that listens already and a lock that it holds as long as it lives. It
 reads no store and no settings, prints nothing, serves one client at a time, and ends when it has been idle.

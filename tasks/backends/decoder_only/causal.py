@@ -1,4 +1,4 @@
-"""Decoder-only models on transformers: texts join as others are done, and what all begin with is read once.
+"""Decoder-only models on transformers, with continuous batching and a shared prefix that is computed once.
 
 The win over static batches of transformers is recorded in bench/results/generate.md.
 """

@@ -1,4 +1,4 @@
-"""Decoder-only models on vLLM, which schedules by itself: it is fed while it has room, and keeps what prompts share.
+"""Decoder-only models on vLLM, with vLLM's own scheduler and its cache of shared prefixes.
 
 The engine runs in this process and on a thread of its own, which made it: on a CPU vLLM binds the threads that
 compute to cores, and they belong to the thread that started them. Its prefix cache is on.

@@ -1,4 +1,4 @@
-"""Models in CTranslate2's format, converted once into the cache and compared with what they were made from."""
+"""Models in CTranslate2's format, converted once into the cache and compared with the original models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ways in which encoder-decoder models are told what to do: by words, by tokens, or not at all."""
+"""Task prefixes of encoder-decoder models: words, tokens, or none."""
 
 from __future__ import annotations
 
