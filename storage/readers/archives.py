@@ -1,7 +1,7 @@
-"""Archives and mailboxes: each member that is a document, lazily and without unpacking anything to disk.
+"""Archives and mailboxes: each member that is a document, read lazily and never unpacked to disk.
 
-A zip file's list of members is read at once, as it stands at its end, and may have 8 MiB. A tar file is read from its
-beginning to its end, plain or compressed; so is a mailbox (RFC 4155).
+The list of members at the end of a zip file is read at once and may take 8 MiB. A tar file is read from start to end,
+plain or compressed, and so is a mailbox (RFC 4155).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from storage.readers.streams import (
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A member of a kind that is not read: its name's suffix."""
+    """A member of a kind that docmill does not read, by the suffix of its name."""
 
     suffix: str
 
@@ -48,11 +48,11 @@ _MOST_HEADER = 2**20  # a member's long name and attributes in a tar file
 _END = struct.Struct("<4s4H2LH")  # end of central directory: signature, …, its size, its offset, comment
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _DAMAGES = (BrokenStream, zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error)
-_UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others may ask for any amount of memory
+_UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # other methods may need any amount of memory
 
 
 class ArchiveSource:
-    """The documents of one archive. Hidden members are passed over, those of other kinds are counted in `ignored`."""
+    """The documents of one archive. Hidden members are skipped; those of other kinds are counted in `ignored`."""
 
     def __init__(self, content: Content, options: SourceOptions, members: Members) -> None:
         self._content = content
@@ -74,7 +74,7 @@ class ArchiveSource:
             raise SourceEmpty(f"no {', '.join(document_suffixes())} members in {self.name}")
 
     def size_bytes(self) -> int | None:
-        """None: what was read of the members says little about how far the archive is read."""
+        """Return None: the bytes read of members say little about the progress in the archive."""
         return None
 
     def records(self) -> Iterator[Record | Rejection]:
@@ -137,7 +137,7 @@ def _zipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> Fo
     try:
         with archive.open(member) as stream:
             raw = stream.read(limit + 1)
-    except NotImplementedError:  # the library's word for patches, and for encryption without the flag of a password
+    except NotImplementedError:  # raised for patches, and for encryption without a password flag
         return Rejection(where, "it is packed in a way that is not read, or damaged")
     except (zipfile.BadZipFile, EOFError, zlib.error):
         return Rejection(where, "it is damaged")
@@ -145,7 +145,7 @@ def _zipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> Fo
 
 
 def _directory_bytes(file: Opened) -> int:
-    """The size of a zip file's list of members, as its end says (APPNOTE.TXT, 4.3.14 and 4.3.16)."""
+    """Return the size of a zip file's list of members, from its end (APPNOTE.TXT, 4.3.14 and 4.3.16)."""
     size = file.seek(0, 2)
     start = max(0, size - 2**16 - _END.size)
     file.seek(start)
@@ -163,7 +163,7 @@ def _directory_bytes(file: Opened) -> int:
 
 
 class _Member(tarfile.TarInfo):
-    """Names and attributes of a member stand before it, as long as their own header says; not here."""
+    """A member of a tar file. Its names and attributes may take at most `_MOST_HEADER` bytes."""
 
     def _proc_member(self, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
         heads = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
@@ -219,7 +219,7 @@ def messages(file: Opened, options: SourceOptions, decompressor: Decompressing =
         elif line is None or len(message) + len(line) > options.max_record_bytes:
             too_much = True
         elif number:
-            # A line of the text that begins as a message does was given a bracket, and loses it here.
+            # Mailboxes put a > before a line that begins as a message does; remove it.
             message += line[1:] if line.lstrip(b">").startswith(b"From ") else line
     if number:
         yield _message(number, message, too_much, options.max_record_bytes)
@@ -240,7 +240,7 @@ def _other_kind(name: str, wanted: tuple[str, ...]) -> LeftOut | None:
 
 
 def _refused(name: str) -> Rejection | None:
-    """Nothing is written anywhere; but a name like this is somebody's attempt, and no key for a document."""
+    """Return the reason to reject a member with a path that leads out of the archive; None for other names."""
     if name.startswith("/") or ".." in PurePosixPath(name).parts:
         return Rejection(printable(name), "its name leads out of the archive")
     return None

@@ -1,9 +1,8 @@
-"""Arrow's files (https://arrow.apache.org/docs/format/Columnar.html#serialization-and-interprocess-communication-ipc),
-as `datasets` saves them, by pyarrow (an extra) in a process of its own.
+"""Arrow files (https://arrow.apache.org/docs/format/Columnar.html#serialization-and-interprocess-communication-ipc),
+as `datasets` saves them, read by pyarrow (an extra) in a process of its own.
 
-Its library trusts what the file says of its own lengths. So it runs where it ends nothing else, and each batch of
-rows is looked through before it is used. A file is read once and in its order, so that what comes before a damage is
-there.
+pyarrow trusts the lengths in a file, so it runs in a process of its own, and each batch of rows is validated before
+it is used. A file is read once, in order, so that the rows before damage are there.
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ from storage.readers.records import Rows, SourceOptions
 
 
 def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
-    """The file's rows in its order, be it a stream (`.arrow` of `datasets`) or a file with a footer (Feather).
+    """Yield the file's rows in order, from a stream (`.arrow` of `datasets`) or a file with a footer (Feather).
 
-    Raises SourceUnreadable and FieldUnknown, and BrokenStream where the process or the file ends
-    early.
+    Raises SourceUnreadable and FieldUnknown, and BrokenStream if the process or the file ends early.
     """
     program = table.Program(
         "storage.readers.arrow_process", lambda _: SourceUnreadable(f"{name} is damaged, or no Arrow file")

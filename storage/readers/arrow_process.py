@@ -1,8 +1,8 @@
 """The process that reads an Arrow file.
 
-It asks for the bytes that come next: {"read": [null, n]}. It says {"columns": [name, …]}, or {"error"} for what is no
-Arrow file, and then sends rows. A batch of them whose content is no content is {"damaged": [first, last]}; after
-{"broken": why} the file cannot be read on; {"end"} is the end.
+It asks for the next bytes by {"read": [null, n]}. It answers {"columns": [name, …]}, or {"error"} for another kind of
+file, and then sends rows. {"damaged": [first, last]} is a batch with invalid content. {"broken": why} means that the
+rest cannot be read, and {"end"} is the end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from storage.readers.records import SourceOptions
 from storage.readers.sandbox import begin, confine, receive, send
 from storage.readers.table_process import AskedFor, batch_rows, frames, load
 
-_MAGIC = b"ARROW1\0\0"  # of a file with a footer, before what is a stream, but for dictionaries that come late
+_MAGIC = b"ARROW1\0\0"  # before the stream in a file with a footer
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 class _Stream:
-    """A source as the library reads it, which knows whether it ended."""
+    """A source as pyarrow reads it, which knows if it has ended."""
 
     closed = False
     mode = "rb"
@@ -48,7 +48,7 @@ class _Stream:
         return False
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing, since there is nothing to close."""
 
     def read(self, n: int = -1) -> bytes:
         ahead, self._ahead = self._ahead[:n], self._ahead[n:]
@@ -73,7 +73,7 @@ def serve(source: Any, options: SourceOptions, out: BinaryIO) -> None:
         try:
             batch = reader.read_next_batch()
         except StopIteration:
-            # To the library the end of a file is as good as the mark; but then a file that was cut would be whole.
+            # pyarrow takes the end of the file for the end mark; then a file that was cut short would seem whole.
             send(out, {"broken": "the file ends before its end mark"} if stream.ended else {"end": True})
             return
         except Exception:  # as above
@@ -98,7 +98,7 @@ def _send(batch: Any, given: int, options: SourceOptions, out: BinaryIO) -> None
 
 
 def _look_through(batch: Any) -> None:
-    """Raise where a length or an index leads out of its buffer. Bytes that are not UTF-8 are mended later."""
+    """Raise if a length or an index leads out of its buffer. Bytes that are not UTF-8 are mended later."""
     import pyarrow
 
     as_binary = {pyarrow.string(): pyarrow.binary(), pyarrow.large_string(): pyarrow.large_binary()}

@@ -21,7 +21,7 @@ _PR_SET_DUMPABLE = 4
 _CLONE_THREAD = 0x00010000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _O_ACCMODE_WRITES = (os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_TRUNC)
-_LAST_FAMILY = 64  # of sockets: far more than Linux has
+_LAST_FAMILY = 64  # of socket families: more than Linux has
 _NETWORK = frozenset(int(getattr(socket, name, -1)) for name in ("AF_INET", "AF_INET6", "AF_NETLINK"))
 _NOT_STREAMS = (2, 3, 5)  # SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET: such a pair can be sent elsewhere by name
 
@@ -55,7 +55,7 @@ _KERNEL = (
 )
 _SERVERS = ("listen", "accept", "accept4")
 _CLIENTS = ("connect", "bind")
-# Their arguments lie in memory, where a filter does not look: programs take the older calls instead.
+# Filters cannot see arguments in memory, so programs fall back to the older calls.
 _OPAQUE = ("openat2", "clone3")
 
 
@@ -82,9 +82,9 @@ def hide_memory() -> None:
 
 @dataclass(frozen=True)
 class Needs:
-    """The files that a program reads beside the libraries, its folders for writing, and if it needs the network.
+    """The files that a program reads beside its libraries, its folders for writing, and its need of the network.
 
-    It may write until it is confined. `scratch` is a folder of its own, which it removes.
+    It may write until it is confined. `scratch` is its own folder, which it removes.
     """
 
     scratch: Path | None = None
@@ -94,11 +94,11 @@ class Needs:
 
 
 def restrict_files(needs: Needs) -> bool:
-    """Leave this process the libraries' files and those that it needs. Return False if the kernel has no Landlock.
+    """Restrict this process to the libraries' files and those it needs. Return False if the kernel has no Landlock.
 
-    It holds for threads that are started later: call it before there are any.
+    Call it before there are threads: it holds for threads that start later.
     """
-    _seccomp()  # its library is looked for by other programs, which may not be run any more
+    _seccomp()  # finding libseccomp runs programs, which is forbidden afterwards
     if not landlock_abi():
         return False
     from landlockpy import AccessFS, AccessNet, Ruleset, Scope
@@ -108,20 +108,20 @@ def restrict_files(needs: Needs) -> bool:
     with Ruleset(handled_net=net, scoped=Scope.ABSTRACT_UNIX_SOCKET | Scope.SIGNAL) as rules:
         system = _OF_THE_NETWORK if needs.network else ()
         for path in (*_libraries(), *map(Path, system), *needs.readable):
-            with suppress(OSError):  # not every folder that Python looks into is there
+            with suppress(OSError):  # not every folder on Python's path exists
                 rules.allow_path(path, read if path.is_dir() else AccessFS.READ_FILE)
         rules.allow_path(os.devnull, AccessFS.READ_FILE | AccessFS.WRITE_FILE | AccessFS.TRUNCATE)
         for path in needs.writable:
             rules.allow_path(path, rules.handled_fs)
         if needs.scratch is not None:
             rules.allow_path(needs.scratch, rules.handled_fs)
-            rules.allow_path(needs.scratch.parent, AccessFS.REMOVE_DIR)  # a right to the folder around it
+            rules.allow_path(needs.scratch.parent, AccessFS.REMOVE_DIR)  # removing a folder is a right to its parent
         rules.restrict()
     return True
 
 
 def restrict_system(network: bool) -> bool:
-    """Refuse system calls of all threads that change files, touch processes or send. Return False without seccomp."""
+    """Refuse system calls that change files, touch processes or send data. Return False without seccomp."""
     seccomp = _seccomp()
     if seccomp is None:
         return False
@@ -142,7 +142,7 @@ def _libraries() -> Iterator[Path]:
     yield from (Path(prefix, lib) for prefix in (sys.prefix, sys.base_prefix) for lib in ("lib", "lib64"))
     for entry in sys.path:
         folder = Path(entry).resolve()
-        checkout = (folder / "pyproject.toml").exists()  # where a `.env` with a password may lie, too
+        checkout = (folder / "pyproject.toml").exists()  # may also hold a `.env` with a password
         if not checkout and not Path.home().is_relative_to(folder):
             yield folder
     yield from map(Path, ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom"))
@@ -158,13 +158,13 @@ def _seccomp() -> Any:
 
 def _filter(seccomp: Any, network: bool) -> Any:
     rules = seccomp.SyscallFilter(seccomp.ALLOW)
-    rules.set_attr(seccomp.Attr.CTL_TSYNC, 1)  # the libraries' threads, too
+    rules.set_attr(seccomp.Attr.CTL_TSYNC, 1)  # for the libraries' threads, too
     own = os.getpid()
 
     def refuse(call: str, *arguments: Any, error: int = EPERM) -> None:
         number = seccomp.resolve_syscall(seccomp.Arch.NATIVE, call)
-        if number != -1:  # a call that is newer than the library
-            with suppress(OSError):  # or one that this processor's kernel does not have
+        if number != -1:  # else libseccomp is older than the call
+            with suppress(OSError):  # this processor's kernel may not have the call
                 rules.add_rule(seccomp.ERRNO(error), number, *arguments)
 
     for call in (*_WRITES, *_PROCESSES, *_KERNEL, *_SERVERS, *(() if network else _CLIENTS)):

@@ -1,7 +1,7 @@
 """Data sets of Hugging Face: `datasets://OWNER/NAME?split=train`, and folders by `datasets:///FOLDER`.
 
-One that `save_to_disk` wrote is Arrow files with a list of them, and is read without the library. Anything else is
-the library's (`datasets`, an extra) to read, in a process of its own: what the hub has may be anybody's.
+A data set from `save_to_disk` is a list of Arrow files, and is read without the library. All others are read by the
+library (`datasets`, an extra) in a process of its own, since anybody may publish on the hub.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HOW = "write datasets://OWNER/NAME?split=train (and &config=…, &revision=…)
 _ASKED = ("split", "config", "revision")
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 _MOST_LISTED = 16 * 2**20
-# Where what is known of the hub is kept here; where the hub is, and by which way it is reached.
+# Variables with the cache of the hub, its address, and proxies.
 _LOCAL = frozenset(("HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE"))
 _HUB = _LOCAL.union(
     ("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH", "SSL_CERT_FILE"),
@@ -46,7 +46,7 @@ _HUB = _LOCAL.union(
 
 @dataclass(frozen=True)
 class Asked:
-    """A URL's parts: a folder or a name of the hub, and what of it is meant."""
+    """The parts of a URL: a folder or a name on the hub, and the part of the data set to read."""
 
     folder: Path | None
     name: str
@@ -56,7 +56,7 @@ class Asked:
 
 
 def parse(url: str) -> Asked:
-    """Raises SourceUnsupported for a URL that says nothing."""
+    """Parse a URL. Raises SourceUnsupported for a URL that names no data set."""
     rest, _, query = url.partition("://")[2].partition("?")
     asked = dict(parse_qsl(query, keep_blank_values=True))
     wrong = [name for name in asked if name not in _ASKED]
@@ -75,7 +75,7 @@ def folder_of(url: str) -> Path | None:
 
 
 def open_dataset(url: str, options: SourceOptions) -> SavedSource | DatasetSource:
-    """The reader for a URL.
+    """Return the source of a URL.
 
     Raises SourceMissing, SourceUnreadable, SourceUnsupported, SourceEmpty and FieldUnknown.
     """
@@ -171,7 +171,7 @@ class DatasetSource:
             check_names(rows, options)
 
     def size_bytes(self) -> int | None:
-        """None: the library does not say how much comes."""
+        """Return None: the library does not tell the size."""
         return None
 
     def records(self) -> Iterator[Record | Rejection]:
@@ -212,7 +212,7 @@ def refusal(head: dict[str, Any], name: str) -> SourceError:
 
 
 def _split(root: Path, asked: Asked) -> tuple[Path, str | None]:
-    """The folder of the split that is meant, and its name where there are several."""
+    """Return the folder of the wanted split, and its name if there are several."""
     if asked.config or asked.revision:
         raise SourceUnsupported(f"{printable(root)} was saved by `save_to_disk`, and has no configs or revisions")
     if not (root / "dataset_dict.json").exists():

@@ -1,9 +1,8 @@
-"""The process that reads a data set with the library `datasets`, of the hub or of a folder.
+"""The process that reads a data set of the hub or of a folder with the library `datasets`.
 
-It says {"columns": [name, …]}, or {"refused": why, "names": [what there is]}, or {"error"}, and then sends rows;
-after {"broken": why} nothing more can be read, {"end"} is the end. What the hub has in its lists is read before the
-process loses its rights, since the library keeps some of that; the files are read as they come, and nothing of them
-is kept.
+It answers {"columns": [name, …]}, {"refused": why, "names": [available names]} or {"error"}, and then sends rows.
+After {"broken": why} nothing more can be read; {"end"} is the end. Lists of the hub are read before the process loses
+its rights, since the library caches some of them. The files are streamed, and none is kept.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from storage.readers.records import SourceOptions
 from storage.readers.sandbox import begin, confine, receive, send
 from storage.readers.table_process import batch_rows, frames, load
 
-# Files of texts and tables. Others are decoded by what would have to be trusted, or hold no text.
+# Files of texts and tables. Decoders of other kinds would have to be trusted, or the files hold no text.
 _KINDS = frozenset(("arrow", "cache", "csv", "json", "parquet", "text"))
-_ROWS_AT_ONCE = 100  # as many are lost before what cannot be read
-_OLDEST = 4  # before, data sets could be programs
+_ROWS_AT_ONCE = 100  # at most so many good rows are lost before a bad one
+_OLDEST = 4  # in earlier releases a data set could run code
 
 
 class _Refused(Exception):
@@ -38,17 +37,17 @@ def main() -> None:
     assert asked is not None
     head, _ = asked
     settings = dict.fromkeys(("USE_TORCH", "USE_TF", "USE_JAX"), "0")
-    # The hub's other way to give files (Xet) would write them into a cache first.
+    # Xet, the hub's other protocol, would write files into a cache first.
     settings |= dict.fromkeys(("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY"), "1")
     if head["local"]:
-        settings["HF_HUB_OFFLINE"] = "1"  # a folder leads nowhere else
+        settings["HF_HUB_OFFLINE"] = "1"  # reading a folder needs no hub
     os.environ.update(settings)
     out = sys.stdout.buffer
     try:
         with TemporaryDirectory(prefix="docmill-") as empty:
             begin(_needs(head, Path(empty)))
             load()
-            os.chdir(empty)  # where the library would take a folder for a data set of the hub
+            os.chdir(empty)  # else the library may take a folder here for a data set of the hub
             rows = _opened(head)
             os.chdir("/")
         confine(network=not head["local"])
@@ -81,7 +80,7 @@ def _needs(asked: dict[str, Any], scratch: Path) -> Needs:
 
 
 def _opened(asked: dict[str, Any]) -> Any:
-    """The split that is meant, as the library streams it. Raises _Refused."""
+    """Return the wanted split as the library streams it. Raises _Refused."""
     import datasets
     from datasets.exceptions import DatasetNotFoundError
 
@@ -111,7 +110,7 @@ def _opened(asked: dict[str, Any]) -> Any:
 
 
 def _check(builder: Any, asked: dict[str, Any]) -> None:
-    """Raise _Refused for files of other kinds, or that are not the data set's own: it says itself which they are."""
+    """Raise _Refused for files of other kinds, and for files that the data set links to elsewhere."""
     prefix = "datasets.packaged_modules."
     modules = [kind.__module__ for kind in type(builder).__mro__]
     kinds = [module.removeprefix(prefix).partition(".")[0] for module in modules if module.startswith(prefix)]
@@ -147,7 +146,7 @@ def serve(dataset: Any, options: SourceOptions, out: BinaryIO) -> None:
 
 
 def _batches(dataset: Any) -> Iterator[Any]:
-    """The rows as Arrow has them: pictures and sounds stay the bytes that they are."""
+    """Return the rows as Arrow batches. Pictures and sounds stay undecoded bytes."""
     for found in dataset.with_format("arrow").iter(_ROWS_AT_ONCE):
         for batch in found.to_batches():
             step = batch_rows(batch.nbytes, batch.num_rows)

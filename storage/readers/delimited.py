@@ -1,7 +1,7 @@
 """CSV and TSV with a header line: RFC 4180 quoting, UTF-8.
 
-Commas separate the columns, tabs in a .tsv. Where the header does not have the fields that were asked for, it is
-looked at again as separated by something else: semicolons, as spreadsheets write in half of Europe, tabs or bars.
+Columns are separated by commas, in a .tsv by tabs. If the header lacks the wanted fields, other delimiters are tried:
+semicolons, which spreadsheets use in much of Europe, tabs and bars.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ DELIMITERS = ",;\t|"
 
 
 class _TooLong(Exception):
-    """The record is longer than the limit, on one line or on many."""
+    """The record is longer than the limit, on one line or several."""
 
 
 class _Lines:
-    """Physical lines as text for the csv module, with what the record that they make up is to be told."""
+    """Physical lines as text for the csv module, with the flags and limits of the record they form."""
 
     def __init__(self, stream: BinaryIO, limit: int) -> None:
         self._lines = lines(stream, limit)
@@ -60,18 +60,18 @@ class _Lines:
         text, flags = decode(raw[skip:], self._offset + skip)
         self._offset += len(raw)
         self.record_bytes += len(raw)
-        self.flags = self.flags or flags  # the first bad byte is the one that is named
+        self.flags = self.flags or flags  # the flag names the first bad byte
         self.clean = self.clean and "\0" not in text
         return text
 
 
 def rows(stream: BinaryIO, name: str, options: SourceOptions, *, delimiter: str = ",") -> Rows:
-    """The file's records as fields by their column's name. A record that does not end ends the reading.
+    """Yield the file's records by column name. A record without an end ends the reading.
 
-    Raises FieldUnknown and SourceUnreadable for a header that does not serve.
+    Raises FieldUnknown and SourceUnreadable for an unusable header.
     """
     limit = min(options.max_record_bytes, MAX_CSV_RECORD_BYTES)
-    csv.field_size_limit(MAX_CSV_RECORD_BYTES)  # of the whole process; the default, 128 kB, is less than a document
+    csv.field_size_limit(MAX_CSV_RECORD_BYTES)  # for the process; the default is 128 kB
     source = _Lines(stream, limit)
     try:
         ahead = _up_to_the_header(source)
@@ -111,12 +111,12 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions, *, delimiter: str 
 
 
 def tab_separated_rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
-    """Return the records of a file whose columns tabs separate, as `rows` does."""
+    """Yield the records of a tab-separated file, as `rows` does."""
     return rows(stream, name, options, delimiter="\t")
 
 
 def _keys(values: list[str], header: list[str], name: str, number: int, options: SourceOptions) -> tuple[str, ...]:
-    """Return the keys that a record with a field too many or too few may have: any of its values may be its id."""
+    """Return the possible keys of a record with a field too many or too few: any of its values may be its id."""
     ids = [normalize(value)[0] for value in values if len(value) <= MAX_ID_BYTES]
     ids = [*ids, ""] if options.id_field in header else [""]
     return tuple(key for one in ids for key in keys_of({options.id_field: one}, name, number, options))
@@ -138,7 +138,7 @@ def _delimiter(line: str, default: str, options: SourceOptions) -> str:
         names = next(csv.reader([line], delimiter=delimiter), [])
         return misnamed([names], options) is None, len(names)
 
-    candidates: list[str] = [default, *DELIMITERS]  # of equals the first is taken
+    candidates: list[str] = [default, *DELIMITERS]  # the first wins a tie
     return max(candidates, key=merit)
 
 

@@ -24,7 +24,7 @@ _ATTACHED = re.compile(rb"^content-disposition:\s*attachment\b", re.IGNORECASE |
 
 
 class DocumentReader:
-    """Reads one file after the other. Close it after use."""
+    """A reader of one file after another. Close it after use."""
 
     def __init__(self, options: SourceOptions) -> None:
         self._limit = options.max_record_bytes
@@ -35,7 +35,7 @@ class DocumentReader:
     def read(
         self, path: str, open_file: Callable[[], Opened], decompressor: Callable[[], Decompressor] | None = None
     ) -> Record | Rejection:
-        """The document of a file; ``path`` is its key."""
+        """Return the document of a file; ``path`` is its key."""
         where = printable(path)
         try:
             with open_file() as opened:
@@ -53,7 +53,7 @@ class DocumentReader:
         return self.document(path, raw)
 
     def document(self, path: str, raw: bytes) -> Record | Rejection:
-        """The document of a file's content, by the suffix of its name."""
+        """Return the document of a file's content, by the suffix of its name."""
         where = printable(path)
         kind = FILES.get(Path(path).suffix.lower())
         if isinstance(kind, Document) and kind.media_type is not None:
@@ -80,7 +80,7 @@ class DocumentReader:
 
 
 class DocumentSource:
-    """One file that is one document; its key is the file's name."""
+    """A file that is one document; its key is the file's name."""
 
     def __init__(
         self, content: Content, options: SourceOptions, decompressor: Callable[[], Decompressor] | None = None

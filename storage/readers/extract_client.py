@@ -1,4 +1,4 @@
-"""Text out of PDF, HTML, office and mail files, by a library in a process of its own that may die of any of them."""
+"""Extract text from PDF, HTML, office and mail files, by a library in a process that any of them may kill."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ class NotExtracted(Exception):
 
 
 class Extractor:
-    """One process, started when it is needed and again after it died. Close it after use."""
+    """An extraction process, started when it is needed and again after it died. Close it after use."""
 
     def __init__(self, max_bytes: int, time_s: float = TIME_S) -> None:
         self._max_bytes = max_bytes
         self._process = Confined("storage.readers.extract_process", time_s)
 
     def text(self, raw: bytes, kind: str) -> str:
-        """The text of a document of a kind (a MIME type).
+        """Return the text of a document of a kind (a MIME type).
 
-        Raises NotExtracted where the document is broken, takes too much time or memory, or has too much text.
+        Raises NotExtracted if the document is broken, takes too much time or memory, or has too much text.
         """
         try:
             self._process.send({"kind": kind}, raw)

@@ -1,6 +1,6 @@
-"""The process that takes text out of documents of hostile formats.
+"""The process that extracts text from documents of hostile formats.
 
-A frame {"kind"} with a document is answered by one with its text in UTF-8, or by {"error"}.
+It answers a frame {"kind"} and a document by a frame with the text in UTF-8, or by {"error"}.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from storage.readers.sandbox import begin, confine, receive, send
 
 Extract = Callable[[bytes, str], str]
 
-# Tags that only dress what they hold: their text stays, without marks around it.
+# Tags that only style their content: the text stays, without Markdown around it.
 _DRESS = ["a", "abbr", "b", "cite", "code", "em", "i", "mark", "s", "small", "span", "strong", "sub", "sup", "u"]
 
 
@@ -29,7 +29,7 @@ def main() -> None:
         os.environ["TMPDIR"] = own
         begin(Needs(scratch=Path(own)))
         extract = _extractor()
-        with suppress(Exception):  # that nothing is no PDF
+        with suppress(Exception):  # an empty PDF is an error
             extract(b"", "application/pdf")
     confine()
     serve(extract, sys.stdin.buffer, sys.stdout.buffer)

@@ -1,4 +1,4 @@
-"""Files of records, wherever their bytes come from, and standard input."""
+"""Sources that are one file of records, on disk or elsewhere, and standard input."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ RowReader = Callable[[BinaryIO, str, SourceOptions], Rows]
 
 
 class Source(Protocol):
-    """A corpus as it comes in. `name` is canonical: an absolute path, or `-`.
+    """A corpus as it is read. `name` is canonical: an absolute path, or `-`.
 
-    A source of several files also has `ignored`: how many it left out so far, by their suffix (see `left_out`). It
-    may have `reasons`, for one file of a suffix.
+    A source of several files also has `ignored`: the number of files left out so far, by suffix (see `left_out`). It
+    may have `reasons`, one file for each suffix.
     """
 
     name: str
@@ -33,20 +33,20 @@ class Source(Protocol):
         """The number of bytes read so far, as they lie on disk; `size_bytes()` is their total."""
 
     def size_bytes(self) -> int | None:
-        """None where nobody can know."""
+        """Return the size in bytes; None if it is unknown."""
 
     def records(self) -> Iterator[Record | Rejection]:
-        """Every record in order, lazily. A folder or file can be read again; standard input only once."""
+        """Yield every record in order, lazily. A file or folder can be read again; standard input cannot."""
 
 
 def left_out(source: Source) -> Mapping[str, int]:
-    """Return how many files of a source were not read for their kind, by suffix, once its records were read."""
+    """Return the number of files that were left out, by suffix, after the source's records were read."""
     found: Mapping[str, int] = getattr(source, "ignored", {})
     return found
 
 
 def why_left_out(source: Source) -> Mapping[str, str]:
-    """Return why files were left out whose kind is read, by suffix: of the first of them, which it names."""
+    """Return by suffix why files of a readable kind were left out. The reason names the first such file."""
     found: Mapping[str, str] = getattr(source, "reasons", {})
     return found
 
@@ -56,7 +56,7 @@ Opened = FileIO | BufferedReader
 
 @dataclass(frozen=True)
 class Content:
-    """A file to read, which need not be on a disk. `name` is canonical; `place` stands in keys and messages."""
+    """A file to read, on disk or elsewhere. `name` is canonical; keys and messages use `place`."""
 
     name: str
     place: str
@@ -65,7 +65,7 @@ class Content:
 
 
 def on_disk(path: Path, place: str | None = None) -> Content:
-    """A regular file. Raises SourceMissing and SourceUnreadable."""
+    """Return a regular file. Raises SourceMissing and SourceUnreadable."""
     with open_regular(path) as file:
         size = file.seek(0, os.SEEK_END)
     path = path.resolve()
@@ -73,7 +73,7 @@ def on_disk(path: Path, place: str | None = None) -> Content:
 
 
 class FileSource:
-    """One file, plain or compressed, read by the reader that its name asks for. `fields` are its first record's."""
+    """A file, plain or compressed, with the reader for its name. `fields` are those of its first record."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class FileSource:
     def bytes_read(self) -> int:
         read = self._counted.bytes_read if self._counted else 0
         size = self._content.size_bytes
-        return read if size is None else min(read, size)  # some of a Parquet file is read twice
+        return read if size is None else min(read, size)  # parts of a Parquet file are read twice
 
     def size_bytes(self) -> int | None:
         return self._content.size_bytes
@@ -113,7 +113,7 @@ class FileSource:
 
 
 class StreamSource:
-    """JSON lines from standard input; the records that were looked at are kept and given first."""
+    """JSON lines from standard input. Records that were read to check the fields are kept and yielded first."""
 
     name = "-"
 
@@ -129,7 +129,7 @@ class StreamSource:
         return self._counted.bytes_read
 
     def size_bytes(self) -> int | None:
-        """None: nobody knows how much will come."""
+        """Return None: the size is unknown."""
         return None
 
     def records(self) -> Iterator[Record | Rejection]:
@@ -155,7 +155,7 @@ def check_names(rows: Rows, options: SourceOptions) -> list[Row | Rejection]:
 def _until_broken(
     read_rows: RowReader, stream: BufferedReader, name: str, options: SourceOptions, counted: Counted
 ) -> Rows:
-    """The stream's rows; where it breaks off, a fatal rejection that says after which."""
+    """Yield the stream's rows. If it breaks off, yield a fatal rejection that names the last row."""
     last = ""
     try:
         for row in read_rows(stream, name, options):
@@ -168,7 +168,7 @@ def _until_broken(
 
 
 def documents(rows: Iterable[Row | Rejection], name: str, options: SourceOptions) -> Iterator[Record | Rejection]:
-    """The rows as documents, as many as are wanted."""
+    """Yield the rows as documents, up to the limit."""
     left = options.limit
     if left == 0:
         return

@@ -1,4 +1,4 @@
-"""A folder of files: documents, whose keys are their paths below it, and files that hold records or documents."""
+"""A folder of documents, whose keys are their paths below it, and of files with records or documents."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from storage.readers.records import Record, Rejection, SourceOptions, without_me
 from storage.readers.registry import document_suffixes, missing
 from storage.readers.streams import kind, open_regular, printable
 
-_LEFT_OUT = (FieldUnknown, SourceEmpty, SourceUnsupported)  # rather than rejected: the file is not for docmill
-# Of a folder's documents, written beside them: read again, they would be documents of the next run.
+_LEFT_OUT = (FieldUnknown, SourceEmpty, SourceUnsupported)  # such a file is left out, and is no rejection
+# Written by docmill beside a folder's documents; the next run must not read them as documents.
 _OF_RESULTS = frozenset(("task", "tokens_in", "tokens_out", "flags"))
 
 Open = Callable[[Content, SourceOptions], Source]
@@ -28,13 +28,13 @@ Open = Callable[[Content, SourceOptions], Source]
 class FolderSource:
     """The documents below `root`, in the order of their paths, listed one folder at a time.
 
-    `reader_of` knows by its name how a file is read, if it is. A record's key is its file's path with its id
-    (`path#id`) or number (`path:number`), that of an archive's member `path/member`.
+    `reader_of` returns the reader for a file's name, if there is one. A record's key is its file's path with its id
+    (`path#id`) or number (`path:number`); the key of an archive's member is `path/member`.
 
-    Raises SourceEmpty when there is none, and FieldUnknown where there are only records that lack a field. Hidden
-    files and folders are passed over. Files of other kinds are counted in `ignored`, and so are those of records
-    without the text, archives without documents, and what takes a library that is not there: `reasons` has why. A
-    link that leads out of the root, a link to a folder, a pipe, a socket and a device are rejected and never opened.
+    Raises SourceEmpty if there is no document, and FieldUnknown if there are only records that lack a field. Hidden
+    files and folders are skipped. `ignored` counts files of other kinds, of records without the text, archives
+    without documents, and files whose library is missing; `reasons` has the reasons. A link that leads out of the
+    root, a link to a folder, a pipe, a socket and a device are rejected and never opened.
     """
 
     def __init__(self, root: Path, options: SourceOptions, reader_of: Callable[[str], Open | None]) -> None:
@@ -49,7 +49,7 @@ class FolderSource:
         self._check()
 
     def _check(self) -> None:
-        """Look for a file that can be read, and raise the reason where there is none."""
+        """Look for a file that can be read, and raise the reason if there is none."""
         refused: SourceError | None = None
         for found in self._walk():
             if isinstance(found, Rejection):
@@ -76,7 +76,7 @@ class FolderSource:
         )
 
     def size_bytes(self) -> int | None:
-        """None: knowing it would take a walk through the whole folder."""
+        """Return None: the size is known only after a walk through the whole folder."""
         return None
 
     def records(self) -> Iterator[Record | Rejection]:
@@ -97,7 +97,7 @@ class FolderSource:
         """Yield the records of one file."""
         if self._is_document(path):
             before = reader.bytes_read
-            # A link was followed before and is not followed again: it may have been changed since.
+            # Links were resolved before and are not followed again, since they may have changed.
             item = reader.read(path, partial(open_regular, file, follow=False))
             self.bytes_read += reader.bytes_read - before
             yield item
@@ -110,7 +110,7 @@ class FolderSource:
                 yield of_file(path, item) if isinstance(item, Rejection) else item
             self.ignored.update(left_out(source))
         except SourceError as error:
-            # A prompt that reads metadata is given all of it, or none of the file.
+            # A prompt that reads metadata gets every field of it, or the file is left out.
             if isinstance(error, _LEFT_OUT) and not (isinstance(error, FieldUnknown) and self._options.meta_fields):
                 suffix = Path(path).suffix
                 self.ignored[suffix] += 1
@@ -134,7 +134,7 @@ class FolderSource:
         return source
 
     def _walk(self) -> Iterator[tuple[str, Path] | Rejection]:
-        """Each document's path below the root and the file to open for it, in the order of the paths."""
+        """Yield each document's path below the root and the file to open, in the order of the paths."""
         folders = [self._list("")]
         while folders:
             path = next(folders[-1], None)
@@ -149,7 +149,7 @@ class FolderSource:
 
     def _list(self, below: str) -> Iterator[str | tuple[str, Path] | Rejection]:
         """Yield the entries of one folder (`""` or `a/b/`), sorted: folders by name, files with their path."""
-        found: list[tuple[str, bool]] = []  # names alone: a million of them take some 100 MB, as DirEntry far more
+        found: list[tuple[str, bool]] = []  # a million names take about 100 MB; DirEntry objects take far more
         try:
             with os.scandir(self._root / below) as entries:
                 for entry in entries:
@@ -169,7 +169,7 @@ class FolderSource:
         if entry.name.startswith("."):
             return None
         if entry.is_dir(follow_symlinks=False):
-            return entry.name + "/"  # sorts a folder where its documents' paths sort
+            return entry.name + "/"  # so that a folder sorts as its documents' paths do
         is_read = self._is_document(entry.name) or self._reader_of(entry.name) is not None
         if is_read or (entry.is_symlink() and entry.is_dir()):
             return entry.name
@@ -178,20 +178,20 @@ class FolderSource:
 
 
 def of_file(path: str, rejection: Rejection) -> Rejection:
-    """The rejection, with the file that it is of where that says which documents it may be."""
+    """Return the rejection together with its file, which tells pruning the documents it may be."""
     if rejection.keys or rejection.below is not None:
         return rejection
     return replace(rejection, below=printable(path))
 
 
 def _of(path: str, error: SourceError) -> SourceError:
-    """The error, with the name of the file that it is about."""
+    """Return the error with the name of its file."""
     said = str(error)
     return error if Path(path).name in said else type(error)(f"{printable(path)}: {said}")
 
 
 def within(root: Path, path: str) -> tuple[str, Path] | Rejection:
-    """The file that something other than a plain file leads to, or why it is not opened."""
+    """Return the file that a link leads to, or the reason why it is not opened."""
     found = _followed(root, path)
     return replace(found, below=found.where) if isinstance(found, Rejection) else found
 
@@ -205,7 +205,7 @@ def _followed(root: Path, path: str) -> tuple[str, Path] | Rejection:
     if not target.is_relative_to(root):
         return Rejection(printable(path), "a link that leads out of the folder")
     if stat.S_ISDIR(mode):
-        return Rejection(printable(path), "a link to a folder; what is in it is read in its own place")
+        return Rejection(printable(path), "a link to a folder; links to folders are not followed")
     if not stat.S_ISREG(mode):
         return Rejection(printable(path), f"{kind(mode)}, not a file")
     return path, target

@@ -1,4 +1,4 @@
-"""The characters of an HTML file, in the encoding that it says (HTML Living Standard, 13.2.3.2)."""
+"""Decode an HTML file by its declared encoding (HTML Living Standard, 13.2.3.2)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from storage.core.normalize import bom_length, decode, is_utf16
 
 _PRESCANNED = 1024
 _META = re.compile(rb"<meta\b[^>]*\bcharset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
-# What pages that say so mean, by the standard.
+# The standard's meaning of these labels.
 _MEANT = {"iso8859-1": "cp1252", "ascii": "cp1252", "utf-16": "utf-8", "utf-16-le": "utf-8", "utf-16-be": "utf-8"}
 
 
 def page(raw: bytes) -> tuple[str, tuple[str, ...]]:
-    """The file as text. What its encoding does not have is replaced, and the first such byte's place flagged."""
+    """Return the file as text. Bytes outside its encoding are replaced, and the first one is flagged."""
     if is_utf16(raw):
         try:
             return raw.decode("utf-16"), ()
@@ -31,7 +31,7 @@ def page(raw: bytes) -> tuple[str, tuple[str, ...]]:
 
 
 def _encoding(label: str) -> str:
-    """Python's name for an encoding; UTF-8 for one that nobody knows, and for what is none of characters."""
+    """Return Python's name for an encoding; UTF-8 for an unknown one, and for one that is not of text."""
     try:
         found = codecs.lookup(label)
     except LookupError:

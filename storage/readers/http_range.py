@@ -1,4 +1,4 @@
-"""Random access to a file on an HTTP server by range requests: the end of a zip file, a column of Parquet."""
+"""A file on an HTTP server that is read in parts: the end of a zip file, a column of Parquet."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from storage.readers.streams import BrokenTransfer
 
 BLOCK_BYTES = 2 * 2**20
 COPIED_BYTES = 2**30
-_BLOCKS = 32  # so that the columns of a Parquet file do not take each other's places
+_BLOCKS = 32  # enough that the columns of a Parquet file do not evict each other
 
 
 class NoParts(BrokenTransfer):
-    """Its server gives no parts of a file."""
+    """The server does not serve parts of a file."""
 
 
 class TooLarge(Exception):
-    """The file is larger than what is copied."""
+    """The file is larger than the limit for a copy."""
 
 
 class Answer(Protocol):
-    """The answer of a server, as fsspec has it: `r` is aiohttp's."""
+    """A server's answer as fsspec wraps it; `r` is aiohttp's."""
 
     r: Any
 
@@ -37,9 +37,9 @@ Ask = Callable[[dict[str, str]], Answer]
 
 
 class Blocks(RawIOBase):
-    """The file; `ask` sends a request with some headers. No more is read of an answer than what was asked for.
+    """A file that is read block by block. `ask` sends a request with headers; no more than the block is read.
 
-    Raises NoParts where the server sends the whole file instead, and BrokenTransfer where the connection breaks.
+    Raises NoParts if the server sends the whole file instead, and BrokenTransfer if the connection breaks.
     """
 
     def __init__(self, ask: Ask, size: int) -> None:
@@ -48,7 +48,7 @@ class Blocks(RawIOBase):
         self._at = 0
         self._block = lru_cache(_BLOCKS)(self._fetched)
         if size:
-            self._block((size - 1) // BLOCK_BYTES)  # which is read first in any case
+            self._block((size - 1) // BLOCK_BYTES)  # readers of both formats start there
 
     def readable(self) -> bool:
         return True
@@ -97,9 +97,9 @@ class Blocks(RawIOBase):
 
 
 def copied(ask: Ask, size: int | None) -> FileIO:
-    """The whole file in a temporary one without a name, which is gone once it is closed.
+    """Return a copy of the whole file in a temporary file without a name, which is removed when it is closed.
 
-    Raises TooLarge for more than COPIED_BYTES, and BrokenTransfer where the connection breaks.
+    Raises TooLarge above COPIED_BYTES, and BrokenTransfer if the connection breaks.
     """
     if size is not None and size > COPIED_BYTES:
         raise TooLarge

@@ -20,11 +20,11 @@ _COLON = re.compile(r"\s*:\s*")
 
 
 class _Unusable(Exception):
-    """The line is no JSON object that a database could hold; the message is the reason."""
+    """The line is no JSON object that a database can store; the message is the reason."""
 
 
 def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
-    """The stream's objects. Blank lines are passed over, and counted in line numbers only."""
+    """Yield the stream's objects. Blank lines are skipped, and count in line numbers only."""
     offset = number = 0
     for line_number, raw in enumerate(lines(stream, options.max_record_bytes), 1):
         if raw is None:
@@ -34,7 +34,7 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
         flags: tuple[str, ...] = ()
         offset += len(raw)
         line = raw[bom_length(raw) :] if line_number == 1 else raw
-        # orjson refuses lone surrogates and bare control characters: only an escaped NUL gets past it.
+        # orjson refuses lone surrogates and control characters; only an escaped NUL passes.
         clean = b"\\" not in line or b"\\u0000" not in line
         try:
             fields = orjson.loads(line)
@@ -60,7 +60,7 @@ def _read_again(line: bytes, start: int) -> tuple[dict[str, Any], tuple[str, ...
     try:
         fields = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_within_64_bits)
     except json.JSONDecodeError as error:
-        said = error.msg.removesuffix(" at")  # which some of its messages end with
+        said = error.msg.removesuffix(" at")  # the end of some of its messages
         raise _Unusable(f"not JSON: {said} at column {error.colno}") from error
     except RecursionError as error:
         raise _Unusable(f"nested more than {MAX_DEPTH} levels deep") from error

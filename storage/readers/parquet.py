@@ -1,7 +1,7 @@
-"""Parquet, by pyarrow (an extra) in a process of its own.
+"""Parquet, read by pyarrow (an extra) in a process of its own.
 
-A file can be small where what it holds is not: a page of zeros, or a text that one number repeats a billion times,
-asks for any amount of memory, in a library of C++. So it runs where it ends nothing else.
+A small file can expand to any size: a page of zeros, or one text that is repeated a billion times. pyarrow is written
+in C++ and may crash on it, so it runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from storage.readers.records import Rows, SourceOptions
 
 
 def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
-    """The file's rows in its order; damage costs the rest of the group of rows that it is in.
+    """Yield the file's rows in order. Damage loses the rest of its row group.
 
-    Raises SourceUnsupported, SourceUnreadable and FieldUnknown, and BrokenStream where the process ends early.
+    Raises SourceUnsupported, SourceUnreadable and FieldUnknown, and BrokenStream if the process ends early.
     """
     if not stream.seekable():
         raise SourceUnsupported(f"{name}: Parquet is read from its end; take off a compression around it")

@@ -1,8 +1,8 @@
 """The process that reads a Parquet file.
 
-It is told the file's size and how its rows are to be read, and asks for bytes: {"read": [offset, n]}. It says
-{"columns": [name, …]}, or {"error"} for what is no Parquet file, and then sends rows. A group of rows that breaks off
-is {"damaged": [first, last]}; {"end"} is the end.
+It gets the file's size and the options of reading, and asks for bytes by {"read": [offset, n]}. It answers
+{"columns": [name, …]}, or {"error"} for another kind of file, and then sends rows. {"damaged": [first, last]} is a
+row group that breaks off; {"end"} is the end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from storage.readers.records import SourceOptions
 from storage.readers.sandbox import begin, confine, receive, send
 from storage.readers.table_process import AskedFor, batch_rows, frames, load
 
-_PAGE_BUFFER = 2**20  # of a column, so that a group of rows need not be in memory as a whole
+_PAGE_BUFFER = 2**20  # for each column, so that a row group is never in memory as a whole
 
 
 def main() -> None:

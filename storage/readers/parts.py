@@ -12,11 +12,11 @@ from storage.readers.streams import open_regular, printable
 from storage.writers.parts_manifest import NAME, Manifest, from_json
 
 _GOES_ON = "the `docmill results` command that began them writes what is missing"
-_MOST_BYTES = 64 * 2**20  # of a manifest: far more than the most parts take
+_MOST_BYTES = 64 * 2**20  # more than a manifest with the most parts
 
 
 class Parts:
-    """The parts of an export, in their order. Raises SourceUnreadable where some are not there, or not whole."""
+    """The parts of an export, in order. Raises SourceUnreadable if a part is missing or cut short."""
 
     def __init__(self, root: Path, manifest: Manifest) -> None:
         if not manifest.complete:
@@ -35,13 +35,13 @@ class Parts:
         return printable(self._root)
 
     def walk(self) -> Iterator[tuple[str, Path] | Rejection]:
-        """Each part's name, and the file to open for it."""
+        """Yield each part's name, and the path to open."""
         for name in self._names:
             yield within(self._root, name)
 
 
 def parts_in(folder: Path) -> Parts | None:
-    """The parts of a folder; None where it is no folder of parts."""
+    """Return the parts of a folder; None if it is no folder of parts."""
     try:
         with open_regular(folder / NAME) as file:
             raw = file.read(_MOST_BYTES + 1)

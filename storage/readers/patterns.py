@@ -29,7 +29,8 @@ def is_pattern(source: str) -> bool:
 class Pattern:
     """A path with `*`, `?` and `[…]` within a name, and `**` for folders at any depth, or none.
 
-    Names that begin with a dot match only what begins with one. `root` is the folder before the first special name.
+    Only a name with a leading dot in the pattern matches one in the path. `root` is the folder before the first name
+    with a wildcard.
     """
 
     def __init__(self, source: str) -> None:
@@ -51,7 +52,7 @@ class Pattern:
         return len(self._parts) in states
 
     def walk(self) -> Iterator[tuple[str, Path] | Rejection]:
-        """Each matching file's path below the root, and the file to open for it, in the order of the paths."""
+        """Yield each matching file's path below the root, and the path to open, in the order of the paths."""
         yield from self._below("", self._closed({0}))
 
     def _below(self, folder: str, states: frozenset[int]) -> Iterator[tuple[str, Path] | Rejection]:
@@ -103,21 +104,21 @@ class Pattern:
 
 
 class Files(Protocol):
-    """Files in an order."""
+    """Files in a fixed order."""
 
     def walk(self) -> Iterator[tuple[str, Path] | Rejection]:
         """Yield each file's name in keys and messages, and the path to open."""
 
 
 class FilesSource:
-    """The documents of several files, each read as its name asks for.
+    """The documents of several files, each read by the reader for its name.
 
-    Where an id is one within its file (`one_of_many`), its document's key is `path#id`, without an id `path:number`;
-    that of a file which is one document is its path, of an archive's member `path/member`. Files of other kinds are
-    counted in `ignored`; one that cannot be opened is a rejection.
+    The key of a record is `path#id` (`one_of_many`), without an id `path:number`; that of a file which is one
+    document is its path, and that of an archive's member `path/member`. `ignored` counts files of other kinds. A file
+    that cannot be opened is a rejection.
 
-    Raises SourceEmpty where there is none, FieldUnknown for the first file, and the first file's error where none
-    can be opened.
+    Raises SourceEmpty if there is none, FieldUnknown for the first file, and the first file's error if none can be
+    opened.
     """
 
     def __init__(self, files: Files, options: SourceOptions, open_file: OpenFile) -> None:
@@ -135,7 +136,7 @@ class FilesSource:
         return self._bytes_before + (self._current.bytes_read if self._current else 0)
 
     def size_bytes(self) -> int | None:
-        """None: knowing it would take a look at every file."""
+        """Return None: the size is known only after a look at every file."""
         return None
 
     def records(self) -> Iterator[Record | Rejection]:
@@ -163,11 +164,11 @@ class FilesSource:
                 yield self._within(path, Rejection(printable(path), str(error), fatal=True))
 
     def _within(self, path: str, rejection: Rejection) -> Rejection:
-        """The rejection, with the file that it is of where that says which documents it may be."""
+        """Return the rejection together with its file, which tells pruning the documents it may be."""
         return of_file(path, rejection) if self._options.one_of_many else rejection
 
     def _check(self) -> None:
-        """Open the first file that can be opened, so that a wrong field name shows before a job is made."""
+        """Open the first readable file, so that a wrong field name is found before a job is made."""
         refused: SourceError | None = None
         for found in self._files.walk():
             if isinstance(found, Rejection):

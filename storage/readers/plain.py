@@ -9,7 +9,7 @@ from storage.readers.streams import text_lines
 
 
 def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
-    """The stream's lines as texts. Blank lines are passed over, and counted in line numbers only."""
+    """Yield the stream's lines as texts. Blank lines are skipped, and count in line numbers only."""
     number = 0
     for line_number, (line, flags) in enumerate(text_lines(stream, options.max_record_bytes), 1):
         where = f"{name}:{line_number}"

@@ -1,7 +1,7 @@
-"""Readers that other packages bring, as entry points of the group `docmill.readers`.
+"""Readers that other packages register as entry points of the group `docmill.readers`.
 
-One named `.xyz` is a function for files with this suffix, `(stream, name, options) -> rows`; one named `xyz` takes
-`xyz://…`, `(url, options) -> source`. The kinds of `storage.readers.registry` come first.
+An entry point `.xyz` is a function for files with this suffix, `(stream, name, options) -> rows`. One named `xyz`
+opens `xyz://…`: `(url, options) -> source`. The kinds of `storage.readers.registry` take precedence.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def opener(scheme: str) -> Callable[[str, SourceOptions], Source] | None:
             source: Source = open_url(url, options)
         except SourceError:
             raise
-        except Exception as error:  # its message may have a password of the URL
+        except Exception as error:  # its message may contain the URL's password
             raise SourceUnreadable(f"{scheme}://: {who} failed ({type(error).__name__})") from error
         if not isinstance(getattr(source, "name", None), str) or not callable(getattr(source, "records", None)):
             raise SourceUnreadable(f"{scheme}://: {who} gives no source")

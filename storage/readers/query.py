@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 SQLITE = "sqlite"
 _HOW = "write sqlite:///FILE?SELECT … or postgresql://USER:PASSWORD@HOST/NAME?SELECT … (an @ in a password is %40)"
 _PARTS = re.compile(r"(?P<url>[^?]+(?:\?[\w.]+=[^?\s]*)?)\?(?![\w.]+=\S*$)(?P<query>.*\S.*)", re.DOTALL)
-_ROWS_AT_ONCE = 100  # which may be as many long documents
-_LEAST_LENGTH = 2**20  # of whatever SQLite handles, the query's own text too
-# All that a query needs of SQLite. A file that is opened to be read only can still be told to make others.
+_ROWS_AT_ONCE = 100  # each may be a long document
+_LEAST_LENGTH = 2**20  # SQLite's limit also covers the text of the query
+# All that a query needs of SQLite. Even a read-only connection could attach and create other files.
 _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 _ALLOWED |= {sqlite3.SQLITE_TRANSACTION}
-_ALLOWED_PRAGMAS = {"data_version", "read_uncommitted"}  # which its full-text search and SQLAlchemy ask for
+_ALLOWED_PRAGMAS = {"data_version", "read_uncommitted"}  # used by full-text search and SQLAlchemy
 
 
 class QuerySource:
-    """The rows of a query, each a record by its columns' names. Its `name` has no password."""
+    """The rows of a query, each a record by its columns' names. `name` shows no password."""
 
     def __init__(self, source: str, options: SourceOptions) -> None:
         url, self._query = _split(source)
@@ -56,7 +56,7 @@ class QuerySource:
             check_names(rows, options)
 
     def size_bytes(self) -> int | None:
-        """None: a database does not say how much a query gives."""
+        """Return None: a database does not tell the size of a result."""
         return None
 
     def records(self) -> Iterator[Record | Rejection]:
@@ -83,7 +83,7 @@ class QuerySource:
         except exc.DBAPIError as error:
             if not planned:
                 raise SourceUnreadable(f"{self._shown}: {_first_line(error.orig)}") from error
-            # From here on the database's words may be a document's.
+            # From here on the database's messages may contain text of a document.
             code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
             reason = f"the database ended the query ({code or type(error.orig).__name__})"
             if not number:
@@ -94,7 +94,7 @@ class QuerySource:
 
     @contextmanager
     def _result(self, connection: Connection) -> Iterator[CursorResult[Any]]:
-        # Without parameters: a % or a ? of the query is its own.
+        # Without parameters, so that % and ? in the query stay as they are.
         how = {"no_parameters": True, "stream_results": True, "yield_per": _ROWS_AT_ONCE}
         with connection.execution_options(**how).exec_driver_sql(self._query) as result:
             if not result.returns_rows:
@@ -103,7 +103,7 @@ class QuerySource:
 
 
 def sqlite_file(source: str) -> Path:
-    """The file that a `sqlite:///FILE?…` names. Raises SourceUnsupported where it names none."""
+    """Return the file of a `sqlite:///FILE?…`. Raises SourceUnsupported if it names none."""
     url, _ = _split(source)
     path = url.removeprefix(f"{SQLITE}:///")
     if path == url or not path or path == ":memory:":
@@ -123,7 +123,7 @@ def _sqlite(path: Path, most: int) -> Engine:
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
-        connection.execute("PRAGMA trusted_schema = OFF")  # a file of others' may have views that do harm
+        connection.execute("PRAGMA trusted_schema = OFF")  # a foreign file may have harmful views
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(most, _LEAST_LENGTH))
         connection.text_factory = lambda raw: raw.decode(errors="surrogateescape")
         connection.set_authorizer(_authorized)
@@ -161,7 +161,7 @@ def _postgresql(address: str) -> tuple[str, str, Engine]:
         postgresql.watch(engine, Patience())
         event.listen(engine, "begin", postgresql.begin)
     except (exc.ArgumentError, ValueError):
-        # Not `from error`: what failed to parse may be a piece of a password.
+        # Not `from error`: its message may contain a part of the password.
         raise SourceUnsupported(f"the source is not the URL of a database: {_HOW}") from None
     return shown(url.set(drivername="postgresql")), url.database or url.username or "postgresql", engine
 

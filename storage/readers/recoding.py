@@ -1,4 +1,4 @@
-"""Texts in other encodings than UTF-8, by their byte order mark or as the user says, as UTF-8."""
+"""Convert texts in other encodings to UTF-8, by their byte order mark or the option --encoding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from storage.readers.streams import BUFFER_BYTES
 _RowReader = Callable[[BinaryIO, str, SourceOptions], Rows]
 
 _BLOCK_BYTES = 64 * 1024
-_MARKS = (  # in this order: that of UTF-16 is the beginning of one of UTF-32
+_MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -24,7 +24,7 @@ _MARKS = (  # in this order: that of UTF-16 is the beginning of one of UTF-32
 )
 _MARK_BYTES = 4
 _UTF8 = "utf-8"
-# Python's encodings that are notations for programs, and `undefined`, which always fails.
+# Python's codecs that are not encodings of text, and `undefined`, which always fails.
 _NOTATIONS = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined"))
 _MISFIT = "docmill.misfit"
 
@@ -34,12 +34,12 @@ def _as_invalid_utf8(error: UnicodeError) -> tuple[str, int]:
     return "\udcff", error.end
 
 
-# A byte that the encoding does not have becomes a byte that no UTF-8 has. Readers replace and flag it as any other.
+# A byte outside the encoding becomes a byte that UTF-8 does not have; readers replace and flag it.
 codecs.register_error(_MISFIT, _as_invalid_utf8)
 
 
 def known(encoding: str) -> str:
-    """Return Python's name for an encoding of texts. Raises SourceUnsupported for one that nobody knows."""
+    """Return Python's name for an encoding of texts. Raises SourceUnsupported for an unknown one."""
     try:
         found = codecs.lookup(encoding)
     except (LookupError, ValueError):
@@ -53,7 +53,7 @@ def known(encoding: str) -> str:
 
 
 def of_text(read_rows: _RowReader) -> _RowReader:
-    """The reader of a text format, whatever encoding its files have."""
+    """Return the reader of a text format for files in any encoding."""
 
     def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
         head = stream.peek(_MARK_BYTES) if isinstance(stream, BufferedReader) else b""
@@ -64,7 +64,7 @@ def of_text(read_rows: _RowReader) -> _RowReader:
 
 
 def decoded(raw: bytes, encoding: str | None) -> tuple[str, tuple[str, ...]]:
-    """Return a whole file as text, with the flag of its first byte that the encoding does not have."""
+    """Return a whole file as text, with a flag for the first byte that is not in the encoding."""
     found = _of(raw[:_MARK_BYTES], encoding)
     if found != _UTF8:
         raw = raw.decode(found, _MISFIT).encode(_UTF8, "surrogateescape")
@@ -73,7 +73,7 @@ def decoded(raw: bytes, encoding: str | None) -> tuple[str, tuple[str, ...]]:
 
 
 def _of(head: bytes, encoding: str | None) -> str:
-    """The encoding of a file that begins so: its mark says it, or the user, or it is UTF-8."""
+    """Return the encoding of a file: by its byte order mark, else the given one, else UTF-8."""
     return next((found for mark, found in _MARKS if head.startswith(mark)), encoding or _UTF8)
 
 
@@ -82,10 +82,10 @@ def _recoded(stream: BinaryIO, encoding: str) -> BinaryIO:
 
 
 class _Recoded(RawIOBase):
-    """A stream's text as UTF-8."""
+    """A stream of text, converted to UTF-8."""
 
     def __init__(self, stream: BinaryIO, encoding: str) -> None:
-        self._read = getattr(stream, "read1", stream.read)  # a pipe gives what it has
+        self._read = getattr(stream, "read1", stream.read)  # read1 returns what a pipe has, without waiting for more
         self._decoder = codecs.getincrementaldecoder(encoding)(_MISFIT)
         self._out = memoryview(b"")
         self._ended = False

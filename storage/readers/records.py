@@ -12,10 +12,8 @@ from storage.core.normalize import normalize, normalize_json
 from storage.readers.errors import FieldUnknown
 
 MAX_ID_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 bytes
-MAX_FLOAT_ID = (
-    2.0**53
-)  # from here on several numbers are one 64-bit float, and a second document would replace the first
-MAX_DEPTH = 100  # of nested values: far below what Python and the databases can nest
+MAX_FLOAT_ID = 2.0**53  # larger integers collide as 64-bit floats, and one document would replace another
+MAX_DEPTH = 100  # of nesting: far below the limits of Python and the databases
 HEAD_ROWS = 100
 _SHOWN_FIELDS = 20
 
@@ -34,11 +32,11 @@ class SourceOptions:
     limit: int | None = None
     max_record_bytes: int = 256 * 2**20
     encoding: str | None = None
-    one_of_many: bool = False  # of the files of one source: an id says nothing outside of its own
+    one_of_many: bool = False  # one of a source's files: its ids are unique within it only
 
 
 class KeyKind(IntEnum):
-    """A key's origin: an id that is a string or a number, or a record's place where it has no id."""
+    """The origin of a key: an id that is a string or a number, or the record's place if it has no id."""
 
     STRING = 0
     NUMBER = 1
@@ -47,9 +45,9 @@ class KeyKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One document: its key, its text as it is stored, everything else the source said of it.
+    """A document: its key, its text as it is stored, and its other fields as metadata.
 
-    `where` is for messages: `corpus.jsonl:17`, the line on which the record begins.
+    `where` is for messages, as `corpus.jsonl:17`: the line on which the record begins.
     """
 
     key: str
@@ -62,11 +60,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A record that cannot be a document, in one sentence and without its text.
+    """A record that cannot be a document, with the reason in one sentence and without its text.
 
-    After a `fatal` one the rest of the file could not be read: the source is incomplete. Pruning has to know which
-    documents the record may be: `keys` are their ids, and `below` is a file or folder that holds all of them. Without
-    either it may be any.
+    After a `fatal` rejection the rest of the file could not be read. Pruning must know which documents the record may
+    be: `keys` are their ids, and `below` is a file or folder that holds all of them. Without either it may be any.
     """
 
     where: str
@@ -77,7 +74,7 @@ class Rejection:
 
 
 class Row(NamedTuple):
-    """A record as its file has it: `number` counts from 1, and a `clean` one has nothing to replace."""
+    """A record as it stands in its file. `number` counts from 1; a `clean` row has nothing to replace."""
 
     fields: dict[str, Any]
     number: int
@@ -90,7 +87,7 @@ Rows = Generator[Row | Rejection, None, None]
 
 
 def document(row: Row, name: str, options: SourceOptions) -> Record | Rejection:
-    """The row as a document. Takes the row's fields apart; a row is used once."""
+    """Return the row as a document. The row's fields are consumed."""
     fields, flags = row.fields, row.flags
     if not row.clean:
         fields, replaced = normalize_json(fields)
@@ -114,7 +111,7 @@ def document(row: Row, name: str, options: SourceOptions) -> Record | Rejection:
 
 
 def keys_of(fields: Mapping[str, Any], name: str, number: int, options: SourceOptions) -> tuple[str, ...]:
-    """Return the key of the document that a record of these fields would be, or nothing where its id is none."""
+    """Return the key of a record with these fields as a tuple; an empty one if it has no valid id."""
     key = fields.get(options.id_field)
     if isinstance(key, bool) or not isinstance(key, int | float | str | None):
         return ()
@@ -134,9 +131,9 @@ def _key(key: float | str | None, name: str, number: int, options: SourceOptions
 
 
 def misnamed(head: Sequence[Collection[str]], options: SourceOptions) -> FieldUnknown | None:
-    """The error of a field that was asked for, from the field names of the first records: all lack it.
+    """Return the error of a wanted field that all of the first records lack.
 
-    A default `id` may be missing, since a record without one gets a number; one that was asked for may not.
+    The default `id` may be missing, since a record without an id gets a number. An id field that was named may not.
     """
     wanted = [("--text-field", options.text_field)]
     if options.id_field != SourceOptions.id_field:
@@ -157,7 +154,7 @@ def misnamed(head: Sequence[Collection[str]], options: SourceOptions) -> FieldUn
 
 
 def without_metadata(name: str, options: SourceOptions) -> None:
-    """Raises FieldUnknown where a prompt reads metadata of documents that have none."""
+    """Raise FieldUnknown if a prompt reads metadata of documents that have none."""
     if options.meta_fields:
         raise FieldUnknown(
             f"{name} has texts alone and no metadata; {{meta.{options.meta_fields[0]}}} in a prompt would be nothing"
@@ -165,7 +162,7 @@ def without_metadata(name: str, options: SourceOptions) -> None:
 
 
 def check_columns(columns: Sequence[str], name: str, options: SourceOptions) -> None:
-    """Raises FieldUnknown for a table's columns that lack the text, or of which two have one name."""
+    """Raise FieldUnknown if a table lacks the text's column, or two columns have one name."""
     if len(set(columns)) != len(columns):
         twice = {column for column in columns if columns.count(column) > 1}
         raise FieldUnknown(f"{name}: more than one column is named {listed(sorted(twice))}")
@@ -175,7 +172,7 @@ def check_columns(columns: Sequence[str], name: str, options: SourceOptions) -> 
 
 
 def listed(names: Iterable[str]) -> str:
-    """Field names for a message: quoted, stored as any text is, and not without end."""
+    """Return field names for a message: quoted, normalized, and limited in number."""
     shown = [f'"{normalize(name)[0][:60]}"' for name in names]
     if not shown:
         return "none"

@@ -1,8 +1,7 @@
-"""Remote files by URL: HTTP, object stores, and the other schemes of fsspec.
+"""Files behind a URL: HTTP, object stores and other file systems of fsspec.
 
-Bytes come as they are read. By HTTP a file is one answer, but for those that are read here and there (`blocks.py`);
-object stores give one block after the other. Nothing is kept on disk, but what is read here and there of a server
-that gives no parts of a file, while it is read.
+Bytes are streamed. Over HTTP a file is one answer, unless it is read in parts (`http_range.py`); object stores are
+read block by block. A file is copied to disk only if it must be read in parts and the server does not serve parts.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from storage.readers.streams import BUFFER_BYTES, BrokenTransfer, printable
 
 HTTP = ("http", "https")
 _CACHE = {"maxblocks": 32}
-# aiohttp would decompress what the server compresses on the way: by how much shows too late.
+# Else aiohttp decompresses answers without a limit.
 _HEADERS = {"Accept-Encoding": "identity"}
 _CONNECT_S = 30
 _SILENT_S = 60
-# The protocols of fsspec that read this machine's files or repositories, or that lead to other URLs: their answer is
-# not what the URL says. `file` is a path, and never comes here.
+# Protocols of fsspec that read this machine's files or repositories, or that lead to other URLs. `file` is handled as
+# a path before.
 REFUSED = frozenset(
     (
         *("local", "asynclocal", "git", "dvc"),
         *("reference", "filecache", "simplecache", "blockcache", "cached", "dir", "generic", "data"),
         *("async_wrapper", "asyncwrapper"),
         *("zip", "tar", "libarchive"),
-        *("bz2", "gzip", "lz4", "xz", "zstd"),  # of the library datasets, which opens what is behind them
+        *("bz2", "gzip", "lz4", "xz", "zstd"),  # registered by the library datasets; they wrap other URLs
     )
 )
 _TALKATIVE = (
@@ -51,7 +50,7 @@ _TALKATIVE = (
     "azure",
     "urllib3",
 )
-# Why a file cannot be opened, by the class of what the libraries raise: their own words have the URL.
+# Reasons by the class of the libraries' errors, whose own messages contain the URL.
 _WHY = {
     "ClientConnectorDNSError": "no host of that name is known",
     "ClientSSLError": "its server's certificate is not trusted, or it does not speak TLS",
@@ -67,7 +66,7 @@ _WHY = {
 
 
 def content(url: str) -> Content:
-    """The file at a URL, which was asked for its size. `name` has none of the URL's secrets.
+    """Return the file at a URL, after asking for its size. `name` has none of the URL's secrets.
 
     Raises SourceMissing, SourceUnreadable and SourceUnsupported.
     """
@@ -85,7 +84,7 @@ def content(url: str) -> Content:
         raise _refusal(error, name) from error
     how: dict[str, Any] = {"block_size": BLOCK_BYTES, "cache_type": "blockcache", "cache_options": _CACHE}
     if scheme in HTTP:
-        how = {"block_size": 0, "size": size or 1}  # or it would ask for it again
+        how = {"block_size": 0, "size": size or 1}  # else fsspec would ask for it again
 
     def opened() -> BufferedReader:
         try:
@@ -102,7 +101,7 @@ def content(url: str) -> Content:
 
 
 def _here_and_there(ask: Ask, size: int | None, name: str) -> Opened:
-    """A file in parts, or copied from a server that gives none. Raises SourceUnreadable and SourceUnsupported."""
+    """Return a file that is read in parts, or its copy. Raises SourceUnreadable and SourceUnsupported."""
     try:
         if size is not None:
             with suppress(NoParts):
@@ -137,7 +136,7 @@ def _file_system(url: str, scheme: str, name: str) -> tuple[Any, str]:
 
 
 def protocols_of(system: Any) -> set[str]:
-    """Return all names of a file system of fsspec, or of its class: a package may register one under more names."""
+    """Return all names of a file system of fsspec, or of its class. A package may register several."""
     names = system.protocol
     return {names} if isinstance(names, str) else {*names}
 
@@ -147,7 +146,7 @@ def _not_read(name: str) -> SourceUnsupported:
 
 
 def _say_no_secrets() -> None:
-    """Have the libraries not log what they ask for: it has a URL's signature, or an account's."""
+    """Silence the libraries' logs of requests: URLs contain signatures."""
     for library in _TALKATIVE:
         logging.getLogger(library).setLevel(logging.WARNING)
 
@@ -157,18 +156,18 @@ def _options(scheme: str) -> dict[str, Any]:
         return {}
     from aiohttp import ClientTimeout
 
-    # aiohttp would end any answer after five minutes.
+    # By default aiohttp ends any answer after five minutes.
     timeout = ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENT_S)
     return {"client_kwargs": {"timeout": timeout}, "headers": _HEADERS}
 
 
 class _Remote(RawIOBase):
-    """A file of fsspec. Raises BrokenTransfer where the connection breaks or the file ends before its end."""
+    """A file of fsspec. Raises BrokenTransfer if the connection breaks or the file ends too early."""
 
     def __init__(self, file: Any, size: int | None) -> None:
         self._file = file
         self._size = size
-        self._seekable = getattr(file, "size", None) is not None  # which an answer that is read once through lacks
+        self._seekable = getattr(file, "size", None) is not None  # a streamed answer has no size
 
     def readable(self) -> bool:
         return True
@@ -203,14 +202,14 @@ class _Remote(RawIOBase):
 def _refusal(error: Exception, name: str) -> SourceError:
     """Return the error of a file that cannot be opened, without the library's words, which have the URL."""
     http = name.startswith(HTTP)
-    cause = (http and error.__cause__) or error  # by HTTP, everything is a file that was not found
+    cause = (http and error.__cause__) or error  # over HTTP every error is wrapped as a missing file
     status = getattr(cause, "status", None)
     if status in {404, 410} or (cause is error and isinstance(error, FileNotFoundError)):
         return SourceMissing(f"{name}: there is no such file")
     if status is not None:
         return SourceUnreadable(f"{name}: the server answers {status}")
     if "Redirect" in type(cause).__name__:
-        return SourceUnreadable(f"{name}: the server leads to what is not HTTP, or nowhere")
+        return SourceUnreadable(f"{name}: the server redirects to a URL that is not HTTP, or in a circle")
     kinds = [kind.__name__ for kind in type(cause).__mro__]
     why = next((_WHY[kind] for kind in kinds if kind in _WHY), f"it cannot be opened ({kinds[0]})")
     return SourceUnreadable(f"{name}: {why}")

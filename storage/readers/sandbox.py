@@ -1,8 +1,8 @@
-"""Sandboxed processes that read hostile formats. A hostile file may kill such a process, but not docmill.
+"""Run programs that read hostile formats, each in a process of its own that a document may kill.
 
-Both sides send frames: a line of JSON with a "size", and then that number of bytes. The process has little memory,
-may write no file, and gets none of docmill's data. It reads its standard input, and ends when that closes. The module
-`confinement` lists the rights that the kernel takes from it.
+Both sides send frames: a line of JSON with a "size", and that many bytes. The process has little memory, may write no
+file and gets no secrets. It reads its standard input and ends with it. `confinement` has the rights that the kernel
+takes from it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Confined:
             raise Ended from error
 
     def receive(self, max_bytes: int) -> tuple[dict[str, Any], bytes]:
-        """The next frame. Raises Ended where none comes in time, or one with more bytes than that."""
+        """Return the next frame. Raises Ended if none comes in time, or if it is larger than the limit."""
         process, received = self._process, self._received
         assert process is not None
         assert process.stdout is not None
@@ -93,7 +93,7 @@ class Confined:
         if self._process is None or self._process.poll() is not None:
             self.close()
             confinement.hide_memory()
-            # Of our environment it gets what finds libraries, and no password unless its work needs one.
+            # It gets the variables that find libraries, and a secret only if its work needs one.
             kept = {name: value for name, value in os.environ.items() if name in self._kept}
             self._process = subprocess.Popen(
                 [sys.executable, "-m", self._module],
@@ -102,7 +102,7 @@ class Confined:
                 stderr=subprocess.DEVNULL,
                 env=kept,
                 cwd=Path(__file__).resolve().parents[2],
-                start_new_session=True,  # a Ctrl-C is ours to answer
+                start_new_session=True,  # so that Ctrl-C reaches the parent alone
             )
         return self._process
 
@@ -110,13 +110,13 @@ class Confined:
 def begin(needs: Needs) -> None:
     """Take the rights to all files that it does not need from this process, which is a confined one.
 
-    Call it before the libraries are loaded, which start threads.
+    Call it before libraries are loaded, since they start threads.
     """
     confinement.restrict_files(needs)
 
 
 def confine(*, network: bool = False) -> None:
-    """Take the other rights and most of the memory from this process."""
+    """Take the other rights, and most of the memory, from this process."""
     for limit, value in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(limit, (value, value))
     confinement.restrict_system(network)
@@ -129,7 +129,7 @@ def send(stream: IO[bytes], head: dict[str, Any], body: bytes = b"") -> None:
 
 
 def receive(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
-    """The next frame, whenever it comes; None at the end."""
+    """Wait for the next frame and return it; None at the end of the input."""
     if not (line := stream.readline()):
         return None
     head: dict[str, Any] = json.loads(line)

@@ -1,4 +1,4 @@
-"""The choice of the reader for a source, by its name. `storage.readers.registry` lists the kinds."""
+"""Choose the reader for a source by its name. `storage.readers.registry` lists the kinds."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from storage.readers.registry import (
 )
 from storage.readers.streams import Decompressor, is_folder
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")  # with the underscore that fsspec has in a name
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")  # a protocol of fsspec has an underscore
 
 
 def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None = None) -> Source:
-    """The reader for what the user named. The first records have been looked at, so that a wrong field name shows.
+    """Return the source that a user named. Its first records are read, so that a wrong field name is found.
 
     Raises SourceMissing, SourceUnreadable, SourceUnsupported, SourceEmpty and FieldUnknown.
     """
@@ -65,9 +65,9 @@ def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None =
 
 
 def open_queries(queries: str, *, stdin: BinaryIO | None = None) -> Source:
-    """The reader for a file of queries: a .txt file with one a line, or whatever holds records that have a "text".
+    """Return the source of a file of queries: a .txt file with one a line, or a file of records with a "text".
 
-    Raises what `open_source` does.
+    Raises as `open_source` does.
     """
     path, name = Path(queries), queries.lower()
     for suffix, decompressor in {"": None, **COMPRESSIONS}.items():
@@ -81,7 +81,7 @@ def open_queries(queries: str, *, stdin: BinaryIO | None = None) -> Source:
 
 
 def scheme_of(source: str) -> str | None:
-    """Of a source that is a URL, in lower case; None for a path."""
+    """Return the scheme of a URL in lower case; None for a path."""
     found = _SCHEME.match(source)
     return found[1].lower() if found else None
 
@@ -97,12 +97,12 @@ def path_of(source: str) -> Path | None:
 
 
 def open_file(path: Path, options: SourceOptions, place: str | None = None) -> Source:
-    """The reader for one file on a disk; `place` is what it is called in keys and messages, unless by its name."""
+    """Return the source of one file on a disk; keys and messages use `place`, else its name."""
     return open_content(on_disk(path, place), path.name, options)
 
 
 def open_content(content: Content, file_name: str, options: SourceOptions) -> Source:
-    """The reader for one file of records or of documents, or that is one document, by its name."""
+    """Return the source of one file of records or documents, or that is one document, by its name."""
     reader = reader_of(file_name, plugins.row_reader)
     if reader is None:
         suffix, _ = kind_of(file_name)
@@ -112,7 +112,7 @@ def open_content(content: Content, file_name: str, options: SourceOptions) -> So
 
 
 def kinds() -> Callable[[str], Open | None]:
-    """Return `reader_of` for many files, which asks for another package's reader once for each suffix."""
+    """Return a `reader_of` for many files, which looks for a plugin once for each suffix."""
     return partial(reader_of, of_packages=cache(plugins.row_reader))
 
 

@@ -1,6 +1,6 @@
 """Bytes of a regular file, plain or decompressed, in bounded memory for any content.
 
-Nothing but a regular file is ever opened: opening a pipe would wait for a writer, opening a device can do anything.
+Only regular files are opened: opening a pipe would wait for a writer, and opening a device can have side effects.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _KINDS = (
 
 
 class BrokenStream(Exception):
-    """The compressed data ends early or is damaged; what came before it was given."""
+    """The compressed data ends early or is damaged; the bytes before that were returned."""
 
 
 class BrokenTransfer(BrokenStream):
-    """The bytes come from elsewhere, and do not come any more."""
+    """The transfer of a remote file broke off."""
 
 
 def kind(mode: int) -> str:
@@ -46,7 +46,7 @@ def kind(mode: int) -> str:
 
 
 def open_regular(path: Path, *, follow: bool = True) -> FileIO:
-    """The file, opened for reading without waiting. Raises SourceMissing and SourceUnreadable."""
+    """Open a file for reading without waiting. Raises SourceMissing and SourceUnreadable."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
         mode = path.stat(follow_symlinks=follow).st_mode
@@ -58,7 +58,7 @@ def open_regular(path: Path, *, follow: bool = True) -> FileIO:
         raise SourceMissing(f"{printable(path)}: no such file or folder") from error
     except OSError as error:
         raise SourceUnreadable(f"{printable(path)}: {error.strerror}") from error
-    if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):  # exchanged between the look and the opening
+    if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):  # replaced between lstat and open
         opened.close()
         raise SourceUnreadable(f"{printable(path)} is not a file any more")
     return opened
@@ -73,7 +73,7 @@ def is_folder(path: Path) -> bool:
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """The path as text that any database and terminal takes: bytes that are not UTF-8 come out as `\\xff`."""
+    """Return the path as text for any database and terminal. Bytes that are not UTF-8 are written as `\\xff`."""
     return os.fsencode(path).decode(errors="backslashreplace").replace("\0", "\\0")
 
 
@@ -85,7 +85,7 @@ class Decompressor(Protocol):
 
 
 class Gunzip:
-    """gzip, any number of members one after another, never more than `limit` bytes at a time."""
+    """A decompressor of gzip with any number of members, at most `limit` bytes at a time."""
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(wbits=31)
@@ -118,7 +118,7 @@ class Gunzip:
 
 
 class Unzstd:
-    """zstd, any number of frames one after another, with a window of at most 128 MiB."""
+    """A decompressor of zstd with any number of frames and a window of at most 128 MiB."""
 
     def __init__(self) -> None:
         self._frame = self._new_frame()
@@ -155,11 +155,11 @@ class Unzstd:
 
 
 class Counted(RawIOBase):
-    """A stream that counts what was read of it, for a progress bar. Closing it leaves the stream alone."""
+    """A stream that counts the bytes read, for a progress bar. Closing it leaves the stream open."""
 
     def __init__(self, stream: FileIO | BinaryIO) -> None:
         self._stream = stream
-        # A pipe gives what it has, rather than keeping its reader until a whole buffer is full.
+        # read1 returns what a pipe has, and does not wait for a full buffer.
         self._read_into = getattr(stream, "readinto1", None) or stream.readinto  # type: ignore[union-attr]
         self.bytes_read = 0
 
@@ -182,7 +182,7 @@ class Counted(RawIOBase):
 
 
 class Inflated(RawIOBase):
-    """The decompressed bytes of a file. Raises BrokenStream where the compressed ones break off."""
+    """The decompressed bytes of a file. Raises BrokenStream if the compressed bytes break off."""
 
     def __init__(self, file: Counted, decompressor: Decompressor) -> None:
         self._file = file
@@ -208,12 +208,12 @@ class Inflated(RawIOBase):
 
 
 def buffered(file: Counted, decompressor: Decompressor | None = None) -> BufferedReader:
-    """The file's content, decompressed where a decompressor is given."""
+    """Return the file's content, decompressed if a decompressor is given."""
     return BufferedReader(file if decompressor is None else Inflated(file, decompressor), BUFFER_BYTES)
 
 
 def lines(stream: BinaryIO, limit: int) -> Iterator[bytes | None]:
-    """The stream's lines with their line ends; None for one longer than `limit` bytes, which is read past."""
+    """Yield the stream's lines with their line ends; None for a line longer than `limit` bytes, which is skipped."""
     readline = stream.readline
     while line := readline(limit + 1):
         if len(line) <= limit:

@@ -1,7 +1,7 @@
-"""Tables, read in sandboxed processes, and the messages between such a process and docmill.
+"""Read tables with programs in processes of their own, which ask for bytes and send rows.
 
-It has no file: it asks for bytes, and they are read here. It costs some 8 µs a row (measured with 7 columns and 200
-characters: 14 µs of processor time in all, against 6 without it), which is little beside storing the document.
+Such a program opens no file: it asks for bytes, which are read here. This costs about 8 µs a row, little beside
+storing the document (measured with 7 columns and 200 characters: 14 µs of CPU time in all, 6 without a process).
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from storage.readers.records import Rejection, Row, Rows, SourceOptions, check_c
 from storage.readers.sandbox import Confined, Ended
 from storage.readers.streams import BrokenStream
 
-FRAME_BYTES = 2**20  # of rows, or more where one row has more
+FRAME_BYTES = 2**20  # of rows; a longer row has a frame of its own
 
 
 @dataclass(frozen=True)
 class Program:
-    """A module that reads tables, what it is told, and what it means when it does not open one.
+    """A module that reads tables, its arguments, and the error for an answer that refuses a table.
 
-    Its first answer is {"columns": [name, …]}, or is given to `refused`. `environment` are variables that it may see.
+    The first answer is {"columns": [name, …]}, or is passed to `refused`. `environment` are variables that it may
+    see.
     """
 
     module: str
@@ -35,10 +36,10 @@ class Program:
 
 
 def rows(program: Program, stream: BinaryIO | None, name: str, options: SourceOptions) -> Rows:
-    """A table's rows in its order; damage costs the rest of the rows that it is among.
+    """Yield a table's rows in order. Damage loses the rest of its batch of rows.
 
-    Raises FieldUnknown, what `refused` gives, SourceUnreadable where the process ends before it opened the table, and
-    BrokenStream where it ends later.
+    Raises FieldUnknown, the error of `refused`, SourceUnreadable if the process ends before it opened the table, and
+    BrokenStream if it ends later.
     """
     opened = False
     with closing(Confined(program.module, environment=program.environment)) as process:
@@ -57,7 +58,7 @@ def rows(program: Program, stream: BinaryIO | None, name: str, options: SourceOp
 
 
 def said(head: dict[str, Any], body: bytes, name: str) -> Iterator[Row | Rejection]:
-    """The rows in one frame of the process. Raises BrokenStream where it says that there are no more."""
+    """Yield the rows in one frame of the process. Raises BrokenStream for a frame that ends the reading."""
     if (broken := head.get("broken")) is not None:
         raise BrokenStream(broken)
     if (damaged := head.get("damaged")) is not None:

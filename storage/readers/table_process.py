@@ -24,13 +24,13 @@ BATCH_BYTES = 8 * 2**20
 BATCH_ROWS = 1_000
 _READ_BYTES = 8 * 2**20
 
-_NO_VALUE = object()  # which is left out, as everything that JSON has no form for
-_BINARY = b""  # stands for any value of binary data, which is left out
+_NO_VALUE = object()  # left out, as every value without a form in JSON
+_BINARY = b""  # stands for binary data, which is left out
 
 
 def load() -> None:
-    """Import pyarrow so that it needs little of the memory that the process is left with."""
-    # The other allocators of pyarrow reserve more than this process may have.
+    """Import pyarrow with an allocator that needs little of the process's memory."""
+    # pyarrow's other allocators reserve more memory than this process may have.
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
     import pyarrow
 
@@ -39,7 +39,7 @@ def load() -> None:
 
 
 class AskedFor:
-    """The file, read by the process that started this one; without a size, once and in its order."""
+    """A file whose bytes the parent process reads. Without a size it is read once, in order."""
 
     closed = False
     mode = "rb"
@@ -55,7 +55,7 @@ class AskedFor:
         return self._size is not None
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing, since there is nothing to close."""
 
     def tell(self) -> int:
         return self._at
@@ -89,7 +89,7 @@ def batch_rows(n_bytes: int, n_rows: int) -> int:
 
 
 def frames(batch: Any, first: int, options: SourceOptions, as_json: frozenset[str] = frozenset()) -> Iterator[bytes]:
-    """The rows of a record batch; `first` is the number of its first, and `as_json` are columns of JSON's texts."""
+    """Yield a record batch as frames; `first` is the number of its first row, `as_json` the columns of JSON text."""
     frame = bytearray()
     for line in _lines(batch, first, options, as_json):
         frame += line + b"\n"
@@ -117,13 +117,13 @@ def _lines(batch: Any, first: int, options: SourceOptions, as_json: frozenset[st
 
 
 def _values(column: Any, mended: dict[int, tuple[str, ...]]) -> list[Any]:
-    """The column's values as Python's; one that has no such form, a time in nanoseconds say, as text."""
+    """Return the column's values as Python objects; a value without a Python form, such as nanoseconds, as text."""
     binary = _binary(column)
     if binary is not None:
         return [_BINARY if valid else None for valid in binary.is_valid().to_pylist()]
     try:
         values: list[Any] = column.to_pylist()
-    except Exception:  # of one of them; which, and why, shows below
+    except Exception:  # one value failed; it is found below
         values = []
         for n, scalar in enumerate(column):
             value, flags = _value(scalar)

@@ -1,4 +1,4 @@
-"""Rows of tables, whose columns have types that JSON does not know, as the fields of a record."""
+"""Convert rows of tables, whose columns have types that JSON lacks, to the fields of a record."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class _Unfit(Exception):
 
 
 def as_row(fields: Mapping[str, Any], number: int, where: str, options: SourceOptions) -> Row | Rejection:
-    """A table's row with JSON's types: dates in ISO 8601, decimals and UUIDs as text, intervals in seconds, and null
-    for what is no number.
+    """Return a table's row with JSON types: dates in ISO 8601, decimals and UUIDs as text, intervals in seconds, and
+    null for NaN and infinity.
 
-    Binary data and whatever else has no form there is left out, and the record flagged `value_left_out`; where it
-    is to be the text or the id, the record is rejected.
+    Binary data and other values without a form are left out, and the record is flagged `value_left_out`. If the text
+    or the id is such a value, the record is rejected.
     """
     kept: dict[str, Any] = {}
     flags: tuple[str, ...] = ()

@@ -115,7 +115,7 @@ def test_links_that_lead_out_of_the_folder_are_refused_and_links_within_it_are_r
     assert rejections(source) == {
         "absolute.md": "a link that leads out of the folder",
         "chain.txt": "a link that leads out of the folder",
-        "folder-in": "a link to a folder; what is in it is read in its own place",
+        "folder-in": "a link to a folder; links to folders are not followed",
         "folder-out": "a link that leads out of the folder",
         "nowhere.txt": "a link that leads nowhere",
         "out.txt": "a link that leads out of the folder",

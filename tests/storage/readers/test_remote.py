@@ -142,7 +142,7 @@ def test_a_redirect_is_followed_to_http_only(site: Site, tmp_path: Path) -> None
     }
     assert len(read(f"{site.url}/a.jsonl")) == 3_000
     for path in ("/b.jsonl", "/d.jsonl"):
-        with pytest.raises(SourceUnreadable, match="leads to what is not HTTP"):
+        with pytest.raises(SourceUnreadable, match="redirects to a URL that is not HTTP"):
             open_source(site.url + path, OPTIONS)
     with pytest.raises(SourceUnreadable):
         open_source(f"{site.url}/e.jsonl", OPTIONS)
