@@ -15,14 +15,14 @@ from storage.deletion import gc, versions
 from storage.deletion.gc import LOOK, Collected, Going
 from storage.ingest.pruning import Seen
 
-SHARDS = 1_000  # the latest shards of a spec, from which its pace is taken
+SHARDS = 1_000  # a spec's pace is taken from its latest shards
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Results of one spec: how many, the tokens that were read and written for them, and about how long that took.
+    """Results of one spec: their number, the tokens read and written for them, and about how long that took.
 
-    `seconds` is None where no shard tells how fast the spec was computed.
+    `seconds` is None if no shard tells how fast the spec was computed.
     """
 
     spec_id: int
@@ -40,9 +40,9 @@ def of_dropping(
     spec_ids: Collection[int] | None = None,
     superseded: bool = False,
 ) -> list[Cost]:
-    """Return the cost of `collection.drop` by spec, with the results that nothing needs after it.
+    """Return the cost of `gc.drop` by spec, with the results that nothing needs after it.
 
-    With `superseded` also that of `versions.remove`. The results of prompts around dropped texts are not counted.
+    With `superseded` include `versions.remove`. The results of prompts around dropped texts are not counted.
     """
     query = select(SpecRow.id, *SPEC).order_by(SpecRow.id)
     with database.read() as connection:
@@ -86,7 +86,7 @@ def _going(database: Database, spec_id: int, going: Any) -> Iterator[list[Any]]:
 
 
 def _follow(database: Database, going: Going, front: set[int], costs: dict[int, Cost], followed: Seen) -> None:
-    """Count the results of these texts that nothing else needs, and what later steps made of them, step by step."""
+    """Count the results of these texts that nothing else needs, and those of later steps, step by step."""
     while front:
         followed.add(front)
         with database.read() as connection:
@@ -118,7 +118,7 @@ def _add(costs: dict[int, Cost], outcomes: Sequence[Any]) -> None:
 
 
 def _seconds(database: Database, cost: Cost) -> float | None:
-    """About how long computing these results took, by the pace of the spec's latest shards."""
+    """Return about how long computing these results took, by the pace of the spec's latest shards."""
     columns = (Shard.started_at, Shard.finished_at, Shard.tokens_in, Shard.n_contents)
     query = (
         select(*columns)
@@ -147,7 +147,7 @@ def busy_s(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def of_collecting(database: Database) -> Collected:
-    """Return the numbers of texts and results that `collection.collect` would remove now."""
+    """Return the numbers of texts and results that `gc.collect` would remove now."""
     total, last = Collected(), 0
     following = select(Content.id).order_by(Content.id).limit(LOOK)
     while True:

@@ -22,13 +22,13 @@ from storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, Spec
 from storage.pipelines import pipelines
 from storage.steps.jobs import UNFINISHED
 
-PAGE = 500  # contents that go in one transaction, with all that follows from them
-LOOK = 5_000  # contents, or outcomes, that are looked through by one
+PAGE = 500  # contents removed in one transaction, with all that follows
+LOOK = 5_000  # contents or outcomes examined in one transaction
 
 
 @dataclass(frozen=True)
 class Going:
-    """Conditions for outcomes and for documents that a look ahead takes as gone; without one, none is."""
+    """Conditions for outcomes and documents that a forecast takes as removed; by default none is."""
 
     outcomes: Any = field(default_factory=false)
     documents: Any = None
@@ -49,7 +49,7 @@ class Collected:
 
 
 def collect(database: Database) -> Collected:
-    """Remove every content that nothing needs. A page a transaction: cut off, it is carried on by the next one."""
+    """Remove every content that nothing needs, a page per transaction. The next call continues an interrupted one."""
     total, last = Collected(), 0
     while True:
         with database.read() as connection:
@@ -73,14 +73,14 @@ def _in_turn(database: Database, contents: Sequence[int]) -> Collected:
 
 
 def begin(database: Database, connection: Connection) -> None:
-    """Begin a transaction that removes: nobody else begins to refer to a content, and no number is given again."""
+    """Begin a transaction that removes: keep others from referring to contents, and ids from being reused."""
     advisory_locks.collect(database, connection)
     database.check_keys_by_kept_plans(connection)
     id_allocation.keep(connection, "content")
 
 
 def collect_of(database: Database, connection: Connection, contents: Collection[int]) -> Collected:
-    """Remove those of these contents that nothing needs, and what nothing needs after that."""
+    """Remove those of these contents that nothing needs, and then what nothing needs any more."""
     total, waiting = Collected(), set(contents)
     while waiting:
         page = set(islice(waiting, PAGE))
@@ -92,7 +92,7 @@ def collect_of(database: Database, connection: Connection, contents: Collection[
 
 
 def _remove(database: Database, connection: Connection, contents: set[int]) -> tuple[Collected, set[int]]:
-    """Remove what was computed of these contents, and those that nothing puts out. Also says where to look next."""
+    """Remove the outcomes of these contents, and contents that are no output. Return also where to look next."""
     if not contents:
         return Collected(), set()
     connection.execute(delete(StepText).where(StepText.content_id.in_(contents)))
@@ -107,21 +107,21 @@ def _remove(database: Database, connection: Connection, contents: set[int]) -> t
         select(OutcomeRow.spec_id).where(OutcomeRow.output_id == Content.id).offset(0).correlate(Content).exists()
     )
     gone = connection.scalars(delete(Content).where(Content.id.in_(contents), ~put_out).returning(Content.id)).all()
-    # What still puts one of them out is needed as little, and in its turn lets go of it.
+    # Contents that have one of these as an output are not needed either, and are looked at next.
     origins = _origins(database, connection, contents.difference(gone), limit=PAGE)
     onward = rendered.union(output for output in outputs if output is not None).difference(gone)
     return Collected(len(gone), len(outputs)), onward.union(*origins.values())
 
 
 def _note_dropped(connection: Connection, spec_ids: Collection[int]) -> None:
-    """Note that results of these specs went: jobs that ended before may lack some (`storage.steps.lost_results`)."""
+    """Note that results of these specs were dropped: ended jobs may lack some (`storage.steps.lost_results`)."""
     connection.execute(update(SpecRow).where(SpecRow.id.in_(sorted(spec_ids))).values(dropped_at=db_now()))
 
 
 def unneeded(
     database: Database, connection: Connection, contents: Collection[int], going: Going = _NOTHING
 ) -> list[int]:
-    """Return the contents among these that nothing needs, in order, as if what is `going` were gone."""
+    """Return the contents among these that nothing needs, in order, as if `going` were removed."""
     loose = sorted({*contents} - _rooted(database, connection, contents, going))
     pages = [{*loose[first : first + PAGE]} for first in range(0, len(loose), PAGE)]
     return sorted(set[int]().union(*(_unneeded(database, connection, page, going) for page in pages)))
@@ -147,7 +147,7 @@ def _rooted(
     database: Database, connection: Connection, contents: Collection[int], going: Going = _NOTHING
 ) -> set[int]:
     """Return the contents that a root has, or that are an output of a document's text."""
-    # OFFSET 0: a look-up for each, that stops at the first (see `Database.probe`).
+    # OFFSET 0: one look-up for each, which stops at the first row (see `Database.probe`).
     has_document = select(Document.id).where(Document.content_id == Content.id)
     is_met = (
         select(StepText.content_id)
@@ -176,7 +176,7 @@ def _origins(
     limit: int | None = None,
     going: Going = _NOTHING,
 ) -> dict[int, set[int]]:
-    """By content those that it was put out of."""
+    """Return, by content, the contents whose output it is."""
     query = select(OutcomeRow.output_id, OutcomeRow.content_id).where(not_(going.outcomes))
     if limit is not None:
         query = query.where(OutcomeRow.output_id.in_(contents)).limit(limit)
@@ -190,9 +190,9 @@ def _origins(
 
 
 def drop(database: Database, *, older_than_s: float = 0.0, spec_ids: Collection[int] | None = None) -> Collected:
-    """Drop results that are older, of these specs or all, with what nothing needs after that; unfinished jobs' stay.
+    """Drop old results of these specs, or of all, and then what nothing needs. Those of unfinished jobs stay.
 
-    Whoever asks for them again has them computed anew.
+    A dropped result is computed again when a job needs it.
     """
     if spec_ids is None:
         with database.read() as connection:
@@ -208,7 +208,7 @@ def drop(database: Database, *, older_than_s: float = 0.0, spec_ids: Collection[
 
 
 def _outcomes_after(database: Database, spec_id: int, last: int, older_than_s: float) -> tuple[list[int], int | None]:
-    """The contents of the next outcomes that are old enough, and where to go on; None when there are no more."""
+    """Return the contents of the next outcomes that are old enough, and the place to continue; None at the end."""
     query = select(OutcomeRow.content_id, is_old(older_than_s).label("old")).where(
         OutcomeRow.spec_id == spec_id, OutcomeRow.content_id > last
     )
@@ -218,7 +218,7 @@ def _outcomes_after(database: Database, spec_id: int, last: int, older_than_s: f
 
 
 def is_old(older_than_s: float) -> Any:
-    """Return the condition for an outcome to be so old."""
+    """Return the condition for an outcome to be this old."""
     return OutcomeRow.created_at <= db_now() - older_than_s
 
 
@@ -238,7 +238,7 @@ def _drop_page(database: Database, spec_id: int, contents: Sequence[int]) -> Col
 
 
 def is_worked_on() -> Any:
-    """Return the condition for an outcome to be one that an unfinished job counts on, or a run has yet to write."""
+    """Return the condition for an outcome that an unfinished job counts, or that a run has yet to write."""
     of_document = exists().where(
         Document.content_id == OutcomeRow.content_id, Document.corpus_id == Job.corpus_id, Step.input_step.is_(None)
     )
@@ -262,7 +262,7 @@ def is_worked_on() -> Any:
 
 
 def specs(database: Database, wanted: str) -> list[int]:
-    """The specs of that number, or of that KIND/MODEL (a model's name may have a / itself)."""
+    """Return the specs of a number, or of KIND/MODEL (a model's name may contain a /)."""
     if wanted.isdecimal():
         which = SpecRow.id == int(wanted)
     else:

@@ -50,7 +50,7 @@ class Removed:
 
 
 def remove_corpus(database: Database, name: str) -> Removed:
-    """Remove a corpus, its documents, ingests and jobs. Raises NoSuchCorpus, and CorpusInUse while a job goes on."""
+    """Remove a corpus, its documents, ingests and jobs. Raises NoSuchCorpus, and CorpusInUse while a job runs."""
     corpus_id = find(database, name)
     total, more = Removed(), True
     while more:
@@ -60,10 +60,10 @@ def remove_corpus(database: Database, name: str) -> Removed:
 
 
 def remove_documents(database: Database, name: str, keys: Collection[str], *, only_vanished: bool = False) -> Removed:
-    """Remove documents by their ids, every version of them. Those that are not there are no error.
+    """Remove documents by their ids, in every version. Unknown ids are ignored.
 
-    With `only_vanished` those that their source has again by now stay. Raises NoSuchCorpus, and CorpusInUse while a
-    job goes on.
+    With `only_vanished` documents that are in their source again stay. Raises NoSuchCorpus, and CorpusInUse while a
+    job runs.
     """
     corpus_id, wanted = find(database, name), sorted({*keys})
 
@@ -92,14 +92,14 @@ def missing(database: Database, name: str, keys: Collection[str]) -> list[str]:
 
 
 def called(database: Database, names: Sequence[str]) -> str:
-    """Of several names the first that a corpus has; the first of all where none has."""
+    """Return the first of several names that a corpus has; the first name if none has."""
     with database.read() as connection:
         found = {*connection.scalars(select(Corpus.name).where(Corpus.name.in_(names)))}
     return next((name for name in names if name in found), names[0])
 
 
 def find(database: Database, name: str) -> int:
-    """The number of a corpus. Raises NoSuchCorpus."""
+    """Return the number of a corpus. Raises NoSuchCorpus."""
     with database.read() as connection:
         found = connection.scalar(select(Corpus.id).where(Corpus.name == name))
     if found is None:
@@ -108,11 +108,11 @@ def find(database: Database, name: str) -> int:
 
 
 def _begin(database: Database, connection: Connection, corpus_id: int) -> bool:
-    """Begin to remove of a corpus; False when it is gone. Raises CorpusInUse."""
+    """Begin to remove from a corpus; return False if it is gone. Raises CorpusInUse."""
     gc.begin(database, connection)
     lock_corpus(database, connection, corpus_id)
     name = connection.scalar(select(Corpus.name).where(Corpus.id == corpus_id))
-    # Locked, so that a retry waits, and then finds the job as removal leaves it.
+    # Locked, so that a retry of the job waits for the removal.
     query = select(Job.id, Job.state).where(Job.corpus_id == corpus_id).order_by(Job.id)
     jobs = connection.execute(query if database.is_sqlite else query.with_for_update()).all()
     if going := [str(job.id) for job in jobs if job.state in UNFINISHED]:
@@ -123,7 +123,7 @@ def _begin(database: Database, connection: Connection, corpus_id: int) -> bool:
 
 
 def _page(database: Database, connection: Connection, corpus_id: int) -> tuple[Removed, bool]:
-    """Remove the next piece of a corpus. Also says whether there is more."""
+    """Remove the next page of a corpus. Return also if there is more."""
     if not _begin(database, connection, corpus_id):
         return Removed(), False
     mine = select(Job.id).where(Job.corpus_id == corpus_id)
@@ -165,7 +165,7 @@ def _delete_jobs(connection: Connection, corpus_id: int) -> int:
 
 
 def _versions(database: Database, connection: Connection, corpus_id: int, keys: Collection[str]) -> list[Any]:
-    """The documents of these keys, those that were superseded too: each sort has its index."""
+    """Return the documents with these keys, superseded ones included. Each sort has its own index."""
     found: list[Any] = []
     for is_version in (Document.superseded_by.is_(None), Document.superseded_by.is_not(None)):
         query = select(*_VERSION).where(Document.corpus_id == corpus_id, is_version)
@@ -174,7 +174,7 @@ def _versions(database: Database, connection: Connection, corpus_id: int, keys: 
 
 
 def _remove(database: Database, connection: Connection, corpus_id: int, documents: Sequence[Any]) -> Removed:
-    n_current = sum(row.superseded_by is None and not row.gone for row in documents)  # as a corpus counts them
+    n_current = sum(row.superseded_by is None and not row.gone for row in documents)  # as in the corpus's count
     connection.execute(
         update(Corpus).where(Corpus.id == corpus_id).values(n_documents=Corpus.n_documents - n_current)
     )
@@ -182,7 +182,7 @@ def _remove(database: Database, connection: Connection, corpus_id: int, document
 
 
 def remove_rows(database: Database, connection: Connection, documents: Sequence[Any]) -> Removed:
-    """Remove rows of documents (`id`, `content_id`), in a transaction that `collection.begin` began."""
+    """Remove rows of documents (`id`, `content_id`), in a transaction that `gc.begin` began."""
     ids = [row.id for row in documents]
     texts = {row.content_id for row in documents}
     for first in range(0, len(ids), PAGE):
@@ -196,7 +196,7 @@ def remove_rows(database: Database, connection: Connection, documents: Sequence[
 
 
 def settle(database: Database) -> bool:
-    """Have a SQLite file's journal emptied, which still says what was removed; False when a reader was in the way."""
+    """Empty a SQLite file's journal, which still holds what was removed. Return False if a reader prevented it."""
     if not database.is_sqlite:
         return True
     with database.idle() as cursor:

@@ -18,22 +18,21 @@ from storage.core.schema import Contender, Document, Ingest, Job, PipelineRun, R
 from storage.errors import RightMissing
 from storage.steps.jobs import UNFINISHED
 
-PAGE = 5_000  # rows that go in one transaction
-SETTLED_S = 3_600.0  # a job that has just ended may still get documents from a reading of its source
+PAGE = 5_000  # rows deleted in one transaction
+SETTLED_S = 3_600.0  # a reading may still add documents to a job that has just ended
 
 
 def sweep(database: Database, older_than_s: float) -> None:
-    """Forget runs, jobs and rejections that ended longer ago. Rows that this database user may not delete stay."""
+    """Delete old runs, jobs and rejections. Rows that this database user may not delete stay."""
     for forget in (forget_step_texts, forget_runs, forget_jobs, forget_rejections):
         with suppress(RightMissing):
             forget(database, older_than_s)
 
 
 def forget_step_texts(database: Database, older_than_s: float) -> int:
-    """Forget the texts that the steps of ended jobs had met. Returns how many.
+    """Delete the records of texts that the steps of ended jobs had met. Return their number.
 
-    They say what a retry has to look at, so a job with failures keeps them for as long as is given, others for an
-    hour.
+    A retry needs them. So a job with failures keeps them for the whole time, and other jobs for an hour.
     """
     failed = or_(
         select(Shard.id).where(Shard.job_id == Job.id, Shard.n_failed > 0).exists(),
@@ -56,29 +55,29 @@ def _forget_texts(job_id: int, connection: Connection) -> int:
 
 
 def _note_forgotten(connection: Connection, job_id: int) -> bool:
-    """Note that nothing of a job can be tried again; False if it goes on, or is gone."""
+    """Note that a job cannot be retried any more. Return False if it runs again, or is gone."""
     ended = update(Job).where(Job.id == job_id, Job.state.not_in(UNFINISHED))
     return connection.execute(ended.values(forgotten_at=db_now())).rowcount > 0
 
 
 def forget_runs(database: Database, older_than_s: float) -> int:
-    """Forget old runs that never had a job, or have none any more. Returns how many. Each pipeline keeps its last."""
+    """Delete old runs that have no job. Return their number. Each pipeline keeps its last run."""
     last = select(func.max(PipelineRun.id)).group_by(PipelineRun.pipeline_id)
     old = and_(
         PipelineRun.finished_at < db_now() - older_than_s,
         PipelineRun.job_id.is_(None),
         PipelineRun.id.not_in(last),
     )
-    with database.read() as connection:  # most often there is none, and no need for a turn to write
+    with database.read() as connection:  # most often there is none; a read waits for no writer
         if connection.scalar(select(PipelineRun.id).where(old).limit(1)) is None:
             return 0
     return _in_pages(database, lambda connection: _delete_page(connection, PipelineRun, old))
 
 
 def forget_jobs(database: Database, older_than_s: float) -> int:
-    """Forget old runs of pipelines with their jobs. Returns how many runs.
+    """Delete old runs of pipelines with their jobs. Return the number of runs.
 
-    Each pipeline keeps its last run of each state. Documents and results stay, and so do jobs that no pipeline made.
+    Each pipeline keeps its last run of each state. Documents and results stay, and so do jobs without a pipeline.
     """
     last = select(func.max(PipelineRun.id)).where(PipelineRun.job_id.is_not(None))
     old = (
@@ -98,7 +97,7 @@ def forget_jobs(database: Database, older_than_s: float) -> int:
 
 
 def _forget_run(run_id: int, connection: Connection) -> int:
-    """Delete the next page of rows of a run's job, at last run and job. Return the number of rows, 0 at the end."""
+    """Delete the next page of rows of a run's job, and at last the run and the job. Return the number of rows."""
     id_allocation.keep(connection, "job", "ingest", "shard")
     job_id = connection.scalar(select(PipelineRun.job_id).where(PipelineRun.id == run_id))
     this = delete(PipelineRun).where(PipelineRun.id == run_id)
@@ -106,7 +105,7 @@ def _forget_run(run_id: int, connection: Connection) -> int:
     if job_id is None or connection.scalar(others) is not None:
         connection.execute(this)
         return 0
-    if not _note_forgotten(connection, job_id):  # it was tried again
+    if not _note_forgotten(connection, job_id):  # the job was retried
         return 0
     ingest_id = connection.execute(select(Job.ingest_id).where(Job.id == job_id)).scalar_one()
     of_job = ((Shard, Shard.job_id == job_id), (StepText, StepText.job_id == job_id))
@@ -124,7 +123,7 @@ def _forget_run(run_id: int, connection: Connection) -> int:
 
 
 def forget_rejections(database: Database, older_than_s: float) -> int:
-    """Forget the rejected records of readings whose job ended before. Returns how many. Their number stays."""
+    """Delete the rejections of readings whose job ended before. Return their number, which each reading keeps."""
     total = 0
     for table in (Rejection, Contender):
         has_some = select(table.ingest_id).where(table.ingest_id == Job.ingest_id).exists()

@@ -25,7 +25,7 @@ class ConditionInvalid(StorageError):
 
 @dataclass(frozen=True)
 class Condition:
-    """A field of the metadata has a value. Numbers, lists and the like are compared as a prompt would write them."""
+    """A field of the metadata has this value. Numbers and lists are compared in the form that a prompt would have."""
 
     field: str
     value: str
@@ -43,7 +43,7 @@ class Condition:
         return f"{_PREFIX}{self.field}={self.value}"
 
     def holds(self, meta: Mapping[str, Any]) -> bool:
-        """Return whether the metadata have the field with this value; null is no value."""
+        """Return True if the metadata have the field with this value. Null is no value."""
         found = meta.get(self.field)
         return found is not None and written(found) == self.value
 

@@ -14,8 +14,8 @@ from storage.core.database import Database
 from storage.core.schema import Content, Corpus, Document, OutcomeRow, Prompt
 from storage.search import pgvector_index
 
-SHOWN = 100  # documents that are named
-PIECE = 64  # bytes of a text that are looked for in a file: a page may end anywhere in it
+SHOWN = 100  # documents named at most
+PIECE = 64  # bytes of a text to search for in a file, since a page may end within the text
 BLOCK = 1 << 20
 
 
@@ -89,14 +89,14 @@ def _named(
 
 
 def _indexed(connection: Connection, content_id: int) -> int:
-    """Its vectors in side tables, whose foreign keys leave none there without the text."""
+    """Return the number of the text's vectors in side tables, whose foreign keys leave none without the text."""
     tables = [pgvector_index.side_table(spec_id) for spec_id in pgvector_index.spec_ids(connection)]
     counts = [select(func.count()).select_from(one).where(one.c.content_id == content_id) for one in tables]
     return sum(connection.scalar(count) or 0 for count in counts)
 
 
 def _remnants(database: Database, text: bytes) -> tuple[str, ...]:
-    """The files of a SQLite store that hold the text's beginning, its middle or its end, in a free page perhaps."""
+    """Return the files of a SQLite store that hold the text's beginning, middle or end, perhaps in a free page."""
     if not database.is_sqlite or not text:
         return ()
     places = (0, max(0, (len(text) - PIECE) // 2), max(0, len(text) - PIECE))

@@ -26,9 +26,9 @@ from storage.deletion.removal import Removed
 from storage.pipelines import pipelines
 from storage.steps.jobs import UNFINISHED
 
-LOOK = 5_000  # superseded versions that one transaction looks through
-PAGE = 500  # versions that one transaction removes, with all that follows from them
-READINGS = 20  # readings that one transaction removes: each has the database look through the documents
+LOOK = 5_000  # superseded versions examined in one transaction
+PAGE = 500  # versions removed in one transaction, with all that follows
+READINGS = 20  # readings removed in one transaction: each makes the database scan the documents
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ def count(database: Database, older_than_s: float) -> Superseded:
 
 
 def remove(database: Database, older_than_s: float) -> Removed:
-    """Remove the versions that were superseded longer ago, with all that nothing needs after that, then readings.
+    """Remove versions that were superseded long ago, then what nothing needs, then readings.
 
-    A page a transaction: cut off, it is carried on by the next call.
+    A page is one transaction. An interrupted call is continued by the next.
     """
     total = Removed()
     for found in pages(database, older_than_s):
@@ -65,7 +65,7 @@ def remove(database: Database, older_than_s: float) -> Removed:
 
 
 def pages(database: Database, older_than_s: float) -> Iterator[list[Any]]:
-    """Yield the versions that may be removed now, a page at a time."""
+    """Yield the versions that may be removed now, page by page."""
     query = select(Document.id, Document.content_id, are_removable(older_than_s).label("goes"))
     query = query.where(Document.superseded_by.is_not(None)).order_by(Document.id).limit(LOOK)
     last = 0
@@ -80,8 +80,8 @@ def pages(database: Database, older_than_s: float) -> Iterator[list[Any]]:
 
 def _remove_page(database: Database, older_than_s: float, ids: Sequence[int]) -> Removed:
     def work(connection: Connection) -> Removed:
-        # The corpus is not locked: a reading waits for this transaction's turn with its corpus locked, and no
-        # reading makes a version needed that was not.
+        # The corpus is not locked: a reading holds that lock while it waits for this transaction, and no reading
+        # makes a removable version needed again.
         gc.begin(database, connection)
         id_allocation.keep(connection, "document")
         still = and_(Document.id.in_(ids), are_removable(older_than_s))
@@ -100,7 +100,7 @@ def _remove_readings(database: Database, ids: Sequence[int]) -> Removed:
 
 
 def are_removable(older_than_s: float) -> Any:
-    """Return the condition for a document to be a version that was superseded longer ago and that nothing needs."""
+    """Return the condition for a version that was superseded long ago and that nothing needs."""
     current = Document.__table__.alias("current_version").c
     brought_both = select(current.id).where(
         current.corpus_id == Document.corpus_id,
@@ -120,9 +120,9 @@ def are_removable(older_than_s: float) -> Any:
 
 
 def _superseded_since(since: Any) -> Any:
-    """Return a query for the document that took the place of another, if the reading that brought it was read since.
+    """Return a query for the document that superseded another, if its reading was read since.
 
-    If it was removed itself, it finds nothing: what it took the place of is older still.
+    It finds nothing if that document was removed: the one it superseded is older still.
     """
     later, reading = Document.__table__.alias("later_version").c, Ingest.__table__.alias("later_reading").c
     read_at = func.coalesce(reading.finished_at, reading.seen_at)
@@ -131,12 +131,12 @@ def _superseded_since(since: Any) -> Any:
 
 
 def _is_unneeded(older_than_s: float, staying: Any = None) -> Any:
-    """Return the condition for a reading to have ended longer ago, and to have no job, record or document.
+    """Return the condition for a reading that ended long ago and has no job, rejection or document.
 
     `staying` is the condition for documents to count; by default all do.
     """
     read_at = func.coalesce(Ingest.finished_at, Ingest.seen_at)
-    # Once for all readings: no index leads from one to its documents.
+    # One query for all readings: no index leads from a reading to its documents.
     has_documents = select(Document.ingest_id).distinct()
     if staying is not None:
         has_documents = has_documents.where(or_(Document.superseded_by.is_(None), staying))

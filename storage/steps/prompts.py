@@ -47,7 +47,7 @@ def render(
 ) -> tuple[list[int], dict[int, int]]:
     """The prompts of documents around the texts that the step is given of them, as contents, each once.
 
-    Also the characters of those that are new. Call `gate.refer` before.
+    Also the characters of those that are new. Call `advisory_locks.refer` before.
     """
     assert step.template is not None
     known = of(database, connection, step, given)

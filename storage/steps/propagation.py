@@ -98,7 +98,7 @@ class Traversal:
         """Plan the prompts that the templates of a job's steps make of documents that the job walks.
 
         A step may read an output that is not there yet; `follow` plans its prompt later. Call it after the documents
-        are stored, and after `gate.walk`.
+        are stored, and after `advisory_locks.walk`.
         """
         return self._arrive(self._prompts(every, every, documents))
 
