@@ -8,12 +8,12 @@ from storage.ingest.chunks import Chunk, ChunkBuilder, Rejected
 from storage.ingest.ingest import CHUNK_RECORDS
 from storage.readers import Record, Source
 
-FIRST_CHUNK_RECORDS = 256  # a shard's worth, so that a device computes while the rest is read
-CHUNK_CHARS = 8_000_000  # so that a chunk of long documents stays a short transaction in little memory
+FIRST_CHUNK_RECORDS = 256  # as many as a shard has, so that a device can start while the rest is read
+CHUNK_CHARS = 8_000_000  # keeps the transaction short and the memory small for long documents
 
 
 def chunks(source: Source) -> Iterator[tuple[Chunk, list[Rejected]]]:
-    """Yield a source's records, chunk by chunk, each with what was rejected since the one before."""
+    """Yield a source's records chunk by chunk, each with the rejections since the chunk before."""
     gathered = ChunkBuilder()
     rejected: list[Rejected] = []
     most = FIRST_CHUNK_RECORDS

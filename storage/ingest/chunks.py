@@ -1,7 +1,7 @@
-"""Records on their way into the store, column by column. Pure: made on the thread that reads, while another stores.
+"""Records on their way into the store, in columns. The reading thread makes them while another thread stores.
 
-Columns, because a chunk is thousands of records: as many small objects, and again as many for each step of their
-way, take longer to make and to search for garbage than the database takes to store them.
+Columns, because a chunk has thousands of records: making and garbage-collecting an object for each record and step
+takes longer than storing them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from storage.readers.records import KeyKind
 
 @dataclass(frozen=True)
 class Rejected:
-    """A record that could not be read. After a `fatal` one nothing more of its file was.
+    """A record that could not be read. After a `fatal` rejection the rest of its file was not read.
 
-    `keys` and `below` say which documents it may be, as in `storage.readers.records.Rejection`.
+    `keys` and `below` tell which documents it may be, as in `storage.readers.records.Rejection`.
     """
 
     place: str
@@ -33,7 +33,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Versions:
-    """Versions of documents: key, content, metadata and flags as JSON text, place in the order of the source."""
+    """Versions of documents: key, content, metadata and flags as JSON text, and place in the order of the source."""
 
     keys: Sequence[str]
     content_ids: Sequence[int]
@@ -61,9 +61,10 @@ class Versions:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Records that are stored together: of those with one key the last of the `n_records` that there were.
+    """Records that are stored together: the last one of each key, out of `n_records`.
 
-    `kinds` are their keys' (`KeyKind`), `places` are for messages, `refused` are records whose keys were another's.
+    `kinds` are those of the keys (`KeyKind`), `places` are for messages, and `refused` are records whose key was
+    taken by a record of another kind.
     """
 
     n_records: int
@@ -79,7 +80,7 @@ class Chunk:
 
     @property
     def n_mended(self) -> int:
-        """Of how many the text had to be mended (see `storage.core.normalize`)."""
+        """The number of records whose text was mended (see `storage.core.normalize`)."""
         return sum(flags != "[]" and any(mended in flags for mended in MENDED) for flags in self.flags)
 
     def without(self, places: Collection[int]) -> Chunk:
@@ -89,12 +90,12 @@ class Chunk:
         return replace(self, n_records=self.n_records - len(places), **columns)
 
     def versions(self, content_ids: dict[bytes, int]) -> Versions:
-        """The records as versions of documents, once their contents have ids by their hashes."""
+        """Return the records as versions of documents, given the ids of their contents by hash."""
         return Versions(self.keys, [content_ids[sha256] for sha256 in self.hashes], self.metas, self.flags, self.seqs)
 
 
 class ChunkBuilder:
-    """Takes a source's records until they make a chunk."""
+    """Collects a source's records into a chunk."""
 
     def __init__(self) -> None:
         self.n_chars = 0
@@ -120,7 +121,7 @@ class ChunkBuilder:
         kind: KeyKind = KeyKind.STRING,
         place: str = "",
     ) -> None:
-        """Add a record: normalised text, metadata (JSON values) and its place in the order of the source."""
+        """Add a record: normalized text, metadata (JSON values) and its place in the order of the source."""
         self._keys.append(key)
         self._texts.append(text)
         self._hashes.append(hashlib.sha256(text.encode()).digest())
@@ -152,7 +153,7 @@ class ChunkBuilder:
 
 
 def clash(key: str, place: str, kind: KeyKind, before: KeyKind) -> Rejected:
-    """The rejection of a record whose key is that of an earlier one, of another kind."""
+    """Return the rejection of a record whose key an earlier record of another kind has."""
     if kind == KeyKind.PLACE:
         reason = "it has no id, and the name that it gets by its place is the id of an earlier record: give it an id"
     elif before == KeyKind.PLACE:

@@ -1,12 +1,12 @@
-"""Reading a source into a corpus, a chunk of records a transaction: contents, documents and shards together, so
-that work starts at once and a reading that was killed is carried on by reading again.
+"""Read a source into a corpus. Each transaction stores a chunk of records: contents, documents and shards together.
+So work starts at once, and an interrupted reading is continued by reading again.
 
-Of two records with one key the last wins. A source that has such a pair has it on every reading, and the first of
-the two must not win anew each time, to lose again a moment later. So a record that equals a version which lost to
-the current one *within one reading* changes nothing yet: it is noted as a contender. When a later record of the
-same key comes, the note goes; when none came by the end of the reading (the line that used to win is gone from the
-source), the contender takes the current version's place then. Two such records closer than a chunk never reach
-the store both; where chunks fall differently the next time, one reading settles it.
+Of two records with one key the last wins. A source with such a pair has it on every reading, and the first record
+must not win each time, to lose a moment later. So a record that equals a version which lost *within one reading*
+changes nothing yet: it is noted as a contender. A later record of the same key removes the note. If none comes until
+the end of the reading (the line that used to win is gone from the source), the contender replaces the current
+version. Two such records within one chunk never both reach the store. If chunk borders fall differently the next
+time, one reading settles it.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def add(
     seen: Seen | None = None,
     kinds: KeyKinds | None = None,
 ) -> Counts:
-    """Store one chunk of records and plan what has no outcome yet. Storing it twice changes nothing.
+    """Store one chunk of records and plan the contents that have no outcome. Storing it twice changes nothing.
 
-    `seen` is told which documents of before the records are. `kinds` are those of the reading's keys: it rejects a
-    record whose key is an earlier one's of another kind. Raises JobStopped when the job was cancelled meanwhile.
+    `seen` is told which earlier documents the records are. `kinds` rejects a record whose key an earlier record of
+    another kind has. Raises JobStopped if the job was cancelled meanwhile.
     """
     kinds = kinds or KeyKinds()
     counts, stored, documents, refused = database.write(
@@ -114,7 +114,7 @@ def _add(
         rejected=len(rejected),
         mended=chunk.n_mended,
     )
-    # What a reading that was cut off had stored is counted as new on the ingest already.
+    # Records that an interrupted reading stored are counted as new on the ingest already.
     _note(database, connection, job, replace(counts, unchanged=counts.unchanged - changes.n_again), rejected)
     documents = [(document_id, chunk.kinds[n]) for n, document_id in changes.kept.items()]
     return counts + planned, chunk, documents, refused
@@ -143,7 +143,7 @@ def _begin_again(connection: Connection, job: OpenJob) -> None:
 
 
 def _place(connection: Connection, job_id: int) -> tuple[Place, str]:
-    """Return where a job stands in its corpus, and its state. Raises JobStopped."""
+    """Return the position of a job in its corpus, and its state. Raises JobStopped."""
     row = connection.execute(select(Job.state, Job.base_document, Job.swept_to).where(Job.id == job_id)).one_or_none()
     if row is None:
         raise JobStopped(f"job {job_id} was removed with its corpus; nothing more was added to it")
@@ -172,7 +172,7 @@ def _losers(
     keys: Sequence[str],
     current: Mapping[str, StoredVersion],
 ) -> dict[str, list[StoredVersion]]:
-    """Return the superseded versions, by key, that the same reading brought as the current one."""
+    """Return, by key, the superseded versions of the reading that also brought the current version."""
     query = select(*_VERSION).where(
         Document.corpus_id == corpus_id, Document.superseded_by.is_not(None), ~Document.gone
     )
@@ -190,7 +190,7 @@ def _store_documents(
     incoming: Versions,
     current: Mapping[str, StoredVersion],
 ) -> Sequence[int]:
-    """Store documents in place of the current ones. Their numbers, where they were chosen here: some need them."""
+    """Store documents in place of the current versions. Return their ids if they were chosen here."""
     n = len(incoming)
     columns: dict[str, Sequence[Any]] = {
         "corpus_id": [job.corpus_id] * n,
@@ -202,7 +202,7 @@ def _store_documents(
         "ingest_id": [job.ingest_id] * n,
     }
     replaced, ids = [], list[int]()
-    if n and (current or has_prompts(job.steps)):  # otherwise the database gives the ids
+    if n and (current or has_prompts(job.steps)):  # else the database chooses the ids
         ids = columns["id"] = database.next_ids(connection, Document, n)
         replaced = [
             {"old": current[key].id, "new": document_id}
@@ -238,7 +238,7 @@ def _count_in(connection: Connection, job: OpenJob, n_new: int) -> None:
 def _note_contenders(
     database: Database, connection: Connection, job: OpenJob, keys: Sequence[str], contending: Mapping[str, int]
 ) -> int:
-    """Forget what contended with these keys, note what does now. Returns how many were forgotten."""
+    """Remove the contenders of these keys and add new ones. Return the number removed."""
     mine = Contender.ingest_id == job.ingest_id
     forgotten = 0
     if connection.scalar(select(Contender.key).where(mine).limit(1)) is not None:
@@ -267,7 +267,7 @@ def _note(
         "n_new": Ingest.n_new + counts.new,
         "n_changed": Ingest.n_changed + counts.changed,
     }
-    if job.reread_at is None:  # else the counts of the reading before stand until this one is at its end
+    if job.reread_at is None:  # else the earlier reading's counts stay until this one has ended
         noted |= {f"n_{name}": getattr(Ingest, f"n_{name}") + getattr(counts, name) for name in _OF_READING}
     connection.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**noted))
 
@@ -276,11 +276,11 @@ _OF_READING = ("records", "unchanged", "repeated", "rejected")
 
 
 def _replace_counts(connection: Connection, job: OpenJob, read: Counts) -> None:
-    """Have an ingest's counts and rejections be those of its last reading that came to the end."""
+    """Set an ingest's counts and rejections to those of its last complete reading."""
     counts = {f"n_{name}": getattr(read, name) for name in (*_OF_READING, "vanished")}
     before = connection.execute(select(Ingest.n_new, Ingest.n_changed).where(Ingest.id == job.ingest_id)).one()
     undecided = select(func.count()).select_from(Contender).where(Contender.ingest_id == job.ingest_id)
-    # Documents of an earlier reading of this ingest are counted as new or changed already.
+    # Documents of an earlier reading of this ingest are already counted as new or changed.
     once = before.n_new + before.n_changed + (connection.scalar(undecided) or 0)
     counts["n_unchanged"] = max(0, read.records - read.repeated - once)
     connection.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**counts))
@@ -289,11 +289,11 @@ def _replace_counts(connection: Connection, job: OpenJob, read: Counts) -> None:
 
 
 def end(database: Database, job: OpenJob, read: Counts | None = None) -> tuple[int, Counts]:
-    """The source was read to its end: plan what else the corpus holds, and let the job finish.
+    """Finish a reading: plan the rest of the corpus, and let the job end.
 
-    `read` has the counts of the whole reading. Returns the number of documents that the job covers, and the counts of
-    what was planned. That is planned only now, so that nothing is computed which the source replaced. Raises
-    JobStopped when the job was cancelled meanwhile.
+    `read` has the counts of the whole reading. Return the number of documents that the job covers, and the counts of
+    the planned contents. They are planned only now, so that nothing is computed that the source replaced. Raises
+    JobStopped if the job was cancelled meanwhile.
     """
     if job.reread_at is not None and read is not None:
         database.write(lambda connection: _replace_counts(connection, job, read))
@@ -305,7 +305,7 @@ def end(database: Database, job: OpenJob, read: Counts | None = None) -> tuple[i
 
 
 def _end(database: Database, connection: Connection, job: OpenJob) -> tuple[int | None, Planned]:
-    """A step towards the end: what was held back, then what others brought; None when there may be more."""
+    """Take one step towards the end: contenders, then other readings' documents. Return None if there may be more."""
     lock_corpus(database, connection, job.corpus_id)
     place, _ = _place(connection, job.id)
     was_done = job.reread_at is not None and _is_done(connection, job.id)
@@ -335,7 +335,7 @@ def _is_done(connection: Connection, job_id: int) -> bool:
 
 
 def _promote_contenders(database: Database, connection: Connection, job: OpenJob, place: Place) -> Planned | None:
-    """Let contenders that no later record outdid take the current version's place. None when none was left."""
+    """Make contenders that no later record removed the current versions. Return None if none was left."""
     page = connection.execute(
         select(*_VERSION)
         .join(Contender, Contender.document_id == Document.id)
@@ -347,7 +347,7 @@ def _promote_contenders(database: Database, connection: Connection, job: OpenJob
         return None
     planning.begin(database, connection, job)
     current = _current(database, connection, job.corpus_id, [row.key for row in page])
-    # Where another reading changed the document meanwhile, that one came later.
+    # A version that another reading brought meanwhile is newer and stays.
     rows = [row for row in page if row.key in current and current[row.key].ingest_id == row.ingest_id]
     rising = Versions(
         [row.key for row in rows],

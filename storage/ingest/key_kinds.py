@@ -1,7 +1,8 @@
-"""Ids of two kinds that make one key: the number 1 and the string "1", an id and the name of a record without one.
+"""Reject records whose key an earlier record of another kind has: the number 1 and the string "1", or an id and the
+default name of a record without one.
 
 Of two records with one id the last wins, but these are two records. The first one keeps the key, and the other is
-rejected. A reading knows of what kind each of its keys is by a bit for each record and each document of before.
+rejected. A reading remembers the kind of each key by a bit for each record and for each earlier document.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from storage.readers.records import KeyKind
 
 
 class KeyKinds:
-    """The kinds of a reading's keys, and the records that were rejected because of them and not taken yet."""
+    """The kinds of a reading's keys, and the records rejected because of them since the last `take`."""
 
     def __init__(self) -> None:
-        self._records = {kind: Seen() for kind in KeyKind}  # by their place in the order of the source
+        self._records = {kind: Seen() for kind in KeyKind}  # by the records' places in the source
         self._documents = {kind: Seen() for kind in KeyKind}
         self._met: set[int] = set()
         self._refused: list[Rejected] = []
@@ -29,7 +30,7 @@ class KeyKinds:
         `current` has the versions that are stored, by their keys.
         """
         refused: dict[int, Rejected] = {}
-        one_kind = len(self._met.union(chunk.kinds)) < 2  # as nearly always
+        one_kind = len(self._met.union(chunk.kinds)) < 2  # nearly always
         for n, key in enumerate(() if one_kind or not current else chunk.keys):
             if (version := current.get(key)) is not None:
                 kind, before = KeyKind(chunk.kinds[n]), self._kind(version, chunk.seqs[n], ingest_id)
@@ -52,7 +53,7 @@ class KeyKinds:
         return refused
 
     def _kind(self, version: Any, seq: int, ingest_id: int) -> KeyKind | None:
-        """The kind that this reading found the key of a stored version to be of, before a record; None for none."""
+        """Return the kind that this reading found for a stored version's key before a record; None without one."""
         mine = version.ingest_id == ingest_id and version.seq < seq
         found, number = (self._records, version.seq) if mine else (self._documents, version.id)
         return next((kind for kind, seen in found.items() if number in seen), None)

@@ -19,8 +19,8 @@ from storage.core.schema import Content, Document, Job
 from storage.steps.jobs import OpenJob
 from storage.steps.propagation import Inputs, Planned, Traversal, has_prompts
 
-SWEEP_DOCUMENTS = 5_000  # that are planned in a transaction
-NEAR_DOCUMENTS = 50_000  # that are looked at for them
+SWEEP_DOCUMENTS = 5_000  # planned in one transaction
+NEAR_DOCUMENTS = 50_000  # examined in one transaction
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Place:
 
 
 def sweep_page(database: Database, connection: Connection, job: OpenJob, place: Place) -> tuple[Planned, bool]:
-    """Plan the next documents that others brought into the corpus. Also says whether there may be more."""
+    """Plan the next documents that other readings brought into the corpus. Return also if there may be more."""
     begin(database, connection, job)
     if place.swept_to == 0:
         place = _begin(connection, job)
     database.walk(connection)
-    # Those that the job's own source brought, most often all, are left to the database: to fetch them took a third
-    # of the time in which a million documents were read in.
+    # Documents of the job's own source, usually all, are filtered by the database: fetching them took a third of
+    # the time to read a million documents.
     near = select(Document.id).where(Document.corpus_id == job.corpus_id, Document.id > place.swept_to)
     end = connection.scalar(near.order_by(Document.id).offset(NEAR_DOCUMENTS - 1).limit(1))
     others = select(Document.id, Document.content_id).where(
@@ -62,9 +62,9 @@ def sweep_page(database: Database, connection: Connection, job: OpenJob, place: 
 
 
 def begin(database: Database, connection: Connection, job: OpenJob) -> None:
-    """Begin to walk documents of a job. Call it before looking for any."""
+    """Begin to walk documents of a job. Call it before looking for documents."""
     if has_prompts(job.steps):
-        advisory_locks.refer(database, connection)  # first, as whoever leads an output on does
+        advisory_locks.refer(database, connection)  # first, in the same order as `propagation`
         advisory_locks.walk(database, connection, job.id)
 
 
@@ -82,10 +82,10 @@ def plan_new(
     content_ids: Sequence[int],
     fresh: dict[int, int] | None = None,
 ) -> Planned:
-    """Plan those of these contents that the job has not met. Call it before their documents are walked.
+    """Plan the contents that the job has not met. Call it before their documents are walked.
 
-    What templates make of the documents is planned once these are stored (`Traversal.plan_prompts`).
-    `fresh` gives the characters of contents that nobody can have met.
+    Prompts of these documents are planned once the documents are stored (`Traversal.plan_prompts`). `fresh` gives the
+    characters of contents that no job can have met.
     """
     unique = list(dict.fromkeys(content_ids))
     met = _met(
@@ -100,13 +100,13 @@ def plan_new(
 
 
 def _since(place: Place) -> Any:
-    """The condition for a document to be current when the sweep began, or later."""
+    """Return the condition for a document that was current when the sweep began, or came later."""
     return or_(Document.superseded_by.is_(None), Document.superseded_by > place.base_document)
 
 
 def _met(database: Database, connection: Connection, job: OpenJob, place: Place, content_ids: list[int]) -> set[int]:
-    # A look-up for each content that stops at the first document: a text may have a million of them. OFFSET 0 keeps
-    # PostgreSQL from making one join of it (see `Database.probe`).
+    # One look-up for each content, which stops at the first document: a text may have a million. OFFSET 0 keeps
+    # PostgreSQL from turning it into a join (see `Database.probe`).
     walked = (
         select(Document.id)
         .where(

@@ -1,6 +1,6 @@
-"""Documents that a source had and has no more: they get a version that says they are gone.
+"""Mark documents that a source no longer has: they get a version that says they are gone.
 
-So the corpus is as its source is, and a job of before sees it as it was.
+So the corpus matches its source, and earlier jobs still see it as it was.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PAGE = 5_000
 
 
 class Seen:
-    """The documents that a reading came across: a bit for each document of the store up to the last one."""
+    """The documents that a reading has seen: a bit for each document of the store up to the last one."""
 
     def __init__(self) -> None:
         self._bits = np.zeros(1 << 13, np.uint8)
@@ -61,8 +61,8 @@ class Limits:
 class Missing:
     """The documents that a source had and that its reading did not see.
 
-    Of `n_before` documents `vanished` are those that were not in what was left unread, `n_rejected` may have been
-    rejected, and `n_left_out` may lie in files that were left out for their kind, by suffix.
+    Of `n_before` documents, `vanished` lie in no unread part of the source, `n_rejected` may have been rejected, and
+    `n_left_out` may lie in files of a kind that was left out, by suffix.
     """
 
     n_before: int
@@ -86,15 +86,15 @@ class Pruned:
 def prune(
     database: Database, job: OpenJob, seen: Seen, unread: Unread | None = None, limits: Limits | None = None
 ) -> Pruned:
-    """Mark the documents of the job's source that its reading, which came to the end, did not see.
+    """Mark the documents of the job's source that its complete reading did not see.
 
-    Only what was in the corpus when the reading began: what another reading brings meanwhile is not looked at. Doing
-    it twice changes nothing. Raises TooManyVanished, and JobStopped when the job was cancelled meanwhile.
+    Only documents that were in the corpus when the reading began are considered. Doing it twice changes nothing.
+    Raises TooManyVanished, and JobStopped if the job was cancelled meanwhile.
     """
     unread, limits = unread or Unread(), limits or Limits()
     missing = _look(database, job, seen, unread)
     reason = why_not(missing, unread, limits)
-    if reason is not None or job.reread_at is not None:  # else nothing was noted by a reading before
+    if reason is not None or job.reread_at is not None:  # else no earlier reading noted any
         note = update(Ingest).where(Ingest.id == job.ingest_id).values(not_pruned=reason)
         database.write(lambda connection: connection.execute(note))
     if reason is not None:
@@ -130,7 +130,7 @@ def why_not(missing: Missing, unread: Unread, limits: Limits) -> str | None:
 
 
 def check_share(missing: Missing, limits: Limits) -> None:
-    """Raise TooManyVanished where more would be marked than the limits allow."""
+    """Raise TooManyVanished if the limits allow fewer to be marked."""
     n = len(missing.vanished)
     if 100 * n > limits.most_percent * missing.n_before:
         share = 100 * n / missing.n_before
@@ -173,14 +173,14 @@ _CURRENT = Document.superseded_by.is_(None)
 
 
 def _of_source(job: OpenJob) -> tuple[Any, ...]:
-    """The conditions for a document to be of the job's source, and to have been there when its reading began."""
+    """Return the conditions for a document of the job's source that was there when its reading began."""
     source = select(Ingest.source).where(Ingest.id == job.ingest_id).scalar_subquery()
     mine = Document.corpus_id == job.corpus_id
     return mine, Document.id <= job.last_before, ~Document.gone, Ingest.source == source
 
 
 def _documents_after(database: Database, job: OpenJob, after: int) -> tuple[Sequence[Any], int | None]:
-    """The next documents that may have vanished, and where to go on; None when there are no more."""
+    """Return the next documents that may have vanished, and the place to continue; None at the end."""
     query = (
         select(Document.id, Document.key)
         .join(Ingest, Ingest.id == Document.ingest_id)

@@ -9,10 +9,10 @@ _ENDS = re.compile(r"[#:/]")  # after a file's name in a key: a record's id or n
 
 
 class Unread:
-    """Records that were rejected, and files that were left out for their kind (`left_out`, by suffix).
+    """Records that were rejected, and files of kinds that were left out (`left_out`, by suffix).
 
-    `first` is the place of the first rejection, and `unknown` of the first that may be any document. A source
-    without any record `is_empty`.
+    `first` is the place of the first rejection, and `unknown` that of the first one that may be any document. A
+    source without any record `is_empty`.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Unread:
             self.unknown = self.unknown or place
 
     def may_be_rejected(self, key: str) -> bool:
-        """Return whether a rejection may be of the document with this key."""
+        """Return True if a rejection may be of the document with this key."""
         if self.unknown is not None or key in self._keys or key in self._below:
             return True
         return bool(self._below) and any(key[: end.start()] in self._below for end in _ENDS.finditer(key))

@@ -1,7 +1,7 @@
-"""The documents that an index of vectors proposes for queries, where there is one and it is worth its while.
+"""Candidates from an index of vectors, if there is one and it saves time.
 
-It only names them: they are compared as all would be, so that an index changes no score. What it lacks, since it was
-embedded later, is proposed too. Nothing is proposed where the index cannot say enough, and everything is compared.
+Candidates are compared exactly like all documents, so an index changes no score. Documents that were embedded after
+the index was built are candidates, too. If the index cannot give enough, every document is compared.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from storage.search import pgvector_index
 from storage.search.knn import Matrix
 from storage.search.scope import Placed, Searched
 
-SPARE = 2  # as many contents are proposed for each document that is asked for
-WINDOWS = 4  # vectors that are asked for, for each content, where all windows of a text are kept
-BREADTH = 200  # of the search in the graph (hnsw.ef_search), which goes up to 1,000
-MOST_SCANNED = 20_000  # vectors for one query: pgvector's own limit
-MOST_LACKING = 5_000  # contents that the index may lack
+SPARE = 2  # candidates for each wanted document
+WINDOWS = 4  # vectors for each content, if every window of a text has one
+BREADTH = 200  # hnsw.ef_search, at most 1,000
+MOST_SCANNED = 20_000  # vectors scanned for one query, pgvector's own limit
+MOST_LACKING = 5_000  # contents without an entry in the index
 MOST_PROPOSED = 2**15
 
 # Seconds, as measured (see "Search" in docs/benchmarks.md).
-ASKING_S, SCANNED_S, CHECKED_S = 5e-3, 1.5e-5, 4e-7  # a query; a vector that it comes by; one that may be lacking
-WALKED_S, COMPARED_S = 2e-5, 4e-8  # a document; and that with each query
+ASKING_S, SCANNED_S, CHECKED_S = 5e-3, 1.5e-5, 4e-7  # a query; a scanned vector; a check for a lacking one
+WALKED_S, COMPARED_S = 2e-5, 4e-8  # a document; its comparison with one query
 
 
 def keeps_windows(spec: Spec) -> bool:
@@ -50,7 +50,7 @@ def is_worth_it(n_queries: int, n_wanted: int, n_documents: int, n_indexed: int)
 
 
 def propose(database: Database, searched: Searched, queries: Matrix, top: int) -> list[Placed] | None:
-    """Documents among which the `top` nearest to each query are, in the order of the source; None: look at all."""
+    """Return candidates for the `top` nearest to each query, in the order of the source; None to compare all."""
     if database.is_sqlite:
         return None
     n_wanted = SPARE * top
@@ -73,10 +73,10 @@ def propose(database: Database, searched: Searched, queries: Matrix, top: int) -
 
 
 def _set_out(connection: Connection, n_wanted: int) -> None:
-    """Have what follows read the index in its own order, going on until enough was let through.
+    """Make the following queries scan the index iteratively until the filter has passed enough rows.
 
-    That order is about that of distances. pgvector's strict one leaves out what comes late, and here all that comes
-    is compared.
+    The order is nearly that of distances. pgvector's strict order drops rows that come late, and here all rows are
+    compared.
     """
     connection.exec_driver_sql("SET LOCAL enable_sort = off")
     connection.exec_driver_sql("SET LOCAL hnsw.iterative_scan = relaxed_order")
@@ -85,12 +85,12 @@ def _set_out(connection: Connection, n_wanted: int) -> None:
 
 
 def _near(connection: Connection, searched: Searched, query: Matrix, n_wanted: int) -> set[int]:
-    """The contents of the corpus that the index finds nearest to a query; fewer than wanted when it ends before."""
+    """Return the corpus's contents that the index finds nearest to a query; fewer if the scan ends before."""
     length = float(np.linalg.norm(query.astype(np.float64)))
     if not np.isfinite(length) or length == 0:
         return set()
     indexed = pgvector_index.side_table(searched.spec_id)
-    # OFFSET 0: a look-up for each vector as it comes, and not a join that would want all of them first.
+    # OFFSET 0: one look-up for each vector, instead of a join that needs all of them first.
     in_corpus = _that_read(searched, indexed.c.content_id).offset(0).exists()
     distance = text(f"{indexed.name}.embedding <=> CAST(:asked AS halfvec)")
     n_rows = n_wanted * (WINDOWS if keeps_windows(searched.spec) else 1)
@@ -100,7 +100,7 @@ def _near(connection: Connection, searched: Searched, query: Matrix, n_wanted: i
 
 
 def _documents(connection: Connection, searched: Searched, contents: Collection[int], top: int) -> list[Placed]:
-    """The documents of which these contents were embedded; of many of one content, the first in the source."""
+    """Return the documents whose embedded content is one of these; for each content the first in the source."""
     wanted = func.unnest(literal([*contents], ARRAY(OutcomeRow.content_id.type))).table_valued("content_id")
     each = wanted.render_derived(name="wanted")
     first = _that_read(searched, each.c.content_id).order_by("seq", "id").limit(top)
@@ -111,10 +111,10 @@ def _documents(connection: Connection, searched: Searched, contents: Collection[
 
 
 def _that_read(searched: Searched, content: Any) -> Any:
-    """The current documents of the corpus that the way of the search leads to a content.
+    """Select the current documents of the corpus that the steps of the search lead to a content.
 
-    Gone back step by step, with OFFSET 0: so each is a look-up by the one index that there is for it, whatever
-    PostgreSQL knows of these tables yet. Otherwise it may go through the corpus for every content.
+    The steps are followed backwards with OFFSET 0, so that each is a look-up by one index, whatever statistics
+    PostgreSQL has. Else it may scan the corpus for every content.
     """
     way: Any = None
     conditions, of_prompts = [], []

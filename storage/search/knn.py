@@ -9,10 +9,10 @@ Matrix = npt.NDArray[np.float32]
 
 
 def cosines(queries: Matrix, vectors: Matrix) -> Matrix:
-    """The cosine of each query with each vector: of shapes (queries, dim) and (vectors, dim), (queries, vectors).
+    """Return the cosines (queries, vectors) of queries (queries, dim) with vectors (vectors, dim).
 
-    That with a vector of length 0 is 0. Computed in float64 and rounded: a product of matrices adds in an order that
-    depends on a row's place, and one text must have one score wherever it stands.
+    The cosine with a vector of length 0 is 0. They are computed in float64 and rounded: the order of additions in a
+    matrix product depends on a row's place, and one text must have one score everywhere.
     """
     rows = queries.astype(np.float64)
     columns = vectors.astype(np.float64)
@@ -28,9 +28,9 @@ def _lengths(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 class Nearest:
-    """The `top` highest scores of each query in all that was offered; of equal ones, those that were offered first.
+    """The `top` highest scores of each query so far. Of equal scores the first offered stays.
 
-    `scores` and `ids` have shape (queries, found), the best first.
+    `scores` and `ids` have shape (queries, found), best first.
     """
 
     def __init__(self, n_queries: int, top: int) -> None:
@@ -39,7 +39,7 @@ class Nearest:
         self._top = top
 
     def offer(self, ids: npt.NDArray[np.int64], scores: Matrix) -> None:
-        """More candidates, by their ids, with their scores under each query: (candidates,), (queries, candidates)."""
+        """Add candidates with ids (candidates,) and scores (queries, candidates)."""
         scores = np.concatenate([self.scores, scores], axis=1)
         everywhere = np.broadcast_to(ids, (len(scores), len(ids)))
         best = _highest(scores, self._top)
@@ -48,9 +48,9 @@ class Nearest:
 
 
 def _highest(scores: Matrix, top: int) -> npt.NDArray[np.intp]:
-    """The columns of each row's highest scores, from the highest; of equal ones the first columns.
+    """Return the columns of each row's highest scores, highest first; of equal scores the first columns.
 
-    Only what is chosen is sorted. A partition alone would choose among equal ones as it likes.
+    Only the chosen ones are sorted. A partition alone would choose among equal scores arbitrarily.
     """
     n_rows, n_columns = scores.shape
     if n_columns <= top:

@@ -1,8 +1,8 @@
-"""An index of one spec's vectors, by pgvector: a side table that an admin makes, brings up to date and drops.
+"""The index of one spec's vectors, by pgvector: a side table that an admin makes, updates and drops.
 
-A row of `vectors_SPEC` is a vector of an outcome, of length 1 and in half precision, since it only says which
-contents are worth comparing (`candidates`). Its foreign key has it go with the outcome. Workers know nothing
-of it: a search looks for what the table lacks, and `add` brings that in.
+A row of `vectors_SPEC` is a vector of an outcome, scaled to length 1 and in half precision, since it only selects
+candidates (`ann`). A foreign key deletes it with the outcome. Workers do not use the table: a search finds what it
+lacks, and `add` brings that in.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from storage.core.specs import Spec
 from storage.errors import CannotIndex, DatabaseBusy, NothingEmbedded, RightMissing
 from storage.search.knn import Matrix
 
-PAGE = 512  # contents that are added in one transaction: each costs a millisecond or two once the index is there
-PAGE_NUMBERS = 2**20  # of all vectors of a page, about
-MOST_NUMBERS = 4_000  # of a vector of half precision that HNSW takes
-OLDEST = (0, 8)  # the pgvector that goes on with a scan until its filter has let enough through
+PAGE = 512  # contents added in one transaction; each takes 1 to 2 ms once the index exists
+PAGE_NUMBERS = 2**20  # numbers in the vectors of a page, about
+MOST_NUMBERS = 4_000  # HNSW's limit for a vector in half precision
+OLDEST = (0, 8)  # the first pgvector with iterative scans
 CONSTRUCTION = "m = 16, ef_construction = 128"
-# What a vector takes while the graph is built, and the most that is asked for: beyond it building is slower.
+# Memory for a vector while the graph is built, and the most that is used.
 BYTES_BESIDE, MOST_MEMORY_KB = 700, 2**20
 LOCK = 0x766563  # "vec"
 
 
 @dataclass(frozen=True)
 class VectorIndex:
-    """An index that is there. `lacking` contents were embedded since; `ready` is false until it is built."""
+    """An index of vectors. `lacking` contents were embedded since the last update; `ready` is False until built."""
 
     spec_id: int
     spec: Spec
@@ -51,9 +51,10 @@ def name_of(spec_id: int) -> str:
 
 
 def add(database: Database, spec_id: int, advanced: Callable[[int], None] = lambda _added: None) -> int:
-    """Make the index of a spec, or bring it up to date; how many contents it lacked. Cut off, it goes on from there.
+    """Make the index of a spec, or update it. Return the number of contents it lacked. The next call continues this
+    one.
 
-    `advanced` is told how many were added so far. Raises CannotIndex, and DatabaseBusy when another one is at it.
+    `advanced` is told the number added so far. Raises CannotIndex, and DatabaseBusy if another process does the same.
     """
     _require_pgvector(database)
     with advisory_locks.alone(database, LOCK, spec_id) as is_ours:
@@ -71,7 +72,7 @@ def add(database: Database, spec_id: int, advanced: Callable[[int], None] = lamb
 
 
 def drop(database: Database, spec_id: int) -> bool:
-    """Drop the index of a spec; False when there is none."""
+    """Drop the index of a spec. Return False if there is none."""
     if database.is_sqlite:
         return False
 
@@ -86,7 +87,7 @@ def drop(database: Database, spec_id: int) -> bool:
 
 
 def every(database: Database) -> list[VectorIndex]:
-    """All indexes of this store."""
+    """Return all indexes of this store."""
     if database.is_sqlite:
         return []
     with database.read() as connection:
@@ -97,7 +98,7 @@ def every(database: Database) -> list[VectorIndex]:
 
 
 def spec_ids(connection: Connection) -> list[int]:
-    """The specs whose side table is there, in a PostgreSQL."""
+    """Return the specs that have a side table, in PostgreSQL."""
     names = connection.exec_driver_sql(
         "SELECT relname FROM pg_class "
         "WHERE relkind = 'r' AND relname ~ '^vectors_[0-9]+$' AND pg_table_is_visible(oid)"
@@ -106,7 +107,7 @@ def spec_ids(connection: Connection) -> list[int]:
 
 
 def size(connection: Connection, spec_id: int) -> int | None:
-    """About how many vectors a spec's index has; None where there is none, or it is not built."""
+    """Return about how many vectors a spec's index has; None if there is none, or it is not built."""
     rows = connection.exec_driver_sql(
         "SELECT reltuples FROM pg_class JOIN pg_index ON indrelid = pg_class.oid "
         "WHERE indexrelid = to_regclass(%s) AND indisvalid",
@@ -117,21 +118,21 @@ def size(connection: Connection, spec_id: int) -> int | None:
 
 
 def side_table(spec_id: int) -> Any:
-    """The side table of a spec, to select from."""
+    """Return the side table of a spec, to select from."""
     return table(name_of(spec_id), column("content_id"), column("part"), column("embedding"))
 
 
 def without(spec_id: int) -> Select[*tuple[Any, ...]]:
-    """The contents with an outcome under a spec that its side table lacks."""
+    """Select the contents with an outcome under a spec that its side table lacks."""
     there = side_table(spec_id)
     has = select(there.c.content_id).where(there.c.content_id == OutcomeRow.content_id).correlate(OutcomeRow).exists()
     return select(OutcomeRow.content_id).where(OutcomeRow.spec_id == spec_id, ~has)
 
 
 def lacking(connection: Connection, spec_id: int, limit: int | None = None) -> Sequence[int]:
-    """The contents with a vector under a spec that its side table lacks, or the first of them.
+    """Select the contents with a vector under a spec that its side table lacks, or the first of them.
 
-    What it lacks is told by two indexes alone, which spares reading all vectors; of that the rows are looked up.
+    Two indexes alone tell what it lacks, so that vectors are not read; only the rows found are.
     """
     connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
     not_there = without(spec_id).cte("not_there").prefix_with("MATERIALIZED", dialect="postgresql")
@@ -215,7 +216,7 @@ def _dim(database: Database, spec_id: int) -> int:
 
 
 def _make(connection: Connection, spec_id: int, dim: int) -> None:
-    """Make the side table, and let those search by it who may read documents."""
+    """Make the side table, and let users who may read documents search by it."""
     name = name_of(spec_id)
     if not _is_there(connection, name):
         _do_not_wait_long(connection)
@@ -234,12 +235,12 @@ def _make(connection: Connection, spec_id: int, dim: int) -> None:
 
 
 def _do_not_wait_long(connection: Connection) -> None:
-    """A key to or from a table takes its lock, and who comes after a statement that waits for a lock waits too."""
+    """Limit the wait for locks: a foreign key locks its table, and statements queue behind one that waits."""
     connection.exec_driver_sql("SET LOCAL lock_timeout = '2s'")
 
 
 def _add_page(database: Database, spec_id: int, dim: int, last: int) -> tuple[int, int] | None:
-    """Add the next contents that are lacking: how many, and the last of them; None when there are no more."""
+    """Add the next lacking contents. Return their number and the last one; None if there are no more."""
     n_contents = max(1, min(PAGE, PAGE_NUMBERS // dim))
 
     def work(connection: Connection) -> tuple[int, int] | None:
@@ -259,18 +260,18 @@ def _add_page(database: Database, spec_id: int, dim: int, last: int) -> tuple[in
 
 
 def _build(database: Database, spec_id: int, dim: int) -> None:
-    """Build the index, beside whoever removes documents meanwhile: they hold up all workers while they wait."""
+    """Build the index concurrently, since removals hold up all workers while they wait."""
     name, index = name_of(spec_id), _index(spec_id)
     with database.outside_transactions() as (connection, is_pooled):
         if size(connection, spec_id) is None:
-            if not is_pooled:  # else it would be another session's, and stay there
+            if not is_pooled:  # behind a pooler the setting would stay in another client's session
                 _ask_for_memory(connection, name, dim)
-            connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {index}")  # one that was cut off
+            connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {index}")  # left by an interrupted build
             connection.exec_driver_sql(
                 f"CREATE INDEX CONCURRENTLY {index} ON {name} USING hnsw (embedding halfvec_cosine_ops) "
                 f"WITH ({CONSTRUCTION})"
             )
-        # So that what it lacks is found by indexes alone, and nothing that was removed stays in the file.
+        # So that lacking contents are found by indexes alone, and removed vectors leave the file.
         connection.exec_driver_sql(f"VACUUM (ANALYZE) {name}")
 
 

@@ -13,8 +13,8 @@ from storage.steps.steps import OpenStep
 class Searched:
     """The current documents of a corpus, searched by their vectors under one spec.
 
-    `job_id` is the job that names the spec, and `way` its steps from the documents to that one; `others` are the
-    corpus's other embed jobs, one for each spec.
+    `job_id` is the job with the spec, and `way` are the steps from the documents to it. `others` are the corpus's
+    other embed jobs, one for each spec.
     """
 
     corpus_id: int
@@ -30,7 +30,7 @@ class Searched:
 
 
 class Placed(NamedTuple):
-    """A document, and the content of it that was embedded; 0 for none."""
+    """A document, and the content of it that was embedded; 0 if none was."""
 
     id: int
     content_id: int

@@ -1,6 +1,6 @@
-"""The documents of a corpus that are nearest to a query: exact, on any store, page by page in flat memory.
+"""Exact search for the documents of a corpus nearest to a query, on any store, page by page in flat memory.
 
-Where there is an index of the vectors, those that it proposes are compared instead of all (`candidates`).
+With an index of the vectors only its candidates are compared (`ann`).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from storage.search.scope import Placed, Searched
 from storage.steps import lineage
 from storage.steps.steps import of_job, way_to
 
-BLOCK = 4_096  # vectors that are compared at a time, and at most so many documents of a page
-PAGE_NUMBERS = 2**21  # of all vectors of a page: those of large models make smaller pages
-WINDOWS = 32  # that a document is taken to have, where all are kept
+BLOCK = 4_096  # vectors compared at a time, and the most documents of a page
+PAGE_NUMBERS = 2**21  # numbers in the vectors of a page; large models have smaller pages
+WINDOWS = 32  # windows assumed for a document, if every window has a vector
 LISTED = 10  # corpora or jobs in a message
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A document that was found, and the cosine of its vector with the query's. `text` is what was embedded.
+    """A document that was found, and the cosine of its vector with the query's. `text` is the embedded text.
 
-    Where every window was kept, `window` is [start, end) of the best one, in characters of the text. `passage` is
+    If every window was kept, `window` is [start, end) of the best one, in characters of the text. `passage` is
     [start, end) of the part that matched, as narrow as it is known.
     """
 
@@ -49,7 +49,7 @@ class Hit:
 def choose(database: Database, names: Sequence[str], job_id: int | None = None) -> Searched:
     """Return the corpus with the first of these names, and the spec of its latest embed job or of the job `job_id`.
 
-    Raises NoSuchCorpus, and NothingEmbedded where there is no such job, or no vector of a current document.
+    Raises NoSuchCorpus, and NothingEmbedded if there is no such job, or no vector of a current document.
     """
     with database.read() as connection:
         named = {row.name: row for row in connection.execute(select(Corpus).where(Corpus.name.in_(names)))}
@@ -86,7 +86,7 @@ _JOBS: Select[*tuple[Any, ...]] = (
 
 
 def _kinds(database: Database) -> list[str]:
-    """Return the names of the kinds that put out vectors."""
+    """Return the names of the kinds whose output is a vector."""
     return [kind.name for kind in database.kinds.values() if kind.output is VECTOR]
 
 
@@ -117,10 +117,10 @@ def search(
     *,
     exact: bool = False,
 ) -> Nearest:
-    """The ids of the `top` documents nearest to each query, (queries, dim); of equal ones the first in the source.
+    """Return the ids of the `top` documents nearest to each query, (queries, dim); ties in the order of the source.
 
-    `advanced` is told how many documents were gone through, and how many of them have a vector. A document of which
-    every window was kept is as near as its best one. `exact` goes through all of them, whatever index there is.
+    `advanced` is told the number of documents compared, and of those with a vector. A document with a vector for
+    every window is as near as its best one. `exact` compares all documents even if there is an index.
     """
     best = Nearest(len(queries), top)
     size = max(1, min(BLOCK, PAGE_NUMBERS // queries.shape[1]))
@@ -146,7 +146,7 @@ def search(
 def hits(
     database: Database, searched: Searched, query: Matrix, ids: Sequence[int], scores: Sequence[float]
 ) -> list[Hit]:
-    """The documents of these ids, in this order, as hits of a query, (dim,)."""
+    """Return the documents of these ids, in this order, as hits of a query (dim,)."""
     columns = (Document.id, Document.key, Document.meta, Document.content_id)
     with database.read() as connection:
         rows = {row.id: row for row in connection.execute(select(*columns).where(Document.id.in_(ids)))}
@@ -166,10 +166,10 @@ def hits(
 
 
 def _pages(database: Database, searched: Searched, size: int) -> Iterator[tuple[list[Placed], dict[int, bytes]]]:
-    """Current documents in the order of the source, and the vectors of what was embedded of them.
+    """Yield current documents in the order of the source, with the vectors of their embedded contents.
 
     No transaction stays open while they are compared. The walk goes through the corpus and not through the spec's
-    outcomes, which may be those of a hundred corpora.
+    outcomes, which may belong to a hundred corpora.
     """
     query = (
         select(Document.id, Document.seq, Document.content_id)
@@ -197,7 +197,7 @@ def _pages(database: Database, searched: Searched, size: int) -> Iterator[tuple[
 def _read(
     database: Database, connection: Connection, searched: Searched, documents: Iterable[Any]
 ) -> Mapping[int, int]:
-    """By document the content of it that was embedded."""
+    """Return, by document, the content of it that was embedded."""
     own = {document.id: document.content_id for document in documents}
     return lineage.read(database, connection, searched.way, own)
 
@@ -205,7 +205,7 @@ def _read(
 def _pages_of(
     database: Database, searched: Searched, documents: Sequence[Placed], size: int
 ) -> Iterator[tuple[list[Placed], dict[int, bytes]]]:
-    """These documents as such pages."""
+    """Yield these documents as such pages."""
     for first in range(0, len(documents), size):
         page = [*documents[first : first + size]]
         with database.read() as connection:
@@ -214,7 +214,7 @@ def _pages_of(
 
 
 def _scores(queries: Matrix, vectors: Sequence[bytes]) -> Matrix:
-    """The best cosine of each query with the windows of each content: (queries, contents)."""
+    """Return the best cosine of each query with the windows of each content: (queries, contents)."""
     dim = queries.shape[1]
     scores, block, n_rows = [], [], 0
     for number, vector in enumerate(vectors, 1):
