@@ -331,7 +331,7 @@ def end_long_ago(owner: Database) -> None:
 
 def give_order(admin: Database, n: int) -> None:
     """Do with an order all that a worker with an admin's rights does, and ask for it."""
-    orders.place(admin, f"order {n}", {"source": "a.jsonl"})
+    orders.place(admin, f"order {n}", {"source": "a.jsonl"}, kept_s=86_400.0)
     order = orders.take(admin, f"w{n}", 60)
     assert order is not None
     assert orders.renew(admin, order, 60)
