@@ -22,7 +22,7 @@ from storage.readers.sandbox import Confined
 from tests.conftest import missing
 from tests.storage.readers.intruder import ATTEMPTS, NETWORK, READING
 
-PROGRAMS = ("extracting", "parquet_process", "arrow_process", "dataset_process")
+PROGRAMS = ("extract_process", "parquet_process", "arrow_process", "dataset_process")
 ASKED: dict[str, Any] = {
     "bytes": 0,
     "options": {},
@@ -135,7 +135,7 @@ def test_a_reader_that_was_taken_over_does_not_reach_postgresql(
         info = connection.info
         host, port = info.host, info.port
     server = {"unix": f"{host}/.s.PGSQL.{port}"} if host.startswith("/") else {"tcp": [host, port]}
-    assert done(outcomes(told | server | {"program": "extracting"}, monkeypatch)) == set()
+    assert done(outcomes(told | server | {"program": "extract_process"}, monkeypatch)) == set()
 
 
 def test_whoever_starts_a_confined_process_lets_no_process_of_its_user_look_into_it() -> None:

@@ -93,4 +93,6 @@ def test_completing_loads_neither_models_nor_the_store_nor_the_queue(words: str)
     code = "from worker.cli import docmill\ntry:\n    docmill([], 'docmill')\nexcept SystemExit:\n    pass"
     loaded = loaded_after(code, **asks)
     assert "click.shell_completion" in loaded
-    assert not loaded & {"torch", "transformers", "numpy", "sqlalchemy", "celery", "redis", "pydantic", "rich"}
+    # pydantic's models declare the options of `run`; nothing that is slower to import is needed for them.
+    assert not loaded & {"torch", "transformers", "numpy", "sqlalchemy", "celery", "redis", "rich"}
+    assert words.startswith("docmill run") or "pydantic" not in loaded
