@@ -13,13 +13,13 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from storage.readers.documents import NO_SUFFIX, DocumentReader
 from storage.readers.errors import SourceEmpty, SourceUnreadable
 from storage.readers.files import Content, Opened
-from storage.readers.records import Record, Rejection, SourceOptions, too_long
+from storage.readers.records import Found, LeftOut, Record, Rejection, SourceOptions, too_long
 from storage.readers.registry import document_suffixes
 from storage.readers.streams import (
     BrokenStream,
@@ -31,15 +31,6 @@ from storage.readers.streams import (
     printable,
 )
 
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A member of a kind that docmill does not read, by the suffix of its name."""
-
-    suffix: str
-
-
-Found = tuple[str, bytes] | Rejection | LeftOut
 Members = Callable[[Opened, SourceOptions], Iterator[Found]]
 Decompressing = Callable[[], Decompressor] | None
 

@@ -73,6 +73,16 @@ class Rejection:
     below: str | None = dataclasses.field(default=None, compare=False)
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A member of a kind that docmill does not read, by the suffix of its name."""
+
+    suffix: str
+
+
+Found = tuple[str, bytes] | Rejection | LeftOut  # of an archive: a document's name and bytes, or what became of it
+
+
 class Row(NamedTuple):
     """A record as it stands in its file. `number` counts from 1; a `clean` row has nothing to replace."""
 

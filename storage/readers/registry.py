@@ -18,11 +18,10 @@ from storage.core.installation import install
 from storage.core.postgres_urls import POSTGRESQL
 from storage.readers.errors import SourceUnsupported
 from storage.readers.recoding import of_text
-from storage.readers.records import Rows, SourceOptions
+from storage.readers.records import Found, Rows, SourceOptions
 from storage.readers.streams import Decompressor, Gunzip, Unzstd
 
 if TYPE_CHECKING:
-    from storage.readers.archives import Found
     from storage.readers.files import Opened, RowReader, Source
 
 
