@@ -6,6 +6,7 @@ shows of it, and whether a later step can read it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -41,7 +42,7 @@ class Stored(Protocol):
     def data(self) -> Any: ...
 
 
-class OutputType:
+class OutputType(ABC):
     """The type of a kind's outputs. `plural` names them in messages; `feeds_steps` if a later step can read them."""
 
     name: str
@@ -51,25 +52,25 @@ class OutputType:
     def __repr__(self) -> str:
         return self.name.upper()
 
+    @abstractmethod
     def result(self, stored: Stored) -> dict[str, Any]:
         """Return the output as JSON lines have it; a vector is a float32 array."""
-        raise NotImplementedError
 
+    @abstractmethod
     def problem(self, stored: Stored) -> str | None:
         """Return the reason why this is no output of the type; None if it is one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
         """Return the columns of outputs under a spec with these parameters."""
-        raise NotImplementedError
 
     def items(self) -> tuple[str, Mapping[str, Form]] | None:
         """Return the key of a list in `data` that has a view with a row for each item, and the items' fields."""
         return None
 
+    @abstractmethod
     def shown(self, result: Result) -> str:
         """Return a line about a result for a terminal."""
-        raise NotImplementedError
 
 
 class _Text(OutputType):
