@@ -80,9 +80,28 @@ def _first_suited(
             log.info("backend_unsuited backend=%s spec=%s reason=%s", name, spec, error)
             reason = error
         else:
-            return suited
+            return _watched(suited, name, opened, assignment, family)
     assert reason is not None
     raise reason
+
+
+def _watched(
+    named: Backend,
+    name: str,
+    opened: Callable[[str], Any],
+    assignment: Assignment,
+    family: families.Family | None,
+) -> Backend:
+    """Return a backend that was asked for by name. The model's own code takes over once a vector is not finite."""
+    own = registry.row(registry.OWN_CODE)
+    precision = assignment.spec.quality, assignment.device
+    if name == registry.OWN_CODE or assignment.head not in heads.LOADERS:
+        return named
+    if own.offer(assignment.head, family, *precision) is None:
+        return named
+    from tasks.backends.encoder.fallback import FallbackBackend
+
+    return FallbackBackend(named, partial(opened, registry.OWN_CODE))
 
 
 def _class_of(name: str, assignment: Assignment, family: families.Family | None) -> Callable[[Assignment], Backend]:

@@ -136,6 +136,26 @@ def test_a_real_model_goes_over_to_its_own_code_with_the_same_vectors(
     later.close()
 
 
+def test_a_backend_that_was_asked_for_by_name_goes_over_too(
+    bench: Bench, engine_of: EngineOf, descriptions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_one(spec: Spec) -> Any:
+        return open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")
+
+    spec = bench.spec("embed", "minilm")
+    plant_nan(monkeypatch, at=3)
+    engine = engine_of(open_one)
+    engine.open(spec)
+    assert engine.runtime(spec)["backend"] == "openvino"
+    ticket = engine.submit(spec, list(enumerate(descriptions[:12])))
+    assert ticket.wait(250)
+    assert all(outcome.vector is not None for outcome in ticket.finished())
+    assert engine.runtime(spec)["backend"] == "sentence-transformers"
+    again = open_one(spec)
+    assert again.runtime()["backend"] == "openvino", "what is asked for by name is not left out for good"
+    again.close()
+
+
 def plant_nan(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """Have a converted encoder give NaN for one row of a batch of documents."""
     own: Callable[..., Any] = EncoderBackend._states
