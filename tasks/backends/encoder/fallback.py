@@ -89,10 +89,10 @@ class FallbackBackend:
         waiting.add(sorted(lost, key=lambda item: item.id))
         repaired = False
         for number, output in self._backend.run(waiting):
-            repaired = repaired or finite(output)
+            if not repaired and finite(output):
+                repaired = True
+                self._taken_out()  # before anyone hears of the outputs
             yield number, output
-        if repaired:
-            self._taken_out()
 
 
 class _Watched:
