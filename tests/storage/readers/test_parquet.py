@@ -32,6 +32,7 @@ from storage.readers.records import Row, document
 from storage.readers.sandbox import Ended, receive
 from storage.readers.table import said
 from storage.writers import Target
+from tests.storage.columns import table_of
 from tests.storage.writers.test_writers import ROWS
 
 OPTIONS = SourceOptions()
@@ -137,7 +138,8 @@ def test_what_docmill_exports_comes_back_as_the_same_documents(
     rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("out") / "out.parquet"
-    Target.of(path).write(rows)
+    names = ("id", "text", "task", "tokens_in", "tokens_out", "flags", "meta")
+    Target.of(path).write(rows, table_of(*names))
     meant = [
         Record(
             row["id"] or f"out.parquet:{n}",
@@ -153,7 +155,8 @@ def test_what_docmill_exports_comes_back_as_the_same_documents(
 
 def test_a_file_that_docmill_wrote_is_read_in_the_other_process_as_in_this_one(tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
-    Target.of(path).write({"id": f"{n}", "text": f"t{n}", "meta": {"n": n}} for n in range(10_500))
+    rows = ({"id": f"{n}", "text": f"t{n}", "meta": {"n": n}} for n in range(10_500))
+    Target.of(path).write(rows, table_of("id", "text", "meta"))
     assert read(path) == in_this_process(path)
     assert read(path)[-1] == Record("10499", "t10499", {"meta": {"n": 10_499}}, (), "out.parquet:10500")
 
