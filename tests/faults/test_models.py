@@ -95,7 +95,7 @@ def test_a_worker_refuses_a_checkpoint_without_some_of_its_weights_that_was_enqu
 
 # One text of every batch, with whatever library computes in the place of the model's own code.
 PLANTED_NAN = """
-from tasks.backends.encoder import autotune as contest
+from tasks.backends.encoder import autotune
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 
 own = EncoderBackend._states
@@ -106,7 +106,7 @@ def planted(self, items):
         states["token_embeddings"][-1] = float("nan")
     return states
 
-contest.best = lambda rates: "openvino" if "openvino" in rates else min(rates)
+autotune.best = lambda rates: "openvino" if "openvino" in rates else min(rates)
 EncoderBackend._states = planted
 """
 
