@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 
 from storage.core.normalize import bom_length, decode, is_utf16
+from storage.readers.recoding import python_name
 
 _PRESCANNED = 1024
 _META = re.compile(rb"<meta\b[^>]*\bcharset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
-# The standard's meaning of these labels.
-_MEANT = {"iso8859-1": "cp1252", "ascii": "cp1252", "utf-16": "utf-8", "utf-16-le": "utf-8", "utf-16-be": "utf-8"}
+# The standard's meaning of these labels. A page whose label can be read as ASCII is in none of UTF-16 and UTF-32.
+_MEANT = {"iso8859-1": "cp1252", "ascii": "cp1252"} | dict.fromkeys(
+    ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"), "utf-8"
+)
 
 
 def page(raw: bytes) -> tuple[str, tuple[str, ...]]:
@@ -32,8 +34,5 @@ def page(raw: bytes) -> tuple[str, tuple[str, ...]]:
 
 def _encoding(label: str) -> str:
     """Return Python's name for an encoding; UTF-8 for an unknown one, and for one that is not of text."""
-    try:
-        found = codecs.lookup(label)
-    except LookupError:
-        return "utf-8"
-    return _MEANT.get(found.name, found.name) if found._is_text_encoding else "utf-8"
+    name = python_name(label) or "utf-8"
+    return _MEANT.get(name, name)

@@ -40,16 +40,22 @@ codecs.register_error(_MISFIT, _as_invalid_utf8)
 
 def known(encoding: str) -> str:
     """Return Python's name for an encoding of texts. Raises SourceUnsupported for an unknown one."""
-    try:
-        found = codecs.lookup(encoding)
-    except (LookupError, ValueError):
-        found = None
-    if found is None or not found._is_text_encoding or found.name in _NOTATIONS:
+    name = python_name(encoding)
+    if name is None:
         raise SourceUnsupported(
             f'no encoding is named "{encoding}"; give --encoding cp1252, latin-1, utf-16, shift_jis or another of '
             "https://docs.python.org/3/library/codecs.html#standard-encodings"
         )
-    return found.name
+    return name
+
+
+def python_name(encoding: str) -> str | None:
+    """Return Python's name for an encoding of texts; None for an unknown one."""
+    try:
+        found = codecs.lookup(encoding)
+    except (LookupError, ValueError):
+        return None
+    return found.name if found._is_text_encoding and found.name not in _NOTATIONS else None
 
 
 def of_text(read_rows: _RowReader) -> _RowReader:

@@ -63,6 +63,7 @@ def test_a_lapsed_order_is_taken_by_another_and_its_first_reader_can_write_nothi
     assert not orders.note_job(database, first, 7)
     assert not orders.end(database, first, "refused", reason="late")
     assert orders.end(database, second, "done", job_id=8)
+    assert not orders.end(database, second, "refused", reason="late")
     row = orders.get(database, "one")
     assert (row.state, row.job_id, row.reason, row.owner) == ("done", 8, None, None)
     assert orders.take(database, "w3", LEASE_S) is None
