@@ -183,10 +183,17 @@ def _read(settings: Settings, database: Database, broker: Broker, order: Order, 
 
 
 def _note(database: Database, order: Order, job: OpenJob) -> bool:
-    """Store the job's number with its order; an earlier job, of another model or source, is stopped."""
+    """Store the job's number with its order; an earlier job, of another model or source, is stopped.
+
+    A job that was opened for an order that had been cancelled is cancelled, too: nobody else would.
+    """
     if order.job_id not in {None, job.id}:
         jobs.halt(database, int(order.job_id or 0), f"its order is carried out as job {job.id}")
-    return orders.note_job(database, order, job.id)
+    if orders.note_job(database, order, job.id):
+        return True
+    if not job.adopted and orders.get(database, order.sender_id).state == "cancelled":
+        jobs.cancel(database, job.id)
+    return False
 
 
 def _refuse(database: Database, order: Order, reason: str) -> None:
