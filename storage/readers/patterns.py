@@ -23,7 +23,7 @@ _ANY_DEPTH = "**"
 
 def is_pattern(source: str) -> bool:
     """Return True if `*`, `?` or `[` make the source a pattern: no file has this name."""
-    return _special(source) and not os.path.lexists(source)
+    return _special(source) and not os.path.lexists(source) and _wildcard(_parts(source)) is not None
 
 
 class Pattern:
@@ -34,8 +34,9 @@ class Pattern:
     """
 
     def __init__(self, source: str) -> None:
-        parts = Path(os.path.abspath(source)).parts  # noqa: PTH100 - `resolve` would follow links below the pattern
-        fixed = next(n for n, part in enumerate(parts) if _special(part))
+        parts = _parts(source)
+        fixed = _wildcard(parts)
+        assert fixed is not None
         self.root = Path(*parts[:fixed]).resolve()
         self._parts = parts[fixed:]
 
@@ -184,6 +185,18 @@ class FilesSource:
         if refused is not None:
             raise refused
         raise SourceEmpty(f"no file matches {self.name}")
+
+
+def _parts(source: str) -> tuple[str, ...]:
+    return Path(os.path.abspath(source)).parts  # noqa: PTH100 - `resolve` would follow links below the pattern
+
+
+def _wildcard(parts: tuple[str, ...]) -> int | None:
+    """Return the number of the first name with a wildcard, which is no name of a folder such as `letters [1916]`."""
+    for n, part in enumerate(parts):
+        if _special(part) and not os.path.lexists(Path(*parts[: n + 1])):
+            return n
+    return None
 
 
 def _special(text: str) -> bool:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from storage.core.database import Database
+from storage.core.normalize import normalize
 from storage.errors import PASSING, DatabaseReadOnly, LeaseLost, RightMissing, SchemaOutOfDate, StorageError
 from storage.pipelines import orders
 from storage.pipelines.orders import Order
@@ -92,7 +93,9 @@ class Desk:
         try:
             bounds.check(self._settings, message.parse_enqueue(arguments))
         except (WorkerError, TaskError, StorageError) as error:
-            return str(error)
+            return normalize(str(error))[0]
+        except Exception as error:  # a path that no system call takes, for example
+            return f"it cannot be checked: {type(error).__name__}"
         return None
 
     def _run(self) -> None:

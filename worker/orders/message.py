@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from storage.core.normalize import normalize
 from storage.readers import credentials
 from tasks import kinds
 from tasks.kinds.options import is_list, key, option
@@ -36,7 +37,7 @@ def stored(arguments: dict[str, Any], *, refused: bool) -> dict[str, Any]:
     if not refused:
         return {name: value for name, value in arguments.items() if name != ORDER_ID}
     about = {name: value for name, value in arguments.items() if name in {"source", "task"}}
-    return {name: credentials.shown(value) for name, value in about.items() if isinstance(value, str)}
+    return {name: normalize(credentials.shown(value))[0] for name, value in about.items() if isinstance(value, str)}
 
 
 def parse_enqueue(arguments: dict[str, Any]) -> Request:
@@ -50,6 +51,9 @@ def parse_enqueue(arguments: dict[str, Any]) -> Request:
     order_id = given.pop(ORDER_ID, None)
     if order_id is not None and not (isinstance(order_id, str) and is_id(order_id)):
         raise BadMessage("docmill.enqueue: order_id is a text of at most 255 printable characters")
+    for name, value in given.items():
+        if isinstance(value, str) and normalize(value)[1]:
+            raise BadMessage(f"docmill.enqueue: {name} has a NUL or half a character, which no database stores")
     given = {_FIELDS.get(name, name): value for name, value in given.items()}
     if unknown := sorted(given.keys() - kinds.OPTIONS.keys() - _REQUEST_FIELDS):
         raise BadMessage(f"docmill.enqueue takes no argument {', '.join(unknown)}")

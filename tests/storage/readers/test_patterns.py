@@ -17,6 +17,7 @@ from storage.readers import (
     Record,
     Rejection,
     SourceEmpty,
+    SourceMissing,
     SourceOptions,
     SourceUnsupported,
     open_source,
@@ -43,6 +44,23 @@ def rejections(source: str) -> dict[str, str]:
 
 def matched(pattern: Path) -> list[str]:
     return [found[0] for found in Pattern(str(pattern)).walk() if not isinstance(found, Rejection)]
+
+
+def test_a_folder_whose_name_has_brackets_may_stand_before_a_pattern(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"letters [1916]/a.txt": "a", "letters [1916]/[b]/c.txt": "c", "letters 1/d.txt": "d"})
+    assert keys(f"{tmp_path}/letters [1916]/*.txt") == ["a.txt"]
+    assert keys(f"{tmp_path}/letters [16]/*.txt") == ["letters 1/d.txt"]
+    monkeypatch.chdir(tmp_path / "letters [1916]")
+    assert keys("*.txt") == ["a.txt"]
+    assert keys("[b]/*") == ["c.txt"]
+
+
+def test_a_wildcard_that_two_dots_take_back_makes_no_pattern(tmp_path: Path) -> None:
+    write(tmp_path, {"a.txt": "a"})
+    with pytest.raises(SourceMissing):
+        open_source(f"{tmp_path}/*/../a.txt", OPTIONS)
 
 
 def test_documents_of_many_files_have_keys_that_keep_the_files_apart(tmp_path: Path) -> None:

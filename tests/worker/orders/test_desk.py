@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,42 @@ def test_an_order_becomes_a_job(settings: Settings, database: Database, order: C
     row = carry_out(settings, database, order())
     assert (row.state, row.job_id, row.reason, row.owner) == ("done", 1, None, None)
     assert states(database) == ["running"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"corpus": "a\0b"}, "corpus has a NUL or half a character"),
+        ({"source": "a\0b"}, "source has a NUL or half a character"),
+        ({"prompt": "\ud800"}, "prompt has a NUL or half a character"),
+        ({"no\0name": 1}, "takes no argument no\ufffdname"),
+        ({"source": "{root}/*/../nothing.jsonl"}, None),
+        ({"source": "{root}/loop"}, "cannot be checked: RuntimeError"),
+        ({"model": "~nobody-has-this-name/x"}, "cannot be checked: RuntimeError"),
+        ({"model": "x" * 5_000}, "cannot be checked: OSError"),
+    ],
+    ids=str,
+)
+def test_an_order_that_nobody_could_store_or_check_is_stored_as_refused(
+    settings: Settings, database: Database, tmp_path: Path, asked: dict[str, Any], says: str | None
+) -> None:
+    """Else its message would come again for ever, or be gone without a word to its sender."""
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    of_file = {"source": str(tmp_path / "c.jsonl"), "task": "embed"}
+    given = {
+        name: value.replace("{root}", str(tmp_path)) if isinstance(value, str) else value
+        for name, value in (of_file | asked).items()
+    }
+    stop = threading.Event()
+    taking = desk.Desk(settings, database, Broker("redis://127.0.0.1:1"), "w1", stop)
+    for_ever = threading.Timer(30, stop.set)
+    for_ever.start()
+    assert taking.store("one", given), "it was tried again and again"
+    for_ever.cancel()
+    row = orders.get(database, "one")
+    assert row.state == ("waiting" if says is None else "refused")
+    assert says is None or says in row.reason
 
 
 def test_an_order_that_is_cancelled_before_its_job_is_opened_leaves_no_job_that_waits(
