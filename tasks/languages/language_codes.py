@@ -43,28 +43,16 @@ ts tso_Latn Tsonga|tt tat_Cyrl Tatar|ug uig_Arab Uyghur|uk ukr_Cyrl Ukrainian|ur
 uz uzn_Latn Uzbek|vi vie_Latn Vietnamese|wo wol_Latn Wolof|xh xho_Latn Xhosa|yi ydd_Hebr Yiddish
 yo yor_Latn Yoruba|yue yue_Hant Cantonese|zh zho_Hans Chinese|zu zul_Latn Zulu
 """
+# Codes of the language as a whole where the table has its main variety.
+_WHOLE = """
+ara ar|aze az|fas fa|lav lv|mlg mg|mon mn|msa ms|nep ne|nor no|ori or|pus ps|sqi sq|swa sw|uzb uz|yid yi|cmn zh
+"""
 _ROWS = [row.split() for row in re.split(r"[|\n]", _TABLE.strip())]
 NAMES: dict[str, str] = {short: name for short, _, name in _ROWS}
 _LONG: dict[str, str] = {short: long for short, long, _ in _ROWS}
 _SHORT: dict[str, str] = {
     **{long.split("_")[0]: short for short, long, _ in _ROWS},
-    # Codes of the language as a whole where the table has its main variety.
-    "ara": "ar",
-    "aze": "az",
-    "fas": "fa",
-    "lav": "lv",
-    "mlg": "mg",
-    "mon": "mn",
-    "msa": "ms",
-    "nep": "ne",
-    "nor": "no",
-    "ori": "or",
-    "pus": "ps",
-    "sqi": "sq",
-    "swa": "sw",
-    "uzb": "uz",
-    "yid": "yi",
-    "cmn": "zh",
+    **dict(pair.split() for pair in _WHOLE.split("|")),
     **{name.lower(): short for short, _, name in _ROWS},
 }
 _NORWEGIAN = frozenset({"no", "nb", "nn"})

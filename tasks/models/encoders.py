@@ -9,9 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import orjson
-
 from tasks.errors import ModelUnsuitable
+from tasks.models.json_files import content, parsed, table
 
 # Beside config.json, the files that tell.
 FILES = ("modules.json", "config_sentence_transformers.json")
@@ -57,22 +56,19 @@ class Description:
     modules: Sequence[str] = ()
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], files: Mapping[str, bytes]) -> Description:
+    def of(cls, config: Mapping[str, Any], files: Mapping[str, bytes | None]) -> Description:
         """Return the description in ``files``, the model's own of ``FILES``. Unreadable ones are passed over."""
-        modules, sentence = (_parsed(files.get(name)) for name in FILES)
+        modules, sentence = parsed(files.get(FILES[0])), table(files.get(FILES[1]))
         listed = modules if isinstance(modules, list) else []
         return cls(
             config,
-            str(sentence["model_type"]) if isinstance(sentence, dict) and sentence.get("model_type") else None,
+            str(sentence["model_type"]) if sentence.get("model_type") else None,
             tuple(str(module.get("type", "")) for module in listed if isinstance(module, dict)),
         )
 
     @classmethod
     def of_folder(cls, folder: Path) -> Description:
-        found = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
-        config = folder / "config.json"
-        parsed = _parsed(config.read_bytes()) if config.is_file() else None
-        return cls.of(parsed if isinstance(parsed, dict) else {}, found)
+        return cls.of(table(content(folder / "config.json")), {name: content(folder / name) for name in FILES})
 
 
 def sort(described: Description) -> Sort | None:
@@ -103,10 +99,3 @@ def _scores(config: Mapping[str, Any]) -> bool:
     labels = config.get("id2label")
     n_labels = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)
     return heads and n_labels == 1
-
-
-def _parsed(data: bytes | None) -> Any:
-    try:
-        return orjson.loads(data) if data is not None else None
-    except orjson.JSONDecodeError:
-        return None

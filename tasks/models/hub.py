@@ -7,9 +7,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import orjson
 
 from storage.core.private_files import make_folder
 from tasks.errors import HubUnreachable, ModelCorrupt, ModelError, ModelNotFound
@@ -46,13 +43,6 @@ def commit_of(model: str, revision: str | None, cache_dir: Path) -> str:
         return cached
     _write(note, found)
     return found
-
-
-def config_of(model: str, commit: str) -> dict[str, Any]:
-    """The model's config.json at a commit, or {} where it has none or the hub does not answer."""
-    data = small_file(model, commit, "config.json")
-    config: dict[str, Any] = {} if data is None else orjson.loads(data)
-    return config
 
 
 def small_file(model: str, commit: str, name: str) -> bytes | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tasks.errors import BadOption
 from tasks.languages import language_codes
+from tasks.models.json_files import Json, content, table
 
 # opus-mt-es-en, opus-mt-tc-big-cat_oci_spa-en; a language's code there is never longer than three letters.
 _OPUS = re.compile(r"opus-mt-(?:tc-(?:big|base|bible-big)-)?([a-z_]+)-([a-z_]+)", re.IGNORECASE)
@@ -43,10 +42,10 @@ def of_name(model: str) -> Direction:
 
 def of_folder(folder: Path) -> Direction:
     """Return the languages of a Marian model from its files, else from its folder's name; UNKNOWN for others."""
-    if _object(folder / "config.json").get("model_type") != "marian":
+    if table(content(folder / "config.json")).get("model_type") != "marian":
         return UNKNOWN
-    named, tokenizer = of_name(folder.name), _object(folder / "tokenizer_config.json")
-    matches = [_TOKEN.fullmatch(token) for token in _object(folder / "vocab.json")]
+    named, tokenizer = of_name(folder.name), table(content(folder / "tokenizer_config.json"))
+    matches = [_TOKEN.fullmatch(token) for token in table(content(folder / "vocab.json"))]
     tokens = tuple(sorted(match.group(1) for match in matches if match))
     return Direction(
         _codes(tokenizer.get("source_lang")) or named.sources,
@@ -67,7 +66,7 @@ def require(direction: Direction, source: str | None, target: str | None, model:
         raise BadOption(f"{model} translates into several languages: give --to, one of {some}.")
 
 
-def _codes(stated: Any) -> tuple[str, ...]:
+def _codes(stated: Json) -> tuple[str, ...]:
     """The languages of a side such as ``en``, ``fra_Latn`` or ``cat+oci+spa``, if every one is known.
 
     Groups of languages (``ROMANCE``, ``gem``, ``mul``) are not: what belongs to them is not written down anywhere.
@@ -77,11 +76,3 @@ def _codes(stated: Any) -> tuple[str, ...]:
     parts = [stated] if language_codes.short_code(stated) else re.split(r"[+_,\s]+", stated)
     codes = [language_codes.short_code(part) for part in parts]
     return tuple(code for code in codes if code is not None) if all(codes) else ()
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from tasks.errors import ModelCorrupt
+from tasks.models.json_files import content, parsed, table
 from tasks.models.weights import folder_files
 
 _AGAIN = "copy or download the model again"
@@ -82,13 +81,12 @@ def _require_json(path: Path) -> None:
         file.seek(max(0, size - _PARSED_BYTES))
         end = file.read()
     closed = end.rstrip().endswith((b"}", b"]"))
-    if not closed or (size <= _PARSED_BYTES and _parsed(end) is None):
+    if not closed or (size <= _PARSED_BYTES and parsed(end) is None):
         raise ModelCorrupt(f"{path} is not whole: {_AGAIN}.")
 
 
 def _require_shards(index: Path) -> None:
-    table = _parsed(index.read_bytes())
-    files = table.get("weight_map") if isinstance(table, dict) else None
+    files = table(index.read_bytes()).get("weight_map")
     if not isinstance(files, dict):
         raise ModelCorrupt(f"{index} has no table of weights: {_AGAIN}.")
     missing = sorted({str(file) for file in files.values() if not (index.parent / str(file)).is_file()})
@@ -98,7 +96,7 @@ def _require_shards(index: Path) -> None:
 
 def _require_tokenizer(folder: Path) -> None:
     """Require the files of AutoTokenizer, unless the model's first module is no transformer."""
-    modules = _parsed_file(folder / "modules.json")
+    modules = parsed(content(folder / "modules.json"))
     if isinstance(modules, list):
         first = modules[0] if modules and isinstance(modules[0], dict) else {}
         if str(first.get("type", "")).rpartition(".")[2] != "Transformer":
@@ -107,22 +105,11 @@ def _require_tokenizer(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if "tokenizer.json" in names:
         return
-    config, tokenizer = (_parsed_file(folder / name) for name in ("config.json", "tokenizer_config.json"))
-    if isinstance(tokenizer, dict) and tokenizer.get("tokenizer_class") in _WITHOUT_FILES:
+    config, tokenizer = (table(content(folder / name)) for name in ("config.json", "tokenizer_config.json"))
+    if tokenizer.get("tokenizer_class") in _WITHOUT_FILES:
         return
-    if isinstance(config, dict) and config.get("model_type") == "marian":
+    if config.get("model_type") == "marian":
         if missing := [name for name in _MARIAN if name not in names]:
             raise ModelCorrupt(f"{folder} lacks {', '.join(missing)} of its tokenizer: {_AGAIN}.")
     elif not any(name.startswith("vocab.") or name.endswith(_VOCABULARIES) for name in names):
         raise ModelCorrupt(f"{folder} has no tokenizer: put the model's tokenizer.json there, or {_AGAIN}.")
-
-
-def _parsed_file(path: Path) -> Any:
-    return _parsed(path.read_bytes()) if path.is_file() else None
-
-
-def _parsed(data: bytes) -> Any:
-    try:
-        return json.loads(data)  # not orjson: configurations of some models hold Infinity
-    except ValueError:
-        return None

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import orjson
 
 from storage.core.specs import Spec
 from tasks.errors import CannotServe
+from tasks.models.json_files import Json
 from tasks.prompts import prompts
 
 QUERY = "query"
@@ -25,22 +23,13 @@ class Prompts:
     default: str | None = None
 
     @classmethod
-    def of(cls, config: Any) -> Prompts:
+    def of(cls, config: Json) -> Prompts:
         """The prompts in a config; none where it is not of the usual form."""
-        named = config.get("prompts") if isinstance(config, dict) else None
-        if not isinstance(named, dict):
+        if not isinstance(config, dict) or not isinstance(named := config.get("prompts"), dict):
             return cls()
         texts = {str(name): text for name, text in named.items() if isinstance(text, str)}
         default = config.get("default_prompt_name")
         return cls(texts, default if isinstance(default, str) else None)
-
-    @classmethod
-    def of_file(cls, data: bytes) -> Prompts:
-        """The prompts in the bytes of such a file; none where they are not JSON."""
-        try:
-            return cls.of(orjson.loads(data))
-        except orjson.JSONDecodeError:
-            return cls()
 
     @property
     def of_documents(self) -> str | None:

@@ -12,6 +12,7 @@ import orjson
 
 from storage.core.private_files import make_folder
 from tasks.errors import ModelNotFound
+from tasks.models.json_files import table
 
 # Copies of the weights in formats that are not read here, and what training left behind.
 _OTHER_FOLDERS = frozenset({"onnx", "openvino", "coreml", "flax", "tf", "runs", "original", "gguf"})
@@ -51,10 +52,7 @@ def has_weights(names: Iterable[str]) -> bool:
 
 def adapter_of(model: str, config: bytes) -> str:
     """Return a message for an adapter (such as LoRA) in place of a model; `config` is its adapter_config.json."""
-    try:
-        base = orjson.loads(config).get("base_model_name_or_path")
-    except (orjson.JSONDecodeError, AttributeError):
-        base = None
+    base = table(config).get("base_model_name_or_path")
     return (
         f"{model} is an adapter{f' of {base}' if base else ''}, and not a whole model. Merge it into its base with "
         "PEFT (merge_and_unload, then save_pretrained) and name the merged folder."

@@ -6,20 +6,19 @@ No model library is imported here, so that a machine that only enqueues needs no
 from __future__ import annotations
 
 import importlib.util
-import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-
-import orjson
 
 from tasks import kinds
 from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable
 from tasks.kinds import suitability
 from tasks.models import encoders, families, hub, language_pairs, model_validation, null, weights
 from tasks.models.encoders import Description
+from tasks.models.json_files import content, parsed, table
 from tasks.models.language_pairs import Direction
 from tasks.models.named_prompts import Prompts
 from tasks.near_misses import nearly
@@ -162,21 +161,11 @@ def here(pinned: Pinned, *, cache_dir: Path) -> bool:
 
 def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
     """The model's config.json, or {} where it has none or is not within reach."""
-    if null.is_null(pinned.model):
-        return {}
-    if not pinned.revision.startswith(_LOCAL):
-        return hub.config_of(pinned.model, pinned.revision)
-    folder = _local_folder(pinned.model, models_dir)
-    if folder is None:
-        return {}
-    path = folder / "config.json"
-    if not path.is_file():  # older sentence-transformers keep it with their first module
-        path = next(iter(sorted(folder.glob("0*/config.json"))), path)
-    try:
-        config = json.loads(path.read_bytes())  # not orjson: configurations of some models hold Infinity
-    except (OSError, ValueError):
-        return {}
-    return config if isinstance(config, dict) else {}
+    folder = _pinned_folder(pinned, models_dir)
+    if folder is None or (folder / "config.json").is_file():
+        return table(_small_file(pinned, "config.json", models_dir))
+    # Older sentence-transformers keep it with their first module.
+    return next((table(content(path)) for path in sorted(folder.glob("0*/config.json"))), {})
 
 
 def require(kind: str, pinned: Pinned, *, models_dir: Path | None) -> None:
@@ -188,28 +177,16 @@ def require(kind: str, pinned: Pinned, *, models_dir: Path | None) -> None:
 
 def describe(pinned: Pinned, *, models_dir: Path | None) -> Description:
     """Return the model's description in its small files; an empty one if they are not within reach."""
-    if null.is_null(pinned.model):
-        return Description()
-    config = read_config(pinned, models_dir=models_dir)
-    if not pinned.revision.startswith(_LOCAL):
-        found = {name: hub.small_file(pinned.model, pinned.revision, name) for name in encoders.FILES}
-        return Description.of(config, {name: data for name, data in found.items() if data is not None})
-    folder = _local_folder(pinned.model, models_dir)
-    return Description() if folder is None else replace(Description.of_folder(folder), config=config)
+    files = {name: _small_file(pinned, name, models_dir) for name in encoders.FILES}
+    return Description.of(read_config(pinned, models_dir=models_dir), files)
 
 
 def read_prompts(pinned: Pinned, *, models_dir: Path | None) -> Prompts | None:
     """The prompts that a sentence-transformers model brings; None where its files are not within reach."""
-    if null.is_null(pinned.model):
-        return Prompts()
-    if not pinned.revision.startswith(_LOCAL):
-        found = hub.small_file(pinned.model, pinned.revision, _PROMPTS_FILE)
-        return None if found is None else Prompts.of_file(found)
-    folder = _local_folder(pinned.model, models_dir)
-    if folder is None:
-        return None
-    path = folder / _PROMPTS_FILE
-    return Prompts.of_file(path.read_bytes()) if path.is_file() else Prompts()
+    if (found := _small_file(pinned, _PROMPTS_FILE, models_dir)) is not None:
+        return Prompts.of(parsed(found))
+    has_none = null.is_null(pinned.model) or _pinned_folder(pinned, models_dir) is not None
+    return Prompts() if has_none else None
 
 
 def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Checked:
@@ -263,6 +240,21 @@ def _local_folder(model: str, models_dir: Path | None) -> Path | None:
     return None
 
 
+def _pinned_folder(pinned: Pinned, models_dir: Path | None) -> Path | None:
+    """Return the folder of a local model; None for a hub model, and where the folder is not within reach."""
+    return _local_folder(pinned.model, models_dir) if pinned.revision.startswith(_LOCAL) else None
+
+
+def _small_file(pinned: Pinned, name: str, models_dir: Path | None) -> bytes | None:
+    """Return a file of the model; None if the model has none of this name or is not within reach."""
+    if null.is_null(pinned.model):
+        return None
+    if not pinned.revision.startswith(_LOCAL):
+        return hub.small_file(pinned.model, pinned.revision, name)
+    folder = _pinned_folder(pinned, models_dir)
+    return content(folder / name) if folder is not None else None
+
+
 def _package_folder(reference: str) -> Path | None:
     package, _, inside = reference.removeprefix(_PACKAGE).partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
@@ -306,35 +298,11 @@ def _no_folder(model: str, file: Path) -> str:
     return f"{model} is a file. A model is a folder, with its config.json, weights and tokenizer: name that."
 
 
-def _stated_limits(folder: Path | None) -> list[int | None]:
+def _stated_limits(folder: Path | None) -> list[int]:
     """Return the longest inputs that the files of the tokenizer and of sentence-transformers state."""
-    limits: list[int | None] = []
-    for file, name in (
-        ("tokenizer_config.json", "model_max_length"),
-        ("sentence_bert_config.json", "max_seq_length"),
-    ):
-        try:
-            stated = orjson.loads((folder / file).read_bytes()).get(name) if folder is not None else None
-        except (OSError, orjson.JSONDecodeError):
-            stated = None
-        limits.append(int(stated) if isinstance(stated, int | float) else None)
-    return limits
+    found = [table(content(folder / file)).get(name) for file, name in _LIMITS] if folder is not None else []
+    return [int(stated) for stated in found if isinstance(stated, int | float) and math.isfinite(stated)]
 
 
 def _short(revision: str) -> str:
     return revision.removeprefix(_LOCAL)[:12]
-
-
-__all__ = [
-    "ALIASES",
-    "DEFAULTS",
-    "DESCRIPTIONS",
-    "Checked",
-    "HubUnreachable",
-    "Pinned",
-    "check",
-    "locate",
-    "pin",
-    "read_config",
-    "read_prompts",
-]

@@ -32,26 +32,10 @@ _CODE_SIGN = re.compile(r"[{};=<>|\\$`]|\w\(|\)\s*$|^\s*(?:[$#%]\s|>>>|//|--?\w)
 # Tags inside a sentence; any other tag ends one.
 _INLINE_TAGS = frozenset(
     {
-        "a",
-        "abbr",
-        "b",
-        "bdi",
-        "bdo",
-        "cite",
-        "code",
-        "data",
-        "dfn",
-        "em",
-        "i",
-        "kbd",
-        "mark",
-        "q",
-        "s",
-        "samp",
-        "small",
+        "a", "abbr", "b", "bdi", "bdo", "cite", "code", "data", "dfn", "em", "i", "kbd", "mark", "q", "s", "samp",
+        "small", "span", "strong", "sub", "sup", "time", "u", "var", "wbr",
     }
-    | {"span", "strong", "sub", "sup", "time", "u", "var", "wbr"}
-)
+)  # fmt: skip
 # A comment or script that never ends takes the rest of the block.
 _TAG = re.compile(
     r"<!--(?:.*?-->|.*\Z)|<(script|style|pre)\b(?:.*?</\1\s*>|.*\Z)|</?([a-zA-Z][\w-]*)[^<>]*>|<[!?][^<>]*>",

@@ -11,6 +11,7 @@ from tasks import kinds
 from tasks.errors import BadOption, ModelUnsuitable
 from tasks.languages import language_codes
 from tasks.models import families
+from tasks.models.json_files import Json
 from tasks.models.named_prompts import Prompts
 from tasks.specs.pinning import Pinned
 from tasks.specs.plan import ALGORITHM, build_spec
@@ -129,7 +130,7 @@ def test_a_prompt_by_a_name_that_the_files_do_not_have_is_refused_with_those_the
 
 
 def test_prompts_are_read_of_whatever_stands_in_their_file() -> None:
-    config = {"prompts": {"query": "Q: ", "odd": 7}, "default_prompt_name": "query"}
+    config: Json = {"prompts": {"query": "Q: ", "odd": 7}, "default_prompt_name": "query"}
     assert Prompts.of(config) == Prompts({"query": "Q: "}, "query")
     assert Prompts.of([]) == Prompts.of({"prompts": None}) == Prompts()
 
