@@ -122,6 +122,10 @@ LINES = {  # what is added to each registry, after a line that is there
     "storage/readers/registry.py": {
         "FILES: dict[str, Records | Document | Archive] = {\n": '    ".bars": Records("storage.readers.bars:rows"),\n'
     },
+    "storage/writers/__init__.py": {
+        "from storage.writers import delimited, jsonl, parquet, ": "tsv, ",
+        "    vectors.WRITER,\n": "    tsv.WRITER,\n",
+    },
     "worker/cli/registry.py": {"COMMANDS = {\n": '    "greet": Command(FLEET, "Say hello to somebody."),\n'},
 }
 
@@ -149,6 +153,8 @@ def test_what_a_page_adds_works_with_one_module_and_one_line_each(tmp_path: Path
     assert [(result["id"], result["text"]) for result in docmill.results(1)] == [("n", "2"), ("m", "1")]
     assert [flag.partition("@")[0] for result in docmill.results(1) for flag in result["flags"]] == ["invalid_utf8"]
     assert "the line has no |" in docmill("failures", 1).stdout
+    docmill("results", 1, "--out", "out.tsv")
+    assert [line.split("\t")[0] for line in (tmp_path / "out.tsv").read_text().splitlines()] == ["n", "m"]
     assert docmill.json("greet", "Ada") == {"greeting": "Hello Ada"}
 
 

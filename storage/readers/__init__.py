@@ -2,6 +2,7 @@
 
 from storage.readers.errors import (
     FieldUnknown,
+    ReaderFailed,
     SourceEmpty,
     SourceError,
     SourceMissing,
@@ -14,6 +15,7 @@ from storage.readers.sources import open_queries, open_source
 
 __all__ = [
     "FieldUnknown",
+    "ReaderFailed",
     "Record",
     "Rejection",
     "Row",

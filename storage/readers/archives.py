@@ -17,13 +17,11 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from storage.readers.documents import NO_SUFFIX, DocumentReader
-from storage.readers.errors import SourceEmpty, SourceUnreadable
+from storage.readers.errors import BrokenStream, BrokenTransfer, SourceEmpty, SourceUnreadable, finding_bugs
 from storage.readers.files import Content, Opened
 from storage.readers.records import Found, LeftOut, Record, Rejection, SourceOptions, too_long
 from storage.readers.registry import document_suffixes
 from storage.readers.streams import (
-    BrokenStream,
-    BrokenTransfer,
     Counted,
     Decompressor,
     buffered,
@@ -53,7 +51,7 @@ class ArchiveSource:
         self.name = content.name
         self.bytes_read = 0
         self.ignored: Counter[str] = Counter()
-        with content.open() as file:
+        with content.open() as file, finding_bugs(content.place):
             try:
                 found = members(file, options)
                 first = next((one for one in found if not isinstance(one, LeftOut)), None)
@@ -72,8 +70,8 @@ class ArchiveSource:
         self.bytes_read = 0
         self.ignored.clear()
         left = self._options.limit
-        last = "at its beginning"
-        with closing(DocumentReader(self._options)) as reader, self._content.open() as file:
+        place, last = self._content.place, "at its beginning"
+        with closing(DocumentReader(self._options)) as reader, self._content.open() as file, finding_bugs(place):
             try:
                 for found in self._members(file, self._options):
                     if left == 0:
@@ -94,7 +92,7 @@ class ArchiveSource:
                     yield item
             except _DAMAGES as error:
                 reason = str(error) if isinstance(error, BrokenStream) else "it is damaged, or ends too early"
-                yield Rejection(self._content.place, f"{reason}, {last}; nothing more was read", fatal=True)
+                yield Rejection(place, f"{reason}, {last}; nothing more was read", fatal=True)
 
 
 def zipped(file: Opened, options: SourceOptions, _: Decompressing = None) -> Iterator[Found]:

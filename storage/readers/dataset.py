@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 from storage.core.installation import install
 from storage.readers import registry, table
 from storage.readers.errors import (
+    BrokenStream,
     SourceEmpty,
     SourceError,
     SourceMissing,
@@ -28,7 +29,7 @@ from storage.readers.errors import (
 from storage.readers.files import FileSource, check_names, documents, on_disk
 from storage.readers.folder import within
 from storage.readers.records import Record, Rejection, Rows, SourceOptions, listed
-from storage.readers.streams import BrokenStream, is_folder, open_regular, printable
+from storage.readers.streams import is_folder, open_regular, printable
 
 SCHEME = "datasets"
 _HOW = "write datasets://OWNER/NAME?split=train (and &config=…, &revision=…) or datasets:///FOLDER?split=train"
@@ -168,7 +169,7 @@ class DatasetSource:
             _HUB if asked.folder is None else _LOCAL,
         )
         with closing(self._rows()) as rows:
-            check_names(rows, options)
+            check_names(rows, self._place, options)
 
     def size_bytes(self) -> int | None:
         """Return None: the library does not tell the size."""

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from storage.core.normalize import normalize
-from storage.readers.errors import SourceError
+from storage.readers.errors import BrokenStream, SourceError, finding_bugs
 from storage.readers.extract_client import Extractor, NotExtracted
 from storage.readers.files import Content, Opened
 from storage.readers.html_encoding import page
 from storage.readers.recoding import decoded
 from storage.readers.records import MAX_ID_BYTES, Record, Rejection, SourceOptions, id_too_long, too_long
 from storage.readers.registry import FILES, HTML, MAIL, Document
-from storage.readers.streams import BrokenStream, Counted, Decompressor, buffered, printable
+from storage.readers.streams import Counted, Decompressor, buffered, printable
 
 NO_SUFFIX = "without a suffix"
 ATTACHMENTS_LEFT_OUT = "attachments_left_out"
@@ -56,9 +56,10 @@ class DocumentReader:
         """Return the document of a file's content, by the suffix of its name."""
         where = printable(path)
         kind = FILES.get(Path(path).suffix.lower())
-        if isinstance(kind, Document) and kind.media_type is not None:
-            return self._extracted(where, raw, kind.media_type)
-        return _plain(where, raw, self._encoding)
+        with finding_bugs(where):
+            if isinstance(kind, Document) and kind.media_type is not None:
+                return self._extracted(where, raw, kind.media_type)
+            return _plain(where, raw, self._encoding)
 
     def close(self) -> None:
         self._extractor.close()

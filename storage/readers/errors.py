@@ -7,9 +7,15 @@ SourceError (a StorageError)
 │   └── KindUnknown      a kind of file that no reader takes
 ├── SourceEmpty          a folder without a document
 └── FieldUnknown         no record has the field that was named, or two columns share a name
+
+A ReaderFailed is no SourceError: one file of many is rejected for those, but a bug ends the reading.
 """
 
 from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from storage.errors import StorageError
 
@@ -40,3 +46,40 @@ class SourceEmpty(SourceError):
 
 class FieldUnknown(SourceError):
     """No record has the field that was named."""
+
+
+class BrokenStream(Exception):
+    """The compressed data ends early or is damaged; the bytes before that were returned."""
+
+
+class BrokenTransfer(BrokenStream):
+    """The transfer of a remote file broke off."""
+
+
+class ReaderFailed(StorageError):
+    """A reader of docmill failed on a file because of a bug. `trace` are the lines of code that led there."""
+
+    def __init__(self, place: str, error: Exception) -> None:
+        frames = list(traceback.walk_tb(error.__traceback__))
+        ours = [one for one in frames if one[0].f_globals.get("__name__", "").startswith("storage.")]
+        frame, line = ours[-1]
+        reader = f"{frame.f_globals['__name__']}:{frame.f_code.co_name}"
+        super().__init__(
+            f"{place}: the reader {reader} failed ({type(error).__name__} in line {line}). This is a bug of docmill, "
+            "not of the file. Please report it with this message; DOCMILL_LOG_LEVEL=debug adds the traceback"
+        )
+        self.trace = "".join(traceback.format_tb(error.__traceback__))
+
+
+@contextmanager
+def finding_bugs(place: str) -> Iterator[None]:
+    """Raise ReaderFailed for an error that no reader raises on purpose; `place` is the file.
+
+    It has none of the error's own words, since they may be a document's.
+    """
+    try:
+        yield
+    except (StorageError, BrokenStream, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ReaderFailed(place, error) from error

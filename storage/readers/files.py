@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from storage.readers import jsonl, recoding
+from storage.readers.errors import BrokenStream, finding_bugs
 from storage.readers.records import HEAD_ROWS, Record, Rejection, Row, Rows, SourceOptions, document, misnamed
-from storage.readers.streams import BrokenStream, Counted, Decompressor, buffered, open_regular, printable
+from storage.readers.streams import Counted, Decompressor, buffered, open_regular, printable
 
 RowReader = Callable[[BinaryIO, str, SourceOptions], Rows]
 
@@ -88,7 +89,7 @@ class FileSource:
         self._options = options
         self.name = content.name
         with closing(self._rows()) as rows:
-            peeked = check_names(rows, options)
+            peeked = check_names(rows, content.place, options)
         self.fields = next((frozenset(row.fields) for row in peeked if isinstance(row, Row)), frozenset[str]())
         self._counted: Counted | None = None
 
@@ -122,7 +123,7 @@ class StreamSource:
         self._counted = Counted(sys.stdin.buffer if stream is None else stream)
         read_rows = recoding.of_text(jsonl.rows)
         self._rows = _until_broken(read_rows, buffered(self._counted), self.name, options, self._counted)
-        self._peeked = check_names(self._rows, options)
+        self._peeked = check_names(self._rows, self.name, options)
 
     @property
     def bytes_read(self) -> int:
@@ -137,16 +138,17 @@ class StreamSource:
         return documents(chain(peeked, self._rows), self.name, self._options)
 
 
-def check_names(rows: Rows, options: SourceOptions) -> list[Row | Rejection]:
+def check_names(rows: Rows, name: str, options: SourceOptions) -> list[Row | Rejection]:
     """Return the rows up to the first with all named fields. Raises FieldUnknown if there is none."""
     peeked: list[Row | Rejection] = []
     names: list[list[str]] = []
-    for row in islice(rows, HEAD_ROWS):
-        peeked.append(row)
-        if isinstance(row, Row):
-            names.append(list(row.fields))
-            if misnamed(names, options) is None:
-                return peeked
+    with finding_bugs(name):
+        for row in islice(rows, HEAD_ROWS):
+            peeked.append(row)
+            if isinstance(row, Row):
+                names.append(list(row.fields))
+                if misnamed(names, options) is None:
+                    return peeked
     if (error := misnamed(names, options)) is not None:
         raise error
     return peeked
@@ -172,10 +174,11 @@ def documents(rows: Iterable[Row | Rejection], name: str, options: SourceOptions
     left = options.limit
     if left == 0:
         return
-    for row in rows:
-        item = document(row, name, options) if isinstance(row, Row) else row
-        yield item
-        if left is not None and isinstance(item, Record):
-            left -= 1
-            if left == 0:
-                return
+    with finding_bugs(name):
+        for row in rows:
+            item = document(row, name, options) if isinstance(row, Row) else row
+            yield item
+            if left is not None and isinstance(item, Record):
+                left -= 1
+                if left == 0:
+                    return

@@ -9,7 +9,7 @@ from io import FileIO, RawIOBase
 from tempfile import TemporaryFile
 from typing import Any, Protocol
 
-from storage.readers.streams import BrokenTransfer
+from storage.readers.errors import BrokenTransfer
 
 BLOCK_BYTES = 2 * 2**20
 COPIED_BYTES = 2**30

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, BinaryIO
 
-from storage.readers.errors import SourceError, SourceUnreadable, SourceUnsupported
+from storage.readers.errors import BrokenStream, SourceError, SourceUnreadable, SourceUnsupported
 from storage.readers.files import RowReader, Source
 from storage.readers.records import Rejection, Row, Rows, SourceOptions
-from storage.readers.streams import BrokenStream
 
 GROUP = "docmill.readers"
 

@@ -53,7 +53,7 @@ class QuerySource:
         self.name = f"{shown}?{normalize(self._query)[0]}"
         self.bytes_read = 0
         with closing(self._rows()) as rows:
-            check_names(rows, options)
+            check_names(rows, self._place, options)
 
     def size_bytes(self) -> int | None:
         """Return None: a database does not tell the size of a result."""

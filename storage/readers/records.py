@@ -206,4 +206,4 @@ def _why_no_text(fields: dict[str, Any], wanted: str) -> str:
 
 def _kind(value: Any) -> str:
     names = {bool: "a boolean", int: "a whole number", float: "a fraction", list: "an array", dict: "an object"}
-    return "null" if value is None else names[type(value)]
+    return "null" if value is None else names.get(type(value), "of another type")

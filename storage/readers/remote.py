@@ -15,11 +15,11 @@ from urllib.parse import unquote, urlsplit
 
 from storage.core.installation import install
 from storage.readers import credentials
-from storage.readers.errors import SourceError, SourceMissing, SourceUnreadable, SourceUnsupported
+from storage.readers.errors import BrokenTransfer, SourceError, SourceMissing, SourceUnreadable, SourceUnsupported
 from storage.readers.files import Content, Opened
 from storage.readers.http_range import BLOCK_BYTES, COPIED_BYTES, Ask, Blocks, NoParts, TooLarge, copied
 from storage.readers.registry import read_in_parts
-from storage.readers.streams import BUFFER_BYTES, BrokenTransfer, printable
+from storage.readers.streams import BUFFER_BYTES, printable
 
 HTTP = ("http", "https")
 _CACHE = {"maxblocks": 32}

@@ -16,7 +16,7 @@ from typing import BinaryIO, Protocol
 import zstandard
 
 from storage.core.normalize import bom_length, decode
-from storage.readers.errors import SourceMissing, SourceUnreadable
+from storage.readers.errors import BrokenStream, SourceMissing, SourceUnreadable
 
 BUFFER_BYTES = 256 * 1024
 _INPUT_BYTES = 64 * 1024
@@ -30,14 +30,6 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-
-
-class BrokenStream(Exception):
-    """The compressed data ends early or is damaged; the bytes before that were returned."""
-
-
-class BrokenTransfer(BrokenStream):
-    """The transfer of a remote file broke off."""
 
 
 def kind(mode: int) -> str:

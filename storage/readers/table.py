@@ -13,10 +13,9 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from storage.readers.errors import SourceError, SourceUnreadable
+from storage.readers.errors import BrokenStream, SourceError, SourceUnreadable
 from storage.readers.records import Rejection, Row, Rows, SourceOptions, check_columns
 from storage.readers.sandbox import Confined, Ended
-from storage.readers.streams import BrokenStream
 
 FRAME_BYTES = 2**20  # of rows; a longer row has a frame of its own
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 
@@ -14,23 +13,52 @@ from storage import writers
 from storage.outputs.columns import Column, Form
 from storage.outputs.output_types import TEXT, VECTOR
 from storage.writers import Target, write_stream
-from storage.writers.base import FormatUnfit, Row, Writer
+from storage.writers.base import FormatUnfit
 from storage.writers.parts_manifest import is_begun, is_part
 
 TABLE = [Column.of("id", Form.TEXT), Column.of("text", Form.TEXT)]
 PIPELINE = 'name = "p"\n[corpus]\nsource = "a.jsonl"\n[[step]]\nname = "s"\ntask = "summarize"\n[output]\n'
 
 
+TSV = '''
+"""Tab-separated values."""
+
+from collections.abc import Iterable, Sequence
+from typing import BinaryIO
+
+from storage.outputs.columns import Column
+from storage.writers.base import Row, Writer
+
+
 def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> int:
-    lines = ["\t".join(str(column.value(row)) for column in columns) for row in rows]
-    file.write("".join(f"{line}\n" for line in lines).encode())
-    return len(lines)
+    """Write the results, and return how many there were."""
+    n = 0
+    for n, row in enumerate(rows, 1):
+        file.write("\\t".join(str(column.value(row)) for column in columns).encode() + b"\\n")
+    return n
+
+
+WRITER = Writer("tsv", ".tsv", write, title="tab-separated values", lines=True, note="has tabs")
+'''
+IMPORT = "from storage.writers import tsv"
+LINE = "tsv.WRITER"
+
+
+def _with_the_line(folder: Path) -> str:
+    """Return a program that adds the module, from this folder, and its line to the writers of docmill."""
+    (folder / "tsv.py").write_text(TSV.lstrip(), encoding="utf-8")
+    added = f"writers.__path__.append({str(folder)!r})\n{IMPORT}\nwriters.WRITERS += ({LINE},)\n"
+    return f"from storage import writers\n{added}"
 
 
 @pytest.fixture(autouse=True)
-def _tsv(monkeypatch: pytest.MonkeyPatch) -> None:
-    tsv = Writer("tsv", ".tsv", write, title="tab-separated values", lines=True)
-    monkeypatch.setattr(writers, "WRITERS", (*writers.WRITERS, tsv))
+def _tsv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(writers, "__path__", [*writers.__path__])
+    monkeypatch.setattr(writers, "WRITERS", writers.WRITERS)
+    exec(_with_the_line(tmp_path))
+    yield
+    sys.modules.pop("storage.writers.tsv")
+    del writers.tsv  # type: ignore[attr-defined]
 
 
 def test_a_file_of_that_name_is_written(tmp_path: Path) -> None:
@@ -61,11 +89,8 @@ def test_messages_name_it() -> None:
         Target.of(Path("out"), "ods")
 
 
-# A process that starts with the new line in the registry.
-FRESH = f"""
-from storage import writers
-from storage.writers.base import Writer
-writers.WRITERS += (Writer("tsv", ".tsv", lambda rows, columns, file: 0, lines=True, note="has tabs"),)
+# What a process says that starts with the module and the line.
+SAID = f"""
 from pathlib import Path
 from worker.cli.options import FORMAT
 from worker.pipelines.file import PipelineInvalid, parse
@@ -79,8 +104,9 @@ for output in ('file = "out.tsv"', 'format = "tsv"', 'file = "out.npy"', 'format
 """
 
 
-def test_options_and_pipelines_take_it() -> None:
-    ended = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, timeout=120, check=True)
+def test_options_and_pipelines_take_it(tmp_path: Path) -> None:
+    program = _with_the_line(tmp_path) + SAID
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     choices, about, *found = ended.stdout.splitlines()
     assert choices == "jsonl csv csv-excel parquet npy tsv"
     assert "(.csv, .parquet, .npy, .tsv;" in about

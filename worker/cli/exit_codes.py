@@ -1,4 +1,4 @@
-"""Exit codes of commands and of errors. A bug has none and shows its traceback."""
+"""Exit codes of commands and of errors. A bug has none and shows its traceback, except for a bug of a reader."""
 
 from __future__ import annotations
 
@@ -46,9 +46,17 @@ def exit_code(error: Exception) -> int | None:
 
 
 def sentence(error: Exception) -> str:
-    """Return the sentence for a user about an error that has an exit code."""
+    """Return the sentence for a user about an error that has an exit code.
+
+    With DOCMILL_LOG_LEVEL=debug a bug of a reader also has the lines of code that led there.
+    """
+    from storage.readers import ReaderFailed
+    from worker.settings import load_settings
+
     if isinstance(error, OSError):
         return f"cannot write {error.filename or 'the output'}: {error.strerror}"
+    if isinstance(error, ReaderFailed) and load_settings().log_level == "debug":
+        return f"{error}\n{error.trace}"
     return str(error)
 
 

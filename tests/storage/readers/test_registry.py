@@ -8,12 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import NoReturn
 
 import click
 import pytest
 
 from storage.core.installation import install
-from storage.readers import registry
+from storage.readers import ReaderFailed, Record, SourceOptions, documents, jsonl, open_source, registry
 from storage.readers.registry import FILES, SCHEMES, Archive, Document, Records, described, kind_of, missing
 from storage.readers.streams import Gunzip, Unzstd
 from tests.worker.harness import ROOT
@@ -41,12 +42,14 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
 LINE = 'registry.FILES[".bars"] = registry.Records("storage.readers.bars:rows")'
 
 
-def _docmill(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+def _docmill(
+    folder: Path, *arguments: str, code: int = 0, bars: str = BARS, level: str = "warning"
+) -> subprocess.CompletedProcess[str]:
     """Call docmill with the module and the line of another reader, both in this folder."""
-    (folder / "bars.py").write_text(BARS.lstrip(), encoding="utf-8")
+    (folder / "bars.py").write_text(bars.lstrip(), encoding="utf-8")
     program = f"""
 import storage.readers
-from storage.readers import registry
+from storage.readers import ReaderFailed, Record, SourceOptions, documents, jsonl, open_source, registry
 from worker.cli import main
 
 storage.readers.__path__.append({str(folder)!r})
@@ -54,6 +57,7 @@ storage.readers.__path__.append({str(folder)!r})
 main()
 """
     environment = os.environ | {"COLUMNS": "80", "DOCMILL_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT)}
+    environment["DOCMILL_LOG_LEVEL"] = level
     called = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(called, env=environment, cwd=folder, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
@@ -76,6 +80,42 @@ def test_a_reader_is_one_module_and_one_line(tmp_path: Path) -> None:
     assert ".bars" in refused.stderr
     for command in ("run", "enqueue"):
         assert ".bars" in _docmill(tmp_path, command, "--help").stdout
+
+
+@pytest.mark.parametrize("first_rows", [0, 200])
+def test_a_bug_in_a_reader_is_named_with_the_file_and_what_to_do_and_without_the_documents_words(
+    tmp_path: Path, first_rows: int
+) -> None:
+    (tmp_path / "a.bars").write_text("1|A text.\n" * first_rows + "1|geheim\n", encoding="utf-8")
+    broken = BARS.replace("        if bar:", "        assert text != 'geheim', text\n        if bar:")
+    command = ("enqueue", "a.bars", "--task", "summarize", "--model", "null")
+    done = _docmill(tmp_path, *command, code=2, bars=broken)
+    said = " ".join(done.stderr.split())
+    assert "docmill: a.bars: the reader storage.readers.bars:rows failed (AssertionError in line " in said
+    assert "This is a bug of docmill, not of the file. Please report it with this message;" in said
+    assert "geheim" not in said
+    assert "Traceback" not in said
+    told = _docmill(tmp_path, *command, code=2, bars=broken, level="debug")
+    assert f'File "{tmp_path}/bars.py", line' in told.stderr
+
+
+def test_a_bug_in_the_reader_of_one_file_of_a_folder_ends_the_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> NoReturn:
+        raise KeyError
+
+    (tmp_path / "a.txt").write_text("a text", encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text('{"text": "b"}\n', encoding="utf-8")
+    monkeypatch.setattr(jsonl, "_check_shape", broken)
+    records = open_source(str(tmp_path), SourceOptions()).records()
+    assert isinstance(next(records), Record)
+    with pytest.raises(ReaderFailed, match=r"^b\.jsonl: the reader storage\.readers\.jsonl:rows failed") as failed:
+        next(records)
+    assert isinstance(failed.value.__cause__, KeyError)
+    monkeypatch.setattr(documents, "decoded", broken)
+    with pytest.raises(ReaderFailed, match=r"^a\.txt: the reader storage\.readers\.documents:_plain failed"):
+        list(open_source(str(tmp_path), SourceOptions()).records())
 
 
 def test_every_line_names_a_function_that_is_there() -> None:

@@ -26,8 +26,8 @@ from storage.readers import (
     SourceUnsupported,
     open_source,
 )
+from storage.readers.errors import BrokenStream
 from storage.readers.remote import REFUSED, content, protocols_of
-from storage.readers.streams import BrokenStream
 from tests.storage.readers.site import Site, serving
 
 OPTIONS = SourceOptions()
