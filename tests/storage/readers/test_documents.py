@@ -152,6 +152,8 @@ FRENCH = "Ça va très bien, merci à tous."
         ("<meta charset=utf-8>", "utf-8"),
         ("<meta charset='iso-8859-1'>", "cp1252"),
         ('<meta http-equiv="Content-Type" content="text/html; charset=windows-1252">', "cp1252"),
+        ("<meta charset=iso-8859-1>", "utf-8-sig"),  # the mark knows better
+        ("<meta charset=iso-8859-1>", "utf-16"),
         ("<META CHARSET=ISO-8859-15>", "iso-8859-15"),
         *((f"<meta charset={label}>", "utf-8") for label in ("nonsense", "undefined", "idna", "utf-16", "utf-32")),
     ],

@@ -28,11 +28,27 @@ def found(items: list[Record | Rejection]) -> list[tuple[str, str, tuple[str, ..
     return [(item.key, item.text, item.flags) for item in items if isinstance(item, Record)]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+class Drops(io.RawIOBase):
+    """A pipe that gives the first four bytes at once, and every further one by itself."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._left = [raw[:4], *(bytes([byte]) for byte in raw[4:])]
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        given = self._left.pop(0) if self._left else b""
+        buffer[: len(given)] = given
+        return len(given)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-32-be"])
 def test_a_byte_order_mark_says_how_a_file_is_encoded(encoding: str, tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(LINES.encode(encoding))
-    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(CSV.encode(encoding)))
-    (tmp_path / "c.txt").write_bytes(TEXT.encode(encoding))
+    mark = "\ufeff".encode(encoding) if encoding.endswith("be") else b""
+    (tmp_path / "a.jsonl").write_bytes(mark + LINES.encode(encoding))
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(mark + CSV.encode(encoding)))
+    (tmp_path / "c.txt").write_bytes(mark + TEXT.encode(encoding))
     assert found(records(tmp_path / "a.jsonl")) == [(f"k{n}", f"{TEXT} {n}", ()) for n in range(3)]
     assert found(records(tmp_path / "b.csv.gz")) == [(f"k{n}", f"{TEXT}\n{n}", ()) for n in range(3)]
     assert found(records(tmp_path / "c.txt")) == [("c.txt", TEXT, ())]
@@ -41,8 +57,9 @@ def test_a_byte_order_mark_says_how_a_file_is_encoded(encoding: str, tmp_path: P
         made.write(tmp_path / "c.txt", "c.txt")
     assert found(records(tmp_path / "d.zip")) == [("c.txt", TEXT, ())]
     assert [text for _, text, _ in found(records(tmp_path))].count(TEXT) == 2
-    piped = open_source("-", SourceOptions(), stdin=io.BytesIO(LINES.encode(encoding)))
-    assert found(list(piped.records())) == [(f"k{n}", f"{TEXT} {n}", ()) for n in range(3)]
+    for stdin in (io.BytesIO(mark + LINES.encode(encoding)), io.BufferedReader(Drops(mark + LINES.encode(encoding)))):
+        piped = open_source("-", SourceOptions(), stdin=stdin)
+        assert found(list(piped.records())) == [(f"k{n}", f"{TEXT} {n}", ()) for n in range(3)]
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16-le", "shift_jis", "koi8-r", "gb18030"])
@@ -68,6 +85,20 @@ def test_bytes_that_the_encoding_does_not_have_are_replaced_and_flagged(tmp_path
     assert found(records(tmp_path / "b.txt")) == [("b.txt", "a\ufffd", ("invalid_utf8@1",))]
 
 
+def test_a_bad_character_takes_no_other_with_it_and_one_that_is_cut_off_at_the_end_is_flagged(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("\ufeffa".encode("utf-16-le") + b"\0\xd8" + "bc".encode("utf-16-le"))
+    (tmp_path / "b.csv").write_bytes(b"id,text\n1,a\x82")
+    assert found(records(tmp_path / "a.txt")) == [("a.txt", "a\ufffdbc", ("invalid_utf8@1",))]
+    assert found(records(tmp_path / "b.csv", "shift_jis")) == [("1", "a\ufffd", ("invalid_utf8@11",))]
+
+
+def test_a_long_file_is_recoded_to_its_end(tmp_path: Path) -> None:
+    """Longer than what is converted at a time, and than what is read of it at a time."""
+    texts = [f"{n} {'слово ' * 20_000}".strip() for n in range(4)]
+    (tmp_path / "a.csv").write_bytes("".join(["id,text\n", *(f"k,{text}\n" for text in texts)]).encode("koi8-r"))
+    assert [text for _, text, _ in found(records(tmp_path / "a.csv", "koi8-r"))] == texts
+
+
 def test_an_encoding_that_nobody_knows_or_that_is_none_of_texts_is_refused(tmp_path: Path) -> None:
     for name in ("utf-9", "base64", "rot13", "unicode_escape", "a\0b", ""):
         with pytest.raises(SourceUnsupported, match="no encoding is named"):
@@ -80,6 +111,16 @@ def test_what_says_its_encoding_itself_takes_none(tmp_path: Path) -> None:
     for source in (str(tmp_path / "a.parquet"), "sqlite:///x.db?SELECT 1", "datasets://a/b"):
         with pytest.raises(SourceUnsupported, match="leave out --encoding"):
             open_source(source, SourceOptions(encoding="cp1252"))
+
+
+def test_beside_files_in_an_encoding_a_folder_may_have_files_that_say_theirs(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    (tmp_path / "a.txt").write_bytes("Größe".encode("cp1252"))
+    parquet.write_table(pyarrow.table({"id": ["1"], "text": ["naïve"]}), tmp_path / "b.parquet")
+    for source in (tmp_path, tmp_path / "*"):
+        assert [text for _, text, _ in found(records(source, "cp1252"))] == ["Größe", "naïve"]
 
 
 # A UTF-16 file that begins with NUL begins as one of UTF-32 does.
