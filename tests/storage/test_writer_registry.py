@@ -33,8 +33,9 @@ from storage.writers.base import Row, Writer
 def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> int:
     """Write the results, and return how many there were."""
     n = 0
-    for n, row in enumerate(rows, 1):
+    for row in rows:
         file.write("\\t".join(str(column.value(row)) for column in columns).encode() + b"\\n")
+        n += 1
     return n
 
 
