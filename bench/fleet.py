@@ -26,7 +26,8 @@ from tasks.kinds import STORED_KINDS as KINDS
 from worker.queue.broker import Broker
 from worker.settings import load_settings
 from worker.submit.enqueue import enqueue
-from worker.submit.request import Request, prepare
+from worker.submit.options import Request
+from worker.submit.request import prepare
 
 LOOK_S = 0.5  # whoever waits must not be in the way: each look costs two processes a millisecond
 LONGEST_S = 600.0
@@ -49,7 +50,7 @@ class Fleet:
         self._runs += 1
         source = self._folder / f"{self._runs}.jsonl"
         source.write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts)))
-        request = Request(str(source), task, model, options=kinds.options(task, **options))
+        request = Request(source=str(source), task=task, model=model, options=kinds.options(task, **options))
         began = time.time()
         job = enqueue(self._database, lambda: self._broker, prepare(self._settings, request)).id
         self._wait(job)

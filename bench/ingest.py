@@ -35,7 +35,8 @@ from storage.results.status import read_status
 from tasks.kinds import STORED_KINDS as KINDS
 from worker.settings import Settings
 from worker.submit.enqueue import enqueue
-from worker.submit.request import Request, prepare
+from worker.submit.options import Request
+from worker.submit.request import prepare
 
 DOCMILL = str(Path(sys.executable).with_name("docmill"))
 TABLES = ("corpus", "spec", "ingest", "job", "step", "content", "document", "shard")  # in an order that keys allow
@@ -56,7 +57,7 @@ def write_source(path: Path, documents: int) -> None:
 def read_in(url: str, source: Path) -> int:
     """Read a source into a store as `docmill enqueue` does, without a queue."""
     database = Database(url, kinds=KINDS)
-    prepared = prepare(Settings(), Request(str(source), "embed", model="null", corpus="bench"))
+    prepared = prepare(Settings(), Request(source=str(source), task="embed", model="null", corpus="bench"))
     documents = enqueue(database, lambda: None, prepared).documents
     database.close()
     return documents

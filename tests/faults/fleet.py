@@ -27,7 +27,8 @@ from worker.pipelines.file import parse
 from worker.queue.broker import Broker
 from worker.settings import load_settings
 from worker.submit.enqueue import Enqueued, enqueue
-from worker.submit.request import Prepared, Request, prepare
+from worker.submit.options import Request
+from worker.submit.request import Prepared, prepare
 
 LEASE_S = 3.0
 THREADS = 3  # so that little work keeps all of them busy
@@ -78,7 +79,7 @@ class Fleet(Docmill):
     def give(self, texts: Sequence[str], *, task: str = "translate", model: str = "null@4000", **more: Any) -> int:
         """Enqueue these texts as a corpus of their own; the job's number."""
         path = self.corpus(texts, f"corpus-{next(self._corpora)}.jsonl")
-        return self.enqueued(Request(str(path), task, model, **more)).id
+        return self.enqueued(Request(source=str(path), task=task, model=model, **more)).id
 
     def enqueued(self, request: Request) -> Enqueued:
         return self._enqueue(prepare(load_settings(home=self.folder / "home"), request))

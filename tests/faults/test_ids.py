@@ -20,8 +20,9 @@ from storage.steps import jobs
 from tests.storage.builders import gathered, request
 from worker.settings import Settings
 from worker.submit.enqueue import Enqueued, RecordRejected, enqueue
+from worker.submit.options import Request
 from worker.submit.progress import Progress
-from worker.submit.request import Request, prepare
+from worker.submit.request import prepare
 
 Read = Callable[..., Enqueued]
 FAR = FIRST_CHUNK_RECORDS + 10  # so that two records are not of one chunk

@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from storage.core.schema import Refusal, Runtime, Shard
 from tests.faults.fleet import Fleet
 from tests.worker.harness import EXAMPLES, until
-from worker.submit.request import Request
+from worker.submit.options import Request
 
 FRENCH = EXAMPLES / "french.jsonl"
 
@@ -85,7 +85,7 @@ def test_a_worker_refuses_a_checkpoint_without_some_of_its_weights_that_was_enqu
     shutil.copytree(EXAMPLES / "models" / "marian-ddtp", cut)
     leave_a_layer_out(cut)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)  # as on a machine without the model libraries
-    job = fleet.enqueued(Request(str(FRENCH), "translate", str(cut), limit=2)).id
+    job = fleet.enqueued(Request(source=str(FRENCH), task="translate", model=str(cut), limit=2)).id
     monkeypatch.undo()
     with fleet.worker():
         until(lambda: "blocked" in (fleet.json("status", job)["waiting_for"] or ""), "the job is blocked")
@@ -113,7 +113,7 @@ EncoderBackend._states = planted
 
 def test_a_backend_that_gives_nan_for_some_batches_is_replaced_and_no_document_fails(fleet: Fleet) -> None:
     (fleet.folder / "home" / "cache" / "backends").unlink()  # what is measured here is no other test's
-    job = fleet.enqueued(Request(str(EXAMPLES / "descriptions.jsonl"), "embed", limit=40)).id
+    job = fleet.enqueued(Request(source=str(EXAMPLES / "descriptions.jsonl"), task="embed", limit=40)).id
     fleet.patch(PLANTED_NAN)
     with fleet.worker():
         status = fleet.finish(job, within_s=120)

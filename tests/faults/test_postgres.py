@@ -120,7 +120,7 @@ def test_a_postgresql_that_is_silent_for_a_while_is_said_and_waited_for(fleet: F
     with fleet.worker():
         until(lambda: fleet.states()["done"], "some of it is done")
         proxy.blackhole()
-        for event in ("heartbeat_failed", "caretaker_waits"):
+        for event in ("heartbeat_failed", "maintenance_waits"):
             until(lambda event=event: event in fleet.log("worker"), f"the worker says {event}")  # type: ignore[misc]
         proxy.heal()
         fleet.finish(job, 120)

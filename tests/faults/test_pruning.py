@@ -24,7 +24,8 @@ from tests.storage.builders import work
 from worker.pipelines.file import PipelineInvalid, parse
 from worker.settings import Settings
 from worker.submit.enqueue import Enqueued, enqueue
-from worker.submit.request import Request, prepare
+from worker.submit.options import Request
+from worker.submit.request import prepare
 
 Read = Callable[..., Enqueued]
 

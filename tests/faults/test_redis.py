@@ -88,7 +88,7 @@ def test_a_redis_without_room_delays_the_work_until_there_is_room_again(fleet: F
         assert fleet.states() == {"planned": 6}, "what was not sent is not believed to be"
         with fleet.worker():
             until(fleet.live, "the worker is ready")
-            until(lambda: "caretaker_waits" in fleet.log("worker"), "it says what it waits for")
+            until(lambda: "maintenance_waits" in fleet.log("worker"), "it says what it waits for")
             until(lambda: fleet.states() == {"planned": 6}, "what could not be sent is planned again")
             client.config_set("maxmemory", "0")
             fleet.finish(job)

@@ -130,5 +130,5 @@ def test_a_worker_that_loses_its_servers_says_so_without_their_passwords(
     with fleet.worker():
         until(lambda: fleet.states()["running"], "it works")
         own_redis.stop()
-        until(lambda: "caretaker_waits" in fleet.log("worker"), "it misses Redis")
+        until(lambda: "maintenance_waits" in fleet.log("worker"), "it misses Redis")
     assert CANARY not in fleet.log("worker")

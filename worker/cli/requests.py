@@ -3,81 +3,65 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+from pydantic import ValidationError
 
 from tasks import kinds
+from tasks.errors import BadOption
+from tasks.kinds.options import flag
+from tasks.kinds.validation import sentence
 from worker.cli import shell_completion
-from worker.cli.kind_options import given_options, kind_options
+from worker.cli.declared_options import Command, declared, kind_options
 from worker.cli.options import check_filled
 from worker.cli.printing import say
-from worker.submit import prune_rejected
+from worker.submit.options import JobOptions, ReadingOptions, Request, Work
 
 if TYPE_CHECKING:
     from worker.settings import Settings
-    from worker.submit.request import Prepared, Request
+    from worker.submit.request import Prepared
 
 
-MOST = 2**31 - 1  # far more than makes sense, far less than a database holds
-
-
-def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def work_options(command: Command) -> Command:
     """Add the options that every command with a source has: what to do with it, and how to read it."""
     options = [
         click.argument("source", shell_complete=shell_completion.files),
         click.option("--task", type=click.Choice(kinds.NAMES), required=True, help="Task for every document."),
-        click.option(
-            "--model",
-            shell_complete=shell_completion.models,
-            help="A name from `docmill models list`, a folder, or a hub id; with --from auto also a model for "
-            "each language: fr=MODEL,de=MODEL.",
-        ),
-        click.option("--revision", help="A hub model's branch, tag or commit.  [default: main]"),
-        *kind_options(),
-        click.option("--corpus", help="Corpus that the documents belong to.  [default: the source's path]"),
-        click.option("--text-field", default="text", show_default=True, help="Field that holds the text."),
-        click.option("--id-field", default="id", show_default=True, help="Field that holds the document's id."),
-        click.option(
-            "--encoding",
-            metavar="NAME",
-            help="Encoding of texts without a byte order mark, such as cp1252.  [default: utf-8]",
-        ),
-        click.option("--limit", type=click.IntRange(1, MOST), help="Read only the first N records."),
-        click.option("--prune", is_flag=True, help="Mark documents that the source no longer has as vanished."),
-        click.option(
-            "--prune-max",
-            type=click.FloatRange(0, 100),
-            metavar="PERCENT",
-            help="Stop if --prune would mark more than this share of the source's documents.  [default: 50]",
-        ),
-        click.option(
-            "--prune-rejected",
-            type=click.Choice(prune_rejected.CHOICES),
-            help="After a rejected record: stop marks nothing; keep leaves the rejected document as it was, and "
-            "marks the vanished documents.  [default: stop]",
-        ),
-        click.option("--strict", is_flag=True, help="Stop at the first record that cannot be read."),
-        click.option(
-            "--max-failures",
-            type=click.FloatRange(0, 100),
-            metavar="PERCENT",
-            help="Stop the job when more than this share of its texts fails; fewer failures are no error. Rejected "
-            "records do not count: --strict stops at the first.",
-        ),
+        declared(Work, "model", completed=shell_completion.models),
+        declared(Work, "revision"),
+        kind_options,
+        declared(Work, "corpus"),
+        declared(ReadingOptions),
+        declared(JobOptions, "max_failures"),
     ]
-    for option in reversed(options):
-        command = option(command)
+    for add in reversed(options):
+        command = add(command)
     return command
 
 
 def request_of(settings: Settings, given: dict[str, Any]) -> Request:
-    """Return the request in a command's options."""
-    from worker.submit.request import Request
-
+    """Return the request in a command's options. Raises BadOption."""
     check_filled()
-    return Request(options=given_options(given["task"], given, dtype=settings.dtype), **given)
+    options = given_options(given["task"], given, dtype=settings.dtype)
+    try:
+        return Request(options=options, **given)
+    except ValidationError as error:  # Click's ranges let nan pass
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        field = Request.model_fields[name]
+        raise BadOption(f"{flag(name, field)} {sentence(first, field)}.") from error
+
+
+def given_options(task: str, given: dict[str, Any], *, dtype: str) -> kinds.KindOptions:
+    """Take the options of kinds out of a command's, and return those of the task.
+
+    ``dtype`` is the precision if none was given. Raises BadOption.
+    """
+    values = {name: given.pop(name) for name in kinds.OPTIONS}
+    chosen = {name: value for name, value in values.items() if value not in (None, ())}
+    return kinds.options(task, **{"dtype": dtype, **chosen})
 
 
 def prepare_request(settings: Settings, request: Request, devices: Sequence[str] = ()) -> Prepared:

@@ -46,9 +46,9 @@ def _there(wanted: str, found: list[str]) -> list[str]:
 
 def seen_by_torch() -> list[str]:
     """The CUDA devices that torch sees, asked in a process of its own, since the answer takes seconds and memory."""
-    asked = subprocess.run([sys.executable, "-P", "-c", TORCH], capture_output=True, text=True, check=False)
-    counted = asked.stdout.strip()
-    return [f"cuda:{i}" for i in range(int(counted))] if asked.returncode == 0 and counted.isdigit() else []
+    done = subprocess.run([sys.executable, "-P", "-c", TORCH], capture_output=True, text=True, check=False)
+    counted = done.stdout.strip()
+    return [f"cuda:{i}" for i in range(int(counted))] if done.returncode == 0 and counted.isdigit() else []
 
 
 def cuda_devices() -> list[str]:

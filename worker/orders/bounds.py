@@ -11,7 +11,7 @@ from storage.readers.sources import path_of, scheme_of
 from tasks.specs import per_language, pinning
 from worker.errors import WorkerError
 from worker.settings import Settings
-from worker.submit.request import Request
+from worker.submit.options import Request
 
 
 class OrderRefused(WorkerError):

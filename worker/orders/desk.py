@@ -67,11 +67,11 @@ class Desk:
         """
         sender_id = message.sender_id(message_id, arguments)
         refused = self._refusal(arguments)
-        kept = message.stored(arguments, refused=refused is not None)
+        arguments = message.stored(arguments, refused=refused is not None)
         wait_s = 0.5
         while True:
             try:
-                is_new = orders.place(self._database, sender_id, kept, refused, self._settings.retention_s)
+                is_new = orders.place(self._database, sender_id, arguments, refused, self._settings.retention_s)
                 break
             except RightMissing as error:
                 log.error("orders_not_taken reason=%r", str(error))

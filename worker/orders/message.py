@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from storage.core.normalize import normalize
 from storage.readers import credentials
 from tasks import kinds
-from tasks.kinds.options import is_list, key, option
+from tasks.kinds.options import is_list, option
 from tasks.kinds.validation import WRONG_TYPE, sentence
 from worker.errors import BadMessage
 from worker.queue.messages import VERSION, is_id
-from worker.submit import prune_rejected
-from worker.submit.request import Request
+from worker.submit.options import Request, Work
+
+Model = TypeVar("Model", bound=BaseModel)
 
 ORDER_ID = "order_id"
-# Options that a message names otherwise than their fields.
-_FIELDS = {key(name, field): name for name, field in kinds.OPTIONS.items() if option(field).spelling is not None}
-_REQUEST_FIELDS = {f.name for f in fields(Request)} - {"options"}
-_WHOLE_NUMBERS = {"limit", "priority"}
-_SWITCHES = {"strict", "prune"}
-_NUMBERS = {"max_failures", "prune_max"}
+# The options of kinds by their names in messages.
+_KIND_OPTIONS = {option(field).spelling or name: name for name, field in kinds.OPTIONS.items()}
+_MESSAGE_NAMES = {name: spelling for spelling, name in _KIND_OPTIONS.items()}
 
 
 def sender_id(message_id: str, arguments: dict[str, Any]) -> str:
@@ -41,9 +39,9 @@ def stored(arguments: dict[str, Any], *, refused: bool) -> dict[str, Any]:
 
 
 def parse_enqueue(arguments: dict[str, Any]) -> Request:
-    """A request from the arguments of a `docmill.enqueue` message, which are named as the command's options.
+    """Return the request in the arguments of a `docmill.enqueue` message, which are named as the command's options.
 
-    Raises BadMessage for an unknown or missing name, or a value that is no plain one.
+    Raises BadMessage for an unknown or missing name, or a wrong value.
     """
     given = dict(arguments)
     if given.pop("v", VERSION) != VERSION:
@@ -54,58 +52,29 @@ def parse_enqueue(arguments: dict[str, Any]) -> Request:
     for name, value in given.items():
         if isinstance(value, str) and normalize(value)[1]:
             raise BadMessage(f"docmill.enqueue: {name} has a NUL or half a character, which no database stores")
-    given = {_FIELDS.get(name, name): value for name, value in given.items()}
-    if unknown := sorted(given.keys() - kinds.OPTIONS.keys() - _REQUEST_FIELDS):
-        raise BadMessage(f"docmill.enqueue takes no argument {', '.join(unknown)}")
-    if missing := sorted({"source", "task"} - given.keys()):
-        raise BadMessage(f"docmill.enqueue needs {' and '.join(missing)}")
-    request = {name: value for name, value in given.items() if name in _REQUEST_FIELDS}
-    for name, value in request.items():
-        if not isinstance(value, _type_of(name)) or (isinstance(value, bool) and name not in _SWITCHES):
-            raise BadMessage(f"docmill.enqueue: {name} has a value of the wrong type")
-        if isinstance(value, int | float) and abs(value) >= 2**31:
-            raise BadMessage(f"docmill.enqueue: {name} is too large a number")
-    if request["task"] not in kinds.NAMES:
-        raise BadMessage(f"docmill.enqueue: task is one of {', '.join(kinds.NAMES)}")
-    _check_bounds(request)
-    if request["source"] == "-":
+    of_kind = {_KIND_OPTIONS[name]: given.pop(name) for name in arguments if name in _KIND_OPTIONS}
+    work = _valid(Work, given, "docmill.enqueue takes no argument {}")
+    if work.source == "-":
         raise BadMessage("docmill.enqueue cannot read standard input")
-    return Request(options=_options(request["task"], given), **request)
+    values = {name: value for name, value in of_kind.items() if value is not None}
+    for name in filter(lambda name: is_list(kinds.OPTIONS[name]), values):
+        values[name] = [values[name]]  # a message has plain values, so one text
+    unknown = f"docmill.enqueue: {{}} has no meaning for {work.task}"
+    return Request(**dict(work), options=_valid(kinds.kind(work.task).options, values, unknown))
 
 
-def _options(task: str, given: dict[str, Any]) -> kinds.KindOptions:
-    """Return the options of a task in a message's arguments. Raises BadMessage."""
-    asked = {name: given[name] for name in kinds.OPTIONS if given.get(name) is not None}
-    for name, value in asked.items():
-        if task not in kinds.with_option(name):
-            raise BadMessage(f"docmill.enqueue: {name} has no meaning for {task}")
-        if is_list(kinds.OPTIONS[name]):
-            asked[name] = [value]  # a message has plain values, so one text
+def _valid(model: type[Model], values: Mapping[str, Any], unknown: str) -> Model:
+    """Return a model with these values. Raises BadMessage; ``unknown`` is its sentence about other names."""
     try:
-        return kinds.kind(task).options(**asked)
+        return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        wrong = (
-            "has a value of the wrong type" if first["type"] in WRONG_TYPE else sentence(first, kinds.OPTIONS[name])
-        )
-        raise BadMessage(f"docmill.enqueue: {name} {wrong}") from error
-
-
-def _check_bounds(given: dict[str, Any]) -> None:
-    if given.get("limit", 1) is not None and given.get("limit", 1) < 1:
-        raise BadMessage("docmill.enqueue: limit is at least 1")
-    if not 0 <= (given.get("prune_max") or 0) <= 100:
-        raise BadMessage("docmill.enqueue: prune_max is a percentage, 0 to 100")
-    if given.get("prune_rejected") not in {None, *prune_rejected.CHOICES}:
-        raise BadMessage(f"docmill.enqueue: prune_rejected is one of {', '.join(prune_rejected.CHOICES)}")
-
-
-def _type_of(name: str) -> Any:
-    if name in {"source", "task", "text_field", "id_field"}:
-        return str
-    if name in _WHOLE_NUMBERS:
-        return int if name == "priority" else int | None
-    if name in _NUMBERS:
-        return int | float | None
-    return bool if name in _SWITCHES else str | None
+        errors = error.errors()
+        named = [(one["type"], str(one["loc"][0])) for one in errors]
+        if extra := sorted(_MESSAGE_NAMES.get(name, name) for kind, name in named if kind == "extra_forbidden"):
+            raise BadMessage(unknown.format(", ".join(extra))) from error
+        if missing := [name for kind, name in named if kind == "missing"]:
+            raise BadMessage(f"docmill.enqueue needs {' and '.join(missing)}") from error
+        kind, name = named[0]
+        wrong_type = kind in WRONG_TYPE
+        problem = "has a value of the wrong type" if wrong_type else sentence(errors[0], model.model_fields[name])
+        raise BadMessage(f"docmill.enqueue: {_MESSAGE_NAMES.get(name, name)} {problem}") from error

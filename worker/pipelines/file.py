@@ -24,7 +24,7 @@ from tasks.specs import per_language
 from worker.errors import WorkerError
 from worker.pipelines import schedule
 from worker.pipelines.schedule import BadSchedule, Schedule
-from worker.pipelines.schema import DOCUMENT, TABLES, Top, step_table
+from worker.pipelines.schema import DOCUMENT, TABLES, CorpusTable, JobTable, OutputTable, Top, step_table
 from worker.pipelines.toml_positions import Place, lines
 from worker.pipelines.toml_schema import Notes, nearest, read_table
 
@@ -49,45 +49,15 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """A source and how to read it. ``source`` is a URL or an absolute path."""
-
-    source: str
-    name: str
-    text_field: str
-    id_field: str
-    limit: int | None
-    prune: bool
-    strict: bool
-    prune_max: float | None = None
-    prune_rejected: str | None = None
-    encoding: str | None = None
-
-
-@dataclass(frozen=True)
-class Output:
-    """The output of a pipeline. Without a format the file's suffix gives it. ``view`` asks for a view in SQL.
-
-    With ``part_documents`` the file is a folder, which gets parts of that many documents.
-    """
-
-    file: Path | None
-    format: str | None
-    view: bool
-    part_documents: int | None = None
-
-
-@dataclass(frozen=True)
 class Pipeline:
-    """A file's content; ``text`` is the file as written. ``max_failures`` is a percentage, as in `docmill run`."""
+    """A file's content, its paths absolute; ``text`` is the file as written."""
 
     name: str
-    corpus: Corpus
+    corpus: CorpusTable
     steps: tuple[Step, ...]
-    priority: int
-    max_failures: float | None
+    job: JobTable
     schedule: Schedule | None
-    output: Output
+    output: OutputTable
     text: str
 
 
@@ -130,15 +100,18 @@ def parse(text: str, path: Path) -> Pipeline:
     _check_output(parts["output"], notes)
     if notes.found:
         raise PipelineInvalid("\n".join(f"{path}:{line}: {sentence}" for line, sentence in sorted(notes.found)))
-    folder = path.absolute().parent
+    folder, corpus, output = path.absolute().parent, parts["corpus"], parts["output"]
+    if "://" not in corpus["source"]:
+        corpus["source"] = str(folder / corpus["source"])
+    if "file" in output:
+        output["file"] = str(folder / output["file"])
     return Pipeline(
         name=top["name"],
-        corpus=_corpus(parts["corpus"], top["name"], folder),
+        corpus=CorpusTable.model_validate({"name": top["name"], **corpus}),
         steps=tuple(_step(step, input_) for step, input_ in zip(steps, inputs, strict=True)),
-        priority=parts["job"].get("priority", 0),
-        max_failures=parts["job"].get("max-failures"),
+        job=JobTable.model_validate(parts["job"]),
         schedule=Schedule(**parts["schedule"]) if "schedule" in given else None,
-        output=_output(parts["output"], folder),
+        output=OutputTable.model_validate(output),
         text=text,
     )
 
@@ -285,36 +258,11 @@ def _check_output(output: Mapping[str, Any], notes: Notes) -> None:
         notes.add(("output", "part-documents"), 'parts need a folder; name it: file = "out"')
 
 
-def _corpus(given: Mapping[str, Any], pipeline: str, folder: Path) -> Corpus:
-    source = given["source"]
-    return Corpus(
-        source=source if "://" in source else str(folder / source),
-        name=given.get("name", pipeline),
-        text_field=given.get("text-field", "text"),
-        id_field=given.get("id-field", "id"),
-        limit=given.get("limit"),
-        prune=given.get("prune", False),
-        strict=given.get("strict", False),
-        prune_max=given.get("prune-max"),
-        prune_rejected=given.get("prune-rejected"),
-        encoding=given.get("encoding"),
-    )
-
-
 def _step(given: Mapping[str, Any], input_: str) -> Step:
     task = given["task"]
     table = step_table(task).model_validate(given)
-    model, asked = table.model, {name: getattr(table, name) for name in kinds.kind(task).options.model_fields}
+    options, model = kinds.kind(task).options, table.model
     if isinstance(model, dict):
         model = per_language.written(model)
-    return Step(table.name, task, input_, model, table.revision, kinds.kind(task).options(**asked))
-
-
-def _output(given: Mapping[str, Any], folder: Path) -> Output:
-    file = given.get("file")
-    return Output(
-        file=None if file is None else folder / file,
-        format=given.get("format"),
-        view=given.get("view", True),
-        part_documents=given.get("part-documents"),
-    )
+    chosen = table.model_dump(include={*options.model_fields})
+    return Step(table.name, task, input_, model, table.revision, options(**chosen))

@@ -30,7 +30,7 @@ from worker.settings import Settings
 from worker.submit.enqueue import enqueue
 from worker.submit.progress import UnderLease
 from worker.submit.rehearsal import require_possible
-from worker.submit.request import Prepared, Request, reading, spec_of, storable
+from worker.submit.request import Prepared, source_options, spec_of, storable
 
 log = logging.getLogger("docmill.pipelines")
 
@@ -45,24 +45,9 @@ def prepare(settings: Settings, pipeline: Pipeline, devices: Sequence[str] = ())
     Raises SourceError for the source, PipelineInvalid for a step that its model cannot do, HubUnreachable.
     """
     corpus = pipeline.corpus
-    source = open_source(corpus.source, reading(corpus, [step.options for step in pipeline.steps]))
-    request = Request(
-        source=corpus.source,
-        task=pipeline.steps[0].task,
-        corpus=corpus.name,
-        text_field=corpus.text_field,
-        id_field=corpus.id_field,
-        encoding=corpus.encoding,
-        limit=corpus.limit,
-        strict=corpus.strict,
-        prune=corpus.prune,
-        prune_max=corpus.prune_max,
-        prune_rejected=corpus.prune_rejected,
-        priority=pipeline.priority,
-        max_failures=pipeline.max_failures,
-    )
+    source = open_source(corpus.source, source_options(corpus, [step.options for step in pipeline.steps]))
     steps = tuple(_step(settings, pipeline, number, devices) for number in range(len(pipeline.steps)))
-    return Prepared(request, steps, source, storable(corpus.name))
+    return Prepared(corpus, pipeline.job, steps, source, storable(corpus.name or pipeline.name))
 
 
 def _step(settings: Settings, pipeline: Pipeline, number: int, devices: Sequence[str]) -> StepRequest:
@@ -101,7 +86,7 @@ def export(database: Database, pipeline: Pipeline, job_id: int, held: Held) -> i
     output = pipeline.output
     if output.file is None:
         return None
-    target = Target.of(output.file, output.format)
+    target = Target.of(Path(output.file), output.format)
     if output.part_documents is not None:
         return parts.export(
             database, job_id, target, output.part_documents, replaced=True, progress=Parts(held)

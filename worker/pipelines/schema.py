@@ -8,13 +8,13 @@ from functools import cache
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
-from pydantic_core import PydanticCustomError
 
 from storage import writers
 from tasks import kinds
-from tasks.kinds.options import MOST, key
+from tasks.kinds.options import key
 from tasks.kinds.validation import shown
 from worker.pipelines import schedule
+from worker.submit.options import JobOptions, PartsOptions, ReadingOptions, Revision, Task, wrong
 
 DOCUMENT = "document"  # as a step's input: the document itself
 
@@ -24,63 +24,40 @@ def _key(name: str) -> str:
     return key(name, kinds.OPTIONS[name]) if name in kinds.OPTIONS else name.replace("_", "-")
 
 
-def _wrong(sentence: str) -> PydanticCustomError:
-    return PydanticCustomError("value", "{sentence}", {"sentence": sentence})
+def _check(problem: Callable[[str], str | None]) -> AfterValidator:
+    """Return a validator that refuses a text with a problem, which is the end of a sentence about it."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None and (sentence := problem(value)) is not None:
+            raise wrong(sentence)
+        return value
+
+    return AfterValidator(check)
 
 
-def _form(expression: str, about: str) -> Callable[[str], str]:
-    """Return a check for texts of a form, which ``about`` describes."""
+def _form(expression: str, about: str) -> AfterValidator:
+    """Return a validator of texts of a form, which ``about`` describes."""
     form = re.compile(expression, re.ASCII)
-
-    def check(value: str) -> str:
-        if form.fullmatch(value) is None:
-            raise _wrong(f"must be {about}; {shown(value)} is not")
-        return value
-
-    return check
+    return _check(lambda value: None if form.fullmatch(value) else f"must be {about}; {shown(value)} is not")
 
 
-def _refused(refused: str, sentence: str) -> Callable[[str], str]:
-    """Return a check that refuses one text."""
-
-    def check(value: str) -> str:
-        if value == refused:
-            raise _wrong(sentence)
-        return value
-
-    return check
-
-
-def _without(problem: Callable[[str], str | None]) -> Callable[[str], str]:
-    """Return a check that refuses a text with a problem."""
-
-    def check(value: str) -> str:
-        if (sentence := problem(value)) is not None:
-            raise _wrong(sentence)
-        return value
-
-    return check
-
-
-def _known_task(value: str) -> str:
-    if value not in kinds.NAMES:
-        raise _wrong(f"must be {', '.join(kinds.NAMES[:-1])} or {kinds.NAMES[-1]}, not {shown(value)}")
-    return value
+def _not(refused: str, sentence: str) -> AfterValidator:
+    return _check(lambda value: sentence if value == refused else None)
 
 
 def _model(value: Any) -> Any:
     """Check a model, or the models by language."""
     if not isinstance(value, dict):
         if not isinstance(value, str):
-            raise _wrong(f"must be a text in quotes, not {shown(value)}")
+            raise wrong(f"must be a text in quotes, not {shown(value)}")
         return value
     for language, name in value.items():
         if not isinstance(name, str):
-            raise _wrong(f"{language} must be a text in quotes, not {shown(name)}")
+            raise wrong(f"{language} must be a text in quotes, not {shown(name)}")
         if not name.strip():
-            raise _wrong(f"{language} is empty; fill it in or leave it out")
+            raise wrong(f"{language} is empty; fill it in or leave it out")
     if not value:
-        raise _wrong('names no model; write { fr = "MODEL", de = "MODEL" }')
+        raise wrong('names no model; write { fr = "MODEL", de = "MODEL" }')
     return value
 
 
@@ -90,80 +67,65 @@ class Table(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", alias_generator=_key)
 
 
-class CorpusTable(Table):
+class Place(Table):
+    """The place of a corpus and its name."""
+
     source: Annotated[
         str,
-        AfterValidator(
-            _refused("-", "cannot be standard input, which is there only once; name a file, a folder or a URL")
-        ),
+        _not("-", "cannot be standard input, which is there only once; name a file, a folder or a URL"),
         Field(description="A file, a folder or a URL; a relative path starts at this file's folder."),
     ]
     name: Annotated[str | None, Field(description="Corpus that the documents belong to.")] = None
-    text_field: Annotated[str, Field(description="Field that holds the text.")] = "text"
-    id_field: Annotated[str, Field(description="Field that holds the document's id.")] = "id"
-    encoding: Annotated[str | None, Field(description="Encoding of texts without a byte order mark.")] = None
-    limit: Annotated[int | None, Field(ge=1, le=MOST, description="Only the first so many records.")] = None
-    prune: Annotated[bool, Field(description="Mark documents as vanished that the source no longer has.")] = False
-    prune_max: Annotated[
-        float | None, Field(ge=0, le=100, description="Stop a reading that would mark more of the documents, in %.")
-    ] = None
-    prune_rejected: Annotated[
-        Literal["stop", "keep"] | None,
-        Field(description="After a rejected record mark nothing, or keep the old version of what was rejected."),
-    ] = None
-    strict: Annotated[bool, Field(description="Stop at the first record that cannot be read.")] = False
+
+
+class CorpusTable(ReadingOptions, Place):
+    """The source of a corpus, and how it is read."""
 
 
 class StepTable(Table):
     name: Annotated[
         str,
-        AfterValidator(_refused(DOCUMENT, "cannot be document, which means the document itself")),
-        AfterValidator(_form("[A-Za-z][A-Za-z0-9_]*", "a letter, then letters, digits and _")),
+        _not(DOCUMENT, "cannot be document, which means the document itself"),
+        _form("[A-Za-z][A-Za-z0-9_]*", "a letter, then letters, digits and _"),
         Field(description="The step's name.", json_schema_extra={"pattern": "^[A-Za-z][A-Za-z0-9_]*$"}),
     ]
-    task: Annotated[str, AfterValidator(_known_task), Field(description="What to do with every document.")]
+    task: Annotated[Task, Field(description="What to do with every document.")]
     input: Annotated[str | None, Field(description="document, or the name of an earlier step.")] = None
     model: Annotated[
         str | dict[str, str] | None,
         BeforeValidator(_model),
         Field(description="A model's name, folder or hub id; or a model for each language."),
     ] = None
-    revision: Annotated[str | None, Field(description="A hub model's branch, tag or commit.")] = None
+    revision: Revision = None
 
 
-class JobTable(Table):
-    priority: Annotated[int, Field(ge=-MOST, le=MOST, description="Higher goes first.")] = 0
-    max_failures: Annotated[
-        float | None, Field(ge=0, le=100, description="Stop when more of the texts fail, in %.")
-    ] = None
+class JobTable(JobOptions, Table):
+    """The rank of the work, and the failures that it may have."""
 
 
 class ScheduleTable(Table):
     cron: Annotated[
         str,
-        AfterValidator(_without(schedule.cron_problem)),
+        _check(schedule.cron_problem),
         Field(description="Minute, hour, day of the month, month, day of the week."),
     ]
-    timezone: Annotated[
-        str, AfterValidator(_without(schedule.timezone_problem)), Field(description="A name such as Europe/Paris.")
-    ] = "UTC"
+    timezone: Annotated[str, _check(schedule.timezone_problem), Field(description="A name such as Europe/Paris.")] = (
+        "UTC"
+    )
     overlap: Annotated[
         Literal["skip", "queue"], Field(description="What happens when a run is due and the one before still runs.")
     ] = "skip"
 
 
-class OutputTable(Table):
+class OutputTable(PartsOptions, Table):
     file: Annotated[
         str | None,
-        AfterValidator(lambda value: value and _refused("-", "cannot be standard output; name a file")(value)),
+        _not("-", "cannot be standard output; name a file"),
         Field(description="File or folder for the results; a relative path starts at this file's folder."),
     ] = None
     format: Annotated[
         Literal[writers.names_for_any_output()] | None,  # type: ignore[valid-type]
         Field(description="If the file's name does not say it."),
-    ] = None
-    part_documents: Annotated[
-        int | None, Field(ge=1, le=MOST, description="Write parts of so many documents into a folder.")
     ] = None
     view: Annotated[bool, Field(description="Make an SQL view of the results.")] = True
 
@@ -173,11 +135,7 @@ class Top(Table):
 
     name: Annotated[
         str,
-        AfterValidator(
-            _form(
-                "[A-Za-z][A-Za-z0-9_-]{0,39}", "a letter, then letters, digits, _ and -, at most 40 characters in all"
-            )
-        ),
+        _form("[A-Za-z][A-Za-z0-9_-]{0,39}", "a letter, then letters, digits, _ and -, at most 40 characters in all"),
         Field(description="The pipeline's name.", json_schema_extra={"pattern": "^[A-Za-z][A-Za-z0-9_-]{0,39}$"}),
     ]
 
@@ -224,12 +182,17 @@ def json_schema() -> dict[str, Any]:
 
 
 def _plain(node: Any) -> Any:
-    """Return a schema without nulls, which TOML does not have, and without titles, which repeat the keys."""
+    """Return a schema without nulls, which TOML does not have, and without titles, which repeat the keys.
+
+    In descriptions, which are the command line's help, options lose their dashes.
+    """
     if isinstance(node, list):
         return [_plain(one) for one in node]
     if not isinstance(node, dict):
         return node
     kept = {name: _plain(value) for name, value in node.items() if not (name == "title" and isinstance(value, str))}
+    if isinstance(about := kept.get("description"), str):
+        kept["description"] = re.sub("--(?=[a-z])", "", about).replace("  [", " [")
     if kept.get("default", ...) is None:
         del kept["default"]
     if alternatives := [one for one in kept.get("anyOf", ()) if one != {"type": "null"}]:

@@ -22,9 +22,9 @@ from worker.pipelines.due import round_of_schedules
 from worker.queue.broker import Broker
 from worker.queue.dispatcher import round_of_maintenance, send_again
 
-log = logging.getLogger("docmill.caretaker")
+log = logging.getLogger("docmill.maintenance")
 
-UPKEEP = "upkeep"
+UPKEEP = "upkeep"  # the name of the lease in the database, which workers of two releases share
 SWEEP_EVERY_S = 3_600.0
 STOP_WAIT_S = 5.0  # the longest time that `stop` waits for the last writes
 
@@ -165,11 +165,11 @@ class MaintenanceThread:
         try:
             act()
         except (StorageError, BrokerUnreachable) as error:
-            log.warning("caretaker_waits error=%s", error)
+            log.warning("maintenance_waits error=%s", error)
             return False
         except Exception:
             # A bug, or a queue that was closed because the worker ends. The thread goes on with its other work.
             if not self._stop.is_set():
-                log.exception("caretaker_failed")
+                log.exception("maintenance_failed")
             return False
         return True

@@ -78,14 +78,14 @@ class QueryProcess:
             return None
         try:
             key = self._opening.key(for_libraries())
-            asked = {"key": key, "replaces": self._starts, "idle_s": self._idle_s, "spec": vars(spec), "texts": texts}
-            request = json.dumps(asked).encode()
+            given = {"key": key, "replaces": self._starts, "idle_s": self._idle_s, "spec": vars(spec), "texts": texts}
+            request = json.dumps(given).encode()
             for _ in range(2):  # the first process may have another key, and leaves
                 line = self._reach(key)
                 if line is None:
                     return None
                 with line:
-                    head, vectors = _asked(line, request)
+                    head, vectors = _answer(line, request)
                 if vectors is not None:
                     log.info("query_process_answered pid=%d opened=%d", head["pid"], head["opened"])
                     return unpacked(head, vectors)
@@ -159,7 +159,7 @@ def _locked(lock: IO[bytes]) -> bool:
     return True
 
 
-def _asked(line: socket.socket, request: bytes) -> tuple[dict[str, object], bytes | None]:
+def _answer(line: socket.socket, request: bytes) -> tuple[dict[str, object], bytes | None]:
     """Return the answer to a request: what is JSON, and the vectors where there are some."""
     send(line, request)
     while not (answer := receive(line)):

@@ -139,16 +139,16 @@ class Server:
         """Answer a request; False if the process has to end."""
         from storage.core.specs import Spec
 
-        asked = json.loads(receive(line))
-        if asked["key"] != self._key:
-            if asked["replaces"]:
+        request = json.loads(receive(line))
+        if request["key"] != self._key:
+            if request["replaces"]:
                 self.leave()
             send(line, json.dumps({"other": True}).encode())
-            return not asked["replaces"]
-        self._idle_s = asked["idle_s"]
+            return not request["replaces"]
+        self._idle_s = request["idle_s"]
         try:
             with _beating(line):
-                outputs = self._embed(Spec(**asked["spec"]), asked["texts"])
+                outputs = self._embed(Spec(**request["spec"]), request["texts"])
         except Exception as error:  # the client computes by itself, and says what is wrong
             self.leave()
             send(line, json.dumps({"failed": type(error).__name__}).encode())

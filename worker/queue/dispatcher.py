@@ -13,7 +13,7 @@ from worker import fault_points
 from worker.errors import BrokerUnreachable
 from worker.queue.broker import Broker
 
-log = logging.getLogger("docmill.upkeep")
+log = logging.getLogger("docmill.maintenance")
 
 GRACE_S = 30.0  # how long a queued shard is believed to have its message
 

@@ -24,7 +24,7 @@ from worker.errors import WorkerError
 from worker.queue.broker import Broker
 from worker.submit.offer import Offer
 from worker.submit.progress import Progress
-from worker.submit.request import Prepared
+from worker.submit.request import Prepared, limits_of
 
 log = logging.getLogger("docmill.enqueue")
 
@@ -62,7 +62,15 @@ def enqueue(
     `broker` is called when there is something to send. Raises RecordRejected under `strict`, JobStopped when the
     job was cancelled meanwhile.
     """
-    job = jobs.open_job(database, _job_of(prepared))
+    request = JobRequest(
+        corpus=prepared.corpus,
+        source=prepared.source.name,
+        steps=prepared.steps,
+        options=prepared.reading.remembered,
+        priority=prepared.job.priority,
+        max_failures=prepared.job.max_failures,
+    )
+    job = jobs.open_job(database, request)
     ingested = _Ingest(database, job, prepared, progress or Progress())
     offer = Offer(database, broker, job.lanes, None if offer_others else job.id)
     ingested.read(offer)
@@ -75,18 +83,6 @@ def enqueue(
     return Enqueued(job.id, job.adopted, documents, total, offer.deferred, not_pruned)
 
 
-def _job_of(prepared: Prepared) -> JobRequest:
-    request = prepared.request
-    return JobRequest(
-        corpus=prepared.corpus,
-        source=prepared.source.name,
-        steps=prepared.steps,
-        options=request.read_as,
-        priority=request.priority,
-        max_failures=request.max_failures,
-    )
-
-
 class _Ingest:
     """One reading of a source into its job. `total` counts the records stored so far."""
 
@@ -94,8 +90,8 @@ class _Ingest:
         self._database = database
         self._job = job
         self._source = prepared.source
-        self._strict = prepared.request.strict
-        self._limits = prepared.request.pruning
+        self._strict = prepared.reading.strict
+        self._limits = limits_of(prepared.reading)
         self._progress = progress
         self._seen = Seen() if self._limits else None
         self._unread = Unread()

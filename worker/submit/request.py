@@ -1,11 +1,11 @@
-"""A request, and the checks before its source is read: for the command line, pipelines and orders."""
+"""Check and prepare a request before its source is read: for the command line, pipelines and orders."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from storage.core.specs import Spec
 from storage.ingest.pruning import Limits
@@ -19,7 +19,7 @@ from tasks.specs import per_language, pinning
 from tasks.specs.plan import build_spec
 from worker.errors import WorkerError
 from worker.settings import Settings
-from worker.submit import prune_rejected
+from worker.submit.options import JobOptions, ReadingOptions, Request
 from worker.submit.rehearsal import require_possible
 
 MAX_NAME_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 bytes
@@ -30,46 +30,11 @@ class BadCorpusName(WorkerError):
 
 
 @dataclass(frozen=True)
-class Request:
-    """A source, its task and its reading options. Fields are named as the command's options."""
-
-    source: str
-    task: str
-    model: str | None = None
-    revision: str | None = None
-    options: KindOptions = field(default_factory=KindOptions)
-    corpus: str | None = None
-    text_field: str = "text"
-    id_field: str = "id"
-    encoding: str | None = None
-    limit: int | None = None
-    strict: bool = False
-    prune: bool = False
-    prune_max: float | None = None
-    prune_rejected: str | None = None
-    priority: int = 0
-    max_failures: float | None = None
-
-    @property
-    def read_as(self) -> dict[str, Any]:
-        """The options of reading that an ingest remembers."""
-        said = {"text_field": self.text_field, "id_field": self.id_field, "limit": self.limit}
-        return said if self.encoding is None else said | {"encoding": self.encoding}
-
-    @property
-    def pruning(self) -> Limits | None:
-        """The limits of pruning; None for a request without --prune."""
-        if not self.prune:
-            return None
-        most = Limits.most_percent if self.prune_max is None else self.prune_max
-        return Limits(most, keep_rejected=self.prune_rejected == prune_rejected.KEEP)
-
-
-@dataclass(frozen=True)
 class Prepared:
-    """A request whose models were found, whose options fit them and whose source can be read."""
+    """A job whose models were found, whose options fit them and whose source can be read."""
 
-    request: Request
+    reading: ReadingOptions
+    job: JobOptions
     steps: tuple[StepRequest, ...]
     source: Source
     corpus: str
@@ -95,32 +60,17 @@ def prepare(
     for option, value in (("--prune-max", request.prune_max), ("--prune-rejected", request.prune_rejected)):
         if value is not None and not request.prune:
             raise BadOption(f"{option} says how --prune works: give --prune too.")
-    source = open_source(request.source, reading(request, [request.options]), stdin=stdin)
+    source = open_source(request.source, source_options(request, [request.options]), stdin=stdin)
     spec = spec_of(settings, request.task, request.model, request.revision, request.options)
     require_possible(settings, spec, devices)
     steps = (StepRequest(request.task, spec),)
-    return Prepared(request, steps, source, storable(request.corpus or _corpus_name(source, request.limit)))
+    corpus = storable(request.corpus or _corpus_name(source, request.limit))
+    return Prepared(request, request, steps, source, corpus)
 
 
-class Read(Protocol):
-    """The options of reading that a request and a pipeline's corpus share."""
-
-    @property
-    def text_field(self) -> str: ...
-
-    @property
-    def id_field(self) -> str: ...
-
-    @property
-    def encoding(self) -> str | None: ...
-
-    @property
-    def limit(self) -> int | None: ...
-
-
-def reading(read: Read, asked: Iterable[KindOptions]) -> SourceOptions:
+def source_options(read: ReadingOptions, steps: Iterable[KindOptions]) -> SourceOptions:
     """Return the options of reading a source for steps with these options. Raises BadOption for a bad template."""
-    templates = [prompts.check(options.template) for options in asked if options.template is not None]
+    templates = [prompts.check(options.template) for options in steps if options.template is not None]
     wanted = {name for template in templates for name in template.fields}
     for name, what in ((read.text_field, "text: write {text}"), (read.id_field, "id, which is no metadata")):
         if name in wanted:
@@ -128,6 +78,14 @@ def reading(read: Read, asked: Iterable[KindOptions]) -> SourceOptions:
     expected = tuple(dict.fromkeys(name for template in templates for name in template.expected))
     encoding = None if read.encoding is None else recoding.known(read.encoding)
     return SourceOptions(read.text_field, read.id_field, expected, read.limit, encoding=encoding)
+
+
+def limits_of(read: ReadingOptions) -> Limits | None:
+    """Return the limits of pruning; None without --prune."""
+    if not read.prune:
+        return None
+    most = Limits.most_percent if read.prune_max is None else read.prune_max
+    return Limits(most, keep_rejected=read.prune_rejected == "keep")
 
 
 def spec_of(settings: Settings, task: str, model: str | None, revision: str | None, options: KindOptions) -> Spec:

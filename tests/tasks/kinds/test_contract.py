@@ -25,7 +25,7 @@ from tasks.specs.plan import build_spec
 from tests.tasks.conftest import EngineOf
 from tests.worker.harness import ROOT
 from worker.cli.commands.run import run_command
-from worker.cli.kind_options import given_options
+from worker.cli.requests import given_options
 from worker.orders.message import parse_enqueue
 from worker.pipelines.file import parse
 

@@ -24,7 +24,7 @@ from worker.orders.bounds import OrderRefused
 from worker.orders.desk import Desk
 from worker.queue.broker import Broker
 from worker.settings import Settings, load_settings
-from worker.submit.request import Request
+from worker.submit.options import Request
 
 SECRET = "kanarienvogel"
 
@@ -47,7 +47,7 @@ def allowing(root: Path, **more: Any) -> Settings:
 
 
 def asked(source: object, **more: Any) -> Request:
-    return Request(str(source), "embed", **more)
+    return Request(source=str(source), task="embed", **more)
 
 
 @pytest.mark.parametrize(

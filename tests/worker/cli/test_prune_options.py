@@ -12,7 +12,8 @@ from tests.worker.harness import Docmill
 from worker.errors import BadMessage
 from worker.orders.message import parse_enqueue
 from worker.settings import Settings
-from worker.submit.request import Request, prepare
+from worker.submit.options import Request
+from worker.submit.request import limits_of, prepare
 
 Write = Callable[..., Path]
 TRANSLATE = ("--task", "translate", "--model", "null")
@@ -93,9 +94,15 @@ def test_an_option_of_pruning_without_pruning_is_refused(tmp_path: Path, option:
         prepare(Settings(home=tmp_path), request)
 
 
+def test_a_percentage_that_is_not_a_number_is_refused(embedded: Docmill) -> None:
+    for option in ("--prune-max", "--max-failures"):
+        refused = embedded("run", "corpus.jsonl", *TRANSLATE, "--prune", option, "nan", code=2)
+        assert f"{option} must be between 0 and 100" in refused.stderr
+
+
 def test_a_message_has_the_options_of_pruning_too() -> None:
     given = {"source": "a.jsonl", "task": "embed", "prune": True, "prune_max": 20, "prune_rejected": "keep"}
-    limits = parse_enqueue(given).pruning
+    limits = limits_of(parse_enqueue(given))
     assert limits is not None
     assert (limits.most_percent, limits.keep_rejected) == (20, True)
     for wrong in ({"prune_max": 101}, {"prune_max": "20"}, {"prune_rejected": "drop"}):

@@ -13,9 +13,9 @@ import pytest
 from tasks import kinds
 from tasks.kinds.options import key
 from tests.worker.harness import ROOT
-from worker.pipelines.file import Corpus, Output, PipelineInvalid, Step, parse, read
+from worker.pipelines.file import PipelineInvalid, Step, parse, read
 from worker.pipelines.schedule import Schedule
-from worker.pipelines.schema import step_table
+from worker.pipelines.schema import CorpusTable, JobTable, OutputTable, step_table
 
 PATH = Path("/data/pipelines/nightly.toml")
 FULL = '''
@@ -92,11 +92,23 @@ def errors(text: str, path: Path = PATH) -> list[str]:
 
 def test_every_key_becomes_a_value() -> None:
     pipeline = parse(FULL, PATH)
-    assert (pipeline.name, pipeline.priority, pipeline.max_failures, pipeline.text) == ("nightly", 3, 5, FULL)
-    press = Corpus("/data/pipelines/french.jsonl", "press", "body", "key", None, True, True, 30, "keep", "cp1252")
-    assert pipeline.corpus == press
+    assert (pipeline.name, pipeline.text) == ("nightly", FULL)
+    assert pipeline.job.model_dump() == {"priority": 3, "max_failures": 5}
+    assert pipeline.corpus.model_dump() == {
+        "source": "/data/pipelines/french.jsonl",
+        "name": "press",
+        "text_field": "body",
+        "id_field": "key",
+        "encoding": "cp1252",
+        "limit": None,
+        "prune": True,
+        "prune_max": 30,
+        "prune_rejected": "keep",
+        "strict": True,
+    }
     assert pipeline.schedule == Schedule("30 3 * * *", "Europe/Paris", "queue")
-    assert pipeline.output == Output(Path("/data/pipelines/out.csv"), "csv", False, 1000)
+    output = {"file": "/data/pipelines/out.csv", "format": "csv", "part_documents": 1000, "view": False}
+    assert pipeline.output.model_dump() == output
     english, gist, vectors = pipeline.steps
     assert english == Step(
         *("english", "translate", "document", "opus", "main"),
@@ -130,10 +142,9 @@ def test_every_key_becomes_a_value() -> None:
 
 def test_what_is_left_out_has_its_default() -> None:
     pipeline = parse(LEAST, PATH)
-    assert pipeline.corpus == Corpus("/data/pipelines/french.jsonl", "nightly", "text", "id", None, False, False)
+    assert pipeline.corpus == CorpusTable(source="/data/pipelines/french.jsonl", name="nightly")
     assert pipeline.steps == (Step("short", "summarize", "document", None, None, kinds.options("summarize")),)
-    assert (pipeline.priority, pipeline.max_failures, pipeline.schedule) == (0, None, None)
-    assert pipeline.output == Output(None, None, True)
+    assert (pipeline.job, pipeline.schedule, pipeline.output) == (JobTable(), None, OutputTable())
     assert parse(LEAST.replace("[[step]]", "corpus.limit = 10\n[[step]]"), PATH).corpus.limit == 10
     assert parse(LEAST + '[schedule]\ncron = "0 3 * * *"', PATH).schedule == Schedule("0 3 * * *", "UTC", "skip")
 

@@ -144,7 +144,7 @@ def test_a_maintenance_thread_outlives_an_error_that_nobody_foresaw(
     thread.start()
     until(lambda: len(rounds) > 2, "there are more rounds")
     thread.stop()
-    assert caplog.text.count("caretaker_failed") == 1
+    assert caplog.text.count("maintenance_failed") == 1
 
 
 def test_one_job_alone_is_offered_as_long_as_nobody_else_works(

@@ -11,7 +11,8 @@ from storage.ingest.chunk_builder import FIRST_CHUNK_RECORDS, chunks
 from storage.ingest.ingest import CHUNK_RECORDS
 from storage.readers import SourceOptions, SourceUnsupported, open_source
 from worker.orders.message import parse_enqueue
-from worker.submit.request import Request, reading
+from worker.submit.options import Request
+from worker.submit.request import source_options
 
 
 def test_the_first_chunk_is_small_and_the_others_are_large(tmp_path: Path) -> None:
@@ -26,10 +27,10 @@ def test_the_first_chunk_is_small_and_the_others_are_large(tmp_path: Path) -> No
 
 
 def test_an_encoding_is_checked_and_remembered_only_where_one_is_named() -> None:
-    assert reading(Request("a.csv", "embed", encoding="Latin1"), []).encoding == "iso8859-1"
-    assert reading(Request("a.csv", "embed"), []).encoding is None
+    assert source_options(Request(source="a.csv", task="embed", encoding="Latin1"), []).encoding == "iso8859-1"
+    assert source_options(Request(source="a.csv", task="embed"), []).encoding is None
     with pytest.raises(SourceUnsupported, match='no encoding is named "utf-9"; give --encoding cp1252'):
-        reading(parse_enqueue({"source": "a.csv", "task": "embed", "encoding": "utf-9"}), [])
+        source_options(parse_enqueue({"source": "a.csv", "task": "embed", "encoding": "utf-9"}), [])
     # An unfinished job is still found by the options that earlier releases noted.
-    assert Request("a.csv", "embed").read_as == {"text_field": "text", "id_field": "id", "limit": None}
-    assert Request("a.csv", "embed", encoding="cp1252").read_as["encoding"] == "cp1252"
+    assert Request(source="a.csv", task="embed").remembered == {"text_field": "text", "id_field": "id", "limit": None}
+    assert Request(source="a.csv", task="embed", encoding="cp1252").remembered["encoding"] == "cp1252"

@@ -21,7 +21,8 @@ from tests.tasks.hub_server import hub
 from tests.worker.harness import EXAMPLES, Docmill
 from worker.settings import Settings, load_settings
 from worker.submit import rehearsal
-from worker.submit.request import Request, prepare
+from worker.submit.options import Request
+from worker.submit.request import prepare
 
 FRENCH = EXAMPLES / "french.jsonl"
 TRANSLATE = ("--task", "translate", "--from", "fr", "--to", "en", "--limit", 2)
@@ -201,17 +202,22 @@ def test_what_config_and_tokenizer_rule_out_is_refused_before_the_source_is_read
 ) -> None:
     named = str(request.getfixturevalue(model)) if model in {"llama", "m2m"} else model
     with pytest.raises(TaskError, match=told):
-        prepare(settings, Request(str(FRENCH), task, named, options=kinds.options(task, **options)))
+        prepare(settings, Request(source=str(FRENCH), task=task, model=named, options=kinds.options(task, **options)))
 
 
 def test_what_just_fits_is_taken(settings: Settings, llama: Path) -> None:
     for asked in ({"window_tokens": 60}, {"max_new_tokens": 200}):
         prepare(
             settings,
-            Request(str(FRENCH), "generate", str(llama), options=kinds.options("generate", prompt="{text}", **asked)),
+            Request(
+                source=str(FRENCH),
+                task="generate",
+                model=str(llama),
+                options=kinds.options("generate", prompt="{text}", **asked),
+            ),
         )
     most = kinds.options("translate", source_lang="fr", target_lang="en", max_new_tokens=512)
-    prepare(settings, Request(str(FRENCH), "translate", "marian-ddtp", options=most))
+    prepare(settings, Request(source=str(FRENCH), task="translate", model="marian-ddtp", options=most))
 
 
 def test_a_backend_that_this_machine_lacks_is_missed_before_anything_is_stored(

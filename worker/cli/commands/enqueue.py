@@ -8,10 +8,12 @@ import click
 
 from worker.cli import formatting
 from worker.cli.context import open_store, queue_of, settings_from
+from worker.cli.declared_options import declared
 from worker.cli.exit_codes import OK, exit_code_of
 from worker.cli.options import SourceCommand
 from worker.cli.printing import answer, print_json, say
-from worker.cli.requests import MOST, prepare_request, request_of, work_options
+from worker.cli.requests import prepare_request, request_of, work_options
+from worker.submit.options import JobOptions
 
 
 @click.command(
@@ -20,7 +22,7 @@ from worker.cli.requests import MOST, prepare_request, request_of, work_options
     epilog="Example: docmill enqueue corpus.csv.gz --task embed --text-field body --wait",
 )
 @work_options
-@click.option("--priority", type=click.IntRange(-MOST, MOST), default=0, show_default=True, help="Higher goes first.")
+@declared(JobOptions, "priority")
 @click.option("--wait", is_flag=True, help="Wait for the job to end, as `docmill wait` does.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was enqueued as JSON.")
 def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:

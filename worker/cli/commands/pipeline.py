@@ -40,13 +40,13 @@ def pipeline_command() -> None:
 
 
 def _prepared(
-    settings: Settings, file: Path, *, kept: bool = False, devices: Sequence[str] = ()
+    settings: Settings, file: Path, *, is_stored: bool = False, devices: Sequence[str] = ()
 ) -> tuple[Pipeline, Prepared]:
     from worker.pipelines.file import read, refuse_secrets
     from worker.pipelines.running import prepare
 
     pipeline = read(file)
-    if kept:
+    if is_stored:
         refuse_secrets(pipeline, file)
     prepared = prepare(settings, pipeline, devices)
     _check_output(pipeline, file)
@@ -63,8 +63,8 @@ def _check_output(pipeline: Pipeline, file: Path) -> None:
         return
     parts = output.part_documents is not None
     try:
-        (check_folder if parts else check_out)(output.file, output.format)
-        check_out_is_no_input(output.file, output.format, pipeline.corpus.source, parts=parts)
+        (check_folder if parts else check_out)(Path(output.file), output.format)
+        check_out_is_no_input(Path(output.file), output.format, pipeline.corpus.source, parts=parts)
     except click.BadParameter as error:
         line = line_of(pipeline, ("output", "file"))
         raise PipelineInvalid(f"{file}:{line}: file in [output]: {error.message}") from error
@@ -145,7 +145,7 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
             say(f"Wrote {written:,} results to {pipeline.output.file}.")
         else:
             say(f"All results: docmill results {status.id} --out FILE")
-        return exit_code_of(status, pipeline.max_failures)
+        return exit_code_of(status, pipeline.job.max_failures)
 
 
 class InHistory:
@@ -217,7 +217,7 @@ def add_command(file: Path, as_json: bool) -> int:
 
     settings = settings_from()
     with open_store(settings) as database:
-        pipeline, prepared = _prepared(settings, file, kept=True)
+        pipeline, prepared = _prepared(settings, file, is_stored=True)
         schedule = asdict(pipeline.schedule) if pipeline.schedule else None
         pipelines.put(database, pipeline.name, str(file.absolute()), pipeline.text, schedule)
         if pipeline.output.view:
@@ -227,7 +227,7 @@ def add_command(file: Path, as_json: bool) -> int:
     if as_json:
         print_json(_as_json(pipeline))
         return OK
-    say(f"Pipeline {pipeline.name} is kept; {_when(pipeline)}.")
+    say(f"Pipeline {pipeline.name} is stored; {_when(pipeline)}.")
     if pipeline.output.view:
         say(f"Its results are in the view {views.name_of(pipeline.name)}.")
     return OK
@@ -283,7 +283,7 @@ def rm_command(name: str) -> int:
     with open_store(settings_from()) as database:
         pipelines.remove(database, name)
         views.drop(database, name)
-    say(f"Pipeline {name} is forgotten; its jobs and results are still there.")
+    say(f"Pipeline {name} was removed. Its corpus, jobs and results stay.")
     return OK
 
 
@@ -351,12 +351,17 @@ def _when(pipeline: Pipeline) -> str:
     if schedule is None:
         return "it has no schedule; run it with: docmill pipeline run FILE"
     due = formatting.local_time(next_after(schedule, time.time()))
-    return f"{schedule.cron} ({schedule.timezone}), the next time {due}"
+    return f"{schedule.cron} ({schedule.timezone}), next run {due}"
 
 
 def _as_json(pipeline: Pipeline) -> dict[str, Any]:
-    shown = asdict(pipeline)
-    given = [step.options.model_dump(mode="json", exclude_none=True) for step in pipeline.steps]
-    shown["steps"] = [step | {"options": one} for step, one in zip(shown["steps"], given, strict=True)]
-    shown["output"]["file"] = str(pipeline.output.file) if pipeline.output.file else None
-    return shown
+    steps = [
+        vars(step) | {"options": step.options.model_dump(mode="json", exclude_none=True)} for step in pipeline.steps
+    ]
+    shown = {
+        "corpus": pipeline.corpus.model_dump(),
+        "steps": steps,
+        "schedule": pipeline.schedule and asdict(pipeline.schedule),
+        "output": pipeline.output.model_dump(),
+    }
+    return {"name": pipeline.name, **shown, **pipeline.job.model_dump(), "text": pipeline.text}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import click
 
 from worker.cli import job_control
+from worker.cli.declared_options import click_type
 from worker.cli.options import JOB, JSON
+from worker.submit.options import JobOptions
 
 
 @click.command("priority", epilog="Example: docmill priority 7 10")
 @JOB
-@click.argument("priority", type=click.IntRange(-(2**31), 2**31 - 1))
+@click.argument("priority", type=click_type(JobOptions.model_fields["priority"]))
 @JSON
 def priority_command(job: int, priority: int, as_json: bool) -> int:
     """Change the priority of JOB. A higher PRIORITY goes first; jobs of equal priority share the workers evenly.

@@ -11,10 +11,12 @@ import click
 
 from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
+from worker.cli.declared_options import declared
 from worker.cli.exit_codes import BAD_INPUT, OK
 from worker.cli.options import FORMAT, JOB
 from worker.cli.output_files import STDOUT, check_folder, check_out, target_of, write_out
 from worker.cli.printing import say
+from worker.submit.options import PartsOptions
 
 if TYPE_CHECKING:
     from storage.core.database import Database
@@ -34,12 +36,7 @@ if TYPE_CHECKING:
     help="Write to this file instead of stdout; with --part-documents, to this folder.",
 )
 @FORMAT
-@click.option(
-    "--part-documents",
-    type=click.IntRange(1, 2**31 - 1),
-    metavar="N",
-    help="Write parts of N documents each into the folder --out; the same command again continues.",
-)
+@declared(PartsOptions)
 @click.option("--overwrite", is_flag=True, help="Replace the parts of another export in that folder.")
 @click.option("--step", help="Write only this step of a job with several steps.")
 @click.option("--partial", is_flag=True, help="Write the finished results of a job that has not ended.")

@@ -1,0 +1,129 @@
+"""The options of a job beside those of its kind, as pydantic models that declare each option once.
+
+The command line, the tables of pipeline files and their JSON Schema, and `docmill.enqueue` messages derive from them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from tasks import kinds
+from tasks.kinds import KindOptions
+from tasks.kinds.options import MOST, Option
+from tasks.kinds.validation import shown
+
+
+def wrong(sentence: str) -> PydanticCustomError:
+    """Return the error of a value; the sentence begins after the name of its field."""
+    return PydanticCustomError("value", "{sentence}", {"sentence": sentence})
+
+
+def _known_task(value: str) -> str:
+    if value not in kinds.NAMES:
+        raise wrong(f"must be {', '.join(kinds.NAMES[:-1])} or {kinds.NAMES[-1]}, not {shown(value)}")
+    return value
+
+
+Task = Annotated[str, AfterValidator(_known_task)]
+Revision = Annotated[str | None, Field(description="A hub model's branch, tag or commit.  [default: main]")]
+
+
+class Options(BaseModel):
+    """A model of options. None stands for an option that was not given."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class ReadingOptions(Options):
+    """Options of reading a source."""
+
+    text_field: Annotated[str, Field(description="Field that holds the text.")] = "text"
+    id_field: Annotated[str, Field(description="Field that holds the document's id.")] = "id"
+    encoding: Annotated[
+        str | None,
+        Field(description="Encoding of texts without a byte order mark, such as cp1252.  [default: utf-8]"),
+        Option(metavar="NAME"),
+    ] = None
+    limit: Annotated[int | None, Field(ge=1, le=MOST, description="Read only the first N records.")] = None
+    prune: Annotated[bool, Field(description="Mark documents that the source no longer has as vanished.")] = False
+    prune_max: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=100,
+            description="Stop if --prune would mark more than this share of the source's documents.  [default: 50]",
+        ),
+        Option(metavar="PERCENT"),
+    ] = None
+    prune_rejected: Annotated[
+        Literal["stop", "keep"] | None,
+        Field(
+            description="After a rejected record: stop marks nothing; keep leaves the rejected document as it was, "
+            "and marks the vanished documents.  [default: stop]"
+        ),
+    ] = None
+    strict: Annotated[bool, Field(description="Stop at the first record that cannot be read.")] = False
+
+    @property
+    def remembered(self) -> dict[str, Any]:
+        """The options that an ingest remembers."""
+        return self.model_dump(include={"text_field", "id_field", "limit"}) | (
+            {} if self.encoding is None else {"encoding": self.encoding}
+        )
+
+
+class JobOptions(Options):
+    """Options of a job's work."""
+
+    max_failures: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=100,
+            description="Stop the job when more than this share of its texts fails; fewer failures are no error. "
+            "Rejected records do not count: --strict stops at the first.",
+        ),
+        Option(metavar="PERCENT"),
+    ] = None
+    priority: Annotated[int, Field(ge=-MOST, le=MOST, description="Higher goes first.")] = 0
+
+
+class PartsOptions(Options):
+    """Options of results that are written in parts."""
+
+    part_documents: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=MOST,
+            description="Write parts of N documents each into a folder; the same command again continues.",
+        ),
+        Option(metavar="N"),
+    ] = None
+
+
+class Work(ReadingOptions, JobOptions):
+    """A source, its task and all options but those of the kind. Fields are named as the command's options."""
+
+    source: str
+    task: Task
+    model: Annotated[
+        str | None,
+        Field(
+            description="A name from `docmill models list`, a folder, or a hub id; with --from auto also a model for "
+            "each language: fr=MODEL,de=MODEL."
+        ),
+    ] = None
+    revision: Revision = None
+    corpus: Annotated[
+        str | None, Field(description="Corpus that the documents belong to.  [default: the source's path]")
+    ] = None
+
+
+class Request(Work):
+    """A source, its task and all options."""
+
+    options: KindOptions = KindOptions()
