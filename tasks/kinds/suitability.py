@@ -7,9 +7,9 @@ from typing import Any
 
 from tasks import kinds
 from tasks.errors import ModelUnsuitable
-from tasks.heads import Head
+from tasks.heads import TRAINED, Head
 from tasks.kinds.base import TaskKind
-from tasks.models.families import PREFIXED, Family, family, stateful
+from tasks.models.families import PREFIXED, Family, classifier, family, stateful
 
 _ARTICLED: Mapping[Family, str] = {family: f"an {family}" for family in Family} | {Family.DECODER: "a decoder-only"}
 
@@ -39,6 +39,10 @@ def require(kind: str, config: Mapping[str, Any], model: str) -> None:
             f"{kind} needs a decoder-only model that keeps keys and values; {model} is a state space or recurrent "
             f"model ({model_type}), which keeps a state in their place."
         )
+    if (head := wanted.families.get(found)) in TRAINED:
+        raise ModelUnsuitable(
+            f"{kind} needs a model with a head for {head}; {model} ({_architecture(config)}) has none."
+        )
     raise ModelUnsuitable(f"{kind} needs {_wanted(wanted)}; {model} is {found} ({model_type}).")
 
 
@@ -48,7 +52,13 @@ def _head(kind: TaskKind, config: Mapping[str, Any]) -> Head | None:
     head = None if found is None else kind.families.get(found)
     if found is Family.SEQ2SEQ and head is Head.POOLING and str(config.get("model_type")) not in PREFIXED:
         return None
+    if head in TRAINED and config.get("architectures") and classifier(config) != head:
+        return None
     return head
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    return ", ".join(config.get("architectures") or [str(config.get("model_type"))])
 
 
 def _wanted(kind: TaskKind) -> str:

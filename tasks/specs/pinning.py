@@ -78,7 +78,7 @@ class Pinned:
 class Checked:
     """A model's description for `docmill models check`; ``size_bytes`` is None where it is not on this machine.
 
-    ``head`` names what a classifier was trained for, which no task here uses: embeddings are of the encoder below it.
+    ``head`` names what a classifier was trained for; embeddings are of the encoder below it.
     ``unfit`` says for which other kinds of tasks its family is right and the model is not, and why.
     """
 

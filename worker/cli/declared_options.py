@@ -81,7 +81,7 @@ def _decorator(name: str, field: FieldInfo, completed: Completion | None = None)
         name,
         type=click_type(field),
         multiple=is_list(field),
-        is_flag=default is False,
+        is_flag=value_type(field) is bool and not field.default,
         default=default,
         show_default=default is not None and default is not False,
         metavar=option(field).metavar,

@@ -1,8 +1,9 @@
-"""An embedding model that changes to another backend once its own gives NaN or an infinity."""
+"""An encoder-only model that changes to another backend once its own gives NaN or an infinity."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from tasks.backends import Backend, Source
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item, Pool
 from tasks.errors import CannotServe, ModelError
-from tasks.outputs import Output, Vector
+from tasks.outputs import Labels, Output, Vector
 from tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
@@ -21,10 +22,10 @@ _SIGN_OF_LIFE = Budget(tokens=1, rows=0)
 
 
 class FallbackBackend:
-    """Computes with ``first`` until one of its vectors is not finite, and with what ``second`` opens from then on.
+    """Computes with ``first`` until one of its outputs is not finite, and with what ``second`` opens from then on.
 
-    Windows whose vectors were not finite are computed again; both must read texts alike. ``taken_out`` is called when
-    the second gives finite numbers where the first did not. Vectors that are not finite with the second either are
+    Windows whose outputs were not finite are computed again; both must read texts alike. ``taken_out`` is called when
+    the second gives finite numbers where the first did not. Outputs that are not finite with the second either are
     the model's own, and given on.
     """
 
@@ -112,5 +113,7 @@ class _Watched:
 
 
 def finite(output: Output) -> bool:
-    """Return False for a vector with NaN or an infinity in it; True for any other output."""
+    """Return False for a vector or scores with NaN or an infinity in them; True for any other output."""
+    if isinstance(output, Labels):
+        return all(math.isfinite(score) for score in output.scores.values())
     return not isinstance(output, Vector) or bool(np.isfinite(output.values).all())

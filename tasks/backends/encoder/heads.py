@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from tasks.outputs import Output
 
 # By the function's name: ``load(assignment, dtype)`` gives the model of a head.
-LOADERS: Mapping[Head, str] = MappingProxyType({Head.POOLING: "tasks.backends.encoder.pooling:load"})
+LOADERS: Mapping[Head, str] = MappingProxyType(
+    {
+        Head.POOLING: "tasks.backends.encoder.pooling:load",
+        Head.CLASSIFICATION: "tasks.backends.encoder.classification:load",
+    }
+)
 
 # From a batch to its ``token_embeddings`` in float32, of shape (windows, longest, dim), and their ``attention_mask``
 # of shape (windows, longest), with any more that a model's own code gives. Called from several threads.

@@ -16,13 +16,14 @@ KINDS: dict[str, tuple[Family | None, ...]] = {
     "translate": (Family.SEQ2SEQ, Family.DECODER, None),
     "embed": (Family.ENCODER, Family.SEQ2SEQ, Family.DECODER, None),
     "generate": (Family.DECODER,),
+    "classify": (Family.ENCODER, Family.SEQ2SEQ, None),
 }
 HALVES = ("native", "float32", "bfloat16", "float16")
 
 
 def candidates(kind: str, family: Family | None, quality: str, device: str) -> tuple[str, ...]:
     """Return the choice as it was before the registry, without ONNX Runtime, which was removed since."""
-    if kind != "embed":
+    if kind not in {"embed", "classify"}:
         if family is Family.DECODER:
             return ("vllm", "transformers") if quality != "int8" else ()
         return ("ctranslate2", "transformers") if quality != "int8" else ("ctranslate2",)
@@ -32,7 +33,7 @@ def candidates(kind: str, family: Family | None, quality: str, device: str) -> t
         "float32": ("openvino", "transformers") if encoder_on_cpu else ("transformers",),
         "bfloat16": ("openvino", "transformers") if encoder_on_cpu else ("transformers",),
         "float16": ("transformers",),
-        "int8": ("openvino",) if encoder_on_cpu else (),
+        "int8": ("openvino",) if encoder_on_cpu and kind == "embed" else (),
     }[quality]
 
 

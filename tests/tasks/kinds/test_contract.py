@@ -30,7 +30,7 @@ from worker.orders.message import parse_enqueue
 from worker.pipelines.file import parse
 
 KINDS = [pytest.param(kind, id=kind.name) for kind in kinds.KINDS]
-SAMPLES: dict[type, Any] = {int: 9, float: 0.5, str: "fr"}
+SAMPLES: dict[type, Any] = {int: 9, float: 0.5, str: "fr", bool: True}
 
 
 def sample(field: FieldInfo) -> Any:
@@ -56,7 +56,7 @@ def test_options_are_the_same_from_the_command_line_a_pipeline_and_a_message(kin
     line, toml, message = [], "", {}
     for name, value in asked.items():
         plain = value[0] if is_list(fields[name]) else value
-        line += [flag(name, fields[name]), str(plain)]
+        line += [flag(name, fields[name]), *([] if plain is True else [str(plain)])]
         toml += f"{key(name, fields[name])} = {json.dumps(value)}\n"
         message[option(fields[name]).spelling or name] = plain
 

@@ -66,7 +66,8 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
     answer(f"is         {found.architecture} ({found.family}), {size}")
     answer(f"suits      {', '.join(found.kinds) or 'none of the tasks there are now'}")
     if found.head is not None and (pooling := [one for one in found.kinds if kind(one).pools]):
-        answer(f"           {', '.join(pooling)} without its head for {found.head}, which no task uses")
+        using = ", ".join(one for one in found.kinds if found.head in kind(one).families.values()) or "no task"
+        answer(f"           {', '.join(pooling)} without its head for {found.head}, which {using} uses")
     for name, reason in found.unfit.items():
         answer(f"not        {name}: {reason}")
     answer(f"window     {found.window_limit} tokens; longer documents are cut and put back together")

@@ -1,0 +1,150 @@
+"""Classifiers give the scores of transformers' own pipeline in float32, one text at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import pipeline
+
+from storage.core.outcomes import Outcome, Status
+from tasks.backends import Assignment
+from tasks.backends.accelerator import quiet
+from tasks.backends.encoder import classification
+from tasks.backends.encoder.encoder_backend import EncoderBackend
+from tasks.backends.encoder.packed import PackedEncoder
+from tasks.errors import CannotServe, ModelUnsuitable, WeightsMissing
+from tasks.heads import Head
+from tests.tasks import classifiers
+from tests.tasks.conftest import Bench
+
+Benches = Callable[[str], Bench]
+PACKED = frozenset({"bert", "roberta", "xlm-roberta", "distilbert"})
+
+
+@pytest.fixture(scope="session")
+def lines(descriptions: list[str]) -> list[str]:
+    """Real texts that fit the window of a small model."""
+    return [line for text in descriptions for line in text.split("\n") if 0 < len(line.strip()) < 90][:16]
+
+
+def expected(folder: Path, texts: Sequence[str], **settings: Any) -> list[list[tuple[str, float]]]:
+    """Return each text's labels with their scores, the best first, from transformers' pipeline."""
+    with quiet():
+        own = pipeline("text-classification", model=str(folder), dtype=torch.float32, device="cpu")
+        return [[(one["label"], one["score"]) for one in own(text, top_k=None, **settings)] for text in texts]
+
+
+def scores(outcome: Outcome) -> list[tuple[str, float]]:
+    assert outcome.status is Status.DONE, outcome.reason
+    assert outcome.data is not None
+    return [(one["label"], one["score"]) for one in outcome.data["labels"]]
+
+
+def assert_same(outcomes: Sequence[Outcome], wanted: Sequence[Sequence[tuple[str, float]]]) -> None:
+    for outcome, own in zip(outcomes, wanted, strict=True):
+        found = scores(outcome)
+        assert [score for _, score in found] == pytest.approx([score for _, score in own], abs=1e-4)
+        assert dict(found) == pytest.approx(dict(own), abs=1e-4)
+        if all(one[1] - after[1] > 2e-4 for one, after in zip(own, own[1:], strict=False)):
+            assert [label for label, _ in found] == [label for label, _ in own]
+        assert outcome.text == found[0][0]
+
+
+@pytest.mark.parametrize("seed", [7, 8])
+@pytest.mark.parametrize("name", classifiers.NAMES)
+def test_scores_are_those_of_transformers_for_every_architecture_on_every_encoder(
+    name: str, seed: int, lines: list[str], benches: Benches, tmp_path: Path
+) -> None:
+    folder = classifiers.classifier(tmp_path / name, lines, name, seed=seed)
+    wanted = expected(folder, lines)
+    best = [own[0][1] for own in wanted]
+    assert max(best) - min(best) > 0.01  # the model does not say the same of everything
+    for backend in ("transformers", *(() if name in classifiers.WHOLE else ("openvino",))):
+        bench = benches(backend)
+        spec = bench.spec("classify", str(folder))
+        outcomes = bench.run(spec, lines)
+        assert bench.engine.runtime(spec)["backend"] == backend
+        assert_same(outcomes, wanted)
+
+
+@pytest.mark.parametrize("name", classifiers.NAMES)
+def test_a_classifier_is_computed_by_the_fast_encoder_where_there_is_one(
+    name: str, lines: list[str], bench: Bench, tmp_path: Path
+) -> None:
+    folder = classifiers.classifier(tmp_path / name, lines, name)
+    assignment = Assignment(bench.spec("classify", str(folder)), folder, "cpu", tmp_path, Head.CLASSIFICATION)
+    opened = EncoderBackend(assignment)
+    assert isinstance(opened._encoder, PackedEncoder) is (name in PACKED)
+    assert (opened._model.encoder is None) is (name in classifiers.WHOLE)
+    opened.close()
+
+
+def test_a_head_that_gives_other_logits_from_the_states_is_left_in_its_model(
+    lines: list[str], benches: Benches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = classifiers.classifier(tmp_path / "roberta", lines, "roberta")
+    given = classification.GivenStates.forward
+
+    def other(self: Any, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> Any:
+        return given(self, inputs_embeds=inputs_embeds + 0.1)
+
+    monkeypatch.setattr(classification.GivenStates, "forward", other)
+    bench = benches("transformers")
+    spec = bench.spec("classify", str(folder))
+    opened = EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.CLASSIFICATION))
+    assert opened._model.encoder is None
+    opened.close()
+    assert_same(bench.run(spec, lines), expected(folder, lines))
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "settings"),
+    [
+        ({"problem_type": "multi_label_classification"}, {}, {}),
+        ({"problem_type": "single_label_classification"}, {}, {}),
+        ({"problem_type": "regression"}, {}, {}),
+        ({"id2label": {0: "relevance"}}, {}, {}),
+        ({"id2label": {0: "stars"}, "problem_type": "regression"}, {}, {}),
+        ({}, {"multi_label": True}, {"function_to_apply": "sigmoid"}),
+    ],
+)
+def test_the_function_from_logits_to_scores_is_the_one_that_transformers_chooses(
+    config: dict[str, Any], options: Any, settings: Any, lines: list[str], benches: Benches, tmp_path: Path
+) -> None:
+    folder = classifiers.classifier(tmp_path / "model", lines, "bert", **config)
+    bench = benches("transformers")
+    outcomes = bench.run(bench.spec("classify", str(folder), **options), lines[:6])
+    assert_same(outcomes, expected(folder, lines[:6], **settings))
+
+
+def test_a_model_whose_labels_have_one_name_is_refused(lines: list[str], bench: Bench, tmp_path: Path) -> None:
+    folder = classifiers.classifier(tmp_path / "model", lines, "bert", id2label={0: "same", 1: "same"})
+    with pytest.raises(CannotServe, match="Two labels of the model have the same name"):
+        bench.engine.open(bench.spec("classify", str(folder)))
+
+
+def test_a_classifier_without_the_weights_of_its_head_is_refused(
+    lines: list[str], bench: Bench, tmp_path: Path
+) -> None:
+    folder = classifiers.classifier(tmp_path / "model", lines, "bert")
+    spec = bench.spec("classify", str(folder))
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {name: one for name, one in weights.items() if not name.startswith("classifier")},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(WeightsMissing, match="lack 2 weights that classify computes with, such as classifier"):
+        EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.CLASSIFICATION))
+
+
+def test_a_model_without_a_head_for_labels_is_refused(bench: Bench) -> None:
+    with pytest.raises(
+        ModelUnsuitable, match=r"needs a model with a head for sequence classification; minilm \(Bert"
+    ):
+        bench.spec("classify", "minilm")

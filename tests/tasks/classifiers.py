@@ -1,0 +1,105 @@
+"""Small classifiers with random weights, of each architecture that users bring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors, trainers
+from tokenizers.models import WordPiece
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+from tasks.backends.accelerator import quiet
+from tests.tasks import architectures
+
+# Weights are larger than before training, so that the labels' scores lie apart.
+SPREAD = 0.2
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "initializer_range": SPREAD,
+}
+DISTILLED: dict[str, Any] = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "initializer_range": SPREAD}
+BOTH: dict[str, Any] = {**architectures.SIZES, **architectures.HEADS, "max_position_embeddings": 130}
+MODERN: dict[str, Any] = {"cls_token_id": 2, "bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
+DISENTANGLED: dict[str, Any] = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 16}
+CONFIGS: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "bert": (transformers.BertConfig, SIZES),
+    "roberta": (transformers.RobertaConfig, {**SIZES, "type_vocab_size": 1}),
+    "xlm-roberta": (transformers.XLMRobertaConfig, {**SIZES, "type_vocab_size": 1}),
+    "distilbert": (transformers.DistilBertConfig, DISTILLED),
+    "electra": (transformers.ElectraConfig, {**SIZES, "embedding_size": 16}),
+    "deberta-v2": (transformers.DebertaV2Config, {**SIZES, **DISENTANGLED, "type_vocab_size": 0}),
+    "modernbert": (transformers.ModernBertConfig, {**SIZES, **MODERN, "local_attention": 8}),
+    "modernbert-mean": (transformers.ModernBertConfig, {**SIZES, **MODERN, "classifier_pooling": "mean"}),
+    "bart": (transformers.BartConfig, BOTH),
+}
+# Those that are read with RoBERTa's tokenizer, without types of tokens.
+BYTES = frozenset({"roberta", "xlm-roberta", "bart"})
+# Those whose head wants more than the encoder's last hidden states.
+WHOLE = frozenset({"bart"})
+NAMES = tuple(CONFIGS)
+
+
+def words(texts: Sequence[str], *, typed: bool) -> PreTrainedTokenizerFast:
+    """Return BERT's kind of tokenizer, which may tell the first text of a pair from the second."""
+    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=500, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", *(["token_type_ids"] if typed else []), "attention_mask"],
+        model_max_length=128,
+    )
+
+
+def byte_pairs(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Return RoBERTa's kind of tokenizer."""
+    tokenizer = architectures.byte_level(texts, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        cls_token="<s>",
+        sep_token="</s>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        model_max_length=128,
+    )
+
+
+def classifier(folder: Path, texts: Sequence[str], name: str, *, seed: int = 7, **config: Any) -> Path:
+    """Save a classifier of an architecture, with four labels unless ``config`` says otherwise."""
+    tokenizer = byte_pairs(texts) if name in BYTES else words(texts, typed=name in {"bert", "electra"})
+    of, sizes = CONFIGS[name]
+    settings: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 130,
+        "pad_token_id": tokenizer.pad_token_id,
+        "id2label": {0: "games", 1: "science", 2: "text editors", 3: "mail"},
+        **sizes,
+        **config,
+    }
+    settings["label2id"] = {label: number for number, label in settings["id2label"].items()}
+    torch.manual_seed(seed)
+    with quiet():
+        model = AutoModelForSequenceClassification.from_config(of(**settings))
+        if name == "bart":
+            model.classification_head.out_proj.weight.data.normal_(std=SPREAD)
+    return architectures.save(folder, model, tokenizer)
