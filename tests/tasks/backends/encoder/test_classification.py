@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def assert_same(outcomes: Sequence[Outcome], wanted: Sequence[Sequence[tuple[str
         found = scores(outcome)
         assert [score for _, score in found] == pytest.approx([score for _, score in own], abs=1e-4)
         assert dict(found) == pytest.approx(dict(own), abs=1e-4)
-        if all(one[1] - after[1] > 2e-4 for one, after in zip(own, own[1:], strict=False)):
+        if all(one[1] - after[1] > 2e-4 for one, after in pairwise(own)):
             assert [label for label, _ in found] == [label for label, _ in own]
         assert outcome.text == found[0][0]
 
