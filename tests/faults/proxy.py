@@ -147,7 +147,8 @@ class Link:
                 if self._proxy.delay_s:
                     threading.Event().wait(self._proxy.delay_s)
                 forward(data)
-        self.cut()
+        if not self.lost:  # else the end of a connection is swallowed as what it sends is
+            self.cut()
 
     def _up(self, data: bytes) -> None:
         self._sent = (self._sent + data)[-LONGEST_TRANSACTION_BYTES:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
-from storage.core import bulk
+from storage.core import bulk, watched_connection
 from storage.core.database import Database
 from storage.core.postgresql import connect_options
 from storage.core.schema import Lease
@@ -168,6 +170,61 @@ def test_a_statement_that_takes_long_is_asked_after_and_not_given_up(
     waiting.join(60)
     assert not waiting.is_alive()
     assert tries == [1]
+
+
+def test_an_answer_that_arrives_while_the_server_is_asked_is_taken(
+    behind: Callable[..., Database], beside: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The statement was done when the server said so, and a second look finds nothing that is lost."""
+    verdicts = [Verdict.LOST]
+
+    def judge(_: object) -> Verdict:
+        if len(verdicts) == 3:
+            beside.commit()
+        verdicts.append(Verdict.WORKS)
+        return verdicts[len(verdicts) - 2]
+
+    tries: list[int] = []
+
+    def work(connection: Connection) -> None:
+        tries.append(1)
+        connection.exec_driver_sql("LOCK TABLE corpus")
+
+    database = behind()
+    monkeypatch.setattr(watched_connection, "judged", judge)
+    beside.execute("LOCK TABLE corpus")
+    database.write(work)
+    assert tries == [1]
+    assert len(verdicts) >= 4, "it was asked again"
+
+
+@pytest.mark.timeout(60)
+def test_a_short_statement_of_a_server_that_says_nothing_of_it_is_given_up_in_time(
+    behind: Callable[..., Database], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where statistics are switched off, or another role's process is not shown."""
+    monkeypatch.setattr(watched_connection, "judged", lambda _: Verdict.UNKNOWN)
+
+    def lose_and_ask() -> None:
+        with behind(Patience(answer_s=0.5, bounded=True)).read() as reading:
+            proxy.lose_all()
+            ask(reading)
+
+    with pytest.raises(DatabaseUnreachable, match=r"silent for .* cannot be asked"):
+        lose_and_ask()
+
+
+def test_the_kernel_watches_too(behind: Callable[..., Database]) -> None:
+    patience = Patience(answer_s=8.0)
+    with behind(patience).read() as connection:
+        driver: Any = connection.connection.dbapi_connection
+        with socket.socket(fileno=os.dup(driver.fileno())) as ours:
+            assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+            found = [ours.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
+    idle_s, interval_s, count, unacknowledged_ms = found
+    assert idle_s + count * interval_s <= NOTICED_S
+    assert 0 < unacknowledged_ms <= 1_000 * NOTICED_S
 
 
 def test_a_statement_that_is_short_by_nature_is_ended_by_the_server(

@@ -165,13 +165,30 @@ def test_a_page_is_read_in_the_encoding_that_it_says(head: str, encoding: str, t
     assert record == Record("a.html", FRENCH, {}, (), "a.html")
 
 
+@pytest.mark.parametrize("label", ["iso-8859-1", "latin1", "ascii", "us-ascii"])
+def test_a_page_that_says_latin_1_may_have_the_characters_of_windows(label: str, tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_bytes(f"<meta charset={label}><p>“Ça” – 5 €</p>".encode("cp1252"))
+    [record] = open_source(str(tmp_path), OPTIONS).records()
+    assert record == Record("a.html", "“Ça” – 5 €", {}, (), "a.html")
+
+
+def test_a_label_past_the_first_1024_bytes_says_nothing(tmp_path: Path) -> None:
+    page = f"<html><!-- {'x' * 1024} --><meta charset=shift_jis><body><p>{FRENCH}</p></body></html>"
+    (tmp_path / "a.html").write_bytes(page.encode())
+    [record] = open_source(str(tmp_path), OPTIONS).records()
+    assert record == Record("a.html", FRENCH, {}, (), "a.html")
+
+
 def test_what_a_pages_encoding_does_not_have_is_replaced_and_flagged(tmp_path: Path) -> None:
     page = f"<p>{FRENCH}</p>".encode("cp1252")
     (tmp_path / "a.html").write_bytes(page)
     (tmp_path / "b.html").write_bytes(b"<meta charset=shift_jis><p>\x81</p>" + "<p>日本</p>".encode("shift_jis"))
-    one, two = open_source(str(tmp_path), OPTIONS).records()
+    half = "<p>a".encode("utf-16") + b"\0\xd8" + "b</p>".encode("utf-16-le")
+    (tmp_path / "c.html").write_bytes(half)
+    one, two, three = open_source(str(tmp_path), OPTIONS).records()
     assert isinstance(one, Record)
     assert isinstance(two, Record)
+    assert three == Record("c.html", "a\ufffdb", {}, ("invalid_utf16@10",), "c.html")
     assert one.flags == ("invalid_utf8@3",)
     assert one.text.startswith("\ufffda va tr\ufffds bien")
     assert two.flags == ("invalid_shift_jis@27",)

@@ -43,6 +43,13 @@ def test_of_a_long_document_the_passages_with_rare_words_of_the_query_and_some_o
     assert chosen[-1] == spans[-1]
 
 
+def test_a_rare_word_of_the_query_counts_for_more_than_two_that_are_everywhere() -> None:
+    text = FOREST * 200 + "A Wheel. ".ljust(PASSAGE_CHARS) + FOREST * 201
+    spans = cut(text)
+    chosen = proposed(text, spans, "the forest WHEEL")
+    assert any("Wheel" in text[start:end] for start, end in chosen)
+
+
 def test_without_a_word_of_the_query_the_passages_of_every_part_are_compared() -> None:
     text = FOREST * 400
     spans = cut(text)
