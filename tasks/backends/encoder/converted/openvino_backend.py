@@ -9,8 +9,7 @@ import openvino
 import torch
 
 from tasks.backends import Assignment
-from tasks.backends.encoder.converted.conversion import converted
-from tasks.backends.encoder.converted.openvino_encoder import tracing
+from tasks.backends.encoder.converted.openvino_encoder import converted, tracing
 from tasks.backends.encoder.converted.openvino_int8 import quantization
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.heads import EncoderModel, StatesOf
@@ -51,9 +50,9 @@ class OpenVinoBackend(EncoderBackend):
         if encoder is None or tokens is None:
             raise Unsuited(f"{spec.model} has modules that want more of the first than its last hidden states.")
         if self._int8:
-            conversion = quantization(encoder, tokens, model.limit_tokens, self._dtype)
+            conversion = quantization(encoder, tokens, model.limit_tokens)
         else:
             conversion = tracing(encoder, tokens, self._dtype)
-        states_of = converted(spec, assignment.cache_dir, conversion)
+        states_of = converted(spec, assignment.cache_dir, conversion, tokens, self._dtype)
         encoder.to("meta")
         return states_of

@@ -1,33 +1,57 @@
-"""Encoders on OpenVINO: the model's own code, traced."""
+"""Encoders on OpenVINO: converted once into the cache, and compared with the model's own code at each opening."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import openvino
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
+from storage.core.specs import Spec
 from tasks.backends import accelerator
-from tasks.backends.encoder.converted.conversion import STATES, Conversion, LastStates, by_name, example
+from tasks.backends.convert import made_once
+from tasks.backends.encoder.heads import StatesOf
 from tasks.backends.encoder.packed import TOLERANCES, difference, local_span
 from tasks.backends.tokens import Tokens, padded
+from tasks.errors import Unsuited
 from tasks.windows.windows import Encoded
 
-LIBRARY = "OpenVINO"
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger("docmill.backends")
+
 # Raised with every change of what is written below.
 _FORMAT = 1
 _FILE = "model.xml"
+_STATES = "states"  # the name of the output
 _PRECISIONS: Mapping[torch.dtype, str] = MappingProxyType({torch.float32: "f32", torch.bfloat16: "bf16"})
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A form of an encoder that OpenVINO computes. ``version`` names it, and all on which its result depends.
+
+    ``make`` converts the encoder. ``distance`` says how far the result is from the model's own code, which may be
+    ``tolerance`` at the most.
+    """
+
+    version: str
+    make: Callable[[], openvino.Model]
+    distance: Callable[[StatesOf], float]
+    tolerance: float
 
 
 class OpenVinoEncoder:
@@ -50,35 +74,54 @@ class OpenVinoEncoder:
         """``token_embeddings`` in float32, of shape (texts, longest, dim), and their ``attention_mask``."""
         features = padded(batch, self._tokens)
         found = self._request().infer(by_name(features, self._names))
-        states = found[STATES].astype(np.float32)  # a copy: the next call writes there again
+        states = found[_STATES].astype(np.float32)  # a copy: the next call writes there again
         return {"token_embeddings": torch.from_numpy(states), "attention_mask": features["attention_mask"]}
 
-    def _request(self) -> Any:
+    def _request(self) -> openvino.InferRequest:
         if not hasattr(self._of_thread, "request"):
             self._of_thread.request = self._compiled.create_infer_request()
         return self._of_thread.request
 
 
-def tracing(model: Any, tokens: Tokens, dtype: torch.dtype) -> Conversion:
+def converted(
+    spec: Spec, cache_dir: Path, conversion: Conversion, tokens: Tokens, dtype: torch.dtype
+) -> OpenVinoEncoder:
+    """A model's encoder on OpenVINO, converted once and computed in ``dtype``.
+
+    Raises Unsuited where it does not convert, or does not give what its own code gives.
+    """
+
+    def build(folder: Path) -> None:
+        openvino.save_model(conversion.make(), folder / _FILE, compress_to_fp16=False)
+
+    ready = cache_dir / "openvino" / f"{spec.revision.replace(':', '-')}-{conversion.version}"
+    try:
+        encoder = OpenVinoEncoder(made_once(ready, build, cache_dir), tokens, dtype)
+        with torch.inference_mode():
+            distance = conversion.distance(encoder)
+    except (OSError, Unsuited):
+        raise
+    except Exception as error:  # whatever the converters raise on code that they cannot follow
+        raise Unsuited(f"{spec.model} does not convert for OpenVINO: {type(error).__name__}.") from error
+    log.info("conversion.compared library='OpenVINO' model=%s difference=%.2g", spec.model, distance)
+    if not distance <= conversion.tolerance:
+        raise Unsuited(f"{spec.model} on OpenVINO does not give the same: {distance:.2g} of difference.")
+    return encoder
+
+
+def tracing(model: PreTrainedModel, tokens: Tokens, dtype: torch.dtype) -> Conversion:
     """The float32 transformers encoder as it is, computed in ``dtype``."""
     return Conversion(
-        LIBRARY,
         f"{openvino.__version__.partition('-')[0]}-{transformers.__version__}-{form(model)}",
-        lambda folder: save(traced(model, tokens), folder),
-        lambda folder: OpenVinoEncoder(folder, tokens, dtype),
+        lambda: traced(model, tokens),
         lambda encoder: difference(encoder, model),
         TOLERANCES[dtype],
     )
 
 
-def form(model: Any) -> str:
+def form(model: PreTrainedModel) -> str:
     """Return the part of a conversion's version that depends on the model's attention."""
     return f"{_FORMAT}-local" if local_span(model.config) else str(_FORMAT)
-
-
-def save(made: Any, folder: Path) -> None:
-    """Write a model of OpenVINO's as ``OpenVinoEncoder`` reads it."""
-    openvino.save_model(made, folder / _FILE, compress_to_fp16=False)
 
 
 @contextmanager
@@ -94,7 +137,7 @@ def _root_logger_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _written_out(model: Any) -> Iterator[None]:
+def _written_out(model: PreTrainedModel) -> Iterator[None]:
     """Have local attention traced as products.
 
     Fused, OpenVINO gives NaN for a token that attends to no other. Padding that is further from the text than the
@@ -112,15 +155,37 @@ def _written_out(model: Any) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def traced(model: Any, tokens: Tokens) -> Any:
+class _LastStates(nn.Module):
+    """An encoder as a function from tensors, in the order of ``names``, to its last hidden states."""
+
+    def __init__(self, model: PreTrainedModel, names: Sequence[str]) -> None:
+        super().__init__()
+        self._model = model
+        self._names = names
+
+    def forward(self, *values: Tensor) -> Tensor:
+        states: Tensor = self._model(**dict(zip(self._names, values, strict=True)), return_dict=False)[0]
+        return states
+
+
+def traced(model: PreTrainedModel, tokens: Tokens) -> openvino.Model:
     """The encoder as OpenVINO's model: inputs by the tokenizer's names, of any shape, to its last hidden states."""
-    given = example(tokens)
+    # Two texts of different lengths: what is traced must not take a mask of ones for granted.
+    given = padded([Encoded(5, {"input_ids": [1] * 5}), Encoded(3, {"input_ids": [1] * 3})], tokens)
+    if "token_type_ids" in tokens.encode(["a"])[0].features:
+        given["token_type_ids"] = torch.zeros_like(given["input_ids"])
     with accelerator.quiet(), warnings.catch_warnings(), torch.no_grad(), _root_logger_kept(), _written_out(model):
         warnings.simplefilter("ignore")  # the tracer's, on every `if` of the model's code
-        made = openvino.convert_model(LastStates(model, list(given)), example_input=tuple(given.values()))
+        made = openvino.convert_model(_LastStates(model, list(given)), example_input=tuple(given.values()))
     for port, name in zip(made.inputs, given, strict=True):
         port.get_tensor().set_names({name})
         port.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
-    made.outputs[0].get_tensor().set_names({STATES})
+    made.outputs[0].get_tensor().set_names({_STATES})
     made.validate_nodes_and_infer_types()
     return made
+
+
+def by_name(features: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
+    """A padded batch as arrays, for inputs of these names; one that the tokenizer does not give is zeros."""
+    zeros = torch.zeros_like(features["input_ids"])
+    return {name: features.get(name, zeros).numpy() for name in names}

@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import openvino
 import rich
 import torch
@@ -21,13 +24,15 @@ import transformers
 from torch.nn import functional
 
 from storage.core.installation import install
-from tasks.backends.encoder.converted.conversion import Conversion, by_name
-from tasks.backends.encoder.converted.openvino_encoder import LIBRARY, OpenVinoEncoder, form, save, traced
+from tasks.backends.encoder.converted.openvino_encoder import Conversion, by_name, form, traced
 from tasks.backends.encoder.heads import StatesOf
 from tasks.backends.encoder.packed import compared_lengths, local_span
 from tasks.backends.tokens import Tokens, padded
 from tasks.errors import Unsuited
 from tasks.windows.windows import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 # Raised with every change of what is made below.
 _FORMAT = 1
@@ -43,8 +48,8 @@ _COMPARED_TEXTS = 8
 _TOLERANCE = 0.03
 
 
-def quantization(model: Any, tokens: Tokens, limit_tokens: int, dtype: torch.dtype) -> Conversion:
-    """The float32 transformers encoder in int8; what is not in int8 is computed in ``dtype``.
+def quantization(model: PreTrainedModel, tokens: Tokens, limit_tokens: int) -> Conversion:
+    """The float32 transformers encoder in int8.
 
     Raises Unsuited where NNCF is not installed.
     """
@@ -61,16 +66,14 @@ def quantization(model: Any, tokens: Tokens, limit_tokens: int, dtype: torch.dty
     if len(texts) < _COMPARED_TEXTS:
         raise Unsuited("The model's windows are too short to measure its activations.")
     return Conversion(
-        LIBRARY,
         f"int8-{numbers}",
-        lambda folder: save(_quantized(traced(model, tokens), tokens, texts), folder),
-        lambda folder: OpenVinoEncoder(folder, tokens, dtype),
+        lambda: _quantized(traced(model, tokens), tokens, texts),
         lambda encoder: turned(encoder, model, tokens, [*texts[:_COMPARED_TEXTS], _long(model.config, texts)]),
         _TOLERANCE,
     )
 
 
-def turned(encoder: StatesOf, model: Any, tokens: Tokens, texts: list[Encoded]) -> float:
+def turned(encoder: StatesOf, model: PreTrainedModel, tokens: Tokens, texts: list[Encoded]) -> float:
     """The most that a text's mean state has turned from that of the model's own code, as 1 - cosine."""
     found = encoder(texts)
     here = (found["token_embeddings"] * found["attention_mask"][..., None]).sum(1)
@@ -78,21 +81,20 @@ def turned(encoder: StatesOf, model: Any, tokens: Tokens, texts: list[Encoded]) 
     return 1 - float(functional.cosine_similarity(here, there).min())
 
 
-def _long(config: Any, texts: list[Encoded]) -> Encoded:
+def _long(config: PretrainedConfig, texts: list[Encoded]) -> Encoded:
     """A text made of several, as long as a comparison has to have one."""
     longest = max(compared_lengths(config))
     joined: dict[str, list[int]] = {}
     for text in texts:
-        assert not isinstance(text.features, str)
-        for name, numbers in text.features.items():
-            joined.setdefault(name, []).extend(numbers)
+        for name in text.features:
+            joined.setdefault(name, []).extend(text.feature(name))
     return Encoded(longest, {name: numbers[:longest] for name, numbers in joined.items()})
 
 
-def _quantized(made: Any, tokens: Tokens, texts: list[Encoded]) -> Any:
+def _quantized(made: openvino.Model, tokens: Tokens, texts: list[Encoded]) -> openvino.Model:
     names = [port.any_name for port in made.inputs]
 
-    def given(text: Encoded) -> dict[str, Any]:
+    def given(text: Encoded) -> dict[str, npt.NDArray[np.int64]]:
         return by_name(padded([text], tokens), names)
 
     with _silent_nncf() as nncf:
@@ -108,7 +110,7 @@ def _quantized(made: Any, tokens: Tokens, texts: list[Encoded]) -> Any:
         )
 
 
-def _contracting(made: Any) -> list[str]:
+def _contracting(made: openvino.Model) -> list[str]:
     """The linear layers that have more inputs than outputs, from the first on."""
     names = []
     for node in made.get_ordered_ops():
@@ -121,7 +123,7 @@ def _contracting(made: Any) -> list[str]:
 
 
 @contextmanager
-def _silent_nncf() -> Iterator[Any]:
+def _silent_nncf() -> Iterator[ModuleType]:
     """The library, which is slow to import, talks on standard output and makes its own the class of all loggers."""
     of_loggers, console = logging.getLoggerClass(), rich.get_console()
     quiet = console.quiet
