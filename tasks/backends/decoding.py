@@ -6,16 +6,18 @@ import hashlib
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from storage.core.specs import Spec
 from storage.steps.templates import keeps_white_space
 from tasks.errors import CannotServe
 
+One = TypeVar("One", int, str)
+
 # Ours, where neither the command nor the model's files say how much to write.
 MAX_NEW_TOKENS = 256
 # Settings of a generation_config that are followed here.
-_FOLLOWED = frozenset(
+FOLLOWED = frozenset(
     {
         "do_sample", "temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "max_length",
         "eos_token_id", "stop_strings",
@@ -23,7 +25,7 @@ _FOLLOWED = frozenset(
 )  # fmt: skip
 # Settings that change no output of a decoder-only model without beams: how fast it is computed, and what
 # transformers returns.
-_WITHOUT_EFFECT = frozenset(
+WITHOUT_EFFECT = frozenset(
     {
         "pad_token_id", "bos_token_id", "decoder_start_token_id", "early_stopping", "length_penalty",
         "renormalize_logits", "return_dict_in_generate", "output_attentions", "output_hidden_states", "output_scores",
@@ -35,33 +37,23 @@ _WITHOUT_EFFECT = frozenset(
     }
 )  # fmt: skip
 # Settings that have no effect on greedy outputs.
-_OF_SAMPLES = frozenset({"min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"})
-# Values beside None that ask for nothing. Every other value of a setting that is named nowhere is refused.
-_NEUTRAL: Mapping[str, Sequence[Any]] = {
-    "num_beams": (1,),
-    "num_beam_groups": (1,),
-    "num_return_sequences": (1,),
-    "diversity_penalty": (0,),
-    "penalty_alpha": (0,),
-    "guidance_scale": (1,),
-    "encoder_repetition_penalty": (1,),
-    "encoder_no_repeat_ngram_size": (0,),
-    "no_repeat_ngram_size": (0,),
-    "min_length": (0,),
-    "min_new_tokens": (0,),
-    "min_p": (0,),
-    "typical_p": (1,),
-    "epsilon_cutoff": (0,),
-    "eta_cutoff": (0,),
-    "remove_invalid_values": (False,),
-    "token_healing": (False,),
-    "bad_words_ids": ([],),
-    "suppress_tokens": ([],),
-    "begin_suppress_tokens": ([],),
-    "sequence_bias": ([], {}),
-    "constraints": ([],),
-    "force_words_ids": ([],),
-}
+OF_SAMPLES = frozenset({"min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"})
+# Settings that ask for nothing at 1.
+NEUTRAL_AT_ONE = frozenset(
+    {
+        "num_beams", "num_beam_groups", "num_return_sequences", "guidance_scale", "encoder_repetition_penalty",
+        "typical_p",
+    }
+)  # fmt: skip
+# Settings that ask for nothing at 0, false or empty. Every other value of a setting that is named nowhere is refused.
+NEUTRAL_AT_NOTHING = frozenset(
+    {
+        "diversity_penalty", "penalty_alpha", "encoder_no_repeat_ngram_size", "no_repeat_ngram_size", "min_length",
+        "min_new_tokens", "min_p", "epsilon_cutoff", "eta_cutoff", "remove_invalid_values", "token_healing",
+        "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias", "constraints",
+        "force_words_ids",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -147,9 +139,10 @@ def _sampling(asked: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
 
 def _require_followed(model: str, own: Mapping[str, Any], *, sampled: bool) -> None:
     """Raise CannotServe for a setting that would change outputs and is not followed here."""
-    known = _FOLLOWED | _WITHOUT_EFFECT | (frozenset() if sampled else _OF_SAMPLES)
+    known = FOLLOWED | WITHOUT_EFFECT | (frozenset() if sampled else OF_SAMPLES)
     for name, value in own.items():
-        if name in known or name.startswith("_") or value is None or value in _NEUTRAL.get(name, ()):
+        neutral = (name in NEUTRAL_AT_ONE and value == 1) or (name in NEUTRAL_AT_NOTHING and not value)
+        if name in known or name.startswith("_") or value is None or neutral:
             continue
         raise CannotServe(
             f"The files of {model} ask for {name}={value}, which docmill does not do with decoder-only models. To "
@@ -170,7 +163,7 @@ def _max_tokens(model: str, max_length: int | None, context_tokens: int) -> int 
     return context_tokens
 
 
-def _several(value: Any) -> list[Any]:
+def _several(value: One | list[One] | tuple[One, ...] | None) -> list[One]:
     """The values of a setting that may be none, one or a list."""
     if value is None:
         return []

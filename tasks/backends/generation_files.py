@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
@@ -17,6 +17,16 @@ from tasks.backends.loading import NotTold, hollow, reported
 from tasks.errors import ModelUnsuitable
 from tasks.kinds import suitability
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+class AutoModel(Protocol):
+    """A class of transformers that loads models of many types (``AutoModelFor…``)."""
+
+    def from_pretrained(self, folder: Path, **options: object) -> PreTrainedModel: ...
+
 
 @dataclass(frozen=True)
 class Opening:
@@ -24,8 +34,8 @@ class Opening:
 
     spec: Spec
     folder: Path
-    config: Any
-    tokenizer: Any
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
 
     @classmethod
     def of(cls, spec: Spec, folder: Path, cache_dir: Path) -> Opening:
@@ -37,8 +47,8 @@ class Opening:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         return cls(spec, folder, config, tokenizer)
 
-    def model(self, kind: Any, dtype: Any) -> Any:
-        """The weights in a class of transformers (``AutoModelFor…``), ready to compute on a CPU.
+    def model(self, kind: AutoModel, dtype: torch.dtype) -> PreTrainedModel:
+        """The model with its weights, ready to compute on a CPU.
 
         Raises WeightsMissing.
         """
@@ -47,7 +57,7 @@ class Opening:
         report.require(self.spec.model, self.spec.kind)
         return loaded.eval()
 
-    def require_weights(self, kind: Any) -> Any:
+    def require_weights(self, kind: AutoModel) -> PreTrainedModel | None:
         """Raise WeightsMissing where ``model`` would, without reading the weights; for libraries that read their own.
 
         Returns the model without its weights, or None where only loading it can tell.
@@ -61,13 +71,13 @@ class Opening:
         return found
 
 
-def require_keys_and_values(model: Any, name: str) -> None:
+def require_keys_and_values(model: PreTrainedModel, name: str) -> None:
     """Raise ModelUnsuitable for a decoder whose layers keep a state of their own."""
     if model._is_stateful:
         raise ModelUnsuitable(f"{name} keeps a state of its own in place of keys and values: it does not write here.")
 
 
-def generation_settings(folder: Path) -> Any:
+def generation_settings(folder: Path) -> GenerationConfig:
     """The GenerationConfig that transformers would give the model of this folder."""
     try:
         return GenerationConfig.from_pretrained(folder)

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from safetensors import safe_open
@@ -21,11 +22,24 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from tasks.backends.convert import index_files
 from tasks.errors import WeightsMissing
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Experts that are kept one by one are joined as they are loaded, which takes as much memory as they have weights.
 _EXPERTS = ".experts."
 _MOST_JOINED_BYTES = 4 << 30
 _hollow: ContextVar[bool] = ContextVar("hollow", default=False)
+
+
+class _Loaded(TypedDict):
+    """The part that is read of transformers' report on a model that it loaded."""
+
+    missing_keys: set[str]
+    mismatched_keys: set[tuple[str, ...]]
+
+
+_Own = Callable[..., tuple[PreTrainedModel, _Loaded]]
 
 
 class NotTold(Exception):
@@ -70,10 +84,10 @@ def reported() -> Iterator[Report]:
     """
     report = Report()
     own = vars(PreTrainedModel)["from_pretrained"]
-    load: Callable[..., Any] = _load_hollow if _hollow.get() else _load
+    load: Callable[..., PreTrainedModel] = _load_hollow if _hollow.get() else _load
 
-    def told(kind: type[PreTrainedModel], *arguments: Any, **options: Any) -> Any:
-        return load(own.__func__, report, kind, *arguments, **options)
+    def told(kind: type[PreTrainedModel], /, *arguments: object, **options: object) -> PreTrainedModel:
+        return load(partial(own.__func__, kind), report, *arguments, **options)
 
     PreTrainedModel.from_pretrained = classmethod(told)
     try:
@@ -82,25 +96,31 @@ def reported() -> Iterator[Report]:
         PreTrainedModel.from_pretrained = own
 
 
-def _load(own: Callable[..., Any], report: Report, kind: Any, *arguments: Any, **options: Any) -> Any:
+def _load(own: _Own, report: Report, *arguments: object, **options: object) -> PreTrainedModel:
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, found = own(kind, *arguments, **options)
+    model, found = own(*arguments, **options)
     report.missing += _lacking(model, found)
     return model
 
 
 def _load_hollow(
-    own: Callable[..., Any], report: Report, kind: Any, folder: str | Path, *_: Any, config: Any, **options: Any
-) -> Any:
-    weights = _shapes(Path(folder) / (options.get("subfolder") or ""))
+    own: _Own,
+    report: Report,
+    folder: str | Path,
+    *_: object,
+    config: PretrainedConfig,
+    subfolder: str | None = None,
+    **__: object,
+) -> PreTrainedModel:
+    weights = _shapes(Path(folder) / (subfolder or ""))
     joined = sum(one.nbytes for name, one in weights.items() if _EXPERTS in name)
     if getattr(config, "quantization_config", None) is not None or joined > _MOST_JOINED_BYTES:
         raise NotTold
     dtype = next((one.dtype for one in weights.values() if one.is_floating_point()), torch.float32)
-    return _load(own, report, kind, None, config=config, state_dict=weights, dtype=dtype)
+    return _load(own, report, None, config=config, state_dict=weights, dtype=dtype)
 
 
-def _lacking(model: Any, found: dict[str, Any]) -> list[str]:
+def _lacking(model: PreTrainedModel, found: _Loaded) -> list[str]:
     """The names in a loading report whose weights are not the checkpoint's.
 
     A buffer that is missing was computed from the config. Tied weights are in no report.

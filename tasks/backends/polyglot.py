@@ -13,14 +13,14 @@ from tasks.batching.pool import Item, Pool
 from tasks.kinds.base import Traits
 from tasks.languages import language_codes
 from tasks.outputs import Output
-from tasks.windows.windows import Coder, Encoded, Readers
+from tasks.windows.windows import Coder, Encoded, LanguageCoders
 
 # How many batches of other languages may wait here while one language is computed.
 _MOST_WAITING = 4
 
 
 @dataclass(frozen=True)
-class Reader:
+class LanguageCoder:
     """A coder of texts of one language, which marks them as that language's."""
 
     language: str
@@ -49,9 +49,9 @@ class PolyglotBackend:
         except BaseException:
             self.close()
             raise
-        readers = {language: Reader(language, backend) for language, backend in self._backends.items()}
+        coders = {language: LanguageCoder(language, backend) for language, backend in self._backends.items()}
         self.traits = Traits(
-            readers=Readers(lambda language: readers[language_codes.plain(language)], frozenset(readers))
+            language_coders=LanguageCoders(lambda language: coders[language_codes.plain(language)], frozenset(coders))
         )
 
     @property
@@ -59,7 +59,7 @@ class PolyglotBackend:
         return min(backend.limit_tokens for backend in self._backends.values())
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        raise AssertionError("a text is encoded by its language's reader")
+        raise AssertionError("a text is encoded by its language's coder")
 
     def run(self, source: Source) -> Iterator[tuple[int, Output]]:
         waiting: dict[str, Pool[Any]] = {language: Pool() for language in self._backends}

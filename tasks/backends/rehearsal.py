@@ -17,7 +17,7 @@ from storage.core.specs import Spec
 from tasks import kinds
 from tasks.backends import Assignment
 from tasks.backends.encoder import heads
-from tasks.backends.generation_files import Opening, generation_settings, require_keys_and_values, stated_settings
+from tasks.backends.generation_files import Opening, generation_settings, require_keys_and_values
 from tasks.backends.loading import NotTold, hollow
 from tasks.heads import Head
 from tasks.models import families
@@ -43,18 +43,13 @@ def rehearse(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Pat
         return
     opening = Opening.of(spec, folder, cache_dir)
     if families.family(config) is Family.DECODER:
-        from tasks.backends.decoder_only import instructed
-        from tasks.backends.decoding import decoding
+        from tasks.backends.decoder_only.instructed import Completion
 
-        text_config = opening.config.get_text_config().to_dict()
-        tokens, stop, context = instructed.instructed(spec, opening.tokenizer, text_config)
-        how = decoding(spec, stated_settings(opening), context, stop)
-        limit = instructed.window_limit(spec, tokens, context, how)
-        instructed.readers(spec, tokens, limit)
+        Completion(opening)
         return
     from tasks.backends.encoder_decoder.generation import Generation
 
-    Generation(spec, opening.config.to_dict(), opening.tokenizer, generation_settings(opening.folder))
+    Generation(opening, generation_settings(opening.folder))
 
 
 def _encoder_head(spec: Spec, config: Mapping[str, Any]) -> Head | None:

@@ -6,13 +6,16 @@ import copy
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from tasks.errors import CannotServe
 from tasks.windows.windows import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _MOST_USED = 8
 _PORTION_CHARS = 500_000
@@ -29,12 +32,10 @@ class Tokens:
     its use from several threads is safe.
     """
 
-    def __init__(
-        self, tokenizer: Any, prefix: str = "", *, suffix: str | None = None, special_tokens: bool = True
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prefix: str = "", *, special_tokens: bool = True) -> None:
         self.tokenizer = tokenizer
         self.prefix = prefix
-        self._suffix = suffix
+        self._suffix: str | None = None
         self._special_tokens = special_tokens
         self._trims = (True, True)
         self._label: tuple[int, int] | None = None
@@ -65,9 +66,7 @@ class Tokens:
     @property
     def prefix_length(self) -> int:
         """Tokens up to the end of the prefix, as sentence-transformers counts them: without a last special."""
-        features = self.encode([""])[0].features
-        assert not isinstance(features, str)
-        ids = features["input_ids"]
+        ids = self.encode([""])[0].ids
         return len(ids) - (1 if ids and ids[-1] in self.tokenizer.all_special_ids else 0)
 
     def checked_limit(self, limit_tokens: int, asked: int | None) -> int:
@@ -107,7 +106,7 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class Reading:
+class TokenCoder:
     """A Coder: tokens that a language, say, is told with, under a model's limit."""
 
     tokens: Tokens
@@ -142,8 +141,7 @@ def padded(encoded: Sequence[Encoded], tokens: Tokens) -> dict[str, torch.Tensor
     for name in (*first, "attention_mask"):
         rows = torch.full((len(encoded), longest), fill.get(name, 0), dtype=torch.long)
         for row, one in zip(rows, encoded, strict=True):
-            assert not isinstance(one.features, str)
             place = slice(longest - one.tokens, None) if left else slice(0, one.tokens)
-            row[place] = 1 if name == "attention_mask" else torch.from_numpy(np.asarray(one.features[name]))
+            row[place] = 1 if name == "attention_mask" else torch.from_numpy(np.asarray(one.feature(name)))
         batch[name] = rows
     return batch

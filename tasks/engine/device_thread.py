@@ -1,11 +1,12 @@
-"""The device thread: it takes the next spec from the scheduler, computes its batches, and measures them."""
+"""The device thread: it chooses the spec to work on next, computes its batches, and measures them."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from storage.core.outcomes import Reason
 from storage.core.specs import Spec
@@ -13,7 +14,6 @@ from tasks.backends.static import failure
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
 from tasks.engine.model_cache import LoadedModel, ModelCache, Owner
-from tasks.engine.scheduler import next_turn
 from tasks.errors import DeviceLost, EngineStopped
 from tasks.outputs import Generated, Output
 
@@ -64,6 +64,7 @@ class Counters:
     tokens_out: int = 0
 
 
+Key = TypeVar("Key", bound=Hashable)
 OnBatch = Callable[[BatchStarted | BatchDone], None]
 Receive = Callable[[LoadedModel, Item[Owner], Output], None]
 
@@ -191,6 +192,19 @@ class Device:
             self._changed.notify_all()
         for ticket in tickets:
             ticket.wake()
+
+
+def next_turn(oldest: Mapping[Key, int], current: Key | None, *, worked_s: float, turn_s: float) -> Key | None:
+    """The spec whose oldest waiting window is oldest; but the current one stays until its turn is over.
+
+    ``oldest`` has the arrival number of the oldest window of each spec that has any waiting. Without turns,
+    two shards of different specs would swap the device's caches at each batch.
+    """
+    if not oldest:
+        return None
+    if current in oldest and worked_s < turn_s:
+        return current
+    return min(oldest, key=lambda key: oldest[key])
 
 
 class Stretch:

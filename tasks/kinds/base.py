@@ -24,33 +24,35 @@ The flags of an outcome, beside those that the document itself brings from its r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from storage.core.kinds import WRITING_SIZE, ShardSize, StoredKind
-from storage.core.outcomes import Outcome
+from storage.core.outcomes import Outcome, Status
 from storage.core.specs import Spec
 from storage.outputs.output_types import OutputType
+from tasks.errors import TaskError
 from tasks.heads import Head
 from tasks.kinds.options import KindOptions
+from tasks.models import null
 from tasks.models.families import Family, family
 from tasks.models.language_pairs import Direction
 from tasks.models.named_prompts import Prompts
 from tasks.outputs import Output
 from tasks.prompts.prompts import Template
-from tasks.windows.windows import Coder, Readers, Window
+from tasks.windows.windows import Coder, LanguageCoders, Window
 
 
 @dataclass(frozen=True, slots=True)
 class Traits:
     """Facts about a model that a recipe needs.
 
-    ``normalizes``: its vectors have length 1. ``readers``: how the model is told the language of a text, where the
-    languages of texts are to be found.
+    ``normalizes``: its vectors have length 1. ``language_coders``: how the model is told the language of a text,
+    where the languages of texts are to be found.
     """
 
     normalizes: bool = False
-    readers: Readers | None = None
+    language_coders: LanguageCoders | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,18 @@ class Computed:
     round: int
     tokens_in: int
     tokens_out: int
+
+    def done(
+        self,
+        text: str | None = None,
+        *,
+        vector: bytes | None = None,
+        data: dict[str, Any] | None = None,
+        flags: Iterable[str] = (),
+    ) -> Outcome:
+        """Return the outcome of the text, with its output as its type stores it."""
+        found = Outcome(self.content_id, Status.DONE, text=text, vector=vector, data=data, flags=tuple(flags))
+        return replace(found, tokens_in=self.tokens_in, tokens_out=self.tokens_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +123,13 @@ class BuiltIn:
 
 @dataclass(frozen=True)
 class Plan:
-    """Options that were asked for, and the model that is to work under them.
+    """Options that were given, and the model that is to work under them.
 
     ``config`` is the model's config.json, or {} where it is not at hand; ``stated`` are an embedding model's own
     prompts, None where they are not known.
     """
 
-    asked: Mapping[str, Any]
+    given: Mapping[str, Any]
     model: str
     direction: Direction
     config: Mapping[str, Any]
@@ -159,6 +173,13 @@ class TaskKind:
     shard: ShardSize = WRITING_SIZE
     sample_texts: int = 12
     null_words: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.default_model is not None and null.is_null(self.default_model):
+            raise TaskError(
+                f"The default model of {self.name} may not be {self.default_model}, which computes nothing: name "
+                "another model, or none."
+            )
 
     def head(self, family: Family | None) -> Head | None:
         """Return the head that the task is done with; None if the family cannot do it.

@@ -70,14 +70,7 @@ class Classify:
         scores = max_scores(windows) if self.take_max else mean_scores(windows, weights)
         best = sorted(scores.items(), key=lambda one: -one[1])
         kept = LABELS.stored(best[: self.top_k or None])
-        return Outcome(
-            computed.content_id,
-            Status.DONE,
-            text=kept.text,
-            data=dict(kept.data or {}),
-            flags=windowed(computed.windows),
-            tokens_in=computed.tokens_in,
-        )
+        return computed.done(kept.text, data=dict(kept.data or {}), flags=windowed(computed.windows))
 
 
 def _recipe(spec: Spec, _traits: Traits) -> Classify:
@@ -105,8 +98,8 @@ class ClassifyOptions(Windowed):
         ),
     ] = None
 
-    def asked(self) -> dict[str, Any]:
-        return {name: value for name, value in super().asked().items() if value != _DEFAULTS.get(name)}
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in super().given().items() if value != _DEFAULTS.get(name)}
 
 
 CLASSIFY = TaskKind(

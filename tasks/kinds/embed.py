@@ -71,14 +71,8 @@ class Embed:
                 tokens_in=computed.tokens_in,
             )
         kept = vectors if self.keep_all else mean_vector(vectors, weights, self.normalize)
-        return Outcome(
-            computed.content_id,
-            Status.DONE,
-            vector=kept.astype("<f4").tobytes(),
-            data={"dim": int(vectors.shape[1]), "windows": spans} if self.keep_all else None,
-            flags=windowed(computed.windows),
-            tokens_in=computed.tokens_in,
-        )
+        data = {"dim": int(vectors.shape[1]), "windows": spans} if self.keep_all else None
+        return computed.done(vector=kept.astype("<f4").tobytes(), data=data, flags=windowed(computed.windows))
 
 
 def _recipe(spec: Spec, traits: Traits) -> Embed:
@@ -104,20 +98,20 @@ class EmbedOptions(Windowed):
 
 def _params(plan: Plan) -> dict[str, str]:
     """Return the name of the prompt that documents get if none was asked for; specs from before it have none."""
-    asked, stated = plan.asked, plan.stated
-    if "prompt" in asked:
-        if "prompt_name" in asked:
+    given, stated = plan.given, plan.stated
+    if "prompt" in given:
+        if "prompt_name" in given:
             raise BadOption("--prompt-name and --prompt do not go together: give one of them.")
-        if prompts.check(asked["prompt"]).fields:
+        if prompts.check(given["prompt"]).fields:
             raise BadOption("--prompt: {meta.FIELD} has no meaning for embed, only {text}.")
-        if prompts.around(asked["prompt"]).after:
+        if prompts.around(given["prompt"]).after:
             raise BadOption("--prompt: for embed {text} stands at the end, as in 'passage: {text}'.")
-    if "prompt_name" in asked and stated is not None and asked["prompt_name"] not in stated.named:
+    if "prompt_name" in given and stated is not None and given["prompt_name"] not in stated.named:
         raise BadOption(
-            f"--prompt-name {asked['prompt_name']}: the prompts in the files of {plan.model} are: {stated.listed}. "
+            f"--prompt-name {given['prompt_name']}: the prompts in the files of {plan.model} are: {stated.listed}. "
             "To give the words themselves use --prompt, such as 'passage: {text}'."
         )
-    name = stated.of_documents if stated is not None and not asked.keys() & {"prompt", "prompt_name"} else None
+    name = stated.of_documents if stated is not None and not given.keys() & {"prompt", "prompt_name"} else None
     return {} if name is None else {"prompt_name": name}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from storage.core.outcomes import Outcome, Status
+from storage.core.outcomes import Outcome
 from storage.outputs.output_types import TEXT
 from storage.steps import templates
 from tasks.errors import BadOption
@@ -42,14 +42,7 @@ class Generate:
         written = [part.text for part in parts if part.text.strip()]
         if len(written) < len(parts):
             flags.append("empty" if not written else "empty_window")
-        return Outcome(
-            computed.content_id,
-            Status.DONE,
-            text=_joined(written) if written else "".join(part.text for part in parts),
-            flags=tuple(flags),
-            tokens_in=computed.tokens_in,
-            tokens_out=computed.tokens_out,
-        )
+        return computed.done(_joined(written) if written else "".join(part.text for part in parts), flags=flags)
 
 
 class GenerateOptions(Writing):
@@ -58,7 +51,7 @@ class GenerateOptions(Writing):
 
 def _params(plan: Plan) -> dict[str, str]:
     """Return the parameter that keeps white space in prompts and outputs."""
-    if "prompt" not in plan.asked:
+    if "prompt" not in plan.given:
         raise BadOption("generate needs --prompt, a template with {text} where the document goes.")
     return {templates.WHITE_SPACE: templates.KEPT}
 

@@ -51,7 +51,7 @@ class KindOptions(BaseModel):
         Field(description="Precision; auto is the device's native precision, int8 costs some quality."),
     ] = "auto"
 
-    def asked(self) -> dict[str, Any]:
+    def given(self) -> dict[str, Any]:
         """Return the options that were given, but for the precision, as JSON values."""
         return self.model_dump(mode="json", exclude={"dtype"}, exclude_none=True)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from storage.core.outcomes import Outcome, Status
+from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from storage.outputs.output_types import TEXT
 from tasks.heads import Head
@@ -37,14 +37,7 @@ class Summarize:
             flags = (*flags, "not_reduced")
         if not text:
             flags = (*flags, "empty")
-        return Outcome(
-            computed.content_id,
-            Status.DONE,
-            text=text,
-            flags=flags,
-            tokens_in=computed.tokens_in,
-            tokens_out=computed.tokens_out,
-        )
+        return computed.done(text, flags=flags)
 
 
 def _chat(_spec: Spec) -> Template:

@@ -26,7 +26,7 @@ from tasks.outputs import Generated
 from tasks.prompts import few_shot, prompts
 from tasks.prompts.prompts import Template
 from tasks.windows.paragraphs import NEWLINE, cells, paragraphs, unwrapped
-from tasks.windows.windows import Coder, Readers, Section, Window, cut
+from tasks.windows.windows import Coder, LanguageCoders, Section, Window, cut
 
 _BAR = re.compile(r"(?<!\\)\|")
 
@@ -52,14 +52,7 @@ class Translate:
                 pieces.append(computed.text[window.start : window.end])
             end = window.end
         pieces.append(computed.text[end:])
-        return Outcome(
-            computed.content_id,
-            Status.DONE,
-            text="".join(pieces),
-            flags=tuple(sorted(flags)),
-            tokens_in=computed.tokens_in,
-            tokens_out=computed.tokens_out,
-        )
+        return computed.done("".join(pieces), flags=sorted(flags))
 
 
 def _shaped(output: str, *, in_cell: bool) -> str:
@@ -81,17 +74,17 @@ class FromAny:
     The language is found when the text is cut, and found again when it is joined, so that nothing need be kept.
     """
 
-    ways: LanguageRouter
-    readers: Readers | None = None
+    router: LanguageRouter
+    coders: LanguageCoders | None = None
     translate: Translate = field(default_factory=Translate)
 
     @classmethod
-    def of(cls, spec: Spec, readers: Readers | None) -> FromAny:
+    def of(cls, spec: Spec, coders: LanguageCoders | None) -> FromAny:
         known = spec.params.get("sources")
-        if known is None and readers is not None:
-            known = readers.languages
+        if known is None and coders is not None:
+            known = coders.languages
         sources = None if known is None else frozenset(map(language_codes.plain, known))
-        return cls(LanguageRouter(spec.model, spec.params["target_lang"], sources, told=readers is not None), readers)
+        return cls(LanguageRouter(spec.model, spec.params["target_lang"], sources, told=coders is not None), coders)
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
         windows = [[Window(0, len(text), None)] for text in texts]  # of those that are not translated
@@ -99,9 +92,9 @@ class FromAny:
         for place, text in enumerate(texts):
             route = self._route(text)
             if route.fate is Action.TRANSLATE:
-                by_language.setdefault(route.language if self.readers else None, []).append(place)
+                by_language.setdefault(route.language if self.coders else None, []).append(place)
         for language, places in by_language.items():
-            told = coder if self.readers is None or language is None else self.readers.coder(language)
+            told = coder if self.coders is None or language is None else self.coders.coder(language)
             cuts = self.translate.cut([texts[place] for place in places], told)
             for place, found in zip(places, cuts, strict=True):
                 windows[place] = found
@@ -110,7 +103,7 @@ class FromAny:
     def join(self, computed: Computed) -> Outcome:
         route = self._route(computed.text)
         if route.fate is Action.REFUSE:
-            reason = self.ways.refusal(route)
+            reason = self.router.refusal(route)
             return Outcome(
                 computed.content_id,
                 Status.FAILED,
@@ -122,12 +115,12 @@ class FromAny:
         return replace(joined, flags=(*route.flags, *joined.flags))
 
     def _route(self, text: str) -> Route:
-        return self.ways.route(detection.guesses(text))
+        return self.router.route(detection.guesses(text))
 
 
 def _recipe(spec: Spec, traits: Traits) -> Translate | FromAny:
     found = spec.params.get("source_lang") == language_codes.AUTO
-    return FromAny.of(spec, traits.readers) if found else Translate()
+    return FromAny.of(spec, traits.language_coders) if found else Translate()
 
 
 def _chat(spec: Spec) -> Template:
@@ -168,22 +161,22 @@ class TranslateOptions(Searching):
 
 def _params(plan: Plan) -> dict[str, Any]:
     """Hold the languages against the model; return what a spec says besides where languages are to be found."""
-    asked = plan.asked
-    source, target = asked.get("source_lang"), asked.get("target_lang")
+    given = plan.given
+    source, target = given.get("source_lang"), given.get("target_lang")
     auto = source == language_codes.AUTO
-    if auto and "prompt" in asked and prompts.check(asked["prompt"]).fields:
+    if auto and "prompt" in given and prompts.check(given["prompt"]).fields:
         raise BadOption("--from auto reads a document as it is, and not what --prompt makes of its metadata.")
     for flag, language in (("--from", None if auto else source), ("--to", target)):
         if language is not None:
             language_codes.known(language, flag)
-    tells = plan.model_type in families.MULTILINGUAL | (families.PREFIXED if "prefix" not in asked else set()) or (
-        plan.family is Family.DECODER and "prompt" not in asked
+    tells = plan.model_type in families.MULTILINGUAL | (families.PREFIXED if "prefix" not in given else set()) or (
+        plan.family is Family.DECODER and "prompt" not in given
     )
     if tells and (source is None or target is None):
         raise BadOption(f"{plan.model} translates between several languages: give --from and --to.")
     language_pairs.require(plan.direction, None if auto else source, target, plan.model)
     found = _to_detect(plan) if auto else {}
-    if "prefix" in asked:
+    if "prefix" in given:
         if plan.config and plan.model_type not in families.PREFIXED:
             raise BadOption(f"--prefix is for a T5 or summaries; {plan.model} takes --from and --to only.")
         if auto:
@@ -194,7 +187,7 @@ def _params(plan: Plan) -> dict[str, Any]:
 def _to_detect(plan: Plan) -> dict[str, Any]:
     """Return what a spec says where languages are to be found: by what, and what the model is known to read."""
     detection.require()
-    target, direction = plan.asked.get("target_lang"), plan.direction
+    target, direction = plan.given.get("target_lang"), plan.direction
     if target is None and len(direction.targets) != 1:
         raise BadOption("--from auto needs --to, since a text that is in that language already is kept as it is.")
     limited = {"sources": sorted(direction.sources)} if direction.sources else {}
@@ -202,10 +195,10 @@ def _to_detect(plan: Plan) -> dict[str, Any]:
 
 
 def _other_models(options: KindOptions) -> tuple[str, ...]:
-    asked = options.asked()
-    read = asked.get("source_lang", language_codes.AUTO)
+    given = options.given()
+    read = given.get("source_lang", language_codes.AUTO)
     source = "mul" if read == language_codes.AUTO else read
-    return (f"Helsinki-NLP/opus-mt-{source}-{asked.get('target_lang', 'en')}", "facebook/m2m100_418M")
+    return (f"Helsinki-NLP/opus-mt-{source}-{given.get('target_lang', 'en')}", "facebook/m2m100_418M")
 
 
 TRANSLATE = TaskKind(

@@ -19,7 +19,7 @@ MULTILINGUAL = frozenset({"m2m_100", "mbart", "nllb-moe", "nllb_moe", "seamless_
 # Models that are told what to do by words at the start of their input.
 PREFIXED = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers"})
 # Relative positions: the config's length is the one of training, and the model reads longer texts.
-RELATIVE = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers"})
+RELATIVE = PREFIXED
 # Position ids start after the padding index, so that two of the positions are never used.
 OFFSET = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "data2vec-text"})
 

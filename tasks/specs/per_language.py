@@ -55,15 +55,15 @@ def build_spec(kind: str, parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]],
     if not _translates(kinds.kind(kind)):
         those = ", ".join(one.name for one in kinds.KINDS if _translates(one))
         raise BadOption(f"--model LANGUAGE=MODEL is for {those}; {kind} takes one model.")
-    asked = options.asked()
-    if asked.get("source_lang") != language_codes.AUTO:
+    given = options.given()
+    if given.get("source_lang") != language_codes.AUTO:
         raise BadOption("--model LANGUAGE=MODEL goes with --from auto, which finds each document's language.")
-    if "prefix" in asked:
+    if "prefix" in given:
         raise BadOption("--prefix is the same for every language: give one --model and its --from with it.")
     detection.require()
     for pinned, config in parts.values():
         suitability.require(kind, config, pinned.model)
-    target = asked.get("target_lang") or _only_target(parts)
+    target = given.get("target_lang") or _only_target(parts)
     alone = []
     for language, (pinned, config) in parts.items():
         one = options.replaced(source_lang=language, target_lang=target)
@@ -75,7 +75,7 @@ def build_spec(kind: str, parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]],
     ordered = sorted(parts)
     models = {language: [parts[language][0].model, parts[language][0].revision] for language in ordered}
     params = {
-        **asked,
+        **given,
         "target_lang": target,
         "detector": detection.DETECTOR,
         "sources": ordered,

@@ -100,7 +100,10 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
     files are not whole, or are not the ``revision`` that was asked for.
     """
     if null.is_null(model):
-        return _pin_null(model, revision)
+        null.tokens_per_s(model)
+        if revision not in (None, null.REVISION):
+            raise ModelCorrupt(f"{model} is {null.REVISION}, not {revision}.")
+        return Pinned(model, null.REVISION)
     folder = _local_folder(model, models_dir)
     if folder is None:
         try:
@@ -125,13 +128,6 @@ def _nearest(model: str) -> str | None:
     return next(iter(named or nearly(written, ALIASES)), None)
 
 
-def _pin_null(model: str, revision: str | None) -> Pinned:
-    null.tokens_per_s(model)
-    if revision not in (None, null.REVISION):
-        raise ModelCorrupt(f"{model} is {null.REVISION}, not {revision}.")
-    return Pinned(model, null.REVISION)
-
-
 def locate(pinned: Pinned, *, models_dir: Path | None, cache_dir: Path) -> Path:
     """The folder with exactly the pinned files on this machine; downloads those of a hub commit.
 
@@ -149,7 +145,8 @@ def locate(pinned: Pinned, *, models_dir: Path | None, cache_dir: Path) -> Path:
     if actual != pinned.revision:
         raise ModelCorrupt(
             f"The files in {folder} are not those that the job was made with "
-            f"({_short(actual)} instead of {_short(pinned.revision)}): copy the model again, or make a new job."
+            f"({actual.removeprefix(_LOCAL)[:12]} instead of {pinned.revision.removeprefix(_LOCAL)[:12]}): copy the "
+            "model again, or make a new job."
         )
     return folder
 
@@ -302,7 +299,3 @@ def _stated_limits(folder: Path | None) -> list[int]:
     """Return the longest inputs that the files of the tokenizer and of sentence-transformers state."""
     found = [table(content(folder / file)).get(name) for file, name in _LIMITS] if folder is not None else []
     return [int(stated) for stated in found if isinstance(stated, int | float) and math.isfinite(stated)]
-
-
-def _short(revision: str) -> str:
-    return revision.removeprefix(_LOCAL)[:12]

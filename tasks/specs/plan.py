@@ -35,9 +35,9 @@ def build_spec(
     """
     found = kinds.kind(kind)
     suitability.require(kind, config, pinned.model)
-    plan = Plan(options.asked(), pinned.model, pinned.direction, config, stated)
+    plan = Plan(options.given(), pinned.model, pinned.direction, config, stated)
     _check_options(found, plan)
-    params = {**plan.asked, **found.params(plan), **_built_in(found, plan)}
+    params = {**plan.given, **found.params(plan), **_built_in(found, plan)}
     if config:
         selection.require_possible(kind, plan.family, options.quality, pinned.model)
         _check_room(plan)
@@ -53,10 +53,10 @@ def build_spec(
 def _check_options(kind: TaskKind, plan: Plan) -> None:
     """Raise BadOption for options of another kind, those of another family, and a template that is none."""
     fields = kind.options.model_fields
-    for name in sorted(plan.asked):
+    for name in sorted(plan.given):
         if name not in fields:
             raise BadOption(f"--{name.replace('_', '-')} has no meaning for {kind.name}.")
-        said, value = option(fields[name]), plan.asked[name]
+        said, value = option(fields[name]), plan.given[name]
         if said.is_template:
             prompts.check(value)
         if said.only is not None and plan.family not in {None, said.only} and value != said.any_takes:
@@ -74,14 +74,14 @@ def _built_in(kind: TaskKind, plan: Plan) -> dict[str, Any]:
     if kind.built_in is None:
         return {}
     if plan.family is Family.DECODER:
-        return {} if "prompt" in plan.asked else {"instructions": instructions.INSTRUCTIONS}
+        return {} if "prompt" in plan.given else {"instructions": instructions.INSTRUCTIONS}
     unknown = plan.model_type in families.PREFIXED and not families.knows_prefix(plan.config, kind.built_in.settings)
-    return {"prefix": ""} if kind.built_in.prefix and unknown and "prefix" not in plan.asked else {}
+    return {"prefix": ""} if kind.built_in.prefix and unknown and "prefix" not in plan.given else {}
 
 
 def _check_room(plan: Plan) -> None:
     """Raise BadOption if the longest output does not fit in the positions that the model's config names."""
-    wanted, holds = plan.asked.get("max_new_tokens"), families.positions(plan.config)
+    wanted, holds = plan.given.get("max_new_tokens"), families.positions(plan.config)
     if wanted is None or holds is None:
         return
     most = holds - MIN_WINDOW_TOKENS if plan.family is Family.DECODER else holds

@@ -30,6 +30,16 @@ class Encoded:
     features: Mapping[str, Sequence[int]] | str
     language: str | None = None
 
+    @property
+    def ids(self) -> Sequence[int]:
+        """The token ids of a window that is not given as text."""
+        return self.feature("input_ids")
+
+    def feature(self, name: str) -> Sequence[int]:
+        """Return a feature of each token, such as ``token_type_ids``."""
+        assert not isinstance(self.features, str)
+        return self.features[name]
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -63,8 +73,8 @@ class Coder(Protocol):
 
 
 @dataclass(frozen=True)
-class Readers:
-    """The encoders of a model that must be told each text's language.
+class LanguageCoders:
+    """The coders of a model that must be told each text's language.
 
     ``coder`` takes one of ``languages``, which are plain codes; None are all that have an English name.
     """

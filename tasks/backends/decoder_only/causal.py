@@ -15,11 +15,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tasks.backends import Assignment, Source, accelerator
-from tasks.backends.decoder_only.instructed import closes, generated, instructed, readers, window_limit
+from tasks.backends.decoder_only.instructed import Completion
 from tasks.backends.decoder_only.rowcache import RowCache
-from tasks.backends.decoder_only.sampling import next_tokens, penalized
-from tasks.backends.decoding import cut_at, decoding
-from tasks.backends.generation_files import Opening, require_keys_and_values, stated_settings
+from tasks.backends.decoding import Decoding
+from tasks.backends.generation_files import Opening, require_keys_and_values
 from tasks.backends.static import Computed, Items, StaticLoop
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
@@ -71,26 +70,21 @@ class CausalBackend:
         self._model = opening.model(AutoModelForCausalLM, self._dtype)
         require_keys_and_values(self._model, spec.model)
         self._model.to(device)
-        config = opening.config.get_text_config().to_dict()
-        self._tokens, stop, context = instructed(spec, opening.tokenizer, config)
-        self._decoding = decoding(spec, stated_settings(opening), context, stop)
-        self._limit_tokens = window_limit(spec, self._tokens, context, self._decoding)
+        self._completion = Completion(opening)
+        self._decoding = self._completion.decoding
+        self.limit_tokens = self._completion.limit_tokens
         # transformers 5.24 gave the argument another name.
         named = inspect.signature(self._model.forward).parameters
         self._cache_argument = "cache" if "cache" in named else "past_key_values"
-        self._seen_stop = _PER_CHARACTER * max(map(len, (*stop, *self._decoding.closing)), default=0)
+        self._seen_stop = _PER_CHARACTER * max(map(len, (*self._decoding.stop, *self._decoding.closing)), default=0)
         budget = _BUDGETS[device.partition(":")[0]]
         self._loop = StaticLoop(self._together, budget)
         with torch.inference_mode(), accelerator.memory_errors(device):
             self._shared, self._lead = self._read_template()
-        self.traits = Traits(readers=readers(spec, self._tokens, self._limit_tokens))
-
-    @property
-    def limit_tokens(self) -> int:
-        return self._limit_tokens
+        self.traits = Traits(language_coders=self._completion.language_coders)
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        return self._tokens.encode(texts)
+        return self._completion.tokens.encode(texts)
 
     def run(self, source: Source) -> Iterator[Computed]:
         flight = Flight()
@@ -130,7 +124,7 @@ class CausalBackend:
         ):
             return Budget(tokens=0, rows=0)
         left = whole.tokens - used
-        rows = min(whole.rows - len(flight.rows), left // (most or output + self._tokens.overhead))
+        rows = min(whole.rows - len(flight.rows), left // (most or output + self._completion.tokens.overhead))
         return Budget(tokens=max(1, left - rows * output), rows=max(1, rows), spread=whole.spread)
 
     def _together(self, items: Items) -> Sequence[Output]:
@@ -174,8 +168,7 @@ class CausalBackend:
         return Flight(rows, cache), self._forward(cache, ids, lengths)
 
     def _row(self, item: Item[Any]) -> Row:
-        assert not isinstance(item.encoded.features, str)
-        ids = list(item.encoded.features["input_ids"])
+        ids = list(item.encoded.ids)
         return Row(item, ids, random.Random(self._decoding.seed_of(ids)))  # noqa: S311 - to be repeated, not secret
 
     def _shared_with(self, ids: Sequence[int]) -> int:
@@ -192,7 +185,7 @@ class CausalBackend:
 
     def _read_template(self) -> tuple[Sequence[int], RowCache | None]:
         """The tokens that every prompt begins with, and their keys and values."""
-        one, other = (self._row(Item(0, code, None)).ids for code in self._tokens.encode(_PROBES))
+        one, other = (self._row(Item(0, code, None)).ids for code in self.encode(_PROBES))
         length = next(
             (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
         )
@@ -227,9 +220,9 @@ class CausalBackend:
         """Choose each row's next token, and take those out that end with it."""
         rows, how = flight.rows, self._decoding
         if how.repetition_penalty != 1:
-            logits = penalized(logits, [[*row.ids, *row.written] for row in rows], how.repetition_penalty)
+            logits = _penalized(logits, [[*row.ids, *row.written] for row in rows], how.repetition_penalty)
         chances = [row.chance.random() for row in rows] if how.sampled else []
-        for row, token in zip(rows, next_tokens(logits, how, chances), strict=True):
+        for row, token in zip(rows, _next_tokens(logits, how, chances), strict=True):
             row.written.append(token)
         done = [(place, output) for place, row in enumerate(rows) if (output := self._ended(row)) is not None]
         outputs: list[Computed] = [(rows[place].item.id, output) for place, output in done]
@@ -248,12 +241,39 @@ class CausalBackend:
         """The output, if the row's last token is its last."""
         written, how = row.written, self._decoding
         at_end = written[-1] in how.ends
-        stopped = bool(how.stop) and cut_at(self._text(written[-self._seen_stop :]), how.stop) is not None
-        closed = bool(how.closing) and closes(self._tokens, written[-self._seen_stop :], how)
+        stopped = bool(how.stop) and self._completion.stops(written[-self._seen_stop :])
+        closed = bool(how.closing) and self._completion.closes(written[-self._seen_stop :])
         full = len(written) >= how.most_new_tokens(len(row.ids))
         if not (at_end or stopped or closed or full):
             return None
-        return generated(self._tokens, written, how, at_end=at_end or closed)
+        return self._completion.generated(written, at_end=at_end or closed)
 
-    def _text(self, ids: Sequence[int]) -> str:
-        return str(self._tokens.tokenizer.decode(ids, skip_special_tokens=True))
+
+def _penalized(logits: torch.Tensor, seen: Sequence[Sequence[int]], penalty: float) -> torch.Tensor:
+    """The logits (rows, vocabulary) with those of tokens that a row has seen made less likely (Keskar et al. 2019,
+    section 4.1)."""
+    for row, ids in zip(logits, seen, strict=True):
+        places = torch.tensor(list(set(ids)), device=logits.device)
+        scores = row[places]
+        row[places] = torch.where(scores < 0, scores * penalty, scores / penalty)
+    return logits
+
+
+def _next_tokens(logits: torch.Tensor, decoding: Decoding, chances: Sequence[float]) -> list[int]:
+    """One token for each row of ``logits`` (rows, vocabulary), float32; ``chances`` are in [0, 1), one a row.
+
+    The chance points into the row's probabilities, the likeliest first, so that what else is in the batch has no part
+    in the choice: a sample of transformers' own depends on the whole batch, and is not repeatable.
+    """
+    if not decoding.sampled:
+        return list(logits.argmax(dim=-1).tolist())
+    width = min(decoding.top_k or logits.shape[-1], logits.shape[-1])
+    scores, tokens = (logits / decoding.temperature).topk(width, dim=-1)
+    shares = scores.softmax(dim=-1).double().cumsum(dim=-1)
+    reach = shares[:, -1:]
+    if decoding.top_p < 1:
+        held = (shares < decoding.top_p).sum(dim=-1, keepdim=True).clamp(max=width - 1)
+        reach = shares.gather(1, held)
+    chance = torch.tensor(chances, dtype=torch.float64, device=logits.device).unsqueeze(1)
+    chosen = torch.searchsorted(shares, chance * reach, right=True).clamp(max=width - 1)
+    return list(tokens.gather(1, chosen).squeeze(1).tolist())

@@ -1,22 +1,29 @@
-"""The input of a decoder-only model: the spec's template or instruction, in the model's own chat template if any."""
+"""The prompts and outputs of a decoder-only model under a spec, whichever library computes them.
+
+A prompt is the spec's template or instruction, in the model's own chat template if any.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from storage.core.specs import Spec
 from storage.steps.templates import keeps_white_space
-from tasks.backends.decoding import Decoding, cut_at
-from tasks.backends.tokens import Reading, Tokens
+from tasks.backends.decoding import cut_at, decoding
+from tasks.backends.generation_files import Opening, stated_settings
+from tasks.backends.tokens import TokenCoder, Tokens
 from tasks.errors import CannotServe
 from tasks.kinds.instructions import Instruction, instruction
 from tasks.languages import language_codes
 from tasks.models import families
 from tasks.outputs import Generated
-from tasks.windows.windows import Readers
+from tasks.windows.windows import LanguageCoders
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Stands for the document while the chat template is filled in; no template trims or changes it.
 _MARK = "\ue000document\ue000"
@@ -28,7 +35,57 @@ _ANY = "en"
 _SHOWN = 0.25
 
 
-def instructed(spec: Spec, tokenizer: Any, config: Mapping[str, Any]) -> tuple[Tokens, tuple[str, ...], int]:
+class Completion:
+    """The tokens of the prompts that a model reads, and the decoding of its outputs.
+
+    With ``most_tokens`` a prompt and its output have at most so many together. Raises CannotServe where the spec does
+    not fit the model.
+    """
+
+    def __init__(self, opening: Opening, most_tokens: int | None = None) -> None:
+        spec = opening.spec
+        config = opening.config.get_text_config().to_dict()
+        self.tokens, stop, context_tokens = instructed(spec, opening.tokenizer, config)
+        context_tokens = min(context_tokens, most_tokens or context_tokens)
+        self.context_tokens = context_tokens
+        self.decoding = decoding(spec, stated_settings(opening), context_tokens, stop)
+        self.limit_tokens = self._window_limit(spec)
+        self.language_coders = language_coders(spec, self.tokens, self.limit_tokens)
+
+    def stops(self, written: Sequence[int]) -> bool:
+        """Return True if these tokens contain a text to stop at."""
+        return cut_at(self._text(written), self.decoding.stop) is not None
+
+    def closes(self, written: Sequence[int]) -> bool:
+        """Return True if these tokens contain a stop string of the model's own, which may be a special token."""
+        return cut_at(self._text(written, special=True), self.decoding.closing) is not None
+
+    def generated(self, written: Sequence[int], *, at_end: bool) -> Generated:
+        """Return the output of these tokens: truncated unless the model came to its end or to a text to stop at."""
+        text = self._text(written)
+        cut = cut_at(text, self.decoding.stop)
+        kept = text if cut is None else cut
+        kept = kept.strip() if self.decoding.stripped else kept
+        return Generated(kept, len(written), truncated=not at_end and cut is None)
+
+    def _text(self, ids: Sequence[int], *, special: bool = False) -> str:
+        return str(self.tokens.tokenizer.decode(ids, skip_special_tokens=not special))
+
+    def _window_limit(self, spec: Spec) -> int:
+        """The most tokens of a window: the model's context without room for the output; raises CannotServe."""
+        output_tokens, overhead = self.decoding.max_new_tokens, self.tokens.overhead
+        limit = self.context_tokens - output_tokens
+        if limit < overhead + 8:
+            raise CannotServe(
+                f"{spec.model} holds {self.context_tokens} tokens: with {output_tokens} for the output and "
+                f"{overhead} for the prompt there is no room for a text. Give a smaller --max-new-tokens."
+            )
+        return self.tokens.checked_limit(limit, spec.params.get("window_tokens"))
+
+
+def instructed(
+    spec: Spec, tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any]
+) -> tuple[Tokens, tuple[str, ...], int]:
     """The tokens of the spec's prompts, the texts that end an output, and how many tokens the model holds.
 
     Raises CannotServe.
@@ -51,16 +108,16 @@ def _told(spec: Spec, tokens: Tokens, context_tokens: int) -> tuple[Tokens, Inst
     return framed, told
 
 
-def readers(spec: Spec, tokens: Tokens, limit_tokens: int) -> Readers | None:
+def language_coders(spec: Spec, tokens: Tokens, limit_tokens: int) -> LanguageCoders | None:
     """Return coders that tell the model the language of each text; None if the spec or the user's words say it."""
     if not _tells(spec):
         return None
 
     @cache
-    def coder(language: str) -> Reading:
-        return Reading(_told(_from(spec, language), tokens, limit_tokens)[0], limit_tokens)
+    def coder(language: str) -> TokenCoder:
+        return TokenCoder(_told(_from(spec, language), tokens, limit_tokens)[0], limit_tokens)
 
-    return Readers(coder)
+    return LanguageCoders(coder)
 
 
 def _tells(spec: Spec) -> bool:
@@ -71,7 +128,7 @@ def _from(spec: Spec, language: str) -> Spec:
     return replace(spec, params={**spec.params, "source_lang": language})
 
 
-def _around(spec: Spec, tokenizer: Any, told: Instruction) -> tuple[str, str, tuple[bool, bool]]:
+def _around(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: Instruction) -> tuple[str, str, tuple[bool, bool]]:
     """Return the words before every document, those after it, and at which of its ends white space is stripped."""
     keeps = keeps_white_space(spec.params)
     if tokenizer.chat_template is not None:
@@ -81,13 +138,13 @@ def _around(spec: Spec, tokenizer: Any, told: Instruction) -> tuple[str, str, tu
     return (before if told.system is None else f"{told.system}\n\n{before}"), after, (not keeps, not keeps)
 
 
-def _trims(spec: Spec, tokenizer: Any, told: Instruction) -> tuple[bool, bool]:
+def _trims(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: Instruction) -> tuple[bool, bool]:
     """Return if the chat template strips the beginning and the end of a document, as many templates do."""
     before, after = _in_chat(spec, tokenizer, told, f"{_SPACE}{_MARK}{_SPACE}")
     return not before.endswith(_SPACE), not after.startswith(_SPACE)
 
 
-def _in_chat(spec: Spec, tokenizer: Any, told: Instruction, document: str) -> tuple[str, str]:
+def _in_chat(spec: Spec, tokenizer: PreTrainedTokenizerBase, told: Instruction, document: str) -> tuple[str, str]:
     """Return the chat template's words around a document: those before the mark in it, and those after."""
     messages = [{"role": "user", "content": told.template.fill(document)}]
     if told.system is not None:
@@ -102,28 +159,3 @@ def _in_chat(spec: Spec, tokenizer: Any, told: Instruction, document: str) -> tu
     if not mark or _MARK in after or (told.system is not None and told.system.strip() not in text):
         raise CannotServe(f"The chat template of {spec.model} does not hold what it was given.")
     return before, after
-
-
-def closes(tokens: Tokens, written: Sequence[int], how: Decoding) -> bool:
-    """Return True if these tokens contain a stop string of the model's own, which may be a special token."""
-    text = str(tokens.tokenizer.decode(written, skip_special_tokens=False))
-    return any(closing in text for closing in how.closing)
-
-
-def generated(tokens: Tokens, written: Sequence[int], how: Decoding, *, at_end: bool) -> Generated:
-    """The output that these tokens are; it is truncated unless the model came to its end or to a text to stop at."""
-    text = str(tokens.tokenizer.decode(written, skip_special_tokens=True))
-    cut = cut_at(text, how.stop)
-    kept = text if cut is None else cut
-    return Generated(kept.strip() if how.stripped else kept, len(written), truncated=not at_end and cut is None)
-
-
-def window_limit(spec: Spec, tokens: Tokens, context_tokens: int, decoding: Decoding) -> int:
-    """The most tokens of a window: the model's context without room for the output; raises CannotServe."""
-    limit = context_tokens - decoding.max_new_tokens
-    if limit < tokens.overhead + 8:
-        raise CannotServe(
-            f"{spec.model} holds {context_tokens} tokens: with {decoding.max_new_tokens} for the output and "
-            f"{tokens.overhead} for the prompt there is no room for a text. Give a smaller --max-new-tokens."
-        )
-    return tokens.checked_limit(limit, spec.params.get("window_tokens"))

@@ -8,7 +8,8 @@ bench/results/generate.md.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
@@ -23,21 +24,21 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
         super().__init__()
         self.rows = rows
         self.start = self.end = 0
-        self._keys: torch.Tensor | None = None
-        self._values: torch.Tensor | None = None
+        self._buffers: tuple[torch.Tensor, ...] = ()  # of keys and of values, once there are some
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append columns; all there are now."""
         self.rows = key_states.shape[0]
-        self._reserve(key_states, value_states, self.rows, self.end - self.start + key_states.shape[-2])
-        assert self._keys is not None
-        assert self._values is not None
+        self._reserve((key_states, value_states), self.rows, self.end - self.start + key_states.shape[-2])
         added = slice(self.end, self.end + key_states.shape[-2])
-        self._keys[: self.rows, :, added] = key_states
-        self._values[: self.rows, :, added] = value_states
+        keys, values = self._buffers
+        keys[: self.rows, :, added] = key_states
+        values[: self.rows, :, added] = value_states
         self.end = added.stop
         self.is_initialized = True
-        return self.view(self._keys), self.view(self._values)
+        return self.view(keys), self.view(values)
 
     def view(self, buffer: torch.Tensor) -> torch.Tensor:
         return buffer[: self.rows, :, self.start : self.end]
@@ -48,58 +49,46 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
     def drop(self, row: int) -> None:
         """The last row takes the place of this one."""
         self.rows -= 1
-        for buffer in (self._keys, self._values):
-            assert buffer is not None
-            if row != self.rows:
-                buffer[row, :, self.start : self.end] = buffer[self.rows, :, self.start : self.end]
+        for buffer in self._buffers if row != self.rows else ():
+            buffer[row, :, self.start : self.end] = buffer[self.rows, :, self.start : self.end]
 
     def join(self, other: RowLayer) -> None:
         """Add the rows of another."""
-        assert other._keys is not None
-        assert other._values is not None
         columns, rows = other.get_seq_length(), self.rows + other.rows
-        self._reserve(other._keys, other._values, rows, max(columns, self.end - self.start), at_left=True)
-        for mine, theirs in ((self._keys, other._keys), (self._values, other._values)):
-            assert mine is not None
+        self._reserve(other._buffers, rows, max(columns, self.end - self.start), at_left=True)
+        for mine, theirs in zip(self._buffers, other._buffers, strict=True):
             mine[self.rows : rows, :, self.end - columns : self.end] = other.view(theirs)
         self.start = min(self.start, self.end - columns)
         self.rows = rows
 
-    def lead(self, keys: torch.Tensor, values: torch.Tensor, places: torch.Tensor) -> None:
-        """Begin with the columns of one text, shared by all rows: ``places`` (rows, columns) says which go where."""
-        self.rows, columns = places.shape
-        self._reserve(keys, values, self.rows, columns)
-        for buffer, shared in ((self._keys, keys), (self._values, values)):
-            assert buffer is not None
-            buffer[: self.rows, :, :columns] = shared[0, :, places].transpose(0, 1)
-        self.end = columns
-        self.is_initialized = True
+    def leading(self, places: torch.Tensor) -> RowLayer:
+        """A layer that begins with columns of this one's only row: ``places`` (rows, columns) says which go where."""
+        led = RowLayer(len(places))
+        columns = places.shape[1]
+        led._reserve(self._buffers, led.rows, columns)
+        for buffer, shared in zip(led._buffers, self._buffers, strict=True):
+            buffer[: led.rows, :, :columns] = self.view(shared)[0, :, places].transpose(0, 1)
+        led.end = columns
+        led.is_initialized = True
+        return led
 
-    def first(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values as they stand, each of shape (rows, heads, columns, dim)."""
-        assert self._keys is not None
-        assert self._values is not None
-        return self.view(self._keys), self.view(self._values)
+    def _reserve(self, likes: Sequence[torch.Tensor], rows: int, columns: int, *, at_left: bool = False) -> None:
+        """Make room for so many rows and for so many columns from ``start``, or up to ``end``.
 
-    def _reserve(
-        self, keys: torch.Tensor, values: torch.Tensor, rows: int, columns: int, *, at_left: bool = False
-    ) -> None:
-        """Make room for so many rows and for so many columns from ``start``, or up to ``end``."""
-        if self._keys is not None:
-            room = self.end if at_left else self._keys.shape[-2] - self.start
-            if rows <= self._keys.shape[0] and columns <= room:
+        ``likes`` are keys and values of the same heads, dimensions and type.
+        """
+        kept_rows = rows
+        if self._buffers:
+            kept_rows, _, kept_columns, _ = self._buffers[0].shape
+            if rows <= kept_rows and columns <= (self.end if at_left else kept_columns - self.start):
                 return
         now = self.end - self.start
         begin = columns - now if at_left else 0
-        room = columns + _SLACK_COLUMNS
-        kept_rows = max(rows, 0 if self._keys is None else self._keys.shape[0])
-        grown = []
-        for old, like in ((self._keys, keys), (self._values, values)):
-            new = like.new_zeros((kept_rows, like.shape[1], room, like.shape[-1]))
-            if old is not None:
-                new[: old.shape[0], :, begin : begin + now] = old[:, :, self.start : self.end]
-            grown.append(new)
-        self._keys, self._values = grown
+        shape = max(rows, kept_rows), columns + _SLACK_COLUMNS
+        grown = tuple(like.new_zeros((shape[0], like.shape[1], shape[1], like.shape[-1])) for like in likes)
+        for old, new in zip(self._buffers, grown, strict=False):
+            new[: old.shape[0], :, begin : begin + now] = old[:, :, self.start : self.end]
+        self._buffers = grown
         self.start, self.end = begin, begin + now
 
 
@@ -129,10 +118,7 @@ class RowCache(Cache):  # type: ignore[misc]
     def leading(self, places: torch.Tensor) -> RowCache:
         """A cache whose rows begin with parts of this one's only row: ``places`` (rows, columns) says with which."""
         led = RowCache()
-        for layer in self._layers():
-            new = RowLayer()
-            new.lead(*layer.first(), places)
-            led.layers.append(new)
+        led.layers = [layer.leading(places) for layer in self._layers()]
         return led
 
     def _layers(self) -> list[RowLayer]:

@@ -26,9 +26,9 @@ from vllm.sampling_params import RequestOutputKind
 from storage.core.outcomes import Reason
 from storage.core.specs import Spec
 from tasks.backends import Assignment, Source, accelerator
-from tasks.backends.decoder_only.instructed import generated, instructed, readers, window_limit
-from tasks.backends.decoding import Decoding, decoding
-from tasks.backends.generation_files import Opening, stated_settings
+from tasks.backends.decoder_only.instructed import Completion
+from tasks.backends.decoding import Decoding
+from tasks.backends.generation_files import Opening
 from tasks.backends.static import Computed, failure
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
@@ -57,25 +57,18 @@ class VllmBackend:
         self._dtype = accelerator.dtype_for(spec.quality, device)
         opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
         opening.require_weights(AutoModelForCausalLM)
-        config = opening.config.get_text_config().to_dict()
-        self._tokens, stop, context = instructed(spec, opening.tokenizer, config)
-        context = min(context, _CONTEXT[self._kind])
-        self._decoding = decoding(spec, stated_settings(opening), context, stop)
-        if self._decoding.closing:
+        self._completion = Completion(opening, most_tokens=_CONTEXT[self._kind])
+        self.limit_tokens = self._completion.limit_tokens
+        if self._completion.decoding.closing:
             raise Unsuited(
                 f"The files of {spec.model} ask for stop_strings, which vLLM does not see in special tokens."
             )
-        self._limit_tokens = window_limit(spec, self._tokens, context, self._decoding)
         self._thread = ThreadPoolExecutor(1, "vllm")
-        self._engine: LLMEngine = self._thread.submit(self._start, opening.folder, spec, context).result()
-        self.traits = Traits(readers=readers(spec, self._tokens, self._limit_tokens))
-
-    @property
-    def limit_tokens(self) -> int:
-        return self._limit_tokens
+        self._engine: LLMEngine = self._thread.submit(self._start, opening.folder, spec).result()
+        self.traits = Traits(language_coders=self._completion.language_coders)
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        return self._tokens.encode(texts)
+        return self._completion.tokens.encode(texts)
 
     def run(self, source: Source) -> Iterator[Computed]:
         flight: dict[str, Item[Any]] = {}
@@ -86,7 +79,9 @@ class VllmBackend:
                 return
             for item in items:
                 try:
-                    self._engine.add_request(str(item.id), {"prompt_token_ids": self._ids(item)}, self._asked(item))
+                    ids = list(item.encoded.ids)
+                    asked = sampling(self._completion.decoding, ids)
+                    self._engine.add_request(str(item.id), {"prompt_token_ids": ids}, asked)
                 except Exception as error:  # vLLM refuses this one; the others go on
                     yield item.id, failure(error.with_traceback(None), Reason.DOCUMENT)
                 else:
@@ -106,14 +101,14 @@ class VllmBackend:
         gc.collect()  # the engine's parts refer to one another
         accelerator.release(self._device)
 
-    def _start(self, folder: Path, spec: Spec, context: int) -> LLMEngine:
+    def _start(self, folder: Path, spec: Spec) -> LLMEngine:
         sized = {"kv_cache_memory_bytes": _CPU_CACHE_BYTES} if self._kind == "cpu" else {}
         try:
             return LLMEngine.from_engine_args(
                 EngineArgs(
                     model=str(folder),
                     dtype=str(self._dtype).removeprefix("torch."),
-                    max_model_len=context,
+                    max_model_len=self._completion.context_tokens,
                     max_num_seqs=_ROWS[self._kind],
                     enable_prefix_caching=True,
                     # What a graph saves on a CPU is less than what its compilation takes.
@@ -127,13 +122,6 @@ class VllmBackend:
         except Exception as error:  # whatever it has against the model, the device or the room
             reason = " ".join(str(error).split())[:300]
             raise Unsuited(f"vLLM cannot take {spec.model}: {type(error).__name__}: {reason}") from error
-
-    def _ids(self, item: Item[Any]) -> list[int]:
-        assert not isinstance(item.encoded.features, str)
-        return list(item.encoded.features["input_ids"])
-
-    def _asked(self, item: Item[Any]) -> SamplingParams:
-        return sampling(self._decoding, self._ids(item))
 
     def _step(self, flight: dict[str, Item[Any]]) -> Iterator[Computed]:
         """One step of vLLM's; the outputs that it finished."""
@@ -150,7 +138,7 @@ class VllmBackend:
                 (written,) = answer.outputs
                 # vLLM's own text lacks a last character whose bytes are not complete.
                 at_end = written.finish_reason != "length"
-                yield item.id, generated(self._tokens, written.token_ids, self._decoding, at_end=at_end)
+                yield item.id, self._completion.generated(written.token_ids, at_end=at_end)
 
 
 def sampling(how: Decoding, ids: Sequence[int]) -> SamplingParams:

@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +21,11 @@ from torch import Tensor, nn
 from tasks.backends.encoder.kernels import Kernels, Linear, kernels_for
 from tasks.models import families
 from tasks.windows.windows import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.models.bert.modeling_bert import BertLayer
+    from transformers.models.distilbert.modeling_distilbert import TransformerBlock
 
 log = logging.getLogger("docmill.backends")
 
@@ -54,7 +59,7 @@ class Layer:
 class PackedEncoder:
     """The last hidden states of a transformers encoder on ``device`` for a batch of token ids, without padding."""
 
-    def __init__(self, model: Any, device: str, kernels: Kernels) -> None:
+    def __init__(self, model: PreTrainedModel, device: str, kernels: Kernels) -> None:
         config = model.config
         self._device = device
         self._attention = kernels.attention
@@ -110,7 +115,7 @@ class PackedEncoder:
         return counted * real + self._padding
 
 
-def proven_encoder(model: Any, device: str, dtype: torch.dtype) -> PackedEncoder | None:
+def proven_encoder(model: PreTrainedModel, device: str, dtype: torch.dtype) -> PackedEncoder | None:
     """The model without padding, once it gave what the model's own code gives; None where that has to compute.
 
     Takes the model over. What the comparison raises counts as a difference.
@@ -132,7 +137,7 @@ def proven_encoder(model: Any, device: str, dtype: torch.dtype) -> PackedEncoder
     return encoder
 
 
-def difference(encoder: Callable[[Sequence[Encoded]], dict[str, Tensor]], model: Any) -> float:
+def difference(encoder: Callable[[Sequence[Encoded]], dict[str, Tensor]], model: PreTrainedModel) -> float:
     """The most that a token's state differs from that of the model's own code, in parts of its length."""
     most = model.config.vocab_size - 1
     rows = [[number * most // length for number in range(1, length + 1)] for length in compared_lengths(model.config)]
@@ -146,31 +151,31 @@ def difference(encoder: Callable[[Sequence[Encoded]], dict[str, Tensor]], model:
     return float(torch.stack(distances).max())
 
 
-def compared_lengths(config: Any) -> tuple[int, ...]:
+def compared_lengths(config: PretrainedConfig) -> tuple[int, ...]:
     """Return the lengths in tokens of a comparison's texts, which are padded as those of a real batch are."""
     limit = families.window_limit(config.to_dict())
     longest = min(limit, max(_LEAST_LONGEST, local_span(config) + 2 * max(_COMPARED_LENGTHS)))
     return tuple(min(length, limit) for length in (*_COMPARED_LENGTHS, longest))
 
 
-def local_span(config: Any) -> int:
+def local_span(config: PretrainedConfig) -> int:
     """Return the most tokens that a layer of local attention sees; 0 where all layers see everything."""
     spans = [getattr(config, name, None) for name in _SPANS]
     return max((max(span) if isinstance(span, list) else span for span in spans if span), default=0)
 
 
-def packs(model: Any, kernels: Kernels) -> bool:
+def packs(model: PreTrainedModel, kernels: Kernels) -> bool:
     """Return True if ``PackedEncoder`` computes this model."""
     config = model.config
     known = config.model_type in _BERTS_DESIGN and _activation(config) in kernels.activations
     return known and not getattr(config, "is_decoder", False) and hasattr(model, "embeddings")
 
 
-def _activation(config: Any) -> str:
+def _activation(config: PretrainedConfig) -> str:
     return str(getattr(config, "hidden_act", None) or getattr(config, "activation", ""))
 
 
-def _plain(layer: Any, linear: Callable[..., Linear]) -> Layer:
+def _plain(layer: BertLayer, linear: Callable[..., Linear]) -> Layer:
     attention = layer.attention.self
     return Layer(
         linear(attention.query, attention.key, attention.value),
@@ -182,7 +187,7 @@ def _plain(layer: Any, linear: Callable[..., Linear]) -> Layer:
     )
 
 
-def _distilled(layer: Any, linear: Callable[..., Linear]) -> Layer:
+def _distilled(layer: TransformerBlock, linear: Callable[..., Linear]) -> Layer:
     attention = layer.attention
     return Layer(
         linear(attention.q_lin, attention.k_lin, attention.v_lin),
@@ -201,8 +206,4 @@ def _normed(norm: nn.LayerNorm, states: Tensor) -> Tensor:
 
 def _joined(batch: Sequence[Encoded], name: str) -> Tensor:
     """A feature of all texts, end to end."""
-    parts = []
-    for one in batch:
-        assert not isinstance(one.features, str)
-        parts.append(np.asarray(one.features[name], dtype=np.int64))
-    return torch.from_numpy(np.concatenate(parts))
+    return torch.from_numpy(np.concatenate([np.asarray(one.feature(name), dtype=np.int64) for one in batch]))

@@ -13,6 +13,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import nn
 
 from tasks.backends import Assignment, accelerator
 from tasks.backends.convert import safe_folder
@@ -66,7 +67,7 @@ class PoolingHead:
     of length 1.
     """
 
-    def __init__(self, modules: Sequence[Any], truncate_dim: int | None, prompt_tokens: int | None) -> None:
+    def __init__(self, modules: Sequence[nn.Module], truncate_dim: int | None, prompt_tokens: int | None) -> None:
         self._modules = modules
         self._truncate_dim = truncate_dim
         self._prompt_tokens = prompt_tokens
@@ -127,7 +128,7 @@ def _own_states(model: SentenceTransformer, tokens: Tokens | None, device: str, 
     return states_of
 
 
-def _reads_states_only(first: Any, others: Sequence[Any]) -> bool:
+def _reads_states_only(first: Transformer, others: Sequence[nn.Module]) -> bool:
     """Return True if the modules after the first need nothing of it but its last hidden states."""
     output = first.modality_config["text"]["method_output_name"]
     last = output in ("last_hidden_state", ("last_hidden_state",), ["last_hidden_state"])

@@ -36,7 +36,7 @@ from tasks.windows.windows import Encoded
 # Unlike lengths cost less than small batches. What is taken at once is divided among the workers, so that the last
 # windows of a job, or a few shards' windows, keep none of them waiting.
 _ANY = 1 << 30
-_BUDGETS = {
+BUDGETS = {
     "cpu": Budget(tokens=6144, rows=48, spread=_ANY),
     "cuda": Budget(tokens=65_536, rows=512, spread=_ANY),
 }
@@ -46,9 +46,9 @@ _HYPOTHESES = {"cpu": 128, "cuda": 512}
 _ALL_HYPOTHESES = 512
 _MOST_WORKERS = 8
 # Batches for each worker, so that none waits for us between two of them.
-_AHEAD = 2
+AHEAD = 2
 # A batch takes seconds: it is worth this long a wait to begin with a full one.
-_PATIENCE_S = 0.05
+PATIENCE_S = 0.05
 # How often batches in flight are looked at: a worker for which nothing went ahead waits so long at the most.
 _LOOK_S = 0.005
 # What a quality class may be carried out in, the best first.
@@ -90,8 +90,8 @@ class CTranslateBackend:
         opening = Opening.of(spec, folder, cache_dir)
         require_known(opening.config.model_type, spec.model)
         opening.require_weights(transformers.AutoModelForSeq2SeqLM)  # of an earlier conversion, too
-        settings = generation_settings(opening.folder)
-        self._generation = Generation(spec, opening.config.to_dict(), opening.tokenizer, settings)
+        self._generation = Generation(opening, generation_settings(opening.folder))
+        self.limit_tokens = self._generation.limit_tokens
         self._options = options(self._generation, spec.model)
         if not assignment.alone and (setting := inexact(self._generation)):
             raise Unsuited(f"CTranslate2 searches otherwise than transformers: {setting}.")
@@ -110,7 +110,7 @@ class CTranslateBackend:
         if kind == "cpu":
             allocator.keep_freed()
         self._workers = workers
-        budget, beams = _BUDGETS[kind], self._generation.beams
+        budget, beams = BUDGETS[kind], self._generation.beams
         self._loop = StaticLoop(
             self._compute,
             replace(
@@ -119,11 +119,7 @@ class CTranslateBackend:
                 rows=max(1, min(budget.rows, min(_HYPOTHESES[kind], _ALL_HYPOTHESES // workers) // beams)),
             ),
         )
-        self.traits = Traits(readers=self._generation.readers)
-
-    @property
-    def limit_tokens(self) -> int:
-        return self._generation.limit_tokens
+        self.traits = Traits(language_coders=self._generation.language_coders)
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._generation.tokens.encode(texts)
@@ -132,7 +128,7 @@ class CTranslateBackend:
         """Keeps some batches in flight for each worker. Once nothing more is given, those in flight are the last."""
         flights: list[Flight] = []
         while True:
-            while len(flights) <= (_AHEAD - 1) * self._workers and (items := self._take(source, len(flights))):
+            while len(flights) <= (AHEAD - 1) * self._workers and (items := self._take(source, len(flights))):
                 flights += (Flight(part, self._post(part)) for part in divided(items, self._workers))
             if not flights:
                 return
@@ -170,7 +166,7 @@ class CTranslateBackend:
             tokens=one.tokens * self._workers,
             rows=rows,
             least=rows if busy else 1,
-            patience_s=0.0 if busy else _PATIENCE_S,
+            patience_s=0.0 if busy else PATIENCE_S,
         )
         return source.take(asked)
 
@@ -178,7 +174,7 @@ class CTranslateBackend:
         return self._collect(Flight(items, self._post(items)))
 
     def _post(self, items: Items) -> Sequence[Any]:
-        sources = [list(map(str, _ids(item.encoded))) for item in items]
+        sources = [list(map(str, item.encoded.ids)) for item in items]
         prefix = self._options.prefix
         results: Sequence[Any] = self._translator.translate_batch(
             sources,
@@ -209,12 +205,6 @@ def compute_type(quality: str, kind: str) -> str:
         if name in supported:
             return name
     raise Unsuited(f"CTranslate2 has no {quality} precision on this {kind} device.")
-
-
-def _ids(encoded: Encoded) -> Sequence[int]:
-    assert not isinstance(encoded.features, str)
-    ids: Sequence[int] = encoded.features["input_ids"]
-    return ids
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ctranslate2
 import torch
@@ -16,6 +17,11 @@ from tasks.backends import accelerator
 from tasks.backends.convert import made_once, safe_folder
 from tasks.backends.generation_files import generation_settings
 from tasks.errors import Unsuited
+
+if TYPE_CHECKING:
+    from ctranslate2.specs.transformer_spec import TransformerDecoderSpec
+    from torch import nn
+    from transformers import GenerationConfig, PreTrainedModel
 
 log = logging.getLogger("docmill.backends")
 
@@ -31,7 +37,7 @@ class _Bart(loaders.BartLoader):  # type: ignore[misc]
 
     norm_before, norm_embedding = False, True
 
-    def get_model_spec(self, model: Any) -> Any:
+    def get_model_spec(self, model: PreTrainedModel) -> SequenceToSequenceModelSpec:
         model.config.normalize_before, model.config.normalize_embedding = self.norm_before, self.norm_embedding
         return super().get_model_spec(model)
 
@@ -44,21 +50,21 @@ class _Pegasus(_Bart):
     norm_before, norm_embedding = True, False
 
 
-class _Marian(loaders.MarianMTLoader):  # type: ignore[misc]
+class Marian(loaders.MarianMTLoader):  # type: ignore[misc]
     """CTranslate2's own starts from a zero embedding and drops the row of the padding token. Models that were not
     trained by Marian itself start from that row, and it is not zero."""
 
-    def set_decoder(self, spec: Any, decoder: Any) -> None:
+    def set_decoder(self, spec: TransformerDecoderSpec, decoder: nn.Module) -> None:
         loaders.BartLoader.set_decoder(self, spec, decoder)
 
-    def _remove_pad_weights(self, spec: Any) -> None:
+    def _remove_pad_weights(self, spec: SequenceToSequenceModelSpec) -> None:
         """All rows stay."""
 
 
 class _T5(loaders.T5Loader):  # type: ignore[misc]
     """CTranslate2's own goes by ``tie_word_embeddings``, which transformers 5 has true for every T5."""
 
-    def get_model_spec(self, model: Any) -> Any:
+    def get_model_spec(self, model: PreTrainedModel) -> SequenceToSequenceModelSpec:
         spec = super().get_model_spec(model)
         scaled = getattr(model.config, "scale_decoder_outputs", False)
         spec.decoder.scale_outputs = model.config.d_model**-0.5 if scaled else OPTIONAL
@@ -69,8 +75,8 @@ class _UMT5(_T5, loaders.UMT5Loader):  # type: ignore[misc]
     """The same, with a position bias in each layer."""
 
 
-_LOADERS = {
-    "marian": _Marian,
+LOADERS = {
+    "marian": Marian,
     "bart": _Bart,
     "mbart": _MBart,
     "m2m_100": loaders.M2M100Loader,
@@ -83,11 +89,11 @@ _LOADERS = {
 
 def require_known(model_type: str, model: str) -> None:
     """Raise Unsuited for an architecture that is not converted."""
-    if model_type not in _LOADERS:
+    if model_type not in LOADERS:
         raise Unsuited(f"{model} is a {model_type or 'model'}, which is not converted for CTranslate2.")
 
 
-def start_token(settings: Any, model: str) -> int:
+def start_token(settings: GenerationConfig, model: str) -> int:
     """The token from which the decoder starts; raises Unsuited where each text would have its own."""
     start = settings.decoder_start_token_id
     start = settings.bos_token_id if start is None else start
@@ -128,9 +134,9 @@ def _convert(folder: Path, target: Path, spec_name: str) -> None:
         _compare(model, target, settings, spec_name)
 
 
-def _spec(model: Any, settings: Any, spec_name: str) -> SequenceToSequenceModelSpec:
+def _spec(model: PreTrainedModel, settings: GenerationConfig, spec_name: str) -> SequenceToSequenceModelSpec:
     """The model as CTranslate2 describes it. Its words are the token ids as they are: tokenising is ours."""
-    made = _LOADERS[model.config.model_type]().get_model_spec(model)
+    made = LOADERS[model.config.model_type]().get_model_spec(model)
     start, end = start_token(settings, spec_name), _first(settings.eos_token_id)
     made.config.decoder_start_token = made.config.bos_token = str(start)
     # Never looked up: every id is a word.
@@ -145,11 +151,11 @@ def _words(size: int) -> list[str]:
     return [str(number) for number in range(size)]
 
 
-def _first(ids: Any) -> int:
-    return int(ids[0] if isinstance(ids, list) else ids)
+def _first(ids: int | Sequence[int]) -> int:
+    return ids if isinstance(ids, int) else ids[0]
 
 
-def _compare(model: Any, folder: Path, settings: Any, spec_name: str) -> None:
+def _compare(model: PreTrainedModel, folder: Path, settings: GenerationConfig, spec_name: str) -> None:
     """Raise Unsuited unless both say the same of some tokens: what a loader got wrong shows here, not in a corpus."""
     start, end = start_token(settings, spec_name), _first(settings.eos_token_id)
     read, written = model.get_input_embeddings().num_embeddings, model.get_output_embeddings().weight.shape[0]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.backends.encoder_decoder.generation import Generation, as_ids
 from tasks.errors import Unsuited
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 # Beams that end early are done at the number of hypotheses that CTranslate2 calls a patience of 1. Others go on for
 # as long as a better end seems possible; this is how far CTranslate2 looks then.
@@ -88,12 +91,12 @@ def options(generation: Generation, model: str) -> Options:
     return Options(arguments, tuple(map(str, prefixes)), forced, frozenset(ends), most)
 
 
-def _least_new_tokens(settings: Any) -> int:
+def _least_new_tokens(settings: GenerationConfig) -> int:
     # min_length counts the start token.
     return max((settings.min_length or 0) - 1, settings.min_new_tokens or 0, 0)
 
 
-def _suppressed(settings: Any, ends: Sequence[int]) -> list[list[str]]:
+def _suppressed(settings: GenerationConfig, ends: Sequence[int]) -> list[list[str]]:
     """Sequences that are never written; an end is never one of them, as in transformers."""
     sequences = [list(words) for words in settings.bad_words_ids or () if list(words) not in [[end] for end in ends]]
     sequences += [[token] for token in as_ids(settings.suppress_tokens)]

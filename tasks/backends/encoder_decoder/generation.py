@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from storage.core.specs import Spec
+from tasks.backends.decoding import NEUTRAL_AT_ONE
 from tasks.backends.encoder_decoder import task_prefixes
-from tasks.backends.encoder_decoder.language_tokens import readers
+from tasks.backends.generation_files import Opening
 from tasks.backends.tokens import Tokens
 from tasks.errors import CannotServe
 from tasks.models import families
 from tasks.outputs import Generated
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 # Ours, where neither the command nor the model's files say how much to write.
 _MAX_NEW_TOKENS = 256
@@ -25,13 +29,6 @@ _PLAIN = frozenset(
         "renormalize_logits", "do_sample", "temperature", "top_k", "top_p", "use_cache", "transformers_version",
     }
 )  # fmt: skip
-# Settings that change nothing at 1. At 0, false or none, none of them does.
-_NEUTRAL_AT_ONE = frozenset(
-    {
-        "repetition_penalty", "encoder_repetition_penalty", "typical_p", "num_beam_groups", "num_return_sequences",
-        "guidance_scale",
-    }
-)  # fmt: skip
 
 
 class Generation:
@@ -41,13 +38,14 @@ class Generation:
     default. Raises BadOption and CannotServe where the spec does not fit the model.
     """
 
-    def __init__(self, spec: Spec, config: Mapping[str, Any], tokenizer: Any, settings: Any) -> None:
-        dialect = task_prefixes.dialect(spec, config, tokenizer)
-        self.tokens = Tokens(tokenizer, prefix=dialect.prefix)
+    def __init__(self, opening: Opening, settings: GenerationConfig) -> None:
+        spec, config = opening.spec, opening.config.to_dict()
+        dialect = task_prefixes.dialect(spec, config, opening.tokenizer)
+        self.tokens = Tokens(opening.tokenizer, prefix=dialect.prefix)
         self.limit_tokens = self.tokens.checked_limit(
             families.window_limit(config, self.tokens.stated_limit), spec.params.get("window_tokens")
         )
-        self.readers = readers(spec, config, self.tokens, self.limit_tokens)
+        self.language_coders = task_prefixes.language_coders(spec, config, self.tokens, self.limit_tokens)
         set_generation(settings, spec, dialect)
         self.settings = settings
         self.beams: int = settings.num_beams or 1
@@ -72,20 +70,21 @@ class Generation:
         return Generated(text.strip(), tokens, truncated=tokens >= self.most_new_tokens)
 
 
-def _plain(name: str, value: Any) -> bool:
+def _plain(name: str, value: object) -> bool:
+    # At 0, false or none, no setting changes anything.
     if name in _PLAIN or name.startswith(("_", "output_", "return_dict")) or not value:
         return True
-    return name in _NEUTRAL_AT_ONE and value == 1
+    return name in {*NEUTRAL_AT_ONE, "repetition_penalty"} and value == 1
 
 
-def as_ids(value: Any) -> list[int]:
+def as_ids(value: int | Sequence[int] | None) -> list[int]:
     """Token ids from a setting that may be none, one or several."""
     if value is None:
         return []
-    return list(value) if isinstance(value, list | tuple) else [int(value)]
+    return [value] if isinstance(value, int) else list(value)
 
 
-def set_generation(generation: Any, spec: Spec, dialect: task_prefixes.Dialect) -> None:
+def set_generation(generation: GenerationConfig, spec: Spec, dialect: task_prefixes.Dialect) -> None:
     """Set how the model writes: the command's parameters, then the model's own, then those its config keeps
     for the task, then ours. Changes the model's own object, since generate() fills every gap from it.
 

@@ -11,9 +11,8 @@ from transformers import AutoModelForSeq2SeqLM
 
 from tasks.backends import Assignment, Source, accelerator
 from tasks.backends.decoding import seed_of
-from tasks.backends.encoder_decoder.beams import shrinking_beams
 from tasks.backends.encoder_decoder.generation import Generation
-from tasks.backends.encoder_decoder.greedy_search import shrinking_greedy
+from tasks.backends.encoder_decoder.searches import shrinking_beams, shrinking_greedy
 from tasks.backends.generation_files import Opening
 from tasks.backends.static import Items, StaticLoop
 from tasks.backends.tokens import padded
@@ -35,9 +34,8 @@ class Seq2SeqBackend:
         self._dtype = accelerator.dtype_for(spec.quality, device)
         opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
         self._model = opening.model(AutoModelForSeq2SeqLM, self._dtype).to(device)
-        self._generation = Generation(
-            spec, opening.config.to_dict(), opening.tokenizer, self._model.generation_config
-        )
+        self._generation = Generation(opening, self._model.generation_config)
+        self.limit_tokens = self._generation.limit_tokens
         beams = self._generation.beams
         search = shrinking_greedy if beams == 1 else shrinking_beams
         plain = self._generation.ends and not self._generation.unusual
@@ -49,11 +47,7 @@ class Seq2SeqBackend:
         # Samples of a batch depend on all its rows.
         rows = 1 if self._generation.settings.do_sample else max(1, budget.rows // beams)
         self._loop = StaticLoop(self._compute, Budget(tokens=budget.tokens // beams, rows=rows))
-        self.traits = Traits(readers=self._generation.readers)
-
-    @property
-    def limit_tokens(self) -> int:
-        return self._generation.limit_tokens
+        self.traits = Traits(language_coders=self._generation.language_coders)
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._generation.tokens.encode(texts)
@@ -85,8 +79,7 @@ class Seq2SeqBackend:
             yield
             return
         (item,) = items
-        assert not isinstance(item.encoded.features, str)
         devices = [self._device] if self._device.startswith("cuda") else []
         with torch.random.fork_rng(devices):
-            torch.manual_seed(seed_of(self._seed, item.encoded.features["input_ids"]))
+            torch.manual_seed(seed_of(self._seed, item.encoded.ids))
             yield

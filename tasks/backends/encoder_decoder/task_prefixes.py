@@ -1,17 +1,26 @@
-"""Task prefixes of encoder-decoder models: words, tokens, or none."""
+"""Task prefixes of encoder-decoder models: words, tokens, or none.
+
+Where the languages are to be found, each text has a prefix of its own, which the coder of its language gives it.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from storage.core.specs import Spec
 from tasks import kinds
+from tasks.backends.tokens import TokenCoder, Tokens
 from tasks.errors import BadOption, CannotServe
 from tasks.languages import language_codes
 from tasks.models import families
+from tasks.windows.windows import LanguageCoders
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _TRANSLATION = "translation"  # the name of the task in a config
 _PAIR = re.compile(r"translation_([a-z]{2,3})_to_([a-z]{2,3})")
@@ -28,7 +37,7 @@ class Dialect:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
-def dialect(spec: Spec, config: Mapping[str, Any], tokenizer: Any) -> Dialect:
+def dialect(spec: Spec, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Dialect:
     """Return the way to tell this model what to do; sets the tokenizer's source language where it has one.
 
     Raises BadOption for languages that the model does not know, CannotServe where it must be told some.
@@ -113,19 +122,19 @@ def _agreed(spec: Spec, pairs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, 
     return first
 
 
-def known_languages(tokenizer: Any) -> dict[str, int]:
+def known_languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """The languages that a multilingual tokenizer has tokens for: code to token id."""
     # M2M100 keeps its languages outside the vocabulary.
     return {**getattr(tokenizer, "lang_code_to_id", {}), **language_tokens(tokenizer.get_vocab())}
 
 
-def _tokened(tokenizer: Any, source: str, target: str) -> Dialect:
+def _tokened(tokenizer: PreTrainedTokenizerBase, source: str, target: str) -> Dialect:
     known = known_languages(tokenizer)
     tokenizer.src_lang = language_codes.match(source, known)
     return Dialect(forced_bos_token_id=known[language_codes.match(target, known)])
 
 
-def _marian(spec: Spec, tokenizer: Any, target: str | None) -> Dialect:
+def _marian(spec: Spec, tokenizer: PreTrainedTokenizerBase, target: str | None) -> Dialect:
     """Marian models have one direction, but for those with target tokens such as ``>>fra<<``."""
     tokens = {token.strip("><"): token for token in getattr(tokenizer, "supported_language_codes", ())}
     if len(tokens) > 1 and target is None:
@@ -137,3 +146,53 @@ def _marian(spec: Spec, tokenizer: Any, target: str | None) -> Dialect:
     if target is not None and own and not language_codes.same_language(target, str(own)):
         raise BadOption(f"{spec.model} translates into {own}, not into {target}.")
     return Dialect()
+
+
+def language_coders(
+    spec: Spec, config: Mapping[str, Any], tokens: Tokens, limit_tokens: int
+) -> LanguageCoders | None:
+    """Return coders of texts by their language; None for a model of one direction, which is told none."""
+    if spec.params.get("source_lang") != language_codes.AUTO:
+        return None
+    model_type = str(config.get("model_type", ""))
+    if model_type in families.PREFIXED:
+        return _worded_coders(spec, config, tokens, limit_tokens)
+    if model_type in families.MULTILINGUAL:
+        return _tokened_coders(spec, tokens, limit_tokens)
+    return None
+
+
+def _worded_coders(spec: Spec, config: Mapping[str, Any], tokens: Tokens, limit_tokens: int) -> LanguageCoders:
+    target = str(spec.params["target_lang"])
+
+    @cache
+    def coder(language: str) -> TokenCoder:
+        return TokenCoder(tokens.framed(wording(config, language, target)), limit_tokens)
+
+    stated = frozenset(map(language_codes.plain, worded_pairs(config, target)))
+    return LanguageCoders(coder, stated or None)
+
+
+def _tokened_coders(spec: Spec, tokens: Tokens, limit_tokens: int) -> LanguageCoders:
+    known = known_languages(tokens.tokenizer)
+    place = _label_place(spec, tokens, frozenset(known.values()))
+
+    @cache
+    def coder(language: str) -> TokenCoder:
+        return TokenCoder(tokens.labelled(place, known[language_codes.match(language, known)]), limit_tokens)
+
+    plain = (language_codes.plain(code) for code in known if language_codes.short_code(code))
+    return LanguageCoders(coder, frozenset(plain))
+
+
+def _label_place(spec: Spec, tokens: Tokens, labels: frozenset[int]) -> int:
+    """Return the place of the language among a text's tokens, from the end if it stands behind the text."""
+    found = []
+    for encoded in tokens.encode(["", "a"]):
+        ids = encoded.ids
+        found.append([(place, place - len(ids)) for place, token in enumerate(ids) if token in labels])
+    if any(len(places) != 1 for places in found):
+        raise CannotServe(f"The tokenizer of {spec.model} shows no source language: give --from.")
+    ((front, back),), ((other_front, other_back),) = found
+    assert front == other_front or back == other_back
+    return front if front == other_front else back

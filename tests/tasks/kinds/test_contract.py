@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +18,7 @@ from storage.core.outcomes import Status
 from storage.core.specs import Spec
 from tasks import kinds
 from tasks.engine.backend_factory import open_backend
-from tasks.errors import BadOption, CannotServe, UnknownKind
+from tasks.errors import BadOption, CannotServe, TaskError, UnknownKind
 from tasks.kinds import suitability
 from tasks.kinds.options import flag, is_list, key, option, value_type
 from tasks.specs import pinning
@@ -70,7 +71,7 @@ def test_options_are_the_same_from_the_command_line_a_pipeline_and_a_message(kin
 @pytest.mark.parametrize("kind", KINDS)
 def test_options_come_back_from_the_parameters_of_a_spec(kind: kinds.TaskKind) -> None:
     asked = kinds.options(kind.name, **samples(kind))
-    spec = Spec(kind.name, "model", "0" * 40, asked.quality, asked.asked())
+    spec = Spec(kind.name, "model", "0" * 40, asked.quality, asked.given())
     again = Spec.from_json(spec.to_json())
     assert again == spec
     assert kinds.options(kind.name, dtype=asked.dtype, **again.params) == asked
@@ -141,3 +142,9 @@ def test_no_name_of_a_kind_stands_in_the_code_outside_of_the_kinds() -> None:
                 if isinstance(node, ast.Constant) and node.value in kinds.NAMES
             ]
     assert found == []
+
+
+@pytest.mark.parametrize("model", ["null", "null@5"])
+def test_the_model_that_computes_nothing_is_no_kinds_default(model: str) -> None:
+    with pytest.raises(TaskError, match=f"may not be {model}, which computes nothing"):
+        replace(kinds.KINDS[0], default_model=model)

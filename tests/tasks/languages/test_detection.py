@@ -132,9 +132,9 @@ def _equal_to_named(writer: Bench, folder: Path, french: list[str], descriptions
         assert places
     # Weights of chance may write the same whatever they read.
     opened = partial(open_backend, device="cpu", models_dir=None, cache_dir=writer.cache_dir, backend=writer.backend)
-    readers = opened(spec("auto")).traits.readers
-    assert readers is not None
-    read = {language: readers.coder(language).encode(mixed) for language in ("fr", "es")}
+    coders = opened(spec("auto")).traits.language_coders
+    assert coders is not None
+    read = {language: coders.coder(language).encode(mixed) for language in ("fr", "es")}
     assert read["fr"] == opened(spec("fr")).encode(mixed) != read["es"] == opened(spec("es")).encode(mixed)
 
 

@@ -152,9 +152,9 @@ class Waiting:
 
 
 def windows(backend: PolyglotBackend, languages: Sequence[str]) -> Iterator[Encoded]:
-    assert backend.traits.readers is not None
+    assert backend.traits.language_coders is not None
     for n, language in enumerate(languages):
-        yield from backend.traits.readers.coder(language).encode([f"{language} " * (n % 5 + 1)])
+        yield from backend.traits.language_coders.coder(language).encode([f"{language} " * (n % 5 + 1)])
 
 
 @pytest.mark.parametrize("turn", [1_000_000, 7])

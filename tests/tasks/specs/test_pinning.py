@@ -159,5 +159,5 @@ def test_a_classifiers_head_is_named_where_its_encoder_embeds(tmp_path: Path) ->
     BertForSequenceClassification(config).save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "tokenizer.json").write_text("{}")
     found = pinning.check(str(tmp_path / "model"), models_dir=None, cache_dir=tmp_path / "cache")
-    assert found.kinds == ("embed",)
+    assert found.kinds == ("embed", "classify")
     assert found.head == "sequence classification"

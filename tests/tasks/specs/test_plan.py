@@ -59,7 +59,7 @@ def test_a_spec_names_the_version_of_the_built_in_instructions_it_uses() -> None
         ("translate", {"target_lang": "frnch"}, {}, "near: french"),
         ("translate", {"target_lang": "fr"}, T5, "give --from and --to"),
         ("translate", {}, M2M, "give --from and --to"),
-        ("classify", {}, {}, "No such task"),
+        ("no such", {}, {}, "No such task"),
         ("generate", {}, {}, "generate needs --prompt"),
         ("generate", {"prompt": "Say it."}, {}, "{text} does not stand in it"),
         ("generate", {"prompt": "{text}", "beams": 2}, {}, "--beams has no meaning for generate"),

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from tasks.backends.decoder_only.causal import CausalBackend
-from tasks.backends.decoder_only.instructed import instructed, readers
+from tasks.backends.decoder_only.instructed import instructed, language_coders
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
 from tasks.engine.backend_factory import open_backend
-from tasks.errors import CannotServe, OutOfMemory
+from tasks.errors import CannotServe
 from tasks.outputs import Generated
 from tests.tasks.conftest import Bench
 from tests.tasks.decoders import DECODERS
@@ -200,15 +200,15 @@ def test_a_batch_that_does_not_fit_in_memory_is_written_in_halves(
 ) -> None:
     spec = bench.spec("generate", str(made["gpt2"]), prompt=PROMPT, max_new_tokens=NEW_TOKENS)
     backend = opened(bench, spec)
-    forward = backend._forward
+    forward = GPT2LMHeadModel.forward
 
-    def narrow(cache: Any, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        if len(ids) > 5:
-            raise OutOfMemory
-        return forward(cache, ids, lengths)
+    def narrow(model: Any, input_ids: torch.Tensor, **others: Any) -> Any:
+        if len(input_ids) > 5:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return forward(model, input_ids, **others)
 
     expected = run_trickled(backend, sentences)
-    monkeypatch.setattr(backend, "_forward", narrow)
+    monkeypatch.setattr(GPT2LMHeadModel, "forward", narrow)
     assert run_trickled(backend, sentences) == expected
 
 
@@ -262,7 +262,7 @@ def test_demonstrations_stand_before_a_text_where_the_model_has_room_for_them(
     for context, demonstrations in ((4096, 3), (256, 0)):
         tokens, stop, found = instructed(spec, tokenizer, {"max_position_embeddings": context})
         assert (found, stop) == (context, ("\n",))
-        told = readers(spec, tokens, context)
+        told = language_coders(spec, tokens, context)
         (encoded,) = (tokens if told is None else told.coder("fr")).encode(["Une horloge."])
         assert not isinstance(encoded.features, str)
         read = tokenizer.decode(encoded.features["input_ids"])

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from tasks.backends.accelerator import quiet
-from tasks.backends.encoder_decoder.beams import shrinking_beams
+from tasks.backends.encoder_decoder.searches import shrinking_beams
 
 MODEL = Path(__file__).resolve().parents[4] / "examples" / "models" / "synopsis-ddtp"
 

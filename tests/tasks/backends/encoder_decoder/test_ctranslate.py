@@ -8,10 +8,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import ctranslate2
 import pytest
 
 from storage.core.specs import Spec
@@ -23,7 +24,7 @@ from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
 from tasks.engine.backend_factory import open_backend
 from tasks.engine.engine import BatchDone, BatchStarted, Engine
-from tasks.errors import CannotServe, OutOfMemory, Unsuited
+from tasks.errors import CannotServe, EngineStopped, Unsuited
 from tasks.windows.windows import Encoded
 from tests.tasks.conftest import Bench, EngineOf, multiplies_int8_exactly
 from tests.tasks.test_reference import one_paragraph
@@ -92,12 +93,12 @@ def test_a_loader_that_gets_a_model_wrong_is_found_out(
     """CTranslate2's own loader leaves out the row that these models start from."""
     spec = ct2.spec("translate", "marian-ddtp")
 
-    class Zero(ctranslate_models._Marian):
+    class Zero(ctranslate_models.Marian):
         def set_decoder(self, spec: Any, decoder: Any) -> None:
             super().set_decoder(spec, decoder)
             spec.start_from_zero_embedding = True
 
-    monkeypatch.setitem(ctranslate_models._LOADERS, "marian", Zero)
+    monkeypatch.setitem(ctranslate_models.LOADERS, "marian", Zero)
     with pytest.raises(Unsuited, match="does not say the same"):
         ctranslate_models.converted(ct2.folder(spec), spec.model, spec.revision, tmp_path)
     assert [path.suffix for path in (tmp_path / "ctranslate2").iterdir()] == [".lock"]
@@ -163,74 +164,112 @@ def test_an_output_at_the_limit_is_flagged_and_counted_alike(writer: Bench, fren
         assert all(outcome.flags == () for outcome in whole)
 
 
-class Held:
-    """Lets a backend's batches go to the device, and their outputs come back only when told."""
+@dataclass
+class Result:
+    """A pending result that is done and raises, as CTranslate2's does where a batch failed."""
 
-    def __init__(self, backend: CTranslateBackend, most: int) -> None:
-        self.taken = 0
-        self.full, self.open = threading.Event(), threading.Event()
-        self._post, self._most = backend._post, most
+    error: Exception
 
-    def post(self, items: Items) -> Sequence[Any]:
-        self.taken += 1
-        if self.taken == self._most:
-            self.full.set()
-            assert self.open.wait(WAIT_S)
-        return self._post(items)
+    def done(self) -> bool:
+        return True
+
+    def result(self) -> Any:
+        raise self.error
+
+
+Watch = Callable[[list[list[str]]], Sequence[Result] | None]
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> list[Watch]:
+    """Functions that see the sources of each batch, and may give results in the place of CTranslate2's."""
+    own = ctranslate2.Translator
+    seen: list[Watch] = []
+
+    class Translator:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self._own = own(*arguments, **options)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._own, name)
+
+        def translate_batch(self, sources: list[list[str]], **options: Any) -> Any:
+            instead = next((found for see in seen if (found := see(sources)) is not None), None)
+            return self._own.translate_batch(sources, **options) if instead is None else instead
+
+    monkeypatch.setattr("ctranslate2.Translator", Translator)
+    return seen
+
+
+@pytest.fixture
+def two_workers(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(2))
+    return 2
+
+
+def of_rows(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """Let backends that are opened from now on take batches of so many windows."""
+    monkeypatch.setitem(ctranslate.BUDGETS, "cpu", replace(ctranslate.BUDGETS["cpu"], rows=rows))
+
+
+def refuses(engine: Engine, spec: Spec) -> bool:
+    try:
+        engine.open(spec)
+    except EngineStopped:
+        return True
+    return False
 
 
 def test_a_drain_finishes_what_is_in_flight_and_takes_no_more(
-    ct2: Bench, engine_of: EngineOf, french: list[str], monkeypatch: pytest.MonkeyPatch
+    ct2: Bench,
+    engine_of: EngineOf,
+    french: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    library: list[Watch],
+    two_workers: int,
 ) -> None:
+    of_rows(monkeypatch, 2)
     spec = ct2.spec("translate", "marian-ddtp", beams=1)
     backend = opened(ct2, spec, "ctranslate2")
-    backend._loop.budget = replace(backend._loop.budget, rows=2)
-    workers = backend._workers
-    most = ctranslate._AHEAD * workers
-    held = Held(backend, most)
-    monkeypatch.setattr(backend, "_post", held.post)
+    most = ctranslate.AHEAD * two_workers
+    taken: list[int] = []
+    full, open_again = threading.Event(), threading.Event()
+
+    def hold(sources: list[list[str]]) -> None:
+        taken.append(len(sources))
+        if len(taken) == most:
+            full.set()
+            assert open_again.wait(WAIT_S)
+
+    library.append(hold)
     events: list[BatchStarted | BatchDone] = []
     engine: Engine = engine_of(lambda spec: backend, on_batch=events.append)
     ticket = engine.submit(spec, list(enumerate(one_paragraph(french, 100))))
-    assert held.full.wait(WAIT_S)
+    assert full.wait(WAIT_S)
     draining = threading.Thread(target=engine.drain)
     draining.start()
-    while not engine._residents.stopping:
+    while not refuses(engine, spec):
         pass
-    held.open.set()
+    open_again.set()
     draining.join(WAIT_S)
-    assert held.taken == most
+    assert taken == [2] * most
     assert len(ticket.finished()) == 2 * most
     begun = [event for event in events if isinstance(event, BatchStarted)]
     done = [event for event in events if isinstance(event, BatchDone)]
-    assert [event.windows for event in begun] == [2 * workers] * ctranslate._AHEAD
+    assert [event.windows for event in begun] == [2 * two_workers] * ctranslate.AHEAD
     assert begun[1].load_tokens > begun[1].padded_tokens
     assert engine.busy_s == pytest.approx(sum(event.seconds for event in done))
 
 
 def test_a_failed_batch_in_flight_fails_its_own_windows_only(
-    ct2: Bench, engine_of: EngineOf, french: list[str], monkeypatch: pytest.MonkeyPatch
+    ct2: Bench, engine_of: EngineOf, french: list[str], monkeypatch: pytest.MonkeyPatch, library: list[Watch]
 ) -> None:
+    of_rows(monkeypatch, 4)
     texts = one_paragraph(french, 12)
     spec = ct2.spec("translate", "marian-ddtp", beams=1)
     backend = opened(ct2, spec, "ctranslate2")
-    backend._loop.budget = replace(backend._loop.budget, rows=4)
-    bad, post = backend.encode([texts[5]])[0].features, backend._post
-
-    def refuse(items: Items) -> Sequence[Any]:
-        if any(item.encoded.features == bad for item in items):
-            return [Broken() for _ in items]
-        results: Sequence[Any] = post(items)
-        return results
-
-    class Broken:
-        def done(self) -> bool:
-            return True
-
-        def result(self) -> Any:
-            raise RuntimeError("secret")
-
-    monkeypatch.setattr(backend, "_post", refuse)
+    bad = [str(number) for number in backend.encode([texts[5]])[0].ids]
+    library.append(lambda sources: [Result(RuntimeError("secret")) for _ in sources] if bad in sources else None)
     ticket = engine_of(lambda spec: backend).submit(spec, list(enumerate(texts)))
     assert ticket.wait(WAIT_S)
     assert [outcome.content_id for outcome in ticket.finished() if outcome.reason] == [5]
@@ -244,14 +283,23 @@ def test_what_is_taken_at_once_is_divided_evenly() -> None:
 
 
 class Asked:
-    """A source that has nothing, and remembers what it was asked for."""
+    """A source that gives these windows once, and remembers what it was asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, items: Items = ()) -> None:
         self.budgets: list[Budget] = []
+        self._items = items
 
     def take(self, budget: Budget) -> Items:
         self.budgets.append(budget)
-        return []
+        items, self._items = self._items, ()
+        return items
+
+
+def asked_first(backend: CTranslateBackend) -> Budget:
+    """Return the budget of the windows that a backend without any asks for: those of all its workers."""
+    source = Asked()
+    assert list(backend.run(source)) == []
+    return source.budgets[0]
 
 
 def test_freed_memory_is_kept_while_a_model_is_open(ct2: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,41 +311,37 @@ def test_freed_memory_is_kept_while_a_model_is_open(ct2: Bench, monkeypatch: pyt
 
 
 def test_beams_bound_the_rows_of_a_batch_and_not_its_tokens(ct2: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def budgets(cores: int) -> list[Budget]:
+    def budgets(cores: int, workers: int) -> list[tuple[int, int]]:
         monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores))
         specs = [ct2.spec("translate", "marian-ddtp", beams=number) for number in (1, 2, 4, 16)]
-        return [opened(ct2, spec, "ctranslate2")._loop.budget for spec in specs]
+        found = [asked_first(opened(ct2, spec, "ctranslate2")) for spec in specs]
+        return [(budget.rows // workers, budget.tokens // workers) for budget in found]
 
-    few, many = budgets(2), budgets(16)
-    assert [budget.rows for budget in few] == [48, 48, 32, 8]
-    assert [budget.rows for budget in many] == [48, 32, 16, 4], "eight workers share 512 hypotheses"
-    assert len({budget.tokens for budget in few + many}) == 1
+    few, many = budgets(2, 2), budgets(16, 8)
+    assert [rows for rows, _ in few] == [48, 48, 32, 8]
+    assert [rows for rows, _ in many] == [48, 32, 16, 4], "eight workers share 512 hypotheses"
+    assert len({tokens for _, tokens in few + many}) == 1
 
 
-def test_only_full_batches_go_ahead_of_workers_that_compute(ct2: Bench) -> None:
+def test_only_full_batches_go_ahead_of_workers_that_compute(ct2: Bench, french: list[str], two_workers: int) -> None:
     backend = opened(ct2, ct2.spec("translate", "marian-ddtp", beams=1), "ctranslate2")
-    source, full = Asked(), backend._loop.budget.rows * backend._workers
-    backend._take(source, backend._workers - 1)
-    backend._take(source, backend._workers)
-    idle, busy = source.budgets
-    assert (idle.rows, idle.least, idle.patience_s) == (full, 1, ctranslate._PATIENCE_S)
+    full = ctranslate.BUDGETS["cpu"].rows * two_workers
+    windows = backend.encode([text[:20] for text in french[:two_workers]])
+    source = Asked([Item(number, window, None) for number, window in enumerate(windows)])
+    assert len(list(backend.run(source))) == two_workers
+    idle, busy = source.budgets[:2]
+    assert (idle.rows, idle.least, idle.patience_s) == (full, 1, ctranslate.PATIENCE_S)
     assert (busy.rows, busy.least, busy.patience_s) == (full, full, 0)
 
 
 def test_memory_that_is_short_halves_the_batches(
-    ct2: Bench, engine_of: EngineOf, french: list[str], monkeypatch: pytest.MonkeyPatch
+    ct2: Bench, engine_of: EngineOf, french: list[str], library: list[Watch]
 ) -> None:
     spec = ct2.spec("translate", "marian-ddtp", beams=1)
     backend = opened(ct2, spec, "ctranslate2")
-    collect, before = backend._collect, backend._loop.budget.tokens
-
-    def limited(flight: Any) -> Any:
-        if len(flight.items) > 8:
-            raise OutOfMemory
-        return collect(flight)
-
-    monkeypatch.setattr(backend, "_collect", limited)
+    before = asked_first(backend).tokens
+    library.append(lambda sources: [Result(MemoryError()) for _ in sources] if len(sources) > 8 else None)
     ticket = engine_of(lambda spec: backend).submit(spec, list(enumerate(one_paragraph(french, 60))))
     assert ticket.wait(WAIT_S)
     assert not any(outcome.reason for outcome in ticket.finished())
-    assert backend._loop.budget.tokens < before
+    assert asked_first(backend).tokens < before

@@ -1,20 +1,65 @@
-"""A search by beams whose batch shrinks as texts are done, for transformers' generate.
+"""Searches whose batch shrinks as texts are done, for transformers' generate: greedy, and by beams.
 
-Its win over generate's own is recorded in bench/results/inference.md, translate.md and summarize.md.
+Their wins over generate's own are recorded in bench/results/inference.md, translate.md and summarize.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
-from tasks.backends.encoder_decoder.greedy_search import LEAVING, cache_name
+if TYPE_CHECKING:
+    from transformers import Cache, GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
+# Rows leave when they are so large a share of the batch: each leaving copies what is known of the others.
+_LEAVING = 0.125
+_CACHES = ("cache", "past_key_values")
 # What is added to a score that must not be chosen. Not infinite, so that what processors forbid is worse still.
 _NEVER = -1e9
+
+
+def shrinking_greedy(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    **model_kwargs: Any,
+) -> torch.Tensor:
+    """Return what generate's own greedy search writes, shape (rows, longest), with the end token after each end.
+
+    A ``custom_generate`` of encoder-decoder models: generate prepares the encoder's states, the cache and the
+    processors, whose scores must not depend on the place of a row.
+    """
+    name = _cache_name(model_kwargs)
+    states, mask, cache = model_kwargs["encoder_outputs"][0], model_kwargs["attention_mask"], model_kwargs[name]
+    ends = generation_config.eos_token_id
+    end = ends[0] if isinstance(ends, list) else ends
+    rows, over = torch.arange(len(input_ids)), torch.zeros(len(input_ids), dtype=torch.bool)
+    ids = input_ids
+    written: list[torch.Tensor] = [ids[0]] * len(input_ids)
+    while True:
+        logits = _next_logits(model, states, mask, ids[:, -1:], {name: cache})
+        scores = logits_processor(ids, logits.float())
+        ids = torch.cat([ids, scores.argmax(dim=-1, keepdim=True)], dim=-1)
+        ending = stopping_criteria(ids, None).cpu() & ~over
+        for place in ending.nonzero()[:, 0].tolist():
+            written[rows[place]] = ids[place]
+        over |= ending
+        if bool(over.all()):
+            break
+        if over.sum() >= max(1, _LEAVING * len(over)):
+            staying = (~over).nonzero()[:, 0]
+            rows, over = rows[staying], over[staying]
+            there = staying.to(ids.device)
+            ids, states, mask = ids[there], states[there], mask[there]
+            for part in (cache.self_attention_cache, cache.cross_attention_cache):
+                part.batch_select_indices(there)
+    return torch.nn.utils.rnn.pad_sequence(written, batch_first=True, padding_value=end)
 
 
 @dataclass(eq=False)
@@ -39,11 +84,11 @@ class Ends:
 
 
 def shrinking_beams(
-    model: Any,
+    model: PreTrainedModel,
     input_ids: torch.Tensor,
-    logits_processor: Any,
-    stopping_criteria: Any,
-    generation_config: Any,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
     **model_kwargs: Any,
 ) -> torch.Tensor:
     """Return what generate's own search by beams writes, shape (texts, longest), with the end token after each end.
@@ -52,7 +97,7 @@ def shrinking_beams(
     on the others, so a text leaves when its own search is over. The first step is the same for all beams of a text
     and is computed once, and what the decoder keeps of the encoder's states is never reordered.
     """
-    name = cache_name(model_kwargs)
+    name = _cache_name(model_kwargs)
     beams, cache = generation_config.num_beams, model_kwargs[name]
     early, penalty = generation_config.early_stopping, generation_config.length_penalty
     end_ids = torch.as_tensor(generation_config.eos_token_id).flatten()
@@ -60,23 +105,11 @@ def shrinking_beams(
     states, mask = model_kwargs["encoder_outputs"][0][::beams], model_kwargs["attention_mask"][::beams]
     ids, prompt = input_ids, input_ids.shape[1]
 
-    def logits_of(last: torch.Tensor) -> torch.Tensor:
-        step = model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states),
-            attention_mask=mask,
-            decoder_input_ids=last,
-            use_cache=True,
-            return_dict=True,
-            **{name: cache},
-        )
-        logits: torch.Tensor = step.logits[:, -1]
-        return logits
-
     found = [Ends(beams) for _ in states]
     open_texts = list(found)
     scores = torch.full((len(found), beams), _NEVER, device=ids.device)
     scores[:, 0] = 0  # or else all beams of a text would write the same
-    logits = logits_of(ids[::beams]).repeat_interleave(beams, dim=0)
+    logits = _next_logits(model, states, mask, ids[::beams], {name: cache}).repeat_interleave(beams, dim=0)
     states, mask = states.repeat_interleave(beams, dim=0), mask.repeat_interleave(beams, dim=0)
     cache.self_attention_cache.batch_repeat_interleave(beams)
     cache.cross_attention_cache.batch_repeat_interleave(beams)
@@ -98,7 +131,7 @@ def shrinking_beams(
         if not staying or bool(ending.all()):
             break
         rows, ids = rows.gather(1, chosen), longer[torch.arange(len(longer), device=ids.device)[:, None], chosen]
-        if len(staying) <= (1 - LEAVING) * len(open_texts):
+        if len(staying) <= (1 - _LEAVING) * len(open_texts):
             open_texts = [open_texts[place] for place in staying]
             there = torch.tensor(staying, device=ids.device)
             rows, ids, scores = rows[there], ids[there], scores[there]
@@ -107,7 +140,7 @@ def shrinking_beams(
             cache.cross_attention_cache.reorder_cache(of_texts)
         ids = ids.flatten(0, 1)
         cache.self_attention_cache.reorder_cache(rows.flatten())
-        logits = logits_of(ids[:, -1:])
+        logits = _next_logits(model, states, mask, ids[:, -1:], {name: cache})
     return torch.nn.utils.rnn.pad_sequence(
         [ends.found[0][1] for ends in found], batch_first=True, padding_value=int(end_ids[0])
     )
@@ -124,3 +157,24 @@ def _candidates(
     chosen_scores, chosen = together.topk(count)
     first_rows = torch.arange(texts, device=scores.device)[:, None] * beams
     return chosen_scores, first_rows + chosen // each, tokens.view(texts, -1).gather(1, chosen)
+
+
+def _cache_name(model_kwargs: Mapping[str, Any]) -> str:
+    """Return the name that this release of transformers has for the cache."""
+    return next(name for name in _CACHES if name in model_kwargs)
+
+
+def _next_logits(
+    model: PreTrainedModel, states: torch.Tensor, mask: torch.Tensor, last: torch.Tensor, cache: dict[str, Cache]
+) -> torch.Tensor:
+    """Return the logits (rows, vocabulary) after the ``last`` tokens; ``cache`` goes by the name of its argument."""
+    step = model(
+        encoder_outputs=BaseModelOutput(last_hidden_state=states),
+        attention_mask=mask,
+        decoder_input_ids=last,
+        use_cache=True,
+        return_dict=True,
+        **cache,
+    )
+    logits: torch.Tensor = step.logits[:, -1]
+    return logits
