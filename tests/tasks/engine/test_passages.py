@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any, cast
 
-from tasks.engine.passages import COMPARED, PASSAGE_CHARS, cut, proposed
+import numpy as np
+
+from storage.core.outcomes import Reason
+from tasks.engine.passages import COMPARED, PASSAGE_CHARS, cut, nearest, proposed
+from tasks.outputs import Failure, Output, Vector
 
 FOREST = "The forest is full of old trees. "
 ENGINE = "A steam engine drives the wheels of the locomotive. "
@@ -58,3 +64,43 @@ def test_without_a_word_of_the_query_the_passages_of_every_part_are_compared() -
     assert len(places) == COMPARED
     steps = {later - sooner for sooner, later in pairwise(places)}
     assert max(steps) - min(steps) <= 1
+
+
+def embed(_: object, texts: Sequence[str]) -> list[Output]:
+    """A vector of how much a passage is about engines and about forests; none for one that has a wheel."""
+    asked.extend(texts)
+    return [
+        Failure("It has a wheel.", Reason.MODEL)
+        if "Wheel" in text
+        else Vector(np.float32([text.count("engine"), text.count("forest")]))
+        for text in texts
+    ]
+
+
+asked: list[str] = []
+ENGINES = np.float32([1, 0])
+
+
+def found(texts: Sequence[tuple[str, tuple[int, int] | None]]) -> list[str | None]:
+    asked.clear()
+    spans = nearest(embed, cast(Any, None), "engine", ENGINES, texts)
+    return [None if span is None else text[slice(*span)] for (text, _), span in zip(texts, spans, strict=True)]
+
+
+def test_each_text_has_its_own_nearest_passage_within_its_stretch() -> None:
+    long = FOREST * 20 + "\n\n" + ENGINE * 3 + "\n\n" + FOREST * 20
+    here = (0, 12 * len(FOREST))
+    passages = found([(long, None), (FOREST, None), (" ", None), (long, here), (long, None)])
+    assert passages[0] == passages[4] == (ENGINE * 3).strip()
+    assert passages[1] == FOREST.strip()
+    assert passages[2] is None
+    assert passages[3] is not None
+    assert "engine" not in passages[3]
+    assert FOREST.strip() not in asked, "a text of one passage is not embedded"
+
+
+def test_a_passage_that_cannot_be_embedded_is_no_hit() -> None:
+    assert found([("\n\n".join(["A Wheel. ".ljust(150, "x"), ENGINE * 2, FOREST * 5]), None)]) == [
+        (ENGINE * 2).strip()
+    ]
+    assert found([("\n\n".join(["A Wheel. ".ljust(150, "x")] * 2), None)]) == [None]
