@@ -69,16 +69,14 @@ def test_without_a_word_of_the_query_the_passages_of_every_part_are_compared() -
 def embed(_: object, texts: Sequence[str]) -> list[Output]:
     """A vector of how much a passage is about engines and about forests; none for one that has a wheel."""
     asked.extend(texts)
-    return [
-        Failure("It has a wheel.", Reason.MODEL)
-        if "Wheel" in text
-        else Vector(np.float32([text.count("engine"), text.count("forest")]))
-        for text in texts
-    ]
+    counts = ((text.count("engine"), text.count("forest")) for text in texts)
+    vectors = [Vector(np.array(count, np.float32)) for count in counts]
+    failure = Failure("It has a wheel.", Reason.MODEL)
+    return [failure if "Wheel" in text else vector for text, vector in zip(texts, vectors, strict=True)]
 
 
 asked: list[str] = []
-ENGINES = np.float32([1, 0])
+ENGINES = np.array([1, 0], np.float32)
 
 
 def found(texts: Sequence[tuple[str, tuple[int, int] | None]]) -> list[str | None]:
@@ -88,7 +86,7 @@ def found(texts: Sequence[tuple[str, tuple[int, int] | None]]) -> list[str | Non
 
 
 def test_each_text_has_its_own_nearest_passage_within_its_stretch() -> None:
-    long = FOREST * 20 + "\n\n" + ENGINE * 3 + "\n\n" + FOREST * 20
+    long = FOREST * 60 + "\n\n" + ENGINE * 3 + "\n\n" + FOREST * 20
     here = (0, 12 * len(FOREST))
     passages = found([(long, None), (FOREST, None), (" ", None), (long, here), (long, None)])
     assert passages[0] == passages[4] == (ENGINE * 3).strip()

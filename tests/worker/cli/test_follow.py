@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from storage.core.database import Database
@@ -42,7 +44,9 @@ def test_a_watcher_stays_with_a_job_whose_model_comes_back(
             raise KeyboardInterrupt
 
     spec_id = shards_of(database, job)[0].spec_id
-    monkeypatch.setattr(follow, "POLL_S", 0.0)
+    # Half a minute between two looks: the last is more than the patience after the first that saw it blocked.
+    clock = SimpleNamespace(monotonic=lambda: 1.0 + 30.0 * len(looks), sleep=lambda _: None)
+    monkeypatch.setattr(follow, "time", clock)
     with pytest.raises(KeyboardInterrupt):
         follow.follow(database, job, watch=mend)
     assert looks == ["blocked", "blocked", "running", "running"]
