@@ -10,7 +10,7 @@ import numpy as np
 
 from storage.core.outcomes import Reason
 from tasks.engine.passages import COMPARED, PASSAGE_CHARS, cut, nearest, proposed
-from tasks.outputs import Failure, Output, Vector
+from tasks.outputs import Failure, Vector
 
 FOREST = "The forest is full of old trees. "
 ENGINE = "A steam engine drives the wheels of the locomotive. "
@@ -66,7 +66,7 @@ def test_without_a_word_of_the_query_the_passages_of_every_part_are_compared() -
     assert max(steps) - min(steps) <= 1
 
 
-def embed(_: object, texts: Sequence[str]) -> list[Output]:
+def embed(_: object, texts: Sequence[str]) -> list[Vector | Failure]:
     """A vector of how much a passage is about engines and about forests; none for one that has a wheel."""
     asked.extend(texts)
     counts = ((text.count("engine"), text.count("forest")) for text in texts)
