@@ -67,8 +67,13 @@ def _first_suited(
     )
     assignment = Assignment(spec, folder, device, cache_dir, head, alone=len(names) == 1)
 
+    def offer(name: str) -> registry.Offer | None:
+        return registry.row(name).offer(head, family, spec.quality, device)
+
     def opened(name: str) -> Any:  # those for embeddings say more than a Backend does
-        return _class_of(name, assignment, family)(assignment)
+        found = offer(name)
+        assert found is not None, name
+        return pkgutil.resolve_name(found.implementation)(assignment)  # which imports the backend's library
 
     if head in heads.LOADERS and len(names) > 1:
         return _fastest(names, opened, assignment)
@@ -80,36 +85,14 @@ def _first_suited(
             log.info("backend_unsuited backend=%s spec=%s reason=%s", name, spec, error)
             reason = error
         else:
-            return _watched(suited, name, opened, assignment, family)
+            if head not in heads.LOADERS or name == registry.OWN_CODE or offer(registry.OWN_CODE) is None:
+                return suited
+            # It was asked for by name. The model's own code takes over once an output is not finite.
+            from tasks.backends.encoder.fallback import FallbackBackend
+
+            return FallbackBackend(suited, partial(opened, registry.OWN_CODE))
     assert reason is not None
     raise reason
-
-
-def _watched(
-    named: Backend,
-    name: str,
-    opened: Callable[[str], Any],
-    assignment: Assignment,
-    family: families.Family | None,
-) -> Backend:
-    """Return a backend that was asked for by name. The model's own code takes over once a vector is not finite."""
-    own = registry.row(registry.OWN_CODE)
-    precision = assignment.spec.quality, assignment.device
-    if name == registry.OWN_CODE or assignment.head not in heads.LOADERS:
-        return named
-    if own.offer(assignment.head, family, *precision) is None:
-        return named
-    from tasks.backends.encoder.fallback import FallbackBackend
-
-    return FallbackBackend(named, partial(opened, registry.OWN_CODE))
-
-
-def _class_of(name: str, assignment: Assignment, family: families.Family | None) -> Callable[[Assignment], Backend]:
-    """Return the backend's class for the assignment; importing it imports its library."""
-    offer = registry.row(name).offer(assignment.head, family, assignment.spec.quality, assignment.device)
-    assert offer is not None, name
-    found: Callable[[Assignment], Backend] = pkgutil.resolve_name(offer.implementation)
-    return found
 
 
 def _fastest(names: tuple[str, ...], opened: Callable[[str], Any], assignment: Assignment) -> Backend:
