@@ -23,14 +23,13 @@ from storage.readers.records import Found, LeftOut, Record, Rejection, SourceOpt
 from storage.readers.registry import document_suffixes
 from storage.readers.streams import (
     Counted,
-    Decompressor,
+    Decompress,
     buffered,
     lines,
     printable,
 )
 
 Members = Callable[[Opened, SourceOptions], Iterator[Found]]
-Decompressing = Callable[[], Decompressor] | None
 
 MOST_LISTED = 8 * 2**20
 _MOST_HEADER = 2**20  # a member's long name and attributes in a tar file
@@ -95,7 +94,7 @@ class ArchiveSource:
                 yield Rejection(place, f"{reason}, {last}; nothing more was read", fatal=True)
 
 
-def zipped(file: Opened, options: SourceOptions, _: Decompressing = None) -> Iterator[Found]:
+def zipped(file: Opened, options: SourceOptions, _: Decompress | None = None) -> Iterator[Found]:
     """Yield the members of a zip file."""
     listed = _directory_bytes(file)
     if listed > MOST_LISTED:
@@ -162,9 +161,9 @@ class _Member(tarfile.TarInfo):
         return made
 
 
-def tarred(file: Opened, options: SourceOptions, decompressor: Decompressing = None) -> Iterator[Found]:
+def tarred(file: Opened, options: SourceOptions, decompress: Decompress | None = None) -> Iterator[Found]:
     """Yield the members of a tar file."""
-    stream = buffered(Counted(file), decompressor and decompressor())
+    stream = buffered(Counted(file), decompress)
     wanted = document_suffixes()
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
         for member in archive:
@@ -195,9 +194,9 @@ def _tarred(archive: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> Fo
     return where, raw
 
 
-def messages(file: Opened, options: SourceOptions, decompressor: Decompressing = None) -> Iterator[Found]:
+def messages(file: Opened, options: SourceOptions, decompress: Decompress | None = None) -> Iterator[Found]:
     """Yield the messages of a mailbox, each named for its number."""
-    stream = buffered(Counted(file), decompressor and decompressor())
+    stream = buffered(Counted(file), decompress)
     number, message = 0, bytearray()
     too_much = False
     for line in lines(stream, options.max_record_bytes):

@@ -16,7 +16,7 @@ from storage.readers.html_encoding import page
 from storage.readers.recoding import decoded
 from storage.readers.records import MAX_ID_BYTES, Record, Rejection, SourceOptions, id_too_long, too_long
 from storage.readers.registry import FILES, HTML, MAIL, Document
-from storage.readers.streams import Counted, Decompressor, buffered, printable
+from storage.readers.streams import Counted, Decompress, buffered, printable
 
 NO_SUFFIX = "without a suffix"
 ATTACHMENTS_LEFT_OUT = "attachments_left_out"
@@ -33,13 +33,13 @@ class DocumentReader:
         self.bytes_read = 0
 
     def read(
-        self, path: str, open_file: Callable[[], Opened], decompressor: Callable[[], Decompressor] | None = None
+        self, path: str, open_file: Callable[[], Opened], decompress: Decompress | None = None
     ) -> Record | Rejection:
         """Return the document of a file; ``path`` is its key."""
         where = printable(path)
         try:
             with open_file() as opened:
-                stream = buffered(Counted(opened), decompressor()) if decompressor else opened
+                stream = buffered(Counted(opened), decompress) if decompress else opened
                 raw = stream.read(self._limit + 1)
         except SourceError as error:
             return _rejected(where, str(error))
@@ -83,11 +83,9 @@ class DocumentReader:
 class DocumentSource:
     """A file that is one document; its key is the file's name."""
 
-    def __init__(
-        self, content: Content, options: SourceOptions, decompressor: Callable[[], Decompressor] | None = None
-    ) -> None:
+    def __init__(self, content: Content, options: SourceOptions, decompress: Decompress | None = None) -> None:
         self._content = content
-        self._decompressor = decompressor
+        self._decompress = decompress
         self._options = options
         self.name = content.name
         self.bytes_read = 0
@@ -99,7 +97,7 @@ class DocumentSource:
         if self._options.limit == 0:
             return
         with closing(DocumentReader(self._options)) as reader:
-            item = reader.read(self._content.place, self._content.open, self._decompressor)
+            item = reader.read(self._content.place, self._content.open, self._decompress)
             self.bytes_read = reader.bytes_read
             yield item
 

@@ -15,7 +15,7 @@ from typing import BinaryIO, Protocol
 from storage.readers import jsonl, recoding
 from storage.readers.errors import BrokenStream, finding_bugs
 from storage.readers.records import HEAD_ROWS, Record, Rejection, Row, Rows, SourceOptions, document, misnamed
-from storage.readers.streams import Counted, Decompressor, buffered, open_regular, printable
+from storage.readers.streams import Counted, Decompress, buffered, open_regular, printable
 
 RowReader = Callable[[BinaryIO, str, SourceOptions], Rows]
 
@@ -80,12 +80,12 @@ class FileSource:
         self,
         content: Content,
         read_rows: RowReader,
-        decompressor: Callable[[], Decompressor] | None,
+        decompress: Decompress | None,
         options: SourceOptions,
     ) -> None:
         self._content = content
         self._read_rows = read_rows
-        self._decompressor = decompressor
+        self._decompress = decompress
         self._options = options
         self.name = content.name
         with closing(self._rows()) as rows:
@@ -109,7 +109,7 @@ class FileSource:
     def _rows(self) -> Rows:
         with self._content.open() as file:
             self._counted = Counted(file)
-            stream = buffered(self._counted, self._decompressor and self._decompressor())
+            stream = buffered(self._counted, self._decompress)
             yield from _until_broken(self._read_rows, stream, self._content.place, self._options, self._counted)
 
 

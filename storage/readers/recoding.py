@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable
-from io import BufferedReader, RawIOBase
+from collections.abc import Callable, Iterator
+from io import BufferedReader
 from typing import BinaryIO
 
 from storage.core.normalize import bom_length, decode
 from storage.readers.errors import SourceUnsupported
 from storage.readers.records import Rows, SourceOptions
-from storage.readers.streams import BUFFER_BYTES
+from storage.readers.streams import BUFFER_BYTES, Pieces
 
 _RowReader = Callable[[BinaryIO, str, SourceOptions], Rows]
 
@@ -64,7 +64,9 @@ def of_text(read_rows: _RowReader) -> _RowReader:
     def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
         head = stream.peek(_MARK_BYTES) if isinstance(stream, BufferedReader) else b""
         encoding = _of(head, options.encoding)
-        yield from read_rows(stream if encoding == _UTF8 else _recoded(stream, encoding), name, options)
+        if encoding != _UTF8:
+            stream = BufferedReader(Pieces(_recoded(stream, encoding)), BUFFER_BYTES)
+        yield from read_rows(stream, name, options)
 
     return rows
 
@@ -83,29 +85,10 @@ def _of(head: bytes, encoding: str | None) -> str:
     return next((found for mark, found in _MARKS if head.startswith(mark)), encoding or _UTF8)
 
 
-def _recoded(stream: BinaryIO, encoding: str) -> BinaryIO:
-    return BufferedReader(_Recoded(stream, encoding), BUFFER_BYTES)
-
-
-class _Recoded(RawIOBase):
-    """A stream of text, converted to UTF-8."""
-
-    def __init__(self, stream: BinaryIO, encoding: str) -> None:
-        self._read = getattr(stream, "read1", stream.read)  # read1 returns what a pipe has, without waiting for more
-        self._decoder = codecs.getincrementaldecoder(encoding)(_MISFIT)
-        self._out = memoryview(b"")
-        self._ended = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        while not self._out and not self._ended:
-            raw = self._read(_BLOCK_BYTES)
-            self._ended = not raw
-            text = self._decoder.decode(raw, final=self._ended)
-            self._out = memoryview(text.encode(_UTF8, "surrogateescape"))
-        n = min(len(buffer), len(self._out))
-        buffer[:n] = self._out[:n]
-        self._out = self._out[n:]
-        return n
+def _recoded(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
+    """Yield a text as UTF-8."""
+    read = getattr(stream, "read1", stream.read)  # read1 returns what a pipe has, without waiting for more
+    decoder = codecs.getincrementaldecoder(encoding)(_MISFIT)
+    while raw := read(_BLOCK_BYTES):
+        yield decoder.decode(raw).encode(_UTF8, "surrogateescape")
+    yield decoder.decode(b"", final=True).encode(_UTF8, "surrogateescape")

@@ -7,7 +7,7 @@ Help, errors and the message about files that were left out derive from these li
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,7 @@ from storage.core.postgres_urls import POSTGRESQL
 from storage.readers.errors import SourceUnsupported
 from storage.readers.recoding import of_text
 from storage.readers.records import Found, Rows, SourceOptions
-from storage.readers.streams import Decompressor, Gunzip, Unzstd
+from storage.readers.streams import Decompress, gunzip, unzstd
 
 if TYPE_CHECKING:
     from storage.readers.files import Opened, RowReader, Source
@@ -81,7 +81,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Archive:
-    """A file whose members are documents, read by `(file, options, decompressor) -> members`. `seeks` as above."""
+    """A file whose members are documents, read by `(file, options, decompress) -> members`. `seeks` as above."""
 
     reader: str
     extra: Extra | None = None
@@ -89,11 +89,9 @@ class Archive:
     seeks: bool = False
     holds: ClassVar = "documents, one in each member"
 
-    def members(
-        self, decompressor: Callable[[], Decompressor] | None, file: Opened, options: SourceOptions
-    ) -> Iterator[Found]:
+    def members(self, decompress: Decompress | None, file: Opened, options: SourceOptions) -> Iterator[Found]:
         """Return the file's members."""
-        found: Iterator[Found] = resolve_name(self.reader)(file, options, decompressor)
+        found: Iterator[Found] = resolve_name(self.reader)(file, options, decompress)
         return found
 
 
@@ -149,7 +147,7 @@ FILES: dict[str, Records | Document | Archive] = {
     ".tar": Archive("storage.readers.archives:tarred"),
     ".mbox": Archive("storage.readers.archives:messages", FORMATS),
 }
-COMPRESSIONS: dict[str, Callable[[], Decompressor]] = {".gz": Gunzip, ".zst": Unzstd}
+COMPRESSIONS: dict[str, Decompress] = {".gz": gunzip, ".zst": unzstd}
 SHORTHANDS = {".tgz": (".tar", ".gz")}
 
 _DATASET, _QUERY = "storage.readers.dataset", "storage.readers.query"
@@ -174,7 +172,7 @@ PLACES = (
 STDIN = "- for JSON lines on standard input"
 
 
-def kind_of(file_name: str) -> tuple[str, Callable[[], Decompressor] | None]:
+def kind_of(file_name: str) -> tuple[str, Decompress | None]:
     """Return the suffix, in lower case, that says how a file of this name is read, and its compression's function.
 
     The suffix is empty for a name without one.
@@ -184,8 +182,8 @@ def kind_of(file_name: str) -> tuple[str, Callable[[], Decompressor] | None]:
     if last in SHORTHANDS:
         last, compression = SHORTHANDS[last]
         return last, COMPRESSIONS[compression]
-    if (decompressor := COMPRESSIONS.get(last)) is not None:
-        return (suffixes.pop() if suffixes else ""), decompressor
+    if (decompress := COMPRESSIONS.get(last)) is not None:
+        return (suffixes.pop() if suffixes else ""), decompress
     return last, None
 
 

@@ -31,7 +31,7 @@ from storage.readers.registry import (
     kind_of,
     missing,
 )
-from storage.readers.streams import Decompressor, is_folder
+from storage.readers.streams import Decompress, is_folder
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")  # a protocol of fsspec has an underscore
 
@@ -70,9 +70,9 @@ def open_queries(queries: str, *, stdin: BinaryIO | None = None) -> Source:
     Raises as `open_source` does.
     """
     path, name = Path(queries), queries.lower()
-    for suffix, decompressor in {"": None, **COMPRESSIONS}.items():
+    for suffix, decompress in {"": None, **COMPRESSIONS}.items():
         if name.endswith(f".txt{suffix}"):
-            return FileSource(on_disk(path), of_text(plain.rows), decompressor, SourceOptions())
+            return FileSource(on_disk(path), of_text(plain.rows), decompress, SourceOptions())
     source = open_source(queries, SourceOptions(), stdin=stdin)
     if isinstance(source, DocumentSource):
         others = "these are: .jsonl, .csv, .tsv, .txt (also .gz or .zst), .parquet"
@@ -118,28 +118,28 @@ def kinds() -> Callable[[str], Open | None]:
 
 def reader_of(file_name: str, of_packages: Callable[[str], RowReader | None]) -> Open | None:
     """Return the reader for a file of this name; None for a kind of file that is not read."""
-    suffix, decompressor = kind_of(file_name)
+    suffix, decompress = kind_of(file_name)
     kind = FILES.get(suffix)
     if isinstance(kind, Records):
-        return partial(_records, kind.rows, decompressor, not kind.is_text)
-    if kind is not None and is_readable(kind) and (decompressor is None or kind.may_be_compressed):
+        return partial(_records, kind.rows, decompress, not kind.is_text)
+    if kind is not None and is_readable(kind) and (decompress is None or kind.may_be_compressed):
         if isinstance(kind, Archive):
-            return partial(_archive, partial(kind.members, decompressor))
-        return partial(_document, decompressor)
+            return partial(_archive, partial(kind.members, decompress))
+        return partial(_document, decompress)
     read_rows = of_packages(suffix) if suffix else None
-    return None if read_rows is None else partial(_records, read_rows, decompressor, False)
+    return None if read_rows is None else partial(_records, read_rows, decompress, False)
 
 
 def _records(
     read_rows: RowReader,
-    decompressor: Callable[[], Decompressor] | None,
+    decompress: Decompress | None,
     says_encoding: bool,
     content: Content,
     options: SourceOptions,
 ) -> Source:
     if says_encoding and not options.one_of_many:
         _without_encoding(content.place, options)
-    return FileSource(content, read_rows, decompressor, options)
+    return FileSource(content, read_rows, decompress, options)
 
 
 def _without_encoding(source: str, options: SourceOptions) -> None:
@@ -152,6 +152,6 @@ def _archive(members: Members, content: Content, options: SourceOptions) -> Sour
     return ArchiveSource(content, options, members)
 
 
-def _document(decompressor: Callable[[], Decompressor] | None, content: Content, options: SourceOptions) -> Source:
+def _document(decompress: Decompress | None, content: Content, options: SourceOptions) -> Source:
     without_metadata(content.place, options)
-    return DocumentSource(content, options, decompressor)
+    return DocumentSource(content, options, decompress)

@@ -5,21 +5,24 @@ Only regular files are opened: opening a pipe would wait for a writer, and openi
 
 from __future__ import annotations
 
+import gzip
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BufferedReader, FileIO, RawIOBase
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, TypeAlias, cast
 
 import zstandard
 
 from storage.core.normalize import bom_length, decode
 from storage.readers.errors import BrokenStream, SourceMissing, SourceUnreadable
 
+Decompress: TypeAlias = Callable[[BinaryIO], Iterator[bytes]]  # in pieces of bounded size
+
 BUFFER_BYTES = 256 * 1024
-_INPUT_BYTES = 64 * 1024
+_PIECE_BYTES = 64 * 1024
 # Half a kilobyte of zstd can become 17 MB (a 1 GB run of zeros takes 32 kB), so it is fed in small slices.
 _ZSTD_SLICE_BYTES = 512
 _ZSTD_WINDOW_BYTES = 128 * 2**20
@@ -69,81 +72,55 @@ def printable(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode(errors="backslashreplace").replace("\0", "\\0")
 
 
-class Decompressor(Protocol):
-    def pending(self) -> bool: ...
-    def feed(self, raw: bytes) -> None: ...
-    def read(self, limit: int) -> bytes: ...
-    def finish(self) -> None: ...
+def gunzip(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the content of a gzip file with any number of members."""
+    try:
+        with gzip.GzipFile(fileobj=file) as members:
+            while piece := members.read1(_PIECE_BYTES):
+                yield piece
+    except EOFError as error:
+        raise BrokenStream("the gzip data ends before its end mark") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise BrokenStream("the gzip data is damaged") from error
 
 
-class Gunzip:
-    """A decompressor of gzip with any number of members, at most `limit` bytes at a time."""
-
-    def __init__(self) -> None:
-        self._member = zlib.decompressobj(wbits=31)
-        self._input = b""
-        self._begun = False
-
-    def pending(self) -> bool:
-        return bool(self._input)
-
-    def feed(self, raw: bytes) -> None:
-        self._input += raw
-
-    def read(self, limit: int) -> bytes:
-        if self._member.eof:
-            self._input = self._input.lstrip(b"\0")  # tape blocks are padded with zeros
-            if not self._input:
-                return b""
-            self._member = zlib.decompressobj(wbits=31)
-        self._begun = True
-        try:
-            out = self._member.decompress(self._input, limit)
-        except zlib.error as error:
-            raise BrokenStream("the gzip data is damaged") from error
-        self._input = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
-        return out
-
-    def finish(self) -> None:
-        if self._begun and not self._member.eof:
-            raise BrokenStream("the gzip data ends before its end mark")
+def unzstd(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the content of a zstd file with any number of frames and windows of at most 128 MiB."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
+    frame: zstandard.ZstdDecompressionObj | None = None
+    while raw := file.read(_PIECE_BYTES):
+        while raw:
+            if frame is None or frame.eof:
+                frame = decompressor.decompressobj()
+            try:
+                yield frame.decompress(raw[:_ZSTD_SLICE_BYTES])
+            except zstandard.ZstdError as error:
+                raise BrokenStream("the zstd data is damaged, or asks for more than 128 MiB of memory") from error
+            raw = frame.unused_data + raw[_ZSTD_SLICE_BYTES:]
+    if frame is not None and not frame.eof:
+        raise BrokenStream("the zstd data ends before its end mark")
 
 
-class Unzstd:
-    """A decompressor of zstd with any number of frames and a window of at most 128 MiB."""
+class Pieces(RawIOBase):
+    """A stream of the bytes that an iterator yields, which raises what the iterator raises."""
 
-    def __init__(self) -> None:
-        self._frame = self._new_frame()
-        self._input = b""
-        self._begun = False
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._left = memoryview(b"")
 
-    @staticmethod
-    def _new_frame() -> zstandard.ZstdDecompressionObj:
-        return zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES).decompressobj()
+    def readable(self) -> bool:
+        return True
 
-    def pending(self) -> bool:
-        return bool(self._input)
-
-    def feed(self, raw: bytes) -> None:
-        self._input += raw
-
-    def read(self, limit: int) -> bytes:
-        del limit  # the size of a slice bounds what comes out
-        if self._frame.eof:
-            self._frame = self._new_frame()
-        self._begun = True
-        piece, self._input = self._input[:_ZSTD_SLICE_BYTES], self._input[_ZSTD_SLICE_BYTES:]
-        try:
-            out = self._frame.decompress(piece)
-        except zstandard.ZstdError as error:
-            raise BrokenStream("the zstd data is damaged, or asks for more than 128 MiB of memory") from error
-        if self._frame.eof:
-            self._input = self._frame.unused_data + self._input
-        return out
-
-    def finish(self) -> None:
-        if self._begun and not self._frame.eof:
-            raise BrokenStream("the zstd data ends before its end mark")
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        while not self._left:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._left = memoryview(piece)
+        n = min(len(buffer), len(self._left))
+        buffer[:n] = self._left[:n]
+        self._left = self._left[n:]
+        return n
 
 
 class Counted(RawIOBase):
@@ -173,35 +150,9 @@ class Counted(RawIOBase):
         return self._stream.tell()
 
 
-class Inflated(RawIOBase):
-    """The decompressed bytes of a file. Raises BrokenStream if the compressed bytes break off."""
-
-    def __init__(self, file: Counted, decompressor: Decompressor) -> None:
-        self._file = file
-        self._decompressor = decompressor
-        self._out = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        while not self._out:
-            if not self._decompressor.pending():
-                raw = self._file.read(_INPUT_BYTES)
-                if not raw:
-                    self._decompressor.finish()
-                    return 0
-                self._decompressor.feed(raw)
-            self._out = memoryview(self._decompressor.read(len(buffer)))
-        n = min(len(buffer), len(self._out))
-        buffer[:n] = self._out[:n]
-        self._out = self._out[n:]
-        return n
-
-
-def buffered(file: Counted, decompressor: Decompressor | None = None) -> BufferedReader:
-    """Return the file's content, decompressed if a decompressor is given."""
-    return BufferedReader(file if decompressor is None else Inflated(file, decompressor), BUFFER_BYTES)
+def buffered(file: Counted, decompress: Decompress | None = None) -> BufferedReader:
+    """Return the file's content, decompressed if it is compressed."""
+    return BufferedReader(file if decompress is None else Pieces(decompress(cast(BinaryIO, file))), BUFFER_BYTES)
 
 
 def lines(stream: BinaryIO, limit: int) -> Iterator[bytes | None]:

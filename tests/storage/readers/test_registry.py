@@ -16,7 +16,7 @@ import pytest
 from storage.core.installation import install
 from storage.readers import ReaderFailed, Record, SourceOptions, documents, jsonl, open_source, registry
 from storage.readers.registry import FILES, SCHEMES, Archive, Document, Records, described, kind_of, missing
-from storage.readers.streams import Gunzip, Unzstd
+from storage.readers.streams import gunzip, unzstd
 from tests.worker.harness import ROOT
 from worker.cli import docmill
 
@@ -130,10 +130,10 @@ def test_every_line_names_a_function_that_is_there() -> None:
     ("file_name", "kind"),
     [
         ("a.jsonl", (".jsonl", None)),
-        ("a.b.CSV.GZ", (".csv", Gunzip)),
-        ("a.tar.zst", (".tar", Unzstd)),
-        ("a.tgz", (".tar", Gunzip)),
-        ("a.gz", ("", Gunzip)),
+        ("a.b.CSV.GZ", (".csv", gunzip)),
+        ("a.tar.zst", (".tar", unzstd)),
+        ("a.tgz", (".tar", gunzip)),
+        ("a.gz", ("", gunzip)),
         (".jsonl", ("", None)),
         ("README", ("", None)),
     ],
