@@ -1,21 +1,27 @@
-"""The process that reads an Arrow file.
+"""The process that reads an Arrow or a Parquet file.
 
-It asks for the next bytes by {"read": [null, n]}. It answers {"columns": [name, …]}, or {"error"} for another kind of
-file, and then sends rows. {"damaged": [first, last]} is a batch with invalid content. {"broken": why} means that the
-rest cannot be read, and {"end"} is the end.
+It gets the size of a Parquet file, whose bytes it asks for in any order. Those of an Arrow file it asks for in order.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any, BinaryIO
+from collections.abc import Iterator
+from functools import partial
+from io import RawIOBase
+from typing import TYPE_CHECKING, BinaryIO
 
 from storage.readers.confinement import Needs
 from storage.readers.records import SourceOptions
-from storage.readers.sandbox import begin, confine, receive, send
-from storage.readers.table_process import AskedFor, batch_rows, frames, load
+from storage.readers.sandbox import begin, confine, receive
+from storage.readers.table_process import AskedFor, CutShort, Part, Table, batch_rows, load, serve, slices
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch, ipc
+    from pyarrow.parquet import ParquetFile
 
 _MAGIC = b"ARROW1\0\0"  # before the stream in a file with a footer
+_PAGE_BUFFER = 2**20  # for each column, so that a row group is never in memory as a whole
 
 
 def main() -> None:
@@ -25,30 +31,22 @@ def main() -> None:
     asked = receive(sys.stdin.buffer)
     assert asked is not None
     head, _ = asked
-    serve(AskedFor(None), SourceOptions(**head["options"]), sys.stdout.buffer)
+    size, options = head["bytes"], SourceOptions(**head["options"])
+    source = AskedFor(size)
+    serve(partial(arrow, source) if size is None else partial(parquet, source, options), options, sys.stdout.buffer)
 
 
-class _Stream:
+class _Stream(RawIOBase):
     """A source as pyarrow reads it, which knows if it has ended."""
 
-    closed = False
-    mode = "rb"
-
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: BinaryIO | AskedFor) -> None:
         self._source = source
-        self._ahead: bytes = source.read(len(_MAGIC))
-        if self._ahead == _MAGIC:
-            self._ahead = b""
+        start = source.read(len(_MAGIC))
+        self._ahead = b"" if start == _MAGIC else start
         self.ended = False
 
     def readable(self) -> bool:
         return True
-
-    def seekable(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        """Do nothing, since there is nothing to close."""
 
     def read(self, n: int = -1) -> bytes:
         ahead, self._ahead = self._ahead[:n], self._ahead[n:]
@@ -57,48 +55,34 @@ class _Stream:
         return data
 
 
-def serve(source: Any, options: SourceOptions, out: BinaryIO) -> None:
+def arrow(source: BinaryIO | AskedFor) -> Table:
+    """Return an Arrow file. Each batch of rows is a part, since damage is found before it is used."""
     from pyarrow import ipc
 
-    try:
-        stream = _Stream(source)
-        reader = ipc.open_stream(stream)
-        columns: list[str] = reader.schema.names
-    except Exception as error:  # whatever the library raises on a file that it cannot read
-        send(out, {"error": type(error).__name__})
-        return
-    send(out, {"columns": columns})
-    given = 0
+    stream = _Stream(source)
+    reader = ipc.open_stream(stream)
+    return Table(reader.schema.names, _batches(stream, reader))
+
+
+def _batches(stream: _Stream, reader: ipc.RecordBatchStreamReader) -> Iterator[Part]:
     while True:
         try:
             batch = reader.read_next_batch()
         except StopIteration:
-            # pyarrow takes the end of the file for the end mark; then a file that was cut short would seem whole.
-            send(out, {"broken": "the file ends before its end mark"} if stream.ended else {"end": True})
+            if stream.ended:
+                # pyarrow takes the end of the file for the end mark; then a file that was cut short would seem whole.
+                raise CutShort("the file ends before its end mark") from None
             return
-        except Exception:  # as above
-            send(out, {"broken": "the file is damaged"})
-            return
-        _send(batch, given, options, out)
-        given += batch.num_rows
+        except Exception as error:  # whatever the library raises on a file that it cannot read
+            raise CutShort("the file is damaged") from error
+        yield batch.num_rows, _validated(batch)
 
 
-def _send(batch: Any, given: int, options: SourceOptions, out: BinaryIO) -> None:
-    last = given + batch.num_rows
-    try:
-        _look_through(batch)
-        step = batch_rows(batch.nbytes, batch.num_rows)
-        for start in range(0, batch.num_rows, step):
-            part = batch.slice(start, step)
-            for frame in frames(part, given + 1, options):
-                send(out, {}, frame)
-            given += part.num_rows
-    except Exception:  # as above
-        send(out, {"damaged": [given + 1, last]})
+def _validated(batch: RecordBatch) -> Iterator[RecordBatch]:
+    """Yield the batch's slices. Raises if a length or an index leads out of its buffer.
 
-
-def _look_through(batch: Any) -> None:
-    """Raise if a length or an index leads out of its buffer. Bytes that are not UTF-8 are mended later."""
+    Bytes that are not UTF-8 are mended later.
+    """
     import pyarrow
 
     as_binary = {pyarrow.string(): pyarrow.binary(), pyarrow.large_string(): pyarrow.large_binary()}
@@ -106,6 +90,25 @@ def _look_through(batch: Any) -> None:
         kind = as_binary.get(column.type)
         column.validate()
         (column if kind is None else column.view(kind)).validate(full=True)
+    yield from slices(batch)
+
+
+def parquet(source: BinaryIO | AskedFor, options: SourceOptions) -> Table:
+    """Return a Parquet file, whose parts are its row groups."""
+    from pyarrow.parquet import ParquetFile
+
+    file = ParquetFile(source, buffer_size=_PAGE_BUFFER, pre_buffer=False)
+    leaves = (file.schema.column(n) for n in range(len(file.schema)))
+    as_json = {leaf.path for leaf in leaves if leaf.logical_type.type == "JSON"}
+    groups = ((file.metadata.row_group(n).num_rows, _group(file, n)) for n in range(file.num_row_groups))
+    return Table(file.schema_arrow.names, groups, frozenset(as_json - {options.text_field, options.id_field}))
+
+
+def _group(file: ParquetFile, group: int) -> Iterator[RecordBatch]:
+    said = file.metadata.row_group(group)
+    n_bytes = sum(said.column(n).total_uncompressed_size for n in range(said.num_columns))
+    rows = batch_rows(n_bytes, said.num_rows)
+    yield from file.iter_batches(batch_size=rows, row_groups=[group], use_threads=False)
 
 
 if __name__ == "__main__":

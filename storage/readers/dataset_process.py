@@ -1,8 +1,7 @@
 """The process that reads a data set of the hub or of a folder with the library `datasets`.
 
-It answers {"columns": [name, …]}, {"refused": why, "names": [available names]} or {"error"}, and then sends rows.
-After {"broken": why} nothing more can be read; {"end"} is the end. Lists of the hub are read before the process loses
-its rights, since the library caches some of them. The files are streamed, and none is kept.
+It answers as `table_process` says, or {"refused": why, "names": [available names]}. Lists of the hub are read before
+the process loses its rights, since the library caches some of them. The files are streamed, and none is kept.
 """
 
 from __future__ import annotations
@@ -11,14 +10,20 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from storage.readers.confinement import Needs
 from storage.readers.records import SourceOptions
 from storage.readers.sandbox import begin, confine, receive, send
-from storage.readers.table_process import batch_rows, frames, load
+from storage.readers.table_process import CutShort, Part, Table, load, serve, slices
+
+if TYPE_CHECKING:
+    from datasets import DatasetBuilder, IterableDataset
+    from pyarrow import RecordBatch
 
 # Files of texts and tables. Decoders of other kinds would have to be trusted, or the files hold no text.
 _KINDS = frozenset(("arrow", "cache", "csv", "json", "parquet", "text"))
@@ -48,7 +53,7 @@ def main() -> None:
             begin(_needs(head, Path(empty)))
             load()
             os.chdir(empty)  # else the library may take a folder here for a data set of the hub
-            rows = _opened(head)
+            dataset = _opened(head)
             os.chdir("/")
         confine(network=not head["local"])
     except _Refused as refused:
@@ -57,7 +62,8 @@ def main() -> None:
     except Exception as error:  # whatever the library raises
         send(out, {"error": type(error).__name__})
         return
-    serve(rows, SourceOptions(**head["options"]), out)
+    options = SourceOptions(**head["options"])
+    serve(partial(_table, dataset, options), options, out)
 
 
 def _needs(asked: dict[str, Any], scratch: Path) -> Needs:
@@ -79,7 +85,7 @@ def _needs(asked: dict[str, Any], scratch: Path) -> Needs:
     )
 
 
-def _opened(asked: dict[str, Any]) -> Any:
+def _opened(asked: dict[str, Any]) -> IterableDataset:
     """Return the wanted split as the library streams it. Raises _Refused."""
     import datasets
     from datasets.exceptions import DatasetNotFoundError
@@ -109,7 +115,7 @@ def _opened(asked: dict[str, Any]) -> Any:
     return splits[split]
 
 
-def _check(builder: Any, asked: dict[str, Any]) -> None:
+def _check(builder: DatasetBuilder, asked: dict[str, Any]) -> None:
     """Raise _Refused for files of other kinds, and for files that the data set links to elsewhere."""
     prefix = "datasets.packaged_modules."
     modules = [kind.__module__ for kind in type(builder).__mro__]
@@ -126,32 +132,20 @@ def _check(builder: Any, asked: dict[str, Any]) -> None:
             raise _Refused("outside")
 
 
-def serve(dataset: Any, options: SourceOptions, out: BinaryIO) -> None:
-    given, opened = 0, False
+def _table(dataset: IterableDataset, options: SourceOptions) -> Table:
+    """Return the rows, of which pictures and sounds stay undecoded bytes."""
+    found = (batch for one in dataset.with_format("arrow").iter(_ROWS_AT_ONCE) for batch in one.to_batches())
+    ahead = list(islice(found, 1))
+    columns = ahead[0].schema.names if ahead else dataset.column_names or [options.text_field, options.id_field]
+    return Table(columns, _parts(chain(ahead, found)))
+
+
+def _parts(batches: Iterator[RecordBatch]) -> Iterator[Part]:
     try:
-        for batch in _batches(dataset):
-            if not opened:
-                send(out, {"columns": batch.schema.names})
-                opened = True
-            for frame in frames(batch, given + 1, options):
-                send(out, {}, frame)
-            given += batch.num_rows
+        for batch in batches:
+            yield batch.num_rows, slices(batch)
     except Exception as error:  # whatever the library raises on what it cannot read, or loses on the way
-        reason = type(error).__name__
-        send(out, {"broken": f"it cannot be read on ({reason})"} if opened else {"error": reason})
-        return
-    if not opened:
-        send(out, {"columns": dataset.column_names or [options.text_field, options.id_field]})
-    send(out, {"end": True})
-
-
-def _batches(dataset: Any) -> Iterator[Any]:
-    """Return the rows as Arrow batches. Pictures and sounds stay undecoded bytes."""
-    for found in dataset.with_format("arrow").iter(_ROWS_AT_ONCE):
-        for batch in found.to_batches():
-            step = batch_rows(batch.nbytes, batch.num_rows)
-            for start in range(0, batch.num_rows, step):
-                yield batch.slice(start, step)
+        raise CutShort(f"it cannot be read on ({type(error).__name__})") from error
 
 
 if __name__ == "__main__":

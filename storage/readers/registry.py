@@ -129,7 +129,7 @@ FILES: dict[str, Records | Document | Archive] = {
     ".ndjson": Records("storage.readers.jsonl:rows"),
     ".csv": Records("storage.readers.delimited:rows"),
     ".tsv": Records("storage.readers.delimited:tab_separated_rows"),
-    ".parquet": Records("storage.readers.parquet:rows", PARQUET, is_text=False, seeks=True, called="Parquet"),
+    ".parquet": Records("storage.readers.arrow:parquet_rows", PARQUET, is_text=False, seeks=True, called="Parquet"),
     ".arrow": ARROW,
     ".feather": ARROW,
     ".txt": Document(),

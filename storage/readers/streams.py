@@ -12,14 +12,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from io import BufferedReader, FileIO, RawIOBase
 from pathlib import Path
-from typing import BinaryIO, TypeAlias, cast
+from typing import BinaryIO, TypeAlias
 
 import zstandard
 
 from storage.core.normalize import bom_length, decode
 from storage.readers.errors import BrokenStream, SourceMissing, SourceUnreadable
 
-Decompress: TypeAlias = Callable[[BinaryIO], Iterator[bytes]]  # in pieces of bounded size
+Decompress: TypeAlias = Callable[[RawIOBase], Iterator[bytes]]  # in pieces of bounded size
 
 BUFFER_BYTES = 256 * 1024
 _PIECE_BYTES = 64 * 1024
@@ -72,10 +72,10 @@ def printable(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode(errors="backslashreplace").replace("\0", "\\0")
 
 
-def gunzip(file: BinaryIO) -> Iterator[bytes]:
+def gunzip(file: RawIOBase) -> Iterator[bytes]:
     """Yield the content of a gzip file with any number of members."""
     try:
-        with gzip.GzipFile(fileobj=file) as members:
+        with gzip.GzipFile(fileobj=BufferedReader(file, _PIECE_BYTES)) as members:
             while piece := members.read1(_PIECE_BYTES):
                 yield piece
     except EOFError as error:
@@ -84,7 +84,7 @@ def gunzip(file: BinaryIO) -> Iterator[bytes]:
         raise BrokenStream("the gzip data is damaged") from error
 
 
-def unzstd(file: BinaryIO) -> Iterator[bytes]:
+def unzstd(file: RawIOBase) -> Iterator[bytes]:
     """Yield the content of a zstd file with any number of frames and windows of at most 128 MiB."""
     decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
     frame: zstandard.ZstdDecompressionObj | None = None
@@ -152,7 +152,7 @@ class Counted(RawIOBase):
 
 def buffered(file: Counted, decompress: Decompress | None = None) -> BufferedReader:
     """Return the file's content, decompressed if it is compressed."""
-    return BufferedReader(file if decompress is None else Pieces(decompress(cast(BinaryIO, file))), BUFFER_BYTES)
+    return BufferedReader(file if decompress is None else Pieces(decompress(file)), BUFFER_BYTES)
 
 
 def lines(stream: BinaryIO, limit: int) -> Iterator[bytes | None]:

@@ -1,4 +1,8 @@
-"""The shared part of the processes that read tables with pyarrow: start, requests for bytes, and rows.
+"""The shared part of the processes that read tables with pyarrow: start, requests for bytes, and answers.
+
+A process asks for bytes by {"read": [offset, n]}, or [null, n] for the next ones. It answers {"columns": [name, …]},
+or {"error"} for another kind of file, and then sends rows. {"damaged": [first, last]} are rows that cannot be read.
+After {"broken": why} nothing more can be read; {"end"} is the end.
 
 Rows are lines of JSON in frames. Each line is [number, fields or the reason of a rejection, flags].
 """
@@ -7,10 +11,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from io import SEEK_CUR, SEEK_END
-from typing import Any
+from dataclasses import dataclass
+from io import SEEK_CUR, SEEK_END, RawIOBase
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import orjson
 
@@ -19,6 +24,11 @@ from storage.readers.records import Rejection, SourceOptions, too_long
 from storage.readers.sandbox import receive, send
 from storage.readers.table import FRAME_BYTES
 from storage.readers.values import as_row
+
+if TYPE_CHECKING:
+    from pyarrow import Array, RecordBatch, Scalar
+
+    Part: TypeAlias = tuple[int, Iterator[RecordBatch]]  # a number of rows, and the batches that have them
 
 BATCH_BYTES = 8 * 2**20
 BATCH_ROWS = 1_000
@@ -38,11 +48,8 @@ def load() -> None:
     pyarrow.set_io_thread_count(1)
 
 
-class AskedFor:
+class AskedFor(RawIOBase):
     """A file whose bytes the parent process reads. Without a size it is read once, in order."""
-
-    closed = False
-    mode = "rb"
 
     def __init__(self, size: int | None) -> None:
         self._size = size
@@ -53,9 +60,6 @@ class AskedFor:
 
     def seekable(self) -> bool:
         return self._size is not None
-
-    def close(self) -> None:
-        """Do nothing, since there is nothing to close."""
 
     def tell(self) -> int:
         return self._at
@@ -82,14 +86,59 @@ class AskedFor:
         return b"".join(pieces)
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table that was opened. Damage costs the rest of a part only. `as_json` are the columns of JSON text."""
+
+    columns: list[str]
+    parts: Iterator[Part]
+    as_json: frozenset[str] = frozenset()
+
+
+class CutShort(Exception):
+    """Nothing more of the table can be read; the message is the reason."""
+
+
+def serve(open_table: Callable[[], Table], options: SourceOptions, out: BinaryIO) -> None:
+    """Send a table's rows."""
+    try:
+        table = open_table()
+    except Exception as error:  # whatever the library raises on a file that it cannot read
+        send(out, {"error": type(error).__name__})
+        return
+    send(out, {"columns": table.columns})
+    first = 1
+    try:
+        for n_rows, batches in table.parts:
+            number = first
+            try:
+                for batch in batches:
+                    for frame in _frames(batch, number, options, table.as_json):
+                        send(out, {}, frame)
+                    number += batch.num_rows
+            except Exception:  # as above
+                send(out, {"damaged": [number, first + n_rows - 1]})
+            first += n_rows
+    except CutShort as error:
+        send(out, {"broken": str(error)})
+    else:
+        send(out, {"end": True})
+
+
+def slices(batch: RecordBatch) -> Iterator[RecordBatch]:
+    """Yield a batch in slices of as many rows as become Python objects at once."""
+    step = batch_rows(batch.nbytes, batch.num_rows)
+    return (batch.slice(start, step) for start in range(0, batch.num_rows, step))
+
+
 def batch_rows(n_bytes: int, n_rows: int) -> int:
     """Return the number of rows to convert to Python objects at once."""
     row_bytes = n_bytes // max(1, n_rows)
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
 
 
-def frames(batch: Any, first: int, options: SourceOptions, as_json: frozenset[str] = frozenset()) -> Iterator[bytes]:
-    """Yield a record batch as frames; `first` is the number of its first row, `as_json` the columns of JSON text."""
+def _frames(batch: RecordBatch, first: int, options: SourceOptions, as_json: frozenset[str]) -> Iterator[bytes]:
+    """Yield a record batch as frames; `first` is the number of its first row."""
     frame = bytearray()
     for line in _lines(batch, first, options, as_json):
         frame += line + b"\n"
@@ -99,7 +148,7 @@ def frames(batch: Any, first: int, options: SourceOptions, as_json: frozenset[st
     yield bytes(frame)
 
 
-def _lines(batch: Any, first: int, options: SourceOptions, as_json: frozenset[str]) -> Iterator[bytes]:
+def _lines(batch: RecordBatch, first: int, options: SourceOptions, as_json: frozenset[str]) -> Iterator[bytes]:
     names: list[str] = batch.schema.names
     mended: dict[int, tuple[str, ...]] = {}
     columns = [
@@ -116,7 +165,7 @@ def _lines(batch: Any, first: int, options: SourceOptions, as_json: frozenset[st
         yield orjson.dumps([first + n, too_long(options.max_record_bytes), []]) if too_much else line
 
 
-def _values(column: Any, mended: dict[int, tuple[str, ...]]) -> list[Any]:
+def _values(column: Array, mended: dict[int, tuple[str, ...]]) -> list[Any]:
     """Return the column's values as Python objects; a value without a Python form, such as nanoseconds, as text."""
     binary = _binary(column)
     if binary is not None:
@@ -133,7 +182,7 @@ def _values(column: Any, mended: dict[int, tuple[str, ...]]) -> list[Any]:
     return values
 
 
-def _binary(column: Any) -> Any:
+def _binary(column: Array) -> Array | None:
     """Return the binary data of a column, which is left out; None for other columns.
 
     Pictures and sounds are a struct with a field "bytes".
@@ -149,7 +198,7 @@ def _binary(column: Any) -> Any:
     return column if any(test(kind) for test in tests) else None
 
 
-def _value(scalar: Any) -> tuple[Any, tuple[str, ...]]:
+def _value(scalar: Scalar) -> tuple[Any, tuple[str, ...]]:
     import pyarrow
 
     with suppress(Exception):

@@ -176,10 +176,11 @@ def test_memory_does_not_grow_with_the_length_of_the_file(tmp_path: Path) -> Non
     program = """
 import re, sys
 from pathlib import Path
-from storage.readers.arrow_process import serve
+from storage.readers.arrow_process import arrow
+from storage.readers.table_process import serve
 from storage.readers import SourceOptions
 with open(sys.argv[1], "rb") as file, open("/dev/null", "wb") as out:
-    serve(file, SourceOptions(), out)
+    serve(lambda: arrow(file), SourceOptions(), out)
 print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
 """
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)

@@ -22,7 +22,7 @@ from storage.readers.sandbox import Confined
 from tests.conftest import missing
 from tests.storage.readers.intruder import ATTEMPTS, NETWORK, READING
 
-PROGRAMS = ("extract_process", "parquet_process", "arrow_process", "dataset_process")
+PROGRAMS = ("extract_process", "arrow_process", "dataset_process")
 ASKED: dict[str, Any] = {
     "bytes": 0,
     "options": {},
@@ -117,7 +117,7 @@ def test_without_seccomp_landlock_alone_keeps_files_as_they_are_and_the_parent_o
     told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has_both()
-    found = done(outcomes(told | {"program": "parquet_process", "without": [SYSTEM]}, monkeypatch))
+    found = done(outcomes(told | {"program": "arrow_process", "without": [SYSTEM]}, monkeypatch))
     left = {"open a file to others", "change a file's time", "change a file's attributes", "start a process"}
     left |= {"connect to a socket's name", "send a datagram", "limit the parent"}
     if confinement.landlock_abi() < SCOPES:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import uuid
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ from storage.readers import (
     SourceUnsupported,
     open_source,
 )
-from storage.readers.parquet_process import serve
+from storage.readers.arrow_process import parquet as opened
 from storage.readers.records import Row, document
 from storage.readers.sandbox import Ended, receive
 from storage.readers.table import said
+from storage.readers.table_process import serve
 from storage.writers import Target
 from tests.storage.columns import table_of
 from tests.storage.writers.test_writers import ROWS
@@ -124,7 +126,7 @@ def in_this_process(path: Path) -> list[Record | Rejection]:
     """Return the records of the reader's process, read in this process."""
     out = io.BytesIO()
     with path.open("rb") as file:
-        serve(file, OPTIONS, out)
+        serve(partial(opened, file, OPTIONS), OPTIONS, out)
     out.seek(0)
     found: list[Record | Rejection] = []
     while (frame := receive(out)) is not None:
@@ -296,10 +298,11 @@ def test_the_library_reads_a_large_group_of_rows_page_by_page(tmp_path: Path) ->
     program = """
 import re, sys
 from pathlib import Path
-from storage.readers.parquet_process import serve
+from storage.readers.arrow_process import parquet
+from storage.readers.table_process import serve
 from storage.readers import SourceOptions
 with open(sys.argv[1], "rb") as file, open("/dev/null", "wb") as out:
-    serve(file, SourceOptions(), out)
+    serve(lambda: parquet(file, SourceOptions()), SourceOptions(), out)
 print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
 """
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
