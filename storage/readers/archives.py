@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 
 from storage.readers.documents import NO_SUFFIX, DocumentReader
 from storage.readers.errors import BrokenStream, BrokenTransfer, SourceEmpty, SourceUnreadable, finding_bugs
-from storage.readers.files import Content, Opened
+from storage.readers.files import Content, Opened, up_to
 from storage.readers.records import Found, LeftOut, Record, Rejection, SourceOptions, too_long
 from storage.readers.registry import document_suffixes
 from storage.readers.streams import (
@@ -68,27 +68,24 @@ class ArchiveSource:
     def records(self) -> Iterator[Record | Rejection]:
         self.bytes_read = 0
         self.ignored.clear()
-        left = self._options.limit
+        return up_to(self._options.limit, self._items())
+
+    def _items(self) -> Iterator[Record | Rejection]:
         place, last = self._content.place, "at its beginning"
         with closing(DocumentReader(self._options)) as reader, self._content.open() as file, finding_bugs(place):
             try:
                 for found in self._members(file, self._options):
-                    if left == 0:
-                        return
                     if isinstance(found, LeftOut):
                         self.ignored[found.suffix] += 1
-                        continue
-                    if isinstance(found, Rejection):
+                    elif isinstance(found, Rejection):
                         where = self._prefix + found.where
                         yield replace(found, where=where, below=where)
-                        continue
-                    path, raw = found
-                    self.bytes_read += len(raw)
-                    item = reader.document(self._prefix + path, raw)
-                    last = f"after {item.where}"
-                    if left is not None and isinstance(item, Record):
-                        left -= 1
-                    yield item
+                    else:
+                        path, raw = found
+                        self.bytes_read += len(raw)
+                        item = reader.document(self._prefix + path, raw)
+                        last = f"after {item.where}"
+                        yield item
             except _DAMAGES as error:
                 reason = str(error) if isinstance(error, BrokenStream) else "it is damaged, or ends too early"
                 yield Rejection(place, f"{reason}, {last}; nothing more was read", fatal=True)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,16 +17,15 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 from storage.core.installation import install
 from storage.readers import registry, table
 from storage.readers.errors import (
-    BrokenStream,
     SourceEmpty,
     SourceError,
     SourceMissing,
     SourceUnreadable,
     SourceUnsupported,
 )
-from storage.readers.files import FileSource, check_names, documents, on_disk
-from storage.readers.folder import within
-from storage.readers.records import Record, Rejection, Rows, SourceOptions, listed
+from storage.readers.files import FileSource, RowSource, Source, on_disk, until_broken
+from storage.readers.many_files import FilesSource, within
+from storage.readers.records import Rejection, Rows, SourceOptions, listed
 from storage.readers.streams import is_folder, open_regular, printable
 
 SCHEME = "datasets"
@@ -92,7 +89,7 @@ def open_dataset(url: str, options: SourceOptions) -> SavedSource | DatasetSourc
     return DatasetSource(asked, options)
 
 
-class SavedSource:
+class SavedSource(FilesSource):
     """A data set that `save_to_disk` wrote: the rows of one split's Arrow files, named by file and number.
 
     A file that is cut short or missing loses its own rows only.
@@ -101,60 +98,37 @@ class SavedSource:
     def __init__(self, asked: Asked, options: SourceOptions) -> None:
         assert asked.folder is not None
         root = asked.folder.resolve()
-        self._options = options
         self._root, split = _split(root, asked)
-        self.name = _shown(printable(root), split)
-        self._place = printable(root.name) + (f"/{split}" if split else "")
-        self._files = _saved_files(self._root, self.name)
-        self._bytes_before = 0
-        self._current: FileSource | None = None
-        self._open(self._files[0], options)
-
-    @property
-    def bytes_read(self) -> int:
-        return self._bytes_before + (self._current.bytes_read if self._current else 0)
+        name = _shown(printable(root), split)
+        place = printable(root.name) + (f"/{split}" if split else "")
+        self._files = [(f"{place}/{file}", Path(file)) for file in _saved_files(self._root, name)]
+        super().__init__(name, options, lambda: iter(self._files), self._open)
 
     def size_bytes(self) -> int | None:
         try:
-            return sum((self._root / file).stat().st_size for file in self._files)
+            return sum((self._root / file).stat().st_size for _, file in self._files)
         except OSError:
             return None
 
-    def records(self) -> Iterator[Record | Rejection]:
-        self._bytes_before, self._current = 0, None
-        left = self._options.limit
-        for file in self._files:
-            if left == 0:
-                return
-            try:
-                source = self._open(file, replace(self._options, limit=left))
-                self._bytes_before, self._current = self.bytes_read, source
-                for item in source.records():
-                    if left is not None and isinstance(item, Record):
-                        left -= 1
-                    yield item
-            except SourceError as error:
-                yield Rejection(f"{self._place}/{printable(file)}", str(error), fatal=True)
+    def _check(self) -> None:
+        path, file = self._files[0]
+        self._open(file, self._options, path)
 
-    def _open(self, file: str, options: SourceOptions) -> FileSource:
-        found = within(self._root, file)
+    def _open(self, file: Path, options: SourceOptions, path: str) -> Source:
+        found = within(self._root, str(file))
         if isinstance(found, Rejection):
-            raise SourceUnreadable(f"{self._place}/{found.where}: {found.reason}")
-        return FileSource(on_disk(found[1], f"{self._place}/{file}"), registry.ARROW.rows, None, options)
+            raise SourceUnreadable(f"{printable(path)}: {found.reason}")
+        return FileSource(on_disk(found[1], path), registry.ARROW.rows, None, options)
 
 
-class DatasetSource:
+class DatasetSource(RowSource):
     """A data set of the hub or of a folder, read by the library `datasets` row by row."""
-
-    bytes_read = 0
 
     def __init__(self, asked: Asked, options: SourceOptions) -> None:
         shown = printable(asked.folder.resolve()) if asked.folder is not None else asked.name
-        self.name = _shown(shown, asked.split, asked.config, asked.revision)
-        self._place = "/".join(filter(None, (shown.rpartition("/")[2], asked.config, asked.split)))
-        self._options = options
+        name = _shown(shown, asked.split, asked.config, asked.revision)
         if find_spec("datasets") is None:
-            raise SourceUnsupported(f"{self.name} needs another library: {install('datasets')}")
+            raise SourceUnsupported(f"{name} needs another library: {install('datasets')}")
         told = {
             "path": shown if asked.folder is None else str(asked.folder.resolve()),
             "local": asked.folder is not None,
@@ -164,33 +138,16 @@ class DatasetSource:
         }
         self._program = table.Program(
             "storage.readers.dataset_process",
-            self._refused,
+            lambda head: refusal(head, name),
             told,
             _HUB if asked.folder is None else _LOCAL,
         )
-        with closing(self._rows()) as rows:
-            check_names(rows, self._place, options)
-
-    def size_bytes(self) -> int | None:
-        """Return None: the library does not tell the size."""
-        return None
-
-    def records(self) -> Iterator[Record | Rejection]:
-        with closing(self._rows()) as rows:
-            yield from documents(rows, self._place, self._options)
+        place = "/".join(filter(None, (shown.rpartition("/")[2], asked.config, asked.split)))
+        super().__init__(name, place, options)
 
     def _rows(self) -> Rows:
-        last = ""
-        try:
-            for row in table.rows(self._program, None, self._place, self._options):
-                last = row.where
-                yield row
-        except BrokenStream as error:
-            after = f"after {last}" if last else "at its beginning"
-            yield Rejection(self._place, f"{error}, {after}; nothing more was read", fatal=True)
-
-    def _refused(self, head: dict[str, Any]) -> SourceError:
-        return refusal(head, self.name)
+        rows = table.rows(self._program, None, self._place, self._options)
+        return until_broken(rows, lambda: self._place)
 
 
 def refusal(head: dict[str, Any], name: str) -> SourceError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -73,24 +74,47 @@ def on_disk(path: Path, place: str | None = None) -> Content:
     return Content(printable(path), printable(place or path.name), size, lambda: open_regular(path))
 
 
-class FileSource:
-    """A file, plain or compressed, with the reader for its name. `fields` are those of its first record."""
+class RowSource(ABC):
+    """A source of rows. Its first ones are read when it is opened, so that a wrong field name is found.
+
+    `name` is the source's own; keys and messages use `place`. `fields` are those of the first row.
+    """
+
+    def __init__(self, name: str, place: str, options: SourceOptions) -> None:
+        self.name = name
+        self._place = place
+        self._options = options
+        with closing(self._rows()) as rows:
+            peeked = check_names(rows, place, options)
+        self.fields = next((frozenset(row.fields) for row in peeked if isinstance(row, Row)), frozenset[str]())
+
+    @property
+    def bytes_read(self) -> int:
+        return 0
+
+    def size_bytes(self) -> int | None:
+        """Return None: the size is unknown."""
+        return None
+
+    def records(self) -> Iterator[Record | Rejection]:
+        with closing(self._rows()) as rows:
+            yield from documents(rows, self._place, self._options)
+
+    @abstractmethod
+    def _rows(self) -> Rows:
+        """Yield every row, from the first one."""
+
+
+class FileSource(RowSource):
+    """A file, plain or compressed, with the reader for its name."""
 
     def __init__(
-        self,
-        content: Content,
-        read_rows: RowReader,
-        decompress: Decompress | None,
-        options: SourceOptions,
+        self, content: Content, read_rows: RowReader, decompress: Decompress | None, options: SourceOptions
     ) -> None:
         self._content = content
         self._read_rows = read_rows
         self._decompress = decompress
-        self._options = options
-        self.name = content.name
-        with closing(self._rows()) as rows:
-            peeked = check_names(rows, content.place, options)
-        self.fields = next((frozenset(row.fields) for row in peeked if isinstance(row, Row)), frozenset[str]())
+        super().__init__(content.name, content.place, options)
         self._counted: Counted | None = None
 
     @property
@@ -102,15 +126,11 @@ class FileSource:
     def size_bytes(self) -> int | None:
         return self._content.size_bytes
 
-    def records(self) -> Iterator[Record | Rejection]:
-        with closing(self._rows()) as rows:
-            yield from documents(rows, self._content.place, self._options)
-
     def _rows(self) -> Rows:
         with self._content.open() as file:
-            self._counted = Counted(file)
-            stream = buffered(self._counted, self._decompress)
-            yield from _until_broken(self._read_rows, stream, self._content.place, self._options, self._counted)
+            self._counted = counted = Counted(file)
+            rows = self._read_rows(buffered(counted, self._decompress), self._place, self._options)
+            yield from until_broken(rows, lambda: f"{self._place}@{counted.bytes_read}")
 
 
 class StreamSource:
@@ -121,8 +141,8 @@ class StreamSource:
     def __init__(self, stream: BinaryIO | None, options: SourceOptions) -> None:
         self._options = options
         self._counted = Counted(sys.stdin.buffer if stream is None else stream)
-        read_rows = recoding.of_text(jsonl.rows)
-        self._rows = _until_broken(read_rows, buffered(self._counted), self.name, options, self._counted)
+        rows = recoding.of_text(jsonl.rows)(buffered(self._counted), self.name, options)
+        self._rows = until_broken(rows, lambda: f"{self.name}@{self._counted.bytes_read}")
         self._peeked = check_names(self._rows, self.name, options)
 
     @property
@@ -154,31 +174,34 @@ def check_names(rows: Rows, name: str, options: SourceOptions) -> list[Row | Rej
     return peeked
 
 
-def _until_broken(
-    read_rows: RowReader, stream: BufferedReader, name: str, options: SourceOptions, counted: Counted
-) -> Rows:
-    """Yield the stream's rows. If it breaks off, yield a fatal rejection that names the last row."""
+def until_broken(rows: Rows, where: Callable[[], str]) -> Rows:
+    """Yield the rows. If they break off, yield a fatal rejection that names the last row."""
     last = ""
     try:
-        for row in read_rows(stream, name, options):
+        for row in rows:
             last = row.where
             yield row
     except (BrokenStream, OSError) as error:
         reason = str(error) if isinstance(error, BrokenStream) else f"it cannot be read on: {error.strerror}"
         after = f"after {last}" if last else "at its beginning"
-        yield Rejection(f"{name}@{counted.bytes_read}", f"{reason}, {after}; nothing more was read", fatal=True)
+        yield Rejection(where(), f"{reason}, {after}; nothing more was read", fatal=True)
 
 
 def documents(rows: Iterable[Row | Rejection], name: str, options: SourceOptions) -> Iterator[Record | Rejection]:
     """Yield the rows as documents, up to the limit."""
-    left = options.limit
+    items = (document(row, name, options) if isinstance(row, Row) else row for row in rows)
+    with finding_bugs(name):
+        yield from up_to(options.limit, items)
+
+
+def up_to(limit: int | None, items: Iterator[Record | Rejection]) -> Iterator[Record | Rejection]:
+    """Yield so many records, and the rejections before the last of them; None is no limit."""
+    left = limit
     if left == 0:
         return
-    with finding_bugs(name):
-        for row in rows:
-            item = document(row, name, options) if isinstance(row, Row) else row
-            yield item
-            if left is not None and isinstance(item, Record):
-                left -= 1
-                if left == 0:
-                    return
+    for item in items:
+        yield item
+        if left is not None and isinstance(item, Record):
+            left -= 1
+            if left == 0:
+                return

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -13,10 +11,11 @@ from pathlib import Path
 
 from storage.readers.documents import NO_SUFFIX, DocumentReader
 from storage.readers.errors import FieldUnknown, SourceEmpty, SourceError, SourceUnreadable, SourceUnsupported
-from storage.readers.files import Content, FileSource, Source, left_out
+from storage.readers.files import Content, FileSource, Source
+from storage.readers.many_files import FilesSource, Walk, within
 from storage.readers.records import Record, Rejection, SourceOptions, without_metadata
 from storage.readers.registry import document_suffixes, missing
-from storage.readers.streams import kind, open_regular, printable
+from storage.readers.streams import open_regular, printable
 
 _LEFT_OUT = (FieldUnknown, SourceEmpty, SourceUnsupported)  # such a file is left out, and is no rejection
 # Written by docmill beside a folder's documents; the next run must not read them as documents.
@@ -25,11 +24,10 @@ _OF_RESULTS = frozenset(("task", "tokens_in", "tokens_out", "flags"))
 Open = Callable[[Content, SourceOptions], Source]
 
 
-class FolderSource:
+class FolderSource(FilesSource):
     """The documents below `root`, in the order of their paths, listed one folder at a time.
 
-    `reader_of` returns the reader for a file's name, if there is one. A record's key is its file's path with its id
-    (`path#id`) or number (`path:number`); the key of an archive's member is `path/member`.
+    `reader_of` returns the reader for a file's name, if there is one.
 
     Raises SourceEmpty if there is no document, and FieldUnknown if there are only records that lack a field. Hidden
     files and folders are skipped. `ignored` counts files of other kinds, of records without the text, archives
@@ -39,19 +37,14 @@ class FolderSource:
 
     def __init__(self, root: Path, options: SourceOptions, reader_of: Callable[[str], Open | None]) -> None:
         self._root = root.resolve()
-        self._options = replace(options, one_of_many=True)
         self._reader_of = reader_of
-        self.name = printable(self._root)
-        self.bytes_read = 0
-        self.ignored: Counter[str] = Counter()
-        self.reasons: dict[str, str] = {}
         self._suffixes = document_suffixes()
-        self._check()
+        super().__init__(printable(self._root), replace(options, one_of_many=True), self._found, self._open)
 
     def _check(self) -> None:
         """Look for a file that can be read, and raise the reason if there is none."""
         refused: SourceError | None = None
-        for found in self._walk():
+        for found in self._found():
             if isinstance(found, Rejection):
                 return
             path, file = found
@@ -59,81 +52,59 @@ class FolderSource:
                 without_metadata(self.name, self._options)
                 return
             try:
-                self._open(path, file, None)
+                self._open(file, self._options, path)
             except SourceError as error:
                 if isinstance(error, FieldUnknown) and self._options.meta_fields:
                     raise
                 refused = refused or _of(path, error)
             else:
                 return
-        if refused is not None:
-            raise refused
         others = ", ".join(f"{n} {suffix}" for suffix, n in self.ignored.most_common(5))
-        raise SourceEmpty(
+        raise refused or SourceEmpty(
             f"no {', '.join(self._suffixes)}, .jsonl, .csv, .zip or other files in {self.name} that are read"
             + (f" (it has {others})" if others else "")
             + missing(self.ignored)
         )
 
-    def size_bytes(self) -> int | None:
-        """Return None: the size is known only after a walk through the whole folder."""
-        return None
+    def _items(self) -> Iterator[Record | Rejection]:
+        with closing(DocumentReader(self._options)) as self._documents:
+            yield from super()._items()
 
-    def records(self) -> Iterator[Record | Rejection]:
-        self.bytes_read = 0
-        self.ignored.clear()
-        self.reasons.clear()
-        left = self._options.limit
-        with closing(DocumentReader(self._options)) as reader:
-            for found in self._walk():
-                if left == 0:
-                    return
-                for item in [found] if isinstance(found, Rejection) else self._read(*found, reader, left):
-                    if left is not None and isinstance(item, Record):
-                        left -= 1
-                    yield item
-
-    def _read(self, path: str, file: Path, reader: DocumentReader, left: int | None) -> Iterator[Record | Rejection]:
-        """Yield the records of one file."""
-        if self._is_document(path):
-            before = reader.bytes_read
-            # Links were resolved before and are not followed again, since they may have changed.
-            item = reader.read(path, partial(open_regular, file, follow=False))
-            self.bytes_read += reader.bytes_read - before
-            yield item
+    def _read(self, path: str, file: Path) -> Iterator[Record | Rejection]:
+        if not self._is_document(path):
+            yield from super()._read(path, file)
             return
-        try:
-            source = self._open(path, file, left)
-            before = self.bytes_read
-            for item in source.records():
-                self.bytes_read = before + source.bytes_read
-                yield of_file(path, item) if isinstance(item, Rejection) else item
-            self.ignored.update(left_out(source))
-        except SourceError as error:
-            # A prompt that reads metadata gets every field of it, or the file is left out.
-            if isinstance(error, _LEFT_OUT) and not (isinstance(error, FieldUnknown) and self._options.meta_fields):
-                suffix = Path(path).suffix
-                self.ignored[suffix] += 1
-                self.reasons.setdefault(suffix, str(_of(path, error)))
-            else:
-                yield of_file(path, Rejection(printable(path), str(error), fatal=True))
+        before = self._documents.bytes_read
+        # Links were resolved before and are not followed again, since they may have changed.
+        item = self._documents.read(path, partial(open_regular, file, follow=False))
+        self._bytes_before, self._current = self.bytes_read + self._documents.bytes_read - before, None
+        yield item
+
+    def _refused(self, path: str, error: SourceError) -> Iterator[Rejection]:
+        # A prompt that reads metadata gets every field of it, or the file is rejected.
+        if isinstance(error, _LEFT_OUT) and not (isinstance(error, FieldUnknown) and self._options.meta_fields):
+            suffix = Path(path).suffix
+            self.ignored[suffix] += 1
+            self.reasons.setdefault(suffix, str(_of(path, error)))
+        else:
+            yield self._within(path, Rejection(printable(path), str(error), fatal=True))
 
     def _is_document(self, path: str) -> bool:
         return Path(path).suffix.lower() in self._suffixes
 
-    def _open(self, path: str, file: Path, limit: int | None) -> Source:
+    def _open(self, file: Path, options: SourceOptions, path: str) -> Source:
         opened = partial(open_regular, file, follow=False)
         with opened() as found:
             size = found.seek(0, os.SEEK_END)
         reader = self._reader_of(Path(path).name)
         assert reader is not None
         content = Content(printable(file), printable(path), size, opened)
-        source = reader(content, replace(self._options, limit=limit))
+        source = reader(content, options)
         if isinstance(source, FileSource) and source.fields >= _OF_RESULTS:
             raise SourceUnsupported("it holds results that docmill wrote; to read them name the file")
         return source
 
-    def _walk(self) -> Iterator[tuple[str, Path] | Rejection]:
+    def _found(self) -> Walk:
         """Yield each document's path below the root and the file to open, in the order of the paths."""
         folders = [self._list("")]
         while folders:
@@ -177,35 +148,7 @@ class FolderSource:
         return None
 
 
-def of_file(path: str, rejection: Rejection) -> Rejection:
-    """Return the rejection together with its file, which tells pruning the documents it may be."""
-    if rejection.keys or rejection.below is not None:
-        return rejection
-    return replace(rejection, below=printable(path))
-
-
 def _of(path: str, error: SourceError) -> SourceError:
     """Return the error with the name of its file."""
     said = str(error)
     return error if Path(path).name in said else type(error)(f"{printable(path)}: {said}")
-
-
-def within(root: Path, path: str) -> tuple[str, Path] | Rejection:
-    """Return the file that a link leads to, or the reason why it is not opened."""
-    found = _followed(root, path)
-    return replace(found, below=found.where) if isinstance(found, Rejection) else found
-
-
-def _followed(root: Path, path: str) -> tuple[str, Path] | Rejection:
-    try:
-        target = (root / path).resolve(strict=True)
-        mode = target.stat().st_mode
-    except (OSError, RuntimeError):
-        return Rejection(printable(path), "a link that leads nowhere")
-    if not target.is_relative_to(root):
-        return Rejection(printable(path), "a link that leads out of the folder")
-    if stat.S_ISDIR(mode):
-        return Rejection(printable(path), "a link to a folder; links to folders are not followed")
-    if not stat.S_ISREG(mode):
-        return Rejection(printable(path), f"{kind(mode)}, not a file")
-    return path, target

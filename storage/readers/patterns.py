@@ -1,23 +1,16 @@
-"""Patterns such as `data/**/*.jsonl`: the files that match, in the order of their paths, as one source."""
+"""Patterns such as `data/**/*.jsonl`: the files that match, in the order of their paths."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Protocol
 
-from storage.readers.documents import NO_SUFFIX
-from storage.readers.errors import FieldUnknown, KindUnknown, SourceEmpty, SourceError
-from storage.readers.files import Source
-from storage.readers.folder import of_file, within
-from storage.readers.records import Record, Rejection, SourceOptions
+from storage.readers.many_files import Walk, within
+from storage.readers.records import Rejection
 from storage.readers.streams import printable
 
-OpenFile = Callable[[Path, SourceOptions, str], Source]
 _ANY_DEPTH = "**"
 
 
@@ -52,11 +45,11 @@ class Pattern:
             states = self._step(states, name)
         return len(self._parts) in states
 
-    def walk(self) -> Iterator[tuple[str, Path] | Rejection]:
+    def walk(self) -> Walk:
         """Yield each matching file's path below the root, and the path to open, in the order of the paths."""
         yield from self._below("", self._closed({0}))
 
-    def _below(self, folder: str, states: frozenset[int]) -> Iterator[tuple[str, Path] | Rejection]:
+    def _below(self, folder: str, states: frozenset[int]) -> Walk:
         try:
             with os.scandir(self.root / folder) as entries:
                 found = sorted(
@@ -102,89 +95,6 @@ class Pattern:
                 state += 1  # noqa: PLW2901
                 closed.add(state)
         return frozenset(closed)
-
-
-class Files(Protocol):
-    """Files in a fixed order."""
-
-    def walk(self) -> Iterator[tuple[str, Path] | Rejection]:
-        """Yield each file's name in keys and messages, and the path to open."""
-
-
-class FilesSource:
-    """The documents of several files, each read by the reader for its name.
-
-    The key of a record is `path#id` (`one_of_many`), without an id `path:number`; that of a file which is one
-    document is its path, and that of an archive's member `path/member`. `ignored` counts files of other kinds. A file
-    that cannot be opened is a rejection.
-
-    Raises SourceEmpty if there is none, FieldUnknown for the first file, and the first file's error if none can be
-    opened.
-    """
-
-    def __init__(self, files: Files, options: SourceOptions, open_file: OpenFile) -> None:
-        self._files = files
-        self._options = options
-        self._open_file = open_file
-        self.name = str(files)
-        self.ignored: Counter[str] = Counter()
-        self._bytes_before = 0
-        self._current: Source | None = None
-        self._check()
-
-    @property
-    def bytes_read(self) -> int:
-        return self._bytes_before + (self._current.bytes_read if self._current else 0)
-
-    def size_bytes(self) -> int | None:
-        """Return None: the size is known only after a look at every file."""
-        return None
-
-    def records(self) -> Iterator[Record | Rejection]:
-        self.ignored.clear()
-        self._bytes_before, self._current = 0, None
-        left = self._options.limit
-        for found in self._files.walk():
-            if left == 0:
-                return
-            if isinstance(found, Rejection):
-                yield found
-                continue
-            path, file = found
-            try:
-                source = self._open_file(file, replace(self._options, limit=left), path)
-                self._bytes_before, self._current = self.bytes_read, source
-                for item in source.records():
-                    if left is not None and isinstance(item, Record):
-                        left -= 1
-                    yield self._within(path, item) if isinstance(item, Rejection) else item
-                self.ignored.update(getattr(source, "ignored", {}))
-            except KindUnknown:
-                self.ignored[file.suffix or NO_SUFFIX] += 1
-            except SourceError as error:
-                yield self._within(path, Rejection(printable(path), str(error), fatal=True))
-
-    def _within(self, path: str, rejection: Rejection) -> Rejection:
-        """Return the rejection together with its file, which tells pruning the documents it may be."""
-        return of_file(path, rejection) if self._options.one_of_many else rejection
-
-    def _check(self) -> None:
-        """Open the first readable file, so that a wrong field name is found before a job is made."""
-        refused: SourceError | None = None
-        for found in self._files.walk():
-            if isinstance(found, Rejection):
-                continue
-            try:
-                self._open_file(found[1], self._options, found[0])
-            except FieldUnknown:
-                raise
-            except SourceError as error:
-                refused = refused or error
-            else:
-                return
-        if refused is not None:
-            raise refused
-        raise SourceEmpty(f"no file matches {self.name}")
 
 
 def _parts(source: str) -> tuple[str, ...]:

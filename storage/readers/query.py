@@ -8,15 +8,15 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from storage.core.normalize import normalize
 from storage.readers.errors import SourceUnreadable, SourceUnsupported
-from storage.readers.files import check_names, documents
-from storage.readers.records import Record, Rejection, Row, Rows, SourceOptions, check_columns, keys_of, too_long
+from storage.readers.files import RowSource
+from storage.readers.records import Rejection, Row, Rows, SourceOptions, check_columns, keys_of, too_long
 from storage.readers.streams import open_regular, printable
 from storage.readers.values import as_row
 
@@ -34,34 +34,22 @@ _ALLOWED |= {sqlite3.SQLITE_TRANSACTION}
 _ALLOWED_PRAGMAS = {"data_version", "read_uncommitted"}  # used by full-text search and SQLAlchemy
 
 
-class QuerySource:
+class QuerySource(RowSource):
     """The rows of a query, each a record by its columns' names. `name` shows no password."""
 
     def __init__(self, source: str, options: SourceOptions) -> None:
         url, self._query = _split(source)
-        self._options = options
         if url.startswith(f"{SQLITE}:"):
             path = sqlite_file(source)
             with open_regular(path):
                 pass
             path = path.resolve()
-            shown, self._place = f"{SQLITE}:///{printable(path)}", printable(path.name)
+            shown, place = f"{SQLITE}:///{printable(path)}", printable(path.name)
             self._engine = _sqlite(path, options.max_record_bytes)
         else:
-            shown, self._place, self._engine = _postgresql(url)
+            shown, place, self._engine = _postgresql(url)
         self._shown = shown
-        self.name = f"{shown}?{normalize(self._query)[0]}"
-        self.bytes_read = 0
-        with closing(self._rows()) as rows:
-            check_names(rows, self._place, options)
-
-    def size_bytes(self) -> int | None:
-        """Return None: a database does not tell the size of a result."""
-        return None
-
-    def records(self) -> Iterator[Record | Rejection]:
-        with closing(self._rows()) as rows:
-            yield from documents(rows, self._place, self._options)
+        super().__init__(f"{shown}?{normalize(self._query)[0]}", place, options)
 
     def _rows(self) -> Rows:
         from sqlalchemy import exc

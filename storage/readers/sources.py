@@ -16,8 +16,9 @@ from storage.readers.documents import DocumentSource
 from storage.readers.errors import KindUnknown, SourceMissing, SourceUnsupported
 from storage.readers.files import Content, FileSource, RowReader, Source, StreamSource, on_disk
 from storage.readers.folder import FolderSource, Open
+from storage.readers.many_files import FilesSource, within
 from storage.readers.parts import parts_in
-from storage.readers.patterns import FilesSource, Pattern, is_pattern
+from storage.readers.patterns import Pattern, is_pattern
 from storage.readers.recoding import of_text
 from storage.readers.records import SourceOptions, without_metadata
 from storage.readers.registry import (
@@ -31,7 +32,7 @@ from storage.readers.registry import (
     kind_of,
     missing,
 )
-from storage.readers.streams import Decompress, is_folder
+from storage.readers.streams import Decompress, is_folder, printable
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")  # a protocol of fsspec has an underscore
 
@@ -55,12 +56,13 @@ def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None =
             return open_content(content, content.place, options)
     path = path_of(source) or Path(source)
     if is_folder(path):
-        parts = parts_in(path)
-        if parts is not None:
-            return FilesSource(parts, options, open_file)
+        if (parts := parts_in(path)) is not None:
+            root = path.resolve()
+            return FilesSource(printable(root), options, lambda: (within(root, part) for part in parts), open_file)
         return FolderSource(path, options, kinds())
     if is_pattern(source):
-        return FilesSource(Pattern(source), replace(options, one_of_many=True), open_file)
+        pattern = Pattern(source)
+        return FilesSource(str(pattern), replace(options, one_of_many=True), pattern.walk, open_file)
     return open_file(path, options)
 
 

@@ -22,7 +22,8 @@ from storage.readers import (
     SourceUnsupported,
     open_source,
 )
-from storage.readers.patterns import FilesSource, Pattern
+from storage.readers.many_files import FilesSource
+from storage.readers.patterns import Pattern
 
 OPTIONS = SourceOptions()
 
