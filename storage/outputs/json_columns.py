@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Boolean, ColumnElement, Double, Numeric, Text, func, literal_column
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeEngine
 
@@ -19,7 +20,7 @@ class scalar(FunctionElement[Any]):  # noqa: N801 - reads as the SQL function th
 
     inherit_cache = False
 
-    def __init__(self, data: Any, form: Form, *keys: str | int) -> None:
+    def __init__(self, data: ColumnElement[Any], form: Form, *keys: str | int) -> None:
         self.type = _TYPES[form]
         self.keys = keys
         self.value = _at(data, keys)
@@ -27,7 +28,7 @@ class scalar(FunctionElement[Any]):  # noqa: N801 - reads as the SQL function th
 
 
 @compiles(scalar, "postgresql")
-def _postgresql(element: scalar, compiler: Any, **options: Any) -> str:
+def _postgresql(element: scalar, compiler: SQLCompiler, **options: Any) -> str:
     value = compiler.process(element.value, **options)
     kind = "boolean" if isinstance(element.type, Boolean) else "number"
     cast = compiler.dialect.type_compiler_instance.process(element.type)
@@ -35,7 +36,7 @@ def _postgresql(element: scalar, compiler: Any, **options: Any) -> str:
 
 
 @compiles(scalar, "sqlite")
-def _sqlite(element: scalar, compiler: Any, **options: Any) -> str:
+def _sqlite(element: scalar, compiler: SQLCompiler, **options: Any) -> str:
     data = compiler.process(element.clauses, **options)
     keys = "".join(f"[{key}]" if isinstance(key, int) else f'."{key}"' for key in element.keys)
     at = f"({data}, '${keys.replace(chr(39), chr(39) * 2)}')"
@@ -43,13 +44,13 @@ def _sqlite(element: scalar, compiler: Any, **options: Any) -> str:
     return f"CASE WHEN json_type{at} IN ({types}) THEN json_extract{at} END"
 
 
-def _at(data: Any, keys: tuple[str | int, ...]) -> Any:
+def _at(data: ColumnElement[Any], keys: tuple[str | int, ...]) -> ColumnElement[Any]:
     for key in keys:
         data = data[key]
     return data
 
 
-def selected(data: Any, form: Form, *keys: str | int) -> ColumnElement[Any]:
+def selected(data: ColumnElement[Any], form: Form, *keys: str | int) -> ColumnElement[Any]:
     """Return the value under these keys, one inside the other, with the type of a column of this form."""
     if form in _TYPES:
         return scalar(data, form, *keys)

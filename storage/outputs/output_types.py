@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
+from storage.json_values import Json
 from storage.outputs.columns import Form, OutputColumn, Result
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class _Vector(OutputType):
     def shown(self, result: Result) -> str:
         import numpy as np
 
-        vector: Any = np.atleast_2d(result["vector"])
+        vector = np.atleast_2d(result["vector"])
         numbers = " ".join(f"{value:+.3f}" for value in vector[0][:6])
         windows = f"{len(vector)} windows × " if len(vector) > 1 else ""
         return f"{windows}{vector.shape[1]} numbers: {numbers} …"
@@ -290,7 +291,7 @@ _PYTHON: Mapping[Form, tuple[type, ...]] = {
 }
 
 
-def _form(schema: Any) -> Form:
+def _form(schema: Json) -> Form:
     """Return the form of a property's values; JSON where its schema allows values of several types."""
     types = schema.get("type") if isinstance(schema, dict) else None
     named = [one for one in (types if isinstance(types, list) else [types]) if one != "null"]
@@ -309,7 +310,7 @@ def _property(name: str, form: Form) -> OutputColumn:
     return OutputColumn(f"data_{name}", form, value, suffix, _in_data(form, "data", name))
 
 
-def _plain(value: Any) -> str:
+def _plain(value: Json) -> str:
     import orjson
 
     return value if isinstance(value, str) else orjson.dumps(value).decode()

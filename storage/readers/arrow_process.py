@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, BinaryIO
 from storage.readers.confinement import Needs
 from storage.readers.records import SourceOptions
 from storage.readers.sandbox import begin, confine, receive
-from storage.readers.table_process import AskedFor, CutShort, Part, Table, batch_rows, load, serve, slices
+from storage.readers.table_process import AskedFor, CutShort, Table, batch_rows, load, serve, slices
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, ipc
     from pyarrow.parquet import ParquetFile
+
+    from storage.readers.table_process import Part
 
 _MAGIC = b"ARROW1\0\0"  # before the stream in a file with a footer
 _PAGE_BUFFER = 2**20  # for each column, so that a row group is never in memory as a whole

@@ -10,12 +10,17 @@ import os
 import socket
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from errno import ENOSYS, EPERM
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyseccomp import Arg, SyscallFilter
 
 _PR_SET_DUMPABLE = 4
 _CLONE_THREAD = 0x00010000
@@ -148,20 +153,19 @@ def _libraries() -> Iterator[Path]:
     yield from map(Path, ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom"))
 
 
-def _seccomp() -> Any:
+def _seccomp() -> ModuleType | None:
     try:
-        import pyseccomp
+        return import_module("pyseccomp")
     except (ImportError, RuntimeError, OSError):  # no library, or none for this system
         return None
-    return pyseccomp
 
 
-def _filter(seccomp: Any, network: bool) -> Any:
+def _filter(seccomp: ModuleType, network: bool) -> SyscallFilter:
     rules = seccomp.SyscallFilter(seccomp.ALLOW)
     rules.set_attr(seccomp.Attr.CTL_TSYNC, 1)  # for the libraries' threads, too
     own = os.getpid()
 
-    def refuse(call: str, *arguments: Any, error: int = EPERM) -> None:
+    def refuse(call: str, *arguments: Arg, error: int = EPERM) -> None:
         number = seccomp.resolve_syscall(seccomp.Arch.NATIVE, call)
         if number != -1:  # else libseccomp is older than the call
             with suppress(OSError):  # this processor's kernel may not have the call
@@ -184,7 +188,7 @@ def _filter(seccomp: Any, network: bool) -> Any:
     return rules
 
 
-def _refuse_sockets(seccomp: Any, refuse: Any, families: frozenset[int]) -> None:
+def _refuse_sockets(seccomp: ModuleType, refuse: Callable[[str, Arg], None], families: frozenset[int]) -> None:
     for family in range(_LAST_FAMILY):
         if family not in families:
             refuse("socket", seccomp.Arg(0, seccomp.EQ, family))

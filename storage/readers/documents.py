@@ -6,21 +6,55 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from tempfile import gettempdir
 
 from storage.core.normalize import normalize
 from storage.readers.errors import BrokenStream, SourceError, finding_bugs
-from storage.readers.extract_client import Extractor, NotExtracted
 from storage.readers.files import Content, Opened
 from storage.readers.html_encoding import page
 from storage.readers.recoding import decoded
 from storage.readers.records import MAX_ID_BYTES, Record, Rejection, SourceOptions, id_too_long, too_long
 from storage.readers.registry import FILES, HTML, MAIL, Document
+from storage.readers.sandbox import TIME_S, Confined, Ended
 from storage.readers.streams import Counted, Decompress, buffered, printable
 
 NO_SUFFIX = "without a suffix"
 ATTACHMENTS_LEFT_OUT = "attachments_left_out"
 _ATTACHED = re.compile(rb"^content-disposition:\s*attachment\b", re.IGNORECASE | re.MULTILINE)  # RFC 2183
+
+
+class NotExtracted(Exception):
+    """The reason why a document has no text, in a sentence without the document's own words."""
+
+
+class Extractor:
+    """An extraction process, started when it is needed and again after it died. Close it after use."""
+
+    def __init__(self, max_bytes: int, time_s: float = TIME_S) -> None:
+        self._max_bytes = max_bytes
+        self._process = Confined("storage.readers.extract_process", time_s)
+
+    def text(self, raw: bytes, kind: str) -> str:
+        """Return the text of a document of a kind (a MIME type).
+
+        Raises NotExtracted if the document is broken, takes too much time or memory, or has too much text.
+        """
+        try:
+            self._process.send({"kind": kind}, raw)
+            head, text = self._process.receive(self._max_bytes)
+        except Ended as error:
+            raise NotExtracted(str(error)) from error
+        if head.get("unloaded"):
+            raise NotExtracted(
+                f"the library that reads its kind could not be loaded out of {gettempdir()}: set TMPDIR to a folder "
+                "on a disk whose programs may be run (a tmpfs of a container takes `exec`)"
+            )
+        if "error" in head:
+            raise NotExtracted(f"its text cannot be read ({head['error']}): it is broken, or protected by a password")
+        return text.decode()
+
+    def close(self) -> None:
+        self._process.close()
 
 
 class DocumentReader:
@@ -41,12 +75,10 @@ class DocumentReader:
             with open_file() as opened:
                 stream = buffered(Counted(opened), decompress) if decompress else opened
                 raw = stream.read(self._limit + 1)
-        except SourceError as error:
+        except (SourceError, BrokenStream) as error:
             return _rejected(where, str(error))
         except OSError as error:
             return _rejected(where, f"cannot be read: {error.strerror}")
-        except BrokenStream as error:
-            return _rejected(where, str(error))
         self.bytes_read += len(raw)
         if len(raw) > self._limit:
             return _rejected(where, too_long(self._limit))
@@ -59,7 +91,7 @@ class DocumentReader:
         with finding_bugs(where):
             if isinstance(kind, Document) and kind.media_type is not None:
                 return self._extracted(where, raw, kind.media_type)
-            return _plain(where, raw, self._encoding)
+            return _document(where, *decoded(raw, self._encoding))
 
     def close(self) -> None:
         self._extractor.close()
@@ -106,14 +138,8 @@ def _rejected(where: str, reason: str) -> Rejection:
     return Rejection(where, reason, below=where)
 
 
-def _plain(where: str, raw: bytes, encoding: str | None) -> Record | Rejection:
-    text, flags = decoded(raw, encoding)
-    return _document(where, text, flags)
-
-
 def _document(where: str, text: str, flags: tuple[str, ...]) -> Record | Rejection:
     if len(where.encode()) > MAX_ID_BYTES:
         return _rejected(where, id_too_long(where))
     text, replaced = normalize(text)
-    meta: dict[str, Any] = {}
-    return Record(where, text, meta, flags + replaced, where)
+    return Record(where, text, {}, flags + replaced, where)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from io import FileIO, RawIOBase
 from tempfile import TemporaryFile
-from typing import Any, Protocol
+from typing import Protocol
 
 from storage.readers.errors import BrokenTransfer
 
@@ -24,10 +24,16 @@ class TooLarge(Exception):
     """The file is larger than the limit for a copy."""
 
 
+class Status(Protocol):
+    """An answer of aiohttp."""
+
+    status: int
+
+
 class Answer(Protocol):
     """A server's answer as fsspec wraps it; `r` is aiohttp's."""
 
-    r: Any
+    r: Status
 
     def read(self, n: int) -> bytes: ...
     def close(self) -> None: ...

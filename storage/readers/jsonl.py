@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from math import isfinite
-from typing import Any, BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn
 
 import orjson
 
 from storage.core.normalize import bom_length, decode, normalize_json
+from storage.json_values import Json
 from storage.readers.records import MAX_DEPTH, Rejection, Row, Rows, SourceOptions, keys_of, too_long
 from storage.readers.streams import lines
 
@@ -54,7 +55,7 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
         yield Row(fields, number, f"{name}:{line_number}", flags, clean)
 
 
-def _read_again(line: bytes, start: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _read_again(line: bytes, start: int) -> tuple[dict[str, Json], tuple[str, ...]]:
     """Parse a line that orjson refuses. Invalid UTF-8 and lone surrogates are mended; else raise with the reason."""
     text, flags = decode(line, start)
     try:
@@ -76,7 +77,7 @@ def _keys(line: bytes, name: str, number: int, options: SourceOptions) -> tuple[
     return tuple(key for one in fields for key in keys_of(one, name, number, options))
 
 
-def _ids(text: str, id_field: str) -> Iterator[Any]:
+def _ids(text: str, id_field: str) -> Iterator[Json]:
     """Yield each value of a field of the outermost object, up to where it is no JSON any more."""
     decoder, end = json.JSONDecoder(), 0
     try:
@@ -109,17 +110,16 @@ def _within_64_bits(digits: str) -> int | float:
     return value if -(2**63) <= value < 2**64 else _finite(digits)
 
 
-def _check_shape(fields: Any) -> None:
+def _check_shape(fields: Json) -> None:
     if not isinstance(fields, dict):
         kind = "an array" if isinstance(fields, list) else "a single value"
         raise _Unusable(f"{kind} where an object is expected")
     level = list(fields.values())
     for _ in range(MAX_DEPTH):
-        level = [inner for outer in level if type(outer) in _NESTED for inner in _items(outer)]
+        nested = [
+            outer.values() if isinstance(outer, dict) else outer for outer in level if isinstance(outer, _NESTED)
+        ]
+        level = [inner for outer in nested for inner in outer]
         if not level:
             return
     raise _Unusable(f"nested more than {MAX_DEPTH} levels deep")
-
-
-def _items(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value

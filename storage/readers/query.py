@@ -154,7 +154,7 @@ def _postgresql(address: str) -> tuple[str, str, Engine]:
     return shown(url.set(drivername="postgresql")), url.database or url.username or "postgresql", engine
 
 
-def _fits(text: Any, options: SourceOptions) -> bool:
+def _fits(text: object, options: SourceOptions) -> bool:
     most = options.max_record_bytes
     return not isinstance(text, str) or len(text) * 4 <= most or len(text.encode(errors="replace")) <= most
 

@@ -204,6 +204,6 @@ def _why_no_text(fields: dict[str, Any], wanted: str) -> str:
     return f'"{wanted}" is {_kind(fields[wanted])}, not a string'
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     names = {bool: "a boolean", int: "a whole number", float: "a fraction", list: "an array", dict: "an object"}
     return "null" if value is None else names.get(type(value), "of another type")

@@ -10,16 +10,19 @@ import logging
 from contextlib import suppress
 from importlib.util import find_spec
 from io import BufferedReader, RawIOBase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from storage.core.installation import install
 from storage.readers import credentials
 from storage.readers.errors import BrokenTransfer, SourceError, SourceMissing, SourceUnreadable, SourceUnsupported
 from storage.readers.files import Content, Opened
-from storage.readers.http_range import BLOCK_BYTES, COPIED_BYTES, Ask, Blocks, NoParts, TooLarge, copied
+from storage.readers.http_range import BLOCK_BYTES, COPIED_BYTES, Answer, Ask, Blocks, NoParts, TooLarge, copied
 from storage.readers.registry import read_in_parts
 from storage.readers.streams import BUFFER_BYTES, printable
+
+if TYPE_CHECKING:
+    from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 HTTP = ("http", "https")
 _CACHE = {"maxblocks": 32}
@@ -92,8 +95,9 @@ def content(url: str) -> Content:
         except Exception as error:  # as above
             raise _refusal(error, name) from error
 
-    def ask(headers: dict[str, str]) -> Any:
-        return system.open(path, "rb", **how, headers=_HEADERS | headers)
+    def ask(headers: dict[str, str]) -> Answer:
+        answer: Answer = system.open(path, "rb", **how, headers=_HEADERS | headers)
+        return answer
 
     if scheme in HTTP and read_in_parts(file_name):
         return Content(name, file_name, size, lambda: _here_and_there(ask, size, name))
@@ -116,7 +120,7 @@ def _here_and_there(ask: Ask, size: int | None, name: str) -> Opened:
         ) from error
 
 
-def _file_system(url: str, scheme: str, name: str) -> tuple[Any, str]:
+def _file_system(url: str, scheme: str, name: str) -> tuple[AbstractFileSystem, str]:
     if find_spec("fsspec") is None or (scheme in HTTP and find_spec("aiohttp") is None):
         raise SourceUnsupported(f"{name}: {scheme}:// needs another library: {install('remote')}")
     _say_no_secrets()
@@ -135,7 +139,7 @@ def _file_system(url: str, scheme: str, name: str) -> tuple[Any, str]:
     return system, path
 
 
-def protocols_of(system: Any) -> set[str]:
+def protocols_of(system: AbstractFileSystem | type[AbstractFileSystem]) -> set[str]:
     """Return all names of a file system of fsspec, or of its class. A package may register several."""
     names = system.protocol
     return {names} if isinstance(names, str) else {*names}
@@ -164,7 +168,7 @@ def _options(scheme: str) -> dict[str, Any]:
 class _Remote(RawIOBase):
     """A file of fsspec. Raises BrokenTransfer if the connection breaks or the file ends too early."""
 
-    def __init__(self, file: Any, size: int | None) -> None:
+    def __init__(self, file: AbstractBufferedFile, size: int | None) -> None:
         self._file = file
         self._size = size
         self._seekable = getattr(file, "size", None) is not None  # a streamed answer has no size

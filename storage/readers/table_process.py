@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 import orjson
 
 from storage.core.normalize import decode
+from storage.json_values import Json
 from storage.readers.records import Rejection, SourceOptions, too_long
 from storage.readers.sandbox import receive, send
 from storage.readers.table import FRAME_BYTES
@@ -211,8 +212,9 @@ def _value(scalar: Scalar) -> tuple[Any, tuple[str, ...]]:
     return _NO_VALUE, ()
 
 
-def _parsed(value: Any) -> Any:
+def _parsed(value: str | None) -> Json:
     try:
-        return orjson.loads(value)
-    except (orjson.JSONDecodeError, TypeError):  # it is a text, or null
+        parsed: Json = value if value is None else orjson.loads(value)
+    except orjson.JSONDecodeError:
         return value
+    return parsed

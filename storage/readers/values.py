@@ -10,11 +10,11 @@ from math import isfinite
 from typing import Any
 from uuid import UUID
 
+from storage.json_values import Json
 from storage.readers.records import MAX_DEPTH, Rejection, Row, SourceOptions
 
 VALUE_LEFT_OUT = "value_left_out"
 _AS_TEXT = (Decimal, UUID, IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network)
-_AS_IT_IS = frozenset((str, bool, type(None)))
 
 
 class _Unfit(Exception):
@@ -40,8 +40,8 @@ def as_row(fields: Mapping[str, Any], number: int, where: str, options: SourceOp
     return Row(kept, number, where, flags, clean=False)
 
 
-def _json(value: Any, depth: int) -> Any:
-    if type(value) in _AS_IT_IS:
+def _json(value: object, depth: int) -> Json:
+    if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**64 else str(value)
@@ -58,7 +58,7 @@ def _json(value: Any, depth: int) -> Any:
     return _nested(value, depth)
 
 
-def _nested(value: Any, depth: int) -> Any:
+def _nested(value: object, depth: int) -> Json:
     if not depth:
         raise _Unfit(f"nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, Mapping):

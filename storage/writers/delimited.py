@@ -11,7 +11,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from storage.outputs.columns import Column
 from storage.writers.base import Row, Writer
@@ -45,7 +45,7 @@ def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> int
         text.detach()
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, int | float):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import orjson
 
@@ -17,7 +17,7 @@ def lines(rows: Iterable[Row]) -> Iterator[bytes]:
         yield dumped(row) + b"\n"
 
 
-def dumped(value: Any) -> bytes:
+def dumped(value: object) -> bytes:
     """A value as JSON; vectors in it as lists."""
     import numpy as np
 

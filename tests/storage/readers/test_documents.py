@@ -18,7 +18,7 @@ import pytest
 from fpdf import FPDF
 
 from storage.readers import Record, Rejection, SourceEmpty, SourceOptions, SourceUnsupported, open_source
-from storage.readers.extract_client import Extractor, NotExtracted
+from storage.readers.documents import Extractor, NotExtracted
 from storage.readers.registry import HTML
 from tests.faults.servers import Missing, tmpfs
 

@@ -114,7 +114,7 @@ def test_a_bug_in_the_reader_of_one_file_of_a_folder_ends_the_reading(
         next(records)
     assert isinstance(failed.value.__cause__, KeyError)
     monkeypatch.setattr(documents, "decoded", broken)
-    with pytest.raises(ReaderFailed, match=r"^a\.txt: the reader storage\.readers\.documents:_plain failed"):
+    with pytest.raises(ReaderFailed, match=r"^a\.txt: the reader storage\.readers\.documents:document failed"):
         list(open_source(str(tmp_path), SourceOptions()).records())
 
 
