@@ -103,12 +103,9 @@ def zipped(file: Opened, options: SourceOptions, _: Decompress | None = None) ->
         for member in archive.infolist():
             if member.is_dir() or _is_hidden(member.filename):
                 continue
-            if (other := _other_kind(member.filename, wanted)) is not None:
-                yield other
-                continue
             where = printable(member.filename)
-            if (refused := _refused(member.filename)) is not None:
-                yield refused
+            if (unread := _by_name(member.filename, wanted)) is not None:
+                yield unread
             elif member.flag_bits & 1:
                 yield Rejection(where, "it is protected by a password")
             elif member.compress_type not in _UNPACKED:
@@ -165,14 +162,10 @@ def tarred(file: Opened, options: SourceOptions, decompress: Decompress | None =
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
         for member in archive:
             archive.members = []  # type: ignore[attr-defined]  # it would keep every one of them
-            if not member.isfile() and not member.islnk() and not member.issym():
+            if _is_hidden(member.name) or not (member.isfile() or member.islnk() or member.issym()):
                 continue
-            if _is_hidden(member.name):
-                continue
-            if (other := _other_kind(member.name, wanted)) is not None:
-                yield other
-            elif (refused := _refused(member.name)) is not None:
-                yield refused
+            if (unread := _by_name(member.name, wanted)) is not None:
+                yield unread
             elif not member.isfile():
                 yield Rejection(printable(member.name), "a link within an archive is not followed")
             else:
@@ -219,13 +212,11 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") and part not in {".", ".."} for part in PurePosixPath(name).parts)
 
 
-def _other_kind(name: str, wanted: tuple[str, ...]) -> LeftOut | None:
-    suffix = PurePosixPath(name).suffix
-    return None if suffix.lower() in wanted else LeftOut(suffix or NO_SUFFIX)
-
-
-def _refused(name: str) -> Rejection | None:
-    """Return the reason to reject a member with a path that leads out of the archive; None for other names."""
-    if name.startswith("/") or ".." in PurePosixPath(name).parts:
+def _by_name(name: str, wanted: tuple[str, ...]) -> LeftOut | Rejection | None:
+    """Return what becomes of a member of another kind or with a path that leads out of the archive; else None."""
+    path = PurePosixPath(name)
+    if path.suffix.lower() not in wanted:
+        return LeftOut(path.suffix or NO_SUFFIX)
+    if path.is_absolute() or ".." in path.parts:
         return Rejection(printable(name), "its name leads out of the archive")
     return None

@@ -7,7 +7,7 @@ semicolons, which spreadsheets use in much of Europe, tabs and bars.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
 from typing import BinaryIO
 
@@ -77,11 +77,12 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions, *, delimiter: str 
         ahead = _up_to_the_header(source)
         delimiter = _delimiter(ahead[-1], delimiter, options) if ahead else delimiter
         reader = csv.reader(chain(ahead, source), delimiter=delimiter, strict=True)
-        header = _header(reader, name, options)
+        header = next(filter(None, reader), None)
     except (csv.Error, _TooLong) as error:
         raise SourceUnreadable(f"{name}: the header line cannot be read") from error
     if header is None:
         return
+    check_columns(header, name, options)
     number = 0
     while True:
         source.begin_record()
@@ -140,14 +141,6 @@ def _delimiter(line: str, default: str, options: SourceOptions) -> str:
 
     candidates: list[str] = [default, *DELIMITERS]  # the first wins a tie
     return max(candidates, key=merit)
-
-
-def _header(reader: Iterator[list[str]], name: str, options: SourceOptions) -> list[str] | None:
-    header = next(filter(None, reader), None)
-    if header is None:
-        return None
-    check_columns(header, name, options)
-    return header
 
 
 def _csv_reason(error: csv.Error) -> str:

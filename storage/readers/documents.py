@@ -8,11 +8,10 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import gettempdir
 
-from storage.core.normalize import normalize
+from storage.core.normalize import bom_length, decode, is_utf16, normalize
 from storage.readers.errors import BrokenStream, SourceError, finding_bugs
 from storage.readers.files import Content, Opened
-from storage.readers.html_encoding import page
-from storage.readers.recoding import decoded
+from storage.readers.recoding import decoded, python_name
 from storage.readers.records import MAX_ID_BYTES, Record, Rejection, SourceOptions, id_too_long, too_long
 from storage.readers.registry import FILES, HTML, MAIL, Document
 from storage.readers.sandbox import TIME_S, Confined, Ended
@@ -20,6 +19,12 @@ from storage.readers.streams import Counted, Decompress, buffered, printable
 
 NO_SUFFIX = "without a suffix"
 ATTACHMENTS_LEFT_OUT = "attachments_left_out"
+_PRESCANNED = 1024
+_META = re.compile(rb"<meta\b[^>]*\bcharset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
+# The standard's meaning of these labels. A page whose label can be read as ASCII is in none of UTF-16 and UTF-32.
+_MEANT = {"iso8859-1": "cp1252", "ascii": "cp1252"} | dict.fromkeys(
+    ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"), "utf-8"
+)
 _ATTACHED = re.compile(rb"^content-disposition:\s*attachment\b", re.IGNORECASE | re.MULTILINE)  # RFC 2183
 
 
@@ -99,7 +104,7 @@ class DocumentReader:
     def _extracted(self, where: str, raw: bytes, kind: str) -> Record | Rejection:
         flags: tuple[str, ...] = ()
         if kind == HTML:
-            said, flags = page(raw)
+            said, flags = _page(raw)
             raw = said.encode("utf-8", "replace")
         elif kind == MAIL and _ATTACHED.search(raw):
             flags = (ATTACHMENTS_LEFT_OUT,)
@@ -143,3 +148,26 @@ def _document(where: str, text: str, flags: tuple[str, ...]) -> Record | Rejecti
         return _rejected(where, id_too_long(where))
     text, replaced = normalize(text)
     return Record(where, text, {}, flags + replaced, where)
+
+
+def _page(raw: bytes) -> tuple[str, tuple[str, ...]]:
+    """Return an HTML file as text by its declared encoding (HTML Living Standard, 13.2.3.2).
+
+    Bytes outside its encoding are replaced, and the first one is flagged.
+    """
+    encoding = "utf-16" if is_utf16(raw) else _declared(raw)
+    if encoding == "utf-8":
+        skip = bom_length(raw)
+        return decode(raw[skip:], skip)
+    try:
+        return raw.decode(encoding), ()
+    except UnicodeDecodeError as error:
+        flag = f"invalid_{encoding.replace('utf-16', 'utf16')}@{error.start}"
+        return raw.decode(encoding, errors="replace"), (flag,)
+
+
+def _declared(raw: bytes) -> str:
+    """Return Python's name for the declared encoding; UTF-8 for an unknown one, and for one that is not of text."""
+    said = None if bom_length(raw) else _META.search(raw[:_PRESCANNED])
+    name = (said and python_name(said.group(1).decode())) or "utf-8"
+    return _MEANT.get(name, name)

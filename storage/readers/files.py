@@ -15,10 +15,18 @@ from typing import BinaryIO, Protocol
 
 from storage.readers import jsonl, recoding
 from storage.readers.errors import BrokenStream, finding_bugs
-from storage.readers.records import HEAD_ROWS, Record, Rejection, Row, Rows, SourceOptions, document, misnamed
+from storage.readers.records import (
+    HEAD_ROWS,
+    Record,
+    Rejection,
+    Row,
+    RowReader,
+    Rows,
+    SourceOptions,
+    document,
+    misnamed,
+)
 from storage.readers.streams import Counted, Decompress, buffered, open_regular, printable
-
-RowReader = Callable[[BinaryIO, str, SourceOptions], Rows]
 
 
 class Source(Protocol):

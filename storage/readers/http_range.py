@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from functools import lru_cache
 from io import FileIO, RawIOBase
 from tempfile import TemporaryFile
@@ -88,18 +89,10 @@ class Blocks(RawIOBase):
     def _fetched(self, number: int) -> bytes:
         first = number * BLOCK_BYTES
         last = min(first + BLOCK_BYTES, self._size) - 1
-        try:
-            answer = self._ask({"Range": f"bytes={first}-{last}"})
-            try:
-                if answer.r.status != 206 and (first, last) != (0, self._size - 1):
-                    raise NoParts("its server gives no parts of a file")
-                return _read(answer, last + 1 - first)
-            finally:
-                answer.close()
-        except BrokenTransfer:
-            raise
-        except Exception as error:  # each file system has its own
-            raise BrokenTransfer(f"the connection broke ({type(error).__name__})") from error
+        with connected(), closing(self._ask({"Range": f"bytes={first}-{last}"})) as answer:
+            if answer.r.status != 206 and (first, last) != (0, self._size - 1):
+                raise NoParts("its server gives no parts of a file")
+            return _read(answer, last + 1 - first)
 
 
 def copied(ask: Ask, size: int | None) -> FileIO:
@@ -109,26 +102,29 @@ def copied(ask: Ask, size: int | None) -> FileIO:
     """
     if size is not None and size > COPIED_BYTES:
         raise TooLarge
-    file: FileIO = TemporaryFile(buffering=0)  # noqa: SIM115 - it is handed on
-    try:
-        answer = ask({})
-        try:
+    with ExitStack() as unless_copied:
+        file: FileIO = unless_copied.enter_context(TemporaryFile(buffering=0))
+        with connected(), closing(ask({})) as answer:
             while data := answer.read(BLOCK_BYTES):
                 if file.tell() + len(data) > COPIED_BYTES:
                     raise TooLarge
                 file.write(data)
-        finally:
-            answer.close()
         if size is not None and file.tell() != size:
             raise BrokenTransfer("the file ends before the size that its server said")
-    except (BrokenTransfer, TooLarge):
-        file.close()
-        raise
-    except Exception as error:  # as above
-        file.close()
-        raise BrokenTransfer(f"the connection broke ({type(error).__name__})") from error
-    file.seek(0)
+        file.seek(0)
+        unless_copied.pop_all()
     return file
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Raise BrokenTransfer for an error of a connection, since each file system has its own."""
+    try:
+        yield
+    except (BrokenTransfer, TooLarge):
+        raise
+    except Exception as error:
+        raise BrokenTransfer(f"the connection broke ({type(error).__name__})") from error
 
 
 def _read(answer: Answer, n: int) -> bytes:

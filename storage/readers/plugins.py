@@ -11,8 +11,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, BinaryIO
 
 from storage.readers.errors import BrokenStream, SourceError, SourceUnreadable, SourceUnsupported
-from storage.readers.files import RowReader, Source
-from storage.readers.records import Rejection, Row, Rows, SourceOptions
+from storage.readers.files import Source
+from storage.readers.records import Rejection, Row, RowReader, Rows, SourceOptions
 
 GROUP = "docmill.readers"
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import BufferedReader
 from typing import BinaryIO
 
 from storage.core.normalize import bom_length, decode
 from storage.readers.errors import SourceUnsupported
-from storage.readers.records import Rows, SourceOptions
+from storage.readers.records import RowReader, Rows, SourceOptions
 from storage.readers.streams import BUFFER_BYTES, Pieces
-
-_RowReader = Callable[[BinaryIO, str, SourceOptions], Rows]
 
 _BLOCK_BYTES = 64 * 1024
 _MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
@@ -58,7 +56,7 @@ def python_name(encoding: str) -> str | None:
     return found.name if found._is_text_encoding and found.name not in _NOTATIONS else None
 
 
-def of_text(read_rows: _RowReader) -> _RowReader:
+def of_text(read_rows: RowReader) -> RowReader:
     """Return the reader of a text format for files in any encoding."""
 
     def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from storage.core.normalize import normalize, normalize_json
 from storage.readers.errors import FieldUnknown
@@ -94,6 +94,7 @@ class Row(NamedTuple):
 
 
 Rows = Generator[Row | Rejection, None, None]
+RowReader = Callable[[BinaryIO, str, SourceOptions], Rows]
 
 
 def document(row: Row, name: str, options: SourceOptions) -> Record | Rejection:

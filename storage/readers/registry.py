@@ -18,11 +18,11 @@ from storage.core.installation import install
 from storage.core.postgres_urls import POSTGRESQL
 from storage.readers.errors import SourceUnsupported
 from storage.readers.recoding import of_text
-from storage.readers.records import Found, Rows, SourceOptions
+from storage.readers.records import Found, RowReader, Rows, SourceOptions
 from storage.readers.streams import Decompress, gunzip, unzstd
 
 if TYPE_CHECKING:
-    from storage.readers.files import Opened, RowReader, Source
+    from storage.readers.files import Opened, Source
 
 
 @dataclass(frozen=True)

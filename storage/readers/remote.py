@@ -17,7 +17,17 @@ from storage.core.installation import install
 from storage.readers import credentials
 from storage.readers.errors import BrokenTransfer, SourceError, SourceMissing, SourceUnreadable, SourceUnsupported
 from storage.readers.files import Content, Opened
-from storage.readers.http_range import BLOCK_BYTES, COPIED_BYTES, Answer, Ask, Blocks, NoParts, TooLarge, copied
+from storage.readers.http_range import (
+    BLOCK_BYTES,
+    COPIED_BYTES,
+    Answer,
+    Ask,
+    Blocks,
+    NoParts,
+    TooLarge,
+    connected,
+    copied,
+)
 from storage.readers.registry import read_in_parts
 from storage.readers.streams import BUFFER_BYTES, printable
 
@@ -42,16 +52,8 @@ REFUSED = frozenset(
     )
 )
 _TALKATIVE = (
-    "fsspec",
-    "aiohttp",
-    "s3fs",
-    "aiobotocore",
-    "botocore",
-    "gcsfs",
-    "google.auth",
-    "adlfs",
-    "azure",
-    "urllib3",
+    *("fsspec", "aiohttp", "s3fs", "aiobotocore", "botocore"),
+    *("gcsfs", "google.auth", "adlfs", "azure", "urllib3"),
 )
 # Reasons by the class of the libraries' errors, whose own messages contain the URL.
 _WHY = {
@@ -188,10 +190,8 @@ class _Remote(RawIOBase):
         return at
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        try:
+        with connected():
             data = self._file.read(len(buffer))
-        except Exception as error:  # each file system has its own
-            raise BrokenTransfer(f"the connection broke ({type(error).__name__})") from error
         if not data and buffer and self._size is not None and self._file.tell() < self._size:
             raise BrokenTransfer("the file ends before the size that its server said")
         buffer[: len(data)] = data

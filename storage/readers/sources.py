@@ -14,13 +14,13 @@ from storage.readers import plain, plugins, remote
 from storage.readers.archives import ArchiveSource, Members
 from storage.readers.documents import DocumentSource
 from storage.readers.errors import KindUnknown, SourceMissing, SourceUnsupported
-from storage.readers.files import Content, FileSource, RowReader, Source, StreamSource, on_disk
+from storage.readers.files import Content, FileSource, Source, StreamSource, on_disk
 from storage.readers.folder import FolderSource, Open
 from storage.readers.many_files import FilesSource, within
 from storage.readers.parts import parts_in
 from storage.readers.patterns import Pattern, is_pattern
 from storage.readers.recoding import of_text
-from storage.readers.records import SourceOptions, without_metadata
+from storage.readers.records import RowReader, SourceOptions, without_metadata
 from storage.readers.registry import (
     COMPRESSIONS,
     FILES,
