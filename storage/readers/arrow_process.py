@@ -11,9 +11,10 @@ from functools import partial
 from io import RawIOBase
 from typing import TYPE_CHECKING, BinaryIO
 
+from storage.readers import confinement
 from storage.readers.confinement import Needs
 from storage.readers.records import SourceOptions
-from storage.readers.sandbox import begin, confine, receive
+from storage.readers.sandbox import confine, receive
 from storage.readers.table_process import AskedFor, CutShort, Table, batch_rows, load, serve, slices
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _PAGE_BUFFER = 2**20  # for each column, so that a row group is never in memory 
 
 
 def main() -> None:
-    begin(Needs())
+    confinement.restrict_files(Needs())
     load()
     confine()
     asked = receive(sys.stdin.buffer)

@@ -99,7 +99,7 @@ class SavedSource(FilesSource):
         assert asked.folder is not None
         root = asked.folder.resolve()
         self._root, split = _split(root, asked)
-        name = _shown(printable(root), split)
+        name = _shown(printable(root), split=split)
         place = printable(root.name) + (f"/{split}" if split else "")
         self._files = [(f"{place}/{file}", Path(file)) for file in _saved_files(self._root, name)]
         super().__init__(name, options, lambda: iter(self._files), self._open)
@@ -126,15 +126,13 @@ class DatasetSource(RowSource):
 
     def __init__(self, asked: Asked, options: SourceOptions) -> None:
         shown = printable(asked.folder.resolve()) if asked.folder is not None else asked.name
-        name = _shown(shown, asked.split, asked.config, asked.revision)
+        name = _shown(shown, split=asked.split, config=asked.config, revision=asked.revision)
         if find_spec("datasets") is None:
             raise SourceUnsupported(f"{name} needs another library: {install('datasets')}")
         told = {
             "path": shown if asked.folder is None else str(asked.folder.resolve()),
             "local": asked.folder is not None,
-            "split": asked.split,
-            "config": asked.config,
-            "revision": asked.revision,
+            **{name: getattr(asked, name) for name in _ASKED},
         }
         self._program = table.Program(
             "storage.readers.dataset_process",
@@ -182,7 +180,7 @@ def _split(root: Path, asked: Asked) -> tuple[Path, str | None]:
         raise SourceUnreadable(f"{printable(root)}/dataset_dict.json names no splits")
     split = asked.split or (splits[0] if len(splits) == 1 else None)
     if split is None or split not in splits:
-        raise refusal({"refused": "split", "names": splits}, _shown(printable(root), asked.split))
+        raise refusal({"refused": "split", "names": splits}, _shown(printable(root), split=asked.split))
     folder = root / split
     if folder.is_symlink() or not is_folder(folder):
         raise SourceMissing(f"{printable(folder)}: no such folder")
@@ -225,7 +223,6 @@ def _plain(name: object) -> bool:
     return isinstance(name, str) and "\0" not in name and name not in {"", ".", ".."} and "/" not in name
 
 
-def _shown(path: str, split: str | None = None, config: str | None = None, revision: str | None = None) -> str:
-    asked = {"split": split, "config": config, "revision": revision}
+def _shown(path: str, **asked: str | None) -> str:
     query = urlencode({key: value for key, value in asked.items() if value}, quote_via=quote)
     return f"{SCHEME}://{path}" + (f"?{query}" if query else "")

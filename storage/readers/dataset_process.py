@@ -16,9 +16,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from storage.readers import confinement
 from storage.readers.confinement import Needs
 from storage.readers.records import SourceOptions
-from storage.readers.sandbox import begin, confine, receive, send
+from storage.readers.sandbox import confine, receive, send
 from storage.readers.table_process import CutShort, Table, load, serve, slices
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def main() -> None:
     out = sys.stdout.buffer
     try:
         with TemporaryDirectory(prefix="docmill-") as empty:
-            begin(_needs(head, Path(empty)))
+            confinement.restrict_files(_needs(head, Path(empty)))
             load()
             os.chdir(empty)  # else the library may take a folder here for a data set of the hub
             dataset = _opened(head)

@@ -13,8 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
+from storage.readers import confinement
 from storage.readers.confinement import Needs
-from storage.readers.sandbox import begin, confine, receive, send
+from storage.readers.sandbox import confine, receive, send
 
 Extract = Callable[[bytes, str], str]
 
@@ -27,7 +28,7 @@ def main() -> None:
     # users can foresee, and while this process may still write.
     with TemporaryDirectory(prefix="docmill-") as own:
         os.environ["TMPDIR"] = own
-        begin(Needs(scratch=Path(own)))
+        confinement.restrict_files(Needs(scratch=Path(own)))
         extract = _extractor()
         with suppress(Exception):  # an empty PDF is an error
             extract(b"", "application/pdf")

@@ -114,8 +114,7 @@ def document(row: Row, name: str, options: SourceOptions) -> Record | Rejection:
         )
     if isinstance(key, bool) or not isinstance(key, int | float | str | None):
         return Rejection(row.where, f'"{options.id_field}" is {_kind(key)}, not a string or a number')
-    kind = _key_kind(key)
-    key = _key(key, name, row.number, options)
+    key, kind = _key(key, name, row.number, options)
     if len(key) * 4 > MAX_ID_BYTES and len(key.encode()) > MAX_ID_BYTES:
         return Rejection(row.where, id_too_long(key))
     return Record(key, text, fields, flags, row.where, kind)
@@ -126,19 +125,14 @@ def keys_of(fields: Mapping[str, Any], name: str, number: int, options: SourceOp
     key = fields.get(options.id_field)
     if isinstance(key, bool) or not isinstance(key, int | float | str | None):
         return ()
-    return (_key(key, name, number, options),)
+    return (_key(key, name, number, options)[0],)
 
 
-def _key_kind(key: float | str | None) -> KeyKind:
+def _key(key: float | str | None, name: str, number: int, options: SourceOptions) -> tuple[str, KeyKind]:
     if key is None or key == "":
-        return KeyKind.PLACE
-    return KeyKind.STRING if isinstance(key, str) else KeyKind.NUMBER
-
-
-def _key(key: float | str | None, name: str, number: int, options: SourceOptions) -> str:
-    if key is None or key == "":
-        return f"{name}:{number}"
-    return f"{name}#{key}" if options.one_of_many else str(key)
+        return f"{name}:{number}", KeyKind.PLACE
+    kind = KeyKind.STRING if isinstance(key, str) else KeyKind.NUMBER
+    return f"{name}#{key}" if options.one_of_many else str(key), kind
 
 
 def misnamed(head: Sequence[Collection[str]], options: SourceOptions) -> FieldUnknown | None:

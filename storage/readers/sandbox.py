@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from storage.readers import confinement
-from storage.readers.confinement import Needs
 
 TIME_S = 60.0
 MEMORY = 2 * 2**30
@@ -107,16 +106,8 @@ class Confined:
         return self._process
 
 
-def begin(needs: Needs) -> None:
-    """Take the rights to all files that it does not need from this process, which is a confined one.
-
-    Call it before libraries are loaded, since they start threads.
-    """
-    confinement.restrict_files(needs)
-
-
 def confine(*, network: bool = False) -> None:
-    """Take the other rights, and most of the memory, from this process."""
+    """Take the rights that a confined process has beside those to files, and most of the memory, from this one."""
     for limit, value in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(limit, (value, value))
     confinement.restrict_system(network)

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 from storage.readers import plain, plugins, remote
-from storage.readers.archives import ArchiveSource, Members
+from storage.readers.archives import ArchiveSource
 from storage.readers.documents import DocumentSource
 from storage.readers.errors import KindUnknown, SourceMissing, SourceUnsupported
 from storage.readers.files import Content, FileSource, Source, StreamSource, on_disk
@@ -26,6 +26,7 @@ from storage.readers.registry import (
     FILES,
     SCHEMES,
     Archive,
+    Document,
     Records,
     described,
     is_readable,
@@ -125,9 +126,7 @@ def reader_of(file_name: str, of_packages: Callable[[str], RowReader | None]) ->
     if isinstance(kind, Records):
         return partial(_records, kind.rows, decompress, not kind.is_text)
     if kind is not None and is_readable(kind) and (decompress is None or kind.may_be_compressed):
-        if isinstance(kind, Archive):
-            return partial(_archive, partial(kind.members, decompress))
-        return partial(_document, decompress)
+        return partial(_documents, kind, decompress)
     read_rows = of_packages(suffix) if suffix else None
     return None if read_rows is None else partial(_records, read_rows, decompress, False)
 
@@ -149,11 +148,10 @@ def _without_encoding(source: str, options: SourceOptions) -> None:
         raise SourceUnsupported(f"{source} says itself how its texts are encoded: leave out --encoding")
 
 
-def _archive(members: Members, content: Content, options: SourceOptions) -> Source:
+def _documents(
+    kind: Document | Archive, decompress: Decompress | None, content: Content, options: SourceOptions
+) -> Source:
     without_metadata(content.place, options)
-    return ArchiveSource(content, options, members)
-
-
-def _document(decompress: Decompress | None, content: Content, options: SourceOptions) -> Source:
-    without_metadata(content.place, options)
+    if isinstance(kind, Archive):
+        return ArchiveSource(content, options, partial(kind.members, decompress))
     return DocumentSource(content, options, decompress)
