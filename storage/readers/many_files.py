@@ -69,9 +69,11 @@ class FilesSource:
         """Yield the records of one file."""
         source = self._open_file(file, self._options, path)
         self._bytes_before, self._current = self.bytes_read, source
-        for item in source.records():
-            yield self._within(path, item) if isinstance(item, Rejection) else item
-        self.ignored.update(left_out(source))
+        try:
+            for item in source.records():
+                yield self._within(path, item) if isinstance(item, Rejection) else item
+        finally:  # also if the limit is reached within this file
+            self.ignored.update(left_out(source))
 
     def _refused(self, path: str, error: SourceError) -> Iterator[Rejection]:
         """Yield the rejection of a file that cannot be opened, or count it."""

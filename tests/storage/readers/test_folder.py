@@ -324,6 +324,15 @@ def test_files_whose_library_is_missing_are_left_out_with_what_reads_them(
     assert f"{install('formats')} reads .html" in said
 
 
+def test_members_left_out_are_counted_up_to_where_the_limit_is_reached(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("a.png", "b.txt", "c.txt", "d.png"):
+            archive.writestr(name, name)
+    source = open_source(str(tmp_path), SourceOptions(limit=1))
+    assert keys(source) == ["a.zip/b.txt"]
+    assert left_out(source) == {".png": 1}
+
+
 def test_damage_in_one_file_of_a_folder_leaves_the_others_readable(tmp_path: Path) -> None:
     write(tmp_path, {"a.jsonl.gz": b"no gzip", "b.zip": b"no zip", "c.txt": "C"})
     source = open_source(str(tmp_path), OPTIONS)
