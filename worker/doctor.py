@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,25 +136,21 @@ def look_at_redis(settings: Settings) -> Iterator[Finding]:
     """Check that Redis answers, its eviction policy, its persistence and its clock."""
     if settings.redis_url is None:
         try:
-            with EmbeddedRedis() as embedded:
-                broker = Broker(embedded.url)
+            with EmbeddedRedis() as embedded, closing(Broker(embedded.url)) as broker:
                 broker.ping()
-                broker.close()
             alone = "" if settings.database_url is None else "workers on other machines need a Redis for all of them"
             started = "DOCMILL_REDIS_URL is not set: the embedded server is used, and it starts"
             yield Finding("redis", True, started, alone)
         except WorkerError as error:
             yield Finding("redis", False, str(error), "set DOCMILL_REDIS_URL to a Redis that runs")
         return
-    broker = Broker(settings.redis_url)
     try:
-        facts = broker.server_facts()
-        before, theirs, after = time.time(), broker.clock(), time.time()
+        with closing(Broker(settings.redis_url)) as broker:
+            facts = broker.server_facts()
+            before, theirs, after = time.time(), broker.clock(), time.time()
     except WorkerError as error:
         yield Finding("redis", False, str(error), "start it, or correct DOCMILL_REDIS_URL")
         return
-    finally:
-        broker.close()
     yield eviction(str(broker), facts)
     yield persistence(facts["appendonly"])
     yield clock("Redis", before, theirs, after)
@@ -252,9 +249,8 @@ def look_at_disk(settings: Settings) -> Iterator[Finding]:
 
 def look_at_rights(settings: Settings) -> Iterator[Finding]:
     """Yield a finding where other users of the machine can read the home or the store."""
-    database = store_of(settings)
-    file = _file(database)
-    database.close()
+    with closing(store_of(settings)) as database:
+        file = _file(database)
     for path in filter(None, (settings.home, file)):
         if path.exists() and path.stat().st_mode & OF_OTHERS:
             shown = f"other users of this machine may look into {path}"
@@ -299,19 +295,12 @@ def look_at_orders(settings: Settings) -> Iterator[Finding]:
     """Yield a finding about the orders of other programs; none if the store does not answer."""
     if settings.database_url is None and settings.redis_url is None:
         return
-    database = store_of(settings)
-    file = _file(database)
-    broker = Broker(settings.redis_url) if settings.redis_url is not None else None
-    try:
+    queue = nullcontext() if settings.redis_url is None else closing(Broker(settings.redis_url))
+    with suppress(StorageError), closing(store_of(settings)) as database, queue as broker:
+        file = _file(database)
         if file is None or file.exists():
             found = outlook.look(database, broker)
             yield Finding("orders", not found.is_stuck, str(found), outlook.ADVICE if found.is_stuck else "")
-    except StorageError:
-        return
-    finally:
-        database.close()
-        if broker is not None:
-            broker.close()
 
 
 LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (

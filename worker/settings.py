@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from storage.core.private_files import close_to_others
@@ -158,7 +160,7 @@ class Settings(BaseSettings):
 
     @field_validator("lanes", mode="before")
     @classmethod
-    def _split_lanes(cls, value: Any) -> Any:
+    def _split_lanes(cls, value: str | Sequence[str]) -> tuple[str, ...]:
         names, known = _parts(value), (*LANES, ORDERS)
         if unknown := [name for name in names if name not in known]:
             raise ValueError(f"unknown lane {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
@@ -166,7 +168,7 @@ class Settings(BaseSettings):
 
     @field_validator("order_roots", mode="before")
     @classmethod
-    def _split_roots(cls, value: Any) -> Any:
+    def _split_roots(cls, value: str | Sequence[str]) -> tuple[Path, ...]:
         roots = [Path(name).expanduser() for name in _parts(value)]
         if any(not root.is_absolute() for root in roots):
             raise ValueError("each is an absolute path, such as /srv/documents")
@@ -174,7 +176,7 @@ class Settings(BaseSettings):
 
     @field_validator("order_schemes", mode="before")
     @classmethod
-    def _split_schemes(cls, value: Any) -> Any:
+    def _split_schemes(cls, value: str | Sequence[str]) -> tuple[str, ...]:
         schemes = tuple(name.lower() for name in _parts(value))
         if wrong := [name for name in schemes if not re.fullmatch(r"[a-z][a-z0-9+._-]*", name) or name == "file"]:
             raise ValueError(
@@ -185,7 +187,7 @@ class Settings(BaseSettings):
 
     @field_validator("*", mode="before")  # of two of this mode the later one comes first
     @classmethod
-    def _given(cls, value: Any) -> Any:
+    def _given(cls, value: object) -> object:
         if isinstance(value, str) and not value.strip():
             raise ValueError("it is empty; leave it out to have the default")
         return value
@@ -261,17 +263,17 @@ class Settings(BaseSettings):
     __str__ = __repr__
 
 
-def _parts(value: Any) -> tuple[str, ...]:
+def _parts(value: str | Sequence[str]) -> tuple[str, ...]:
     """The parts of a text that are separated by commas, or the elements of a list."""
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else tuple(value)
 
 
-def load_settings(**options: Any) -> Settings:
+def load_settings(**options: str | float | Path | None) -> Settings:
     """Settings from options (those that are not None), then the environment, then `.env`, then the defaults.
 
     Raises SettingsError, which lists every unknown and every bad one.
     """
-    given = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     problems = _unknown(os.environ, "the environment")
     try:
         problems += _unknown(dotenv_values(".env"), ".env") if Path(".env").is_file() else []
@@ -302,7 +304,7 @@ def _close(home: Path) -> None:
         close_to_others(home / name)
 
 
-def _unknown(names: Any, where: str) -> list[str]:
+def _unknown(names: Iterable[str], where: str) -> list[str]:
     known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
     return [
         f"unknown setting {name} in {where}"
@@ -311,7 +313,7 @@ def _unknown(names: Any, where: str) -> list[str]:
     ]
 
 
-def _problem(detail: Any, given: dict[str, Any]) -> str:
+def _problem(detail: ErrorDetails, given: Container[str]) -> str:
     name = str(detail["loc"][0])
     shown = f"--{name.replace('_', '-')}" if name in given else f"{PREFIX}{name.upper()}"
     message = detail["msg"].removeprefix("Value error, ")

@@ -14,6 +14,7 @@ import numpy as np
 from storage.core.outcomes import Reason, Status
 from storage.core.specs import Spec
 from tasks.errors import EngineStopped
+from tasks.kinds.embed import check_prompt
 from tasks.models.named_prompts import QUERY
 from tasks.outputs import Failure, Vector
 
@@ -30,6 +31,17 @@ def query_spec(spec: Spec) -> Spec:
     """
     params = {name: value for name, value in spec.params.items() if name != "windows"}
     return replace(spec, params={**params, "side": QUERY})
+
+
+def prompted(spec: Spec, prompt: str | None, prompt_name: str | None) -> Spec:
+    """Return an embed spec whose queries get this prompt, or the one of this name in the model's files.
+
+    Raises BadOption for a prompt that no embedding model reads.
+    """
+    if prompt is not None:
+        check_prompt(prompt)
+    given = {"query_prompt": prompt, "query_prompt_name": prompt_name}
+    return replace(spec, params={**spec.params, **{name: one for name, one in given.items() if one is not None}})
 
 
 def embed(engine: Engine, spec: Spec, queries: Sequence[str]) -> list[Vector | Failure]:

@@ -96,16 +96,21 @@ class EmbedOptions(Windowed):
     ] = None
 
 
+def check_prompt(prompt: str) -> None:
+    """Raise BadOption for a prompt that no embedding model reads."""
+    if prompts.check(prompt).fields:
+        raise BadOption("--prompt: {meta.FIELD} has no meaning for embed, only {text}.")
+    if prompts.around(prompt).after:
+        raise BadOption("--prompt: for embed {text} stands at the end, as in 'passage: {text}'.")
+
+
 def _params(plan: Plan) -> dict[str, str]:
     """Return the name of the prompt that documents get if none was asked for; specs from before it have none."""
     given, stated = plan.given, plan.stated
     if "prompt" in given:
         if "prompt_name" in given:
             raise BadOption("--prompt-name and --prompt do not go together: give one of them.")
-        if prompts.check(given["prompt"]).fields:
-            raise BadOption("--prompt: {meta.FIELD} has no meaning for embed, only {text}.")
-        if prompts.around(given["prompt"]).after:
-            raise BadOption("--prompt: for embed {text} stands at the end, as in 'passage: {text}'.")
+        check_prompt(given["prompt"])
     if "prompt_name" in given and stated is not None and given["prompt_name"] not in stated.named:
         raise BadOption(
             f"--prompt-name {given['prompt_name']}: the prompts in the files of {plan.model} are: {stated.listed}. "

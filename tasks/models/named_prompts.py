@@ -46,16 +46,21 @@ def prompt(spec: Spec, named: Mapping[str, str], default: str | None) -> str:
     """Return the words that the model reads before each text.
 
     For documents these are the spec's own, or else of the prompts in the model's files (``named``) the one that the
-    spec names, or else their ``default``. For queries they are the files' prompt for queries. Where there is none,
-    queries get what documents get, unless that is by its name for documents only. Raises CannotServe for a name
-    that the files do not have.
+    spec names, or else their ``default``. For queries they are the search's own, or the files' prompt that it names,
+    or else the files' prompt for queries. Where there is none, queries get what documents get, unless that is by its
+    name for documents only. Raises CannotServe for a name that the files do not have.
     """
-    name = spec.params.get("prompt_name", default)
-    if "prompt_name" in spec.params and name not in named:
-        have = Prompts(named).listed
-        raise CannotServe(f"The files of {spec.model} have no prompt named {name}; they have {have}.")
-    own = spec.params.get("prompt")
+    params, is_query = spec.params, spec.params.get("side") == QUERY
+    for given in ("prompt_name", *(["query_prompt_name"] if is_query else [])):
+        if given in params and params[given] not in named:
+            have = Prompts(named).listed
+            raise CannotServe(f"The files of {spec.model} have no prompt named {params[given]}; they have {have}.")
+    if is_query and "query_prompt" in params:
+        return prompts.around(params["query_prompt"]).before
+    if is_query and "query_prompt_name" in params:
+        return named[params["query_prompt_name"]]
+    name, own = params.get("prompt_name", default), params.get("prompt")
     usual = (named.get(name or "") or "") if own is None else prompts.around(own).before
-    if spec.params.get("side") != QUERY:
+    if not is_query:
         return usual
     return named.get(QUERY) or ("" if own is None and name in OF_DOCUMENTS else usual)

@@ -25,13 +25,20 @@ def _with_quiet(command: click.Command) -> click.Command:
         for one in command.commands.values():
             _with_quiet(one)
     elif all(param.name != "quiet" for param in command.params):
-        from worker.cli.quiet import be_quiet
-
         about = "Print only warnings and errors on stderr, for cron."
         command.params.append(
-            click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=be_quiet, help=about)
+            click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_be_quiet, help=about)
         )
     return command
+
+
+def _be_quiet(context: click.Context, _: click.Parameter, quiet: bool) -> None:
+    """Let a command print nothing on stderr but warnings and errors."""
+    if quiet and not context.resilient_parsing:
+        from worker.cli.printing import QUIET
+        from worker.cli.show import talk
+
+        context.find_root().meta[QUIET] = talk.quiet = True
 
 
 class LazyGroup(click.Group):

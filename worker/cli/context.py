@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tasks.backends import registry
 from worker.cli.printing import warn
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 
-def settings_from(**options: Any) -> Settings:
+def settings_from(**options: str | float | Path | None) -> Settings:
     from worker import fault_points
     from worker.settings import load_settings
 
@@ -33,16 +33,13 @@ def open_store(settings: Settings) -> Iterator[Database]:
     from storage.migrations import require_current, upgrade
     from worker.stores import store_of
 
-    database = store_of(settings)
-    try:
+    with closing(store_of(settings)) as database:
         if settings.database_url is None:
             upgrade(database)
         else:
             _require_file(database)
         require_current(database)
         yield database
-    finally:
-        database.close()
 
 
 def _require_file(database: Database) -> None:
@@ -62,32 +59,16 @@ def open_broker(settings: Settings) -> Iterator[Broker]:
     from worker.queue.broker import Broker
     from worker.queue.embedded import EmbeddedRedis
 
-    if settings.redis_url is not None:
-        broker = Broker(settings.redis_url)
-        try:
+    with ExitStack() as stack:
+        url = settings.redis_url or stack.enter_context(EmbeddedRedis()).url
+        broker = stack.enter_context(closing(Broker(url)))
+        if settings.redis_url is not None:
             broker.ping()
-            yield broker
-        finally:
-            broker.close()
-        return
-    with EmbeddedRedis() as embedded:
-        broker = Broker(embedded.url)
-        try:
-            yield broker
-        finally:
-            broker.close()
+        yield broker
 
 
-@contextmanager
-def queue_of(settings: Settings) -> Iterator[Broker | None]:
+def queue_of(settings: Settings) -> AbstractContextManager[Broker | None]:
     """The fleet's queue, without asking whether it is up; None where there is none."""
     from worker.queue.broker import Broker
 
-    if settings.redis_url is None:
-        yield None
-        return
-    broker = Broker(settings.redis_url)
-    try:
-        yield broker
-    finally:
-        broker.close()
+    return nullcontext() if settings.redis_url is None else closing(Broker(settings.redis_url))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import click
 
@@ -17,21 +18,21 @@ from worker.cli.printing import say
 from worker.cli.show import WritingBar
 
 
+@dataclass(frozen=True)
 class PartsBar(Progress):
     """A progress bar over the documents of an export in parts."""
 
-    def __init__(self, documents: int, shown: WritingBar) -> None:
-        self._documents = documents
-        self._shown = shown
+    documents: int
+    shown: WritingBar
 
     def anew(self, why: str) -> None:
         say(f"All parts are written anew: {why}.")
 
     def checked(self, parts: int, of: int) -> None:
-        self._shown.update(parts, of, "parts checked")
+        self.shown.update(parts, of, "parts checked")
 
     def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
-        return self._shown.along(fault_points.along("export", rows), self._documents, before)
+        return self.shown.along(fault_points.along("export", rows), self.documents, before)
 
 
 def write_parts(

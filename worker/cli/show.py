@@ -17,7 +17,7 @@ from worker.cli.printing import STDERR, nobody_reads
 from worker.cli.tables import Name, table
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from storage.outputs.output_types import OutputType
     from storage.results.status import JobStatus
@@ -83,7 +83,7 @@ def bar(what: str, total: float | None = None) -> Iterator[Bar]:
 class Bar:
     """One line of progress."""
 
-    def __init__(self, progress: Progress, task: Any) -> None:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress
         self._task = task
 

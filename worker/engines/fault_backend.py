@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -81,31 +81,31 @@ class FaultyBackend:
         self._inner.close()
 
 
+@dataclass
 class Watched:
     """A source that fails when it gives a batch, or one with a marked window."""
 
-    def __init__(self, source: Source, armed: Armed) -> None:
-        self._source = source
-        self._armed = armed
-        self.marked: set[int] = set()
+    source: Source
+    armed: Armed
+    marked: set[int] = field(default_factory=set)
 
     def take(self, budget: Budget) -> Items:
-        items = self._source.take(budget)
+        items = self.source.take(budget)
         marked = {item.id for item in items if isinstance(item.encoded, Marked)}
         self.marked |= marked
         if items:
-            self._armed.reach("batch")
-        if marked and self._armed.fault.point == "text" and self._armed.fault.action != "nan":
-            self._armed.strike()
+            self.armed.reach("batch")
+        if marked and self.armed.fault.point == "text" and self.armed.fault.action != "nan":
+            self.armed.strike()
         return items
 
 
+@dataclass
 class Once:
     """A source of one batch."""
 
-    def __init__(self, batch: Items) -> None:
-        self._batch: Items = batch
+    batch: Items
 
     def take(self, budget: Budget) -> Items:
-        batch, self._batch = self._batch, ()
+        batch, self.batch = self.batch, ()
         return batch

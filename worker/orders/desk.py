@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from storage.core.database import Database
@@ -34,21 +35,19 @@ LEAST_DELAY_S, LONGEST_DELAY_S = 5.0, 300.0  # until an order that waits is trie
 AWAY = (*PASSING, DatabaseReadOnly, RightMissing, SchemaOutOfDate, HubUnreachable)
 
 
+@dataclass
 class Desk:
     """Takes the orders of one process. `store` is called by Celery's threads, all others are its own."""
 
-    def __init__(
-        self, settings: Settings, database: Database, broker: Broker, owner: str, stop: threading.Event
-    ) -> None:
-        self._settings = settings
-        self._database = database
-        self._broker = broker
-        self._owner = owner
-        self._stop = stop
-        self._wake = threading.Event()
-        self._free = threading.Semaphore(AT_ONCE)
-        self._stop_taking: Callable[[], None] = lambda: None
-        self.is_open = True
+    settings: Settings
+    database: Database
+    broker: Broker
+    owner: str
+    stop: threading.Event
+    is_open: bool = True
+    _wake: threading.Event = field(default_factory=threading.Event, init=False)
+    _free: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(AT_ONCE), init=False)
+    _stop_taking: Callable[[], None] = field(default_factory=lambda: lambda: None, init=False)
 
     def start(self, stop_taking: Callable[[], None]) -> None:
         """Start the thread that carries out stored orders. `stop_taking` has the queue of orders read no more."""
@@ -58,7 +57,7 @@ class Desk:
     def give_back(self) -> None:
         """Free the orders that are being read, since the process ends. Raises StorageError."""
         if self.is_open:
-            orders.let_go_all(self._database, self._owner, died=False)
+            orders.let_go_all(self.database, self.owner, died=False)
 
     def store(self, message_id: str, arguments: dict[str, Any]) -> bool:
         """Store an order or its refusal, and wait for a database that is away.
@@ -71,7 +70,7 @@ class Desk:
         wait_s = 0.5
         while True:
             try:
-                is_new = orders.place(self._database, sender_id, arguments, refused, self._settings.retention_s)
+                is_new = orders.place(self.database, sender_id, arguments, refused, self.settings.retention_s)
                 break
             except RightMissing as error:
                 log.error("orders_not_taken reason=%r", str(error))
@@ -80,7 +79,7 @@ class Desk:
                 return False
             except StorageError as error:
                 log.warning("order_not_stored order=%s error=%s", sender_id, error)
-            if self._stop.wait(wait_s):
+            if self.stop.wait(wait_s):
                 return False
             wait_s = min(LONGEST_WAIT_S, 2 * wait_s)
         if refused is not None and is_new:
@@ -91,7 +90,7 @@ class Desk:
     def _refusal(self, arguments: dict[str, Any]) -> str | None:
         """Return the reason why the settings or the message itself forbid an order; None if they do not."""
         try:
-            bounds.check(self._settings, message.parse_enqueue(arguments))
+            bounds.check(self.settings, message.parse_enqueue(arguments))
         except (WorkerError, TaskError, StorageError) as error:
             return normalize(str(error))[0]
         except Exception as error:  # a path that no system call takes, for example
@@ -99,22 +98,22 @@ class Desk:
         return None
 
     def _run(self) -> None:
-        while self.is_open and not self._stop.is_set():
+        while self.is_open and not self.stop.is_set():
             self._wake.clear()
             try:
                 while self._take():
                     pass
             except StorageError as error:
                 log.warning("orders_wait error=%s", error)
-            self._wake.wait(self._settings.upkeep_s)
+            self._wake.wait(self.settings.upkeep_s)
 
     def _take(self) -> bool:
         """Begin with the next order, if there is one and not too many are being read."""
-        if self._stop.is_set() or not self._free.acquire(blocking=False):
+        if self.stop.is_set() or not self._free.acquire(blocking=False):
             return False
         order = None
         try:
-            order = orders.take(self._database, self._owner, self._settings.lease_s)
+            order = orders.take(self.database, self.owner, self.settings.lease_s)
         finally:
             if order is None:
                 self._free.release()
@@ -125,7 +124,7 @@ class Desk:
 
     def _carry_out(self, order: Order) -> None:
         try:
-            carry_out(self._settings, self._database, self._broker, order, self._stop)
+            carry_out(self.settings, self.database, self.broker, order, self.stop)
         finally:
             self._free.release()
             self._wake.set()

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from storage.core.database import Database
@@ -67,14 +68,14 @@ def _step(settings: Settings, pipeline: Pipeline, number: int, devices: Sequence
     return StepRequest(step.name, spec, None if step.input == DOCUMENT else step.input)
 
 
+@dataclass(frozen=True)
 class Parts(parts.Progress):
     """Lets parts be written for as long as the run is held."""
 
-    def __init__(self, held: Held) -> None:
-        self._held = held
+    held: Held
 
     def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
-        return self._held.along(rows)
+        return self.held.along(rows)
 
 
 def export(database: Database, pipeline: Pipeline, job_id: int, held: Held) -> int | None:
@@ -168,16 +169,17 @@ def _read(
 
 def conclude(database: Database, run: Run, pipeline: Pipeline, status: JobStatus, held: Held) -> None:
     """End a run whose job has ended: write its output, and note what came of it."""
+    if status.state == "done":
+        export(database, pipeline, status.id, held)
+    state, reason = outcome(status)
+    pipelines.note(database, run, state, reason=reason)
+
+
+def outcome(status: JobStatus) -> tuple[str, str | None]:
+    """Return the state of a run whose job has ended, and the reason or a remark on what the job lacks."""
     if status.state != "done":
-        pipelines.note(database, run, "failed", reason=f"job {status.id} was {status.state}")
-        return
-    export(database, pipeline, status.id, held)
-    pipelines.note(database, run, "done", reason=remark(status))
-
-
-def remark(status: JobStatus) -> str | None:
-    """Return the remark in the history on a job that is done but lacks something; None for other jobs."""
+        return "failed", f"job {status.id} was {status.state}"
     lacking = [f"{status.failed:,} texts failed"] if status.failed else []
     lacking += [f"{status.rejected:,} records were rejected"] if status.rejected else []
     said = [f"{' and '.join(lacking)}: docmill failures {status.id}"] if lacking else []
-    return ". ".join([*said, *filter(None, [status.not_pruned])]) or None
+    return "done", ". ".join([*said, *filter(None, [status.not_pruned])]) or None

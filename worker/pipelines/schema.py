@@ -45,7 +45,7 @@ def _not(refused: str, sentence: str) -> AfterValidator:
     return _check(lambda value: sentence if value == refused else None)
 
 
-def _model(value: Any) -> Any:
+def _model(value: object) -> object:
     """Check a model, or the models by language."""
     if not isinstance(value, dict):
         if not isinstance(value, str):

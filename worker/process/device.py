@@ -18,9 +18,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-from celery import Celery
+from celery import Celery, Task
 from celery.exceptions import Reject
 from celery.worker import WorkController, state
 
@@ -42,6 +42,7 @@ from worker.queue.messages import (
     RUN_LANE,
     RUN_TASK,
     SHARD_TASK,
+    Plain,
     parse_run,
     parse_shard,
     queue,
@@ -72,7 +73,7 @@ class SupervisorChannel:
         os.dup2(2, 1)
         self._lock = threading.Lock()
 
-    def say(self, event: str, **facts: Any) -> None:
+    def say(self, event: str, **facts: str | float) -> None:
         with self._lock:
             try:
                 self._out.write(json.dumps({"event": event, **facts}).encode() + b"\n")
@@ -169,16 +170,16 @@ def _faulty(sound: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
 
 def _register(app: Celery, process: Process, settings: Settings, database: Database, desk: Desk | None) -> None:
     @app.task(name=SHARD_TASK)  # type: ignore[untyped-decorator]
-    def shard(**arguments: Any) -> None:
+    def shard(**arguments: Plain) -> None:
         process.run_shard(parse_shard(arguments))
 
     @app.task(name=ENQUEUE_TASK, acks_late=True, bind=True)  # type: ignore[untyped-decorator]
-    def enqueue(this: Any, /, **arguments: Any) -> None:
+    def enqueue(this: Task, /, **arguments: Plain) -> None:
         if desk is None or not desk.store(this.request.id, arguments):
             raise Reject(requeue=True)  # for a worker that can
 
     @app.task(name=RUN_TASK)  # type: ignore[untyped-decorator]
-    def pipeline(**arguments: Any) -> None:
+    def pipeline(**arguments: Plain) -> None:
         stop = process.draining
         advance(settings, database, process.broker, parse_run(arguments), owner=process.owner, stop=stop)
 

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from storage.core.database import Database
@@ -37,6 +37,7 @@ class DeadProcess:
     on_purpose: bool
 
 
+@dataclass
 class MaintenanceThread:
     """Reaps dead device processes, and does maintenance while this supervisor holds its lease.
 
@@ -45,35 +46,23 @@ class MaintenanceThread:
     shards while no other worker lives. `lease_s` is the duration of all workers' leases.
     """
 
+    database: Database
+    broker: Broker
+    owner: str
+    every_s: float
+    lease_s: float = LEASE_S
+    fires: bool = True
+    takes_orders: bool = False
+    retention_s: float | None = None
     only_job: int | None = None
+    _sweep_due: float = 0.0
+    _dead: list[DeadProcess] = field(default_factory=list)
+    _own: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _wake: threading.Event = field(default_factory=threading.Event)
+    _stop: threading.Event = field(default_factory=threading.Event)
 
-    def __init__(
-        self,
-        database: Database,
-        broker: Broker,
-        owner: str,
-        every_s: float,
-        lease_s: float = LEASE_S,
-        *,
-        fires: bool = True,
-        takes_orders: bool = False,
-        retention_s: float | None = None,
-    ) -> None:
-        self._database = database
-        self._broker = broker
-        self._owner = owner
-        self._every_s = every_s
-        self._lease_s = lease_s
-        self._contact_s = min(every_s, lease_s / PARTS)
-        self._fires = fires
-        self._takes_orders = takes_orders
-        self._retention_s = retention_s
-        self._sweep_due = 0.0
-        self._dead: list[DeadProcess] = []
-        self._own: set[str] = set()
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._stop = threading.Event()
+    def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
     def start(self) -> None:
@@ -105,14 +94,14 @@ class MaintenanceThread:
             if self._reap_all():
                 due = 0.0  # so that other workers get the freed shards at once
             if time.monotonic() >= contact_due:
-                contact_due = time.monotonic() + self._contact_s
-                self._try(lambda: grace.contact(self._database, self._lease_s))
+                contact_due = time.monotonic() + min(self.every_s, self.lease_s / PARTS)
+                self._try(lambda: grace.contact(self.database, self.lease_s))
             if time.monotonic() >= due:
-                due = time.monotonic() + self._every_s
+                due = time.monotonic() + self.every_s
                 self._maintain()
             self._wake.wait(max(0.0, min(due, contact_due) - time.monotonic()))
         self._reap_all()
-        self._try(lambda: maintenance.let_go(self._database, UPKEEP, self._owner))
+        self._try(lambda: maintenance.let_go(self.database, UPKEEP, self.owner))
 
     def _reap_all(self) -> bool:
         """Return True if there were dead processes and all are reaped. The others are tried again later."""
@@ -125,12 +114,12 @@ class MaintenanceThread:
 
     def _reap(self, process: DeadProcess) -> None:
         free = maintenance.release_owner if process.on_purpose else maintenance.reclaim
-        free(self._database, process.owner)
-        pipelines.let_go_all(self._database, process.owner)
-        dispatch.sign_off(self._database, process.owner)
-        if self._takes_orders:
-            orders.let_go_all(self._database, process.owner, died=not process.on_purpose)
-        send_again(self._database, self._broker)
+        free(self.database, process.owner)
+        pipelines.let_go_all(self.database, process.owner)
+        dispatch.sign_off(self.database, process.owner)
+        if self.takes_orders:
+            orders.let_go_all(self.database, process.owner, died=not process.on_purpose)
+        send_again(self.database, self.broker)
 
     def _maintain(self) -> None:
         self._try(self._reap_neighbours)
@@ -141,25 +130,25 @@ class MaintenanceThread:
         space = pid_space()
         if space is None:
             return
-        for owner, pid in dispatch.neighbours(self._database, space):
+        for owner, pid in dispatch.neighbours(self.database, space):
             if owner not in self._own and is_gone(pid):
                 log.warning("neighbour_died owner=%s", owner)
                 self._reap(DeadProcess(owner, on_purpose=False))
 
     def _round(self) -> None:
-        if maintenance.hold(self._database, UPKEEP, self._owner, 3 * self._every_s + 1):
-            others = self.only_job is not None and dispatch.live_workers(self._database) - self._own
+        if maintenance.hold(self.database, UPKEEP, self.owner, 3 * self.every_s + 1):
+            others = self.only_job is not None and dispatch.live_workers(self.database) - self._own
             only_job = None if others else self.only_job
-            round_of_maintenance(self._database, self._broker, self._lease_s, only_job=only_job)
-            if self._fires:
-                round_of_schedules(self._database, self._broker)
+            round_of_maintenance(self.database, self.broker, self.lease_s, only_job=only_job)
+            if self.fires:
+                round_of_schedules(self.database, self.broker)
             self._sweep()
 
     def _sweep(self) -> None:
         """Delete rows of work that ended long ago, once per `SWEEP_EVERY_S`."""
-        if self._retention_s is not None and time.monotonic() >= self._sweep_due:
+        if self.retention_s is not None and time.monotonic() >= self._sweep_due:
             self._sweep_due = time.monotonic() + SWEEP_EVERY_S
-            retention.sweep(self._database, self._retention_s)
+            retention.sweep(self.database, self.retention_s)
 
     def _try(self, act: Callable[[], object]) -> bool:
         try:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Any
+from types import FrameType
 
 from docmill import command_of
 from storage.core.database import Database
@@ -145,7 +145,7 @@ class Supervisor:
     def run_with_signals(self) -> None:
         """Run until SIGTERM or SIGINT: the first drains, the second (or SIGQUIT) gives everything back at once."""
 
-        def on_signal(number: int, _frame: Any) -> None:
+        def on_signal(number: int, _frame: FrameType | None) -> None:
             self.drain(now=self._draining or number == signal.SIGQUIT)
 
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)

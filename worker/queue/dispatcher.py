@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from storage.core.database import Database
 from storage.leases import dispatch, grace, maintenance
@@ -33,6 +34,7 @@ def top_up(
     return sent
 
 
+@dataclass
 class Refill:
     """Tops a lane up when half of its window is taken, so that most shards end with one question to Redis.
 
@@ -40,21 +42,20 @@ class Refill:
     share a Refill.
     """
 
-    def __init__(self, database: Database, broker: Broker, only_job: int | None = None) -> None:
-        self._database = database
-        self._broker = broker
-        self._only_job = only_job
-        self._halves: dict[str, int] = {}
+    database: Database
+    broker: Broker
+    only_job: int | None = None
+    _halves: dict[str, int] = field(default_factory=dict)
 
     def after_shard(self, lane: str) -> None:
         """Top the lane up if its queue is low. Raises BrokerUnreachable."""
         half = self._halves.get(lane)
-        if half is not None and self._broker.depth(lane) >= half:
+        if half is not None and self.broker.depth(lane) >= half:
             return
-        for found in dispatch.lanes(self._database):
+        for found in dispatch.lanes(self.database):
             if found.name == lane:
                 self._halves[lane] = found.window // 2
-                _fill(self._database, self._broker, found, self._only_job)
+                _fill(self.database, self.broker, found, self.only_job)
 
 
 def _fill(database: Database, broker: Broker, lane: Lane, only_job: int | None) -> int:

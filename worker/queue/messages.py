@@ -9,12 +9,15 @@ from __future__ import annotations
 import base64
 import binascii
 import uuid
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
 from worker.errors import BadMessage
+
+Plain: TypeAlias = str | int | float | bool | None  # an argument of a message
 
 VERSION = 1
 KEY_PREFIX = "docmill:"
@@ -48,17 +51,17 @@ def run_message(run_id: int) -> dict[str, int]:
     return {"v": VERSION, "run_id": run_id}
 
 
-def parse_run(arguments: dict[str, Any]) -> int:
+def parse_run(arguments: Mapping[str, Plain]) -> int:
     """Return the id of a pipeline's run from a message's arguments. Raises BadMessage for any other message."""
     return _id_in(arguments, "run_id")
 
 
-def parse_shard(arguments: dict[str, Any]) -> int:
+def parse_shard(arguments: Mapping[str, Plain]) -> int:
     """The shard id of a message's arguments. Raises BadMessage for anything that is not exactly one of ours."""
     return _id_in(arguments, "shard_id")
 
 
-def _id_in(arguments: dict[str, Any], name: str) -> int:
+def _id_in(arguments: Mapping[str, Plain], name: str) -> int:
     value = arguments.get(name)
     if arguments.keys() != {"v", name} or arguments["v"] != VERSION:
         raise BadMessage(f"this message has exactly v={VERSION} and {name}, not {sorted(arguments)}")
@@ -116,7 +119,7 @@ def _arguments(envelope: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     return "\0" not in value if isinstance(value, str) else not isinstance(value, dict | list)
 
 
@@ -129,18 +132,16 @@ def _json(raw: bytes) -> Any:
         raise BadMessage("a message is JSON") from error
 
 
-def _object(value: Any, what: str) -> dict[str, Any]:
+def _object(value: object, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadMessage(f"{what}: an object was expected")
     return value
 
 
-def _time(value: Any) -> str | None:
-    if value is None:
-        return None
+def _time(value: object) -> str | None:
     try:
-        return datetime.fromisoformat(value).isoformat()
-    except (TypeError, ValueError) as error:
+        return None if value is None else datetime.fromisoformat(str(value)).isoformat()
+    except ValueError as error:
         raise BadMessage("a message's times are ISO 8601") from error
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
+from redis.connection import Connection
 
 from worker.errors import BadMessage
 from worker.queue.messages import rewrite
@@ -36,7 +37,7 @@ ear = LastHeard()
 
 
 class Client(kombu_redis.PrefixedStrictRedis):  # type: ignore[misc]
-    def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
+    def parse_response(self, connection: Connection, command_name: str, **options: Any) -> Any:
         """A reply; one that brings a message which is not ours is as if nothing had come."""
         reply = super().parse_response(connection, command_name, **options)
         if command_name != "BRPOP":
@@ -58,7 +59,7 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         theirs = super()._get_client()
         return partial(Client, *theirs.args, **theirs.keywords)
 
-    def _queue_bind(self, *_: Any) -> None:
+    def _queue_bind(self, *_: object) -> None:
         """Nothing: every message of ours names its queue, and no exchange is looked up in Redis."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from storage.core.database import Database
 from worker.errors import BrokerUnreachable
@@ -14,18 +15,16 @@ NO_QUEUE = "DOCMILL_REDIS_URL is not set. The job is stored; `docmill worker` pi
 TOP_UP_EVERY_S = 2.0
 
 
+@dataclass
 class Offer:
     """Tops the queue up while a long source is read, and remembers why it could not."""
 
-    def __init__(
-        self, database: Database, broker: Callable[[], Broker | None], lanes: list[str], only_job: int | None
-    ) -> None:
-        self._database = database
-        self._broker = broker
-        self._lanes = lanes
-        self._only_job = only_job
-        self._due = 0.0
-        self.deferred: str | None = None
+    database: Database
+    broker: Callable[[], Broker | None]
+    lanes: list[str]
+    only_job: int | None
+    deferred: str | None = None
+    _due: float = 0.0
 
     def now_and_then(self) -> None:
         if time.monotonic() >= self._due:
@@ -33,9 +32,9 @@ class Offer:
 
     def now(self) -> None:
         try:
-            broker = self._broker()
+            broker = self.broker()
             if broker is not None:
-                top_up(self._database, broker, self._lanes, only_job=self._only_job)
+                top_up(self.database, broker, self.lanes, only_job=self.only_job)
             self.deferred = NO_QUEUE if broker is None else None
         except BrokerUnreachable as error:
             self.deferred = f"{error} The job is stored; a worker picks it up when Redis is back."

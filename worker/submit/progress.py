@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from storage.ingest.chunks import Rejected
 from storage.ingest.ingest import Counts
@@ -23,19 +24,19 @@ class Progress:
         """A record could not be read."""
 
 
+@dataclass(frozen=True)
 class UnderLease(Progress):
     """Notes the job of an ingest as soon as it has a number, and stops the ingest once the lease is lost.
 
     ``note`` stores the number and returns False if the lease may be lost.
     """
 
-    def __init__(self, held: Held, note: Callable[[OpenJob], bool]) -> None:
-        self._held = held
-        self._note = note
+    held: Held
+    note: Callable[[OpenJob], bool]
 
     def opened(self, job: OpenJob) -> None:
-        if not self._note(job):
-            self._held.confirm()
+        if not self.note(job):
+            self.held.confirm()
 
     def advanced(self, counts: Counts) -> None:
-        self._held.check()
+        self.held.check()

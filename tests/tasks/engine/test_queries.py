@@ -15,8 +15,8 @@ from storage.core.outcomes import Reason
 from storage.core.specs import Spec
 from tasks.backends.accelerator import quiet
 from tasks.engine.engine import Engine
-from tasks.engine.queries import embed, query_spec
-from tasks.errors import CannotServe, DeviceLost, EngineStopped
+from tasks.engine.queries import embed, prompted, query_spec
+from tasks.errors import BadOption, CannotServe, DeviceLost, EngineStopped
 from tasks.models.named_prompts import prompt
 from tasks.outputs import Failure, Vector
 from tests.tasks import architectures
@@ -68,6 +68,18 @@ def test_a_prompt_that_the_spec_names_or_has_comes_before_the_files(
     spec = replace(SPEC, params=params)
     assert prompt(spec, named, "sts") == of_documents
     assert prompt(query_spec(spec), named, "sts") == of_queries
+
+
+def test_a_search_gives_its_queries_another_prompt_or_names_one_and_documents_keep_theirs() -> None:
+    named = {"query": "Q: ", "document": "D: ", "sts": "Same? "}
+    for own, given in (("Ask: ", {"prompt": "Ask: {text}"}), ("Same? ", {"prompt_name": "sts"}), ("Q: ", {})):
+        spec = prompted(SPEC, given.get("prompt"), given.get("prompt_name"))
+        assert prompt(query_spec(spec), named, "document") == own
+        assert prompt(spec, named, "document") == "D: "
+    with pytest.raises(CannotServe, match="no prompt named web; they have document, query, sts"):
+        prompt(query_spec(prompted(SPEC, None, "web")), named, None)
+    with pytest.raises(BadOption, match="stands at the end"):
+        prompted(SPEC, "{text}?", None)
 
 
 def test_a_prompt_by_name_that_the_files_lack_is_refused() -> None:

@@ -219,3 +219,18 @@ def test_what_cannot_be_searched_is_said_in_a_sentence(embedded: Docmill, write_
         assert "give a TEXT, or a file of them" in embedded("search", "corpus.jsonl", *arguments, code=2).stderr
     assert "it is empty" in embedded("search", "corpus.jsonl", " ", code=2).stderr
     assert "q.txt: no such file" in embedded("search", "corpus.jsonl", "--queries", "q.txt", code=2).stderr
+
+
+def test_a_search_may_give_the_text_a_prompt_that_the_models_files_lack(
+    embedded: Docmill, write_corpus: WriteCorpus
+) -> None:
+    write_corpus([{"id": "a", "text": "query: fonts for Tamil"}])
+    embedded("run", "corpus.jsonl", "--task", "embed")
+    search = ("search", "corpus.jsonl", "fonts for Tamil", "--no-passages", "--json")
+    [plain], [prompted] = (_lines(embedded(*search, *more).stdout) for more in ((), ("--prompt", "query: {text}")))
+    assert prompted["query"] == "fonts for Tamil"
+    assert prompted["hits"][0]["score"] == pytest.approx(1, abs=1e-3)
+    assert plain["hits"][0]["score"] < 0.99
+    assert "no prompt named web" in embedded(*search, "--prompt-name", "web", code=2).stderr
+    both = embedded(*search, "--prompt", "{text}", "--prompt-name", "web", code=2).stderr
+    assert "--prompt-name and --prompt do not go together" in both

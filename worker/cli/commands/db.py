@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import click
 
 from worker.cli.context import settings_from
@@ -24,12 +26,8 @@ def upgrade_command(as_json: bool) -> int:
     from storage.migrations import upgrade
     from worker.stores import store_of
 
-    settings = settings_from()
-    database = store_of(settings)
-    try:
+    with closing(store_of(settings_from())) as database:
         before, after = upgrade(database)
-    finally:
-        database.close()
     if as_json:
         print_json({"before": before, "after": after})
     elif before == after:

@@ -8,7 +8,7 @@ import click
 
 from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import BAD_INPUT, OK
-from worker.cli.options import JSON
+from worker.cli.options import JOB_ID, JSON
 from worker.cli.printing import print_json, say
 
 
@@ -25,7 +25,7 @@ def index_command() -> None:
 @click.argument("corpus")
 @click.option(
     "--job",
-    type=click.IntRange(1, 2**63 - 1),
+    type=JOB_ID,
     help="Index the vectors of this job.  [default: the corpus's latest embed job]",
 )
 @JSON

@@ -7,14 +7,12 @@ import click
 from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK
-from worker.cli.options import JSON
+from worker.cli.options import JSON, LATEST
 from worker.cli.printing import print_json, say
 
 
 @click.command("jobs", epilog="Example: docmill jobs --json")
-@click.option(
-    "--limit", type=click.IntRange(1, 2**31 - 1), default=20, show_default=True, help="List only the latest N."
-)
+@LATEST
 @JSON
 def jobs_command(limit: int, as_json: bool) -> int:
     """List the latest jobs, newest first."""

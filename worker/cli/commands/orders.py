@@ -9,11 +9,12 @@ import click
 from worker.cli import formatting
 from worker.cli.context import open_store, queue_of, settings_from
 from worker.cli.exit_codes import BAD_INPUT, OK
-from worker.cli.options import JSON
+from worker.cli.options import JSON, LATEST
 from worker.cli.printing import answer_values, print_json, say
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from sqlalchemy import Row
 
     from storage.core.database import Database
     from worker.orders.outlook import Outlook
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 
 @click.command("orders", epilog="Example: docmill orders 7f3c2a90-... --json | jq .state")
 @click.argument("order", required=False)
-@click.option(
-    "--limit", type=click.IntRange(1, 2**31 - 1), default=20, show_default=True, help="List only the latest N."
-)
+@LATEST
 @click.option("--cancel", is_flag=True, help="Cancel ORDER, and its job if the source is still being read.")
 @JSON
 def orders_command(order: str | None, limit: int, cancel: bool, as_json: bool) -> int:
@@ -60,7 +59,7 @@ def orders_command(order: str | None, limit: int, cancel: bool, as_json: bool) -
     return OK
 
 
-def _cancelled(database: Database, order: str) -> Any:
+def _cancelled(database: Database, order: str) -> Row[Any]:
     """The row of an order that was ended, with its job where that was still being read."""
     from storage.errors import NoSuchJob
     from storage.pipelines import orders
@@ -74,7 +73,8 @@ def _cancelled(database: Database, order: str) -> Any:
             jobs.cancel(database, before.job_id)
         except NoSuchJob:
             say(f"Its job {before.job_id} was removed.")
-    return orders.get(database, order)
+    found: Row[Any] = orders.get(database, order)
+    return found
 
 
 def _list(found: list[dict[str, Any]], outlook: Outlook, as_json: bool) -> int:
@@ -110,7 +110,7 @@ def _say_outlook(outlook: Outlook) -> None:
     say(f"Orders: {outlook}." + (f" Nobody carries them out; {ADVICE}." if outlook.is_stuck else ""))
 
 
-def _facts(row: Any) -> dict[str, Any]:
+def _facts(row: Row[Any]) -> dict[str, Any]:
     """An order for machines."""
     return {
         "id": row.sender_id,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,15 @@ import click
 from worker.cli import formatting
 from worker.cli.context import open_broker, open_store, settings_from
 from worker.cli.exit_codes import OK
-from worker.cli.options import BACKEND, JSON
+from worker.cli.options import BACKEND, DEVICE, JSON
 from worker.cli.output_files import check_out_is_no_input
 from worker.cli.printing import answer, print_json, say
 
 if TYPE_CHECKING:
+    from sqlalchemy import Row
+
     from storage.core.database import Database
-    from storage.pipelines.pipelines import Run
-    from storage.results.status import JobStatus
+    from worker.concurrency.renewal import Held
     from worker.pipelines.file import Pipeline
     from worker.settings import Settings
     from worker.submit.request import Prepared
@@ -106,7 +108,7 @@ def schema_command() -> int:
 
 @pipeline_command.command("run", epilog="Example: docmill pipeline run nightly.toml --device cpu")
 @FILE
-@click.option("--device", help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")
+@DEVICE
 @BACKEND
 @JSON
 def run_command(file: Path, device: str | None, backend: str | None, as_json: bool) -> int:
@@ -121,7 +123,7 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     from worker.cli.local import run_here
     from worker.cli.terminal import lines_above_the_bar
     from worker.engines.devices import choose_devices
-    from worker.pipelines.running import export
+    from worker.pipelines.running import export, outcome
 
     settings = settings_from(device=device, backend=backend)
     devices = choose_devices(settings.device)
@@ -130,12 +132,13 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
         for step in pipeline.steps:
             if step.model is None:
                 say(f"Step {step.name}: {said(step.task, pipeline.corpus.source, step.options)}")
-        with InHistory(settings, database, pipeline) as run:
+        with _in_history(settings, database, pipeline.name) as (held, note):
             with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):
                 status = run_here(settings, database, broker, devices, prepared)
-            run.computed(status)
-            written = export(database, pipeline, status.id, run.held)
-            run.ended(status)
+            note("running", job_id=status.id)
+            written = export(database, pipeline, status.id, held)
+            state, reason = outcome(status)
+            note(state, job_id=status.id, reason=reason)
         if as_json:
             print_json(formatting.as_json(status))
         else:
@@ -148,60 +151,31 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
         return exit_code_of(status, pipeline.job.max_failures)
 
 
-class InHistory:
-    """Notes a run by hand in the history of a pipeline that was added; of another it notes nothing."""
+@contextmanager
+def _in_history(settings: Settings, database: Database, name: str) -> Iterator[tuple[Held, Callable[..., object]]]:
+    """Enter a run by hand into the history of a stored pipeline. Yield its lease and a function for its state.
 
-    def __init__(self, settings: Settings, database: Database, pipeline: Pipeline) -> None:
-        from worker.concurrency.renewal import Held
+    For a pipeline that is not stored, the function does nothing.
+    """
+    from storage.errors import NoSuchPipeline, StorageError
+    from storage.pipelines import pipelines
+    from worker.concurrency.renewal import Held
+    from worker.pipelines.running import keeping
 
-        self.held = Held(f"the run of {pipeline.name}", lambda: True, None)
-        self._lease_s = settings.lease_s
-        self._database = database
-        self._name = pipeline.name
-        self._run: Run | None = None
-        self._renewal = ExitStack()
-
-    def __enter__(self) -> InHistory:
-        from storage.errors import NoSuchPipeline
-        from storage.pipelines import pipelines
-        from worker.pipelines.running import keeping
-
-        with suppress(NoSuchPipeline):
-            owner = f"{platform.node()}/{os.getpid()}"
-            self._run = pipelines.begin(self._database, self._name, owner, self._lease_s)
-            self.held = self._renewal.enter_context(keeping(self._database, self._run, self._lease_s))
-        return self
-
-    def computed(self, status: JobStatus) -> None:
-        """The job has ended, and its results are still to be written."""
-        self._note("running", status.id, None)
-
-    def ended(self, status: JobStatus) -> None:
-        """Everything is written."""
-        from worker.pipelines.running import remark
-
-        if status.state == "done":
-            self._note("done", status.id, remark(status))
-        else:
-            self._note("failed", status.id, f"job {status.id} was {status.state}")
-        self._run = None
-
-    def _note(self, state: str, job_id: int | None, reason: str | None) -> None:
-        from storage.pipelines import pipelines
-
-        if self._run is not None:
-            pipelines.note(self._database, self._run, state, job_id=job_id, reason=reason)
-
-    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
-        from storage.errors import StorageError
-
-        with self._renewal:
-            if error is None:
-                return
+    try:
+        run = pipelines.begin(database, name, f"{platform.node()}/{os.getpid()}", settings.lease_s)
+    except NoSuchPipeline:
+        yield Held(f"the run of {name}", lambda: True, None), lambda *_, **__: None
+        return
+    with keeping(database, run, settings.lease_s) as held:
+        try:
+            yield held, partial(pipelines.note, database, run)
+        except BaseException as error:
             try:
-                self._note("failed", None, str(error) or "it was interrupted")
+                pipelines.note(database, run, "failed", reason=str(error) or "it was interrupted")
             except StorageError:
                 say("The run's end could not be noted in the history.")
+            raise
 
 
 @pipeline_command.command("add", epilog="Example: docmill pipeline add nightly.toml")
@@ -317,7 +291,7 @@ def history_command(name: str, limit: int, as_json: bool) -> int:
     return OK
 
 
-def _listed(row: Any, run: Any | None) -> dict[str, Any]:
+def _listed(row: Row[Any], run: Row[Any] | None) -> dict[str, Any]:
     from worker.pipelines.schedule import Schedule, next_after
 
     next_run = next_after(Schedule(**row.schedule), row.looked_at) if row.schedule else None
@@ -330,7 +304,7 @@ def _listed(row: Any, run: Any | None) -> dict[str, Any]:
     }
 
 
-def _run(row: Any) -> dict[str, Any]:
+def _run(row: Row[Any]) -> dict[str, Any]:
     return {
         "id": row.id,
         "due": row.due_at,

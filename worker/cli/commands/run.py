@@ -10,7 +10,7 @@ import click
 from worker.cli import formatting
 from worker.cli.context import open_broker, open_store, settings_from
 from worker.cli.exit_codes import OK, SOME_REJECTED, exit_code_of
-from worker.cli.options import BACKEND, FORMAT, OUT, SourceCommand
+from worker.cli.options import BACKEND, DEVICE, FORMAT, OUT, SourceCommand
 from worker.cli.output_files import STDOUT, check_out, check_out_is_no_input, write_out
 from worker.cli.printing import answer, print_json, say, warn
 from worker.cli.requests import prepare_request, request_of, work_options
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 )
 @work_options
 @click.option("--dry-run", is_flag=True, help="Only estimate the work and its time; compute nothing.")
-@click.option("--device", help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")
+@DEVICE
 @BACKEND
 @click.option(
     "--out", type=OUT, help="Write the results to a file (JSON lines, or as --format says), or to stdout (-)."

@@ -5,20 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from worker.cli.context import open_store, settings_from
+from worker.cli.declared_options import PromptType
 from worker.cli.exit_codes import OK, SOME_FAILED
-from worker.cli.options import BACKEND, check_filled, corpus_names
+from worker.cli.options import BACKEND, JOB_ID, check_filled, corpus_names
 from worker.cli.output_files import STDOUT, write_out
 from worker.cli.printing import say
 
 if TYPE_CHECKING:
     from storage.core.database import Database
+    from storage.core.specs import Spec
     from storage.readers import Record, Rejection
     from storage.search.knn import Matrix
     from storage.search.scope import Searched
@@ -41,7 +43,7 @@ BEGINNING = 300  # characters shown of a hit without a passage
 @click.option("--top", type=click.IntRange(1, 1_000), default=10, show_default=True, help="Number of documents.")
 @click.option(
     "--job",
-    type=click.IntRange(1, 2**63 - 1),
+    type=JOB_ID,
     help="Use the vectors of this job.  [default: the corpus's latest embed job]",
 )
 @click.option(
@@ -53,6 +55,13 @@ BEGINNING = 300  # characters shown of a hit without a passage
     help="Show the sentences of each document that are nearest to the text. This embeds sentences.  "
     "[default: on for TEXT, off with --queries]",
 )
+@click.option(
+    "--prompt",
+    type=PromptType(),
+    help="Prompt of the embedding model for the text, such as 'query: {text}'.  [default: the model's own prompt for "
+    "queries, or else the prompt of the documents]",
+)
+@click.option("--prompt-name", metavar="NAME", help="One of the model's own prompts for the text.")
 @click.option("--device", help="Device that embeds the text: auto, cpu, or for example cuda:0.")
 @BACKEND
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON line for each query.")
@@ -64,6 +73,8 @@ def search_command(
     job: int | None,
     exact: bool,
     passages: bool | None,
+    prompt: str | None,
+    prompt_name: str | None,
     device: str | None,
     backend: str | None,
     as_json: bool,
@@ -88,15 +99,19 @@ def search_command(
     could not be read or embedded.
     """
     from storage.search.search import choose
+    from tasks.engine.queries import prompted
     from worker.engines.devices import choose_devices
 
     check_filled()
+    if prompt is not None and prompt_name is not None:
+        raise click.UsageError("--prompt-name and --prompt do not go together: give one of them")
     settings = settings_from(device=device, backend=backend)
     on = choose_devices(settings.device)[0]
     typed = text is None and queries is None and not as_json and sys.stdin.isatty()
     records = _typed() if typed else _queries(text, queries)
     with open_store(settings) as database:
         searched = choose(database, corpus_names(corpus), job)
+        spec = prompted(searched.spec, prompt, prompt_name)
         if searched.others and job is None:
             others = "; ".join(searched.others)
             say(f"By the vectors of job {searched.job_id}, {searched.spec}; --job takes others: {others}.")
@@ -105,7 +120,7 @@ def search_command(
 
         with lines_above_the_bar(settings.log_level), embedding(settings, on, starts=queries is None) as embed:
             looks = queries is None if passages is None else passages
-            search = _Search(database, searched, embed, top, exact=exact, passages=looks)
+            search = _Search(database, searched, spec, embed, top, exact=exact, passages=looks)
             answers = search.answers(records, at_a_time=1 if typed else BATCH_QUERIES)
             if as_json:
                 write_out(STDOUT, map(_as_json, answers))
@@ -146,24 +161,23 @@ def _typed() -> Iterator[Record]:
         yield Record("", normalize(line)[0], {}, (), "TEXT")
 
 
+@dataclass
 class _Search:
     """Queries answered in batches, each by one walk through the corpus, or an index, under a bar.
 
     What cannot be is told.
     """
 
-    def __init__(
-        self, database: Database, searched: Searched, embed: Embed, top: int, *, exact: bool, passages: bool
-    ) -> None:
-        self._database = database
-        self._searched = searched
-        self._embed = embed
-        self._top = top
-        self._exact = exact
-        self._passages = passages
-        self.n_refused = 0
-        self.n_seen = 0
-        self.n_embedded = 0
+    database: Database
+    searched: Searched
+    spec: Spec
+    embed: Embed
+    top: int
+    exact: bool
+    passages: bool
+    n_refused: int = 0
+    n_seen: int = 0
+    n_embedded: int = 0
 
     def answers(
         self, records: Iterable[Record | Rejection], at_a_time: int = BATCH_QUERIES
@@ -186,10 +200,10 @@ class _Search:
                 self._refuse(one.where, one.reason)
         if not records:
             return
-        with bar("search", total=self._searched.n_documents) as progress:
-            progress.update(0, total=self._searched.n_documents, note="embedding")
+        with bar("search", total=self.searched.n_documents) as progress:
+            progress.update(0, total=self.searched.n_documents, note="embedding")
             with redirect_stdout(sys.stderr):  # whatever a library prints
-                outputs = self._embed(self._searched.spec, [record.text for record in records])
+                outputs = self.embed(self.spec, [record.text for record in records])
             answerable = []
             for record, output in zip(records, outputs, strict=True):
                 if isinstance(output, Vector):
@@ -201,23 +215,23 @@ class _Search:
 
             def advanced(n_seen: int, n_embedded: int) -> None:
                 self.n_seen, self.n_embedded = n_seen, n_embedded
-                progress.update(n_seen, total=max(n_seen, self._searched.n_documents))
+                progress.update(n_seen, total=max(n_seen, self.searched.n_documents))
 
             vectors = np.stack([vector for _, vector in answerable])
             self.n_seen = self.n_embedded = 0
-            best = search(self._database, self._searched, vectors, self._top, advanced, exact=self._exact)
+            best = search(self.database, self.searched, vectors, self.top, advanced, exact=self.exact)
             if not self.n_seen:
-                progress.update(self._searched.n_documents, note="by the index")
+                progress.update(self.searched.n_documents, note="by the index")
         for (record, vector), ids, scores in zip(answerable, best.ids.tolist(), best.scores.tolist(), strict=True):
-            found = hits(self._database, self._searched, vector, ids, scores)
-            yield record, self._with_passages(record.text, vector, found) if self._passages else found
+            found = hits(self.database, self.searched, vector, ids, scores)
+            yield record, self._with_passages(record.text, vector, found) if self.passages else found
 
     def _with_passages(self, query: str, vector: Matrix, found: list[Hit]) -> list[Hit]:
         from tasks.engine import passages
 
         with redirect_stdout(sys.stderr):
             texts = [(hit.text, hit.window) for hit in found]
-            nearest = passages.nearest(self._embed, self._searched.spec, query, vector, texts)
+            nearest = passages.nearest(self.embed, self.spec, query, vector, texts)
         return [replace(hit, passage=span or hit.passage) for hit, span in zip(found, nearest, strict=True)]
 
     def _refuse(self, where: str, reason: str) -> None:
