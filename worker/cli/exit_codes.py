@@ -15,32 +15,18 @@ OK, SOME_FAILED, BAD_INPUT, UNREACHABLE, SOME_REJECTED = 0, 1, 2, 3, 4
 
 def exit_code(error: Exception) -> int | None:
     """The code for an error of ours that its sentence explains, None for a bug."""
-    from storage.errors import (
-        DatabaseBusy,
-        DatabaseReadOnly,
-        DatabaseUnreachable,
-        RightMissing,
-        SchemaOutOfDate,
-        StorageError,
-        UnexpectedDatabaseError,
-    )
+    from storage import errors as of_storage
     from tasks.errors import HubUnreachable, TaskError
     from worker.errors import BrokerUnreachable, EmbeddedServerError, WorkerError
 
     away = (
-        DatabaseUnreachable,
-        DatabaseBusy,
-        DatabaseReadOnly,
-        RightMissing,
-        SchemaOutOfDate,
-        UnexpectedDatabaseError,
-        BrokerUnreachable,
-        EmbeddedServerError,
-        HubUnreachable,
+        *(of_storage.DatabaseUnreachable, of_storage.DatabaseBusy, of_storage.DatabaseReadOnly),
+        *(of_storage.RightMissing, of_storage.SchemaOutOfDate, of_storage.UnexpectedDatabaseError),
+        *(BrokerUnreachable, EmbeddedServerError, HubUnreachable),
     )
     if isinstance(error, away):
         return UNREACHABLE
-    if isinstance(error, StorageError | TaskError | WorkerError) or _cannot_write(error):
+    if isinstance(error, of_storage.StorageError | TaskError | WorkerError) or _cannot_write(error):
         return BAD_INPUT
     return None
 

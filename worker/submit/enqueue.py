@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,13 +21,16 @@ from storage.steps import jobs
 from storage.steps.jobs import JobRequest, OpenJob
 from worker import fault_points
 from worker.concurrency.prefetch import ahead
-from worker.errors import WorkerError
+from worker.errors import BrokerUnreachable, WorkerError
 from worker.queue.broker import Broker
-from worker.submit.offer import Offer
+from worker.queue.dispatcher import top_up
 from worker.submit.progress import Progress
 from worker.submit.request import Prepared, limits_of
 
 log = logging.getLogger("docmill.enqueue")
+
+NO_QUEUE = "DOCMILL_REDIS_URL is not set. The job is stored; `docmill worker` picks it up."
+TOP_UP_EVERY_S = 2.0
 
 
 class RecordRejected(WorkerError):
@@ -81,6 +85,32 @@ def enqueue(
     if total.planned or job.adopted:
         offer.now()
     return Enqueued(job.id, job.adopted, documents, total, offer.deferred, not_pruned)
+
+
+@dataclass
+class Offer:
+    """Tops the queue up while a long source is read, and remembers why it could not."""
+
+    database: Database
+    broker: Callable[[], Broker | None]
+    lanes: list[str]
+    only_job: int | None
+    deferred: str | None = None
+    _due: float = 0.0
+
+    def now_and_then(self) -> None:
+        if time.monotonic() >= self._due:
+            self.now()
+
+    def now(self) -> None:
+        try:
+            broker = self.broker()
+            if broker is not None:
+                top_up(self.database, broker, self.lanes, only_job=self.only_job)
+            self.deferred = NO_QUEUE if broker is None else None
+        except BrokerUnreachable as error:
+            self.deferred = f"{error} The job is stored; a worker picks it up when Redis is back."
+        self._due = time.monotonic() + TOP_UP_EVERY_S
 
 
 class _Ingest:
