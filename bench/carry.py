@@ -26,10 +26,11 @@ from sqlalchemy import func, select, text
 from bench.pairs import Claim, Run, interleave, write
 from bench.plots import Axes, draw
 from bench.stores import fresh_postgres, own_redis
-from storage.core import bulk
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import Shard, Worker
 from storage.core.specs import Spec
+from storage.core.transaction import columns_of
 from storage.steps import jobs
 from storage.steps.jobs import JobRequest, OpenJob
 from storage.steps.propagation import UNTOUCHED
@@ -81,7 +82,7 @@ class Backlog:
             self._next += SHARD_TEXTS
         if rows:
             self._n_shards += len(rows)
-            self._mill.database.write(lambda c: bulk.load(self._mill.database, c, Shard, bulk.columns_of(rows)))
+            self._mill.database.write(lambda c: c.load(Shard, columns_of(rows)))
 
     def _shard(self, job: OpenJob, content_ids: range) -> dict[str, object]:
         return UNTOUCHED | {
@@ -97,9 +98,9 @@ class Backlog:
 
     def done(self) -> int:
         """Shards whose outcomes are committed."""
-        with self._mill.database.read() as connection:
+        with self._mill.database.read() as transaction:
             query = select(func.count()).where(Shard.job_id == self.job.id, Shard.state == "done")
-            return connection.scalar(query) or 0
+            return transaction.scalar(query) or 0
 
 
 def carry(fleet: Fleet, *, workers: int, documents: int, seconds: float) -> Run:
@@ -157,18 +158,18 @@ def _until(condition: Callable[[], bool], backlog: Backlog) -> None:
 
 
 def _signed_on(database: Database) -> int:
-    with database.read() as connection:
+    with database.read() as transaction:
         # Many on few cores are late with their signs of life.
         live = select(func.count()).select_from(Worker).where(Worker.seen_at > db_now() - 60)
-        return connection.scalar(live) or 0
+        return transaction.scalar(live) or 0
 
 
 def _cpu_s(fleet: Fleet, workers: Sequence[subprocess.Popen[bytes]]) -> dict[str, float]:
     """Seconds of CPU by station since the machine started; `bench` is this process, which fills the backlog."""
     supervisors = [worker.pid for worker in workers]
     devices = [pid for pid, (parent, _) in _processes().items() if parent in supervisors]
-    with fleet.database.read() as connection:
-        backends = list(connection.scalars(text("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")))
+    with fleet.database.read() as transaction:
+        backends = list(transaction.scalars(text("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")))
     times = os.times()
     running = _processes()
 
@@ -200,7 +201,7 @@ def _fill_contents(database: Database, n: int, chars: int) -> None:
     """`n` different texts of so many characters in words."""
     words = f"rpad('Text number ' || i || ' ', {chars}, 'with words that nobody reads ')"
     database.write(
-        lambda connection: connection.execute(
+        lambda transaction: transaction.execute(
             text(
                 "INSERT INTO content (id, sha256, text, n_chars) "
                 f"SELECT i, sha256(convert_to(t, 'UTF8')), t, {chars} "
@@ -213,8 +214,8 @@ def _fill_contents(database: Database, n: int, chars: int) -> None:
 
 def _clear(database: Database) -> None:
     """No outcomes, shards and workers: each run begins alike."""
-    database.write(lambda connection: connection.execute(text("TRUNCATE outcome, shard, worker, step, step_text")))
-    database.write(lambda connection: connection.execute(text("UPDATE job SET state = 'cancelled'")))
+    database.write(lambda transaction: transaction.execute(text("TRUNCATE outcome, shard, worker, step, step_text")))
+    database.write(lambda transaction: transaction.execute(text("UPDATE job SET state = 'cancelled'")))
 
 
 def _vacuum(database: Database) -> None:

@@ -72,8 +72,8 @@ class Fleet:
         reading = select(Job.id).where(Job.id == job, Job.state == "ingesting")
         deadline = time.monotonic() + LONGEST_S
         while time.monotonic() < deadline:
-            with self._database.read() as connection:
-                if connection.scalar(left) is None and connection.scalar(reading) is None:
+            with self._database.read() as transaction:
+                if transaction.scalar(left) is None and transaction.scalar(reading) is None:
                     return
             time.sleep(LOOK_S)
         raise SystemExit(f"the job does not end: {self.log()[-2000:]}")
@@ -82,8 +82,8 @@ class Fleet:
         """Return the time at which the last shard was done, and the number of tokens that were written."""
         last = func.max(Shard.finished_at)
         sums = (func.sum(Shard.n_contents), func.sum(Shard.n_failed), func.sum(Shard.tokens_out), last)
-        with self._database.read() as connection:
-            done, failed, tokens, ended = connection.execute(
+        with self._database.read() as transaction:
+            done, failed, tokens, ended = transaction.execute(
                 select(*sums).where(Shard.job_id == job, Shard.state == "done")
             ).one()
         if done != documents or failed:

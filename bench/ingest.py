@@ -31,6 +31,7 @@ from sqlalchemy import text
 from bench.pairs import Claim, Comparison, Run, interleave, peak_mb, timed, write
 from bench.stores import fresh_postgres, fresh_sqlite
 from storage.core.database import Database
+from storage.core.transaction import Transaction
 from storage.results.status import read_status
 from tasks.kinds import STORED_KINDS as KINDS
 from worker.settings import Settings
@@ -68,9 +69,11 @@ def keep_rows(url: str, folder: Path) -> None:
     database = Database(url, kinds=KINDS)
     for table in TABLES:
         with (folder / f"{table}.rows").open("wb") as file:
-            if database.is_sqlite:
-                with database.read() as connection:
-                    rows = connection.execution_options(yield_per=BLOCK_ROWS).execute(text(f"SELECT * FROM {table}"))
+            if database.server is None:
+                with database.read() as transaction:
+                    rows = transaction.connection.execution_options(yield_per=BLOCK_ROWS).execute(
+                        text(f"SELECT * FROM {table}")
+                    )
                     for block in rows.partitions(BLOCK_ROWS):
                         pickle.dump([tuple(row) for row in block], file)
             else:
@@ -86,13 +89,13 @@ def keep_rows(url: str, folder: Path) -> None:
 def load_rows(url: str, folder: Path) -> int:
     """Load what `keep_rows` wrote into empty tables; how many documents."""
     database = Database(url, kinds=KINDS)
-    if database.is_sqlite:
+    if database.server is None:
 
-        def load(connection: Any) -> None:
+        def load(transaction: Transaction) -> None:
             for table in TABLES:
                 for block in _blocks(folder / f"{table}.rows"):
                     places = ", ".join("?" * len(block[0]))
-                    connection.exec_driver_sql(f"INSERT INTO {table} VALUES ({places})", block)
+                    transaction.exec_driver_sql(f"INSERT INTO {table} VALUES ({places})", block)
 
         database.write(load)
     else:
@@ -104,8 +107,8 @@ def load_rows(url: str, folder: Path) -> int:
                 ):
                     while data := file.read(1 << 18):
                         copy.write(data)
-    with database.read() as connection:
-        documents = connection.scalar(text("SELECT count(*) FROM document"))
+    with database.read() as transaction:
+        documents = transaction.scalar(text("SELECT count(*) FROM document"))
     database.close()
     return int(documents)
 
@@ -165,9 +168,9 @@ def finish(url: str) -> None:
         "SELECT spec.id, content.id, 'done', '[]', 0, 0, 0 FROM spec, content"
     )
 
-    def work(connection: Any) -> None:
+    def work(transaction: Transaction) -> None:
         for statement in (results, "UPDATE shard SET state = 'done'", "UPDATE job SET state = 'done'"):
-            connection.execute(text(statement))
+            transaction.execute(text(statement))
 
     database.write(work)
     database.close()
@@ -178,9 +181,9 @@ def again(url: str, source: Path) -> dict[str, float]:
     finish(url)
     run = _in_a_process("read in", url, source)
     database = Database(url, kinds=KINDS)
-    with database.read() as connection:
-        planned = connection.scalar(text("SELECT count(*) FROM shard WHERE state <> 'done'"))
-        jobs = connection.scalar(text("SELECT count(*) FROM job"))
+    with database.read() as transaction:
+        planned = transaction.scalar(text("SELECT count(*) FROM shard WHERE state <> 'done'"))
+        jobs = transaction.scalar(text("SELECT count(*) FROM job"))
     assert (planned, jobs) == (0, 2)
     new = read_status(database, 2)
     assert (new.state, new.pending) == ("done", 0)

@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
 from storage.core.installation import install
 from storage.core.poolers import Pooling, pooling
 from storage.core.schema import Worker
@@ -62,7 +61,7 @@ def look_at_database(settings: Settings) -> Iterator[Finding]:
     """Check that the database answers, its schema, its workers and its clock."""
     embedded = settings.database_url is None
     database = store_of(settings)
-    file = _file(database)
+    file = database.file
     try:
         if file is not None and not file.exists():  # to connect would make it
             missing = "will be made by the first run" if embedded else "there is no such file"
@@ -75,13 +74,13 @@ def look_at_database(settings: Settings) -> Iterator[Finding]:
         require_current(database)
         shared = "" if file is None or settings.redis_url is None else "only this machine's workers can use it"
         yield Finding("database", True, f"{database}: reachable, schema {current(database)} is up to date", shared)
-        with database.read() as connection:
+        with database.read() as transaction:
             columns = (Worker.device, Worker.lanes, Worker.device_problem)
-            live = connection.execute(select(*columns).where(Worker.seen_at > db_now() - LIVE_S)).all()
-            before, theirs, after = time.time(), connection.scalar(select(db_now())), time.time()
+            live = transaction.execute(select(*columns).where(Worker.seen_at > db_now() - LIVE_S)).all()
+            before, theirs, after = time.time(), transaction.scalar(select(db_now())), time.time()
         yield workers(live, is_fleet=None not in (settings.database_url, settings.redis_url))
-        if not database.is_sqlite:
-            yield clock("PostgreSQL", before, theirs, after)
+        if database.server is not None:
+            yield clock(database.server, before, theirs, after)
             yield from pooler(pooling(database))
     except StorageError as error:
         yield Finding("database", False, str(error), _database_advice(error))
@@ -115,11 +114,6 @@ def pooler(found: Pooling) -> Iterator[Finding]:
     )
     detail = f"such as PgBouncer stands before PostgreSQL: {found.value}"
     yield Finding("pooler", True, detail, advice)
-
-
-def _file(database: Database) -> Path | None:
-    name = database.url.database or ""
-    return Path(name) if database.is_sqlite and not name.startswith("file:") else None
 
 
 def _database_advice(error: StorageError) -> str:
@@ -250,7 +244,7 @@ def look_at_disk(settings: Settings) -> Iterator[Finding]:
 def look_at_rights(settings: Settings) -> Iterator[Finding]:
     """Yield a finding where other users of the machine can read the home or the store."""
     with closing(store_of(settings)) as database:
-        file = _file(database)
+        file = database.file
     for path in filter(None, (settings.home, file)):
         if path.exists() and path.stat().st_mode & OF_OTHERS:
             shown = f"other users of this machine may look into {path}"
@@ -297,7 +291,7 @@ def look_at_orders(settings: Settings) -> Iterator[Finding]:
         return
     queue = nullcontext() if settings.redis_url is None else closing(Broker(settings.redis_url))
     with suppress(StorageError), closing(store_of(settings)) as database, queue as broker:
-        file = _file(database)
+        file = database.file
         if file is None or file.exists():
             found = outlook.look(database, broker)
             yield Finding("orders", not found.is_stuck, str(found), outlook.ADVICE if found.is_stuck else "")

@@ -12,36 +12,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection
-
 from storage.core.database import Database
+from storage.core.transaction import Transaction
 
 _NUMBER = 0x646F636D696C6C  # "docmill"
 _WALKS = 0x77616C6B  # "walk", beside a job's number
 
 
-def refer(database: Database, connection: Connection) -> None:
+def refer(transaction: Transaction) -> None:
     """Keep contents from being collected until the transaction ends. Call it before looking for contents."""
-    if not database.is_sqlite:
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock_shared(%s::bigint)", (_NUMBER,))
+    transaction.advisory_lock(_NUMBER, shared=True)
 
 
-def collect(database: Database, connection: Connection) -> None:
+def collect(transaction: Transaction) -> None:
     """Keep others from referring to contents until the transaction ends. Call it before locking any row."""
-    if not database.is_sqlite:
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s::bigint)", (_NUMBER,))
+    transaction.advisory_lock(_NUMBER)
 
 
-def walk(database: Database, connection: Connection, job_id: int) -> None:
+def walk(transaction: Transaction, job_id: int) -> None:
     """Keep others from following a job's outputs until the transaction ends. Call it before reading documents."""
-    if not database.is_sqlite:
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s::int, %s::int)", (_WALKS, _of(job_id)))
+    transaction.advisory_lock(_WALKS, _of(job_id))
 
 
-def follow(database: Database, connection: Connection, job_id: int) -> None:
+def follow(transaction: Transaction, job_id: int) -> None:
     """Keep a job from walking documents until the transaction ends. Call it before looking for walked ones."""
-    if not database.is_sqlite:
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock_shared(%s::int, %s::int)", (_WALKS, _of(job_id)))
+    transaction.advisory_lock(_WALKS, _of(job_id), shared=True)
 
 
 @contextmanager
@@ -51,10 +46,10 @@ def alone(database: Database, subject: int, number: int) -> Iterator[bool]:
     The lock belongs to a transaction that does nothing else. A session's lock would stay behind in a connection
     pooler. The transaction keeps no snapshot, since CREATE INDEX CONCURRENTLY would wait for its end.
     """
-    with database.unhurried() as connection:
+    with database.unhurried() as transaction:
         # Without parameters: with them the server keeps the statement, and its snapshot, until the transaction ends.
         asked = f"SELECT pg_try_advisory_xact_lock({subject:d}, {number:d})"
-        yield bool(connection.exec_driver_sql(asked).scalar_one())
+        yield bool(transaction.exec_driver_sql(asked).scalar_one())
 
 
 def _of(job_id: int) -> int:

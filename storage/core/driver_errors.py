@@ -51,6 +51,11 @@ def wrapped(error: sa_exc.DBAPIError, database: str) -> StorageError:
     return known or _unexpected(original, database, f"SQLSTATE {_state(original) or 'none'}")
 
 
+def refuses_value(error: sa_exc.DBAPIError) -> bool:
+    """Return True for the error of a value that the database cannot store."""
+    return isinstance(wrapped(error, ""), ValueRefused)
+
+
 def _unexpected(error: BaseException | None, database: str, code: str) -> StorageError:
     return UnexpectedDatabaseError(
         f"the database {database} answers with an error that docmill does not know: "

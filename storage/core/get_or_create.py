@@ -7,21 +7,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
-from storage.core import id_allocation
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.outcomes import TRUNCATED, Known
 from storage.core.schema import Content, Corpus, OutcomeRow, Runtime, SpecRow
 from storage.core.specs import Spec
+from storage.core.transaction import Transaction
 
 
-def corpus_id(database: Database, connection: Connection, name: str) -> int:
+def corpus_id(transaction: Transaction, name: str) -> int:
     """The corpus of that name, made if there is none."""
-    return _find_or_make(database, connection, Corpus, "name", {"name": name, "created_at": db_now()})
+    return _find_or_make(transaction, Corpus, "name", {"name": name, "created_at": db_now()})
 
 
-def spec_id(database: Database, connection: Connection, spec: Spec) -> int:
+def spec_id(transaction: Transaction, spec: Spec) -> int:
     """The row of a spec, made if there is none."""
     row = {
         "sha256": spec.sha256,
@@ -31,14 +32,14 @@ def spec_id(database: Database, connection: Connection, spec: Spec) -> int:
         "quality": spec.quality,
         "params": dict(spec.params),
     }
-    return _find_or_make(database, connection, SpecRow, "sha256", row)
+    return _find_or_make(transaction, SpecRow, "sha256", row)
 
 
 def runtime_id(database: Database, runtime: Mapping[str, Any]) -> int:
     """The row of a runtime: {"device", "precision", "backend", "versions"}."""
     digest = hashlib.sha256(orjson.dumps(dict(runtime), option=orjson.OPT_SORT_KEYS)).digest()
     return database.write(
-        lambda connection: _find_or_make(database, connection, Runtime, "sha256", {"sha256": digest, **runtime})
+        lambda transaction: _find_or_make(transaction, Runtime, "sha256", {"sha256": digest, **runtime})
     )
 
 
@@ -50,42 +51,36 @@ def spec_of(row: Any) -> Spec:
     return Spec(kind=row.kind, model=row.model, revision=row.revision, quality=row.quality, params=row.params or {})
 
 
-def known_outcomes(
-    database: Database, connection: Connection, spec_id: int, content_ids: Sequence[int]
-) -> dict[int, Known]:
+def known_outcomes(transaction: Transaction, spec_id: int, content_ids: Sequence[int]) -> dict[int, Known]:
     """Return the status, by content, of those that have an outcome under the spec."""
     query = select(OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.flags).where(OutcomeRow.spec_id == spec_id)
-    rows = database.probe(connection, query, OutcomeRow.content_id, content_ids)
+    rows = transaction.probe(query, OutcomeRow.content_id, content_ids)
     return {row.content_id: Known(row.status, TRUNCATED in row.flags) for row in rows}
 
 
-def n_chars(connection: Connection, content_ids: Sequence[int]) -> dict[int, int]:
+def n_chars(transaction: Transaction, content_ids: Sequence[int]) -> dict[int, int]:
     """The length of each content in characters."""
     if not content_ids:
         return {}
-    rows = connection.execute(select(Content.id, Content.n_chars).where(Content.id.in_(content_ids)))
+    rows = transaction.execute(select(Content.id, Content.n_chars).where(Content.id.in_(content_ids)))
     return {row.id: row.n_chars for row in rows}
 
 
-def insert(connection: Connection, table: Any, **values: Any) -> int:
+def insert(transaction: Transaction, table: Any, **values: Any) -> int:
     """Insert one row; its id."""
-    if connection.dialect.name == "sqlite":
-        values = {"id": id_allocation.first_free(connection, table.__tablename__)} | values
-    key = connection.execute(table.__table__.insert().values(**values)).inserted_primary_key
+    values = transaction.own_id(table) | values
+    key = transaction.execute(table.__table__.insert().values(**values)).inserted_primary_key
     assert key is not None
     return int(key[0])
 
 
-def _find_or_make(
-    database: Database, connection: Connection, table: Any, natural_key: str, row: Mapping[str, Any]
-) -> int:
+def _find_or_make(transaction: Transaction, table: Any, natural_key: str, row: Mapping[str, Any]) -> int:
     key = getattr(table, natural_key)
     query = select(table.id).where(key == row[natural_key])
-    found = connection.scalar(query)
+    found = transaction.scalar(query)
     if found is None:
-        if database.is_sqlite:
-            row = {"id": id_allocation.first_free(connection, table.__tablename__), **row}
-        connection.execute(database.insert(table).values(**row).on_conflict_do_nothing(index_elements=[natural_key]))
-        found = connection.scalar(query)
+        made = transaction.insert(table).values(**transaction.own_id(table), **row)
+        transaction.execute(made.on_conflict_do_nothing(index_elements=[natural_key]))
+        found = transaction.scalar(query)
     assert isinstance(found, int)
     return found

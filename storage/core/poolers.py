@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from sqlalchemy import Connection
-
 from storage.core.database import Database
+from storage.core.transaction import Transaction
 
 _ROUNDS = 8
 
@@ -21,7 +20,7 @@ class Pooling(Enum):
 
 def pooling(database: Database) -> Pooling:
     """Return how the server's sessions are pooled, as far as two connections that take turns can tell."""
-    if database.is_sqlite:
+    if database.server is None:
         return Pooling.NONE
     with (
         database.outside_transactions() as (one, is_pooled),
@@ -35,6 +34,6 @@ def pooling(database: Database) -> Pooling:
     return Pooling.TRANSACTIONS if alternate else Pooling.SESSIONS
 
 
-def _process(connection: Connection) -> int:
-    pid: int = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+def _process(transaction: Transaction) -> int:
+    pid: int = transaction.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
     return pid

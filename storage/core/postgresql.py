@@ -6,23 +6,49 @@ prepared for later ones, settings are made with SET LOCAL as a transaction begin
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from math import ceil
+from types import MappingProxyType
 from typing import Any
 
+import orjson
 import psycopg
 from psycopg.types.array import ListBinaryDumper
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import (
+    JSON,
+    Connection,
+    CursorResult,
+    Engine,
+    FromClause,
+    Row,
+    Select,
+    create_engine,
+    event,
+    func,
+    literal,
+    select,
+    true,
+)
 from sqlalchemy import exc as sa_exc
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL
+from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.types import TypeEngine
 
+from storage.core.clock import db_now
 from storage.core.postgres_urls import POSTGRESQL
+from storage.core.schema import OUTCOME_VALUES, OutcomeRow
+from storage.core.tables import Base
 from storage.core.time_limits import Patience
+from storage.core.transaction import Columns, K, Transaction, Ts, V, columns_of
 from storage.core.watched_connection import WatchedConnection
 
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 SERVER_PID = "SELECT pg_backend_pid()"
 # A job may have three shards or a million: a plan that is made for the average of them suits neither. And
-# `Database.look_up` makes a small table look dear to read, for which JIT would compile its query, 0.2 s each time.
+# `look_up` makes a small table look dear to read, for which JIT would compile its query, 0.2 s each time.
 _ALWAYS = {"plan_cache_mode": "force_custom_plan", "jit": "off"}
 
 
@@ -113,3 +139,190 @@ def is_pooled(connection: Connection) -> bool:
     driver.server_pid = pid
     driver.watched = pid == driver.info.backend_pid
     return not driver.watched
+
+
+class PostgresqlTransaction(Transaction):
+    """A transaction of a PostgreSQL server."""
+
+    server = "PostgreSQL"
+    has_vector_indexes = True  # by pgvector
+
+    def has_table(self, name: str) -> bool:
+        return self.exec_driver_sql("SELECT to_regclass(%s)", (name,)).scalar() is not None
+
+    def advisory_lock(self, *key: int, shared: bool = False) -> None:
+        places = "%s::bigint" if len(key) == 1 else "%s::int, %s::int"
+        self.exec_driver_sql(f"SELECT pg_advisory_xact_lock{'_shared' if shared else ''}({places})", key)
+
+    def lock_row(self, table: type[Base], row_id: int) -> None:
+        self.exec_driver_sql(f"SELECT id FROM {table.__tablename__} WHERE id = %s FOR UPDATE", (row_id,))  # noqa: S608
+
+    def for_update(
+        self, query: Select[*Ts], *, of: type[Base] | None = None, skip_locked: bool = False
+    ) -> Select[*Ts]:
+        return query.with_for_update(of=None if of is None else of.__table__, skip_locked=skip_locked)
+
+    def in_lock_order(self, keys: Sequence[K]) -> list[K]:
+        return sorted(keys)
+
+    def look_up(self) -> None:
+        """PostgreSQL takes a job for an average one, and so believes that a table of a million shards, read from its
+        start, soon comes to one of any job's.
+        """
+        self.exec_driver_sql("SET LOCAL enable_seqscan = off")
+
+    def walk(self) -> None:
+        """PostgreSQL, while it knows nothing of a new table, would sort what is left of it for every page."""
+        self.exec_driver_sql("SET LOCAL enable_sort = off")
+
+    def check_keys_by_kept_plans(self) -> None:
+        """Each transaction begins by asking for a plan each time (`beginning`), which costs more than writing the
+        row. Only plans made here are kept, and those read no table from its start, whatever size it had when they
+        were made.
+        """
+        self.look_up()
+        self.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
+
+    def probe(self, query: Select[*Ts], column: ColumnElement[V], values: Collection[V]) -> Sequence[Row[*Ts]]:
+        """PostgreSQL knows nothing yet of a table that is being filled at a stroke, and would read all of it for an
+        `IN (…)`. OFFSET 0 keeps its planner from turning the look-ups into one join.
+        """
+        if not values:
+            return []
+        array = literal(list(values), postgresql.ARRAY(column.type))
+        wanted = func.unnest(array).table_valued("value").render_derived(name="wanted")
+        found = query.where(column == wanted.c.value).offset(0).lateral("found")
+        return self.execute(select(found).select_from(wanted).join(found, true())).all()
+
+    def content_ids(self, hashes: Sequence[bytes]) -> dict[bytes, int]:
+        # Said to the driver in one value: thousands of parameters cost more than the look-ups. OFFSET 0: see `probe`.
+        query = (
+            "SELECT sha256, id FROM generate_series(1, %s::int, 32) AS start CROSS JOIN LATERAL "
+            "(SELECT sha256, id FROM content WHERE sha256 = substring(%s::bytea FROM start FOR 32) OFFSET 0) AS found"
+        )
+        found = self.exec_driver_sql(query, (32 * len(hashes), b"".join(hashes)))
+        return {sha256: content_id for sha256, content_id in found}  # noqa: C416 - rows are not tuples to mypy
+
+    def insert(self, table: type[Base]) -> postgresql.Insert:
+        return postgresql.insert(table.__table__)
+
+    def load(self, table: type[Base], columns: Columns) -> None:
+        """By COPY, in binary, which spares both sides the escapes of texts and hashes."""
+        if not any(columns.values()):
+            return
+        target = table.__table__
+        if target.foreign_keys:
+            self.check_keys_by_kept_plans()
+        types, written = zip(
+            *(_in_binary(target.c[name].type, values) for name, values in columns.items()), strict=True
+        )
+        with _copying(self.connection, f"COPY {target.name} ({', '.join(columns)})") as copy:
+            copy.set_types(types)
+            for row in zip(*written, strict=True):
+                copy.write_row(row)
+
+    def try_load(self, table: type[Base], columns: Columns) -> bool:
+        try:
+            with self.begin_nested():
+                self.load(table, columns)
+        except sa_exc.IntegrityError:
+            return False
+        return True
+
+    def insert_missing(
+        self, table: type[Base], columns: Columns, *returned: ColumnElement[Any], key: str | None = None
+    ) -> Sequence[Row[*tuple[Any, ...]]]:
+        conflict = f"ON CONFLICT {'' if key is None else f'({key}) '}DO NOTHING"
+        if not returned:
+            self._insert_arrays(table, columns, conflict)
+            return []
+        names = ", ".join(column.key or "" for column in returned)
+        return self._insert_arrays(table, columns, f"{conflict} RETURNING {names}").all()
+
+    def upsert_outcomes(self, rows: Sequence[Mapping[str, Any]], *, redo: bool) -> int:
+        worse = "outcome.status = 'failed'" if redo else "outcome.status = 'failed' AND excluded.status = 'done'"
+        replaced = ", ".join(f"{name} = excluded.{name}" for name in OUTCOME_VALUES)
+        there = "WHERE EXISTS (SELECT FROM content WHERE content.id = new.content_id)"
+        conflict = f"{there} ON CONFLICT (spec_id, content_id) DO UPDATE SET {replaced} WHERE {worse}"
+        self.check_keys_by_kept_plans()
+        return self._insert_arrays(OutcomeRow, columns_of(rows), conflict, {"created_at": db_now()}).rowcount
+
+    def _insert_arrays(
+        self,
+        table: type[Base],
+        columns: Columns,
+        conflict: str,
+        more: Mapping[str, ColumnElement[Any]] = MappingProxyType({}),
+    ) -> CursorResult[*tuple[Any, ...]]:
+        """Insert the rows in their order, by an INSERT of arrays: COPY cannot handle rows that are there already.
+
+        A temporary table would need a privilege that workers do not have. `more` has SQL expressions for further
+        columns. JSON is given as its values. Columns that are NULL in every row are left to the table, which has no
+        defaults. Arrays go in binary: as text a vector is written and parsed digit by digit, which takes ten times
+        as long.
+        """
+        target = table.__table__
+        columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+        names, new, arrays = [*columns, *more], list[str](), list[str]()
+        values: list[Sequence[Any]] = []
+        for name, given in columns.items():
+            kind = target.c[name].type
+            if isinstance(kind, JSON):
+                new.append(f"new.{name}::jsonb")
+                arrays.append("%b::text[]")
+                values.append([None if value is None else orjson.dumps(value).decode() for value in given])
+            else:
+                new.append(f"new.{name}")
+                arrays.append(f"%b::{kind.compile(_DIALECT)}[]")
+                values.append(given)
+        new += [str(expression.compile(dialect=_DIALECT)) for expression in more.values()]
+        statement = (
+            f"INSERT INTO {target.name} ({', '.join(names)}) SELECT {', '.join(new)} "  # noqa: S608
+            f"FROM unnest({', '.join(arrays)}) AS new ({', '.join(columns)}) {conflict}"
+        )
+        return self.exec_driver_sql(statement, tuple(values))
+
+    def next_ids(self, table: type[Base], n: int) -> list[int]:
+        # In one row: thousands of them would cost more to fetch than the numbers to make. OFFSET 0 keeps the planner
+        # from looking the sequence's name up for each.
+        numbers = self.exec_driver_sql(
+            "SELECT string_agg(nextval(ids)::text, ',') FROM generate_series(1, %s), "
+            "(SELECT pg_get_serial_sequence(%s, 'id')::regclass AS ids OFFSET 0) AS sequence",
+            (n, table.__tablename__),
+        ).scalar_one()
+        return sorted(map(int, numbers.split(",")))
+
+    def own_id(self, table: type[Base]) -> dict[str, int]:
+        return {}
+
+    def keep_last_ids(self, *tables: type[Base]) -> None:
+        """Sequences never give a number twice."""
+
+    def elements(self, data: ColumnElement[Any], key: str) -> FromClause:
+        return func.jsonb_array_elements(data[key]).table_valued("value", name="item").render_derived()
+
+
+def _in_binary(kind: TypeEngine[Any], values: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+    """Return a column as COPY sends it: its type for the driver, and its values. JSON is a version and the text."""
+    if isinstance(kind, JSON):
+        return "bytea", [None if value is None else b"\1" + value.encode() for value in values]
+    return kind.compile(_DIALECT).lower(), values
+
+
+def copy_binary(connection: Connection, into: str, rows: bytes) -> None:
+    """COPY rows that are in PostgreSQL's binary form already; `into` is the statement up to its FROM."""
+    with _copying(connection, into) as copy:
+        copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8) + rows + b"\xff\xff")
+
+
+@contextmanager
+def _copying(connection: Connection, into: str) -> Iterator[psycopg.Copy]:
+    """Yield a COPY in binary. Raise the errors of its raw cursor as SQLAlchemy raises them."""
+    statement = f"{into} FROM STDIN (FORMAT BINARY)"
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+            yield copy
+    except psycopg.Error as error:
+        raise sa_exc.DBAPIError.instance(statement, None, error, psycopg.Error) from error

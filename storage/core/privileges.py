@@ -76,12 +76,12 @@ ORDERS: Rights = MappingProxyType(
 
 def missing(database: Database, rights: Rights) -> list[str]:
     """Return the rights that the database's user lacks, such as "INSERT on outcome". Empty on SQLite."""
-    if database.is_sqlite:
+    if database.server is None:
         return []
     asked = [(name, right) for name, several in rights.items() for right in several]
     has = [_has(name, right).label(f"n{i}") for i, (name, right) in enumerate(asked)]
-    with database.read() as connection:
-        granted = connection.execute(select(*has)).one()
+    with database.read() as transaction:
+        granted = transaction.execute(select(*has)).one()
     return [f"{right} on {name}" for (name, right), there in zip(asked, granted, strict=True) if not there]
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from sqlalchemy import and_, or_, select, true, update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 
 
 def is_free(table: Any) -> Any:
@@ -37,7 +38,7 @@ def take(
     """
     free = update(table).where(table.id == row_id, is_free(table), true() if where is None else where)
     statement = free.values(**taken(table, owner, lease_s), **values).returning(table.fence)
-    fence: int | None = database.write(lambda connection: connection.scalar(statement))
+    fence: int | None = database.write(lambda transaction: transaction.scalar(statement))
     return fence
 
 
@@ -53,17 +54,17 @@ def renew(database: Database, table: Any, row_id: int, fence: int, lease_s: floa
 def let_go(database: Database, table: Any, row_id: int, fence: int) -> None:
     """Let a lease lapse now, so that others need not wait. Another's lease is left as it is."""
     held = update(table).where(is_held(table, row_id, fence), table.lease_until.is_not(None))
-    database.write(lambda connection: connection.execute(held.values(lease_until=db_now() - 1.0)))
+    database.write(lambda transaction: transaction.execute(held.values(lease_until=db_now() - 1.0)))
 
 
 def let_go_all(database: Database, table: Any, owner: str) -> int:
     """Let every lease of one owner lapse now, since its process is dead or ends. Returns how many."""
     held = and_(table.owner == owner, table.lease_until >= db_now())
-    with database.read() as connection:  # most often there is none, and no need for a turn to write
-        if connection.scalar(select(table.id).where(held).limit(1)) is None:
+    with database.read() as transaction:  # most often there is none, and no need for a turn to write
+        if transaction.scalar(select(table.id).where(held).limit(1)) is None:
             return 0
     lapsed = update(table).where(held).values(lease_until=db_now() - 1.0)
-    return database.write(lambda connection: connection.execute(lapsed).rowcount)
+    return database.write(lambda transaction: transaction.execute(lapsed).rowcount)
 
 
 FREE = {"owner": None, "lease_until": None}  # the columns of a row that its holder is done with

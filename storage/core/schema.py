@@ -279,6 +279,9 @@ class OutcomeRow(Base):
     )
 
 
+OUTCOME_VALUES = tuple(column.name for column in OutcomeRow.__table__.columns if not column.primary_key)
+
+
 class Worker(Base):
     """A device process that lives, or did until `seen_at`. `id` is what shards name as their owner.
 
@@ -325,7 +328,7 @@ class Lease(Base):
 
 
 class LastId(Base):
-    """The largest id that a table had when rows of it were deleted; in SQLite only (`storage.core.id_allocation`)."""
+    """The largest id that a table had when rows of it were deleted; in SQLite only (`storage.core.sqlite`)."""
 
     __tablename__ = "last_id"
     name = column(str, primary_key=True)

@@ -1,19 +1,40 @@
-"""SQLite: engines with the right pragmas."""
+"""SQLite: engines with the right pragmas, and transactions."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+import orjson
+from sqlalchemy import (
+    Connection,
+    Engine,
+    FromClause,
+    LargeBinary,
+    Row,
+    Select,
+    and_,
+    create_engine,
+    event,
+    func,
+    select,
+)
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL
+from sqlalchemy.sql.expression import ColumnElement
 
+from storage.core.clock import db_now
 from storage.core.private_files import make_file, make_folder
+from storage.core.schema import OUTCOME_VALUES, Content, OutcomeRow
+from storage.core.tables import Base
+from storage.core.transaction import Columns, K, Transaction, Ts, V
 
 BUSY_TIMEOUT_S = 10.0
+ROWS = 500  # in a statement, of 20 columns at the most: SQLite takes 32,766 values in one
 
 
 def engine_for(url: URL, busy_timeout_s: float, **options: Any) -> Engine:
@@ -60,3 +81,126 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
 def _begin(connection: Connection) -> None:
     writes = connection.get_execution_options().get("docmill_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+class SqliteTransaction(Transaction):
+    """A transaction of a SQLite file. A write transaction is the only one, so that it needs no locks."""
+
+    def has_table(self, name: str) -> bool:
+        return self.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).scalar() is not None
+
+    def advisory_lock(self, *key: int, shared: bool = False) -> None:
+        pass
+
+    def lock_row(self, table: type[Base], row_id: int) -> None:
+        pass
+
+    def for_update(
+        self, query: Select[*Ts], *, of: type[Base] | None = None, skip_locked: bool = False
+    ) -> Select[*Ts]:
+        return query
+
+    def in_lock_order(self, keys: Sequence[K]) -> list[K]:
+        return list(keys)
+
+    def look_up(self) -> None:
+        pass
+
+    def walk(self) -> None:
+        pass
+
+    def check_keys_by_kept_plans(self) -> None:
+        pass
+
+    def probe(self, query: Select[*Ts], column: ColumnElement[V], values: Collection[V]) -> Sequence[Row[*Ts]]:
+        if not values:
+            return []
+        if isinstance(column.type, LargeBinary):  # which JSON cannot hold
+            return self.execute(query.where(column.in_(values))).all()
+        # One parameter: thousands of them cost more than the look-ups.
+        wanted = func.json_each(orjson.dumps(list(values)).decode()).table_valued("value")
+        return self.execute(query.where(column.in_(select(wanted.c.value)))).all()
+
+    def content_ids(self, hashes: Sequence[bytes]) -> dict[bytes, int]:
+        # Said to the driver: thousands of parameters cost more than the look-ups.
+        places = ", ".join("?" * len(hashes))
+        query = f"SELECT sha256, id FROM content WHERE sha256 IN ({places})"  # noqa: S608
+        return {sha256: content_id for sha256, content_id in self.exec_driver_sql(query, tuple(hashes))}  # noqa: C416
+
+    def insert(self, table: type[Base]) -> sqlite.Insert:
+        return sqlite.insert(table.__table__)
+
+    def load(self, table: type[Base], columns: Columns) -> None:
+        """Said to the driver: SQLAlchemy spends more on the values than SQLite on the rows.
+
+        Many rows a statement, since the driver lets other threads run while a statement does, and takes turns with
+        them after each: the thread that reads on works meanwhile, and is not in the way after every row.
+        """
+        if not any(columns.values()):
+            return
+        if "id" in table.__table__.c and "id" not in columns:
+            columns = {"id": self.next_ids(table, len(next(iter(columns.values())))), **columns}
+        rows = list(zip(*columns.values(), strict=True))
+        insert_into = f"INSERT INTO {table.__tablename__} ({', '.join(columns)}) VALUES"
+        row = f"({', '.join('?' * len(columns))})"
+        whole = len(rows) - len(rows) % ROWS
+        statement = f"{insert_into} {', '.join([row] * ROWS)}"
+        for first in range(0, whole, ROWS):
+            self.exec_driver_sql(statement, tuple(chain.from_iterable(rows[first : first + ROWS])))
+        if rows[whole:]:
+            self.exec_driver_sql(f"{insert_into} {row}", rows[whole:])
+
+    def try_load(self, table: type[Base], columns: Columns) -> bool:
+        self.load(table, columns)
+        return True
+
+    def insert_missing(
+        self, table: type[Base], columns: Columns, *returned: ColumnElement[Any], key: str | None = None
+    ) -> Sequence[Row[*tuple[Any, ...]]]:
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        statement = self.insert(table).on_conflict_do_nothing(None if key is None else [key])
+        if returned:
+            return self.execute(statement.returning(*returned), rows).all()
+        self.execute(statement, rows)
+        return []
+
+    def upsert_outcomes(self, rows: Sequence[Mapping[str, Any]], *, redo: bool) -> int:
+        of_contents = Content.id.in_([row["content_id"] for row in rows])
+        stored = {*self.scalars(select(Content.id).where(of_contents))}
+        rows = [row for row in rows if row["content_id"] in stored]
+        if not rows:
+            return 0
+        statement = self.insert(OutcomeRow).values(created_at=db_now())
+        new = statement.excluded
+        better = OutcomeRow.status == "failed" if redo else and_(OutcomeRow.status == "failed", new.status == "done")
+        put = statement.on_conflict_do_update(
+            index_elements=["spec_id", "content_id"], set_={name: new[name] for name in OUTCOME_VALUES}, where=better
+        )
+        return self.execute(put, rows).rowcount
+
+    def next_ids(self, table: type[Base], n: int) -> list[int]:
+        first = self._first_free(table)
+        return list(range(first, first + n))
+
+    def own_id(self, table: type[Base]) -> dict[str, int]:
+        return {"id": self._first_free(table)}
+
+    def _first_free(self, table: type[Base]) -> int:
+        """Return the number of the next row. SQLite itself gives the one after the largest that is there."""
+        query = (
+            f"SELECT 1 + max(coalesce((SELECT max(id) FROM {table.__tablename__}), 0), "  # noqa: S608
+            "coalesce((SELECT id FROM last_id WHERE name = ?), 0))"
+        )
+        return int(self.exec_driver_sql(query, (table.__tablename__,)).scalar_one())
+
+    def keep_last_ids(self, *tables: type[Base]) -> None:
+        for table in tables:
+            self.exec_driver_sql(
+                "INSERT INTO last_id (name, id) "  # noqa: S608
+                f"SELECT ?, coalesce(max(id), 0) FROM {table.__tablename__} WHERE true "
+                "ON CONFLICT (name) DO UPDATE SET id = max(excluded.id, last_id.id)",
+                (table.__tablename__,),
+            )
+
+    def elements(self, data: ColumnElement[Any], key: str) -> FromClause:
+        return func.json_each(data, f"$.{key}").table_valued("value", name="item")

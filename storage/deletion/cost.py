@@ -45,8 +45,8 @@ def of_dropping(
     With `superseded` include `versions.remove`. The results of prompts around dropped texts are not counted.
     """
     query = select(SpecRow.id, *SPEC).order_by(SpecRow.id)
-    with database.read() as connection:
-        specs = {row.id: str(spec_of(row)) for row in connection.execute(query)}
+    with database.read() as transaction:
+        specs = {row.id: str(spec_of(row)) for row in transaction.execute(query)}
     wanted = sorted(specs) if spec_ids is None else sorted(spec_ids)
     going = Going(
         and_(OutcomeRow.spec_id.in_(wanted), gc.is_old(older_than_s), not_(gc.is_worked_on())),
@@ -77,8 +77,8 @@ def _going(database: Database, spec_id: int, going: Any) -> Iterator[list[Any]]:
     query = select(*_OUTCOME, going.label("goes")).where(OutcomeRow.spec_id == spec_id)
     query, last = query.order_by(OutcomeRow.content_id).limit(LOOK), 0
     while True:
-        with database.read() as connection:
-            page = connection.execute(query.where(OutcomeRow.content_id > last)).all()
+        with database.read() as transaction:
+            page = transaction.execute(query.where(OutcomeRow.content_id > last)).all()
         yield [outcome for outcome in page if outcome.goes]
         if len(page) < LOOK:
             return
@@ -89,19 +89,19 @@ def _follow(database: Database, going: Going, front: set[int], costs: dict[int, 
     """Count the results of these texts that nothing else needs, and those of later steps, step by step."""
     while front:
         followed.add(front)
-        with database.read() as connection:
-            loose = gc.unneeded(database, connection, front, going)
+        with database.read() as transaction:
+            loose = gc.unneeded(transaction, front, going)
             query = select(*_OUTCOME).where(not_(going.outcomes))
-            made = database.probe(connection, query, OutcomeRow.content_id, loose)
+            made = transaction.probe(query, OutcomeRow.content_id, loose)
         _add(costs, made)
         front = _outputs(made, followed)
 
 
 def _read_of(database: Database, documents: Sequence[Any], followed: Seen) -> set[int]:
     """Return the texts of these documents and the prompts around them that were not followed yet."""
-    with database.read() as connection:
+    with database.read() as transaction:
         query = select(Prompt.content_id)
-        prompts = database.probe(connection, query, Prompt.document_id, [row.id for row in documents])
+        prompts = transaction.probe(query, Prompt.document_id, [row.id for row in documents])
     texts = {row.content_id for row in (*documents, *prompts)}
     return {text for text in texts if text not in followed}
 
@@ -127,8 +127,8 @@ def _seconds(database: Database, cost: Cost) -> float | None:
         .order_by(Shard.id.desc())
         .limit(SHARDS)
     )
-    with database.read() as connection:
-        shards = connection.execute(query).all()
+    with database.read() as transaction:
+        shards = transaction.execute(query).all()
     busy = busy_s((shard.started_at, shard.finished_at) for shard in shards if shard.finished_at is not None)
     tokens, texts = sum(shard.tokens_in for shard in shards), sum(shard.n_contents for shard in shards)
     if not texts or not busy:
@@ -151,13 +151,13 @@ def of_collecting(database: Database) -> Collected:
     total, last = Collected(), 0
     following = select(Content.id).order_by(Content.id).limit(LOOK)
     while True:
-        with database.read() as connection:
-            database.look_up(connection)
-            page = connection.scalars(following.where(Content.id > last)).all()
-            unneeded = gc.unneeded(database, connection, page)
+        with database.read() as transaction:
+            transaction.look_up()
+            page = transaction.scalars(following.where(Content.id > last)).all()
+            unneeded = gc.unneeded(transaction, page)
             query = select(func.count()).select_from(OutcomeRow)
             of_these = [unneeded[first : first + LOOK] for first in range(0, len(unneeded), LOOK)]
-            outcomes = sum(connection.scalar(query.where(OutcomeRow.content_id.in_(ids))) or 0 for ids in of_these)
+            outcomes = sum(transaction.scalar(query.where(OutcomeRow.content_id.in_(ids))) or 0 for ids in of_these)
         total += Collected(len(unneeded), outcomes)
         if len(page) < LOOK:
             return total

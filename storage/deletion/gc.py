@@ -14,11 +14,13 @@ from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, exists, false, not_, or_, select, update
+from sqlalchemy import and_, delete, exists, false, not_, or_, select, update
 
-from storage.core import advisory_locks, id_allocation
-from storage.core.database import Database, db_now
+from storage.core import advisory_locks
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, SpecRow, Step, StepText
+from storage.core.transaction import Transaction
 from storage.pipelines import pipelines
 from storage.steps.jobs import UNFINISHED
 
@@ -52,11 +54,11 @@ def collect(database: Database) -> Collected:
     """Remove every content that nothing needs, a page per transaction. The next call continues an interrupted one."""
     total, last = Collected(), 0
     while True:
-        with database.read() as connection:
-            database.look_up(connection)
+        with database.read() as transaction:
+            transaction.look_up()
             following = select(Content.id).where(Content.id > last).order_by(Content.id).limit(LOOK)
-            page = connection.scalars(following).all()
-            loose = sorted({*page} - _rooted(database, connection, page))
+            page = transaction.scalars(following).all()
+            loose = sorted({*page} - _rooted(transaction, page))
         for first in range(0, len(loose), PAGE):
             total += _in_turn(database, loose[first : first + PAGE])
         if len(page) < LOOK:
@@ -65,77 +67,75 @@ def collect(database: Database) -> Collected:
 
 
 def _in_turn(database: Database, contents: Sequence[int]) -> Collected:
-    def work(connection: Connection) -> Collected:
-        begin(database, connection)
-        return collect_of(database, connection, contents)
+    def work(transaction: Transaction) -> Collected:
+        begin(transaction)
+        return collect_of(transaction, contents)
 
     return database.write(work)
 
 
-def begin(database: Database, connection: Connection) -> None:
+def begin(transaction: Transaction) -> None:
     """Begin a transaction that removes: keep others from referring to contents, and ids from being reused."""
-    advisory_locks.collect(database, connection)
-    database.check_keys_by_kept_plans(connection)
-    id_allocation.keep(connection, "content")
+    advisory_locks.collect(transaction)
+    transaction.check_keys_by_kept_plans()
+    transaction.keep_last_ids(Content)
 
 
-def collect_of(database: Database, connection: Connection, contents: Collection[int]) -> Collected:
+def collect_of(transaction: Transaction, contents: Collection[int]) -> Collected:
     """Remove those of these contents that nothing needs, and then what nothing needs any more."""
     total, waiting = Collected(), set(contents)
     while waiting:
         page = set(islice(waiting, PAGE))
         waiting -= page
-        removed, onward = _remove(database, connection, _unneeded(database, connection, page))
+        removed, onward = _remove(transaction, _unneeded(transaction, page))
         total += removed
         waiting |= onward
     return total
 
 
-def _remove(database: Database, connection: Connection, contents: set[int]) -> tuple[Collected, set[int]]:
+def _remove(transaction: Transaction, contents: set[int]) -> tuple[Collected, set[int]]:
     """Remove the outcomes of these contents, and contents that are no output. Return also where to look next."""
     if not contents:
         return Collected(), set()
-    connection.execute(delete(StepText).where(StepText.content_id.in_(contents)))
+    transaction.execute(delete(StepText).where(StepText.content_id.in_(contents)))
     around = delete(Prompt).where(Prompt.text_id.in_(contents)).returning(Prompt.content_id)
-    rendered = {*connection.scalars(around)}
+    rendered = {*transaction.scalars(around)}
     columns = OutcomeRow.spec_id, OutcomeRow.output_id
-    computed = connection.execute(delete(OutcomeRow).where(OutcomeRow.content_id.in_(contents)).returning(*columns))
+    computed = transaction.execute(delete(OutcomeRow).where(OutcomeRow.content_id.in_(contents)).returning(*columns))
     dropped = computed.all()
-    _note_dropped(connection, {row.spec_id for row in dropped})
+    _note_dropped(transaction, {row.spec_id for row in dropped})
     outputs = [row.output_id for row in dropped]
     put_out = (
         select(OutcomeRow.spec_id).where(OutcomeRow.output_id == Content.id).offset(0).correlate(Content).exists()
     )
-    gone = connection.scalars(delete(Content).where(Content.id.in_(contents), ~put_out).returning(Content.id)).all()
+    gone = transaction.scalars(delete(Content).where(Content.id.in_(contents), ~put_out).returning(Content.id)).all()
     # Contents that have one of these as an output are not needed either, and are looked at next.
-    origins = _origins(database, connection, contents.difference(gone), limit=PAGE)
+    origins = _origins(transaction, contents.difference(gone), limit=PAGE)
     onward = rendered.union(output for output in outputs if output is not None).difference(gone)
     return Collected(len(gone), len(outputs)), onward.union(*origins.values())
 
 
-def _note_dropped(connection: Connection, spec_ids: Collection[int]) -> None:
+def _note_dropped(transaction: Transaction, spec_ids: Collection[int]) -> None:
     """Note that results of these specs were dropped: ended jobs may lack some (`storage.steps.lost_results`)."""
-    connection.execute(update(SpecRow).where(SpecRow.id.in_(sorted(spec_ids))).values(dropped_at=db_now()))
+    transaction.execute(update(SpecRow).where(SpecRow.id.in_(sorted(spec_ids))).values(dropped_at=db_now()))
 
 
-def unneeded(
-    database: Database, connection: Connection, contents: Collection[int], going: Going = _NOTHING
-) -> list[int]:
+def unneeded(transaction: Transaction, contents: Collection[int], going: Going = _NOTHING) -> list[int]:
     """Return the contents among these that nothing needs, in order, as if `going` were removed."""
-    loose = sorted({*contents} - _rooted(database, connection, contents, going))
+    loose = sorted({*contents} - _rooted(transaction, contents, going))
     pages = [{*loose[first : first + PAGE]} for first in range(0, len(loose), PAGE)]
-    return sorted(set[int]().union(*(_unneeded(database, connection, page, going) for page in pages)))
+    return sorted(set[int]().union(*(_unneeded(transaction, page, going) for page in pages)))
 
 
-def _unneeded(database: Database, connection: Connection, contents: set[int], going: Going = _NOTHING) -> set[int]:
+def _unneeded(transaction: Transaction, contents: set[int], going: Going = _NOTHING) -> set[int]:
     """Return the contents that no root leads to."""
     needed, origins, looked_at = set[int](), dict[int, set[int]](), set[int]()
     front = contents
     while front:
         looked_at |= front
-        rooted = _rooted(database, connection, front, going)
+        rooted = _rooted(transaction, front, going)
         needed |= rooted
-        found = _origins(database, connection, front - rooted, going=going)
+        found = _origins(transaction, front - rooted, going=going)
         origins |= found
         front = set[int]().union(*found.values()) - looked_at
     while led_to := {one for one, of in origins.items() if one not in needed and of & needed}:
@@ -143,11 +143,9 @@ def _unneeded(database: Database, connection: Connection, contents: set[int], go
     return contents - needed
 
 
-def _rooted(
-    database: Database, connection: Connection, contents: Collection[int], going: Going = _NOTHING
-) -> set[int]:
+def _rooted(transaction: Transaction, contents: Collection[int], going: Going = _NOTHING) -> set[int]:
     """Return the contents that a root has, or that are an output of a document's text."""
-    # OFFSET 0: one look-up for each, which stops at the first row (see `Database.probe`).
+    # OFFSET 0: one look-up for each, which stops at the first row (see `Transaction.probe`).
     has_document = select(Document.id).where(Document.content_id == Content.id)
     is_met = (
         select(StepText.content_id)
@@ -166,12 +164,11 @@ def _rooted(
         )
     roots = (has_document, is_prompt, is_met, of_document, of_prompt)
     query = select(Content.id).where(or_(*(root.offset(0).correlate(Content).exists() for root in roots)))
-    return {row.id for row in database.probe(connection, query, Content.id, [*contents])}
+    return {row.id for row in transaction.probe(query, Content.id, [*contents])}
 
 
 def _origins(
-    database: Database,
-    connection: Connection,
+    transaction: Transaction,
     contents: Collection[int],
     limit: int | None = None,
     going: Going = _NOTHING,
@@ -180,9 +177,9 @@ def _origins(
     query = select(OutcomeRow.output_id, OutcomeRow.content_id).where(not_(going.outcomes))
     if limit is not None:
         query = query.where(OutcomeRow.output_id.in_(contents)).limit(limit)
-        rows = connection.execute(query).all() if contents else []
+        rows = transaction.execute(query).all() if contents else []
     else:
-        rows = database.probe(connection, query, OutcomeRow.output_id, [*contents])
+        rows = transaction.probe(query, OutcomeRow.output_id, [*contents])
     found: dict[int, set[int]] = {}
     for row in rows:
         found.setdefault(row.output_id, set()).add(row.content_id)
@@ -195,8 +192,8 @@ def drop(database: Database, *, older_than_s: float = 0.0, spec_ids: Collection[
     A dropped result is computed again when a job needs it.
     """
     if spec_ids is None:
-        with database.read() as connection:
-            spec_ids = connection.scalars(select(SpecRow.id)).all()
+        with database.read() as transaction:
+            spec_ids = transaction.scalars(select(SpecRow.id)).all()
     total = Collected()
     for spec_id in sorted(spec_ids):
         last: int | None = 0
@@ -212,8 +209,8 @@ def _outcomes_after(database: Database, spec_id: int, last: int, older_than_s: f
     query = select(OutcomeRow.content_id, is_old(older_than_s).label("old")).where(
         OutcomeRow.spec_id == spec_id, OutcomeRow.content_id > last
     )
-    with database.read() as connection:
-        page = connection.execute(query.order_by(OutcomeRow.content_id).limit(LOOK)).all()
+    with database.read() as transaction:
+        page = transaction.execute(query.order_by(OutcomeRow.content_id).limit(LOOK)).all()
     return [row.content_id for row in page if row.old], page[-1].content_id if len(page) == LOOK else None
 
 
@@ -223,16 +220,16 @@ def is_old(older_than_s: float) -> Any:
 
 
 def _drop_page(database: Database, spec_id: int, contents: Sequence[int]) -> Collected:
-    def work(connection: Connection) -> Collected:
-        begin(database, connection)
+    def work(transaction: Transaction) -> Collected:
+        begin(transaction)
         mine = and_(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id.in_(contents))
         columns = OutcomeRow.content_id, OutcomeRow.output_id
-        dropped = connection.execute(delete(OutcomeRow).where(mine, ~is_worked_on()).returning(*columns)).all()
-        _note_dropped(connection, {spec_id} if dropped else ())
+        dropped = transaction.execute(delete(OutcomeRow).where(mine, ~is_worked_on()).returning(*columns)).all()
+        _note_dropped(transaction, {spec_id} if dropped else ())
         loose = {row.output_id for row in dropped if row.output_id is not None}
         of_these = and_(Prompt.spec_id == spec_id, Prompt.content_id.in_([row.content_id for row in dropped]))
-        loose |= {*connection.scalars(delete(Prompt).where(of_these).returning(Prompt.content_id))}
-        return Collected(outcomes=len(dropped)) + collect_of(database, connection, loose)
+        loose |= {*transaction.scalars(delete(Prompt).where(of_these).returning(Prompt.content_id))}
+        return Collected(outcomes=len(dropped)) + collect_of(transaction, loose)
 
     return database.write(work)
 
@@ -268,5 +265,5 @@ def specs(database: Database, wanted: str) -> list[int]:
     else:
         kind, _, model = wanted.partition("/")
         which = and_(SpecRow.kind == kind, SpecRow.model == model)
-    with database.read() as connection:
-        return list(connection.scalars(select(SpecRow.id).where(which).order_by(SpecRow.id)))
+    with database.read() as transaction:
+        return list(transaction.scalars(select(SpecRow.id).where(which).order_by(SpecRow.id)))

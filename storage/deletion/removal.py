@@ -10,9 +10,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, tuple_, update
+from sqlalchemy import delete, select, tuple_, update
 
-from storage.core import id_allocation
 from storage.core.database import Database
 from storage.core.schema import (
     Contender,
@@ -27,6 +26,7 @@ from storage.core.schema import (
     Step,
     StepText,
 )
+from storage.core.transaction import Transaction
 from storage.deletion import gc
 from storage.errors import CorpusInUse, NoSuchCorpus
 from storage.pipelines import pipelines
@@ -54,7 +54,7 @@ def remove_corpus(database: Database, name: str) -> Removed:
     corpus_id = find(database, name)
     total, more = Removed(), True
     while more:
-        removed, more = database.write(lambda connection: _page(database, connection, corpus_id))
+        removed, more = database.write(lambda transaction: _page(transaction, corpus_id))
         total += removed
     return total
 
@@ -67,81 +67,81 @@ def remove_documents(database: Database, name: str, keys: Collection[str], *, on
     """
     corpus_id, wanted = find(database, name), sorted({*keys})
 
-    def work(connection: Connection, page: Sequence[str]) -> Removed:
-        if not _begin(database, connection, corpus_id):
+    def work(transaction: Transaction, page: Sequence[str]) -> Removed:
+        if not _begin(transaction, corpus_id):
             return Removed()
-        versions = _versions(database, connection, corpus_id, page)
+        versions = _versions(transaction, corpus_id, page)
         if only_vanished:
             vanished = {row.key for row in versions if row.gone and row.superseded_by is None}
             versions = [row for row in versions if row.key in vanished]
-        return _remove(database, connection, corpus_id, versions)
+        return _remove(transaction, corpus_id, versions)
 
     total = Removed()
     for first in range(0, len(wanted), PAGE):
         page = wanted[first : first + PAGE]
-        total += database.write(lambda connection, page=page: work(connection, page))  # type: ignore[misc]
+        total += database.write(lambda transaction, page=page: work(transaction, page))  # type: ignore[misc]
     return total
 
 
 def missing(database: Database, name: str, keys: Collection[str]) -> list[str]:
     """Return the ids that no document of the corpus has in any version. Raises NoSuchCorpus."""
     corpus_id = find(database, name)
-    with database.read() as connection:
-        found = {row.key for row in _versions(database, connection, corpus_id, sorted({*keys}))}
+    with database.read() as transaction:
+        found = {row.key for row in _versions(transaction, corpus_id, sorted({*keys}))}
     return [key for key in dict.fromkeys(keys) if key not in found]
 
 
 def called(database: Database, names: Sequence[str]) -> str:
     """Return the first of several names that a corpus has; the first name if none has."""
-    with database.read() as connection:
-        found = {*connection.scalars(select(Corpus.name).where(Corpus.name.in_(names)))}
+    with database.read() as transaction:
+        found = {*transaction.scalars(select(Corpus.name).where(Corpus.name.in_(names)))}
     return next((name for name in names if name in found), names[0])
 
 
 def find(database: Database, name: str) -> int:
     """Return the number of a corpus. Raises NoSuchCorpus."""
-    with database.read() as connection:
-        found = connection.scalar(select(Corpus.id).where(Corpus.name == name))
+    with database.read() as transaction:
+        found = transaction.scalar(select(Corpus.id).where(Corpus.name == name))
     if found is None:
         raise NoSuchCorpus(f"there is no corpus {name}; `docmill corpus list` names them")
     return found
 
 
-def _begin(database: Database, connection: Connection, corpus_id: int) -> bool:
+def _begin(transaction: Transaction, corpus_id: int) -> bool:
     """Begin to remove from a corpus; return False if it is gone. Raises CorpusInUse."""
-    gc.begin(database, connection)
-    lock_corpus(database, connection, corpus_id)
-    name = connection.scalar(select(Corpus.name).where(Corpus.id == corpus_id))
+    gc.begin(transaction)
+    lock_corpus(transaction, corpus_id)
+    name = transaction.scalar(select(Corpus.name).where(Corpus.id == corpus_id))
     # Locked, so that a retry of the job waits for the removal.
     query = select(Job.id, Job.state).where(Job.corpus_id == corpus_id).order_by(Job.id)
-    jobs = connection.execute(query if database.is_sqlite else query.with_for_update()).all()
+    jobs = transaction.execute(transaction.for_update(query)).all()
     if going := [str(job.id) for job in jobs if job.state in UNFINISHED]:
         which = f"job {going[0]} works" if len(going) == 1 else f"jobs {', '.join(going)} work"
         raise CorpusInUse(f"{which} on the corpus {name}; `docmill cancel {going[0]}` ends it")
-    id_allocation.keep(connection, "corpus", "ingest", "document", "job", "shard")
+    transaction.keep_last_ids(Corpus, Ingest, Document, Job, Shard)
     return name is not None
 
 
-def _page(database: Database, connection: Connection, corpus_id: int) -> tuple[Removed, bool]:
+def _page(transaction: Transaction, corpus_id: int) -> tuple[Removed, bool]:
     """Remove the next page of a corpus. Return also if there is more."""
-    if not _begin(database, connection, corpus_id):
+    if not _begin(transaction, corpus_id):
         return Removed(), False
     mine = select(Job.id).where(Job.corpus_id == corpus_id)
-    if _delete_some(connection, Shard, Shard.id, Shard.job_id.in_(mine)):
+    if _delete_some(transaction, Shard, Shard.id, Shard.job_id.in_(mine)):
         return Removed(), True
-    if _delete_some(connection, StepText, _TEXT_OF_STEP, StepText.job_id.in_(mine)):
+    if _delete_some(transaction, StepText, _TEXT_OF_STEP, StepText.job_id.in_(mine)):
         return Removed(), True
-    if n_jobs := _delete_jobs(connection, corpus_id):
+    if n_jobs := _delete_jobs(transaction, corpus_id):
         return Removed(jobs=n_jobs), True
     in_corpus = Document.corpus_id == corpus_id
-    page = connection.execute(select(*_VERSION).where(in_corpus).order_by(Document.id).limit(PAGE)).all()
+    page = transaction.execute(select(*_VERSION).where(in_corpus).order_by(Document.id).limit(PAGE)).all()
     if page:
-        return _remove(database, connection, corpus_id, page), True
+        return _remove(transaction, corpus_id, page), True
     read = select(Ingest.id).where(Ingest.corpus_id == corpus_id)
-    if _delete_some(connection, Rejection, _REJECTION, Rejection.ingest_id.in_(read)):
+    if _delete_some(transaction, Rejection, _REJECTION, Rejection.ingest_id.in_(read)):
         return Removed(), True
-    n_ingests = connection.execute(delete(Ingest).where(Ingest.corpus_id == corpus_id)).rowcount
-    connection.execute(delete(Corpus).where(Corpus.id == corpus_id))
+    n_ingests = transaction.execute(delete(Ingest).where(Ingest.corpus_id == corpus_id)).rowcount
+    transaction.execute(delete(Corpus).where(Corpus.id == corpus_id))
     return Removed(ingests=n_ingests), False
 
 
@@ -150,54 +150,54 @@ _TEXT_OF_STEP = tuple_(StepText.job_id, StepText.step, StepText.content_id)
 _REJECTION = tuple_(Rejection.ingest_id, Rejection.place)
 
 
-def _delete_some(connection: Connection, table: Any, key: Any, condition: Any) -> int:
+def _delete_some(transaction: Transaction, table: Any, key: Any, condition: Any) -> int:
     page = select(*getattr(key, "clauses", [key])).where(condition).limit(10 * PAGE)
-    return connection.execute(delete(table).where(key.in_(page))).rowcount
+    return transaction.execute(delete(table).where(key.in_(page))).rowcount
 
 
-def _delete_jobs(connection: Connection, corpus_id: int) -> int:
-    jobs = connection.scalars(select(Job.id).where(Job.corpus_id == corpus_id)).all()
+def _delete_jobs(transaction: Transaction, corpus_id: int) -> int:
+    jobs = transaction.scalars(select(Job.id).where(Job.corpus_id == corpus_id)).all()
     going = update(PipelineRun).where(PipelineRun.job_id.in_(jobs), PipelineRun.finished_at.is_(None))
-    connection.execute(going.values(**pipelines.ended("failed", pipelines.JOB_REMOVED)))
-    connection.execute(update(PipelineRun).where(PipelineRun.job_id.in_(jobs)).values(job_id=None))
-    connection.execute(delete(Step).where(Step.job_id.in_(jobs)))
-    return connection.execute(delete(Job).where(Job.id.in_(jobs))).rowcount
+    transaction.execute(going.values(**pipelines.ended("failed", pipelines.JOB_REMOVED)))
+    transaction.execute(update(PipelineRun).where(PipelineRun.job_id.in_(jobs)).values(job_id=None))
+    transaction.execute(delete(Step).where(Step.job_id.in_(jobs)))
+    return transaction.execute(delete(Job).where(Job.id.in_(jobs))).rowcount
 
 
-def _versions(database: Database, connection: Connection, corpus_id: int, keys: Collection[str]) -> list[Any]:
+def _versions(transaction: Transaction, corpus_id: int, keys: Collection[str]) -> list[Any]:
     """Return the documents with these keys, superseded ones included. Each sort has its own index."""
     found: list[Any] = []
     for is_version in (Document.superseded_by.is_(None), Document.superseded_by.is_not(None)):
         query = select(*_VERSION).where(Document.corpus_id == corpus_id, is_version)
-        found += database.probe(connection, query, Document.key, keys)
+        found += transaction.probe(query, Document.key, keys)
     return found
 
 
-def _remove(database: Database, connection: Connection, corpus_id: int, documents: Sequence[Any]) -> Removed:
+def _remove(transaction: Transaction, corpus_id: int, documents: Sequence[Any]) -> Removed:
     n_current = sum(row.superseded_by is None and not row.gone for row in documents)  # as in the corpus's count
-    connection.execute(
+    transaction.execute(
         update(Corpus).where(Corpus.id == corpus_id).values(n_documents=Corpus.n_documents - n_current)
     )
-    return remove_rows(database, connection, documents)
+    return remove_rows(transaction, documents)
 
 
-def remove_rows(database: Database, connection: Connection, documents: Sequence[Any]) -> Removed:
+def remove_rows(transaction: Transaction, documents: Sequence[Any]) -> Removed:
     """Remove rows of documents (`id`, `content_id`), in a transaction that `gc.begin` began."""
     ids = [row.id for row in documents]
     texts = {row.content_id for row in documents}
     for first in range(0, len(ids), PAGE):
         page = ids[first : first + PAGE]
-        connection.execute(delete(Contender).where(Contender.document_id.in_(page)))
+        transaction.execute(delete(Contender).where(Contender.document_id.in_(page)))
         of_these = delete(Prompt).where(Prompt.document_id.in_(page)).returning(Prompt.content_id)
-        texts |= {*connection.scalars(of_these)}
-        connection.execute(delete(Document).where(Document.id.in_(page)))
-    collected = gc.collect_of(database, connection, texts)
+        texts |= {*transaction.scalars(of_these)}
+        transaction.execute(delete(Document).where(Document.id.in_(page)))
+    collected = gc.collect_of(transaction, texts)
     return Removed(len(ids), collected.contents, collected.outcomes)
 
 
 def settle(database: Database) -> bool:
     """Empty a SQLite file's journal, which still holds what was removed. Return False if a reader prevented it."""
-    if not database.is_sqlite:
+    if database.server is not None:
         return True
     with database.idle() as cursor:
         cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -10,11 +10,12 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, or_, select, tuple_, update
+from sqlalchemy import and_, delete, func, or_, select, tuple_, update
 
-from storage.core import id_allocation
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import Contender, Document, Ingest, Job, PipelineRun, Rejection, Shard, Step, StepText
+from storage.core.transaction import Transaction
 from storage.errors import RightMissing
 from storage.steps.jobs import UNFINISHED
 
@@ -41,8 +42,8 @@ def forget_step_texts(database: Database, older_than_s: float) -> int:
     nothing_to_retry = or_(Job.state == "cancelled", and_(Job.state == "done", ~failed))
     needless = or_(_ended_before(older_than_s), and_(_ended_before(SETTLED_S), nothing_to_retry))
     has_texts = select(StepText.step).where(StepText.job_id == Job.id).exists()
-    with database.read() as connection:
-        jobs = connection.scalars(select(Job.id).where(needless, has_texts).order_by(Job.id)).all()
+    with database.read() as transaction:
+        jobs = transaction.scalars(select(Job.id).where(needless, has_texts).order_by(Job.id)).all()
     return sum(_in_pages(database, partial(_forget_texts, job_id)) for job_id in jobs)
 
 
@@ -50,14 +51,16 @@ def _ended_before(age_s: float) -> Any:
     return and_(Job.state.not_in(UNFINISHED), Job.finished_at < db_now() - age_s)
 
 
-def _forget_texts(job_id: int, connection: Connection) -> int:
-    return _delete_page(connection, StepText, StepText.job_id == job_id) if _note_forgotten(connection, job_id) else 0
+def _forget_texts(job_id: int, transaction: Transaction) -> int:
+    return (
+        _delete_page(transaction, StepText, StepText.job_id == job_id) if _note_forgotten(transaction, job_id) else 0
+    )
 
 
-def _note_forgotten(connection: Connection, job_id: int) -> bool:
+def _note_forgotten(transaction: Transaction, job_id: int) -> bool:
     """Note that a job cannot be retried any more. Return False if it runs again, or is gone."""
     ended = update(Job).where(Job.id == job_id, Job.state.not_in(UNFINISHED))
-    return connection.execute(ended.values(forgotten_at=db_now())).rowcount > 0
+    return transaction.execute(ended.values(forgotten_at=db_now())).rowcount > 0
 
 
 def forget_runs(database: Database, older_than_s: float) -> int:
@@ -68,10 +71,10 @@ def forget_runs(database: Database, older_than_s: float) -> int:
         PipelineRun.job_id.is_(None),
         PipelineRun.id.not_in(last),
     )
-    with database.read() as connection:  # most often there is none; a read waits for no writer
-        if connection.scalar(select(PipelineRun.id).where(old).limit(1)) is None:
+    with database.read() as transaction:  # most often there is none; a read waits for no writer
+        if transaction.scalar(select(PipelineRun.id).where(old).limit(1)) is None:
             return 0
-    return _in_pages(database, lambda connection: _delete_page(connection, PipelineRun, old))
+    return _in_pages(database, lambda transaction: _delete_page(transaction, PipelineRun, old))
 
 
 def forget_jobs(database: Database, older_than_s: float) -> int:
@@ -89,36 +92,36 @@ def forget_jobs(database: Database, older_than_s: float) -> int:
             _ended_before(older_than_s),
         )
     )
-    with database.read() as connection:
-        runs = connection.scalars(old.order_by(PipelineRun.id)).all()
+    with database.read() as transaction:
+        runs = transaction.scalars(old.order_by(PipelineRun.id)).all()
     for run_id in runs:
         _in_pages(database, partial(_forget_run, run_id))
     return len(runs)
 
 
-def _forget_run(run_id: int, connection: Connection) -> int:
+def _forget_run(run_id: int, transaction: Transaction) -> int:
     """Delete the next page of rows of a run's job, and at last the run and the job. Return the number of rows."""
-    id_allocation.keep(connection, "job", "ingest", "shard")
-    job_id = connection.scalar(select(PipelineRun.job_id).where(PipelineRun.id == run_id))
+    transaction.keep_last_ids(Job, Ingest, Shard)
+    job_id = transaction.scalar(select(PipelineRun.job_id).where(PipelineRun.id == run_id))
     this = delete(PipelineRun).where(PipelineRun.id == run_id)
     others = select(PipelineRun.id).where(PipelineRun.job_id == job_id, PipelineRun.id != run_id).limit(1)
-    if job_id is None or connection.scalar(others) is not None:
-        connection.execute(this)
+    if job_id is None or transaction.scalar(others) is not None:
+        transaction.execute(this)
         return 0
-    if not _note_forgotten(connection, job_id):  # the job was retried
+    if not _note_forgotten(transaction, job_id):  # the job was retried
         return 0
-    ingest_id = connection.execute(select(Job.ingest_id).where(Job.id == job_id)).scalar_one()
+    ingest_id = transaction.execute(select(Job.ingest_id).where(Job.id == job_id)).scalar_one()
     of_job = ((Shard, Shard.job_id == job_id), (StepText, StepText.job_id == job_id))
     of_ingest = ((Rejection, Rejection.ingest_id == ingest_id), (Contender, Contender.ingest_id == ingest_id))
     for table, condition in (*of_job, *of_ingest):
-        if n := _delete_page(connection, table, condition):
+        if n := _delete_page(transaction, table, condition):
             return n
-    connection.execute(this)
-    connection.execute(delete(Step).where(Step.job_id == job_id))
-    connection.execute(delete(Job).where(Job.id == job_id))
+    transaction.execute(this)
+    transaction.execute(delete(Step).where(Step.job_id == job_id))
+    transaction.execute(delete(Job).where(Job.id == job_id))
     has_documents = select(Document.id).where(Document.ingest_id == ingest_id).limit(1)
-    if connection.scalar(has_documents) is None:
-        connection.execute(delete(Ingest).where(Ingest.id == ingest_id))
+    if transaction.scalar(has_documents) is None:
+        transaction.execute(delete(Ingest).where(Ingest.id == ingest_id))
     return 0
 
 
@@ -127,22 +130,22 @@ def forget_rejections(database: Database, older_than_s: float) -> int:
     total = 0
     for table in (Rejection, Contender):
         has_some = select(table.ingest_id).where(table.ingest_id == Job.ingest_id).exists()
-        with database.read() as connection:
-            ingests = connection.scalars(select(Job.ingest_id).where(_ended_before(older_than_s), has_some)).all()
+        with database.read() as transaction:
+            ingests = transaction.scalars(select(Job.ingest_id).where(_ended_before(older_than_s), has_some)).all()
         for ingest_id in ingests:
             total += _in_pages(database, partial(_delete_page, table=table, condition=table.ingest_id == ingest_id))
     return total
 
 
-def _in_pages(database: Database, page: Callable[[Connection], int]) -> int:
+def _in_pages(database: Database, page: Callable[[Transaction], int]) -> int:
     total = 0
     while n := database.write(page):
         total += n
     return total
 
 
-def _delete_page(connection: Connection, table: Any, condition: Any) -> int:
+def _delete_page(transaction: Transaction, table: Any, condition: Any) -> int:
     key = [*table.__table__.primary_key]
     page = select(*key).where(condition).limit(PAGE)
     wanted = key[0] if len(key) == 1 else tuple_(*key)
-    return connection.execute(delete(table).where(wanted.in_(page))).rowcount
+    return transaction.execute(delete(table).where(wanted.in_(page))).rowcount

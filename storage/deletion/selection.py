@@ -73,8 +73,8 @@ def _versions(database: Database, corpus_id: int, *, only_gone: bool) -> Iterato
         query = query.where(Document.gone, Document.superseded_by.is_(None))
     last = 0
     while True:
-        with database.read() as connection:
-            page = connection.execute(query.where(Document.id > last)).all()
+        with database.read() as transaction:
+            page = transaction.execute(query.where(Document.id > last)).all()
         yield from page
         if len(page) < PAGE:
             return
@@ -90,5 +90,5 @@ def count_vanished(database: Database) -> dict[str, int]:
         .group_by(Corpus.name)
         .order_by(Corpus.name)
     )
-    with database.read() as connection:
-        return {row.name: row.n for row in connection.execute(query)}
+    with database.read() as transaction:
+        return {row.name: row.n for row in transaction.execute(query)}

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select, tuple_
+from sqlalchemy import and_, func, or_, select, tuple_
 
 from storage.core.database import Database
 from storage.core.schema import Content, Corpus, Document, OutcomeRow, Prompt
+from storage.core.transaction import Transaction
 from storage.search import pgvector_index
 
 SHOWN = 100  # documents named at most
@@ -48,20 +49,20 @@ def trace(database: Database, text: str) -> Trace:
     """Return the places of a text, normalized as when it is stored (see `storage.core.normalize`)."""
     sha256 = hashlib.sha256(text.encode()).digest()
     remnants = _remnants(database, text.encode())
-    with database.read() as connection:
-        content_id = connection.scalar(select(Content.id).where(Content.sha256 == sha256))
+    with database.read() as transaction:
+        content_id = transaction.scalar(select(Content.id).where(Content.sha256 == sha256))
         if content_id is None:
             return Trace(sha256.hex(), stored=False, remnants=remnants)
         prompted = select(Prompt.document_id).where(Prompt.content_id == content_id)
         holds_it = or_(Document.content_id == content_id, Document.id.in_(prompted))
-        named = tuple(sorted(_named(connection, holds_it)))
-        here = {*_named(connection, and_(holds_it, _CURRENT, ~Document.gone), named)}
-        vanished = {*_named(connection, and_(_CURRENT, Document.gone), named)}
+        named = tuple(sorted(_named(transaction, holds_it)))
+        here = {*_named(transaction, and_(holds_it, _CURRENT, ~Document.gone), named)}
+        vanished = {*_named(transaction, and_(_CURRENT, Document.gone), named)}
         outcomes, output_of = (
-            connection.scalar(select(func.count()).select_from(OutcomeRow).where(column == content_id)) or 0
+            transaction.scalar(select(func.count()).select_from(OutcomeRow).where(column == content_id)) or 0
             for column in (OutcomeRow.content_id, OutcomeRow.output_id)
         )
-        indexed = 0 if database.is_sqlite else _indexed(connection, content_id)
+        indexed = _indexed(transaction, content_id)
     return Trace(
         sha256=sha256.hex(),
         stored=True,
@@ -79,29 +80,29 @@ _CURRENT = Document.superseded_by.is_(None)
 
 
 def _named(
-    connection: Connection, condition: Any, among: Collection[tuple[str, str]] | None = None
+    transaction: Transaction, condition: Any, among: Collection[tuple[str, str]] | None = None
 ) -> list[tuple[str, str]]:
     """Return (corpus, id) of the first documents that meet a condition, or of those among some that are given."""
     query = select(Corpus.name, Document.key).join(Corpus, Corpus.id == Document.corpus_id).where(condition)
     if among is not None:
         query = query.where(tuple_(Corpus.name, Document.key).in_(among))
-    return [(row.name, row.key) for row in connection.execute(query.distinct().limit(SHOWN))]
+    return [(row.name, row.key) for row in transaction.execute(query.distinct().limit(SHOWN))]
 
 
-def _indexed(connection: Connection, content_id: int) -> int:
+def _indexed(transaction: Transaction, content_id: int) -> int:
     """Return the number of the text's vectors in side tables, whose foreign keys leave none without the text."""
-    tables = [pgvector_index.side_table(spec_id) for spec_id in pgvector_index.spec_ids(connection)]
+    tables = [pgvector_index.side_table(spec_id) for spec_id in pgvector_index.spec_ids(transaction)]
     counts = [select(func.count()).select_from(one).where(one.c.content_id == content_id) for one in tables]
-    return sum(connection.scalar(count) or 0 for count in counts)
+    return sum(transaction.scalar(count) or 0 for count in counts)
 
 
 def _remnants(database: Database, text: bytes) -> tuple[str, ...]:
     """Return the files of a SQLite store that hold the text's beginning, middle or end, perhaps in a free page."""
-    if not database.is_sqlite or not text:
+    if database.file is None or not text:
         return ()
     places = (0, max(0, (len(text) - PIECE) // 2), max(0, len(text) - PIECE))
     pieces = {text[place : place + PIECE] for place in places}
-    found = [f"{database.url.database}{suffix}" for suffix in ("", "-wal")]
+    found = [f"{database.file}{suffix}" for suffix in ("", "-wal")]
     return tuple(file for file in found if Path(file).is_file() and _holds(Path(file), pieces))
 
 

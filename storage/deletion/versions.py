@@ -16,11 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, not_, or_, select
+from sqlalchemy import and_, delete, func, not_, or_, select
 
-from storage.core import id_allocation
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import Contender, Document, Ingest, Job, Rejection
+from storage.core.transaction import Transaction
 from storage.deletion import gc, removal
 from storage.deletion.removal import Removed
 from storage.pipelines import pipelines
@@ -43,9 +44,9 @@ def count(database: Database, older_than_s: float) -> Superseded:
     """Return the numbers of the versions and readings that `remove` would remove now."""
     goes = are_removable(older_than_s)
     n_documents = sum(len(page) for page in pages(database, older_than_s))
-    with database.read() as connection:
+    with database.read() as transaction:
         readings = select(func.count()).select_from(Ingest).where(_is_unneeded(older_than_s, not_(goes)))
-        return Superseded(n_documents, connection.scalar(readings) or 0)
+        return Superseded(n_documents, transaction.scalar(readings) or 0)
 
 
 def remove(database: Database, older_than_s: float) -> Removed:
@@ -57,8 +58,8 @@ def remove(database: Database, older_than_s: float) -> Removed:
     for found in pages(database, older_than_s):
         for first in range(0, len(found), PAGE):
             total += _remove_page(database, older_than_s, [row.id for row in found[first : first + PAGE]])
-    with database.read() as connection:
-        readings = connection.scalars(select(Ingest.id).where(_is_unneeded(older_than_s))).all()
+    with database.read() as transaction:
+        readings = transaction.scalars(select(Ingest.id).where(_is_unneeded(older_than_s))).all()
     for first in range(0, len(readings), READINGS):
         total += _remove_readings(database, readings[first : first + READINGS])
     return total
@@ -70,8 +71,8 @@ def pages(database: Database, older_than_s: float) -> Iterator[list[Any]]:
     query = query.where(Document.superseded_by.is_not(None)).order_by(Document.id).limit(LOOK)
     last = 0
     while True:
-        with database.read() as connection:
-            page = connection.execute(query.where(Document.id > last)).all()
+        with database.read() as transaction:
+            page = transaction.execute(query.where(Document.id > last)).all()
         yield [version for version in page if version.goes]
         if len(page) < LOOK:
             return
@@ -79,22 +80,22 @@ def pages(database: Database, older_than_s: float) -> Iterator[list[Any]]:
 
 
 def _remove_page(database: Database, older_than_s: float, ids: Sequence[int]) -> Removed:
-    def work(connection: Connection) -> Removed:
+    def work(transaction: Transaction) -> Removed:
         # The corpus is not locked: a reading holds that lock while it waits for this transaction, and no reading
         # makes a removable version needed again.
-        gc.begin(database, connection)
-        id_allocation.keep(connection, "document")
+        gc.begin(transaction)
+        transaction.keep_last_ids(Document)
         still = and_(Document.id.in_(ids), are_removable(older_than_s))
-        versions = connection.execute(select(Document.id, Document.content_id).where(still)).all()
-        return removal.remove_rows(database, connection, versions)
+        versions = transaction.execute(select(Document.id, Document.content_id).where(still)).all()
+        return removal.remove_rows(transaction, versions)
 
     return database.write(work)
 
 
 def _remove_readings(database: Database, ids: Sequence[int]) -> Removed:
-    def work(connection: Connection) -> Removed:
-        id_allocation.keep(connection, "ingest")
-        return Removed(ingests=connection.execute(delete(Ingest).where(Ingest.id.in_(ids))).rowcount)
+    def work(transaction: Transaction) -> Removed:
+        transaction.keep_last_ids(Ingest)
+        return Removed(ingests=transaction.execute(delete(Ingest).where(Ingest.id.in_(ids))).rowcount)
 
     return database.write(work)
 

@@ -16,11 +16,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, update
+from sqlalchemy import and_, bindparam, delete, func, or_, select, update
 
-from storage.core import bulk, contents
-from storage.core.database import Database, db_now
+from storage.core import contents
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import Contender, Corpus, Document, Ingest, Job, Rejection
+from storage.core.transaction import Columns, Transaction
 from storage.errors import JobStopped
 from storage.ingest import planning
 from storage.ingest.changes import Changes, StoredVersion, compare, diff_chunk
@@ -74,37 +76,36 @@ def add(
     """
     kinds = kinds or KeyKinds()
     counts, stored, documents, refused = database.write(
-        lambda connection: _add(database, connection, job, chunk, rejected, seen, kinds)
+        lambda transaction: _add(transaction, job, chunk, rejected, seen, kinds)
     )
     kinds.note(stored, documents, refused)
     return counts
 
 
 def _add(
-    database: Database,
-    connection: Connection,
+    transaction: Transaction,
     job: OpenJob,
     chunk: Chunk,
     rejected: Sequence[Rejected],
     seen: Seen | None,
     kinds: KeyKinds,
 ) -> tuple[Counts, Chunk, list[tuple[int, int]], Sequence[Rejected]]:
-    lock_corpus(database, connection, job.corpus_id)
-    planning.begin(database, connection, job)
-    place, state = _place(connection, job.id)
-    current = _current(database, connection, job.corpus_id, chunk.keys)
+    lock_corpus(transaction, job.corpus_id)
+    planning.begin(transaction, job)
+    place, state = _place(transaction, job.id)
+    current = _current(transaction, job.corpus_id, chunk.keys)
     chunk, refused = kinds.refuse(chunk, current, job.ingest_id)
     rejected = [*rejected, *refused]
-    content_ids, fresh = contents.store(database, connection, dict(zip(chunk.hashes, chunk.texts, strict=True)))
-    changes = _changes(database, connection, job, chunk.versions(content_ids), current)
+    content_ids, fresh = contents.store(transaction, dict(zip(chunk.hashes, chunk.texts, strict=True)))
+    changes = _changes(transaction, job, chunk.versions(content_ids), current)
     if seen is not None:
         seen.add(changes.kept.values())
     if len(changes.incoming) and state != "ingesting":
-        _begin_again(connection, job)
-    planned = plan_new(database, connection, job, place, changes.incoming.content_ids, fresh)
-    stored = _store_documents(database, connection, job, changes.incoming, current)
-    planned += _plan_prompts(database, connection, job, stored, changes.incoming)
-    outdone = _note_contenders(database, connection, job, chunk.keys, changes.contenders)
+        _begin_again(transaction, job)
+    planned = plan_new(transaction, job, place, changes.incoming.content_ids, fresh)
+    stored = _store_documents(transaction, job, changes.incoming, current)
+    planned += _plan_prompts(transaction, job, stored, changes.incoming)
+    outdone = _note_contenders(transaction, job, chunk.keys, changes.contenders)
     counts = Counts(
         records=chunk.n_records,
         new=changes.n_new,
@@ -115,36 +116,37 @@ def _add(
         mended=chunk.n_mended,
     )
     # Records that an interrupted reading stored are counted as new on the ingest already.
-    _note(database, connection, job, replace(counts, unchanged=counts.unchanged - changes.n_again), rejected)
+    _note(transaction, job, replace(counts, unchanged=counts.unchanged - changes.n_again), rejected)
     documents = [(document_id, chunk.kinds[n]) for n, document_id in changes.kept.items()]
     return counts + planned, chunk, documents, refused
 
 
 def _changes(
-    database: Database,
-    connection: Connection,
+    transaction: Transaction,
     job: OpenJob,
     versions: Versions,
     current: Mapping[str, StoredVersion],
 ) -> Changes:
     same, differing = compare(versions, current)
-    losers = _losers(database, connection, job.corpus_id, [versions.keys[n] for n in differing], current)
+    losers = _losers(transaction, job.corpus_id, [versions.keys[n] for n in differing], current)
     return diff_chunk(versions, current, losers, same, job.ingest_id)
 
 
-def _begin_again(connection: Connection, job: OpenJob) -> None:
+def _begin_again(transaction: Transaction, job: OpenJob) -> None:
     """Reopen a job whose source was read to its end, by this command before or by another one meanwhile.
 
     The job covers the corpus as it stands at the end of this reading.
     """
     again = {"state": "ingesting", "last_document": None, "finished_at": None}
-    connection.execute(update(Job).where(Job.id == job.id, Job.state.in_(["running", "done"])).values(**again))
-    connection.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(state="reading"))
+    transaction.execute(update(Job).where(Job.id == job.id, Job.state.in_(["running", "done"])).values(**again))
+    transaction.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(state="reading"))
 
 
-def _place(connection: Connection, job_id: int) -> tuple[Place, str]:
+def _place(transaction: Transaction, job_id: int) -> tuple[Place, str]:
     """Return the position of a job in its corpus, and its state. Raises JobStopped."""
-    row = connection.execute(select(Job.state, Job.base_document, Job.swept_to).where(Job.id == job_id)).one_or_none()
+    row = transaction.execute(
+        select(Job.state, Job.base_document, Job.swept_to).where(Job.id == job_id)
+    ).one_or_none()
     if row is None:
         raise JobStopped(f"job {job_id} was removed with its corpus; nothing more was added to it")
     if row.state not in {*UNFINISHED, "done"}:
@@ -158,16 +160,13 @@ _VERSION = (  # the fields of StoredVersion
 )
 
 
-def _current(
-    database: Database, connection: Connection, corpus_id: int, keys: Sequence[str]
-) -> dict[str, StoredVersion]:
+def _current(transaction: Transaction, corpus_id: int, keys: Sequence[str]) -> dict[str, StoredVersion]:
     query = select(*_VERSION).where(Document.corpus_id == corpus_id, Document.superseded_by.is_(None))
-    return {row.key: StoredVersion(*row) for row in database.probe(connection, query, Document.key, keys)}
+    return {row.key: StoredVersion(*row) for row in transaction.probe(query, Document.key, keys)}
 
 
 def _losers(
-    database: Database,
-    connection: Connection,
+    transaction: Transaction,
     corpus_id: int,
     keys: Sequence[str],
     current: Mapping[str, StoredVersion],
@@ -177,15 +176,14 @@ def _losers(
         Document.corpus_id == corpus_id, Document.superseded_by.is_not(None), ~Document.gone
     )
     losers: dict[str, list[StoredVersion]] = {}
-    for row in database.probe(connection, query, Document.key, keys):
+    for row in transaction.probe(query, Document.key, keys):
         if row.ingest_id == current[row.key].ingest_id:
             losers.setdefault(row.key, []).append(StoredVersion(*row))
     return losers
 
 
 def _store_documents(
-    database: Database,
-    connection: Connection,
+    transaction: Transaction,
     job: OpenJob,
     incoming: Versions,
     current: Mapping[str, StoredVersion],
@@ -203,65 +201,61 @@ def _store_documents(
     }
     replaced, ids = [], list[int]()
     if n and (current or has_prompts(job.steps)):  # else the database chooses the ids
-        ids = columns["id"] = database.next_ids(connection, Document, n)
+        ids = columns["id"] = transaction.next_ids(Document, n)
         replaced = [
             {"old": current[key].id, "new": document_id}
             for document_id, key in zip(ids, incoming.keys, strict=True)
             if key in current
         ]
     if replaced:
-        connection.execute(
+        transaction.execute(
             update(Document).where(Document.id == bindparam("old")).values(superseded_by=bindparam("new")), replaced
         )
-    bulk.load(database, connection, Document, columns)
+    transaction.load(Document, columns)
     live = sum(key in current and not current[key].gone for key in incoming.keys)
-    _count_in(connection, job, n - live)
+    _count_in(transaction, job, n - live)
     return ids
 
 
-def _plan_prompts(
-    database: Database, connection: Connection, job: OpenJob, stored: Sequence[int], versions: Versions
-) -> Planned:
+def _plan_prompts(transaction: Transaction, job: OpenJob, stored: Sequence[int], versions: Versions) -> Planned:
     if not has_prompts(job.steps):
         return Planned()
     own = dict(zip(stored, versions.content_ids, strict=True))
-    return Traversal(database, connection, job.id).plan_prompts(job.steps, own)
+    return Traversal(transaction, job.id).plan_prompts(job.steps, own)
 
 
-def _count_in(connection: Connection, job: OpenJob, n_new: int) -> None:
+def _count_in(transaction: Transaction, job: OpenJob, n_new: int) -> None:
     if n_new:
-        connection.execute(
+        transaction.execute(
             update(Corpus).where(Corpus.id == job.corpus_id).values(n_documents=Corpus.n_documents + n_new)
         )
 
 
 def _note_contenders(
-    database: Database, connection: Connection, job: OpenJob, keys: Sequence[str], contending: Mapping[str, int]
+    transaction: Transaction, job: OpenJob, keys: Sequence[str], contending: Mapping[str, int]
 ) -> int:
     """Remove the contenders of these keys and add new ones. Return the number removed."""
     mine = Contender.ingest_id == job.ingest_id
     forgotten = 0
-    if connection.scalar(select(Contender.key).where(mine).limit(1)) is not None:
-        forgotten = connection.execute(delete(Contender).where(mine, Contender.key.in_(keys))).rowcount
-    columns: bulk.Columns = {
+    if transaction.scalar(select(Contender.key).where(mine).limit(1)) is not None:
+        forgotten = transaction.execute(delete(Contender).where(mine, Contender.key.in_(keys))).rowcount
+    columns: Columns = {
         "ingest_id": [job.ingest_id] * len(contending),
         "key": [*contending],
         "document_id": [*contending.values()],
     }
-    bulk.load(database, connection, Contender, columns)
+    transaction.load(Contender, columns)
     return forgotten
 
 
-def _note(
-    database: Database, connection: Connection, job: OpenJob, counts: Counts, rejected: Sequence[Rejected]
-) -> None:
+def _note(transaction: Transaction, job: OpenJob, counts: Counts, rejected: Sequence[Rejected]) -> None:
     if rejected:
         places = [one.place for one in rejected]
         met_before = and_(Rejection.ingest_id == job.ingest_id, Rejection.place.in_(places))
         if job.reread_at is not None:
-            connection.execute(delete(Rejection).where(met_before))
+            transaction.execute(delete(Rejection).where(met_before))
         rows = [{"ingest_id": job.ingest_id, "place": r.place, "reason": r.reason} for r in rejected]
-        connection.execute(database.insert(Rejection).values(noted_at=db_now()).on_conflict_do_nothing(), rows)
+        transaction.execute(transaction.insert(Rejection).values(noted_at=db_now()).on_conflict_do_nothing(), rows)
     noted: dict[str, Any] = {
         "seen_at": db_now(),
         "n_new": Ingest.n_new + counts.new,
@@ -269,23 +263,23 @@ def _note(
     }
     if job.reread_at is None:  # else the earlier reading's counts stay until this one has ended
         noted |= {f"n_{name}": getattr(Ingest, f"n_{name}") + getattr(counts, name) for name in _OF_READING}
-    connection.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**noted))
+    transaction.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**noted))
 
 
 _OF_READING = ("records", "unchanged", "repeated", "rejected")
 
 
-def _replace_counts(connection: Connection, job: OpenJob, read: Counts) -> None:
+def _replace_counts(transaction: Transaction, job: OpenJob, read: Counts) -> None:
     """Set an ingest's counts and rejections to those of its last complete reading."""
     counts = {f"n_{name}": getattr(read, name) for name in (*_OF_READING, "vanished")}
-    before = connection.execute(select(Ingest.n_new, Ingest.n_changed).where(Ingest.id == job.ingest_id)).one()
+    before = transaction.execute(select(Ingest.n_new, Ingest.n_changed).where(Ingest.id == job.ingest_id)).one()
     undecided = select(func.count()).select_from(Contender).where(Contender.ingest_id == job.ingest_id)
     # Documents of an earlier reading of this ingest are already counted as new or changed.
-    once = before.n_new + before.n_changed + (connection.scalar(undecided) or 0)
+    once = before.n_new + before.n_changed + (transaction.scalar(undecided) or 0)
     counts["n_unchanged"] = max(0, read.records - read.repeated - once)
-    connection.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**counts))
+    transaction.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**counts))
     no_more = or_(Rejection.noted_at.is_(None), Rejection.noted_at < job.reread_at)
-    connection.execute(delete(Rejection).where(Rejection.ingest_id == job.ingest_id, no_more))
+    transaction.execute(delete(Rejection).where(Rejection.ingest_id == job.ingest_id, no_more))
 
 
 def end(database: Database, job: OpenJob, read: Counts | None = None) -> tuple[int, Counts]:
@@ -296,47 +290,47 @@ def end(database: Database, job: OpenJob, read: Counts | None = None) -> tuple[i
     JobStopped if the job was cancelled meanwhile.
     """
     if job.reread_at is not None and read is not None:
-        database.write(lambda connection: _replace_counts(connection, job, read))
+        database.write(lambda transaction: _replace_counts(transaction, job, read))
     total, n_documents = Counts(), None
     while n_documents is None:
-        n_documents, planned = database.write(lambda connection: _end(database, connection, job))
+        n_documents, planned = database.write(lambda transaction: _end(transaction, job))
         total += planned
     return n_documents, total
 
 
-def _end(database: Database, connection: Connection, job: OpenJob) -> tuple[int | None, Planned]:
+def _end(transaction: Transaction, job: OpenJob) -> tuple[int | None, Planned]:
     """Take one step towards the end: contenders, then other readings' documents. Return None if there may be more."""
-    lock_corpus(database, connection, job.corpus_id)
-    place, _ = _place(connection, job.id)
-    was_done = job.reread_at is not None and _is_done(connection, job.id)
-    _begin_again(connection, job)
-    if planned := _promote_contenders(database, connection, job, place):
+    lock_corpus(transaction, job.corpus_id)
+    place, _ = _place(transaction, job.id)
+    was_done = job.reread_at is not None and _is_done(transaction, job.id)
+    _begin_again(transaction, job)
+    if planned := _promote_contenders(transaction, job, place):
         return None, planned
-    planned, more = sweep_page(database, connection, job, place)
+    planned, more = sweep_page(transaction, job, place)
     if more:
-        _note(database, connection, job, Counts(), ())
+        _note(transaction, job, Counts(), ())
         return None, planned
-    last = connection.scalar(select(func.max(Document.id)).where(Document.corpus_id == job.corpus_id))
-    n_documents = connection.scalar(select(Corpus.n_documents).where(Corpus.id == job.corpus_id))
+    last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == job.corpus_id))
+    n_documents = transaction.scalar(select(Corpus.n_documents).where(Corpus.id == job.corpus_id))
     assert n_documents is not None
-    connection.execute(
+    transaction.execute(
         update(Ingest).where(Ingest.id == job.ingest_id).values(state="read", seen_at=db_now(), finished_at=db_now())
     )
     ended: dict[str, Any] = {"state": "running", "finished_at": None}
     if was_done and not planned.planned:
         ended = {"state": "done", "finished_at": db_now()}
     ended |= {"last_document": last or 0, "n_documents": n_documents}
-    connection.execute(update(Job).where(Job.id == job.id).values(**ended))
+    transaction.execute(update(Job).where(Job.id == job.id).values(**ended))
     return n_documents, planned
 
 
-def _is_done(connection: Connection, job_id: int) -> bool:
-    return connection.scalar(select(Job.state).where(Job.id == job_id)) == "done"
+def _is_done(transaction: Transaction, job_id: int) -> bool:
+    return transaction.scalar(select(Job.state).where(Job.id == job_id)) == "done"
 
 
-def _promote_contenders(database: Database, connection: Connection, job: OpenJob, place: Place) -> Planned | None:
+def _promote_contenders(transaction: Transaction, job: OpenJob, place: Place) -> Planned | None:
     """Make contenders that no later record removed the current versions. Return None if none was left."""
-    page = connection.execute(
+    page = transaction.execute(
         select(*_VERSION)
         .join(Contender, Contender.document_id == Document.id)
         .where(Contender.ingest_id == job.ingest_id)
@@ -345,8 +339,8 @@ def _promote_contenders(database: Database, connection: Connection, job: OpenJob
     ).all()
     if not page:
         return None
-    planning.begin(database, connection, job)
-    current = _current(database, connection, job.corpus_id, [row.key for row in page])
+    planning.begin(transaction, job)
+    current = _current(transaction, job.corpus_id, [row.key for row in page])
     # A version that another reading brought meanwhile is newer and stays.
     rows = [row for row in page if row.key in current and current[row.key].ingest_id == row.ingest_id]
     rising = Versions(
@@ -356,12 +350,12 @@ def _promote_contenders(database: Database, connection: Connection, job: OpenJob
         [orjson.dumps(row.flags).decode() for row in rows],
         [row.seq for row in rows],
     )
-    planned = plan_new(database, connection, job, place, rising.content_ids)
-    stored = _store_documents(database, connection, job, rising, current)
-    planned += _plan_prompts(database, connection, job, stored, rising)
-    connection.execute(
+    planned = plan_new(transaction, job, place, rising.content_ids)
+    stored = _store_documents(transaction, job, rising, current)
+    planned += _plan_prompts(transaction, job, stored, rising)
+    transaction.execute(
         delete(Contender).where(Contender.ingest_id == job.ingest_id, Contender.key.in_([row.key for row in page]))
     )
     settled = Counts(changed=len(rising), repeated=len(page) - len(rising))
-    _note(database, connection, replace(job, reread_at=None), settled, ())  # `_replace_counts` came before
+    _note(transaction, replace(job, reread_at=None), settled, ())  # `_replace_counts` came before
     return planned

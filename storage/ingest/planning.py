@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 
 from storage.core import advisory_locks
-from storage.core.database import Database
 from storage.core.schema import Content, Document, Job
+from storage.core.transaction import Transaction
 from storage.steps.jobs import OpenJob
 from storage.steps.propagation import Inputs, Planned, Traversal, has_prompts
 
@@ -31,16 +31,16 @@ class Place:
     swept_to: int
 
 
-def sweep_page(database: Database, connection: Connection, job: OpenJob, place: Place) -> tuple[Planned, bool]:
+def sweep_page(transaction: Transaction, job: OpenJob, place: Place) -> tuple[Planned, bool]:
     """Plan the next documents that other readings brought into the corpus. Return also if there may be more."""
-    begin(database, connection, job)
+    begin(transaction, job)
     if place.swept_to == 0:
-        place = _begin(connection, job)
-    database.walk(connection)
+        place = _begin(transaction, job)
+    transaction.walk()
     # Documents of the job's own source, usually all, are filtered by the database: fetching them took a third of
     # the time to read a million documents.
     near = select(Document.id).where(Document.corpus_id == job.corpus_id, Document.id > place.swept_to)
-    end = connection.scalar(near.order_by(Document.id).offset(NEAR_DOCUMENTS - 1).limit(1))
+    end = transaction.scalar(near.order_by(Document.id).offset(NEAR_DOCUMENTS - 1).limit(1))
     others = select(Document.id, Document.content_id).where(
         Document.corpus_id == job.corpus_id,
         Document.id > place.swept_to,
@@ -50,33 +50,32 @@ def sweep_page(database: Database, connection: Connection, job: OpenJob, place: 
     )
     if end is not None:
         others = others.where(Document.id <= end)
-    page = connection.execute(others.order_by(Document.id).limit(SWEEP_DOCUMENTS)).all()
-    planned = plan_new(database, connection, job, place, [document.content_id for document in page])
+    page = transaction.execute(others.order_by(Document.id).limit(SWEEP_DOCUMENTS)).all()
+    planned = plan_new(transaction, job, place, [document.content_id for document in page])
     own = {document.id: document.content_id for document in page}
-    planned += Traversal(database, connection, job.id).plan_prompts(job.steps, own)
+    planned += Traversal(transaction, job.id).plan_prompts(job.steps, own)
     full = len(page) == SWEEP_DOCUMENTS
     last = end if end is not None and not full else page[-1].id if page else None
     if last is not None:
-        connection.execute(update(Job).where(Job.id == job.id).values(swept_to=last))
+        transaction.execute(update(Job).where(Job.id == job.id).values(swept_to=last))
     return planned, full or end is not None
 
 
-def begin(database: Database, connection: Connection, job: OpenJob) -> None:
+def begin(transaction: Transaction, job: OpenJob) -> None:
     """Begin to walk documents of a job. Call it before looking for documents."""
     if has_prompts(job.steps):
-        advisory_locks.refer(database, connection)  # first, in the same order as `propagation`
-        advisory_locks.walk(database, connection, job.id)
+        advisory_locks.refer(transaction)  # first, in the same order as `propagation`
+        advisory_locks.walk(transaction, job.id)
 
 
-def _begin(connection: Connection, job: OpenJob) -> Place:
-    last = connection.scalar(select(func.max(Document.id)).where(Document.corpus_id == job.corpus_id)) or 0
-    connection.execute(update(Job).where(Job.id == job.id).values(base_document=last))
+def _begin(transaction: Transaction, job: OpenJob) -> Place:
+    last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == job.corpus_id)) or 0
+    transaction.execute(update(Job).where(Job.id == job.id).values(base_document=last))
     return Place(last, 0)
 
 
 def plan_new(
-    database: Database,
-    connection: Connection,
+    transaction: Transaction,
     job: OpenJob,
     place: Place,
     content_ids: Sequence[int],
@@ -88,11 +87,9 @@ def plan_new(
     characters of contents that no job can have met.
     """
     unique = list(dict.fromkeys(content_ids))
-    met = _met(
-        database, connection, job, place, [content_id for content_id in unique if content_id not in (fresh or {})]
-    )
+    met = _met(transaction, job, place, [content_id for content_id in unique if content_id not in (fresh or {})])
     new = [content_id for content_id in unique if content_id not in met]
-    total, traversal = Planned(), Traversal(database, connection, job.id)
+    total, traversal = Planned(), Traversal(transaction, job.id)
     for step in job.steps:
         if step.input_step is None and step.template is None:
             total += traversal.take_in(step, Inputs(new, fresh or {}))
@@ -104,9 +101,9 @@ def _since(place: Place) -> Any:
     return or_(Document.superseded_by.is_(None), Document.superseded_by > place.base_document)
 
 
-def _met(database: Database, connection: Connection, job: OpenJob, place: Place, content_ids: list[int]) -> set[int]:
+def _met(transaction: Transaction, job: OpenJob, place: Place, content_ids: list[int]) -> set[int]:
     # One look-up for each content, which stops at the first document: a text may have a million. OFFSET 0 keeps
-    # PostgreSQL from turning it into a join (see `Database.probe`).
+    # PostgreSQL from turning it into a join (see `Transaction.probe`).
     walked = (
         select(Document.id)
         .where(
@@ -119,4 +116,4 @@ def _met(database: Database, connection: Connection, job: OpenJob, place: Place,
         .correlate(Content)
     )
     query = select(Content.id).where(walked.exists())
-    return {row.id for row in database.probe(connection, query, Content.id, content_ids)}
+    return {row.id for row in transaction.probe(query, Content.id, content_ids)}

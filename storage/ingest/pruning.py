@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import orjson
-from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
+from sqlalchemy import and_, bindparam, func, or_, select, update
 
-from storage.core import bulk
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import Corpus, Document, Ingest, Job
+from storage.core.transaction import Columns, Transaction
 from storage.errors import JobStopped, TooManyVanished
 from storage.ingest.unread import Unread
 from storage.readers.registry import missing as what_reads
@@ -96,14 +97,14 @@ def prune(
     reason = why_not(missing, unread, limits)
     if reason is not None or job.reread_at is not None:  # else no earlier reading noted any
         note = update(Ingest).where(Ingest.id == job.ingest_id).values(not_pruned=reason)
-        database.write(lambda connection: connection.execute(note))
+        database.write(lambda transaction: transaction.execute(note))
     if reason is not None:
         return Pruned(not_pruned=reason)
     check_share(missing, limits)
     n = 0
     for first in range(0, len(missing.vanished), PAGE):
         page = missing.vanished[first : first + PAGE]
-        n += database.write(lambda connection, page=page: _page(database, connection, job, page))  # type: ignore[misc]
+        n += database.write(lambda transaction, page=page: _page(transaction, job, page))  # type: ignore[misc]
     return Pruned(n)
 
 
@@ -162,10 +163,10 @@ def _look(database: Database, job: OpenJob, seen: Seen, unread: Unread) -> Missi
                 vanished.append(document.id)
     if not vanished and not n_rejected and not left_out:
         return Missing(0, vanished, 0, left_out)
-    with database.read() as connection:
+    with database.read() as transaction:
         before = and_(*_of_source(job), or_(_CURRENT, Document.superseded_by > job.last_before))
         query = select(func.count()).select_from(Document).join(Ingest, Ingest.id == Document.ingest_id)
-        n_before = connection.scalar(query.where(before)) or 0
+        n_before = transaction.scalar(query.where(before)) or 0
     return Missing(n_before, vanished, n_rejected, left_out)
 
 
@@ -188,32 +189,32 @@ def _documents_after(database: Database, job: OpenJob, after: int) -> tuple[Sequ
         .order_by(Document.id)
         .limit(PAGE)
     )
-    with database.read() as connection:
-        page = connection.execute(query).all()
+    with database.read() as transaction:
+        page = transaction.execute(query).all()
     return page, page[-1].id if len(page) == PAGE else None
 
 
-def _page(database: Database, connection: Connection, job: OpenJob, ids: Sequence[int]) -> int:
-    lock_corpus(database, connection, job.corpus_id)
-    state = connection.scalar(select(Job.state).where(Job.id == job.id))
+def _page(transaction: Transaction, job: OpenJob, ids: Sequence[int]) -> int:
+    lock_corpus(transaction, job.corpus_id)
+    state = transaction.scalar(select(Job.state).where(Job.id == job.id))
     if state not in {*UNFINISHED, "done"}:
         raise JobStopped(f"job {job.id} was {state}; nothing was marked as vanished")
     query = select(Document.id, Document.key, Document.content_id, Document.seq).where(_CURRENT, ~Document.gone)
-    vanished = [*database.probe(connection, query, Document.id, ids)]
+    vanished = [*transaction.probe(query, Document.id, ids)]
     if vanished:
-        _mark(database, connection, job, vanished)
+        _mark(transaction, job, vanished)
     return len(vanished)
 
 
-def _mark(database: Database, connection: Connection, job: OpenJob, vanished: list[Any]) -> None:
+def _mark(transaction: Transaction, job: OpenJob, vanished: list[Any]) -> None:
     n = len(vanished)
-    ids = database.next_ids(connection, Document, n)
+    ids = transaction.next_ids(Document, n)
     replaced = [{"old": old.id, "new": new} for old, new in zip(vanished, ids, strict=True)]
-    connection.execute(
+    transaction.execute(
         update(Document).where(Document.id == bindparam("old")).values(superseded_by=bindparam("new")), replaced
     )
     nothing, none = orjson.dumps({}).decode(), orjson.dumps([]).decode()
-    columns: bulk.Columns = {
+    columns: Columns = {
         "id": ids,
         "corpus_id": [job.corpus_id] * n,
         "key": [old.key for old in vanished],
@@ -224,7 +225,7 @@ def _mark(database: Database, connection: Connection, job: OpenJob, vanished: li
         "ingest_id": [job.ingest_id] * n,
         "gone": [True] * n,
     }
-    bulk.load(database, connection, Document, columns)
-    connection.execute(update(Corpus).where(Corpus.id == job.corpus_id).values(n_documents=Corpus.n_documents - n))
+    transaction.load(Document, columns)
+    transaction.execute(update(Corpus).where(Corpus.id == job.corpus_id).values(n_documents=Corpus.n_documents - n))
     noted = {"n_vanished": Ingest.n_vanished + n, "seen_at": db_now()}
-    connection.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**noted))
+    transaction.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(**noted))

@@ -6,11 +6,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, select, true, update
+from sqlalchemy import Select, delete, func, select, true, update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.normalize import normalize
 from storage.core.schema import Job, Refusal, Shard, SpecRow, Step, Worker
+from storage.core.transaction import Transaction
 from storage.leases.policy import Claimant, share
 from storage.steps.jobs import FREE, RUNS
 
@@ -34,21 +36,21 @@ class Lane:
 
 def lanes(database: Database) -> list[Lane]:
     """Return the lanes of running jobs, with the slots of live workers and the number of queued shards."""
-    with database.read() as connection:
-        depth = _queued(connection)
-        wanted = connection.scalars(
+    with database.read() as transaction:
+        depth = _queued(transaction)
+        wanted = transaction.scalars(
             select(SpecRow.kind)
             .join(Step, Step.spec_id == SpecRow.id)
             .join(Job, Job.id == Step.job_id)
             .where(RUNS)
             .distinct()
         )
-        slots = _slots(connection)
+        slots = _slots(transaction)
         return [Lane(lane, slots.get(lane, 0), depth.get(lane, 0)) for lane in sorted({*wanted, *depth})]
 
 
-def _queued(connection: Connection) -> dict[str, int]:
-    counted = connection.execute(
+def _queued(transaction: Transaction) -> dict[str, int]:
+    counted = transaction.execute(
         select(Shard.lane, func.count().label("n"))
         .join(Job, Job.id == Shard.job_id)
         .where(Shard.state == "queued", Shard.dispatched_at.is_not(None), RUNS)
@@ -57,9 +59,9 @@ def _queued(connection: Connection) -> dict[str, int]:
     return {row.lane: row.n for row in counted}
 
 
-def _slots(connection: Connection) -> dict[str, int]:
+def _slots(transaction: Transaction) -> dict[str, int]:
     slots: dict[str, int] = {}
-    for row in connection.execute(select(Worker.lanes, Worker.slots).where(Worker.seen_at > db_now() - LIVE_S)):
+    for row in transaction.execute(select(Worker.lanes, Worker.slots).where(Worker.seen_at > db_now() - LIVE_S)):
         for lane in row.lanes:
             slots[lane] = slots.get(lane, 0) + row.slots
     return slots
@@ -72,29 +74,29 @@ def take(database: Database, lane: Lane, only_job: int | None = None) -> list[in
     their messages are void then. With ``only_job`` only shards of that job are taken.
     """
     window = lane.window
-    with database.read() as connection:  # most often there is nothing to do; a read waits for no writer
-        database.look_up(connection)
-        claimants = _claimants(connection, lane.name, window, only_job)
+    with database.read() as transaction:  # most often there is nothing to do; a read waits for no writer
+        transaction.look_up()
+        claimants = _claimants(transaction, lane.name, window, only_job)
         if not claimants:
             return []
-        if lane.queued >= window and not connection.execute(_outranked(lane.name, claimants).limit(1)).all():
+        if lane.queued >= window and not transaction.execute(_outranked(lane.name, claimants).limit(1)).all():
             return []
-    return database.write(lambda connection: _take(database, connection, lane.name, window, only_job))
+    return database.write(lambda transaction: _take(transaction, lane.name, window, only_job))
 
 
-def _take(database: Database, connection: Connection, lane: str, window: int, only_job: int | None) -> list[int]:
-    database.look_up(connection)
-    claimants = _claimants(connection, lane, window, only_job)
+def _take(transaction: Transaction, lane: str, window: int, only_job: int | None) -> list[int]:
+    transaction.look_up()
+    claimants = _claimants(transaction, lane, window, only_job)
     if not claimants:
         return []
-    room = window - _queued(connection).get(lane, 0)  # read again: other processes fill the queue too
-    room += _displace(connection, lane, claimants, room)
+    room = window - _queued(transaction).get(lane, 0)  # read again: other processes fill the queue too
+    room += _displace(transaction, lane, claimants, room)
     taken: list[int] = []
-    unservable = _unservable(connection, lane)
+    unservable = _unservable(transaction, lane)
     for job_id, n in share(claimants, room).items():
         query = _ready(lane, job_id, unservable).order_by(Shard.id).limit(n)
-        chosen = list(connection.scalars(query if database.is_sqlite else query.with_for_update(skip_locked=True)))
-        rows = connection.execute(
+        chosen = list(transaction.scalars(transaction.for_update(query, skip_locked=True)))
+        rows = transaction.execute(
             update(Shard)
             .where(Shard.id.in_(chosen), Shard.state == "planned")
             .values(state="queued", dispatched_at=db_now())
@@ -104,14 +106,14 @@ def _take(database: Database, connection: Connection, lane: str, window: int, on
     return taken
 
 
-def _displace(connection: Connection, lane: str, claimants: list[Claimant], room: int) -> int:
+def _displace(transaction: Transaction, lane: str, claimants: list[Claimant], room: int) -> int:
     """Put queued shards of lower priority back. Return the number of places that this frees."""
     highest = max(claimant.priority for claimant in claimants)
     wanted = sum(claimant.planned for claimant in claimants if claimant.priority == highest) - room
     if wanted <= 0:
         return 0
     lower = _outranked(lane, claimants).order_by(Job.priority, Shard.dispatched_at.desc()).limit(wanted)
-    return connection.execute(
+    return transaction.execute(
         update(Shard).where(Shard.id.in_(lower), Shard.state == "queued").values(**FREE)
     ).rowcount
 
@@ -139,18 +141,18 @@ def _ready(lane: str, job_id: Any, unservable: Collection[int]) -> Select[int]:
     return ready.where(Shard.spec_id.not_in(unservable)) if unservable else ready
 
 
-def _claimants(connection: Connection, lane: str, room: int, only_job: int | None) -> list[Claimant]:
+def _claimants(transaction: Transaction, lane: str, room: int, only_job: int | None) -> list[Claimant]:
     """Return at most `room` jobs that have shards to dispatch in a lane and a worker that can serve them."""
-    counted = connection.execute(
+    counted = transaction.execute(
         select(Shard.job_id, func.count().label("n"))
         .where(Shard.lane == lane, Shard.state.in_(["queued", "running"]), Shard.dispatched_at.is_not(None))
         .group_by(Shard.job_id)
     )
     in_flight = {row.job_id: row.n for row in counted}
-    # One look into an index for each job, however many shards it has (OFFSET 0: see `Database.probe`).
-    unservable = _unservable(connection, lane)
+    # One look into an index for each job, however many shards it has (OFFSET 0: see `Transaction.probe`).
+    unservable = _unservable(transaction, lane)
     ready = _ready(lane, Job.id, unservable).offset(0).correlate(Job).exists()
-    jobs = connection.execute(
+    jobs = transaction.execute(
         select(Job.id, Job.priority)
         .join(Step, Step.job_id == Job.id)
         .join(SpecRow, SpecRow.id == Step.spec_id)
@@ -159,24 +161,24 @@ def _claimants(connection: Connection, lane: str, room: int, only_job: int | Non
         .distinct()
     ).all()
     first = sorted(jobs, key=lambda job: (-job.priority, in_flight.get(job.id, 0), job.id))[:room]
-    planned = {job.id: _count(connection, _ready(lane, job.id, unservable).limit(room)) for job in first}
+    planned = {job.id: _count(transaction, _ready(lane, job.id, unservable).limit(room)) for job in first}
     return [Claimant(job.id, job.priority, in_flight.get(job.id, 0), planned[job.id]) for job in first]
 
 
-def _count(connection: Connection, query: Select[int]) -> int:
-    return connection.scalar(select(func.count()).select_from(query.subquery())) or 0
+def _count(transaction: Transaction, query: Select[int]) -> int:
+    return transaction.scalar(select(func.count()).select_from(query.subquery())) or 0
 
 
-def _unservable(connection: Connection, lane: str) -> set[int]:
+def _unservable(transaction: Transaction, lane: str) -> set[int]:
     """Return the specs that every live worker of the lane has refused lately."""
     live = [
         row.id
-        for row in connection.execute(select(Worker.id, Worker.lanes).where(Worker.seen_at > db_now() - LIVE_S))
+        for row in transaction.execute(select(Worker.id, Worker.lanes).where(Worker.seen_at > db_now() - LIVE_S))
         if lane in row.lanes
     ]
     if not live:
         return set()
-    refused = connection.execute(
+    refused = transaction.execute(
         select(Refusal.spec_id, func.count())
         .where(Refusal.worker_id.in_(live), Refusal.refused_at > db_now() - REFUSAL_S)
         .group_by(Refusal.spec_id)
@@ -187,7 +189,7 @@ def _unservable(connection: Connection, lane: str) -> set[int]:
 def put_back(database: Database, shard_ids: list[int]) -> None:
     """Mark queued shards as planned again, to undo `take` or to decline a message."""
     database.write(
-        lambda connection: connection.execute(
+        lambda transaction: transaction.execute(
             update(Shard).where(Shard.id.in_(shard_ids), Shard.state == "queued").values(**FREE)
         )
     )
@@ -196,7 +198,7 @@ def put_back(database: Database, shard_ids: list[int]) -> None:
 def withdraw(database: Database, lanes: Collection[str]) -> None:
     """Mark all queued shards of these lanes as planned again, which makes their messages void."""
     database.write(
-        lambda connection: connection.execute(
+        lambda transaction: transaction.execute(
             update(Shard)
             .where(Shard.state == "queued", Shard.dispatched_at.is_not(None), Shard.lane.in_(lanes))
             .values(**FREE)
@@ -207,15 +209,11 @@ def withdraw(database: Database, lanes: Collection[str]) -> None:
 def refuse(database: Database, worker_id: str, spec_id: int, reason: str) -> None:
     """Note that a worker cannot serve a spec, and why. A worker that has not signed on is ignored."""
     values = {"reason": normalize(reason)[0], "refused_at": db_now()}
-    statement = (
-        database.insert(Refusal)
-        .values(worker_id=worker_id, spec_id=spec_id, **values)
-        .on_conflict_do_update(index_elements=["worker_id", "spec_id"], set_=values)
-    )
 
-    def work(connection: Connection) -> None:
-        if connection.scalar(select(Worker.id).where(Worker.id == worker_id)) is not None:
-            connection.execute(statement)
+    def work(transaction: Transaction) -> None:
+        if transaction.scalar(select(Worker.id).where(Worker.id == worker_id)) is not None:
+            refusal = transaction.insert(Refusal).values(worker_id=worker_id, spec_id=spec_id, **values)
+            transaction.execute(refusal.on_conflict_do_update(index_elements=["worker_id", "spec_id"], set_=values))
 
     database.write(work)
 
@@ -223,7 +221,7 @@ def refuse(database: Database, worker_id: str, spec_id: int, reason: str) -> Non
 def accept(database: Database, worker_id: str, spec_id: int) -> None:
     """Note that a worker can serve a spec after all."""
     database.write(
-        lambda connection: connection.execute(
+        lambda transaction: transaction.execute(
             delete(Refusal).where(Refusal.worker_id == worker_id, Refusal.spec_id == spec_id)
         )
     )
@@ -244,27 +242,28 @@ def sign_on(
     """Enter a device process into the list of workers."""
     row = {"host": host, "pid": pid, "device": device, "lanes": lanes, "slots": slots, "version": version}
     row["pid_space"] = pid_space
-    statement = (
-        database.insert(Worker)
-        .values(id=worker_id, started_at=db_now(), seen_at=db_now(), **row)
-        .on_conflict_do_update(index_elements=["id"], set_={"seen_at": db_now(), **row})
+    new = {"id": worker_id, "started_at": db_now(), "seen_at": db_now(), **row}
+    again = {"seen_at": db_now(), **row}
+    database.write(
+        lambda transaction: transaction.execute(
+            transaction.insert(Worker).values(**new).on_conflict_do_update(index_elements=["id"], set_=again)
+        )
     )
-    database.write(lambda connection: connection.execute(statement))
 
 
 def live_workers(database: Database) -> set[str]:
     """Return the ids of the device processes that sent a heartbeat lately."""
-    with database.read() as connection:
-        return set(connection.scalars(select(Worker.id).where(Worker.seen_at > db_now() - LIVE_S)))
+    with database.read() as transaction:
+        return set(transaction.scalars(select(Worker.id).where(Worker.seen_at > db_now() - LIVE_S)))
 
 
 def neighbours(database: Database, pid_space: str) -> list[tuple[str, int]]:
     """Return (worker id, process number) of the workers in one PID namespace."""
-    with database.read() as connection:
-        found = connection.execute(select(Worker.id, Worker.pid).where(Worker.pid_space == pid_space))
+    with database.read() as transaction:
+        found = transaction.execute(select(Worker.id, Worker.pid).where(Worker.pid_space == pid_space))
         return [(row.id, row.pid) for row in found]
 
 
 def sign_off(database: Database, worker_id: str) -> None:
     """Remove a device process from the list of workers. Its refusals are still shown for a while."""
-    database.write(lambda connection: connection.execute(delete(Worker).where(Worker.id == worker_id)))
+    database.write(lambda transaction: transaction.execute(delete(Worker).where(Worker.id == worker_id)))

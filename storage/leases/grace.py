@@ -7,10 +7,12 @@ once.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import select, update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import Lease, Shard
+from storage.core.transaction import Transaction
 
 NOTE = "store answers"  # the row of `lease` with the time of the last note
 PARTS = 8  # notes are written at most this often during a lease
@@ -23,17 +25,17 @@ def contact(database: Database, lease_s: float) -> float:
     lasts, so a shorter gap lets none lapse.
     """
 
-    def work(connection: Connection) -> float:
+    def work(transaction: Transaction) -> float:
         query = select(Lease.until, db_now().label("now")).where(Lease.name == NOTE)
-        note = connection.execute(query if database.is_sqlite else query.with_for_update()).one_or_none()
-        now: float = connection.execute(select(db_now())).scalar_one() if note is None else note.now
+        note = transaction.execute(transaction.for_update(query)).one_or_none()
+        now: float = transaction.execute(select(db_now())).scalar_one() if note is None else note.now
         if note is None or now - note.until > lease_s / 2:
             held = update(Shard).where(Shard.state == "running", Shard.lease_until < now + lease_s)
-            connection.execute(held.values(lease_until=now + lease_s))
+            transaction.execute(held.values(lease_until=now + lease_s))
         if note is None or now - note.until > lease_s / PARTS:
             values = {"owner": "", "until": now}
-            insert = database.insert(Lease).values(name=NOTE, **values)
-            connection.execute(insert.on_conflict_do_update(index_elements=["name"], set_=values))
+            insert = transaction.insert(Lease).values(name=NOTE, **values)
+            transaction.execute(insert.on_conflict_do_update(index_elements=["name"], set_=values))
         return now
 
     return database.write(work)

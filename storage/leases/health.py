@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import Worker
 
 SILENT_S = 60.0  # a worker that was silent for longer is not counted
@@ -32,8 +33,8 @@ def health(database: Database, host: str, within_s: float = SILENT_S) -> Health:
         (db_now() - Worker.started_at).label("age_s"),
         (db_now() - Worker.consumed_at).label("idle_s"),
     ).where(Worker.host == host, Worker.seen_at > db_now() - within_s)
-    with database.read() as connection:
-        found = connection.execute(query.order_by(Worker.device)).all()
+    with database.read() as transaction:
+        found = transaction.execute(query.order_by(Worker.device)).all()
     if not found:
         return Health(0, f"no worker of {host} gave a sign of life within {within_s:g} s")
     for row in found:

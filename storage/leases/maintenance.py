@@ -6,13 +6,14 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 
-from storage.core import bulk
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.get_or_create import n_chars
 from storage.core.outcomes import Outcome, Reason, Status
 from storage.core.schema import Job, Lease, Refusal, Shard, Worker
+from storage.core.transaction import Transaction, columns_of
 from storage.leases.outcome_upsert import put_outcomes
 from storage.leases.policy import Again, GiveUp, Split, after_death, after_error, after_lapse
 from storage.leases.shards import Claim, end_shard, give_back, given_back
@@ -26,11 +27,11 @@ PAGE = 200
 def hold(database: Database, name: str, owner: str, for_s: float) -> bool:
     """Take or renew a named duty for `for_s` seconds. Return True if `owner` has it."""
 
-    def work(connection: Connection) -> bool:
-        insert = database.insert(Lease)
+    def work(transaction: Transaction) -> bool:
+        insert = transaction.insert(Lease)
         values = {"owner": owner, "until": db_now() + for_s}
         # RETURNING and not the rowcount, which SQLAlchemy does not fetch for an INSERT.
-        held = connection.scalar(
+        held = transaction.scalar(
             insert.values(name=name, **values)
             .on_conflict_do_update(
                 index_elements=["name"], set_=values, where=or_(Lease.owner == owner, Lease.until < db_now())
@@ -45,7 +46,7 @@ def hold(database: Database, name: str, owner: str, for_s: float) -> bool:
 def let_go(database: Database, name: str, owner: str) -> None:
     """Give up a duty, so that another process can take it at once."""
     database.write(
-        lambda connection: connection.execute(delete(Lease).where(Lease.name == name, Lease.owner == owner))
+        lambda transaction: transaction.execute(delete(Lease).where(Lease.name == name, Lease.owner == owner))
     )
 
 
@@ -57,7 +58,7 @@ def reclaim(database: Database, owner: str | None = None, *, before: float | Non
     """
     total = 0
     while True:
-        n = database.write(lambda connection: _reclaim_page(database, connection, owner, before))
+        n = database.write(lambda transaction: _reclaim_page(transaction, owner, before))
         total += n
         if n < PAGE:
             return total
@@ -66,9 +67,9 @@ def reclaim(database: Database, owner: str | None = None, *, before: float | Non
 def release_owner(database: Database, owner: str) -> int:
     """Release all shards of a process that was stopped on purpose. No attempt is counted; none becomes a suspect."""
 
-    def work(connection: Connection) -> int:
+    def work(transaction: Transaction) -> int:
         held = update(Shard).where(_IS_HELD, Shard.owner == owner)
-        return connection.execute(held.values(**given_back(attempt=Shard.attempt - 1))).rowcount
+        return transaction.execute(held.values(**given_back(attempt=Shard.attempt - 1))).rowcount
 
     return database.write(work)
 
@@ -76,53 +77,51 @@ def release_owner(database: Database, owner: str) -> int:
 _IS_HELD = and_(Shard.state == "running", Shard.lease_until.is_not(None))  # the second condition selects an index
 
 
-def _reclaim_page(database: Database, connection: Connection, owner: str | None, before: float | None) -> int:
+def _reclaim_page(transaction: Transaction, owner: str | None, before: float | None) -> int:
     lapsed = Shard.lease_until < (db_now() if before is None else before)
     query = select(Shard).where(_IS_HELD, lapsed if owner is None else Shard.owner == owner).limit(PAGE)
-    rows = connection.execute(query if database.is_sqlite else query.with_for_update(skip_locked=True)).all()
+    rows = transaction.execute(transaction.for_update(query, skip_locked=True)).all()
     for row in rows:
         if owner is not None:
-            _apply(database, connection, row, after_death(n_contents=row.n_contents, suspect=row.suspect))
+            _apply(transaction, row, after_death(n_contents=row.n_contents, suspect=row.suspect))
             continue
         lapses = row.lapses + 1
-        connection.execute(update(Shard).where(Shard.id == row.id).values(lapses=lapses, attempt=Shard.attempt - 1))
+        transaction.execute(update(Shard).where(Shard.id == row.id).values(lapses=lapses, attempt=Shard.attempt - 1))
         step = after_lapse(n_contents=row.n_contents, suspect=row.suspect, lapses=lapses)
-        _apply(database, connection, row, step, lapses=lapses)
+        _apply(transaction, row, step, lapses=lapses)
     return len(rows)
 
 
 def failed_attempt(database: Database, claim: Claim, reason: str) -> None:
     """Record a failure that no document caused. Does nothing if the lease was lost."""
 
-    def work(connection: Connection) -> None:
+    def work(transaction: Transaction) -> None:
         query = select(Shard).where(Shard.id == claim.shard_id)
-        row = connection.execute(query if database.is_sqlite else query.with_for_update()).one_or_none()
+        row = transaction.execute(transaction.for_update(query)).one_or_none()
         if row is not None and row.state == "running" and row.fence == claim.fence:
             step = after_error(attempt=row.attempt, suspect=row.suspect, reason=reason)
-            _apply(database, connection, row, step)
+            _apply(transaction, row, step)
 
     database.write(work)
 
 
-def _apply(
-    database: Database, connection: Connection, shard: Any, step: Again | Split | GiveUp, *, lapses: int | None = None
-) -> None:
+def _apply(transaction: Transaction, shard: Any, step: Again | Split | GiveUp, *, lapses: int | None = None) -> None:
     """Carry out a step of `policy`; `lapses` are given after a lapsed lease, which makes no suspects."""
     if isinstance(step, Again):
         # Jitter: shards whose leases lapsed together should not be dispatched together again.
         delay_s = step.delay_s if lapses is None else step.delay_s * random.random()  # noqa: S311 - jitter
-        give_back(connection, shard.id, suspect=step.suspect, not_before=db_now() + delay_s)
+        give_back(transaction, shard.id, suspect=step.suspect, not_before=db_now() + delay_s)
     elif isinstance(step, Split):
         counts = (
             {"suspect": 1, "lapses": shard.lapses} if lapses is None else {"suspect": shard.suspect, "lapses": lapses}
         )
-        _split(database, connection, shard, counts)
+        _split(transaction, shard, counts)
     else:
-        _give_up(database, connection, shard, step)
+        _give_up(transaction, shard, step)
 
 
-def _split(database: Database, connection: Connection, shard: Any, counts: Mapping[str, int]) -> None:
-    sizes = n_chars(connection, unpack(shard.contents))
+def _split(transaction: Transaction, shard: Any, counts: Mapping[str, int]) -> None:
+    sizes = n_chars(transaction, unpack(shard.contents))
     contents = [content_id for content_id in unpack(shard.contents) if content_id in sizes]  # others were removed
     parts = [
         UNTOUCHED
@@ -140,23 +139,23 @@ def _split(database: Database, connection: Connection, shard: Any, counts: Mappi
         }
         for part in split(contents)
     ]
-    bulk.load(database, connection, Shard, bulk.columns_of(parts))
-    connection.execute(
+    transaction.load(Shard, columns_of(parts))
+    transaction.execute(
         update(Shard)
         .where(Shard.id == shard.id)
         .values(state="split", n_contents=0, n_chars=0, fence=Shard.fence + 1, owner=None, lease_until=None)
     )
 
 
-def _give_up(database: Database, connection: Connection, shard: Any, step: GiveUp) -> None:
+def _give_up(transaction: Transaction, shard: Any, step: GiveUp) -> None:
     contents = unpack(shard.contents)
     failures = [
         Outcome(content_id, Status.FAILED, reason=step.reason, reason_class=Reason(step.reason_class))
         for content_id in contents
     ]
-    written = put_outcomes(database, connection, shard.spec_id, failures, None, redo=shard.redo)
-    connection.execute(update(Shard).where(Shard.id == shard.id).values(fence=Shard.fence + 1, owner=None))
-    end_shard(database, connection, shard.id, shard.spec_id, contents, written=written)
+    written = put_outcomes(transaction, shard.spec_id, failures, None, redo=shard.redo)
+    transaction.execute(update(Shard).where(Shard.id == shard.id).values(fence=Shard.fence + 1, owner=None))
+    end_shard(transaction, shard.id, shard.spec_id, contents, written=written)
 
 
 def lost_hints(
@@ -168,8 +167,8 @@ def lost_hints(
     although a shard that was dispatched later has been claimed.
     """
 
-    def work(connection: Connection) -> list[int]:
-        horizon: Any = db_now() if queue_is_empty else _last_dispatched(connection, lane)
+    def work(transaction: Transaction) -> list[int]:
+        horizon: Any = db_now() if queue_is_empty else _last_dispatched(transaction, lane)
         lost = (
             select(Shard.id)
             .join(Job, Job.id == Shard.job_id)
@@ -183,7 +182,7 @@ def lost_hints(
             .order_by(Shard.dispatched_at)
             .limit(limit)
         )
-        again = connection.execute(
+        again = transaction.execute(
             update(Shard)
             .where(Shard.id.in_(lost), Shard.state == "queued")
             .values(dispatched_at=db_now())
@@ -194,11 +193,11 @@ def lost_hints(
     return database.write(work)
 
 
-def _last_dispatched(connection: Connection, lane: str) -> float:
+def _last_dispatched(transaction: Transaction, lane: str) -> float:
     """Return the latest time at which a shard was dispatched that a worker has claimed since."""
     was_taken = (Shard.lane == lane, Shard.dispatched_at.is_not(None))
     times = [
-        connection.scalar(select(func.max(Shard.dispatched_at)).where(Shard.state == state, *was_taken))
+        transaction.scalar(select(func.max(Shard.dispatched_at)).where(Shard.state == state, *was_taken))
         for state in ("running", "done")
     ]
     return max(time or 0.0 for time in times)
@@ -207,12 +206,12 @@ def _last_dispatched(connection: Connection, lane: str) -> float:
 def forget_workers(database: Database, silent_for_s: float = 3600.0) -> int:
     """Delete workers that were silent for `silent_for_s`, and refusals as old. Return the number of workers."""
 
-    def work(connection: Connection) -> int:
+    def work(transaction: Transaction) -> int:
         gone: Sequence[str] = list(
-            connection.scalars(select(Worker.id).where(Worker.seen_at < db_now() - silent_for_s))
+            transaction.scalars(select(Worker.id).where(Worker.seen_at < db_now() - silent_for_s))
         )
-        connection.execute(delete(Refusal).where(Refusal.refused_at < db_now() - silent_for_s))
-        connection.execute(delete(Worker).where(Worker.id.in_(gone)))
+        transaction.execute(delete(Refusal).where(Refusal.refused_at < db_now() - silent_for_s))
+        transaction.execute(delete(Worker).where(Worker.id.in_(gone)))
         return len(gone)
 
     return database.write(work)

@@ -5,35 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from sqlalchemy import Connection, and_
 from sqlalchemy import exc as sa_exc
-from sqlalchemy.dialects import sqlite
 
-from storage.core import advisory_locks, bulk
-from storage.core.database import Database, db_now
-from storage.core.get_or_create import n_chars
+from storage.core import advisory_locks, driver_errors
+from storage.core.database import Database
 from storage.core.outcomes import REFUSED, TRUNCATED, Known, Outcome, storable
-from storage.core.schema import OutcomeRow
+from storage.core.transaction import Transaction
 from storage.errors import ValueRefused
 
 T = TypeVar("T")
 
 
-def settle(database: Database, work: Callable[[Connection, bool], T]) -> T:
+def settle(database: Database, work: Callable[[Transaction, bool], T]) -> T:
     """Run `work` in a write transaction. Its second argument is passed on to `put_outcomes` as `one_by_one`.
 
     All outcomes are written in one statement first. If the database refuses a value, a second transaction writes them
     one by one, and the outcome with that value becomes a failure.
     """
     try:
-        return database.write(lambda connection: work(connection, False))
+        return database.write(lambda transaction: work(transaction, False))
     except ValueRefused:
-        return database.write(lambda connection: work(connection, True))
+        return database.write(lambda transaction: work(transaction, True))
 
 
 def put_outcomes(
-    database: Database,
-    connection: Connection,
+    transaction: Transaction,
     spec_id: int,
     outcomes: Sequence[Outcome],
     runtime_id: int | None,
@@ -49,20 +45,19 @@ def put_outcomes(
     """
     if not outcomes:
         return {}
-    advisory_locks.refer(database, connection)
+    advisory_locks.refer(transaction)
     # One order everywhere, so that two shards with the same contents cannot deadlock.
     ordered = [storable(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.content_id)]
     if not one_by_one:
-        return _put(database, connection, spec_id, ordered, runtime_id, redo=redo)
+        return _put(transaction, spec_id, ordered, runtime_id, redo=redo)
     known: dict[int, Known] = {}
     for outcome in ordered:
-        known |= _put_one(database, connection, spec_id, outcome, runtime_id, redo=redo)
+        known |= _put_one(transaction, spec_id, outcome, runtime_id, redo=redo)
     return known
 
 
 def _put_one(
-    database: Database,
-    connection: Connection,
+    transaction: Transaction,
     spec_id: int,
     outcome: Outcome,
     runtime_id: int | None,
@@ -70,18 +65,17 @@ def _put_one(
     redo: bool,
 ) -> dict[int, Known]:
     try:
-        with connection.begin_nested():
-            return _put(database, connection, spec_id, [outcome], runtime_id, redo=redo)
+        with transaction.begin_nested():
+            return _put(transaction, spec_id, [outcome], runtime_id, redo=redo)
     except sa_exc.DBAPIError as error:
-        if not isinstance(database.wrap(error), ValueRefused):
+        if not driver_errors.refuses_value(error):
             raise
         refused = outcome.refused(f"{REFUSED} ({type(error.orig).__name__})")
-        return _put(database, connection, spec_id, [refused], runtime_id, redo=redo)
+        return _put(transaction, spec_id, [refused], runtime_id, redo=redo)
 
 
 def _put(
-    database: Database,
-    connection: Connection,
+    transaction: Transaction,
     spec_id: int,
     outcomes: Sequence[Outcome],
     runtime_id: int | None,
@@ -105,32 +99,9 @@ def _put(
         }
         for outcome in outcomes
     ]
-    if database.is_sqlite:
-        stored = n_chars(connection, [outcome.content_id for outcome in outcomes])
-        rows = [row for row in rows if row["content_id"] in stored]
-        if not rows:
-            return {}
-        statement = sqlite.insert(OutcomeRow).values(created_at=db_now())
-        new = statement.excluded
-        better = OutcomeRow.status == "failed" if redo else and_(OutcomeRow.status == "failed", new.status == "done")
-        put = statement.on_conflict_do_update(
-            index_elements=["spec_id", "content_id"], set_={name: new[name] for name in _REPLACED}, where=better
-        )
-        n_written = connection.execute(put, rows).rowcount
-        return _known(outcomes) if n_written == len(outcomes) else {}
-    worse = "outcome.status = 'failed'" if redo else "outcome.status = 'failed' AND excluded.status = 'done'"
-    replaced = ", ".join(f"{name} = excluded.{name}" for name in _REPLACED)
-    there = "WHERE EXISTS (SELECT FROM content WHERE content.id = new.content_id)"
-    conflict = f"{there} ON CONFLICT (spec_id, content_id) DO UPDATE SET {replaced} WHERE {worse}"
-    database.check_keys_by_kept_plans(connection)
-    n_written = bulk.insert(
-        connection, OutcomeRow, bulk.columns_of(rows), conflict, {"created_at": db_now()}
-    ).rowcount
-    return _known(outcomes) if n_written == len(rows) else {}
+    n_written = transaction.upsert_outcomes(rows, redo=redo)
+    return _known(outcomes) if n_written == len(outcomes) else {}
 
 
 def _known(outcomes: Sequence[Outcome]) -> dict[int, Known]:
     return {outcome.content_id: Known(str(outcome.status), TRUNCATED in outcome.flags) for outcome in outcomes}
-
-
-_REPLACED = [column.name for column in OutcomeRow.__table__.columns if not column.primary_key]

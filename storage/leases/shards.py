@@ -10,13 +10,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select, true, update
+from sqlalchemy import select, true, update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.get_or_create import SPEC, insert, known_outcomes, n_chars, spec_of
 from storage.core.outcomes import Known, Outcome, Status, Tally, checked
 from storage.core.schema import Content, Job, OutcomeRow, Shard, SpecRow, Worker
 from storage.core.specs import Spec
+from storage.core.transaction import Transaction
 from storage.errors import LeaseLost
 from storage.leases.outcome_upsert import put_outcomes, settle
 from storage.leases.policy import runs_alone
@@ -57,8 +59,8 @@ class Claim:
 
 def look(database: Database, shard_id: int) -> Head | None:
     """Return a shard that waits to be claimed; None if it does not wait any more."""
-    with database.read() as connection:
-        row = connection.execute(
+    with database.read() as transaction:
+        row = transaction.execute(
             select(Shard.id, Shard.fence, Shard.lane, Shard.suspect, Shard.lapses, Shard.spec_id, *SPEC)
             .join(SpecRow, SpecRow.id == Shard.spec_id)
             .join(Job, Job.id == Shard.job_id)
@@ -74,14 +76,14 @@ def claim(database: Database, head: Head, owner: str, lease_s: float = LEASE_S) 
     """Claim the shard if it is unchanged since `look`. Return None if another worker was faster."""
     tries = 0
 
-    def work(connection: Connection) -> Claim | None:
+    def work(transaction: Transaction) -> Claim | None:
         nonlocal tries
         tries += 1
-        row = _take(connection, head, owner, lease_s)
+        row = _take(transaction, head, owner, lease_s)
         if row is None and tries > 1:
             # The first try may have succeeded and its answer been lost. On a first try this is not looked for:
             # another thread of this process has the same owner.
-            row = connection.execute(
+            row = transaction.execute(
                 select(*_CLAIMED).where(
                     Shard.id == head.shard_id,
                     Shard.state == "running",
@@ -102,7 +104,7 @@ def claim(database: Database, head: Head, owner: str, lease_s: float = LEASE_S) 
             redo=row.redo,
             spec_id=head.spec_id,
             contents=contents,
-            texts=_lacking(database, connection, head.spec_id, contents, redo=row.redo),
+            texts=_lacking(transaction, head.spec_id, contents, redo=row.redo),
         )
 
     return database.write(work)
@@ -111,8 +113,8 @@ def claim(database: Database, head: Head, owner: str, lease_s: float = LEASE_S) 
 _CLAIMED = (Shard.job_id, Shard.fence, Shard.attempt, Shard.suspect, Shard.redo, Shard.contents)
 
 
-def _take(connection: Connection, head: Head, owner: str, lease_s: float) -> Any:
-    return connection.execute(
+def _take(transaction: Transaction, head: Head, owner: str, lease_s: float) -> Any:
+    return transaction.execute(
         update(Shard)
         .where(Shard.id == head.shard_id, Shard.state == "queued", Shard.fence == head.fence, _job_runs())
         .values(
@@ -132,14 +134,14 @@ def _job_runs() -> Any:
 
 
 def _lacking(
-    database: Database, connection: Connection, spec_id: int, contents: Sequence[int], *, redo: bool
+    transaction: Transaction, spec_id: int, contents: Sequence[int], *, redo: bool
 ) -> tuple[tuple[int, str], ...]:
     settled = select(OutcomeRow.content_id).where(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id == Content.id)
     if redo:
         settled = settled.where(OutcomeRow.status != "failed")
-    # OFFSET 0: one look-up for each content, as in `Database.probe`.
+    # OFFSET 0: one look-up for each content, as in `Transaction.probe`.
     query = select(Content.id, Content.text).where(~settled.offset(0).correlate(Content).exists())
-    rows = database.probe(connection, query, Content.id, contents)
+    rows = transaction.probe(query, Content.id, contents)
     return tuple(sorted((row.id, row.text) for row in rows))
 
 
@@ -163,12 +165,12 @@ def heartbeat(
     """
     held_ones = true() if only is None else Shard.id.in_(only)
 
-    def work(connection: Connection) -> dict[int, int]:
+    def work(transaction: Transaction) -> dict[int, int]:
         done = {str(job_id): round(texts, 3) for job_id, texts in (computed or {}).items()}
         signs = {"seen_at": db_now(), "trouble": trouble, "computed": done, "device_problem": device_problem}
         signs |= {"consumed_at": db_now()} if consumes else {}
-        connection.execute(update(Worker).where(Worker.id == owner).values(**signs))
-        held = connection.execute(
+        transaction.execute(update(Worker).where(Worker.id == owner).values(**signs))
+        held = transaction.execute(
             update(Shard)
             .where(
                 Shard.owner == owner,
@@ -192,16 +194,16 @@ def commit(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtim
     that the second call sees that the first succeeded.
     """
 
-    def work(connection: Connection, one_by_one: bool) -> None:
-        row = _locked(database, connection, claim.shard_id)
+    def work(transaction: Transaction, one_by_one: bool) -> None:
+        row = _locked(transaction, claim.shard_id)
         if row is None:
             raise LeaseLost(f"shard {claim.shard_id} was removed with its corpus before its results were written")
         if row.state == "done" and row.fence == claim.fence and row.owner == claim.owner:
             return
         if row.state != "running" or row.fence != claim.fence or not row.job_runs:
             raise LeaseLost(f"shard {claim.shard_id} was taken away before its results were written")
-        written = _put_outcomes(database, connection, row.lane, claim, outcomes, runtime_id, one_by_one=one_by_one)
-        end_shard(database, connection, claim.shard_id, claim.spec_id, claim.contents, outcomes, written)
+        written = _put_outcomes(transaction, row.lane, claim, outcomes, runtime_id, one_by_one=one_by_one)
+        end_shard(transaction, claim.shard_id, claim.spec_id, claim.contents, outcomes, written)
 
     settle(database, work)
 
@@ -214,32 +216,30 @@ def release(
     The finished contents become a shard of their own that is done, so that counts include them at once.
     """
 
-    def work(connection: Connection, one_by_one: bool) -> None:
-        row = _locked(database, connection, claim.shard_id)
+    def work(transaction: Transaction, one_by_one: bool) -> None:
+        row = _locked(transaction, claim.shard_id)
         if row is None or row.state != "running" or row.fence != claim.fence:
             return
-        written = _put_outcomes(database, connection, row.lane, claim, finished, runtime_id, one_by_one=one_by_one)
+        written = _put_outcomes(transaction, row.lane, claim, finished, runtime_id, one_by_one=one_by_one)
         lacking = {content_id for content_id, _ in claim.texts} - {outcome.content_id for outcome in finished}
         if not lacking:
-            end_shard(database, connection, claim.shard_id, claim.spec_id, claim.contents, finished, written)
+            end_shard(transaction, claim.shard_id, claim.spec_id, claim.contents, finished, written)
             return
         rest = [content_id for content_id in claim.contents if content_id in lacking]
         if len(rest) < len(claim.contents):
-            _part_done(database, connection, claim, lacking, finished)
-        left = {"contents": pack(rest), "n_contents": len(rest), "n_chars": _chars(connection, rest)}
-        give_back(connection, claim.shard_id, attempt=Shard.attempt - 1, **left)
+            _part_done(transaction, claim, lacking, finished)
+        left = {"contents": pack(rest), "n_contents": len(rest), "n_chars": _chars(transaction, rest)}
+        give_back(transaction, claim.shard_id, attempt=Shard.attempt - 1, **left)
 
     settle(database, work)
 
 
-def _part_done(
-    database: Database, connection: Connection, claim: Claim, lacking: Collection[int], finished: Sequence[Outcome]
-) -> None:
+def _part_done(transaction: Transaction, claim: Claim, lacking: Collection[int], finished: Sequence[Outcome]) -> None:
     """Add a shard that is done, with the contents of a claimed shard that have an outcome."""
     settled = [content_id for content_id in claim.contents if content_id not in lacking]
-    whole = connection.execute(select(Shard).where(Shard.id == claim.shard_id)).one()
+    whole = transaction.execute(select(Shard).where(Shard.id == claim.shard_id)).one()
     part = insert(
-        connection,
+        transaction,
         Shard,
         **UNTOUCHED
         | {
@@ -252,19 +252,19 @@ def _part_done(
             "state": "running",
             "contents": pack(settled),
             "n_contents": len(settled),
-            "n_chars": _chars(connection, settled),
+            "n_chars": _chars(transaction, settled),
         },
     )
-    end_shard(database, connection, part, claim.spec_id, settled, finished)
+    end_shard(transaction, part, claim.spec_id, settled, finished)
 
 
-def _chars(connection: Connection, contents: Sequence[int]) -> int:
-    return sum(n_chars(connection, contents).values())
+def _chars(transaction: Transaction, contents: Sequence[int]) -> int:
+    return sum(n_chars(transaction, contents).values())
 
 
-def give_back(connection: Connection, shard_id: int, **values: Any) -> None:
+def give_back(transaction: Transaction, shard_id: int, **values: Any) -> None:
     """Mark a running shard as planned again, and raise its fence, so that its holder cannot commit it."""
-    connection.execute(update(Shard).where(Shard.id == shard_id).values(**given_back(**values)))
+    transaction.execute(update(Shard).where(Shard.id == shard_id).values(**given_back(**values)))
 
 
 def given_back(**values: Any) -> dict[str, Any]:
@@ -273,8 +273,7 @@ def given_back(**values: Any) -> dict[str, Any]:
 
 
 def end_shard(
-    database: Database,
-    connection: Connection,
+    transaction: Transaction,
     shard_id: int,
     spec_id: int,
     contents: Sequence[int],
@@ -286,13 +285,13 @@ def end_shard(
     `outcomes` are those that this shard computed. The statuses in `written` are not read again.
     """
     known = dict(written or {})
-    known |= known_outcomes(database, connection, spec_id, [one for one in contents if one not in known])
+    known |= known_outcomes(transaction, spec_id, [one for one in contents if one not in known])
     left: dict[str, Any] = {}
     if len(known) < len(contents):
-        left = _without_removed(database, connection, contents)
+        left = _without_removed(transaction, contents)
         assert left["n_contents"] == len(known), "a shard ends with an outcome for each of its contents"
     tally = Tally.of(known.values())
-    shard = connection.execute(
+    shard = transaction.execute(
         update(Shard)
         .where(Shard.id == shard_id)
         .values(
@@ -310,13 +309,13 @@ def end_shard(
     ).one()
     if tally.done:
         done = [content_id for content_id, outcome in known.items() if outcome.status == Status.DONE]
-        Traversal(database, connection, shard.job_id).follow(shard.step, spec_id, done)
+        Traversal(transaction, shard.job_id).follow(shard.step, spec_id, done)
 
 
-def _without_removed(database: Database, connection: Connection, contents: Sequence[int]) -> dict[str, Any]:
+def _without_removed(transaction: Transaction, contents: Sequence[int]) -> dict[str, Any]:
     """Return the columns of a shard with those of the contents that were not removed."""
     query = select(Content.id, Content.n_chars)
-    sizes = {row.id: row.n_chars for row in database.probe(connection, query, Content.id, contents)}
+    sizes = {row.id: row.n_chars for row in transaction.probe(query, Content.id, contents)}
     there = [content_id for content_id in contents if content_id in sizes]
     return {"contents": pack(there), "n_contents": len(there), "n_chars": sum(sizes.values())}
 
@@ -328,18 +327,17 @@ def _tokens(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _locked(database: Database, connection: Connection, shard_id: int) -> Any:
+def _locked(transaction: Transaction, shard_id: int) -> Any:
     query = (
         select(Shard.state, Shard.lane, Shard.fence, Shard.owner, RUNS.label("job_runs"))
         .join(Job, Job.id == Shard.job_id)
         .where(Shard.id == shard_id)
     )
-    return connection.execute(query if database.is_sqlite else query.with_for_update(of=Shard)).one_or_none()
+    return transaction.execute(transaction.for_update(query, of=Shard)).one_or_none()
 
 
 def _put_outcomes(
-    database: Database,
-    connection: Connection,
+    transaction: Transaction,
     kind: str,
     claim: Claim,
     outcomes: Sequence[Outcome],
@@ -347,8 +345,6 @@ def _put_outcomes(
     *,
     one_by_one: bool,
 ) -> dict[int, Known]:
-    output = database.kind_of(kind).output
+    output = transaction.kind_of(kind).output
     stored = [checked(outcome, output) for outcome in outcomes]
-    return put_outcomes(
-        database, connection, claim.spec_id, stored, runtime_id, redo=claim.redo, one_by_one=one_by_one
-    )
+    return put_outcomes(transaction, claim.spec_id, stored, runtime_id, redo=claim.redo, one_by_one=one_by_one)

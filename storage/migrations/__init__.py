@@ -10,11 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
 from storage.core.database import Database
 from storage.core.schema import Compatibility
+from storage.core.transaction import Transaction
 from storage.errors import DatabaseBusy, SchemaOutOfDate
 
 T = TypeVar("T")
@@ -32,18 +33,15 @@ def head() -> str:
 
 def current(database: Database) -> str | None:
     """The revision that the database has, None where docmill never was."""
-    with database.read() as connection:
-        return _revision(database, connection)
+    with database.read() as transaction:
+        return _revision(transaction)
 
 
-def _revision(database: Database, connection: Connection) -> str | None:
+def _revision(transaction: Transaction) -> str | None:
     """Return the revision that Alembic noted. Alembic takes longer to load than most commands take to run."""
-    look = "SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"
-    if not database.is_sqlite:
-        look = "SELECT to_regclass('alembic_version')"
-    if connection.exec_driver_sql(look).scalar() is None:
+    if not transaction.has_table("alembic_version"):
         return None
-    revision: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    revision: str | None = transaction.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
     return revision
 
 
@@ -92,14 +90,14 @@ def _upgrade(database: Database, revision: str = "head") -> None:
 def require_current(database: Database) -> None:
     """Raise SchemaOutOfDate unless this version can work with the database's schema: its own, or a newer one that
     names this version's among those it is compatible with."""
-    with database.read() as connection:
-        found = _revision(database, connection)
+    with database.read() as transaction:
+        found = _revision(transaction)
         if found is None:
             raise SchemaOutOfDate(f"the database {database} has no docmill schema yet; run `docmill db upgrade`")
         if found in _known() and found != head():
             raise SchemaOutOfDate(f"the database {database} is at revision {found}; run `docmill db upgrade`")
         # Read whatever the revision is: who lacks the right to shall learn it now, and not on the day of an upgrade.
-        oldest = connection.scalar(select(Compatibility.oldest))
+        oldest = transaction.scalar(select(Compatibility.oldest))
     if oldest not in _known():
         raise SchemaOutOfDate(
             f"the database {database} belongs to a newer docmill (revision {found}), which this one is too old for; "

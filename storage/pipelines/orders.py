@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, delete, func, select, update
+from sqlalchemy import and_, case, delete, func, select, update
 
-from storage.core import id_allocation, row_lease
-from storage.core.database import Database, db_now
+from storage.core import row_lease
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import EnqueueOrder, Ingest, Job
+from storage.core.transaction import Transaction
 from storage.errors import NoSuchOrder
 
 MOST_FAILURES = 3
@@ -49,22 +51,21 @@ def place(
     With `kept_s`, delete some orders that ended longer ago.
     """
 
-    def work(connection: Connection) -> bool:
+    def work(transaction: Transaction) -> bool:
         values: dict[str, Any] = {"state": "waiting"}
         if refused is not None:
             values = {"state": "refused", "reason": refused, "finished_at": db_now()}
         values |= {"not_before": 0.0, "tries": 0, "failures": 0, "fence": 0, "created_at": db_now()}
-        if database.is_sqlite:
-            values["id"] = id_allocation.first_free(connection, "enqueue_order")
-        placed = connection.scalar(
-            database.insert(EnqueueOrder)
+        values |= transaction.own_id(EnqueueOrder)
+        placed = transaction.scalar(
+            transaction.insert(EnqueueOrder)
             .values(sender_id=sender_id, arguments=dict(arguments), **values)
             .on_conflict_do_nothing(index_elements=["sender_id"])
             .returning(EnqueueOrder.id)
         )
         if kept_s is not None:
             old = select(EnqueueOrder.id).where(EnqueueOrder.finished_at < db_now() - kept_s).limit(_PAGE)
-            connection.execute(delete(EnqueueOrder).where(EnqueueOrder.id.in_(old)))
+            transaction.execute(delete(EnqueueOrder).where(EnqueueOrder.id.in_(old)))
         return placed is not None
 
     return database.write(work)
@@ -73,9 +74,9 @@ def place(
 def take(database: Database, owner: str, lease_s: float) -> Order | None:
     """Take the oldest order that waits, or whose reader let its lease lapse; None where there is none."""
     due = and_(_OPEN, EnqueueOrder.not_before <= db_now())
-    with database.read() as connection:
+    with database.read() as transaction:
         free = select(EnqueueOrder.id).where(due, row_lease.is_free(EnqueueOrder)).order_by(EnqueueOrder.id)
-        found = list(connection.scalars(free.limit(_SEEN_AT_ONCE)))
+        found = list(transaction.scalars(free.limit(_SEEN_AT_ONCE)))
     for order_id in found:
         more = {"state": "reading", "tries": EnqueueOrder.tries + 1}
         fence = row_lease.take(database, EnqueueOrder, order_id, owner, lease_s, where=due, **more)
@@ -87,8 +88,8 @@ def take(database: Database, owner: str, lease_s: float) -> Order | None:
 def _taken(database: Database, order_id: int, fence: int) -> Order | None:
     of = EnqueueOrder
     columns = (of.id, of.sender_id, of.arguments, of.job_id, of.tries, (db_now() - of.created_at).label("waited_s"))
-    with database.read() as connection:
-        row = connection.execute(select(*columns).where(row_lease.is_held(of, order_id, fence))).one_or_none()
+    with database.read() as transaction:
+        row = transaction.execute(select(*columns).where(row_lease.is_held(of, order_id, fence))).one_or_none()
     if row is None:
         return None
     return Order(row.id, row.sender_id, row.arguments, row.job_id, row.tries, row.waited_s, fence)
@@ -122,7 +123,7 @@ def put_off(database: Database, order: Order, reason: str, for_s: float, *, fail
         values["failures"] = EnqueueOrder.failures + 1
     _change(database, order, **values)
     if failed:
-        database.write(lambda connection: _refuse_failing(connection, EnqueueOrder.id == order.id, reason))
+        database.write(lambda transaction: _refuse_failing(transaction, EnqueueOrder.id == order.id, reason))
 
 
 def give_back(database: Database, order: Order) -> None:
@@ -132,7 +133,7 @@ def give_back(database: Database, order: Order) -> None:
 
 def _change(database: Database, order: Order, **values: Any) -> bool:
     held = update(EnqueueOrder).where(row_lease.is_held(EnqueueOrder, order.id, order.fence), _OPEN)
-    return database.write(lambda connection: connection.execute(held.values(**values)).rowcount > 0)
+    return database.write(lambda transaction: transaction.execute(held.values(**values)).rowcount > 0)
 
 
 def let_go_all(database: Database, owner: str, *, died: bool) -> None:
@@ -140,25 +141,25 @@ def let_go_all(database: Database, owner: str, *, died: bool) -> None:
     it is refused.
     """
     held = and_(EnqueueOrder.owner == owner, _OPEN)
-    with database.read() as connection:  # most often there is none, and no need for a turn to write
-        if connection.scalar(select(EnqueueOrder.id).where(held).limit(1)) is None:
+    with database.read() as transaction:  # most often there is none, and no need for a turn to write
+        if transaction.scalar(select(EnqueueOrder.id).where(held).limit(1)) is None:
             return
 
-    def work(connection: Connection) -> None:
+    def work(transaction: Transaction) -> None:
         counted = {"failures": EnqueueOrder.failures + 1} if died else {}
         free = update(EnqueueOrder).where(held).values(state="waiting", tries=0, **counted, **_FREE)
-        freed = list(connection.scalars(free.returning(EnqueueOrder.id)))
+        freed = list(transaction.scalars(free.returning(EnqueueOrder.id)))
         if died:
             reason = f"the process that read its source died, {MOST_FAILURES} times; its worker's log says more"
-            _refuse_failing(connection, EnqueueOrder.id.in_(freed), reason)
+            _refuse_failing(transaction, EnqueueOrder.id.in_(freed), reason)
 
     database.write(work)
 
 
-def _refuse_failing(connection: Connection, which: Any, reason: str) -> None:
+def _refuse_failing(transaction: Transaction, which: Any, reason: str) -> None:
     failing = and_(which, _OPEN, EnqueueOrder.failures >= MOST_FAILURES)
     refused = {"state": "refused", "reason": reason, "finished_at": db_now()}
-    connection.execute(update(EnqueueOrder).where(failing).values(**refused))
+    transaction.execute(update(EnqueueOrder).where(failing).values(**refused))
 
 
 def cancel(database: Database, sender_id: str) -> Any:
@@ -166,14 +167,14 @@ def cancel(database: Database, sender_id: str) -> Any:
     row = get(database, sender_id)
     cancelled = {"state": "cancelled", "finished_at": db_now(), "fence": EnqueueOrder.fence + 1, **_FREE}
     which = update(EnqueueOrder).where(EnqueueOrder.id == row.id, _OPEN)
-    database.write(lambda connection: connection.execute(which.values(**cancelled)))
+    database.write(lambda transaction: transaction.execute(which.values(**cancelled)))
     return row
 
 
 def get(database: Database, sender_id: str) -> Any:
     """Return the row of an order by its sender's id. Raises NoSuchOrder."""
-    with database.read() as connection:
-        row = connection.execute(select(EnqueueOrder).where(EnqueueOrder.sender_id == sender_id)).one_or_none()
+    with database.read() as transaction:
+        row = transaction.execute(select(EnqueueOrder).where(EnqueueOrder.sender_id == sender_id)).one_or_none()
     if row is None:
         raise NoSuchOrder(
             f"there is no order {sender_id}: no worker took it, or it ended more than DOCMILL_RETENTION_DAYS ago"
@@ -183,14 +184,14 @@ def get(database: Database, sender_id: str) -> Any:
 
 def latest(database: Database, limit: int) -> Sequence[Any]:
     """Return the rows of the latest orders, newest first."""
-    with database.read() as connection:
-        return connection.execute(select(EnqueueOrder).order_by(EnqueueOrder.id.desc()).limit(limit)).all()
+    with database.read() as transaction:
+        return transaction.execute(select(EnqueueOrder).order_by(EnqueueOrder.id.desc()).limit(limit)).all()
 
 
 def n_open(database: Database) -> int:
     """Return the number of orders that are stored and not over."""
-    with database.read() as connection:
-        return connection.scalar(select(func.count()).select_from(EnqueueOrder).where(_OPEN)) or 0
+    with database.read() as transaction:
+        return transaction.scalar(select(func.count()).select_from(EnqueueOrder).where(_OPEN)) or 0
 
 
 def standing(database: Database, order: Order) -> str | None:
@@ -208,6 +209,6 @@ def standing(database: Database, order: Order) -> str | None:
         .join(Ingest, Ingest.id == Job.ingest_id)
         .where(EnqueueOrder.id == order.id)
     )
-    with database.read() as connection:
-        found: str | None = connection.scalar(query)
+    with database.read() as transaction:
+        found: str | None = transaction.scalar(query)
     return found

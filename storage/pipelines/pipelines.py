@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, delete, func, not_, or_, select, update
+from sqlalchemy import and_, case, delete, func, not_, or_, select, update
 
 from storage.core import row_lease
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.get_or_create import insert
 from storage.core.schema import Ingest, Job, PipelineRow, PipelineRun
+from storage.core.transaction import Transaction
 from storage.errors import NoSuchPipeline
 from storage.steps.jobs import UNFINISHED
 
@@ -38,27 +40,27 @@ class Run:
 def put(database: Database, name: str, path: str, text: str, schedule: dict[str, str] | None) -> None:
     """Keep a pipeline, or another version of it. A schedule that is new counts from now."""
 
-    def work(connection: Connection) -> None:
-        before = connection.execute(select(PipelineRow).where(PipelineRow.name == name)).one_or_none()
+    def work(transaction: Transaction) -> None:
+        before = transaction.execute(select(PipelineRow).where(PipelineRow.name == name)).one_or_none()
         values = {"path": path, "text": text, "schedule": schedule, "updated_at": db_now()}
         if before is None:
-            insert(connection, PipelineRow, name=name, looked_at=db_now(), created_at=db_now(), **values)
+            insert(transaction, PipelineRow, name=name, looked_at=db_now(), created_at=db_now(), **values)
             return
         if before.schedule != schedule:
             values["looked_at"] = db_now()
-        connection.execute(update(PipelineRow).where(PipelineRow.id == before.id).values(**values))
+        transaction.execute(update(PipelineRow).where(PipelineRow.id == before.id).values(**values))
 
     database.write(work)
 
 
 def get(database: Database, name: str) -> Any:
     """The row of a pipeline. Raises NoSuchPipeline."""
-    with database.read() as connection:
-        return _require(connection, name)
+    with database.read() as transaction:
+        return _require(transaction, name)
 
 
-def _require(connection: Connection, name: str) -> Any:
-    row = connection.execute(select(PipelineRow).where(PipelineRow.name == name)).one_or_none()
+def _require(transaction: Transaction, name: str) -> Any:
+    row = transaction.execute(select(PipelineRow).where(PipelineRow.name == name)).one_or_none()
     if row is None:
         raise NoSuchPipeline(f"there is no pipeline {name}; `docmill pipeline list` names them")
     return row
@@ -67,37 +69,37 @@ def _require(connection: Connection, name: str) -> Any:
 def remove(database: Database, name: str) -> None:
     """Forget a pipeline and its history; its jobs and their results stay. Raises NoSuchPipeline."""
 
-    def work(connection: Connection) -> None:
-        row = _require(connection, name)
-        connection.execute(delete(PipelineRun).where(PipelineRun.pipeline_id == row.id))
-        connection.execute(delete(PipelineRow).where(PipelineRow.id == row.id))
+    def work(transaction: Transaction) -> None:
+        row = _require(transaction, name)
+        transaction.execute(delete(PipelineRun).where(PipelineRun.pipeline_id == row.id))
+        transaction.execute(delete(PipelineRow).where(PipelineRow.id == row.id))
 
     database.write(work)
 
 
 def every(database: Database) -> list[tuple[Any, Any | None]]:
     """The pipelines by name, each with its latest run, if there was one."""
-    with database.read() as connection:
-        rows = connection.execute(select(PipelineRow).order_by(PipelineRow.name)).all()
+    with database.read() as transaction:
+        rows = transaction.execute(select(PipelineRow).order_by(PipelineRow.name)).all()
         latest = select(func.max(PipelineRun.id)).group_by(PipelineRun.pipeline_id)
-        runs = connection.execute(select(PipelineRun).where(PipelineRun.id.in_(latest))).all()
+        runs = transaction.execute(select(PipelineRun).where(PipelineRun.id.in_(latest))).all()
     by_pipeline = {run.pipeline_id: run for run in runs}
     return [(row, by_pipeline.get(row.id)) for row in rows]
 
 
 def history(database: Database, name: str, limit: int = 50) -> Sequence[Any]:
     """The latest runs of a pipeline, newest first. Raises NoSuchPipeline."""
-    with database.read() as connection:
-        row = _require(connection, name)
+    with database.read() as transaction:
+        row = _require(transaction, name)
         runs = select(PipelineRun).where(PipelineRun.pipeline_id == row.id)
-        return connection.execute(runs.order_by(PipelineRun.id.desc()).limit(limit)).all()
+        return transaction.execute(runs.order_by(PipelineRun.id.desc()).limit(limit)).all()
 
 
 def scheduled(database: Database) -> Sequence[Any]:
     """The pipelines that have a schedule: {id, name, schedule, looked_at}, and the database's `now`."""
     columns = (PipelineRow.id, PipelineRow.name, PipelineRow.schedule, PipelineRow.looked_at, db_now().label("now"))
-    with database.read() as connection:
-        return connection.execute(select(*columns).where(PipelineRow.schedule.is_not(None))).all()
+    with database.read() as transaction:
+        return transaction.execute(select(*columns).where(PipelineRow.schedule.is_not(None))).all()
 
 
 def fire(database: Database, found: Any, due_at: float) -> int | None:
@@ -106,8 +108,8 @@ def fire(database: Database, found: Any, due_at: float) -> int | None:
     While the run before still goes, an overlap that is to be skipped makes a run that is over at once.
     """
 
-    def work(connection: Connection) -> int | None:
-        moved = connection.execute(
+    def work(transaction: Transaction) -> int | None:
+        moved = transaction.execute(
             update(PipelineRow)
             .where(PipelineRow.id == found.id, PipelineRow.looked_at == found.looked_at)
             .values(looked_at=found.now)
@@ -116,16 +118,16 @@ def fire(database: Database, found: Any, due_at: float) -> int | None:
             return None
         going = select(PipelineRun.id).where(PipelineRun.pipeline_id == found.id, _OPEN)
         values: dict[str, Any] = {"state": "due"}
-        if found.schedule["overlap"] == "skip" and (before := connection.scalar(going.limit(1))) is not None:
+        if found.schedule["overlap"] == "skip" and (before := transaction.scalar(going.limit(1))) is not None:
             reason = f"run {before} was still going"
             values = {"state": "skipped", "reason": reason, "finished_at": db_now()}
         made = (
-            database.insert(PipelineRun)
+            transaction.insert(PipelineRun)
             .values(pipeline_id=found.id, due_at=due_at, created_at=db_now(), **values)
             .on_conflict_do_nothing(index_elements=["pipeline_id", "due_at"])
             .returning(PipelineRun.id)
         )
-        run_id: int | None = connection.scalar(made)
+        run_id: int | None = transaction.scalar(made)
         return run_id
 
     return database.write(work)
@@ -152,27 +154,29 @@ def begin(database: Database, name: str, owner: str, lease_s: float) -> Run:
     One that did not get there and whose lease lapsed is over.
     """
 
-    def work(connection: Connection) -> Run:
-        row = _require(connection, name)
-        _end_cut_off(connection, and_(PipelineRun.pipeline_id == row.id, row_lease.is_free(PipelineRun)))
+    def work(transaction: Transaction) -> Run:
+        row = _require(transaction, name)
+        _end_cut_off(transaction, and_(PipelineRun.pipeline_id == row.id, row_lease.is_free(PipelineRun)))
         first = {"owner": owner, "lease_until": db_now() + lease_s, "fence": 1}
         columns = {"state": "reading", "created_at": db_now(), **first}
-        run_id = insert(connection, PipelineRun, pipeline_id=row.id, **columns)
+        run_id = insert(transaction, PipelineRun, pipeline_id=row.id, **columns)
         return Run(run_id, 1, row.name, row.path, row.text, None, "reading", None)
 
     return database.write(work)
 
 
-def _end_cut_off(connection: Connection, which: Any) -> None:
+def _end_cut_off(transaction: Transaction, which: Any) -> None:
     """End runs by hand that were cut off. They keep their fence, so that a command that slept can note its end."""
     over = {"state": "failed", "reason": CUT_OFF, "finished_at": db_now()}
-    connection.execute(update(PipelineRun).where(_BY_HAND, which).values(**over))
+    transaction.execute(update(PipelineRun).where(_BY_HAND, which).values(**over))
 
 
 def is_any_open(database: Database) -> bool:
     """Return whether any run is not over."""
-    with database.read() as connection:
-        return connection.scalar(select(PipelineRun.id).where(PipelineRun.finished_at.is_(None)).limit(1)) is not None
+    with database.read() as transaction:
+        return (
+            transaction.scalar(select(PipelineRun.id).where(PipelineRun.finished_at.is_(None)).limit(1)) is not None
+        )
 
 
 def hand_out(database: Database, *, again: bool = True) -> list[int]:
@@ -202,12 +206,12 @@ def hand_out(database: Database, *, again: bool = True) -> list[int]:
     if again:
         waits = or_(waits, PipelineRun.handed_at < db_now() - HAND_AGAIN_S)
 
-    def work(connection: Connection) -> list[int]:
-        _end_cut_off(connection, PipelineRun.lease_until < db_now())
+    def work(transaction: Transaction) -> list[int]:
+        _end_cut_off(transaction, PipelineRun.lease_until < db_now())
         lost = and_(_OPEN, PipelineRun.state == "running", PipelineRun.job_id.is_(None))
-        connection.execute(update(PipelineRun).where(lost).values(**ended("failed", JOB_REMOVED)))
+        transaction.execute(update(PipelineRun).where(lost).values(**ended("failed", JOB_REMOVED)))
         which = update(PipelineRun).where(_OPEN, waits, wanted, row_lease.is_free(PipelineRun))
-        return sorted(connection.execute(which.values(handed_at=db_now()).returning(PipelineRun.id)).scalars())
+        return sorted(transaction.execute(which.values(handed_at=db_now()).returning(PipelineRun.id)).scalars())
 
     return database.write(work)
 
@@ -257,8 +261,8 @@ def take(database: Database, run_id: int, owner: str, lease_s: float) -> Run | N
         .join(PipelineRow, PipelineRow.id == PipelineRun.pipeline_id)
         .where(row_lease.is_held(PipelineRun, run_id, fence))
     )
-    with database.read() as connection:
-        row = connection.execute(query).one_or_none()
+    with database.read() as transaction:
+        row = transaction.execute(query).one_or_none()
     return None if row is None else Run(*row)
 
 
@@ -269,15 +273,15 @@ def renew(database: Database, run: Run, lease_s: float) -> bool:
     """
     if row_lease.renew(database, PipelineRun, run.id, run.fence, lease_s):
         return True
-    with database.read() as connection:
-        return connection.scalar(select(PipelineRun.id).where(PipelineRun.id == run.id)) is None
+    with database.read() as transaction:
+        return transaction.scalar(select(PipelineRun.id).where(PipelineRun.id == run.id)) is None
 
 
 def let_go(database: Database, run: Run, *, at_once: bool) -> None:
     """Give a run back that its holder cannot take further: to be handed out at once, or after a while."""
     if at_once:
         asked = update(PipelineRun).where(row_lease.is_held(PipelineRun, run.id, run.fence))
-        database.write(lambda connection: connection.execute(asked.values(handed_at=None)))
+        database.write(lambda transaction: transaction.execute(asked.values(handed_at=None)))
     row_lease.let_go(database, PipelineRun, run.id, run.fence)
 
 
@@ -285,7 +289,7 @@ def let_go_all(database: Database, owner: str) -> None:
     """Give back the runs of a process that is dead or ends."""
     if row_lease.let_go_all(database, PipelineRun, owner):
         asked = update(PipelineRun).where(PipelineRun.owner == owner, PipelineRun.finished_at.is_(None))
-        database.write(lambda connection: connection.execute(asked.values(handed_at=None)))
+        database.write(lambda transaction: transaction.execute(asked.values(handed_at=None)))
 
 
 def note(database: Database, run: Any, state: str, *, job_id: int | None = None, reason: str | None = None) -> bool:
@@ -305,4 +309,4 @@ def note(database: Database, run: Any, state: str, *, job_id: int | None = None,
         values["handed_at"] = None  # to be handed out as soon as its job has ended
         values |= {name: case((by_hand, getattr(PipelineRun, name)), else_=None) for name in row_lease.FREE}
     noted = update(PipelineRun).where(row_lease.is_held(PipelineRun, run.id, run.fence), goes_on)
-    return database.write(lambda connection: connection.execute(noted.values(**values)).rowcount > 0)
+    return database.write(lambda transaction: transaction.execute(noted.values(**values)).rowcount > 0)

@@ -14,11 +14,9 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    Connection,
     FromClause,
     and_,
     case,
-    func,
     inspect,
     or_,
     select,
@@ -30,6 +28,7 @@ from storage.core import get_or_create
 from storage.core.database import Database
 from storage.core.schema import Content, Corpus, Document
 from storage.core.tables import Json
+from storage.core.transaction import Transaction
 from storage.outputs.columns import Form
 from storage.outputs.json_columns import selected
 from storage.steps import lineage, steps
@@ -49,43 +48,42 @@ def items_name_of(pipeline: str, step: str) -> str:
 def make(database: Database, pipeline: str, corpus: str, requests: Sequence[StepRequest]) -> None:
     """Make the views of a pipeline, in place of those that were there. Needs the right to make views."""
 
-    def work(connection: Connection) -> None:
-        opened = steps.opened(requests, [get_or_create.spec_id(database, connection, step.spec) for step in requests])
-        _drop(connection, pipeline)
-        _create(database, connection, name_of(pipeline), _of_documents(database, corpus, opened))
+    def work(transaction: Transaction) -> None:
+        opened = steps.opened(requests, [get_or_create.spec_id(transaction, step.spec) for step in requests])
+        _drop(transaction, pipeline)
+        _create(transaction, name_of(pipeline), _of_documents(transaction, corpus, opened))
         for step in opened:
-            if (items := database.kind_of(step.lane).output.items()) is not None:
-                query = _of_items(database, corpus, steps.way_to(opened, step), *items)
-                _create(database, connection, items_name_of(pipeline, step.name), query)
+            if (items := transaction.kind_of(step.lane).output.items()) is not None:
+                query = _of_items(transaction, corpus, steps.way_to(opened, step), *items)
+                _create(transaction, items_name_of(pipeline, step.name), query)
 
     database.write(work)
 
 
 def drop(database: Database, pipeline: str) -> None:
     """Drop the views of a pipeline, if there are any."""
-    database.write(lambda connection: _drop(connection, pipeline))
+    database.write(lambda transaction: _drop(transaction, pipeline))
 
 
-def _drop(connection: Connection, pipeline: str) -> None:
+def _drop(transaction: Transaction, pipeline: str) -> None:
     prefix = _items_prefix(pipeline)
-    beside = [name for name in inspect(connection).get_view_names() if name.startswith(prefix)]
+    beside = [name for name in inspect(transaction.connection).get_view_names() if name.startswith(prefix)]
     for name in (name_of(pipeline), *beside):
-        connection.exec_driver_sql(f"DROP VIEW IF EXISTS {_quoted(name)}")
+        transaction.exec_driver_sql(f"DROP VIEW IF EXISTS {_quoted(name)}")
 
 
-def _create(database: Database, connection: Connection, name: str, query: Any) -> None:
-    dialect = database.engine.dialect
-    compiled = query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
-    connection.exec_driver_sql(f"CREATE VIEW {_quoted(name)} AS {compiled}")
+def _create(transaction: Transaction, name: str, query: Any) -> None:
+    compiled = query.compile(dialect=transaction.connection.dialect, compile_kwargs={"literal_binds": True})
+    transaction.exec_driver_sql(f"CREATE VIEW {_quoted(name)} AS {compiled}")
 
 
-def _of_documents(database: Database, corpus: str, opened: Sequence[OpenStep]) -> Any:
+def _of_documents(transaction: Transaction, corpus: str, opened: Sequence[OpenStep]) -> Any:
     query = select(Document.key.label("id"), Document.meta, Document.flags, Content.text.label("document"))
     query = query.select_from(Document).join(Content, Content.id == Document.content_id)
     query, outcomes = lineage.joined(query, opened, outer=True)
     for step in opened:
         outcome = outcomes[step.seq]
-        output = database.kind_of(step.lane).output
+        output = transaction.kind_of(step.lane).output
         columns = [
             column.sql(outcome).label(step.name + column.suffix)
             for column in output.columns(step.params)
@@ -100,14 +98,13 @@ def _of_documents(database: Database, corpus: str, opened: Sequence[OpenStep]) -
     return query.where(_current(corpus))
 
 
-def _of_items(database: Database, corpus: str, way: Sequence[OpenStep], key: str, fields: Mapping[str, Form]) -> Any:
+def _of_items(
+    transaction: Transaction, corpus: str, way: Sequence[OpenStep], key: str, fields: Mapping[str, Form]
+) -> Any:
     """Return the query for the items under a key of what the last step of a way put out of each document."""
     query, outcomes = lineage.joined(select(Document.key.label("id")).select_from(Document), way)
     data = outcomes[way[-1].seq].c.data
-    if database.is_sqlite:
-        item = func.json_each(data, f"$.{key}").table_valued("value", name="item")
-    else:
-        item = func.jsonb_array_elements(data[key]).table_valued("value", name="item").render_derived()
+    item = transaction.elements(data, key)
     value = type_coerce(item.c.value, Json)
     columns = [selected(value, form, name).label(name) for name, form in fields.items()]
     return query.join(item, true()).add_columns(*columns).where(_current(corpus))

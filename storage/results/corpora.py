@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
 from storage.core.database import Database
 from storage.core.schema import Corpus, Ingest, Job, Step
+from storage.core.transaction import Transaction
 from storage.deletion.removal import find
 from storage.results.status import JobStatus, StepStatus, read_status
 
@@ -60,8 +61,8 @@ class CorpusState:
 
 def every(database: Database) -> list[CorpusState]:
     """All corpora by name, each with its last ingest and no jobs."""
-    with database.read() as connection:
-        names = list(connection.scalars(select(Corpus.name).order_by(Corpus.name)))
+    with database.read() as transaction:
+        names = list(transaction.scalars(select(Corpus.name).order_by(Corpus.name)))
     return [_state(database, name, ingests=1, jobs=0) for name in names]
 
 
@@ -72,12 +73,12 @@ def show(database: Database, name: str) -> CorpusState:
 
 def _state(database: Database, name: str, *, ingests: int, jobs: int) -> CorpusState:
     corpus_id = find(database, name)
-    with database.read() as connection:
-        corpus = connection.execute(select(Corpus).where(Corpus.id == corpus_id)).one()
-        readings = _readings(connection, corpus_id, ingests)
+    with database.read() as transaction:
+        corpus = transaction.execute(select(Corpus).where(Corpus.id == corpus_id)).one()
+        readings = _readings(transaction, corpus_id, ingests)
         query = select(Job.id).where(Job.corpus_id == corpus_id).order_by(Job.id.desc()).limit(jobs)
-        latest = list(connection.scalars(query))
-        of_spec = connection.execute(
+        latest = list(transaction.scalars(query))
+        of_spec = transaction.execute(
             select(Step.spec_id, func.max(Job.id).label("job"))
             .join(Job, Job.id == Step.job_id)
             .where(Job.corpus_id == corpus_id)
@@ -86,7 +87,7 @@ def _state(database: Database, name: str, *, ingests: int, jobs: int) -> CorpusS
         ).all()
         places = {
             (row.job_id, row.spec_id): row.seq
-            for row in connection.execute(select(Step).where(Step.job_id.in_({row.job for row in of_spec})))
+            for row in transaction.execute(select(Step).where(Step.job_id.in_({row.job for row in of_spec})))
         }
     statuses = {job_id: read_status(database, job_id) for job_id in {*latest, *(row.job for row in of_spec)}}
     return CorpusState(
@@ -102,7 +103,7 @@ def _state(database: Database, name: str, *, ingests: int, jobs: int) -> CorpusS
     )
 
 
-def _readings(connection: Connection, corpus_id: int, limit: int) -> tuple[Reading, ...]:
+def _readings(transaction: Transaction, corpus_id: int, limit: int) -> tuple[Reading, ...]:
     query = select(Ingest).where(Ingest.corpus_id == corpus_id).order_by(Ingest.id.desc()).limit(limit)
     return tuple(
         Reading(
@@ -119,7 +120,7 @@ def _readings(connection: Connection, corpus_id: int, limit: int) -> tuple[Readi
             started_at=row.started_at,
             finished_at=row.finished_at,
         )
-        for row in connection.execute(query)
+        for row in transaction.execute(query)
     )
 
 

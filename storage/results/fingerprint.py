@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
 from storage.core.database import Database
 from storage.core.schema import Document
+from storage.core.transaction import Transaction
 from storage.steps import lineage
 from storage.steps.jobs import require
 from storage.steps.lineage import visible
@@ -31,14 +32,14 @@ class Mark:
 def marks(database: Database, job_id: int, step: str | None = None) -> dict[str, Mark]:
     """By name the mark of a step, or of all. Raises NoSuchJob and NoSuchStep."""
     job = require(database, job_id)
-    with database.read() as connection:
-        steps = of_job(connection, job_id)
+    with database.read() as transaction:
+        steps = of_job(transaction, job_id)
         wanted = [way_to(steps, one) for one in steps] if step is None else [way_to_named(steps, step)]
-        return {way[-1].name: _mark(connection, job, way) for way in wanted}
+        return {way[-1].name: _mark(transaction, job, way) for way in wanted}
 
 
-def _mark(connection: Connection, job: Any, way: list[OpenStep]) -> Mark:
+def _mark(transaction: Transaction, job: Any, way: list[OpenStep]) -> Mark:
     query, outcomes = lineage.joined(select().select_from(Document), way)
     last = outcomes[way[-1].seq].c
     query = query.add_columns(func.count(), func.max(last.created_at), func.max(Document.id))
-    return Mark(*connection.execute(query.where(visible(job), last.status == "done")).one())
+    return Mark(*transaction.execute(query.where(visible(job), last.status == "done")).one())

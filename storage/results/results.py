@@ -11,11 +11,12 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Text, cast, or_, select, tuple_
+from sqlalchemy import Text, cast, or_, select, tuple_
 
 from storage.core.database import Database
 from storage.core.outcomes import DOUBTFUL
 from storage.core.schema import Content, Document, OutcomeRow, Rejection
+from storage.core.transaction import Transaction
 from storage.outputs.columns import Column, Form, Result
 from storage.outputs.output_types import OutputType
 from storage.steps import lineage
@@ -71,8 +72,8 @@ def count_doubtful(database: Database, job_id: int) -> tuple[int, Counter[str]]:
         .where(or_(*(written.contains(f'"{flag}"', autoescape=True) for flag in DOUBTFUL)))
     )
     found: dict[int, frozenset[str]] = {}
-    with database.read() as connection:
-        for row in connection.execute(query):
+    with database.read() as transaction:
+        for row in transaction.execute(query):
             found[row.content_id] = DOUBTFUL.intersection(row.flags)
     return len(found), Counter(flag for flags in found.values() for flag in flags)
 
@@ -216,8 +217,8 @@ def _few_failures(database: Database, job: Any, step: OpenStep) -> list[Any] | N
     outcome = outcomes[step.seq].c
     query = query.add_columns(outcome.status, outcome.reason, outcome.reason_class)
     query = query.where(visible(job), outcome.status != "done").limit(FEW + 1)
-    with database.read() as connection:
-        found = connection.execute(query).all()
+    with database.read() as transaction:
+        found = transaction.execute(query).all()
     if len(found) > FEW:
         return None
     return sorted(found, key=lambda row: (row.seq, row.id))
@@ -239,8 +240,8 @@ def _rejected(database: Database, ingest_id: int) -> Iterator[Any]:
         ordered = np.sort(np.array(numbers))
         for first in range(0, len(ordered), PAGE):
             page = [f"{file}{number}" for number in ordered[first : first + PAGE]]
-            with database.read() as connection:
-                rows = database.probe(connection, query, Rejection.place, page)
+            with database.read() as transaction:
+                rows = transaction.probe(query, Rejection.place, page)
             by_place = {row.place: row for row in rows}
             yield from (by_place[place] for place in page if place in by_place)  # a new reading notes them anew
     yield from (row for row in _rejections(database, ingest_id) if not LINE.fullmatch(row.place))
@@ -251,9 +252,9 @@ def _rejections(database: Database, ingest_id: int) -> Iterator[Any]:
     query = select(Rejection.place, Rejection.reason).where(Rejection.ingest_id == ingest_id)
     after: str | None = ""
     while after is not None:
-        with database.read() as connection:
+        with database.read() as transaction:
             following = query.where(Rejection.place > after).order_by(Rejection.place)
-            page = connection.execute(following.limit(PAGE)).all()
+            page = transaction.execute(following.limit(PAGE)).all()
         yield from page
         after = page[-1].place if len(page) == PAGE else None
 
@@ -289,11 +290,11 @@ def _documents(
     )
     while True:
         following = query if after is None else query.where(tuple_(Document.seq, Document.id) > after)
-        with database.read() as connection:
-            page = connection.execute(following).all()
+        with database.read() as transaction:
+            page = transaction.execute(following).all()
             own = {document.id: document.content_id for document in page}
-            outcomes = lineage.outcomes(database, connection, steps, own, _OUTCOME)
-            texts = _texts(connection, {*own.values()}) if with_input else {}
+            outcomes = lineage.outcomes(transaction, steps, own, _OUTCOME)
+            texts = _texts(transaction, {*own.values()}) if with_input else {}
         for document in page:
             text = texts.get(document.content_id, "") if with_input else None
             of_document = {seq: found[document.id] for seq, found in outcomes.items() if document.id in found}
@@ -304,8 +305,8 @@ def _documents(
 
 
 def _steps(database: Database, job_id: int) -> tuple[OpenStep, ...]:
-    with database.read() as connection:
-        return of_job(connection, job_id)
+    with database.read() as transaction:
+        return of_job(transaction, job_id)
 
 
 _OUTCOME = (
@@ -321,6 +322,6 @@ _OUTCOME = (
 )
 
 
-def _texts(connection: Connection, content_ids: Collection[int]) -> dict[int, str]:
-    rows = connection.execute(select(Content.id, Content.text).where(Content.id.in_(content_ids)))
+def _texts(transaction: Transaction, content_ids: Collection[int]) -> dict[int, str]:
+    rows = transaction.execute(select(Content.id, Content.text).where(Content.id.in_(content_ids)))
     return {row.id: row.text for row in rows}

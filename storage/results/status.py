@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, func, select
+from sqlalchemy import Select, and_, func, select
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.get_or_create import SPEC, spec_of
 from storage.core.schema import Corpus, Ingest, Job, Refusal, Shard, SpecRow, Step, Worker
 from storage.core.specs import Spec
+from storage.core.transaction import Transaction
 from storage.errors import NoSuchJob
 from storage.leases.dispatch import LIVE_S
 from storage.leases.stall_diagnosis import Cause, JobSnapshot, Wait, waiting_for
@@ -123,24 +125,24 @@ class JobStatus:
 
 def read_status(database: Database, job_id: int) -> JobStatus:
     """The state of one job. Raises NoSuchJob."""
-    with database.read() as connection:
-        row = connection.execute(_JOBS.where(Job.id == job_id)).one_or_none()
+    with database.read() as transaction:
+        row = transaction.execute(_JOBS.where(Job.id == job_id)).one_or_none()
         if row is None:
             raise NoSuchJob(f"there is no job {job_id}; `docmill jobs` lists them")
-        status = _status(connection, row)
-        steps = of_job(connection, job_id)
+        status = _status(transaction, row)
+        steps = of_job(transaction, job_id)
         return (
-            replace(status, lost=count_lost(connection, row, steps))
-            if may_be_lost(connection, row, steps)
+            replace(status, lost=count_lost(transaction, row, steps))
+            if may_be_lost(transaction, row, steps)
             else status
         )
 
 
 def list_statuses(database: Database, limit: int = 50) -> list[JobStatus]:
     """The latest jobs, newest first."""
-    with database.read() as connection:
-        rows = connection.execute(_JOBS.order_by(Job.id.desc()).limit(limit)).all()
-        return [_status(connection, row) for row in rows]
+    with database.read() as transaction:
+        rows = transaction.execute(_JOBS.order_by(Job.id.desc()).limit(limit)).all()
+        return [_status(transaction, row) for row in rows]
 
 
 _JOBS: Select[*tuple[Any, ...]] = (
@@ -161,16 +163,16 @@ _JOBS: Select[*tuple[Any, ...]] = (
 )
 
 
-def _status(connection: Connection, row: Any) -> JobStatus:
-    sums = _Sums(connection, row.id)
-    steps = _steps(connection, row.id, sums)
-    pace = _pace(connection, row.id, row.now)
+def _status(transaction: Transaction, row: Any) -> JobStatus:
+    sums = _Sums(transaction, row.id)
+    steps = _steps(transaction, row.id, sums)
+    pace = _pace(transaction, row.id, row.now)
     finished_chars, tokens_in = sums.total("n_chars", "done"), sums.total("tokens_in")
     eta_s = None
     if pace > 0 and finished_chars > 0:
         eta_s = sums.total("n_chars", *OPEN_SHARDS) * tokens_in / finished_chars / pace
     ended = row.state not in UNFINISHED
-    wait = _wait(connection, row, sums)
+    wait = _wait(transaction, row, sums)
     if wait is not None:  # what was computed before says nothing of when this ends
         pace, eta_s = 0.0, None
     return JobStatus(
@@ -194,8 +196,8 @@ def _status(connection: Connection, row: Any) -> JobStatus:
         repeated=row.n_repeated,
         tokens_in=tokens_in,
         tokens_out=sums.total("tokens_out"),
-        computed=_computed(connection, row.id) if sums.shards().get("running") else 0.0,
-        tokens_per_s=_rate(connection, row.id) if ended else pace,
+        computed=_computed(transaction, row.id) if sums.shards().get("running") else 0.0,
+        tokens_per_s=_rate(transaction, row.id) if ended else pace,
         eta_s=None if ended else eta_s,
         created_at=row.created_at,
         finished_at=row.finished_at,
@@ -209,14 +211,14 @@ def _status(connection: Connection, row: Any) -> JobStatus:
 class _Sums:
     """A job's shards in numbers, by step and state."""
 
-    def __init__(self, connection: Connection, job_id: int) -> None:
+    def __init__(self, transaction: Transaction, job_id: int) -> None:
         columns = (
             *(Shard.n_contents, Shard.n_chars, Shard.n_done, Shard.n_failed, Shard.n_skipped, Shard.n_truncated),
             *(Shard.tokens_in, Shard.tokens_out),
         )
         sums = (func.sum(column).label(column.key) for column in columns)
         query = select(Shard.step, Shard.state, func.count().label("shards"), *sums).where(Shard.job_id == job_id)
-        self._groups = connection.execute(query.group_by(Shard.step, Shard.state)).all()
+        self._groups = transaction.execute(query.group_by(Shard.step, Shard.state)).all()
 
     def total(self, name: str, *states: str, step: int | None = None) -> int:
         """The sum of a column over the shards in any of these states, or in any at all."""
@@ -235,9 +237,9 @@ class _Sums:
         return sorted({group.step for group in self._groups if group.state in OPEN_SHARDS})
 
 
-def _steps(connection: Connection, job_id: int, sums: _Sums) -> tuple[StepStatus, ...]:
+def _steps(transaction: Transaction, job_id: int, sums: _Sums) -> tuple[StepStatus, ...]:
     columns = (Step.seq, Step.name, Step.input_step, Step.n_prior_done, Step.n_prior_failed, Step.n_prior_skipped)
-    rows = connection.execute(
+    rows = transaction.execute(
         select(*columns, Step.n_prior_truncated, Step.n_retried, *SPEC)
         .join(SpecRow, SpecRow.id == Step.spec_id)
         .where(Step.job_id == job_id)
@@ -265,9 +267,9 @@ def _steps(connection: Connection, job_id: int, sums: _Sums) -> tuple[StepStatus
     return tuple(steps)
 
 
-def _wait(connection: Connection, row: Any, sums: _Sums) -> Wait | None:
+def _wait(transaction: Transaction, row: Any, sums: _Sums) -> Wait | None:
     """Return why a job makes no progress: the reason of its first open step, if no other step makes any."""
-    waits = [waiting_for(_standing(connection, row, step, sums)) for step in sums.open_steps() or [0]]
+    waits = [waiting_for(_standing(transaction, row, step, sums)) for step in sums.open_steps() or [0]]
     return None if None in waits else waits[0]
 
 
@@ -275,9 +277,9 @@ def _state(row: Any) -> str:
     return "paused" if row.paused and row.state in UNFINISHED else str(row.state)
 
 
-def _pace(connection: Connection, job_id: int, now: float) -> float:
+def _pace(transaction: Transaction, job_id: int, now: float) -> float:
     """Tokens read per second over the shards that ended in the last two minutes."""
-    tokens, first = connection.execute(
+    tokens, first = transaction.execute(
         select(func.sum(Shard.tokens_in), func.min(Shard.started_at)).where(
             Shard.job_id == job_id, Shard.state == "done", Shard.finished_at > now - PACE_S
         )
@@ -285,9 +287,9 @@ def _pace(connection: Connection, job_id: int, now: float) -> float:
     return float(tokens) / max(now - first, 0.001) if tokens and first is not None else 0.0
 
 
-def _rate(connection: Connection, job_id: int) -> float:
+def _rate(transaction: Transaction, job_id: int) -> float:
     """Return the tokens that a job which has ended read per second, from its first shard to its last."""
-    tokens, first, last = connection.execute(
+    tokens, first, last = transaction.execute(
         select(func.sum(Shard.tokens_in), func.min(Shard.started_at), func.max(Shard.finished_at)).where(
             Shard.job_id == job_id, Shard.state == "done"
         )
@@ -295,20 +297,20 @@ def _rate(connection: Connection, job_id: int) -> float:
     return float(tokens) / max(last - first, 0.001) if tokens and first is not None and last is not None else 0.0
 
 
-def _computed(connection: Connection, job_id: int) -> float:
+def _computed(transaction: Transaction, job_id: int) -> float:
     """Return how many of a job's texts the workers that live have computed and not yet written."""
-    said: Sequence[Any] = connection.scalars(select(Worker.computed).where(Worker.seen_at > db_now() - LIVE_S)).all()
+    said: Sequence[Any] = transaction.scalars(select(Worker.computed).where(Worker.seen_at > db_now() - LIVE_S)).all()
     return sum(float(one.get(str(job_id), 0.0)) for one in said if one)
 
 
-def _standing(connection: Connection, row: Any, seq: int, sums: _Sums) -> JobSnapshot:
-    step = connection.execute(
+def _standing(transaction: Transaction, row: Any, seq: int, sums: _Sums) -> JobSnapshot:
+    step = transaction.execute(
         select(Step.spec_id, SpecRow.kind)
         .join(SpecRow, SpecRow.id == Step.spec_id)
         .where(Step.job_id == row.id, Step.seq == seq)
     ).one()
     columns = (Worker.id, Worker.lanes, Worker.trouble)
-    workers = connection.execute(select(*columns).where(Worker.seen_at > db_now() - LIVE_S)).all()
+    workers = transaction.execute(select(*columns).where(Worker.seen_at > db_now() - LIVE_S)).all()
     serving = [worker for worker in workers if step.kind in worker.lanes]
     of_lane = [worker.id for worker in serving]
     refusals = (
@@ -318,12 +320,12 @@ def _standing(connection: Connection, row: Any, seq: int, sums: _Sums) -> JobSna
         refusals = refusals.where(Refusal.worker_id.in_(of_lane))
     shards = sums.shards(seq)
     mine = and_(Shard.job_id == row.id, Shard.step == seq)
-    holders = _holders(connection, row, mine) if shards.get("running") else _NO_HOLDERS
+    holders = _holders(transaction, row, mine) if shards.get("running") else _NO_HOLDERS
     troubles = [*holders.troubles, *(worker.trouble for worker in serving if worker.trouble is not None)]
     next_try_s = None
     if shards.keys() & {*OPEN_SHARDS} == {"planned"}:
         earliest = select(func.min(Shard.not_before)).where(mine, Shard.state == "planned")
-        next_try_s = (connection.scalar(earliest) or 0.0) - row.now
+        next_try_s = (transaction.scalar(earliest) or 0.0) - row.now
     return JobSnapshot(
         state=_state(row),
         lane=step.kind,
@@ -333,7 +335,7 @@ def _standing(connection: Connection, row: Any, seq: int, sums: _Sums) -> JobSna
         ingest_age_s=row.ingest_age_s if row.ingest_state == "reading" else None,
         workers=len(workers),
         workers_of_lane=len(of_lane),
-        refusals=tuple(connection.scalars(refusals)),
+        refusals=tuple(transaction.scalars(refusals)),
         next_try_s=next_try_s,
         lapse_s=holders.lapse_s,
         trouble=troubles[0] if holders.troubles or (troubles and len(troubles) == len(serving)) else None,
@@ -357,8 +359,8 @@ class _Holders:
 _NO_HOLDERS = _Holders(0, 0, 0.0, ())
 
 
-def _holders(connection: Connection, row: Any, mine: Any) -> _Holders:
-    held = connection.execute(
+def _holders(transaction: Transaction, row: Any, mine: Any) -> _Holders:
+    held = transaction.execute(
         select(Shard.lease_until, Worker.seen_at, Worker.trouble)
         .outerjoin(Worker, Worker.id == Shard.owner)
         .where(mine, Shard.state == "running")

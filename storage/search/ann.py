@@ -10,12 +10,13 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, and_, func, literal, select, text, true
+from sqlalchemy import and_, func, literal, select, text, true
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from storage.core.database import Database
 from storage.core.schema import Document, OutcomeRow, Prompt
 from storage.core.specs import Spec
+from storage.core.transaction import Transaction
 from storage.search import pgvector_index
 from storage.search.knn import Matrix
 from storage.search.scope import Placed, Searched
@@ -51,40 +52,40 @@ def is_worth_it(n_queries: int, n_wanted: int, n_documents: int, n_indexed: int)
 
 def propose(database: Database, searched: Searched, queries: Matrix, top: int) -> list[Placed] | None:
     """Return candidates for the `top` nearest to each query, in the order of the source; None to compare all."""
-    if database.is_sqlite:
+    if not database.has_vector_indexes:
         return None
     n_wanted = SPARE * top
-    with database.read() as connection:
-        n_indexed = pgvector_index.size(connection, searched.spec_id)
+    with database.read() as transaction:
+        n_indexed = pgvector_index.size(transaction, searched.spec_id)
         if n_indexed is None or not is_worth_it(len(queries), n_wanted, searched.n_documents, n_indexed):
             return None
-        database.look_up(connection)
-        contents = {*pgvector_index.lacking(connection, searched.spec_id, MOST_LACKING + 1)}
+        transaction.look_up()
+        contents = {*pgvector_index.lacking(transaction, searched.spec_id, MOST_LACKING + 1)}
         if len(contents) > MOST_LACKING:
             return None
-        _set_out(connection, n_wanted)
+        _set_out(transaction, n_wanted)
         for query in queries:
-            near = _near(connection, searched, query, n_wanted)
+            near = _near(transaction, searched, query, n_wanted)
             if len(near) < n_wanted:
                 return None
             contents |= near
-        connection.exec_driver_sql("SET LOCAL enable_sort = on")
-        return _documents(connection, searched, contents, top)
+        transaction.exec_driver_sql("SET LOCAL enable_sort = on")
+        return _documents(transaction, searched, contents, top)
 
 
-def _set_out(connection: Connection, n_wanted: int) -> None:
+def _set_out(transaction: Transaction, n_wanted: int) -> None:
     """Make the following queries scan the index iteratively until the filter has passed enough rows.
 
     The order is nearly that of distances. pgvector's strict order drops rows that come late, and here all rows are
     compared.
     """
-    connection.exec_driver_sql("SET LOCAL enable_sort = off")
-    connection.exec_driver_sql("SET LOCAL hnsw.iterative_scan = relaxed_order")
-    connection.exec_driver_sql(f"SET LOCAL hnsw.ef_search = {min(1_000, max(BREADTH, n_wanted))}")
-    connection.exec_driver_sql(f"SET LOCAL hnsw.max_scan_tuples = {MOST_SCANNED}")
+    transaction.exec_driver_sql("SET LOCAL enable_sort = off")
+    transaction.exec_driver_sql("SET LOCAL hnsw.iterative_scan = relaxed_order")
+    transaction.exec_driver_sql(f"SET LOCAL hnsw.ef_search = {min(1_000, max(BREADTH, n_wanted))}")
+    transaction.exec_driver_sql(f"SET LOCAL hnsw.max_scan_tuples = {MOST_SCANNED}")
 
 
-def _near(connection: Connection, searched: Searched, query: Matrix, n_wanted: int) -> set[int]:
+def _near(transaction: Transaction, searched: Searched, query: Matrix, n_wanted: int) -> set[int]:
     """Return the corpus's contents that the index finds nearest to a query; fewer if the scan ends before."""
     length = float(np.linalg.norm(query.astype(np.float64)))
     if not np.isfinite(length) or length == 0:
@@ -96,17 +97,17 @@ def _near(connection: Connection, searched: Searched, query: Matrix, n_wanted: i
     n_rows = n_wanted * (WINDOWS if keeps_windows(searched.spec) else 1)
     found = select(indexed.c.content_id).where(in_corpus).order_by(distance).limit(n_rows)
     asked = f"[{','.join(f'{number:.6g}' for number in (query / length).tolist())}]"
-    return {*connection.scalars(found, {"asked": asked})}
+    return {*transaction.scalars(found, {"asked": asked})}
 
 
-def _documents(connection: Connection, searched: Searched, contents: Collection[int], top: int) -> list[Placed]:
+def _documents(transaction: Transaction, searched: Searched, contents: Collection[int], top: int) -> list[Placed]:
     """Return the documents whose embedded content is one of these; for each content the first in the source."""
     wanted = func.unnest(literal([*contents], ARRAY(OutcomeRow.content_id.type))).table_valued("content_id")
     each = wanted.render_derived(name="wanted")
     first = _that_read(searched, each.c.content_id).order_by("seq", "id").limit(top)
     of_each = first.lateral("found")
     query = select(of_each.c.id, of_each.c.seq, each.c.content_id).select_from(each).join(of_each, true())
-    found = connection.execute(query).all()
+    found = transaction.execute(query).all()
     return [Placed(row.id, row.content_id) for row in sorted(found, key=lambda row: (row.seq, row.id))]
 
 

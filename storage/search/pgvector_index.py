@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Select, and_, column, func, select, table
+from sqlalchemy import Select, and_, column, func, select, table
 
 from storage.core import advisory_locks
-from storage.core.bulk import copied
 from storage.core.database import Database
 from storage.core.get_or_create import SPEC, spec_of
 from storage.core.schema import OutcomeRow, SpecRow
 from storage.core.specs import Spec
+from storage.core.transaction import Transaction
 from storage.errors import CannotIndex, DatabaseBusy, NothingEmbedded, RightMissing
 from storage.search.knn import Matrix
 
@@ -73,14 +73,14 @@ def add(database: Database, spec_id: int, advanced: Callable[[int], None] = lamb
 
 def drop(database: Database, spec_id: int) -> bool:
     """Drop the index of a spec. Return False if there is none."""
-    if database.is_sqlite:
+    if not database.has_vector_indexes:
         return False
 
-    def work(connection: Connection) -> bool:
-        if not _is_there(connection, name_of(spec_id)):
+    def work(transaction: Transaction) -> bool:
+        if not transaction.has_table(name_of(spec_id)):
             return False
-        _do_not_wait_long(connection)
-        connection.exec_driver_sql(f"DROP TABLE {name_of(spec_id)}")
+        _do_not_wait_long(transaction)
+        transaction.exec_driver_sql(f"DROP TABLE {name_of(spec_id)}")
         return True
 
     return database.write(work)
@@ -88,27 +88,29 @@ def drop(database: Database, spec_id: int) -> bool:
 
 def every(database: Database) -> list[VectorIndex]:
     """Return all indexes of this store."""
-    if database.is_sqlite:
+    if not database.has_vector_indexes:
         return []
-    with database.read() as connection:
-        database.look_up(connection)
-        ids = spec_ids(connection)
-        found = connection.execute(select(SpecRow.id, *SPEC).where(SpecRow.id.in_(ids)).order_by(SpecRow.id))
-        return [_described(connection, row) for row in found.all()]
+    with database.read() as transaction:
+        transaction.look_up()
+        ids = spec_ids(transaction)
+        found = transaction.execute(select(SpecRow.id, *SPEC).where(SpecRow.id.in_(ids)).order_by(SpecRow.id))
+        return [_described(transaction, row) for row in found.all()]
 
 
-def spec_ids(connection: Connection) -> list[int]:
-    """Return the specs that have a side table, in PostgreSQL."""
-    names = connection.exec_driver_sql(
+def spec_ids(transaction: Transaction) -> list[int]:
+    """Return the specs that have a side table."""
+    if not transaction.has_vector_indexes:
+        return []
+    names = transaction.exec_driver_sql(
         "SELECT relname FROM pg_class "
         "WHERE relkind = 'r' AND relname ~ '^vectors_[0-9]+$' AND pg_table_is_visible(oid)"
     )
     return sorted(int(name.removeprefix("vectors_")) for name in names.scalars())
 
 
-def size(connection: Connection, spec_id: int) -> int | None:
+def size(transaction: Transaction, spec_id: int) -> int | None:
     """Return about how many vectors a spec's index has; None if there is none, or it is not built."""
-    rows = connection.exec_driver_sql(
+    rows = transaction.exec_driver_sql(
         "SELECT reltuples FROM pg_class JOIN pg_index ON indrelid = pg_class.oid "
         "WHERE indexrelid = to_regclass(%s) AND indisvalid",
         (_index(spec_id),),
@@ -129,17 +131,17 @@ def without(spec_id: int) -> Select[*tuple[Any, ...]]:
     return select(OutcomeRow.content_id).where(OutcomeRow.spec_id == spec_id, ~has)
 
 
-def lacking(connection: Connection, spec_id: int, limit: int | None = None) -> Sequence[int]:
+def lacking(transaction: Transaction, spec_id: int, limit: int | None = None) -> Sequence[int]:
     """Select the contents with a vector under a spec that its side table lacks, or the first of them.
 
     Two indexes alone tell what it lacks, so that vectors are not read; only the rows found are.
     """
-    connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
+    transaction.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
     not_there = without(spec_id).cte("not_there").prefix_with("MATERIALIZED", dialect="postgresql")
     its_row = and_(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id == not_there.c.content_id)
     row = select(OutcomeRow.status).where(its_row).offset(0).lateral()
     query = select(not_there.c.content_id).join(row, row.c.status == "done").limit(limit)
-    return connection.scalars(query).all()
+    return transaction.scalars(query).all()
 
 
 def rows_of(vectors: Sequence[tuple[int, Matrix]]) -> bytes:
@@ -169,13 +171,13 @@ def rows_of(vectors: Sequence[tuple[int, Matrix]]) -> bytes:
 
 
 def _require_pgvector(database: Database) -> None:
-    if database.is_sqlite:
+    if not database.has_vector_indexes:
         raise CannotIndex(
             "a SQLite store has no index of vectors: `docmill search` compares every document. "
             "An index is made in a PostgreSQL that has pgvector"
         )
-    with database.read() as connection:
-        there_is = connection.exec_driver_sql(
+    with database.read() as transaction:
+        there_is = transaction.exec_driver_sql(
             "SELECT installed_version, default_version FROM pg_available_extensions WHERE name = 'vector'"
         ).one_or_none()
     if there_is is None:
@@ -192,7 +194,7 @@ def _require_pgvector(database: Database) -> None:
         )
     if installed is None:
         try:
-            database.write(lambda connection: connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS vector"))
+            database.write(lambda transaction: transaction.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS vector"))
         except RightMissing as error:
             raise CannotIndex(
                 f"the user of the database {database} may not bring in pgvector: have a superuser run "
@@ -205,8 +207,8 @@ def _dim(database: Database, spec_id: int) -> int:
     query = select(OutcomeRow.data, numbers.label("numbers")).where(
         OutcomeRow.spec_id == spec_id, OutcomeRow.status == "done"
     )
-    with database.read() as connection:
-        row = connection.execute(query.limit(1)).first()
+    with database.read() as transaction:
+        row = transaction.execute(query.limit(1)).first()
     if row is None:
         raise NothingEmbedded(f"nothing has a vector under spec {spec_id}")
     dim = int((row.data or {}).get("dim") or row.numbers)
@@ -215,45 +217,49 @@ def _dim(database: Database, spec_id: int) -> int:
     return dim
 
 
-def _make(connection: Connection, spec_id: int, dim: int) -> None:
+def _make(transaction: Transaction, spec_id: int, dim: int) -> None:
     """Make the side table, and let users who may read documents search by it."""
     name = name_of(spec_id)
-    if not _is_there(connection, name):
-        _do_not_wait_long(connection)
-        connection.exec_driver_sql(
+    if not transaction.has_table(name):
+        _do_not_wait_long(transaction)
+        transaction.exec_driver_sql(
             f"CREATE TABLE {name} (spec_id bigint NOT NULL DEFAULT {spec_id:d} CHECK (spec_id = {spec_id:d}), "
             f"content_id bigint NOT NULL, part integer NOT NULL, embedding halfvec({dim:d}) NOT NULL, "
             f"CONSTRAINT pk_{name} PRIMARY KEY (content_id, part), CONSTRAINT fk_{name}_outcome "
             "FOREIGN KEY (spec_id, content_id) REFERENCES outcome (spec_id, content_id) ON DELETE CASCADE)"
         )
-    readers = connection.exec_driver_sql(
+    readers = transaction.exec_driver_sql(
         "SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END FROM pg_class, aclexplode(relacl) "
         "WHERE pg_class.oid = 'document'::regclass AND privilege_type = 'SELECT' AND grantee <> relowner"
     )
     for reader in readers.scalars().all():
-        connection.exec_driver_sql(f"GRANT SELECT ON {name} TO {reader}")
+        transaction.exec_driver_sql(f"GRANT SELECT ON {name} TO {reader}")
 
 
-def _do_not_wait_long(connection: Connection) -> None:
+def _do_not_wait_long(transaction: Transaction) -> None:
     """Limit the wait for locks: a foreign key locks its table, and statements queue behind one that waits."""
-    connection.exec_driver_sql("SET LOCAL lock_timeout = '2s'")
+    transaction.exec_driver_sql("SET LOCAL lock_timeout = '2s'")
 
 
 def _add_page(database: Database, spec_id: int, dim: int, last: int) -> tuple[int, int] | None:
     """Add the next lacking contents. Return their number and the last one; None if there are no more."""
+    from storage.core import postgresql  # loads the driver
+
     n_contents = max(1, min(PAGE, PAGE_NUMBERS // dim))
 
-    def work(connection: Connection) -> tuple[int, int] | None:
-        advisory_locks.refer(database, connection)
-        database.look_up(connection)
+    def work(transaction: Transaction) -> tuple[int, int] | None:
+        advisory_locks.refer(transaction)
+        transaction.look_up()
         query = without(spec_id).add_columns(OutcomeRow.vector)
         query = query.where(OutcomeRow.status == "done", OutcomeRow.content_id > last)
-        found = connection.execute(query.order_by(OutcomeRow.content_id).limit(n_contents)).all()
+        found = transaction.execute(query.order_by(OutcomeRow.content_id).limit(n_contents)).all()
         if not found:
             return None
         vectors = [(row.content_id, np.frombuffer(row.vector, "<f4").reshape(-1, dim)) for row in found]
-        database.check_keys_by_kept_plans(connection)
-        copied(connection, f"COPY {name_of(spec_id)} (content_id, part, embedding)", rows_of(vectors))
+        transaction.check_keys_by_kept_plans()
+        postgresql.copy_binary(
+            transaction.connection, f"COPY {name_of(spec_id)} (content_id, part, embedding)", rows_of(vectors)
+        )
         return len(found), found[-1].content_id
 
     return database.write(work)
@@ -262,40 +268,36 @@ def _add_page(database: Database, spec_id: int, dim: int, last: int) -> tuple[in
 def _build(database: Database, spec_id: int, dim: int) -> None:
     """Build the index concurrently, since removals hold up all workers while they wait."""
     name, index = name_of(spec_id), _index(spec_id)
-    with database.outside_transactions() as (connection, is_pooled):
-        if size(connection, spec_id) is None:
+    with database.outside_transactions() as (transaction, is_pooled):
+        if size(transaction, spec_id) is None:
             if not is_pooled:  # behind a pooler the setting would stay in another client's session
-                _ask_for_memory(connection, name, dim)
-            connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {index}")  # left by an interrupted build
-            connection.exec_driver_sql(
+                _ask_for_memory(transaction, name, dim)
+            transaction.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {index}")  # left by an interrupted build
+            transaction.exec_driver_sql(
                 f"CREATE INDEX CONCURRENTLY {index} ON {name} USING hnsw (embedding halfvec_cosine_ops) "
                 f"WITH ({CONSTRUCTION})"
             )
         # So that lacking contents are found by indexes alone, and removed vectors leave the file.
-        connection.exec_driver_sql(f"VACUUM (ANALYZE) {name}")
+        transaction.exec_driver_sql(f"VACUUM (ANALYZE) {name}")
 
 
-def _ask_for_memory(connection: Connection, name: str, dim: int) -> None:
-    n_vectors = connection.exec_driver_sql(f"SELECT count(*) FROM {name}").scalar_one()  # noqa: S608
-    has_kb = connection.exec_driver_sql(
+def _ask_for_memory(transaction: Transaction, name: str, dim: int) -> None:
+    n_vectors = transaction.exec_driver_sql(f"SELECT count(*) FROM {name}").scalar_one()  # noqa: S608
+    has_kb = transaction.exec_driver_sql(
         "SELECT setting::bigint FROM pg_settings WHERE name = 'maintenance_work_mem'"
     ).scalar_one()
     needs_kb = min(MOST_MEMORY_KB, n_vectors * (2 * dim + BYTES_BESIDE) // 1_024)
-    connection.exec_driver_sql(f"SET maintenance_work_mem = {max(has_kb, needs_kb)}")
+    transaction.exec_driver_sql(f"SET maintenance_work_mem = {max(has_kb, needs_kb)}")
 
 
 def _index(spec_id: int) -> str:
     return f"ix_{name_of(spec_id)}_embedding"
 
 
-def _is_there(connection: Connection, name: str) -> bool:
-    return connection.exec_driver_sql("SELECT to_regclass(%s)", (name,)).scalar() is not None
-
-
-def _described(connection: Connection, row: Any) -> VectorIndex:
+def _described(transaction: Transaction, row: Any) -> VectorIndex:
     name = name_of(row.id)
-    vectors, taken = connection.exec_driver_sql(
+    vectors, taken = transaction.exec_driver_sql(
         f"SELECT count(*), pg_total_relation_size('{name}') FROM {name}"  # noqa: S608
     ).one()
-    n_lacking = len(lacking(connection, row.id))
-    return VectorIndex(row.id, spec_of(row), vectors, n_lacking, taken, size(connection, row.id) is not None)
+    n_lacking = len(lacking(transaction, row.id))
+    return VectorIndex(row.id, spec_of(row), vectors, n_lacking, taken, size(transaction, row.id) is not None)

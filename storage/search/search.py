@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Select, select, tuple_
+from sqlalchemy import Select, select, tuple_
 
 from storage.core.database import Database
 from storage.core.get_or_create import SPEC, spec_of
 from storage.core.schema import Content, Corpus, Document, Job, OutcomeRow, SpecRow, Step
+from storage.core.transaction import Transaction
 from storage.errors import NoSuchCorpus, NothingEmbedded
 from storage.outputs.output_types import VECTOR
 from storage.search import ann
@@ -51,15 +52,15 @@ def choose(database: Database, names: Sequence[str], job_id: int | None = None) 
 
     Raises NoSuchCorpus, and NothingEmbedded if there is no such job, or no vector of a current document.
     """
-    with database.read() as connection:
-        named = {row.name: row for row in connection.execute(select(Corpus).where(Corpus.name.in_(names)))}
+    with database.read() as transaction:
+        named = {row.name: row for row in transaction.execute(select(Corpus).where(Corpus.name.in_(names)))}
         corpus = next((named[name] for name in names if name in named), None)
         if corpus is None:
-            raise NoSuchCorpus(f"there is no corpus {names[0]}{_corpora(connection, _kinds(database)[0])}")
+            raise NoSuchCorpus(f"there is no corpus {names[0]}{_corpora(transaction, _kinds(database)[0])}")
         of_corpus = _JOBS.where(Job.corpus_id == corpus.id, SpecRow.kind.in_(_kinds(database)))
-        found = connection.execute(of_corpus).all()
+        found = transaction.execute(of_corpus).all()
         chosen, others = _chosen(corpus, found, job_id, _kinds(database)[0])
-        steps = of_job(connection, chosen.id)
+        steps = of_job(transaction, chosen.id)
         searched = Searched(
             corpus_id=corpus.id,
             n_documents=corpus.n_documents,
@@ -68,7 +69,7 @@ def choose(database: Database, names: Sequence[str], job_id: int | None = None) 
             spec=spec_of(chosen),
             others=others,
         )
-        if not _has_vectors(database, connection, searched):
+        if not _has_vectors(transaction, searched):
             instead = f"; there are also: {'; '.join(searched.others)}" if searched.others else ""
             raise NothingEmbedded(
                 f"no document that is in the corpus {corpus.name} now has a vector by job {searched.job_id} "
@@ -148,14 +149,14 @@ def hits(
 ) -> list[Hit]:
     """Return the documents of these ids, in this order, as hits of a query (dim,)."""
     columns = (Document.id, Document.key, Document.meta, Document.content_id)
-    with database.read() as connection:
-        rows = {row.id: row for row in connection.execute(select(*columns).where(Document.id.in_(ids)))}
-        read = _read(database, connection, searched, rows.values())
+    with database.read() as transaction:
+        rows = {row.id: row for row in transaction.execute(select(*columns).where(Document.id.in_(ids)))}
+        read = _read(transaction, searched, rows.values())
         texts = select(Content.id, Content.text).where(Content.id.in_([*read.values()]))
-        text_of = {row.id: row.text for row in connection.execute(texts)}
+        text_of = {row.id: row.text for row in transaction.execute(texts)}
         windows: Mapping[int, tuple[int, int]] = {}
         if keeps_windows(searched.spec):
-            windows = _best_windows(database, connection, searched, query, {*read.values()})
+            windows = _best_windows(transaction, searched, query, {*read.values()})
     found = []
     for document_id, score in zip(ids, scores, strict=True):
         row = rows[document_id]
@@ -180,11 +181,11 @@ def _pages(database: Database, searched: Searched, size: int) -> Iterator[tuple[
     position: tuple[int, int] | None = None
     while True:
         after = query if position is None else query.where(tuple_(Document.seq, Document.id) > position)
-        with database.read() as connection:
-            database.walk(connection)
-            page = connection.execute(after).all()
-            read = _read(database, connection, searched, page)
-            found = _outcomes(database, connection, searched, {*read.values()})
+        with database.read() as transaction:
+            transaction.walk()
+            page = transaction.execute(after).all()
+            read = _read(transaction, searched, page)
+            found = _outcomes(transaction, searched, {*read.values()})
         yield (
             [Placed(document.id, read.get(document.id, 0)) for document in page],
             {row.content_id: row.vector for row in found},
@@ -194,12 +195,10 @@ def _pages(database: Database, searched: Searched, size: int) -> Iterator[tuple[
         position = (page[-1].seq, page[-1].id)
 
 
-def _read(
-    database: Database, connection: Connection, searched: Searched, documents: Iterable[Any]
-) -> Mapping[int, int]:
+def _read(transaction: Transaction, searched: Searched, documents: Iterable[Any]) -> Mapping[int, int]:
     """Return, by document, the content of it that was embedded."""
     own = {document.id: document.content_id for document in documents}
-    return lineage.read(database, connection, searched.way, own)
+    return lineage.read(transaction, searched.way, own)
 
 
 def _pages_of(
@@ -208,8 +207,8 @@ def _pages_of(
     """Yield these documents as such pages."""
     for first in range(0, len(documents), size):
         page = [*documents[first : first + size]]
-        with database.read() as connection:
-            found = _outcomes(database, connection, searched, {document.content_id for document in page})
+        with database.read() as transaction:
+            found = _outcomes(transaction, searched, {document.content_id for document in page})
         yield page, {row.content_id: row.vector for row in found}
 
 
@@ -237,40 +236,40 @@ def _best_of_each(queries: Matrix, contents: Sequence[bytes]) -> Matrix:
 
 
 def _best_windows(
-    database: Database, connection: Connection, searched: Searched, query: Matrix, content_ids: set[int]
+    transaction: Transaction, searched: Searched, query: Matrix, content_ids: set[int]
 ) -> dict[int, tuple[int, int]]:
     windows = {}
-    for row in _outcomes(database, connection, searched, content_ids):
+    for row in _outcomes(transaction, searched, content_ids):
         found = cosines(query[None], np.frombuffer(row.vector, "<f4").reshape(-1, len(query)))
         start, end = row.data["windows"][int(found[0].argmax())]
         windows[row.content_id] = (start, end)
     return windows
 
 
-def _outcomes(database: Database, connection: Connection, searched: Searched, content_ids: set[int]) -> Sequence[Any]:
+def _outcomes(transaction: Transaction, searched: Searched, content_ids: set[int]) -> Sequence[Any]:
     data = [OutcomeRow.data] if keeps_windows(searched.spec) else []
     query = select(OutcomeRow.content_id, OutcomeRow.vector, *data).where(
         OutcomeRow.spec_id == searched.spec_id, OutcomeRow.status == "done"
     )
-    return database.probe(connection, query, OutcomeRow.content_id, content_ids)
+    return transaction.probe(query, OutcomeRow.content_id, content_ids)
 
 
-def _has_vectors(database: Database, connection: Connection, searched: Searched) -> bool:
-    database.look_up(connection)
+def _has_vectors(transaction: Transaction, searched: Searched) -> bool:
+    transaction.look_up()
     query: Any = select(Document.id).where(
         Document.corpus_id == searched.corpus_id, Document.superseded_by.is_(None), ~Document.gone
     )
     query, outcomes = lineage.joined(query, searched.way)
     query = query.where(outcomes[searched.way[-1].seq].c.status == "done")
-    return connection.scalar(query.limit(1)) is not None
+    return transaction.scalar(query.limit(1)) is not None
 
 
 def _named(job: Any) -> str:
     return f"job {job.id}, {spec_of(job)}"
 
 
-def _corpora(connection: Connection, kind: str) -> str:
-    names = list(connection.scalars(select(Corpus.name).order_by(Corpus.id.desc()).limit(LISTED + 1)))
+def _corpora(transaction: Transaction, kind: str) -> str:
+    names = list(transaction.scalars(select(Corpus.name).order_by(Corpus.id.desc()).limit(LISTED + 1)))
     if not names:
         return f"; `docmill run SOURCE --task {kind}` makes one"
     return f"; there are: {', '.join(names[:LISTED])}{' and others' if len(names) > LISTED else ''}"

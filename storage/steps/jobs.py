@@ -6,13 +6,15 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, or_, select, true, update
+from sqlalchemy import and_, delete, func, or_, select, true, update
 
 from storage.core import get_or_create
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import (
     Contender,
     Content,
+    Corpus,
     Document,
     Ingest,
     Job,
@@ -22,6 +24,7 @@ from storage.core.schema import (
     Step,
     StepText,
 )
+from storage.core.transaction import Transaction
 from storage.errors import JobStopped, NoSuchJob
 from storage.steps import propagation, steps
 from storage.steps.lineage import visible
@@ -75,15 +78,15 @@ class OpenJob:
 def open_job(database: Database, request: JobRequest) -> OpenJob:
     """The unfinished job of the same corpus, source, options and steps, or a new one, ready for its ingest."""
 
-    def work(connection: Connection) -> OpenJob:
-        corpus = get_or_create.corpus_id(database, connection, request.corpus)
-        lock_corpus(database, connection, corpus)
-        last = connection.scalar(select(func.max(Document.id)).where(Document.corpus_id == corpus)) or 0
-        found = _unfinished(connection, request, corpus)
+    def work(transaction: Transaction) -> OpenJob:
+        corpus = get_or_create.corpus_id(transaction, request.corpus)
+        lock_corpus(transaction, corpus)
+        last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == corpus)) or 0
+        found = _unfinished(transaction, request, corpus)
         if found is not None:
-            return _adopt(connection, *found, corpus, last)
+            return _adopt(transaction, *found, corpus, last)
         ingest_id = get_or_create.insert(
-            connection,
+            transaction,
             Ingest,
             corpus_id=corpus,
             source=request.source,
@@ -93,7 +96,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             seen_at=db_now(),
         )
         job_id = get_or_create.insert(
-            connection,
+            transaction,
             Job,
             corpus_id=corpus,
             ingest_id=ingest_id,
@@ -102,39 +105,39 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             max_failures=request.max_failures,
             created_at=db_now(),
         )
-        made = steps.add(database, connection, job_id, request.steps)
+        made = steps.add(transaction, job_id, request.steps)
         return OpenJob(job_id, ingest_id, corpus, made, adopted=False, last_before=last)
 
     return database.write(work)
 
 
-def _adopt(connection: Connection, job_id: int, ingest_id: int, corpus: int, last: int) -> OpenJob:
+def _adopt(transaction: Transaction, job_id: int, ingest_id: int, corpus: int, last: int) -> OpenJob:
     """Carry on a job whose reading was cut off. Its source is read from the start, and counts and rejections anew.
 
     A job whose source had been read to the end is left as it is: if this command is killed, too, nobody would finish
     a job that it had reopened (see `storage.ingest.ingest`).
     """
-    made = steps.of_job(connection, job_id)
+    made = steps.of_job(transaction, job_id)
     job = OpenJob(job_id, ingest_id, corpus, made, adopted=True, last_before=last)
-    connection.execute(delete(Contender).where(Contender.ingest_id == ingest_id))
-    if connection.scalar(select(Job.state).where(Job.id == job_id)) != "ingesting":
-        return replace(job, reread_at=connection.scalar(select(db_now())))
-    connection.execute(delete(Rejection).where(Rejection.ingest_id == ingest_id))
+    transaction.execute(delete(Contender).where(Contender.ingest_id == ingest_id))
+    if transaction.scalar(select(Job.state).where(Job.id == job_id)) != "ingesting":
+        return replace(job, reread_at=transaction.scalar(select(db_now())))
+    transaction.execute(delete(Rejection).where(Rejection.ingest_id == ingest_id))
     anew = dict.fromkeys(("n_records", "n_unchanged", "n_repeated", "n_rejected", "n_vanished"), 0)
     ingest = update(Ingest).where(Ingest.id == ingest_id)
-    connection.execute(ingest.values(state="reading", seen_at=db_now(), not_pruned=None, **anew))
+    transaction.execute(ingest.values(state="reading", seen_at=db_now(), not_pruned=None, **anew))
     return job
 
 
-def _unfinished(connection: Connection, request: JobRequest, corpus: int) -> tuple[int, int] | None:
+def _unfinished(transaction: Transaction, request: JobRequest, corpus: int) -> tuple[int, int] | None:
     query = (
         select(Job.id, Job.ingest_id, Ingest.options)
         .join(Ingest, Ingest.id == Job.ingest_id)
         .where(Job.corpus_id == corpus, Job.state.in_(UNFINISHED), Ingest.source == request.source)
         .order_by(Job.id)
     )
-    for row in connection.execute(query):
-        if row.options == request.options and steps.requested(connection, row.id) == request.steps:
+    for row in transaction.execute(query):
+        if row.options == request.options and steps.requested(transaction, row.id) == request.steps:
             return row.id, row.ingest_id
     return None
 
@@ -142,8 +145,8 @@ def _unfinished(connection: Connection, request: JobRequest, corpus: int) -> tup
 def unfinished_beside(database: Database, job_id: int, lanes: Collection[str], limit: int) -> list[tuple[int, str]]:
     """Other jobs that run and have shards to do in these lanes: their ids and sources, the oldest first."""
     to_do = select(Shard.id).where(Shard.job_id == Job.id, Shard.state.in_(OPEN_SHARDS), Shard.lane.in_(lanes))
-    with database.read() as connection:
-        found = connection.execute(
+    with database.read() as transaction:
+        found = transaction.execute(
             select(Job.id, Ingest.source)
             .join(Ingest, Ingest.id == Job.ingest_id)
             .where(RUNS, Job.id != job_id, to_do.exists())
@@ -153,10 +156,9 @@ def unfinished_beside(database: Database, job_id: int, lanes: Collection[str], l
         return [(row.id, row.source) for row in found]
 
 
-def lock_corpus(database: Database, connection: Connection, corpus_id: int) -> None:
+def lock_corpus(transaction: Transaction, corpus_id: int) -> None:
     """Writers of one corpus take turns (in SQLite a write transaction has its turn already)."""
-    if not database.is_sqlite:
-        connection.exec_driver_sql("SELECT id FROM corpus WHERE id = %s FOR UPDATE", (corpus_id,))
+    transaction.lock_row(Corpus, corpus_id)
 
 
 def finish(database: Database, job_id: int | None = None) -> list[int]:
@@ -165,16 +167,16 @@ def finish(database: Database, job_id: int | None = None) -> list[int]:
     Returns the ids of the jobs that ended. Idempotent; anyone may call it.
     """
 
-    def work(connection: Connection) -> list[int]:
+    def work(transaction: Transaction) -> list[int]:
         wanted = true() if job_id is None else Job.id == job_id
         # Locked first and looked at by a second statement, so that shards which a retry is adding are seen.
         ids = select(Job.id).where(wanted, Job.state == "running").order_by(Job.id)
-        running = list(connection.scalars(ids if database.is_sqlite else ids.with_for_update()))
-        _stop_failing(connection, wanted)
+        running = list(transaction.scalars(transaction.for_update(ids)))
+        _stop_failing(transaction, wanted)
         open_shard = (
             select(Shard.id).where(Shard.job_id == Job.id, Shard.state.in_(OPEN_SHARDS)).exists().correlate(Job)
         )
-        ended = connection.execute(
+        ended = transaction.execute(
             update(Job)
             .where(Job.id.in_(running), Job.state == "running", ~open_shard)
             .values(state="done", paused=False, finished_at=db_now())
@@ -186,20 +188,20 @@ def finish(database: Database, job_id: int | None = None) -> list[int]:
 
 
 def _maybe_over(database: Database, job_id: int | None) -> bool:
-    with database.read() as connection:
+    with database.read() as transaction:
         wanted = Job.state.in_(UNFINISHED) if job_id is None else Job.id == job_id
-        return connection.scalar(select(Job.id).where(wanted).limit(1)) is not None
+        return transaction.scalar(select(Job.id).where(wanted).limit(1)) is not None
 
 
-def _stop_failing(connection: Connection, wanted: Any) -> None:
-    bounded = connection.execute(
+def _stop_failing(transaction: Transaction, wanted: Any) -> None:
+    bounded = transaction.execute(
         select(Job.id, Job.max_failures, func.sum(Step.n_retried).label("n_retried"))
         .join(Step, Step.job_id == Job.id)
         .where(wanted, Job.state.in_(UNFINISHED), Job.max_failures.is_not(None))
         .group_by(Job.id, Job.max_failures)
     ).all()
     for job in bounded:
-        failed, total = connection.execute(
+        failed, total = transaction.execute(
             select(func.coalesce(func.sum(Shard.n_failed), 0), func.coalesce(func.sum(Shard.n_contents), 0)).where(
                 Shard.job_id == job.id
             )
@@ -208,35 +210,35 @@ def _stop_failing(connection: Connection, wanted: Any) -> None:
         failed, total = int(failed) - int(job.n_retried), int(total) - int(job.n_retried)
         if failed > 0 and failed > total * job.max_failures / 100:
             stop(
-                connection,
+                transaction,
                 job.id,
                 "stopped",
                 f"more than {job.max_failures:g} % of its texts failed ({failed} of {total})",
             )
 
 
-def stop(connection: Connection, job_id: int, state: str, reason: str | None) -> bool:
+def stop(transaction: Transaction, job_id: int, state: str, reason: str | None) -> bool:
     """Put a job into a final state: its shards are taken from workers and queue, no more are dispatched."""
-    stopped = connection.execute(
+    stopped = transaction.execute(
         update(Job)
         .where(Job.id == job_id, Job.state.in_(UNFINISHED))
         .values(state=state, paused=False, reason=reason, finished_at=db_now())
     )
     if stopped.rowcount == 0:
         return False
-    _take_away(connection, job_id)
+    _take_away(transaction, job_id)
     return True
 
 
-def _take_away(connection: Connection, job_id: int) -> None:
+def _take_away(transaction: Transaction, job_id: int) -> None:
     """Take a job's shards from workers (under a new fence) and from the queue. No attempt is spent.
 
     Costs as much as is running and queued, however many shards the job has.
     """
     held = update(Shard).where(Shard.job_id == job_id)
     # The queued ones first: that waits for a claim which is under way, and what it took is running then.
-    connection.execute(held.where(Shard.state == "queued").values(**FREE))
-    connection.execute(
+    transaction.execute(held.where(Shard.state == "queued").values(**FREE))
+    transaction.execute(
         held.where(Shard.state == "running").values(fence=Shard.fence + 1, attempt=Shard.attempt - 1, **FREE)
     )
 
@@ -248,13 +250,13 @@ def pause(database: Database, job_id: int) -> bool:
     """
     require(database, job_id)
 
-    def work(connection: Connection) -> bool:
-        paused = connection.execute(
+    def work(transaction: Transaction) -> bool:
+        paused = transaction.execute(
             update(Job).where(Job.id == job_id, Job.state.in_(UNFINISHED)).values(paused=True)
         )
         if paused.rowcount == 0:
             return False
-        _take_away(connection, job_id)
+        _take_away(transaction, job_id)
         return True
 
     return database.write(work)
@@ -273,24 +275,24 @@ def prioritise(database: Database, job_id: int, priority: int) -> bool:
 def _set(database: Database, job_id: int, **values: Any) -> bool:
     require(database, job_id)
     unfinished = update(Job).where(Job.id == job_id, Job.state.in_(UNFINISHED))
-    return database.write(lambda connection: connection.execute(unfinished.values(**values)).rowcount > 0)
+    return database.write(lambda transaction: transaction.execute(unfinished.values(**values)).rowcount > 0)
 
 
 def cancel(database: Database, job_id: int) -> bool:
     """Cancel a job. False when it had ended already. Raises NoSuchJob."""
     require(database, job_id)
-    return database.write(lambda connection: stop(connection, job_id, "cancelled", None))
+    return database.write(lambda transaction: stop(transaction, job_id, "cancelled", None))
 
 
 def halt(database: Database, job_id: int, reason: str) -> bool:
     """Stop a job for a reason that its status then shows. False when it had ended already."""
-    return database.write(lambda connection: stop(connection, job_id, "stopped", reason))
+    return database.write(lambda transaction: stop(transaction, job_id, "stopped", reason))
 
 
 def require(database: Database, job_id: int) -> Any:
     """The job's row. Raises NoSuchJob."""
-    with database.read() as connection:
-        row = connection.execute(select(Job).where(Job.id == job_id)).one_or_none()
+    with database.read() as transaction:
+        row = transaction.execute(select(Job).where(Job.id == job_id)).one_or_none()
     if row is None:
         raise NoSuchJob(f"there is no job {job_id}; `docmill jobs` lists them")
     return row
@@ -303,24 +305,24 @@ def retry(database: Database, job_id: int, only: str | None = None) -> int:
     for a cancelled one, and for one whose steps' texts were forgotten.
     """
     require(database, job_id)
-    return database.write(lambda connection: _retry(database, connection, job_id, only))
+    return database.write(lambda transaction: _retry(transaction, job_id, only))
 
 
-def _retry(database: Database, connection: Connection, job_id: int, only: str | None) -> int:
+def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
     row = select(Job).where(Job.id == job_id)
-    job = connection.execute(row if database.is_sqlite else row.with_for_update()).one_or_none()
+    job = transaction.execute(transaction.for_update(row)).one_or_none()
     if job is None:
         raise NoSuchJob(f"there is no job {job_id}; it was removed with its corpus")
     if job.state == "cancelled":
         raise JobStopped(f"job {job_id} was cancelled; enqueue its source again, which computes only what is missing")
-    if job.forgotten_at is not None and _has_failed(connection, job_id):
+    if job.forgotten_at is not None and _has_failed(transaction, job_id):
         raise JobStopped(
             f"job {job_id} ended too long ago to be tried again; enqueue its source again, which computes only what "
             "is missing"
         )
-    held = _open_contents(connection, job_id)
+    held = _open_contents(transaction, job_id)
     total = 0
-    for step in steps.of_job(connection, job_id):
+    for step in steps.of_job(transaction, job_id):
         query = (
             select(Content.id, Content.n_chars)
             .join(OutcomeRow, and_(OutcomeRow.spec_id == step.spec_id, OutcomeRow.content_id == Content.id))
@@ -328,24 +330,24 @@ def _retry(database: Database, connection: Connection, job_id: int, only: str | 
             .distinct()
             .order_by(Content.id)
         )
-        found = connection.execute(_met_by(query, job, step))
+        found = transaction.execute(_met_by(query, job, step))
         failed = [(row.id, row.n_chars) for row in found if (step.seq, row.id) not in held]
         if failed:
-            propagation.plan(database, connection, job_id, step, failed, redo=True)
+            propagation.plan(transaction, job_id, step, failed, redo=True)
             this = and_(Step.job_id == job_id, Step.seq == step.seq)
-            connection.execute(update(Step).where(this).values(n_retried=Step.n_retried + len(failed)))
+            transaction.execute(update(Step).where(this).values(n_retried=Step.n_retried + len(failed)))
             total += len(failed)
     if total:
-        is_read = connection.scalar(select(Ingest.state).where(Ingest.id == job.ingest_id)) == "read"
+        is_read = transaction.scalar(select(Ingest.state).where(Ingest.id == job.ingest_id)) == "read"
         again = {"state": "running" if is_read else "ingesting", "reason": None, "finished_at": None}
-        connection.execute(update(Job).where(Job.id == job_id).values(**again))
+        transaction.execute(update(Job).where(Job.id == job_id).values(**again))
     return total
 
 
-def _has_failed(connection: Connection, job_id: int) -> bool:
+def _has_failed(transaction: Transaction, job_id: int) -> bool:
     of_shards = select(func.coalesce(func.sum(Shard.n_failed), 0)).where(Shard.job_id == job_id)
     of_steps = select(func.coalesce(func.sum(Step.n_prior_failed - Step.n_retried), 0)).where(Step.job_id == job_id)
-    return int(connection.scalar(of_shards) or 0) + int(connection.scalar(of_steps) or 0) > 0
+    return int(transaction.scalar(of_shards) or 0) + int(transaction.scalar(of_steps) or 0) > 0
 
 
 def _met_by(query: Any, job: Any, step: OpenStep) -> Any:
@@ -361,7 +363,7 @@ def _met_by(query: Any, job: Any, step: OpenStep) -> Any:
     )
 
 
-def _open_contents(connection: Connection, job_id: int) -> set[tuple[int, int]]:
+def _open_contents(transaction: Transaction, job_id: int) -> set[tuple[int, int]]:
     """Return (step, content) of the job's open shards. These contents are planned already."""
     query = select(Shard.step, Shard.contents).where(Shard.job_id == job_id, Shard.state.in_(OPEN_SHARDS))
-    return {(row.step, content_id) for row in connection.execute(query) for content_id in unpack(row.contents)}
+    return {(row.step, content_id) for row in transaction.execute(query) for content_id in unpack(row.contents)}

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, and_, or_, select
+from sqlalchemy import ColumnElement, FromClause, and_, or_, select
 
-from storage.core.database import Database
 from storage.core.schema import Document, Job, OutcomeRow, Prompt
+from storage.core.transaction import Transaction
 from storage.steps import prompts
 from storage.steps.steps import OpenStep
 
@@ -30,8 +30,7 @@ def visible(job: Any) -> Any:
 
 
 def outcomes(
-    database: Database,
-    connection: Connection,
+    transaction: Transaction,
     steps: Sequence[OpenStep],
     own: Mapping[int, int],
     columns: Sequence[ColumnElement[Any]] = (),
@@ -39,15 +38,15 @@ def outcomes(
     """Return the outcomes of documents at each of these steps: {step: {document: row}}.
 
     `own` has the documents' contents, and `steps` with each step those that lead to it. A row has these columns of
-    the outcome, `content_id` and `output_id`; it is looked up by itself (see `Database.probe`).
+    the outcome, `content_id` and `output_id`; it is looked up by itself (see `Transaction.probe`).
     """
     found: dict[int, dict[int, Any]] = {}
     for step in steps:
-        computed = prompts.of(database, connection, step, _given(step, own, found))
+        computed = prompts.of(transaction, step, _given(step, own, found))
         query = select(OutcomeRow.content_id, OutcomeRow.output_id, *columns).where(
             OutcomeRow.spec_id == step.spec_id
         )
-        rows = database.probe(connection, query, OutcomeRow.content_id, {*computed.values()})
+        rows = transaction.probe(query, OutcomeRow.content_id, {*computed.values()})
         by_content = {row.content_id: row for row in rows}
         found[step.seq] = {
             document_id: by_content[content_id]
@@ -64,21 +63,17 @@ def _given(step: OpenStep, own: Mapping[int, int], found: Mapping[int, Mapping[i
     return {document_id: row.output_id for document_id, row in before.items() if row.output_id is not None}
 
 
-def given(
-    database: Database, connection: Connection, way: Sequence[OpenStep], own: Mapping[int, int]
-) -> Mapping[int, int]:
+def given(transaction: Transaction, way: Sequence[OpenStep], own: Mapping[int, int]) -> Mapping[int, int]:
     """Return by document the input of the last step of a path: the document's content, or the output before it.
 
     `own` has the documents' contents. Documents without an input yet are left out.
     """
-    return _given(way[-1], own, outcomes(database, connection, way[:-1], own))
+    return _given(way[-1], own, outcomes(transaction, way[:-1], own))
 
 
-def read(
-    database: Database, connection: Connection, way: Sequence[OpenStep], own: Mapping[int, int]
-) -> Mapping[int, int]:
+def read(transaction: Transaction, way: Sequence[OpenStep], own: Mapping[int, int]) -> Mapping[int, int]:
     """Return by document the content that the last step of a path computes: its input, or the prompt around it."""
-    return prompts.of(database, connection, way[-1], given(database, connection, way, own))
+    return prompts.of(transaction, way[-1], given(transaction, way, own))
 
 
 def joined(query: Any, steps: Sequence[OpenStep], *, outer: bool = False) -> tuple[Any, dict[int, FromClause]]:
@@ -98,24 +93,24 @@ def joined(query: Any, steps: Sequence[OpenStep], *, outer: bool = False) -> tup
 
 
 def documents(
-    database: Database, connection: Connection, job_id: int, way: Sequence[OpenStep], content_ids: Collection[int]
+    transaction: Transaction, job_id: int, way: Sequence[OpenStep], content_ids: Collection[int]
 ) -> dict[int, int]:
     """Return the traversed documents, with their contents, for which the last step of a path may read these contents.
 
     Some of them may read other contents: a prompt on the path may come from any job.
     """
-    job = connection.execute(select(Job).where(Job.id == job_id)).one()
+    job = transaction.execute(select(Job).where(Job.id == job_id)).one()
     walked = and_(visible(job), or_(Document.ingest_id == job.ingest_id, Document.id <= job.swept_to))
     query: Any = select(Document.id, Document.content_id).where(walked)
     reached = {*content_ids}
     for before, step in [*pairwise((None, *way))][::-1]:
         if step is not None and step.template is not None:
             of_spec = select(Prompt.document_id).where(Prompt.spec_id == step.spec_id)
-            ids = {row.document_id for row in database.probe(connection, of_spec, Prompt.content_id, reached)}
-            found = database.probe(connection, query, Document.id, ids)
+            ids = {row.document_id for row in transaction.probe(of_spec, Prompt.content_id, reached)}
+            found = transaction.probe(query, Document.id, ids)
             return {row.id: row.content_id for row in found}
         if before is not None:
             put_out = select(OutcomeRow.content_id).where(OutcomeRow.spec_id == before.spec_id)
-            reached = {row.content_id for row in database.probe(connection, put_out, OutcomeRow.output_id, reached)}
-    found = database.probe(connection, query, Document.content_id, reached)
+            reached = {row.content_id for row in transaction.probe(put_out, OutcomeRow.output_id, reached)}
+    found = transaction.probe(query, Document.content_id, reached)
     return {row.id: row.content_id for row in found}

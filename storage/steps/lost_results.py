@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select, true
+from sqlalchemy import and_, func, or_, select, true
 
 from storage.core.schema import Document, OutcomeRow, Prompt, SpecRow
+from storage.core.transaction import Transaction
 from storage.steps.lineage import visible
 from storage.steps.steps import OpenStep
 
 
-def may_be_lost(connection: Connection, job: Any, steps: Sequence[OpenStep]) -> bool:
+def may_be_lost(transaction: Transaction, job: Any, steps: Sequence[OpenStep]) -> bool:
     """Return whether results of a job's specs were removed after it was done (its row); one look at its specs."""
     if job.state != "done":
         return False
     since = and_(SpecRow.id.in_({step.spec_id for step in steps}), SpecRow.dropped_at >= job.finished_at)
-    return connection.scalar(select(SpecRow.id).where(since).limit(1)) is not None
+    return transaction.scalar(select(SpecRow.id).where(since).limit(1)) is not None
 
 
-def count_lost(connection: Connection, job: Any, steps: Sequence[OpenStep]) -> int:
+def count_lost(transaction: Transaction, job: Any, steps: Sequence[OpenStep]) -> int:
     """Return the number of documents of a finished job (its row) that lack the outcome of one of its steps by now.
 
     Failed and skipped documents have one. A step has lost nothing where the step that it reads put nothing out.
@@ -41,4 +42,4 @@ def count_lost(connection: Connection, job: Any, steps: Sequence[OpenStep]) -> i
         query = query.outerjoin(table, and_(outcome.spec_id == step.spec_id, outcome.content_id == read))
         had = true() if before is None else before.status == "done"
         lost.append(and_(outcome.status.is_(None), had))
-    return connection.scalar(query.where(visible(job), or_(*lost))) or 0
+    return transaction.scalar(query.where(visible(job), or_(*lost))) or 0

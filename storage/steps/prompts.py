@@ -10,15 +10,15 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, and_, select
+from sqlalchemy import and_, select
 
-from storage.core import bulk, contents
-from storage.core.database import Database
+from storage.core import contents
 from storage.core.schema import Content, Document, Prompt
+from storage.core.transaction import Columns, Transaction
 from storage.steps.steps import OpenStep
 
 
-def of(database: Database, connection: Connection, step: OpenStep, given: Mapping[int, int]) -> Mapping[int, int]:
+def of(transaction: Transaction, step: OpenStep, given: Mapping[int, int]) -> Mapping[int, int]:
     """Return {document: prompt's content} of a step for documents and the texts that it reads of them.
 
     Documents whose prompt was not rendered yet are left out.
@@ -26,7 +26,7 @@ def of(database: Database, connection: Connection, step: OpenStep, given: Mappin
     if step.template is None:
         return given
     query = select(Prompt.document_id, Prompt.text_id, Prompt.content_id).where(Prompt.spec_id == step.spec_id)
-    found = database.probe(connection, query, Prompt.document_id, [*given])
+    found = transaction.probe(query, Prompt.document_id, [*given])
     return {row.document_id: row.content_id for row in found if row.text_id == given[row.document_id]}
 
 
@@ -42,46 +42,35 @@ def joined(query: Any, step: OpenStep, given: Any, *, outer: bool = False) -> tu
     return query.join(prompt, of_step, isouter=outer), prompt.c.content_id
 
 
-def render(
-    database: Database, connection: Connection, step: OpenStep, given: Mapping[int, int]
-) -> tuple[list[int], dict[int, int]]:
+def render(transaction: Transaction, step: OpenStep, given: Mapping[int, int]) -> tuple[list[int], dict[int, int]]:
     """The prompts of documents around the texts that the step is given of them, as contents, each once.
 
     Also the characters of those that are new. Call `advisory_locks.refer` before.
     """
     assert step.template is not None
-    known = of(database, connection, step, given)
+    known = of(transaction, step, given)
     lacking = [document_id for document_id in given if document_id not in known]
-    written = _texts(database, connection, {given[document_id] for document_id in lacking})
+    written = _texts(transaction, {given[document_id] for document_id in lacking})
     query = select(Document.id, Document.meta)
     texts, hashes = {}, {}
-    for row in database.probe(connection, query, Document.id, lacking):
+    for row in transaction.probe(query, Document.id, lacking):
         prompt = step.template.render(written[given[row.id]], row.meta)
         hashes[row.id] = hashlib.sha256(prompt.encode()).digest()
         texts[hashes[row.id]] = prompt
     if not texts:
         return sorted({*known.values()}), {}
-    stored, fresh = contents.store(database, connection, texts)
+    stored, fresh = contents.store(transaction, texts)
     made = {document_id: stored[sha256] for document_id, sha256 in sorted(hashes.items())}
-    columns: bulk.Columns = {
+    columns: Columns = {
         "spec_id": [step.spec_id] * len(made),
         "document_id": [*made],
         "text_id": [given[document_id] for document_id in made],
         "content_id": [*made.values()],
     }
-    _insert(database, connection, columns)
+    transaction.insert_missing(Prompt, columns)  # another job may render the same ones, to the same contents
     return sorted({*known.values(), *made.values()}), fresh
 
 
-def _texts(database: Database, connection: Connection, content_ids: set[int]) -> dict[int, str]:
+def _texts(transaction: Transaction, content_ids: set[int]) -> dict[int, str]:
     query = select(Content.id, Content.text)
-    return {row.id: row.text for row in database.probe(connection, query, Content.id, content_ids)}
-
-
-def _insert(database: Database, connection: Connection, columns: bulk.Columns) -> None:
-    """Insert prompts; another job may render the same ones, to the same contents."""
-    if database.is_sqlite:
-        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        connection.execute(database.insert(Prompt).on_conflict_do_nothing(), rows)
-    else:
-        bulk.insert(connection, Prompt, columns, "ON CONFLICT DO NOTHING")
+    return {row.id: row.text for row in transaction.probe(query, Content.id, content_ids)}

@@ -15,12 +15,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TypeAlias
 
-from sqlalchemy import Connection, bindparam, case, select, update
+from sqlalchemy import bindparam, case, select, update
 
-from storage.core import advisory_locks, bulk, contents, get_or_create
-from storage.core.database import Database
+from storage.core import advisory_locks, contents, get_or_create
 from storage.core.outcomes import Status, Tally
 from storage.core.schema import OutcomeRow, Shard, Step, StepText
+from storage.core.transaction import Columns, Transaction, columns_of
 from storage.steps import lineage, prompts, steps
 from storage.steps.sharding import cut, pack
 from storage.steps.steps import OpenStep
@@ -77,13 +77,12 @@ def has_prompts(every: Iterable[OpenStep]) -> bool:
 class Traversal:
     """A depth-first traversal of a job's steps within one transaction. A repeated traversal changes nothing."""
 
-    database: Database
-    connection: Connection
+    transaction: Transaction
     job_id: int
 
     def take_in(self, step: OpenStep, inputs: Inputs) -> Planned:
         """Plan inputs that the step has not met, count those that have an outcome, and follow their outputs."""
-        advisory_locks.refer(self.database, self.connection)
+        advisory_locks.refer(self.transaction)
         planned, done = self._plan_lacking(step, inputs)
         return planned + self.follow(step.seq, step.spec_id, done)
 
@@ -113,17 +112,17 @@ class Traversal:
 
     def _readers(self, seq: int, spec_id: int, done: Sequence[ContentId]) -> Iterator[tuple[OpenStep, Inputs]]:
         """Yield the steps that read the output of a step, with their inputs."""
-        readers = steps.reading(self.connection, self.job_id, seq)
+        readers = steps.reading(self.transaction, self.job_id, seq)
         if not readers:
             return
-        advisory_locks.refer(self.database, self.connection)
-        outputs = _outputs(self.database, self.connection, spec_id, done)
+        advisory_locks.refer(self.transaction)
+        outputs = _outputs(self.transaction, spec_id, done)
         yield from ((reader, outputs) for reader in readers if reader.template is None)
         if has_prompts(readers):
-            advisory_locks.follow(self.database, self.connection, self.job_id)
-            every = steps.of_job(self.connection, self.job_id)
+            advisory_locks.follow(self.transaction, self.job_id)
+            every = steps.of_job(self.transaction, self.job_id)
             way = steps.way_to(every, every[seq])
-            documents = lineage.documents(self.database, self.connection, self.job_id, way, done)
+            documents = lineage.documents(self.transaction, self.job_id, way, done)
             yield from self._prompts(every, readers, documents)
 
     def _prompts(
@@ -132,23 +131,23 @@ class Traversal:
         """Yield the readers that have templates, with the prompts of the documents that reach them."""
         for step in readers:
             if step.template is not None and documents:
-                advisory_locks.refer(self.database, self.connection)
-                given = lineage.given(self.database, self.connection, steps.way_to(every, step), documents)
-                yield step, Inputs(*prompts.render(self.database, self.connection, step, given))
+                advisory_locks.refer(self.transaction)
+                given = lineage.given(self.transaction, steps.way_to(every, step), documents)
+                yield step, Inputs(*prompts.render(self.transaction, step, given))
 
     def _plan_lacking(self, step: OpenStep, inputs: Inputs) -> tuple[Planned, list[ContentId]]:
         """Plan the inputs that lack an outcome. Also return the inputs that are done."""
         sizes = dict(inputs.new_chars)
         known = [content_id for content_id in inputs.content_ids if content_id not in sizes]
-        prior = get_or_create.known_outcomes(self.database, self.connection, step.spec_id, known)
+        prior = get_or_create.known_outcomes(self.transaction, step.spec_id, known)
         sizes |= get_or_create.n_chars(
-            self.connection, [content_id for content_id in known if content_id not in prior]
+            self.transaction, [content_id for content_id in known if content_id not in prior]
         )
         lacking = [(content_id, sizes[content_id]) for content_id in inputs.content_ids if content_id not in prior]
-        plan(self.database, self.connection, self.job_id, step, lacking)
+        plan(self.transaction, self.job_id, step, lacking)
         found = Tally.of(prior.values())
         if prior:
-            self.connection.execute(
+            self.transaction.execute(
                 update(Step)
                 .where(Step.job_id == self.job_id, Step.seq == step.seq)
                 .values(
@@ -165,32 +164,28 @@ class Traversal:
         """Note that a step meets contents. Return the contents that it had not met before."""
         if not content_ids:
             return []
-        if self.database.is_sqlite:
-            met = self.database.insert(StepText).on_conflict_do_nothing().returning(StepText.content_id)
-            values = [{"job_id": self.job_id, "step": seq, "content_id": content_id} for content_id in content_ids]
-            return sorted(self.connection.scalars(met, values))
         n = len(content_ids)
-        columns: bulk.Columns = {"job_id": [self.job_id] * n, "step": [seq] * n, "content_id": content_ids}
-        new = bulk.insert(self.connection, StepText, columns, "ON CONFLICT DO NOTHING RETURNING content_id")
-        return sorted(new.scalars())
+        columns: Columns = {"job_id": [self.job_id] * n, "step": [seq] * n, "content_id": content_ids}
+        met = self.transaction.insert_missing(StepText, columns, StepText.content_id)
+        return sorted(row.content_id for row in met)
 
 
-def _outputs(database: Database, connection: Connection, spec_id: int, content_ids: Sequence[ContentId]) -> Inputs:
+def _outputs(transaction: Transaction, spec_id: int, content_ids: Sequence[ContentId]) -> Inputs:
     """Return the outputs of contents under a spec. Outputs that are not contents yet are stored as contents."""
     text = case((OutcomeRow.output_id.is_(None), OutcomeRow.text)).label("text")  # of the others it is stored already
     done = select(OutcomeRow.content_id, text, OutcomeRow.output_id).where(
         OutcomeRow.spec_id == spec_id, OutcomeRow.status == str(Status.DONE)
     )
-    found = database.probe(connection, done, OutcomeRow.content_id, content_ids)
+    found = transaction.probe(done, OutcomeRow.content_id, content_ids)
     stored = {row.content_id: row.output_id for row in found if row.output_id is not None}
     unstored = {
         row.content_id: hashlib.sha256(row.text.encode()).digest() for row in found if row.content_id not in stored
     }
     texts = {unstored[row.content_id]: row.text for row in found if row.content_id in unstored}
-    ids, fresh = contents.store(database, connection, texts) if texts else ({}, {})
+    ids, fresh = contents.store(transaction, texts) if texts else ({}, {})
     made = {content_id: ids[sha256] for content_id, sha256 in unstored.items()}
     if made:
-        connection.execute(
+        transaction.execute(
             update(OutcomeRow)
             .where(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id == bindparam("of"))
             .values(output_id=bindparam("put_out")),
@@ -200,8 +195,7 @@ def _outputs(database: Database, connection: Connection, spec_id: int, content_i
 
 
 def plan(
-    database: Database,
-    connection: Connection,
+    transaction: Transaction,
     job_id: int,
     step: OpenStep,
     sized: Sequence[tuple[ContentId, int]],
@@ -222,6 +216,6 @@ def plan(
             "state": "planned",
             "redo": redo,
         }
-        for shard in cut(sized, database.kind_of(step.lane).shard)
+        for shard in cut(sized, transaction.kind_of(step.lane).shard)
     ]
-    bulk.load(database, connection, Shard, bulk.columns_of(new))
+    transaction.load(Shard, columns_of(new))

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import insert, select
 
 from storage.core import get_or_create
-from storage.core.database import Database
 from storage.core.schema import SpecRow, Step
 from storage.core.specs import Spec
+from storage.core.transaction import Transaction
 from storage.errors import NoSuchStep
 from storage.steps import templates
 from storage.steps.templates import Template
@@ -71,22 +71,22 @@ def opened(requests: Sequence[StepRequest], spec_ids: Sequence[int]) -> tuple[Op
     )
 
 
-def of_job(connection: Connection, job_id: int) -> tuple[OpenStep, ...]:
+def of_job(transaction: Transaction, job_id: int) -> tuple[OpenStep, ...]:
     """A job's steps in their order."""
-    found = connection.execute(_STEPS.where(Step.job_id == job_id).order_by(Step.seq))
+    found = transaction.execute(_STEPS.where(Step.job_id == job_id).order_by(Step.seq))
     return tuple(map(_open, found))
 
 
-def reading(connection: Connection, job_id: int, seq: int) -> tuple[OpenStep, ...]:
+def reading(transaction: Transaction, job_id: int, seq: int) -> tuple[OpenStep, ...]:
     """The steps of a job that read the output of one."""
-    found = connection.execute(_STEPS.where(Step.job_id == job_id, Step.input_step == seq).order_by(Step.seq))
+    found = transaction.execute(_STEPS.where(Step.job_id == job_id, Step.input_step == seq).order_by(Step.seq))
     return tuple(map(_open, found))
 
 
-def requested(connection: Connection, job_id: int) -> tuple[StepRequest, ...]:
+def requested(transaction: Transaction, job_id: int) -> tuple[StepRequest, ...]:
     """A job's steps as they were asked for."""
     query = select(Step.name, Step.input_step, *get_or_create.SPEC).join(SpecRow, SpecRow.id == Step.spec_id)
-    found = connection.execute(query.where(Step.job_id == job_id).order_by(Step.seq)).all()
+    found = transaction.execute(query.where(Step.job_id == job_id).order_by(Step.seq)).all()
     return tuple(
         StepRequest(
             row.name, get_or_create.spec_of(row), None if row.input_step is None else found[row.input_step].name
@@ -111,9 +111,7 @@ def way_to_named(steps: Sequence[OpenStep], name: str | None) -> list[OpenStep]:
     return way_to(steps, step)
 
 
-def add(
-    database: Database, connection: Connection, job_id: int, requests: Sequence[StepRequest]
-) -> tuple[OpenStep, ...]:
+def add(transaction: Transaction, job_id: int, requests: Sequence[StepRequest]) -> tuple[OpenStep, ...]:
     """Give a new job its steps. Each reads the documents or an earlier one."""
     numbers = {request.name: seq for seq, request in enumerate(requests)}
     assert len(numbers) == len(requests), "steps have names of their own"
@@ -121,14 +119,14 @@ def add(
         input_step = None if request.input is None else numbers[request.input]
         if input_step is not None:
             assert input_step < seq, "a step reads an earlier one"
-            output = database.kind_of(requests[input_step].spec.kind).output
+            output = transaction.kind_of(requests[input_step].spec.kind).output
             assert output.feeds_steps, f"no step can read {output.plural}"
         values = {
             "job_id": job_id,
             "seq": seq,
             "name": request.name,
-            "spec_id": get_or_create.spec_id(database, connection, request.spec),
+            "spec_id": get_or_create.spec_id(transaction, request.spec),
             "input_step": input_step,
         }
-        connection.execute(insert(Step).values(**values))
-    return of_job(connection, job_id)
+        transaction.execute(insert(Step).values(**values))
+    return of_job(transaction, job_id)

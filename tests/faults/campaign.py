@@ -150,12 +150,12 @@ class Campaign:
         """Give the last worker's row another PID namespace, on machines where no process can have one."""
         apart = self.places[-1].devices()
         elsewhere = update(WorkerRow).where(WorkerRow.pid.in_(apart)).values(pid_space="elsewhere")
-        with self.fleet.database.read() as connection:
-            seen = connection.scalars(
+        with self.fleet.database.read() as transaction:
+            seen = transaction.scalars(
                 select(WorkerRow.pid).where(WorkerRow.pid.in_(apart), WorkerRow.pid_space != "elsewhere")
             ).all()
         if seen:
-            self.fleet.database.write(lambda connection: connection.execute(elsewhere))
+            self.fleet.database.write(lambda transaction: transaction.execute(elsewhere))
 
     def _after(self, for_s: float, act: Callable[[], object]) -> None:
         self._later.append((time.monotonic() + for_s, act))
@@ -226,8 +226,8 @@ class Campaign:
     def _repeat_hints(self) -> bool:
         """Every hint of the moment twice more, and some of what is long done, in any order."""
         try:
-            with self.fleet.database.read() as connection:
-                rows = connection.execute(select(Shard.id, Shard.lane).order_by(Shard.id.desc()).limit(200)).all()
+            with self.fleet.database.read() as transaction:
+                rows = transaction.execute(select(Shard.id, Shard.lane).order_by(Shard.id.desc()).limit(200)).all()
         except StorageError:
             return False
         hints = [(row.lane, row.id) for row in rows] * 2

@@ -9,7 +9,8 @@ from typing import Any
 
 from sqlalchemy import and_, func, select
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import Document, Job, OutcomeRow, Shard, Step
 from storage.results.results import failures, results
 from storage.results.status import JobStatus, read_status
@@ -32,13 +33,13 @@ class Books:
 
 
 def read_books(database: Database, job_id: int) -> Books:
-    with database.read() as connection:
-        job = connection.execute(select(Job).where(Job.id == job_id)).one()
-        step = connection.execute(select(Step).where(Step.job_id == job_id, Step.seq == 0)).one()
-        documents = connection.execute(select(Document.key, Document.content_id).where(lineage.visible(job))).all()
+    with database.read() as transaction:
+        job = transaction.execute(select(Job).where(Job.id == job_id)).one()
+        step = transaction.execute(select(Step).where(Step.job_id == job_id, Step.seq == 0)).one()
+        documents = transaction.execute(select(Document.key, Document.content_id).where(lineage.visible(job))).all()
         doubled = [key for key, n in Counter(document.key for document in documents).items() if n > 1]
         assert not doubled, f"documents that are there twice: {some(doubled)}"
-        outcomes = connection.execute(
+        outcomes = transaction.execute(
             select(OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.reason)
             .join(Document, and_(Document.content_id == OutcomeRow.content_id))
             .where(OutcomeRow.spec_id == step.spec_id, lineage.visible(job))
@@ -48,9 +49,9 @@ def read_books(database: Database, job_id: int) -> Books:
         assert not twice, f"contents with two outcomes: {some(twice)}"
         unexplained = [one.content_id for one in outcomes if one.status == "failed" and not one.reason]
         assert not unexplained, f"contents that failed for no reason: {some(unexplained)}"
-        shards = tuple(connection.execute(select(Shard).where(Shard.job_id == job_id).order_by(Shard.id)))
+        shards = tuple(transaction.execute(select(Shard).where(Shard.job_id == job_id).order_by(Shard.id)))
         lapsed = func.coalesce(Shard.lease_until, 0.0) < db_now()
-        orphans = connection.scalar(select(func.count()).where(Shard.state == "running", lapsed))
+        orphans = transaction.scalar(select(func.count()).where(Shard.state == "running", lapsed))
     return Books(
         job,
         step,

@@ -14,7 +14,8 @@ from typing import Any
 
 from sqlalchemy import func, select, update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import Job, OutcomeRow, Shard
 from storage.core.schema import Worker as WorkerRow
 from storage.results.status import JobStatus
@@ -127,19 +128,19 @@ class Fleet(Docmill):
         return struck.read_text().splitlines() if struck.exists() else []
 
     def shards(self, *columns: Any) -> list[Any]:
-        with self.database.read() as connection:
-            return list(connection.execute(select(*(columns or (Shard,))).select_from(Shard).order_by(Shard.id)))
+        with self.database.read() as transaction:
+            return list(transaction.execute(select(*(columns or (Shard,))).select_from(Shard).order_by(Shard.id)))
 
     def states(self) -> Counter[str]:
         return Counter(row.state for row in self.shards(Shard.state))
 
     def set_shards(self, **values: Any) -> None:
         """Move time, or anything else, for all shards."""
-        self.database.write(lambda connection: connection.execute(update(Shard).values(**values)))
+        self.database.write(lambda transaction: transaction.execute(update(Shard).values(**values)))
 
     def move_to_another_machine(self) -> None:
         """Have the workers on the list be ones whose processes nobody here can look for."""
-        self.database.write(lambda connection: connection.execute(update(WorkerRow).values(pid_space="elsewhere")))
+        self.database.write(lambda transaction: transaction.execute(update(WorkerRow).values(pid_space="elsewhere")))
 
     def owners(self) -> set[str]:
         """Return the owners of running shards."""
@@ -147,23 +148,23 @@ class Fleet(Docmill):
 
     def lapsed(self) -> int:
         """Return the number of running shards whose lease has lapsed."""
-        with self.database.read() as connection:
+        with self.database.read() as transaction:
             query = select(func.count()).where(Shard.state == "running", Shard.lease_until < db_now())
-            return connection.scalar(query) or 0
+            return transaction.scalar(query) or 0
 
     def live(self) -> dict[str, int]:
         """The workers on the list: owner → process id."""
-        with self.database.read() as connection:
-            return {row.id: row.pid for row in connection.execute(select(WorkerRow.id, WorkerRow.pid))}
+        with self.database.read() as transaction:
+            return {row.id: row.pid for row in transaction.execute(select(WorkerRow.id, WorkerRow.pid))}
 
     def outcomes(self) -> Counter[str]:
-        with self.database.read() as connection:
+        with self.database.read() as transaction:
             query = select(OutcomeRow.status, func.count().label("n")).group_by(OutcomeRow.status)
-            return Counter({row.status: row.n for row in connection.execute(query)})
+            return Counter({row.status: row.n for row in transaction.execute(query)})
 
     def state(self, job: int) -> str:
-        with self.database.read() as connection:
-            return connection.scalars(select(Job.state).where(Job.id == job)).one()
+        with self.database.read() as transaction:
+            return transaction.scalars(select(Job.state).where(Job.id == job)).one()
 
     def finish(self, job: int, within_s: float = 40.0, *, state: str = "done") -> JobStatus:
         """Wait for a job's end and hold it to everything that must hold; its status."""

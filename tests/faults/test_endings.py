@@ -61,8 +61,8 @@ def test_two_enqueues_of_one_corpus_at_once_make_one_job_with_each_document_once
     assert {one["documents"], other["documents"]} == {n}
     assert one["id"] == other["id"]
     assert sum(row.n_contents for row in fleet.shards(Shard.n_contents)) == n
-    with fleet.database.read() as connection:
-        assert len(connection.execute(Document.__table__.select()).all()) == n
+    with fleet.database.read() as transaction:
+        assert len(transaction.execute(Document.__table__.select()).all()) == n
 
 
 @pytest.mark.parametrize("before", [None, "an earlier export\n"], ids=["new", "replaced"])

@@ -54,7 +54,7 @@ class Rig(Fleet):
         self, folder: Path, database: Database, queue: RedisServer, url: str | None = None, **more: str
     ) -> None:
         self.queue = queue
-        self.store = "SQLite" if database.is_sqlite else "PostgreSQL"
+        self.store = "SQLite" if database.server is None else "PostgreSQL"
         super().__init__(folder, database, url or queue.url, lease_s=None, upkeep_s=None, threads=None, **more)
         self.places: list[Place] = []
 
@@ -77,8 +77,8 @@ class Rig(Fleet):
             space = str(Path(f"/proc/{pid}/ns/pid").readlink())
             numbers = Path(f"/proc/{pid}/status").read_text().split("NSpid:")[1].split("\n")[0].split()
             mine = select(WorkerRow.id).where(WorkerRow.pid == int(numbers[-1]), WorkerRow.pid_space.endswith(space))
-            with self.database.read() as connection:
-                return connection.scalars(mine.order_by(WorkerRow.started_at.desc())).first()
+            with self.database.read() as transaction:
+                return transaction.scalars(mine.order_by(WorkerRow.started_at.desc())).first()
         return None
 
     def holds(self, place: Place) -> bool:
@@ -89,12 +89,12 @@ class Rig(Fleet):
     def claimed(self, since: float, job: int | None = None) -> bool:
         """Return True if a shard was claimed after a time (seconds since 1970)."""
         query = select(func.max(Shard.started_at))
-        with self.database.read() as connection:
-            return (connection.scalar(query if job is None else query.where(Shard.job_id == job)) or 0.0) > since
+        with self.database.read() as transaction:
+            return (transaction.scalar(query if job is None else query.where(Shard.job_id == job)) or 0.0) > since
 
     def finished(self, since: float) -> bool:
-        with self.database.read() as connection:
-            return (connection.scalar(select(func.max(Shard.finished_at))) or 0.0) > since
+        with self.database.read() as transaction:
+            return (transaction.scalar(select(func.max(Shard.finished_at))) or 0.0) > since
 
     def running(self, job: int) -> int:
         return sum(row.state == "running" and row.job_id == job for row in self.shards(Shard.state, Shard.job_id))

@@ -43,8 +43,8 @@ def read(tmp_path: Path, database: Database) -> Read:
 
 def texts(database: Database) -> dict[str, str]:
     """The current documents that a test is about."""
-    with database.read() as connection:
-        rows = connection.execute(
+    with database.read() as transaction:
+        rows = transaction.execute(
             select(Document.key, Content.text)
             .join(Content, Content.id == Document.content_id)
             .where(Document.superseded_by.is_(None), ~Document.gone)
@@ -53,8 +53,8 @@ def texts(database: Database) -> dict[str, str]:
 
 
 def rejections(database: Database) -> dict[str, str]:
-    with database.read() as connection:
-        rows = connection.execute(select(Rejection.place, Rejection.reason, Rejection.ingest_id)).all()
+    with database.read() as transaction:
+        rows = transaction.execute(select(Rejection.place, Rejection.reason, Rejection.ingest_id)).all()
     latest = max((row.ingest_id for row in rows), default=0)
     return {row.place: row.reason for row in rows if row.ingest_id == latest}
 

@@ -285,7 +285,7 @@ def steer(owner: Database, admin: Database) -> None:
     computed = spec()
     read(owner, request("a.jsonl", corpus=f"computed {n}", spec=computed), numbered(3))
     builders.work(owner)
-    owner.write(lambda connection: connection.execute(update(Job).values(state="done")))
+    owner.write(lambda transaction: transaction.execute(update(Job).values(state="done")))
     read(admin, after(computed, corpus=f"computed {n}"), numbered(3))
     prompted = replace(spec(), params={"prompt": "{meta.n}: {text}"})
     read(admin, request("a.jsonl", corpus=f"computed {n}", spec=prompted), numbered(3))
@@ -326,7 +326,7 @@ def forget(owner: Database, admin: Database, n: int, asked: JobRequest) -> None:
 def end_long_ago(owner: Database) -> None:
     for table in (Job, PipelineRun):
         ended = update(table).where(table.finished_at.is_not(None)).values(finished_at=1.0)
-        owner.write(lambda connection, ended=ended: connection.execute(ended))  # type: ignore[misc]
+        owner.write(lambda transaction, ended=ended: transaction.execute(ended))  # type: ignore[misc]
 
 
 def give_order(admin: Database, n: int) -> None:
@@ -343,7 +343,7 @@ def give_order(admin: Database, n: int) -> None:
 def work(owner: Database, worker: Database) -> None:
     """All that a worker does to the store, with jobs that others made."""
     n = next(numbers)
-    owner.write(lambda connection: connection.execute(update(Shard).values(state="done")))  # what a refusal left
+    owner.write(lambda transaction: transaction.execute(update(Shard).values(state="done")))  # what a refusal left
     read(owner, after(spec(), corpus=f"corpus {n}"), numbered(4, first=4 * n))
     pipelines.put(owner, f"p{n}", "/x.toml", "", {"cron": "* * * * *", "timezone": "UTC", "overlap": "queue"})
     migrations.require_current(worker)

@@ -55,7 +55,7 @@ def test_a_model_that_is_not_what_was_asked_for_blocks_the_job_until_it_is_back(
             shutil.rmtree(models / "mine")
             shutil.copytree(EXAMPLES / "models" / "marian-ddtp", models / "mine")
             # A refusal holds for half a minute: that time is moved, not waited for.
-            fleet.database.write(lambda connection: connection.execute(update(Refusal).values(refused_at=0.0)))
+            fleet.database.write(lambda transaction: transaction.execute(update(Refusal).values(refused_at=0.0)))
             fleet.finish(job)
 
 
@@ -120,8 +120,8 @@ def test_a_backend_that_gives_nan_for_some_batches_is_replaced_and_no_document_f
         assert "backend_taken_out backend=openvino" in fleet.log("worker")
     assert (status.done, status.failed) == (40, 0)
     assert all(np.isfinite(result["vector"]).all() for result in fleet.results(job))
-    with fleet.database.read() as connection:
-        used = set(connection.scalars(select(Runtime.backend)))
+    with fleet.database.read() as transaction:
+        used = set(transaction.scalars(select(Runtime.backend)))
     assert "openvino, then sentence-transformers" in used
     assert used <= {"openvino, then sentence-transformers", "sentence-transformers"}
     (note,) = (fleet.folder / "home" / "cache" / "backends").glob("*.json")

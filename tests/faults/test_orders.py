@@ -14,7 +14,8 @@ import redis
 from celery import Celery
 from sqlalchemy import func, select, update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import Document, EnqueueOrder, Job
 from storage.errors import DatabaseBusy, NoSuchOrder
 from storage.ingest.ingest import CHUNK_RECORDS
@@ -81,8 +82,8 @@ def over(fleet: Fleet, sender_id: str) -> Callable[[], bool]:
 
 
 def count(fleet: Fleet, table: Any) -> int:
-    with fleet.database.read() as connection:
-        return connection.scalar(select(func.count()).select_from(table)) or 0
+    with fleet.database.read() as transaction:
+        return transaction.scalar(select(func.count()).select_from(table)) or 0
 
 
 def check_carried_out_once(fleet: Fleet, sender_id: str, n: int) -> None:
@@ -146,7 +147,7 @@ def freeze(fleet: Fleet, pids: list[int]) -> None:
             os.kill(pid, signal.SIGSTOP)
         probe = Database(fleet.environment["DOCMILL_DATABASE_URL"], retries=1, busy_timeout_s=0.5, kinds=KINDS)
         try:
-            probe.write(lambda connection: connection.execute(select(1)))
+            probe.write(lambda transaction: transaction.execute(select(1)))
         except DatabaseBusy:
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
@@ -184,7 +185,7 @@ def test_an_order_whose_job_was_read_before_its_reader_died_is_not_read_again(fl
         until(done(fleet, sent), "the order is carried out")
         fleet.finish(1)
     unsaid = {"state": "reading", "finished_at": None, "owner": "dead", "lease_until": db_now() - 1}
-    fleet.database.write(lambda connection: connection.execute(update(EnqueueOrder).values(**unsaid)))
+    fleet.database.write(lambda transaction: transaction.execute(update(EnqueueOrder).values(**unsaid)))
     with taking(fleet):
         until(done(fleet, sent), "its end is noted")
     check_carried_out_once(fleet, sent, 5)
@@ -283,7 +284,7 @@ def test_an_order_waits_for_a_hub_that_is_away_and_says_so(fleet: Fleet) -> None
         assert "it waits, to be tried again: The hub does not answer for small/synopsis" in seen["reason"]
         with hub("small/synopsis", EXAMPLES / "models" / "synopsis-ddtp", port):
             due = update(EnqueueOrder).values(not_before=0.0)
-            fleet.database.write(lambda connection: connection.execute(due))
+            fleet.database.write(lambda transaction: transaction.execute(due))
             until(done(fleet, sent), "the order is carried out")
     check_carried_out_once(fleet, sent, 5)
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import pytest
-from sqlalchemy import Connection, select, update
+from sqlalchemy import select, update
 from sqlalchemy.engine import make_url
 
 from storage.core.schema import OutcomeRow, Shard
+from storage.core.transaction import Transaction
 from storage.leases.policy import MAX_LAPSES, VANISHED
 from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
 from tests.faults.proxy import Proxy
@@ -27,7 +28,7 @@ ENDS_S = 240.0
 @pytest.fixture
 def proxy(fleet: Fleet) -> Iterator[Proxy | None]:
     """A proxy between docmill's processes and PostgreSQL; None for a SQLite file."""
-    if fleet.database.is_sqlite:
+    if fleet.database.server is None:
         yield None
         return
     url = make_url(fleet.environment["DOCMILL_DATABASE_URL"])
@@ -102,8 +103,8 @@ def test_a_document_that_takes_its_machine_down_ends_with_the_last_of_its_lapses
     with fleet.worker():
         status = fleet.finish(job)
     assert (status.done, status.failed) == (0, 1)
-    with fleet.database.read() as connection:
-        [failure] = connection.execute(select(OutcomeRow.reason, OutcomeRow.reason_class)).all()
+    with fleet.database.read() as transaction:
+        [failure] = transaction.execute(select(OutcomeRow.reason, OutcomeRow.reason_class)).all()
     assert (failure.reason, failure.reason_class) == (VANISHED, "transient")
     assert {row.suspect for row in fleet.shards(Shard.suspect)} == {0}
     assert len(fleet.strikes()) == 2
@@ -119,5 +120,5 @@ def compute_once_more(fleet: Fleet, n: int) -> None:
     until(struck, "it is computed")
 
 
-def _may_go_on(connection: Connection) -> None:
-    connection.execute(update(Shard).where(Shard.state == "planned").values(not_before=0.0))
+def _may_go_on(transaction: Transaction) -> None:
+    transaction.execute(update(Shard).where(Shard.state == "planned").values(not_before=0.0))

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -16,6 +15,7 @@ from storage.core.database import Database
 from storage.core.poolers import Pooling, pooling
 from storage.core.schema import Shard
 from storage.core.time_limits import Patience
+from storage.core.transaction import Transaction
 from tests.conftest import missing
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.servers import Missing, PgBouncer, PostgresCluster, open_folder
@@ -137,12 +137,12 @@ def test_a_statement_that_takes_long_is_asked_after_by_the_session_that_the_pool
 ) -> None:
     url = own_postgres.create()
     database = Database(through(url, bouncer), patience=Patience(answer_s=0.5), kinds=KINDS)
-    database.write(lambda connection: connection.exec_driver_sql("CREATE TABLE wanted (n int)"))
+    database.write(lambda transaction: transaction.exec_driver_sql("CREATE TABLE wanted (n int)"))
     tries: list[int] = []
 
-    def work(connection: Any) -> None:
+    def work(transaction: Transaction) -> None:
         tries.append(1)
-        connection.exec_driver_sql("LOCK TABLE wanted")
+        transaction.exec_driver_sql("LOCK TABLE wanted")
 
     def logins() -> int:
         return (bouncer.folder / "server.log").read_text().count("login attempt")

@@ -32,8 +32,8 @@ N = 256
 
 
 def computes(fleet: Fleet, step: int) -> bool:
-    with fleet.database.read() as connection:
-        return step in set(connection.scalars(select(Shard.step).where(Shard.state == "running")))
+    with fleet.database.read() as transaction:
+        return step in set(transaction.scalars(select(Shard.step).where(Shard.state == "running")))
 
 
 def test_a_pipeline_whose_workers_are_killed_in_each_of_its_steps_loses_and_doubles_nothing(fleet: Fleet) -> None:

@@ -22,8 +22,8 @@ def with_poison(n: int, at: int) -> list[str]:
 def only_the_poison_failed(fleet: Fleet, status: JobStatus, n: int) -> tuple[str | None, str]:
     """The class and the reason of its failure."""
     query = select(Content.text, OutcomeRow.reason_class, OutcomeRow.reason).where(OutcomeRow.status == "failed")
-    with fleet.database.read() as connection:
-        [row] = connection.execute(query.join(Content, Content.id == OutcomeRow.content_id)).all()
+    with fleet.database.read() as transaction:
+        [row] = transaction.execute(query.join(Content, Content.id == OutcomeRow.content_id)).all()
     assert (status.done, status.failed) == (n - 1, 1)
     assert row.text == POISON
     return row.reason_class, row.reason or ""
@@ -79,8 +79,8 @@ def test_a_vector_that_is_not_a_number_fails_its_document_and_is_not_stored(flee
         status = fleet.finish(job)
     reason_class, reason = only_the_poison_failed(fleet, status, 20)
     assert (reason_class, "not finite" in reason) == ("model", True)
-    with fleet.database.read() as connection:
-        vectors = list(connection.scalars(select(OutcomeRow.vector).where(OutcomeRow.status == "failed")))
+    with fleet.database.read() as transaction:
+        vectors = list(transaction.scalars(select(OutcomeRow.vector).where(OutcomeRow.status == "failed")))
     assert vectors == [None]
 
 

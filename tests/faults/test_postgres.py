@@ -151,8 +151,8 @@ def test_a_command_whose_database_goes_silent_ends_with_exit_code_3(
 
 
 def waits_for_a_lock(database: Database) -> bool:
-    with database.read() as connection:
+    with database.read() as transaction:
         query = (
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'docmill'"
         )
-        return bool(connection.exec_driver_sql(query).scalar_one())
+        return bool(transaction.exec_driver_sql(query).scalar_one())

@@ -271,8 +271,8 @@ def test_where_nothing_is_missing_a_rejected_record_says_nothing_of_pruning(
     path = tmp_path / "corpus.jsonl"
     read(lines(path, *record("a", "b")))
     assert read(lines(path, *record("a", "b"), "{}")).not_pruned is None
-    with database.read() as connection:
-        assert connection.scalars(select(Ingest.not_pruned)).all() == [None, None]
+    with database.read() as transaction:
+        assert transaction.scalars(select(Ingest.not_pruned)).all() == [None, None]
 
 
 def test_a_sample_is_never_pruned_by_option_nor_in_a_pipeline(read: Read, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 import redis
 from sqlalchemy import func, select, update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import Ingest, Job, PipelineRun
 from storage.deletion import gc, removal
 from storage.pipelines import pipelines
@@ -83,12 +84,12 @@ def run_of(database: Database, run_id: int) -> Any:
 
 def hand_out_period_passes(database: Database) -> None:
     past = update(PipelineRun).values(handed_at=db_now() - 10 * pipelines.HAND_AGAIN_S)
-    database.write(lambda connection: connection.execute(past))
+    database.write(lambda transaction: transaction.execute(past))
 
 
 def counted(database: Database, table: Any) -> int:
-    with database.read() as connection:
-        return connection.scalar(select(func.count()).select_from(table)) or 0
+    with database.read() as transaction:
+        return transaction.scalar(select(func.count()).select_from(table)) or 0
 
 
 def ids(path: Path) -> list[str]:
@@ -235,7 +236,7 @@ def test_whoever_lost_a_run_while_writing_leaves_the_file_as_the_other_wrote_it(
         slept = crew.begin(run_id)
         assert waits.wait(60)
         lapsed = update(PipelineRun).values(lease_until=db_now() - 1.0)
-        crew.database.write(lambda connection: connection.execute(lapsed))
+        crew.database.write(lambda transaction: transaction.execute(lapsed))
         crew.advance(run_id, "w2")
         assert run_of(crew.database, run_id).state == "done"
     slept.result(60)
@@ -259,8 +260,8 @@ def test_a_worker_that_stops_gives_the_run_back_at_once(crew: Crew, tmp_path: Pa
 
 
 def cancel(database: Database) -> None:
-    with database.read() as connection:
-        ids = connection.scalars(select(Job.id)).all()
+    with database.read() as transaction:
+        ids = transaction.scalars(select(Job.id)).all()
     for job_id in ids:
         jobs.cancel(database, job_id)
 

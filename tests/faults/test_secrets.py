@@ -47,15 +47,15 @@ def fleet(tmp_path: Path, database: Database, own_redis: RedisServer) -> Fleet:
     with own_redis.client() as client:
         client.config_set("requirepass", SECRET)
     fleet = Fleet(tmp_path, database, own_redis.url.replace("//", f"//:{IN_URL}@"), log_level="debug")
-    if not database.is_sqlite:  # which trusts whoever comes, so that any password does
+    if database.server is not None:  # which trusts whoever comes, so that any password does
         url = database.url.set(password=SECRET)
         fleet.environment["DOCMILL_DATABASE_URL"] = url.render_as_string(hide_password=False)
     return fleet
 
 
 def tables(database: Database) -> str:
-    with database.read() as connection:
-        return repr([connection.execute(select(table)).all() for table in Base.metadata.sorted_tables])
+    with database.read() as transaction:
+        return repr([transaction.execute(select(table)).all() for table in Base.metadata.sorted_tables])
 
 
 def files(folder: Path) -> list[str]:
@@ -95,7 +95,7 @@ def test_a_password_is_in_no_error(fleet: Fleet, own_redis: RedisServer) -> None
     said("worker", code=3)
     said("doctor", "--json", code=1)
     said(*enqueue)
-    if not fleet.database.is_sqlite:
+    if fleet.database.server is not None:
         url = make_url(fleet.environment["DOCMILL_DATABASE_URL"])
         for away in (url.set(port=free_port()), url.set(database="nowhere")):
             gone = {"DOCMILL_DATABASE_URL": away.render_as_string(hide_password=False)}

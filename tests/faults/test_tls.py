@@ -122,8 +122,8 @@ def test_a_job_finishes_over_verified_connections(
 ) -> None:
     database = Database(f"{database_url}?sslmode=verify-full&sslrootcert={authority.ca}", kinds=KINDS)
     fleet = Fleet(tmp_path, database, f"{tls_redis.url}?ssl_ca_certs={authority.ca}")
-    with database.read() as connection:
-        [[encrypted]] = connection.exec_driver_sql("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+    with database.read() as transaction:
+        [[encrypted]] = transaction.exec_driver_sql("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
     assert encrypted
     source = fleet.corpus(numbered(3))
     with fleet.worker():

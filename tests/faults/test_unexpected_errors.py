@@ -31,7 +31,7 @@ def close(database: Database, what: str) -> None:
     event, condition = EVENTS[what]
     head = f"CREATE TRIGGER closed BEFORE {event} FOR EACH ROW WHEN ({condition})"
     with database.engine.begin() as connection:
-        if database.is_sqlite:
+        if database.server is None:
             connection.exec_driver_sql(
                 head.replace("WHEN (TRUE)", "") + f" BEGIN SELECT RAISE(ABORT, '{WORDS}'); END"
             )
@@ -45,7 +45,7 @@ def close(database: Database, what: str) -> None:
 def reopen(database: Database, what: str) -> None:
     table = EVENTS[what][0].rpartition(" ")[2]
     with database.engine.begin() as connection:
-        connection.exec_driver_sql("DROP TRIGGER closed" + ("" if database.is_sqlite else f" ON {table}"))
+        connection.exec_driver_sql("DROP TRIGGER closed" + ("" if database.server is None else f" ON {table}"))
 
 
 @pytest.mark.parametrize("what", ["results", "claims"])

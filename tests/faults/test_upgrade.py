@@ -17,7 +17,8 @@ import pytest
 from sqlalchemy import insert, select, text, update
 
 from storage import migrations
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import Shard
 from storage.core.schema import Worker as WorkerRow
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
@@ -96,8 +97,8 @@ def test_workers_of_the_release_before_go_on_when_the_schema_is_upgraded_under_t
     worked = {row.owner for row in fleet.shards(Shard.owner)}
     assert worked >= set(everybody) - {owner for owner, pid in everybody.items() if pid == child}, "somebody sat idle"
     assert fleet.json("db", "upgrade") == {"before": NEXT, "after": NEXT}
-    with fleet.database.read() as connection:
-        stored = connection.execute(text("SELECT count(*), count(novelty) FROM outcome")).one()
+    with fleet.database.read() as transaction:
+        stored = transaction.execute(text("SELECT count(*), count(novelty) FROM outcome")).one()
         assert tuple(stored) == (2 * n, 2 * n)
 
 
@@ -106,7 +107,7 @@ def test_an_upgrade_waits_for_a_long_read_without_making_workers_wait_behind_it(
 ) -> None:
     fleet = Fleet(tmp_path, restartable, None)
     restartable.write(
-        lambda connection: connection.execute(
+        lambda transaction: transaction.execute(
             insert(WorkerRow).values(
                 id="one", host="h", pid=1, device="cpu", lanes=[], slots=1, version="1", started_at=0.0, seen_at=0.0
             )
@@ -115,8 +116,8 @@ def test_an_upgrade_waits_for_a_long_read_without_making_workers_wait_behind_it(
     waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'ALTER%'")
 
     def waits() -> bool:
-        with restartable.read() as connection:
-            return bool(connection.scalar(waiting))
+        with restartable.read() as transaction:
+            return bool(transaction.scalar(waiting))
 
     with restartable.read() as reader:
         reader.execute(select(WorkerRow)).all()
@@ -126,7 +127,7 @@ def test_an_upgrade_waits_for_a_long_read_without_making_workers_wait_behind_it(
         started = time.monotonic()
         alive = update(WorkerRow).values(seen_at=db_now())
         for _ in range(20):
-            restartable.write(lambda connection: connection.execute(alive))
+            restartable.write(lambda transaction: transaction.execute(alive))
         assert time.monotonic() - started < 10.0, "heartbeats stood behind the upgrade"
         assert upgrade.poll() is None
     assert upgrade.wait(60) == 0, fleet.log("db")

@@ -10,7 +10,8 @@ from threading import Event
 import pytest
 from sqlalchemy import func, select
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import Shard
 from tests.faults.fleet import LEASE_S, SHARD_TEXTS, Fleet, numbered
 from tests.kinds import KINDS
@@ -72,9 +73,9 @@ def test_leases_do_not_depend_on_a_workers_clock(postgres_mill: Fleet, offset_s:
             job = fleet.give(numbered(6 * SHARD_TEXTS), model="null@800")
             until(lambda: len(fleet.owners()) == 2, "both hold a shard")
             assert fleet.lapsed() == 0
-            with fleet.database.read() as connection:
+            with fleet.database.read() as transaction:
                 longest = func.max(Shard.lease_until - db_now())
-                assert (connection.scalar(select(longest).where(Shard.state == "running")) or 0.0) <= LEASE_S
+                assert (transaction.scalar(select(longest).where(Shard.state == "running")) or 0.0) <= LEASE_S
             fleet.finish(job)
     shards = fleet.shards(Shard.attempt, Shard.lapses)
     assert {(row.attempt, row.lapses) for row in shards} == {(1, 0)}, "nothing was taken from anybody"

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Double, func, select, update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import Base, Content, OutcomeRow, PipelineRun
 from storage.deletion import gc, versions
 from storage.pipelines import pipelines
@@ -45,13 +46,13 @@ def a_day_passes(database: Database) -> None:
         moved = {column.name: column - DAY_S for column in times if column.name != "max_failures"}
         if moved:
             earlier = update(table).values(**moved)
-            database.write(lambda connection, earlier=earlier: connection.execute(earlier))  # type: ignore[misc]
+            database.write(lambda transaction, earlier=earlier: transaction.execute(earlier))  # type: ignore[misc]
 
 
 def sizes(database: Database) -> dict[str, int]:
-    with database.read() as connection:
+    with database.read() as transaction:
         return {
-            name: connection.scalar(select(func.count()).select_from(table)) or 0
+            name: transaction.scalar(select(func.count()).select_from(table)) or 0
             for name, table in Base.metadata.tables.items()
         }
 
@@ -68,8 +69,8 @@ def test_a_year_of_nightly_runs_of_three_steps_leaves_no_more_rows_than_a_season
         if night == 100:
             after_a_season = sizes(crew.database)
         a_day_passes(crew.database)
-    with crew.database.read() as connection:
-        assert {*connection.scalars(select(PipelineRun.state))} == {"done"}
+    with crew.database.read() as transaction:
+        assert {*transaction.scalars(select(PipelineRun.state))} == {"done"}
     after_a_year = sizes(crew.database)
     assert {name: n for name, n in after_a_year.items() if n > after_a_season[name]} == {}
     assert after_a_year["pipeline_run"] == after_a_year["job"] < 100
@@ -112,9 +113,9 @@ def test_a_year_of_nights_that_change_documents_leaves_what_is_current_and_a_mon
     assert {json.loads(line)["id"] for line in lines} == {*documents(database)}
     versions.remove(database, LIMIT_DAYS * DAY_S)
     assert_an_unchanged_night_adds_nothing(crew)
-    with database.read() as connection:  # what did not change was computed once, longer ago than the limit
+    with database.read() as transaction:  # what did not change was computed once, longer ago than the limit
         query = select(OutcomeRow.created_at - db_now()).join(Content, Content.id == OutcomeRow.content_id)
-        ages = connection.scalars(query.where(Content.text.in_(["text 3", "text 4", "text 5", "last"]))).all()
+        ages = transaction.scalars(query.where(Content.text.in_(["text 3", "text 4", "text 5", "last"]))).all()
     assert len(ages) == 4
     assert max(ages) < -(NIGHTS - 2) * DAY_S
 

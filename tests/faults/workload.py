@@ -105,8 +105,8 @@ class Workload:
         return sum(len(ordered.texts) for ordered in self.ordered)
 
     def open_jobs(self) -> list[int]:
-        with self.fleet.database.read() as connection:
-            return list(connection.scalars(select(Job.id).where(Job.state.not_in(ENDED)).order_by(Job.id)))
+        with self.fleet.database.read() as transaction:
+            return list(transaction.scalars(select(Job.id).where(Job.state.not_in(ENDED)).order_by(Job.id)))
 
     def audit(self) -> None:
         """Nothing is lost, nothing doubled, nothing mixed up, and nobody is blamed but poison."""

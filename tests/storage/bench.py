@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import pytest
-from sqlalchemy import Connection, delete, update
+from sqlalchemy import delete, update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.outcomes import Outcome, Reason, Status
 from storage.core.schema import Base, Shard
+from storage.core.transaction import Transaction
 from storage.errors import JobStopped, LeaseLost
 from storage.ingest import ingest
 from storage.leases import dispatch, maintenance, shards
@@ -33,9 +35,9 @@ LONG_S = 1_000.0
 def empty(database: Database) -> None:
     """Delete all that the store holds."""
 
-    def every_table(connection: Connection) -> None:
+    def every_table(transaction: Transaction) -> None:
         for table in reversed(Base.metadata.sorted_tables):
-            connection.execute(delete(table))
+            transaction.execute(delete(table))
 
     database.write(every_table)
 
@@ -177,7 +179,7 @@ class Bench:
     def let_time_pass(self) -> None:
         """Make shards that wait after an error ready to be tried again."""
         at_last = update(Shard).where(Shard.state == "planned").values(not_before=0.0)
-        self.database.write(lambda connection: connection.execute(at_last))
+        self.database.write(lambda transaction: transaction.execute(at_last))
         for piece in self.model.pieces.values():
             piece.waits = False
 

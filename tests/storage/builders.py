@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy import and_, select, update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.outcomes import Outcome, Reason, Status
 from storage.core.schema import Content, Document, OutcomeRow, Shard
 from storage.core.specs import Spec
@@ -79,8 +80,8 @@ def dispatched(database: Database) -> list[int]:
 
 
 def queued(database: Database) -> list[int]:
-    with database.read() as connection:
-        return list(connection.scalars(select(Shard.id).where(Shard.state == "queued").order_by(Shard.id)))
+    with database.read() as transaction:
+        return list(transaction.scalars(select(Shard.id).where(Shard.state == "queued").order_by(Shard.id)))
 
 
 def claim_next(database: Database, owner: str = "w1") -> Claim:
@@ -126,7 +127,9 @@ def work(database: Database, outcomes: Callable[[Claim], Sequence[Outcome]] = do
 
 def set_shard(database: Database, shard_id: int, **values: Any) -> None:
     """Move time, or anything else, for one shard."""
-    database.write(lambda connection: connection.execute(update(Shard).where(Shard.id == shard_id).values(**values)))
+    database.write(
+        lambda transaction: transaction.execute(update(Shard).where(Shard.id == shard_id).values(**values))
+    )
 
 
 def lapse(database: Database, shard_id: int) -> None:
@@ -134,14 +137,14 @@ def lapse(database: Database, shard_id: int) -> None:
 
 
 def shard(database: Database, shard_id: int) -> Any:
-    with database.read() as connection:
-        return connection.execute(select(Shard).where(Shard.id == shard_id)).one()
+    with database.read() as transaction:
+        return transaction.execute(select(Shard).where(Shard.id == shard_id)).one()
 
 
 def shards_of(database: Database, job: OpenJob | int) -> list[Any]:
     job_id = job if isinstance(job, int) else job.id
-    with database.read() as connection:
-        return list(connection.execute(select(Shard).where(Shard.job_id == job_id).order_by(Shard.id)))
+    with database.read() as transaction:
+        return list(transaction.execute(select(Shard).where(Shard.job_id == job_id).order_by(Shard.id)))
 
 
 def planned(database: Database, job: OpenJob) -> Counter[str]:
@@ -149,10 +152,10 @@ def planned(database: Database, job: OpenJob) -> Counter[str]:
     ids = Counter(
         content_id for row in shards_of(database, job) if row.state != "split" for content_id in unpack(row.contents)
     )
-    with database.read() as connection:
+    with database.read() as transaction:
         texts = {
             row.id: row.text
-            for row in connection.execute(select(Content.id, Content.text).where(Content.id.in_(ids)))
+            for row in transaction.execute(select(Content.id, Content.text).where(Content.id.in_(ids)))
         }
     return Counter({texts[content_id]: n for content_id, n in ids.items()})
 
@@ -166,8 +169,8 @@ def documents(
         condition = and_(condition, Document.corpus_id == corpus_id)
     if job is not None:
         condition = lineage.visible(jobs.require(database, job if isinstance(job, int) else job.id))
-    with database.read() as connection:
-        rows = connection.execute(
+    with database.read() as transaction:
+        rows = transaction.execute(
             select(Document.corpus_id, Document.key, Content.text)
             .join(Content, Content.id == Document.content_id)
             .where(condition)
@@ -178,14 +181,14 @@ def documents(
 
 def n_documents(database: Database) -> int:
     """Rows of the document table, superseded ones too."""
-    with database.read() as connection:
-        return len(list(connection.scalars(select(Document.id))))
+    with database.read() as transaction:
+        return len(list(transaction.scalars(select(Document.id))))
 
 
 def outcomes(database: Database) -> dict[tuple[str, str], str]:
     """{(task kind's spec, text): status} of everything stored."""
-    with database.read() as connection:
-        rows = connection.execute(
+    with database.read() as transaction:
+        rows = transaction.execute(
             select(OutcomeRow.spec_id, Content.text, OutcomeRow.status).join(
                 Content, Content.id == OutcomeRow.content_id
             )

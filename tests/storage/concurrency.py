@@ -6,11 +6,13 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 
-from sqlalchemy import Connection, update
+from sqlalchemy import update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.outcomes import Outcome, Reason, Status
 from storage.core.schema import Shard
+from storage.core.transaction import Transaction
 from storage.errors import JobStopped, LeaseLost
 from storage.ingest import ingest
 from storage.leases import dispatch, maintenance, shards
@@ -117,10 +119,10 @@ class Rival:
         """So much that leases lapse and nothing waits after an error any more."""
         mine = [claim.shard_id for claim in self.claims]
 
-        def at_last(connection: Connection) -> None:
+        def at_last(transaction: Transaction) -> None:
             held = update(Shard).where(Shard.id.in_(mine), Shard.state == "running")
-            connection.execute(held.values(lease_until=db_now() - 1.0))
-            connection.execute(update(Shard).where(Shard.state == "planned").values(not_before=0.0))
+            transaction.execute(held.values(lease_until=db_now() - 1.0))
+            transaction.execute(update(Shard).where(Shard.state == "planned").values(not_before=0.0))
 
         self.database.write(at_last)
         maintenance.reclaim(self.database)

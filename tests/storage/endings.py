@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, update
+from sqlalchemy import delete, update
 
 from storage.core.database import Database
 from storage.core.schema import Refusal, Shard
+from storage.core.transaction import Transaction
 from storage.leases import dispatch, maintenance
 from storage.results.status import list_statuses, read_status
 from storage.steps import jobs
@@ -44,7 +45,7 @@ def let_everything_finish(database: Database) -> None:
     assert {after.jobs[job_id].state for job_id in unfinished} <= {"done", "stopped"}
 
 
-def _let_time_pass(connection: Connection) -> None:
+def _let_time_pass(transaction: Transaction) -> None:
     """Nothing waits after an error any more, and nobody's refusal holds."""
-    connection.execute(update(Shard).where(Shard.state == "planned").values(not_before=0.0))
-    connection.execute(delete(Refusal))
+    transaction.execute(update(Shard).where(Shard.state == "planned").values(not_before=0.0))
+    transaction.execute(delete(Refusal))

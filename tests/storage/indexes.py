@@ -51,5 +51,7 @@ def agrees(database: Database, searched: Searched, query: Matrix, top: int = 5) 
 
 
 def rows(database: Database, spec_id: int = 1) -> int:
-    with database.read() as connection:
-        return int(connection.exec_driver_sql(f"SELECT count(*) FROM {pgvector_index.name_of(spec_id)}").scalar_one())
+    with database.read() as transaction:
+        return int(
+            transaction.exec_driver_sql(f"SELECT count(*) FROM {pgvector_index.name_of(spec_id)}").scalar_one()
+        )

@@ -90,23 +90,23 @@ _OF_STEP = (Step.spec_id, Step.n_prior_done, Step.n_prior_failed, Step.n_prior_s
 
 def look(database: Database, before: Picture | None = None) -> Picture:
     """Return the content of the store. Documents and texts are those of `before`, if given."""
-    with database.read() as connection:
+    with database.read() as transaction:
         of_job = (
             select(Job, *_OF_STEP, SpecRow.kind.label("lane"))
             .join(Step, and_(Step.job_id == Job.id, Step.seq == 0))
             .join(SpecRow, SpecRow.id == Step.spec_id)
         )
-        jobs = {row.id: row for row in connection.execute(of_job)}
-        shards = {row.id: row for row in connection.execute(select(Shard).order_by(Shard.id))}
+        jobs = {row.id: row for row in transaction.execute(of_job)}
+        shards = {row.id: row for row in transaction.execute(select(Shard).order_by(Shard.id))}
         outcome = select(
             OutcomeRow.spec_id, OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.text, OutcomeRow.reason_class
         )
         outcomes = {
             (row.spec_id, row.content_id): (row.status, row.text, row.reason_class)
-            for row in connection.execute(outcome)
+            for row in transaction.execute(outcome)
         }
-        documents = before.documents if before else [*connection.execute(_DOCUMENTS)]
-        lengths = before.lengths if before else {row.id: row.n_chars for row in connection.execute(_LENGTHS)}
+        documents = before.documents if before else [*transaction.execute(_DOCUMENTS)]
+        lengths = before.lengths if before else {row.id: row.n_chars for row in transaction.execute(_LENGTHS)}
     return Picture(
         jobs=jobs,
         shards=shards,

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, event, inspect, text
 from storage import migrations
 from storage.core.database import Database
 from storage.core.schema import Base
+from storage.core.transaction import Transaction
 from storage.errors import SchemaOutOfDate
 from tests.storage.builders import at_once
 
@@ -79,9 +80,9 @@ def test_a_database_without_a_schema_is_refused(bare_database: Database) -> None
 def newer(database: Database, oldest: str) -> None:
     """Have the database be one that a later release upgraded."""
 
-    def upgrade(connection: Connection) -> None:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-        connection.execute(text("UPDATE compatibility SET oldest = :oldest"), {"oldest": oldest})
+    def upgrade(transaction: Transaction) -> None:
+        transaction.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        transaction.execute(text("UPDATE compatibility SET oldest = :oldest"), {"oldest": oldest})
 
     database.write(upgrade)
 
@@ -100,8 +101,8 @@ def test_a_database_of_a_newer_docmill_that_is_compatible_is_used_and_left_as_it
 
 
 def test_a_migrated_database_names_the_oldest_release_that_can_work_with_it(database: Database) -> None:
-    with database.read() as connection:
-        [oldest] = connection.scalars(text("SELECT oldest FROM compatibility"))
+    with database.read() as transaction:
+        [oldest] = transaction.scalars(text("SELECT oldest FROM compatibility"))
     assert oldest <= migrations.head()
 
 

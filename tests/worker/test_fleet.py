@@ -62,14 +62,14 @@ def test_what_a_killed_worker_held_is_finished_by_the_next(database: Database, f
     with fleet.worker():
         fleet("wait", job)
     check(database, job)
-    with database.read() as connection:
-        fence = connection.scalar(select(func.max(Shard.fence))) or 0
+    with database.read() as transaction:
+        fence = transaction.scalar(select(func.max(Shard.fence))) or 0
     assert fence >= 3, "a shard was taken away and claimed again"
 
 
 def running(database: Database) -> bool:
-    with database.read() as connection:
-        return connection.scalar(select(Shard.id).where(Shard.state == "running").limit(1)) is not None
+    with database.read() as transaction:
+        return transaction.scalar(select(Shard.id).where(Shard.state == "running").limit(1)) is not None
 
 
 def test_two_jobs_over_overlapping_corpora_both_end_and_store_nothing_twice(
@@ -83,8 +83,8 @@ def test_two_jobs_over_overlapping_corpora_both_end_and_store_nothing_twice(
         fleet("wait", more)
     assert (len(fleet.results(few)), len(fleet.results(more))) == (120, 200)
     assert check(database, few).texts <= check(database, more).texts
-    with database.read() as connection:
-        assert connection.scalar(select(func.count()).select_from(OutcomeRow)) == fleet.json("status", more)["texts"]
+    with database.read() as transaction:
+        assert transaction.scalar(select(func.count()).select_from(OutcomeRow)) == fleet.json("status", more)["texts"]
 
 
 def test_a_celery_task_enqueues_as_the_command_does(database: Database, fleet: Docmill, redis_url: str) -> None:
@@ -120,8 +120,8 @@ def test_a_thread_that_is_free_takes_its_next_shard_without_a_pause(
     job = fleet.enqueue("corpus.jsonl", "--task", "translate", "--model", "null")
     with fleet.worker("--threads", "1"):
         fleet("wait", job)
-    with database.read() as connection:
-        times = connection.execute(select(Shard.started_at, Shard.finished_at)).all()
+    with database.read() as transaction:
+        times = transaction.execute(select(Shard.started_at, Shard.finished_at)).all()
     assert len(times) == n
     took_s = max(row.finished_at for row in times) - min(row.started_at for row in times)
     assert took_s < n / 2, "Celery asks for a hint once a second where nothing wakes it"

@@ -46,8 +46,8 @@ def _require_file(database: Database) -> None:
     """Refuse a SQLite file that is not there, which connecting would make: most often its name is a slip."""
     from storage.errors import DatabaseUnreachable
 
-    file = database.url.database or ""
-    if database.is_sqlite and not file.startswith("file:") and not Path(file).exists():
+    file = database.file
+    if file is not None and not file.exists():
         raise DatabaseUnreachable(
             f"there is no file {file}; correct DOCMILL_DATABASE_URL, or make the file with `docmill db upgrade`"
         )

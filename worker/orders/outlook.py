@@ -8,7 +8,8 @@ from typing import Any
 
 from sqlalchemy import select
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import Worker
 from storage.leases.dispatch import LIVE_S
 from storage.pipelines import orders
@@ -43,9 +44,9 @@ class Outlook:
 
 def look(database: Database, broker: Broker | None) -> Outlook:
     """Return the outlook as the store and the queue have it now. Raises StorageError."""
-    with database.read() as connection:
+    with database.read() as transaction:
         query = select(Worker.lanes).where(Worker.seen_at > db_now() - LIVE_S)
-        live: Sequence[Any] = connection.scalars(query).all()
+        live: Sequence[Any] = transaction.scalars(query).all()
     in_queue = None
     if broker is not None:
         try:

@@ -99,9 +99,9 @@ def forecast(
 
 
 def _missing(database: Database, prepared: Prepared, fresh: dict[bytes, str]) -> Iterator[str]:
-    with database.read() as connection:
+    with database.read() as transaction:
         known = set(
-            connection.scalars(
+            transaction.scalars(
                 select(Content.sha256)
                 .join(OutcomeRow, OutcomeRow.content_id == Content.id)
                 .join(SpecRow, and_(SpecRow.id == OutcomeRow.spec_id, SpecRow.sha256 == prepared.spec.sha256))

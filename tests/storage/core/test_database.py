@@ -15,12 +15,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, select, text
+from sqlalchemy import event, select, text
 from sqlalchemy.exc import IntegrityError
 
 from storage import errors, migrations
 from storage.core import get_or_create
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
+from storage.core.transaction import Transaction
 from storage.deletion import cost, gc, removal, retention, selection, tracing
 from storage.errors import (
     DatabaseBusy,
@@ -188,7 +190,6 @@ def test_every_function_that_takes_a_database_is_in_these_tests() -> None:
         and getattr(value, "__module__", "") == module.__name__
         and not name.startswith("_")
         and list(getattr(value, "__annotations__", {}))[:1] == ["database"]
-        and "connection" not in value.__annotations__
     }
     assert found - {"migrations.upgrade", "removal.settle"} == (READS | WRITES).keys()
 
@@ -208,7 +209,7 @@ def prepare(database: Database) -> None:
     read(database, request("b.jsonl", corpus="loose"), [("k", "loose")])  # its document is gone, and not its text
     jobs.cancel(database, 2)
     loose = text("DELETE FROM document WHERE corpus_id = 2")
-    database.write(lambda connection: connection.execute(loose))
+    database.write(lambda transaction: transaction.execute(loose))
 
 
 @contextmanager
@@ -286,8 +287,8 @@ def chain(error: BaseException | None) -> str:
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"])
 def test_every_way_to_write_postgresql_is_understood(postgres_url: str, scheme: str) -> None:
     database = Database(f"{scheme}://{postgres_url.partition('://')[2]}")
-    with database.read() as connection:
-        assert connection.scalar(select(1)) == 1
+    with database.read() as transaction:
+        assert transaction.scalar(select(1)) == 1
     database.close()
 
 
@@ -329,7 +330,7 @@ def read_only(database_url: str, tmp_path: Path) -> Iterator[Database]:
     database = Database(database_url, kinds=KINDS)
     prepare(database)
     database.close()
-    if database.is_sqlite:
+    if database.server is None:
         read_only = Database(f"sqlite:///file:{database.url.database}?mode=ro&uri=true", kinds=KINDS)
     else:
         options = "-csynchronous_commit=off -cdefault_transaction_read_only=on"
@@ -396,11 +397,11 @@ def test_making_a_database_connects_to_nothing(tmp_path: Path) -> None:
 
 
 def test_an_error_that_nobody_classified_is_one_of_ours_that_names_its_code(database: Database) -> None:
-    def twice(connection: Connection) -> None:
+    def twice(transaction: Transaction) -> None:
         for _ in range(2):
-            connection.execute(text("INSERT INTO lease (name, owner, until) VALUES ('a', 'b', 0)"))
+            transaction.execute(text("INSERT INTO lease (name, owner, until) VALUES ('a', 'b', 0)"))
 
-    code = "SQLITE_CONSTRAINT_PRIMARYKEY" if database.is_sqlite else "SQLSTATE 23505"
+    code = "SQLITE_CONSTRAINT_PRIMARYKEY" if database.server is None else "SQLSTATE 23505"
     with pytest.raises(UnexpectedDatabaseError, match=code) as caught:
         database.write(twice)
     assert isinstance(caught.value.__cause__, IntegrityError)
@@ -410,7 +411,7 @@ def test_an_error_that_a_trigger_raises_is_told_in_the_triggers_words(postgres_u
     database = Database(postgres_url, kinds=KINDS)
     refuse_leases(database)
     with pytest.raises(UnexpectedDatabaseError, match=r"RaiseException \(SQLSTATE P0001\): the archive is closed"):
-        database.write(lambda connection: connection.execute(text("UPDATE lease SET until = 0")))
+        database.write(lambda transaction: transaction.execute(text("UPDATE lease SET until = 0")))
     database.close()
 
 
@@ -424,12 +425,12 @@ def refuse_leases(database: Database) -> None:
 
 
 def test_a_value_that_the_database_cannot_store_is_refused_as_that_without_its_text(database: Database) -> None:
-    if database.is_sqlite:
+    if database.server is None:
         event.listen(database.engine, "connect", _take_little)
-    value = "secret " * 1_000 if database.is_sqlite else "secret \0"
+    value = "secret " * 1_000 if database.server is None else "secret \0"
     statement = text("INSERT INTO lease (name, owner, until) VALUES (:name, 'b', 0)")
     with pytest.raises(ValueRefused, match="cannot store a value") as caught:
-        database.write(lambda connection: connection.execute(statement, {"name": value}))
+        database.write(lambda transaction: transaction.execute(statement, {"name": value}))
     assert "secret" not in str(caught.value)
 
 
@@ -440,17 +441,17 @@ def _take_little(connection: Any, _record: Any) -> None:
 def test_an_error_carries_no_documents_text(database: Database) -> None:
     statement = text("INSERT INTO content (id, sha256, text, n_chars) VALUES (1, NULL, :text, 1)")
     with pytest.raises(UnexpectedDatabaseError) as caught:
-        database.write(lambda connection: connection.execute(statement, {"text": "a secret text"}))
+        database.write(lambda transaction: transaction.execute(statement, {"text": "a secret text"}))
     assert "a secret text" not in str(caught.value)
 
 
 def test_a_read_sees_one_state_of_the_store(database: Database) -> None:
     read(database, request(), numbered(1))
     count = text("SELECT count(*) FROM document")
-    with database.read() as connection:
-        before = connection.scalar(count)
+    with database.read() as transaction:
+        before = transaction.scalar(count)
         read(database, request("b.jsonl"), numbered(5))
-        assert connection.scalar(count) == before == 1
+        assert transaction.scalar(count) == before == 1
 
 
 def test_a_connection_that_the_server_cut_is_made_anew(postgres_url: str) -> None:
@@ -461,14 +462,14 @@ def test_a_connection_that_the_server_cut_is_made_anew(postgres_url: str) -> Non
     )
     tries = 0
 
-    def cut_off_once(connection: Connection) -> int:
+    def cut_off_once(transaction: Transaction) -> int:
         nonlocal tries
         tries += 1
         if tries == 1:
             other = Database(postgres_url, kinds=KINDS)
-            other.write(lambda connection: connection.execute(cut))
+            other.write(lambda transaction: transaction.execute(cut))
             other.close()
-        connection.execute(text("INSERT INTO lease (name, owner, until) VALUES ('a', 'b', 0)"))
+        transaction.execute(text("INSERT INTO lease (name, owner, until) VALUES ('a', 'b', 0)"))
         return tries
 
     assert database.write(cut_off_once) == 2
@@ -485,10 +486,10 @@ def test_two_transactions_that_wait_for_each_other_both_come_through(postgres_ur
     def crossed(first: str, second: str) -> None:
         waited = False
 
-        def work(connection: Connection) -> None:
+        def work(transaction: Transaction) -> None:
             nonlocal waited
             for name in (first, second):
-                connection.execute(text("UPDATE lease SET until = until + 1 WHERE name = :name"), {"name": name})
+                transaction.execute(text("UPDATE lease SET until = until + 1 WHERE name = :name"), {"name": name})
                 if not waited:
                     waited = True
                     both.wait(10)
@@ -500,8 +501,8 @@ def test_two_transactions_that_wait_for_each_other_both_come_through(postgres_ur
 
 
 def test_the_clock_is_the_databases_and_moves_within_a_transaction(database: Database) -> None:
-    def clock(connection: Connection) -> list[float]:
-        return [float(connection.scalar(select(db_now())) or 0) for _ in range(50)]
+    def clock(transaction: Transaction) -> list[float]:
+        return [float(transaction.scalar(select(db_now())) or 0) for _ in range(50)]
 
     times = database.write(clock)
     assert times == sorted(times)
@@ -525,9 +526,9 @@ def test_a_statement_with_the_clock_is_compiled_once(database: Database) -> None
 def test_postgresql_compiles_no_query_that_is_over_sooner(postgres_url: str) -> None:
     database = Database(postgres_url, kinds=KINDS)
     WRITES["dispatch.sign_on"](database)
-    with database.read() as connection:
-        database.look_up(connection)
-        plan = connection.execute(text("EXPLAIN SELECT id FROM worker WHERE seen_at > 0"))
+    with database.read() as transaction:
+        transaction.look_up()
+        plan = transaction.execute(text("EXPLAIN SELECT id FROM worker WHERE seen_at > 0"))
         assert not [line for (line,) in plan if "JIT" in line]
     database.close()
 

@@ -26,5 +26,5 @@ def test_a_kind_that_is_not_known_is_named_with_those_that_are(database: Databas
 def test_nothing_is_planned_for_a_kind_that_is_not_known(database: Database) -> None:
     with pytest.raises(UnknownKind):
         read(database, request(spec=Spec("ocr", "null", "null:1")), numbered(1))
-    with database.read() as connection:
-        assert connection.exec_driver_sql(f"SELECT count(*) FROM {Shard.__tablename__}").scalar() == 0
+    with database.read() as transaction:
+        assert transaction.exec_driver_sql(f"SELECT count(*) FROM {Shard.__tablename__}").scalar() == 0

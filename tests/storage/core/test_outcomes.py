@@ -64,8 +64,8 @@ def test_an_output_of_json_is_mended_in_its_strings_and_keys_and_flagged(databas
     claim = claim_next(database)
     data = {"data": {"a\0": [{"b": "\ud800"}, 1.5, None]}}
     shards.commit(database, claim, one_of_them(claim, text=None, data=data), None)
-    with database.read() as connection:
-        rows = connection.execute(select(OutcomeRow.data, OutcomeRow.flags).order_by(OutcomeRow.content_id)).all()
+    with database.read() as transaction:
+        rows = transaction.execute(select(OutcomeRow.data, OutcomeRow.flags).order_by(OutcomeRow.content_id)).all()
     assert rows[1].data == {"data": {"a\ufffd": [{"b": "\ufffd"}, 1.5, None]}}
     assert rows[1].flags == FLAGS
 
@@ -116,7 +116,7 @@ def test_an_output_without_a_json_form_fails_alone(database: Database, data: Any
 @pytest.fixture
 def picky(database: Database) -> Database:
     """A store that takes no output of 5,000 characters: SQLite by its own limit, PostgreSQL by a trigger."""
-    if database.is_sqlite:
+    if database.server is None:
         database.engine.dispose()
         event.listen(database.engine, "connect", _take_little)
     else:
@@ -192,8 +192,8 @@ def test_the_contents_of_a_mended_output_are_stored_once(database: Database) -> 
     claim = claim_next(database)
     mended, same = done(claim)
     shards.commit(database, claim, [replace(mended, text=BAD), replace(same, text=MENDED)], None)
-    with database.read() as connection:
-        assert list(connection.scalars(select(Content.text).where(Content.text == MENDED))) == [MENDED]
+    with database.read() as transaction:
+        assert list(transaction.scalars(select(Content.text).where(Content.text == MENDED))) == [MENDED]
 
 
 def test_a_refused_outcome_keeps_nothing_of_its_output() -> None:

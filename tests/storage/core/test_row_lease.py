@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import select, update
 
 from storage.core import row_lease
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import PipelineRun
 from storage.pipelines import pipelines
 from tests.storage.builders import at_once
@@ -33,12 +34,12 @@ def take(database: Database, row_id: int, owner: str = "w1") -> int | None:
 
 def lapse(database: Database) -> None:
     lapsed = update(PipelineRun).values(lease_until=db_now() - 1.0)
-    database.write(lambda connection: connection.execute(lapsed))
+    database.write(lambda transaction: transaction.execute(lapsed))
 
 
 def row(database: Database) -> Any:
-    with database.read() as connection:
-        return connection.execute(select(PipelineRun, db_now().label("now"))).one()
+    with database.read() as transaction:
+        return transaction.execute(select(PipelineRun, db_now().label("now"))).one()
 
 
 def test_of_several_that_take_a_row_at_once_one_has_it(database: Database, row_id: int) -> None:
@@ -80,6 +81,6 @@ def test_a_lease_that_is_let_go_is_free_at_once(database: Database, row_id: int)
 def test_what_its_holder_is_done_with_is_renewed_no_more(database: Database, row_id: int) -> None:
     fence = take(database, row_id)
     assert fence is not None
-    database.write(lambda connection: connection.execute(update(PipelineRun).values(**row_lease.FREE)))
+    database.write(lambda transaction: transaction.execute(update(PipelineRun).values(**row_lease.FREE)))
     assert not row_lease.renew(database, PipelineRun, row_id, fence, LEASE_S)
     assert row(database).lease_until is None

@@ -10,14 +10,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
-from storage.core import bulk, watched_connection
+from storage.core import watched_connection
 from storage.core.database import Database
 from storage.core.postgresql import connect_options
 from storage.core.schema import Lease
 from storage.core.time_limits import Patience
+from storage.core.transaction import Transaction
 from storage.core.watched_connection import Verdict, judged
 from storage.errors import DatabaseBusy, DatabaseSilent, DatabaseUnreachable
 from tests.faults.proxy import Proxy
@@ -56,27 +56,27 @@ def beside(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
-def ask(connection: Connection) -> None:
-    connection.exec_driver_sql("SELECT 1")
+def ask(transaction: Transaction) -> None:
+    transaction.exec_driver_sql("SELECT 1")
 
 
-def end(connection: Connection) -> None:
+def end(transaction: Transaction) -> None:
     """Nothing more: the COMMIT is what is lost."""
 
 
 @pytest.mark.parametrize("act", [ask, end])
 def test_a_write_whose_connection_is_half_open_is_made_again(
-    behind: Callable[..., Database], proxy: Proxy, act: Callable[[Connection], None]
+    behind: Callable[..., Database], proxy: Proxy, act: Callable[[Transaction], None]
 ) -> None:
     tries = 0
 
-    def work(connection: Connection) -> int:
+    def work(transaction: Transaction) -> int:
         nonlocal tries
         tries += 1
-        ask(connection)
+        ask(transaction)
         if tries == 1:
             proxy.lose_all()
-        act(connection)
+        act(transaction)
         return tries
 
     assert behind().write(work) == 2
@@ -98,11 +98,11 @@ def test_rows_that_are_copied_into_a_half_open_connection_are_copied_again(
                 proxy.lose_all()
             yield last
 
-    def work(connection: Connection) -> None:
+    def work(transaction: Transaction) -> None:
         nonlocal tries
         tries += 1
         names = Names(["upkeep", "schedules"])
-        bulk.load(database, connection, Lease, {"name": names, "owner": ["w1", "w1"], "until": [1.0, 1.0]})
+        transaction.load(Lease, {"name": names, "owner": ["w1", "w1"], "until": [1.0, 1.0]})
 
     database.write(work)
     assert tries == 2
@@ -131,8 +131,8 @@ def test_connections_that_became_half_open_while_nobody_used_them_are_replaced(
         ask(other)
     proxy.lose_all()
     for _ in range(3):
-        with database.read() as connection:
-            ask(connection)
+        with database.read() as transaction:
+            ask(transaction)
 
 
 def test_a_server_that_goes_silent_is_said_to_be_and_is_not_asked_again(
@@ -140,12 +140,12 @@ def test_a_server_that_goes_silent_is_said_to_be_and_is_not_asked_again(
 ) -> None:
     tries = 0
 
-    def work(connection: Connection) -> None:
+    def work(transaction: Transaction) -> None:
         nonlocal tries
         tries += 1
-        ask(connection)
+        ask(transaction)
         proxy.blackhole()
-        ask(connection)
+        ask(transaction)
 
     with pytest.raises(DatabaseSilent, match=r"cannot reach the database .* silent for"):
         behind().write(work)
@@ -158,9 +158,9 @@ def test_a_statement_that_takes_long_is_asked_after_and_not_given_up(
     database = behind()
     tries: list[int] = []
 
-    def work(connection: Connection) -> None:
+    def work(transaction: Transaction) -> None:
         tries.append(1)
-        connection.exec_driver_sql("LOCK TABLE corpus")
+        transaction.exec_driver_sql("LOCK TABLE corpus")
 
     beside.execute("LOCK TABLE corpus")
     waiting = threading.Thread(target=database.write, args=(work,))
@@ -186,9 +186,9 @@ def test_an_answer_that_arrives_while_the_server_is_asked_is_taken(
 
     tries: list[int] = []
 
-    def work(connection: Connection) -> None:
+    def work(transaction: Transaction) -> None:
         tries.append(1)
-        connection.exec_driver_sql("LOCK TABLE corpus")
+        transaction.exec_driver_sql("LOCK TABLE corpus")
 
     database = behind()
     monkeypatch.setattr(watched_connection, "judged", judge)
@@ -216,8 +216,8 @@ def test_a_short_statement_of_a_server_that_says_nothing_of_it_is_given_up_in_ti
 
 def test_the_kernel_watches_too(behind: Callable[..., Database]) -> None:
     patience = Patience(answer_s=8.0)
-    with behind(patience).read() as connection:
-        driver: Any = connection.connection.dbapi_connection
+    with behind(patience).read() as transaction:
+        driver: Any = transaction.connection.connection.dbapi_connection
         with socket.socket(fileno=os.dup(driver.fileno())) as ours:
             assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
@@ -233,7 +233,7 @@ def test_a_statement_that_is_short_by_nature_is_ended_by_the_server(
     beside.execute("LOCK TABLE corpus")
     database = behind(Patience(answer_s=0.5, bounded=True), retries=1)
     with pytest.raises(DatabaseBusy, match="statement timeout"):
-        database.write(lambda connection: connection.exec_driver_sql("LOCK TABLE corpus"))
+        database.write(lambda transaction: transaction.exec_driver_sql("LOCK TABLE corpus"))
 
 
 def test_the_locks_of_a_transaction_whose_connection_is_half_open_are_freed(
@@ -242,13 +242,13 @@ def test_the_locks_of_a_transaction_whose_connection_is_half_open_are_freed(
     database = behind()
     tries = 0
 
-    def work(connection: Connection) -> int:
+    def work(transaction: Transaction) -> int:
         nonlocal tries
         tries += 1
-        connection.exec_driver_sql("LOCK TABLE corpus")
+        transaction.exec_driver_sql("LOCK TABLE corpus")
         if tries == 1:
             proxy.lose_all()
-            ask(connection)
+            ask(transaction)
         return tries
 
     assert database.write(work) == 2
@@ -289,6 +289,6 @@ def test_with_default_settings_a_half_open_connection_is_noticed_in_time() -> No
 
 def test_what_a_url_says_of_connecting_goes_before_our_own(postgres_url: str) -> None:
     database = Database(f"{postgres_url}&application_name=nightly")
-    with database.read() as connection:
-        assert connection.exec_driver_sql("SHOW application_name").scalar_one() == "nightly"
+    with database.read() as transaction:
+        assert transaction.exec_driver_sql("SHOW application_name").scalar_one() == "nightly"
     database.close()

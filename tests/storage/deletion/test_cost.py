@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import OutcomeRow, Shard
 from storage.deletion import cost, gc, removal
 from storage.deletion.cost import Cost, busy_s
@@ -39,7 +40,7 @@ def test_what_would_be_dropped_is_what_is_dropped(database: Database, monkeypatc
     read(database, request(spec=TRANSLATE), numbered(4))
     finish(database)
     old = update(OutcomeRow).where(OutcomeRow.content_id <= 2).values(created_at=db_now() - 1_000.0)
-    database.write(lambda connection: connection.execute(old))
+    database.write(lambda transaction: transaction.execute(old))
     assert dropping(database) == [(str(COPY), 10), (str(TRANSLATE), 10)]
     assert dropping(database, older_than_s=500.0) == [(str(COPY), 2), (str(TRANSLATE), 2)]
     [spec_id] = gc.specs(database, "translate/marian")
@@ -61,7 +62,7 @@ def test_the_time_is_that_of_the_specs_shards_by_their_tokens(database: Database
     job = read(database, request(), numbered(4))
     finish(database)
     spans = update(Shard).where(Shard.job_id == job.id).values(started_at=100.0, finished_at=140.0, tokens_in=48)
-    database.write(lambda connection: connection.execute(spans))
+    database.write(lambda transaction: transaction.execute(spans))
     [found] = cost.of_dropping(database, older_than_s=0.0)
     assert found == Cost(found.spec_id, str(COPY), 4, tokens_in=12, tokens_out=8, seconds=10.0)
     removal.remove_corpus(database, "books")
@@ -91,7 +92,7 @@ def test_what_would_be_collected_is_what_is_collected(database: Database, fleet:
     assert cost.of_collecting(database) == Collected()
     [spec_id] = gc.specs(database, "translate/marian")
     gone = OutcomeRow.__table__.delete().where(OutcomeRow.spec_id == spec_id)
-    database.write(lambda connection: connection.execute(gone))
+    database.write(lambda transaction: transaction.execute(gone))
     expected = cost.of_collecting(database)
     assert expected.contents > 0
     assert expected.outcomes > 0

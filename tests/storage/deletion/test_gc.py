@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.outcomes import Outcome, Status
 from storage.core.schema import Base, Content, Corpus, Document, Ingest, Job, OutcomeRow, Shard
 from storage.deletion import gc, removal
@@ -40,13 +41,13 @@ __all__ = ["fleet"]
 
 
 def texts(database: Database) -> set[str]:
-    with database.read() as connection:
-        return set(connection.scalars(select(Content.text)))
+    with database.read() as transaction:
+        return set(transaction.scalars(select(Content.text)))
 
 
 def count(database: Database, table: type[Base]) -> int:
-    with database.read() as connection:
-        return connection.scalar(select(func.count()).select_from(table)) or 0
+    with database.read() as transaction:
+        return transaction.scalar(select(func.count()).select_from(table)) or 0
 
 
 def finish(database: Database) -> None:
@@ -76,8 +77,8 @@ def test_a_corpus_leaves_with_everything_of_it(database: Database, fleet: Fleet)
 
 
 def _shards(database: Database) -> Sequence[Any]:
-    with database.read() as connection:
-        return connection.execute(select(Shard)).all()
+    with database.read() as transaction:
+        return transaction.execute(select(Shard)).all()
 
 
 def test_a_large_corpus_leaves_page_by_page(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,8 +109,8 @@ def test_a_document_leaves_in_every_version_with_what_was_made_of_it(database: D
     removed = removal.remove_documents(database, "books", ["a", "nobody"])
     assert (removed.documents, removed.contents) == (2, 6)
     assert texts(database) == {"kept", "translate(kept)", "summarize(translate(kept))"}
-    with database.read() as connection:
-        assert connection.scalar(select(Corpus.n_documents)) == 1
+    with database.read() as transaction:
+        assert transaction.scalar(select(Corpus.n_documents)) == 1
     assert removal.remove_documents(database, "books", ["a"]) == removal.Removed()
     assert removal.missing(database, "books", ["a", "b"]) == ["a"]
     # What shards of earlier jobs say of it does no harm.
@@ -172,9 +173,9 @@ def test_collection_removes_what_is_loose_and_follows_it(database: Database, mon
     fleet.work()
     jobs.finish(database)
     assert gc.collect(database) == Collected()
-    with database.read() as connection:
-        some = list(connection.scalars(select(Document.id).where(Document.key.in_(["k0", "k5", "k8"]))))
-    database.write(lambda connection: connection.execute(Document.__table__.delete().where(Document.id.in_(some))))
+    with database.read() as transaction:
+        some = list(transaction.scalars(select(Document.id).where(Document.key.in_(["k0", "k5", "k8"]))))
+    database.write(lambda transaction: transaction.execute(Document.__table__.delete().where(Document.id.in_(some))))
     assert gc.collect(database) == Collected(contents=9, outcomes=12)
     assert gc.collect(database) == Collected()
 
@@ -187,7 +188,7 @@ def test_results_are_dropped_by_age_and_by_spec(database: Database, fleet: Fleet
     of_vectors = gc.specs(database, "embed/minilm")
     assert gc.drop(database, spec_ids=of_vectors) == Collected(outcomes=8)
     assert [[*one["steps"]] for one in results(database, job.id)] == [["english", "line"]] * 4
-    database.write(lambda connection: connection.execute(update(OutcomeRow).values(created_at=db_now() - 7_200)))
+    database.write(lambda transaction: transaction.execute(update(OutcomeRow).values(created_at=db_now() - 7_200)))
     dropped = gc.drop(database, older_than_s=3_600)
     assert (dropped.outcomes, dropped.contents) == (8, 8)
     assert texts(database) == {text for _, text in numbered(4)}
@@ -221,9 +222,9 @@ def test_a_commit_leaves_out_what_was_removed_meanwhile(database: Database, flee
 
 def lose(database: Database, *keys: str) -> None:
     """Have documents go although a job works on them, as when it is tried again at the same moment."""
-    with database.read() as connection:
-        found = list(connection.scalars(select(Document.content_id).where(Document.key.in_(keys))))
-    database.write(lambda connection: connection.execute(Document.__table__.delete().where(Document.key.in_(keys))))
+    with database.read() as transaction:
+        found = list(transaction.scalars(select(Document.content_id).where(Document.key.in_(keys))))
+    database.write(lambda transaction: transaction.execute(Document.__table__.delete().where(Document.key.in_(keys))))
     assert gc.collect(database).contents == len(found)
 
 
@@ -253,9 +254,10 @@ def test_a_worker_and_a_reader_of_a_removed_corpus_hear_of_it(database: Database
 def test_no_number_is_given_twice(database: Database) -> None:
     # A late worker's shard, or a shard's content, would be another's.
     def last() -> list[int]:
-        with database.read() as connection:
+        with database.read() as transaction:
             return [
-                max(connection.scalars(select(table.id))) for table in (Content, Document, Corpus, Shard, Job, Ingest)
+                max(transaction.scalars(select(table.id)))
+                for table in (Content, Document, Corpus, Shard, Job, Ingest)
             ]
 
     read(database, request(), numbered(3))

@@ -7,13 +7,14 @@ import threading
 from contextlib import suppress
 
 import pytest
-from sqlalchemy import Connection, Table, func, insert, select, text
+from sqlalchemy import Table, func, insert, select, text
 
 from storage.core import advisory_locks
 from storage.core.database import Database
 from storage.core.outcomes import Outcome, Status
 from storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, Shard, StepText
 from storage.core.specs import Spec
+from storage.core.transaction import Transaction
 from storage.deletion import gc, removal, versions
 from storage.deletion.gc import Collected
 from storage.errors import CorpusInUse, JobStopped, LeaseLost, NoSuchCorpus, NoSuchJob
@@ -95,8 +96,8 @@ class Housekeeper:
 
     def end(self) -> None:
         jobs.finish(self.database)
-        with self.database.read() as connection:
-            known = list(connection.scalars(select(Job.id)))
+        with self.database.read() as transaction:
+            known = list(transaction.scalars(select(Job.id)))
         if known and self.chance.random() < 0.3:
             jobs.cancel(self.database, self.chance.choice(known))
 
@@ -116,8 +117,8 @@ def test_rivals_leave_nothing_dangling_and_nothing_loose(database: Database, _: 
             removal.remove_corpus(database, corpus)
     gc.collect(database)
     for table in (Document, Content, OutcomeRow, StepText, Shard, Job, Prompt):
-        with database.read() as connection:
-            assert connection.scalar(select(func.count()).select_from(table)) == 0, table
+        with database.read() as transaction:
+            assert transaction.scalar(select(func.count()).select_from(table)) == 0, table
 
 
 def settle(database: Database) -> None:
@@ -125,8 +126,8 @@ def settle(database: Database) -> None:
     dispatch.put_back(database, queued(database))
     for n in range(4):
         maintenance.reclaim(database, f"{n}")
-    with database.read() as connection:
-        owners = {owner for owner in connection.scalars(select(Shard.owner)) if owner is not None}
+    with database.read() as transaction:
+        owners = {owner for owner in transaction.scalars(select(Shard.owner)) if owner is not None}
     for owner in owners:
         maintenance.release_owner(database, owner)
     work(database, lambda claim: [Outcome(one, Status.DONE, text=said[::-1]) for one, said in claim.texts])
@@ -137,13 +138,13 @@ def settle(database: Database) -> None:
 
 def assert_whole(database: Database) -> None:
     """Jobs ended, references lead somewhere, nothing is loose, and what a done job covers has its results."""
-    with database.read() as connection:
-        assert not list(connection.scalars(select(Job.id).where(Job.state == "running")))
-        contents = set(connection.scalars(select(Content.id)))
-        held = set(connection.scalars(select(Document.content_id)))
-        outcomes = connection.execute(select(OutcomeRow.content_id, OutcomeRow.output_id)).all()
-        prompts = connection.execute(select(Prompt.document_id, Prompt.text_id, Prompt.content_id)).all()
-        documents = set(connection.scalars(select(Document.id)))
+    with database.read() as transaction:
+        assert not list(transaction.scalars(select(Job.id).where(Job.state == "running")))
+        contents = set(transaction.scalars(select(Content.id)))
+        held = set(transaction.scalars(select(Document.content_id)))
+        outcomes = transaction.execute(select(OutcomeRow.content_id, OutcomeRow.output_id)).all()
+        prompts = transaction.execute(select(Prompt.document_id, Prompt.text_id, Prompt.content_id)).all()
+        documents = set(transaction.scalars(select(Document.id)))
     assert held <= contents
     assert {row.content_id for row in outcomes} <= contents
     assert {row.document_id for row in prompts} <= documents
@@ -162,15 +163,15 @@ def test_a_reader_that_found_a_text_waits_for_collection_or_keeps_it(database: D
         lambda: read(database, request("b.jsonl"), numbered(20), chunk=1),
         lambda: [gc.collect(database) for _ in range(20)],
     )
-    with database.read() as connection:
-        assert connection.scalar(select(func.count()).select_from(Document)) == 20
+    with database.read() as transaction:
+        assert transaction.scalar(select(func.count()).select_from(Document)) == 20
     assert gc.collect(database) == Collected()
     work(database)
     assert jobs.finish(database) == [2]
 
 
 def loosen(database: Database) -> None:
-    database.write(lambda connection: connection.execute(text("DELETE FROM document")))
+    database.write(lambda transaction: transaction.execute(text("DELETE FROM document")))
 
 
 def test_who_does_not_take_turns_is_stopped_by_the_key_and_tries_again(postgres_url: str) -> None:
@@ -184,13 +185,13 @@ def test_who_does_not_take_turns_is_stopped_by_the_key_and_tries_again(postgres_
     table: Table = OutcomeRow.__table__
     row = {"spec_id": 1, "status": "done", "flags": [], "tokens_in": 0, "tokens_out": 0, "created_at": 0.0}
 
-    def put(connection: Connection) -> None:
-        there = connection.scalar(select(Content.id))
+    def put(transaction: Transaction) -> None:
+        there = transaction.scalar(select(Content.id))
         tries.append(there or 0)
         found.set()
         assert removed.wait(10)
         if there is not None:
-            connection.execute(insert(table).values(content_id=there, **row))
+            transaction.execute(insert(table).values(content_id=there, **row))
 
     def remove() -> None:
         assert found.wait(10)
@@ -210,18 +211,18 @@ def test_collection_waits_for_whoever_refers_to_a_text(postgres_url: str) -> Non
     inside = threading.Event()
 
     def somebody_waits() -> bool:
-        with database.read() as connection:
+        with database.read() as transaction:
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = "
             waiting += "(SELECT oid FROM pg_database WHERE datname = current_database())"
-            return bool(connection.scalar(text(waiting)))
+            return bool(transaction.scalar(text(waiting)))
 
-    def refer(connection: Connection) -> None:
-        advisory_locks.refer(database, connection)
+    def refer(transaction: Transaction) -> None:
+        advisory_locks.refer(transaction)
         inside.set()
         until(somebody_waits, "collection waits", 10)
         columns = "corpus_id, key, content_id, meta, flags, seq, ingest_id"
         values = "SELECT 1, 'k', id, '{}', '[]', 0, 1 FROM content"
-        connection.execute(text(f"INSERT INTO document ({columns}) {values}"))
+        transaction.execute(text(f"INSERT INTO document ({columns}) {values}"))
 
     def collect() -> Collected:
         assert inside.wait(10)

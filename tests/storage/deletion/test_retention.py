@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import (
     Content,
     Document,
@@ -37,15 +38,15 @@ KEPT_S = 90 * DAY_S
 
 
 def n(database: Database, table: Any) -> int:
-    with database.read() as connection:
-        return connection.scalar(select(func.count()).select_from(table)) or 0
+    with database.read() as transaction:
+        return transaction.scalar(select(func.count()).select_from(table)) or 0
 
 
 def days_pass(database: Database, days: float) -> None:
     """Have whatever ended have ended so much earlier."""
     for table in (Job, PipelineRun):
         earlier = update(table).values(finished_at=table.finished_at - days * DAY_S)
-        database.write(lambda connection, earlier=earlier: connection.execute(earlier))  # type: ignore[misc]
+        database.write(lambda transaction, earlier=earlier: transaction.execute(earlier))  # type: ignore[misc]
 
 
 def done_job(database: Database, fleet: Fleet, source: str = "a.jsonl") -> int:
@@ -145,10 +146,10 @@ def test_a_run_whose_job_goes_on_or_is_anothers_too_is_forgotten_without_it(data
     keep(database)
     jobs_of = [night(database, fleet, 1.0), night(database, fleet, 2.0), night(database, fleet, 3.0)]
     share = update(PipelineRun).where(PipelineRun.job_id == jobs_of[0]).values(job_id=jobs_of[2])
-    database.write(lambda connection: connection.execute(share))
+    database.write(lambda transaction: transaction.execute(share))
     days_pass(database, 91)
     again = update(Job).where(Job.id == jobs_of[1]).values(state="running", finished_at=None)
-    database.write(lambda connection: connection.execute(again))
+    database.write(lambda transaction: transaction.execute(again))
     assert retention.forget_jobs(database, KEPT_S) == 1
     assert [run.job_id for run in pipelines.history(database, "nightly")] == [jobs_of[2], jobs_of[1]]
     assert n(database, Shard) > 0
@@ -161,7 +162,7 @@ def test_old_runs_that_never_had_a_job_go_but_for_the_last(database: Database) -
     going = pipelines.fire(database, found, 1.0)
     for due_at in (2.0, 3.0, 4.0):
         looked_at = update(PipelineRow).values(looked_at=found.looked_at)
-        database.write(lambda connection, looked_at=looked_at: connection.execute(looked_at))  # type: ignore[misc]
+        database.write(lambda transaction, looked_at=looked_at: transaction.execute(looked_at))  # type: ignore[misc]
         pipelines.fire(database, found, due_at)
     days_pass(database, 89)
     assert retention.forget_runs(database, KEPT_S) == 0
@@ -187,7 +188,7 @@ def test_what_ends_while_it_is_looked_at_is_left_alone(database: Database, fleet
     """A job that was tried again between the look and the deletion keeps its texts."""
     job_id = done_job(database, fleet)
     again = update(Job).values(state="running", finished_at=db_now())
-    database.write(lambda connection: connection.execute(again))
+    database.write(lambda transaction: transaction.execute(again))
     forget = retention._forget_texts
-    assert database.write(lambda connection: forget(job_id, connection)) == 0
+    assert database.write(lambda transaction: forget(job_id, transaction)) == 0
     assert n(database, StepText) > 0

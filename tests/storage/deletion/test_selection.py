@@ -45,8 +45,8 @@ def let_vanish(database: Database, kept: int) -> None:
 
 
 def n_documents(database: Database) -> int | None:
-    with database.read() as connection:
-        return connection.scalar(select(Corpus.n_documents))
+    with database.read() as transaction:
+        return transaction.scalar(select(Corpus.n_documents))
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.outcomes import Outcome, Status
 from storage.core.schema import Document, Ingest, OutcomeRow, PipelineRun, Prompt
 from storage.core.specs import Spec
+from storage.core.transaction import Transaction
 from storage.deletion import cost, gc, removal, versions
 from storage.deletion.removal import Removed
 from storage.deletion.versions import Superseded
@@ -65,7 +67,7 @@ def days_pass(database: Database, days: float) -> None:
     for table in (Ingest, OutcomeRow):
         times = [name for name in ("started_at", "seen_at", "finished_at", "created_at") if hasattr(table, name)]
         earlier = {name: getattr(table, name) - days * 86_400.0 for name in times}
-        database.write(lambda connection, t=table, e=earlier: connection.execute(update(t).values(**e)))  # type: ignore[misc]
+        database.write(lambda transaction, t=table, e=earlier: transaction.execute(update(t).values(**e)))  # type: ignore[misc]
 
 
 def test_what_was_superseded_goes_with_what_only_it_led_to(database: Database, fleet: Fleet) -> None:
@@ -113,9 +115,9 @@ def test_a_reading_goes_when_no_document_job_or_record_needs_it(database: Databa
     assert versions.remove(database, 0).ingests == 0
     assert count(database, Ingest) == 3, "their jobs are there"
 
-    def forget_jobs(connection: Any) -> None:
+    def forget_jobs(transaction: Transaction) -> None:
         for table in ("shard", "step_text", "step", "job"):
-            connection.exec_driver_sql(f"DELETE FROM {table}")
+            transaction.exec_driver_sql(f"DELETE FROM {table}")
 
     database.write(forget_jobs)
     assert versions.count(database, 3_600) == Superseded()
@@ -187,9 +189,9 @@ def test_results_that_a_run_has_yet_to_write_stay(database: Database) -> None:
     pipelines.put(database, "n", "n.toml", text, {"cron": "0 * * * *", "timezone": "UTC", "overlap": "queue"})
     run_id = pipelines.fire(database, pipelines.scheduled(database)[0], 1.0)
     this = update(PipelineRun).where(PipelineRun.id == run_id)
-    database.write(lambda connection: connection.execute(this.values(job_id=job.id, state="running")))
+    database.write(lambda transaction: transaction.execute(this.values(job_id=job.id, state="running")))
     assert versions.remove(database, 0) == Removed()
-    database.write(lambda connection: connection.execute(this.values(state="done", finished_at=db_now())))
+    database.write(lambda transaction: transaction.execute(this.values(state="done", finished_at=db_now())))
     assert versions.remove(database, 0).documents == 1
 
 
@@ -312,6 +314,6 @@ def _told(found: dict[str, str]) -> dict[str, str]:
 
 
 def _counts(database: Database, ingest_id: int) -> dict[str, int]:
-    with database.read() as connection:
-        row = connection.execute(select(Ingest).where(Ingest.id == ingest_id)).one()
+    with database.read() as transaction:
+        row = transaction.execute(select(Ingest).where(Ingest.id == ingest_id)).one()
     return {name: value for name, value in row._mapping.items() if name.startswith("n_")}

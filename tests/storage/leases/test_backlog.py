@@ -23,11 +23,11 @@ def backlog(database: Database, corpus: str, n: int) -> OpenJob:
     """A job with n planned shards more than it was read with."""
     job = read(database, request(corpus=corpus), numbered(3))
 
-    def fill(connection) -> None:  # type: ignore[no-untyped-def]
+    def fill(transaction) -> None:  # type: ignore[no-untyped-def]
         columns = [column for column in Shard.__table__.columns if column.name != "id"]
-        one = connection.execute(select(*columns).where(Shard.job_id == job.id).limit(1)).one()
+        one = transaction.execute(select(*columns).where(Shard.job_id == job.id).limit(1)).one()
         row = {column.name: value for column, value in zip(columns, one, strict=True)}
-        connection.execute(insert(Shard), [row] * n)
+        transaction.execute(insert(Shard), [row] * n)
 
     database.write(fill)
     return job

@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.specs import Spec
 from storage.leases import dispatch, maintenance, shards
 from storage.leases.dispatch import LEAST_WINDOW, WINDOW_PER_SLOT
@@ -100,7 +101,9 @@ def test_live_workers_are_those_heard_of_lately(database: Database) -> None:
     sign_on(database, "w1")
     sign_on(database, "silent")
     database.write(
-        lambda connection: connection.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 60 WHERE id = 'silent'")
+        lambda transaction: transaction.exec_driver_sql(
+            "UPDATE worker SET seen_at = seen_at - 60 WHERE id = 'silent'"
+        )
     )
     assert dispatch.live_workers(database) == {"w1"}
 
@@ -108,7 +111,7 @@ def test_live_workers_are_those_heard_of_lately(database: Database) -> None:
 def test_silent_workers_widen_no_window(database: Database) -> None:
     many_shards(database, "a")
     sign_on(database, "w1", slots=9)
-    database.write(lambda connection: connection.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 60"))
+    database.write(lambda transaction: transaction.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 60"))
     assert len(dispatched(database)) == LEAST_WINDOW
 
 
@@ -219,7 +222,7 @@ def test_a_refusal_lapses_so_that_a_mended_model_is_found(database: Database) ->
     sign_on(database, "w1")
     dispatch.refuse(database, "w1", job.first.spec_id, "cannot serve it: no weights")
     assert dispatched(database) == []
-    database.write(lambda connection: connection.exec_driver_sql("UPDATE refusal SET refused_at = refused_at - 60"))
+    database.write(lambda transaction: transaction.exec_driver_sql("UPDATE refusal SET refused_at = refused_at - 60"))
     assert dispatched(database)
 
 
@@ -244,7 +247,7 @@ def test_workers_that_are_long_silent_are_forgotten(database: Database) -> None:
     sign_on(database, "w2")
     dispatch.refuse(database, "w1", job.first.spec_id, "cannot serve it")
     database.write(
-        lambda connection: connection.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 7200 WHERE id = 'w1'")
+        lambda transaction: transaction.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 7200 WHERE id = 'w1'")
     )
     assert maintenance.forget_workers(database) == 1
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select, update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import Lease
 from storage.leases import grace, maintenance, shards
 from tests.storage.builders import at_once, claim_next, done, lapse, numbered, read, request, shard
@@ -16,7 +17,7 @@ LEASE_S = 60.0
 def pass_time(database: Database, seconds: float) -> None:
     """Let the last note be so old."""
     older = update(Lease).where(Lease.name == grace.NOTE).values(until=db_now() - seconds)
-    database.write(lambda connection: connection.execute(older))
+    database.write(lambda transaction: transaction.execute(older))
 
 
 def reclaimed(database: Database) -> int:
@@ -41,8 +42,8 @@ def test_after_the_store_was_away_a_lease_lasts_a_whole_one_more(database: Datab
     assert reclaimed(database) == 0
     row = shard(database, claim.shard_id)
     assert (row.state, row.fence, row.lapses) == ("running", claim.fence, 0)
-    with database.read() as connection:
-        noted = connection.execute(select(Lease.until).where(Lease.name == grace.NOTE)).scalar_one()
+    with database.read() as transaction:
+        noted = transaction.execute(select(Lease.until).where(Lease.name == grace.NOTE)).scalar_one()
     assert row.lease_until == pytest.approx(noted + LEASE_S, abs=0.001)
     lapse(database, claim.shard_id)  # and nobody renewed it
     assert reclaimed(database) == 1

@@ -6,11 +6,13 @@ from dataclasses import replace
 from threading import Event
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from storage.core import get_or_create
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.outcomes import TRUNCATED, Outcome, Reason, Status
+from storage.core.transaction import Transaction
 from storage.errors import JobStopped, LeaseLost, NoSuchJob
 from storage.leases import dispatch, maintenance, shards
 from storage.leases.policy import LAPSES_TOGETHER, MAX_ATTEMPTS, MAX_LAPSES, POISON, VANISHED
@@ -141,7 +143,7 @@ def test_a_heartbeat_renews_what_its_process_holds_and_nothing_else(database: Da
 
 def test_a_heartbeat_is_its_workers_sign_of_life(database: Database) -> None:
     sign_on(database, "w1")
-    database.write(lambda connection: connection.exec_driver_sql("UPDATE worker SET seen_at = 0"))
+    database.write(lambda transaction: transaction.exec_driver_sql("UPDATE worker SET seen_at = 0"))
     shards.heartbeat(database, "w1")
     assert maintenance.forget_workers(database) == 0
 
@@ -313,12 +315,12 @@ def test_a_pause_takes_away_what_is_being_claimed_at_that_moment(postgres_url: s
         blocked = text(
             "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
-        with other.read() as connection:
-            return connection.scalar(blocked) is not None
+        with other.read() as transaction:
+            return transaction.scalar(blocked) is not None
 
     def take_and_wait(act):  # type: ignore[no-untyped-def]
-        def work(connection: Connection):  # type: ignore[no-untyped-def]
-            claim = act(connection)
+        def work(transaction: Transaction):  # type: ignore[no-untyped-def]
+            claim = act(transaction)
             is_taken.set()
             until(somebody_waits, "the pause waits for the claim")
             return claim

@@ -32,7 +32,7 @@ def test_a_worker_is_told_before_its_claim_if_a_shard_runs_alone(
     [lane] = dispatch.lanes(database)
     [shard_id] = dispatch.take(database, lane)
     if values:
-        database.write(lambda connection: connection.execute(update(Shard).values(**values)))
+        database.write(lambda transaction: transaction.execute(update(Shard).values(**values)))
     head = shards.look(database, shard_id)
     assert head is not None
     assert head.suspect is alone

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import EnqueueOrder
 from storage.deletion import removal
 from storage.errors import NoSuchOrder
@@ -29,7 +30,7 @@ def taken(database: Database, owner: str = "w1") -> Order:
 
 
 def set_order(database: Database, **values: object) -> None:
-    database.write(lambda connection: connection.execute(update(EnqueueOrder).values(**values)))
+    database.write(lambda transaction: transaction.execute(update(EnqueueOrder).values(**values)))
 
 
 def lapse(database: Database) -> None:
@@ -162,7 +163,7 @@ def test_what_ended_long_ago_is_forgotten_as_new_ones_come_and_what_is_open_is_n
     for name, days in (("old", 31), ("recent", 29)):
         ended = {"state": "done", "finished_at": db_now() - days * 86_400}
         which = update(EnqueueOrder).where(EnqueueOrder.sender_id == name)
-        database.write(lambda connection, which=which, ended=ended: connection.execute(which.values(**ended)))  # type: ignore[misc]
+        database.write(lambda transaction, which=which, ended=ended: transaction.execute(which.values(**ended)))  # type: ignore[misc]
     set_order(database, created_at=db_now() - 60 * 86_400)
     assert orders.place(database, "new", ASKED, kept_s=30 * 86_400.0)
     assert [row.sender_id for row in orders.latest(database, 10)] == ["new", "open", "recent"]

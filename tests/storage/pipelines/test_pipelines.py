@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, select, update
+from sqlalchemy import select, update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import Ingest, Job, PipelineRow, PipelineRun
 from storage.deletion import gc, removal
 from storage.errors import NoSuchPipeline
@@ -37,7 +37,7 @@ def keep(database: Database, schedule: dict[str, str] | None = DAILY, name: str 
 
 def move(database: Database, **values: Any) -> None:
     """Move time for all runs."""
-    database.write(lambda connection: connection.execute(update(PipelineRun).values(**values)))
+    database.write(lambda transaction: transaction.execute(update(PipelineRun).values(**values)))
 
 
 def runs(database: Database) -> list[Any]:
@@ -69,7 +69,7 @@ def running(database: Database) -> tuple[int, int]:
 
 
 def end_jobs(database: Database, state: str) -> None:
-    database.write(lambda connection: connection.execute(update(Job).values(state=state)))
+    database.write(lambda transaction: transaction.execute(update(Job).values(state=state)))
 
 
 def test_a_pipeline_is_kept_listed_replaced_and_forgotten(database: Database) -> None:
@@ -89,7 +89,7 @@ def test_a_pipeline_is_kept_listed_replaced_and_forgotten(database: Database) ->
 
 def test_another_schedule_counts_from_now_and_the_same_one_from_where_it_was(database: Database) -> None:
     keep(database)
-    database.write(lambda connection: connection.execute(update(PipelineRow).values(looked_at=5.0)))
+    database.write(lambda transaction: transaction.execute(update(PipelineRow).values(looked_at=5.0)))
     assert keep(database).looked_at == 5.0
     found = keep(database, QUEUED)
     assert found.looked_at == pytest.approx(found.now, abs=60)
@@ -106,7 +106,7 @@ def test_a_time_has_one_run_even_where_the_clock_was_put_back(database: Database
     found = keep(database)
     first = pipelines.fire(database, found, 100.0)
     pipelines.note(database, runs(database)[0], "done")
-    database.write(lambda connection: connection.execute(update(PipelineRow).values(looked_at=found.looked_at)))
+    database.write(lambda transaction: transaction.execute(update(PipelineRow).values(looked_at=found.looked_at)))
     assert pipelines.fire(database, found, 100.0) is None
     assert [run.id for run in runs(database)] == [first]
 
@@ -171,7 +171,7 @@ def test_a_reader_of_the_release_before_is_left_alone_while_it_gives_signs_of_li
     long_ago = db_now() - 2 * pipelines.READER_SILENT_S
     move(database, state="reading", handed_at=long_ago, job_id=job.id)
     assert take(database, run_id) is None
-    database.write(lambda connection: connection.execute(update(Ingest).values(seen_at=long_ago)))
+    database.write(lambda transaction: transaction.execute(update(Ingest).values(seen_at=long_ago)))
     assert pipelines.hand_out(database) == [run_id]
     assert take(database, run_id) is not None
 
@@ -322,7 +322,7 @@ def test_two_schedulers_fire_every_time_once_while_clocks_are_moved(database: Da
             expected.append(at)
         row = keep(database, vars(schedule))
         reset = update(PipelineRow).values(looked_at=begin)
-        database.write(partial(Connection.execute, statement=reset))
+        database.write(lambda transaction, reset=reset: transaction.execute(reset))  # type: ignore[misc]
         now = begin
         while now < begin + 3 * 86_400:
             now += chance.uniform(60, 1_700)  # never so long that two times fall together
@@ -341,13 +341,13 @@ def test_two_schedulers_fire_every_time_once_while_clocks_are_moved(database: Da
 
 
 def _all_runs(database: Database) -> Sequence[Any]:
-    with database.read() as connection:
-        return connection.execute(select(PipelineRun).order_by(PipelineRun.due_at)).all()
+    with database.read() as transaction:
+        return transaction.execute(select(PipelineRun).order_by(PipelineRun.due_at)).all()
 
 
 def rows_of(database: Database, name: str) -> list[dict[str, Any]]:
-    with database.read() as connection:
-        rows = connection.exec_driver_sql(f"SELECT * FROM {name} ORDER BY id").mappings()
+    with database.read() as transaction:
+        rows = transaction.exec_driver_sql(f"SELECT * FROM {name} ORDER BY id").mappings()
         return [dict(row) for row in rows]
 
 

@@ -194,7 +194,7 @@ def test_a_stopped_job_shows_why(database: Database) -> None:
 def test_a_reading_that_was_cut_off_shows(database: Database) -> None:
     job = read(database, request(), numbered(3), stop_after=1)
     assert read_status(database, job.id).waiting_cause is not Cause.READING
-    database.write(lambda connection: connection.exec_driver_sql("UPDATE ingest SET seen_at = seen_at - 90"))
+    database.write(lambda transaction: transaction.exec_driver_sql("UPDATE ingest SET seen_at = seen_at - 90"))
     assert read_status(database, job.id).waiting_cause is Cause.READING
 
 
@@ -215,7 +215,7 @@ def test_a_job_whose_worker_fell_silent_says_when_its_shards_are_free(database: 
     claim = claim_next(database, "w1")
     assert read_status(database, job.id).waiting_cause is None
     database.write(
-        lambda connection: connection.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 20 WHERE id = 'w1'")
+        lambda transaction: transaction.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 20 WHERE id = 'w1'")
     )
     status = read_status(database, job.id)
     assert status.waiting_cause is Cause.LEASE

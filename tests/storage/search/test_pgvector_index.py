@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 
 from storage.core import advisory_locks
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.outcomes import Outcome
 from storage.core.schema import OutcomeRow
 from storage.deletion import gc, removal
@@ -40,7 +41,7 @@ def test_what_is_removed_or_dropped_leaves_the_index(database: Database) -> None
     removal.remove_documents(database, "books", ["k3"])
     assert (rows(database), trace(database, "text 3").is_nowhere) == (39, True)
     database.write(
-        lambda connection: connection.execute(
+        lambda transaction: transaction.execute(
             update(OutcomeRow).where(OutcomeRow.content_id <= 10).values(created_at=db_now() - 7_200)
         )
     )
@@ -81,7 +82,7 @@ def test_one_whose_building_was_cut_off_is_not_asked_and_built_again(database: D
     searched = index(database)
 
     def cut_off(sql: str) -> None:
-        database.write(lambda connection: connection.exec_driver_sql(sql))
+        database.write(lambda transaction: transaction.exec_driver_sql(sql))
 
     cut_off("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_vectors_1_embedding'::regclass")
     assert not pgvector_index.every(database)[0].ready
@@ -177,20 +178,20 @@ def test_an_old_pgvector_and_vectors_of_too_many_numbers_are_refused(database: D
     def long(claim: Claim) -> list[Outcome]:
         return [replace(one, vector=bytes(4 * 4_001)) for one in embedded(claim)]
 
-    database.write(lambda connection: connection.exec_driver_sql("CREATE EXTENSION vector"))
+    database.write(lambda transaction: transaction.exec_driver_sql("CREATE EXTENSION vector"))
     read(database, request(spec=EMBED), numbered(1))
     work(database, long)
     with pytest.raises(CannotIndex, match="4,001 numbers"):
         pgvector_index.add(database, 1)
-    database.write(lambda connection: connection.exec_driver_sql("UPDATE pg_extension SET extversion = '0.7.4'"))
+    database.write(lambda transaction: transaction.exec_driver_sql("UPDATE pg_extension SET extversion = '0.7.4'"))
     with pytest.raises(CannotIndex, match=r"pgvector 0\.7\.4; an index takes 0\.8"):
         pgvector_index.add(database, 1)
 
 
 def test_a_server_without_pgvector_is_told_of(postgres_url: str) -> None:
     database = Database(postgres_url, kinds=KINDS)
-    with database.read() as connection:
-        if connection.exec_driver_sql("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'").scalar():
+    with database.read() as transaction:
+        if transaction.exec_driver_sql("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'").scalar():
             pytest.skip("this server has pgvector")
     with pytest.raises(CannotIndex, match="has no pgvector; install it there"):
         pgvector_index.add(database, 1)

@@ -56,8 +56,8 @@ def told(database: Database, job: OpenJob) -> dict[str, str]:
 
 
 def count(database: Database, table: Any) -> int:
-    with database.read() as connection:
-        return connection.scalar(select(func.count()).select_from(table)) or 0
+    with database.read() as transaction:
+        return transaction.scalar(select(func.count()).select_from(table)) or 0
 
 
 @pytest.fixture
@@ -166,8 +166,8 @@ def test_the_view_has_what_became_of_each_document(database: Database, fleet: Fl
     fleet.work()
     views.make(database, "p", "news", STEPS)
     try:
-        with database.read() as connection:
-            found = connection.exec_driver_sql("SELECT id, told, told_status, vector_status FROM pipeline_p").all()
+        with database.read() as transaction:
+            found = transaction.exec_driver_sql("SELECT id, told, told_status, vector_status FROM pipeline_p").all()
     finally:
         views.drop(database, "p")
     rows = {row[0]: tuple(row[1:]) for row in found}
@@ -201,8 +201,8 @@ def test_a_prompt_stays_while_its_document_does_and_goes_with_its_results(databa
     n_prompts, n_contents = count(database, Prompt), count(database, Content)
     assert gc.collect(database).contents == 0
     assert (count(database, Prompt), count(database, Content)) == (n_prompts, n_contents)
-    with database.read() as connection:
-        spec_ids = connection.scalars(select(Prompt.spec_id).distinct()).all()
+    with database.read() as transaction:
+        spec_ids = transaction.scalars(select(Prompt.spec_id).distinct()).all()
     gc.drop(database, spec_ids=spec_ids)
     assert count(database, Prompt) == 0
     assert not tracing.trace(database, "Sports: Rain.").stored

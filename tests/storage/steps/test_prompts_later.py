@@ -172,8 +172,8 @@ def test_a_search_the_view_and_a_trace_go_the_same_way(database: Database, fleet
     assert len([number for number in found.ids[0] if number >= 0]) == len(WITH_TEXT)
     views.make(database, "p", "news", STEPS)
     try:
-        with database.read() as connection:
-            rows = connection.exec_driver_sql("SELECT id, again, vector_status FROM pipeline_p").all()
+        with database.read() as transaction:
+            rows = transaction.exec_driver_sql("SELECT id, again, vector_status FROM pipeline_p").all()
     finally:
         views.drop(database, "p")
     assert {row[0]: row[1] for row in rows} == expected(WITH_TEXT)
@@ -195,8 +195,8 @@ def test_what_is_removed_takes_its_prompts_along_and_what_is_dropped_comes_anew(
         assert tracing.trace(database, text).is_nowhere
     assert tracing.trace(database, "Weather: translate(Rain.)").stored
     assert count(database, Prompt) == n_prompts - 2
-    with database.read() as connection:
-        [english] = connection.scalars(select(func.min(Step.spec_id)).where(Step.seq == 0))
+    with database.read() as transaction:
+        [english] = transaction.scalars(select(func.min(Step.spec_id)).where(Step.seq == 0))
     gc.drop(database, spec_ids=[english])
     assert count(database, Prompt) == 0, "their texts went, which nothing led to any more"
     assert not tracing.trace(database, "generate(Weather: translate(Rain.))").stored
@@ -288,10 +288,10 @@ def test_whatever_the_order_every_document_of_a_job_gets_its_result(
     fleet.work()
     for job in ended:
         finished(database, job)
-        with database.read() as connection:
+        with database.read() as transaction:
             condition = lineage.visible(jobs.require(database, job.id))
             query = select(Document.key, Content.text, Document.meta).join(Content, Content.id == Document.content_id)
-            documents = [(row.key, row.text, row.meta) for row in connection.execute(query.where(condition))]
+            documents = [(row.key, row.text, row.meta) for row in transaction.execute(query.where(condition))]
         assert of(database, job, "again") == expected(documents)
     if count(database, Document):
         jobs.finish(database)

@@ -111,8 +111,8 @@ def planned(database: Database, job: OpenJob, step: str) -> Counter[int]:
 
 
 def n_contents(database: Database) -> int:
-    with database.read() as connection:
-        return connection.scalar(select(func.count()).select_from(Content)) or 0
+    with database.read() as transaction:
+        return transaction.scalar(select(func.count()).select_from(Content)) or 0
 
 
 def test_every_step_has_its_results_for_every_document(database: Database, fleet: Fleet) -> None:
@@ -316,8 +316,8 @@ def test_a_step_that_nobody_can_serve_holds_no_other_one_back(database: Database
     job = read(database, pipeline(steps=[unknown, *STEPS[:1]]), numbered(100))
     dispatch.refuse(database, "w1", job.first.spec_id, "cannot serve it: no weights")
     fleet.work()
-    with database.read() as connection:
-        left = set(connection.scalars(select(Shard.step).where(Shard.job_id == job.id, Shard.state != "done")))
+    with database.read() as transaction:
+        left = set(transaction.scalars(select(Shard.step).where(Shard.job_id == job.id, Shard.state != "done")))
     assert left == {0}
     status = read_status(database, job.id)
     assert (status.waiting_cause, status.steps[1].done) == (Cause.BLOCKED, 100)
@@ -346,8 +346,8 @@ def test_whatever_the_steps_and_the_texts_each_is_met_and_planned_once(database:
         ],
     )
     status = finished(database, job)
-    with database.read() as connection:
-        met = Counter(connection.scalars(select(StepText.step).where(StepText.job_id == job.id)))
+    with database.read() as transaction:
+        met = Counter(transaction.scalars(select(StepText.step).where(StepText.job_id == job.id)))
     for number, step in enumerate(status.steps):
         assert step.done == len(set(texts)), "no two of these outputs are the same"
         assert set(planned(database, job, step.name).values()) <= {1}
@@ -363,11 +363,11 @@ def test_an_output_that_was_stored_without_a_follower_gets_its_content_later(
 ) -> None:
     """As a database has it that an earlier release filled."""
     read_whole(database, fleet, request(spec=TRANSLATE), numbered(3))
-    with database.read() as connection:
-        assert set(connection.scalars(select(OutcomeRow.output_id))) == {None}
+    with database.read() as transaction:
+        assert set(transaction.scalars(select(OutcomeRow.output_id))) == {None}
     job = read(database, pipeline(steps=STEPS[:2]), numbered(3))
-    with database.read() as connection:
-        assert None not in set(connection.scalars(select(OutcomeRow.output_id)))
+    with database.read() as transaction:
+        assert None not in set(transaction.scalars(select(OutcomeRow.output_id)))
     assert len(planned(database, job, "line")) == 3
 
 

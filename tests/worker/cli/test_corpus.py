@@ -60,9 +60,9 @@ def test_a_persons_document_leaves_every_table_and_file(stocked: Docmill, tmp_pa
     for file in store(stocked).parent.glob("docmill.db*"):
         assert SECRET[:40].encode() not in file.read_bytes()
     database = Database(f"sqlite:///{store(stocked)}", kinds=KINDS)
-    with database.read() as connection:
+    with database.read() as transaction:
         for table in Base.metadata.tables.values():
-            assert "Kanarienvogel" not in str(connection.execute(table.select()).all())
+            assert "Kanarienvogel" not in str(transaction.execute(table.select()).all())
     database.close()
     assert {one["id"] for one in stocked.results(1)} == {"b", "c"}
     assert stocked.json("corpus", "rm", "letters", "--document", "a", "--yes", code=1)["missing"] == ["a"]
@@ -144,7 +144,7 @@ def test_results_are_dropped_only_after_a_yes_and_their_cost_is_said(stocked: Do
 
 def test_what_nothing_needs_is_removed_without_asking_and_a_dry_run_counts_it(stocked: Docmill) -> None:
     database = Database(f"sqlite:///{store(stocked)}", kinds=KINDS)
-    database.write(lambda connection: connection.execute(delete(Document).where(Document.key == "b")))
+    database.write(lambda transaction: transaction.execute(delete(Document).where(Document.key == "b")))
     database.close()
     assert stocked.json("gc", "--dry-run") == {
         "dropped": [],

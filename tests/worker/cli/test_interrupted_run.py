@@ -47,8 +47,8 @@ def _start(docmill: Docmill) -> tuple[Database, Running]:
 
 
 def _states(database: Database) -> set[str]:
-    with database.read() as connection:
-        return set(connection.scalars(select(Shard.state)))
+    with database.read() as transaction:
+        return set(transaction.scalars(select(Shard.state)))
 
 
 def _carried_on(docmill: Docmill) -> None:

@@ -204,8 +204,8 @@ def test_no_secret_of_an_order_is_stored_or_said(
     store: Callable[..., Any], database: Database, arguments: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert store(**arguments).state == "refused"
-    with database.read() as connection:
-        tables = repr([connection.execute(select(table)).all() for table in Base.metadata.sorted_tables])
+    with database.read() as transaction:
+        tables = repr([transaction.execute(select(table)).all() for table in Base.metadata.sorted_tables])
     assert SECRET not in tables
     assert SECRET not in caplog.text
 

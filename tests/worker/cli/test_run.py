@@ -206,7 +206,7 @@ def test_failures_that_stand_are_not_computed_again_until_they_are_retried(
     database = Database(f"sqlite:///{embedded.folder}/home/docmill.db", kinds=KINDS)
     failed = {"status": "failed", "vector": None, "reason": "the machine went away", "reason_class": "transient"}
     database.write(
-        lambda connection: connection.execute(
+        lambda transaction: transaction.execute(
             OutcomeRow.__table__.update().where(OutcomeRow.content_id == 2).values(**failed)
         )
     )

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import EnqueueOrder, Job
 from storage.pipelines import orders
 from storage.pipelines.orders import Order
@@ -55,8 +56,8 @@ def carry_out(settings: Settings, database: Database, order: Order) -> Any:
 
 
 def states(database: Database) -> list[str]:
-    with database.read() as connection:
-        return [*connection.scalars(select(Job.state).order_by(Job.id))]
+    with database.read() as transaction:
+        return [*transaction.scalars(select(Job.state).order_by(Job.id))]
 
 
 def test_an_order_becomes_a_job(settings: Settings, database: Database, order: Callable[..., Order]) -> None:
@@ -128,7 +129,7 @@ def test_an_order_whose_reading_no_worker_ends_is_refused_after_many_tries(
 ) -> None:
     order()
     lapsed = {"lease_until": db_now() - 1, "tries": orders.MOST_TRIES}
-    database.write(lambda connection: connection.execute(update(EnqueueOrder).values(**lapsed)))
+    database.write(lambda transaction: transaction.execute(update(EnqueueOrder).values(**lapsed)))
     row = carry_out(settings, database, take(database))
     assert (row.state, row.job_id) == ("refused", None)
     assert row.reason == f"its reading was begun {orders.MOST_TRIES} times, and no worker came to its end"
@@ -144,7 +145,7 @@ def test_a_reading_that_begins_again_with_another_source_stops_the_job_that_it_b
     assert orders.note_job(database, first, begun.id)
     orders.give_back(database, first)
     asked = {**first.arguments, "model": "null@5"}
-    database.write(lambda connection: connection.execute(update(EnqueueOrder).values(arguments=asked)))
+    database.write(lambda transaction: transaction.execute(update(EnqueueOrder).values(arguments=asked)))
     row = carry_out(settings, database, take(database))
     assert (row.state, row.job_id) == ("done", 2)
     assert states(database) == ["stopped", "running"]

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.schema import PipelineRow
 from storage.pipelines import pipelines
 from storage.steps import jobs
@@ -213,7 +214,7 @@ def test_what_came_due_while_no_worker_lived_is_run_once_and_written(
     (fleet.folder / "nightly.toml").write_text(NULL + YEARLY.replace("0 0 1 1 *", "0 * * * *"))
     fleet("pipeline", "add", "nightly.toml")
     days_ago = update(PipelineRow).values(looked_at=db_now() - 3 * 86_400)
-    database.write(lambda connection: connection.execute(days_ago))
+    database.write(lambda transaction: transaction.execute(days_ago))
     with fleet.worker():
         [run] = until(
             lambda: [run for run in fleet.json("pipeline", "history", "nightly") if run["ended"]], "the run has ended"
@@ -270,7 +271,7 @@ def test_a_scheduled_run_that_cannot_begin_is_in_the_history_with_its_reason(
     fleet("pipeline", "add", "nightly.toml")
     corpus.unlink()
     hours_ago = update(PipelineRow).values(looked_at=db_now() - 7_200)
-    database.write(lambda connection: connection.execute(hours_ago))
+    database.write(lambda transaction: transaction.execute(hours_ago))
     with fleet.worker():
         [run] = until(
             lambda: [run for run in fleet.json("pipeline", "history", "nightly") if run["ended"]], "the run has ended"

@@ -29,9 +29,9 @@ def test_no_thread_of_a_device_process_can_take_the_connection_of_its_heartbeats
         for _ in range(2 * pool.size()):  # those beyond its size, too
             held.enter_context(process.database.read())
         process.heartbeat(hears=True)
-    if not database.is_sqlite:
+    if database.server is not None:
         for used in (process.database, process.heartbeat_database):
-            with used.read() as connection:
-                limit = connection.exec_driver_sql("SHOW statement_timeout").scalar_one()
+            with used.read() as transaction:
+                limit = transaction.exec_driver_sql("SHOW statement_timeout").scalar_one()
             assert limit == "32s", "its statements are short by nature"
             used.close()

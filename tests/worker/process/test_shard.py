@@ -11,7 +11,8 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import select
 
-from storage.core.database import Database, db_now
+from storage.core.clock import db_now
+from storage.core.database import Database
 from storage.core.outcomes import Outcome, Status
 from storage.core.schema import OutcomeRow, Shard
 from storage.core.specs import Spec
@@ -70,10 +71,10 @@ def test_what_is_given_back_at_once_keeps_what_is_finished(database: Database, p
     ours.ticket, ours.runtime = cast(Any, HalfDone(ours.claim.texts[0][0])), RUNTIME
     process._in_flight[ours.claim.shard_id] = ours
     process.give_back()
-    with database.read() as connection:
-        shards_now = connection.execute(select(Shard.state, Shard.attempt, Shard.n_contents).order_by(Shard.id))
+    with database.read() as transaction:
+        shards_now = transaction.execute(select(Shard.state, Shard.attempt, Shard.n_contents).order_by(Shard.id))
         assert [tuple(shard) for shard in shards_now] == [("planned", 0, 1), ("done", 0, 1)]
-        [row] = connection.execute(select(OutcomeRow.text, OutcomeRow.runtime_id)).all()
+        [row] = transaction.execute(select(OutcomeRow.text, OutcomeRow.runtime_id)).all()
     assert row.text == "finished"
     assert row.runtime_id is not None
 
@@ -117,8 +118,8 @@ def test_a_hint_is_put_back_where_the_engine_stops_before_its_model_is_loaded(da
     engine = Engine(open_backend)
     engine.drain()
     Process(owner="me", database=database, broker=cast(Any, None), engine=engine, lease_s=60).run_shard(shard_id)
-    with database.read() as connection:
-        assert connection.execute(select(Shard.state, Shard.attempt)).one() == ("planned", 0)
+    with database.read() as transaction:
+        assert transaction.execute(select(Shard.state, Shard.attempt)).one() == ("planned", 0)
 
 
 def test_leases_are_renewed_while_the_other_threads_hold_every_connection(database: Database) -> None:
@@ -133,8 +134,8 @@ def test_leases_are_renewed_while_the_other_threads_hold_every_connection(databa
         for _ in range(2):  # the pool's one, and the one beyond it
             held.enter_context(busy.read())
         process.heartbeat(hears=True)
-    with database.read() as connection:
-        assert connection.scalar(select(Shard.lease_until > db_now() + 300))
+    with database.read() as transaction:
+        assert transaction.scalar(select(Shard.lease_until > db_now() + 300))
     busy.close()
 
 
@@ -181,7 +182,7 @@ def test_a_shard_that_was_taken_away_is_told_by_the_next_heartbeat(database: Dat
     process._in_flight[ours.claim.shard_id] = ours
     process.heartbeat(hears=True)
     assert not ours.lost.is_set()
-    database.write(lambda connection: connection.execute(Shard.__table__.update().values(fence=Shard.fence + 1)))
+    database.write(lambda transaction: transaction.execute(Shard.__table__.update().values(fence=Shard.fence + 1)))
     process.heartbeat(hears=True)
     assert ours.lost.is_set()
 

@@ -10,15 +10,16 @@ import orjson
 import pytest
 from sqlalchemy import func, select
 
-from storage.core import bulk
 from storage.core.database import Database
 from storage.core.schema import Content, EnqueueOrder
+from storage.core.sqlite import ROWS
+from storage.core.transaction import Columns, Transaction
 from storage.errors import UnexpectedDatabaseError, ValueRefused
 
 TEXTS = ["plain", "", "\\N", "a\tb\nc\r\\.\n", '"quoted", \\"', "Größe 中文 🐋", "NULL", "\x01\x7f", "x" * 100_000]
 
 
-def of_texts(texts: Sequence[str], first_id: int = 1) -> bulk.Columns:
+def of_texts(texts: Sequence[str], first_id: int = 1) -> Columns:
     return {
         "id": [*range(first_id, first_id + len(texts))],
         "sha256": [hashlib.sha256(text.encode()).digest() for text in texts],
@@ -27,14 +28,14 @@ def of_texts(texts: Sequence[str], first_id: int = 1) -> bulk.Columns:
     }
 
 
-def load(database: Database, table: Any, columns: bulk.Columns) -> None:
-    database.write(lambda connection: bulk.load(database, connection, table, columns))
+def load(database: Database, table: Any, columns: Columns) -> None:
+    database.write(lambda transaction: transaction.load(table, columns))
 
 
 def stored(database: Database) -> list[tuple[Any, ...]]:
     query = select(Content.id, Content.sha256, Content.text, Content.n_chars).order_by(Content.id)
-    with database.read() as connection:
-        return [tuple(row) for row in connection.execute(query)]
+    with database.read() as transaction:
+        return [tuple(row) for row in transaction.execute(query)]
 
 
 def test_texts_and_hashes_come_back_as_they_were_given(database: Database) -> None:
@@ -45,7 +46,7 @@ def test_texts_and_hashes_come_back_as_they_were_given(database: Database) -> No
 
 def test_json_numbers_and_nothing_come_back_as_they_were_given(database: Database) -> None:
     arguments = [{"a": ['"', "\\", "é🐋", None, 1.5, True]}, {}, {"long": "x" * 10_000}]
-    columns: bulk.Columns = {
+    columns: Columns = {
         "id": [1, 2, 2**40],
         "sender_id": ["a", "b", "c"],
         "arguments": [orjson.dumps(value).decode() for value in arguments],
@@ -60,8 +61,8 @@ def test_json_numbers_and_nothing_come_back_as_they_were_given(database: Databas
     load(database, EnqueueOrder, columns)
     of = EnqueueOrder
     query = select(of.id, of.arguments, of.reason, of.not_before, of.tries, of.job_id).order_by(of.id)
-    with database.read() as connection:
-        rows = [tuple(row) for row in connection.execute(query)]
+    with database.read() as transaction:
+        rows = [tuple(row) for row in transaction.execute(query)]
     assert rows == [
         (1, arguments[0], None, 0.1, 0, None),
         (2, arguments[1], "", -1e300, 1, None),
@@ -69,7 +70,7 @@ def test_json_numbers_and_nothing_come_back_as_they_were_given(database: Databas
     ]
 
 
-@pytest.mark.parametrize("n", [0, 1, bulk.SQLITE_ROWS, bulk.SQLITE_ROWS + 1, 2 * bulk.SQLITE_ROWS + 3])
+@pytest.mark.parametrize("n", [0, 1, ROWS, ROWS + 1, 2 * ROWS + 3])
 def test_every_row_of_any_number_is_inserted_once(database: Database, n: int) -> None:
     load(database, Content, of_texts([f"text {number}" for number in range(n)]))
     assert [row[2] for row in stored(database)] == [f"text {number}" for number in range(n)]
@@ -79,10 +80,10 @@ def test_rows_that_another_writer_stored_leave_the_transaction_as_it_was(postgre
     database = Database(postgres_url)
     load(database, Content, of_texts(["known"]))
 
-    def try_it(connection: Any) -> tuple[bool, bool, int]:
-        refused = bulk.try_load(database, connection, Content, of_texts(["new", "known"], first_id=2))
-        counted = connection.scalar(select(func.count()).select_from(Content))
-        return refused, bulk.try_load(database, connection, Content, of_texts(["other"], first_id=2)), counted
+    def try_it(transaction: Transaction) -> tuple[bool, bool, int]:
+        refused = transaction.try_load(Content, of_texts(["new", "known"], first_id=2))
+        counted = transaction.scalar(select(func.count()).select_from(Content)) or 0
+        return refused, transaction.try_load(Content, of_texts(["other"], first_id=2)), counted
 
     assert database.write(try_it) == (False, True, 1)
     assert [row[2] for row in stored(database)] == ["known", "other"]
@@ -100,14 +101,14 @@ def test_a_value_that_cannot_be_copied_is_refused_as_any_other_and_no_row_stays(
     database.close()
 
 
-def test_rows_that_may_be_known_are_inserted_where_they_are_not(postgres_url: str) -> None:
-    database = Database(postgres_url)
+def test_rows_that_may_be_known_are_inserted_where_they_are_not(database: Database) -> None:
     load(database, Content, of_texts([TEXTS[0]]))
-    conflict = "ON CONFLICT (sha256) DO NOTHING RETURNING id, text"
 
-    def insert(connection: Any) -> list[tuple[Any, ...]]:
-        return [tuple(row) for row in bulk.insert(connection, Content, of_texts(TEXTS, first_id=10), conflict)]
+    def insert(transaction: Transaction) -> list[tuple[int, str]]:
+        columns = of_texts(TEXTS, first_id=10)
+        made = transaction.insert_missing(Content, columns, Content.id, Content.text, key="sha256")
+        assert transaction.insert_missing(Content, columns) == []
+        return [(row.id, row.text) for row in made]
 
-    assert database.write(insert) == [(10 + n, text) for n, text in enumerate(TEXTS) if n]
+    assert sorted(database.write(insert)) == [(10 + n, text) for n, text in enumerate(TEXTS) if n]
     assert [row[2] for row in stored(database)] == TEXTS
-    database.close()

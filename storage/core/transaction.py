@@ -1,0 +1,140 @@
+"""A transaction: SQLAlchemy's connection, and the statements that differ from database to database.
+
+`storage.core.sqlite` and `storage.core.postgresql` implement them. Another database is another module like these.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias, TypeVar, TypeVarTuple
+
+from sqlalchemy import Connection, FromClause, Row, Select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.expression import ColumnElement
+
+from storage.core.kinds import StoredKind
+from storage.core.tables import Base
+
+K = TypeVar("K", bytes, str, int)
+V = TypeVar("V")
+Ts = TypeVarTuple("Ts")
+
+Columns: TypeAlias = Mapping[str, Sequence[Any]]  # the values of many rows, column by column
+Insert: TypeAlias = sqlite.Insert | postgresql.Insert
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> Columns:
+    """Return the rows, which all name the same columns, as columns."""
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+
+
+class Transaction(ABC):
+    """A transaction of a database. `Database.read` gives it, and `Database.write` passes it to its work.
+
+    It executes statements as SQLAlchemy's `connection` does, and `kind_of` returns the kind of task of a name.
+    """
+
+    server: ClassVar[str | None] = None  # the name of the server, which may restart; None for a file of this machine
+    has_vector_indexes: ClassVar[bool] = False
+
+    def __init__(self, connection: Connection, kind_of: Callable[[str], StoredKind]) -> None:
+        self.connection = connection
+        self.kind_of = kind_of
+        self.execute = connection.execute
+        self.scalar = connection.scalar
+        self.scalars = connection.scalars
+        self.exec_driver_sql = connection.exec_driver_sql
+        self.begin_nested = connection.begin_nested
+
+    @abstractmethod
+    def has_table(self, name: str) -> bool:
+        """Return True if there is a table of this name."""
+
+    # Locks. All last until the end of the transaction. A database with one writer at a time needs none.
+
+    @abstractmethod
+    def advisory_lock(self, *key: int, shared: bool = False) -> None:
+        """Lock a number of 64 bits, or two of 32 bits (see `storage.core.advisory_locks`)."""
+
+    @abstractmethod
+    def lock_row(self, table: type[Base], row_id: int) -> None:
+        """Lock a row, if it is there."""
+
+    @abstractmethod
+    def for_update(
+        self, query: Select[*Ts], *, of: type[Base] | None = None, skip_locked: bool = False
+    ) -> Select[*Ts]:
+        """Return the query, which locks the rows that it finds: those of the table `of`, if it joins several."""
+
+    @abstractmethod
+    def in_lock_order(self, keys: Sequence[K]) -> list[K]:
+        """Return the keys in the order in which to insert them, so that writers never wait in a circle."""
+
+    # Plans of the statements of the rest of this transaction.
+
+    @abstractmethod
+    def look_up(self) -> None:
+        """Have the rest of this transaction find rows by indexes."""
+
+    @abstractmethod
+    def walk(self) -> None:
+        """Have the rest of this transaction read rows in the order of an index that has the one that is asked for."""
+
+    @abstractmethod
+    def check_keys_by_kept_plans(self) -> None:
+        """Have the look-up behind a foreign key planned once for a session and not for every row."""
+
+    # Rows by many keys, and many rows.
+
+    @abstractmethod
+    def probe(self, query: Select[*Ts], column: ColumnElement[V], values: Collection[V]) -> Sequence[Row[*Ts]]:
+        """Return the rows of `query` whose `column` is one of `values`, by one look into an index for each value."""
+
+    @abstractmethod
+    def content_ids(self, hashes: Sequence[bytes]) -> dict[bytes, int]:
+        """Return the ids of the contents with these hashes that are stored."""
+
+    @abstractmethod
+    def insert(self, table: type[Base]) -> Insert:
+        """Return an INSERT that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
+
+    @abstractmethod
+    def load(self, table: type[Base], columns: Columns) -> None:
+        """Insert many rows. JSON is given as its text; every column that may not be NULL is given."""
+
+    @abstractmethod
+    def try_load(self, table: type[Base], columns: Columns) -> bool:
+        """`load`, unless another writer stored one of the rows since we looked: False then, and nothing is loaded."""
+
+    @abstractmethod
+    def insert_missing(
+        self, table: type[Base], columns: Columns, *returned: ColumnElement[Any], key: str | None = None
+    ) -> Sequence[Row[*tuple[Any, ...]]]:
+        """Insert the rows that are not there yet, by a unique `key` or by any. Return columns of those inserted."""
+
+    @abstractmethod
+    def upsert_outcomes(self, rows: Sequence[Mapping[str, Any]], *, redo: bool) -> int:
+        """Insert rows of outcomes under one spec whose contents are there. Return how many were written.
+
+        A row replaces a failed one if it is done itself; with `redo` it replaces any failed one.
+        """
+
+    # Ids that are never used again, not even once the last row of a table was deleted. For ids outlive their rows:
+    # shards name contents, workers name shards, jobs name the last document that they cover.
+
+    @abstractmethod
+    def next_ids(self, table: type[Base], n: int) -> list[int]:
+        """Return `n` fresh ids, rising. They are ours as long as the write transaction lasts."""
+
+    @abstractmethod
+    def own_id(self, table: type[Base]) -> dict[str, int]:
+        """Return {"id": …} for a new row, or {} where the database numbers it."""
+
+    @abstractmethod
+    def keep_last_ids(self, *tables: type[Base]) -> None:
+        """Note the last ids of these tables, before rows of theirs are deleted."""
+
+    @abstractmethod
+    def elements(self, data: ColumnElement[Any], key: str) -> FromClause:
+        """Return the elements of the array under a key of a JSON column, as rows `item` with the column `value`."""
