@@ -24,42 +24,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 LARGEST = 1 << 20
-CLI = Path(__file__).resolve().parents[2] / "worker" / "cli"
-COMMANDS = (
-    *sorted(f"worker.cli.commands.{file.stem}" for file in (CLI / "commands").glob("*.py")),
-    *("worker.cli.local", "worker.cli.show"),
-    *("worker.queue.broker", "worker.process.device", "worker.queue.embedded", "worker.engines.fault_backend"),
-    *("worker.process.supervisor", "tasks.engine.engine"),
-    *(
-        "worker.submit.enqueue",
-        "worker.settings",
-        "storage.results.corpora",
-        "storage.core.database",
-        "storage.steps.jobs",
-        "storage.results.status",
-    ),
-    *("storage.deletion.gc", "storage.deletion.removal", "storage.deletion.tracing", "storage.migrations"),
-    *("storage.results.results", "storage.pipelines.pipelines", "storage.ingest.ingest", "storage.readers"),
-    *("alembic.command", "psycopg"),
-)
-MODEL_LIBRARIES = ("torch", "transformers", "huggingface_hub", "datasets", "fsspec")
-WITH_MODELS = (
-    *COMMANDS,
-    *("torch", "transformers", "sentence_transformers"),
-    *("transformers.models.marian.modeling_marian", "transformers.models.bert.modeling_bert"),
-    *("tasks.backends.encoder.pooling", "tasks.backends.encoder.converted.openvino_backend"),
-    "tasks.backends.polyglot",
-    *("tasks.backends.encoder_decoder.seq2seq", "tasks.backends.encoder_decoder.ctranslate"),
-    *("tasks.backends.decoder_only.causal", "tasks.languages.detection"),
-)
 COMPUTING = {"search", "index", "--dry-run"}  # a command with one of these loads models by itself
+# These and their parts are for processes that load models alone.
+MODEL_LIBRARIES = ("torch", "transformers", "huggingface_hub", "datasets", "fsspec")
 # What the model libraries read when they are imported or first used.
 READ_EARLY = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "KMP_", "MKL_", "TORCH", "CUDA", "PYTHON", "LD_")
 
@@ -304,38 +279,56 @@ def become(asked: Mapping[str, Any]) -> None:
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
 
 
-def fork_devices(address: str, *, with_models: bool) -> None:
-    """Have this process's supervisor start its device processes as forks."""
+def fork_children(address: str, *, with_models: bool) -> None:
+    """Have this process fork the processes that it would start."""
+    from worker.engines import throughput
     from worker.process import supervisor
+    from worker.submit import rehearsal
 
-    def start_device() -> Fork:
-        theirs_in, ours_in = os.pipe()
-        ours_out, theirs_out = os.pipe()
-        asked = {
-            "arguments": ["worker.process.device"],
-            "cwd": str(Path.cwd()),
-            "environment": dict(os.environ),
-            "group": True,
-            "kills": False,  # it ends by itself when its supervisor is gone, or not: that is tested
-            "supervisor": os.getpid(),
-        }
-        where = server_with_models(address) if with_models else address
-        process = forked(where, asked, [theirs_in, theirs_out, 2])
-        os.close(theirs_in)
-        os.close(theirs_out)
-        process.stdin = os.fdopen(ours_in, "wb")
-        process.stdout = os.fdopen(ours_out, "rb")
-        return process
+    where = partial(server_with_models, address) if with_models else lambda: address
+    supervisor.start_device = partial(start_device, where)  # type: ignore[assignment]
+    if with_models:
+        throughput.run_child = partial(run_child, where, "worker.engines.throughput")
+        rehearsal.run_child = partial(run_child, where, "worker.submit.rehearsal")
 
-    supervisor.start_device = start_device  # type: ignore[assignment]
+
+def child_of(module: str) -> dict[str, Any]:
+    """Return the request for a fork that runs this module's `main` as a child of this process."""
+    return {"arguments": [module], "module": module, "cwd": str(Path.cwd()), "environment": dict(os.environ)}
+
+
+def start_device(where: Callable[[], str]) -> Fork:
+    theirs_in, ours_in = os.pipe()
+    ours_out, theirs_out = os.pipe()
+    # It ends by itself when its supervisor is gone, or not: that is tested.
+    asked = {**child_of("worker.process.device"), "group": True, "kills": False, "supervisor": os.getpid()}
+    process = forked(where(), asked, [theirs_in, theirs_out, 2])
+    os.close(theirs_in)
+    os.close(theirs_out)
+    process.stdin = os.fdopen(ours_in, "wb")
+    process.stdout = os.fdopen(ours_out, "rb")
+    return process
+
+
+def run_child(where: Callable[[], str], module: str, order: bytes) -> subprocess.CompletedProcess[bytes]:
+    """Have a child carry out an order to its end."""
+    asked = {**child_of(module), "group": False, "kills": True}
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        given.write(order)
+        given.seek(0)
+        code = forked(where(), asked, [given.fileno(), out.fileno(), err.fileno()]).wait()
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess([module], code, out.read(), err.read())
 
 
 def main() -> None:
     address, kind = sys.argv[1:]
     sys.path[0] = ""  # as for an installed program, and not this file's folder
     sys.path.pop(0)
-    for module in COMMANDS if kind == "commands" else WITH_MODELS:
-        importlib.import_module(module)
+    from tests.worker.preloaded import preload
+
+    preload(with_models=kind != "commands")
     assert kind != "commands" or sys.modules.keys().isdisjoint(MODEL_LIBRARIES)
     gc.collect()
     gc.freeze()
@@ -344,12 +337,11 @@ def main() -> None:
     if asked is None:
         os._exit(0)
     become(asked)
-    if "supervisor" in asked:
-        from worker.process.device import main as device
-
-        device()
+    if "module" in asked:
+        importlib.import_module(asked["module"]).main()
+        end(0)
     if not asked["with_models"] or read_early(os.environ) == read_early(of_the_server):
-        fork_devices(address, with_models=asked["with_models"])
+        fork_children(address, with_models=asked["with_models"])
     end(ended())
 
 

@@ -41,18 +41,18 @@ def measure(settings: Settings, device: str, spec: Spec, texts: Sequence[str]) -
         "spec": spec.to_json().decode(),
         "texts": list(texts),
     }
-    done = subprocess.run(
-        command_of("worker.engines.throughput"),
-        input=json.dumps(order).encode(),
-        stdout=subprocess.PIPE,
-        check=False,
-    )
+    done = run_child(json.dumps(order).encode())
     if done.returncode != 0:
         raise SampleFailed
     answer = json.loads(done.stdout.splitlines()[-1])
     if "error" in answer:
         raise SampleFailed(answer["error"])
     return Sample(**answer)
+
+
+def run_child(order: bytes) -> subprocess.CompletedProcess[bytes]:
+    """Have a process with the model libraries carry out an order."""
+    return subprocess.run(command_of("worker.engines.throughput"), input=order, stdout=subprocess.PIPE, check=False)
 
 
 def main() -> None:

@@ -90,18 +90,18 @@ def rehearsed(settings: Settings, specs: Sequence[Spec], *, weights_only: bool =
         "specs": [spec.to_json().decode() for spec in specs],
         "weights_only": weights_only,
     }
-    done = subprocess.run(
-        command_of("worker.submit.rehearsal"),
-        input=json.dumps(order).encode(),
-        capture_output=True,
-        check=False,
-    )
+    done = run_child(json.dumps(order).encode())
     try:
         answers = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
         log.warning("rehearsal_failed code=%d error=%r", done.returncode, done.stderr[-500:].decode(errors="replace"))
         return nothing
     return [None if answer is None else Refused(**answer) for answer in answers]
+
+
+def run_child(order: bytes) -> subprocess.CompletedProcess[bytes]:
+    """Have a process with the model libraries carry out an order."""
+    return subprocess.run(command_of("worker.submit.rehearsal"), input=order, capture_output=True, check=False)
 
 
 def _require_backend(settings: Settings, spec: Spec, devices: Sequence[str]) -> None:
