@@ -43,7 +43,7 @@ class Opening:
         folder = safe_folder(folder, spec.revision, cache_dir)
         with accelerator.quiet():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            suitability.require(spec.kind, config.to_dict(), spec.model)
+            suitability.require(spec.kind, config.to_dict(), spec.model, spec.params)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         return cls(spec, folder, config, tokenizer)
 

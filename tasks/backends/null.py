@@ -6,9 +6,10 @@ It measures what the queue, the store and the engine carry, and stands in for a 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class NullBackend:
         if spec.revision != null.REVISION:
             raise CannotServe(f"This release has {null.NAME} as {null.REVISION}, not as {spec.revision}.")
         self._kind = kinds.kind(spec.kind)
+        self._labels: Collection[str] = spec.params.get("labels") or ()
         self._device = device
         self._tokens_per_s = null.tokens_per_s(spec.model)
         self._sleep = sleep
@@ -73,7 +75,7 @@ class NullBackend:
         if self._kind.output is VECTOR:
             return vector(text)
         if self._kind.output is LABELS:
-            return labels(text)
+            return labels(text, self._labels)
         if self._kind.output is SPANS:
             return first_word(text, words)
         if self._kind.output is RECORD:
@@ -84,10 +86,12 @@ class NullBackend:
         return Generated(text, len(words))
 
 
-def labels(text: str) -> Labels:
-    """Return two labels, whose scores follow from the first byte of the SHA-256 of the text."""
-    score = hashlib.sha256(text.encode()).digest()[0] / 255
-    return Labels({"even": score, "odd": 1 - score})
+def labels(text: str, names: Collection[str] = ()) -> Labels:
+    """Return these labels, or else two, with scores that follow from the bytes of the SHA-256 of the text."""
+    scores = [byte / 255 for byte in hashlib.sha256(text.encode()).digest()]
+    if names:
+        return Labels(dict(zip(names, itertools.cycle(scores), strict=False)))
+    return Labels({"even": scores[0], "odd": 1 - scores[0]})
 
 
 def first_word(text: str, words: Sequence[str]) -> Spans:

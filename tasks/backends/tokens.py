@@ -39,6 +39,7 @@ class Tokens:
         self._special_tokens = special_tokens
         self._trims = (True, True)
         self._label: tuple[int, int] | None = None
+        self._second: str | None = None
         fast = getattr(tokenizer, "backend_tokenizer", None)
         if fast is not None:
             fast.no_truncation()
@@ -63,6 +64,13 @@ class Tokens:
         other._label = (place, token)
         return other
 
+    def paired(self, second: str) -> Tokens:
+        """The same tokenizer with a second text beside every text, as the model reads pairs."""
+        other = copy.copy(self)
+        other._second = second
+        other.overhead = other.encode([""])[0].tokens
+        return other
+
     @property
     def prefix_length(self) -> int:
         """Tokens up to the end of the prefix, as sentence-transformers counts them: without a last special."""
@@ -85,6 +93,7 @@ class Tokens:
         for some in _portions(texts):
             features = self.tokenizer(
                 [self._framed(text) for text in some],
+                None if self._second is None else [self._second] * len(some),
                 truncation=False,
                 padding=False,
                 return_attention_mask=False,

@@ -48,11 +48,13 @@ class Traits:
     """Facts about a model that a recipe needs.
 
     ``normalizes``: its vectors have length 1. ``language_coders``: how the model is told the language of a text,
-    where the languages of texts are to be found.
+    where the languages of texts are to be found. ``pairs``: from a sentence to the coder that puts it after every
+    text, for a model that reads pairs of texts.
     """
 
     normalizes: bool = False
     language_coders: LanguageCoders | None = None
+    pairs: Callable[[str], Coder] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,8 @@ class TaskKind:
     head that it is done with. ``params`` checks the options against the model and returns the spec's parameters
     beyond those that were asked for; it raises BadOption. ``other_models`` names two models of the hub for texts
     that the default model does not know. ``sample_texts`` is how many texts a dry run computes. ``null_words`` is
-    how many words the null model writes; None is all of them.
+    how many words the null model writes; None is all of them. ``headless_with`` names an option with which an
+    encoder without the trained head does the task, too.
     """
 
     name: str
@@ -173,6 +176,7 @@ class TaskKind:
     shard: ShardSize = WRITING_SIZE
     sample_texts: int = 12
     null_words: int | None = None
+    headless_with: str | None = None
 
     def __post_init__(self) -> None:
         if self.default_model is not None and null.is_null(self.default_model):

@@ -1,52 +1,47 @@
-"""Classifying: a score for each label of each text, by a model that was trained to give them."""
+"""Classifying: a score for each label of each text. The labels are the model's own, or those that a user gives."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from storage.core.kinds import READING_SIZE
-from storage.core.outcomes import Outcome, Reason, Status
+from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from storage.outputs.output_types import LABELS
+from tasks.errors import BadOption
 from tasks.heads import Head
-from tasks.kinds.base import Again, Computed, TaskKind, Traits, windowed
-from tasks.kinds.options import MOST, Windowed
-from tasks.models.families import Family
+from tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, Traits
+from tasks.kinds.entailment import Entailment
+from tasks.kinds.label_scores import Combination
+from tasks.kinds.labels import words_by_label
+from tasks.kinds.options import MOST, Option, Windowed
+from tasks.models.families import Family, classifier, entailment
 from tasks.outputs import Labels
 from tasks.windows.windows import Coder, Window, cut
 
+PLACE = "{}"
+HYPOTHESIS = "This example is {}."
 # Values that stand for an option that was not given, so that both make the same spec.
-_DEFAULTS: Mapping[str, Any] = MappingProxyType({"multi_label": False, "aggregate": "mean", "top_k": 0})
-
-
-def mean_scores(windows: Sequence[Mapping[str, float]], weights: Sequence[int]) -> dict[str, float]:
-    """Return the mean of each label's scores, weighted by the windows' tokens; of one window its own."""
-    if len(windows) == 1:
-        return dict(windows[0])
-    total = sum(weights)
-    return {
-        label: math.fsum(scores[label] * weight for scores, weight in zip(windows, weights, strict=True)) / total
-        for label in windows[0]
-    }
-
-
-def max_scores(windows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the highest of each label's scores."""
-    return {label: max(scores[label] for scores in windows) for label in windows[0]}
+_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {"multi_label": False, "aggregate": "mean", "top_k": 0, "hypothesis": HYPOTHESIS}
+)
+_TEXT = {"type": "string"}
+_LABELS_SCHEMA = {
+    "anyOf": [_TEXT, {"type": "array", "items": _TEXT}, {"type": "object", "additionalProperties": _TEXT}]
+}
 
 
 @dataclass(frozen=True)
 class Classify:
-    """``take_max``: a label's score is the highest of its windows', else their mean. ``top_k`` of 0 keeps all."""
+    """Cuts texts as embed does, and combines the windows' scores."""
 
-    take_max: bool = False
-    top_k: int = 0
+    combination: Combination
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
         return cut(texts, coder)
@@ -59,27 +54,53 @@ class Classify:
             assert isinstance(output, Labels)
             windows.append(output.scores)
             weights.append(window.encoded.tokens)
-        if not all(math.isfinite(score) for scores in windows for score in scores.values()):
-            return Outcome(
-                computed.content_id,
-                Status.FAILED,
-                reason="The model's scores for this text are not finite.",
-                reason_class=Reason.MODEL,
-                tokens_in=computed.tokens_in,
-            )
-        scores = max_scores(windows) if self.take_max else mean_scores(windows, weights)
-        best = sorted(scores.items(), key=lambda one: -one[1])
-        kept = LABELS.stored(best[: self.top_k or None])
-        return computed.done(kept.text, data=dict(kept.data or {}), flags=windowed(computed.windows))
+        return self.combination.outcome(computed, windows, weights)
 
 
-def _recipe(spec: Spec, _traits: Traits) -> Classify:
-    return Classify(take_max=spec.params.get("aggregate") == "max", top_k=spec.params.get("top_k", 0))
+def hypotheses(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return the sentence about each label in a spec's parameters."""
+    hypothesis: str = params.get("hypothesis", HYPOTHESIS)
+    return {label: hypothesis.replace(PLACE, words) for label, words in params["labels"].items()}
+
+
+def _recipe(spec: Spec, traits: Traits) -> Recipe:
+    params = spec.params
+    combination = Combination(take_max=params.get("aggregate") == "max", top_k=params.get("top_k", 0))
+    if "labels" not in params or traits.pairs is None:
+        return Classify(combination)
+    return Entailment(hypotheses(params), traits.pairs, bool(params.get("multi_label")), combination)
+
+
+def _with_place(value: str | None) -> str | None:
+    if value is not None and value.count(PLACE) != 1:
+        raise PydanticCustomError("value", "{sentence}", {"sentence": f"must have {PLACE} once, where a label goes"})
+    return value
 
 
 class ClassifyOptions(Windowed):
     """Options of `classify`."""
 
+    labels: Annotated[
+        dict[str, str] | None,
+        BeforeValidator(words_by_label),
+        Field(
+            description="Labels to choose among, with commas between them, or a .txt, .json or .toml file of them; "
+            "for an NLI or embedding model.",
+            examples=[{"sports": "sports", "the economy": "money, trade and prices"}],
+        ),
+        WithJsonSchema(_LABELS_SCHEMA),
+        Option(metavar="LABELS|FILE"),
+    ] = None
+    hypothesis: Annotated[
+        str | None,
+        AfterValidator(_with_place),
+        Field(
+            description=f"Sentence that an NLI model holds against a document; {{}} stands for a label.  "
+            f"[default: {HYPOTHESIS}]",
+            examples=["It is about {}."],
+        ),
+        Option(metavar="TEXT"),
+    ] = None
     multi_label: Annotated[
         bool | None,
         Field(description="Score each label by itself, so that several may be right.  [default: as the model does]"),
@@ -102,13 +123,39 @@ class ClassifyOptions(Windowed):
         return {name: value for name, value in super().given().items() if value != _DEFAULTS.get(name)}
 
 
+def _params(plan: Plan) -> dict[str, Any]:
+    """Return no parameters. Raises BadOption where labels do not fit the model, or options lack them."""
+    given, config = plan.given, plan.config
+    if "labels" not in given:
+        if "hypothesis" in given:
+            raise BadOption("--hypothesis makes sentences of labels: give --labels, too.")
+        return {}
+    if classifier(config) == Head.CLASSIFICATION:
+        if entailment(config) is None:
+            own = ", ".join(str(label) for label in config.get("label2id") or {}) or "no names"
+            raise BadOption(
+                f"--labels needs an NLI model, one of whose labels is entailment, or an embedding model; the labels "
+                f"of {plan.model} are: {own}. Without --labels the model gives these."
+            )
+    elif config:
+        for name in ("hypothesis", "multi_label"):
+            if name in given:
+                raise BadOption(
+                    f"--{name.replace('_', '-')} is for NLI models; {plan.model} is an embedding model, whose scores "
+                    "are the cosines of the document with each label."
+                )
+    return {}
+
+
 CLASSIFY = TaskKind(
     name="classify",
-    summary="Score the labels of a classifier for each document.",
+    summary="Score labels for each document: a classifier's own, or those of --labels.",
     options=ClassifyOptions,
     output=LABELS,
     families=MappingProxyType({Family.ENCODER: Head.CLASSIFICATION, Family.SEQ2SEQ: Head.CLASSIFICATION}),
     recipe=_recipe,
+    params=_params,
     shard=READING_SIZE,
     sample_texts=64,
+    headless_with="labels",
 )

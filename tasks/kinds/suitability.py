@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from tasks import kinds
@@ -25,13 +25,13 @@ def suits_family(kind: str, config: Mapping[str, Any]) -> bool:
     return _head(kinds.kind(kind), config) is not None
 
 
-def require(kind: str, config: Mapping[str, Any], model: str) -> None:
-    """Raise ModelUnsuitable unless the model's family can do this kind of task; an empty config passes.
+def require(kind: str, config: Mapping[str, Any], model: str, asked: Collection[str] = ()) -> None:
+    """Raise ModelUnsuitable unless the model can do this kind of task with the options ``asked``.
 
-    Raises UnknownKind.
+    An empty config passes. Raises UnknownKind.
     """
     wanted, found = kinds.kind(kind), family(config)
-    if found is None or suits(kind, config):
+    if found is None or suits(kind, config) or headless(kind, config, asked):
         return
     model_type = config.get("model_type")
     if suits_family(kind, config):
@@ -40,10 +40,19 @@ def require(kind: str, config: Mapping[str, Any], model: str) -> None:
             f"model ({model_type}), which keeps a state in their place."
         )
     if (head := wanted.families.get(found)) in TRAINED:
+        option = wanted.headless_with
+        instead = f", or --{option}" if option is not None and option not in asked else ""
         raise ModelUnsuitable(
-            f"{kind} needs a model with a head for {head}; {model} ({_architecture(config)}) has none."
+            f"{kind} needs a model with a head for {head}{instead}; {model} ({_architecture(config)}) has none."
         )
     raise ModelUnsuitable(f"{kind} needs {_wanted(wanted)}; {model} is {found} ({model_type}).")
+
+
+def headless(kind: str, config: Mapping[str, Any], asked: Collection[str]) -> bool:
+    """Return True if an encoder does the task without a trained head, by its vectors, with the options ``asked``."""
+    wanted = kinds.kind(kind)
+    lacks = family(config) is Family.ENCODER and _head(wanted, config) is None
+    return lacks and wanted.headless_with in asked
 
 
 def _head(kind: TaskKind, config: Mapping[str, Any]) -> Head | None:

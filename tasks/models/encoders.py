@@ -87,10 +87,10 @@ def sort(described: Description) -> Sort | None:
     return None
 
 
-def require_dense(described: Description, model: str) -> None:
+def require_dense(described: Description, model: str, kind: str) -> None:
     """Raise ModelUnsuitable, with what the model is, unless it gives one vector for a text."""
     if (found := sort(described)) is not None:
-        raise ModelUnsuitable(f"embed needs a model that gives one vector for a text; {model} is {found}.")
+        raise ModelUnsuitable(f"{kind} needs a model that gives one vector for a text; {model} is {found}.")
 
 
 def _scores(config: Mapping[str, Any]) -> bool:

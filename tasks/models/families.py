@@ -79,6 +79,16 @@ def classifier(config: Mapping[str, Any]) -> str | None:
     return None
 
 
+def entailment(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the places of entailment and contradiction among an NLI model's labels; None for other classifiers.
+
+    They are found as transformers' zero-shot-classification finds them.
+    """
+    labels = config.get("label2id") or {name: int(place) for place, name in (config.get("id2label") or {}).items()}
+    found = next((place for label, place in labels.items() if str(label).lower().startswith("entail")), None)
+    return None if found is None else (found, -1 if found == 0 else 0)
+
+
 def window_limit(config: Mapping[str, Any], *others: int | None) -> int:
     """The most tokens, special ones included, that one window may have.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -165,11 +165,15 @@ def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
     return next((table(content(path)) for path in sorted(folder.glob("0*/config.json"))), {})
 
 
-def require(kind: str, pinned: Pinned, *, models_dir: Path | None) -> None:
-    """Raise ModelUnsuitable, which describes the model, if its files say that it cannot do this kind of task."""
-    suitability.require(kind, read_config(pinned, models_dir=models_dir), pinned.model)
-    if kinds.kind(kind).pools:
-        encoders.require_dense(describe(pinned, models_dir=models_dir), pinned.model)
+def require(kind: str, pinned: Pinned, *, models_dir: Path | None, asked: Collection[str] = ()) -> None:
+    """Raise ModelUnsuitable, which describes the model, if its files say that it cannot do this kind of task.
+
+    ``asked`` are the options that were given, by their fields.
+    """
+    config = read_config(pinned, models_dir=models_dir)
+    suitability.require(kind, config, pinned.model, asked)
+    if kinds.kind(kind).pools or suitability.headless(kind, config, asked):
+        encoders.require_dense(describe(pinned, models_dir=models_dir), pinned.model, kind)
 
 
 def describe(pinned: Pinned, *, models_dir: Path | None) -> Description:

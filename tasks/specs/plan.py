@@ -34,7 +34,7 @@ def build_spec(
     Raises UnknownKind, BadOption for an option that does not fit, ModelUnsuitable for a model of the wrong family.
     """
     found = kinds.kind(kind)
-    suitability.require(kind, config, pinned.model)
+    suitability.require(kind, config, pinned.model, options.given())
     plan = Plan(options.given(), pinned.model, pinned.direction, config, stated)
     _check_options(found, plan)
     params = {**plan.given, **found.params(plan), **_built_in(found, plan)}

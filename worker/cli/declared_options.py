@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tasks import kinds
+from tasks.kinds import labels
 from tasks.kinds.options import flag, is_list, option, value_type
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -33,6 +34,22 @@ class PromptType(click.ParamType[str]):
             self.fail(f"cannot read {value[1:]}: {error.strerror}", param, ctx)
         except UnicodeDecodeError:
             self.fail(f"{value[1:]} is not UTF-8 text", param, ctx)
+
+
+class LabelsType(click.ParamType[Any]):
+    """Labels with commas between them, or those of a file."""
+
+    name = "LABELS|FILE"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not labels.is_file(value):
+            return value
+        try:
+            return labels.in_file(value, Path(value).read_text(encoding="utf-8-sig"))
+        except OSError as error:
+            self.fail(f"cannot read {value}: {error.strerror}", param, ctx)
+        except UnicodeDecodeError:
+            self.fail(f"{value} is not UTF-8 text", param, ctx)
 
 
 def declared(
@@ -62,6 +79,8 @@ def click_type(field: FieldInfo) -> click.ParamType[Any]:
         return PromptType()
     if kind is bool:
         return click.BOOL
+    if get_origin(kind) is dict:
+        return LabelsType()
     if get_origin(kind) is Literal:
         return click.Choice(get_args(kind))
     if kind not in {int, float}:

@@ -35,7 +35,7 @@ log = logging.getLogger("docmill.rehearsal")
 # Raise this number when the checks change.
 _FORMAT = 1
 # A model that comes with docmill passes all checks, unless an option depends on the size of its window.
-_NARROWING = frozenset({"window_tokens", "max_new_tokens", "pooling", "prompt", "prompt_name", "prefix"})
+_NARROWING = frozenset({"window_tokens", "max_new_tokens", "pooling", "prompt", "prompt_name", "prefix", "labels"})
 
 
 @dataclass(frozen=True)

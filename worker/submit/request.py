@@ -99,7 +99,7 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
     by_language = per_language.parse(name)
     if by_language is None:
         pinned, config = _found(settings, name, revision)
-        pinning.require(task, pinned, models_dir=settings.models_dir)
+        pinning.require(task, pinned, models_dir=settings.models_dir, asked=options.given())
         stated = pinning.read_prompts(pinned, models_dir=settings.models_dir) if kinds.kind(task).pools else None
         return build_spec(task, pinned, options, config, stated)
     if revision is not None:

@@ -10,22 +10,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from storage.search.knn import cosines
 from tasks.backends import Assignment
 from tasks.backends.encoder.heads import EncoderModel, StatesOf, own_states
 from tasks.backends.encoder.packed import TOLERANCES
 from tasks.backends.generation_files import Opening
-from tasks.backends.tokens import Tokens, padded
+from tasks.backends.tokens import TokenCoder, Tokens, padded
 from tasks.errors import CannotServe
+from tasks.kinds import suitability
 from tasks.kinds.base import Traits
+from tasks.kinds.classify import hypotheses
+from tasks.kinds.entailment import CONTRADICTION, ENTAILMENT
 from tasks.models import families
-from tasks.outputs import Labels, Output
+from tasks.models.encoders import Description
+from tasks.outputs import Labels, Output, Vector
 from tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
@@ -35,26 +42,80 @@ _COMPARED = ("A word.", "The text that is compared, with some more words than th
 
 
 def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
-    """Load a sequence classifier. Raises WeightsMissing, ModelUnsuitable and CannotServe."""
+    """Load a sequence classifier, or for labels that a user gives an NLI model or an embedding model.
+
+    Raises WeightsMissing, ModelUnsuitable and CannotServe.
+    """
     spec, device = assignment.spec, assignment.device
+    config = Description.of_folder(assignment.folder).config
+    # Older embedding models keep their config.json with their first module.
+    if suitability.headless(spec.kind, config, spec.params) or ("labels" in spec.params and not config):
+        return by_vectors(assignment, dtype)
     opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
     model = opening.model(AutoModelForSequenceClassification, dtype).to(device)
     tokens = Tokens(opening.tokenizer)
-    limit = tokens.checked_limit(
-        families.window_limit(model.config.to_dict(), tokens.stated_limit), spec.params.get("window_tokens")
-    )
-    names = label_names(model.config)
-    probabilities = activation(model.config, multi_label=bool(spec.params.get("multi_label")))
+    asked = spec.params.get("window_tokens")
+    limit = tokens.checked_limit(families.window_limit(model.config.to_dict(), tokens.stated_limit), asked)
+    if "labels" in spec.params:
+        labels_of = of_pairs(model.config, spec.model)
+        for sentence in hypotheses(spec.params).values():
+            tokens.paired(sentence).checked_limit(limit, asked)
+        traits = Traits(pairs=lambda sentence: TokenCoder(tokens.paired(sentence), limit))
+    else:
+        labels_of = of_texts(model.config, multi_label=bool(spec.params.get("multi_label")))
+        traits = Traits()
     with torch.inference_mode():
         encoder = taken_apart(model, tokens, device, TOLERANCES[dtype])
     logits_of = _head_logits(model) if encoder is not None else _given_logits
 
     def outputs(_: Sequence[Encoded], states: dict[str, Tensor]) -> Sequence[Output]:
-        rows = probabilities(logits_of(states).float()).cpu().tolist()
-        return [Labels(dict(zip(names, row, strict=True))) for row in rows]
+        return labels_of(logits_of(states).float())
 
     own = own_states(encoder, tokens, device) if encoder is not None else own_logits(model, tokens, device)
-    return EncoderModel(tokens, limit, encoder, own, outputs, Traits(), "transformers")
+    return EncoderModel(tokens, limit, encoder, own, outputs, traits, "transformers")
+
+
+def of_texts(config: Any, *, multi_label: bool) -> Callable[[Tensor], list[Labels]]:
+    """Return the function from logits (windows, labels) to scores."""
+    names, scores = label_names(config), activation(config, multi_label=multi_label)
+    return lambda logits: [Labels(dict(zip(names, row, strict=True))) for row in scores(logits).cpu().tolist()]
+
+
+def of_pairs(config: Any, model: str) -> Callable[[Tensor], list[Labels]]:
+    """Return the function from an NLI model's logits (pairs, labels) to those of entailment and contradiction."""
+    places = families.entailment(config.to_dict())
+    if places is None:
+        raise CannotServe(f"{model} is no NLI model: none of its labels is entailment.")
+    entailed, contradicted = places
+    return lambda logits: [
+        Labels({ENTAILMENT: row[entailed], CONTRADICTION: row[contradicted]}) for row in logits.cpu().tolist()
+    ]
+
+
+def by_vectors(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
+    """Load an embedding model whose scores are the cosines of a window's vector with those of the labels."""
+    from tasks.backends.encoder import pooling
+
+    labels: Mapping[str, str] = assignment.spec.params["labels"]
+    model = pooling.load(assignment, dtype)
+    encoded = model.encode([*labels.values()])
+    longest = max(one.tokens for one in encoded)
+    if longest > model.limit_tokens:
+        raise CannotServe(
+            f"The longest label has {longest} tokens, and a window {model.limit_tokens}: shorten its description."
+        )
+
+    def vectors(batch: Sequence[Encoded], states: dict[str, Tensor]) -> Any:
+        return np.stack([one.values for one in model.outputs(batch, states) if isinstance(one, Vector)])
+
+    with torch.inference_mode():
+        of_labels = vectors(encoded, model.own_states(encoded))
+
+    def outputs(batch: Sequence[Encoded], states: dict[str, Tensor]) -> Sequence[Output]:
+        rows = cosines(vectors(batch, states), of_labels).tolist()
+        return [Labels(dict(zip(labels, row, strict=True))) for row in rows]
+
+    return replace(model, outputs=outputs, traits=Traits())
 
 
 def label_names(config: Any) -> list[str]:

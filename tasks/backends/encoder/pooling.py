@@ -89,7 +89,7 @@ class PoolingHead:
 
 def _loaded(assignment: Assignment, dtype: torch.dtype) -> SentenceTransformer:
     spec = assignment.spec
-    encoders.require_dense(encoders.Description.of_folder(assignment.folder), spec.model)
+    encoders.require_dense(encoders.Description.of_folder(assignment.folder), spec.model, spec.kind)
     folder = safe_folder(assignment.folder, spec.revision, assignment.cache_dir)
     with accelerator.quiet(), reported() as report:
         model = SentenceTransformer(

@@ -13,6 +13,7 @@ from storage.outputs.output_types import LABELS
 from tasks import kinds
 from tasks.kinds.base import Computed
 from tasks.kinds.classify import Classify
+from tasks.kinds.label_scores import Combination
 from tasks.outputs import Labels
 from tasks.specs.pinning import Pinned
 from tasks.specs.plan import build_spec
@@ -34,25 +35,25 @@ def scores(outcome: Outcome) -> dict[str, float]:
 
 
 def test_the_mean_of_the_windows_is_weighted_by_their_tokens() -> None:
-    outcome = join(Classify(), [{"a": 0.9, "b": 0.1}, {"a": 0.1, "b": 0.9}], [10, 30])
+    outcome = join(Classify(Combination()), [{"a": 0.9, "b": 0.1}, {"a": 0.1, "b": 0.9}], [10, 30])
     assert scores(outcome) == pytest.approx({"b": 0.7, "a": 0.3})
     assert (outcome.text, outcome.flags) == ("b", ("windowed",))
 
 
 def test_the_highest_score_of_each_label_is_taken_if_asked_for() -> None:
-    outcome = join(Classify(take_max=True), [{"a": 0.9, "b": 0.1}, {"a": 0.2, "b": 0.8}], [10, 30])
+    outcome = join(Classify(Combination(take_max=True)), [{"a": 0.9, "b": 0.1}, {"a": 0.2, "b": 0.8}], [10, 30])
     assert scores(outcome) == {"a": 0.9, "b": 0.8}
 
 
 def test_only_the_best_labels_are_kept_if_asked_for() -> None:
     window = {"a": 0.1, "b": 0.6, "c": 0.3}
-    assert list(scores(join(Classify(top_k=2), [window], [5]))) == ["b", "c"]
-    assert list(scores(join(Classify(top_k=9), [window], [5]))) == ["b", "c", "a"]
+    assert list(scores(join(Classify(Combination(top_k=2)), [window], [5]))) == ["b", "c"]
+    assert list(scores(join(Classify(Combination(top_k=9)), [window], [5]))) == ["b", "c", "a"]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_not_finite_fails_the_document_as_the_models_fault(bad: float) -> None:
-    outcome = join(Classify(), [{"a": 0.5, "b": 0.5}, {"a": bad, "b": 0.5}], [5, 5])
+    outcome = join(Classify(Combination()), [{"a": 0.5, "b": 0.5}, {"a": bad, "b": 0.5}], [5, 5])
     assert (outcome.status, outcome.reason_class, outcome.data) == (Status.FAILED, Reason.MODEL, None)
     assert "not finite" in (outcome.reason or "")
 
@@ -66,7 +67,7 @@ def test_a_combined_score_lies_between_those_of_the_windows(
     windows: list[tuple[dict[str, float], int]], take_max: bool
 ) -> None:
     given_scores = [one for one, _ in windows]
-    outcome = join(Classify(take_max=take_max), given_scores, [tokens for _, tokens in windows])
+    outcome = join(Classify(Combination(take_max)), given_scores, [tokens for _, tokens in windows])
     for label, score in scores(outcome).items():
         row = [one[label] for one in given_scores]
         assert min(row) - 1e-12 <= score <= max(row) + 1e-12
@@ -78,7 +79,7 @@ def test_a_combined_score_lies_between_those_of_the_windows(
 def test_a_text_of_one_window_has_the_scores_of_the_window(
     window: dict[str, float], tokens: int, take_max: bool
 ) -> None:
-    outcome = join(Classify(take_max=take_max), [window], [tokens])
+    outcome = join(Classify(Combination(take_max)), [window], [tokens])
     assert scores(outcome) == window
     assert outcome.flags == ()
 

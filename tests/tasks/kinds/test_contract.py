@@ -36,6 +36,8 @@ SAMPLES: dict[type, Any] = {int: 9, float: 0.5, str: "fr", bool: True}
 
 def sample(field: FieldInfo) -> Any:
     """Return a value of an option that is not its default."""
+    if field.examples:
+        return field.examples[0]
     if option(field).is_template:
         return "Say: {text}"
     if is_list(field):

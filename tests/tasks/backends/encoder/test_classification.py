@@ -18,7 +18,7 @@ from tasks.backends.accelerator import quiet
 from tasks.backends.encoder import classification
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.packed import PackedEncoder
-from tasks.errors import CannotServe, ModelUnsuitable, WeightsMissing
+from tasks.errors import CannotServe, WeightsMissing
 from tasks.heads import Head
 from tests.tasks import classifiers
 from tests.tasks.conftest import Bench
@@ -142,10 +142,3 @@ def test_a_classifier_without_the_weights_of_its_head_is_refused(
     )
     with pytest.raises(WeightsMissing, match="lack 2 weights that classify computes with, such as classifier"):
         EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.CLASSIFICATION))
-
-
-def test_a_model_without_a_head_for_labels_is_refused(bench: Bench) -> None:
-    with pytest.raises(
-        ModelUnsuitable, match=r"needs a model with a head for sequence classification; minilm \(Bert"
-    ):
-        bench.spec("classify", "minilm")

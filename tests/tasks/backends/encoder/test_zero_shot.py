@@ -1,0 +1,120 @@
+"""Labels that a user gives: by an NLI model as transformers' own pipeline scores them, or by vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers import pipeline
+
+from tasks.backends.accelerator import quiet
+from tasks.errors import CannotServe, ModelUnsuitable
+from tasks.windows.windows import Encoded
+from tests.tasks import classifiers
+from tests.tasks.backends.encoder.test_classification import Benches, assert_same, scores
+from tests.tasks.conftest import Bench
+
+NLI = {0: "CONTRADICTION", 1: "NEUTRAL", 2: "ENTAILMENT"}
+TOPICS = ["a game", "science and mathematics", "a library of functions"]
+
+
+@pytest.fixture(scope="session")
+def short(descriptions: list[str]) -> list[str]:
+    """Real texts that fit the window of a small model beside a sentence."""
+    return [line for text in descriptions for line in text.split("\n") if 0 < len(line.strip()) < 80][:10]
+
+
+def expected(folder: Path, texts: Sequence[str], **settings: Any) -> list[list[tuple[str, float]]]:
+    """Return each text's labels with their scores, the best first, from transformers' pipeline."""
+    with quiet():
+        own = pipeline("zero-shot-classification", model=str(folder), dtype=torch.float32, device="cpu")
+        found = [own(text, candidate_labels=TOPICS, **settings) for text in texts]
+    return [[*zip(one["labels"], one["scores"], strict=True)] for one in found]
+
+
+@pytest.mark.parametrize("name", classifiers.NAMES)
+def test_scores_are_those_of_transformers_for_every_architecture(
+    name: str, short: list[str], benches: Benches, tmp_path: Path
+) -> None:
+    folder = classifiers.classifier(tmp_path / name, short, name, id2label=NLI)
+    for backend in ("transformers", *(() if name in classifiers.WHOLE else ("openvino",))):
+        bench = benches(backend)
+        spec = bench.spec("classify", str(folder), labels=TOPICS)
+        assert_same(bench.run(spec, short), expected(folder, short))
+        assert bench.engine.runtime(spec)["backend"] == backend
+
+
+@pytest.mark.parametrize("id2label", [NLI, {0: "entailment", 1: "not_entailment"}, {0: "no", 1: "entailed"}])
+def test_several_labels_and_hypotheses_are_those_of_transformers_wherever_entailment_stands(
+    id2label: dict[int, str], short: list[str], benches: Benches, tmp_path: Path
+) -> None:
+    folder = classifiers.classifier(tmp_path / "nli", short, "bert", id2label=id2label)
+    bench = benches("transformers")
+    asked: dict[str, Any] = {"labels": TOPICS, "multi_label": True, "hypothesis": "The text is about {}, I think."}
+    found = bench.run(bench.spec("classify", str(folder), **asked), short)
+    assert_same(found, expected(folder, short, multi_label=True, hypothesis_template=asked["hypothesis"]))
+
+
+def test_every_pair_of_a_long_text_fits_the_model_and_windows_are_combined(
+    descriptions: list[str], short: list[str], benches: Benches, tmp_path: Path
+) -> None:
+    folder = classifiers.classifier(tmp_path / "nli", short, "roberta", id2label=NLI)
+    bench, text = benches("transformers"), " ".join(descriptions[:4])
+    for aggregate in ("mean", "max"):
+        spec = bench.spec("classify", str(folder), labels=TOPICS, window_tokens=64, aggregate=aggregate)
+        (outcome,) = bench.run(spec, [text])
+        with bench.engine._residents.hold(spec) as loaded:
+            (windows,) = loaded.recipe.cut([text], loaded.backend)
+        tokens = [one.encoded.tokens for one in windows if isinstance(one.encoded, Encoded)]
+        assert max(tokens) <= 64
+        pieces = [text[one.start : one.end] for one in windows[:: len(TOPICS)]]
+        rows = [dict(own) for own in expected(folder, pieces)]
+        weights = [sum(tokens[start : start + len(TOPICS)]) for start in range(0, len(tokens), len(TOPICS))]
+        for label, score in scores(outcome):
+            column = [row[label] for row in rows]
+            wanted = max(column) if aggregate == "max" else np.average(column, weights=weights)
+            assert score == pytest.approx(wanted, abs=1e-4)
+        assert outcome.flags == ("windowed",)
+
+
+def test_a_hypothesis_that_leaves_no_room_for_text_is_refused(short: list[str], bench: Bench, tmp_path: Path) -> None:
+    folder = classifiers.classifier(tmp_path / "nli", short, "bert", id2label=NLI)
+    spec = bench.spec("classify", str(folder), labels={"long": "word " * 20}, window_tokens=30)
+    with pytest.raises(CannotServe, match="A window of 30 tokens leaves no room for text"):
+        bench.engine.open(spec)
+
+
+@pytest.mark.parametrize("backend", ["transformers", "openvino"])
+def test_an_embedding_model_scores_by_the_cosine_with_a_labels_description(
+    backend: str, short: list[str], benches: Benches
+) -> None:
+    bench = benches(backend)
+    topics = {"game": "a game to play", "science": "science and mathematics", "library": "library"}
+    spec = bench.spec("classify", "minilm", labels=topics)
+    with quiet():
+        own = SentenceTransformer(str(bench.folder(spec)), device="cpu", local_files_only=True)
+        of_texts, of_topics = (
+            own.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+            for texts in (short, [*topics.values()])
+        )
+    for outcome, row in zip(bench.run(spec, short), of_texts @ of_topics.T, strict=True):
+        assert dict(scores(outcome)) == pytest.approx(dict(zip(topics, row, strict=True)), abs=1e-4)
+        assert outcome.text == [*topics][int(row.argmax())]
+    assert bench.engine.runtime(spec)["backend"] == backend
+
+
+def test_a_label_that_is_longer_than_a_window_is_refused(bench: Bench) -> None:
+    spec = bench.spec("classify", "minilm", labels={"long": "word " * 40}, window_tokens=30)
+    with pytest.raises(CannotServe, match="The longest label has 42 tokens, and a window 30"):
+        bench.engine.open(spec)
+
+
+def test_a_model_without_a_head_is_refused_without_labels(bench: Bench) -> None:
+    said = r"needs a model with a head for sequence classification, or --labels; minilm \(BertModel\) has none"
+    with pytest.raises(ModelUnsuitable, match=said):
+        bench.spec("classify", "minilm")

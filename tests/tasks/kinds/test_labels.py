@@ -1,0 +1,102 @@
+"""Labels come as a text, a list, a table or a file, and have one form in a spec."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tasks import kinds
+from tasks.errors import BadOption
+from tasks.kinds import labels
+from tasks.specs.pinning import Pinned
+from tasks.specs.plan import build_spec
+
+PINNED = Pinned("model", "0" * 40)
+NLI = {
+    "model_type": "bert",
+    "architectures": ["BertForSequenceClassification"],
+    "label2id": {"CONTRADICTION": 0, "NEUTRAL": 1, "ENTAILMENT": 2},
+}
+TONES = {**NLI, "label2id": {"good": 0, "bad": 1}}
+ENCODER = {"model_type": "bert", "architectures": ["BertModel"]}
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["sports,politics", " sports , politics ,", ["politics", "sports"], {"sports": "", "politics": "politics"}],
+)
+def test_labels_without_descriptions_stand_for_themselves(given: Any) -> None:
+    assert labels.words_by_label(given) == {"sports": "sports", "politics": "politics"}
+
+
+def test_a_description_is_what_the_model_reads() -> None:
+    assert labels.words_by_label({"economy": "money,\n trade and prices"}) == {"economy": "money, trade and prices"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("", "holds no label"),
+        ([], "holds no label"),
+        (["a", " "], "holds a label without a name"),
+        ("a, b, a", "names 'a' twice"),
+        (["a", 5], "must be labels, .*; 5 is none of these"),
+        ({"a": ["b"]}, "must be labels, .*; a list is none of these"),
+        (7, "must be labels, .*, not 7"),
+        ("topics.txt", "is the name of a file, 'topics.txt'; write the labels themselves here"),
+        ("a\0, b", "has a label with a character that cannot be printed"),
+    ],
+)
+def test_labels_that_are_none_are_refused_with_the_reason(given: Any, said: str) -> None:
+    with pytest.raises(BadOption, match=f"--labels {said}"):
+        kinds.options("classify", labels=given)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("topics.txt", "red, white\n\nblue\n", {"red, white": "red, white", "blue": "blue"}),
+        ("topics.json", '["red, white", "blue"]', {"red, white": "red, white", "blue": "blue"}),
+        ("topics.JSON", '{"red": "the colour of blood"}', {"red": "the colour of blood"}),
+        ("topics.toml", 'red = "the colour of blood"\nblue = ""', {"red": "the colour of blood", "blue": "blue"}),
+    ],
+)
+def test_a_file_has_labels_by_lines_or_as_json_or_toml(name: str, text: str, expected: dict[str, str]) -> None:
+    assert labels.is_file(name)
+    assert labels.words_by_label(labels.in_file(name, text)) == expected
+
+
+@pytest.mark.parametrize("name", ["topics.json", "topics.toml"])
+def test_a_file_that_is_not_of_its_format_is_refused(name: str) -> None:
+    with pytest.raises(BadOption, match=f"{name} is not {name[-4:].upper()}"):
+        labels.in_file(name, "red\nblue")
+
+
+def test_the_order_of_labels_and_a_default_hypothesis_change_no_spec() -> None:
+    one = build_spec("classify", PINNED, kinds.options("classify", labels="a, b"), NLI)
+    other = kinds.options("classify", labels=["b", "a"], hypothesis="This example is {}.")
+    assert one == build_spec("classify", PINNED, other, NLI)
+    assert one.params == {"algorithm": 2, "labels": {"a": "a", "b": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "config", "said"),
+    [
+        ({"hypothesis": "It is {}."}, NLI, "--hypothesis makes sentences of labels: give --labels, too"),
+        ({"labels": "a", "hypothesis": "It is."}, NLI, "--hypothesis must have {} once, where a label goes"),
+        ({"labels": "a", "hypothesis": "{} {}"}, NLI, "--hypothesis must have {} once"),
+        ({"labels": "a"}, TONES, "needs an NLI model, .*; the labels of model are: good, bad. Without --labels"),
+        (
+            {"labels": "a", "hypothesis": "It is {}."},
+            ENCODER,
+            "--hypothesis is for NLI models; model is an embedding",
+        ),
+        ({"labels": "a", "multi_label": True}, ENCODER, "--multi-label is for NLI models; model is an embedding"),
+    ],
+)
+def test_options_that_do_not_go_with_the_model_or_each_other_are_refused(
+    asked: dict[str, Any], config: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadOption, match=said):
+        build_spec("classify", PINNED, kinds.options("classify", **asked), config)
