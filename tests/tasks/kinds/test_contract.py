@@ -48,19 +48,35 @@ def sample(field: FieldInfo) -> Any:
     return SAMPLES[value_type(field)] if least is None else max(SAMPLES[value_type(field)], least)
 
 
+def on_the_line(value: Any, folder: Path) -> list[str]:
+    """Return the words that give an option's value on the command line; a table is in a file."""
+    if isinstance(value, dict):
+        (folder / "table.json").write_text(json.dumps(value))
+        return [str(folder / "table.json")]
+    return [] if value is True else [str(value)]
+
+
+def in_toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{json.dumps(name)} = {json.dumps(one)}' for name, one in value.items())}}}"
+    return json.dumps(value)
+
+
 def samples(kind: kinds.TaskKind) -> dict[str, Any]:
     return {name: sample(field) for name, field in kind.options.model_fields.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_options_are_the_same_from_the_command_line_a_pipeline_and_a_message(kind: kinds.TaskKind) -> None:
+def test_options_are_the_same_from_the_command_line_a_pipeline_and_a_message(
+    kind: kinds.TaskKind, tmp_path: Path
+) -> None:
     fields, asked = kind.options.model_fields, samples(kind)
     expected = kinds.options(kind.name, **asked)
     line, toml, message = [], "", {}
     for name, value in asked.items():
         plain = value[0] if is_list(fields[name]) else value
-        line += [flag(name, fields[name]), *([] if plain is True else [str(plain)])]
-        toml += f"{key(name, fields[name])} = {json.dumps(value)}\n"
+        line += [flag(name, fields[name]), *on_the_line(plain, tmp_path)]
+        toml += f"{key(name, fields[name])} = {in_toml(value)}\n"
         message[option(fields[name]).spelling or name] = plain
 
     context = run_command.make_context("run", ["a.jsonl", "--task", kind.name, *line])
