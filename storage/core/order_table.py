@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import Index, text
 
-from storage.core.tables import Base, column
+from storage.core.tables import Base, Json, column
 
 _OPEN = "finished_at IS NULL"
 
@@ -23,7 +21,7 @@ class EnqueueOrder(Base):
     __tablename__ = "enqueue_order"
     id = column(int, primary_key=True)
     sender_id = column(str, unique=True)
-    arguments = column(Any)
+    arguments = column(Json)
     state = column(str)
     reason = column(str, nullable=True)
     job_id = column(int, nullable=True)

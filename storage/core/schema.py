@@ -11,7 +11,7 @@ from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint
 
 from storage.core.order_table import EnqueueOrder as EnqueueOrder
 from storage.core.tables import Base as Base
-from storage.core.tables import column
+from storage.core.tables import Json, column
 
 
 def _where(condition: str) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Ingest(Base):
     id = column(int, primary_key=True)
     corpus_id = column(int, ForeignKey("corpus.id"), index=True)
     source = column(str)
-    options = column(Any)
+    options = column(Json)
     state = column(str)
     n_records = column(int, default=0)
     n_new = column(int, default=0)
@@ -82,8 +82,8 @@ class Document(Base):
     corpus_id = column(int, ForeignKey("corpus.id"))
     key = column(str)
     content_id = column(int, ForeignKey("content.id"))
-    meta = column(Any)
-    flags = column(Any)
+    meta = column(Json)
+    flags = column(Json)
     seq = column(int)
     ingest_id = column(int, ForeignKey("ingest.id"))
     gone = column(bool, default=False, server_default=false())
@@ -117,7 +117,7 @@ class SpecRow(Base):
     model = column(str)
     revision = column(str)
     quality = column(str)
-    params = column(Any)
+    params = column(Json)
     dropped_at = column(float, nullable=True)  # when results of it were last removed
 
 
@@ -130,7 +130,7 @@ class Runtime(Base):
     device = column(str)
     precision = column(str)
     backend = column(str)
-    versions = column(Any)
+    versions = column(Json)
 
 
 class Job(Base):
@@ -263,10 +263,10 @@ class OutcomeRow(Base):
     status = column(str)
     text = column(str, nullable=True)
     vector = column(bytes, nullable=True)
-    data = column(Any, nullable=True)
+    data = column(Json, nullable=True)
     reason = column(str, nullable=True)
     reason_class = column(str, nullable=True)
-    flags = column(Any)
+    flags = column(Json)
     tokens_in = column(int)
     tokens_out = column(int)
     runtime_id = column(int, ForeignKey("runtime.id"), nullable=True)
@@ -297,14 +297,14 @@ class Worker(Base):
     pid = column(int)
     pid_space = column(str, nullable=True)
     device = column(str)
-    lanes = column(Any)
+    lanes = column(Json)
     slots = column(int)
     version = column(str)
     started_at = column(float)
     seen_at = column(float)
     consumed_at = column(float, nullable=True)
     trouble = column(str, nullable=True)
-    computed = column(Any, nullable=True)
+    computed = column(Json, nullable=True)
     device_problem = column(str, nullable=True)
 
 
@@ -356,7 +356,7 @@ class PipelineRow(Base):
     name = column(str, unique=True)
     path = column(str)
     text = column(str)
-    schedule = column(Any, nullable=True)
+    schedule = column(Json, nullable=True)
     looked_at = column(float)
     created_at = column(float)
     updated_at = column(float)

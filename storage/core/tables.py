@@ -1,11 +1,12 @@
-"""Tables as classes with typed columns. A class stands for its table in any statement.
+"""Tables as classes with typed columns. A class stands for its table in any statement, an instance is a row.
 
-Of SQLAlchemy only its Core: no object here is ever a row, and its ORM would be loaded whenever a command starts.
+Of SQLAlchemy only its Core: a row is a value that nothing writes back, and the ORM would be loaded whenever a command
+starts.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, overload
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias, TypeVar, overload
 
 from sqlalchemy import (
     JSON,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Row,
     Table,
     Text,
 )
@@ -37,7 +39,6 @@ _TYPES: dict[Any, TypeEngine[Any]] = {
     float: Double(),
     str: Text(),
     bytes: LargeBinary(),
-    Any: Json,
 }
 
 
@@ -63,19 +64,36 @@ class Base:
         cls.__table__ = Table(cls.__tablename__, Base.metadata, *columns.values(), *cls.__table_args__)
 
     @classmethod
+    def of(cls, row: Row[*tuple[Any, ...]]) -> Self:
+        """Return a row of `select(TABLE)`, perhaps with further columns, as an instance."""
+        made = cls()
+        vars(made).update(row._mapping)
+        return made
+
+    @classmethod
     def __clause_element__(cls) -> Table:
         """Return the table, when SQLAlchemy finds the class in a statement."""
         return cls.__table__
 
 
-# ColumnClause, since type checkers refuse a Column as a class's attribute: SQLAlchemy wants it read from `Table.c`.
+class Attribute(Protocol[T]):
+    """A column, as type checkers see it: of the class it is an SQL expression, of a row its value."""
+
+    @overload
+    def __get__(self, row: None, table: type[Base]) -> ColumnClause[T]: ...
+    @overload
+    def __get__(self, row: Base, table: type[Base]) -> T: ...
+
+
 @overload
-def column(kind: type[T], reference: Reference = None, *, nullable: Literal[True]) -> ColumnClause[T | None]: ...
+def column(kind: type[T], reference: Reference = None, *, nullable: Literal[True]) -> Attribute[T | None]: ...
 @overload
-def column(kind: type[T], reference: Reference = None, **more: Any) -> ColumnClause[T]: ...
+def column(kind: type[T], reference: Reference = None, **more: Any) -> Attribute[T]: ...
 @overload
-def column(kind: Any, reference: Reference = None, **more: Any) -> ColumnClause[Any]: ...
-def column(kind: Any, reference: Reference = None, *, nullable: bool = False, **more: Any) -> ColumnClause[Any]:
-    """A column for values of a kind (Any: JSON), perhaps a foreign key, with SQLAlchemy's own arguments; it is called
-    as the attribute is."""
-    return Column(_TYPES[kind], *([] if reference is None else [reference]), nullable=nullable, **more)
+def column(kind: JSON, reference: Reference = None, *, nullable: bool = False) -> Attribute[Any]: ...
+def column(kind: Any, reference: Reference = None, *, nullable: bool = False, **more: Any) -> Any:
+    """A column for values of a Python type, or for `Json`; perhaps a foreign key, with SQLAlchemy's own arguments.
+
+    It is called as the attribute is.
+    """
+    return Column(_TYPES.get(kind, kind), *([] if reference is None else [reference]), nullable=nullable, **more)

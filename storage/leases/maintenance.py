@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from sqlalchemy import and_, delete, func, or_, select, update
 
@@ -80,7 +79,7 @@ _IS_HELD = and_(Shard.state == "running", Shard.lease_until.is_not(None))  # the
 def _reclaim_page(transaction: Transaction, owner: str | None, before: float | None) -> int:
     lapsed = Shard.lease_until < (db_now() if before is None else before)
     query = select(Shard).where(_IS_HELD, lapsed if owner is None else Shard.owner == owner).limit(PAGE)
-    rows = transaction.execute(transaction.for_update(query, skip_locked=True)).all()
+    rows = [Shard.of(row) for row in transaction.execute(transaction.for_update(query, skip_locked=True))]
     for row in rows:
         if owner is not None:
             _apply(transaction, row, after_death(n_contents=row.n_contents, suspect=row.suspect))
@@ -97,7 +96,8 @@ def failed_attempt(database: Database, claim: Claim, reason: str) -> None:
 
     def work(transaction: Transaction) -> None:
         query = select(Shard).where(Shard.id == claim.shard_id)
-        row = transaction.execute(transaction.for_update(query)).one_or_none()
+        found = transaction.execute(transaction.for_update(query)).one_or_none()
+        row = None if found is None else Shard.of(found)
         if row is not None and row.state == "running" and row.fence == claim.fence:
             step = after_error(attempt=row.attempt, suspect=row.suspect, reason=reason)
             _apply(transaction, row, step)
@@ -105,7 +105,9 @@ def failed_attempt(database: Database, claim: Claim, reason: str) -> None:
     database.write(work)
 
 
-def _apply(transaction: Transaction, shard: Any, step: Again | Split | GiveUp, *, lapses: int | None = None) -> None:
+def _apply(
+    transaction: Transaction, shard: Shard, step: Again | Split | GiveUp, *, lapses: int | None = None
+) -> None:
     """Carry out a step of `policy`; `lapses` are given after a lapsed lease, which makes no suspects."""
     if isinstance(step, Again):
         # Jitter: shards whose leases lapsed together should not be dispatched together again.
@@ -120,7 +122,7 @@ def _apply(transaction: Transaction, shard: Any, step: Again | Split | GiveUp, *
         _give_up(transaction, shard, step)
 
 
-def _split(transaction: Transaction, shard: Any, counts: Mapping[str, int]) -> None:
+def _split(transaction: Transaction, shard: Shard, counts: Mapping[str, int]) -> None:
     sizes = n_chars(transaction, unpack(shard.contents))
     contents = [content_id for content_id in unpack(shard.contents) if content_id in sizes]  # others were removed
     parts = [
@@ -147,7 +149,7 @@ def _split(transaction: Transaction, shard: Any, counts: Mapping[str, int]) -> N
     )
 
 
-def _give_up(transaction: Transaction, shard: Any, step: GiveUp) -> None:
+def _give_up(transaction: Transaction, shard: Shard, step: GiveUp) -> None:
     contents = unpack(shard.contents)
     failures = [
         Outcome(content_id, Status.FAILED, reason=step.reason, reason_class=Reason(step.reason_class))
@@ -168,7 +170,7 @@ def lost_hints(
     """
 
     def work(transaction: Transaction) -> list[int]:
-        horizon: Any = db_now() if queue_is_empty else _last_dispatched(transaction, lane)
+        horizon = db_now() if queue_is_empty else _last_dispatched(transaction, lane)
         lost = (
             select(Shard.id)
             .join(Job, Job.id == Shard.job_id)

@@ -5,11 +5,11 @@ Only workers that take orders write them. An order that is over stays for a whil
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, case, delete, func, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, func, select, update
 
 from storage.core import row_lease
 from storage.core.clock import db_now
@@ -156,13 +156,13 @@ def let_go_all(database: Database, owner: str, *, died: bool) -> None:
     database.write(work)
 
 
-def _refuse_failing(transaction: Transaction, which: Any, reason: str) -> None:
+def _refuse_failing(transaction: Transaction, which: ColumnElement[bool], reason: str) -> None:
     failing = and_(which, _OPEN, EnqueueOrder.failures >= MOST_FAILURES)
     refused = {"state": "refused", "reason": reason, "finished_at": db_now()}
     transaction.execute(update(EnqueueOrder).where(failing).values(**refused))
 
 
-def cancel(database: Database, sender_id: str) -> Any:
+def cancel(database: Database, sender_id: str) -> EnqueueOrder:
     """End an order that is not over, and return its row as it was before. Raises NoSuchOrder."""
     row = get(database, sender_id)
     cancelled = {"state": "cancelled", "finished_at": db_now(), "fence": EnqueueOrder.fence + 1, **_FREE}
@@ -171,7 +171,7 @@ def cancel(database: Database, sender_id: str) -> Any:
     return row
 
 
-def get(database: Database, sender_id: str) -> Any:
+def get(database: Database, sender_id: str) -> EnqueueOrder:
     """Return the row of an order by its sender's id. Raises NoSuchOrder."""
     with database.read() as transaction:
         row = transaction.execute(select(EnqueueOrder).where(EnqueueOrder.sender_id == sender_id)).one_or_none()
@@ -179,13 +179,14 @@ def get(database: Database, sender_id: str) -> Any:
         raise NoSuchOrder(
             f"there is no order {sender_id}: no worker took it, or it ended more than DOCMILL_RETENTION_DAYS ago"
         )
-    return row
+    return EnqueueOrder.of(row)
 
 
-def latest(database: Database, limit: int) -> Sequence[Any]:
+def latest(database: Database, limit: int) -> list[EnqueueOrder]:
     """Return the rows of the latest orders, newest first."""
     with database.read() as transaction:
-        return transaction.execute(select(EnqueueOrder).order_by(EnqueueOrder.id.desc()).limit(limit)).all()
+        found = transaction.execute(select(EnqueueOrder).order_by(EnqueueOrder.id.desc()).limit(limit))
+        return [EnqueueOrder.of(row) for row in found]
 
 
 def n_open(database: Database) -> int:

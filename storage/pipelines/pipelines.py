@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, case, delete, func, not_, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, func, not_, or_, select, update
 
 from storage.core import row_lease
 from storage.core.clock import db_now
@@ -53,17 +53,17 @@ def put(database: Database, name: str, path: str, text: str, schedule: dict[str,
     database.write(work)
 
 
-def get(database: Database, name: str) -> Any:
+def get(database: Database, name: str) -> PipelineRow:
     """The row of a pipeline. Raises NoSuchPipeline."""
     with database.read() as transaction:
         return _require(transaction, name)
 
 
-def _require(transaction: Transaction, name: str) -> Any:
+def _require(transaction: Transaction, name: str) -> PipelineRow:
     row = transaction.execute(select(PipelineRow).where(PipelineRow.name == name)).one_or_none()
     if row is None:
         raise NoSuchPipeline(f"there is no pipeline {name}; `docmill pipeline list` names them")
-    return row
+    return PipelineRow.of(row)
 
 
 def remove(database: Database, name: str) -> None:
@@ -77,22 +77,23 @@ def remove(database: Database, name: str) -> None:
     database.write(work)
 
 
-def every(database: Database) -> list[tuple[Any, Any | None]]:
+def every(database: Database) -> list[tuple[PipelineRow, PipelineRun | None]]:
     """The pipelines by name, each with its latest run, if there was one."""
     with database.read() as transaction:
         rows = transaction.execute(select(PipelineRow).order_by(PipelineRow.name)).all()
         latest = select(func.max(PipelineRun.id)).group_by(PipelineRun.pipeline_id)
         runs = transaction.execute(select(PipelineRun).where(PipelineRun.id.in_(latest))).all()
-    by_pipeline = {run.pipeline_id: run for run in runs}
-    return [(row, by_pipeline.get(row.id)) for row in rows]
+    by_pipeline = {run.pipeline_id: PipelineRun.of(run) for run in runs}
+    return [(PipelineRow.of(row), by_pipeline.get(row.id)) for row in rows]
 
 
-def history(database: Database, name: str, limit: int = 50) -> Sequence[Any]:
+def history(database: Database, name: str, limit: int = 50) -> list[PipelineRun]:
     """The latest runs of a pipeline, newest first. Raises NoSuchPipeline."""
     with database.read() as transaction:
         row = _require(transaction, name)
         runs = select(PipelineRun).where(PipelineRun.pipeline_id == row.id)
-        return transaction.execute(runs.order_by(PipelineRun.id.desc()).limit(limit)).all()
+        found = transaction.execute(runs.order_by(PipelineRun.id.desc()).limit(limit))
+        return [PipelineRun.of(row) for row in found]
 
 
 def scheduled(database: Database) -> Sequence[Any]:
@@ -165,7 +166,7 @@ def begin(database: Database, name: str, owner: str, lease_s: float) -> Run:
     return database.write(work)
 
 
-def _end_cut_off(transaction: Transaction, which: Any) -> None:
+def _end_cut_off(transaction: Transaction, which: ColumnElement[bool]) -> None:
     """End runs by hand that were cut off. They keep their fence, so that a command that slept can note its end."""
     over = {"state": "failed", "reason": CUT_OFF, "finished_at": db_now()}
     transaction.execute(update(PipelineRun).where(_BY_HAND, which).values(**over))
@@ -202,7 +203,7 @@ def hand_out(database: Database, *, again: bool = True) -> list[int]:
         PipelineRun.state == "reading",  # its next worker looks if a reader without a lease is silent
         and_(PipelineRun.state == "running", _job_ended()),
     )
-    waits: Any = PipelineRun.handed_at.is_(None)
+    waits: ColumnElement[bool] = PipelineRun.handed_at.is_(None)
     if again:
         waits = or_(waits, PipelineRun.handed_at < db_now() - HAND_AGAIN_S)
 
@@ -216,18 +217,18 @@ def hand_out(database: Database, *, again: bool = True) -> list[int]:
     return database.write(work)
 
 
-def _job_ended() -> Any:
+def _job_ended() -> ColumnElement[bool]:
     return select(Job.id).where(Job.id == PipelineRun.job_id, Job.state.not_in(UNFINISHED)).exists()
 
 
-def holds_job() -> Any:
+def holds_job() -> ColumnElement[bool]:
     """Return the condition for a job (of a query over jobs) to be one whose run has yet to write its results."""
     goes_on = or_(PipelineRun.due_at.is_not(None), PipelineRun.lease_until >= db_now())
     run = select(PipelineRun.id).where(PipelineRun.job_id == Job.id, PipelineRun.finished_at.is_(None), goes_on)
     return run.correlate(Job).exists()
 
 
-def _is_free() -> Any:
+def _is_free() -> ColumnElement[bool]:
     """The condition for nobody to take a run further now. A reader of the release before has no lease."""
     heard = select(Ingest.seen_at).join(Job, Job.ingest_id == Ingest.id).where(Job.id == PipelineRun.job_id)
     last = func.coalesce(heard.scalar_subquery(), PipelineRun.handed_at, PipelineRun.created_at)
@@ -301,7 +302,7 @@ def note(database: Database, run: Any, state: str, *, job_id: int | None = None,
     if job_id is not None:
         values["job_id"] = job_id
     by_hand = PipelineRun.due_at.is_(None)
-    goes_on: Any = PipelineRun.finished_at.is_(None)
+    goes_on: ColumnElement[bool] = PipelineRun.finished_at.is_(None)
     if state in {"done", "failed"}:
         values |= {**row_lease.FREE, "finished_at": db_now()}
         goes_on = or_(goes_on, and_(by_hand, PipelineRun.reason == CUT_OFF))

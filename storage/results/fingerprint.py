@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import func, select
 
 from storage.core.database import Database
-from storage.core.schema import Document
+from storage.core.schema import Document, Job
 from storage.core.transaction import Transaction
 from storage.steps import lineage
 from storage.steps.jobs import require
@@ -38,7 +37,7 @@ def marks(database: Database, job_id: int, step: str | None = None) -> dict[str,
         return {way[-1].name: _mark(transaction, job, way) for way in wanted}
 
 
-def _mark(transaction: Transaction, job: Any, way: list[OpenStep]) -> Mark:
+def _mark(transaction: Transaction, job: Job, way: list[OpenStep]) -> Mark:
     query, outcomes = lineage.joined(select().select_from(Document), way)
     last = outcomes[way[-1].seq].c
     query = query.add_columns(func.count(), func.max(last.created_at), func.max(Document.id))

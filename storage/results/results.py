@@ -15,7 +15,7 @@ from sqlalchemy import Text, cast, or_, select, tuple_
 
 from storage.core.database import Database
 from storage.core.outcomes import DOUBTFUL
-from storage.core.schema import Content, Document, OutcomeRow, Rejection
+from storage.core.schema import Content, Document, Job, OutcomeRow, Rejection
 from storage.core.transaction import Transaction
 from storage.outputs.columns import Column, Form, Result
 from storage.outputs.output_types import OutputType
@@ -192,7 +192,7 @@ def _failure(key: str, outcome: Any) -> dict[str, Any]:
     return {"id": key, "status": outcome.status, "class": outcome.reason_class, "reason": outcome.reason}
 
 
-def _failures_by_step(database: Database, job: Any, steps: Sequence[OpenStep]) -> Iterator[dict[str, Any]]:
+def _failures_by_step(database: Database, job: Job, steps: Sequence[OpenStep]) -> Iterator[dict[str, Any]]:
     for document, outcomes, _ in _documents(database, job, steps):
         causes: dict[int, dict[str, Any]] = {}
         for step in steps:
@@ -208,7 +208,7 @@ def _failures_by_step(database: Database, job: Any, steps: Sequence[OpenStep]) -
         yield from causes.values()
 
 
-def _few_failures(database: Database, job: Any, step: OpenStep) -> list[Any] | None:
+def _few_failures(database: Database, job: Job, step: OpenStep) -> list[Any] | None:
     """The documents without a result and their outcomes, found by one statement; None when there are more than FEW.
 
     Without an ORDER BY, so that the database may begin with whichever table has less to read, and stop at FEW.
@@ -264,7 +264,7 @@ _WithOutcomes = tuple[Any, dict[int, Any], str | None]  # a document, its outcom
 
 def _documents(
     database: Database,
-    job: Any,
+    job: Job,
     steps: Sequence[OpenStep],
     *,
     with_input: bool = False,

@@ -130,10 +130,10 @@ def read_status(database: Database, job_id: int) -> JobStatus:
         if row is None:
             raise NoSuchJob(f"there is no job {job_id}; `docmill jobs` lists them")
         status = _status(transaction, row)
-        steps = of_job(transaction, job_id)
+        steps, job = of_job(transaction, job_id), Job.of(row)
         return (
-            replace(status, lost=count_lost(transaction, row, steps))
-            if may_be_lost(transaction, row, steps)
+            replace(status, lost=count_lost(transaction, job, steps))
+            if may_be_lost(transaction, job, steps)
             else status
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import and_, delete, func, or_, select, true, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, true, update
 
 from storage.core import get_or_create
 from storage.core.clock import db_now
@@ -24,7 +24,7 @@ from storage.core.schema import (
     Step,
     StepText,
 )
-from storage.core.transaction import Transaction
+from storage.core.transaction import Transaction, Ts
 from storage.errors import JobStopped, NoSuchJob
 from storage.steps import propagation, steps
 from storage.steps.lineage import visible
@@ -32,7 +32,7 @@ from storage.steps.sharding import unpack
 from storage.steps.steps import OpenStep, StepRequest
 
 UNFINISHED = ("ingesting", "running")
-RUNS: Any = and_(Job.state.in_(UNFINISHED), ~Job.paused)  # its shards may be dispatched, claimed and committed
+RUNS = and_(Job.state.in_(UNFINISHED), ~Job.paused)  # its shards may be dispatched, claimed and committed
 OPEN_SHARDS = ("planned", "queued", "running")
 FREE = {"state": "planned", "owner": None, "lease_until": None, "dispatched_at": None}  # a shard that nobody holds
 
@@ -193,7 +193,7 @@ def _maybe_over(database: Database, job_id: int | None) -> bool:
         return transaction.scalar(select(Job.id).where(wanted).limit(1)) is not None
 
 
-def _stop_failing(transaction: Transaction, wanted: Any) -> None:
+def _stop_failing(transaction: Transaction, wanted: ColumnElement[bool]) -> None:
     bounded = transaction.execute(
         select(Job.id, Job.max_failures, func.sum(Step.n_retried).label("n_retried"))
         .join(Step, Step.job_id == Job.id)
@@ -289,13 +289,13 @@ def halt(database: Database, job_id: int, reason: str) -> bool:
     return database.write(lambda transaction: stop(transaction, job_id, "stopped", reason))
 
 
-def require(database: Database, job_id: int) -> Any:
+def require(database: Database, job_id: int) -> Job:
     """The job's row. Raises NoSuchJob."""
     with database.read() as transaction:
         row = transaction.execute(select(Job).where(Job.id == job_id)).one_or_none()
     if row is None:
         raise NoSuchJob(f"there is no job {job_id}; `docmill jobs` lists them")
-    return row
+    return Job.of(row)
 
 
 def retry(database: Database, job_id: int, only: str | None = None) -> int:
@@ -310,9 +310,10 @@ def retry(database: Database, job_id: int, only: str | None = None) -> int:
 
 def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
     row = select(Job).where(Job.id == job_id)
-    job = transaction.execute(transaction.for_update(row)).one_or_none()
-    if job is None:
+    found = transaction.execute(transaction.for_update(row)).one_or_none()
+    if found is None:
         raise NoSuchJob(f"there is no job {job_id}; it was removed with its corpus")
+    job = Job.of(found)
     if job.state == "cancelled":
         raise JobStopped(f"job {job_id} was cancelled; enqueue its source again, which computes only what is missing")
     if job.forgotten_at is not None and _has_failed(transaction, job_id):
@@ -330,8 +331,8 @@ def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
             .distinct()
             .order_by(Content.id)
         )
-        found = transaction.execute(_met_by(query, job, step))
-        failed = [(row.id, row.n_chars) for row in found if (step.seq, row.id) not in held]
+        contents = transaction.execute(_met_by(query, job, step))
+        failed = [(row.id, row.n_chars) for row in contents if (step.seq, row.id) not in held]
         if failed:
             propagation.plan(transaction, job_id, step, failed, redo=True)
             this = and_(Step.job_id == job_id, Step.seq == step.seq)
@@ -350,7 +351,7 @@ def _has_failed(transaction: Transaction, job_id: int) -> bool:
     return int(transaction.scalar(of_shards) or 0) + int(transaction.scalar(of_steps) or 0) > 0
 
 
-def _met_by(query: Any, job: Any, step: OpenStep) -> Any:
+def _met_by(query: Select[*Ts], job: Job, step: OpenStep) -> Select[*Ts]:
     """Of a query over contents those that a step of the job has come across."""
     if step.input_step is not None or step.template is not None:
         return query.join(StepText, StepText.content_id == Content.id).where(

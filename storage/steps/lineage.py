@@ -14,7 +14,7 @@ from storage.steps import prompts
 from storage.steps.steps import OpenStep
 
 
-def visible(job: Any) -> Any:
+def visible(job: Job) -> ColumnElement[bool]:
     """The condition for a document to belong to a job (its row): the corpus as it stood when its source had been
     read, or as it stands while it is being read.
     """
@@ -99,9 +99,9 @@ def documents(
 
     Some of them may read other contents: a prompt on the path may come from any job.
     """
-    job = transaction.execute(select(Job).where(Job.id == job_id)).one()
+    job = Job.of(transaction.execute(select(Job).where(Job.id == job_id)).one())
     walked = and_(visible(job), or_(Document.ingest_id == job.ingest_id, Document.id <= job.swept_to))
-    query: Any = select(Document.id, Document.content_id).where(walked)
+    query = select(Document.id, Document.content_id).where(walked)
     reached = {*content_ids}
     for before, step in [*pairwise((None, *way))][::-1]:
         if step is not None and step.template is not None:

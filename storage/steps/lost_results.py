@@ -7,13 +7,13 @@ from typing import Any
 
 from sqlalchemy import and_, func, or_, select, true
 
-from storage.core.schema import Document, OutcomeRow, Prompt, SpecRow
+from storage.core.schema import Document, Job, OutcomeRow, Prompt, SpecRow
 from storage.core.transaction import Transaction
 from storage.steps.lineage import visible
 from storage.steps.steps import OpenStep
 
 
-def may_be_lost(transaction: Transaction, job: Any, steps: Sequence[OpenStep]) -> bool:
+def may_be_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) -> bool:
     """Return whether results of a job's specs were removed after it was done (its row); one look at its specs."""
     if job.state != "done":
         return False
@@ -21,7 +21,7 @@ def may_be_lost(transaction: Transaction, job: Any, steps: Sequence[OpenStep]) -
     return transaction.scalar(select(SpecRow.id).where(since).limit(1)) is not None
 
 
-def count_lost(transaction: Transaction, job: Any, steps: Sequence[OpenStep]) -> int:
+def count_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) -> int:
     """Return the number of documents of a finished job (its row) that lack the outcome of one of its steps by now.
 
     Failed and skipped documents have one. A step has lost nothing where the step that it reads put nothing out.

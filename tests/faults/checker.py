@@ -34,7 +34,7 @@ class Books:
 
 def read_books(database: Database, job_id: int) -> Books:
     with database.read() as transaction:
-        job = transaction.execute(select(Job).where(Job.id == job_id)).one()
+        job = Job.of(transaction.execute(select(Job).where(Job.id == job_id)).one())
         step = transaction.execute(select(Step).where(Step.job_id == job_id, Step.seq == 0)).one()
         documents = transaction.execute(select(Document.key, Document.content_id).where(lineage.visible(job))).all()
         doubled = [key for key, n in Counter(document.key for document in documents).items() if n > 1]

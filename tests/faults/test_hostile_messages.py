@@ -70,4 +70,4 @@ def test_an_order_that_cannot_be_carried_out_is_one_line_in_the_log_and_its_send
     assert fleet.outcomes() == {}
     order = orders.get(fleet.database, "the id")
     assert order.state == "refused"
-    assert reason in order.reason
+    assert reason in (order.reason or "")

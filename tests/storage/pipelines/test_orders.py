@@ -41,7 +41,9 @@ def test_an_order_that_comes_twice_is_stored_once_and_the_first_holds(database: 
     assert orders.place(database, "one", ASKED)
     assert not orders.place(database, "one", {"source": "b.jsonl", "task": "embed"}, "it is refused")
     row = orders.get(database, "one")
-    assert (row.state, row.arguments, row.reason) == ("waiting", ASKED, None)
+    assert row.state == "waiting"
+    assert row.arguments == ASKED
+    assert row.reason is None
     assert sum(at_once(*[lambda: orders.place(database, "two", ASKED)] * 4)) == 1
     assert [row.sender_id for row in orders.latest(database, 10)] == ["two", "one"]
 
@@ -101,7 +103,7 @@ def test_an_order_of_which_its_readers_die_is_refused(
         assert orders.get(database, "one").failures == death
     row = orders.get(database, "one")
     assert row.state == "refused"
-    assert "the process that read its source died, 3 times" in row.reason
+    assert "the process that read its source died, 3 times" in (row.reason or "")
     assert orders.take(database, "w1", LEASE_S) is None
 
 

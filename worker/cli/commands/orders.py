@@ -14,9 +14,9 @@ from worker.cli.printing import answer_values, print_json, say
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from sqlalchemy import Row
 
     from storage.core.database import Database
+    from storage.core.schema import EnqueueOrder
     from worker.orders.outlook import Outlook
 
 
@@ -59,7 +59,7 @@ def orders_command(order: str | None, limit: int, cancel: bool, as_json: bool) -
     return OK
 
 
-def _cancelled(database: Database, order: str) -> Row[Any]:
+def _cancelled(database: Database, order: str) -> EnqueueOrder:
     """The row of an order that was ended, with its job where that was still being read."""
     from storage.errors import NoSuchJob
     from storage.pipelines import orders
@@ -73,8 +73,7 @@ def _cancelled(database: Database, order: str) -> Row[Any]:
             jobs.cancel(database, before.job_id)
         except NoSuchJob:
             say(f"Its job {before.job_id} was removed.")
-    found: Row[Any] = orders.get(database, order)
-    return found
+    return orders.get(database, order)
 
 
 def _list(found: list[dict[str, Any]], outlook: Outlook, as_json: bool) -> int:
@@ -110,7 +109,7 @@ def _say_outlook(outlook: Outlook) -> None:
     say(f"Orders: {outlook}." + (f" Nobody carries them out; {ADVICE}." if outlook.is_stuck else ""))
 
 
-def _facts(row: Row[Any]) -> dict[str, Any]:
+def _facts(row: EnqueueOrder) -> dict[str, Any]:
     """An order for machines."""
     return {
         "id": row.sender_id,

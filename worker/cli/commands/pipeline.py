@@ -21,9 +21,8 @@ from worker.cli.output_files import check_out_is_no_input
 from worker.cli.printing import answer, print_json, say
 
 if TYPE_CHECKING:
-    from sqlalchemy import Row
-
     from storage.core.database import Database
+    from storage.core.schema import PipelineRow, PipelineRun
     from worker.concurrency.renewal import Held
     from worker.pipelines.file import Pipeline
     from worker.settings import Settings
@@ -291,7 +290,7 @@ def history_command(name: str, limit: int, as_json: bool) -> int:
     return OK
 
 
-def _listed(row: Row[Any], run: Row[Any] | None) -> dict[str, Any]:
+def _listed(row: PipelineRow, run: PipelineRun | None) -> dict[str, Any]:
     from worker.pipelines.schedule import Schedule, next_after
 
     next_run = next_after(Schedule(**row.schedule), row.looked_at) if row.schedule else None
@@ -304,7 +303,7 @@ def _listed(row: Row[Any], run: Row[Any] | None) -> dict[str, Any]:
     }
 
 
-def _run(row: Row[Any]) -> dict[str, Any]:
+def _run(row: PipelineRun) -> dict[str, Any]:
     return {
         "id": row.id,
         "due": row.due_at,
