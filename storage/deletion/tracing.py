@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import and_, func, or_, select, tuple_
 
+from storage.core.corpus import is_current_document
 from storage.core.database import Database
 from storage.core.schema import Content, Corpus, Document, OutcomeRow, Prompt
 from storage.core.transaction import Transaction
@@ -56,8 +57,8 @@ def trace(database: Database, text: str) -> Trace:
         prompted = select(Prompt.document_id).where(Prompt.content_id == content_id)
         holds_it = or_(Document.content_id == content_id, Document.id.in_(prompted))
         named = tuple(sorted(_named(transaction, holds_it)))
-        here = {*_named(transaction, and_(holds_it, _CURRENT, ~Document.gone), named)}
-        vanished = {*_named(transaction, and_(_CURRENT, Document.gone), named)}
+        here = {*_named(transaction, and_(holds_it, is_current_document()), named)}
+        vanished = {*_named(transaction, and_(Document.superseded_by.is_(None), Document.gone), named)}
         outcomes, output_of = (
             transaction.scalar(select(func.count()).select_from(OutcomeRow).where(column == content_id)) or 0
             for column in (OutcomeRow.content_id, OutcomeRow.output_id)
@@ -74,9 +75,6 @@ def trace(database: Database, text: str) -> Trace:
         vanished=tuple(one for one in named if one in vanished),
         superseded=tuple(one for one in named if one not in here and one not in vanished),
     )
-
-
-_CURRENT = Document.superseded_by.is_(None)
 
 
 def _named(

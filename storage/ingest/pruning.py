@@ -17,6 +17,7 @@ import orjson
 from sqlalchemy import and_, bindparam, func, or_, select, update
 
 from storage.core.clock import db_now
+from storage.core.corpus import is_current_document
 from storage.core.database import Database
 from storage.core.schema import Corpus, Document, Ingest, Job
 from storage.core.transaction import Columns, Transaction
@@ -199,7 +200,7 @@ def _page(transaction: Transaction, job: OpenJob, ids: Sequence[int]) -> int:
     state = transaction.scalar(select(Job.state).where(Job.id == job.id))
     if state not in {*UNFINISHED, "done"}:
         raise JobStopped(f"job {job.id} was {state}; nothing was marked as vanished")
-    query = select(Document.id, Document.key, Document.content_id, Document.seq).where(_CURRENT, ~Document.gone)
+    query = select(Document.id, Document.key, Document.content_id, Document.seq).where(is_current_document())
     vanished = [*transaction.probe(query, Document.id, ids)]
     if vanished:
         _mark(transaction, job, vanished)

@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 
 from storage.core import get_or_create
+from storage.core.corpus import is_current_document
 from storage.core.database import Database
 from storage.core.schema import Content, Corpus, Document
 from storage.core.tables import Json
@@ -113,7 +114,7 @@ def _of_items(
 def _current(corpus: str) -> ColumnElement[bool]:
     # By its name: a corpus that was removed and read anew has another number.
     of_corpus = select(Corpus.id).where(Corpus.name == corpus).scalar_subquery()
-    return and_(Document.corpus_id == of_corpus, Document.superseded_by.is_(None), ~Document.gone)
+    return and_(Document.corpus_id == of_corpus, is_current_document())
 
 
 def _lacks_input(

@@ -10,9 +10,10 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
-from sqlalchemy import and_, func, literal, select, text, true
+from sqlalchemy import func, literal, select, text, true
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from storage.core.corpus import is_current_document
 from storage.core.database import Database
 from storage.core.schema import Document, OutcomeRow, Prompt
 from storage.core.specs import Spec
@@ -135,11 +136,10 @@ def _that_read(searched: Searched, content: Any) -> Any:
     if of_prompts:
         having_it = having_it.where(*(Document.id == document_id for document_id in of_prompts))
     document = having_it.correlate(content.table, *(column.table for column in of_prompts)).offset(0).lateral()
-    is_current = and_(document.c.superseded_by.is_(None), ~document.c.gone)
     return (
         select(document.c.id, document.c.seq)
         .select_from(document if way is None else way.join(document, true()))
-        .where(document.c.corpus_id == searched.corpus_id, is_current, *conditions)
+        .where(document.c.corpus_id == searched.corpus_id, is_current_document(document), *conditions)
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Select, select, tuple_
 
+from storage.core.corpus import is_current_document
 from storage.core.database import Database
 from storage.core.get_or_create import SPEC, spec_of
 from storage.core.schema import Content, Corpus, Document, Job, OutcomeRow, SpecRow, Step
@@ -174,7 +175,7 @@ def _pages(database: Database, searched: Searched, size: int) -> Iterator[tuple[
     """
     query = (
         select(Document.id, Document.seq, Document.content_id)
-        .where(Document.corpus_id == searched.corpus_id, Document.superseded_by.is_(None), ~Document.gone)
+        .where(Document.corpus_id == searched.corpus_id, is_current_document())
         .order_by(Document.seq, Document.id)
         .limit(size)
     )
@@ -256,9 +257,7 @@ def _outcomes(transaction: Transaction, searched: Searched, content_ids: set[int
 
 def _has_vectors(transaction: Transaction, searched: Searched) -> bool:
     transaction.look_up()
-    query: Any = select(Document.id).where(
-        Document.corpus_id == searched.corpus_id, Document.superseded_by.is_(None), ~Document.gone
-    )
+    query: Any = select(Document.id).where(Document.corpus_id == searched.corpus_id, is_current_document())
     query, outcomes = lineage.joined(query, searched.way)
     query = query.where(outcomes[searched.way[-1].seq].c.status == "done")
     return transaction.scalar(query.limit(1)) is not None

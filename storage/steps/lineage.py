@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, FromClause, and_, or_, select
 
+from storage.core.corpus import is_current_document
 from storage.core.schema import Document, Job, OutcomeRow, Prompt
 from storage.core.transaction import Transaction
 from storage.steps import prompts
@@ -18,14 +19,13 @@ def visible(job: Job) -> ColumnElement[bool]:
     """The condition for a document to belong to a job (its row): the corpus as it stood when its source had been
     read, or as it stands while it is being read.
     """
-    current = Document.superseded_by.is_(None)
     if job.last_document is None:
-        return and_(Document.corpus_id == job.corpus_id, current, ~Document.gone)
+        return and_(Document.corpus_id == job.corpus_id, is_current_document())
     return and_(
         Document.corpus_id == job.corpus_id,
         ~Document.gone,
         Document.id <= job.last_document,
-        or_(current, Document.superseded_by > job.last_document),
+        or_(Document.superseded_by.is_(None), Document.superseded_by > job.last_document),
     )
 
 
