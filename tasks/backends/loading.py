@@ -58,7 +58,8 @@ class Report:
         if missing:
             raise WeightsMissing(
                 f"The files of {model} lack {len(missing)} weights that {kind} computes with, such as {missing[0]}; "
-                "they would be made up at random. Copy or download the whole model, or name another one."
+                f"they would be made up at random. Name a model that was trained for {kind}, or copy or download the "
+                "whole model."
             )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +15,11 @@ from tasks.models.weights import ADAPTER, adapter_of, files_that_matter, has_wei
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-_TIMEOUT_S = 20.0
+# Of connecting, and of each wait for an answer.
+_TIMEOUT_S = 8.0
+# A hub that did not answer is not asked again for so long: one command asks it many things.
+_AWAY_S = 10.0
+_SERVER_ERROR = 500
 _OFFLINE_ADVICE = (
     "Connect this machine to the hub, or copy the model's folder here and name the folder, or put it into the "
     "models directory; `docmill models list` has the models that need no hub."
@@ -34,7 +39,7 @@ def commit_of(model: str, revision: str | None, cache_dir: Path) -> str:
 
     note = cache_dir / "commits" / _file_name(model, revision or "main")
     try:
-        with _told(model):
+        with _asked(model):
             found = str(HfApi().model_info(model, revision=revision, timeout=_TIMEOUT_S).sha)
     except HubUnreachable:
         cached = _commit_in(note) or _cached_commit(model, revision or "main")
@@ -47,13 +52,23 @@ def commit_of(model: str, revision: str | None, cache_dir: Path) -> str:
 
 def small_file(model: str, commit: str, name: str) -> bytes | None:
     """Return a file of the model at a commit, or None where it has none of this name or the hub does not answer."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
     try:
         with _told(model):
+            cached = try_to_load_from_cache(model, name, revision=commit)
+        if isinstance(cached, str):
+            return Path(cached).read_bytes()
+        with _asked(model):  # a download tries a silent hub for minutes
+            get_hf_file_metadata(hf_hub_url(model, name, revision=commit), timeout=_TIMEOUT_S)
             return Path(hf_hub_download(model, name, revision=commit)).read_bytes()
     except ModelError:
         return None
+
+
+def is_away() -> bool:
+    """Return True if the hub did not answer a moment ago."""
+    return time.monotonic() < _Silence.until
 
 
 def snapshot(model: str, commit: str, cache_dir: Path) -> Path:
@@ -62,23 +77,75 @@ def snapshot(model: str, commit: str, cache_dir: Path) -> Path:
     A note in ``cache_dir`` says which downloads were complete, so that a second worker, or the same one
     offline, does not ask the hub again. Raises ModelNotFound, ModelCorrupt, HubUnreachable.
     """
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub import snapshot_download
 
     if (known := downloaded(model, commit, cache_dir)) is not None:
         return known
+    wanted = wanted_of(model, commit, file_names(model, commit))
     with _told(model):
-        names = HfApi().list_repo_files(model, revision=commit)
-        if ADAPTER in names and "config.json" not in names:
-            config = Path(hf_hub_download(model, ADAPTER, revision=commit)).read_bytes()
-            raise ModelNotFound(adapter_of(model, config))
-        wanted = files_that_matter(names)
-        if not has_weights(wanted):
-            raise ModelNotFound(f"{model} on the hub has neither safetensors nor .bin weights.")
         folder = Path(snapshot_download(model, revision=commit, allow_patterns=wanted))
     if not _complete(folder):
         raise ModelCorrupt(f"The download of {model} is not complete; delete {folder} and try again.")
     _write(cache_dir / "snapshots" / _file_name(model, commit), str(folder))
     return folder
+
+
+def leave_alone() -> None:
+    """Do not ask the hub for a while: it did not answer another process."""
+    _Silence.until = time.monotonic() + _AWAY_S
+
+
+def file_names(model: str, commit: str) -> list[str]:
+    """Return the names of all files of the model at a commit. Raises ModelNotFound, HubUnreachable."""
+    from huggingface_hub import HfApi
+
+    with _asked(model):
+        info = HfApi().model_info(model, revision=commit, timeout=_TIMEOUT_S)
+    return [file.rfilename for file in info.siblings or ()]
+
+
+def wanted_of(model: str, commit: str, names: Sequence[str]) -> list[str]:
+    """Return the files to fetch, of all that the model has. Raises ModelNotFound for what is no whole model."""
+    if ADAPTER in names and "config.json" not in names:
+        raise ModelNotFound(adapter_of(model, small_file(model, commit, ADAPTER) or b"{}"))
+    wanted = files_that_matter(names)
+    if not has_weights(wanted):
+        raise ModelNotFound(f"{model} on the hub has neither safetensors nor .bin weights.")
+    return wanted
+
+
+def small_files(model: str, commit: str, names: Sequence[str]) -> Path:
+    """Return the folder in the client's cache with these files of the model. Raises ModelNotFound, HubUnreachable."""
+    from huggingface_hub import snapshot_download
+
+    with _told(model):
+        folder = Path(snapshot_download(model, revision=commit, allow_patterns=list(names)))
+    if not all((folder / name).is_file() for name in names):  # it gives what it has where the hub is away
+        raise HubUnreachable(_away(model))
+    return folder
+
+
+def beginning(model: str, commit: str, name: str, n_bytes: int) -> bytes:
+    """Return the first bytes of a file, also from a hub that ignores ranges. Raises ModelNotFound, HubUnreachable.
+
+    A hub that does not answer is asked twice.
+    """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+
+    found = b""
+    headers = {**build_hf_headers(), "range": f"bytes=0-{n_bytes - 1}", "accept-encoding": "identity"}
+    url = hf_hub_url(model, name, revision=commit)
+    with (
+        _asked(model),
+        http_stream_backoff("GET", url, headers=headers, timeout=_TIMEOUT_S / 2, max_retries=1) as response,
+    ):
+        hf_raise_for_status(response)
+        for part in response.iter_bytes():
+            found += part
+            if len(found) >= n_bytes:
+                break
+    return found[:n_bytes]
 
 
 def downloaded(model: str, commit: str, cache_dir: Path) -> Path | None:
@@ -131,6 +198,21 @@ def _away(model: str) -> str:
     return f"The hub does not answer for {model}. {_OFFLINE_ADVICE}"
 
 
+class _Silence:
+    """The time until which a hub that did not answer is not asked again, by the monotonic clock."""
+
+    until = 0.0
+
+
+@contextmanager
+def _asked(model: str) -> Iterator[None]:
+    """As ``_told``, for what needs the hub: one that did not answer a moment ago is not waited for again."""
+    if is_away():
+        raise HubUnreachable(_away(model))
+    with _told(model):
+        yield
+
+
 @contextmanager
 def _told(model: str) -> Iterator[None]:
     """Wrap the hub client's errors in ours."""
@@ -149,10 +231,14 @@ def _told(model: str) -> Iterator[None]:
     except (errors.RepositoryNotFoundError, errors.HFValidationError, errors.EntryNotFoundError) as error:
         # A file that is not in the cache, with a hub that does not answer, is an EntryNotFoundError too.
         if isinstance(error, errors.LocalEntryNotFoundError):
+            leave_alone()
             raise HubUnreachable(_away(model)) from error
         raise ModelNotFound(
             f"{model} is no folder here and no public model on the hub: check the name (`docmill models list` "
             "has those that need no hub), or log in with `hf auth login` if it is private."
         ) from error
     except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, http_error, OSError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status is None or status >= _SERVER_ERROR:  # not what it answers about one model
+            leave_alone()
         raise HubUnreachable(_away(model)) from error

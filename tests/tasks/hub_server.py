@@ -1,72 +1,138 @@
-"""A model hub for tests: serves one folder under one id, at one commit, as the hub's client asks for it."""
+"""A model hub for tests: serves folders under their ids, at one commit, as the hub's client asks for them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SILENT = -1
+
+
+@dataclass
+class Hub:
+    """A hub that serves ``models``.
+
+    ``fault`` gives a path's status in place of an answer; SILENT is no answer at all. ``token`` is wanted from
+    everybody. ``asked`` has the paths that were asked for, ``sent`` the bytes that were sent of each file's name.
+    """
+
+    models: Mapping[str, Path]
+    fault: Callable[[str], int | None] = lambda _: None
+    token: str | None = None
+    knows_ranges: bool = True
+    asked: list[str] = field(default_factory=list)
+    sent: Counter[str] = field(default_factory=Counter)
+    endpoint: str = ""
 
 
 @contextmanager
 def hub(model: str, folder: Path, port: int = 0) -> Iterator[tuple[str, list[str]]]:
     """The server's address, and the paths that were asked for."""
-    asked: list[str] = []
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    with serving(Hub({model: folder}), port) as one:
+        yield one.endpoint, one.asked
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
 
-        def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        def do_GET(self) -> None:
-            path = unquote(urlparse(self.path).path)
-            asked.append(f"{self.command} {path}")
-            known = {f"/api/models/{model}"} | {f"/api/models/{model}/revision/{name}" for name in ("main", COMMIT)}
-            if path in known:
-                siblings = [{"rfilename": name} for name in names]
-                self.json({"id": model, "sha": COMMIT, "siblings": siblings})
-            elif path.startswith(f"/api/models/{model}/tree/"):
-                entries = [
-                    {"type": "file", "path": name, "size": (folder / name).stat().st_size, "oid": oid(folder / name)}
-                    for name in names
-                ]
-                self.json(entries)
-            elif path.startswith(f"/{model}/resolve/") and path.split("/", 4)[4] in names:
-                file = folder / path.split("/", 4)[4]
-                headers = {"ETag": f'"{oid(file)}"', "X-Repo-Commit": COMMIT}
-                self.answer(200, file.read_bytes(), headers)
-            else:
-                code = "EntryNotFound" if path.startswith(f"/{model}/") else "RepoNotFound"
-                self.answer(404, b"", {"X-Error-Code": code})
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def json(self, value: object) -> None:
-            self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+@contextmanager
+def serving(one: Hub, port: int = 0) -> Iterator[Hub]:
+    """Serve a hub until the end of the block, at its ``endpoint``."""
+    over = threading.Event()
+    handler = type("Handler", (_Handler,), {"one": one, "over": over})
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
+    one.endpoint = f"http://127.0.0.1:{server.server_port}"
     try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield one
     finally:
+        over.set()
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def environment(endpoint: str, home: Path) -> dict[str, str]:
+    """Return the settings of a client of this hub with its own cache."""
+    return {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home / "hf"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+
+
+class _Handler(BaseHTTPRequestHandler):
+    one: Hub
+    over: threading.Event
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+    def do_GET(self) -> None:
+        path = unquote(urlparse(self.path).path)
+        self.one.asked.append(f"{self.command} {path}")
+        fault = self.one.fault(path)
+        if fault == SILENT:
+            self.over.wait()
+        elif fault is not None:
+            self.answer(fault, b"", {})
+        elif self.one.token is not None and self.headers.get("authorization") != f"Bearer {self.one.token}":
+            self.answer(401, b"", {"X-Error-Code": "RepoNotFound"})
+        elif (model := next((model for model in self.one.models if f"/{model}/" in f"{path}/"), None)) is None:
+            self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
+        else:
+            self.serve(path, model, self.one.models[model])
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def serve(self, path: str, model: str, folder: Path) -> None:
+        names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+        api, files = f"/api/models/{model}", f"/{model}/resolve/"
+        if path in {api, f"{api}/revision/main", f"{api}/revision/{COMMIT}"}:
+            self.json({"id": model, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]})
+        elif path.startswith(f"{api}/tree/"):
+            sizes = {name: (folder / name).stat().st_size for name in names}
+            self.json(
+                [{"type": "file", "path": name, "size": sizes[name], "oid": oid(folder / name)} for name in names]
+            )
+        elif path.startswith(files) and (name := path.removeprefix(files).partition("/")[2]) in names:
+            self.file(folder / name, name)
+        else:
+            code = "EntryNotFound" if path.startswith(f"/{model}/") else "RepoNotFound"
+            self.answer(404, b"", {"X-Error-Code": code})
+
+    def file(self, file: Path, name: str) -> None:
+        body, headers = file.read_bytes(), {"ETag": f'"{oid(file)}"', "X-Repo-Commit": COMMIT}
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("range") or "")
+        if asked is None or not self.one.knows_ranges:
+            self.answer(200, body, headers, name)
+            return
+        first, last = int(asked[1]), min(int(asked[2]), len(body) - 1)
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(body)}"
+        self.answer(206, body[first : last + 1], headers, name)
+
+    def json(self, value: object) -> None:
+        self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str], name: str = "") -> None:
+        self.send_response(status)
+        for header, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(header, value)
+        self.end_headers()
+        if self.command == "GET":
+            with suppress(OSError):  # the client has enough
+                for start in range(0, len(body), 65_536):
+                    self.one.sent[name] += self.wfile.write(body[start : start + 65_536])
 
 
 def oid(path: Path) -> str:

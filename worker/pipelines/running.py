@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from storage.core.database import Database
@@ -47,16 +48,22 @@ def prepare(settings: Settings, pipeline: Pipeline, devices: Sequence[str] = ())
     """
     corpus = pipeline.corpus
     source = open_source(corpus.source, source_options(corpus, [step.options for step in pipeline.steps]))
-    steps = tuple(_step(settings, pipeline, number, devices) for number in range(len(pipeline.steps)))
-    return Prepared(corpus, pipeline.job, steps, source, storable(corpus.name or pipeline.name))
+    steps, not_read = zip(
+        *(_step(settings, pipeline, number, devices) for number in range(len(pipeline.steps))), strict=True
+    )
+    told = tuple(dict.fromkeys(chain(*not_read)))
+    return Prepared(corpus, pipeline.job, steps, source, storable(corpus.name or pipeline.name), told)
 
 
-def _step(settings: Settings, pipeline: Pipeline, number: int, devices: Sequence[str]) -> StepRequest:
+def _step(
+    settings: Settings, pipeline: Pipeline, number: int, devices: Sequence[str]
+) -> tuple[StepRequest, list[str]]:
+    """Return a step, and a sentence for each of its models whose weights were not looked at."""
     step = pipeline.steps[number]
     options = step.options if step.options.dtype != "auto" else step.options.replaced(dtype=settings.dtype)
     try:
         spec = spec_of(settings, step.task, step.model, step.revision, options)
-        require_possible(settings, spec, devices)
+        not_read = require_possible(settings, spec, devices)
     except HubUnreachable:
         raise
     except TaskError as error:
@@ -65,7 +72,7 @@ def _step(settings: Settings, pipeline: Pipeline, number: int, devices: Sequence
         # A key of the file is the option of the command line without its dashes.
         said = _OPTION.sub(r"\1", str(error))
         raise PipelineInvalid(f"line {line}, step {step.name}: {said}") from error
-    return StepRequest(step.name, spec, None if step.input == DOCUMENT else step.input)
+    return StepRequest(step.name, spec, None if step.input == DOCUMENT else step.input), not_read
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,8 +25,8 @@ from storage.core.private_files import make_folder
 from storage.core.specs import Spec
 from tasks import errors
 from tasks.backends import selection
-from tasks.errors import HubUnreachable, ModelError, TaskError
-from tasks.models import families, null
+from tasks.errors import HubUnreachable, ModelError, TaskError, WeightsNotRead
+from tasks.models import families, hub, hub_outline, null
 from tasks.specs import per_language, pinning
 from worker.settings import Settings
 
@@ -45,41 +45,70 @@ class Refused:
     error: str
     reason: str
 
+    @property
+    def not_read(self) -> bool:
+        """Return True if nothing is known against the spec, since the weights were not within reach."""
+        return self.error == WeightsNotRead.__name__
+
     def raised(self) -> TaskError:
         kind: type[TaskError] = getattr(errors, self.error)
         return kind(self.reason)
 
 
-def require_possible(settings: Settings, spec: Spec, devices: Sequence[str] = ()) -> None:
+def require_possible(settings: Settings, spec: Spec, devices: Sequence[str] = ()) -> list[str]:
     """Raise the error that every worker would refuse the spec with, as far as the model's files tell.
 
     ``devices`` are those of this machine that will compute it: its backends must be here, and files of a hub are
-    brought here. Without any, files that are not on this machine are not looked at.
+    brought here. Without any, the hub gives the headers of weights that are not on this machine. Returns a sentence
+    for each model whose weights were not looked at.
     """
     specs = [*(per_language.specs_of(spec).values() or [spec])]
     for one in specs:
         _require_backend(settings, one, devices)
     wanted = [one for one in specs if _unknown(settings, one)]
-    wanted = [one for one in wanted if _here(settings, one, download=bool(devices))]
-    for one, refused in zip(wanted, rehearsed(settings, wanted), strict=True):
-        if refused is not None:
-            raise refused.raised()
-        _note(settings, one)
+    not_read = _require_fit(settings, wanted)
+    if devices:
+        wanted = [one for one in wanted if not _here(settings, one)]
+        brought = [one for one in wanted if _bring(settings, one)]
+        again = [one for one, _ in not_read if one in brought]
+        not_read = [told for told in not_read if told[0] not in brought] + _require_fit(settings, again)
+    for _, reason in not_read:
+        log.info("weights_not_read reason=%r", reason)
+    return list(dict.fromkeys(reason for _, reason in not_read))
 
 
-def lacking(settings: Settings, pinned: pinning.Pinned, kinds: Sequence[str]) -> dict[str, str]:
-    """Return the kinds of tasks that the model's files on this machine are not enough for, each with the reason."""
+def lacking(settings: Settings, pinned: pinning.Pinned, kinds: Sequence[str]) -> tuple[dict[str, str], str | None]:
+    """Return the kinds of tasks that the model's files are not enough for, each with the reason.
+
+    The second value says why the weights were not looked at; None if they were.
+    """
     specs = [Spec(kind, pinned.model, pinned.revision) for kind in kinds]
-    if null.is_null(pinned.model) or not specs or not _here(settings, specs[0], download=False):
-        return {}
-    found = rehearsed(settings, specs, weights_only=True)
-    return {spec.kind: refused.reason for spec, refused in zip(specs, found, strict=True) if refused is not None}
+    if null.is_null(pinned.model) or not specs:
+        return {}, None
+    found = dict(zip(kinds, rehearsed(settings, specs, weights_only=True), strict=True))
+    not_read = [one.reason for one in found.values() if one is not None and one.not_read]
+    refused = {kind: one.reason for kind, one in found.items() if one is not None and not one.not_read}
+    return refused, next(iter(not_read), None)
+
+
+def _require_fit(settings: Settings, specs: Sequence[Spec]) -> list[tuple[Spec, str]]:
+    """Raise the first refusal, and note the specs that passed. Return why the weights of others were not read."""
+    not_read = []
+    for one, refused in zip(specs, rehearsed(settings, specs), strict=True):
+        if refused is None:
+            _note(settings, one)
+        elif refused.not_read:
+            not_read.append((one, refused.reason))
+        else:
+            raise refused.raised()
+    return not_read
 
 
 def rehearsed(settings: Settings, specs: Sequence[Spec], *, weights_only: bool = False) -> list[Refused | None]:
     """Open each spec without its weights, in a child process. Return why each is refused, or None.
 
-    Without the model libraries, or if the child fails, nothing is refused.
+    The hub gives the headers of weights that are not on this machine. Without the model libraries, or if the child
+    fails, nothing is refused.
     """
     nothing: list[Refused | None] = [None] * len(specs)
     if not specs or any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
@@ -89,14 +118,17 @@ def rehearsed(settings: Settings, specs: Sequence[Spec], *, weights_only: bool =
         "cache_dir": str(settings.cache_dir),
         "specs": [spec.to_json().decode() for spec in specs],
         "weights_only": weights_only,
+        "hub_is_away": hub.is_away(),
     }
     done = run_child(json.dumps(order).encode())
     try:
-        answers = json.loads(done.stdout.splitlines()[-1])
+        answer = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
         log.warning("rehearsal_failed code=%d error=%r", done.returncode, done.stderr[-500:].decode(errors="replace"))
         return nothing
-    return [None if answer is None else Refused(**answer) for answer in answers]
+    if answer["hub_is_away"]:
+        hub.leave_alone()
+    return [None if refused is None else Refused(**refused) for refused in answer["refused"]]
 
 
 def run_child(order: bytes) -> subprocess.CompletedProcess[bytes]:
@@ -124,12 +156,15 @@ def _unknown(settings: Settings, spec: Spec) -> bool:
     return not _noted(settings, spec).exists()
 
 
-def _here(settings: Settings, spec: Spec, download: bool) -> bool:
+def _here(settings: Settings, spec: Spec) -> bool:
+    return pinning.here(pinning.Pinned(spec.model, spec.revision), cache_dir=settings.cache_dir)
+
+
+def _bring(settings: Settings, spec: Spec) -> bool:
+    """Bring the files of a hub's model to this machine, and return True if the hub gave them."""
     pinned = pinning.Pinned(spec.model, spec.revision)
     try:
-        return pinning.here(pinned, cache_dir=settings.cache_dir) or (
-            download and pinning.locate(pinned, models_dir=settings.models_dir, cache_dir=settings.cache_dir).is_dir()
-        )
+        return pinning.locate(pinned, models_dir=settings.models_dir, cache_dir=settings.cache_dir).is_dir()
     except HubUnreachable:  # what is computed already needs no model
         return False
 
@@ -148,8 +183,8 @@ def _note(settings: Settings, spec: Spec) -> None:
 
 def main() -> None:
     order = json.load(sys.stdin)
-    answers = [_rehearse(Spec.from_json(spec.encode()), order) for spec in order["specs"]]
-    sys.stdout.write("\n" + json.dumps(answers) + "\n")
+    refused = [_rehearse(Spec.from_json(spec.encode()), order) for spec in order["specs"]]
+    sys.stdout.write("\n" + json.dumps({"refused": refused, "hub_is_away": hub.is_away()}) + "\n")
     sys.stdout.flush()
     os._exit(0)  # the libraries' threads have nothing to say any more
 
@@ -160,20 +195,34 @@ def _rehearse(spec: Spec, order: Mapping[str, Any]) -> dict[str, str] | None:
     look = rehearsal.require_weights if order["weights_only"] else rehearsal.rehearse
     models_dir = None if order["models_dir"] is None else Path(order["models_dir"])
     cache_dir, pinned = Path(order["cache_dir"]), pinning.Pinned(spec.model, spec.revision)
+    where = ""
     try:
-        config = pinning.read_config(pinned, models_dir=models_dir)
-        look(spec, pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir), config, cache_dir)
+        with _files(pinned, models_dir, cache_dir, order["hub_is_away"]) as folder:
+            where = str(folder)
+            look(spec, folder, pinning.read_config(pinned, models_dir=models_dir), cache_dir)
     except TaskError as error:
         return {"error": type(error).__name__, "reason": str(error)}
     except ImportError:  # another machine may have what this one lacks
         return None
     except Exception as error:  # whatever a model library raises on files that it cannot read
-        reason = " ".join(str(error).split())[:500]
+        reason = " ".join(str(error).replace(where or spec.model, spec.model).split())[:500]
         return {
             "error": ModelError.__name__,
             "reason": f"{spec.model} cannot be loaded: {type(error).__name__}: {reason}",
         }
     return None
+
+
+@contextmanager
+def _files(pinned: pinning.Pinned, models_dir: Path | None, cache_dir: Path, hub_is_away: bool) -> Iterator[Path]:
+    """Give the model's folder, or the outline of a hub's model that is not on this machine."""
+    if pinning.here(pinned, cache_dir=cache_dir):
+        yield pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
+    elif hub_is_away or hub.is_away():
+        raise hub_outline.not_read(pinned.model)
+    else:
+        with hub_outline.outline(pinned.model, pinned.revision) as folder:
+            yield folder
 
 
 if __name__ == "__main__":

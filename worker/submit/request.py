@@ -31,13 +31,17 @@ class BadCorpusName(WorkerError):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job whose models were found, whose options fit them and whose source can be read."""
+    """A job whose models were found, whose options fit them and whose source can be read.
+
+    ``not_read`` has a sentence for each model whose weights were not looked at.
+    """
 
     reading: ReadingOptions
     job: JobOptions
     steps: tuple[StepRequest, ...]
     source: Source
     corpus: str
+    not_read: tuple[str, ...] = ()
 
     @property
     def spec(self) -> Spec:
@@ -62,10 +66,10 @@ def prepare(
             raise BadOption(f"{option} says how --prune works: give --prune too.")
     source = open_source(request.source, source_options(request, [request.options]), stdin=stdin)
     spec = spec_of(settings, request.task, request.model, request.revision, request.options)
-    require_possible(settings, spec, devices)
+    not_read = tuple(require_possible(settings, spec, devices))
     steps = (StepRequest(request.task, spec),)
     corpus = storable(request.corpus or _corpus_name(source, request.limit))
-    return Prepared(request, request, steps, source, corpus)
+    return Prepared(request, request, steps, source, corpus, not_read)
 
 
 def source_options(read: ReadingOptions, steps: Iterable[KindOptions]) -> SourceOptions:

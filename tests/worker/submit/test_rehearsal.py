@@ -114,7 +114,7 @@ def test_the_models_that_come_with_docmill_lack_nothing_and_are_not_looked_at(
     pinned = pinning.pin(name, models_dir=None, cache_dir=settings.cache_dir)
     assert pinned.revision in pinning.SHIPPED
     (kind,) = (kind for kind, default in pinning.DEFAULTS.items() if default == name)
-    assert rehearsal.lacking(settings, pinned, [kind]) == {}
+    assert rehearsal.lacking(settings, pinned, [kind]) == ({}, None)
     monkeypatch.setattr(subprocess, "run", _never)
     rehearsal.require_possible(settings, Spec(kind, name, pinned.revision))
 

@@ -54,7 +54,10 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
 
     settings = settings_from()
     found = check(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)
-    if lacks := lacking(settings, found.pinned, found.kinds):
+    lacks, not_read = lacking(settings, found.pinned, found.kinds)
+    if not_read is not None:
+        say(not_read)
+    if lacks:
         kinds = tuple(kind for kind in found.kinds if kind not in lacks)
         found = replace(found, kinds=kinds, unfit={**found.unfit, **lacks})
     if as_json:

@@ -50,6 +50,8 @@ def _prepared(
     if is_stored:
         refuse_secrets(pipeline, file)
     prepared = prepare(settings, pipeline, devices)
+    for sentence in prepared.not_read:
+        say(sentence)
     _check_output(pipeline, file)
     return pipeline, prepared
 

@@ -1,0 +1,188 @@
+"""The verdict on a hub's model by its headers is that on the same files in a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+from tasks.backends.convert import safe_folder
+from tests.tasks import architectures, decoders
+from tests.tasks.hub_server import COMMIT, Hub, environment, serving
+
+WEIGHTS = "model.safetensors"
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from storage.core.specs import Spec
+from tasks import kinds
+from tasks.backends import rehearsal
+from tasks.errors import TaskError
+from tasks.kinds import suitability
+from tasks.models import hub_outline
+
+def verdict(spec, folder):
+    config = json.loads((folder / "config.json").read_bytes())
+    try:
+        rehearsal.require_weights(spec, folder, config, cache)
+    except TaskError as error:
+        return f"{type(error).__name__}: {error}"
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).replace(str(folder), '')}"
+
+cache, commit, answers = Path(sys.argv[1]), sys.argv[2], {}
+for model, folder in json.loads(sys.argv[3]).items():
+    config = json.loads((Path(folder) / "config.json").read_bytes())
+    for kind in kinds.NAMES:
+        if suitability.suits_family(kind, config):
+            spec = Spec(kind, model, commit, "float32", {"prompt": "{text}"} if kind == "generate" else {})
+            with hub_outline.outline(model, commit, 120) as outline:
+                answers[f"{model} {kind}"] = verdict(spec, Path(folder)), verdict(spec, outline)
+print("\\n" + json.dumps(answers))
+"""
+
+
+def sentences(folder: Path, texts: list[str]) -> Path:
+    """A BERT whose weights lie in a folder of their own, its mean and a dense layer."""
+    reader = Transformer(str(architectures.bert(folder / "bert", texts)))
+    modules = [reader, Pooling(reader.get_embedding_dimension(), "mean"), Dense(reader.get_embedding_dimension(), 8)]
+    SentenceTransformer(modules=modules).save(str(folder / "whole"))
+    return folder / "whole"
+
+
+def base(folder: Path, texts: list[str]) -> Path:
+    """A Qwen3 as a checkpoint of its layers, without its head and without the prefix of its names."""
+    whole = decoders.qwen3(folder / "whole", texts)
+    config = transformers.AutoConfig.from_pretrained(whole)
+    config.tie_word_embeddings = False
+    tokenizer = transformers.AutoTokenizer.from_pretrained(whole)
+    return architectures.save(folder / "base", transformers.Qwen3Model(config), tokenizer)
+
+
+def masked(folder: Path, texts: list[str]) -> Path:
+    """A BERT under the head of its pre-training: all names have the prefix ``bert.``."""
+    whole = architectures.bert(folder / "whole", texts)
+    model = transformers.BertForMaskedLM(transformers.AutoConfig.from_pretrained(whole))
+    return architectures.save(folder / "masked", model, transformers.AutoTokenizer.from_pretrained(whole))
+
+
+def half(folder: Path, texts: list[str]) -> Path:
+    model = decoders.llama(folder / "llama", texts)
+    weights = {name: weight.half() for name, weight in load_file(model / WEIGHTS).items()}
+    save_file(weights, model / WEIGHTS, {"format": "pt"})
+    return model
+
+
+def sharded(folder: Path, texts: list[str]) -> Path:
+    whole = decoders.llama(folder / "whole", texts)
+    model = transformers.AutoModelForCausalLM.from_pretrained(whole)
+    architectures.save(folder / "sharded", model, transformers.AutoTokenizer.from_pretrained(whole))
+    (folder / "sharded" / WEIGHTS).unlink()
+    model.save_pretrained(folder / "sharded", max_shard_size="100KB")
+    assert len([*(folder / "sharded").glob("*.safetensors")]) > 1
+    return folder / "sharded"
+
+
+MAKERS: dict[str, Callable[[Path, list[str]], Path]] = {
+    "t5": architectures.t5,
+    "bart": architectures.bart,
+    "pegasus": architectures.pegasus,
+    "marian": architectures.marian,
+    "m2m": lambda folder, texts: architectures.multilingual(folder, texts, ["en", "fr"], "m2m_100"),
+    "mbart": lambda folder, texts: architectures.multilingual(folder, texts, ["en_XX", "fr_XX"], "mbart"),
+    "bert": architectures.bert,
+    "roberta": architectures.roberta,
+    "gpt2": decoders.gpt2,
+    "llama": decoders.llama,
+    "qwen2": decoders.qwen2,
+    "qwen3": decoders.qwen3,
+    "gemma3": decoders.gemma3,
+    "sentences": sentences,
+    "base": base,
+    "masked": masked,
+    "half": half,
+    "sharded": sharded,
+}
+
+
+def damage(folder: Path, *, reshape: bool) -> Path:
+    """Drop one weight of an inner layer, or give it another shape."""
+    for file in sorted(folder.rglob("*.safetensors")):
+        weights = load_file(file)
+        inner = [name for name in weights if "1." in name and "norm" not in name.lower()]
+        if inner:
+            if reshape:
+                weights[inner[0]] = torch.zeros(3, 5)
+            else:
+                del weights[inner[0]]
+            save_file(weights, file, {"format": "pt"})
+            return folder
+    raise AssertionError(f"{folder} has no inner layer")
+
+
+def ask(models: dict[str, Path], home: Path, one: Hub) -> dict[str, tuple[str | None, str | None]]:
+    names = json.dumps({name: str(folder) for name, folder in models.items()})
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(home / "cache"), COMMIT, names],
+        env={**os.environ, **environment(one.endpoint, home)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    answers: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answers
+
+
+def test_headers_give_the_verdict_of_the_files_for_every_family(tmp_path: Path, descriptions: list[str]) -> None:
+    made = {name: make(tmp_path / name, descriptions[:20]) for name, make in MAKERS.items()}
+    models = {name: safe_folder(folder, f"sha256:{name}", tmp_path) for name, folder in made.items()}
+    for name in MAKERS:
+        for how in ("cut", "bent"):
+            copy = Path(shutil.copytree(models[name], tmp_path / f"{name}-{how}"))
+            models[f"{name}-{how}"] = damage(copy, reshape=how == "bent")
+    with serving(Hub(models)) as one:
+        answers = ask(models, tmp_path, one)
+    assert {what: theirs for what, (_, theirs) in answers.items()} == {
+        what: ours for what, (ours, _) in answers.items()
+    }
+    refused = {what.split()[0] for what, (ours, _) in answers.items() if ours is not None}
+    assert refused == {name for name in models if name not in MAKERS} | {"base"}
+
+
+@pytest.mark.parametrize("knows_ranges", [True, False])
+def test_no_weights_are_fetched_not_even_from_a_hub_that_ignores_ranges(
+    tmp_path: Path, knows_ranges: bool, descriptions: list[str]
+) -> None:
+    folder = architectures.bert(tmp_path / "bert", descriptions[:20])
+    weights = load_file(folder / WEIGHTS) | {"far": torch.zeros(30_000_000, dtype=torch.uint8)}
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+    with safe_open(str(folder / WEIGHTS), "pt") as file:
+        assert "far" in file.keys()  # noqa: SIM118 - it is no mapping
+    with serving(Hub({"bert": folder}, knows_ranges=knows_ranges)) as one:
+        assert ask({"bert": folder}, tmp_path, one) == {"bert embed": [None, None]}
+        assert one.sent[WEIGHTS] <= 100_000 if knows_ranges else one.sent[WEIGHTS] < 15_000_000
+    assert not list((tmp_path / "hf").rglob("*.safetensors"))
+
+
+def test_a_header_longer_than_the_first_request_is_fetched_whole(tmp_path: Path, descriptions: list[str]) -> None:
+    folder = architectures.bert(tmp_path / "bert", descriptions[:20])
+    more = {f"more.{'x' * 90}.{number}": torch.zeros(1) for number in range(2_000)}
+    save_file(load_file(folder / WEIGHTS) | more, folder / WEIGHTS, {"format": "pt"})
+    with serving(Hub({"bert": folder})) as one:
+        assert ask({"bert": folder}, tmp_path, one) == {"bert embed": [None, None]}
+        assert one.sent[WEIGHTS] > 200_000
