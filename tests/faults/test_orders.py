@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
+from safetensors.torch import load_file, save_file
 from sqlalchemy import func, select, update
 
 from storage.core.clock import db_now
@@ -23,7 +25,7 @@ from storage.pipelines import orders
 from tests.faults.fleet import Fleet, numbered
 from tests.faults.servers import PostgresCluster, free_port
 from tests.kinds import KINDS
-from tests.tasks.hub_server import hub
+from tests.tasks.hub_server import Hub, environment, hub, serving
 from tests.worker.harness import EXAMPLES, Running, device_pids, kill_group, until
 from worker.queue.messages import ENQUEUE_LANE, queue, redis_key
 
@@ -287,6 +289,24 @@ def test_an_order_waits_for_a_hub_that_is_away_and_says_so(fleet: Fleet) -> None
             fleet.database.write(lambda transaction: transaction.execute(due))
             until(done(fleet, sent), "the order is carried out")
     check_carried_out_once(fleet, sent, 5)
+
+
+def test_an_order_for_a_hub_model_that_lacks_weights_is_refused_from_their_headers(fleet: Fleet) -> None:
+    fleet.corpus(numbered(5))
+    folder = fleet.folder / "cut"
+    shutil.copytree(EXAMPLES / "models" / "synopsis-ddtp", folder)
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if "decoder.layers.1." not in name}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with serving(Hub({"small/cut": folder})) as one:
+        fleet.environment |= environment(one.endpoint, fleet.folder)
+        with taking(fleet):
+            sent = send(fleet, model="small/cut", task="summarize")
+            until(lambda: getattr(row(fleet, sent), "reason", None), "it is refused")
+            seen = order(fleet, sent)
+        assert (seen["state"], seen["job"]) == ("refused", None)
+        assert "The files of small/cut lack 26 weights that summarize computes with" in seen["reason"]
+        assert one.sent["model.safetensors"] <= 100_000
 
 
 def test_an_order_that_kills_whoever_reads_it_is_refused_and_the_work_beside_it_is_done(fleet: Fleet) -> None:

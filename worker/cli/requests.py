@@ -72,8 +72,8 @@ def prepare_request(settings: Settings, request: Request, devices: Sequence[str]
     if request.source == "-" and sys.stdin.isatty():
         say("Reading JSON lines from the keyboard; Ctrl-D ends them.")
     prepared = prepare(settings, request, stdin=sys.stdin.buffer, devices=devices)
-    for sentence in prepared.not_read:
-        say(sentence)
+    for told in prepared.not_read:
+        say(told)
     if request.model is None:
         say(default_models.said(request.task, request.source, request.options))
     return prepared

@@ -134,7 +134,7 @@ def damage(folder: Path, *, reshape: bool) -> Path:
     raise AssertionError(f"{folder} has no inner layer")
 
 
-def ask(models: dict[str, Path], home: Path, one: Hub) -> dict[str, tuple[str | None, str | None]]:
+def ask(models: dict[str, Path], home: Path, one: Hub) -> dict[str, list[str | None]]:
     names = json.dumps({name: str(folder) for name, folder in models.items()})
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(home / "cache"), COMMIT, names],

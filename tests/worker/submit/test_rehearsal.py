@@ -17,7 +17,6 @@ from tasks import kinds
 from tasks.errors import TaskError
 from tasks.specs import pinning
 from tests.tasks import architectures, decoders
-from tests.tasks.hub_server import hub
 from tests.worker.harness import EXAMPLES, Docmill
 from worker.settings import Settings, load_settings
 from worker.submit import rehearsal
@@ -143,26 +142,6 @@ def test_a_machine_without_model_libraries_leaves_it_to_the_workers(
     pinned = pinning.pin(str(cut(tmp_path / "cut")), models_dir=None, cache_dir=settings.cache_dir)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     rehearsal.require_possible(settings, Spec("translate", pinned.model, pinned.revision))
-
-
-def test_a_hubs_model_is_looked_at_where_it_is_computed(embedded: Docmill) -> None:
-    """`enqueue` downloads no weights; `run` does in any case."""
-    with hub("cut-model", cut(embedded.folder / "cut")) as (endpoint, asked):
-        embedded.from_anew = True
-        embedded.environment |= {
-            "HF_ENDPOINT": endpoint,
-            "HF_HOME": str(embedded.folder / "hf"),
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
-        }
-        embedded("run", FRENCH, *TRANSLATE, "--model", "cut-model", "--dry-run", code=2)
-        assert "lack 26 weights" in embedded("run", FRENCH, *TRANSLATE, "--model", "cut-model", code=2).stderr
-        assert embedded.json("jobs") == []
-        shutil.rmtree(embedded.folder / "hf")
-        asked.clear()
-        embedded("enqueue", FRENCH, *TRANSLATE, "--model", "cut-model")
-        assert not any(path.endswith("model.safetensors") for path in asked)
 
 
 @pytest.fixture(scope="module")
