@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -83,6 +84,7 @@ def _answer(model: str, future: Future[Answer], until: float) -> Answer:
         raise not_read(model, "the hub did not give their headers") from error
 
 
+@cache  # a commit's file never changes, and each kind of task is checked by itself
 def _header(model: str, commit: str, name: str) -> tuple[bytes, int]:
     """Return a safetensors file up to its weights, and its size in bytes. Raises ValueError for another file."""
     found = hub.beginning(model, commit, name, _GUESS_BYTES)

@@ -82,7 +82,7 @@ def test_a_model_without_its_head_is_refused_before_anything_is_stored_or_downlo
 def test_models_check_reads_the_headers(embedded: Docmill, headless: Path) -> None:
     with using(embedded, headless) as one:
         assert f"not        generate: {LACKS}" in embedded("models", "check", "org/model").stdout
-    assert one.sent[WEIGHTS] <= 200_000  # for each kind of task
+    assert one.sent[WEIGHTS] <= 100_000
 
 
 def test_a_whole_model_is_enqueued_without_its_weights_and_without_a_word(embedded: Docmill, whole: Path) -> None:
