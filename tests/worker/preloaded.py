@@ -10,7 +10,7 @@ CLI = Path(__file__).resolve().parents[2] / "worker" / "cli"
 COMMANDS = (
     *sorted(f"worker.cli.commands.{file.stem}" for file in (CLI / "commands").glob("*.py")),
     *("worker.cli.local", "worker.cli.show", "worker.cli.default_models", "worker.cli.interrupts"),
-    *("worker.cli.quiet", "worker.cli.terminal", "worker.engines.devices", "worker.engines.fault_backend"),
+    *("worker.cli.terminal", "worker.engines.devices", "worker.engines.fault_backend"),
     *("worker.queue.broker", "worker.process.device", "worker.process.supervisor", "worker.queue.embedded"),
     *(
         "worker.submit.enqueue",
