@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import delete, select, tuple_, update
 
+from storage.core.corpus import corpus_named
 from storage.core.database import Database
 from storage.core.schema import (
     Contender,
@@ -28,7 +29,7 @@ from storage.core.schema import (
 )
 from storage.core.transaction import Transaction
 from storage.deletion import gc
-from storage.errors import CorpusInUse, NoSuchCorpus
+from storage.errors import CorpusInUse
 from storage.pipelines import pipelines
 from storage.steps.jobs import UNFINISHED, lock_corpus
 
@@ -51,7 +52,7 @@ class Removed:
 
 def remove_corpus(database: Database, name: str) -> Removed:
     """Remove a corpus, its documents, ingests and jobs. Raises NoSuchCorpus, and CorpusInUse while a job runs."""
-    corpus_id = find(database, name)
+    corpus_id = corpus_named(database, name)
     total, more = Removed(), True
     while more:
         removed, more = database.write(lambda transaction: _page(transaction, corpus_id))
@@ -65,7 +66,7 @@ def remove_documents(database: Database, name: str, keys: Collection[str], *, on
     With `only_vanished` documents that are in their source again stay. Raises NoSuchCorpus, and CorpusInUse while a
     job runs.
     """
-    corpus_id, wanted = find(database, name), sorted({*keys})
+    corpus_id, wanted = corpus_named(database, name), sorted({*keys})
 
     def work(transaction: Transaction, page: Sequence[str]) -> Removed:
         if not _begin(transaction, corpus_id):
@@ -85,26 +86,10 @@ def remove_documents(database: Database, name: str, keys: Collection[str], *, on
 
 def missing(database: Database, name: str, keys: Collection[str]) -> list[str]:
     """Return the ids that no document of the corpus has in any version. Raises NoSuchCorpus."""
-    corpus_id = find(database, name)
+    corpus_id = corpus_named(database, name)
     with database.read() as transaction:
         found = {row.key for row in _versions(transaction, corpus_id, sorted({*keys}))}
     return [key for key in dict.fromkeys(keys) if key not in found]
-
-
-def called(database: Database, names: Sequence[str]) -> str:
-    """Return the first of several names that a corpus has; the first name if none has."""
-    with database.read() as transaction:
-        found = {*transaction.scalars(select(Corpus.name).where(Corpus.name.in_(names)))}
-    return next((name for name in names if name in found), names[0])
-
-
-def find(database: Database, name: str) -> int:
-    """Return the number of a corpus. Raises NoSuchCorpus."""
-    with database.read() as transaction:
-        found = transaction.scalar(select(Corpus.id).where(Corpus.name == name))
-    if found is None:
-        raise NoSuchCorpus(f"there is no corpus {name}; `docmill corpus list` names them")
-    return found
 
 
 def _begin(transaction: Transaction, corpus_id: int) -> bool:

@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from storage.core.corpus import corpus_named
 from storage.core.database import Database
 from storage.core.normalize import normalize
 from storage.core.schema import Corpus, Document
-from storage.deletion.removal import find
 from storage.errors import StorageError
 from storage.steps.templates import written
 
@@ -55,7 +55,7 @@ def select_keys(
 
     With `only_vanished` only documents that vanished from their source. Raises NoSuchCorpus.
     """
-    corpus_id = find(database, name)
+    corpus_id = corpus_named(database, name)
     chosen = set[str]()
     vanished = set[str]()
     for row in _versions(database, corpus_id, only_gone=only_vanished and not conditions):

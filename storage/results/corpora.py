@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
+from storage.core.corpus import corpus_named
 from storage.core.database import Database
 from storage.core.schema import Corpus, Ingest, Job, Step
 from storage.core.transaction import Transaction
-from storage.deletion.removal import find
 from storage.results.status import JobStatus, StepStatus, read_status
 
 LATEST = 20  # ingests and jobs that are shown
@@ -72,7 +72,7 @@ def show(database: Database, name: str) -> CorpusState:
 
 
 def _state(database: Database, name: str, *, ingests: int, jobs: int) -> CorpusState:
-    corpus_id = find(database, name)
+    corpus_id = corpus_named(database, name)
     with database.read() as transaction:
         corpus = transaction.execute(select(Corpus).where(Corpus.id == corpus_id)).one()
         readings = _readings(transaction, corpus_id, ingests)

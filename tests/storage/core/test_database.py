@@ -19,7 +19,7 @@ from sqlalchemy import event, select, text
 from sqlalchemy.exc import IntegrityError
 
 from storage import errors, migrations
-from storage.core import get_or_create
+from storage.core import corpus, get_or_create
 from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.transaction import Transaction
@@ -83,7 +83,7 @@ CLAIM = Claim(
 )
 
 MODULES = (
-    *(gc, corpora, cost, dispatch, grace, health, ingest, jobs, fingerprint, migrations, pipelines, pruning),
+    *(gc, corpora, corpus, cost, dispatch, grace, health, ingest, jobs, fingerprint, migrations, pipelines, pruning),
     *(removal, retention, results, get_or_create, selection, shards, status, tracing, maintenance),
 )
 READS: dict[str, Callable[[Database], Any]] = {
@@ -92,6 +92,8 @@ READS: dict[str, Callable[[Database], Any]] = {
     "gc.specs": partial(gc.specs, wanted="embed/minilm"),
     "corpora.every": corpora.every,
     "corpora.show": partial(corpora.show, name="books"),
+    "corpus.corpus_named": partial(corpus.corpus_named, name="books"),
+    "corpus.first_existing": partial(corpus.first_existing, names=["books"]),
     "dispatch.lanes": dispatch.lanes,
     "health.health": partial(health.health, host="h"),
     "dispatch.live_workers": dispatch.live_workers,
@@ -100,8 +102,6 @@ READS: dict[str, Callable[[Database], Any]] = {
     "jobs.unfinished_beside": partial(jobs.unfinished_beside, job_id=1, lanes=["copy"], limit=3),
     "migrations.current": migrations.current,
     "migrations.require_current": migrations.require_current,
-    "removal.called": partial(removal.called, names=["books"]),
-    "removal.find": partial(removal.find, name="books"),
     "removal.missing": partial(removal.missing, name="books", keys=["k0"]),
     "results.samples": partial(results.samples, job_id=1),
     "results.count_doubtful": partial(results.count_doubtful, job_id=1),

@@ -68,14 +68,14 @@ def list_command(as_json: bool) -> int:
 @JSON
 def show_command(name: str, as_json: bool) -> int:
     """Show the corpus NAME: latest readings, jobs and results."""
-    from storage.deletion import removal
+    from storage.core.corpus import first_existing
     from storage.results import corpora
     from worker.cli import show
     from worker.cli.options import corpus_names
     from worker.cli.tables import Name, table
 
     with open_store(settings_from()) as database:
-        corpus = corpora.show(database, removal.called(database, corpus_names(name)))
+        corpus = corpora.show(database, first_existing(database, corpus_names(name)))
     if as_json:
         print_json(_as_json(corpus))
         return OK
@@ -125,6 +125,7 @@ def rm_command(
     job works on the corpus. Exit code 1: an ID does not exist, or no document matches --where. docmill cannot remove
     backups and exported files: see docs/security.md.
     """
+    from storage.core.corpus import first_existing
     from storage.deletion import removal
     from storage.deletion.selection import Condition
     from worker.cli.options import corpus_names
@@ -133,7 +134,7 @@ def rm_command(
         raise click.UsageError("--document names the documents; leave it out to choose them by --where or --vanished")
     conditions = [Condition.parse(where) for where in wheres]
     with open_store(settings_from()) as database:
-        name = removal.called(database, corpus_names(name))
+        name = first_existing(database, corpus_names(name))
         missing = removal.missing(database, name, ids)
         chosen = _chosen(database, name, ids, conditions, vanished)
         if chosen.keys != [] and not yes and not confirmed(f"This removes {chosen.what}, and every result {_LEFT}"):
