@@ -119,6 +119,7 @@ class Forks:
         }
         alike = read_early(how.environment) == read_early(self._environment)
         computes = alike and not COMPUTING.isdisjoint(arguments)
+        assert self._server.poll() is None, "the server of commands ended; its words are above"
         address = server_with_models(self._address) if computes else self._address
         return forked(address, asked, [stream.fileno() for stream in streams])
 

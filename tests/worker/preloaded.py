@@ -12,13 +12,7 @@ COMMANDS = (
     *("worker.cli.local", "worker.cli.show", "worker.cli.default_models", "worker.cli.interrupts"),
     *("worker.cli.terminal", "worker.engines.devices", "worker.engines.fault_backend"),
     *("worker.queue.broker", "worker.process.device", "worker.process.supervisor", "worker.queue.embedded"),
-    *(
-        "worker.submit.enqueue",
-        "worker.submit.rehearsal",
-        "worker.settings",
-        "tasks.engine.engine",
-        "tasks.backends.null",
-    ),
+    *("worker.submit.enqueue", "worker.submit.rehearsal", "worker.settings", "tasks.engine.engine"),
     *(
         "tasks.engine.backend_factory",
         "tasks.backends.devices",
