@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,17 @@ class Spans:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenScores:
+    """A score for each label of each token of a window, without special tokens.
+
+    ``scores`` has shape (tokens, labels), float32; a label's score is in the column of its place in ``labels``.
+    """
+
+    labels: Sequence[str]
+    scores: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """A JSON object."""
 
@@ -68,4 +79,4 @@ class Failure:
     reason_class: Reason
 
 
-Output = Vector | Generated | Labels | Spans | Record | Failure
+Output = Vector | Generated | Labels | Spans | TokenScores | Record | Failure

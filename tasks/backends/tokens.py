@@ -15,7 +15,9 @@ from tasks.errors import CannotServe
 from tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+    from tasks.windows.places import Places
 
 _MOST_USED = 8
 _PORTION_CHARS = 500_000
@@ -103,8 +105,13 @@ class Tokens:
                 if self._label is not None:
                     place, token = self._label
                     ids[place] = token
-                encoded.append(Encoded(len(ids), {name: array("i", features[name][row]) for name in features}))
+                rows = {name: array("i", features[name][row]) for name in features}
+                encoded.append(Encoded(len(ids), rows, places=self._places(features, row, some[row])))
         return encoded
+
+    def _places(self, features: BatchEncoding, row: int, text: str) -> Places | None:
+        """Return the places of the tokens in a text: None, since few tasks need them."""
+        return None
 
     def _framed(self, text: str) -> str:
         if self._suffix is None:

@@ -15,6 +15,7 @@ from tasks.errors import UnknownKind
 from tasks.kinds.base import Recipe, TaskKind, Traits
 from tasks.kinds.classify import CLASSIFY
 from tasks.kinds.embed import EMBED
+from tasks.kinds.entities import ENTITIES
 from tasks.kinds.generate import GENERATE
 from tasks.kinds.options import KindOptions, parsed
 from tasks.kinds.prerendered import Prerendered
@@ -28,6 +29,7 @@ KINDS: tuple[TaskKind, ...] = (
     EMBED,
     GENERATE,
     CLASSIFY,
+    ENTITIES,
 )
 NAMES: tuple[str, ...] = tuple(one.name for one in KINDS)
 STORED_KINDS: Mapping[str, StoredKind] = MappingProxyType({one.name: one.stored for one in KINDS})

@@ -13,6 +13,8 @@ from typing import Protocol
 
 from semantic_text_splitter import TextSplitter
 
+from tasks.windows.places import Places
+
 # A text with this many characters for each token of the limit is not tokenised to learn that it must be cut.
 LONG_CHARS_PER_TOKEN = 64
 _MARGIN = 1.25
@@ -24,11 +26,13 @@ class Encoded:
     """The input of a model for one window: token features by name, or the text if the model tokenizes it.
 
     ``tokens`` includes special tokens and the prompt. ``language`` names the model, if there is one per language.
+    ``places`` are those of the tokens in the text, for tasks that need them.
     """
 
     tokens: int
     features: Mapping[str, Sequence[int]] | str
     language: str | None = None
+    places: Places | None = None
 
     @property
     def ids(self) -> Sequence[int]:

@@ -84,9 +84,19 @@ def byte_pairs(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def classifier(folder: Path, texts: Sequence[str], name: str, *, seed: int = 7, **config: Any) -> Path:
+def classifier(
+    folder: Path,
+    texts: Sequence[str],
+    name: str,
+    *,
+    seed: int = 7,
+    head: Any = AutoModelForSequenceClassification,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    **config: Any,
+) -> Path:
     """Save a classifier of an architecture, with four labels unless ``config`` says otherwise."""
-    tokenizer = byte_pairs(texts) if name in BYTES else words(texts, typed=name in {"bert", "electra"})
+    if tokenizer is None:
+        tokenizer = byte_pairs(texts) if name in BYTES else words(texts, typed=name in {"bert", "electra"})
     of, sizes = CONFIGS[name]
     settings: dict[str, Any] = {
         "vocab_size": len(tokenizer),
@@ -99,7 +109,7 @@ def classifier(folder: Path, texts: Sequence[str], name: str, *, seed: int = 7, 
     settings["label2id"] = {label: number for number, label in settings["id2label"].items()}
     torch.manual_seed(seed)
     with quiet():
-        model = AutoModelForSequenceClassification.from_config(of(**settings))
+        model = head.from_config(of(**settings))
         if name == "bart":
             model.classification_head.out_proj.weight.data.normal_(std=SPREAD)
     return architectures.save(folder, model, tokenizer)

@@ -30,6 +30,7 @@ LOADERS: Mapping[Head, str] = MappingProxyType(
     {
         Head.POOLING: "tasks.backends.encoder.pooling:load",
         Head.CLASSIFICATION: "tasks.backends.encoder.classification:load",
+        Head.TAGGING: "tasks.backends.encoder.token_classification:load",
     }
 )
 

@@ -15,7 +15,7 @@ from transformers import pipeline
 from storage.core.outcomes import Outcome, Status
 from tasks.backends import Assignment
 from tasks.backends.accelerator import quiet
-from tasks.backends.encoder import classification
+from tasks.backends.encoder import own_heads
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.packed import PackedEncoder
 from tasks.errors import CannotServe, WeightsMissing
@@ -89,12 +89,12 @@ def test_a_head_that_gives_other_logits_from_the_states_is_left_in_its_model(
     lines: list[str], benches: Benches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = classifiers.classifier(tmp_path / "roberta", lines, "roberta")
-    given = classification.GivenStates.forward
+    given = own_heads.GivenStates.forward
 
     def other(self: Any, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> Any:
         return given(self, inputs_embeds=inputs_embeds + 0.1)
 
-    monkeypatch.setattr(classification.GivenStates, "forward", other)
+    monkeypatch.setattr(own_heads.GivenStates, "forward", other)
     bench = benches("transformers")
     spec = bench.spec("classify", str(folder))
     opened = EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.CLASSIFICATION))

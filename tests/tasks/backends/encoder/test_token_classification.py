@@ -1,0 +1,239 @@
+"""Entities are those of transformers' token-classification pipeline in float32, one text at a time."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
+from tokenizers.models import Unigram
+from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFast, pipeline
+from transformers.pipelines.token_classification import AggregationStrategy
+
+from storage.core.outcomes import Outcome, Status
+from tasks.backends import Assignment
+from tasks.backends.accelerator import quiet
+from tasks.backends.encoder import own_heads, token_classification
+from tasks.backends.encoder.encoder_backend import EncoderBackend
+from tasks.backends.encoder.packed import PackedEncoder
+from tasks.errors import CannotServe, ModelUnsuitable
+from tasks.heads import Head
+from tasks.windows.overlapping import stretches
+from tasks.windows.windows import trimmed
+from tests.tasks import classifiers
+from tests.tasks.conftest import Bench
+
+Benches = Callable[[str], Bench]
+Entity = tuple[str, int, int, float]
+AVERAGE = AggregationStrategy.AVERAGE
+LABELS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC", 4: "I-LOC", 5: "geo-thing"}
+NAMES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta-v2", "modernbert")
+STRATEGIES = ("simple", "first", "average", "max")
+PACKED = frozenset({"bert", "roberta", "xlm-roberta", "distilbert"})
+
+
+@pytest.fixture(scope="session")
+def lines(descriptions: list[str]) -> list[str]:
+    """Real texts that fit the window of a small model."""
+    found = [line for text in descriptions for line in text.split("\n") if 0 < len(line.strip()) < 90]
+    assert len(found) >= 120
+    return found[:120]
+
+
+def sentence_pieces(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Return DeBERTa's kind of tokenizer, whose tokens begin with the white space before a word."""
+    tokenizer = Tokenizer(Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    trainer = trainers.UnigramTrainer(vocab_size=500, special_tokens=special, unk_token="[UNK]", show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "cls", "sep", "unk", "mask")}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=128, **names)
+
+
+def model(folder: Path, lines: Sequence[str], name: str, **config: Any) -> Path:
+    tokenizer = sentence_pieces(lines) if name == "deberta-v2" else None
+    return classifiers.classifier(
+        folder,
+        lines,
+        name,
+        head=AutoModelForTokenClassification,
+        tokenizer=tokenizer,
+        **{"id2label": LABELS, **config},
+    )
+
+
+def expected(folder: Path, texts: Sequence[str], strategy: str) -> list[list[Entity]]:
+    """Return each text's entities from transformers' pipeline, without white space at their ends."""
+    found = []
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        own = pipeline("token-classification", model=str(folder), dtype=torch.float32, device="cpu")
+        for text in texts:
+            found.append(without_space(text, own(text, aggregation_strategy=strategy)))
+    return found
+
+
+def without_space(text: str, found: Sequence[Any]) -> list[Entity]:
+    """Return entities of transformers without white space at their ends, but for those of nothing else."""
+    spans = [(str(one["entity_group"]), *trimmed(text, one["start"], one["end"]), one["score"]) for one in found]
+    return [(label, start, end, float(score)) for label, start, end, score in spans if start < end]
+
+
+def entities(outcome: Outcome) -> list[Entity]:
+    assert outcome.status is Status.DONE, outcome.reason
+    assert outcome.data is not None
+    return [(one["label"], one["start"], one["end"], one["score"]) for one in outcome.data["spans"]]
+
+
+def assert_same(outcomes: Sequence[Outcome], wanted: Sequence[Sequence[Entity]]) -> None:
+    for outcome, own in zip(outcomes, wanted, strict=True):
+        found = entities(outcome)
+        assert [one[:3] for one in found] == [one[:3] for one in sorted(own, key=lambda one: one[1:3])]
+        assert [one[3] for one in found] == pytest.approx([one[3] for one in own], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_entities_are_those_of_transformers_for_every_architecture_encoder_and_aggregation(
+    name: str, lines: list[str], benches: Benches, tmp_path: Path
+) -> None:
+    folder = model(tmp_path / name, lines, name)
+    for strategy in STRATEGIES:
+        wanted = expected(folder, lines, strategy)
+        assert len({entity[0] for own in wanted for entity in own}) > 1
+        for backend in ("transformers", *(("openvino",) if strategy == "average" else ())):
+            bench = benches(backend)
+            spec = bench.spec("entities", str(folder), aggregation=strategy)
+            outcomes = bench.run(spec, lines)
+            assert bench.engine.runtime(spec)["backend"] == backend
+            assert_same(outcomes, wanted)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_token_classifier_is_computed_by_the_fast_encoder_where_there_is_one(
+    name: str, lines: list[str], bench: Bench, tmp_path: Path
+) -> None:
+    folder = model(tmp_path / name, lines, name)
+    spec = bench.spec("entities", str(folder))
+    opened = EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.TAGGING))
+    assert isinstance(opened._encoder, PackedEncoder) is (name in PACKED)
+    assert opened._model.encoder is not None
+    opened.close()
+
+
+def test_a_head_that_gives_other_logits_from_the_states_is_left_in_its_model(
+    lines: list[str], benches: Benches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model(tmp_path / "roberta", lines, "roberta")
+    given_states = own_heads.GivenStates.forward
+
+    def other(self: Any, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> Any:
+        return given_states(self, inputs_embeds=inputs_embeds + 0.1)
+
+    monkeypatch.setattr(own_heads.GivenStates, "forward", other)
+    bench = benches("transformers")
+    spec = bench.spec("entities", str(folder))
+    opened = EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.TAGGING))
+    assert opened._model.encoder is None
+    opened.close()
+    assert_same(bench.run(spec, lines), expected(folder, lines, "simple"))
+
+
+def test_a_slow_tokenizer_is_refused(
+    lines: list[str], bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model(tmp_path / "model", lines, "bert")
+    spec = bench.spec("entities", str(folder))
+    monkeypatch.setattr(PreTrainedTokenizerFast, "is_fast", False)
+    with pytest.raises(CannotServe, match="entities needs a fast tokenizer, which tells where tokens stand"):
+        token_classification.load(Assignment(spec, folder, "cpu", tmp_path, Head.TAGGING), torch.float32)
+
+
+def test_a_model_without_a_head_for_tokens_is_refused(bench: Bench) -> None:
+    with pytest.raises(ModelUnsuitable, match=r"needs a model with a head for token classification; minilm \(Bert"):
+        bench.spec("entities", "minilm")
+
+
+def merged(folder: Path, text: str, limit: int) -> list[Entity]:
+    """Return a long text's entities by transformers, each token by its window with the best context."""
+    with quiet(), torch.inference_mode():
+        own = pipeline("token-classification", model=str(folder), dtype=torch.float32, device="cpu")
+        read = own.tokenizer(text, return_offsets_mapping=True, truncation=False)
+        first, *ids, last = read["input_ids"]
+        windows = stretches(len(ids), limit - 2)
+        scores = [own.model(torch.tensor([[first, *ids[a:b], last]])).logits[0, 1:-1].softmax(-1) for a, b in windows]
+    rows = []
+    for n in range(len(ids)):
+        context = {
+            number: min(n - a if a else len(ids), b - 1 - n if b < len(ids) else len(ids))
+            for number, (a, b) in enumerate(windows)
+            if a <= n < b
+        }
+        number = max(context, key=lambda one: context[one])
+        rows.append(scores[number][n - windows[number][0]].numpy())
+    assert len(windows) > 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tokens = own.gather_pre_entities(text, ids, rows, read["offset_mapping"][1:-1], [0] * len(ids), "average")
+    return without_space(text, [one for one in own.aggregate(tokens, AVERAGE) if one["entity_group"] != "O"])
+
+
+@pytest.mark.parametrize("name", ["bert", "deberta-v2"])
+def test_a_long_text_has_each_token_from_the_window_with_the_best_context(
+    name: str, lines: list[str], benches: Benches, tmp_path: Path
+) -> None:
+    folder = model(tmp_path / name, lines, name)
+    bench = benches("transformers")
+    text = "\n".join(lines[:12])
+    (outcome,) = bench.run(bench.spec("entities", str(folder), window_tokens=50, aggregation="average"), [text])
+    assert outcome.flags == ("windowed",)
+    assert_same([outcome], [merged(folder, text, 50)])
+
+
+SCRIPTS = st.sampled_from(
+    [
+        *("e\u0301", "n\u0303", "\u0300", "\u202eabc", "\u00a0", "\u200b", "\u3000", "\t", "\n", "\r\n", "  ", " "),
+        *("\U0001f469\u200d\U0001f467", "🇨🇭", "𝔘", "𠮷", "漢字", "かな", "한국", "שלום", "مرحبا", "น้ำ", "नमस्ते"),
+        *("word", "İ", "ß", "ﬁ", "[SEP]", "##s", "▁", "Ġ", "-", "."),
+    ]
+)
+TEXTS = st.lists(SCRIPTS | st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).map("".join)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "deberta-v2"])
+def test_an_entity_is_the_stretch_of_the_text_at_its_offsets_in_every_script(
+    name: str, lines: list[str], benches: Benches, tmp_path: Path
+) -> None:
+    folder = model(tmp_path / name, lines, name)
+    bench = benches("transformers")
+    whole = bench.spec("entities", str(folder))
+    in_windows = bench.spec("entities", str(folder), window_tokens=12, aggregation="average")
+    found = 0
+
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(st.lists(TEXTS.filter(str.strip), min_size=1, max_size=5))
+    def holds(texts: list[str]) -> None:
+        nonlocal found
+        for spec in (whole, in_windows):
+            for text, outcome in zip(texts, bench.run(spec, texts), strict=True):
+                assert outcome.status is Status.DONE, outcome.reason
+                assert outcome.data is not None
+                for one in outcome.data["spans"]:
+                    found += 1
+                    assert one["text"]
+                    assert text[one["start"] : one["end"]] == one["text"] == one["text"].strip()
+                    assert 0 <= one["start"] < one["end"] <= len(text)
+
+    holds()
+    assert found

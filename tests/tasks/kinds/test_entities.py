@@ -1,0 +1,97 @@
+"""The entities of a text's windows are those of its tokens, each decided once."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.core.outcomes import Outcome, Reason, Status
+from storage.outputs.output_types import SPANS
+from tasks import kinds
+from tasks.kinds.base import Computed
+from tasks.kinds.entities import Entities
+from tasks.outputs import Output, Span, Spans, TokenScores
+from tasks.specs.pinning import Pinned
+from tasks.specs.plan import build_spec
+from tasks.windows.overlapping import cut_overlapping
+from tasks.windows.places import Places
+from tasks.windows.windows import Encoded, Window
+from tests.tasks.windows.test_overlapping import Letters
+
+PINNED = Pinned("model", "0" * 40)
+LABELS = ("O", "B-UP", "I-UP")
+
+
+def scores(window: Window, text: str) -> TokenScores:
+    """Return scores by which a word of capitals is an entity; at the edges of a window all tokens look like none."""
+    assert window.encoded is not None
+    places = window.encoded.places
+    assert places is not None
+    rows = np.zeros((len(places), 3), dtype=np.float32)
+    for number, start in enumerate(places.starts):
+        cut = (number == 0 and start > 0) or (number == len(places) - 1 and places.ends[number] < len(text.rstrip()))
+        label = 0 if cut or not text[start].isupper() else 2 if places.inside[number] else 1
+        rows[number, label] = 0.75
+    return TokenScores(LABELS, rows)
+
+
+def join(text: str, windows: list[Window], outputs: list[Output]) -> Outcome:
+    joined = Entities().join(Computed(7, text, windows, outputs, 1, 9, 0))
+    assert isinstance(joined, Outcome)
+    return joined
+
+
+def found(outcome: Outcome) -> list[dict[str, Any]]:
+    assert outcome.data is not None
+    assert SPANS.problem(outcome) is None
+    spans: list[dict[str, Any]] = outcome.data["spans"]
+    return spans
+
+
+TEXTS = st.lists(st.sampled_from(["AB", "ABCDEFGHIJ", "ab", "c", " ", "\n", "D"]), min_size=1, max_size=60)
+
+
+@given(TEXTS.map("".join).filter(str.strip), st.integers(10, 30))
+def test_a_long_text_has_the_entities_of_the_text_in_one_window(text: str, limit: int) -> None:
+    outcomes = []
+    for tokens in (limit, 10_000):
+        (windows,) = cut_overlapping([text], Letters(tokens))
+        outcomes.append(join(text, windows, [scores(window, text) for window in windows]))
+        assert outcomes[-1].flags == (("windowed",) if len(windows) > 1 else ())
+    assert found(outcomes[0]) == found(outcomes[1])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_score_that_is_not_finite_fails_the_document_as_the_models_fault(bad: float) -> None:
+    (windows,) = cut_overlapping(["AB"], Letters(10))
+    given_scores = TokenScores(LABELS, np.array([[0, 1, bad], [0, 1, 0]], dtype=np.float32))
+    outcome = join("AB", windows, [given_scores])
+    assert (outcome.status, outcome.reason_class, outcome.data) == (Status.FAILED, Reason.MODEL, None)
+    assert "not finite" in (outcome.reason or "")
+
+
+def test_spans_that_a_backend_finds_are_moved_to_their_window() -> None:
+    windows = [Window(0, 4, Encoded(1, "abc "), part=True), Window(4, 7, Encoded(1, "def"), part=True)]
+    outcome = join("abc def", windows, [Spans((Span("x", 0, 3, 1.0),)), Spans((Span("x", 1, 3, 0.5),))])
+    assert [(one["text"], one["start"], one["end"]) for one in found(outcome)] == [("abc", 0, 3), ("ef", 5, 7)]
+
+
+def test_a_text_without_tokens_has_no_entities() -> None:
+    nothing = Places(1, array("i"), array("i"), array("b"))
+    window = Window(0, 1, Encoded(2, {"input_ids": [1, 2]}, places=nothing))
+    assert found(join("\u200b", [window], [TokenScores(LABELS, np.zeros((0, 3), np.float32))])) == []
+
+
+def test_a_default_that_is_written_out_makes_the_same_spec() -> None:
+    plain = build_spec("entities", PINNED, kinds.options("entities"), {})
+    spelt = build_spec("entities", PINNED, kinds.options("entities", aggregation="simple"), {})
+    assert plain == spelt
+    assert plain.params == {"algorithm": 2}
+    other = build_spec("entities", PINNED, kinds.options("entities", aggregation="max"), {})
+    assert other.params == {"algorithm": 2, "aggregation": "max"}
