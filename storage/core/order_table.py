@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Index, text
+from sqlalchemy import Index
 
-from storage.core.tables import Base, Json, column
-
-_OPEN = "finished_at IS NULL"
+from storage.core.tables import Base, Json, column, partial_index
 
 
 class EnqueueOrder(Base):
@@ -36,6 +34,6 @@ class EnqueueOrder(Base):
     finished_at = column(float, nullable=True)
 
     __table_args__ = (
-        Index("ix_enqueue_order_open", "id", sqlite_where=text(_OPEN), postgresql_where=text(_OPEN)),
+        partial_index("ix_enqueue_order_open", "id", where="finished_at IS NULL"),
         Index("ix_enqueue_order_finished_at", "finished_at"),
     )

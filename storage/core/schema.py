@@ -5,18 +5,11 @@ Constraint names are fixed, so that a migration can name what it changes on ever
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, false, text
+from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, false
 
 from storage.core.order_table import EnqueueOrder as EnqueueOrder
 from storage.core.tables import Base as Base
-from storage.core.tables import Json, column
-
-
-def _where(condition: str) -> dict[str, Any]:
-    """Return the arguments that make an index a partial one."""
-    return {f"{dialect}_where": text(condition) for dialect in ("sqlite", "postgresql")}
+from storage.core.tables import Json, column, partial_index
 
 
 class Content(Base):
@@ -90,8 +83,8 @@ class Document(Base):
     superseded_by = column(int, nullable=True)  # no foreign key: it is written before the row that it names
 
     __table_args__ = (
-        Index("uq_document_current", "corpus_id", "key", unique=True, **_where("superseded_by IS NULL")),
-        Index("ix_document_superseded", "corpus_id", "key", **_where("superseded_by IS NOT NULL")),
+        partial_index("uq_document_current", "corpus_id", "key", where="superseded_by IS NULL", unique=True),
+        partial_index("ix_document_superseded", "corpus_id", "key", where="superseded_by IS NOT NULL"),
         Index("ix_document_content_id_corpus_id", "content_id", "corpus_id"),
         Index("ix_document_corpus_id_id", "corpus_id", "id"),
         Index("ix_document_corpus_id_seq_id", "corpus_id", "seq", "id"),
@@ -249,8 +242,8 @@ class Shard(Base):
         Index("ix_shard_job_id_state_lane_id", "job_id", "state", "lane", "id"),
         # Those below hold no planned shards: with a backlog of millions they stay small, and no planner takes them
         # for the way to a job's planned ones.
-        Index("ix_shard_dispatched", "lane", "state", "dispatched_at", **_where("dispatched_at IS NOT NULL")),
-        Index("ix_shard_running", "lease_until", **_where("lease_until IS NOT NULL")),
+        partial_index("ix_shard_dispatched", "lane", "state", "dispatched_at", where="dispatched_at IS NOT NULL"),
+        partial_index("ix_shard_running", "lease_until", where="lease_until IS NOT NULL"),
     )
 
 
@@ -275,7 +268,7 @@ class OutcomeRow(Base):
 
     __table_args__ = (
         Index("ix_outcome_content_id", "content_id"),
-        Index("ix_outcome_output_id", "output_id", **_where("output_id IS NOT NULL")),
+        partial_index("ix_outcome_output_id", "output_id", where="output_id IS NOT NULL"),
     )
 
 
@@ -386,5 +379,5 @@ class PipelineRun(Base):
 
     __table_args__ = (
         UniqueConstraint("pipeline_id", "due_at"),
-        Index("ix_pipeline_run_open", "state", **_where("finished_at IS NULL")),
+        partial_index("ix_pipeline_run_open", "state", where="finished_at IS NULL"),
     )

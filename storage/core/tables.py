@@ -15,12 +15,14 @@ from sqlalchemy import (
     Column,
     Double,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
     Row,
     Table,
     Text,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.schema import SchemaItem
@@ -97,3 +99,8 @@ def column(kind: Any, reference: Reference = None, *, nullable: bool = False, **
     It is called as the attribute is.
     """
     return Column(_TYPES.get(kind, kind), *([] if reference is None else [reference]), nullable=nullable, **more)
+
+
+def partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    """Return an index over the rows of a table that meet a condition."""
+    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
