@@ -10,6 +10,7 @@ from sqlalchemy import and_, func, not_, select
 
 from storage.core.database import Database
 from storage.core.get_or_create import SPEC, spec_of
+from storage.core.pages import pages
 from storage.core.schema import Content, OutcomeRow, Prompt, Shard, SpecRow, Step
 from storage.deletion import gc, versions
 from storage.deletion.gc import LOOK, Collected, Going
@@ -58,7 +59,7 @@ def of_dropping(
         for page in _going(database, spec_id, going.outcomes):
             _add(costs, page)
             _follow(database, going, _outputs(page, followed), costs, followed)
-    for versions_page in versions.pages(database, older_than_s) if superseded else ():
+    for versions_page in versions.removable(database, older_than_s) if superseded else ():
         _follow(database, going, _read_of(database, versions_page, followed), costs, followed)
     return [replace(cost, seconds=_seconds(database, cost)) for cost in costs.values() if cost.outcomes]
 
@@ -75,14 +76,8 @@ _OUTCOME = (
 def _going(database: Database, spec_id: int, going: Any) -> Iterator[list[Any]]:
     """Yield the outcomes of a spec that would be dropped, a page at a time."""
     query = select(*_OUTCOME, going.label("goes")).where(OutcomeRow.spec_id == spec_id)
-    query, last = query.order_by(OutcomeRow.content_id).limit(LOOK), 0
-    while True:
-        with database.read() as transaction:
-            page = transaction.execute(query.where(OutcomeRow.content_id > last)).all()
+    for page in pages(database, query, OutcomeRow.content_id, LOOK):
         yield [outcome for outcome in page if outcome.goes]
-        if len(page) < LOOK:
-            return
-        last = page[-1].content_id
 
 
 def _follow(database: Database, going: Going, front: set[int], costs: dict[int, Cost], followed: Seen) -> None:

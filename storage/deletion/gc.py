@@ -19,6 +19,7 @@ from sqlalchemy import and_, delete, exists, false, not_, or_, select, update
 from storage.core import advisory_locks
 from storage.core.clock import db_now
 from storage.core.database import Database
+from storage.core.pages import pages
 from storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, SpecRow, Step, StepText
 from storage.core.transaction import Transaction
 from storage.pipelines import pipelines
@@ -196,22 +197,12 @@ def drop(database: Database, *, older_than_s: float = 0.0, spec_ids: Collection[
             spec_ids = transaction.scalars(select(SpecRow.id)).all()
     total = Collected()
     for spec_id in sorted(spec_ids):
-        last: int | None = 0
-        while last is not None:
-            page, last = _outcomes_after(database, spec_id, last, older_than_s)
-            for first in range(0, len(page), PAGE):
-                total += _drop_page(database, spec_id, page[first : first + PAGE])
+        query = select(OutcomeRow.content_id, is_old(older_than_s).label("old"))
+        for page in pages(database, query.where(OutcomeRow.spec_id == spec_id), OutcomeRow.content_id, LOOK):
+            old = [row.content_id for row in page if row.old]
+            for first in range(0, len(old), PAGE):
+                total += _drop_page(database, spec_id, old[first : first + PAGE])
     return total
-
-
-def _outcomes_after(database: Database, spec_id: int, last: int, older_than_s: float) -> tuple[list[int], int | None]:
-    """Return the contents of the next outcomes that are old enough, and the place to continue; None at the end."""
-    query = select(OutcomeRow.content_id, is_old(older_than_s).label("old")).where(
-        OutcomeRow.spec_id == spec_id, OutcomeRow.content_id > last
-    )
-    with database.read() as transaction:
-        page = transaction.execute(query.order_by(OutcomeRow.content_id).limit(LOOK)).all()
-    return [row.content_id for row in page if row.old], page[-1].content_id if len(page) == LOOK else None
 
 
 def is_old(older_than_s: float) -> Any:

@@ -10,10 +10,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import delete, select, tuple_, update
+from sqlalchemy import delete, select, update
 
 from storage.core.corpus import corpus_named
 from storage.core.database import Database
+from storage.core.pages import delete_page
 from storage.core.schema import (
     Contender,
     Corpus,
@@ -112,9 +113,9 @@ def _page(transaction: Transaction, corpus_id: int) -> tuple[Removed, bool]:
     if not _begin(transaction, corpus_id):
         return Removed(), False
     mine = select(Job.id).where(Job.corpus_id == corpus_id)
-    if _delete_some(transaction, Shard, Shard.id, Shard.job_id.in_(mine)):
+    if delete_page(transaction, Shard, Shard.job_id.in_(mine), 10 * PAGE):
         return Removed(), True
-    if _delete_some(transaction, StepText, _TEXT_OF_STEP, StepText.job_id.in_(mine)):
+    if delete_page(transaction, StepText, StepText.job_id.in_(mine), 10 * PAGE):
         return Removed(), True
     if n_jobs := _delete_jobs(transaction, corpus_id):
         return Removed(jobs=n_jobs), True
@@ -123,7 +124,7 @@ def _page(transaction: Transaction, corpus_id: int) -> tuple[Removed, bool]:
     if page:
         return _remove(transaction, corpus_id, page), True
     read = select(Ingest.id).where(Ingest.corpus_id == corpus_id)
-    if _delete_some(transaction, Rejection, _REJECTION, Rejection.ingest_id.in_(read)):
+    if delete_page(transaction, Rejection, Rejection.ingest_id.in_(read), 10 * PAGE):
         return Removed(), True
     n_ingests = transaction.execute(delete(Ingest).where(Ingest.corpus_id == corpus_id)).rowcount
     transaction.execute(delete(Corpus).where(Corpus.id == corpus_id))
@@ -131,13 +132,6 @@ def _page(transaction: Transaction, corpus_id: int) -> tuple[Removed, bool]:
 
 
 _VERSION = (Document.id, Document.key, Document.content_id, Document.superseded_by, Document.gone)
-_TEXT_OF_STEP = tuple_(StepText.job_id, StepText.step, StepText.content_id)
-_REJECTION = tuple_(Rejection.ingest_id, Rejection.place)
-
-
-def _delete_some(transaction: Transaction, table: Any, key: Any, condition: Any) -> int:
-    page = select(*getattr(key, "clauses", [key])).where(condition).limit(10 * PAGE)
-    return transaction.execute(delete(table).where(key.in_(page))).rowcount
 
 
 def _delete_jobs(transaction: Transaction, corpus_id: int) -> int:

@@ -10,10 +10,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from sqlalchemy import and_, delete, func, or_, select, tuple_, update
+from sqlalchemy import and_, delete, func, or_, select, update
 
 from storage.core.clock import db_now
 from storage.core.database import Database
+from storage.core.pages import delete_page
 from storage.core.schema import Contender, Document, Ingest, Job, PipelineRun, Rejection, Shard, Step, StepText
 from storage.core.transaction import Transaction
 from storage.errors import RightMissing
@@ -52,9 +53,9 @@ def _ended_before(age_s: float) -> Any:
 
 
 def _forget_texts(job_id: int, transaction: Transaction) -> int:
-    return (
-        _delete_page(transaction, StepText, StepText.job_id == job_id) if _note_forgotten(transaction, job_id) else 0
-    )
+    if not _note_forgotten(transaction, job_id):
+        return 0
+    return delete_page(transaction, StepText, StepText.job_id == job_id, PAGE)
 
 
 def _note_forgotten(transaction: Transaction, job_id: int) -> bool:
@@ -74,7 +75,7 @@ def forget_runs(database: Database, older_than_s: float) -> int:
     with database.read() as transaction:  # most often there is none; a read waits for no writer
         if transaction.scalar(select(PipelineRun.id).where(old).limit(1)) is None:
             return 0
-    return _in_pages(database, lambda transaction: _delete_page(transaction, PipelineRun, old))
+    return _in_pages(database, lambda transaction: delete_page(transaction, PipelineRun, old, PAGE))
 
 
 def forget_jobs(database: Database, older_than_s: float) -> int:
@@ -114,7 +115,7 @@ def _forget_run(run_id: int, transaction: Transaction) -> int:
     of_job = ((Shard, Shard.job_id == job_id), (StepText, StepText.job_id == job_id))
     of_ingest = ((Rejection, Rejection.ingest_id == ingest_id), (Contender, Contender.ingest_id == ingest_id))
     for table, condition in (*of_job, *of_ingest):
-        if n := _delete_page(transaction, table, condition):
+        if n := delete_page(transaction, table, condition, PAGE):
             return n
     transaction.execute(this)
     transaction.execute(delete(Step).where(Step.job_id == job_id))
@@ -133,7 +134,8 @@ def forget_rejections(database: Database, older_than_s: float) -> int:
         with database.read() as transaction:
             ingests = transaction.scalars(select(Job.ingest_id).where(_ended_before(older_than_s), has_some)).all()
         for ingest_id in ingests:
-            total += _in_pages(database, partial(_delete_page, table=table, condition=table.ingest_id == ingest_id))
+            of_ingest = table.ingest_id == ingest_id
+            total += _in_pages(database, partial(delete_page, table=table, condition=of_ingest, size=PAGE))
     return total
 
 
@@ -142,10 +144,3 @@ def _in_pages(database: Database, page: Callable[[Transaction], int]) -> int:
     while n := database.write(page):
         total += n
     return total
-
-
-def _delete_page(transaction: Transaction, table: Any, condition: Any) -> int:
-    key = [*table.__table__.primary_key]
-    page = select(*key).where(condition).limit(PAGE)
-    wanted = key[0] if len(key) == 1 else tuple_(*key)
-    return transaction.execute(delete(table).where(wanted.in_(page))).rowcount

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import func, select
@@ -11,6 +12,7 @@ from sqlalchemy import func, select
 from storage.core.corpus import corpus_named
 from storage.core.database import Database
 from storage.core.normalize import normalize
+from storage.core.pages import pages
 from storage.core.schema import Corpus, Document
 from storage.errors import StorageError
 from storage.steps.templates import written
@@ -68,17 +70,10 @@ def select_keys(
 
 def _versions(database: Database, corpus_id: int, *, only_gone: bool) -> Iterator[Any]:
     columns = (Document.id, Document.key, Document.meta, Document.gone, Document.superseded_by)
-    query = select(*columns).where(Document.corpus_id == corpus_id).order_by(Document.id).limit(PAGE)
+    query = select(*columns).where(Document.corpus_id == corpus_id)
     if only_gone:
         query = query.where(Document.gone, Document.superseded_by.is_(None))
-    last = 0
-    while True:
-        with database.read() as transaction:
-            page = transaction.execute(query.where(Document.id > last)).all()
-        yield from page
-        if len(page) < PAGE:
-            return
-        last = page[-1].id
+    return chain.from_iterable(pages(database, query, Document.id, PAGE))
 
 
 def count_vanished(database: Database) -> dict[str, int]:

@@ -20,6 +20,7 @@ from sqlalchemy import and_, delete, func, not_, or_, select
 
 from storage.core.clock import db_now
 from storage.core.database import Database
+from storage.core.pages import pages
 from storage.core.schema import Contender, Document, Ingest, Job, Rejection
 from storage.core.transaction import Transaction
 from storage.deletion import gc, removal
@@ -43,7 +44,7 @@ class Superseded:
 def count(database: Database, older_than_s: float) -> Superseded:
     """Return the numbers of the versions and readings that `remove` would remove now."""
     goes = are_removable(older_than_s)
-    n_documents = sum(len(page) for page in pages(database, older_than_s))
+    n_documents = sum(len(page) for page in removable(database, older_than_s))
     with database.read() as transaction:
         readings = select(func.count()).select_from(Ingest).where(_is_unneeded(older_than_s, not_(goes)))
         return Superseded(n_documents, transaction.scalar(readings) or 0)
@@ -55,7 +56,7 @@ def remove(database: Database, older_than_s: float) -> Removed:
     A page is one transaction. An interrupted call is continued by the next.
     """
     total = Removed()
-    for found in pages(database, older_than_s):
+    for found in removable(database, older_than_s):
         for first in range(0, len(found), PAGE):
             total += _remove_page(database, older_than_s, [row.id for row in found[first : first + PAGE]])
     with database.read() as transaction:
@@ -65,18 +66,12 @@ def remove(database: Database, older_than_s: float) -> Removed:
     return total
 
 
-def pages(database: Database, older_than_s: float) -> Iterator[list[Any]]:
+def removable(database: Database, older_than_s: float) -> Iterator[list[Any]]:
     """Yield the versions that may be removed now, page by page."""
     query = select(Document.id, Document.content_id, are_removable(older_than_s).label("goes"))
-    query = query.where(Document.superseded_by.is_not(None)).order_by(Document.id).limit(LOOK)
-    last = 0
-    while True:
-        with database.read() as transaction:
-            page = transaction.execute(query.where(Document.id > last)).all()
+    query = query.where(Document.superseded_by.is_not(None))
+    for page in pages(database, query, Document.id, LOOK):
         yield [version for version in page if version.goes]
-        if len(page) < LOOK:
-            return
-        last = page[-1].id
 
 
 def _remove_page(database: Database, older_than_s: float, ids: Sequence[int]) -> Removed:

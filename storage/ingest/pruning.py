@@ -10,6 +10,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from sqlalchemy import and_, bindparam, func, or_, select, update
 from storage.core.clock import db_now
 from storage.core.corpus import is_current_document
 from storage.core.database import Database
+from storage.core.pages import pages
 from storage.core.schema import Corpus, Document, Ingest, Job
 from storage.core.transaction import Columns, Transaction
 from storage.errors import JobStopped, TooManyVanished
@@ -150,18 +152,17 @@ def _documents(n: int) -> str:
 def _look(database: Database, job: OpenJob, seen: Seen, unread: Unread) -> Missing:
     """Return the documents that the job's source had when its reading began, and that the reading did not see."""
     vanished, n_rejected, left_out = array("q"), 0, Counter[str]()
-    after: int | None = 0
-    while after is not None:
-        page, after = _documents_after(database, job, after)
-        for document in page:
-            if document.id in seen:
-                continue
-            if unread.may_be_rejected(document.key):
-                n_rejected += 1
-            elif (suffix := unread.kind_left_out(document.key)) is not None:
-                left_out[suffix] += 1
-            else:
-                vanished.append(document.id)
+    documents = select(Document.id, Document.key).join(Ingest, Ingest.id == Document.ingest_id)
+    there = documents.where(*_of_source(job), _CURRENT)
+    for document in chain.from_iterable(pages(database, there, Document.id, PAGE)):
+        if document.id in seen:
+            continue
+        if unread.may_be_rejected(document.key):
+            n_rejected += 1
+        elif (suffix := unread.kind_left_out(document.key)) is not None:
+            left_out[suffix] += 1
+        else:
+            vanished.append(document.id)
     if not vanished and not n_rejected and not left_out:
         return Missing(0, vanished, 0, left_out)
     with database.read() as transaction:
@@ -179,20 +180,6 @@ def _of_source(job: OpenJob) -> tuple[Any, ...]:
     source = select(Ingest.source).where(Ingest.id == job.ingest_id).scalar_subquery()
     mine = Document.corpus_id == job.corpus_id
     return mine, Document.id <= job.last_before, ~Document.gone, Ingest.source == source
-
-
-def _documents_after(database: Database, job: OpenJob, after: int) -> tuple[Sequence[Any], int | None]:
-    """Return the next documents that may have vanished, and the place to continue; None at the end."""
-    query = (
-        select(Document.id, Document.key)
-        .join(Ingest, Ingest.id == Document.ingest_id)
-        .where(*_of_source(job), _CURRENT, Document.id > after)
-        .order_by(Document.id)
-        .limit(PAGE)
-    )
-    with database.read() as transaction:
-        page = transaction.execute(query).all()
-    return page, page[-1].id if len(page) == PAGE else None
 
 
 def _page(transaction: Transaction, job: OpenJob, ids: Sequence[int]) -> int:

@@ -7,7 +7,7 @@ from array import array
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from sqlalchemy import Text, cast, or_, select, tuple_
 
 from storage.core.database import Database
 from storage.core.outcomes import DOUBTFUL
+from storage.core.pages import pages
 from storage.core.schema import Content, Document, Job, OutcomeRow, Rejection
 from storage.core.transaction import Transaction
 from storage.outputs.columns import Column, Form, Result
@@ -250,13 +251,7 @@ def _rejected(database: Database, ingest_id: int) -> Iterator[Any]:
 def _rejections(database: Database, ingest_id: int) -> Iterator[Any]:
     """The rejections of an ingest in the order of text, page by page."""
     query = select(Rejection.place, Rejection.reason).where(Rejection.ingest_id == ingest_id)
-    after: str | None = ""
-    while after is not None:
-        with database.read() as transaction:
-            following = query.where(Rejection.place > after).order_by(Rejection.place)
-            page = transaction.execute(following.limit(PAGE)).all()
-        yield from page
-        after = page[-1].place if len(page) == PAGE else None
+    return chain.from_iterable(pages(database, query, Rejection.place, PAGE, after=""))
 
 
 _WithOutcomes = tuple[Any, dict[int, Any], str | None]  # a document, its outcomes by step, its text if asked for
