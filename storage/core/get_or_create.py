@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import select
+from sqlalchemy import Row, select
 
 from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.outcomes import TRUNCATED, Known
-from storage.core.schema import Content, Corpus, OutcomeRow, Runtime, SpecRow
+from storage.core.schema import Base, Content, Corpus, OutcomeRow, Runtime, SpecRow
 from storage.core.specs import Spec
 from storage.core.transaction import Transaction
 
@@ -46,7 +46,7 @@ def runtime_id(database: Database, runtime: Mapping[str, Any]) -> int:
 SPEC = (SpecRow.kind, SpecRow.model, SpecRow.revision, SpecRow.quality, SpecRow.params)
 
 
-def spec_of(row: Any) -> Spec:
+def spec_of(row: Row[*tuple[Any, ...]]) -> Spec:
     """A spec from a row with the columns of `SpecRow`."""
     return Spec(kind=row.kind, model=row.model, revision=row.revision, quality=row.quality, params=row.params or {})
 
@@ -66,7 +66,7 @@ def n_chars(transaction: Transaction, content_ids: Sequence[int]) -> dict[int, i
     return {row.id: row.n_chars for row in rows}
 
 
-def insert(transaction: Transaction, table: Any, **values: Any) -> int:
+def insert(transaction: Transaction, table: type[Base], **values: Any) -> int:
     """Insert one row; its id."""
     values = transaction.own_id(table) | values
     key = transaction.execute(table.__table__.insert().values(**values)).inserted_primary_key
@@ -74,9 +74,9 @@ def insert(transaction: Transaction, table: Any, **values: Any) -> int:
     return int(key[0])
 
 
-def _find_or_make(transaction: Transaction, table: Any, natural_key: str, row: Mapping[str, Any]) -> int:
-    key = getattr(table, natural_key)
-    query = select(table.id).where(key == row[natural_key])
+def _find_or_make(transaction: Transaction, table: type[Base], natural_key: str, row: Mapping[str, Any]) -> int:
+    columns = table.__table__.c
+    query = select(columns.id).where(columns[natural_key] == row[natural_key])
     found = transaction.scalar(query)
     if found is None:
         made = transaction.insert(table).values(**transaction.own_id(table), **row)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import and_, func, not_, select
+from sqlalchemy import ColumnElement, and_, func, not_, select
 
 from storage.core.database import Database
 from storage.core.get_or_create import SPEC, spec_of
@@ -73,7 +73,7 @@ _OUTCOME = (
 )
 
 
-def _going(database: Database, spec_id: int, going: Any) -> Iterator[list[Any]]:
+def _going(database: Database, spec_id: int, going: ColumnElement[bool]) -> Iterator[list[Any]]:
     """Yield the outcomes of a spec that would be dropped, a page at a time."""
     query = select(*_OUTCOME, going.label("goes")).where(OutcomeRow.spec_id == spec_id)
     for page in pages(database, query, OutcomeRow.content_id, LOOK):

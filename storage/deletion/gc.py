@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
-from typing import Any
 
-from sqlalchemy import and_, delete, exists, false, not_, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, false, not_, or_, select, update
 
 from storage.core import advisory_locks
 from storage.core.clock import db_now
@@ -33,8 +32,8 @@ LOOK = 5_000  # contents or outcomes examined in one transaction
 class Going:
     """Conditions for outcomes and documents that a forecast takes as removed; by default none is."""
 
-    outcomes: Any = field(default_factory=false)
-    documents: Any = None
+    outcomes: ColumnElement[bool] = field(default_factory=false)
+    documents: ColumnElement[bool] | None = None
 
 
 _NOTHING = Going()
@@ -205,7 +204,7 @@ def drop(database: Database, *, older_than_s: float = 0.0, spec_ids: Collection[
     return total
 
 
-def is_old(older_than_s: float) -> Any:
+def is_old(older_than_s: float) -> ColumnElement[bool]:
     """Return the condition for an outcome to be this old."""
     return OutcomeRow.created_at <= db_now() - older_than_s
 
@@ -225,7 +224,7 @@ def _drop_page(database: Database, spec_id: int, contents: Sequence[int]) -> Col
     return database.write(work)
 
 
-def is_worked_on() -> Any:
+def is_worked_on() -> ColumnElement[bool]:
     """Return the condition for an outcome that an unfinished job counts, or that a run has yet to write."""
     of_document = exists().where(
         Document.content_id == OutcomeRow.content_id, Document.corpus_id == Job.corpus_id, Step.input_step.is_(None)

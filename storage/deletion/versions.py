@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, delete, func, not_, or_, select
+from sqlalchemy import ColumnElement, Select, and_, delete, func, not_, or_, select
 
 from storage.core.clock import db_now
 from storage.core.database import Database
@@ -95,7 +95,7 @@ def _remove_readings(database: Database, ids: Sequence[int]) -> Removed:
     return database.write(work)
 
 
-def are_removable(older_than_s: float) -> Any:
+def are_removable(older_than_s: float) -> ColumnElement[bool]:
     """Return the condition for a version that was superseded long ago and that nothing needs."""
     current = Document.__table__.alias("current_version").c
     brought_both = select(current.id).where(
@@ -115,7 +115,7 @@ def are_removable(older_than_s: float) -> Any:
     )
 
 
-def _superseded_since(since: Any) -> Any:
+def _superseded_since(since: ColumnElement[float]) -> Select[int]:
     """Return a query for the document that superseded another, if its reading was read since.
 
     It finds nothing if that document was removed: the one it superseded is older still.
@@ -126,7 +126,7 @@ def _superseded_since(since: Any) -> Any:
     return query.where(later.id == Document.superseded_by, read_at > since)
 
 
-def _is_unneeded(older_than_s: float, staying: Any = None) -> Any:
+def _is_unneeded(older_than_s: float, staying: ColumnElement[bool] | None = None) -> ColumnElement[bool]:
     """Return the condition for a reading that ended long ago and has no job, rejection or document.
 
     `staying` is the condition for documents to count; by default all do.

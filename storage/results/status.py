@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Select, and_, func, select
+from sqlalchemy import ColumnElement, Row, Select, and_, func, select
 
 from storage.core.clock import db_now
 from storage.core.database import Database
@@ -129,8 +128,9 @@ def read_status(database: Database, job_id: int) -> JobStatus:
         row = transaction.execute(_JOBS.where(Job.id == job_id)).one_or_none()
         if row is None:
             raise NoSuchJob(f"there is no job {job_id}; `docmill jobs` lists them")
-        status = _status(transaction, row)
-        steps, job = of_job(transaction, job_id), Job.of(row)
+        found = _Found.of(row)
+        status = _status(transaction, found)
+        steps, job = of_job(transaction, job_id), found.job
         return (
             replace(status, lost=count_lost(transaction, job, steps))
             if may_be_lost(transaction, job, steps)
@@ -142,7 +142,32 @@ def list_statuses(database: Database, limit: int = 50) -> list[JobStatus]:
     """The latest jobs, newest first."""
     with database.read() as transaction:
         rows = transaction.execute(_JOBS.order_by(Job.id.desc()).limit(limit)).all()
-        return [_status(transaction, row) for row in rows]
+        return [_status(transaction, _Found.of(row)) for row in rows]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A job, with its corpus and reading. `now` is the database's clock."""
+
+    job: Job
+    corpus: str
+    source: str
+    ingest_state: str
+    n_records: int
+    n_rejected: int
+    n_repeated: int
+    not_pruned: str | None
+    ingest_age_s: float
+    now: float
+
+    @classmethod
+    def of(cls, row: Row[*tuple[Any, ...]]) -> _Found:
+        """Return the row of `_JOBS`, whose first columns are the job's."""
+        return cls(Job.of(row), *row[len(Job.__table__.columns) :])
+
+    @property
+    def state(self) -> str:
+        return "paused" if self.job.paused and self.job.state in UNFINISHED else self.job.state
 
 
 _JOBS: Select[*tuple[Any, ...]] = (
@@ -163,27 +188,28 @@ _JOBS: Select[*tuple[Any, ...]] = (
 )
 
 
-def _status(transaction: Transaction, row: Any) -> JobStatus:
-    sums = _Sums(transaction, row.id)
-    steps = _steps(transaction, row.id, sums)
-    pace = _pace(transaction, row.id, row.now)
+def _status(transaction: Transaction, found: _Found) -> JobStatus:
+    job = found.job
+    sums = _Sums(transaction, job.id)
+    steps = _steps(transaction, job.id, sums)
+    pace = _pace(transaction, job.id, found.now)
     finished_chars, tokens_in = sums.total("n_chars", "done"), sums.total("tokens_in")
     eta_s = None
     if pace > 0 and finished_chars > 0:
         eta_s = sums.total("n_chars", *OPEN_SHARDS) * tokens_in / finished_chars / pace
-    ended = row.state not in UNFINISHED
-    wait = _wait(transaction, row, sums)
+    ended = job.state not in UNFINISHED
+    wait = _wait(transaction, found, sums)
     if wait is not None:  # what was computed before says nothing of when this ends
         pace, eta_s = 0.0, None
     return JobStatus(
-        id=row.id,
-        state=BLOCKED if wait is not None and wait.cause is Cause.BLOCKED else _state(row),
-        reason=row.reason,
-        corpus=row.corpus,
-        source=row.source,
+        id=job.id,
+        state=BLOCKED if wait is not None and wait.cause is Cause.BLOCKED else found.state,
+        reason=job.reason,
+        corpus=found.corpus,
+        source=found.source,
         steps=steps,
-        priority=row.priority,
-        documents=row.n_documents,
+        priority=job.priority,
+        documents=job.n_documents,
         done=sum(step.done for step in steps),
         failed=sum(step.failed for step in steps),
         skipped=sum(step.skipped for step in steps),
@@ -191,20 +217,20 @@ def _status(transaction: Transaction, row: Any) -> JobStatus:
         pending=sum(step.pending for step in steps),
         prior=sum(step.prior for step in steps),
         shards=sums.shards(),
-        records=row.n_records,
-        rejected=row.n_rejected,
-        repeated=row.n_repeated,
+        records=found.n_records,
+        rejected=found.n_rejected,
+        repeated=found.n_repeated,
         tokens_in=tokens_in,
         tokens_out=sums.total("tokens_out"),
-        computed=_computed(transaction, row.id) if sums.shards().get("running") else 0.0,
-        tokens_per_s=_rate(transaction, row.id) if ended else pace,
+        computed=_computed(transaction, job.id) if sums.shards().get("running") else 0.0,
+        tokens_per_s=_rate(transaction, job.id) if ended else pace,
         eta_s=None if ended else eta_s,
-        created_at=row.created_at,
-        finished_at=row.finished_at,
-        elapsed_s=(row.finished_at or row.now) - row.created_at,
+        created_at=job.created_at,
+        finished_at=job.finished_at,
+        elapsed_s=(job.finished_at or found.now) - job.created_at,
         waiting_for=wait.sentence if wait else None,
         waiting_cause=wait.cause if wait else None,
-        not_pruned=row.not_pruned,
+        not_pruned=found.not_pruned,
     )
 
 
@@ -267,14 +293,10 @@ def _steps(transaction: Transaction, job_id: int, sums: _Sums) -> tuple[StepStat
     return tuple(steps)
 
 
-def _wait(transaction: Transaction, row: Any, sums: _Sums) -> Wait | None:
+def _wait(transaction: Transaction, found: _Found, sums: _Sums) -> Wait | None:
     """Return why a job makes no progress: the reason of its first open step, if no other step makes any."""
-    waits = [waiting_for(_standing(transaction, row, step, sums)) for step in sums.open_steps() or [0]]
+    waits = [waiting_for(_standing(transaction, found, step, sums)) for step in sums.open_steps() or [0]]
     return None if None in waits else waits[0]
-
-
-def _state(row: Any) -> str:
-    return "paused" if row.paused and row.state in UNFINISHED else str(row.state)
 
 
 def _pace(transaction: Transaction, job_id: int, now: float) -> float:
@@ -299,15 +321,15 @@ def _rate(transaction: Transaction, job_id: int) -> float:
 
 def _computed(transaction: Transaction, job_id: int) -> float:
     """Return how many of a job's texts the workers that live have computed and not yet written."""
-    said: Sequence[Any] = transaction.scalars(select(Worker.computed).where(Worker.seen_at > db_now() - LIVE_S)).all()
+    said = transaction.scalars(select(Worker.computed).where(Worker.seen_at > db_now() - LIVE_S)).all()
     return sum(float(one.get(str(job_id), 0.0)) for one in said if one)
 
 
-def _standing(transaction: Transaction, row: Any, seq: int, sums: _Sums) -> JobSnapshot:
+def _standing(transaction: Transaction, found: _Found, seq: int, sums: _Sums) -> JobSnapshot:
     step = transaction.execute(
         select(Step.spec_id, SpecRow.kind)
         .join(SpecRow, SpecRow.id == Step.spec_id)
-        .where(Step.job_id == row.id, Step.seq == seq)
+        .where(Step.job_id == found.job.id, Step.seq == seq)
     ).one()
     columns = (Worker.id, Worker.lanes, Worker.trouble)
     workers = transaction.execute(select(*columns).where(Worker.seen_at > db_now() - LIVE_S)).all()
@@ -319,20 +341,20 @@ def _standing(transaction: Transaction, row: Any, seq: int, sums: _Sums) -> JobS
     if of_lane:
         refusals = refusals.where(Refusal.worker_id.in_(of_lane))
     shards = sums.shards(seq)
-    mine = and_(Shard.job_id == row.id, Shard.step == seq)
-    holders = _holders(transaction, row, mine) if shards.get("running") else _NO_HOLDERS
+    mine = and_(Shard.job_id == found.job.id, Shard.step == seq)
+    holders = _holders(transaction, found.now, mine) if shards.get("running") else _NO_HOLDERS
     troubles = [*holders.troubles, *(worker.trouble for worker in serving if worker.trouble is not None)]
     next_try_s = None
     if shards.keys() & {*OPEN_SHARDS} == {"planned"}:
         earliest = select(func.min(Shard.not_before)).where(mine, Shard.state == "planned")
-        next_try_s = (transaction.scalar(earliest) or 0.0) - row.now
+        next_try_s = (transaction.scalar(earliest) or 0.0) - found.now
     return JobSnapshot(
-        state=_state(row),
+        state=found.state,
         lane=step.kind,
         pending=sums.total("n_contents", *OPEN_SHARDS, step=seq),
         running=holders.running,
         silent=holders.silent,
-        ingest_age_s=row.ingest_age_s if row.ingest_state == "reading" else None,
+        ingest_age_s=found.ingest_age_s if found.ingest_state == "reading" else None,
         workers=len(workers),
         workers_of_lane=len(of_lane),
         refusals=tuple(transaction.scalars(refusals)),
@@ -359,13 +381,13 @@ class _Holders:
 _NO_HOLDERS = _Holders(0, 0, 0.0, ())
 
 
-def _holders(transaction: Transaction, row: Any, mine: Any) -> _Holders:
+def _holders(transaction: Transaction, now: float, mine: ColumnElement[bool]) -> _Holders:
     held = transaction.execute(
         select(Shard.lease_until, Worker.seen_at, Worker.trouble)
         .outerjoin(Worker, Worker.id == Shard.owner)
         .where(mine, Shard.state == "running")
     ).all()
-    silent = [shard.lease_until for shard in held if (shard.seen_at or 0.0) < row.now - SILENT_S]
-    live = [shard.trouble for shard in held if (shard.seen_at or 0.0) >= row.now - SILENT_S]
+    silent = [shard.lease_until for shard in held if (shard.seen_at or 0.0) < now - SILENT_S]
+    live = [shard.trouble for shard in held if (shard.seen_at or 0.0) >= now - SILENT_S]
     troubles = tuple(trouble for trouble in live if trouble is not None)
-    return _Holders(len(live) - len(troubles), len(silent), min(silent, default=row.now) - row.now, troubles)
+    return _Holders(len(live) - len(troubles), len(silent), min(silent, default=now) - now, troubles)

@@ -7,10 +7,9 @@ the index was built are candidates, too. If the index cannot give enough, every 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import numpy as np
-from sqlalchemy import func, literal, select, text, true
+from sqlalchemy import ColumnElement, FromClause, Select, func, literal, select, text, true
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from storage.core.corpus import is_current_document
@@ -93,7 +92,7 @@ def _near(transaction: Transaction, searched: Searched, query: Matrix, n_wanted:
         return set()
     indexed = pgvector_index.side_table(searched.spec_id)
     # OFFSET 0: one look-up for each vector, instead of a join that needs all of them first.
-    in_corpus = _that_read(searched, indexed.c.content_id).offset(0).exists()
+    in_corpus = _that_read(searched, indexed).offset(0).exists()
     distance = text(f"{indexed.name}.embedding <=> CAST(:asked AS halfvec)")
     n_rows = n_wanted * (WINDOWS if keeps_windows(searched.spec) else 1)
     found = select(indexed.c.content_id).where(in_corpus).order_by(distance).limit(n_rows)
@@ -105,37 +104,41 @@ def _documents(transaction: Transaction, searched: Searched, contents: Collectio
     """Return the documents whose embedded content is one of these; for each content the first in the source."""
     wanted = func.unnest(literal([*contents], ARRAY(OutcomeRow.content_id.type))).table_valued("content_id")
     each = wanted.render_derived(name="wanted")
-    first = _that_read(searched, each.c.content_id).order_by("seq", "id").limit(top)
+    first = _that_read(searched, each).order_by("seq", "id").limit(top)
     of_each = first.lateral("found")
     query = select(of_each.c.id, of_each.c.seq, each.c.content_id).select_from(each).join(of_each, true())
     found = transaction.execute(query).all()
     return [Placed(row.id, row.content_id) for row in sorted(found, key=lambda row: (row.seq, row.id))]
 
 
-def _that_read(searched: Searched, content: Any) -> Any:
-    """Select the current documents of the corpus that the steps of the search lead to a content.
+def _that_read(searched: Searched, contents: FromClause) -> Select[int, int]:
+    """Select the current documents of the corpus that the steps of the search lead to a row's `content_id`.
 
     The steps are followed backwards with OFFSET 0, so that each is a look-up by one index, whatever statistics
     PostgreSQL has. Else it may scan the corpus for every content.
     """
-    way: Any = None
-    conditions, of_prompts = [], []
+    way: FromClause | None = None
+    content = contents.c.content_id
+    conditions: list[ColumnElement[bool]] = []
+    prompts: list[FromClause] = []
     for place, step in reversed([*enumerate(searched.way)]):
         if step.template is not None:
             rendered = select(Prompt.document_id, Prompt.text_id, Prompt.spec_id).where(Prompt.content_id == content)
-            prompt = rendered.correlate(content.table).offset(0).lateral()
+            prompt = rendered.correlate(contents).offset(0).lateral()
             conditions.append(prompt.c.spec_id == step.spec_id)
-            of_prompts.append(prompt.c.document_id)
-            way, content = prompt if way is None else way.join(prompt, true()), prompt.c.text_id
+            prompts.append(prompt)
+            way = prompt if way is None else way.join(prompt, true())
+            contents, content = prompt, prompt.c.text_id
         if place:
             put_out = select(OutcomeRow.content_id, OutcomeRow.spec_id).where(OutcomeRow.output_id == content)
-            before = put_out.correlate(content.table).offset(0).lateral()
+            before = put_out.correlate(contents).offset(0).lateral()
             conditions.append(before.c.spec_id == searched.way[place - 1].spec_id)
-            way, content = before if way is None else way.join(before, true()), before.c.content_id
+            way = before if way is None else way.join(before, true())
+            contents, content = before, before.c.content_id
     having_it = select(*_DOCUMENT).where(Document.content_id == content)
-    if of_prompts:
-        having_it = having_it.where(*(Document.id == document_id for document_id in of_prompts))
-    document = having_it.correlate(content.table, *(column.table for column in of_prompts)).offset(0).lateral()
+    if prompts:
+        having_it = having_it.where(*(Document.id == prompt.c.document_id for prompt in prompts))
+    document = having_it.correlate(contents, *prompts).offset(0).lateral()
     return (
         select(document.c.id, document.c.seq)
         .select_from(document if way is None else way.join(document, true()))

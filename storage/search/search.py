@@ -5,17 +5,18 @@ With an index of the vectors only its candidates are compared (`ann`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import Row, select, tuple_
 
 from storage.core.corpus import is_current_document
 from storage.core.database import Database
 from storage.core.get_or_create import SPEC, spec_of
 from storage.core.schema import Content, Corpus, Document, Job, OutcomeRow, SpecRow, Step
+from storage.core.specs import Spec
 from storage.core.transaction import Transaction
 from storage.errors import NoSuchCorpus, NothingEmbedded
 from storage.outputs.output_types import VECTOR
@@ -43,7 +44,7 @@ class Hit:
     id: str
     score: float
     text: str
-    meta: Any
+    meta: Mapping[str, Any]
     window: tuple[int, int] | None
     passage: tuple[int, int] | None
 
@@ -59,15 +60,15 @@ def choose(database: Database, names: Sequence[str], job_id: int | None = None) 
         if corpus is None:
             raise NoSuchCorpus(f"there is no corpus {names[0]}{_corpora(transaction, _kinds(database)[0])}")
         of_corpus = _JOBS.where(Job.corpus_id == corpus.id, SpecRow.kind.in_(_kinds(database)))
-        found = transaction.execute(of_corpus).all()
-        chosen, others = _chosen(corpus, found, job_id, _kinds(database)[0])
+        jobs = [_EmbedJob(row.id, row.seq, row.spec_id, spec_of(row)) for row in transaction.execute(of_corpus)]
+        chosen, others = _chosen(corpus.name, jobs, job_id, _kinds(database)[0])
         steps = of_job(transaction, chosen.id)
         searched = Searched(
             corpus_id=corpus.id,
             n_documents=corpus.n_documents,
             job_id=chosen.id,
             way=tuple(way_to(steps, steps[chosen.seq])),
-            spec=spec_of(chosen),
+            spec=chosen.spec,
             others=others,
         )
         if not _has_vectors(transaction, searched):
@@ -79,7 +80,19 @@ def choose(database: Database, names: Sequence[str], job_id: int | None = None) 
     return searched
 
 
-_JOBS: Select[*tuple[Any, ...]] = (
+class _EmbedJob(NamedTuple):
+    """A step of a job that embeds a corpus."""
+
+    id: int
+    seq: int
+    spec_id: int
+    spec: Spec
+
+    def __str__(self) -> str:
+        return f"job {self.id}, {self.spec}"
+
+
+_JOBS = (
     select(Job.id, Step.seq, Step.spec_id, *SPEC)
     .join(Step, Step.job_id == Job.id)
     .join(SpecRow, SpecRow.id == Step.spec_id)
@@ -92,21 +105,23 @@ def _kinds(database: Database) -> list[str]:
     return [kind.name for kind in database.kinds.values() if kind.output is VECTOR]
 
 
-def _chosen(corpus: Any, jobs: Sequence[Any], job_id: int | None, kind: str) -> tuple[Any, tuple[str, ...]]:
+def _chosen(
+    corpus: str, jobs: Sequence[_EmbedJob], job_id: int | None, kind: str
+) -> tuple[_EmbedJob, tuple[str, ...]]:
     """Return the job to search by, from a corpus's embed jobs with the latest first, and the names of the others."""
     if not jobs:
         raise NothingEmbedded(
-            f"no job embeds the corpus {corpus.name}; `docmill run SOURCE --task {kind}` makes one, "
+            f"no job embeds the corpus {corpus}; `docmill run SOURCE --task {kind}` makes one, "
             "with --corpus where the corpus has a name of its own"
         )
     chosen = next((job for job in jobs if job_id in (None, job.id)), None)
-    latest: dict[int, Any] = {}
+    latest: dict[int, _EmbedJob] = {}
     for job in jobs:
         latest.setdefault(job.spec_id, job)
     if chosen is None:
-        there_are = "; ".join(_named(job) for job in [*latest.values()][:LISTED])
-        raise NothingEmbedded(f"job {job_id} embeds nothing of the corpus {corpus.name}; those that do: {there_are}")
-    others = [_named(job) for spec_id, job in latest.items() if spec_id != chosen.spec_id]
+        there_are = "; ".join(map(str, [*latest.values()][:LISTED]))
+        raise NothingEmbedded(f"job {job_id} embeds nothing of the corpus {corpus}; those that do: {there_are}")
+    others = [str(job) for spec_id, job in latest.items() if spec_id != chosen.spec_id]
     return chosen, tuple(others[:LISTED])
 
 
@@ -152,7 +167,8 @@ def hits(
     columns = (Document.id, Document.key, Document.meta, Document.content_id)
     with database.read() as transaction:
         rows = {row.id: row for row in transaction.execute(select(*columns).where(Document.id.in_(ids)))}
-        read = _read(transaction, searched, rows.values())
+        own = {row.id: row.content_id for row in rows.values()}
+        read = lineage.read(transaction, searched.way, own)
         texts = select(Content.id, Content.text).where(Content.id.in_([*read.values()]))
         text_of = {row.id: row.text for row in transaction.execute(texts)}
         windows: Mapping[int, tuple[int, int]] = {}
@@ -185,7 +201,8 @@ def _pages(database: Database, searched: Searched, size: int) -> Iterator[tuple[
         with database.read() as transaction:
             transaction.walk()
             page = transaction.execute(after).all()
-            read = _read(transaction, searched, page)
+            own = {document.id: document.content_id for document in page}
+            read = lineage.read(transaction, searched.way, own)
             found = _outcomes(transaction, searched, {*read.values()})
         yield (
             [Placed(document.id, read.get(document.id, 0)) for document in page],
@@ -194,12 +211,6 @@ def _pages(database: Database, searched: Searched, size: int) -> Iterator[tuple[
         if len(page) < size:
             return
         position = (page[-1].seq, page[-1].id)
-
-
-def _read(transaction: Transaction, searched: Searched, documents: Iterable[Any]) -> Mapping[int, int]:
-    """Return, by document, the content of it that was embedded."""
-    own = {document.id: document.content_id for document in documents}
-    return lineage.read(transaction, searched.way, own)
 
 
 def _pages_of(
@@ -247,7 +258,7 @@ def _best_windows(
     return windows
 
 
-def _outcomes(transaction: Transaction, searched: Searched, content_ids: set[int]) -> Sequence[Any]:
+def _outcomes(transaction: Transaction, searched: Searched, content_ids: set[int]) -> Sequence[Row[*tuple[Any, ...]]]:
     data = [OutcomeRow.data] if keeps_windows(searched.spec) else []
     query = select(OutcomeRow.content_id, OutcomeRow.vector, *data).where(
         OutcomeRow.spec_id == searched.spec_id, OutcomeRow.status == "done"
@@ -257,14 +268,10 @@ def _outcomes(transaction: Transaction, searched: Searched, content_ids: set[int
 
 def _has_vectors(transaction: Transaction, searched: Searched) -> bool:
     transaction.look_up()
-    query: Any = select(Document.id).where(Document.corpus_id == searched.corpus_id, is_current_document())
-    query, outcomes = lineage.joined(query, searched.way)
+    documents = select(Document.id).where(Document.corpus_id == searched.corpus_id, is_current_document())
+    query, outcomes = lineage.joined(documents, searched.way)
     query = query.where(outcomes[searched.way[-1].seq].c.status == "done")
     return transaction.scalar(query.limit(1)) is not None
-
-
-def _named(job: Any) -> str:
-    return f"job {job.id}, {spec_of(job)}"
 
 
 def _corpora(transaction: Transaction, kind: str) -> str:

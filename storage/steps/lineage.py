@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVarTuple
 
-from sqlalchemy import ColumnElement, FromClause, and_, or_, select
+from sqlalchemy import ColumnElement, FromClause, Select, and_, or_, select
 
 from storage.core.corpus import is_current_document
 from storage.core.schema import Document, Job, OutcomeRow, Prompt
 from storage.core.transaction import Transaction
 from storage.steps import prompts
 from storage.steps.steps import OpenStep
+
+Ts = TypeVarTuple("Ts")
 
 
 def visible(job: Job) -> ColumnElement[bool]:
@@ -76,7 +78,9 @@ def read(transaction: Transaction, way: Sequence[OpenStep], own: Mapping[int, in
     return prompts.of(transaction, way[-1], given(transaction, way, own))
 
 
-def joined(query: Any, steps: Sequence[OpenStep], *, outer: bool = False) -> tuple[Any, dict[int, FromClause]]:
+def joined(
+    query: Select[*Ts], steps: Sequence[OpenStep], *, outer: bool = False
+) -> tuple[Select[*Ts], dict[int, FromClause]]:
     """Return a query over documents joined to their outcomes at these steps, and the outcomes' tables by step.
 
     `steps` has with each step those that lead to it. `outer` keeps the documents without an outcome.

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeVarTuple
 
-from sqlalchemy import and_, select
+from sqlalchemy import ColumnElement, Select, and_, select
 
 from storage.core import contents
 from storage.core.schema import Content, Document, Prompt
 from storage.core.transaction import Columns, Transaction
 from storage.steps.steps import OpenStep
+
+Ts = TypeVarTuple("Ts")
 
 
 def of(transaction: Transaction, step: OpenStep, given: Mapping[int, int]) -> Mapping[int, int]:
@@ -30,7 +32,9 @@ def of(transaction: Transaction, step: OpenStep, given: Mapping[int, int]) -> Ma
     return {row.document_id: row.content_id for row in found if row.text_id == given[row.document_id]}
 
 
-def joined(query: Any, step: OpenStep, given: Any, *, outer: bool = False) -> tuple[Any, Any]:
+def joined(
+    query: Select[*Ts], step: OpenStep, given: ColumnElement[int], *, outer: bool = False
+) -> tuple[Select[*Ts], ColumnElement[int]]:
     """A query over documents, and the column of it with what a step computes of each, by that of what it is given.
 
     `outer` keeps the documents whose prompt was not rendered yet.
