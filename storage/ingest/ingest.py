@@ -302,7 +302,8 @@ def _end(transaction: Transaction, job: OpenJob) -> tuple[int | None, Planned]:
     """Take one step towards the end: contenders, then other readings' documents. Return None if there may be more."""
     lock_corpus(transaction, job.corpus_id)
     place, _ = _place(transaction, job.id)
-    was_done = job.reread_at is not None and _is_done(transaction, job.id)
+    state = select(Job.state).where(Job.id == job.id)
+    was_done = job.reread_at is not None and transaction.scalar(state) == "done"
     _begin_again(transaction, job)
     if planned := _promote_contenders(transaction, job, place):
         return None, planned
@@ -322,10 +323,6 @@ def _end(transaction: Transaction, job: OpenJob) -> tuple[int | None, Planned]:
     ended |= {"last_document": last or 0, "n_documents": n_documents}
     transaction.execute(update(Job).where(Job.id == job.id).values(**ended))
     return n_documents, planned
-
-
-def _is_done(transaction: Transaction, job_id: int) -> bool:
-    return transaction.scalar(select(Job.state).where(Job.id == job_id)) == "done"
 
 
 def _promote_contenders(transaction: Transaction, job: OpenJob, place: Place) -> Planned | None:

@@ -99,9 +99,6 @@ def _put(
         }
         for outcome in outcomes
     ]
-    n_written = transaction.upsert_outcomes(rows, redo=redo)
-    return _known(outcomes) if n_written == len(outcomes) else {}
-
-
-def _known(outcomes: Sequence[Outcome]) -> dict[int, Known]:
+    if transaction.upsert_outcomes(rows, redo=redo) != len(outcomes):
+        return {}
     return {outcome.content_id: Known(str(outcome.status), TRUNCATED in outcome.flags) for outcome in outcomes}

@@ -44,7 +44,7 @@ def results(
     array (dim,), or (windows, dim) where every window was kept: then "windows" has their offsets in characters.
     `with_input` adds the document's text as "input". Raises NoSuchJob, NoSuchStep and UnknownKind.
     """
-    found = _placed(database, job_id, step, with_input=with_input)
+    found = placed_results(database, job_id, step=step, with_input=with_input)
     yield from islice((row for _, row in found), limit)
 
 
@@ -79,9 +79,18 @@ def count_doubtful(database: Database, job_id: int) -> tuple[int, Counter[str]]:
     return len(found), Counter(flag for flags in found.values() for flag in flags)
 
 
-def _placed(
-    database: Database, job_id: int, step: str | None, *, with_input: bool = False, after: Place | None = None
+def placed_results(
+    database: Database,
+    job_id: int,
+    *,
+    step: str | None = None,
+    with_input: bool = False,
+    after: Place | None = None,
 ) -> Iterator[Placed]:
+    """Return `results`, each with its document's place, from the first document after a place on.
+
+    The place is sought, not read up to.
+    """
     job = require(database, job_id)
     steps = _steps(database, job_id)
     if step is None and len(steps) > 1:
@@ -156,16 +165,6 @@ def _flags_of(steps: Sequence[str], result: Result) -> list[str]:
     found = result["steps"]
     flags = [f"{step}: {flag}" for step in steps if step in found for flag in found[step]["flags"]]
     return [*result["flags"], *flags]
-
-
-def placed_results(
-    database: Database, job_id: int, *, step: str | None = None, after: Place | None = None
-) -> Iterator[Placed]:
-    """Yield `results`, each with its document's place, from the first document after a place on.
-
-    The place is sought, not read up to.
-    """
-    return _placed(database, job_id, step, after=after)
 
 
 def failures(database: Database, job_id: int) -> Iterator[dict[str, Any]]:
