@@ -69,13 +69,13 @@ class PlacedTokens(Tokens):
         leading = real[0] if real else len(encoding.ids)
         starts, ends, inside = array("i"), array("i"), array("b")
         unknown = self.tokenizer.unk_token_id
+        # Each of these attributes makes a new list of all tokens.
+        ids, names, offsets = encoding.ids, encoding.tokens, encoding.offsets
         for number in real:
-            start, end = encoding.offsets[number]
+            start, end = offsets[number]
             starts.append(start)
             ends.append(end)
-            inside.append(
-                encoding.ids[number] != unknown and self._goes_on(encoding.tokens[number], text, start, end)
-            )
+            inside.append(ids[number] != unknown and self._goes_on(names[number], text, start, end))
         return Places(leading, starts, ends, inside)
 
     def _goes_on(self, token: str, text: str, start: int, end: int) -> bool:

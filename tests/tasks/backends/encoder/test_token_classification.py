@@ -46,6 +46,10 @@ def lines(descriptions: list[str]) -> list[str]:
     return found[:120]
 
 
+# Words with characters that no small tokenizer has seen.
+UNKNOWN = ["A name☃name and ☃☃ of ☃x.", "漢字 names, 漢字-names"]
+
+
 def sentence_pieces(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     """Return DeBERTa's kind of tokenizer, whose tokens begin with the white space before a word."""
     tokenizer = Tokenizer(Unigram())
@@ -110,12 +114,13 @@ def test_entities_are_those_of_transformers_for_every_architecture_encoder_and_a
 ) -> None:
     folder = model(tmp_path / name, lines, name)
     for strategy in STRATEGIES:
-        wanted = expected(folder, lines, strategy)
+        texts = [*lines, *UNKNOWN]
+        wanted = expected(folder, texts, strategy)
         assert len({entity[0] for own in wanted for entity in own}) > 1
         for backend in ("transformers", *(("openvino",) if strategy == "average" else ())):
             bench = benches(backend)
             spec = bench.spec("entities", str(folder), aggregation=strategy)
-            outcomes = bench.run(spec, lines)
+            outcomes = bench.run(spec, texts)
             assert bench.engine.runtime(spec)["backend"] == backend
             assert_same(outcomes, wanted)
 
