@@ -30,7 +30,7 @@ PACKED = frozenset({"bert", "roberta", "xlm-roberta", "distilbert"})
 @pytest.fixture(scope="session")
 def lines(descriptions: list[str]) -> list[str]:
     """Real texts that fit the window of a small model."""
-    return [line for text in descriptions for line in text.split("\n") if 0 < len(line.strip()) < 90][:16]
+    return [line for text in descriptions for line in text.split("\n") if 0 < len(line.strip()) < 90][:12]
 
 
 def expected(folder: Path, texts: Sequence[str], **settings: Any) -> list[list[tuple[str, float]]]:
@@ -56,12 +56,11 @@ def assert_same(outcomes: Sequence[Outcome], wanted: Sequence[Sequence[tuple[str
         assert outcome.text == found[0][0]
 
 
-@pytest.mark.parametrize("seed", [7, 8])
 @pytest.mark.parametrize("name", classifiers.NAMES)
 def test_scores_are_those_of_transformers_for_every_architecture_on_every_encoder(
-    name: str, seed: int, lines: list[str], benches: Benches, tmp_path: Path
+    name: str, lines: list[str], benches: Benches, tmp_path: Path
 ) -> None:
-    folder = classifiers.classifier(tmp_path / name, lines, name, seed=seed)
+    folder = classifiers.classifier(tmp_path / name, lines, name, seed=7)
     wanted = expected(folder, lines)
     best = [own[0][1] for own in wanted]
     assert max(best) - min(best) > 0.01  # the model does not say the same of everything

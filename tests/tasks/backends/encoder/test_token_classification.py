@@ -42,8 +42,8 @@ PACKED = frozenset({"bert", "roberta", "xlm-roberta", "distilbert"})
 def lines(descriptions: list[str]) -> list[str]:
     """Real texts that fit the window of a small model."""
     found = [line for text in descriptions for line in text.split("\n") if 0 < len(line.strip()) < 90]
-    assert len(found) >= 120
-    return found[:120]
+    assert len(found) >= 40
+    return found[:40]
 
 
 # Words with characters that no small tokenizer has seen.
