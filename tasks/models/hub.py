@@ -71,6 +71,13 @@ def is_away() -> bool:
     return time.monotonic() < _Silence.until
 
 
+def is_offline() -> bool:
+    """Return True if the user has said that the hub is not to be asked."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def snapshot(model: str, commit: str, cache_dir: Path) -> Path:
     """The folder with the model's files at exactly this commit, downloaded if need be.
 

@@ -104,7 +104,7 @@ def test_a_celery_task_enqueues_as_the_command_does(database: Database, fleet: D
     refused = {order["reason"] for order in fleet.json("orders")["orders"] if order["state"] == "refused"}
     assert {reason.split(":")[-1].strip()[:40] for reason in refused} == {
         "docmill.enqueue takes no argument trust_remote_code"[:40],
-        "task is one of summarize, translate, embed, generate"[:40],
+        "task must be summarize, translate, embed, generate"[:40],
     }
     assert "Traceback" not in fleet.log("worker")
     scheduler.close()

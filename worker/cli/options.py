@@ -8,12 +8,11 @@ import click
 
 from storage import writers
 from tasks.backends import registry
-from tasks.kinds.options import MOST
 
 JOB_ID = click.IntRange(1, 2**63 - 1)
 JOB = click.argument("job", type=JOB_ID)
 LATEST = click.option(
-    "--limit", type=click.IntRange(1, MOST), default=20, show_default=True, help="List only the latest N."
+    "--limit", type=click.IntRange(1, 2**31 - 1), default=20, show_default=True, help="List only the latest N."
 )
 DEVICE = click.option("--device", help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -45,6 +45,11 @@ class Refused:
     error: str
     reason: str
 
+    @classmethod
+    def unread(cls, spec: Spec) -> Refused:
+        """Return the word that the weights of a spec's model were not within reach."""
+        return cls(WeightsNotRead.__name__, str(hub_outline.not_read(spec.model, "HF_HUB_OFFLINE is set")))
+
     @property
     def not_read(self) -> bool:
         """Return True if nothing is known against the spec, since the weights were not within reach."""
@@ -110,6 +115,15 @@ def rehearsed(settings: Settings, specs: Sequence[Spec], *, weights_only: bool =
     The hub gives the headers of weights that are not on this machine. Without the model libraries, or if the child
     fails, nothing is refused.
     """
+    if not hub.is_offline():
+        return _rehearsed(settings, specs, weights_only=weights_only)
+    # Nothing is to be learned of models that are elsewhere, and a child takes seconds.
+    here = [spec for spec in specs if _here(settings, spec)]
+    found = dict(zip([id(spec) for spec in here], _rehearsed(settings, here, weights_only=weights_only), strict=True))
+    return [found[id(spec)] if id(spec) in found else Refused.unread(spec) for spec in specs]
+
+
+def _rehearsed(settings: Settings, specs: Sequence[Spec], *, weights_only: bool) -> list[Refused | None]:
     nothing: list[Refused | None] = [None] * len(specs)
     if not specs or any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
         return nothing
