@@ -209,3 +209,14 @@ def test_a_backend_that_this_machine_lacks_is_missed_before_anything_is_stored(
     said = embedded(*run[:2], *TRANSLATE, "--backend", "openvino", code=2).stderr
     assert "The backend openvino does not translate with marian-ddtp" in said
     assert embedded.json("jobs") == []
+
+
+def test_offline_no_process_is_started_for_a_model_that_is_elsewhere(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.models.hub.is_offline", lambda: True)
+    monkeypatch.setattr(rehearsal, "run_child", lambda _: pytest.fail("a process was started"))
+    [refused] = rehearsal.rehearsed(settings, [Spec("embed", "owner/model", "a" * 40)])
+    assert refused is not None
+    assert refused.not_read
+    assert refused.reason.startswith("The weights of owner/model were not looked at: HF_HUB_OFFLINE is set.")
