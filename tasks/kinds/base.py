@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from storage.core.kinds import WRITING_SIZE, ShardSize, StoredKind
-from storage.core.outcomes import Outcome, Status
+from storage.core.outcomes import Outcome, Reason, Status
 from storage.core.specs import Spec
 from storage.outputs.output_types import OutputType
 from tasks.errors import TaskError
@@ -83,6 +83,11 @@ class Computed:
         """Return the outcome of the text, with its output as its type stores it."""
         found = Outcome(self.content_id, Status.DONE, text=text, vector=vector, data=data, flags=tuple(flags))
         return replace(found, tokens_in=self.tokens_in, tokens_out=self.tokens_out)
+
+    def failed(self, reason: str) -> Outcome:
+        """Return a failure of the model at this text."""
+        found = Outcome(self.content_id, Status.FAILED, reason=reason, reason_class=Reason.MODEL)
+        return replace(found, tokens_in=self.tokens_in)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from storage.core.kinds import READING_SIZE
-from storage.core.outcomes import Outcome, Reason, Status
+from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from storage.outputs.output_types import VECTOR
 from tasks.errors import BadOption
@@ -63,13 +63,7 @@ class Embed:
             spans.append([window.start, window.end])
         vectors = np.stack(rows)
         if not np.isfinite(vectors).all():
-            return Outcome(
-                computed.content_id,
-                Status.FAILED,
-                reason="The model's vector for this text is not finite.",
-                reason_class=Reason.MODEL,
-                tokens_in=computed.tokens_in,
-            )
+            return computed.failed("The model's vector for this text is not finite.")
         kept = vectors if self.keep_all else mean_vector(vectors, weights, self.normalize)
         data = {"dim": int(vectors.shape[1]), "windows": spans} if self.keep_all else None
         return computed.done(vector=kept.astype("<f4").tobytes(), data=data, flags=windowed(computed.windows))

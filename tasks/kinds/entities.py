@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from storage.core.kinds import READING_SIZE
-from storage.core.outcomes import Outcome, Reason, Status
+from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from storage.outputs.output_types import SPANS
 from tasks.heads import Head
@@ -53,13 +53,7 @@ class Entities:
                 for span in one.spans
             ]
         if found is None:
-            return Outcome(
-                computed.content_id,
-                Status.FAILED,
-                reason="The model's scores for this text are not finite.",
-                reason_class=Reason.MODEL,
-                tokens_in=computed.tokens_in,
-            )
+            return computed.failed("The model's scores for this text are not finite.")
         stored = SPANS.stored(computed.text, found)
         return computed.done(data=dict(stored.data or {}), flags=windowed(computed.windows))
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from storage.core.outcomes import Outcome, Reason, Status
+from storage.core.outcomes import Outcome
 from storage.outputs.output_types import LABELS
 from tasks.kinds.base import Computed, windowed
 
@@ -39,13 +39,7 @@ class Combination:
     def outcome(self, computed: Computed, windows: Sequence[Scores], weights: Sequence[int]) -> Outcome:
         """Return the outcome of a text from the scores of its windows, and how many tokens each has."""
         if not all(math.isfinite(score) for scores in windows for score in scores.values()):
-            return Outcome(
-                computed.content_id,
-                Status.FAILED,
-                reason="The model's scores for this text are not finite.",
-                reason_class=Reason.MODEL,
-                tokens_in=computed.tokens_in,
-            )
+            return computed.failed("The model's scores for this text are not finite.")
         scores = max_scores(windows) if self.take_max else mean_scores(windows, weights)
         best = sorted(scores.items(), key=lambda one: -one[1])
         kept = LABELS.stored(best[: self.top_k or None])
