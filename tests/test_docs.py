@@ -116,7 +116,7 @@ def run(docmill: Docmill, command: str, code: int) -> list[str]:
 
 LINES = {  # what is added to each registry, after a line that is there
     "tasks/kinds/__init__.py": {
-        "from tasks.kinds.prerendered import Prerendered\n": "from tasks.kinds.sentences import SENTENCES\n",
+        "from tasks.kinds.redact import REDACT\n": "from tasks.kinds.sentences import SENTENCES\n",
         "    SUMMARIZE,\n": "    SENTENCES,\n",
     },
     "storage/readers/registry.py": {

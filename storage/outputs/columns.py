@@ -25,6 +25,7 @@ class Form(Enum):
     OFFSETS = auto()  # [[start, end], …]
     LABELS = auto()
     SPANS = auto()
+    REPLACEMENTS = auto()
     JSON = auto()
 
     def arrow(self) -> Any:
@@ -32,6 +33,7 @@ class Form(Enum):
         import pyarrow as pa
 
         text, integer, number = pa.string(), pa.int64(), pa.float64()
+        span = {"label": text, "text": text, "start": integer, "end": integer}
         types = {
             Form.TEXTS: pa.list_(text),
             Form.INTEGER: integer,
@@ -40,8 +42,9 @@ class Form(Enum):
             Form.VECTOR: pa.list_(pa.float32()),
             Form.OFFSETS: pa.list_(pa.list_(integer)),
             Form.LABELS: pa.list_(pa.struct({"label": text, "score": number})),
-            Form.SPANS: pa.list_(
-                pa.struct({"label": text, "text": text, "start": integer, "end": integer, "score": number})
+            Form.SPANS: pa.list_(pa.struct({**span, "score": number})),
+            Form.REPLACEMENTS: pa.list_(
+                pa.struct({**span, "source_start": integer, "source_end": integer, "score": number})
             ),
             Form.JSON: pa.json_(),
         }

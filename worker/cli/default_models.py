@@ -1,4 +1,4 @@
-"""Advice at the start of a run without --model: the quick start's small models know only one kind of text."""
+"""Advice at the start of a run without --model: the limits of the default models."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ from pathlib import Path
 
 from storage.readers.sources import path_of
 from tasks import kinds
+from tasks.models import weightless
 from tasks.specs.pinning import DEFAULTS, SHIPPED_FOLDER
 
 _KNOWS = "It was trained on descriptions of software packages and knows little else"
+
+_BY_FORM = (
+    f"{weightless.PATTERNS}, which finds numbers and addresses by their form, and no names. For names, too: --model "
+    "with a token classifier, such as --model dslim/bert-base-NER"
+)
 
 
 def said(task: str, source: str, options: kinds.KindOptions) -> str:
     """Return a remark on a task's default model, with two models of the hub that fit other texts."""
     model = DEFAULTS[task]
+    if model == weightless.PATTERNS:
+        return f"Model: {_BY_FORM}"
     line = f"Model: {model}, the quick start's; --model takes any other."
     fitting = kinds.kind(task).other_models(options)
     if not fitting or _is_example(source):

@@ -19,7 +19,7 @@ from docmill import command_of
 from storage.core.private_files import make_folder
 from tasks.engine import queries
 from tasks.engine.queries import Embed
-from tasks.models import null
+from tasks.models import weightless
 from worker.engines.engines import running
 from worker.queries.process import Opening, is_own, receive, send, unpacked
 from worker.settings import Settings, for_libraries, without_settings
@@ -74,7 +74,7 @@ class QueryProcess:
 
     def embed(self, spec: Spec, texts: Sequence[str]) -> list[Vector | Failure] | None:
         """Return an output for each text, or None where the process cannot be asked or does not answer."""
-        if not self._serves or null.is_null(spec.model):
+        if not self._serves or weightless.is_weightless(spec.model):
             return None
         try:
             key = self._opening.key(for_libraries())

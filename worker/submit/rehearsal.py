@@ -26,7 +26,7 @@ from storage.core.specs import Spec
 from tasks import errors
 from tasks.backends import selection
 from tasks.errors import HubUnreachable, ModelError, TaskError, WeightsNotRead
-from tasks.models import families, hub, hub_outline, null
+from tasks.models import families, hub, hub_outline, weightless
 from tasks.specs import per_language, pinning
 from worker.settings import Settings
 
@@ -88,7 +88,7 @@ def lacking(settings: Settings, pinned: pinning.Pinned, kinds: Sequence[str]) ->
     The second value says why the weights were not looked at; None if they were.
     """
     specs = [Spec(kind, pinned.model, pinned.revision) for kind in kinds]
-    if null.is_null(pinned.model) or not specs:
+    if weightless.is_weightless(pinned.model) or not specs:
         return {}, None
     found = dict(zip(kinds, rehearsed(settings, specs, weights_only=True), strict=True))
     not_read = [one.reason for one in found.values() if one is not None and one.not_read]
@@ -165,7 +165,9 @@ def _require_backend(settings: Settings, spec: Spec, devices: Sequence[str]) -> 
 
 
 def _unknown(settings: Settings, spec: Spec) -> bool:
-    if null.is_null(spec.model) or (spec.revision in pinning.SHIPPED and not _NARROWING & spec.params.keys()):
+    if weightless.is_weightless(spec.model) or (
+        spec.revision in pinning.SHIPPED and not _NARROWING & spec.params.keys()
+    ):
         return False
     return not _noted(settings, spec).exists()
 

@@ -18,7 +18,17 @@ from storage.core.kinds import WRITING_SIZE, StoredKind
 from storage.core.outcomes import Outcome, Status, checked
 from storage.core.specs import Spec
 from storage.errors import SchemaOutOfDate
-from storage.outputs.output_types import LABELS, OUTPUT_TYPES, RECORD, SPANS, TEXT, VECTOR, Output, OutputType
+from storage.outputs.output_types import (
+    LABELS,
+    OUTPUT_TYPES,
+    RECORD,
+    REDACTED,
+    SPANS,
+    TEXT,
+    VECTOR,
+    Output,
+    OutputType,
+)
 from storage.pipelines import views
 from storage.results.results import columns, failures, results
 from storage.steps.jobs import JobRequest
@@ -43,6 +53,10 @@ LABELLED = [{"label": "good", "score": 0.75}, {"label": "bad", "score": 0.25}]
 FOUND = [
     {"label": "PER", "text": "Ada", "start": 0, "end": 3, "score": 0.5},
     {"label": "PER", "text": "Bob", "start": 8, "end": 11, "score": 1.0},
+]
+REPLACED = [
+    {"label": "PER", "text": "[PER]", "start": 0, "end": 5, "source_start": 0, "source_end": 3, "score": 0.5},
+    {"label": "PER", "text": "[PER]", "start": 10, "end": 15, "source_start": 8, "source_end": 11, "score": 1.0},
 ]
 NUMBERS = np.array([1.5, -2.0], dtype="<f4")
 
@@ -106,6 +120,14 @@ EXAMPLES: dict[OutputType, Example] = {
         },
         'new: true, pages: 3, price: 9.5, status: sold, tags: ["a","b"], title: =1+1',
         {"schema": SCHEMA},
+    ),
+    REDACTED: Example(
+        Output(text="[PER] met [PER].", data={"spans": REPLACED}),
+        {"text": "[PER] met [PER].", "spans": REPLACED},
+        {"text": "[PER] met [PER].", "spans": json.dumps(REPLACED, separators=(",", ":"))},
+        {"step": "[PER] met [PER].", "step_spans": REPLACED},
+        "[PER] met [PER].",
+        {},
     ),
 }
 every_type = pytest.mark.parametrize("output", OUTPUT_TYPES, ids=repr)
@@ -316,7 +338,7 @@ def test_a_line_says_what_an_output_is(database: Database, output: OutputType) -
 
 @every_type
 def test_a_later_step_reads_texts_and_no_other_output(database: Database, output: OutputType) -> None:
-    steps = (StepRequest("first", spec_of(output)), StepRequest("second", spec_of(TEXT), "first"))
+    steps = (StepRequest("first", spec_of(output)), StepRequest("second", spec_of(output), "first"))
     if not output.feeds_steps:
         with pytest.raises(AssertionError, match=f"no step can read {output.plural}"):
             read(database, JobRequest("books", "a.jsonl", steps), [("k", DOCUMENT)])

@@ -10,7 +10,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from storage.outputs.output_types import LABELS, OUTPUT_TYPES, RECORD, SPANS, TEXT, VECTOR, OutputType
+from storage.outputs.output_types import LABELS, OUTPUT_TYPES, RECORD, REDACTED, SPANS, TEXT, VECTOR, OutputType
 from worker.cli.show import samples_table
 
 LONG = "a long word and another " * 40
@@ -23,6 +23,7 @@ OUTPUTS: dict[OutputType, tuple[dict[str, Any], str]] = {
         "Ada \ufffd[31m (PER)",
     ),
     RECORD: ({"data": {"title": LONG, "price": 3}}, "title: a long word"),
+    REDACTED: ({"text": LONG, "spans": []}, "a long word"),
 }
 
 

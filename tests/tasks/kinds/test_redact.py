@@ -1,0 +1,129 @@
+"""Redacting replaces what a model and the patterns find, over the whole text, and stores nothing of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.core.outcomes import Outcome, Reason, Status
+from storage.outputs.output_types import REDACTED
+from tasks import kinds
+from tasks.errors import BadOption, ModelUnsuitable
+from tasks.kinds.base import Computed, Traits
+from tasks.models import weightless
+from tasks.outputs import Output, Span, Spans
+from tasks.specs import pinning
+from tasks.specs.pinning import Pinned
+from tasks.specs.plan import build_spec
+from tasks.windows.windows import Window
+from tests.tasks.kinds.test_entities import LABELS, scores
+from tests.tasks.windows.test_overlapping import Letters
+
+MODEL = Pinned("model", "0" * 40)
+PATTERNS = Pinned(weightless.PATTERNS, weightless.PATTERNS_REVISION)
+MAIL = "ana@example.org"
+
+
+def redacted(
+    text: str, outputs: list[Output] | None = None, windows: list[Window] | None = None, **given: Any
+) -> Outcome:
+    """Return the outcome of a text whose windows have these outputs; one window, and nothing found, by default."""
+    spec = build_spec("redact", MODEL if outputs else PATTERNS, kinds.options("redact", **given), {})
+    recipe = kinds.recipe(spec, Traits())
+    windows = windows or [Window(0, len(text), None)]
+    joined = recipe.join(Computed(7, text, windows, outputs or [Spans(())], 1, 9, 0))
+    assert isinstance(joined, Outcome)
+    assert joined.status is not Status.DONE or REDACTED.problem(joined) is None
+    return joined
+
+
+def test_names_by_the_model_and_addresses_by_patterns_are_replaced_together() -> None:
+    text = f"Ana Pérez has {MAIL}."
+    found = redacted(text, [Spans((Span("per", 0, 9, 0.75),))])
+    assert found.text == "[PER] has [EMAIL]."
+    assert found.data is not None
+    per, mail = found.data["spans"]
+    assert per == {
+        "label": "PER",
+        "text": "[PER]",
+        "start": 0,
+        "end": 5,
+        "source_start": 0,
+        "source_end": 9,
+        "score": 0.75,
+    }
+    assert text[mail["source_start"] : mail["source_end"]] == MAIL
+    assert MAIL not in str(found.data)
+
+
+def test_a_text_in_several_windows_is_redacted_once_and_in_whole_words() -> None:
+    text = f"ab CDEF gh {MAIL} ABCDEFGHIJKLMNOP c " + "x" * 40
+    windows = kinds.recipe(build_spec("redact", MODEL, kinds.options("redact"), {}), Traits()).cut(
+        [text], Letters(16)
+    )[0]
+    assert len(windows) > 2
+    found = redacted(text, [scores(window, text) for window in windows], windows)
+    assert found.text == "ab [UP] gh [EMAIL] [UP] c " + "x" * 40
+    assert found.flags == ("windowed",)
+    assert LABELS[1] == "B-UP"
+
+
+def test_only_the_asked_patterns_and_labels_count() -> None:
+    text = f"Ana in Rome: {MAIL}, 10.0.0.1"
+    spans = Spans((Span("PER", 0, 3, 1.0), Span("LOC", 7, 11, 1.0)))
+    assert redacted(text, [spans], entity=("LOC",)).text == "Ana in [LOC]: [EMAIL], [IP]"
+    assert redacted(text, pattern=("ip",)).text == f"Ana in Rome: {MAIL}, [IP]"
+
+
+def test_masks_keep_every_place_and_pseudonyms_are_the_same_in_every_document() -> None:
+    assert redacted(f"x {MAIL} y", replace="mask").text == f"x {'*' * len(MAIL)} y"
+    one, two = (redacted(text, replace="hash", salt="a secret text").text for text in (MAIL, f"({MAIL.upper()})"))
+    assert one is not None
+    assert two == f"({one})"
+    assert one.startswith("[EMAIL-")
+
+
+def test_a_model_whose_scores_are_not_finite_fails_the_document() -> None:
+    windows = kinds.recipe(build_spec("redact", MODEL, kinds.options("redact"), {}), Traits()).cut(
+        ["ab CD"], Letters(16)
+    )[0]
+    output = scores(windows[0], "ab CD")
+    output.scores[0, 0] = float("nan")
+    failed = redacted("ab CD", [output], windows)
+    assert (failed.status, failed.reason_class, failed.text) == (Status.FAILED, Reason.MODEL, None)
+
+
+@pytest.mark.parametrize(
+    ("pinned", "given", "message"),
+    [
+        (PATTERNS, {"pattern": ("emial",)}, "--pattern must be email, .*, not 'emial'; did you mean email"),
+        (PATTERNS, {"region": ("Germany",)}, "--region must be the two letters of a country"),
+        (PATTERNS, {"region": ("XX",)}, "--region must be the two letters of a country"),
+        (PATTERNS, {"region": ("DE",), "pattern": ("ip",)}, "--region is for telephone numbers"),
+        (PATTERNS, {"replace": "hash"}, "--replace hash needs --salt"),
+        (PATTERNS, {"salt": "a secret text"}, "--salt is for the pseudonyms"),
+        (PATTERNS, {"replace": "hash", "salt": "short"}, "--salt"),
+        (PATTERNS, {"entity": ("PER",)}, "--entity is for the labels of a model"),
+        (PATTERNS, {"aggregation": "max"}, "--aggregation is for the labels of a model"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(pinned: Pinned, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadOption, match=message):
+        build_spec("redact", pinned, kinds.options("redact", **given), {})
+
+
+def test_defaults_that_are_written_out_make_the_same_spec() -> None:
+    plain = build_spec("redact", MODEL, kinds.options("redact"), {})
+    written = build_spec("redact", MODEL, kinds.options("redact", replace="tag", aggregation="simple"), {})
+    assert plain == written
+    regions = [kinds.options("redact", region=one) for one in (("de", "US"), ("US", "DE", "de"))]
+    assert regions[0] == regions[1]
+
+
+def test_the_model_of_patterns_does_no_other_kind_of_task() -> None:
+    pinned = pinning.pin("patterns", models_dir=None, cache_dir=Path("none"))
+    pinning.require("redact", pinned, models_dir=None)
+    with pytest.raises(ModelUnsuitable, match="embed needs a trained model; patterns is only for redact"):
+        pinning.require("embed", pinned, models_dir=None)

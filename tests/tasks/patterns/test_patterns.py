@@ -1,0 +1,163 @@
+"""Patterns find what a generator of personal data writes, in five languages, and little else."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Collection
+
+import pytest
+from faker import Faker
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.core.specs import Spec
+from tasks import patterns
+from tasks.errors import CannotServe
+
+LOCALES = ("en_GB", "de_DE", "fr_FR", "es_ES", "it_IT")
+SENTENCES = {
+    "en_GB": ("Please note {} in your records.", "We got {}, as agreed; thank you.", "({})", "Data: {}", "It is {}."),
+    "de_DE": (
+        "Bitte notieren Sie {} in den Akten.",
+        "Wir haben {}, wie besprochen.",
+        "({})",
+        "Angabe: {}",
+        "Es ist {}.",
+    ),
+    "fr_FR": ("Veuillez noter {} dans le dossier.", "Nous avons reçu {}, merci.", "({})", "Donnée : {}", "C'est {}."),
+    "es_ES": ("Anote {} en el expediente, por favor.", "¡Recibimos {}, gracias!", "({})", "Dato: {}", "Es {}."),
+    "it_IT": ("Annoti {} nella pratica.", "Abbiamo ricevuto {}, grazie.", "({})", "Dato: {}", "È {}."),
+}
+N = 60  # of each pattern and language
+
+
+def decoy(fake: Faker, chance: random.Random) -> str:
+    """Return a number or a name that is no personal data, though it looks like some."""
+    digits = "".join(chance.choice("0123456789") for _ in range(15))
+    wrong_iban = fake.iban()
+    wrong_iban = wrong_iban[:-1] + ("1" if wrong_iban[-1] != "1" else "2")
+    wrong_card = fake.credit_card_number("visa16")
+    wrong_card = wrong_card[:-1] + str((int(wrong_card[-1]) + 1) % 10)
+    return chance.choice(
+        [
+            fake.date(),
+            fake.time(),
+            f"{chance.randint(1, 9)}.{chance.randint(0, 20)}.{chance.randint(0, 99)}",
+            f"{chance.randint(1, 99):,}.{chance.randint(10, 99)} €",
+            f"no. {digits[:6]}",
+            f"ref-{digits}",
+            wrong_iban,
+            wrong_card,
+            "std::vector",
+            "300.1.2.3",
+            "user@localhost",
+            "chapter 4:12",
+            fake.company(),
+            f"file_{digits[:3]}.py",
+            "e.g. this",
+        ]
+    )
+
+
+def personal(fake: Faker, chance: random.Random, name: str) -> str:
+    """Return something for a pattern of this name to find, in one of the ways in which people write it."""
+    if name == "email":
+        return fake.email() if chance.random() < 0.7 else fake.ascii_company_email()
+    if name == "url":
+        return fake.url() + chance.choice(["", "a/b?c=1", "index.html"])
+    if name == "ip":
+        return chance.choice([fake.ipv4, fake.ipv6])()
+    if name == "iban":
+        number = fake.iban()
+        return number if chance.random() < 0.5 else " ".join(number[at : at + 4] for at in range(0, len(number), 4))
+    number = fake.credit_card_number(chance.choice(["visa16", "mastercard", "amex"]))
+    return number if chance.random() < 0.5 else " ".join(number[at : at + 4] for at in range(0, len(number), 4))
+
+
+def text_of(locale: str, name: str, chance: random.Random) -> tuple[str, set[tuple[int, int]]]:
+    """Return a text with things to find and decoys, and the offsets of the former."""
+    fake = Faker(locale)
+    fake.seed_instance(chance.randrange(10**9))
+    text, expected = "", set()
+    for _ in range(N):
+        for part, counts in ((decoy(fake, chance), False), (personal(fake, chance, name), True)):
+            before, after = chance.choice(SENTENCES[locale]).split("{}")
+            start = len(text) + len(before)
+            text += f"{before}{part}{after}\n"
+            if counts:
+                expected.add((start, start + len(part)))
+    return text, expected
+
+
+@pytest.mark.parametrize("name", [name for name in patterns.PATTERNS if name != "phone"])
+def test_recall_and_precision_hold_in_five_languages(name: str) -> None:
+    found, expected = set(), set()
+    for number, locale in enumerate(LOCALES):
+        text, wanted = text_of(locale, name, random.Random(f"{name}{number}"))
+        places = {(one.start, one.end) for one in patterns.found(text, [name])}
+        found |= {(number, *place) for place in places}
+        expected |= {(number, *place) for place in wanted}
+    assert len(expected) == N * len(LOCALES)
+    right = len(found & expected)
+    assert right / len(expected) >= 0.98
+    assert right / len(found) >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("text", "regions", "found"),
+    [
+        ("Call +49 30 901820 today.", (), ["+49 30 901820"]),
+        ("Call (030) 901820 today.", (), []),
+        ("Call (030) 901820 today.", ("DE",), ["(030) 901820"]),
+        ("Call 212-555-2368 or +1 212 555 2368.", ("DE", "US"), ["212-555-2368", "+1 212 555 2368"]),
+        ("On 2026-11-27 at 10:30 it cost 1,234.56.", ("US", "DE"), []),
+    ],
+)
+def test_national_telephone_numbers_count_where_their_region_is_given(
+    text: str, regions: Collection[str], found: list[str]
+) -> None:
+    places = sorted((one.start, one.end) for one in patterns.found(text, ["phone"], regions))
+    assert sorted(text[start:end] for start, end in places) == sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("ip", "from 192.168.1.10, port 80", ["192.168.1.10"]),
+        ("ip", "at 2001:db8::1: and fe80::1%eth0.", ["2001:db8::1", "fe80::1"]),
+        ("ip", "a::b, std::vector, 10:20:30, 1.2.3.4.5, 300.1.1.1, v1.2.3.4", []),
+        (
+            "url",
+            "see https://x.org/~a, www.example.com/a?b=1. Not example.com or file.py.",
+            ["https://x.org/~a", "www.example.com/a?b=1"],
+        ),
+        ("email", "Mail <ana@mail.example.org>, not ana@localhost or @ana.", ["ana@mail.example.org"]),
+        ("iban", "FR14 2004 1010 0505 0001 3M02 606 Und so", ["FR14 2004 1010 0505 0001 3M02 606"]),
+        ("iban", "de89370400440532013000, DE89370400440532013001", ["de89370400440532013000"]),
+        ("iban", "DE89 DE89 3704 0044 0532 0130 00", ["DE89 3704 0044 0532 0130 00"]),
+        ("card", "4111-1111-1111-1111 and 4111 1111 1111 1112, 0.4111111111111111", ["4111-1111-1111-1111"]),
+    ],
+)
+def test_findings_end_where_the_thing_ends(name: str, text: str, found: list[str]) -> None:
+    assert [text[one.start : one.end] for one in patterns.found(text, [name])] == found
+
+
+WORDS = st.sampled_from(
+    ["a@b.org", "://", "www.", "1.2.3.4", "::", "+49 30 ", "DE89", " ", "0", "é", "中", "\0", "٣٤"]
+)
+
+
+@given(st.lists(WORDS | st.text(max_size=4), max_size=30).map("".join))
+def test_findings_lie_in_the_text_and_those_of_one_pattern_do_not_overlap(text: str) -> None:
+    for name in patterns.PATTERNS:
+        found = sorted((one.start, one.end) for one in patterns.found(text, [name]))
+        assert all(0 <= start < end <= len(text) for start, end in found)
+        if name not in {"ip", "phone"}:  # an IPv6 address may end with an IPv4 address, and regions may disagree
+            assert all(before[1] <= after[0] for before, after in itertools.pairwise(found))
+
+
+def test_a_spec_that_wants_other_patterns_is_refused() -> None:
+    patterns.require_for(Spec("redact", "patterns", "patterns:1", params={"patterns_version": patterns.VERSION}))
+    with pytest.raises(CannotServe, match="patterns 1, not by 99"):
+        patterns.require_for(Spec("redact", "patterns", "patterns:1", params={"patterns_version": 99}))
