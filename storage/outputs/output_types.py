@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from storage.json_values import Json
 from storage.outputs.columns import Form, OutputColumn, Result
+from storage.outputs.property_forms import form_of
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, FromClause
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Params = Mapping[str, Any]  # of a spec
 SHOWN = 20  # labels, spans or properties in a line
 _FIELD_FORMS: Mapping[type, Form] = {str: Form.TEXT, int: Form.INTEGER, float: Form.NUMBER}
+SCHEMA = "json_schema"  # the parameter of a spec with the JSON Schema of its records, as JSON text
 TAKEN = frozenset({"status", "reason"})  # in a view, STEP_status and STEP_reason are columns of its own
 
 
@@ -217,7 +219,7 @@ class _Spans(OutputType):
 class _Record(OutputType):
     """A JSON object, in `data` under the key `data`: `"data": {…}`.
 
-    Where the spec's parameters have a JSON Schema, as `schema`, tables have a column for each of its properties.
+    Where the spec's parameters have a JSON Schema, under `SCHEMA`, tables have a column for each of its properties.
     Properties are in the order of their names: PostgreSQL keeps no other.
     """
 
@@ -236,10 +238,11 @@ class _Record(OutputType):
         return None if holds and stored.text is None else 'a record belongs in `data`, as {"data": {…}}'
 
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
-        properties = (params.get("schema") or {}).get("properties") or {}
+        schema = _schema(params)
+        properties = schema.get("properties") or {}
         # The JSON paths of SQLite cannot quote a quotation mark.
         names = sorted(name for name in properties if '"' not in name)
-        columns = tuple(_property(name, _form(properties[name])) for name in names)
+        columns = tuple(_property(name, form_of(properties[name], schema)) for name in names)
         return columns or (_column("data", Form.JSON, "_data", _in_data(Form.JSON, "data")),)
 
     def shown(self, result: Result) -> str:
@@ -328,20 +331,20 @@ def _items(stored: Stored, key: str, fields: Mapping[str, type]) -> Sequence[Map
     return items if right else None
 
 
-_FORMS = {"string": Form.TEXT, "integer": Form.INTEGER, "number": Form.NUMBER, "boolean": Form.BOOLEAN}
 _PYTHON: Mapping[Form, tuple[type, ...]] = {
     Form.TEXT: (str,),
     Form.INTEGER: (int,),
     Form.NUMBER: (int, float),
     Form.BOOLEAN: (bool,),
+    Form.TEXTS: (list,),
 }
 
 
-def _form(schema: Json) -> Form:
-    """Return the form of a property's values; JSON where its schema allows values of several types."""
-    types = schema.get("type") if isinstance(schema, dict) else None
-    named = [one for one in (types if isinstance(types, list) else [types]) if one != "null"]
-    return _FORMS.get(named[0], Form.JSON) if len(named) == 1 and isinstance(named[0], str) else Form.JSON
+def _schema(params: Params) -> Mapping[str, Any]:
+    import orjson
+
+    found: Mapping[str, Any] = orjson.loads(params[SCHEMA]) if SCHEMA in params else {}
+    return found
 
 
 def _property(name: str, form: Form) -> OutputColumn:

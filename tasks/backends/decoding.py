@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from storage.core.specs import Spec
+from storage.outputs.output_types import SCHEMA
 from storage.steps.templates import keeps_white_space
 from tasks.errors import CannotServe
 
@@ -16,6 +17,7 @@ One = TypeVar("One", int, str)
 
 # Ours, where neither the command nor the model's files say how much to write.
 MAX_NEW_TOKENS = 256
+MAX_NEW_TOKENS_OF_RECORDS = 1024
 # Settings of a generation_config that are followed here.
 FOLLOWED = frozenset(
     {
@@ -115,13 +117,16 @@ def decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, stop: tupl
     sampling = _sampling(asked, own)
     _require_followed(spec.model, own, sampled=bool(sampling))
     max_new_tokens = asked.get("max_new_tokens") or own.get("max_new_tokens")
+    # The end of a record is that of its JSON, in which any text may stand.
+    is_record = SCHEMA in asked
+    most = MAX_NEW_TOKENS_OF_RECORDS if is_record else MAX_NEW_TOKENS
     return Decoding(
-        max_new_tokens=max_new_tokens or min(MAX_NEW_TOKENS, context_tokens // 2),
+        max_new_tokens=max_new_tokens or min(most, context_tokens // 2),
         ends=frozenset(_several(own.get("eos_token_id"))),
-        stop=stop,
+        stop=() if is_record else stop,
         seed=asked.get("seed", 0),
         repetition_penalty=own.get("repetition_penalty") or 1.0,
-        closing=() if "stop" in asked else tuple(_several(own.get("stop_strings"))),
+        closing=() if is_record or "stop" in asked else tuple(_several(own.get("stop_strings"))),
         max_tokens=None if max_new_tokens else _max_tokens(spec.model, own.get("max_length"), context_tokens),
         stripped=not keeps_white_space(spec.params),
         **sampling,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import platform
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from storage.core.specs import Spec
-from storage.outputs.output_types import LABELS, RECORD, REDACTED, SPANS, VECTOR
+from storage.outputs.output_types import LABELS, RECORD, REDACTED, SCHEMA, SPANS, VECTOR
 from tasks import kinds
 from tasks.backends import Source
 from tasks.backends.static import Items, StaticLoop
@@ -26,6 +27,7 @@ from tasks.models import null
 from tasks.models.families import OUR_LIMIT_TOKENS
 from tasks.models.null import NAME
 from tasks.outputs import Generated, Labels, Output, Record, Span, Spans, Vector
+from tasks.schemas import grammar
 from tasks.windows.windows import Encoded
 
 _BUDGET = Budget(tokens=4096, rows=64)
@@ -34,7 +36,8 @@ _BUDGET = Budget(tokens=4096, rows=64)
 class NullBackend:
     """A token is a word. A text is written as it is read, or its first words; a vector is the hash of the text.
 
-    Labels follow from the hash, a span is the first word, and a record counts the words.
+    Labels follow from the hash, a span is the first word. A record is the shortest that its schema allows, or counts
+    the words.
 
     The other options are taken and change nothing. ``sleep`` is called with the seconds that a batch would take
     at the pace of the model's name.
@@ -45,6 +48,7 @@ class NullBackend:
             raise CannotServe(f"This release has {null.NAME} as {null.REVISION}, not as {spec.revision}.")
         self._kind = kinds.kind(spec.kind)
         self._labels: Collection[str] = spec.params.get("labels") or ()
+        self._record = _shortest(spec)
         self._device = device
         self._tokens_per_s = null.tokens_per_s(spec.model)
         self._sleep = sleep
@@ -79,11 +83,17 @@ class NullBackend:
         if self._kind.output in (SPANS, REDACTED):
             return first_word(text, words)
         if self._kind.output is RECORD:
-            return Record({"words": len(words)})
+            return Record(self._record or {"words": len(words)})
         if (most := self._kind.null_words) is not None:
             words = words[:most]
             return Generated(" ".join(words), len(words))
         return Generated(text, len(words))
+
+
+def _shortest(spec: Spec) -> dict[str, Any] | None:
+    """Return the shortest record of a spec's schema; None without a schema."""
+    found = grammar.shortest(json.loads(spec.params[SCHEMA])) if SCHEMA in spec.params else None
+    return None if found is None else json.loads(found)
 
 
 def labels(text: str, names: Collection[str] = ()) -> Labels:

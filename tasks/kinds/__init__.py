@@ -11,11 +11,13 @@ from pydantic.fields import FieldInfo
 
 from storage.core.kinds import StoredKind
 from storage.core.specs import Spec
+from storage.outputs.output_types import TEXT
 from tasks.errors import UnknownKind
 from tasks.kinds.base import Recipe, TaskKind, Traits
 from tasks.kinds.classify import CLASSIFY
 from tasks.kinds.embed import EMBED
 from tasks.kinds.entities import ENTITIES
+from tasks.kinds.extract import EXTRACT
 from tasks.kinds.generate import GENERATE
 from tasks.kinds.options import KindOptions, parsed
 from tasks.kinds.prerendered import Prerendered
@@ -32,6 +34,7 @@ KINDS: tuple[TaskKind, ...] = (
     CLASSIFY,
     ENTITIES,
     REDACT,
+    EXTRACT,
 )
 NAMES: tuple[str, ...] = tuple(one.name for one in KINDS)
 STORED_KINDS: Mapping[str, StoredKind] = MappingProxyType({one.name: one.stored for one in KINDS})
@@ -77,7 +80,10 @@ def any_options() -> type[KindOptions]:
 def recipe(spec: Spec, traits: Traits) -> Recipe:
     """Return the recipe for a spec. Raises UnknownKind."""
     found = kind(spec.kind)
-    return Prerendered() if prompts.is_rendered(spec.params) else found.recipe(spec, traits)
+    own = found.recipe(spec, traits)
+    if not prompts.is_rendered(spec.params):
+        return own
+    return Prerendered() if found.output is TEXT else Prerendered(own)
 
 
 __all__ = [

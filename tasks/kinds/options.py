@@ -27,8 +27,8 @@ class Option:
 
     ``spelling`` is its name on the command line, in pipelines and in messages, where that is not the field's.
     ``only`` is the family of models that take it; ``any_takes`` is a value that every model takes, and ``instead``
-    is advice for the other models. ``is_template``: its value is a prompt template. ``may_be_empty``: an empty text
-    has a meaning.
+    is advice for the other models. ``is_template``: its value is a prompt template. ``in_file``: commands and
+    pipelines take the name of a file with the value as JSON. ``may_be_empty``: an empty text has a meaning.
     """
 
     spelling: str | None = None
@@ -37,6 +37,7 @@ class Option:
     any_takes: Any = None
     instead: str = ""
     is_template: bool = False
+    in_file: bool = False
     may_be_empty: bool = False
 
 
@@ -80,8 +81,8 @@ class Windowed(KindOptions):
     ] = None
 
 
-class Writing(Windowed):
-    """Options of kinds that write text."""
+class Generating(Windowed):
+    """Options of kinds whose models write."""
 
     max_new_tokens: Annotated[
         int | None, Field(ge=1, le=MOST, description="Longest output of a window, in tokens.")
@@ -111,6 +112,11 @@ class Writing(Windowed):
     ] = None
     # An encoder-decoder whose own settings ask for samples takes it too.
     seed: Annotated[int | None, Field(ge=0, le=MOST, description="Seed of the samples.  [default: 0]")] = None
+
+
+class Writing(Generating):
+    """Options of kinds that write text."""
+
     stop: Annotated[
         tuple[Annotated[str, Field(min_length=1)], ...] | None,
         Field(strict=False, min_length=1, description="End the output before this text; may be repeated."),

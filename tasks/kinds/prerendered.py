@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from storage.core.outcomes import Outcome
 from tasks.errors import PromptTooLong
-from tasks.kinds.base import Again, Computed
+from tasks.kinds.base import Again, Computed, Recipe
 from tasks.kinds.generate import Generate
 from tasks.windows.windows import Coder, Window
 
@@ -16,7 +16,7 @@ from tasks.windows.windows import Coder, Window
 class Prerendered:
     """Whatever the kind of task: the prompt says what is to be done. Of half of it a model would make nonsense."""
 
-    generate: Generate = field(default_factory=Generate)
+    joining: Recipe = field(default_factory=Generate)
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
         """Raises PromptTooLong."""
@@ -30,4 +30,4 @@ class Prerendered:
         return [[Window(0, len(text), one)] for text, one in zip(texts, encoded, strict=True)]
 
     def join(self, computed: Computed) -> Outcome | Again:
-        return self.generate.join(computed)
+        return self.joining.join(computed)

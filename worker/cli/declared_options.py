@@ -36,6 +36,20 @@ class PromptType(click.ParamType[str]):
             self.fail(f"{value[1:]} is not UTF-8 text", param, ctx)
 
 
+class JsonFileType(click.ParamType[str]):
+    """The text of a file with JSON."""
+
+    name = "FILE"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return Path(value).read_text(encoding="utf-8-sig")
+        except OSError as error:
+            self.fail(f"cannot read {value}: {error.strerror}", param, ctx)
+        except UnicodeDecodeError:
+            self.fail(f"{value} is not UTF-8 text", param, ctx)
+
+
 class LabelsType(click.ParamType[Any]):
     """Labels with commas between them, or those of a file."""
 
@@ -77,6 +91,8 @@ def click_type(field: FieldInfo) -> click.ParamType[Any]:
     kind = value_type(field)
     if option(field).is_template:
         return PromptType()
+    if option(field).in_file:
+        return JsonFileType()
     if kind is bool:
         return click.BOOL
     if get_origin(kind) is dict:

@@ -23,6 +23,7 @@ from tasks.prompts import prompts
 from tasks.specs import per_language
 from worker.errors import WorkerError
 from worker.pipelines import schedule
+from worker.pipelines.files_in_steps import CannotRead, with_files
 from worker.pipelines.schedule import BadSchedule, Schedule
 from worker.pipelines.schema import DOCUMENT, TABLES, CorpusTable, JobTable, OutputTable, Top, step_table
 from worker.pipelines.toml_positions import Place, lines
@@ -50,7 +51,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A file's content, its paths absolute; ``text`` is the file as written."""
+    """A file's content, its paths absolute; ``text`` is the file as written, with what its steps
+    name in other files."""
 
     name: str
     corpus: CorpusTable
@@ -70,7 +72,10 @@ def read(path: Path) -> Pipeline:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise PipelineInvalid(f"{path}:{line}: this is not UTF-8 text; save the file as UTF-8") from error
-    return parse(text, path)
+    try:
+        return parse(with_files(text, path.absolute().parent), path)
+    except CannotRead as error:
+        raise PipelineInvalid(f"{path}:{error.line}: {error}") from error
 
 
 def parse(text: str, path: Path) -> Pipeline:

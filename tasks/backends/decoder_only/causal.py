@@ -9,12 +9,13 @@ import inspect
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from tasks.backends import Assignment, Source, accelerator
+from tasks.backends.decoder_only.constraint import Constraint
 from tasks.backends.decoder_only.instructed import Completion
 from tasks.backends.decoder_only.rowcache import RowCache
 from tasks.backends.decoding import Decoding
@@ -24,8 +25,11 @@ from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
 from tasks.errors import DeviceLost
 from tasks.kinds.base import Traits
-from tasks.outputs import Generated, Output
+from tasks.outputs import Failure, Generated, Output
 from tasks.windows.windows import Encoded
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 # Tokens that may be on the device at once, what is read and what may be written, and the most rows.
 _BUDGETS = {"cpu": Budget(tokens=49_152, rows=64), "cuda": Budget(tokens=262_144, rows=256)}
@@ -45,6 +49,7 @@ class Row:
     ids: Sequence[int]
     chance: random.Random
     written: list[int] = field(default_factory=list)
+    matcher: LLMatcher | None = None
 
     @property
     def tokens(self) -> int:
@@ -72,6 +77,7 @@ class CausalBackend:
         self._model.to(device)
         self._completion = Completion(opening)
         self._decoding = self._completion.decoding
+        self._constraint = Constraint.of(opening, self._decoding.ends)
         self.limit_tokens = self._completion.limit_tokens
         # transformers 5.24 gave the argument another name.
         named = inspect.signature(self._model.forward).parameters
@@ -169,7 +175,8 @@ class CausalBackend:
 
     def _row(self, item: Item[Any]) -> Row:
         ids = list(item.encoded.ids)
-        return Row(item, ids, random.Random(self._decoding.seed_of(ids)))  # noqa: S311 - to be repeated, not secret
+        chance = random.Random(self._decoding.seed_of(ids))  # noqa: S311 - to be repeated, not secret
+        return Row(item, ids, chance, matcher=self._constraint.begin() if self._constraint else None)
 
     def _shared_with(self, ids: Sequence[int]) -> int:
         """Count the tokens that the window begins with as the template does; one at least is left to be read."""
@@ -221,9 +228,13 @@ class CausalBackend:
         rows, how = flight.rows, self._decoding
         if how.repetition_penalty != 1:
             logits = _penalized(logits, [[*row.ids, *row.written] for row in rows], how.repetition_penalty)
+        if self._constraint is not None:
+            logits = self._constraint.masked(logits, [row.matcher for row in rows if row.matcher is not None])
         chances = [row.chance.random() for row in rows] if how.sampled else []
         for row, token in zip(rows, _next_tokens(logits, how, chances), strict=True):
             row.written.append(token)
+            if row.matcher is not None:
+                row.matcher.consume_token(token)
         done = [(place, output) for place, row in enumerate(rows) if (output := self._ended(row)) is not None]
         outputs: list[Computed] = [(rows[place].item.id, output) for place, output in done]
         assert flight.cache is not None
@@ -237,9 +248,12 @@ class CausalBackend:
             flight.cache = None
         return outputs
 
-    def _ended(self, row: Row) -> Generated | None:
+    def _ended(self, row: Row) -> Generated | Failure | None:
         """The output, if the row's last token is its last."""
         written, how = row.written, self._decoding
+        if row.matcher is not None and row.matcher.is_stopped():
+            assert self._constraint is not None
+            return self._constraint.output(row.matcher, written)
         at_end = written[-1] in how.ends
         stopped = bool(how.stop) and self._completion.stops(written[-self._seen_stop :])
         closed = bool(how.closing) and self._completion.closes(written[-self._seen_stop :])

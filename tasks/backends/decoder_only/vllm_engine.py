@@ -25,6 +25,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from storage.core.outcomes import Reason
 from storage.core.specs import Spec
+from storage.outputs.output_types import SCHEMA
 from tasks.backends import Assignment, Source, accelerator
 from tasks.backends.decoder_only.instructed import Completion
 from tasks.backends.decoding import Decoding
@@ -52,6 +53,8 @@ class VllmBackend:
         spec, device = assignment.spec, assignment.device
         if spec.quality == "int8" or device not in {"cpu", "cuda", "cuda:0"}:
             raise Unsuited(f"vLLM does not do {spec.quality} on {device} here.")
+        if SCHEMA in spec.params:
+            raise Unsuited("vLLM is not held to a schema here.")
         self._device = device
         self._kind = device.partition(":")[0]
         self._dtype = accelerator.dtype_for(spec.quality, device)

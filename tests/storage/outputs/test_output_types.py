@@ -18,6 +18,7 @@ from storage.core.kinds import WRITING_SIZE, StoredKind
 from storage.core.outcomes import Outcome, Status, checked
 from storage.core.specs import Spec
 from storage.errors import SchemaOutOfDate
+from storage.outputs.columns import Form
 from storage.outputs.output_types import (
     LABELS,
     OUTPUT_TYPES,
@@ -119,7 +120,7 @@ EXAMPLES: dict[OutputType, Example] = {
             "step_title": "=1+1",
         },
         'new: true, pages: 3, price: 9.5, status: sold, tags: ["a","b"], title: =1+1',
-        {"schema": SCHEMA},
+        {"json_schema": json.dumps(SCHEMA)},
     ),
     REDACTED: Example(
         Output(text="[PER] met [PER].", data={"spans": REPLACED}),
@@ -311,7 +312,10 @@ def test_a_value_that_is_not_of_its_propertys_type_is_null_in_tables_and_views(d
     wrong = {"title": "a", "price": "free", "pages": True, "new": 1}
     views.make(database, "nightly", "books", [StepRequest("step", spec_of(RECORD))])
     [found] = results(database, finished(database, RECORD, RECORD.stored(wrong)))
-    assert [column.value(found) for column in RECORD.columns({"schema": SCHEMA})] == [*[None] * 5, "a"]
+    assert [column.value(found) for column in RECORD.columns({"json_schema": json.dumps(SCHEMA)})] == [
+        *[None] * 5,
+        "a",
+    ]
     [row] = view(database, "pipeline_nightly")
     assert [row[f"step_{name}"] for name in ("title", "price", "pages", "new")] == ["a", None, None, None]
 
@@ -347,6 +351,31 @@ def test_a_later_step_reads_texts_and_no_other_output(database: Database, output
     work(database, done_with(EXAMPLES[output].stored))
     [found] = results(database, job.id)
     assert [*found["steps"]] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "form"),
+    [
+        ({"type": ["string", "null"]}, Form.TEXT),
+        ({"enum": ["a", "b", None]}, Form.TEXT),
+        ({"const": 5}, Form.INTEGER),
+        ({"enum": ["a", 5]}, Form.JSON),
+        ({"anyOf": [{"type": "number"}, {"type": "null"}]}, Form.NUMBER),
+        ({"anyOf": [{"type": "number"}, {"type": "string"}]}, Form.JSON),
+        ({"$ref": "#/$defs/a~1b"}, Form.BOOLEAN),
+        ({"$ref": "#/$defs/nothing"}, Form.JSON),
+        ({"$ref": "#/$defs/itself"}, Form.JSON),
+        ({"type": "array", "items": {"enum": ["a", "b"]}}, Form.TEXTS),
+        ({"type": "array", "items": {"type": "object"}}, Form.JSON),
+        ({"type": "object", "properties": {}}, Form.JSON),
+        ({}, Form.JSON),
+        (True, Form.JSON),
+    ],
+)
+def test_a_propertys_column_has_the_type_of_its_values(schema: Any, form: Form) -> None:
+    defs = {"a/b": {"type": "boolean"}, "itself": {"$ref": "#/$defs/itself"}}
+    [column] = RECORD.columns({"json_schema": json.dumps({"properties": {"x": schema}, "$defs": defs})})
+    assert column.form is form
 
 
 def test_a_record_without_a_schema_has_one_column(database: Database) -> None:

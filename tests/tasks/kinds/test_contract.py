@@ -58,7 +58,7 @@ def on_the_line(value: Any, folder: Path) -> list[str]:
 
 def in_toml(value: Any) -> str:
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{json.dumps(name)} = {json.dumps(one)}' for name, one in value.items())}}}"
+        return f"{{{', '.join(f'{json.dumps(name)} = {in_toml(one)}' for name, one in value.items())}}}"
     return json.dumps(value)
 
 
@@ -120,8 +120,9 @@ def test_the_null_model_serves_the_kind(kind: kinds.TaskKind, engine_of: EngineO
     pinned = pinning.pin("null", models_dir=None, cache_dir=Path("none"))
     try:
         spec = build_spec(kind.name, pinned, kinds.options(kind.name), {})
-    except BadOption:  # it needs a prompt
-        spec = build_spec(kind.name, pinned, kinds.options(kind.name, prompt="{text}"), {})
+    except BadOption:  # it needs a prompt, or a schema
+        needed = {name: value for name, value in samples(kind).items() if name in {"prompt", "json_schema"}}
+        spec = build_spec(kind.name, pinned, kinds.options(kind.name, **needed), {})
     engine = engine_of(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=Path("none")))
     ticket = engine.submit(spec, [(1, "A text of some words.")])
     assert ticket.wait(20)

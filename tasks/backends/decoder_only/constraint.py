@@ -1,0 +1,88 @@
+"""A mask over the next tokens of each row, so that its output is JSON that is valid by the spec's schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from storage.core.outcomes import Reason
+from storage.outputs.output_types import SCHEMA
+from tasks.backends.generation_files import Opening
+from tasks.errors import CannotServe
+from tasks.outputs import Failure, Generated
+from tasks.schemas import grammar
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+_BITS = 32  # tokens in a word of a mask
+
+
+class Constraint:
+    """The grammar of a spec's records in the tokens of a model. Raises CannotServe where the two do not fit."""
+
+    def __init__(self, schema: str, tokenizer: LLTokenizer) -> None:
+        from llguidance import LLExecutor, LLMatcher
+
+        self._tokenizer = tokenizer
+        self._vocabulary = tokenizer.vocab_size
+        self._start = LLMatcher(tokenizer, grammar.grammar(json.loads(schema)), log_level=0)
+        if self._start.is_error():
+            raise CannotServe(f"The schema makes no grammar: {_first_line(self._start.get_error())}")
+        self._executor = LLExecutor()
+
+    @classmethod
+    def of(cls, opening: Opening, ends: Collection[int]) -> Constraint | None:
+        """Return the constraint of a spec with a schema; None for another. ``ends`` are tokens that end an output.
+
+        Raises CannotServe for a tokenizer that has no fast form.
+        """
+        schema = opening.spec.params.get(SCHEMA)
+        return None if schema is None else cls(schema, _tokenizer(opening, ends))
+
+    def begin(self) -> LLMatcher:
+        """Return the state before the first token."""
+        return self._start.deep_copy()
+
+    def masked(self, logits: torch.Tensor, matchers: Sequence[LLMatcher]) -> torch.Tensor:
+        """Return logits (rows, vocabulary), float32, with minus infinity for the tokens that may not come next."""
+        words = np.zeros((len(matchers), -(-self._vocabulary // _BITS)), np.int32)
+        numbered = [(matcher, row) for row, matcher in enumerate(matchers)]
+        self._executor.unsafe_compute_mask_ptr(numbered, words.ctypes.data, words.strides[0], len(words))
+        allowed = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+        width = min(logits.shape[1], self._vocabulary)
+        allowed[:, :width] = _unpacked(torch.from_numpy(words).to(logits.device))[:, :width]
+        return logits.masked_fill(~allowed, float("-inf"))
+
+    def output(self, matcher: LLMatcher, written: Sequence[int]) -> Generated | Failure:
+        """Return the output of a row whose state is at an end: the end of the record, or an error."""
+        if matcher.is_error():
+            return Failure("The grammar of the schema failed at this output: it may be too large.", Reason.MODEL)
+        kept = [token for token in written if token not in self._tokenizer.eos_tokens]
+        return Generated(self._tokenizer.decode_str(kept), len(written))
+
+
+def _unpacked(words: torch.Tensor) -> torch.Tensor:
+    """Return the bits of words (rows, words), int32, as booleans (rows, words × 32), the lowest bit first."""
+    bits = torch.arange(_BITS, dtype=torch.int32, device=words.device)
+    return ((words.unsqueeze(-1) >> bits) & 1).bool().flatten(1)
+
+
+def _tokenizer(opening: Opening, ends: Collection[int]) -> LLTokenizer:
+    from llguidance.hf import from_tokenizer
+
+    try:
+        return from_tokenizer(opening.tokenizer, eos_token=sorted(ends) or None)
+    except ValueError as error:
+        raise CannotServe(
+            f"{opening.spec.kind} needs a model with a fast tokenizer. That of {opening.spec.model} does not fit: "
+            f"{_first_line(str(error))}"
+        ) from error
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0][:200]

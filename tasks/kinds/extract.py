@@ -1,0 +1,126 @@
+"""Extracting: a record out of each document, valid by a JSON Schema that the model is held to as it writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from storage.core.outcomes import Outcome
+from storage.core.specs import Spec
+from storage.outputs.output_types import RECORD, SCHEMA
+from tasks.errors import BadOption
+from tasks.heads import Head
+from tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits, windowed
+from tasks.kinds.options import Generating, Option
+from tasks.models.families import Family
+from tasks.outputs import Generated, Record
+from tasks.prompts.prompts import Template
+from tasks.schemas import records
+from tasks.schemas.described import described
+from tasks.schemas.grammar import GRAMMAR
+from tasks.schemas.walk import Schema
+from tasks.windows.windows import Coder, Window, cut
+
+_EXAMPLE = {
+    "type": "object",
+    "properties": {"title": {"type": "string", "description": "the title"}, "price": {"type": "number"}},
+    "required": ["title"],
+}
+
+
+@dataclass(frozen=True)
+class Extract:
+    """Reads the windows of a text one by one, and merges their records."""
+
+    schema: Schema
+    checks: records.RecordChecks
+
+    def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
+        return cut(texts, coder)
+
+    def join(self, computed: Computed) -> Outcome | Again:
+        """Return the record of the text, or a failure where an output did not end or breaks the schema."""
+        found: list[Any] = []
+        for output in computed.outputs:
+            if isinstance(output, Record):
+                found.append(output.data)
+            elif isinstance(output, Generated):
+                if output.truncated:
+                    return computed.failed(
+                        f"The output reached {output.tokens:,} tokens before the JSON ended: raise --max-new-tokens, "
+                        "or bound its texts with maxLength and its lists with maxItems."
+                    )
+                found.append(records.parsed(output.text))
+        record = records.merged(found, self.schema)
+        if (broken := self.checks.problem(record)) is not None:
+            return computed.failed(f"The output is not valid by the schema: {broken}.")
+        return computed.done(data=dict(RECORD.stored(record).data or {}), flags=windowed(computed.windows))
+
+
+def _schema(spec: Spec) -> Schema:
+    found: Schema = json.loads(spec.params[SCHEMA])
+    return found
+
+
+def _recipe(spec: Spec, _traits: Traits) -> Recipe:
+    schema = _schema(spec)
+    return Extract(schema, records.RecordChecks(schema))
+
+
+def _chat(spec: Spec) -> Template:
+    told = (
+        "Extract data from the text below. Answer with a JSON object with these properties, and with nothing that "
+        f"the text does not say:\n{described(_schema(spec))}\n\nText:\n"
+    )
+    return Template(told, "")
+
+
+def _pattern(spec: Spec, _shown: bool) -> Template:
+    return Template(f"Properties of the JSON:\n{described(_schema(spec))}\n\nText: ", "\nJSON:")
+
+
+def _canonical(given: object) -> str:
+    from tasks.schemas import checks
+
+    try:
+        return checks.read(given)
+    except checks.BadSchema as error:
+        raise PydanticCustomError("value", "{sentence}", {"sentence": str(error)}) from error
+
+
+class ExtractOptions(Generating):
+    """Options of `extract`."""
+
+    # "schema" is a method of pydantic's models.
+    json_schema: Annotated[
+        str | None,
+        BeforeValidator(_canonical),
+        Field(description="JSON Schema of the records, in a file.", examples=[_EXAMPLE]),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]}),
+        Option(spelling="schema", metavar="FILE", in_file=True),
+    ] = None
+
+
+def _params(plan: Plan) -> dict[str, Any]:
+    """Return the version of the grammar. Raises BadOption without a schema."""
+    if SCHEMA not in plan.given:
+        raise BadOption("extract needs --schema, a file with the JSON Schema of the records.")
+    return {"grammar": GRAMMAR}
+
+
+EXTRACT = TaskKind(
+    name="extract",
+    summary="Extract a JSON record from each document, by a JSON Schema.",
+    options=ExtractOptions,
+    output=RECORD,
+    families=MappingProxyType({Family.DECODER: Head.CAUSAL_TEXT}),
+    recipe=_recipe,
+    params=_params,
+    built_in=BuiltIn(_chat, _pattern, settings="extraction"),
+)

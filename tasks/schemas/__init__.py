@@ -1,0 +1,1 @@
+"""JSON Schemas of records: their checks, the grammar that a model writes by, and the records themselves."""

@@ -1,0 +1,91 @@
+"""A schema has one form in a spec, and one that no model can be held to is refused with its place."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from tasks.schemas import checks, grammar
+
+TEXT = {"type": "string"}
+
+
+def of(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": [*properties]}
+
+
+def test_the_form_keeps_the_order_of_properties_and_of_nothing_else() -> None:
+    one = {"type": "object", "properties": {"b": {"type": "string", "maxLength": 3}, "a": TEXT}, "required": ["a"]}
+    same = ' {"required": ["a"],\n"properties": {"b": {"maxLength": 3, "type": "string"}, "a": {"type":"string"}}, '
+    assert checks.read(one) == checks.read(same + '"type": "object"}')
+    other = {**one, "properties": dict(reversed(one["properties"].items()))}  # type: ignore[attr-defined]
+    assert checks.read(one) != checks.read(other)
+    assert checks.read(checks.read(one)) == checks.read(one)
+    assert " " not in checks.read(one)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        of(a={"type": ["string", "null"], "description": "é", "title": "A", "default": None, "examples": ["x"]}),
+        of(a={"anyOf": [TEXT, {"type": "null"}]}),
+        of(a={"enum": ["x", 1, None]}, b={"const": "y"}, c={"type": "boolean"}),
+        of(a={"type": "string", "format": "date"}, b={"type": "string", "pattern": "^[A-Z]{2}$"}),
+        of(a={"type": "string", "minLength": 600}, b={"type": "number", "exclusiveMinimum": 1e12}),
+        of(a={"type": "number", "minimum": 0.00000025, "maximum": 0.0000004}),
+        of(a={"type": "array", "items": {"type": "number"}, "minItems": 40}),
+        of(a={"type": "object", "additionalProperties": TEXT}),
+        of(a={"allOf": [TEXT, {"maxLength": 3}]}),
+        of(a={"allOf": [of(b=TEXT), of(c=TEXT)]}),
+        {**of(a={"$ref": "#/$defs/x"}), "$defs": {"x": of(b=TEXT)}},
+        {"$schema": "http://json-schema.org/draft-07/schema#", **of(a={"$ref": "#/definitions/x"})}
+        | {"definitions": {"x": TEXT}},
+        {**of(name=TEXT), "properties": {"name": TEXT, "parts": {"type": "array", "items": {"$ref": "#"}}}},
+        of(**{'a "quoted" name': TEXT, "naïve name": TEXT}),
+    ],
+)
+def test_the_shortest_record_of_a_schema_is_valid(schema: dict[str, Any]) -> None:
+    found = grammar.shortest(json.loads(checks.read(schema)))
+    assert found is not None
+    assert [*Draft202012Validator(schema).iter_errors(json.loads(found))] == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ("{", "is not JSON: "),
+        ('{"type": "object", "properties": {"a": {"const": NaN}}}', "is not JSON: NaN is no JSON number"),
+        ([1], r"must be a JSON Schema such as \{"),
+        ({"title": "", "price": 0}, "must be a JSON Schema, not an example of a record; write it as "),
+        ({"type": "array", "items": TEXT}, "must describe an object with properties, such as "),
+        ({"type": "object"}, "must describe an object with properties, such as "),
+        (of(a={"type": "strin"}), "is no JSON Schema at #/properties/a/type: there is no type 'strin'; there are "),
+        (of(a={"type": "string", "maxLength": "x"}), "is no JSON Schema at #/properties/a/maxLength: 'x' is not of"),
+        (of(a={**TEXT, "maxlength": 3}), "cannot be kept at #/properties/a/maxlength: .* did you mean maxLength"),
+        (of(a={"not": TEXT}), "cannot be kept at #/properties/a/not: a model cannot be held to not; say what"),
+        (of(a={"type": "array", "items": TEXT, "uniqueItems": True}), "at #/properties/a/uniqueItems: .*; leave it"),
+        (of(a=of(b={})), "cannot be kept at #/properties/a/properties/b: it allows any value; give a type"),
+        (of(a=True), "cannot be kept at #/properties/a: true allows any value; give a type"),
+        (of(a={"type": "object"}), "cannot be kept at #/properties/a: it allows any object; give properties"),
+        (of(a={"type": "array"}), "cannot be kept at #/properties/a: it allows any list; give items"),
+        ({**of(a=TEXT), "additionalProperties": True}, "at #/additionalProperties: true allows any value; leave it"),
+        (of(a={"$ref": "https://example.org/x"}), "at #/properties/a/\\$ref: https://example.org/x is not in the"),
+        (of(a={"$ref": "#/$defs/x"}), "cannot be kept at #/properties/a/\\$ref: #/\\$defs/x is not in the schema"),
+        (of(a={**TEXT, "format": "isbn"}), "at #/properties/a: docmill knows no such format: isbn; use pattern"),
+        (of(b=of(a={**TEXT, "pattern": "(?=x)"})), "at #/properties/b/properties/a: regex .*; use a simpler pattern"),
+        (of(a={"oneOf": [TEXT, {**TEXT, "maxLength": 3}]}), "at #/properties/a: its alternatives overlap; use anyOf"),
+        (of(a={**TEXT, "minLength": 3, "maxLength": 2}), "cannot be kept at #/properties/a: "),
+        ({**of(a={"$ref": "#/$defs/x"}), "$defs": {"x": of(x={"$ref": "#/$defs/x"})}}, "allows no record that ends"),
+        (of(**{"a\n": TEXT}), r"cannot be kept at #/properties: .* cannot be printed: 'a\\n'"),
+        (of(a={**TEXT, "description": "\0"}), "has a NUL or half a character"),
+        (of(a={**TEXT, "description": "\ud800"}), "has a NUL or half a character"),
+        (of(a={**TEXT, "description": "x" * 100_000}), "has 100,0.. characters, and may have 100,000"),
+        ("[" * 100_000, "is nested too deep"),
+    ],
+)
+def test_a_schema_that_no_model_can_be_held_to_is_refused_with_its_place(schema: Any, said: str) -> None:
+    with pytest.raises(checks.BadSchema, match=said):
+        checks.read(schema)
