@@ -23,7 +23,9 @@ Params = Mapping[str, Any]  # of a spec
 SHOWN = 20  # labels, spans or properties in a line
 _FIELD_FORMS: Mapping[type, Form] = {str: Form.TEXT, int: Form.INTEGER, float: Form.NUMBER}
 SCHEMA = "json_schema"  # the parameter of a spec with the JSON Schema of its records, as JSON text
-TAKEN = frozenset({"status", "reason"})  # in a view, STEP_status and STEP_reason are columns of its own
+CITATIONS = "citations"
+# In a view, STEP_status and the like are columns of its own.
+TAKEN = frozenset({"status", "reason", CITATIONS})
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,10 @@ class _Spans(OutputType):
 
 
 class _Record(OutputType):
-    """A JSON object, in `data` under the key `data`: `"data": {…}`.
+    """A JSON object, in `data` under the key `data`: `"data": {…}`. Beside it its `citations`, if it has some.
+
+    `"citations": {"/title": [start, end], …}` has the place of each string and number, by its JSON Pointer, in
+    characters of the stored text; null where it stands nowhere.
 
     Where the spec's parameters have a JSON Schema, under `SCHEMA`, tables have a column for each of its properties.
     Properties are in the order of their names: PostgreSQL keeps no other.
@@ -226,12 +231,14 @@ class _Record(OutputType):
     name = "record"
     plural = "records"
 
-    def stored(self, record: Mapping[str, Any]) -> Output:
+    def stored(self, record: Mapping[str, Any], citations: Mapping[str, Any] | None = None) -> Output:
         """Return a record as it is stored."""
-        return Output(data={"data": dict(record)})
+        cited = {} if citations is None else {CITATIONS: dict(citations)}
+        return Output(data={"data": dict(record), **cited})
 
     def result(self, stored: Stored) -> dict[str, Any]:
-        return {"data": dict(sorted(stored.data["data"].items()))}
+        kept = [key for key in ("data", CITATIONS) if key in stored.data]
+        return {key: dict(sorted(stored.data[key].items())) for key in kept}
 
     def problem(self, stored: Stored) -> str | None:
         holds = isinstance(stored.data, dict) and isinstance(stored.data.get("data"), dict)
@@ -243,7 +250,9 @@ class _Record(OutputType):
         # The JSON paths of SQLite cannot quote a quotation mark.
         names = sorted(name for name in properties if '"' not in name)
         columns = tuple(_property(name, form_of(properties[name], schema)) for name in names)
-        return columns or (_column("data", Form.JSON, "_data", _in_data(Form.JSON, "data")),)
+        cited = _column(CITATIONS, Form.JSON, f"_{CITATIONS}", _in_data(Form.JSON, CITATIONS))
+        whole = _column("data", Form.JSON, "_data", _in_data(Form.JSON, "data"))
+        return (*(columns or (whole,)), *((cited,) if params.get("cite") else ()))
 
     def shown(self, result: Result) -> str:
         return _line(f"{name}: {_plain(value)}" for name, value in result["data"].items())

@@ -20,8 +20,9 @@ from tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, T
 from tasks.kinds.options import Generating, Option
 from tasks.models.families import Family
 from tasks.outputs import Generated, Record
-from tasks.prompts.prompts import Template
+from tasks.prompts.prompts import Template, is_rendered
 from tasks.schemas import records
+from tasks.schemas.citations import citations
 from tasks.schemas.described import described
 from tasks.schemas.grammar import GRAMMAR
 from tasks.schemas.walk import Schema
@@ -40,6 +41,7 @@ class Extract:
 
     schema: Schema
     checks: records.RecordChecks
+    cites: bool = False
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
         return cut(texts, coder)
@@ -60,7 +62,9 @@ class Extract:
         record = records.merged(found, self.schema)
         if (broken := self.checks.problem(record)) is not None:
             return computed.failed(f"The output is not valid by the schema: {broken}.")
-        return computed.done(data=dict(RECORD.stored(record).data or {}), flags=windowed(computed.windows))
+        cited = citations(record, computed.text) if self.cites else None
+        stored = RECORD.stored(record, cited).data
+        return computed.done(data=None if stored is None else dict(stored), flags=windowed(computed.windows))
 
 
 def _schema(spec: Spec) -> Schema:
@@ -70,7 +74,7 @@ def _schema(spec: Spec) -> Schema:
 
 def _recipe(spec: Spec, _traits: Traits) -> Recipe:
     schema = _schema(spec)
-    return Extract(schema, records.RecordChecks(schema))
+    return Extract(schema, records.RecordChecks(schema), bool(spec.params.get("cite")))
 
 
 def _chat(spec: Spec) -> Template:
@@ -105,12 +109,20 @@ class ExtractOptions(Generating):
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]}),
         Option(spelling="schema", metavar="FILE", in_file=True),
     ] = None
+    cite: Annotated[
+        bool | None, Field(description="Keep where in the document each text and number of the record stands.")
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in super().given().items() if value is not False}
 
 
 def _params(plan: Plan) -> dict[str, Any]:
-    """Return the version of the grammar. Raises BadOption without a schema."""
+    """Return the version of the grammar. Raises BadOption without a schema, and for --cite over metadata."""
     if SCHEMA not in plan.given:
         raise BadOption("extract needs --schema, a file with the JSON Schema of the records.")
+    if "cite" in plan.given and is_rendered(plan.given):
+        raise BadOption("--cite gives places in the document; it does not go with {meta.…} in --prompt.")
     return {"grammar": GRAMMAR}
 
 

@@ -378,6 +378,21 @@ def test_a_propertys_column_has_the_type_of_its_values(schema: Any, form: Form) 
     assert column.form is form
 
 
+def test_citations_are_a_column_of_their_own_beside_a_property_of_that_name(database: Database) -> None:
+    stored = RECORD.stored({"citations": 5, "title": "a"}, {"/title": [3, 4], "/citations": None})
+    schema = {"properties": {"citations": {"type": "integer"}, "title": {"type": "string"}}}
+    columns = RECORD.columns({"json_schema": json.dumps(schema), "cite": True})
+    assert RECORD.problem(stored) is None
+    found = RECORD.result(stored)
+    assert list(found) == ["data", "citations"]
+    assert {column.name: column.value(found) for column in columns} == {
+        "data_citations": 5,
+        "data_title": "a",
+        "citations": {"/title": [3, 4], "/citations": None},
+    }
+    assert [column.of_step("s").name for column in columns] == ["s_data_citations", "s_title", "s_citations"]
+
+
 def test_a_record_without_a_schema_has_one_column(database: Database) -> None:
     [column] = RECORD.columns({})
     assert (column.name, column.of_step("step").name) == ("data", "step_data")

@@ -76,6 +76,26 @@ def test_a_prompt_over_metadata_gives_a_record_too() -> None:
     assert joined(Generated('{"title":"a"}', 9), spec=spec).data == {"data": {"title": "a"}}
 
 
+def test_cited_values_have_their_places_in_the_whole_text() -> None:
+    spec = spec_of(cite=True)
+    recipe = kinds.recipe(spec, kinds.Traits())
+    text = "Of dogs. Of cats."
+    windows = [Window(0, 9, Encoded(3, "x"), part=True), Window(9, 17, Encoded(3, "x"), part=True)]
+    outputs = [Generated('{"title":"of Dogs","tags":["x"]}', 9), Generated('{"title":"Cats","tags":["cats"]}', 9)]
+    outcome = recipe.join(Computed(1, text, windows, outputs, 1, 7, 9))
+    assert isinstance(outcome, Outcome)
+    assert outcome.data == {
+        "data": {"title": "of Dogs", "tags": ["x", "cats"]},
+        "citations": {"/title": [0, 7], "/tags/0": None, "/tags/1": [12, 16]},
+    }
+    assert spec_of(cite=False) == spec_of() != spec
+
+
+def test_places_in_a_document_and_a_prompt_over_metadata_do_not_go_together() -> None:
+    with pytest.raises(BadOption, match="--cite gives places in the document; it does not go with"):
+        spec_of(cite=True, prompt="{meta.title}: {text}")
+
+
 def test_the_schema_and_not_its_layout_makes_the_spec() -> None:
     texts = [json.dumps(SCHEMA), json.dumps(SCHEMA, indent=4), json.dumps({**SCHEMA, "description": "other"})]
     ids = [spec_of(json_schema=text).sha256 for text in texts]
