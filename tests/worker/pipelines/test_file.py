@@ -81,6 +81,8 @@ name = "short"
 task = "summarize"
 """
 
+TASKS = "summarize, translate, embed, generate, classify, entities, redact or extract"
+
 
 def errors(text: str, path: Path = PATH) -> list[str]:
     with pytest.raises(PipelineInvalid) as caught:
@@ -200,7 +202,7 @@ priority = 1.5
         '2: a corpus needs a source: source = "articles.jsonl"',
         "3: there is no sorce in [corpus]; did you mean source?",
         "4: limit must be a whole number, not '10'",
-        "7: task must be summarize, translate, embed, generate, classify, entities, redact or extract, not 'translat'",
+        f"7: task must be {TASKS}, not 'translat'",
         "8: beams must be a whole number, not true",
         '9: a step needs a task: task = "translate"',
         "10: the step on line 6 is called english too; choose another name",
@@ -362,7 +364,7 @@ def test_a_step_cannot_read_vectors() -> None:
 
 def test_an_error_in_one_step_is_not_told_again_of_the_steps_that_read_it() -> None:
     assert errors(chain(("a", "transmogrify", None), ("b", "summarize", None))) == [
-        "5: task must be summarize, translate, embed, generate, classify, entities, redact or extract, not 'transmogrify'"
+        f"5: task must be {TASKS}, not 'transmogrify'"
     ]
     assert errors(chain(("1", "translate", None), ("b", "summarize", None))) == [
         "4: name must be a letter, then letters, digits and _; '1' is not"
