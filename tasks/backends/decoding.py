@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from storage.core.specs import Spec
@@ -14,15 +14,20 @@ from storage.steps.templates import keeps_white_space
 from tasks.errors import CannotServe
 
 One = TypeVar("One", int, str)
+Number = TypeVar("Number", int, float)
 
 # Ours, where neither the command nor the model's files say how much to write.
 MAX_NEW_TOKENS = 256
 MAX_NEW_TOKENS_OF_RECORDS = 1024
+# The library's, where neither the command nor the model's files say how many tokens to sample from.
+TOP_K = 50
+# Options and settings that ask for samples, or shape them, under the same names.
+SHAPES = ("temperature", "top_p", "top_k", "min_p")
 # Settings of a generation_config that are followed here.
 FOLLOWED = frozenset(
     {
-        "do_sample", "temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "max_length",
-        "eos_token_id", "stop_strings",
+        "do_sample", *SHAPES, "repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens",
+        "max_new_tokens", "max_length", "min_new_tokens", "min_length", "eos_token_id", "stop_strings",
     }
 )  # fmt: skip
 # Settings that change no output of a decoder-only model without beams: how fast it is computed, and what
@@ -38,8 +43,12 @@ WITHOUT_EFFECT = frozenset(
         "speculation_type", "prompt_lookup_num_tokens", "max_matching_ngram_size", "transformers_version",
     }
 )  # fmt: skip
+# Settings of these that could leave no token that a record's schema allows.
+EXCLUDE_RECORDS = frozenset(
+    {"no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "min_new_tokens", "min_length"}
+)
 # Settings that have no effect on greedy outputs.
-OF_SAMPLES = frozenset({"min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"})
+OF_SAMPLES = frozenset({"top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"})
 # Settings that ask for nothing at 1.
 NEUTRAL_AT_ONE = frozenset(
     {
@@ -50,9 +59,8 @@ NEUTRAL_AT_ONE = frozenset(
 # Settings that ask for nothing at 0, false or empty. Every other value of a setting that is named nowhere is refused.
 NEUTRAL_AT_NOTHING = frozenset(
     {
-        "diversity_penalty", "penalty_alpha", "encoder_no_repeat_ngram_size", "no_repeat_ngram_size", "min_length",
-        "min_new_tokens", "min_p", "epsilon_cutoff", "eta_cutoff", "remove_invalid_values", "token_healing",
-        "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias", "constraints",
+        "diversity_penalty", "penalty_alpha", "encoder_no_repeat_ngram_size", "epsilon_cutoff", "eta_cutoff",
+        "remove_invalid_values", "token_healing", "begin_suppress_tokens", "sequence_bias", "constraints",
         "force_words_ids",
     }
 )  # fmt: skip
@@ -61,12 +69,13 @@ NEUTRAL_AT_NOTHING = frozenset(
 @dataclass(frozen=True)
 class Decoding:
     """Greedy at a ``temperature`` of 0, sampled otherwise: of the ``top_k`` likeliest tokens (0: of all) the fewest
-    that hold ``top_p`` of the probability. Ends at any of ``ends``, before a text of ``stop``, after a text of
-    ``closing``, or at the limit.
+    that hold ``top_p`` of the probability, without those below ``min_p`` of the likeliest's. Ends at any of ``ends``
+    (not before ``min_new_tokens``, nor before prompt and output have ``min_length``), before a text of ``stop``,
+    after a text of ``closing``, or at the limit.
 
     The limit is ``max_new_tokens``. With ``max_tokens`` an output may go on until prompt and output have so many
-    together, and ``max_new_tokens`` is the room that a window leaves for it. Outputs lose white space at their ends
-    where they are ``stripped``.
+    together, and ``max_new_tokens`` is the room that a window leaves for it. No sequence of ``bad_words_ids`` is
+    written, nor a token of ``suppress_tokens``. Outputs lose white space at their ends where they are ``stripped``.
     """
 
     max_new_tokens: int
@@ -75,8 +84,14 @@ class Decoding:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
     seed: int = 0
     repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    min_new_tokens: int = 0
+    min_length: int = 0
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
     closing: tuple[str, ...] = ()
     max_tokens: int | None = None
     stripped: bool = True
@@ -114,39 +129,61 @@ def decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, stop: tupl
     CannotServe for settings that ask for what is not done here.
     """
     asked = spec.params
-    sampling = _sampling(asked, own)
-    _require_followed(spec.model, own, sampled=bool(sampling))
+    sampling = sampled(asked, own)
+    _require_followed(spec.model, own, sampled=bool(sampling), record=SCHEMA in asked)
     max_new_tokens = asked.get("max_new_tokens") or own.get("max_new_tokens")
     # The end of a record is that of its JSON, in which any text may stand.
     is_record = SCHEMA in asked
     most = MAX_NEW_TOKENS_OF_RECORDS if is_record else MAX_NEW_TOKENS
-    return Decoding(
+    least = asked.get("min_new_tokens")
+    found = Decoding(
         max_new_tokens=max_new_tokens or min(most, context_tokens // 2),
         ends=frozenset(_several(own.get("eos_token_id"))),
         stop=() if is_record else stop,
         seed=asked.get("seed", 0),
-        repetition_penalty=own.get("repetition_penalty") or 1.0,
+        repetition_penalty=float(_first(asked.get("repetition_penalty"), own.get("repetition_penalty"), 1.0)),
+        no_repeat_ngram_size=_first(asked.get("no_repeat_ngram_size"), own.get("no_repeat_ngram_size"), 0),
+        min_new_tokens=_first(least, own.get("min_new_tokens"), 0),
+        # A least number of new tokens comes before one of prompt and output together, as in transformers.
+        min_length=own.get("min_length") or 0 if least is None and own.get("min_new_tokens") is None else 0,
+        bad_words_ids=tuple(map(tuple, own.get("bad_words_ids") or ())),
+        suppress_tokens=tuple(_several(own.get("suppress_tokens"))),
         closing=() if is_record or "stop" in asked else tuple(_several(own.get("stop_strings"))),
         max_tokens=None if max_new_tokens else _max_tokens(spec.model, own.get("max_length"), context_tokens),
         stripped=not keeps_white_space(spec.params),
         **sampling,
     )
+    require_least(spec, found.max_new_tokens)
+    return replace(found, min_new_tokens=min(found.min_new_tokens, found.max_new_tokens))
 
 
-def _sampling(asked: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Temperature, top-p and top-k as far as they are given; empty for greedy outputs."""
-    sampling = {name: asked[name] for name in ("temperature", "top_p", "top_k") if name in asked}
-    if sampling or own.get("do_sample"):
-        model = {name: own[name] for name in ("temperature", "top_p", "top_k") if own.get(name) is not None}
-        sampling = {"temperature": 1.0, **(model if own.get("do_sample") else {}), **sampling}
-    return {} if sampling.get("temperature") == 0 else sampling
+def require_least(spec: Spec, most: int) -> None:
+    """Raise CannotServe if the shortest output that was asked for is longer than the longest."""
+    least = spec.params.get("min_new_tokens") or 0
+    if least > most:
+        raise CannotServe(
+            f"--min-new-tokens {least:,} is more than the {most:,} tokens that {spec.model} writes at most here. "
+            "Give --max-new-tokens, too."
+        )
 
 
-def _require_followed(model: str, own: Mapping[str, Any], *, sampled: bool) -> None:
+def sampled(asked: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what shapes the samples under these options and a model's own settings; empty for greedy outputs."""
+    given = {name: asked[name] for name in SHAPES if name in asked}
+    if not given and not own.get("do_sample"):
+        return {}
+    stated = {name: own[name] for name in SHAPES if own.get(name) is not None}
+    shaped = {"temperature": 1.0, "top_k": TOP_K, **stated, **given}
+    return {} if shaped["temperature"] == 0 else shaped
+
+
+def _require_followed(model: str, own: Mapping[str, Any], *, sampled: bool, record: bool) -> None:
     """Raise CannotServe for a setting that would change outputs and is not followed here."""
     known = FOLLOWED | WITHOUT_EFFECT | (frozenset() if sampled else OF_SAMPLES)
+    known -= EXCLUDE_RECORDS if record else frozenset()
     for name, value in own.items():
-        neutral = (name in NEUTRAL_AT_ONE and value == 1) or (name in NEUTRAL_AT_NOTHING and not value)
+        at_nothing = name in NEUTRAL_AT_NOTHING | EXCLUDE_RECORDS and not value
+        neutral = at_nothing or (name in NEUTRAL_AT_ONE and value == 1)
         if name in known or name.startswith("_") or value is None or neutral:
             continue
         raise CannotServe(
@@ -166,6 +203,11 @@ def _max_tokens(model: str, max_length: int | None, context_tokens: int) -> int 
             "no fixed room for documents. Give --max-new-tokens, which replaces it."
         )
     return context_tokens
+
+
+def _first(*values: Number | None) -> Number:
+    """The first value that is not None; the last never is."""
+    return next(value for value in values if value is not None)
 
 
 def _several(value: One | list[One] | tuple[One, ...] | None) -> list[One]:

@@ -94,33 +94,42 @@ class Generating(Windowed):
         Option(metavar="TEXT", only=Family.DECODER),
     ] = None
     temperature: Annotated[
-        float | None,
-        Field(ge=0, le=MOST, description="Sample at this temperature; 0 is greedy."),
-        Option(only=Family.DECODER),
+        float | None, Field(ge=0, le=MOST, description="Sample at this temperature; 0 is greedy.")
     ] = None
     top_p: Annotated[
         float | None,
         Field(gt=0, le=1, description="Sample from the likeliest tokens with this total probability."),
-        Option(only=Family.DECODER),
     ] = None
     top_k: Annotated[
         int | None,
         Field(
             ge=0, le=MOST, description="Sample from the K likeliest tokens, or keep the K best labels; 0 means all."
         ),
-        Option(only=Family.DECODER),
     ] = None
-    # An encoder-decoder whose own settings ask for samples takes it too.
+    min_p: Annotated[
+        float | None,
+        Field(ge=0, le=1, description="Sample from tokens with at least this share of the likeliest's probability."),
+    ] = None
     seed: Annotated[int | None, Field(ge=0, le=MOST, description="Seed of the samples.  [default: 0]")] = None
+    repetition_penalty: Annotated[
+        float | None,
+        Field(gt=0, le=MOST, description="Make tokens less likely that stand in the text already; 1 is off."),
+    ] = None
 
 
 class Writing(Generating):
-    """Options of kinds that write text."""
+    """Options of kinds that write text of their own choice."""
 
+    min_new_tokens: Annotated[
+        int | None, Field(ge=0, le=MOST, description="Shortest output of a window, in tokens.")
+    ] = None
+    no_repeat_ngram_size: Annotated[
+        int | None, Field(ge=0, le=MOST, description="Never write N tokens in a row twice; 0 is off.")
+    ] = None
     stop: Annotated[
         tuple[Annotated[str, Field(min_length=1)], ...] | None,
         Field(strict=False, min_length=1, description="End the output before this text; may be repeated."),
-        Option(metavar="TEXT", only=Family.DECODER),
+        Option(metavar="TEXT"),
     ] = None
 
 
@@ -131,6 +140,16 @@ class Searching(Writing):
         int | None,
         Field(ge=1, le=MOST, description="Beams of the search; 1 is greedy."),
         Option(only=Family.SEQ2SEQ, any_takes=1),
+    ] = None
+    length_penalty: Annotated[
+        float | None,
+        Field(ge=-MOST, le=MOST, description="Above 0 beams prefer long outputs, below 0 short ones."),
+        Option(only=Family.SEQ2SEQ),
+    ] = None
+    early_stopping: Annotated[
+        bool | None,
+        Field(description="End a search by beams when it has as many outputs as beams."),
+        Option(only=Family.SEQ2SEQ),
     ] = None
     prefix: Annotated[
         str | None,

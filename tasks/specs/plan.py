@@ -37,6 +37,7 @@ def build_spec(
     suitability.require(kind, config, pinned.model, options.given())
     plan = Plan(options.given(), pinned.model, pinned.direction, config, stated)
     _check_options(found, plan)
+    _check_search(plan.given)
     params = {**plan.given, **found.params(plan), **_built_in(found, plan)}
     if config:
         selection.require_possible(kind, plan.family, options.quality, pinned.model)
@@ -64,6 +65,16 @@ def _check_options(kind: TaskKind, plan: Plan) -> None:
             raise BadOption(
                 f"{flag(name, fields[name])} is for {said.only} models; {plan.model} is {plan.family}{instead}."
             )
+
+
+def _check_search(given: Mapping[str, Any]) -> None:
+    """Raise BadOption for options that exclude one another."""
+    least, most = given.get("min_new_tokens") or 0, given.get("max_new_tokens")
+    if most is not None and least > most:
+        raise BadOption(f"--min-new-tokens {least:,} is more than --max-new-tokens {most:,}.")
+    for name in ("length_penalty", "early_stopping"):
+        if name in given and given.get("beams") == 1:
+            raise BadOption(f"--{name.replace('_', '-')} is for a search by beams: give --beams 2 or more with it.")
 
 
 def _built_in(kind: TaskKind, plan: Plan) -> dict[str, Any]:

@@ -6,19 +6,24 @@ The win over static batches of transformers is recorded in bench/results/generat
 from __future__ import annotations
 
 import inspect
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LogitsProcessorList
 
 from tasks.backends import Assignment, Source, accelerator
 from tasks.backends.decoder_only.constraint import Constraint
 from tasks.backends.decoder_only.instructed import Completion
+from tasks.backends.decoder_only.next_tokens import (
+    batch_processors,
+    next_tokens,
+    of_rows,
+    row_generator,
+    row_processors,
+)
 from tasks.backends.decoder_only.rowcache import RowCache
-from tasks.backends.decoding import Decoding
 from tasks.backends.generation_files import Opening, require_keys_and_values
 from tasks.backends.static import Computed, Items, StaticLoop
 from tasks.batching.batches import Budget
@@ -47,13 +52,18 @@ class Row:
 
     item: Item[Any]
     ids: Sequence[int]
-    chance: random.Random
+    processors: LogitsProcessorList
+    generator: torch.Generator | None
     written: list[int] = field(default_factory=list)
     matcher: LLMatcher | None = None
 
     @property
     def tokens(self) -> int:
         return len(self.ids) + len(self.written)
+
+    @property
+    def seen(self) -> list[int]:
+        return [*self.ids, *self.written]
 
 
 @dataclass
@@ -77,6 +87,7 @@ class CausalBackend:
         self._model.to(device)
         self._completion = Completion(opening)
         self._decoding = self._completion.decoding
+        self._of_batch = batch_processors(self._decoding, device)
         self._constraint = Constraint.of(opening, self._decoding.ends)
         self.limit_tokens = self._completion.limit_tokens
         # transformers 5.24 gave the argument another name.
@@ -175,8 +186,14 @@ class CausalBackend:
 
     def _row(self, item: Item[Any]) -> Row:
         ids = list(item.encoded.ids)
-        chance = random.Random(self._decoding.seed_of(ids))  # noqa: S311 - to be repeated, not secret
-        return Row(item, ids, chance, matcher=self._constraint.begin() if self._constraint else None)
+        how, device = self._decoding, self._device
+        return Row(
+            item,
+            ids,
+            row_processors(how, len(ids), device),
+            row_generator(how, ids, device),
+            matcher=self._constraint.begin() if self._constraint else None,
+        )
 
     def _shared_with(self, ids: Sequence[int]) -> int:
         """Count the tokens that the window begins with as the template does; one at least is left to be read."""
@@ -225,13 +242,11 @@ class CausalBackend:
 
     def _take_out(self, flight: Flight, logits: torch.Tensor) -> list[Computed]:
         """Choose each row's next token, and take those out that end with it."""
-        rows, how = flight.rows, self._decoding
-        if how.repetition_penalty != 1:
-            logits = _penalized(logits, [[*row.ids, *row.written] for row in rows], how.repetition_penalty)
+        rows = flight.rows
+        logits = of_rows(logits, rows)
         if self._constraint is not None:
             logits = self._constraint.masked(logits, [row.matcher for row in rows if row.matcher is not None])
-        chances = [row.chance.random() for row in rows] if how.sampled else []
-        for row, token in zip(rows, _next_tokens(logits, how, chances), strict=True):
+        for row, token in zip(rows, next_tokens(logits, rows, self._of_batch), strict=True):
             row.written.append(token)
             if row.matcher is not None:
                 row.matcher.consume_token(token)
@@ -261,33 +276,3 @@ class CausalBackend:
         if not (at_end or stopped or closed or full):
             return None
         return self._completion.generated(written, at_end=at_end or closed)
-
-
-def _penalized(logits: torch.Tensor, seen: Sequence[Sequence[int]], penalty: float) -> torch.Tensor:
-    """The logits (rows, vocabulary) with those of tokens that a row has seen made less likely (Keskar et al. 2019,
-    section 4.1)."""
-    for row, ids in zip(logits, seen, strict=True):
-        places = torch.tensor(list(set(ids)), device=logits.device)
-        scores = row[places]
-        row[places] = torch.where(scores < 0, scores * penalty, scores / penalty)
-    return logits
-
-
-def _next_tokens(logits: torch.Tensor, decoding: Decoding, chances: Sequence[float]) -> list[int]:
-    """One token for each row of ``logits`` (rows, vocabulary), float32; ``chances`` are in [0, 1), one a row.
-
-    The chance points into the row's probabilities, the likeliest first, so that what else is in the batch has no part
-    in the choice: a sample of transformers' own depends on the whole batch, and is not repeatable.
-    """
-    if not decoding.sampled:
-        return list(logits.argmax(dim=-1).tolist())
-    width = min(decoding.top_k or logits.shape[-1], logits.shape[-1])
-    scores, tokens = (logits / decoding.temperature).topk(width, dim=-1)
-    shares = scores.softmax(dim=-1).double().cumsum(dim=-1)
-    reach = shares[:, -1:]
-    if decoding.top_p < 1:
-        held = (shares < decoding.top_p).sum(dim=-1, keepdim=True).clamp(max=width - 1)
-        reach = shares.gather(1, held)
-    chance = torch.tensor(chances, dtype=torch.float64, device=logits.device).unsqueeze(1)
-    chosen = torch.searchsorted(shares, chance * reach, right=True).clamp(max=width - 1)
-    return list(tokens.gather(1, chosen).squeeze(1).tolist())

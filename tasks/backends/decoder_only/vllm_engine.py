@@ -62,10 +62,8 @@ class VllmBackend:
         opening.require_weights(AutoModelForCausalLM)
         self._completion = Completion(opening, most_tokens=_CONTEXT[self._kind])
         self.limit_tokens = self._completion.limit_tokens
-        if self._completion.decoding.closing:
-            raise Unsuited(
-                f"The files of {spec.model} ask for stop_strings, which vLLM does not see in special tokens."
-            )
+        if setting := inexact(self._completion.decoding):
+            raise Unsuited(f"vLLM does not write as transformers does: {setting}.")
         self._thread = ThreadPoolExecutor(1, "vllm")
         self._engine: LLMEngine = self._thread.submit(self._start, opening.folder, spec).result()
         self.traits = Traits(language_coders=self._completion.language_coders)
@@ -144,6 +142,21 @@ class VllmBackend:
                 yield item.id, self._completion.generated(written.token_ids, at_end=at_end)
 
 
+def inexact(how: Decoding) -> str | None:
+    """Return the setting under which vLLM writes something else than transformers' ``generate``, or None."""
+    settings = {
+        "stop_strings of the model, which may be special tokens": how.closing,
+        "no_repeat_ngram_size": how.no_repeat_ngram_size,
+        "bad_words_ids or suppress_tokens": how.bad_words_ids or how.suppress_tokens,
+        "min_length": how.min_length,
+        # vLLM looks for the text only after so many tokens.
+        "min_new_tokens with a text to stop at": how.min_new_tokens and how.stop,
+        # vLLM applies min_p first, and transformers last.
+        "min_p with top_p": how.sampled and how.min_p and how.top_p < 1,
+    }
+    return next((name for name, value in settings.items() if value), None)
+
+
 def sampling(how: Decoding, ids: Sequence[int]) -> SamplingParams:
     """The decoding of one window in vLLM's words."""
     return SamplingParams(
@@ -151,6 +164,8 @@ def sampling(how: Decoding, ids: Sequence[int]) -> SamplingParams:
         temperature=how.temperature,
         top_p=how.top_p if how.sampled else 1.0,
         top_k=how.top_k if how.sampled else 0,
+        min_p=how.min_p if how.sampled else 0.0,
+        min_tokens=how.min_new_tokens,
         seed=how.seed_of(ids) if how.sampled else None,
         repetition_penalty=how.repetition_penalty,
         stop=list(how.stop),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from storage.core.specs import Spec
-from tasks.backends.decoding import NEUTRAL_AT_ONE
+from tasks.backends.decoding import NEUTRAL_AT_ONE, SHAPES, cut_at, require_least, sampled
 from tasks.backends.encoder_decoder import task_prefixes
 from tasks.backends.generation_files import Opening
 from tasks.backends.tokens import Tokens
@@ -26,9 +26,11 @@ _PLAIN = frozenset(
         "num_beams", "max_length", "max_new_tokens", "min_length", "min_new_tokens", "length_penalty",
         "early_stopping", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "forced_bos_token_id",
         "forced_eos_token_id", "eos_token_id", "pad_token_id", "bos_token_id", "decoder_start_token_id",
-        "renormalize_logits", "do_sample", "temperature", "top_k", "top_p", "use_cache", "transformers_version",
+        "renormalize_logits", "do_sample", *SHAPES, "use_cache", "transformers_version",
     }
 )  # fmt: skip
+# Settings beyond these whose processors and criteria look at one row at a time, wherever it stands in a batch.
+_OF_ROWS = frozenset({"repetition_penalty", "stop_strings", "typical_p", "epsilon_cutoff"})
 
 
 class Generation:
@@ -51,6 +53,17 @@ class Generation:
         self.beams: int = settings.num_beams or 1
         self.most_new_tokens: int = settings.max_new_tokens or settings.max_length - 1
         self.ends = frozenset(as_ids(settings.eos_token_id))
+        self._stop = tuple(spec.params.get("stop") or ())
+        require_least(spec, self.most_new_tokens)
+
+    @property
+    def of_rows(self) -> bool:
+        """True if the rows of a batch can be searched by themselves, so that they may leave it when they are done.
+
+        Samples of beams are drawn for all rows at once.
+        """
+        drawn = self.settings.do_sample and self.beams > 1
+        return bool(self.ends) and not drawn and not {*self.unusual} - _OF_ROWS - {"do_sample"}
 
     @property
     def unusual(self) -> list[str]:
@@ -60,14 +73,17 @@ class Generation:
         return ["do_sample", *names] if self.settings.do_sample else names
 
     def outputs(self, written: Sequence[Sequence[int]]) -> list[Generated]:
-        """The texts of token ids without the start token; what follows an end token is padding."""
+        """The texts of token ids without the start token; what follows an end token or is negative is padding."""
+        written = [[token for token in ids if token >= 0] for ids in written]
         texts = self.tokens.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [self._generated(text, ids) for text, ids in zip(texts, written, strict=True)]
 
     def _generated(self, text: str, ids: Sequence[int]) -> Generated:
         tokens = next((place + 1 for place, token in enumerate(ids) if token in self.ends), len(ids))
+        cut = cut_at(text, self._stop)
         # At the limit, a forced end looks like an end of the model's own.
-        return Generated(text.strip(), tokens, truncated=tokens >= self.most_new_tokens)
+        truncated = cut is None and tokens >= self.most_new_tokens
+        return Generated((text if cut is None else cut).strip(), tokens, truncated=truncated)
 
 
 def _plain(name: str, value: object) -> bool:
@@ -107,6 +123,7 @@ def set_generation(generation: GenerationConfig, spec: Spec, dialect: task_prefi
         if beams == 1:
             generation.early_stopping = None
             generation.length_penalty = None
+    _set_options(generation, spec)
     asked = spec.params.get("max_new_tokens")
     if asked is None and generation.max_length is None and generation.max_new_tokens is None:
         asked = _MAX_NEW_TOKENS
@@ -115,5 +132,31 @@ def set_generation(generation: GenerationConfig, spec: Spec, dialect: task_prefi
         generation.max_length = None
         if generation.min_length is not None:
             generation.min_length = min(generation.min_length, asked)
-        if generation.min_new_tokens is not None:
+        if generation.min_new_tokens is not None and "min_new_tokens" not in spec.params:
             generation.min_new_tokens = min(generation.min_new_tokens, asked)
+
+
+def _set_options(generation: GenerationConfig, spec: Spec) -> None:
+    """Set the options of the command that transformers knows by the same names, and whether to sample.
+
+    Raises CannotServe for options of beams where there are none.
+    """
+    of_beams = [name for name in ("length_penalty", "early_stopping") if name in spec.params]
+    if of_beams and (generation.num_beams or 1) == 1:
+        raise CannotServe(
+            f"--{of_beams[0].replace('_', '-')} is for a search by beams, and {spec.model} searches without: give "
+            "--beams, such as --beams 4."
+        )
+    for name in (*of_beams, "repetition_penalty", "no_repeat_ngram_size"):
+        if name in spec.params:
+            setattr(generation, name, spec.params[name])
+    if "min_new_tokens" in spec.params:
+        generation.min_new_tokens, generation.min_length = spec.params["min_new_tokens"], None
+    if "stop" in spec.params:
+        generation.stop_strings = list(spec.params["stop"])
+    if any(name in spec.params for name in SHAPES):
+        own = {name: getattr(generation, name, None) for name in SHAPES}
+        shaped = sampled(spec.params, own)
+        generation.do_sample = bool(shaped)
+        for name in SHAPES:
+            setattr(generation, name, shaped.get(name))

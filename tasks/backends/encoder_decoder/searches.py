@@ -1,16 +1,20 @@
 """Searches whose batch shrinks as texts are done, for transformers' generate: greedy, and by beams.
 
+The rows of a batch may also be sampled, each by a generator of its own.
+
 Their wins over generate's own are recorded in bench/results/inference.md, translate.md and summarize.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.modeling_outputs import BaseModelOutput
+
+from tasks.backends.draws import drawn
 
 if TYPE_CHECKING:
     from transformers import Cache, GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
@@ -20,32 +24,37 @@ _LEAVING = 0.125
 _CACHES = ("cache", "past_key_values")
 # What is added to a score that must not be chosen. Not infinite, so that what processors forbid is worse still.
 _NEVER = -1e9
+# Stands after the last token of a row; no token has this number.
+PADDING = -1
 
 
-def shrinking_greedy(
+def shrinking_rows(
     model: PreTrainedModel,
     input_ids: torch.Tensor,
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
-    generation_config: GenerationConfig,
+    generators: Sequence[torch.Generator] | None = None,
     **model_kwargs: Any,
 ) -> torch.Tensor:
-    """Return what generate's own greedy search writes, shape (rows, longest), with the end token after each end.
+    """Return what generate's own search without beams writes, shape (rows, longest), with PADDING after each end.
 
-    A ``custom_generate`` of encoder-decoder models: generate prepares the encoder's states, the cache and the
-    processors, whose scores must not depend on the place of a row.
+    It is greedy, or draws samples if ``generators`` has one for each row. A ``custom_generate`` of encoder-decoder
+    models: generate prepares the encoder's states, the cache and the processors, whose scores must not depend on the
+    place of a row.
     """
     name = _cache_name(model_kwargs)
     states, mask, cache = model_kwargs["encoder_outputs"][0], model_kwargs["attention_mask"], model_kwargs[name]
-    ends = generation_config.eos_token_id
-    end = ends[0] if isinstance(ends, list) else ends
     rows, over = torch.arange(len(input_ids)), torch.zeros(len(input_ids), dtype=torch.bool)
     ids = input_ids
     written: list[torch.Tensor] = [ids[0]] * len(input_ids)
     while True:
         logits = _next_logits(model, states, mask, ids[:, -1:], {name: cache})
         scores = logits_processor(ids, logits.float())
-        ids = torch.cat([ids, scores.argmax(dim=-1, keepdim=True)], dim=-1)
+        if generators is None:
+            tokens = scores.argmax(dim=-1)
+        else:
+            tokens = drawn(scores, [generators[row] for row in rows.tolist()])
+        ids = torch.cat([ids, tokens[:, None]], dim=-1)
         ending = stopping_criteria(ids, None).cpu() & ~over
         for place in ending.nonzero()[:, 0].tolist():
             written[rows[place]] = ids[place]
@@ -59,7 +68,7 @@ def shrinking_greedy(
             ids, states, mask = ids[there], states[there], mask[there]
             for part in (cache.self_attention_cache, cache.cross_attention_cache):
                 part.batch_select_indices(there)
-    return torch.nn.utils.rnn.pad_sequence(written, batch_first=True, padding_value=end)
+    return torch.nn.utils.rnn.pad_sequence(written, batch_first=True, padding_value=PADDING)
 
 
 @dataclass(eq=False)
@@ -91,7 +100,7 @@ def shrinking_beams(
     generation_config: GenerationConfig,
     **model_kwargs: Any,
 ) -> torch.Tensor:
-    """Return what generate's own search by beams writes, shape (texts, longest), with the end token after each end.
+    """Return what generate's own search by beams writes, shape (texts, longest), with PADDING after each end.
 
     A ``custom_generate`` of encoder-decoder models. By the rules of transformers' ``_beam_search`` no text depends
     on the others, so a text leaves when its own search is over. The first step is the same for all beams of a text
@@ -142,7 +151,7 @@ def shrinking_beams(
         cache.self_attention_cache.reorder_cache(rows.flatten())
         logits = _next_logits(model, states, mask, ids[:, -1:], {name: cache})
     return torch.nn.utils.rnn.pad_sequence(
-        [ends.found[0][1] for ends in found], batch_first=True, padding_value=int(end_ids[0])
+        [ends.found[0][1] for ends in found], batch_first=True, padding_value=PADDING
     )
 
 

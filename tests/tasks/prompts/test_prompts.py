@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -92,6 +93,10 @@ def test_a_translation_between_unnamed_languages_is_refused() -> None:
         instruction(spec_of("translate", target_lang="en"), chat=True)
 
 
+# transformers samples from 50 tokens unless it is told another number.
+SAMPLED: Mapping[str, Any] = {"temperature": 0.5, "top_k": 50}
+
+
 @pytest.mark.parametrize(
     ("asked", "own", "expected"),
     [
@@ -104,9 +109,16 @@ def test_a_translation_between_unnamed_languages_is_refused() -> None:
         ),
         ({"top_k": 4}, {}, Decoding(256, temperature=1.0, top_k=4)),
         ({}, {"do_sample": True, "top_p": 0.9, "top_k": 20}, Decoding(256, temperature=1.0, top_p=0.9, top_k=20)),
-        ({"temperature": 0.5}, {"do_sample": True, "top_p": 0.9}, Decoding(256, temperature=0.5, top_p=0.9)),
+        ({"temperature": 0.5}, {"do_sample": True, "top_p": 0.9}, Decoding(256, **SAMPLED, top_p=0.9)),
         ({"temperature": 0.0}, {"do_sample": True, "top_p": 0.9}, Decoding(256)),
-        ({"temperature": 0.5}, {"top_p": 0.9}, Decoding(256, temperature=0.5)),
+        ({"temperature": 0.5}, {"top_p": 0.9}, Decoding(256, **SAMPLED, top_p=0.9)),
+        ({"temperature": 0.5, "top_k": 0}, {"top_k": 9}, Decoding(256, temperature=0.5)),
+        ({"min_p": 0.2}, {"temperature": 0.5}, Decoding(256, **SAMPLED, min_p=0.2)),
+        ({"repetition_penalty": 1.0}, {"repetition_penalty": 1.2}, Decoding(256)),
+        ({"no_repeat_ngram_size": 2}, {"no_repeat_ngram_size": 3}, Decoding(256, no_repeat_ngram_size=2)),
+        ({}, {"min_length": 40, "suppress_tokens": [5]}, Decoding(256, min_length=40, suppress_tokens=(5,))),
+        ({"min_new_tokens": 4}, {"min_length": 40, "min_new_tokens": 9}, Decoding(256, min_new_tokens=4)),
+        ({"max_new_tokens": 5}, {"min_new_tokens": 9}, Decoding(5, min_new_tokens=5)),
         ({}, {"stop_strings": "END"}, Decoding(256, closing=("END",))),
         ({"stop": ["."]}, {"stop_strings": ["END"]}, Decoding(256)),
         ({}, {"max_length": 4096}, Decoding(256, max_tokens=4096)),
@@ -128,16 +140,11 @@ OTHERS: dict[str, Any] = {
     "sequence_bias": [[[5], -10.0]],
     "watermarking_config": {"bias": 2.5},
     "num_beams": 4,
-    "no_repeat_ngram_size": 3,
     "encoder_no_repeat_ngram_size": 3,
     "encoder_repetition_penalty": 1.2,
-    "bad_words_ids": [[5]],
-    "suppress_tokens": [5],
     "begin_suppress_tokens": [5],
     "forced_bos_token_id": 5,
     "forced_eos_token_id": 5,
-    "min_length": 10,
-    "min_new_tokens": 10,
     "max_time": 2.0,
     "penalty_alpha": 0.6,
     "dola_layers": "high",
@@ -162,7 +169,7 @@ def test_a_setting_that_is_not_followed_is_refused_and_none_is_not(name: str) ->
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("eta_cutoff", 1e-3), ("epsilon_cutoff", 1e-3), ("min_p", 0.1), ("typical_p", 0.9), ("top_h", 0.4)],
+    [("eta_cutoff", 1e-3), ("epsilon_cutoff", 1e-3), ("typical_p", 0.9), ("top_h", 0.4)],
 )
 def test_what_shapes_samples_only_is_refused_for_samples_only(name: str, value: float) -> None:
     own = {"do_sample": True, name: value}
@@ -178,9 +185,7 @@ def test_settings_that_ask_for_nothing_are_taken() -> None:
     own = {**defaults.to_dict(), **defaults._get_default_generation_params(), "pad_token_id": 1, "use_cache": False}
     own["max_length"] = None
     assert decoding(spec_of(), own, 4096) == Decoding(256)
-    assert decoding(spec_of(), {"sequence_bias": [], "guidance_scale": 1.0, "bad_words_ids": []}, 4096) == Decoding(
-        256
-    )
+    assert decoding(spec_of(), {"sequence_bias": [], "guidance_scale": 1.0}, 4096) == Decoding(256)
 
 
 def test_every_setting_of_transformers_has_its_place() -> None:
@@ -191,6 +196,18 @@ def test_every_setting_of_transformers_has_its_place() -> None:
     assert not places & refused
     settings = {name for name in GenerationConfig().to_dict() if not name.startswith("_")}
     assert settings <= places | refused
+
+
+@pytest.mark.parametrize("name", sorted(decoding_module.EXCLUDE_RECORDS))
+def test_a_setting_that_a_schema_may_contradict_is_refused_for_records(name: str) -> None:
+    with pytest.raises(CannotServe, match=f"some/model ask for {name}="):
+        decoding(spec_of("extract", schema="{}"), {name: 3}, 4096)
+    assert decoding(spec_of("extract", schema="{}"), {name: 0}, 4096).max_new_tokens == 1024
+
+
+def test_a_shortest_output_that_is_longer_than_the_longest_is_refused() -> None:
+    with pytest.raises(CannotServe, match=r"--min-new-tokens 300 is more than the 256 tokens that some/model writes"):
+        decoding(spec_of(min_new_tokens=300), {}, 4096)
 
 
 def test_a_length_of_prompt_and_output_together_asks_for_a_choice() -> None:

@@ -286,7 +286,6 @@ def test_a_system_prompt_goes_where_the_chat_template_has_it(
     ("own", "asked", "says"),
     [
         ({}, {"max_new_tokens": 248}, "there is no room for a text. Give a smaller --max-new-tokens"),
-        ({"no_repeat_ngram_size": 3}, {}, "no_repeat_ngram_size=3"),
         ({"exponential_decay_length_penalty": (5, 1.5)}, {}, "exponential_decay_length_penalty="),
         ({"guidance_scale": 1.5}, {}, "guidance_scale=1.5"),
         ({"do_sample": True, "eta_cutoff": 1e-3}, {}, "eta_cutoff=0.001"),

@@ -1,0 +1,267 @@
+"""Options of decoding: the outputs of transformers' generate, one text at a time, in float32, for both families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+
+from storage.core.specs import Spec
+from tasks.backends.accelerator import quiet
+from tasks.backends.decoding import seed_of
+from tasks.engine.backend_factory import open_backend
+from tasks.errors import BadOption, CannotServe
+from tests.tasks import decoders, reference
+from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
+from tests.tasks.conftest import Bench
+
+NEW_TOKENS = 16
+# Options of docmill under the names that transformers has for them.
+GREEDY: dict[str, dict[str, Any]] = {
+    "min_new_tokens": {"min_new_tokens": 12},
+    "repetition_penalty": {"repetition_penalty": 1.8},
+    "no_repeat_ngram_size": {"no_repeat_ngram_size": 2},
+    "all together": {"min_new_tokens": 9, "repetition_penalty": 1.3, "no_repeat_ngram_size": 1},
+}
+SAMPLED: dict[str, dict[str, Any]] = {
+    "temperature": {"temperature": 0.8},
+    "top_p": {"top_p": 0.6},
+    "top_k": {"top_k": 4},
+    "top_k of all": {"top_k": 0, "temperature": 1.3},
+    "min_p": {"min_p": 0.3},
+    "all together": {
+        "temperature": 1.4, "top_k": 30, "top_p": 0.95, "min_p": 0.02, "min_new_tokens": 7, "repetition_penalty": 1.2,
+        "no_repeat_ngram_size": 2,
+    },
+}  # fmt: skip
+BEAMS: dict[str, dict[str, Any]] = {
+    "length_penalty": {"length_penalty": 3.0},
+    "early_stopping": {"early_stopping": True},
+    "all together": {
+        "length_penalty": 0.4, "early_stopping": True, "min_new_tokens": 6, "repetition_penalty": 1.3,
+        "no_repeat_ngram_size": 2,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sentences(descriptions: list[str]) -> list[str]:
+    lines = [text.replace("\n", " ") for text in descriptions]
+    return [" ".join(line.split()[: 5 + 5 * number % 27]) for number, line in enumerate(lines[:8])]
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> Path:
+    """A decoder-only model with many ends, so that outputs have different lengths."""
+    torch.manual_seed(11)
+    return decoders.gpt2(tmp_path_factory.mktemp("gpt2") / "m", descriptions[:40], eos_token_id=[0, *range(8, 60)])
+
+
+@pytest.fixture(scope="module")
+def marian(tmp_path_factory: pytest.TempPathFactory, bench: Bench) -> Path:
+    """An encoder-decoder that searches without beams by itself."""
+    shipped = bench.folder(bench.spec("summarize", "synopsis-ddtp"))
+    own = {"num_beams": 1, "max_length": NEW_TOKENS + 1, "bad_words_ids": None, "forced_eos_token_id": None}
+    return edited(shipped, tmp_path_factory.mktemp("marian") / "m", **own)
+
+
+@cache
+def loaded(folder: Path) -> tuple[Any, Any]:
+    """Return the tokenizer and the model of an encoder-decoder, as transformers loads them."""
+    with quiet():
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder), model
+
+
+def summaries(folder: Path, texts: list[str], *, seed: int = 0, stop: str | None = None, **asked: Any) -> list[str]:
+    """Return the outputs of transformers' generate with an encoder-decoder."""
+    tokenizer, model = loaded(folder)
+    if stop is not None:
+        asked |= {"stop_strings": [stop], "tokenizer": tokenizer}
+    answers = []
+    for text in texts:
+        encoded = tokenizer(text, return_tensors="pt")
+        with torch.inference_mode(), quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(seed, encoded["input_ids"][0].tolist()))
+            ids = model.generate(**encoded, **asked)
+        answer = tokenizer.decode(ids[0], skip_special_tokens=True)
+        answers.append((answer if stop is None else answer.partition(stop)[0]).strip())
+    return answers
+
+
+def generated(bench: Bench, folder: Path, texts: list[str], **options: Any) -> list[str | None]:
+    spec = bench.spec("generate", str(folder), prompt="{text}", max_new_tokens=NEW_TOKENS, **options)
+    return [outcome.text for outcome in bench.run(spec, texts)]
+
+
+def summarized(bench: Bench, folder: Path, texts: list[str], **options: Any) -> list[str | None]:
+    return [outcome.text for outcome in bench.run(bench.spec("summarize", str(folder), **options), texts)]
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_greedy_outputs_of_a_decoder_only_model_are_those_of_generate(
+    bench: Bench, gpt2: Path, sentences: list[str], name: str
+) -> None:
+    expected = reference.written(gpt2, sentences, chat=False, max_new_tokens=NEW_TOKENS, **GREEDY[name])
+    assert generated(bench, gpt2, sentences, **GREEDY[name]) == expected
+    assert expected != reference.written(gpt2, sentences, chat=False, max_new_tokens=NEW_TOKENS)
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_samples_of_a_decoder_only_model_are_those_of_generate_with_the_seed_of_the_text(
+    bench: Bench, gpt2: Path, sentences: list[str], name: str
+) -> None:
+    asked = {"do_sample": True, "max_new_tokens": NEW_TOKENS, **SAMPLED[name]}
+    expected = reference.written(gpt2, sentences, chat=False, seed=3, **asked)
+    assert generated(bench, gpt2, sentences, seed=3, **SAMPLED[name]) == expected
+    assert expected != reference.written(gpt2, sentences, chat=False, seed=4, **asked)
+
+
+@pytest.mark.parametrize("name", ["repetition_penalty", "all together"])
+def test_greedy_outputs_of_an_encoder_decoder_are_those_of_generate(
+    bench: Bench, marian: Path, sentences: list[str], name: str
+) -> None:
+    expected = summaries(marian, sentences, **GREEDY[name])
+    assert summarized(bench, marian, sentences, **GREEDY[name]) == expected
+    assert expected != summaries(marian, sentences)
+
+
+@pytest.mark.parametrize("name", BEAMS)
+def test_searches_by_beams_are_those_of_generate(bench: Bench, marian: Path, sentences: list[str], name: str) -> None:
+    expected = summaries(marian, sentences, num_beams=4, **BEAMS[name])
+    assert summarized(bench, marian, sentences, beams=4, **BEAMS[name]) == expected
+    assert expected != summaries(marian, sentences, num_beams=4)
+
+
+@pytest.mark.parametrize("name", ["top_k of all", "all together"])
+def test_samples_of_an_encoder_decoder_are_those_of_generate_with_the_seed_of_the_text(
+    bench: Bench, marian: Path, sentences: list[str], name: str
+) -> None:
+    asked = {"do_sample": True, **SAMPLED[name]}
+    found = summarized(bench, marian, sentences, seed=3, **SAMPLED[name])
+    assert found == summaries(marian, sentences, seed=3, **asked)
+    assert found != summaries(marian, sentences, seed=4, **asked)
+    order = sentences[5:9][::-1]
+    assert summarized(bench, marian, order, seed=3, **SAMPLED[name]) == found[5:9][::-1]
+
+
+def test_samples_of_beams_are_those_of_generate(bench: Bench, marian: Path, sentences: list[str]) -> None:
+    found = summarized(bench, marian, sentences[:5], beams=2, temperature=1.2, seed=3)
+    assert found == summaries(marian, sentences[:5], seed=3, num_beams=2, do_sample=True, temperature=1.2)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_an_encoder_decoder_ends_its_output_before_a_text(
+    bench: Bench, marian: Path, sentences: list[str], beams: int
+) -> None:
+    spec = bench.spec("summarize", str(marian), beams=beams, stop=("e",))
+    outcomes = bench.run(spec, sentences)
+    assert [outcome.text for outcome in outcomes] == summaries(marian, sentences, stop="e", num_beams=beams)
+    stopped = [outcome for outcome in outcomes if outcome.tokens_out < NEW_TOKENS]
+    assert len(stopped) > len(outcomes) / 4
+    (alone,) = bench.run(spec, [sentences[outcomes.index(stopped[0])]])
+    assert alone.tokens_out == stopped[0].tokens_out
+
+
+@pytest.mark.parametrize("name", ["min_new_tokens", "no_repeat_ngram_size"])
+def test_what_the_files_of_a_decoder_only_model_ask_for_is_done_and_options_replace_it(
+    bench: Bench, tmp_path: Path, gpt2: Path, sentences: list[str], name: str
+) -> None:
+    folder = decoders.gpt2(tmp_path / "own", sentences, **GREEDY[name])
+    expected = reference.written(folder, sentences, chat=False, max_new_tokens=NEW_TOKENS)
+    assert generated(bench, folder, sentences) == expected
+    none: dict[str, Any] = {name: 0}
+    without = reference.written(folder, sentences, chat=False, max_new_tokens=NEW_TOKENS, **none)
+    assert generated(bench, folder, sentences, **none) == without
+
+
+FILES: dict[str, Mapping[str, Any]] = {
+    "a least length of prompt and output": {"min_length": 20},
+    "no such words": {"bad_words_ids": [[20], [21, 22], [0]]},
+    "no such tokens": {"suppress_tokens": [25, 30, 31]},
+    "samples": {"do_sample": True, "top_p": 0.7, "min_p": 0.01},
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_other_settings_of_a_generation_config_are_followed_by_decoder_only_models(
+    bench: Bench, tmp_path: Path, descriptions: list[str], sentences: list[str], name: str
+) -> None:
+    torch.manual_seed(11)
+    folder = decoders.gpt2(tmp_path / "own", descriptions[:40], eos_token_id=[0, *range(8, 60)], **FILES[name])
+    asked = {"do_sample": FILES[name].get("do_sample", False), "max_new_tokens": NEW_TOKENS}
+    assert generated(bench, folder, sentences) == reference.written(folder, sentences, chat=False, **asked)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            {"length_penalty": 2.0},
+            "--length-penalty is for a search by beams, and .* searches without",
+        ),
+        ({"early_stopping": True}, r"--early-stopping is for a search by beams"),
+        ({"min_new_tokens": 17}, r"--min-new-tokens 17 is more than the 16 tokens that .* writes at most here"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    bench: Bench, marian: Path, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(CannotServe, match=says):
+        bench.engine.open(bench.spec("summarize", str(marian), **options))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"beams": 1, "length_penalty": 2.0}, "--length-penalty is for a search by beams: give --beams 2 or more"),
+        ({"beams": 1, "early_stopping": True}, "--early-stopping is for a search by beams"),
+        ({"min_new_tokens": 9, "max_new_tokens": 8}, "--min-new-tokens 9 is more than --max-new-tokens 8"),
+    ],
+)
+def test_options_that_exclude_one_another_are_refused(
+    bench: Bench, marian: Path, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(BadOption, match=says):
+        bench.spec("summarize", str(marian), **options)
+
+
+def test_beams_and_their_options_are_for_encoder_decoders(bench: Bench, gpt2: Path) -> None:
+    for name, value in (("beams", 2), ("length_penalty", 2.0), ("early_stopping", True)):
+        with pytest.raises(BadOption, match="is for encoder-decoder models"):
+            bench.spec("summarize", str(gpt2), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "backend"),
+    [
+        ({"beams": 1, "min_new_tokens": 5, "no_repeat_ngram_size": 2}, "ctranslate2"),
+        ({"beams": 1, "repetition_penalty": 1.2}, "transformers"),
+        ({"beams": 1, "temperature": 0.7}, "transformers"),
+        ({"beams": 1, "stop": ("a",)}, "transformers"),
+        ({"beams": 4, "early_stopping": True, "min_new_tokens": 5}, "transformers"),
+    ],
+)
+def test_ctranslate2_is_chosen_for_searches_that_it_carries_out_equally(
+    bench: Bench, options: dict[str, Any], backend: str
+) -> None:
+    spec = bench.spec("summarize", "synopsis-ddtp", **options)
+    opened = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir)
+    assert opened.runtime()["backend"] == backend
+    opened.close()
+
+
+@pytest.mark.parametrize("options", [{"repetition_penalty": 1.2}, {"temperature": 0.7}, {"stop": ("a",)}])
+def test_ctranslate2_refuses_an_option_that_it_does_not_have(
+    benches: Callable[[str], Bench], options: dict[str, Any]
+) -> None:
+    named = benches("ctranslate2")
+    spec: Spec = named.spec("summarize", "synopsis-ddtp", **options)
+    with pytest.raises(CannotServe, match="which CTranslate2 does not do as asked"):
+        named.engine.open(spec)
