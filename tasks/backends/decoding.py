@@ -129,11 +129,11 @@ def decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, stop: tupl
     CannotServe for settings that ask for what is not done here.
     """
     asked = spec.params
-    sampling = sampled(asked, own)
-    _require_followed(spec.model, own, sampled=bool(sampling), record=SCHEMA in asked)
-    max_new_tokens = asked.get("max_new_tokens") or own.get("max_new_tokens")
     # The end of a record is that of its JSON, in which any text may stand.
     is_record = SCHEMA in asked
+    sampling = sampled(asked, own)
+    _require_followed(spec.model, own, sampled=bool(sampling), is_record=is_record)
+    max_new_tokens = asked.get("max_new_tokens") or own.get("max_new_tokens")
     most = MAX_NEW_TOKENS_OF_RECORDS if is_record else MAX_NEW_TOKENS
     least = asked.get("min_new_tokens")
     found = Decoding(
@@ -177,10 +177,10 @@ def sampled(asked: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return {} if shaped["temperature"] == 0 else shaped
 
 
-def _require_followed(model: str, own: Mapping[str, Any], *, sampled: bool, record: bool) -> None:
+def _require_followed(model: str, own: Mapping[str, Any], *, sampled: bool, is_record: bool) -> None:
     """Raise CannotServe for a setting that would change outputs and is not followed here."""
     known = FOLLOWED | WITHOUT_EFFECT | (frozenset() if sampled else OF_SAMPLES)
-    known -= EXCLUDE_RECORDS if record else frozenset()
+    known -= EXCLUDE_RECORDS if is_record else frozenset()
     for name, value in own.items():
         at_nothing = name in NEUTRAL_AT_NOTHING | EXCLUDE_RECORDS and not value
         neutral = at_nothing or (name in NEUTRAL_AT_ONE and value == 1)

@@ -201,8 +201,8 @@ def test_every_setting_of_transformers_has_its_place() -> None:
 @pytest.mark.parametrize("name", sorted(decoding_module.EXCLUDE_RECORDS))
 def test_a_setting_that_a_schema_may_contradict_is_refused_for_records(name: str) -> None:
     with pytest.raises(CannotServe, match=f"some/model ask for {name}="):
-        decoding(spec_of("extract", schema="{}"), {name: 3}, 4096)
-    assert decoding(spec_of("extract", schema="{}"), {name: 0}, 4096).max_new_tokens == 1024
+        decoding(spec_of("extract", json_schema="{}"), {name: 3}, 4096)
+    assert decoding(spec_of("extract", json_schema="{}"), {name: 0}, 4096).max_new_tokens == 1024
 
 
 def test_a_shortest_output_that_is_longer_than_the_longest_is_refused() -> None:
