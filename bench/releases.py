@@ -90,10 +90,10 @@ def _compared(
     question: str, command: Sequence[str], sides: Mapping[str, Checkout], folder: Path, count: int, pairs: int
 ) -> Comparison:
     texts = _texts("translate" in command)
-    numbers = itertools.count()
+    numbers = _numbers(sides)
 
     def work(side: Checkout) -> Run:
-        source = _written(folder, texts, count, next(numbers))
+        source = _written(folder, texts, count, next(numbers[side.home]))
         name, *options = command
         seconds, cpu_s, peak = side.run(name, str(source), *options, "--corpus", source.stem)
         source.unlink()
@@ -104,18 +104,23 @@ def _compared(
 
 def _ingested(sides: Mapping[str, Checkout], folder: Path, count: int, pairs: int) -> Comparison:
     texts = _texts(french=False)
-    numbers = itertools.count()
+    numbers = _numbers(sides)
     with ExitStack() as stack:
         urls = {side.home: stack.enter_context(fresh_postgres()) for side in sides.values()}
 
         def work(side: Checkout) -> Run:
-            source = _written(folder, texts, count, next(numbers))
+            source = _written(folder, texts, count, next(numbers[side.home]))
             command = ("enqueue", str(source), "--task", "embed", "--model", "null", "--corpus", source.stem)
             seconds, cpu_s, _ = side.run(*command, database_url=urls[side.home])
             source.unlink()
             return Run(count, seconds, {"cpu_s": round(cpu_s, 2)})
 
         return interleave("ingest into PostgreSQL", "docs", _works(sides, work), pairs=pairs)
+
+
+def _numbers(sides: Mapping[str, Checkout]) -> dict[Path, Iterator[int]]:
+    """Return the numbers of each side's runs, by its home: both sides of a pair get the same texts."""
+    return {side.home: itertools.count() for side in sides.values()}
 
 
 def _works(sides: Mapping[str, Checkout], work: Callable[[Checkout], Run]) -> dict[str, Callable[[], Run]]:
@@ -129,7 +134,7 @@ def _texts(french: bool) -> list[str]:
 
 
 def _written(folder: Path, texts: Sequence[str], count: int, number: int) -> Path:
-    """Return a file of `count` texts that no run before had."""
+    """Return a file of `count` texts that no run with another number had."""
     source = folder / f"texts-{number}.jsonl"
     with source.open("w") as file:
         for place in range(count):
