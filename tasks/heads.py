@@ -9,9 +9,10 @@ class Head(StrEnum):
     POOLING = "pooling"  # one vector for each window
     CLASSIFICATION = "sequence classification"  # a score for each label of each window
     TAGGING = "token classification"  # a score for each label of each token
+    ANSWERING = "question answering"  # a start and an end score for each token
     SEQ2SEQ_TEXT = "encoder-decoder text"
     CAUSAL_TEXT = "decoder-only text"
 
 
 # Heads with weights of their own, which a model's files must have. ``families.classifier`` gives the same names.
-TRAINED = frozenset({Head.CLASSIFICATION, Head.TAGGING})
+TRAINED = frozenset({Head.CLASSIFICATION, Head.TAGGING, Head.ANSWERING})

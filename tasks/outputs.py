@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from storage.core.outcomes import Reason
@@ -65,6 +66,25 @@ class TokenScores:
 
 
 @dataclass(frozen=True, slots=True)
+class SpanScores:
+    """The logits with which an answer starts and ends at each token of a window's text: shape (tokens,), float32.
+
+    ``null`` is the sum of both at the classification token; None if the tokenizer has no such token.
+    """
+
+    starts: npt.NDArray[np.float32]
+    ends: npt.NDArray[np.float32]
+    null: float | None
+
+    @property
+    def finite(self) -> bool:
+        """False for scores with NaN or an infinity in them."""
+        import numpy as np
+
+        return bool(np.isfinite(self.starts).all() and np.isfinite(self.ends).all() and isfinite(self.null or 0.0))
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """A JSON object."""
 
@@ -79,4 +99,4 @@ class Failure:
     reason_class: Reason
 
 
-Output = Vector | Generated | Labels | Spans | TokenScores | Record | Failure
+Output = Vector | Generated | Labels | Spans | TokenScores | SpanScores | Record | Failure

@@ -23,6 +23,9 @@ Params = Mapping[str, Any]  # of a spec
 SHOWN = 20  # labels, spans or properties in a line
 _FIELD_FORMS: Mapping[type, Form] = {str: Form.TEXT, int: Form.INTEGER, float: Form.NUMBER}
 SCHEMA = "json_schema"  # the parameter of a spec with the JSON Schema of its records, as JSON text
+PROPERTIES = (
+    "properties"  # the parameter of a spec with the schema of each property, where no model writes the record
+)
 CITATIONS = "citations"
 # In a view, STEP_status and the like are columns of its own.
 TAKEN = frozenset({"status", "reason", CITATIONS})
@@ -224,8 +227,9 @@ class _Record(OutputType):
     `"citations": {"/title": [start, end], …}` has the place of each string and number, by its JSON Pointer, in
     characters of the stored text; null where it stands nowhere.
 
-    Where the spec's parameters have a JSON Schema, under `SCHEMA`, tables have a column for each of its properties.
-    Properties are in the order of their names: PostgreSQL keeps no other.
+    Where the spec's parameters have a JSON Schema, under `SCHEMA`, or the schemas of its properties, under
+    `PROPERTIES`, tables have a column for each property. Properties are in the order of their names: PostgreSQL keeps
+    no other.
     """
 
     name = "record"
@@ -255,7 +259,9 @@ class _Record(OutputType):
         return (*(columns or (whole,)), *((cited,) if params.get("cite") else ()))
 
     def shown(self, result: Result) -> str:
-        return _line(f"{name}: {_plain(value)}" for name, value in result["data"].items())
+        # A terminal's line is cut at its end, so that lists and objects come last.
+        properties = sorted(result["data"].items(), key=lambda one: isinstance(one[1], list | dict))
+        return _line(f"{name}: {_plain(value)}" for name, value in properties)
 
 
 class _Redacted(OutputType):
@@ -352,7 +358,9 @@ _PYTHON: Mapping[Form, tuple[type, ...]] = {
 def _schema(params: Params) -> Mapping[str, Any]:
     import orjson
 
-    found: Mapping[str, Any] = orjson.loads(params[SCHEMA]) if SCHEMA in params else {}
+    found: Mapping[str, Any] = (
+        orjson.loads(params[SCHEMA]) if SCHEMA in params else {PROPERTIES: params.get(PROPERTIES)}
+    )
     return found
 
 
@@ -371,6 +379,8 @@ def _property(name: str, form: Form) -> OutputColumn:
 def _plain(value: Json) -> str:
     import orjson
 
+    if isinstance(value, float):
+        value = round(value, 3)
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 

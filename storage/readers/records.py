@@ -152,7 +152,7 @@ def misnamed(head: Sequence[Collection[str]], options: SourceOptions) -> FieldUn
             names = dict.fromkeys(name for names in head for name in names)
             found = listed(name for name in names if name not in {options.text_field, options.id_field})
             return FieldUnknown(
-                f'none of the first records has a field "{field}" for the prompt; there is {found}. '
+                f'none of the first records has a field "{field}" for the prompt or question; there is {found}. '
                 f"Where few records have it, write {{meta.{field}?}}"
             )
     return None

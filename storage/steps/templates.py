@@ -1,7 +1,7 @@
-"""Templates over a document's text and metadata.
+"""Templates over a document's text and metadata: a prompt, or questions about the text.
 
 ``{text}`` is the document's text, ``{meta.title}`` the field `title` of its metadata, and ``{meta.title?}`` the same
-for a field that few records have. ``{{`` and ``}}`` are braces.
+for a field that few records have. ``{{`` and ``}}`` are braces. A question has no ``{text}``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from storage.core.normalize import normalize
 from storage.errors import StorageError
 
 TEXT = "text"
+PROMPT, QUESTION = "prompt", "question"  # parameters of specs
 # The parameter of specs whose documents and outputs keep white space at their ends, and its value.
 WHITE_SPACE, KEPT = "white_space", "kept"
 _META, _OPTIONAL = "meta.", "?"
@@ -56,15 +57,61 @@ class Template:
         """
         if not text.strip():
             return ""
-        text = text.strip() if self.strips else text
+        return normalize(self.filled(text.strip() if self.strips else text, meta))[0]
+
+    def filled(self, text: str, meta: Mapping[str, Any]) -> str:
+        """Return the pieces with the text and the metadata between them."""
         pieces = [self.pieces[0]]
         for place, piece in zip(self.places, self.pieces[1:], strict=True):
             pieces += [text if place == TEXT else written(meta.get(_field(place))), piece]
-        return normalize("".join(pieces))[0]
+        return "".join(pieces)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Questions about a document's text. The content has a line for each question, and after them the text."""
+
+    asked: tuple[Template, ...]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of the metadata that the questions read, each once."""
+        return tuple(dict.fromkeys(name for one in self.asked for name in one.fields))
+
+    def render(self, text: str, meta: Mapping[str, Any]) -> str:
+        """Return the questions and the text, as they are stored. A blank document gives a blank one."""
+        if not text.strip():
+            return ""
+        return normalize("\n".join([*self.filled(meta), text]))[0]
+
+    def filled(self, meta: Mapping[str, Any]) -> list[str]:
+        """Return the questions about a document, each on one line."""
+        return [" ".join(one.filled("", meta).split()) for one in self.asked]
+
+    def split(self, content: str) -> tuple[list[str], str]:
+        """Return the questions and the text of a rendered content."""
+        *lines, text = content.split("\n", len(self.asked))
+        return lines, text
 
 
 def parse(template: str) -> Template:
     """The template in a text. Raises BadTemplate where ``{text}`` is not there once, or for another brace."""
+    found = _parsed(template)
+    if (times := found.places.count(TEXT)) != 1:
+        often = "does not stand in it" if not times else f"stands in it {times} times"
+        raise BadTemplate(f"{{text}} {often}; put it once, where the document goes.")
+    return found
+
+
+def parse_question(question: str) -> Template:
+    """Return the template of a question. Raises BadTemplate for ``{text}`` in it, or for another brace."""
+    found = _parsed(question)
+    if TEXT in found.places:
+        raise BadTemplate("{text} has no place in a question: the model reads the document beside it.")
+    return found
+
+
+def _parsed(template: str) -> Template:
     pieces, places, end = [""], list[str](), 0
     for match in _MARK.finditer(template):
         pieces[-1] += template[end : match.start()]
@@ -81,20 +128,25 @@ def parse(template: str) -> Template:
             )
         else:
             raise BadTemplate(f"a single {found} stands in it; a brace is written {{{{ or }}}}.")
-    if (times := places.count(TEXT)) != 1:
-        often = "does not stand in it" if not times else f"stands in it {times} times"
-        raise BadTemplate(f"{{text}} {often}; put it once, where the document goes.")
     pieces[-1] += template[end:]
     return Template(tuple(pieces), tuple(places))
 
 
-def over_metadata(params: Mapping[str, Any]) -> Template | None:
-    """Return the template in a spec's parameters, if it reads metadata. Then the spec computes rendered prompts."""
-    prompt = params.get("prompt")
+def over_metadata(params: Mapping[str, Any]) -> Template | Questions | None:
+    """Return the templates in a spec's parameters, if they read metadata. Then the spec computes what they render."""
+    if (asked := questions(params)) is not None:
+        return asked if asked.fields else None
+    prompt = params.get(PROMPT)
     if prompt is None or _META not in prompt:
         return None
     template = replace(parse(prompt), strips=not keeps_white_space(params))
     return template if template.fields else None
+
+
+def questions(params: Mapping[str, Any]) -> Questions | None:
+    """Return the questions in a spec's parameters, in the order of their names; None for specs without questions."""
+    asked = params.get(QUESTION)
+    return None if asked is None else Questions(tuple(parse_question(asked[name]) for name in sorted(asked)))
 
 
 def keeps_white_space(params: Mapping[str, Any]) -> bool:

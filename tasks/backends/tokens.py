@@ -41,7 +41,8 @@ class Tokens:
         self._special_tokens = special_tokens
         self._trims = (True, True)
         self._label: tuple[int, int] | None = None
-        self._second: str | None = None
+        self._beside: str | None = None
+        self._beside_first = False
         fast = getattr(tokenizer, "backend_tokenizer", None)
         if fast is not None:
             fast.no_truncation()
@@ -66,10 +67,10 @@ class Tokens:
         other._label = (place, token)
         return other
 
-    def paired(self, second: str) -> Tokens:
-        """The same tokenizer with a second text beside every text, as the model reads pairs."""
+    def paired(self, beside: str, *, first: bool = False) -> Tokens:
+        """The same tokenizer with another text beside every text, as the model reads pairs: second, or ``first``."""
         other = copy.copy(self)
-        other._second = second
+        other._beside, other._beside_first = beside, first
         other.overhead = other.encode([""])[0].tokens
         return other
 
@@ -93,9 +94,10 @@ class Tokens:
         """Return what the model reads for each text, in little memory however many texts there are."""
         encoded: list[Encoded] = []
         for some in _portions(texts):
+            given, beside = [self._framed(text) for text in some], self._beside
+            pair = (given, None) if beside is None else (given, [beside] * len(some))
             features = self.tokenizer(
-                [self._framed(text) for text in some],
-                None if self._second is None else [self._second] * len(some),
+                *(reversed(pair) if self._beside_first else pair),
                 truncation=False,
                 padding=False,
                 return_attention_mask=False,
@@ -108,6 +110,11 @@ class Tokens:
                 rows = {name: array("i", features[name][row]) for name in features}
                 encoded.append(Encoded(len(ids), rows, places=self._places(features, row, some[row])))
         return encoded
+
+    @property
+    def _place_in_pair(self) -> int | None:
+        """The place of every text in its pair: 0 or 1. None for texts alone."""
+        return None if self._beside is None else int(self._beside_first)
 
     def _places(self, features: BatchEncoding, row: int, text: str) -> Places | None:
         """Return the places of the tokens in a text: None, since few tasks need them."""

@@ -13,6 +13,7 @@ from storage.core.kinds import StoredKind
 from storage.core.specs import Spec
 from storage.outputs.output_types import TEXT
 from tasks.errors import UnknownKind
+from tasks.kinds.answer import ANSWER
 from tasks.kinds.base import Recipe, TaskKind, Traits
 from tasks.kinds.classify import CLASSIFY
 from tasks.kinds.embed import EMBED
@@ -35,6 +36,7 @@ KINDS: tuple[TaskKind, ...] = (
     ENTITIES,
     REDACT,
     EXTRACT,
+    ANSWER,
 )
 NAMES: tuple[str, ...] = tuple(one.name for one in KINDS)
 STORED_KINDS: Mapping[str, StoredKind] = MappingProxyType({one.name: one.stored for one in KINDS})

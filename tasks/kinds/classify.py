@@ -20,7 +20,7 @@ from tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, Traits
 from tasks.kinds.entailment import Entailment
 from tasks.kinds.label_scores import Combination
 from tasks.kinds.labels import words_by_label
-from tasks.kinds.options import MOST, Option, Windowed
+from tasks.kinds.options import MOST, TOP_K, Option, Windowed
 from tasks.models.families import Family, classifier, entailment
 from tasks.outputs import Labels
 from tasks.windows.windows import Coder, Window, cut
@@ -114,9 +114,7 @@ class ClassifyOptions(Windowed):
     ] = None
     top_k: Annotated[
         int | None,
-        Field(
-            ge=0, le=MOST, description="Sample from the K likeliest tokens, or keep the K best labels; 0 means all."
-        ),
+        Field(ge=0, le=MOST, description=TOP_K),
     ] = None
 
     def given(self) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from storage.steps.templates import Template, parse_question
 from tasks.errors import BadOption
 from tasks.kinds.validation import sentence
 from tasks.models.families import Family
+from tasks.prompts import prompts
 
 MOST = 2**31 - 1  # far more than makes sense, far less than a database holds
 MIN_WINDOW_TOKENS = 8
@@ -28,7 +30,8 @@ class Option:
     ``spelling`` is its name on the command line, in pipelines and in messages, where that is not the field's.
     ``only`` is the family of models that take it; ``any_takes`` is a value that every model takes, and ``instead``
     is advice for the other models. ``is_template``: its value is a prompt template. ``in_file``: commands and
-    pipelines take the name of a file with the value as JSON. ``may_be_empty``: an empty text has a meaning.
+    pipelines take the name of a file with the value as JSON. ``asks``: its value is questions by their names, and it
+    may be repeated. ``may_be_empty``: an empty text has a meaning.
     """
 
     spelling: str | None = None
@@ -38,6 +41,7 @@ class Option:
     instead: str = ""
     is_template: bool = False
     in_file: bool = False
+    asks: bool = False
     may_be_empty: bool = False
 
 
@@ -62,16 +66,23 @@ class KindOptions(BaseModel):
         return "native" if self.dtype == "auto" else self.dtype
 
     @property
-    def template(self) -> str | None:
-        """The prompt template, if one was given."""
-        given = (getattr(self, name) for name, field in type(self).model_fields.items() if option(field).is_template)
-        return next((value for value in given if value is not None), None)
+    def templates(self) -> tuple[tuple[str, Template], ...]:
+        """The templates that were given, each with its option's flag. Raises BadOption for a malformed template."""
+        found: list[tuple[str, Template]] = []
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value is not None and option(field).is_template:
+                found.append((flag(name, field), prompts.check(value)))
+            if value is not None and option(field).asks:
+                found += [(flag(name, field), parse_question(one)) for one in value.values()]
+        return tuple(found)
 
     def replaced(self, **values: Any) -> Self:
         """Return these options with other values, which are known to be right."""
         return self.model_copy(update=values)
 
 
+TOP_K = "Sample from the K likeliest tokens, or keep the K best labels (0 means all) or answers (1 to 1000)."
 PROMPT = Field(description="Prompt of a decoder-only or embedding model; {text} stands for the document.")
 
 
@@ -102,9 +113,7 @@ class Generating(Windowed):
     ] = None
     top_k: Annotated[
         int | None,
-        Field(
-            ge=0, le=MOST, description="Sample from the K likeliest tokens, or keep the K best labels; 0 means all."
-        ),
+        Field(ge=0, le=MOST, description=TOP_K),
     ] = None
     min_p: Annotated[
         float | None,
@@ -179,6 +188,11 @@ def value_type(field: FieldInfo) -> Any:
 def is_list(field: FieldInfo) -> bool:
     """Return True for an option with several texts."""
     return get_origin(value_type(field)) is tuple
+
+
+def is_repeated(field: FieldInfo) -> bool:
+    """Return True for an option that a command may have several times."""
+    return is_list(field) or option(field).asks
 
 
 def flag(name: str, field: FieldInfo) -> str:

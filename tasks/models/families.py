@@ -39,7 +39,9 @@ _POSITIONS = ("max_position_embeddings", "n_positions", "max_encoder_position_em
 _NO_LIMIT = 1_000_000
 OUR_LIMIT_TOKENS = 512
 
-_CLASSIFIER = re.compile(r"For(SequenceClassification|TokenClassification|QuestionAnswering|MultipleChoice)$")
+_CLASSIFIER = re.compile(
+    r"For(SequenceClassification|TokenClassification|QuestionAnswering|MultipleChoice)(Simple)?$"
+)
 _WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _DECODER_WORDS = ("CausalLM", "LMHead", "GPT", "Llama", "Mistral", "Qwen", "Gemma", "Phi")
 _DECODER_TYPES = ("gpt", "llama", "mistral", "qwen", "gemma", "phi", "opt", "bloom", "falcon", "mamba", "smollm")

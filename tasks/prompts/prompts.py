@@ -32,7 +32,7 @@ def check(template: str) -> templates.Template:
 
 def is_rendered(params: Mapping[str, Any]) -> bool:
     """Return True if a spec's contents are rendered prompts, which are neither wrapped in a template nor cut."""
-    return templates.over_metadata(params) is not None
+    return isinstance(templates.over_metadata(params), templates.Template)
 
 
 def around(template: str) -> Template:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -83,6 +84,7 @@ class Checked:
 
     ``head`` names what a classifier was trained for; embeddings are of the encoder below it.
     ``unfit`` says for which other kinds of tasks its family is right and the model is not, and why.
+    ``with_options`` names kinds that it can do with an option, by the option.
     """
 
     pinned: Pinned
@@ -93,6 +95,7 @@ class Checked:
     size_bytes: int | None
     unfit: Mapping[str, str] = field(default_factory=dict)
     head: str | None = None
+    with_options: Mapping[str, str] = field(default_factory=dict)
 
 
 def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Pinned:
@@ -205,11 +208,16 @@ def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str
         raise ModelUnsuitable(f"{model} has no config.json that says what it is.")
     folder = _local_folder(model, models_dir)
     unfit: dict[str, str] = {}
-    for kind in kinds.NAMES:
+    with_options: dict[str, str] = {}
+    for kind in kinds.KINDS:
         try:
-            require(kind, pinned, models_dir=models_dir)
+            require(kind.name, pinned, models_dir=models_dir)
         except ModelUnsuitable as error:
-            unfit[kind] = str(error)
+            unfit[kind.name] = str(error)
+            if (option := kind.headless_with) is not None:
+                with suppress(ModelUnsuitable):
+                    require(kind.name, pinned, models_dir=models_dir, asked={option})
+                    with_options[kind.name] = option
     return Checked(
         pinned=pinned,
         architecture=", ".join(config.get("architectures") or [str(config.get("model_type"))]),
@@ -219,6 +227,7 @@ def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str
         size_bytes=weights.size_bytes(folder) if folder is not None else None,
         unfit={kind: reason for kind, reason in unfit.items() if suitability.suits_family(kind, config)},
         head=families.classifier(config),
+        with_options=with_options,
     )
 
 

@@ -26,8 +26,8 @@ _OVERLAP = 4
 BLOCK_CHARS = 500_000
 
 
-def cut_overlapping(texts: Sequence[str], coder: Coder) -> list[list[Window]]:
-    """Return the windows of each text, in order; those of one text overlap.
+def cut_overlapping(texts: Sequence[str], coder: Coder, overlap_tokens: int = 0) -> list[list[Window]]:
+    """Return the windows of each text, in order; those of one text overlap, if they can by so many tokens.
 
     Where ``coder`` does not tell the places of tokens, windows do not overlap.
     """
@@ -40,15 +40,18 @@ def cut_overlapping(texts: Sequence[str], coder: Coder) -> list[list[Window]]:
         if any(one.places is None for _, one in pieces):
             windows += cut([text], coder)
         else:
-            windows.append(_windows(text, _joined(pieces), coder.limit_tokens))
+            windows.append(_windows(text, _joined(pieces), coder.limit_tokens, overlap_tokens))
     return windows
 
 
-def stretches(tokens: int, room: int) -> list[tuple[int, int]]:
-    """Return stretches ``[first, end)`` of a text's tokens, at most ``room`` long, evenly spread over the text."""
+def stretches(tokens: int, room: int, overlap: int = 0) -> list[tuple[int, int]]:
+    """Return stretches ``[first, end)`` of a text's tokens, at most ``room`` long, evenly spread over the text.
+
+    They overlap by a quarter, or by ``overlap`` if that is more; but by no more than half, if not by chance.
+    """
     if tokens <= room:
         return [(0, tokens)]
-    step = room - room // _OVERLAP
+    step = room - max(room // _OVERLAP, min(overlap, room // 2))
     further = -((room - tokens) // step)
     firsts = [number * (tokens - room) // further for number in range(further + 1)]
     return [(first, first + room) for first in firsts]
@@ -114,7 +117,7 @@ def _joined(pieces: Sequence[tuple[int, Encoded]]) -> Encoded:
     return Encoded(len(features["input_ids"]), features, places=places)
 
 
-def _windows(text: str, encoded: Encoded, limit_tokens: int) -> list[Window]:
+def _windows(text: str, encoded: Encoded, limit_tokens: int, overlap_tokens: int) -> list[Window]:
     if encoded.tokens <= limit_tokens:
         return [Window(0, len(text), encoded)]
     places = encoded.places
@@ -122,7 +125,7 @@ def _windows(text: str, encoded: Encoded, limit_tokens: int) -> list[Window]:
     room = limit_tokens - (encoded.tokens - len(places))
     return [
         Window(places.starts[first], places.ends[end - 1], _stretch(encoded, places, first, end), part=True)
-        for first, end in stretches(len(places), room)
+        for first, end in stretches(len(places), room, overlap_tokens)
     ]
 
 

@@ -20,6 +20,16 @@ NEWS = [
     {"id": "c", "text": "It rained.", "section": "Weather", "words": 2},
     {"id": "d", "text": "  ", "section": "Weather", "words": 0},
 ]
+ASK = (
+    "--task",
+    "answer",
+    "--model",
+    "null",
+    "--question",
+    "what={meta.section}?",
+    "--question",
+    "Is it {meta.words}?",
+)
 TELL = ("--task", "generate", "--model", "null", "--prompt", "In {meta.section}, {meta.words} words: {text}")
 
 
@@ -35,6 +45,21 @@ def test_each_document_is_asked_about_with_its_metadata(embedded: Docmill, write
     changed = [NEWS[0] | {"section": "Climate"}, *NEWS[1:]]
     write_corpus(changed)
     assert "1 texts to compute" in embedded("run", "corpus.jsonl", *TELL).stderr
+
+
+def test_each_document_is_asked_its_own_questions(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
+    write_corpus(NEWS)
+    forecast = embedded.json("run", "corpus.jsonl", *ASK, "--dry-run")
+    assert (forecast["documents"], forecast["texts"]) == (4, 3)
+    embedded("run", "corpus.jsonl", *ASK)
+    assert [row["id"] for row in embedded.results(1)] == ["a", "b", "c"]
+    data = embedded.results(1)[0]["data"]
+    assert (data["what"], data["answer_2"], data["what_spans"][0]["start"]) == ("It", "It", 0)
+    assert "Nothing to compute" in embedded("run", "corpus.jsonl", *ASK).stderr
+    write_corpus([NEWS[0] | {"section": "Climate"}, *NEWS[1:]])
+    assert "1 texts to compute" in embedded("run", "corpus.jsonl", *ASK).stderr
+    refused = embedded("run", "corpus.jsonl", *ASK[:-1], "What is {meta.text}?", code=2).stderr
+    assert "--question: {meta.text} is the document's text" in refused
 
 
 def test_a_pipelines_step_reads_metadata_and_the_next_one_what_it_wrote(
@@ -89,7 +114,8 @@ def test_a_field_that_no_record_has_is_refused_before_anything_is_stored(embedde
         pq.write_table(pa.Table.from_pylist(NEWS), path)
     refused = embedded("run", path.name, *TELL[:-1], "{meta.titel}: {text}", code=2)
     assert (
-        'none of the first records has a field "titel" for the prompt; there is "section", "words"' in refused.stderr
+        'none of the first records has a field "titel" for the prompt or question; there is "section", "words"'
+        in refused.stderr
     )
     assert embedded.json("jobs") == []
 

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from tasks import kinds
 from tasks.kinds import labels
-from tasks.kinds.options import flag, is_list, option, value_type
+from tasks.kinds.options import flag, is_repeated, option, value_type
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
@@ -95,6 +95,8 @@ def click_type(field: FieldInfo) -> click.ParamType[Any]:
         return JsonFileType()
     if kind is bool:
         return click.BOOL
+    if option(field).asks:
+        return click.STRING
     if get_origin(kind) is dict:
         return LabelsType()
     if get_origin(kind) is Literal:
@@ -115,7 +117,7 @@ def _decorator(name: str, field: FieldInfo, completed: Completion | None = None)
         flag(name, field),
         name,
         type=click_type(field),
-        multiple=is_list(field),
+        multiple=is_repeated(field),
         is_flag=value_type(field) is bool and not field.default,
         default=default,
         show_default=default is not None and default is not False,

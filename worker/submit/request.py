@@ -14,7 +14,6 @@ from storage.steps.steps import StepRequest
 from tasks import kinds
 from tasks.errors import BadOption
 from tasks.kinds import KindOptions
-from tasks.prompts import prompts
 from tasks.specs import per_language, pinning
 from tasks.specs.plan import build_spec
 from worker.errors import WorkerError
@@ -74,12 +73,12 @@ def prepare(
 
 def source_options(read: ReadingOptions, steps: Iterable[KindOptions]) -> SourceOptions:
     """Return the options of reading a source for steps with these options. Raises BadOption for a bad template."""
-    templates = [prompts.check(options.template) for options in steps if options.template is not None]
-    wanted = {name for template in templates for name in template.fields}
-    for name, what in ((read.text_field, "text: write {text}"), (read.id_field, "id, which is no metadata")):
-        if name in wanted:
-            raise BadOption(f"--prompt: {{meta.{name}}} is the document's {what}.")
-    expected = tuple(dict.fromkeys(name for template in templates for name in template.expected))
+    templates = [one for options in steps for one in options.templates]
+    for flag, template in templates:
+        for name, what in ((read.text_field, "text: write {text}"), (read.id_field, "id, which is no metadata")):
+            if name in template.fields:
+                raise BadOption(f"{flag}: {{meta.{name}}} is the document's {what}.")
+    expected = tuple(dict.fromkeys(name for _, template in templates for name in template.expected))
     encoding = None if read.encoding is None else recoding.known(read.encoding)
     return SourceOptions(read.text_field, read.id_field, expected, read.limit, encoding=encoding)
 

@@ -13,7 +13,7 @@ from tasks.backends import Backend, Source
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item, Pool
 from tasks.errors import CannotServe, ModelError
-from tasks.outputs import Labels, Output, TokenScores, Vector
+from tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
 from tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
@@ -118,4 +118,6 @@ def finite(output: Output) -> bool:
         return all(math.isfinite(score) for score in output.scores.values())
     if isinstance(output, TokenScores):
         return bool(np.isfinite(output.scores).all())
+    if isinstance(output, SpanScores):
+        return output.finite
     return not isinstance(output, Vector) or bool(np.isfinite(output.values).all())

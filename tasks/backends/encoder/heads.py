@@ -31,6 +31,7 @@ LOADERS: Mapping[Head, str] = MappingProxyType(
         Head.POOLING: "tasks.backends.encoder.pooling:load",
         Head.CLASSIFICATION: "tasks.backends.encoder.classification:load",
         Head.TAGGING: "tasks.backends.encoder.token_classification:load",
+        Head.ANSWERING: "tasks.backends.encoder.question_answering:load",
     }
 )
 

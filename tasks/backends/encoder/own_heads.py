@@ -67,7 +67,7 @@ def _encoder(model: Any, tokens: Tokens, device: str, tolerance: float) -> Any |
     """
     batch = tokens.encode(_COMPARED)
     features = {name: value.to(device) for name, value in padded(batch, tokens).items()}
-    expected = model(**features).logits.float()
+    expected = _logits(model(**features)).float()
     encoder, dtype = model.base_model, model.dtype
     pooler = getattr(encoder, "pooler", None)
     try:
@@ -92,10 +92,7 @@ def _encoder(model: Any, tokens: Tokens, device: str, tolerance: float) -> Any |
 
 def _head_logits(model: Any) -> Callable[[Mapping[str, Tensor]], Tensor]:
     def logits_of(states: Mapping[str, Tensor]) -> Tensor:
-        logits: Tensor = model(
-            inputs_embeds=states["token_embeddings"], attention_mask=states["attention_mask"]
-        ).logits
-        return logits
+        return _logits(model(inputs_embeds=states["token_embeddings"], attention_mask=states["attention_mask"]))
 
     return logits_of
 
@@ -105,9 +102,17 @@ def _own_logits(model: Any, tokens: Tokens, device: str) -> StatesOf:
 
     def states_of(batch: Sequence[Encoded]) -> dict[str, Tensor]:
         features = {name: value.to(device) for name, value in padded(batch, tokens).items()}
-        return {"logits": model(**features).logits, "attention_mask": features["attention_mask"]}
+        return {"logits": _logits(model(**features)), "attention_mask": features["attention_mask"]}
 
     return states_of
+
+
+def _logits(output: Any) -> Tensor:
+    """Return the logits in a classifier's output; of question answering those of start and end, side by side."""
+    if "start_logits" in output:
+        return torch.stack((output.start_logits, output.end_logits), dim=-1)
+    logits: Tensor = output.logits
+    return logits
 
 
 def _given_logits(states: Mapping[str, Tensor]) -> Tensor:

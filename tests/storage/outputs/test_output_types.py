@@ -119,7 +119,7 @@ EXAMPLES: dict[OutputType, Example] = {
             "step_tags": ["a", "b"],
             "step_title": "=1+1",
         },
-        'new: true, pages: 3, price: 9.5, status: sold, tags: ["a","b"], title: =1+1',
+        'new: true, pages: 3, price: 9.5, status: sold, title: =1+1, tags: ["a","b"]',
         {"json_schema": json.dumps(SCHEMA)},
     ),
     REDACTED: Example(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from storage.core.normalize import normalize
 from storage.steps import templates
-from storage.steps.templates import BadTemplate, Template, over_metadata, parse
+from storage.steps.templates import BadTemplate, Questions, Template, over_metadata, parse
 
 TEXTS = st.text()
 NAMES = st.text(st.characters(exclude_characters="{}\n"), min_size=1)
@@ -18,6 +18,10 @@ NAMES = st.text(st.characters(exclude_characters="{}\n"), min_size=1)
 
 def escaped(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
+
+
+def unescaped(text: str) -> str:
+    return text.replace("{{", "{").replace("}}", "}")
 
 
 @given(TEXTS, TEXTS, TEXTS, NAMES, TEXTS, TEXTS.filter(lambda text: text.strip() != ""))
@@ -72,6 +76,27 @@ def test_a_template_without_metadata_is_not_rendered(prompt: str) -> None:
 def test_places_that_mean_nothing_are_refused(prompt: str) -> None:
     with pytest.raises(BadTemplate):
         templates.parse(prompt)
+
+
+LINES = st.text(st.characters(exclude_categories=["Cs", "Cc"])).filter(lambda text: text == " ".join(text.split()))
+
+
+@given(LINES.map(escaped), LINES, TEXTS.filter(lambda text: text.strip() != ""))
+def test_questions_and_the_text_come_back_from_what_is_rendered(question: str, value: str, text: str) -> None:
+    asked = over_metadata({"question": {"b": f"{question} {{meta.title}}", "a": "Who\n{{it}}?"}})
+    assert isinstance(asked, Questions)
+    assert (asked.fields, templates.over_metadata({"question": {"a": question}})) == (("title",), None)
+    text = normalize(text)[0]
+    questions, found = asked.split(asked.render(text, {"title": f" {value}\n"}))
+    assert found == text
+    assert questions == ["Who {it}?", " ".join([*unescaped(question).split(), *value.split()])]
+    assert asked.render(" \n", {"title": value}) == ""
+
+
+@pytest.mark.parametrize("question", ["Who wrote {text}?", "{meta.}", "{title}", "a { b"])
+def test_places_that_mean_nothing_in_a_question_are_refused(question: str) -> None:
+    with pytest.raises(BadTemplate):
+        templates.parse_question(question)
 
 
 def test_a_document_keeps_white_space_at_its_ends_only_in_specs_that_say_so() -> None:

@@ -18,13 +18,14 @@ KINDS: dict[str, tuple[Family | None, ...]] = {
     "generate": (Family.DECODER,),
     "classify": (Family.ENCODER, Family.SEQ2SEQ, None),
     "entities": (Family.ENCODER, None),
+    "answer": (Family.ENCODER, None),
 }
 HALVES = ("native", "float32", "bfloat16", "float16")
 
 
 def candidates(kind: str, family: Family | None, quality: str, device: str) -> tuple[str, ...]:
     """Return the choice as it was before the registry, without ONNX Runtime, which was removed since."""
-    if kind not in {"embed", "classify", "entities"}:
+    if kind not in {"embed", "classify", "entities", "answer"}:
         if family is Family.DECODER:
             return ("vllm", "transformers") if quality != "int8" else ()
         return ("ctranslate2", "transformers") if quality != "int8" else ("ctranslate2",)

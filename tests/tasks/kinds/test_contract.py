@@ -56,6 +56,13 @@ def on_the_line(value: Any, folder: Path) -> list[str]:
     return [] if value is True else [str(value)]
 
 
+def words_of(field: FieldInfo, name: str, value: Any, folder: Path) -> list[str]:
+    """Return the words that give an option on the command line; questions have the option several times."""
+    if option(field).asks:
+        return [word for key_, one in value.items() for word in (flag(name, field), f"{key_}={one}")]
+    return [flag(name, field), *on_the_line(value, folder)]
+
+
 def in_toml(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{', '.join(f'{json.dumps(name)} = {in_toml(one)}' for name, one in value.items())}}}"
@@ -75,7 +82,7 @@ def test_options_are_the_same_from_the_command_line_a_pipeline_and_a_message(
     line, toml, message = [], "", {}
     for name, value in asked.items():
         plain = value[0] if is_list(fields[name]) else value
-        line += [flag(name, fields[name]), *on_the_line(plain, tmp_path)]
+        line += words_of(fields[name], name, plain, tmp_path)
         toml += f"{key(name, fields[name])} = {in_toml(value)}\n"
         message[option(fields[name]).spelling or name] = plain
 
@@ -120,8 +127,10 @@ def test_the_null_model_serves_the_kind(kind: kinds.TaskKind, engine_of: EngineO
     pinned = pinning.pin("null", models_dir=None, cache_dir=Path("none"))
     try:
         spec = build_spec(kind.name, pinned, kinds.options(kind.name), {})
-    except BadOption:  # it needs a prompt, or a schema
-        needed = {name: value for name, value in samples(kind).items() if name in {"prompt", "json_schema"}}
+    except BadOption:  # it needs a prompt, a schema or a question
+        needed = {
+            name: value for name, value in samples(kind).items() if name in {"prompt", "json_schema", "question"}
+        }
         spec = build_spec(kind.name, pinned, kinds.options(kind.name, **needed), {})
     engine = engine_of(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=Path("none")))
     ticket = engine.submit(spec, [(1, "A text of some words.")])

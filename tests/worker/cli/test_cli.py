@@ -234,6 +234,9 @@ def test_models_are_listed_and_checked(embedded: Docmill) -> None:
     found = embedded("models", "check", "marian-ddtp").stdout
     assert "MarianMTModel" in found
     assert "translate" in found
+    found = embedded("models", "check", "minilm").stdout
+    assert "suits      embed, classify with --labels" in found
+    assert embedded.json("models", "check", "minilm")["with_options"] == {"classify": "labels"}
 
 
 def test_doctor_finds_nothing_wrong_here(embedded: Docmill) -> None:

@@ -67,8 +67,10 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
     answer(f"model      {found.pinned.model}")
     answer(f"revision   {found.pinned.revision}")
     answer(f"is         {found.architecture} ({found.family}), {size}")
-    answer(f"suits      {', '.join(found.kinds) or 'none of the tasks there are now'}")
-    if found.head is not None and (pooling := [one for one in found.kinds if kind(one).pools]):
+    pooling = [one for one in found.kinds if kind(one).pools]
+    with_options = [f"{one} with --{option}" for one, option in found.with_options.items() if pooling]
+    answer(f"suits      {', '.join([*found.kinds, *with_options]) or 'none of the tasks there are now'}")
+    if found.head is not None and pooling:
         using = ", ".join(one for one in found.kinds if found.head in kind(one).families.values()) or "no task"
         answer(f"           {', '.join(pooling)} without its head for {found.head}, which {using} uses")
     for name, reason in found.unfit.items():

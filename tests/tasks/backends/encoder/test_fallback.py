@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from storage.core.specs import Spec
 from tasks.backends import selection
 from tasks.backends.encoder.autotune import fastest, leave_out, subject
 from tasks.backends.encoder.encoder_backend import EncoderBackend
-from tasks.backends.encoder.fallback import FallbackBackend
+from tasks.backends.encoder.fallback import FallbackBackend, finite
 from tasks.backends.encoder.measurement_cache import remember
 from tasks.engine.backend_factory import open_backend
 from tasks.errors import CannotServe
-from tasks.outputs import Vector
+from tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
 from tests.tasks.backends.encoder.test_autotune import Shop
 from tests.tasks.conftest import Bench, EngineOf
 from tests.tasks.fakes import FakeBackend, spec_of
@@ -169,3 +170,13 @@ def plant_nan(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         return states
 
     monkeypatch.setattr(EncoderBackend, "_states", planted)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_an_output_of_any_head_with_a_number_that_is_not_finite_is_noticed(bad: float) -> None:
+    good, wrong = np.array([0.5, -2], np.float32), np.array([0.5, bad], np.float32)
+    sound: list[Output] = [Vector(good), TokenScores("ab", good[None]), SpanScores(good, good, None)]
+    unsound: list[Output] = [Vector(wrong), TokenScores("ab", wrong[None]), Labels({"a": 0.5, "b": bad})]
+    unsound += [SpanScores(wrong, good, 1.0), SpanScores(good, wrong, 1.0), SpanScores(good, good, bad)]
+    assert [finite(output) for output in sound] == [True] * 3
+    assert [finite(output) for output in unsound] == [False] * 6

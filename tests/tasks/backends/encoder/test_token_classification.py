@@ -60,7 +60,7 @@ def sentence_pieces(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     trainer = trainers.UnigramTrainer(vocab_size=500, special_tokens=special, unk_token="[UNK]", show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "cls", "sep", "unk", "mask")}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=128, **names)

@@ -1,0 +1,216 @@
+"""The best answers in the scores of a text's tokens, as extractive question answering defines them.
+
+An answer is a span of tokens. Its logit is the start logit of its first token plus the end logit of its last token
+(Devlin et al. 2019, section 4.2). The null score is the sum of both logits of the classification token, and stands
+for "no answer" (section 4.3). In a long text a span has the highest logit that a window gives it, and the null score
+is the lowest of all windows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from tasks.outputs import SpanScores
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """An answer at ``[start, end)`` of the text, with its logit and its probability."""
+
+    start: int
+    end: int
+    logit: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The best answers to a question, the best first, and the null score with its probability.
+
+    The probabilities are a softmax over all answers that the text has, and "no answer". Both are None where that is
+    left out.
+    """
+
+    spans: tuple[Span, ...]
+    null_logit: float | None
+    no_answer: float | None
+
+    def answer(self, threshold: float) -> Span | None:
+        """Return the best answer; None if the null score is higher by more than the threshold (SQuAD 2.0's rule)."""
+        if not self.spans:
+            return None
+        best = self.spans[0]
+        refused = self.null_logit is not None and self.null_logit - best.logit > threshold
+        return None if refused else best
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredWindow:
+    """The scores of a window's tokens. Token number i stands at ``[starts[i], ends[i])``, and ``first`` in the text.
+
+    ``scores`` are those of the same tokens.
+    """
+
+    first: int
+    starts: Sequence[int]
+    ends: Sequence[int]
+    scores: SpanScores
+
+
+def best_answers(
+    text: str, windows: Sequence[ScoredWindow], *, longest: int, count: int, with_null: bool = True
+) -> Answers:
+    """Return the ``count`` best answers of at most ``longest`` tokens in the windows of a text, in their order.
+
+    White space at the ends of an answer is left out, and an answer of nothing else. Of answers that stand at the same
+    characters the best remains.
+    """
+    nulls = [one.scores.null for one in windows if one.scores.null is not None]
+    null = min(nulls) if nulls and with_null else None
+    total, best = _Total(), list[tuple[float, int, int]]()
+    if null is not None:
+        total.add_one(null)
+    for block in _blocks(text, windows, longest):
+        total.add(block.logits)
+        best = _distinct([*best, *block.best(count)], count)
+    spans = tuple(Span(start, end, logit, total.share(logit)) for logit, start, end in best)
+    return Answers(spans, null, None if null is None else total.share(null))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The logits of the answers that begin at some tokens, of shape (tokens, longest): -inf where there is none.
+
+    The answer at [i, n] begins with token i and ends with token i + n: at the characters ``starts[i]`` to
+    ``ends[i + n]``.
+    """
+
+    logits: npt.NDArray[np.float32]
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+
+    def best(self, count: int) -> list[tuple[float, int, int]]:
+        """Return the best answers at different characters, each (logit, start, end)."""
+        import numpy as np
+
+        logits = self.logits.ravel()
+        n_real, taken = int((logits > -np.inf).sum()), count
+        while n_real:
+            taken = min(taken, n_real)
+            least = np.partition(logits, -taken)[-taken]
+            places = np.flatnonzero(logits >= least)  # of equals all, so that their order does not depend on chance
+            rows, lengths = np.divmod(places, self.logits.shape[1])
+            chars = self.starts[rows].tolist(), self.ends[rows + lengths].tolist()
+            found = _distinct(list(zip(logits[places].tolist(), *chars, strict=True)), count)
+            if len(found) == count or taken == n_real:
+                return found
+            taken *= 2
+        return []
+
+
+@dataclass
+class _Total:
+    """The sum of the powers of logits, kept by its logarithm."""
+
+    most: float = -math.inf
+    powers: float = field(default=0.0)
+
+    def add_one(self, logit: float) -> None:
+        self._above(logit)
+        self.powers += math.exp(logit - self.most)
+
+    def add(self, logits: npt.NDArray[np.float32]) -> None:
+        import numpy as np
+
+        real = logits[logits > -np.inf].astype(np.float64)
+        if len(real):
+            self._above(float(real.max()))
+            self.powers += float(np.exp(real - self.most).sum())
+
+    def share(self, logit: float) -> float:
+        return math.exp(logit - self.most) / self.powers
+
+    def _above(self, logit: float) -> None:
+        if logit > self.most:
+            self.powers *= math.exp(self.most - logit) if self.powers else 0.0
+            self.most = logit
+
+
+def _distinct(found: Sequence[tuple[float, int, int]], count: int) -> list[tuple[float, int, int]]:
+    """Return the best of these at different characters, the best first, and the first in the text of equals."""
+    kept: dict[tuple[int, int], float] = {}
+    for logit, start, end in sorted(found, key=lambda one: (-one[0], one[1], one[2])):
+        kept.setdefault((start, end), logit)
+    return [(logit, *place) for place, logit in kept.items()][:count]
+
+
+def _blocks(text: str, windows: Sequence[ScoredWindow], longest: int) -> Iterator[_Block]:
+    """Yield the answers of a text by their first token, each once.
+
+    An answer that is in several windows has its highest logit. Little of a long text is held at once.
+    """
+    import numpy as np
+
+    carried: npt.NDArray[np.float32] = np.empty((0, longest), np.float32)
+    for window, after in pairwise([*windows, None]):
+        assert window is not None
+        starts, ends = _trimmed(text, window)
+        logits = _logits(window, starts, ends, longest)
+        n_carried = len(carried)
+        np.maximum(logits[:n_carried], carried, out=logits[:n_carried])
+        n_tokens = len(starts)
+        done = n_tokens if after is None else max(0, after.first - window.first)
+        carried = logits[done:]
+        # The ends that answers of the last tokens would have, beyond the window: those answers are not there.
+        beyond = np.concatenate([ends, np.zeros(longest - 1, np.int64)])
+        yield _Block(logits[:done], starts[:done], beyond)
+
+
+def _logits(
+    window: ScoredWindow, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], longest: int
+) -> npt.NDArray[np.float32]:
+    """Return the logit of each answer in a window, of shape (tokens, longest); -inf where there is none."""
+    import numpy as np
+    from numpy.lib.stride_tricks import sliding_window_view
+
+    last = np.concatenate([window.scores.ends, np.full(longest - 1, -np.inf, np.float32)])
+    ends_at = np.concatenate([ends, np.full(longest - 1, -1, np.int64)])
+    if not len(starts):
+        return np.empty((0, longest), np.float32)
+    logits = window.scores.starts[:, None] + sliding_window_view(last, longest)
+    logits[sliding_window_view(ends_at, longest) <= starts[:, None]] = -np.inf
+    return np.asarray(logits, np.float32)
+
+
+def _trimmed(text: str, window: ScoredWindow) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return where answers begin that begin with each token, and where those end that end with it.
+
+    A token of white space has the place of the next, or last, token that is none.
+    """
+    import numpy as np
+
+    pieces = [(start, end, text[start:end]) for start, end in zip(window.starts, window.ends, strict=True)]
+    starts, ends = [0] * len(pieces), [0] * len(pieces)
+    following, at = len(text), len(text)
+    for number, (start, end, piece) in reversed([*enumerate(pieces)]):
+        if kept := piece.lstrip():
+            at = end - len(kept)
+        elif gap := text[end:following].lstrip():
+            at = following - len(gap)
+        starts[number], following = at, start
+    before, at = 0, 0
+    for number, (start, end, piece) in enumerate(pieces):
+        if kept := piece.rstrip():
+            at = start + len(kept)
+        elif gap := text[before:start].rstrip():
+            at = before + len(gap)
+        ends[number], before = at, end
+    return np.asarray(starts, np.int64), np.asarray(ends, np.int64)

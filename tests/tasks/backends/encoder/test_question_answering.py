@@ -1,0 +1,236 @@
+"""Answers are those of transformers in float32, one text at a time, of all spans scored at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+from storage.core.outcomes import Outcome, Status
+from tasks.backends import Assignment
+from tasks.backends.accelerator import quiet
+from tasks.backends.encoder.encoder_backend import EncoderBackend
+from tasks.backends.encoder.packed import PackedEncoder
+from tasks.errors import CannotServe, ModelUnsuitable, WeightsMissing
+from tasks.heads import Head
+from tasks.windows.overlapping import stretches
+from tests.tasks import classifiers
+from tests.tasks.backends.encoder.test_token_classification import PACKED, TEXTS, sentence_pieces
+from tests.tasks.conftest import Bench
+
+Benches = Callable[[str], Bench]
+Found = tuple[int, int, float]  # start, end, score
+NAMES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta-v2", "modernbert")
+QUESTIONS = ["What is in the package?", "Which language is it written in?"]
+LONGEST = 30
+
+
+@pytest.fixture(scope="session")
+def lines(descriptions: list[str]) -> list[str]:
+    """Real texts that fit the window of a small model beside a question."""
+    found = [line for text in descriptions for line in text.split("\n") if 20 < len(line.strip()) < 76]
+    assert len(found) >= 50
+    return found[:50]
+
+
+def model(folder: Path, lines: Sequence[str], name: str) -> Path:
+    tokenizer = sentence_pieces(lines) if name == "deberta-v2" else None
+    labels = {0: "start", 1: "end"}
+    return classifiers.classifier(
+        folder, [*lines, *QUESTIONS], name, head=AutoModelForQuestionAnswering, tokenizer=tokenizer, id2label=labels
+    )
+
+
+class Reference:
+    """transformers' own model, which reads a question and a whole text, or stretches of its tokens."""
+
+    def __init__(self, folder: Path) -> None:
+        with quiet():
+            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+            self.model = AutoModelForQuestionAnswering.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def answers(self, question: str, text: str, limit: int = 128) -> tuple[list[Found], float]:
+        """Return the three best answers at different characters, and the score of "no answer"."""
+        read = self.tokenizer(question, text, truncation=False, return_offsets_mapping=True)
+        of_text = [place for place, number in enumerate(read.sequence_ids()) if number == 1]
+        before, after = of_text[0], len(read["input_ids"]) - of_text[-1] - 1
+        room = limit - before - after
+        spans: dict[tuple[int, int], float] = {}
+        nulls = []
+        for first, end in stretches(len(of_text), room, LONGEST):
+            kept = [
+                *range(before),
+                *range(before + first, before + end),
+                *range(of_text[-1] + 1, of_text[-1] + 1 + after),
+            ]
+            features = {
+                name: torch.tensor([[read[name][place] for place in kept]])
+                for name in self.tokenizer.model_input_names
+                if name in read
+            }
+            with quiet(), torch.inference_mode():
+                output = self.model(**features)
+            starts, ends = output.start_logits[0], output.end_logits[0]
+            nulls.append(float(starts[0] + ends[0]))
+            pairs = starts[before : before + end - first, None] + ends[None, before : before + end - first]
+            kept_pairs = torch.ones_like(pairs).triu().tril(LONGEST - 1).bool()
+            for (one, other), logit in zip(kept_pairs.nonzero().tolist(), pairs[kept_pairs].tolist(), strict=True):
+                place = (first + one, first + other)
+                spans[place] = max(logit, spans.get(place, -math.inf))
+        at: dict[tuple[int, int], float] = {}
+        offsets = [read["offset_mapping"][place] for place in of_text]
+        real = [min(nulls)]
+        for (one, other), logit in spans.items():
+            start, end = offsets[one][0], offsets[other][1]
+            words = text[start:end]
+            if words.strip():
+                real.append(logit)
+                start += len(words) - len(words.lstrip())
+                place = (start, start + len(words.strip()))
+                at[place] = max(logit, at.get(place, -math.inf))
+        total = float(torch.tensor(real, dtype=torch.float64).logsumexp(0))
+        best = sorted(at.items(), key=lambda one: -one[1])[:3]
+        return [(*place, math.exp(logit - total)) for place, logit in best], math.exp(real[0] - total)
+
+
+def data(outcome: Outcome) -> dict[str, Any]:
+    assert outcome.status is Status.DONE, outcome.reason
+    assert outcome.data is not None
+    found: dict[str, Any] = outcome.data["data"]
+    return found
+
+
+def assert_same(
+    wanted: Sequence[Sequence[tuple[list[Found], float]]],
+    texts: Sequence[str],
+    outcomes: Sequence[Outcome],
+    least: float = 0.99,
+) -> None:
+    """Check the best answer of nearly all texts, and everything about the answers where it is the same."""
+    same = asked = 0
+    for text, outcome, answers in zip(texts, outcomes, wanted, strict=True):
+        found = data(outcome)
+        for number, (best, no_answer) in enumerate(answers, 1):
+            spans = found[f"answer_{number}_spans"]
+            assert found[f"answer_{number}_no_answer"] == pytest.approx(no_answer, rel=2e-2, abs=1e-6)
+            assert [one["score"] for one in spans] == pytest.approx([one[2] for one in best], rel=2e-2)
+            asked += 1
+            if [(one["start"], one["end"]) for one in spans[:1]] == [one[:2] for one in best[:1]]:
+                same += 1
+                answer = None if no_answer > best[0][2] else text[best[0][0] : best[0][1]]
+                assert found[f"answer_{number}"] == answer
+    assert same >= least * asked
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_answers_are_those_of_transformers_for_every_architecture(
+    name: str, lines: list[str], benches: Benches, tmp_path: Path
+) -> None:
+    folder = model(tmp_path / name, lines, name)
+    own = Reference(folder)
+    wanted = [[own.answers(question, line) for question in QUESTIONS] for line in lines]
+    for backend in ("transformers", *(("openvino",) if name in {"bert", "roberta", "modernbert"} else ())):
+        bench = benches(backend)
+        spec = bench.spec("answer", str(folder), question=QUESTIONS, top_k=3)
+        outcomes = bench.run(spec, lines)
+        assert_same(wanted, lines, outcomes)
+        assert bench.engine.runtime(spec)["backend"] == backend
+        with bench.engine._residents.hold(spec) as loaded:
+            opened: Any = loaded.backend
+            if isinstance(opened, EncoderBackend) and backend == "transformers":
+                assert opened._model.encoder is not None
+                assert isinstance(opened._encoder, PackedEncoder) is (name in PACKED)
+    assert len({data(outcome)["answer_1_spans"][0]["text"] for outcome in outcomes}) > len(lines) / 2
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "deberta-v2"])
+def test_answers_in_a_long_text_are_the_best_of_its_windows(
+    name: str, lines: list[str], benches: Benches, tmp_path: Path
+) -> None:
+    folder = model(tmp_path / name, lines, name)
+    bench, texts = benches("transformers"), [" ".join(lines[start : start + 8]) for start in range(0, 16, 8)]
+    spec = bench.spec("answer", str(folder), question=QUESTIONS, top_k=3, window_tokens=90)
+    outcomes = bench.run(spec, texts)
+    assert all(outcome.flags == ("windowed",) for outcome in outcomes)
+    own = Reference(folder)
+    assert_same([[own.answers(one, text, 90) for one in QUESTIONS] for text in texts], texts, outcomes, least=1)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "deberta-v2"])
+def test_an_answer_is_the_part_of_the_text_at_its_offsets_in_every_script(
+    name: str, lines: list[str], benches: Benches, tmp_path: Path
+) -> None:
+    folder = model(tmp_path / name, lines, name)
+    bench = benches("transformers")
+    asked: dict[str, Any] = {"question": "What {meta.is} it?", "always_answer": True, "top_k": 4}
+    specs = [bench.spec("answer", str(folder), **asked, **more) for more in ({}, {"window_tokens": 40})]
+
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(st.lists(TEXTS.filter(str.strip), min_size=1, max_size=5))
+    def holds(texts: list[str]) -> None:
+        for spec in specs:
+            outcomes = bench.run(spec, [f"What was it?\n{text}" for text in texts])
+            for text, outcome in zip(texts, outcomes, strict=True):
+                found = data(outcome)
+                assert found["answer"] == (found["answer_spans"][0]["text"] if found["answer_spans"] else None)
+                for one in found["answer_spans"]:
+                    assert one["text"]
+                    assert text[one["start"] : one["end"]] == one["text"] == one["text"].strip()
+                    assert 0 <= one["start"] < one["end"] <= len(text)
+
+    holds()
+
+
+def test_a_question_stands_after_the_text_for_models_that_pad_on_the_left(
+    lines: list[str], bench: Bench, tmp_path: Path
+) -> None:
+    folder = model(tmp_path / "bert", lines, "bert")
+    spec = bench.spec("answer", str(folder), question="What is it?")
+    for side in ("right", "left"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side=side)
+        tokenizer.save_pretrained(folder)
+        opened = EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.ANSWERING))
+        assert opened.traits.pairs is not None
+        (encoded,) = opened.traits.pairs("What is it?").encode([lines[0]])
+        pair = ("What is it?", lines[0]) if side == "right" else (lines[0], "What is it?")
+        assert {name: [*encoded.feature(name)] for name in ("input_ids", "token_type_ids")} == {
+            name: ids for name, ids in tokenizer(*pair).items() if name != "attention_mask"
+        }
+        assert encoded.places is not None
+        read = tokenizer(lines[0], return_offsets_mapping=True, add_special_tokens=False)
+        assert [*zip(encoded.places.starts, encoded.places.ends, strict=True)] == read["offset_mapping"]
+        opened.close()
+
+
+def test_a_question_that_leaves_no_room_is_refused_when_the_model_is_opened(
+    lines: list[str], bench: Bench, tmp_path: Path
+) -> None:
+    folder = model(tmp_path / "bert", lines, "bert")
+    spec = bench.spec("answer", str(folder), question=["Who?", "word " * 40], window_tokens=40)
+    with pytest.raises(
+        CannotServe, match=r"A question takes \d+ of the 40 tokens of a window.* shorten the question"
+    ):
+        bench.engine.open(spec)
+
+
+def test_a_model_without_the_weights_of_its_head_is_refused(lines: list[str], bench: Bench, tmp_path: Path) -> None:
+    folder = model(tmp_path / "bert", lines, "bert")
+    spec = bench.spec("answer", str(folder), question="Who?")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: one for name, one in weights.items() if not name.startswith("qa_outputs")}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WeightsMissing, match="lack 2 weights that answer computes with, such as qa_outputs"):
+        EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.ANSWERING))
+
+
+def test_a_model_without_a_head_for_answers_is_refused(bench: Bench) -> None:
+    with pytest.raises(ModelUnsuitable, match=r"needs a model with a head for question answering; minilm \(BertMo"):
+        bench.spec("answer", "minilm", question="Who?")

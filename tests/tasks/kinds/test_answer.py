@@ -1,0 +1,203 @@
+"""Each question is asked of every window of a text, and has its own answer."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from storage.core.outcomes import Outcome, Reason, Status
+from storage.core.specs import Spec
+from storage.outputs.output_types import RECORD
+from tasks import kinds
+from tasks.errors import BadOption, PromptTooLong
+from tasks.kinds.base import Computed, Recipe, Traits
+from tasks.outputs import Output, Span, Spans, SpanScores
+from tasks.specs.pinning import Pinned
+from tasks.specs.plan import build_spec
+from tasks.windows.places import Places
+from tasks.windows.windows import Encoded, Window
+
+PINNED = Pinned("model", "0" * 40)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A coder whose tokens are words, of a question first and then of a text."""
+
+    question: str
+    limit_tokens: int
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return [self._encoded(text) for text in texts]
+
+    def _encoded(self, text: str) -> Encoded:
+        leading, starts, ends = len(self.question.split()), array("i"), array("i")
+        end = 0
+        for word in text.split():
+            starts.append(text.index(word, end))
+            end = starts[-1] + len(word)
+            ends.append(end)
+        ids = array("i", [*[-1] * leading, *range(len(starts))])
+        return Encoded(
+            len(ids), {"input_ids": ids}, places=Places(leading, starts, ends, array("b", bytes(len(ids))))
+        )
+
+
+def spec(question: Any, **options: Any) -> Spec:
+    return build_spec("answer", PINNED, kinds.options("answer", question=question, **options), {})
+
+
+def recipe(spec: Spec, limit: int = 100) -> Recipe:
+    return kinds.recipe(spec, Traits(pairs=lambda question: Beside(question, limit)))
+
+
+def scores(window: Window, answer: str, text: str, null: float) -> SpanScores:
+    """Return scores by which a word is the answer."""
+    assert window.encoded is not None
+    places = window.encoded.places
+    assert places is not None
+    words = [text[start:end] for start, end in zip(places.starts, places.ends, strict=True)]
+    here = np.array([5.0 if word == answer else -5.0 for word in words], np.float32)
+    return SpanScores(here, here, null)
+
+
+def join(recipe: Recipe, content: str, windows: list[Window], outputs: Sequence[Output | None]) -> Outcome:
+    joined = recipe.join(Computed(7, content, windows, outputs, 1, 9, 0))
+    assert isinstance(joined, Outcome)
+    assert joined.status is not Status.DONE or RECORD.problem(joined) is None
+    return joined
+
+
+def data(outcome: Outcome) -> dict[str, Any]:
+    assert outcome.data is not None
+    found: dict[str, Any] = outcome.data["data"]
+    return found
+
+
+TEXT = "Ada wrote the first program in 1843 , and Charles built the machine"
+
+
+def test_each_question_has_the_answer_from_its_own_windows() -> None:
+    asked = recipe(spec({"who": "Who wrote it ?", "year": "When ?", "none": "Which city ?"}), limit=12)
+    (windows,) = asked.cut([TEXT], Beside("", 12))
+    assert all(window.encoded is not None and window.encoded.tokens <= 12 for window in windows)
+    questions = [len((window.encoded or Encoded(0, "")).ids) for window in windows]
+    assert len(questions) > 3
+    begun, outputs = 0, []
+    for window in windows:
+        assert window.encoded is not None
+        assert window.encoded.places is not None
+        begun += window.encoded.places.first == 0
+        answer = ("", "Rome", "Ada", "1843")[begun]  # in the order of the names: none, who, year
+        outputs.append(scores(window, answer, TEXT, null=1.0))
+    outcome = join(asked, TEXT, windows, outputs)
+    assert outcome.flags == ("windowed",)
+    found = data(outcome)
+    assert (found["who"], found["year"], found["none"]) == ("Ada", "1843", None)
+    assert found["who_score"] == found["who_spans"][0]["score"] > 0.9
+    assert found["none_score"] is None
+    assert found["none_no_answer"] > 0.9 > found["who_no_answer"]
+    assert [len(found[f"{name}_spans"]) for name in ("who", "year", "none")] == [1, 1, 1]
+    for name in ("who", "year"):
+        (span,) = found[f"{name}_spans"]
+        assert TEXT[span["start"] : span["end"]] == span["text"] == found[name]
+
+
+def test_a_question_with_metadata_comes_before_the_text_and_offsets_count_from_the_text() -> None:
+    rendered = spec("Who wrote {meta.title} ?")
+    asked = recipe(rendered)
+    content = f"Who wrote The Notes ?\n{TEXT}"
+    (windows,) = asked.cut([content], Beside("", 100))
+    assert windows[0].encoded == Beside("Who wrote The Notes ?", 100).encode([TEXT])[0]
+    found = data(join(asked, content, windows, [scores(windows[0], "Ada", TEXT, 0.0)]))
+    assert (found["answer"], found["answer_spans"][0]["start"], found["answer_spans"][0]["end"]) == ("Ada", 0, 3)
+
+
+def test_texts_with_different_questions_are_cut_together() -> None:
+    asked = recipe(spec(["{meta.a}", "{meta.b} ?"]))
+    contents = ["Who\nWhen ?\nAda in 1843", "When\nWho ?\nCharles", "Who\nWhen ?\nBabbage"]
+    windows = asked.cut(contents, Beside("", 100))
+    for content, found in zip(contents, windows, strict=True):
+        *questions, text = content.split("\n")
+        assert [one.encoded for one in found] == [Beside(one, 100).encode([text])[0] for one in questions]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("\nSome text .", "The question is empty for this document"),
+        ("word " * 13 + "\nSome text .", "A question takes 13 of the 20 tokens of a window"),
+    ],
+)
+def test_a_question_that_is_empty_or_leaves_no_room_fails_its_document_with_the_reason(
+    content: str, said: str
+) -> None:
+    with pytest.raises(PromptTooLong, match=said):
+        recipe(spec("{meta.q}"), limit=20).cut([content], Beside("", 20))
+
+
+def test_an_answer_at_the_border_of_two_windows_is_whole_in_one_of_them() -> None:
+    asked = recipe(spec("Who ?", max_answer_tokens=4), limit=10)
+    (windows,) = asked.cut([" ".join(f"w{number}" for number in range(60))], Beside("", 10))
+    places = [window.encoded.places for window in windows if window.encoded is not None and window.encoded.places]
+    for first in range(57):
+        assert any(one.first <= first and first + 4 <= one.first + len(one) for one in places)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_score_that_is_not_finite_fails_the_document_as_the_models_fault(bad: float) -> None:
+    asked = recipe(spec("Who ?"))
+    (windows,) = asked.cut(["Ada"], Beside("", 100))
+    one = np.zeros(1, np.float32)
+    for given in (SpanScores(one + bad, one, 0.0), SpanScores(one, one + bad, 0.0), SpanScores(one, one, bad)):
+        outcome = join(asked, "Ada", windows, [given])
+        assert (outcome.status, outcome.reason_class, outcome.data) == (Status.FAILED, Reason.MODEL, None)
+        assert "not finite" in (outcome.reason or "")
+
+
+def test_always_answer_leaves_the_null_score_out() -> None:
+    always = spec("Who ?", always_answer=True)
+    asked = recipe(always)
+    (windows,) = asked.cut([TEXT], Beside("", 100))
+    found = data(join(asked, TEXT, windows, [scores(windows[0], "Ada", TEXT, 99.0)]))
+    assert found["answer"] == "Ada"
+    columns = [column.name for column in RECORD.columns(always.params)]
+    assert {*found} == {name.removeprefix("data_") for name in columns} == {"answer", "answer_score", "answer_spans"}
+
+
+def test_answers_that_a_backend_finds_are_moved_to_their_window() -> None:
+    asked = kinds.recipe(spec(["Who ?", "When ?"]), Traits())
+    windows = [Window(0, 4, Encoded(1, "abc "), part=True), Window(4, 7, Encoded(1, "def"), part=True)]
+    found = data(join(asked, "abc def", windows, [Spans(()), Spans((Span("x", 1, 3, 0.5),))]))
+    assert (found["answer_1"], found["answer_2"], found["answer_2_score"]) == ("ef", "ef", 0.5)
+
+
+def test_tables_have_the_columns_of_each_question() -> None:
+    found = RECORD.columns(spec({"who": "Who?", "status": "How is it?"}).params)
+    assert [column.of_step("facts").name for column in found] == [
+        *("facts_data_status", "facts_status_no_answer", "facts_status_score", "facts_status_spans"),
+        *("facts_who", "facts_who_no_answer", "facts_who_score", "facts_who_spans"),
+    ]
+
+
+def test_defaults_that_are_written_out_make_the_same_spec() -> None:
+    spelt = spec("Who?", max_answer_tokens=30, no_answer_threshold=0.0, always_answer=False, top_k=1)
+    assert spelt == spec("Who?")
+    assert {*spelt.params} == {"algorithm", "question", "properties"}
+    assert spec("Who?", top_k=2).params["top_k"] == 2
+
+
+def test_options_that_are_missing_or_contradict_are_refused() -> None:
+    with pytest.raises(BadOption, match=r"answer needs --question, such as"):
+        build_spec("answer", PINNED, kinds.options("answer"), {})
+    with pytest.raises(BadOption, match="--always-answer and --no-answer-threshold do not go together"):
+        spec("Who?", always_answer=True, no_answer_threshold=1.0)
+    for count in (0, 1_001):
+        with pytest.raises(BadOption, match="--top-k must be between 1 and 1,000 for answer"):
+            spec("Who?", top_k=count)

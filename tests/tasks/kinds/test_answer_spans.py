@@ -1,0 +1,174 @@
+"""The best answers are those that a reference finds which scores every span by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.kinds.answer_spans import Answers, ScoredWindow, best_answers
+from tasks.outputs import SpanScores
+from tasks.windows.overlapping import stretches
+
+
+@dataclass(frozen=True)
+class Case:
+    """A text whose tokens stand at ``places``, in windows of at most ``room`` tokens with scores of their own."""
+
+    text: str
+    places: list[tuple[int, int]]
+    windows: list[ScoredWindow]
+
+
+PIECES = st.sampled_from(
+    ["word", "漢字", "e\u0301", "한국", "שלום", "🇨🇭", "\u200b", "\u3000", " ", " a", "b ", "\n\n", ".", "\u00a0x", ""]
+)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Draw a text of tokens; some have white space in them, stand at the same characters, or leave some out."""
+    text, places = "", []
+    for piece in draw(st.lists(PIECES, max_size=25)):
+        text += draw(st.sampled_from(["", "", " ", "\t\n"]))  # no token stands here
+        place = (len(text), len(text) + len(piece))
+        text += piece
+        places += [place] * draw(st.sampled_from([1, 1, 1, 2, 3]))  # as the bytes of a character
+    room, overlap = draw(st.integers(4, 30)), draw(st.integers(0, 8))
+    numbers = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    windows = []
+    for first, end in stretches(len(places), room, overlap):
+        starts, ends = numbers.normal(0, 4, (2, end - first)).astype(np.float32)
+        scores = SpanScores(starts, ends, float(numbers.normal(0, 4)))
+        windows.append(ScoredWindow(first, *_columns(places[first:end]), scores))
+    return Case(text + draw(st.sampled_from(["", " ", "end"])), places, windows)
+
+
+def _columns(places: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    return [start for start, _ in places], [end for _, end in places]
+
+
+def by_hand(case: Case, longest: int) -> list[tuple[int, int, float, float]]:
+    """Return every answer at other characters, (start, end, logit, score), the best first."""
+    spans: dict[tuple[int, int], float] = {}
+    for first in range(len(case.places)):
+        for last in range(first, min(first + longest, len(case.places))):
+            begin, end = case.places[first][0], case.places[last][1]
+            if not case.text[begin:end].strip():
+                continue
+            for window in case.windows:
+                if window.first <= first and last < window.first + len(window.starts):
+                    own = window.scores.starts[first - window.first] + window.scores.ends[last - window.first]
+                    spans[first, last] = max(float(own), spans.get((first, last), -math.inf))
+    null = min(window.scores.null for window in case.windows if window.scores.null is not None)
+    total = math.fsum(map(math.exp, [*spans.values(), null]))
+    at: dict[tuple[int, int], float] = {}
+    for (first, last), logit in spans.items():
+        begin, end = case.places[first][0], case.places[last][1]
+        begin += len(case.text[begin:end]) - len(case.text[begin:end].lstrip())
+        end = begin + len(case.text[begin:end].rstrip())
+        at[begin, end] = max(logit, at.get((begin, end), -math.inf))
+    return sorted(((*place, one, math.exp(one) / total) for place, one in at.items()), key=lambda one: -one[2])
+
+
+@given(cases(), st.integers(1, 8), st.integers(1, 40))
+def test_the_answers_are_the_best_of_all_spans_that_are_scored_by_hand(case: Case, longest: int, count: int) -> None:
+    found = best_answers(case.text, case.windows, longest=longest, count=count)
+    wanted = by_hand(case, longest)
+    assert [(one.start, one.end) for one in found.spans] == [one[:2] for one in wanted[:count]]
+    assert [one.logit for one in found.spans] == [one[2] for one in wanted[:count]]
+    assert [one.score for one in found.spans] == pytest.approx([one[3] for one in wanted[:count]])
+    null = min(window.scores.null for window in case.windows if window.scores.null is not None)
+    assert found.null_logit == null
+    assert found.no_answer is not None
+    if len(wanted) == len(found.spans) and len({*case.places}) == len(case.places):
+        assert math.fsum([found.no_answer, *(one.score for one in found.spans)]) <= 1 + 1e-9
+
+
+@given(cases(), st.integers(1, 8), st.integers(1, 40))
+def test_answers_are_different_parts_of_the_text_in_the_order_of_their_scores(
+    case: Case, longest: int, count: int
+) -> None:
+    spans = best_answers(case.text, case.windows, longest=longest, count=count).spans
+    assert len({(one.start, one.end) for one in spans}) == len(spans) <= count
+    assert [one.score for one in spans] == sorted((one.score for one in spans), reverse=True)
+    for one in spans:
+        words = case.text[one.start : one.end]
+        assert words
+        assert words == words.strip()
+        assert 0 <= one.start < one.end <= len(case.text)
+
+
+@given(cases(), st.integers(1, 8))
+def test_windows_that_score_a_token_alike_give_the_answers_of_the_whole_text(case: Case, longest: int) -> None:
+    numbers = np.random.default_rng(len(case.text))
+    n_tokens = len(case.places)
+    starts, ends = numbers.normal(0, 4, (2, n_tokens)).astype(np.float32)
+    windows = [
+        ScoredWindow(first, *_columns(case.places[first:end]), SpanScores(starts[first:end], ends[first:end], 0.5))
+        for first, end in stretches(n_tokens, 2 * longest + 4, longest)
+    ]
+    whole = [ScoredWindow(0, *_columns(case.places), SpanScores(starts, ends, 0.5))]
+    found, wanted = (best_answers(case.text, one, longest=longest, count=9) for one in (windows, whole))
+    assert [(one.start, one.end, one.logit) for one in found.spans] == [
+        (one.start, one.end, one.logit) for one in wanted.spans
+    ]
+    assert [one.score for one in found.spans] == pytest.approx([one.score for one in wanted.spans])
+
+
+def two_windows(*nulls: float | None) -> list[ScoredWindow]:
+    """Return windows over "ab cd": the best answers are "ab" with a logit of 5, and "cd" with 3."""
+    scores = [np.array([3, -9], np.float32), np.array([2, -9], np.float32)]
+    other = [np.array([-9, 1.5], np.float32), np.array([-9, 1.5], np.float32)]
+    return [
+        ScoredWindow(0, [0, 3], [2, 5], SpanScores(starts, ends, null))
+        for (starts, ends), null in zip((scores, other), nulls, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("nulls", "threshold", "answered"),
+    [
+        ((5.5, 9.0), 0.0, False),
+        ((9.0, 5.5), 0.4, False),
+        ((9.0, 5.5), 0.5, True),
+        ((9.0, 5.0), 0.0, True),
+        ((9.0, 4.5), -0.6, False),
+        ((9.0, 4.5), -0.5, True),
+        ((None, None), -99.0, True),
+    ],
+)
+def test_there_is_no_answer_if_the_lowest_null_score_is_higher_by_more_than_the_threshold(
+    nulls: tuple[float | None, float | None], threshold: float, answered: bool
+) -> None:
+    found = best_answers("ab cd", two_windows(*nulls), longest=2, count=3)
+    assert (found.answer(threshold) is not None) is answered
+    assert [(one.start, one.end, one.logit) for one in found.spans][:2] == [(0, 2, 5.0), (3, 5, 3.0)]
+
+
+def test_without_the_null_score_there_is_an_answer_and_the_scores_add_up_without_it() -> None:
+    found = best_answers("ab cd", two_windows(99.0, 99.0), longest=2, count=3, with_null=False)
+    assert (found.null_logit, found.no_answer) == (None, None)
+    assert found.answer(0.0) == found.spans[0]
+    assert math.fsum(one.score for one in found.spans) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("null", [None, 2.0])
+def test_a_text_without_tokens_has_no_answer(null: float | None) -> None:
+    nothing = np.zeros(0, np.float32)
+    found = best_answers("\u200b", [ScoredWindow(0, [], [], SpanScores(nothing, nothing, null))], longest=5, count=2)
+    assert found == Answers((), null, None if null is None else 1.0)
+    assert found.answer(99.0) is None
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=60), st.integers(1, 9))
+def test_of_answers_with_the_same_score_the_first_in_the_text_comes_first(logits: list[int], count: int) -> None:
+    scores = np.array(logits, np.float32)
+    places = range(len(logits))
+    window = ScoredWindow(0, [*places], [place + 1 for place in places], SpanScores(scores, scores, 0.0))
+    found = best_answers("a" * len(logits), [window], longest=1, count=count)
+    assert [one.start for one in found.spans] == sorted(places, key=lambda place: -logits[place])[:count]
