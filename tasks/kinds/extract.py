@@ -59,7 +59,7 @@ class Extract:
                         "or bound its texts with maxLength and its lists with maxItems."
                     )
                 found.append(records.parsed(output.text))
-        record = records.merged(found, self.schema)
+        record = records.distinct(records.merged(found, self.schema), self.schema, self.schema)
         if (broken := self.checks.problem(record)) is not None:
             return computed.failed(f"The output is not valid by the schema: {broken}.")
         cited = citations(record, computed.text) if self.cites else None

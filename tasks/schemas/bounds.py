@@ -25,6 +25,7 @@ def bounded(schema: Schema) -> dict[str, Any]:
 
 
 def _with_bounds(schema: dict[str, Any], place: Place) -> dict[str, Any]:
+    schema.pop("uniqueItems", None)  # repetitions are removed from records
     if "enum" in schema or "const" in schema:
         return schema
     named = types(schema)

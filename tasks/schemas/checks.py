@@ -21,7 +21,6 @@ _REFUSED: Mapping[str, str] = {
     "if": "use anyOf, with a schema for each case",
     "then": "use anyOf, with a schema for each case",
     "else": "use anyOf, with a schema for each case",
-    "uniqueItems": "leave it out",
     "contains": "leave it out, or say with items what every item is",
     "minContains": "leave it out",
     "maxContains": "leave it out",
@@ -42,7 +41,7 @@ _KNOWN = frozenset(
         *ONE, *SEVERAL, *NAMED, *_REFUSED, "$schema", "$id", "$ref", "$comment", "$anchor", "type", "enum", "const",
         "title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "format",
         "pattern", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
-        "multipleOf", "minItems", "maxItems", "required", "minProperties", "maxProperties",
+        "multipleOf", "minItems", "maxItems", "uniqueItems", "required", "minProperties", "maxProperties",
     }
 )  # fmt: skip
 _TYPES = ("string", "number", "integer", "boolean", "object", "array", "null")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from tasks.schemas.walk import SEVERAL, Schema, at, types
+from tasks.schemas.walk import SEVERAL, Schema, followed, types
 
 _DEEPEST = 4
 
@@ -20,7 +19,7 @@ def _lines(schema: Schema, root: Schema, around: tuple[Schema, ...]) -> Iterator
     """Yield the lines of a schema's properties; ``around`` are the properties that these stand in."""
     properties = schema["properties"]
     for name, given in properties.items():
-        inner = _followed(given, root)
+        inner = followed(given, root)
         about = inner.get("description") or inner.get("title")
         words = f": {' '.join(str(about).split())}" if about else ""
         yield f"{'  ' * len(around)}- {name} ({_type(inner, root)}){words}"
@@ -35,7 +34,7 @@ def _objects(schema: Schema, root: Schema, depth: int = 0) -> Iterator[Schema]:
         yield schema
     if depth < _DEEPEST:
         for inner in (schema.get("items"), *(one for key in SEVERAL for one in schema.get(key, ()))):
-            yield from _objects(_followed(inner, root), root, depth + 1)
+            yield from _objects(followed(inner, root), root, depth + 1)
 
 
 def _type(schema: Schema, root: Schema, depth: int = 0) -> str:
@@ -44,20 +43,9 @@ def _type(schema: Schema, root: Schema, depth: int = 0) -> str:
     if "enum" in schema:
         return " or ".join(json.dumps(value, ensure_ascii=False) for value in schema["enum"])
     if depth < _DEEPEST and (several := schema.get("anyOf") or schema.get("oneOf")):
-        return " or ".join(dict.fromkeys(_type(_followed(one, root), root, depth + 1) for one in several))
+        return " or ".join(dict.fromkeys(_type(followed(one, root), root, depth + 1) for one in several))
     names = types(schema)
     if depth < _DEEPEST and names == ("array",) and "items" in schema:
-        return f"list of {_type(_followed(schema['items'], root), root, depth + 1)}"
+        return f"list of {_type(followed(schema['items'], root), root, depth + 1)}"
     form = f", {schema['format']}" if "format" in schema else ""
     return (" or ".join("list" if name == "array" else name for name in names) or "value") + form
-
-
-def _followed(schema: Any, root: Schema) -> Schema:
-    """Return the schema that a reference leads to, with the words beside the reference."""
-    found: Any = schema if isinstance(schema, Mapping) else {}
-    seen = set()
-    while "$ref" in found and found["$ref"] not in seen:
-        seen.add(found["$ref"])
-        beside = {key: value for key, value in found.items() if key != "$ref"}
-        found = {**(at(root, found["$ref"]) or {}), **beside}
-    return found  # type: ignore[no-any-return]

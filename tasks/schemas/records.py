@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from tasks.schemas.walk import Schema, pointer
+from tasks.schemas.walk import Schema, followed, pointer
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
@@ -51,6 +51,44 @@ class RecordChecks:
         return f"{pointer(tuple(error.absolute_path))} breaks {pointer(tuple(error.absolute_schema_path))}"
 
 
+def distinct(value: Any, schema: Any, root: Schema) -> Any:
+    """Return a value without repetitions in the lists whose schema says ``uniqueItems``, the first of each kept.
+
+    References of ``schema`` lead into ``root``.
+    """
+    told = followed(schema, root)
+    for one in (*told.get("anyOf", ()), *told.get("oneOf", ()), *told.get("allOf", ())):
+        value = distinct(value, one, root)
+    if isinstance(value, dict):
+        named, others = told.get("properties", {}), told.get("additionalProperties")
+        return {name: distinct(inner, named.get(name, others), root) for name, inner in value.items()}
+    if isinstance(value, list):
+        items = [distinct(item, told.get("items"), root) for item in value]
+        return _without_repetitions(items) if told.get("uniqueItems") else items
+    return value
+
+
+def _without_repetitions(items: Iterable[Any]) -> list[Any]:
+    """Return the items with the first of those that are equal."""
+    first: dict[str, Any] = {}
+    for item in items:
+        first.setdefault(_key(item), item)
+    return [*first.values()]
+
+
+def _key(item: Any) -> str:
+    """Return a text that is the same for equal JSON values: 1 and 1.0 are equal."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [plain(inner) for inner in value]
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    return json.dumps(plain(item), sort_keys=True)
+
+
 def merged(records: Sequence[Any], schema: Schema) -> Any:
     """Return the records of a document's windows as one, by these rules at every level.
 
@@ -74,9 +112,8 @@ def _merged(one: Any, other: Any, schema: Schema) -> Any:
             for name in names
         }
     if isinstance(one, list) and isinstance(other, list):
-        known = {json.dumps(item, sort_keys=True) for item in one}
-        fresh = {json.dumps(item, sort_keys=True): item for item in other}
-        both = [*one, *(item for key, item in fresh.items() if key not in known)]
+        known = {_key(item) for item in one}
+        both = [*one, *(item for item in _without_repetitions(other) if _key(item) not in known)]
         return both[: schema.get("maxItems", len(both))]
     return other if one is None or one == "" else one
 

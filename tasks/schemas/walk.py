@@ -68,6 +68,17 @@ def at(schema: Schema, reference: str) -> Any:
     return found
 
 
+def followed(schema: Any, root: Schema) -> Schema:
+    """Return the schema that a reference leads to, with the words beside the reference."""
+    found: Any = schema if isinstance(schema, Mapping) else {}
+    seen = set()
+    while "$ref" in found and found["$ref"] not in seen:
+        seen.add(found["$ref"])
+        beside = {key: value for key, value in found.items() if key != "$ref"}
+        found = {**(at(root, found["$ref"]) or {}), **beside}
+    return found  # type: ignore[no-any-return]
+
+
 def types(schema: Schema) -> tuple[str, ...]:
     """Return the types that a schema names."""
     named = schema.get("type", ())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.schemas.records import RecordChecks, merged, parsed
+from tasks.schemas.records import RecordChecks, distinct, merged, parsed
 
 SCHEMA = {
     "type": "object",
@@ -54,6 +54,23 @@ def test_merging_loses_no_property_and_invents_none(records: list[dict[str, Any]
 def test_merged_lists_have_every_item_once_in_the_order_of_the_windows(lists: list[list[int]]) -> None:
     found = merged([{"a": items} for items in lists], {})["a"]
     assert found == [*dict.fromkeys(item for items in lists for item in items)]
+
+
+@pytest.mark.parametrize("value", [[1, 2, 1.0, True, 2], [1, 2, True]])
+def test_lists_of_unique_items_lose_their_repetitions(value: list[Any]) -> None:
+    unique = {"type": "array", "items": {"type": ["number", "boolean"]}, "uniqueItems": True}
+    free = {"type": "array", "items": unique}
+    schema = {
+        "type": "object",
+        "properties": {"a": unique, "b": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/x"}]}, "c": free},
+        "additionalProperties": unique,
+        "$defs": {"x": {"type": "object", "properties": {"d": unique}}},
+    }
+    record = {"a": value, "b": {"d": value}, "c": [value, value], "e": value}
+    once = [1, 2, True]
+    assert distinct(record, schema, schema) == {"a": once, "b": {"d": once}, "c": [once, once], "e": once}
+    assert RecordChecks(schema).problem(distinct(record, schema, schema)) is None
+    assert (RecordChecks(schema).problem(record) is None) == (value == once)
 
 
 @given(values)
