@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Annotated
 
 from storage.core.outcomes import Outcome
 from storage.outputs.output_types import TEXT
@@ -12,7 +13,7 @@ from storage.steps import templates
 from tasks.errors import BadOption
 from tasks.heads import Head
 from tasks.kinds.base import Again, Computed, Plan, TaskKind, windowed
-from tasks.kinds.options import Writing
+from tasks.kinds.options import PROMPT, Option, Searching
 from tasks.models.families import Family
 from tasks.outputs import Generated
 from tasks.windows.windows import Coder, Window, cut
@@ -45,23 +46,25 @@ class Generate:
         return computed.done(_joined(written) if written else "".join(part.text for part in parts), flags=flags)
 
 
-class GenerateOptions(Writing):
+class GenerateOptions(Searching):
     """Options of `generate`."""
+
+    prompt: Annotated[str | None, PROMPT, Option(is_template=True)] = None
 
 
 def _params(plan: Plan) -> dict[str, str]:
-    """Return the parameter that keeps white space in prompts and outputs."""
-    if "prompt" not in plan.given:
+    """Return the parameter that keeps white space in prompts and outputs. An encoder-decoder needs no prompt."""
+    if "prompt" not in plan.given and plan.family is not Family.SEQ2SEQ:
         raise BadOption("generate needs --prompt, a template with {text} where the document goes.")
     return {templates.WHITE_SPACE: templates.KEPT}
 
 
 GENERATE = TaskKind(
     name="generate",
-    summary="Generate text from a prompt over each document.",
+    summary="Generate text from each document, or from a prompt over it.",
     options=GenerateOptions,
     output=TEXT,
-    families=MappingProxyType({Family.DECODER: Head.CAUSAL_TEXT}),
+    families=MappingProxyType({Family.DECODER: Head.CAUSAL_TEXT, Family.SEQ2SEQ: Head.SEQ2SEQ_TEXT}),
     recipe=lambda _spec, _traits: Generate(),
     params=_params,
 )

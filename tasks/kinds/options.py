@@ -83,7 +83,7 @@ class KindOptions(BaseModel):
 
 
 TOP_K = "Sample from the K likeliest tokens, or keep the K best labels (0 means all) or answers (1 to 1000)."
-PROMPT = Field(description="Prompt of a decoder-only or embedding model; {text} stands for the document.")
+PROMPT = Field(description="Template of what the model reads; {text} stands for the document.")
 
 
 class Windowed(KindOptions):
@@ -160,6 +160,11 @@ class Searching(Writing):
         Field(description="End a search by beams when it has as many outputs as beams."),
         Option(only=Family.SEQ2SEQ),
     ] = None
+
+
+class Prefixed(Searching):
+    """Options of kinds that some encoder-decoders are told by a prefix."""
+
     prefix: Annotated[
         str | None,
         Field(description="Words before each window, such as 'summarize: ' for a T5."),

@@ -11,7 +11,7 @@ from storage.core.specs import Spec
 from storage.outputs.output_types import TEXT
 from tasks.heads import Head
 from tasks.kinds.base import Again, BuiltIn, Computed, TaskKind, pattern
-from tasks.kinds.options import Searching
+from tasks.kinds.options import Prefixed
 from tasks.models.families import Family
 from tasks.outputs import Generated
 from tasks.prompts import few_shot
@@ -49,7 +49,7 @@ def _pattern(_spec: Spec, shown: bool) -> Template:
     return pattern("Text", "Summary", (few_shot.SUMMARIZED,) if shown else ())
 
 
-class SummarizeOptions(Searching):
+class SummarizeOptions(Prefixed):
     """Options of `summarize`."""
 
 

@@ -17,7 +17,7 @@ from storage.outputs.output_types import TEXT
 from tasks.errors import BadOption, CannotServe
 from tasks.heads import Head
 from tasks.kinds.base import BuiltIn, Computed, Plan, TaskKind, Traits, pattern, windowed
-from tasks.kinds.options import KindOptions, Option, Searching
+from tasks.kinds.options import KindOptions, Option, Prefixed
 from tasks.languages import detection, language_codes
 from tasks.languages.router import Action, LanguageRouter, Route
 from tasks.models import families, language_pairs
@@ -144,7 +144,7 @@ def _languages(spec: Spec) -> tuple[str, str]:
     return language_codes.name(source), language_codes.name(target)
 
 
-class TranslateOptions(Searching):
+class TranslateOptions(Prefixed):
     """Options of `translate`."""
 
     source_lang: Annotated[

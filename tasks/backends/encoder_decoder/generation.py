@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from storage.core.specs import Spec
+from storage.steps.templates import keeps_white_space
 from tasks.backends.decoding import NEUTRAL_AT_ONE, SHAPES, cut_at, require_least, sampled
 from tasks.backends.encoder_decoder import task_prefixes
 from tasks.backends.generation_files import Opening
 from tasks.backends.tokens import Tokens
 from tasks.errors import CannotServe
+from tasks.kinds.instructions import instruction
 from tasks.models import families
 from tasks.outputs import Generated
 
@@ -43,7 +45,11 @@ class Generation:
     def __init__(self, opening: Opening, settings: GenerationConfig) -> None:
         spec, config = opening.spec, opening.config.to_dict()
         dialect = task_prefixes.dialect(spec, config, opening.tokenizer)
+        self._stripped = not keeps_white_space(spec.params)
         self.tokens = Tokens(opening.tokenizer, prefix=dialect.prefix)
+        if "prompt" in spec.params:
+            told = instruction(spec, chat=False).template
+            self.tokens = self.tokens.framed(told.before, told.after, (self._stripped, self._stripped))
         self.limit_tokens = self.tokens.checked_limit(
             families.window_limit(config, self.tokens.stated_limit), spec.params.get("window_tokens")
         )
@@ -83,7 +89,8 @@ class Generation:
         cut = cut_at(text, self._stop)
         # At the limit, a forced end looks like an end of the model's own.
         truncated = cut is None and tokens >= self.most_new_tokens
-        return Generated((text if cut is None else cut).strip(), tokens, truncated=truncated)
+        kept = text if cut is None else cut
+        return Generated(kept.strip() if self._stripped else kept, tokens, truncated=truncated)
 
 
 def _plain(name: str, value: object) -> bool:

@@ -45,7 +45,7 @@ def dialect(spec: Spec, config: Mapping[str, Any], tokenizer: PreTrainedTokenize
     model_type = str(config.get("model_type", ""))
     built_in = kinds.kind(spec.kind).built_in
     if built_in is None:
-        raise CannotServe(f"{spec.model} cannot be told to {spec.kind}: it is an encoder-decoder.")
+        return Dialect()
     if not built_in.languages:
         settings = families.task_settings(config, built_in.settings)
         # Specs from before --prefix say nothing, and mean these words with every T5.

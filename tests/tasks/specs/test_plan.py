@@ -62,7 +62,9 @@ def test_a_spec_names_the_version_of_the_built_in_instructions_it_uses() -> None
         ("no such", {}, {}, "No such task"),
         ("generate", {}, {}, "generate needs --prompt"),
         ("generate", {"prompt": "Say it."}, {}, "{text} does not stand in it"),
-        ("generate", {"prompt": "{text}", "beams": 2}, {}, "--beams has no meaning for generate"),
+        ("generate", {"prompt": "{text}", "beams": 2}, GPT2, "--beams is for encoder-decoder models"),
+        ("generate", {"prompt": "{text}", "prefix": "a"}, {}, "--prefix has no meaning for generate"),
+        ("generate", {}, GPT2, "generate needs --prompt"),
         ("generate", {"prompt": "{text}", "top_p": 0.0}, {}, "--top-p must be above 0"),
         ("generate", {"prompt": "{text}", "temperature": -1.0}, {}, "--temperature must be at least 0"),
         ("generate", {"prompt": "{text}", "temperature": float("nan")}, {}, "--temperature must be between 0 and"),
@@ -165,7 +167,11 @@ def test_only_a_t5_that_knows_the_words_is_told_to_summarize(
 @pytest.mark.parametrize(
     ("kind", "config", "says"),
     [
-        ("generate", T5, "generate needs a decoder-only model; some/model is encoder-decoder (t5)."),
+        (
+            "generate",
+            BERT,
+            "generate needs a decoder-only or an encoder-decoder model; some/model is encoder-only (bert).",
+        ),
         (
             "translate",
             BERT,

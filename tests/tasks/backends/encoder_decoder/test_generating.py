@@ -1,0 +1,76 @@
+"""`generate` with encoder-decoders: the outputs of transformers' generate over prompts, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+
+from tasks.backends.accelerator import quiet
+from tests.tasks import architectures
+from tests.tasks.conftest import Bench
+
+# A T5 whose weights are as small as before training writes the same token for every text.
+MADE: Mapping[str, Callable[..., Path]] = {
+    "t5": partial(architectures.t5, initializer_factor=6.0, tie_word_embeddings=False),
+    "bart": architectures.bart,
+}
+NEW_TOKENS = 12
+
+
+def generated(folder: Path, prompts: list[str], **asked: Any) -> list[str]:
+    """Return the outputs of transformers' generate, one prompt at a time, as they are."""
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    found = []
+    for prompt in prompts:
+        with torch.inference_mode(), quiet():
+            ids = model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=NEW_TOKENS, **asked)
+        found.append(tokenizer.decode(ids[0], skip_special_tokens=True))
+    return found
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> dict[str, Path]:
+    torch.manual_seed(3)
+    folder = tmp_path_factory.mktemp("models")
+    return {name: make(folder / name, descriptions[:40]) for name, make in MADE.items()}
+
+
+@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize(
+    ("prompt", "options"),
+    [
+        (None, {"beams": 1}),
+        ("translate English to German: {text}", {"beams": 3, "early_stopping": True}),
+        ("  {text}\n Answer: ", {"beams": 1, "no_repeat_ngram_size": 2}),
+    ],
+)
+def test_outputs_over_a_prompt_are_those_of_generate(
+    bench: Bench,
+    made: dict[str, Path],
+    descriptions: list[str],
+    name: str,
+    prompt: str | None,
+    options: dict[str, Any],
+) -> None:
+    texts = [" ".join(text.split()[: 3 + 4 * number]) + " " for number, text in enumerate(descriptions[:4])]
+    given = {} if prompt is None else {"prompt": prompt}
+    spec = bench.spec("generate", str(made[name]), max_new_tokens=NEW_TOKENS, **given, **options)
+    asked = {"num_beams" if option == "beams" else option: value for option, value in options.items()}
+    expected = generated(made[name], [(prompt or "{text}").replace("{text}", text) for text in texts], **asked)
+    assert [outcome.text for outcome in bench.run(spec, texts)] == expected
+    assert len(set(expected)) > 1
+
+
+def test_a_prompt_over_metadata_is_read_as_it_is(bench: Bench, made: dict[str, Path]) -> None:
+    spec = bench.spec("generate", str(made["t5"]), prompt="{meta.to}: {text}", max_new_tokens=NEW_TOKENS)
+    rendered = ["German: A library for fonts.", "French: A tool."]
+    assert [outcome.text for outcome in bench.run(spec, rendered)] == generated(made["t5"], rendered)
