@@ -84,13 +84,16 @@ def compared(title: str, sides: Mapping[str, Any], texts: list[str], pairs: int)
 
 
 def encoders(dtype: str, cache_dir: Path, texts: list[str], pairs: int) -> Comparison:
-    """An encoder without padding on oneDNN's and on torch's own linear layers, and the model's own code."""
+    """An encoder without padding on oneDNN's and on torch's own linear layers, and the model's own code.
+
+    Each side has a cache of its own, from which no other can open its encoder again.
+    """
     asked = assignment("embed", "minilm", cache_dir, Head.POOLING, dtype=dtype)
     sides = {f"{OURS}: no padding, oneDNN": EncoderBackend(asked)}
     with replaced(packed, "kernels_for", lambda *_: PLAIN):
-        sides["no padding, torch's linear layers"] = EncoderBackend(asked)
+        sides["no padding, torch's linear layers"] = EncoderBackend(replace(asked, cache_dir=cache_dir / "plain"))
     with replaced(encoder_backend, "proven_encoder", lambda *_: None):
-        sides[f"{LIBRARY}: padded"] = EncoderBackend(asked)
+        sides[f"{LIBRARY}: padded"] = EncoderBackend(replace(asked, cache_dir=cache_dir / "padded"))
     return compared(f"MiniLM in {dtype}", sides, texts, pairs)
 
 

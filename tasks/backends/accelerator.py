@@ -8,10 +8,10 @@ import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 import torch
-import transformers
 
 from tasks.backends import allocator
 from tasks.errors import CannotServe, DeviceLost, OutOfMemory
@@ -65,6 +65,8 @@ def memory_errors(device: str) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Loading without progress bars, and without the advice that libraries print for people."""
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
     transformers.utils.logging.set_verbosity_error()
@@ -81,7 +83,7 @@ def runtime(backend: str, device: str, dtype: torch.dtype) -> dict[str, Any]:
         "backend": backend,
         "versions": {
             "torch": torch.__version__,
-            "transformers": transformers.__version__,
+            "transformers": version("transformers"),
             "python": platform.python_version(),
         },
     }

@@ -34,10 +34,10 @@ def made_once(ready: Path, build: Callable[[Path], None], cache_dir: Path) -> Pa
     ``build`` gets a new, empty folder. Of several processes that ask at once one builds and the others wait. A folder
     that is not whole is made again. Raises what ``build`` does.
     """
-    if _whole(ready, cache_dir):
+    if is_whole(ready, cache_dir):
         return ready
     with _alone(ready.with_name(f"{ready.name}.lock")):
-        if _whole(ready, cache_dir):
+        if is_whole(ready, cache_dir):
             return ready
         building = ready.with_name(f"{ready.name}.{uuid.uuid4().hex}")
         try:
@@ -53,7 +53,8 @@ def made_once(ready: Path, build: Callable[[Path], None], cache_dir: Path) -> Pa
     return ready
 
 
-def _whole(folder: Path, cache_dir: Path) -> bool:
+def is_whole(folder: Path, cache_dir: Path) -> bool:
+    """Return True if the folder has all that it was filled with."""
     try:
         return (folder / _PROOF).read_text() == hash_of(folder, _files(folder), cache_dir)
     except (OSError, UnicodeDecodeError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -137,6 +137,11 @@ class TokenCoder:
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self.tokens.encode(texts)
+
+
+def pairs(tokens: Tokens, limit_tokens: int) -> Callable[[str], TokenCoder]:
+    """Return the function from a sentence to the coder that puts it after every text."""
+    return lambda sentence: TokenCoder(tokens.paired(sentence), limit_tokens)
 
 
 def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -5,21 +5,17 @@ The model's own code computes the head (``tasks.backends.encoder.own_heads``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
 
-from storage.search.knn import cosines
 from tasks.backends import Assignment
 from tasks.backends.encoder.heads import EncoderModel
-from tasks.backends.encoder.own_heads import taken_apart
-from tasks.backends.generation_files import Opening
-from tasks.backends.tokens import TokenCoder, Tokens
+from tasks.backends.encoder.kept_heads import KeptHead, Scoring, linears, near, stacked
+from tasks.backends.tokens import Tokens, pairs
 from tasks.errors import CannotServe
 from tasks.kinds import suitability
 from tasks.kinds.base import Traits
@@ -27,7 +23,7 @@ from tasks.kinds.classify import hypotheses
 from tasks.kinds.entailment import CONTRADICTION, ENTAILMENT
 from tasks.models import families
 from tasks.models.encoders import Description
-from tasks.outputs import Labels, Output, Vector
+from tasks.outputs import Output
 from tasks.windows.windows import Encoded
 
 
@@ -41,42 +37,50 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     # Older embedding models keep their config.json with their first module.
     if suitability.headless(spec.kind, config, spec.params) or ("labels" in spec.params and not config):
         return by_vectors(assignment, dtype)
+    from transformers import AutoModelForSequenceClassification
+
+    from tasks.backends.encoder.own_heads import taken_apart
+    from tasks.backends.generation_files import Opening
+
     opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
     model = opening.model(AutoModelForSequenceClassification, dtype).to(device)
     tokens = Tokens(opening.tokenizer)
     asked = spec.params.get("window_tokens")
     limit = tokens.checked_limit(families.window_limit(model.config.to_dict(), tokens.stated_limit), asked)
     if "labels" in spec.params:
-        labels_of = of_pairs(model.config, spec.model)
+        scoring = of_pairs(model.config, spec.model)
         for sentence in hypotheses(spec.params).values():
             tokens.paired(sentence).checked_limit(limit, asked)
-        traits = Traits(pairs=lambda sentence: TokenCoder(tokens.paired(sentence), limit))
+        traits = Traits(pairs=pairs(tokens, limit))
     else:
-        labels_of = of_texts(model.config, multi_label=bool(spec.params.get("multi_label")))
+        scoring = of_texts(model.config, multi_label=bool(spec.params.get("multi_label")))
         traits = Traits()
     parts = taken_apart(model, tokens, device, dtype)
 
     def outputs(_: Sequence[Encoded], states: dict[str, Tensor]) -> Sequence[Output]:
-        return labels_of(parts.logits_of(states).float())
+        return scoring.labels(parts.logits_of(states))
 
-    return EncoderModel(tokens, limit, parts.encoder, parts.own_states, outputs, traits, "transformers")
+    kept = None
+    if parts.encoder is not None and (products := linears(model)) is not None:
+        activations, tensors, of_first = products
+        settings = {"type": "labels", "activations": activations, "of_first": of_first, "scoring": asdict(scoring)}
+        kept = KeptHead(settings, tensors)
+    return EncoderModel(tokens, limit, parts.encoder, parts.own_states, outputs, traits, "transformers", kept)
 
 
-def of_texts(config: Any, *, multi_label: bool) -> Callable[[Tensor], list[Labels]]:
-    """Return the function from logits (windows, labels) to scores."""
-    names, scores = label_names(config), activation(config, multi_label=multi_label)
-    return lambda logits: [Labels(dict(zip(names, row, strict=True))) for row in scores(logits).cpu().tolist()]
+def of_texts(config: Any, *, multi_label: bool) -> Scoring:
+    """Return the scoring of a classifier's labels."""
+    names = label_names(config)
+    return Scoring(names, [*range(len(names))], scores(config, multi_label=multi_label))
 
 
-def of_pairs(config: Any, model: str) -> Callable[[Tensor], list[Labels]]:
-    """Return the function from an NLI model's logits (pairs, labels) to those of entailment and contradiction."""
+def of_pairs(config: Any, model: str) -> Scoring:
+    """Return the scoring of an NLI model's logits of pairs as those of entailment and contradiction."""
     places = families.entailment(config.to_dict())
     if places is None:
         raise CannotServe(f"{model} is no NLI model: none of its labels is entailment.")
-    entailed, contradicted = places
-    return lambda logits: [
-        Labels({ENTAILMENT: row[entailed], CONTRADICTION: row[contradicted]}) for row in logits.cpu().tolist()
-    ]
+    n_labels = config.num_labels
+    return Scoring([ENTAILMENT, CONTRADICTION], [place % n_labels for place in places], "none")
 
 
 def by_vectors(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
@@ -91,18 +95,17 @@ def by_vectors(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
         raise CannotServe(
             f"The longest label has {longest} tokens, and a window {model.limit_tokens}: shorten its description."
         )
-
-    def vectors(batch: Sequence[Encoded], states: dict[str, Tensor]) -> Any:
-        return np.stack([one.values for one in model.outputs(batch, states) if isinstance(one, Vector)])
-
     with torch.inference_mode():
-        of_labels = vectors(encoded, model.own_states(encoded))
+        of_labels = stacked(model.outputs(encoded, model.own_states(encoded)))
 
     def outputs(batch: Sequence[Encoded], states: dict[str, Tensor]) -> Sequence[Output]:
-        rows = cosines(vectors(batch, states), of_labels).tolist()
-        return [Labels(dict(zip(labels, row, strict=True))) for row in rows]
+        return near([*labels], of_labels, model.outputs(batch, states))
 
-    return replace(model, outputs=outputs, traits=Traits())
+    kept = None
+    if model.kept is not None:
+        settings = {**model.kept.settings, "type": "nearness", "labels": [*labels]}
+        kept = KeptHead(settings, {**model.kept.tensors, "labels": torch.from_numpy(of_labels)})
+    return replace(model, outputs=outputs, traits=Traits(), kept=kept)
 
 
 def label_names(config: Any) -> list[str]:
@@ -113,12 +116,12 @@ def label_names(config: Any) -> list[str]:
     return names
 
 
-def activation(config: Any, *, multi_label: bool) -> Callable[[Tensor], Tensor]:
-    """Return the function from logits (windows, labels) to scores, as transformers' pipeline chooses it."""
+def scores(config: Any, *, multi_label: bool) -> str:
+    """Return the name of the function from logits to scores, as transformers' pipeline chooses it."""
     if multi_label:
-        return torch.sigmoid
+        return "sigmoid"
     if config.problem_type == "regression":
-        return lambda logits: logits
+        return "none"
     if config.problem_type == "multi_label_classification" or config.num_labels == 1:
-        return torch.sigmoid
-    return lambda logits: logits.softmax(-1)
+        return "sigmoid"
+    return "softmax"

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tasks.backends import Assignment, Source, accelerator
-from tasks.backends.encoder import heads
+from tasks.backends.encoder import heads, reopening
 from tasks.backends.encoder.batch_tuning import WarmUp
+from tasks.backends.encoder.comparison import Proven
 from tasks.backends.encoder.heads import EncoderModel, StatesOf
-from tasks.backends.encoder.packed import PackedEncoder, proven_encoder
+from tasks.backends.encoder.kernels import kernels_for
+from tasks.backends.encoder.packed import Design, PackedEncoder, proven_encoder, take_over
 from tasks.backends.encoder.parallel_batches import Streams
+from tasks.backends.encoder.reopening import Unkept
 from tasks.backends.static import Items, StaticLoop
+from tasks.backends.tokens import Tokens
 from tasks.batching.batches import Budget
 from tasks.outputs import Output
 from tasks.windows.windows import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger("docmill.backends")
 
 # Of each full batch may be padding: with more the next batch is cheaper, with less there are too many small ones
 # (lengths of paragraphs, eight shards of them at hand: 1.5 to 2.5 % of all, 2.4 to 5.2 % without this bound).
@@ -45,8 +56,7 @@ class EncoderBackend:
         spec, device, cache_dir = assignment.spec, assignment.device, assignment.cache_dir
         self._device = device
         self._dtype = self._computed_in(spec.quality)
-        self._model = heads.load(assignment, self._loading_dtype())
-        self._encoder = self._fast_encoder(self._model, assignment)
+        self._model, self._encoder = self._opened(assignment)
         kind = device.partition(":")[0]
         budget = _BUDGETS[kind]
         if isinstance(self._encoder, PackedEncoder):
@@ -105,9 +115,43 @@ class EncoderBackend:
         """Return the precision in which the encoder is loaded."""
         return self._dtype
 
-    def _fast_encoder(self, model: EncoderModel, assignment: Assignment) -> StatesOf | None:
-        """Return what computes the states in the place of the model's own code; None where nothing does."""
+    def _opened(self, assignment: Assignment) -> tuple[EncoderModel, StatesOf | None]:
+        """Return the model and what computes the states in the place of its own code, None where nothing does."""
+        ready = reopening.folder(assignment, type(self).__name__)
+        again = reopening.reopen(ready, assignment, partial(self._encoder_again, assignment))
+        if again is not None:
+            return again.model, again.encoder
+        model = heads.load(assignment, self._loading_dtype())
+        proven = self._fast_encoder(model, assignment)
+        if proven is None:
+            return model, None
+        own = model.encoder
+        assert own is not None
+        try:
+            reopening.keep(ready, assignment, model, self._facts(proven.encoder, own, assignment), proven.comparison)
+        except Unkept as reason:
+            log.info("opening_not_kept spec=%s reason=%s", assignment.spec, reason)
+        take_over(own)
+        return model, proven.encoder
+
+    def _fast_encoder(self, model: EncoderModel, assignment: Assignment) -> Proven | None:
+        """Return the encoder that computes the states in the place of the model's own code, None if there is none."""
         return proven_encoder(model.encoder, self._device, self._dtype) if model.encoder is not None else None
+
+    def _facts(self, fast: StatesOf, own: PreTrainedModel, assignment: Assignment) -> Mapping[str, Any]:
+        """Return facts from which the fast encoder can be made again. Raises Unkept if there are none."""
+        assert isinstance(fast, PackedEncoder)
+        weights = {name: own.get_parameter(name) for name in fast.weights}
+        places = reopening.weights_in(assignment, weights, own.base_model_prefix)
+        return {"design": asdict(fast.design), "weights": places}
+
+    def _encoder_again(self, assignment: Assignment, facts: Mapping[str, Any], tokens: Tokens) -> StatesOf:
+        """Return the fast encoder of kept facts. Raises Unkept where it cannot be made."""
+        kernels = kernels_for(self._device, self._dtype)
+        if kernels is None:
+            raise Unkept("kernels")
+        weights = reopening.weights_of(assignment, facts["weights"], self._dtype)
+        return PackedEncoder(Design(**facts["design"]), weights.pop, self._device, kernels)
 
     def _short_window(self) -> Encoded:
         """Return a window as most are: some dozens of tokens, or as many as the model takes."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from tasks.backends import Assignment
+    from tasks.backends.encoder.kept_heads import KeptHead
     from tasks.backends.tokens import Tokens
     from tasks.kinds.base import Traits
     from tasks.outputs import Output
@@ -52,7 +53,8 @@ class EncoderModel:
 
     ``outputs`` is the head: from a batch and its states to one output for each window, in order. It computes in
     float32 and in torch, also where another library computes the encoder: next to the encoder a head takes hardly
-    any time. ``library`` names the package that ran the model's own code.
+    any time. ``library`` names the package that ran the model's own code. ``kept`` is the same head without that
+    library, or None.
     """
 
     tokens: Tokens | None
@@ -62,6 +64,7 @@ class EncoderModel:
     outputs: Callable[[Sequence[Encoded], dict[str, torch.Tensor]], Sequence[Output]]
     traits: Traits
     library: str
+    kept: KeptHead | None = None
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Return what the model will read for each text."""

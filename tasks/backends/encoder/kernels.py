@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from tasks.backends import accelerator
@@ -27,7 +27,7 @@ Attention = Callable[[Sequence[int], int, str], Callable[[Tensor], Tensor]]
 
 
 class Linear(Protocol):
-    """A linear layer; several that were made one are computed side by side."""
+    """A linear layer, made of a weight and a bias; several that were made one are computed side by side."""
 
     def __call__(self, inputs: Tensor, activation: Any = ...) -> Tensor: ...
 
@@ -57,10 +57,10 @@ def kernels_for(device: str, dtype: torch.dtype) -> Kernels | None:
 class OneDnnLinear:
     """A linear layer, its weight laid out once for oneDNN; activation and residual sum are part of its product."""
 
-    def __init__(self, *stacked: nn.Linear) -> None:
-        weight = torch.cat([layer.weight.detach() for layer in stacked])
+    def __init__(self, *stacked: tuple[Tensor, Tensor]) -> None:
+        weight = torch.cat([weight for weight, _ in stacked])
         self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
-        self._bias = torch.cat([layer.bias.detach() for layer in stacked])
+        self._bias = torch.cat([bias for _, bias in stacked])
 
     def __call__(self, inputs: Tensor, activation: tuple[str, str] = ("none", "")) -> Tensor:
         name, variant = activation
@@ -75,9 +75,9 @@ class OneDnnLinear:
 class PlainLinear:
     """A linear layer of torch's own."""
 
-    def __init__(self, *stacked: nn.Linear) -> None:
-        self._weight = torch.cat([layer.weight.detach() for layer in stacked])
-        self._bias = torch.cat([layer.bias.detach() for layer in stacked])
+    def __init__(self, *stacked: tuple[Tensor, Tensor]) -> None:
+        self._weight = torch.cat([weight for weight, _ in stacked])
+        self._bias = torch.cat([bias for _, bias in stacked])
 
     def __call__(self, inputs: Tensor, activation: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         product = functional.linear(inputs, self._weight, self._bias)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from tasks.backends.encoder.comparison import TOLERANCES
 from tasks.backends.encoder.heads import StatesOf, own_states
-from tasks.backends.encoder.packed import TOLERANCES
 from tasks.backends.tokens import Tokens, padded
 from tasks.windows.windows import Encoded
 

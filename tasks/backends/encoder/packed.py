@@ -9,23 +9,22 @@ that code on padded batches is recorded in bench/results/inference.md.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 
+from tasks.backends.encoder.comparison import TOLERANCES, Proven, compared
 from tasks.backends.encoder.kernels import Kernels, Linear, kernels_for
-from tasks.models import families
 from tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
-    from transformers.models.bert.modeling_bert import BertLayer
-    from transformers.models.distilbert.modeling_distilbert import TransformerBlock
 
 log = logging.getLogger("docmill.backends")
 
@@ -33,15 +32,76 @@ log = logging.getLogger("docmill.backends")
 _BERTS_DESIGN = frozenset({"bert", "distilbert", "roberta", "xlm-roberta", "camembert"})
 # Of RoBERTa's kind, positions count from behind the padding index.
 _BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "camembert"})
-# Lengths in tokens of the texts that are compared; two of them go through attention together. One more text is so
-# long that the others' padding lies further from their tokens than any layer of local attention sees.
-_COMPARED_LENGTHS = (3, 9, 9, 24)
-_LEAST_LONGEST = 96
-# The names under which configurations keep how far a layer of local attention sees, in tokens.
-_SPANS = ("local_attention", "sliding_window", "attention_window")
-# How far a token's state may lie from that of the model's own code, in parts of its length. Measured: 2e-6 and 0.014;
-# bfloat16 itself is 0.02 away from float32, and deeper models more.
-TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
+_EMBEDDINGS = ("word_embeddings", "token_type_embeddings", "position_embeddings")
+
+Norm = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of an encoder's modules. ``layers`` has the number of a layer in place of its braces."""
+
+    layers: str
+    projections: tuple[str, str, str]  # queries, keys and values
+    mixed: str
+    attention_norm: str
+    inner: str
+    outer: str
+    output_norm: str
+
+
+_PLAIN = Names(
+    "encoder.layer.{}",
+    ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "attention.output.dense",
+    "attention.output.LayerNorm",
+    "intermediate.dense",
+    "output.dense",
+    "output.LayerNorm",
+)
+_DISTILLED = Names(
+    "transformer.layer.{}",
+    ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+    "attention.out_lin",
+    "sa_layer_norm",
+    "ffn.lin1",
+    "ffn.lin2",
+    "output_layer_norm",
+)
+
+
+@dataclass(frozen=True)
+class Design:
+    """The facts about an encoder of BERT's design beside its weights.
+
+    ``padding`` is the index behind which positions count, None where they count from 0. ``epsilon`` is that of the
+    norms.
+    """
+
+    distilled: bool
+    typed: bool
+    layers: int
+    heads: int
+    activation: str
+    padding: int | None
+    epsilon: float
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Design:
+        config = model.config
+        return cls(
+            distilled=config.model_type == "distilbert",
+            typed=hasattr(model.embeddings, "token_type_embeddings"),
+            layers=config.num_hidden_layers,
+            heads=config.num_attention_heads,
+            activation=_activation(config),
+            padding=config.pad_token_id if config.model_type in _BEHIND_PADDING else None,
+            epsilon=model.embeddings.LayerNorm.eps,
+        )
+
+    @property
+    def names(self) -> Names:
+        return _DISTILLED if self.distilled else _PLAIN
 
 
 @dataclass(frozen=True)
@@ -50,46 +110,51 @@ class Layer:
 
     projections: Linear  # queries, keys and values side by side
     mixed: Linear
-    attention_norm: nn.LayerNorm
+    attention_norm: Norm
     inner: Linear
     outer: Linear
-    output_norm: nn.LayerNorm
+    output_norm: Norm
 
 
 class PackedEncoder:
-    """The last hidden states of a transformers encoder on ``device`` for a batch of token ids, without padding."""
+    """The last hidden states of an encoder on ``device`` for a batch of token ids, without padding.
 
-    def __init__(self, model: PreTrainedModel, device: str, kernels: Kernels) -> None:
-        config = model.config
+    ``weight`` gives a tensor by the name that it has in transformers' model.
+    """
+
+    def __init__(self, design: Design, weight: Callable[[str], Tensor], device: str, kernels: Kernels) -> None:
+        self.design = design
+        self.weights: list[str] = []  # their names
+
+        def noted(name: str) -> Tensor:
+            self.weights.append(name)
+            return weight(name)
+
         self._device = device
         self._attention = kernels.attention
-        self._heads: int = config.num_attention_heads
-        self._activation = kernels.activations[_activation(config)]
-        self._embeddings = model.embeddings
-        self._typed = hasattr(model.embeddings, "token_type_embeddings")
-        self._padding: int | None = config.pad_token_id if config.model_type in _BEHIND_PADDING else None
-        distilled = config.model_type == "distilbert"
-        layers = model.transformer.layer if distilled else model.encoder.layer
-        self._own_layers = layers
-        read = _distilled if distilled else _plain
-        self._layers = [read(layer, kernels.linear) for layer in layers]
-
-    def take_over(self) -> None:
-        """Give the weights of the model's own linear layers back: it computes nothing by itself any more."""
-        for layer in self._own_layers:
-            for linear in [module for module in layer.modules() if isinstance(module, nn.Linear)]:
-                linear.to("meta")
+        self._activation = kernels.activations[design.activation]
+        self._tables = {
+            name: noted(f"embeddings.{name}.weight")
+            for name in _EMBEDDINGS
+            if design.typed or name != "token_type_embeddings"
+        }
+        norm = partial(_norm, noted, design.epsilon)
+        self._norm = norm("embeddings.LayerNorm")
+        self._layers = [
+            _layer(design.names, design.names.layers.format(number), noted, norm, kernels)
+            for number in range(design.layers)
+        ]
 
     def __call__(self, batch: Sequence[Encoded]) -> dict[str, Tensor]:
         """``token_embeddings`` in float32, of shape (texts, longest, dim), and their ``attention_mask``."""
         lengths = [one.tokens for one in batch]
         states = self._embedded(batch, lengths)
-        attention = self._attention(lengths, self._heads, self._device)
+        attention = self._attention(lengths, self.design.heads, self._device)
         for layer in self._layers:
             mixed = attention(layer.projections(states))
-            states = _normed(layer.attention_norm, layer.mixed.added_to(states, mixed))
+            states = layer.attention_norm(layer.mixed.added_to(states, mixed))
             inner = layer.inner(states, self._activation)
-            states = _normed(layer.output_norm, layer.outer.added_to(states, inner))
+            states = layer.output_norm(layer.outer.added_to(states, inner))
         mask = (torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]).to(self._device)
         padded = torch.zeros(*mask.shape, states.shape[-1], device=self._device)
         padded[mask] = states.float()
@@ -98,70 +163,56 @@ class PackedEncoder:
     def _embedded(self, batch: Sequence[Encoded], lengths: Sequence[int]) -> Tensor:
         """Shape (tokens, dim)."""
         ids = _joined(batch, "input_ids")
-        features = {"input_ids": ids, "position_ids": self._positions(ids, lengths)}
-        if self._typed:
+        states = self._looked_up("word_embeddings", ids)
+        if self.design.typed:
             known = all("token_type_ids" in one.features for one in batch)
-            features["token_type_ids"] = _joined(batch, "token_type_ids") if known else torch.zeros_like(ids)
-        there = {name: values[None].to(self._device) for name, values in features.items()}
-        states: Tensor = self._embeddings(**there)
-        return states[0]
+            types = _joined(batch, "token_type_ids") if known else torch.zeros_like(ids)
+            states = states + self._looked_up("token_type_embeddings", types)
+        return self._norm(states + self._looked_up("position_embeddings", self._positions(ids, lengths)))
+
+    def _looked_up(self, table: str, numbers: Tensor) -> Tensor:
+        return functional.embedding(numbers.to(self._device), self._tables[table])
 
     def _positions(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
-        if self._padding is None:
+        padding = self.design.padding
+        if padding is None:
             return torch.cat([torch.arange(length) for length in lengths])
         # A padding token that a text spells out has no position of its own there.
-        real = ids != self._padding
+        real = ids != padding
         counted = torch.cat([part.cumsum(0) for part in real.split_with_sizes(list(lengths))])
-        return counted * real + self._padding
+        return counted * real + padding
 
 
-def proven_encoder(model: PreTrainedModel, device: str, dtype: torch.dtype) -> PackedEncoder | None:
+def packed(model: PreTrainedModel, device: str, kernels: Kernels) -> PackedEncoder:
+    """Return the encoder of a model without padding; it shares the model's embeddings and norms."""
+    weights = dict(model.named_parameters())
+    return PackedEncoder(Design.of(model), lambda name: weights[name].detach(), device, kernels)
+
+
+def proven_encoder(model: PreTrainedModel, device: str, dtype: torch.dtype) -> Proven | None:
     """The model without padding, once it gave what the model's own code gives; None where that has to compute.
 
-    Takes the model over. What the comparison raises counts as a difference.
+    What the comparison raises counts as a difference.
     """
     kernels = kernels_for(device, dtype)
     if kernels is None or not packs(model, kernels):
         return None
     try:
-        encoder = PackedEncoder(model, device, kernels)
-        with torch.inference_mode():
-            distance = difference(encoder, model)
+        encoder = packed(model, device, kernels)
+        comparison = compared(model, TOLERANCES[dtype])
+        distance = comparison.distance(encoder)
     except Exception as error:  # whatever torch raises where it has changed
         log.warning("packed_left_out model=%s error=%r", model.config.model_type, error)
         return None
-    if not distance <= TOLERANCES[dtype]:
+    if not distance <= comparison.tolerance:
         log.warning("packed_left_out model=%s difference=%.2g", model.config.model_type, distance)
         return None
-    encoder.take_over()
-    return encoder
+    return Proven(encoder, comparison)
 
 
-def difference(encoder: Callable[[Sequence[Encoded]], dict[str, Tensor]], model: PreTrainedModel) -> float:
-    """The most that a token's state differs from that of the model's own code, in parts of its length."""
-    most = model.config.vocab_size - 1
-    rows = [[number * most // length for number in range(1, length + 1)] for length in compared_lengths(model.config)]
-    states = encoder([Encoded(len(ids), {"input_ids": ids}) for ids in rows])["token_embeddings"]
-    if not states.isfinite().all():  # of padding, too: a mean multiplies it by zero
-        return math.inf
-    distances = []
-    for ids, found in zip(rows, states, strict=True):
-        own = model(input_ids=torch.tensor([ids], device=states.device)).last_hidden_state[0].float()
-        distances.append(((found[: len(ids)] - own).norm(dim=-1) / own.norm(dim=-1)).max())
-    return float(torch.stack(distances).max())
-
-
-def compared_lengths(config: PretrainedConfig) -> tuple[int, ...]:
-    """Return the lengths in tokens of a comparison's texts, which are padded as those of a real batch are."""
-    limit = families.window_limit(config.to_dict())
-    longest = min(limit, max(_LEAST_LONGEST, local_span(config) + 2 * max(_COMPARED_LENGTHS)))
-    return tuple(min(length, limit) for length in (*_COMPARED_LENGTHS, longest))
-
-
-def local_span(config: PretrainedConfig) -> int:
-    """Return the most tokens that a layer of local attention sees; 0 where all layers see everything."""
-    spans = [getattr(config, name, None) for name in _SPANS]
-    return max((max(span) if isinstance(span, list) else span for span in spans if span), default=0)
+def take_over(model: PreTrainedModel) -> None:
+    """Give the model's weights back: it computes nothing by itself any more. An encoder keeps those that it uses."""
+    model.to("meta")
 
 
 def packs(model: PreTrainedModel, kernels: Kernels) -> bool:
@@ -175,33 +226,27 @@ def _activation(config: PretrainedConfig) -> str:
     return str(getattr(config, "hidden_act", None) or getattr(config, "activation", ""))
 
 
-def _plain(layer: BertLayer, linear: Callable[..., Linear]) -> Layer:
-    attention = layer.attention.self
+def _layer(
+    names: Names, at: str, weight: Callable[[str], Tensor], norm: Callable[[str], Norm], kernels: Kernels
+) -> Layer:
+    """Return the layer whose modules' names begin with ``at``."""
+
+    def linear(*stacked: str) -> Linear:
+        return kernels.linear(*((weight(f"{at}.{name}.weight"), weight(f"{at}.{name}.bias")) for name in stacked))
+
     return Layer(
-        linear(attention.query, attention.key, attention.value),
-        linear(layer.attention.output.dense),
-        layer.attention.output.LayerNorm,
-        linear(layer.intermediate.dense),
-        linear(layer.output.dense),
-        layer.output.LayerNorm,
+        linear(*names.projections),
+        linear(names.mixed),
+        norm(f"{at}.{names.attention_norm}"),
+        linear(names.inner),
+        linear(names.outer),
+        norm(f"{at}.{names.output_norm}"),
     )
 
 
-def _distilled(layer: TransformerBlock, linear: Callable[..., Linear]) -> Layer:
-    attention = layer.attention
-    return Layer(
-        linear(attention.q_lin, attention.k_lin, attention.v_lin),
-        linear(attention.out_lin),
-        layer.sa_layer_norm,
-        linear(layer.ffn.lin1),
-        linear(layer.ffn.lin2),
-        layer.output_layer_norm,
-    )
-
-
-def _normed(norm: nn.LayerNorm, states: Tensor) -> Tensor:
-    normed: Tensor = norm(states)
-    return normed
+def _norm(weight: Callable[[str], Tensor], epsilon: float, name: str) -> Norm:
+    scale, shift = weight(f"{name}.weight"), weight(f"{name}.bias")
+    return lambda states: functional.layer_norm(states, scale.shape, scale, shift, epsilon)
 
 
 def _joined(batch: Sequence[Encoded], name: str) -> Tensor:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from transformers import BatchEncoding, PreTrainedTokenizerBase
-
-from tasks.backends.generation_files import Opening
 from tasks.backends.tokens import Tokens
 from tasks.errors import CannotServe
 from tasks.windows.places import Places
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+    from tasks.backends.generation_files import Opening
 
 
 class PlacedTokens(Tokens):

@@ -18,6 +18,7 @@ from torch import nn
 from tasks.backends import Assignment, accelerator
 from tasks.backends.convert import safe_folder
 from tasks.backends.encoder.heads import EncoderModel, StatesOf
+from tasks.backends.encoder.kept_heads import POOLINGS, KeptHead
 from tasks.backends.loading import reported
 from tasks.backends.tokens import Tokens, padded
 from tasks.errors import CannotServe
@@ -29,6 +30,7 @@ from tasks.windows.windows import Encoded
 _MODES = {"cls": "cls", "mean": "mean", "last": "lasttoken"}
 # Weights that no output depends on where a model gives its last hidden states: many are saved without them.
 _POOLERS = ("pooler.",)
+_ACTIVATIONS: dict[type, str] = {nn.Identity: "none", nn.Tanh: "tanh", nn.ReLU: "relu"}
 _NO_LIMIT = 1_000_000_000
 
 
@@ -57,6 +59,7 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
         # Vectors cut to fewer dimensions have no length of 1 any more.
         Traits(normalizes=model.truncate_dim is None and any(isinstance(module, Normalize) for module in model)),
         "sentence-transformers",
+        _kept(others, model.truncate_dim, prompted=bool(prompt)) if fits else None,
     )
 
 
@@ -85,6 +88,27 @@ class PoolingHead:
         if self._truncate_dim is not None:
             vectors = vectors[..., : self._truncate_dim]
         return [Vector(np.ascontiguousarray(row)) for row in vectors.float().cpu().numpy()]
+
+
+def _kept(modules: Sequence[nn.Module], dimensions: int | None, *, prompted: bool) -> KeptHead | None:
+    """Return the modules as a kept head; None if one of them does more than such a head can."""
+    first, *others = modules or [nn.Identity()]
+    if not isinstance(first, Pooling) or (prompted and not first.include_prompt):
+        return None
+    modes = (first.pooling_mode,) if isinstance(first.pooling_mode, str) else first.pooling_mode
+    steps: list[dict[str, str]] = []
+    tensors: dict[str, torch.Tensor] = {}
+    for place, module in enumerate(others):
+        activation = _ACTIVATIONS.get(type(getattr(module, "activation_function", None)))
+        if isinstance(module, Normalize):
+            steps.append({"step": "normalize"})
+        elif isinstance(module, Dense) and activation is not None and not module.use_residual:
+            steps.append({"step": "linear", "name": str(place), "activation": activation})
+            tensors |= {f"{place}.{name}": one.detach() for name, one in module.linear.named_parameters()}
+        else:
+            return None
+    settings = {"type": "vectors", "poolings": [*modes], "steps": steps, "dimensions": dimensions}
+    return KeptHead(settings, tensors) if POOLINGS.issuperset(modes) else None
 
 
 def _loaded(assignment: Assignment, dtype: torch.dtype) -> SentenceTransformer:

@@ -14,7 +14,8 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 from storage.core.specs import Spec
 from tasks.backends import Assignment
 from tasks.backends.accelerator import quiet
-from tasks.backends.encoder import heads, packed
+from tasks.backends.encoder import heads
+from tasks.backends.encoder.comparison import Comparison
 from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.packed import PackedEncoder
@@ -76,7 +77,7 @@ def test_a_token_classifier_on_a_fast_encoder_gives_the_logits_of_transformers(
 def test_an_encoder_that_differs_is_left_to_its_own_code_whatever_the_head(
     classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed, "difference", lambda *_: 1.0)
+    monkeypatch.setattr(Comparison, "distance", lambda *_: 1.0)
     spec = Spec(kind="embed", model=str(classifier), revision="sha256:00", quality="float32")
     opened = EncoderBackend(Assignment(spec, classifier, "cpu", tmp_path, Head.POOLING))
     assert opened._encoder is None

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openvino
 import torch
 
 from tasks.backends import Assignment
-from tasks.backends.encoder.converted.openvino_encoder import converted, tracing
+from tasks.backends.encoder.comparison import Proven
+from tasks.backends.encoder.converted.openvino_encoder import OpenVinoEncoder, converted, converted_before, tracing
 from tasks.backends.encoder.converted.openvino_int8 import quantization
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.heads import EncoderModel, StatesOf
+from tasks.backends.tokens import Tokens
 from tasks.errors import Unsuited
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class OpenVinoBackend(EncoderBackend):
@@ -45,7 +51,7 @@ class OpenVinoBackend(EncoderBackend):
     def _loading_dtype(self) -> torch.dtype:
         return torch.float32  # what is converted; the precision is the library's to choose
 
-    def _fast_encoder(self, model: EncoderModel, assignment: Assignment) -> StatesOf:
+    def _fast_encoder(self, model: EncoderModel, assignment: Assignment) -> Proven:
         spec, encoder, tokens = assignment.spec, model.encoder, model.tokens
         if encoder is None or tokens is None:
             raise Unsuited(f"{spec.model} has modules that want more of the first than its last hidden states.")
@@ -53,6 +59,11 @@ class OpenVinoBackend(EncoderBackend):
             conversion = quantization(encoder, tokens, model.limit_tokens)
         else:
             conversion = tracing(encoder, tokens, self._dtype)
-        states_of = converted(spec, assignment.cache_dir, conversion, tokens, self._dtype)
-        encoder.to("meta")
-        return states_of
+        return converted(spec, assignment.cache_dir, conversion, tokens, self._dtype)
+
+    def _facts(self, fast: StatesOf, own: PreTrainedModel, assignment: Assignment) -> Mapping[str, Any]:
+        assert isinstance(fast, OpenVinoEncoder)
+        return {"folder": fast.folder.name}
+
+    def _encoder_again(self, assignment: Assignment, facts: Mapping[str, Any], tokens: Tokens) -> StatesOf:
+        return converted_before(facts["folder"], assignment.cache_dir, tokens, self._dtype)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -16,14 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import openvino
 import torch
-import transformers
 from torch import Tensor, nn
 
 from storage.core.specs import Spec
 from tasks.backends import accelerator
-from tasks.backends.convert import made_once
-from tasks.backends.encoder.heads import StatesOf
-from tasks.backends.encoder.packed import TOLERANCES, difference, local_span
+from tasks.backends.convert import is_whole, made_once
+from tasks.backends.encoder.comparison import TOLERANCES, Comparison, Proven, compared, local_span
+from tasks.backends.encoder.reopening import Unkept
 from tasks.backends.tokens import Tokens, padded
 from tasks.errors import Unsuited
 from tasks.windows.windows import Encoded
@@ -35,6 +35,7 @@ log = logging.getLogger("docmill.backends")
 
 # Raised with every change of what is written below.
 _FORMAT = 1
+_FOLDER = "openvino"
 _FILE = "model.xml"
 _STATES = "states"  # the name of the output
 _PRECISIONS: Mapping[torch.dtype, str] = MappingProxyType({torch.float32: "f32", torch.bfloat16: "bf16"})
@@ -44,14 +45,12 @@ _PRECISIONS: Mapping[torch.dtype, str] = MappingProxyType({torch.float32: "f32",
 class Conversion:
     """A form of an encoder that OpenVINO computes. ``version`` names it, and all on which its result depends.
 
-    ``make`` converts the encoder. ``distance`` says how far the result is from the model's own code, which may be
-    ``tolerance`` at the most.
+    ``make`` converts the encoder. ``comparison`` computes by the model's own code what the result is compared with.
     """
 
     version: str
     make: Callable[[], openvino.Model]
-    distance: Callable[[StatesOf], float]
-    tolerance: float
+    comparison: Callable[[], Comparison]
 
 
 class OpenVinoEncoder:
@@ -65,6 +64,7 @@ class OpenVinoEncoder:
             "NUM_STREAMS": at_once,
             "ENABLE_CPU_PINNING": False,  # beside other processes a core that is taken is waited for
         }
+        self.folder = folder
         self._compiled = openvino.Core().compile_model(str(folder / _FILE), "CPU", settings)
         self._names = [port.any_name for port in self._compiled.inputs]
         self._tokens = tokens
@@ -83,9 +83,7 @@ class OpenVinoEncoder:
         return self._of_thread.request
 
 
-def converted(
-    spec: Spec, cache_dir: Path, conversion: Conversion, tokens: Tokens, dtype: torch.dtype
-) -> OpenVinoEncoder:
+def converted(spec: Spec, cache_dir: Path, conversion: Conversion, tokens: Tokens, dtype: torch.dtype) -> Proven:
     """A model's encoder on OpenVINO, converted once and computed in ``dtype``.
 
     Raises Unsuited where it does not convert, or does not give what its own code gives.
@@ -94,28 +92,35 @@ def converted(
     def build(folder: Path) -> None:
         openvino.save_model(conversion.make(), folder / _FILE, compress_to_fp16=False)
 
-    ready = cache_dir / "openvino" / f"{spec.revision.replace(':', '-')}-{conversion.version}"
+    ready = cache_dir / _FOLDER / f"{spec.revision.replace(':', '-')}-{conversion.version}"
     try:
         encoder = OpenVinoEncoder(made_once(ready, build, cache_dir), tokens, dtype)
-        with torch.inference_mode():
-            distance = conversion.distance(encoder)
+        comparison = conversion.comparison()
+        distance = comparison.distance(encoder)
     except (OSError, Unsuited):
         raise
     except Exception as error:  # whatever the converters raise on code that they cannot follow
         raise Unsuited(f"{spec.model} does not convert for OpenVINO: {type(error).__name__}.") from error
     log.info("conversion.compared library='OpenVINO' model=%s difference=%.2g", spec.model, distance)
-    if not distance <= conversion.tolerance:
+    if not distance <= comparison.tolerance:
         raise Unsuited(f"{spec.model} on OpenVINO does not give the same: {distance:.2g} of difference.")
-    return encoder
+    return Proven(encoder, comparison)
+
+
+def converted_before(name: str, cache_dir: Path, tokens: Tokens, dtype: torch.dtype) -> OpenVinoEncoder:
+    """Return an encoder that was converted into the folder of this name. Raises Unkept where that is not whole."""
+    folder = cache_dir / _FOLDER / name
+    if not is_whole(folder, cache_dir):
+        raise Unkept("conversion")
+    return OpenVinoEncoder(folder, tokens, dtype)
 
 
 def tracing(model: PreTrainedModel, tokens: Tokens, dtype: torch.dtype) -> Conversion:
     """The float32 transformers encoder as it is, computed in ``dtype``."""
     return Conversion(
-        f"{openvino.__version__.partition('-')[0]}-{transformers.__version__}-{form(model)}",
+        f"{openvino.__version__.partition('-')[0]}-{version('transformers')}-{form(model)}",
         lambda: traced(model, tokens),
-        lambda encoder: difference(encoder, model),
-        TOLERANCES[dtype],
+        lambda: compared(model, TOLERANCES[dtype]),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,13 +20,10 @@ import numpy.typing as npt
 import openvino
 import rich
 import torch
-import transformers
-from torch.nn import functional
 
 from storage.core.installation import install
+from tasks.backends.encoder.comparison import Comparison, Measure, compared_lengths, local_span
 from tasks.backends.encoder.converted.openvino_encoder import Conversion, by_name, form, traced
-from tasks.backends.encoder.heads import StatesOf
-from tasks.backends.encoder.packed import compared_lengths, local_span
 from tasks.backends.tokens import Tokens, padded
 from tasks.errors import Unsuited
 from tasks.windows.windows import Encoded
@@ -57,7 +54,7 @@ def quantization(model: PreTrainedModel, tokens: Tokens, limit_tokens: int) -> C
         nncf = version("nncf")
     except PackageNotFoundError as error:
         raise Unsuited(f"Embeddings in int8 need NNCF: {install('openvino-int8')}.") from error
-    numbers = f"{openvino.__version__.partition('-')[0]}-{nncf}-{transformers.__version__}-{_FORMAT}"
+    numbers = f"{openvino.__version__.partition('-')[0]}-{nncf}-{version('transformers')}-{_FORMAT}"
     if local_span(model.config):
         numbers += f"-{form(model)}"
     texts = [
@@ -68,17 +65,15 @@ def quantization(model: PreTrainedModel, tokens: Tokens, limit_tokens: int) -> C
     return Conversion(
         f"int8-{numbers}",
         lambda: _quantized(traced(model, tokens), tokens, texts),
-        lambda encoder: turned(encoder, model, tokens, [*texts[:_COMPARED_TEXTS], _long(model.config, texts)]),
-        _TOLERANCE,
+        lambda: _measured(model, tokens, [*texts[:_COMPARED_TEXTS], _long(model.config, texts)]),
     )
 
 
-def turned(encoder: StatesOf, model: PreTrainedModel, tokens: Tokens, texts: list[Encoded]) -> float:
-    """The most that a text's mean state has turned from that of the model's own code, as 1 - cosine."""
-    found = encoder(texts)
-    here = (found["token_embeddings"] * found["attention_mask"][..., None]).sum(1)
-    there = torch.cat([model(**padded([text], tokens)).last_hidden_state.float().sum(1) for text in texts])
-    return 1 - float(functional.cosine_similarity(here, there).min())
+def _measured(model: PreTrainedModel, tokens: Tokens, texts: Sequence[Encoded]) -> Comparison:
+    """Return the comparison of the mean states of texts with those by the model's own code."""
+    with torch.inference_mode():
+        states = [model(**padded([text], tokens)).last_hidden_state[0].float() for text in texts]
+    return Comparison(texts, states, _TOLERANCE, Measure.MEANS)
 
 
 def _long(config: PretrainedConfig, texts: list[Encoded]) -> Encoded:

@@ -20,7 +20,7 @@ from tasks.backends import Assignment, accelerator
 from tasks.backends.accelerator import native_bfloat16, quiet
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.kernels import FLASH, ONEDNN, Kernels, OneDnnLinear, kernels_for
-from tasks.backends.encoder.packed import PackedEncoder, packs
+from tasks.backends.encoder.packed import packed, packs
 from tasks.engine.engine import Engine
 from tasks.heads import Head
 from tasks.windows.windows import Encoded
@@ -73,7 +73,7 @@ def test_states_without_padding_are_the_models_own(
         model = transformers.AutoModel.from_config(CONFIGS[name]).eval()
         expected = [model(input_ids=torch.tensor([ids])).last_hidden_state[0] for ids in TEXTS]
         assert packs(model, with_what)
-        found = PackedEncoder(model, "cpu", with_what)([Encoded(len(ids), {"input_ids": ids}) for ids in TEXTS])
+        found = packed(model, "cpu", with_what)([Encoded(len(ids), {"input_ids": ids}) for ids in TEXTS])
     assert found["attention_mask"].sum(1).tolist() == [len(ids) for ids in TEXTS]
     for ids, states, own in zip(TEXTS, found["token_embeddings"], expected, strict=True):
         assert torch.allclose(states[: len(ids)], own, atol=2e-6)

@@ -23,10 +23,10 @@ from storage.core.specs import Spec
 from tasks.backends import Assignment, selection
 from tasks.backends.accelerator import native_bfloat16, quiet
 from tasks.backends.encoder.autotune import subject
+from tasks.backends.encoder.comparison import compared_lengths, local_span
 from tasks.backends.encoder.converted import openvino_encoder
 from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
 from tasks.backends.encoder.measurement_cache import remembered
-from tasks.backends.encoder.packed import compared_lengths, local_span
 from tasks.backends.tokens import Tokens
 from tasks.engine.backend_factory import open_backend
 from tasks.errors import CannotServe, Unsuited

@@ -1,0 +1,232 @@
+"""Open an encoder again without the libraries that describe it, which take most of the time of a short command.
+
+The first opening of a spec reads the model's files with transformers or sentence-transformers, and compares the fast
+encoder with the model's own code. The cache then keeps the tokenizer, the head, the places of the weights, and the
+states that the model's own code gave. Later openings need only these, and make the same comparison. A folder that
+does not pass is removed, and the model is opened as if for the first time. All of them may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import pkgutil
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tasks.backends import Assignment, accelerator
+from tasks.backends.convert import index_files, is_whole, made_once, safe_folder
+from tasks.backends.encoder import fast_tokenizer
+from tasks.backends.encoder.comparison import Comparison, Measure
+from tasks.backends.encoder.heads import EncoderModel, StatesOf
+from tasks.backends.encoder.kept_heads import KeptHead
+from tasks.backends.tokens import Tokens, pairs
+from tasks.kinds.base import Traits
+from tasks.outputs import Output, TokenScores, Vector
+from tasks.windows.windows import Encoded
+
+log = logging.getLogger("docmill.backends")
+
+# Raise this number with every change of what is kept, or of how it is read.
+_FORMAT = 1
+_LIBRARIES = ("docmill", "torch", "transformers", "sentence-transformers", "tokenizers", "openvino")
+_FACTS, _TOKENIZER, _TENSORS = "facts.json", "tokenizer.json", "tensors.safetensors"
+# Texts of several lengths, on which heads are compared.
+_TEXTS = ("", "A word.", "Two words, or some more. " * 3, "word " * 40, "word " * 100)
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """A model that was opened again, and its fast encoder."""
+
+    model: EncoderModel
+    encoder: StatesOf
+
+
+class Unkept(Exception):
+    """What the cache keeps is not enough, or does not hold any more."""
+
+
+def folder(assignment: Assignment, implementation: str) -> Path:
+    """Return the folder of the cache for a spec on a backend's class, under the libraries that are installed."""
+    on = f"{accelerator.device_name(assignment.device)} {torch.get_num_threads()}"
+    subject = (
+        f"{_FORMAT} {assignment.spec.sha256.hex()} {assignment.head} {implementation} {on} "
+        f"{assignment.folder} {' '.join(map(_version, _LIBRARIES))}"
+    )
+    return assignment.cache_dir / "opened" / hashlib.sha256(subject.encode()).hexdigest()[:32]
+
+
+def keep(
+    ready: Path, assignment: Assignment, model: EncoderModel, encoder: Mapping[str, Any], comparison: Comparison
+) -> None:
+    """Keep a model's opening in the folder, with facts about its fast encoder, if it can be opened again so."""
+    tokens, head = model.tokens, model.kept
+    if assignment.device != "cpu" or tokens is None or head is None or model.traits.language_coders is not None:
+        return
+    tokenizer = fast_tokenizer.kept(tokens.tokenizer, tokens.stated_limit)
+    if tokenizer is None or not _same(head, model, comparison.states[0].shape[-1]):
+        return
+    text, facts = tokenizer
+    facts = {
+        "tokenizer": facts,
+        "tokens": f"{type(tokens).__module__}:{type(tokens).__qualname__}",
+        "prefix": tokens.prefix,
+        "limit_tokens": model.limit_tokens,
+        "normalizes": model.traits.normalizes,
+        "pairs": model.traits.pairs is not None,
+        "library": model.library,
+        "head": dict(head.settings),
+        "encoder": dict(encoder),
+        "comparison": {
+            "texts": [
+                [one.tokens, {name: [*one.feature(name)] for name in one.features}] for one in comparison.texts
+            ],
+            "tolerance": comparison.tolerance,
+            "measure": comparison.measure,
+        },
+    }
+    tensors = {f"head {name}": one for name, one in head.tensors.items()}
+    tensors |= {f"states {place}": one for place, one in enumerate(comparison.states)}
+
+    def build(building: Path) -> None:
+        (building / _FACTS).write_text(json.dumps(facts))
+        (building / _TOKENIZER).write_text(text, encoding="utf-8")
+        save_file({name: one.contiguous().clone() for name, one in tensors.items()}, building / _TENSORS)
+
+    try:
+        made_once(ready, build, assignment.cache_dir)
+    except OSError as error:  # the next one opens it as we did
+        log.warning("opening_not_kept path=%s error=%s", ready, error)
+
+
+def reopen(
+    ready: Path,
+    assignment: Assignment,
+    encoder_of: Callable[[Mapping[str, Any], Tokens], StatesOf],
+) -> Reopened | None:
+    """Return the model as the folder keeps it; None if it must be opened as if for the first time.
+
+    ``encoder_of`` makes the fast encoder of its facts.
+    """
+    if not is_whole(ready, assignment.cache_dir):
+        return None
+    try:
+        facts, tensors = json.loads((ready / _FACTS).read_bytes()), load_file(ready / _TENSORS)
+        model = _model(facts, tensors, (ready / _TOKENIZER).read_text(encoding="utf-8"))
+        assert model.tokens is not None
+        encoder = encoder_of(facts["encoder"], model.tokens)
+        comparison = _comparison(facts["comparison"], tensors)
+        distance = comparison.distance(encoder)
+        if not distance <= comparison.tolerance:
+            raise Unkept(f"difference={distance:.2g}")
+    except Exception as error:  # whatever libraries raise on files or tensors that they do not know
+        log.info("opening_not_repeated folder=%s error=%r", ready, error)
+        shutil.rmtree(ready, ignore_errors=True)
+        return None
+    return Reopened(model, encoder)
+
+
+def weights_in(assignment: Assignment, weights: Mapping[str, Tensor], prefix: str) -> dict[str, tuple[str, str]]:
+    """Return for each of a model's weights the file and the name under which the model's folder has this tensor.
+
+    Names in the file may begin with the ``prefix`` of a model with a head. Raises Unkept if a weight is not there.
+    """
+    folder = _weights_folder(assignment)
+    found: dict[str, tuple[str, str]] = {}
+    for path in _files(folder):
+        with safe_open(str(path), framework="pt") as file:
+            there = set(file.keys())
+            for name, weight in weights.items():
+                key = next((key for key in (name, f"{prefix}.{name}") if key in there), None)
+                if key is not None and torch.equal(file.get_tensor(key).to(weight.dtype), weight):
+                    found[name] = (path.relative_to(folder).as_posix(), key)
+    if missing := weights.keys() - found.keys():
+        raise Unkept(f"{len(missing)} weights are not in the files as they are computed with.")
+    return found
+
+
+def weights_of(assignment: Assignment, places: Mapping[str, Sequence[str]], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return weights from the places that ``weights_in`` found."""
+    folder = _weights_folder(assignment)
+    weights: dict[str, Tensor] = {}
+    for name in sorted({file for file, _ in places.values()}):
+        with safe_open(str(folder / name), framework="pt") as file:
+            weights |= {ours: file.get_tensor(key).to(dtype) for ours, (at, key) in places.items() if at == name}
+    return weights
+
+
+def _same(head: KeptHead, model: EncoderModel, dim: int) -> bool:
+    """Return True if the kept head gives exactly what the model's own gives for states drawn at random."""
+    batch = model.encode(_TEXTS)
+    mask = torch.zeros(len(batch), max(one.tokens for one in batch), dtype=torch.long)
+    for one, row in zip(batch, mask, strict=True):
+        row[: one.tokens] = 1
+    drawn = torch.randn(*mask.shape, dim, generator=torch.Generator().manual_seed(0)) * mask.unsqueeze(-1)
+    with torch.inference_mode():
+        own, found = (
+            outputs(batch, {"token_embeddings": drawn.clone(), "attention_mask": mask})
+            for outputs in (model.outputs, head.outputs())
+        )
+    return [_bits(output) for output in own] == [_bits(output) for output in found]
+
+
+def _bits(output: Output) -> object:
+    if isinstance(output, Vector):
+        return output.values.tobytes()
+    if isinstance(output, TokenScores):
+        return output.labels, output.scores.tobytes()
+    return output
+
+
+def _model(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], tokenizer: str) -> EncoderModel:
+    """Return the model of kept facts, without an encoder."""
+    tokens_of: type[Tokens] = pkgutil.resolve_name(facts["tokens"])
+    tokens = tokens_of(fast_tokenizer.again(tokenizer, facts["tokenizer"]))
+    if facts["prefix"]:
+        tokens = tokens.framed(facts["prefix"])
+    limit = facts["limit_tokens"]
+    head = KeptHead(facts["head"], {name.removeprefix("head "): one for name, one in tensors.items()})
+    traits = Traits(normalizes=facts["normalizes"], pairs=pairs(tokens, limit) if facts["pairs"] else None)
+
+    def own_states(_: Sequence[Encoded]) -> dict[str, Tensor]:
+        raise AssertionError("a model that was opened again has a fast encoder")
+
+    return EncoderModel(tokens, limit, None, own_states, head.outputs(), traits, facts["library"], head)
+
+
+def _comparison(kept: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Comparison:
+    texts = [Encoded(tokens, features) for tokens, features in kept["texts"]]
+    states = [tensors[f"states {place}"] for place in range(len(texts))]
+    return Comparison(texts, states, kept["tolerance"], Measure(kept["measure"]))
+
+
+def _weights_folder(assignment: Assignment) -> Path:
+    return safe_folder(assignment.folder, assignment.spec.revision, assignment.cache_dir)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files of weights in a folder, or in its folders of modules."""
+    found = []
+    for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+        whole, index = (place / name for name in _WEIGHTS)
+        found += [whole] if whole.is_file() else index_files(index) if index.is_file() else []
+    return found
+
+
+def _version(library: str) -> str:
+    try:
+        return f"{library} {version(library)}"
+    except PackageNotFoundError:
+        return library

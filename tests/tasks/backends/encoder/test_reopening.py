@@ -1,0 +1,223 @@
+"""A model that was opened before gives the same again, without the libraries that described it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from tokenizers import Tokenizer
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+from storage.core.specs import Spec
+from tasks.backends import Assignment
+from tasks.backends.accelerator import quiet
+from tasks.backends.encoder import fast_tokenizer, heads
+from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
+from tasks.backends.encoder.encoder_backend import EncoderBackend
+from tasks.backends.encoder.kept_heads import POOLINGS, pooled
+from tasks.backends.tokens import Tokens
+from tasks.batching.pool import Item, Pool
+from tasks.heads import Head
+from tasks.outputs import Output, TokenScores, Vector
+from tests.tasks import architectures, classifiers
+from tests.tasks.conftest import Bench
+
+Make = Callable[[Path, list[str]], Path]
+OPEN = """
+import sys
+from pathlib import Path
+from storage.core.specs import Spec
+from tasks.engine.backend_factory import open_backend
+
+spec = Spec.from_json(sys.argv[1])
+open_backend(spec, device="cpu", models_dir=None, cache_dir=Path(sys.argv[2]), backend=sys.argv[3])
+print(*({"sentence_transformers", "transformers", "torch", "sklearn", "pandas"} & {*sys.modules}))
+"""
+
+
+def _embedding(folder: Path, texts: list[str]) -> Path:
+    """An embedding model whose vectors are several poolings side by side, made smaller and of length 1."""
+    inner = Transformer(str(architectures.bert(folder / "words", texts)))
+    modules = [inner, Pooling(32, ("cls", "mean", "max", "lasttoken")), Dense(128, 16), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"), create_model_card=False)
+    return folder / "model"
+
+
+def _classifier(name: str, **options: Any) -> Make:
+    return lambda folder, texts: classifiers.classifier(folder, texts, name, **options)
+
+
+TAGGER = {"head": AutoModelForTokenClassification}
+KEPT: dict[str, tuple[str, Head, Make]] = {
+    "embed-bert": ("embed", Head.POOLING, _embedding),
+    "embed-roberta": ("embed", Head.POOLING, architectures.roberta),
+    **{
+        f"classify-{name}": ("classify", Head.CLASSIFICATION, _classifier(name))
+        for name in ("bert", "roberta", "distilbert")
+    },
+    **{
+        f"entities-{name}": ("entities", Head.TAGGING, _classifier(name, **TAGGER))
+        for name in ("bert", "xlm-roberta", "distilbert")
+    },
+}
+TEXTS = ["A short text.", "", "Several words of different lengths, such as these. " * 2, "émigré 東京 [SEP]"]
+
+
+def assigned(kind: str, head: Head, folder: Path, cache_dir: Path) -> Assignment:
+    spec = Spec(kind=kind, model=str(folder), revision="sha256:00", quality="float32")
+    return Assignment(spec, folder, "cpu", cache_dir, head)
+
+
+def outputs(opened: EncoderBackend, texts: Sequence[str] = TEXTS) -> list[object]:
+    """Return the outputs for texts, each alone, in a form that is equal only where all bits are."""
+    with closing(opened):
+        found = []
+        for one in opened.encode(texts):
+            waiting: Pool[Any] = Pool()
+            waiting.add([Item(0, one, None)])
+            found += [_bits(output) for _, output in opened.run(waiting)]
+    return found
+
+
+def _bits(output: Output) -> object:
+    if isinstance(output, Vector):
+        return output.values.tobytes()
+    return (output.labels, output.scores.tobytes()) if isinstance(output, TokenScores) else output
+
+
+@pytest.fixture
+def no_library(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return a function after which no head can be loaded with a library any more."""
+
+    def refused(*_: object) -> None:
+        raise AssertionError("a library reads the model's files")
+
+    return lambda: monkeypatch.setattr(heads, "load", refused)
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_model_that_is_opened_again_gives_the_same_bits(
+    name: str, descriptions: list[str], tmp_path: Path, no_library: Callable[[], None]
+) -> None:
+    kind, head, make = KEPT[name]
+    given = assigned(kind, head, make(tmp_path / "model", descriptions[:40]), tmp_path / "cache")
+    backends: tuple[type[EncoderBackend], ...] = (EncoderBackend, OpenVinoBackend)
+    opened = [backend(given) for backend in backends]
+    first = [(one.limit_tokens, one.traits.normalizes, one.runtime(), outputs(one)) for one in opened]
+    no_library()
+    opened = [backend(given) for backend in backends]
+    assert [(one.limit_tokens, one.traits.normalizes, one.runtime(), outputs(one)) for one in opened] == first
+
+
+def test_an_encoder_of_another_design_is_opened_again_on_openvino(
+    descriptions: list[str], tmp_path: Path, no_library: Callable[[], None]
+) -> None:
+    folder = classifiers.classifier(tmp_path / "model", descriptions[:40], "electra")
+    given = assigned("embed", Head.POOLING, folder, tmp_path / "cache")
+    first = outputs(OpenVinoBackend(given))
+    no_library()
+    assert outputs(OpenVinoBackend(given)) == first
+
+
+def test_a_model_that_was_embedded_before_needs_neither_transformers_nor_sentence_transformers(
+    benches: Callable[[str], Bench],
+) -> None:
+    bench = benches("transformers")
+    spec = bench.spec("embed", "minilm")
+    bench.engine.open(spec)
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        OPEN,
+        spec.to_json().decode(),
+        str(bench.cache_dir),
+        bench.backend,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["torch"]
+
+
+def test_weights_that_changed_are_opened_as_if_for_the_first_time(descriptions: list[str], tmp_path: Path) -> None:
+    folder = architectures.bert(tmp_path / "model", descriptions[:40])
+    given = assigned("embed", Head.POOLING, folder, tmp_path / "cache")
+    first = outputs(EncoderBackend(given))
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: one.roll(1) for name, one in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    second = outputs(EncoderBackend(given))
+    assert second != first
+    assert outputs(EncoderBackend(assigned("embed", Head.POOLING, folder, tmp_path / "another"))) == second
+    assert outputs(EncoderBackend(given)) == second
+
+
+@pytest.mark.parametrize("file", ["facts.json", "tokenizer.json", "tensors.safetensors", "fingerprint"])
+def test_a_folder_of_the_cache_that_is_damaged_is_made_again(
+    file: str, descriptions: list[str], tmp_path: Path, no_library: Callable[[], None]
+) -> None:
+    given = assigned("embed", Head.POOLING, architectures.bert(tmp_path / "model", descriptions[:40]), tmp_path)
+    first = outputs(EncoderBackend(given))
+    (kept,) = (tmp_path / "opened").glob(f"*/{file}")
+    kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    assert outputs(EncoderBackend(given)) == first
+    no_library()
+    assert outputs(EncoderBackend(given)) == first
+
+
+def test_a_head_that_does_more_is_left_to_its_library(descriptions: list[str], tmp_path: Path) -> None:
+    inner = Transformer(str(architectures.bert(tmp_path / "words", descriptions[:40])))
+    residual = Dense(32, 32, use_residual=True)
+    model = SentenceTransformer(modules=[inner, Pooling(32, "mean"), residual], device="cpu")
+    model.save(str(tmp_path / "model"), create_model_card=False)
+    given = assigned("embed", Head.POOLING, tmp_path / "model", tmp_path)
+    expected = model.encode(TEXTS, show_progress_bar=False)
+    for _ in range(2):
+        found = np.stack([np.frombuffer(bits, np.float32) for bits in outputs(EncoderBackend(given))])  # type: ignore[call-overload]
+        assert np.allclose(found, expected, atol=1e-5)
+    assert not [*tmp_path.glob("opened/*/facts.json")]
+
+
+@pytest.mark.parametrize("pooling", sorted(POOLINGS))
+def test_a_pooling_is_that_of_sentence_transformers_bit_for_bit(pooling: Any) -> None:
+    states = torch.randn(6, 70, 24, generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(70)[None, :] < torch.tensor([70, 1, 2, 17, 33, 64])[:, None]).long()
+    for side in (mask, mask.flip(1)):
+        expected = Pooling(24, pooling)({"token_embeddings": states, "attention_mask": side})["sentence_embedding"]
+        assert torch.equal(pooled(states, side, [pooling]), expected)
+
+
+def test_a_tokenizer_that_is_kept_gives_the_same_tokens(descriptions: list[str], tmp_path: Path) -> None:
+    for make in (architectures.bert, architectures.roberta):
+        with quiet():
+            own = Tokens(AutoTokenizer.from_pretrained(make(tmp_path / make.__name__, descriptions[:40])), "query: ")
+        kept = fast_tokenizer.kept(own.tokenizer, own.stated_limit)
+        assert kept is not None
+        again = Tokens(fast_tokenizer.again(*kept), "query: ")
+        assert again.encode(descriptions) == own.encode(descriptions)
+        assert again.paired("A second text.").encode(TEXTS) == own.paired("A second text.").encode(TEXTS)
+        assert (again.overhead, again.prefix_length, again.stated_limit) == (
+            own.overhead,
+            own.prefix_length,
+            own.stated_limit,
+        )
+
+
+def test_a_tokenizer_with_more_features_than_a_kept_one_has_is_not_kept(tmp_path: Path) -> None:
+    with quiet():
+        own = AutoTokenizer.from_pretrained(architectures.bert(tmp_path / "bert", ["A text."]))
+    own.model_input_names = [*own.model_input_names, "special_tokens_mask"]
+    assert isinstance(own.backend_tokenizer, Tokenizer)
+    assert fast_tokenizer.kept(own, None) is not None
+    own.split_special_tokens = True
+    assert fast_tokenizer.kept(own, None) is None
