@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +20,7 @@ from transformers import AutoTokenizer, LogitsProcessor
 
 from storage.core.outcomes import Outcome, Reason, Status
 from tasks import kinds
-from tasks.backends.decoder_only.constraint import Constraint
+from tasks.backends.decoder_only.constraint import Constraint, unpacked_here, unpacked_on_device
 from tasks.engine.backend_factory import open_backend
 from tasks.errors import CannotServe
 from tasks.kinds.base import Computed
@@ -173,6 +174,22 @@ def test_a_tokenizer_without_a_fast_form_is_refused(
     monkeypatch.setattr("llguidance.hf.from_tokenizer", refused)
     with pytest.raises(CannotServe, match=r"extract needs a model with a fast tokenizer.* Only fast tokenizers"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend="transformers")
+
+
+def test_bits_are_unpacked_alike_on_the_cpu_and_on_a_device() -> None:
+    words = np.array([[1, -(2**31)], [0x0F0, -2]], np.int32)
+    expected = [[bool(int(word) >> bit & 1) for word in row for bit in range(32)] for row in words]
+    assert unpacked_here(words, torch.device("cpu")).tolist() == expected
+    assert unpacked_on_device(words, torch.device("cpu")).tolist() == expected
+
+
+def test_places_of_the_output_layer_that_no_token_has_are_never_chosen(tokens: LLTokenizer) -> None:
+    constraint = Constraint(checks.read(SHORT), tokens)
+    logits = constraint.masked(torch.ones((1, tokens.vocab_size + 7)), [constraint.begin()])
+    allowed = [token for token, value in enumerate(logits[0].tolist()) if value == 1]
+    assert {tokens.decode_str([token])[0] for token in allowed} == {"{"}
+    narrower = constraint.masked(torch.ones((1, tokens.vocab_size - 1)), [constraint.begin()])
+    assert torch.equal(narrower, logits[:, : tokens.vocab_size - 1])
 
 
 texts = st.builds(
