@@ -1,0 +1,141 @@
+"""The device, the sizes and the report of the measurements."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import random_models
+from bench.pairs import Run
+from bench.random_models import BERT_BASE, LLAMA_1B, MINILM, SMOLLM_135M, TINY, Size
+from tasks import kinds
+from tasks.backends import Assignment
+from tasks.batching.pool import Item, Pool
+from tasks.heads import Head
+from tasks.outputs import Output
+from tasks.specs import pinning
+from tasks.specs.plan import build_spec
+from tasks.windows.windows import Encoded
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_BATCHES = (32, 64, 128, 256, 512)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of what is measured."""
+
+    encoders: tuple[Size, ...]
+    decoders: tuple[Size, ...]
+    texts: int
+    translated: int
+    written: int
+    new_tokens: int
+    pairs: int
+    batches: tuple[int, ...]
+
+
+SIZES = {
+    "full": Sizes((MINILM, BERT_BASE), (SMOLLM_135M, LLAMA_1B), 8_000, 512, 256, 64, 3, _BATCHES),
+    "small": Sizes((TINY,), (TINY,), 64, 3, 8, 8, 1, (8,)),
+}
+
+
+@dataclass
+class Proof:
+    """A comparison that holds or not; ``figure`` is the greatest difference, or the share that is equal."""
+
+    what: str
+    holds: bool
+    figure: float
+    bound: float
+    why: str = ""
+
+
+@dataclass
+class Report:
+    """What was found out, in the file to be written."""
+
+    device: str
+    facts: dict[str, Any]
+    proofs: list[Proof] = field(default_factory=list)
+    measured: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        found = {
+            "device": self.device,
+            **self.facts,
+            "proofs": [asdict(one) for one in self.proofs],
+            "measured": self.measured,
+            "skipped": self.skipped,
+        }
+        path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The device, the precision, the sizes, and a folder for models and caches."""
+
+    device: str
+    dtype: str
+    sizes: Sizes
+    folder: Path
+
+    @property
+    def quality(self) -> str:
+        """The precision as a spec names it."""
+        return "native" if self.dtype == "auto" else self.dtype
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.startswith("cuda")
+
+    def assignment(self, kind: str, model: Path | str, head: Head, *, dtype: str = "", **options: Any) -> Assignment:
+        """Return an assignment of a model to this device."""
+        cache = self.folder / "cache"
+        pinned = pinning.pin(str(model), models_dir=None, cache_dir=cache)
+        config = pinning.read_config(pinned, models_dir=None)
+        asked = kinds.options(kind, dtype=dtype or self.dtype, **options)
+        folder = pinning.locate(pinned, models_dir=None, cache_dir=cache)
+        return Assignment(build_spec(kind, pinned, asked, config), folder, self.device, cache, head)
+
+    def sync(self) -> None:
+        """Wait until a GPU has done what it was told."""
+        if self.on_gpu:
+            torch.cuda.synchronize()
+
+    def side(self, work: Callable[[], float]) -> Callable[[], Run]:
+        """Return a side of a comparison: its work returns its units, and its run has the peak of memory."""
+
+        def once() -> Run:
+            if self.on_gpu:
+                torch.cuda.reset_peak_memory_stats()
+            self.sync()
+            began = time.perf_counter()
+            units = work()
+            self.sync()
+            seconds = time.perf_counter() - began
+            return Run(units, seconds, {"peak_mib": torch.cuda.max_memory_allocated() >> 20} if self.on_gpu else {})
+
+        return once
+
+
+def computed(backend: Any, encoded: Sequence[Encoded]) -> list[Output]:
+    """Return a backend's outputs, in the order of the windows."""
+    waiting: Pool[Any] = Pool()
+    waiting.add(Item(number, one, None) for number, one in enumerate(encoded))
+    found = dict(backend.run(waiting))
+    return [found[number] for number in range(len(encoded))]
+
+
+def texts_for(bench: Bench) -> list[str]:
+    """Return as many paragraphs as are to be read."""
+    some = random_models.paragraphs()
+    return (some * (bench.sizes.texts // len(some) + 1))[: bench.sizes.texts]

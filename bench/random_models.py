@@ -1,0 +1,143 @@
+"""Models of real sizes with random weights, made in a folder: for machines that reach no model hub.
+
+Speed and memory do not depend on the weights. Their tokenizers are trained on the examples, so that texts have about
+as many tokens as with a trained model's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
+from tokenizers.models import BPE, WordPiece
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+_VOCABULARY = 8_000
+# Wider than before training: attention would hardly matter, and outputs would have near-ties.
+_SPREAD = 0.1
+_LABELS = {number: f"label {number}" for number in range(10)}
+
+
+@dataclass(frozen=True)
+class Size:
+    """The geometry of a model. ``kv_heads`` is for decoders."""
+
+    name: str
+    layers: int
+    dim: int
+    heads: int
+    inner: int
+    kv_heads: int = 1
+
+
+TINY = Size("tiny", 2, 64, 4, 128, 2)
+MINILM = Size("MiniLM", 6, 384, 12, 1_536)
+BERT_BASE = Size("BERT base", 12, 768, 12, 3_072)
+SMOLLM_135M = Size("SmolLM2 135M", 30, 576, 9, 1_536, 3)
+LLAMA_1B = Size("Llama 3.2 1B", 16, 2_048, 32, 8_192, 8)
+
+
+def paragraphs(name: str = "descriptions.jsonl") -> list[str]:
+    """Return the paragraphs of an example, of any length."""
+    rows = map(json.loads, (EXAMPLES / name).read_text(encoding="utf-8").splitlines())
+    return [line for row in rows for line in row["text"].split("\n") if len(line.strip()) > 20]
+
+
+def encoder(folder: Path, size: Size, model_type: str, texts: Sequence[str], *, labels: bool = False) -> Path:
+    """Make an encoder of this model type (`bert`), with a head for ten labels if wanted, and return its folder."""
+    tokenizer = _word_pieces(texts, typed=model_type == "bert")
+    distilled = model_type == "distilbert"
+    sizes: dict[str, Any] = (
+        {"dim": size.dim, "n_layers": size.layers, "n_heads": size.heads, "hidden_dim": size.inner}
+        if distilled
+        else {
+            "hidden_size": size.dim,
+            "num_hidden_layers": size.layers,
+            "num_attention_heads": size.heads,
+            "intermediate_size": size.inner,
+        }
+    )
+    config = transformers.AutoConfig.for_model(
+        model_type,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=514,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=_SPREAD,
+        id2label=_LABELS,
+        label2id={label: number for number, label in _LABELS.items()},
+        **sizes,
+    )
+    kind: Any = transformers.AutoModelForSequenceClassification if labels else transformers.AutoModel
+    return _saved(folder, kind.from_config(config), tokenizer)
+
+
+def decoder(folder: Path, size: Size, texts: Sequence[str]) -> Path:
+    """Make a decoder of Llama's design that never ends its output by itself, and return its folder."""
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=_byte_pairs(texts), pad_token="<pad>", eos_token="<end>"
+    )
+    config = transformers.LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=size.dim,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.kv_heads,
+        intermediate_size=size.inner,
+        max_position_embeddings=2_048,
+        initializer_range=_SPREAD,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=fast.pad_token_id,
+    )
+    return _saved(folder, transformers.LlamaForCausalLM(config), fast)
+
+
+def _saved(folder: Path, model: Any, tokenizer: Any) -> Path:
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def seeded(seed: int = 0) -> None:
+    """Make the weights of the models that follow the same in each run."""
+    torch.manual_seed(seed)
+
+
+def _word_pieces(texts: Sequence[str], *, typed: bool) -> Any:
+    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=_VOCABULARY, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", *(["token_type_ids"] if typed else []), "attention_mask"],
+        model_max_length=512,
+    )
+
+
+def _byte_pairs(texts: Sequence[str]) -> Tokenizer:
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_VOCABULARY,
+        special_tokens=["<pad>", "<end>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
