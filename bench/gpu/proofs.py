@@ -12,7 +12,7 @@ from torch import Tensor
 from bench import random_models
 from bench.gpu.settings import DTYPES, Bench, Proof, Report, computed, texts_for
 from tasks.backends.decoder_only.causal import CausalBackend
-from tasks.backends.encoder import packed
+from tasks.backends.encoder import comparison, packed
 from tasks.backends.encoder.kernels import kernels_for
 from tasks.heads import Head
 from tasks.outputs import Generated
@@ -36,15 +36,17 @@ def _proof_of_kernels(device: str, folder: Path, design: str, precision: str, ro
     from transformers import AutoModel
 
     dtype = DTYPES[precision]
-    what, bound = f"{design} in {precision} without padding", packed.TOLERANCES[dtype]
+    what, bound = f"{design} in {precision} without padding", comparison.TOLERANCES[dtype]
     kernels = kernels_for(device, dtype)
     if kernels is None:
         return Proof(what, False, 0.0, bound, "there are no kernels for this device and precision")
     model = AutoModel.from_pretrained(folder, dtype=dtype).eval().to(device)
     try:
         with torch.inference_mode():
-            encoder = packed.PackedEncoder(model, device, kernels)
-            distance = max(packed.difference(encoder, model), _of_a_batch(encoder, model, device, rows))
+            encoder = packed.packed(model, device, kernels)
+            distance = max(
+                comparison.compared(model, bound).distance(encoder), _of_a_batch(encoder, model, device, rows)
+            )
     except Exception as error:
         return Proof(what, False, float("inf"), bound, f"{type(error).__name__}: {str(error)[:200]}")
     return Proof(what, distance <= bound, distance, bound)
