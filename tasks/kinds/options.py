@@ -56,6 +56,12 @@ class KindOptions(BaseModel):
         Field(description="Precision; auto is the device's native precision, int8 costs some quality."),
     ] = "auto"
 
+    adapter: Annotated[
+        str | None,
+        Field(min_length=1, description="LoRA adapter that PEFT saved, which is merged into the model."),
+        Option(metavar="FOLDER|HUB_ID"),
+    ] = None
+
     def given(self) -> dict[str, Any]:
         """Return the options that were given, but for the precision, as JSON values."""
         return self.model_dump(mode="json", exclude={"dtype"}, exclude_none=True)

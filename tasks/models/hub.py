@@ -84,13 +84,17 @@ def snapshot(model: str, commit: str, cache_dir: Path) -> Path:
     A note in ``cache_dir`` says which downloads were complete, so that a second worker, or the same one
     offline, does not ask the hub again. Raises ModelNotFound, ModelCorrupt, HubUnreachable.
     """
-    from huggingface_hub import snapshot_download
-
     if (known := downloaded(model, commit, cache_dir)) is not None:
         return known
-    wanted = wanted_of(model, commit, file_names(model, commit))
+    return fetched(model, commit, wanted_of(model, commit, file_names(model, commit)), cache_dir)
+
+
+def fetched(model: str, commit: str, wanted: Sequence[str], cache_dir: Path) -> Path:
+    """Download these files of a commit, and note that they are here. Raises as ``snapshot``."""
+    from huggingface_hub import snapshot_download
+
     with _told(model):
-        folder = Path(snapshot_download(model, revision=commit, allow_patterns=wanted))
+        folder = Path(snapshot_download(model, revision=commit, allow_patterns=[*wanted]))
     if not _complete(folder):
         raise ModelCorrupt(f"The download of {model} is not complete; delete {folder} and try again.")
     _write(cache_dir / "snapshots" / _file_name(model, commit), str(folder))

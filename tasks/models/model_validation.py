@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import orjson
@@ -27,7 +28,13 @@ def require_whole(folder: Path) -> None:
 
     Raises ModelNotFound for a folder without a model.
     """
-    for name in folder_files(folder):
+    require_files(folder, folder_files(folder))
+    _require_tokenizer(folder)
+
+
+def require_files(folder: Path, names: Iterable[str]) -> None:
+    """Raise ModelCorrupt where one of these files is cut short, or a shard that it names is missing."""
+    for name in names:
         path = folder / name
         _require_content(path)
         if path.suffix == ".safetensors":
@@ -38,7 +45,6 @@ def require_whole(folder: Path) -> None:
             _require_json(path)
         if name.endswith(_INDEX):
             _require_shards(path)
-    _require_tokenizer(folder)
 
 
 def _require_content(path: Path) -> None:

@@ -54,8 +54,8 @@ def adapter_of(model: str, config: bytes) -> str:
     """Return a message for an adapter (such as LoRA) in place of a model; `config` is its adapter_config.json."""
     base = table(config).get("base_model_name_or_path")
     return (
-        f"{model} is an adapter{f' of {base}' if base else ''}, and not a whole model. Merge it into its base with "
-        "PEFT (merge_and_unload, then save_pretrained) and name the merged folder."
+        f"{model} is an adapter{f' of {base}' if base else ''}, and not a whole model. Name its base with --model, "
+        "and the adapter with --adapter."
     )
 
 

@@ -60,6 +60,8 @@ def build_spec(kind: str, parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]],
         raise BadOption("--model LANGUAGE=MODEL goes with --from auto, which finds each document's language.")
     if "prefix" in given:
         raise BadOption("--prefix is the same for every language: give one --model and its --from with it.")
+    if "adapter" in given:
+        raise BadOption("--adapter is of one model: merge it into that model, and name the merged folder.")
     detection.require()
     for pinned, config in parts.values():
         suitability.require(kind, config, pinned.model)

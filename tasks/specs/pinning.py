@@ -70,12 +70,13 @@ class Pinned:
 
     ``model`` is an alias of ours, ``package:PKG/folder``, a name in the models directory, an absolute folder,
     or a hub id: the shortest that another machine can follow too. ``direction`` is what it is known to translate,
-    and is no part of what a model is.
+    and is no part of what a model is. ``adapter`` has the parameters of specs that pin an adapter beside it.
     """
 
     model: str
     revision: str
     direction: Direction = field(default=language_pairs.UNKNOWN, compare=False)
+    adapter: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -168,12 +169,19 @@ def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
     return next((table(content(path)) for path in sorted(folder.glob("0*/config.json"))), {})
 
 
-def require(kind: str, pinned: Pinned, *, models_dir: Path | None, asked: Collection[str] = ()) -> None:
+def require(
+    kind: str,
+    pinned: Pinned,
+    *,
+    models_dir: Path | None,
+    asked: Collection[str] = (),
+    config: Mapping[str, Any] | None = None,
+) -> None:
     """Raise ModelUnsuitable, which describes the model, if its files say that it cannot do this kind of task.
 
-    ``asked`` are the options that were given, by their fields.
+    ``asked`` are the options that were given, by their fields, ``config`` what an adapter makes of the model's.
     """
-    config = read_config(pinned, models_dir=models_dir)
+    config = read_config(pinned, models_dir=models_dir) if config is None else config
     suitability.require(kind, config, pinned.model, asked)
     if pinned.model == weightless.PATTERNS and kind not in _BY_PATTERNS:
         raise ModelUnsuitable(f"{kind} needs a trained model; {pinned.model} is only for {', '.join(_BY_PATTERNS)}.")

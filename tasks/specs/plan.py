@@ -38,7 +38,9 @@ def build_spec(
     plan = Plan(options.given(), pinned.model, pinned.direction, config, stated)
     _check_options(found, plan)
     _check_search(plan.given)
-    params = {**plan.given, **found.params(plan), **_built_in(found, plan)}
+    if "adapter" in plan.given and not pinned.adapter:
+        raise BadOption("--adapter is of one model; merge it into its base, and name the merged folder.")
+    params = {**plan.given, **found.params(plan), **_built_in(found, plan), **pinned.adapter}
     if config:
         selection.require_possible(kind, plan.family, options.quality, pinned.model)
         _check_room(plan)

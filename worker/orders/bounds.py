@@ -38,6 +38,8 @@ def check(settings: Settings, request: Request) -> None:
         )
     if request.model is not None:
         _check_model(settings, request.model)
+    if request.options.adapter is not None:
+        _check_model(settings, request.options.adapter)
 
 
 def allowed(scheme: str, schemes: Iterable[str]) -> bool:

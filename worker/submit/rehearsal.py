@@ -27,7 +27,7 @@ from tasks import errors
 from tasks.backends import selection
 from tasks.errors import HubUnreachable, ModelError, TaskError, WeightsNotRead
 from tasks.models import families, hub, hub_outline, weightless
-from tasks.specs import per_language, pinning
+from tasks.specs import adapters, per_language, pinning
 from worker.settings import Settings
 
 log = logging.getLogger("docmill.rehearsal")
@@ -35,7 +35,9 @@ log = logging.getLogger("docmill.rehearsal")
 # Raise this number when the checks change.
 _FORMAT = 1
 # A model that comes with docmill passes all checks, unless an option depends on the size of its window.
-_NARROWING = frozenset({"window_tokens", "max_new_tokens", "pooling", "prompt", "prompt_name", "prefix", "labels"})
+_NARROWING = frozenset(
+    {"window_tokens", "max_new_tokens", "pooling", "prompt", "prompt_name", "prefix", "labels", "adapter"}
+)
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,7 @@ def main() -> None:
 
 def _rehearse(spec: Spec, order: Mapping[str, Any]) -> dict[str, str] | None:
     from tasks.backends import rehearsal
+    from tasks.backends.adapters import require_fits
 
     look = rehearsal.require_weights if order["weights_only"] else rehearsal.rehearse
     models_dir = None if order["models_dir"] is None else Path(order["models_dir"])
@@ -215,6 +218,9 @@ def _rehearse(spec: Spec, order: Mapping[str, Any]) -> dict[str, str] | None:
     try:
         with _files(pinned, models_dir, cache_dir, order["hub_is_away"]) as folder:
             where = str(folder)
+            adapter = adapters.locate(spec, models_dir=models_dir, cache_dir=cache_dir)
+            if adapter is not None and require_fits(spec, folder, adapter):
+                return None  # the model's own files lack the head
             look(spec, folder, pinning.read_config(pinned, models_dir=models_dir), cache_dir)
     except TaskError as error:
         return {"error": type(error).__name__, "reason": str(error)}

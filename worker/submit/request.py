@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
@@ -14,7 +14,7 @@ from storage.steps.steps import StepRequest
 from tasks import kinds
 from tasks.errors import BadOption
 from tasks.kinds import KindOptions
-from tasks.specs import per_language, pinning
+from tasks.specs import adapters, per_language, pinning
 from tasks.specs.plan import build_spec
 from worker.errors import WorkerError
 from worker.settings import Settings
@@ -101,8 +101,8 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
         )
     by_language = per_language.parse(name)
     if by_language is None:
-        pinned, config = _found(settings, name, revision)
-        pinning.require(task, pinned, models_dir=settings.models_dir, asked=options.given())
+        pinned, config = _found(settings, name, revision, options.adapter)
+        pinning.require(task, pinned, models_dir=settings.models_dir, asked=options.given(), config=config)
         stated = pinning.read_prompts(pinned, models_dir=settings.models_dir) if kinds.kind(task).pools else None
         return build_spec(task, pinned, options, config, stated)
     if revision is not None:
@@ -111,10 +111,14 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
     return per_language.build_spec(task, parts, options)
 
 
-def _found(settings: Settings, model: str, revision: str | None) -> tuple[pinning.Pinned, dict[str, Any]]:
-    """A model's exact weights and its config.json."""
-    pinned = pinning.pin(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)
-    return pinned, pinning.read_config(pinned, models_dir=settings.models_dir)
+def _found(
+    settings: Settings, model: str, revision: str | None, adapter: str | None = None
+) -> tuple[pinning.Pinned, Mapping[str, Any]]:
+    """A model's exact weights, those of an adapter, and its config.json with the head that the adapter brings."""
+    models_dir, cache_dir = settings.models_dir, settings.cache_dir
+    pinned = pinning.pin(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
+    config = pinning.read_config(pinned, models_dir=models_dir)
+    return adapters.with_adapter(pinned, config, adapter, models_dir=models_dir, cache_dir=cache_dir)
 
 
 def _corpus_name(source: Source, limit: int | None) -> str:

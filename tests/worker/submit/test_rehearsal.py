@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
@@ -76,8 +78,8 @@ def test_models_check_says_what_a_models_files_lack(embedded: Docmill) -> None:
     architectures.save(embedded.folder / "alone", alone, tokenizer)
     found = embedded.json("models", "check", embedded.folder / "alone")
     assert found["kinds"] == ["embed"]
-    assert found["unfit"].keys() == {"summarize", "translate"}
-    assert embedded.json("models", "check", whole)["kinds"] == ["summarize", "translate", "embed"]
+    assert found["unfit"].keys() == {"summarize", "translate", "generate"}
+    assert embedded.json("models", "check", whole)["kinds"] == ["summarize", "translate", "embed", "generate"]
 
 
 def test_a_decoder_without_a_head_is_refused_for_generate_and_embeds(embedded: Docmill) -> None:
@@ -182,6 +184,20 @@ def test_what_config_and_tokenizer_rule_out_is_refused_before_the_source_is_read
     named = str(request.getfixturevalue(model)) if model in {"llama", "m2m"} else model
     with pytest.raises(TaskError, match=told):
         prepare(settings, Request(source=str(FRENCH), task=task, model=named, options=kinds.options(task, **options)))
+
+
+def test_an_adapter_that_does_not_fit_the_model_is_refused_before_the_source_is_read(
+    settings: Settings, tmp_path: Path, llama: Path
+) -> None:
+    asked = kinds.options("generate", prompt="{text}", adapter=str(tmp_path))
+    request = Request(source=str(FRENCH), task="generate", model=str(llama), options=asked)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}')
+    layer = "base_model.model.model.layers.0.self_attn.q_proj"
+    for inputs, told in ((64, "is an adapter of another model: its model.layers.0.*2 × 64"), (128, None)):
+        weights = {f"{layer}.lora_A.weight": torch.zeros(2, inputs), f"{layer}.lora_B.weight": torch.zeros(128, 2)}
+        save_file(weights, tmp_path / "adapter_model.safetensors")
+        with nullcontext() if told is None else pytest.raises(TaskError, match=told):
+            prepare(settings, request)
 
 
 def test_what_just_fits_is_taken(settings: Settings, llama: Path) -> None:

@@ -1,0 +1,93 @@
+"""LoRA adapters as PEFT saves them: a folder with small matrices that are added to a base model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tasks.errors import ModelCorrupt, ModelNotFound, ModelUnsuitable
+from tasks.models import families, hub, model_validation
+from tasks.models.json_files import content, table
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+FILES = (CONFIG, WEIGHTS)
+_LENGTH_BYTES = 8
+_PREFIX = "base_model.model."
+_LORA = ".lora_"
+# Heads that adapters bring, by PEFT's name of the task.
+_HEADS = {
+    "SEQ_CLS": "SequenceClassification",
+    "TOKEN_CLS": "TokenClassification",
+    "QUESTION_ANS": "QuestionAnswering",
+}
+_LAST_LAYERS = ("classifier.weight", "score.weight", "out_proj.weight", "qa_outputs.weight")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter's config, and the shapes of its weights by their names in the base model's class."""
+
+    name: str
+    config: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def of_folder(cls, name: str, folder: Path) -> Adapter:
+        """Read an adapter. Raises ModelNotFound, ModelCorrupt, and ModelUnsuitable if it is no LoRA."""
+        require_whole(name, folder)
+        config = table(content(folder / CONFIG))
+        if (kind := config.get("peft_type")) != "LORA":
+            raise ModelUnsuitable(f"{name} is an adapter of the type {kind}: docmill takes LoRA adapters.")
+        return cls(name, config, _shapes(folder / WEIGHTS))
+
+    @property
+    def saved(self) -> Mapping[str, tuple[int, ...]]:
+        """The weights that replace those of the base, such as a classifier's head."""
+        return {name: shape for name, shape in self.shapes.items() if _LORA not in name}
+
+    def require_base(self, model: str, *, is_local: bool) -> None:
+        """Raise ModelUnsuitable if the adapter names another base on the hub than the model.
+
+        Only the last part of the ids is compared, since models have copies under other owners.
+        """
+        base = self.config.get("base_model_name_or_path")
+        if is_local or not isinstance(base, str) or not hub.HUB_ID.fullmatch(base):
+            return
+        if base.rpartition("/")[2].lower() != model.rpartition("/")[2].lower():
+            raise ModelUnsuitable(f"{self.name} is an adapter of {base}, not of {model}: name that with --model.")
+
+    def completed(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a base model's config with the head that the adapter brings, if the base has none."""
+        head = _HEADS.get(str(self.config.get("task_type")))
+        last = next((shape for name, shape in self.saved.items() if name.endswith(_LAST_LAYERS)), None)
+        if head is None or last is None or families.classifier(config) is not None:
+            return config
+        labels = {str(number): f"LABEL_{number}" for number in range(last[0])}
+        return {**config, "architectures": [f"BaseFor{head}"], "id2label": labels}
+
+
+def require_whole(name: str, folder: Path) -> None:
+    """Raise ModelNotFound if a folder has not the files of an adapter, ModelCorrupt if they are cut short."""
+    lacking = [file for file in FILES if not (folder / file).is_file()]
+    if lacking:
+        raise ModelNotFound(
+            f"{name} is no adapter that docmill reads: it has no {' and no '.join(lacking)}. An adapter is a folder "
+            "that PEFT's save_pretrained writes."
+        )
+    model_validation.require_files(folder, FILES)
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes in a safetensors file by the names that weights have in the base model."""
+    with path.open("rb") as file:
+        header = orjson.loads(file.read(int.from_bytes(file.read(_LENGTH_BYTES), "little")))
+    try:
+        return {
+            name.removeprefix(_PREFIX): tuple(one["shape"]) for name, one in header.items() if name != "__metadata__"
+        }
+    except (LookupError, TypeError) as error:
+        raise ModelCorrupt(f"{path} is no safetensors file.") from error

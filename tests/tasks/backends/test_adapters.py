@@ -1,0 +1,257 @@
+"""Models with LoRA adapters: the outputs of PEFT's own model, one document at a time, in float32."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoTokenizer
+
+from storage.core.specs import Spec
+from tasks import kinds
+from tasks.backends.accelerator import quiet
+from tasks.backends.adapters import require_fits
+from tasks.engine.backend_factory import open_backend
+from tasks.errors import BadOption, CannotServe, ModelCorrupt, ModelNotFound, ModelUnsuitable
+from tasks.specs import adapters, pinning
+from tasks.specs.plan import build_spec
+from tests.tasks import architectures, decoders
+from tests.tasks.conftest import Bench
+
+# PEFT asks transformers by names that transformers changed.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
+
+NEW_TOKENS = 10
+LABELS = 3
+# By base: the class that was adapted, PEFT's name of the task, the adapted layers and those that are replaced.
+ADAPTED: Mapping[str, tuple[str, str, list[str], list[str] | None]] = {
+    "bert": ("AutoModelForSequenceClassification", "SEQ_CLS", ["query", "value"], ["classifier"]),
+    "t5": ("AutoModelForSeq2SeqLM", "SEQ_2_SEQ_LM", ["q", "v", "wo"], None),
+    "gpt2": ("AutoModelForCausalLM", "CAUSAL_LM", ["c_attn", "c_proj"], None),
+    "llama": ("AutoModelForCausalLM", "CAUSAL_LM", ["q_proj", "down_proj"], ["lm_head"]),
+}
+
+
+@pytest.fixture(scope="module")
+def texts(descriptions: list[str]) -> list[str]:
+    return [" ".join(text.split()[: 4 + 5 * number]) for number, text in enumerate(descriptions[:6])]
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> dict[str, Path]:
+    torch.manual_seed(5)
+    folder, some = tmp_path_factory.mktemp("bases"), descriptions[:40]
+    return {
+        "bert": architectures.bert(folder / "bert", some),
+        "t5": architectures.t5(folder / "t5", some, initializer_factor=6.0, tie_word_embeddings=False),
+        "gpt2": decoders.gpt2(folder / "gpt2", some),
+        "llama": decoders.llama(folder / "llama", some),
+    }
+
+
+def loaded(folder: Path, kind: str, **options: Any) -> Any:
+    with quiet():
+        return getattr(transformers, kind).from_pretrained(folder, dtype=torch.float32, **options).eval()
+
+
+def trained(base: Path, folder: Path, kind: str, **options: Any) -> Path:
+    """Save an adapter of a base as if it were trained: its matrices are random and not zero."""
+    torch.manual_seed(9)
+    labels = {"num_labels": LABELS} if options.get("modules_to_save") == ["classifier"] else {}
+    conv1d = "c_attn" in options["target_modules"]
+    config = LoraConfig(r=4, lora_alpha=16, init_lora_weights=False, fan_in_fan_out=conv1d, **options)
+    get_peft_model(loaded(base, kind, **labels), config).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, bases: dict[str, Path]) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("adapters")
+    return {
+        name: trained(
+            bases[name], folder / name, kind, task_type=task, target_modules=layers, modules_to_save=replaced
+        )
+        for name, (kind, task, layers, replaced) in ADAPTED.items()
+    }
+
+
+def peft_model(base: Path, adapter: Path, kind: str, **options: Any) -> Any:
+    with quiet():
+        return PeftModel.from_pretrained(loaded(base, kind, **options), str(adapter)).eval()
+
+
+def spec_of(bench: Bench, kind: str, base: Path, adapter: Path | None, **options: Any) -> Spec:
+    pinned = pinning.pin(str(base), models_dir=None, cache_dir=bench.cache_dir)
+    config = pinning.read_config(pinned, models_dir=None)
+    named = None if adapter is None else str(adapter)
+    both, whole = adapters.with_adapter(pinned, config, named, models_dir=None, cache_dir=bench.cache_dir)
+    asked = kinds.options(kind, **{"dtype": "float32", "adapter": named, **options})
+    return build_spec(kind, both, asked, whole)
+
+
+@pytest.mark.parametrize("backend", ["transformers", "openvino"])
+def test_a_classifier_that_the_adapter_brings_scores_as_peft_does(
+    bench: Bench, bases: dict[str, Path], made: dict[str, Path], texts: list[str], backend: str
+) -> None:
+    spec = spec_of(bench, "classify", bases["bert"], made["bert"])
+    opened = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend=backend)
+    assert opened.runtime()["backend"] == backend
+    opened.close()
+    model = peft_model(bases["bert"], made["bert"], "AutoModelForSequenceClassification", num_labels=LABELS)
+    tokenizer = AutoTokenizer.from_pretrained(bases["bert"])
+    outcomes = bench.run(spec, texts)
+    for text, outcome in zip(texts, outcomes, strict=True):
+        with torch.inference_mode():
+            expected = model(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0].tolist()
+        assert outcome.data is not None
+        found = {one["label"]: one["score"] for one in outcome.data["labels"]}
+        np.testing.assert_allclose([found[f"LABEL_{number}"] for number in range(LABELS)], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["t5", "gpt2", "llama"])
+def test_texts_are_those_that_peft_writes(
+    bench: Bench, bases: dict[str, Path], made: dict[str, Path], texts: list[str], name: str
+) -> None:
+    base, adapter, kind = bases[name], made[name], ADAPTED[name][0]
+    spec = spec_of(bench, "generate", base, adapter, prompt="Say: {text}", max_new_tokens=NEW_TOKENS)
+    tokenizer, model = AutoTokenizer.from_pretrained(base), peft_model(base, adapter, kind)
+    expected = []
+    for text in texts:
+        prompt = f"Say: {text}"
+        if tokenizer.chat_template is not None:
+            asked = [{"role": "user", "content": prompt}]
+            prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        encoded = tokenizer(prompt, return_tensors="pt", add_special_tokens=tokenizer.chat_template is None)
+        with torch.inference_mode(), quiet():
+            ids = model.generate(**encoded, max_new_tokens=NEW_TOKENS, do_sample=False)[0]
+        begin = 0 if name == "t5" else encoded["input_ids"].shape[1]
+        expected.append(tokenizer.decode(ids[begin:], skip_special_tokens=True))
+    assert [outcome.text for outcome in bench.run(spec, texts)] == expected
+    plain = spec_of(bench, "generate", base, None, prompt="Say: {text}", max_new_tokens=NEW_TOKENS)
+    assert [outcome.text for outcome in bench.run(plain, texts)] != expected
+    assert plain.sha256 != spec.sha256
+
+
+def test_vectors_are_those_of_the_adapted_encoder(
+    bench: Bench, tmp_path: Path, bases: dict[str, Path], texts: list[str]
+) -> None:
+    folder = trained(bases["bert"], tmp_path / "a", "AutoModel", target_modules=["query", "dense"])
+    model, tokenizer = peft_model(bases["bert"], folder, "AutoModel"), AutoTokenizer.from_pretrained(bases["bert"])
+    spec = spec_of(bench, "embed", bases["bert"], folder, pooling="cls")
+    for text, outcome in zip(texts, bench.run(spec, texts), strict=True):
+        with torch.inference_mode():
+            expected = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, 0].numpy()
+        assert outcome.vector is not None
+        np.testing.assert_allclose(np.frombuffer(outcome.vector, "<f4"), expected, atol=2e-5)
+
+
+def test_another_adapter_of_the_same_base_is_another_model_everywhere(
+    bench: Bench, tmp_path: Path, bases: dict[str, Path], made: dict[str, Path]
+) -> None:
+    other = shutil.copytree(made["bert"], tmp_path / "other")
+    config = json.loads((other / "adapter_config.json").read_text())
+    (other / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 99}))
+    spec = spec_of(bench, "classify", bases["bert"], other)
+    assert (
+        spec.params["adapter_revision"]
+        != spec_of(bench, "classify", bases["bert"], made["bert"]).params["adapter_revision"]
+    )
+    first, second = (
+        bench.run(one, ["A tool."])[0].data for one in (spec_of(bench, "classify", bases["bert"], made["bert"]), spec)
+    )
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"peft_type": "IA3"}, "is an adapter of the type IA3: docmill takes LoRA adapters"),
+        (None, "is no adapter that docmill reads: it has no adapter_config.json"),
+    ],
+)
+def test_a_folder_that_is_no_lora_adapter_is_refused(
+    bench: Bench, tmp_path: Path, bases: dict[str, Path], made: dict[str, Path], config: Any, says: str
+) -> None:
+    folder = shutil.copytree(made["gpt2"], tmp_path / "a")
+    if config is None:
+        (folder / "adapter_config.json").unlink()
+    else:
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises((ModelUnsuitable, ModelNotFound), match=says):
+        spec_of(bench, "generate", bases["gpt2"], folder, prompt="{text}")
+
+
+def test_an_adapter_without_its_weights_or_with_half_of_them_is_refused(
+    bench: Bench, tmp_path: Path, bases: dict[str, Path], made: dict[str, Path]
+) -> None:
+    folder = shutil.copytree(made["gpt2"], tmp_path / "a")
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelCorrupt, match=r"adapter_model\.safetensors has"):
+        spec_of(bench, "generate", bases["gpt2"], folder, prompt="{text}")
+    weights.unlink()
+    with pytest.raises(ModelNotFound, match=r"it has no adapter_model\.safetensors"):
+        spec_of(bench, "generate", bases["gpt2"], folder, prompt="{text}")
+    with pytest.raises(ModelNotFound, match="neither a folder here nor a hub id"):
+        spec_of(bench, "generate", bases["gpt2"], tmp_path / "none", prompt="{text}")
+
+
+@pytest.mark.parametrize(("base", "adapter"), [("llama", "gpt2"), ("gpt2", "llama")])
+def test_an_adapter_whose_weights_fit_another_model_is_refused_before_weights_are_read(
+    bench: Bench, bases: dict[str, Path], made: dict[str, Path], base: str, adapter: str
+) -> None:
+    spec = spec_of(bench, "generate", bases[base], made[adapter], prompt="{text}")
+    with pytest.raises(ModelUnsuitable, match=r"is an adapter of another model: its .* does not fit"):
+        require_fits(spec, bases[base], made[adapter])
+    with pytest.raises(CannotServe, match="is an adapter of another model"):
+        bench.engine.open(spec)
+
+
+def test_an_adapter_of_the_same_design_in_another_size_is_refused(
+    bench: Bench, tmp_path: Path, bases: dict[str, Path], made: dict[str, Path], texts: list[str]
+) -> None:
+    other = architectures.t5(tmp_path / "t5", texts, d_model=48)
+    spec = spec_of(bench, "generate", other, made["t5"])
+    with pytest.raises(ModelUnsuitable, match=r"\(4 × 32\) does not fit .*, which has 48 × 32 there"):
+        require_fits(spec, other, made["t5"])
+
+
+def test_an_adapter_that_names_another_base_on_the_hub_is_refused(
+    bench: Bench, tmp_path: Path, made: dict[str, Path]
+) -> None:
+    folder = shutil.copytree(made["gpt2"], tmp_path / "a")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/gpt2"}))
+    hub = pinning.Pinned("other/gpt2", "0" * 40)
+    adapters.with_adapter(hub, {}, str(folder), models_dir=None, cache_dir=bench.cache_dir)
+    with pytest.raises(ModelUnsuitable, match=r"is an adapter of org/gpt2, not of org/llama: name that with --model"):
+        adapters.with_adapter(
+            replace(hub, model="org/llama"), {}, str(folder), models_dir=None, cache_dir=bench.cache_dir
+        )
+
+
+def test_files_that_change_after_the_order_are_refused(
+    bench: Bench, tmp_path: Path, bases: dict[str, Path], made: dict[str, Path]
+) -> None:
+    folder = shutil.copytree(made["gpt2"], tmp_path / "a")
+    spec = spec_of(bench, "generate", bases["gpt2"], folder, prompt="{text}")
+    (folder / "adapter_config.json").write_text((folder / "adapter_config.json").read_text() + " ")
+    with pytest.raises(CannotServe, match="are not those that the job was made with"):
+        bench.engine.open(spec)
+
+
+def test_an_adapter_is_of_one_model_that_has_weights(bench: Bench, made: dict[str, Path]) -> None:
+    null = pinning.pin("null", models_dir=None, cache_dir=bench.cache_dir)
+    with pytest.raises(ModelUnsuitable, match="null has no weights that an adapter could change"):
+        adapters.with_adapter(null, {}, str(made["gpt2"]), models_dir=None, cache_dir=bench.cache_dir)
+    with pytest.raises(BadOption, match="--adapter is of one model"):
+        build_spec("embed", null, kinds.options("embed", adapter="a"), {})

@@ -1,0 +1,118 @@
+"""The page for people who know transformers: each command gives the output of the snippet before it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from storage.core.outcomes import Outcome
+from tasks.backends.accelerator import quiet
+from tasks.backends.decoding import seed_of
+from tasks.engine.backend_factory import open_backend
+from tests.tasks import architectures, decoders
+from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
+from tests.tasks.conftest import EngineOf, example_rows
+from worker.cli.commands.run import run_command
+from worker.cli.requests import given_options
+from worker.settings import load_settings
+from worker.submit.request import spec_of
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "from-transformers.md"
+PAIR = re.compile(
+    r"^## ([^\n]*)\n\n```python\n(.*?)```\n\n```console[^\n]*\n\$ docmill (.*?)```", re.DOTALL | re.MULTILINE
+)
+PAIRS = {title: (code, command.replace("\\\n", " ")) for title, code, command in PAIR.findall(PAGE.read_text())}
+TEXTS = 3
+
+
+def lora(folder: Path, base: Path) -> None:
+    config = LoraConfig(
+        r=4, init_lora_weights=False, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM"
+    )
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(str(folder))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> Path:
+    """A folder with small models under the names of the page."""
+    torch.manual_seed(4)
+    folder, some = tmp_path_factory.mktemp("models"), descriptions[:40]
+    loud: dict[str, Any] = {"initializer_factor": 6.0, "tie_word_embeddings": False}
+    architectures.t5(folder / "cnicu" / "t5-small-booksum", some, **loud)
+    architectures.t5(folder / "google-t5" / "t5-base", some, **loud)
+    architectures.bert(folder / "google-bert" / "bert-base-uncased", some)
+    base = decoders.gpt2(folder / "openai-community" / "gpt2", some)
+    lora(folder / "my-name" / "gpt2-lora", base)
+    shipped = Path(__file__).resolve().parents[2] / "examples" / "models" / "marian-ddtp"
+    (folder / "Helsinki-NLP").mkdir()
+    edited(shipped, folder / "Helsinki-NLP" / "opus-mt-es-en")
+    return folder
+
+
+def test_the_page_has_the_snippets_of_the_tutorials() -> None:
+    assert [*PAIRS] == [
+        "A summary",
+        "A summary by beams",
+        "Sampling with a temperature",
+        "Sampling with top-p",
+        "A translation",
+        "A vector of `[CLS]`",
+        "A model with a LoRA adapter",
+    ]
+
+
+@pytest.mark.parametrize("title", PAIRS)
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
+def test_the_command_gives_the_outputs_of_the_snippet(
+    title: str, models: Path, tmp_path: Path, engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, command = PAIRS[title]
+    monkeypatch.chdir(models)
+    rows = example_rows("french.jsonl" if "translate" in command else "descriptions.jsonl")
+    texts = [" ".join(row["text"].split()[:12]) for row in rows[:TEXTS]]
+    outcomes = of_command(command, texts, tmp_path, engine_of)
+    for text, outcome in zip(texts, outcomes, strict=True):
+        answer = of_snippet(code, text)
+        if isinstance(answer, str):
+            assert outcome.text == answer
+        else:
+            assert outcome.vector is not None
+            np.testing.assert_allclose(np.frombuffer(outcome.vector, "<f4"), answer.detach().numpy(), atol=2e-5)
+    assert len({outcome.text or outcome.vector for outcome in outcomes}) > 1
+
+
+def of_command(command: str, texts: list[str], home: Path, engine_of: EngineOf) -> list[Outcome]:
+    """Return the outcomes of texts under the spec that the options of a command make."""
+    _, *arguments = shlex.split(command)
+    given = dict(run_command.make_context("run", arguments).params)
+    settings = load_settings(home=home)
+    options = given_options(given["task"], given, dtype="float32")
+    spec = spec_of(settings, given["task"], given["model"], None, options)
+    opened: Callable[..., Any] = partial(open_backend, device="cpu", models_dir=None, cache_dir=settings.cache_dir)
+    ticket = engine_of(opened).submit(spec, list(enumerate(texts)))
+    assert ticket.wait(250)
+    return ticket.finished()
+
+
+def of_snippet(code: str, text: str) -> Any:
+    """Return the answer of a snippet for a text. Samples are drawn after torch was seeded as for the text."""
+    with quiet(), torch.random.fork_rng(devices=[]):
+        names: dict[str, Any] = {"text": text}
+        if "do_sample" in code:
+            tokenizer = AutoTokenizer.from_pretrained("openai-community/gpt2")
+            torch.manual_seed(seed_of(0, tokenizer(text)["input_ids"]))
+        exec(code, names)
+    return names["answer"]
