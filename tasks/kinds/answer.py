@@ -1,4 +1,4 @@
-"""Answering: for each question the part of a text that answers it, or none."""
+"""Answering: for each question the part of a text that answers it, or what a model writes, or no answer."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from storage.core.kinds import READING_SIZE
+from storage.core.kinds import ShardSize
 from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from storage.outputs.output_types import PROPERTIES, RECORD
 from storage.steps import templates
-from tasks.errors import BadOption, PromptTooLong
+from tasks.errors import BadOption, CannotServe, PromptTooLong
 from tasks.heads import Head
+from tasks.kinds import answer_prompts
+from tasks.kinds.answer_prompts import answer_in
 from tasks.kinds.answer_spans import Answers, ScoredWindow, Span, best_answers
-from tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, windowed
-from tasks.kinds.options import MOST, TOP_K, Option, Windowed
+from tasks.kinds.base import Again, BuiltIn, Computed, Plan, TaskKind, Traits, windowed
+from tasks.kinds.options import MOST, Beams, Option, Sampling, Windowed
 from tasks.kinds.questions import NO_ANSWER, SCORE, SPANS, questions_by_name
 from tasks.models.families import Family
-from tasks.outputs import Output, Spans, SpanScores
+from tasks.outputs import Generated, Output, Spans, SpanScores
 from tasks.windows.overlapping import cut_overlapping
 from tasks.windows.windows import Coder, Window, cut
 
@@ -31,8 +33,10 @@ LEAST_TEXT_TOKENS = 8
 MOST_SPANS = 1_000
 # Values that stand for an option that was not given, so that both make the same spec.
 _DEFAULTS: Mapping[str, Any] = MappingProxyType(
-    {"max_answer_tokens": LONGEST_TOKENS, "no_answer_threshold": 0.0, "always_answer": False, "top_k": 1}
+    {"max_answer_tokens": LONGEST_TOKENS, "no_answer_threshold": 0.0, "always_answer": False}
 )
+_OF_WRITERS = {*Sampling.model_fields} - {*Windowed.model_fields, "top_k"} | {"beams"}
+Computation = tuple[Window, Output | None]
 _TEXT = {"type": "string"}
 _QUESTIONS_SCHEMA = {
     "anyOf": [_TEXT, {"type": "array", "items": _TEXT}, {"type": "object", "additionalProperties": _TEXT}]
@@ -76,11 +80,12 @@ class Answering:
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> Answering:
-        given = {**_DEFAULTS, **params}
+        given = {**_DEFAULTS, "top_k": 1, **params}
         threshold = None if given["always_answer"] else given["no_answer_threshold"]
         return cls(given["max_answer_tokens"], given["top_k"], threshold)
 
     def found(self, text: str, windows: Sequence[ScoredWindow]) -> Answers:
+        """Return the best answers in the scores of a text's windows."""
         return best_answers(
             text, windows, longest=self.longest, count=self.count, with_null=self.threshold is not None
         )
@@ -101,10 +106,12 @@ class Answering:
 
 
 @dataclass(frozen=True)
-class Extractive:
-    """Cuts a text into windows that overlap, once for each question, and finds the best answers in their scores.
+class Answer:
+    """Asks each question of every window of a text.
 
-    ``pairs`` gives the coder that puts a question beside every text; without it a backend finds the answers itself.
+    Windows overlap, and the best answers are found in the scores of their tokens, unless the model writes: then the
+    first answer that a window has is the text's. ``pairs`` gives the coder that puts a question beside every text;
+    without it a backend finds the answers itself.
     """
 
     questions: Questions
@@ -126,27 +133,44 @@ class Extractive:
             if (problem := room_problem(question, beside)) is not None:
                 raise PromptTooLong(problem)
             places = [number for number, (questions, _) in enumerate(split) if question in questions]
-            found = cut_overlapping([split[number][1] for number in places], beside, self.answering.longest)
+            found = self._cut([split[number][1] for number in places], beside)
             windows |= {(number, question): one for number, one in zip(places, found, strict=True)}
         return [
             [window for question in questions for window in windows[number, question]]
             for number, (questions, _) in enumerate(split)
         ]
 
+    def _cut(self, texts: Sequence[str], beside: Coder) -> list[list[Window]]:
+        placed = beside.encode([""])[0].places is not None
+        return cut_overlapping(texts, beside, self.answering.longest) if placed else cut(texts, beside)
+
     def join(self, computed: Computed) -> Outcome | Again:
         _, text = self.questions.split(computed.text)
-        outputs = [*zip(computed.windows, computed.outputs, strict=True)]
-        if any(isinstance(output, Spans) for _, output in outputs):
-            answers = [_found_by_backend(outputs)] * len(self.questions.names)
-        else:
-            scored = [_scored(window, output) for window, output in outputs]
-            if not all(one.scores.finite for one in scored):
-                return computed.failed("The model's scores for this text are not finite.")
-            answers = [self.answering.found(text, windows) for windows in _by_question(scored)]
+        computations = [*zip(computed.windows, computed.outputs, strict=True)]
+        if not all(output.finite for _, output in computations if isinstance(output, SpanScores)):
+            return computed.failed("The model's scores for this text are not finite.")
+        each = [computations] * len(self.questions.names) if self.pairs is None else _by_question(computations)
         record: dict[str, Any] = {}
-        for name, found in zip(self.questions.names, answers, strict=True):
-            record |= self.answering.columns(name, text, found)
-        return computed.done(data=dict(RECORD.stored(record).data or {}), flags=windowed(computed.windows))
+        flags = list(windowed(computed.windows))
+        for name, one in zip(self.questions.names, each, strict=True):
+            if (written := _written(one)) is not None:
+                record[name] = written.answer
+                flags += ["output_truncated"] if written.truncated else []
+            else:
+                record |= self.answering.columns(name, text, self._found(text, one))
+        return computed.done(data=dict(RECORD.stored(record).data or {}), flags=dict.fromkeys(flags))
+
+    def _found(self, text: str, computations: Sequence[Computation]) -> Answers:
+        if any(isinstance(output, Spans) for _, output in computations):
+            return _found_by_backend(computations)
+        return self.answering.found(text, [_scored(window, output) for window, output in computations])
+
+
+def require_room(params: Mapping[str, Any], pairs: Callable[[str], Coder]) -> None:
+    """Raise CannotServe if a question of a spec leaves no room for text. Questions of documents are not known yet."""
+    for question in Questions.of(params).of_all_texts or ():
+        if (problem := room_problem(question, pairs(question))) is not None:
+            raise CannotServe(problem)
 
 
 def room_problem(question: str, beside: Coder) -> str | None:
@@ -170,26 +194,45 @@ def _scored(window: Window, output: Output | None) -> ScoredWindow:
     return ScoredWindow(places.first, places.starts, places.ends, output)
 
 
-def _by_question(scored: Sequence[ScoredWindow]) -> list[list[ScoredWindow]]:
-    """Return the windows of each question: the first of them begins with the first token of the text."""
+def _by_question(computations: Sequence[Computation]) -> list[list[Computation]]:
+    """Return the windows of each question: the first of them begins with the text, or with its first token."""
     begun = 0
-    numbers = [begun := begun + (one.first == 0) for one in scored]
-    numbered = zip(numbers, scored, strict=True)
+    numbers = [begun := begun + _begins(window) for window, _ in computations]
+    numbered = zip(numbers, computations, strict=True)
     return [[one for _, one in group] for _, group in groupby(numbered, key=lambda pair: pair[0])]
 
 
-def _found_by_backend(outputs: Sequence[tuple[Window, Output | None]]) -> Answers:
+def _begins(window: Window) -> bool:
+    places = None if window.encoded is None else window.encoded.places
+    return window.start == 0 if places is None else places.first == 0
+
+
+@dataclass(frozen=True)
+class _Written:
+    answer: str | None
+    truncated: bool = False
+
+
+def _written(computations: Sequence[Computation]) -> _Written | None:
+    """Return the first answer that a model wrote for a window of a text; None if the model does not write."""
+    written = [output for _, output in computations if isinstance(output, Generated)]
+    answers = ((answer_in(output.text), output.truncated) for output in written)
+    found = next((_Written(answer, truncated) for answer, truncated in answers if answer is not None), None)
+    return found or (_Written(None) if written else None)
+
+
+def _found_by_backend(computations: Sequence[Computation]) -> Answers:
     """Return the answers that a backend found itself; their places are those in the window."""
     spans = [
         Span(window.start + one.start, window.start + one.end, 0.0, one.score)
-        for window, output in outputs
+        for window, output in computations
         if isinstance(output, Spans)
         for one in output.spans
     ]
     return Answers(tuple(spans[:1]), None, 0.0)
 
 
-class AnswerOptions(Windowed):
+class AnswerOptions(Sampling):
     """Options of `answer`."""
 
     question: Annotated[
@@ -206,6 +249,7 @@ class AnswerOptions(Windowed):
     max_answer_tokens: Annotated[
         int | None,
         Field(ge=1, le=1_000, description=f"Longest answer in the text, in tokens.  [default: {LONGEST_TOKENS}]"),
+        Option(only=Family.ENCODER, instead="use --max-new-tokens"),
     ] = None
     no_answer_threshold: Annotated[
         float | None,
@@ -215,12 +259,14 @@ class AnswerOptions(Windowed):
             description="Give no answer if the null score is higher than that of the best answer by more than this.  "
             "[default: 0]",
         ),
-        Option(metavar="X"),
+        Option(metavar="X", only=Family.ENCODER),
     ] = None
     always_answer: Annotated[
-        bool | None, Field(description="Give the best answer also where the model thinks that there is none.")
+        bool | None,
+        Field(description="Give the best answer also where the model thinks that there is none."),
+        Option(only=Family.ENCODER),
     ] = None
-    top_k: Annotated[int | None, Field(ge=0, le=MOST, description=TOP_K)] = None
+    beams: Beams = None
 
     def given(self) -> dict[str, Any]:
         return {name: value for name, value in super().given().items() if value != _DEFAULTS.get(name)}
@@ -233,30 +279,41 @@ def _params(plan: Plan) -> dict[str, Any]:
         raise BadOption("answer needs --question, such as --question 'Who wrote it?'.")
     if "always_answer" in given and "no_answer_threshold" in given:
         raise BadOption("--always-answer and --no-answer-threshold do not go together: give one of them.")
-    if not 1 <= given.get("top_k", 1) <= MOST_SPANS:
-        raise BadOption(f"--top-k must be between 1 and {MOST_SPANS:,} for answer.")
-    properties: dict[str, Any] = {}
-    for name in given[templates.QUESTION]:
-        properties[name] = {"type": ["string", "null"]}
-        properties[name + SCORE] = {"type": ["number", "null"]}
-        if "always_answer" not in given:
-            properties[name + NO_ANSWER] = {"type": ["number", "null"]}
-        properties[name + SPANS] = {"type": "array"}
-    return {PROPERTIES: properties}
+    writes = plan.family in {Family.SEQ2SEQ, Family.DECODER}
+    if not writes and not 1 <= given.get("top_k", 1) <= MOST_SPANS:
+        raise BadOption(f"--top-k must be between 1 and {MOST_SPANS:,} for answers in the text.")
+    if plan.family is Family.ENCODER and (of_writers := given.keys() & _OF_WRITERS):
+        flag = f"--{min(of_writers).replace('_', '-')}"
+        raise BadOption(f"{flag} is for models that write; {plan.model} finds answers in the text.")
+    columns = [one for name in given[templates.QUESTION] for one in _columns(name, given, writes=writes).items()]
+    return {PROPERTIES: dict(columns)}
 
 
-def _recipe(spec: Spec, traits: Traits) -> Extractive:
-    return Extractive(Questions.of(spec.params), Answering.of(spec.params), traits.pairs)
+def _columns(name: str, given: Mapping[str, Any], *, writes: bool) -> dict[str, Any]:
+    """Return the JSON Schema of each column of a question's answer."""
+    number = {"type": ["number", "null"]}
+    answer = {name: {"type": ["string", "null"]}}
+    if writes:
+        return answer
+    no_answer = {} if "always_answer" in given else {name + NO_ANSWER: number}
+    return {**answer, name + SCORE: number, **no_answer, name + SPANS: {"type": "array"}}
+
+
+def _recipe(spec: Spec, traits: Traits) -> Answer:
+    return Answer(Questions.of(spec.params), Answering.of(spec.params), traits.pairs)
 
 
 ANSWER = TaskKind(
     name="answer",
-    summary="Answer questions about each document with a part of its text.",
+    summary="Answer questions about each document.",
     options=AnswerOptions,
     output=RECORD,
-    families=MappingProxyType({Family.ENCODER: Head.ANSWERING}),
+    families=MappingProxyType(
+        {Family.ENCODER: Head.ANSWERING, Family.SEQ2SEQ: Head.SEQ2SEQ_TEXT, Family.DECODER: Head.CAUSAL_TEXT}
+    ),
     recipe=_recipe,
     params=_params,
-    shard=READING_SIZE,
+    built_in=BuiltIn(answer_prompts.chat, answer_prompts.completed, settings="question-answering"),
+    shard=ShardSize(contents=128, chars=150_000),  # between those of kinds that read and of kinds that write
     sample_texts=64,
 )

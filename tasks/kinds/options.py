@@ -98,13 +98,20 @@ class Windowed(KindOptions):
     ] = None
 
 
-class Generating(Windowed):
-    """Options of kinds whose models write."""
+# The option of several kinds that not all of one base class have.
+Beams = Annotated[
+    int | None,
+    Field(ge=1, le=MOST, description="Beams of the search; 1 is greedy."),
+    Option(only=Family.SEQ2SEQ, any_takes=1),
+]
+
+
+class Sampling(Windowed):
+    """Options of kinds whose models write, whoever says what."""
 
     max_new_tokens: Annotated[
         int | None, Field(ge=1, le=MOST, description="Longest output of a window, in tokens.")
     ] = None
-    prompt: Annotated[str | None, PROMPT, Option(only=Family.DECODER, is_template=True)] = None
     system: Annotated[
         str | None,
         Field(description="System prompt, if the model's chat template has one."),
@@ -132,6 +139,12 @@ class Generating(Windowed):
     ] = None
 
 
+class Generating(Sampling):
+    """Options of kinds whose models write what a prompt says."""
+
+    prompt: Annotated[str | None, PROMPT, Option(only=Family.DECODER, is_template=True)] = None
+
+
 class Writing(Generating):
     """Options of kinds that write text of their own choice."""
 
@@ -151,11 +164,7 @@ class Writing(Generating):
 class Searching(Writing):
     """Options of kinds that encoder-decoders can do, too."""
 
-    beams: Annotated[
-        int | None,
-        Field(ge=1, le=MOST, description="Beams of the search; 1 is greedy."),
-        Option(only=Family.SEQ2SEQ, any_takes=1),
-    ] = None
+    beams: Beams = None
     length_penalty: Annotated[
         float | None,
         Field(ge=-MOST, le=MOST, description="Above 0 beams prefer long outputs, below 0 short ones."),

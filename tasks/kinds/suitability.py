@@ -45,6 +45,11 @@ def require(kind: str, config: Mapping[str, Any], model: str, asked: Collection[
         raise ModelUnsuitable(
             f"{kind} needs a model with a head for {head}{instead}; {model} ({_architecture(config)}) has none."
         )
+    if found is not Family.ENCODER and _trained_for(wanted, config):
+        raise ModelUnsuitable(
+            f"{kind} reads a head for {classifier(config)} from encoder-only models; {model} "
+            f"({_architecture(config)}) is {found} and has such a head in place of the one that writes."
+        )
     raise ModelUnsuitable(f"{kind} needs {_wanted(wanted)}; {model} is {found} ({model_type}).")
 
 
@@ -63,7 +68,14 @@ def _head(kind: TaskKind, config: Mapping[str, Any]) -> Head | None:
         return None
     if head in TRAINED and config.get("architectures") and classifier(config) != head:
         return None
+    if head not in TRAINED and _trained_for(kind, config):
+        return None
     return head
+
+
+def _trained_for(kind: TaskKind, config: Mapping[str, Any]) -> bool:
+    """Return True if a model has the trained head of a kind of task, in whatever family."""
+    return any(classifier(config) == head for head in kind.families.values() if head in TRAINED)
 
 
 def _architecture(config: Mapping[str, Any]) -> str:

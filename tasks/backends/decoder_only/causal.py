@@ -29,7 +29,6 @@ from tasks.backends.static import Computed, Items, StaticLoop
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
 from tasks.errors import DeviceLost
-from tasks.kinds.base import Traits
 from tasks.outputs import Failure, Generated, Output
 from tasks.windows.windows import Encoded
 
@@ -98,7 +97,7 @@ class CausalBackend:
         self._loop = StaticLoop(self._together, budget)
         with torch.inference_mode(), accelerator.memory_errors(device):
             self._shared, self._lead = self._read_template()
-        self.traits = Traits(language_coders=self._completion.language_coders)
+        self.traits = self._completion.traits
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._completion.tokens.encode(texts)

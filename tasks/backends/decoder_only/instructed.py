@@ -5,17 +5,21 @@ A prompt is the spec's template or instruction, in the model's own chat template
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from storage.core.specs import Spec
+from storage.steps import templates
 from storage.steps.templates import keeps_white_space
 from tasks.backends.decoding import cut_at, decoding
 from tasks.backends.generation_files import Opening, stated_settings
 from tasks.backends.tokens import TokenCoder, Tokens
 from tasks.errors import CannotServe
+from tasks.kinds.answer import require_room
+from tasks.kinds.answer_prompts import asking
+from tasks.kinds.base import Traits
 from tasks.kinds.instructions import Instruction, instruction
 from tasks.languages import language_codes
 from tasks.models import families
@@ -33,6 +37,8 @@ _SPACE = " \t\n \n\t "
 _ANY = "en"
 # How much of what a model holds demonstrations may take.
 _SHOWN = 0.25
+# Questions that documents bring, whose prompts are kept.
+_REMEMBERED = 256
 
 
 class Completion:
@@ -50,7 +56,10 @@ class Completion:
         self.context_tokens = context_tokens
         self.decoding = decoding(spec, stated_settings(opening), context_tokens, stop)
         self.limit_tokens = self._window_limit(spec)
-        self.language_coders = language_coders(spec, self.tokens, self.limit_tokens)
+        self.traits = Traits(
+            language_coders=language_coders(spec, self.tokens, self.limit_tokens),
+            pairs=pairs(spec, self.tokens, self.limit_tokens),
+        )
 
     def stops(self, written: Sequence[int]) -> bool:
         """Return True if these tokens contain a text to stop at."""
@@ -92,7 +101,11 @@ def instructed(
     """
     bare = Tokens(tokenizer, special_tokens=tokenizer.chat_template is None)
     context = families.window_limit(config, bare.stated_limit)
-    tokens, told = _told(_from(spec, _ANY) if _tells(spec) else spec, bare, context)
+    if _tells(spec):
+        spec = _from(spec, _ANY)
+    elif templates.questions(spec.params) is not None:
+        spec = asking(spec, "")
+    tokens, told = _told(spec, bare, context)
     return tokens, told.stop, context
 
 
@@ -118,6 +131,22 @@ def language_coders(spec: Spec, tokens: Tokens, limit_tokens: int) -> LanguageCo
         return TokenCoder(_told(_from(spec, language), tokens, limit_tokens)[0], limit_tokens)
 
     return LanguageCoders(coder)
+
+
+def pairs(spec: Spec, tokens: Tokens, limit_tokens: int) -> Callable[[str], TokenCoder] | None:
+    """Return the coders that ask a question of every text; None for a spec without questions.
+
+    Raises CannotServe for a question that is too long.
+    """
+    if templates.questions(spec.params) is None:
+        return None
+
+    @lru_cache(_REMEMBERED)
+    def beside(question: str) -> TokenCoder:
+        return TokenCoder(_told(asking(spec, question), tokens, limit_tokens)[0], limit_tokens)
+
+    require_room(spec.params, beside)
+    return beside
 
 
 def _tells(spec: Spec) -> bool:

@@ -34,7 +34,6 @@ from tasks.backends.static import Computed, failure
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
 from tasks.errors import DeviceLost, Unsuited
-from tasks.kinds.base import Traits
 from tasks.windows.windows import Encoded
 
 # Windows that are being written, and as many again that wait inside, so that none is missed when one ends.
@@ -66,7 +65,7 @@ class VllmBackend:
             raise Unsuited(f"vLLM does not write as transformers does: {setting}.")
         self._thread = ThreadPoolExecutor(1, "vllm")
         self._engine: LLMEngine = self._thread.submit(self._start, opening.folder, spec).result()
-        self.traits = Traits(language_coders=self._completion.language_coders)
+        self.traits = self._completion.traits
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._completion.tokens.encode(texts)

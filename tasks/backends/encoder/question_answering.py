@@ -18,8 +18,7 @@ from tasks.backends.encoder.own_heads import taken_apart
 from tasks.backends.encoder.placed_tokens import PlacedTokens
 from tasks.backends.generation_files import Opening
 from tasks.backends.tokens import TokenCoder
-from tasks.errors import CannotServe
-from tasks.kinds.answer import Questions, room_problem
+from tasks.kinds.answer import require_room
 from tasks.kinds.base import Traits
 from tasks.models import families
 from tasks.outputs import Output, SpanScores
@@ -40,9 +39,7 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     def pairs(question: str) -> TokenCoder:
         return TokenCoder(tokens.paired(question, first=first), limit)
 
-    for question in Questions.of(spec.params).of_all_texts or ():
-        if (problem := room_problem(question, pairs(question))) is not None:
-            raise CannotServe(problem)
+    require_room(spec.params, pairs)
     parts = taken_apart(model, tokens, device, dtype)
     null_token = tokens.tokenizer.cls_token_id
 

@@ -24,7 +24,6 @@ from tasks.backends.generation_files import Opening, generation_settings
 from tasks.backends.static import Computed, Items, StaticLoop
 from tasks.batching.batches import Budget
 from tasks.errors import DeviceLost, OutOfMemory, Unsuited
-from tasks.kinds.base import Traits
 from tasks.outputs import Output
 from tasks.windows.windows import Encoded
 
@@ -119,7 +118,7 @@ class CTranslateBackend:
                 rows=max(1, min(budget.rows, min(_HYPOTHESES[kind], _ALL_HYPOTHESES // workers) // beams)),
             ),
         )
-        self.traits = Traits(language_coders=self._generation.language_coders)
+        self.traits = self._generation.traits
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._generation.tokens.encode(texts)

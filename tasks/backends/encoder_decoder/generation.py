@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from storage.core.specs import Spec
+from storage.steps import templates
 from storage.steps.templates import keeps_white_space
 from tasks.backends.decoding import NEUTRAL_AT_ONE, SHAPES, cut_at, require_least, sampled
 from tasks.backends.encoder_decoder import task_prefixes
 from tasks.backends.generation_files import Opening
-from tasks.backends.tokens import Tokens
+from tasks.backends.tokens import TokenCoder, Tokens
 from tasks.errors import CannotServe
+from tasks.kinds import answer_prompts
+from tasks.kinds.answer import require_room
+from tasks.kinds.base import Traits
 from tasks.kinds.instructions import instruction
 from tasks.models import families
 from tasks.outputs import Generated
@@ -54,6 +58,7 @@ class Generation:
             families.window_limit(config, self.tokens.stated_limit), spec.params.get("window_tokens")
         )
         self.language_coders = task_prefixes.language_coders(spec, config, self.tokens, self.limit_tokens)
+        self.pairs = self._pairs(spec)
         set_generation(settings, spec, dialect)
         self.settings = settings
         self.beams: int = settings.num_beams or 1
@@ -61,6 +66,25 @@ class Generation:
         self.ends = frozenset(as_ids(settings.eos_token_id))
         self._stop = tuple(spec.params.get("stop") or ())
         require_least(spec, self.most_new_tokens)
+
+    @property
+    def traits(self) -> Traits:
+        """Facts about the model that a recipe needs."""
+        return Traits(language_coders=self.language_coders, pairs=self.pairs)
+
+    def _pairs(self, spec: Spec) -> Callable[[str], TokenCoder] | None:
+        """Return the coders that ask a question of every text; None for a spec without questions.
+
+        Raises CannotServe for a question that is too long.
+        """
+        if templates.questions(spec.params) is None:
+            return None
+
+        def pairs(question: str) -> TokenCoder:
+            return TokenCoder(self.tokens.framed(answer_prompts.prefix(question)), self.limit_tokens)
+
+        require_room(spec.params, pairs)
+        return pairs
 
     @property
     def of_rows(self) -> bool:

@@ -17,7 +17,6 @@ from tasks.backends.generation_files import Opening
 from tasks.backends.static import Items, StaticLoop
 from tasks.backends.tokens import padded
 from tasks.batching.batches import Budget
-from tasks.kinds.base import Traits
 from tasks.outputs import Output
 from tasks.windows.windows import Encoded
 
@@ -52,7 +51,7 @@ class Seq2SeqBackend:
         alone = not self._of_rows and (self._samples or stop)
         rows = 1 if alone else max(1, budget.rows // beams)
         self._loop = StaticLoop(self._compute, Budget(tokens=budget.tokens // beams, rows=rows))
-        self.traits = Traits(language_coders=self._generation.language_coders)
+        self.traits = self._generation.traits
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._generation.tokens.encode(texts)

@@ -18,14 +18,15 @@ KINDS: dict[str, tuple[Family | None, ...]] = {
     "generate": (Family.DECODER,),
     "classify": (Family.ENCODER, Family.SEQ2SEQ, None),
     "entities": (Family.ENCODER, None),
-    "answer": (Family.ENCODER, None),
+    "answer": (Family.ENCODER, None, Family.SEQ2SEQ, Family.DECODER),
 }
 HALVES = ("native", "float32", "bfloat16", "float16")
 
 
 def candidates(kind: str, family: Family | None, quality: str, device: str) -> tuple[str, ...]:
     """Return the choice as it was before the registry, without ONNX Runtime, which was removed since."""
-    if kind not in {"embed", "classify", "entities", "answer"}:
+    writes = kind == "answer" and family in {Family.SEQ2SEQ, Family.DECODER}
+    if writes or kind not in {"embed", "classify", "entities", "answer"}:
         if family is Family.DECODER:
             return ("vllm", "transformers") if quality != "int8" else ()
         return ("ctranslate2", "transformers") if quality != "int8" else ("ctranslate2",)

@@ -187,7 +187,7 @@ def test_tables_have_the_columns_of_each_question() -> None:
 
 
 def test_defaults_that_are_written_out_make_the_same_spec() -> None:
-    spelt = spec("Who?", max_answer_tokens=30, no_answer_threshold=0.0, always_answer=False, top_k=1)
+    spelt = spec("Who?", max_answer_tokens=30, no_answer_threshold=0.0, always_answer=False)
     assert spelt == spec("Who?")
     assert {*spelt.params} == {"algorithm", "question", "properties"}
     assert spec("Who?", top_k=2).params["top_k"] == 2
@@ -199,5 +199,5 @@ def test_options_that_are_missing_or_contradict_are_refused() -> None:
     with pytest.raises(BadOption, match="--always-answer and --no-answer-threshold do not go together"):
         spec("Who?", always_answer=True, no_answer_threshold=1.0)
     for count in (0, 1_001):
-        with pytest.raises(BadOption, match="--top-k must be between 1 and 1,000 for answer"):
+        with pytest.raises(BadOption, match="--top-k must be between 1 and 1,000 for answers in the text"):
             spec("Who?", top_k=count)

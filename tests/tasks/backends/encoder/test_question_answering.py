@@ -21,6 +21,7 @@ from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.packed import PackedEncoder
 from tasks.errors import CannotServe, ModelUnsuitable, WeightsMissing
 from tasks.heads import Head
+from tasks.kinds import suitability
 from tasks.windows.overlapping import stretches
 from tests.tasks import classifiers
 from tests.tasks.backends.encoder.test_token_classification import PACKED, TEXTS, sentence_pieces
@@ -229,6 +230,14 @@ def test_a_model_without_the_weights_of_its_head_is_refused(lines: list[str], be
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(WeightsMissing, match="lack 2 weights that answer computes with, such as qa_outputs"):
         EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.ANSWERING))
+
+
+def test_an_encoder_decoder_with_a_head_for_answers_is_refused(bench: Bench, tmp_path: Path) -> None:
+    config = {"model_type": "bart", "architectures": ["BartForQuestionAnswering"], "is_encoder_decoder": True}
+    with pytest.raises(ModelUnsuitable, match=r"answer reads a head for question answering from encoder-only models"):
+        suitability.require("answer", config, "a-bart")
+    suitability.require("answer", {**config, "architectures": ["BartForConditionalGeneration"]}, "a-bart")
+    suitability.require("summarize", {**config, "architectures": ["BartForConditionalGeneration"]}, "a-bart")
 
 
 def test_a_model_without_a_head_for_answers_is_refused(bench: Bench) -> None:

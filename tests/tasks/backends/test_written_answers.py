@@ -1,0 +1,111 @@
+"""Answers that models write are those of transformers' own generate, one prompt at a time, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from storage.core.outcomes import Outcome, Status
+from tasks.errors import BadOption, CannotServe
+from tasks.kinds import answer_prompts
+from tasks.kinds.answer_prompts import answer_in, asking
+from tests.tasks import architectures, decoders
+from tests.tasks.conftest import Bench
+from tests.tasks.reference import written
+from tests.tasks.test_architectures import expected_texts
+
+QUESTIONS = {"a": "What is it?", "b": "For whom is {{it}}?"}
+NEW_TOKENS = 8
+
+
+@pytest.fixture(scope="module")
+def lines(descriptions: list[str]) -> list[str]:
+    """Short single lines of different lengths."""
+    return [" ".join(text.split()[: 4 + number % 9]) for number, text in enumerate(descriptions[:12])]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> dict[str, Path]:
+    torch.manual_seed(11)
+    folder = tmp_path_factory.mktemp("writers")
+    makers: dict[str, Any] = {"t5": partial(architectures.t5, initializer_factor=2.0), "bart": architectures.bart}
+    makers |= {"gpt2": decoders.gpt2, "llama": decoders.llama}
+    return {name: make(folder / name, descriptions[:40]) for name, make in makers.items()}
+
+
+def answers(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    assert all(outcome.status is Status.DONE for outcome in outcomes), [outcome.reason for outcome in outcomes]
+    return [outcome.data["data"] for outcome in outcomes if outcome.data is not None]
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_an_encoder_decoder_reads_the_question_before_the_text(
+    name: str, made: dict[str, Path], lines: list[str], writer: Bench
+) -> None:
+    spec = writer.spec("answer", str(made[name]), question=QUESTIONS, max_new_tokens=NEW_TOKENS, beams=1)
+    found = answers(writer.run(spec, lines))
+    for column, question in (("a", "What is it?"), ("b", "For whom is {it}?")):
+        inputs = [f"question: {question} context: {line}" for line in lines]
+        wanted = expected_texts(made[name], inputs, max_new_tokens=NEW_TOKENS, num_beams=1, do_sample=False)
+        assert [one[column] for one in found] == [answer_in(text) for text in wanted]
+    assert len({str(one) for one in found}) > len(lines) / 4
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_decoder_is_asked_in_its_chat_template_or_by_a_pattern(
+    name: str, made: dict[str, Path], lines: list[str], bench: Bench
+) -> None:
+    chat = name != "gpt2"
+    spec = bench.spec("answer", str(made[name]), question="{meta.q}", max_new_tokens=NEW_TOKENS)
+    asked = [("Who?", line) for line in lines[:6]] + [("What is {it}?", line) for line in lines[6:]]
+    found = answers(bench.run(spec, [f"{question}\n{line}" for question, line in asked]))
+    told = [asking(spec, question) for question, _ in asked]
+    templates = [answer_prompts.chat(one) if chat else answer_prompts.completed(one, False) for one in told]
+    inputs = [template.fill(line) for template, (_, line) in zip(templates, asked, strict=True)]
+    stop = None if chat else "\n"
+    wanted = written(made[name], inputs, chat=chat, stop=stop, stripped=True, max_new_tokens=NEW_TOKENS)
+    assert [one["answer"] for one in found] == [answer_in(text) for text in wanted]
+    assert len({str(one) for one in found}) > 2
+
+
+def test_every_window_of_a_long_text_is_asked_and_the_first_answer_is_kept(
+    made: dict[str, Path], descriptions: list[str], bench: Bench
+) -> None:
+    text = " ".join(descriptions[:3])
+    spec = bench.spec("answer", str(made["t5"]), question=QUESTIONS, max_new_tokens=NEW_TOKENS, window_tokens=60)
+    with bench.engine._residents.hold(spec) as loaded:
+        (windows,) = loaded.recipe.cut([text], loaded.backend)
+    tokens = [window.encoded.tokens for window in windows if window.encoded is not None]
+    assert max(tokens) <= 60
+    assert len(windows) >= 6
+    (outcome,) = bench.run(spec, [text])
+    assert "windowed" in outcome.flags
+    second = [number for number, window in enumerate(windows) if window.start == 0][1]
+    pieces = [text[window.start : window.end] for window in windows[:second]]
+    assert "".join(pieces) == text
+    inputs = [f"question: What is it? context: {piece}" for piece in pieces]
+    wanted = expected_texts(made["t5"], inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+    (found,) = answers([outcome])
+    assert found["a"] == next((answer for answer in map(answer_in, wanted) if answer is not None), None)
+
+
+def test_a_question_that_leaves_no_room_is_refused_when_the_model_is_opened(
+    made: dict[str, Path], bench: Bench
+) -> None:
+    for name in ("t5", "llama"):
+        spec = bench.spec("answer", str(made[name]), question="word " * 150, window_tokens=150, max_new_tokens=8)
+        with pytest.raises(CannotServe, match="of the 150 tokens of a window, which leaves no room for text"):
+            bench.engine.open(spec)
+
+
+def test_options_of_another_sort_of_model_are_refused(made: dict[str, Path], bench: Bench) -> None:
+    asked: dict[str, Any] = {"question": "Who?"}
+    with pytest.raises(BadOption, match=r"--max-answer-tokens is for encoder-only models; .* use --max-new-tokens"):
+        bench.spec("answer", str(made["t5"]), **asked, max_answer_tokens=3)
+    with pytest.raises(BadOption, match="--beams is for encoder-decoder models"):
+        bench.spec("answer", str(made["llama"]), **asked, beams=3)
