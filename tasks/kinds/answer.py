@@ -168,6 +168,8 @@ class Answer:
 
 def require_room(params: Mapping[str, Any], pairs: Callable[[str], Coder]) -> None:
     """Raise CannotServe if a question of a spec leaves no room for text. Questions of documents are not known yet."""
+    if templates.questions(params) is None:  # a model is looked at before anything is asked
+        return
     for question in Questions.of(params).of_all_texts or ():
         if (problem := room_problem(question, pairs(question))) is not None:
             raise CannotServe(problem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer
 
 from storage.core.outcomes import Outcome, Status
 from tasks.backends import Assignment
 from tasks.backends.accelerator import quiet
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.packed import PackedEncoder
+from tasks.backends.rehearsal import require_weights
 from tasks.errors import CannotServe, ModelUnsuitable, WeightsMissing
 from tasks.heads import Head
 from tasks.kinds import suitability
@@ -230,6 +232,17 @@ def test_a_model_without_the_weights_of_its_head_is_refused(lines: list[str], be
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(WeightsMissing, match="lack 2 weights that answer computes with, such as qa_outputs"):
         EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.ANSWERING))
+
+
+def test_a_model_is_looked_at_without_a_question(lines: list[str], bench: Bench, tmp_path: Path) -> None:
+    folder = model(tmp_path / "bert", lines, "bert")
+    asked = bench.spec("answer", str(folder), question="Who?")
+    unasked = replace(asked, params={})
+    config = AutoConfig.from_pretrained(folder).to_dict()
+    require_weights(unasked, folder, config, tmp_path)
+    opened = EncoderBackend(Assignment(unasked, folder, "cpu", tmp_path, Head.ANSWERING))
+    assert opened.traits.pairs is not None
+    opened.close()
 
 
 def test_an_encoder_decoder_with_a_head_for_answers_is_refused(bench: Bench, tmp_path: Path) -> None:
