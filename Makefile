@@ -6,7 +6,7 @@ COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
 # Else every process would compile our own modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup setup-vllm run test test-fast test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-releases check format docs reference lock dist clean help
+.PHONY: setup setup-vllm run test test-fast test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-releases check format docs reference lock dist clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -73,6 +73,9 @@ bench-backends: setup ## embedding with each backend, under the same batching
 
 bench-inference: setup ## inference code of docmill's own, beside the library's under the same batching
 	$(BIN)/python -m bench.inference $(BENCH)
+
+bench-heads: setup ## labels, entities, answers and zero-shot labels end to end, beside transformers
+	$(BIN)/python -m bench.heads $(BENCH)
 
 bench-gpu: setup ## prove the kernels on this machine's GPU and measure it, in eight minutes; BENCH="--device cpu" tries it
 	$(BIN)/python -m bench.gpu $(BENCH)

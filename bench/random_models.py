@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,23 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 _VOCABULARY = 8_000
 # Wider than before training: attention would hardly matter, and outputs would have near-ties.
 _SPREAD = 0.1
-_LABELS = {number: f"label {number}" for number in range(10)}
+
+
+class Head(Enum):
+    """A head by the name of transformers' class; an NLI model is a classifier with three labels."""
+
+    NONE = "AutoModel"
+    LABELS = "AutoModelForSequenceClassification"
+    TAGS = "AutoModelForTokenClassification"
+    ANSWERS = "AutoModelForQuestionAnswering"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return {Head.TAGS: _TAGS, Head.ANSWERS: ("start", "end")}.get(self, _NLI)
+
+
+_NLI = ("contradiction", "neutral", "entailment")
+_TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-MISC", "I-MISC")
 
 
 @dataclass(frozen=True)
@@ -49,8 +66,8 @@ def paragraphs(name: str = "descriptions.jsonl") -> list[str]:
     return [line for row in rows for line in row["text"].split("\n") if len(line.strip()) > 20]
 
 
-def encoder(folder: Path, size: Size, model_type: str, texts: Sequence[str], *, labels: bool = False) -> Path:
-    """Make an encoder of this model type (`bert`), with a head for ten labels if wanted, and return its folder."""
+def encoder(folder: Path, size: Size, model_type: str, texts: Sequence[str], head: Head = Head.NONE) -> Path:
+    """Make an encoder of this model type (`bert`) with a head, and return its folder."""
     tokenizer = _word_pieces(texts, typed=model_type == "bert")
     distilled = model_type == "distilbert"
     sizes: dict[str, Any] = (
@@ -69,12 +86,11 @@ def encoder(folder: Path, size: Size, model_type: str, texts: Sequence[str], *, 
         max_position_embeddings=514,
         pad_token_id=tokenizer.pad_token_id,
         initializer_range=_SPREAD,
-        id2label=_LABELS,
-        label2id={label: number for number, label in _LABELS.items()},
+        id2label=dict(enumerate(head.labels)),
+        label2id={label: number for number, label in enumerate(head.labels)},
         **sizes,
     )
-    kind: Any = transformers.AutoModelForSequenceClassification if labels else transformers.AutoModel
-    return _saved(folder, kind.from_config(config), tokenizer)
+    return _saved(folder, getattr(transformers, head.value).from_config(config), tokenizer)
 
 
 def decoder(folder: Path, size: Size, texts: Sequence[str]) -> Path:

@@ -67,7 +67,9 @@ def classification(bench: Bench, report: Report, size: Size) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
     texts = texts_for(bench)
-    folder = random_models.encoder(bench.folder / f"classify-{size.name}", size, "bert", texts, labels=True)
+    folder = random_models.encoder(
+        bench.folder / f"classify-{size.name}", size, "bert", texts, random_models.Head.LABELS
+    )
     backend = EncoderBackend(bench.assignment("classify", folder, Head.CLASSIFICATION))
     dtype = accelerator.dtype_for(bench.quality, bench.device)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype).to(bench.device)
