@@ -117,7 +117,7 @@ def test_a_model_that_keeps_a_state_writes_nothing_and_says_what_it_is(
     folder = architectures.save(tmp_path / "mamba", transformers.MambaForCausalLM(config), tokenizer)
     checked = pinning.check(str(folder), models_dir=None, cache_dir=bench.cache_dir)
     assert checked.kinds == ("embed",)
-    assert checked.unfit.keys() == {"summarize", "translate", "generate"}
+    assert checked.unfit.keys() == {"summarize", "translate", "generate", "extract", "answer"}
     assert "is a state space or recurrent model (mamba)" in checked.unfit["generate"]
     with pytest.raises(ModelUnsuitable, match="state space or recurrent model"):
         bench.spec("generate", str(folder), prompt="{text}")

@@ -78,8 +78,10 @@ def test_models_check_says_what_a_models_files_lack(embedded: Docmill) -> None:
     architectures.save(embedded.folder / "alone", alone, tokenizer)
     found = embedded.json("models", "check", embedded.folder / "alone")
     assert found["kinds"] == ["embed"]
-    assert found["unfit"].keys() == {"summarize", "translate", "generate"}
-    assert embedded.json("models", "check", whole)["kinds"] == ["summarize", "translate", "embed", "generate"]
+    assert found["unfit"].keys() == {"summarize", "translate", "generate", "answer"}
+    assert embedded.json("models", "check", whole)["kinds"] == [
+        *("summarize", "translate", "embed", "generate", "answer")
+    ]
 
 
 def test_a_decoder_without_a_head_is_refused_for_generate_and_embeds(embedded: Docmill) -> None:
