@@ -37,7 +37,8 @@ run: setup       ## summarise, translate and embed the example corpus: no server
 
 test: setup      ## the whole test suite (with real servers of its own)
 	@echo "Two halves at once: the tests of faults, which mostly wait, write .faults.log and are shown at the end; they come first, since they wait for what must happen in time."
-	@$(BIN)/python -m pytest tests/faults --numprocesses 2 --dist loadfile --durations 30 >.faults.log 2>&1 & faults=$$!; trap "kill $$faults" INT TERM; \
+	@export DOCMILL_TEST_CACHE=$$(mktemp -d -t docmill-test-cache-XXXXXX); trap "rm -rf $$DOCMILL_TEST_CACHE" EXIT; \
+	  $(BIN)/python -m pytest tests/faults --numprocesses 2 --dist loadfile --durations 30 >.faults.log 2>&1 & faults=$$!; trap "kill $$faults" INT TERM; \
 	  nice $(BIN)/python -m pytest --ignore tests/faults --numprocesses 3 --dist worksteal --durations 30; rest=$$?; \
 	  wait $$faults; faults=$$?; cat .faults.log; test $$rest -eq 0 && test $$faults -eq 0
 

@@ -19,6 +19,7 @@ from tasks.engine.backend_factory import open_backend
 from tasks.engine.engine import Engine
 from tasks.specs import pinning
 from tasks.specs.plan import build_spec
+from tests.worker.harness import share_conversions
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -56,7 +57,19 @@ def french() -> list[str]:
 
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+    """A cache whose conversions and measurements all processes of a run of the tests share."""
+    home = tmp_path_factory.mktemp("home")
+    share_conversions(home)
+    return home / "cache"
+
+
+@pytest.fixture
+def unmeasured(cache_dir: Path, tmp_path: Path) -> Path:
+    """A cache with the conversions of the session, in which nothing has been measured."""
+    for name in ("openvino", "opened"):
+        (cache_dir / name).mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(cache_dir / name)
+    return tmp_path
 
 
 EngineOf = Callable[..., Engine]

@@ -3,15 +3,18 @@
 A command, and a device process that it starts, runs in a process of its own, with its own environment, folder and
 streams, from `main` to its exit code. Device processes that load models, and commands that do, are forked from
 another server, which has the model libraries, too; it is started when the first is asked for. They read the
-environment when they are imported, so that is done only where both environments agree.
+environment when they are imported, so that is done only where both environments agree. Where they differ in the model
+hub alone, a third server has torch, and the rest is imported in the fork.
 
-Run as a program it serves a socket until the end of its standard input. A request is JSON, with the three streams;
-the answer is the process's number, and later its exit code.
+All processes of a run of the tests share these servers, which end when none of them is left. Run as a program it
+serves a socket. A request is JSON, with the three streams; the answer is the process's number, and later its exit
+code.
 """
 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import gc
 import importlib
 import json
@@ -31,12 +34,23 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-LARGEST = 1 << 20
+from tests.worker.fork_servers import (
+    COMMANDS,
+    LARGEST,
+    UNLOADED,
+    UNUSED_AFTER_S,
+    WITH_MODELS,
+    address_of,
+    connected,
+    environment_of_servers,
+    is_used,
+    listens,
+    server_for,
+    serving,
+    used,
+)
+
 COMPUTING = {"search", "index", "--dry-run"}  # a command with one of these loads models by itself
-# These and their parts are for processes that load models alone.
-MODEL_LIBRARIES = ("torch", "transformers", "huggingface_hub", "datasets", "fsspec")
-# What the model libraries read when they are imported or first used.
-READ_EARLY = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "KMP_", "MKL_", "TORCH", "CUDA", "PYTHON", "LD_")
 
 
 @dataclass(frozen=True)
@@ -82,14 +96,20 @@ class Fork:
 
 
 class Forks:
-    """The server of commands, and commands that run in its forks. They end with whoever asked for them."""
+    """The server of commands in a folder, and commands in its forks, which end with whoever asked for them."""
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, folder: Path) -> None:
         self._program = program
-        self._folder = tempfile.TemporaryDirectory(prefix="docmill-test-fork-")
-        self._address = str(Path(self._folder.name) / "commands")
+        self._address = str(folder / COMMANDS)
         self._environment = environment_of_servers()
-        self._server = serving(self._address, "commands")
+        self._used = used(folder)
+        self._server: subprocess.Popen[bytes] | None = None
+        with (folder / "starting").open("w") as starting:
+            fcntl.flock(starting, fcntl.LOCK_EX)
+            if not listens(self._address):
+                Path(self._address).unlink(missing_ok=True)
+                self._server = serving(self._address, COMMANDS)
+                connected(self._address).close()
 
     def run(self, arguments: Sequence[str], how: How, *, stdin: bytes, timeout_s: float) -> tuple[int, bytes, bytes]:
         """Run the command to its end: its exit code (-N for signal N), output and errors. Raises TimeoutExpired."""
@@ -117,11 +137,21 @@ class Forks:
             "group": group,
             "kills": True,
         }
-        alike = read_early(how.environment) == read_early(self._environment)
+        alike = server_for(how.environment, self._environment) == WITH_MODELS
         computes = alike and not COMPUTING.isdisjoint(arguments)
-        assert self._server.poll() is None, "the server of commands ended; its words are above"
-        address = server_with_models(self._address) if computes else self._address
+        address = address_of(WITH_MODELS, self._address) if computes else self._address
         return forked(address, asked, [stream.fileno() for stream in streams])
+
+    def child(
+        self, module: str, order: bytes, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Have a fork with the model libraries carry out an order to its end, in the server's environment or another.
+
+        An environment may differ from the server's in what concerns the model hub.
+        """
+        kind = server_for(environment or self._environment, self._environment)
+        assert kind is not None
+        return run_child(partial(address_of, kind, self._address), module, order, environment or self._environment)
 
     def devices(self, supervisor: int) -> list[int]:
         """The device processes that were forked for a supervisor and live."""
@@ -131,45 +161,9 @@ class Forks:
             return found
 
     def close(self) -> None:
-        self._server.communicate()
-        self._folder.cleanup()
-
-
-def environment_of_servers() -> dict[str, str]:
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("DOCMILL_")}
-    return {**ours, "HF_HUB_OFFLINE": "1"}
-
-
-def read_early(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(READ_EARLY)}
-
-
-def serving(address: str, kind: str) -> subprocess.Popen[bytes]:
-    """A server's process; it serves until the end of its standard input."""
-    command = [sys.executable, __file__, address, kind]
-    return subprocess.Popen(command, env=environment_of_servers(), stdin=subprocess.PIPE, cwd=Path(address).parent)
-
-
-def server_with_models(address: str) -> str:
-    """Return the address of the server with the model libraries; `address` is that of commands."""
-    with connected(address) as line:
-        line.send(b'{"server_with_models": true}')
-        return line.recv(LARGEST).decode()
-
-
-def connected(address: str) -> socket.socket:
-    """A line to a server, as soon as it listens."""
-    deadline = time.monotonic() + 120
-    while True:
-        line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            line.connect(address)
-        except OSError:
-            line.close()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        else:
-            return line
+        self._used.close()
+        if self._server is not None:
+            self._server.returncode = 0  # it may serve others, which is nothing to warn of
 
 
 def forked(address: str, asked: Mapping[str, Any], streams: Sequence[int]) -> Fork:
@@ -188,18 +182,18 @@ class Server:
         self._listener.listen(64)
         self._lines: dict[int, socket.socket] = {}  # to whoever asked for a process, by its number
         self._asked: dict[int, dict[str, Any]] = {}
-        self._with_models = str(Path(address).with_name("with-models"))
-        self._other: subprocess.Popen[bytes] | None = None  # that with the model libraries
         self._kind = kind
+        self._others: dict[str, subprocess.Popen[bytes]] = {}  # the other servers, by their addresses
 
     def serve(self) -> dict[str, Any] | None:
         """Returns in the forks with their requests, and in the server with None at the end."""
         while True:
             pids = {line: pid for pid, line in self._lines.items()}
-            watched: list[Any] = [0, self._listener, *pids]
-            for ready in select.select(watched, [], [], 0.01 if pids else None)[0]:
-                if ready == 0:
-                    return None
+            watched: list[Any] = [self._listener, *pids]
+            found = select.select(watched, [], [], 0.01 if pids else UNUSED_AFTER_S)[0]
+            if not pids and not found and not is_used(Path(self._address).parent):
+                return None
+            for ready in found:
                 if ready in pids:
                     self._hung_up(pids[ready])
                 elif (asked := self._answer()) is not None:
@@ -243,15 +237,16 @@ class Server:
         with line:
             if "devices_of" in asked:
                 found = [pid for pid, one in self._asked.items() if one.get("supervisor") == asked["devices_of"]]
-                if self._other is not None:
-                    with connected(self._with_models) as other:
+                for address in self._others:
+                    with connected(address) as other:
                         other.send(json.dumps(asked).encode())
                         found += json.loads(other.recv(LARGEST))
                 line.send(json.dumps(found).encode())
-            elif "server_with_models" in asked:
-                if self._other is None and self._with_models != self._address:
-                    self._other = serving(self._with_models, "with models")
-                line.send(self._with_models.encode())
+            elif "server" in asked:
+                address = str(Path(self._address).with_name(asked["server"].replace(" ", "-")))
+                if address not in {self._address, *self._others}:
+                    self._others[address] = serving(address, asked["server"])
+                line.send(address.encode())
 
     def _reap(self) -> None:
         while self._asked:
@@ -280,22 +275,22 @@ def become(asked: Mapping[str, Any]) -> None:
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
 
 
-def fork_children(address: str, *, with_models: bool) -> None:
-    """Have this process fork the processes that it would start."""
+def fork_children(address: str, kind: str) -> None:
+    """Have this process fork the processes that it would start from the server of a kind."""
     from worker.engines import throughput
-    from worker.process import supervisor
+    from worker.process import device_start
     from worker.submit import rehearsal
 
-    where = partial(server_with_models, address) if with_models else lambda: address
-    supervisor.start_device = partial(start_device, where)  # type: ignore[assignment]
-    if with_models:
+    where = partial(address_of, kind, address)
+    device_start.start_device = partial(start_device, where)  # type: ignore[assignment]
+    if kind != COMMANDS:
         throughput.run_child = partial(run_child, where, "worker.engines.throughput")
         rehearsal.run_child = partial(run_child, where, "worker.submit.rehearsal")
 
 
-def child_of(module: str) -> dict[str, Any]:
+def child_of(module: str, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Return the request for a fork that runs this module's `main` as a child of this process."""
-    return {"arguments": [module], "module": module, "cwd": str(Path.cwd()), "environment": dict(os.environ)}
+    return {"arguments": [module], "module": module, "cwd": str(Path.cwd()), "environment": dict(environment)}
 
 
 def start_device(where: Callable[[], str]) -> Fork:
@@ -311,9 +306,11 @@ def start_device(where: Callable[[], str]) -> Fork:
     return process
 
 
-def run_child(where: Callable[[], str], module: str, order: bytes) -> subprocess.CompletedProcess[bytes]:
+def run_child(
+    where: Callable[[], str], module: str, order: bytes, environment: Mapping[str, str] = os.environ
+) -> subprocess.CompletedProcess[bytes]:
     """Have a child carry out an order to its end."""
-    asked = {**child_of(module), "group": False, "kills": True}
+    asked = {**child_of(module, environment), "group": False, "kills": True}
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write(order)
         given.seek(0)
@@ -329,8 +326,8 @@ def main() -> None:
     sys.path.pop(0)
     from tests.worker.preloaded import preload
 
-    preload(with_models=kind != "commands")
-    assert kind != "commands" or sys.modules.keys().isdisjoint(MODEL_LIBRARIES)
+    preload(kind)
+    assert sys.modules.keys().isdisjoint(UNLOADED[kind])
     gc.collect()
     gc.freeze()
     of_the_server = dict(os.environ)
@@ -341,8 +338,9 @@ def main() -> None:
     if "module" in asked:
         importlib.import_module(asked["module"]).main()
         end(0)
-    if not asked["with_models"] or read_early(os.environ) == read_early(of_the_server):
-        fork_children(address, with_models=asked["with_models"])
+    children = server_for(os.environ, of_the_server) if asked["with_models"] else COMMANDS
+    if children is not None:
+        fork_children(address, children)
     end(ended())
 
 

@@ -36,9 +36,16 @@ ONLY_FAST = "DOCMILL_TEST_FAST"  # set in a run of the fast subset
 
 @cache
 def _forks() -> Forks:
-    forks = Forks(DOCMILL)
+    forks = Forks(DOCMILL, SHARED / "forks")
     atexit.register(forks.close)
     return forks
+
+
+def run_child(
+    module: str, order: bytes, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Have the `main` of a module carry out an order in a fork of a process that has the model libraries."""
+    return _forks().child(module, order, environment)
 
 
 def refuse_if_fast(what: str) -> None:

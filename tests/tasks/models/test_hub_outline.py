@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,37 +21,9 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from tasks.backends.convert import safe_folder
 from tests.tasks import architectures, decoders
 from tests.tasks.hub_server import COMMIT, Hub, environment, serving
+from tests.worker.harness import run_child
 
 WEIGHTS = "model.safetensors"
-PROGRAM = """
-import json, sys
-from pathlib import Path
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.backends import rehearsal
-from tasks.errors import TaskError
-from tasks.kinds import suitability
-from tasks.models import hub_outline
-
-def verdict(spec, folder):
-    config = json.loads((folder / "config.json").read_bytes())
-    try:
-        rehearsal.require_weights(spec, folder, config, cache)
-    except TaskError as error:
-        return f"{type(error).__name__}: {error}"
-    except Exception as error:
-        return f"{type(error).__name__}: {str(error).replace(str(folder), '')}"
-
-cache, commit, answers = Path(sys.argv[1]), sys.argv[2], {}
-for model, folder in json.loads(sys.argv[3]).items():
-    config = json.loads((Path(folder) / "config.json").read_bytes())
-    for kind in kinds.NAMES:
-        if suitability.suits_family(kind, config):
-            spec = Spec(kind, model, commit, "float32", {"prompt": "{text}"} if kind == "generate" else {})
-            with hub_outline.outline(model, commit, 120) as outline:
-                answers[f"{model} {kind}"] = verdict(spec, Path(folder)), verdict(spec, outline)
-print("\\n" + json.dumps(answers))
-"""
 
 
 def sentences(folder: Path, texts: list[str]) -> Path:
@@ -135,15 +105,14 @@ def damage(folder: Path, *, reshape: bool) -> Path:
 
 
 def ask(models: dict[str, Path], home: Path, one: Hub) -> dict[str, list[str | None]]:
-    names = json.dumps({name: str(folder) for name, folder in models.items()})
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(home / "cache"), COMMIT, names],
-        env={**os.environ, **environment(one.endpoint, home)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    order = {
+        "cache_dir": str(home / "cache"),
+        "commit": COMMIT,
+        "models": {name: str(folder) for name, folder in models.items()},
+    }
+    given = {**os.environ, **environment(one.endpoint, home)}
+    done = run_child("tests.tasks.models.outline_verdicts", json.dumps(order).encode(), given)
+    assert done.returncode == 0, done.stderr.decode()
     answers: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answers
 

@@ -39,7 +39,6 @@ def using(
     docmill: Docmill, folder: Path, fault: Callable[[str], int | None] = lambda _: None, token: str | None = None
 ) -> Iterator[Hub]:
     with serving(Hub({"org/model": folder}, fault, token)) as one:
-        docmill.from_anew = True
         (docmill.folder / "home" / "cache" / "rehearsed").unlink()  # other tests' models have the same commit
         docmill.environment |= environment(one.endpoint, docmill.folder)
         yield one

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-import subprocess
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tasks import kinds
 from tasks.errors import TaskError
 from tasks.specs import pinning
 from tests.tasks import architectures, decoders
-from tests.worker.harness import EXAMPLES, Docmill
+from tests.worker.harness import EXAMPLES, Docmill, run_child
 from worker.settings import Settings, load_settings
 from worker.submit import rehearsal
 from worker.submit.options import Request
@@ -42,6 +42,12 @@ def cut(folder: Path, part: str = "decoder.layers.1.") -> Path:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return load_settings(home=tmp_path / "home")
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let rehearsals be forks of a process that has the model libraries."""
+    monkeypatch.setattr(rehearsal, "run_child", partial(run_child, "worker.submit.rehearsal"))
 
 
 @pytest.mark.parametrize("command", ["run", "enqueue"])
@@ -110,6 +116,7 @@ def test_a_reranker_is_no_embedding_model(embedded: Docmill) -> None:
     embedded(*run, base)
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("name", ["minilm", "marian-ddtp", "synopsis-ddtp"])
 def test_the_models_that_come_with_docmill_lack_nothing_and_are_not_looked_at(
     name: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
@@ -118,7 +125,7 @@ def test_the_models_that_come_with_docmill_lack_nothing_and_are_not_looked_at(
     assert pinned.revision in pinning.SHIPPED
     (kind,) = (kind for kind, default in pinning.DEFAULTS.items() if default == name)
     assert rehearsal.lacking(settings, pinned, [kind]) == ({}, None)
-    monkeypatch.setattr(subprocess, "run", _never)
+    monkeypatch.setattr(rehearsal, "run_child", _never)
     rehearsal.require_possible(settings, Spec(kind, name, pinned.revision))
 
 
@@ -133,7 +140,7 @@ def test_what_passed_is_not_looked_at_again(
     pinned = pinning.pin(str(folder), models_dir=None, cache_dir=settings.cache_dir)
     spec = Spec("summarize", pinned.model, pinned.revision)
     rehearsal.require_possible(settings, spec)
-    monkeypatch.setattr(subprocess, "run", _never)
+    monkeypatch.setattr(rehearsal, "run_child", _never)
     rehearsal.require_possible(settings, spec)
     other = Spec("summarize", pinned.model, pinned.revision, params={"beams": 2})
     with pytest.raises(AssertionError, match="looked again"):
@@ -179,6 +186,7 @@ IMPOSSIBLE: list[tuple[str, str, dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(("task", "model", "options", "told"), IMPOSSIBLE)
 def test_what_config_and_tokenizer_rule_out_is_refused_before_the_source_is_read(
     task: str, model: str, options: dict[str, Any], told: str, settings: Settings, request: pytest.FixtureRequest
@@ -188,6 +196,7 @@ def test_what_config_and_tokenizer_rule_out_is_refused_before_the_source_is_read
         prepare(settings, Request(source=str(FRENCH), task=task, model=named, options=kinds.options(task, **options)))
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_adapter_that_does_not_fit_the_model_is_refused_before_the_source_is_read(
     settings: Settings, tmp_path: Path, llama: Path
 ) -> None:
@@ -202,6 +211,7 @@ def test_an_adapter_that_does_not_fit_the_model_is_refused_before_the_source_is_
             prepare(settings, request)
 
 
+@pytest.mark.usefixtures("forked")
 def test_what_just_fits_is_taken(settings: Settings, llama: Path) -> None:
     for asked in ({"window_tokens": 60}, {"max_new_tokens": 200}):
         prepare(

@@ -86,14 +86,14 @@ def test_one_that_does_not_suit_leaves_the_model_to_the_others(tmp_path: Path) -
         fastest(["torch", "openvino"], Shop(), tmp_path, "another model")
 
 
-def test_an_embedding_model_is_measured_when_it_is_first_opened_here(bench: Bench, tmp_path: Path) -> None:
+def test_an_embedding_model_is_measured_when_it_is_first_opened_here(bench: Bench, unmeasured: Path) -> None:
     spec = bench.spec("embed", "minilm")
     backends = []
     for _ in range(2):
-        backend = open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
+        backend = open_backend(spec, device="cpu", models_dir=None, cache_dir=unmeasured)
         backends.append(backend.runtime()["backend"])
         backend.close()
-    (file,) = (tmp_path / "backends").iterdir()
+    (file,) = (unmeasured / "backends").iterdir()
     found = json.loads(file.read_text())
     assert set(found["tokens_per_s"]) == {"transformers", "openvino"}
     assert min(found["tokens_per_s"].values()) > 0

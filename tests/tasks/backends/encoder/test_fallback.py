@@ -104,16 +104,16 @@ def test_a_real_model_goes_over_to_its_own_code_with_the_same_vectors(
     bench: Bench,
     engine_of: EngineOf,
     descriptions: list[str],
-    tmp_path: Path,
+    unmeasured: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(selection, "installed", lambda: frozenset({"transformers", "openvino"}))
     spec = bench.spec("embed", "minilm")
-    remember(tmp_path / "backends", subject(spec, "cpu", ("openvino", "transformers")), {"fastest": "openvino"})
+    remember(unmeasured / "backends", subject(spec, "cpu", ("openvino", "transformers")), {"fastest": "openvino"})
 
     def open_one(spec: Spec) -> Any:
-        return open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
+        return open_backend(spec, device="cpu", models_dir=None, cache_dir=unmeasured)
 
     texts = [(number, text) for number, text in enumerate(descriptions[:12])]
     expected = engine_of(open_one).submit(spec, texts)
@@ -138,10 +138,10 @@ def test_a_real_model_goes_over_to_its_own_code_with_the_same_vectors(
 
 
 def test_a_backend_that_was_asked_for_by_name_goes_over_too(
-    bench: Bench, engine_of: EngineOf, descriptions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, engine_of: EngineOf, descriptions: list[str], unmeasured: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def open_one(spec: Spec) -> Any:
-        return open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")
+        return open_backend(spec, device="cpu", models_dir=None, cache_dir=unmeasured, backend="openvino")
 
     spec = bench.spec("embed", "minilm")
     plant_nan(monkeypatch, at=3)

@@ -1,0 +1,103 @@
+"""The servers of `tests.worker.forkserver`: their kinds and environments, how they are found and started."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+LARGEST = 1 << 20
+COMMANDS, WITH_MODELS, WITH_TORCH = "commands", "with models", "with torch"  # the servers
+# The libraries that a server must not have loaded.
+UNLOADED = {
+    COMMANDS: {"torch", "transformers", "huggingface_hub", "datasets", "fsspec"},
+    WITH_TORCH: {"transformers", "huggingface_hub", "datasets"},
+    WITH_MODELS: set(),
+}
+# What the libraries of the hub, and all of them, read when they are imported or first used.
+OF_THE_HUB = ("HF_", "TRANSFORMERS_", "TOKENIZERS_")
+READ_EARLY = (*OF_THE_HUB, "OMP_", "KMP_", "MKL_", "TORCH", "CUDA", "PYTHON", "LD_")
+UNUSED_AFTER_S = 0.5
+PROGRAM = Path(__file__).with_name("forkserver.py")
+
+
+def environment_of_servers() -> dict[str, str]:
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("DOCMILL_")}
+    return {**ours, "HF_HUB_OFFLINE": "1"}
+
+
+def read_early(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith(READ_EARLY)}
+
+
+def server_for(environment: Mapping[str, str], of_the_servers: Mapping[str, str]) -> str | None:
+    """Return the server whose forks may load models in an environment; None if that takes a process of its own."""
+    here, there = read_early(environment), read_early(of_the_servers)
+    different = [name for name in here.keys() | there.keys() if here.get(name) != there.get(name)]
+    if not different:
+        return WITH_MODELS
+    return WITH_TORCH if all(name.startswith(OF_THE_HUB) for name in different) else None
+
+
+def used(folder: Path) -> IO[str]:
+    """Return an open file that says that somebody uses the servers of a folder, until it is closed."""
+    folder.mkdir(exist_ok=True)
+    file = (folder / "users").open("w")
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return file
+
+
+def is_used(folder: Path) -> bool:
+    """Return True if somebody uses the servers of a folder, which may be gone."""
+    try:
+        with (folder / "users").open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def serving(address: str, kind: str) -> subprocess.Popen[bytes]:
+    """A server's process."""
+    command = [sys.executable, str(PROGRAM), address, kind]
+    return subprocess.Popen(command, env=environment_of_servers(), stdin=subprocess.DEVNULL, cwd=Path(address).parent)
+
+
+def address_of(kind: str, address: str) -> str:
+    """Return the address of the server of a kind; `address` is that of commands."""
+    with connected(address) as line:
+        line.send(json.dumps({"server": kind}).encode())
+        return line.recv(LARGEST).decode()
+
+
+def listens(address: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
+        try:
+            line.connect(address)
+        except OSError:
+            return False
+    return True
+
+
+def connected(address: str) -> socket.socket:
+    """A line to a server, as soon as it listens."""
+    deadline = time.monotonic() + 120
+    while True:
+        line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            line.connect(address)
+        except OSError:
+            line.close()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        else:
+            return line
