@@ -6,6 +6,7 @@ another package offers one of these names first, docmill still loads its own, wh
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import runpy
 import sys
@@ -42,6 +43,8 @@ def _load_own_packages() -> None:
 
 
 if __name__ == "__main__":
+    # Importing libraries makes some hundred thousand objects and no garbage.
+    gc.set_threshold(200_000, 1, 1)
     _load_own_packages()
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -16,6 +16,7 @@ from worker.cli.follow import IngestBar, follow, say_ingested
 from worker.cli.formatting import printable
 from worker.cli.printing import say
 from worker.errors import WorkerError
+from worker.process.device_start import StartedDevices
 from worker.process.supervisor import Supervisor
 from worker.queue.broker import Broker
 from worker.settings import Settings
@@ -32,9 +33,16 @@ class Blocked(WorkerError):
 
 
 def run_here(
-    settings: Settings, database: Database, broker: Broker, devices: Sequence[str], prepared: Prepared
+    settings: Settings,
+    database: Database,
+    broker: Broker,
+    devices: Sequence[str],
+    prepared: Prepared,
+    started: StartedDevices | None = None,
 ) -> JobStatus:
     """Ingest, compute and return the job's final status. The worker starts with the first text that needs it.
+
+    It uses the device processes that are ``started`` already.
 
     Where nobody else works, it computes this job alone: other jobs wait, as long as they did before.
 
@@ -46,16 +54,16 @@ def run_here(
             "upkeep_s": min(settings.upkeep_s, UPKEEP_S),
         }
     )
-    supervisor = Supervisor(local, database, broker, devices, fires=False)
+    supervisor = Supervisor(local, database, broker, devices, fires=False, started=started)
     alone = not dispatch.live_workers(database)
     if alone:  # other jobs' shards are not ours to compute, and those of an earlier run's queue may be lost with it
         dispatch.withdraw(database, local.lanes)
-    started = threading.Event()
+    begun = threading.Event()
 
     def start(job_id: int) -> None:
-        if started.is_set():
+        if begun.is_set():
             return
-        started.set()
+        begun.set()
         supervisor.start(only_job=job_id)
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop is a Ctrl-C
@@ -84,7 +92,7 @@ def run_here(
             say("Interrupted: the batch under way is finished; the same command carries the job on.")
         raise
     finally:
-        if started.is_set():
+        if begun.is_set():
             _drain(supervisor)
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tasks.backends import Backend
     from tasks.engine.engine import Engine
 
+_USUAL = (700, 10, 10)  # Python's own; a process starts with others
+
 
 def opener(settings: Settings, device: str) -> Callable[[Spec], Backend]:
     """Return the function that loads the model of a spec onto the device."""
@@ -43,6 +45,7 @@ def settled(open_one: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
         backend = open_one(spec)
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*_USUAL)
         return backend
 
     return open_and_settle

@@ -84,7 +84,10 @@ class SupervisorChannel:
 def main() -> None:
     """Run until told otherwise."""
     sys.setswitchinterval(SWITCH_S)
-    order = DeviceConfig.from_line(sys.stdin.buffer.readline())
+    line = sys.stdin.buffer.readline()
+    if not line:  # whoever started this process ended without an order for it
+        return
+    order = DeviceConfig.from_line(line)
     voice = SupervisorChannel()
     for unheard in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(unheard, signal.SIG_IGN)  # the supervisor owns signals

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from types import FrameType
 
-from docmill import command_of
 from storage.core.database import Database
 from worker.process.device_config import DeviceConfig
+from worker.process.device_start import StartedDevices
 from worker.process.maintenance_thread import MaintenanceThread
 from worker.process.watchdog import Step, Watchdog
 from worker.queue.broker import Broker
@@ -58,16 +58,6 @@ class Child:
             log.debug("child_gone owner=%s", self.owner)
 
 
-def start_device() -> subprocess.Popen[bytes]:
-    """A device process, which waits for its order."""
-    return subprocess.Popen(
-        command_of("worker.process.device"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,  # a Ctrl-C in the terminal is ours to answer
-    )
-
-
 def restart_delay(idle_deaths: int) -> float:
     """Return the seconds to wait before a dead child is replaced, after `idle_deaths` in a row that had done nothing.
 
@@ -84,8 +74,16 @@ class Supervisor:
     """
 
     def __init__(
-        self, settings: Settings, database: Database, broker: Broker, devices: Sequence[str], *, fires: bool = True
+        self,
+        settings: Settings,
+        database: Database,
+        broker: Broker,
+        devices: Sequence[str],
+        *,
+        fires: bool = True,
+        started: StartedDevices | None = None,
     ) -> None:
+        self._started = started or StartedDevices(0)
         self.settings = settings
         self.database = database
         self.broker = broker
@@ -178,7 +176,7 @@ class Supervisor:
 
     def _spawn(self, device: str) -> Child:
         owner = f"{platform.node()}:{device}:{uuid.uuid4().hex[:12]}"
-        process = start_device()
+        process = self._started.take()
         settings = self.settings.model_copy(update={"redis_url": self.broker.url})
         self._watchdogs[device].forget_steps()
         self._maintenance.adopt(owner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +54,9 @@ def run_command(
     continues an interrupted run. No server is needed; if DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL are set, the
     command uses the fleet's queue and database.
     """
-    from storage.results.results import columns, results
-    from worker.cli.local import run_here
     from worker.cli.terminal import lines_above_the_bar
     from worker.engines.devices import choose_devices
+    from worker.process.device_start import StartedDevices
 
     settings = settings_from(device=device, backend=backend)
     devices = choose_devices(settings.device)
@@ -65,12 +65,19 @@ def run_command(
     request = request_of(settings, given)
     check_out(out, file_format, [request.task])
     check_out_is_no_input(out, file_format, request.source)
-    with open_store(settings) as database:
-        prepared = prepare_request(settings, request, devices)
-        if dry_run:
-            return _dry_run(settings, database, prepared, devices[0], as_json)
-        with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):
-            status = run_here(settings, database, broker, devices, prepared)
+    if dry_run:
+        with open_store(settings) as database:
+            return _dry_run(settings, database, prepare_request(settings, request, devices), devices[0], as_json)
+    with ExitStack() as until_shown:
+        # The processes import their libraries while this one imports its own, and reads.
+        with lines_above_the_bar(settings.log_level), StartedDevices(len(devices)) as started:
+            from storage.results.results import columns, results
+            from worker.cli.local import run_here
+
+            database = until_shown.enter_context(open_store(settings))
+            prepared = prepare_request(settings, request, devices)
+            with open_broker(settings) as broker:
+                status = run_here(settings, database, broker, devices, prepared, started)
         if out is not None:
             table = columns(database, status.id)
             write_out(out, results(database, status.id), file_format, status.documents, table)

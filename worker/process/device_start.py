@@ -1,0 +1,43 @@
+"""The start of device processes, which may come before their orders, since their imports take a second."""
+
+from __future__ import annotations
+
+import subprocess
+from types import TracebackType
+
+from docmill import command_of
+
+
+def start_device() -> subprocess.Popen[bytes]:
+    """Start a device process, which waits for its order."""
+    return subprocess.Popen(
+        command_of("worker.process.device"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # a Ctrl-C in the terminal is ours to answer
+    )
+
+
+class StartedDevices:
+    """Device processes without an order. Those that got none end with the `with` block."""
+
+    def __init__(self, count: int) -> None:
+        self._waiting = [start_device() for _ in range(count)]
+
+    def take(self) -> subprocess.Popen[bytes]:
+        """Return one of them, or another if none is left."""
+        return self._waiting.pop() if self._waiting else start_device()
+
+    def __enter__(self) -> StartedDevices:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._waiting:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+        self._waiting.clear()
