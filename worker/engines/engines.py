@@ -38,10 +38,14 @@ def settled(open_one: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
     texts come and go, a quarter of a second each time, in which no other thread has the interpreter.
     """
 
+    opened = False
+
     def open_and_settle(spec: Spec) -> Backend:
-        if gc.get_freeze_count():  # another model was here, and may have been closed
+        nonlocal opened
+        if opened:  # another model was here, and may have been closed
             gc.unfreeze()
             gc.collect()
+        opened = True
         backend = open_one(spec)
         gc.collect()
         gc.freeze()

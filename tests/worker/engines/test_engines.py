@@ -51,3 +51,10 @@ def test_a_model_that_was_closed_is_gone_before_the_next_is_loaded() -> None:
     for _ in range(3):
         opener(SPEC)  # and nobody holds it
     assert seen == [False, True, True]
+
+
+def test_the_first_model_thaws_nothing_that_was_frozen_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gc, "unfreeze", lambda: pytest.fail("what a process was forked with is looked through"))
+    gc.freeze()
+    settled(lambda _: Big())(SPEC)
+    monkeypatch.undo()
