@@ -24,6 +24,8 @@ UNLOADED = {
 # What the libraries of the hub, and all of them, read when they are imported or first used.
 OF_THE_HUB = ("HF_", "TRANSFORMERS_", "TOKENIZERS_")
 READ_EARLY = (*OF_THE_HUB, "OMP_", "KMP_", "MKL_", "TORCH", "CUDA", "PYTHON", "LD_")
+# What torch sets in a process that compiles, such as that of the tests.
+SET_BY_TORCH = {"TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"}
 UNUSED_AFTER_S = 0.5
 PROGRAM = Path(__file__).with_name("forkserver.py")
 
@@ -34,7 +36,8 @@ def environment_of_servers() -> dict[str, str]:
 
 
 def read_early(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(READ_EARLY)}
+    read = {name: value for name, value in environment.items() if name.startswith(READ_EARLY)}
+    return {name: value for name, value in read.items() if name not in SET_BY_TORCH}
 
 
 def server_for(environment: Mapping[str, str], of_the_servers: Mapping[str, str]) -> str | None:
