@@ -32,7 +32,7 @@ TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
 class Measure(StrEnum):
-    """How far states lie from others: the most of a token's state, or of the direction of a text's mean state."""
+    """Measures of the distance between states: the most of a token's state, or of a text's mean state's direction."""
 
     STATES = "states"
     MEANS = "means"

@@ -55,7 +55,7 @@ class Reopened:
 
 
 class Unkept(Exception):
-    """What the cache keeps is not enough, or does not hold any more."""
+    """Raised where the cache does not keep enough to open a model again, or where that does not hold any more."""
 
 
 def folder(assignment: Assignment, implementation: str) -> Path:
