@@ -60,7 +60,7 @@ class Proof:
 
 @dataclass
 class Report:
-    """What was found out, in the file to be written."""
+    """The findings, in the file to be written."""
 
     device: str
     facts: dict[str, Any]
