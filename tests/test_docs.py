@@ -186,7 +186,10 @@ def test_every_test_that_the_pages_name_is_there() -> None:
     there = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
     for page in DOCS.glob("*.md"):
         text = page.read_text()
-        assert set(re.findall(r"\b(test_\w+)", text)) <= there, page.name
+        assert set(re.findall(r"(?<!::)\b(test_\w+)", text)) <= there, page.name
+        for module, function in re.findall(r"`(test_\w+)::(test_\w+)`", text):
+            [path] = (ROOT / "tests").rglob(f"{module}.py")
+            assert f"\ndef {function}(" in path.read_text(), f"{page.name}: {module}::{function}"
         for path in re.findall(r"`(tests/[\w/]+\.py)`", text):
             assert (ROOT / path).exists(), f"{page.name}: {path}"
 

@@ -90,9 +90,41 @@ def t5(folder: Path, texts: list[str], kind: str = "T5", **config: Any) -> Path:
 
 
 def bart(folder: Path, texts: list[str]) -> Path:
+    fast = _barts(texts)
+    config = transformers.BartConfig(
+        vocab_size=len(fast), max_position_embeddings=128, **_BARTS_IDS, **SIZES, **HEADS
+    )
+    return _barts_saved(folder, transformers.BartForConditionalGeneration(config), fast)
+
+
+def led(folder: Path, texts: list[str]) -> Path:
+    """Its encoder sees 16 tokens around each, so that texts of more are padded to a multiple of them."""
+    fast = _barts(texts)
+    config = transformers.LEDConfig(
+        vocab_size=len(fast),
+        max_encoder_position_embeddings=256,
+        max_decoder_position_embeddings=128,
+        attention_window=16,
+        **_BARTS_IDS,
+        **SIZES,
+        **HEADS,
+    )
+    return _barts_saved(folder, transformers.LEDForConditionalGeneration(config), fast)
+
+
+_BARTS_IDS = {
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": 2,
+}
+
+
+def _barts(texts: list[str]) -> transformers.PreTrainedTokenizerFast:
     tokenizer = byte_level(texts, ["<s>", "<pad>", "</s>", "<unk>"])
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    fast = transformers.PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
         eos_token="</s>",
@@ -100,18 +132,9 @@ def bart(folder: Path, texts: list[str]) -> Path:
         unk_token="<unk>",
         model_max_length=1024,
     )
-    config = transformers.BartConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        max_position_embeddings=128,
-        bos_token_id=0,
-        pad_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=2,
-        forced_eos_token_id=2,
-        **SIZES,
-        **HEADS,
-    )
-    model = transformers.BartForConditionalGeneration(config)
+
+
+def _barts_saved(folder: Path, model: Any, fast: transformers.PreTrainedTokenizerFast) -> Path:
     model.generation_config.max_length = 30
     model.generation_config.num_beams = 3
     return save(folder, model, fast)

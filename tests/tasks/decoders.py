@@ -94,6 +94,25 @@ def qwen3(folder: Path, texts: list[str], **own: Any) -> Path:
     return _save(folder, transformers.Qwen3ForCausalLM(config), tokenizer, own)
 
 
+def mistral(folder: Path, texts: list[str], **own: Any) -> Path:
+    """Its layers see only the last 12 tokens."""
+    tokenizer = _tokenizer(texts, chat=True)
+    config = transformers.MistralConfig(sliding_window=12, head_dim=32, **_SIZES, **_ids(tokenizer))
+    return _save(folder, transformers.MistralForCausalLM(config), tokenizer, own)
+
+
+def phi(folder: Path, texts: list[str], **own: Any) -> Path:
+    tokenizer = _tokenizer(texts, chat=True)
+    config = transformers.PhiConfig(partial_rotary_factor=0.5, **_SIZES, **_ids(tokenizer))
+    return _save(folder, transformers.PhiForCausalLM(config), tokenizer, own)
+
+
+def phi3(folder: Path, texts: list[str], **own: Any) -> Path:
+    tokenizer = _tokenizer(texts, chat=True)
+    config = transformers.Phi3Config(**_SIZES, **_ids(tokenizer))
+    return _save(folder, transformers.Phi3ForCausalLM(config), tokenizer, own)
+
+
 def gemma3(folder: Path, texts: list[str], **own: Any) -> Path:
     """Two layers of its three see only the last 12 tokens."""
     tokenizer = _tokenizer(texts, chat=True)
@@ -115,4 +134,7 @@ DECODERS: Mapping[str, Callable[..., Path]] = {
     "qwen2": qwen2,
     "qwen3": qwen3,
     "gemma3": gemma3,
+    "mistral": mistral,
+    "phi": phi,
+    "phi3": phi3,
 }

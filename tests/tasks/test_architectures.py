@@ -127,6 +127,12 @@ def test_bart_summarises_without_a_prefix(writer: Bench, made: Path, sentences: 
     assert texts_of(writer.run(writer.spec("summarize", str(folder)), sentences)) == expected_texts(folder, sentences)
 
 
+def test_led_summarises_as_one_text_at_a_time(bench: Bench, made: Path, sentences: list[str]) -> None:
+    folder = architectures.led(made / "led", sentences)
+    texts = [" ".join(sentences[: 1 + number]) for number in range(6)]
+    assert texts_of(bench.run(bench.spec("summarize", str(folder)), texts)) == expected_texts(folder, texts)
+
+
 def test_marian_with_only_a_pickle_is_converted_and_translates(
     writer: Bench, made: Path, sentences: list[str], french: list[str]
 ) -> None:
