@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from storage.core.normalize import normalize_json
 from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from storage.outputs.output_types import RECORD, SCHEMA
@@ -59,12 +60,15 @@ class Extract:
                         "or bound its texts with maxLength and its lists with maxItems."
                     )
                 found.append(records.parsed(output.text))
-        record = records.distinct(records.merged(found, self.schema), self.schema, self.schema)
+        # A NUL that the model wrote would be replaced when it is stored, after the validation.
+        record, mended = normalize_json(records.merged(found, self.schema))
+        record = records.distinct(record, self.schema, self.schema)
         if (broken := self.checks.problem(record)) is not None:
             return computed.failed(f"The output is not valid by the schema: {broken}.")
         cited = citations(record, computed.text) if self.cites else None
         stored = RECORD.stored(record, cited).data
-        return computed.done(data=None if stored is None else dict(stored), flags=windowed(computed.windows))
+        flags = (*windowed(computed.windows), *(f"output_{flag}" for flag in mended))
+        return computed.done(data=None if stored is None else dict(stored), flags=flags)
 
 
 def _schema(spec: Spec) -> Schema:

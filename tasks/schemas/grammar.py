@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 # Version of the grammars and of the bounds in them, and part of the specs that use them.
 GRAMMAR = 1
-# Outputs have no white space between values, and no \u escapes, by which a NUL could be written.
-OPTIONS: JsonCompileOptions = {"whitespace_flexible": False, "json_allowed_escapes": 'bfnrt"\\'}
+# Outputs have no white space between values.
+OPTIONS: JsonCompileOptions = {"whitespace_flexible": False}
 _MOST_BYTES = 100_000
 _END = 256  # the token after those of the 256 bytes
 # Bytes in the order in which they end a value soonest. Inside a string the quotation mark comes first.
