@@ -6,7 +6,7 @@ COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
 # Else every process would compile our own modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup setup-vllm run test test-fast test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-releases check format docs reference lock dist clean help
+.PHONY: setup setup-vllm run test test-fast test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-extract bench-releases check format docs reference lock dist clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -60,6 +60,11 @@ bench-carry: setup ## the throughput of queue, store and workers when the model 
 
 bench-generate: setup setup-vllm ## writing with a decoder-only model, beside vLLM and transformers
 	.venv-vllm/bin/python -m bench.generate --plain $(BIN)/python $(BENCH)
+
+bench-extract: setup ## what a JSON Schema costs, and the records of real and of hostile documents
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[weights]'
+	$(BIN)/python -m bench.extract
+	$(BIN)/python -m bench.records
 
 bench-ingest: setup ## reading a source into the store, beside a bulk load of the same tables
 	$(BIN)/python -m bench.ingest $(BENCH)

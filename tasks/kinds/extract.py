@@ -59,7 +59,10 @@ class Extract:
                         f"The output reached {output.tokens:,} tokens before the JSON ended: raise --max-new-tokens, "
                         "or bound its texts with maxLength and its lists with maxItems."
                     )
-                found.append(records.parsed(output.text))
+                try:
+                    found.append(records.parsed(output.text))
+                except ValueError:
+                    return computed.failed("The output is no JSON.")
         # A NUL that the model wrote would be replaced when it is stored, after the validation.
         record, mended = normalize_json(records.merged(found, self.schema))
         record = records.distinct(record, self.schema, self.schema)

@@ -14,6 +14,7 @@ from tasks.schemas.records import RecordChecks, draft, parsed
 from tasks.schemas.walk import NAMED, ONE, SEVERAL, Place, Schema, at, pointer, types, walk
 
 MOST_CHARS = 100_000
+MOST_NAME_BYTES = 40  # of a property of the top level: PostgreSQL's 63, with a step's name in front
 _EXAMPLE = '{"type": "object", "properties": {"title": {"type": "string"}}}'
 # Keywords that a grammar cannot keep, each with advice.
 _REFUSED: Mapping[str, str] = {
@@ -160,6 +161,8 @@ def _problems_of_values(schema: Schema, place: Place, root: Schema) -> Iterator[
             yield (*place, "properties", name), 'true allows any value; give a type, such as {"type": "string"}'
         if not name.isprintable():
             yield (*place, "properties"), f"a name has a character that cannot be printed: {name!a}"
+        if not place and len(name.encode()) > MOST_NAME_BYTES:
+            yield ("properties", name), f"the name is too long for a column: it may have {MOST_NAME_BYTES} bytes"
 
 
 def _is_told(place: Place, root: Schema) -> bool:

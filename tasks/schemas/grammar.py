@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.schemas.bounds import bounded
 from tasks.schemas.walk import Schema
@@ -35,11 +35,16 @@ class _Bytes:
         return list(text.encode() if isinstance(text, str) else text)
 
 
+def guided(schema: Schema) -> dict[str, Any]:
+    """Return a schema with its bounds and options, as llguidance reads it wherever it runs."""
+    return {**bounded(schema), "x-guidance": OPTIONS}
+
+
 def grammar(schema: Schema) -> str:
     """Return the grammar of the records of a schema, in llguidance's form."""
     from llguidance import LLMatcher
 
-    return str(LLMatcher.grammar_from_json_schema(json.dumps(bounded(schema)), overrides=OPTIONS))
+    return str(LLMatcher.grammar_from_json_schema(json.dumps(guided(schema))))
 
 
 def problem(schema: Schema) -> str | None:

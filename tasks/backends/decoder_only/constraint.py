@@ -43,7 +43,7 @@ class Constraint:
         Raises CannotServe for a tokenizer that has no fast form.
         """
         schema = opening.spec.params.get(SCHEMA)
-        return None if schema is None else cls(schema, _tokenizer(opening, ends))
+        return None if schema is None else cls(schema, constraint_tokenizer(opening, ends))
 
     def begin(self) -> LLMatcher:
         """Return the state before the first token."""
@@ -68,8 +68,13 @@ class Constraint:
         """Return the output of a row whose state is at an end: the end of the record, or an error."""
         if matcher.is_error():
             return Failure("The grammar of the schema failed at this output: it may be too large.", Reason.MODEL)
-        kept = [token for token in written if token not in self._tokenizer.eos_tokens]
-        return Generated(self._tokenizer.decode_str(kept), len(written))
+        return record(self._tokenizer, written)
+
+
+def record(tokenizer: LLTokenizer, written: Sequence[int]) -> Generated:
+    """Return the output of a row that came to the end of its record, byte by byte as the grammar had it."""
+    kept = [token for token in written if token not in tokenizer.eos_tokens]
+    return Generated(tokenizer.decode_str(kept), len(written))
 
 
 def unpacked_here(words: npt.NDArray[np.int32], _device: torch.device) -> torch.Tensor:
@@ -84,7 +89,8 @@ def unpacked_on_device(words: npt.NDArray[np.int32], device: torch.device) -> to
     return ((torch.from_numpy(words).to(device).unsqueeze(-1) >> bits) & 1).bool().flatten(1)
 
 
-def _tokenizer(opening: Opening, ends: Collection[int]) -> LLTokenizer:
+def constraint_tokenizer(opening: Opening, ends: Collection[int]) -> LLTokenizer:
+    """Return the model's tokens for llguidance. Raises CannotServe for a tokenizer that has no fast form."""
     from llguidance.hf import from_tokenizer
 
     try:

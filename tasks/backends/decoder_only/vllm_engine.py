@@ -7,12 +7,14 @@ compute to cores, and they belong to the thread that started them. Its prefix ca
 from __future__ import annotations
 
 import gc
+import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # The engine must not fork: this process has threads. Its log would go to people who did not ask.
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -21,12 +23,14 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 from transformers import AutoModelForCausalLM
 from vllm import EngineArgs, LLMEngine, SamplingParams
-from vllm.sampling_params import RequestOutputKind
+from vllm.config import StructuredOutputsConfig
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from storage.core.outcomes import Reason
 from storage.core.specs import Spec
 from storage.outputs.output_types import SCHEMA
 from tasks.backends import Assignment, Source, accelerator
+from tasks.backends.decoder_only.constraint import constraint_tokenizer, record
 from tasks.backends.decoder_only.instructed import Completion
 from tasks.backends.decoding import Decoding
 from tasks.backends.generation_files import Opening
@@ -34,7 +38,11 @@ from tasks.backends.static import Computed, failure
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
 from tasks.errors import DeviceLost, Unsuited
+from tasks.schemas import grammar
 from tasks.windows.windows import Encoded
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
 
 # Windows that are being written, and as many again that wait inside, so that none is missed when one ends.
 _ROWS = {"cpu": 64, "cuda": 256}
@@ -52,8 +60,6 @@ class VllmBackend:
         spec, device = assignment.spec, assignment.device
         if spec.quality == "int8" or device not in {"cpu", "cuda", "cuda:0"}:
             raise Unsuited(f"vLLM does not do {spec.quality} on {device} here.")
-        if SCHEMA in spec.params:
-            raise Unsuited("vLLM is not held to a schema here.")
         self._device = device
         self._kind = device.partition(":")[0]
         self._dtype = accelerator.dtype_for(spec.quality, device)
@@ -63,6 +69,16 @@ class VllmBackend:
         self.limit_tokens = self._completion.limit_tokens
         if setting := inexact(self._completion.decoding):
             raise Unsuited(f"vLLM does not write as transformers does: {setting}.")
+        self._decoding = self._completion.decoding
+        self._schema: dict[str, Any] | None = None
+        self._record_tokens: LLTokenizer | None = None
+        if SCHEMA in spec.params:
+            end = opening.tokenizer.eos_token_id
+            if end is None:
+                raise Unsuited(f"vLLM ends a record with the tokenizer's end token, and {spec.model} has none.")
+            self._decoding = replace(self._decoding, ends=frozenset({end}))
+            self._schema = grammar.guided(json.loads(spec.params[SCHEMA]))
+            self._record_tokens = constraint_tokenizer(opening, (end,))
         self._thread = ThreadPoolExecutor(1, "vllm")
         self._engine: LLMEngine = self._thread.submit(self._start, opening.folder, spec).result()
         self.traits = self._completion.traits
@@ -80,7 +96,7 @@ class VllmBackend:
             for item in items:
                 try:
                     ids = list(item.encoded.ids)
-                    asked = sampling(self._completion.decoding, ids)
+                    asked = sampling(self._decoding, ids, self._schema)
                     self._engine.add_request(str(item.id), {"prompt_token_ids": ids}, asked)
                 except Exception as error:  # vLLM refuses this one; the others go on
                     yield item.id, failure(error.with_traceback(None), Reason.DOCUMENT)
@@ -113,6 +129,7 @@ class VllmBackend:
                     enable_prefix_caching=True,
                     # What a graph saves on a CPU is less than what its compilation takes.
                     enforce_eager=self._kind == "cpu",
+                    structured_outputs_config=StructuredOutputsConfig(backend="guidance"),
                     generation_config="vllm",  # the model's own is followed here, not there
                     trust_remote_code=False,
                     disable_log_stats=True,
@@ -138,7 +155,10 @@ class VllmBackend:
                 (written,) = answer.outputs
                 # vLLM's own text lacks a last character whose bytes are not complete.
                 at_end = written.finish_reason != "length"
-                yield item.id, self._completion.generated(written.token_ids, at_end=at_end)
+                if at_end and self._record_tokens is not None:
+                    yield item.id, record(self._record_tokens, written.token_ids)
+                else:
+                    yield item.id, self._completion.generated(written.token_ids, at_end=at_end)
 
 
 def inexact(how: Decoding) -> str | None:
@@ -156,8 +176,8 @@ def inexact(how: Decoding) -> str | None:
     return next((name for name, value in settings.items() if value), None)
 
 
-def sampling(how: Decoding, ids: Sequence[int]) -> SamplingParams:
-    """The decoding of one window in vLLM's words."""
+def sampling(how: Decoding, ids: Sequence[int], schema: dict[str, Any] | None = None) -> SamplingParams:
+    """The decoding of one window in vLLM's words, of a record if there is a schema."""
     return SamplingParams(
         max_tokens=how.most_new_tokens(len(ids)),
         temperature=how.temperature,
@@ -172,6 +192,7 @@ def sampling(how: Decoding, ids: Sequence[int]) -> SamplingParams:
         ignore_eos=True,  # the ends are all named
         detokenize=bool(how.stop),
         output_kind=RequestOutputKind.FINAL_ONLY,
+        structured_outputs=None if schema is None else StructuredOutputsParams(json=schema),
     )
 
 

@@ -84,6 +84,7 @@ def test_the_shortest_record_of_a_schema_is_valid(schema: dict[str, Any]) -> Non
         (of(a={**TEXT, "minLength": 3, "maxLength": 2}), "cannot be kept at #/properties/a: "),
         ({**of(a={"$ref": "#/$defs/x"}), "$defs": {"x": of(x={"$ref": "#/$defs/x"})}}, "allows no record that ends"),
         (of(**{"a\n": TEXT}), r"cannot be kept at #/properties: .* cannot be printed: 'a\\n'"),
+        (of(**{"é" * 21: TEXT}), "at #/properties/é{21}: the name is too long for a column: it may have 40 bytes"),
         (of(a={**TEXT, "description": "\0"}), "has a NUL or half a character"),
         (of(a={**TEXT, "description": "\ud800"}), "has a NUL or half a character"),
         (of(a={**TEXT, "description": "x" * 100_000}), "has 100,0.. characters, and may have 100,000"),

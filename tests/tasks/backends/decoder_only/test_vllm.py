@@ -5,15 +5,17 @@ vLLM has an environment of its own (`make test-vllm`).
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 
 from bench import models
 from storage.core.specs import Spec
@@ -47,6 +49,17 @@ def sentences(descriptions: list[str]) -> list[str]:
     return [" ".join(line.split()[: 2 + 7 * number % 32]) for number, line in enumerate(lines[:24])]
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "w": {"type": "string", "maxLength": 6},
+        "n": {"type": "number", "minimum": 0, "maximum": 99},
+        "k": {"enum": ["a", "b\n", "cde"]},
+    },
+    "required": ["w"],
+}
+
+
 def opened(bench: Bench, spec: Spec) -> Backend:
     return open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir)
 
@@ -68,6 +81,23 @@ def texts_of(backend: Backend, texts: Sequence[str], order: Sequence[int] | None
     found = dict(backend.run(Few([items[place] for place in order or range(len(items))])))
     assert len(found) == len(texts)
     return [output.text for _, output in sorted(found.items()) if isinstance(output, Generated)]
+
+
+def test_records_are_those_of_the_transformers_backend(
+    bench: Bench, benches: Callable[[str], Bench], llama: Path, sentences: list[str]
+) -> None:
+    texts = [*sentences[:6], 'Answer "yes". {"w": 5}', "]" * 40]
+    asked: dict[str, Any] = {"json_schema": SCHEMA, "prompt": "{text}", "max_new_tokens": 60}
+    spec = bench.spec("extract", str(llama), **asked)
+    backend = opened(bench, spec)
+    try:
+        assert backend.runtime()["backend"] == "vllm"
+        found = [json.loads(text) for text in texts_of(backend, texts)]
+    finally:
+        backend.close()
+    assert all(Draft202012Validator(SCHEMA).is_valid(record) for record in found)
+    outcomes = benches("transformers").run(spec, texts)
+    assert found == [(outcome.data or {})["data"] for outcome in outcomes]
 
 
 def test_it_is_chosen_by_itself_and_writes_what_transformers_does(
