@@ -139,9 +139,9 @@ class TokenCoder:
         return self.tokens.encode(texts)
 
 
-def pairs(tokens: Tokens, limit_tokens: int) -> Callable[[str], TokenCoder]:
-    """Return the function from a sentence to the coder that puts it after every text."""
-    return lambda sentence: TokenCoder(tokens.paired(sentence), limit_tokens)
+def pairs(tokens: Tokens, limit_tokens: int, *, first: bool = False) -> Callable[[str], TokenCoder]:
+    """Return the function from a sentence to the coder that puts it after every text, or ``first``."""
+    return lambda sentence: TokenCoder(tokens.paired(sentence, first=first), limit_tokens)
 
 
 def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from storage.search.knn import cosines
-from tasks.outputs import Labels, Output, TokenScores, Vector
+from tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
 from tasks.windows.windows import Encoded
 
 Outputs = Callable[[Sequence[Encoded], dict[str, Tensor]], Sequence[Output]]
@@ -42,8 +42,9 @@ _OF_FIRST: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType(
 # The same from the state of every token.
 _OF_EACH: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType(
     {
-        f"{name}ForTokenClassification": (("classifier", "none"),)
+        f"{name}{head}": ((module, "none"),)
         for name in ("Bert", "DistilBert", "Roberta", "XLMRoberta", "Camembert", "MPNet")
+        for head, module in (("ForTokenClassification", "classifier"), ("ForQuestionAnswering", "qa_outputs"))
     }
 )
 
@@ -132,6 +133,30 @@ def token_scores(
     return found
 
 
+def _span_scores(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Outputs:
+    logits_of, null_token = _logits(settings, tensors), settings["null_token"]
+    return lambda batch, states: span_scores(batch, states, logits_of(states), null_token)
+
+
+def span_scores(
+    batch: Sequence[Encoded], states: Mapping[str, Tensor], logits: Tensor, null_token: int | None
+) -> list[SpanScores]:
+    """Return the scores of the text's tokens in each window, from logits (windows, tokens, 2) of start and end.
+
+    ``null_token`` is the classification token, whose scores stand for "no answer".
+    """
+    logits, mask = logits.float().cpu(), states["attention_mask"].bool().cpu()
+    found = []
+    for one, padded, real in zip(batch, logits, mask, strict=True):
+        places, rows = one.places, padded[real]
+        assert places is not None
+        of_text = rows[places.leading : places.leading + len(places)]
+        at = next((number for number, token in enumerate(one.ids) if token == null_token), None)
+        null = None if at is None else float(rows[at, 0] + rows[at, 1])
+        found.append(SpanScores(of_text[:, 0].numpy(), of_text[:, 1].numpy(), null))
+    return found
+
+
 def _vectors(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Outputs:
     steps = [_step(step, tensors) for step in settings["steps"]]
     dimensions = settings["dimensions"]
@@ -206,5 +231,11 @@ def _step(step: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Callable[[T
 
 
 HEADS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], Outputs]] = MappingProxyType(
-    {"vectors": _vectors, "labels": _labels, "token labels": _token_labels, "nearness": _nearness}
+    {
+        "vectors": _vectors,
+        "labels": _labels,
+        "token labels": _token_labels,
+        "spans": _span_scores,
+        "nearness": _nearness,
+    }
 )

@@ -10,23 +10,26 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForQuestionAnswering
 
 from tasks.backends import Assignment
 from tasks.backends.encoder.heads import EncoderModel
-from tasks.backends.encoder.own_heads import taken_apart
-from tasks.backends.encoder.placed_tokens import PlacedTokens
-from tasks.backends.generation_files import Opening
-from tasks.backends.tokens import TokenCoder
+from tasks.backends.encoder.kept_heads import KeptHead, linears, span_scores
+from tasks.backends.tokens import pairs
 from tasks.kinds.answer import require_room
 from tasks.kinds.base import Traits
 from tasks.models import families
-from tasks.outputs import Output, SpanScores
+from tasks.outputs import Output
 from tasks.windows.windows import Encoded
 
 
 def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     """Load a model for question answering. Raises WeightsMissing, ModelUnsuitable and CannotServe."""
+    from transformers import AutoModelForQuestionAnswering
+
+    from tasks.backends.encoder.own_heads import taken_apart
+    from tasks.backends.encoder.placed_tokens import PlacedTokens
+    from tasks.backends.generation_files import Opening
+
     spec, device = assignment.spec, assignment.device
     opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
     tokens = PlacedTokens.of(opening)
@@ -36,26 +39,19 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     # As in transformers, a question stands where padding does not.
     first = tokens.tokenizer.padding_side == "right"
 
-    def pairs(question: str) -> TokenCoder:
-        return TokenCoder(tokens.paired(question, first=first), limit)
-
-    require_room(spec.params, pairs)
+    beside = pairs(tokens, limit, first=first)
+    require_room(spec.params, beside)
     parts = taken_apart(model, tokens, device, dtype)
     null_token = tokens.tokenizer.cls_token_id
 
     def outputs(batch: Sequence[Encoded], states: dict[str, Tensor]) -> Sequence[Output]:
-        logits = parts.logits_of(states).float().cpu()
-        mask = states["attention_mask"].bool().cpu()
-        return [_scores(one, rows[real], null_token) for one, rows, real in zip(batch, logits, mask, strict=True)]
+        return span_scores(batch, states, parts.logits_of(states), null_token)
 
-    return EncoderModel(tokens, limit, parts.encoder, parts.own_states, outputs, Traits(pairs=pairs), "transformers")
-
-
-def _scores(window: Encoded, logits: Tensor, null_token: int | None) -> SpanScores:
-    """Return the scores of a window's tokens from its logits (tokens, 2), those of the question left out."""
-    places = window.places
-    assert places is not None
-    of_text = logits[places.leading : places.leading + len(places)]
-    at = next((number for number, token in enumerate(window.ids) if token == null_token), None)
-    null = None if at is None else float(logits[at, 0] + logits[at, 1])
-    return SpanScores(of_text[:, 0].numpy(), of_text[:, 1].numpy(), null)
+    kept = None
+    if parts.encoder is not None and (products := linears(model)) is not None:
+        activations, tensors, of_first = products
+        settings = {"type": "spans", "activations": activations, "of_first": of_first}
+        kept = KeptHead({**settings, "null_token": null_token, "question_first": first}, tensors)
+    return EncoderModel(
+        tokens, limit, parts.encoder, parts.own_states, outputs, Traits(pairs=beside), "transformers", kept
+    )

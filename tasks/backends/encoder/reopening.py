@@ -32,7 +32,7 @@ from tasks.backends.encoder.heads import EncoderModel, StatesOf
 from tasks.backends.encoder.kept_heads import KeptHead
 from tasks.backends.tokens import Tokens, pairs
 from tasks.kinds.base import Traits
-from tasks.outputs import Output, TokenScores, Vector
+from tasks.outputs import Output, SpanScores, TokenScores, Vector
 from tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
@@ -187,6 +187,8 @@ def _bits(output: Output) -> object:
         return output.values.tobytes()
     if isinstance(output, TokenScores):
         return output.labels, output.scores.tobytes()
+    if isinstance(output, SpanScores):
+        return output.starts.tobytes(), output.ends.tobytes(), output.null
     return output
 
 
@@ -198,7 +200,8 @@ def _model(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], tokenizer: s
         tokens = tokens.framed(facts["prefix"])
     limit = facts["limit_tokens"]
     head = KeptHead(facts["head"], {name.removeprefix("head "): one for name, one in tensors.items()})
-    traits = Traits(normalizes=facts["normalizes"], pairs=pairs(tokens, limit) if facts["pairs"] else None)
+    beside = pairs(tokens, limit, first=facts["head"].get("question_first", False)) if facts["pairs"] else None
+    traits = Traits(normalizes=facts["normalizes"], pairs=beside)
 
     def own_states(_: Sequence[Encoded]) -> dict[str, Tensor]:
         raise AssertionError("a model that was opened again has a fast encoder")

@@ -200,7 +200,7 @@ def test_a_question_stands_after_the_text_for_models_that_pad_on_the_left(
     for side in ("right", "left"):
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side=side)
         tokenizer.save_pretrained(folder)
-        opened = EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.ANSWERING))
+        opened = EncoderBackend(Assignment(spec, folder, "cpu", tmp_path / side, Head.ANSWERING))
         assert opened.traits.pairs is not None
         (encoded,) = opened.traits.pairs("What is it?").encode([lines[0]])
         pair = ("What is it?", lines[0]) if side == "right" else (lines[0], "What is it?")

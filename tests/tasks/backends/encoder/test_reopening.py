@@ -17,7 +17,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import Tokenizer
-from transformers import AutoModelForTokenClassification, AutoTokenizer
+from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
 
 from storage.core.specs import Spec
 from tasks.backends import Assignment
@@ -29,7 +29,7 @@ from tasks.backends.encoder.kept_heads import POOLINGS, pooled
 from tasks.backends.tokens import Tokens
 from tasks.batching.pool import Item, Pool
 from tasks.heads import Head
-from tasks.outputs import Output, TokenScores, Vector
+from tasks.outputs import Output, SpanScores, TokenScores, Vector
 from tests.tasks import architectures, classifiers
 from tests.tasks.conftest import Bench
 
@@ -59,6 +59,7 @@ def _classifier(name: str, **options: Any) -> Make:
 
 
 TAGGER = {"head": AutoModelForTokenClassification}
+ANSWERER: dict[str, Any] = {"head": AutoModelForQuestionAnswering, "id2label": {0: "start", 1: "end"}}
 KEPT: dict[str, tuple[str, Head, Make]] = {
     "embed-bert": ("embed", Head.POOLING, _embedding),
     "embed-roberta": ("embed", Head.POOLING, architectures.roberta),
@@ -69,6 +70,10 @@ KEPT: dict[str, tuple[str, Head, Make]] = {
     **{
         f"entities-{name}": ("entities", Head.TAGGING, _classifier(name, **TAGGER))
         for name in ("bert", "xlm-roberta", "distilbert")
+    },
+    **{
+        f"answer-{name}": ("answer", Head.ANSWERING, _classifier(name, **ANSWERER))
+        for name in ("bert", "roberta", "distilbert")
     },
 }
 TEXTS = ["A short text.", "", "Several words of different lengths, such as these. " * 2, "émigré 東京 [SEP]"]
@@ -93,6 +98,8 @@ def outputs(opened: EncoderBackend, texts: Sequence[str] = TEXTS) -> list[object
 def _bits(output: Output) -> object:
     if isinstance(output, Vector):
         return output.values.tobytes()
+    if isinstance(output, SpanScores):
+        return output.starts.tobytes(), output.ends.tobytes(), output.null
     return (output.labels, output.scores.tobytes()) if isinstance(output, TokenScores) else output
 
 
@@ -118,6 +125,26 @@ def test_a_model_that_is_opened_again_gives_the_same_bits(
     no_library()
     opened = [backend(given) for backend in backends]
     assert [(one.limit_tokens, one.traits.normalizes, one.runtime(), outputs(one)) for one in opened] == first
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_question_stands_at_its_place_in_a_model_that_is_opened_again(
+    side: str, descriptions: list[str], tmp_path: Path, no_library: Callable[[], None]
+) -> None:
+    folder = classifiers.classifier(tmp_path / "model", descriptions[:40], "bert", **ANSWERER)
+    AutoTokenizer.from_pretrained(folder, padding_side=side).save_pretrained(folder)
+    given = assigned("answer", Head.ANSWERING, folder, tmp_path / "cache")
+    found = []
+    steps: tuple[Callable[[], None], ...] = (lambda: None, no_library)
+    for prepare in steps:
+        prepare()
+        with closing(EncoderBackend(given)) as opened:
+            assert opened.traits.pairs is not None
+            found.append(opened.traits.pairs("What is it?").encode(TEXTS))
+    assert found[0] == found[1]
+    own = AutoTokenizer.from_pretrained(folder)
+    pair = ("What is it?", TEXTS[0]) if side == "right" else (TEXTS[0], "What is it?")
+    assert [*found[1][0].ids] == own(*pair)["input_ids"]
 
 
 def test_an_encoder_of_another_design_is_opened_again_on_openvino(
