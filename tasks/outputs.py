@@ -31,6 +31,17 @@ class Generated:
 
 
 @dataclass(frozen=True, slots=True)
+class Several:
+    """Several generated texts for one window, in their order."""
+
+    outputs: tuple[Generated, ...]
+
+    @property
+    def tokens(self) -> int:
+        return sum(output.tokens for output in self.outputs)
+
+
+@dataclass(frozen=True, slots=True)
 class Labels:
     """A score for each label of a window."""
 
@@ -99,4 +110,11 @@ class Failure:
     reason_class: Reason
 
 
-Output = Vector | Generated | Labels | Spans | TokenScores | SpanScores | Record | Failure
+Output = Vector | Generated | Several | Labels | Spans | TokenScores | SpanScores | Record | Failure
+
+
+def grouped(outputs: Sequence[Generated], n: int) -> Sequence[Output]:
+    """Return one output for each ``n`` generated texts that follow one another."""
+    if n == 1:
+        return outputs
+    return [Several(tuple(outputs[place : place + n])) for place in range(0, len(outputs), n)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from storage.outputs.output_types import OutputType
+from storage.outputs.base import OutputType
 
 
 @dataclass(frozen=True)

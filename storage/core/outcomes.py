@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from storage.core.normalize import normalize, normalize_json
-from storage.outputs.output_types import Output, OutputType
+from storage.outputs.base import Output, OutputType
 
 TRUNCATED = "output_truncated"  # the flag of an output that stopped at the model's limit
 DOUBTFUL = frozenset({TRUNCATED, "empty", "empty_window", "language_uncertain", "not_reduced"})

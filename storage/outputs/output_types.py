@@ -6,20 +6,15 @@ shows of it, and whether a later step can read it.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from storage.json_values import Json
+from storage.outputs.base import Output, OutputType, Params, Stored, column, in_data
 from storage.outputs.columns import Form, OutputColumn, Result
 from storage.outputs.property_forms import form_of
 
-if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, FromClause
-
-Params = Mapping[str, Any]  # of a spec
 SHOWN = 20  # labels, spans or properties in a line
 _FIELD_FORMS: Mapping[type, Form] = {str: Form.TEXT, int: Form.INTEGER, float: Form.NUMBER}
 SCHEMA = "json_schema"  # the parameter of a spec with the JSON Schema of its records, as JSON text
@@ -27,80 +22,45 @@ PROPERTIES = (
     "properties"  # the parameter of a spec with the schema of each property, where no model writes the record
 )
 CITATIONS = "citations"
+N = "n"  # the parameter of a spec with the number of outputs for each document
+TEXTS = "texts"
 # In a view, STEP_status and the like are columns of its own.
 TAKEN = frozenset({"status", "reason", CITATIONS})
 
 
-@dataclass(frozen=True)
-class Output:
-    """An output in the columns of the table of outcomes."""
-
-    text: str | None = None
-    vector: bytes | None = None
-    data: Mapping[str, Any] | None = None
-
-
-class Stored(Protocol):
-    """A row of outcomes, or an outcome that will be one."""
-
-    @property
-    def text(self) -> str | None: ...
-    @property
-    def vector(self) -> bytes | None: ...
-    @property
-    def data(self) -> Any: ...
-
-
-class OutputType(ABC):
-    """The type of a kind's outputs. `plural` names them in messages; `feeds_steps` if a later step can read them."""
-
-    name: str
-    plural: str
-    feeds_steps = False
-
-    def __repr__(self) -> str:
-        return self.name.upper()
-
-    @abstractmethod
-    def result(self, stored: Stored) -> dict[str, Any]:
-        """Return the output as JSON lines have it; a vector is a float32 array."""
-
-    @abstractmethod
-    def problem(self, stored: Stored) -> str | None:
-        """Return the reason why this is no output of the type; None if it is one."""
-
-    @abstractmethod
-    def columns(self, params: Params) -> tuple[OutputColumn, ...]:
-        """Return the columns of outputs under a spec with these parameters."""
-
-    def items(self) -> tuple[str, Mapping[str, Form]] | None:
-        """Return the key of a list in `data` that has a view with a row for each item, and the items' fields."""
-        return None
-
-    @abstractmethod
-    def shown(self, result: Result) -> str:
-        """Return a line about a result for a terminal."""
-
-
 class _Text(OutputType):
-    """A text, in `text`: `"text": "…"`."""
+    """A text, in `text`: `"text": "…"`. Of several outputs it is the first, and all are in `data`: `"texts": […]`.
+
+    The parameter `N` of a spec says how many there are.
+    """
 
     name = "text"
     plural = "texts"
     feeds_steps = True
 
+    def stored(self, texts: Sequence[str]) -> Output:
+        """Return one text, or several, as they are stored."""
+        return Output(text=texts[0], data={TEXTS: list(texts)} if len(texts) > 1 else None)
+
     def result(self, stored: Stored) -> dict[str, Any]:
-        return {"text": stored.text}
+        return {"text": stored.text, **({TEXTS: stored.data[TEXTS]} if stored.data else {})}
 
     def problem(self, stored: Stored) -> str | None:
-        alone = stored.vector is None and stored.data is None
-        return None if stored.text is not None and alone else "a text belongs in `text`, and nothing beside it"
+        several = stored.data is not None
+        if stored.text is None or stored.vector is not None or (several and set(stored.data) != {TEXTS}):
+            return "a text belongs in `text`, and nothing beside it"
+        if several and (not all(isinstance(one, str) for one in stored.data[TEXTS]) or _first(stored) != stored.text):
+            return "the first of several texts belongs in `text`"
+        return None
 
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
-        return (_column("text", Form.TEXT, "", lambda outcome: outcome.c.text),)
+        text = column("text", Form.TEXT, "", lambda outcome: outcome.c.text)
+        several = column(TEXTS, Form.TEXTS, f"_{TEXTS}", in_data(Form.TEXTS, TEXTS))
+        return (text, several) if params.get(N, 1) > 1 else (text,)
 
     def shown(self, result: Result) -> str:
-        return result["text"] or ""
+        others = len(result.get(TEXTS) or ()) - 1
+        return (result["text"] or "") + (f" (and {others} more)" if others > 0 else "")
 
 
 class _Vector(OutputType):
@@ -126,8 +86,8 @@ class _Vector(OutputType):
         return None
 
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
-        vector = _column("vector", Form.VECTOR, "_vector", lambda outcome: outcome.c.vector)
-        return (vector, _column("windows", Form.OFFSETS)) if params.get("windows") == "all" else (vector,)
+        vector = column("vector", Form.VECTOR, "_vector", lambda outcome: outcome.c.vector)
+        return (vector, column("windows", Form.OFFSETS)) if params.get("windows") == "all" else (vector,)
 
     def shown(self, result: Result) -> str:
         import numpy as np
@@ -173,8 +133,8 @@ class _Labels(OutputType):
 
         return (
             OutputColumn("label", Form.TEXT, best("label"), "", lambda outcome: outcome.c.text),
-            OutputColumn("score", Form.NUMBER, best("score"), "_score", _in_data(Form.NUMBER, "labels", 0, "score")),
-            _column("labels", Form.LABELS, "_labels", _in_data(Form.LABELS, "labels")),
+            OutputColumn("score", Form.NUMBER, best("score"), "_score", in_data(Form.NUMBER, "labels", 0, "score")),
+            column("labels", Form.LABELS, "_labels", in_data(Form.LABELS, "labels")),
         )
 
     def shown(self, result: Result) -> str:
@@ -212,7 +172,7 @@ class _Spans(OutputType):
         return None
 
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
-        return (_column("spans", Form.SPANS, "_spans", _in_data(Form.SPANS, "spans")),)
+        return (column("spans", Form.SPANS, "_spans", in_data(Form.SPANS, "spans")),)
 
     def items(self) -> tuple[str, Mapping[str, Form]] | None:
         return "spans", {name: _FIELD_FORMS[type_] for name, type_ in self._fields.items()}
@@ -254,8 +214,8 @@ class _Record(OutputType):
         # The JSON paths of SQLite cannot quote a quotation mark.
         names = sorted(name for name in properties if '"' not in name)
         columns = tuple(_property(name, form_of(properties[name], schema)) for name in names)
-        cited = _column(CITATIONS, Form.JSON, f"_{CITATIONS}", _in_data(Form.JSON, CITATIONS))
-        whole = _column("data", Form.JSON, "_data", _in_data(Form.JSON, "data"))
+        cited = column(CITATIONS, Form.JSON, f"_{CITATIONS}", in_data(Form.JSON, CITATIONS))
+        whole = column("data", Form.JSON, "_data", in_data(Form.JSON, "data"))
         return (*(columns or (whole,)), *((cited,) if params.get("cite") else ()))
 
     def shown(self, result: Result) -> str:
@@ -299,8 +259,8 @@ class _Redacted(OutputType):
 
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
         return (
-            _column("text", Form.TEXT, "", lambda outcome: outcome.c.text),
-            _column("spans", Form.REPLACEMENTS, "_spans", _in_data(Form.REPLACEMENTS, "spans")),
+            column("text", Form.TEXT, "", lambda outcome: outcome.c.text),
+            column("spans", Form.REPLACEMENTS, "_spans", in_data(Form.REPLACEMENTS, "spans")),
         )
 
     def items(self) -> tuple[str, Mapping[str, Form]] | None:
@@ -310,21 +270,8 @@ class _Redacted(OutputType):
         return result["text"] or ""
 
 
-def _column(
-    name: str, form: Form, suffix: str | None = None, sql: Callable[[FromClause], ColumnElement[Any]] | None = None
-) -> OutputColumn:
-    return OutputColumn(name, form, lambda result: result.get(name), suffix, sql)
-
-
-def _in_data(form: Form, *keys: str | int) -> Callable[[FromClause], ColumnElement[Any]]:
-    """Return the function that selects what is under these keys of an outcome's data."""
-
-    def sql(outcome: FromClause) -> ColumnElement[Any]:
-        from storage.outputs.json_columns import selected  # SQLAlchemy takes long to import
-
-        return selected(outcome.c.data, form, *keys)
-
-    return sql
+def _first(stored: Stored) -> str | None:
+    return next(iter(stored.data[TEXTS]), None)
 
 
 def _in_order(items: Iterable[Mapping[str, Any]], fields: Mapping[str, type]) -> list[dict[str, Any]]:
@@ -373,7 +320,7 @@ def _property(name: str, form: Form) -> OutputColumn:
         return found if fits else None
 
     suffix = f"_data_{name}" if name in TAKEN else f"_{name}"
-    return OutputColumn(f"data_{name}", form, value, suffix, _in_data(form, "data", name))
+    return OutputColumn(f"data_{name}", form, value, suffix, in_data(form, "data", name))
 
 
 def _plain(value: Json) -> str:

@@ -18,8 +18,8 @@ from storage.core.outcomes import DOUBTFUL
 from storage.core.pages import pages
 from storage.core.schema import Content, Document, Job, OutcomeRow, Rejection
 from storage.core.transaction import Transaction
+from storage.outputs.base import OutputType
 from storage.outputs.columns import Column, Form, Result
-from storage.outputs.output_types import OutputType
 from storage.steps import lineage
 from storage.steps.jobs import require
 from storage.steps.lineage import visible

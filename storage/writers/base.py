@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from storage.core.installation import install
 from storage.errors import StorageError
-from storage.outputs.output_types import OutputType
+from storage.outputs.base import OutputType
 
 Row: TypeAlias = Mapping[str, Any]  # a result as `storage.results.results` gives it
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from storage.core.specs import Spec
-from storage.outputs.output_types import SCHEMA
+from storage.outputs.output_types import SCHEMA, N
 from storage.steps.templates import keeps_white_space
 from tasks.errors import CannotServe
 
@@ -21,6 +21,7 @@ MAX_NEW_TOKENS = 256
 MAX_NEW_TOKENS_OF_RECORDS = 1024
 # The library's, where neither the command nor the model's files say how many tokens to sample from.
 TOP_K = 50
+SAME = "--n {n} asks for outputs that would all be the same: sample them, with --temperature and the like."
 # Options and settings that ask for samples, or shape them, under the same names.
 SHAPES = ("temperature", "top_p", "top_k", "min_p")
 # Settings of a generation_config that are followed here.
@@ -76,6 +77,7 @@ class Decoding:
     The limit is ``max_new_tokens``. With ``max_tokens`` an output may go on until prompt and output have so many
     together, and ``max_new_tokens`` is the room that a window leaves for it. No sequence of ``bad_words_ids`` is
     written, nor a token of ``suppress_tokens``. Outputs lose white space at their ends where they are ``stripped``.
+    ``n`` outputs are written for each window.
     """
 
     max_new_tokens: int
@@ -95,6 +97,7 @@ class Decoding:
     closing: tuple[str, ...] = ()
     max_tokens: int | None = None
     stripped: bool = True
+    n: int = 1
 
     def most_new_tokens(self, prompt_tokens: int) -> int:
         """The most tokens that the output after a prompt of so many may have."""
@@ -104,14 +107,18 @@ class Decoding:
     def sampled(self) -> bool:
         return self.temperature > 0
 
-    def seed_of(self, ids: Sequence[int]) -> int:
-        """The seed for the window of these ids."""
-        return seed_of(self.seed, ids)
+    def seed_of(self, ids: Sequence[int], number: int = 0) -> int:
+        """The seed for an output of the window of these ids."""
+        return seed_of(self.seed, ids, number)
 
 
-def seed_of(seed: int, ids: Sequence[int]) -> int:
-    """The seed for one window, from the spec's and from what the model reads: the same in any batch."""
-    read = hashlib.sha256(f"{seed} ".encode() + array("i", ids).tobytes()).digest()
+def seed_of(seed: int, ids: Sequence[int], number: int = 0) -> int:
+    """The seed for one window, from the spec's and from what the model reads: the same in any batch.
+
+    ``number`` counts the outputs of a window from 0. The first is the one of a spec with one output.
+    """
+    begin = f"{seed} " if number == 0 else f"{seed} {number} "
+    read = hashlib.sha256(begin.encode() + array("i", ids).tobytes()).digest()
     return int.from_bytes(read[:8], "little") >> 1
 
 
@@ -151,9 +158,12 @@ def decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, stop: tupl
         closing=() if is_record or "stop" in asked else tuple(_several(own.get("stop_strings"))),
         max_tokens=None if max_new_tokens else _max_tokens(spec.model, own.get("max_length"), context_tokens),
         stripped=not keeps_white_space(spec.params),
+        n=asked.get(N, 1),
         **sampling,
     )
     require_least(spec, found.max_new_tokens)
+    if found.n > 1 and not sampling:
+        raise CannotServe(SAME.format(n=found.n))
     return replace(found, min_new_tokens=min(found.min_new_tokens, found.max_new_tokens))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from storage.core.specs import Spec
-from storage.outputs.output_types import LABELS, RECORD, REDACTED, SCHEMA, SPANS, VECTOR
+from storage.outputs.output_types import LABELS, RECORD, REDACTED, SCHEMA, SPANS, VECTOR, N
 from tasks import kinds
 from tasks.backends import Source
 from tasks.backends.static import Items, StaticLoop
@@ -27,7 +27,7 @@ from tasks.kinds.base import Traits
 from tasks.models import null
 from tasks.models.families import OUR_LIMIT_TOKENS
 from tasks.models.null import NAME
-from tasks.outputs import Generated, Labels, Output, Record, Span, Spans, Vector
+from tasks.outputs import Generated, Labels, Output, Record, Several, Span, Spans, Vector
 from tasks.schemas import grammar
 from tasks.windows.windows import Encoded
 
@@ -51,6 +51,7 @@ class NullBackend:
         self._labels: Collection[str] = spec.params.get("labels") or ()
         self._record = _shortest(spec)
         self._device = device
+        self._n: int = spec.params.get(N, 1)
         self._tokens_per_s = null.tokens_per_s(spec.model)
         self._sleep = sleep
         self._loop = StaticLoop(self._compute, _BUDGET)
@@ -88,7 +89,8 @@ class NullBackend:
         if (most := self._kind.null_words) is not None:
             words = words[:most]
             return Generated(" ".join(words), len(words))
-        return Generated(text, len(words))
+        written = Generated(text, len(words))
+        return written if self._n == 1 else Several((written,) * self._n)
 
 
 def _shortest(spec: Spec) -> dict[str, Any] | None:

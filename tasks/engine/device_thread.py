@@ -15,7 +15,7 @@ from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
 from tasks.engine.model_cache import LoadedModel, ModelCache, Owner
 from tasks.errors import DeviceLost, EngineStopped
-from tasks.outputs import Generated, Output
+from tasks.outputs import Generated, Output, Several
 
 log = logging.getLogger("docmill.engine")
 
@@ -138,7 +138,7 @@ class Device:
             log.exception("on_batch.raised")
 
     def deliver(self, resident: LoadedModel, item: Item[Owner], output: Output) -> None:
-        tokens_out = output.tokens if isinstance(output, Generated) else 0
+        tokens_out = output.tokens if isinstance(output, Generated | Several) else 0
         self.counters = replace(self.counters, tokens_out=self.counters.tokens_out + tokens_out)
         self._receive(resident, item, output)
 

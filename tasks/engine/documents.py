@@ -9,7 +9,7 @@ from storage.core.outcomes import Outcome, Reason, Status
 from tasks.engine.submission import Submission
 from tasks.errors import PromptTooLong
 from tasks.kinds.base import Again, Computed, Recipe
-from tasks.outputs import Failure, Generated, Output
+from tasks.outputs import Failure, Generated, Output, Several
 from tasks.windows.windows import Coder, Window
 
 
@@ -46,7 +46,7 @@ class Document:
         encoded = self.windows[index].encoded
         assert encoded is not None
         self.tokens_in += encoded.tokens
-        if isinstance(output, Generated):
+        if isinstance(output, Generated | Several):
             self.tokens_out += output.tokens
         return self.left == 0
 

@@ -19,7 +19,7 @@ from tasks.kinds.classify import CLASSIFY
 from tasks.kinds.embed import EMBED
 from tasks.kinds.entities import ENTITIES
 from tasks.kinds.extract import EXTRACT
-from tasks.kinds.generate import GENERATE
+from tasks.kinds.generate import GENERATE, Generate
 from tasks.kinds.options import KindOptions, parsed
 from tasks.kinds.prerendered import Prerendered
 from tasks.kinds.redact import REDACT
@@ -85,7 +85,8 @@ def recipe(spec: Spec, traits: Traits) -> Recipe:
     own = found.recipe(spec, traits)
     if not prompts.is_rendered(spec.params):
         return own
-    return Prerendered() if found.output is TEXT else Prerendered(own)
+    joins = found.output is not TEXT or isinstance(own, Generate)
+    return Prerendered(own) if joins else Prerendered()
 
 
 __all__ = [

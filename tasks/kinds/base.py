@@ -31,7 +31,7 @@ from typing import Any, Protocol
 from storage.core.kinds import WRITING_SIZE, ShardSize, StoredKind
 from storage.core.outcomes import Outcome, Reason, Status
 from storage.core.specs import Spec
-from storage.outputs.output_types import OutputType
+from storage.outputs.base import OutputType
 from tasks.errors import TaskError
 from tasks.heads import Head
 from tasks.kinds.options import KindOptions

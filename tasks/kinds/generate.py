@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from storage.core.outcomes import Outcome
-from storage.outputs.output_types import TEXT
+from storage.outputs.output_types import TEXT, N
 from storage.steps import templates
 from tasks.errors import BadOption
 from tasks.heads import Head
 from tasks.kinds.base import Again, Computed, Plan, TaskKind, windowed
 from tasks.kinds.options import PROMPT, Option, Searching
 from tasks.models.families import Family
-from tasks.outputs import Generated
+from tasks.outputs import Generated, Output, Several
 from tasks.windows.windows import Coder, Window, cut
 
 BETWEEN = "\n\n"
+MOST_OUTPUTS = 1000
 
 
 def _joined(texts: Sequence[str]) -> str:
@@ -31,25 +34,46 @@ def _joined(texts: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Generate:
+    """The recipe. With ``n`` outputs the first ones of all windows make the first text, and so on."""
+
+    n: int = 1
+
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
         return cut(texts, coder)
 
     def join(self, computed: Computed) -> Outcome | Again:
         """The outputs of the windows, with a blank line between them."""
-        parts = [output for output in computed.outputs if isinstance(output, Generated)]
-        flags = list(windowed(computed.windows))
-        if any(part.truncated for part in parts):
-            flags.append("output_truncated")
-        written = [part.text for part in parts if part.text.strip()]
-        if len(written) < len(parts):
-            flags.append("empty" if not written else "empty_window")
-        return computed.done(_joined(written) if written else "".join(part.text for part in parts), flags=flags)
+        found = [_outputs(output) for output in computed.outputs]
+        texts, flags = [], dict.fromkeys(windowed(computed.windows))
+        for number in range(self.n):
+            parts = [outputs[number] for outputs in found if outputs]
+            if any(part.truncated for part in parts):
+                flags["output_truncated"] = None
+            written = [part.text for part in parts if part.text.strip()]
+            if len(written) < len(parts):
+                flags["empty" if not written else "empty_window"] = None
+            texts.append(_joined(written) if written else "".join(part.text for part in parts))
+        output = TEXT.stored(texts)
+        return computed.done(output.text, data=None if output.data is None else dict(output.data), flags=flags)
+
+
+def _outputs(output: Output | None) -> Sequence[Generated]:
+    if isinstance(output, Several):
+        return output.outputs
+    return [output] if isinstance(output, Generated) else []
 
 
 class GenerateOptions(Searching):
     """Options of `generate`."""
 
     prompt: Annotated[str | None, PROMPT, Option(is_template=True)] = None
+    n: Annotated[
+        int | None,
+        Field(ge=1, le=MOST_OUTPUTS, description="Outputs for each document: samples, or the best of --beams."),
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in super().given().items() if (name, value) != (N, 1)}
 
 
 def _params(plan: Plan) -> dict[str, str]:
@@ -65,6 +89,6 @@ GENERATE = TaskKind(
     options=GenerateOptions,
     output=TEXT,
     families=MappingProxyType({Family.DECODER: Head.CAUSAL_TEXT, Family.SEQ2SEQ: Head.SEQ2SEQ_TEXT}),
-    recipe=lambda _spec, _traits: Generate(),
+    recipe=lambda spec, _traits: Generate(spec.params.get(N, 1)),
     params=_params,
 )

@@ -21,11 +21,12 @@ def written(
     stop: str | None = None,
     stripped: bool = False,
     seed: int = 0,
+    number: int = 0,
     **settings: Any,
 ) -> list[str]:
     """Return the output of transformers' own generate for each input, ``stripped`` of white space at its ends.
 
-    Samples, with ``do_sample``, are drawn after torch was seeded for the input.
+    Samples, with ``do_sample``, are drawn after torch was seeded for the input, and for the ``number`` of the output.
     """
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -36,7 +37,7 @@ def written(
         prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True) if chat else text
         encoded = tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat)
         with torch.inference_mode(), quiet(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(seed, encoded["input_ids"][0].tolist()))
+            torch.manual_seed(seed_of(seed, encoded["input_ids"][0].tolist(), number))
             ids = model.generate(
                 encoded["input_ids"],
                 attention_mask=encoded["attention_mask"],

@@ -19,7 +19,7 @@ from worker.cli.tables import Name, table
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from storage.outputs.output_types import OutputType
+    from storage.outputs.base import OutputType
     from storage.results.status import JobStatus
 
 Row = TypeVar("Row")

@@ -29,7 +29,7 @@ from tasks.backends.static import Computed, Items, StaticLoop
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
 from tasks.errors import DeviceLost
-from tasks.outputs import Failure, Generated, Output
+from tasks.outputs import Failure, Generated, Output, Several
 from tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
@@ -47,12 +47,13 @@ _PER_CHARACTER = 4
 
 @dataclass
 class Row:
-    """A window that is being continued."""
+    """A window that is being continued; ``number`` counts its outputs from 0."""
 
     item: Item[Any]
     ids: Sequence[int]
     processors: LogitsProcessorList
     generator: torch.Generator | None
+    number: int = 0
     written: list[int] = field(default_factory=list)
     matcher: LLMatcher | None = None
 
@@ -71,6 +72,7 @@ class Flight:
 
     rows: list[Row] = field(default_factory=list)
     cache: RowCache | None = None
+    done: dict[int, dict[int, Output]] = field(default_factory=dict)  # by window, those of several outputs
 
 
 class CausalBackend:
@@ -109,7 +111,7 @@ class CausalBackend:
             if not items and not flight.rows:
                 return
             # Retries happen outside the except block, whose traceback would keep the failed tensors alive.
-            lost: list[Item[Any]] = [*(row.item for row in flight.rows), *items]
+            lost = [*{row.item.id: row.item for row in flight.rows}.values(), *items]
             try:
                 done = self._advance(flight, items)
             except DeviceLost:
@@ -139,9 +141,9 @@ class CausalBackend:
             whole.tokens - used < whole.tokens * _FREE or whole.rows - len(flight.rows) < whole.rows * _FREE
         ):
             return Budget(tokens=0, rows=0)
-        left = whole.tokens - used
+        left, n = whole.tokens - used, self._decoding.n
         rows = min(whole.rows - len(flight.rows), left // (most or output + self._completion.tokens.overhead))
-        return Budget(tokens=max(1, left - rows * output), rows=max(1, rows), spread=whole.spread)
+        return Budget(tokens=max(1, (left - rows * output) // n), rows=max(1, rows // n), spread=whole.spread)
 
     def _together(self, items: Items) -> Sequence[Output]:
         """One batch from its beginning to its end."""
@@ -162,13 +164,14 @@ class CausalBackend:
             if group.rows and flight.cache is not None and group.cache is not None:
                 flight.cache.join(group.cache)
                 flight.rows += group.rows
+                flight.done |= group.done
             elif group.rows:
-                flight.rows, flight.cache = group.rows, group.cache
+                flight.rows, flight.cache, flight.done = group.rows, group.cache, group.done
             return done
 
     def _begin(self, items: Items) -> tuple[Flight, torch.Tensor]:
         """Read whole prompts. What each begins with and the template does too is not read again."""
-        rows = [self._row(item) for item in items]
+        rows = [self._row(item, number) for item in items for number in range(self._decoding.n)]
         longest = max(row.tokens for row in rows)
         shared = min(self._shared_with(row.ids) for row in rows)
         # All rows read as many tokens as the longest has beyond the template: so none of these is padding
@@ -183,14 +186,15 @@ class CausalBackend:
         lengths = torch.tensor([row.tokens for row in rows])
         return Flight(rows, cache), self._forward(cache, ids, lengths)
 
-    def _row(self, item: Item[Any]) -> Row:
+    def _row(self, item: Item[Any], number: int = 0) -> Row:
         ids = list(item.encoded.ids)
         how, device = self._decoding, self._device
         return Row(
             item,
             ids,
             row_processors(how, len(ids), device),
-            row_generator(how, ids, device),
+            row_generator(how, ids, number, device),
+            number,
             matcher=self._constraint.begin() if self._constraint else None,
         )
 
@@ -250,7 +254,7 @@ class CausalBackend:
             if row.matcher is not None:
                 row.matcher.consume_token(token)
         done = [(place, output) for place, row in enumerate(rows) if (output := self._ended(row)) is not None]
-        outputs: list[Computed] = [(rows[place].item.id, output) for place, output in done]
+        outputs = self._complete(flight, [(rows[place], output) for place, output in done])
         assert flight.cache is not None
         for place, _ in reversed(done):
             flight.cache.drop(place)
@@ -261,6 +265,19 @@ class CausalBackend:
         if not rows:
             flight.cache = None
         return outputs
+
+    def _complete(self, flight: Flight, done: Sequence[tuple[Row, Output]]) -> list[Computed]:
+        """Return the windows that are done, now that these rows are. A window may have several rows."""
+        if self._decoding.n == 1:
+            return [(row.item.id, output) for row, output in done]
+        whole: list[Computed] = []
+        for row, output in done:
+            found = flight.done.setdefault(row.item.id, {})
+            found[row.number] = output
+            if len(found) == self._decoding.n:
+                outputs = [one for _, one in sorted(flight.done.pop(row.item.id).items())]
+                whole.append((row.item.id, Several(tuple(one for one in outputs if isinstance(one, Generated)))))
+        return whole
 
     def _ended(self, row: Row) -> Generated | Failure | None:
         """The output, if the row's last token is its last."""

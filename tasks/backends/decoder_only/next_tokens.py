@@ -76,9 +76,12 @@ def batch_processors(how: Decoding, device: str) -> LogitsProcessorList:
     return found
 
 
-def row_generator(how: Decoding, ids: Sequence[int], device: str) -> torch.Generator | None:
-    """Return a generator whose draws follow from the spec's seed and from what the model reads, or None if greedy."""
-    return torch.Generator(device).manual_seed(how.seed_of(ids)) if how.sampled else None
+def row_generator(how: Decoding, ids: Sequence[int], number: int, device: str) -> torch.Generator | None:
+    """Return a generator whose draws follow from the spec's seed and from what the model reads, or None if greedy.
+
+    ``number`` counts the outputs of a window from 0.
+    """
+    return torch.Generator(device).manual_seed(how.seed_of(ids, number)) if how.sampled else None
 
 
 def of_rows(logits: torch.Tensor, rows: Sequence[Choosing]) -> torch.Tensor:

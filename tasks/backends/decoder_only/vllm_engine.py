@@ -165,6 +165,7 @@ def inexact(how: Decoding) -> str | None:
     """Return the setting under which vLLM writes something else than transformers' ``generate``, or None."""
     settings = {
         "stop_strings of the model, which may be special tokens": how.closing,
+        "several outputs": how.n > 1,
         "no_repeat_ngram_size": how.no_repeat_ngram_size,
         "bad_words_ids or suppress_tokens": how.bad_words_ids or how.suppress_tokens,
         "min_length": how.min_length,

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from storage.core.specs import Spec
+from storage.outputs.output_types import N
 from storage.steps import templates
 from storage.steps.templates import keeps_white_space
-from tasks.backends.decoding import NEUTRAL_AT_ONE, SHAPES, cut_at, require_least, sampled
+from tasks.backends.decoding import NEUTRAL_AT_ONE, SAME, SHAPES, cut_at, require_least, sampled
 from tasks.backends.encoder_decoder import task_prefixes
 from tasks.backends.generation_files import Opening
 from tasks.backends.tokens import TokenCoder, Tokens
@@ -36,7 +37,7 @@ _PLAIN = frozenset(
     }
 )  # fmt: skip
 # Settings beyond these whose processors and criteria look at one row at a time, wherever it stands in a batch.
-_OF_ROWS = frozenset({"repetition_penalty", "stop_strings", "typical_p", "epsilon_cutoff"})
+_OF_ROWS = frozenset({"repetition_penalty", "stop_strings", "typical_p", "epsilon_cutoff", "num_return_sequences"})
 
 
 class Generation:
@@ -64,6 +65,7 @@ class Generation:
         self.beams: int = settings.num_beams or 1
         self.most_new_tokens: int = settings.max_new_tokens or settings.max_length - 1
         self.ends = frozenset(as_ids(settings.eos_token_id))
+        self.n: int = spec.params.get(N, 1)
         self._stop = tuple(spec.params.get("stop") or ())
         require_least(spec, self.most_new_tokens)
 
@@ -155,6 +157,7 @@ def set_generation(generation: GenerationConfig, spec: Spec, dialect: task_prefi
             generation.early_stopping = None
             generation.length_penalty = None
     _set_options(generation, spec)
+    _set_number(generation, spec)
     asked = spec.params.get("max_new_tokens")
     if asked is None and generation.max_length is None and generation.max_new_tokens is None:
         asked = _MAX_NEW_TOKENS
@@ -165,6 +168,16 @@ def set_generation(generation: GenerationConfig, spec: Spec, dialect: task_prefi
             generation.min_length = min(generation.min_length, asked)
         if generation.min_new_tokens is not None and "min_new_tokens" not in spec.params:
             generation.min_new_tokens = min(generation.min_new_tokens, asked)
+
+
+def _set_number(generation: GenerationConfig, spec: Spec) -> None:
+    """Set how many outputs a search by beams has. Raises CannotServe for more than beams, and for equal outputs."""
+    n, beams = spec.params.get(N, 1), generation.num_beams or 1
+    if beams == 1 and n > 1 and not generation.do_sample:
+        raise CannotServe(SAME.format(n=n))
+    if n > beams > 1:
+        raise CannotServe(f"--n {n} is more than the {beams} beams of the search: give --beams {n} or more.")
+    generation.num_return_sequences = n if beams > 1 else 1
 
 
 def _set_options(generation: GenerationConfig, spec: Spec) -> None:

@@ -100,7 +100,9 @@ def shrinking_beams(
     generation_config: GenerationConfig,
     **model_kwargs: Any,
 ) -> torch.Tensor:
-    """Return what generate's own search by beams writes, shape (texts, longest), with PADDING after each end.
+    """Return what generate's own search by beams writes, shape (outputs, longest), with PADDING after each end.
+
+    Each text has as many outputs as ``num_return_sequences`` says, the best first.
 
     A ``custom_generate`` of encoder-decoder models. By the rules of transformers' ``_beam_search`` no text depends
     on the others, so a text leaves when its own search is over. The first step is the same for all beams of a text
@@ -151,7 +153,9 @@ def shrinking_beams(
         cache.self_attention_cache.reorder_cache(rows.flatten())
         logits = _next_logits(model, states, mask, ids[:, -1:], {name: cache})
     return torch.nn.utils.rnn.pad_sequence(
-        [ends.found[0][1] for ends in found], batch_first=True, padding_value=PADDING
+        [ids for ends in found for _, ids in ends.found[: generation_config.num_return_sequences]],
+        batch_first=True,
+        padding_value=PADDING,
     )
 
 

@@ -17,7 +17,8 @@ from tasks.backends.generation_files import Opening
 from tasks.backends.static import Items, StaticLoop
 from tasks.backends.tokens import padded
 from tasks.batching.batches import Budget
-from tasks.outputs import Output
+from tasks.batching.pool import Item
+from tasks.outputs import Output, grouped
 from tasks.windows.windows import Encoded
 
 # Rows and input tokens of one batch before beams, each of which is one more row for the decoder.
@@ -49,8 +50,10 @@ class Seq2SeqBackend:
         budget = _BUDGETS[device.partition(":")[0]]
         # In generate's own searches samples depend on all rows, and the end of a text that is stopped is padded.
         alone = not self._of_rows and (self._samples or stop)
-        rows = 1 if alone else max(1, budget.rows // beams)
-        self._loop = StaticLoop(self._compute, Budget(tokens=budget.tokens // beams, rows=rows))
+        self._repeats = self._samples and beams == 1
+        each = self._generation.n if self._repeats else beams
+        rows = 1 if alone else max(1, budget.rows // each)
+        self._loop = StaticLoop(self._compute, Budget(tokens=max(1, budget.tokens // each), rows=rows))
         self.traits = self._generation.traits
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
@@ -67,18 +70,29 @@ class Seq2SeqBackend:
         accelerator.release(self._device)
 
     def _compute(self, items: Items) -> Sequence[Output]:
-        with torch.inference_mode(), accelerator.memory_errors(self._device), self._drawing(items) as drawing:
-            batch = padded([item.encoded for item in items], self._generation.tokens)
-            sequences = self._model.generate(
+        n = self._generation.n
+        # Each sample of a window is a row of its own; a search by beams returns several outputs by itself.
+        windows = [(item, number) for item in items for number in range(n if self._repeats else 1)]
+        with torch.inference_mode(), accelerator.memory_errors(self._device):
+            # Samples of generate's own search depend on all rows of a batch.
+            batches = [windows] if self._of_rows or not self._repeats else [[one] for one in windows]
+            written = [ids[1:] for batch in batches for ids in self._written(batch)]
+        return grouped(self._generation.outputs(written), n)
+
+    def _written(self, windows: Sequence[tuple[Item[Any], int]]) -> list[list[int]]:
+        """Return the token ids that are written for windows, each with the number of its output."""
+        batch = padded([item.encoded for item, _ in windows], self._generation.tokens)
+        with self._drawing(windows) as drawing:
+            found: list[list[int]] = self._model.generate(
                 input_ids=batch["input_ids"].to(self._device),
                 attention_mask=batch["attention_mask"].to(self._device),
                 **self._search,
                 **drawing,
             ).tolist()
-        return self._generation.outputs([ids[1:] for ids in sequences])
+        return found
 
     @contextmanager
-    def _drawing(self, items: Items) -> Iterator[dict[str, Any]]:
+    def _drawing(self, windows: Sequence[tuple[Item[Any], int]]) -> Iterator[dict[str, Any]]:
         """Draw the samples of each window by the spec's seed and by what the model reads.
 
         Yields the arguments of generate that this takes.
@@ -86,7 +100,7 @@ class Seq2SeqBackend:
         if not self._samples:
             yield {}
             return
-        seeds = [seed_of(self._seed, item.encoded.ids) for item in items]
+        seeds = [seed_of(self._seed, item.encoded.ids, number) for item, number in windows]
         if self._of_rows:
             yield {"generators": [torch.Generator(self._device).manual_seed(seed) for seed in seeds]}
             return

@@ -18,18 +18,9 @@ from storage.core.kinds import WRITING_SIZE, StoredKind
 from storage.core.outcomes import Outcome, Status, checked
 from storage.core.specs import Spec
 from storage.errors import SchemaOutOfDate
+from storage.outputs.base import Output, OutputType
 from storage.outputs.columns import Form
-from storage.outputs.output_types import (
-    LABELS,
-    OUTPUT_TYPES,
-    RECORD,
-    REDACTED,
-    SPANS,
-    TEXT,
-    VECTOR,
-    Output,
-    OutputType,
-)
+from storage.outputs.output_types import LABELS, OUTPUT_TYPES, RECORD, REDACTED, SPANS, TEXT, VECTOR
 from storage.pipelines import views
 from storage.results.results import columns, failures, results
 from storage.steps.jobs import JobRequest
@@ -408,3 +399,16 @@ def test_a_long_list_is_shown_in_part() -> None:
 def test_a_failure_needs_no_output(output: OutputType) -> None:
     failed = Outcome(1, Status.FAILED, reason="it would not")
     assert checked(failed, output) == failed
+
+
+def test_several_texts_are_one_in_text_and_all_in_data() -> None:
+    several = TEXT.stored(["a", "b"])
+    assert several == Output(text="a", data={"texts": ["a", "b"]})
+    assert TEXT.problem(several) is None
+    assert TEXT.result(several) == {"text": "a", "texts": ["a", "b"]}
+    assert TEXT.shown(TEXT.result(several)) == "a (and 1 more)"
+    assert [(one.name, one.suffix) for one in TEXT.columns({"n": 2})] == [("text", ""), ("texts", "_texts")]
+    assert [one.value(TEXT.result(several)) for one in TEXT.columns({"n": 2})] == ["a", ["a", "b"]]
+    assert TEXT.stored(["a"]) == Output(text="a")
+    wrong = Output(text="b", data={"texts": ["a", "b"]})
+    assert TEXT.problem(wrong) == "the first of several texts belongs in `text`"

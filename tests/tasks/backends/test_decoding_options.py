@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,10 @@ def loaded(folder: Path) -> tuple[Any, Any]:
         return AutoTokenizer.from_pretrained(folder), model
 
 
-def summaries(folder: Path, texts: list[str], *, seed: int = 0, stop: str | None = None, **asked: Any) -> list[str]:
-    """Return the outputs of transformers' generate with an encoder-decoder."""
+def summaries(
+    folder: Path, texts: list[str], *, seed: int = 0, number: int = 0, stop: str | None = None, **asked: Any
+) -> list[str]:
+    """Return the outputs of transformers' generate with an encoder-decoder, all outputs of a text in a row."""
     tokenizer, model = loaded(folder)
     if stop is not None:
         asked |= {"stop_strings": [stop], "tokenizer": tokenizer}
@@ -88,10 +90,10 @@ def summaries(folder: Path, texts: list[str], *, seed: int = 0, stop: str | None
     for text in texts:
         encoded = tokenizer(text, return_tensors="pt")
         with torch.inference_mode(), quiet(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(seed, encoded["input_ids"][0].tolist()))
+            torch.manual_seed(seed_of(seed, encoded["input_ids"][0].tolist(), number))
             ids = model.generate(**encoded, **asked)
-        answer = tokenizer.decode(ids[0], skip_special_tokens=True)
-        answers.append((answer if stop is None else answer.partition(stop)[0]).strip())
+        for answer in tokenizer.batch_decode(ids, skip_special_tokens=True):
+            answers.append((answer if stop is None else answer.partition(stop)[0]).strip())
     return answers
 
 
@@ -197,6 +199,67 @@ def test_other_settings_of_a_generation_config_are_followed_by_decoder_only_mode
     folder = decoders.gpt2(tmp_path / "own", descriptions[:40], eos_token_id=[0, *range(8, 60)], **FILES[name])
     asked = {"do_sample": FILES[name].get("do_sample", False), "max_new_tokens": NEW_TOKENS}
     assert generated(bench, folder, sentences) == reference.written(folder, sentences, chat=False, **asked)
+
+
+def test_several_samples_are_each_of_generate_with_a_seed_of_its_own_and_the_first_is_that_of_one(
+    bench: Bench, gpt2: Path, sentences: list[str]
+) -> None:
+    asked: dict[str, Any] = {"temperature": 1.1, "top_p": 0.9}
+    spec = bench.spec("generate", str(gpt2), prompt="{text}", max_new_tokens=NEW_TOKENS, n=3, **asked)
+    reference_of = partial(reference.written, gpt2, sentences, chat=False, do_sample=True, max_new_tokens=NEW_TOKENS)
+    expected = [reference_of(number=number, **asked) for number in range(3)]
+    outcomes = bench.run(spec, sentences)
+    assert [outcome.data for outcome in outcomes] == [{"texts": [*texts]} for texts in zip(*expected, strict=True)]
+    assert [outcome.text for outcome in outcomes] == expected[0] == generated(bench, gpt2, sentences, **asked)
+    assert expected[0] != expected[1]
+
+
+def test_several_outputs_of_an_encoder_decoder_are_the_best_of_its_beams_or_samples(
+    bench: Bench, marian: Path, sentences: list[str]
+) -> None:
+    some = sentences[:5]
+
+    def several(**options: Any) -> list[list[str]]:
+        outcomes = bench.run(bench.spec("generate", str(marian), max_new_tokens=NEW_TOKENS, **options), some)
+        return [outcome.data["texts"] for outcome in outcomes if outcome.data is not None]
+
+    assert several(beams=4, n=3) == [
+        summaries(marian, [text], num_return_sequences=3, num_beams=4, max_new_tokens=NEW_TOKENS) for text in some
+    ]
+    sampled: dict[str, Any] = {"do_sample": True, "temperature": 1.2}
+    assert several(temperature=1.2, n=2, seed=5) == [
+        [summaries(marian, [text], seed=5, number=number, **sampled)[0] for number in range(2)] for text in some
+    ]
+
+
+def test_a_long_documents_outputs_are_joined_window_by_window(
+    bench: Bench, gpt2: Path, descriptions: list[str]
+) -> None:
+    spec = bench.spec(
+        "generate", str(gpt2), prompt="{text}", max_new_tokens=4, n=2, temperature=1.0, window_tokens=60
+    )
+    (outcome,) = bench.run(spec, [descriptions[0] + "\n\n" + descriptions[1]])
+    assert "windowed" in outcome.flags
+    assert outcome.data is not None
+    assert len(outcome.data["texts"]) == 2
+    assert outcome.text == outcome.data["texts"][0]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"n": 2}, "--n 2 asks for outputs that would all be the same: sample them"),
+        ({"n": 5, "beams": 4}, "--n 5 is more than the 4 beams of the search: give --beams 5 or more"),
+    ],
+)
+def test_outputs_that_would_be_the_same_and_more_than_beams_are_refused(
+    bench: Bench, gpt2: Path, marian: Path, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(CannotServe, match=says):
+        bench.engine.open(bench.spec("generate", str(marian), **options))
+    if "beams" not in options:
+        with pytest.raises(CannotServe, match=says):
+            bench.engine.open(bench.spec("generate", str(gpt2), prompt="{text}", **options))
 
 
 @pytest.mark.parametrize(

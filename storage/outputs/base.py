@@ -1,0 +1,83 @@
+"""The base of the types of outputs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from storage.outputs.columns import Form, OutputColumn, Result
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, FromClause
+
+Params = Mapping[str, Any]  # of a spec
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output in the columns of the table of outcomes."""
+
+    text: str | None = None
+    vector: bytes | None = None
+    data: Mapping[str, Any] | None = None
+
+
+class Stored(Protocol):
+    """A row of outcomes, or an outcome that will be one."""
+
+    @property
+    def text(self) -> str | None: ...
+    @property
+    def vector(self) -> bytes | None: ...
+    @property
+    def data(self) -> Any: ...
+
+
+class OutputType(ABC):
+    """The type of a kind's outputs. `plural` names them in messages; `feeds_steps` if a later step can read them."""
+
+    name: str
+    plural: str
+    feeds_steps = False
+
+    def __repr__(self) -> str:
+        return self.name.upper()
+
+    @abstractmethod
+    def result(self, stored: Stored) -> dict[str, Any]:
+        """Return the output as JSON lines have it; a vector is a float32 array."""
+
+    @abstractmethod
+    def problem(self, stored: Stored) -> str | None:
+        """Return the reason why this is no output of the type; None if it is one."""
+
+    @abstractmethod
+    def columns(self, params: Params) -> tuple[OutputColumn, ...]:
+        """Return the columns of outputs under a spec with these parameters."""
+
+    def items(self) -> tuple[str, Mapping[str, Form]] | None:
+        """Return the key of a list in `data` that has a view with a row for each item, and the items' fields."""
+        return None
+
+    @abstractmethod
+    def shown(self, result: Result) -> str:
+        """Return a line about a result for a terminal."""
+
+
+def column(
+    name: str, form: Form, suffix: str | None = None, sql: Callable[[FromClause], ColumnElement[Any]] | None = None
+) -> OutputColumn:
+    return OutputColumn(name, form, lambda result: result.get(name), suffix, sql)
+
+
+def in_data(form: Form, *keys: str | int) -> Callable[[FromClause], ColumnElement[Any]]:
+    """Return the function that selects what is under these keys of an outcome's data."""
+
+    def sql(outcome: FromClause) -> ColumnElement[Any]:
+        from storage.outputs.json_columns import selected  # SQLAlchemy takes long to import
+
+        return selected(outcome.c.data, form, *keys)
+
+    return sql
