@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, BinaryIO, NamedTuple
 
+import orjson
+
+from storage.core.chat import is_messages
 from storage.core.normalize import normalize, normalize_json
 from storage.readers.errors import FieldUnknown
 
@@ -103,6 +106,8 @@ def document(row: Row, name: str, options: SourceOptions) -> Record | Rejection:
     if not row.clean:
         fields, replaced = normalize_json(fields)
         flags += replaced
+    if is_messages(fields.get(options.text_field)):
+        fields[options.text_field] = orjson.dumps(fields[options.text_field]).decode()
     if not isinstance(fields.get(options.text_field), str):
         keys = keys_of(fields, name, row.number, options)
         return Rejection(row.where, _why_no_text(fields, options.text_field), keys=keys)
@@ -153,7 +158,7 @@ def misnamed(head: Sequence[Collection[str]], options: SourceOptions) -> FieldUn
             found = listed(name for name in names if name not in {options.text_field, options.id_field})
             return FieldUnknown(
                 f'none of the first records has a field "{field}" for the prompt or question; there is {found}. '
-                f"Where few records have it, write {{meta.{field}?}}"
+                f"Where few records have it, write {{meta.{field}?}}, or {field}? with --messages"
             )
     return None
 

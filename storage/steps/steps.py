@@ -14,7 +14,7 @@ from storage.core.specs import Spec
 from storage.core.transaction import Transaction
 from storage.errors import NoSuchStep
 from storage.steps import templates
-from storage.steps.templates import Questions, Template
+from storage.steps.templates import Messages, Questions, Template
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class OpenStep:
     spec_id: int
     lane: str
     input_step: int | None
-    template: Template | Questions | None = None
+    template: Template | Questions | Messages | None = None
     params: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 

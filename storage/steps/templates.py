@@ -13,11 +13,12 @@ from typing import Any
 
 import orjson
 
+from storage.core.chat import as_messages, is_messages
 from storage.core.normalize import normalize
 from storage.errors import StorageError
 
 TEXT = "text"
-PROMPT, QUESTION = "prompt", "question"  # parameters of specs
+PROMPT, QUESTION, MESSAGES = "prompt", "question", "messages"  # parameters of specs
 # The parameter of specs whose documents and outputs keep white space at their ends, and its value.
 WHITE_SPACE, KEPT = "white_space", "kept"
 _META, _OPTIONAL = "meta.", "?"
@@ -94,6 +95,35 @@ class Questions:
         return lines, text
 
 
+@dataclass(frozen=True)
+class Messages:
+    """The messages of a conversation in a field of the metadata, or a template over the text as the user's message.
+
+    The content is their JSON: `[{"role": …, "content": …}, …]`.
+    """
+
+    field: str
+    otherwise: Template
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of the metadata that are read, each once."""
+        return tuple(dict.fromkeys((self.field, *self.otherwise.fields)))
+
+    def render(self, text: str, meta: Mapping[str, Any]) -> str:
+        """Return the messages as they are stored. A blank document gives a blank one.
+
+        A text may be the messages, where the field of the text is that of the messages.
+        """
+        if not text.strip():
+            return ""
+        found = meta.get(self.field)
+        messages = found if is_messages(found) else as_messages(text)
+        if messages is None:
+            messages = [{"role": "user", "content": self.otherwise.filled(text, meta)}]
+        return normalize(orjson.dumps(messages).decode())[0]
+
+
 def parse(template: str) -> Template:
     """The template in a text. Raises BadTemplate where ``{text}`` is not there once, or for another brace."""
     found = _parsed(template)
@@ -132,8 +162,12 @@ def _parsed(template: str) -> Template:
     return Template(tuple(pieces), tuple(places))
 
 
-def over_metadata(params: Mapping[str, Any]) -> Template | Questions | None:
+def over_metadata(params: Mapping[str, Any]) -> Template | Questions | Messages | None:
     """Return the templates in a spec's parameters, if they read metadata. Then the spec computes what they render."""
+    if MESSAGES in params:
+        return Messages(
+            params[MESSAGES].removesuffix(_OPTIONAL), replace(parse(params.get(PROMPT, "{text}")), strips=False)
+        )
     if (asked := questions(params)) is not None:
         return asked if asked.fields else None
     prompt = params.get(PROMPT)

@@ -22,6 +22,7 @@ from tasks.windows.windows import Coder, Window, cut
 
 BETWEEN = "\n\n"
 MOST_OUTPUTS = 1000
+MESSAGES_FLAG = "--messages"
 
 
 def _joined(texts: Sequence[str]) -> str:
@@ -67,10 +68,20 @@ class GenerateOptions(Searching):
     """Options of `generate`."""
 
     prompt: Annotated[str | None, PROMPT, Option(is_template=True)] = None
+    messages: Annotated[
+        str | None,
+        Field(min_length=1, description="Field with a list of chat messages; records without it give their text."),
+        Option(metavar="FIELD", only=Family.DECODER),
+    ] = None
     n: Annotated[
         int | None,
         Field(ge=1, le=MOST_OUTPUTS, description="Outputs for each document: samples, or the best of --beams."),
     ] = None
+
+    @property
+    def templates(self) -> tuple[tuple[str, templates.Template], ...]:
+        field = () if self.messages is None else (f"meta.{self.messages}",)
+        return (*super().templates, *((MESSAGES_FLAG, templates.Template(("", ""), (one,))) for one in field))
 
     def given(self) -> dict[str, Any]:
         return {name: value for name, value in super().given().items() if (name, value) != (N, 1)}
@@ -78,7 +89,7 @@ class GenerateOptions(Searching):
 
 def _params(plan: Plan) -> dict[str, str]:
     """Return the parameter that keeps white space in prompts and outputs. An encoder-decoder needs no prompt."""
-    if "prompt" not in plan.given and plan.family is not Family.SEQ2SEQ:
+    if "prompt" not in plan.given and "messages" not in plan.given and plan.family is not Family.SEQ2SEQ:
         raise BadOption("generate needs --prompt, a template with {text} where the document goes.")
     return {templates.WHITE_SPACE: templates.KEPT}
 

@@ -32,7 +32,7 @@ def check(template: str) -> templates.Template:
 
 def is_rendered(params: Mapping[str, Any]) -> bool:
     """Return True if a spec's contents are rendered prompts, which are neither wrapped in a template nor cut."""
-    return isinstance(templates.over_metadata(params), templates.Template)
+    return isinstance(templates.over_metadata(params), templates.Template | templates.Messages)
 
 
 def around(template: str) -> Template:

@@ -14,6 +14,7 @@ from storage.steps.steps import StepRequest
 from tasks import kinds
 from tasks.errors import BadOption
 from tasks.kinds import KindOptions
+from tasks.kinds.generate import MESSAGES_FLAG
 from tasks.specs import adapters, per_language, pinning
 from tasks.specs.plan import build_spec
 from worker.errors import WorkerError
@@ -76,7 +77,8 @@ def source_options(read: ReadingOptions, steps: Iterable[KindOptions]) -> Source
     templates = [one for options in steps for one in options.templates]
     for flag, template in templates:
         for name, what in ((read.text_field, "text: write {text}"), (read.id_field, "id, which is no metadata")):
-            if name in template.fields:
+            # The text may be the messages.
+            if name in template.fields and (flag, name) != (MESSAGES_FLAG, read.text_field):
                 raise BadOption(f"{flag}: {{meta.{name}}} is the document's {what}.")
     expected = tuple(dict.fromkeys(name for _, template in templates for name in template.expected))
     encoding = None if read.encoding is None else recoding.known(read.encoding)

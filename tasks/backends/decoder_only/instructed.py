@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from storage.core.chat import as_messages
 from storage.core.specs import Spec
 from storage.steps import templates
 from storage.steps.templates import keeps_white_space
@@ -92,6 +93,23 @@ class Completion:
         return self.tokens.checked_limit(limit, spec.params.get("window_tokens"))
 
 
+class Conversations(Tokens):
+    """The tokens of chat messages, which a text is the JSON of, in the model's chat template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: Spec) -> None:
+        if tokenizer.chat_template is None:
+            raise CannotServe(f"--messages needs a model with a chat template; {spec.model} has none.")
+        system = spec.params.get("system")
+        self._first = [] if system is None else [{"role": "system", "content": system}]
+        super().__init__(tokenizer, special_tokens=False)
+
+    def _framed(self, text: str) -> str:
+        messages = as_messages(text) or [{"role": "user", "content": text}]
+        own_system = messages[0]["role"] == "system"
+        told = messages if own_system else [*self._first, *messages]
+        return str(self.tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=True))
+
+
 def instructed(
     spec: Spec, tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any]
 ) -> tuple[Tokens, tuple[str, ...], int]:
@@ -101,6 +119,8 @@ def instructed(
     """
     bare = Tokens(tokenizer, special_tokens=tokenizer.chat_template is None)
     context = families.window_limit(config, bare.stated_limit)
+    if templates.MESSAGES in spec.params:
+        return Conversations(tokenizer, spec), tuple(spec.params.get("stop") or ()), context
     if _tells(spec):
         spec = _from(spec, _ANY)
     elif templates.questions(spec.params) is not None:

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
 from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
+from storage.steps.templates import over_metadata
+from tasks.backends.accelerator import quiet
 from tasks.backends.decoder_only.causal import CausalBackend
 from tasks.backends.decoder_only.instructed import instructed, language_coders
 from tasks.batching.batches import Budget
@@ -235,6 +237,51 @@ def test_a_long_document_is_computed_in_windows_with_a_blank_line_between_their_
     assert "windowed" in outcome.flags
     assert outcome.text is not None
     assert outcome.text.count("\n\n") >= 3
+
+
+def test_messages_are_rendered_by_the_chat_template_and_a_text_is_the_users_message(
+    bench: Bench, made: dict[str, Path]
+) -> None:
+    spec = bench.spec(
+        "generate", str(made["llama"]), messages="chat", prompt="Say: {text}", max_new_tokens=NEW_TOKENS
+    )
+    template = over_metadata(spec.params)
+    assert template is not None
+    turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi {you}"}]
+    chats = [[*turns, {"role": "user", "content": "A tool?"}], [{"role": "user", "content": "Say: a font"}]]
+    contents = [template.render("other", {"chat": chats[0]}), template.render("a font", {})]
+    assert template.render(json.dumps(chats[0]), {}) == contents[0]
+    assert template.render(" ", {"chat": chats[0]}) == ""
+    assert [json.loads(content) for content in contents] == chats
+    tokenizer = AutoTokenizer.from_pretrained(made["llama"])
+    prompts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
+    # What stands between these marks of the template is the first user's turn.
+    assert prompts[1] == "<|user|>Say: a font<|end|>\n<|assistant|>"
+    outcomes = bench.run(spec, contents)
+    assert texts_of(outcomes) == written_after(made["llama"], prompts)
+    told = bench.spec("generate", str(made["llama"]), messages="chat", system="Be brief.", max_new_tokens=2)
+    (encoded,) = opened(bench, told).encode([contents[1]])
+    assert not isinstance(encoded.features, str)
+    assert tokenizer.decode(encoded.features["input_ids"]) == f"<|system|>Be brief.<|end|>\n{prompts[1]}"
+
+
+def written_after(folder: Path, prompts: Sequence[str]) -> list[str]:
+    """Return the outputs of transformers' generate after prompts that have all special tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    found = []
+    for prompt in prompts:
+        encoded = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+        with torch.inference_mode(), quiet():
+            ids = model.generate(**encoded, max_new_tokens=NEW_TOKENS, do_sample=False)[0]
+        found.append(tokenizer.decode(ids[encoded["input_ids"].shape[1] :], skip_special_tokens=True))
+    return found
+
+
+def test_messages_need_a_chat_template(bench: Bench, made: dict[str, Path]) -> None:
+    with pytest.raises(CannotServe, match="--messages needs a model with a chat template"):
+        bench.engine.open(bench.spec("generate", str(made["gpt2"]), messages="chat"))
 
 
 def test_summaries_and_translations_by_instruction(
