@@ -130,10 +130,10 @@ class _Total:
     def add(self, logits: npt.NDArray[np.float32]) -> None:
         import numpy as np
 
-        real = logits[logits > -np.inf].astype(np.float64)
-        if len(real):
-            self._above(float(real.max()))
-            self.powers += float(np.exp(real - self.most).sum())
+        most = float(logits.max(initial=-np.inf))
+        if most > -math.inf:
+            self._above(most)
+            self.powers += float(np.exp(logits.astype(np.float64) - self.most).sum())
 
     def share(self, logit: float) -> float:
         return math.exp(logit - self.most) / self.powers
@@ -197,6 +197,11 @@ def _trimmed(text: str, window: ScoredWindow) -> tuple[npt.NDArray[np.int64], np
     """
     import numpy as np
 
+    if all(
+        start < end and not text[start].isspace() and not text[end - 1].isspace()
+        for start, end in zip(window.starts, window.ends, strict=True)
+    ):
+        return np.asarray(window.starts, np.int64), np.asarray(window.ends, np.int64)
     pieces = [(start, end, text[start:end]) for start, end in zip(window.starts, window.ends, strict=True)]
     starts, ends = [0] * len(pieces), [0] * len(pieces)
     following, at = len(text), len(text)
