@@ -19,8 +19,6 @@ Number = TypeVar("Number", int, float)
 # Ours, where neither the command nor the model's files say how much to write.
 MAX_NEW_TOKENS = 256
 MAX_NEW_TOKENS_OF_RECORDS = 1024
-# The library's, where neither the command nor the model's files say how many tokens to sample from.
-TOP_K = 50
 SAME = "--n {n} asks for outputs that would all be the same: sample them, with --temperature and the like."
 # Options and settings that ask for samples, or shape them, under the same names.
 SHAPES = ("temperature", "top_p", "top_k", "min_p")
@@ -182,8 +180,9 @@ def sampled(asked: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: asked[name] for name in SHAPES if name in asked}
     if not given and not own.get("do_sample"):
         return {}
-    stated = {name: own[name] for name in SHAPES if own.get(name) is not None}
-    shaped = {"temperature": 1.0, "top_k": TOP_K, **stated, **given}
+    # Unlike transformers, which takes 50 tokens where nothing is said: the specs of earlier results mean all.
+    stated = {name: own[name] for name in SHAPES if own.get(name) is not None} if own.get("do_sample") else {}
+    shaped = {"temperature": 1.0, "top_k": 0, **stated, **given}
     return {} if shaped["temperature"] == 0 else shaped
 
 

@@ -199,7 +199,7 @@ def _set_options(generation: GenerationConfig, spec: Spec) -> None:
     if "stop" in spec.params:
         generation.stop_strings = list(spec.params["stop"])
     if any(name in spec.params for name in SHAPES):
-        own = {name: getattr(generation, name, None) for name in SHAPES}
+        own = {name: getattr(generation, name, None) for name in ("do_sample", *SHAPES)}
         shaped = sampled(spec.params, own)
         generation.do_sample = bool(shaped)
         for name in SHAPES:
