@@ -206,7 +206,9 @@ def test_several_samples_are_each_of_generate_with_a_seed_of_its_own_and_the_fir
 ) -> None:
     asked: dict[str, Any] = {"temperature": 1.1, "top_p": 0.9}
     spec = bench.spec("generate", str(gpt2), prompt="{text}", max_new_tokens=NEW_TOKENS, n=3, **asked)
-    reference_of = partial(reference.written, gpt2, sentences, chat=False, do_sample=True, max_new_tokens=NEW_TOKENS)
+    reference_of = partial(
+        reference.written, gpt2, sentences, chat=False, do_sample=True, max_new_tokens=NEW_TOKENS, top_k=0
+    )
     expected = [reference_of(number=number, **asked) for number in range(3)]
     outcomes = bench.run(spec, sentences)
     assert [outcome.data for outcome in outcomes] == [{"texts": [*texts]} for texts in zip(*expected, strict=True)]
@@ -226,7 +228,7 @@ def test_several_outputs_of_an_encoder_decoder_are_the_best_of_its_beams_or_samp
     assert several(beams=4, n=3) == [
         summaries(marian, [text], num_return_sequences=3, num_beams=4, max_new_tokens=NEW_TOKENS) for text in some
     ]
-    sampled: dict[str, Any] = {"do_sample": True, "temperature": 1.2}
+    sampled: dict[str, Any] = {"do_sample": True, "temperature": 1.2, "top_k": 0}
     assert several(temperature=1.2, n=2, seed=5) == [
         [summaries(marian, [text], seed=5, number=number, **sampled)[0] for number in range(2)] for text in some
     ]
