@@ -64,7 +64,7 @@ KIND = TaskKind(
     shard=READING_SIZE,
 )
 '''
-AFTER = "from tasks.kinds.generate import GENERATE\n"
+AFTER = "from tasks.kinds.redact import REDACT\n"
 STORED = "stored = {type}.stored({given}); return dict(text=stored.text, data=stored.data)"
 KEPT = {
     "TEXT": "return dict(text=output.text.upper())",
