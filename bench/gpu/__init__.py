@@ -1,4 +1,4 @@
-"""Prove the kernels and measure the speed of this machine's device in minutes, beside direct use of the libraries.
+"""Prove the kernels and measure the speed of this machine's device, beside direct use of the libraries.
 
 The models have random weights of real sizes, but for the translator, which comes with docmill; so no model hub is
 needed. First the encoders without padding are compared with the models' own code, and greedy outputs with those of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from storage.core.outcomes import Outcome, Reason, Status
 from storage.outputs.output_types import REDACTED
 from tasks import kinds
-from tasks.errors import BadOption, ModelUnsuitable
+from tasks.engine.backend_factory import open_backend
+from tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from tasks.kinds.base import Computed, Traits
 from tasks.models import weightless
 from tasks.outputs import Output, Span, Spans
@@ -68,6 +70,18 @@ def test_a_text_in_several_windows_is_redacted_once_and_in_whole_words() -> None
     assert found.text == "ab [UP] gh [EMAIL] [UP] c " + "x" * 40
     assert found.flags == ("windowed",)
     assert LABELS[1] == "B-UP"
+
+
+def test_a_name_that_the_model_finds_in_part_is_replaced_to_the_end_of_its_word() -> None:
+    assert redacted("met Anderson.", [Spans((Span("PER", 4, 9, 1.0),))]).text == "met [PER]."
+
+
+def test_a_worker_with_other_patterns_does_not_open_the_spec() -> None:
+    spec = build_spec("redact", PATTERNS, kinds.options("redact"), {})
+    other = replace(spec, params={**spec.params, "patterns_version": 99})
+    for one in (other, replace(other, model="null", revision="null:1")):
+        with pytest.raises(CannotServe, match="by patterns 1, not by 99"):
+            open_backend(one, device="cpu", models_dir=None, cache_dir=Path("none"))
 
 
 def test_only_the_asked_patterns_and_labels_count() -> None:
