@@ -71,12 +71,12 @@ def run_here(
         with IngestBar(prepared.source, on_planned=start) as progress:
             done = enqueue(database, lambda: broker, prepared, progress, offer_others=False)
         say_ingested(prepared.source, done)
-        status = read_status(database, done.id)
+        if alone:
+            _say_waiting(database, done.id, local.lanes)
+        status = read_status(database, done.id)  # a short job may have ended while it was read
         if status.ended:
             retention.sweep(database, settings.retention_s)  # else the worker's maintenance does it
             return status
-        if alone:
-            _say_waiting(database, done.id, local.lanes)
         start(done.id)
         return follow(
             database,

@@ -145,6 +145,8 @@ def test_a_run_computes_its_own_job_and_names_those_that_wait(embedded: Docmill)
     (waiting,) = re.findall(r"Unfinished jobs wait for a worker: (.*) and others\. `docmill worker`", said)
     assert re.findall(r"(\d) \(\S*(\d\.jsonl)\)", waiting) == [(n, f"{n}.jsonl") for n in "123"]
     assert [embedded.json("status", number)["done"] for number in range(1, 6)] == [0, 0, 0, 0, 1]
+    ended_at_once = embedded("run", "5.jsonl", "--task", "embed", "--model", "null").stderr
+    assert f"wait for a worker: {waiting} and others." in ended_at_once
     database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)
     (lane,) = dispatch.lanes(database)
     assert len(dispatch.take(database, lane)) == 4  # as of a worker that was killed, with its queue
