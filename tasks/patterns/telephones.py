@@ -18,7 +18,9 @@ def numbers(text: str, regions: Collection[str]) -> Iterator[tuple[int, int]]:
     seen: set[tuple[int, int]] = set()
     for region in regions or (None,):
         for match in phonenumbers.PhoneNumberMatcher(text, region, max_tries=_MOST_TRIES):
-            place = (match.start, match.end)
+            # libphonenumber takes a bracket before a number for a part of it, also if it closes after the number.
+            bracketed = match.raw_string.count("(") > match.raw_string.count(")") and match.raw_string.startswith("(")
+            place = (match.start + bracketed, match.end)
             if place not in seen:
                 seen.add(place)
                 yield place
