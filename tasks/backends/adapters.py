@@ -26,7 +26,7 @@ from tasks import kinds
 from tasks.backends import accelerator
 from tasks.backends.convert import made_once, safe_folder
 from tasks.backends.loading import reported
-from tasks.errors import CannotServe, ModelUnsuitable
+from tasks.errors import ModelUnsuitable, NotInstalled
 from tasks.heads import TRAINED, Head
 from tasks.kinds import suitability
 from tasks.models import families
@@ -58,10 +58,10 @@ _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json"
 def merged(spec: Spec, folder: Path, adapter_folder: Path, cache_dir: Path) -> tuple[Spec, Path]:
     """Return the spec under a revision of the merged weights, and the folder with them.
 
-    Raises CannotServe without PEFT, and ModelUnsuitable where the adapter does not fit the model.
+    Raises NotInstalled without PEFT, and ModelUnsuitable where the adapter does not fit the model.
     """
     if find_spec("peft") is None:
-        raise CannotServe(f"--adapter needs PEFT; {install('adapters')}.")
+        raise NotInstalled(f"--adapter needs PEFT; {install('adapters')}.")
     head = _head(spec, Description.of_folder(folder).config)
     whole = f"{spec.revision} {spec.params['adapter_revision']} {head} {_FORMAT}"
     name = hashlib.sha256(whole.encode()).hexdigest()

@@ -17,7 +17,7 @@ from typing import Any
 from tasks import kinds
 from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable
 from tasks.kinds import suitability
-from tasks.models import encoders, families, hub, language_pairs, model_validation, null, weightless, weights
+from tasks.models import encoders, families, gguf, hub, language_pairs, model_validation, null, weightless, weights
 from tasks.models.encoders import Description
 from tasks.models.json_files import content, parsed, table
 from tasks.models.language_pairs import Direction
@@ -108,6 +108,10 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
     """
     if weightless.is_weightless(model):
         return Pinned(model, weightless.revision(model, revision))
+    if (file := _gguf(model, models_dir)) is not None:
+        gguf.require(file)
+        whole = str(file.resolve()) if Path(model).expanduser().exists() else str(file.relative_to(models_dir or ""))
+        return _of_revision(Pinned(whole, weights.file_hash(file, cache_dir)), revision)
     folder = _local_folder(model, models_dir)
     if folder is None:
         try:
@@ -119,9 +123,13 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
         return Pinned(model, commit, language_pairs.of_name(model))
     model_validation.require_whole(folder)
     actual = weights.fingerprint(folder, cache_dir)
-    pinned = Pinned(_reference(model), actual, language_pairs.of_folder(folder))
-    if revision is not None and revision != actual:
-        raise ModelCorrupt(f"The files of {model} are {actual}, not {revision}.")
+    return _of_revision(Pinned(_reference(model), actual, language_pairs.of_folder(folder)), revision)
+
+
+def _of_revision(pinned: Pinned, revision: str | None) -> Pinned:
+    """Return a local model. Raises ModelCorrupt if it is not the revision that was asked for."""
+    if revision is not None and revision != pinned.revision:
+        raise ModelCorrupt(f"The files of {pinned.model} are {pinned.revision}, not {revision}.")
     return pinned
 
 
@@ -135,24 +143,45 @@ def _nearest(model: str) -> str | None:
 def locate(pinned: Pinned, *, models_dir: Path | None, cache_dir: Path) -> Path:
     """The folder with exactly the pinned files on this machine; downloads those of a hub commit.
 
-    Raises ModelNotFound, ModelCorrupt, HubUnreachable.
+    A GGUF file is converted into a folder of the cache, once. Raises ModelNotFound, ModelCorrupt, HubUnreachable,
+    and for a GGUF file ModelUnsuitable and CannotServe.
     """
     if not pinned.revision.startswith(_LOCAL):
         return hub.snapshot(pinned.model, pinned.revision, cache_dir)
-    folder = _local_folder(pinned.model, models_dir)
+    file = _gguf(pinned.model, models_dir)
+    folder = file or _local_folder(pinned.model, models_dir)
     if folder is None:
+        what = "it" if Path(pinned.model).suffix.lower() == gguf.SUFFIX else "its folder"
         raise ModelNotFound(
-            f"{pinned.model} was a local model where the job was made and is not on this machine: copy its "
-            "folder to the same path here, or into the models directory under the same name."
+            f"{pinned.model} was a local model where the job was made and is not on this machine: copy {what} to the "
+            "same path here, or into the models directory under the same name."
         )
-    actual = weights.fingerprint(folder, cache_dir)
+    actual = weights.fingerprint(folder, cache_dir) if file is None else weights.file_hash(file, cache_dir)
     if actual != pinned.revision:
         raise ModelCorrupt(
             f"The files in {folder} are not those that the job was made with "
             f"({actual.removeprefix(_LOCAL)[:12]} instead of {pinned.revision.removeprefix(_LOCAL)[:12]}): copy the "
             "model again, or make a new job."
         )
-    return folder
+    if file is None:
+        return folder
+    from tasks.backends.gguf import converted  # which imports torch
+
+    return converted(file, actual, cache_dir)
+
+
+def to_convert(model: str, *, models_dir: Path | None, cache_dir: Path) -> bool:
+    """Return True for a GGUF file that is not converted on this machine yet. Raises as ``pin``."""
+    if (file := _gguf(model, models_dir)) is None:
+        return False
+    gguf.require(file)
+    return not gguf.converted_place(weights.file_hash(file, cache_dir), cache_dir).exists()
+
+
+def require_libraries(pinned: Pinned, *, models_dir: Path | None) -> None:
+    """Raise NotInstalled where this machine lacks the libraries that read the model's files."""
+    if pinned.revision.startswith(_LOCAL) and (file := _gguf(pinned.model, models_dir)) is not None:
+        gguf.require_extra(file)
 
 
 def here(pinned: Pinned, *, cache_dir: Path) -> bool:
@@ -162,6 +191,8 @@ def here(pinned: Pinned, *, cache_dir: Path) -> bool:
 
 def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
     """The model's config.json, or {} where it has none or is not within reach."""
+    if pinned.revision.startswith(_LOCAL) and (file := _gguf(pinned.model, models_dir)) is not None:
+        return gguf.config(file)
     folder = _pinned_folder(pinned, models_dir)
     if folder is None or (folder / "config.json").is_file():
         return table(_small_file(pinned, "config.json", models_dir))
@@ -199,7 +230,9 @@ def read_prompts(pinned: Pinned, *, models_dir: Path | None) -> Prompts | None:
     """The prompts that a sentence-transformers model brings; None where its files are not within reach."""
     if (found := _small_file(pinned, _PROMPTS_FILE, models_dir)) is not None:
         return Prompts.of(parsed(found))
-    has_none = weightless.is_weightless(pinned.model) or _pinned_folder(pinned, models_dir) is not None
+    if weightless.is_weightless(pinned.model) or _gguf(pinned.model, models_dir) is not None:
+        return Prompts()
+    has_none = _pinned_folder(pinned, models_dir) is not None
     return Prompts() if has_none else None
 
 
@@ -214,7 +247,9 @@ def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str
     family = families.family(config)
     if family is None:
         raise ModelUnsuitable(f"{model} has no config.json that says what it is.")
-    folder = _local_folder(model, models_dir)
+    file = _gguf(model, models_dir)
+    folder = _local_folder(model, models_dir) if file is None else None
+    size = None if folder is None else weights.size_bytes(folder)
     unfit: dict[str, str] = {}
     with_options: dict[str, str] = {}
     for kind in kinds.KINDS:
@@ -232,7 +267,7 @@ def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str
         family=family.value,
         kinds=tuple(kind for kind in kinds.NAMES if kind not in unfit),
         window_limit=families.window_limit(config, *_stated_limits(folder)),
-        size_bytes=weights.size_bytes(folder) if folder is not None else None,
+        size_bytes=size if file is None else file.stat().st_size,
         unfit={kind: reason for kind, reason in unfit.items() if suitability.suits_family(kind, config)},
         head=families.classifier(config),
         with_options=with_options,
@@ -260,6 +295,11 @@ def _local_folder(model: str, models_dir: Path | None) -> Path | None:
             f"{package.replace('_', '-')}{instead}"
         )
     return None
+
+
+def _gguf(model: str, models_dir: Path | None) -> Path | None:
+    """Return the GGUF file that a model's name stands for; None for other models."""
+    return None if model in ALIASES or model.startswith(_PACKAGE) else gguf.file_of(model, models_dir)
 
 
 def _pinned_folder(pinned: Pinned, models_dir: Path | None) -> Path | None:
@@ -300,24 +340,18 @@ def _hub_id(model: str, models_dir: Path | None) -> str:
             f"{model} lies in examples/models of docmill's source tree, and not in its package: copy its folder into "
             "DOCMILL_MODELS_DIR under the same name, or name another model with --model."
         )
-    if (file := Path(model).expanduser()).is_file() or file.suffix.lower() == ".gguf":
-        raise ModelNotFound(_no_folder(model, file))
+    if (file := Path(model).expanduser()).is_file():
+        raise ModelNotFound(
+            f"{model} is a file. A model is a folder, with its config.json, weights and tokenizer, or a GGUF file."
+        )
+    if file.suffix.lower() == gguf.SUFFIX:
+        raise ModelNotFound(f"{model} is not a file on this machine.")
     if model in ALIASES or Path(model).is_absolute() or model.startswith(("./", "../", "~")):
         raise ModelNotFound(f"{ALIASES.get(model, model)} is not a folder on this machine.")
     if not hub.HUB_ID.fullmatch(model):
         where = f" or in {models_dir}" if models_dir is not None else ""
         raise ModelNotFound(f"{model} is neither a folder here{where} nor a hub id.")
     return model
-
-
-def _no_folder(model: str, file: Path) -> str:
-    """Return a message for a model that is a single file, with advice."""
-    if file.suffix.lower() == ".gguf":
-        return (
-            f"{model} is a GGUF file, which docmill does not read. Name a folder with the model's safetensors, or "
-            "its hub id; transformers converts a GGUF file: from_pretrained(FOLDER, gguf_file=NAME)."
-        )
-    return f"{model} is a file. A model is a folder, with its config.json, weights and tokenizer: name that."
 
 
 def _stated_limits(folder: Path | None) -> list[int]:

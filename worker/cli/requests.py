@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -71,9 +72,21 @@ def prepare_request(settings: Settings, request: Request, devices: Sequence[str]
 
     if request.source == "-" and sys.stdin.isatty():
         say("Reading JSON lines from the keyboard; Ctrl-D ends them.")
+    say_conversions(settings, [request.model])
     prepared = prepare(settings, request, stdin=sys.stdin.buffer, devices=devices)
     for told in prepared.not_read:
         say(told)
     if request.model is None:
         say(default_models.said(request.task, request.source, request.options))
     return prepared
+
+
+def say_conversions(settings: Settings, models: Iterable[str | None]) -> None:
+    """Say which models are converted now, since that takes a while. A model that is refused is passed over."""
+    from tasks.errors import TaskError
+    from tasks.specs.pinning import to_convert
+
+    for model in filter(None, dict.fromkeys(models)):
+        with suppress(TaskError):
+            if to_convert(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir):
+                say(f"Converting {model} (once; a minute for a small model) ...")

@@ -58,13 +58,13 @@ def _root(path: Path) -> Path:
 
 
 def _check_model(settings: Settings, model: str) -> None:
-    """A model that is a folder lies in the models directory or below a root. Names of ours and the hub's are free."""
+    """A local model lies in the models directory or below a root. Names of ours and of the hub are free."""
     by_language = per_language.parse(model)
     places = (*settings.order_roots, *((settings.models_dir,) if settings.models_dir is not None else ()))
     for name in [model] if by_language is None else by_language.values():
         folder = Path(name).expanduser()
-        leads_away = folder.is_absolute() or ".." in folder.parts or folder.is_dir()
-        if settings.models_dir is not None and not folder.is_dir():
+        leads_away = folder.is_absolute() or ".." in folder.parts or folder.exists()
+        if settings.models_dir is not None and not folder.exists():
             folder = settings.models_dir / folder
         if name not in pinning.ALIASES and leads_away and not within(folder, places):
             raise OrderRefused(

@@ -25,7 +25,7 @@ from storage.core.private_files import make_folder
 from storage.core.specs import Spec
 from tasks import errors
 from tasks.backends import selection
-from tasks.errors import HubUnreachable, ModelError, TaskError, WeightsNotRead
+from tasks.errors import HubUnreachable, ModelError, NotInstalled, TaskError, WeightsNotRead
 from tasks.models import families, hub, hub_outline, weightless
 from tasks.specs import adapters, per_language, pinning
 from worker.settings import Settings
@@ -155,6 +155,8 @@ def run_child(order: bytes) -> subprocess.CompletedProcess[bytes]:
 def _require_backend(settings: Settings, spec: Spec, devices: Sequence[str]) -> None:
     pinned = pinning.Pinned(spec.model, spec.revision)
     config = pinning.read_config(pinned, models_dir=settings.models_dir) if devices else {}
+    if devices:
+        pinning.require_libraries(pinned, models_dir=settings.models_dir)
     for device in devices if config else ():
         selection.require_present(
             spec.kind,
@@ -222,10 +224,10 @@ def _rehearse(spec: Spec, order: Mapping[str, Any]) -> dict[str, str] | None:
             if adapter is not None and require_fits(spec, folder, adapter):
                 return None  # the model's own files lack the head
             look(spec, folder, pinning.read_config(pinned, models_dir=models_dir), cache_dir)
+    except (ImportError, NotInstalled):  # another machine may have what this one lacks
+        return None
     except TaskError as error:
         return {"error": type(error).__name__, "reason": str(error)}
-    except ImportError:  # another machine may have what this one lacks
-        return None
     except Exception as error:  # whatever a model library raises on files that it cannot read
         reason = " ".join(str(error).replace(where or spec.model, spec.model).split())[:500]
         return {

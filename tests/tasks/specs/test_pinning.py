@@ -76,7 +76,9 @@ def test_another_revision_than_the_files_have_is_refused(copied: Path, tmp_path:
         pin(str(copied), tmp_path, revision="sha256:00")
 
 
-@pytest.mark.parametrize("name", ["./missing", "/no/such/folder", "package:no_such_package/model", "a b"])
+@pytest.mark.parametrize(
+    "name", ["./missing", "model.gguf", "/no/such/folder", "package:no_such_package/model", "a b"]
+)
 def test_a_model_that_is_nowhere_is_not_found(name: str, tmp_path: Path) -> None:
     with pytest.raises(errors.ModelNotFound):
         pin(name, tmp_path)
@@ -124,18 +126,6 @@ def test_every_error_pickles_and_says_its_docstring_by_default() -> None:
             again = pickle.loads(pickle.dumps(kind("a reason")))
             assert (type(again), str(again)) == (kind, "a reason"), name
             assert str(kind()) in (kind.__doc__ or "")
-
-
-@pytest.mark.parametrize("name", ["model.gguf", "./model.gguf"])
-def test_a_gguf_file_is_named_as_one_and_told_how_to_be_converted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for there in (False, True):
-        if there:
-            (tmp_path / "model.gguf").write_bytes(b"GGUF")
-        with pytest.raises(ModelNotFound, match=r"is a GGUF file.*gguf_file="):
-            pinning.pin(name, models_dir=None, cache_dir=tmp_path / "cache")
 
 
 def test_a_file_in_place_of_a_models_folder_is_told_what_a_model_is(tmp_path: Path) -> None:

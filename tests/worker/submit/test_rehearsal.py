@@ -18,7 +18,7 @@ from storage.core.specs import Spec
 from tasks import kinds
 from tasks.errors import TaskError
 from tasks.specs import pinning
-from tests.tasks import architectures, decoders
+from tests.tasks import architectures, decoders, gguf_files
 from tests.worker.harness import EXAMPLES, Docmill, run_child
 from worker.settings import Settings, load_settings
 from worker.submit import rehearsal
@@ -209,6 +209,23 @@ def test_an_adapter_that_does_not_fit_the_model_is_refused_before_the_source_is_
         save_file(weights, tmp_path / "adapter_model.safetensors")
         with nullcontext() if told is None else pytest.raises(TaskError, match=told):
             prepare(settings, request)
+
+
+@pytest.mark.usefixtures("forked")
+def test_a_gguf_file_is_converted_or_refused_before_the_source_is_read(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, asked = tmp_path / "small.gguf", kinds.options("generate", prompt="{text}")
+    request = Request(source=str(FRENCH), task="generate", model=str(file), options=asked)
+    gguf_files.llama(file, TEXTS, without=["blk.0.attn_q.weight"])
+    with pytest.raises(TaskError, match=r"small\.gguf lacks 1 weights.*q_proj"):
+        prepare(settings, request)
+    gguf_files.llama(file, TEXTS)
+    assert prepare(settings, request).spec.model == str(file)
+    assert not pinning.to_convert(str(file), models_dir=None, cache_dir=settings.cache_dir)
+    monkeypatch.setattr("tasks.models.gguf.LIBRARIES", ("no_such_library",))
+    with pytest.raises(TaskError, match="needs the extra gguf"):
+        prepare(settings, request, devices=["cpu"])
 
 
 @pytest.mark.usefixtures("forked")

@@ -11,6 +11,7 @@ from worker.cli.context import settings_from
 from worker.cli.exit_codes import BAD_INPUT, OK
 from worker.cli.options import JSON
 from worker.cli.printing import answer, print_json, say
+from worker.cli.requests import say_conversions
 
 
 @click.group("models")
@@ -29,8 +30,10 @@ def list_command(as_json: bool) -> int:
     models_dir = settings_from().models_dir
     if models_dir is not None and models_dir.is_dir():
         found += [
-            {"name": str(config.parent.relative_to(models_dir)), "default_for": None, "about": f"in {models_dir}"}
-            for config in sorted(models_dir.glob("**/config.json"))
+            {"name": str(model.relative_to(models_dir)), "default_for": None, "about": f"in {models_dir}"}
+            for model in sorted(
+                [config.parent for config in models_dir.glob("**/config.json")] + [*models_dir.glob("**/*.gguf")]
+            )
         ]
     if as_json:
         print_json(found)
@@ -53,6 +56,7 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
     from worker.submit.rehearsal import lacking
 
     settings = settings_from()
+    say_conversions(settings, [model])
     found = check(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)
     lacks, not_read = lacking(settings, found.pinned, found.kinds)
     if not_read is not None:

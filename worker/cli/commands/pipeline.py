@@ -19,6 +19,7 @@ from worker.cli.exit_codes import OK
 from worker.cli.options import BACKEND, DEVICE, JSON
 from worker.cli.output_files import check_out_is_no_input
 from worker.cli.printing import answer, print_json, say
+from worker.cli.requests import say_conversions
 
 if TYPE_CHECKING:
     from storage.core.database import Database
@@ -49,6 +50,7 @@ def _prepared(
     pipeline = read(file)
     if is_stored:
         refuse_secrets(pipeline, file)
+    say_conversions(settings, [step.model for step in pipeline.steps])
     prepared = prepare(settings, pipeline, devices)
     for sentence in prepared.not_read:
         say(sentence)
