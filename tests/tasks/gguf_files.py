@@ -6,19 +6,20 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
-import gguf
 import numpy as np
+import pytest
 
 from tests.tasks.architectures import byte_level
 from tests.tasks.decoders import CHAT, END
 
 WIDTH, LAYERS, HEADS, KEYS, POSITIONS = 64, 2, 4, 2, 256
-_Q8, _Q4 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q4_0
-_NORMAL, _CONTROL = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL
 
 
 def llama(file: Path, texts: list[str], *, architecture: str = "llama", without: Collection[str] = ()) -> Path:
     """Write a Llama whose weights are quantized to 4 and 8 bits; ``without`` names weights that are left out."""
+    gguf = pytest.importorskip("gguf", reason="an environment from before the extra gguf")
+    q8, q4 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q4_0
+    normal, control = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL
     tokenizer = byte_level(texts, [END, "<|user|>", "<|assistant|>"])
     model = json.loads(tokenizer.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
@@ -36,7 +37,7 @@ def llama(file: Path, texts: list[str], *, architecture: str = "llama", without:
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
-    writer.add_token_types([_CONTROL if token.startswith("<|") else _NORMAL for token in tokens])
+    writer.add_token_types([control if token.startswith("<|") else normal for token in tokens])
     writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
@@ -55,7 +56,7 @@ def llama(file: Path, texts: list[str], *, architecture: str = "llama", without:
     random = np.random.default_rng(3)
     for name, shape in shapes.items():
         if name not in without:
-            kind = _Q4 if name.startswith("blk") else _Q8
+            kind = q4 if name.startswith("blk") else q8
             drawn = random.normal(0, 0.2, shape).astype(np.float32)
             writer.add_tensor(name, gguf.quants.quantize(drawn, kind), raw_dtype=kind)
     for name in ["output_norm", *(f"blk.{layer}.{norm}_norm" for layer in range(LAYERS) for norm in ("attn", "ffn"))]:
