@@ -57,8 +57,11 @@ class OutputType(ABC):
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
         """Return the columns of outputs under a spec with these parameters."""
 
-    def items(self) -> tuple[str, Mapping[str, Form]] | None:
-        """Return the key of a list in `data` that has a view with a row for each item, and the items' fields."""
+    def items(self, params: Params) -> tuple[str, Mapping[str, Form]] | None:
+        """Return the key of a list in `data` that has a view with a row for each item, and the items' fields.
+
+        The list is in outputs under a spec with these parameters. None if there is no such list.
+        """
         return None
 
     @abstractmethod

@@ -26,6 +26,7 @@ class Form(Enum):
     LABELS = auto()
     SPANS = auto()
     REPLACEMENTS = auto()
+    SENTENCES = auto()
     JSON = auto()
 
     def arrow(self) -> Any:
@@ -33,7 +34,8 @@ class Form(Enum):
         import pyarrow as pa
 
         text, integer, number = pa.string(), pa.int64(), pa.float64()
-        span = {"label": text, "text": text, "start": integer, "end": integer}
+        place = {"text": text, "start": integer, "end": integer}
+        span = {"label": text, **place}
         types = {
             Form.TEXTS: pa.list_(text),
             Form.INTEGER: integer,
@@ -46,6 +48,7 @@ class Form(Enum):
             Form.REPLACEMENTS: pa.list_(
                 pa.struct({**span, "source_start": integer, "source_end": integer, "score": number})
             ),
+            Form.SENTENCES: pa.list_(pa.struct({**place, "score": number})),
             Form.JSON: pa.json_(),
         }
         return types.get(self, text)

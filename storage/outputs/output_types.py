@@ -24,6 +24,8 @@ PROPERTIES = (
 CITATIONS = "citations"
 N = "n"  # the parameter of a spec with the number of outputs for each document
 TEXTS = "texts"
+RANKING = "ranking"  # the parameter of a spec whose texts are sentences of the document
+SENTENCES = "sentences"
 # In a view, STEP_status and the like are columns of its own.
 TAKEN = frozenset({"status", "reason", CITATIONS})
 
@@ -31,32 +33,62 @@ TAKEN = frozenset({"status", "reason", CITATIONS})
 class _Text(OutputType):
     """A text, in `text`: `"text": "…"`. Of several outputs it is the first, and all are in `data`: `"texts": […]`.
 
-    The parameter `N` of a spec says how many there are.
+    A text of sentences of the document has them in `data`: `"sentences": [{"text", "start", "end", "score"}, …]`.
+    They stand in it line after line; `start` and `end` are offsets in characters of the stored text.
+
+    The parameter `N` of a spec says how many outputs there are, and `RANKING` that there are sentences.
     """
 
     name = "text"
     plural = "texts"
     feeds_steps = True
+    _fields: Mapping[str, type] = {"text": str, "start": int, "end": int, "score": float}
 
     def stored(self, texts: Sequence[str]) -> Output:
         """Return one text, or several, as they are stored."""
         return Output(text=texts[0], data={TEXTS: list(texts)} if len(texts) > 1 else None)
 
+    def cited(self, text: str, sentences: Iterable[tuple[int, int, float]]) -> Output:
+        """Return sentences of a text, each (start, end, score), as they are stored: in the order of the text."""
+        found = [
+            {"text": text[start:end], "start": start, "end": end, "score": float(score)}
+            for start, end, score in sorted(sentences)
+        ]
+        return Output(text=_lines(found), data={SENTENCES: found})
+
     def result(self, stored: Stored) -> dict[str, Any]:
-        return {"text": stored.text, **({TEXTS: stored.data[TEXTS]} if stored.data else {})}
+        data = stored.data or {}
+        several = {TEXTS: data[TEXTS]} if TEXTS in data else {}
+        cited = {SENTENCES: _in_order(data[SENTENCES], self._fields)} if SENTENCES in data else {}
+        return {"text": stored.text, **several, **cited}
 
     def problem(self, stored: Stored) -> str | None:
-        several = stored.data is not None
-        if stored.text is None or stored.vector is not None or (several and set(stored.data) != {TEXTS}):
+        data: Any = stored.data
+        several = data is not None
+        if several and SENTENCES in data:
+            return self._sentences_problem(stored)
+        if stored.text is None or stored.vector is not None or (several and set(data) != {TEXTS}):
             return "a text belongs in `text`, and nothing beside it"
-        if several and (not all(isinstance(one, str) for one in stored.data[TEXTS]) or _first(stored) != stored.text):
+        if several and (not all(isinstance(one, str) for one in data[TEXTS]) or _first(stored) != stored.text):
             return "the first of several texts belongs in `text`"
         return None
+
+    def _sentences_problem(self, stored: Stored) -> str | None:
+        sentences = _items(stored, SENTENCES, self._fields)
+        if sentences is None or len(stored.data) > 1:
+            return 'sentences belong in `data`, as {"sentences": [{"text", "start", "end", "score"}, …]}'
+        if any(not 0 <= one["start"] <= one["end"] for one in sentences):
+            return "a sentence ends before it starts"
+        return None if stored.text == _lines(sentences) else "the sentences belong in `text`, line after line"
 
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
         text = column("text", Form.TEXT, "", lambda outcome: outcome.c.text)
         several = column(TEXTS, Form.TEXTS, f"_{TEXTS}", in_data(Form.TEXTS, TEXTS))
-        return (text, several) if params.get(N, 1) > 1 else (text,)
+        cited = column(SENTENCES, Form.SENTENCES, f"_{SENTENCES}", in_data(Form.SENTENCES, SENTENCES))
+        return (text, *((several,) if params.get(N, 1) > 1 else ()), *((cited,) if RANKING in params else ()))
+
+    def items(self, params: Params) -> tuple[str, Mapping[str, Form]] | None:
+        return (SENTENCES, _forms(self._fields)) if RANKING in params else None
 
     def shown(self, result: Result) -> str:
         others = len(result.get(TEXTS) or ()) - 1
@@ -174,8 +206,8 @@ class _Spans(OutputType):
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
         return (column("spans", Form.SPANS, "_spans", in_data(Form.SPANS, "spans")),)
 
-    def items(self) -> tuple[str, Mapping[str, Form]] | None:
-        return "spans", {name: _FIELD_FORMS[type_] for name, type_ in self._fields.items()}
+    def items(self, _params: Params) -> tuple[str, Mapping[str, Form]] | None:
+        return "spans", _forms(self._fields)
 
     def shown(self, result: Result) -> str:
         return _line(f"{one['text']} ({one['label']})" for one in result["spans"])
@@ -263,11 +295,19 @@ class _Redacted(OutputType):
             column("spans", Form.REPLACEMENTS, "_spans", in_data(Form.REPLACEMENTS, "spans")),
         )
 
-    def items(self) -> tuple[str, Mapping[str, Form]] | None:
-        return "spans", {name: _FIELD_FORMS[type_] for name, type_ in self._fields.items()}
+    def items(self, _params: Params) -> tuple[str, Mapping[str, Form]] | None:
+        return "spans", _forms(self._fields)
 
     def shown(self, result: Result) -> str:
         return result["text"] or ""
+
+
+def _lines(sentences: Iterable[Mapping[str, Any]]) -> str:
+    return "\n".join(one["text"] for one in sentences)
+
+
+def _forms(fields: Mapping[str, type]) -> Mapping[str, Form]:
+    return {name: _FIELD_FORMS[type_] for name, type_ in fields.items()}
 
 
 def _first(stored: Stored) -> str | None:

@@ -54,7 +54,7 @@ def make(database: Database, pipeline: str, corpus: str, requests: Sequence[Step
         _drop(transaction, pipeline)
         _create(transaction, name_of(pipeline), _of_documents(transaction, corpus, opened))
         for step in opened:
-            if (items := transaction.kind_of(step.lane).output.items()) is not None:
+            if (items := transaction.kind_of(step.lane).output.items(step.params)) is not None:
                 query = _of_items(transaction, corpus, steps.way_to(opened, step), *items)
                 _create(transaction, items_name_of(pipeline, step.name), query)
 

@@ -74,6 +74,8 @@ def _first_suited(
     if (head := kinds.kind(spec.kind).head(family)) is None:
         suitability.require(spec.kind, config, spec.model)
         raise AssertionError(spec.kind)
+    if (mark := kinds.kind(spec.kind).marks.get(head)) is not None and mark not in spec.params:
+        raise CannotServe(f"The config.json of {spec.model} was not known when this job was made: make it again.")
     names = selection.require_present(
         spec.kind, family, quality=spec.quality, device=device, asked=asked, model=spec.model
     )

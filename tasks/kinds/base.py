@@ -5,7 +5,7 @@ The flags of an outcome, beside those that the document itself brings from its r
 ``windowed``
     translate, embed, generate, classify, entities, extract, answer: something that the task computes as one (a
     paragraph; for tasks other than translate the whole text) was longer than the model's window, and was computed in
-    several.
+    several. summarize by sentences: a sentence was.
 ``reduced``
     summarize: the text was longer than the window; the summaries of its windows were summarised again.
 ``not_reduced``
@@ -19,7 +19,7 @@ The flags of an outcome, beside those that the document itself brings from its r
 ``already_in_target``
     translate from auto: the text is in the language asked for, and is its own translation.
 ``empty``
-    summarize, generate: of the whole text the model made nothing.
+    summarize, generate: of the whole text the model made nothing, or there is no sentence in it.
 """
 
 from __future__ import annotations
@@ -166,7 +166,8 @@ class TaskKind:
     beyond those that were asked for; it raises BadOption. ``other_models`` names two models of the hub for texts
     that the default model does not know. ``sample_texts`` is how many texts a dry run computes. ``null_words`` is
     how many words the null model writes; None is all of them. ``headless_with`` names an option with which an
-    encoder without the trained head does the task, too.
+    encoder without the trained head does the task, too. ``marks`` has the parameter that specs for a head have, where
+    those for another lack it.
     """
 
     name: str
@@ -183,6 +184,7 @@ class TaskKind:
     sample_texts: int = 12
     null_words: int | None = None
     headless_with: str | None = None
+    marks: Mapping[Head, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.default_model is not None and null.is_null(self.default_model):
@@ -203,10 +205,9 @@ class TaskKind:
         """The kind as the store knows it."""
         return StoredKind(self.name, self.output, self.shard)
 
-    @property
-    def pools(self) -> bool:
-        """Return True for a kind that gets vectors from its models."""
-        return Head.POOLING in self.families.values()
+    def pools(self, family: Family | None) -> bool:
+        """Return True for a kind that gets vectors from models of this family."""
+        return self.head(family) is Head.POOLING
 
 
 def pattern(given: str, wanted: str, shown: Iterable[tuple[str, str]]) -> Template:

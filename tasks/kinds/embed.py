@@ -98,6 +98,12 @@ def check_prompt(prompt: str) -> None:
         raise BadOption("--prompt: for embed {text} stands at the end, as in 'passage: {text}'.")
 
 
+def prompt_of_documents(plan: Plan) -> dict[str, str]:
+    """Return the parameter that names the prompt of documents in the model's files, if they have one."""
+    name = None if plan.stated is None else plan.stated.of_documents
+    return {} if name is None else {"prompt_name": name}
+
+
 def _params(plan: Plan) -> dict[str, str]:
     """Return the name of the prompt that documents get if none was asked for; specs from before it have none."""
     given, stated = plan.given, plan.stated
@@ -110,8 +116,7 @@ def _params(plan: Plan) -> dict[str, str]:
             f"--prompt-name {given['prompt_name']}: the prompts in the files of {plan.model} are: {stated.listed}. "
             "To give the words themselves use --prompt, such as 'passage: {text}'."
         )
-    name = stated.of_documents if stated is not None and not given.keys() & {"prompt", "prompt_name"} else None
-    return {} if name is None else {"prompt_name": name}
+    return {} if given.keys() & {"prompt", "prompt_name"} else prompt_of_documents(plan)
 
 
 EMBED = TaskKind(

@@ -1,17 +1,24 @@
-"""Summarising: the windows' summaries are summarised again, until one window holds them all."""
+"""Summarising: by a model that writes, or by the sentences that an embedding model finds (`tasks.kinds.extracts`).
+
+Of a model that writes the windows' summaries are summarised again, until one window holds them all.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
-from storage.outputs.output_types import TEXT
+from storage.outputs.output_types import RANKING, TEXT
+from tasks.errors import BadOption
 from tasks.heads import Head
-from tasks.kinds.base import Again, BuiltIn, Computed, TaskKind, pattern
-from tasks.kinds.options import Prefixed
+from tasks.kinds import extracts
+from tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits, pattern
+from tasks.kinds.embed import prompt_of_documents
+from tasks.kinds.options import Prefixed, Windowed
 from tasks.models.families import Family
 from tasks.outputs import Generated
 from tasks.prompts import few_shot
@@ -20,6 +27,7 @@ from tasks.windows.windows import Coder, Window, cut
 
 # A round that leaves more than this share of the text's characters would go on for long and gain nothing.
 ENOUGH = 0.9
+_OF_WRITERS = {*Prefixed.model_fields} - {*Windowed.model_fields}
 
 
 @dataclass(frozen=True)
@@ -53,15 +61,33 @@ class SummarizeOptions(Prefixed):
     """Options of `summarize`."""
 
 
+def _params(plan: Plan) -> dict[str, Any]:
+    """Return what specs of an embedding model say besides. Raises BadOption for options of models that write."""
+    if plan.family is not Family.ENCODER:
+        return {}
+    if of_writers := plan.given.keys() & _OF_WRITERS:
+        flag = f"--{min(of_writers).replace('_', '-')}"
+        raise BadOption(f"{flag} is for models that write; {plan.model} chooses sentences of the document.")
+    return {RANKING: extracts.RULE, **prompt_of_documents(plan)}
+
+
+def _recipe(spec: Spec, _traits: Traits) -> Recipe:
+    return extracts.Extract() if RANKING in spec.params else Summarize()
+
+
 SUMMARIZE = TaskKind(
     name="summarize",
-    summary="Write a summary of each document.",
+    summary="Write a summary of each document, or choose its best sentences.",
     options=SummarizeOptions,
     output=TEXT,
-    families=MappingProxyType({Family.SEQ2SEQ: Head.SEQ2SEQ_TEXT, Family.DECODER: Head.CAUSAL_TEXT}),
-    recipe=lambda _spec, _traits: Summarize(),
+    families=MappingProxyType(
+        {Family.SEQ2SEQ: Head.SEQ2SEQ_TEXT, Family.DECODER: Head.CAUSAL_TEXT, Family.ENCODER: Head.POOLING}
+    ),
+    recipe=_recipe,
+    params=_params,
     default_model="synopsis-ddtp",
     other_models=lambda _options: ("facebook/bart-large-cnn", "google/pegasus-xsum"),
     built_in=BuiltIn(_chat, _pattern, settings="summarization", prefix="summarize: "),
     null_words=16,
+    marks=MappingProxyType({Head.POOLING: RANKING}),
 )

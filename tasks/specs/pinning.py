@@ -216,7 +216,7 @@ def require(
     suitability.require(kind, config, pinned.model, asked)
     if pinned.model == weightless.PATTERNS and kind not in _BY_PATTERNS:
         raise ModelUnsuitable(f"{kind} needs a trained model; {pinned.model} is only for {', '.join(_BY_PATTERNS)}.")
-    if kinds.kind(kind).pools or suitability.headless(kind, config, asked):
+    if kinds.kind(kind).pools(families.family(config)) or suitability.headless(kind, config, asked):
         encoders.require_dense(describe(pinned, models_dir=models_dir), pinned.model, kind)
 
 

@@ -15,6 +15,7 @@ from tasks import kinds
 from tasks.errors import BadOption
 from tasks.kinds import KindOptions
 from tasks.kinds.generate import MESSAGES_FLAG
+from tasks.models import families
 from tasks.specs import adapters, per_language, pinning
 from tasks.specs.plan import build_spec
 from worker.errors import WorkerError
@@ -105,7 +106,8 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
     if by_language is None:
         pinned, config = _found(settings, name, revision, options.adapter)
         pinning.require(task, pinned, models_dir=settings.models_dir, asked=options.given(), config=config)
-        stated = pinning.read_prompts(pinned, models_dir=settings.models_dir) if kinds.kind(task).pools else None
+        pools = kinds.kind(task).pools(families.family(config))
+        stated = pinning.read_prompts(pinned, models_dir=settings.models_dir) if pools else None
         return build_spec(task, pinned, options, config, stated)
     if revision is not None:
         raise BadOption("--revision is of one model; with several, give the revision of each as its own folder.")

@@ -20,7 +20,7 @@ from storage.core.specs import Spec
 from storage.errors import SchemaOutOfDate
 from storage.outputs.base import Output, OutputType
 from storage.outputs.columns import Form
-from storage.outputs.output_types import LABELS, OUTPUT_TYPES, RECORD, REDACTED, SPANS, TEXT, VECTOR
+from storage.outputs.output_types import LABELS, OUTPUT_TYPES, RANKING, RECORD, REDACTED, SPANS, TEXT, VECTOR
 from storage.pipelines import views
 from storage.results.results import columns, failures, results
 from storage.steps.jobs import JobRequest
@@ -50,6 +50,7 @@ REPLACED = [
     {"label": "PER", "text": "[PER]", "start": 0, "end": 5, "source_start": 0, "source_end": 3, "score": 0.5},
     {"label": "PER", "text": "[PER]", "start": 10, "end": 15, "source_start": 8, "source_end": 11, "score": 1.0},
 ]
+CITED = [{"text": "Ada", "start": 0, "end": 3, "score": 0.5}, {"text": "Bob", "start": 8, "end": 11, "score": 1.0}]
 NUMBERS = np.array([1.5, -2.0], dtype="<f4")
 
 
@@ -188,6 +189,8 @@ def test_an_output_of_another_type_is_not_stored(database: Database, output: Out
         (LABELS, {"labels": [{"label": "good", "score": "high"}]}, "good", "labels belong in `data`"),
         (SPANS, {"spans": [FOUND[0] | {"end": -1}]}, None, "a span ends before it starts"),
         (SPANS, {"spans": FOUND[0]}, None, "spans belong in `data`"),
+        (TEXT, {"sentences": CITED}, "Ada", "the sentences belong in `text`"),
+        (TEXT, {"sentences": FOUND}, "Ada\nBob", "sentences belong in `data`"),
         (RECORD, {"data": [1]}, None, "a record belongs in `data`"),
         (RECORD, BOOK, None, "a record belongs in `data`"),
     ],
@@ -323,6 +326,36 @@ def test_spans_have_a_view_with_a_row_for_each(database: Database) -> None:
     views.drop(database, "Night-ly")
     with pytest.raises(SchemaOutOfDate):  # there is no such view
         next(view(database, "items_night_ly__people"))
+
+
+def test_the_sentences_of_a_text_are_in_tables_and_views_beside_those_of_texts_without(
+    database: Database, tmp_path: Path
+) -> None:
+    spec = Spec("text", "null", "sha256:1", params={RANKING: "a rule"})
+    steps = (StepRequest("cited", spec), StepRequest("plain", spec_of(TEXT)))
+    views.make(database, "nightly", "books", steps)
+    job = read(database, JobRequest("books", "a.jsonl", steps), [("k", DOCUMENT)])
+    outputs = [Output(text="Größe"), TEXT.cited(DOCUMENT, [(8, 11, 1.0), (0, 3, 0.5)])]
+
+    def compute(claim: Any) -> list[Outcome]:
+        return done_with(outputs.pop())(claim)
+
+    work(database, compute)
+    [found] = results(database, job.id)
+    assert found["steps"]["cited"] | {"text": "Ada\nBob", "sentences": CITED} == found["steps"]["cited"]
+    assert "sentences" not in found["steps"]["plain"]
+    for suffix in ("csv", "parquet"):
+        assert Target.of(tmp_path / f"out.{suffix}").write(results(database, job.id), columns(database, job.id)) == 1
+    [row] = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
+    assert [*row] == ["id", "cited", "cited_sentences", "plain", "flags", "meta"]
+    assert json.loads(row["cited_sentences"]) == CITED
+    [row] = parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert (row["cited_sentences"], row["plain"]) == (CITED, "Größe")
+    [row] = view(database, "pipeline_nightly")
+    assert (row["cited"], row["plain"]) == ("Ada\nBob", "Größe")
+    assert [*view(database, "items_nightly__cited")] == [{"id": "k", **one} for one in CITED]
+    with pytest.raises(SchemaOutOfDate):  # there is no such view
+        next(view(database, "items_nightly__plain"))
 
 
 @every_type

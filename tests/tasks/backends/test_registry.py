@@ -135,12 +135,12 @@ def test_an_unknown_backend_is_an_error_that_lists_the_backends() -> None:
 
 def test_a_kind_without_a_head_for_the_family_has_no_candidates(tmp_path: Path) -> None:
     found = selection.candidates(
-        "summarize", Family.ENCODER, quality="native", device="cpu", present=registry.names()
+        "translate", Family.ENCODER, quality="native", device="cpu", present=registry.names()
     )
     assert found == ()
     encoder = pinning.pin("minilm", models_dir=None, cache_dir=tmp_path)
-    spec = Spec(kind="summarize", model=encoder.model, revision=encoder.revision, quality="native")
-    with pytest.raises(CannotServe, match="summarize needs an encoder-decoder"):
+    spec = Spec(kind="translate", model=encoder.model, revision=encoder.revision, quality="native")
+    with pytest.raises(CannotServe, match="translate needs an encoder-decoder"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
 
 

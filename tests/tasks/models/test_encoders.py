@@ -104,7 +104,7 @@ def test_models_that_give_one_vector_are_taken_as_they_were(bert: Path, bench: B
         reader = Transformer(str(bert))
         SentenceTransformer(modules=[reader, Pooling(reader.get_embedding_dimension(), "mean")]).save(str(dense))
     for folder in (dense, bert):
-        assert pinning.check(str(folder), models_dir=None, cache_dir=bench.cache_dir).kinds == ("embed",)
+        assert pinning.check(str(folder), models_dir=None, cache_dir=bench.cache_dir).kinds == ("summarize", "embed")
         spec = bench.spec("embed", str(folder))
         open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend="transformers").close()
 
@@ -116,7 +116,7 @@ def test_a_model_that_keeps_a_state_writes_nothing_and_says_what_it_is(
     config = transformers.MambaConfig(vocab_size=len(tokenizer), hidden_size=32, state_size=4, num_hidden_layers=2)
     folder = architectures.save(tmp_path / "mamba", transformers.MambaForCausalLM(config), tokenizer)
     checked = pinning.check(str(folder), models_dir=None, cache_dir=bench.cache_dir)
-    assert checked.kinds == ("embed",)
+    assert checked.kinds == ("summarize", "embed")
     assert checked.unfit.keys() == {"summarize", "translate", "generate", "extract", "answer"}
     assert "is a state space or recurrent model (mamba)" in checked.unfit["generate"]
     with pytest.raises(ModelUnsuitable, match="state space or recurrent model"):

@@ -117,7 +117,8 @@ def test_check_says_what_a_model_is_good_for(tmp_path: Path) -> None:
     assert checked.window_limit == 512
     assert (checked.size_bytes or 0) > 1_000_000
     embedder = pinning.check("minilm", models_dir=None, cache_dir=tmp_path)
-    assert (embedder.family, embedder.kinds, embedder.window_limit) == ("encoder-only", ("embed",), 256)
+    assert (embedder.family, embedder.window_limit) == ("encoder-only", 256)
+    assert embedder.kinds == ("summarize", "embed")
 
 
 def test_every_error_pickles_and_says_its_docstring_by_default() -> None:
@@ -149,5 +150,5 @@ def test_a_classifiers_head_is_named_where_its_encoder_embeds(tmp_path: Path) ->
     BertForSequenceClassification(config).save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "tokenizer.json").write_text("{}")
     found = pinning.check(str(tmp_path / "model"), models_dir=None, cache_dir=tmp_path / "cache")
-    assert found.kinds == ("embed", "classify")
+    assert found.kinds == ("summarize", "embed", "classify")
     assert found.head == "sequence classification"

@@ -235,7 +235,7 @@ def test_models_are_listed_and_checked(embedded: Docmill) -> None:
     assert "MarianMTModel" in found
     assert "translate" in found
     found = embedded("models", "check", "minilm").stdout
-    assert "suits      embed, classify with --labels" in found
+    assert "suits      summarize, embed, classify with --labels" in found
     assert embedded.json("models", "check", "minilm")["with_options"] == {"classify": "labels"}
 
 

@@ -51,6 +51,7 @@ def list_command(as_json: bool) -> int:
 @JSON
 def check_command(model: str, revision: str | None, as_json: bool) -> int:
     """Show the family of MODEL, the tasks that it suits, and its window."""
+    from tasks.heads import Head
     from tasks.kinds import kind
     from tasks.specs.pinning import check
     from worker.submit.rehearsal import lacking
@@ -71,11 +72,12 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
     answer(f"model      {found.pinned.model}")
     answer(f"revision   {found.pinned.revision}")
     answer(f"is         {found.architecture} ({found.family}), {size}")
-    pooling = [one for one in found.kinds if kind(one).pools]
+    heads = {one: {str(family): head for family, head in kind(one).families.items()} for one in found.kinds}
+    pooling = [one for one in found.kinds if heads[one].get(found.family) is Head.POOLING]
     with_options = [f"{one} with --{option}" for one, option in found.with_options.items() if pooling]
     answer(f"suits      {', '.join([*found.kinds, *with_options]) or 'none of the tasks there are now'}")
     if found.head is not None and pooling:
-        using = ", ".join(one for one in found.kinds if found.head in kind(one).families.values()) or "no task"
+        using = ", ".join(one for one in found.kinds if found.head in heads[one].values()) or "no task"
         answer(f"           {', '.join(pooling)} without its head for {found.head}, which {using} uses")
     for name, reason in found.unfit.items():
         answer(f"not        {name}: {reason}")

@@ -1,0 +1,90 @@
+"""Extractive summaries: the sentences that the published rule ranks first, cited where they stand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from storage.outputs.output_types import RANKING, TEXT
+from tasks.backends.accelerator import quiet
+from tasks.errors import BadOption, CannotServe
+from tasks.kinds.extracts import RELEVANCE, SENTENCES, ranked, words
+from tasks.windows.paragraphs import unwrapped
+from tasks.windows.sentences import sentences
+from tests.tasks.conftest import Bench
+
+OTHER_SCRIPTS = (
+    "東京は日本の首都です。人口は多い。電車がたくさんあります。食べ物がおいしい。 Ὁ βίος βραχύς, ἡ δὲ τέχνη μακρή. "
+    "दिल्ली भारत की राजधानी है। यह बहुत बड़ा नगर है। ما اسمك؟ اسمي علي وأسكن في القاهرة. 🙂🙂 Emoji stand before this."
+)
+
+
+def by_the_rule(rows: list[list[float]], count: int) -> list[int]:
+    """Return the places of the best sentences with these vectors, the best first, computed without numpy."""
+    units = [[value / sum(one * one for one in row) ** 0.5 for value in row] for row in rows]
+    centroid = [sum(column) / len(units) for column in zip(*units, strict=True)]
+    length = sum(one * one for one in centroid) ** 0.5
+
+    def cosine(row: list[float], other: list[float], scale: float = 1.0) -> float:
+        return sum(a * b for a, b in zip(row, other, strict=True)) / scale
+
+    chosen: list[int] = []
+    while len(chosen) < count:
+        worth = {
+            place: RELEVANCE * cosine(row, centroid, length)
+            - (1 - RELEVANCE) * max((cosine(row, units[one]) for one in chosen), default=0.0)
+            for place, row in enumerate(units)
+            if place not in chosen
+        }
+        chosen.append(max(worth, key=lambda place: (worth[place], -place)))
+    return chosen
+
+
+def test_the_best_sentence_comes_first_and_one_that_repeats_it_late() -> None:
+    rows = np.random.default_rng(3).normal(size=(12, 5)).astype(np.float32)
+    rows[7] = 2 * rows[2]
+    order = [place for place, _ in ranked(rows, [False] * 12)]
+    assert order == by_the_rule([[*map(float, row)] for row in rows], 12)
+    late = [place in {order[0], order[3]} for place in range(12)]
+    assert {place for place, _ in [*ranked(rows, late)][-2:]} == {order[0], order[3]}
+    assert len([*ranked(rows, [True] * 12)]) == 12
+
+
+def test_the_summary_of_a_long_document_is_what_the_rule_makes_of_sentence_transformers_vectors(
+    bench: Bench, descriptions: list[str]
+) -> None:
+    spec = bench.spec("summarize", "minilm")
+    texts = ["\n\n".join(descriptions[:12]), OTHER_SCRIPTS]
+    with quiet():
+        own = SentenceTransformer(str(bench.folder(spec)), device="cpu", local_files_only=True)
+    for text, outcome in zip(texts, bench.run(spec, texts), strict=True):
+        pieces = [text[one.start : one.end] for one in sentences(text)]
+        ranked_ones = [unwrapped(one) for one in pieces if words(one) >= 4]
+        vectors = own.encode(ranked_ones, show_progress_bar=False)
+        order = by_the_rule([[*map(float, row)] for row in vectors], SENTENCES)
+        cited = (outcome.data or {})["sentences"]
+        assert [unwrapped(one["text"]) for one in cited] == [ranked_ones[place] for place in sorted(order)]
+        assert all(text[one["start"] : one["end"]] == one["text"] for one in cited)
+        assert outcome.text == "\n".join(one["text"] for one in cited)
+        assert TEXT.problem(outcome) is None
+        assert len(ranked_ones) > 2 * SENTENCES
+
+
+def test_a_sentence_longer_than_the_window_is_one_and_text_without_words_has_none(bench: Bench) -> None:
+    long = f"The {'very long ' * 20}sentence ends here. It has a short one beside it."
+    spec = bench.spec("summarize", "minilm", window_tokens=16)
+    whole, empty = bench.run(spec, [long, "---\n\n```\ncode.\n```\n"])
+    assert (whole.text, whole.flags) == (long.replace(". It", ".\nIt"), ("windowed",))
+    assert (empty.text, empty.data, empty.flags) == ("", {"sentences": []}, ("empty",))
+
+
+def test_options_of_models_that_write_are_refused_and_a_job_from_before_the_config_was_known(bench: Bench) -> None:
+    with pytest.raises(BadOption, match="--seed is for models that write; minilm chooses sentences of the document"):
+        bench.spec("summarize", "minilm", seed=5)
+    spec = bench.spec("summarize", "minilm")
+    assert spec.params[RANKING] == "centroid-mmr-1"
+    with pytest.raises(CannotServe, match=r"The config.json of minilm was not known when this job was made"):
+        bench.engine.open(replace(spec, params={}))
