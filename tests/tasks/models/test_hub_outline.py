@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -109,6 +110,7 @@ def ask(models: dict[str, Path], home: Path, one: Hub) -> dict[str, list[str | N
         "cache_dir": str(home / "cache"),
         "commit": COMMIT,
         "models": {name: str(folder) for name, folder in models.items()},
+        "of_every_kind": [*MAKERS],  # what is damaged is damaged for each kind
     }
     given = {**os.environ, **environment(one.endpoint, home)}
     done = run_child("tests.tasks.models.outline_verdicts", json.dumps(order).encode(), given)
@@ -120,10 +122,9 @@ def ask(models: dict[str, Path], home: Path, one: Hub) -> dict[str, list[str | N
 def test_headers_give_the_verdict_of_the_files_for_every_family(tmp_path: Path, descriptions: list[str]) -> None:
     made = {name: make(tmp_path / name, descriptions[:20]) for name, make in MAKERS.items()}
     models = {name: safe_folder(folder, f"sha256:{name}", tmp_path) for name, folder in made.items()}
-    for name in MAKERS:
-        for how in ("cut", "bent"):
-            copy = Path(shutil.copytree(models[name], tmp_path / f"{name}-{how}"))
-            models[f"{name}-{how}"] = damage(copy, reshape=how == "bent")
+    for name, how in zip(MAKERS, itertools.cycle(("cut", "bent"))):
+        copy = Path(shutil.copytree(models[name], tmp_path / f"{name}-{how}"))
+        models[f"{name}-{how}"] = damage(copy, reshape=how == "bent")
     with serving(Hub(models)) as one:
         answers = ask(models, tmp_path, one)
     assert {what: theirs for what, (_, theirs) in answers.items()} == {
