@@ -15,6 +15,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from storage.core.outcomes import Status
 from tasks.backends.accelerator import quiet
 from tests.tasks.conftest import Bench
+from tests.tasks.real_lines import some_and_more
 
 
 def generated(folder: Path, texts: list[str], beams: int) -> list[str]:
@@ -42,11 +43,6 @@ def one_paragraph(texts: list[str], count: int) -> list[str]:
     chosen = list(dict.fromkeys(plain))[:count]
     assert len(chosen) == count
     return chosen
-
-
-def some_and_more(some: int, more: int) -> pytest.MarkDecorator:
-    """Parametrize the number of texts: some always, more in `make soak`."""
-    return pytest.mark.parametrize("count", [some, pytest.param(more, marks=pytest.mark.soak)])
 
 
 @some_and_more(200, 500)

@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import pkgutil
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,6 +41,7 @@ log = logging.getLogger("docmill.backends")
 
 # Raise this number with every change of what is kept, or of how it is read.
 _FORMAT = 1
+_MOST_KEPT = 64  # openings; one of MiniLM has 0.7 MB
 _LIBRARIES = ("docmill", "torch", "transformers", "sentence-transformers", "tokenizers", "openvino")
 _FACTS, _TOKENIZER, _TENSORS = "facts.json", "tokenizer.json", "tensors.safetensors"
 # Texts of several lengths, on which heads are compared.
@@ -107,8 +110,16 @@ def keep(
 
     try:
         made_once(ready, build, assignment.cache_dir)
+        _remove_unused(ready.parent)
     except OSError as error:  # the next one opens it as we did
         log.warning("opening_not_kept path=%s error=%s", ready, error)
+
+
+def _remove_unused(openings: Path) -> None:
+    """Remove the openings that were used longest ago, which would else gather with each spec and each release."""
+    whole = [one for one in openings.iterdir() if (one / _FACTS).is_file()]
+    for one in sorted(whole, key=lambda one: one.stat().st_mtime_ns)[:-_MOST_KEPT]:
+        shutil.rmtree(one, ignore_errors=True)
 
 
 def reopen(
@@ -135,6 +146,8 @@ def reopen(
         log.info("opening_not_repeated folder=%s error=%r", ready, error)
         shutil.rmtree(ready, ignore_errors=True)
         return None
+    with suppress(OSError):  # a cache that is only read
+        os.utime(ready)  # the time of its last use
     return Reopened(model, encoder)
 
 

@@ -22,6 +22,7 @@ from tasks.errors import CannotServe, WeightsMissing
 from tasks.heads import Head
 from tests.tasks import classifiers
 from tests.tasks.conftest import Bench
+from tests.tasks.real_lines import real_lines, some_and_more
 
 Benches = Callable[[str], Bench]
 PACKED = frozenset({"bert", "roberta", "xlm-roberta", "distilbert"})
@@ -30,7 +31,7 @@ PACKED = frozenset({"bert", "roberta", "xlm-roberta", "distilbert"})
 @pytest.fixture(scope="session")
 def lines(descriptions: list[str]) -> list[str]:
     """Real texts that fit the window of a small model."""
-    return [line for text in descriptions for line in text.split("\n") if 0 < len(line.strip()) < 90][:12]
+    return real_lines(descriptions, 12, shorter_than=90)
 
 
 def expected(folder: Path, texts: Sequence[str], **settings: Any) -> list[list[tuple[str, float]]]:
@@ -56,10 +57,12 @@ def assert_same(outcomes: Sequence[Outcome], wanted: Sequence[Sequence[tuple[str
         assert outcome.text == found[0][0]
 
 
+@some_and_more(12, 500)
 @pytest.mark.parametrize("name", classifiers.NAMES)
 def test_scores_are_those_of_transformers_for_every_architecture_on_every_encoder(
-    name: str, lines: list[str], benches: Benches, tmp_path: Path
+    name: str, count: int, descriptions: list[str], french: list[str], benches: Benches, tmp_path: Path
 ) -> None:
+    lines = real_lines([*descriptions, *french], count, shorter_than=90)
     folder = classifiers.classifier(tmp_path / name, lines, name, seed=7)
     wanted = expected(folder, lines)
     best = [own[0][1] for own in wanted]

@@ -28,6 +28,7 @@ from tasks.windows.overlapping import stretches
 from tests.tasks import classifiers
 from tests.tasks.backends.encoder.test_token_classification import PACKED, TEXTS, sentence_pieces
 from tests.tasks.conftest import Bench
+from tests.tasks.real_lines import real_lines, some_and_more
 
 Benches = Callable[[str], Bench]
 Found = tuple[int, int, float]  # start, end, score
@@ -39,9 +40,7 @@ LONGEST = 30
 @pytest.fixture(scope="session")
 def lines(descriptions: list[str]) -> list[str]:
     """Real texts that fit the window of a small model beside a question."""
-    found = [line for text in descriptions for line in text.split("\n") if 20 < len(line.strip()) < 76]
-    assert len(found) >= 50
-    return found[:50]
+    return real_lines(descriptions, 50, longer_than=20, shorter_than=76)
 
 
 def model(folder: Path, lines: Sequence[str], name: str) -> Path:
@@ -133,10 +132,12 @@ def assert_same(
     assert same >= least * asked
 
 
+@some_and_more(50, 500)
 @pytest.mark.parametrize("name", NAMES)
 def test_answers_are_those_of_transformers_for_every_architecture(
-    name: str, lines: list[str], benches: Benches, tmp_path: Path
+    name: str, count: int, descriptions: list[str], french: list[str], benches: Benches, tmp_path: Path
 ) -> None:
+    lines = real_lines([*descriptions, *french], count, longer_than=20, shorter_than=76)
     folder = model(tmp_path / name, lines, name)
     own = Reference(folder)
     wanted = [[own.answers(question, line) for question in QUESTIONS] for line in lines]

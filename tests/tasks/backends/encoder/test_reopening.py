@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassif
 from storage.core.specs import Spec
 from tasks.backends import Assignment
 from tasks.backends.accelerator import quiet
-from tasks.backends.encoder import fast_tokenizer, heads
+from tasks.backends.encoder import fast_tokenizer, heads, reopening
 from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.kept_heads import POOLINGS, pooled
@@ -214,6 +216,27 @@ def test_a_folder_of_the_cache_that_is_damaged_is_made_again(
     assert outputs(EncoderBackend(given)) == first
     no_library()
     assert outputs(EncoderBackend(given)) == first
+
+
+def test_the_opening_that_was_used_longest_ago_is_removed(
+    descriptions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reopening, "_MOST_KEPT", 2)
+    model = architectures.bert(tmp_path / "model", descriptions[:40])
+    places: dict[str, Path] = {}
+    for second, pooling in enumerate(("mean", "cls", "mean", "last"), 1):  # the second time it is opened again
+        before = opened(tmp_path)
+        given = assigned("embed", Head.POOLING, model, tmp_path)
+        outputs(EncoderBackend(replace(given, spec=replace(given.spec, params={"pooling": pooling}))))
+        for place in opened(tmp_path) - before:
+            places[pooling] = place
+        os.utime(places[pooling], (second, second))
+    assert opened(tmp_path) == {places["mean"], places["last"]}
+
+
+def opened(cache_dir: Path) -> set[Path]:
+    """Return the folders of openings that the cache keeps."""
+    return {facts.parent for facts in cache_dir.glob("opened/*/facts.json")}
 
 
 def test_a_head_that_does_more_is_left_to_its_library(descriptions: list[str], tmp_path: Path) -> None:

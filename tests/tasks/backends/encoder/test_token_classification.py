@@ -28,6 +28,7 @@ from tasks.windows.overlapping import stretches
 from tasks.windows.windows import trimmed
 from tests.tasks import classifiers
 from tests.tasks.conftest import Bench
+from tests.tasks.real_lines import real_lines, some_and_more
 
 Benches = Callable[[str], Bench]
 Entity = tuple[str, int, int, float]
@@ -41,9 +42,7 @@ PACKED = frozenset({"bert", "roberta", "xlm-roberta", "distilbert"})
 @pytest.fixture(scope="session")
 def lines(descriptions: list[str]) -> list[str]:
     """Real texts that fit the window of a small model."""
-    found = [line for text in descriptions for line in text.split("\n") if 0 < len(line.strip()) < 90]
-    assert len(found) >= 40
-    return found[:40]
+    return real_lines(descriptions, 40, shorter_than=90)
 
 
 # Words with characters that no small tokenizer has seen.
@@ -114,10 +113,12 @@ def assert_same(outcomes: Sequence[Outcome], wanted: Sequence[Sequence[Entity]])
         assert [one[3] for one in found] == pytest.approx([one[3] for one in own], abs=1e-4)
 
 
+@some_and_more(40, 500)
 @pytest.mark.parametrize("name", NAMES)
 def test_entities_are_those_of_transformers_for_every_architecture_encoder_and_aggregation(
-    name: str, lines: list[str], benches: Benches, tmp_path: Path
+    name: str, count: int, descriptions: list[str], french: list[str], benches: Benches, tmp_path: Path
 ) -> None:
+    lines = real_lines([*descriptions, *french], count, shorter_than=90)
     folder = model(tmp_path / name, lines, name)
     texts = [*lines, *UNKNOWN]
     for strategy, wanted in zip(STRATEGIES, expected(folder, texts, *STRATEGIES), strict=True):

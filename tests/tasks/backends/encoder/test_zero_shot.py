@@ -18,6 +18,7 @@ from tasks.windows.windows import Encoded
 from tests.tasks import classifiers
 from tests.tasks.backends.encoder.test_classification import Benches, assert_same, scores
 from tests.tasks.conftest import Bench
+from tests.tasks.real_lines import real_lines, some_and_more
 
 NLI = {0: "CONTRADICTION", 1: "NEUTRAL", 2: "ENTAILMENT"}
 TOPICS = ["a game", "science and mathematics", "a library of functions"]
@@ -26,7 +27,7 @@ TOPICS = ["a game", "science and mathematics", "a library of functions"]
 @pytest.fixture(scope="session")
 def short(descriptions: list[str]) -> list[str]:
     """Real texts that fit the window of a small model beside a sentence."""
-    return [line for text in descriptions for line in text.split("\n") if 0 < len(line.strip()) < 80][:6]
+    return real_lines(descriptions, 6, shorter_than=80)
 
 
 def expected(folder: Path, texts: Sequence[str], **settings: Any) -> list[list[tuple[str, float]]]:
@@ -38,10 +39,12 @@ def expected(folder: Path, texts: Sequence[str], **settings: Any) -> list[list[t
 
 
 # Pairs with and without types of tokens, and with each way to put the two texts together.
+@some_and_more(6, 500)
 @pytest.mark.parametrize("name", ["bert", "roberta", "deberta-v2", "bart"])
 def test_scores_are_those_of_transformers_for_every_kind_of_pair(
-    name: str, short: list[str], benches: Benches, tmp_path: Path
+    name: str, count: int, descriptions: list[str], french: list[str], benches: Benches, tmp_path: Path
 ) -> None:
+    short = real_lines([*descriptions, *french], count, shorter_than=80)
     folder = classifiers.classifier(tmp_path / name, short, name, id2label=NLI)
     for backend in ("transformers", *(() if name in classifiers.WHOLE else ("openvino",))):
         bench = benches(backend)
