@@ -10,6 +10,7 @@ class Head(StrEnum):
     CLASSIFICATION = "sequence classification"  # a score for each label of each window
     TAGGING = "token classification"  # a score for each label of each token
     ANSWERING = "question answering"  # a start and an end score for each token
+    VOCABULARY = "masked language model"  # a weight for each token of the vocabulary, for each window
     SEQ2SEQ_TEXT = "encoder-decoder text"
     CAUSAL_TEXT = "decoder-only text"
 

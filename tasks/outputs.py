@@ -22,6 +22,28 @@ class Vector:
 
 
 @dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The tokens that a sparse encoder weighs, by their ids.
+
+    ``sums``: a text's weights are the sums over its parts, else the highest. ``most`` tokens of a text are kept, all
+    if it is 0.
+    """
+
+    tokens: Sequence[str]
+    sums: bool = False
+    most: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The tokens of a vocabulary with a weight other than 0, by rising id: both arrays have shape (tokens,)."""
+
+    vocabulary: Vocabulary
+    ids: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class Generated:
     """A generated text; ``truncated`` when the model was stopped by its length limit."""
 
@@ -110,7 +132,7 @@ class Failure:
     reason_class: Reason
 
 
-Output = Vector | Generated | Several | Labels | Spans | TokenScores | SpanScores | Record | Failure
+Output = Vector | Weights | Generated | Several | Labels | Spans | TokenScores | SpanScores | Record | Failure
 
 
 def grouped(outputs: Sequence[Generated], n: int) -> Sequence[Output]:

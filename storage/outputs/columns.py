@@ -24,6 +24,7 @@ class Form(Enum):
     VECTOR = auto()  # (dim,) or (windows, dim), written row after row
     OFFSETS = auto()  # [[start, end], …]
     LABELS = auto()
+    WEIGHTS = auto()
     SPANS = auto()
     REPLACEMENTS = auto()
     SENTENCES = auto()
@@ -44,6 +45,7 @@ class Form(Enum):
             Form.VECTOR: pa.list_(pa.float32()),
             Form.OFFSETS: pa.list_(pa.list_(integer)),
             Form.LABELS: pa.list_(pa.struct({"label": text, "score": number})),
+            Form.WEIGHTS: pa.list_(pa.struct({"token": text, "token_id": integer, "weight": number})),
             Form.SPANS: pa.list_(pa.struct({**span, "score": number})),
             Form.REPLACEMENTS: pa.list_(
                 pa.struct({**span, "source_start": integer, "source_end": integer, "score": number})

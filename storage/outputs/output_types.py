@@ -1,4 +1,4 @@
-"""The types of outputs that a task can have: TEXT, VECTOR, LABELS, SPANS, RECORD, REDACTED.
+"""The types of outputs that a task can have: TEXT, VECTOR, WEIGHTS, LABELS, SPANS, RECORD, REDACTED.
 
 A type says how an output is stored, what it is as JSON, which columns it has in tables and views, what a terminal
 shows of it, and whether a later step can read it.
@@ -13,10 +13,9 @@ from typing import Any
 from storage.json_values import Json
 from storage.outputs.base import Output, OutputType, Params, Stored, column, in_data
 from storage.outputs.columns import Form, OutputColumn, Result
+from storage.outputs.lists import forms_of, in_order, items_of, line_of
 from storage.outputs.property_forms import form_of
 
-SHOWN = 20  # labels, spans or properties in a line
-_FIELD_FORMS: Mapping[type, Form] = {str: Form.TEXT, int: Form.INTEGER, float: Form.NUMBER}
 SCHEMA = "json_schema"  # the parameter of a spec with the JSON Schema of its records, as JSON text
 PROPERTIES = (
     "properties"  # the parameter of a spec with the schema of each property, where no model writes the record
@@ -59,7 +58,7 @@ class _Text(OutputType):
     def result(self, stored: Stored) -> dict[str, Any]:
         data = stored.data or {}
         several = {TEXTS: data[TEXTS]} if TEXTS in data else {}
-        cited = {SENTENCES: _in_order(data[SENTENCES], self._fields)} if SENTENCES in data else {}
+        cited = {SENTENCES: in_order(data[SENTENCES], self._fields)} if SENTENCES in data else {}
         return {"text": stored.text, **several, **cited}
 
     def problem(self, stored: Stored) -> str | None:
@@ -74,7 +73,7 @@ class _Text(OutputType):
         return None
 
     def _sentences_problem(self, stored: Stored) -> str | None:
-        sentences = _items(stored, SENTENCES, self._fields)
+        sentences = items_of(stored, SENTENCES, self._fields)
         if sentences is None or len(stored.data) > 1:
             return 'sentences belong in `data`, as {"sentences": [{"text", "start", "end", "score"}, …]}'
         if any(not 0 <= one["start"] <= one["end"] for one in sentences):
@@ -88,7 +87,7 @@ class _Text(OutputType):
         return (text, *((several,) if params.get(N, 1) > 1 else ()), *((cited,) if RANKING in params else ()))
 
     def items(self, params: Params) -> tuple[str, Mapping[str, Form]] | None:
-        return (SENTENCES, _forms(self._fields)) if RANKING in params else None
+        return (SENTENCES, forms_of(self._fields)) if RANKING in params else None
 
     def shown(self, result: Result) -> str:
         others = len(result.get(TEXTS) or ()) - 1
@@ -130,6 +129,42 @@ class _Vector(OutputType):
         return f"{windows}{vector.shape[1]} numbers: {numbers} …"
 
 
+class _Weights(OutputType):
+    """Tokens of a model's vocabulary with their weights, the highest first, in `data`.
+
+    `"weights": [{"token", "token_id", "weight"}, …]`.
+    """
+
+    name = "weights"
+    plural = "weights"
+    _fields: Mapping[str, type] = {"token": str, "token_id": int, "weight": float}
+
+    def stored(self, weights: Iterable[tuple[str, int, float]]) -> Output:
+        """Return weights, each (token, token_id, weight), as they are stored, the highest first."""
+        ordered = sorted(weights, key=lambda one: (-one[2], one[1]))
+        return Output(data={"weights": [dict(zip(self._fields, one, strict=True)) for one in ordered]})
+
+    def result(self, stored: Stored) -> dict[str, Any]:
+        return {"weights": in_order(stored.data["weights"], self._fields)}
+
+    def problem(self, stored: Stored) -> str | None:
+        weights = items_of(stored, "weights", self._fields)
+        if weights is None or stored.text is not None:
+            return 'weights belong in `data`, as {"weights": [{"token": "…", "token_id": 1, "weight": 0.5}, …]}'
+        if any(one["weight"] < after["weight"] for one, after in pairwise(weights)):
+            return "the highest weight comes first"
+        return None
+
+    def columns(self, params: Params) -> tuple[OutputColumn, ...]:
+        return (column("weights", Form.WEIGHTS, "_weights", in_data(Form.WEIGHTS, "weights")),)
+
+    def items(self, params: Params) -> tuple[str, Mapping[str, Form]] | None:
+        return "weights", forms_of(self._fields)
+
+    def shown(self, result: Result) -> str:
+        return line_of(f"{one['token']} {one['weight']:.2f}" for one in result["weights"])
+
+
 class _Labels(OutputType):
     """Labels with their scores, the best first, in `data`; the best label in `text`.
 
@@ -147,10 +182,10 @@ class _Labels(OutputType):
         return Output(text=ordered[0][0] if ordered else None, data={"labels": labels})
 
     def result(self, stored: Stored) -> dict[str, Any]:
-        return {"labels": _in_order(stored.data["labels"], self._fields)}
+        return {"labels": in_order(stored.data["labels"], self._fields)}
 
     def problem(self, stored: Stored) -> str | None:
-        labels = _items(stored, "labels", self._fields)
+        labels = items_of(stored, "labels", self._fields)
         if labels is None:
             return 'labels belong in `data`, as {"labels": [{"label": "…", "score": 0.5}, …]}'
         if any(one["score"] < after["score"] for one, after in pairwise(labels)):
@@ -170,7 +205,7 @@ class _Labels(OutputType):
         )
 
     def shown(self, result: Result) -> str:
-        return _line(f"{one['label']} {one['score']:.3f}" for one in result["labels"])
+        return line_of(f"{one['label']} {one['score']:.3f}" for one in result["labels"])
 
 
 class _Spans(OutputType):
@@ -193,10 +228,10 @@ class _Spans(OutputType):
         return Output(data={"spans": found})
 
     def result(self, stored: Stored) -> dict[str, Any]:
-        return {"spans": _in_order(stored.data["spans"], self._fields)}
+        return {"spans": in_order(stored.data["spans"], self._fields)}
 
     def problem(self, stored: Stored) -> str | None:
-        spans = _items(stored, "spans", self._fields)
+        spans = items_of(stored, "spans", self._fields)
         if spans is None or stored.text is not None:
             return 'spans belong in `data`, as {"spans": [{"label", "text", "start", "end", "score"}, …]}'
         if any(not 0 <= one["start"] <= one["end"] for one in spans):
@@ -207,10 +242,10 @@ class _Spans(OutputType):
         return (column("spans", Form.SPANS, "_spans", in_data(Form.SPANS, "spans")),)
 
     def items(self, _params: Params) -> tuple[str, Mapping[str, Form]] | None:
-        return "spans", _forms(self._fields)
+        return "spans", forms_of(self._fields)
 
     def shown(self, result: Result) -> str:
-        return _line(f"{one['text']} ({one['label']})" for one in result["spans"])
+        return line_of(f"{one['text']} ({one['label']})" for one in result["spans"])
 
 
 class _Record(OutputType):
@@ -253,7 +288,7 @@ class _Record(OutputType):
     def shown(self, result: Result) -> str:
         # A terminal's line is cut at its end, so that lists and objects come last.
         properties = sorted(result["data"].items(), key=lambda one: isinstance(one[1], list | dict))
-        return _line(f"{name}: {_plain(value)}" for name, value in properties)
+        return line_of(f"{name}: {_plain(value)}" for name, value in properties)
 
 
 class _Redacted(OutputType):
@@ -277,10 +312,10 @@ class _Redacted(OutputType):
     }
 
     def result(self, stored: Stored) -> dict[str, Any]:
-        return {"text": stored.text, "spans": _in_order(stored.data["spans"], self._fields)}
+        return {"text": stored.text, "spans": in_order(stored.data["spans"], self._fields)}
 
     def problem(self, stored: Stored) -> str | None:
-        spans = _items(stored, "spans", self._fields)
+        spans = items_of(stored, "spans", self._fields)
         if spans is None or stored.text is None:
             return (
                 'a redacted text belongs in `text`, and its replacements in `data`, as {"spans": [{"label", …}, …]}'
@@ -296,7 +331,7 @@ class _Redacted(OutputType):
         )
 
     def items(self, _params: Params) -> tuple[str, Mapping[str, Form]] | None:
-        return "spans", _forms(self._fields)
+        return "spans", forms_of(self._fields)
 
     def shown(self, result: Result) -> str:
         return result["text"] or ""
@@ -306,31 +341,8 @@ def _lines(sentences: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(one["text"] for one in sentences)
 
 
-def _forms(fields: Mapping[str, type]) -> Mapping[str, Form]:
-    return {name: _FIELD_FORMS[type_] for name, type_ in fields.items()}
-
-
 def _first(stored: Stored) -> str | None:
     return next(iter(stored.data[TEXTS]), None)
-
-
-def _in_order(items: Iterable[Mapping[str, Any]], fields: Mapping[str, type]) -> list[dict[str, Any]]:
-    """Return the items with their fields in this order, which PostgreSQL does not keep."""
-    return [{name: item[name] for name in fields} for item in items]
-
-
-def _items(stored: Stored, key: str, fields: Mapping[str, type]) -> Sequence[Mapping[str, Any]] | None:
-    """Return the list under a key of an output's data; None unless it is one of objects with just these fields."""
-    items = stored.data.get(key) if isinstance(stored.data, dict) else None
-    if stored.vector is not None or not isinstance(items, list):
-        return None
-    right = all(
-        isinstance(item, dict)
-        and item.keys() == fields.keys()
-        and all(isinstance(item[name], type_) for name, type_ in fields.items())
-        for item in items
-    )
-    return items if right else None
 
 
 _PYTHON: Mapping[Form, tuple[type, ...]] = {
@@ -371,10 +383,6 @@ def _plain(value: Json) -> str:
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
-def _line(items: Iterable[str]) -> str:
-    shown = list(items)
-    return ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN:,} more" if len(shown) > SHOWN else "")
-
-
-TEXT, VECTOR, LABELS, SPANS, RECORD, REDACTED = _Text(), _Vector(), _Labels(), _Spans(), _Record(), _Redacted()
-OUTPUT_TYPES: tuple[OutputType, ...] = (TEXT, VECTOR, LABELS, SPANS, RECORD, REDACTED)
+TEXT, VECTOR, WEIGHTS, LABELS = _Text(), _Vector(), _Weights(), _Labels()
+SPANS, RECORD, REDACTED = _Spans(), _Record(), _Redacted()
+OUTPUT_TYPES: tuple[OutputType, ...] = (TEXT, VECTOR, WEIGHTS, LABELS, SPANS, RECORD, REDACTED)

@@ -48,6 +48,7 @@ _CLASSES: Mapping[Head, str] = MappingProxyType(
         Head.CLASSIFICATION: "AutoModelForSequenceClassification",
         Head.TAGGING: "AutoModelForTokenClassification",
         Head.ANSWERING: "AutoModelForQuestionAnswering",
+        Head.VOCABULARY: "AutoModelForMaskedLM",
         Head.SEQ2SEQ_TEXT: "AutoModelForSeq2SeqLM",
         Head.CAUSAL_TEXT: "AutoModelForCausalLM",
     }

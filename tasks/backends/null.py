@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from storage.core.specs import Spec
-from storage.outputs.output_types import LABELS, RECORD, REDACTED, SCHEMA, SPANS, VECTOR, N
+from storage.outputs.output_types import LABELS, RECORD, REDACTED, SCHEMA, SPANS, VECTOR, WEIGHTS, N
 from tasks import kinds
 from tasks.backends import Source
 from tasks.backends.static import Items, StaticLoop
@@ -27,7 +27,7 @@ from tasks.kinds.base import Traits
 from tasks.models import null
 from tasks.models.families import OUR_LIMIT_TOKENS
 from tasks.models.null import NAME
-from tasks.outputs import Generated, Labels, Output, Record, Several, Span, Spans, Vector
+from tasks.outputs import Generated, Labels, Output, Record, Several, Span, Spans, Vector, Vocabulary, Weights
 from tasks.schemas import grammar
 from tasks.windows.windows import Encoded
 
@@ -37,8 +37,8 @@ _BUDGET = Budget(tokens=4096, rows=64)
 class NullBackend:
     """A token is a word. A text is written as it is read, or its first words; a vector is the hash of the text.
 
-    Labels follow from the hash, a span or an answer is the first word. A record is the shortest that its schema
-    allows, or counts the words.
+    Labels and weights follow from the hash, a span or an answer is the first word. A record is the shortest that its
+    schema allows, or counts the words.
 
     The other options are taken and change nothing. ``sleep`` is called with the seconds that a batch would take
     at the pace of the model's name.
@@ -80,6 +80,8 @@ class NullBackend:
         words = text.split()
         if self._kind.output is VECTOR:
             return vector(text)
+        if self._kind.output is WEIGHTS:
+            return weights(text)
         if self._kind.output is LABELS:
             return labels(text, self._labels)
         if self._kind.output in (SPANS, REDACTED) or Head.ANSWERING in self._kind.families.values():
@@ -105,6 +107,12 @@ def labels(text: str, names: Collection[str] = ()) -> Labels:
     if names:
         return Labels(dict(zip(names, itertools.cycle(scores), strict=False)))
     return Labels({"even": scores[0], "odd": 1 - scores[0]})
+
+
+def weights(text: str) -> Weights:
+    """Return two tokens with weights that follow from the SHA-256 of the text."""
+    scores = labels(text).scores
+    return Weights(Vocabulary([*scores]), np.arange(len(scores)), np.array([*scores.values()], np.float32))
 
 
 def first_word(text: str, words: Sequence[str]) -> Spans:

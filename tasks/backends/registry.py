@@ -99,7 +99,7 @@ BACKENDS: tuple[Row, ...] = (
             Offer(_ON_OPENVINO, Head.POOLING, _ENCODERS, {"int8"}, devices={CPU}, extra=_OPENVINO_INT8),
             *(
                 Offer(_ON_OPENVINO, head, _ENCODERS, _FLOATS - {"float16"}, devices={CPU}, extra=_OPENVINO)
-                for head in (Head.CLASSIFICATION, Head.TAGGING, Head.ANSWERING)
+                for head in (Head.CLASSIFICATION, Head.TAGGING, Head.ANSWERING, Head.VOCABULARY)
             ),
         ),
     ),
@@ -116,6 +116,7 @@ BACKENDS: tuple[Row, ...] = (
             Offer(_ON_TORCH, Head.CLASSIFICATION, {Family.ENCODER, Family.SEQ2SEQ, None}),
             Offer(_ON_TORCH, Head.TAGGING, {Family.ENCODER, None}),
             Offer(_ON_TORCH, Head.ANSWERING, {Family.ENCODER, None}),
+            Offer(_ON_TORCH, Head.VOCABULARY, {Family.ENCODER, None}),
             Offer("tasks.backends.encoder_decoder.seq2seq:Seq2SeqBackend", Head.SEQ2SEQ_TEXT, _ENCODER_DECODERS),
             Offer("tasks.backends.decoder_only.causal:CausalBackend", Head.CAUSAL_TEXT, _DECODERS | {None}),
         ),

@@ -23,6 +23,7 @@ from tasks.kinds.generate import GENERATE, Generate
 from tasks.kinds.options import KindOptions, parsed
 from tasks.kinds.prerendered import Prerendered
 from tasks.kinds.redact import REDACT
+from tasks.kinds.sparse import SPARSE
 from tasks.kinds.summarize import SUMMARIZE
 from tasks.kinds.translate import TRANSLATE
 from tasks.prompts import prompts
@@ -31,6 +32,7 @@ KINDS: tuple[TaskKind, ...] = (
     SUMMARIZE,
     TRANSLATE,
     EMBED,
+    SPARSE,
     GENERATE,
     CLASSIFY,
     ENTITIES,

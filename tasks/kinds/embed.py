@@ -16,7 +16,7 @@ from storage.outputs.output_types import VECTOR
 from tasks.errors import BadOption
 from tasks.heads import Head
 from tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, windowed
-from tasks.kinds.options import PROMPT, Option, Windowed
+from tasks.kinds.options import Embedding
 from tasks.models.families import Family
 from tasks.outputs import Vector
 from tasks.prompts import prompts
@@ -73,15 +73,9 @@ def _recipe(spec: Spec, traits: Traits) -> Embed:
     return Embed(normalize=traits.normalizes, keep_all=spec.params.get("windows") == "all")
 
 
-class EmbedOptions(Windowed):
+class EmbedOptions(Embedding):
     """Options of `embed`."""
 
-    prompt: Annotated[str | None, PROMPT, Option(is_template=True)] = None
-    prompt_name: Annotated[
-        str | None,
-        Field(description="One of an embedding model's own prompts, such as document."),
-        Option(metavar="NAME"),
-    ] = None
     pooling: Annotated[Literal["cls", "mean", "last"] | None, Field(description="Replace the model's pooling.")] = (
         None
     )
@@ -93,9 +87,9 @@ class EmbedOptions(Windowed):
 def check_prompt(prompt: str) -> None:
     """Raise BadOption for a prompt that no embedding model reads."""
     if prompts.check(prompt).fields:
-        raise BadOption("--prompt: {meta.FIELD} has no meaning for embed, only {text}.")
+        raise BadOption("--prompt: {meta.FIELD} has no meaning for an embedding, only {text}.")
     if prompts.around(prompt).after:
-        raise BadOption("--prompt: for embed {text} stands at the end, as in 'passage: {text}'.")
+        raise BadOption("--prompt: for an embedding {text} stands at the end, as in 'passage: {text}'.")
 
 
 def prompt_of_documents(plan: Plan) -> dict[str, str]:
@@ -104,7 +98,7 @@ def prompt_of_documents(plan: Plan) -> dict[str, str]:
     return {} if name is None else {"prompt_name": name}
 
 
-def _params(plan: Plan) -> dict[str, str]:
+def own_prompt(plan: Plan) -> dict[str, str]:
     """Return the name of the prompt that documents get if none was asked for; specs from before it have none."""
     given, stated = plan.given, plan.stated
     if "prompt" in given:
@@ -128,7 +122,7 @@ EMBED = TaskKind(
         {Family.ENCODER: Head.POOLING, Family.DECODER: Head.POOLING, Family.SEQ2SEQ: Head.POOLING}
     ),
     recipe=_recipe,
-    params=_params,
+    params=own_prompt,
     default_model="minilm",
     shard=READING_SIZE,
     sample_texts=64,

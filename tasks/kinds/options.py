@@ -88,13 +88,26 @@ class KindOptions(BaseModel):
         return self.model_copy(update=values)
 
 
-TOP_K = "Sample from the K likeliest tokens, or keep the K best labels (0 means all) or answers (1 to 1000)."
+TOP_K = (
+    "Sample from the K likeliest tokens, or keep the K best labels or weights (0 means all) or answers (1 to 1000)."
+)
 PROMPT = Field(description="Template of what the model reads; {text} stands for the document.")
 
 
 class Windowed(KindOptions):
     window_tokens: Annotated[
         int | None, Field(ge=MIN_WINDOW_TOKENS, le=MOST, description="Longest window of a document, in tokens.")
+    ] = None
+
+
+class Embedding(Windowed):
+    """Options of kinds whose models may have prompts of their own."""
+
+    prompt: Annotated[str | None, PROMPT, Option(is_template=True)] = None
+    prompt_name: Annotated[
+        str | None,
+        Field(description="One of an embedding model's own prompts, such as document."),
+        Option(metavar="NAME"),
     ] = None
 
 

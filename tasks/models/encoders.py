@@ -90,7 +90,17 @@ def sort(described: Description) -> Sort | None:
 def require_dense(described: Description, model: str, kind: str) -> None:
     """Raise ModelUnsuitable, with what the model is, unless it gives one vector for a text."""
     if (found := sort(described)) is not None:
-        raise ModelUnsuitable(f"{kind} needs a model that gives one vector for a text; {model} is {found}.")
+        instead = ": use the task `sparse` with it" if found is Sort.SPARSE else ""
+        raise ModelUnsuitable(f"{kind} needs a model that gives one vector for a text; {model} is {found}{instead}.")
+
+
+def require_sparse(described: Description, model: str, kind: str) -> None:
+    """Raise ModelUnsuitable unless the model's files say that it is a sparse encoder, or are not within reach."""
+    if described.config and sort(described) is not Sort.SPARSE:
+        raise ModelUnsuitable(
+            f"{kind} needs a sparse encoder such as SPLADE, as sentence-transformers saves it; the files of {model} "
+            "name no such module."
+        )
 
 
 def _scores(config: Mapping[str, Any]) -> bool:

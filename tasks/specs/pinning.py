@@ -16,6 +16,7 @@ from typing import Any
 
 from tasks import kinds
 from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable
+from tasks.heads import Head
 from tasks.kinds import suitability
 from tasks.models import encoders, families, gguf, hub, language_pairs, model_validation, null, weightless, weights
 from tasks.models.encoders import Description
@@ -218,6 +219,8 @@ def require(
         raise ModelUnsuitable(f"{kind} needs a trained model; {pinned.model} is only for {', '.join(_BY_PATTERNS)}.")
     if kinds.kind(kind).pools(families.family(config)) or suitability.headless(kind, config, asked):
         encoders.require_dense(describe(pinned, models_dir=models_dir), pinned.model, kind)
+    if kinds.kind(kind).head(families.family(config)) is Head.VOCABULARY:
+        encoders.require_sparse(describe(pinned, models_dir=models_dir), pinned.model, kind)
 
 
 def describe(pinned: Pinned, *, models_dir: Path | None) -> Description:

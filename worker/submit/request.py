@@ -106,8 +106,9 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
     if by_language is None:
         pinned, config = _found(settings, name, revision, options.adapter)
         pinning.require(task, pinned, models_dir=settings.models_dir, asked=options.given(), config=config)
-        pools = kinds.kind(task).pools(families.family(config))
-        stated = pinning.read_prompts(pinned, models_dir=settings.models_dir) if pools else None
+        wanted = kinds.kind(task)
+        prompted = wanted.pools(families.family(config)) or "prompt_name" in wanted.options.model_fields
+        stated = pinning.read_prompts(pinned, models_dir=settings.models_dir) if prompted else None
         return build_spec(task, pinned, options, config, stated)
     if revision is not None:
         raise BadOption("--revision is of one model; with several, give the revision of each as its own folder.")

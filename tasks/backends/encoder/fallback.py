@@ -13,7 +13,7 @@ from tasks.backends import Backend, Source
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item, Pool
 from tasks.errors import CannotServe, ModelError
-from tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
+from tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector, Weights
 from tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
@@ -120,4 +120,4 @@ def finite(output: Output) -> bool:
         return bool(np.isfinite(output.scores).all())
     if isinstance(output, SpanScores):
         return output.finite
-    return not isinstance(output, Vector) or bool(np.isfinite(output.values).all())
+    return not isinstance(output, Vector | Weights) or bool(np.isfinite(output.values).all())

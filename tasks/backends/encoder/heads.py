@@ -33,6 +33,7 @@ LOADERS: Mapping[Head, str] = MappingProxyType(
         Head.CLASSIFICATION: "tasks.backends.encoder.classification:load",
         Head.TAGGING: "tasks.backends.encoder.token_classification:load",
         Head.ANSWERING: "tasks.backends.encoder.question_answering:load",
+        Head.VOCABULARY: "tasks.backends.encoder.weighting:load",
     }
 )
 

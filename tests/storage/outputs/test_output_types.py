@@ -20,7 +20,7 @@ from storage.core.specs import Spec
 from storage.errors import SchemaOutOfDate
 from storage.outputs.base import Output, OutputType
 from storage.outputs.columns import Form
-from storage.outputs.output_types import LABELS, OUTPUT_TYPES, RANKING, RECORD, REDACTED, SPANS, TEXT, VECTOR
+from storage.outputs.output_types import LABELS, OUTPUT_TYPES, RANKING, RECORD, REDACTED, SPANS, TEXT, VECTOR, WEIGHTS
 from storage.pipelines import views
 from storage.results.results import columns, failures, results
 from storage.steps.jobs import JobRequest
@@ -42,6 +42,7 @@ SCHEMA = {
 }
 BOOK = {"title": "=1+1", "price": 9.5, "pages": 3, "new": True, "tags": ["a", "b"], "status": "sold"}
 LABELLED = [{"label": "good", "score": 0.75}, {"label": "bad", "score": 0.25}]
+WEIGHED = [{"token": "##a", "token_id": 7, "weight": 1.5}, {"token": "b", "token_id": 3, "weight": 0.25}]
 FOUND = [
     {"label": "PER", "text": "Ada", "start": 0, "end": 3, "score": 0.5},
     {"label": "PER", "text": "Bob", "start": 8, "end": 11, "score": 1.0},
@@ -82,6 +83,14 @@ EXAMPLES: dict[OutputType, Example] = {
         {"label": "good", "score": "0.75", "labels": json.dumps(LABELLED, separators=(",", ":"))},
         {"step": "good", "step_score": 0.75, "step_labels": LABELLED},
         "good 0.750, bad 0.250",
+        {},
+    ),
+    WEIGHTS: Example(
+        WEIGHTS.stored([("b", 3, 0.25), ("##a", 7, 1.5)]),
+        {"weights": WEIGHED},
+        {"weights": json.dumps(WEIGHED, separators=(",", ":"))},
+        {"step_weights": WEIGHED},
+        "##a 1.50, b 0.25",
         {},
     ),
     SPANS: Example(
@@ -187,6 +196,8 @@ def test_an_output_of_another_type_is_not_stored(database: Database, output: Out
         (LABELS, {"labels": LABELLED}, "bad", "the best label belongs in `text`"),
         (LABELS, {"labels": [{"label": "good"}]}, "good", "labels belong in `data`"),
         (LABELS, {"labels": [{"label": "good", "score": "high"}]}, "good", "labels belong in `data`"),
+        (WEIGHTS, {"weights": WEIGHED[::-1]}, None, "the highest weight comes first"),
+        (WEIGHTS, {"weights": [{"token": "b", "weight": 1.0}]}, None, "weights belong in `data`"),
         (SPANS, {"spans": [FOUND[0] | {"end": -1}]}, None, "a span ends before it starts"),
         (SPANS, {"spans": FOUND[0]}, None, "spans belong in `data`"),
         (TEXT, {"sentences": CITED}, "Ada", "the sentences belong in `text`"),

@@ -65,7 +65,8 @@ def test_what_sentence_transformers_saved_is_told_apart_and_refused(
         SAVED[kind](bert, folder)
     assert sort(Description.of_folder(folder)) is kind
     checked = pinning.check(str(folder), models_dir=None, cache_dir=bench.cache_dir)
-    assert checked.kinds == (("classify",) if kind is Sort.PAIRS else ())  # as the score of a text alone
+    # A reranker scores a text alone, too.
+    assert checked.kinds == {Sort.PAIRS: ("classify",), Sort.SPARSE: ("sparse",)}.get(kind, ())
     assert kind in checked.unfit["embed"]
     spec = Spec("embed", str(folder), checked.pinned.revision, "float32")
     with pytest.raises(CannotServe, match=r"embed needs a model that gives one vector for a text; .* is a"):

@@ -80,7 +80,7 @@ def test_a_spec_names_the_version_of_the_built_in_instructions_it_uses() -> None
         ("embed", {"seed": 1}, {}, "--seed has no meaning for embed"),
         ("embed", {"prompt": "passage: "}, {}, "{text} does not stand in it"),
         ("embed", {"prompt": "{text} !"}, {}, "{text} stands at the end"),
-        ("embed", {"prompt": "{meta.title}: {text}"}, {}, "has no meaning for embed, only {text}"),
+        ("embed", {"prompt": "{meta.title}: {text}"}, {}, "has no meaning for an embedding, only {text}"),
         ("embed", {"prompt": "a {text}", "prompt_name": "a"}, {}, "do not go together"),
         ("summarize", {"prompt_name": "a"}, {}, "--prompt-name has no meaning for summarize"),
         ("embed", {"prefix": "a"}, {}, "--prefix has no meaning for embed"),

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from storage.outputs.base import OutputType
-from storage.outputs.output_types import LABELS, OUTPUT_TYPES, RECORD, REDACTED, SPANS, TEXT, VECTOR
+from storage.outputs.output_types import LABELS, OUTPUT_TYPES, RECORD, REDACTED, SPANS, TEXT, VECTOR, WEIGHTS
 from worker.cli.show import samples_table
 
 LONG = "a long word and another " * 40
@@ -19,6 +19,10 @@ OUTPUTS: dict[OutputType, tuple[dict[str, Any], str]] = {
     TEXT: ({"text": LONG}, "a long word and another"),
     VECTOR: ({"vector": np.ones((3, 768), np.float32)}, "3 windows × 768 numbers: +1.000"),
     LABELS: ({"labels": [{"label": f"label {n}", "score": 0.5} for n in range(50)]}, "label 0 0.500, label 1 0.500"),
+    WEIGHTS: (
+        {"weights": [{"token": "##ing", "token_id": n, "weight": 1.5} for n in range(50)]},
+        "##ing 1.50, ##ing 1.50",
+    ),
     SPANS: (
         {"spans": [{"label": "PER", "text": "Ada \x1b[31m", "start": 0, "end": 3, "score": 1.0}] * 50},
         "Ada \ufffd[31m (PER)",

@@ -1,0 +1,111 @@
+"""Sparse encoders give the weights of sentence-transformers' own in float32, one text at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SparseEncoder
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
+from transformers import AutoModelForMaskedLM
+
+from storage.core.outcomes import Outcome, Status
+from tasks.backends.accelerator import quiet
+from tasks.engine.backend_factory import open_backend
+from tasks.errors import CannotServe, ModelUnsuitable
+from tasks.specs import pinning
+from tests.tasks import classifiers
+from tests.tasks.conftest import Bench
+
+Benches = Callable[[str], Bench]
+# By name: architecture, class of the first module, pooling, activation, how many tokens the model's files keep.
+MODELS: dict[str, tuple[str, type[Transformer], str, str, int | None]] = {
+    "bert": ("bert", MLMTransformer, "max", "relu", None),
+    "distilbert": ("distilbert", Transformer, "sum", "relu", None),
+    "roberta": ("roberta", Transformer, "max", "log1p_relu", 9),
+    "modernbert": ("modernbert", Transformer, "max", "relu", None),
+}
+
+
+def splade(folder: Path, texts: Sequence[str], name: str = "bert", more: Sequence[Any] = ()) -> Path:
+    architecture, first, pooling, activation, most = MODELS[name]
+    base = classifiers.classifier(folder / "base", texts, architecture, head=AutoModelForMaskedLM)
+    with quiet():
+        modules = [first(str(base), transformer_task="fill-mask"), SpladePooling(pooling, activation), *more]
+        SparseEncoder(modules=modules, max_active_dims=most).save_pretrained(str(folder / "splade"))
+    return folder / "splade"
+
+
+def lines(texts: Sequence[str]) -> list[str]:
+    """Real texts that fit the window of a small model."""
+    return [line for text in texts for line in text.split("\n") if 0 < len(line.strip()) < 90][:12]
+
+
+def weights(outcome: Outcome) -> list[dict[str, Any]]:
+    assert outcome.status is Status.DONE, outcome.reason
+    assert outcome.data is not None
+    found: list[dict[str, Any]] = outcome.data["weights"]
+    return found
+
+
+def row(found: Sequence[dict[str, Any]], size: int) -> Any:
+    values = np.zeros(size)
+    for one in found:
+        values[one["token_id"]] = one["weight"]
+    return values
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_are_those_of_sentence_transformers_for_every_architecture(
+    name: str, descriptions: list[str], benches: Benches, tmp_path: Path
+) -> None:
+    texts = lines(descriptions)
+    folder = splade(tmp_path, texts, name)
+    with quiet():
+        own = SparseEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+        expected = [own.encode([text], convert_to_sparse_tensor=False)[0].numpy() for text in texts]
+    for backend in ("transformers", "openvino"):
+        bench = benches(backend)
+        for outcome, wanted in zip(bench.run(bench.spec("sparse", str(folder)), texts), expected, strict=True):
+            found = weights(outcome)
+            assert len(found) == np.count_nonzero(wanted)
+            np.testing.assert_allclose(row(found, len(wanted)), wanted, atol=1e-4)
+            assert [one["weight"] for one in found] == sorted((one["weight"] for one in found), reverse=True)
+            assert [one["token"] for one in found] == own.tokenizer.convert_ids_to_tokens(
+                [one["token_id"] for one in found]
+            )
+
+
+def test_a_long_text_has_the_highest_weights_of_its_windows_and_top_k_keeps_the_best(
+    descriptions: list[str], bench: Bench, tmp_path: Path
+) -> None:
+    folder = splade(tmp_path, lines(descriptions))
+    sentences = [f"{line.rstrip('.')}." for line in lines(descriptions)[:3]]
+    alone = [weights(one) for one in bench.run(bench.spec("sparse", str(folder)), sentences)]
+    text, size = "\n\n".join(sentences), max(one["token_id"] for found in alone for one in found) + 1
+    tokens = bench.run(bench.spec("sparse", str(folder)), sentences)
+    narrow = bench.spec("sparse", str(folder), window_tokens=max(one.tokens_in for one in tokens))
+    [whole] = bench.run(narrow, [text])
+    assert whole.flags == ("windowed",)
+    highest = np.max([row(found, size) for found in alone], axis=0)
+    np.testing.assert_allclose(row(weights(whole), size), highest, atol=1e-5)
+    [best] = bench.run(
+        bench.spec("sparse", str(folder), window_tokens=narrow.params["window_tokens"], top_k=5), [text]
+    )
+    assert weights(best) == weights(whole)[:5]
+
+
+def test_other_models_are_refused(descriptions: list[str], bench: Bench, tmp_path: Path) -> None:
+    base = classifiers.classifier(tmp_path / "base", descriptions[:5], "bert", head=AutoModelForMaskedLM)
+    for model in ("minilm", str(base)):
+        pinned = pinning.pin(model, models_dir=None, cache_dir=bench.cache_dir)
+        with pytest.raises(ModelUnsuitable, match="sparse needs a sparse encoder such as SPLADE"):
+            pinning.require("sparse", pinned, models_dir=None)
+    folder = splade(tmp_path / "more", descriptions[:5], more=[Normalize()])
+    with pytest.raises(CannotServe, match="is made of MLMTransformer, SpladePooling, Normalize"):
+        open_backend(bench.spec("sparse", str(folder)), device="cpu", models_dir=None, cache_dir=bench.cache_dir)
