@@ -30,10 +30,13 @@ from storage.core.database import Database
 from storage.core.schema import Content, Corpus, Document
 from storage.core.tables import Json
 from storage.core.transaction import Transaction
+from storage.outputs.base import OutputType
 from storage.outputs.columns import Form
 from storage.outputs.json_columns import selected
 from storage.steps import lineage, steps
 from storage.steps.steps import OpenStep, StepRequest
+
+_OF_DOCUMENTS = ("id", "meta", "flags", "document")
 
 
 def name_of(pipeline: str) -> str:
@@ -44,6 +47,20 @@ def name_of(pipeline: str) -> str:
 def items_name_of(pipeline: str, step: str) -> str:
     """Return the name of the view with a row for each item (a span, say) that a step puts out."""
     return f"{_items_prefix(pipeline)}{step}"
+
+
+def clash(requests: Sequence[tuple[StepRequest, OutputType]]) -> tuple[str, str, str] | None:
+    """Return two steps (or "the documents" and a step) with the column that both would have in the view, if any."""
+    owners = dict.fromkeys(_OF_DOCUMENTS, "the documents")
+    for request, output in requests:
+        columns = output.columns(request.spec.params)
+        suffixes = [one.suffix for one in columns if one.sql is not None and one.suffix is not None]
+        for suffix in (*suffixes, "_status", "_reason"):
+            name = request.name + suffix
+            if name in owners:
+                return owners[name], request.name, name
+            owners[name] = request.name
+    return None
 
 
 def make(database: Database, pipeline: str, corpus: str, requests: Sequence[StepRequest]) -> None:

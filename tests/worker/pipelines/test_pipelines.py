@@ -188,6 +188,15 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line_and_nothing_is_stored(e
 def test_a_pipeline_is_added_shown_listed_and_removed(embedded: Docmill) -> None:
     (embedded.folder / "corpus.jsonl").write_text('{"id": "a", "text": "one"}\n{"id": "b", "text": "two"}\n')
     (embedded.folder / "nightly.toml").write_text(NULL + YEARLY)
+    clashing = (NULL + YEARLY).replace('name = "line"', 'name = "english_status"')
+    (embedded.folder / "clashing.toml").write_text(clashing)
+    line = 1 + clashing.splitlines().index('name = "english_status"')
+    refused = (
+        f'clashing.toml:{line}: english_status and english would both have the column "english_status" in the view'
+    )
+    assert refused in embedded("pipeline", "add", "clashing.toml", code=2).stderr
+    assert refused in embedded("pipeline", "check", "clashing.toml").stderr
+    assert embedded.json("pipeline", "list") == []
     assert "view pipeline_nightly" in embedded("pipeline", "add", "nightly.toml").stderr
     assert embedded("pipeline", "show", "nightly").stdout == NULL + YEARLY
     [listed] = embedded.json("pipeline", "list")

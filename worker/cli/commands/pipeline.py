@@ -75,16 +75,33 @@ def _check_output(pipeline: Pipeline, file: Path) -> None:
         raise PipelineInvalid(f"{file}:{line}: file in [output]: {error.message}") from error
 
 
+def _check_stored(pipeline: Pipeline, prepared: Prepared, file: Path) -> None:
+    """Refuse what cannot be kept: a password in the source, or a view in which two columns would have one name."""
+    from storage.pipelines import views
+    from tasks import kinds
+    from worker.pipelines.file import PipelineInvalid, line_of, refuse_secrets
+
+    refuse_secrets(pipeline, file)
+    outputs = [(step, kinds.kind(step.spec.kind).output) for step in prepared.steps]
+    if pipeline.output.view and (found := views.clash(outputs)) is not None:
+        first, second, column = found
+        place = [step.name for step in prepared.steps].index(second)
+        raise PipelineInvalid(
+            f"{file}:{line_of(pipeline, ('step', place, 'name'))}: {second} and {first} would both have the column "
+            f'"{column}" in the view; choose another name for the step, or say view = false in [output]'
+        )
+
+
 @pipeline_command.command("check", epilog="Example: docmill pipeline check nightly.toml")
 @FILE
 @JSON
 def check_command(file: Path, as_json: bool) -> int:
     """Check the keys, source and models of FILE. Stores nothing."""
-    from worker.pipelines.file import PipelineInvalid, refuse_secrets
+    from worker.pipelines.file import PipelineInvalid
 
     pipeline, prepared = _prepared(settings_from(), file)
     try:
-        refuse_secrets(pipeline, file)
+        _check_stored(pipeline, prepared, file)
     except PipelineInvalid as error:
         say(f"`docmill pipeline add` refuses this file, `docmill pipeline run` does not: {error}")
     if as_json:
@@ -195,6 +212,7 @@ def add_command(file: Path, as_json: bool) -> int:
     settings = settings_from()
     with open_store(settings) as database:
         pipeline, prepared = _prepared(settings, file, is_stored=True)
+        _check_stored(pipeline, prepared, file)
         schedule = asdict(pipeline.schedule) if pipeline.schedule else None
         pipelines.put(database, pipeline.name, str(file.absolute()), pipeline.text, schedule)
         if pipeline.output.view:
