@@ -9,8 +9,7 @@ cosine with a chosen sentence.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from storage.core.outcomes import Outcome
 from storage.outputs.output_types import TEXT
 from tasks.kinds.base import Again, Computed, windowed
 from tasks.kinds.embed import mean_vector
+from tasks.kinds.lengths import count_words
 from tasks.outputs import Vector
 from tasks.windows.paragraphs import unwrapped
 from tasks.windows.sentences import holding, sentences
@@ -35,13 +35,16 @@ RELEVANCE = 0.7
 SENTENCES = 3
 # Headings, cells and other stretches with fewer words are chosen after all others.
 _LEAST_WORDS = 4
-# Two characters of a script without spaces count as a word.
-_WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]{1,2}|[^\W_]+")
 
 
 @dataclass(frozen=True)
 class Extract:
-    """Cuts texts into sentences, and joins the best of them, verbatim and in the order of the text."""
+    """Cuts texts into sentences, and joins the best of them, verbatim and in the order of the text.
+
+    The summary has at most so many ``words``, if any sentence is so short; None are as many as `SENTENCES` have.
+    """
+
+    words: int | None = None
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
         return cut(texts, coder, sections=sentences, clean=unwrapped, trim=True)
@@ -59,48 +62,50 @@ class Extract:
         if not all(np.isfinite(row).all() for row in rows):
             return computed.failed("The model's vectors for this text are not finite.")
         flags = windowed(computed.windows) if rows else ("empty",)
-        chosen: list[tuple[int, int, float]] = []
+        chosen: Sequence[tuple[int, float]] = []
         if rows:
-            late = [words(text[one.start : one.end]) < _LEAST_WORDS for one in found]
-            for place, score in ranked(np.stack(rows), late):
-                chosen.append((found[place].start, found[place].end, score))
-                if len(chosen) == SENTENCES:
-                    break
-        kept = TEXT.cited(text, chosen)
+            words = [count_words(text[one.start : one.end]) for one in found]
+            late = [one < _LEAST_WORDS for one in words]
+            sizes, room = ([1] * len(words), SENTENCES) if self.words is None else (words, self.words)
+            chosen = best(np.stack(rows), late, sizes, room)
+        kept = TEXT.cited(text, [(found[place].start, found[place].end, score) for place, score in chosen])
         return computed.done(kept.text, data=dict(kept.data or {}), flags=flags)
 
 
-def ranked(vectors: Vectors, late: Sequence[bool]) -> Iterator[tuple[int, float]]:
-    """Yield the place of each sentence and its score, the best first; the ``late`` ones come last.
+def best(vectors: Vectors, late: Sequence[bool], sizes: Sequence[int], room: int) -> list[tuple[int, float]]:
+    """Return the place and the score of each sentence of a summary, the best first; the ``late`` ones come last.
 
     ``vectors`` has shape (sentences, dim). The centroid is that of the sentences that are not late, if there are any.
-    Of sentences that are equally good the first comes first.
+    The sizes of the sentences add up to ``room`` at most: a sentence that does not fit is passed over. If none fits,
+    the best is taken. Of sentences that are equally good the first comes first.
     """
     import numpy as np
 
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     units = vectors.astype(np.float64) / np.where(lengths > 0, lengths, 1)
-    last = np.asarray(late)
+    last, size = np.asarray(late), np.asarray(sizes)
     first = np.ones(len(units), dtype=bool) if last.all() else ~last
     centroid = units[first].mean(axis=0)
     length = np.linalg.norm(centroid)
     scores = units @ (centroid / length if length > 0 else centroid)
     nearest = np.zeros(len(units))
-    left = first.copy()
-    for number in range(len(units)):
-        if not left.any():
-            left = ~first
+    chosen: list[tuple[int, float]] = []
+    fits = size <= room if (size <= room).any() else np.ones(len(units), dtype=bool)
+    left, later = first & fits, ~first & fits
+    if not left.any():
+        left, later = later, left
+    while left.any():
         worth = np.where(left, RELEVANCE * scores - (1 - RELEVANCE) * nearest, -np.inf)
-        best = int(worth.argmax())
-        left[best] = False
-        similar = units @ units[best]
-        nearest = similar if number == 0 else np.maximum(nearest, similar)
-        yield best, float(scores[best])
-
-
-def words(text: str) -> int:
-    """Return the number of words in a text."""
-    return len(_WORD.findall(text))
+        place = int(worth.argmax())
+        similar = units @ units[place]
+        nearest = np.maximum(nearest, similar) if chosen else similar
+        chosen.append((place, float(scores[place])))
+        room -= sizes[place]
+        left[place] = False
+        left, later = left & (size <= room), later & (size <= room)
+        if not left.any():
+            left, later = later, left
+    return chosen
 
 
 def _vectors(computed: Computed, section: Section) -> tuple[list[Vectors], list[int]]:

@@ -31,7 +31,7 @@ class Option:
     ``only`` is the family of models that take it; ``any_takes`` is a value that every model takes, and ``instead``
     is advice for the other models. ``is_template``: its value is a prompt template. ``in_file``: commands and
     pipelines take the name of a file with the value as JSON. ``asks``: its value is questions by their names, and it
-    may be repeated. ``may_be_empty``: an empty text has a meaning.
+    may be repeated. ``may_be_empty``: an empty text has a meaning. ``has_names``: a number may be given by a name.
     """
 
     spelling: str | None = None
@@ -43,6 +43,7 @@ class Option:
     in_file: bool = False
     asks: bool = False
     may_be_empty: bool = False
+    has_names: bool = False
 
 
 class KindOptions(BaseModel):

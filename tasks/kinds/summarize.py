@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
@@ -18,7 +20,8 @@ from tasks.heads import Head
 from tasks.kinds import extracts
 from tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits, pattern
 from tasks.kinds.embed import prompt_of_documents
-from tasks.kinds.options import Prefixed, Windowed
+from tasks.kinds.lengths import LENGTH_SCHEMA, LENGTHS, token_limits, words_of_length
+from tasks.kinds.options import MOST, Option, Prefixed, Windowed
 from tasks.models.families import Family
 from tasks.outputs import Generated
 from tasks.prompts import few_shot
@@ -48,9 +51,9 @@ class Summarize:
         return computed.done(text, flags=flags)
 
 
-def _chat(_spec: Spec) -> Template:
-    told = "Summarize the following text in one to three sentences. Answer with the summary only.\n\n"
-    return Template(told, "")
+def _chat(spec: Spec) -> Template:
+    length = f"about {spec.params['length']} words" if "length" in spec.params else "one to three sentences"
+    return Template(f"Summarize the following text in {length}. Answer with the summary only.\n\n", "")
 
 
 def _pattern(_spec: Spec, shown: bool) -> Template:
@@ -60,11 +63,30 @@ def _pattern(_spec: Spec, shown: bool) -> Template:
 class SummarizeOptions(Prefixed):
     """Options of `summarize`."""
 
+    length: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=MOST // 2,
+            description=f"Length of a summary: {', '.join(f'{name} ({n} words)' for name, n in LENGTHS.items())}, or "
+            "about so many words.",
+            examples=[60],
+        ),
+        BeforeValidator(words_of_length),  # after the bounds, which do not apply to None
+        WithJsonSchema(LENGTH_SCHEMA),
+        Option(metavar="|".join([*LENGTHS, "WORDS"]), has_names=True),
+    ] = None
+
 
 def _params(plan: Plan) -> dict[str, Any]:
-    """Return what specs of an embedding model say besides. Raises BadOption for options of models that write."""
+    """Return the limits of a length in tokens, or what specs of an embedding model say besides. Raises BadOption."""
     if plan.family is not Family.ENCODER:
-        return {}
+        if "length" not in plan.given:
+            return {}
+        limits = token_limits(plan.given["length"])
+        if both := limits.keys() & plan.given.keys():
+            raise BadOption(f"--length sets --{min(both).replace('_', '-')} itself: give one of them.")
+        return limits
     if of_writers := plan.given.keys() & _OF_WRITERS:
         flag = f"--{min(of_writers).replace('_', '-')}"
         raise BadOption(f"{flag} is for models that write; {plan.model} chooses sentences of the document.")
@@ -72,7 +94,7 @@ def _params(plan: Plan) -> dict[str, Any]:
 
 
 def _recipe(spec: Spec, _traits: Traits) -> Recipe:
-    return extracts.Extract() if RANKING in spec.params else Summarize()
+    return extracts.Extract(spec.params.get("length")) if RANKING in spec.params else Summarize()
 
 
 SUMMARIZE = TaskKind(

@@ -43,7 +43,7 @@ def build_spec(
     params = {**plan.given, **found.params(plan), **_built_in(found, plan), **pinned.adapter}
     if config:
         selection.require_possible(kind, plan.family, options.quality, pinned.model)
-        _check_room(plan)
+        _check_room(plan, params.get("max_new_tokens"))
     return Spec(
         kind=kind,
         model=pinned.model,
@@ -92,14 +92,13 @@ def _built_in(kind: TaskKind, plan: Plan) -> dict[str, Any]:
     return {"prefix": ""} if kind.built_in.prefix and unknown and "prefix" not in plan.given else {}
 
 
-def _check_room(plan: Plan) -> None:
+def _check_room(plan: Plan, wanted: int | None) -> None:
     """Raise BadOption if the longest output does not fit in the positions that the model's config names."""
-    wanted, holds = plan.given.get("max_new_tokens"), families.positions(plan.config)
+    holds = families.positions(plan.config)
     if wanted is None or holds is None:
         return
     most = holds - MIN_WINDOW_TOKENS if plan.family is Family.DECODER else holds
     if wanted > most:
         beside = ", its prompt and a text among them" if plan.family is Family.DECODER else ""
-        raise BadOption(
-            f"--max-new-tokens {wanted:,} is more than {plan.model} can write: it holds {holds:,} tokens{beside}."
-        )
+        said = f"--max-new-tokens {wanted:,}" if "max_new_tokens" in plan.given else f"An output of {wanted:,} tokens"
+        raise BadOption(f"{said} is more than {plan.model} can write: it holds {holds:,} tokens{beside}.")

@@ -95,7 +95,7 @@ def click_type(field: FieldInfo) -> click.ParamType[Any]:
         return JsonFileType()
     if kind is bool:
         return click.BOOL
-    if option(field).asks:
+    if option(field).asks or option(field).has_names:
         return click.STRING
     if get_origin(kind) is dict:
         return LabelsType()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from sentence_transformers import SentenceTransformer
 
 from storage.outputs.output_types import RANKING, TEXT
 from tasks.backends.accelerator import quiet
 from tasks.errors import BadOption, CannotServe
-from tasks.kinds.extracts import RELEVANCE, SENTENCES, ranked, words
+from tasks.kinds.extracts import RELEVANCE, SENTENCES, best
+from tasks.kinds.lengths import count_words
 from tasks.windows.paragraphs import unwrapped
 from tasks.windows.sentences import sentences
 from tests.tasks.conftest import Bench
@@ -43,14 +46,25 @@ def by_the_rule(rows: list[list[float]], count: int) -> list[int]:
     return chosen
 
 
-def test_the_best_sentence_comes_first_and_one_that_repeats_it_late() -> None:
+def places(
+    rows: npt.NDArray[np.float32], late: Collection[int] = (), sizes: Sequence[int] = (1,) * 12, *, room: int
+) -> list[int]:
+    return [place for place, _ in best(rows, [place in late for place in range(12)], sizes, room)]
+
+
+def test_the_best_sentence_comes_first_one_that_repeats_it_late_and_none_that_does_not_fit() -> None:
     rows = np.random.default_rng(3).normal(size=(12, 5)).astype(np.float32)
     rows[7] = 2 * rows[2]
-    order = [place for place, _ in ranked(rows, [False] * 12)]
+    order = places(rows, room=12)
     assert order == by_the_rule([[*map(float, row)] for row in rows], 12)
-    late = [place in {order[0], order[3]} for place in range(12)]
-    assert {place for place, _ in [*ranked(rows, late)][-2:]} == {order[0], order[3]}
-    assert len([*ranked(rows, [True] * 12)]) == 12
+    assert places(rows, room=5) == order[:5]
+    late = {order[0], order[3]}
+    assert {*places(rows, late, room=12)[-2:]} == late
+    assert len(places(rows, {*range(12)}, room=12)) == 12
+    sizes = [9 if place == order[1] else 2 for place in range(12)]
+    assert places(rows, sizes=sizes, room=7) == [order[0], *order[2:4]]
+    assert places(rows, sizes=[9] * 12, room=7) == order[:1]
+    assert order[0] not in places(rows, sizes=[9 if place == order[0] else 2 for place in range(12)], room=7)
 
 
 def test_the_summary_of_a_long_document_is_what_the_rule_makes_of_sentence_transformers_vectors(
@@ -62,7 +76,7 @@ def test_the_summary_of_a_long_document_is_what_the_rule_makes_of_sentence_trans
         own = SentenceTransformer(str(bench.folder(spec)), device="cpu", local_files_only=True)
     for text, outcome in zip(texts, bench.run(spec, texts), strict=True):
         pieces = [text[one.start : one.end] for one in sentences(text)]
-        ranked_ones = [unwrapped(one) for one in pieces if words(one) >= 4]
+        ranked_ones = [unwrapped(one) for one in pieces if count_words(one) >= 4]
         vectors = own.encode(ranked_ones, show_progress_bar=False)
         order = by_the_rule([[*map(float, row)] for row in vectors], SENTENCES)
         cited = (outcome.data or {})["sentences"]
@@ -78,6 +92,8 @@ def test_a_sentence_longer_than_the_window_is_one_and_text_without_words_has_non
     spec = bench.spec("summarize", "minilm", window_tokens=16)
     whole, empty = bench.run(spec, [long, "---\n\n```\ncode.\n```\n"])
     assert (whole.text, whole.flags) == (long.replace(". It", ".\nIt"), ("windowed",))
+    (short,) = bench.run(bench.spec("summarize", "minilm", length=5), ["It rains. " + OTHER_SCRIPTS])
+    assert count_words(short.text or "") <= 5
     assert (empty.text, empty.data, empty.flags) == ("", {"sentences": []}, ("empty",))
 
 

@@ -9,6 +9,7 @@ import pytest
 from storage.core.specs import Spec
 from tasks import kinds
 from tasks.errors import BadOption, ModelUnsuitable
+from tasks.kinds.instructions import instruction
 from tasks.languages import language_codes
 from tasks.models import families
 from tasks.models.json_files import Json
@@ -45,6 +46,18 @@ def test_a_spec_names_the_version_of_the_built_in_instructions_it_uses() -> None
         not in build_spec("summarize", PINNED, kinds.options("summarize", prompt="{text}"), GPT2).params
     )
     assert "instructions" not in build_spec("summarize", PINNED, kinds.options("summarize"), T5).params
+
+
+def test_a_length_is_a_number_of_words_that_limits_the_tokens_and_tells_the_model() -> None:
+    for given in ("short", "30", 30):
+        options = kinds.options("summarize", length=given)
+        expected = {"length": 30, "algorithm": ALGORITHM}
+        assert build_spec("summarize", PINNED, options, BERT).params == {**expected, "ranking": "centroid-mmr-1"}
+        expected |= {"min_new_tokens": 15, "max_new_tokens": 60}
+        assert build_spec("summarize", PINNED, options, T5).params == expected
+        spec = build_spec("summarize", PINNED, options, GPT2)
+        assert spec.params == {**expected, "instructions": 2}
+        assert "the following text in about 30 words." in instruction(spec, chat=True).template.fill("A text.")
 
 
 @pytest.mark.parametrize(
@@ -87,6 +100,21 @@ def test_a_spec_names_the_version_of_the_built_in_instructions_it_uses() -> None
         ("translate", {"prefix": "a", "source_lang": "auto", "target_lang": "en"}, T5, "give --from with it"),
         ("summarize", {"prefix": "a"}, GPT2, "--prefix is for encoder-decoder models; some/model is decoder-only"),
         ("translate", {"prefix": "a", "source_lang": "fr", "target_lang": "en"}, M2M, "--prefix is for a T5 or summ"),
+        (
+            "summarize",
+            {"length": "brief"},
+            {},
+            "--length must be short, medium, long or a number of words, not 'brief'",
+        ),
+        ("summarize", {"length": 0}, {}, "--length must be at least 1"),
+        ("summarize", {"length": 9, "max_new_tokens": 5}, T5, "--length sets --max-new-tokens itself: give one"),
+        ("summarize", {"length": 9, "min_new_tokens": 5}, GPT2, "--length sets --min-new-tokens itself: give one"),
+        (
+            "summarize",
+            {"length": "long"},
+            GPT2 | {"n_positions": 256},
+            "An output of 300 tokens is more than some/mo",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
