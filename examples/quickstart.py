@@ -1,4 +1,4 @@
-"""What `make run` runs: three `docmill` commands on the documents beside this file, as a user would type them."""
+"""What `make run` runs: `docmill` commands on the documents beside this file, as a user would type them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ COMMANDS = (
     "docmill run examples/descriptions.jsonl --task summarize",
     "docmill run examples/french.jsonl --task translate --from fr --to en",
     "docmill run examples/descriptions.jsonl --task embed",
+    "docmill run examples/descriptions.jsonl --task entities --aggregation average",
+    "docmill run examples/descriptions.jsonl --task answer --question 'has=What does the package contain?'",
 )
 NEXT = """
 docmill read the documents, computed each text once, and keeps the results in a SQL database. Run it again: it
@@ -26,7 +28,7 @@ computes nothing. To try next (JOB is the number that each run printed; the comm
   docmill enqueue SOURCE --task embed                 only store the work ...
   docmill worker                                      ... and do it here, or on as many machines as there are
 
-The two small models of this quick start know the language of software packages and little else: for documents of
+The small models of this quick start know the language of software packages and little else: for documents of
 your own, name a model with --model. docs/tutorial.md goes on from here; docker-compose.yml runs a fleet.
 """
 

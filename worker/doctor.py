@@ -25,7 +25,7 @@ from storage.leases.dispatch import LIVE_S
 from storage.migrations import current, head, require_current
 from storage.readers.confinement import has_seccomp, landlock_abi
 from tasks.errors import ModelError
-from tasks.specs import pinning
+from tasks.specs import adapters, pinning
 from worker.engines.devices import choose_devices, cuda_devices
 from worker.errors import SettingsError, WorkerError
 from worker.extras import EXTRAS
@@ -189,8 +189,9 @@ def look_at_models(settings: Settings) -> Iterator[Finding]:
     """Check that the default models are on this machine."""
     for kind, name in pinning.DEFAULTS.items():
         try:
-            pinned = pinning.pin(name, models_dir=settings.models_dir, cache_dir=settings.cache_dir)
-            yield Finding("models", True, f"{kind}: {name} {pinned.revision[:19]}")
+            pinned, _ = adapters.pin(name, None, models_dir=settings.models_dir, cache_dir=settings.cache_dir)
+            revision = pinned.adapter.get(adapters.REVISION, pinned.revision)
+            yield Finding("models", True, f"{kind}: {name} {revision[:19]}")
         except OSError as error:
             said = f"{kind}: {name} cannot be looked at: {error.strerror} ({error.filename})"
             yield Finding(

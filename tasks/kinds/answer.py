@@ -315,6 +315,8 @@ ANSWER = TaskKind(
     ),
     recipe=_recipe,
     params=_params,
+    default_model="answers-ddtp",
+    other_models=lambda _options: ("deepset/roberta-base-squad2", "deepset/tinyroberta-squad2"),
     built_in=BuiltIn(answer_prompts.chat, answer_prompts.completed, settings="question-answering"),
     shard=ShardSize(contents=128, chars=150_000),  # between those of kinds that read and of kinds that write
     sample_texts=64,

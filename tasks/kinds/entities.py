@@ -58,6 +58,8 @@ ENTITIES = TaskKind(
     output=SPANS,
     families=MappingProxyType({Family.ENCODER: Head.TAGGING}),
     recipe=_recipe,
+    default_model="entities-ddtp",
+    other_models=lambda _options: ("dslim/bert-base-NER", "Davlan/xlm-roberta-base-ner-hrl"),
     shard=READING_SIZE,
     sample_texts=64,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +67,18 @@ class Adapter:
         last = next((shape for name, shape in self.saved.items() if name.endswith(_LAST_LAYERS)), None)
         if head is None or last is None or families.classifier(config) is not None:
             return config
-        labels = {str(number): f"LABEL_{number}" for number in range(last[0])}
-        return {**config, "architectures": [f"BaseFor{head}"], "id2label": labels}
+        labels = {str(number): f"LABEL_{number}" for number in range(last[0])} | self._names(last[0])
+        design = re.split("Model|For", next(iter(config.get("architectures") or ["Base"])))[0]
+        return {**config, "architectures": [f"{design}For{head}"], "id2label": labels}
+
+    def _names(self, n_labels: int) -> dict[str, str]:
+        """Return the labels by their numbers, if the adapter's config names them all.
+
+        PEFT writes no names and passes them over, so whoever saved the adapter has added them.
+        """
+        given = self.config.get("id2label")
+        named = {str(number): str(label) for number, label in given.items()} if isinstance(given, dict) else {}
+        return named if named.keys() == {str(number) for number in range(n_labels)} else {}
 
 
 def require_whole(name: str, folder: Path) -> None:

@@ -8,14 +8,45 @@ from pathlib import Path
 from typing import Any
 
 from storage.core.specs import Spec
+from tasks import kinds
 from tasks.errors import ModelCorrupt, ModelNotFound, ModelUnsuitable
 from tasks.models import hub, weightless, weights
 from tasks.models.adapters import FILES, Adapter, require_whole
-from tasks.specs.pinning import Pinned
+from tasks.specs import pinning
+from tasks.specs.pinning import ADAPTED, SHIPPED_FOLDER, Checked, Pinned
 
 # The parameters of specs with an adapter: its name, and its hub commit or the hash of its files.
 NAME, REVISION = "adapter", "adapter_revision"
 _LOCAL = "sha256:"
+
+
+def pin(
+    model: str, adapter: str | None, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None
+) -> tuple[Pinned, Mapping[str, Any]]:
+    """Return the exact weights of a model and of its adapter, and the config that the two have together.
+
+    An adapter that comes with docmill is named as a model, too. Raises as ``pinning.pin`` and ``with_adapter``.
+    """
+    if model in ADAPTED:
+        if adapter is not None:
+            raise ModelUnsuitable(
+                f"{model} is an adapter of {ADAPTED[model]}, and takes no other: leave --adapter out, or name the "
+                "base with --model."
+            )
+        model, adapter = ADAPTED[model], model
+    pinned = pinning.pin(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
+    config = pinning.read_config(pinned, models_dir=models_dir)
+    return with_adapter(pinned, config, adapter, models_dir=models_dir, cache_dir=cache_dir)
+
+
+def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Checked:
+    """Return the description of a model, or of an adapter of ours with its base. Raises as ``pinning.check``."""
+    if model not in ADAPTED:
+        return pinning.check(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
+    pinned, config = pin(model, None, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
+    found = pinning.checked(model, pinned, config, models_dir=models_dir)
+    # An adapter with a head is for that alone.
+    return replace(found, kinds=tuple(one for one in found.kinds if found.head in kinds.kind(one).families.values()))
 
 
 def with_adapter(
@@ -55,16 +86,20 @@ def locate(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Path | No
 def _pinned(adapter: str, models_dir: Path | None, cache_dir: Path) -> tuple[str, str]:
     folder = _local(adapter, models_dir)
     if folder is None:
+        if adapter in ADAPTED:
+            raise pinning.not_shipped(adapter)
         if not hub.HUB_ID.fullmatch(adapter):
             raise ModelNotFound(f"{adapter} is neither a folder here nor a hub id: --adapter takes one of them.")
         return adapter, hub.commit_of(adapter, None, cache_dir)
     require_whole(adapter, folder)
     path = Path(adapter).expanduser()
-    return str(path.resolve()) if path.is_dir() else adapter, weights.hash_of(folder, FILES, cache_dir)
+    named = str(path.resolve()) if adapter not in ADAPTED and path.is_dir() else adapter
+    return named, weights.hash_of(folder, FILES, cache_dir)
 
 
 def _local(adapter: str, models_dir: Path | None) -> Path | None:
-    places = [Path(adapter).expanduser(), *([models_dir / adapter] if models_dir is not None else [])]
+    first = SHIPPED_FOLDER / adapter if adapter in ADAPTED else Path(adapter).expanduser()
+    places = [first, *([models_dir / adapter] if models_dir is not None else [])]
     return next((place for place in places if place.is_dir()), None)
 
 

@@ -39,25 +39,32 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         null.NAME: "null:",
     }
 )
+# Adapters that come with docmill, as models: the names of their folders, and the models that they change.
+ADAPTED: Mapping[str, str] = MappingProxyType({"entities-ddtp": "minilm", "answers-ddtp": "minilm"})
 DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
     {
         "minilm": "all-MiniLM-L6-v2: sentence embeddings, 384 dimensions (with the extra quickstart)",
         "marian-ddtp": "small Marian model: French and Spanish software descriptions into English",
         "synopsis-ddtp": "small Marian model: one-line summaries of English software descriptions",
+        "entities-ddtp": "MiniLM with an adapter: names of packages, languages, formats … in software descriptions",
+        "answers-ddtp": "MiniLM with an adapter: answers to simple questions about software descriptions",
         weightless.PATTERNS: "no weights: finds personal data by its form, for redact",
         null.NAME: "computes nothing, at N tokens/s as null@N: to measure what the queue and the store carry",
     }
 )
+NAMES = tuple(DESCRIPTIONS)
 DEFAULTS: Mapping[str, str] = MappingProxyType(
     {kind.name: kind.default_model for kind in kinds.KINDS if kind.default_model is not None}
 )
 _BY_PATTERNS = tuple(kind for kind, model in DEFAULTS.items() if model == weightless.PATTERNS)
-# Revisions of the models that come with docmill. A test checks that they lack no weights.
+# Revisions of the models and adapters that come with docmill. A test checks that they lack no weights.
 SHIPPED = frozenset(
     {
         "sha256:1403fb7c0dc42e3a7c7dcb623eceb05020f0cdad555405789e88b5bb2f9c90bd",  # minilm
         "sha256:025e308963f39b4ebde4e191128e41f807adce615d12e428a1c44dedae15f830",  # marian-ddtp
         "sha256:fa3d487abbf95b4cf21ce17da222689db4027133abf198026adbf930166c5177",  # synopsis-ddtp
+        "sha256:aeaf4c58866fd15b5c7cc3218b0d86c9a1d45cc13ac37240a020d5ae66057801",  # entities-ddtp
+        "sha256:da2bf571aa628705c4ef7768343680e55e4b433572773c835d80d56b59c5f54d",  # answers-ddtp
     }
 )
 _LIMITS = (("tokenizer_config.json", "model_max_length"), ("sentence_bert_config.json", "max_seq_length"))
@@ -137,8 +144,8 @@ def _of_revision(pinned: Pinned, revision: str | None) -> Pinned:
 def _nearest(model: str) -> str | None:
     """Return the known name that was probably meant: a similar name, or a part of the given name."""
     written = model.lower()
-    named = [name for name in ALIASES if name in written and name != null.NAME]
-    return next(iter(named or nearly(written, ALIASES)), None)
+    named = [name for name in NAMES if name in written and name != null.NAME]
+    return next(iter(named or nearly(written, NAMES)), None)
 
 
 def locate(pinned: Pinned, *, models_dir: Path | None, cache_dir: Path) -> Path:
@@ -246,23 +253,27 @@ def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str
         return Checked(pinned, null.NAME, "computes nothing", kinds.NAMES, families.OUR_LIMIT_TOKENS, 0)
     if weightless.is_weightless(model):
         return Checked(pinned, model, "no weights", _BY_PATTERNS, families.OUR_LIMIT_TOKENS, 0)
-    config = read_config(pinned, models_dir=models_dir)
+    return checked(model, pinned, read_config(pinned, models_dir=models_dir), models_dir=models_dir)
+
+
+def checked(model: str, pinned: Pinned, config: Mapping[str, Any], *, models_dir: Path | None) -> Checked:
+    """Return the description of a pinned model with this config, which an adapter may have completed."""
     family = families.family(config)
     if family is None:
         raise ModelUnsuitable(f"{model} has no config.json that says what it is.")
-    file = _gguf(model, models_dir)
-    folder = _local_folder(model, models_dir) if file is None else None
+    file = _gguf(pinned.model, models_dir)
+    folder = _local_folder(pinned.model, models_dir) if file is None else None
     size = None if folder is None else weights.size_bytes(folder)
     unfit: dict[str, str] = {}
     with_options: dict[str, str] = {}
     for kind in kinds.KINDS:
         try:
-            require(kind.name, pinned, models_dir=models_dir)
+            require(kind.name, pinned, models_dir=models_dir, config=config)
         except ModelUnsuitable as error:
             unfit[kind.name] = str(error)
             if (option := kind.headless_with) is not None:
                 with suppress(ModelUnsuitable):
-                    require(kind.name, pinned, models_dir=models_dir, asked={option})
+                    require(kind.name, pinned, models_dir=models_dir, asked={option}, config=config)
                     with_options[kind.name] = option
     return Checked(
         pinned=pinned,
@@ -339,10 +350,7 @@ def _reference(model: str) -> str:
 
 def _hub_id(model: str, models_dir: Path | None) -> str:
     if Path(ALIASES.get(model, "")).parent == SHIPPED_FOLDER:
-        raise ModelNotFound(
-            f"{model} lies in examples/models of docmill's source tree, and not in its package: copy its folder into "
-            "DOCMILL_MODELS_DIR under the same name, or name another model with --model."
-        )
+        raise not_shipped(model)
     if (file := Path(model).expanduser()).is_file():
         raise ModelNotFound(
             f"{model} is a file. A model is a folder, with its config.json, weights and tokenizer, or a GGUF file."
@@ -355,6 +363,14 @@ def _hub_id(model: str, models_dir: Path | None) -> str:
         where = f" or in {models_dir}" if models_dir is not None else ""
         raise ModelNotFound(f"{model} is neither a folder here{where} nor a hub id.")
     return model
+
+
+def not_shipped(model: str) -> ModelNotFound:
+    """Return the error for a model of ours that is not on this machine."""
+    return ModelNotFound(
+        f"{model} lies in examples/models of docmill's source tree, and not in its package: copy its folder into "
+        "DOCMILL_MODELS_DIR under the same name, or name another model with --model."
+    )
 
 
 def _stated_limits(folder: Path | None) -> list[int]:

@@ -17,7 +17,7 @@ from tasks import kinds
 from tasks.backends import Backend, selection
 from tasks.engine.backend_factory import open_backend
 from tasks.engine.engine import Engine
-from tasks.specs import pinning
+from tasks.specs import adapters, pinning
 from tasks.specs.plan import build_spec
 from tests.worker.harness import share_conversions
 
@@ -101,8 +101,7 @@ class Bench:
         self.cache_dir = cache_dir
 
     def spec(self, kind: str, model: str, **options: Any) -> Spec:
-        pinned = pinning.pin(model, models_dir=None, cache_dir=self.cache_dir)
-        config = pinning.read_config(pinned, models_dir=None)
+        pinned, config = adapters.pin(model, None, models_dir=None, cache_dir=self.cache_dir)
         stated = pinning.read_prompts(pinned, models_dir=None) if kind == "embed" else None
         return build_spec(kind, pinned, kinds.options(kind, **{"dtype": "float32", **options}), config, stated)
 

@@ -66,7 +66,7 @@ def _check_model(settings: Settings, model: str) -> None:
         leads_away = folder.is_absolute() or ".." in folder.parts or folder.exists()
         if settings.models_dir is not None and not folder.exists():
             folder = settings.models_dir / folder
-        if name not in pinning.ALIASES and leads_away and not within(folder, places):
+        if name not in pinning.NAMES and leads_away and not within(folder, places):
             raise OrderRefused(
                 f"{name}: orders may not use this folder as a model here; to let them, put it into the "
                 "DOCMILL_MODELS_DIR of the workers that take orders, or name its folder in their DOCMILL_ORDER_ROOTS"

@@ -89,7 +89,7 @@ def lacking(settings: Settings, pinned: pinning.Pinned, kinds: Sequence[str]) ->
 
     The second value says why the weights were not looked at; None if they were.
     """
-    specs = [Spec(kind, pinned.model, pinned.revision) for kind in kinds]
+    specs = [Spec(kind, pinned.model, pinned.revision, params=pinned.adapter) for kind in kinds]
     if weightless.is_weightless(pinned.model) or not specs:
         return {}, None
     found = dict(zip(kinds, rehearsed(settings, specs, weights_only=True), strict=True))
@@ -169,11 +169,15 @@ def _require_backend(settings: Settings, spec: Spec, devices: Sequence[str]) -> 
 
 
 def _unknown(settings: Settings, spec: Spec) -> bool:
-    if weightless.is_weightless(spec.model) or (
-        spec.revision in pinning.SHIPPED and not _NARROWING & spec.params.keys()
-    ):
+    if weightless.is_weightless(spec.model) or _comes_with_docmill(spec):
         return False
     return not _noted(settings, spec).exists()
+
+
+def _comes_with_docmill(spec: Spec) -> bool:
+    """Return True for a model that is known to pass, with an adapter that is, or without one."""
+    adapter = {adapters.NAME} if spec.params.get(adapters.REVISION) in pinning.SHIPPED else set()
+    return spec.revision in pinning.SHIPPED and not (_NARROWING - adapter) & spec.params.keys()
 
 
 def _here(settings: Settings, spec: Spec) -> bool:

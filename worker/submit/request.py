@@ -120,10 +120,9 @@ def _found(
     settings: Settings, model: str, revision: str | None, adapter: str | None = None
 ) -> tuple[pinning.Pinned, Mapping[str, Any]]:
     """A model's exact weights, those of an adapter, and its config.json with the head that the adapter brings."""
-    models_dir, cache_dir = settings.models_dir, settings.cache_dir
-    pinned = pinning.pin(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
-    config = pinning.read_config(pinned, models_dir=models_dir)
-    return adapters.with_adapter(pinned, config, adapter, models_dir=models_dir, cache_dir=cache_dir)
+    return adapters.pin(
+        model, adapter, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision
+    )
 
 
 def _corpus_name(source: Source, limit: int | None) -> str:

@@ -234,6 +234,9 @@ def test_models_are_listed_and_checked(embedded: Docmill) -> None:
     found = embedded("models", "check", "marian-ddtp").stdout
     assert "MarianMTModel" in found
     assert "translate" in found
+    found = embedded("models", "check", "entities-ddtp").stdout
+    assert "model      minilm with the adapter entities-ddtp" in found
+    assert "suits      entities" in found
     found = embedded("models", "check", "minilm").stdout
     assert "suits      summarize, embed, classify with --labels" in found
     assert embedded.json("models", "check", "minilm")["with_options"] == {"classify": "labels"}

@@ -18,6 +18,8 @@ from worker.cli.default_models import said
             {"source_lang": "es", "target_lang": "en"},
             ("Helsinki-NLP/opus-mt-es-en", "facebook/m2m100_418M"),
         ),
+        ("entities", {}, ("dslim/bert-base-NER", "Davlan/xlm-roberta-base-ner-hrl")),
+        ("answer", {"question": "Who?"}, ("deepset/roberta-base-squad2", "deepset/tinyroberta-squad2")),
         ("translate", {"source_lang": "auto"}, ("Helsinki-NLP/opus-mt-mul-en", "facebook/m2m100_418M")),
     ],
 )

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from storage.core.specs import Spec
 from tasks import kinds
 from tasks.errors import TaskError
-from tasks.specs import pinning
+from tasks.specs import adapters, pinning
 from tests.tasks import architectures, decoders, gguf_files
 from tests.worker.harness import EXAMPLES, Docmill, run_child
 from worker.settings import Settings, load_settings
@@ -117,16 +117,16 @@ def test_a_reranker_is_no_embedding_model(embedded: Docmill) -> None:
 
 
 @pytest.mark.usefixtures("forked")
-@pytest.mark.parametrize("name", ["minilm", "marian-ddtp", "synopsis-ddtp"])
+@pytest.mark.parametrize("name", ["minilm", "marian-ddtp", "synopsis-ddtp", *pinning.ADAPTED])
 def test_the_models_that_come_with_docmill_lack_nothing_and_are_not_looked_at(
     name: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pinned = pinning.pin(name, models_dir=None, cache_dir=settings.cache_dir)
+    pinned, _ = adapters.pin(name, None, models_dir=None, cache_dir=settings.cache_dir)
     assert pinned.revision in pinning.SHIPPED
     (kind,) = (kind for kind, default in pinning.DEFAULTS.items() if default == name)
     assert rehearsal.lacking(settings, pinned, [kind]) == ({}, None)
     monkeypatch.setattr(rehearsal, "run_child", _never)
-    rehearsal.require_possible(settings, Spec(kind, name, pinned.revision))
+    rehearsal.require_possible(settings, Spec(kind, pinned.model, pinned.revision, params=pinned.adapter))
 
 
 def _never(*_: Any, **__: Any) -> None:

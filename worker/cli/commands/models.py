@@ -23,10 +23,10 @@ def models_command() -> None:
 @JSON
 def list_command(as_json: bool) -> int:
     """List the names that --model accepts besides folders and hub ids."""
-    from tasks.specs.pinning import ALIASES, DEFAULTS, DESCRIPTIONS
+    from tasks.specs.pinning import DEFAULTS, DESCRIPTIONS, NAMES
 
     defaults = {model: kind for kind, model in DEFAULTS.items()}
-    found = [{"name": name, "default_for": defaults.get(name), "about": DESCRIPTIONS[name]} for name in ALIASES]
+    found = [{"name": name, "default_for": defaults.get(name), "about": DESCRIPTIONS[name]} for name in NAMES]
     models_dir = settings_from().models_dir
     if models_dir is not None and models_dir.is_dir():
         found += [
@@ -53,7 +53,7 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
     """Show the family of MODEL, the tasks that it suits, and its window."""
     from tasks.heads import Head
     from tasks.kinds import kind
-    from tasks.specs.pinning import check
+    from tasks.specs.adapters import NAME, check
     from worker.submit.rehearsal import lacking
 
     settings = settings_from()
@@ -69,7 +69,8 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
         print_json(asdict(found))
         return OK
     size = f"{found.size_bytes / 1e6:,.0f} MB" if found.size_bytes is not None else "not on this machine yet"
-    answer(f"model      {found.pinned.model}")
+    adapter = found.pinned.adapter.get(NAME)
+    answer(f"model      {found.pinned.model}{f' with the adapter {adapter}' if adapter else ''}")
     answer(f"revision   {found.pinned.revision}")
     answer(f"is         {found.architecture} ({found.family}), {size}")
     heads = {one: {str(family): head for family, head in kind(one).families.items()} for one in found.kinds}
