@@ -13,6 +13,7 @@ class Head(StrEnum):
     VOCABULARY = "masked language model"  # a weight for each token of the vocabulary, for each window
     SEQ2SEQ_TEXT = "encoder-decoder text"
     CAUSAL_TEXT = "decoder-only text"
+    LIKELIHOOD = "likelihood of labels"  # the probability of each label after a prompt
 
 
 # Heads with weights of their own, which a model's files must have. ``families.classifier`` gives the same names.

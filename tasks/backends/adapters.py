@@ -51,6 +51,7 @@ _CLASSES: Mapping[Head, str] = MappingProxyType(
         Head.VOCABULARY: "AutoModelForMaskedLM",
         Head.SEQ2SEQ_TEXT: "AutoModelForSeq2SeqLM",
         Head.CAUSAL_TEXT: "AutoModelForCausalLM",
+        Head.LIKELIHOOD: "AutoModelForCausalLM",
     }
 )
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")

@@ -119,6 +119,7 @@ BACKENDS: tuple[Row, ...] = (
             Offer(_ON_TORCH, Head.VOCABULARY, {Family.ENCODER, None}),
             Offer("tasks.backends.encoder_decoder.seq2seq:Seq2SeqBackend", Head.SEQ2SEQ_TEXT, _ENCODER_DECODERS),
             Offer("tasks.backends.decoder_only.causal:CausalBackend", Head.CAUSAL_TEXT, _DECODERS | {None}),
+            Offer("tasks.backends.decoder_only.likelihood:LikelihoodBackend", Head.LIKELIHOOD, _DECODERS),
         ),
     ),
 )

@@ -44,8 +44,10 @@ def rehearse(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Pat
     opening = Opening.of(spec, folder, cache_dir)
     if families.family(config) is Family.DECODER:
         from tasks.backends.decoder_only.instructed import Completion
+        from tasks.backends.decoder_only.likelihood import label_completion
 
-        Completion(opening)
+        scores = kinds.kind(spec.kind).head(Family.DECODER) is Head.LIKELIHOOD
+        (label_completion if scores else Completion)(opening)
         return
     from tasks.backends.encoder_decoder.generation import Generation
 

@@ -16,7 +16,8 @@ from storage.core.specs import Spec
 from storage.outputs.output_types import LABELS
 from tasks.errors import BadOption
 from tasks.heads import Head
-from tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, Traits
+from tasks.kinds import label_prompts
+from tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits
 from tasks.kinds.entailment import Entailment
 from tasks.kinds.label_scores import Combination
 from tasks.kinds.labels import words_by_label
@@ -85,7 +86,7 @@ class ClassifyOptions(Windowed):
         BeforeValidator(words_by_label),
         Field(
             description="Labels to choose among, with commas between them, or a .txt, .json or .toml file of them; "
-            "for an NLI or embedding model.",
+            "for an NLI, embedding or decoder-only model.",
             examples=[{"sports": "sports", "the economy": "money, trade and prices"}],
         ),
         WithJsonSchema(_LABELS_SCHEMA),
@@ -136,11 +137,15 @@ def _params(plan: Plan) -> dict[str, Any]:
                 f"of {plan.model} are: {own}. Without --labels the model gives these."
             )
     elif config:
+        if plan.family is Family.DECODER and len(given["labels"]) == 1:
+            raise BadOption(f"{plan.model} chooses between labels: give two or more with --labels.")
+        scored = "a decoder-only model, whose scores are the probabilities that it writes each label"
+        embedded = "an embedding model, whose scores are the cosines of the document with each label"
         for name in ("hypothesis", "multi_label"):
             if name in given:
                 raise BadOption(
-                    f"--{name.replace('_', '-')} is for NLI models; {plan.model} is an embedding model, whose scores "
-                    "are the cosines of the document with each label."
+                    f"--{name.replace('_', '-')} is for NLI models; {plan.model} is "
+                    f"{scored if plan.family is Family.DECODER else embedded}."
                 )
     return {}
 
@@ -150,9 +155,16 @@ CLASSIFY = TaskKind(
     summary="Score labels for each document: a classifier's own, or those of --labels.",
     options=ClassifyOptions,
     output=LABELS,
-    families=MappingProxyType({Family.ENCODER: Head.CLASSIFICATION, Family.SEQ2SEQ: Head.CLASSIFICATION}),
+    families=MappingProxyType(
+        {
+            Family.ENCODER: Head.CLASSIFICATION,
+            Family.SEQ2SEQ: Head.CLASSIFICATION,
+            Family.DECODER: Head.LIKELIHOOD,
+        }
+    ),
     recipe=_recipe,
     params=_params,
+    built_in=BuiltIn(label_prompts.chat, label_prompts.completed, settings="text-classification"),
     shard=READING_SIZE,
     sample_texts=64,
     headless_with="labels",

@@ -31,13 +31,17 @@ def require(kind: str, config: Mapping[str, Any], model: str, asked: Collection[
     An empty config passes. Raises UnknownKind.
     """
     wanted, found = kinds.kind(kind), family(config)
-    if found is None or suits(kind, config) or headless(kind, config, asked):
+    if found is None or suits(kind, config) or headless(kind, config, asked) or scores(kind, config, asked):
         return
     model_type = config.get("model_type")
     if suits_family(kind, config):
         raise ModelUnsuitable(
             f"{kind} needs a decoder-only model that keeps keys and values; {model} is a state space or recurrent "
             f"model ({model_type}), which keeps a state in their place."
+        )
+    if scores(kind, config, {wanted.headless_with}):
+        raise ModelUnsuitable(
+            f"{kind} needs --{wanted.headless_with} with {model}, which is decoder-only ({model_type})."
         )
     if (head := wanted.families.get(found)) in TRAINED:
         option = wanted.headless_with
@@ -60,11 +64,21 @@ def headless(kind: str, config: Mapping[str, Any], asked: Collection[str]) -> bo
     return lacks and wanted.headless_with in asked
 
 
+def scores(kind: str, config: Mapping[str, Any], asked: Collection[str | None]) -> bool:
+    """Return True if a decoder-only model does the task by the likelihood of labels, with the options ``asked``."""
+    wanted = kinds.kind(kind)
+    of_family = Family.DECODER in wanted.families and wanted.families[Family.DECODER] is Head.LIKELIHOOD
+    writes = family(config) is Family.DECODER and not stateful(config) and not _trained_for(wanted, config)
+    return of_family and writes and wanted.headless_with in asked
+
+
 def _head(kind: TaskKind, config: Mapping[str, Any]) -> Head | None:
     """Return the head that a model does this kind of task with. Of encoder-decoders only T5's encoder pools."""
     found = family(config)
     head = None if found is None else kind.families.get(found)
     if found is Family.SEQ2SEQ and head is Head.POOLING and str(config.get("model_type")) not in PREFIXED:
+        return None
+    if head is Head.LIKELIHOOD:  # of a model without labels of its own
         return None
     if head in TRAINED and config.get("architectures") and classifier(config) != head:
         return None

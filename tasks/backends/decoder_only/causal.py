@@ -86,7 +86,7 @@ class CausalBackend:
         self._model = opening.model(AutoModelForCausalLM, self._dtype)
         require_keys_and_values(self._model, spec.model)
         self._model.to(device)
-        self._completion = Completion(opening)
+        self._completion = self._completed(opening)
         self._decoding = self._completion.decoding
         self._of_batch = batch_processors(self._decoding, device)
         self._constraint = Constraint.of(opening, self._decoding.ends)
@@ -130,6 +130,9 @@ class CausalBackend:
     def close(self) -> None:
         del self._model, self._lead
         accelerator.release(self._device)
+
+    def _completed(self, opening: Opening) -> Completion:
+        return Completion(opening)
 
     def _room(self, flight: Flight) -> Budget:
         """Return the budget of what may join now; no rows until enough of them are free."""
@@ -230,6 +233,10 @@ class CausalBackend:
 
     def _forward(self, cache: RowCache, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Read ``ids`` (rows, tokens), which end texts of these ``lengths``; the logits of what follows, float32."""
+        return self._logits(cache, ids, lengths, 1)[:, -1]
+
+    def _logits(self, cache: RowCache, ids: torch.Tensor, lengths: torch.Tensor, kept: int) -> torch.Tensor:
+        """Read ``ids`` as `_forward` does; the logits after the last ``kept`` of them, (rows, kept, tokens)."""
         columns = cache.columns + ids.shape[1]
         places = torch.arange(columns) - (columns - lengths).unsqueeze(1)  # of every column in its text
         answer = self._model(
@@ -237,10 +244,10 @@ class CausalBackend:
             attention_mask=(places >= 0).long().to(self._device),
             position_ids=places[:, -ids.shape[1] :].clamp(min=0).to(self._device),
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=kept,
             **{self._cache_argument: cache},
         )
-        logits: torch.Tensor = answer.logits[:, -1].float()
+        logits: torch.Tensor = answer.logits[:, -kept:].float()
         return logits
 
     def _take_out(self, flight: Flight, logits: torch.Tensor) -> list[Computed]:

@@ -107,6 +107,11 @@ class RowCache(Cache):  # type: ignore[misc]
         for layer in self._layers():
             layer.start = layer.end - columns
 
+    def shorten(self, columns: int) -> None:
+        """Forget the last columns."""
+        for layer in self._layers():
+            layer.end -= columns
+
     def drop(self, row: int) -> None:
         for layer in self._layers():
             layer.drop(row)
