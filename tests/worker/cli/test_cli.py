@@ -64,7 +64,11 @@ def test_the_list_of_commands_is_the_commands() -> None:
         (("run", DESCRIPTIONS, "--task", "embed", "--text-field", "body"), 2, "--text-field"),
         (("run", DESCRIPTIONS, "--task", "embed", "--model", "./no-such-model"), 2, "no-such-model"),
         (("run", DESCRIPTIONS, "--task", "embed", "--beams", "4"), 2, "--beams"),
-        (("run", DESCRIPTIONS, "--task", "summarize", "--model", "minilm"), 2, "minilm"),
+        (
+            ("run", DESCRIPTIONS, "--task", "translate", "--from", "fr", "--to", "en", "--model", "minilm"),
+            2,
+            "minilm",
+        ),
         (("run", DESCRIPTIONS, "--task", "translate", "--to", "xx"), 2, "xx"),
         (("run", DESCRIPTIONS, "--task", "generate", "--prompt", "{text}"), 2, "give one with --model"),
         (("run", DESCRIPTIONS, "--task", "generate", "--model", "null"), 2, "generate needs --prompt"),
