@@ -378,6 +378,10 @@ def _property(name: str, form: Form) -> OutputColumn:
 def _plain(value: Json) -> str:
     import orjson
 
+    if value is None:
+        return "none"
+    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        return f"{len(value):,} object{'s' * (len(value) > 1)}"
     if isinstance(value, float):
         value = round(value, 3)
     return value if isinstance(value, str) else orjson.dumps(value).decode()

@@ -434,6 +434,11 @@ def test_a_record_without_a_schema_has_one_column(database: Database) -> None:
     assert column.value({"data": BOOK}) == BOOK
 
 
+def test_a_record_is_shown_without_the_objects_in_its_lists() -> None:
+    record = {"answer": None, "spans": [{"text": "a"}], "parts": [{"text": "a"}, {"text": "b"}], "empty": []}
+    assert RECORD.shown({"data": record}) == "answer: none, spans: 1 object, parts: 2 objects, empty: []"
+
+
 def test_a_long_list_is_shown_in_part() -> None:
     many = [{"label": f"l{n}", "score": 0.5} for n in range(25)]
     assert LABELS.shown({"labels": many}).endswith("l19 0.500 and 5 more")
