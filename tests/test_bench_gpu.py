@@ -13,6 +13,7 @@ import torch
 from bench.gpu import proofs
 from bench.gpu.__main__ import main
 from bench.gpu.settings import SIZES, Bench, Report
+from tasks.backends.accelerator import native_bfloat16
 from tasks.backends.encoder.kernels import ONEDNN
 
 
@@ -29,7 +30,7 @@ def test_every_part_runs_on_a_cpu_and_every_proof_holds(tmp_path: Path, capsys: 
     out = tmp_path / "gpu.json"
     assert main(["--device", "cpu", "--size", "small", "--out", str(out)]) == 0
     found = json.loads(out.read_bytes())
-    assert len(found["proofs"]) == 11
+    assert len(found["proofs"]) == (11 if native_bfloat16("cpu") else 6)
     assert all(proof["holds"] for proof in found["proofs"])
     measured = {one["what"]: one["ratio"] for one in found["measured"]}
     assert set(measured) == {"embed, tiny", "classify, tiny", "generate, tiny", "translate, 1 beams"}
@@ -46,7 +47,8 @@ def test_a_kernel_that_computes_something_else_is_noticed(tmp_path: Path, monkey
     monkeypatch.setattr(proofs, "_DESIGNS", ("bert",))
     report = Report("cpu", {})
     proofs.proven_kernels(Bench("cpu", "float32", SIZES["small"], tmp_path), report)
-    assert [proof.holds for proof in report.proofs] == [False, False]
+    assert report.proofs
+    assert not any(proof.holds for proof in report.proofs)
     monkeypatch.setattr(proofs, "kernels_for", lambda device, dtype: None)
     proofs.proven_kernels(Bench("cpu", "float32", SIZES["small"], tmp_path), report)
     assert "no kernels" in report.proofs[-1].why

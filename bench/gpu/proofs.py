@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bench import random_models
 from bench.gpu.settings import DTYPES, Bench, Proof, Report, computed, texts_for
+from tasks.backends.accelerator import native_bfloat16
 from tasks.backends.decoder_only.causal import CausalBackend
 from tasks.backends.encoder import comparison, packed
 from tasks.backends.encoder.kernels import kernels_for
@@ -22,9 +23,13 @@ _DESIGNS = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert")
 
 
 def proven_kernels(bench: Bench, report: Report) -> None:
-    """Compare each encoder design without padding with its own code, in each precision of the device's kernels."""
+    """Compare each encoder design without padding with its own code, in each precision of the device's kernels.
+
+    A CPU that does not multiply bfloat16 natively has no kernels for it.
+    """
     texts = texts_for(bench)
-    precisions = ("bfloat16", "float16") if bench.on_gpu else ("float32", "bfloat16")
+    of_cpu = ("float32", "bfloat16") if native_bfloat16("cpu") else ("float32",)
+    precisions = ("bfloat16", "float16") if bench.on_gpu else of_cpu
     for design in _DESIGNS:
         folder = random_models.encoder(bench.folder / f"proof-{design}", bench.sizes.encoders[0], design, texts)
         for precision in precisions:

@@ -272,6 +272,6 @@ def test_a_pickle_that_holds_more_than_tensors_is_refused(made: Path, french: li
     assert list((tmp_path / "converted").iterdir()) == []
 
 
-def test_an_encoder_cannot_summarise(bench: Bench) -> None:
+def test_an_encoder_cannot_translate(bench: Bench) -> None:
     with pytest.raises(ModelUnsuitable, match="encoder-decoder"):
-        bench.spec("summarize", "minilm")
+        bench.spec("translate", "minilm")

@@ -81,7 +81,7 @@ name = "short"
 task = "summarize"
 """
 
-TASKS = "summarize, translate, embed, generate, classify, entities, redact, extract or answer"
+TASKS = "summarize, translate, embed, sparse, generate, classify, entities, redact, extract or answer"
 
 
 def errors(text: str, path: Path = PATH) -> list[str]:
