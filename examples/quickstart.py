@@ -1,4 +1,4 @@
-"""What `make run` runs: `docmill` commands on the documents beside this file, as a user would type them."""
+"""The commands of `make run`: `docmill` commands on the documents beside this file, as a user would type them."""
 
 from __future__ import annotations
 
