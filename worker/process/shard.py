@@ -6,10 +6,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 
@@ -24,6 +22,7 @@ from worker import fault_points
 from worker.concurrency.breaker import Breaker, CircuitOpen
 from worker.concurrency.exclusive_lock import Gate
 from worker.errors import BrokerUnreachable
+from worker.process.in_flight import InFlight, ShardsInFlight
 from worker.process.utilization import Reading
 from worker.process.watchdog import CUT
 from worker.queue.broker import Broker
@@ -34,17 +33,6 @@ log = logging.getLogger("docmill.shard")
 LOOK_S = 0.5
 LONGEST_WAIT_S = 5.0  # between two looks at a database that is away
 WRITE_AGAIN_S = 2.0  # between two tries to write what was computed
-
-
-@dataclass
-class InFlight:
-    """A shard of ours, from its claim to its commit."""
-
-    head: Head
-    claim: Claim
-    ticket: Submission | None = None
-    runtime: Mapping[str, Any] = field(default_factory=dict)
-    lost: threading.Event = field(default_factory=threading.Event)
 
 
 class Process:
@@ -76,10 +64,7 @@ class Process:
         self.breaker = Breaker()
         self._refill = Refill(database, broker, only_job)
         self.draining = threading.Event()
-        self._lock = threading.Lock()
-        self._in_flight: dict[int, InFlight] = {}
-        self._worked_s = 0.0
-        self._working_since = 0.0
+        self.in_flight = ShardsInFlight()
         self._runtimes: dict[bytes, int] = {}
         self._refused: set[int] = set()
         self._has_served = False
@@ -106,7 +91,7 @@ class Process:
 
     def _results_wait(self) -> bool:
         """Return True while the store refuses results that we hold: more work would only wait beside them."""
-        return self.breaker.trouble is not None and bool(self._in_flight)
+        return self.breaker.trouble is not None and bool(self.in_flight)
 
     def _decline(self, shard_id: int) -> None:
         """Leave a shard to others, now if the store is there; else its hint counts as lost after a while."""
@@ -155,7 +140,7 @@ class Process:
 
     def _carry_out(self, head: Head, claim: Claim) -> None:
         ours = InFlight(head, claim)
-        self._enter(ours)
+        self.in_flight.enter(ours)
         try:
             fault_points.reach("claimed")
             ours.runtime = self.engine.runtime(head.spec)
@@ -180,19 +165,7 @@ class Process:
             reason = f"{type(error).__name__} in the worker; its log says more"
             self._patiently(lambda: maintenance.failed_attempt(self.database, claim, reason), ours)
         finally:
-            self._leave(ours)
-
-    def _enter(self, ours: InFlight) -> None:
-        with self._lock:
-            if not self._in_flight:
-                self._working_since = time.monotonic()
-            self._in_flight[ours.claim.shard_id] = ours
-
-    def _leave(self, ours: InFlight) -> None:
-        with self._lock:
-            del self._in_flight[ours.claim.shard_id]
-            if not self._in_flight:
-                self._worked_s += time.monotonic() - self._working_since
+            self.in_flight.leave(ours)
 
     def _submit(self, head: Head, claim: Claim) -> Submission:
         """Cut the texts, which the supervisor watches as it does a batch."""
@@ -256,39 +229,35 @@ class Process:
 
         `hears` says whether the queue answers. Whoever has all hands full does not ask it, and consumes all the same.
         """
-        with self._lock:
-            mine = dict(self._in_flight)
+        mine = self.in_flight.held()
         consumes = hears or bool(mine)
         trouble = self.breaker.trouble
         held = shards.heartbeat(
             self.heartbeat_database,
             self.owner,
             self.lease_s,
-            only=mine,
+            only={ours.claim.shard_id for ours in mine},
             consumes=consumes,
             trouble=trouble,
             computed=self.computed(),
             device_problem=self._device_problem,
         )
-        for shard_id, ours in mine.items():
-            if held.get(shard_id) != ours.claim.fence:
+        for ours in mine:
+            if held.get(ours.claim.shard_id) != ours.claim.fence:
                 ours.lost.set()
 
     def computed(self) -> dict[int, float]:
         """The texts that are computed and not yet committed, by job; part of a text where windows are left."""
-        with self._lock:
-            held = [(ours.claim.job_id, ours.ticket) for ours in self._in_flight.values() if ours.ticket is not None]
         texts: dict[int, float] = {}
-        for job_id, ticket in held:
-            texts[job_id] = texts.get(job_id, 0.0) + ticket.computed
+        for ours in self.in_flight.held():
+            if ours.ticket is not None:
+                texts[ours.claim.job_id] = texts.get(ours.claim.job_id, 0.0) + ours.ticket.computed
         return texts
 
     def reading(self) -> Reading:
         """Return the work since the start, and the seconds in which a shard was in flight."""
-        with self._lock:
-            now, idle = time.monotonic(), not self._in_flight
-            working_s = self._worked_s + (0.0 if idle else now - self._working_since)
-        return Reading(now, working_s, self.engine.counters, idle)
+        working_s, idle = self.in_flight.worked_s()
+        return Reading(time.monotonic(), working_s, self.engine.counters, idle)
 
     def drain(self) -> None:
         """Take no more shards, finish the batch on the device, commit the finished texts and give the rest back."""
@@ -298,8 +267,6 @@ class Process:
     def give_back(self) -> None:
         """Commit the finished texts and give all shards back at once, without waiting for the device."""
         self.draining.set()
-        with self._lock:
-            mine = list(self._in_flight.values())
-        for ours in mine:
+        for ours in self.in_flight.held():
             finished = ours.ticket.finished() if ours.ticket is not None and ours.runtime else []
             shards.release(self.database, ours.claim, finished, self._runtime_id(ours) if finished else None)

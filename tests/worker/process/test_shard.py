@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +28,8 @@ from tasks.specs import pinning
 from tests.kinds import KINDS
 from tests.storage.builders import gathered
 from worker.engines.engines import opener
-from worker.process.shard import InFlight, Process
+from worker.process.in_flight import InFlight
+from worker.process.shard import Process
 from worker.settings import load_settings
 
 RUNTIME = {"device": "cpu", "precision": "float32", "backend": "none", "versions": {}}
@@ -69,7 +69,7 @@ def _claim_two(database: Database) -> InFlight:
 def test_what_is_given_back_at_once_keeps_what_is_finished(database: Database, process: Process) -> None:
     ours = _claim_two(database)
     ours.ticket, ours.runtime = cast(Any, HalfDone(ours.claim.texts[0][0])), RUNTIME
-    process._in_flight[ours.claim.shard_id] = ours
+    process.in_flight.enter(ours)
     process.give_back()
     with database.read() as transaction:
         shards_now = transaction.execute(select(Shard.state, Shard.attempt, Shard.n_contents).order_by(Shard.id))
@@ -129,7 +129,7 @@ def test_leases_are_renewed_while_the_other_threads_hold_every_connection(databa
         owner="me", database=busy, heartbeat_database=database, broker=nothing, engine=nothing, lease_s=600
     )
     ours = _claim_two(database)
-    process._in_flight[ours.claim.shard_id] = ours
+    process.in_flight.enter(ours)
     with ExitStack() as held:
         for _ in range(2):  # the pool's one, and the one beyond it
             held.enter_context(busy.read())
@@ -179,7 +179,7 @@ def test_a_process_whose_device_computes_nothing_is_unhealthy_until_it_serves_so
 
 def test_a_shard_that_was_taken_away_is_told_by_the_next_heartbeat(database: Database, process: Process) -> None:
     ours = _claim_two(database)
-    process._in_flight[ours.claim.shard_id] = ours
+    process.in_flight.enter(ours)
     process.heartbeat(hears=True)
     assert not ours.lost.is_set()
     database.write(lambda transaction: transaction.execute(Shard.__table__.update().values(fence=Shard.fence + 1)))
@@ -187,21 +187,26 @@ def test_a_shard_that_was_taken_away_is_told_by_the_next_heartbeat(database: Dat
     assert ours.lost.is_set()
 
 
-def test_time_with_a_shard_in_flight_is_counted_once_however_many_there_are(
-    database: Database, process: Process, monkeypatch: pytest.MonkeyPatch
+def test_a_shard_that_was_lost_and_claimed_again_by_the_same_process_keeps_its_lease(
+    database: Database, process: Process
 ) -> None:
-    now = [100.0]
-    monkeypatch.setattr("worker.process.shard.time.monotonic", lambda: now[0])
-    process.engine = Engine(lambda _: pytest.fail("no model is opened"))
-    one = _claim_two(database)
-    two = InFlight(one.head, replace(one.claim, shard_id=one.claim.shard_id + 1))
-    process._enter(one)
-    now[0] = 101.0
-    process._enter(two)
-    now[0] = 103.0
-    process._leave(one)
-    assert (process.reading().working_s, process.reading().idle) == (3.0, False)
-    now[0] = 104.0
-    process._leave(two)
-    now[0] = 200.0
-    assert (process.reading().working_s, process.reading().idle) == (4.0, True)
+    lost = _claim_two(database)
+    process.in_flight.enter(lost)
+    database.write(
+        lambda transaction: transaction.execute(
+            Shard.__table__.update().values(state="queued", fence=Shard.fence + 1)
+        )
+    )
+    head = shards.look(database, lost.claim.shard_id)
+    assert head is not None
+    claim = shards.claim(database, head, "me")
+    assert claim is not None
+    again = InFlight(head, claim)
+    process.in_flight.enter(again)
+    process.heartbeat(hears=True)
+    assert (lost.lost.is_set(), again.lost.is_set()) == (True, False)
+    process.in_flight.leave(lost)
+    process.heartbeat(hears=True)
+    assert not again.lost.is_set()
+    assert process.computed() == {}
+    assert [ours.claim.fence for ours in process.in_flight.held()] == [claim.fence]
