@@ -13,7 +13,7 @@ from storage.core.get_or_create import SPEC, spec_of
 from storage.core.pages import pages
 from storage.core.schema import Content, OutcomeRow, Prompt, Shard, SpecRow, Step
 from storage.deletion import gc, versions
-from storage.deletion.gc import LOOK, Collected, Going
+from storage.deletion.gc import LOOK, NOTHING, Collected, Going
 from storage.ingest.pruning import Seen
 
 SHARDS = 1_000  # a spec's pace is taken from its latest shards
@@ -45,14 +45,9 @@ def of_dropping(
 
     With `superseded` include `versions.remove`. The results of prompts around dropped texts are not counted.
     """
-    query = select(SpecRow.id, *SPEC).order_by(SpecRow.id)
-    with database.read() as transaction:
-        specs = {row.id: str(spec_of(row)) for row in transaction.execute(query)}
+    specs = _specs(database)
     wanted = sorted(specs) if spec_ids is None else sorted(spec_ids)
-    going = Going(
-        and_(OutcomeRow.spec_id.in_(wanted), gc.is_old(older_than_s), not_(gc.is_worked_on())),
-        versions.are_removable(older_than_s) if superseded else None,
-    )
+    going = _going_with(wanted, older_than_s, superseded=superseded)
     costs = {spec_id: Cost(spec_id, name) for spec_id, name in specs.items()}
     followed = Seen()
     for spec_id in wanted:
@@ -62,6 +57,36 @@ def of_dropping(
     for versions_page in versions.removable(database, older_than_s) if superseded else ():
         _follow(database, going, _read_of(database, versions_page, followed), costs, followed)
     return [replace(cost, seconds=_seconds(database, cost)) for cost in costs.values() if cost.outcomes]
+
+
+def of_removing(
+    database: Database,
+    *,
+    older_than_s: float,
+    spec_ids: Collection[int] | None = None,
+    superseded: bool = False,
+) -> Collected:
+    """Return the numbers of texts and results that `gc.drop` and `gc.collect` would remove now, each once.
+
+    With `superseded` include `versions.remove`. Prompts around dropped texts are not counted, nor their results.
+    """
+    wanted = sorted(_specs(database)) if spec_ids is None else sorted(spec_ids)
+    going = _going_with(wanted, older_than_s, superseded=superseded)
+    dropped = sum(len(page) for spec_id in wanted for page in _going(database, spec_id, going.outcomes))
+    return of_collecting(database, going) + Collected(outcomes=dropped)
+
+
+def _specs(database: Database) -> dict[int, str]:
+    query = select(SpecRow.id, *SPEC).order_by(SpecRow.id)
+    with database.read() as transaction:
+        return {row.id: str(spec_of(row)) for row in transaction.execute(query)}
+
+
+def _going_with(spec_ids: Collection[int], older_than_s: float, *, superseded: bool) -> Going:
+    return Going(
+        and_(OutcomeRow.spec_id.in_(spec_ids), gc.is_old(older_than_s), not_(gc.is_worked_on())),
+        versions.are_removable(older_than_s) if superseded else None,
+    )
 
 
 _OUTCOME = (
@@ -141,16 +166,16 @@ def busy_s(spans: Iterable[tuple[float, float]]) -> float:
     return total
 
 
-def of_collecting(database: Database) -> Collected:
-    """Return the numbers of texts and results that `gc.collect` would remove now."""
+def of_collecting(database: Database, going: Going = NOTHING) -> Collected:
+    """Return the numbers of texts and results that `gc.collect` would remove once `going` is gone."""
     total, last = Collected(), 0
     following = select(Content.id).order_by(Content.id).limit(LOOK)
     while True:
         with database.read() as transaction:
             transaction.look_up()
             page = transaction.scalars(following.where(Content.id > last)).all()
-            unneeded = gc.unneeded(transaction, page)
-            query = select(func.count()).select_from(OutcomeRow)
+            unneeded = gc.unneeded(transaction, page, going)
+            query = select(func.count()).select_from(OutcomeRow).where(not_(going.outcomes))
             of_these = [unneeded[first : first + LOOK] for first in range(0, len(unneeded), LOOK)]
             outcomes = sum(transaction.scalar(query.where(OutcomeRow.content_id.in_(ids))) or 0 for ids in of_these)
         total += Collected(len(unneeded), outcomes)

@@ -36,7 +36,7 @@ class Going:
     documents: ColumnElement[bool] | None = None
 
 
-_NOTHING = Going()
+NOTHING = Going()
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,14 @@ def _note_dropped(transaction: Transaction, spec_ids: Collection[int]) -> None:
     transaction.execute(update(SpecRow).where(SpecRow.id.in_(sorted(spec_ids))).values(dropped_at=db_now()))
 
 
-def unneeded(transaction: Transaction, contents: Collection[int], going: Going = _NOTHING) -> list[int]:
+def unneeded(transaction: Transaction, contents: Collection[int], going: Going = NOTHING) -> list[int]:
     """Return the contents among these that nothing needs, in order, as if `going` were removed."""
     loose = sorted({*contents} - _rooted(transaction, contents, going))
     pages = [{*loose[first : first + PAGE]} for first in range(0, len(loose), PAGE)]
     return sorted(set[int]().union(*(_unneeded(transaction, page, going) for page in pages)))
 
 
-def _unneeded(transaction: Transaction, contents: set[int], going: Going = _NOTHING) -> set[int]:
+def _unneeded(transaction: Transaction, contents: set[int], going: Going = NOTHING) -> set[int]:
     """Return the contents that no root leads to."""
     needed, origins, looked_at = set[int](), dict[int, set[int]](), set[int]()
     front = contents
@@ -143,7 +143,7 @@ def _unneeded(transaction: Transaction, contents: set[int], going: Going = _NOTH
     return contents - needed
 
 
-def _rooted(transaction: Transaction, contents: Collection[int], going: Going = _NOTHING) -> set[int]:
+def _rooted(transaction: Transaction, contents: Collection[int], going: Going = NOTHING) -> set[int]:
     """Return the contents that a root has, or that are an output of a document's text."""
     # OFFSET 0: one look-up for each, which stops at the first row (see `Transaction.probe`).
     has_document = select(Document.id).where(Document.content_id == Content.id)
@@ -171,7 +171,7 @@ def _origins(
     transaction: Transaction,
     contents: Collection[int],
     limit: int | None = None,
-    going: Going = _NOTHING,
+    going: Going = NOTHING,
 ) -> dict[int, set[int]]:
     """Return, by content, the contents whose output it is."""
     query = select(OutcomeRow.output_id, OutcomeRow.content_id).where(not_(going.outcomes))

@@ -17,7 +17,7 @@ from storage.errors import NoSuchJob
 from storage.leases.dispatch import LIVE_S
 from storage.leases.stall_diagnosis import Cause, JobSnapshot, Wait, waiting_for
 from storage.steps.jobs import OPEN_SHARDS, UNFINISHED
-from storage.steps.lost_results import count_lost, may_be_lost
+from storage.steps.lost_results import count_lost, count_removed, may_be_lost
 from storage.steps.steps import of_job
 
 PACE_S = 120.0  # over how long the pace is taken
@@ -63,8 +63,8 @@ class JobStatus:
     `eta_s` comes from tokens: what is left in characters, by the job's own tokens per character and its pace of
     the last two minutes; None while nothing is known. `waiting_for` says why nothing moves, when nothing does, and
     `waiting_cause` says it in one word. `not_pruned` says why documents that are missing from the source were not
-    marked as vanished. `lost` counts documents of a job that is done whose results were removed since;
-    `list_statuses` does not look for them.
+    marked as vanished. `lost` counts documents of a job that is done whose results were removed since, and `removed`
+    its documents that were removed with results; `list_statuses` does not look for them.
     """
 
     id: int
@@ -97,6 +97,7 @@ class JobStatus:
     waiting_cause: Cause | None
     not_pruned: str | None = None
     lost: int = 0
+    removed: int = 0
 
     @property
     def spec(self) -> Spec:
@@ -131,11 +132,9 @@ def read_status(database: Database, job_id: int) -> JobStatus:
         found = _Found.of(row)
         status = _status(transaction, found)
         steps, job = of_job(transaction, job_id), found.job
-        return (
-            replace(status, lost=count_lost(transaction, job, steps))
-            if may_be_lost(transaction, job, steps)
-            else status
-        )
+        if not may_be_lost(transaction, job, steps):
+            return status
+        return replace(status, lost=count_lost(transaction, job, steps), removed=count_removed(transaction, job))
 
 
 def list_statuses(database: Database, limit: int = 50) -> list[JobStatus]:

@@ -1,4 +1,4 @@
-"""Count results of a finished job that were removed since."""
+"""Count results and documents of a finished job that were removed since."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ def may_be_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) -
         return False
     since = and_(SpecRow.id.in_({step.spec_id for step in steps}), SpecRow.dropped_at >= job.finished_at)
     return transaction.scalar(select(SpecRow.id).where(since).limit(1)) is not None
+
+
+def count_removed(transaction: Transaction, job: Job) -> int:
+    """Return the number of documents of a finished job (its row) whose version was removed since."""
+    left = transaction.scalar(select(func.count()).select_from(Document).where(visible(job))) or 0
+    return max(0, job.n_documents - left)
 
 
 def count_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) -> int:

@@ -130,11 +130,16 @@ def as_json(status: JobStatus) -> dict[str, Any]:
 
 
 def lost(status: JobStatus) -> str | None:
-    """Return a remark on results that were removed since the job was done; None if there are none."""
-    if not status.lost:
-        return None
-    advice = "run its source again to compute them anew"
-    return f"results of {status.lost:,} of its documents were removed since (docmill gc); {advice}"
+    """Return a remark on results and documents that were removed since the job was done; None if there are none."""
+    said = []
+    if status.lost:
+        advice = "run its source again to compute them anew"
+        said.append(f"results of {status.lost:,} of its documents were removed since (docmill gc); {advice}")
+    if status.removed:
+        were = "was" if status.removed == 1 else "were"
+        how = "gc --superseded removes older versions, corpus rm documents"
+        said.append(f"{status.removed:,} of its documents {were} removed since, with results ({how})")
+    return "; ".join(said) or None
 
 
 def of_status(status: JobStatus) -> dict[str, str]:

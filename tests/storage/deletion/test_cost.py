@@ -75,8 +75,11 @@ def test_what_was_made_of_dropped_results_is_counted_with_them(database: Databas
     jobs.finish(database)
     [spec_id] = gc.specs(database, "translate/marian")
     expected = cost.of_dropping(database, older_than_s=0.0, spec_ids=[spec_id])
+    goes = cost.of_removing(database, older_than_s=0.0, spec_ids=[spec_id])
     assert len(expected) == 3
-    assert gc.drop(database, spec_ids=[spec_id]).outcomes == sum(one.outcomes for one in expected)
+    dropped = gc.drop(database, spec_ids=[spec_id])
+    assert dropped.outcomes == sum(one.outcomes for one in expected)
+    assert dropped + gc.collect(database) == goes
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)), max_size=8))
@@ -97,6 +100,7 @@ def test_what_would_be_collected_is_what_is_collected(database: Database, fleet:
     assert expected.contents > 0
     assert expected.outcomes > 0
     assert cost.of_collecting(database) == expected
+    assert cost.of_removing(database, older_than_s=0.0, spec_ids=()) == expected
     assert gc.collect(database) == expected
 
 

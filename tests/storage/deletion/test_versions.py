@@ -80,7 +80,9 @@ def test_what_was_superseded_goes_with_what_only_it_led_to(database: Database, f
     assert versions.count(database, 0) == Superseded(1, 0)
     # Of what was made of "old" the translation, its summary, and two vectors.
     expected = cost.of_dropping(database, older_than_s=0, spec_ids=(), superseded=True)
+    all_that_goes = cost.of_removing(database, older_than_s=0, spec_ids=(), superseded=True)
     removed = versions.remove(database, 0)
+    assert all_that_goes == gc.Collected(removed.contents, removed.outcomes)
     assert (removed.documents, removed.contents, removed.ingests) == (1, 3, 0)
     assert sum(one.outcomes for one in expected) == removed.outcomes == 4
     made = {"translate({})", "summarize(translate({}))"}
@@ -89,7 +91,9 @@ def test_what_was_superseded_goes_with_what_only_it_led_to(database: Database, f
     # The job of before lacks the document, and says no wrong word about the other.
     assert [one["id"] for one in results(database, first.id)] == ["b"]
     assert list(failures(database, first.id)) == []
-    assert (read_status(database, first.id).state, read_status(database, first.id).lost) == ("done", 0)
+    status = read_status(database, first.id)
+    assert (status.state, status.lost, status.removed) == ("done", 0, 1)
+    assert read_status(database, second.id).removed == 0
     assert documents(database) == {"a": "new", "b": "kept"}
     assert versions.remove(database, 0) == Removed()
     assert gc.collect(database) == gc.Collected()

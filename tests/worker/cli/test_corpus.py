@@ -150,6 +150,7 @@ def test_what_nothing_needs_is_removed_without_asking_and_a_dry_run_counts_it(st
         "dropped": [],
         **NO_VERSIONS,
         "unneeded": {"contents": 1, "outcomes": 1},
+        "removed": {"contents": 1, "outcomes": 1},
     }
     assert "Texts that nothing needs: 1, with 1 results." in stocked("gc", "--dry-run").stderr
     assert stocked.json("gc") == {"contents": 1, "outcomes": 1, **NO_VERSIONS, "vanished": {}}
@@ -162,6 +163,9 @@ def test_superseded_versions_go_after_a_yes_and_current_documents_keep_their_res
     stocked("run", changed, "--task", "translate", "--model", "null", "--corpus", "letters")
     dry = stocked.json("gc", "--superseded", "--dry-run")
     assert (dry["superseded"], [one["outcomes"] for one in dry["dropped"]]) == (1, [1])
+    assert (dry["unneeded"], dry["removed"]) == ({"contents": 0, "outcomes": 0}, {"contents": 1, "outcomes": 1})
+    dry_run = stocked("gc", "--superseded", "--dry-run").stderr
+    assert "With the texts that nothing needs then: 1 texts, 1 results." in dry_run
     for options in (["--dry-run"], []):
         said = stocked("gc", "--superseded", *options, code=0 if options else 2).stderr
         assert "1 superseded version of documents, 0 readings" in said
@@ -173,7 +177,13 @@ def test_superseded_versions_go_after_a_yes_and_current_documents_keep_their_res
     assert "Removed: 1 texts, 1 results, 1 superseded version of documents, 0 readings." in said
     assert {one["id"] for one in stocked.results(1)} == {"a", "c"}
     assert {one["id"] for one in stocked.results(2)} == {"a", "b", "c"}
-    assert stocked.json("status", 1)["lost"] == 0
+    for n, removed in ((1, 1), (2, 0)):
+        status = stocked.json("status", n)
+        assert (status["lost"], status["removed"]) == (0, removed)
+    for command in ("status", "results"):
+        shown = stocked(command, 1)
+        said = shown.stdout + shown.stderr
+        assert "1 of its documents was removed since, with results" in " ".join(said.split())
 
 
 def test_status_and_results_say_that_results_of_a_done_job_are_gone(stocked: Docmill, write_corpus: Write) -> None:

@@ -61,7 +61,8 @@ def gc_command(
         old = versions.count(database, drops.older_than_s) if drops.superseded else versions.Superseded()
         costs = cost.of_dropping(database, **vars(drops))
         if dry_run:
-            return _say_would_remove(old, costs, cost.of_collecting(database), as_json)
+            goes = cost.of_removing(database, **vars(drops)) if old.documents or costs else None
+            return _say_would_remove(old, costs, cost.of_collecting(database), goes, as_json)
         if (old.documents or costs) and not yes and not confirmed("\n".join(_what("This drops:", old, costs))):
             return BAD_INPUT
         removed = _remove(database, drops)
@@ -129,14 +130,20 @@ def _readings(n: int) -> str:
     return f"{n:,} reading{'s' * (n != 1)}"
 
 
-def _say_would_remove(old: Superseded, costs: list[Cost], unneeded: Collected, as_json: bool) -> int:
+def _say_would_remove(
+    old: Superseded, costs: list[Cost], unneeded: Collected, goes: Collected | None, as_json: bool
+) -> int:
+    """Say what would go: texts that nothing needs now, and all that `goes` with versions and results, if any do."""
     if as_json:
         counts = {"superseded": old.documents, "readings": old.readings}
-        print_json({"dropped": [asdict(one) for one in costs], **counts, "unneeded": asdict(unneeded)})
+        unneeded_now = {"unneeded": asdict(unneeded), "removed": asdict(goes or unneeded)}
+        print_json({"dropped": [asdict(one) for one in costs], **counts, **unneeded_now})
         return OK
-    if costs or old.documents:
+    if goes is None:
+        say(f"Texts that nothing needs: {unneeded.contents:,}, with {unneeded.outcomes:,} results.")
+    else:
         say("\n".join(_what("This would drop:", old, costs)))
-    say(f"Texts that nothing needs: {unneeded.contents:,}, with {unneeded.outcomes:,} results.")
+        say(f"With the texts that nothing needs then: {goes.contents:,} texts, {goes.outcomes:,} results.")
     say("Nothing was removed: this was a dry run.")
     return OK
 
