@@ -18,6 +18,7 @@ from tasks.errors import CannotServe
 from tests.tasks import architectures
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
 from tests.tasks.conftest import Bench
+from tests.tasks.real_lines import some_and_more
 
 UNSEEN = Path(__file__).parents[2] / "texts"
 NO_FORCED_END = {"bad_words_ids": None, "forced_eos_token_id": None}
@@ -101,23 +102,25 @@ def outputs(bench: Bench, folder: Path, kind: str, texts: list[str], **asked: An
     return str(bench.engine.runtime(spec)["backend"]), found
 
 
+@some_and_more(8, 24)
 @pytest.mark.parametrize("name", SEARCHES)
 def test_each_search_is_that_of_generate_by_the_backend_that_does_it_equally(
-    bench: Bench, tmp_path: Path, name: str
+    bench: Bench, tmp_path: Path, name: str, count: int
 ) -> None:
     settings, equal = SEARCHES[name]
     folder = edited(bench.folder(bench.spec("summarize", "synopsis-ddtp")), tmp_path / "model", **settings)
-    texts = unseen("english", 24)
+    texts = unseen("english", count)
     backend, found = outputs(bench, folder, "summarize", texts)
     assert backend == ("ctranslate2" if equal else "transformers")
     assert found == written(folder, texts)
 
 
+@some_and_more(6, 16)
 @pytest.mark.parametrize("name", ["greedy", "early", "open, no length penalty", "open", "early, no pair twice"])
-def test_translations_are_those_of_generate_too(bench: Bench, tmp_path: Path, name: str) -> None:
+def test_translations_are_those_of_generate_too(bench: Bench, tmp_path: Path, name: str, count: int) -> None:
     settings, equal = SEARCHES[name]
     folder = edited(bench.folder(bench.spec("translate", "marian-ddtp")), tmp_path / "model", **settings)
-    texts = unseen("french", 16)
+    texts = unseen("french", count)
     backend, found = outputs(bench, folder, "translate", texts)
     assert backend == ("ctranslate2" if equal else "transformers")
     assert found == written(folder, texts)
@@ -128,7 +131,7 @@ def test_a_t5_with_the_settings_of_t5_small_writes_what_generate_does(bench: Ben
         "early_stopping": True, "length_penalty": 2.0, "max_length": 40, "min_length": 30,
         "no_repeat_ngram_size": 3, "num_beams": 4,
     }  # fmt: skip
-    texts = unseen("english", 12)
+    texts = unseen("english", 6)
     params = {"summarization": {**own, "prefix": "summarize: "}}
     folder = architectures.t5(tmp_path / "t5", texts, task_specific_params=params)
     backend, found = outputs(bench, folder, "summarize", texts)
@@ -163,7 +166,7 @@ def test_samples_of_an_encoder_decoder_follow_from_the_seed_and_the_text(
     bench: Bench, tmp_path: Path, own: dict[str, Any]
 ) -> None:
     folder = edited(bench.folder(bench.spec("summarize", "synopsis-ddtp")), tmp_path / "model", **own)
-    texts = unseen("english", 10)
+    texts = unseen("english", 5)
     backend, found = outputs(bench, folder, "summarize", texts, seed=3)
     assert backend == "transformers"
     assert found == written(folder, texts, seed=3)
