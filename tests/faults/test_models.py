@@ -122,7 +122,7 @@ def test_a_backend_that_gives_nan_for_some_batches_is_replaced_and_no_document_f
     assert all(np.isfinite(result["vector"]).all() for result in fleet.results(job))
     with fleet.database.read() as transaction:
         used = set(transaction.scalars(select(Runtime.backend)))
-    assert "openvino, then sentence-transformers" in used
-    assert used <= {"openvino, then sentence-transformers", "sentence-transformers"}
+    assert "openvino, then transformers" in used
+    assert used <= {"openvino, then transformers", "transformers"}
     (note,) = (fleet.folder / "home" / "cache" / "backends").glob("*.json")
     assert json.loads(note.read_text())["not_finite"] == ["openvino"]

@@ -213,9 +213,6 @@ def pooled(states: Tensor, attention_mask: Tensor, poolings: Sequence[str]) -> T
     return torch.cat(found, dim=-1)
 
 
-POOLINGS = frozenset({"cls", "max", "mean", "lasttoken"})
-
-
 def _everywhere(places: Tensor, states: Tensor) -> Tensor:
     """Return a place for each text as an index of all its dimensions."""
     return places.unsqueeze(-1).unsqueeze(1).expand(-1, 1, states.shape[-1])

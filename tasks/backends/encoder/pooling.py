@@ -1,176 +1,91 @@
 """The pooling head: one vector for each window, by the modules that a model's files name.
 
-sentence-transformers reads the files, and its modules pool (cls, mean, last token and others), project and normalise.
+Usual modules are read and computed here. sentence-transformers, which takes seconds to import, opens other models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Normalize, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
-from torch import nn
+from safetensors import safe_open
 
 from tasks.backends import Assignment, accelerator
 from tasks.backends.convert import safe_folder
-from tasks.backends.encoder.heads import EncoderModel, StatesOf
-from tasks.backends.encoder.kept_heads import POOLINGS, KeptHead
+from tasks.backends.encoder.heads import EncoderModel, own_states
+from tasks.backends.encoder.kept_heads import KeptHead
 from tasks.backends.loading import reported
-from tasks.backends.tokens import Tokens, padded
-from tasks.errors import CannotServe
+from tasks.backends.tokens import Tokens
 from tasks.kinds.base import Traits
-from tasks.models import encoders, families, named_prompts
-from tasks.outputs import Output, Vector
-from tasks.windows.windows import Encoded
-
-_MODES = {"cls": "cls", "mean": "mean", "last": "lasttoken"}
-# Weights that no output depends on where a model gives its last hidden states: many are saved without them.
-_POOLERS = ("pooler.",)
-_ACTIVATIONS: dict[type, str] = {nn.Identity: "none", nn.Tanh: "tanh", nn.ReLU: "relu"}
-_NO_LIMIT = 1_000_000_000
+from tasks.models import encoders, families, named_prompts, sentence_modules
+from tasks.models.sentence_modules import Linear, SentenceModules
 
 
 def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     """Load an embedding model as its files describe it. Raises WeightsMissing, ModelUnsuitable and CannotServe."""
     spec = assignment.spec
-    model = _loaded(assignment, dtype)
-    first, *others = model
-    prompt = named_prompts.prompt(spec, model.prompts, model.default_prompt_name)
-    plain = type(first) is Transformer and hasattr(first.tokenizer, "pad")
-    tokens = Tokens(first.tokenizer, prefix=prompt) if plain else None
-    asked = spec.params.get("window_tokens")
-    limit = asked or _NO_LIMIT
-    if tokens is not None:
-        config = first.auto_model.config.to_dict()
-        limit = tokens.checked_limit(families.window_limit(config, tokens.stated_limit, model.max_seq_length), asked)
-    head = PoolingHead(others, model.truncate_dim, tokens.prefix_length if tokens is not None and prompt else None)
-    own = _own_states(model, tokens, assignment.device, prompt)
-    fits = tokens is not None and _reads_states_only(first, others)
-    return EncoderModel(
-        tokens,
-        limit,
-        first.auto_model if fits else None,
-        own,
-        head.outputs,
-        # Vectors cut to fewer dimensions have no length of 1 any more.
-        Traits(normalizes=model.truncate_dim is None and any(isinstance(module, Normalize) for module in model)),
-        "sentence-transformers",
-        _kept(others, model.truncate_dim, prompted=bool(prompt)) if fits else None,
-    )
-
-
-class PoolingHead:
-    """The modules of a model after its first. ``prompt_tokens``: the length of a prompt that poolings may skip.
-
-    They compute in float32: a half precision's sums over a text's tokens and its norms are too coarse for a vector
-    of length 1.
-    """
-
-    def __init__(self, modules: Sequence[nn.Module], truncate_dim: int | None, prompt_tokens: int | None) -> None:
-        self._modules = modules
-        self._truncate_dim = truncate_dim
-        self._prompt_tokens = prompt_tokens
-
-    def outputs(self, _: Sequence[Encoded], states: dict[str, torch.Tensor]) -> Sequence[Output]:
-        features: dict[str, Any] = {
-            name: value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-            for name, value in states.items()
-        }
-        if self._prompt_tokens is not None:
-            features["prompt_length"] = self._prompt_tokens
-        for module in self._modules:
-            features = module(features)
-        vectors = features["sentence_embedding"]
-        if self._truncate_dim is not None:
-            vectors = vectors[..., : self._truncate_dim]
-        return [Vector(np.ascontiguousarray(row)) for row in vectors.float().cpu().numpy()]
-
-
-def _kept(modules: Sequence[nn.Module], dimensions: int | None, *, prompted: bool) -> KeptHead | None:
-    """Return the modules as a kept head; None if one of them does more than such a head can."""
-    first, *others = modules or [nn.Identity()]
-    if not isinstance(first, Pooling) or (prompted and not first.include_prompt):
-        return None
-    modes = (first.pooling_mode,) if isinstance(first.pooling_mode, str) else first.pooling_mode
-    steps: list[dict[str, str]] = []
-    tensors: dict[str, torch.Tensor] = {}
-    for place, module in enumerate(others):
-        activation = _ACTIVATIONS.get(type(getattr(module, "activation_function", None)))
-        if isinstance(module, Normalize):
-            steps.append({"step": "normalize"})
-        elif isinstance(module, Dense) and activation is not None and not module.use_residual:
-            steps.append({"step": "linear", "name": str(place), "activation": activation})
-            tensors |= {f"{place}.{name}": one.detach() for name, one in module.linear.named_parameters()}
-        else:
-            return None
-    settings = {"type": "vectors", "poolings": [*modes], "steps": steps, "dimensions": dimensions}
-    return KeptHead(settings, tensors) if POOLINGS.issuperset(modes) else None
-
-
-def _loaded(assignment: Assignment, dtype: torch.dtype) -> SentenceTransformer:
-    spec = assignment.spec
     encoders.require_dense(encoders.Description.of_folder(assignment.folder), spec.model, spec.kind)
     folder = safe_folder(assignment.folder, spec.revision, assignment.cache_dir)
-    with accelerator.quiet(), reported() as report:
-        model = SentenceTransformer(
-            str(folder),
-            device=assignment.device,
-            trust_remote_code=False,
-            local_files_only=True,
-            model_kwargs={"dtype": dtype, "use_safetensors": True},
-        )
-    report.require(spec.model, spec.kind, unused=() if _uses_pooler(model) else _POOLERS)
-    model.eval()
+    modules = sentence_modules.read(folder)
+    prompt = named_prompts.prompt(spec, modules.prompts, modules.default_prompt) if modules is not None else ""
+    head = _head(modules) if modules is not None and (modules.include_prompt or not prompt) else None
+    if modules is None or head is None:
+        from tasks.backends.encoder import library_pooling
+
+        return library_pooling.load(assignment, folder, dtype)
     if (pooling := spec.params.get("pooling")) is not None:
-        _set_pooling(model, _MODES[pooling])
-    return model
+        sentence_modules.require_single(modules.poolings)
+        head = replace(head, settings={**head.settings, "poolings": [sentence_modules.MODES[pooling]]})
+    encoder, tokenizer = _transformer(assignment, modules, dtype)
+    tokens = Tokens(tokenizer, prefix=prompt)
+    config = encoder.config.to_dict()
+    limit = tokens.checked_limit(families.window_limit(config, tokens.stated_limit), spec.params.get("window_tokens"))
+    own = own_states(encoder, tokens, assignment.device)
+    placed = KeptHead(head.settings, {name: one.to(assignment.device) for name, one in head.tensors.items()})
+    # Vectors cut to fewer dimensions have no length of 1 any more.
+    traits = Traits(normalizes=modules.dimensions is None and None in modules.steps)
+    return EncoderModel(tokens, limit, encoder, own, placed.outputs(), traits, "transformers", head)
 
 
-def _own_states(model: SentenceTransformer, tokens: Tokens | None, device: str, prompt: str) -> StatesOf:
-    """Return a function from a batch to what the model's first module gives, by its own code."""
-    first = model[0]
+def _transformer(assignment: Assignment, modules: SentenceModules, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Return the encoder and the tokenizer, with the limits that sentence-transformers gives them."""
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    def states_of(batch: Sequence[Encoded]) -> dict[str, torch.Tensor]:
-        features: dict[str, Any]
-        if tokens is None:
-            features = dict(model.preprocess([str(one.features) for one in batch], prompt=prompt or None))
-        else:
-            features = {**padded(batch, tokens), "modality": "text"}
-        return dict(
-            first(
-                {
-                    name: value.to(device) if isinstance(value, torch.Tensor) else value
-                    for name, value in features.items()
-                }
-            )
-        )
-
-    return states_of
+    spec, folder, stated = assignment.spec, modules.folder, modules.max_length
+    given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    with accelerator.quiet(), reported() as report:
+        config = AutoConfig.from_pretrained(folder, **given)
+        config.use_cache = False
+        encoder = AutoModel.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, **given)
+        length = {} if stated is None else {"model_max_length": stated}
+        tokenizer = AutoTokenizer.from_pretrained(folder, **length, **given)
+    report.require(spec.model, spec.kind, unused=sentence_modules.POOLERS)
+    positions = getattr(config, "max_position_embeddings", -1)
+    if stated is None and positions != -1:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    return encoder.to(assignment.device).eval(), tokenizer
 
 
-def _reads_states_only(first: Transformer, others: Sequence[nn.Module]) -> bool:
-    """Return True if the modules after the first need nothing of it but its last hidden states."""
-    output = first.modality_config["text"]["method_output_name"]
-    last = output in ("last_hidden_state", ("last_hidden_state",), ["last_hidden_state"])
-    more = first.auto_model.config.output_hidden_states
-    return last and not more and all(type(module) in (Pooling, Normalize, Dense) for module in others)
+def _head(modules: SentenceModules) -> KeptHead | None:
+    """Return the modules after the transformer as a head; None where their weights are not as their files say."""
+    steps: list[dict[str, str]] = []
+    tensors: dict[str, torch.Tensor] = {}
+    for place, step in enumerate(modules.steps):
+        if step is None:
+            steps.append({"step": "normalize"})
+            continue
+        weights = _weights(step)
+        if weights.keys() != ({"linear.weight", "linear.bias"} if step.bias else {"linear.weight"}):
+            return None
+        steps.append({"step": "linear", "name": str(place), "activation": step.activation})
+        tensors |= {f"{place}.{name.removeprefix('linear.')}": one.float() for name, one in weights.items()}
+    settings = {
+        "type": "vectors", "poolings": [*modules.poolings], "steps": steps, "dimensions": modules.dimensions
+    }  # fmt: skip
+    return KeptHead(settings, tensors)
 
 
-def _uses_pooler(model: SentenceTransformer) -> bool:
-    """Return True if a module reads its transformer's own pooler, and not the last hidden states."""
-    readers = [module for module in model.modules() if isinstance(module, Transformer)]
-    return any("pooler" in str(reader.modality_config) for reader in readers)
-
-
-def _set_pooling(model: SentenceTransformer, mode: str) -> None:
-    for number, module in enumerate(model):
-        if isinstance(module, Pooling):
-            if isinstance(module.pooling_mode, tuple):
-                raise CannotServe("The model joins several poolings; --pooling cannot replace them.")
-            model[number] = Pooling(module.embedding_dimension, mode, include_prompt=module.include_prompt)
-            return
-    raise CannotServe("The model has no pooling module that --pooling could replace.")
+def _weights(step: Linear) -> dict[str, torch.Tensor]:
+    with safe_open(str(step.folder / "model.safetensors"), framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping

@@ -126,14 +126,14 @@ def test_a_real_model_goes_over_to_its_own_code_with_the_same_vectors(
         ticket = engine.submit(spec, texts)
         assert ticket.wait(250)
     assert "backend_taken_out backend=openvino" in caplog.text
-    assert engine.runtime(spec)["backend"] == "sentence-transformers"
+    assert engine.runtime(spec)["backend"] == "transformers"
     for one, other in zip(ticket.finished(), expected.finished(), strict=True):
         assert one.vector is not None
         assert other.vector is not None
         cosine = np.dot(np.frombuffer(one.vector, "<f4"), np.frombuffer(other.vector, "<f4"))
         assert cosine > 0.99999
     later = open_one(spec)
-    assert later.runtime()["backend"] == "sentence-transformers"
+    assert later.runtime()["backend"] == "transformers"
     later.close()
 
 
@@ -151,7 +151,7 @@ def test_a_backend_that_was_asked_for_by_name_goes_over_too(
     ticket = engine.submit(spec, list(enumerate(descriptions[:12])))
     assert ticket.wait(250)
     assert all(outcome.vector is not None for outcome in ticket.finished())
-    assert engine.runtime(spec)["backend"] == "sentence-transformers"
+    assert engine.runtime(spec)["backend"] == "transformers"
     again = open_one(spec)
     assert again.runtime()["backend"] == "openvino", "what is asked for by name is not left out for good"
     again.close()

@@ -26,12 +26,14 @@ from tasks.backends.accelerator import quiet
 from tasks.backends.encoder import fast_tokenizer, heads, reopening
 from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
 from tasks.backends.encoder.encoder_backend import EncoderBackend
-from tasks.backends.encoder.kept_heads import POOLINGS, pooled
+from tasks.backends.encoder.kept_heads import pooled
 from tasks.backends.encoder.kernels import OneDnnLinear
 from tasks.backends.tokens import Tokens
 from tasks.batching.pool import Item, Pool
 from tasks.heads import Head
+from tasks.models.sentence_modules import POOLINGS
 from tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
+from tasks.specs import adapters
 from tests.tasks import architectures, classifiers
 from tests.tasks.conftest import Bench
 
@@ -180,18 +182,23 @@ def test_a_model_that_was_embedded_before_needs_neither_transformers_nor_sentenc
     bench = benches("transformers")
     spec = bench.spec("embed", "minilm")
     bench.engine.open(spec)
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        "-c",
-        OPEN,
-        spec.to_json().decode(),
-        str(bench.cache_dir),
-        bench.backend,
-    ]
+    assert loaded(spec, bench.cache_dir, bench.backend) == {"torch"}
+
+
+def test_the_first_opening_of_an_embedding_model_needs_transformers_alone(
+    descriptions: list[str], tmp_path: Path
+) -> None:
+    folder = architectures.bert(tmp_path / "model", descriptions[:40])
+    pinned, _ = adapters.pin(str(folder), None, models_dir=None, cache_dir=tmp_path / "cache")
+    spec = Spec("embed", pinned.model, pinned.revision, quality="float32")
+    assert loaded(spec, tmp_path / "cache", "transformers") == {"torch", "transformers"}
+
+
+def loaded(spec: Spec, cache_dir: Path, backend: str) -> set[str]:
+    """Return the libraries that a new process has loaded after it opened a spec."""
+    command = [sys.executable, "-W", "error", "-c", OPEN, spec.to_json().decode(), str(cache_dir), backend]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["torch"]
+    return {*done.stdout.split()}
 
 
 def test_an_encoder_that_computes_otherwise_than_before_is_left_to_the_models_own_code(

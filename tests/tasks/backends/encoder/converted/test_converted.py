@@ -139,7 +139,7 @@ def test_a_model_goes_by_itself_to_what_was_measured_the_fastest(
     measured = remembered(bench.cache_dir / "backends", subject(spec, "cpu", names))
     assert measured["tokens_per_s"].keys() == {*names}
     backend = bench.engine.runtime(spec)["backend"]
-    assert backend == {"transformers": "sentence-transformers"}.get(measured["fastest"], measured["fastest"])
+    assert backend == measured["fastest"]
     assert least_cosine(chosen, own(mpnet, texts)) >= 0.999999
 
 
@@ -198,7 +198,7 @@ def test_a_tracer_that_fails_leaves_the_model_to_others(
     monkeypatch.setattr("openvino.convert_model", refuse)
     spec = bench.spec("embed", str(mpnet))
     backend = open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
-    assert backend.runtime()["backend"] == "sentence-transformers"
+    assert backend.runtime()["backend"] == "transformers"
     backend.close()
     with pytest.raises(CannotServe, match="does not convert"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")

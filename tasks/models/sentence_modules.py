@@ -1,0 +1,216 @@
+"""The modules of an embedding model, as the files of sentence-transformers describe them.
+
+Nearly all such models are a transformer, a pooling, and perhaps products and a normalization. The library takes
+seconds to import, so these are read here. Of a model that has anything else in its files nothing is read, and the
+library opens it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+
+from tasks.errors import CannotServe
+from tasks.models.json_files import Json, content, parsed, table
+
+POOLINGS = frozenset({"cls", "max", "mean", "lasttoken"})
+MODES: Mapping[str, str] = MappingProxyType({"cls": "cls", "mean": "mean", "last": "lasttoken"})  # by --pooling
+# Weights that no output depends on where a model gives its last hidden states: many are saved without them.
+POOLERS = ("pooler.",)
+# Types of encoders that transformers opens alike whether sentence-transformers asks for them or not.
+_TYPES = frozenset(
+    {
+        "albert", "bert", "camembert", "convbert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet",
+        "roberta", "xlm-roberta",
+    }
+)  # fmt: skip
+_LIBRARY = "sentence_transformers."
+_TRANSFORMER, _POOLING, _DENSE, _NORMALIZE = "Transformer", "Pooling", "Dense", "Normalize"
+# Where releases of the library keep the classes of these modules.
+_PLACES: Mapping[str, Set[str]] = MappingProxyType(
+    {
+        _TRANSFORMER: {"models", "models.Transformer", "base.modules", "base.modules.transformer"},
+        _POOLING: {
+            "models", "models.Pooling", "sentence_transformer.modules", "sentence_transformer.modules.pooling"
+        },
+        _DENSE: {"models", "models.Dense", "base.modules", "base.modules.dense"},
+        _NORMALIZE: {"models", "models.Normalize", "base.modules", "base.modules.normalize"},
+    }
+)  # fmt: skip
+# Keys of a module's files with the only values that are read, and keys of which any value is.
+_OF_TRANSFORMER: Mapping[str, Json] = MappingProxyType(
+    {
+        "do_lower_case": False,
+        "transformer_task": "feature-extraction",
+        "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+        "module_output_name": "token_embeddings",
+    }
+)
+_OF_VECTORS: Mapping[str, Json] = MappingProxyType(
+    {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
+)
+_OF_DENSE: Mapping[str, Json] = MappingProxyType({**_OF_VECTORS, "use_residual": False})
+_LEGACY_MODES: Mapping[str, str] = MappingProxyType(  # in the order in which they stand side by side
+    {
+        "pooling_mode_cls_token": "cls",
+        "pooling_mode_max_tokens": "max",
+        "pooling_mode_mean_tokens": "mean",
+        "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+        "pooling_mode_weightedmean_tokens": "weightedmean",
+        "pooling_mode_lasttoken": "lasttoken",
+    }
+)
+_ACTIVATIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "torch.nn.modules.linear.Identity": "none",
+        "torch.nn.modules.activation.Tanh": "tanh",
+        "torch.nn.modules.activation.ReLU": "relu",
+    }
+)
+# With one of these files transformers opens more than a tokenizer and a model's own weights.
+_MORE = ("adapter_config.json", "chat_template.jinja", "preprocessor_config.json", "processor_config.json")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A product with an activation after it: ``none``, ``tanh`` or ``relu``. ``folder`` has its weights."""
+
+    folder: Path
+    activation: str
+    bias: bool
+
+
+@dataclass(frozen=True)
+class SentenceModules:
+    """A transformer in ``folder``, poolings side by side, and steps: products, and None for a normalization.
+
+    ``max_length`` is the most tokens of a text, None where only the transformer says. Vectors are cut to
+    ``dimensions`` unless that is None.
+    """
+
+    folder: Path
+    max_length: int | None = None
+    poolings: Sequence[str] = ("mean",)
+    include_prompt: bool = True
+    steps: Sequence[Linear | None] = ()
+    dimensions: int | None = None
+    prompts: Mapping[str, str] = field(default_factory=lambda: {"query": "", "document": ""})
+    default_prompt: str | None = None
+
+
+class _Unread(Exception):
+    """Raised where the files say more than is read here."""
+
+
+def require_single(poolings: Sequence[str]) -> None:
+    """Raise CannotServe if there are several poolings, which --pooling cannot replace."""
+    if len(poolings) > 1:
+        raise CannotServe("The model joins several poolings; --pooling cannot replace them.")
+
+
+def read(folder: Path) -> SentenceModules | None:
+    """Return the modules of a model's folder; None if the library has to read them."""
+    try:
+        listed = content(folder / "modules.json")
+        found = SentenceModules(folder) if listed is None else _of_list(folder, parsed(listed))
+    except _Unread:
+        return None
+    config = table(content(found.folder / "config.json"))
+    plain = config.get("model_type") in _TYPES and not any(
+        config.get(name) for name in ("auto_map", "is_decoder", "output_hidden_states", "quantization_config")
+    )
+    plain = plain and "chat_template" not in table(content(found.folder / "tokenizer_config.json"))
+    return found if plain and not any((found.folder / name).exists() for name in _MORE) else None
+
+
+def _of_list(folder: Path, listed: Json) -> SentenceModules:
+    """Return the modules that a ``modules.json`` lists."""
+    modules = [_module(folder, one) for one in listed] if isinstance(listed, list) else []
+    if [name for name, _ in modules[:2]] != [_TRANSFORMER, _POOLING]:
+        raise _Unread
+    (_, transformer), (_, pooling), *others = modules
+    poolings, include_prompt = _poolings(table(content(pooling / "config.json")))
+    dimensions, prompts, default = _settings(table(content(folder / "config_sentence_transformers.json")))
+    steps = [_step(name, place) for name, place in others]
+    length = _max_length(transformer)
+    return SentenceModules(transformer, length, poolings, include_prompt, steps, dimensions, prompts, default)
+
+
+def _module(folder: Path, listed: Json) -> tuple[str, Path]:
+    """Return the name of a listed module's class, and the module's folder."""
+    if not isinstance(listed, dict) or not listed.keys() <= {"idx", "name", "path", "type"}:
+        raise _Unread
+    kind, path = str(listed.get("type")), listed.get("path")
+    place, _, name = kind.removeprefix(_LIBRARY).rpartition(".")
+    if not kind.startswith(_LIBRARY) or place not in _PLACES.get(name, ()) or not isinstance(path, str):
+        raise _Unread
+    if ".." in PurePosixPath(path).parts or PurePosixPath(path).is_absolute():
+        raise _Unread
+    return name, folder / path
+
+
+def _max_length(folder: Path) -> int | None:
+    """Return the most tokens that the transformer's file of this library states."""
+    files = sorted(folder.glob("sentence_*_config.json"))
+    if not files:
+        return None
+    config = table(content(files[0]))
+    _require(config, _OF_TRANSFORMER, {"max_seq_length"})
+    if len(files) > 1 or files[0].name != "sentence_bert_config.json" or not config:
+        raise _Unread
+    length = config.get("max_seq_length")
+    if length is not None and (type(length) is not int or length < 1):
+        raise _Unread
+    return length
+
+
+def _poolings(config: Mapping[str, Json]) -> tuple[Sequence[str], bool]:
+    """Return the names of poolings, and True if they read the tokens of a prompt."""
+    _require(
+        config,
+        {},
+        {"embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt", *_LEGACY_MODES},
+    )
+    named = config.get("pooling_mode", [mode for key, mode in _LEGACY_MODES.items() if config.get(key)] or ["mean"])
+    poolings = [named] if isinstance(named, str) else named
+    if not config or not isinstance(poolings, list) or not poolings or not POOLINGS.issuperset(map(str, poolings)):
+        raise _Unread
+    return tuple(map(str, poolings)), config.get("include_prompt", True) is not False
+
+
+def _settings(config: Mapping[str, Json]) -> tuple[int | None, Mapping[str, str], str | None]:
+    """Return the dimensions to which vectors are cut, the prompts, and the name of the usual one."""
+    if config.get("model_type", "SentenceTransformer") != "SentenceTransformer" or config.get("requirements"):
+        raise _Unread
+    named, default, dimensions = (config.get(name) for name in ("prompts", "default_prompt_name", "truncate_dim"))
+    given = {} if named is None else named
+    if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
+        raise _Unread
+    prompts = {"query": "", "document": "", **{name: str(text) for name, text in given.items()}}
+    if default is not None and default not in prompts:
+        raise _Unread
+    if dimensions is not None and (type(dimensions) is not int or dimensions < 1):
+        raise _Unread
+    return dimensions, prompts, None if default is None else str(default)
+
+
+def _step(name: str, folder: Path) -> Linear | None:
+    config = table(content(folder / "config.json"))
+    if name == _NORMALIZE:
+        _require(config, _OF_VECTORS, ())
+        return None
+    if name != _DENSE:
+        raise _Unread
+    _require(config, _OF_DENSE, {"in_features", "out_features", "bias", "activation_function"})
+    activation = _ACTIVATIONS.get(str(config.get("activation_function", "torch.nn.modules.activation.Tanh")))
+    if activation is None or "in_features" not in config or not (folder / "model.safetensors").is_file():
+        raise _Unread
+    return Linear(folder, activation, config.get("bias", True) is not False)
+
+
+def _require(config: Mapping[str, Json], only: Mapping[str, Json], any_value: Collection[str]) -> None:
+    """Raise _Unread if a key has another value than the only one that is read, or is not known."""
+    if any(key not in any_value and (key not in only or only[key] != value) for key, value in config.items()):
+        raise _Unread
