@@ -84,6 +84,10 @@ class NoSuchJob(StorageError):
     """There is no such job; `docmill jobs` lists them."""
 
 
+class FlagUnknown(StorageError):
+    """There is no flag of this name."""
+
+
 class NoSuchStep(StorageError):
     """The job has no such step."""
 

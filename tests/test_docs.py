@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from docs import generate
+from storage.core.flags import known
 from storage.core.outcomes import DOUBTFUL
 from tests.worker.harness import EXAMPLES, ROOT, Docmill
 from worker.pipelines.schema import json_schema
@@ -203,6 +204,12 @@ def test_the_readme_and_the_design_stay_short(page: str, words: int) -> None:
 
 def test_the_page_of_flags_marks_those_that_make_an_output_doubtful() -> None:
     assert set(re.findall(r"`(\w+)` \*", (DOCS / "flags.md").read_text())) == DOUBTFUL
+
+
+def test_the_page_of_flags_has_every_flag_that_can_be_asked_for() -> None:
+    rows = re.findall(r"^\| (`.+?) \|", (DOCS / "flags.md").read_text(), re.MULTILINE)
+    named = {name.partition(":")[0] for row in rows for name in re.findall(r"`([\w:]+)`", row)}
+    assert named == {*known()}
 
 
 def test_the_page_of_pipeline_files_has_every_key() -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from storage.core.database import Database
+from storage.core.flags import Flagged
 from storage.errors import FolderBusy, JobUnfinished, PartsRefused, ResultsChanged
 from storage.outputs.columns import Column
 from storage.results.fingerprint import marks
@@ -75,11 +76,13 @@ def export(
     step: str | None = None,
     replaced: bool = False,
     progress: Progress | None = None,
+    flagged: Flagged | None = None,
 ) -> Written:
     """Write the results of a job that has ended, or of one of its steps, as parts of so many documents each.
 
-    What an earlier call wrote of the same is kept. `replaced` permits to replace another export's parts. Raises
-    NoSuchJob, NoSuchStep, JobUnfinished, PartsRefused, FolderBusy, ResultsChanged, FormatUnfit and OSError.
+    `flagged` is a condition on the results' flags. What an earlier call wrote of the same is kept. `replaced` permits
+    to replace another export's parts. Raises NoSuchJob, NoSuchStep, JobUnfinished, PartsRefused, FolderBusy,
+    ResultsChanged, FormatUnfit and OSError.
     """
     status = read_status(database, job_id)
     if not status.ended:
@@ -88,10 +91,11 @@ def export(
             f"docmill wait {job_id}"
         )
     wanted = _wanted(status, step, target, part_documents, _marks(database, job_id, step))
+    wanted = replace(wanted, flags=None if flagged is None else str(flagged))
     return write(
         target,
         wanted,
-        lambda after: placed_results(database, job_id, step=step, after=after),
+        lambda after: placed_results(database, job_id, step=step, after=after, flagged=flagged),
         columns(database, job_id, step),
         replaced=replaced,
         progress=progress,

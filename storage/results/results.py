@@ -6,14 +6,16 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import numpy as np
-from sqlalchemy import Text, cast, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, case, func, or_, select, tuple_
 
 from storage.core.database import Database
+from storage.core.flags import Flagged, doubtful
 from storage.core.outcomes import DOUBTFUL
 from storage.core.pages import pages
 from storage.core.schema import Content, Document, Job, OutcomeRow, Rejection
@@ -21,12 +23,14 @@ from storage.core.transaction import Transaction
 from storage.outputs.base import OutputType
 from storage.outputs.columns import Column, Form, Result
 from storage.steps import lineage
+from storage.steps.flag_conditions import as_text, condition
 from storage.steps.jobs import require
 from storage.steps.lineage import visible
 from storage.steps.steps import OpenStep, of_job, way_to_named
 
 Place = tuple[int, int]  # of a document in its corpus, in whose order results come: (seq, id)
 Placed = tuple[Place, dict[str, Any]]
+Ts = TypeVarTuple("Ts")
 
 PAGE = 1_000
 FEW = 10_000  # failures that are put in order in memory
@@ -34,7 +38,13 @@ LINE = re.compile("(.+:)([1-9][0-9]{0,17})", re.DOTALL)  # of a rejection's plac
 
 
 def results(
-    database: Database, job_id: int, *, step: str | None = None, with_input: bool = False, limit: int | None = None
+    database: Database,
+    job_id: int,
+    *,
+    step: str | None = None,
+    with_input: bool = False,
+    limit: int | None = None,
+    flagged: Flagged | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield a step's done documents: {"id", "task", OUTPUT, "tokens_in", "tokens_out", "flags", "meta"}.
 
@@ -42,9 +52,10 @@ def results(
     several steps, where none is named, the documents for which any step is done: {"id", "steps", "flags", "meta"},
     and "steps" has of each step that is done, by its name, what else has a line of its own. A vector is a float32
     array (dim,), or (windows, dim) where every window was kept: then "windows" has their offsets in characters.
-    `with_input` adds the document's text as "input". Raises NoSuchJob, NoSuchStep and UnknownKind.
+    `with_input` adds the document's text as "input". `flagged` is a condition on the flags: of several steps the
+    document has those of all. Raises NoSuchJob, NoSuchStep and UnknownKind.
     """
-    found = placed_results(database, job_id, step=step, with_input=with_input)
+    found = placed_results(database, job_id, step=step, with_input=with_input, flagged=flagged)
     yield from islice((row for _, row in found), limit)
 
 
@@ -54,7 +65,7 @@ def samples(database: Database, job_id: int, n: int = 3) -> list[dict[str, Any]]
     Results without flags come first, doubtful ones last. Raises NoSuchJob.
     """
     page = list(results(database, job_id, with_input=True, limit=PAGE))
-    return sorted(page, key=lambda result: (not DOUBTFUL.isdisjoint(result["flags"]), bool(result["flags"])))[:n]
+    return sorted(page, key=lambda result: (doubtful(result["flags"]), bool(result["flags"])))[:n]
 
 
 def count_doubtful(database: Database, job_id: int) -> tuple[int, Counter[str]]:
@@ -66,11 +77,10 @@ def count_doubtful(database: Database, job_id: int) -> tuple[int, Counter[str]]:
     step = _steps(database, job_id)[0]
     query, outcomes = lineage.joined(select().select_from(Document), [step])
     outcome = outcomes[step.seq].c
-    written = cast(outcome.flags, Text)
     query = (
         query.add_columns(outcome.content_id, outcome.flags)
         .where(visible(job), outcome.status == "done")
-        .where(or_(*(written.contains(f'"{flag}"', autoescape=True) for flag in DOUBTFUL)))
+        .where(condition(Flagged(), as_text(outcome.flags)))
     )
     found: dict[int, frozenset[str]] = {}
     with database.read() as transaction:
@@ -86,6 +96,7 @@ def placed_results(
     step: str | None = None,
     with_input: bool = False,
     after: Place | None = None,
+    flagged: Flagged | None = None,
 ) -> Iterator[Placed]:
     """Return `results`, each with its document's place, from the first document after a place on.
 
@@ -94,9 +105,11 @@ def placed_results(
     job = require(database, job_id)
     steps = _steps(database, job_id)
     if step is None and len(steps) > 1:
-        return _all_steps(database, steps, _documents(database, job, steps, with_input=with_input, after=after))
+        wanted = _Wanted(steps, with_input=with_input, after=after, flagged=flagged, flagged_at=steps)
+        return _all_steps(database, steps, _documents(database, job, wanted))
     way = way_to_named(steps, step)
-    return _one_step(database, way[-1], _documents(database, job, way, with_input=with_input, after=after))
+    wanted = _Wanted(way, with_input=with_input, after=after, flagged=flagged, flagged_at=way[-1:])
+    return _one_step(database, way[-1], _documents(database, job, wanted))
 
 
 def _one_step(database: Database, step: OpenStep, documents: Iterator[_WithOutcomes]) -> Iterator[Placed]:
@@ -181,7 +194,7 @@ def failures(database: Database, job_id: int) -> Iterator[dict[str, Any]]:
     elif (few := _few_failures(database, job, steps[0])) is not None:
         yield from (_failure(row.key, row) for row in few)
     else:
-        for document, outcomes, _ in _documents(database, job, steps):
+        for document, outcomes, _ in _documents(database, job, _Wanted(steps)):
             if 0 in outcomes and outcomes[0].status != "done":
                 yield _failure(document.key, outcomes[0])
     for row in _rejected(database, job.ingest_id):
@@ -193,7 +206,7 @@ def _failure(key: str, outcome: Any) -> dict[str, Any]:
 
 
 def _failures_by_step(database: Database, job: Job, steps: Sequence[OpenStep]) -> Iterator[dict[str, Any]]:
-    for document, outcomes, _ in _documents(database, job, steps):
+    for document, outcomes, _ in _documents(database, job, _Wanted(steps)):
         causes: dict[int, dict[str, Any]] = {}
         for step in steps:
             if step.input_step in causes:
@@ -256,35 +269,51 @@ def _rejections(database: Database, ingest_id: int) -> Iterator[Any]:
 _WithOutcomes = tuple[Any, dict[int, Any], str | None]  # a document, its outcomes by step, its text if asked for
 
 
-def _documents(
-    database: Database,
-    job: Job,
-    steps: Sequence[OpenStep],
-    *,
-    with_input: bool = False,
-    after: Place | None = None,
-) -> Iterator[_WithOutcomes]:
-    """Documents of the job in the order of the source, those after a place or all.
+@dataclass(frozen=True)
+class _Wanted:
+    """Outcomes of documents at `steps`, which has with each step those that lead to it.
 
-    `steps` holds with each step those that lead to it. Page by page: no transaction stays open while the caller
-    works.
+    Of documents after a place or all, and only of those whose flags at the steps `flagged_at` meet a condition.
     """
-    query = (
-        select(
-            Document.id,
-            Document.key,
-            Document.seq,
-            Document.content_id,
-            Document.meta,
-            Document.flags,
+
+    steps: Sequence[OpenStep]
+    with_input: bool = False
+    after: Place | None = None
+    flagged: Flagged | None = None
+    flagged_at: Sequence[OpenStep] = ()
+
+    def where(self, query: Select[*Ts]) -> Select[*Ts]:
+        """Return the query over documents, with the condition on flags."""
+        if self.flagged is None:
+            return query
+        # Joined loosely, so that the database reads the documents in their order and stops at the page's end.
+        query, outcomes = lineage.joined(query, self.steps, outer=True)
+        tables = [outcomes[step.seq].c for step in self.flagged_at]
+        written = [case((table.status == "done", as_text(table.flags)), else_="") for table in tables]
+        return query.where(
+            condition(self.flagged, as_text(Document.flags), *written),
+            or_(*(_is_done(table.status) for table in tables)),
         )
-        .where(visible(job))
-        .order_by(Document.seq, Document.id)
-        .limit(PAGE)
-    )
+
+
+def _is_done(status: ColumnElement[str | None]) -> ColumnElement[bool]:
+    return func.coalesce(status, "") == "done"
+
+
+def _documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_WithOutcomes]:
+    """Documents of the job in the order of the source.
+
+    Page by page: no transaction stays open while the caller works.
+    """
+    steps, with_input, after = wanted.steps, wanted.with_input, wanted.after
+    columns = (Document.id, Document.key, Document.seq, Document.content_id, Document.meta, Document.flags)
+    ordered = select(*columns).where(visible(job)).order_by(Document.seq, Document.id).limit(PAGE)
+    query = wanted.where(ordered)
     while True:
         following = query if after is None else query.where(tuple_(Document.seq, Document.id) > after)
         with database.read() as transaction:
+            if wanted.flagged is not None:
+                transaction.walk()
             page = transaction.execute(following).all()
             own = {document.id: document.content_id for document in page}
             outcomes = lineage.outcomes(transaction, steps, own, _OUTCOME)

@@ -54,6 +54,7 @@ class Manifest:
     complete: bool = False
     parts: tuple[Part, ...] = ()
     job_state: str = "done"  # or cancelled, or stopped: then these are the results that there are
+    flags: str | None = None  # the condition on flags that the results meet
 
     @property
     def documents(self) -> int:
@@ -67,6 +68,8 @@ class Manifest:
     def to_json(self) -> bytes:
         """The same parts are the same bytes: it says nothing of when or where."""
         values = {"manifest": _VERSION, **asdict(self), "documents": self.documents}
+        if self.flags is None:  # as earlier releases write it, and read it
+            del values["flags"]
         values["parts"] = values.pop("parts")  # the longest comes last
         return orjson.dumps(values, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
@@ -142,6 +145,7 @@ def _differing(found: Manifest, wanted: Manifest) -> str:
         "step": "step {0}, not {1}",
         "format": "format {0}, not {1}",
         "part_documents": "{0:,} documents a part, not {1:,}",
+        "flags": "{0} results, not {1}",
     }
     pairs = {name: (getattr(found, name), getattr(wanted, name)) for name in said}
     different = [name for name, (one, other) in pairs.items() if one != other]

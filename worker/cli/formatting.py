@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import textwrap
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
@@ -16,11 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from storage.core.flags import ordered
+from storage.core.outcomes import DOUBTFUL
+
 if TYPE_CHECKING:
     from storage.ingest.ingest import Counts
     from storage.readers import Source
+    from storage.results.flag_counts import FlagCounts
     from storage.results.status import JobStatus, StepStatus
 
+_FLAGS_WIDE = 64  # so that a terminal of 80 columns has room for them
 _SHOWN_KINDS = 10  # of files that were left out
 FORMULA = re.compile(r'[\s"]*[=+@＝＋－＠-]')  # after blanks and quotes too, which spreadsheets take away
 
@@ -123,6 +129,30 @@ def doubtful(outputs: int, n: int, by_flag: Counter[str]) -> str:
     return f"{n:,} of {outputs:,} outputs are flagged as doubtful{f' ({flags})' if flags else ''}."
 
 
+def flags(job: int, counts: Mapping[str, FlagCounts]) -> str:
+    """Return the numbers of results with each flag, of each step, and the command that writes the doubtful ones."""
+    lines: list[str] = []
+    for step, found in counts.items():
+        of_step = f"{step}, " if len(counts) > 1 else ""
+        for name, is_doubtful in (("doubtful", True), ("remarks", False)):
+            numbers = [
+                f"{flag} {n:,}" for flag, n in ordered(found.by_flag).items() if (flag in DOUBTFUL) is is_doubtful
+            ]
+            said = f"{of_step}{name}: {', '.join(numbers)}"
+            lines += textwrap.wrap(said, _FLAGS_WIDE, break_long_words=False) if numbers else []
+    if any(found.doubtful for found in counts.values()):
+        lines.append(f"`docmill results {job} --flagged` writes the doubtful ones")
+    return "\n".join(lines)
+
+
+def flags_as_json(counts: Mapping[str, FlagCounts]) -> dict[str, Any]:
+    """Return the same for machines: the sums over all steps, as for other counts, and each step's."""
+    doubtful = sum(found.doubtful for found in counts.values())
+    total = sum((found.by_flag for found in counts.values()), Counter[str]())
+    of_steps = {step: {"doubtful": found.doubtful, "flags": ordered(found.by_flag)} for step, found in counts.items()}
+    return {"doubtful": doubtful, "flags": ordered(total), "flags_by_step": of_steps}
+
+
 def as_json(status: JobStatus) -> dict[str, Any]:
     """A status for machines; the spec as its parts."""
     steps = [asdict(step) | {"spec": asdict(step.spec)} for step in status.steps]
@@ -142,8 +172,8 @@ def lost(status: JobStatus) -> str | None:
     return "; ".join(said) or None
 
 
-def of_status(status: JobStatus) -> dict[str, str]:
-    """A job's status, what is known of it by its name."""
+def of_status(status: JobStatus, counts: Mapping[str, FlagCounts] | None = None) -> dict[str, str]:
+    """A job's status, what is known of it by its name; with the flags of its results, if they were counted."""
     known = {
         "job": f"{status.id} ({status.state})",
         "task" if len(status.steps) == 1 else "steps": "\n".join(map(_step, status.steps)),
@@ -154,6 +184,7 @@ def of_status(status: JobStatus) -> dict[str, str]:
         "texts": f"{status.done:,} done, {status.failed:,} failed, {status.skipped:,} skipped, "
         f"{status.pending:,} to do" + (f" ({status.prior:,} had a result before)" if status.prior else ""),
         "truncated": f"{status.truncated:,} outputs stopped at the model's limit" if status.truncated else "",
+        "flags": flags(status.id, counts or {}),
         "shards": ", ".join(f"{n} {state}" for state, n in sorted(status.shards.items())) or "none",
         "tokens": f"{status.tokens_in:,} read, {status.tokens_out:,} written",
         "pace": pace(status),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import click
 
 from storage.core.database import Database
+from storage.core.flags import Flagged
 from storage.results.parts import Progress, export
 from storage.results.results import Placed
 from storage.results.status import JobStatus
@@ -43,13 +44,21 @@ def write_parts(
     *,
     step: str | None = None,
     replaced: bool = False,
+    flagged: Flagged | None = None,
 ) -> None:
     """Write a job's results as parts (see `storage.results.parts.export`), with a bar, and say what came of it."""
     try:
         with WritingBar() as shown:
             progress = PartsBar(status.documents, shown)
             written = export(
-                database, status.id, target, part_documents, step=step, replaced=replaced, progress=progress
+                database,
+                status.id,
+                target,
+                part_documents,
+                step=step,
+                replaced=replaced,
+                progress=progress,
+                flagged=flagged,
             )
     except FormatUnfit as error:
         raise click.BadParameter(str(error), param_hint="--out") from error

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from storage.results.flag_counts import FlagCounts
 from tests.worker.harness import Docmill
-from worker.cli.formatting import cell
+from worker.cli.formatting import cell, flags, flags_as_json
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-2+3", "@SUM(A1)", " =1+1", '"=1+1"', "\t=1", "\n=1", "＝1+1"])
@@ -41,3 +43,18 @@ def test_the_table_of_failures_holds_no_formula_and_the_lines_for_machines_hold_
     ]
     assert {len(row) for row in table} == {4}
     assert [json.loads(line)["id"] for line in embedded("failures", 1, "--json").stdout.splitlines()] == ids
+
+
+def test_numbers_of_flags_have_the_doubtful_ones_first_and_the_command_that_writes_them() -> None:
+    one = FlagCounts(3, Counter({"windowed": 9, "empty": 2, "empty_window": 1_001}))
+    assert flags(7, {"summarize": one}) == (
+        "doubtful: empty_window 1,001, empty 2\nremarks: windowed 9\n"
+        "`docmill results 7 --flagged` writes the doubtful ones"
+    )
+    none = FlagCounts(0, Counter())
+    assert flags(7, {"summarize": none}) == ""
+    two = {"gist": one, "line": FlagCounts(0, Counter({"reduced": 1}))}
+    assert "line, remarks: reduced 1" in flags(7, two)
+    total = flags_as_json(two)
+    assert (total["doubtful"], total["flags_by_step"]["line"]["flags"]) == (3, {"reduced": 1})
+    assert [*total["flags"]] == ["empty_window", "empty", "windowed", "reduced"]

@@ -9,8 +9,11 @@ import click
 import pytest
 
 from storage.core.database import Database
+from storage.core.flags import Flagged
+from storage.core.outcomes import DOUBTFUL
 from storage.results.status import JobStatus, read_status
 from tests.storage.builders import numbered, read, request
+from tests.worker.harness import Docmill
 from worker.cli.commands.results import Export, kinds_of, remarks, why_not
 
 OUT = Path("results.jsonl")
@@ -27,6 +30,7 @@ def status(database: Database) -> JobStatus:
     [
         (Export(7, OUT, part_documents=10, partial=True), "--partial is for one file"),
         (Export(7, OUT, overwrite=True), "--overwrite is for parts"),
+        (Export(7, OUT, flagged=DOUBTFUL, unflagged=DOUBTFUL), "--flagged and --unflagged exclude each other"),
         (Export(7, Path(__file__).parent), "--part-documents N writes parts into it"),
         (Export(7, Path("-"), part_documents=10), "parts need a folder"),
         (Export(7, Path("-"), "parquet"), "parquet needs a file"),
@@ -36,6 +40,32 @@ def test_options_that_exclude_each_other_are_refused(wanted: Export, says: str) 
     with pytest.raises(click.UsageError) as refused:
         wanted.check()
     assert says in refused.value.message
+
+
+def test_the_condition_on_flags_is_that_of_either_option() -> None:
+    assert Export(7, OUT).condition is None
+    assert Export(7, OUT, flagged=frozenset({"empty"})).condition == Flagged(frozenset({"empty"}))
+    assert Export(7, OUT, unflagged=DOUBTFUL).condition == Flagged(lacking=True)
+
+
+def test_results_are_written_and_counted_by_their_flags(embedded: Docmill) -> None:
+    source = embedded.folder / "letters.jsonl"
+    source.write_bytes(b'{"id": "a", "text": "caf\xe9"}\n{"id": "b", "text": "good"}\n')
+    embedded("run", source, "--task", "translate", "--model", "null", "--out", "out.jsonl")
+    assert [one["id"] for one in embedded.results(1, "--flagged", "invalid_utf8")] == ["a"]
+    assert [one["id"] for one in embedded.results(1, "--unflagged", "invalid_utf8,empty")] == ["b"]
+    assert [one["id"] for one in embedded.results(1, "--unflagged")] == ["a", "b"]
+    none = embedded("results", 1, "--flagged")
+    assert (none.stdout, none.stderr) == (
+        "",
+        "No result of job 1 carries such flags; `docmill status 1` counts them.\n",
+    )
+    assert "no flag is called 'loop'; there are " in embedded("results", 1, "--flagged", "loop", code=2).stderr
+    assert "docmill results 1 --flagged" in embedded("results", "--flagged", 1, code=2).stderr
+    status = embedded.json("status", 1)
+    assert (status["doubtful"], status["flags"]) == (0, {"invalid_utf8": 1})
+    assert status["flags_by_step"] == {"translate": {"doubtful": 0, "flags": {"invalid_utf8": 1}}}
+    assert "remarks: invalid_utf8 1" in embedded("status", 1).stdout
 
 
 def test_only_vectors_are_written_as_npy() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from storage.core.flags import DOUBTS, Flagged, named
+from storage.errors import FlagUnknown
 from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
 from worker.cli.declared_options import declared
@@ -23,10 +26,28 @@ if TYPE_CHECKING:
     from storage.results.status import JobStatus
 
 
+class FlagsType(click.ParamType[frozenset[str]]):
+    """Names of flags with commas between them."""
+
+    name = "FLAG,…"
+
+    def convert(
+        self, value: str | frozenset[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> frozenset[str]:
+        if not isinstance(value, str):
+            return value
+        try:
+            return named(name.strip() for name in value.split(","))
+        except FlagUnknown as error:
+            if value.isdecimal():
+                self.fail(f"{value} is no flag; write JOB before it: docmill results {value} --flagged", param, ctx)
+            self.fail(f"{error}; without a name it stands for all doubtful ones", param, ctx)
+
+
 @click.command(
     "results",
-    epilog="Example: docmill results 7 --out summaries.jsonl, or docmill results 7 --out summaries "
-    "--format parquet --part-documents 100000",
+    epilog="Examples: docmill results 7 --out summaries.jsonl, docmill results 7 --flagged, docmill results 7 "
+    "--unflagged --out good.parquet, or docmill results 7 --out summaries --format parquet --part-documents 100000",
 )
 @JOB
 @click.option(
@@ -39,6 +60,20 @@ if TYPE_CHECKING:
 @declared(PartsOptions)
 @click.option("--overwrite", is_flag=True, help="Replace the parts of another export in that folder.")
 @click.option("--step", help="Write only this step of a job with several steps.")
+@click.option(
+    "--flagged",
+    type=FlagsType(),
+    is_flag=False,
+    flag_value=DOUBTS,
+    help="Write only results with a doubtful flag, or with one of these flags: FLAG,FLAG.",
+)
+@click.option(
+    "--unflagged",
+    type=FlagsType(),
+    is_flag=False,
+    flag_value=DOUBTS,
+    help="Write only results without any doubtful flag, or without these flags.",
+)
 @click.option("--partial", is_flag=True, help="Write the finished results of a job that has not ended.")
 def results_command(
     job: int,
@@ -47,6 +82,8 @@ def results_command(
     part_documents: int | None,
     overwrite: bool,
     step: str | None,
+    flagged: frozenset[str] | None,
+    unflagged: frozenset[str] | None,
     partial: bool,
 ) -> int:
     """Write JOB's results, in the order of the source.
@@ -58,6 +95,10 @@ def results_command(
     "flags" and "meta", and a table has the columns of every step; --step writes one step as above. A file appears
     under its name only when it is complete.
 
+    --flagged writes the results to be doubted, --unflagged the others; both leave out documents without a result.
+    For a job with several steps, a flag of any step counts; with --step only that step's. docmill status JOB says
+    how many results have each flag.
+
     With --part-documents the folder gets part-00000.jsonl (or .csv, .parquet, .npy with its ids; compressed if the
     folder's name ends in .gz or .zst) and so on, and manifest.json, which lists the parts. The same command again
     keeps the finished parts and writes the missing ones. If the results have changed since, it writes all parts
@@ -66,7 +107,7 @@ def results_command(
     from storage.results.results import results
     from storage.results.status import read_status
 
-    wanted = Export(job, out, file_format, part_documents, overwrite, step, partial)
+    wanted = Export(job, out, file_format, part_documents, overwrite, step, partial, flagged, unflagged)
     wanted.check()
     with open_store(settings_from()) as database:
         status = read_status(database, job)
@@ -92,9 +133,20 @@ class Export:
     overwrite: bool = False
     step: str | None = None
     partial: bool = False
+    flagged: frozenset[str] | None = None
+    unflagged: frozenset[str] | None = None
+
+    @property
+    def condition(self) -> Flagged | None:
+        """The condition on the results' flags; None for all results."""
+        if self.flagged is not None:
+            return Flagged(self.flagged)
+        return None if self.unflagged is None else Flagged(self.unflagged, lacking=True)
 
     def check(self) -> None:
         """Refuse options that exclude each other, and a file or a folder that could not be written."""
+        if self.flagged is not None and self.unflagged is not None:
+            raise click.UsageError("--flagged and --unflagged exclude each other; leave one out")
         if self.part_documents is not None and self.partial:
             raise click.UsageError("--partial is for one file: what comes later would be missing in earlier parts")
         if self.part_documents is None and self.overwrite:
@@ -147,7 +199,20 @@ def _write(database: Database, status: JobStatus, wanted: Export) -> None:
         from worker.cli.parts import write_parts
 
         n = wanted.part_documents
-        write_parts(database, status, target, n, step=wanted.step, replaced=wanted.overwrite)
+        of = wanted.condition
+        write_parts(database, status, target, n, step=wanted.step, replaced=wanted.overwrite, flagged=of)
         return
-    rows, table = results(database, status.id, step=wanted.step), columns(database, status.id, wanted.step)
+    rows = iter(results(database, status.id, step=wanted.step, flagged=wanted.condition))
+    if wanted.condition is not None:
+        rows, is_none = _peeked(rows)
+        if is_none:
+            does = "lacks" if wanted.condition.lacking else "carries"
+            say(f"No result of job {status.id} {does} such flags; `docmill status {status.id}` counts them.")
+    table = columns(database, status.id, wanted.step)
     write_out(wanted.out, rows, wanted.file_format, status.documents, table)
+
+
+def _peeked(rows: Iterator[dict[str, Any]]) -> tuple[Iterator[dict[str, Any]], bool]:
+    """Return the rows again, and True if there are none."""
+    first = [*islice(rows, 1)]
+    return chain(first, rows), not first

@@ -16,7 +16,11 @@ from worker.cli.printing import answer_values, print_json
 @click.option("--watch", is_flag=True, help="Keep showing progress until the job ends.")
 @JSON
 def status_command(job: int, watch: bool, as_json: bool) -> int:
-    """Show JOB's progress: counts, tokens per second, time left, and the reason if it makes none."""
+    """Show JOB's progress: counts, tokens per second, time left, and the reason if it makes none.
+
+    "flags" says how many results carry each flag: first those that make an output doubtful, then other remarks.
+    """
+    from storage.results.flag_counts import count_flags
     from storage.results.status import read_status
 
     with open_store(settings_from()) as database:
@@ -26,8 +30,9 @@ def status_command(job: int, watch: bool, as_json: bool) -> int:
             status = follow(database, job)
         else:
             status = read_status(database, job)
+        flags = count_flags(database, job)
     if as_json:
-        print_json(formatting.as_json(status))
+        print_json(formatting.as_json(status) | formatting.flags_as_json(flags))
     else:
-        answer_values(formatting.of_status(status))
+        answer_values(formatting.of_status(status, flags))
     return OK

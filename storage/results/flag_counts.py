@@ -1,0 +1,65 @@
+"""Count the results of a job that carry each flag."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import orjson
+from sqlalchemy import func, or_, select
+
+from storage.core.database import Database
+from storage.core.flags import doubtful, name_of
+from storage.core.schema import Document, Job
+from storage.core.transaction import Transaction
+from storage.steps import lineage
+from storage.steps.flag_conditions import as_text
+from storage.steps.jobs import require
+from storage.steps.lineage import visible
+from storage.steps.steps import OpenStep, of_job, way_to
+
+_NONE = "[]"
+
+
+@dataclass(frozen=True)
+class FlagCounts:
+    """Numbers of a step's results: how many are `doubtful`, and how many carry each flag."""
+
+    doubtful: int
+    by_flag: Counter[str]
+
+    def __add__(self, other: FlagCounts) -> FlagCounts:
+        return FlagCounts(self.doubtful + other.doubtful, self.by_flag + other.by_flag)
+
+
+NO_FLAGS = FlagCounts(0, Counter())
+
+
+def count_flags(database: Database, job_id: int) -> dict[str, FlagCounts]:
+    """Return the counts of each step of a job, by its name. Raises NoSuchJob.
+
+    Each step is one aggregate without texts.
+    """
+    job = require(database, job_id)
+    with database.read() as transaction:
+        steps = of_job(transaction, job_id)
+        return {step.name: _counts(transaction, job, way_to(steps, step)) for step in steps}
+
+
+def _counts(transaction: Transaction, job: Job, way: list[OpenStep]) -> FlagCounts:
+    query, outcomes = lineage.joined(select().select_from(Document), way)
+    outcome = outcomes[way[-1].seq].c
+    flags = as_text(Document.flags), as_text(outcome.flags)
+    groups = transaction.execute(
+        query.add_columns(flags[0].label("of_document"), flags[1].label("of_output"), func.count().label("n"))
+        .where(visible(job), outcome.status == "done", or_(*(one != _NONE for one in flags)))
+        .group_by(*flags)
+    )
+    total = NO_FLAGS
+    for group in groups:
+        carried = {
+            name_of(flag) for written in (group.of_document, group.of_output) for flag in orjson.loads(written)
+        }
+        by_flag = Counter(dict.fromkeys(carried, group.n))
+        total += FlagCounts(group.n if doubtful(carried) else 0, by_flag)
+    return total

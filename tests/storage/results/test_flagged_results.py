@@ -1,0 +1,135 @@
+"""Results by their flags: those that carry some, those that carry none, and how many carry each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from storage.core.database import Database
+from storage.core.flags import Flagged, named
+from storage.core.outcomes import Outcome, Status
+from storage.errors import NoSuchJob, PartsRefused
+from storage.ingest import ingest
+from storage.leases.shards import Claim
+from storage.results import parts, results
+from storage.results.flag_counts import count_flags
+from storage.steps import jobs
+from storage.steps.steps import StepRequest
+from storage.writers import Target
+from tests.storage.builders import COPY, TRANSLATE, Record, gathered, numbered, read, request, shard, work
+from tests.storage.steps.test_steps import pipeline
+
+FLAGS = {
+    0: ("output_truncated", "windowed"),
+    1: ("windowed",),
+    2: (),
+    3: ("empty_window",),
+    4: ("language:fr", "language_uncertain"),
+    5: ("language:fr",),
+}
+
+
+def flagging(claim: Claim) -> list[Outcome]:
+    """An output for each text, with the flags of the number at its end."""
+    return [
+        Outcome(content_id, Status.DONE, text=f"out of {text}", flags=FLAGS[int(text[-1]) % 6])
+        for content_id, text in claim.texts
+    ]
+
+
+def worked(database: Database, n: int) -> int:
+    job = read(database, request(spec=TRANSLATE), numbered(n))
+    work(database, flagging)
+    jobs.finish(database)
+    return job.id
+
+
+def found(database: Database, job: int, *names: str, lacking: bool = False, step: str | None = None) -> set[str]:
+    flagged = Flagged(named(names), lacking) if names else Flagged(lacking=lacking)
+    return {one["id"] for one in results.results(database, job, flagged=flagged, step=step)}
+
+
+def test_results_are_those_with_a_doubtful_flag_or_with_those_that_are_named(database: Database) -> None:
+    job = worked(database, 6)
+    assert found(database, job) == {"k0", "k3", "k4"}
+    assert found(database, job, lacking=True) == {"k1", "k2", "k5"}
+    assert found(database, job, "windowed") == {"k0", "k1"}
+    assert found(database, job, "windowed", "empty_window") == {"k0", "k1", "k3"}
+    assert found(database, job, "windowed", lacking=True) == {"k2", "k3", "k4", "k5"}
+    assert found(database, job, "empty") == set()
+    # A name is not found within a longer one, and `language` is any.
+    assert found(database, job, "language") == found(database, job, "language:fr") == {"k4", "k5"}
+    assert found(database, job, "language:de") == set()
+
+
+def test_they_come_in_the_order_of_the_source_page_after_page(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "PAGE", 3)
+    job = worked(database, 40)
+    every = list(results.results(database, job, with_input=True))
+    for flagged in (Flagged(), Flagged(lacking=True)):
+        some = list(results.results(database, job, with_input=True, flagged=flagged))
+        doubted = [one for one in every if bool(flagged.names & {*one["flags"]}) is not flagged.lacking]
+        assert some == doubted
+        assert len(some) > 6
+
+
+def test_flags_of_the_document_count_as_those_of_its_output(database: Database) -> None:
+    job = jobs.open_job(database, request())
+    mended: list[Record] = [("a", "text 2", {}, ("invalid_utf8@17",), 0), ("b", "text 1", {}, ("windowed",), 1)]
+    ingest.end(database, job, ingest.add(database, job, gathered(*mended)))
+    work(database, flagging)
+    assert found(database, job.id, "invalid_utf8") == {"a"}
+    assert found(database, job.id, "invalid_utf8", lacking=True) == {"b"}
+    counts = count_flags(database, job.id)["copy"]
+    assert (counts.doubtful, counts.by_flag) == (0, {"invalid_utf8": 1, "windowed": 1})
+
+
+def test_of_several_steps_a_flag_of_any_counts_and_with_a_step_only_its_own(database: Database) -> None:
+    steps = (StepRequest("english", TRANSLATE), StepRequest("copy", COPY, "english"))
+    job = read(database, pipeline(steps=steps), numbered(6)).id
+
+    def work_both(claim: Claim) -> list[Outcome]:
+        if shard(database, claim.shard_id).lane == "translate":
+            return flagging(claim)
+        return [
+            Outcome(key, Status.FAILED, reason="it would not")
+            if text.endswith("0")
+            else Outcome(key, Status.DONE, text="x", flags=("empty",) if text.endswith("2") else ())
+            for key, text in claim.texts
+        ]
+
+    work(database, work_both)
+    assert found(database, job) == {"k0", "k2", "k3", "k4"}
+    assert found(database, job, lacking=True) == {"k1", "k5"}
+    assert found(database, job, step="copy") == {"k2"}
+    assert found(database, job, lacking=True, step="copy") == {"k1", "k3", "k4", "k5"}
+    counts = count_flags(database, job)
+    assert [*counts] == ["english", "copy"]
+    assert (counts["english"].doubtful, counts["copy"].doubtful) == (3, 1)
+    assert counts["copy"].by_flag == {"empty": 1}
+
+
+def test_results_with_each_flag_are_counted_by_document(database: Database) -> None:
+    job = read(database, request(), [("a", "text 0"), ("b", "text 0"), ("c", "text 1"), ("d", "text 2")])
+    assert count_flags(database, job.id)["copy"].by_flag == {}
+    work(database, flagging)
+    counts = count_flags(database, job.id)["copy"]
+    assert (counts.doubtful, counts.by_flag) == (2, {"windowed": 3, "output_truncated": 2})
+    with pytest.raises(NoSuchJob):
+        count_flags(database, 7)
+
+
+def test_parts_hold_them_too_and_go_on_only_with_the_same_condition(database: Database, tmp_path: Path) -> None:
+    job, target = worked(database, 12), Target.of(tmp_path / "parts", "jsonl")
+    parts.export(database, job, target, 2, flagged=Flagged())
+    written = parts.export(database, job, target, 2, flagged=Flagged())
+    assert (written.documents, written.parts, written.new) == (6, 3, 0)
+    with pytest.raises(PartsRefused, match="flagged doubtful results, not all"):
+        parts.export(database, job, target, 2)
+    with pytest.raises(PartsRefused, match="flagged doubtful results, not unflagged empty"):
+        parts.export(database, job, target, 2, flagged=Flagged(frozenset({"empty"}), lacking=True))
+    assert parts.export(database, job, target, 2, replaced=True).documents == 12
+    assert b'"flags"' not in (tmp_path / "parts" / "manifest.json").read_bytes()
