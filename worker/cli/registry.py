@@ -31,6 +31,7 @@ COMMANDS = {
     "priority": Command(WORK, "Change a job's priority."),
     "cancel": Command(WORK, "Stop a job; finished results stay."),
     "results": Command(RESULTS, "Write a job's results as JSON lines, CSV, Parquet or an array."),
+    "report": Command(RESULTS, "Write a page about a job: cost, flags, failures, examples."),
     "failures": Command(RESULTS, "List the documents without a result, with the reasons."),
     "search": Command(RESULTS, "Find the documents of a corpus that are nearest to a text."),
     "corpus": Command(CORPORA, "List, show or remove corpora and documents; trace a text."),

@@ -1,0 +1,33 @@
+"""`docmill report`: the command, on a job of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.worker.harness import Docmill
+
+
+@pytest.fixture
+def docmill(tmp_path: Path) -> Docmill:
+    docmill = Docmill(tmp_path, {})
+    docmill.loads_models = False
+    return docmill
+
+
+def test_a_report_is_one_file_about_a_job(docmill: Docmill, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"id": "x", "text": "Mail to anna@example.org <script>1</script>"}\n')
+    docmill("run", "--task", "redact", tmp_path / "a.jsonl")
+    said = docmill("report", 1)
+    assert "Wrote the report on job 1 to report-1.html." in said.stderr
+    written = (docmill.folder / "report-1.html").read_text()
+    assert "&lt;script&gt;" in written
+    assert "<mark>EMAIL</mark>" in written
+    assert not docmill("report", 1, "--no-text", "--out", tmp_path / "b.html").stdout
+    assert "anna" not in (tmp_path / "b.html").read_text()
+
+
+def test_a_job_or_a_folder_that_is_not_there_is_refused(docmill: Docmill, tmp_path: Path) -> None:
+    assert "there is no job 9" in docmill("report", 9, code=2).stderr
+    assert "there is no folder" in docmill("report", 9, "--out", tmp_path / "no" / "a.html", code=2).stderr

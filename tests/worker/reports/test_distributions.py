@@ -1,0 +1,49 @@
+"""Ranges of lengths and of shares, and samples of a stream."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from worker.reports.distributions import Lengths, Sample, Shares
+
+
+def test_each_range_of_lengths_is_twice_as_wide_as_the_one_before() -> None:
+    lengths = Lengths()
+    for length in (1, 2, 3, 4, 9, 15, 1023, 1024):
+        lengths.add(length)
+    assert lengths.ranges() == [
+        ("1", 1), ("2–3", 2), ("4–7", 1), ("8–15", 2), ("16–31", 0), ("32–63", 0), ("64–127", 0), ("128–255", 0),
+        ("256–511", 0), ("512–1,023", 1), ("1,024–2,047", 1),
+    ]  # fmt: skip
+    assert Lengths().ranges() == []
+
+
+def test_shares_fall_into_tenths_and_one_into_the_last() -> None:
+    shares = Shares()
+    for share in (0.0, 0.05, 0.1, 0.95, 1.0):
+        shares.add(share)
+    assert [n for _, n in shares.ranges()] == [2, 1, 0, 0, 0, 0, 0, 0, 0, 2]
+    assert shares.ranges()[-1][0] == "0.9–1.0"
+    assert Shares().ranges() == []
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_each_item_of_a_stream_has_the_same_chance(size: int) -> None:
+    drawn: Counter[int] = Counter()
+    for seed in range(3_000):
+        sample: Sample[int] = Sample(size, seed)
+        for item in range(10):
+            sample.add(item)
+        assert len({*sample.items}) == size
+        drawn.update(sample.items)
+    expected = 3_000 * size / 10
+    assert all(abs(drawn[item] - expected) < 5 * expected**0.5 for item in range(10))
+
+
+def test_a_short_stream_is_its_sample() -> None:
+    sample: Sample[str] = Sample(3)
+    for item in "ab":
+        sample.add(item)
+    assert sample.items == ["a", "b"]

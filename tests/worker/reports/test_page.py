@@ -1,0 +1,120 @@
+"""The page of a report: what it says of a job, and what hostile texts do in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from storage.core.database import Database
+from storage.core.outcomes import Outcome, Reason, Status
+from storage.leases.shards import Claim
+from storage.results.status import read_status
+from storage.steps.jobs import JobRequest
+from storage.steps.steps import StepRequest
+from tests.storage.builders import COPY, read, request, work
+from worker.reports.facts import gather
+from worker.reports.page import page, seen
+
+HOSTILE = {
+    "<script>alert(1)</script>": "<script>document.title='x'</script><img src=x onerror=f()></style></bdi></body>",
+    "template": "{{ 7 * 7 }} {% include 'page.css' %}",
+    "marks and controls": "Pay \u202e31.12\u202c now\u200b, مرحبا bell \x07 escape \x1b[31m tab\tend\nline",
+}
+
+
+class _Read(HTMLParser):
+    """The tags, attributes and texts of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+        self.text = " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def _page(database: Database, job_id: int, *, with_text: bool = True) -> str:
+    return page(gather(database, read_status(database, job_id), with_text=with_text), 1.8e9, "1.2.3")
+
+
+def _doubted(claim: Claim) -> list[Outcome]:
+    """The text itself, flagged; a text of one word fails."""
+    return [
+        Outcome(key, Status.DONE, text=text, flags=("output_truncated",), tokens_in=40, tokens_out=7)
+        if " " in text
+        else Outcome(key, Status.FAILED, reason="it is <b>short</b>", reason_class=Reason.DOCUMENT)
+        for key, text in claim.texts
+    ]
+
+
+def test_hostile_texts_are_shown_and_do_nothing(database: Database) -> None:
+    job = read(database, request(corpus="</title><script>1</script>"), [*HOSTILE.items()])
+    work(database, _doubted)
+    found = _Read(_page(database, job.id))
+    assert {"script", "img", "iframe", "link", "object"}.isdisjoint(found.tags)
+    names = {name for name, _ in found.attributes}
+    assert not [name for name in names if name.startswith("on")]
+    assert names.isdisjoint({"src", "href", "srcdoc", "action"})
+    addresses = [value or "" for name, value in found.attributes if not name.startswith("xmlns")]
+    assert not [value for value in addresses if "//" in value]
+    assert found.tags.count("body") == found.tags.count("html") == 1
+    for shown in (
+        "</style></bdi></body>",
+        "{{ 7 * 7 }}",
+        "[U+202E]31.12[U+202C] now[U+200B], مرحبا",
+        "bell [U+0007]",
+    ):
+        assert shown in "".join(found.texts)
+
+
+def test_a_page_counts_what_was_asked_computed_flagged_and_failed(database: Database) -> None:
+    texts = [("a", "two words"), ("b", "two words"), ("c", "three more words"), ("d", "one"), ("e", "one")]
+    job = read(database, request(), texts)
+    work(database, _doubted)
+    text = _Read(_page(database, job.id)).text
+    assert "Documents 5" in text
+    assert "5 results were asked for, and 3 texts were computed." in text
+    assert "2 results could be shared with another document of the same text." in text
+    assert "output_truncated doubt 3 100.0 %" in text
+    assert "document it is <b>short</b> 2" in text
+    assert "Examples with the flag output_truncated" in text
+    assert "Input three more words Output three more words" in text
+
+
+def test_without_texts_a_page_has_no_text_id_or_reason_of_a_document(database: Database) -> None:
+    job = read(database, request(), [("secret-id", "two words"), ("d", "one")])
+    work(database, _doubted)
+    text = _Read(_page(database, job.id, with_text=False)).text
+    assert "output_truncated" in text
+    assert not [word for word in ("secret-id", "two words", "short") if word in text]
+
+
+def test_each_step_is_shown_beside_what_it_read(database: Database) -> None:
+    second = replace(COPY, revision="sha256:2")
+    steps = (StepRequest("first", COPY), StepRequest("second", second, "first"))
+    job = read(database, JobRequest("books", "a.jsonl", steps), [("a", "apple tree")])
+    work(
+        database, lambda claim: [Outcome(key, Status.DONE, text=f"{text}!", tokens_in=2) for key, text in claim.texts]
+    )
+    text = _Read(_page(database, job.id)).text
+    assert "Results of first 1 document has a result." in text
+    assert "Input apple tree Output apple tree!" in text
+    assert "Input apple tree! Output apple tree!!" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("a\tb\nc é", "a\tb\nc é"), ("\x00\u2066\ufeff", "[U+0000][U+2066][U+FEFF]")]
+)
+def test_characters_that_steer_how_a_text_is_shown_are_written_as_codes(text: str, shown: str) -> None:
+    assert seen(text) == shown

@@ -1,0 +1,81 @@
+"""`docmill report`: write a page about a job."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from worker.cli.context import open_store, settings_from
+from worker.cli.exit_codes import OK
+from worker.cli.options import JOB
+from worker.cli.output_files import check_out
+from worker.cli.printing import say
+
+if TYPE_CHECKING:
+    from storage.core.database import Database
+    from storage.results.status import JobStatus
+    from worker.reports.facts import Facts
+
+
+@click.command("report", epilog="Example: docmill report 7 --out report.html")
+@JOB
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="Write the page to this file; report-JOB.html in this folder if not given.",
+)
+@click.option("--no-text", is_flag=True, help="Leave out texts, ids of documents and reasons of failures.")
+def report_command(job: int, out: Path | None, no_text: bool) -> int:
+    """Write a page of HTML about JOB, for people who do not use the command line.
+
+    The page says what ran on what, what it cost, and what deduplication and earlier results saved. It shows the
+    throughput, the distributions of lengths, the flags with examples side by side, and the failures by reason. It
+    is one file, needs no network, runs no script and prints well. It has texts of documents on it, unless you give
+    --no-text.
+    """
+    from storage.results.status import read_status
+
+    target = Path(f"report-{job}.html") if out is None else out
+    check_out(target, "jsonl")
+    _check_installed()
+    with open_store(settings_from()) as database:
+        status = read_status(database, job)
+        facts = _gather(database, status, with_text=not no_text)
+    _write(target, facts)
+    say(f"Wrote the report on job {job} to {target}.")
+    return OK
+
+
+def _check_installed() -> None:
+    from storage.core.installation import install
+    from worker.extras import EXTRAS
+
+    if not EXTRAS["report"].is_installed:
+        raise click.UsageError(f"reports need other libraries: {install('report')}")
+
+
+def _gather(database: Database, status: JobStatus, *, with_text: bool) -> Facts:
+    from worker.cli.show import SHOWN_EVERY, WritingBar
+    from worker.reports.facts import gather
+
+    with WritingBar() as shown:
+
+        def seen(n: int) -> None:
+            if n % SHOWN_EVERY == 0:
+                shown.update(n, status.documents, "documents read")
+
+        return gather(database, status, with_text=with_text, seen=seen)
+
+
+def _write(target: Path, facts: Facts) -> None:
+    from storage.writers.files import whole_file
+    from worker.reports.page import page
+
+    text = page(facts, time.time(), version("docmill"))
+    with whole_file(target) as file:
+        file.write(text.encode())

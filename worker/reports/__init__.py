@@ -1,0 +1,1 @@
+"""Reports on a job, as a page that people read."""

@@ -1,0 +1,61 @@
+"""Draw a report's charts as SVG, without scripts, whose colours are those of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+SIZE = {"width": 560, "height": 220}
+_SVG = "{http://www.w3.org/2000/svg}"
+MOST_LABELS = 6
+
+
+def bars(counts: Sequence[tuple[str, int]], label: str) -> str:
+    """Return a chart with a bar for each range and the number in it."""
+    import pygal
+
+    chart = pygal.Bar(**_options([name for name, _ in counts]), order_min=0, formatter="{:,.0f}".format)
+    chart.add(label, [n for _, n in counts])
+    return _as_svg(chart, label)
+
+
+def line(points: Sequence[tuple[str, float]], label: str) -> str:
+    """Return a chart with a line through these points, whose area is filled."""
+    import pygal
+
+    labels = [name for name, _ in points]
+    every = max(1, -(-len(labels) // MOST_LABELS))
+    options = _options(labels) | {"show_minor_x_labels": False, "x_labels_major": labels[::every]}
+    chart = pygal.Line(**options, fill=True, show_dots=False, formatter="{:,.0f}".format)
+    chart.add(label, [round(y, 1) for _, y in points])
+    return _as_svg(chart, label)
+
+
+def _options(labels: Sequence[str]) -> dict[str, Any]:
+    plain = {
+        "show_legend": False,
+        "js": [],
+        "include_x_axis": True,
+        "margin": 6,
+        "truncate_label": -1,
+        "max_scale": 8,
+    }
+    return {**SIZE, **plain, "x_labels": labels}
+
+
+def _as_svg(chart: Any, label: str) -> str:
+    """Return the chart under a label, without the library's scripts and style: the page has its own."""
+    root = chart.render_tree()
+    for parent in [*root.iter()]:
+        for child in [*parent]:
+            if child.tag in {f"{_SVG}script", f"{_SVG}style", "script", "style"} or not isinstance(child.tag, str):
+                parent.remove(child)
+    root.set("role", "img")
+    root.set("aria-label", label)
+    return _written(root)
+
+
+def _written(root: Any) -> str:
+    from pygal.etree import etree
+
+    return str(etree.tostring(root, encoding="unicode"))

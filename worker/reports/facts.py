@@ -1,0 +1,132 @@
+"""Gather what a report says of a job, in one pass over its results."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from storage.core.database import Database
+from storage.core.outcomes import DOUBTFUL
+from storage.results.results import failures, results
+from storage.results.status import JobStatus, StepStatus
+from storage.results.work import FinishedShard, RuntimeUse, finished_shards, runtimes
+from worker.reports.distributions import Lengths, Sample, Shares
+
+EXAMPLES = 3  # of each flag, and of results without one
+LONGEST = 2_000  # characters of an example
+
+
+class Pair(NamedTuple):
+    """A document's input of a step and its output, as far as they are shown."""
+
+    id: str
+    input: str
+    output: str
+    flags: tuple[str, ...]
+
+
+@dataclass
+class StepFacts:
+    """Counts of one step's results, and a few of the results."""
+
+    status: StepStatus
+    results: int = 0
+    tokens_in: Lengths = field(default_factory=Lengths)
+    tokens_out: Lengths = field(default_factory=Lengths)
+    confidence: Shares = field(default_factory=Shares)
+    flags: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, Sample[Pair]] = field(default_factory=dict)
+    samples: Sample[Pair] = field(default_factory=lambda: Sample(EXAMPLES))
+
+    def flags_by_doubt(self) -> list[tuple[str, int, bool]]:
+        """Return each flag, its count, and True if it is a doubt; doubts first, then by count."""
+        found = [(flag, n, flag in DOUBTFUL) for flag, n in self.flags.items()]
+        return sorted(found, key=lambda one: (not one[2], -one[1], one[0]))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The contents of a report. Failures are counted by class and reason, most of them first."""
+
+    status: JobStatus
+    steps: list[StepFacts]
+    runtimes: list[RuntimeUse]
+    shards: list[FinishedShard]
+    failures: list[tuple[str, str, int]]
+    with_text: bool
+
+
+def gather(
+    database: Database, status: JobStatus, *, with_text: bool = True, seen: Callable[[int], None] = lambda _: None
+) -> Facts:
+    """Return the facts of a job. `seen` is told the number of documents that were read so far.
+
+    Without texts no document's text, id or output is kept, and a failure counts by its class alone: its reason may
+    name a file or a field. Raises NoSuchJob.
+    """
+    steps = {step.name: StepFacts(step) for step in status.steps}
+    for number, (row, by_step) in enumerate(_by_step(database, status, with_text), 1):
+        for name, result in by_step.items():
+            _count(steps[name], result)
+            if with_text:
+                _keep(database, steps[name], row, by_step, result)
+        seen(number)
+    why = Counter(
+        (str(row["class"] or row["status"]), str(row["reason"] or "") if with_text else "")
+        for row in failures(database, status.id)
+    )
+    return Facts(
+        status,
+        [*steps.values()],
+        runtimes(database, status.id),
+        [*finished_shards(database, status.id)],
+        [(*reason, n) for reason, n in why.most_common()],
+        with_text,
+    )
+
+
+def _by_step(
+    database: Database, status: JobStatus, with_text: bool
+) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Yield each document that has results, with its results by the step's name."""
+    several = len(status.steps) > 1
+    for row in results(database, status.id, with_input=with_text):
+        yield row, row["steps"] if several else {status.steps[0].name: row}
+
+
+def _count(step: StepFacts, result: Mapping[str, Any]) -> None:
+    step.results += 1
+    step.tokens_in.add(result["tokens_in"])
+    if result["tokens_out"]:
+        step.tokens_out.add(result["tokens_out"])
+    if result.get("confidence") is not None:
+        step.confidence.add(result["confidence"])
+    step.flags.update(result["flags"])
+
+
+def _keep(
+    database: Database,
+    step: StepFacts,
+    row: Mapping[str, Any],
+    by_step: Mapping[str, Any],
+    result: Mapping[str, Any],
+) -> None:
+    before = step.status.input
+    read = row["input"] if before is None else by_step.get(before, {}).get("text", "")
+    pair = Pair(row["id"], _cut(read), _cut(_shown(database, step, result)), tuple(result["flags"]))
+    for flag in pair.flags:
+        step.examples.setdefault(flag, Sample(EXAMPLES)).add(pair)
+    if DOUBTFUL.isdisjoint(pair.flags):
+        step.samples.add(pair)
+
+
+def _shown(database: Database, step: StepFacts, result: Mapping[str, Any]) -> str:
+    if isinstance(result.get("text"), str):
+        return str(result["text"])
+    return database.kind_of(step.status.spec.kind).output.shown(result)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text) - LONGEST:,} more characters)"

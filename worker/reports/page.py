@@ -1,0 +1,118 @@
+"""Write a report as one page of HTML that needs no network and runs no script."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worker.reports import charts
+from worker.reports.facts import Facts, Pair, StepFacts
+from worker.reports.marks import Part, marked
+from worker.reports.timeline import device_seconds, timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FOLDER = Path(__file__).parent
+# Characters that change how the text around them is shown, and controls that are no white space.
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
+
+
+def page(facts: Facts, made_at: float, version: str) -> str:
+    """Return the page. `made_at` is in seconds since 1970; times on the page are in UTC."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "n": "{:,}".format,
+        "of": _counted,
+        "time": _time,
+        "duration": _duration,
+        "seen": seen,
+        "percent": _percent,
+    }
+    template = environment.get_template("page.html.j2")
+    at_work = device_seconds(facts.shards)
+    return template.render(
+        facts=facts,
+        status=facts.status,
+        made_at=made_at,
+        version=version,
+        throughput=_throughput(facts),
+        device_s=sum(at_work.values()),
+        workers=len(at_work),
+        saved=_saved(facts, sum(at_work.values())),
+        distributions=_distributions,
+        compared=_compared,
+    )
+
+
+def seen(text: str) -> str:
+    """Return a text in which characters that steer how it is shown are written as their code, such as [U+202E]."""
+    return UNSEEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
+
+
+def _compared(pair: Pair) -> tuple[Sequence[Part], Sequence[Part]]:
+    return marked(pair.input, pair.output)
+
+
+def _throughput(facts: Facts) -> str | None:
+    found = timeline(facts.shards)
+    if found is None or len(found.rates) < 2:
+        return None
+    points = [(_clock(found.start + n * found.width_s), rate) for n, rate in enumerate(found.rates)]
+    return charts.line(points, "Tokens per second over time, UTC")
+
+
+def _distributions(step: StepFacts) -> list[tuple[str, str]]:
+    """Return titles and charts."""
+    named = {
+        "Results by tokens read": step.tokens_in.ranges(),
+        "Results by tokens written": step.tokens_out.ranges(),
+        "Results by confidence": step.confidence.ranges(),
+    }
+    return [(title, charts.bars(ranges, title)) for title, ranges in named.items() if ranges]
+
+
+def _saved(facts: Facts, device_s: float) -> dict[str, Any]:
+    """Return the texts that were computed, those that others had paid for, and the seconds that this saved."""
+    status = facts.status
+    asked = sum(step.results if step.status.input is not None else status.documents for step in facts.steps)
+    computed = sum(shard.texts for shard in facts.shards)
+    spared = max(0, asked - computed)
+    return {
+        "asked": asked,
+        "computed": computed,
+        "same": max(0, asked - status.texts),
+        "prior": status.prior,
+        "device_s": device_s / computed * spared if computed else 0.0,
+    }
+
+
+def _counted(n: int, name: str) -> str:
+    return f"{n:,} {name}{'' if n == 1 else 's'}"
+
+
+def _time(seconds: float | None) -> str:
+    return "—" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _clock(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "—"
