@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +45,25 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
+class Likelihood:
+    """The log-probabilities (natural logarithms) of the tokens that were written: their sum, and the least of them.
+
+    The least is None where a library gives the sum alone.
+    """
+
+    total: float
+    least: float | None
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Generated:
     """A generated text; ``truncated`` when the model was stopped by its length limit."""
 
     text: str
     tokens: int
     truncated: bool = False
+    likelihood: Likelihood | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +77,20 @@ class Several:
         return sum(output.tokens for output in self.outputs)
 
 
+class Scale(Enum):
+    """The meaning of labels' scores."""
+
+    ONE = auto()  # one of the labels is right, and the scores say which
+    EACH = auto()  # each score is the probability of its label, whatever the others are
+    FREE = auto()  # no choice: a regression, say
+
+
 @dataclass(frozen=True, slots=True)
 class Labels:
     """A score for each label of a window."""
 
     scores: Mapping[str, float]
+    scale: Scale = Scale.ONE
 
 
 @dataclass(frozen=True, slots=True)

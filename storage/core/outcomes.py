@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from storage.core.normalize import normalize, normalize_json
-from storage.outputs.base import Output, OutputType
+from storage.outputs.base import CONFIDENCE, Output, OutputType
 
 TRUNCATED = "output_truncated"  # the flag of an output that stopped at the model's limit
 DOUBTFUL = frozenset({TRUNCATED, "empty", "empty_window", "language_uncertain", "not_reduced"})
@@ -40,7 +40,9 @@ class Outcome:
     ``text``, ``vector`` and ``data`` hold the output as its type says (`storage.outputs.output_types`). ``vector``
     has little-endian float32 bytes: ``dim`` values, or ``windows × dim`` row by row, in which case ``data`` has
     ``{"dim": …, "windows": [[start, end], …]}`` in characters of the text. ``reason`` is a sentence for people,
-    without the document's text.
+    without the document's text. ``confidence`` (0 to 1) is what `tasks.confidence` says for the kind of task; None
+    where it is not known. Of a text that a model wrote, ``mean_logprob`` and ``least_logprob`` are the mean and the
+    least of its tokens' log-probabilities (natural logarithms).
     """
 
     content_id: int
@@ -53,6 +55,9 @@ class Outcome:
     flags: tuple[str, ...] = ()
     tokens_in: int = 0
     tokens_out: int = 0
+    confidence: float | None = None
+    mean_logprob: float | None = None
+    least_logprob: float | None = None
 
     @classmethod
     def done(
@@ -72,8 +77,9 @@ class Outcome:
 
     def refused(self, reason: str) -> Outcome:
         """Return a failure in the place of an outcome that cannot be stored."""
+        failed = replace(self, status=Status.FAILED, reason=reason, reason_class=Reason.MODEL)
         return replace(
-            self, status=Status.FAILED, text=None, vector=None, data=None, reason=reason, reason_class=Reason.MODEL
+            failed, text=None, vector=None, data=None, confidence=None, mean_logprob=None, least_logprob=None
         )
 
 
@@ -88,7 +94,7 @@ def checked(outcome: Outcome, output: OutputType) -> Outcome:
 def storable(outcome: Outcome) -> Outcome:
     """Return the outcome as every database can store it, flagged where its output had to be mended.
 
-    An outcome whose data has no JSON form fails.
+    An outcome whose data has no JSON form fails. Numbers about its confidence that are not finite are left out.
     """
     data, in_data = _as_json(outcome.data)
     if outcome.data is not None and data is None:
@@ -97,7 +103,8 @@ def storable(outcome: Outcome) -> Outcome:
     flags = [normalize(flag)[0] for flag in outcome.flags]
     flags += [flag for flag in map(_of_output, sorted({*in_text, *in_data})) if flag not in flags]
     reason = None if outcome.reason is None else normalize(outcome.reason)[0]
-    return replace(outcome, text=text, data=data, reason=reason, flags=tuple(flags))
+    kept: dict[str, Any] = {name: _finite(getattr(outcome, name)) for name in CONFIDENCE}
+    return replace(outcome, text=text, data=data, reason=reason, flags=tuple(flags), **kept)
 
 
 def _of_output(flag: str) -> str:
@@ -113,6 +120,10 @@ def _as_json(value: Any) -> tuple[Any, tuple[str, ...]]:
     except (TypeError, RecursionError):
         return None, ()
     return (mended, replaced) if _is_finite(mended) else (None, ())
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _is_finite(value: Any) -> bool:

@@ -265,6 +265,9 @@ class OutcomeRow(Base):
     runtime_id = column(int, ForeignKey("runtime.id"), nullable=True)
     output_id = column(int, ForeignKey("content.id"), nullable=True)  # the output as a later step's content
     created_at = column(float)
+    confidence = column(float, nullable=True)
+    mean_logprob = column(float, nullable=True)
+    least_logprob = column(float, nullable=True)
 
     __table_args__ = (
         Index("ix_outcome_content_id", "content_id"),

@@ -12,6 +12,7 @@ from storage.core.database import Database
 from storage.core.outcomes import REFUSED, TRUNCATED, Known, Outcome, storable
 from storage.core.transaction import Transaction
 from storage.errors import ValueRefused
+from storage.outputs.base import CONFIDENCE
 
 T = TypeVar("T")
 
@@ -96,6 +97,7 @@ def _put(
             "tokens_in": outcome.tokens_in,
             "tokens_out": outcome.tokens_out,
             "runtime_id": runtime_id,
+            **{name: getattr(outcome, name) for name in CONFIDENCE},
         }
         for outcome in outcomes
     ]

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 Params = Mapping[str, Any]  # of a spec
 
+# The columns of outcomes that say how sure a model was, which are also keys of results.
+CONFIDENCE = ("confidence", "mean_logprob", "least_logprob")
+
 
 @dataclass(frozen=True)
 class Output:
@@ -36,11 +39,15 @@ class Stored(Protocol):
 
 
 class OutputType(ABC):
-    """The type of a kind's outputs. `plural` names them in messages; `feeds_steps` if a later step can read them."""
+    """The type of a kind's outputs. `plural` names them in messages; `feeds_steps` if a later step can read them.
+
+    `confidence` has those of `CONFIDENCE` that outputs of the type may have.
+    """
 
     name: str
     plural: str
     feeds_steps = False
+    confidence: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return self.name.upper()
@@ -56,6 +63,10 @@ class OutputType(ABC):
     @abstractmethod
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
         """Return the columns of outputs under a spec with these parameters."""
+
+    def confidence_columns(self, params: Params) -> tuple[OutputColumn, ...]:
+        """Return the columns about the confidence of outputs under a spec with these parameters."""
+        return tuple(column(name, Form.NUMBER, f"_{name}", _of_outcome(name)) for name in self.confidence)
 
     def items(self, params: Params) -> tuple[str, Mapping[str, Form]] | None:
         """Return the key of a list in `data` that has a view with a row for each item, and the items' fields.
@@ -73,6 +84,10 @@ def column(
     name: str, form: Form, suffix: str | None = None, sql: Callable[[FromClause], ColumnElement[Any]] | None = None
 ) -> OutputColumn:
     return OutputColumn(name, form, lambda result: result.get(name), suffix, sql)
+
+
+def _of_outcome(name: str) -> Callable[[FromClause], ColumnElement[Any]]:
+    return lambda outcome: outcome.c[name]
 
 
 def in_data(form: Form, *keys: str | int) -> Callable[[FromClause], ColumnElement[Any]]:

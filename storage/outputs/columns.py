@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, FromClause
 
 Result: TypeAlias = Mapping[str, Any]  # a result as `storage.results.results` gives it
+AnyColumn = TypeVar("AnyColumn", bound="Column")
 
 
 class Form(Enum):
@@ -89,3 +90,13 @@ class OutputColumn(Column):
 def row_of(columns: Sequence[Column], result: Result) -> dict[str, Any]:
     """Return a row of a table with these columns."""
     return {column.name: column.value(result) for column in columns}
+
+
+def unclashing(columns: Iterable[AnyColumn], taken: Iterable[str]) -> list[AnyColumn]:
+    """Return the columns whose names are not taken already, nor by an earlier one of them."""
+    names, kept = {*taken}, list[AnyColumn]()
+    for column in columns:
+        if column.name not in names:
+            names.add(column.name)
+            kept.append(column)
+    return kept

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from storage.json_values import Json
-from storage.outputs.base import Output, OutputType, Params, Stored, column, in_data
+from storage.outputs.base import CONFIDENCE, Output, OutputType, Params, Stored, column, in_data
 from storage.outputs.columns import Form, OutputColumn, Result
 from storage.outputs.lists import forms_of, in_order, items_of, line_of
 from storage.outputs.property_forms import form_of
@@ -41,6 +41,7 @@ class _Text(OutputType):
     name = "text"
     plural = "texts"
     feeds_steps = True
+    confidence = CONFIDENCE
     _fields: Mapping[str, type] = {"text": str, "start": int, "end": int, "score": float}
 
     def stored(self, texts: Sequence[str]) -> Output:
@@ -85,6 +86,9 @@ class _Text(OutputType):
         several = column(TEXTS, Form.TEXTS, f"_{TEXTS}", in_data(Form.TEXTS, TEXTS))
         cited = column(SENTENCES, Form.SENTENCES, f"_{SENTENCES}", in_data(Form.SENTENCES, SENTENCES))
         return (text, *((several,) if params.get(N, 1) > 1 else ()), *((cited,) if RANKING in params else ()))
+
+    def confidence_columns(self, params: Params) -> tuple[OutputColumn, ...]:
+        return () if RANKING in params else super().confidence_columns(params)
 
     def items(self, params: Params) -> tuple[str, Mapping[str, Form]] | None:
         return (SENTENCES, forms_of(self._fields)) if RANKING in params else None
@@ -173,6 +177,7 @@ class _Labels(OutputType):
 
     name = "labels"
     plural = "labels"
+    confidence = CONFIDENCE[:1]
     _fields: Mapping[str, type] = {"label": str, "score": float}
 
     def stored(self, scores: Iterable[tuple[str, float]]) -> Output:
@@ -216,6 +221,7 @@ class _Spans(OutputType):
 
     name = "spans"
     plural = "spans"
+    confidence = CONFIDENCE[:1]
     _fields: Mapping[str, type] = {"label": str, "text": str, "start": int, "end": int, "score": float}
 
     def stored(self, text: str, spans: Iterable[tuple[str, int, int, float]]) -> Output:
@@ -261,6 +267,7 @@ class _Record(OutputType):
 
     name = "record"
     plural = "records"
+    confidence = CONFIDENCE
 
     def stored(self, record: Mapping[str, Any], citations: Mapping[str, Any] | None = None) -> Output:
         """Return a record as it is stored."""
@@ -301,6 +308,7 @@ class _Redacted(OutputType):
     name = "redacted"
     plural = "redacted texts"
     feeds_steps = True
+    confidence = CONFIDENCE[:1]
     _fields: Mapping[str, type] = {
         "label": str,
         "text": str,

@@ -2,14 +2,15 @@
 
 Columns: `id`, `meta`, `flags`, `document` (the text), and for each step those of its output (`STEP` is a text,
 `STEP_vector` float32 numbers, little-endian; see `storage.outputs.output_types`), `STEP_status` (done, failed,
-skipped, blocked, or NULL while it is to be computed) and `STEP_reason`. A step that finds spans has a view beside it,
-with a row for each. The views follow the corpus; a pipeline that is added again gets new ones.
+skipped, blocked, or NULL while it is to be computed) and `STEP_reason`; then those of each step's confidence, unless
+another column has the name. A step that finds spans has a view beside it, with a row for each. The views follow the
+corpus; a pipeline that is added again gets new ones.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -113,7 +114,23 @@ def _of_documents(transaction: Transaction, corpus: str, opened: Sequence[OpenSt
         query = query.add_columns(
             *columns, status.label(f"{step.name}_status"), outcome.c.reason.label(f"{step.name}_reason")
         )
+    query = query.add_columns(
+        *_of_confidence(transaction, opened, outcomes, [one.name for one in query.selected_columns])
+    )
     return query.where(_current(corpus))
+
+
+def _of_confidence(
+    transaction: Transaction, opened: Sequence[OpenStep], outcomes: Mapping[int, FromClause], taken: Collection[str]
+) -> list[ColumnElement[Any]]:
+    """Return the columns of the steps' confidence. Steps may have names that leave no place for one of them."""
+    expressions = {
+        step.name + (column.suffix or ""): column.sql(outcomes[step.seq])
+        for step in opened
+        for column in transaction.kind_of(step.lane).output.confidence_columns(step.params)
+        if column.sql is not None
+    }
+    return [expression.label(name) for name, expression in expressions.items() if name not in taken]
 
 
 def _of_items(

@@ -20,8 +20,8 @@ from storage.core.outcomes import DOUBTFUL
 from storage.core.pages import pages
 from storage.core.schema import Content, Document, Job, OutcomeRow, Rejection
 from storage.core.transaction import Transaction
-from storage.outputs.base import OutputType
-from storage.outputs.columns import Column, Form, Result
+from storage.outputs.base import CONFIDENCE, OutputType
+from storage.outputs.columns import Column, Form, Result, unclashing
 from storage.steps import lineage
 from storage.steps.flag_conditions import as_text, condition
 from storage.steps.jobs import require
@@ -48,12 +48,12 @@ def results(
 ) -> Iterator[dict[str, Any]]:
     """Yield a step's done documents: {"id", "task", OUTPUT, "tokens_in", "tokens_out", "flags", "meta"}.
 
-    OUTPUT is the JSON form of the kind's output type: "text", "vector", "labels", "spans" or "data". Of a job with
-    several steps, where none is named, the documents for which any step is done: {"id", "steps", "flags", "meta"},
-    and "steps" has of each step that is done, by its name, what else has a line of its own. A vector is a float32
-    array (dim,), or (windows, dim) where every window was kept: then "windows" has their offsets in characters.
-    `with_input` adds the document's text as "input". `flagged` is a condition on the flags: of several steps the
-    document has those of all. Raises NoSuchJob, NoSuchStep and UnknownKind.
+    OUTPUT is the JSON form of the kind's output type: "text", "vector", "labels", "spans" or "data". Those of
+    `CONFIDENCE` that are known come last. Of a job with several steps, where none is named, the documents for which
+    any step is done: {"id", "steps", "flags", "meta"}, and "steps" has of each step that is done, by its name, what
+    else has a line of its own. A vector is a float32 array (dim,), or (windows, dim) where every window was kept:
+    then "windows" has their offsets in characters. `with_input` adds the text as "input". `flagged` is a condition on
+    the flags: of several steps the document has those of all. Raises NoSuchJob, NoSuchStep and UnknownKind.
     """
     found = placed_results(database, job_id, step=step, with_input=with_input, flagged=flagged)
     yield from islice((row for _, row in found), limit)
@@ -123,6 +123,7 @@ def _one_step(database: Database, step: OpenStep, documents: Iterator[_WithOutco
             **_result(output, step, outcome),
             "flags": [*document.flags, *outcome.flags],
             "meta": document.meta,
+            **_confidence(outcome),
         }
         yield (document.seq, document.id), result if text is None else result | {"input": text}
 
@@ -131,9 +132,13 @@ def _all_steps(database: Database, steps: Sequence[OpenStep], documents: Iterato
     types = {step: database.kind_of(step.lane).output for step in steps}
     for document, outcomes, text in documents:
         done = {
-            step.name: {**_result(types[step], step, outcomes[step.seq]), "flags": outcomes[step.seq].flags}
+            step.name: {
+                **_result(types[step], step, outcome),
+                "flags": outcome.flags,
+                **_confidence(outcome),
+            }
             for step in steps
-            if step.seq in outcomes and outcomes[step.seq].status == "done"
+            if (outcome := outcomes.get(step.seq)) is not None and outcome.status == "done"
         }
         if done:
             result = {"id": document.key, "steps": done, "flags": document.flags, "meta": document.meta}
@@ -143,6 +148,11 @@ def _all_steps(database: Database, steps: Sequence[OpenStep], documents: Iterato
 def _result(output: OutputType, step: OpenStep, outcome: Any) -> dict[str, Any]:
     tokens = {"tokens_in": outcome.tokens_in, "tokens_out": outcome.tokens_out}
     return {"task": step.lane, **output.result(outcome), **tokens}
+
+
+def _confidence(outcome: Any) -> dict[str, float]:
+    found = {name: getattr(outcome, name) for name in CONFIDENCE}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def columns(database: Database, job_id: int, step: str | None = None) -> tuple[Column, ...]:
@@ -160,16 +170,24 @@ def columns(database: Database, job_id: int, step: str | None = None) -> tuple[C
             if column.suffix is not None
         ]
         flags = Column("flags", Form.TEXTS, partial(_flags_of, [one.name for one in steps]))
-        return (Column.of("id", Form.TEXT), *outputs, flags, Column.of("meta", Form.JSON))
+        whole = (Column.of("id", Form.TEXT), *outputs, flags, Column.of("meta", Form.JSON))
+        of_steps = [
+            column.of_step(one.name)
+            for one in steps
+            for column in database.kind_of(one.lane).output.confidence_columns(one.params)
+        ]
+        return (*whole, *unclashing(of_steps, [column.name for column in whole]))
     one = way_to_named(steps, step)[-1]
+    output = database.kind_of(one.lane).output
     return (
         Column.of("id", Form.TEXT),
         Column.of("task", Form.TEXT),
-        *database.kind_of(one.lane).output.columns(one.params),
+        *output.columns(one.params),
         Column.of("tokens_in", Form.INTEGER),
         Column.of("tokens_out", Form.INTEGER),
         Column.of("flags", Form.TEXTS),
         Column.of("meta", Form.JSON),
+        *output.confidence_columns(one.params),
     )
 
 
@@ -342,6 +360,9 @@ _OUTCOME = (
     OutcomeRow.flags,
     OutcomeRow.tokens_in,
     OutcomeRow.tokens_out,
+    OutcomeRow.confidence,
+    OutcomeRow.mean_logprob,
+    OutcomeRow.least_logprob,
 )
 
 

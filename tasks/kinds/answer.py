@@ -21,6 +21,7 @@ from tasks.kinds import answer_prompts
 from tasks.kinds.answer_prompts import answer_in
 from tasks.kinds.answer_spans import Answers, ScoredWindow, Span, best_answers
 from tasks.kinds.base import Again, BuiltIn, Computed, Plan, TaskKind, Traits, windowed
+from tasks.kinds.confidence import Confidence, least
 from tasks.kinds.options import MOST, Beams, Option, Sampling, Windowed
 from tasks.kinds.questions import NO_ANSWER, SCORE, SPANS, questions_by_name
 from tasks.models.families import Family
@@ -90,6 +91,11 @@ class Answering:
             text, windows, longest=self.longest, count=self.count, with_null=self.threshold is not None
         )
 
+    def probability(self, answers: Answers) -> float | None:
+        """Return the probability of the answer, or of "no answer" where that is given; None where it is not known."""
+        answer = answers.answer(self.threshold or 0.0)
+        return answers.no_answer if answer is None else answer.score
+
     def columns(self, name: str, text: str, answers: Answers) -> dict[str, Any]:
         """Return the columns of a question's answer."""
         answer = answers.answer(self.threshold or 0.0)
@@ -151,14 +157,21 @@ class Answer:
             return computed.failed("The model's scores for this text are not finite.")
         each = [computations] * len(self.questions.names) if self.pairs is None else _by_question(computations)
         record: dict[str, Any] = {}
+        sure: list[float | None] = []
         flags = list(windowed(computed.windows))
         for name, one in zip(self.questions.names, each, strict=True):
             if (written := _written(one)) is not None:
                 record[name] = written.answer
                 flags += ["output_truncated"] if written.truncated else []
             else:
-                record |= self.answering.columns(name, text, self._found(text, one))
-        return computed.done(data=dict(RECORD.stored(record).data or {}), flags=dict.fromkeys(flags))
+                answers = self._found(text, one)
+                record |= self.answering.columns(name, text, answers)
+                sure.append(self.answering.probability(answers))
+        return computed.done(
+            data=dict(RECORD.stored(record).data or {}),
+            flags=dict.fromkeys(flags),
+            confidence=Confidence(least(sure)) if sure else None,
+        )
 
     def _found(self, text: str, computations: Sequence[Computation]) -> Answers:
         if any(isinstance(output, Spans) for _, output in computations):

@@ -25,7 +25,7 @@ The flags of an outcome, beside those that the document itself brings from its r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from storage.core.kinds import WRITING_SIZE, ShardSize, StoredKind
@@ -34,6 +34,7 @@ from storage.core.specs import Spec
 from storage.outputs.base import OutputType
 from tasks.errors import TaskError
 from tasks.heads import Head
+from tasks.kinds.confidence import Confidence, written
 from tasks.kinds.options import KindOptions
 from tasks.models import null
 from tasks.models.families import Family, family
@@ -80,10 +81,15 @@ class Computed:
         vector: bytes | None = None,
         data: dict[str, Any] | None = None,
         flags: Iterable[str] = (),
+        confidence: Confidence | None = None,
     ) -> Outcome:
-        """Return the outcome of the text, with its output as its type stores it."""
+        """Return the outcome of the text, with its output as its type stores it.
+
+        Without a ``confidence`` it is that of what a model wrote, if one did.
+        """
         found = Outcome(self.content_id, Status.DONE, text=text, vector=vector, data=data, flags=tuple(flags))
-        return replace(found, tokens_in=self.tokens_in, tokens_out=self.tokens_out)
+        sure = written(self.outputs) if confidence is None else confidence
+        return replace(found, tokens_in=self.tokens_in, tokens_out=self.tokens_out, **asdict(sure))
 
     def failed(self, reason: str) -> Outcome:
         """Return a failure of the model at this text."""

@@ -23,7 +23,7 @@ from tasks.kinds.label_scores import Combination
 from tasks.kinds.labels import words_by_label
 from tasks.kinds.options import MOST, TOP_K, Option, Windowed
 from tasks.models.families import Family, classifier, entailment
-from tasks.outputs import Labels
+from tasks.outputs import Labels, Scale
 from tasks.windows.windows import Coder, Window, cut
 
 PLACE = "{}"
@@ -48,14 +48,15 @@ class Classify:
         return cut(texts, coder)
 
     def join(self, computed: Computed) -> Outcome | Again:
-        windows, weights = [], []
+        windows, weights, scale = [], [], Scale.ONE
         for window, output in zip(computed.windows, computed.outputs, strict=True):
             if window.encoded is None:  # only white space
                 continue
             assert isinstance(output, Labels)
             windows.append(output.scores)
             weights.append(window.encoded.tokens)
-        return self.combination.outcome(computed, windows, weights)
+            scale = output.scale
+        return self.combination.outcome(computed, windows, weights, scale)
 
 
 def hypotheses(params: Mapping[str, Any]) -> dict[str, str]:

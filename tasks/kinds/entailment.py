@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from storage.core.outcomes import Outcome
 from tasks.kinds.base import Again, Computed
 from tasks.kinds.label_scores import Combination
-from tasks.outputs import Labels
+from tasks.outputs import Labels, Scale
 from tasks.windows.windows import Coder, Window, cut
 
 # The two logits of a pair, by their names in a backend's output.
@@ -64,7 +64,8 @@ class Entailment:
         each = len(self.sentences)
         starts = range(0, len(logits), each)
         windows = [self._scores(logits[start : start + each]) for start in starts]
-        return self.combination.outcome(computed, windows, [sum(tokens[start : start + each]) for start in starts])
+        weights = [sum(tokens[start : start + each]) for start in starts]
+        return self.combination.outcome(computed, windows, weights, Scale.EACH if self.multi_label else Scale.ONE)
 
     def _scores(self, logits: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """Return a window's score for each label, from the logits of its pairs."""

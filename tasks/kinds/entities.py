@@ -14,6 +14,7 @@ from storage.outputs.output_types import SPANS
 from tasks.heads import Head
 from tasks.kinds.aggregation import Strategy
 from tasks.kinds.base import Again, Computed, TaskKind, Traits, windowed
+from tasks.kinds.confidence import Confidence, least
 from tasks.kinds.tagging import AGGREGATION, NOT_FINITE, Tagging, tagged
 from tasks.models.families import Family
 from tasks.windows.overlapping import cut_overlapping
@@ -34,7 +35,8 @@ class Entities:
         if found is None:
             return computed.failed(NOT_FINITE)
         stored = SPANS.stored(computed.text, found)
-        return computed.done(data=dict(stored.data or {}), flags=windowed(computed.windows))
+        sure = Confidence(least(score for *_, score in found))
+        return computed.done(data=dict(stored.data or {}), flags=windowed(computed.windows), confidence=sure)
 
 
 def _recipe(spec: Spec, _traits: Traits) -> Entities:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from storage.core.outcomes import Outcome
 from storage.outputs.output_types import LABELS
 from tasks.kinds.base import Computed, windowed
+from tasks.kinds.confidence import Confidence, margin
+from tasks.outputs import Scale
 
 Scores = Mapping[str, float]
 
@@ -36,11 +38,12 @@ class Combination:
     take_max: bool = False
     top_k: int = 0
 
-    def outcome(self, computed: Computed, windows: Sequence[Scores], weights: Sequence[int]) -> Outcome:
+    def outcome(self, computed: Computed, windows: Sequence[Scores], weights: Sequence[int], scale: Scale) -> Outcome:
         """Return the outcome of a text from the scores of its windows, and how many tokens each has."""
         if not all(math.isfinite(score) for scores in windows for score in scores.values()):
             return computed.failed("The model's scores for this text are not finite.")
         scores = max_scores(windows) if self.take_max else mean_scores(windows, weights)
         best = sorted(scores.items(), key=lambda one: -one[1])
         kept = LABELS.stored(best[: self.top_k or None])
-        return computed.done(kept.text, data=dict(kept.data or {}), flags=windowed(computed.windows))
+        sure = Confidence(margin([*scores.values()], scale))
+        return computed.done(kept.text, data=dict(kept.data or {}), flags=windowed(computed.windows), confidence=sure)

@@ -20,6 +20,7 @@ from tasks.errors import BadOption
 from tasks.heads import Head
 from tasks.kinds.aggregation import Strategy
 from tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, windowed
+from tasks.kinds.confidence import Confidence, least
 from tasks.kinds.options import Option
 from tasks.kinds.replacements import Finding, Method, replaced, replacing, whole_words
 from tasks.kinds.tagging import AGGREGATION, NOT_FINITE, Tagging, tagged
@@ -59,14 +60,17 @@ class Redact:
         findings = [
             Finding(one.label, one.start, one.end, 1.0) for one in patterns.found(text, self.patterns, self.regions)
         ]
-        findings += [
+        of_model = [
             Finding(label.upper(), *whole_words(text, start, end), score)
             for label, start, end, score in named
             if not self.entities or label in self.entities
         ]
-        redacted, spans = replaced(text, findings, self.replacement)
+        redacted, spans = replaced(text, [*findings, *of_model], self.replacement)
         return computed.done(
-            redacted, data={"spans": [asdict(one) for one in spans]}, flags=windowed(computed.windows)
+            redacted,
+            data={"spans": [asdict(one) for one in spans]},
+            flags=windowed(computed.windows),
+            confidence=Confidence(least(one.score for one in of_model)),
         )
 
 

@@ -25,6 +25,7 @@ from tasks.backends.decoder_only.next_tokens import (
 )
 from tasks.backends.decoder_only.rowcache import RowCache
 from tasks.backends.generation_files import Opening, require_keys_and_values
+from tasks.backends.log_probabilities import Tally, of_chosen
 from tasks.backends.static import Computed, Items, StaticLoop
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
@@ -56,6 +57,7 @@ class Row:
     number: int = 0
     written: list[int] = field(default_factory=list)
     matcher: LLMatcher | None = None
+    tally: Tally = field(default_factory=Tally)
 
     @property
     def tokens(self) -> int:
@@ -253,13 +255,7 @@ class CausalBackend:
     def _take_out(self, flight: Flight, logits: torch.Tensor) -> list[Computed]:
         """Choose each row's next token, and take those out that end with it."""
         rows = flight.rows
-        logits = of_rows(logits, rows)
-        if self._constraint is not None:
-            logits = self._constraint.masked(logits, [row.matcher for row in rows if row.matcher is not None])
-        for row, token in zip(rows, next_tokens(logits, rows, self._of_batch), strict=True):
-            row.written.append(token)
-            if row.matcher is not None:
-                row.matcher.consume_token(token)
+        self._choose(rows, logits)
         done = [(place, output) for place, row in enumerate(rows) if (output := self._ended(row)) is not None]
         outputs = self._complete(flight, [(rows[place], output) for place, output in done])
         assert flight.cache is not None
@@ -272,6 +268,20 @@ class CausalBackend:
         if not rows:
             flight.cache = None
         return outputs
+
+    def _choose(self, rows: Sequence[Row], logits: torch.Tensor) -> None:
+        """Choose each row's next token, and note its log-probability among those that a schema allows."""
+        scores = of_rows(logits, rows)
+        if self._constraint is not None:
+            scores = self._constraint.masked(scores, [row.matcher for row in rows if row.matcher is not None])
+            logits = logits.masked_fill(scores.isneginf(), float("-inf")) if scores is not logits else logits
+        tokens = next_tokens(scores, rows, self._of_batch)
+        chosen = zip(rows, tokens.tolist(), of_chosen(logits, tokens).tolist(), strict=True)
+        for row, token, log_probability in chosen:
+            row.written.append(token)
+            row.tally.add(log_probability)
+            if row.matcher is not None:
+                row.matcher.consume_token(token)
 
     def _complete(self, flight: Flight, done: Sequence[tuple[Row, Output]]) -> list[Computed]:
         """Return the windows that are done, now that these rows are. A window may have several rows."""
@@ -291,11 +301,11 @@ class CausalBackend:
         written, how = row.written, self._decoding
         if row.matcher is not None and row.matcher.is_stopped():
             assert self._constraint is not None
-            return self._constraint.output(row.matcher, written)
+            return self._constraint.output(row.matcher, written, row.tally.likelihood)
         at_end = written[-1] in how.ends
         stopped = bool(how.stop) and self._completion.stops(written[-self._seen_stop :])
         closed = bool(how.closing) and self._completion.closes(written[-self._seen_stop :])
         full = len(written) >= how.most_new_tokens(len(row.ids))
         if not (at_end or stopped or closed or full):
             return None
-        return self._completion.generated(written, at_end=at_end or closed)
+        return self._completion.generated(written, at_end=at_end or closed, likelihood=row.tally.likelihood)

@@ -14,7 +14,7 @@ from storage.core.outcomes import Reason
 from storage.outputs.output_types import SCHEMA
 from tasks.backends.generation_files import Opening
 from tasks.errors import CannotServe
-from tasks.outputs import Failure, Generated
+from tasks.outputs import Failure, Generated, Likelihood
 from tasks.schemas import grammar
 
 if TYPE_CHECKING:
@@ -64,17 +64,19 @@ class Constraint:
         logits[:, width:] = float("-inf")  # rows of the output layer that no token has
         return logits
 
-    def output(self, matcher: LLMatcher, written: Sequence[int]) -> Generated | Failure:
+    def output(
+        self, matcher: LLMatcher, written: Sequence[int], likelihood: Likelihood | None = None
+    ) -> Generated | Failure:
         """Return the output of a row whose state is at an end: the end of the record, or an error."""
         if matcher.is_error():
             return Failure("The grammar of the schema failed at this output: it may be too large.", Reason.MODEL)
-        return record(self._tokenizer, written)
+        return record(self._tokenizer, written, likelihood)
 
 
-def record(tokenizer: LLTokenizer, written: Sequence[int]) -> Generated:
+def record(tokenizer: LLTokenizer, written: Sequence[int], likelihood: Likelihood | None = None) -> Generated:
     """Return the output of a row that came to the end of its record, byte by byte as the grammar had it."""
     kept = [token for token in written if token not in tokenizer.eos_tokens]
-    return Generated(tokenizer.decode_str(kept), len(written))
+    return Generated(tokenizer.decode_str(kept), len(written), likelihood=likelihood)
 
 
 def unpacked_here(words: npt.NDArray[np.int32], _device: torch.device) -> torch.Tensor:

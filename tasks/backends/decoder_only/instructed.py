@@ -24,7 +24,7 @@ from tasks.kinds.base import Traits
 from tasks.kinds.instructions import Instruction, instruction
 from tasks.languages import language_codes
 from tasks.models import families
-from tasks.outputs import Generated
+from tasks.outputs import Generated, Likelihood
 from tasks.windows.windows import LanguageCoders
 
 if TYPE_CHECKING:
@@ -70,13 +70,13 @@ class Completion:
         """Return True if these tokens contain a stop string of the model's own, which may be a special token."""
         return cut_at(self._text(written, special=True), self.decoding.closing) is not None
 
-    def generated(self, written: Sequence[int], *, at_end: bool) -> Generated:
+    def generated(self, written: Sequence[int], *, at_end: bool, likelihood: Likelihood | None = None) -> Generated:
         """Return the output of these tokens: truncated unless the model came to its end or to a text to stop at."""
         text = self._text(written)
         cut = cut_at(text, self.decoding.stop)
         kept = text if cut is None else cut
         kept = kept.strip() if self.decoding.stripped else kept
-        return Generated(kept, len(written), truncated=not at_end and cut is None)
+        return Generated(kept, len(written), truncated=not at_end and cut is None, likelihood=likelihood)
 
     def _text(self, ids: Sequence[int], *, special: bool = False) -> str:
         return str(self.tokens.tokenizer.decode(ids, skip_special_tokens=not special))

@@ -95,10 +95,10 @@ def of_rows(logits: torch.Tensor, rows: Sequence[Choosing]) -> torch.Tensor:
     return torch.cat(changed)
 
 
-def next_tokens(logits: torch.Tensor, rows: Sequence[Choosing], of_batch: LogitsProcessorList) -> list[int]:
-    """Return a token for each row of ``logits`` (rows, vocabulary), float32, which may be masked."""
+def next_tokens(logits: torch.Tensor, rows: Sequence[Choosing], of_batch: LogitsProcessorList) -> torch.Tensor:
+    """Return a token (rows,) for each row of ``logits`` (rows, vocabulary), float32, which may be masked."""
     scores: torch.Tensor = of_batch(None, logits)
     generators = [row.generator for row in rows]
     if all(generator is None for generator in generators):
-        return list(scores.argmax(dim=-1).tolist())
-    return drawn(scores, generators).tolist()
+        return scores.argmax(dim=-1)
+    return drawn(scores, generators)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from storage.search.knn import cosines
-from tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
+from tasks.outputs import Labels, Output, Scale, SpanScores, TokenScores, Vector
 from tasks.windows.windows import Encoded
 
 Outputs = Callable[[Sequence[Encoded], dict[str, Tensor]], Sequence[Output]]
@@ -28,6 +28,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
 SCORES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {"none": lambda logits: logits, "sigmoid": torch.sigmoid, "softmax": lambda logits: logits.softmax(-1)}
 )
+SCALES: Mapping[str, Scale] = MappingProxyType({"none": Scale.FREE, "sigmoid": Scale.EACH, "softmax": Scale.ONE})
 # The products of a classifier's head, from the first token's state, with the activation after each.
 _OF_FIRST: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType(
     {
@@ -59,8 +60,9 @@ class Scoring:
 
     def labels(self, logits: Tensor) -> list[Labels]:
         """Return the scores for logits (windows, labels)."""
-        rows = SCORES[self.scores](logits.float()).cpu().tolist()
-        return [Labels(dict(zip(self.names, (row[place] for place in self.places), strict=True))) for row in rows]
+        rows, scale = SCORES[self.scores](logits.float()).cpu().tolist(), SCALES[self.scores]
+        of_places = [[row[place] for place in self.places] for row in rows]
+        return [Labels(dict(zip(self.names, row, strict=True)), scale) for row in of_places]
 
 
 @dataclass(frozen=True)

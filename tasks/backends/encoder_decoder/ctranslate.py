@@ -185,8 +185,10 @@ class CTranslateBackend:
 
     def _collect(self, flight: Flight) -> Sequence[Output]:
         with _errors(self._device):
-            found = [result.result().hypotheses[0] for result in flight.results]
-        return self._generation.outputs([self._options.written(list(map(int, words))) for words in found])
+            found = [result.result() for result in flight.results]
+        return self._generation.outputs(
+            [self._options.written([*map(int, one.hypotheses[0])], one.scores[0]) for one in found]
+        )
 
 
 def divided(items: Items, parts: int) -> Iterator[Items]:

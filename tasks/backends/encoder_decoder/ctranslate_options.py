@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.backends.encoder_decoder.generation import Generation, as_ids
+from tasks.backends.log_probabilities import Written
 from tasks.errors import Unsuited
+from tasks.outputs import Likelihood
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -27,10 +29,16 @@ class Options:
     ends: frozenset[int]
     most_new_tokens: int
 
-    def written(self, ids: Sequence[int]) -> list[int]:
-        """The tokens as transformers would have them: with the end that it forces at the limit."""
+    def written(self, ids: Sequence[int], score: float) -> Written:
+        """The tokens as transformers would have them: with the end that it forces at the limit.
+
+        A score is the sum of the tokens' log-probabilities, after masks, for a token raised to the length penalty.
+        The prefix counts as tokens of probability 1.
+        """
+        chosen, total = len(ids) - len(self.prefix), score * len(ids) ** self.arguments.get("length_penalty", 1.0)
         cut = self.forced_end is not None and len(ids) == self.most_new_tokens - 1 and ids[-1:] != [self.forced_end]
-        return [*ids, self.forced_end] if cut and self.forced_end is not None else list(ids)
+        whole = [*ids, self.forced_end] if cut and self.forced_end is not None else list(ids)
+        return Written(whole, Likelihood(total, None, chosen))
 
 
 def inexact(generation: Generation) -> str | None:
@@ -81,6 +89,7 @@ def options(generation: Generation, model: str) -> Options:
         "no_repeat_ngram_size": settings.no_repeat_ngram_size or 0,
         "max_input_length": 0,
         "return_end_token": True,
+        "return_scores": True,
         "end_token": [str(end) for end in ends],
     }
     if generation.beams > 1:

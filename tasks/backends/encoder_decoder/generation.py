@@ -12,6 +12,7 @@ from storage.steps.templates import keeps_white_space
 from tasks.backends.decoding import NEUTRAL_AT_ONE, SAME, SHAPES, cut_at, require_least, sampled
 from tasks.backends.encoder_decoder import task_prefixes
 from tasks.backends.generation_files import Opening
+from tasks.backends.log_probabilities import Written
 from tasks.backends.tokens import TokenCoder, Tokens
 from tasks.errors import CannotServe
 from tasks.kinds import answer_prompts
@@ -19,7 +20,7 @@ from tasks.kinds.answer import require_room
 from tasks.kinds.base import Traits
 from tasks.kinds.instructions import instruction
 from tasks.models import families
-from tasks.outputs import Generated
+from tasks.outputs import Generated, Likelihood
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -104,19 +105,20 @@ class Generation:
         names = sorted(name for name, value in asked if not _plain(name, value))
         return ["do_sample", *names] if self.settings.do_sample else names
 
-    def outputs(self, written: Sequence[Sequence[int]]) -> list[Generated]:
+    def outputs(self, written: Sequence[Written]) -> list[Generated]:
         """The texts of token ids without the start token; what follows an end token or is negative is padding."""
-        written = [[token for token in ids if token >= 0] for ids in written]
-        texts = self.tokens.tokenizer.batch_decode(written, skip_special_tokens=True)
-        return [self._generated(text, ids) for text, ids in zip(texts, written, strict=True)]
+        kept = [[token for token in one.ids if token >= 0] for one in written]
+        texts = self.tokens.tokenizer.batch_decode(kept, skip_special_tokens=True)
+        likelihoods = [one.likelihood for one in written]
+        return [self._generated(*each) for each in zip(texts, kept, likelihoods, strict=True)]
 
-    def _generated(self, text: str, ids: Sequence[int]) -> Generated:
+    def _generated(self, text: str, ids: Sequence[int], likelihood: Likelihood | None) -> Generated:
         tokens = next((place + 1 for place, token in enumerate(ids) if token in self.ends), len(ids))
         cut = cut_at(text, self._stop)
         # At the limit, a forced end looks like an end of the model's own.
         truncated = cut is None and tokens >= self.most_new_tokens
         kept = text if cut is None else cut
-        return Generated(kept.strip() if self._stripped else kept, tokens, truncated=truncated)
+        return Generated(kept.strip() if self._stripped else kept, tokens, truncated, likelihood)
 
 
 def _plain(name: str, value: object) -> bool:

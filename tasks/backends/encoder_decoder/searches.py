@@ -15,6 +15,8 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from tasks.backends.draws import drawn
+from tasks.backends.log_probabilities import Tally, Written, of_chosen
+from tasks.outputs import Likelihood
 
 if TYPE_CHECKING:
     from transformers import Cache, GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
@@ -24,8 +26,6 @@ _LEAVING = 0.125
 _CACHES = ("cache", "past_key_values")
 # What is added to a score that must not be chosen. Not infinite, so that what processors forbid is worse still.
 _NEVER = -1e9
-# Stands after the last token of a row; no token has this number.
-PADDING = -1
 
 
 def shrinking_rows(
@@ -33,10 +33,11 @@ def shrinking_rows(
     input_ids: torch.Tensor,
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
     generators: Sequence[torch.Generator] | None = None,
     **model_kwargs: Any,
-) -> torch.Tensor:
-    """Return what generate's own search without beams writes, shape (rows, longest), with PADDING after each end.
+) -> list[Written]:
+    """Return what generate's own search without beams writes for each row, with the token that it begins with.
 
     It is greedy, or draws samples if ``generators`` has one for each row. A ``custom_generate`` of encoder-decoder
     models: generate prepares the encoder's states, the cache and the processors, whose scores must not depend on the
@@ -47,13 +48,19 @@ def shrinking_rows(
     rows, over = torch.arange(len(input_ids)), torch.zeros(len(input_ids), dtype=torch.bool)
     ids = input_ids
     written: list[torch.Tensor] = [ids[0]] * len(input_ids)
+    tallies = [Tally() for _ in input_ids]
     while True:
-        logits = _next_logits(model, states, mask, ids[:, -1:], {name: cache})
-        scores = logits_processor(ids, logits.float())
+        logits = _next_logits(model, states, mask, ids[:, -1:], {name: cache}).float()
+        scores = logits_processor(ids, logits)
         if generators is None:
             tokens = scores.argmax(dim=-1)
         else:
             tokens = drawn(scores, [generators[row] for row in rows.tolist()])
+        if not _forces(generation_config, ids.shape[1]):
+            log_probabilities = of_chosen(logits, tokens).tolist()
+            for row, value, ended in zip(rows.tolist(), log_probabilities, over.tolist(), strict=True):
+                if not ended:
+                    tallies[row].add(value)
         ids = torch.cat([ids, tokens[:, None]], dim=-1)
         ending = stopping_criteria(ids, None).cpu() & ~over
         for place in ending.nonzero()[:, 0].tolist():
@@ -68,7 +75,22 @@ def shrinking_rows(
             ids, states, mask = ids[there], states[there], mask[there]
             for part in (cache.self_attention_cache, cache.cross_attention_cache):
                 part.batch_select_indices(there)
-    return torch.nn.utils.rnn.pad_sequence(written, batch_first=True, padding_value=PADDING)
+    return [Written(row.tolist(), tally.likelihood) for row, tally in zip(written, tallies, strict=True)]
+
+
+def _forces(settings: GenerationConfig, length: int) -> bool:
+    """Return True if the token after ``length`` others is one that the settings force."""
+    at_limit = length == settings.max_length - 1 and settings.forced_eos_token_id is not None
+    return at_limit or (length == 1 and settings.forced_bos_token_id is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """An output of a text, with its score for a token."""
+
+    score: float
+    ids: torch.Tensor
+    likelihood: Likelihood
 
 
 @dataclass(eq=False)
@@ -79,17 +101,17 @@ class Ends:
     """
 
     beams: int
-    found: list[tuple[float, torch.Tensor]] = field(default_factory=list)
+    found: list[End] = field(default_factory=list)
     over: bool = False
 
-    def add(self, score: float, ids: torch.Tensor) -> None:
+    def add(self, end: End) -> None:
         if not self.over:
-            self.found = sorted([*self.found, (score, ids)], key=lambda one: -one[0])[: self.beams]
+            self.found = sorted([*self.found, end], key=lambda one: -one.score)[: self.beams]
 
     def settle(self, hope: float, early: bool) -> None:
         """The search is over when there are enough outputs and none with a score of ``hope`` would be among them."""
         enough = len(self.found) == self.beams
-        self.over = self.over or (enough and (early or not hope > self.found[-1][0]))
+        self.over = self.over or (enough and (early or not hope > self.found[-1].score))
 
 
 def shrinking_beams(
@@ -99,8 +121,8 @@ def shrinking_beams(
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
     **model_kwargs: Any,
-) -> torch.Tensor:
-    """Return what generate's own search by beams writes, shape (outputs, longest), with PADDING after each end.
+) -> list[Written]:
+    """Return what generate's own search by beams writes for each text, with the token that it begins with.
 
     Each text has as many outputs as ``num_return_sequences`` says, the best first.
 
@@ -120,20 +142,32 @@ def shrinking_beams(
     open_texts = list(found)
     scores = torch.full((len(found), beams), _NEVER, device=ids.device)
     scores[:, 0] = 0  # or else all beams of a text would write the same
+    # Of each beam the sum and the least of its tokens' log-probabilities, before processors change them.
+    sums, leasts = torch.zeros_like(scores), torch.zeros_like(scores)
+    chosen_tokens = 0
     logits = _next_logits(model, states, mask, ids[::beams], {name: cache}).repeat_interleave(beams, dim=0)
     states, mask = states.repeat_interleave(beams, dim=0), mask.repeat_interleave(beams, dim=0)
     cache.self_attention_cache.batch_repeat_interleave(beams)
     cache.cross_attention_cache.batch_repeat_interleave(beams)
     while True:
-        log_probs = logits_processor(ids, torch.log_softmax(logits.float(), dim=-1))
-        best, rows, tokens = _candidates(log_probs, scores, n_candidates)
+        own = torch.log_softmax(logits.float(), dim=-1)
+        best, rows, tokens = _candidates(logits_processor(ids, own), scores, n_candidates)
+        of_tokens = own[rows, tokens]
+        if _forces(generation_config, ids.shape[1]):
+            of_tokens = torch.zeros_like(of_tokens)
+        else:
+            chosen_tokens += 1
+        totals = sums.flatten()[rows] + of_tokens
+        least = leasts.flatten()[rows].minimum(of_tokens)
         longer = torch.cat([ids[rows], tokens[..., None]], dim=-1)
         ending = stopping_criteria(longer.flatten(0, 1), None).view_as(best)
         length = longer.shape[-1] - prompt
         final = (best / length**penalty).tolist()
         for text, place in ending[:, :beams].nonzero().tolist():
-            open_texts[text].add(final[text][place], longer[text, place])
+            likelihood = Likelihood(float(totals[text, place]), float(least[text, place]), chosen_tokens)
+            open_texts[text].add(End(final[text][place], longer[text, place], likelihood))
         scores, chosen = (best + ending * _NEVER).topk(beams)
+        sums, leasts = totals.gather(1, chosen), least.gather(1, chosen)
         most = generation_config.max_length - prompt if early == "never" and penalty > 0 else length
         hopes = (scores[:, 0] / most**penalty).tolist()
         for ends, hope in zip(open_texts, hopes, strict=True):
@@ -145,18 +179,15 @@ def shrinking_beams(
         if len(staying) <= (1 - _LEAVING) * len(open_texts):
             open_texts = [open_texts[place] for place in staying]
             there = torch.tensor(staying, device=ids.device)
-            rows, ids, scores = rows[there], ids[there], scores[there]
+            rows, ids, scores, sums, leasts = (one[there] for one in (rows, ids, scores, sums, leasts))
             of_texts = (there[:, None] * beams + torch.arange(beams, device=ids.device)).flatten()
             states, mask = states[of_texts], mask[of_texts]
             cache.cross_attention_cache.reorder_cache(of_texts)
         ids = ids.flatten(0, 1)
         cache.self_attention_cache.reorder_cache(rows.flatten())
         logits = _next_logits(model, states, mask, ids[:, -1:], {name: cache})
-    return torch.nn.utils.rnn.pad_sequence(
-        [ids for ends in found for _, ids in ends.found[: generation_config.num_return_sequences]],
-        batch_first=True,
-        padding_value=PADDING,
-    )
+    kept = [end for ends in found for end in ends.found[: generation_config.num_return_sequences]]
+    return [Written(end.ids.tolist(), end.likelihood) for end in kept]
 
 
 def _candidates(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from tasks.backends.decoding import seed_of
 from tasks.backends.encoder_decoder.generation import Generation
 from tasks.backends.encoder_decoder.searches import shrinking_beams, shrinking_rows
 from tasks.backends.generation_files import Opening
+from tasks.backends.log_probabilities import Written
 from tasks.backends.static import Items, StaticLoop
 from tasks.backends.tokens import padded
 from tasks.batching.batches import Budget
@@ -76,20 +78,24 @@ class Seq2SeqBackend:
         with torch.inference_mode(), accelerator.memory_errors(self._device):
             # Samples of generate's own search depend on all rows of a batch.
             batches = [windows] if self._of_rows or not self._repeats else [[one] for one in windows]
-            written = [ids[1:] for batch in batches for ids in self._written(batch)]
+            written = [one for batch in batches for one in self._written(batch)]
         return grouped(self._generation.outputs(written), n)
 
-    def _written(self, windows: Sequence[tuple[Item[Any], int]]) -> list[list[int]]:
-        """Return the token ids that are written for windows, each with the number of its output."""
+    def _written(self, windows: Sequence[tuple[Item[Any], int]]) -> list[Written]:
+        """Return the outputs for windows, each with its number, without the token that they begin with.
+
+        Generate's own search keeps nothing of the probabilities: all logits of all steps would be gigabytes.
+        """
         batch = padded([item.encoded for item, _ in windows], self._generation.tokens)
         with self._drawing(windows) as drawing:
-            found: list[list[int]] = self._model.generate(
+            found = self._model.generate(
                 input_ids=batch["input_ids"].to(self._device),
                 attention_mask=batch["attention_mask"].to(self._device),
                 **self._search,
                 **drawing,
-            ).tolist()
-        return found
+            )
+        outputs = found if self._of_rows else [Written(ids) for ids in found.tolist()]
+        return [replace(one, ids=one.ids[1:]) for one in outputs]
 
     @contextmanager
     def _drawing(self, windows: Sequence[tuple[Item[Any], int]]) -> Iterator[dict[str, Any]]:

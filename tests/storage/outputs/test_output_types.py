@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ REPLACED = [
 ]
 CITED = [{"text": "Ada", "start": 0, "end": 3, "score": 0.5}, {"text": "Bob", "start": 8, "end": 11, "score": 1.0}]
 NUMBERS = np.array([1.5, -2.0], dtype="<f4")
+SURE = {"confidence": 0.5, "mean_logprob": -0.75, "least_logprob": -2.0}
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ EXAMPLES: dict[OutputType, Example] = {
         {},
     ),
 }
+_COMMON = ("id", "task"), ("tokens_in", "tokens_out", "flags", "meta")
 every_type = pytest.mark.parametrize("output", OUTPUT_TYPES, ids=repr)
 
 
@@ -145,15 +147,21 @@ def _a_kind_of_each_type(database: Database, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(database, "kinds", kinds)
 
 
-def done_with(stored: Output) -> Callable[[Any], list[Outcome]]:
-    return lambda claim: [Outcome.done(content_id, stored, tokens_in=2) for content_id, _ in claim.texts]
+def sure_of(output: OutputType) -> dict[str, Any]:
+    return {name: SURE[name] for name in output.confidence}
+
+
+def done_with(stored: Output, sure: Mapping[str, Any] = {}) -> Callable[[Any], list[Outcome]]:
+    return lambda claim: [
+        replace(Outcome.done(content_id, stored, tokens_in=2), **sure) for content_id, _ in claim.texts
+    ]
 
 
 def finished(database: Database, output: OutputType, stored: Output | None = None) -> int:
     """Return a job whose document has the example of a type, and one step, `step`."""
     steps = (StepRequest("step", spec_of(output)),)
     job = read(database, JobRequest("books", "a.jsonl", steps), [("k", DOCUMENT)])
-    work(database, done_with(stored or EXAMPLES[output].stored))
+    work(database, done_with(stored or EXAMPLES[output].stored, sure_of(output)))
     return job.id
 
 
@@ -174,6 +182,7 @@ def test_an_output_is_stored_and_read_back(database: Database, output: OutputTyp
         "tokens_out": 0,
         "flags": [],
         "meta": {"n": len(DOCUMENT)},
+        **sure_of(output),
     }
     assert output.problem(EXAMPLES[output].stored) is None
 
@@ -239,10 +248,12 @@ def test_every_writer_writes_an_output_or_says_that_it_cannot(
         assert example.json.items() <= json.loads(path.read_bytes()).items()
     elif writer.suffix == ".csv":
         [row] = csv.DictReader(path.read_text("utf-8-sig").splitlines())
-        assert list(row) == ["id", "task", *example.cells, "tokens_in", "tokens_out", "flags", "meta"]
+        assert list(row) == [*_COMMON[0], *example.cells, *_COMMON[1], *output.confidence]
         assert example.cells.items() <= row.items()
+        assert [float(row[name]) for name in output.confidence] == [*sure_of(output).values()]
     elif writer.name == "parquet":
         [row] = parquet.read_table(path).to_pylist()
+        assert {name: row[name] for name in output.confidence} == sure_of(output)
         found = {name: row[name] for name in example.cells}
         if output is RECORD:
             assert found == {f"data_{name}": value for name, value in BOOK.items()} | {"data_tags": '["a","b"]'}
@@ -259,19 +270,19 @@ def test_a_parquet_file_without_rows_has_the_columns_of_its_job(database: Databa
         path = tmp_path / f"{output.name}.parquet"
         job = read(database, JobRequest("none", "b.jsonl", (StepRequest("step", spec_of(output)),)), [])
         assert Target.of(path).write(results(database, job.id), columns(database, job.id)) == 0
-        wanted = ["id", "task", *EXAMPLES[output].cells, "tokens_in", "tokens_out", "flags", "meta"]
+        wanted = [*_COMMON[0], *EXAMPLES[output].cells, *_COMMON[1], *output.confidence]
         assert parquet.read_table(path).column_names == wanted
 
 
 def test_a_table_of_several_steps_has_the_columns_of_each(database: Database, tmp_path: Path) -> None:
     steps = tuple(StepRequest(f"my_{one.name}", spec_of(one)) for one in OUTPUT_TYPES)
     job = read(database, JobRequest("books", "a.jsonl", steps), [("k", DOCUMENT)])
-    by_name = {one.name: EXAMPLES[one].stored for one in OUTPUT_TYPES}
+    by_name = {one.name: (EXAMPLES[one].stored, sure_of(one)) for one in OUTPUT_TYPES}
 
     def compute(claim: Any) -> list[Outcome]:
         with database.read() as transaction:
             query = f"SELECT kind FROM spec WHERE id = {claim.spec_id}"
-            return done_with(by_name[transaction.exec_driver_sql(query).scalar_one()])(claim)
+            return done_with(*by_name[transaction.exec_driver_sql(query).scalar_one()])(claim)
 
     work(database, compute)
     Target.of(tmp_path / "out.csv").write(results(database, job.id), columns(database, job.id))
@@ -281,8 +292,36 @@ def test_a_table_of_several_steps_has_the_columns_of_each(database: Database, tm
         for one in OUTPUT_TYPES
         for name, cell in zip(EXAMPLES[one].view, EXAMPLES[one].cells.values(), strict=True)
     }
-    assert list(row) == ["id", *outputs, "flags", "meta"]
-    assert outputs.items() <= row.items()
+    sure = {f"my_{one.name}_{name}": str(value) for one in OUTPUT_TYPES for name, value in sure_of(one).items()}
+    assert list(row) == ["id", *outputs, "flags", "meta", *sure]
+    assert (outputs | sure).items() <= row.items()
+    [line] = results(database, job.id)
+    assert list(line["steps"]["my_text"]) == ["task", "text", "tokens_in", "tokens_out", "flags", *SURE]
+
+
+def test_a_result_without_a_confidence_says_nothing_of_it(database: Database, tmp_path: Path) -> None:
+    job = read(database, JobRequest("books", "a.jsonl", (StepRequest("step", spec_of(TEXT)),)), [("k", DOCUMENT)])
+    work(database, done_with(Output(text="a"), {"confidence": float("nan"), "mean_logprob": float("-inf")}))
+    [found] = results(database, job.id)
+    assert not SURE.keys() & found.keys()
+    Target.of(tmp_path / "out.parquet").write([found], columns(database, job.id))
+    [row] = parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [row[name] for name in SURE] == [None, None, None]
+
+
+def test_a_column_of_a_step_or_a_property_keeps_its_name_beside_those_of_confidence(database: Database) -> None:
+    sure = {"properties": {"confidence": {"type": "string"}}}
+    record = Spec("record", "null", "sha256:1", params={"json_schema": json.dumps(sure)})
+    steps = [StepRequest("a", spec_of(TEXT)), StepRequest("a_mean_logprob", spec_of(TEXT)), StepRequest("b", record)]
+    job = read(database, JobRequest("books", "a.jsonl", tuple(steps)), [("k", DOCUMENT)])
+    views.make(database, "nightly", "books", steps)
+    [row] = view(database, "pipeline_nightly")
+    names = [column.name for column in columns(database, job.id)]
+    for found in (names, [*row]):
+        assert len({*found}) == len(found)
+        assert {"a_confidence", "a_mean_logprob", "a_mean_logprob_confidence", "b_confidence"} <= {*found}
+        assert found.index("a_mean_logprob") < found.index("a_confidence")
+        assert found.index("b_confidence") < found.index("a_confidence")
 
 
 def view(database: Database, name: str) -> Iterator[dict[str, Any]]:
@@ -302,7 +341,9 @@ def test_the_view_of_a_pipeline_has_an_output(database: Database, output: Output
             found[name] = json.loads(value)
     assert found == EXAMPLES[output].view
     assert [*row][:4] == ["id", "meta", "flags", "document"]
-    assert [*row][4:] == [*found, "step_status", "step_reason"]
+    sure = {f"step_{name}": value for name, value in sure_of(output).items()}
+    assert [*row][4:] == [*found, "step_status", "step_reason", *sure]
+    assert sure.items() <= row.items()
 
 
 @every_type
@@ -358,7 +399,8 @@ def test_the_sentences_of_a_text_are_in_tables_and_views_beside_those_of_texts_w
     for suffix in ("csv", "parquet"):
         assert Target.of(tmp_path / f"out.{suffix}").write(results(database, job.id), columns(database, job.id)) == 1
     [row] = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
-    assert [*row] == ["id", "cited", "cited_sentences", "plain", "flags", "meta"]
+    sure = [f"plain_{name}" for name in TEXT.confidence]  # chosen sentences have none
+    assert [*row] == ["id", "cited", "cited_sentences", "plain", "flags", "meta", *sure]
     assert json.loads(row["cited_sentences"]) == CITED
     [row] = parquet.read_table(tmp_path / "out.parquet").to_pylist()
     assert (row["cited_sentences"], row["plain"]) == (CITED, "Größe")

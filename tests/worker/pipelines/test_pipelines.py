@@ -17,6 +17,7 @@ from sqlalchemy import update
 from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import PipelineRow
+from storage.outputs.base import CONFIDENCE
 from storage.pipelines import pipelines
 from storage.steps import jobs
 from tests.storage.builders import TRANSLATE, numbered, read, request, work
@@ -150,10 +151,11 @@ def test_the_results_of_one_step_or_all_are_written_in_every_format(
     assert vectors.shape == (4, 384)
     embedded("results", 1, "--out", "all.parquet")
     table = parquet.read_table(embedded.folder / "all.parquet")
-    assert table.column_names == ["id", "english", "line", "meaning_vector", "flags", "meta"]
+    sure = [f"{step}_{name}" for step in ("english", "line") for name in CONFIDENCE]
+    assert table.column_names == ["id", "english", "line", "meaning_vector", "flags", "meta", *sure]
     np.testing.assert_array_equal(np.array(table["meaning_vector"].to_pylist(), dtype=np.float32), vectors)
     header, *lines = embedded("results", 1, "--format", "csv").stdout.splitlines()
-    assert header == "id,english,line,meaning_vector,flags,meta"
+    assert header.split(",") == table.column_names
     assert embedded.results(1, "--step", "line")[0]["text"] in lines[0] + "\n".join(lines)
     refused = embedded("results", 1, "--out", "all.npy", code=2)
     assert "only vectors are written as .npy" in refused.stderr

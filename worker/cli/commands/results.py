@@ -88,12 +88,12 @@ def results_command(
 ) -> int:
     """Write JOB's results, in the order of the source.
 
-    A JSON line has "id", "task", the output ("text" or "vector"), "tokens_in", "tokens_out", "flags" and "meta" (the
-    record's other fields). CSV and Parquet have the same fields as columns; "meta", and in CSV also lists, are JSON.
-    In CSV an apostrophe stands before a value that a spreadsheet would read as a formula. vectors.npy is one float32
-    array, with the ids in vectors.ids.jsonl. For a job with several steps, a line has "id", "steps" (by name),
-    "flags" and "meta", and a table has the columns of every step; --step writes one step as above. A file appears
-    under its name only when it is complete.
+    A JSON line has "id", "task", the output ("text" or "vector"), "tokens_in", "tokens_out", "flags", "meta" (the
+    record's other fields) and, where it is known, "confidence". CSV and Parquet have the same fields as columns;
+    "meta", and in CSV also lists, are JSON. In CSV an apostrophe stands before a value that a spreadsheet would read
+    as a formula. vectors.npy is one float32 array, with the ids in vectors.ids.jsonl. For a job with several steps, a
+    line has "id", "steps" (by name), "flags" and "meta", and a table has the columns of every step; --step writes one
+    step as above. A file appears under its name only when it is complete.
 
     --flagged writes the results to be doubted, --unflagged the others; both leave out documents without a result.
     For a job with several steps, a flag of any step counts; with --step only that step's. docmill status JOB says

@@ -39,7 +39,7 @@ def test_a_search_by_beams_is_that_of_generate_whatever_ends_it(
         expected = model.generate(**inputs, **settings)
         actual = model.generate(**inputs, **settings, custom_generate=shrinking_beams)
     ends = model.generation_config.eos_token_id
-    assert [written(ids, ends) for ids in actual] == [written(ids, ends) for ids in expected]
+    assert [written(torch.tensor(one.ids), ends) for one in actual] == [written(ids, ends) for ids in expected]
 
 
 def written(ids: torch.Tensor, end: int) -> list[int]:

@@ -1,0 +1,168 @@
+"""The log-probabilities of what is written: those of transformers' own compute_transition_scores, in float32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from llguidance.hf import from_tokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from storage.core.outcomes import Outcome
+from tasks.backends.accelerator import quiet
+from tasks.backends.decoding import seed_of
+from tasks.backends.encoder_decoder.searches import shrinking_beams, shrinking_rows
+from tasks.backends.log_probabilities import Written
+from tests.tasks.backends.decoder_only.test_constraint import SHORT, Masked
+from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
+from tests.tasks.conftest import Bench
+from tests.tasks.decoders import DECODERS
+
+MODEL = Path(__file__).resolve().parents[3] / "examples" / "models" / "synopsis-ddtp"
+MASKS = {"min_length": 6, "no_repeat_ngram_size": 2, "repetition_penalty": 1.2, "suppress_tokens": [7]}
+SEARCHES: dict[str, dict[str, Any]] = {
+    "greedy": {"num_beams": 1},
+    "greedy, masked": {"num_beams": 1, **MASKS},
+    "greedy, a forced beginning and end": {"num_beams": 1, "forced_bos_token_id": 30, "forced_eos_token_id": 0},
+    "beams": {"num_beams": 4, "early_stopping": False},
+    "beams, masked": {"num_beams": 3, "early_stopping": True, "length_penalty": 2.0, **MASKS},
+    "beams, a forced beginning and end": {"num_beams": 2, "forced_bos_token_id": 30, "forced_eos_token_id": 0},
+    "several of the beams": {"num_beams": 3, "num_return_sequences": 2, "early_stopping": "never"},
+}
+LIMIT = 14
+
+
+@pytest.fixture(scope="module")
+def batch(descriptions: list[str]) -> tuple[Any, dict[str, torch.Tensor]]:
+    """A model, and texts of different lengths as it reads them."""
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(MODEL)
+        model = AutoModelForSeq2SeqLM.from_pretrained(MODEL, dtype=torch.float32).eval()
+    model.generation_config.update(bad_words_ids=None, forced_eos_token_id=None)
+    texts = [" ".join(text.split()[: 6 + 2 * number]) for number, text in enumerate(descriptions[:12])]
+    return model, dict(tokenizer(texts, return_tensors="pt", padding=True))
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_of_an_encoder_decoder_has_the_log_probabilities_of_transformers(
+    batch: tuple[Any, dict[str, torch.Tensor]], name: str
+) -> None:
+    model, inputs = batch
+    settings = {**SEARCHES[name], "max_length": LIMIT}
+    search = shrinking_rows if settings["num_beams"] == 1 else shrinking_beams
+    with torch.inference_mode():
+        found = model.generate(**inputs, **settings, custom_generate=search)
+        own = model.generate(**inputs, **settings, return_dict_in_generate=True, output_logits=True)
+    beams = getattr(own, "beam_indices", None)
+    scores = model.compute_transition_scores(own.sequences, own.logits, beams, normalize_logits=True)
+    forced = "forced_bos_token_id" in settings
+    expected = []
+    for ids, row in zip(own.sequences.tolist(), scores.tolist(), strict=True):
+        length = ids.index(0, 1) if 0 in ids[1:] else len(ids) - 1
+        expected.append(row[forced : length - (forced and length == LIMIT - 1)])
+    assert len({len(row) for row in expected}) > 1
+    assert_equal(found, expected)
+
+
+def assert_equal(found: Sequence[Written], expected: Sequence[Sequence[float]]) -> None:
+    likelihoods = [one.likelihood for one in found if one.likelihood is not None]
+    assert [one.tokens for one in likelihoods] == [len(row) for row in expected]
+    assert [one.total for one in likelihoods] == pytest.approx([math.fsum(row) for row in expected], abs=1e-3)
+    means = [one.total / one.tokens for one in likelihoods]
+    assert means == pytest.approx([math.fsum(row) / len(row) for row in expected], abs=1e-4)
+    assert [one.least for one in likelihoods] == pytest.approx([min(row) for row in expected], abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> Path:
+    torch.manual_seed(11)
+    return DECODERS["gpt2"](tmp_path_factory.mktemp("gpt2"), descriptions[:40])
+
+
+@pytest.fixture(scope="module")
+def sentences(descriptions: list[str]) -> list[str]:
+    """Single lines of several lengths, so that their outputs share a batch with others."""
+    lines = [text.replace("\n", " ") for text in descriptions]
+    return [" ".join(line.split()[: 2 + 7 * number % 20]) for number, line in enumerate(lines[:10])]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{}, {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2}, {"temperature": 0.6, "top_k": 9, "seed": 3}],
+    ids=["greedy", "penalties", "samples"],
+)
+def test_a_decoder_has_the_log_probabilities_of_transformers_before_processors_change_them(
+    benches: Any, decoder: Path, sentences: list[str], asked: dict[str, Any]
+) -> None:
+    bench: Bench = benches("transformers")
+    spec = bench.spec("generate", str(decoder), prompt="{text}", max_new_tokens=LIMIT, **asked)
+    settings = {name: value for name, value in asked.items() if name != "seed"}
+    settings |= {"do_sample": "temperature" in asked, "max_new_tokens": LIMIT, "output_logits": True}
+    expected = scores_of(decoder, sentences, asked.get("seed", 0), **settings)
+    assert_known(bench.run(spec, sentences), expected)
+
+
+def test_a_record_has_the_log_probabilities_among_the_tokens_that_its_schema_allows(
+    benches: Any, decoder: Path, sentences: list[str]
+) -> None:
+    bench: Bench = benches("transformers")
+    spec = bench.spec("extract", str(decoder), json_schema=SHORT, prompt="{text}", max_new_tokens=60)
+    masked = Masked(from_tokenizer(AutoTokenizer.from_pretrained(decoder)))
+    settings = {"do_sample": False, "max_new_tokens": 60, "output_scores": True, "logits_processor": [masked]}
+    expected = scores_of(decoder, sentences, 0, **settings)
+    # A record is over with its last brace; transformers goes on to the token that ends an output.
+    assert_known(bench.run(spec, sentences), [row[:-1] for row in expected])
+
+
+def scores_of(folder: Path, texts: Sequence[str], seed: int, **settings: Any) -> list[list[float]]:
+    """Return the log-probability of each token that transformers itself writes for each text."""
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    found = []
+    for text in texts:
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        with torch.inference_mode(), quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(seed, ids[0].tolist()))
+            own = model.generate(ids, attention_mask=torch.ones_like(ids), return_dict_in_generate=True, **settings)
+        scores = model.compute_transition_scores(own.sequences, own.logits or own.scores, normalize_logits=True)
+        found.append(scores[0].tolist())
+    return found
+
+
+def assert_known(outcomes: Sequence[Outcome], expected: Sequence[Sequence[float]]) -> None:
+    assert [outcome.tokens_out for outcome in outcomes] == [len(row) for row in expected]
+    means = [math.fsum(row) / len(row) for row in expected]
+    assert [outcome.mean_logprob for outcome in outcomes] == pytest.approx(means, abs=1e-4)
+    assert [outcome.confidence for outcome in outcomes] == pytest.approx([*map(math.exp, means)], abs=1e-4)
+    assert [outcome.least_logprob for outcome in outcomes] == pytest.approx([min(row) for row in expected], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_beams": 1},
+        {"num_beams": 4, "early_stopping": True, "length_penalty": 2.0, "forced_bos_token_id": 30},
+        {"num_beams": 4, "early_stopping": False, "length_penalty": 0.0},
+    ],
+    ids=["greedy", "beams, a forced beginning", "beams without a length penalty"],
+)
+def test_ctranslate2_has_the_mean_that_transformers_has_and_no_least(
+    benches: Any, tmp_path: Path, descriptions: list[str], settings: dict[str, Any]
+) -> None:
+    own = {"max_length": LIMIT, "bad_words_ids": None, "forced_eos_token_id": None, **settings}
+    folder = edited(MODEL, tmp_path / "model", **own)
+    texts = descriptions[:8]
+    transformers, ctranslate2 = (
+        benches(name).run(benches(name).spec("summarize", str(folder)), texts)
+        for name in ("transformers", "ctranslate2")
+    )
+    assert [one.text for one in ctranslate2] == [one.text for one in transformers]
+    means = [one.mean_logprob for one in transformers]
+    assert [one.mean_logprob for one in ctranslate2] == pytest.approx(means, abs=1e-3)
+    assert len({*means}) > 4
+    assert {one.least_logprob for one in ctranslate2} == {None}

@@ -1,0 +1,121 @@
+"""The confidence of outcomes: of tokens, of labels, of spans and of answers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.core.outcomes import Outcome
+from tasks import kinds
+from tasks.heads import Head
+from tasks.kinds import KINDS
+from tasks.kinds.base import Computed, Traits
+from tasks.kinds.classify import Classify
+from tasks.kinds.confidence import MEASURES, Measure
+from tasks.kinds.entailment import Entailment
+from tasks.kinds.generate import Generate
+from tasks.kinds.label_scores import Combination
+from tasks.kinds.summarize import Summarize
+from tasks.kinds.translate import Translate
+from tasks.outputs import Generated, Labels, Likelihood, Output, Scale, Several, Span, Spans
+from tasks.specs.plan import build_spec
+from tasks.windows.windows import Encoded, Window
+from tests.tasks.kinds import test_answer, test_entailment, test_redact
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "results.md"
+
+
+def joined(recipe: Any, outputs: list[Output | None]) -> Outcome:
+    windows = [Window(n, n + 1, None if one is None else Encoded(3, "x")) for n, one in enumerate(outputs)]
+    found = recipe.join(Computed(7, "x" * 40, windows, outputs, 1, 9, 0))
+    assert isinstance(found, Outcome)
+    return found
+
+
+def text(total: float | None, least: float | None = None, tokens: int = 2) -> Generated:
+    return Generated("words", tokens, likelihood=None if total is None else Likelihood(total, least, tokens))
+
+
+@pytest.mark.parametrize("recipe", [Generate(), Translate()], ids=["generate", "translate"])
+def test_a_text_has_the_mean_of_the_tokens_of_all_windows_and_their_least(recipe: Any) -> None:
+    found = joined(recipe, [text(-2.0, -1.5, 2), None, text(-1.0, -0.5, 8)])
+    assert found.mean_logprob == pytest.approx(-0.3)
+    assert found.confidence == pytest.approx(math.exp(-0.3))
+    assert found.least_logprob == -1.5
+
+
+def test_a_summary_of_summaries_has_the_confidence_of_its_last_round() -> None:
+    found = joined(Summarize(), [text(-2.0, -1.5, 4)])
+    assert (found.mean_logprob, found.least_logprob) == (-0.5, -1.5)
+
+
+def test_of_several_texts_the_first_one_counts() -> None:
+    several = Several((text(-2.0, -1.5, 4), text(-8.0, -4.0, 4)))
+    assert joined(Generate(2), [several, several]).mean_logprob == -0.5
+
+
+def test_a_window_whose_probabilities_are_not_known_leaves_the_whole_unknown() -> None:
+    found = joined(Generate(), [text(-2.0, -1.5), text(None)])
+    assert (found.confidence, found.mean_logprob, found.least_logprob) == (None, None, None)
+
+
+def test_a_sum_without_a_least_gives_the_mean_alone() -> None:
+    found = joined(Generate(), [text(-2.0), text(-1.0)])
+    assert (found.mean_logprob, found.least_logprob) == (-0.75, None)
+
+
+def test_labels_have_the_margin_between_the_best_and_the_second_whichever_are_kept() -> None:
+    one = Classify(Combination(top_k=1))
+    assert joined(one, [Labels({"a": 0.1, "b": 0.7, "c": 0.2})]).confidence == pytest.approx(0.5)
+    assert joined(one, [Labels({"a": 0.25})]).confidence == 0.5
+
+
+def test_labels_that_are_scored_each_by_itself_have_the_margin_of_the_least_decided() -> None:
+    both = {"a": 0.99, "b": 0.9, "c": 0.2}
+    assert joined(Classify(Combination()), [Labels(both, Scale.EACH)]).confidence == pytest.approx(0.6)
+    logits = [(0.0, math.log(4)), (9.0, -9.0)]
+    for multi_label, expected in ((True, 0.6), (False, 1.0)):
+        recipe = test_entailment.recipe(test_entailment.SENTENCES, multi_label=multi_label)
+        assert isinstance(recipe, Entailment)
+        assert test_entailment.join(recipe, logits, [9]).confidence == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_regression_has_no_confidence() -> None:
+    assert joined(Classify(Combination()), [Labels({"stars": 0.9}, Scale.FREE)]).confidence is None
+
+
+def test_spans_have_the_least_of_their_scores_and_no_spans_none() -> None:
+    spec = build_spec("entities", test_answer.PINNED, kinds.options("entities"), {})
+    recipe = kinds.recipe(spec, Traits())
+    spans = Spans((Span("PER", 0, 1, 0.75), Span("LOC", 2, 3, 0.5)))
+    assert joined(recipe, [spans]).confidence == 0.5
+    assert joined(recipe, [Spans(())]).confidence is None
+
+
+def test_a_redacted_text_has_the_confidence_of_what_the_model_found_and_of_no_pattern() -> None:
+    content = f"Ana Pérez has {test_redact.MAIL}."
+    assert test_redact.redacted(content, [Spans((Span("per", 0, 9, 0.75),))]).confidence == 0.75
+    assert test_redact.redacted(content).confidence is None
+
+
+def test_answers_have_the_least_of_their_probabilities() -> None:
+    recipe = test_answer.recipe(test_answer.spec({"one": "Who was it?", "two": "Where was it?"}))
+    content = "Ada met Bob"
+    [windows] = recipe.cut([content], test_answer.Beside("", 100))
+    sure = test_answer.scores(windows[0], "Ada", content, -50.0)
+    none = test_answer.scores(windows[1], "Bob", content, 14.0)
+    found = test_answer.join(recipe, content, windows, [sure, none])
+    record = test_answer.data(found)
+    assert record["one"] == "Ada"
+    assert record["two"] is None
+    assert found.confidence == pytest.approx(min(record["one_score"], record["two_no_answer"]))
+
+
+def test_every_head_has_a_measure_but_those_of_vectors_and_the_page_names_each() -> None:
+    heads = {head for kind in KINDS for head in kind.families.values()}
+    assert heads - MEASURES.keys() == {Head.POOLING, Head.VOCABULARY}
+    page = PAGE.read_text(encoding="utf-8")
+    assert [measure for measure in Measure if f"`{measure}`" not in page] == []
