@@ -13,6 +13,7 @@ StorageError
 ├── UnknownKind              a kind of task that this docmill does not have
 ├── NoSuchJob                a job's number that the store does not know
 ├── NoSuchStep               a step's name that the job does not have
+├── NoSuchDocument           a document's id that the job does not have
 ├── NoSuchPipeline           a pipeline's name that the store does not know
 ├── NoSuchOrder              an order's id that the store does not know
 ├── NoSuchCorpus             a corpus's name that the store does not know
@@ -90,6 +91,10 @@ class FlagUnknown(StorageError):
 
 class NoSuchStep(StorageError):
     """The job has no such step."""
+
+
+class NoSuchDocument(StorageError):
+    """The job has no such document."""
 
 
 class NoSuchPipeline(StorageError):

@@ -33,6 +33,7 @@ COMMANDS = {
     "results": Command(RESULTS, "Write a job's results as JSON lines, CSV, Parquet or an array."),
     "report": Command(RESULTS, "Write a page about a job: cost, flags, failures, examples."),
     "failures": Command(RESULTS, "List the documents without a result, with the reasons."),
+    "explain": Command(RESULTS, "Show how one result came to be."),
     "search": Command(RESULTS, "Find the documents of a corpus that are nearest to a text."),
     "corpus": Command(CORPORA, "List, show or remove corpora and documents; trace a text."),
     "index": Command(CORPORA, "Make, list or drop indexes of vectors, for large corpora."),

@@ -116,6 +116,7 @@ def test_the_list_of_commands_is_the_commands() -> None:
         (("results", "77", "--out", "out.jsonl", "--overwrite"), 2, "--overwrite is for parts"),
         (("results", "77", "--out", "empty-folder"), 2, "--part-documents N writes parts into it"),
         (("failures", "77"), 2, "no job 77"),
+        (("explain", "77", "k"), 2, "no job 77"),
         (("retry", "77"), 2, "no job 77"),
         (("cancel", "77"), 2, "no job 77"),
         (("models", "check", "./nothing"), 2, "nothing"),

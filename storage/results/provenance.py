@@ -1,0 +1,268 @@
+"""The provenance of one result: its document, the steps that led to it, and what the store kept of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from storage.core.database import Database
+from storage.core.get_or_create import SPEC, spec_of
+from storage.core.schema import Content, Corpus, Document, Ingest, Job, OutcomeRow, Rejection, Runtime, SpecRow
+from storage.core.specs import Spec
+from storage.core.transaction import Transaction
+from storage.errors import NoSuchDocument
+from storage.results import batches
+from storage.results.batches import Batch
+from storage.steps import lineage, prompts
+from storage.steps.jobs import require
+from storage.steps.lineage import visible
+from storage.steps.steps import OpenStep, of_job, way_to, way_to_named
+
+NEAR = 5  # ids that are suggested
+COMPARED = 5_000  # ids that an unknown one is compared with
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """An outcome as it is stored. `output` is its JSON form, {} for one that is not done; a vector is an array.
+
+    `runtime` has the device, precision, backend and versions; None where a release before it kept none, or nothing
+    was computed. `created_at` is when it was written, in seconds since 1970.
+    """
+
+    status: str
+    output: Mapping[str, Any]
+    reason: str | None
+    reason_class: str | None
+    flags: tuple[str, ...]
+    tokens_in: int
+    tokens_out: int
+    created_at: float
+    runtime: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """The record of one step for a document.
+
+    `reads` names the step whose output it reads; None is the document. `given` is that text, and `content` the text
+    that was computed: the prompt that a template rendered of it, else the same. Both are None before an earlier step
+    has an output. `content_id` is `content`'s. `removed` says that an outcome was there and was removed.
+    """
+
+    name: str
+    reads: str | None
+    spec: Spec
+    given: str | None
+    content: str | None
+    content_id: int | None
+    outcome: Recorded | None
+    batch: Batch | None
+    removed: bool = False
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """A document in a job, and the steps that lead to the one that is explained, which is the last of `way`.
+
+    `others` names the job's other steps that have an outcome for the document. `changed` says that the corpus has
+    another version of the document by now, `gone` that its source has it no more.
+    """
+
+    job: int
+    state: str
+    corpus: str
+    source: str
+    read_at: float
+    document: str
+    meta: Mapping[str, Any]
+    flags: tuple[str, ...]
+    text: str
+    changed: bool
+    gone: bool
+    way: tuple[StepRecord, ...]
+    others: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> StepRecord:
+        return self.way[-1]
+
+
+def provenance(database: Database, job_id: int, key: str, step: str | None = None) -> Provenance:
+    """Return the provenance of a document's result at a step.
+
+    Without a step it is the job's last one with a result for the document; if there is none, the last one with a
+    failure, or the first. Raises NoSuchJob, NoSuchStep, NoSuchDocument and UnknownKind.
+    """
+    job = require(database, job_id)
+    with database.read() as transaction:
+        steps = of_job(transaction, job_id)
+        if step is not None:
+            way_to_named(steps, step)
+        document = _document(transaction, job, key)
+        own = {document.id: document.content_id}
+        found = {
+            seq: rows[document.id]
+            for seq, rows in lineage.outcomes(transaction, steps, own, _OUTCOME).items()
+            if document.id in rows
+        }
+        chosen = _chosen(steps, found) if step is None else way_to_named(steps, step)[-1]
+        way = way_to(steps, chosen)
+        context = _Reading(database, transaction, job, document, found)
+        records = tuple(context.record(steps, one) for one in way)
+        ingest = transaction.execute(select(Ingest.source, Ingest.started_at).where(Ingest.id == document.ingest_id))
+        read = ingest.one()
+        corpus = transaction.scalar(select(Corpus.name).where(Corpus.id == job.corpus_id))
+        text = transaction.scalar(select(Content.text).where(Content.id == document.content_id))
+    return Provenance(
+        job=job_id,
+        state=job.state,
+        corpus=corpus or "",
+        source=read.source,
+        read_at=read.started_at,
+        document=key,
+        meta=document.meta or {},
+        flags=tuple(document.flags),
+        text=text or "",
+        changed=document.superseded_by is not None,
+        gone=document.gone,
+        way=records,
+        others=tuple(one.name for one in steps if one.seq in found and one not in way),
+    )
+
+
+_OUTCOME = (
+    OutcomeRow.status,
+    OutcomeRow.text,
+    OutcomeRow.vector,
+    OutcomeRow.data,
+    OutcomeRow.reason,
+    OutcomeRow.reason_class,
+    OutcomeRow.flags,
+    OutcomeRow.tokens_in,
+    OutcomeRow.tokens_out,
+    OutcomeRow.runtime_id,
+    OutcomeRow.created_at,
+)
+
+
+def _chosen(steps: Sequence[OpenStep], found: Mapping[int, Any]) -> OpenStep:
+    done = [step for step in steps if step.seq in found and found[step.seq].status == "done"]
+    failed = [step for step in steps if step.seq in found]
+    return (done or failed or [steps[0]])[-1]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """The rows of one document in a job; `found` has its outcomes by step."""
+
+    database: Database
+    transaction: Transaction
+    job: Job
+    document: Any
+    found: Mapping[int, Any]
+
+    def record(self, steps: Sequence[OpenStep], step: OpenStep) -> StepRecord:
+        """Return the record of a step."""
+        given_id = self._given(step)
+        content_id = None
+        if given_id is not None:
+            content_id = prompts.of(self.transaction, step, {self.document.id: given_id}).get(self.document.id)
+        row = self.found.get(step.seq)
+        spec = self.transaction.execute(select(*SPEC).where(SpecRow.id == step.spec_id)).one()
+        batch = None if content_id is None else self._batch(step, content_id, row)
+        computed = self.job.state == "done" if batch is None else batch.state == "done"
+        return StepRecord(
+            name=step.name,
+            reads=None if step.input_step is None else steps[step.input_step].name,
+            spec=spec_of(spec),
+            given=self._text(given_id),
+            content=self._text(content_id),
+            content_id=content_id,
+            outcome=None if row is None else self._recorded(step, row),
+            batch=batch,
+            removed=row is None and content_id is not None and computed,
+        )
+
+    def _given(self, step: OpenStep) -> int | None:
+        if step.input_step is None:
+            return int(self.document.content_id)
+        before = self.found.get(step.input_step)
+        return None if before is None else before.output_id
+
+    def _batch(self, step: OpenStep, content_id: int, row: Any) -> Batch | None:
+        at = None if row is None else row.created_at
+        return batches.find(self.transaction, self.job.id, step, content_id, at)
+
+    def _text(self, content_id: int | None) -> str | None:
+        if content_id is None:
+            return None
+        found: str | None = self.transaction.scalar(select(Content.text).where(Content.id == content_id))
+        return found
+
+    def _recorded(self, step: OpenStep, row: Any) -> Recorded:
+        output = self.database.kind_of(step.lane).output
+        return Recorded(
+            status=row.status,
+            output=output.result(row) if row.status == "done" else {},
+            reason=row.reason,
+            reason_class=row.reason_class,
+            flags=tuple(row.flags),
+            tokens_in=row.tokens_in,
+            tokens_out=row.tokens_out,
+            created_at=row.created_at,
+            runtime=self._runtime(row.runtime_id),
+        )
+
+    def _runtime(self, runtime_id: int | None) -> Mapping[str, Any] | None:
+        if runtime_id is None:
+            return None
+        columns = (Runtime.device, Runtime.precision, Runtime.backend, Runtime.versions)
+        row = self.transaction.execute(select(*columns).where(Runtime.id == runtime_id)).one_or_none()
+        return None if row is None else row._asdict()
+
+
+def _document(transaction: Transaction, job: Job, key: str) -> Any:
+    """Return the row of a document as the job sees it. Raises NoSuchDocument."""
+    of_key = select(
+        Document.id,
+        Document.content_id,
+        Document.meta,
+        Document.flags,
+        Document.ingest_id,
+        Document.gone,
+        Document.superseded_by,
+    ).where(Document.corpus_id == job.corpus_id, Document.key == key)
+    found = transaction.execute(of_key.where(visible(job)).limit(1)).first()
+    if found is not None:
+        return found
+    raise NoSuchDocument(_why_missing(transaction, job, key))
+
+
+def _why_missing(transaction: Transaction, job: Job, key: str) -> str:
+    rejected = select(Rejection.reason).where(Rejection.ingest_id == job.ingest_id, Rejection.place == key)
+    if (reason := transaction.scalar(rejected)) is not None:
+        return f"{key} is a record that was rejected as job {job.id} read its source: {reason}"
+    of_key = select(Document.id).where(Document.corpus_id == job.corpus_id, Document.key == key)
+    if transaction.scalar(of_key.limit(1)) is not None:
+        return (
+            f"The document {key} is in the corpus of job {job.id}, and not in the job: it came or changed after the "
+            "job had read its source, or it had vanished. `docmill jobs` lists later jobs."
+        )
+    listed = f"`docmill results {job.id} --partial` and `docmill failures {job.id}` list them."
+    near = _near(transaction, job, key)
+    meant = f"Did you mean {' or '.join(near)}? " if near else ""
+    return f"Job {job.id} has no document {key}, or it was removed. {meant}{listed}"
+
+
+def _near(transaction: Transaction, job: Job, key: str) -> list[str]:
+    """Return ids of the job's documents that hold an unknown one, or are much like it."""
+    from difflib import get_close_matches
+
+    ids = select(Document.key).where(visible(job))
+    holding = transaction.scalars(ids.where(Document.key.icontains(key, autoescape=True)).limit(NEAR)).all()
+    some = transaction.scalars(ids.order_by(Document.seq, Document.id).limit(COMPARED)).all()
+    return list(dict.fromkeys([*get_close_matches(key, some, n=NEAR, cutoff=0.8), *holding]))[:NEAR]

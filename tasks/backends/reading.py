@@ -1,0 +1,91 @@
+"""Read texts as a model under a spec does, without its weights: to show the windows and prompts of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from tasks import kinds
+from tasks.backends import Assignment
+from tasks.backends.encoder import heads
+from tasks.backends.generation_files import Opening, generation_settings
+from tasks.backends.loading import NotTold, hollow
+from tasks.errors import CannotServe
+from tasks.heads import Head
+from tasks.kinds.base import Traits
+from tasks.models import families
+from tasks.models.families import Family
+from tasks.windows.windows import Coder, Encoded
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A coder of a model without weights, and the traits that its recipe needs.
+
+    ``shown`` returns the string that a model reads as these tokens, special tokens and prompt included.
+    """
+
+    coder: Coder
+    traits: Traits
+    shown: Callable[[Encoded], str]
+
+
+def as_given(encoded: Encoded) -> str:
+    """Return the text of a window that the model tokenizes by itself."""
+    assert isinstance(encoded.features, str)
+    return encoded.features
+
+
+def reading_of(assignment: Assignment, config: Mapping[str, Any]) -> Reading:
+    """Return the reading of a spec's model. Raises CannotServe for a model whose files do not tell it."""
+    if assignment.head in heads.LOADERS:
+        return _of_encoder(assignment)
+    opening = Opening.of(assignment.spec, assignment.folder, assignment.cache_dir)
+    if families.family(config) is Family.DECODER:
+        from tasks.backends.decoder_only.instructed import Completion
+        from tasks.backends.decoder_only.likelihood import label_completion
+
+        scores = kinds.kind(assignment.spec.kind).head(Family.DECODER) is Head.LIKELIHOOD
+        completion = (label_completion if scores else Completion)(opening)
+        coder = _Coder(completion.limit_tokens, completion.tokens.encode)
+        return Reading(coder, completion.traits, _by(opening.tokenizer))
+    from tasks.backends.encoder_decoder.generation import Generation
+
+    generation = Generation(opening, generation_settings(opening.folder))
+    coder = _Coder(generation.limit_tokens, generation.tokens.encode)
+    return Reading(coder, generation.traits, _by(opening.tokenizer))
+
+
+@dataclass(frozen=True)
+class _Coder:
+    limit_tokens: int
+    encode: Callable[[Sequence[str]], list[Encoded]]
+
+
+def _of_encoder(assignment: Assignment) -> Reading:
+    try:
+        with hollow():
+            model = heads.load(replace(assignment, device="cpu"), torch.float32)
+    except NotTold as error:
+        raise CannotServe(
+            f"The files of {assignment.spec.model} do not tell how it reads without its weights."
+        ) from error
+    shown = as_given if model.tokens is None else _by(model.tokens.tokenizer)
+    return Reading(model, model.traits, shown)
+
+
+def _by(tokenizer: Any) -> Callable[[Encoded], str]:
+    """Return the function that writes tokens out with the tokenizer's vocabulary.
+
+    A Marian tokenizer has one for the texts that it reads and another for those that it writes.
+    """
+    own = {"use_source_tokenizer": True} if hasattr(tokenizer, "spm_source") else {}
+
+    def shown(encoded: Encoded) -> str:
+        options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False, **own}
+        return str(tokenizer.decode(list(encoded.ids), **options))
+
+    return shown

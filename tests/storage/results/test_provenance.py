@@ -1,0 +1,137 @@
+"""The provenance of a result: what the store kept of its document, its steps and its shard."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import delete
+
+from storage.core import get_or_create
+from storage.core.database import Database
+from storage.core.outcomes import Outcome, Status
+from storage.core.schema import OutcomeRow
+from storage.core.specs import Spec
+from storage.errors import NoSuchDocument, NoSuchJob, NoSuchStep
+from storage.ingest import ingest
+from storage.ingest.chunks import Rejected
+from storage.leases import shards
+from storage.results.provenance import provenance
+from storage.steps import jobs
+from storage.steps.jobs import JobRequest
+from storage.steps.steps import StepRequest
+from tests.storage.builders import EMBED, claim_next, failed, gathered, numbered, read, records, request, work
+
+COPIED = Spec("copy", "copier", "sha256:1")
+RUNTIME = {"device": "cpu", "precision": "float32", "backend": "copier", "versions": {"python": "3"}}
+
+
+def test_a_result_has_its_document_spec_runtime_and_shard(database: Database) -> None:
+    job = jobs.open_job(database, request())
+    ingest.add(database, job, gathered(("k", "a text", {"year": 1900}, ("nul_replaced",), 0)))
+    ingest.end(database, job)
+    claim = claim_next(database, "host:cpu:1")
+    [(content_id, _)] = claim.texts
+    outcome = Outcome(content_id, Status.DONE, text="out", flags=("windowed",), tokens_in=4, tokens_out=3)
+    shards.commit(database, claim, [outcome], get_or_create.runtime_id(database, RUNTIME))
+    found = provenance(database, job.id, "k")
+    assert (found.corpus, found.source, found.document, found.text) == ("books", "a.jsonl", "k", "a text")
+    assert (found.meta, found.flags, found.changed, found.gone) == ({"year": 1900}, ("nul_replaced",), False, False)
+    (step,) = found.way
+    assert (step.name, step.reads, step.spec, step.given, step.content) == ("copy", None, COPIED, "a text", "a text")
+    assert step.outcome is not None
+    assert (step.outcome.output, step.outcome.flags) == ({"text": "out"}, ("windowed",))
+    assert step.outcome.runtime == RUNTIME
+    assert (step.outcome.tokens_in, step.outcome.tokens_out) == (4, 3)
+    assert step.batch is not None
+    assert (step.batch.job, step.batch.shard, step.batch.state) == (job.id, claim.shard_id, "done")
+    assert (step.batch.texts, step.batch.attempts, step.batch.owner) == (1, 1, "host:cpu:1")
+    assert step.batch.started_at is not None
+    assert step.batch.started_at <= step.outcome.created_at
+
+
+def test_a_result_of_an_earlier_job_names_that_job(database: Database) -> None:
+    first = read(database, request("a.jsonl", corpus="one"), numbered(2))
+    work(database)
+    again = read(database, request("b.jsonl", corpus="two"), numbered(2))
+    work(database)
+    batch = provenance(database, again.id, "k1").step.batch
+    assert batch is not None
+    assert batch.job == first.id
+
+
+def test_without_a_step_the_last_one_with_a_result_is_explained_and_the_others_are_named(database: Database) -> None:
+    second, third = Spec("copy", "copier", "sha256:2"), Spec("copy", "copier", "sha256:3")
+    asked = JobRequest(
+        corpus="books",
+        source="a.jsonl",
+        steps=(
+            StepRequest("one", COPIED),
+            StepRequest("two", second, "one"),
+            StepRequest("aside", third),
+            StepRequest("last", EMBED, "two"),
+        ),
+    )
+    job = read(database, asked, [("k", "a text")])
+
+    def some(claim: shards.Claim) -> list[Outcome]:
+        if claim.spec_id == 4:
+            return failed(claim)
+        return [Outcome(content, Status.DONE, text=f"{text} {claim.spec_id}") for content, text in claim.texts]
+
+    work(database, some)
+    found = provenance(database, job.id, "k")
+    assert [step.name for step in found.way] == ["aside"]
+    assert found.others == ("one", "two", "last")
+    two = provenance(database, job.id, "k", "two")
+    assert [(step.name, step.reads, step.given) for step in two.way] == [
+        ("one", None, "a text"),
+        ("two", "one", "a text 1"),
+    ]
+    last = provenance(database, job.id, "k", "last").step
+    assert last.outcome is not None
+    assert (last.outcome.status, last.outcome.reason, last.outcome.output) == ("failed", "it would not", {})
+    with pytest.raises(NoSuchStep, match="the job has one, two, aside, last"):
+        provenance(database, job.id, "k", "third")
+
+
+def test_what_is_not_computed_yet_has_no_outcome_and_what_was_removed_says_so(database: Database) -> None:
+    job = read(database, request(), numbered(2))
+    step = provenance(database, job.id, "k1").step
+    assert (step.outcome, step.removed) == (None, False)
+    assert step.batch is not None
+    assert step.batch.state == "planned"
+    work(database)
+    jobs.finish(database)
+    database.write(lambda transaction: transaction.execute(delete(OutcomeRow)))
+    step = provenance(database, job.id, "k1").step
+    assert (step.outcome, step.removed) == (None, True)
+
+
+def test_an_unknown_document_is_refused_with_ids_that_are_near(database: Database) -> None:
+    job = read(database, request(), [("letters/1916.txt", "a"), ("letters/1917.txt", "b"), ("notes", "c")])
+    with pytest.raises(NoSuchJob):
+        provenance(database, 77, "k")
+    with pytest.raises(NoSuchDocument, match=r"Did you mean letters/1917\.txt or letters/1916\.txt\?"):
+        provenance(database, job.id, "letter/1917.txt")
+    with pytest.raises(NoSuchDocument, match=r"Did you mean notes\?"):
+        provenance(database, job.id, "note")
+    with pytest.raises(NoSuchDocument, match="docmill failures"):
+        provenance(database, job.id, "zzz")
+    with pytest.raises(NoSuchDocument, match=r"Did you mean letters/1916\.txt or letters/1917\.txt\?"):
+        provenance(database, job.id, "LETTERS")
+
+
+def test_a_rejected_record_and_a_document_of_another_time_are_refused_with_the_reason(database: Database) -> None:
+    job = jobs.open_job(database, request())
+    ingest.add(database, job, records([("k", "a text")]), [Rejected("a.jsonl:2", "it is no JSON")])
+    ingest.end(database, job)
+    work(database)
+    jobs.finish(database)
+    later = read(database, request("b.jsonl"), [("late", "another")])
+    with pytest.raises(NoSuchDocument, match="rejected as job 1 read its source: it is no JSON"):
+        provenance(database, job.id, "a.jsonl:2")
+    with pytest.raises(NoSuchDocument, match="came or changed after the job"):
+        provenance(database, job.id, "late")
+    read(database, request("c.jsonl"), [("k", "a newer text")])
+    found = provenance(database, job.id, "k")
+    assert (found.text, found.changed) == ("a text", True)
+    assert provenance(database, later.id, "late").document == "late"

@@ -1,0 +1,52 @@
+"""A text is cut without the model's weights as the model's backend cuts it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from storage.core.specs import Spec
+from tasks.engine.reader import ReadWindow, open_reading, read
+from tasks.errors import CannotServe
+from tests.tasks.conftest import Bench
+
+FRENCH = "Le paquet fournit une bibliothèque graphique.\n\n...\n\nIl contient <ses> en-têtes."
+LONG = " ".join(f"Package number {n} has a graphical library, and its headers." for n in range(60))
+
+
+def cut(bench: Bench, spec: Spec, text: str) -> list[ReadWindow]:
+    return read(open_reading(spec, models_dir=None, cache_dir=bench.cache_dir), spec, text)
+
+
+def test_the_windows_of_a_translation_are_its_paragraphs_as_the_model_reads_them(bench: Bench) -> None:
+    spec = bench.spec("translate", "marian-ddtp", source_lang="fr", target_lang="en")
+    first, number, second = cut(bench, spec, FRENCH)
+    assert first.prompt == "Le paquet fournit une bibliothèque graphique.</s>"
+    assert (number.prompt, number.tokens, FRENCH[number.start : number.end]) == (None, None, "...")
+    assert second.prompt == "Il contient <unk> ses> en-têtes.</s>"  # the model knows no such bracket
+    (outcome,) = bench.run(spec, [FRENCH])
+    assert (first.tokens or 0) + (second.tokens or 0) == outcome.tokens_in
+
+
+def test_the_windows_of_a_long_text_are_those_that_the_backend_computed(bench: Bench) -> None:
+    spec = bench.spec("embed", "minilm", windows="all")
+    found = cut(bench, spec, LONG)
+    (outcome,) = bench.run(spec, [LONG])
+    assert outcome.data is not None
+    assert [[one.start, one.end] for one in found] == outcome.data["windows"]
+    assert all(one.part for one in found)
+    assert sum(one.tokens or 0 for one in found) == outcome.tokens_in
+    assert (found[0].prompt or "").startswith("[CLS] package number 0 has")
+
+
+def test_a_model_without_weights_reads_the_text_as_it_is(bench: Bench) -> None:
+    assert cut(bench, bench.spec("embed", "null"), "one two") == [ReadWindow(0, 7, 2, "one two")]
+
+
+def test_a_model_that_is_not_here_is_refused_with_the_reason(bench: Bench) -> None:
+    spec = replace(bench.spec("embed", "null"), model="no-such/model", revision="0" * 40)
+    with pytest.raises(CannotServe, match="no-such/model is not on this machine"):
+        cut(bench, spec, "one two")
+    with pytest.raises(CannotServe, match="copy its folder"):
+        cut(bench, replace(spec, model="/no/model", revision="sha256:1"), "one two")

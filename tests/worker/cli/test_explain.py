@@ -1,0 +1,34 @@
+"""`docmill explain`: a result on a terminal and as JSON, and what is wrong said in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.worker.harness import Docmill
+
+LONG = "word " * 700
+
+
+def test_a_result_is_explained_from_its_document_to_its_device(
+    embedded: Docmill, write_corpus: Callable[..., Path]
+) -> None:
+    write_corpus([{"id": "k", "text": LONG, "year": 1900}, {"id": "blank", "text": " "}])
+    embedded("run", "corpus.jsonl", "--task", "summarize", "--model", "null")
+    shown = embedded("explain", 1, "k").stdout
+    for said in ("Document k", "year: 1900", "model       null", "characters 0 to", "none", "word word"):
+        assert said in shown
+    assert "more characters; --full shows all" in shown
+    assert "--full" not in embedded("explain", 1, "k", "--full").stdout
+    found = embedded.json("explain", 1, "k")
+    assert (found["job"], found["document"]["text"], found["document"]["meta"]) == (1, LONG, {"year": 1900})
+    assert found["windows"][0]["start"] == 0
+    assert found["windows"][-1]["end"] == len(LONG)
+    (step,) = found["steps"]
+    assert step["outcome"]["output"] == {"text": embedded.results(1)[0]["text"]}
+    assert step["outcome"]["runtime"]["precision"] == "none"
+    assert step["shard"]["owner"]
+    assert [flag["name"] for flag in found["flags"]] == ["reduced"]
+    assert "The text is blank." in embedded("explain", 1, "blank").stdout
+    assert "Did you mean blank?" in embedded("explain", 1, "blnk", code=2).stderr
+    assert "the job has summarize" in embedded("explain", 1, "k", "--step", "other", code=2).stderr

@@ -1,0 +1,103 @@
+"""An explanation says what became of a document, also of one without a result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from storage.core.specs import Spec
+from storage.results.batches import Batch
+from storage.results.provenance import Provenance, Recorded, StepRecord
+from worker.explaining.explanation import Cut, Explanation, explain, weights_of
+from worker.explaining.flags import Flag
+
+SPEC = Spec("summarize", "synopsis", "sha256:1")
+DONE = Recorded("done", {"text": "out"}, None, None, ("reduced",), 4, 3, 1.0, None)
+BATCH = Batch(7, 3, "queued", 64, 1, 0, 1.0, None, None, None)
+FOUND = Provenance(
+    job=7,
+    state="running",
+    corpus="books",
+    source="a.jsonl",
+    read_at=0.0,
+    document="k",
+    meta={},
+    flags=("nul_replaced",),
+    text="a text",
+    changed=False,
+    gone=False,
+    way=(StepRecord("summarize", None, SPEC, "a text", "a text", 1, DONE, None),),
+)
+
+
+def explained(found: Provenance = FOUND, **step: object) -> Explanation:
+    """Return the explanation with other values of the last step."""
+    way = (*found.way[:-1], replace(found.step, **step))  # type: ignore[arg-type]
+    return explain(replace(found, way=way), lambda spec, text: Cut(problem=f"{spec.model} of {text}"))
+
+
+def test_a_result_has_its_flags_with_their_meanings_and_the_windows_of_what_was_computed() -> None:
+    found = explained(content="a prompt")
+    assert (found.state, found.said) == ("done", None)
+    assert found.cut.problem == "synopsis of a prompt"
+    assert found.flags == (
+        Flag("nul_replaced", "document", "the reader replaced NUL characters by U+FFFD"),
+        Flag("reduced", "output", "the summaries of several windows were summarised again"),
+    )
+    assert found.weights == {"model": "synopsis", "revision": "sha256:1"}
+
+
+@pytest.mark.parametrize(
+    ("reason_class", "says"),
+    [("transient", "a retry can help"), ("document", "a retry gives the same"), (None, "it would not")],
+)
+def test_a_failure_has_its_reason_and_what_a_retry_does(reason_class: str | None, says: str) -> None:
+    failed = replace(DONE, status="failed", reason="it would not", reason_class=reason_class, output={}, flags=())
+    found = explained(outcome=failed)
+    assert found.state == "failed"
+    assert found.said is not None
+    assert found.said.startswith("it would not")
+    assert says in found.said
+
+
+def test_a_blank_text_is_skipped_and_has_no_windows() -> None:
+    found = explained(outcome=replace(DONE, status="skipped", reason="The text is blank."), content=" \n")
+    assert (found.state, found.said) == ("skipped", "There was nothing to compute: The text is blank.")
+    assert found.cut == Cut()
+
+
+def test_what_has_no_outcome_says_why() -> None:
+    assert explained(outcome=None, batch=BATCH).said == (
+        "It is not computed yet (shard 3 is queued). `docmill status 7` says how the job stands."
+    )
+    cancelled = explained(replace(FOUND, state="cancelled"), outcome=None)
+    assert cancelled.said == "It was not computed: the job was cancelled. Run its source again to compute it."
+    removed = explained(outcome=None, removed=True)
+    assert (removed.state, "a.jsonl again" in (removed.said or "")) == ("removed", True)
+
+
+def test_a_step_waits_for_the_one_before_it_or_is_blocked_by_it() -> None:
+    second = StepRecord("second", "summarize", SPEC, None, None, None, None, None)
+    waits = explain(replace(FOUND, way=(*FOUND.way, second)), lambda *_: Cut())
+    assert (waits.state, "waits for the step summarize" in (waits.said or "")) == ("to do", True)
+    failed = replace(FOUND.step, outcome=replace(DONE, status="failed", reason="it would not"))
+    blocked = explain(replace(FOUND, way=(failed, second)), lambda *_: Cut())
+    assert (blocked.state, blocked.said) == ("blocked", "The step summarize before it failed: it would not")
+
+
+def test_an_adapter_is_pinned_beside_the_model() -> None:
+    spec = replace(SPEC, params={"adapter": "entities", "adapter_revision": "sha256:2"})
+    assert weights_of(spec) == {
+        "model": "synopsis",
+        "revision": "sha256:1",
+        "adapter": "entities",
+        "adapter_revision": "sha256:2",
+    }
+
+
+def test_other_steps_with_a_result_are_named() -> None:
+    assert explained().note is None
+    note = explained(replace(FOUND, others=("one", "two"))).note
+    assert note is not None
+    assert "one, two" in note

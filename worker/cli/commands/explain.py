@@ -1,0 +1,58 @@
+"""`docmill explain`: show how one result came to be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from worker.cli.context import open_store, settings_from
+from worker.cli.exit_codes import OK
+from worker.cli.options import JOB, JSON
+from worker.cli.printing import print_json, say
+
+if TYPE_CHECKING:
+    from storage.core.database import Database
+    from worker.explaining.explanation import Explanation
+
+
+@click.command("explain", epilog="Example: docmill explain 7 a17, or docmill explain 7 a17 --json | jq .windows")
+@JOB
+@click.argument("document", metavar="ID")
+@click.option("--step", help="Explain this step of a job with several steps.")
+@click.option("--full", is_flag=True, help="Show long texts, and all windows.")
+@JSON
+def explain_command(job: int, document: str, step: str | None, full: bool, as_json: bool) -> int:
+    """Show how the result of the document ID in JOB came to be.
+
+    The command shows the document with its metadata, the windows that the text was cut into and the prompt of each as
+    the model read it, the output, its flags and their meaning, and what computed it: the revision of the weights, the
+    adapter, precision, backend, versions, device, worker and times. Of a document without a result it says why.
+
+    The windows are not stored. They are cut again by the model's tokenizer, without its weights; where the model is
+    not on this machine, the command says so. Of a job with several steps the last one with a result is explained.
+    """
+    from storage.results.provenance import provenance
+    from worker.explaining.explanation import cutter, explain
+
+    settings = settings_from()
+    with open_store(settings) as database:
+        found = explain(provenance(database, job, document, step), cutter(settings.models_dir, settings.cache_dir))
+        if as_json:
+            from worker.explaining.json_form import as_json as in_json
+
+            print_json(in_json(found))
+        else:
+            _show(database, found, full=full)
+    return OK
+
+
+def _show(database: Database, found: Explanation, *, full: bool) -> None:
+    from worker.cli.explained import Page
+    from worker.cli.show import paper
+
+    outputs = {one.name: database.kind_of(one.spec.kind).output for one in found.provenance.way}
+    for part in Page(found, outputs, full=full).sections():
+        paper.print(part)
+    if found.note is not None:
+        say(found.note)

@@ -1,0 +1,237 @@
+"""An explanation on a terminal of 80 columns: a section for each part, with names beside their values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from worker.cli.formatting import duration, local_time, printable
+
+if TYPE_CHECKING:
+    from storage.outputs.base import OutputType
+    from storage.results.batches import Batch
+    from storage.results.provenance import StepRecord
+    from tasks.engine.reader import ReadWindow
+    from worker.explaining.explanation import Explanation
+
+Rows = Sequence[tuple[str, str]]
+
+SHOWN_CHARACTERS = 400
+SHOWN_WINDOWS = 5
+NAMES = 11  # columns of the names
+
+
+class Page:
+    """An explanation in sections. Without `full` long texts are cut, and so is the list of windows."""
+
+    def __init__(self, explanation: Explanation, outputs: Mapping[str, OutputType], *, full: bool = False) -> None:
+        self._found = explanation
+        self._outputs = outputs
+        self._full = full
+
+    def sections(self) -> Iterator[Group]:
+        """Yield the sections in their order."""
+        yield section(self._title(), self._document())
+        if len(self._found.provenance.way) > 1:
+            yield section("Steps", self._steps())
+        yield section(f"Step {self._found.step.name}" if self._several else "Computed", self._computed())
+        yield section("Windows", self._windows())
+        yield section("Output", self._output())
+        if self._found.flags:
+            yield section("Flags", self._flags())
+        yield section("How", self._how())
+        yield section("Not kept", [("", ", ".join(self._found.not_kept))])
+
+    @property
+    def _several(self) -> bool:
+        return len(self._found.provenance.way) > 1 or bool(self._found.provenance.others)
+
+    def _title(self) -> str:
+        return f"Document {self._found.provenance.document}"
+
+    def _document(self) -> Rows:
+        found = self._found.provenance
+        stands = [
+            text
+            for text, holds in (
+                ("the corpus has a later version of it", found.changed),
+                ("it vanished from its source", found.gone),
+            )
+            if holds
+        ]
+        return [
+            ("job", f"{found.job} ({found.state})"),
+            ("corpus", found.corpus),
+            ("source", f"{found.source}, read {local_time(found.read_at)}"),
+            *([("since", "; ".join(stands))] if stands else []),
+            ("meta", "\n".join(f"{name}: {self._short(value)}" for name, value in found.meta.items()) or "none"),
+            ("text", self._text(found.text)),
+        ]
+
+    def _steps(self) -> Rows:
+        rows = []
+        for step in self._found.provenance.way:
+            rows.append((step.name, f"{step.spec.kind} of {_reads(step)}"))
+            rows.append(("  reads", one_line(step.given)))
+            rows.append(("  gives", one_line(self._shown(step)) if step.outcome else "nothing yet"))
+        return rows
+
+    def _computed(self) -> Rows:
+        spec = self._found.step.spec
+        given = [(name, self._short(value)) for name, value in sorted(spec.params.items())]
+        options = "\n".join(f"{name}: {value}" for name, value in given if not name.startswith("adapter"))
+        weights = self._found.weights
+        rows = [
+            ("task", spec.kind),
+            ("model", spec.model),
+            pinned(weights["revision"]),
+            *([("adapter", weights["adapter"]), pinned(weights["adapter_revision"])] if "adapter" in weights else []),
+            ("quality", spec.quality),
+            ("options", options or "the model's own"),
+        ]
+        step = self._found.step
+        if step.content is not None and step.content != step.given:
+            rows.append(("prompt", self._text(step.content)))
+        return rows
+
+    def _windows(self) -> Rows:
+        cut = self._found.cut
+        if cut.problem is not None:
+            return [("", f"not known here: {cut.problem}")]
+        if not cut.windows:
+            return [("", "none")]
+        shown = cut.windows if self._full else cut.windows[:SHOWN_WINDOWS]
+        rows = [row for number, window in enumerate(shown, 1) for row in self._window(number, window)]
+        if more := len(cut.windows) - len(shown):
+            rows.append(("", f"… {more:,} more windows; --full shows all"))
+        return rows
+
+    def _window(self, number: int, window: ReadWindow) -> Rows:
+        place = f"characters {window.start:,} to {window.end:,}"
+        if window.prompt is None:
+            return [(str(number), f"{place}: copied as they are")]
+        part = ", a part of something longer" if window.part else ""
+        return [
+            (str(number), f"{place}, {window.tokens:,} tokens{part}; the model reads:"),
+            ("", self._text(window.prompt)),
+        ]
+
+    def _output(self) -> Rows:
+        found, step = self._found, self._found.step
+        rows = [] if found.said is None else [("", found.said)]
+        if step.outcome is None:
+            return rows
+        if step.outcome.status != "done":
+            return [("", f"{step.outcome.status}: {found.said}"), *self._tokens()]
+        return [*rows, ("", self._text(self._shown(step))), *self._tokens()]
+
+    def _tokens(self) -> Rows:
+        outcome = self._found.step.outcome
+        assert outcome is not None
+        return [("tokens", f"{outcome.tokens_in:,} read, {outcome.tokens_out:,} written")]
+
+    def _flags(self) -> Rows:
+        rows = []
+        for flag in self._found.flags:
+            of = " (of the document)" if flag.of == "document" else ""
+            rows.append(("", f"{flag.name}{of}: {flag.meaning or 'a flag that this release does not know'}"))
+            rows += [("", f"  {line}") for line in flag.evidence]
+        return rows
+
+    def _how(self) -> Rows:
+        step = self._found.step
+        rows: list[tuple[str, str]] = []
+        runtime = None if step.outcome is None else step.outcome.runtime
+        if runtime is not None:
+            rows += of_runtime(runtime)
+        elif step.outcome is not None:
+            rows.append(("runtime", "not kept"))
+        if step.outcome is not None:
+            rows.append(("written", local_time(step.outcome.created_at)))
+        return [*rows, *self._batch()]
+
+    def _batch(self) -> Rows:
+        batch = self._found.step.batch
+        if batch is None:
+            return [("worker", "not kept: no shard with this text is on record")]
+        job = "" if batch.job == self._found.provenance.job else f" of the earlier job {batch.job}"
+        again = f", {batch.attempts} attempts" if batch.attempts > 1 else ""
+        lapsed = f", {batch.lapses} lapsed leases" if batch.lapses else ""
+        texts = f"{batch.texts:,} text{'s' * (batch.texts != 1)}"
+        rows = [("shard", f"{batch.shard}{job}: {batch.state}, {texts}{again}{lapsed}")]
+        if batch.owner is not None:
+            known = "" if batch.pid is None else f", process {batch.pid}, docmill {batch.version}"
+            rows.append(("worker", f"{batch.owner}{known}"))
+        if batch.started_at is not None:
+            rows.append(("computed", f"{local_time(batch.started_at)}{_together(batch)}"))
+        return rows
+
+    def _shown(self, step: StepRecord) -> str:
+        outcome = step.outcome
+        assert outcome is not None
+        if outcome.status != "done":
+            return f"{outcome.status}: {outcome.reason}"
+        return self._outputs[step.name].shown(outcome.output)
+
+    def _text(self, text: str) -> str:
+        return text if self._full else cut_short(text)
+
+    def _short(self, value: Any) -> str:
+        import orjson
+
+        return self._text(value if isinstance(value, str) else orjson.dumps(value).decode())
+
+
+def section(title: str, rows: Rows) -> Group:
+    """Return a title in bold, and names beside their values below it."""
+    made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0), expand=True)
+    made.add_column(no_wrap=True, min_width=NAMES, max_width=NAMES, overflow="ellipsis")
+    made.add_column(ratio=1, overflow="fold")
+    for name, value in rows:
+        made.add_row(Text(printable(name, keep="")), Text(printable(value)))
+    return Group(Text(printable(title, keep=""), style="bold"), made, Text())
+
+
+def of_runtime(runtime: Mapping[str, Any]) -> Rows:
+    """Return the rows about what computed a result."""
+    versions = ", ".join(f"{name} {version}" for name, version in runtime["versions"].items())
+    return [*((name, runtime[name]) for name in ("precision", "backend", "device")), ("versions", versions)]
+
+
+def pinned(revision: str) -> tuple[str, str]:
+    """Return the row of what pins weights: the SHA-256 of a local model's files, or a commit of the hub."""
+    _, _, digest = revision.rpartition("sha256:")
+    return ("weights", digest) if "sha256:" in revision else ("revision", revision)
+
+
+def _together(batch: Batch) -> str:
+    """Return how long a shard took, with its texts."""
+    if batch.started_at is None or batch.finished_at is None:
+        return ""
+    took = duration(batch.finished_at - batch.started_at)
+    return f", in {took}" + (f" with the other texts of the shard ({batch.texts:,})" if batch.texts > 1 else "")
+
+
+def cut_short(text: str) -> str:
+    """Return the text's beginning, with the number of characters that are left out."""
+    more = len(text) - SHOWN_CHARACTERS
+    return text if more <= 0 else f"{text[:SHOWN_CHARACTERS]}\n… {more:,} more characters; --full shows all"
+
+
+def one_line(text: str | None) -> str:
+    """Return the beginning of a text without line breaks."""
+    if text is None:
+        return "nothing yet"
+    line = " ".join(text[: 4 * SHOWN_LINE].split())
+    return line if len(line) <= SHOWN_LINE else f"{line[:SHOWN_LINE].rstrip()} …"
+
+
+SHOWN_LINE = 130
+
+
+def _reads(step: StepRecord) -> str:
+    return "the document" if step.reads is None else f"the output of {step.reads}"
