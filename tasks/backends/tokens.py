@@ -75,6 +75,11 @@ class Tokens:
         return other
 
     @property
+    def pads_right(self) -> bool:
+        """True where a padded row begins with the first token of its text."""
+        return bool(self.tokenizer.padding_side == "right")
+
+    @property
     def prefix_length(self) -> int:
         """Tokens up to the end of the prefix, as sentence-transformers counts them: without a last special."""
         ids = self.encode([""])[0].ids

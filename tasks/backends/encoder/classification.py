@@ -60,12 +60,15 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     def outputs(_: Sequence[Encoded], states: dict[str, Tensor]) -> Sequence[Output]:
         return scoring.labels(parts.logits_of(states))
 
-    kept = None
+    kept, reads_first = None, False
     if parts.encoder is not None and (products := linears(model)) is not None:
         activations, tensors, of_first = products
         settings = {"type": "labels", "activations": activations, "of_first": of_first, "scoring": asdict(scoring)}
         kept = KeptHead(settings, tensors)
-    return EncoderModel(tokens, limit, parts.encoder, parts.own_states, outputs, traits, "transformers", kept)
+        reads_first = of_first and tokens.pads_right
+    return EncoderModel(
+        tokens, limit, parts.encoder, parts.own_states, outputs, traits, "transformers", kept, reads_first
+    )
 
 
 def of_texts(config: Any, *, multi_label: bool) -> Scoring:

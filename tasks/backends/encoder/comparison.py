@@ -70,14 +70,19 @@ class Proven:
     comparison: Comparison
 
 
-def compared(model: PreTrainedModel, tolerance: float) -> Comparison:
-    """Return the comparison of an encoder in place of ``model``, whose own code computes the states for it."""
+def compared(model: PreTrainedModel, tolerance: float, *, first_only: bool = False) -> Comparison:
+    """Return the comparison of an encoder in place of ``model``, whose own code computes the states for it.
+
+    With ``first_only`` they are those of the first tokens.
+    """
     most = model.config.vocab_size - 1
     rows = [[number * most // length for number in range(1, length + 1)] for length in compared_lengths(model.config)]
     texts = [Encoded(len(ids), {"input_ids": ids}) for ids in rows]
     with torch.inference_mode():
         given = [torch.tensor([ids], device=model.device) for ids in rows]
         states = [model(input_ids=ids).last_hidden_state[0].float() for ids in given]
+    if first_only:
+        states = [one[:1].clone() for one in states]
     return Comparison(texts, states, tolerance)
 
 

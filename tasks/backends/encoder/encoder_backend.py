@@ -136,7 +136,9 @@ class EncoderBackend:
 
     def _fast_encoder(self, model: EncoderModel, assignment: Assignment) -> Proven | None:
         """Return the encoder that computes the states in the place of the model's own code, None if there is none."""
-        return proven_encoder(model.encoder, self._device, self._dtype) if model.encoder is not None else None
+        if model.encoder is None:
+            return None
+        return proven_encoder(model.encoder, self._device, self._dtype, model.reads_first)
 
     def _facts(self, fast: StatesOf, own: PreTrainedModel, assignment: Assignment) -> Mapping[str, Any]:
         """Return facts from which the fast encoder can be made again. Raises Unkept if there are none."""

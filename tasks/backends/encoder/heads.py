@@ -56,6 +56,9 @@ class EncoderModel:
     float32 and in torch, also where another library computes the encoder: next to the encoder a head takes hardly
     any time. ``library`` names the package that ran the model's own code. ``kept`` is the same head without that
     library, or None.
+
+    With ``reads_first`` the head reads the state of a window's first token and no other: a fast encoder may give that
+    state alone, as a window of one token.
     """
 
     tokens: Tokens | None
@@ -66,6 +69,7 @@ class EncoderModel:
     traits: Traits
     library: str
     kept: KeptHead | None = None
+    reads_first: bool = False
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Return what the model will read for each text."""

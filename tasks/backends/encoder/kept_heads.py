@@ -72,6 +72,11 @@ class KeptHead:
     settings: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
 
+    @property
+    def pools_first(self) -> bool:
+        """True for a head of vectors that reads the first token's state and no other."""
+        return self.settings.get("poolings") == ["cls"]
+
     def outputs(self) -> Outputs:
         """Return the function from a batch and its states to an output for each window."""
         return HEADS[self.settings["type"]](self.settings, self.tensors)

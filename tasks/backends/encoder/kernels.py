@@ -1,9 +1,10 @@
 """Kernels for encoders without padding: oneDNN's products on a CPU, flash attention on a GPU.
 
 A product is over the tokens of all texts, end to end. Attention is prepared for the lengths of a batch's texts and
-then called once for each layer, from shape (tokens, 3 × dim) to (tokens, dim). The win of oneDNN's products over
-torch's linear layers is recorded in bench/results/inference.md. Flash attention has no record: it was tested on a CPU
-with another attention in its place, and has not been on a GPU.
+then called once for each layer, from shape (tokens, 3 × dim) to (tokens, dim). Where no state is wanted but those of
+first tokens, the last layer has attention of its own, from (texts, dim) and (tokens, 2 × dim) to (texts, dim). The
+win of oneDNN's products over torch's linear layers is recorded in bench/results/inference.md. Flash attention has no
+record: it was tested on a CPU with another attention in its place, and has not been on a GPU.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from tasks.backends import accelerator
 
 # From the lengths of a batch's texts, the number of heads and the device to the attention of a layer.
 Attention = Callable[[Sequence[int], int, str], Callable[[Tensor], Tensor]]
+# The same for the first tokens' queries, and the keys and values of all tokens.
+FirstAttention = Callable[[Sequence[int], int, str], Callable[[Tensor, Tensor], Tensor]]
 
 
 class Linear(Protocol):
@@ -36,12 +39,13 @@ class Linear(Protocol):
 
 @dataclass(frozen=True)
 class Kernels:
-    """One device's ways: to make layers, the activations that they know by their names in configurations, and
-    attention."""
+    """One device's ways: to make layers, the activations that they know by their names in configurations,
+    attention, and that of first tokens if there is one."""
 
     linear: Callable[..., Linear]
     activations: Mapping[str, Any]
     attention: Attention
+    of_first: FirstAttention | None = None
 
 
 def kernels_for(device: str, dtype: torch.dtype) -> Kernels | None:
@@ -104,6 +108,24 @@ def by_length(lengths: Sequence[int], heads: int, _device: str) -> Callable[[Ten
     return attention
 
 
+def first_by_length(lengths: Sequence[int], heads: int, _device: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """First tokens of neighbours of one length go through attention together."""
+    runs = [(length, len(list(run))) for length, run in groupby(lengths)]
+
+    def attention(queries: Tensor, keys_values: Tensor) -> Tensor:
+        mixed, start, row = [], 0, 0
+        for length, count in runs:
+            end = start + length * count
+            query = queries[row : row + count].view(count, 1, heads, -1).transpose(1, 2)
+            key, value = keys_values[start:end].view(count, length, 2, heads, -1).permute(2, 0, 3, 1, 4)
+            together = functional.scaled_dot_product_attention(query, key, value)
+            mixed.append(together.reshape(count, -1))
+            start, row = end, row + count
+        return torch.cat(mixed)
+
+    return attention
+
+
 def flash(lengths: Sequence[int], heads: int, device: str) -> Callable[[Tensor], Tensor]:
     """All texts go through attention together, each by itself: torch is told where they begin."""
     from torch.nn.attention.varlen import varlen_attn
@@ -133,6 +155,7 @@ ONEDNN = Kernels(
         }
     ),
     by_length,
+    first_by_length,
 )
 FLASH = Kernels(
     PlainLinear,

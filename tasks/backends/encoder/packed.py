@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ class Design:
     """The facts about an encoder of BERT's design beside its weights.
 
     ``padding`` is the index behind which positions count, None where they count from 0. ``epsilon`` is that of the
-    norms.
+    norms. With ``first_only`` the last layer gives the state of each text's first token alone.
     """
 
     distilled: bool
@@ -85,18 +85,20 @@ class Design:
     activation: str
     padding: int | None
     epsilon: float
+    first_only: bool = False
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> Design:
+    def of(cls, model: PreTrainedModel, *, first_only: bool = False) -> Design:
         config = model.config
         return cls(
             distilled=config.model_type == "distilbert",
             typed=hasattr(model.embeddings, "token_type_embeddings"),
             layers=config.num_hidden_layers,
             heads=config.num_attention_heads,
-            activation=_activation(config),
+            activation=activation(config),
             padding=config.pad_token_id if config.model_type in _BEHIND_PADDING else None,
             epsilon=model.embeddings.LayerNorm.eps,
+            first_only=first_only,
         )
 
     @property
@@ -106,19 +108,30 @@ class Design:
 
 @dataclass(frozen=True)
 class Layer:
-    """One encoder layer: attention and feed-forward network, a norm after each."""
+    """One encoder layer: attention and feed-forward network, a norm after each.
 
-    projections: Linear  # queries, keys and values side by side
+    ``projections`` are of queries, keys and values side by side; without queries where these are by themselves.
+    """
+
+    projections: Linear
     mixed: Linear
     attention_norm: Norm
     inner: Linear
     outer: Linear
     output_norm: Norm
+    queries: Linear | None = None
+
+    def after(self, states: Tensor, mixed: Tensor, activation: Any) -> Tensor:
+        """Return the layer's states, of the same shape as those before it, from what its attention gave."""
+        states = self.attention_norm(self.mixed.added_to(states, mixed))
+        inner = self.inner(states, activation)
+        return self.output_norm(self.outer.added_to(states, inner))
 
 
 class PackedEncoder:
     """The last hidden states of an encoder on ``device`` for a batch of token ids, without padding.
 
+    By a design with ``first_only`` they are those of the first tokens: of each layer but the last all else is read.
     ``weight`` gives a tensor by the name that it has in transformers' model.
     """
 
@@ -132,6 +145,7 @@ class PackedEncoder:
 
         self._device = device
         self._attention = kernels.attention
+        self._of_first = kernels.of_first
         self._activation = kernels.activations[design.activation]
         self._tables = {
             name: noted(f"embeddings.{name}.weight")
@@ -141,24 +155,42 @@ class PackedEncoder:
         norm = partial(_norm, noted, design.epsilon)
         self._norm = norm("embeddings.LayerNorm")
         self._layers = [
-            _layer(design.names, design.names.layers.format(number), noted, norm, kernels)
+            _layer(
+                design.names,
+                design.names.layers.format(number),
+                noted,
+                norm,
+                kernels,
+                split=design.first_only and number == design.layers - 1,
+            )
             for number in range(design.layers)
         ]
 
     def __call__(self, batch: Sequence[Encoded]) -> dict[str, Tensor]:
-        """``token_embeddings`` in float32, of shape (texts, longest, dim), and their ``attention_mask``."""
+        """``token_embeddings`` in float32, of shape (texts, longest, dim), and their ``attention_mask``.
+
+        With ``first_only`` the longest is 1.
+        """
         lengths = [one.tokens for one in batch]
         states = self._embedded(batch, lengths)
         attention = self._attention(lengths, self.design.heads, self._device)
         for layer in self._layers:
-            mixed = attention(layer.projections(states))
-            states = layer.attention_norm(layer.mixed.added_to(states, mixed))
-            inner = layer.inner(states, self._activation)
-            states = layer.output_norm(layer.outer.added_to(states, inner))
+            if layer.queries is not None:
+                states = self._firsts(layer, layer.queries, states, lengths)
+                lengths = [1] * len(batch)
+            else:
+                states = layer.after(states, attention(layer.projections(states)), self._activation)
         mask = (torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]).to(self._device)
         padded = torch.zeros(*mask.shape, states.shape[-1], device=self._device)
         padded[mask] = states.float()
         return {"token_embeddings": padded, "attention_mask": mask.long()}
+
+    def _firsts(self, layer: Layer, queries: Linear, states: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Return what the layer gives for each text's first token, of shape (texts, dim)."""
+        assert self._of_first is not None
+        attention = self._of_first(lengths, self.design.heads, self._device)
+        firsts = states[torch.tensor([0, *lengths[:-1]]).cumsum(0).to(self._device)]
+        return layer.after(firsts, attention(queries(firsts), layer.projections(states)), self._activation)
 
     def _embedded(self, batch: Sequence[Encoded], lengths: Sequence[int]) -> Tensor:
         """Shape (tokens, dim)."""
@@ -183,23 +215,28 @@ class PackedEncoder:
         return counted * real + padding
 
 
-def packed(model: PreTrainedModel, device: str, kernels: Kernels) -> PackedEncoder:
+def packed(model: PreTrainedModel, device: str, kernels: Kernels, *, first_only: bool = False) -> PackedEncoder:
     """Return the encoder of a model without padding; it shares the model's embeddings and norms."""
     weights = dict(model.named_parameters())
-    return PackedEncoder(Design.of(model), lambda name: weights[name].detach(), device, kernels)
+    design = Design.of(model, first_only=first_only)
+    return PackedEncoder(design, lambda name: weights[name].detach(), device, kernels)
 
 
-def proven_encoder(model: PreTrainedModel, device: str, dtype: torch.dtype) -> Proven | None:
+def proven_encoder(
+    model: PreTrainedModel, device: str, dtype: torch.dtype, reads_first: bool = False
+) -> Proven | None:
     """The model without padding, once it gave what the model's own code gives; None where that has to compute.
 
-    What the comparison raises counts as a difference.
+    For a head that ``reads_first`` it computes no other state than that, if the kernels can. What the comparison
+    raises counts as a difference.
     """
     kernels = kernels_for(device, dtype)
     if kernels is None or not packs(model, kernels):
         return None
     try:
-        encoder = packed(model, device, kernels)
-        comparison = compared(model, TOLERANCES[dtype])
+        first_only = reads_first and kernels.of_first is not None
+        encoder = packed(model, device, kernels, first_only=first_only)
+        comparison = compared(model, TOLERANCES[dtype], first_only=first_only)
         distance = comparison.distance(encoder)
     except Exception as error:  # whatever torch raises where it has changed
         log.warning("packed_left_out model=%s error=%r", model.config.model_type, error)
@@ -217,30 +254,44 @@ def take_over(model: PreTrainedModel) -> None:
 
 def packs(model: PreTrainedModel, kernels: Kernels) -> bool:
     """Return True if ``PackedEncoder`` computes this model."""
+    return has_berts_design(model) and activation(model.config) in kernels.activations
+
+
+def has_berts_design(model: PreTrainedModel) -> bool:
+    """Return True for a model that has BERT's layers, by the names that a ``Design`` has."""
     config = model.config
-    known = config.model_type in _BERTS_DESIGN and _activation(config) in kernels.activations
-    return known and not getattr(config, "is_decoder", False) and hasattr(model, "embeddings")
+    known = config.model_type in _BERTS_DESIGN and not getattr(config, "is_decoder", False)
+    return known and hasattr(model, "embeddings")
 
 
-def _activation(config: PretrainedConfig) -> str:
+def activation(config: PretrainedConfig) -> str:
     return str(getattr(config, "hidden_act", None) or getattr(config, "activation", ""))
 
 
 def _layer(
-    names: Names, at: str, weight: Callable[[str], Tensor], norm: Callable[[str], Norm], kernels: Kernels
+    names: Names,
+    at: str,
+    weight: Callable[[str], Tensor],
+    norm: Callable[[str], Norm],
+    kernels: Kernels,
+    *,
+    split: bool,
 ) -> Layer:
-    """Return the layer whose modules' names begin with ``at``."""
+    """Return the layer whose modules' names begin with ``at``; if it is ``split``, queries are by themselves."""
 
     def linear(*stacked: str) -> Linear:
         return kernels.linear(*((weight(f"{at}.{name}.weight"), weight(f"{at}.{name}.bias")) for name in stacked))
 
+    query, *others = names.projections
+    queries = linear(query) if split else None
     return Layer(
-        linear(*names.projections),
+        linear(*(others if split else names.projections)),
         linear(names.mixed),
         norm(f"{at}.{names.attention_norm}"),
         linear(names.inner),
         linear(names.outer),
         norm(f"{at}.{names.output_norm}"),
+        queries,
     )
 
 

@@ -45,7 +45,8 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     placed = KeptHead(head.settings, {name: one.to(assignment.device) for name, one in head.tensors.items()})
     # Vectors cut to fewer dimensions have no length of 1 any more.
     traits = Traits(normalizes=modules.dimensions is None and None in modules.steps)
-    return EncoderModel(tokens, limit, encoder, own, placed.outputs(), traits, "transformers", head)
+    first = tokens.pads_right and head.pools_first
+    return EncoderModel(tokens, limit, encoder, own, placed.outputs(), traits, "transformers", head, first)
 
 
 def _transformer(assignment: Assignment, modules: SentenceModules, dtype: torch.dtype) -> tuple[Any, Any]:

@@ -40,7 +40,7 @@ from tasks.windows.windows import Encoded
 log = logging.getLogger("docmill.backends")
 
 # Raise this number with every change of what is kept, or of how it is read.
-_FORMAT = 1
+_FORMAT = 2
 _MOST_KEPT = 64  # openings; one of MiniLM has 0.7 MB
 _LIBRARIES = ("docmill", "torch", "transformers", "sentence-transformers", "tokenizers", "openvino")
 _FACTS, _TOKENIZER, _TENSORS = "facts.json", "tokenizer.json", "tensors.safetensors"

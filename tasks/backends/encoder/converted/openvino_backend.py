@@ -15,6 +15,7 @@ from tasks.backends.encoder.converted.openvino_encoder import OpenVinoEncoder, c
 from tasks.backends.encoder.converted.openvino_int8 import quantization
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.heads import EncoderModel, StatesOf
+from tasks.backends.encoder.packed import has_berts_design
 from tasks.backends.tokens import Tokens
 from tasks.errors import Unsuited
 
@@ -58,7 +59,8 @@ class OpenVinoBackend(EncoderBackend):
         if self._int8:
             conversion = quantization(encoder, tokens, model.limit_tokens)
         else:
-            conversion = tracing(encoder, tokens, self._dtype)
+            first_only = model.reads_first and has_berts_design(encoder)
+            conversion = tracing(encoder, tokens, self._dtype, first_only=first_only)
         return converted(spec, assignment.cache_dir, conversion, tokens, self._dtype)
 
     def _facts(self, fast: StatesOf, own: PreTrainedModel, assignment: Assignment) -> Mapping[str, Any]:

@@ -23,6 +23,7 @@ from storage.core.specs import Spec
 from tasks.backends import accelerator
 from tasks.backends.convert import is_whole, made_once
 from tasks.backends.encoder.comparison import TOLERANCES, Comparison, Proven, compared, local_span
+from tasks.backends.encoder.converted.first_states import FirstStates
 from tasks.backends.encoder.reopening import Unkept
 from tasks.backends.tokens import Tokens, padded
 from tasks.errors import Unsuited
@@ -54,7 +55,10 @@ class Conversion:
 
 
 class OpenVinoEncoder:
-    """The last hidden states of an encoder for a batch of token ids, padded; safe to call from several threads."""
+    """The last hidden states of an encoder for a batch of token ids, padded; safe to call from several threads.
+
+    Of an encoder that was converted for its first tokens only, they are those, with a mask of their own.
+    """
 
     def __init__(self, folder: Path, tokens: Tokens, dtype: torch.dtype) -> None:
         at_once = torch.get_num_threads()
@@ -75,7 +79,8 @@ class OpenVinoEncoder:
         features = padded(batch, self._tokens)
         found = self._request().infer(by_name(features, self._names))
         states = found[_STATES].astype(np.float32)  # a copy: the next call writes there again
-        return {"token_embeddings": torch.from_numpy(states), "attention_mask": features["attention_mask"]}
+        mask = features["attention_mask"][:, : states.shape[1]]
+        return {"token_embeddings": torch.from_numpy(states), "attention_mask": mask}
 
     def _request(self) -> openvino.InferRequest:
         if not hasattr(self._of_thread, "request"):
@@ -115,12 +120,16 @@ def converted_before(name: str, cache_dir: Path, tokens: Tokens, dtype: torch.dt
     return OpenVinoEncoder(folder, tokens, dtype)
 
 
-def tracing(model: PreTrainedModel, tokens: Tokens, dtype: torch.dtype) -> Conversion:
-    """The float32 transformers encoder as it is, computed in ``dtype``."""
+def tracing(model: PreTrainedModel, tokens: Tokens, dtype: torch.dtype, *, first_only: bool = False) -> Conversion:
+    """The float32 transformers encoder as it is, computed in ``dtype``.
+
+    With ``first_only`` an encoder of BERT's design gives no other last hidden state than that of the first token.
+    """
+    parts = f"{form(model)}-first" if first_only else form(model)
     return Conversion(
-        f"{openvino.__version__.partition('-')[0]}-{version('transformers')}-{form(model)}",
-        lambda: traced(model, tokens),
-        lambda: compared(model, TOLERANCES[dtype]),
+        f"{openvino.__version__.partition('-')[0]}-{version('transformers')}-{parts}",
+        lambda: traced(model, tokens, first_only=first_only),
+        lambda: compared(model, TOLERANCES[dtype], first_only=first_only),
     )
 
 
@@ -173,7 +182,7 @@ class _LastStates(nn.Module):
         return states
 
 
-def traced(model: PreTrainedModel, tokens: Tokens) -> openvino.Model:
+def traced(model: PreTrainedModel, tokens: Tokens, *, first_only: bool = False) -> openvino.Model:
     """The encoder as OpenVINO's model: inputs by the tokenizer's names, of any shape, to its last hidden states."""
     # Two texts of different lengths: what is traced must not take a mask of ones for granted.
     given = padded([Encoded(5, {"input_ids": [1] * 5}), Encoded(3, {"input_ids": [1] * 3})], tokens)
@@ -181,7 +190,8 @@ def traced(model: PreTrainedModel, tokens: Tokens) -> openvino.Model:
         given["token_type_ids"] = torch.zeros_like(given["input_ids"])
     with accelerator.quiet(), warnings.catch_warnings(), torch.no_grad(), _root_logger_kept(), _written_out(model):
         warnings.simplefilter("ignore")  # the tracer's, on every `if` of the model's code
-        made = openvino.convert_model(_LastStates(model, list(given)), example_input=tuple(given.values()))
+        states = (FirstStates if first_only else _LastStates)(model, list(given))
+        made = openvino.convert_model(states, example_input=tuple(given.values()))
     for port, name in zip(made.inputs, given, strict=True):
         port.get_tensor().set_names({name})
         port.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))

@@ -16,10 +16,12 @@ from storage.core.outcomes import Outcome, Status
 from tasks.backends import Assignment
 from tasks.backends.accelerator import quiet
 from tasks.backends.encoder import own_heads
+from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.packed import PackedEncoder
 from tasks.errors import CannotServe, WeightsMissing
 from tasks.heads import Head
+from tasks.windows.windows import Encoded
 from tests.tasks import classifiers
 from tests.tasks.conftest import Bench
 from tests.tasks.real_lines import real_lines, some_and_more
@@ -85,6 +87,23 @@ def test_a_classifier_is_computed_by_the_fast_encoder_where_there_is_one(
     assert isinstance(opened._encoder, PackedEncoder) is (name in PACKED)
     assert (opened._model.encoder is None) is (name in classifiers.WHOLE)
     opened.close()
+
+
+@pytest.mark.parametrize("backend", [EncoderBackend, OpenVinoBackend])
+def test_of_a_classifiers_last_layer_no_more_is_computed_than_its_head_reads(
+    backend: type[EncoderBackend], lines: list[str], bench: Bench, tmp_path: Path
+) -> None:
+    """A head that reads the first token's state gets this one alone, also once it is opened again."""
+    for name, tokens in (("bert", 1), ("modernbert-mean", 7)):
+        folder = classifiers.classifier(tmp_path / name, lines, name)
+        spec = bench.spec("classify", str(folder))
+        for _ in range(2):
+            opened = backend(Assignment(spec, folder, "cpu", tmp_path / "cache", Head.CLASSIFICATION))
+            batch = [Encoded(7, {"input_ids": [2, 5, 6, 7, 8, 9, 3]})]
+            with torch.inference_mode():
+                states = (opened._encoder or opened._model.own_states)(batch)
+            assert states["token_embeddings"].shape[:2] == (1, tokens)
+            opened.close()
 
 
 def test_a_head_that_gives_other_logits_from_the_states_is_left_in_its_model(

@@ -80,6 +80,18 @@ def test_states_without_padding_are_the_models_own(
         assert not states[len(ids) :].any()
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_first_tokens_states_alone_are_the_models_own(name: str) -> None:
+    torch.manual_seed(3)
+    with quiet(), torch.inference_mode():
+        model = transformers.AutoModel.from_config(CONFIGS[name]).eval()
+        expected = [model(input_ids=torch.tensor([ids])).last_hidden_state[0, :1] for ids in TEXTS]
+        encoder = packed(model, "cpu", ONEDNN, first_only=True)
+        found = encoder([Encoded(len(ids), {"input_ids": ids}) for ids in TEXTS])
+    assert found["attention_mask"].tolist() == [[1]] * len(TEXTS)
+    assert torch.allclose(found["token_embeddings"], torch.stack(expected), atol=2e-6)
+
+
 def test_what_is_not_of_berts_design_is_left_to_its_own_code() -> None:
     others = [
         transformers.MPNetConfig(vocab_size=50, **SIZES),
