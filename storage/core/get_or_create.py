@@ -11,7 +11,7 @@ from sqlalchemy import Row, select
 
 from storage.core.clock import db_now
 from storage.core.database import Database
-from storage.core.outcomes import TRUNCATED, Known
+from storage.core.outcomes import Known
 from storage.core.schema import Base, Content, Corpus, OutcomeRow, Runtime, SpecRow
 from storage.core.specs import Spec
 from storage.core.transaction import Transaction
@@ -55,7 +55,7 @@ def known_outcomes(transaction: Transaction, spec_id: int, content_ids: Sequence
     """Return the status, by content, of those that have an outcome under the spec."""
     query = select(OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.flags).where(OutcomeRow.spec_id == spec_id)
     rows = transaction.probe(query, OutcomeRow.content_id, content_ids)
-    return {row.content_id: Known(row.status, TRUNCATED in row.flags) for row in rows}
+    return {row.content_id: Known.of(row.status, row.flags) for row in rows}
 
 
 def n_chars(transaction: Transaction, content_ids: Sequence[int]) -> dict[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -137,20 +137,27 @@ def _is_finite(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Known:
-    """The status of a stored outcome."""
+    """The status of a stored outcome. `doubtful`: it is done and has a doubtful flag."""
 
     status: str
     truncated: bool
+    doubtful: bool = False
+
+    @classmethod
+    def of(cls, status: str, flags: Collection[str]) -> Known:
+        """Return an outcome's status, with what its flags say."""
+        return cls(status, TRUNCATED in flags, status == Status.DONE and not DOUBTFUL.isdisjoint(flags))
 
 
 @dataclass(frozen=True)
 class Tally:
-    """The number of outcomes by status. `truncated` ones are also counted as done."""
+    """The number of outcomes by status. `truncated` and `doubtful` ones are also counted as done."""
 
     done: int = 0
     failed: int = 0
     skipped: int = 0
     truncated: int = 0
+    doubtful: int = 0
 
     @classmethod
     def of(cls, outcomes: Iterable[Known]) -> Tally:
@@ -161,4 +168,5 @@ class Tally:
             failed=statuses.count(Status.FAILED),
             skipped=statuses.count(Status.SKIPPED),
             truncated=sum(outcome.truncated for outcome in known),
+            doubtful=sum(outcome.doubtful for outcome in known),
         )

@@ -129,8 +129,8 @@ class Runtime(Base):
 class Job(Base):
     """Steps applied to a corpus as it stood at the end of an ingest.
 
-    `state`: ingesting, running, done, cancelled, stopped (too many failures). `paused` stands beside it: a paused
-    job keeps its state, and none of its shards is dispatched, claimed or committed.
+    `state`: ingesting, running, done, cancelled, stopped (too many failures, or doubtful results). `paused` stands
+    beside it: a paused job keeps its state, and none of its shards is dispatched, claimed or committed.
     Three documents mark the job's place in its corpus: `base_document` was the last one when the sweep through what
     others brought began, `swept_to` the last one that was looked through for what is to be planned, and
     `last_document` (once the source was read) the last one that belongs to the job.
@@ -146,6 +146,7 @@ class Job(Base):
     reason = column(str, nullable=True)
     priority = column(int, default=0)
     max_failures = column(float, nullable=True)  # percent
+    max_flagged = column(float, nullable=True)  # percent
     base_document = column(int, default=0)
     swept_to = column(int, default=0)
     last_document = column(int, nullable=True)
@@ -235,6 +236,7 @@ class Shard(Base):
     n_failed = column(int, default=0)
     n_skipped = column(int, default=0)
     n_truncated = column(int, default=0)  # of the done ones
+    n_doubtful = column(int, default=0, server_default="0")  # of the done ones
     tokens_in = column(int, default=0)
     tokens_out = column(int, default=0)
 

@@ -9,7 +9,7 @@ from sqlalchemy import exc as sa_exc
 
 from storage.core import advisory_locks, driver_errors
 from storage.core.database import Database
-from storage.core.outcomes import REFUSED, TRUNCATED, Known, Outcome, storable
+from storage.core.outcomes import REFUSED, Known, Outcome, storable
 from storage.core.transaction import Transaction
 from storage.errors import ValueRefused
 from storage.outputs.base import CONFIDENCE
@@ -103,4 +103,4 @@ def _put(
     ]
     if transaction.upsert_outcomes(rows, redo=redo) != len(outcomes):
         return {}
-    return {outcome.content_id: Known(str(outcome.status), TRUNCATED in outcome.flags) for outcome in outcomes}
+    return {outcome.content_id: Known.of(str(outcome.status), outcome.flags) for outcome in outcomes}

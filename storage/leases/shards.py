@@ -302,6 +302,7 @@ def end_shard(
             n_failed=tally.failed,
             n_skipped=tally.skipped,
             n_truncated=tally.truncated,
+            n_doubtful=tally.doubtful,
             **left,
             **_tokens(outcomes),
         )

@@ -47,6 +47,7 @@ class JobRequest:
     options: dict[str, Any] = field(default_factory=dict)
     priority: int = 0
     max_failures: float | None = None
+    max_flagged: float | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             state="ingesting",
             priority=request.priority,
             max_failures=request.max_failures,
+            max_flagged=request.max_flagged,
             created_at=db_now(),
         )
         made = steps.add(transaction, job_id, request.steps)
@@ -162,7 +164,7 @@ def lock_corpus(transaction: Transaction, corpus_id: int) -> None:
 
 
 def finish(database: Database, job_id: int | None = None) -> list[int]:
-    """End the running jobs (or that one) that have no open shard, and stop those with too many failures.
+    """End the running jobs (or that one) that have no open shard. Stop those with too many failures or doubts.
 
     Returns the ids of the jobs that ended. Idempotent; anyone may call it.
     """
@@ -172,7 +174,7 @@ def finish(database: Database, job_id: int | None = None) -> list[int]:
         # Locked first and looked at by a second statement, so that shards which a retry is adding are seen.
         ids = select(Job.id).where(wanted, Job.state == "running").order_by(Job.id)
         running = list(transaction.scalars(transaction.for_update(ids)))
-        _stop_failing(transaction, wanted)
+        _stop_bounded(transaction, wanted)
         open_shard = (
             select(Shard.id).where(Shard.job_id == Job.id, Shard.state.in_(OPEN_SHARDS)).exists().correlate(Job)
         )
@@ -193,28 +195,32 @@ def _maybe_over(database: Database, job_id: int | None) -> bool:
         return transaction.scalar(select(Job.id).where(wanted).limit(1)) is not None
 
 
-def _stop_failing(transaction: Transaction, wanted: ColumnElement[bool]) -> None:
+def _stop_bounded(transaction: Transaction, wanted: ColumnElement[bool]) -> None:
+    """Stop the jobs of which more texts failed, or are doubtful, than they may have."""
+    bounds = (Job.max_failures, Job.max_flagged)
     bounded = transaction.execute(
-        select(Job.id, Job.max_failures, func.sum(Step.n_retried).label("n_retried"))
+        select(Job.id, *bounds, func.sum(Step.n_retried).label("n_retried"))
         .join(Step, Step.job_id == Job.id)
-        .where(wanted, Job.state.in_(UNFINISHED), Job.max_failures.is_not(None))
-        .group_by(Job.id, Job.max_failures)
+        .where(wanted, Job.state.in_(UNFINISHED), or_(*(bound.is_not(None) for bound in bounds)))
+        .group_by(Job.id, *bounds)
     ).all()
     for job in bounded:
-        failed, total = transaction.execute(
-            select(func.coalesce(func.sum(Shard.n_failed), 0), func.coalesce(func.sum(Shard.n_contents), 0)).where(
-                Shard.job_id == job.id
-            )
-        ).one()
+        columns = (Shard.n_failed, Shard.n_doubtful, Shard.n_contents)
+        sums = (func.coalesce(func.sum(column), 0) for column in columns)
         # PostgreSQL's sums are decimals. A retried text is in two shards.
-        failed, total = int(failed) - int(job.n_retried), int(total) - int(job.n_retried)
-        if failed > 0 and failed > total * job.max_failures / 100:
-            stop(
-                transaction,
-                job.id,
-                "stopped",
-                f"more than {job.max_failures:g} % of its texts failed ({failed} of {total})",
-            )
+        failed, doubtful, total = map(int, transaction.execute(select(*sums).where(Shard.job_id == job.id)).one())
+        retried = int(job.n_retried)
+        reason = too_many("failed", failed - retried, total - retried, job.max_failures)
+        reason = reason or too_many("are doubtful", doubtful, total - retried, job.max_flagged)
+        if reason is not None:
+            stop(transaction, job.id, "stopped", reason)
+
+
+def too_many(what: str, n: int, total: int, most: float | None) -> str | None:
+    """Return the sentence that says that more than `most` percent of a job's texts are so; None if they are not."""
+    if most is None or n <= 0 or n <= total * most / 100:
+        return None
+    return f"more than {most:g} % of its texts {what} ({n} of {total})"
 
 
 def stop(transaction: Transaction, job_id: int, state: str, reason: str | None) -> bool:

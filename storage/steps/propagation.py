@@ -39,6 +39,7 @@ UNTOUCHED = {  # the columns of a shard that nobody has claimed
     "n_failed": 0,
     "n_skipped": 0,
     "n_truncated": 0,
+    "n_doubtful": 0,
     "tokens_in": 0,
     "tokens_out": 0,
 }

@@ -43,7 +43,9 @@ file = "out.jsonl"
 def a_day_passes(database: Database) -> None:
     for table in Base.metadata.tables.values():
         times = [column for column in table.columns if isinstance(column.type, Double) and column.name != "due_at"]
-        moved = {column.name: column - DAY_S for column in times if column.name != "max_failures"}
+        moved = {
+            column.name: column - DAY_S for column in times if column.name not in {"max_failures", "max_flagged"}
+        }
         if moved:
             earlier = update(table).values(**moved)
             database.write(lambda transaction, earlier=earlier: transaction.execute(earlier))  # type: ignore[misc]

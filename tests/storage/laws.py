@@ -151,6 +151,7 @@ def _assert_counted(picture: Picture, row: Any) -> None:
     assert row.n_done <= now["done"], row
     assert row.n_skipped <= now["skipped"], row
     assert row.n_truncated <= row.n_done, row
+    assert row.n_doubtful <= row.n_done, row
 
 
 def _assert_planned_once(picture: Picture, job: Any) -> None:

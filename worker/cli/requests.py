@@ -35,7 +35,7 @@ def work_options(command: Command) -> Command:
         kind_options,
         declared(Work, "corpus"),
         declared(ReadingOptions),
-        declared(JobOptions, "max_failures"),
+        declared(JobOptions, "max_failures", "max_flagged"),
     ]
     for add in reversed(options):
         command = add(command)

@@ -73,6 +73,7 @@ def enqueue(
         options=prepared.reading.remembered,
         priority=prepared.job.priority,
         max_failures=prepared.job.max_failures,
+        max_flagged=prepared.job.max_flagged,
     )
     job = jobs.open_job(database, request)
     ingested = _Ingest(database, job, prepared, progress or Progress())

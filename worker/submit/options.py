@@ -88,6 +88,16 @@ class JobOptions(Options):
         ),
         Option(metavar="PERCENT"),
     ] = None
+    max_flagged: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=100,
+            description="Stop the job when more than this share of its texts has results with a doubtful flag. "
+            "Results of earlier jobs do not count.",
+        ),
+        Option(metavar="PERCENT"),
+    ] = None
     priority: Annotated[int, Field(ge=-MOST, le=MOST, description="Higher goes first.")] = 0
 
 

@@ -39,7 +39,7 @@ from storage.leases import dispatch, grace, health, maintenance, shards
 from storage.leases.shards import Claim, Head
 from storage.pipelines import pipelines
 from storage.pipelines.pipelines import Run
-from storage.results import corpora, fingerprint, results, status
+from storage.results import corpora, fingerprint, flag_counts, results, status
 from storage.steps import jobs
 from storage.steps.jobs import OpenJob
 from storage.steps.steps import OpenStep
@@ -84,11 +84,12 @@ CLAIM = Claim(
 
 MODULES = (
     *(gc, corpora, corpus, cost, dispatch, grace, health, ingest, jobs, fingerprint, migrations, pipelines, pruning),
-    *(removal, retention, results, get_or_create, selection, shards, status, tracing, maintenance),
+    *(flag_counts, removal, retention, results, get_or_create, selection, shards, status, tracing, maintenance),
 )
 READS: dict[str, Callable[[Database], Any]] = {
     "cost.of_collecting": cost.of_collecting,
     "cost.of_dropping": partial(cost.of_dropping, older_than_s=0.0),
+    "cost.of_removing": partial(cost.of_removing, older_than_s=0.0),
     "gc.specs": partial(gc.specs, wanted="embed/minilm"),
     "corpora.every": corpora.every,
     "corpora.show": partial(corpora.show, name="books"),
@@ -106,6 +107,7 @@ READS: dict[str, Callable[[Database], Any]] = {
     "results.samples": partial(results.samples, job_id=1),
     "results.count_doubtful": partial(results.count_doubtful, job_id=1),
     "results.columns": partial(results.columns, job_id=1),
+    "flag_counts.count_flags": partial(flag_counts.count_flags, job_id=1),
     "fingerprint.marks": partial(fingerprint.marks, job_id=1),
     "results.placed_results": lambda database: list(results.placed_results(database, 1)),
     "results.failures": lambda database: list(results.failures(database, 1)),

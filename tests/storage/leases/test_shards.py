@@ -679,6 +679,44 @@ def test_too_many_failures_stop_a_job_and_a_retry_lets_it_go_on(database: Databa
     assert (status.state, status.done, status.failed, status.pending) == ("done", 300, 0, 0)
 
 
+def flagging(claim: Claim, flag: str) -> list[Outcome]:
+    return [replace(outcome, flags=("windowed", flag)) for outcome in done(claim)]
+
+
+def test_too_many_doubtful_results_stop_a_job_and_another_one_goes_on_from_them(database: Database) -> None:
+    job = read(database, request(max_flagged=10.0), numbered(300))
+    claim, other = claim_next(database), claim_next(database)
+    shards.commit(database, claim, flagging(claim, "empty_window"), None)
+    jobs.finish(database)
+    status = read_status(database, job.id)
+    assert status.state == "stopped"
+    assert status.reason == f"more than 10 % of its texts are doubtful ({len(claim.contents)} of 300)"
+    with pytest.raises(LeaseLost):
+        shards.commit(database, other, done(other), None)
+    again = read(database, request(max_flagged=10.0), numbered(300))
+    work(database)
+    assert jobs.finish(database) == [again.id]
+    assert read_status(database, again.id).prior == len(claim.contents)
+
+
+def test_few_doubtful_results_and_remarks_do_not_stop_a_job(database: Database) -> None:
+    job = read(database, request(max_flagged=0.0, max_failures=0.0), numbered(300))
+    claim = claim_next(database)
+    shards.commit(database, claim, flagging(claim, "reduced"), None)
+    jobs.finish(database)
+    assert read_status(database, job.id).state == "running"
+    claim = claim_next(database)
+    shards.commit(database, claim, [*flagging(claim, "empty")[:1], *done(claim)[1:]], None)
+    jobs.finish(database)
+    assert read_status(database, job.id).reason == "more than 0 % of its texts are doubtful (1 of 300)"
+
+
+@pytest.mark.parametrize(("n", "most", "is_too_many"), [(0, 0, False), (1, 0, True), (10, 10, False), (11, 10, True)])
+def test_a_share_is_too_large_when_it_is_more_than_the_bound(n: int, most: float, is_too_many: bool) -> None:
+    assert (jobs.too_many("failed", n, 100, most) is not None) is is_too_many
+    assert jobs.too_many("failed", n, 100, None) is None
+
+
 def test_few_failures_do_not_stop_a_job(database: Database) -> None:
     job = read(database, request(max_failures=50.0), THREE)
     work(database, lambda claim: by_key(claim, a=Reason.DOCUMENT))

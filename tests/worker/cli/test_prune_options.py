@@ -95,7 +95,7 @@ def test_an_option_of_pruning_without_pruning_is_refused(tmp_path: Path, option:
 
 
 def test_a_percentage_that_is_not_a_number_is_refused(embedded: Docmill) -> None:
-    for option in ("--prune-max", "--max-failures"):
+    for option in ("--prune-max", "--max-failures", "--max-flagged"):
         refused = embedded("run", "corpus.jsonl", *TRANSLATE, "--prune", option, "nan", code=2)
         assert f"{option} must be between 0 and 100" in refused.stderr
 

@@ -63,6 +63,7 @@ prompt-name = "passage"
 [job]
 priority = 3
 max-failures = 5
+max-flagged = 20.5
 [schedule]
 cron = "30 3 * * *"
 timezone = "Europe/Paris"
@@ -95,7 +96,7 @@ def errors(text: str, path: Path = PATH) -> list[str]:
 def test_every_key_becomes_a_value() -> None:
     pipeline = parse(FULL, PATH)
     assert (pipeline.name, pipeline.text) == ("nightly", FULL)
-    assert pipeline.job.model_dump() == {"priority": 3, "max_failures": 5}
+    assert pipeline.job.model_dump() == {"priority": 3, "max_failures": 5, "max_flagged": 20.5}
     assert pipeline.corpus.model_dump() == {
         "source": "/data/pipelines/french.jsonl",
         "name": "press",
@@ -300,6 +301,7 @@ def test_a_wrong_value_in_a_step_is_named_with_what_is_expected(added: str, said
     [
         ("[job]\nmax-failures = 101", "max-failures must be between 0 and 100"),
         ("[job]\nmax-failures = -1", "max-failures must be at least 0"),
+        ("[job]\nmax-flagged = 101", "max-flagged must be between 0 and 100"),
         ("[schedule]", 'a schedule needs a cron expression: cron = "30 3 * * *"'),
         ("[schedule]\ncron = '0 0 30 2 *'", "cron '0 0 30 2 *' is a time that never comes"),
         (

@@ -131,7 +131,10 @@ def _conclude(
         formatting.summary(status)
     )
     if shown and "text" in shown[0]:
-        say(formatting.doubtful(status.done, *count_doubtful(database, status.id)))
+        n_doubtful, by_flag = count_doubtful(database, status.id)
+        say(formatting.doubtful(status.done, n_doubtful, by_flag))
+        if n_doubtful:
+            say(f"Only the doubtful: docmill results {status.id} --flagged")
     if out is None and status.done:
         say(f"All results: docmill results {status.id} --out FILE")
     return exit_code_of(status, max_failures)
