@@ -45,7 +45,7 @@ def one_paragraph(texts: list[str], count: int) -> list[str]:
     return chosen
 
 
-@some_and_more(200, 500)
+@some_and_more(60, 500)
 def test_embeddings_are_those_of_sentence_transformers(
     bench: Bench, descriptions: list[str], french: list[str], count: int
 ) -> None:
@@ -74,7 +74,7 @@ def test_embeddings_are_those_of_sentence_transformers(
 DIFFERENT = {("transformers", 1): 1, ("transformers", 4): 1, ("ctranslate2", 1): 1, ("ctranslate2", 4): 8}
 
 
-@some_and_more(40, 100)
+@some_and_more(16, 100)
 @pytest.mark.parametrize("beams", [1, 4])
 def test_summaries_are_those_of_generate(writer: Bench, descriptions: list[str], beams: int, count: int) -> None:
     texts = one_paragraph(descriptions, count)
@@ -86,7 +86,7 @@ def test_summaries_are_those_of_generate(writer: Bench, descriptions: list[str],
 
 
 @pytest.mark.slow
-@some_and_more(40, 100)
+@some_and_more(16, 100)
 @pytest.mark.parametrize("beams", [1, 4])
 def test_translations_are_those_of_generate(writer: Bench, french: list[str], beams: int, count: int) -> None:
     texts = one_paragraph(french, count)
