@@ -14,7 +14,19 @@ from storage.core.normalize import normalize, normalize_json
 from storage.outputs.base import CONFIDENCE, Output, OutputType
 
 TRUNCATED = "output_truncated"  # the flag of an output that stopped at the model's limit
-DOUBTFUL = frozenset({TRUNCATED, "empty", "empty_window", "language_uncertain", "not_reduced"})
+# The flags that the checks of outputs raise (`tasks.checks`).
+CHECKED = frozenset(
+    {
+        "repetition",
+        "length_ratio",
+        "copied_input",
+        "wrong_language",
+        "missing_sentences",
+        "numbers_changed",
+        "names_changed",
+    }
+)
+DOUBTFUL = CHECKED | {TRUNCATED, "empty", "empty_window", "language_uncertain", "not_reduced"}
 REFUSED = "the database cannot store its output"
 NO_JSON = "its output has no JSON form: a number is not finite or past 64 bits, or it is nested too deep"
 

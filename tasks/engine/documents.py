@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from storage.core.outcomes import Outcome, Reason, Status
+from tasks.checks import NONE, Checks, written
 from tasks.engine.submission import Submission
 from tasks.errors import PromptTooLong
 from tasks.kinds.base import Again, Computed, Recipe
@@ -15,7 +16,10 @@ from tasks.windows.windows import Coder, Window
 
 @dataclass(slots=True)
 class Document:
-    """One text of a ticket; the device thread owns it once its windows wait."""
+    """One text of a ticket; the device thread owns it once its windows wait.
+
+    ``text`` is the text of the round; ``given`` the text of the first.
+    """
 
     ticket: Submission
     position: int
@@ -28,6 +32,10 @@ class Document:
     tokens_in: int = 0
     tokens_out: int = 0
     flags: tuple[str, ...] = ()
+    given: str = ""
+
+    def __post_init__(self) -> None:
+        self.given = self.text
 
     def begin(self, text: str, windows: Sequence[Window]) -> list[int]:
         """Start a round; the indexes of the windows to compute."""
@@ -74,8 +82,8 @@ class Document:
     def skipped(self) -> Outcome:
         return Outcome(self.content_id, Status.SKIPPED, reason="The text is blank.")
 
-    def finish(self, recipe: Recipe) -> Outcome | Again:
-        """The outcome of the round, or the text of the next one; never raises."""
+    def finish(self, recipe: Recipe, checks: Checks = NONE) -> Outcome | Again:
+        """The outcome of the round with the flags of its checks, or the text of the next one; never raises."""
         for number, output in enumerate(self.outputs):
             if isinstance(output, Failure):
                 where = f" (window {number + 1} of {len(self.outputs)})" if len(self.outputs) > 1 else ""
@@ -97,7 +105,15 @@ class Document:
         if isinstance(joined, Again):
             self.flags = _union(self.flags, joined.flags)
             return joined
-        return replace(joined, flags=_union(self.flags, joined.flags))
+        flags = _union(self.flags, joined.flags)
+        return replace(joined, flags=_union(flags, _raised(checks, self.given, joined, flags)))
+
+
+def _raised(checks: Checks, given: str, outcome: Outcome, flags: Sequence[str]) -> tuple[str, ...]:
+    """Return the flags that the checks of an outcome's texts raise."""
+    if outcome.status is not Status.DONE or not checks.flags:
+        return ()
+    return tuple(finding.flag for text in written(outcome) for finding in checks.findings(given, text, flags))
 
 
 def _union(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:

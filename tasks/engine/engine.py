@@ -186,7 +186,7 @@ class Engine:
 
     def _conclude(self, resident: LoadedModel, document: Document) -> None:
         """A round is computed: settle the document, or begin its next round."""
-        result = document.finish(resident.recipe)
+        result = document.finish(resident.recipe, resident.checks)
         if isinstance(result, Again):
             (windows,) = cut_each(resident.recipe, resident.backend, [result.text])
             if isinstance(windows, Exception):

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from storage.core.specs import Spec
+from tasks import kinds
 from tasks.backends import Backend
 from tasks.batching.pool import Pool
+from tasks.checks import Checks
 from tasks.engine.documents import Document
 from tasks.engine.submission import Submission
 from tasks.errors import CannotServe, EngineStopped
-from tasks.kinds import Recipe, recipe
+from tasks.kinds import Recipe
 
 log = logging.getLogger("docmill.engine")
 
@@ -31,6 +33,7 @@ class LoadedModel:
     spec: Spec
     backend: Backend
     recipe: Recipe
+    checks: Checks
     pool: Pool[Owner] = field(default_factory=Pool)
     tickets: set[Submission] = field(default_factory=set)  # with texts that lack an outcome
     users: int = 0  # threads that hold it, or the device
@@ -108,7 +111,7 @@ class ModelCache:
             raise
         except Exception as error:
             raise CannotServe(f"{spec.model} cannot be loaded: {type(error).__name__}.") from error
-        return LoadedModel(spec, backend, recipe(spec, backend.traits))
+        return LoadedModel(spec, backend, kinds.recipe(spec, backend.traits), kinds.checks(spec, backend.traits))
 
     def _use(self, resident: LoadedModel) -> LoadedModel:
         resident.users += 1

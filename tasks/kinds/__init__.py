@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from storage.core.kinds import StoredKind
 from storage.core.specs import Spec
 from storage.outputs.output_types import TEXT
+from tasks.checks import AS_WRITTEN, NONE, Checks
 from tasks.errors import UnknownKind
 from tasks.kinds.answer import ANSWER
 from tasks.kinds.base import Recipe, TaskKind, Traits
@@ -26,6 +27,7 @@ from tasks.kinds.redact import REDACT
 from tasks.kinds.sparse import SPARSE
 from tasks.kinds.summarize import SUMMARIZE
 from tasks.kinds.translate import TRANSLATE
+from tasks.models import null
 from tasks.prompts import prompts
 
 KINDS: tuple[TaskKind, ...] = (
@@ -91,6 +93,18 @@ def recipe(spec: Spec, traits: Traits) -> Recipe:
     return Prerendered(own) if joins else Prerendered()
 
 
+def checks(spec: Spec, traits: Traits) -> Checks:
+    """Return the checks of the outputs under a spec. Raises UnknownKind.
+
+    Rendered prompts say more than the document, so only what was written is checked. The null model writes nothing
+    of its own.
+    """
+    found = kind(spec.kind).checks(spec, traits.direction)
+    if null.is_null(spec.model):
+        return NONE
+    return AS_WRITTEN if found.flags and prompts.is_rendered(spec.params) else found
+
+
 __all__ = [
     "KINDS",
     "NAMES",
@@ -101,6 +115,7 @@ __all__ = [
     "TaskKind",
     "Traits",
     "any_options",
+    "checks",
     "kind",
     "options",
     "recipe",

@@ -15,6 +15,7 @@ from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from storage.outputs.output_types import PROPERTIES, RECORD
 from storage.steps import templates
+from tasks.checks import AS_WRITTEN, NONE
 from tasks.errors import BadOption, CannotServe, PromptTooLong
 from tasks.heads import Head
 from tasks.kinds import answer_prompts
@@ -314,6 +315,11 @@ def _columns(name: str, given: Mapping[str, Any], *, writes: bool) -> dict[str, 
     return {**answer, name + SCORE: number, **no_answer, name + SPANS: {"type": "array"}}
 
 
+def _writes(spec: Spec) -> bool:
+    """Return True if a model writes the answers, so that they are no spans of the text."""
+    return not any(name.endswith(SPANS) for name in spec.params.get(PROPERTIES, {}))
+
+
 def _recipe(spec: Spec, traits: Traits) -> Answer:
     return Answer(Questions.of(spec.params), Answering.of(spec.params), traits.pairs)
 
@@ -331,6 +337,7 @@ ANSWER = TaskKind(
     default_model="answers-ddtp",
     other_models=lambda _options: ("deepset/roberta-base-squad2", "deepset/tinyroberta-squad2"),
     built_in=BuiltIn(answer_prompts.chat, answer_prompts.completed, settings="question-answering"),
+    checks=lambda spec, _direction: AS_WRITTEN if _writes(spec) else NONE,
     shard=ShardSize(contents=128, chars=150_000),  # between those of kinds that read and of kinds that write
     sample_texts=64,
 )

@@ -20,6 +20,8 @@ The flags of an outcome, beside those that the document itself brings from its r
     translate from auto: the text is in the language asked for, and is its own translation.
 ``empty``
     summarize, generate: of the whole text the model made nothing, or there is no sentence in it.
+
+Those that the checks of outputs raise stand in ``tasks.checks``.
 """
 
 from __future__ import annotations
@@ -32,13 +34,15 @@ from storage.core.kinds import WRITING_SIZE, ShardSize, StoredKind
 from storage.core.outcomes import Outcome, Reason, Status
 from storage.core.specs import Spec
 from storage.outputs.base import OutputType
+from tasks import checks
+from tasks.checks import Checks
 from tasks.errors import TaskError
 from tasks.heads import Head
 from tasks.kinds.confidence import Confidence, written
 from tasks.kinds.options import KindOptions
 from tasks.models import null
 from tasks.models.families import Family, family
-from tasks.models.language_pairs import Direction
+from tasks.models.language_pairs import UNKNOWN, Direction
 from tasks.models.named_prompts import Prompts
 from tasks.outputs import Output
 from tasks.prompts.prompts import Template
@@ -50,12 +54,13 @@ class Traits:
     """Facts about a model that a recipe needs.
 
     ``normalizes``: its vectors have length 1. ``language_coders``: how the model is told the language of a text,
-    where the languages of texts are to be found. ``pairs``: from a sentence to the coder that puts it after every
-    text, for a model that reads pairs of texts.
+    where the languages of texts are to be found. ``direction``: the languages that a translation model is made for.
+    ``pairs``: from a sentence to the coder that puts it after every text, for a model that reads pairs of texts.
     """
 
     normalizes: bool = False
     language_coders: LanguageCoders | None = None
+    direction: Direction = UNKNOWN
     pairs: Callable[[str], Coder] | None = None
 
 
@@ -158,6 +163,11 @@ class Plan:
         return self.config.get("model_type")
 
 
+def no_checks(_spec: Spec, _direction: Direction) -> Checks:
+    """Return no checks: the output is no text that a model wrote."""
+    return checks.NONE
+
+
 def nothing_more(_plan: Plan) -> Mapping[str, Any]:
     """Return no parameters beyond those that were asked for."""
     return {}
@@ -173,7 +183,8 @@ class TaskKind:
     that the default model does not know. ``sample_texts`` is how many texts a dry run computes. ``null_words`` is
     how many words the null model writes; None is all of them. ``headless_with`` names an option with which an
     encoder without the trained head does the task, too. ``marks`` has the parameter that specs for a head have, where
-    those for another lack it.
+    those for another lack it. ``checks`` returns the checks that suit the outputs under a spec, by a model of known
+    languages.
     """
 
     name: str
@@ -191,6 +202,7 @@ class TaskKind:
     null_words: int | None = None
     headless_with: str | None = None
     marks: Mapping[Head, str] = field(default_factory=dict)
+    checks: Callable[[Spec, Direction], Checks] = no_checks
 
     def __post_init__(self) -> None:
         if self.default_model is not None and null.is_null(self.default_model):

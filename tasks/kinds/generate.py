@@ -12,6 +12,7 @@ from pydantic import Field
 from storage.core.outcomes import Outcome
 from storage.outputs.output_types import TEXT, N
 from storage.steps import templates
+from tasks.checks import AS_WRITTEN
 from tasks.errors import BadOption
 from tasks.heads import Head
 from tasks.kinds.base import Again, Computed, Plan, TaskKind, windowed
@@ -102,4 +103,5 @@ GENERATE = TaskKind(
     families=MappingProxyType({Family.DECODER: Head.CAUSAL_TEXT, Family.SEQ2SEQ: Head.SEQ2SEQ_TEXT}),
     recipe=lambda spec, _traits: Generate(spec.params.get(N, 1)),
     params=_params,
+    checks=lambda _spec, _direction: AS_WRITTEN,
 )

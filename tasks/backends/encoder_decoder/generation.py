@@ -19,7 +19,7 @@ from tasks.kinds import answer_prompts
 from tasks.kinds.answer import require_room
 from tasks.kinds.base import Traits
 from tasks.kinds.instructions import instruction
-from tasks.models import families
+from tasks.models import families, language_pairs
 from tasks.outputs import Generated, Likelihood
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Generation:
             families.window_limit(config, self.tokens.stated_limit), spec.params.get("window_tokens")
         )
         self.language_coders = task_prefixes.language_coders(spec, config, self.tokens, self.limit_tokens)
+        self.direction = language_pairs.of_folder(opening.folder)
         self.pairs = self._pairs(spec)
         set_generation(settings, spec, dialect)
         self.settings = settings
@@ -73,7 +74,7 @@ class Generation:
     @property
     def traits(self) -> Traits:
         """Facts about the model that a recipe needs."""
-        return Traits(language_coders=self.language_coders, pairs=self.pairs)
+        return Traits(language_coders=self.language_coders, direction=self.direction, pairs=self.pairs)
 
     def _pairs(self, spec: Spec) -> Callable[[str], TokenCoder] | None:
         """Return the coders that ask a question of every text; None for a spec without questions.

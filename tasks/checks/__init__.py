@@ -1,0 +1,82 @@
+"""Checks of outputs: each raises a flag on an output that is to be doubted. One module and one line each.
+
+A check is a pure function of input, output and context (`tasks.checks.base`). It loads no model and costs little.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from storage.core.outcomes import Outcome
+from storage.outputs.output_types import TEXTS
+from tasks.checks.base import Check, Context, Finding
+from tasks.checks.copied_input import COPIED_INPUT
+from tasks.checks.length_ratio import LENGTH_RATIO
+from tasks.checks.missing_sentences import MISSING_SENTENCES
+from tasks.checks.names_changed import NAMES_CHANGED
+from tasks.checks.numbers_changed import NUMBERS_CHANGED
+from tasks.checks.repetition import REPETITION
+from tasks.checks.wrong_language import WRONG_LANGUAGE
+
+log = logging.getLogger("docmill.checks")
+
+_ALL = (
+    REPETITION,
+    LENGTH_RATIO,
+    COPIED_INPUT,
+    WRONG_LANGUAGE,
+    MISSING_SENTENCES,
+    NUMBERS_CHANGED,
+    NAMES_CHANGED,
+)
+CHECKS: Mapping[str, Check] = MappingProxyType({one.flag: one for one in _ALL})
+_KEPT, _LANGUAGE = "already_in_target", "language:"  # flags of translate from auto
+
+
+@dataclass(frozen=True)
+class Checks:
+    """The checks that suit a kind of task under one spec, by their flags, with their context."""
+
+    flags: tuple[str, ...] = ()
+    context: Context = field(default_factory=Context)
+
+    def findings(self, given: str, output: str, flags: Iterable[str] = ()) -> list[Finding]:
+        """Return all findings in an output that has these flags already, in the order of the checks.
+
+        A check that raises finds nothing, and is logged.
+        """
+        context = self.context
+        for flag in flags:
+            if flag == _KEPT:
+                return []
+            if flag.startswith(_LANGUAGE):
+                context = replace(context, source=flag.removeprefix(_LANGUAGE))
+        return [finding for flag in self.flags for finding in _found(CHECKS[flag], given, output, context)]
+
+
+NONE = Checks()
+# The checks of an output that need not say what its input says.
+AS_WRITTEN = Checks((REPETITION.flag,))
+
+
+def written(outcome: Outcome) -> list[str]:
+    """Return the texts of an outcome that a model wrote: one, several, or the answers of a record."""
+    data = outcome.data or {}
+    if TEXTS in data:
+        return list(data[TEXTS])
+    answers = data.get("data", {}).values()
+    return [outcome.text] if outcome.text is not None else [one for one in answers if isinstance(one, str)]
+
+
+def _found(check: Check, given: str, output: str, context: Context) -> list[Finding]:
+    try:
+        return list(check.find(given, output, context))
+    except Exception:  # an output is not lost for the sake of a check
+        log.exception("check.raised", extra={"check": check.flag})
+        return []
+
+
+__all__ = ["AS_WRITTEN", "CHECKS", "NONE", "Check", "Checks", "Context", "Finding", "written"]

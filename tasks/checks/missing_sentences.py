@@ -1,0 +1,116 @@
+"""`missing_sentences`: sentences of the input that a translation lacks.
+
+The sentences of both texts are aligned by their order and lengths (Gale and Church 1993, A Program for Aligning
+Sentences in Bilingual Corpora), and by the beginnings of words that both share, such as names and numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tasks.checks.base import Check, Context, Finding, quoted
+from tasks.checks.words import folded, letters
+from tasks.windows.sentences import sentences
+
+FLAG = "missing_sentences"
+# Costs are negative logarithms of probabilities; the variance of lengths per letter is that of Gale and Church.
+_VARIANCE = 6.8
+_LOST, _MERGED = 3.2, 2.3
+_BEADS = {(1, 1): 0.0, (1, 0): _LOST, (0, 1): _LOST, (2, 1): _MERGED, (1, 2): _MERGED}
+_BEADS |= {(3, 1): 2 * _MERGED, (1, 3): 2 * _MERGED, (2, 2): 2 * _MERGED}
+_LEAST_PROBABILITY = 1e-12
+# Letters of a text in each language, as multiples of its English ones.
+_LENGTHS = {"en": 1.0, "fr": 1.15, "es": 1.12, "it": 1.12, "de": 1.12, "pt": 1.1, "nl": 1.08, "ru": 1.08, "pl": 1.08}
+_LENGTH = 1.05
+# A merger of sentences is as long as both; so the expected length is taken a little longer than it is.
+_LONGER = 1.1
+# Words count as shared if they begin with the same letters; unrelated sentences share some, too.
+_BEGINNING = 4
+_SHARED, _BY_CHANCE = 8.0, 0.12
+# A sentence is not missing if so much of what only it says stands in the output.
+_SAID = 0.25
+_LEAST_LETTERS = 15
+# Longer texts would take too long: the work grows with the product of both numbers of sentences.
+_MOST_SENTENCES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    """A sentence with its number of letters and the beginnings of its longer words."""
+
+    text: str
+    letters: float
+    beginnings: frozenset[str]
+
+    @classmethod
+    def of(cls, text: str) -> _Sentence:
+        long = (word for word in folded(text) if len(word) >= _BEGINNING or word.isdigit())
+        return cls(text, letters(text), frozenset(word[:_BEGINNING] for word in long))
+
+
+def find(given: str, output: str, context: Context) -> Iterator[Finding]:
+    """Yield the sentences that are aligned with nothing, where the output has fewer sentences than the input."""
+    before, after = _sentences(given), _sentences(output)
+    if not len(after) < len(before) <= _MOST_SENTENCES or not after:
+        return
+    times_said = Counter(one for sentence in before for one in sentence.beginnings)
+    said = frozenset().union(*(sentence.beginnings for sentence in after))
+    for place in _lost(before, after, _expected(context)):
+        sentence = before[place]
+        own = {one for one in sentence.beginnings if times_said[one] == 1}
+        if sentence.letters >= _LEAST_LETTERS and len(own & said) < max(1, _SAID * len(own)):
+            yield Finding(FLAG, f"Sentence {place + 1} of the input is not in the output: {quoted(sentence.text)}")
+
+
+def _sentences(text: str) -> list[_Sentence]:
+    found = (_Sentence.of(text[one.start : one.end]) for one in sentences(text))
+    return [sentence for sentence in found if sentence.letters]
+
+
+def _expected(context: Context) -> float:
+    """Return the length that an output without a loss is expected to have, as a multiple of its input's."""
+    source, target = (_LENGTHS.get(one or "", _LENGTH) for one in (context.source, context.target))
+    return _LONGER * target / source
+
+
+def _lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float) -> list[int]:
+    """Return the numbers of the sentences that the cheapest alignment gives no counterpart."""
+    costs = [[math.inf] * (len(after) + 1) for _ in range(len(before) + 1)]
+    beads: dict[tuple[int, int], tuple[int, int]] = {}
+    costs[0][0] = 0.0
+    for row in range(len(before) + 1):
+        for column in range(len(after) + 1):
+            for (taken, given), prior in _BEADS.items():
+                first, second = row - taken, column - given
+                if first < 0 or second < 0 or costs[first][second] + prior - _SHARED >= costs[row][column]:
+                    continue
+                cost = costs[first][second] + prior + _mismatch(before[first:row], after[second:column], ratio)
+                if cost < costs[row][column]:
+                    costs[row][column] = cost
+                    beads[row, column] = (taken, given)
+    found: list[int] = []
+    row, column = len(before), len(after)
+    while row or column:
+        taken, given = beads[row, column]
+        row, column = row - taken, column - given
+        if not given:
+            found.append(row)
+    return found[::-1]
+
+
+def _mismatch(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float) -> float:
+    """Return how unlikely the lengths of two groups of sentences are, less the share of words that they share."""
+    if not before or not after:
+        return 0.0
+    lengths = ratio * sum(one.letters for one in before), sum(one.letters for one in after)
+    deviation = abs(lengths[1] - lengths[0]) / math.sqrt(_VARIANCE * sum(lengths) / 2)
+    unlikely = -math.log(max(math.erfc(deviation / math.sqrt(2)), _LEAST_PROBABILITY))
+    ours, theirs = (frozenset().union(*(one.beginnings for one in group)) for group in (before, after))
+    least = min(len(ours), len(theirs))
+    return unlikely - _SHARED * (len(ours & theirs) / least - _BY_CHANCE) if least else unlikely
+
+
+MISSING_SENTENCES = Check(FLAG, "sentences of the input are not in the translation", find)

@@ -1,0 +1,114 @@
+"""`numbers_changed`: numbers, years and units that stand in one of the two texts only.
+
+Numbers are compared by their digits, so that 1,000.5 is 1.000,5. Number words are read by text2num, in the languages
+that it knows. The library is imported only where digits differ.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from tasks.checks.base import Check, Context, Finding
+
+FLAG = "numbers_changed"
+_SEPARATOR = r"[.,'’\u00a0\u202f ]"
+_SEPARATORS = re.compile(_SEPARATOR)
+# 10 000, 10.000 or 10,000; other digits are numbers of their own, as those of dates and versions are.
+_NUMBER = re.compile(rf"(?<![\d.,])\d{{1,3}}(?:{_SEPARATOR}\d{{3}})+(?!\d)|\d+")
+# Words for small numbers may have any form: "both", "double".
+_READ = frozenset({"en", "fr", "es", "pt", "de", "nl", "da", "it"})
+_SMALL_DIGITS = 1
+# Units that languages share. A byte is an octet in French.
+_UNIT = re.compile(
+    r"(?<![\w.])(\d+(?:[.,]\d+)*)[ \u00a0\u202f]?([kKMGT]i?[Bbo]|[kMG]?Hz|km|cm|mm|kg|mg|ms|ns|°[CF]|%)(?!\w)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Number:
+    """A number as it is written, with its offsets; ``parts`` are its runs of digits."""
+
+    written: str
+    start: int
+    end: int
+    parts: tuple[str, ...]
+
+    @property
+    def digits(self) -> str:
+        return _plain("".join(self.parts))
+
+
+def find(given: str, output: str, context: Context) -> Iterator[Finding]:
+    """Yield the numbers that the output lacks, unless it may be shorter, and those that only it has."""
+    before, after = list(_numbers(given)), list(_numbers(output))
+    if not before and not after:
+        return
+    for number in _missing(after, before, given, context.source):
+        yield Finding(FLAG, f"{number.written} is not in the input.", number.start, number.end)
+    if not context.shortened:
+        for number in _missing(before, after, output, context.target):
+            yield Finding(FLAG, f"{number.written} of the input is not in the output.")
+        yield from _other_units(given, output)
+
+
+def _numbers(text: str) -> Iterator[_Number]:
+    for match in _NUMBER.finditer(text):
+        yield _Number(match.group(), *match.span(), tuple(_SEPARATORS.split(match.group())))
+
+
+def _missing(these: list[_Number], those: list[_Number], text: str, language: str | None) -> list[_Number]:
+    """Return those of ``these`` numbers that ``text``, in which ``those`` stand, does not have as digits or words."""
+    known = _all(those)
+    missing = [one for one in these if not _has(known, one)]
+    if not missing:
+        return []
+    if language in _READ:
+        from text_to_num import alpha2digit
+
+        known |= _all(_numbers(alpha2digit(text, language, threshold=0)))
+    missing = [one for one in missing if not _has(known, one) and not _is_decade(known, one)]
+    return missing if language in _READ else [one for one in missing if len(one.digits) > _SMALL_DIGITS]
+
+
+def _other_units(given: str, output: str) -> Iterator[Finding]:
+    """Yield the numbers whose unit is another one than in the input."""
+    before: dict[str, set[str]] = {}
+    for match in _UNIT.finditer(given):
+        before.setdefault(match.group(1), set()).add(_unit(match.group(2)))
+    for match in _UNIT.finditer(output) if before else ():
+        units = before.get(match.group(1))
+        if units and _unit(match.group(2)) not in units:
+            yield Finding(FLAG, f"{match.group()} has another unit in the input: {min(units)}.", *match.span())
+
+
+def _unit(written: str) -> str:
+    is_bytes = written[0] in "kKMGT" and written[-1] in "Bbo"
+    return f"{written[0].upper()}B" if is_bytes else written
+
+
+def _all(numbers: Collection[_Number] | Iterator[_Number]) -> set[str]:
+    return {digits for one in numbers for digits in (one.digits, *map(_plain, one.parts))}
+
+
+def _has(known: Collection[str], number: _Number) -> bool:
+    return number.digits in known or all(_plain(part) in known for part in number.parts)
+
+
+def _is_decade(known: Collection[str], number: _Number) -> bool:
+    """Return True if a year such as 1990 is known without its century, or the other way round."""
+    century, short = 4, 2
+    if len(number.digits) == short:
+        return any(len(one) == century and one.endswith(number.digits) for one in known)
+    return len(number.digits) == century and number.digits[-short:] in known
+
+
+def _plain(digits: str) -> str:
+    """Return digits as ASCII, without zeros at their beginning."""
+    ascii_digits = digits if digits.isascii() else "".join(str(unicodedata.decimal(one)) for one in digits)
+    return ascii_digits.lstrip("0") or "0"
+
+
+NUMBERS_CHANGED = Check(FLAG, "numbers, years or units stand in one of the two texts only", find)

@@ -1,0 +1,134 @@
+"""`repetition`: a loop of words, characters or sentences that the input does not have.
+
+Greedy decoding of a small model falls into loops (Holtzman et al. 2020, The Curious Case of Neural Text
+Degeneration).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tasks.checks.base import Check, Context, Finding, quoted
+from tasks.checks.words import folded, is_unspaced, span
+
+FLAG = "repetition"
+# The same words so often one after the other are a loop; longer phrases and sentences need two times.
+_TIMES = 3
+_LONG_WORDS = 5
+# A phrase of so many words is repeated if it occurs more often than this; of characters without spaces, more of them.
+_PHRASE_WORDS = 4
+_PHRASE_CHARACTERS = 16
+_OFTEN = 3
+# A few characters over and over inside a word: "hahahahaha". Digits repeat in round numbers.
+_CHARACTERS = re.compile(r"([^\W\d_]\S{0,7}?)\1{4,}|(\d[^\s,.]{1,7}?)\2{3,}")
+# English doubles next to no words; many other languages do.
+_UNDOUBLED = "en"
+_DOUBLED = re.compile(r"(?<![\w-])([^\W\d_][\w-]*(?: [^\W\d_][\w-]*){0,3}) \1(?![\w-])", re.IGNORECASE)
+_MAY_DOUBLE = frozenset({"had", "that", "very", "so", "bye", "ha", "is", "do", "much", "many", "no"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """The words ``first`` to ``last`` are the same ``period`` words ``times`` times."""
+
+    first: int
+    last: int
+    period: int
+
+    @property
+    def times(self) -> float:
+        return (self.last - self.first + 1) / self.period
+
+
+def find(given: str, output: str, context: Context) -> Iterator[Finding]:
+    """Yield the worst loop of words, the phrase that occurs too often, and the worst loop of characters."""
+    words = folded(output)
+    if (loop := _worst(words)) is not None:
+        before = _worst(folded(given))
+        if before is None or loop.times > before.times:
+            start, end = span(output, loop.first, loop.last)
+            _, unit_end = span(output, loop.first, loop.first + loop.period - 1)
+            said = f"{quoted(output[start:unit_end])} stands {int(loop.times)} times in a row."
+            yield Finding(FLAG, said, start, end)
+            return
+    if (finding := _phrase(given, output, words)) is not None:
+        yield finding
+        return
+    yield from _characters(given, output)
+    if context.target == _UNDOUBLED:
+        yield from _doubled(given, output)
+
+
+def _worst(words: Sequence[str]) -> _Loop | None:
+    return max(_loops(words), key=lambda loop: (loop.times, loop.period), default=None)
+
+
+def _loops(words: Sequence[str]) -> Iterator[_Loop]:
+    """Yield runs of words that repeat at one distance: three times, or twice where the unit is long.
+
+    The distance of three words from their last occurrence is the period of a loop, and stays the same along it.
+    """
+    last: dict[tuple[str, ...], int] = {}
+    period = begun = 0
+    for place, three in enumerate(_phrases(words, 3)):
+        if three[0] == three[1] == three[2] and not three[0].isdecimal():
+            yield _Loop(place, place + 2, 1)
+        distance = place - last.get(three, place)
+        last[three] = place
+        if distance != period:
+            yield from _ended(begun, place, period)
+            period, begun = distance, place
+    yield from _ended(begun, len(words) - 2, period)
+
+
+def _ended(begun: int, end: int, period: int) -> Iterator[_Loop]:
+    """Yield the words that repeat at one distance from ``begun`` to before ``end``, if they are enough for a loop."""
+    loop = _Loop(begun - period, end + 1, period or 1)
+    if period and loop.times >= _least(period):
+        yield loop
+
+
+def _least(period: int) -> int:
+    return 2 if period >= _LONG_WORDS else _TIMES
+
+
+def _phrase(given: str, output: str, words: Sequence[str]) -> Finding | None:
+    """Return the phrase that occurs most often, if no phrase of the input does so as often."""
+    spaced = not words or not is_unspaced(words[len(words) // 2])
+    length = _PHRASE_WORDS if spaced else _PHRASE_CHARACTERS
+    if len(words) < length + _OFTEN:
+        return None
+    counts = Counter(_phrases(words, length))
+    phrase, count = counts.most_common(1)[0]
+    if count <= _OFTEN or count <= max(Counter(_phrases(folded(given), length)).values(), default=0):
+        return None
+    first = next(place for place, one in enumerate(_phrases(words, length)) if one == phrase)
+    start, end = span(output, first, first + length - 1)
+    return Finding(FLAG, f"{quoted(output[start:end])} occurs {count} times.", start, end)
+
+
+def _phrases(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[place:] for place in range(length)), strict=False)
+
+
+def _characters(given: str, output: str) -> Iterator[Finding]:
+    for match in _CHARACTERS.finditer(output):
+        unit = match.group(1) or match.group(2)
+        if match.group() not in given and not (unit.isdecimal() and len(set(unit)) == 1):
+            times = len(match.group()) // len(unit)
+            yield Finding(FLAG, f"{quoted(unit)} stands {times} times in a row inside a word.", *match.span())
+            return
+
+
+def _doubled(given: str, output: str) -> Iterator[Finding]:
+    for match in _DOUBLED.finditer(output):
+        unit = match.group(1).lower()
+        if unit not in _MAY_DOUBLE and match.group().lower() not in given.lower():
+            yield Finding(FLAG, f"{quoted(match.group(1))} stands twice in a row.", *match.span())
+            return
+
+
+REPETITION = Check(FLAG, "words, characters or sentences repeat as they do not in the input", find)

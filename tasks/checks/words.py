@@ -1,0 +1,55 @@
+"""The words of a text for comparing texts: runs without white space or punctuation, in any script.
+
+In scripts without spaces each character counts as a word.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from itertools import islice
+
+# Kana, Han, Thai, Lao, Burmese, Khmer and the like.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_PUNCTUATION = (
+    r"!-/:-@\[-`{-\u00a9\u00ab-\u00b1\u00b4\u00b6-\u00b8\u00bb\u00bf\u060c\u061b\u061f\u0964\u0965"
+    r"\u2010-\u206f\u2190-\u2bff\u3000-\u303f\uff00-\uff0f\uff1a-\uff20"
+)
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_PUNCTUATION}{_UNSPACED}]+")
+_UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+_LETTERS_OF_HAN = 2.8
+# The texts of a document pass through several checks one after the other.
+_KEPT = 8
+
+
+@lru_cache(maxsize=_KEPT)
+def words(text: str) -> tuple[str, ...]:
+    """Return the words of a text as they are written."""
+    return tuple(_WORD.findall(text))
+
+
+@lru_cache(maxsize=_KEPT)
+def folded(text: str) -> tuple[str, ...]:
+    """Return the words of a text without the difference between capital and small letters."""
+    return words(text) if text.islower() else tuple(map(str.casefold, words(text)))
+
+
+def span(text: str, first: int, last: int) -> tuple[int, int]:
+    """Return the offsets in characters of the words from number ``first`` to ``last``, both included."""
+    places = list(islice(_WORD.finditer(text), first, last + 1))
+    return places[0].start(), places[-1].end()
+
+
+def is_unspaced(word: str) -> bool:
+    """Return True for a word that is a character of a script without spaces."""
+    return _UNSPACED_CHARACTER.fullmatch(word) is not None
+
+
+def letters(text: str) -> float:
+    """Return the length of a text in letters, without white space and punctuation.
+
+    A Chinese character says as much as several letters.
+    """
+    written = sum(map(len, words(text)))
+    return written if text.isascii() else written + (_LETTERS_OF_HAN - 1) * len(_HAN.findall(text))

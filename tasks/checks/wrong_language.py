@@ -1,0 +1,57 @@
+"""`wrong_language`: an output in another language than the one asked for, or than its input's.
+
+Found by the detector of `--from auto`, where its library is installed; without it the check finds nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from tasks.checks.base import Check, Context, Finding, quoted
+from tasks.languages import detection, language_codes
+from tasks.languages.detection import Guess
+
+FLAG = "wrong_language"
+# A guess is believed of ordinary words only: names, numbers and code are the same in every language.
+_CODE = re.compile(r"[\d_/@\\<>{}=]|\w[.]\w|[^\W\d_][A-Z]")
+# A language shows at the beginning; what follows costs time only.
+_READ_CHARS = 400
+_LEAST_LETTERS = 40
+_LEAST_LETTERS_UNSPACED = 12
+_SURE = 0.8
+# The language that is wanted is not among the guesses, or next to impossible.
+_EXCLUDED = 0.05
+
+
+def find(given: str, output: str, context: Context) -> Iterator[Finding]:
+    """Yield one finding if the output is surely in a language that it should not be in."""
+    if not detection.installed() or (context.target is None and not context.same_language):
+        return
+    guesses = _guesses(output)
+    if not guesses or guesses[0].probability < _SURE:
+        return
+    wanted = context.target or _language(_guesses(given))
+    if wanted is None or not _excluded(wanted, guesses):
+        return
+    found = language_codes.NAMES.get(guesses[0].language, guesses[0].language)
+    name = language_codes.NAMES.get(wanted, wanted)
+    yield Finding(FLAG, f"The output looks {found} ({guesses[0].probability:.0%}), not {name}: {quoted(output)}")
+
+
+def _guesses(text: str) -> list[Guess]:
+    words = " ".join(word for word in text[:_READ_CHARS].split() if not _CODE.search(word))
+    letters = sum(map(str.isalpha, words))
+    least = _LEAST_LETTERS if words.isascii() or " " in words else _LEAST_LETTERS_UNSPACED
+    return detection.guesses(words) if letters >= least else []
+
+
+def _language(guesses: list[Guess]) -> str | None:
+    return guesses[0].language if guesses and guesses[0].probability >= _SURE else None
+
+
+def _excluded(wanted: str, guesses: list[Guess]) -> bool:
+    return all(one.probability < _EXCLUDED for one in guesses if language_codes.same_language(one.language, wanted))
+
+
+WRONG_LANGUAGE = Check(FLAG, "the output is in another language than was asked for", find)

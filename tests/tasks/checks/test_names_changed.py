@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+
+from tasks.checks import Checks, Context, Finding
+
+
+def found(given: str, output: str, context: Context | None = None) -> list[Finding]:
+    return Checks(("names_changed",), context or Context("fr", "en")).findings(given, output)
+
+
+# Names of every form, in the middle of a sentence in Latin, Cyrillic, Arabic and Han letters.
+NAMES = [
+    "https://example.org/a/b?c=1",
+    "www.example.org",
+    "someone@example.org",
+    "{count}",
+    "%(name)s",
+    "${HOME}",
+    "--no-clobber",
+    "/etc/apt/sources.list",
+    "word_count",
+    "LibreOffice",
+    "ISO9660",
+]
+SENTENCES = [
+    ("Le fichier {} est lu par tous.", "The file {} is read by all."),
+    ("Файл {} читают все.", "The file {} is read by all."),
+    ("الملف {} يقرأه الجميع.", "The file {} is read by all."),
+    ("ファイル {} は全員が読みます。", "The file {} is read by all."),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("given", "output"), SENTENCES)
+def test_a_name_is_kept_or_missed(given: str, output: str, name: str) -> None:
+    given = given.replace("{}", name)
+    assert found(given, output.replace("{}", name)) == []
+    (lost,) = found(given, output.replace("{}", "there"))
+    assert lost.evidence == f"“{name}” of the input is not in the output."
+    assert lost.start is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_in_the_place_of_another_is_found_with_its_place(name: str) -> None:
+    output = f"The file {name} is read by all."
+    findings = found("Le fichier OpenVrml3 est lu par tous.", output)
+    assert name in {output[one.start : one.end] for one in findings if one.start is not None}
+
+
+def test_a_capitalised_word_counts_where_it_replaces_another() -> None:
+    given = "Un greffon pour Debian et le tableur Gnumeric."
+    assert found(given, "A plugin for Debian and the spreadsheet Gnumeric.") == []
+    (finding,) = found(given, "A plugin for Debian and the spreadsheet Photoshop.")
+    assert finding.evidence == "“Photoshop” is not in the input."
+    assert found(given, "A plugin for Debian and its Spreadsheet called Gnumeric.") == []
+
+
+def test_names_that_languages_spell_in_their_own_ways_are_no_change() -> None:
+    assert found("Analyse de séquences ADN en Espagne", "Analysis of DNA sequences in Spain") == []
+    assert found("Un CD-ROM pour Linux", "CDROMs for Linux") == []
+    german = Context("de", "en")
+    assert found("das Paket und die Datei von Debian", "the package and the File of Debian", german) == []
+
+
+def test_a_summary_may_leave_names_out_and_add_none() -> None:
+    context = Context(shortened=True)
+    given = "A plugin of LibreOffice for ISO9660 images, see https://example.org."
+    assert found(given, "A plugin for images", context) == []
+    assert [one.evidence for one in found(given, "A plugin of OpenOffice", context)] == [
+        "“OpenOffice” is not in the input."
+    ]

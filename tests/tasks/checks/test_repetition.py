@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+
+from tasks.checks import Checks, Context, Finding
+from tasks.checks.words import span, words
+
+# A sentence each in Latin, Cyrillic, Devanagari, Arabic, Han with kana, and Thai letters.
+LINES = [
+    "This package provides the shared libraries of a small editor.",
+    "Этот пакет содержит разделяемые библиотеки небольшого редактора.",
+    "यह पैकेज एक छोटे संपादक के लिए साझा पुस्तकालय प्रदान करता है।",
+    "توفر هذه الحزمة المكتبات المشتركة لمحرر صغير.",
+    "このパッケージは小さなエディタの共有ライブラリを提供します。",
+    "แพ็กเกจนี้มีไลบรารีที่ใช้ร่วมกันของโปรแกรมแก้ไขขนาดเล็ก",
+]
+
+
+def found(output: str, given: str = "", target: str | None = None) -> list[Finding]:
+    return Checks(("repetition",), Context(target=target)).findings(given, output)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_sentence_has_no_loop_and_twice_the_same_sentence_has_one(line: str) -> None:
+    assert found(line) == []
+    (finding,) = found(f"{line} {line}")
+    assert finding.flag == "repetition"
+    assert "2 times in a row" in finding.evidence
+    assert (finding.start, finding.end) == span(f"{line} {line}", 0, 2 * len(words(line)) - 1)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_words_are_a_loop_the_third_time(line: str) -> None:
+    start, end = span(line, 2, 3)
+    unit = line[start:end]
+    glue = " " if " " in line else ""
+    for times in (2, 3, 4, 9):
+        looped = line[:start] + glue.join([unit] * times) + line[end:]
+        findings = found(looped)
+        assert bool(findings) == (times > 2), looped
+        for finding in findings:
+            assert finding.start == start
+            assert looped[finding.start : finding.end] == glue.join([unit] * times)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_loop_of_the_input_is_no_fault_of_the_output(line: str) -> None:
+    assert found(f"{line} {line}", given=f"ab cd ef gh ij ab cd ef gh ij {line}") == []
+    assert found(f"{line} {line} {line}", given="ab cd ef gh ij ab cd ef gh ij")
+
+
+def test_a_phrase_that_occurs_more_than_three_times_is_found_between_other_words() -> None:
+    between = [f"as large as the {animal}" for animal in ("cat", "dog", "cow", "hen")]
+    (finding,) = found(", then ".join(between))
+    assert finding.evidence == "“as large as the” occurs 4 times."
+    assert found(", then ".join(between[:3])) == []
+    given = ", puis ".join(f"aussi grand que le {animal}" for animal in ("chat", "chien", "boeuf", "coq"))
+    assert found(", then ".join(between), given) == []
+
+
+def test_characters_over_and_over_inside_a_word_are_a_loop_unless_copied() -> None:
+    (finding,) = found("It prints a haaahahahahahaha at the end.")
+    assert "inside a word" in finding.evidence
+    assert found("It needs 1000000000 bytes, and prints aaaa.") == []
+    assert found("The key is abababababab.", given="La clé est abababababab.") == []
+
+
+def test_a_doubled_word_counts_in_english_unless_the_input_or_english_doubles_it() -> None:
+    (finding,) = found("This is a small small editor.", target="en")
+    assert finding.evidence == "“small” stands twice in a row."
+    assert found("nous nous connectons", target="fr") == []
+    assert found("She had had enough.", target="en") == []
+    assert found("A guide to New York York.", given="Un guide de York York.", target="en") == []
+
+
+def test_rules_and_tables_are_no_loops() -> None:
+    assert found("| a | b | c |\n| --- | --- | --- |\n| 0 | 0 | 0 |\n\n* * * * *\n\n----------") == []

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+
+from tasks.checks import Checks, Context, Finding, wrong_language
+from tasks.languages import detection
+
+TEXTS = {
+    "en": "This package provides the shared libraries of an editor that reads and writes many kinds of files.",
+    "fr": "Ce paquet fournit les bibliothèques partagées d'un éditeur qui lit beaucoup de types de fichiers.",
+    "de": "Dieses Paket enthält die gemeinsamen Bibliotheken eines Editors, der viele Arten von Dateien liest.",
+    "ru": "Этот пакет содержит разделяемые библиотеки редактора, который читает и записывает много видов файлов.",
+    "ar": "توفر هذه الحزمة المكتبات المشتركة لمحرر يقرأ ويكتب أنواعا كثيرة من الملفات المختلفة.",
+    "ja": "このパッケージは、さまざまな種類のファイルを読み書きするエディタの共有ライブラリを提供します。",
+}
+
+
+def found(given: str, output: str, context: Context) -> list[Finding]:
+    return Checks(("wrong_language",), context).findings(given, output)
+
+
+@pytest.mark.parametrize("language", TEXTS)
+def test_a_translation_is_in_the_language_that_was_asked_for(language: str) -> None:
+    for other, text in TEXTS.items():
+        findings = found("", text, Context(target=language))
+        assert bool(findings) == (other != language), (other, language)
+
+
+@pytest.mark.parametrize("language", TEXTS)
+def test_a_summary_is_in_the_language_of_its_text(language: str) -> None:
+    context = Context(shortened=True, same_language=True)
+    for other, text in TEXTS.items():
+        assert bool(found(TEXTS[language], text, context)) == (other != language), (other, language)
+
+
+def test_nothing_is_found_where_it_cannot_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    german = Context(target="de")
+    assert found("", TEXTS["fr"], german)
+    assert found("", TEXTS["fr"], Context()) == []
+    assert found("", "LibreOffice Impress", german) == []
+    assert found("", "libfoo2 src/main.c --help ISO9660 https://example.org/ls {a} x_y GnuPG OpenSSL", german) == []
+    monkeypatch.setattr(detection, "installed", lambda: False)
+    assert found("", TEXTS["fr"], german) == []
+
+
+def test_the_evidence_names_both_languages() -> None:
+    (finding,) = found("", TEXTS["fr"], Context(target="de"))
+    assert finding.evidence.startswith("The output looks French (")
+    assert "not German" in finding.evidence
+    assert finding.flag == wrong_language.FLAG
