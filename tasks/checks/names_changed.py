@@ -6,11 +6,12 @@ A name is compared by its letters and digits alone, so that CD-ROM is CDROM, and
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from tasks.checks.base import Check, Context, Finding, quoted
+from tasks.checks.words import folded, words
 
 FLAG = "names_changed"
 # Names that no translation changes.
@@ -25,25 +26,64 @@ _EXACT = re.compile(
 # Names by their form: an inner capital letter, or letters before digits. Ordinals and units have digits first.
 _FORMED = re.compile(r"\b(?:\w*[a-z][A-Z]\w*|[A-Za-z]+\d\w*)\b")
 # Words that may be names: capital letters, or one that begins no sentence.
-_CAPITAL = re.compile(r"\b[A-Z]{2,}\b|(?<=[\w,;] )[A-Z][a-z]{2,}\b")
+_CAPITAL = re.compile(r"\b[A-Z]{3,}\b|(?<=[\w,;] )[A-Z][a-z]{3,}\b")
+_SCHEME = re.compile(r"(?:\w+://)?(?:www\.)?")
 _NOT_LETTERS = re.compile(r"[\W_]+")
 _CAPITALISED_NOUNS = frozenset({"de", "lb"})
-_ALIKE = 0.5
-# More words than these are a title that was translated.
-_MOST_REPLACED = 1
+_ALIKE = 0.65
+_BEGINNING = 5
+# Names change their places a little from language to language.
+_NEAR = 0.12
+_LONG = 4
 
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """A name as it is written, with its place in its text."""
+    """A name as it is written, with its offset in its text; ``place`` is the same as a part of the text's length."""
 
     written: str
     start: int
-    end: int
+    place: float
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.written)
+
+    @property
+    def has_digit(self) -> bool:
+        return any(map(str.isdigit, self.written))
 
     @property
     def letters(self) -> str:
-        return _letters(self.written)
+        return _letters(_SCHEME.sub("", self.written, count=1))
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A text for looking names up: its letters and digits, and its words."""
+
+    letters: str
+    words: frozenset[str]
+    written: frozenset[str]
+
+    @classmethod
+    def of(cls, text: str) -> _Text:
+        return cls(_letters(text), frozenset(folded(text)), frozenset(words(text)))
+
+    def has_small(self, name: _Name) -> bool:
+        """Return True for a capitalised word that stands in the text in small letters, too: it is no name."""
+        return name.written.lower() in self.written
+
+    def has(self, name: str) -> bool:
+        """Return True if a name stands in the text. A long one may be part of a word, or several words."""
+        singular = name.removesuffix("s")
+        if len(name) >= _LONG:
+            return singular in self.letters
+        return not self.words.isdisjoint({name, singular, f"{singular}s"}) or name in map(_letters, self.words)
+
+    def has_form(self, name: str) -> bool:
+        """Return True if a word of the text is a form of the name."""
+        return any(_alike(name, word) for word in self.words)
 
 
 def find(given: str, output: str, context: Context) -> Iterator[Finding]:
@@ -51,43 +91,56 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
 
     A capitalised word counts in a translation if it stands in the place of another.
     """
-    before, after = _letters(given), _letters(output)
-    for name in _absent(_EXACT, output, before):
-        yield _invented(name)
-    lost, added = list(_absent(_FORMED, given, after)), list(_absent(_FORMED, output, before))
+    before, after = _Text.of(given), _Text.of(output)
+    formed = _absent(_FORMED, output, before)
+    yield from map(_invented, _first(_absent(_EXACT, output, before)))
     if context.shortened:
-        yield from map(_invented, added)
+        yield from map(_invented, _first(formed))
         return
-    for name in (*_absent(_EXACT, given, after), *lost):
+    yield from map(_invented, _first(name for name in formed if name.has_digit and not before.has_form(name.letters)))
+    lost = _absent(_FORMED, given, after)
+    for name in _first((*_absent(_EXACT, given, after), *lost)):
         yield Finding(FLAG, f"{quoted(name.written)} of the input is not in the output.")
-    yield from map(_invented, _replacing(lost, added))
     if _CAPITALISED_NOUNS.isdisjoint({context.source, context.target}):
-        lost, added = list(_absent(_CAPITAL, given, after)), list(_absent(_CAPITAL, output, before))
-        if len(lost) == len(added) <= _MOST_REPLACED:
-            yield from map(_invented, _replacing(lost, added))
+        lost += _absent(_CAPITAL, given, after)
+        formed += _absent(_CAPITAL, output, before)
+    yield from _replaced(lost, formed, before, after)
 
 
-def _absent(form: re.Pattern[str], text: str, others: str) -> Iterator[_Name]:
-    """Yield the names of a form in a text whose letters another text does not have."""
-    seen: set[str] = set()
-    for match in form.finditer(text):
-        written = match.group().rstrip(".,;:!?")
-        letters = _letters(written)
-        if written not in seen and letters.removesuffix("s") not in others:
-            seen.add(written)
-            yield _Name(written, match.start(), match.start() + len(written))
+def _absent(form: re.Pattern[str], text: str, other: _Text) -> list[_Name]:
+    """Return the names of a form in a text that another text does not have."""
+    found = (
+        _Name(match.group().rstrip(".,;:!?"), match.start(), match.start() / len(text))
+        for match in form.finditer(text)
+    )
+    return [name for name in found if not other.has(name.letters)]
 
 
-def _replacing(lost: Sequence[_Name], added: Sequence[_Name]) -> list[_Name]:
-    """Return the added names that are no other form of a lost one, if a lost one has no other form either."""
-    gone = [one for one in lost if not any(_alike(one.letters, name.letters) for name in added)]
-    new = [name for name in added if not any(_alike(one.letters, name.letters) for one in lost)]
-    return new if gone else []
+def _first(names: Iterable[_Name]) -> list[_Name]:
+    """Return the first of the names that are written in one way."""
+    return list({name.written: name for name in reversed(list(names))}.values())[::-1]
+
+
+def _replaced(lost: Sequence[_Name], added: Sequence[_Name], before: _Text, after: _Text) -> Iterator[Finding]:
+    """Yield the added names that stand where a name was lost, unless they are forms of words of the other text."""
+    if not lost or not added:
+        return
+    gone = [name for name in lost if not after.has_form(name.letters) and not before.has_small(name)]
+    new = [name for name in added if not before.has_form(name.letters) and not after.has_small(name)] if gone else []
+    pairs = {name: old for name in new for old in gone if abs(old.place - name.place) <= _NEAR}
+    for name in _first(pairs):
+        said = f"{quoted(name.written)} is not in the input, which has {quoted(pairs[name].written)} there."
+        yield Finding(FLAG, said, name.start, name.end)
 
 
 def _alike(one: str, other: str) -> bool:
-    """Return True for forms of one name: the same letters in another order (DNA, ADN), or most of them (Spain)."""
-    return sorted(one) == sorted(other) or SequenceMatcher(None, one, other, autojunk=False).ratio() >= _ALIKE
+    """Return True for forms of one name: other order (DNA, ADN), the same beginning, or most of the letters."""
+    lengths = sorted((len(one), len(other)))
+    if lengths[0] < _BEGINNING:
+        return len(one) == len(other) and sorted(one) == sorted(other)
+    if one[:_BEGINNING] == other[:_BEGINNING]:
+        return True
+    return lengths[0] > _ALIKE * lengths[1] and SequenceMatcher(None, one, other, autojunk=False).ratio() >= _ALIKE
 
 
 def _invented(name: _Name) -> Finding:

@@ -52,7 +52,7 @@ def test_a_capitalised_word_counts_where_it_replaces_another() -> None:
     given = "Un greffon pour Debian et le tableur Gnumeric."
     assert found(given, "A plugin for Debian and the spreadsheet Gnumeric.") == []
     (finding,) = found(given, "A plugin for Debian and the spreadsheet Photoshop.")
-    assert finding.evidence == "“Photoshop” is not in the input."
+    assert finding.evidence == "“Photoshop” is not in the input, which has “Gnumeric” there."
     assert found(given, "A plugin for Debian and its Spreadsheet called Gnumeric.") == []
 
 

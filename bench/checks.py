@@ -1,0 +1,258 @@
+"""Measure the checks of outputs: precision and recall on planted errors, and the loops of real outputs.
+
+Each ``--source`` is a file of JSON lines, which may be gzipped. Lines with `text`, `lang` and `reference` (English)
+are translations in both directions, lines with `text` and `synopsis` are summaries. Of lines with a `split` those of
+``dev`` are taken: the bounds of the checks were set on the others. In every fifth text an error is planted that one
+check looks for, in as many rounds as there are kinds of errors; the other texts are clean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench import planted
+from bench.pairs import RESULTS, described, machine
+from bench.planted import Pair, Plant, Pool
+from tasks import kinds
+from tasks.checks import AS_WRITTEN, CHECKS, Checks, Context
+from tasks.engine.backend_factory import open_backend
+from tasks.engine.engine import Engine
+from tasks.specs import pinning
+from tasks.specs.plan import build_spec
+
+ONE_IN = 5
+WAIT_S = 3600.0
+
+
+def _nothing(_pair: Pair, _pool: Pool, _draw: random.Random) -> str | None:
+    return None
+
+
+_TRANSLATED: tuple[tuple[str, str, Plant], ...] = (
+    ("a loop", "repetition", planted.loop),
+    ("cut short", "length_ratio", planted.cut_short),
+    ("the input copied", "copied_input", planted.copied),
+    ("another language", "wrong_language", _nothing),
+    ("a sentence dropped", "missing_sentences", planted.dropped_sentence),
+    ("a number changed", "numbers_changed", planted.changed_number),
+    ("a name changed", "names_changed", planted.changed_name),
+)
+_SUMMARIZED: tuple[tuple[str, str, Plant], ...] = (
+    ("a loop", "repetition", planted.loop),
+    ("the whole text", "length_ratio", planted.whole_text),
+    ("the input copied", "copied_input", lambda pair, _pool, _draw: pair.given if len(pair.given) > 80 else None),
+    ("another language", "wrong_language", _nothing),
+    ("a number changed", "numbers_changed", planted.changed_number),
+    ("a name changed", "names_changed", planted.changed_name),
+)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Good outputs of one kind, with the checks that suit them and the errors that are planted."""
+
+    name: str
+    pairs: Sequence[Pair]
+    checks: Checks
+    errors: Sequence[tuple[str, str, Plant]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", type=Path, action="append", required=True)
+    parser.add_argument("--outputs", type=int, default=200, help="real outputs of each shipped model")
+    asked = parser.parse_args()
+    rows = [row for source in asked.source for row in _lines(source) if row.get("split", "dev") == "dev"]
+    found = [row for one in _outputs(rows) for row in figures(one)]
+    real = [row for question in _questions(rows, asked.outputs) for row in [loops(*question)]]
+    facts = {"machine": machine(), "one_in": ONE_IN, "planted": found, "real": real}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "checks.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (RESULTS / "checks.md").write_text(table(facts))
+    sys.stdout.write(table(facts))
+
+
+def figures(outputs: Outputs) -> Iterator[dict[str, Any]]:
+    """Yield a row for each kind of error: precision, recall and false alarms of its check, in percent."""
+    material = planted.pool(outputs.pairs)
+    for error, flag, plant in outputs.errors:
+        draw = random.Random(f"{outputs.name} {error}")
+        hits = misses = alarms = clean = 0
+        for number, pair in enumerate(outputs.pairs):
+            wrong = planted.planted(pair, plant, material, draw) if number % ONE_IN == 0 else None
+            flagged = _flagged(outputs.checks, flag, wrong or pair)
+            hits += bool(wrong and flagged)
+            misses += bool(wrong and not flagged)
+            alarms += bool(not wrong and flagged and number % ONE_IN)
+            clean += bool(number % ONE_IN)
+        # Where there is no place for an error in some texts, fewer clean ones are counted as well: one in five holds.
+        expected = alarms / clean * (ONE_IN - 1) * (hits + misses)
+        yield {
+            "outputs": outputs.name,
+            "error": error,
+            "flag": flag,
+            "planted": hits + misses,
+            "clean": clean,
+            "precision": _percent(hits, hits + expected),
+            "recall": _percent(hits, hits + misses),
+            "false_alarms": _percent(alarms, clean),
+        }
+
+
+def loops(name: str, kind: str, model: str, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Return how many real outputs have a loop by an independent rule, and how many of these are flagged.
+
+    CPU seconds are those of this process: the translation's with all its threads, and the checks' beside it.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        engine = Engine(partial(open_backend, device="cpu", models_dir=None, cache_dir=Path(cache)))
+        engine.start()
+        try:
+            pinned = pinning.pin(model, models_dir=None, cache_dir=Path(cache))
+            config = pinning.read_config(pinned, models_dir=None)
+            spec = build_spec(kind, pinned, kinds.options(kind, beams=1), config)
+            engine.open(spec)
+            backend = engine.runtime(spec)["backend"]
+            began = time.process_time()
+            ticket = engine.submit(spec, [(number, pair.given) for number, pair in enumerate(pairs)])
+            assert ticket.wait(WAIT_S)
+            whole_s = time.process_time() - began
+            outcomes = ticket.finished()
+        finally:
+            engine.close()
+    checks = kinds.checks(spec, kinds.Traits())
+    began = time.process_time()
+    for outcome, pair in zip(outcomes, pairs, strict=True):
+        checks.findings(pair.given, outcome.text or "")
+    checks_s = time.process_time() - began
+    looped = [
+        outcome
+        for outcome, pair in zip(outcomes, pairs, strict=True)
+        if planted.has_loop(pair.given, outcome.text or "")
+    ]
+    return {
+        "outputs": name,
+        "model": model,
+        "backend": backend,
+        "texts": len(pairs),
+        "loops": len(looped),
+        "flagged_loops": sum("repetition" in outcome.flags for outcome in looped),
+        "flags": dict(Counter(flag for outcome in outcomes for flag in outcome.flags).most_common()),
+        "without_flags": sum(not outcome.flags for outcome in outcomes),
+        "ms_per_text": round(1000 * whole_s / len(pairs), 2),
+        "checks_ms_per_text": round(1000 * checks_s / len(pairs), 3),
+        "checks_percent": _percent(checks_s, whole_s),
+    }
+
+
+def table(facts: Mapping[str, Any]) -> str:
+    lines = [
+        "# checks",
+        "",
+        described(facts["machine"]),
+        "",
+        "| outputs | error in one of five | flag | with an error | clean | precision | recall | false alarms |",
+        "| --- | --- | --- | --: | --: | --: | --: | --: |",
+    ]
+    for row in facts["planted"]:
+        counts = f"{row['planted']:,} | {row['clean']:,}"
+        rates = f"{row['precision']:.1f} % | {row['recall']:.1f} % | {row['false_alarms']:.1f} %"
+        lines.append(f"| {row['outputs']} | {row['error']} | `{row['flag']}` | {counts} | {rates} |")
+    lines += [
+        "",
+        "| real outputs | texts | with a loop | flagged | without flags | CPU ms a text | of which checks |",
+        "| --- | --: | --: | --: | --: | --: | --: |",
+    ]
+    for row in facts["real"]:
+        cost = f"{row['ms_per_text']:.1f} | {row['checks_ms_per_text']:.2f} ({row['checks_percent']:.1f} %)"
+        counts = f"{row['texts']:,} | {row['loops']:,} | {row['flagged_loops']:,} | {row['without_flags']:,}"
+        lines.append(f"| {row['model']} on {row['backend']}: {row['outputs']} | {counts} | {cost} |")
+    lines += ["", *(f"{row['model']}: {_counts(row['flags'])}." for row in facts["real"])]
+    return "\n".join(lines) + "\n"
+
+
+def _outputs(rows: Sequence[Mapping[str, Any]]) -> Iterator[Outputs]:
+    translated = [row for row in rows if "reference" in row]
+    languages = sorted({row["lang"] for row in translated})
+    for back in (False, True):
+        for language in languages:
+            texts = [(row["text"], row["reference"]) for row in translated if row["lang"] == language]
+            pairs = [Pair(text, english, language, "en") for text, english in texts]
+            if back:
+                pairs = [Pair(english, text, "en", language) for text, english in texts]
+            pairs = _clean(pairs)
+            context = Context(pairs[0].source, pairs[0].target)
+            name = f"translations, {context.source} to {context.target}"
+            others = _of_other_languages(translated, language)
+            yield Outputs(name, pairs, Checks(tuple(CHECKS), context), _with(others, _TRANSLATED))
+    summarized = [Pair(row["text"], row["synopsis"], "en", "en") for row in rows if row.get("synopsis")]
+    if summarized:
+        checks = Checks(tuple(CHECKS), Context(shortened=True, same_language=True))
+        others = _of_other_languages(translated, "")
+        yield Outputs("summaries", _clean(summarized), checks, _with(others, _SUMMARIZED))
+        honest = [pair for pair in _clean(summarized) if planted.says_no_more(pair)]
+        yield Outputs("summaries that name only what their texts name", honest, checks, _with(others, _SUMMARIZED))
+        written = [Pair(pair.output, pair.given, "en", "en") for pair in _clean(summarized)]
+        yield Outputs("generated texts", written, AS_WRITTEN, _SUMMARIZED[:1])
+
+
+def _clean(pairs: Sequence[Pair]) -> list[Pair]:
+    return [pair for pair in pairs if pair.given.strip() and pair.output.strip()]
+
+
+def _of_other_languages(rows: Sequence[Mapping[str, Any]], besides: str) -> list[str]:
+    return [row["text"] for row in rows if row["lang"] != besides and len(row["text"]) > 80]
+
+
+def _with(others: Sequence[str], errors: Sequence[tuple[str, str, Plant]]) -> list[tuple[str, str, Plant]]:
+    """Return the errors, of which another language has these texts besides those of the inputs."""
+
+    def other(pair: Pair, material: Pool, draw: random.Random) -> str | None:
+        own = material.texts.get(pair.source or "", ()) if pair.source != pair.target else ()
+        found = draw.choice([list(own), list(others)]) or list(own) or list(others)
+        return draw.choice(found) if found else None
+
+    return [(name, flag, other if flag == "wrong_language" else plant) for name, flag, plant in errors]
+
+
+def _questions(rows: Sequence[Mapping[str, Any]], count: int) -> Iterator[tuple[str, str, str, list[Pair]]]:
+    translated = [Pair(row["text"], row["reference"]) for row in rows if "reference" in row][:count]
+    summarized = [Pair(row["text"], row["synopsis"]) for row in rows if row.get("synopsis")][:count]
+    if translated and count:
+        yield "translations", "translate", "marian-ddtp", translated
+    if summarized and count:
+        yield "summaries", "summarize", "synopsis-ddtp", summarized
+
+
+def _flagged(checks: Checks, flag: str, pair: Pair) -> bool:
+    return bool(Checks((flag,), checks.context).findings(pair.given, pair.output))
+
+
+def _percent(part: float, whole: float) -> float:
+    return round(100 * part / whole, 2) if whole else 0.0
+
+
+def _counts(flags: Mapping[str, int]) -> str:
+    return ", ".join(f"{flag} {count:,}" for flag, count in flags.items()) or "no flags"
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    whole = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    for line in whole.decode().splitlines():
+        yield json.loads(line)
+
+
+if __name__ == "__main__":
+    main()
