@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from storage.core.flags import name_of
+from tasks.checks import CHECKS
 
 # In the words of docs/flags.md; a flag with a value is listed up to its colon.
 MEANINGS: Mapping[str, str] = MappingProxyType(
@@ -16,6 +17,7 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "empty_window": "the model made nothing of one of the windows",
         "not_reduced": "the windows' summaries were hardly shorter than the text; they stand one after the other",
         "language_uncertain": "the guess of the language is unsure",
+        **{one.flag: one.doubts for one in CHECKS.values()},
         "reduced": "the summaries of several windows were summarised again",
         "windowed": "something that is computed as one was longer than the model's window",
         "language": "the language that was found",

@@ -1,3 +1,5 @@
+"""The check for outputs that copy their input, on real lines in several scripts."""
+
 from __future__ import annotations
 
 import json

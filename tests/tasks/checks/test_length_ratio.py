@@ -1,3 +1,5 @@
+"""The check for lengths, on pairs in several scripts."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The check for missing sentences: each is dropped in turn, in several languages."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The check for names, with names of every form between words of several scripts."""
+
 from __future__ import annotations
 
 import pytest

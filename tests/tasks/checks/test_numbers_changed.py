@@ -1,3 +1,5 @@
+"""The check for numbers, in the ways that languages write them."""
+
 from __future__ import annotations
 
 import pytest

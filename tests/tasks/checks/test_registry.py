@@ -1,3 +1,5 @@
+"""The registry of checks, and the checks that suit each kind of task."""
+
 from __future__ import annotations
 
 import logging

@@ -1,3 +1,5 @@
+"""The check for loops: sentences and words are repeated in several scripts."""
+
 from __future__ import annotations
 
 import pytest

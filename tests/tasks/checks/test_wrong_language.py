@@ -1,3 +1,5 @@
+"""The check for the language, with one sentence in each of several languages."""
+
 from __future__ import annotations
 
 import pytest
