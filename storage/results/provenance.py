@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import select
@@ -14,6 +14,7 @@ from storage.core.schema import Content, Corpus, Document, Ingest, Job, OutcomeR
 from storage.core.specs import Spec
 from storage.core.transaction import Transaction
 from storage.errors import NoSuchDocument
+from storage.outputs.base import CONFIDENCE
 from storage.results import batches
 from storage.results.batches import Batch
 from storage.steps import lineage, prompts
@@ -29,8 +30,9 @@ COMPARED = 5_000  # ids that an unknown one is compared with
 class Recorded:
     """An outcome as it is stored. `output` is its JSON form, {} for one that is not done; a vector is an array.
 
-    `runtime` has the device, precision, backend and versions; None where a release before it kept none, or nothing
-    was computed. `created_at` is when it was written, in seconds since 1970.
+    `confidence` has those of `CONFIDENCE` that are known. `runtime` has the device, precision, backend and versions;
+    None where a release before it kept none, or nothing was computed. `created_at` is when it was written, in seconds
+    since 1970.
     """
 
     status: str
@@ -42,6 +44,7 @@ class Recorded:
     tokens_out: int
     created_at: float
     runtime: Mapping[str, Any] | None
+    confidence: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,9 @@ _OUTCOME = (
     OutcomeRow.tokens_out,
     OutcomeRow.runtime_id,
     OutcomeRow.created_at,
+    OutcomeRow.confidence,
+    OutcomeRow.mean_logprob,
+    OutcomeRow.least_logprob,
 )
 
 
@@ -215,6 +221,7 @@ class _Reading:
             tokens_out=row.tokens_out,
             created_at=row.created_at,
             runtime=self._runtime(row.runtime_id),
+            confidence={name: value for name in CONFIDENCE if (value := getattr(row, name)) is not None},
         )
 
     def _runtime(self, runtime_id: int | None) -> Mapping[str, Any] | None:

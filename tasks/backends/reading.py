@@ -6,13 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from tasks import kinds
 from tasks.backends import Assignment
 from tasks.backends.encoder import heads
-from tasks.backends.generation_files import Opening, generation_settings
-from tasks.backends.loading import NotTold, hollow
 from tasks.errors import CannotServe
 from tasks.heads import Head
 from tasks.kinds.base import Traits
@@ -43,6 +39,8 @@ def reading_of(assignment: Assignment, config: Mapping[str, Any]) -> Reading:
     """Return the reading of a spec's model. Raises CannotServe for a model whose files do not tell it."""
     if assignment.head in heads.LOADERS:
         return _of_encoder(assignment)
+    from tasks.backends.generation_files import Opening, generation_settings
+
     opening = Opening.of(assignment.spec, assignment.folder, assignment.cache_dir)
     if families.family(config) is Family.DECODER:
         from tasks.backends.decoder_only.instructed import Completion
@@ -66,6 +64,10 @@ class _Coder:
 
 
 def _of_encoder(assignment: Assignment) -> Reading:
+    import torch
+
+    from tasks.backends.loading import NotTold, hollow
+
     try:
         with hollow():
             model = heads.load(replace(assignment, device="cpu"), torch.float32)
