@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from math import fsum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +39,13 @@ from tasks.backends.static import Computed, failure
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
 from tasks.errors import DeviceLost, Unsuited
+from tasks.outputs import Likelihood
 from tasks.schemas import grammar
 from tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
+    from vllm.outputs import CompletionOutput
 
 # Windows that are being written, and as many again that wait inside, so that none is missed when one ends.
 _ROWS = {"cpu": 64, "cuda": 256}
@@ -154,11 +157,20 @@ class VllmBackend:
                 item = flight.pop(answer.request_id)
                 (written,) = answer.outputs
                 # vLLM's own text lacks a last character whose bytes are not complete.
-                at_end = written.finish_reason != "length"
+                at_end, sure = written.finish_reason != "length", likelihood(written)
                 if at_end and self._record_tokens is not None:
-                    yield item.id, record(self._record_tokens, written.token_ids)
+                    yield item.id, record(self._record_tokens, written.token_ids, sure)
                 else:
-                    yield item.id, self._completion.generated(written.token_ids, at_end=at_end)
+                    yield item.id, self._completion.generated(written.token_ids, at_end=at_end, likelihood=sure)
+
+
+def likelihood(written: CompletionOutput) -> Likelihood | None:
+    """Return the log-probabilities of an output's tokens, before a temperature or a penalty changed them.
+
+    They are those after the mask of a schema. None if vLLM does not say them of every token.
+    """
+    each = [found[token].logprob for token, found in zip(written.token_ids, written.logprobs or (), strict=False)]
+    return Likelihood(fsum(each), min(each), len(each)) if each and len(each) == len(written.token_ids) else None
 
 
 def inexact(how: Decoding) -> str | None:
@@ -192,6 +204,7 @@ def sampling(how: Decoding, ids: Sequence[int], schema: dict[str, Any] | None = 
         stop_token_ids=sorted(how.ends),
         ignore_eos=True,  # the ends are all named
         detokenize=bool(how.stop),
+        logprobs=0,  # those of the tokens that are written, and of no others
         output_kind=RequestOutputKind.FINAL_ONLY,
         structured_outputs=None if schema is None else StructuredOutputsParams(json=schema),
     )

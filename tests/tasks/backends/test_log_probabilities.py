@@ -101,25 +101,30 @@ def test_a_decoder_has_the_log_probabilities_of_transformers_before_processors_c
     bench: Bench = benches("transformers")
     spec = bench.spec("generate", str(decoder), prompt="{text}", max_new_tokens=LIMIT, **asked)
     settings = {name: value for name, value in asked.items() if name != "seed"}
-    settings |= {"do_sample": "temperature" in asked, "max_new_tokens": LIMIT, "output_logits": True}
+    settings |= {"do_sample": "temperature" in asked, "max_new_tokens": LIMIT}
     expected = scores_of(decoder, sentences, asked.get("seed", 0), **settings)
     assert_known(bench.run(spec, sentences), expected)
 
 
+@pytest.mark.parametrize("penalty", [{}, {"repetition_penalty": 1.3}], ids=["greedy", "a penalty"])
 def test_a_record_has_the_log_probabilities_among_the_tokens_that_its_schema_allows(
-    benches: Any, decoder: Path, sentences: list[str]
+    benches: Any, decoder: Path, sentences: list[str], penalty: dict[str, float]
 ) -> None:
     bench: Bench = benches("transformers")
-    spec = bench.spec("extract", str(decoder), json_schema=SHORT, prompt="{text}", max_new_tokens=60)
+    spec = bench.spec("extract", str(decoder), json_schema=SHORT, prompt="{text}", max_new_tokens=60, **penalty)
     masked = Masked(from_tokenizer(AutoTokenizer.from_pretrained(decoder)))
-    settings = {"do_sample": False, "max_new_tokens": 60, "output_scores": True, "logits_processor": [masked]}
+    settings = {"do_sample": False, "max_new_tokens": 60, "logits_processor": [masked], **penalty}
     expected = scores_of(decoder, sentences, 0, **settings)
     # A record is over with its last brace; transformers goes on to the token that ends an output.
     assert_known(bench.run(spec, sentences), [row[:-1] for row in expected])
 
 
 def scores_of(folder: Path, texts: Sequence[str], seed: int, **settings: Any) -> list[list[float]]:
-    """Return the log-probability of each token that transformers itself writes for each text."""
+    """Return the log-probability of each token that transformers itself writes for each text.
+
+    It is that before processors, but for those of a ``logits_processor``, which masks.
+    """
+    settings |= {"output_logits": True, "output_scores": True}
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -129,7 +134,10 @@ def scores_of(folder: Path, texts: Sequence[str], seed: int, **settings: Any) ->
         with torch.inference_mode(), quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, ids[0].tolist()))
             own = model.generate(ids, attention_mask=torch.ones_like(ids), return_dict_in_generate=True, **settings)
-        scores = model.compute_transition_scores(own.sequences, own.logits or own.scores, normalize_logits=True)
+        pairs = zip(own.logits, own.scores, strict=True)
+        allowed = tuple(one.masked_fill(other.isneginf(), -torch.inf) for one, other in pairs)
+        logits = allowed if "logits_processor" in settings else own.logits
+        scores = model.compute_transition_scores(own.sequences, logits, normalize_logits=True)
         found.append(scores[0].tolist())
     return found
 

@@ -116,6 +116,34 @@ def test_it_is_chosen_by_itself_and_writes_what_transformers_does(
         backend.close()
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [{}, {"temperature": 0.8, "top_p": 0.9, "repetition_penalty": 1.2}, {"json_schema": SCHEMA}],
+    ids=["greedy", "samples", "records"],
+)
+def test_its_log_probabilities_are_those_of_the_transformers_backend(
+    bench: Bench, benches: Callable[[str], Bench], llama: Path, sentences: list[str], asked: dict[str, Any]
+) -> None:
+    kind, most = ("extract", 60) if asked.keys() == {"json_schema"} else ("generate", NEW_TOKENS)
+    spec = bench.spec(kind, str(llama), prompt="{text}", max_new_tokens=most, **asked)
+    expected = [(one.mean_logprob, one.least_logprob) for one in benches("transformers").run(spec, sentences)]
+    backend = opened(bench, spec)
+    try:
+        items = [Item(number, encoded, None) for number, encoded in enumerate(backend.encode(sentences))]
+        found = dict(backend.run(Few(items)))
+    finally:
+        backend.close()
+    sure = [one.likelihood for _, one in sorted(found.items()) if isinstance(one, Generated) and one.likelihood]
+    assert len(sure) == len(sentences)
+    if "temperature" in asked:  # other samples than those of transformers
+        assert all(one.least is not None and one.total < one.least < -0.1 for one in sure)
+        return
+    end = int(kind == "extract")  # vLLM also writes the token that ends the output
+    means = [one.total / (one.tokens - end) for one in sure]
+    assert means == pytest.approx([mean for mean, _ in expected], abs=1e-3)
+    assert [one.least for one in sure] == pytest.approx([least for _, least in expected], abs=1e-3)
+
+
 def test_samples_depend_on_the_text_and_the_seed_and_not_on_the_order(
     bench: Bench, llama: Path, sentences: list[str]
 ) -> None:
