@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from storage.core.outcomes import DOUBTFUL
 from storage.errors import FlagUnknown
@@ -61,6 +62,21 @@ class Flagged:
     def __str__(self) -> str:
         names = DOUBTS if self.names == DOUBTFUL else ",".join(sorted(self.names))
         return f"{'unflagged' if self.lacking else 'flagged'} {names}"
+
+    @classmethod
+    def stored(cls, value: Mapping[str, Any] | None) -> Flagged | None:
+        """Return the condition in a value of `to_json`, or None."""
+        return None if value is None else cls(named(value["names"]), value["lacking"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the condition as it is stored; all doubtful flags stay all that there will be."""
+        return {"names": [DOUBTS] if self.names == DOUBTFUL else sorted(self.names), "lacking": self.lacking}
+
+    def holds(self, flags: Collection[str]) -> bool:
+        """Return True if a result with these flags meets the condition."""
+        written = [f'"{flag}"' for flag in flags]
+        carried = any(form in one for form in self.forms() for one in written)
+        return carried is not self.lacking
 
     def forms(self) -> list[str]:
         """Return the flags as they stand in JSON, as far as they are known."""

@@ -160,7 +160,8 @@ class Step(Base):
     """One spec of a job, and what it reads: the documents, or what an `input_step` before it (its `seq`) put out.
 
     `n_prior_*` are the contents that had an outcome before (`n_prior_truncated` of the done ones were cut at the
-    model's limit); `n_retried` those whose failure is being tried again by a later shard of this step.
+    model's limit); `n_retried` those whose failure is being tried again by a later shard of this step. `flagged` is
+    {"names", "lacking"}: it reads only outputs with these flags, or without them (`storage.core.flags.Flagged`).
     """
 
     __tablename__ = "step"
@@ -174,6 +175,7 @@ class Step(Base):
     n_prior_skipped = column(int, default=0, server_default="0")
     n_prior_truncated = column(int, default=0, server_default="0")
     n_retried = column(int, default=0, server_default="0")
+    flagged = column(Json, nullable=True)
 
 
 class StepText(Base):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, not_, or_, select
 
 from storage.core.database import Database
 from storage.core.flags import doubtful, name_of
 from storage.core.schema import Document, Job
 from storage.core.transaction import Transaction
 from storage.steps import lineage
-from storage.steps.flag_conditions import as_text
+from storage.steps.flag_conditions import as_text, condition
 from storage.steps.jobs import require
 from storage.steps.lineage import visible
 from storage.steps.steps import OpenStep, of_job, way_to
@@ -23,13 +23,18 @@ _NONE = "[]"
 
 @dataclass(frozen=True)
 class FlagCounts:
-    """Numbers of a step's results: how many are `doubtful`, and how many carry each flag."""
+    """Numbers of a step's results: how many are `doubtful`, and how many carry each flag.
+
+    `not_selected` documents have an output of the step before that the step's condition on flags leaves out.
+    """
 
     doubtful: int
     by_flag: Counter[str]
+    not_selected: int = 0
 
     def __add__(self, other: FlagCounts) -> FlagCounts:
-        return FlagCounts(self.doubtful + other.doubtful, self.by_flag + other.by_flag)
+        doubtful, by_flag = self.doubtful + other.doubtful, self.by_flag + other.by_flag
+        return FlagCounts(doubtful, by_flag, self.not_selected + other.not_selected)
 
 
 NO_FLAGS = FlagCounts(0, Counter())
@@ -62,4 +67,14 @@ def _counts(transaction: Transaction, job: Job, way: list[OpenStep]) -> FlagCoun
         }
         by_flag = Counter(dict.fromkeys(carried, group.n))
         total += FlagCounts(group.n if doubtful(carried) else 0, by_flag)
-    return total
+    return replace(total, not_selected=_not_selected(transaction, job, way))
+
+
+def _not_selected(transaction: Transaction, job: Job, way: list[OpenStep]) -> int:
+    flagged = way[-1].flagged
+    if flagged is None:
+        return 0
+    query, outcomes = lineage.joined(select(func.count()).select_from(Document), way[:-1])
+    before = outcomes[way[-2].seq].c
+    left_out = not_(condition(flagged, as_text(before.flags)))
+    return transaction.scalar(query.where(visible(job), before.status == "done", left_out)) or 0

@@ -6,12 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeVarTuple
 
-from sqlalchemy import ColumnElement, FromClause, Select, and_, or_, select
+from sqlalchemy import ColumnElement, FromClause, Select, and_, case, or_, select
 
 from storage.core.corpus import is_current_document
 from storage.core.schema import Document, Job, OutcomeRow, Prompt
 from storage.core.transaction import Transaction
 from storage.steps import prompts
+from storage.steps.flag_conditions import as_text, condition
 from storage.steps.steps import OpenStep
 
 Ts = TypeVarTuple("Ts")
@@ -43,6 +44,8 @@ def outcomes(
     the outcome, `content_id` and `output_id`; it is looked up by itself (see `Transaction.probe`).
     """
     found: dict[int, dict[int, Any]] = {}
+    if any(step.flagged is not None for step in steps) and all(one is not OutcomeRow.flags for one in columns):
+        columns = (*columns, OutcomeRow.flags)
     for step in steps:
         computed = prompts.of(transaction, step, _given(step, own, found))
         query = select(OutcomeRow.content_id, OutcomeRow.output_id, *columns).where(
@@ -61,8 +64,12 @@ def outcomes(
 def _given(step: OpenStep, own: Mapping[int, int], found: Mapping[int, Mapping[int, Any]]) -> Mapping[int, int]:
     if step.input_step is None:
         return own
-    before = found[step.input_step]
-    return {document_id: row.output_id for document_id, row in before.items() if row.output_id is not None}
+    before, flagged = found[step.input_step], step.flagged
+    return {
+        document_id: row.output_id
+        for document_id, row in before.items()
+        if row.output_id is not None and (flagged is None or flagged.holds(row.flags))
+    }
 
 
 def given(transaction: Transaction, way: Sequence[OpenStep], own: Mapping[int, int]) -> Mapping[int, int]:
@@ -70,7 +77,8 @@ def given(transaction: Transaction, way: Sequence[OpenStep], own: Mapping[int, i
 
     `own` has the documents' contents. Documents without an input yet are left out.
     """
-    return _given(way[-1], own, outcomes(transaction, way[:-1], own))
+    columns = () if way[-1].flagged is None else (OutcomeRow.flags,)
+    return _given(way[-1], own, outcomes(transaction, way[:-1], own, columns))
 
 
 def read(transaction: Transaction, way: Sequence[OpenStep], own: Mapping[int, int]) -> Mapping[int, int]:
@@ -87,13 +95,20 @@ def joined(
     """
     tables: dict[int, FromClause] = {}
     for step in steps:
-        own = Document.content_id if step.input_step is None else tables[step.input_step].c.output_id
+        own = Document.content_id if step.input_step is None else read_of(step, tables[step.input_step])
         query, computed = prompts.joined(query, step, own, outer=outer)
         table = OutcomeRow.__table__.alias(f"step_{step.seq}")
         of_step = and_(table.c.spec_id == step.spec_id, table.c.content_id == computed)
         query = query.join(table, of_step, isouter=outer)
         tables[step.seq] = table
     return query, tables
+
+
+def read_of(step: OpenStep, before: FromClause) -> ColumnElement[Any]:
+    """Return the column of the step before that a step reads: its output, NULL where the condition does not hold."""
+    if step.flagged is None:
+        return before.c.output_id
+    return case((condition(step.flagged, as_text(before.c.flags)), before.c.output_id))
 
 
 def documents(

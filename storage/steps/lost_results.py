@@ -9,6 +9,8 @@ from sqlalchemy import and_, func, or_, select, true
 
 from storage.core.schema import Document, Job, OutcomeRow, Prompt, SpecRow
 from storage.core.transaction import Transaction
+from storage.steps import lineage
+from storage.steps.flag_conditions import as_text, condition
 from storage.steps.lineage import visible
 from storage.steps.steps import OpenStep
 
@@ -30,22 +32,24 @@ def count_removed(transaction: Transaction, job: Job) -> int:
 def count_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) -> int:
     """Return the number of documents of a finished job (its row) that lack the outcome of one of its steps by now.
 
-    Failed and skipped documents have one. A step has lost nothing where the step that it reads put nothing out.
+    Failed and skipped documents have one. A step has lost nothing where the step before put nothing out for it.
     """
     query: Any = select(func.count()).select_from(Document)
     outcomes: dict[int, Any] = {}
     lost = []
     for step in steps:
         before = None if step.input_step is None else outcomes[step.input_step]
-        given = read = Document.content_id if before is None else before.output_id
+        given = read = Document.content_id if before is None else lineage.read_of(step, before)
         if step.template is not None:
             prompt = Prompt.__table__.alias()
             of_document = and_(prompt.c.spec_id == step.spec_id, prompt.c.document_id == Document.id)
             query = query.outerjoin(prompt, and_(of_document, prompt.c.text_id == given))
             read = prompt.c.content_id
         table = OutcomeRow.__table__.alias()
-        outcome = outcomes[step.seq] = table.c
+        outcomes[step.seq], outcome = table, table.c
         query = query.outerjoin(table, and_(outcome.spec_id == step.spec_id, outcome.content_id == read))
-        had = true() if before is None else before.status == "done"
+        had = true() if before is None else before.c.status == "done"
+        if before is not None and step.flagged is not None:
+            had = and_(had, condition(step.flagged, as_text(before.c.flags)))
         lost.append(and_(outcome.status.is_(None), had))
     return transaction.scalar(query.where(visible(job), or_(*lost))) or 0

@@ -18,6 +18,7 @@ from typing import TypeAlias
 from sqlalchemy import bindparam, case, select, update
 
 from storage.core import advisory_locks, contents, get_or_create
+from storage.core.flags import Flagged
 from storage.core.outcomes import Status, Tally
 from storage.core.schema import OutcomeRow, Shard, Step, StepText
 from storage.core.transaction import Columns, Transaction, columns_of
@@ -117,8 +118,12 @@ class Traversal:
         if not readers:
             return
         advisory_locks.refer(self.transaction)
-        outputs = _outputs(self.transaction, spec_id, done)
-        yield from ((reader, outputs) for reader in readers if reader.template is None)
+        outputs: dict[Flagged | None, Inputs] = {}
+        for reader in readers:  # of a condition all are stored before a prompt is rendered of any
+            if reader.flagged not in outputs:
+                outputs[reader.flagged] = _outputs(self.transaction, spec_id, done, reader.flagged)
+            if reader.template is None:
+                yield reader, outputs[reader.flagged]
         if has_prompts(readers):
             advisory_locks.follow(self.transaction, self.job_id)
             every = steps.of_job(self.transaction, self.job_id)
@@ -171,13 +176,19 @@ class Traversal:
         return sorted(row.content_id for row in met)
 
 
-def _outputs(transaction: Transaction, spec_id: int, content_ids: Sequence[ContentId]) -> Inputs:
-    """Return the outputs of contents under a spec. Outputs that are not contents yet are stored as contents."""
+def _outputs(
+    transaction: Transaction, spec_id: int, content_ids: Sequence[ContentId], flagged: Flagged | None
+) -> Inputs:
+    """Return the outputs of contents under a spec that meet a condition on their flags, or all.
+
+    Outputs that are not contents yet are stored as contents.
+    """
     text = case((OutcomeRow.output_id.is_(None), OutcomeRow.text)).label("text")  # of the others it is stored already
-    done = select(OutcomeRow.content_id, text, OutcomeRow.output_id).where(
+    done = select(OutcomeRow.content_id, text, OutcomeRow.output_id, OutcomeRow.flags).where(
         OutcomeRow.spec_id == spec_id, OutcomeRow.status == str(Status.DONE)
     )
     found = transaction.probe(done, OutcomeRow.content_id, content_ids)
+    found = [row for row in found if flagged is None or flagged.holds(row.flags)]
     stored = {row.content_id: row.output_id for row in found if row.output_id is not None}
     unstored = {
         row.content_id: hashlib.sha256(row.text.encode()).digest() for row in found if row.content_id not in stored

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import insert, select
 
 from storage.core import get_or_create
+from storage.core.flags import Flagged
 from storage.core.schema import SpecRow, Step
 from storage.core.specs import Spec
 from storage.core.transaction import Transaction
@@ -19,11 +20,15 @@ from storage.steps.templates import Messages, Questions, Template
 
 @dataclass(frozen=True)
 class StepRequest:
-    """A spec under a name; `input` is the name of an earlier step, whose output it reads, or None: the documents."""
+    """A spec under a name; `input` is the name of an earlier step, whose output it reads, or None: the documents.
+
+    `flagged` is a condition on the flags of that output: an output that does not meet it is not read.
+    """
 
     name: str
     spec: Spec
     input: str | None = None
+    flagged: Flagged | None = None
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class OpenStep:
     """A step of a job. `input_step` is the number of the step whose output it reads; None reads the documents.
 
     With a `template` what it computes of a document is what that renders of the text that it reads and the
-    document's metadata (see `storage.steps.prompts`). `params` are the spec's.
+    document's metadata (see `storage.steps.prompts`). `params` are the spec's. `flagged` is a condition on the flags
+    of the output that it reads.
     """
 
     seq: int
@@ -41,9 +47,10 @@ class OpenStep:
     input_step: int | None
     template: Template | Questions | Messages | None = None
     params: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    flagged: Flagged | None = None
 
 
-_STEPS = select(Step.seq, Step.name, Step.spec_id, SpecRow.kind, Step.input_step, SpecRow.params).join(
+_STEPS = select(Step.seq, Step.name, Step.spec_id, SpecRow.kind, Step.input_step, SpecRow.params, Step.flagged).join(
     SpecRow, SpecRow.id == Step.spec_id
 )
 
@@ -51,7 +58,8 @@ _STEPS = select(Step.seq, Step.name, Step.spec_id, SpecRow.kind, Step.input_step
 def _open(row: Any) -> OpenStep:
     params = row.params or {}
     template = templates.over_metadata(params)
-    return OpenStep(row.seq, row.name, row.spec_id, row.kind, row.input_step, template, params)
+    flagged = Flagged.stored(row.flagged)
+    return OpenStep(row.seq, row.name, row.spec_id, row.kind, row.input_step, template, params, flagged)
 
 
 def opened(requests: Sequence[StepRequest], spec_ids: Sequence[int]) -> tuple[OpenStep, ...]:
@@ -66,6 +74,7 @@ def opened(requests: Sequence[StepRequest], spec_ids: Sequence[int]) -> tuple[Op
             input_step=None if request.input is None else numbers[request.input],
             template=templates.over_metadata(request.spec.params),
             params=request.spec.params,
+            flagged=request.flagged,
         )
         for seq, (request, spec_id) in enumerate(zip(requests, spec_ids, strict=True))
     )
@@ -85,11 +94,16 @@ def reading(transaction: Transaction, job_id: int, seq: int) -> tuple[OpenStep, 
 
 def requested(transaction: Transaction, job_id: int) -> tuple[StepRequest, ...]:
     """A job's steps as they were asked for."""
-    query = select(Step.name, Step.input_step, *get_or_create.SPEC).join(SpecRow, SpecRow.id == Step.spec_id)
+    query = select(Step.name, Step.input_step, Step.flagged, *get_or_create.SPEC).join(
+        SpecRow, SpecRow.id == Step.spec_id
+    )
     found = transaction.execute(query.where(Step.job_id == job_id).order_by(Step.seq)).all()
     return tuple(
         StepRequest(
-            row.name, get_or_create.spec_of(row), None if row.input_step is None else found[row.input_step].name
+            row.name,
+            get_or_create.spec_of(row),
+            None if row.input_step is None else found[row.input_step].name,
+            Flagged.stored(row.flagged),
         )
         for row in found
     )
@@ -117,6 +131,7 @@ def add(transaction: Transaction, job_id: int, requests: Sequence[StepRequest]) 
     assert len(numbers) == len(requests), "steps have names of their own"
     for seq, request in enumerate(requests):
         input_step = None if request.input is None else numbers[request.input]
+        assert request.flagged is None or input_step is not None, "documents have no outputs with flags"
         if input_step is not None:
             assert input_step < seq, "a step reads an earlier one"
             output = transaction.kind_of(requests[input_step].spec.kind).output
@@ -127,6 +142,7 @@ def add(transaction: Transaction, job_id: int, requests: Sequence[StepRequest]) 
             "name": request.name,
             "spec_id": get_or_create.spec_id(transaction, request.spec),
             "input_step": input_step,
+            "flagged": None if request.flagged is None else request.flagged.to_json(),
         }
         transaction.execute(insert(Step).values(**values))
     return of_job(transaction, job_id)

@@ -149,7 +149,10 @@ def flags_as_json(counts: Mapping[str, FlagCounts]) -> dict[str, Any]:
     """Return the same for machines: the sums over all steps, as for other counts, and each step's."""
     doubtful = sum(found.doubtful for found in counts.values())
     total = sum((found.by_flag for found in counts.values()), Counter[str]())
-    of_steps = {step: {"doubtful": found.doubtful, "flags": ordered(found.by_flag)} for step, found in counts.items()}
+    of_steps = {
+        step: {"doubtful": found.doubtful, "flags": ordered(found.by_flag), "not_selected": found.not_selected}
+        for step, found in counts.items()
+    }
     return {"doubtful": doubtful, "flags": ordered(total), "flags_by_step": of_steps}
 
 
@@ -176,7 +179,7 @@ def of_status(status: JobStatus, counts: Mapping[str, FlagCounts] | None = None)
     """A job's status, what is known of it by its name; with the flags of its results, if they were counted."""
     known = {
         "job": f"{status.id} ({status.state})",
-        "task" if len(status.steps) == 1 else "steps": "\n".join(map(_step, status.steps)),
+        "task" if len(status.steps) == 1 else "steps": "\n".join(_step(step, counts or {}) for step in status.steps),
         "priority": str(status.priority) if status.priority else "",
         "corpus": status.corpus,
         "source": status.source,
@@ -198,10 +201,12 @@ def of_status(status: JobStatus, counts: Mapping[str, FlagCounts] | None = None)
     return {name: printable(value) for name, value in known.items() if value}
 
 
-def _step(step: StepStatus) -> str:
+def _step(step: StepStatus, found: Mapping[str, FlagCounts]) -> str:
     if step.input is None and step.name == step.spec.kind:
         return str(step.spec)
     counts = f"{step.done:,} done, {step.failed:,} failed, {step.blocked:,} blocked, {step.pending:,} to do"
+    if step.name in found and found[step.name].not_selected:
+        counts += f", {documents(found[step.name].not_selected)} not selected"
     return f"{step.name}: {step.spec} over {step.input or 'the documents'}: {counts}"
 
 

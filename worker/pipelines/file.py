@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from storage import writers
+from storage.core.flags import Flagged, named
+from storage.core.outcomes import DOUBTFUL
 from storage.readers import credentials
 from tasks import kinds
 from tasks.errors import BadOption
@@ -25,7 +27,7 @@ from worker.errors import WorkerError
 from worker.pipelines import schedule
 from worker.pipelines.files_in_steps import CannotRead, with_files
 from worker.pipelines.schedule import BadSchedule, Schedule
-from worker.pipelines.schema import DOCUMENT, TABLES, CorpusTable, JobTable, OutputTable, Top, step_table
+from worker.pipelines.schema import DOCUMENT, TABLES, CorpusTable, JobTable, OutputTable, StepTable, Top, step_table
 from worker.pipelines.toml_positions import Place, lines
 from worker.pipelines.toml_schema import Notes, nearest, read_table
 
@@ -38,6 +40,8 @@ class PipelineInvalid(WorkerError):
 class Step:
     """One task over what ``input`` gives: ``document``, or an earlier step by its name.
 
+    ``flagged`` is a condition on the flags of that output.
+
     ``model`` is None for the task's own. Where the file names no precision, the options say ``auto``.
     """
 
@@ -47,6 +51,7 @@ class Step:
     model: str | None
     revision: str | None
     options: kinds.KindOptions
+    flagged: Flagged | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ def parse(text: str, path: Path) -> Pipeline:
     _check_required(given, notes)
     _check_names(steps, notes)
     inputs = _inputs(steps, notes)
+    _check_conditions(steps, inputs, notes)
     _check_prompts(steps, notes)
     _check_pruning(parts["corpus"], notes)
     _check_schedule(parts["schedule"], notes)
@@ -217,6 +223,17 @@ def _input_problem(wanted: str, earlier: Mapping[str, str | None], all_names: se
     return f"input names no step: {shown(wanted)}; {nearest(wanted, [DOCUMENT, *earlier])}"
 
 
+def _check_conditions(steps: Sequence[Mapping[str, Any]], inputs: Sequence[str], notes: Notes) -> None:
+    """Note conditions on the flags of documents, which are no outputs, and two conditions in one step."""
+    for place, (step, input_) in enumerate(zip(steps, inputs, strict=True)):
+        for name in ("flagged", "unflagged"):
+            if name in step and input_ == DOCUMENT:
+                problem = f"{name} is about the output of an earlier step; name it: input"
+                notes.add(("step", place, name), problem)
+        if "flagged" in step and "unflagged" in step:
+            notes.add(("step", place, "unflagged"), "flagged and unflagged exclude each other; leave one out")
+
+
 def _check_prompts(steps: Sequence[Mapping[str, Any]], notes: Notes) -> None:
     """Note the names of files in place of templates, and the templates that are none."""
     templates = {key(name, field) for name, field in kinds.OPTIONS.items() if option(field).is_template}
@@ -270,4 +287,11 @@ def _step(given: Mapping[str, Any], input_: str) -> Step:
     if isinstance(model, dict):
         model = per_language.written(model)
     chosen = table.model_dump(include={*options.model_fields})
-    return Step(table.name, task, input_, model, table.revision, options(**chosen))
+    return Step(table.name, task, input_, model, table.revision, options(**chosen), _condition(table))
+
+
+def _condition(table: StepTable) -> Flagged | None:
+    names = table.flagged if table.unflagged is None else table.unflagged
+    if names is None:
+        return None
+    return Flagged(DOUBTFUL if names is True else named(names), lacking=table.unflagged is not None)

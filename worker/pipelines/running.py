@@ -72,7 +72,7 @@ def _step(
         # A key of the file is the option of the command line without its dashes.
         said = _OPTION.sub(r"\1", str(error))
         raise PipelineInvalid(f"line {line}, step {step.name}: {said}") from error
-    return StepRequest(step.name, spec, None if step.input == DOCUMENT else step.input), not_read
+    return StepRequest(step.name, spec, None if step.input == DOCUMENT else step.input, step.flagged), not_read
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from storage import writers
+from storage.core.flags import named
+from storage.errors import FlagUnknown
 from tasks import kinds
 from tasks.kinds.options import key
 from tasks.kinds.validation import shown
@@ -61,6 +63,23 @@ def _model(value: object) -> object:
     return value
 
 
+def _flags(value: object) -> object:
+    """Check a condition on flags, which is `true` or a list of names."""
+    if value is True:
+        return value
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+        given = "an empty list" if value == [] else shown(value)
+        raise wrong(f'must be true, or a list of flags such as ["empty"], not {given}')
+    try:
+        named(value)
+    except FlagUnknown as error:
+        raise wrong(f"is refused: {error}") from error
+    return value
+
+
+Flags = Annotated[Literal[True] | list[str] | None, BeforeValidator(_flags)]
+
+
 class Table(BaseModel):
     """A table of a pipeline file. A value of None stands for a key that is left out."""
 
@@ -91,6 +110,12 @@ class StepTable(Table):
     ]
     task: Annotated[Task, Field(description="What to do with every document.")]
     input: Annotated[str | None, Field(description="document, or the name of an earlier step.")] = None
+    flagged: Annotated[
+        Flags, Field(description="Read only outputs with a doubtful flag (true), or with one of these flags.")
+    ] = None
+    unflagged: Annotated[
+        Flags, Field(description="Read only outputs without any doubtful flag (true), or without these flags.")
+    ] = None
     model: Annotated[
         str | dict[str, str] | None,
         BeforeValidator(_model),

@@ -64,7 +64,7 @@ def test_results_are_written_and_counted_by_their_flags(embedded: Docmill) -> No
     assert "docmill results 1 --flagged" in embedded("results", "--flagged", 1, code=2).stderr
     status = embedded.json("status", 1)
     assert (status["doubtful"], status["flags"]) == (0, {"invalid_utf8": 1})
-    assert status["flags_by_step"] == {"translate": {"doubtful": 0, "flags": {"invalid_utf8": 1}}}
+    assert status["flags_by_step"] == {"translate": {"doubtful": 0, "flags": {"invalid_utf8": 1}, "not_selected": 0}}
     assert "remarks: invalid_utf8 1" in embedded("status", 1).stdout
 
 

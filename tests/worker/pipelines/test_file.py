@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.core.flags import Flagged
 from tasks import kinds
 from tasks.kinds.options import key
 from tests.worker.harness import ROOT
@@ -93,6 +94,36 @@ def errors(text: str, path: Path = PATH) -> list[str]:
     return [line.removeprefix(f"{path}:") for line in lines]
 
 
+@pytest.mark.parametrize(
+    ("written", "condition"),
+    [
+        ("", None),
+        ("flagged = true", Flagged()),
+        ("unflagged = true", Flagged(lacking=True)),
+        ("flagged = ['empty', 'language:fr']", Flagged(frozenset({"empty", "language:fr"}))),
+        ("unflagged = ['windowed']", Flagged(frozenset({"windowed"}), lacking=True)),
+    ],
+)
+def test_a_step_may_have_a_condition_on_the_flags_of_its_input(written: str, condition: Flagged | None) -> None:
+    step = f"[[step]]\nname = 'again'\ntask = 'summarize'\n{written}\n"
+    assert parse(LEAST + step, PATH).steps[1].flagged == condition
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("flagged = false", 'flagged must be true, or a list of flags such as ["empty"], not false'),
+        ("flagged = []", 'flagged must be true, or a list of flags such as ["empty"], not an empty list'),
+        ("unflagged = ['loop']", "unflagged is refused: no flag is called 'loop'; there are "),
+        ("flagged = true\nunflagged = true", "flagged and unflagged exclude each other; leave one out"),
+        ("flagged = true\ninput = 'document'", "flagged is about the output of an earlier step; name it: input"),
+    ],
+)
+def test_a_wrong_condition_is_refused(written: str, said: str) -> None:
+    [error] = errors(f"{LEAST}[[step]]\nname = 'again'\ntask = 'summarize'\n{written}\n")
+    assert said in error
+
+
 def test_every_key_becomes_a_value() -> None:
     pipeline = parse(FULL, PATH)
     assert (pipeline.name, pipeline.text) == ("nightly", FULL)
@@ -161,7 +192,7 @@ def test_every_option_of_a_model_has_a_key_named_as_on_the_command_line() -> Non
 def test_the_examples_of_the_documentation_are_pipelines() -> None:
     pages = (ROOT / "docs" / "pipeline-file.md").read_text(encoding="utf-8")
     names = [parse(example, PATH).name for example in re.findall(r"```toml\n(.*?)```", pages, re.DOTALL)]
-    assert names == ["nightly", "short"]
+    assert names == ["nightly", "short", "gists"]
 
 
 @pytest.mark.parametrize(

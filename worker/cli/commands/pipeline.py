@@ -108,7 +108,8 @@ def check_command(file: Path, as_json: bool) -> int:
         print_json(_as_json(pipeline) | {"specs": {step.name: asdict(step.spec) for step in prepared.steps}})
         return OK
     for step in prepared.steps:
-        answer(f"{step.name}: {step.spec} over {step.input or 'the documents'}")
+        only = "" if step.flagged is None else f", only {step.flagged}"
+        answer(f"{step.name}: {step.spec} over {step.input or 'the documents'}{only}")
     answer(f"schedule: {_when(pipeline)}")
     say(f"{file} is in order.")
     return OK
@@ -351,7 +352,10 @@ def _when(pipeline: Pipeline) -> str:
 
 def _as_json(pipeline: Pipeline) -> dict[str, Any]:
     steps = [
-        vars(step) | {"options": step.options.model_dump(mode="json", exclude_none=True)} for step in pipeline.steps
+        vars(step)
+        | {"options": step.options.model_dump(mode="json", exclude_none=True)}
+        | {"flagged": None if step.flagged is None else step.flagged.to_json()}
+        for step in pipeline.steps
     ]
     shown = {
         "corpus": pipeline.corpus.model_dump(),

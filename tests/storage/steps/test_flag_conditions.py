@@ -1,0 +1,193 @@
+"""Steps that read only outputs with, or without, some flags: planning, results, status and what changes later."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import text as sql
+
+from storage.core.database import Database
+from storage.core.flags import Flagged, named
+from storage.core.outcomes import Outcome, Status
+from storage.core.specs import Spec
+from storage.deletion import gc
+from storage.leases.shards import Claim
+from storage.pipelines import views
+from storage.results.flag_counts import count_flags
+from storage.results.results import failures, results
+from storage.results.status import read_status
+from storage.steps import jobs
+from storage.steps.flag_conditions import as_text, condition
+from storage.steps.jobs import OpenJob
+from storage.steps.steps import StepRequest
+from tests.storage.builders import TRANSLATE, Text, numbered, read, shard, work
+from tests.storage.steps.test_steps import EMBED, SUMMARIZE, pipeline
+
+ONLY_DOUBTFUL, NO_DOUBTFUL = Flagged(), Flagged(lacking=True)
+STEPS = (
+    StepRequest("english", TRANSLATE),
+    StepRequest("again", SUMMARIZE, "english", ONLY_DOUBTFUL),
+    StepRequest("vector", EMBED, "again"),
+    StepRequest("good", EMBED, "english", NO_DOUBTFUL),
+)
+TEXTS = numbered(6)
+
+
+class Flagger:
+    """Does every claim. A translation of a text with one of `doubtful` digits at its end is doubtful."""
+
+    def __init__(self, database: Database, doubtful: str = "02") -> None:
+        self.database = database
+        self.doubtful = doubtful
+        self.written = "translate({})"
+        self.computed: list[tuple[str, str]] = []
+
+    def outcomes(self, claim: Claim) -> list[Outcome]:
+        kind = str(shard(self.database, claim.shard_id).lane)
+        self.computed += [(kind, text) for _, text in claim.texts]
+        return [self._outcome(kind, content_id, text) for content_id, text in claim.texts]
+
+    def _outcome(self, kind: str, content_id: int, text: str) -> Outcome:
+        if kind == "embed":
+            return Outcome(content_id, Status.DONE, vector=b"\0\0\x80?")
+        if kind == "summarize":
+            return Outcome(content_id, Status.DONE, text=f"summarize({text})")
+        flags = ("windowed", "empty_window") if text[-1] in self.doubtful else ("windowed",)
+        return Outcome(content_id, Status.DONE, text=self.written.format(text), flags=flags)
+
+    def done(self, texts: list[Text] = TEXTS, steps: tuple[StepRequest, ...] = STEPS, source: str = "a") -> OpenJob:
+        job = read(self.database, pipeline(source, steps), texts)
+        work(self.database, self.outcomes)
+        jobs.finish(self.database)
+        return job
+
+    def of(self, kind: str) -> set[str]:
+        return {text for of, text in self.computed if of == kind}
+
+
+def having(database: Database, job: OpenJob) -> dict[str, set[str]]:
+    """Return the steps that each document of a job has a result of."""
+    return {one["id"]: {*one["steps"]} for one in results(database, job.id)}
+
+
+def test_a_step_computes_only_what_its_condition_selects_and_the_steps_behind_it_too(database: Database) -> None:
+    flagger = Flagger(database)
+    job = flagger.done()
+    assert flagger.of("summarize") == {"translate(text 0)", "translate(text 2)"}
+    assert flagger.of("embed") == {
+        *(f"summarize(translate(text {n}))" for n in (0, 2)),
+        *(f"translate(text {n})" for n in (1, 3, 4, 5)),
+    }
+    doubtful, good = {"english", "again", "vector"}, {"english", "good"}
+    assert having(database, job) == {f"k{n}": doubtful if n in {0, 2} else good for n in range(6)}
+    assert {one["id"] for one in results(database, job.id, step="again")} == {"k0", "k2"}
+
+
+def test_documents_that_are_not_selected_neither_fail_nor_are_missing(database: Database) -> None:
+    job = Flagger(database).done()
+    status = read_status(database, job.id)
+    assert (status.state, status.failed, status.pending, status.lost) == ("done", 0, 0, 0)
+    assert [(step.done, step.blocked) for step in status.steps] == [(6, 0), (2, 0), (2, 0), (4, 0)]
+    assert list(failures(database, job.id)) == []
+    counts = count_flags(database, job.id)
+    assert {name: found.not_selected for name, found in counts.items()} == {
+        "english": 0,
+        "again": 4,
+        "vector": 0,
+        "good": 2,
+    }
+    spec_id = gc.specs(database, "summarize/synopsis")
+    gc.drop(database, spec_ids=spec_id)
+    assert read_status(database, job.id).lost == 2  # only those that had one
+
+
+def test_the_same_steps_again_compute_nothing_and_a_grown_corpus_what_grew(database: Database) -> None:
+    flagger = Flagger(database)
+    flagger.done()
+    n = len(flagger.computed)
+    again = flagger.done()
+    assert len(flagger.computed) == n
+    assert read_status(database, again.id).prior == read_status(database, again.id).texts
+    flagger.done([*TEXTS, ("new", "other 0"), ("fine", "other 1")])
+    assert sorted(flagger.computed[n:]) == [
+        ("embed", "summarize(translate(other 0))"),
+        ("embed", "translate(other 1)"),
+        ("summarize", "translate(other 0)"),
+        ("translate", "other 0"),
+        ("translate", "other 1"),
+    ]
+
+
+def test_a_text_that_two_outputs_share_is_read_only_by_the_document_that_is_selected(database: Database) -> None:
+    flagger = Flagger(database)
+    flagger.written = "one for all"
+    job = flagger.done()
+    assert flagger.of("summarize") == {"one for all"}
+    assert {one["id"] for one in results(database, job.id, step="again")} == {"k0", "k2"}
+    assert {one["id"] for one in results(database, job.id, step="good")} == {"k1", "k3", "k4", "k5"}
+    assert read_status(database, job.id).lost == 0
+
+
+def test_a_document_enters_or_leaves_a_step_when_its_output_is_computed_anew_with_other_flags(
+    database: Database,
+) -> None:
+    flagger = Flagger(database)
+    flagger.done()
+    gc.drop(database, spec_ids=gc.specs(database, "translate/marian"))
+    flagger.doubtful = "23"
+    job = flagger.done()
+    found = having(database, job)
+    assert {key for key, steps in found.items() if "again" in steps} == {"k2", "k3"}
+    assert {key for key, steps in found.items() if "good" in steps} == {"k0", "k1", "k4", "k5"}
+
+
+def test_prompts_are_rendered_only_of_what_is_selected(database: Database) -> None:
+    prompted = Spec("summarize", "chat", "sha256:9", params={"prompt": "{meta.n}: {text}"})
+    steps = (STEPS[0], StepRequest("again", prompted, "english", ONLY_DOUBTFUL))
+    flagger = Flagger(database)
+    job = flagger.done(steps=steps)
+    assert flagger.of("summarize") == {"6: translate(text 0)", "6: translate(text 2)"}
+    assert {one["id"] for one in results(database, job.id, step="again")} == {"k0", "k2"}
+    n = len(flagger.computed)
+    flagger.done(steps=steps)
+    assert len(flagger.computed) == n
+
+
+def test_steps_with_another_condition_are_another_job(database: Database) -> None:
+    def asked(flagged: Flagged | None) -> OpenJob:
+        steps = (STEPS[0], replace(STEPS[1], flagged=flagged))
+        return jobs.open_job(database, pipeline(steps=steps))
+
+    some = Flagged(named(["empty", "windowed"]))
+    opened = [asked(flagged).id for flagged in (None, ONLY_DOUBTFUL, NO_DOUBTFUL, some)]
+    assert len({*opened}) == 4
+    assert [asked(flagged).id for flagged in (None, ONLY_DOUBTFUL, NO_DOUBTFUL, some)] == opened
+    assert asked(some).steps[1].flagged == some
+
+
+def test_a_view_has_nothing_in_the_columns_of_what_is_not_selected(database: Database) -> None:
+    Flagger(database).done()
+    views.make(database, "press", "books", STEPS)
+    with database.read() as transaction:
+        query = sql("SELECT id, again, again_status, good_status FROM pipeline_press ORDER BY id")
+        rows = [tuple(row) for row in transaction.execute(query)]
+    assert rows[0] == ("k0", "summarize(translate(text 0))", "done", None)
+    assert rows[1] == ("k1", None, None, "done")
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["windowed"], ["empty_window"], ["empty"], ["language:fr"], ["invalid_utf8@7", "windowed"]]
+)
+def test_the_condition_is_the_same_in_sql(database: Database, flags: list[str]) -> None:
+    from sqlalchemy import bindparam, select
+
+    from storage.core.tables import Json
+
+    for names in (["doubtful"], ["empty"], ["language"], ["language:fr"], ["invalid_utf8"], ["windowed", "empty"]):
+        for lacking in (False, True):
+            flagged = Flagged(named(names), lacking)
+            assert Flagged.stored(flagged.to_json()) == flagged
+            column = as_text(bindparam("flags", flags, type_=Json))
+            with database.read() as transaction:
+                assert bool(transaction.scalar(select(condition(flagged, column)))) is flagged.holds(flags)
