@@ -71,12 +71,13 @@ def _holding(
     if computed_at is not None:
         query = query.where(Shard.started_at <= computed_at)
     for row in transaction.execute(query):
-        if _holds(row.contents, wanted):
+        if holds(row.contents, wanted):
             return row.id
     return None
 
 
-def _holds(contents: bytes, wanted: bytes) -> bool:
+def holds(contents: bytes, wanted: bytes) -> bool:
+    """Return True if a shard's contents hold an id, whose bytes may also stand across two others."""
     place = contents.find(wanted)
     while place != -1 and place % _WIDTH:
         place = contents.find(wanted, place + 1)

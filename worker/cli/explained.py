@@ -26,6 +26,13 @@ SHOWN_WINDOWS = 5
 NAMES = 11  # columns of the names
 
 
+# Words behind a flag that is not of the stored output.
+OF: Mapping[str, str] = {
+    "document": " (of the document)",
+    "today": " (not kept with the result: a check of this release finds it)",
+}
+
+
 class Page:
     """An explanation in sections. Without `full` long texts are cut, and so is the list of windows."""
 
@@ -143,9 +150,9 @@ class Page:
         return [*([("confidence", sure.removeprefix("confidence "))] if sure else []), tokens]
 
     def _flags(self) -> Rows:
-        rows = []
+        rows: list[tuple[str, str]] = []
         for flag in self._found.flags:
-            of = " (of the document)" if flag.of == "document" else ""
+            of = OF.get(flag.of, "")
             rows.append(("", f"{flag.name}{of}: {flag.meaning or 'a flag that this release does not know'}"))
             rows += [("", f"  {line}") for line in flag.evidence]
         return rows

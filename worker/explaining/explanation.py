@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from worker.explaining.flags import OF_DOCUMENT, OF_OUTPUT, Flag, meaning
+from tasks.kinds import Traits
+from worker.explaining.flags import OF_DOCUMENT, Flag, meaning, of_output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,10 +27,11 @@ CLASSES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Cut:
-    """The windows of a text; `problem` says why they are not known here."""
+    """The windows of a text; `problem` says why they are not known here. `traits` are those of the model."""
 
     windows: tuple[ReadWindow, ...] = ()
     problem: str | None = None
+    traits: Traits = field(default_factory=Traits)
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,13 @@ def explain(provenance: Provenance, cut: Callable[[Spec, str], Cut]) -> Explanat
     """Return the explanation of a result; `cut` reads a text as the model of a spec does."""
     step = provenance.step
     state, said = _state(provenance)
+    found = cut(step.spec, step.content) if step.content is not None and step.content.strip() else Cut()
     return Explanation(
         provenance=provenance,
         state=state,
         said=said,
-        cut=cut(step.spec, step.content) if step.content is not None and step.content.strip() else Cut(),
-        flags=_flags(provenance),
+        cut=found,
+        flags=_flags(provenance, found.traits),
         weights=weights_of(step.spec),
         note=_note(provenance),
     )
@@ -79,7 +82,8 @@ def cutter(models_dir: Path | None, cache_dir: Path) -> Callable[[Spec, str], Cu
         from tasks.errors import TaskError
 
         try:
-            return Cut(tuple(read(open_reading(spec, models_dir=models_dir, cache_dir=cache_dir), spec, text)))
+            reading = open_reading(spec, models_dir=models_dir, cache_dir=cache_dir)
+            return Cut(tuple(read(reading, spec, text)), traits=reading.traits)
         except TaskError as error:
             return Cut(problem=str(error))
 
@@ -131,11 +135,12 @@ def _to_do(provenance: Provenance) -> str:
     return f"It is not computed yet{where}. {told}"
 
 
-def _flags(provenance: Provenance) -> tuple[Flag, ...]:
+def _flags(provenance: Provenance, traits: Traits) -> tuple[Flag, ...]:
     of_document = [Flag(name, OF_DOCUMENT, meaning(name)) for name in provenance.flags]
-    outcome = provenance.step.outcome
-    of_output = [] if outcome is None else [Flag(name, OF_OUTPUT, meaning(name)) for name in outcome.flags]
-    return (*of_document, *of_output)
+    step, outcome = provenance.step, provenance.step.outcome
+    if outcome is None:
+        return tuple(of_document)
+    return (*of_document, *of_output(step.spec, traits, step.content or "", outcome.output, outcome.flags))
 
 
 def _note(provenance: Provenance) -> str | None:

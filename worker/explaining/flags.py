@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from storage.core.flags import name_of
-from tasks.checks import CHECKS
+from storage.core.specs import Spec
+from tasks import kinds
+from tasks.checks import CHECKS, Finding
+from tasks.kinds import Traits
 
 # In the words of docs/flags.md; a flag with a value is listed up to its colon.
 MEANINGS: Mapping[str, str] = MappingProxyType(
@@ -31,17 +35,46 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "output_surrogate_replaced": "the model wrote halves of characters; U+FFFD stands in their place",
     }
 )
-OF_DOCUMENT, OF_OUTPUT = "document", "output"
+OF_DOCUMENT, OF_OUTPUT, OF_TODAY = "document", "output", "today"
 
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag of a document, from its reading, or of an output. `evidence` has what the flag was raised for."""
+    """A flag of a document, from its reading, or of an output. `evidence` has what a check raised it for.
+
+    One of OF_TODAY is no flag of the result: a check of this release raises it, and none did when it was computed.
+    """
 
     name: str
     of: str
     meaning: str | None
     evidence: tuple[str, ...] = ()
+
+
+def of_output(spec: Spec, traits: Traits, given: str, output: Mapping[str, Any], stored: Sequence[str]) -> list[Flag]:
+    """Return the stored flags of an output in its JSON form, with what the checks find in it, then those of today.
+
+    `given` is the text that was computed. A check finds the same in the same texts, so its evidence need not be kept.
+    """
+    checks = kinds.checks(spec, traits)
+    found: dict[str, list[str]] = {}
+    for text in _written(output):
+        for finding in checks.findings(given, text, stored):
+            found.setdefault(finding.flag, []).append(_said(finding))
+    kept = [Flag(name, OF_OUTPUT, meaning(name), tuple(found.get(name, ()))) for name in stored]
+    today = [name for name in found if name not in stored]
+    return [*kept, *(Flag(name, OF_TODAY, meaning(name), tuple(found[name])) for name in today)]
+
+
+def _written(output: Mapping[str, Any]) -> list[str]:
+    texts = output.get("texts") or [output.get("text"), *(output.get("data") or {}).values()]
+    return [text for text in texts if isinstance(text, str)]
+
+
+def _said(finding: Finding) -> str:
+    if finding.start is None or finding.end is None:
+        return finding.evidence
+    return f"{finding.evidence} (characters {finding.start:,} to {finding.end:,} of the output)"
 
 
 def meaning(name: str) -> str | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from storage.core.flags import known
-from worker.explaining.flags import MEANINGS, meaning
+from storage.core.specs import Spec
+from tasks.checks import CHECKS
+from tasks.kinds import Traits
+from worker.explaining.flags import MEANINGS, meaning, of_output
 
 
 def test_only_flags_that_there_are_have_a_meaning() -> None:
@@ -14,3 +17,24 @@ def test_a_flag_with_a_value_has_the_meaning_of_its_name_and_an_unknown_one_has_
     assert meaning("language:fr") == "the language that was found"
     assert meaning("invalid_utf8@17") == "the reader replaced bytes that are no UTF-8 by U+FFFD"
     assert meaning("of_another_release") is None
+
+
+TRANSLATE = Spec("translate", "m", "sha256:1", params={"source_lang": "fr", "target_lang": "en"})
+GIVEN = "Le paquet 1.2 contient 30 fichiers."
+
+
+def test_a_flag_has_what_its_check_finds_in_the_output() -> None:
+    output = {"text": "The package 1.2 has 40 files."}
+    (flag,) = of_output(TRANSLATE, Traits(), GIVEN, output, ("numbers_changed",))
+    assert (flag.name, flag.of, flag.meaning) == ("numbers_changed", "output", CHECKS["numbers_changed"].doubts)
+    assert any("40" in line and "characters 20 to 22 of the output" in line for line in flag.evidence)
+    assert any("30" in line for line in flag.evidence)
+
+
+def test_a_flag_that_only_a_check_of_today_finds_is_marked_and_other_flags_have_no_evidence() -> None:
+    output = {"text": "The package 1.2 has 40 files."}
+    windowed, found = of_output(TRANSLATE, Traits(), GIVEN, output, ("windowed",))
+    assert (windowed.name, windowed.of, windowed.evidence) == ("windowed", "output", ())
+    assert (found.name, found.of) == ("numbers_changed", "today")
+    assert of_output(TRANSLATE, Traits(), GIVEN, {"text": "The package 1.2 has 30 files."}, ()) == []
+    assert of_output(TRANSLATE, Traits(), GIVEN, {}, ("windowed",)) == [windowed]
