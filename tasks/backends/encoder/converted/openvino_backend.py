@@ -18,6 +18,7 @@ from tasks.backends.encoder.heads import EncoderModel, StatesOf
 from tasks.backends.encoder.packed import has_berts_design
 from tasks.backends.tokens import Tokens
 from tasks.errors import Unsuited
+from tasks.heads import Head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,10 +57,12 @@ class OpenVinoBackend(EncoderBackend):
         spec, encoder, tokens = assignment.spec, model.encoder, model.tokens
         if encoder is None or tokens is None:
             raise Unsuited(f"{spec.model} has modules that want more of the first than its last hidden states.")
+        first_only = model.reads_first and has_berts_design(encoder)
         if self._int8:
-            conversion = quantization(encoder, tokens, model.limit_tokens)
+            # Vectors in int8 stay what the same spec gave before.
+            first_only = first_only and assignment.head is not Head.POOLING
+            conversion = quantization(encoder, tokens, model.limit_tokens, first_only=first_only)
         else:
-            first_only = model.reads_first and has_berts_design(encoder)
             conversion = tracing(encoder, tokens, self._dtype, first_only=first_only)
         return converted(spec, assignment.cache_dir, conversion, tokens, self._dtype)
 

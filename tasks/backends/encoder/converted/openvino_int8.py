@@ -45,18 +45,22 @@ _COMPARED_TEXTS = 8
 _TOLERANCE = 0.03
 
 
-def quantization(model: PreTrainedModel, tokens: Tokens, limit_tokens: int) -> Conversion:
-    """The float32 transformers encoder in int8.
+def quantization(
+    model: PreTrainedModel, tokens: Tokens, limit_tokens: int, *, first_only: bool = False
+) -> Conversion:
+    """The float32 transformers encoder in int8. ``first_only`` is as in ``openvino_encoder.tracing``.
 
     Raises Unsuited where NNCF is not installed.
     """
     try:
         nncf = version("nncf")
     except PackageNotFoundError as error:
-        raise Unsuited(f"Embeddings in int8 need NNCF: {install('openvino-int8')}.") from error
+        raise Unsuited(f"Encoders in int8 need NNCF: {install('openvino-int8')}.") from error
     numbers = f"{openvino.__version__.partition('-')[0]}-{nncf}-{version('transformers')}-{_FORMAT}"
     if local_span(model.config):
         numbers += f"-{form(model)}"
+    if first_only:
+        numbers += "-first"
     texts = [
         one for one in tokens.encode(_TEXTS.read_text(encoding="utf-8").splitlines()) if one.tokens <= limit_tokens
     ]
@@ -64,15 +68,17 @@ def quantization(model: PreTrainedModel, tokens: Tokens, limit_tokens: int) -> C
         raise Unsuited("The model's windows are too short to measure its activations.")
     return Conversion(
         f"int8-{numbers}",
-        lambda: _quantized(traced(model, tokens), tokens, texts),
-        lambda: _measured(model, tokens, [*texts[:_COMPARED_TEXTS], _long(model.config, texts)]),
+        lambda: _quantized(traced(model, tokens, first_only=first_only), tokens, texts),
+        lambda: _measured(model, tokens, [*texts[:_COMPARED_TEXTS], _long(model.config, texts)], first_only),
     )
 
 
-def _measured(model: PreTrainedModel, tokens: Tokens, texts: Sequence[Encoded]) -> Comparison:
-    """Return the comparison of the mean states of texts with those by the model's own code."""
+def _measured(model: PreTrainedModel, tokens: Tokens, texts: Sequence[Encoded], first_only: bool) -> Comparison:
+    """Return the comparison of the mean or first states of texts with those by the model's own code."""
     with torch.inference_mode():
         states = [model(**padded([text], tokens)).last_hidden_state[0].float() for text in texts]
+    if first_only:
+        states = [one[:1].clone() for one in states]
     return Comparison(texts, states, _TOLERANCE, Measure.MEANS)
 
 

@@ -1,4 +1,4 @@
-"""Embeddings in int8: near those in float32, asked for by name, and refused where they cannot be had."""
+"""Encoders in int8: near those in float32, asked for by name, and refused where they cannot be had."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
+from storage.core.outcomes import Outcome
 from tasks.backends import selection
 from tasks.backends.encoder.converted import openvino_int8
 from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
@@ -23,7 +29,7 @@ from tasks.backends.encoder.converted.openvino_encoder import traced
 from tasks.engine.backend_factory import open_backend
 from tasks.errors import CannotServe, Unsuited
 from tasks.models.families import Family
-from tests.tasks import architectures
+from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.converted.test_converted import assigned, lines, of_folder
 from tests.tasks.conftest import Bench, multiplies_int8_exactly
 from tests.tasks.test_architectures import vectors
@@ -80,6 +86,31 @@ def test_vectors_are_near_those_in_float32(
     assert runtime["backend"] == "openvino"
     assert runtime["precision"].startswith("int8_")
     assert {"openvino", "nncf"} <= runtime["versions"].keys()
+
+
+@pytest.mark.parametrize("kind", ["classify", "entities"])
+def test_scores_are_near_those_in_float32(
+    kind: str, benches: Callable[[str], Bench], descriptions: list[str], tmp_path: Path
+) -> None:
+    texts = lines(descriptions)[:12]
+    head = AutoModelForTokenClassification if kind == "entities" else AutoModelForSequenceClassification
+    folder = classifiers.classifier(tmp_path / kind, texts, "bert", head=head)
+    bench = benches(selection.AUTO)
+    spec = bench.spec(kind, str(folder), dtype="int8")
+    found = [scores(outcome) for outcome in bench.run(spec, texts)]
+    exact = [scores(outcome) for outcome in bench.run(bench.spec(kind, str(folder)), texts)]
+    distances = [
+        abs(one.get(key, 0.0) - score) for one, own in zip(found, exact, strict=True) for key, score in own.items()
+    ]
+    assert 0 < np.median(distances) < 0.02
+    assert bench.engine.runtime(spec)["precision"].startswith("int8_")
+
+
+def scores(outcome: Outcome) -> dict[Any, float]:
+    """Return the score of each label, or of each span by its label and place."""
+    data = outcome.data or {}
+    spans = {(one["label"], one["start"], one["end"]): one["score"] for one in data.get("spans", ())}
+    return spans or {one["label"]: one["score"] for one in data["labels"]}
 
 
 def test_a_conversion_is_made_once_and_apart_from_that_in_native_precision(
@@ -153,3 +184,5 @@ def test_int8_is_for_encoders_on_a_cpu_only() -> None:
     assert extra(Family.ENCODER, "cpu") == "openvino-int8"
     assert extra(Family.ENCODER, "cuda:0") is extra(Family.SEQ2SEQ, "cpu") is extra(None, "cpu") is None
     assert selection.extra_for("embed", Family.ENCODER, quality="native", device="cpu") == "openvino"
+    for kind in ("classify", "entities", "redact", "answer"):
+        assert selection.extra_for(kind, Family.ENCODER, quality="int8", device="cpu") == "openvino-int8"
