@@ -14,6 +14,7 @@ from storage.core.specs import Spec
 from storage.deletion import gc
 from storage.leases.shards import Claim
 from storage.pipelines import views
+from storage.results.fingerprint import marks
 from storage.results.flag_counts import count_flags
 from storage.results.results import failures, results
 from storage.results.status import read_status
@@ -127,6 +128,12 @@ def test_a_text_that_two_outputs_share_is_read_only_by_the_document_that_is_sele
     assert {one["id"] for one in results(database, job.id, step="again")} == {"k0", "k2"}
     assert {one["id"] for one in results(database, job.id, step="good")} == {"k1", "k3", "k4", "k5"}
     assert read_status(database, job.id).lost == 0
+    assert {name: mark.done for name, mark in marks(database, job.id).items()} == {
+        "english": 6,
+        "again": 2,
+        "vector": 2,
+        "good": 4,
+    }
 
 
 def test_a_document_enters_or_leaves_a_step_when_its_output_is_computed_anew_with_other_flags(
