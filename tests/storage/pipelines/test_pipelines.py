@@ -15,6 +15,7 @@ from storage.core.database import Database
 from storage.core.schema import Ingest, Job, PipelineRow, PipelineRun
 from storage.deletion import gc, removal
 from storage.errors import NoSuchPipeline
+from storage.outputs.base import CONFIDENCE
 from storage.pipelines import pipelines, views
 from storage.pipelines.pipelines import Run
 from storage.results.results import failures, results
@@ -365,6 +366,7 @@ def test_the_view_has_every_document_with_every_steps_result(database: Database)
         *("english", "english_status", "english_reason", "line", "line_status", "line_reason"),
         *("vector_vector", "vector_status", "vector_reason"),
         *("original_vector", "original_status", "original_reason"),
+        *(f"{step}_{name}" for step in ("english", "line") for name in CONFIDENCE),
     ]
     assert [row["id"] for row in rows] == ["k0", "k1", "k2", "k3"]
     whole = [one for one in results(database, job.id) if one["id"] in {"k0", "k3"}]
