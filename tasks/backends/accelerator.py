@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,12 +68,29 @@ def quiet() -> Iterator[None]:
     """Loading without progress bars, and without the advice that libraries print for people."""
     import transformers
 
+    _do_without_scipy()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
     transformers.utils.logging.set_verbosity_error()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*sacremoses.*")
         yield
+
+
+def _do_without_scipy() -> None:
+    """Have transformers take SciPy for missing: only losses of object detection need it, and it takes long to import.
+
+    The library asks once, as it is imported, and remembers the answer.
+    """
+    from transformers.utils.import_utils import is_scipy_available
+
+    if "scipy" not in sys.modules:
+        sys.modules["scipy"] = None  # type: ignore[assignment]
+        try:
+            is_scipy_available.cache_clear()
+            is_scipy_available()
+        finally:
+            del sys.modules["scipy"]
 
 
 def runtime(backend: str, device: str, dtype: torch.dtype) -> dict[str, Any]:

@@ -16,9 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-
 from storage.core.private_files import make_folder
 from tasks.errors import CannotServe
 from tasks.models.weights import folder_files, hash_of
@@ -115,6 +112,9 @@ def _safe_name(name: str) -> str:
 
 
 def _convert(source: Path, target: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
     try:
         tensors = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:

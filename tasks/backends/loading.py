@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from safetensors import safe_open
-from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from tasks.backends.convert import index_files
 from tasks.errors import WeightsMissing
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Experts that are kept one by one are joined as they are loaded, which takes as much memory as they have weights.
@@ -39,7 +38,7 @@ class _Loaded(TypedDict):
     mismatched_keys: set[tuple[str, ...]]
 
 
-_Own = Callable[..., tuple[PreTrainedModel, _Loaded]]
+_Own = Callable[..., "tuple[PreTrainedModel, _Loaded]"]
 
 
 class NotTold(Exception):
@@ -83,6 +82,8 @@ def reported() -> Iterator[Report]:
 
     One thread at a time.
     """
+    from transformers import PreTrainedModel
+
     report = Report()
     own = vars(PreTrainedModel)["from_pretrained"]
     load: Callable[..., PreTrainedModel] = _load_hollow if _hollow.get() else _load

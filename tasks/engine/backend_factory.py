@@ -87,6 +87,8 @@ def _first_suited(
     def opened(name: str) -> Any:  # those for embeddings say more than a Backend does
         found = offer(name)
         assert found is not None, name
+        if found.again is not None and (again := pkgutil.resolve_name(found.again)(assignment)) is not None:
+            return again
         return pkgutil.resolve_name(found.implementation)(assignment)  # which imports the backend's library
 
     if head in heads.LOADERS and len(names) > 1:
@@ -122,7 +124,7 @@ def _fastest(names: tuple[str, ...], opened: Callable[[str], Any], assignment: A
         return opened(name)
 
     notes = assignment.cache_dir / "backends"
-    measured = subject(assignment.spec, assignment.device, names)
+    measured = subject(assignment.spec, assignment.device, names, assignment.cache_dir)
     ahead: Backend = fastest(names, opened_last, notes, measured)
     if last == registry.OWN_CODE or registry.OWN_CODE not in names:
         return ahead

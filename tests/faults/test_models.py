@@ -96,18 +96,20 @@ def test_a_worker_refuses_a_checkpoint_without_some_of_its_weights_that_was_enqu
 # One text of every batch, with whatever library computes in the place of the model's own code.
 PLANTED_NAN = """
 from tasks.backends.encoder import autotune
+from tasks.backends.encoder.converted.kept_backend import KeptBackend
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 
-own = EncoderBackend._states
-
-def planted(self, items):
-    states = own(self, items)
-    if type(self) is not EncoderBackend and items[0].owner is not None:
-        states["token_embeddings"][-1] = float("nan")
-    return states
+def planting(own):
+    def planted(self, items):
+        states = own(self, items)
+        if type(self) is not EncoderBackend and items[0].owner is not None:
+            states["token_embeddings"][-1] = float("nan")
+        return states
+    return planted
 
 autotune.best = lambda rates: "openvino" if "openvino" in rates else min(rates)
-EncoderBackend._states = planted
+EncoderBackend._states = planting(EncoderBackend._states)
+KeptBackend._states = planting(KeptBackend._states)
 """
 
 

@@ -68,7 +68,7 @@ def share_conversions(home: Path) -> None:
     """Let a home have the session's conversions and measurements in its cache."""
     cache = home / "cache"
     cache.mkdir(parents=True, exist_ok=True)
-    for name in ("openvino", "ctranslate2", "opened", "batches", "backends", "hashes", "rehearsed"):
+    for name in ("openvino", "ctranslate2", "opened", "batches", "backends", "hashes", "processors", "rehearsed"):
         (SHARED / name).mkdir(exist_ok=True)
         if not (cache / name).exists():
             (cache / name).symlink_to(SHARED / name)

@@ -11,11 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import torch
-
 from storage.core.specs import Spec
-from tasks.backends import accelerator, registry
-from tasks.backends.encoder.measurement_cache import remember, remembered
+from tasks.backends import processor, registry
+from tasks.backends.measurement_cache import remember, remembered
 from tasks.errors import Unsuited
 
 log = logging.getLogger("docmill.backends")
@@ -35,10 +33,11 @@ class Contender(Protocol):
 Opened = TypeVar("Opened", bound=Contender)
 
 
-def subject(spec: Spec, device: str, names: Sequence[str]) -> str:
+def subject(spec: Spec, device: str, names: Sequence[str], cache_dir: Path) -> str:
     """Return the name of what a measurement holds for: the weights, the precision, the device and the libraries."""
+    name, threads = processor.device(device, cache_dir)
     libraries = " ".join(f"{name} {version(registry.row(name).library)}" for name in sorted(names))
-    return f"{spec.revision} {spec.quality} {accelerator.device_name(device)} {torch.get_num_threads()} {libraries}"
+    return f"{spec.revision} {spec.quality} {name} {threads} {libraries}"
 
 
 def fastest(names: Sequence[str], open_one: Callable[[str], Opened], folder: Path, subject: str) -> Opened:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from tasks.backends import Assignment
+from tasks.backends.encoder.array_heads import near, stacked
 from tasks.backends.encoder.heads import EncoderModel
-from tasks.backends.encoder.kept_heads import KeptHead, Scoring, linears, near, stacked
+from tasks.backends.encoder.kept_heads import KeptHead, Scoring, linears
 from tasks.backends.tokens import Tokens, pairs
 from tasks.errors import CannotServe
 from tasks.kinds import suitability

@@ -13,7 +13,7 @@ import torch
 
 from tasks.backends import Assignment, Source, accelerator
 from tasks.backends.encoder import heads, reopening
-from tasks.backends.encoder.batch_tuning import WarmUp
+from tasks.backends.encoder.batch_tuning import BUDGETS, SIZES, WarmUp, short_window
 from tasks.backends.encoder.comparison import Proven
 from tasks.backends.encoder.heads import EncoderModel, StatesOf
 from tasks.backends.encoder.kernels import kernels_for
@@ -22,7 +22,6 @@ from tasks.backends.encoder.parallel_batches import Streams
 from tasks.backends.encoder.reopening import Unkept
 from tasks.backends.static import Items, StaticLoop
 from tasks.backends.tokens import Tokens
-from tasks.batching.batches import Budget
 from tasks.outputs import Output
 from tasks.windows.windows import Encoded
 
@@ -30,17 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger("docmill.backends")
-
-# Of each full batch may be padding: with more the next batch is cheaper, with less there are too many small ones
-# (lengths of paragraphs, eight shards of them at hand: 1.5 to 2.5 % of all, 2.4 to 5.2 % without this bound).
-_PADDING = 0.02
-_BUDGETS = {
-    "cpu": Budget(tokens=2048, rows=64, padding=_PADDING),
-    "cuda": Budget(tokens=65_536, rows=1024, padding=_PADDING),
-}
-# Tokens of a batch that are tried when a model is opened on a device for the first time.
-_SIZES = {"cpu": (1024, 2048, 4096), "cuda": (16_384, 32_768, 65_536, 131_072, 262_144)}
-_WARM_UP_WORDS = 48
 
 
 class EncoderBackend:
@@ -58,7 +46,7 @@ class EncoderBackend:
         self._dtype = self._computed_in(spec.quality)
         self._model, self._encoder = self._opened(assignment)
         kind = device.partition(":")[0]
-        budget = _BUDGETS[kind]
+        budget = BUDGETS[kind]
         if isinstance(self._encoder, PackedEncoder):
             budget = replace(budget, packed=True, padding=1.0)
         self._loop = StaticLoop(self._compute, budget)
@@ -66,11 +54,11 @@ class EncoderBackend:
         side_by_side = device == "cpu" and self._model.tokens is not None
         self._streams = Streams(self._loop, self._compute) if side_by_side else None
         self._warm_up = WarmUp(
-            self._loop, self.run, self._short_window(), at_once=self._streams.count if self._streams else 1
+            self._loop, self.run, short_window(self._model), at_once=self._streams.count if self._streams else 1
         )
         if self._model.tokens is not None:
             here = f"{type(self).__name__} {accelerator.device_name(device)} {torch.get_num_threads()}"
-            self._warm_up.find(_SIZES[kind], cache_dir / "batches", f"{spec.revision} {spec.quality} {here}")
+            self._warm_up.find(SIZES[kind], cache_dir / "batches", f"{spec.revision} {spec.quality} {here}")
         self.traits = self._model.traits
 
     @property
@@ -154,10 +142,3 @@ class EncoderBackend:
             raise Unkept("kernels")
         weights = reopening.weights_of(assignment, facts["weights"], self._dtype)
         return PackedEncoder(Design(**facts["design"]), weights.pop, self._device, kernels)
-
-    def _short_window(self) -> Encoded:
-        """Return a window as most are: some dozens of tokens, or as many as the model takes."""
-        words = _WARM_UP_WORDS
-        while (window := self.encode(["word " * words])[0]).tokens > self.limit_tokens and words > 1:
-            words //= 2
-        return window

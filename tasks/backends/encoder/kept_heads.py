@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from storage.search.knn import cosines
-from tasks.outputs import Labels, Output, Scale, SpanScores, TokenScores, Vector
+from tasks.backends.encoder import array_heads
+from tasks.backends.encoder.array_heads import SCALES, near
+from tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
 from tasks.windows.windows import Encoded
 
 Outputs = Callable[[Sequence[Encoded], dict[str, Tensor]], Sequence[Output]]
@@ -28,7 +29,6 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
 SCORES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {"none": lambda logits: logits, "sigmoid": torch.sigmoid, "softmax": lambda logits: logits.softmax(-1)}
 )
-SCALES: Mapping[str, Scale] = MappingProxyType({"none": Scale.FREE, "sigmoid": Scale.EACH, "softmax": Scale.ONE})
 # The products of a classifier's head, from the first token's state, with the activation after each.
 _OF_FIRST: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType(
     {
@@ -131,13 +131,8 @@ def token_scores(
     labels: Sequence[str], batch: Sequence[Encoded], states: Mapping[str, Tensor], logits: Tensor
 ) -> list[TokenScores]:
     """Return the scores of each window's tokens, without special ones, from logits (windows, tokens, labels)."""
-    scores, mask = logits.float().softmax(-1).cpu(), states["attention_mask"].bool().cpu()
-    found = []
-    for one, rows, real in zip(batch, scores, mask, strict=True):
-        places = one.places
-        assert places is not None
-        found.append(TokenScores(labels, rows[real][places.leading : places.leading + len(places)].numpy()))
-    return found
+    scores, mask = logits.float().softmax(-1).cpu().numpy(), states["attention_mask"].bool().cpu().numpy()
+    return array_heads.token_scores(labels, batch, scores, mask)
 
 
 def _span_scores(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Outputs:
@@ -152,16 +147,8 @@ def span_scores(
 
     ``null_token`` is the classification token, whose scores stand for "no answer".
     """
-    logits, mask = logits.float().cpu(), states["attention_mask"].bool().cpu()
-    found = []
-    for one, padded, real in zip(batch, logits, mask, strict=True):
-        places, rows = one.places, padded[real]
-        assert places is not None
-        of_text = rows[places.leading : places.leading + len(places)]
-        at = next((number for number, token in enumerate(one.ids) if token == null_token), None)
-        null = None if at is None else float(rows[at, 0] + rows[at, 1])
-        found.append(SpanScores(of_text[:, 0].numpy(), of_text[:, 1].numpy(), null))
-    return found
+    mask = states["attention_mask"].bool().cpu().numpy()
+    return array_heads.span_scores(batch, logits.float().cpu().numpy(), mask, null_token)
 
 
 def _vectors(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Outputs:
@@ -186,16 +173,6 @@ def _nearness(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Out
         return near(settings["labels"], of_labels, vectors_of(batch, states))
 
     return outputs
-
-
-def near(labels: Sequence[str], of_labels: Any, vectors: Sequence[Output]) -> list[Labels]:
-    """Return for each vector its cosine with the vector of each label, of shape (labels, dim)."""
-    rows = cosines(stacked(vectors), of_labels).tolist()
-    return [Labels(dict(zip(labels, row, strict=True))) for row in rows]
-
-
-def stacked(vectors: Sequence[Output]) -> Any:
-    return np.stack([one.values for one in vectors if isinstance(one, Vector)])
 
 
 def pooled(states: Tensor, attention_mask: Tensor, poolings: Sequence[str]) -> Tensor:

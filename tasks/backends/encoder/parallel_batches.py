@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from threading import Barrier
 
-import torch
-
 from tasks.backends import Source
 from tasks.backends.static import Computed, Items, StaticLoop
 from tasks.outputs import Output
@@ -21,13 +19,25 @@ _AHEAD = 2
 
 
 class Streams:
-    """As many batches at once as torch has threads. ``compute`` must be safe to call from several threads."""
+    """Batches at once. ``compute`` must be safe to call from several threads.
 
-    def __init__(self, loop: StaticLoop, compute: Callable[[Items], Sequence[Output]]) -> None:
+    There are as many as torch has threads, and torch computes each on one thread. With a ``count`` there are so many,
+    and ``compute`` does without torch.
+    """
+
+    def __init__(
+        self, loop: StaticLoop, compute: Callable[[Items], Sequence[Output]], count: int | None = None
+    ) -> None:
         self._loop = loop
         self._compute = compute
-        self.count = torch.get_num_threads()
+        self.count = _threads_of_torch() if count is None else count
         self._threads = ThreadPoolExecutor(self.count, thread_name_prefix="stream")
+        if count is None:
+            self._share_cores()
+
+    def _share_cores(self) -> None:
+        import torch
+
         together = Barrier(self.count)  # so that each thread gets one of these calls
         for done in [self._threads.submit(_alone_on_its_core, together) for _ in range(self.count)]:
             done.result()
@@ -49,8 +59,16 @@ class Streams:
         self._threads.shutdown()
 
 
+def _threads_of_torch() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
 def _alone_on_its_core(together: Barrier) -> None:
     """Let this thread's products run on this thread only: each thread keeps the number that it sets itself."""
+    import torch
+
     together.wait()
     torch.get_num_threads()  # a thread's first question gives it the number of the process, whatever it set before
     torch.set_num_threads(1)

@@ -8,16 +8,13 @@ does not pass is removed, and the model is opened as if for the first time. All 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import pkgutil
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +25,18 @@ from torch import Tensor
 
 from tasks.backends import Assignment, accelerator
 from tasks.backends.convert import index_files, is_whole, made_once, safe_folder
-from tasks.backends.encoder import fast_tokenizer
+from tasks.backends.encoder import fast_tokenizer, openings
 from tasks.backends.encoder.comparison import Comparison, Measure
 from tasks.backends.encoder.heads import EncoderModel, StatesOf
 from tasks.backends.encoder.kept_heads import KeptHead
-from tasks.backends.tokens import Tokens, pairs
-from tasks.kinds.base import Traits
+from tasks.backends.encoder.openings import FACTS, TENSORS, TOKENIZER
+from tasks.backends.tokens import Tokens
 from tasks.outputs import Output, SpanScores, TokenScores, Vector
 from tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
 
-# Raise this number with every change of what is kept, or of how it is read.
-_FORMAT = 2
 _MOST_KEPT = 64  # openings; one of MiniLM has 0.7 MB
-_LIBRARIES = ("docmill", "torch", "transformers", "sentence-transformers", "tokenizers", "openvino")
-_FACTS, _TOKENIZER, _TENSORS = "facts.json", "tokenizer.json", "tensors.safetensors"
 # Texts of several lengths, on which heads are compared.
 _TEXTS = ("", "A word.", "Two words, or some more. " * 3, "word " * 40, "word " * 100)
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -63,12 +56,8 @@ class Unkept(Exception):
 
 def folder(assignment: Assignment, implementation: str) -> Path:
     """Return the folder of the cache for a spec on a backend's class, under the libraries that are installed."""
-    on = f"{accelerator.device_name(assignment.device)} {torch.get_num_threads()}"
-    subject = (
-        f"{_FORMAT} {assignment.spec.sha256.hex()} {assignment.head} {implementation} {on} "
-        f"{assignment.folder} {' '.join(map(_version, _LIBRARIES))}"
-    )
-    return assignment.cache_dir / "opened" / hashlib.sha256(subject.encode()).hexdigest()[:32]
+    device = accelerator.device_name(assignment.device)
+    return openings.folder(assignment, implementation, device, torch.get_num_threads())
 
 
 def keep(
@@ -104,9 +93,9 @@ def keep(
     tensors |= {f"states {place}": one for place, one in enumerate(comparison.states)}
 
     def build(building: Path) -> None:
-        (building / _FACTS).write_text(json.dumps(facts))
-        (building / _TOKENIZER).write_text(text, encoding="utf-8")
-        save_file({name: one.contiguous().clone() for name, one in tensors.items()}, building / _TENSORS)
+        (building / FACTS).write_text(json.dumps(facts))
+        (building / TOKENIZER).write_text(text, encoding="utf-8")
+        save_file({name: one.contiguous().clone() for name, one in tensors.items()}, building / TENSORS)
 
     try:
         made_once(ready, build, assignment.cache_dir)
@@ -117,7 +106,7 @@ def keep(
 
 def _remove_unused(openings: Path) -> None:
     """Remove the openings that were used longest ago, which would else gather with each spec and each release."""
-    whole = [one for one in openings.iterdir() if (one / _FACTS).is_file()]
+    whole = [one for one in openings.iterdir() if (one / FACTS).is_file()]
     for one in sorted(whole, key=lambda one: one.stat().st_mtime_ns)[:-_MOST_KEPT]:
         shutil.rmtree(one, ignore_errors=True)
 
@@ -134,8 +123,8 @@ def reopen(
     if not is_whole(ready, assignment.cache_dir):
         return None
     try:
-        facts, tensors = json.loads((ready / _FACTS).read_bytes()), load_file(ready / _TENSORS)
-        model = _model(facts, tensors, (ready / _TOKENIZER).read_text(encoding="utf-8"))
+        facts, tensors = json.loads((ready / FACTS).read_bytes()), load_file(ready / TENSORS)
+        model = _model(facts, tensors, (ready / TOKENIZER).read_text(encoding="utf-8"))
         assert model.tokens is not None
         encoder = encoder_of(facts["encoder"], model.tokens)
         comparison = _comparison(facts["comparison"], tensors)
@@ -207,18 +196,13 @@ def _bits(output: Output) -> object:
 
 def _model(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], tokenizer: str) -> EncoderModel:
     """Return the model of kept facts, without an encoder."""
-    tokens_of: type[Tokens] = pkgutil.resolve_name(facts["tokens"])
-    tokens = tokens_of(fast_tokenizer.again(tokenizer, facts["tokenizer"]))
-    if facts["prefix"]:
-        tokens = tokens.framed(facts["prefix"])
-    limit = facts["limit_tokens"]
+    tokens = openings.tokens_of(facts, tokenizer)
     head = KeptHead(facts["head"], {name.removeprefix("head "): one for name, one in tensors.items()})
-    beside = pairs(tokens, limit, first=facts["head"].get("question_first", False)) if facts["pairs"] else None
-    traits = Traits(normalizes=facts["normalizes"], pairs=beside)
 
     def own_states(_: Sequence[Encoded]) -> dict[str, Tensor]:
         raise AssertionError("a model that was opened again has a fast encoder")
 
+    limit, traits = facts["limit_tokens"], openings.traits_of(facts, tokens)
     return EncoderModel(tokens, limit, None, own_states, head.outputs(), traits, facts["library"], head)
 
 
@@ -239,10 +223,3 @@ def _files(folder: Path) -> list[Path]:
         whole, index = (place / name for name in _WEIGHTS)
         found += [whole] if whole.is_file() else index_files(index) if index.is_file() else []
     return found
-
-
-def _version(library: str) -> str:
-    try:
-        return f"{library} {version(library)}"
-    except PackageNotFoundError:
-        return library

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import logging
-import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import openvino
 import torch
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import Tensor, nn
 
 from storage.core.specs import Spec
 from tasks.backends import accelerator
 from tasks.backends.convert import is_whole, made_once
 from tasks.backends.encoder.comparison import TOLERANCES, Comparison, Proven, compared, local_span
+from tasks.backends.encoder.converted.compiled import FILE, FOLDER, STATES, CompiledEncoder
 from tasks.backends.encoder.converted.first_states import FirstStates
 from tasks.backends.encoder.reopening import Unkept
 from tasks.backends.tokens import Tokens, padded
@@ -36,10 +34,6 @@ log = logging.getLogger("docmill.backends")
 
 # Raised with every change of what is written below.
 _FORMAT = 1
-_FOLDER = "openvino"
-_FILE = "model.xml"
-_STATES = "states"  # the name of the output
-_PRECISIONS: Mapping[torch.dtype, str] = MappingProxyType({torch.float32: "f32", torch.bfloat16: "bf16"})
 
 
 @dataclass(frozen=True)
@@ -55,37 +49,16 @@ class Conversion:
 
 
 class OpenVinoEncoder:
-    """The last hidden states of an encoder for a batch of token ids, padded; safe to call from several threads.
-
-    Of an encoder that was converted for its first tokens only, they are those, with a mask of their own.
-    """
+    """A compiled encoder that gives tensors; safe to call from several threads."""
 
     def __init__(self, folder: Path, tokens: Tokens, dtype: torch.dtype) -> None:
-        at_once = torch.get_num_threads()
-        settings = {
-            "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
-            "INFERENCE_NUM_THREADS": at_once,
-            "NUM_STREAMS": at_once,
-            "ENABLE_CPU_PINNING": False,  # beside other processes a core that is taken is waited for
-        }
         self.folder = folder
-        self._compiled = openvino.Core().compile_model(str(folder / _FILE), "CPU", settings)
-        self._names = [port.any_name for port in self._compiled.inputs]
-        self._tokens = tokens
-        self._of_thread = threading.local()
+        precision = str(dtype).removeprefix("torch.")
+        self._compiled = CompiledEncoder(folder, tokens, precision, torch.get_num_threads())
 
     def __call__(self, batch: Sequence[Encoded]) -> dict[str, Tensor]:
         """``token_embeddings`` in float32, of shape (texts, longest, dim), and their ``attention_mask``."""
-        features = padded(batch, self._tokens)
-        found = self._request().infer(by_name(features, self._names))
-        states = found[_STATES].astype(np.float32)  # a copy: the next call writes there again
-        mask = features["attention_mask"][:, : states.shape[1]]
-        return {"token_embeddings": torch.from_numpy(states), "attention_mask": mask}
-
-    def _request(self) -> openvino.InferRequest:
-        if not hasattr(self._of_thread, "request"):
-            self._of_thread.request = self._compiled.create_infer_request()
-        return self._of_thread.request
+        return {name: torch.from_numpy(values) for name, values in self._compiled(batch).items()}
 
 
 def converted(spec: Spec, cache_dir: Path, conversion: Conversion, tokens: Tokens, dtype: torch.dtype) -> Proven:
@@ -95,9 +68,9 @@ def converted(spec: Spec, cache_dir: Path, conversion: Conversion, tokens: Token
     """
 
     def build(folder: Path) -> None:
-        openvino.save_model(conversion.make(), folder / _FILE, compress_to_fp16=False)
+        openvino.save_model(conversion.make(), folder / FILE, compress_to_fp16=False)
 
-    ready = cache_dir / _FOLDER / f"{spec.revision.replace(':', '-')}-{conversion.version}"
+    ready = cache_dir / FOLDER / f"{spec.revision.replace(':', '-')}-{conversion.version}"
     try:
         encoder = OpenVinoEncoder(made_once(ready, build, cache_dir), tokens, dtype)
         comparison = conversion.comparison()
@@ -114,7 +87,7 @@ def converted(spec: Spec, cache_dir: Path, conversion: Conversion, tokens: Token
 
 def converted_before(name: str, cache_dir: Path, tokens: Tokens, dtype: torch.dtype) -> OpenVinoEncoder:
     """Return an encoder that was converted into the folder of this name. Raises Unkept where that is not whole."""
-    folder = cache_dir / _FOLDER / name
+    folder = cache_dir / FOLDER / name
     if not is_whole(folder, cache_dir):
         raise Unkept("conversion")
     return OpenVinoEncoder(folder, tokens, dtype)
@@ -190,17 +163,16 @@ def traced(model: PreTrainedModel, tokens: Tokens, *, first_only: bool = False) 
         given["token_type_ids"] = torch.zeros_like(given["input_ids"])
     with accelerator.quiet(), warnings.catch_warnings(), torch.no_grad(), _root_logger_kept(), _written_out(model):
         warnings.simplefilter("ignore")  # the tracer's, on every `if` of the model's code
-        states = (FirstStates if first_only else _LastStates)(model, list(given))
-        made = openvino.convert_model(states, example_input=tuple(given.values()))
+        # The comparison at each opening proves more than the tracer's own check, which computes all twice.
+        decoder = TorchScriptPythonDecoder(
+            (FirstStates if first_only else _LastStates)(model, list(given)),
+            example_input=tuple(given.values()),
+            trace_kwargs={"check_trace": False},
+        )
+        made = openvino.convert_model(decoder)
     for port, name in zip(made.inputs, given, strict=True):
         port.get_tensor().set_names({name})
         port.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
-    made.outputs[0].get_tensor().set_names({_STATES})
+    made.outputs[0].get_tensor().set_names({STATES})
     made.validate_nodes_and_infer_types()
     return made
-
-
-def by_name(features: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
-    """A padded batch as arrays, for inputs of these names; one that the tokenizer does not give is zeros."""
-    zeros = torch.zeros_like(features["input_ids"])
-    return {name: features.get(name, zeros).numpy() for name in names}

@@ -23,8 +23,9 @@ import torch
 
 from storage.core.installation import install
 from tasks.backends.encoder.comparison import Comparison, Measure, compared_lengths, local_span
-from tasks.backends.encoder.converted.openvino_encoder import Conversion, by_name, form, traced
-from tasks.backends.tokens import Tokens, padded
+from tasks.backends.encoder.converted.compiled import by_name
+from tasks.backends.encoder.converted.openvino_encoder import Conversion, form, traced
+from tasks.backends.tokens import Tokens, padded, padded_arrays
 from tasks.errors import Unsuited
 from tasks.windows.windows import Encoded
 
@@ -96,7 +97,7 @@ def _quantized(made: openvino.Model, tokens: Tokens, texts: list[Encoded]) -> op
     names = [port.any_name for port in made.inputs]
 
     def given(text: Encoded) -> dict[str, npt.NDArray[np.int64]]:
-        return by_name(padded([text], tokens), names)
+        return by_name(padded_arrays([text], tokens), names)
 
     with _silent_nncf() as nncf:
         return nncf.quantize(

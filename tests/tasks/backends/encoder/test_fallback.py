@@ -16,9 +16,10 @@ from storage.core.outcomes import Reason, Status
 from storage.core.specs import Spec
 from tasks.backends import selection
 from tasks.backends.encoder.autotune import fastest, leave_out, subject
+from tasks.backends.encoder.converted.kept_backend import KeptBackend
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.fallback import FallbackBackend, finite
-from tasks.backends.encoder.measurement_cache import remember
+from tasks.backends.measurement_cache import remember
 from tasks.engine.backend_factory import open_backend
 from tasks.errors import CannotServe
 from tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
@@ -110,7 +111,8 @@ def test_a_real_model_goes_over_to_its_own_code_with_the_same_vectors(
 ) -> None:
     monkeypatch.setattr(selection, "installed", lambda: frozenset({"transformers", "openvino"}))
     spec = bench.spec("embed", "minilm")
-    remember(unmeasured / "backends", subject(spec, "cpu", ("openvino", "transformers")), {"fastest": "openvino"})
+    measured = subject(spec, "cpu", ("openvino", "transformers"), unmeasured)
+    remember(unmeasured / "backends", measured, {"fastest": "openvino"})
 
     def open_one(spec: Spec) -> Any:
         return open_backend(spec, device="cpu", models_dir=None, cache_dir=unmeasured)
@@ -159,17 +161,20 @@ def test_a_backend_that_was_asked_for_by_name_goes_over_too(
 
 def plant_nan(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """Have a converted encoder give NaN for one row of a batch of documents."""
-    own: Callable[..., Any] = EncoderBackend._states
 
-    def planted(self: EncoderBackend, items: Any) -> dict[str, Any]:
-        states: dict[str, Any] = own(self, items)
-        if type(self) is not EncoderBackend:
-            for row, item in enumerate(items):
-                if item.owner is not None and item.owner[0].content_id == at:
-                    states["token_embeddings"][row] = np.nan
-        return states
+    def planting(own: Callable[..., Any]) -> Callable[..., Any]:
+        def planted(self: EncoderBackend | KeptBackend, items: Any) -> dict[str, Any]:
+            states: dict[str, Any] = own(self, items)
+            if type(self) is not EncoderBackend:
+                for row, item in enumerate(items):
+                    if item.owner is not None and item.owner[0].content_id == at:
+                        states["token_embeddings"][row] = np.nan
+            return states
 
-    monkeypatch.setattr(EncoderBackend, "_states", planted)
+        return planted
+
+    for backend in (EncoderBackend, KeptBackend):
+        monkeypatch.setattr(backend, "_states", planting(backend._states))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

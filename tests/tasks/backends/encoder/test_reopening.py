@@ -24,9 +24,12 @@ from storage.core.specs import Spec
 from tasks.backends import Assignment
 from tasks.backends.accelerator import quiet
 from tasks.backends.encoder import fast_tokenizer, heads, reopening
+from tasks.backends.encoder.array_heads import outputs_of
+from tasks.backends.encoder.converted.compiled import CompiledEncoder
+from tasks.backends.encoder.converted.kept_backend import KeptBackend, reopened
 from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
 from tasks.backends.encoder.encoder_backend import EncoderBackend
-from tasks.backends.encoder.kept_heads import pooled
+from tasks.backends.encoder.kept_heads import KeptHead, pooled
 from tasks.backends.encoder.kernels import OneDnnLinear
 from tasks.backends.tokens import Tokens
 from tasks.batching.pool import Item, Pool
@@ -34,6 +37,7 @@ from tasks.heads import Head
 from tasks.models.sentence_modules import POOLINGS
 from tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
 from tasks.specs import adapters
+from tasks.windows.windows import Encoded
 from tests.tasks import architectures, classifiers
 from tests.tasks.conftest import Bench
 
@@ -46,7 +50,8 @@ from tasks.engine.backend_factory import open_backend
 
 spec = Spec.from_json(sys.argv[1])
 open_backend(spec, device="cpu", models_dir=None, cache_dir=Path(sys.argv[2]), backend=sys.argv[3])
-print(*({"sentence_transformers", "transformers", "torch", "sklearn", "pandas"} & {*sys.modules}))
+libraries = {"sentence_transformers", "transformers", "torch", "sklearn", "pandas", "scipy"}
+print(*(libraries & {*sys.modules}))
 """
 
 
@@ -88,7 +93,7 @@ def assigned(kind: str, head: Head, folder: Path, cache_dir: Path) -> Assignment
     return Assignment(spec, folder, "cpu", cache_dir, head)
 
 
-def outputs(opened: EncoderBackend, texts: Sequence[str] = TEXTS) -> list[object]:
+def outputs(opened: EncoderBackend | KeptBackend, texts: Sequence[str] = TEXTS) -> list[object]:
     """Return the outputs for texts, each alone, in a form that is equal only where all bits are."""
     with closing(opened):
         found = []
@@ -144,6 +149,11 @@ def test_a_model_that_is_opened_again_gives_the_same(
     opened = [backend(given) for backend in backends]
     again = [(one.limit_tokens, one.traits.normalizes, one.runtime(), outputs(one)) for one in opened]
     assert are_near(again, first), (again, first)
+    without_torch = reopened(given)
+    assert without_torch is not None
+    limit, normalizes = without_torch.limit_tokens, without_torch.traits.normalizes
+    alone = (limit, normalizes, without_torch.runtime(), outputs(without_torch))
+    assert are_near(alone, first[1]), (alone, first[1])
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -176,13 +186,14 @@ def test_an_encoder_of_another_design_is_opened_again_on_openvino(
     assert outputs(OpenVinoBackend(given)) == first
 
 
-def test_a_model_that_was_embedded_before_needs_neither_transformers_nor_sentence_transformers(
-    benches: Callable[[str], Bench],
+@pytest.mark.parametrize(("backend", "needed"), [("transformers", {"torch"}), ("openvino", set())])
+def test_a_model_that_was_embedded_before_needs_no_library_but_that_which_computes(
+    backend: str, needed: set[str], benches: Callable[[str], Bench]
 ) -> None:
-    bench = benches("transformers")
+    bench = benches(backend)
     spec = bench.spec("embed", "minilm")
     bench.engine.open(spec)
-    assert loaded(spec, bench.cache_dir, bench.backend) == {"torch"}
+    assert loaded(spec, bench.cache_dir, bench.backend) == needed
 
 
 def test_the_first_opening_of_an_embedding_model_needs_transformers_alone(
@@ -191,7 +202,7 @@ def test_the_first_opening_of_an_embedding_model_needs_transformers_alone(
     folder = architectures.bert(tmp_path / "model", descriptions[:40])
     pinned, _ = adapters.pin(str(folder), None, models_dir=None, cache_dir=tmp_path / "cache")
     spec = Spec("embed", pinned.model, pinned.revision, quality="float32")
-    assert loaded(spec, tmp_path / "cache", "transformers") == {"torch", "transformers"}
+    assert loaded(spec, tmp_path / "cache", "transformers") <= {"torch", "transformers", "scipy"}
 
 
 def loaded(spec: Spec, cache_dir: Path, backend: str) -> set[str]:
@@ -272,6 +283,56 @@ def test_a_head_that_does_more_is_left_to_its_library(descriptions: list[str], t
         found = np.stack([np.frombuffer(bits, np.float32) for bits in outputs(EncoderBackend(given))])  # type: ignore[call-overload]
         assert np.allclose(found, expected, atol=1e-5)
     assert not [*tmp_path.glob("opened/*/facts.json")]
+
+
+def test_an_encoder_that_computes_otherwise_than_before_is_not_opened_again_without_torch(
+    descriptions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = assigned("embed", Head.POOLING, architectures.bert(tmp_path / "model", descriptions[:40]), tmp_path)
+    first = outputs(OpenVinoBackend(given))
+    own = CompiledEncoder.__call__
+
+    def other_numbers(self: CompiledEncoder, batch: Sequence[Encoded]) -> Any:
+        found = own(self, batch)
+        return {**found, "token_embeddings": np.roll(found["token_embeddings"], 1, axis=-1)}
+
+    with monkeypatch.context() as planted:
+        planted.setattr(CompiledEncoder, "__call__", other_numbers)
+        assert reopened(given) is None
+    again = reopened(given)
+    assert again is not None
+    assert are_near(outputs(again), first)
+
+
+def test_heads_on_arrays_give_what_they_give_in_torch() -> None:
+    draw = torch.Generator().manual_seed(1)
+    states = torch.randn(6, 30, 24, generator=draw)
+    mask = (torch.arange(30)[None, :] < torch.tensor([30, 1, 2, 17, 29, 9])[:, None]).long()
+    tensors = {
+        "0.weight": torch.randn(3, 24, generator=draw),
+        "0.bias": torch.randn(3, generator=draw),
+        "labels": torch.randn(3, 24, generator=draw),
+    }
+    scoring = {"names": ["a", "b"], "places": [0, 2]}
+    linear = {"activations": ["tanh"], "of_first": True}
+    vectors: dict[str, Any] = {"poolings": ["mean"], "steps": [{"step": "normalize"}], "dimensions": None}
+    product = {"step": "linear", "name": "0", "activation": "relu"}
+    settings: list[dict[str, Any]] = [
+        {"type": "vectors", **vectors, "poolings": sorted(POOLINGS), "dimensions": 50},
+        {"type": "vectors", **vectors, "steps": [product, {"step": "normalize"}]},
+        {"type": "nearness", **vectors, "labels": ["a", "b", "c"]},
+        *(
+            {"type": "labels", **linear, "scoring": {**scoring, "scores": name}}
+            for name in ("none", "sigmoid", "softmax")
+        ),
+    ]
+    for side in (mask, mask.flip(1)):
+        features = {"token_embeddings": states, "attention_mask": side}
+        for one in settings:
+            expected = KeptHead(one, tensors).outputs()([], features)
+            given = {name: tensor.numpy() for name, tensor in features.items()}
+            found = outputs_of(one, {name: tensor.numpy() for name, tensor in tensors.items()})([], given)
+            assert are_near([_bits(output) for output in found], [_bits(output) for output in expected]), one
 
 
 @pytest.mark.parametrize("pooling", sorted(POOLINGS))

@@ -26,7 +26,7 @@ from tasks.backends.encoder.autotune import subject
 from tasks.backends.encoder.comparison import compared_lengths, local_span
 from tasks.backends.encoder.converted import openvino_encoder
 from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
-from tasks.backends.encoder.measurement_cache import remembered
+from tasks.backends.measurement_cache import remembered
 from tasks.backends.tokens import Tokens
 from tasks.engine.backend_factory import open_backend
 from tasks.errors import CannotServe, Unsuited
@@ -136,7 +136,7 @@ def test_a_model_goes_by_itself_to_what_was_measured_the_fastest(
     texts = lines(descriptions)
     chosen = vectors(bench.run(spec, texts))
     names = ("openvino", "transformers")
-    measured = remembered(bench.cache_dir / "backends", subject(spec, "cpu", names))
+    measured = remembered(bench.cache_dir / "backends", subject(spec, "cpu", names, bench.cache_dir))
     assert measured["tokens_per_s"].keys() == {*names}
     backend = bench.engine.runtime(spec)["backend"]
     assert backend == measured["fastest"]

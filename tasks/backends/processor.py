@@ -1,0 +1,81 @@
+"""Facts about this machine's processor that torch tells, remembered for processes that do without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from tasks.backends.measurement_cache import remember, remembered
+
+_FOLDER = "processors"
+# Variables that say how many threads torch takes, and which instructions.
+_VARIABLES = ("ATEN_", "DNNL_", "GOMP_", "KMP_", "MKL_", "OMP_", "ONEDNN_")
+_CPU_FIELDS = ("model name", "flags", "Features", "CPU part")
+
+
+@dataclass(frozen=True)
+class Processor:
+    """The processor's name as a device, the number of threads that torch takes, and its precision ``native``.
+
+    ``torch`` is the library's version.
+    """
+
+    name: str
+    threads: int
+    native: str
+    torch: str
+
+
+def of(cache_dir: Path) -> Processor:
+    """Return the facts. They are asked of torch where it is loaded, or where the cache does not keep them."""
+    subject = _subject()
+    kept = remembered(cache_dir / _FOLDER, subject)
+    kept.pop("subject", None)
+    whole = kept.keys() == Processor.__dataclass_fields__.keys()
+    if whole and "torch" not in sys.modules:
+        return Processor(**kept)
+    import torch
+
+    from tasks.backends import accelerator
+
+    native = str(accelerator.dtype_for("native", "cpu")).removeprefix("torch.")
+    found = Processor(accelerator.device_name("cpu"), torch.get_num_threads(), native, torch.__version__)
+    if not whole:
+        remember(cache_dir / _FOLDER, subject, asdict(found))
+    return found
+
+
+def device(asked: str, cache_dir: Path) -> tuple[str, int]:
+    """Return the name of a device, and the number of threads that torch takes."""
+    if asked == "cpu":
+        here = of(cache_dir)
+        return here.name, here.threads
+    import torch
+
+    from tasks.backends import accelerator
+
+    return accelerator.device_name(asked), torch.get_num_threads()
+
+
+def _subject() -> str:
+    """Return all on which the facts depend."""
+    cores = (os.cpu_count(), sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None)
+    told = sorted((name, value) for name, value in os.environ.items() if name.startswith(_VARIABLES))
+    kind = hashlib.sha256("\n".join(_cpu_info()).encode()).hexdigest()
+    return f"torch {version('torch')} {platform.platform()} {kind} {cores} {told}"
+
+
+def _cpu_info() -> Iterator[str]:
+    """Yield what the kernel says of the processor's kind and instructions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:  # another system
+        yield platform.processor()
+        return
+    yield from dict.fromkeys(line for line in lines if line.startswith(_CPU_FIELDS))
