@@ -32,7 +32,7 @@ setup-vllm: .venv-vllm/.installed ## another environment, with vLLM for CPUs
 	@.venv-vllm/bin/pip uninstall --quiet --disable-pip-version-check --yes torchaudio torchcodec
 	@touch $@
 
-run: setup       ## summarise, translate, embed, tag and ask the example corpus: no server, no model hub
+run: setup       ## summarise, translate, embed, tag, classify and ask the example corpus: no server, no model hub
 	@$(BIN)/python examples/quickstart.py
 
 test: setup      ## the whole test suite (with real servers of its own)

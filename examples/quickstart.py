@@ -15,6 +15,7 @@ COMMANDS = (
     "docmill run examples/french.jsonl --task translate --from fr --to en",
     "docmill run examples/descriptions.jsonl --task embed",
     "docmill run examples/descriptions.jsonl --task entities --aggregation average",
+    "docmill run examples/descriptions.jsonl --task classify --top-k 1",
     "docmill run examples/descriptions.jsonl --task answer --question 'has=What does the package contain?'",
 )
 NEXT = """

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from bench.adapters import answers, entities, scores
+from bench.adapters import answers, classes, entities, scores
 from bench.adapters.corpus import Description, descriptions, distinct
 from bench.adapters.silver_entities import Catalogue
 from bench.adapters.training import Recipe, train
@@ -64,6 +64,16 @@ def answerer(data: Data, base: Path, out: Path, steps: int, start: Path | None) 
     return scores.of_answers(out, answers.asked_of(data.dev, seed=8, most=100))
 
 
+def classifier(data: Data, base: Path, out: Path, steps: int, start: Path | None) -> dict[str, Any]:
+    """Train the classifier unless ``steps`` is 0, and return its scores."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    some, tried, unseen = classes.parts(data.train, data.dev)
+    if steps:
+        recipe = Recipe("SEQ_CLS", classes.LABELS, steps, peak_rate=1e-3, start=start, quality="native")
+        train(recipe, base, classes.examples(some, tokenizer), out)
+    return {"tried": scores.of_classes(out, some, tried), "dev": scores.of_classes(out, some, unseen)}
+
+
 @dataclass(frozen=True)
 class Trained:
     """An adapter of the quick start: how it is made and scored, and in how many steps."""
@@ -72,7 +82,7 @@ class Trained:
     steps: int
 
 
-ALL = {"entities": Trained(tagger, 400), "answers": Trained(answerer, 300)}
+ALL = {"entities": Trained(tagger, 400), "answers": Trained(answerer, 300), "classes": Trained(classifier, 600)}
 
 
 def main() -> None:

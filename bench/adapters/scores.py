@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.adapters import classes
+from bench.adapters.corpus import Description
 from bench.adapters.entities import Labelled
 from bench.adapters.silver_answers import Asked
 from bench.adapters.silver_entities import LABELS, UNSURE
@@ -90,6 +92,30 @@ def of_answers(adapter: Path, asked: Sequence[Asked]) -> dict[str, Any]:
             f"{kind} {'answered' if flag else 'unanswered'}": _mean(results[kind, flag])
             for kind, flag in sorted(results)
         }
+    }
+
+
+def of_classes(adapter: Path, train: Sequence[Description], texts: Sequence[Description]) -> dict[str, Any]:
+    """Return the accuracy in percent, beside that of TF-IDF with a linear SVM trained on the same descriptions."""
+    wanted = [classes.label(row) for row in texts]
+    outcomes = computed("classify", adapter, [row.text for row in texts])
+    given = [(one.data or {})["labels"][0]["label"] for one in outcomes]
+    right = [label == true for label, true in zip(given, wanted, strict=True)]
+    other = [label == true for label, true in zip(classes.linear(train, texts), wanted, strict=True)]
+    only = [sum(one and not two for one, two in zip(*pair, strict=True)) for pair in ((right, other), (other, right))]
+    return {
+        "n": len(texts),
+        "accuracy": _percent(sum(right), len(texts)),
+        "labels": {
+            label: _rates(
+                sum(one == two == label for one, two in zip(given, wanted, strict=True)),
+                given.count(label),
+                wanted.count(label),
+            )
+            for label in classes.LABELS
+        },
+        "tf-idf": {"n_train": len(train), "accuracy": _percent(sum(other), len(texts))},
+        "mcnemar": {"only_adapter": only[0], "only_tf-idf": only[1], "p": round(classes.mcnemar(*only), 4)},
     }
 
 

@@ -16,14 +16,17 @@ import transformers
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from tasks.backends.accelerator import quiet
+from tasks.backends import accelerator
 from tasks.models.adapters import CONFIG, WEIGHTS
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 CLASSES = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
+# What an adapter of each task has in full. Nobody trained MiniLM's pooler, which its sentence embeddings do not use.
+_WHOLE = {"SEQ_CLS": ["classifier", "pooler"], "TOKEN_CLS": ["classifier"], "QUESTION_ANS": ["qa_outputs"]}
 # The lower layers stay as they are, which takes a third of the time off.
 _LAYERS = [2, 3, 4, 5]
 _POOLED = 40  # batches whose examples are sorted together by their length
@@ -33,7 +36,8 @@ _POOLED = 40  # batches whose examples are sorted together by their length
 class Recipe:
     """The settings of a training. A batch has at most ``batch_tokens`` tokens with its padding.
 
-    ``start`` is the folder of an adapter that the training goes on from.
+    ``start`` is the folder of an adapter that the training goes on from. ``quality`` is float32, or native for
+    bfloat16 where the processor multiplies it natively.
     """
 
     task: str
@@ -45,6 +49,7 @@ class Recipe:
     warm: float = 0.06
     seed: int = 7
     start: Path | None = None
+    quality: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,13 @@ def train(recipe: Recipe, base: Path, examples: Sequence[Example], out: Path) ->
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=recipe.peak_rate, weight_decay=0.01)
     model.train()
+    dtype = accelerator.dtype_for(recipe.quality, "cpu")
     begun, lately = time.monotonic(), 0.0
     for step, batch in zip(range(recipe.steps), _batches(recipe, examples), strict=False):
         for group in optimizer.param_groups:
             group["lr"] = recipe.peak_rate * _rate(step / recipe.steps, recipe.warm)
-        loss = model(**batch).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            loss = model(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
@@ -86,7 +93,7 @@ def _model(recipe: Recipe, base: Path) -> Any:
     if recipe.task != "QUESTION_ANS":
         config.id2label, config.label2id = named, {label: number for number, label in named.items()}
     config.attention_probs_dropout_prob = 0.0
-    with quiet():
+    with accelerator.quiet():
         model = getattr(transformers, CLASSES[recipe.task]).from_pretrained(base, config=config, dtype=torch.float32)
     lora = LoraConfig(
         task_type=recipe.task,
@@ -94,7 +101,7 @@ def _model(recipe: Recipe, base: Path) -> Any:
         lora_alpha=2 * recipe.rank,
         target_modules=["query", "key", "value", "dense"],
         layers_to_transform=_LAYERS,
-        modules_to_save=["qa_outputs"] if recipe.task == "QUESTION_ANS" else ["classifier"],
+        modules_to_save=_WHOLE[recipe.task],
     )
     adapted = get_peft_model(model, lora)
     if recipe.start is not None:

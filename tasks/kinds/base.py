@@ -182,9 +182,9 @@ class TaskKind:
     beyond those that were asked for; it raises BadOption. ``other_models`` names two models of the hub for texts
     that the default model does not know. ``sample_texts`` is how many texts a dry run computes. ``null_words`` is
     how many words the null model writes; None is all of them. ``headless_with`` names an option with which an
-    encoder without the trained head does the task, too. ``marks`` has the parameter that specs for a head have, where
-    those for another lack it. ``checks`` returns the checks that suit the outputs under a spec, by a model of known
-    languages.
+    encoder without the trained head does the task, too, and ``headless_model`` the default model then. ``marks`` has
+    the parameter that specs for a head have, where those for another lack it. ``checks`` returns the checks that suit
+    the outputs under a spec, by a model of known languages.
     """
 
     name: str
@@ -201,6 +201,7 @@ class TaskKind:
     sample_texts: int = 12
     null_words: int | None = None
     headless_with: str | None = None
+    headless_model: str | None = None
     marks: Mapping[Head, str] = field(default_factory=dict)
     checks: Callable[[Spec, Direction], Checks] = no_checks
 
@@ -217,6 +218,10 @@ class TaskKind:
         A model whose config names no family is taken for one of the kind's first family.
         """
         return next(iter(self.families.values())) if family is None else self.families.get(family)
+
+    def model_for(self, options: KindOptions) -> str | None:
+        """Return the model of a job that names none; None if it has to name one."""
+        return self.headless_model if self.headless_with in options.given() else self.default_model
 
     @property
     def stored(self) -> StoredKind:

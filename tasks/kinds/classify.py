@@ -21,7 +21,7 @@ from tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, T
 from tasks.kinds.entailment import Entailment
 from tasks.kinds.label_scores import Combination
 from tasks.kinds.labels import words_by_label
-from tasks.kinds.options import MOST, TOP_K, Option, Windowed
+from tasks.kinds.options import MOST, TOP_K, KindOptions, Option, Windowed
 from tasks.models.families import Family, classifier, entailment
 from tasks.outputs import Labels, Scale
 from tasks.windows.windows import Coder, Window, cut
@@ -151,6 +151,13 @@ def _params(plan: Plan) -> dict[str, Any]:
     return {}
 
 
+def _other_models(options: KindOptions) -> tuple[str, ...]:
+    """Return two classifiers of the hub; the model that scores labels of one's own fits any text."""
+    if "labels" in options.given():
+        return ()
+    return "distilbert/distilbert-base-uncased-finetuned-sst-2-english", "SamLowe/roberta-base-go_emotions"
+
+
 CLASSIFY = TaskKind(
     name="classify",
     summary="Score labels for each document: a classifier's own, or those of --labels.",
@@ -165,8 +172,11 @@ CLASSIFY = TaskKind(
     ),
     recipe=_recipe,
     params=_params,
+    default_model="classes-ddtp",
+    other_models=_other_models,
     built_in=BuiltIn(label_prompts.chat, label_prompts.completed, settings="text-classification"),
     shard=READING_SIZE,
     sample_texts=64,
     headless_with="labels",
+    headless_model="minilm",
 )

@@ -40,7 +40,9 @@ ALIASES: Mapping[str, str] = MappingProxyType(
     }
 )
 # Adapters that come with docmill, as models: the names of their folders, and the models that they change.
-ADAPTED: Mapping[str, str] = MappingProxyType({"entities-ddtp": "minilm", "answers-ddtp": "minilm"})
+ADAPTED: Mapping[str, str] = MappingProxyType(
+    {"entities-ddtp": "minilm", "answers-ddtp": "minilm", "classes-ddtp": "minilm"}
+)
 DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
     {
         "minilm": "all-MiniLM-L6-v2: sentence embeddings, 384 dimensions (with the extra quickstart)",
@@ -48,6 +50,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "synopsis-ddtp": "small Marian model: one-line summaries of English software descriptions",
         "entities-ddtp": "MiniLM with an adapter: names of packages, languages, formats … in software descriptions",
         "answers-ddtp": "MiniLM with an adapter: answers to simple questions about software descriptions",
+        "classes-ddtp": "MiniLM with an adapter: the field of use of a software package, from its description",
         weightless.PATTERNS: "no weights: finds personal data by its form, for redact",
         null.NAME: "computes nothing, at N tokens/s as null@N: to measure what the queue and the store carry",
     }
@@ -65,6 +68,7 @@ SHIPPED = frozenset(
         "sha256:fa3d487abbf95b4cf21ce17da222689db4027133abf198026adbf930166c5177",  # synopsis-ddtp
         "sha256:aeaf4c58866fd15b5c7cc3218b0d86c9a1d45cc13ac37240a020d5ae66057801",  # entities-ddtp
         "sha256:da2bf571aa628705c4ef7768343680e55e4b433572773c835d80d56b59c5f54d",  # answers-ddtp
+        "sha256:8c75405c9a895a95dfb5e73a8fc010d037da23c78f8203f8776dfe9d6506e308",  # classes-ddtp
     }
 )
 _LIMITS = (("tokenizer_config.json", "model_max_length"), ("sentence_bert_config.json", "max_seq_length"))

@@ -47,6 +47,16 @@ def test_the_answerer_answers_with_a_part_of_the_text_or_not_at_all(
     assert answers[1][1:] == ["the localization of Firefox ESR in Malay", None]
 
 
+def test_the_classifier_says_what_a_package_is_for(benches: Callable[[str], Bench], descriptions: list[str]) -> None:
+    bench = benches("transformers")
+    outcomes = bench.run(bench.spec("classify", "classes-ddtp"), [descriptions[row] for row in (90, 140, 155, 202)])
+    labels = [(outcome.data or {})["labels"] for outcome in outcomes]
+    assert [scores[0]["label"] for scores in labels] == ["games", "science", "text", "media"]
+    assert {one["label"] for one in labels[0]} == {
+        "development", "games", "media", "network", "science", "system", "text",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", pinning.ADAPTED)
 def test_an_adapter_of_ours_is_small_has_a_card_and_is_one_spec_by_both_its_names(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

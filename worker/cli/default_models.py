@@ -7,7 +7,7 @@ from pathlib import Path
 from storage.readers.sources import path_of
 from tasks import kinds
 from tasks.models import weightless
-from tasks.specs.pinning import DEFAULTS, SHIPPED_FOLDER
+from tasks.specs.pinning import SHIPPED_FOLDER
 
 _KNOWS = "It was trained on descriptions of software packages and knows little else"
 
@@ -19,7 +19,7 @@ _BY_FORM = (
 
 def said(task: str, source: str, options: kinds.KindOptions) -> str:
     """Return a remark on a task's default model, with two models of the hub that fit other texts."""
-    model = DEFAULTS[task]
+    model = kinds.kind(task).model_for(options)
     if model == weightless.PATTERNS:
         return f"Model: {_BY_FORM}"
     line = f"Model: {model}, the quick start's; --model takes any other."

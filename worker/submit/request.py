@@ -96,7 +96,7 @@ def limits_of(read: ReadingOptions) -> Limits | None:
 
 def spec_of(settings: Settings, task: str, model: str | None, revision: str | None, options: KindOptions) -> Spec:
     """The spec of a task, its model found and pinned, the options held against it. Raises ModelError, BadOption."""
-    name = model or pinning.DEFAULTS.get(task)
+    name = model or kinds.kind(task).model_for(options)
     if name is None:
         raise BadOption(
             f"{task} has no model of its own: give one with --model. It takes a hub id, a folder, or a name from "

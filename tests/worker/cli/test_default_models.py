@@ -20,6 +20,11 @@ from worker.cli.default_models import said
         ),
         ("entities", {}, ("dslim/bert-base-NER", "Davlan/xlm-roberta-base-ner-hrl")),
         ("answer", {"question": "Who?"}, ("deepset/roberta-base-squad2", "deepset/tinyroberta-squad2")),
+        (
+            "classify",
+            {},
+            ("distilbert/distilbert-base-uncased-finetuned-sst-2-english", "SamLowe/roberta-base-go_emotions"),
+        ),
         ("translate", {"source_lang": "auto"}, ("Helsinki-NLP/opus-mt-mul-en", "facebook/m2m100_418M")),
     ],
 )
@@ -37,3 +42,11 @@ def test_a_run_over_other_texts_names_two_models_that_fit(
 )
 def test_nothing_is_advised_for_the_examples_or_where_the_default_model_fits(task: str, source: str) -> None:
     assert "knows little else" not in said(task, source, kinds.options(task))
+
+
+def test_labels_of_ones_own_are_for_the_embedding_model_and_not_for_the_classifier() -> None:
+    classify = kinds.kind("classify")
+    assert classify.model_for(kinds.options("classify")) == "classes-ddtp"
+    labels = kinds.options("classify", labels="sports, politics")
+    assert classify.model_for(labels) == "minilm"
+    assert said("classify", "news.jsonl", labels) == "Model: minilm, the quick start's; --model takes any other."
