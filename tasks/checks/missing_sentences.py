@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tasks.checks.base import Check, Context, Finding, quoted
+from tasks.checks.lengths import expected_ratio
 from tasks.checks.words import folded, letters
 from tasks.windows.sentences import sentences
 
@@ -22,9 +23,6 @@ _LOST, _MERGED = 3.2, 2.3
 _BEADS = {(1, 1): 0.0, (1, 0): _LOST, (0, 1): _LOST, (2, 1): _MERGED, (1, 2): _MERGED}
 _BEADS |= {(3, 1): 2 * _MERGED, (1, 3): 2 * _MERGED, (2, 2): 2 * _MERGED}
 _LEAST_PROBABILITY = 1e-12
-# Letters of a text in each language, as multiples of its English ones.
-_LENGTHS = {"en": 1.0, "fr": 1.15, "es": 1.12, "it": 1.12, "de": 1.12, "pt": 1.1, "nl": 1.08, "ru": 1.08, "pl": 1.08}
-_LENGTH = 1.05
 # A merger of sentences is as long as both; so the expected length is taken a little longer than it is.
 _LONGER = 1.1
 # Words count as shared if they begin with the same letters; unrelated sentences share some, too.
@@ -58,7 +56,7 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
         return
     times_said = Counter(one for sentence in before for one in sentence.beginnings)
     said = frozenset().union(*(sentence.beginnings for sentence in after))
-    for place in _lost(before, after, _expected(context)):
+    for place in _lost(before, after, _LONGER * expected_ratio(context)):
         sentence = before[place]
         own = {one for one in sentence.beginnings if times_said[one] == 1}
         if sentence.letters >= _LEAST_LETTERS and len(own & said) < max(1, _SAID * len(own)):
@@ -68,12 +66,6 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
 def _sentences(text: str) -> list[_Sentence]:
     found = (_Sentence.of(text[one.start : one.end]) for one in sentences(text))
     return [sentence for sentence in found if sentence.letters]
-
-
-def _expected(context: Context) -> float:
-    """Return the length that an output without a loss is expected to have, as a multiple of its input's."""
-    source, target = (_LENGTHS.get(one or "", _LENGTH) for one in (context.source, context.target))
-    return _LONGER * target / source
 
 
 def _lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float) -> list[int]:

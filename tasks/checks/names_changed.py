@@ -26,7 +26,7 @@ _EXACT = re.compile(
 # Names by their form: an inner capital letter, or letters before digits. Ordinals and units have digits first.
 _FORMED = re.compile(r"\b(?:\w*[a-z][A-Z]\w*|[A-Za-z]+\d\w*)\b")
 # Words that may be names: capital letters, or one that begins no sentence.
-_CAPITAL = re.compile(r"\b[A-Z]{3,}\b|(?<=[\w,;] )[A-Z][a-z]{3,}\b")
+_CAPITAL = re.compile(r"(?<![A-Z] )\b[A-Z]{3,}\b(?! [A-Z]{2})|(?<=[\w,;] )[A-Z][a-z]{3,}\b")
 _SCHEME = re.compile(r"(?:\w+://)?(?:www\.)?")
 _NOT_LETTERS = re.compile(r"[\W_]+")
 _CAPITALISED_NOUNS = frozenset({"de", "lb"})
@@ -48,6 +48,11 @@ class _Name:
     @property
     def end(self) -> int:
         return self.start + len(self.written)
+
+    @property
+    def stem(self) -> str:
+        """The letters without a version at their end, which is a number: GTK2."""
+        return self.letters.rstrip("0123456789") or self.letters
 
     @property
     def has_digit(self) -> bool:
@@ -95,7 +100,8 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
     formed = _absent(_FORMED, output, before)
     yield from map(_invented, _first(_absent(_EXACT, output, before)))
     if context.shortened:
-        yield from map(_invented, _first(formed))
+        acronyms = [name for name in _absent(_CAPITAL, output, before) if name.written.isupper()]
+        yield from map(_invented, _first((*formed, *acronyms)))
         return
     yield from map(_invented, _first(name for name in formed if name.has_digit and not before.has_form(name.letters)))
     lost = _absent(_FORMED, given, after)
@@ -113,7 +119,8 @@ def _absent(form: re.Pattern[str], text: str, other: _Text) -> list[_Name]:
         _Name(match.group().rstrip(".,;:!?"), match.start(), match.start() / len(text))
         for match in form.finditer(text)
     )
-    return [name for name in found if not other.has(name.letters)]
+    missing = [name for name in found if not other.has(name.letters)]
+    return missing if form is _EXACT else [name for name in missing if not other.has(name.stem)]
 
 
 def _first(names: Iterable[_Name]) -> list[_Name]:

@@ -18,9 +18,9 @@ _SEPARATOR = r"[.,'’\u00a0\u202f ]"
 _SEPARATORS = re.compile(_SEPARATOR)
 # 10 000, 10.000 or 10,000; other digits are numbers of their own, as those of dates and versions are.
 _NUMBER = re.compile(rf"(?<![\d.,])\d{{1,3}}(?:{_SEPARATOR}\d{{3}})+(?!\d)|\d+")
-# Words for small numbers may have any form: "both", "double".
-_READ = frozenset({"en", "fr", "es", "pt", "de", "nl", "da", "it"})
-_SMALL_DIGITS = 1
+# The languages whose number words are read; all of them where the language is not known.
+_READ = ("en", "fr", "es", "pt", "de", "nl", "da", "it")
+_SMALL_DIGITS = 1  # other languages have words for them
 # Units that languages share. A byte is an octet in French.
 _UNIT = re.compile(
     r"(?<![\w.])(\d+(?:[.,]\d+)*)[ \u00a0\u202f]?([kKMGT]i?[Bbo]|[kMG]?Hz|km|cm|mm|kg|mg|ms|ns|°[CF]|%)(?!\w)"
@@ -65,12 +65,14 @@ def _missing(these: list[_Number], those: list[_Number], text: str, language: st
     missing = [one for one in these if not _has(known, one)]
     if not missing:
         return []
-    if language in _READ:
+    read = [one for one in _READ if language in {one, None}]
+    if read:
         from text_to_num import alpha2digit
 
-        known |= _all(_numbers(alpha2digit(text, language, threshold=0)))
+        for one in read:
+            known |= _all(_numbers(alpha2digit(text, one, threshold=0)))
     missing = [one for one in missing if not _has(known, one) and not _is_decade(known, one)]
-    return missing if language in _READ else [one for one in missing if len(one.digits) > _SMALL_DIGITS]
+    return missing if read else [one for one in missing if len(one.digits) > _SMALL_DIGITS]
 
 
 def _other_units(given: str, output: str) -> Iterator[Finding]:
