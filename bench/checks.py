@@ -122,7 +122,7 @@ def loops(name: str, kind: str, model: str, pairs: Sequence[Pair]) -> dict[str, 
         try:
             pinned = pinning.pin(model, models_dir=None, cache_dir=Path(cache))
             config = pinning.read_config(pinned, models_dir=None)
-            spec = build_spec(kind, pinned, kinds.options(kind, beams=1), config)
+            spec = build_spec(kind, pinned, kinds.options(kind), config)
             engine.open(spec)
             backend = engine.runtime(spec)["backend"]
             began = time.process_time()

@@ -23,8 +23,9 @@ _EXACT = re.compile(
     r"|(?<![\w/.:+-])~?/(?:[\w.+-]+/)+[\w.+-]*\w"  # paths
     r"|\b[a-zA-Z]\w*_\w+\b"  # identifiers
 )
-# Names by their form: an inner capital letter, or letters before digits. Ordinals and units have digits first.
-_FORMED = re.compile(r"\b(?:\w*[a-z][A-Z]\w*|[A-Za-z]+\d\w*)\b")
+_MAY_BE_EXACT = re.compile(r"[/@{%$_]|www|--")
+# Names by their form: an inner capital letter, or letters before digits; no versions and units.
+_FORMED = re.compile(r"\b(?!v\d+\b|[kKMGT]i?(?:Hz|[BbWVF])\b)(?:\w*[a-z][A-Z]\w*|[A-Za-z]+\d\w*)\b")
 # Words that may be names: capital letters, or one that begins no sentence.
 _CAPITAL = re.compile(r"(?<![A-Z] )\b[A-Z]{3,}\b(?! [A-Z]{2})|(?<=[\w,;] )[A-Z][a-z]{3,}\b")
 _SCHEME = re.compile(r"(?:\w+://)?(?:www\.)?")
@@ -115,6 +116,8 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
 
 def _absent(form: re.Pattern[str], text: str, other: _Text) -> list[_Name]:
     """Return the names of a form in a text that another text does not have."""
+    if form is _EXACT and not _MAY_BE_EXACT.search(text):
+        return []
     found = (
         _Name(match.group().rstrip(".,;:!?"), match.start(), match.start() / len(text))
         for match in form.finditer(text)
@@ -134,20 +137,28 @@ def _replaced(lost: Sequence[_Name], added: Sequence[_Name], before: _Text, afte
         return
     gone = [name for name in lost if not after.has_form(name.letters) and not before.has_small(name)]
     new = [name for name in added if not before.has_form(name.letters) and not after.has_small(name)] if gone else []
-    pairs = {name: old for name in new for old in gone if abs(old.place - name.place) <= _NEAR}
+    alone = [name for name in new if not any(_adjoin(name, other) for other in new)]  # others are a title, translated
+    pairs = {name: old for name in alone for old in gone if abs(old.place - name.place) <= _NEAR}
     for name in _first(pairs):
         said = f"{quoted(name.written)} is not in the input, which has {quoted(pairs[name].written)} there."
         yield Finding(FLAG, said, name.start, name.end)
+
+
+def _adjoin(one: _Name, other: _Name) -> bool:
+    return other.start - one.end == 1 or one.start - other.end == 1
 
 
 def _alike(one: str, other: str) -> bool:
     """Return True for forms of one name: other order (DNA, ADN), the same beginning, or most of the letters."""
     lengths = sorted((len(one), len(other)))
     if lengths[0] < _BEGINNING:
-        return len(one) == len(other) and sorted(one) == sorted(other)
-    if one[:_BEGINNING] == other[:_BEGINNING]:
+        same = sum(map(str.__eq__, one, other))
+        return len(one) == len(other) and (sorted(one) == sorted(other) or same > len(one) / 2)
+    if one[:_BEGINNING] == other[:_BEGINNING] or (len(one) == len(other) and sorted(one) == sorted(other)):
         return True
-    return lengths[0] > _ALIKE * lengths[1] and SequenceMatcher(None, one, other, autojunk=False).ratio() >= _ALIKE
+    if (one[0] not in other[:2] and other[0] not in one[:2]) or lengths[0] <= _ALIKE * lengths[1]:
+        return False
+    return SequenceMatcher(None, one, other, autojunk=False).ratio() >= _ALIKE
 
 
 def _invented(name: _Name) -> Finding:
