@@ -33,6 +33,7 @@ from tasks.specs import pinning
 from tasks.specs.plan import build_spec
 
 ONE_IN = 5
+FEWER = 6
 WAIT_S = 3600.0
 
 
@@ -76,7 +77,8 @@ def main() -> None:
     asked = parser.parse_args()
     rows = [row for source in asked.source for row in _lines(source) if row.get("split", "dev") == "dev"]
     found = [row for one in _outputs(rows) for row in figures(one)]
-    real = [row for question in _questions(rows, asked.outputs) for row in [loops(*question)]]
+    real = [loops(*one, beams=1) for one in _questions(rows, asked.outputs)]
+    real += [loops(*one) for one in _questions(rows, asked.outputs // FEWER)]  # by the models' own search
     facts = {"machine": machine(), "one_in": ONE_IN, "planted": found, "real": real}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "checks.json").write_text(json.dumps(facts, indent=1) + "\n")
@@ -111,7 +113,7 @@ def figures(outputs: Outputs) -> Iterator[dict[str, Any]]:
         }
 
 
-def loops(name: str, kind: str, model: str, pairs: Sequence[Pair]) -> dict[str, Any]:
+def loops(name: str, kind: str, model: str, pairs: Sequence[Pair], beams: int | None = None) -> dict[str, Any]:
     """Return how many real outputs have a loop by an independent rule, and how many of these are flagged.
 
     CPU seconds are those of this process: the translation's with all its threads, and the checks' beside it.
@@ -122,7 +124,7 @@ def loops(name: str, kind: str, model: str, pairs: Sequence[Pair]) -> dict[str, 
         try:
             pinned = pinning.pin(model, models_dir=None, cache_dir=Path(cache))
             config = pinning.read_config(pinned, models_dir=None)
-            spec = build_spec(kind, pinned, kinds.options(kind), config)
+            spec = build_spec(kind, pinned, kinds.options(kind, beams=beams), config)
             engine.open(spec)
             backend = engine.runtime(spec)["backend"]
             began = time.process_time()
@@ -146,6 +148,7 @@ def loops(name: str, kind: str, model: str, pairs: Sequence[Pair]) -> dict[str, 
         "outputs": name,
         "model": model,
         "backend": backend,
+        "beams": beams,
         "texts": len(pairs),
         "loops": len(looped),
         "flagged_loops": sum("repetition" in outcome.flags for outcome in looped),
@@ -178,7 +181,8 @@ def table(facts: Mapping[str, Any]) -> str:
     for row in facts["real"]:
         cost = f"{row['ms_per_text']:.1f} | {row['checks_ms_per_text']:.2f} ({row['checks_percent']:.1f} %)"
         counts = f"{row['texts']:,} | {row['loops']:,} | {row['flagged_loops']:,} | {row['without_flags']:,}"
-        lines.append(f"| {row['model']} on {row['backend']}: {row['outputs']} | {counts} | {cost} |")
+        search = "greedy" if row["beams"] == 1 else "its own search"
+        lines.append(f"| {row['model']}, {search}, {row['backend']} | {counts} | {cost} |")
     lines += ["", *(f"{row['model']}: {_counts(row['flags'])}." for row in facts["real"])]
     return "\n".join(lines) + "\n"
 
