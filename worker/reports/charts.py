@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,23 +13,27 @@ MOST_LABELS = 6
 
 def bars(counts: Sequence[tuple[str, int]], label: str) -> str:
     """Return a chart with a bar for each range and the number in it."""
-    import pygal
-
-    chart = pygal.Bar(**_options([name for name, _ in counts]), order_min=0, formatter="{:,.0f}".format)
+    chart = _library().Bar(**_options([name for name, _ in counts]), order_min=0, formatter="{:,.0f}".format)
     chart.add(label, [n for _, n in counts])
     return _as_svg(chart, label)
 
 
 def line(points: Sequence[tuple[str, float]], label: str) -> str:
     """Return a chart with a line through these points, whose area is filled."""
-    import pygal
-
     labels = [name for name, _ in points]
     every = max(1, -(-len(labels) // MOST_LABELS))
     options = _options(labels) | {"show_minor_x_labels": False, "x_labels_major": labels[::every]}
-    chart = pygal.Line(**options, fill=True, show_dots=False, formatter="{:,.0f}".format)
+    chart = _library().Line(**options, fill=True, show_dots=False, formatter="{:,.0f}".format)
     chart.add(label, [round(y, 1) for _, y in points])
     return _as_svg(chart, label)
+
+
+def _library() -> Any:
+    """Return pygal, without its finder of maps: its old protocol makes every later failed import warn."""
+    import pygal
+
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("pygal")]
+    return pygal
 
 
 def _options(labels: Sequence[str]) -> dict[str, Any]:
