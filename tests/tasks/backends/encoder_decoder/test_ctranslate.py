@@ -158,10 +158,10 @@ def test_an_output_at_the_limit_is_flagged_and_counted_alike(writer: Bench, fren
     texts = one_paragraph(french, 12)
     for beams in (1, 4):
         outcomes = writer.run(writer.spec("translate", "marian-ddtp", beams=beams, max_new_tokens=6), texts)
-        assert all(outcome.flags == ("output_truncated",) for outcome in outcomes)
+        assert all("output_truncated" in outcome.flags for outcome in outcomes)
         assert {outcome.tokens_out for outcome in outcomes} == {6}
         whole = writer.run(writer.spec("translate", "marian-ddtp", beams=beams), texts)
-        assert all(outcome.flags == () for outcome in whole)
+        assert not any("output_truncated" in outcome.flags for outcome in whole)
 
 
 @dataclass
