@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-WORD = re.compile(r"https?://\S*[\w/]|[^\W_]+(?:[.,:/'’_-][^\W_]+)*")
+WORD = re.compile(r"https?://\S*[\w/]|[^\W_]+(?:[.,:/_-][^\W_]+)*")
 SAME_LANGUAGE = 0.5  # the least share of the output's words that stand in the input, too
 NEVER_SPACED = re.compile(r"[぀-ヿ㐀-鿿가-힯฀-๿]")
 

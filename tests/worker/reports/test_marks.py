@@ -25,6 +25,7 @@ def _marks(source: str, output: str) -> tuple[list[str], list[str]]:
          (["3164", "5424"], ["31", "5464"])),
         ("Voir https://a.org/x pour libfoo2.", "See http://a.org/x on libfoo2.", (["https://a.org/x"], ["http://a.org/x"])),
         ("Un démon évolué de données.", "An advanced daemon for data.", ([], [])),
+        ("Un client de l'API d’Android.", "It is the Android API.", ([], [])),
         ("PostgreSQL est là.", "MySQL is there.", (["PostgreSQL"], ["MySQL"])),
         # Without spaces between words.
         ("The year 1999 was good.", "1998年はとても良い年でした", (["1999"], ["1998年はとても良い年でした"])),
