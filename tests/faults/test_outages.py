@@ -78,13 +78,22 @@ def test_suspended_machines_fail_nobody(fleet: Fleet) -> None:
     job = fleet.give(numbered(N_SHARDS * SHARD_TEXTS), model="null@600")
     with fleet.worker() as worker:
         for n in range(OUTAGES):
-            until(lambda: fleet.states()["running"], f"a shard is in flight before suspend {n}")
-            # While we write, so that hardly any of them holds a SQLite file meanwhile.
-            fleet.database.write(lambda _: signal_all(worker, signal.SIGSTOP))
+            suspend_in_flight(fleet, worker, n)
             until(fleet.lapsed, f"its lease lapses in suspend {n}")
             signal_all(worker, signal.SIGCONT)  # not while we write: one may hold the file
             until(lambda: not fleet.lapsed(), f"nobody's lease is over after suspend {n}")
         check_books(fleet, job)
+
+
+def suspend_in_flight(fleet: Fleet, worker: Running, n: int) -> None:
+    """Stop a worker while it holds a shard. Where that shard ended before the stop, wait for another."""
+    while True:
+        until(lambda: fleet.states()["running"], f"a shard is in flight before suspend {n}")
+        # While we write, so that hardly any of them holds a SQLite file meanwhile.
+        fleet.database.write(lambda _: signal_all(worker, signal.SIGSTOP))
+        if fleet.states()["running"]:
+            return
+        signal_all(worker, signal.SIGCONT)
 
 
 def signal_all(worker: Running, number: signal.Signals) -> None:
