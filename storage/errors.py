@@ -14,6 +14,7 @@ StorageError
 ├── NoSuchJob                a job's number that the store does not know
 ├── NoSuchStep               a step's name that the job does not have
 ├── NoSuchDocument           a document's id that the job does not have
+├── NotReviewable            outputs that a person cannot judge
 ├── NoSuchPipeline           a pipeline's name that the store does not know
 ├── NoSuchOrder              an order's id that the store does not know
 ├── NoSuchCorpus             a corpus's name that the store does not know
@@ -95,6 +96,10 @@ class NoSuchStep(StorageError):
 
 class NoSuchDocument(StorageError):
     """The job has no such document."""
+
+
+class NotReviewable(StorageError):
+    """A person cannot judge these outputs by reading them."""
 
 
 class NoSuchPipeline(StorageError):

@@ -4,6 +4,7 @@ WorkerError
 ├── SettingsError        settings that are unknown or bad, all of them at once
 ├── BrokerUnreachable    no Redis, or one that refuses
 ├── EmbeddedServerError  the embedded Redis-protocol server does not start here
+├── ReviewRefused        a judged file that cannot be taken
 └── BadMessage           a message that is not of this protocol
 """
 
@@ -27,6 +28,10 @@ class BrokerUnreachable(WorkerError):
 
 class EmbeddedServerError(WorkerError):
     """The embedded Redis-protocol server does not start on this machine; set DOCMILL_REDIS_URL to one that runs."""
+
+
+class ReviewRefused(WorkerError):
+    """The judged file cannot be taken."""
 
 
 class BadMessage(WorkerError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, false
 
 from storage.core.order_table import EnqueueOrder as EnqueueOrder
+from storage.core.review_tables import Judgement as Judgement
 from storage.core.tables import Base as Base
 from storage.core.tables import Json, column, partial_index
 

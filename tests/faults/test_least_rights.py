@@ -26,6 +26,9 @@ from storage.leases.shards import Claim
 from storage.pipelines import orders, pipelines
 from storage.results.results import failures, results
 from storage.results.status import list_statuses, read_status
+from storage.reviews import judgements
+from storage.reviews.judgements import Judged, Verdict
+from storage.reviews.population import population, reviewed_step
 from storage.steps import jobs
 from storage.steps.jobs import JobRequest
 from storage.steps.steps import StepRequest
@@ -283,8 +286,9 @@ def steer(owner: Database, admin: Database) -> None:
     migrations.require_current(admin)
     n = next(numbers)
     computed = spec()
-    read(owner, request("a.jsonl", corpus=f"computed {n}", spec=computed), numbered(3))
+    reviewed = read(owner, request("a.jsonl", corpus=f"computed {n}", spec=computed), numbered(3))
     builders.work(owner)
+    review(admin, reviewed.id)
     owner.write(lambda transaction: transaction.execute(update(Job).values(state="done")))
     read(admin, after(computed, corpus=f"computed {n}"), numbered(3))
     prompted = replace(spec(), params={"prompt": "{meta.n}: {text}"})
@@ -309,6 +313,15 @@ def steer(owner: Database, admin: Database) -> None:
     for act in (jobs.pause, jobs.resume, jobs.retry, jobs.cancel):
         act(admin, job.id)
     forget(owner, admin, n, after(computed, corpus=f"computed {n}"))
+
+
+def review(admin: Database, job: int) -> None:
+    """Judge the outputs of a job, and judge them again."""
+    step = reviewed_step(admin, job)
+    judged = [Judged(content, Verdict.GOOD, "ann", 0) for content in population(admin, step, 0).contents.tolist()]
+    for _ in range(2):
+        assert judgements.store(admin, step.step.spec_id, judged) == 3
+    assert len(judgements.of_spec(admin, step.step.spec_id)) == 3
 
 
 def forget(owner: Database, admin: Database, n: int, asked: JobRequest) -> None:

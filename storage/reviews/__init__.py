@@ -1,0 +1,1 @@
+"""Reviews: the outputs that a sample is drawn from, and what people said of them."""

@@ -1,0 +1,114 @@
+"""The outputs of a job's step that a sample is drawn from: numbers about each, and no texts."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from sqlalchemy import select
+
+from storage.core.database import Database
+from storage.core.pages import pages
+from storage.core.schema import Content, Document, SpecRow
+from storage.errors import NotReviewable
+from storage.steps import lineage
+from storage.steps.flag_conditions import as_text
+from storage.steps.jobs import require
+from storage.steps.lineage import visible
+from storage.steps.steps import OpenStep, of_job, way_to_named
+
+PAGE = 20_000
+UNREADABLE = frozenset({"vector", "weights"})  # types of outputs that a person cannot judge
+
+
+@dataclass(frozen=True)
+class ReviewedStep:
+    """The step of a job that is reviewed. `way` leads to it, and `spec` is the SHA-256 of its spec."""
+
+    job: int
+    way: tuple[OpenStep, ...]
+    spec: str
+
+    @property
+    def step(self) -> OpenStep:
+        return self.way[-1]
+
+
+@dataclass(frozen=True)
+class Population:
+    """The done outputs of a step, one for each unique text, in no order. All arrays have a row for each.
+
+    `documents` has the id of the first document with the text, `ranks` the output's random number in the draw, and
+    `confidence` NaN where it is not known. `flags` are places in `flag_sets`.
+    """
+
+    contents: npt.NDArray[np.int64]
+    documents: npt.NDArray[np.int64]
+    ranks: npt.NDArray[np.uint64]
+    confidence: npt.NDArray[np.float64]
+    flags: npt.NDArray[np.int32]
+    flag_sets: tuple[tuple[str, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.contents)
+
+
+def reviewed_step(database: Database, job_id: int, name: str | None = None) -> ReviewedStep:
+    """Return a job's step by its name, or the last one. Raises NoSuchJob, NoSuchStep and NotReviewable."""
+    require(database, job_id)
+    with database.read() as transaction:
+        steps = of_job(transaction, job_id)
+        way = way_to_named(steps, steps[-1].name if name is None else name)
+        spec = transaction.scalar(select(SpecRow.sha256).where(SpecRow.id == way[-1].spec_id))
+    output = database.kind_of(way[-1].lane).output
+    if output.name in UNREADABLE:
+        raise NotReviewable(f"the step {way[-1].name} makes {output.plural}, which a person cannot judge by reading")
+    assert spec is not None
+    return ReviewedStep(job_id, tuple(way), spec.hex())
+
+
+def population(database: Database, reviewed: ReviewedStep, seed: int) -> Population:
+    """Return the outputs of a step, by one pass over the job's documents in pages."""
+    job = require(database, reviewed.job)
+    query, outcomes = lineage.joined(select(Document.id).select_from(Document), reviewed.way)
+    outcome = outcomes[reviewed.step.seq].c
+    query = (
+        query.join(Content, Content.id == outcome.content_id)
+        .add_columns(outcome.content_id, outcome.confidence, as_text(outcome.flags).label("flags"), Content.sha256)
+        .where(visible(job), outcome.status == "done")
+    )
+    codes: dict[str, int] = {}
+    numbers = count()
+    parts = []
+    for page in pages(database, query, Document.id, PAGE):
+        for row in page:
+            if row.flags not in codes:
+                codes[row.flags] = next(numbers)
+        parts.append(
+            (
+                np.array([row.content_id for row in page], np.int64),
+                np.array([row.id for row in page], np.int64),
+                np.array([rank(row.sha256, seed) for row in page], np.uint64),
+                np.array([row.confidence for row in page], np.float64),
+                np.array([codes[row.flags] for row in page], np.int32),
+            )
+        )
+    contents, *others = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    _, first = np.unique(contents, return_index=True)
+    documents, ranks, confidence, flags = (array[first] for array in others)
+    flag_sets = tuple(tuple(orjson.loads(written)) for written in codes)
+    return Population(contents[first], documents, ranks, confidence, flags, flag_sets)
+
+
+def rank(sha256: bytes, seed: int) -> int:
+    """Return the random number of a text in the draw with a seed, in 64 bits.
+
+    It depends on nothing else, so a draw is the same on every store, and a text keeps its number when a corpus grows:
+    permanent random numbers (Ohlsson, "Coordination of samples using permanent random numbers", 1995).
+    """
+    digest = hashlib.blake2b(sha256, digest_size=8, key=str(seed).encode()).digest()
+    return int.from_bytes(digest, "little")

@@ -1,0 +1,131 @@
+"""Outputs are drawn without their texts, and judgements hold for every job, as long as their outputs do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sqlalchemy import func, select
+
+from storage.core.database import Database
+from storage.core.outcomes import Outcome, Status
+from storage.core.schema import Judgement
+from storage.deletion import gc, removal, versions
+from storage.errors import NoSuchStep, NotReviewable
+from storage.leases.shards import Claim
+from storage.reviews import judgements
+from storage.reviews.items import items
+from storage.reviews.judgements import Judged, Verdict
+from storage.reviews.population import Population, population, rank, reviewed_step
+from storage.steps import jobs
+from tests.storage.builders import EMBED, embedded, numbered, read, request, work
+
+
+def judging(claim: Claim) -> list[Outcome]:
+    """An output for each text; every second has a flag and no confidence, and `text 3` fails."""
+    return [
+        Outcome(content_id, Status.FAILED, reason="it would not")
+        if text == "text 3"
+        else Outcome(
+            content_id,
+            Status.DONE,
+            text=f"out of {text}",
+            flags=() if int(text[-1]) % 2 else ("repetition",),
+            confidence=int(text[-1]) / 10 if int(text[-1]) % 2 else None,
+        )
+        for content_id, text in claim.texts
+    ]
+
+
+def reviewed(database: Database, texts: list[tuple[str, str]], *, corpus: str = "books") -> tuple[int, Population]:
+    """Read and compute texts; the job, and the outputs of its step."""
+    job = read(database, request(corpus=corpus), texts)
+    work(database, judging)
+    jobs.finish(database)
+    return job.id, population(database, reviewed_step(database, job.id), seed=0)
+
+
+def all_good(database: Database, job: int, found: Population) -> int:
+    judged = [Judged(content, Verdict.GOOD, "ann", 0) for content in found.contents.tolist()]
+    return judgements.store(database, reviewed_step(database, job).step.spec_id, judged)
+
+
+def stored(database: Database) -> int:
+    with database.read() as transaction:
+        return transaction.scalar(select(func.count()).select_from(Judgement)) or 0
+
+
+def test_a_population_has_each_done_output_once_with_its_flags_and_confidence(database: Database) -> None:
+    job, found = reviewed(database, [*numbered(6), ("again", "text 1")])
+    assert len(found) == len({*found.contents.tolist()}) == 5
+    flags = [found.flag_sets[code] for code in found.flags]
+    assert sorted(flags) == [(), (), ("repetition",), ("repetition",), ("repetition",)]
+    assert [bool(np.isnan(one)) for one in found.confidence] == [bool(of) for of in flags]
+    documents = dict(zip(found.contents.tolist(), found.documents.tolist(), strict=True))
+    shown = items(database, reviewed_step(database, job), documents)
+    assert [one.content_id for one in shown] == [*documents]
+    assert {(one.document, one.input, one.output) for one in shown} == {
+        (f"k{n}", f"text {n}", f"out of text {n}") for n in (0, 1, 2, 4, 5)
+    }
+    assert [rank(one.sha256, 0) for one in shown] == found.ranks.tolist()
+
+
+def test_an_outputs_place_in_the_draw_depends_on_its_text_and_the_seed_alone(database: Database) -> None:
+    job, found = reviewed(database, numbered(6))
+    other = population(database, reviewed_step(database, job), seed=1)
+    assert other.contents.tolist() == found.contents.tolist()
+    assert other.ranks.tolist() != found.ranks.tolist()
+    grown = reviewed(database, numbered(9), corpus="more")[1]
+    ranks = dict(zip(grown.contents.tolist(), grown.ranks.tolist(), strict=True))
+    assert [ranks[content] for content in found.contents.tolist()] == found.ranks.tolist()
+    assert rank(b"a" * 32, 5) == 3129119266216567163
+
+
+def test_a_judgement_replaces_the_earlier_one_and_holds_for_later_jobs(database: Database) -> None:
+    job, found = reviewed(database, numbered(6))
+    spec_id = reviewed_step(database, job).step.spec_id
+    assert all_good(database, job, found) == 5
+    first = int(found.contents[0])
+    judgements.store(database, spec_id, [Judged(first, Verdict.BAD, "bob", 3, "a NUL\0")])
+    later, _ = reviewed(database, numbered(9), corpus="more")
+    assert reviewed_step(database, later).step.spec_id == spec_id
+    known = judgements.of_spec(database, spec_id)
+    assert known[first] == Judged(first, Verdict.BAD, "bob", 3, "a NUL\ufffd")
+    assert len(known) == 5
+    (shown, *_) = items(database, reviewed_step(database, job), {first: int(found.documents[0])})
+    assert judgements.contents_of(database, spec_id, [shown.sha256, b"x" * 32]) == {shown.sha256: first}
+
+
+def test_judgements_go_with_a_removed_document_and_none_is_stored_of_it(database: Database) -> None:
+    job, found = reviewed(database, numbered(6))
+    all_good(database, job, found)
+    removal.remove_documents(database, "books", ["k0"])
+    assert stored(database) == 4
+    assert all_good(database, job, found) == 4
+    removal.remove_corpus(database, "books")
+    assert stored(database) == 0
+
+
+def test_judgements_go_with_dropped_results(database: Database) -> None:
+    job, found = reviewed(database, numbered(6))
+    all_good(database, job, found)
+    gc.collect(database)
+    assert stored(database) == 5
+    gc.drop(database)
+    assert stored(database) == 0
+
+
+def test_judgements_go_with_superseded_versions(database: Database) -> None:
+    job, found = reviewed(database, numbered(6))
+    all_good(database, job, found)
+    reviewed(database, [("k0", "text 7"), *numbered(5, first=1)])
+    versions.remove(database, 0.0)
+    assert stored(database) == 4
+
+
+def test_vectors_and_unknown_steps_are_refused(database: Database) -> None:
+    job = read(database, request(spec=EMBED), numbered(2))
+    work(database, embedded)
+    with pytest.raises(NotReviewable, match="makes vectors"):
+        reviewed_step(database, job.id)
+    with pytest.raises(NoSuchStep):
+        reviewed_step(database, job.id, "other")

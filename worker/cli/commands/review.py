@@ -1,0 +1,145 @@
+"""`docmill review`: judge a sample of a job's outputs, and estimate the share of good ones."""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from worker.cli.context import open_store, settings_from
+from worker.cli.exit_codes import OK
+from worker.cli.options import JOB, JSON
+from worker.cli.output_files import check_out
+from worker.cli.printing import print_json, say
+
+if TYPE_CHECKING:
+    from storage.core.database import Database
+    from worker.reviewing.session import Review
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command(
+    "review",
+    epilog="Examples: docmill review 7, docmill review 7 --summary --json, or docmill review 7 --export a.csv",
+)
+@JOB
+@click.option("--step", help="Review this step of a job with several steps; the last one if not given.")
+@click.option("--size", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="Size of the sample.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31 - 1),
+    help="Draw another sample.  [default: that of earlier judgements, else 0]",
+)
+@click.option("--by", help="Name of the person who judges.  [default: the user's name]")
+@click.option("--summary", is_flag=True, help="Print the estimates, and judge nothing.")
+@click.option("--export", "export", type=FILE, help="Write the sample to this file, to be judged: .csv, or .json.")
+@click.option("--import", "imported", type=FILE, help="Take the verdicts of this judged file: .csv or .json.")
+@JSON
+def review_command(
+    job: int,
+    step: str | None,
+    size: int,
+    seed: int | None,
+    by: str | None,
+    summary: bool,
+    export: Path | None,
+    imported: Path | None,
+    as_json: bool,
+) -> int:
+    """Judge a sample of JOB's outputs, and estimate the share of all outputs that are good.
+
+    The command shows an output beside its input and waits for a key: g good, b bad, s skip, n a note, q quit. Where
+    the input is no terminal, it reads a line for each output: the letter, and perhaps a note behind it. Then it
+    prints the estimated share of good outputs with an interval of 95 %: of all, and for each flag.
+
+    The sample has more outputs with doubtful flags or a low confidence than there are of all; the estimate takes
+    account of that. Judgements are stored at once, and the same command goes on. They belong to the output, so they
+    hold for every job with the same text and the same spec.
+
+    --export writes those outputs of the sample that nobody judged: as CSV with an empty column for the verdict, or as
+    JSON tasks for Label Studio. --import takes the file back, from Label Studio exported as JSON or JSON-MIN.
+    """
+    from worker.reviewing.session import Review
+
+    given = [
+        name for name, is_given in (("--summary", summary), ("--export", export), ("--import", imported)) if is_given
+    ]
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)} exclude each other; give one of them")
+    for file, option in ((export, "--export"), (imported, "--import")):
+        _check_suffix(file, option)
+    if export is not None:
+        check_out(export, "csv" if export.suffix.lower() == ".csv" else "jsonl")
+    with open_store(settings_from()) as database:
+        _say_if_unfinished(database, job)
+        review = Review.of(database, job, step, seed)
+        if export is not None:
+            _export(review, export, size)
+            return OK
+        if imported is not None:
+            from worker.reviewing.files import read
+
+            n = review.take(read(imported), by or _user())
+            say(f"Took {n:,} judgement{'s' * (n != 1)} from {imported}.")
+        elif not summary:
+            from worker.cli.reviewed import judge
+
+            judge(review, size, by or _user())
+        _print(review, as_json=as_json)
+    return OK
+
+
+def _check_suffix(file: Path | None, option: str) -> None:
+    from worker.reviewing.files import SUFFIXES
+
+    if file is not None and file.suffix.lower() not in SUFFIXES:
+        raise click.BadParameter(f"{file} is neither .csv nor .json, which Label Studio reads", param_hint=option)
+
+
+def _say_if_unfinished(database: Database, job: int) -> None:
+    from storage.results.status import read_status
+
+    status = read_status(database, job)
+    if not status.ended:
+        say(f"Job {job} is not finished: the sample is of the outputs that it has so far.")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user may have no name
+        return "unknown"
+
+
+def _export(review: Review, file: Path, size: int) -> None:
+    from storage.writers.files import whole_file
+    from worker.reviewing.files import rows_of, write_csv, write_json
+
+    write = write_csv if file.suffix.lower() == ".csv" else write_json
+    rows = rows_of(review.items(review.waiting(size)), review.reviewed.spec, review.seed)
+    with whole_file(file) as opened:
+        n = write(rows, opened)
+    say(f"Wrote {n:,} outputs to be judged to {file}; --import takes it back.")
+
+
+def _print(review: Review, *, as_json: bool) -> None:
+    found = review.summary()
+    if as_json:
+        from dataclasses import asdict
+
+        print_json(
+            {"job": review.reviewed.job, "step": review.reviewed.step.name, "seed": review.seed, **asdict(found)}
+        )
+        return
+    from worker.cli.reviewed import shares_table
+    from worker.cli.show import paper
+
+    paper.print(shares_table(found))
+    if (more := found.judged - found.counted) > 0:
+        say(
+            f"{more:,} judgements do not count yet: outputs that nobody has met come before them in the sample. "
+            f"`docmill review {review.reviewed.job}` shows these first."
+        )

@@ -1,0 +1,173 @@
+"""Samples as files: CSV for spreadsheets, and JSON tasks for Label Studio, with verdicts on the way back.
+
+The forms of Label Studio: https://labelstud.io/guide/task_format and https://labelstud.io/guide/export.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from storage.outputs.columns import Column, Form
+from storage.reviews.items import Item
+from storage.reviews.judgements import Verdict
+from worker.errors import ReviewRefused
+
+FIELDS = ("verdict", "note", "document", "input", "output", "seed", "spec", "text_sha256")
+KEYS = ("verdict", "seed", "spec", "text_sha256")  # fields that a judged file must have
+WORDS = {
+    **dict.fromkeys(("good", "g"), Verdict.GOOD),
+    **dict.fromkeys(("bad", "b"), Verdict.BAD),
+    **dict.fromkeys(("", "skip", "skipped", "s"), Verdict.SKIPPED),
+}
+SUFFIXES = (".csv", ".json")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A verdict in a file, with its `place` there. `spec` and `sha256` name the output."""
+
+    place: str
+    spec: str
+    sha256: bytes
+    seed: int
+    verdict: Verdict
+    note: str | None
+    judged_by: str | None
+
+
+def write_csv(rows: Iterable[Mapping[str, str | int]], file: BinaryIO) -> int:
+    """Write outputs to be judged as CSV, with the byte order mark that Excel needs. Return their number."""
+    from storage.writers import delimited
+
+    return delimited.write_for_excel(rows, [Column.of(name, Form.TEXT) for name in FIELDS], file)
+
+
+def write_json(rows: Iterable[Mapping[str, str | int]], file: BinaryIO) -> int:
+    """Write outputs to be judged as tasks of Label Studio. Return their number."""
+    tasks = [{"data": {name: row[name] for name in FIELDS if name not in {"verdict", "note"}}} for row in rows]
+    file.write(orjson.dumps(tasks, option=orjson.OPT_INDENT_2))
+    return len(tasks)
+
+
+def rows_of(items: Iterable[Item], spec: str, seed: int) -> Iterator[dict[str, str | int]]:
+    """Yield the fields of outputs, with no verdict yet."""
+    for item in items:
+        yield {
+            "verdict": "",
+            "note": "",
+            "document": item.document,
+            "input": item.input,
+            "output": item.output,
+            "seed": seed,
+            "spec": spec,
+            "text_sha256": item.sha256.hex(),
+        }
+
+
+def read(path: Path) -> list[Entry]:
+    """Return the verdicts of a judged file, up to the last one that is good or bad.
+
+    Outputs without a verdict that stand before another's count as skipped. Raises ReviewRefused, with the place.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ReviewRefused(f"{path}: {why}") from error
+    found = [*(_csv_entries(path, text) if path.suffix.lower() == ".csv" else _json_entries(path, text))]
+    places: dict[bytes, str] = {}
+    for entry in found:
+        if entry.sha256 in places:
+            raise ReviewRefused(f"{entry.place}: it is the output of {places[entry.sha256]} again")
+        places[entry.sha256] = entry.place
+    last = max((n for n, entry in enumerate(found, 1) if entry.verdict is not Verdict.SKIPPED), default=0)
+    return found[:last]
+
+
+def _csv_entries(path: Path, text: str) -> Iterator[Entry]:
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    lines = io.StringIO(text, newline="")
+    heading = text.partition("\n")[0]
+    delimiter = max(",;\t", key=heading.count)  # spreadsheets of some countries write semicolons
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        if missing := [name for name in KEYS if name not in names]:
+            raise ReviewRefused(f"{path}:1: the columns {', '.join(missing)} are missing; export the sample again")
+        line = reader.line_num + 1
+        for row in reader:
+            if row and len(row) != len(names):
+                raise ReviewRefused(f"{path}:{line}: it has {len(row)} columns, and the first line {len(names)}")
+            if row:
+                yield _entry(f"{path}:{line}", dict(zip(names, row, strict=True)))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ReviewRefused(f"{path}:{reader.line_num}: {error}") from error
+
+
+def _json_entries(path: Path, text: str) -> Iterator[Entry]:
+    try:
+        tasks = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ReviewRefused(f"{path}:{error.lineno}: {error.msg}") from error
+    if not isinstance(tasks, list):
+        raise ReviewRefused(f"{path}: it is no list of tasks; export from Label Studio as JSON or JSON-MIN")
+    for number, task in enumerate(tasks, 1):
+        place = f"{path}, task {number}"
+        if not isinstance(task, dict):
+            raise ReviewRefused(f"{place}: it is no task of Label Studio")
+        data = task.get("data")
+        yield _entry(place, {**data, **_annotated(task)} if isinstance(data, dict) else task)
+
+
+def _annotated(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the verdict, the note and the annotator of a task's last annotation that was not skipped."""
+    given = [one for one in task.get("annotations") or [] if isinstance(one, dict) and not one.get("was_cancelled")]
+    if not given:
+        return {"verdict": ""}
+    found = {"verdict": "", "annotator": given[-1].get("completed_by")}
+    for result in given[-1].get("result") or []:
+        kind = result.get("type") if isinstance(result, dict) else None
+        value = result.get("value", {}) if kind in {"choices", "textarea"} else {}
+        if kind == "choices":
+            found["verdict"] = _only(value.get("choices"))
+        elif kind == "textarea":
+            found["note"] = _only(value.get("text"))
+    return found
+
+
+def _only(value: Any) -> Any:
+    """Return the only value of a list, or the value as it is."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _entry(place: str, row: Mapping[str, Any]) -> Entry:
+    """Return the verdict of a row or a task. Raises ReviewRefused."""
+    if missing := [name for name in KEYS[1:] if row.get(name) in {None, ""}]:
+        raise ReviewRefused(f"{place}: {', '.join(missing)} is missing; export the sample again")
+    verdict = row.get("verdict") or ""
+    if not isinstance(verdict, str) or verdict.strip().lower() not in WORDS:
+        raise ReviewRefused(f"{place}: the verdict is {verdict!r}; write good or bad, or leave it empty")
+    try:
+        sha256, seed = bytes.fromhex(str(row["text_sha256"])), int(row["seed"])
+    except ValueError as error:
+        raise ReviewRefused(f"{place}: text_sha256 or seed was changed; export the sample again") from error
+    note, by = row.get("note"), row.get("judged_by") or row.get("annotator")
+    if isinstance(by, dict):
+        by = by.get("email") or by.get("id")
+    return Entry(
+        place,
+        spec=str(row["spec"]),
+        sha256=sha256,
+        seed=seed,
+        verdict=WORDS[verdict.strip().lower()],
+        note=str(_only(note)).strip() or None if note else None,
+        judged_by=str(by) if by is not None else None,
+    )

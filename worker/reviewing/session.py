@@ -1,0 +1,92 @@
+"""A review of a job's step: the sample, the judgements that there are, and those that are added."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from storage.core.database import Database
+from storage.reviews import judgements
+from storage.reviews.items import Item, items
+from storage.reviews.judgements import Judged, Verdict
+from storage.reviews.population import Population, ReviewedStep, population, reviewed_step
+from worker.errors import ReviewRefused
+from worker.reviewing.estimate import Summary, summary
+from worker.reviewing.files import Entry
+from worker.reviewing.strata import Stratum, sample, strata_of
+
+AHEAD = 50  # outputs that are read at once
+
+
+@dataclass(frozen=True)
+class Review:
+    """The outputs of a step in their strata, and their judgements by content."""
+
+    database: Database
+    reviewed: ReviewedStep
+    seed: int
+    population: Population
+    strata: tuple[Stratum, ...]
+    judged: dict[int, Judged]
+
+    @classmethod
+    def of(cls, database: Database, job: int, step: str | None = None, seed: int | None = None) -> Review:
+        """Return the review of a job's step, the last one if none is named.
+
+        Without a seed, the draw of most earlier judgements goes on. Raises NoSuchJob, NoSuchStep and NotReviewable.
+        """
+        reviewed = reviewed_step(database, job, step)
+        judged = judgements.of_spec(database, reviewed.step.spec_id)
+        if seed is None:
+            seeds = Counter(one.seed for one in judged.values())
+            seed = max(seeds, key=lambda one: (seeds[one], -one), default=0)
+        found = population(database, reviewed, seed)
+        return cls(database, reviewed, seed, found, tuple(strata_of(found)), judged)
+
+    def waiting(self, size: int) -> list[int]:
+        """Return the contents of a sample without a good or bad verdict, those that were skipped last."""
+        contents = self.population.contents[sample(self.strata, size)].tolist()
+        unmet = [content for content in contents if content not in self.judged]
+        return unmet + [
+            content
+            for content in contents
+            if content in self.judged and self.judged[content].verdict is Verdict.SKIPPED
+        ]
+
+    def items(self, contents: Sequence[int]) -> Iterator[Item]:
+        """Yield outputs beside their inputs. Outputs that are removed meanwhile are left out."""
+        documents = dict(zip(self.population.contents.tolist(), self.population.documents.tolist(), strict=True))
+        for first in range(0, len(contents), AHEAD):
+            several = contents[first : first + AHEAD]
+            yield from items(self.database, self.reviewed, {content: documents[content] for content in several})
+
+    def judge(self, *judged: Judged) -> int:
+        """Store judgements. Return their number without those of outputs that were removed meanwhile."""
+        stored = judgements.store(self.database, self.reviewed.step.spec_id, judged)
+        self.judged.update({one.content_id: one for one in judged})
+        return stored
+
+    def take(self, entries: Sequence[Entry], judged_by: str) -> int:
+        """Store the judgements of a file, all or none. Return their number. Raises ReviewRefused."""
+        for entry in entries:
+            if entry.spec != self.reviewed.spec:
+                raise ReviewRefused(
+                    f"{entry.place}: it is not of the outputs of step {self.reviewed.step.name} of job "
+                    f"{self.reviewed.job}; import it for the job that it was exported from"
+                )
+        hashes = {entry.sha256 for entry in entries}
+        found = judgements.contents_of(self.database, self.reviewed.step.spec_id, hashes)
+        taken = []
+        for entry in entries:
+            if entry.sha256 not in found:
+                raise ReviewRefused(f"{entry.place}: the store has no output of this text, or it was removed")
+            one = Judged(found[entry.sha256], entry.verdict, entry.judged_by or judged_by, entry.seed, entry.note)
+            before = self.judged.get(one.content_id)
+            if one.verdict is not Verdict.SKIPPED or before is None:
+                taken.append(one)
+        return self.judge(*taken)
+
+    def summary(self) -> Summary:
+        """Return the shares of good outputs."""
+        return summary(self.population, self.strata, self.judged)
