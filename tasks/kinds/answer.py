@@ -33,7 +33,6 @@ from tasks.windows.windows import Coder, Window, cut
 LONGEST_TOKENS = 30
 LEAST_TEXT_TOKENS = 8
 MOST_SPANS = 1_000
-# Values that stand for an option that was not given, so that both make the same spec.
 _DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {"max_answer_tokens": LONGEST_TOKENS, "no_answer_threshold": 0.0, "always_answer": False}
 )
@@ -251,6 +250,7 @@ def _found_by_backend(computations: Sequence[Computation]) -> Answers:
 class AnswerOptions(Sampling):
     """Options of `answer`."""
 
+    defaults = _DEFAULTS
     question: Annotated[
         dict[str, str] | None,
         BeforeValidator(questions_by_name),
@@ -283,9 +283,6 @@ class AnswerOptions(Sampling):
         Option(only=Family.ENCODER),
     ] = None
     beams: Beams = None
-
-    def given(self) -> dict[str, Any]:
-        return {name: value for name, value in super().given().items() if value != _DEFAULTS.get(name)}
 
 
 def _params(plan: Plan) -> dict[str, Any]:

@@ -28,7 +28,6 @@ from tasks.windows.windows import Coder, Window, cut
 
 PLACE = "{}"
 HYPOTHESIS = "This example is {}."
-# Values that stand for an option that was not given, so that both make the same spec.
 _DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {"multi_label": False, "aggregate": "mean", "top_k": 0, "hypothesis": HYPOTHESIS}
 )
@@ -82,6 +81,7 @@ def _with_place(value: str | None) -> str | None:
 class ClassifyOptions(Windowed):
     """Options of `classify`."""
 
+    defaults = _DEFAULTS
     labels: Annotated[
         dict[str, str] | None,
         BeforeValidator(words_by_label),
@@ -118,9 +118,6 @@ class ClassifyOptions(Windowed):
         int | None,
         Field(ge=0, le=MOST, description=TOP_K),
     ] = None
-
-    def given(self) -> dict[str, Any]:
-        return {name: value for name, value in super().given().items() if value != _DEFAULTS.get(name)}
 
 
 def _params(plan: Plan) -> dict[str, Any]:

@@ -6,8 +6,10 @@ stand in a model that theirs inherit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -47,9 +49,13 @@ class Option:
 
 
 class KindOptions(BaseModel):
-    """The options of a kind of task; None is the model's own choice."""
+    """The options of a kind of task; None is the model's own choice.
+
+    ``defaults`` has values that stand for an option that was not given, so that both make the same spec.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
@@ -65,7 +71,8 @@ class KindOptions(BaseModel):
 
     def given(self) -> dict[str, Any]:
         """Return the options that were given, but for the precision, as JSON values."""
-        return self.model_dump(mode="json", exclude={"dtype"}, exclude_none=True)
+        given = self.model_dump(mode="json", exclude={"dtype"}, exclude_none=True)
+        return {name: value for name, value in given.items() if value != self.defaults.get(name)}
 
     @property
     def quality(self) -> str:

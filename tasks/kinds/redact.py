@@ -32,7 +32,6 @@ from tasks.windows.windows import Coder, Window
 
 _REGION = re.compile("[A-Z]{2}")
 _MIN_SALT_CHARS = 8
-# Values that stand for an option that was not given, so that both make the same spec.
 _DEFAULTS: Mapping[str, Any] = MappingProxyType({"aggregation": AGGREGATION, "replace": "tag"})
 
 
@@ -112,6 +111,7 @@ _Texts = tuple[Annotated[str, Field(min_length=1)], ...]
 class RedactOptions(Tagging):
     """Options of `redact`."""
 
+    defaults = _DEFAULTS
     pattern: Annotated[
         _Texts | None,
         Field(
@@ -162,9 +162,6 @@ class RedactOptions(Tagging):
         ),
         Option(metavar="TEXT"),
     ] = None
-
-    def given(self) -> dict[str, Any]:
-        return {name: value for name, value in super().given().items() if value != _DEFAULTS.get(name)}
 
 
 def _params(plan: Plan) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Translate paragraph by paragraph; everything between the paragraphs is kept as it is."""
+"""Translate paragraph by paragraph, or sentence by sentence; everything between them is kept as it is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -28,22 +28,35 @@ from tasks.outputs import Generated
 from tasks.prompts import few_shot, prompts
 from tasks.prompts.prompts import Template
 from tasks.windows.paragraphs import NEWLINE, cells, paragraphs, unwrapped
+from tasks.windows.sentences import between_sentences, translated_sentences
 from tasks.windows.windows import Coder, LanguageCoders, Section, Window, cut
 
+PARAGRAPH, SENTENCE = "paragraph", "sentence"
 _BAR = re.compile(r"(?<!\\)\|")
 
 
 @dataclass(frozen=True)
 class Translate:
+    """Translates each paragraph by itself, or each sentence of it."""
+
+    by_sentence: bool = False
+
+    @classmethod
+    def of(cls, spec: Spec) -> Translate:
+        return cls(by_sentence=spec.params.get("unit") == SENTENCE)
+
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
-        return cut(texts, coder, sections=paragraphs, clean=unwrapped, trim=True)
+        sections = translated_sentences if self.by_sentence else paragraphs
+        return cut(texts, coder, sections=sections, clean=unwrapped, trim=True)
 
     def join(self, computed: Computed) -> Outcome:
-        pieces, flags, end = [], set(windowed(computed.windows)), 0
+        pieces: list[str] = []
+        flags, end = set(windowed(computed.windows)), 0
         barred = any("|" in output.text for output in computed.outputs if isinstance(output, Generated))
         tables = cells(computed.text) if barred else []
         for window, output in zip(computed.windows, computed.outputs, strict=True):
-            pieces.append(computed.text[end : window.start])
+            gap = computed.text[end : window.start]
+            pieces.append(between_sentences(gap, pieces[-1]) if self.by_sentence and pieces else gap)
             if isinstance(output, Generated):
                 pieces.append(_shaped(output.text, in_cell=_holds(tables, window)))
                 if output.truncated:
@@ -86,7 +99,8 @@ class FromAny:
         if known is None and coders is not None:
             known = coders.languages
         sources = None if known is None else frozenset(map(language_codes.plain, known))
-        return cls(LanguageRouter(spec.model, spec.params["target_lang"], sources, told=coders is not None), coders)
+        router = LanguageRouter(spec.model, spec.params["target_lang"], sources, told=coders is not None)
+        return cls(router, coders, Translate.of(spec))
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
         windows = [[Window(0, len(text), None)] for text in texts]  # of those that are not translated
@@ -122,7 +136,7 @@ class FromAny:
 
 def _recipe(spec: Spec, traits: Traits) -> Translate | FromAny:
     found = spec.params.get("source_lang") == language_codes.AUTO
-    return FromAny.of(spec, traits.language_coders) if found else Translate()
+    return FromAny.of(spec, traits.language_coders) if found else Translate.of(spec)
 
 
 def _chat(spec: Spec) -> Template:
@@ -149,6 +163,7 @@ def _languages(spec: Spec) -> tuple[str, str]:
 class TranslateOptions(Prefixed):
     """Options of `translate`."""
 
+    defaults = MappingProxyType({"unit": PARAGRAPH})
     source_lang: Annotated[
         str | None,
         Field(description="Language of the documents, such as fr; auto detects it for each document."),
@@ -159,6 +174,10 @@ class TranslateOptions(Prefixed):
         Field(description="Language to translate into, such as en."),
         Option(spelling="to", metavar="LANG"),
     ] = None
+    unit: Annotated[
+        Literal["paragraph", "sentence"] | None,
+        Field(description="Translate each paragraph, or each sentence, by itself.  [default: paragraph]"),
+    ] = None
 
 
 def _params(plan: Plan) -> dict[str, Any]:
@@ -168,6 +187,8 @@ def _params(plan: Plan) -> dict[str, Any]:
     auto = source == language_codes.AUTO
     if auto and "prompt" in given and prompts.check(given["prompt"]).fields:
         raise BadOption("--from auto reads a document as it is, and not what --prompt makes of its metadata.")
+    if "unit" in given and "prompt" in given and prompts.check(given["prompt"]).fields:
+        raise BadOption("--unit sentence splits a document, which a prompt with {meta.FIELD} keeps whole.")
     for flag, language in (("--from", None if auto else source), ("--to", target)):
         if language is not None:
             language_codes.known(language, flag)

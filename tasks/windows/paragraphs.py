@@ -10,6 +10,7 @@ translated by themselves.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from tasks.windows import markdown
 from tasks.windows.markdown import Line, Role
@@ -44,6 +45,12 @@ def unwrapped(paragraph: str) -> str:
 def has_words(text: str) -> bool:
     """Return whether there is anything to translate: a rule of dashes, a URL or a line of code has nothing."""
     return any(character.isalnum() for character in _NOT_PROSE.sub("", text))
+
+
+def not_prose(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the places of inline code, URLs and images in a stretch of ``text``."""
+    for match in _NOT_PROSE.finditer(text, start, end):
+        yield match.span()
 
 
 def paragraphs(text: str) -> list[Section]:

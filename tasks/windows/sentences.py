@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import starmap
+from operator import itemgetter
 from typing import Protocol
 
-from tasks.windows.paragraphs import paragraphs
+from tasks.windows.paragraphs import has_words, not_prose, paragraphs
 from tasks.windows.windows import Section, trimmed
 
 _CLOSING = r"[\"'”’»›)\]}）】」』》〉*_`]*"
 # The marks of scripts without spaces end a sentence by themselves, the others before white space.
-_END = re.compile(rf"[。！？｡．]+{_CLOSING}|[.!?…‽؟۔।॥։።፧፨။៕᠃]+{_CLOSING}(?=\s)")
+_UNSPACED = "[。！？｡．]+"
+_END = re.compile(rf"{_UNSPACED}{_CLOSING}|[.!?…‽؟۔।॥։።፧፨။៕᠃]+{_CLOSING}(?=\s)")
+_UNSPACED_END = re.compile(rf"{_UNSPACED}{_CLOSING}\Z")
 _OPENING = re.compile(r"[\s\"'“‘«‹(\[{¿¡*_`]*")
+_BREAK = re.compile(r"\s*(?:(?<=[\r\n])[ \t]*(?:>[ \t]?)+[ \t]*)?")
 _LAST_WORD = re.compile(r"[^\W\d_]+(?:\.[^\W\d_]+)*\Z")
 _LONGEST_WORD = 12
 # Words that a name, a number or an example follows.
@@ -42,8 +48,37 @@ def sentences(text: str) -> list[Section]:
     found: list[Section] = []
     for paragraph in paragraphs(text):
         if not paragraph.verbatim:
-            found += _of_paragraph(text, paragraph)
+            found += starmap(Section, _between(text, paragraph, [(end, end) for end in _ends(text, paragraph)]))
     return found
+
+
+def translated_sentences(text: str) -> list[Section]:
+    """Return the stretches of ``text`` to translate, as `paragraphs` does, with each sentence by itself.
+
+    No sentence ends within inline code. Quote signs at the start of a line belong to no sentence.
+    """
+    found: list[Section] = []
+    for paragraph in paragraphs(text):
+        if paragraph.verbatim:
+            found.append(paragraph)
+            continue
+        kept = list(not_prose(text, paragraph.start, paragraph.end))
+        ends = (end for end in _ends(text, paragraph) if not _within(kept, end))
+        breaks = ((end, _behind_break(text, end)) for end in ends)
+        capital = [(end, start) for end, start in breaks if not text[start : start + 1].islower()]
+        for start, end in _between(text, paragraph, capital):
+            found.append(Section(start, end, verbatim=not has_words(text[start:end])))
+    return found
+
+
+def between_sentences(gap: str, before: str) -> str:
+    """Return the white space behind ``before`` in another language than that in which ``gap`` stood there.
+
+    Scripts that end sentences with a mark such as 。 have no spaces between them. All but single spaces is kept.
+    """
+    if gap not in {"", " "}:
+        return gap
+    return "" if not before or _UNSPACED_END.search(before) else " "
 
 
 def holding(found: Sequence[_Stretch], section: Section) -> slice:
@@ -52,11 +87,31 @@ def holding(found: Sequence[_Stretch], section: Section) -> slice:
     return slice(first, end)
 
 
-def _of_paragraph(text: str, paragraph: Section) -> list[Section]:
-    ends = [mark.end() for mark in _END.finditer(text, paragraph.start, paragraph.end) if _ends_sentence(text, mark)]
-    starts = [paragraph.start, *ends]
-    stretches = (trimmed(text, *pair) for pair in zip(starts, [*ends, paragraph.end], strict=True))
-    return [Section(start, end) for start, end in stretches if start < end]
+def _ends(text: str, paragraph: Section) -> list[int]:
+    """Return the places behind the marks that end a sentence."""
+    marks = _END.finditer(text, paragraph.start, paragraph.end)
+    return [mark.end() for mark in marks if _ends_sentence(text, mark)]
+
+
+def _between(text: str, paragraph: Section, breaks: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield the stretches of a paragraph between its breaks, without white space at their ends."""
+    starts, ends = [paragraph.start, *(end for _, end in breaks)], [*(start for start, _ in breaks), paragraph.end]
+    for start, end in starmap(partial(trimmed, text), zip(starts, ends, strict=True)):
+        if start < end:
+            yield start, end
+
+
+def _behind_break(text: str, end: int) -> int:
+    """Return where the sentence after an end begins: behind white space, and the quote signs of a new line."""
+    gap = _BREAK.match(text, end)
+    assert gap is not None
+    return gap.end()
+
+
+def _within(stretches: Sequence[tuple[int, int]], place: int) -> bool:
+    """Return whether a place lies inside one of the stretches, which are in order."""
+    before = bisect_left(stretches, place, key=itemgetter(0))
+    return before > 0 and place < stretches[before - 1][1]
 
 
 def _ends_sentence(text: str, mark: re.Match[str]) -> bool:

@@ -30,9 +30,9 @@ class Whole:
         return [Encoded(len(text) + 2, text) for text in texts]
 
 
-def translated(text: str, ending: str = "") -> str:
+def translated(text: str, ending: str = "", *, by_sentence: bool = False) -> str:
     """Return the text with each word that a model is given in capitals, and an ending to what it writes."""
-    recipe = Translate()
+    recipe = Translate(by_sentence)
     (windows,) = recipe.cut([text], Whole())
     outputs = [
         None
@@ -55,7 +55,9 @@ def shape(text: str) -> list[tuple[object, ...]]:
     ]
 
 
-WORDS = st.lists(st.sampled_from(["alpha", "beta", "gamma", "delta"]), min_size=1, max_size=9).map(" ".join)
+WORDS = st.lists(
+    st.sampled_from(["alpha", "beta", "gamma", "delta", "end. Then", "end! “Then”"]), min_size=1, max_size=9
+).map(" ".join)
 CODE = st.lists(
     st.sampled_from(["x = 1;", "# not a heading", "- not an item", "| no | row |", "", "  f(x)"]), min_size=1
 )
@@ -105,15 +107,16 @@ MARKDOWN = st.lists(st.recursive(LEAVES, nested, max_leaves=6), min_size=1, max_
 )
 
 
-@given(MARKDOWN, st.sampled_from(["", " | BAR", "\nLINE"]))
-@example("| a | b |\n|---|---|\n| c `x\\|y` | d |\n", " | BAR")
-def test_a_translation_has_the_blocks_of_its_source(text: str, ending: str) -> None:
-    assert shape(translated(text, ending)) == shape(text)
+@given(MARKDOWN, st.sampled_from(["", " | BAR", "\nLINE"]), st.booleans())
+@example("| a | b |\n|---|---|\n| c `x\\|y` | d |\n", " | BAR", False)
+@example("> One. *Two\n> three.* Four.\n> - Five\n>   six. `a. B`", "", True)
+def test_a_translation_has_the_blocks_of_its_source(text: str, ending: str, by_sentence: bool) -> None:
+    assert shape(translated(text, ending, by_sentence=by_sentence)) == shape(text)
 
 
-@given(MARKDOWN)
-def test_every_word_of_prose_is_translated(text: str) -> None:
-    tokens = MarkdownIt("commonmark").enable("table").parse(translated(text))
+@given(MARKDOWN, st.booleans())
+def test_every_word_of_prose_is_translated(text: str, by_sentence: bool) -> None:
+    tokens = MarkdownIt("commonmark").enable("table").parse(translated(text, by_sentence=by_sentence))
     prose = " ".join(token.content for token in tokens if token.type == "inline")
     assert not WORD.search(prose)
 

@@ -1,0 +1,84 @@
+"""Translations by paragraph and by sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from storage.core.outcomes import Outcome
+from tasks import kinds
+from tasks.errors import BadOption
+from tasks.kinds.base import Computed, Traits
+from tasks.kinds.translate import Translate
+from tasks.outputs import Generated
+from tasks.specs.pinning import Pinned
+from tasks.specs.plan import build_spec
+from tests.tasks.conftest import Bench
+from tests.tasks.windows.test_markdown import Whole
+
+PINNED = Pinned("some/model", "0" * 40)
+MARIAN = {"model_type": "marian", "is_encoder_decoder": True}
+TWO = "Ce paquet contient la bibliothèque partagée. Il fournit les fichiers de développement."
+
+
+def joined(text: str, outputs: list[str], *, by_sentence: bool = True) -> Outcome:
+    recipe = Translate(by_sentence)
+    (windows,) = recipe.cut([text], Whole())
+    written = iter(outputs)
+    computed = [None if window.encoded is None else Generated(next(written), 1) for window in windows]
+    assert next(written, None) is None
+    return recipe.join(Computed(1, text, windows, computed, 1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "outputs", "wanted"),
+    [
+        ("Un. Deux.\nTrois.\n\n* Quatre.", ["One.", "Two.", "Three.", "Four."], "One. Two.\nThree.\n\n* Four."),
+        ("東京は首都です。人口は？", ["Tokyo is the capital.", "And people?"], "Tokyo is the capital. And people?"),
+        ("One. Two.\nThree.", ["一。", "二。", "三。"], "一。二。\n三。"),
+        ("Oui. ... Non.", ["Yes.", "No."], "Yes. ... No."),
+        ("| Un. Deux. | Trois |\n|--|--|\n", ["a|b", "Two.", "Three"], "| a\\|b Two. | Three |\n|--|--|\n"),
+    ],
+)
+def test_sentences_are_put_together_as_they_stood(text: str, outputs: list[str], wanted: str) -> None:
+    assert joined(text, outputs).text == wanted
+
+
+def test_a_sentence_of_which_the_model_makes_nothing_is_flagged() -> None:
+    found = joined("Un. Deux.", ["", "Two."])
+    assert (found.text, found.flags) == ("Two.", ("empty_window",))
+
+
+def test_a_spec_names_the_unit_only_where_it_is_the_sentence() -> None:
+    def params(**given: Any) -> dict[str, Any]:
+        return dict(build_spec("translate", PINNED, kinds.options("translate", **given), MARIAN).params)
+
+    assert params(unit="paragraph") == params()
+    assert params(unit="sentence") == {**params(), "unit": "sentence"}
+
+
+def test_a_prompt_with_metadata_is_not_split_into_sentences() -> None:
+    options = kinds.options("translate", unit="sentence", prompt="{meta.title}: {text}")
+    with pytest.raises(BadOption, match="--unit sentence splits a document"):
+        build_spec("translate", PINNED, options, {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})
+
+
+def test_languages_are_found_for_the_document_and_its_sentences_are_translated() -> None:
+    options = kinds.options("translate", unit="sentence", source_lang="auto", target_lang="en")
+    spec = build_spec("translate", PINNED, options, MARIAN)
+    (windows,) = kinds.recipe(spec, Traits()).cut([TWO], Whole())
+    assert [TWO[one.start : one.end] for one in windows] == [f"{one.strip('.')}." for one in TWO.split(". ")]
+
+
+@pytest.mark.parametrize("backend", ["transformers", "ctranslate2"])
+def test_each_sentence_is_translated_as_if_it_stood_alone(benches: Callable[[str], Bench], backend: str) -> None:
+    bench = benches(backend)
+    units = ("paragraph", "sentence")
+    whole, sentences = (bench.spec("translate", "marian-ddtp", unit=unit, beams=1) for unit in units)
+    alone = bench.run(whole, [f"{one.strip('.')}." for one in TWO.split(". ")])
+    (paragraph,), (found,) = bench.run(whole, [TWO]), bench.run(sentences, [TWO])
+    assert found.text == " ".join(one.text or "" for one in alone)
+    assert found.tokens_in == sum(one.tokens_in for one in alone) > paragraph.tokens_in
+    assert "windowed" not in found.flags
