@@ -25,13 +25,15 @@ class Context:
 class Finding:
     """A reason to doubt an output: its flag, and a sentence for people.
 
-    ``start`` and ``end`` are offsets in characters of the output, None where the output lacks something.
+    ``start`` and ``end`` are offsets in characters of the output, None where the output lacks something. ``lost`` is
+    the place in the input of that which the output lacks, or has replaced.
     """
 
     flag: str
     evidence: str
     start: int | None = None
     end: int | None = None
+    lost: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -60,12 +60,18 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
         sentence = before[place]
         own = {one for one in sentence.beginnings if times_said[one] == 1}
         if sentence.letters >= _LEAST_LETTERS and len(own & said) < max(1, _SAID * len(own)):
-            yield Finding(FLAG, f"Sentence {place + 1} of the input is not in the output: {quoted(sentence.text)}")
+            evidence = f"Sentence {place + 1} of the input is not in the output: {quoted(sentence.text)}"
+            yield Finding(FLAG, evidence, lost=_place(given, place))
 
 
 def _sentences(text: str) -> list[_Sentence]:
     found = (_Sentence.of(text[one.start : one.end]) for one in sentences(text))
     return [sentence for sentence in found if sentence.letters]
+
+
+def _place(text: str, number: int) -> tuple[int, int]:
+    """Return where the sentence with this number stands in a text, from 0 and without those that have no letters."""
+    return [(one.start, one.end) for one in sentences(text) if letters(text[one.start : one.end])][number]
 
 
 def _lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float) -> list[int]:

@@ -107,7 +107,8 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
     yield from map(_invented, _first(name for name in formed if name.has_digit and not before.has_form(name.letters)))
     lost = _absent(_FORMED, given, after)
     for name in _first((*_absent(_EXACT, given, after), *lost)):
-        yield Finding(FLAG, f"{quoted(name.written)} of the input is not in the output.")
+        said = f"{quoted(name.written)} of the input is not in the output."
+        yield Finding(FLAG, said, lost=(name.start, name.end))
     if _CAPITALISED_NOUNS.isdisjoint({context.source, context.target}):
         lost += _absent(_CAPITAL, given, after)
         formed += _absent(_CAPITAL, output, before)
@@ -140,8 +141,9 @@ def _replaced(lost: Sequence[_Name], added: Sequence[_Name], before: _Text, afte
     alone = [name for name in new if not any(_adjoin(name, other) for other in new)]  # others are a title, translated
     pairs = {name: old for name in alone for old in gone if abs(old.place - name.place) <= _NEAR}
     for name in _first(pairs):
-        said = f"{quoted(name.written)} is not in the input, which has {quoted(pairs[name].written)} there."
-        yield Finding(FLAG, said, name.start, name.end)
+        old = pairs[name]
+        said = f"{quoted(name.written)} is not in the input, which has {quoted(old.written)} there."
+        yield Finding(FLAG, said, name.start, name.end, lost=(old.start, old.end))
 
 
 def _adjoin(one: _Name, other: _Name) -> bool:

@@ -50,7 +50,8 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
         yield Finding(FLAG, f"{number.written} is not in the input.", number.start, number.end)
     if not context.shortened:
         for number in _missing(before, after, output, context.target):
-            yield Finding(FLAG, f"{number.written} of the input is not in the output.")
+            said = f"{number.written} of the input is not in the output."
+            yield Finding(FLAG, said, lost=(number.start, number.end))
         yield from _other_units(given, output)
 
 

@@ -72,9 +72,13 @@ def _written(output: Mapping[str, Any]) -> list[str]:
 
 
 def _said(finding: Finding) -> str:
-    if finding.start is None or finding.end is None:
-        return finding.evidence
-    return f"{finding.evidence} (characters {finding.start:,} to {finding.end:,} of the output)"
+    if finding.start is not None and finding.end is not None:
+        return f"{finding.evidence} ({_place(finding.start, finding.end)} of the output)"
+    return f"{finding.evidence} ({_place(*finding.lost)} of the input)" if finding.lost else finding.evidence
+
+
+def _place(start: int, end: int) -> str:
+    return f"characters {start:,} to {end:,}"
 
 
 def meaning(name: str) -> str | None:

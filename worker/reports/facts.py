@@ -12,19 +12,26 @@ from storage.core.outcomes import DOUBTFUL
 from storage.results.results import failures, results
 from storage.results.status import JobStatus, StepStatus
 from storage.results.work import FinishedShard, RuntimeUse, finished_shards, runtimes
+from tasks.checks import NONE, Checks, Finding
 from worker.reports.distributions import Lengths, Sample, Shares
+from worker.reports.evidence import ChecksOf, findings
 
 EXAMPLES = 3  # of each flag, and of results without one
-LONGEST = 2_000  # characters of an example
 
 
 class Pair(NamedTuple):
-    """A document's input of a step and its output, as far as they are shown."""
+    """A document's input of a step and its output as it is shown.
+
+    `written` is False for an output that is no text, or several, which checks do not read. `findings` are the
+    evidence of the flags.
+    """
 
     id: str
     input: str
     output: str
     flags: tuple[str, ...]
+    written: bool = True
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass
@@ -59,9 +66,16 @@ class Facts:
 
 
 def gather(
-    database: Database, status: JobStatus, *, with_text: bool = True, seen: Callable[[int], None] = lambda _: None
+    database: Database,
+    status: JobStatus,
+    *,
+    with_text: bool = True,
+    seen: Callable[[int], None] = lambda _: None,
+    checks_of: ChecksOf = lambda _: NONE,
 ) -> Facts:
     """Return the facts of a job. `seen` is told the number of documents that were read so far.
+
+    `checks_of` returns the checks of the outputs under a spec, which give the evidence of an example's flags.
 
     Without texts no document's text, id or output is kept, and a failure counts by its class alone: its reason may
     name a file or a field. Raises NoSuchJob.
@@ -73,6 +87,8 @@ def gather(
             if with_text:
                 _keep(database, steps[name], row, by_step, result)
         seen(number)
+    for step in steps.values() if with_text else ():
+        _explain(step, checks_of(step.status.spec))
     why = Counter(
         (str(row["class"] or row["status"]), str(row["reason"] or "") if with_text else "")
         for row in failures(database, status.id)
@@ -115,18 +131,20 @@ def _keep(
 ) -> None:
     before = step.status.input
     read = row["input"] if before is None else by_step.get(before, {}).get("text", "")
-    pair = Pair(row["id"], _cut(read), _cut(_shown(database, step, result)), tuple(result["flags"]))
+    text = result.get("text")
+    output = text if isinstance(text, str) else database.kind_of(step.status.spec.kind).output.shown(result)
+    pair = Pair(row["id"], read, output, tuple(result["flags"]), output == text)
     for flag in pair.flags:
         step.examples.setdefault(flag, Sample(EXAMPLES)).add(pair)
     if DOUBTFUL.isdisjoint(pair.flags):
         step.samples.add(pair)
 
 
-def _shown(database: Database, step: StepFacts, result: Mapping[str, Any]) -> str:
-    if isinstance(result.get("text"), str):
-        return str(result["text"])
-    return database.kind_of(step.status.spec.kind).output.shown(result)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text) - LONGEST:,} more characters)"
+def _explain(step: StepFacts, checks: Checks) -> None:
+    """Give the examples of doubtful outputs their evidence."""
+    for flag in DOUBTFUL & step.examples.keys():
+        pairs = step.examples[flag].items
+        pairs[:] = [
+            pair._replace(findings=findings(checks, pair.input, pair.output, pair.flags)) if pair.written else pair
+            for pair in pairs
+        ]

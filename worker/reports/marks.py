@@ -1,10 +1,13 @@
-"""Mark what differs between an input and an output, for people who compare them."""
+"""Mark what the checks found in an input and an output, or what differs, for people who compare them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from tasks.checks import Finding
 
 WORD = re.compile(r"https?://\S*[\w/]|[^\W_]+(?:[.,:/_-][^\W_]+)*")
 SAME_LANGUAGE = 0.5  # the least share of the output's words that stand in the input, too
@@ -12,10 +15,38 @@ NEVER_SPACED = re.compile(r"[぀-ヿ㐀-鿿가-힯฀-๿]")
 
 
 class Part(NamedTuple):
-    """A stretch of a text; `marked` if it differs."""
+    """A stretch of a text; `marked` if it differs, or if a check found something there."""
 
     text: str
     marked: bool
+
+
+def found(source: str, output: str, findings: Iterable[Finding]) -> tuple[list[Part], list[Part]] | None:
+    """Return both texts in parts, with a mark on each place of the findings; None if they have no place."""
+    places = [(one.start, one.end, one.lost) for one in findings]
+    lost = [place for _, _, place in places if place is not None]
+    written = [(start, end) for start, end, _ in places if start is not None and end is not None]
+    return ([*_at(source, lost)], [*_at(output, written)]) if lost or written else None
+
+
+def excerpt(parts: Sequence[Part], longest: int) -> list[Part]:
+    """Return at most so many characters of a text in parts, with its first mark, and how many are left out."""
+    size, first = sum(len(part.text) for part in parts), 0
+    for part in parts:
+        if part.marked:
+            break
+        first += len(part.text)
+    start = (
+        0 if size <= longest or first >= size or first < longest // 2 else min(first - longest // 4, size - longest)
+    )
+    kept, place = [], 0
+    for part in parts:
+        text = part.text[max(0, start - place) : max(0, start + longest - place)]
+        place += len(part.text)
+        kept += [part._replace(text=text)] if text else []
+    before, after = start, max(0, size - start - longest)
+    head = [Part(f"({before:,} characters before) … ", False)] if before else []
+    return [*head, *kept, *([Part(f" … ({after:,} more characters)", False)] if after else [])]
 
 
 def marked(source: str, output: str) -> tuple[list[Part], list[Part]]:
@@ -50,5 +81,19 @@ def _parts(text: str, others: set[str], *, every: bool) -> Iterator[Part]:
             yield Part(text[end : found.start()], False)
         yield Part(word, True)
         end = found.end()
+    if end < len(text):
+        yield Part(text[end:], False)
+
+
+def _at(text: str, places: Iterable[tuple[int, int]]) -> Iterator[Part]:
+    """Yield the parts of a text with marks at these places, which may overlap."""
+    end = 0
+    for start, stop in sorted(places):
+        if stop <= end:
+            continue
+        if end < start:
+            yield Part(text[end:start], False)
+        yield Part(text[max(start, end) : stop], True)
+        end = stop
     if end < len(text):
         yield Part(text[end:], False)

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from worker.reports import charts
 from worker.reports.facts import Facts, Pair, StepFacts
-from worker.reports.marks import Part, marked
+from worker.reports.marks import Part, excerpt, found, marked
 from worker.reports.timeline import device_seconds, timeline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FOLDER = Path(__file__).parent
+LONGEST = 2_000  # characters of an example
+MOST_EVIDENCE = 6  # sentences of an example
 # Characters that change how the text around them is shown, and controls that are no white space.
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
 
@@ -49,6 +51,7 @@ def page(facts: Facts, made_at: float, version: str) -> str:
         saved=_saved(facts, sum(at_work.values())),
         distributions=_distributions,
         compared=_compared,
+        most_evidence=MOST_EVIDENCE,
     )
 
 
@@ -58,7 +61,9 @@ def seen(text: str) -> str:
 
 
 def _compared(pair: Pair) -> tuple[Sequence[Part], Sequence[Part]]:
-    return marked(pair.input, pair.output)
+    """Return both texts with marks where the checks found something; where they name no place, on what differs."""
+    before, after = found(pair.input, pair.output, pair.findings) or marked(pair.input, pair.output)
+    return excerpt(before, LONGEST), excerpt(after, LONGEST)
 
 
 def _throughput(facts: Facts) -> str | None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.reports.marks import marked
+from tasks.checks import Finding
+from worker.reports.marks import Part, excerpt, found, marked
 
 
 def _marks(source: str, output: str) -> tuple[list[str], list[str]]:
@@ -41,3 +42,36 @@ def test_the_parts_are_the_texts(source: str, output: str) -> None:
     before, after = marked(source, output)
     assert "".join(part.text for part in before) == source
     assert "".join(part.text for part in after) == output
+
+
+def test_the_places_of_findings_are_marked_in_both_texts() -> None:
+    findings = [
+        Finding("x", "in both", 4, 8, lost=(0, 3)),
+        Finding("x", "overlaps", 6, 11),
+        Finding("x", "within", 7, 8),
+        Finding("y", "no place"),
+    ]
+    parts = found("old words", "new words here", findings)
+    assert parts is not None
+    assert parts[0] == [Part("old", True), Part(" words", False)]
+    assert [part.text for part in parts[1] if part.marked] == ["word", "s h"]
+    assert "".join(part.text for part in parts[1]) == "new words here"
+    assert found("a", "b", [Finding("y", "no place")]) is None
+
+
+@pytest.mark.parametrize(
+    ("start", "shown"),
+    [
+        (2, "..M....... … (20 more characters)"),
+        (15, "(13 characters before) … ..M....... … (7 more characters)"),
+        (29, "(20 characters before) … .........M"),
+        (None, ".......... … (20 more characters)"),
+    ],
+)
+def test_an_excerpt_has_the_first_mark_and_says_how_much_is_left_out(start: int | None, shown: str) -> None:
+    text = "." * 30
+    parts = [Part(text, False)]
+    if start is not None:
+        parts = [Part(text[:start], False), Part("M", True), Part(text[start + 1 :], False)]
+    assert "".join(part.text for part in excerpt(parts, 10)) == shown
+    assert excerpt(parts, 30) == [part for part in parts if part.text]

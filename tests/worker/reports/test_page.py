@@ -13,6 +13,7 @@ from storage.leases.shards import Claim
 from storage.results.status import read_status
 from storage.steps.jobs import JobRequest
 from storage.steps.steps import StepRequest
+from tasks.checks import NONE, Checks
 from tests.storage.builders import COPY, read, request, work
 from worker.reports.facts import gather
 from worker.reports.page import page, seen
@@ -44,8 +45,9 @@ class _Read(HTMLParser):
         self.texts.append(data)
 
 
-def _page(database: Database, job_id: int, *, with_text: bool = True) -> str:
-    return page(gather(database, read_status(database, job_id), with_text=with_text), 1.8e9, "1.2.3")
+def _page(database: Database, job_id: int, *, with_text: bool = True, checks: Checks = NONE) -> str:
+    facts = gather(database, read_status(database, job_id), with_text=with_text, checks_of=lambda _: checks)
+    return page(facts, 1.8e9, "1.2.3")
 
 
 def _doubted(claim: Claim) -> list[Outcome]:
@@ -90,6 +92,24 @@ def test_a_page_counts_what_was_asked_computed_flagged_and_failed(database: Data
     assert "document it is <b>short</b> 2" in text
     assert "Examples with the flag output_truncated" in text
     assert "Input three more words Output three more words" in text
+
+
+def test_the_places_that_checks_found_are_marked_and_their_evidence_is_listed(database: Database) -> None:
+    given = "Il faut 12 Mo. " + "Une phrase sans nombre. " * 200 + "Le port est 8080."
+    output = "It needs 13 MB. " + "A sentence without a number. " * 200 + "The port is closed."
+    job = read(database, request(), [("a", given)])
+    flags = ("numbers_changed", "output_truncated")
+    work(database, lambda claim: [Outcome(key, Status.DONE, text=output, flags=flags) for key, _ in claim.texts])
+    made = _page(database, job.id, checks=Checks(("numbers_changed", "repetition")))
+    assert made.count("<mark>13</mark>") == 2  # under each of the two flags
+    assert made.count("Il faut <mark>12</mark> Mo.") == 2
+    text = _Read(made).text
+    assert "numbers_changed 13 is not in the input." in text
+    assert "8080 of the input is not in the output." in text
+    assert " more characters)" in text
+    assert "repetition" not in text  # today's check finds it, and the result does not have its flag
+    hidden = _page(database, job.id, with_text=False, checks=Checks(("numbers_changed",)))
+    assert "8080" not in hidden
 
 
 def test_without_texts_a_page_has_no_text_id_or_reason_of_a_document(database: Database) -> None:

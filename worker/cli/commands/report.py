@@ -18,6 +18,7 @@ from worker.cli.printing import say
 if TYPE_CHECKING:
     from storage.core.database import Database
     from storage.results.status import JobStatus
+    from worker.reports.evidence import ChecksOf
     from worker.reports.facts import Facts
 
 
@@ -39,13 +40,15 @@ def report_command(job: int, out: Path | None, no_text: bool) -> int:
     --no-text.
     """
     from storage.results.status import read_status
+    from worker.reports.evidence import checks_of
 
     target = Path(f"report-{job}.html") if out is None else out
     check_out(target, "jsonl")
     _check_installed()
-    with open_store(settings_from()) as database:
+    settings = settings_from()
+    with open_store(settings) as database:
         status = read_status(database, job)
-        facts = _gather(database, status, with_text=not no_text)
+        facts = _gather(database, status, checks_of(settings.models_dir, settings.cache_dir), with_text=not no_text)
     _write(target, facts)
     say(f"Wrote the report on job {job} to {target}.")
     return OK
@@ -59,7 +62,7 @@ def _check_installed() -> None:
         raise click.UsageError(f"reports need other libraries: {install('report')}")
 
 
-def _gather(database: Database, status: JobStatus, *, with_text: bool) -> Facts:
+def _gather(database: Database, status: JobStatus, checks_of: ChecksOf, *, with_text: bool) -> Facts:
     from worker.cli.show import SHOWN_EVERY, WritingBar
     from worker.reports.facts import gather
 
@@ -69,7 +72,7 @@ def _gather(database: Database, status: JobStatus, *, with_text: bool) -> Facts:
             if n % SHOWN_EVERY == 0:
                 shown.update(n, status.documents, "documents read")
 
-        return gather(database, status, with_text=with_text, seen=seen)
+        return gather(database, status, with_text=with_text, seen=seen, checks_of=checks_of)
 
 
 def _write(target: Path, facts: Facts) -> None:

@@ -1,0 +1,48 @@
+"""The evidence of an example's flags: the findings of the checks that raised them, which are found again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.checks import Checks, Finding
+
+if TYPE_CHECKING:
+    from storage.core.specs import Spec
+    from tasks.models.language_pairs import Direction
+
+ChecksOf = Callable[["Spec"], Checks]
+
+
+def checks_of(models_dir: Path | None, cache_dir: Path) -> ChecksOf:
+    """Return the function from a spec to the checks of its outputs.
+
+    A model's own languages are known where its files are on this machine.
+    """
+
+    def checks(spec: Spec) -> Checks:
+        from tasks import kinds
+
+        return kinds.checks(spec, kinds.Traits(direction=_direction(spec, models_dir, cache_dir)))
+
+    return checks
+
+
+def findings(checks: Checks, given: str, output: str, flags: Collection[str]) -> tuple[Finding, ...]:
+    """Return the findings in an output that belong to its flags: a check of this release may find more."""
+    return tuple(one for one in checks.findings(given, output, flags) if one.flag in flags)
+
+
+def _direction(spec: Spec, models_dir: Path | None, cache_dir: Path) -> Direction:
+    from tasks.errors import TaskError
+    from tasks.models import gguf, language_pairs
+    from tasks.specs import pinning
+
+    pinned = pinning.Pinned(spec.model, spec.revision)
+    if Path(spec.model).suffix.lower() == gguf.SUFFIX or not pinning.here(pinned, cache_dir=cache_dir):
+        return language_pairs.UNKNOWN
+    try:
+        return language_pairs.of_folder(pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir))
+    except TaskError:
+        return language_pairs.UNKNOWN
