@@ -15,6 +15,7 @@ StorageError
 ├── NoSuchStep               a step's name that the job does not have
 ├── NoSuchDocument           a document's id that the job does not have
 ├── NotReviewable            outputs that a person cannot judge
+├── NoRisk                   no risk was fitted to these outputs
 ├── NoSuchPipeline           a pipeline's name that the store does not know
 ├── NoSuchOrder              an order's id that the store does not know
 ├── NoSuchCorpus             a corpus's name that the store does not know
@@ -100,6 +101,10 @@ class NoSuchDocument(StorageError):
 
 class NotReviewable(StorageError):
     """A person cannot judge these outputs by reading them."""
+
+
+class NoRisk(StorageError):
+    """No risk was fitted to these outputs."""
 
 
 class NoSuchPipeline(StorageError):

@@ -1,10 +1,10 @@
-"""The table of what people said of outputs."""
+"""The tables of what people said of outputs, and of risks that were fitted to it."""
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKeyConstraint
+from sqlalchemy import ForeignKey, ForeignKeyConstraint
 
-from storage.core.tables import Base, column
+from storage.core.tables import Base, Json, column
 
 
 class Judgement(Base):
@@ -31,3 +31,19 @@ class Judgement(Base):
             ondelete="CASCADE",
         ),
     )
+
+
+class RiskVersion(Base):
+    """A risk of outputs under a spec, fitted to judgements; versions count from 1 for each spec.
+
+    `model` is {"intercept", "features"} (see `storage.core.risk.RiskModel`), and `quality` what was measured of it.
+    """
+
+    __tablename__ = "risk_version"
+    spec_id = column(int, ForeignKey("spec.id"), primary_key=True)
+    version = column(int, primary_key=True)
+    n_good = column(int)
+    n_bad = column(int)
+    model = column(Json)
+    quality = column(Json)
+    fitted_at = column(float)

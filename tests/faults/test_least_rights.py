@@ -15,6 +15,7 @@ from storage import migrations
 from storage.core import get_or_create, privileges
 from storage.core.database import Database
 from storage.core.outcomes import Outcome
+from storage.core.risk import RiskModel
 from storage.core.schema import Job, PipelineRun, Shard
 from storage.core.specs import Spec
 from storage.deletion import retention
@@ -26,9 +27,10 @@ from storage.leases.shards import Claim
 from storage.pipelines import orders, pipelines
 from storage.results.results import failures, results
 from storage.results.status import list_statuses, read_status
-from storage.reviews import judgements
+from storage.reviews import judgements, risks
 from storage.reviews.judgements import Judged, Verdict
 from storage.reviews.population import population, reviewed_step
+from storage.reviews.risks import Risk
 from storage.steps import jobs
 from storage.steps.jobs import JobRequest
 from storage.steps.steps import StepRequest
@@ -322,6 +324,8 @@ def review(admin: Database, job: int) -> None:
     for _ in range(2):
         assert judgements.store(admin, step.step.spec_id, judged) == 3
     assert len(judgements.of_spec(admin, step.step.spec_id)) == 3
+    assert len(risks.judged_results(admin, step.step.spec_id)) == 3
+    risks.store(admin, step.step.spec_id, Risk(0, RiskModel(0.0, ()), 1, 1, {}))
 
 
 def forget(owner: Database, admin: Database, n: int, asked: JobRequest) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from storage.core.risk import FLAG
 from storage.reviews.judgements import Judged, Verdict
 from worker.cli.formatting import printable
 from worker.cli.printing import say, warn
@@ -18,7 +20,9 @@ from worker.cli.show import talk
 from worker.cli.tables import table
 
 if TYPE_CHECKING:
+    from storage.core.risk import Feature
     from storage.reviews.items import Item
+    from storage.reviews.risks import Risk
     from worker.reviewing.estimate import Share, Summary
     from worker.reviewing.session import Review
 
@@ -107,3 +111,27 @@ def _estimate(share: Share) -> Iterator[str]:
         return
     yield f"{100 * share.share:.1f} %"
     yield f"{100 * share.low:.1f} to {100 * share.high:.1f} %"
+
+
+def risk_table(risk: Risk) -> Group:
+    """Return the features of a risk with their effects, and what was measured of it."""
+    effects = table("feature", "odds of bad", "for", names={"feature"}, numbers=("odds of bad",))
+    for feature in sorted(risk.model.features, key=lambda one: -abs(one.coefficient)):
+        effects.add_row(feature.name, *_effect(feature))
+    thirds = table("risk", "judged", "mean risk", "bad", numbers=("judged", "mean risk", "bad"))
+    quality = risk.quality
+    for name, third in zip(("low", "middle", "high"), quality["thirds"], strict=True):
+        thirds.add_row(name, f"{third['judged']:,}", f"{100 * third['risk']:.1f} %", f"{100 * third['bad']:.1f} %")
+    measured = (
+        f"Brier score {quality['brier']:.3f} ({quality['brier_of_share']:.3f} with the same risk for all), area "
+        f"under the ROC curve {quality['auc']:.3f}, on outputs that it was not fitted to."
+    )
+    title = f"Version {risk.version}, fitted to {risk.n_good:,} good and {risk.n_bad:,} bad outputs"
+    return Group(Text(title, style="bold"), effects, Text(), thirds, Text(measured))
+
+
+def _effect(feature: Feature) -> tuple[str, str]:
+    """Return the factor by which a feature changes the odds, and the change of the feature."""
+    if feature.name.startswith(FLAG):
+        return f"× {math.exp(feature.coefficient / feature.scale):.2f}", "the flag"
+    return f"× {math.exp(feature.coefficient):.2f}", f"{feature.scale:.3g} more"

@@ -8,14 +8,17 @@ from sqlalchemy import func, select
 
 from storage.core.database import Database
 from storage.core.outcomes import Outcome, Status
+from storage.core.risk import Feature, RiskModel
 from storage.core.schema import Judgement
 from storage.deletion import gc, removal, versions
-from storage.errors import NoSuchStep, NotReviewable
+from storage.errors import NoRisk, NoSuchStep, NotReviewable
 from storage.leases.shards import Claim
-from storage.reviews import judgements
+from storage.results.results import results
+from storage.reviews import judgements, risks
 from storage.reviews.items import items
 from storage.reviews.judgements import Judged, Verdict
 from storage.reviews.population import Population, population, rank, reviewed_step
+from storage.reviews.risks import Risk
 from storage.steps import jobs
 from tests.storage.builders import EMBED, embedded, numbered, read, request, work
 
@@ -129,3 +132,30 @@ def test_vectors_and_unknown_steps_are_refused(database: Database) -> None:
         reviewed_step(database, job.id)
     with pytest.raises(NoSuchStep):
         reviewed_step(database, job.id, "other")
+
+
+def test_the_latest_version_of_a_risk_is_that_of_results(database: Database) -> None:
+    job, _ = reviewed(database, numbered(6))
+    spec_id = reviewed_step(database, job).step.spec_id
+    with pytest.raises(NoRisk, match=f"docmill review {job} --fit"):
+        risks.latest(database, job)
+    model = RiskModel(0.0, (Feature("flag repetition", 0.0, 1.0, 2.0),))
+    for version in (1, 2):
+        assert risks.store(database, spec_id, Risk(0, model, 150, 50, {"auc": 0.8})).version == version
+    assert risks.latest(database, job) == Risk(2, model, 150, 50, {"auc": 0.8})
+    with_risk = [*risks.with_risk(results(database, job), model, None)]
+    assert [one["risk"] > 0.5 for one in with_risk] == [one["flags"] == ["repetition"] for one in with_risk]
+    assert len([*risks.with_risk(results(database, job), model, 0.5)]) == 3
+
+
+def test_a_risk_is_fitted_to_good_and_bad_verdicts_with_what_results_have(database: Database) -> None:
+    job, found = reviewed(database, numbered(6))
+    spec_id = reviewed_step(database, job).step.spec_id
+    verdicts = [Verdict.GOOD, Verdict.BAD, Verdict.SKIPPED, Verdict.GOOD, Verdict.BAD]
+    pairs = [*zip(found.contents.tolist(), verdicts, strict=True)]
+    judgements.store(database, spec_id, [Judged(content, verdict, "ann", 0) for content, verdict in pairs])
+    judged = risks.judged_results(database, spec_id)
+    assert [is_bad for _, is_bad in judged] == [False, True, False, True]
+    model = RiskModel(0.0, (Feature("confidence", 0.5, 0.1, 1.0), Feature("flag repetition", 0.0, 1.0, 2.0)))
+    of_results = {round(model.of(result), 9) for result in results(database, job)}
+    assert {round(model.of(result), 9) for result, _ in judged} <= of_results

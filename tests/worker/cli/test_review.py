@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
+from storage.core.database import Database
+from storage.core.risk import Feature, RiskModel
+from storage.reviews import risks
 from storage.reviews.items import Item
+from storage.reviews.population import reviewed_step
+from storage.reviews.risks import Risk
+from tests.kinds import KINDS
 from tests.worker.harness import Docmill
-from worker.cli.reviewed import shown
+from worker.cli.reviewed import risk_table, shown
 
 
 def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
@@ -55,3 +62,33 @@ def printed(width: int) -> list[str]:
 def test_input_and_output_stand_side_by_side_where_there_is_room() -> None:
     assert printed(80) == ["", "1 of 2: document k\ufffd", "Input", "left\ufffd one", "Output", "right"]
     assert [line.split() for line in printed(120)][-1] == ["left\ufffd", "one", "right"]
+
+
+def test_results_have_the_risk_that_was_fitted(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
+    write_corpus([{"id": f"k{n}", "text": "word " * (1 + 300 * n)} for n in range(3)])
+    embedded("run", "corpus.jsonl", "--task", "summarize", "--model", "null")
+    assert "there are 0 good and 0 bad" in embedded("review", 1, "--fit", code=2).stderr
+    assert "`docmill review 1 --fit` does" in embedded("results", 1, "--risk", code=2).stderr
+    database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)
+    spec_id = reviewed_step(database, 1).step.spec_id
+    risks.store(database, spec_id, Risk(0, RiskModel(0.0, (Feature("tokens_in", 300.0, 1.0, 1.0),)), 1, 1, {}))
+    database.close()
+    assert [round(row["risk"]) for row in embedded.results(1, "--risk")] == [0, 1, 1]
+    assert [row["id"] for row in embedded.results(1, "--risk-above", "0.5")] == ["k1", "k2"]
+    embedded("results", 1, "--risk", "--out", "a.csv")
+    assert (embedded.folder / "a.csv").read_text().splitlines()[0].endswith(",risk")
+    parts = ("--part-documents", 2, "--out", "parts")
+    assert "--risk is for one file" in embedded("results", 1, "--risk", *parts, code=2).stderr
+
+
+def test_the_table_of_a_risk_has_its_effects_and_its_quality() -> None:
+    features = (Feature("flag repetition", 0.2, 0.4, math.log(2) * 0.4), Feature("confidence", 0.5, 0.1, -1.0))
+    thirds = [{"judged": 70, "risk": share, "bad": share} for share in (0.1, 0.25, 0.5)]
+    quality = {"brier": 0.1, "brier_of_share": 0.2, "auc": 0.75, "folds": 5, "thirds": thirds}
+    console = Console(width=80, color_system=None)
+    with console.capture() as captured:
+        console.print(risk_table(Risk(3, RiskModel(0.0, features), 150, 60, quality)))
+    lines = [" ".join(line.split()) for line in captured.get().splitlines()]
+    assert lines[0] == "Version 3, fitted to 150 good and 60 bad outputs"
+    assert lines[2:4] == ["confidence × 0.37 0.1 more", "flag repetition × 2.00 the flag"]
+    assert "middle 70 25.0 % 25.0 %" in lines

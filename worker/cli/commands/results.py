@@ -74,6 +74,12 @@ class FlagsType(click.ParamType[frozenset[str]]):
     flag_value=DOUBTS,
     help="Write only results without any doubtful flag, or without these flags.",
 )
+@click.option(
+    "--risk", is_flag=True, help="Write the risk of each output to be bad, as docmill review --fit fitted it."
+)
+@click.option(
+    "--risk-above", type=click.FloatRange(0, 1), help="Write only results with a higher risk, and the risk."
+)
 @click.option("--partial", is_flag=True, help="Write the finished results of a job that has not ended.")
 def results_command(
     job: int,
@@ -84,6 +90,8 @@ def results_command(
     step: str | None,
     flagged: frozenset[str] | None,
     unflagged: frozenset[str] | None,
+    risk: bool,
+    risk_above: float | None,
     partial: bool,
 ) -> int:
     """Write JOB's results, in the order of the source.
@@ -97,7 +105,7 @@ def results_command(
 
     --flagged writes the results to be doubted, --unflagged the others; both leave out documents without a result.
     For a job with several steps, a flag of any step counts; with --step only that step's. docmill status JOB says
-    how many results have each flag.
+    how many results have each flag. --risk and --risk-above need a risk that docmill review JOB --fit fitted.
 
     With --part-documents the folder gets part-00000.jsonl (or .csv, .parquet, .npy with its ids; compressed if the
     folder's name ends in .gz or .zst) and so on, and manifest.json, which lists the parts. The same command again
@@ -107,7 +115,9 @@ def results_command(
     from storage.results.results import results
     from storage.results.status import read_status
 
-    wanted = Export(job, out, file_format, part_documents, overwrite, step, partial, flagged, unflagged)
+    wanted = Export(
+        job, out, file_format, part_documents, overwrite, step, partial, flagged, unflagged, risk, risk_above
+    )
     wanted.check()
     with open_store(settings_from()) as database:
         status = read_status(database, job)
@@ -116,6 +126,8 @@ def results_command(
             say(refused)
             return BAD_INPUT
         wanted.check_file(kinds_of(status, step))
+        if wanted.with_risk and len(kinds_of(status, step)) > 1:
+            raise click.UsageError("a risk is of one step's outputs; name the step with --step")
         _write(database, status, wanted)
     for remark in remarks(status):
         say(remark)
@@ -135,6 +147,12 @@ class Export:
     partial: bool = False
     flagged: frozenset[str] | None = None
     unflagged: frozenset[str] | None = None
+    risk: bool = False
+    risk_above: float | None = None
+
+    @property
+    def with_risk(self) -> bool:
+        return self.risk or self.risk_above is not None
 
     @property
     def condition(self) -> Flagged | None:
@@ -149,6 +167,8 @@ class Export:
             raise click.UsageError("--flagged and --unflagged exclude each other; leave one out")
         if self.part_documents is not None and self.partial:
             raise click.UsageError("--partial is for one file: what comes later would be missing in earlier parts")
+        if self.part_documents is not None and self.with_risk:
+            raise click.UsageError("--risk is for one file: a later version would make the parts differ")
         if self.part_documents is None and self.overwrite:
             raise click.UsageError("--overwrite is for parts; a single file is replaced in any case")
         if self.part_documents is None and self.out.is_dir():
@@ -203,12 +223,19 @@ def _write(database: Database, status: JobStatus, wanted: Export) -> None:
         write_parts(database, status, target, n, step=wanted.step, replaced=wanted.overwrite, flagged=of)
         return
     rows = iter(results(database, status.id, step=wanted.step, flagged=wanted.condition))
+    table = columns(database, status.id, wanted.step)
+    if wanted.with_risk:
+        from storage.outputs.columns import Column, Form
+        from storage.reviews import risks
+
+        found = risks.latest(database, status.id, wanted.step)
+        rows = risks.with_risk(rows, found.model, wanted.risk_above)
+        table = (*table, Column.of("risk", Form.NUMBER))
     if wanted.condition is not None:
         rows, is_none = _peeked(rows)
         if is_none:
             does = "lacks" if wanted.condition.lacking else "carries"
             say(f"No result of job {status.id} {does} such flags; `docmill status {status.id}` counts them.")
-    table = columns(database, status.id, wanted.step)
     write_out(wanted.out, rows, wanted.file_format, status.documents, table)
 
 

@@ -37,6 +37,9 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--summary", is_flag=True, help="Print the estimates, and judge nothing.")
 @click.option("--export", "export", type=FILE, help="Write the sample to this file, to be judged: .csv, or .json.")
 @click.option("--import", "imported", type=FILE, help="Take the verdicts of this judged file: .csv or .json.")
+@click.option(
+    "--fit", "fitted", is_flag=True, help="Fit a risk to be bad, from 200 judgements, and store it as a version."
+)
 @JSON
 def review_command(
     job: int,
@@ -47,6 +50,7 @@ def review_command(
     summary: bool,
     export: Path | None,
     imported: Path | None,
+    fitted: bool,
     as_json: bool,
 ) -> int:
     """Judge a sample of JOB's outputs, and estimate the share of all outputs that are good.
@@ -61,12 +65,14 @@ def review_command(
 
     --export writes those outputs of the sample that nobody judged: as CSV with an empty column for the verdict, or as
     JSON tasks for Label Studio. --import takes the file back, from Label Studio exported as JSON or JSON-MIN.
+
+    --fit fits a logistic regression to all judgements of the step's spec: the risk of an output to be bad, by its
+    flags, confidence and lengths. docmill results JOB --risk writes it, and --risk-above 0.2 selects by it.
     """
     from worker.reviewing.session import Review
 
-    given = [
-        name for name, is_given in (("--summary", summary), ("--export", export), ("--import", imported)) if is_given
-    ]
+    modes = {"--summary": summary, "--export": export is not None, "--import": imported is not None, "--fit": fitted}
+    given = [name for name, is_given in modes.items() if is_given]
     if len(given) > 1:
         raise click.UsageError(f"{' and '.join(given)} exclude each other; give one of them")
     for file, option in ((export, "--export"), (imported, "--import")):
@@ -74,6 +80,9 @@ def review_command(
     if export is not None:
         check_out(export, "csv" if export.suffix.lower() == ".csv" else "jsonl")
     with open_store(settings_from()) as database:
+        if fitted:
+            _fit(database, job, step, as_json=as_json)
+            return OK
         _say_if_unfinished(database, job)
         review = Review.of(database, job, step, seed)
         if export is not None:
@@ -143,3 +152,22 @@ def _print(review: Review, *, as_json: bool) -> None:
             f"{more:,} judgements do not count yet: outputs that nobody has met come before them in the sample. "
             f"`docmill review {review.reviewed.job}` shows these first."
         )
+
+
+def _fit(database: Database, job: int, step: str | None, *, as_json: bool) -> None:
+    from storage.reviews import risks
+    from storage.reviews.population import reviewed_step
+    from worker.reviewing.risk import fit
+
+    spec_id = reviewed_step(database, job, step).step.spec_id
+    risk = risks.store(database, spec_id, fit(risks.judged_results(database, spec_id)))
+    if as_json:
+        from dataclasses import asdict
+
+        print_json({"job": job, **asdict(risk)})
+        return
+    from worker.cli.reviewed import risk_table
+    from worker.cli.show import paper
+
+    paper.print(risk_table(risk))
+    say(f"`docmill results {job} --risk` writes the risk of each output.")
