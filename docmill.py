@@ -1,7 +1,9 @@
-"""Start docmill's command and its processes with docmill's own packages.
+"""docmill for programs and notebooks, and the start of its command and processes.
 
-Its packages are named `worker`, `tasks` and `storage`, and so are many people's own modules. Where PYTHONPATH or
-another package offers one of these names first, docmill still loads its own, which lie beside this file.
+`run` and `search` work here and now; `connect` connects to a fleet. docs/python.md describes them.
+
+docmill's packages are named `worker`, `tasks` and `storage`, and so are many people's own modules. Where PYTHONPATH
+or another package offers one of these names first, docmill still loads its own, which lie beside this file.
 """
 
 from __future__ import annotations
@@ -11,9 +13,29 @@ import importlib.util
 import runpy
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from worker.api import Error, Hit, Job, Mill, Status, TimedOut, Unreachable, connect, run, search
+
+__all__ = ["Error", "Hit", "Job", "Mill", "Status", "TimedOut", "Unreachable", "connect", "run", "search"]
 
 _FOLDER = Path(__file__).resolve().parent
 _PACKAGES = ("storage", "tasks", "worker")
+
+
+def __getattr__(name: str) -> Any:
+    """Return a part of the Python API, which is loaded when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _load_own_packages()
+    from worker import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
 
 
 def main() -> None:

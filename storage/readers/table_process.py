@@ -114,7 +114,7 @@ def serve(open_table: Callable[[], Table], options: SourceOptions, out: BinaryIO
             number = first
             try:
                 for batch in batches:
-                    for frame in _frames(batch, number, options, table.as_json):
+                    for frame in frames(batch, number, options, table.as_json):
                         send(out, {}, frame)
                     number += batch.num_rows
             except Exception:  # as above
@@ -138,7 +138,7 @@ def batch_rows(n_bytes: int, n_rows: int) -> int:
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
 
 
-def _frames(batch: RecordBatch, first: int, options: SourceOptions, as_json: frozenset[str]) -> Iterator[bytes]:
+def frames(batch: RecordBatch, first: int, options: SourceOptions, as_json: frozenset[str]) -> Iterator[bytes]:
     """Yield a record batch as frames; `first` is the number of its first row."""
     frame = bytearray()
     for line in _lines(batch, first, options, as_json):

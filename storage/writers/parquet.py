@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from storage.outputs.columns import Column, Form
+from storage.outputs.columns import Column
+from storage.writers.arrow import array
 from storage.writers.base import Row, Writer
-from storage.writers.jsonl import dumped
 
 _GROUP_ROWS = 10_000
 
@@ -22,21 +22,10 @@ def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> int
     rest, n = iter(rows), 0
     with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         while group := list(islice(rest, _GROUP_ROWS)):
-            arrays = [
-                pa.array([_value(column.form, column.value(row)) for row in group], column.form.arrow())
-                for column in columns
-            ]
+            arrays = [array(column.form, [column.value(row) for row in group]) for column in columns]
             writer.write_table(pa.table(arrays, schema=schema))
             n += len(group)
     return n
-
-
-def _value(form: Form, value: Any) -> Any:
-    if value is None:
-        return None
-    if form is Form.JSON:
-        return dumped(value).decode()
-    return value.ravel() if form is Form.VECTOR else value
 
 
 WRITER = Writer("parquet", ".parquet", write, title="Parquet", needs="pyarrow", extra="parquet")

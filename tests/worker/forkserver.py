@@ -160,6 +160,10 @@ class Forks:
             found: list[int] = json.loads(line.recv(LARGEST))
             return found
 
+    def address(self) -> str:
+        """Return the address of the server of commands."""
+        return self._address
+
     def close(self) -> None:
         self._used.close()
         if self._server is not None:

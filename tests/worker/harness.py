@@ -14,11 +14,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
 
-from tests.worker.forkserver import Fork, Forks, How
+from tests.worker.fork_servers import WITH_MODELS, address_of
+from tests.worker.forkserver import Fork, Forks, How, start_device
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLES = ROOT / "examples"
@@ -47,6 +48,18 @@ def run_child(
 ) -> subprocess.CompletedProcess[bytes]:
     """Have the `main` of a module carry out an order in a fork of a process that has the model libraries."""
     return _forks().child(module, order, environment)
+
+
+def forked_device() -> Fork:
+    """Start a device process as a fork of a process that has docmill's libraries, without those of models."""
+    refuse_if_fast("a device process")
+    return start_device(_forks().address)
+
+
+def forked_device_with_models() -> Fork:
+    """Start a device process as a fork of a process that has the libraries of models, too."""
+    refuse_if_fast("a device process")
+    return start_device(partial(address_of, WITH_MODELS, _forks().address()))
 
 
 def refuse_if_fast(what: str) -> None:

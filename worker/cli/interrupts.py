@@ -18,6 +18,11 @@ def repeat_dropped_interrupts() -> None:
     sys.unraisablehook = _repeat
 
 
+def stop_as_interrupt() -> None:
+    """Take a service manager's stop (SIGTERM) for a Ctrl-C from now on."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def _repeat(dropped: sys.UnraisableHookArgs) -> None:
     if not issubclass(dropped.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(dropped)

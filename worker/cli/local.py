@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Sequence
 
@@ -66,7 +65,6 @@ def run_here(
         begun.set()
         supervisor.start(only_job=job_id)
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop is a Ctrl-C
     try:
         with IngestBar(prepared.source, on_planned=start) as progress:
             done = enqueue(database, lambda: broker, prepared, progress, offer_others=False)

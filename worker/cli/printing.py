@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import NoReturn
 
 import click
@@ -14,13 +15,28 @@ from worker.cli.formatting import aligned, printable
 
 STDERR = 2
 QUIET = "docmill.quiet"
+_hushed = ContextVar("hushed", default=False)
 
 
 def say(message: str, *, nl: bool = True) -> None:
     """Print talk to stderr, so that stdout stays data; nothing with --quiet."""
     context = click.get_current_context(silent=True)
-    if context is None or not context.find_root().meta.get(QUIET):
+    if not is_hushed() and (context is None or not context.find_root().meta.get(QUIET)):
         warn(message, nl=nl)
+
+
+@contextmanager
+def hushed(hush: bool = True) -> Iterator[None]:
+    """Let this thread print only warnings and errors on stderr, and no bar, if `hush` says so."""
+    before = _hushed.set(hush)
+    try:
+        yield
+    finally:
+        _hushed.reset(before)
+
+
+def is_hushed() -> bool:
+    return _hushed.get()
 
 
 def warn(message: str, *, nl: bool = True) -> None:

@@ -8,21 +8,17 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import ValidationError
 
 from tasks import kinds
-from tasks.errors import BadOption
-from tasks.kinds.options import flag
-from tasks.kinds.validation import sentence
 from worker.cli import shell_completion
 from worker.cli.declared_options import Command, declared, kind_options
 from worker.cli.options import check_filled
 from worker.cli.printing import say
-from worker.submit.options import JobOptions, ReadingOptions, Request, Work
+from worker.submit.options import JobOptions, ReadingOptions, Request, Work, checked
 
 if TYPE_CHECKING:
     from worker.settings import Settings
-    from worker.submit.request import Prepared
+    from worker.submit.request import Opened, Prepared
 
 
 def work_options(command: Command) -> Command:
@@ -46,13 +42,7 @@ def request_of(settings: Settings, given: dict[str, Any]) -> Request:
     """Return the request in a command's options. Raises BadOption."""
     check_filled()
     options = given_options(given["task"], given, dtype=settings.dtype)
-    try:
-        return Request(options=options, **given)
-    except ValidationError as error:  # Click's ranges let nan pass
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        field = Request.model_fields[name]
-        raise BadOption(f"{flag(name, field)} {sentence(first, field)}.") from error
+    return checked(options, given)  # Click's ranges let nan pass
 
 
 def given_options(task: str, given: dict[str, Any], *, dtype: str) -> kinds.KindOptions:
@@ -65,7 +55,9 @@ def given_options(task: str, given: dict[str, Any], *, dtype: str) -> kinds.Kind
     return kinds.options(task, **{"dtype": dtype, **chosen})
 
 
-def prepare_request(settings: Settings, request: Request, devices: Sequence[str] = ()) -> Prepared:
+def prepare_request(
+    settings: Settings, request: Request, devices: Sequence[str] = (), opened: Opened | None = None
+) -> Prepared:
     """Check a request, and say which default model it takes. Raises what `worker.submit.request.prepare` does."""
     from worker.cli import default_models
     from worker.submit.request import prepare
@@ -73,7 +65,8 @@ def prepare_request(settings: Settings, request: Request, devices: Sequence[str]
     if request.source == "-" and sys.stdin.isatty():
         say("Reading JSON lines from the keyboard; Ctrl-D ends them.")
     say_conversions(settings, [request.model])
-    prepared = prepare(settings, request, stdin=sys.stdin.buffer, devices=devices)
+    stdin = sys.stdin.buffer if request.source == "-" else None  # a notebook has none
+    prepared = prepare(settings, request, stdin, devices, opened)
     for told in prepared.not_read:
         say(told)
     if request.model is None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.cli.formatting import printable, shorten
-from worker.cli.printing import STDERR, nobody_reads
+from worker.cli.printing import STDERR, is_hushed, nobody_reads
 from worker.cli.tables import Name, table
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ SHOWN_CHARACTERS = 200  # of a sample's input and output
 class _Console(Console):
     """A console to which no string is markup, and which prints no character that a terminal would obey."""
 
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+    def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
+        # In a notebook rich wants another library for a bar; as for a file, the bar's last state is written there.
+        super().__init__(stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False, force_jupyter=False)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -68,7 +69,7 @@ def bar(what: str, total: float | None = None) -> Iterator[Bar]:
         MofNCompleteColumn() if total is not None else TextColumn("{task.fields[count]}", markup=False),
         TextColumn("{task.fields[note]}", markup=False),
         TimeElapsedColumn(),
-        console=talk,
+        console=_Talk(stderr=True, quiet=True) if is_hushed() else talk,
     )
     task = progress.add_task(what, total=total, note="", count="")
     with changing_bars:

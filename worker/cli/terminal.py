@@ -22,11 +22,11 @@ LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ([A-Z]+) \S+ (.*)")
 
 
 @contextmanager
-def lines_above_the_bar(log_level: str) -> Iterator[None]:
+def lines_above_the_bar(log_level: str | None) -> Iterator[None]:
     """Our log, and everything that children started meanwhile write to stderr, appears above a bar in whole lines.
 
     They are given a pipe for a stderr, and a thread prints what comes out of it. Where stderr is no terminal, lines
-    are written as they come: no bar moves there.
+    are written as they come: no bar moves there. Without a level, our log is left to the program.
     """
     if not sys.stderr.isatty():
         with _logging(log_level):
@@ -50,7 +50,10 @@ def lines_above_the_bar(log_level: str) -> Iterator[None]:
 
 
 @contextmanager
-def _logging(level: str) -> Iterator[None]:
+def _logging(level: str | None) -> Iterator[None]:
+    if level is None:
+        yield
+        return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(LOG_FORMAT))
     root = logging.getLogger()

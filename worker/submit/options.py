@@ -5,15 +5,17 @@ The command line, the tables of pipeline files and their JSON Schema, and `docmi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from tasks import kinds
+from tasks.errors import BadOption
 from tasks.kinds import KindOptions
-from tasks.kinds.options import MOST, Option
-from tasks.kinds.validation import shown
+from tasks.kinds.options import MOST, Option, flag
+from tasks.kinds.validation import sentence, shown
 
 
 def wrong(sentence: str) -> PydanticCustomError:
@@ -137,3 +139,14 @@ class Request(Work):
     """A source, its task and all options."""
 
     options: KindOptions = KindOptions()
+
+
+def checked(options: KindOptions, given: Mapping[str, Any]) -> Request:
+    """Return the request with options of a kind, and values of the other options. Raises BadOption."""
+    try:
+        return Request(options=options, **given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        field = Request.model_fields[name]
+        raise BadOption(f"{flag(name, field)} {sentence(first, field)}.") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
@@ -22,6 +22,8 @@ from worker.errors import WorkerError
 from worker.settings import Settings
 from worker.submit.options import JobOptions, ReadingOptions, Request
 from worker.submit.rehearsal import require_possible
+
+Opened = Callable[[SourceOptions], Source]
 
 MAX_NAME_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 bytes
 
@@ -51,11 +53,16 @@ class Prepared:
 
 
 def prepare(
-    settings: Settings, request: Request, stdin: BinaryIO | None = None, devices: Sequence[str] = ()
+    settings: Settings,
+    request: Request,
+    stdin: BinaryIO | None = None,
+    devices: Sequence[str] = (),
+    opened: Opened | None = None,
 ) -> Prepared:
     """Check everything that can be checked before anything is stored.
 
-    ``devices`` are those of this machine that will compute it, if any will.
+    ``devices`` are those of this machine that will compute it, if any will. ``opened`` opens the source in place of
+    its name.
 
     Raises SourceError for the source, ModelError for the model, BadOption for the options or for the want of a model,
     BadCorpusName.
@@ -65,7 +72,8 @@ def prepare(
     for option, value in (("--prune-max", request.prune_max), ("--prune-rejected", request.prune_rejected)):
         if value is not None and not request.prune:
             raise BadOption(f"{option} says how --prune works: give --prune too.")
-    source = open_source(request.source, source_options(request, [request.options]), stdin=stdin)
+    options = source_options(request, [request.options])
+    source = open_source(request.source, options, stdin=stdin) if opened is None else opened(options)
     spec = spec_of(settings, request.task, request.model, request.revision, request.options)
     not_read = tuple(require_possible(settings, spec, devices))
     steps = (StepRequest(request.task, spec),)

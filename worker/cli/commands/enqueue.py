@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from worker.cli import formatting
-from worker.cli.context import open_store, queue_of, settings_from
+from worker.cli.context import open_store, settings_from
 from worker.cli.declared_options import declared
 from worker.cli.exit_codes import OK, exit_code_of
 from worker.cli.options import SourceCommand
 from worker.cli.printing import answer, print_json, say
-from worker.cli.requests import prepare_request, request_of, work_options
+from worker.cli.requests import request_of, work_options
 from worker.submit.options import JobOptions
 
 
@@ -35,18 +35,13 @@ def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
     """
     from dataclasses import asdict
 
-    from worker.cli.follow import IngestBar, follow, say_ingested
-    from worker.submit.enqueue import enqueue
+    from worker.cli.follow import follow
+    from worker.cli.ingesting import ingested
 
     settings = settings_from()
     request = request_of(settings, given)
     with open_store(settings) as database:
-        prepared = prepare_request(settings, request)
-        with queue_of(settings) as broker, IngestBar(prepared.source) as progress:
-            done = enqueue(database, lambda: broker, prepared, progress)
-        say_ingested(prepared.source, done)
-        if done.deferred:
-            say(f"Dispatch deferred: {done.deferred}")
+        done = ingested(settings, database, request)
         if not wait:
             if as_json:
                 print_json(asdict(done))

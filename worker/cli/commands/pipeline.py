@@ -16,6 +16,7 @@ import click
 from worker.cli import formatting
 from worker.cli.context import open_broker, open_store, settings_from
 from worker.cli.exit_codes import OK
+from worker.cli.interrupts import stop_as_interrupt
 from worker.cli.options import BACKEND, DEVICE, JSON
 from worker.cli.output_files import check_out_is_no_input
 from worker.cli.printing import answer, print_json, say
@@ -148,6 +149,7 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
 
     settings = settings_from(device=device, backend=backend)
     devices = choose_devices(settings.device)
+    stop_as_interrupt()
     with open_store(settings) as database:
         pipeline, prepared = _prepared(settings, file, devices=devices)
         for step in pipeline.steps:

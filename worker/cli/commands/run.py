@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from worker.cli import formatting
-from worker.cli.context import open_broker, open_store, settings_from
+from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK, SOME_REJECTED, exit_code_of
+from worker.cli.interrupts import stop_as_interrupt
+from worker.cli.local_run import computed
 from worker.cli.options import BACKEND, DEVICE, FORMAT, OUT, SourceCommand
 from worker.cli.output_files import STDOUT, check_out, check_out_is_no_input, write_out
 from worker.cli.printing import answer, print_json, say, warn
@@ -54,9 +55,7 @@ def run_command(
     continues an interrupted run. No server is needed; if DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL are set, the
     command uses the fleet's queue and database.
     """
-    from worker.cli.terminal import lines_above_the_bar
     from worker.engines.devices import choose_devices
-    from worker.process.device_start import StartedDevices
 
     settings = settings_from(device=device, backend=backend)
     devices = choose_devices(settings.device)
@@ -68,17 +67,11 @@ def run_command(
     if dry_run:
         with open_store(settings) as database:
             return _dry_run(settings, database, prepare_request(settings, request, devices), devices[0], as_json)
-    with ExitStack() as until_shown:
-        # The processes import their libraries while this one imports its own, and reads.
-        with lines_above_the_bar(settings.log_level), StartedDevices(len(devices)) as started:
-            from storage.results.results import columns, results
-            from worker.cli.local import run_here
-
-            database = until_shown.enter_context(open_store(settings))
-            prepared = prepare_request(settings, request, devices)
-            with open_broker(settings) as broker:
-                status = run_here(settings, database, broker, devices, prepared, started)
+    stop_as_interrupt()
+    with computed(settings, request, devices, log_level=settings.log_level) as (database, status):
         if out is not None:
+            from storage.results.results import columns, results
+
             table = columns(database, status.id)
             write_out(out, results(database, status.id), file_format, status.documents, table)
         return _conclude(database, status, out, request.max_failures, as_json)

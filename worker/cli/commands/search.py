@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,20 +11,15 @@ import click
 from worker.cli.context import open_store, settings_from
 from worker.cli.declared_options import PromptType
 from worker.cli.exit_codes import OK, SOME_FAILED
-from worker.cli.options import BACKEND, JOB_ID, check_filled, corpus_names
+from worker.cli.options import BACKEND, JOB_ID, check_filled
 from worker.cli.output_files import STDOUT, write_out
 from worker.cli.printing import say
+from worker.cli.searching import BATCH_QUERIES, Wanted, opened
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from storage.core.specs import Spec
     from storage.readers import Record, Rejection
-    from storage.search.knn import Matrix
-    from storage.search.scope import Searched
     from storage.search.search import Hit
-    from tasks.engine.queries import Embed
 
-BATCH_QUERIES = 512  # queries that share one pass over the corpus
 BEGINNING = 300  # characters shown of a hit without a passage
 
 
@@ -98,40 +90,35 @@ def search_command(
     sentences, or with `--no-passages` the best window, or null if the text has one vector. Exit code 1: some queries
     could not be read or embedded.
     """
-    from storage.search.search import choose
-    from tasks.engine.queries import prompted
-    from worker.engines.devices import choose_devices
-
     check_filled()
     if prompt is not None and prompt_name is not None:
         raise click.UsageError("--prompt-name and --prompt do not go together: give one of them")
     settings = settings_from(device=device, backend=backend)
-    on = choose_devices(settings.device)[0]
     typed = text is None and queries is None and not as_json and sys.stdin.isatty()
-    records = _typed() if typed else _queries(text, queries)
-    with open_store(settings) as database:
-        searched = choose(database, corpus_names(corpus), job)
-        spec = prompted(searched.spec, prompt, prompt_name)
-        if searched.others and job is None:
-            others = "; ".join(searched.others)
-            say(f"By the vectors of job {searched.job_id}, {searched.spec}; --job takes others: {others}.")
-        from worker.cli.terminal import lines_above_the_bar
-        from worker.queries.client import embedding
+    looks = queries is None if passages is None else passages
+    wanted = Wanted(top, job, exact, looks, prompt, prompt_name)
+    refused: list[str] = []
 
-        with lines_above_the_bar(settings.log_level), embedding(settings, on, starts=queries is None) as embed:
-            looks = queries is None if passages is None else passages
-            search = _Search(database, searched, spec, embed, top, exact=exact, passages=looks)
-            answers = search.answers(records, at_a_time=1 if typed else BATCH_QUERIES)
-            if as_json:
-                write_out(STDOUT, map(_as_json, answers))
-            else:
-                _print(answers, headed=queries is not None)
+    def refuse(where: str, reason: str) -> None:
+        refused.append(where)
+        say(f"{where}: {reason}")
+
+    records = _typed() if typed else _queries(text, queries)
+    with (
+        open_store(settings) as database,
+        opened(
+            settings, database, corpus, wanted, refuse, starts=queries is None, log_level=settings.log_level
+        ) as search,
+    ):
+        answers = search.answers(records, at_a_time=1 if typed else BATCH_QUERIES)
+        if as_json:
+            write_out(STDOUT, map(_as_json, answers))
+        else:
+            _print(answers, headed=queries is not None)
     if search.n_embedded < search.n_seen:
-        lacking = search.n_seen - search.n_embedded
-        say(
-            f"{lacking:,} of {search.n_seen:,} documents have no vector; `docmill status {searched.job_id}` says why."
-        )
-    return SOME_FAILED if search.n_refused else OK
+        lacking, job_id = search.n_seen - search.n_embedded, search.searched.job_id
+        say(f"{lacking:,} of {search.n_seen:,} documents have no vector; `docmill status {job_id}` says why.")
+    return SOME_FAILED if refused else OK
 
 
 def _queries(text: str | None, file: str | None) -> Iterable[Record | Rejection]:
@@ -159,84 +146,6 @@ def _typed() -> Iterator[Record]:
         if not line:
             return
         yield Record("", normalize(line)[0], {}, (), "TEXT")
-
-
-@dataclass
-class _Search:
-    """Queries answered in batches, each by one walk through the corpus, or an index, under a bar.
-
-    What cannot be is told.
-    """
-
-    database: Database
-    searched: Searched
-    spec: Spec
-    embed: Embed
-    top: int
-    exact: bool
-    passages: bool
-    n_refused: int = 0
-    n_seen: int = 0
-    n_embedded: int = 0
-
-    def answers(
-        self, records: Iterable[Record | Rejection], at_a_time: int = BATCH_QUERIES
-    ) -> Iterator[tuple[Record, list[Hit]]]:
-        remaining = iter(records)
-        while batch := list(islice(remaining, at_a_time)):
-            yield from self._answered(batch)
-
-    def _answered(self, batch: Sequence[Record | Rejection]) -> Iterator[tuple[Record, list[Hit]]]:
-        import numpy as np
-
-        from storage.readers import Record
-        from storage.search.search import hits, search
-        from tasks.outputs import Vector
-        from worker.cli.show import bar
-
-        records = [one for one in batch if isinstance(one, Record)]
-        for one in batch:
-            if not isinstance(one, Record):
-                self._refuse(one.where, one.reason)
-        if not records:
-            return
-        with bar("search", total=self.searched.n_documents) as progress:
-            progress.update(0, total=self.searched.n_documents, note="embedding")
-            with redirect_stdout(sys.stderr):  # whatever a library prints
-                outputs = self.embed(self.spec, [record.text for record in records])
-            answerable = []
-            for record, output in zip(records, outputs, strict=True):
-                if isinstance(output, Vector):
-                    answerable.append((record, output.values))
-                else:
-                    self._refuse(record.where, output.reason)
-            if not answerable:
-                return
-
-            def advanced(n_seen: int, n_embedded: int) -> None:
-                self.n_seen, self.n_embedded = n_seen, n_embedded
-                progress.update(n_seen, total=max(n_seen, self.searched.n_documents))
-
-            vectors = np.stack([vector for _, vector in answerable])
-            self.n_seen = self.n_embedded = 0
-            best = search(self.database, self.searched, vectors, self.top, advanced, exact=self.exact)
-            if not self.n_seen:
-                progress.update(self.searched.n_documents, note="by the index")
-        for (record, vector), ids, scores in zip(answerable, best.ids.tolist(), best.scores.tolist(), strict=True):
-            found = hits(self.database, self.searched, vector, ids, scores)
-            yield record, self._with_passages(record.text, vector, found) if self.passages else found
-
-    def _with_passages(self, query: str, vector: Matrix, found: list[Hit]) -> list[Hit]:
-        from tasks.engine import passages
-
-        with redirect_stdout(sys.stderr):
-            texts = [(hit.text, hit.window) for hit in found]
-            nearest = passages.nearest(self.embed, self.spec, query, vector, texts)
-        return [replace(hit, passage=span or hit.passage) for hit, span in zip(found, nearest, strict=True)]
-
-    def _refuse(self, where: str, reason: str) -> None:
-        self.n_refused += 1
-        say(f"{where}: {reason}")
 
 
 def _as_json(answer: tuple[Record, list[Hit]]) -> dict[str, Any]:

@@ -1,0 +1,136 @@
+"""Documents in a Python program's memory: texts, dictionaries, and tables with Arrow's interface.
+
+https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html describes the interface, which pandas,
+polars, pyarrow, DuckDB and others have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from storage.core.installation import install
+from storage.readers.errors import SourceUnreadable, SourceUnsupported
+from storage.readers.files import check_names, documents
+from storage.readers.records import Record, Rejection, Row, Rows, SourceOptions, check_columns
+from storage.readers.registry import PARQUET
+from storage.readers.table import said
+from storage.readers.table_process import frames, slices
+from storage.readers.values import as_row
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch, RecordBatchReader
+
+NAME = "python"
+PLACE = "row"  # `row:0` is the first one
+_DIGEST_CHARS = 16
+_JSON = "extension<arrow.json"
+_INDEX = re.compile(r"__index_level_\d+__")  # pandas' name for row labels without a name
+_EXPECTED = "give a list of texts or of dictionaries, a pandas or polars frame, an Arrow table, or a source's name"
+
+
+class MemorySource:
+    """A source in memory, which is read once. A document without an id gets its position, from 0, as one.
+
+    Without a corpus of its own, the name has a digest of the documents, so that the same documents again are the
+    same corpus. An iterator has the time instead. Raises SourceUnreadable, SourceUnsupported and FieldUnknown.
+    """
+
+    bytes_read = 0
+
+    def __init__(self, data: object, options: SourceOptions, *, has_corpus: bool) -> None:
+        _check(data)
+        if options.encoding is not None:
+            raise SourceUnsupported("texts of a program are decoded already: leave out --encoding")
+        self.name = NAME if has_corpus else f"{NAME} {_digest(data, options)}"
+        self._options = options
+        self._rows = _rows(data, options)
+        self._peeked = check_names(self._rows, PLACE, options)
+
+    def size_bytes(self) -> int | None:
+        """Return None: the size is unknown."""
+        return None
+
+    def records(self) -> Iterator[Record | Rejection]:
+        peeked, self._peeked = self._peeked, []
+        return documents(chain(peeked, self._rows), PLACE, self._options)
+
+
+def _check(data: object) -> None:
+    """Raise SourceUnreadable for data of a type that is not read, and SourceUnsupported without pyarrow."""
+    if _is_table(data):
+        if not PARQUET.is_installed:
+            raise SourceUnsupported(f"a table needs another library: {install(PARQUET.name)}")
+    elif isinstance(data, bytes | bytearray | Mapping) or _has_columns(data) or not isinstance(data, Iterable):
+        raise SourceUnreadable(f"a {type(data).__name__} is not read; {_EXPECTED}")
+
+
+def _is_table(data: object) -> bool:
+    """Return True for a table with Arrow's interface; a single column has neither columns nor a schema."""
+    speaks = hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__")
+    return speaks and _has_columns(data)
+
+
+def _has_columns(data: object) -> bool:
+    # The type is asked, since a lazy frame would compute its own.
+    return hasattr(type(data), "columns") or hasattr(type(data), "schema")
+
+
+def _digest(data: object, options: SourceOptions) -> str:
+    """Return a digest of the documents; of what can be read only once, the time."""
+    if isinstance(data, Iterator) or hasattr(data, "read_next_batch"):
+        return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    digest = hashlib.sha256(json.dumps([options.text_field, options.id_field]).encode())
+    for row in _rows(data, options):
+        digest.update(json.dumps(row.fields if isinstance(row, Row) else row.reason).encode())
+    return digest.hexdigest()[:_DIGEST_CHARS]
+
+
+def _rows(data: object, options: SourceOptions) -> Rows:
+    if _is_table(data):
+        yield from _rows_of_table(data, options)
+        return
+    values: Iterable[object] = data.to_pylist() if hasattr(data, "to_pylist") else data  # type: ignore[assignment]
+    for position, value in enumerate(values):
+        fields: Mapping[Any, object] = value if isinstance(value, Mapping) else {options.text_field: value}
+        named = {str(name): one for name, one in fields.items()}
+        yield _with_id(as_row(named, position, f"{PLACE}:{position}", options), options)
+
+
+def _rows_of_table(table: object, options: SourceOptions) -> Rows:
+    reader = _reader(table)
+    as_json = frozenset(field.name for field in reader.schema if str(field.type).startswith(_JSON))
+    columns = [name for name in reader.schema.names if not _INDEX.fullmatch(name)]
+    check_columns(columns, "the table", options)
+    position = 0
+    for batch in reader:
+        for part in slices(batch.select(columns)):
+            for frame in frames(part, position, options, as_json):
+                for row in said({}, frame, PLACE):
+                    yield _with_id(row, options)
+            position += part.num_rows
+
+
+def _reader(table: Any) -> RecordBatchReader:
+    """Return the table's batches. Raises SourceUnreadable for one that has no form in Arrow."""
+    import pyarrow
+
+    try:
+        if hasattr(table, "__arrow_c_stream__"):
+            return pyarrow.RecordBatchReader.from_stream(table)
+        batch: RecordBatch = pyarrow.record_batch(table)
+        return pyarrow.RecordBatchReader.from_batches(batch.schema, [batch])
+    except (pyarrow.ArrowException, TypeError) as error:
+        raise SourceUnreadable(f"the table cannot be read as an Arrow table: {error}") from error
+
+
+def _with_id(row: Row | Rejection, options: SourceOptions) -> Row | Rejection:
+    """Return a row with its position as the id, if it has no field for one and none was named."""
+    if isinstance(row, Row) and options.id_field == SourceOptions.id_field:
+        row.fields.setdefault(options.id_field, row.number)
+    return row

@@ -1,0 +1,55 @@
+"""Results as Arrow tables, by pyarrow (an extra): in memory, and for Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from storage.outputs.columns import Column, Form
+from storage.writers.base import Row
+from storage.writers.jsonl import dumped
+
+if TYPE_CHECKING:
+    import numpy as np
+    from pyarrow import Array, Table
+
+
+def array(form: Form, values: Sequence[Any]) -> Array:
+    """Return a column's values as an array of the form's type."""
+    import pyarrow as pa
+
+    return pa.array([_value(form, value) for value in values], form.arrow())
+
+
+def table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
+    """Return a table of results. Vectors of one length are a list of fixed size."""
+    import pyarrow as pa
+
+    made = {}
+    for column in columns:
+        values = [column.value(row) for row in rows]
+        fixed = _fixed(values) if column.form is Form.VECTOR else None
+        made[column.name] = array(column.form, values) if fixed is None else fixed
+    return pa.table(made)
+
+
+def _fixed(vectors: Sequence[np.ndarray[Any, Any] | None]) -> Array | None:
+    """Return vectors as lists of fixed size, and null where there is none; None unless all have one length."""
+    import numpy as np
+    import pyarrow as pa
+
+    shapes = {vector.shape for vector in vectors if vector is not None}
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 1:
+        return None
+    empty = np.zeros(shape, np.float32)
+    values = np.concatenate([empty if vector is None else vector for vector in vectors])
+    lacking = pa.array([vector is None for vector in vectors])
+    return pa.FixedSizeListArray.from_arrays(pa.array(values), shape[0], mask=lacking)
+
+
+def _value(form: Form, value: Any) -> Any:
+    if value is None:
+        return None
+    if form is Form.JSON:
+        return dumped(value).decode()
+    return value.ravel() if form is Form.VECTOR else value

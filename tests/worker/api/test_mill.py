@@ -1,0 +1,121 @@
+"""`docmill.connect`: jobs in a store, waiting, results, search; and a fleet in place of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import docmill
+from storage.core.database import Database
+from tests.worker.harness import Docmill
+
+NULL: dict[str, Any] = {"model": "null", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def mill(store: Path) -> Iterator[docmill.Mill]:
+    """An embedded store without a worker."""
+    with docmill.connect(store=store, device="cpu") as mill:
+        yield mill
+
+
+@pytest.fixture(scope="module")
+def done(mill: docmill.Mill) -> docmill.Job:
+    """A job that has ended, with a document that was skipped and a record that was rejected."""
+    mill.run(["one", "", "three", None], "embed", corpus="numbers", **NULL)
+    return mill.job(mill.jobs()[0].id)
+
+
+def test_an_enqueued_job_waits_for_a_worker_and_says_so(mill: docmill.Mill) -> None:
+    job = mill.enqueue(["to do"], "embed", priority=3, **NULL)
+    status = job.status()
+    assert (status.state, status.pending, status.priority, status.no_worker) == ("running", 1, 3, True)
+    with pytest.raises(docmill.TimedOut, match="is not finished: 1 texts to do") as raised:
+        job.wait(timeout=0, progress=False)
+    assert isinstance(raised.value, TimeoutError)
+    with pytest.raises(docmill.Error, match=r"wait\(\) waits for its end"):
+        job.results()
+    assert list(job.results(partial=True)) == []
+    assert mill.enqueue(["to do"], "embed", priority=3, **NULL).id == job.id
+    assert job.cancel() is True
+    assert job.cancel() is False
+    assert job.wait(progress=False).state == "cancelled"
+
+
+def test_waiting_leaves_the_event_loop_free_and_ends_with_a_cancelled_task(mill: docmill.Mill) -> None:
+    job = mill.enqueue(["never done"], "embed", **NULL)
+
+    async def waited() -> str:
+        task = asyncio.create_task(job.wait_async())
+        await asyncio.sleep(0)  # the task runs, and the loop goes on
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        job.cancel()
+        return (await job.wait_async()).state
+
+    assert asyncio.run(waited()) == "cancelled"
+
+
+def test_the_results_of_a_job_come_lazily_and_as_a_table(done: docmill.Job) -> None:
+    rows = done.results(with_input=True)
+    assert next(rows)["input"] == "one"
+    assert next(rows)["id"] == "2"
+    table = done.to_arrow()
+    assert table.column_names[:3] == ["id", "task", "vector"]
+    assert table["id"].to_pylist() == ["0", "2"]
+    assert pa.types.is_fixed_size_list(table.schema.field("vector").type)
+    frame = done.to_pandas()
+    assert list(frame["id"]) == ["0", "2"]
+    assert len(frame["vector"][0]) == table.schema.field("vector").type.list_size
+    assert [one["status"] for one in done.failures()] == ["skipped", "rejected"]
+    assert done.retry() == 0
+
+
+def test_results_can_be_asked_for_by_their_flags(done: docmill.Job) -> None:
+    assert [one["id"] for one in done.results(unflagged=True)] == ["0", "2"]
+    assert list(done.results(flagged=["repetition"])) == []
+    with pytest.raises(docmill.Error, match="do not go together"):
+        done.results(flagged=True, unflagged=True)
+    with pytest.raises(docmill.Error, match="no flag is called 'strange'"):
+        done.results(flagged=["strange"])
+
+
+def test_a_search_finds_documents_by_the_name_of_their_corpus(mill: docmill.Mill, done: docmill.Job) -> None:
+    hits = mill.search("numbers", "three", top=1, passages=False)
+    assert [(hit.id, hit.text, hit.meta) for hit in hits] == [("2", "three", {})]
+    assert hits[0].score == pytest.approx(1.0, abs=1e-5)
+    with pytest.raises(docmill.Error, match="the text of a search is empty"):
+        mill.search("numbers", " ")
+    with pytest.raises(docmill.Error, match="there is no corpus"):
+        mill.search("letters", "three")
+
+
+def test_a_job_that_is_not_there_is_an_error(mill: docmill.Mill) -> None:
+    with pytest.raises(docmill.Error, match="there is no job 999"):
+        mill.job(999)
+
+
+def test_a_database_that_is_not_there_is_unreachable(tmp_path: Path) -> None:
+    with pytest.raises(docmill.Unreachable, match="there is no file"):
+        docmill.connect(f"sqlite:///{tmp_path / 'nothing.db'}")
+    with pytest.raises(docmill.Error, match="leave it out with the URLs"):
+        docmill.connect("sqlite:///x.db", store=tmp_path)
+
+
+def test_the_same_call_on_a_fleet_is_computed_by_its_workers(fleet: Docmill, database: Database) -> None:
+    urls = [fleet.environment[name] for name in ("DOCMILL_DATABASE_URL", "DOCMILL_REDIS_URL")]
+    fleet.loads_models = False
+    with docmill.connect(*urls) as mill, fleet.worker("--device", "cpu"):
+        table = mill.run(["one", "", "three", None], "embed", **NULL)
+        assert table["status"].to_pylist() == ["done", "skipped", "done", "rejected"]
+        assert table["id"].to_pylist() == ["0", "1", "2", "3"]
+        [status] = mill.jobs()
+    with fleet.worker("--lanes", "translate"), docmill.connect(*urls) as mill:
+        assert mill.run(["one", "three"], "embed", **NULL)["status"].to_pylist() == ["done", "done"]
+    assert status.done == 2

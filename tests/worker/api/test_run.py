@@ -1,0 +1,165 @@
+"""`docmill.run` on every form of documents: rows in order, failures as rows, errors as one type."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas
+import polars
+import pyarrow as pa
+import pytest
+
+import docmill
+from storage.readers import registry
+
+TEXTS = ["A first text.", "A second one.", "Ein dritter."]
+ROWS = [{"id": f"d{n}", "text": text, "year": 2000 + n} for n, text in enumerate(TEXTS)]
+FORMS: dict[str, Callable[[], Any]] = {
+    "a list of dictionaries": lambda: ROWS,
+    "an iterator": lambda: iter(ROWS),
+    "an Arrow table": lambda: pa.Table.from_pylist(ROWS),
+    "a reader of batches": lambda: pa.Table.from_pylist(ROWS).to_reader(1),
+    "a batch": lambda: pa.RecordBatch.from_pylist(ROWS),
+    "a pandas frame": lambda: pandas.DataFrame(ROWS, index=["x", "y", "z"]),
+    "a polars frame": lambda: polars.DataFrame(ROWS),
+}
+
+
+def run(documents: Any, store: Path, **options: Any) -> Any:
+    return docmill.run(
+        documents, "embed", **{"model": "null", "store": store, "device": "cpu", "progress": False, **options}
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_documents_gives_a_row_for_each_in_their_order(form: str, store: Path) -> None:
+    table = run(FORMS[form](), store)
+    assert table["id"].to_pylist() == ["d0", "d1", "d2"]
+    assert table["status"].to_pylist() == ["done"] * 3
+    assert table["meta"].cast(pa.string()).to_pylist() == [f'{{"year":{row["year"]}}}' for row in ROWS]
+    assert pa.types.is_fixed_size_list(table.schema.field("vector").type)
+
+
+@pytest.mark.parametrize("series", [pandas.Series(TEXTS), polars.Series(TEXTS), pa.array(TEXTS), tuple(TEXTS)])
+def test_texts_alone_have_their_positions_as_ids(series: Any, store: Path) -> None:
+    table = run(series, store)
+    assert table["id"].to_pylist() == ["0", "1", "2"]
+    assert table["status"].to_pylist() == ["done"] * 3
+
+
+def test_the_same_documents_again_are_the_same_corpus_and_compute_nothing(store: Path) -> None:
+    run(["once", "more"], store)
+    run(["once", "more"], store)
+    with docmill.connect(store=store) as mill:
+        again, first = mill.jobs(limit=2)
+    assert (first.corpus, first.prior) == (again.corpus, 0)
+    assert again.prior == again.texts == again.done == 2
+
+
+def test_rows_are_those_of_the_call_in_its_order_where_a_corpus_has_other_documents(store: Path) -> None:
+    run([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}], store, corpus="letters")
+    table = run([{"id": "c", "text": "three"}, {"id": "a", "text": "one"}], store, corpus="letters")
+    assert table["id"].to_pylist() == ["c", "a"]
+    assert table["status"].to_pylist() == ["done", "done"]
+
+
+def test_a_document_without_a_result_is_a_row_with_the_reason(store: Path) -> None:
+    table = run(["the same", "", None, "the same", 3], store)
+    assert table["status"].to_pylist() == ["done", "skipped", "rejected", "done", "rejected"]
+    assert table["id"].to_pylist() == ["0", "1", "2", "3", "4"]
+    reasons = table["reason"].to_pylist()
+    assert reasons[2:] == ['"text" is null, not a string', None, '"text" is a whole number, not a string']
+    vectors = table["vector"].to_pylist()
+    assert vectors[0] == vectors[3] is not None
+    assert vectors[1] is vectors[2] is None
+
+
+def test_of_two_rows_with_one_id_the_first_says_that_a_later_one_took_its_place(store: Path) -> None:
+    first, last = {"id": "twice", "text": "before"}, {"id": "twice", "text": "after"}
+    table = run([first, last, last], store)
+    assert table["status"].to_pylist() == ["superseded", "done", "done"]
+
+
+def test_a_row_whose_id_is_a_number_elsewhere_is_rejected_at_its_place(store: Path) -> None:
+    table = run([{"id": 1, "text": "a number"}, {"id": "1", "text": "a string"}], store)
+    assert table["status"].to_pylist() == ["done", "rejected"]
+    assert table["reason"][1].as_py().startswith("its id is a string")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"windw_tokens": 9}, "There is no option windw_tokens. Did you mean window_tokens?"),
+        ({"labels": "a,b"}, "--labels has no meaning for embed."),
+        ({"window_tokens": 1}, "--window-tokens must be at least 8."),
+        ({"text_field": "body"}, 'no record has a field "body"; it has "text", "id": name one with --text-field'),
+        ({"encoding": "cp1252"}, "texts of a program are decoded already: leave out --encoding"),
+        ({"model": "no-such-model"}, "no-such-model"),
+        ({"device": "tpu"}, "--device tpu"),
+    ],
+)
+def test_a_wrong_option_raises_what_the_command_line_prints(
+    call: dict[str, Any], message: str, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(docmill.Error) as raised:
+        run([{"text": "a text"}], store, **call)
+    assert message in str(raised.value)
+    assert raised.value.__cause__ is not None
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("documents", [{"text": "one"}, b"bytes", 3, polars.LazyFrame(ROWS)])
+def test_documents_of_a_type_that_is_not_read_are_refused_with_those_that_are(documents: Any, store: Path) -> None:
+    with pytest.raises(docmill.Error, match=r"is not read; give a list of texts .* frame"):
+        run(documents, store)
+
+
+def test_a_frame_that_has_no_form_in_arrow_is_refused(store: Path) -> None:
+    with pytest.raises(docmill.Error, match="cannot be read as an Arrow table"):
+        run(pandas.DataFrame({"text": ["a text", 3]}), store)
+
+
+def test_without_pyarrow_the_error_has_the_command_that_installs_it(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    with pytest.raises(docmill.Error, match=r"install.*docmill\[parquet\]|\[parquet\]"):
+        run(TEXTS, store)
+
+
+def test_a_run_on_another_thread_says_nothing_on_stdout_and_progress_on_stderr(
+    store: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(run(["on a thread"], store, progress=True)))
+    thread.start()
+    thread.join()
+    assert found[0]["status"].to_pylist() == ["done"]
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "1 records: 1 new documents" in err
+    assert "Job " in err
+
+
+def test_a_run_without_progress_prints_nothing(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run(["in silence"], store)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_source_is_named_as_on_the_command_line(store: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.csv"
+    corpus.write_text("id,text\nx,one\n,two\ny\n")
+    table = run(corpus, store)
+    assert table["id"].to_pylist()[:2] == ["x", "corpus.csv:2"]
+    assert table["status"].to_pylist() == ["done", "done", "rejected"]
+
+
+def test_the_import_loads_the_standard_library_alone() -> None:
+    heavy = "{'worker', 'tasks', 'storage', 'pyarrow', 'numpy', 'click', 'sqlalchemy'}"
+    code = f"import sys, docmill; dir(docmill); assert not {heavy} & sys.modules.keys(); docmill.Error; docmill.run"
+    subprocess.run([sys.executable, "-c", code], check=True)

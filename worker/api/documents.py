@@ -1,0 +1,80 @@
+"""The documents of a call, and what was read of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Protocol, TypeAlias
+
+import orjson
+
+from storage.readers import Record, Rejection, Source, SourceOptions, open_source
+from storage.readers.memory import NAME, MemorySource
+
+
+class ArrowTable(Protocol):
+    """A table with Arrow's interface: of pandas, polars, pyarrow, DuckDB and others."""
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object: ...
+
+
+Documents: TypeAlias = str | os.PathLike[str] | Iterable[str | None] | Iterable[Mapping[str, Any]] | ArrowTable
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A record that was read. A rejected one has a reason. Of two with one key and one digest the result is one."""
+
+    where: str
+    key: str | None
+    digest: bytes = b""
+    reason: str | None = None
+
+
+class Reading:
+    """Documents that are read once. `read` has the records so far, in order."""
+
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
+        self.name = os.fspath(documents) if isinstance(documents, str | os.PathLike) else NAME
+        self.read: list[Read] = []
+
+    def open(self, options: SourceOptions, *, has_corpus: bool) -> Source:
+        """Open the source. Raises SourceError."""
+        if isinstance(self._documents, str | os.PathLike):
+            return _Noted(open_source(self.name, options), self.read)
+        return _Noted(MemorySource(self._documents, options, has_corpus=has_corpus), self.read)
+
+
+class _Noted:
+    """A source whose records are noted as they are read."""
+
+    def __init__(self, source: Source, read: list[Read]) -> None:
+        self.name = source.name
+        self._source = source
+        self._read = read
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)  # a source of files also has `ignored`
+
+    @property
+    def bytes_read(self) -> int:
+        return self._source.bytes_read
+
+    def size_bytes(self) -> int | None:
+        """Return the size of the source in bytes; None if it is unknown."""
+        return self._source.size_bytes()
+
+    def records(self) -> Iterator[Record | Rejection]:
+        for one in self._source.records():
+            self._read.append(_noted(one))
+            yield one
+
+
+def _noted(one: Record | Rejection) -> Read:
+    if isinstance(one, Rejection):
+        key = one.keys[0] if len(one.keys) == 1 else None
+        return Read(one.where, key, reason=one.reason)
+    return Read(one.where, one.key, sha256(one.text.encode() + orjson.dumps(one.meta)).digest())

@@ -1,0 +1,49 @@
+"""Search for the Python API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from storage.core.database import Database
+from storage.core.normalize import normalize
+from storage.readers import Record
+from storage.search import search as of_store
+from worker.api.errors import Error
+from worker.cli.searching import Wanted, opened
+from worker.settings import Settings
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A document that was found. `score` is the cosine of its vector with the query's.
+
+    `passage` is the part of the text that matched, or None if the text has one vector and no passage was looked for.
+    `meta` has the document's other fields.
+    """
+
+    id: str
+    score: float
+    text: str
+    passage: str | None
+    meta: Mapping[str, Any]
+
+
+def search(settings: Settings, database: Database, corpus: str, text: str, wanted: Wanted) -> list[Hit]:
+    """Return the documents of a corpus that are nearest to a text. Raises Error."""
+    if not text.strip():
+        raise Error("the text of a search is empty")
+    query = Record("", normalize(text)[0], {}, (), "the text")
+    with opened(settings, database, corpus, wanted, _refuse, starts=True) as searched:
+        [(_, hits)] = searched.answers([query])
+    return [_hit(hit) for hit in hits]
+
+
+def _refuse(where: str, reason: str) -> NoReturn:
+    raise Error(f"{where}: {reason}")
+
+
+def _hit(hit: of_store.Hit) -> Hit:
+    passage = None if hit.passage is None else hit.text[slice(*hit.passage)]
+    return Hit(hit.id, hit.score, hit.text, passage, hit.meta)

@@ -1,0 +1,143 @@
+"""Jobs of the Python API."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from storage.core.database import Database
+from storage.core.flags import Flagged, named
+from storage.results import results as of_store
+from storage.results.status import JobStatus, read_status
+from storage.steps import jobs
+from worker.api import tables
+from worker.api.errors import Error, TimedOut, explained, explained_each
+from worker.cli.follow import follow
+from worker.cli.formatting import summary
+from worker.cli.printing import hushed, say
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+
+
+class Job:
+    """A job in the store. `id` is its number, as `docmill jobs` lists it."""
+
+    def __init__(self, database: Database, job_id: int) -> None:
+        self._database = database
+        self.id = job_id
+
+    def __repr__(self) -> str:
+        return f"Job({self.id})"
+
+    @explained()
+    def status(self) -> JobStatus:
+        """Return the job's state and counts, with the names of `docmill status --json`."""
+        return read_status(self._database, self.id)
+
+    def wait(self, timeout: float | None = None, *, progress: bool = True) -> JobStatus:
+        """Wait for the end of the job, and return its final status.
+
+        It also returns if every worker has refused the job for more than a minute; `blocked` is then true.
+        `timeout` is in seconds. With `progress` a bar is on stderr. Raises TimedOut.
+        """
+        return self._wait(timeout, progress, threading.Event())
+
+    async def wait_async(self, timeout: float | None = None, *, progress: bool = False) -> JobStatus:
+        """Wait as `wait` does, without blocking the event loop."""
+        stop = threading.Event()
+        try:
+            return await asyncio.to_thread(self._wait, timeout, progress, stop)
+        finally:
+            stop.set()  # where this coroutine was cancelled, the thread ends too
+
+    @explained()
+    def _wait(self, timeout: float | None, progress: bool, stop: threading.Event) -> JobStatus:
+        deadline = None if timeout is None else time.monotonic() + timeout
+
+        def watch(status: JobStatus) -> None:
+            if stop.is_set() or (deadline is not None and time.monotonic() >= deadline):
+                reason = f"; it {status.waiting_for}" if status.waiting_for else ""
+                raise TimedOut(f"job {self.id} is not finished: {status.pending:,} texts to do{reason}")
+
+        with hushed(not progress):
+            status = follow(self._database, self.id, watch=watch)
+            say(summary(status))
+        return status
+
+    def results(
+        self,
+        *,
+        step: str | None = None,
+        flagged: bool | Collection[str] = False,
+        unflagged: bool | Collection[str] = False,
+        with_input: bool = False,
+        partial: bool = False,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the results, in the order of the source, as dictionaries with the keys of `docmill results`.
+
+        They are read page by page. A vector is a float32 array. `flagged` and `unflagged` are True for all doubtful
+        flags, or names of flags. With `partial` a job that has not ended yields what there is; else it raises Error.
+        """
+        rows = explained_each(
+            of_store.results(
+                self._database,
+                self.id,
+                step=step,
+                with_input=with_input,
+                flagged=self._condition(flagged, unflagged),
+            )
+        )
+        self._require_end(partial)
+        return rows
+
+    def to_arrow(self, *, step: str | None = None, partial: bool = False) -> pyarrow.Table:
+        """Return the results as an Arrow table, with the columns of Parquet files of results.
+
+        Vectors are lists of fixed size, labels and spans lists of structs. Raises Error.
+        """
+        tables.require_arrow()
+        rows = list(self.results(step=step, partial=partial))
+        with explained():
+            return tables.of_job(self._database, self.id, rows, step)
+
+    def to_pandas(self, *, step: str | None = None, partial: bool = False) -> pandas.DataFrame:
+        """Return the results as a pandas frame. Raises Error."""
+        return self.to_arrow(step=step, partial=partial).to_pandas()
+
+    def failures(self) -> Iterator[dict[str, Any]]:
+        """Yield the documents and records without a result: {"id", "status", "class", "reason"}."""
+        return explained_each(of_store.failures(self._database, self.id))
+
+    @explained()
+    def retry(self, only: Literal["transient", "document", "model"] | None = None) -> int:
+        """Let the workers try the failed texts again, all or those of a class. Return their number."""
+        return jobs.retry(self._database, self.id, only)
+
+    @explained()
+    def cancel(self) -> bool:
+        """Stop the job; finished results stay. Return False if it had ended already."""
+        return jobs.cancel(self._database, self.id)
+
+    def _require_end(self, partial: bool) -> None:
+        status = self.status()
+        if not status.ended and not partial:
+            raise Error(
+                f"job {self.id} is not finished ({status.pending:,} texts to do): wait() waits for its end, and "
+                "partial=True gives what there is"
+            )
+
+    @staticmethod
+    @explained()
+    def _condition(flagged: bool | Collection[str], unflagged: bool | Collection[str]) -> Flagged | None:
+        if flagged and unflagged:
+            raise Error("flagged and unflagged do not go together: give one of them")
+        wanted = flagged or unflagged
+        if not wanted:
+            return None
+        lacking = bool(unflagged)
+        return Flagged(lacking=lacking) if wanted is True else Flagged(named(wanted), lacking)

@@ -1,0 +1,258 @@
+"""Work on this machine and on a fleet, for the Python API."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+from storage.core.database import Database
+from storage.results.status import JobStatus, list_statuses
+from worker.api import tables
+from worker.api.documents import Documents, Reading
+from worker.api.errors import Error, explained
+from worker.api.hits import Hit
+from worker.api.hits import search as search_in
+from worker.api.job import Job
+from worker.api.options import request_of
+from worker.cli.context import open_store
+from worker.cli.formatting import summary
+from worker.cli.ingesting import ingested
+from worker.cli.local_run import OpenStore, computed
+from worker.cli.printing import hushed, say
+from worker.cli.searching import Wanted
+from worker.engines.devices import choose_devices
+from worker.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Folder = str | os.PathLike[str]
+
+# Children's lines go above the bar of one run, and two runs of one process would share its devices.
+_one_at_a_time = threading.Lock()
+
+
+def run(
+    documents: Documents,
+    task: str,
+    *,
+    model: str | None = None,
+    corpus: str | None = None,
+    device: str | None = None,
+    backend: str | None = None,
+    store: Folder | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> pyarrow.Table:
+    """Run a task over documents, here and now, and return an Arrow table with a row for each, in their order.
+
+    `documents` are texts, dictionaries, a pandas or polars frame, an Arrow table, or the name of a source as
+    `docmill run` takes it. A table or a dictionary has its text in `text_field` ("text") and its id in `id_field`
+    ("id"); other fields are metadata. Without an id, a document has its position as one.
+
+    `options` are those of `docmill run`, with underscores: `top_k=3`, `from_="fr"`. Every text is computed once, and
+    the same call again computes nothing. `store` is the folder of the embedded store; without one, the settings name
+    the store, as for the command.
+
+    A document that fails is a row: its "status" is not `done`, and "reason" says why. Raises Error.
+    """
+    with explained():
+        settings = _settings(store=store, device=device, backend=backend)
+        return _computed(
+            settings, documents, task, {"model": model, "corpus": corpus, **options}, open_store, progress=progress
+        )
+
+
+def search(
+    corpus: str,
+    text: str,
+    *,
+    top: int = 10,
+    device: str | None = None,
+    backend: str | None = None,
+    store: Folder | None = None,
+    **options: Any,
+) -> list[Hit]:
+    """Return the documents of a corpus that are nearest to a text, as `Mill.search` does. Raises Error."""
+    with connect(device=device, backend=backend, store=store) as mill:
+        return mill.search(corpus, text, top=top, **options)
+
+
+@explained()
+def connect(
+    database_url: str | None = None,
+    redis_url: str | None = None,
+    *,
+    device: str | None = None,
+    backend: str | None = None,
+    store: Folder | None = None,
+) -> Mill:
+    """Connect to a fleet: its database, and its queue.
+
+    What is not given is taken from the settings (DOCMILL_DATABASE_URL, DOCMILL_REDIS_URL). Without any, this is the
+    embedded store on this machine; `store` is its folder. `device` and `backend` are those of this machine, which
+    embeds the texts of searches, and without a queue computes. Raises Error.
+    """
+    return Mill(_settings(database_url, redis_url, store=store, device=device, backend=backend))
+
+
+class Mill:
+    """A store and its queue. `close` closes it, and so does the end of a `with` block."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._until_closed = ExitStack()
+        self._database: Database = self._until_closed.enter_context(open_store(settings))
+
+    def __repr__(self) -> str:
+        return f"Mill({self._settings})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections to the database."""
+        self._until_closed.close()
+
+    def run(
+        self,
+        documents: Documents,
+        task: str,
+        *,
+        model: str | None = None,
+        corpus: str | None = None,
+        progress: bool = True,
+        **options: Any,
+    ) -> pyarrow.Table:
+        """Run a task over documents, and return an Arrow table with a row for each, in their order.
+
+        The fleet's workers compute. Without a queue (`redis_url`), this machine does. Documents and options are
+        those of `docmill.run`. Raises Error.
+        """
+        given = {"model": model, "corpus": corpus, **options}
+        with explained():
+            if self._settings.redis_url is None:
+                return _computed(self._settings, documents, task, given, self._store, progress=progress)
+            tables.require_arrow()
+            reading = Reading(documents)
+            job = self._enqueue(reading, task, given, progress)
+            status = job.wait(progress=progress)
+            return _table(self._database, status, reading)
+
+    def enqueue(
+        self,
+        documents: Documents,
+        task: str,
+        *,
+        model: str | None = None,
+        corpus: str | None = None,
+        priority: int = 0,
+        progress: bool = True,
+        **options: Any,
+    ) -> Job:
+        """Store documents as a job for the workers, and return it. Documents and options are those of `docmill.run`.
+
+        The documents are durable when it returns. The same call again continues an unfinished job. Raises Error.
+        """
+        given = {"model": model, "corpus": corpus, "priority": priority, **options}
+        with explained():
+            return self._enqueue(Reading(documents), task, given, progress)
+
+    @explained()
+    def job(self, job_id: int) -> Job:
+        """Return the job of this number. Raises Error if there is none."""
+        job = Job(self._database, job_id)
+        job.status()
+        return job
+
+    @explained()
+    def jobs(self, limit: int = 20) -> list[JobStatus]:
+        """Return the status of the latest jobs, newest first."""
+        return list_statuses(self._database, limit)
+
+    @explained()
+    def search(
+        self,
+        corpus: str,
+        text: str,
+        *,
+        top: int = 10,
+        job: int | None = None,
+        exact: bool = False,
+        passages: bool = True,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        progress: bool = False,
+    ) -> list[Hit]:
+        """Return the documents of a corpus that are nearest to a text, the nearest first.
+
+        The corpus is named as in `run`, or by the path of its source; an `embed` job must have run over it. This
+        machine embeds the text. The options are those of `docmill search`. Raises Error.
+        """
+        if prompt is not None and prompt_name is not None:
+            raise Error("prompt_name and prompt do not go together: give one of them")
+        wanted = Wanted(top, job, exact, passages, prompt, prompt_name)
+        with hushed(not progress):
+            return search_in(self._settings, self._database, corpus, text, wanted)
+
+    def _enqueue(self, reading: Reading, task: str, given: dict[str, Any], progress: bool) -> Job:
+        request = request_of(self._settings, reading.name, task, given)
+        opened = partial(reading.open, has_corpus=request.corpus is not None)
+        with hushed(not progress):
+            done = ingested(self._settings, self._database, request, opened)
+        return Job(self._database, done.id)
+
+    def _store(self, _: Settings) -> AbstractContextManager[Database]:
+        return nullcontext(self._database)
+
+
+def _settings(
+    database_url: str | None = None,
+    redis_url: str | None = None,
+    *,
+    store: Folder | None = None,
+    **options: str | None,
+) -> Settings:
+    if store is None:
+        return load_settings(database_url=database_url, redis_url=redis_url, **options)
+    if database_url is not None or redis_url is not None:
+        raise Error("store is the folder of an embedded store; leave it out with the URLs of a fleet")
+    settings = load_settings(home=os.fspath(store), **options)
+    return settings.model_copy(update={"database_url": None, "redis_url": None})
+
+
+def _computed(
+    settings: Settings,
+    documents: Documents,
+    task: str,
+    given: dict[str, Any],
+    store: OpenStore,
+    *,
+    progress: bool,
+) -> pyarrow.Table:
+    """Compute here and now, and return the table."""
+    tables.require_arrow()
+    reading = Reading(documents)
+    request = request_of(settings, reading.name, task, given)
+    devices = choose_devices(settings.device)
+    opened = partial(reading.open, has_corpus=request.corpus is not None)
+    with (
+        hushed(not progress),
+        _one_at_a_time,
+        computed(settings, request, devices, opened=opened, store=store) as (database, status),
+    ):
+        say(summary(status))
+        return _table(database, status, reading)
+
+
+def _table(database: Database, status: JobStatus, reading: Reading) -> pyarrow.Table:
+    """Return the table of a job that has come to its end. Raises Error for one that has not."""
+    if status.state != "done":
+        raise Error(f"job {status.id} is {status.waiting_for}" if status.blocked else summary(status))
+    return tables.by_row(database, status.id, reading.read)

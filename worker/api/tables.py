@@ -1,0 +1,83 @@
+"""The results of a job as an Arrow table, by pyarrow (an extra)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from storage.core.database import Database
+from storage.core.installation import install
+from storage.outputs.columns import Column, Form, OutputColumn
+from storage.readers.registry import PARQUET
+from storage.results.results import columns, failures, results
+from worker.api.documents import Read
+from worker.api.errors import Error
+
+if TYPE_CHECKING:
+    from pyarrow import Table
+
+Found: TypeAlias = Mapping[tuple[str, str | None], Mapping[str, Any]]
+
+_KEY, _PLACE = "key", "place"
+_SUPERSEDED = "a later row has the same id and other contents"
+_ABOUT = (Column.of("status", Form.TEXT), Column.of("reason", Form.TEXT))
+
+
+def require_arrow() -> None:
+    """Raise Error without pyarrow."""
+    if not PARQUET.is_installed:
+        raise Error(f"a table of results needs another library: {install(PARQUET.name)}")
+
+
+def by_row(database: Database, job_id: int, read: Sequence[Read]) -> Table:
+    """Return a table with a row for each record that was read, in their order.
+
+    "status" is done, failed, skipped, rejected or superseded; "reason" says why there is no result.
+    """
+    from storage.writers import arrow
+
+    found = _found(database, job_id, read)
+    reasons = [one.reason or found.get((_PLACE, one.where), {}).get("reason") for one in read]
+    last = {one.key: one.digest for one, reason in zip(read, reasons, strict=True) if reason is None}
+    rows = [_row(one, reason, last, found) for one, reason in zip(read, reasons, strict=True)]
+    return arrow.table(_columns(columns(database, job_id), _ABOUT), rows)
+
+
+def of_job(database: Database, job_id: int, rows: Sequence[Mapping[str, Any]], step: str | None) -> Table:
+    """Return a table of results of a job or of one of its steps."""
+    from storage.writers import arrow
+
+    return arrow.table(_columns(columns(database, job_id, step)), rows)
+
+
+def _found(database: Database, job_id: int, read: Sequence[Read]) -> Found:
+    """Return results and failures by the key of their document, and rejections by the place of their record."""
+    wanted = {(_KEY, one.key) for one in read} | {(_PLACE, one.where) for one in read}
+    found = {}
+    for failure in failures(database, job_id):
+        found[_PLACE if failure["status"] == "rejected" else _KEY, failure["id"]] = failure
+    for result in results(database, job_id):
+        if (place := (_KEY, result["id"])) in wanted:
+            found[place] = {**result, "status": "done"}
+    return found
+
+
+def _row(one: Read, rejected: str | None, last: Mapping[str | None, bytes], found: Found) -> Mapping[str, Any]:
+    if rejected is not None:
+        return {"id": one.key, "status": "rejected", "reason": rejected}
+    if last[one.key] != one.digest:
+        return {"id": one.key, "status": "superseded", "reason": _SUPERSEDED}
+    return found.get((_KEY, one.key), {"id": one.key, "status": "removed"})
+
+
+def _columns(of_results: Sequence[Column], about: Sequence[Column] = ()) -> list[Column]:
+    """Return the columns of a table. A record's property whose name is taken is called `record_NAME`."""
+    taken = {column.name for column in (*of_results, *about) if not isinstance(column, OutputColumn)}
+    first, *rest = [
+        replace(column, name=f"record_{column.name}")
+        if isinstance(column, OutputColumn) and column.name in taken
+        else column
+        for column in of_results
+    ]
+    return [first, *about, *rest]

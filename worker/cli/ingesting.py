@@ -1,0 +1,27 @@
+"""Store a source as a job for the workers, with a bar and a summary on stderr."""
+
+from __future__ import annotations
+
+from storage.core.database import Database
+from worker.cli.context import queue_of
+from worker.cli.follow import IngestBar, say_ingested
+from worker.cli.printing import say
+from worker.cli.requests import prepare_request
+from worker.settings import Settings
+from worker.submit.enqueue import Enqueued, enqueue
+from worker.submit.options import Request
+from worker.submit.request import Opened
+
+
+def ingested(settings: Settings, database: Database, request: Request, opened: Opened | None = None) -> Enqueued:
+    """Check a request, store its source and offer it to the queue. ``opened`` opens the source in place of its name.
+
+    Raises what `worker.submit.enqueue.enqueue` and `worker.cli.requests.prepare_request` do.
+    """
+    prepared = prepare_request(settings, request, opened=opened)
+    with queue_of(settings) as broker, IngestBar(prepared.source) as progress:
+        done = enqueue(database, lambda: broker, prepared, progress)
+    say_ingested(prepared.source, done)
+    if done.deferred:
+        say(f"Dispatch deferred: {done.deferred}")
+    return done

@@ -1,0 +1,49 @@
+"""A whole run on this machine: device processes, store, checks, queue and job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from worker.cli.context import open_broker, open_store
+from worker.cli.requests import prepare_request
+
+if TYPE_CHECKING:
+    from storage.core.database import Database
+    from storage.results.status import JobStatus
+    from worker.settings import Settings
+    from worker.submit.options import Request
+    from worker.submit.request import Opened
+
+OpenStore = Callable[["Settings"], AbstractContextManager["Database"]]
+
+
+@contextmanager
+def computed(
+    settings: Settings,
+    request: Request,
+    devices: Sequence[str],
+    *,
+    opened: Opened | None = None,
+    store: OpenStore = open_store,
+    log_level: str | None = None,
+) -> Iterator[tuple[Database, JobStatus]]:
+    """Compute a request here and now. Yield the store, open, and the job's final status.
+
+    ``opened`` opens the source in place of its name. With a ``log_level`` docmill's log goes to stderr. Raises what
+    `worker.cli.local.run_here` and `worker.cli.requests.prepare_request` do.
+    """
+    from worker.cli.terminal import lines_above_the_bar
+    from worker.process.device_start import StartedDevices
+
+    with ExitStack() as until_shown:
+        # The processes import their libraries while this one imports its own, and reads.
+        with lines_above_the_bar(log_level), StartedDevices(len(devices)) as started:
+            from worker.cli.local import run_here
+
+            database = until_shown.enter_context(store(settings))
+            prepared = prepare_request(settings, request, devices, opened)
+            with open_broker(settings) as broker:
+                status = run_here(settings, database, broker, devices, prepared, started)
+        yield database, status
