@@ -47,6 +47,8 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
 
 def _copied(given: Sequence[str], output: Sequence[str], written: Sequence[str]) -> _Copied:
     runs = set(_runs(given))
+    if runs.isdisjoint(_runs(output)):
+        return _Copied(0, 0, (0, 0))
     covered = bytearray(len(output))
     for place, run in enumerate(_runs(output)):
         if run in runs:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tasks.checks.base import Check, Context, Finding, quoted
 from tasks.checks.lengths import expected_ratio
-from tasks.checks.words import folded, letters
+from tasks.checks.words import folded, has_words, letters
 from tasks.windows.sentences import sentences
 
 FLAG = "missing_sentences"
@@ -51,9 +51,13 @@ class _Sentence:
 
 def find(given: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield the sentences that are aligned with nothing, where the output has fewer sentences than the input."""
-    before, after = _sentences(given), _sentences(output)
-    if not len(after) < len(before) <= _MOST_SENTENCES or not after:
+    written = _sentences(given)
+    if not 1 < len(written) <= _MOST_SENTENCES:
         return
+    kept = _sentences(output)
+    if not 0 < len(kept) < len(written):
+        return
+    before, after = ([_Sentence.of(text) for text in texts] for texts in (written, kept))
     times_said = Counter(one for sentence in before for one in sentence.beginnings)
     said = frozenset().union(*(sentence.beginnings for sentence in after))
     for place in _lost(before, after, _LONGER * expected_ratio(context)):
@@ -64,14 +68,14 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
             yield Finding(FLAG, evidence, lost=_place(given, place))
 
 
-def _sentences(text: str) -> list[_Sentence]:
-    found = (_Sentence.of(text[one.start : one.end]) for one in sentences(text))
-    return [sentence for sentence in found if sentence.letters]
+def _sentences(text: str) -> list[str]:
+    found = (text[one.start : one.end] for one in sentences(text))
+    return [sentence for sentence in found if has_words(sentence)]
 
 
 def _place(text: str, number: int) -> tuple[int, int]:
     """Return where the sentence with this number stands in a text, from 0 and without those that have no letters."""
-    return [(one.start, one.end) for one in sentences(text) if letters(text[one.start : one.end])][number]
+    return [(one.start, one.end) for one in sentences(text) if has_words(text[one.start : one.end])][number]
 
 
 def _lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float) -> list[int]:
@@ -85,7 +89,9 @@ def _lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float)
                 first, second = row - taken, column - given
                 if first < 0 or second < 0 or costs[first][second] + prior - _SHARED >= costs[row][column]:
                     continue
-                cost = costs[first][second] + prior + _mismatch(before[first:row], after[second:column], ratio)
+                most = costs[row][column] - costs[first][second] - prior
+                mismatch = _mismatch(before[first:row], after[second:column], ratio, most)
+                cost = costs[first][second] + prior + mismatch
                 if cost < costs[row][column]:
                     costs[row][column] = cost
                     beads[row, column] = (taken, given)
@@ -99,13 +105,18 @@ def _lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float)
     return found[::-1]
 
 
-def _mismatch(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float) -> float:
-    """Return how unlikely the lengths of two groups of sentences are, less the share of words that they share."""
+def _mismatch(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float, most: float) -> float:
+    """Return how unlikely the lengths of two groups of sentences are, less the share of words that they share.
+
+    Words are not compared where the result is more than ``most`` with all of them shared, too.
+    """
     if not before or not after:
         return 0.0
     lengths = ratio * sum(one.letters for one in before), sum(one.letters for one in after)
     deviation = abs(lengths[1] - lengths[0]) / math.sqrt(_VARIANCE * sum(lengths) / 2)
     unlikely = -math.log(max(math.erfc(deviation / math.sqrt(2)), _LEAST_PROBABILITY))
+    if unlikely - _SHARED > most:
+        return math.inf
     ours, theirs = (frozenset().union(*(one.beginnings for one in group)) for group in (before, after))
     least = min(len(ours), len(theirs))
     return unlikely - _SHARED * (len(ours & theirs) / least - _BY_CHANCE) if least else unlikely

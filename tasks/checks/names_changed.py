@@ -6,9 +6,10 @@ A name is compared by its letters and digits alone, so that CD-ROM is CDROM, and
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import cached_property
 
 from tasks.checks.base import Check, Context, Finding, quoted
 from tasks.checks.words import folded, words
@@ -23,7 +24,11 @@ _EXACT = re.compile(
     r"|(?<![\w/.:+-])~?/(?:[\w.+-]+/)+[\w.+-]*\w"  # paths
     r"|\b[a-zA-Z]\w*_\w+\b"  # identifiers
 )
-_MAY_BE_EXACT = re.compile(r"[/@{%$_]|www|--")
+# Every exact name has one of these signs, and no white space.
+_SIGN = re.compile(r"[/@{%$_]|www|--")
+_NO_SPACE = re.compile(r"\S+")
+# All other names have one of these characters.
+_MARK = re.compile(r"[A-Z\d]")
 # Names by their form: an inner capital letter, or letters before digits; no versions and units.
 _FORMED = re.compile(r"\b(?!v\d+\b|[kKMGT]i?(?:Hz|[BbWVF])\b)(?:\w*[a-z][A-Z]\w*|[A-Za-z]+\d\w*)\b")
 # Words that may be names: capital letters, or one that begins no sentence.
@@ -38,7 +43,7 @@ _NEAR = 0.12
 _LONG = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Name:
     """A name as it is written, with its offset in its text; ``place`` is the same as a part of the text's length."""
 
@@ -59,22 +64,32 @@ class _Name:
     def has_digit(self) -> bool:
         return any(map(str.isdigit, self.written))
 
-    @property
+    @cached_property
     def letters(self) -> str:
         return _letters(_SCHEME.sub("", self.written, count=1))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Text:
-    """A text for looking names up: its letters and digits, and its words."""
+    """A text for looking names up, by its letters and digits, and by its words."""
 
-    letters: str
-    words: frozenset[str]
-    written: frozenset[str]
+    text: str
 
-    @classmethod
-    def of(cls, text: str) -> _Text:
-        return cls(_letters(text), frozenset(folded(text)), frozenset(words(text)))
+    @cached_property
+    def folded(self) -> str:
+        return self.text.casefold()
+
+    @cached_property
+    def letters(self) -> str:
+        return _letters(self.text)
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        return frozenset(folded(self.text))
+
+    @cached_property
+    def written(self) -> frozenset[str]:
+        return frozenset(words(self.text))
 
     def has_small(self, name: _Name) -> bool:
         """Return True for a capitalised word that stands in the text in small letters, too: it is no name."""
@@ -84,12 +99,19 @@ class _Text:
         """Return True if a name stands in the text. A long one may be part of a word, or several words."""
         singular = name.removesuffix("s")
         if len(name) >= _LONG:
-            return singular in self.letters
+            return singular in self.folded or singular in self.letters
         return not self.words.isdisjoint({name, singular, f"{singular}s"}) or name in map(_letters, self.words)
 
     def has_form(self, name: str) -> bool:
         """Return True if a word of the text is a form of the name."""
-        return any(_alike(name, word) for word in self.words)
+        if len(name) < _BEGINNING:
+            return any(_alike(name, word) for word in self.words if len(word) == len(name))
+        near = name[:2]
+        return any(
+            _alike(name, word)
+            for word in self.words
+            if len(word) >= _BEGINNING and (word[0] in near or name[0] in word[:2] or len(word) == len(name))
+        )
 
 
 def find(given: str, output: str, context: Context) -> Iterator[Finding]:
@@ -97,34 +119,61 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
 
     A capitalised word counts in a translation if it stands in the place of another.
     """
-    before, after = _Text.of(given), _Text.of(output)
-    formed = _absent(_FORMED, output, before)
-    yield from map(_invented, _first(_absent(_EXACT, output, before)))
+    before, after = _Text(given), _Text(output)
+    exact, formed, capital = _absent(output, before)
+    yield from map(_invented, _first(exact))
     if context.shortened:
-        acronyms = [name for name in _absent(_CAPITAL, output, before) if name.written.isupper()]
-        yield from map(_invented, _first((*formed, *acronyms)))
+        yield from map(_invented, _first((*formed, *(name for name in capital if name.written.isupper()))))
         return
     yield from map(_invented, _first(name for name in formed if name.has_digit and not before.has_form(name.letters)))
-    lost = _absent(_FORMED, given, after)
-    for name in _first((*_absent(_EXACT, given, after), *lost)):
+    lost_exact, lost, lost_capital = _absent(given, after)
+    for name in _first((*lost_exact, *lost)):
         said = f"{quoted(name.written)} of the input is not in the output."
         yield Finding(FLAG, said, lost=(name.start, name.end))
     if _CAPITALISED_NOUNS.isdisjoint({context.source, context.target}):
-        lost += _absent(_CAPITAL, given, after)
-        formed += _absent(_CAPITAL, output, before)
+        lost += lost_capital
+        formed += capital
     yield from _replaced(lost, formed, before, after)
 
 
-def _absent(form: re.Pattern[str], text: str, other: _Text) -> list[_Name]:
-    """Return the names of a form in a text that another text does not have."""
-    if form is _EXACT and not _MAY_BE_EXACT.search(text):
-        return []
-    found = (
-        _Name(match.group().rstrip(".,;:!?"), match.start(), match.start() / len(text))
-        for match in form.finditer(text)
-    )
-    missing = [name for name in found if not other.has(name.letters)]
-    return missing if form is _EXACT else [name for name in missing if not other.has(name.stem)]
+def _absent(text: str, other: _Text) -> tuple[list[_Name], list[_Name], list[_Name]]:
+    """Return the names that only this text has: exact ones, those of a form, and capitalised words."""
+    exact = [name for name in _exact(text) if not other.has(name.letters)]
+    formed: list[_Name] = []
+    capital: list[_Name] = []
+    for start in _starts(text, _MARK, _is_outside_word):
+        match = _FORMED.match(text, start) or _CAPITAL.match(text, start)
+        if match is None or other.has((name := _name(match)).letters) or other.has(name.stem):
+            continue
+        (formed if match.re is _FORMED else capital).append(name)
+    return exact, formed, capital
+
+
+def _exact(text: str) -> Iterator[_Name]:
+    for start in _starts(text, _SIGN, str.isspace):
+        stretch = _NO_SPACE.match(text, start)
+        assert stretch is not None
+        yield from map(_name, _EXACT.finditer(text, start, stretch.end()))
+
+
+def _starts(text: str, sign: re.Pattern[str], is_outside: Callable[[str], bool]) -> Iterator[int]:
+    """Yield the beginnings of the stretches that have a sign, between characters outside of stretches."""
+    last = -1
+    for match in sign.finditer(text):
+        start = match.start()
+        while start > 0 and not is_outside(text[start - 1]):
+            start -= 1
+        if start != last:
+            yield start
+        last = start
+
+
+def _is_outside_word(character: str) -> bool:
+    return not (character.isalnum() or character == "_")
+
+
+def _name(match: re.Match[str]) -> _Name:
+    return _Name(match.group().rstrip(".,;:!?"), match.start(), match.start() / len(match.string))
 
 
 def _first(names: Iterable[_Name]) -> list[_Name]:
@@ -160,6 +209,8 @@ def _alike(one: str, other: str) -> bool:
         return True
     if (one[0] not in other[:2] and other[0] not in one[:2]) or lengths[0] <= _ALIKE * lengths[1]:
         return False
+    if 2 * sum(min(one.count(each), other.count(each)) for each in set(one)) < _ALIKE * (len(one) + len(other)):
+        return False  # whatever their order
     return SequenceMatcher(None, one, other, autojunk=False).ratio() >= _ALIKE
 
 
@@ -168,7 +219,7 @@ def _invented(name: _Name) -> Finding:
 
 
 def _letters(text: str) -> str:
-    return _NOT_LETTERS.sub("", text).casefold()
+    return text.casefold() if text.isalnum() else _NOT_LETTERS.sub("", text).casefold()
 
 
 NAMES_CHANGED = Check(FLAG, "names, addresses, code or placeholders were lost, invented or replaced", find)

@@ -17,7 +17,7 @@ FLAG = "numbers_changed"
 _SEPARATOR = r"[.,'’\u00a0\u202f ]"
 _SEPARATORS = re.compile(_SEPARATOR)
 # 10 000, 10.000 or 10,000; other digits are numbers of their own, as those of dates and versions are.
-_NUMBER = re.compile(rf"(?<![\d.,])\d{{1,3}}(?:{_SEPARATOR}\d{{3}})+(?!\d)|\d+")
+_NUMBER = re.compile(rf"\d(?:(?<![\d.,]\d)\d{{0,2}}(?:{_SEPARATOR}\d{{3}})+(?!\d)|\d*)")
 # The languages whose number words are read; all of them where the language is not known.
 _READ = ("en", "fr", "es", "pt", "de", "nl", "da", "it")
 _SMALL_DIGITS = 1  # other languages have words for them
@@ -52,7 +52,8 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
         for number in _missing(before, after, output, context.target):
             said = f"{number.written} of the input is not in the output."
             yield Finding(FLAG, said, lost=(number.start, number.end))
-        yield from _other_units(given, output)
+        if before and after:
+            yield from _other_units(given, output)
 
 
 def _numbers(text: str) -> Iterator[_Number]:
@@ -72,8 +73,12 @@ def _missing(these: list[_Number], those: list[_Number], text: str, language: st
 
         for one in read:
             known |= _all(_numbers(alpha2digit(text, one, threshold=0)))
-    missing = [one for one in missing if not _has(known, one) and not _is_decade(known, one)]
-    return missing if read else [one for one in missing if len(one.digits) > _SMALL_DIGITS]
+            missing = [one for one in missing if not _has(known, one) and not _is_decade(known, one)]
+            if not missing:
+                break
+        return missing
+    missing = [one for one in missing if not _is_decade(known, one)]
+    return [one for one in missing if len(one.digits) > _SMALL_DIGITS]
 
 
 def _other_units(given: str, output: str) -> Iterator[Finding]:

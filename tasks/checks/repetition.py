@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import eq
 
 from tasks.checks.base import Check, Context, Finding, quoted
 from tasks.checks.words import folded, is_unspaced, span
@@ -24,6 +25,7 @@ _PHRASE_CHARACTERS = 16
 _OFTEN = 3
 # A few characters over and over inside a word: "hahahahaha". Digits repeat in round numbers.
 _CHARACTERS = re.compile(r"([^\W\d_]\S{0,7}?)\1{4,}|(\d[^\s,.]{1,7}?)\2{3,}")
+_FEWER = 4
 # English doubles next to no words; many other languages do.
 _UNDOUBLED = "en"
 _DOUBLED = re.compile(r"(?<![\w-])([^\W\d_][\w-]*(?: [^\W\d_][\w-]*){0,3}) \1(?![\w-])", re.IGNORECASE)
@@ -46,7 +48,8 @@ class _Loop:
 def find(given: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield the worst loop of words, the phrase that occurs too often, and the worst loop of characters."""
     words = folded(output)
-    if (loop := _worst(words)) is not None:
+    repeats = _repeats(words)
+    if repeats and (loop := _worst(words)) is not None:
         before = _worst(folded(given))
         if before is None or loop.times > before.times:
             start, end = span(output, loop.first, loop.last)
@@ -54,12 +57,20 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
             said = f"{quoted(output[start:unit_end])} stands {int(loop.times)} times in a row."
             yield Finding(FLAG, said, start, end)
             return
-    if (finding := _phrase(given, output, words)) is not None:
+    if repeats and (finding := _phrase(given, output, words)) is not None:
         yield finding
         return
     yield from _characters(given, output)
-    if context.target == _UNDOUBLED:
+    if repeats and context.target == _UNDOUBLED:
         yield from _doubled(given, output)
+
+
+def _repeats(words: Sequence[str]) -> bool:
+    """Return False if there can be no loop: no one or two words stand twice in a row, and no three twice."""
+    if any(map(eq, words, words[1:])) or b"\1\1" in bytes(map(eq, words, words[2:])):
+        return True
+    threes = list(_phrases(words, 3))
+    return len(set(threes)) < len(threes)
 
 
 def _worst(words: Sequence[str]) -> _Loop | None:
@@ -115,6 +126,12 @@ def _phrases(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
 
 
 def _characters(given: str, output: str) -> Iterator[Finding]:
+    # Five times the same letters leave a word with few different ones.
+    if not any(
+        len(word) > _FEWER and len(word) - len(set(word)) >= _FEWER and _CHARACTERS.search(word)
+        for word in output.split()
+    ):
+        return
     for match in _CHARACTERS.finditer(output):
         unit = match.group(1) or match.group(2)
         if match.group() not in given and not (unit.isdecimal() and len(set(unit)) == 1):

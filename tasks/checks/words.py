@@ -35,6 +35,11 @@ def folded(text: str) -> tuple[str, ...]:
     return words(text) if text.islower() else tuple(map(str.casefold, words(text)))
 
 
+def has_words(text: str) -> bool:
+    """Return False for a text of white space and punctuation alone."""
+    return _WORD.search(text) is not None
+
+
 def span(text: str, first: int, last: int) -> tuple[int, int]:
     """Return the offsets in characters of the words from number ``first`` to ``last``, both included."""
     places = list(islice(_WORD.finditer(text), first, last + 1))

@@ -17,6 +17,8 @@ FLAG = "wrong_language"
 _CODE = re.compile(r"[\d_/@\\<>{}=]|\w[.]\w|[^\W\d_][A-Z]")
 # A language shows at the beginning; what follows costs time only.
 _READ_CHARS = 400
+# Of longer texts some of the words are asked about first, from beginning to end: most outputs are as they should be.
+_SAMPLE_WORDS = 20
 _LEAST_LETTERS = 40
 _LEAST_LETTERS_UNSPACED = 12
 _SURE = 0.8
@@ -27,6 +29,9 @@ _EXCLUDED = 0.05
 def find(given: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield one finding if the output is surely in a language that it should not be in."""
     if not detection.installed() or (context.target is None and not context.same_language):
+        return
+    sampled = _sampled(output)
+    if sampled is not None and language_codes.same_language(sampled, context.target or _sampled(given) or ""):
         return
     guesses = _guesses(output)
     if not guesses or guesses[0].probability < _SURE:
@@ -39,11 +44,22 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
     yield Finding(FLAG, f"The output looks {found} ({guesses[0].probability:.0%}), not {name}: {quoted(output)}")
 
 
+def _sampled(text: str) -> str | None:
+    """Return the language of some of a text's words, if it is sure; None for a short text."""
+    words = text[:_READ_CHARS].split()
+    step = len(words) // _SAMPLE_WORDS
+    return _language(_guesses_of(words[::step], 1)) if step > 1 else None
+
+
 def _guesses(text: str) -> list[Guess]:
-    words = " ".join(word for word in text[:_READ_CHARS].split() if not _CODE.search(word))
-    letters = sum(map(str.isalpha, words))
-    least = _LEAST_LETTERS if words.isascii() or " " in words else _LEAST_LETTERS_UNSPACED
-    return detection.guesses(words) if letters >= least else []
+    return _guesses_of(text[:_READ_CHARS].split())
+
+
+def _guesses_of(words: list[str], most: int = detection.MOST_GUESSES) -> list[Guess]:
+    ordinary = " ".join(word for word in words if not _CODE.search(word))
+    letters = sum(map(str.isalpha, ordinary))
+    least = _LEAST_LETTERS if ordinary.isascii() or " " in ordinary else _LEAST_LETTERS_UNSPACED
+    return detection.guesses(ordinary, most) if letters >= least else []
 
 
 def _language(guesses: list[Guess]) -> str | None:

@@ -15,7 +15,7 @@ from tasks.errors import BadOption, CannotServe
 DETECTOR = "fasttext-lid.176 1"
 # A language shows at a text's beginning; what follows costs time only.
 READ_CHARS = 2_000
-_GUESSES = 10
+MOST_GUESSES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,12 @@ def require_for(spec: Spec) -> None:
         raise CannotServe(f"The language detector cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def guesses(text: str) -> list[Guess]:
+def guesses(text: str, most: int = MOST_GUESSES) -> list[Guess]:
     """The likeliest languages of a text, best first; of one without letters none. Safe to call from any thread."""
     line = " ".join(text[:READ_CHARS].split())
     if not any(character.isalpha() for character in line):
         return []
-    return [Guess(found["lang"], found["score"]) for found in _detector().detect(line, model="lite", k=_GUESSES)]
+    return [Guess(found["lang"], found["score"]) for found in _detector().detect(line, model="lite", k=most)]
 
 
 def installed() -> bool:

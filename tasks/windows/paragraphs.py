@@ -30,6 +30,7 @@ NEWLINE = re.compile(r"\r\n|\r|\n")
 _NOT_PROSE = re.compile(
     r"(?<!`)(`++)[^`]++\1(?!`)|<?\b[a-z][a-z0-9+.-]{1,15}://[^\s<>]++>?|!\[[^\[\]]*+\]\([^()\s]*+\)", re.IGNORECASE
 )
+_SIGNS_OF_NO_PROSE = ("`", "://", "](")
 _LONGEST_TERM = 60
 
 
@@ -44,7 +45,9 @@ def unwrapped(paragraph: str) -> str:
 
 def has_words(text: str) -> bool:
     """Return whether there is anything to translate: a rule of dashes, a URL or a line of code has nothing."""
-    return any(character.isalnum() for character in _NOT_PROSE.sub("", text))
+    if any(sign in text for sign in _SIGNS_OF_NO_PROSE):
+        text = _NOT_PROSE.sub("", text)
+    return any(map(str.isalnum, text))
 
 
 def not_prose(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
