@@ -71,6 +71,8 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Rea
         pinned = pinning.Pinned(spec.model, spec.revision)
         if not pinning.here(pinned, cache_dir=cache_dir):
             raise CannotServe(f"{spec.model} is not on this machine.")
+        if not adapters.here(spec, cache_dir=cache_dir):
+            raise CannotServe(f"The adapter {spec.params[adapters.NAME]} is not on this machine.")
         folder = pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
         config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=models_dir)
         adapter = adapters.locate(spec, models_dir=models_dir, cache_dir=cache_dir)

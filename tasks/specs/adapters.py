@@ -66,6 +66,13 @@ def with_adapter(
     return replace(pinned, adapter={NAME: name, REVISION: revision}), read.completed(config)
 
 
+def here(spec: Spec, *, cache_dir: Path) -> bool:
+    """Return False for an adapter on the hub that was not downloaded, and True for others and for a spec without one."""
+    if NAME not in spec.params or spec.params[REVISION].startswith(_LOCAL):
+        return True
+    return hub.downloaded(spec.params[NAME], spec.params[REVISION], cache_dir) is not None
+
+
 def locate(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Path | None:
     """Return the folder of a spec's adapter, downloaded if need be; None for a spec without one.
 

@@ -84,9 +84,9 @@ def _reasons(then: str | None, now: str | None) -> tuple[str, ...]:
 
 
 def require_here(spec: Spec, settings: Settings) -> None:
-    """Raise CannotRecompute where a model of a spec would have to be downloaded."""
+    """Raise CannotRecompute where a model of a spec, or its adapter, would have to be downloaded."""
     from tasks.models import weightless
-    from tasks.specs import per_language, pinning
+    from tasks.specs import adapters, per_language, pinning
 
     for one in per_language.specs_of(spec).values() or [spec]:
         pinned = pinning.Pinned(one.model, one.revision)
@@ -95,6 +95,11 @@ def require_here(spec: Spec, settings: Settings) -> None:
                 f"{one.model} at {one.revision} is not on this machine: run the command where its worker runs, or "
                 "run a small source with that --model here, which downloads it."
             )
+    if not adapters.here(spec, cache_dir=settings.cache_dir):
+        raise CannotRecompute(
+            f"The adapter {spec.params[adapters.NAME]} at {spec.params[adapters.REVISION]} is not on this machine: run "
+            "the command where its worker runs, or run a small source with that --adapter here, which downloads it."
+        )
 
 
 def opener(step: StepRecord, settings: Settings, device: str) -> Callable[[Spec], Backend]:

@@ -40,6 +40,19 @@ def test_the_windows_of_a_long_text_are_those_that_the_backend_computed(bench: B
     assert (found[0].prompt or "").startswith("[CLS] package number 0 has")
 
 
+def test_the_windows_of_a_model_with_an_adapter_are_those_of_the_two_together(bench: Bench) -> None:
+    spec = bench.spec("classify", "classes-ddtp")
+    found = cut(bench, spec, LONG)
+    (outcome,) = bench.run(spec, [LONG])
+    assert sum(one.tokens or 0 for one in found) == outcome.tokens_in
+    away = replace(spec, params={**spec.params, "adapter": "no-such/adapter", "adapter_revision": "0" * 40})
+    with pytest.raises(CannotServe, match="adapter no-such/adapter is not on this machine"):
+        cut(bench, away, LONG)
+    changed = replace(spec, params={**spec.params, "adapter_revision": "sha256:1"})
+    with pytest.raises(CannotServe, match="not those that the job was made with"):
+        cut(bench, changed, LONG)
+
+
 def test_a_model_without_weights_reads_the_text_as_it_is(bench: Bench) -> None:
     assert cut(bench, bench.spec("embed", "null"), "one two") == [ReadWindow(0, 7, 2, "one two")]
 

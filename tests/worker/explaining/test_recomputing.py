@@ -15,6 +15,7 @@ from storage.core.outcomes import Outcome, Reason, Status
 from storage.core.specs import Spec
 from storage.outputs.output_types import TEXT
 from storage.results.provenance import Recorded, StepRecord
+from tasks import kinds
 from tasks.backends import Backend, registry
 from tasks.engine.backend_factory import open_backend
 from tasks.engine.engine import Engine
@@ -62,7 +63,7 @@ def stored(spec: Spec, text: str, outcome: Outcome, runtime: dict[str, Any] | No
     """Return the record of an outcome as it is once it was stored."""
     recorded = Recorded(
         status=outcome.status,
-        output=TEXT.result(outcome) if outcome.status is Status.DONE else {},
+        output=kinds.kind(spec.kind).output.result(outcome) if outcome.status is Status.DONE else {},
         reason=outcome.reason,
         reason_class=outcome.reason_class,
         flags=outcome.flags,
@@ -82,21 +83,24 @@ def texts(kind: str) -> Sequence[str]:
 @pytest.mark.parametrize(
     ("kind", "model", "options"),
     [
-        ("translate", "marian-ddtp", {"source_lang": "fr", "target_lang": "en"}),
-        ("summarize", "synopsis-ddtp", {}),
+        ("translate", "marian-ddtp", {"beams": 1, "source_lang": "fr", "target_lang": "en"}),
+        ("summarize", "synopsis-ddtp", {"beams": 1}),
+        ("classify", "classes-ddtp", {}),  # an adapter with a head
     ],
 )
 def test_greedy_results_made_in_float32_come_out_the_same(
-    bench: tuple[Bench, Callable[[Spec], Backend]], kind: str, model: str, options: dict[str, str]
+    bench: tuple[Bench, Callable[[Spec], Backend]], kind: str, model: str, options: dict[str, Any]
 ) -> None:
     writer, open_one = bench
-    spec = writer.spec(kind, model, beams=1, **options)
+    spec = writer.spec(kind, model, **options)
+    output = kinds.kind(kind).output
     runtime = writer.engine.runtime(spec)
     for text, outcome in zip(texts(kind), writer.run(spec, [*texts(kind)]), strict=True):
-        found = recompute(stored(spec, text, outcome, runtime), TEXT, open_one)
+        found = recompute(stored(spec, text, outcome, runtime), output, open_one)
         assert found.same, found.difference
         assert found.causes == ()
         assert "".join(one.text for one in found.computation.windows if one.round == 1)
+        assert found.spec.params == spec.params
 
 
 def test_another_precision_is_named_as_what_differs(bench: tuple[Bench, Callable[[Spec], Backend]]) -> None:
@@ -143,6 +147,9 @@ def test_what_cannot_be_computed_here_is_refused_with_what_to_do(tmp_path: Path)
     elsewhere = StepRecord("summarize", None, Spec("summarize", "no/model", "0" * 40), "t", "t", 1, None, None)
     with pytest.raises(CannotRecompute, match="run the command where its worker runs"):
         opener(elsewhere, settings, "cpu")
+    adapted = Spec("classify", "null", "sha256:1", params={"adapter": "no/adapter", "adapter_revision": "0" * 40})
+    with pytest.raises(CannotRecompute, match="The adapter no/adapter at 0* is not on this machine"):
+        opener(replace(elsewhere, spec=adapted), settings, "cpu")
     local = replace(elsewhere, spec=Spec("summarize", "/no/model", "sha256:1"))
     with pytest.raises(CannotRecompute, match="is not on this machine: copy its folder"):
         recompute(local, TEXT, opener(local, settings, "cpu"))
