@@ -240,7 +240,7 @@ class Shard(Base):
     n_failed = column(int, default=0)
     n_skipped = column(int, default=0)
     n_truncated = column(int, default=0)  # of the done ones
-    n_doubtful = column(int, default=0, server_default="0")  # of the done ones
+    n_doubtful = column(int, default=0, server_default="0")  # of the done ones, since a retry of the stopped job
     tokens_in = column(int, default=0)
     tokens_out = column(int, default=0)
 

@@ -205,15 +205,21 @@ def _stop_bounded(transaction: Transaction, wanted: ColumnElement[bool]) -> None
         .group_by(Job.id, *bounds)
     ).all()
     for job in bounded:
-        columns = (Shard.n_failed, Shard.n_doubtful, Shard.n_contents)
-        sums = (func.coalesce(func.sum(column), 0) for column in columns)
-        # PostgreSQL's sums are decimals. A retried text is in two shards.
-        failed, doubtful, total = map(int, transaction.execute(select(*sums).where(Shard.job_id == job.id)).one())
-        retried = int(job.n_retried)
+        failed, doubtful, total = _sums(transaction, job.id)
+        retried = int(job.n_retried)  # a retried text is in two shards
         reason = too_many("failed", failed - retried, total - retried, job.max_failures)
         reason = reason or too_many("are doubtful", doubtful, total - retried, job.max_flagged)
         if reason is not None:
             stop(transaction, job.id, "stopped", reason)
+
+
+def _sums(transaction: Transaction, job_id: int) -> tuple[int, int, int]:
+    """Return how many texts of a job's shards failed, are doubtful, and how many there are."""
+    columns = (Shard.n_failed, Shard.n_doubtful, Shard.n_contents)
+    sums = (func.coalesce(func.sum(column), 0) for column in columns)
+    # PostgreSQL's sums are decimals.
+    failed, doubtful, total = map(int, transaction.execute(select(*sums).where(Shard.job_id == job_id)).one())
+    return failed, doubtful, total
 
 
 def too_many(what: str, n: int, total: int, most: float | None) -> str | None:
@@ -307,8 +313,9 @@ def require(database: Database, job_id: int) -> Job:
 def retry(database: Database, job_id: int, only: str | None = None) -> int:
     """Plan the job's failed texts again, those of one reason's class or all. Returns how many.
 
-    The failures stay on record until something better takes their place. A stopped job goes on. Raises JobStopped
-    for a cancelled one, and for one whose steps' texts were forgotten.
+    The failures stay on record until something better takes their place. A stopped job goes on: failures that are
+    tried again, and doubtful results so far, no longer count against its bounds. Raises JobStopped for a cancelled
+    one, and for one whose steps' texts were forgotten.
     """
     require(database, job_id)
     return database.write(lambda transaction: _retry(transaction, job_id, only))
@@ -327,6 +334,7 @@ def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
             f"job {job_id} ended too long ago to be tried again; enqueue its source again, which computes only what "
             "is missing"
         )
+    accepted = _accept_doubtful(transaction, job)
     held = _open_contents(transaction, job_id)
     total = 0
     for step in steps.of_job(transaction, job_id):
@@ -344,11 +352,22 @@ def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
             this = and_(Step.job_id == job_id, Step.seq == step.seq)
             transaction.execute(update(Step).where(this).values(n_retried=Step.n_retried + len(failed)))
             total += len(failed)
-    if total:
+    if total or accepted:
         is_read = transaction.scalar(select(Ingest.state).where(Ingest.id == job.ingest_id)) == "read"
         again = {"state": "running" if is_read else "ingesting", "reason": None, "finished_at": None}
         transaction.execute(update(Job).where(Job.id == job_id).values(**again))
     return total
+
+
+def _accept_doubtful(transaction: Transaction, job: Job) -> bool:
+    """Let the doubtful results of a job no longer count against its bound, if they stopped it; True if so."""
+    _, doubtful, total = _sums(transaction, job.id)
+    retried = int(transaction.scalar(select(func.sum(Step.n_retried)).where(Step.job_id == job.id)) or 0)
+    if job.state != "stopped" or too_many("are doubtful", doubtful, total - retried, job.max_flagged) is None:
+        return False
+    counted = and_(Shard.job_id == job.id, Shard.n_doubtful > 0)
+    transaction.execute(update(Shard).where(counted).values(n_doubtful=0))
+    return True
 
 
 def _has_failed(transaction: Transaction, job_id: int) -> bool:

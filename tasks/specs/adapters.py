@@ -67,7 +67,7 @@ def with_adapter(
 
 
 def here(spec: Spec, *, cache_dir: Path) -> bool:
-    """Return False for an adapter on the hub that was not downloaded, and True for others and for a spec without one."""
+    """Return False if a spec has an adapter of the hub that was not downloaded."""
     if NAME not in spec.params or spec.params[REVISION].startswith(_LOCAL):
         return True
     return hub.downloaded(spec.params[NAME], spec.params[REVISION], cache_dir) is not None

@@ -97,8 +97,9 @@ def require_here(spec: Spec, settings: Settings) -> None:
             )
     if not adapters.here(spec, cache_dir=settings.cache_dir):
         raise CannotRecompute(
-            f"The adapter {spec.params[adapters.NAME]} at {spec.params[adapters.REVISION]} is not on this machine: run "
-            "the command where its worker runs, or run a small source with that --adapter here, which downloads it."
+            f"The adapter {spec.params[adapters.NAME]} at {spec.params[adapters.REVISION]} is not on this machine: "
+            "run the command where its worker runs, or run a small source with that --adapter here, which downloads "
+            "it."
         )
 
 

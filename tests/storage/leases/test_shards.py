@@ -699,6 +699,35 @@ def test_too_many_doubtful_results_stop_a_job_and_another_one_goes_on_from_them(
     assert read_status(database, again.id).prior == len(claim.contents)
 
 
+def test_a_retry_lets_a_job_go_on_without_the_doubtful_results_so_far(database: Database) -> None:
+    job = read(database, request(max_flagged=10.0), numbered(300))
+    claim = claim_next(database)
+    n = len(claim.contents)
+    shards.commit(database, claim, flagging(claim, "empty_window"), None)
+    jobs.finish(database)
+    assert jobs.retry(database, job.id) == 0
+    assert jobs.finish(database) == []
+    assert read_status(database, job.id).state == "running"
+    claim = claim_next(database)
+    shards.commit(database, claim, flagging(claim, "empty_window"), None)
+    jobs.finish(database)
+    assert read_status(database, job.id).reason == f"more than 10 % of its texts are doubtful ({n} of 300)"
+    jobs.retry(database, job.id, only="transient")
+    work(database)
+    assert jobs.finish(database) == [job.id]
+    status = read_status(database, job.id)
+    assert (status.state, status.done, status.failed) == ("done", 300, 0)
+
+
+def test_a_retry_does_not_revive_a_job_that_was_stopped_for_another_reason(database: Database) -> None:
+    job = read(database, request(max_flagged=90.0), numbered(300))
+    claim = claim_next(database)
+    shards.commit(database, claim, flagging(claim, "empty_window"), None)
+    assert jobs.halt(database, job.id, "enough")
+    assert jobs.retry(database, job.id) == 0
+    assert read_status(database, job.id).state == "stopped"
+
+
 def test_few_doubtful_results_and_remarks_do_not_stop_a_job(database: Database) -> None:
     job = read(database, request(max_flagged=0.0, max_failures=0.0), numbered(300))
     claim = claim_next(database)

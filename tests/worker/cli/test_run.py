@@ -218,7 +218,7 @@ def test_failures_that_stand_are_not_computed_again_until_they_are_retried(
     again = embedded("run", "corpus.jsonl", "--task", "embed", code=1)
     assert "Nothing to compute" in again.stderr
     assert "docmill retry 2" in again.stderr
-    assert embedded.json("retry", 2, "--only", "model")["retried"] == 0
+    assert embedded.json("retry", 2, "--only", "model") == {"id": 2, "retried": 0, "goes_on": False}
     assert embedded.json("retry", 2, "--only", "transient")["retried"] == 1
     status = embedded.json("run", "corpus.jsonl", "--task", "embed")
     assert (status["id"], status["done"], status["failed"]) == (2, 3, 0)

@@ -148,7 +148,7 @@ def test_what_cannot_be_computed_here_is_refused_with_what_to_do(tmp_path: Path)
     with pytest.raises(CannotRecompute, match="run the command where its worker runs"):
         opener(elsewhere, settings, "cpu")
     adapted = Spec("classify", "null", "sha256:1", params={"adapter": "no/adapter", "adapter_revision": "0" * 40})
-    with pytest.raises(CannotRecompute, match="The adapter no/adapter at 0* is not on this machine"):
+    with pytest.raises(CannotRecompute, match=r"The adapter no/adapter at 0* is not on this machine"):
         opener(replace(elsewhere, spec=adapted), settings, "cpu")
     local = replace(elsewhere, spec=Spec("summarize", "/no/model", "sha256:1"))
     with pytest.raises(CannotRecompute, match="is not on this machine: copy its folder"):

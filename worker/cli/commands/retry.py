@@ -17,7 +17,10 @@ from worker.cli.printing import print_json, say
 )
 @JSON
 def retry_command(job: int, only: str | None, as_json: bool) -> int:
-    """Try JOB's failed documents again.
+    """Try JOB's failed documents again, and let a stopped job go on.
+
+    The limits of --max-failures and --max-flagged stay. Failures that are tried again, and the doubtful results of
+    a job that they stopped, no longer count against them.
 
     Classes of failures: transient (something around the work failed), document (the document caused it), model (the
     model caused it). A failure stays on record until a new attempt succeeds. Workers do the work; if none is running,
@@ -26,9 +29,15 @@ def retry_command(job: int, only: str | None, as_json: bool) -> int:
     from storage.steps import jobs
 
     with open_store(settings_from()) as database:
+        was_stopped = jobs.require(database, job).state == "stopped"
         n = jobs.retry(database, job, only)
+        goes_on = was_stopped and jobs.require(database, job).state != "stopped"
     if as_json:
-        print_json({"id": job, "retried": n})
+        print_json({"id": job, "retried": n, "goes_on": goes_on})
+    elif n:
+        say(f"{n:,} texts of job {job} will be tried again.")
+    elif goes_on:
+        say(f"Job {job} goes on. Its doubtful results so far no longer count against --max-flagged.")
     else:
-        say(f"{n:,} texts of job {job} will be tried again." if n else f"Job {job} has nothing to try again.")
+        say(f"Job {job} has nothing to try again.")
     return OK
