@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from storage.outputs.base import OutputType
+    from storage.results.flag_counts import FlagCounts
     from storage.results.status import JobStatus
 
 Row = TypeVar("Row")
 
 SHOWN_REJECTIONS = 5
 SHOWN_EVERY = 1_000  # documents
+_NOT_COMPUTED = {"skipped", "blocked", "not selected"}
 SHOWN_CHARACTERS = 200  # of a sample's input and output
 
 
@@ -125,14 +127,25 @@ class WritingBar:
         self._bar.update(completed, total=total, note=what)
 
 
-def steps_table(status: JobStatus) -> Table:
-    """Return a table with the counts of each step's texts."""
-    counted = ("done", "failed", "skipped", "blocked", "to do", "had before")
-    made = table("step", "reads", "task", *counted, names={"step", "reads"}, numbers=counted)
-    for step in status.steps:
-        counts = (step.done, step.failed, step.skipped, step.blocked, step.pending, step.prior)
+def steps_table(status: JobStatus, flags: Mapping[str, FlagCounts]) -> Table:
+    """Return a table with the counts of each step's texts, and of documents that the steps' conditions left out.
+
+    Columns of texts that the steps did not compute are there if they count any.
+    """
+    counts = {
+        "done": [step.done for step in status.steps],
+        "failed": [step.failed for step in status.steps],
+        "skipped": [step.skipped for step in status.steps],
+        "blocked": [step.blocked for step in status.steps],
+        "not selected": [flags[step.name].not_selected if step.name in flags else 0 for step in status.steps],
+        "to do": [step.pending for step in status.steps],
+        "had before": [step.prior for step in status.steps],
+    }
+    shown = [name for name, column in counts.items() if any(column) or name not in _NOT_COMPUTED]
+    made = table("step", "reads", "task", *shown, names={"step", "reads"}, numbers=shown)
+    for place, step in enumerate(status.steps):
         reads = Name(step.input or "documents")
-        made.add_row(Name(step.name), reads, step.spec.kind, *(f"{count:,}" for count in counts))
+        made.add_row(Name(step.name), reads, step.spec.kind, *(f"{counts[name][place]:,}" for name in shown))
     return made
 
 

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from storage.core.database import Database
+from storage.results.flag_counts import count_flags
+from storage.results.status import read_status
+from tests.storage.steps.test_flag_conditions import Flagger
 from tests.worker.harness import Docmill
+from worker.cli.show import steps_table
 from worker.cli.tables import Name, shortened, table
 
 LONG = "/srv/archive/newsroom/2026/november/" + "regional-editions-of-the-week/" * 3 + "articles.jsonl.zst"
@@ -28,6 +33,19 @@ def test_a_shortened_name_fits_and_keeps_its_ends(name: str, width: int) -> None
         begin, _, end = short.partition("…") if "…" not in name else ("", "", "")
         assert name.startswith(begin)
         assert name.endswith(end)
+
+
+def test_the_table_of_steps_counts_the_documents_that_a_condition_left_out(database: Database) -> None:
+    job = Flagger(database).done()
+    console = Console(file=io.StringIO(), width=80)
+    status, flags = read_status(database, job.id), count_flags(database, job.id)
+    console.print(steps_table(status, flags))
+    console.print(steps_table(status, {}))
+    with_it, without = console.file.getvalue().split("step ")[1:]  # type: ignore[attr-defined]
+    assert "not selected" in with_it
+    rows = [line.split() for line in with_it.splitlines()[1:]]
+    assert {row[0]: row[5] for row in rows} == {"english": "0", "again": "4", "vector": "0", "good": "2"}
+    assert "selected" not in without
 
 
 def test_a_row_is_one_line_of_80_columns() -> None:

@@ -139,6 +139,7 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     No step computes a text that has a result already. The same command continues an interrupted run. If the pipeline
     was added, its history lists the run.
     """
+    from storage.results.flag_counts import count_flags
     from worker.cli import show
     from worker.cli.default_models import said
     from worker.cli.exit_codes import exit_code_of
@@ -162,10 +163,11 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
             written = export(database, pipeline, status.id, held)
             state, reason = outcome(status)
             note(state, job_id=status.id, reason=reason)
+        flags = count_flags(database, status.id)
         if as_json:
-            print_json(formatting.as_json(status))
+            print_json(formatting.as_json(status) | formatting.flags_as_json(flags))
         else:
-            show.paper.print(show.steps_table(status))
+            show.paper.print(show.steps_table(status, flags))
         say(formatting.summary(status))
         if written is not None:
             say(f"Wrote {written:,} results to {pipeline.output.file}.")
