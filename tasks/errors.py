@@ -19,6 +19,7 @@
     ├── PromptTooLong
     ├── OutOfMemory
     ├── DeviceLost
+    ├── ServerAway
     └── EngineStopped
 """
 
@@ -96,6 +97,10 @@ class OutOfMemory(TaskError):
 
 class DeviceLost(TaskError):
     """The device answers with errors only, whatever is computed: the process must start again."""
+
+
+class ServerAway(TaskError):
+    """A served model's server refuses all requests, or answers none: the texts wait for it."""
 
 
 class EngineStopped(TaskError):

@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """An embedding: ``values`` has shape (dim,), float32."""
+    """An embedding: ``values`` has shape (dim,), float32.
+
+    ``read_tokens`` are those that the model read, where a server counts them.
+    """
 
     values: npt.NDArray[np.float32]
+    read_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +62,16 @@ class Likelihood:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A generated text; ``truncated`` when the model was stopped by its length limit."""
+    """A generated text; ``truncated`` when the model was stopped by its length limit.
+
+    ``read_tokens`` are those that the model read, where a server counts them.
+    """
 
     text: str
     tokens: int
     truncated: bool = False
     likelihood: Likelihood | None = None
+    read_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +83,11 @@ class Several:
     @property
     def tokens(self) -> int:
         return sum(output.tokens for output in self.outputs)
+
+    @property
+    def read_tokens(self) -> int | None:
+        """The tokens that the model read for all of them."""
+        return self.outputs[0].read_tokens
 
 
 class Scale(Enum):

@@ -20,6 +20,7 @@ from storage.core.private_files import close_to_others
 from storage.core.time_limits import ANSWER_S, Patience
 from tasks import kinds
 from tasks.backends import selection
+from tasks.models import served
 from worker import fault_points, redis_urls
 from worker.errors import SettingsError
 
@@ -94,6 +95,32 @@ class Settings(BaseSettings):
     device: Annotated[
         str, Field(description="Where it computes: `auto`, `cpu`, `cuda`, or a list such as `cuda:0,cuda:1`.")
     ] = "auto"
+    endpoint: Annotated[
+        str | None,
+        Field(
+            description="Server of models named `openai:NAME`: the URL before `/chat/completions`, such as "
+            "`http://localhost:8000/v1`."
+        ),
+    ] = None
+    openai_api_key: Annotated[
+        str | None,
+        Field(repr=False, description="Key for that server. It is never stored, logged or shown."),
+        Shown(default="`OPENAI_API_KEY`"),
+    ] = None
+    endpoint_requests: Annotated[
+        int, Field(ge=1, le=4096, description="Most requests at a time to that server, from each process.")
+    ] = 256
+    endpoint_answer_s: Annotated[
+        float, Field(gt=0, description="Seconds that an answer of that server may take before it is asked again.")
+    ] = 600.0
+    endpoint_patience_s: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="Seconds without any answer of that server after which texts are given back, and the job is "
+            "`blocked` until it answers.",
+        ),
+    ] = 300.0
     lanes: Annotated[
         tuple[str, ...],
         NoDecode,
@@ -201,6 +228,11 @@ class Settings(BaseSettings):
             raise ValueError("in a user's name or password @ is written %40, and / is written %2F")
         return value
 
+    @field_validator("endpoint")
+    @classmethod
+    def _api(cls, value: str | None) -> str | None:
+        return None if value is None else served.endpoint(value)
+
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: str | None) -> str | None:
@@ -233,6 +265,12 @@ class Settings(BaseSettings):
         if value is not None and not value.is_dir():
             raise ValueError(f"there is no folder {value}")
         return value
+
+    @property
+    def server(self) -> served.Server | None:
+        """The server of models named `openai:NAME`; None where none is known."""
+        bounds = (self.endpoint_answer_s, self.endpoint_patience_s, self.endpoint_requests)
+        return None if self.endpoint is None else served.Server(self.endpoint, self.openai_api_key, *bounds)
 
     @property
     def store_url(self) -> str:
@@ -277,7 +315,7 @@ def load_settings(**options: str | float | Path | None) -> Settings:
     problems = _unknown(os.environ, "the environment")
     try:
         problems += _unknown(dotenv_values(".env"), ".env") if Path(".env").is_file() else []
-        settings = Settings(**given)
+        settings = _with_usual_key(Settings(**given))
     except UnicodeDecodeError as error:
         raise SettingsError(".env is not UTF-8 text") from error
     except ValidationError as error:
@@ -286,6 +324,14 @@ def load_settings(**options: str | float | Path | None) -> Settings:
         raise SettingsError("; ".join(problems))
     _close(settings.home)
     return settings
+
+
+def _with_usual_key(settings: Settings) -> Settings:
+    """Return the settings with the key that other programs use, if they have none of their own and need one."""
+    usual = os.environ.get("OPENAI_API_KEY", "").strip()
+    if settings.endpoint is None or settings.openai_api_key is not None or not usual:
+        return settings
+    return settings.model_copy(update={"openai_api_key": usual})
 
 
 def _close(home: Path) -> None:

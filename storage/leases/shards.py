@@ -208,6 +208,22 @@ def commit(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtim
     settle(database, work)
 
 
+def keep(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtime_id: int | None) -> None:
+    """Write outcomes of a shard that goes on, so that they are not computed again. Raises LeaseLost as `commit`.
+
+    `commit` and `release` are to be given them again: they count the tokens, and plan the steps that read the
+    outputs. The tokens of outcomes that were kept by a process that died are not counted.
+    """
+
+    def work(transaction: Transaction, one_by_one: bool) -> None:
+        row = _locked(transaction, claim.shard_id)
+        if row is None or row.state != "running" or row.fence != claim.fence or not row.job_runs:
+            raise LeaseLost(f"shard {claim.shard_id} was taken away before its results were written")
+        _put_outcomes(transaction, row.lane, claim, outcomes, runtime_id, one_by_one=one_by_one)
+
+    settle(database, work)
+
+
 def release(
     database: Database, claim: Claim, finished: Sequence[Outcome] = (), runtime_id: int | None = None
 ) -> None:

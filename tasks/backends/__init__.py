@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tasks.batching.pool import Item
     from tasks.heads import Head
     from tasks.kinds.base import Traits
+    from tasks.models.served import Server
     from tasks.outputs import Output
     from tasks.windows.windows import Encoded
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class Assignment:
     """A spec for a backend's class to carry out: the model's folder, the device (``cpu``, ``cuda:0``) and the head.
 
-    ``alone`` says that no other backend may carry the spec out.
+    ``alone`` says that no other backend may carry the spec out. ``server`` computes served models.
     """
 
     spec: Spec
@@ -37,6 +38,7 @@ class Assignment:
     cache_dir: Path
     head: Head
     alone: bool = True
+    server: Server | None = None
 
 
 class Source(Protocol):
@@ -64,7 +66,10 @@ class Backend(Protocol):
         """Return what the model will read for each text; may be called from any thread."""
 
     def run(self, source: Source) -> Iterator[tuple[int, Output]]:
-        """Compute what the source gives until it gives nothing; yields each window's id and output."""
+        """Compute what the source gives until it gives nothing; yields each window's id and output.
+
+        Raises ServerAway where a server computes and is away: what has no output is given back.
+        """
 
     def runtime(self) -> dict[str, Any]:
         """Return what carries the spec out: device, precision, backend, versions."""

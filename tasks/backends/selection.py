@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterator
 from storage.core.installation import install
 from tasks import kinds
 from tasks.backends import registry
-from tasks.backends.registry import CPU, CUDA, Offer
-from tasks.errors import BadOption, CannotServe
+from tasks.backends.registry import CPU, CUDA, REMOTE, Offer
+from tasks.errors import BadOption, CannotServe, ModelUnsuitable
+from tasks.models import served
 from tasks.models.families import Family
 
 AUTO = "auto"
@@ -52,6 +53,23 @@ def require_possible(kind: str, family: Family | None, quality: str, model: str)
     """Raise BadOption where no backend has the precision on any kind of device, be it installed or not."""
     if not any(any(_offers(kind, family, quality=quality, device=device)) for device in (CPU, CUDA)):
         raise BadOption(f"--dtype {quality}: no backend computes {kind} with {family} models such as {model} in it.")
+
+
+def served_kinds() -> tuple[str, ...]:
+    """Return the kinds of tasks that a server's models do."""
+    return tuple(kind for kind in kinds.NAMES if any(_offers(kind, Family.DECODER, quality="native", device=REMOTE)))
+
+
+def is_served(kind: str, model: str) -> bool:
+    """Return True for the model of a server. Raises ModelUnsuitable for a kind of task that no such model does."""
+    if not served.is_served(model):
+        return False
+    if kind not in served_kinds():
+        raise ModelUnsuitable(
+            f"{kind} is not done by the model of a server, such as {model}: those do {', '.join(served_kinds())}. "
+            "For labels use extract, with an enum in the schema."
+        )
+    return True
 
 
 def require_present(

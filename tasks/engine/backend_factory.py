@@ -16,26 +16,41 @@ from tasks.backends.encoder import heads
 from tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, Unsuited
 from tasks.kinds import suitability
 from tasks.languages import detection
-from tasks.models import families, null, weightless
+from tasks.models import families, null, served, weightless
 from tasks.models.encoders import Description
+from tasks.models.families import Family
+from tasks.models.served import Server
 from tasks.specs import adapters, per_language, pinning
 
 log = logging.getLogger("docmill.backends")
 
 
 def open_backend(
-    spec: Spec, *, device: str, models_dir: Path | None, cache_dir: Path, backend: str = selection.AUTO
+    spec: Spec,
+    *,
+    device: str,
+    models_dir: Path | None,
+    cache_dir: Path,
+    backend: str = selection.AUTO,
+    server: Server | None = None,
 ) -> Backend:
     """Load the model of a spec onto a device (``cpu``, ``cuda:0``); raises CannotServe with the reason.
 
-    ``backend`` is one of ``choice.names()``.
+    ``backend`` is one of ``choice.names()``. ``server`` computes served models, whatever the device and the backend.
     """
     detection.require_for(spec)
     patterns.require_for(spec)
     if specs := per_language.specs_of(spec):
         from tasks.backends.polyglot import PolyglotBackend
 
-        one = partial(open_backend, device=device, models_dir=models_dir, cache_dir=cache_dir, backend=backend)
+        one = partial(
+            open_backend,
+            device=device,
+            models_dir=models_dir,
+            cache_dir=cache_dir,
+            backend=backend,
+            server=server,
+        )
         return PolyglotBackend(specs, one)
     pinned = pinning.Pinned(spec.model, spec.revision)
     try:
@@ -43,10 +58,16 @@ def open_backend(
             from tasks.backends.null import NullBackend
 
             return NullBackend(spec, device=device)
+        if served.is_served(spec.model):
+            return _on_server(spec, cache_dir, server)
         if weightless.is_weightless(spec.model):
             from tasks.backends.patterns import PatternsBackend
 
             return PatternsBackend(spec, device=device)
+        if device == registry.REMOTE:
+            raise CannotServe(
+                f"This worker computes served models only, and not {spec.model}: its --device is remote."
+            )
         folder = pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
         config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=models_dir)
         adapter = adapters.locate(spec, models_dir=models_dir, cache_dir=cache_dir)
@@ -65,6 +86,24 @@ def open_backend(
             raise DeviceUnusable(f"{device} can compute nothing: {why}") from error
         reason = " ".join(str(error).split())[:500]
         raise CannotServe(f"{spec.model} cannot be loaded: {type(error).__name__}: {reason}") from error
+
+
+def _on_server(spec: Spec, cache_dir: Path, server: Server | None) -> Backend:
+    head = kinds.kind(spec.kind).head(Family.DECODER)
+    (name,) = selection.require_present(
+        spec.kind,
+        Family.DECODER,
+        quality=spec.quality,
+        device=registry.REMOTE,
+        asked=registry.REMOTE,
+        model=spec.model,
+    )
+    found = registry.row(name).offer(head, Family.DECODER, spec.quality, registry.REMOTE)
+    assert found is not None
+    assert head is not None
+    assignment = Assignment(spec, cache_dir, registry.REMOTE, cache_dir, head, server=server)
+    opened: Backend = pkgutil.resolve_name(found.implementation)(assignment)
+    return opened
 
 
 def _first_suited(

@@ -14,7 +14,7 @@ from tasks.backends.static import failure
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
 from tasks.engine.model_cache import LoadedModel, ModelCache, Owner
-from tasks.errors import DeviceLost, EngineStopped
+from tasks.errors import DeviceLost, EngineStopped, ServerAway
 from tasks.outputs import Generated, Output, Several
 
 log = logging.getLogger("docmill.engine")
@@ -129,6 +129,9 @@ class Device:
         with self._changed:
             return resident.pool.take(_UNLUCKY)
 
+    def withdraw(self, resident: LoadedModel, error: ServerAway) -> None:
+        self._residents.withdraw(resident, error)
+
     def tell(self, event: BatchStarted | BatchDone) -> None:
         if self._on_batch is None:
             return
@@ -231,6 +234,10 @@ class Stretch:
                 self._resumed = self._device.clock()
         except DeviceLost:
             raise
+        except ServerAway as error:
+            log.warning("server_away spec=%s error=%s", self._resident.spec, error)
+            self._flight.clear()
+            self._device.withdraw(self._resident, error)
         except Exception as error:  # the backend broke its word: a window's error is an output
             log.exception("backend.raised", extra={"spec": str(self._resident.spec)})
             self._fail(error)

@@ -10,7 +10,7 @@ from tasks.checks import NONE, Checks, written
 from tasks.engine.submission import Submission
 from tasks.errors import PromptTooLong
 from tasks.kinds.base import Again, Computed, Recipe
-from tasks.outputs import Failure, Generated, Output, Several
+from tasks.outputs import Failure, Generated, Output, Several, Vector
 from tasks.windows.windows import Coder, Window
 
 
@@ -53,7 +53,8 @@ class Document:
         self.left -= 1
         encoded = self.windows[index].encoded
         assert encoded is not None
-        self.tokens_in += encoded.tokens
+        counted = output.read_tokens if isinstance(output, Generated | Several | Vector) else None
+        self.tokens_in += encoded.tokens if counted is None else counted
         if isinstance(output, Generated | Several):
             self.tokens_out += output.tokens
         return self.left == 0

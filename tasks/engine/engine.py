@@ -148,7 +148,7 @@ class Engine:
             else:
                 begun.append((document, document.begin(document.text, windows)))
         with self._changed:
-            if self._residents.stopping:
+            if self._residents.stopping or resident.withdrawn:
                 return False
             if not ticket.complete:
                 resident.tickets.add(ticket)

@@ -16,7 +16,7 @@ from tasks.batching.pool import Pool
 from tasks.checks import Checks
 from tasks.engine.documents import Document
 from tasks.engine.submission import Submission
-from tasks.errors import CannotServe, EngineStopped
+from tasks.errors import CannotServe, EngineStopped, ServerAway
 from tasks.kinds import Recipe
 
 log = logging.getLogger("docmill.engine")
@@ -38,6 +38,7 @@ class LoadedModel:
     tickets: set[Submission] = field(default_factory=set)  # with texts that lack an outcome
     users: int = 0  # threads that hold it, or the device
     cutting: int = 0  # threads that will put more windows into the pool soon
+    withdrawn: bool = False  # its server is away
 
     @property
     def idle(self) -> bool:
@@ -76,6 +77,19 @@ class ModelCache:
             with self.changed:
                 resident.users -= 1
                 self.changed.notify_all()
+
+    def withdraw(self, resident: LoadedModel, error: ServerAway) -> None:
+        """Unlist a model whose server is away, and wake its tickets without the outcomes that they lack."""
+        with self._opening:
+            with self.changed:
+                resident.withdrawn = True
+                self._loaded.pop(resident.spec, None)
+                resident.pool.discard(lambda _: True)
+                tickets, resident.tickets = resident.tickets, set()
+                self.changed.notify_all()
+            for ticket in tickets:
+                ticket.withdraw(error)
+            resident.backend.close()
 
     def close(self) -> None:
         with self._opening:

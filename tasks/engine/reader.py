@@ -16,7 +16,7 @@ from tasks.errors import BadOption, CannotServe, ModelError
 from tasks.kinds import suitability
 from tasks.kinds.base import Traits
 from tasks.languages import detection, language_codes
-from tasks.models import families, null, weightless
+from tasks.models import families, null, served, weightless
 from tasks.models.families import Family
 from tasks.specs import adapters, per_language, pinning
 from tasks.windows.windows import Encoded, LanguageCoders, Window
@@ -66,6 +66,8 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Rea
         patterns.require_for(spec)
         if specs := per_language.specs_of(spec):
             return _of_languages(specs, partial(open_reading, models_dir=models_dir, cache_dir=cache_dir))
+        if served.is_served(spec.model):
+            raise CannotServe(f"{spec.model} is a server's: how it reads a text is not known here.")
         if null.is_null(spec.model) or weightless.is_weightless(spec.model):
             return _weightless(spec)
         pinned = pinning.Pinned(spec.model, spec.revision)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from storage.core.outcomes import Outcome
+from tasks.errors import ServerAway
 
 
 class Submission:
@@ -19,6 +20,7 @@ class Submission:
         self._woken = threading.Event()
         self._on_drop = on_drop
         self.dropped = False
+        self.away: ServerAway | None = None
         if not content_ids:
             self._woken.set()
 
@@ -65,6 +67,11 @@ class Submission:
             left = self._left
         if left == 0:
             self._woken.set()
+
+    def withdraw(self, error: ServerAway) -> None:
+        """For the engine: no further outcome will come, since the model's server is away."""
+        self.away = error
+        self._woken.set()
 
     def wake(self) -> None:
         """For the engine: no further outcome will come."""

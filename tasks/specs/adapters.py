@@ -9,8 +9,9 @@ from typing import Any
 
 from storage.core.specs import Spec
 from tasks import kinds
+from tasks.backends import selection
 from tasks.errors import ModelCorrupt, ModelNotFound, ModelUnsuitable
-from tasks.models import hub, weightless, weights
+from tasks.models import hub, served, weightless, weights
 from tasks.models.adapters import FILES, Adapter, require_whole
 from tasks.specs import pinning
 from tasks.specs.pinning import ADAPTED, SHIPPED_FOLDER, Checked, Pinned
@@ -41,6 +42,15 @@ def pin(
 
 def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Checked:
     """Return the description of a model, or of an adapter of ours with its base. Raises as ``pinning.check``."""
+    if served.is_served(model):
+        return Checked(
+            Pinned(model, served.revision(model, revision)),
+            "a model of a server",
+            "served",
+            selection.served_kinds(),
+            0,
+            None,
+        )
     if model not in ADAPTED:
         return pinning.check(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
     pinned, config = pin(model, None, models_dir=models_dir, cache_dir=cache_dir, revision=revision)

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tasks import kinds
+from tasks.backends import selection
 from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable
 from tasks.heads import Head
 from tasks.kinds import suitability
@@ -203,6 +204,8 @@ def here(pinned: Pinned, *, cache_dir: Path) -> bool:
 
 def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
     """The model's config.json, or {} where it has none or is not within reach."""
+    if weightless.is_weightless(pinned.model):
+        return weightless.config(pinned.model)
     if pinned.revision.startswith(_LOCAL) and (file := _gguf(pinned.model, models_dir)) is not None:
         return gguf.config(file)
     folder = _pinned_folder(pinned, models_dir)
@@ -226,6 +229,8 @@ def require(
     """
     config = read_config(pinned, models_dir=models_dir) if config is None else config
     suitability.require(kind, config, pinned.model, asked)
+    if selection.is_served(kind, pinned.model):
+        return
     if pinned.model == weightless.PATTERNS and kind not in _BY_PATTERNS:
         raise ModelUnsuitable(f"{kind} needs a trained model; {pinned.model} is only for {', '.join(_BY_PATTERNS)}.")
     if kinds.kind(kind).pools(families.family(config)) or suitability.headless(kind, config, asked):

@@ -12,7 +12,7 @@ from tasks.errors import BadOption
 from tasks.kinds import instructions, suitability
 from tasks.kinds.base import Plan, TaskKind
 from tasks.kinds.options import MIN_WINDOW_TOKENS, KindOptions, flag, option
-from tasks.models import families
+from tasks.models import families, served
 from tasks.models.families import Family
 from tasks.models.named_prompts import Prompts
 from tasks.prompts import prompts
@@ -41,7 +41,9 @@ def build_spec(
     if "adapter" in plan.given and not pinned.adapter:
         raise BadOption("--adapter is of one model; merge it into its base, and name the merged folder.")
     params = {**plan.given, **found.params(plan), **_built_in(found, plan), **pinned.adapter}
-    if config:
+    if served.is_served(pinned.model):
+        _check_served(plan, options.quality)
+    elif config:
         selection.require_possible(kind, plan.family, options.quality, pinned.model)
         _check_room(plan, params.get("max_new_tokens"))
     return Spec(
@@ -67,6 +69,15 @@ def _check_options(kind: TaskKind, plan: Plan) -> None:
             raise BadOption(
                 f"{flag(name, fields[name])} is for {said.only} models; {plan.model} is {plan.family}{instead}."
             )
+
+
+def _check_served(plan: Plan, quality: str) -> None:
+    """Raise BadOption for options that a server's model cannot be told."""
+    if quality != "native":
+        raise BadOption(f"The server chooses the precision of {plan.model}: leave --dtype and DOCMILL_DTYPE out.")
+    for name in ("no_repeat_ngram_size", "pooling"):
+        if name in plan.given:
+            raise BadOption(f"--{name.replace('_', '-')} cannot be asked of a server, which computes {plan.model}.")
 
 
 def _check_search(given: Mapping[str, Any]) -> None:

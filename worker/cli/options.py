@@ -14,7 +14,10 @@ JOB = click.argument("job", type=JOB_ID)
 LATEST = click.option(
     "--limit", type=click.IntRange(1, 2**31 - 1), default=20, show_default=True, help="List only the latest N."
 )
-DEVICE = click.option("--device", help="auto, cpu, cuda, or a list such as cuda:0,cuda:1.")
+DEVICE = click.option("--device", help="auto, cpu, cuda, remote, or a list such as cuda:0,cuda:1.")
+ENDPOINT = click.option(
+    "--endpoint", metavar="URL", help="Server of models named openai:NAME, such as http://localhost:8000/v1."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 OUT = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 FORMAT = click.option(

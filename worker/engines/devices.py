@@ -6,14 +6,18 @@ import shutil
 import subprocess
 import sys
 
+from tasks.backends import registry
 from worker.errors import SettingsError
 from worker.settings import visible_cuda_devices
 
+_NO_CUDA = frozenset({registry.CPU, registry.REMOTE})
 TORCH = "import torch; print(torch.cuda.device_count())"
 
 
 def choose_devices(wanted: str) -> list[str]:
     """`auto` (every CUDA device, else the CPU), `cpu`, `cuda` (every one), or a list such as `cuda:0,cuda:1`.
+
+    `remote` is a process that asks a server, and computes nothing itself.
 
     Raises SettingsError for a CUDA device that is not there: whoever computes on it could compute nothing.
     """
@@ -23,11 +27,11 @@ def choose_devices(wanted: str) -> list[str]:
     if names == ["cuda"]:
         return _there(wanted, cuda_devices() or seen_by_torch())
     for name in names:
-        if name != "cpu" and not (name.startswith("cuda:") and name[5:].isdigit()):
-            raise SettingsError(f"--device {wanted}: use auto, cpu, cuda, or a list such as cuda:0,cuda:1")
+        if name not in _NO_CUDA and not (name.startswith("cuda:") and name[5:].isdigit()):
+            raise SettingsError(f"--device {wanted}: use auto, cpu, cuda, remote, or a list such as cuda:0,cuda:1")
     if not names or len(set(names)) != len(names):
         raise SettingsError(f"--device {wanted}: name each device once")
-    named = [name for name in names if name != "cpu"]
+    named = [name for name in names if name not in _NO_CUDA]
     if not {*named} <= {*cuda_devices()}:  # the driver's tool may be missing where the driver is not
         there = _there(wanted, seen_by_torch() or cuda_devices())
         if missing := [name for name in named if name not in there]:

@@ -28,6 +28,7 @@ def opener(settings: Settings, device: str) -> Callable[[Spec], Backend]:
         models_dir=settings.models_dir,
         cache_dir=settings.cache_dir,
         backend=settings.backend,
+        server=settings.server,
     )
 
 

@@ -116,7 +116,12 @@ def opener(step: StepRecord, settings: Settings, device: str) -> Callable[[Spec]
 
     def opened_by(backend: str, spec: Spec) -> Backend:
         return open_backend(
-            spec, device=device, models_dir=settings.models_dir, cache_dir=settings.cache_dir, backend=backend
+            spec,
+            device=device,
+            models_dir=settings.models_dir,
+            cache_dir=settings.cache_dir,
+            backend=backend,
+            server=settings.server,
         )
 
     if settings.backend != selection.AUTO:

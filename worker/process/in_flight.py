@@ -21,6 +21,7 @@ class InFlight:
     ticket: Submission | None = None
     runtime: Mapping[str, Any] = field(default_factory=dict)
     lost: threading.Event = field(default_factory=threading.Event)
+    kept: set[int] = field(default_factory=set)  # contents whose outcomes are stored before the shard ends
 
 
 class ShardsInFlight:

@@ -17,7 +17,8 @@ from storage.errors import LeaseLost, StorageError
 from storage.leases import dispatch, maintenance, shards
 from storage.leases.shards import Claim, Head
 from tasks.engine.engine import Engine, Submission
-from tasks.errors import CannotServe, DeviceUnusable, EngineStopped
+from tasks.errors import CannotServe, DeviceUnusable, EngineStopped, ServerAway
+from tasks.models import served
 from worker import fault_points
 from worker.concurrency.breaker import Breaker, CircuitOpen
 from worker.concurrency.exclusive_lock import Gate
@@ -32,6 +33,7 @@ log = logging.getLogger("docmill.shard")
 
 LOOK_S = 0.5
 LONGEST_WAIT_S = 5.0  # between two looks at a database that is away
+AWAY_S = dispatch.REFUSAL_S  # in which a server that is away is left alone
 WRITE_AGAIN_S = 2.0  # between two tries to write what was computed
 
 
@@ -67,6 +69,7 @@ class Process:
         self.in_flight = ShardsInFlight()
         self._runtimes: dict[bytes, int] = {}
         self._refused: set[int] = set()
+        self._away_until: dict[int, float] = {}  # specs whose server is away, by the monotonic clock
         self._has_served = False
         self._device_problem: str | None = None  # why everything was refused until now
 
@@ -122,13 +125,12 @@ class Process:
 
     def _can_serve(self, head: Head) -> bool:
         """Return True if the model is complete here. Checked before a claim, so that no attempt is spent."""
+        if time.monotonic() < self._away_until.get(head.spec_id, 0.0):
+            return False
         try:
             self.engine.open(head.spec)
         except CannotServe as error:
-            if head.spec_id not in self._refused:
-                log.error("cannot_serve spec=%d reason=%r", head.spec_id, str(error))
-            dispatch.refuse(self.database, self.owner, head.spec_id, f"cannot serve {head.spec}: {error}")
-            self._refused.add(head.spec_id)
+            self._refuse(head, error)
             if isinstance(error, DeviceUnusable) and not self._has_served:
                 self._device_problem = str(error)
             return False
@@ -138,6 +140,12 @@ class Process:
             self._refused.discard(head.spec_id)
         return True
 
+    def _refuse(self, head: Head, error: CannotServe | ServerAway) -> None:
+        if head.spec_id not in self._refused:
+            log.error("cannot_serve spec=%d reason=%r", head.spec_id, str(error))
+        dispatch.refuse(self.database, self.owner, head.spec_id, f"cannot serve {head.spec}: {error}")
+        self._refused.add(head.spec_id)
+
     def _carry_out(self, head: Head, claim: Claim) -> None:
         ours = InFlight(head, claim)
         self.in_flight.enter(ours)
@@ -146,12 +154,17 @@ class Process:
             ours.runtime = self.engine.runtime(head.spec)
             ours.ticket = self._submit(head, claim)
             while not ours.ticket.wait(LOOK_S) and not ours.lost.is_set():
-                pass
+                if served.is_served(head.spec.model):
+                    self._keep(ours)
             if ours.lost.is_set():
                 ours.ticket.drop()
                 log.warning("lease_lost shard=%d", claim.shard_id)
                 return
-            if not ours.ticket.complete and not self.draining.is_set():
+            if ours.ticket.away is not None:
+                self._away_until[head.spec_id] = time.monotonic() + AWAY_S
+                with suppress(StorageError):
+                    self._refuse(head, ours.ticket.away)
+            elif not ours.ticket.complete and not self.draining.is_set():
                 log.critical("engine_died shard=%d error=%r", claim.shard_id, self.engine.error)
                 os._exit(1)  # the supervisor makes a new process, and the shards in flight suspects
             ours.runtime = self.engine.runtime_since(head.spec, ours.runtime)
@@ -175,6 +188,22 @@ class Process:
             return self.engine.submit(head.spec, claim.texts)
         finally:
             self._say("end", name=step)
+
+    def _keep(self, ours: InFlight) -> None:
+        """Store the outcomes that have come: a server's answers cost money, and are asked for once."""
+        assert ours.ticket is not None
+        fresh = [one for one in ours.ticket.finished() if one.content_id not in ours.kept]
+        if not fresh:
+            return
+        try:
+            with self.breaker.attempt():
+                shards.keep(self.database, ours.claim, fresh, self._runtime_id(ours))
+        except LeaseLost:
+            ours.lost.set()
+        except (CircuitOpen, StorageError) as error:  # the next look tries again
+            log.warning("keep_waits shard=%d error=%s", ours.claim.shard_id, error)
+        else:
+            ours.kept |= {one.content_id for one in fresh}
 
     def _settle(self, ours: InFlight) -> None:
         """Commit a finished shard. If a drain interrupted it, commit the finished texts and give the rest back."""

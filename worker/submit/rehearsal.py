@@ -24,9 +24,10 @@ from docmill import command_of
 from storage.core.private_files import make_folder
 from storage.core.specs import Spec
 from tasks import errors
-from tasks.backends import selection
-from tasks.errors import HubUnreachable, ModelError, NotInstalled, TaskError, WeightsNotRead
-from tasks.models import families, hub, hub_outline, weightless
+from tasks.backends import registry, selection
+from tasks.errors import CannotServe, HubUnreachable, ModelError, NotInstalled, TaskError, WeightsNotRead
+from tasks.models import families, hub, hub_outline, served, weightless
+from tasks.models.families import Family
 from tasks.specs import adapters, per_language, pinning
 from worker.settings import Settings
 
@@ -153,6 +154,12 @@ def run_child(order: bytes) -> subprocess.CompletedProcess[bytes]:
 
 
 def _require_backend(settings: Settings, spec: Spec, devices: Sequence[str]) -> None:
+    if served.is_served(spec.model):
+        if devices:
+            _require_server(settings, spec)
+        return
+    if [*devices] == [registry.REMOTE] and not weightless.is_weightless(spec.model):
+        raise CannotServe(f"--device remote computes only models of a server, openai:NAME, and not {spec.model}.")
     pinned = pinning.Pinned(spec.model, spec.revision)
     config = pinning.read_config(pinned, models_dir=settings.models_dir) if devices else {}
     if devices:
@@ -166,6 +173,23 @@ def _require_backend(settings: Settings, spec: Spec, devices: Sequence[str]) -> 
             asked=settings.backend,
             model=spec.model,
         )
+
+
+def _require_server(settings: Settings, spec: Spec) -> None:
+    """Raise CannotServe without the libraries of the backend, or the address of the server."""
+    if settings.server is None:
+        raise CannotServe(
+            f"No server is known for {spec.model}: give --endpoint URL, or set DOCMILL_ENDPOINT, such as "
+            "http://localhost:8000/v1."
+        )
+    selection.require_present(
+        spec.kind,
+        Family.DECODER,
+        quality=spec.quality,
+        device=registry.REMOTE,
+        asked=registry.REMOTE,
+        model=spec.model,
+    )
 
 
 def _unknown(settings: Settings, spec: Spec) -> bool:

@@ -149,7 +149,7 @@ def test_rows_name_qualities_that_options_can_ask_for_and_classes_that_exist() -
     for row in registry.BACKENDS:
         for offer in row.offers:
             assert offer.qualities <= {*QUALITIES}
-            assert offer.devices <= {registry.CPU, registry.CUDA}
+            assert offer.devices <= {registry.CPU, registry.CUDA, registry.REMOTE}
             module = offer.implementation.partition(":")[0]
             assert find_spec(module) is not None
             if row.is_installed:

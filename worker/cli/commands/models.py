@@ -53,6 +53,7 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
     """Show the family of MODEL, the tasks that it suits, and its window."""
     from tasks.heads import Head
     from tasks.kinds import kind
+    from tasks.models import served
     from tasks.specs.adapters import NAME, check
     from worker.submit.rehearsal import lacking
 
@@ -68,7 +69,8 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
     if as_json:
         print_json(asdict(found))
         return OK
-    size = f"{found.size_bytes / 1e6:,.0f} MB" if found.size_bytes is not None else "not on this machine yet"
+    elsewhere = "on a server" if served.is_served(found.pinned.model) else "not on this machine yet"
+    size = f"{found.size_bytes / 1e6:,.0f} MB" if found.size_bytes is not None else elsewhere
     adapter = found.pinned.adapter.get(NAME)
     answer(f"model      {found.pinned.model}{f' with the adapter {adapter}' if adapter else ''}")
     answer(f"revision   {found.pinned.revision}")
@@ -82,5 +84,6 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
         answer(f"           {', '.join(pooling)} without its head for {found.head}, which {using} uses")
     for name, reason in found.unfit.items():
         answer(f"not        {name}: {reason}")
-    answer(f"window     {found.window_limit} tokens; longer documents are cut and put back together")
+    window = f"{found.window_limit} tokens" if found.window_limit else "as long as its server says"
+    answer(f"window     {window}; longer documents are cut and put back together")
     return OK if found.kinds else BAD_INPUT

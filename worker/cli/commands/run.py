@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tasks.backends import registry
+from tasks.models import served
 from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK, SOME_REJECTED, exit_code_of
 from worker.cli.interrupts import stop_as_interrupt
 from worker.cli.local_run import computed
-from worker.cli.options import BACKEND, DEVICE, FORMAT, OUT, SourceCommand
+from worker.cli.options import BACKEND, DEVICE, ENDPOINT, FORMAT, OUT, SourceCommand
 from worker.cli.output_files import STDOUT, check_out, check_out_is_no_input, write_out
 from worker.cli.printing import answer, print_json, say, warn
 from worker.cli.requests import prepare_request, request_of, work_options
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Only estimate the work and its time; compute nothing.")
 @DEVICE
 @BACKEND
+@ENDPOINT
 @click.option(
     "--out", type=OUT, help="Write the results to a file (JSON lines, or as --format says), or to stdout (-)."
 )
@@ -42,6 +45,7 @@ def run_command(
     dry_run: bool,
     device: str | None,
     backend: str | None,
+    endpoint: str | None,
     out: Path | None,
     file_format: str | None,
     as_json: bool,
@@ -57,8 +61,9 @@ def run_command(
     """
     from worker.engines.devices import choose_devices
 
-    settings = settings_from(device=device, backend=backend)
-    devices = choose_devices(settings.device)
+    settings = settings_from(device=device, backend=backend, endpoint=endpoint)
+    needs_none = settings.device == "auto" and served.is_served(given.get("model") or "")
+    devices = choose_devices(registry.REMOTE if needs_none else settings.device)
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
     request = request_of(settings, given)

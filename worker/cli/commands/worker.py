@@ -11,7 +11,7 @@ import click
 
 from worker.cli.context import open_broker, open_store, settings_from
 from worker.cli.exit_codes import OK
-from worker.cli.options import BACKEND
+from worker.cli.options import BACKEND, ENDPOINT
 from worker.cli.printing import say
 
 if TYPE_CHECKING:
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 
 @click.command("worker", epilog="Example: docmill worker --device cuda:0,cuda:1 --lanes embed,translate")
-@click.option("--device", help="auto, cpu, cuda, or a list such as cuda:0,cuda:1: one process for each.")
+@click.option("--device", help="auto, cpu, cuda, remote, or a list such as cuda:0,cuda:1: one process for each.")
 @BACKEND
+@ENDPOINT
 @click.option(
     "--lanes",
     help="Task kinds to serve, separated by commas; with enqueue also orders.  [default: all but enqueue]",
@@ -30,7 +31,12 @@ if TYPE_CHECKING:
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Level of the log on stderr."
 )
 def worker_command(
-    device: str | None, backend: str | None, lanes: str | None, threads: int | None, log_level: str | None
+    device: str | None,
+    backend: str | None,
+    endpoint: str | None,
+    lanes: str | None,
+    threads: int | None,
+    log_level: str | None,
 ) -> int:
     """Start a worker: a supervisor with one process for each device.
 
@@ -45,7 +51,9 @@ def worker_command(
     from worker.process.supervisor import Supervisor
     from worker.settings import LOG_FORMAT
 
-    settings = settings_from(device=device, backend=backend, lanes=lanes, threads=threads, log_level=log_level)
+    settings = settings_from(
+        device=device, backend=backend, endpoint=endpoint, lanes=lanes, threads=threads, log_level=log_level
+    )
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     devices = choose_devices(settings.device)

@@ -1,0 +1,1 @@
+"""Models on a server with OpenAI's API: vLLM, llama.cpp, TGI, Ollama, and hosted services."""

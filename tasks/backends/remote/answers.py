@@ -1,0 +1,130 @@
+"""A server's refusals and failures, told apart: a text's, a passing one's, or those of all requests."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from tasks.errors import ServerAway, TaskError
+from tasks.models.served import Server
+
+KEY_VARIABLE = "DOCMILL_OPENAI_API_KEY"
+# Parts of a request that some servers refuse, with what their messages say of them.
+LOGPROBS, MAX_TOKENS = "logprobs", "max_tokens"
+_NEW_NAME = "max_completion_tokens"
+_OF_TEXTS = frozenset({400, 413, 422})
+_OF_ALL = frozenset({401, 402, 403, 404, 405, 410})
+_OVERLOADED = frozenset({429, 503, 529})
+_NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+_MOST_CHARS = 300
+_QUOTED_CHARS = 12
+
+
+class Passing(TaskError):
+    """A failure that may not come again: an error of the server, no answer, or half of one.
+
+    ``wait_s`` is the pause that the server asks for. ``throttles``: it has too much to do.
+    """
+
+    def __init__(self, message: str, wait_s: float | None = None, *, throttles: bool = False) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+        self.throttles = throttles
+
+
+class Refused(TaskError):
+    """The server refuses what a request says, and would do so again. ``said`` are its words."""
+
+    def __init__(self, message: str, said: str) -> None:
+        super().__init__(message)
+        self.said = said
+
+
+def error_of(
+    status: int, headers: Mapping[str, str], raw: bytes, body: Mapping[str, Any], server: Server
+) -> Passing | Refused | ServerAway:
+    """Return the error of an answer with this status."""
+    message, code = _message(raw)
+    shown = f"HTTP {status}{f' ({message})' if message else ''}"
+    if status in _OF_TEXTS:
+        return Refused(f"HTTP {status}" if _quotes(message, _texts(body)) else shown, message)
+    if status == 401 or (status == 403 and server.api_key is None):
+        told = "wants an API key" if server.api_key is None else "refuses the API key"
+        return ServerAway(f"{server.endpoint} {told} (HTTP {status}): set {KEY_VARIABLE}.")
+    if code in _NO_MONEY or status in _OF_ALL or status < 400:
+        return ServerAway(f"{server.endpoint} refuses requests: {shown}. Correct --endpoint, or see to the server.")
+    return Passing(shown, _wait_s(headers), throttles=status in _OVERLOADED)
+
+
+def lacking(refused: Refused, body: Mapping[str, Any]) -> frozenset[str]:
+    """Return the parts of a request without which the server may take it: confidence, or the old name of a limit."""
+    if MAX_TOKENS in body and _NEW_NAME in refused.said:
+        return frozenset({MAX_TOKENS})
+    return frozenset({LOGPROBS} if LOGPROBS in body and LOGPROBS in refused.said else ())
+
+
+def without(body: Mapping[str, Any], lacks: frozenset[str]) -> dict[str, Any]:
+    """Return a request without the parts that the server refuses."""
+    found = dict(body)
+    if LOGPROBS in lacks:
+        found.pop(LOGPROBS, None)
+    if MAX_TOKENS in lacks and MAX_TOKENS in found:
+        found[_NEW_NAME] = found.pop(MAX_TOKENS)
+    return found
+
+
+def named(error: BaseException) -> str:
+    """Return an error of the connection as a sentence names it."""
+    return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+
+
+def _message(raw: bytes) -> tuple[str, str | None]:
+    """Return the message and the code of an error, in any of the forms that servers give them."""
+    try:
+        found = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return "", None
+    if isinstance(found, dict):
+        found = found.get("error", found)
+    if not isinstance(found, dict):
+        return _line(found), None
+    code = found.get("code") or found.get("type")
+    return _line(found.get("message") or found.get("detail") or code), None if code is None else str(code)
+
+
+def _line(value: Any) -> str:
+    text = " ".join(str(value or "").split())
+    return (text if len(text) <= _MOST_CHARS else f"{text[:_MOST_CHARS]}…").rstrip(".")
+
+
+def _texts(body: Mapping[str, Any]) -> str:
+    """Return what a request asks about, which may be a document's text."""
+    return "\n".join([*(str(one["content"]) for one in body.get("messages") or ()), *(body.get("input") or ())])
+
+
+def _quotes(message: str, given: str) -> bool:
+    """Return True if a message has a piece of what was given."""
+    if len(message) < _QUOTED_CHARS:
+        return False
+    starts = range(len(message) - _QUOTED_CHARS + 1)
+    return any(message[start : start + _QUOTED_CHARS] in given for start in starts)
+
+
+def _wait_s(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of a Retry-After header (RFC 9110, section 10.2.3); None without one."""
+    given = headers.get("retry-after-ms")
+    if given is not None and given.strip().isdigit():
+        return int(given) / 1000
+    given = (headers.get("Retry-After") or "").strip()
+    try:
+        return max(0.0, float(given))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(given).timestamp() - time.time())
+    except ValueError:
+        return None

@@ -1,0 +1,102 @@
+"""Text by a served model: `/chat/completions`, one request for each window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from math import fsum
+from typing import Any
+
+import orjson
+
+from storage.core.outcomes import Reason
+from tasks.backends import Assignment, Source
+from tasks.backends.decoding import decoding
+from tasks.backends.remote import answers, opening, requests
+from tasks.backends.remote.client import Client
+from tasks.backends.remote.flight import Flight, Items
+from tasks.models import served
+from tasks.outputs import Failure, Generated, Likelihood, Output, Several
+from tasks.windows.windows import Encoded
+
+_PATH = "/chat/completions"
+_UNBOUNDED = 2**31 - 1
+
+
+class ChatBackend:
+    """One served model that writes, under one spec."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        spec = assignment.spec
+        self._server = opening.require_server(assignment)
+        name = served.name_of(spec.model)
+        self._client = Client(self._server)
+        try:
+            self._model = opening.stated(self._client, self._server, name)
+            holds = opening.context_tokens(self._model) or _UNBOUNDED
+            how = decoding(spec, {}, holds, requests.stop_of(spec))
+            limit = holds - how.max_new_tokens
+            self.limit_tokens = min(limit, spec.params.get("window_tokens") or limit)
+            self._coder = requests.coder(spec, self.limit_tokens)
+            self.traits = requests.traits(spec, self.limit_tokens)
+            self._body = requests.body(spec, name, how)
+        except BaseException:
+            self._client.close()
+            raise
+        self._stripped = how.stripped
+        self._fingerprint: str | None = None
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return self._coder.encode(texts)
+
+    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        return Flight(self._client, self._begin).run(source)
+
+    def runtime(self) -> dict[str, Any]:
+        return opening.runtime(self._server, self._model, self._fingerprint)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _begin(self, number: int, items: Items) -> None:
+        (item,) = items
+        messages = orjson.loads(str(item.encoded.features))
+        whole = self._body | {"messages": messages}
+        self._client.begin(number, _PATH, partial(answers.without, whole), self._read)
+
+    def _read(self, answer: Mapping[str, Any]) -> list[Output]:
+        """Return the output of an answer. Raises LookupError, TypeError or ValueError for half of one."""
+        wanted = self._body.get("n", 1)
+        choices = sorted(answer["choices"], key=lambda choice: choice.get("index", 0))
+        if len(choices) != wanted:
+            raise ValueError("another number of choices than was asked for")
+        usage = answer.get("usage") or {}
+        self._fingerprint = answer.get("system_fingerprint") or self._fingerprint
+        written, read = int(usage.get("completion_tokens") or 0), usage.get("prompt_tokens")
+        outputs = []
+        for place, choice in enumerate(choices):
+            message, reason = choice["message"], choice["finish_reason"]
+            if reason is None:
+                raise ValueError("the choice has no end")
+            if message.get("refusal") or reason == "content_filter":
+                return [Failure("The model refuses to write about this text.", Reason.DOCUMENT)]
+            text = message.get("content") or ""
+            if not isinstance(text, str):
+                raise TypeError("the content is no text")
+            share = written // wanted + (written % wanted if place == 0 else 0)
+            outputs.append(
+                Generated(
+                    text.strip() if self._stripped else text,
+                    share,
+                    truncated=reason == "length",
+                    likelihood=likelihood(choice),
+                    read_tokens=read if place == 0 else 0,
+                )
+            )
+        return [outputs[0] if wanted == 1 else Several(tuple(outputs))]
+
+
+def likelihood(choice: Mapping[str, Any]) -> Likelihood | None:
+    """Return the log-probabilities of a choice's tokens; None where the server does not give them."""
+    each = [float(one["logprob"]) for one in (choice.get("logprobs") or {}).get("content") or ()]
+    return Likelihood(fsum(each), min(each), len(each)) if each else None

@@ -1,0 +1,216 @@
+"""Requests to a server with OpenAI's API, many at a time, each sent again while its failure is a passing one."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import aiohttp
+import orjson
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from storage.core.outcomes import Reason
+from tasks.backends.remote import answers
+from tasks.backends.remote.answers import Passing, Refused
+from tasks.backends.remote.limiter import Limiter
+from tasks.errors import CannotServe, ServerAway
+from tasks.models.served import Server
+from tasks.outputs import Failure
+
+T = TypeVar("T")
+Body = Callable[[frozenset[str]], Mapping[str, Any]]  # the body of a request, without parts that the server refuses
+
+_CONNECT_S = 10.0
+# A request that failed so often, while the server answered others, is its document's failure.
+_MOST_TRIES = 8
+_OK = 200
+
+
+class Client:
+    """A connection to a server, with an event loop on a thread of its own.
+
+    A client is used from one other thread.
+    """
+
+    def __init__(self, server: Server, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limiter = Limiter(server.requests, clock)
+        self._server = server
+        self._clock = clock
+        self._usual_wait = wait_random_exponential(multiplier=server.first_wait_s, max=60)
+        self._lacks: frozenset[str] = frozenset()
+        self._heard = clock()
+        self._answered = 0
+        self._finished: queue.SimpleQueue[tuple[int, Any] | ServerAway] = queue.SimpleQueue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="remote", daemon=True)
+        self._thread.start()
+        self._session: aiohttp.ClientSession = self._wait_for(self._connect())
+
+    @property
+    def room(self) -> int:
+        """The number of requests to have under way, so that some always wait for a place."""
+        return 2 * self.limiter.limit
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Return the status and the body of an answer. Raises CannotServe where there is none."""
+        return self._wait_for(self._get(path))
+
+    def post(self, path: str, body: Body, read: Callable[[Any], T]) -> T:
+        """Return the answer to one request. Raises CannotServe."""
+        try:
+            return self._wait_for(self._answer(path, body, read, once=True))
+        except (ServerAway, Refused, Passing) as error:
+            raise CannotServe(f"{self._server.endpoint}: {error}") from error
+
+    def begin(self, number: int, path: str, body: Body, read: Callable[[Any], Any]) -> None:
+        """Send a request some time; ``finished`` returns what ``read`` makes of its answer, by the number."""
+        self._loop.call_soon_threadsafe(self._spawn, number, path, body, read)
+
+    def finished(self, wait_s: float) -> list[tuple[int, Any]]:
+        """Return the answers that have come, after a wait for the first of them. A Failure is a document's.
+
+        Raises ServerAway once the server refuses everything, or has answered nothing for long.
+        """
+        found: list[tuple[int, Any]] = []
+        try:
+            one = self._finished.get(timeout=wait_s)
+            while True:
+                if isinstance(one, ServerAway):
+                    raise one
+                found.append(one)
+                one = self._finished.get_nowait()
+        except queue.Empty:
+            return found
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        self._wait_for(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    # On the loop.
+
+    def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _connect(self) -> aiohttp.ClientSession:
+        key = self._server.api_key
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=self._server.answer_s, sock_connect=_CONNECT_S),
+            headers={
+                "Content-Type": "application/json",
+                "User-Agent": f"docmill/{version('docmill')}",
+                **({} if key is None else {"Authorization": f"Bearer {key}"}),
+            },
+        )
+
+    async def _end(self) -> None:
+        tasks = [*self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._session.close()
+
+    async def _get(self, path: str) -> tuple[int, bytes]:
+        try:
+            async with self._session.get(self._server.endpoint + path, allow_redirects=False) as response:
+                return response.status, await response.read()
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise CannotServe(
+                f"The server {self._server.endpoint} does not answer ({answers.named(error)}): start it, or correct "
+                "--endpoint or DOCMILL_ENDPOINT."
+            ) from error
+
+    def _spawn(self, number: int, path: str, body: Body, read: Callable[[Any], Any]) -> None:
+        task = self._loop.create_task(self._carry_out(number, path, body, read))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carry_out(self, number: int, path: str, body: Body, read: Callable[[Any], Any]) -> None:
+        try:
+            answer = await self._answer(path, body, read)
+        except ServerAway as away:
+            self._finished.put(away)
+        except (Refused, Passing) as error:
+            self._finished.put((number, self._failure(error)))
+        except Exception as error:  # a bug of ours fails one window, and is not waited for
+            reason = f"Asking the server raised {type(error).__name__}."
+            self._finished.put((number, Failure(reason, Reason.MODEL)))
+        else:
+            self._finished.put((number, answer))
+
+    def _failure(self, error: Refused | Passing) -> Failure:
+        if isinstance(error, Passing):
+            return Failure(f"The server failed {_MOST_TRIES} times at this text: {error}.", Reason.TRANSIENT)
+        return Failure(f"The server refuses this text: {error}.", Reason.DOCUMENT if self._answered else Reason.MODEL)
+
+    async def _answer(self, path: str, body: Body, read: Callable[[Any], T], *, once: bool = False) -> T:
+        begun, heard = self._clock(), self._answered
+
+        def stops(state: RetryCallState) -> bool:
+            error = state.outcome.exception() if state.outcome is not None else None
+            assert isinstance(error, Passing)
+            silence_s = self._clock() - max(begun, self._heard)
+            if once or silence_s + (error.wait_s or 0) > self._server.patience_s:
+                raise ServerAway(
+                    f"{self._server.endpoint} has answered nothing for {silence_s:,.0f} s, and now: {error}."
+                ) from error
+            # Throttling is about us, and never about a text.
+            return not error.throttles and state.attempt_number >= _MOST_TRIES and self._answered > heard
+
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(Passing), wait=self._pause_s, stop=stops, reraise=True
+        ):
+            with attempt:
+                return await self._attempt(path, body, read)
+        raise AssertionError
+
+    def _pause_s(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome is not None else None
+        usual = float(self._usual_wait(state))
+        return max(usual, error.wait_s or 0.0) if isinstance(error, Passing) else usual
+
+    async def _attempt(self, path: str, body: Body, read: Callable[[Any], T]) -> T:
+        """Send a request, again at once if the server refuses a part of it that it can do without."""
+        while True:
+            given = body(self._lacks)
+            try:
+                return await self._sent(path, given, read)
+            except Refused as refused:
+                lacking = answers.lacking(refused, given)
+                if not lacking:
+                    raise
+                self._lacks |= lacking
+
+    async def _sent(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+        async with self.limiter.place() as changes:
+            try:
+                async with self._session.post(
+                    self._server.endpoint + path, data=orjson.dumps(body), allow_redirects=False
+                ) as response:
+                    raw = await response.read()
+            except (aiohttp.ClientError, OSError) as error:
+                if isinstance(error, TimeoutError):
+                    self.limiter.overloaded(changes)
+                raise Passing(answers.named(error)) from error
+            if response.status == _OK:
+                try:
+                    answer = read(orjson.loads(raw))
+                except (ValueError, LookupError, TypeError, AttributeError) as error:
+                    raise Passing("half an answer, or one of another form") from error
+                self._heard, self._answered = self._clock(), self._answered + 1
+                self.limiter.answered()
+                return answer
+            failed = answers.error_of(response.status, response.headers, raw, body, self._server)
+            if isinstance(failed, Passing) and failed.throttles:
+                self.limiter.overloaded(changes)
+                self.limiter.pause(failed.wait_s or 0.0)
+            raise failed

@@ -1,0 +1,89 @@
+"""Vectors by a served model: `/embeddings`, some windows in a request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from tasks.backends import Assignment, Source
+from tasks.backends.remote import answers, opening
+from tasks.backends.remote.client import Client
+from tasks.backends.remote.flight import Flight, Items
+from tasks.backends.remote.requests import estimated_tokens
+from tasks.kinds.base import Traits
+from tasks.models import named_prompts, served
+from tasks.outputs import Output, Vector
+from tasks.windows.windows import Encoded
+
+_PATH = "/embeddings"
+_UNBOUNDED = 2**31 - 1
+# Texts in a request: enough that its overhead does not count, few enough that none of them waits for many.
+_TEXTS = 32
+_SPECIAL_TOKENS = 2
+_TOLERANCE = 1e-3
+
+
+class EmbeddingsBackend:
+    """One served model that gives vectors, under one spec.
+
+    Opening embeds one word, since no server says if its vectors have length 1.
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        spec = assignment.spec
+        self._server = opening.require_server(assignment)
+        self._name = served.name_of(spec.model)
+        self._prefix = named_prompts.prompt(spec, {}, None)
+        self._client = Client(self._server)
+        try:
+            self._model = opening.stated(self._client, self._server, self._name)
+            holds = opening.context_tokens(self._model) or _UNBOUNDED
+            self.limit_tokens = min(holds, spec.params.get("window_tokens") or holds)
+            (probe,) = self._client.post(_PATH, self._body(["text"]), partial(self._read, [1]))
+        except BaseException:
+            self._client.close()
+            raise
+        length = float(np.linalg.norm(probe.values))
+        self.traits = Traits(normalizes=abs(length - 1) < _TOLERANCE)
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        given = [self._prefix + text for text in texts]
+        return [Encoded(_SPECIAL_TOKENS + estimated_tokens(text), text) for text in given]
+
+    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        return Flight(self._client, self._begin, _TEXTS).run(source)
+
+    def runtime(self) -> dict[str, Any]:
+        return opening.runtime(self._server, self._model, None)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _begin(self, number: int, items: Items) -> None:
+        texts = [str(item.encoded.features) for item in items]
+        self._client.begin(number, _PATH, self._body(texts), partial(self._read, [item.tokens for item in items]))
+
+    def _body(self, texts: Sequence[str]) -> Any:
+        whole = {"model": self._name, "input": list(texts), "encoding_format": "float"}
+        return partial(answers.without, whole)
+
+    def _read(self, tokens: Sequence[int], answer: Mapping[str, Any]) -> list[Vector]:
+        """Return the vectors of texts of about so many tokens. Raises ValueError and the like for half an answer."""
+        rows = sorted(answer["data"], key=lambda row: row["index"])
+        if [row["index"] for row in rows] != list(range(len(tokens))):
+            raise ValueError("not a vector for each text")
+        vectors = [np.asarray(row["embedding"], dtype=np.float32) for row in rows]
+        if any(vector.ndim != 1 or vector.shape != vectors[0].shape or not len(vector) for vector in vectors):
+            raise ValueError("vectors of several lengths")
+        read = (answer.get("usage") or {}).get("prompt_tokens")
+        shares = [None] * len(tokens) if not read else _shares(int(read), tokens)
+        return [Vector(vector, share) for vector, share in zip(vectors, shares, strict=True)]
+
+
+def _shares(total: int, tokens: Sequence[int]) -> list[int]:
+    """Return the total in parts that are as large as the estimates are, and whole."""
+    ends = np.round(np.cumsum(tokens) / sum(tokens) * total).astype(int)
+    return [int(part) for part in np.diff(ends, prepend=0)]

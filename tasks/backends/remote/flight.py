@@ -1,0 +1,59 @@
+"""The windows of a spec on their way to a server and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from typing import Any
+
+from tasks.backends import Source
+from tasks.backends.remote.client import Client
+from tasks.batching.batches import Budget
+from tasks.batching.pool import Item
+from tasks.outputs import Failure, Output
+
+Items = Sequence[Item[Any]]
+_ANY = 1 << 30
+# The longest wait for an answer before the source is asked again, if there is room for more and if there is none.
+_LOOK_S, _FULL_S = 0.05, 1.0
+
+
+class Flight:
+    """Hands windows over to a client, ``most`` in a request, and takes the answers.
+
+    ``begin`` sends a request about some windows under a number. Its answer is the output of each, in order.
+    """
+
+    def __init__(self, client: Client, begin: Callable[[int, Items], None], most: int = 1) -> None:
+        self._client = client
+        self._begin = begin
+        self._most = most
+        self._numbers = count()
+        self._under_way: dict[int, Items] = {}
+
+    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        """Yield the outputs of what the source gives, until it gives nothing. Raises ServerAway."""
+        while True:
+            room = max(0, self._client.room - len(self._under_way))
+            items = source.take(Budget(tokens=_ANY, rows=room * self._most, spread=_ANY, packed=True))
+            for start in range(0, len(items), self._most):
+                self._send(items[start : start + self._most])
+            if not self._under_way:
+                return
+            for number, outputs in self._client.finished(_LOOK_S if room else _FULL_S):
+                yield from self._settled(self._under_way.pop(number), outputs)
+
+    def _send(self, items: Items) -> None:
+        number = next(self._numbers)
+        self._under_way[number] = items
+        self._begin(number, items)
+
+    def _settled(self, items: Items, outputs: Sequence[Output] | Failure) -> Iterator[tuple[int, Output]]:
+        """Yield the outputs of a request's windows. The windows of one that failed are asked for one by one."""
+        if not isinstance(outputs, Failure):
+            yield from zip((item.id for item in items), outputs, strict=True)
+        elif len(items) == 1:
+            yield items[0].id, outputs
+        else:
+            for item in items:
+                self._send([item])

@@ -1,0 +1,137 @@
+"""The number of requests at a time: more while the server's throughput grows, half as many when it is overloaded.
+
+Additive increase and multiplicative decrease, as in TCP (Chiu and Jain 1989), after a start in which the limit
+doubles. Latency alone is no sign of overload: a server that batches answers each request later and all of them
+sooner. By Little's law the throughput is the number of requests at a time over their mean latency. The limit stops
+rising where a rise adds little to the throughput: from there on, latency grows as the limit does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+START = 16
+# A doubled limit is worth it if it adds so much to the throughput; a smaller rise, if it adds a part of that.
+_DOUBLED_GAIN = 1.10
+_RISE = 0.25
+_RISE_GAIN = 1.04
+_WORSE = 0.85
+_LEAST_ANSWERS = 8
+# Epochs after which a limit that was settled rises again, to see if the server has more room now.
+_SETTLED = 10
+
+
+class Limiter:
+    """A gate for the attempts of requests, in one event loop.
+
+    An epoch is about as many answers as requests at a time. Its throughput counts only if all places were taken. The
+    epoch after a change is not measured: it has requests from before.
+    """
+
+    def __init__(self, most: int, clock: Callable[[], float], start: int = START) -> None:
+        self.limit = min(start, most)
+        self.active = 0  # requests at the server
+        self._most = most
+        self._clock = clock
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._paused_until = clock()
+        self._doubles = True
+        self._before: tuple[int, float] | None = None  # the limit before the last rise, and its throughput
+        self._quiet = 0  # epochs since the limit was settled
+        self._changes = 0
+        # The epoch: its answers, its start, True while all places were taken, False if it is not to be measured.
+        self._answers, self._began, self._full, self._measured = 0, clock(), True, True
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[int]:
+        """Hold a place for the length of the block, and yield the number of changes of the limit until then.
+
+        Waits for a place, and for the end of a pause.
+        """
+        while True:
+            if (pause_s := self._paused_until - self._clock()) > 0:
+                await asyncio.sleep(min(pause_s, 1.0))
+            elif self.active >= self.limit:
+                await self._wait()
+            else:
+                break
+        self.active += 1
+        try:
+            yield self._changes
+        finally:
+            self.active -= 1
+            self._wake()
+
+    def pause(self, seconds: float) -> None:
+        """Let no request begin for so long, as the server asks."""
+        self._paused_until = max(self._paused_until, self._clock() + seconds)
+
+    def answered(self) -> None:
+        """Count an answer, and set the limit at the end of an epoch."""
+        self._answers += 1
+        self._full = self._full and bool(self._waiting)
+        if self._answers < max(_LEAST_ANSWERS, self.limit):
+            return
+        seconds = self._clock() - self._began
+        rate = self._answers / seconds if self._measured and self._full and seconds > 0 else None
+        self._begin(measured=True)
+        if rate is not None:
+            self._judge(rate)
+
+    def overloaded(self, changes: int) -> None:
+        """Halve the limit, once for all requests that began under it; ``changes`` is as ``place`` gave it."""
+        if changes != self._changes:
+            return
+        self._doubles, self._before, self._quiet = False, None, 0
+        self._set(max(1, self.limit // 2))
+
+    def _judge(self, rate: float) -> None:
+        before, self._before = self._before, None
+        if before is not None and rate < before[1] * (_DOUBLED_GAIN if self._doubles else _RISE_GAIN):
+            # The last doubling stays: more requests than needed cost latency, and fewer cost throughput.
+            back = not self._doubles or rate < before[1] * _WORSE
+            self._doubles, self._quiet = False, 0
+            if back:
+                self._set(before[0])
+            return
+        if before is None and not self._doubles:
+            self._quiet += 1
+            if self._quiet < _SETTLED:
+                return
+        if self.limit < self._most:
+            self._before = (self.limit, rate)
+            self._set(min(self._most, self.limit + (self.limit if self._doubles else self._rise)))
+
+    @property
+    def _rise(self) -> int:
+        return max(1, int(self.limit * _RISE))
+
+    def _set(self, limit: int) -> None:
+        self.limit = limit
+        self._changes += 1
+        self._begin(measured=False)
+        self._wake()
+
+    def _begin(self, *, measured: bool) -> None:
+        self._answers, self._began, self._full, self._measured = 0, self._clock(), True, measured
+
+    async def _wait(self) -> None:
+        mine = asyncio.get_running_loop().create_future()
+        self._waiting.append(mine)
+        try:
+            await mine
+        except asyncio.CancelledError:
+            if mine.done() and not mine.cancelled():  # its place is another's
+                self._wake()
+            raise
+
+    def _wake(self) -> None:
+        free = self.limit - self.active
+        while free > 0 and self._waiting:
+            one = self._waiting.popleft()
+            if not one.done():
+                one.set_result(None)
+                free -= 1

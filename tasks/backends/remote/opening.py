@@ -1,0 +1,71 @@
+"""Open a served model: ask the server which models it has, and what it says of this one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import orjson
+
+from tasks.backends import Assignment
+from tasks.backends.remote import answers
+from tasks.backends.remote.client import Client
+from tasks.errors import CannotServe
+from tasks.models import served
+from tasks.models.served import Server
+
+# Facts of `/models` that say what computes: the rest is about accounts.
+_KEPT = ("id", "root", "owned_by", "max_model_len")
+_OK, _SHOWN = 200, 10
+
+
+def require_server(assignment: Assignment) -> Server:
+    """Return the server of an assignment. Raises CannotServe where none is known."""
+    if assignment.server is None:
+        raise CannotServe(
+            f"No server is known for {assignment.spec.model}: give --endpoint URL, or set DOCMILL_ENDPOINT, such as "
+            "http://localhost:8000/v1."
+        )
+    return assignment.server
+
+
+def stated(client: Client, server: Server, name: str) -> Mapping[str, Any]:
+    """Return what the server says of a model; {} where it has no list of models.
+
+    Raises CannotServe for a server that does not answer, wants another key, or has no such model.
+    """
+    status, raw = client.get("/models")
+    if status in {404, 405}:
+        return {}
+    if status != _OK:
+        raise CannotServe(str(answers.error_of(status, {}, raw, {}, server)))
+    try:
+        listed = [model for model in orjson.loads(raw)["data"] if isinstance(model, dict)]
+    except (orjson.JSONDecodeError, LookupError, TypeError) as error:
+        raise CannotServe(f"{server.endpoint} has no OpenAI API: correct --endpoint or DOCMILL_ENDPOINT.") from error
+    by_name = {str(model.get("id")): model for model in listed}
+    found = by_name.get(name) or by_name.get(f"{name}:latest")  # as Ollama names them
+    if found is None:
+        names = sorted(by_name)
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        raise CannotServe(
+            f"{server.endpoint} serves no model {name}, but {', '.join(names[:_SHOWN]) or 'none'}{more}: name one of "
+            f"them as --model {served.PREFIX}NAME."
+        )
+    return found
+
+
+def context_tokens(model: Mapping[str, Any]) -> int | None:
+    """Return the tokens that a model holds, as vLLM and llama.cpp state them; None where the server does not say."""
+    meta = model.get("meta")
+    found = model.get("max_model_len") or (meta.get("n_ctx_train") if isinstance(meta, dict) else None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def runtime(server: Server, model: Mapping[str, Any], fingerprint: str | None) -> dict[str, Any]:
+    """Return what carries a spec out, as far as the server says it. The URL has no key in it."""
+    facts = {name: str(model[name]) for name in _KEPT if isinstance(model.get(name), str | int)}
+    facts |= {"server": server.endpoint} | ({} if fingerprint is None else {"system_fingerprint": fingerprint})
+    versions = {"aiohttp": version("aiohttp"), **facts}
+    return {"device": "remote", "precision": "the server's", "backend": "remote", "versions": versions}

@@ -1,0 +1,66 @@
+"""Models that a server with OpenAI's API computes: `openai:NAME`. They have no files, and no tokenizer here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from tasks.errors import ModelNotFound
+
+PREFIX = "openai:"
+_REVISION = "served"
+# A served model is taken for a decoder-only model: it follows instructions, or gives vectors.
+CONFIG: Mapping[str, Any] = MappingProxyType({"model_type": "served", "architectures": ["ServedForCausalLM"]})
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server with OpenAI's API, and the patience with it.
+
+    ``endpoint`` is the URL before ``/chat/completions``. An answer may take ``answer_s``. A server that has answered
+    nothing for ``patience_s`` is left alone. ``requests`` bounds the requests at a time. A request that failed waits
+    ``first_wait_s`` at most before it is sent again, and then twice as long each time.
+    """
+
+    endpoint: str
+    api_key: str | None = field(default=None, repr=False)
+    answer_s: float = 600.0
+    patience_s: float = 300.0
+    requests: int = 256
+    first_wait_s: float = 1.0
+
+
+def endpoint(url: str) -> str:
+    """Return the URL before ``/chat/completions``: ``/v1`` where it has no path. Raises ValueError."""
+    parts = urlsplit(url.strip())
+    if "@" in parts.netloc:
+        raise ValueError("a key does not belong into the URL: set DOCMILL_OPENAI_API_KEY")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("it is no URL such as http://localhost:8000/v1")
+    path = parts.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/embeddings")
+    return urlunsplit(parts._replace(path=path or "/v1"))
+
+
+def is_served(model: str) -> bool:
+    """Return True if a name means a model of a server."""
+    return model.startswith(PREFIX)
+
+
+def name_of(model: str) -> str:
+    """Return the name by which the server knows a model. Raises ModelNotFound for an empty one."""
+    name = model.removeprefix(PREFIX)
+    if not name.strip():
+        raise ModelNotFound(f"{PREFIX} names no model: write {PREFIX}NAME, as the server calls it.")
+    return name
+
+
+def revision(model: str, wanted: str | None = None) -> str:
+    """Return the revision of a served model: the one that the user states, since a server states none.
+
+    Raises ModelNotFound.
+    """
+    name_of(model)
+    return _REVISION if wanted is None else f"{_REVISION}:{wanted}"

@@ -1,0 +1,153 @@
+"""A server with OpenAI's API that writes what it is told to, fails when it is told to, and counts requests."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+MODEL = "small"
+
+
+@dataclass
+class Answer:
+    """An answer to a request. ``cut``: the connection breaks in the middle of the body."""
+
+    status: int = 200
+    body: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: bool = False
+
+
+Script = Callable[[dict[str, Any], int], Answer | None]
+
+
+def error(status: int, message: str = "", code: str | None = None, **headers: str) -> Answer:
+    """Return an error as OpenAI's API has it; headers are named with underscores."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Answer(status, {"error": {"message": message, "type": "error", "code": code}}, named)
+
+
+def text_of(request: dict[str, Any]) -> str:
+    """Return the last message of a chat request."""
+    return str(request["messages"][-1]["content"])
+
+
+def written(text: str, reason: str = "stop", *, read: int = 7, **choice: Any) -> Answer:
+    """Return a chat completion with one choice."""
+    message = {"role": "assistant", "content": text}
+    each = [{"token": word, "logprob": -0.5} for word in text.split()]
+    one = {"index": 0, "message": message, "finish_reason": reason, "logprobs": {"content": each}, **choice}
+    usage = {"prompt_tokens": read, "completion_tokens": len(each), "total_tokens": read + len(each)}
+    return Answer(body={"id": "chat-1", "choices": [one], "usage": usage, "system_fingerprint": "fp_1"})
+
+
+def vectors(request: dict[str, Any]) -> Answer:
+    """Return a vector of length 1 for each text: it tells how long the text is."""
+    data = [
+        {
+            "object": "embedding",
+            "index": place,
+            "embedding": [1 / (1 + len(text)), (1 - (1 + len(text)) ** -2) ** 0.5],
+        }
+        for place, text in enumerate(request["input"])
+    ]
+    return Answer(body={"data": data[::-1], "usage": {"prompt_tokens": sum(len(text) for text in request["input"])}})
+
+
+def usual(request: dict[str, Any]) -> Answer:
+    """Return the text in capitals, or vectors."""
+    return vectors(request) if "input" in request else written(text_of(request).upper())
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *args: Any) -> None:
+        """Say nothing of a client that is gone."""
+
+
+class ApiServer:
+    """The server. ``script`` sees each request and how often it came, and may answer in place of the usual."""
+
+    def __init__(self, script: Script = lambda request, times: None) -> None:
+        self.script = script
+        self.models: list[dict[str, Any]] | int = [{"id": MODEL, "object": "model", "max_model_len": 4096}]
+        self.requests: list[dict[str, Any]] = []
+        self.keys: set[str | None] = set()
+        self.answered = 0
+        self.most_at_a_time = 0
+        self._at_a_time = 0
+        self._times: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._server = _Server(("127.0.0.1", 0), self._handler())
+        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def of(self, text: str) -> int:
+        """Return how many requests asked about this text."""
+        return sum(text in json.dumps(request) for request in self.requests)
+
+    @contextmanager
+    def running(self) -> Iterator[ApiServer]:
+        thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+            thread.join()
+
+    def _answer(self, request: dict[str, Any]) -> Answer:
+        key = json.dumps(request, sort_keys=True)
+        with self._lock:
+            self.requests.append(request)
+            times = self._times[key] = self._times.get(key, 0) + 1
+            self._at_a_time += 1
+            self.most_at_a_time = max(self.most_at_a_time, self._at_a_time)
+        try:
+            return self.script(request, times) or usual(request)
+        finally:
+            with self._lock:
+                self._at_a_time -= 1
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                outer.keys.add(self.headers.get("Authorization"))
+                if isinstance(outer.models, int):
+                    self._send(error(outer.models, "no"))
+                else:
+                    self._send(Answer(body={"object": "list", "data": outer.models}))
+
+            def do_POST(self) -> None:
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self._send(outer._answer(request))
+
+            def _send(self, answer: Answer) -> None:
+                raw = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
+                self.send_response(answer.status)
+                for name, value in {"Content-Length": str(len(raw)), **answer.headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(raw[: len(raw) // 2] if answer.cut else raw)
+                if answer.cut:
+                    self.wfile.flush()
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    self.close_connection = True
+                elif answer.status == 200:
+                    outer.answered += 1
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        return Handler

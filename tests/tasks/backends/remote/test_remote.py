@@ -1,0 +1,365 @@
+"""The remote backend in an engine, against a server that fails in every way and counts requests."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from storage.core.outcomes import Outcome, Reason, Status
+from storage.core.specs import Spec
+from storage.outputs.output_types import SCHEMA
+from tasks import kinds
+from tasks.backends.remote import answers
+from tasks.engine.backend_factory import open_backend
+from tasks.engine.engine import Engine
+from tasks.engine.submission import Submission
+from tasks.errors import CannotServe
+from tasks.models.served import Server
+from tasks.specs import pinning
+from tasks.specs.plan import build_spec
+from tests.tasks.backends.remote.api_server import MODEL, Answer, ApiServer, Script, error, text_of, vectors, written
+
+KEY = "sk-secret-key"
+TEXTS = [f"document number {number}." for number in range(40)]
+
+
+def spec_of(kind: str, model: str = f"openai:{MODEL}", **options: Any) -> Spec:
+    pinned = pinning.pin(model, models_dir=None, cache_dir=Path("unused"))
+    config = pinning.read_config(pinned, models_dir=None)
+    return build_spec(kind, pinned, kinds.options(kind, **options), config, None)
+
+
+GENERATE = spec_of("generate", prompt="{text}")
+
+
+@pytest.fixture
+def api() -> Iterator[Callable[[Script], ApiServer]]:
+    with ExitStack() as stack:
+        yield lambda script: stack.enter_context(ApiServer(script).running())
+
+
+@contextmanager
+def engine_on(api: ApiServer, **patience: float) -> Iterator[Engine]:
+    """An engine that waits a millisecond where it would wait a second."""
+    server = Server(api.endpoint, KEY, **{"first_wait_s": 0.001, **patience})  # type: ignore[arg-type]
+
+    def opened(spec: Spec) -> Any:
+        return open_backend(spec, device="remote", models_dir=None, cache_dir=Path("unused"), server=server)
+
+    engine = Engine(opened)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def submitted(engine: Engine, spec: Spec, texts: Sequence[str]) -> Submission:
+    ticket = engine.submit(spec, list(enumerate(texts)))
+    assert ticket.wait(60)
+    return ticket
+
+
+def computed(api: ApiServer, spec: Spec, texts: Sequence[str], **patience: float) -> list[Outcome]:
+    with engine_on(api, **patience) as engine:
+        ticket = submitted(engine, spec, texts)
+        assert ticket.complete
+        return ticket.finished()
+
+
+def on(place: str, *answers_in_turn: Answer | None) -> Script:
+    """Return a script that answers requests about a text in this order, and then as usual."""
+
+    def script(request: dict[str, Any], times: int) -> Answer | None:
+        if place not in json.dumps(request) or times > len(answers_in_turn):
+            return None
+        return answers_in_turn[times - 1]
+
+    return script
+
+
+FAILURES = {
+    "number 0.": error(500, "internal"),
+    "number 1.": error(503, "overloaded"),
+    "number 2.": error(429, "slow down", Retry_After="0"),
+    "number 3.": Answer(200, b'{"choices": [{"index": 0, "message": {"conte'),
+    "number 4.": Answer(200, {"object": "nothing of this kind"}),
+    "number 5.": Answer(200, {"choices": []}),
+    "number 6.": Answer(200, {"choices": [{"index": 0, "message": {"content": "half"}, "finish_reason": None}]}),
+    "number 7.": Answer(200, b"<html>a proxy</html>"),
+    "number 8.": error(502),
+    "number 9.": written("CUT", "stop"),
+    "number 10.": error(408),
+    "number 11.": Answer(200, {"choices": [{"message": {"content": ["parts"]}, "finish_reason": "stop"}]}),
+}
+
+
+def test_every_failure_of_a_server_is_survived_and_no_answer_is_asked_for_twice(
+    api: Callable[[Script], ApiServer],
+) -> None:
+    FAILURES["number 9."].cut = True
+
+    def script(request: dict[str, Any], times: int) -> Answer | None:
+        failing = next((place for place in FAILURES if text_of(request).endswith(place)), None)
+        return None if failing is None or times > 2 else FAILURES[failing]
+
+    server = api(script)
+    outcomes = computed(server, GENERATE, TEXTS)
+    assert [outcome.text for outcome in outcomes] == [text.upper() for text in TEXTS]
+    failed = {f"document {place}" for place in FAILURES}
+    assert {text: server.of(text) for text in TEXTS} == {text: 3 if text in failed else 1 for text in TEXTS}
+    assert server.keys == {f"Bearer {KEY}"}
+
+
+def test_usage_and_logprobs_of_the_server_are_those_of_the_outcome(api: Callable[[Script], ApiServer]) -> None:
+    server = api(lambda request, _: written("two words", "length", read=123))
+    (outcome,) = computed(server, GENERATE, ["a text"])
+    assert (outcome.tokens_in, outcome.tokens_out, outcome.flags) == (123, 2, ("output_truncated",))
+    assert (outcome.mean_logprob, outcome.least_logprob) == (-0.5, -0.5)
+
+
+def test_nothing_is_sent_before_retry_after_is_over(api: Callable[[Script], ApiServer]) -> None:
+    told: list[float] = []
+    sent: list[float] = []
+
+    def script(request: dict[str, Any], times: int) -> Answer | None:
+        if told:
+            sent.append(time.monotonic())
+            return None
+        told.append(time.monotonic())
+        return error(429, "slow down", Retry_After="1")
+
+    assert computed(api(script), GENERATE, ["a text"])[0].status is Status.DONE
+    assert sent[0] - told[0] >= 1.0
+
+
+@pytest.mark.parametrize(
+    ("header", "least", "most"),
+    [
+        ({"Retry-After": "7"}, 7, 7),
+        ({"retry-after-ms": "250"}, 0.25, 0.25),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0, 0),
+        ({"Retry-After": "Fri, 21 Oct 2095 07:28:00 GMT"}, 1e8, 1e11),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: dict[str, str], least: float, most: float) -> None:
+    found = answers.error_of(429, header, b"", {}, Server("http://x/v1"))
+    assert isinstance(found, answers.Passing)
+    assert found.wait_s is not None
+    assert least <= found.wait_s <= most
+
+
+def test_an_answer_that_takes_too_long_is_asked_for_again(api: Callable[[Script], ApiServer]) -> None:
+    never = threading.Event()
+
+    def script(request: dict[str, Any], times: int) -> Answer | None:
+        if times == 1:
+            never.wait(60)
+        return None
+
+    server = api(script)
+    assert computed(server, GENERATE, ["a text"], answer_s=0.2)[0].text == "A TEXT"
+    assert server.of("a text") == 2
+    never.set()
+
+
+def test_a_text_that_the_server_refuses_fails_with_its_reason_and_without_its_words(
+    api: Callable[[Script], ApiServer],
+) -> None:
+    long = "maximum context length is 4096 tokens, and yours has 5000"
+    quoting = "this is not allowed: document number 4. of someone"
+    served = api(
+        lambda request, times: (
+            error(400, long) if "number 3." in text_of(request) else
+            error(400, quoting) if "number 4." in text_of(request) else None
+        )
+    )  # fmt: skip
+    outcomes = computed(served, GENERATE, TEXTS)
+    failed = {outcome.content_id: outcome for outcome in outcomes if outcome.status is Status.FAILED}
+    assert {*failed} == {3, 4}
+    assert long in (failed[3].reason or "")
+    assert "number" not in (failed[4].reason or "")
+    assert "HTTP 400" in (failed[4].reason or "")
+    assert len(served.requests) == len(TEXTS)
+
+
+def test_a_text_at_which_the_server_always_fails_does_not_hold_up_the_others(
+    api: Callable[[Script], ApiServer],
+) -> None:
+    server = api(lambda request, _: error(500, "bug") if "number 3." in text_of(request) else None)
+    outcomes = computed(server, GENERATE, TEXTS)
+    assert [one.content_id for one in outcomes if one.status is Status.FAILED] == [3]
+    assert outcomes[3].reason_class is Reason.TRANSIENT
+    assert "8 times" in (outcomes[3].reason or "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (error(401, "bad key"), answers.KEY_VARIABLE),
+        (error(404, "no such model"), "no such model"),
+        (error(429, "no money", "insufficient_quota"), "no money"),
+        (error(500, "down"), "answered nothing"),
+    ],
+)
+def test_a_server_that_refuses_all_requests_fails_no_text_and_is_opened_again(
+    api: Callable[[Script], ApiServer], answer: Answer, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    server = api(lambda request, _: answer)
+    with engine_on(server, patience_s=0.05) as engine:
+        ticket = submitted(engine, GENERATE, TEXTS)
+        assert ticket.away is not None
+        assert said in str(ticket.away)
+        assert not ticket.finished()
+        server.script = lambda request, times: None
+        again = submitted(engine, GENERATE, TEXTS)
+        assert again.complete
+        assert {outcome.status for outcome in again.finished()} == {Status.DONE}
+    assert KEY not in caplog.text
+
+
+def test_what_was_answered_before_the_server_went_away_is_kept(api: Callable[[Script], ApiServer]) -> None:
+    server = api(lambda request, _: error(401) if len(server.requests) > 20 else None)
+    with engine_on(server) as engine:
+        ticket = submitted(engine, GENERATE, TEXTS)
+        assert ticket.away is not None
+        assert {outcome.status for outcome in ticket.finished()} <= {Status.DONE}
+
+
+def test_a_server_is_refused_at_the_opening_with_what_to_do(api: Callable[[Script], ApiServer]) -> None:
+    server = api(lambda request, _: None)
+    for model, models, said in [
+        ("openai:other", server.models, f"no model other, but {MODEL}"),
+        ("openai:small", 401, answers.KEY_VARIABLE),
+        ("openai:small", 500, "HTTP 500"),
+    ]:
+        server.models = models
+        with engine_on(server) as engine, pytest.raises(CannotServe, match=said):
+            engine.open(spec_of("generate", model, prompt="{text}"))
+    server.models = 404  # it has no list of models
+    assert computed(server, GENERATE, ["a text"])[0].text == "A TEXT"
+    away = Server("http://127.0.0.1:9/v1")
+    for one, said in [(away, "does not answer"), (None, "DOCMILL_ENDPOINT")]:
+        with pytest.raises(CannotServe, match=said):
+            open_backend(GENERATE, device="cpu", models_dir=None, cache_dir=Path("unused"), server=one)
+
+
+def test_a_server_that_gives_no_log_probabilities_or_renamed_the_limit_is_asked_without(
+    api: Callable[[Script], ApiServer],
+) -> None:
+    def script(request: dict[str, Any], times: int) -> Answer | None:
+        if "logprobs" in request:
+            return error(400, "logprobs are not supported with reasoning models")
+        if "max_tokens" in request:
+            return error(400, "Use 'max_completion_tokens' instead.")
+        return None
+
+    server = api(script)
+    outcomes = computed(server, GENERATE, TEXTS)
+    assert {outcome.status for outcome in outcomes} == {Status.DONE}
+    assert server.requests[-1]["max_completion_tokens"] == 256
+
+
+def test_a_text_is_asked_about_as_the_options_say(api: Callable[[Script], ApiServer]) -> None:
+    server = api(lambda request, _: None)
+    options = {"prompt": "Say {text}!", "system": "Be brief.", "stop": ["\n"], "max_new_tokens": 9}
+    computed(server, spec_of("generate", **options), ["it"])
+    (request,) = server.requests
+    assert request["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say it!"}]
+    assert (request["temperature"], request["max_tokens"], request["stop"]) == (0, 9, ["\n"])
+    assert "seed" not in request
+    computed(server, spec_of("generate", prompt="{text}", temperature=0.7, top_p=0.9, seed=3), ["it"])
+    sampled = server.requests[-1]
+    assert (sampled["temperature"], sampled["top_p"], sampled["seed"]) == (0.7, 0.9, 3)
+
+
+def test_summaries_translations_and_answers_are_asked_for_in_the_built_in_words(
+    api: Callable[[Script], ApiServer],
+) -> None:
+    server = api(lambda request, _: written("an answer"))
+    for spec in (
+        spec_of("summarize"),
+        spec_of("translate", source_lang="fr", target_lang="en"),
+        spec_of("answer", question={"who": "Who wrote it?"}),
+    ):
+        (outcome,) = computed(server, spec, ["Un texte assez court."])
+        assert outcome.status is Status.DONE
+    asked = [text_of(request) for request in server.requests]
+    assert all("Un texte" in text for text in asked)
+    assert "French" in asked[1]
+    assert "Who wrote it?" in asked[2]
+    assert outcome.data == {"data": {"who": "an answer"}}
+
+
+def test_a_long_text_is_cut_by_the_estimate_into_windows_that_the_server_holds(
+    api: Callable[[Script], ApiServer],
+) -> None:
+    server = api(lambda request, _: written("part"))
+    text = " ".join(["word"] * 20_000)
+    (outcome,) = computed(server, GENERATE, [text])
+    assert "windowed" in outcome.flags
+    assert len(server.requests) > 1
+    assert max(len(text_of(request).encode()) for request in server.requests) / 3 <= 4096 - 256
+
+
+SHAPE = {"type": "object", "properties": {"year": {"type": "integer"}}, "required": ["year"]}
+
+
+def test_records_are_asked_for_by_their_schema_and_validated(api: Callable[[Script], ApiServer]) -> None:
+    told = {"number 0.": '{"year": 1912}', "number 1.": '{"year": "old"}', "number 2.": '{"year": 19'}
+
+    def script(request: dict[str, Any], times: int) -> Answer | None:
+        return next((written(text) for place, text in told.items() if place in text_of(request)), None)
+
+    server = api(script)
+    spec = spec_of("extract", json_schema=json.dumps(SHAPE))
+    good, wrong, half = computed(server, spec, TEXTS[:3])
+    assert good.data == {"data": {"year": 1912}}
+    assert (wrong.status, half.status) == (Status.FAILED, Status.FAILED)
+    assert "no JSON" in (half.reason or "")
+    given = server.requests[0]["response_format"]
+    assert given["type"] == "json_schema"
+    assert given["json_schema"]["schema"] == json.loads(spec.params[SCHEMA])
+    assert "strict" not in given["json_schema"]  # the schema leaves other properties open
+
+
+def test_vectors_come_in_order_some_texts_in_a_request_and_one_bad_text_fails_alone(
+    api: Callable[[Script], ApiServer],
+) -> None:
+    def script(request: dict[str, Any], times: int) -> Answer | None:
+        if any("number 7." in text for text in request["input"]):
+            return error(400, "too long")
+        return error(500) if times == 1 and request["input"] != ["text"] else None
+
+    server = api(script)
+    texts = [f"{text}{' more' * number}" for number, text in enumerate(TEXTS)]
+    outcomes = computed(server, spec_of("embed", prompt="passage: {text}"), texts)
+    assert [one.content_id for one in outcomes if one.status is Status.FAILED] == [7]
+    given = [f"passage: {text}" for text in texts]
+    for outcome in (one for one in outcomes if one.status is Status.DONE):
+        expected = vectors({"input": [given[outcome.content_id]]}).body["data"][0]["embedding"]
+        found = np.frombuffer(outcome.vector or b"", "<f4")
+        assert np.allclose(found, expected, atol=1e-6)
+    assert max(len(request["input"]) for request in server.requests) == 32
+    read = sum(one.tokens_in for one in outcomes if one.status is Status.DONE)
+    assert read == sum(len(text) for number, text in enumerate(given) if number != 7)
+
+
+def test_vectors_that_are_not_one_for_each_text_are_asked_for_again(api: Callable[[Script], ApiServer]) -> None:
+    def script(request: dict[str, Any], times: int) -> Answer | None:
+        if times > 1 or request["input"] == ["text"]:
+            return None
+        return Answer(body={"data": [{"index": 0, "embedding": [1.0]}]})
+
+    outcomes = computed(api(script), spec_of("embed"), TEXTS)
+    assert {outcome.status for outcome in outcomes} == {Status.DONE}

@@ -1,0 +1,124 @@
+"""A served model by docmill's commands: an answer is paid once, and the key is told to nobody but its server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tasks.backends.remote.api_server import MODEL, Answer, ApiServer
+from tests.worker.harness import Docmill, Running, device_pids, kill_group, until
+
+KEY = "sk-that-nobody-may-see"
+TEXTS = [f"unique text <{number}>" for number in range(60)]
+ANSWERED = 25
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    with ApiServer().running() as server:
+        yield server
+
+
+@pytest.fixture
+def docmill(tmp_path: Path, server: ApiServer) -> Docmill:
+    (tmp_path / "corpus.jsonl").write_text(
+        "".join(json.dumps({"id": number, "text": text}) + "\n" for number, text in enumerate(TEXTS))
+    )
+    settings = {"DOCMILL_ENDPOINT": server.endpoint, "OPENAI_API_KEY": KEY, "DOCMILL_LOG_LEVEL": "debug"}
+    settings |= {"DOCMILL_LEASE_S": "3"}
+    return Docmill(tmp_path, settings)
+
+
+COMMAND = ("run", "corpus.jsonl", "--task", "generate", "--prompt", "{text}", "--model", f"openai:{MODEL}")
+
+
+def stored(docmill: Docmill) -> int:
+    """Return the number of results in the store, which may not be there yet."""
+    with (
+        suppress(sqlite3.OperationalError),
+        closing(sqlite3.connect(f"file:{docmill.folder}/home/docmill.db?mode=ro", uri=True)) as store,
+    ):
+        return int(store.execute("SELECT count(*) FROM outcome").fetchone()[0])
+    return 0
+
+
+def killed(process: Running) -> None:
+    """Kill a command and its device processes, which are in sessions of their own."""
+    devices = device_pids(process)
+    kill_group(process)
+    for pid in devices:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_no_answer_is_paid_twice_through_kill_9(docmill: Docmill, server: ApiServer) -> None:
+    blocked, begun = threading.Event(), iter(range(1_000_000))
+
+    def script(request: dict[str, Any], times: int) -> Answer | None:
+        if next(begun) >= ANSWERED:
+            blocked.wait()
+        return None
+
+    server.script = script
+    process = docmill.start(*COMMAND)
+    until(lambda: stored(docmill) == ANSWERED, "what was answered is stored, before its shard ends")
+    in_flight = len(server.requests) - ANSWERED
+    assert 0 < in_flight < len(TEXTS) - ANSWERED
+    killed(process)
+    server.script = lambda request, times: None
+    blocked.set()
+    docmill(*COMMAND)
+    asked = [server.of(text) for text in TEXTS]
+    assert len(server.requests) == len(TEXTS) + in_flight, "only what was in flight is asked for again"
+    assert sorted(asked) == [1] * (len(TEXTS) - in_flight) + [2] * in_flight
+    assert {row["text"] for row in docmill.results(1)} == {text.upper() for text in TEXTS}
+    docmill(*COMMAND)
+    assert len(server.requests) == len(TEXTS) + in_flight, "a second run asks for nothing"
+    told = docmill("explain", "1", "0").stdout + docmill("doctor").stdout
+    said = told + docmill.log("run") + docmill("status", "1", "--json").stdout
+    assert KEY not in said
+    assert server.keys == {f"Bearer {KEY}"}
+    for file in (docmill.folder / "home").rglob("*"):
+        assert not file.is_file() or KEY.encode() not in file.read_bytes(), file
+
+
+def test_a_key_that_the_server_refuses_stops_the_run_with_the_variable_to_set(
+    docmill: Docmill, server: ApiServer
+) -> None:
+    server.models = 401
+    told = docmill(*COMMAND, code=2).stderr
+    assert "DOCMILL_OPENAI_API_KEY" in " ".join(told.split())
+    server.models = [{"id": MODEL}]
+    docmill(*COMMAND)
+    assert docmill.json("status", "1")["done"] == len(TEXTS)
+    # Another URL of the same model is the same spec: nothing is paid again.
+    with ApiServer().running() as moved:
+        docmill(*COMMAND, "--endpoint", moved.endpoint)
+        assert not moved.requests
+
+
+def test_what_a_server_cannot_do_is_refused_before_anything_is_stored(docmill: Docmill) -> None:
+    corpus, model = "corpus.jsonl", f"openai:{MODEL}"
+    del docmill.environment["DOCMILL_ENDPOINT"]
+    for given, said in [
+        (COMMAND[1:], "DOCMILL_ENDPOINT"),
+        ((corpus, "--task", "classify", "--labels", "a,b", "--model", model), "extract"),
+        ((corpus, "--task", "embed", "--model", model, "--dtype", "float32"), "precision"),
+        ((corpus, "--task", "embed", "--model", "openai:"), "openai:NAME"),
+        ((corpus, "--task", "embed", "--model", "minilm", "--device", "remote"), "--device remote"),
+        ((corpus, "--task", "embed", "--model", model, "--endpoint", "ftp://x"), "http://localhost:8000/v1"),
+        ((corpus, "--task", "embed", "--model", model, "--endpoint", f"http://user:{KEY}@x/v1"), "a key does not"),
+    ]:
+        done = docmill("run", *given, code=2)
+        assert said in " ".join(done.stderr.split())
+        assert KEY not in done.stderr
+    assert "openai:small" in docmill("models", "check", model).stdout
