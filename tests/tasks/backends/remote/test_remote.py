@@ -272,7 +272,7 @@ def test_a_server_that_gives_no_log_probabilities_or_renamed_the_limit_is_asked_
 
 def test_a_text_is_asked_about_as_the_options_say(api: Callable[[Script], ApiServer]) -> None:
     server = api(lambda request, _: None)
-    options = {"prompt": "Say {text}!", "system": "Be brief.", "stop": ["\n"], "max_new_tokens": 9}
+    options: dict[str, Any] = {"prompt": "Say {text}!", "system": "Be brief.", "stop": ["\n"], "max_new_tokens": 9}
     computed(server, spec_of("generate", **options), ["it"])
     (request,) = server.requests
     assert request["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say it!"}]
