@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -40,7 +41,7 @@ class ReviewedStep:
 
 @dataclass(frozen=True)
 class Population:
-    """The done outputs of a step, one for each unique text, in no order. All arrays have a row for each.
+    """The done outputs of a step, one for each unique text, by content. All arrays have a row for each.
 
     `documents` has the id of the first document with the text, `ranks` the output's random number in the draw, and
     `confidence` NaN where it is not known. `flags` are places in `flag_sets`.
@@ -55,6 +56,11 @@ class Population:
 
     def __len__(self) -> int:
         return len(self.contents)
+
+    def rows_of(self, contents: Sequence[int]) -> npt.NDArray[np.intp]:
+        """Return the rows of those of these contents that are here, in their order."""
+        wanted = np.array(contents, np.int64)
+        return np.searchsorted(self.contents, wanted[np.isin(wanted, self.contents)])
 
 
 def reviewed_step(database: Database, job_id: int, name: str | None = None) -> ReviewedStep:

@@ -90,7 +90,7 @@ def interval(share: float, n: float) -> tuple[float, float]:
 
 def summary(population: Population, strata: Sequence[Stratum], judged: Mapping[int, Judged]) -> Summary:
     """Return the shares of good outputs: of all, by doubt, and of each flag."""
-    here = [judged[content] for content in population.contents.tolist() if content in judged]
+    here = [judged[content] for content in population.contents[population.rows_of([*judged])].tolist()]
     verdicts = {one.content_id: one.verdict for one in here}
     samples = [seen(stratum, population.contents, verdicts) for stratum in strata]
     drawn = np.concatenate([np.empty(0, np.int64), *samples])

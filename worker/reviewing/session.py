@@ -56,10 +56,10 @@ class Review:
 
     def items(self, contents: Sequence[int]) -> Iterator[Item]:
         """Yield outputs beside their inputs. Outputs that are removed meanwhile are left out."""
-        documents = dict(zip(self.population.contents.tolist(), self.population.documents.tolist(), strict=True))
         for first in range(0, len(contents), AHEAD):
             several = contents[first : first + AHEAD]
-            yield from items(self.database, self.reviewed, {content: documents[content] for content in several})
+            documents = self.population.documents[self.population.rows_of(several)].tolist()
+            yield from items(self.database, self.reviewed, dict(zip(several, documents, strict=True)))
 
     def judge(self, *judged: Judged) -> int:
         """Store judgements. Return their number without those of outputs that were removed meanwhile."""
