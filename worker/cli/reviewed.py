@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 from rich.console import Group
@@ -27,25 +27,51 @@ if TYPE_CHECKING:
     from worker.reviewing.session import Review
 
 WIDE = 100  # columns from which on input and output stand side by side
+BACK, QUIT = "u", "q"  # keys that judge nothing: the output before is shown again, or the review ends
 KEYS = {"g": Verdict.GOOD, "b": Verdict.BAD, "s": Verdict.SKIPPED}
-QUESTION = "g good, b bad, s skip, n note, q quit: "
+QUESTION = "g good, b bad, s skip, n note, u undo, q quit: "
+
+
+class Answer(NamedTuple):
+    """A verdict, and perhaps a note."""
+
+    verdict: Verdict
+    note: str | None
 
 
 def judge(review: Review, size: int, judged_by: str) -> None:
     """Show the outputs of a sample that nobody judged, and store each verdict, until the reviewer quits."""
     waiting = review.waiting(size)
     if not waiting:
-        say(f"The sample of {size:,} is judged; --size draws a larger one.")
+        say(_nothing_to_judge(review, size))
         return
     say(f"{len(waiting):,} outputs to judge.")
     ask = _ask_for_keys if sys.stdin.isatty() else _read_lines
-    for number, item in enumerate(review.items(waiting), 1):
-        talk.print(shown(item, f"{number:,} of {len(waiting):,}", talk.width))
+    items = review.items(waiting)
+    met: list[Item] = []
+    at = 0
+    while at < len(met) or (item := next(items, None)) is not None:
+        if at == len(met):
+            assert item is not None
+            met.append(item)
+        talk.print(shown(met[at], f"{at + 1:,} of {len(waiting):,}", talk.width))
         answer = ask()
-        if answer is None:
+        if answer is QUIT:
             break
-        verdict, note = answer
-        review.judge(Judged(item.content_id, verdict, judged_by, review.seed, note))
+        if isinstance(answer, Answer):
+            review.judge(Judged(met[at].content_id, answer.verdict, judged_by, review.seed, answer.note))
+            at += 1
+        else:
+            at = max(0, at - 1)
+
+
+def _nothing_to_judge(review: Review, size: int) -> str:
+    outputs = len(review.population)
+    if not outputs:
+        return f"Job {review.reviewed.job} has no outputs to judge."
+    if size >= outputs:
+        return f"All {outputs:,} outputs are judged."
+    return f"The sample of {size:,} is judged; --size draws a larger one."
 
 
 def shown(item: Item, place: str, width: int) -> Group:
@@ -68,31 +94,36 @@ def _heading(name: str) -> Text:
     return Text(name, style="underline")
 
 
-def _ask_for_keys() -> tuple[Verdict, str | None] | None:
-    """Wait for a key; None to quit."""
+def _ask_for_keys() -> Answer | str:
+    """Wait for a key, and return the verdict, BACK or QUIT."""
     note = None
     while True:
         click.echo(QUESTION, nl=False, err=True)
         key = click.getchar().lower()
         click.echo(key if key.isprintable() else "", err=True)
-        if key in {"q", "\x04", "\x1b"}:
-            return None
+        if key in {QUIT, "\x04", "\x1b"}:
+            return QUIT
+        if key == BACK:
+            return BACK
         if key == "n":
             note = click.prompt("note", default="", show_default=False, err=True).strip() or None
         elif key in KEYS:
-            return KEYS[key], note
+            return Answer(KEYS[key], note)
 
 
-def _read_lines() -> tuple[Verdict, str | None] | None:
-    """Read a line with the letter, and perhaps a note behind it; None at the end of the input."""
+def _read_lines() -> Answer | str:
+    """Read a line with a letter, and perhaps a note behind it. Return the verdict, BACK, or QUIT at the end."""
     for line in iter(sys.stdin.readline, ""):
         letter, _, note = line.strip().partition(" ")
-        if letter.lower() in {"q", "quit"}:
-            return None
-        if letter[:1].lower() in KEYS and letter.lower() in {*KEYS, *Verdict, "skip"}:
-            return KEYS[letter[0].lower()], note.strip() or None
-        warn(f"{letter!r} is no verdict; write g, b, s or q")
-    return None
+        letter = letter.lower()
+        if letter in {QUIT, "quit"}:
+            return QUIT
+        if letter in {BACK, "undo"}:
+            return BACK
+        if letter in {*KEYS, *Verdict, "skip"}:
+            return Answer(KEYS[letter[0]], note.strip() or None)
+        warn(f"{letter!r} is no verdict; write g, b, s, u or q")
+    return QUIT
 
 
 def shares_table(summary: Summary) -> Group:

@@ -23,8 +23,8 @@ from worker.cli.reviewed import risk_table, shown
 def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
     write_corpus([{"id": f"k{n}", "text": f"word {n} \x1b[31m"} for n in range(8)])
     embedded("run", "corpus.jsonl", "--task", "summarize", "--model", "null")
-    first = embedded("review", 1, "--size", 6, stdin=b"g\nx\nb the number\ns\nq\n")
-    assert "1 of 6: document k" in first.stderr
+    first = embedded("review", 1, "--size", 6, stdin=b"b\nu\ng\nx\nb the number\ns\nq\n")
+    assert first.stderr.count("1 of 6: document k") == 2
     assert "'x' is no verdict" in first.stderr
     assert "4 of 6: document" in first.stderr
     assert "5 of 6: document" not in first.stderr
@@ -43,8 +43,13 @@ def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corp
     assert found["shares"][0]["good"] == 5
     assert "The sample of 6 is judged" in embedded("review", 1, "--size", 6).stderr
     assert embedded.json("review", 1, "--summary", "--seed", 9)["counted"] < 6
-    write_corpus([{"id": "other", "text": "another"}], "other.jsonl")
+    embedded("review", 1, stdin=b"g\ng\n")
+    assert "All 8 outputs are judged" in embedded("review", 1).stderr
+    write_corpus([{"id": "other", "text": " "}], "other.jsonl")
     embedded("run", "other.jsonl", "--task", "translate", "--from", "fr", "--to", "en", "--model", "null")
+    nothing = embedded("review", 2)
+    assert "Job 2 has no outputs to judge." in nothing.stderr
+    assert "0 of 0 outputs are judged." in nothing.stdout
     assert "b.csv:2: it is not of the outputs of step translate of job 2" in (
         embedded("review", 2, "--import", "b.csv", code=2).stderr
     )

@@ -55,8 +55,8 @@ def review_command(
 ) -> int:
     """Judge a sample of JOB's outputs, and estimate the share of all outputs that are good.
 
-    The command shows an output beside its input and waits for a key: g good, b bad, s skip, n a note, q quit. Where
-    the input is no terminal, it reads a line for each output: the letter, and perhaps a note behind it. Then it
+    The command shows an output beside its input and waits for a key: g good, b bad, s skip, n a note, u undo, q quit.
+    Where the input is no terminal, it reads a line for each output: the letter, and perhaps a note behind it. Then it
     prints the estimated share of good outputs with an interval of 95 %: of all, and for each flag.
 
     The sample has more outputs with doubtful flags or a low confidence than there are of all; the estimate takes
