@@ -19,7 +19,7 @@ from tasks.windows.sentences import sentences
 FLAG = "missing_sentences"
 # Costs are negative logarithms of probabilities; the variance of lengths per letter is that of Gale and Church.
 _VARIANCE = 6.8
-_LOST, _MERGED = 3.2, 2.3
+_LOST, _MERGED = 2.8, 2.3
 _BEADS = {(1, 1): 0.0, (1, 0): _LOST, (0, 1): _LOST, (2, 1): _MERGED, (1, 2): _MERGED}
 _BEADS |= {(3, 1): 2 * _MERGED, (1, 3): 2 * _MERGED, (2, 2): 2 * _MERGED}
 _LEAST_PROBABILITY = 1e-12
@@ -29,8 +29,10 @@ _LONGER = 1.1
 _BEGINNING = 4
 _SHARED, _BY_CHANCE = 8.0, 0.12
 # A sentence is not missing if so much of what only it says stands in the output.
-_SAID = 0.25
+_SAID = 0.3
 _LEAST_LETTERS = 15
+# A part of the expected length, below which an output may lack a sentence although it has as many.
+_SHORT = 0.94
 # Longer texts would take too long: the work grows with the product of both numbers of sentences.
 _MOST_SENTENCES = 100
 
@@ -50,17 +52,23 @@ class _Sentence:
 
 
 def find(given: str, output: str, context: Context) -> Iterator[Finding]:
-    """Yield the sentences that are aligned with nothing, where the output has fewer sentences than the input."""
+    """Yield the sentences that are aligned with nothing, where the output has fewer sentences than the input.
+
+    A translation may split a sentence, too: one that is short is searched if it has as many.
+    """
     written = _sentences(given)
     if not 1 < len(written) <= _MOST_SENTENCES:
         return
     kept = _sentences(output)
-    if not 0 < len(kept) < len(written):
+    ratio = expected_ratio(context)
+    if not 0 < len(kept) <= len(written):
+        return
+    if len(kept) == len(written) and letters(output) >= _SHORT * ratio * letters(given):
         return
     before, after = ([_Sentence.of(text) for text in texts] for texts in (written, kept))
     times_said = Counter(one for sentence in before for one in sentence.beginnings)
     said = frozenset().union(*(sentence.beginnings for sentence in after))
-    for place in _lost(before, after, _LONGER * expected_ratio(context)):
+    for place in _lost(before, after, _LONGER * ratio):
         sentence = before[place]
         own = {one for one in sentence.beginnings if times_said[one] == 1}
         if sentence.letters >= _LEAST_LETTERS and len(own & said) < max(1, _SAID * len(own)):

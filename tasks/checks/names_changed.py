@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
 
+from tasks.checks import names_by_language
 from tasks.checks.base import Check, Context, Finding, quoted
 from tasks.checks.words import folded, words
 
@@ -30,9 +31,13 @@ _NO_SPACE = re.compile(r"\S+")
 # All other names have one of these characters.
 _MARK = re.compile(r"[A-Z\d]")
 # Names by their form: an inner capital letter, or letters before digits; no versions and units.
-_FORMED = re.compile(r"\b(?!v\d+\b|[kKMGT]i?(?:Hz|[BbWVF])\b)(?:\w*[a-z][A-Z]\w*|[A-Za-z]+\d\w*)\b")
-# Words that may be names: capital letters, or one that begins no sentence.
-_CAPITAL = re.compile(r"(?<![A-Z] )\b[A-Z]{3,}\b(?! [A-Z]{2})|(?<=[\w,;] )[A-Z][a-z]{3,}\b")
+_FORMED = re.compile(
+    r"\b(?!v\d+\b|\d*[kKMGT]i?(?:Hz|[BbWVF])\b|\d+[a-zµ]{0,2}[A-Z][a-z]?\b)(?:\w*[a-z][A-Z]\w*|[A-Za-z]+\d\w*)\b"
+)
+# Words that may be names: capital letters, or one that begins no sentence. French has d'Alembert.
+_CAPITAL = re.compile(
+    r"(?<![A-Z] )\b[A-Z]{3,}\b(?! [A-Z]{2})|(?:(?<=[\w,;] )|(?<=\w['’])|(?<=[(/-]))[A-Z][a-z]{3,}\b"
+)
 _SCHEME = re.compile(r"(?:\w+://)?(?:www\.)?")
 _NOT_LETTERS = re.compile(r"[\W_]+")
 _CAPITALISED_NOUNS = frozenset({"de", "lb"})
@@ -102,6 +107,10 @@ class _Text:
             return singular in self.folded or singular in self.letters
         return not self.words.isdisjoint({name, singular, f"{singular}s"}) or name in map(_letters, self.words)
 
+    def has_own(self, name: str) -> bool:
+        """Return True if the text has the name, in a form or as its own language spells it."""
+        return self.has_form(name) or not self.words.isdisjoint(names_by_language.spellings(name))
+
     def has_form(self, name: str) -> bool:
         """Return True if a word of the text is a form of the name."""
         if len(name) < _BEGINNING:
@@ -133,17 +142,22 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
     if _CAPITALISED_NOUNS.isdisjoint({context.source, context.target}):
         lost += lost_capital
         formed += capital
-    yield from _replaced(lost, formed, before, after)
+    yield from _replaced(lost, formed, before, after, context)
 
 
 def _absent(text: str, other: _Text) -> tuple[list[_Name], list[_Name], list[_Name]]:
     """Return the names that only this text has: exact ones, those of a form, and capitalised words."""
-    exact = [name for name in _exact(text) if not other.has(name.letters)]
+    exact = [name for name in _exact(text) if name.letters and not other.has(name.letters)]
     formed: list[_Name] = []
     capital: list[_Name] = []
     for start in _starts(text, _MARK, _is_outside_word):
         match = _FORMED.match(text, start) or _CAPITAL.match(text, start)
-        if match is None or other.has((name := _name(match)).letters) or other.has(name.stem):
+        if (
+            match is None
+            or match.group() in names_by_language.EMPHASIS
+            or other.has((name := _name(match)).letters)
+            or other.has(name.stem)
+        ):
             continue
         (formed if match.re is _FORMED else capital).append(name)
     return exact, formed, capital
@@ -181,14 +195,24 @@ def _first(names: Iterable[_Name]) -> list[_Name]:
     return list({name.written: name for name in reversed(list(names))}.values())[::-1]
 
 
-def _replaced(lost: Sequence[_Name], added: Sequence[_Name], before: _Text, after: _Text) -> Iterator[Finding]:
+def _replaced(
+    lost: Sequence[_Name], added: Sequence[_Name], before: _Text, after: _Text, context: Context
+) -> Iterator[Finding]:
     """Yield the added names that stand where a name was lost, unless they are forms of words of the other text."""
     if not lost or not added:
         return
-    gone = [name for name in lost if not after.has_form(name.letters) and not before.has_small(name)]
-    new = [name for name in added if not before.has_form(name.letters) and not after.has_small(name)] if gone else []
+    gone = [name for name in lost if not after.has_own(name.letters) and not before.has_small(name)]
+    new = [name for name in added if not before.has_own(name.letters) and not after.has_small(name)] if gone else []
+    if not gone or not new:
+        return
+    places = names_by_language.places(context.source) | names_by_language.places(context.target)
     alone = [name for name in new if not any(_adjoin(name, other) for other in new)]  # others are a title, translated
-    pairs = {name: old for name in alone for old in gone if abs(old.place - name.place) <= _NEAR}
+    pairs = {
+        name: old
+        for name in alone
+        for old in gone
+        if abs(old.place - name.place) <= _NEAR and not {name.letters, old.letters} <= places
+    }
     for name in _first(pairs):
         old = pairs[name]
         said = f"{quoted(name.written)} is not in the input, which has {quoted(old.written)} there."
@@ -203,8 +227,7 @@ def _alike(one: str, other: str) -> bool:
     """Return True for forms of one name: other order (DNA, ADN), the same beginning, or most of the letters."""
     lengths = sorted((len(one), len(other)))
     if lengths[0] < _BEGINNING:
-        same = sum(map(str.__eq__, one, other))
-        return len(one) == len(other) and (sorted(one) == sorted(other) or same > len(one) / 2)
+        return len(one) == len(other) and sorted(one) == sorted(other)
     if one[:_BEGINNING] == other[:_BEGINNING] or (len(one) == len(other) and sorted(one) == sorted(other)):
         return True
     if (one[0] not in other[:2] and other[0] not in one[:2]) or lengths[0] <= _ALIKE * lengths[1]:

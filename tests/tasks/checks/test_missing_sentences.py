@@ -75,3 +75,16 @@ def test_a_text_of_very_many_sentences_is_not_aligned() -> None:
 
 def test_an_output_without_sentences_is_empty_and_not_short() -> None:
     assert found(" ".join(TEXTS["fr"]), "", Context("fr", "en")) == []
+
+
+def test_a_sentence_is_missing_where_another_was_split_and_the_text_is_short() -> None:
+    context = Context("en", "fr")
+    split = [
+        TEXTS["fr"][0],
+        "Il comprend plus de 59000 paquets.",
+        "Ils se trouvent dans un format facile à installer.",
+    ]
+    shorter = " ".join([*split, TEXTS["fr"][2], TEXTS["fr"][4]])
+    (finding,) = found(" ".join(ENGLISH), shorter, context)
+    assert finding.evidence.startswith("Sentence 4 of")
+    assert found(" ".join([*ENGLISH[:3], ENGLISH[4]]), shorter, context) == []

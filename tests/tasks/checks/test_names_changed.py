@@ -72,3 +72,18 @@ def test_a_summary_may_leave_names_out_and_add_none() -> None:
     assert [one.evidence for one in found(given, "A plugin of OpenOffice", context)] == [
         "“OpenOffice” is not in the input."
     ]
+
+
+def test_a_name_counts_after_an_elision_and_in_brackets() -> None:
+    assert found("Le format d'Apple pour la musique.", "The format of Photoshop for music.")
+    assert found("Un éditeur libre (Gnumeric) pour tous.", "A free editor (Photoshop) for all.")
+    assert found("Le format d'Apple pour la musique.", "The format of Apple for music.") == []
+
+
+def test_countries_languages_and_acronyms_are_named_as_each_language_does() -> None:
+    assert found("Une université des Pays-Bas en Europe.", "A university in the Netherlands of Europe.") == []
+    assert found("Il existe en Inde et en Pologne.", "It exists in India and in Poland.") == []
+    assert found("Les couleurs RVB et CMJN sont lues.", "The colours RGB and CMYK are read.") == []
+    assert found("Ce fichier ne doit PAS changer.", "This file must NOT change.") == []
+    (finding,) = found("Il est lu par Gnumeric ici.", "It is read by Poland here.")
+    assert finding.evidence == "“Poland” is not in the input, which has “Gnumeric” there."

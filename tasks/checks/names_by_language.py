@@ -1,0 +1,54 @@
+"""Names that languages spell in their own ways: countries and languages by Babel, and a few words and acronyms."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import cache
+
+# Ordinary words that texts shout, and the marks of notes by a translator.
+_EMPHASIS = """
+NOT PAS AND NOTE NOTA REMARQUE WARNING AVERTISSEMENT ATTENTION AVISO ADVERTENCIA IMPORTANT IMPORTANTE ONLY MUST ALL
+ANY THE YOU ARE THIS NON SIN NICHT NUR CAUTION TODO NdT NDT
+"""
+EMPHASIS = frozenset(_EMPHASIS.split())
+# Acronyms, places and words that are often written as names: the same in English, French and Spanish.
+_SAME = """
+rna arn|rrna arnr rarn|mrna arnm|microrna microarn|dna adn|cad cao|cam fao|rgb rvb|cmyk cmjn|hsl tsl|hsv tsv
+dbms rdbms sgbd sgbdr|isp fai|rpn npi|pstn rtc|rsi tms|dem mnt|led del|fft tfr|vat tva iva|gdp pib|nato otan|imf fmi
+wto omc|ngo ong|usa eua unis unidos|mri irm rmn|aids sida|ufo ovni|gis sig|ict tic|sme pme pyme|api ipa|ceo pdg
+earth terre tierra|moon lune luna|sun soleil sol|mars marte|london londres|warsaw varsovie varsovia
+antwerp anvers amberes|moscow moscou moscu|vienna vienne viena|geneva geneve ginebra|athens athenes atenas
+lisbon lisbonne lisboa|brussels bruxelles bruselas|munich munchen|florence firenze florencia|venice venise venecia
+seville sevilla|mecca mecque meca|help aide ayuda|tools outils herramientas|bank banque banco|real reel
+file files fichier fichiers archivo archivos|free libre|hell enfer infierno|north nord norte|south sud sur|west ouest
+unices unix|source sources fuente logiciel|home accueil inicio|right droite derecha|kingdom royaume reino
+"""
+_GROUPS = [frozenset(group.split()) for group in re.split(r"[|\n]", _SAME.strip())]
+_SPELLINGS = {word: group for group in _GROUPS for word in group}
+_WORD = re.compile(r"[^\W\d_]{3,}")
+
+
+def spellings(name: str) -> frozenset[str]:
+    """Return how languages spell a name or acronym, in small letters; nothing for a name that is not listed."""
+    return _SPELLINGS.get(name, frozenset())
+
+
+@cache
+def places(language: str | None) -> frozenset[str]:
+    """Return the words in the names of countries, continents and languages as a language has them, in small letters.
+
+    Where the language is not known, these are English, French and Spanish names.
+    """
+    from babel import Locale, UnknownLocaleError
+
+    found: set[str] = set()
+    for code in (language,) if language else ("en", "fr", "es"):
+        try:
+            locale = Locale.parse(code)
+        except (UnknownLocaleError, ValueError):
+            continue
+        for name in (*locale.territories.values(), *locale.languages.values()):
+            folded = "".join(one for one in unicodedata.normalize("NFKD", name) if not unicodedata.combining(one))
+            found.update(_WORD.findall(name.casefold()), _WORD.findall(folded.casefold()))
+    return frozenset(found)
