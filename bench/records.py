@@ -98,8 +98,8 @@ def descriptions(path: Path, count: int) -> list[str]:
         return [*itertools.islice(unseen, count)]
 
 
-def extracted(spec: Spec, texts: Sequence[str], cache: Path) -> list[Outcome]:
-    opener = partial(open_backend, device="cpu", models_dir=None, cache_dir=cache, backend="transformers")
+def extracted(spec: Spec, texts: Sequence[str], cache: Path, backend: str) -> list[Outcome]:
+    opener = partial(open_backend, device="cpu", models_dir=None, cache_dir=cache, backend=backend)
     engine = Engine(opener)
     engine.start()
     try:
@@ -134,6 +134,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, default=EXAMPLES, help="JSON lines with a text, may be gzipped")
     parser.add_argument("--documents", type=int, default=500)
     parser.add_argument("--hostile", type=int, default=50)
+    parser.add_argument("--backend", choices=("transformers", "vllm"), default="transformers")
     asked = parser.parse_args()
     corpora = {"descriptions": descriptions(asked.source, asked.documents), "hostile texts": hostile(asked.hostile)}
     with tempfile.TemporaryDirectory() as work:
@@ -143,14 +144,15 @@ def main() -> None:
         found = {}
         for name, texts in corpora.items():
             began = time.perf_counter()
-            found[name] = counted(extracted(spec, texts, cache), time.perf_counter() - began)
-    facts = {"machine": machine(), "schema": SCHEMA, "found": found}
-    (RESULTS / "records.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+            found[name] = counted(extracted(spec, texts, cache, asked.backend), time.perf_counter() - began)
+    facts = {"machine": machine(), "backend": asked.backend, "schema": SCHEMA, "found": found}
+    name = "records" if asked.backend == "transformers" else f"records-{asked.backend}"
+    (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     keys = [*next(iter(found.values()))]
     rows = [f"| {key} | " + " | ".join(str(one[key]) for one in found.values()) + " |" for key in keys]
     head = ["| | " + " | ".join(found) + " |", "| --- |" + " --- |" * len(found)]
-    text = "\n".join(["# records", "", described(machine()), "", *head, *rows])
-    (RESULTS / "records.md").write_text(text + "\n")
+    text = "\n".join([f"# {name}", "", described(machine()), "", *head, *rows])
+    (RESULTS / f"{name}.md").write_text(text + "\n")
     print(text)
 
 
