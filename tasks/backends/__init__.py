@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 class Assignment:
     """A spec for a backend's class to carry out: the model's folder, the device (``cpu``, ``cuda:0``) and the head.
 
-    ``alone`` says that no other backend may carry the spec out. ``server`` computes served models.
+    ``alone`` says that no other backend may carry the spec out. ``server`` computes served models. ``tuned`` says
+    that a batch size may be measured as the model is opened.
     """
 
     spec: Spec
@@ -39,6 +40,7 @@ class Assignment:
     head: Head
     alone: bool = True
     server: Server | None = None
+    tuned: bool = True
 
 
 class Source(Protocol):

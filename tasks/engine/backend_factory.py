@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tasks import kinds, patterns
 from tasks.backends import Assignment, Backend, devices, registry, selection
 from tasks.backends.encoder import heads
 from tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, Unsuited
+from tasks.heads import Head
 from tasks.kinds import suitability
 from tasks.languages import detection
 from tasks.models import families, null, served, weightless
@@ -33,10 +35,13 @@ def open_backend(
     cache_dir: Path,
     backend: str = selection.AUTO,
     server: Server | None = None,
+    provisional: bool = True,
 ) -> Backend:
     """Load the model of a spec onto a device (``cpu``, ``cuda:0``); raises CannotServe with the reason.
 
-    ``backend`` is one of ``choice.names()``. ``server`` computes served models, whatever the device and the backend.
+    ``backend`` is one of ``selection.names()``. ``server`` computes served models, whatever the device and the
+    backend. Unless it may be ``provisional``, an encoder is measured on its backends at once, and not after the first
+    texts.
     """
     detection.require_for(spec)
     patterns.require_for(spec)
@@ -50,6 +55,7 @@ def open_backend(
             cache_dir=cache_dir,
             backend=backend,
             server=server,
+            provisional=provisional,
         )
         return PolyglotBackend(specs, one)
     pinned = pinning.Pinned(spec.model, spec.revision)
@@ -76,7 +82,8 @@ def open_backend(
 
             spec, folder = merged(spec, folder, adapter, cache_dir)
             config = Description.of_folder(folder).config
-        return _first_suited(spec, folder, config, device=device, cache_dir=cache_dir, asked=backend)
+        assignment = Assignment(spec, folder, device, cache_dir, _head(spec, config))
+        return _first_suited(assignment, families.family(config), backend, provisional=provisional)
     except CannotServe:
         raise
     except (ModelError, BadOption) as error:
@@ -106,24 +113,28 @@ def _on_server(spec: Spec, cache_dir: Path, server: Server | None) -> Backend:
     return opened
 
 
-def _first_suited(
-    spec: Spec, folder: Path, config: Mapping[str, Any], *, device: str, cache_dir: Path, asked: str
-) -> Backend:
-    family = families.family(config)
-    if (head := kinds.kind(spec.kind).head(family)) is None:
+def _head(spec: Spec, config: Mapping[str, Any]) -> Head:
+    """Return the head with which a model of this config does the spec. Raises CannotServe and ModelUnsuitable."""
+    if (head := kinds.kind(spec.kind).head(families.family(config))) is None:
         suitability.require(spec.kind, config, spec.model)
         raise AssertionError(spec.kind)
     if (mark := kinds.kind(spec.kind).marks.get(head)) is not None and mark not in spec.params:
         raise CannotServe(f"The config.json of {spec.model} was not known when this job was made: make it again.")
+    return head
+
+
+def _first_suited(assignment: Assignment, family: Family | None, asked: str, *, provisional: bool) -> Backend:
+    spec, device, head = assignment.spec, assignment.device, assignment.head
     names = selection.require_present(
         spec.kind, family, quality=spec.quality, device=device, asked=asked, model=spec.model
     )
-    assignment = Assignment(spec, folder, device, cache_dir, head, alone=len(names) == 1)
+    assignment = replace(assignment, alone=len(names) == 1)
 
     def offer(name: str) -> registry.Offer | None:
         return registry.row(name).offer(head, family, spec.quality, device)
 
-    def opened(name: str) -> Any:  # those for embeddings say more than a Backend does
+    # Those for embeddings say more than a Backend does.
+    def opened(name: str, assignment: Assignment = assignment) -> Any:
         found = offer(name)
         assert found is not None, name
         if found.again is not None and (again := pkgutil.resolve_name(found.again)(assignment)) is not None:
@@ -131,7 +142,7 @@ def _first_suited(
         return pkgutil.resolve_name(found.implementation)(assignment)  # which imports the backend's library
 
     if head in heads.LOADERS and len(names) > 1:
-        return _fastest(names, opened, assignment)
+        return _Contest(names, opened, assignment).opened(provisional=provisional)
     reason: CannotServe | None = None
     for name in names:
         try:
@@ -150,21 +161,58 @@ def _first_suited(
     raise reason
 
 
-def _fastest(names: tuple[str, ...], opened: Callable[[str], Any], assignment: Assignment) -> Backend:
-    """Return the fastest backend. It goes over to the model's own code once a vector is not finite."""
-    from tasks.backends.encoder.autotune import fastest, leave_out, subject
-    from tasks.backends.encoder.fallback import FallbackBackend
+class _Contest:
+    """The backends that may carry a spec out, of which the fastest does once there is enough work to measure them."""
 
-    last = ""
+    def __init__(self, names: Sequence[str], open_one: Callable[..., Any], assignment: Assignment) -> None:
+        from tasks.backends.encoder import autotune
 
-    def opened_last(name: str) -> Any:
-        nonlocal last
-        last = name
-        return opened(name)
+        self._open_one = open_one
+        self._assignment = assignment
+        self._notes = assignment.cache_dir / "backends"
+        self._subject = autotune.subject(assignment.spec, assignment.device, names, assignment.cache_dir)
+        self._measured = autotune.is_measured(names, self._notes, self._subject)
+        self._names = autotune.left(names, self._notes, self._subject)
 
-    notes = assignment.cache_dir / "backends"
-    measured = subject(assignment.spec, assignment.device, names, assignment.cache_dir)
-    ahead: Backend = fastest(names, opened_last, notes, measured)
-    if last == registry.OWN_CODE or registry.OWN_CODE not in names:
-        return ahead
-    return FallbackBackend(ahead, partial(opened, registry.OWN_CODE), partial(leave_out, notes, measured, last))
+    def opened(self, *, provisional: bool) -> Backend:
+        """Return the fastest backend where it is known; else the first, which is measured later, or the measured."""
+        from tasks.backends.encoder.provisional import ProvisionalBackend
+
+        on_cpu = self._assignment.device == registry.CPU
+        if self._measured or len(self._names) == 1 or not (provisional and on_cpu):
+            return self._fastest()
+        try:
+            first = self._first()
+        except Unsuited as error:
+            log.info("backend_unsuited backend=%s spec=%s reason=%s", self._names[0], self._assignment.spec, error)
+            self._names = self._names[1:]
+            return self._fastest()
+        return ProvisionalBackend(first, self._fastest, self._first)
+
+    def _first(self) -> Backend:
+        """Return the preferred backend, with batches of the usual size unless another was measured."""
+        name = self._names[0]
+        return self._guarded(self._open_one(name, replace(self._assignment, tuned=False)), name)
+
+    def _fastest(self) -> Backend:
+        from tasks.backends.encoder.autotune import fastest
+
+        last = ""
+
+        def opened_last(name: str) -> Any:
+            nonlocal last
+            last = name
+            return self._open_one(name)
+
+        ahead = fastest(self._names, opened_last, self._notes, self._subject)
+        return self._guarded(ahead, last)
+
+    def _guarded(self, backend: Backend, name: str) -> Backend:
+        """Return a backend that goes over to the model's own code once an output is not finite."""
+        from tasks.backends.encoder.autotune import leave_out
+        from tasks.backends.encoder.fallback import FallbackBackend
+
+        if name == registry.OWN_CODE or registry.OWN_CODE not in self._names:
+            return backend
+        taken_out = partial(leave_out, self._notes, self._subject, name)
+        return FallbackBackend(backend, partial(self._open_one, registry.OWN_CODE), taken_out)

@@ -35,15 +35,23 @@ def computed(
     `worker.cli.local.run_here` and `worker.cli.requests.prepare_request` do.
     """
     from worker.cli.terminal import lines_above_the_bar
+    from worker.process.device_config import Expected
     from worker.process.device_start import StartedDevices
 
     with ExitStack() as until_shown:
         # The processes import their libraries while this one imports its own, and reads.
         with lines_above_the_bar(log_level), StartedDevices(len(devices)) as started:
+            # They hear of the spec before the store is opened, which takes as long as some of their libraries.
+            prepared = prepare_request(
+                settings,
+                request,
+                devices,
+                opened,
+                on_spec=lambda spec: started.expect(Expected.of(spec, devices[0], settings)),
+            )
             from worker.cli.local import run_here
 
             database = until_shown.enter_context(store(settings))
-            prepared = prepare_request(settings, request, devices, opened)
             with open_broker(settings) as broker:
                 status = run_here(settings, database, broker, devices, prepared, started)
         yield database, status

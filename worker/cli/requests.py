@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from worker.cli.printing import say
 from worker.submit.options import JobOptions, ReadingOptions, Request, Work, checked
 
 if TYPE_CHECKING:
+    from storage.core.specs import Spec
     from worker.settings import Settings
     from worker.submit.request import Opened, Prepared
 
@@ -56,7 +57,11 @@ def given_options(task: str, given: dict[str, Any], *, dtype: str) -> kinds.Kind
 
 
 def prepare_request(
-    settings: Settings, request: Request, devices: Sequence[str] = (), opened: Opened | None = None
+    settings: Settings,
+    request: Request,
+    devices: Sequence[str] = (),
+    opened: Opened | None = None,
+    on_spec: Callable[[Spec], None] = lambda _: None,
 ) -> Prepared:
     """Check a request, and say which default model it takes. Raises what `worker.submit.request.prepare` does."""
     from worker.cli import default_models
@@ -66,7 +71,7 @@ def prepare_request(
         say("Reading JSON lines from the keyboard; Ctrl-D ends them.")
     say_conversions(settings, [request.model])
     stdin = sys.stdin.buffer if request.source == "-" else None  # a notebook has none
-    prepared = prepare(settings, request, stdin, devices, opened)
+    prepared = prepare(settings, request, stdin, devices, opened, on_spec)
     for told in prepared.not_read:
         say(told)
     if request.model is None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _USUAL = (700, 10, 10)  # Python's own; a process starts with others
 
 
-def opener(settings: Settings, device: str) -> Callable[[Spec], Backend]:
-    """Return the function that loads the model of a spec onto the device."""
+def opener(settings: Settings, device: str, *, provisional: bool = True) -> Callable[[Spec], Backend]:
+    """Return the function that loads the model of a spec onto the device, as ``open_backend`` does."""
     from tasks.engine.backend_factory import open_backend
 
     return partial(
@@ -29,6 +29,7 @@ def opener(settings: Settings, device: str) -> Callable[[Spec], Backend]:
         cache_dir=settings.cache_dir,
         backend=settings.backend,
         server=settings.server,
+        provisional=provisional,
     )
 
 

@@ -71,7 +71,7 @@ def _measure(order: dict[str, Any]) -> Sample:
     from tasks.errors import CannotServe
 
     settings, spec = Settings.model_validate(order["settings"]), Spec.from_json(order["spec"])
-    engine = Engine(opener(settings, order["device"]))
+    engine = Engine(opener(settings, order["device"], provisional=False))  # a long job's backend is what counts
     engine.start()
     began = time.perf_counter()
     try:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from celery import Celery, Task
@@ -32,7 +33,7 @@ from worker.engines.engines import opener, settled
 from worker.orders.desk import Desk
 from worker.pids import pid_space
 from worker.pipelines.running import advance
-from worker.process.device_config import DeviceConfig
+from worker.process.device_config import DeviceConfig, Expected, parse
 from worker.process.shard import Process
 from worker.process.utilization import Reading, Report, due
 from worker.queue.broker import Broker
@@ -84,11 +85,10 @@ class SupervisorChannel:
 def main() -> None:
     """Run until told otherwise."""
     sys.setswitchinterval(SWITCH_S)
-    line = sys.stdin.buffer.readline()
-    if not line:  # whoever started this process ended without an order for it
-        return
-    order = DeviceConfig.from_line(line)
     voice = SupervisorChannel()
+    order = _order()
+    if order is None:  # whoever started this process ended without an order for it
+        return
     for unheard in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(unheard, signal.SIG_IGN)  # the supervisor owns signals
     settings = Settings.model_validate(order.settings)
@@ -129,6 +129,25 @@ def main() -> None:
     voice.say("ended")
     sys.stdout.flush()
     os._exit(code)  # threads of libraries must not keep a drained process alive
+
+
+def _order() -> DeviceConfig | None:
+    """Return the order. Until it comes, import what specs need that are expected."""
+    for line in iter(sys.stdin.buffer.readline, b""):
+        told = parse(line)
+        if isinstance(told, DeviceConfig):
+            return told
+        _import_for(told)
+    return None
+
+
+def _import_for(expected: Expected) -> None:
+    from storage.core.specs import Spec
+    from tasks.engine.library_imports import Place, import_libraries
+
+    models_dir = None if expected.models_dir is None else Path(expected.models_dir)
+    place = Place(expected.device, models_dir, Path(expected.cache_dir), expected.backend)
+    import_libraries(Spec.from_json(expected.spec.encode()), place)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

@@ -1,15 +1,40 @@
-"""The configuration that a supervisor sends to its device process."""
+"""The lines that a device process reads: specs that will come, and the configuration from its supervisor."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from storage.core.specs import Spec
+    from worker.settings import Settings
+
+_EXPECTED = "expected"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A line before the order: a spec, as JSON, that the process will open on a device."""
+
+    spec: str
+    device: str
+    models_dir: str | None
+    cache_dir: str
+    backend: str
+
+    @classmethod
+    def of(cls, spec: Spec, device: str, settings: Settings) -> Expected:
+        models_dir = None if settings.models_dir is None else str(settings.models_dir)
+        return cls(spec.to_json().decode(), device, models_dir, str(settings.cache_dir), settings.backend)
+
+    def to_line(self) -> bytes:
+        return json.dumps({_EXPECTED: asdict(self)}).encode() + b"\n"
 
 
 @dataclass(frozen=True)
 class DeviceConfig:
-    """The first line on a device process's standard input. With ``only_job`` it offers no other job's shards."""
+    """The order on a device process's standard input. With ``only_job`` it offers no other job's shards."""
 
     owner: str
     device: str
@@ -19,6 +44,8 @@ class DeviceConfig:
     def to_line(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"
 
-    @classmethod
-    def from_line(cls, line: bytes) -> DeviceConfig:
-        return cls(**json.loads(line))
+
+def parse(line: bytes) -> Expected | DeviceConfig:
+    """Return what a line says."""
+    found = json.loads(line)
+    return Expected(**found[_EXPECTED]) if _EXPECTED in found else DeviceConfig(**found)

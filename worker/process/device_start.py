@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+from contextlib import suppress
 from types import TracebackType
 
 from docmill import command_of
+from worker.process.device_config import Expected
 
 
 def start_device() -> subprocess.Popen[bytes]:
@@ -27,6 +29,14 @@ class StartedDevices:
     def take(self) -> subprocess.Popen[bytes]:
         """Return one of them, or another if none is left."""
         return self._waiting.pop() if self._waiting else start_device()
+
+    def expect(self, expected: Expected) -> None:
+        """Have the processes import what they will need for a spec, while this one goes on."""
+        for process in self._waiting:
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):  # its supervisor sees that it died
+                process.stdin.write(expected.to_line())
+                process.stdin.flush()
 
     def __enter__(self) -> StartedDevices:
         return self

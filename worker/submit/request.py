@@ -58,11 +58,12 @@ def prepare(
     stdin: BinaryIO | None = None,
     devices: Sequence[str] = (),
     opened: Opened | None = None,
+    on_spec: Callable[[Spec], None] = lambda _: None,
 ) -> Prepared:
     """Check everything that can be checked before anything is stored.
 
     ``devices`` are those of this machine that will compute it, if any will. ``opened`` opens the source in place of
-    its name.
+    its name. ``on_spec`` gets the spec before the model's files are looked at, which may take seconds.
 
     Raises SourceError for the source, ModelError for the model, BadOption for the options or for the want of a model,
     BadCorpusName.
@@ -75,6 +76,7 @@ def prepare(
     options = source_options(request, [request.options])
     source = open_source(request.source, options, stdin=stdin) if opened is None else opened(options)
     spec = spec_of(settings, request.task, request.model, request.revision, request.options)
+    on_spec(spec)
     not_read = tuple(require_possible(settings, spec, devices))
     steps = (StepRequest(request.task, spec),)
     corpus = storable(request.corpus or _corpus_name(source, request.limit))

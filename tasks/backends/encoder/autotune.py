@@ -50,7 +50,7 @@ def fastest(names: Sequence[str], open_one: Callable[[str], Opened], folder: Pat
     """
     note = remembered(folder, subject)
     out = note.get(_OUT, [])
-    names = [name for name in names if name not in out] or names
+    names = left(names, folder, subject)
     known: str | None = note.get("fastest")
     ordered = sorted(names, key=lambda name: name != known)  # it keeps the order of the others
     rates: dict[str, float] = {}
@@ -80,6 +80,24 @@ def fastest(names: Sequence[str], open_one: Callable[[str], Opened], folder: Pat
     if backend is not None:
         backend.close()
     return open_one(ahead)
+
+
+def left(names: Sequence[str], folder: Path, subject: str) -> Sequence[str]:
+    """Return the backends that were not left out for the ``subject``; all of them if all were."""
+    out = remembered(folder, subject).get(_OUT, [])
+    return [name for name in names if name not in out] or names
+
+
+def is_measured(names: Sequence[str], folder: Path, subject: str) -> bool:
+    """Return True if the fastest of these backends is known for the ``subject``."""
+    return remembered(folder, subject).get("fastest") in names
+
+
+def first(names: Sequence[str], folder: Path, subject: str) -> str:
+    """Return the backend to open first: the fastest where it is known, else the preferred one."""
+    found = left(names, folder, subject)
+    known: str | None = remembered(folder, subject).get("fastest")
+    return known if known is not None and known in found else found[0]
 
 
 def leave_out(folder: Path, subject: str, name: str) -> None:

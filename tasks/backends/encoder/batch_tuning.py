@@ -53,11 +53,16 @@ class WarmUp:
         self._at_once = at_once
         self._clock = clock
 
-    def find(self, sizes: Sequence[int], folder: Path, device: str) -> None:
-        """Set the loop's budget to the best of these ``sizes`` in tokens, ascending: as it is remembered in the
-        folder for what ``device`` names, or as it is measured now."""
+    def find(self, sizes: Sequence[int], folder: Path, device: str, *, measured: bool = True) -> None:
+        """Set the loop's budget to the best of these ``sizes`` in tokens, ascending.
+
+        It is remembered in the folder for what ``device`` names, or measured now. If it may not be ``measured``, the
+        budget stays as it is.
+        """
         tokens: int | None = remembered(folder, device).get("batch_tokens")
         if tokens is None or tokens not in sizes:
+            if not measured:
+                return
             rates = self._rates(sizes)
             tokens = best(rates) if rates else sizes[0]
             remember(folder, device, {"batch_tokens": tokens, "tokens_per_s": rates})

@@ -45,6 +45,9 @@ class EncoderBackend:
         self._device = device
         self._dtype = self._computed_in(spec.quality)
         self._model, self._encoder = self._opened(assignment)
+        self.limit_tokens = self._model.limit_tokens
+        # Threads may read texts while another closes the model.
+        self._encode = self._model.encode if self._model.tokens is None else self._model.tokens.encode
         kind = device.partition(":")[0]
         budget = BUDGETS[kind]
         if isinstance(self._encoder, PackedEncoder):
@@ -58,15 +61,12 @@ class EncoderBackend:
         )
         if self._model.tokens is not None:
             here = f"{type(self).__name__} {accelerator.device_name(device)} {torch.get_num_threads()}"
-            self._warm_up.find(SIZES[kind], cache_dir / "batches", f"{spec.revision} {spec.quality} {here}")
+            subject = f"{spec.revision} {spec.quality} {here}"
+            self._warm_up.find(SIZES[kind], cache_dir / "batches", subject, measured=assignment.tuned)
         self.traits = self._model.traits
 
-    @property
-    def limit_tokens(self) -> int:
-        return self._model.limit_tokens
-
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        return self._model.encode(texts)
+        return self._encode(texts)
 
     def run(self, source: Source) -> Iterator[tuple[int, Output]]:
         return (self._streams or self._loop).run(source)

@@ -85,6 +85,11 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     return loader(assignment, dtype)
 
 
+def libraries(head: Head) -> list[str]:
+    """Return the modules that the first opening of a model with this head imports."""
+    return ["tasks.backends.encoder.library", LOADERS[head].partition(":")[0]]
+
+
 def own_states(encoder: Any, tokens: Tokens, device: str) -> StatesOf:
     """Return a function that computes the last hidden states by the encoder's own code, on padded batches."""
     from tasks.backends.tokens import padded

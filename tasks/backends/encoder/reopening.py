@@ -60,6 +60,11 @@ def folder(assignment: Assignment, implementation: str) -> Path:
     return openings.folder(assignment, implementation, device, torch.get_num_threads())
 
 
+def is_kept(assignment: Assignment, implementation: str) -> bool:
+    """Return True if the cache keeps an opening of the spec on a backend's class."""
+    return is_whole(folder(assignment, implementation), assignment.cache_dir)
+
+
 def keep(
     ready: Path, assignment: Assignment, model: EncoderModel, encoder: Mapping[str, Any], comparison: Comparison
 ) -> None:

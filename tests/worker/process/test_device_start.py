@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
+from types import SimpleNamespace
+
 import pytest
 
+from worker.process import device
+from worker.process.device_config import DeviceConfig, Expected, parse
 from worker.process.device_start import StartedDevices
 
 
@@ -22,3 +27,29 @@ def test_a_process_is_started_when_none_is_left(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("worker.process.device_start.start_device", iter("ab").__next__)
     started = StartedDevices(1)
     assert [str(started.take()) for _ in range(2)] == ["a", "b"]
+
+
+def test_processes_hear_of_a_spec_before_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = SimpleNamespace(stdin=io.BytesIO())
+    monkeypatch.setattr("worker.process.device_start.start_device", lambda: process)
+    expected = Expected("{}", "cpu", None, "cache", "auto")
+    config = DeviceConfig("me", "cpu", {}, only_job=7)
+    StartedDevices(1).expect(expected)
+    process.stdin.write(config.to_line())
+    process.stdin.seek(0)
+    assert list(map(parse, process.stdin)) == [expected, config]
+
+
+def test_a_device_process_imports_for_the_specs_that_come_before_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported: list[Expected] = []
+    monkeypatch.setattr(device, "_import_for", imported.append)
+    expected = Expected("{}", "cpu", None, "cache", "auto")
+    config = DeviceConfig("me", "cpu", {})
+
+    def order(*lines: bytes) -> DeviceConfig | None:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"".join(lines))))
+        return device._order()
+
+    assert order(expected.to_line(), config.to_line()) == config
+    assert imported == [expected]
+    assert order(expected.to_line()) is None  # the command ended

@@ -265,3 +265,17 @@ def test_offline_no_process_is_started_for_a_model_that_is_elsewhere(
     assert refused is not None
     assert refused.not_read
     assert refused.reason.startswith("The weights of owner/model were not looked at: HF_HUB_OFFLINE is set.")
+
+
+def test_a_spec_is_told_before_the_seconds_in_which_its_files_are_looked_at(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looked_at(*_: object) -> list[str]:
+        assert [spec.kind for spec in told] == ["translate"]
+        return ["looked at"]
+
+    told: list[Spec] = []
+    monkeypatch.setattr("worker.submit.request.require_possible", looked_at)
+    options = kinds.options("translate", source_lang="fr", target_lang="en")
+    request = Request(source=str(FRENCH), task="translate", options=options)
+    assert prepare(settings, request, on_spec=told.append).not_read == ("looked at",)

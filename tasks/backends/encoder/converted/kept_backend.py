@@ -38,20 +38,26 @@ _NO_MEMORY = ("can't allocate memory", "ALLOC_FAILED", "bad_alloc")
 
 def reopened(assignment: Assignment) -> KeptBackend | None:
     """Return the model as the cache keeps it; None if the class that opened it first has to open it again."""
-    if assignment.device != "cpu":
-        return None
-    here = processor.of(assignment.cache_dir)
-    ready = openings.folder(assignment, _CLASS, here.name, here.threads)
-    if not is_whole(ready, assignment.cache_dir):
+    ready = kept_folder(assignment)
+    if ready is None:
         return None
     try:
-        backend = KeptBackend(assignment, ready, here)
+        backend = KeptBackend(assignment, ready, processor.of(assignment.cache_dir))
     except Exception as error:  # whatever libraries raise on files or tensors that they do not know
         log.info("opening_not_repeated folder=%s error=%r", ready, error)
         return None
     with suppress(OSError):  # a cache that is only read
         os.utime(ready)  # the time of its last use
     return backend
+
+
+def kept_folder(assignment: Assignment) -> Path | None:
+    """Return the folder of the cache that keeps the model's opening; None if there is none."""
+    if assignment.device != "cpu":
+        return None
+    here = processor.of(assignment.cache_dir)
+    ready = openings.folder(assignment, _CLASS, here.name, here.threads)
+    return ready if is_whole(ready, assignment.cache_dir) else None
 
 
 class Differs(Exception):
@@ -81,7 +87,7 @@ class KeptBackend:
         self._streams = Streams(self._loop, self._compute, here.threads)
         self._warm_up = WarmUp(self._loop, self.run, short_window(self), at_once=self._streams.count)
         subject = f"{spec.revision} {spec.quality} {_CLASS} {here.name} {here.threads}"
-        self._warm_up.find(SIZES["cpu"], cache_dir / "batches", subject)
+        self._warm_up.find(SIZES["cpu"], cache_dir / "batches", subject, measured=assignment.tuned)
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._tokens.encode(texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -86,11 +87,17 @@ def test_one_that_does_not_suit_leaves_the_model_to_the_others(tmp_path: Path) -
         fastest(["torch", "openvino"], Shop(), tmp_path, "another model")
 
 
-def test_an_embedding_model_is_measured_when_it_is_first_opened_here(bench: Bench, unmeasured: Path) -> None:
+def test_an_embedding_model_is_measured_once_and_not_for_a_few_texts(bench: Bench, unmeasured: Path) -> None:
     spec = bench.spec("embed", "minilm")
+    open_one = partial(open_backend, spec, device="cpu", models_dir=None, cache_dir=unmeasured)
+    provisional = open_one()
+    assert provisional.runtime()["backend"] == "openvino"
+    provisional.close()
+    assert not (unmeasured / "backends").exists()
+    assert not (unmeasured / "batches").exists()
     backends = []
-    for _ in range(2):
-        backend = open_backend(spec, device="cpu", models_dir=None, cache_dir=unmeasured)
+    for provisional_at_first in (False, True):
+        backend = open_one(provisional=provisional_at_first)
         backends.append(backend.runtime()["backend"])
         backend.close()
     (file,) = (unmeasured / "backends").iterdir()

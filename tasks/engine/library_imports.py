@@ -1,0 +1,86 @@
+"""Import the libraries that the opening of a spec will need, while another process still reads the source."""
+
+from __future__ import annotations
+
+import logging
+import pkgutil
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from storage.core.specs import Spec
+from tasks import kinds
+from tasks.backends import Assignment, registry, selection
+from tasks.backends.encoder import heads
+from tasks.backends.registry import Offer
+from tasks.models import families, weightless
+from tasks.specs import adapters, per_language, pinning
+
+log = logging.getLogger("docmill.backends")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device, and the folders and the asked backend with which specs are opened on it."""
+
+    device: str
+    models_dir: Path | None
+    cache_dir: Path
+    backend: str = selection.AUTO
+
+
+def import_libraries(spec: Spec, place: Place) -> None:
+    """Import what opening the spec will import. Opening says what is wrong with a spec, so nothing is raised here."""
+    for one in per_language.specs_of(spec).values() or [spec]:
+        try:
+            for module in modules(one, place):
+                import_module(module)
+        except Exception as error:  # whatever model libraries raise, and the errors of models
+            log.info("libraries_not_imported spec=%s error=%r", one, error)
+
+
+def modules(spec: Spec, place: Place) -> list[str]:
+    """Return the modules that opening a spec imports; none for a model that is not on this machine.
+
+    A merged adapter is another model, of which nothing is known here.
+    """
+    pinned = pinning.Pinned(spec.model, spec.revision)
+    away = weightless.is_weightless(spec.model) or not pinning.here(pinned, cache_dir=place.cache_dir)
+    if away or adapters.NAME in spec.params:
+        return []
+    family = families.family(pinning.read_config(pinned, models_dir=place.models_dir))
+    head, present = kinds.kind(spec.kind).head(family), selection.installed()
+    names = selection.candidates(
+        spec.kind, family, quality=spec.quality, device=place.device, present=present, asked=place.backend
+    )
+    if head is None or not names:
+        return []
+    folder = pinning.locate(pinned, models_dir=place.models_dir, cache_dir=place.cache_dir)
+    assignment = Assignment(spec, folder, place.device, place.cache_dir, head, alone=len(names) == 1)
+    offer = registry.row(_first(names, assignment)).offer(head, family, spec.quality, place.device)
+    assert offer is not None
+    return _of_offer(offer, assignment)
+
+
+def _first(names: tuple[str, ...], assignment: Assignment) -> str:
+    """Return the backend that is opened first: the fastest if it is known."""
+    if assignment.head not in heads.LOADERS or assignment.alone:
+        return names[0]
+    from tasks.backends.encoder import autotune
+
+    subject = autotune.subject(assignment.spec, assignment.device, names, assignment.cache_dir)
+    return autotune.first(names, assignment.cache_dir / "backends", subject)
+
+
+def _of_offer(offer: Offer, assignment: Assignment) -> list[str]:
+    implementation = offer.implementation.partition(":")[0]
+    if assignment.head not in heads.LOADERS:
+        return [implementation]
+    if offer.again is not None:
+        module = offer.again.partition(":")[0]
+        if pkgutil.resolve_name(f"{module}:kept_folder")(assignment) is not None:
+            return [module]
+    from tasks.backends.encoder import reopening
+
+    kept = offer.again is None and reopening.is_kept(assignment, offer.implementation.partition(":")[2])
+    return [implementation] if kept else [implementation, *heads.libraries(assignment.head)]
