@@ -12,7 +12,7 @@ import torch
 from sentence_transformers import SparseEncoder
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from storage.core.outcomes import Outcome, Status
 from tasks.backends.accelerator import quiet
@@ -20,6 +20,7 @@ from tasks.engine.backend_factory import open_backend
 from tasks.errors import CannotServe, ModelUnsuitable
 from tasks.specs import pinning
 from tests.tasks import classifiers
+from tests.tasks.backends.test_adapters import peft_model, spec_of, trained
 from tests.tasks.conftest import Bench
 
 Benches = Callable[[str], Bench]
@@ -100,6 +101,27 @@ def test_a_long_text_has_the_highest_weights_of_its_windows_and_top_k_keeps_the_
         bench.spec("sparse", str(folder), window_tokens=narrow.params["window_tokens"], top_k=5), [text]
     )
     assert weights(best) == weights(whole)[:5]
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
+def test_an_adapter_is_merged_before_tokens_are_weighed(
+    descriptions: list[str], benches: Benches, tmp_path: Path
+) -> None:
+    texts = lines(descriptions)[:4]
+    folder = splade(tmp_path, texts)
+    layers = ["query", "value", "cls.predictions.transform.dense"]
+    adapter = trained(folder, tmp_path / "adapter", "AutoModelForMaskedLM", target_modules=layers)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    adapted = peft_model(folder, adapter, "AutoModelForMaskedLM")
+    bench = benches("transformers")
+    plain = bench.run(bench.spec("sparse", str(folder)), texts)
+    outcomes = bench.run(spec_of(bench, "sparse", folder, adapter), texts)
+    for text, outcome, other in zip(texts, outcomes, plain, strict=True):
+        with torch.inference_mode():
+            logits = adapted(**tokenizer(text, return_tensors="pt")).logits[0]
+        wanted = logits.relu().log1p().amax(0).numpy()
+        np.testing.assert_allclose(row(weights(outcome), len(wanted)), wanted, atol=1e-4)
+        assert not np.allclose(row(weights(other), len(wanted)), wanted, atol=1e-2)
 
 
 def test_other_models_are_refused(descriptions: list[str], bench: Bench, tmp_path: Path) -> None:
