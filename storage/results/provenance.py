@@ -109,7 +109,7 @@ def provenance(database: Database, job_id: int, key: str, step: str | None = Non
         own = {document.id: document.content_id}
         found = {
             seq: rows[document.id]
-            for seq, rows in lineage.outcomes(transaction, steps, own, _OUTCOME).items()
+            for seq, rows in lineage.outcomes(transaction, steps, own, _RECORDED).items()
             if document.id in rows
         }
         chosen = _chosen(steps, found) if step is None else way_to_named(steps, step)[-1]
@@ -137,22 +137,7 @@ def provenance(database: Database, job_id: int, key: str, step: str | None = Non
     )
 
 
-_OUTCOME = (
-    OutcomeRow.status,
-    OutcomeRow.text,
-    OutcomeRow.vector,
-    OutcomeRow.data,
-    OutcomeRow.reason,
-    OutcomeRow.reason_class,
-    OutcomeRow.flags,
-    OutcomeRow.tokens_in,
-    OutcomeRow.tokens_out,
-    OutcomeRow.runtime_id,
-    OutcomeRow.created_at,
-    OutcomeRow.confidence,
-    OutcomeRow.mean_logprob,
-    OutcomeRow.least_logprob,
-)
+_RECORDED = (*lineage.RESULT, OutcomeRow.runtime_id, OutcomeRow.created_at)
 
 
 def _chosen(steps: Sequence[OpenStep], found: Mapping[int, Any]) -> OpenStep:

@@ -18,7 +18,7 @@ from storage.core.database import Database
 from storage.core.flags import Flagged, doubtful
 from storage.core.outcomes import DOUBTFUL
 from storage.core.pages import pages
-from storage.core.schema import Content, Document, Job, OutcomeRow, Rejection
+from storage.core.schema import Content, Document, Job, Rejection
 from storage.core.transaction import Transaction
 from storage.outputs.base import CONFIDENCE, OutputType
 from storage.outputs.columns import Column, Form, Result, unclashing
@@ -334,7 +334,7 @@ def _documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_WithO
                 transaction.walk()
             page = transaction.execute(following).all()
             own = {document.id: document.content_id for document in page}
-            outcomes = lineage.outcomes(transaction, steps, own, _OUTCOME)
+            outcomes = lineage.outcomes(transaction, steps, own, lineage.RESULT)
             texts = _texts(transaction, {*own.values()}) if with_input else {}
         for document in page:
             text = texts.get(document.content_id, "") if with_input else None
@@ -348,22 +348,6 @@ def _documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_WithO
 def _steps(database: Database, job_id: int) -> tuple[OpenStep, ...]:
     with database.read() as transaction:
         return of_job(transaction, job_id)
-
-
-_OUTCOME = (
-    OutcomeRow.status,
-    OutcomeRow.text,
-    OutcomeRow.vector,
-    OutcomeRow.data,
-    OutcomeRow.reason,
-    OutcomeRow.reason_class,
-    OutcomeRow.flags,
-    OutcomeRow.tokens_in,
-    OutcomeRow.tokens_out,
-    OutcomeRow.confidence,
-    OutcomeRow.mean_logprob,
-    OutcomeRow.least_logprob,
-)
 
 
 def _texts(transaction: Transaction, content_ids: Collection[int]) -> dict[int, str]:

@@ -16,6 +16,21 @@ from storage.steps.flag_conditions import as_text, condition
 from storage.steps.steps import OpenStep
 
 Ts = TypeVarTuple("Ts")
+# The columns of an outcome that its result shows.
+RESULT = (
+    OutcomeRow.status,
+    OutcomeRow.text,
+    OutcomeRow.vector,
+    OutcomeRow.data,
+    OutcomeRow.reason,
+    OutcomeRow.reason_class,
+    OutcomeRow.flags,
+    OutcomeRow.tokens_in,
+    OutcomeRow.tokens_out,
+    OutcomeRow.confidence,
+    OutcomeRow.mean_logprob,
+    OutcomeRow.least_logprob,
+)
 
 
 def visible(job: Job) -> ColumnElement[bool]:

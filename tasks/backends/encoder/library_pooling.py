@@ -16,10 +16,10 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
-from tasks.backends import Assignment, accelerator
+from tasks.backends import Assignment
 from tasks.backends.encoder.heads import EncoderModel, StatesOf
 from tasks.backends.encoder.kept_heads import KeptHead
-from tasks.backends.loading import reported
+from tasks.backends.encoder.library_models import opened
 from tasks.backends.tokens import Tokens, padded
 from tasks.errors import CannotServe
 from tasks.kinds.base import Traits
@@ -111,16 +111,8 @@ def _kept(modules: Sequence[nn.Module], dimensions: int | None, *, prompted: boo
 
 def _loaded(assignment: Assignment, folder: Path, dtype: torch.dtype) -> SentenceTransformer:
     spec = assignment.spec
-    with accelerator.quiet(), reported() as report:
-        model = SentenceTransformer(
-            str(folder),
-            device=assignment.device,
-            trust_remote_code=False,
-            local_files_only=True,
-            model_kwargs={"dtype": dtype, "use_safetensors": True},
-        )
+    model, report = opened(SentenceTransformer, folder, assignment.device, dtype)
     report.require(spec.model, spec.kind, unused=() if _uses_pooler(model) else POOLERS)
-    model.eval()
     if (pooling := spec.params.get("pooling")) is not None:
         _set_pooling(model, MODES[pooling])
     return model

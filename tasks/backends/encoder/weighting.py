@@ -15,11 +15,11 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
 from torch import Tensor, nn
 
-from tasks.backends import Assignment, accelerator
+from tasks.backends import Assignment
 from tasks.backends.convert import safe_folder
 from tasks.backends.encoder.heads import EncoderModel
+from tasks.backends.encoder.library_models import opened
 from tasks.backends.encoder.own_heads import Parts, taken_apart
-from tasks.backends.loading import reported
 from tasks.backends.tokens import Tokens
 from tasks.errors import ModelUnsuitable
 from tasks.kinds.base import Traits
@@ -80,14 +80,7 @@ def _loaded(assignment: Assignment, dtype: torch.dtype) -> SparseEncoder:
     spec = assignment.spec
     encoders.require_sparse(encoders.Description.of_folder(assignment.folder), spec.model, spec.kind)
     folder = safe_folder(assignment.folder, spec.revision, assignment.cache_dir)
-    with accelerator.quiet(), reported() as report:
-        model = SparseEncoder(
-            str(folder),
-            device=assignment.device,
-            trust_remote_code=False,
-            local_files_only=True,
-            model_kwargs={"dtype": dtype, "use_safetensors": True},
-        )
+    model, report = opened(SparseEncoder, folder, assignment.device, dtype)
     modules = [type(module) for module in model]
     if modules not in ([Transformer, SpladePooling], [MLMTransformer, SpladePooling]):
         names = ", ".join(module.__name__ for module in modules)
@@ -95,7 +88,7 @@ def _loaded(assignment: Assignment, dtype: torch.dtype) -> SparseEncoder:
             f"{spec.kind} needs a masked language model with SpladePooling; {spec.model} is made of {names}."
         )
     report.require(spec.model, spec.kind)
-    return model.eval()
+    return model
 
 
 def _untie(model: Any) -> None:
