@@ -11,13 +11,13 @@ from worker.errors import ReviewRefused
 from worker.reviewing.risk import features, fit
 
 
-def judged(n: int, *, told: bool = True) -> list[tuple[dict[str, Any], bool]]:
-    """Return results; with `told`, flagged ones and those of low confidence are bad more often."""
+def judged(n: int) -> list[tuple[dict[str, Any], bool]]:
+    """Return results, of which flagged ones and those of low confidence are bad more often."""
     rng = np.random.default_rng(11)
     found = []
     for _ in range(n):
         flagged, confidence = bool(rng.random() < 0.3), float(rng.random())
-        risk = 0.1 + 0.4 * flagged + 0.4 * (1 - confidence) if told else 0.4
+        risk = 0.1 + 0.4 * flagged + 0.4 * (1 - confidence)
         row = {
             "flags": ["repetition"] if flagged else [],
             "tokens_in": int(rng.integers(50, 90)),
@@ -43,13 +43,13 @@ def test_a_risk_tells_good_from_bad_and_is_as_high_as_the_share_of_bad_ones() ->
     assert mean == pytest.approx(risk.n_bad / 260, abs=0.02)
 
 
-def test_too_few_judgements_and_verdicts_by_chance_give_no_risk() -> None:
+def test_too_few_judgements_and_verdicts_that_nothing_tells_apart_give_no_risk() -> None:
     with pytest.raises(ReviewRefused, match=r"there are \d+ good and \d+ bad"):
         fit(judged(199))
     with pytest.raises(ReviewRefused, match="20 good and 20 bad ones"):
         fit([(row, False) for row, _ in judged(250)])
     with pytest.raises(ReviewRefused, match="do not tell the good outputs from the bad"):
-        fit(judged(200, told=False))
+        fit([(row, is_bad) for is_bad in (True, False) for row, _ in judged(110)])
 
 
 def test_rare_flags_and_numbers_that_do_not_differ_are_no_features() -> None:

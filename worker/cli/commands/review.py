@@ -59,9 +59,9 @@ def review_command(
     Where the input is no terminal, it reads a line for each output: the letter, and perhaps a note behind it. Then it
     prints the estimated share of good outputs with an interval of 95 %: of all, and for each flag.
 
-    The sample has more outputs with doubtful flags or a low confidence than there are of all; the estimate takes
-    account of that. Judgements are stored at once, and the same command goes on. They belong to the output, so they
-    hold for every job with the same text and the same spec.
+    Doubtful outputs are a larger share of the sample than of the job; the estimate takes account of that. Judgements
+    are stored at once, and the same command goes on. They belong to the output, so they hold for every job with the
+    same text and the same spec.
 
     --export writes those outputs of the sample that nobody judged: as CSV with an empty column for the verdict, or as
     JSON tasks for Label Studio. --import takes the file back, from Label Studio exported as JSON or JSON-MIN.
