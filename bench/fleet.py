@@ -113,11 +113,18 @@ def _children(parent: int) -> list[int]:
 
 @contextmanager
 def fleet(
-    folder: Path, *, lane: str, backend: str = "auto", python: str = sys.executable, cache: Path | None = None
+    folder: Path,
+    *,
+    lane: str,
+    backend: str = "auto",
+    python: str = sys.executable,
+    cache: Path | None = None,
+    endpoint: str | None = None,
 ) -> Iterator[Fleet]:
     """An installation in a folder, which is made, as long as the block lasts; its worker is that of `python`.
 
-    With ``cache`` that folder is its cache, which another may have filled before.
+    With ``cache`` that folder is its cache, which another may have filled before. With ``endpoint`` the worker has no
+    device, and asks that server.
     """
     (folder / "home").mkdir(parents=True)
     if cache is not None:
@@ -135,7 +142,8 @@ def fleet(
             "DOCMILL_LOG_LEVEL": "info",
         }
         program = str(Path(python).absolute().with_name("docmill"))
-        command = [program, "worker", "--device", "cpu"]
+        asked = ["cpu"] if endpoint is None else ["remote", "--endpoint", endpoint]
+        command = [program, "worker", "--device", *asked]
         with (folder / "worker.log").open("ab") as log:
             worker = subprocess.Popen(
                 command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
