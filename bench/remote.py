@@ -3,8 +3,8 @@
 docmill runs end to end, through Redis into PostgreSQL, with a warm worker, which chooses the number of requests at a
 time by itself. The client has the texts in memory, sends them with aiohttp, so many at a time, and drops the answers.
 By default the server is a stand-in: it takes a fixed time for each text, by its hash, from a lognormal distribution,
-and computes `--places` texts at a time; others wait in its queue. With `--endpoint` and `--model` it is a real one. No
-side has the server's answers from before: each run has new texts.
+and computes `--places` texts at a time; others wait in its queue. With `--endpoint` and `--model` it is a real one.
+Each run has new texts.
 """
 
 from __future__ import annotations
