@@ -62,6 +62,17 @@ def forked_device_with_models() -> Fork:
     return start_device(partial(address_of, WITH_MODELS, _forks().address()))
 
 
+def run_program(program: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> str:
+    """Run a program, given as text, in such a fork with warnings as errors, and return its output.
+
+    It must end well. Its libraries may have been loaded before it begins.
+    """
+    order = json.dumps({"program": program, "arguments": [*map(str, arguments)]}).encode()
+    done = run_child("tests.worker.program", order, environment)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
 def refuse_if_fast(what: str) -> None:
     """Fail a test of the fast subset that starts something."""
     assert ONLY_FAST not in os.environ, f"a test of the fast subset (tests/fast.py) asks for {what}"

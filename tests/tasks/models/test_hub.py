@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 
 from tests.tasks import architectures
 from tests.tasks.hub_server import COMMIT, hub
+from tests.worker.harness import run_program
 
 PROGRAM = """
 import json, sys
@@ -44,22 +43,15 @@ print(json.dumps(answer))
 
 
 def use(endpoint: str, model: str, home: Path, **environment: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAM, model, str(home / "docmill")],
-        env={
-            **os.environ,
-            "HF_ENDPOINT": endpoint,
-            "HF_HOME": str(home / "hf"),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
+    settings = {
+        **os.environ,
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home / "hf"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        **environment,
+    }
+    answer: dict[str, Any] = json.loads(run_program(PROGRAM, model, home / "docmill", environment=settings))
     return answer
 
 

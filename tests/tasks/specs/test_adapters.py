@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
 from tests.tasks.hub_server import COMMIT, Hub, serving
+from tests.worker.harness import run_program
 
 PROGRAM = """
 import json, sys
@@ -46,16 +45,9 @@ def test_an_adapter_of_the_hub_is_pinned_by_its_commit_and_brings_its_head(tmp_p
     (base / "config.json").write_text("{}")
     save_file({"base_model.model.classifier.weight": torch.zeros(2, 4)}, adapter / "adapter_model.safetensors")
     with serving(Hub({"org/adapter": adapter, "org/base": base})) as hub:
-        environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(tmp_path / "cache")],
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-    assert done.returncode == 0, done.stderr
-    found, refused = json.loads(done.stdout)
+        settings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        said = run_program(PROGRAM, tmp_path / "cache", environment={**os.environ, **settings})
+    found, refused = json.loads(said)
     assert found == [
         {"adapter": "org/adapter", "adapter_revision": COMMIT},
         {"0": "LABEL_0", "1": "LABEL_1"},

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from tasks.errors import CannotServe, EngineStopped, Unsuited
 from tasks.windows.windows import Encoded
 from tests.tasks.conftest import Bench, EngineOf, multiplies_int8_exactly
 from tests.tasks.test_reference import one_paragraph
+from tests.worker.harness import run_program
 
 WAIT_S = 60.0
 CONVERT = """
@@ -57,10 +57,8 @@ def edited(folder: Path, target: Path, **settings: Any) -> Path:
 
 def test_two_processes_that_convert_at_once_make_one_whole_copy(ct2: Bench, tmp_path: Path) -> None:
     folder = ct2.folder(ct2.spec("translate", "marian-ddtp"))
-    command = [sys.executable, "-W", "error", "-c", CONVERT, str(folder), str(tmp_path)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = {process.communicate(timeout=120)[0] for process in processes}
-    assert [process.returncode for process in processes] == [0, 0]
+    with ThreadPoolExecutor() as threads:
+        said = {*threads.map(lambda _: run_program(CONVERT, folder, tmp_path), range(2))}
     assert len(said) == 1
     (whole,) = [path for path in (tmp_path / "ctranslate2").iterdir() if path.is_dir()]
     assert said == {f"{whole}\n"}

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from tasks.heads import Head
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench, EngineOf
 from tests.tasks.test_architectures import vectors
+from tests.worker.harness import run_program
 
 OPEN = (
     "import pkgutil, sys; from pathlib import Path; from storage.core.specs import Spec; "
@@ -158,10 +160,9 @@ def test_one_that_is_asked_for_and_not_installed_says_how_to_get_it(
 
 
 def test_two_processes_that_convert_at_once_make_one_whole_copy(mpnet: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "error", "-c", OPEN, PATH, str(mpnet), str(tmp_path)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate(timeout=200)[0] for process in processes] == ["openvino\n"] * 2
-    assert [process.returncode for process in processes] == [0, 0]
+    with ThreadPoolExecutor() as threads:
+        said = threads.map(lambda _: run_program(OPEN, PATH, mpnet, tmp_path), range(2))
+        assert [*said] == ["openvino\n"] * 2
     assert len([path for path in (tmp_path / "openvino").iterdir() if path.is_dir()]) == 1
 
 
