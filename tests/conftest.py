@@ -44,9 +44,19 @@ hypothesis.settings.load_profile("docmill")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make a test of the fast subset fail if it starts a server or a command."""
+    """Make a test of the fast subset fail if it starts a server or a command.
+
+    No garbage is collected while the tests are: nearly all that their imports make stays.
+    """
     if MARKER in config.option.markexpr.split():
         os.environ[ONLY_FAST] = "1"
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, and leave out what the imports made."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
