@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,12 +96,14 @@ def test_a_message_makes_the_same_specs() -> None:
         assert adapter.identity(adapter.ordered(arguments, MODELS)) == case.id, case
 
 
-def test_the_steps_of_a_pipeline_file_make_the_same_specs(offline: Docmill) -> None:
-    steps = [f'[[step]]\nname = "s{number}"\n{case.step}' for number, case in enumerate(REACHED)]
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.soak)])
+def test_the_steps_of_a_pipeline_file_make_the_same_specs(offline: Docmill, every: bool) -> None:
+    cases = REACHED if every else [*_with_every_option_and_model(REACHED)]
+    steps = [f'[[step]]\nname = "s{number}"\n{case.step}' for number, case in enumerate(cases)]
     head = 'name = "frozen"\n[corpus]\nsource = "corpus.jsonl"\n'
     (offline.folder / "frozen.toml").write_text("\n".join([head, *steps]), encoding="utf-8")
     specs = offline.json("pipeline", "check", "frozen.toml")["specs"]
-    for number, case in enumerate(REACHED):
+    for number, case in enumerate(cases):
         assert _told(specs[f"s{number}"]) == _told(vars(case)), case
 
 
@@ -135,11 +137,21 @@ def test_the_models_that_come_with_docmill_make_the_same_specs(offline: Docmill,
 
 def _with_every_option(cases: Sequence[Case]) -> Iterator[Case]:
     """Few cases of each kind that together have each option that the kind has in ``cases``."""
+    return _few(cases, lambda case: {*case.options})
+
+
+def _with_every_option_and_model(cases: Sequence[Case]) -> Iterator[Case]:
+    """Cases that together have each option and each model of each kind in ``cases``."""
+    return _few(cases, lambda case: {*case.options, case.model})
+
+
+def _few(cases: Sequence[Case], parts: Callable[[Case], set[str]]) -> Iterator[Case]:
+    """Few cases of each kind that together have each part that the kind has in ``cases``."""
     seen: set[tuple[str, str]] = set()
     for case in sorted(cases, key=lambda case: -len(case.options)):
-        options = {(case.kind, name) for name in case.options}
-        if not options <= seen:
-            seen |= options
+        found = {(case.kind, part) for part in parts(case)}
+        if not found <= seen:
+            seen |= found
             yield case
 
 

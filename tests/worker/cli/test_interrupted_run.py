@@ -21,7 +21,7 @@ from tests.kinds import KINDS
 from tests.worker.harness import DOCMILL, EXAMPLES, Docmill, Running, kill_group, until
 
 FRENCH = EXAMPLES / "french.jsonl"
-TEXTS = 120  # many more windows than are on the device at once, which a stop lets end
+TEXTS = 60  # many more windows than are on the device at once, which a stop lets end
 RUN = ("run", FRENCH, "--task", "translate", "--from", "fr", "--to", "en", "--beams", 4, "--limit", TEXTS)
 
 
