@@ -330,10 +330,12 @@ def main() -> None:
     sys.path.pop(0)
     from tests.worker.preloaded import preload
 
+    gc.disable()  # nearly all that imports make stays
     preload(kind)
     assert sys.modules.keys().isdisjoint(UNLOADED[kind])
     gc.collect()
     gc.freeze()
+    gc.enable()
     of_the_server = dict(os.environ)
     asked = Server(address, kind).serve()
     if asked is None:
