@@ -22,6 +22,7 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
+import torch
 from transformers import AutoModelForCausalLM
 from vllm import EngineArgs, LLMEngine, SamplingParams
 from vllm.config import StructuredOutputsConfig
@@ -33,6 +34,7 @@ from storage.outputs.output_types import SCHEMA
 from tasks.backends import Assignment, Source, accelerator
 from tasks.backends.decoder_only.constraint import constraint_tokenizer, record
 from tasks.backends.decoder_only.instructed import Completion
+from tasks.backends.decoder_only.vllm_settings import Accelerator, scheduling
 from tasks.backends.decoding import Decoding
 from tasks.backends.generation_files import Opening
 from tasks.backends.static import Computed, failure
@@ -47,8 +49,6 @@ if TYPE_CHECKING:
     from llguidance import LLTokenizer
     from vllm.outputs import CompletionOutput
 
-# Windows that are being written, and as many again that wait inside, so that none is missed when one ends.
-_ROWS = {"cpu": 64, "cuda": 256}
 # Keys and values on a CPU; on a GPU vLLM takes the share of memory that it likes.
 _CPU_CACHE_BYTES = 2 << 30
 # The longest context that is asked for: vLLM refuses one for which its cache has no room.
@@ -67,7 +67,9 @@ class VllmBackend:
         self._kind = device.partition(":")[0]
         self._dtype = accelerator.dtype_for(spec.quality, device)
         opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
-        opening.require_weights(AutoModelForCausalLM)
+        model = opening.require_weights(AutoModelForCausalLM)
+        weight_bytes = None if model is None else model.num_parameters() * self._dtype.itemsize
+        self._scheduling = scheduling(weight_bytes, _gpu(device))
         self._completion = Completion(opening, most_tokens=_CONTEXT[self._kind])
         self.limit_tokens = self._completion.limit_tokens
         if setting := inexact(self._completion.decoding):
@@ -91,7 +93,8 @@ class VllmBackend:
 
     def run(self, source: Source) -> Iterator[Computed]:
         flight: dict[str, Item[Any]] = {}
-        most = 2 * _ROWS[self._kind]
+        # Those that are being written, and as many again that wait inside, so that none is missed when one ends.
+        most = 2 * self._scheduling.sequences
         while True:
             items = source.take(Budget(tokens=_ANY, rows=most - len(flight), spread=_ANY, packed=True))
             if not items and not flight:
@@ -128,7 +131,8 @@ class VllmBackend:
                     model=str(folder),
                     dtype=str(self._dtype).removeprefix("torch."),
                     max_model_len=self._completion.context_tokens,
-                    max_num_seqs=_ROWS[self._kind],
+                    max_num_seqs=self._scheduling.sequences,
+                    max_num_batched_tokens=self._scheduling.batched_tokens,
                     enable_prefix_caching=True,
                     # What a graph saves on a CPU is less than what its compilation takes.
                     enforce_eager=self._kind == "cpu",
@@ -162,6 +166,14 @@ class VllmBackend:
                     yield item.id, record(self._record_tokens, written.token_ids, sure)
                 else:
                     yield item.id, self._completion.generated(written.token_ids, at_end=at_end, likelihood=sure)
+
+
+def _gpu(device: str) -> Accelerator | None:
+    """Return the GPU of this name; None for a CPU."""
+    if device == "cpu":
+        return None
+    found = torch.cuda.get_device_properties(device)
+    return Accelerator(found.name, found.total_memory)
 
 
 def likelihood(written: CompletionOutput) -> Likelihood | None:
