@@ -28,7 +28,7 @@ def test_a_flag_has_what_its_check_finds_in_the_output() -> None:
     (flag,) = of_output(TRANSLATE, Traits(), GIVEN, output, ("numbers_changed",))
     assert (flag.name, flag.of, flag.meaning) == ("numbers_changed", "output", CHECKS["numbers_changed"].doubts)
     assert any("40" in line and "characters 20 to 22 of the output" in line for line in flag.evidence)
-    assert any("30" in line for line in flag.evidence)
+    assert any("30" in line and "characters 23 to 25 of the input" in line for line in flag.evidence)
 
 
 def test_a_flag_that_only_a_check_of_today_finds_is_marked_and_other_flags_have_no_evidence() -> None:
