@@ -6,7 +6,7 @@ COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
 # Else every process would compile our own modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup setup-vllm run test test-fast test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-extract bench-checks bench-releases check format docs reference lock dist clean help
+.PHONY: setup setup-vllm run test test-fast test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-extract bench-checks bench-escalation bench-releases check format docs reference lock dist clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -101,6 +101,10 @@ bench-memory: setup ## the peak memory of a worker, beside the libraries called 
 
 bench-checks: setup ## precision and recall of the checks of outputs, on planted errors: BENCH="--source FILE"
 	$(BIN)/python -m bench.checks $(BENCH)
+
+bench-escalation: setup ## quality and cost of escalation, beside each model alone: BENCH="--data FOLDER"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m bench.escalation $(BENCH)
 
 bench-releases: setup ## embedding, translation, a null model and ingest, beside another commit: BENCH=COMMIT
 	$(BIN)/python -m bench.releases $(BENCH)

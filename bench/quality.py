@@ -65,10 +65,10 @@ def main() -> None:
 
 def questions(data: Path | None, count: int) -> Iterator[Question]:
     if data is None:
-        rows = [row for row in _lines(EXAMPLES / "descriptions.jsonl") if row.get("synopsis")][:count]
+        rows = [row for row in lines(EXAMPLES / "descriptions.jsonl") if row.get("synopsis")][:count]
     else:
-        rows = [row for row in _lines(data / "descriptions.jsonl.gz") if row["split"] == "dev"][:count]
-        pairs = [row for row in _lines(data / "translations.jsonl.gz") if row["split"] == "dev"][:count]
+        rows = [row for row in lines(data / "descriptions.jsonl.gz") if row["split"] == "dev"][:count]
+        pairs = [row for row in lines(data / "translations.jsonl.gz") if row["split"] == "dev"][:count]
         texts, references = [row["text"] for row in pairs], [row["reference"] for row in pairs]
         yield Question("translate", "marian-ddtp", texts, references)
     if rows:
@@ -131,7 +131,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def lines(path: Path) -> Iterator[dict[str, Any]]:
     whole = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     for line in whole.decode().splitlines():
         yield json.loads(line)

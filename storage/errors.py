@@ -91,6 +91,10 @@ class FlagUnknown(StorageError):
     """There is no flag of this name."""
 
 
+class DoubtInvalid(StorageError):
+    """A doubt has flags, and bounds of numbers such as confidence<0.4."""
+
+
 class NoSuchStep(StorageError):
     """The job has no such step."""
 

@@ -89,6 +89,11 @@ def doubtful(flags: Collection[str]) -> bool:
     return not DOUBTFUL.isdisjoint(flags)
 
 
+def doubtful_ones(flags: Collection[str]) -> int:
+    """Return the number of doubtful flags, each once."""
+    return len(DOUBTFUL.intersection(flags))
+
+
 def _begins(name: str) -> bool:
     """Return True for the name of a flag that has a value in it, or the flag itself."""
     return name.partition(":")[0] == LANGUAGE or name.startswith(INVALID)

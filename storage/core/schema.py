@@ -164,6 +164,8 @@ class Step(Base):
     `n_prior_*` are the contents that had an outcome before (`n_prior_truncated` of the done ones were cut at the
     model's limit); `n_retried` those whose failure is being tried again by a later shard of this step. `flagged` is
     {"names", "lacking"}: it reads only outputs with these flags, or without them (`storage.core.flags.Flagged`).
+    With `escalates` it computes again what that step (its `seq`) computed, where its results are `doubted`
+    (`storage.core.doubts.Doubt`). These steps come after all others.
     """
 
     __tablename__ = "step"
@@ -178,6 +180,8 @@ class Step(Base):
     n_prior_truncated = column(int, default=0, server_default="0")
     n_retried = column(int, default=0, server_default="0")
     flagged = column(Json, nullable=True)
+    escalates = column(int, nullable=True)
+    doubted = column(Json, nullable=True)
 
 
 class StepText(Base):
@@ -240,7 +244,7 @@ class Shard(Base):
     n_failed = column(int, default=0)
     n_skipped = column(int, default=0)
     n_truncated = column(int, default=0)  # of the done ones
-    n_doubtful = column(int, default=0, server_default="0")  # of the done ones, since a retry of the stopped job
+    n_doubtful = column(int, default=0, server_default="0")  # doubtful results, since a retry of the stopped job
     tokens_in = column(int, default=0)
     tokens_out = column(int, default=0)
 

@@ -15,7 +15,7 @@ from sqlalchemy import select, true, update
 from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.get_or_create import SPEC, insert, known_outcomes, n_chars, spec_of
-from storage.core.outcomes import Known, Outcome, Status, Tally, checked
+from storage.core.outcomes import Known, Outcome, Tally, checked
 from storage.core.schema import Content, Job, OutcomeRow, Shard, SpecRow, Worker
 from storage.core.specs import Spec
 from storage.core.transaction import Transaction
@@ -324,9 +324,10 @@ def end_shard(
         )
         .returning(Shard.job_id, Shard.step)
     ).one()
-    if tally.done:
-        done = [content_id for content_id, outcome in known.items() if outcome.status == Status.DONE]
-        Traversal(transaction, shard.job_id).follow(shard.step, spec_id, done)
+    traversal = Traversal(transaction, shard.job_id)
+    traversal.follow(shard.step, known)
+    if (doubtful := traversal.count_doubtful(shard.step, [*known])) is not None:
+        transaction.execute(update(Shard).where(Shard.id == shard_id).values(n_doubtful=doubtful))
 
 
 def _without_removed(transaction: Transaction, contents: Sequence[int]) -> dict[str, Any]:

@@ -52,6 +52,11 @@ class OutputType(ABC):
     def __repr__(self) -> str:
         return self.name.upper()
 
+    @property
+    def is_comparable(self) -> bool:
+        """True if outputs of two models may stand side by side: those that have a confidence."""
+        return bool(self.confidence)
+
     @abstractmethod
     def result(self, stored: Stored) -> dict[str, Any]:
         """Return the output as JSON lines have it; a vector is a float32 array."""

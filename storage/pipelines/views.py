@@ -68,7 +68,7 @@ def make(database: Database, pipeline: str, corpus: str, requests: Sequence[Step
     """Make the views of a pipeline, in place of those that were there. Needs the right to make views."""
 
     def work(transaction: Transaction) -> None:
-        opened = steps.opened(requests, [get_or_create.spec_id(transaction, step.spec) for step in requests])
+        opened = steps.opened(requests, lambda spec: get_or_create.spec_id(transaction, spec))
         _drop(transaction, pipeline)
         _create(transaction, name_of(pipeline), _of_documents(transaction, corpus, opened))
         for step in opened:

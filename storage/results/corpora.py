@@ -96,7 +96,8 @@ def _state(database: Database, name: str, *, ingests: int, jobs: int) -> CorpusS
         documents=corpus.n_documents,
         created_at=corpus.created_at,
         specs=tuple(
-            _computed(row.spec_id, row.job, statuses[row.job].steps[places[row.job, row.spec_id]]) for row in of_spec
+            _computed(row.spec_id, row.job, statuses[row.job].computing[places[row.job, row.spec_id]])
+            for row in of_spec
         ),
         ingests=readings,
         jobs=tuple(statuses[job_id] for job_id in latest),

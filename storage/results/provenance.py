@@ -9,15 +9,27 @@ from typing import Any
 from sqlalchemy import select
 
 from storage.core.database import Database
+from storage.core.doubts import Doubt
 from storage.core.get_or_create import SPEC, spec_of
-from storage.core.schema import Content, Corpus, Document, Ingest, Job, OutcomeRow, Rejection, Runtime, SpecRow
+from storage.core.schema import (
+    OUTCOME_VALUES,
+    Content,
+    Corpus,
+    Document,
+    Ingest,
+    Job,
+    OutcomeRow,
+    Rejection,
+    Runtime,
+    SpecRow,
+)
 from storage.core.specs import Spec
 from storage.core.transaction import Transaction
 from storage.errors import NoSuchDocument
 from storage.outputs.base import CONFIDENCE
 from storage.results import batches
 from storage.results.batches import Batch
-from storage.steps import lineage, prompts
+from storage.steps import choosing, lineage, prompts
 from storage.steps.jobs import require
 from storage.steps.lineage import visible
 from storage.steps.steps import OpenStep, of_job, way_to, way_to_named
@@ -48,12 +60,28 @@ class Recorded:
 
 
 @dataclass(frozen=True)
+class EscalationRecord:
+    """Both outcomes of a doubted text. The `second` is of the better model; None if it is not there.
+
+    `second_won` says that it is the step's result.
+    """
+
+    doubt: Doubt
+    first_spec: Spec
+    second_spec: Spec
+    first: Recorded
+    second: Recorded | None
+    second_won: bool
+
+
+@dataclass(frozen=True)
 class StepRecord:
     """The record of one step for a document.
 
     `reads` names the step whose output it reads; None is the document. `given` is that text, and `content` the text
     that was computed: the prompt that a template rendered of it, else the same. Both are None before an earlier step
-    has an output. `content_id` is `content`'s. `removed` says that an outcome was there and was removed.
+    has an output. `content_id` is `content`'s. `removed` says that an outcome was there and was removed. `spec` and
+    `outcome` are those of the result, which may be the escalation's; `escalation` is None if nothing was doubted.
     """
 
     name: str
@@ -65,6 +93,7 @@ class StepRecord:
     outcome: Recorded | None
     batch: Batch | None
     removed: bool = False
+    escalation: EscalationRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -163,20 +192,43 @@ class _Reading:
         if given_id is not None:
             content_id = prompts.of(self.transaction, step, {self.document.id: given_id}).get(self.document.id)
         row = self.found.get(step.seq)
-        spec = self.transaction.execute(select(*SPEC).where(SpecRow.id == step.spec_id)).one()
-        batch = None if content_id is None else self._batch(step, content_id, row)
+        escalation = None if content_id is None else self._escalation(step, content_id)
+        by = step
+        if step.escalation is not None and escalation is not None and escalation.second_won:
+            by = step.escalation.step
+        batch = None if content_id is None else self._batch(by, content_id, row)
         computed = self.job.state == "done" if batch is None else batch.state == "done"
         return StepRecord(
             name=step.name,
             reads=None if step.input_step is None else steps[step.input_step].name,
-            spec=spec_of(spec),
+            spec=self._spec(by.spec_id),
             given=self._text(given_id),
             content=self._text(content_id),
             content_id=content_id,
             outcome=None if row is None else self._recorded(step, row),
             batch=batch,
             removed=row is None and content_id is not None and computed,
+            escalation=escalation,
         )
+
+    def _escalation(self, step: OpenStep, content_id: int) -> EscalationRecord | None:
+        if step.escalation is None:
+            return None
+        columns = [getattr(OutcomeRow, name) for name in OUTCOME_VALUES]
+        pair = choosing.pairs(self.transaction, step, [content_id], columns).get(content_id)
+        if pair is None or not pair.is_doubted:
+            return None
+        return EscalationRecord(
+            doubt=step.escalation.doubt,
+            first_spec=self._spec(step.spec_id),
+            second_spec=self._spec(step.escalation.spec_id),
+            first=self._recorded(step, pair.first),
+            second=None if pair.second is None else self._recorded(step, pair.second),
+            second_won=pair.second_wins,
+        )
+
+    def _spec(self, spec_id: int) -> Spec:
+        return spec_of(self.transaction.execute(select(*SPEC).where(SpecRow.id == spec_id)).one())
 
     def _given(self, step: OpenStep) -> int | None:
         if step.input_step is None:

@@ -16,6 +16,8 @@ from storage.core.transaction import Transaction
 from storage.errors import NoSuchJob
 from storage.leases.dispatch import LIVE_S
 from storage.leases.stall_diagnosis import Cause, JobSnapshot, Wait, waiting_for
+from storage.results.step_status import StepStatus as StepStatus
+from storage.results.step_status import with_escalation
 from storage.steps.jobs import OPEN_SHARDS, UNFINISHED
 from storage.steps.lost_results import count_lost, count_removed, may_be_lost
 from storage.steps.steps import of_job
@@ -23,28 +25,6 @@ from storage.steps.steps import of_job
 PACE_S = 120.0  # over how long the pace is taken
 BLOCKED = "blocked"
 SILENT_S = 15.0  # three times as long as a worker needs for a sign of life
-
-
-@dataclass(frozen=True)
-class StepStatus:
-    """A step of a job at one moment, in unique texts.
-
-    `blocked` are those of the step that it reads which have no output, and so nothing to give to this one: they
-    failed, or were skipped or blocked themselves.
-    """
-
-    name: str
-    input: str | None  # another step's name; None reads the documents
-    spec: Spec
-    done: int
-    failed: int
-    skipped: int
-    blocked: int
-    truncated: int
-    pending: int
-    prior: int
-    tokens_in: int
-    tokens_out: int
 
 
 @dataclass(frozen=True)
@@ -103,6 +83,11 @@ class JobStatus:
     def spec(self) -> Spec:
         """The first step's."""
         return self.steps[0].spec
+
+    @property
+    def computing(self) -> tuple[StepStatus, ...]:
+        """All that have shards, by number: the steps, and after them the escalations."""
+        return (*self.steps, *(step.escalated for step in self.steps if step.escalated is not None))
 
     @property
     def texts(self) -> int:
@@ -265,7 +250,7 @@ class _Sums:
 def _steps(transaction: Transaction, job_id: int, sums: _Sums) -> tuple[StepStatus, ...]:
     columns = (Step.seq, Step.name, Step.input_step, Step.n_prior_done, Step.n_prior_failed, Step.n_prior_skipped)
     rows = transaction.execute(
-        select(*columns, Step.n_prior_truncated, Step.n_retried, *SPEC)
+        select(*columns, Step.n_prior_truncated, Step.n_retried, Step.escalates, *SPEC)
         .join(SpecRow, SpecRow.id == Step.spec_id)
         .where(Step.job_id == job_id)
         .order_by(Step.seq)
@@ -273,22 +258,24 @@ def _steps(transaction: Transaction, job_id: int, sums: _Sums) -> tuple[StepStat
     steps: list[StepStatus] = []
     for row in rows:
         read = None if row.input_step is None else steps[row.input_step]
-        steps.append(
-            StepStatus(
-                name=row.name,
-                input=None if read is None else read.name,
-                spec=spec_of(row),
-                done=row.n_prior_done + sums.total("n_done", step=row.seq),
-                failed=row.n_prior_failed + sums.total("n_failed", step=row.seq) - row.n_retried,
-                skipped=row.n_prior_skipped + sums.total("n_skipped", step=row.seq),
-                blocked=0 if read is None else read.failed + read.skipped + read.blocked,
-                truncated=row.n_prior_truncated + sums.total("n_truncated", step=row.seq),
-                pending=sums.total("n_contents", *OPEN_SHARDS, step=row.seq),
-                prior=row.n_prior_done + row.n_prior_failed + row.n_prior_skipped,
-                tokens_in=sums.total("tokens_in", step=row.seq),
-                tokens_out=sums.total("tokens_out", step=row.seq),
-            )
+        found = StepStatus(
+            name=row.name,
+            input=None if read is None else read.name,
+            spec=spec_of(row),
+            done=row.n_prior_done + sums.total("n_done", step=row.seq),
+            failed=row.n_prior_failed + sums.total("n_failed", step=row.seq) - row.n_retried,
+            skipped=row.n_prior_skipped + sums.total("n_skipped", step=row.seq),
+            blocked=0 if read is None else read.failed + read.skipped + read.blocked,
+            truncated=row.n_prior_truncated + sums.total("n_truncated", step=row.seq),
+            pending=sums.total("n_contents", *OPEN_SHARDS, step=row.seq),
+            prior=row.n_prior_done + row.n_prior_failed + row.n_prior_skipped,
+            tokens_in=sums.total("tokens_in", step=row.seq),
+            tokens_out=sums.total("tokens_out", step=row.seq),
         )
+        if row.escalates is None:
+            steps.append(found)
+        else:
+            steps[row.escalates] = with_escalation(steps[row.escalates], found)
     return tuple(steps)
 
 

@@ -73,6 +73,11 @@ def reviewed_step(database: Database, job_id: int, name: str | None = None) -> R
     output = database.kind_of(way[-1].lane).output
     if output.name in UNREADABLE:
         raise NotReviewable(f"the step {way[-1].name} makes {output.plural}, which a person cannot judge by reading")
+    if way[-1].escalation is not None:
+        raise NotReviewable(
+            f"the results of the step {way[-1].name} are those of two models; run each without --escalate, which "
+            "computes nothing again, and review that job"
+        )
     assert spec is not None
     return ReviewedStep(job_id, tuple(way), spec.hex())
 

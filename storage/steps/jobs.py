@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, true, update
+from sqlalchemy import ColumnElement, Select, and_, case, delete, func, or_, select, true, update
 
 from storage.core import get_or_create
 from storage.core.clock import db_now
@@ -72,7 +72,7 @@ class OpenJob:
 
     @property
     def lanes(self) -> list[str]:
-        """The lanes that its shards go through, each once."""
+        """The lanes that its shards go through, each once. An escalation has that of its step."""
         return sorted({step.lane for step in self.steps})
 
 
@@ -198,27 +198,30 @@ def _maybe_over(database: Database, job_id: int | None) -> bool:
 def _stop_bounded(transaction: Transaction, wanted: ColumnElement[bool]) -> None:
     """Stop the jobs of which more texts failed, or are doubtful, than they may have."""
     bounds = (Job.max_failures, Job.max_flagged)
+    retried = case((Step.escalates.is_(None), Step.n_retried), else_=0)
     bounded = transaction.execute(
-        select(Job.id, *bounds, func.sum(Step.n_retried).label("n_retried"))
+        select(Job.id, *bounds, func.sum(retried).label("n_retried"))
         .join(Step, Step.job_id == Job.id)
         .where(wanted, Job.state.in_(UNFINISHED), or_(*(bound.is_not(None) for bound in bounds)))
         .group_by(Job.id, *bounds)
     ).all()
     for job in bounded:
         failed, doubtful, total = _sums(transaction, job.id)
-        retried = int(job.n_retried)  # a retried text is in two shards
-        reason = too_many("failed", failed - retried, total - retried, job.max_failures)
-        reason = reason or too_many("are doubtful", doubtful, total - retried, job.max_flagged)
+        again = int(job.n_retried)  # a retried text is in two shards
+        reason = too_many("failed", failed - again, total - again, job.max_failures)
+        reason = reason or too_many("are doubtful", doubtful, total - again, job.max_flagged)
         if reason is not None:
             stop(transaction, job.id, "stopped", reason)
 
 
 def _sums(transaction: Transaction, job_id: int) -> tuple[int, int, int]:
     """Return how many texts of a job's shards failed, are doubtful, and how many there are."""
-    columns = (Shard.n_failed, Shard.n_doubtful, Shard.n_contents)
+    own = Step.escalates.is_(None)  # an escalation's texts are its step's, whose own result stands where it failed
+    columns = (case((own, Shard.n_failed), else_=0), Shard.n_doubtful, case((own, Shard.n_contents), else_=0))
     sums = (func.coalesce(func.sum(column), 0) for column in columns)
-    # PostgreSQL's sums are decimals.
-    failed, doubtful, total = map(int, transaction.execute(select(*sums).where(Shard.job_id == job_id)).one())
+    of_step = and_(Step.job_id == Shard.job_id, Step.seq == Shard.step)
+    query = select(*sums).join_from(Shard, Step, of_step).where(Shard.job_id == job_id)
+    failed, doubtful, total = map(int, transaction.execute(query).one())  # PostgreSQL's sums are decimals
     return failed, doubtful, total
 
 
@@ -337,7 +340,7 @@ def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
     accepted = _accept_doubtful(transaction, job)
     held = _open_contents(transaction, job_id)
     total = 0
-    for step in steps.of_job(transaction, job_id):
+    for step in steps.computing(steps.of_job(transaction, job_id)):
         query = (
             select(Content.id, Content.n_chars)
             .join(OutcomeRow, and_(OutcomeRow.spec_id == step.spec_id, OutcomeRow.content_id == Content.id))
@@ -362,7 +365,8 @@ def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
 def _accept_doubtful(transaction: Transaction, job: Job) -> bool:
     """Let the doubtful results of a job no longer count against its bound, if they stopped it; True if so."""
     _, doubtful, total = _sums(transaction, job.id)
-    retried = int(transaction.scalar(select(func.sum(Step.n_retried)).where(Step.job_id == job.id)) or 0)
+    own = and_(Step.job_id == job.id, Step.escalates.is_(None))
+    retried = int(transaction.scalar(select(func.sum(Step.n_retried)).where(own)) or 0)
     if job.state != "stopped" or too_many("are doubtful", doubtful, total - retried, job.max_flagged) is None:
         return False
     counted = and_(Shard.job_id == job.id, Shard.n_doubtful > 0)
@@ -378,7 +382,7 @@ def _has_failed(transaction: Transaction, job_id: int) -> bool:
 
 def _met_by(query: Select[*Ts], job: Job, step: OpenStep) -> Select[*Ts]:
     """Of a query over contents those that a step of the job has come across."""
-    if step.input_step is not None or step.template is not None:
+    if step.input_step is not None or step.template is not None or step.escalates is not None:
         return query.join(StepText, StepText.content_id == Content.id).where(
             StepText.job_id == job.id, StepText.step == step.seq
         )

@@ -11,7 +11,8 @@ from sqlalchemy import ColumnElement, FromClause, Select, and_, case, or_, selec
 from storage.core.corpus import is_current_document
 from storage.core.schema import Document, Job, OutcomeRow, Prompt
 from storage.core.transaction import Transaction
-from storage.steps import prompts
+from storage.steps import choosing, prompts
+from storage.steps.choosing import Columns
 from storage.steps.flag_conditions import as_text, condition
 from storage.steps.steps import OpenStep
 
@@ -51,7 +52,7 @@ def outcomes(
     transaction: Transaction,
     steps: Sequence[OpenStep],
     own: Mapping[int, int],
-    columns: Sequence[ColumnElement[Any]] = (),
+    columns: Columns = (),
 ) -> dict[int, dict[int, Any]]:
     """Return the outcomes of documents at each of these steps: {step: {document: row}}.
 
@@ -59,15 +60,12 @@ def outcomes(
     the outcome, `content_id` and `output_id`; it is looked up by itself (see `Transaction.probe`).
     """
     found: dict[int, dict[int, Any]] = {}
-    if any(step.flagged is not None for step in steps) and all(one is not OutcomeRow.flags for one in columns):
-        columns = (*columns, OutcomeRow.flags)
+    if any(step.flagged is not None for step in steps):
+        columns = choosing.with_columns(columns, (OutcomeRow.flags,))
     for step in steps:
         computed = prompts.of(transaction, step, _given(step, own, found))
-        query = select(OutcomeRow.content_id, OutcomeRow.output_id, *columns).where(
-            OutcomeRow.spec_id == step.spec_id
-        )
-        rows = transaction.probe(query, OutcomeRow.content_id, {*computed.values()})
-        by_content = {row.content_id: row for row in rows}
+        wanted: Columns = (OutcomeRow.content_id, OutcomeRow.output_id, *columns)
+        by_content = choosing.chosen(transaction, step, {*computed.values()}, wanted)
         found[step.seq] = {
             document_id: by_content[content_id]
             for document_id, content_id in computed.items()
@@ -112,10 +110,8 @@ def joined(
     for step in steps:
         own = Document.content_id if step.input_step is None else read_of(step, tables[step.input_step])
         query, computed = prompts.joined(query, step, own, outer=outer)
-        table = OutcomeRow.__table__.alias(f"step_{step.seq}")
-        of_step = and_(table.c.spec_id == step.spec_id, table.c.content_id == computed)
-        query = query.join(table, of_step, isouter=outer)
-        tables[step.seq] = table
+        query, found = choosing.joined(query, step, computed, outer=outer)
+        tables[step.seq] = found.result
     return query, tables
 
 
@@ -144,7 +140,7 @@ def documents(
             found = transaction.probe(query, Document.id, ids)
             return {row.id: row.content_id for row in found}
         if before is not None:
-            put_out = select(OutcomeRow.content_id).where(OutcomeRow.spec_id == before.spec_id)
+            put_out = select(OutcomeRow.content_id).where(OutcomeRow.spec_id.in_(before.spec_ids))
             reached = {row.content_id for row in transaction.probe(put_out, OutcomeRow.output_id, reached)}
     found = transaction.probe(query, Document.content_id, reached)
     return {row.id: row.content_id for row in found}

@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import and_, func, or_, select, true
 
-from storage.core.schema import Document, Job, OutcomeRow, Prompt, SpecRow
+from storage.core.schema import Document, Job, Prompt, SpecRow
 from storage.core.transaction import Transaction
-from storage.steps import lineage
+from storage.steps import choosing, lineage
 from storage.steps.flag_conditions import as_text, condition
 from storage.steps.lineage import visible
 from storage.steps.steps import OpenStep
@@ -19,7 +19,8 @@ def may_be_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) -
     """Return whether results of a job's specs were removed after it was done (its row); one look at its specs."""
     if job.state != "done":
         return False
-    since = and_(SpecRow.id.in_({step.spec_id for step in steps}), SpecRow.dropped_at >= job.finished_at)
+    ids = {spec_id for step in steps for spec_id in step.spec_ids}
+    since = and_(SpecRow.id.in_(ids), SpecRow.dropped_at >= job.finished_at)
     return transaction.scalar(select(SpecRow.id).where(since).limit(1)) is not None
 
 
@@ -45,11 +46,10 @@ def count_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) ->
             of_document = and_(prompt.c.spec_id == step.spec_id, prompt.c.document_id == Document.id)
             query = query.outerjoin(prompt, and_(of_document, prompt.c.text_id == given))
             read = prompt.c.content_id
-        table = OutcomeRow.__table__.alias()
-        outcomes[step.seq], outcome = table, table.c
-        query = query.outerjoin(table, and_(outcome.spec_id == step.spec_id, outcome.content_id == read))
+        query, found = choosing.joined(query, step, read, outer=True)
+        outcomes[step.seq] = found.result
         had = true() if before is None else before.c.status == "done"
         if before is not None and step.flagged is not None:
             had = and_(had, condition(step.flagged, as_text(before.c.flags)))
-        lost.append(and_(outcome.status.is_(None), had))
+        lost.append(and_(or_(found.result.c.status.is_(None), found.waits), had))
     return transaction.scalar(query.where(visible(job), or_(*lost))) or 0

@@ -1,7 +1,8 @@
 """Plan contents at a job's steps, and propagate the outputs of a step to the steps that read it.
 
 The output of a step becomes a content, and is planned at the steps that read it, in the transaction that writes the
-outcome. So no step waits for the end of another, and no step misses a text.
+outcome. So no step waits for the end of another, and no step misses a text. A content whose outcome is doubted is
+planned at the step's escalation instead; what that one computed, or failed to compute, leads on to the readers.
 
 A step whose template has metadata reads a prompt for each document. The prompt needs both the document and the text
 that it contains. The later of the two plans it: a document when the job reaches it (`Traversal.plan_prompts`), a text
@@ -11,18 +12,19 @@ when it is a step's output (`Traversal.follow`). Locks (`storage.core.advisory_l
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import TypeAlias
 
-from sqlalchemy import bindparam, case, select, update
+from sqlalchemy import bindparam, case, update
 
 from storage.core import advisory_locks, contents, get_or_create
-from storage.core.flags import Flagged
-from storage.core.outcomes import Status, Tally
+from storage.core.flags import Flagged, doubtful
+from storage.core.outcomes import Known, Status, Tally
 from storage.core.schema import OutcomeRow, Shard, Step, StepText
 from storage.core.transaction import Columns, Transaction, columns_of
-from storage.steps import lineage, prompts, steps
+from storage.steps import choosing, lineage, prompts, steps
 from storage.steps.sharding import cut, pack
 from storage.steps.steps import OpenStep
 
@@ -85,15 +87,42 @@ class Traversal:
     def take_in(self, step: OpenStep, inputs: Inputs) -> Planned:
         """Plan inputs that the step has not met, count those that have an outcome, and follow their outputs."""
         advisory_locks.refer(self.transaction)
-        planned, done = self._plan_lacking(step, inputs)
-        return planned + self.follow(step.seq, step.spec_id, done)
+        planned, prior = self._plan_lacking(step, inputs)
+        return planned + self.follow(step.seq, prior)
 
-    def follow(self, seq: int, spec_id: int, done: Sequence[ContentId]) -> Planned:
-        """Lead the outputs of a step to the steps that read it. `done` are contents that the step has computed.
+    def follow(self, seq: int, settled: Mapping[ContentId, Known]) -> Planned:
+        """Lead contents that a step has settled, with their status, to its escalation or to the steps that read it.
 
-        A content that has no output, because it failed for instance, leads nowhere.
+        `seq` is the number of a step or of an escalation. A content that has no output leads nowhere.
         """
-        return self._arrive(self._readers(seq, spec_id, done)) if done else Planned()
+        if not settled or not any(step.input_step is not None or step.escalation for step in self._steps):
+            return Planned()
+        step = steps.computed_by(self._steps, seq)
+        ready = [content_id for content_id, outcome in settled.items() if outcome.status == Status.DONE]
+        total = Planned()
+        if step.escalation is not None:
+            found = choosing.pairs(self.transaction, step, [*settled])
+            doubted = sorted(content_id for content_id, pair in found.items() if pair.is_doubted)
+            if seq == step.seq and doubted:
+                total += self._arrive([(step.escalation.step, Inputs(doubted))])
+            ready = [content_id for content_id, pair in found.items() if pair.is_settled]
+        return total + self._arrive(self._readers(step, ready))
+
+    def count_doubtful(self, seq: int, content_ids: Collection[ContentId]) -> int | None:
+        """Return the number of contents of a shard whose result is doubtful, at a step with an escalation.
+
+        A content that the escalation is still to compute has no result. None for a step without one.
+        """
+        step = steps.computed_by(self._steps, seq)
+        if step.escalation is None:
+            return None
+        found = choosing.pairs(self.transaction, step, content_ids).values()
+        results = [pair.result for pair in found if pair.is_settled]
+        return len([one for one in results if one.status == Status.DONE and doubtful(one.flags)])
+
+    @cached_property
+    def _steps(self) -> tuple[OpenStep, ...]:
+        return steps.of_job(self.transaction, self.job_id)
 
     def plan_prompts(self, every: Sequence[OpenStep], documents: Mapping[DocumentId, ContentId]) -> Planned:
         """Plan the prompts that the templates of a job's steps make of documents that the job walks.
@@ -112,24 +141,23 @@ class Traversal:
             total += self.take_in(step, Inputs(new, sizes))
         return total
 
-    def _readers(self, seq: int, spec_id: int, done: Sequence[ContentId]) -> Iterator[tuple[OpenStep, Inputs]]:
-        """Yield the steps that read the output of a step, with their inputs."""
-        readers = steps.reading(self.transaction, self.job_id, seq)
-        if not readers:
+    def _readers(self, before: OpenStep, done: Sequence[ContentId]) -> Iterator[tuple[OpenStep, Inputs]]:
+        """Yield the steps that read the output of a step, with their inputs; `done` are contents of that step."""
+        readers = [step for step in self._steps if step.input_step == before.seq]
+        if not readers or not done:
             return
         advisory_locks.refer(self.transaction)
         outputs: dict[Flagged | None, Inputs] = {}
         for reader in readers:  # of a condition all are stored before a prompt is rendered of any
             if reader.flagged not in outputs:
-                outputs[reader.flagged] = _outputs(self.transaction, spec_id, done, reader.flagged)
+                outputs[reader.flagged] = _outputs(self.transaction, before, done, reader.flagged)
             if reader.template is None:
                 yield reader, outputs[reader.flagged]
         if has_prompts(readers):
             advisory_locks.follow(self.transaction, self.job_id)
-            every = steps.of_job(self.transaction, self.job_id)
-            way = steps.way_to(every, every[seq])
+            way = steps.way_to(self._steps, before)
             documents = lineage.documents(self.transaction, self.job_id, way, done)
-            yield from self._prompts(every, readers, documents)
+            yield from self._prompts(self._steps, readers, documents)
 
     def _prompts(
         self, every: Sequence[OpenStep], readers: Iterable[OpenStep], documents: Mapping[DocumentId, ContentId]
@@ -141,8 +169,8 @@ class Traversal:
                 given = lineage.given(self.transaction, steps.way_to(every, step), documents)
                 yield step, Inputs(*prompts.render(self.transaction, step, given))
 
-    def _plan_lacking(self, step: OpenStep, inputs: Inputs) -> tuple[Planned, list[ContentId]]:
-        """Plan the inputs that lack an outcome. Also return the inputs that are done."""
+    def _plan_lacking(self, step: OpenStep, inputs: Inputs) -> tuple[Planned, dict[ContentId, Known]]:
+        """Plan the inputs that lack an outcome. Also return the others, with their status."""
         sizes = dict(inputs.new_chars)
         known = [content_id for content_id in inputs.content_ids if content_id not in sizes]
         prior = get_or_create.known_outcomes(self.transaction, step.spec_id, known)
@@ -163,8 +191,7 @@ class Traversal:
                     n_prior_truncated=Step.n_prior_truncated + found.truncated,
                 )
             )
-        done = [content_id for content_id, outcome in prior.items() if outcome.status == Status.DONE]
-        return Planned(len(lacking), found.done, found.failed, found.skipped), done
+        return Planned(len(lacking), found.done, found.failed, found.skipped), prior
 
     def _meet(self, seq: int, content_ids: Sequence[ContentId]) -> Sequence[ContentId]:
         """Note that a step meets contents. Return the contents that it had not met before."""
@@ -177,18 +204,16 @@ class Traversal:
 
 
 def _outputs(
-    transaction: Transaction, spec_id: int, content_ids: Sequence[ContentId], flagged: Flagged | None
+    transaction: Transaction, step: OpenStep, content_ids: Sequence[ContentId], flagged: Flagged | None
 ) -> Inputs:
-    """Return the outputs of contents under a spec that meet a condition on their flags, or all.
+    """Return the outputs of contents at a step that meet a condition on their flags, or all.
 
     Outputs that are not contents yet are stored as contents.
     """
     text = case((OutcomeRow.output_id.is_(None), OutcomeRow.text)).label("text")  # of the others it is stored already
-    done = select(OutcomeRow.content_id, text, OutcomeRow.output_id, OutcomeRow.flags).where(
-        OutcomeRow.spec_id == spec_id, OutcomeRow.status == str(Status.DONE)
-    )
-    found = transaction.probe(done, OutcomeRow.content_id, content_ids)
-    found = [row for row in found if flagged is None or flagged.holds(row.flags)]
+    columns = (OutcomeRow.spec_id, OutcomeRow.status, text, OutcomeRow.output_id, OutcomeRow.flags)
+    results = choosing.chosen(transaction, step, content_ids, columns).values()
+    found = [row for row in results if row.status == Status.DONE and (flagged is None or flagged.holds(row.flags))]
     stored = {row.content_id: row.output_id for row in found if row.output_id is not None}
     unstored = {
         row.content_id: hashlib.sha256(row.text.encode()).digest() for row in found if row.content_id not in stored
@@ -197,11 +222,15 @@ def _outputs(
     ids, fresh = contents.store(transaction, texts) if texts else ({}, {})
     made = {content_id: ids[sha256] for content_id, sha256 in unstored.items()}
     if made:
+        spec_of = {row.content_id: row.spec_id for row in found}
         transaction.execute(
             update(OutcomeRow)
-            .where(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id == bindparam("of"))
+            .where(OutcomeRow.spec_id == bindparam("under"), OutcomeRow.content_id == bindparam("of"))
             .values(output_id=bindparam("put_out")),
-            [{"of": content_id, "put_out": output_id} for content_id, output_id in sorted(made.items())],
+            [
+                {"under": spec_of[content_id], "of": content_id, "put_out": output_id}
+                for content_id, output_id in sorted(made.items())
+            ],
         )
     return Inputs(sorted({*stored.values(), *made.values()}), fresh)
 

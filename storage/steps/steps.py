@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 from sqlalchemy import insert, select
 
 from storage.core import get_or_create
+from storage.core.doubts import Doubt
 from storage.core.flags import Flagged
 from storage.core.schema import SpecRow, Step
 from storage.core.specs import Spec
@@ -19,16 +21,31 @@ from storage.steps.templates import Messages, Questions, Template
 
 
 @dataclass(frozen=True)
+class EscalationRequest:
+    """A spec that computes again what a step computed, where its results are in `doubt`."""
+
+    spec: Spec
+    doubt: Doubt = field(default_factory=Doubt)
+
+
+@dataclass(frozen=True)
 class StepRequest:
     """A spec under a name; `input` is the name of an earlier step, whose output it reads, or None: the documents.
 
-    `flagged` is a condition on the flags of that output: an output that does not meet it is not read.
+    `flagged` is a condition on the flags of that output: an output that does not meet it is not read. `escalation`
+    computes doubted results again.
     """
 
     name: str
     spec: Spec
     input: str | None = None
     flagged: Flagged | None = None
+    escalation: EscalationRequest | None = None
+
+    @property
+    def specs(self) -> tuple[Spec, ...]:
+        """The specs that compute it."""
+        return (self.spec,) if self.escalation is None else (self.spec, self.escalation.spec)
 
 
 @dataclass(frozen=True)
@@ -37,7 +54,8 @@ class OpenStep:
 
     With a `template` what it computes of a document is what that renders of the text that it reads and the
     document's metadata (see `storage.steps.prompts`). `params` are the spec's. `flagged` is a condition on the flags
-    of the output that it reads.
+    of the output that it reads. The step's result is that of its `escalation` where that one is better; an escalation
+    `escalates` the step with this number.
     """
 
     seq: int
@@ -48,64 +66,134 @@ class OpenStep:
     template: Template | Questions | Messages | None = None
     params: Mapping[str, Any] = field(default_factory=dict, hash=False)
     flagged: Flagged | None = None
+    escalation: Escalation | None = None
+    escalates: int | None = None
+
+    @property
+    def spec_ids(self) -> tuple[int, ...]:
+        """The specs that compute it: its own, and that of its escalation."""
+        return (self.spec_id,) if self.escalation is None else (self.spec_id, self.escalation.spec_id)
 
 
-_STEPS = select(Step.seq, Step.name, Step.spec_id, SpecRow.kind, Step.input_step, SpecRow.params, Step.flagged).join(
-    SpecRow, SpecRow.id == Step.spec_id
-)
+@dataclass(frozen=True)
+class Escalation:
+    """A step with a number of its own that computes the same contents as another, where its results are in `doubt`.
+
+    It has the other's lane. The prompt around a document is the other's, too.
+    """
+
+    step: OpenStep
+    doubt: Doubt
+
+    @property
+    def seq(self) -> int:
+        return self.step.seq
+
+    @property
+    def spec_id(self) -> int:
+        return self.step.spec_id
+
+
+_STEPS = select(
+    Step.seq,
+    Step.name,
+    Step.spec_id,
+    SpecRow.kind,
+    Step.input_step,
+    SpecRow.params,
+    Step.flagged,
+    Step.escalates,
+    Step.doubted,
+).join(SpecRow, SpecRow.id == Step.spec_id)
 
 
 def _open(row: Any) -> OpenStep:
     params = row.params or {}
-    template = templates.over_metadata(params)
+    template = None if row.escalates is not None else templates.over_metadata(params)
     flagged = Flagged.stored(row.flagged)
-    return OpenStep(row.seq, row.name, row.spec_id, row.kind, row.input_step, template, params, flagged)
+    step = OpenStep(row.seq, row.name, row.spec_id, row.kind, row.input_step, template, params, flagged)
+    return replace(step, escalates=row.escalates)
 
 
-def opened(requests: Sequence[StepRequest], spec_ids: Sequence[int]) -> tuple[OpenStep, ...]:
-    """Return steps that were asked for as those of a job with these specs would be."""
+def opened(requests: Sequence[StepRequest], spec_id: Callable[[Spec], int]) -> tuple[OpenStep, ...]:
+    """Return steps that were asked for as those of a job would be; `spec_id` returns the number of a spec."""
     numbers = {request.name: seq for seq, request in enumerate(requests)}
-    return tuple(
-        OpenStep(
+    further = count(len(requests))
+    made = []
+    for seq, request in enumerate(requests):
+        step = OpenStep(
             seq=seq,
             name=request.name,
-            spec_id=spec_id,
+            spec_id=spec_id(request.spec),
             lane=request.spec.kind,
             input_step=None if request.input is None else numbers[request.input],
             template=templates.over_metadata(request.spec.params),
             params=request.spec.params,
             flagged=request.flagged,
         )
-        for seq, (request, spec_id) in enumerate(zip(requests, spec_ids, strict=True))
-    )
+        if (asked := request.escalation) is not None:
+            same = replace(
+                step,
+                seq=next(further),
+                name=escalation_name(request.name),
+                spec_id=spec_id(asked.spec),
+                template=None,
+                params=asked.spec.params,
+                flagged=None,
+                escalates=seq,
+            )
+            step = replace(step, escalation=Escalation(same, asked.doubt))
+        made.append(step)
+    return tuple(made)
+
+
+def escalation_name(step: str) -> str:
+    """Return the name of the escalation of a step, which no step has: names have no colon."""
+    return f"{step}:escalated"
 
 
 def of_job(transaction: Transaction, job_id: int) -> tuple[OpenStep, ...]:
-    """A job's steps in their order."""
-    found = transaction.execute(_STEPS.where(Step.job_id == job_id).order_by(Step.seq))
-    return tuple(map(_open, found))
+    """A job's steps in their order, each with its escalation."""
+    rows = transaction.execute(_STEPS.where(Step.job_id == job_id).order_by(Step.seq)).all()
+    of = {
+        row.escalates: Escalation(_open(row), Doubt.stored(row.doubted)) for row in rows if row.escalates is not None
+    }
+    return tuple(replace(_open(row), escalation=of.get(row.seq)) for row in rows if row.escalates is None)
 
 
-def reading(transaction: Transaction, job_id: int, seq: int) -> tuple[OpenStep, ...]:
-    """The steps of a job that read the output of one."""
-    found = transaction.execute(_STEPS.where(Step.job_id == job_id, Step.input_step == seq).order_by(Step.seq))
-    return tuple(map(_open, found))
+def computing(steps: Iterable[OpenStep]) -> Iterator[OpenStep]:
+    """Yield the steps and their escalations: all that have shards."""
+    for step in steps:
+        yield step
+        if step.escalation is not None:
+            yield step.escalation.step
+
+
+def computed_by(steps: Sequence[OpenStep], seq: int) -> OpenStep:
+    """Return the step whose result the shards with this number compute."""
+    return next(step for step in steps if any(one.seq == seq for one in computing([step])))
 
 
 def requested(transaction: Transaction, job_id: int) -> tuple[StepRequest, ...]:
     """A job's steps as they were asked for."""
-    query = select(Step.name, Step.input_step, Step.flagged, *get_or_create.SPEC).join(
-        SpecRow, SpecRow.id == Step.spec_id
-    )
+    columns = (Step.seq, Step.name, Step.input_step, Step.flagged, Step.escalates, Step.doubted)
+    query = select(*columns, *get_or_create.SPEC).join(SpecRow, SpecRow.id == Step.spec_id)
     found = transaction.execute(query.where(Step.job_id == job_id).order_by(Step.seq)).all()
+    escalations = {
+        row.escalates: EscalationRequest(get_or_create.spec_of(row), Doubt.stored(row.doubted))
+        for row in found
+        if row.escalates is not None
+    }
     return tuple(
         StepRequest(
             row.name,
             get_or_create.spec_of(row),
             None if row.input_step is None else found[row.input_step].name,
             Flagged.stored(row.flagged),
+            escalations.get(row.seq),
         )
         for row in found
+        if row.escalates is None
     )
 
 
@@ -130,19 +218,40 @@ def add(transaction: Transaction, job_id: int, requests: Sequence[StepRequest]) 
     numbers = {request.name: seq for seq, request in enumerate(requests)}
     assert len(numbers) == len(requests), "steps have names of their own"
     for seq, request in enumerate(requests):
+        _check_escalation(transaction, request)
         input_step = None if request.input is None else numbers[request.input]
         assert request.flagged is None or input_step is not None, "documents have no outputs with flags"
         if input_step is not None:
             assert input_step < seq, "a step reads an earlier one"
             output = transaction.kind_of(requests[input_step].spec.kind).output
             assert output.feeds_steps, f"no step can read {output.plural}"
-        values = {
-            "job_id": job_id,
-            "seq": seq,
-            "name": request.name,
-            "spec_id": get_or_create.spec_id(transaction, request.spec),
-            "input_step": input_step,
-            "flagged": None if request.flagged is None else request.flagged.to_json(),
-        }
-        transaction.execute(insert(Step).values(**values))
-    return of_job(transaction, job_id)
+    made = opened(requests, lambda spec: get_or_create.spec_id(transaction, spec))
+    escalated = [step for step in made if step.escalation is not None]
+    for step in made:
+        transaction.execute(insert(Step).values(**_row(job_id, step)))
+    for step in escalated:
+        assert step.escalation is not None
+        doubt = {"escalates": step.seq, "doubted": step.escalation.doubt.to_json()}
+        transaction.execute(insert(Step).values(**_row(job_id, step.escalation.step), **doubt))
+    return made
+
+
+def _check_escalation(transaction: Transaction, request: StepRequest) -> None:
+    if (escalation := request.escalation) is None:
+        return
+    output = transaction.kind_of(request.spec.kind).output
+    assert escalation.spec.kind == request.spec.kind, "an escalation does the same task"
+    assert output.is_comparable, f"{output.plural} of two models do not go together"
+    of_two = [templates.over_metadata(spec.params) for spec in request.specs]
+    assert of_two[0] == of_two[1], "an escalation computes the same prompts"
+
+
+def _row(job_id: int, step: OpenStep) -> dict[str, Any]:
+    return {
+        "job_id": job_id,
+        "seq": step.seq,
+        "name": step.name,
+        "spec_id": step.spec_id,
+        "input_step": step.input_step,
+        "flagged": None if step.flagged is None else step.flagged.to_json(),
+    }

@@ -10,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.cli.formatting import duration, local_time, printable
+from worker.explaining.escalated import doubted_for, said, why
 
 if TYPE_CHECKING:
     from storage.outputs.base import OutputType
     from storage.results.batches import Batch
-    from storage.results.provenance import StepRecord
+    from storage.results.provenance import EscalationRecord, StepRecord
     from tasks.engine.reader import ReadWindow
     from worker.explaining.explanation import Explanation
     from worker.explaining.recomputing import Recomputed
@@ -47,6 +48,8 @@ class Page:
         if len(self._found.provenance.way) > 1:
             yield section("Steps", self._steps())
         yield section(f"Step {self._found.step.name}" if self._several else "Computed", self._computed())
+        if (escalation := self._found.step.escalation) is not None:
+            yield section("Escalated", self._escalated(escalation))
         yield section("Windows", self._windows())
         yield section("Output", self._output())
         if self._found.flags:
@@ -110,6 +113,16 @@ class Page:
         if step.content is not None and step.content != step.given:
             rows.append(("prompt", self._text(step.content)))
         return rows
+
+    def _escalated(self, found: EscalationRecord) -> Rows:
+        rows = [("doubted", ", ".join(doubted_for(found))), ("first", said(found.first_spec, found.first))]
+        shown = self._outputs[self._found.step.name].shown
+        rows.append(("", self._text(shown(found.first.output))))
+        if found.second is not None:
+            rows.append(("second", said(found.second_spec, found.second)))
+            if found.second.status == "done":
+                rows.append(("", self._text(shown(found.second.output))))
+        return [*rows, ("result", why(found))]
 
     def _windows(self) -> Rows:
         cut = self._found.cut

@@ -21,8 +21,10 @@ from storage.core.flags import ordered
 from storage.core.outcomes import DOUBTFUL
 
 if TYPE_CHECKING:
+    from storage.core.specs import Spec
     from storage.ingest.ingest import Counts
     from storage.readers import Source
+    from storage.results.escalations import Escalated
     from storage.results.flag_counts import FlagCounts
     from storage.results.status import JobStatus, StepStatus
 
@@ -145,6 +147,40 @@ def flags(job: int, counts: Mapping[str, FlagCounts]) -> str:
     return "\n".join(lines)
 
 
+def escalated(counts: Mapping[str, Escalated]) -> str:
+    """Return how many texts went to a better model, how many results are its, and what that took."""
+    lines: list[str] = []
+    for step, found in counts.items():
+        of_step = f"{step}, " if len(counts) > 1 else ""
+        failed = f", {found.failed:,} failed" if found.failed else ""
+        pending = f", {found.pending:,} to do" if found.pending else ""
+        model = f"{found.spec.model}{unlike(found.first, found.spec)}"
+        said = f"{of_step}{found.texts:,} of {found.of:,} texts ({found.share:.0%}) to {model}{failed}{pending}; "
+        said += f"{found.won:,} of {found.documents:,} results are from it"
+        lines += textwrap.wrap(said, _FLAGS_WIDE, break_long_words=False)
+        if found.seconds is not None and found.alone_s is not None:
+            lines.append(
+                f"took about {duration(found.seconds)} at work; the better alone about {duration(found.alone_s)}"
+            )
+    return "\n".join(lines)
+
+
+def unlike(first: Spec, second: Spec) -> str:
+    """Return the options of a spec that another one lacks, since both may name the same model."""
+    chosen = {name: value for name, value in second.params.items() if first.params.get(name, value) != value}
+    chosen |= {name: value for name, value in second.params.items() if name not in first.params}
+    said = ", ".join(f"{name.replace('_', '-')} {shorten(str(value), 40)}" for name, value in sorted(chosen.items()))
+    return f" ({said})" if said else ""
+
+
+def escalated_as_json(counts: Mapping[str, Escalated]) -> dict[str, Any]:
+    """Return the same for machines, by step."""
+    found = {
+        step: asdict(one) | {"doubt": str(one.doubt), "share": round(one.share, 4)} for step, one in counts.items()
+    }
+    return {"escalated": found}
+
+
 def flags_as_json(counts: Mapping[str, FlagCounts]) -> dict[str, Any]:
     """Return the same for machines: the sums over all steps, as for other counts, and each step's."""
     doubtful = sum(found.doubtful for found in counts.values())
@@ -175,8 +211,12 @@ def lost(status: JobStatus) -> str | None:
     return "; ".join(said) or None
 
 
-def of_status(status: JobStatus, counts: Mapping[str, FlagCounts] | None = None) -> dict[str, str]:
-    """A job's status, what is known of it by its name; with the flags of its results, if they were counted."""
+def of_status(
+    status: JobStatus,
+    counts: Mapping[str, FlagCounts] | None = None,
+    escalations: Mapping[str, Escalated] | None = None,
+) -> dict[str, str]:
+    """A job's status, what is known of it by its name; with its flags and escalations, if they were counted."""
     known = {
         "job": f"{status.id} ({status.state})",
         "task" if len(status.steps) == 1 else "steps": "\n".join(_step(step, counts or {}) for step in status.steps),
@@ -188,6 +228,7 @@ def of_status(status: JobStatus, counts: Mapping[str, FlagCounts] | None = None)
         f"{status.pending:,} to do" + (f" ({status.prior:,} had a result before)" if status.prior else ""),
         "truncated": f"{status.truncated:,} outputs stopped at the model's limit" if status.truncated else "",
         "flags": flags(status.id, counts or {}),
+        "escalated": escalated(escalations or {}),
         "shards": ", ".join(f"{n} {state}" for state, n in sorted(status.shards.items())) or "none",
         "tokens": f"{status.tokens_in:,} read, {status.tokens_out:,} written",
         "pace": pace(status),

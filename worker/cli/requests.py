@@ -14,7 +14,7 @@ from worker.cli import shell_completion
 from worker.cli.declared_options import Command, declared, kind_options
 from worker.cli.options import check_filled
 from worker.cli.printing import say
-from worker.submit.options import JobOptions, ReadingOptions, Request, Work, checked
+from worker.submit.options import EscalationOptions, JobOptions, ReadingOptions, Request, Work, checked
 
 if TYPE_CHECKING:
     from storage.core.specs import Spec
@@ -30,6 +30,7 @@ def work_options(command: Command) -> Command:
         declared(Work, "model", completed=shell_completion.models),
         declared(Work, "revision"),
         kind_options,
+        declared(EscalationOptions),
         declared(Work, "corpus"),
         declared(ReadingOptions),
         declared(JobOptions, "max_failures", "max_flagged"),
@@ -69,7 +70,7 @@ def prepare_request(
 
     if request.source == "-" and sys.stdin.isatty():
         say("Reading JSON lines from the keyboard; Ctrl-D ends them.")
-    say_conversions(settings, [request.model])
+    say_conversions(settings, [request.model, request.escalate])
     stdin = sys.stdin.buffer if request.source == "-" else None  # a notebook has none
     prepared = prepare(settings, request, stdin, devices, opened, on_spec)
     for told in prepared.not_read:

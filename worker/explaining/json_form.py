@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from worker.explaining.escalated import why
 from worker.explaining.window_outputs import of_window
 
 if TYPE_CHECKING:
-    from storage.results.provenance import Recorded, StepRecord
+    from storage.results.provenance import EscalationRecord, Recorded, StepRecord
     from worker.explaining.explanation import Explanation
     from worker.explaining.recomputing import Recomputed
 
@@ -85,6 +86,18 @@ def of_step(step: StepRecord) -> dict[str, Any]:
         "outcome": None if step.outcome is None else _outcome(step.outcome),
         "shard": None if step.batch is None else asdict(step.batch),
         "removed": step.removed,
+        "escalation": None if step.escalation is None else _escalation(step.escalation),
+    }
+
+
+def _escalation(found: EscalationRecord) -> dict[str, Any]:
+    second = None if found.second is None else _outcome(found.second)
+    return {
+        "doubt": str(found.doubt),
+        "first": {"spec": asdict(found.first_spec), "outcome": _outcome(found.first)},
+        "second": {"spec": asdict(found.second_spec), "outcome": second},
+        "result": "second" if found.second_won else "first",
+        "why": why(found),
     }
 
 

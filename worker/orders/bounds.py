@@ -36,10 +36,9 @@ def check(settings: Settings, request: Request) -> None:
             f"{name}: orders may not read it here; to let them, name its folder in DOCMILL_ORDER_ROOTS of the "
             f"workers that take orders ({_listed(settings.order_roots)} now)"
         )
-    if request.model is not None:
-        _check_model(settings, request.model)
-    if request.options.adapter is not None:
-        _check_model(settings, request.options.adapter)
+    for model in (request.model, request.escalate, request.options.adapter):
+        if model is not None:
+            _check_model(settings, model)
 
 
 def allowed(scheme: str, schemes: Iterable[str]) -> bool:

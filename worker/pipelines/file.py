@@ -30,6 +30,7 @@ from worker.pipelines.schedule import BadSchedule, Schedule
 from worker.pipelines.schema import DOCUMENT, TABLES, CorpusTable, JobTable, OutputTable, StepTable, Top, step_table
 from worker.pipelines.toml_positions import Place, lines
 from worker.pipelines.toml_schema import Notes, nearest, read_table
+from worker.submit.escalation import Escalation
 
 
 class PipelineInvalid(WorkerError):
@@ -40,7 +41,7 @@ class PipelineInvalid(WorkerError):
 class Step:
     """One task over what ``input`` gives: ``document``, or an earlier step by its name.
 
-    ``flagged`` is a condition on the flags of that output.
+    ``flagged`` is a condition on the flags of that output. ``escalation`` computes doubted results again.
 
     ``model`` is None for the task's own. Where the file names no precision, the options say ``auto``.
     """
@@ -52,6 +53,7 @@ class Step:
     revision: str | None
     options: kinds.KindOptions
     flagged: Flagged | None = None
+    escalation: Escalation | None = None
 
 
 @dataclass(frozen=True)
@@ -287,7 +289,9 @@ def _step(given: Mapping[str, Any], input_: str) -> Step:
     if isinstance(model, dict):
         model = per_language.written(model)
     chosen = table.model_dump(include={*options.model_fields})
-    return Step(table.name, task, input_, model, table.revision, options(**chosen), _condition(table))
+    again = getattr(table, "escalate", None)
+    escalation = None if again is None else again.escalation
+    return Step(table.name, task, input_, model, table.revision, options(**chosen), _condition(table), escalation)
 
 
 def _condition(table: StepTable) -> Flagged | None:

@@ -31,8 +31,15 @@ from worker.queue.broker import Broker
 from worker.settings import Settings
 from worker.submit.enqueue import enqueue
 from worker.submit.progress import UnderLease
-from worker.submit.rehearsal import require_possible
-from worker.submit.request import Prepared, source_options, spec_of, storable
+from worker.submit.request import (
+    Computed,
+    Prepared,
+    escalation_of,
+    require_possible_all,
+    source_options,
+    spec_of,
+    storable,
+)
 
 log = logging.getLogger("docmill.pipelines")
 
@@ -57,13 +64,17 @@ def prepare(settings: Settings, pipeline: Pipeline, devices: Sequence[str] = ())
 
 def _step(
     settings: Settings, pipeline: Pipeline, number: int, devices: Sequence[str]
-) -> tuple[StepRequest, list[str]]:
+) -> tuple[StepRequest, tuple[str, ...]]:
     """Return a step, and a sentence for each of its models whose weights were not looked at."""
     step = pipeline.steps[number]
     options = step.options if step.options.dtype != "auto" else step.options.replaced(dtype=settings.dtype)
     try:
         spec = spec_of(settings, step.task, step.model, step.revision, options)
-        not_read = require_possible(settings, spec, devices)
+        first = Computed(spec, step.model, step.revision, options)
+        again = None if step.escalation is None else escalation_of(settings, first, step.escalation)
+        input_ = None if step.input == DOCUMENT else step.input
+        request = StepRequest(step.name, spec, input_, step.flagged, again)
+        return request, require_possible_all(settings, request.specs, devices)
     except HubUnreachable:
         raise
     except TaskError as error:
@@ -72,7 +83,6 @@ def _step(
         # A key of the file is the option of the command line without its dashes.
         said = _OPTION.sub(r"\1", str(error))
         raise PipelineInvalid(f"line {line}, step {step.name}: {said}") from error
-    return StepRequest(step.name, spec, None if step.input == DOCUMENT else step.input, step.flagged), not_read
 
 
 @dataclass(frozen=True)

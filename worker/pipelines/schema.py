@@ -7,15 +7,18 @@ from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
 from storage import writers
+from storage.core.doubts import Doubt
 from storage.core.flags import named
-from storage.errors import FlagUnknown
+from storage.errors import DoubtInvalid, FlagUnknown
 from tasks import kinds
 from tasks.kinds.options import key
-from tasks.kinds.validation import shown
+from tasks.kinds.validation import sentence, shown
 from worker.pipelines import schedule
+from worker.submit.escalation import OPTIONS, Escalation
 from worker.submit.options import JobOptions, PartsOptions, ReadingOptions, Revision, Task, wrong
 
 DOCUMENT = "document"  # as a step's input: the document itself
@@ -124,6 +127,37 @@ class StepTable(Table):
     revision: Revision = None
 
 
+def _when(value: object) -> object:
+    """Check a doubt: flags and bounds of numbers, in a list or with commas between them."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list) or not parts or not all(isinstance(one, str) for one in parts):
+        raise wrong(f'must be a list such as ["repetition", "confidence<0.4"], not {shown(value)}')
+    try:
+        Doubt.parse(parts)
+    except DoubtInvalid as error:
+        raise wrong(f"is refused: {error}") from error
+    return parts
+
+
+class EscalationTable(Table):
+    """The model and options for results of a step that are doubted."""
+
+    model: Annotated[str | None, Field(description="The better model; without it, that of the step.")] = None
+    revision: Revision = None
+    when: Annotated[
+        list[str] | str | None,
+        BeforeValidator(_when),
+        Field(description="The results to compute again: flags, and bounds such as confidence<0.4."),
+    ] = None
+
+    @property
+    def escalation(self) -> Escalation:
+        """The escalation that the table asks for."""
+        given = self.model_dump(include={*OPTIONS}, exclude_none=True)
+        doubt = Doubt() if self.when is None else Doubt.parse(self.when)
+        return Escalation(self.model, self.revision, given, doubt)
+
+
 class JobTable(JobOptions, Table):
     """The rank of the work, and the failures that it may have."""
 
@@ -185,8 +219,41 @@ def step_table(task: object) -> type[StepTable]:
 
 def _step(name: str, options: type[kinds.KindOptions], **fields: Any) -> type[StepTable]:
     bases: Any = (StepTable, options)
-    made: type[StepTable] = create_model(name, __base__=bases, **fields)
+    made: type[StepTable] = create_model(name, __base__=bases, escalate=_escalate(name, options), **fields)
     return made
+
+
+def _escalate(step: str, options: type[kinds.KindOptions]) -> Any:
+    """Return the field of a step with the name of a model, or a table with options of the step's kind."""
+    chosen: Any = {name: (field.annotation, field) for name, field in options.model_fields.items() if name in OPTIONS}
+    if "dtype" in chosen:  # whose default is no choice here
+        chosen["dtype"] = (chosen["dtype"][0] | None, FieldInfo.merge_field_infos(chosen["dtype"][1], default=None))
+    table: type[EscalationTable] = create_model(f"{step}_escalation", __base__=EscalationTable, **chosen)
+
+    def check(value: object) -> object:
+        if isinstance(value, str):
+            return table(model=value)
+        if not isinstance(value, dict):
+            raise wrong(f'must be a model\'s name or a table such as {{ model = "MODEL" }}, not {shown(value)}')
+        if not value.keys() - {"when"}:
+            raise wrong('names no model and no option; write for example { model = "MODEL" }')
+        try:
+            return table.model_validate(value)
+        except ValidationError as error:
+            raise wrong(_problem(error, table)) from error
+
+    about = Field(description="Compute doubtful results again, with this model or these options.")
+    return Annotated[str | table | None, BeforeValidator(check), about], None
+
+
+def _problem(error: ValidationError, table: type[Table]) -> str:
+    """Return the first problem of a table inside another as the end of a sentence about the table."""
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    fields = {field.alias or name: field for name, field in table.model_fields.items()}
+    if first["type"] == "extra_forbidden":
+        return f"has no {name}; there are {', '.join(fields)}"
+    return f"is wrong: {name} {sentence(first, fields[name])}"
 
 
 def json_schema() -> dict[str, Any]:

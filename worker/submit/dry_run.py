@@ -28,7 +28,10 @@ PAGE = 1_000
 
 @dataclass(frozen=True)
 class Forecast:
-    """The forecast of a run. Tokens and seconds are extrapolated by characters from a measured sample."""
+    """The forecast of a run. Tokens and seconds are extrapolated by characters from a measured sample.
+
+    `escalated_s` is how long the escalation would take for all texts that are to do; None without one.
+    """
 
     documents: int
     rejected: int
@@ -40,6 +43,7 @@ class Forecast:
     load_s: float
     sampled: int
     tokens_per_s: float
+    escalated_s: float | None = None
 
 
 def forecast(
@@ -95,7 +99,17 @@ def forecast(
         load_s=measured.load_s if measured else 0.0,
         sampled=len(sample),
         tokens_per_s=tokens_in / measured.seconds if measured else 0.0,
+        escalated_s=_escalated_s(settings, device, prepared, sample, factor),
     )
+
+
+def _escalated_s(
+    settings: Settings, device: str, prepared: Prepared, sample: list[str], factor: float
+) -> float | None:
+    escalation = prepared.steps[0].escalation
+    if escalation is None or not sample:
+        return None
+    return measure(settings, device, escalation.spec, sample).seconds * factor
 
 
 def _missing(database: Database, prepared: Prepared, fresh: dict[bytes, str]) -> Iterator[str]:

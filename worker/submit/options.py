@@ -11,11 +11,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from storage.core.doubts import Doubt
+from storage.errors import DoubtInvalid
 from tasks import kinds
 from tasks.errors import BadOption
 from tasks.kinds import KindOptions
 from tasks.kinds.options import MOST, Option, flag
 from tasks.kinds.validation import sentence, shown
+from worker.submit.escalation import Escalation
 
 
 def wrong(sentence: str) -> PydanticCustomError:
@@ -103,6 +106,51 @@ class JobOptions(Options):
     priority: Annotated[int, Field(ge=-MOST, le=MOST, description="Higher goes first.")] = 0
 
 
+def _doubt(value: str | None) -> str | None:
+    """Check flags and bounds with commas between them."""
+    if value is not None:
+        try:
+            Doubt.parse(value.split(","))
+        except DoubtInvalid as error:
+            raise wrong(f"is refused: {error}") from error
+    return value
+
+
+class EscalationOptions(Options):
+    """Options of computing again what is doubted."""
+
+    escalate: Annotated[
+        str | None,
+        Field(description="Compute doubtful results again with this model, and keep the better one of the two."),
+        Option(metavar="MODEL"),
+    ] = None
+    escalate_beams: Annotated[
+        int | None,
+        Field(ge=1, le=MOST, description="Beams for doubtful results; without --escalate, of the same model."),
+        Option(metavar="N"),
+    ] = None
+    when: Annotated[
+        str | None,
+        AfterValidator(_doubt),
+        Field(
+            description="The results that --escalate computes again, such as repetition,confidence<0.4.  "
+            "[default: those with a doubtful flag]"
+        ),
+        Option(metavar="FLAG|BOUND,…"),
+    ] = None
+
+    @property
+    def escalation(self) -> Escalation | None:
+        """The escalation that is asked for. Raises BadOption for --when without one."""
+        if self.escalate is None and self.escalate_beams is None:
+            if self.when is not None:
+                raise BadOption("--when is for --escalate: give --escalate MODEL, or --escalate-beams N.")
+            return None
+        options = {} if self.escalate_beams is None else {"beams": self.escalate_beams}
+        doubt = Doubt() if self.when is None else Doubt.parse(self.when.split(","))
+        return Escalation(self.escalate, None, options, doubt)
+
+
 class PartsOptions(Options):
     """Options of results that are written in parts."""
 
@@ -117,7 +165,7 @@ class PartsOptions(Options):
     ] = None
 
 
-class Work(ReadingOptions, JobOptions):
+class Work(ReadingOptions, JobOptions, EscalationOptions):
     """A source, its task and all options but those of the kind. Fields are named as the command's options."""
 
     source: str

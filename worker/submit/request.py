@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from storage.core.specs import Spec
 from storage.ingest.pruning import Limits
 from storage.readers import Source, SourceOptions, open_source, recoding
-from storage.steps.steps import StepRequest
+from storage.steps.steps import EscalationRequest, StepRequest
 from tasks import kinds
 from tasks.errors import BadOption
 from tasks.kinds import KindOptions
@@ -20,6 +20,8 @@ from tasks.specs import adapters, per_language, pinning
 from tasks.specs.plan import build_spec
 from worker.errors import WorkerError
 from worker.settings import Settings
+from worker.submit import escalation
+from worker.submit.escalation import Escalation
 from worker.submit.options import JobOptions, ReadingOptions, Request
 from worker.submit.rehearsal import require_possible
 
@@ -77,8 +79,10 @@ def prepare(
     source = open_source(request.source, options, stdin=stdin) if opened is None else opened(options)
     spec = spec_of(settings, request.task, request.model, request.revision, request.options)
     on_spec(spec)
-    not_read = tuple(require_possible(settings, spec, devices))
-    steps = (StepRequest(request.task, spec),)
+    first, asked = Computed(spec, request.model, request.revision, request.options), request.escalation
+    again = None if asked is None else escalation_of(settings, first, asked)
+    step = StepRequest(request.task, spec, escalation=again)
+    steps, not_read = (step,), require_possible_all(settings, step.specs, devices)
     corpus = storable(request.corpus or _corpus_name(source, request.limit))
     return Prepared(request, request, steps, source, corpus, not_read)
 
@@ -124,6 +128,39 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
         raise BadOption("--revision is of one model; with several, give the revision of each as its own folder.")
     parts = {language: _found(settings, model, None) for language, model in by_language.items()}
     return per_language.build_spec(task, parts, options)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A spec, and the model and options that were asked for; a model of None is the task's own."""
+
+    spec: Spec
+    model: str | None
+    revision: str | None
+    options: KindOptions
+
+
+def escalation_of(settings: Settings, first: Computed, asked: Escalation) -> EscalationRequest:
+    """Return the escalation of a spec. Raises as `spec_of`, and BadOption if the two specs do not go together."""
+    task, options = first.spec.kind, first.options
+    model, revision = (asked.model, asked.revision) if asked.model is not None else (first.model, first.revision)
+    family = None
+    if asked.model is not None and per_language.parse(asked.model) is None:
+        family = families.family(_found(settings, asked.model, revision)[1])
+    unknown = sorted(asked.options.keys() - type(options).model_fields.keys())
+    if unknown:
+        raise BadOption(f"--escalate-{unknown[0].replace('_', '-')} has no meaning for {task}.")
+    try:
+        second = spec_of(settings, task, model, revision, asked.options_from(options, family))
+    except BadOption as error:
+        raise BadOption(f"--escalate: {error}") from error
+    return escalation.request(first.spec, second, asked.doubt)
+
+
+def require_possible_all(settings: Settings, specs: Iterable[Spec], devices: Sequence[str]) -> tuple[str, ...]:
+    """Call `require_possible` for each of these specs. Return its sentences, each once."""
+    told = [sentence for spec in specs for sentence in require_possible(settings, spec, devices)]
+    return tuple(dict.fromkeys(told))
 
 
 def _found(

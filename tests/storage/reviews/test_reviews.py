@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sqlalchemy import func, select
@@ -20,7 +22,8 @@ from storage.reviews.judgements import Judged, Verdict
 from storage.reviews.population import Population, population, rank, reviewed_step
 from storage.reviews.risks import Risk
 from storage.steps import jobs
-from tests.storage.builders import EMBED, embedded, numbered, read, request, work
+from storage.steps.steps import EscalationRequest, StepRequest
+from tests.storage.builders import COPY, EMBED, embedded, numbered, read, request, work
 
 
 def judging(claim: Claim) -> list[Outcome]:
@@ -159,3 +162,11 @@ def test_a_risk_is_fitted_to_good_and_bad_verdicts_with_what_results_have(databa
     model = RiskModel(0.0, (Feature("confidence", 0.5, 0.1, 1.0), Feature("flag repetition", 0.0, 1.0, 2.0)))
     of_results = {round(model.of(result), 9) for result in results(database, job)}
     assert {round(model.of(result), 9) for result, _ in judged} <= of_results
+
+
+def test_the_results_of_two_models_are_refused(database: Database) -> None:
+    steps = (StepRequest("copy", COPY, escalation=EscalationRequest(replace(COPY, model="better"))),)
+    job = read(database, replace(request(), steps=steps), numbered(2))
+    work(database)
+    with pytest.raises(NotReviewable, match="those of two models"):
+        reviewed_step(database, job.id)

@@ -111,6 +111,9 @@ def check_command(file: Path, as_json: bool) -> int:
     for step in prepared.steps:
         only = "" if step.flagged is None else f", only {step.flagged}"
         answer(f"{step.name}: {step.spec} over {step.input or 'the documents'}{only}")
+        if (again := step.escalation) is not None:
+            other = formatting.unlike(step.spec, again.spec)
+            answer(f"  {again.doubt}: escalates to {again.spec}{other}")
     answer(f"schedule: {_when(pipeline)}")
     say(f"{file} is in order.")
     return OK
@@ -359,6 +362,7 @@ def _as_json(pipeline: Pipeline) -> dict[str, Any]:
         vars(step)
         | {"options": step.options.model_dump(mode="json", exclude_none=True)}
         | {"flagged": None if step.flagged is None else step.flagged.to_json()}
+        | {"escalation": None if step.escalation is None else step.escalation.to_json()}
         for step in pipeline.steps
     ]
     shown = {

@@ -108,6 +108,9 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
             f"({found.tokens_per_s:,.0f} tokens/s measured on {found.sampled} texts, "
             f"{formatting.duration(found.load_s)} to load the model)"
         )
+    if found.escalated_s is not None:
+        tenth = formatting.duration(found.escalated_s / 10)
+        answer(f"each tenth of them that is doubted adds about {tenth} by the escalation")
     return code
 
 

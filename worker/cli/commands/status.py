@@ -19,7 +19,9 @@ def status_command(job: int, watch: bool, as_json: bool) -> int:
     """Show JOB's progress: counts, tokens per second, time left, and the reason if it makes none.
 
     "flags" says how many results carry each flag: first those that make an output doubtful, then other remarks.
+    "escalated" says how many texts --escalate computed again, how many results came of it, and what it saved.
     """
+    from storage.results.escalations import count_escalated
     from storage.results.flag_counts import count_flags
     from storage.results.status import read_status
 
@@ -30,9 +32,10 @@ def status_command(job: int, watch: bool, as_json: bool) -> int:
             status = follow(database, job)
         else:
             status = read_status(database, job)
-        flags = count_flags(database, job)
+        flags, escalated = count_flags(database, job), count_escalated(database, job)
     if as_json:
-        print_json(formatting.as_json(status) | formatting.flags_as_json(flags))
+        counts = formatting.flags_as_json(flags) | formatting.escalated_as_json(escalated)
+        print_json(formatting.as_json(status) | counts)
     else:
-        answer_values(formatting.of_status(status, flags))
+        answer_values(formatting.of_status(status, flags, escalated))
     return OK

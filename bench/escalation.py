@@ -1,0 +1,261 @@
+"""Measure escalation: quality and cost beside computing everything by the first or by the better model.
+
+Each pair computes every text by both. A row is a doubt (``--when``): the share of texts that it escalates, the score
+of the better results by docmill's rule, the part of the better model's gain that this is, and the cost as a share of
+the better model alone, the first pass included. Costs are CPU seconds of this process. Those of the escalated texts
+are the better model's, by tokens; for some doubts they were computed once more, by themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sacrebleu
+
+from bench.pairs import RESULTS, described, machine
+from bench.quality import Question, lines, score
+from storage.core.doubts import Doubt, is_better
+from storage.core.outcomes import Outcome
+from tasks import kinds
+from tasks.engine.backend_factory import open_backend
+from tasks.engine.engine import Engine
+from tasks.specs import pinning
+from tasks.specs.plan import build_spec
+
+WAIT_S = 3600.0
+GAIN, COST = 80.0, 40.0  # percent: at least this much of the gain for at most this much of the cost
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the least confident texts
+FLAGS = ("doubtful", "repetition", "repetition,missing_sentences,length_ratio,copied_input,wrong_language")
+RESAMPLES = 1000
+SCORES = {"translate": "chrF", "summarize": "ROUGE-L"}
+_ASKED: Mapping[str, Mapping[str, Any]] = {"translate": {"source_lang": "fr", "target_lang": "en"}, "summarize": {}}
+
+
+@dataclass(frozen=True)
+class Side:
+    """A model with options, in a precision and perhaps on a backend."""
+
+    model: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return " ".join([Path(self.model).stem, *(f"{name} {value}" for name, value in self.options.items())])
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The first model and the better one, for texts of one kind."""
+
+    question: Question
+    first: Side
+    second: Side
+
+
+@dataclass(frozen=True)
+class Computed:
+    """The outcomes of all texts by one side, and CPU seconds without loading."""
+
+    outcomes: Sequence[Outcome]
+    seconds: float
+    backend: str
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the folder with references, as bench.quality has")
+    parser.add_argument("--texts", type=int, default=300, help="of each task")
+    parser.add_argument("--chat", nargs=2, metavar="MODEL", help="a small and a large decoder-only model, too")
+    parser.add_argument("--chat-texts", type=int, default=60)
+    asked = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as cache:
+        for pair in _pairs(asked.data, asked.texts, asked.chat, asked.chat_texts):
+            rows.append(measured(pair, Path(cache)))
+            facts = {"machine": machine(), "load": os.getloadavg()[0], "gain": GAIN, "cost": COST, "pairs": rows}
+            RESULTS.mkdir(exist_ok=True)
+            (RESULTS / "escalation.json").write_text(json.dumps(facts, indent=1) + "\n")
+            (RESULTS / "escalation.md").write_text(table(facts))
+    sys.stdout.write(table(facts))
+
+
+def _pairs(data: Path, texts: int, chat: Sequence[str] | None, chat_texts: int) -> Iterator[Pair]:
+    for question in _questions(data, texts):
+        sides = (Side(question.model, {**_ASKED[question.kind], "beams": beams}) for beams in (1, 4))
+        yield Pair(question, *sides)
+    if chat is not None:
+        translation = next(_questions(data, chat_texts))
+        options = {**_ASKED["translate"], "max_new_tokens": 200}
+        yield Pair(translation, Side(chat[0], options), Side(chat[1], options))
+
+
+def _questions(data: Path, count: int) -> Iterator[Question]:
+    translated = [
+        row for row in lines(data / "translations.jsonl.gz") if row["split"] == "dev" and row["lang"] == "fr"
+    ]
+    described = [row for row in lines(data / "descriptions.jsonl.gz") if row["split"] == "dev"]
+    for kind, model, rows, reference in (
+        ("translate", "marian-ddtp", translated[:count], "reference"),
+        ("summarize", "synopsis-ddtp", described[:count], "synopsis"),
+    ):
+        yield Question(kind, model, [row["text"] for row in rows], [row[reference] for row in rows])
+
+
+def measured(pair: Pair, cache: Path) -> dict[str, Any]:
+    """Return the scores and costs of both sides, and a row for each doubt."""
+    kind, texts = pair.question.kind, list(pair.question.texts)
+    first, second = (computed(kind, side, texts, cache) for side in (pair.first, pair.second))
+    rows = []
+    for doubt, exact in doubts(first.outcomes):
+        rows.append(_row(pair, first, second, doubt))
+        if exact:
+            some = [texts[number] for number in _doubted(first.outcomes, doubt)]
+            again = computed(kind, pair.second, some, cache).seconds if some else 0.0
+            rows[-1]["measured_cost"] = _percent(first.seconds + again, second.seconds)
+    name = SCORES[kind]
+    return {
+        "kind": kind,
+        "texts": len(texts),
+        "score": name,
+        "first": str(pair.first),
+        "second": str(pair.second),
+        "backends": [first.backend, second.backend],
+        "scores": [round(_score(one.outcomes, pair)[name], 2) for one in (first, second)],
+        "ms_per_text": [round(1000 * one.seconds / len(texts), 1) for one in (first, second)],
+        "rows": rows,
+    }
+
+
+def computed(kind: str, side: Side, texts: Sequence[str], cache: Path) -> Computed:
+    """Return the outcomes of texts, and the CPU seconds that they took."""
+    engine = Engine(partial(open_backend, device="cpu", models_dir=None, cache_dir=cache))
+    engine.start()
+    try:
+        pinned = pinning.pin(side.model, models_dir=None, cache_dir=cache)
+        config = pinning.read_config(pinned, models_dir=None)
+        spec = build_spec(kind, pinned, kinds.options(kind, **side.options), config)
+        engine.open(spec)
+        began = time.process_time()
+        ticket = engine.submit(spec, list(enumerate(texts)))
+        assert ticket.wait(WAIT_S)
+        seconds = time.process_time() - began
+        return Computed(ticket.finished(), seconds, str(engine.runtime(spec)["backend"]))
+    finally:
+        engine.close()
+
+
+def doubts(outcomes: Sequence[Outcome]) -> Iterator[tuple[Doubt, bool]]:
+    """Yield doubts, and whether their cost is measured by itself."""
+    for flags in FLAGS:
+        yield Doubt.parse(flags.split(",")), flags == FLAGS[0]
+    sure = [one.confidence for one in outcomes if one.confidence is not None]
+    for share in SHARES if sure else ():
+        bound = f"confidence<{np.quantile(sure, share):.3f}"
+        yield Doubt.parse([bound]), share in {0.2, 0.4}
+        if share <= 0.3:  # beside the most certain flag
+            yield Doubt.parse(["repetition", bound]), False
+
+
+def _doubted(outcomes: Sequence[Outcome], doubt: Doubt) -> list[int]:
+    return [number for number, one in enumerate(outcomes) if one.status == "done" and doubt.holds(one)]
+
+
+def _row(pair: Pair, first: Computed, second: Computed, doubt: Doubt) -> dict[str, Any]:
+    doubted = set(_doubted(first.outcomes, doubt))
+    both = list(zip(first.outcomes, second.outcomes, strict=True))
+    better = [two if number in doubted and is_better(two, one) else one for number, (one, two) in enumerate(both)]
+    always = [two if number in doubted else one for number, (one, two) in enumerate(both)]
+    name = SCORES[pair.question.kind]
+    low, high, mixed, swapped = (
+        _score(outcomes, pair)[name] for outcomes in (first.outcomes, second.outcomes, better, always)
+    )
+    tokens = [two.tokens_in + two.tokens_out for two in second.outcomes]
+    again = second.seconds * sum(tokens[number] for number in doubted) / sum(tokens)
+    return {
+        "when": str(doubt),
+        "share": _percent(len(doubted), len(both)),
+        "won": _percent(sum(one is two for one, (_, two) in zip(better, both, strict=True)), len(both)),
+        "score": round(mixed, 2),
+        "gain": _percent(mixed - low, high - low),
+        "gain_always": _percent(swapped - low, high - low),
+        "interval": _interval(pair, first.outcomes, second.outcomes, better),
+        "cost": _percent(first.seconds + again, second.seconds),
+    }
+
+
+def _score(outcomes: Sequence[Outcome], pair: Pair) -> dict[str, float]:
+    return score([one.text or "" for one in outcomes], pair.question.references)
+
+
+def _interval(pair: Pair, *sides: Sequence[Outcome]) -> list[float]:
+    """Return the 90 % interval of the gain over resampled texts, by the mean chrF of single texts."""
+    references = pair.question.references
+    each = np.array(
+        [
+            [sacrebleu.sentence_chrf(one.text or "", [of]).score for one, of in zip(side, references, strict=True)]
+            for side in sides
+        ]
+    )
+    draw = np.random.default_rng(0)
+    gains = []
+    for _ in range(RESAMPLES):
+        low, high, mixed = each[:, draw.integers(0, len(references), len(references))].mean(axis=1)
+        gains.append(_percent(mixed - low, high - low))
+    return [round(float(value), 1) for value in np.quantile(gains, [0.05, 0.95])]
+
+
+def _percent(part: float, whole: float) -> float:
+    return round(100 * part / whole, 1) if whole else 0.0
+
+
+def nearest(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the row that misses the aim by least: the sum of what its gain and its cost lack."""
+    return min(rows, key=lambda row: max(0.0, GAIN - row["gain"]) + max(0.0, row["cost"] - COST))
+
+
+def table(facts: Mapping[str, Any]) -> str:
+    written = ["# escalation", "", f"{described(facts['machine'])} Load average {facts['load']:.1f}.", ""]
+    for pair in facts["pairs"]:
+        low, high = pair["scores"]
+        ms = pair["ms_per_text"]
+        written += [
+            f"## {pair['first']} → {pair['second']}",
+            "",
+            f"{pair['texts']} texts ({pair['kind']}), {pair['score']}: {low:.2f} by the first on "
+            f"{pair['backends'][0]} at {ms[0]:.0f} CPU ms a text, {high:.2f} by the second on {pair['backends'][1]} "
+            f"at {ms[1]:.0f} ms: the first pass costs {100 * ms[0] / ms[1]:.0f} % of the second model alone.",
+            "",
+            f"| when | escalated | from the second | {pair['score']} | gain | 90 % interval | cost | measured |",
+            "| --- | --: | --: | --: | --: | --: | --: | --: |",
+        ]
+        for row in pair["rows"]:
+            again = f"{row['measured_cost']:.0f} %" if "measured_cost" in row else ""
+            interval = " to ".join(f"{value:.0f} %" for value in row["interval"])
+            cells = f"{row['share']:.0f} % | {row['won']:.0f} % | {row['score']:.2f} | {row['gain']:.0f} %"
+            written.append(f"| {row['when']} | {cells} | {interval} | {row['cost']:.0f} % | {again} |")
+        best = nearest(pair["rows"])
+        holds = best["gain"] >= GAIN and best["cost"] <= COST
+        always = statistics.mean(row["gain_always"] - row["gain"] for row in pair["rows"])
+        written += [
+            "",
+            f"{'Reached' if holds else 'Not reached'}: {GAIN:.0f} % of the gain for {COST:.0f} % of the cost. "
+            f"Nearest: {best['when']} ({best['gain']:.0f} % for {best['cost']:.0f} %). With the second result "
+            f"wherever the first is doubted, the gain is {always:+.1f} points more, as the mean of these rows.",
+            "",
+        ]
+    return "\n".join(written)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Count the results that escalations gave, and what they cost beside computing everything with the better model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+
+from storage.core.database import Database
+from storage.core.doubts import Doubt
+from storage.core.schema import Document, Job, Shard
+from storage.core.specs import Spec
+from storage.core.transaction import Transaction
+from storage.results.status import StepStatus, read_status
+from storage.steps import lineage
+from storage.steps.jobs import require
+from storage.steps.lineage import visible
+from storage.steps.steps import OpenStep, of_job, way_to
+
+SHARDS = 10_000  # the latest ones, from which seconds are estimated
+
+
+@dataclass(frozen=True)
+class Escalated:
+    """The escalation of a step from the spec `first` to `spec`.
+
+    `texts` of the step's texts were doubted, and `failed` of these failed again. `won` of the `documents` with a
+    result have that of the better model. The job's shards took `seconds` of their processes, and the better model
+    would have taken `alone_s` for the same texts alone; None where that is not known.
+    """
+
+    first: Spec
+    spec: Spec
+    doubt: Doubt
+    texts: int
+    of: int
+    failed: int
+    pending: int
+    documents: int
+    won: int
+    seconds: float | None
+    alone_s: float | None
+
+    @property
+    def share(self) -> float:
+        """The share of the texts that were doubted."""
+        return self.texts / self.of if self.of else 0.0
+
+
+def count_escalated(database: Database, job_id: int) -> dict[str, Escalated]:
+    """Return the escalations of a job by the names of their steps. Raises NoSuchJob."""
+    job = require(database, job_id)
+    with database.read() as transaction:
+        steps = of_job(transaction, job_id)
+        if all(step.escalation is None for step in steps):
+            return {}
+        won = {step.seq: _won(transaction, job, way_to(steps, step)) for step in steps if step.escalation}
+        times = {step.seq: _times(transaction, job_id, step) for step in steps if step.escalation}
+    statuses = read_status(database, job_id).steps
+    return {
+        step.name: _escalated(step, statuses[step.seq], won[step.seq], times[step.seq])
+        for step in steps
+        if step.escalation is not None
+    }
+
+
+def _escalated(
+    step: OpenStep, status: StepStatus, won: tuple[int, int], times: tuple[float | None, float | None]
+) -> Escalated:
+    again = status.escalated
+    assert again is not None
+    assert step.escalation is not None
+    return Escalated(
+        first=status.spec,
+        spec=again.spec,
+        doubt=step.escalation.doubt,
+        texts=again.texts,
+        of=status.texts,
+        failed=again.failed,
+        pending=again.pending,
+        documents=won[0],
+        won=won[1],
+        seconds=times[0],
+        alone_s=times[1],
+    )
+
+
+def _won(transaction: Transaction, job: Job, way: list[OpenStep]) -> tuple[int, int]:
+    """Return the number of documents with a result, and of those whose result is the escalation's."""
+    query, outcomes = lineage.joined(select().select_from(Document), way)
+    result = outcomes[way[-1].seq].c
+    groups = transaction.execute(
+        query.add_columns(result.spec_id, func.count().label("n"))
+        .where(visible(job), result.status == "done")
+        .group_by(result.spec_id)
+    ).all()
+    assert way[-1].escalation is not None
+    return sum(one.n for one in groups), sum(one.n for one in groups if one.spec_id == way[-1].escalation.spec_id)
+
+
+def _times(transaction: Transaction, job_id: int, step: OpenStep) -> tuple[float | None, float | None]:
+    """Return the seconds that a step and its escalation took, and those of the better model alone, by characters."""
+    assert step.escalation is not None
+    again = step.escalation.seq
+    shards = transaction.execute(
+        select(Shard.step, Shard.owner, Shard.started_at, Shard.finished_at, Shard.n_chars)
+        .where(Shard.job_id == job_id, Shard.step.in_([step.seq, again]), Shard.state == "done")
+        .where(Shard.started_at.is_not(None), Shard.finished_at.is_not(None))
+        .order_by(Shard.id.desc())
+        .limit(SHARDS)
+    ).all()
+    seconds = shared_seconds((str(one.owner), one.step, one.started_at, one.finished_at) for one in shards)
+    chars = {seq: sum(one.n_chars for one in shards if one.step == seq) for seq in (step.seq, again)}
+    if not (chars[step.seq] and chars[again]):
+        return None, None
+    return sum(seconds.values()), seconds[again] / chars[again] * chars[step.seq]
+
+
+def shared_seconds(spans: Iterable[tuple[str, int, float, float]]) -> dict[int, float]:
+    """Return the seconds of each step, from spans of (process, step, start, end).
+
+    Spans of one process overlap, since it has several shards in flight: those at work share each moment alike.
+    """
+    of_process: dict[str, list[tuple[float, int, int]]] = defaultdict(list)
+    for process, step, start, end in spans:
+        of_process[process] += [(start, 1, step), (end, -1, step)]
+    total: dict[int, float] = defaultdict(float)
+    for events in of_process.values():
+        at_work: dict[int, int] = defaultdict(int)
+        before = 0.0
+        for moment, change, step in sorted(events):
+            if n := sum(at_work.values()):
+                for one, shards in at_work.items():
+                    total[one] += (moment - before) * shards / n
+            at_work[step] += change
+            before = moment
+    return dict(total)

@@ -1,0 +1,47 @@
+"""The counts of one step of a job, and of its escalation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from storage.core.specs import Spec
+
+
+@dataclass(frozen=True)
+class StepStatus:
+    """A step of a job at one moment, in unique texts.
+
+    `blocked` are those of the step that it reads which have no output, and so nothing to give to this one: they
+    failed, or were skipped or blocked themselves. `escalated` counts the texts of its escalation; a text that waits
+    for that one is no longer `done`, and still `pending`.
+    """
+
+    name: str
+    input: str | None  # another step's name; None reads the documents
+    spec: Spec
+    done: int
+    failed: int
+    skipped: int
+    blocked: int
+    truncated: int
+    pending: int
+    prior: int
+    tokens_in: int
+    tokens_out: int
+    escalated: StepStatus | None = None
+
+    @property
+    def texts(self) -> int:
+        return self.done + self.failed + self.skipped + self.pending
+
+
+def with_escalation(step: StepStatus, escalated: StepStatus) -> StepStatus:
+    """Return a step with its escalation, whose pending texts are done by the step itself."""
+    waiting, new = escalated.pending, escalated.texts - escalated.prior
+    return replace(
+        step,
+        done=step.done - waiting,
+        pending=step.pending + waiting,
+        prior=max(0, step.prior - new),
+        escalated=replace(escalated, blocked=0),
+    )

@@ -1,0 +1,112 @@
+"""Choose the result of a step with an escalation: the outcome of its own spec, or that of the better model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVarTuple
+
+from sqlalchemy import ColumnElement, FromClause, Select, and_, case, false, select
+
+from storage.core import doubts
+from storage.core.outcomes import Status
+from storage.core.schema import OutcomeRow
+from storage.core.transaction import Transaction
+from storage.steps import doubt_conditions
+from storage.steps.steps import OpenStep
+
+Ts = TypeVarTuple("Ts")
+Columns = Sequence[ColumnElement[Any]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two outcomes of a content at a step: that of its own spec, and that of the escalation, if it is there.
+
+    `is_doubted` says that the first one is doubted. Only then the second one counts.
+    """
+
+    first: Any
+    second: Any
+    is_doubted: bool
+
+    @property
+    def second_wins(self) -> bool:
+        return self.is_doubted and self.second is not None and doubts.is_better(self.second, self.first)
+
+    @property
+    def result(self) -> Any:
+        """The outcome that is the result."""
+        return self.second if self.second_wins else self.first
+
+    @property
+    def is_settled(self) -> bool:
+        """Return False while the escalation is still to compute the content."""
+        return not self.is_doubted or self.second is not None
+
+
+def with_columns(columns: Columns, further: Columns) -> tuple[ColumnElement[Any], ...]:
+    """Return these columns of outcomes, and those of the further ones that are not among them."""
+    return (*columns, *(one for one in further if all(one is not other for other in columns)))
+
+
+def chosen(
+    transaction: Transaction, step: OpenStep, content_ids: Collection[int], columns: Columns
+) -> dict[int, Any]:
+    """Return the results of contents at a step by content, as rows with at least these columns."""
+    if step.escalation is None:
+        query = select(*with_columns(columns, (OutcomeRow.content_id,))).where(OutcomeRow.spec_id == step.spec_id)
+        return {row.content_id: row for row in transaction.probe(query, OutcomeRow.content_id, content_ids)}
+    return {key: pair.result for key, pair in pairs(transaction, step, content_ids, columns).items()}
+
+
+def pairs(
+    transaction: Transaction, step: OpenStep, content_ids: Collection[int], columns: Columns = ()
+) -> dict[int, Pair]:
+    """Return both outcomes of contents at a step with an escalation, by content; without a first it is left out."""
+    escalation = step.escalation
+    assert escalation is not None
+    numbers = [getattr(OutcomeRow, bound.number) for bound in escalation.doubt.bounds]
+    needed = (OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.flags, *numbers)
+    query = select(*with_columns(columns, needed))
+    first = transaction.probe(query.where(OutcomeRow.spec_id == step.spec_id), OutcomeRow.content_id, content_ids)
+    doubted = {row.content_id for row in first if row.status == Status.DONE and escalation.doubt.holds(row)}
+    second = transaction.probe(query.where(OutcomeRow.spec_id == escalation.spec_id), OutcomeRow.content_id, doubted)
+    by_content = {row.content_id: row for row in second}
+    return {row.content_id: Pair(row, by_content.get(row.content_id), row.content_id in doubted) for row in first}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of outcomes that a step is joined to: `result`, and two conditions on the step's escalation.
+
+    `wins`: the result is the escalation's. `waits`: the result is doubted, and the escalation has no outcome.
+    """
+
+    result: FromClause
+    wins: ColumnElement[bool] = field(default_factory=false)
+    waits: ColumnElement[bool] = field(default_factory=false)
+
+
+def joined(
+    query: Select[*Ts], step: OpenStep, computed: ColumnElement[int], *, outer: bool = False
+) -> tuple[Select[*Ts], Tables]:
+    """Return a query joined to the results of a step; `computed` is the column of the contents.
+
+    `outer` keeps the rows without a result.
+    """
+    name = f"step_{step.seq}"
+    result = OutcomeRow.__table__.alias(name)
+    if step.escalation is None:
+        of_step = and_(result.c.spec_id == step.spec_id, result.c.content_id == computed)
+        return query.join(result, of_step, isouter=outer), Tables(result)
+    first, second = OutcomeRow.__table__.alias(f"{name}_first"), OutcomeRow.__table__.alias(f"{name}_second")
+    of_first = and_(first.c.spec_id == step.spec_id, first.c.content_id == computed)
+    of_second = and_(second.c.spec_id == step.escalation.spec_id, second.c.content_id == computed)
+    doubted = doubt_conditions.doubted(step.escalation.doubt, first)
+    wins = and_(doubted, doubt_conditions.is_better(second, first))
+    spec_id = case((wins, step.escalation.spec_id), else_=step.spec_id)
+    of_step = and_(result.c.spec_id == spec_id, result.c.content_id == computed)
+    query = query.join(first, of_first, isouter=outer).join(second, of_second, isouter=True)
+    query = query.join(result, of_step, isouter=outer)
+    return query, Tables(result, wins, and_(doubted, second.c.status.is_(None)))

@@ -1,0 +1,330 @@
+"""Escalation: a better spec computes again what is doubted, and the better of the two outcomes is the result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import text as sql
+
+from storage.core.database import Database
+from storage.core.doubts import Bound, Doubt
+from storage.core.outcomes import Outcome, Reason, Status
+from storage.core.specs import Spec
+from storage.deletion import gc
+from storage.leases import shards
+from storage.leases.shards import Claim
+from storage.pipelines import views
+from storage.results.fingerprint import marks
+from storage.results.flag_counts import count_flags
+from storage.results.results import failures, results
+from storage.results.status import read_status
+from storage.steps import jobs
+from storage.steps.jobs import OpenJob
+from storage.steps.steps import EscalationRequest, StepRequest
+from tests.storage.builders import TRANSLATE, Text, claim_next, numbered, read, shard, shards_of, work
+from tests.storage.steps.test_steps import EMBED, pipeline
+
+LARGE = Spec("translate", "large", "sha256:4")
+ALONE = (StepRequest("translate", TRANSLATE, escalation=EscalationRequest(LARGE)),)
+BEFORE_ANOTHER = (replace(ALONE[0], name="english"), StepRequest("vector", EMBED, "english"))
+TEXTS = numbered(6)
+SMALL_FLAGS = {"0": ("empty_window",), "2": ("empty_window", "repetition"), "3": ("windowed",)}
+
+
+class Models:
+    """Does every claim. The flags of the small and the large model's outputs go by the last digit of a text.
+
+    Texts with a digit in `refused` fail at the large model.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.small: dict[str, tuple[str, ...]] = dict(SMALL_FLAGS)
+        self.large: dict[str, tuple[str, ...]] = {}
+        self.confidence: dict[str, float] = {}
+        self.refused = ""
+        self.computed: list[tuple[str, str]] = []
+
+    def outcomes(self, claim: Claim) -> list[Outcome]:
+        head = shard(self.database, claim.shard_id)
+        with self.database.read() as transaction:
+            model = transaction.scalar(sql("SELECT model FROM spec WHERE id = :id").bindparams(id=head.spec_id))
+        self.computed += [(model, text) for _, text in claim.texts]
+        return [self._outcome(model, content_id, text) for content_id, text in claim.texts]
+
+    def _outcome(self, model: str, content_id: int, text: str) -> Outcome:
+        if model == "minilm":
+            return Outcome(content_id, Status.DONE, vector=b"\0\0\x80?")
+        digit = text[-1]
+        if model == "large" and digit in self.refused:
+            return Outcome(content_id, Status.FAILED, reason="it would not", reason_class=Reason.MODEL)
+        flags = (self.large if model == "large" else self.small).get(digit, ())
+        sure = self.confidence.get(digit) if model == "marian" else 0.9
+        return Outcome(content_id, Status.DONE, text=f"{model}({text})", flags=flags, tokens_in=3, confidence=sure)
+
+    def done(self, steps: tuple[StepRequest, ...] = ALONE, texts: list[Text] = TEXTS, source: str = "a") -> OpenJob:
+        job = read(self.database, pipeline(source, steps), texts)
+        work(self.database, self.outcomes)
+        jobs.finish(self.database)
+        return job
+
+    def of(self, model: str) -> set[str]:
+        return {text for by, text in self.computed if by == model}
+
+
+def won(database: Database, job: OpenJob, step: str | None = None) -> set[str]:
+    """Return the last digits of the documents whose result is the large model's."""
+    return {one["id"][-1] for one in results(database, job.id, step=step) if one["text"].startswith("large")}
+
+
+def test_the_better_spec_computes_what_is_doubted_and_its_outcome_is_the_result(database: Database) -> None:
+    models = Models(database)
+    job = models.done()
+    assert models.of("large") == {"text 0", "text 2"}
+    assert len(models.of("marian")) == 6
+    found = list(results(database, job.id))
+    assert [one["id"] for one in found] == [f"k{n}" for n in range(6)]
+    assert won(database, job) == {"0", "2"}
+    assert found[0]["flags"] == []  # the large model's
+    status = read_status(database, job.id)
+    assert (status.state, status.texts, status.done, status.pending) == ("done", 6, 6, 0)
+    assert len(status.steps) == 1
+    escalated = status.steps[0].escalated
+    assert escalated is not None
+    assert (escalated.texts, escalated.done, escalated.prior) == (2, 2, 0)
+    assert count_flags(database, job.id)["translate"].doubtful == 0
+
+
+def test_the_small_result_stays_where_the_large_one_has_more_doubtful_flags_or_failed(database: Database) -> None:
+    models = Models(database)
+    models.small = {str(n): ("repetition",) for n in range(5)}
+    models.large = {"1": ("empty",), "2": ("empty", "repetition"), "3": ("windowed", "reduced")}
+    models.refused = "0"
+    job = models.done()
+    assert models.of("large") == {f"text {n}" for n in range(5)}
+    assert won(database, job) == {"1", "3", "4"}  # as many flags: the large one's
+    assert list(failures(database, job.id)) == []
+    status = read_status(database, job.id)
+    assert (status.done, status.failed) == (6, 0)
+    assert count_flags(database, job.id)["translate"].doubtful == 3
+
+
+def test_a_bound_of_a_number_doubts_a_result_and_flags_only_when_they_are_named(database: Database) -> None:
+    models = Models(database)
+    models.confidence = {"1": 0.3, "3": 0.39, "4": 0.4, "5": 0.8}
+    doubt = Doubt.parse(["confidence<0.4"])
+    job = models.done((StepRequest("translate", TRANSLATE, escalation=EscalationRequest(LARGE, doubt)),))
+    assert models.of("large") == {"text 1", "text 3"}
+    assert won(database, job) == {"1", "3"}
+    both = Doubt.parse(["doubtful", "confidence<0.4"])
+    job = models.done((StepRequest("translate", TRANSLATE, escalation=EscalationRequest(LARGE, both)),))
+    assert won(database, job) == {"0", "1", "2", "3"}
+
+
+def test_a_second_run_computes_nothing_and_a_grown_corpus_what_grew(database: Database) -> None:
+    models = Models(database)
+    models.refused = "2"
+    models.done()
+    n = len(models.computed)
+    again = models.done()
+    assert len(models.computed) == n
+    status = read_status(database, again.id)
+    assert status.prior == status.texts == 6
+    assert won(database, again) == {"0"}
+    models.done(texts=[*TEXTS, ("new0", "other 0"), ("new1", "other 1")])
+    assert models.computed[n:] == [("marian", "other 0"), ("marian", "other 1"), ("large", "other 0")]
+
+
+def test_without_an_escalation_the_small_results_are_as_they_were(database: Database) -> None:
+    models = Models(database)
+    models.done()
+    n = len(models.computed)
+    plain = models.done((StepRequest("translate", TRANSLATE),))
+    assert won(database, plain) == set()
+    large = models.done((StepRequest("translate", LARGE),))
+    assert {text for _, text in models.computed[n:]} == {f"text {n}" for n in (1, 3, 4, 5)}
+    assert len(won(database, large)) == 6
+    escalated = models.done()
+    assert won(database, escalated) == {"0", "2"}  # an outcome of the large model counts where it was doubted
+
+
+def test_a_later_step_reads_the_result_and_waits_for_it(database: Database) -> None:
+    models = Models(database)
+    job = read(database, pipeline(steps=BEFORE_ANOTHER), TEXTS)
+    claim = claim_next(database)
+    shards.commit(database, claim, models.outcomes(claim), None)
+    assert sorted((row.step, row.n_contents) for row in shards_of(database, job)) == [(0, 6), (1, 4), (2, 2)]
+    assert read_status(database, job.id).steps[0].done == 4  # two wait for the large model
+    work(database, models.outcomes)
+    jobs.finish(database)
+    assert models.of("minilm") == {
+        *(f"large(text {n})" for n in (0, 2)),
+        *(f"marian(text {n})" for n in (1, 3, 4, 5)),
+    }
+    assert {key for one in results(database, job.id) for key in one["steps"]} == {"english", "vector"}
+    assert won(database, job, "english") == {"0", "2"}
+    assert read_status(database, job.id).state == "done"
+
+
+def test_a_text_that_the_large_model_fails_goes_on_with_the_small_result_until_a_retry_succeeds(
+    database: Database,
+) -> None:
+    models = Models(database)
+    models.refused = "2"
+    job = models.done(BEFORE_ANOTHER)
+    assert "marian(text 2)" in models.of("minilm")
+    models.refused = ""
+    assert jobs.retry(database, job.id) == 1
+    work(database, models.outcomes)
+    jobs.finish(database)
+    assert "large(text 2)" in models.of("minilm")
+    assert won(database, job, "english") == {"0", "2"}
+    assert len(list(results(database, job.id, step="vector"))) == 6
+    status = read_status(database, job.id)
+    assert (status.state, status.failed, status.pending) == ("done", 0, 0)
+
+
+def test_a_retry_leaves_what_the_large_model_failed_for_another_job(database: Database) -> None:
+    models = Models(database)
+    models.refused = "12"
+    models.done((StepRequest("translate", LARGE),))
+    job = models.done()  # the small model has no doubt about text 1
+    assert jobs.retry(database, job.id) == 1
+    assert shards_of(database, job)[-1].n_contents == 1
+
+
+def test_results_that_were_dropped_are_missed_and_computed_again(database: Database) -> None:
+    models = Models(database)
+    job = models.done()
+    gc.drop(database, spec_ids=gc.specs(database, "translate/large"))
+    assert read_status(database, job.id).lost == 2
+    assert won(database, job) == set()
+    n = len(models.computed)
+    models.done()
+    assert sorted(models.computed[n:]) == [("large", "text 0"), ("large", "text 2")]
+
+
+def test_results_of_an_unfinished_job_are_not_dropped(database: Database) -> None:
+    models = Models(database)
+    models.done()
+    read(database, pipeline("b", ALONE), TEXTS)
+    assert gc.drop(database).outcomes == 0
+    jobs.finish(database)
+    assert gc.drop(database).outcomes == 8
+
+
+def test_a_document_whose_flags_change_gets_another_result(database: Database) -> None:
+    models = Models(database)
+    models.done()
+    gc.drop(database, spec_ids=gc.specs(database, "translate/marian"))
+    models.small = {"2": ("empty",), "5": ("empty",)}
+    job = models.done()
+    assert won(database, job) == {"2", "5"}
+
+
+def test_the_doubtful_texts_of_a_job_are_those_whose_result_is_doubtful(database: Database) -> None:
+    models = Models(database)
+    models.small = {str(n): ("repetition",) for n in range(5)}
+    models.large = {"1": ("empty",), "2": ("empty", "repetition")}
+    models.refused = "0"
+    job = models.done()
+    assert sum(row.n_doubtful for row in shards_of(database, job)) == 3  # 0, 1 and 2
+
+
+@pytest.mark.parametrize(("most", "state"), [(50.0, "done"), (30.0, "stopped")])
+def test_a_bound_of_doubtful_results_looks_at_the_results(database: Database, most: float, state: str) -> None:
+    models = Models(database)
+    models.small = {str(n): ("repetition",) for n in range(6)}
+    models.large = {"1": ("repetition",), "2": ("repetition",)}
+    job = read(database, replace(pipeline(steps=ALONE), max_flagged=most), TEXTS)
+    for _ in range(2):  # the two shards of the job
+        claim = claim_next(database)
+        shards.commit(database, claim, models.outcomes(claim), None)
+        jobs.finish(database)
+    assert read_status(database, job.id).state == state
+
+
+def test_failures_of_the_large_model_do_not_stop_a_job(database: Database) -> None:
+    models = Models(database)
+    models.refused = "02"
+    job = read(database, replace(pipeline(steps=ALONE), max_failures=0.0), TEXTS)
+    work(database, models.outcomes)
+    jobs.finish(database)
+    assert read_status(database, job.id).state == "done"
+
+
+def test_another_doubt_or_another_model_is_another_job(database: Database) -> None:
+    def asked(escalation: EscalationRequest | None) -> OpenJob:
+        return jobs.open_job(database, pipeline(steps=(replace(ALONE[0], escalation=escalation),)))
+
+    bound = Doubt(bounds=(Bound("confidence", is_below=True, value=0.4),))
+    kinds = [
+        None,
+        EscalationRequest(LARGE),
+        EscalationRequest(LARGE, bound),
+        EscalationRequest(replace(LARGE, model="x")),
+    ]
+    opened = [asked(one).id for one in kinds]
+    assert len({*opened}) == 4
+    assert [asked(one).id for one in kinds] == opened
+
+
+def test_a_view_and_marks_have_the_results(database: Database) -> None:
+    models = Models(database)
+    job = models.done(BEFORE_ANOTHER)
+    views.make(database, "press", "books", BEFORE_ANOTHER)
+    with database.read() as transaction:
+        query = sql("SELECT id, english, english_status, vector_status FROM pipeline_press ORDER BY id")
+        rows: list[Any] = [tuple(row) for row in transaction.execute(query)]
+    assert rows[0] == ("k0", "large(text 0)", "done", "done")
+    assert rows[1] == ("k1", "marian(text 1)", "done", "done")
+    assert {name: mark.done for name, mark in marks(database, job.id).items()} == {"english": 6, "vector": 6}
+
+
+def test_a_prompt_with_metadata_is_the_same_for_both(database: Database) -> None:
+    prompt = {"prompt": "{meta.n}: {text}"}
+    steps = (
+        StepRequest(
+            "translate",
+            replace(TRANSLATE, params=prompt),
+            escalation=EscalationRequest(replace(LARGE, params=prompt)),
+        ),
+    )
+    models = Models(database)
+    job = models.done(steps)
+    assert models.of("large") == {"6: text 0", "6: text 2"}
+    assert won(database, job) == {"0", "2"}
+    n = len(models.computed)
+    models.done(steps)
+    assert len(models.computed) == n
+
+
+def test_the_result_is_the_same_in_sql_and_in_python(database: Database) -> None:
+    """`results` chooses in Python, and the counts of flags in SQL."""
+    models = Models(database)
+    flags = [(), ("windowed",), ("empty",), ("empty", "repetition"), ("repetition", "truncated")]
+    pairs = [(small, large) for small in flags for large in flags]
+    texts = [(f"k{n}", f"text {n}") for n in range(len(pairs))]
+    by_text = {text: pair for (_, text), pair in zip(texts, pairs, strict=True)}
+    models.confidence = {str(n): 0.1 for n in range(0, 10, 2)}
+
+    def outcomes(claim: Claim) -> list[Outcome]:
+        found = models.outcomes(claim)
+        return [
+            replace(one, flags=by_text[text][(one.text or "").startswith("large")])
+            for one, (_, text) in zip(found, claim.texts, strict=True)
+        ]
+
+    doubt = Doubt.parse(["doubtful", "confidence<0.2"])
+    steps = (StepRequest("translate", TRANSLATE, escalation=EscalationRequest(LARGE, doubt)),)
+    job = read(database, pipeline(steps=steps), texts)
+    work(database, outcomes)
+    jobs.finish(database)
+    in_python = {one["id"]: one["text"] for one in results(database, job.id)}
+    views.make(database, "press", "books", steps)
+    with database.read() as transaction:
+        rows = transaction.execute(sql("SELECT id, translate FROM pipeline_press")).all()
+    assert {row.id: row.translate for row in rows} == in_python
+    assert 5 < sum(text.startswith("large") for text in in_python.values()) < len(pairs)

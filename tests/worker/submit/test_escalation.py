@@ -1,0 +1,192 @@
+"""Escalation as commands, pipelines and orders ask for it: the options of the better model, and what is refused."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.core.database import Database
+from storage.core.doubts import Doubt
+from storage.core.specs import Spec
+from tasks import kinds
+from tasks.errors import BadOption
+from tasks.models.families import Family
+from worker.engines.throughput import Sample
+from worker.errors import BadMessage
+from worker.orders.message import parse_enqueue
+from worker.pipelines.file import PipelineInvalid, parse
+from worker.settings import Settings, load_settings
+from worker.submit import dry_run, escalation
+from worker.submit.escalation import OPTIONS, Escalation
+from worker.submit.options import EscalationOptions, Request
+from worker.submit.progress import Progress
+from worker.submit.request import Computed, escalation_of, prepare, spec_of
+
+SMALL = Spec("translate", "small", "sha256:1", params={"algorithm": 2})
+STEP = """
+name = "p"
+corpus.source = "a.jsonl"
+
+[[step]]
+name = "english"
+task = "translate"
+from = "fr"
+to = "en"
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(home=tmp_path / "home")
+
+
+def asked(**given: Any) -> Escalation | None:
+    return EscalationOptions(**given).escalation
+
+
+def test_a_model_or_a_number_of_beams_asks_for_an_escalation() -> None:
+    assert asked() is None
+    assert asked(escalate="large") == Escalation("large")
+    assert asked(escalate_beams=4) == Escalation(options={"beams": 4})
+    both = asked(escalate="large", escalate_beams=2, when="empty, confidence<0.4")
+    assert both == Escalation("large", None, {"beams": 2}, Doubt.parse(["empty", "confidence<0.4"]))
+    with pytest.raises(BadOption, match="--when is for --escalate"):
+        assert asked(when="empty")
+
+
+def test_the_options_that_escalation_may_set_are_options_of_kinds() -> None:
+    assert kinds.OPTIONS.keys() >= OPTIONS
+
+
+def test_another_model_gets_the_options_of_the_step_that_suit_its_family() -> None:
+    first = kinds.options("translate", source_lang="fr", target_lang="en", beams=2, adapter="a", max_new_tokens=50)
+    same = Escalation(options={"beams": 4}).options_from(first, None)
+    assert (same.given()["beams"], same.given()["adapter"]) == (4, "a")
+    decoder = Escalation("large").options_from(first, Family.DECODER).given()
+    assert decoder == {"source_lang": "fr", "target_lang": "en", "max_new_tokens": 50}
+    encoder = Escalation("large").options_from(first, Family.SEQ2SEQ).given()
+    assert encoder["beams"] == 2
+    assert "adapter" not in encoder
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "doubt", "said"),
+    [
+        (SMALL, SMALL, Doubt(), "the same model with the same options"),
+        (Spec("embed", "a", "1"), Spec("embed", "b", "1"), Doubt(), "vectors of two models do not mix"),
+        (
+            Spec("generate", "a", "1", params={"prompt": "{meta.title}: {text}"}),
+            Spec("generate", "b", "1", params={"prompt": "{meta.name}: {text}"}),
+            Doubt(),
+            "both models get the same prompt",
+        ),
+        (
+            Spec("classify", "a", "1"),
+            Spec("classify", "b", "1"),
+            Doubt.parse(["mean_logprob<-1"]),
+            "labels have no mean_logprob, only confidence",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(first: Spec, second: Spec, doubt: Doubt, said: str) -> None:
+    with pytest.raises(BadOption, match=said):
+        escalation.request(first, second, doubt)
+
+
+def test_the_shipped_translator_escalates_to_itself_with_beams(settings: Settings) -> None:
+    options = kinds.options("translate", source_lang="fr", target_lang="en", beams=1)
+    spec = spec_of(settings, "translate", None, None, options)
+    found = escalation_of(settings, Computed(spec, None, None, options), Escalation(options={"beams": 4}))
+    assert found.spec.params == {**spec.params, "beams": 4}
+    assert (found.spec.model, found.spec.revision) == (spec.model, spec.revision)
+
+
+def test_a_wrong_option_of_an_escalation_is_told_as_that(settings: Settings) -> None:
+    options = kinds.options("translate", source_lang="fr", target_lang="en")
+    first = Computed(spec_of(settings, "translate", None, None, options), None, None, options)
+    wrong = Escalation(options={"beams": 4, "max_new_tokens": 1, "min_new_tokens": 2})
+    with pytest.raises(BadOption, match=r"^--escalate: --min-new-tokens 2 is more than --max-new-tokens 1"):
+        escalation_of(settings, first, wrong)
+    entities = kinds.options("entities")
+    first = Computed(spec_of(settings, "entities", "null", None, entities), "null", None, entities)
+    with pytest.raises(BadOption, match="--escalate-beams has no meaning for entities"):
+        escalation_of(settings, first, Escalation(options={"beams": 4}))
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ('escalate = "large"', Escalation("large")),
+        ("escalate = { beams = 4 }", Escalation(options={"beams": 4})),
+        (
+            'escalate = { model = "large", revision = "r", when = ["confidence<0.4"], max-new-tokens = 9 }',
+            Escalation("large", "r", {"max_new_tokens": 9}, Doubt.parse(["confidence<0.4"])),
+        ),
+        (
+            '[step.escalate]\nmodel = "large"\ndtype = "int8"\nwhen = "empty,confidence<0.4"',
+            Escalation("large", None, {"dtype": "int8"}, Doubt.parse(["empty", "confidence<0.4"])),
+        ),
+    ],
+)
+def test_a_step_of_a_pipeline_may_escalate(written: str, expected: Escalation) -> None:
+    (step,) = parse(STEP + written, Path("p.toml")).steps
+    assert step.escalation == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("escalate = 3", '10: escalate must be a model\'s name or a table such as { model = "MODEL" }, not 3'),
+        ('escalate = ""', "10: escalate is empty; fill it in or leave it out"),
+        ("escalate = {}", '10: escalate names no model and no option; write for example { model = "MODEL" }'),
+        ('escalate = { when = "empty" }', "10: escalate names no model and no option"),
+        ("escalate = { beam = 4 }", "10: escalate has no beam; there are model, revision, when, "),
+        ("escalate = { beams = 0 }", "10: escalate is wrong: beams must be at least 1"),
+        ('escalate = { model = "m", to = "de" }', "10: escalate has no to; there are model, "),
+        ('escalate = { model = "m", when = [] }', "10: escalate is wrong: when must be a list such as"),
+        (
+            'escalate = { model = "m", when = ["sure<1"] }',
+            "10: escalate is wrong: when is refused: 'sure<1' is no bound",
+        ),
+    ],
+)
+def test_a_wrong_escalation_is_told_with_its_line(written: str, said: str) -> None:
+    with pytest.raises(PipelineInvalid) as caught:
+        parse(STEP + written, Path("p.toml"))
+    assert said in str(caught.value)
+
+
+def test_the_example_of_the_documentation_is_a_pipeline() -> None:
+    page = Path(__file__).parents[3] / "docs" / "escalating.md"
+    written = page.read_text().split("```toml\n")[1].split("```")[0]
+    assert tomllib.loads(written)["step"][1]["escalate"] == "facebook/bart-large-cnn"
+    assert [step.escalation is not None for step in parse(written, Path("p.toml")).steps] == [True, True]
+
+
+def test_an_order_may_ask_for_an_escalation() -> None:
+    order = {"source": "a.jsonl", "task": "translate", "escalate": "large", "when": "confidence<0.4"}
+    found = parse_enqueue(order).escalation
+    assert found == Escalation("large", doubt=Doubt.parse(["confidence<0.4"]))
+    with pytest.raises(BadMessage, match="when is refused: 'confidence<4': confidence is from 0 to 1"):
+        parse_enqueue(order | {"when": "confidence<4"})
+
+
+def test_a_dry_run_says_how_long_the_escalation_of_all_texts_would_take(
+    settings: Settings, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(_settings: Settings, _device: str, spec: Spec, texts: Sequence[str]) -> Sample:
+        chars = sum(map(len, texts))
+        return Sample(chars, chars, chars, seconds=float(spec.params["beams"]) * chars, load_s=0.0)
+
+    monkeypatch.setattr(dry_run, "measure", measured)
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(f'{{"id": {n}, "text": "text {n}"}}\n' for n in range(3)))
+    options = kinds.options("translate", source_lang="fr", target_lang="en", beams=1)
+    for beams, expected in ((None, None), (4, 4.0 * 18)):
+        request = Request(source=str(source), task="translate", escalate_beams=beams, options=options)
+        found = dry_run.forecast(settings, database, prepare(settings, request), "cpu", Progress())
+        assert (found.seconds, found.escalated_s) == (18.0, expected)

@@ -1,0 +1,40 @@
+"""Explain an escalation: the reason for the doubt, and the reason for the choice between the two results."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from storage.core.flags import doubtful_ones
+
+if TYPE_CHECKING:
+    from storage.core.specs import Spec
+    from storage.results.provenance import EscalationRecord, Recorded
+
+
+def doubted_for(found: EscalationRecord) -> list[str]:
+    """Return the flags and bounds for which the first result was doubted."""
+    flags = [flag for flag in found.first.flags if found.doubt.flags and found.doubt.flagged.holds([flag])]
+    numbers = found.first.confidence
+    bounds = [bound for bound in found.doubt.bounds if bound.holds(numbers.get(bound.number))]
+    return [*flags, *(f"{one.number} {numbers[one.number]:.3f} ({one})" for one in bounds)]
+
+
+def why(found: EscalationRecord) -> str:
+    """Return a sentence on why one of the two results is the document's."""
+    if found.second is None:
+        return "The first: the second is not there, since it is not computed yet or was removed."
+    if found.second.status != "done":
+        return f"The first: the second {found.second.status}: {found.second.reason}"
+    first, second = doubtful_ones(found.first.flags), doubtful_ones(found.second.flags)
+    numbers = f"({second} against {first})"
+    if not found.second_won:
+        return f"The first: the second has more doubtful flags {numbers}."
+    return f"The second: it has {'fewer' if second < first else 'as many'} doubtful flags {numbers}."
+
+
+def said(spec: Spec, outcome: Recorded) -> str:
+    """Return a line about one of the two results: what computed it, its flags and its confidence."""
+    beams = f", beams {spec.params['beams']}" if "beams" in spec.params else ""
+    flags = ", ".join(outcome.flags) or "no flags"
+    sure = outcome.confidence.get("confidence")
+    return f"{spec.model}{beams}: {flags}" + ("" if sure is None else f"; confidence {sure:.3f}")

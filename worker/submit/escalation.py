@@ -1,0 +1,77 @@
+"""Escalation as it is asked for: doubted results are computed again by another model, or with other options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from storage.core.doubts import Doubt
+from storage.core.specs import Spec
+from storage.steps import templates
+from tasks import kinds
+from tasks.errors import BadOption
+from tasks.kinds import KindOptions
+from tasks.kinds.options import option
+from tasks.models.families import Family
+
+if TYPE_CHECKING:
+    from storage.steps.steps import EscalationRequest
+
+# Options about the way in which a model works. The others say what is asked for, which escalation leaves as it is.
+OPTIONS = frozenset(
+    {
+        *("dtype", "adapter", "window_tokens", "unit", "prefix", "prompt", "system"),
+        *("beams", "length_penalty", "early_stopping", "max_new_tokens", "min_new_tokens", "no_repeat_ngram_size"),
+        *("temperature", "top_p", "min_p", "seed", "repetition_penalty", "stop"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Escalation:
+    """A model, and options by their fields, for results in `doubt`. Without a model it is that of the step."""
+
+    model: str | None = None
+    revision: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    doubt: Doubt = field(default_factory=Doubt)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the escalation as JSON values."""
+        return {**vars(self), "options": dict(self.options), "doubt": self.doubt.to_json()}
+
+    def options_from(self, first: KindOptions, family: Family | None) -> KindOptions:
+        """Return the options of the escalation: its own, and else those of the step.
+
+        Another model has an adapter of its own, and takes no options of another family of models.
+        """
+        left_out = {
+            name: None
+            for name, field in type(first).model_fields.items()
+            if self.model is not None and (name == "adapter" or option(field).only not in {None, family})
+        }
+        return first.replaced(**left_out | dict(self.options))
+
+
+def request(first: Spec, second: Spec, doubt: Doubt) -> EscalationRequest:
+    """Return the escalation of a spec to another. Raises BadOption if the two do not go together."""
+    from storage.steps.steps import EscalationRequest  # which brings SQLAlchemy along
+
+    output = kinds.kind(first.kind).output
+    if not output.is_comparable:
+        raise BadOption(f"--escalate has no meaning for {first.kind}: {output.plural} of two models do not mix.")
+    if first == second:
+        raise BadOption(
+            "--escalate: the same model with the same options gives the same results; name another model, or another "
+            "number of beams."
+        )
+    if templates.over_metadata(first.params) != templates.over_metadata(second.params):
+        raise BadOption("--escalate: where a prompt has {meta.FIELD} or questions, both models get the same prompt.")
+    if [one.name for one in output.columns(first.params)] != [one.name for one in output.columns(second.params)]:
+        raise BadOption(f"--escalate: the outputs of {second.model} have other fields than those of {first.model}.")
+    for bound in doubt.bounds:
+        if bound.number not in output.confidence:
+            known = ", ".join(output.confidence)
+            raise BadOption(f"--when: {output.plural} have no {bound.number}, only {known}.")
+    return EscalationRequest(second, doubt)
