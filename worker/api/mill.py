@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -17,6 +16,7 @@ from worker.api.hits import Hit
 from worker.api.hits import search as search_in
 from worker.api.job import Job
 from worker.api.options import request_of
+from worker.api.pipelines import Pipelines, one_run_at_a_time
 from worker.cli.context import open_store
 from worker.cli.formatting import summary
 from worker.cli.ingesting import ingested
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     import pyarrow
 
 Folder = str | os.PathLike[str]
-
-# Children's lines go above the bar of one run, and two runs of one process would share its devices.
-_one_at_a_time = threading.Lock()
 
 
 def run(
@@ -100,12 +97,16 @@ def connect(
 
 
 class Mill:
-    """A store and its queue. `close` closes it, and so does the end of a `with` block."""
+    """A store and its queue. `close` closes it, and so does the end of a `with` block.
+
+    `pipelines` has the store's pipelines.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._until_closed = ExitStack()
         self._database: Database = self._until_closed.enter_context(open_store(settings))
+        self.pipelines = Pipelines(settings, self._database)
 
     def __repr__(self) -> str:
         return f"Mill({self._settings})"
@@ -244,7 +245,7 @@ def _computed(
     opened = partial(reading.open, has_corpus=request.corpus is not None)
     with (
         hushed(not progress),
-        _one_at_a_time,
+        one_run_at_a_time,
         computed(settings, request, devices, opened=opened, store=store) as (database, status),
     ):
         say(summary(status))

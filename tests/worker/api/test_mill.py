@@ -47,19 +47,31 @@ def test_an_enqueued_job_waits_for_a_worker_and_says_so(mill: docmill.Mill) -> N
     assert job.wait(progress=False).state == "cancelled"
 
 
-def test_waiting_leaves_the_event_loop_free_and_ends_with_a_cancelled_task(mill: docmill.Mill) -> None:
+def test_a_task_that_is_cancelled_waits_no_longer_and_leaves_the_job_as_it_is(mill: docmill.Mill) -> None:
     job = mill.enqueue(["never done"], "embed", **NULL)
 
-    async def waited() -> str:
+    async def cancelled() -> None:
         task = asyncio.create_task(job.wait_async())
-        await asyncio.sleep(0)  # the task runs, and the loop goes on
+        await asyncio.sleep(0)  # the task begins
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        job.cancel()
-        return (await job.wait_async()).state
 
-    assert asyncio.run(waited()) == "cancelled"
+    asyncio.run(cancelled())  # it ends when its threads have
+    assert job.status().state == "running"
+
+
+def test_waiting_leaves_the_event_loop_free(mill: docmill.Mill) -> None:
+    job = mill.enqueue(["never done"], "embed", **NULL)
+
+    async def cancels() -> None:
+        job.cancel()
+
+    async def waited() -> docmill.Status:
+        status, _ = await asyncio.gather(job.wait_async(), cancels())
+        return status
+
+    assert asyncio.run(waited()).state == "cancelled"
 
 
 def test_the_results_of_a_job_come_lazily_and_as_a_table(done: docmill.Job) -> None:
@@ -99,6 +111,24 @@ def test_a_search_finds_documents_by_the_name_of_their_corpus(mill: docmill.Mill
 def test_a_job_that_is_not_there_is_an_error(mill: docmill.Mill) -> None:
     with pytest.raises(docmill.Error, match="there is no job 999"):
         mill.job(999)
+
+
+def test_a_pipeline_is_run_stored_and_listed(mill: docmill.Mill, tmp_path: Path) -> None:
+    (tmp_path / "notes.jsonl").write_text('{"id": "n", "text": "A note."}\n')
+    file = tmp_path / "notes.toml"
+    step = '[[step]]\nname = "vectors"\ntask = "embed"\nmodel = "null"\n'
+    file.write_text(f'name = "notes"\n[corpus]\nsource = "{tmp_path}/notes.jsonl"\n{step}[output]\nview = false\n')
+    assert mill.pipelines.add(file) == "notes"
+    job = mill.pipelines.run(file, progress=False)
+    assert [one["id"] for one in job.results()] == ["n"]
+    [listed] = mill.pipelines.list()
+    [run] = mill.pipelines.history("notes")
+    assert (listed["name"], listed["last_run"], run["job"], run["state"]) == ("notes", run, job.id, "done")
+    with pytest.raises(docmill.Error, match="no pipeline"):
+        mill.pipelines.history("other")
+    file.write_text(file.read_text().replace("embed", "embd"))
+    with pytest.raises(docmill.Error, match=r"notes\.toml:6: "):
+        mill.pipelines.run(file)
 
 
 def test_a_database_that_is_not_there_is_unreachable(tmp_path: Path) -> None:

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from worker.cli import formatting
-from worker.cli.context import open_broker, open_store, settings_from
+from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK
 from worker.cli.interrupts import stop_as_interrupt
 from worker.cli.options import BACKEND, DEVICE, JSON
-from worker.cli.output_files import check_out_is_no_input
+from worker.cli.pipeline_files import check_stored, computed, listed, prepared, run_of, stored
 from worker.cli.printing import answer, print_json, say
-from worker.cli.requests import say_conversions
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from storage.core.schema import PipelineRow, PipelineRun
-    from worker.concurrency.renewal import Held
     from worker.pipelines.file import Pipeline
-    from worker.settings import Settings
-    from worker.submit.request import Prepared
 
 FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 NAME = click.argument("name")
@@ -42,57 +31,6 @@ def pipeline_command() -> None:
     """
 
 
-def _prepared(
-    settings: Settings, file: Path, *, is_stored: bool = False, devices: Sequence[str] = ()
-) -> tuple[Pipeline, Prepared]:
-    from worker.pipelines.file import read, refuse_secrets
-    from worker.pipelines.running import prepare
-
-    pipeline = read(file)
-    if is_stored:
-        refuse_secrets(pipeline, file)
-    say_conversions(settings, [step.model for step in pipeline.steps])
-    prepared = prepare(settings, pipeline, devices)
-    for sentence in prepared.not_read:
-        say(sentence)
-    _check_output(pipeline, file)
-    return pipeline, prepared
-
-
-def _check_output(pipeline: Pipeline, file: Path) -> None:
-    """Refuse an output file that could not be written, with the line of the pipeline file that names it."""
-    from worker.cli.output_files import check_folder, check_out
-    from worker.pipelines.file import PipelineInvalid, line_of
-
-    output = pipeline.output
-    if output.file is None:
-        return
-    parts = output.part_documents is not None
-    try:
-        (check_folder if parts else check_out)(Path(output.file), output.format)
-        check_out_is_no_input(Path(output.file), output.format, pipeline.corpus.source, parts=parts)
-    except click.BadParameter as error:
-        line = line_of(pipeline, ("output", "file"))
-        raise PipelineInvalid(f"{file}:{line}: file in [output]: {error.message}") from error
-
-
-def _check_stored(pipeline: Pipeline, prepared: Prepared, file: Path) -> None:
-    """Refuse what cannot be kept: a password in the source, or a view in which two columns would have one name."""
-    from storage.pipelines import views
-    from tasks import kinds
-    from worker.pipelines.file import PipelineInvalid, line_of, refuse_secrets
-
-    refuse_secrets(pipeline, file)
-    outputs = [(step, kinds.kind(step.spec.kind).output) for step in prepared.steps]
-    if pipeline.output.view and (found := views.clash(outputs)) is not None:
-        first, second, column = found
-        place = [step.name for step in prepared.steps].index(second)
-        raise PipelineInvalid(
-            f"{file}:{line_of(pipeline, ('step', place, 'name'))}: {second} and {first} would both have the column "
-            f'"{column}" in the view; choose another name for the step, or say view = false in [output]'
-        )
-
-
 @pipeline_command.command("check", epilog="Example: docmill pipeline check nightly.toml")
 @FILE
 @JSON
@@ -100,15 +38,15 @@ def check_command(file: Path, as_json: bool) -> int:
     """Check the keys, source and models of FILE. Stores nothing."""
     from worker.pipelines.file import PipelineInvalid
 
-    pipeline, prepared = _prepared(settings_from(), file)
+    pipeline, found = prepared(settings_from(), file)
     try:
-        _check_stored(pipeline, prepared, file)
+        check_stored(pipeline, found, file)
     except PipelineInvalid as error:
         say(f"`docmill pipeline add` refuses this file, `docmill pipeline run` does not: {error}")
     if as_json:
-        print_json(_as_json(pipeline) | {"specs": {step.name: asdict(step.spec) for step in prepared.steps}})
+        print_json(_as_json(pipeline) | {"specs": {step.name: asdict(step.spec) for step in found.steps}})
         return OK
-    for step in prepared.steps:
+    for step in found.steps:
         only = "" if step.flagged is None else f", only {step.flagged}"
         answer(f"{step.name}: {step.spec} over {step.input or 'the documents'}{only}")
         if (again := step.escalation) is not None:
@@ -144,28 +82,14 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     """
     from storage.results.flag_counts import count_flags
     from worker.cli import show
-    from worker.cli.default_models import said
     from worker.cli.exit_codes import exit_code_of
-    from worker.cli.local import run_here
-    from worker.cli.terminal import lines_above_the_bar
     from worker.engines.devices import choose_devices
-    from worker.pipelines.running import export, outcome
 
     settings = settings_from(device=device, backend=backend)
     devices = choose_devices(settings.device)
     stop_as_interrupt()
     with open_store(settings) as database:
-        pipeline, prepared = _prepared(settings, file, devices=devices)
-        for step in pipeline.steps:
-            if step.model is None:
-                say(f"Step {step.name}: {said(step.task, pipeline.corpus.source, step.options)}")
-        with _in_history(settings, database, pipeline.name) as (held, note):
-            with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):
-                status = run_here(settings, database, broker, devices, prepared)
-            note("running", job_id=status.id)
-            written = export(database, pipeline, status.id, held)
-            state, reason = outcome(status)
-            note(state, job_id=status.id, reason=reason)
+        pipeline, status, written = computed(settings, database, file, devices, log_level=settings.log_level)
         flags = count_flags(database, status.id)
         if as_json:
             print_json(formatting.as_json(status) | formatting.flags_as_json(flags))
@@ -179,33 +103,6 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
         return exit_code_of(status, pipeline.job.max_failures)
 
 
-@contextmanager
-def _in_history(settings: Settings, database: Database, name: str) -> Iterator[tuple[Held, Callable[..., object]]]:
-    """Enter a run by hand into the history of a stored pipeline. Yield its lease and a function for its state.
-
-    For a pipeline that is not stored, the function does nothing.
-    """
-    from storage.errors import NoSuchPipeline, StorageError
-    from storage.pipelines import pipelines
-    from worker.concurrency.renewal import Held
-    from worker.pipelines.running import keeping
-
-    try:
-        run = pipelines.begin(database, name, f"{platform.node()}/{os.getpid()}", settings.lease_s)
-    except NoSuchPipeline:
-        yield Held(f"the run of {name}", lambda: True, None), lambda *_, **__: None
-        return
-    with keeping(database, run, settings.lease_s) as held:
-        try:
-            yield held, partial(pipelines.note, database, run)
-        except BaseException as error:
-            try:
-                pipelines.note(database, run, "failed", reason=str(error) or "it was interrupted")
-            except StorageError:
-                say("The run's end could not be noted in the history.")
-            raise
-
-
 @pipeline_command.command("add", epilog="Example: docmill pipeline add nightly.toml")
 @FILE
 @JSON
@@ -215,18 +112,11 @@ def add_command(file: Path, as_json: bool) -> int:
     A stored pipeline has a schedule, a history and a view. Workers start it when it is due, so its source must exist
     on the workers too. The command creates the view, so it needs an administrator's privileges.
     """
-    from storage.pipelines import pipelines, views
+    from storage.pipelines import views
 
     settings = settings_from()
     with open_store(settings) as database:
-        pipeline, prepared = _prepared(settings, file, is_stored=True)
-        _check_stored(pipeline, prepared, file)
-        schedule = asdict(pipeline.schedule) if pipeline.schedule else None
-        pipelines.put(database, pipeline.name, str(file.absolute()), pipeline.text, schedule)
-        if pipeline.output.view:
-            views.make(database, pipeline.name, prepared.corpus, prepared.steps)
-        else:
-            views.drop(database, pipeline.name)
+        pipeline = stored(settings, database, file)
     if as_json:
         print_json(_as_json(pipeline))
         return OK
@@ -245,7 +135,7 @@ def list_command(as_json: bool) -> int:
     from worker.cli.tables import Name, table
 
     with open_store(settings_from()) as database:
-        found = [_listed(row, run) for row, run in pipelines.every(database)]
+        found = [listed(row, run) for row, run in pipelines.every(database)]
     if as_json:
         print_json(found)
         return OK
@@ -304,7 +194,7 @@ def history_command(name: str, limit: int, as_json: bool) -> int:
     from worker.cli.tables import table
 
     with open_store(settings_from()) as database:
-        runs = [_run(row) for row in pipelines.history(database, name, limit)]
+        runs = [run_of(row) for row in pipelines.history(database, name, limit)]
     if as_json:
         print_json(runs)
         return OK
@@ -318,31 +208,6 @@ def history_command(name: str, limit: int, as_json: bool) -> int:
         if run["reason"]:
             show.paper.print(Text(printable(f"Run {run['id']}: {run['reason']}")))
     return OK
-
-
-def _listed(row: PipelineRow, run: PipelineRun | None) -> dict[str, Any]:
-    from worker.pipelines.schedule import Schedule, next_after
-
-    next_run = next_after(Schedule(**row.schedule), row.looked_at) if row.schedule else None
-    return {
-        "name": row.name,
-        "schedule": row.schedule,
-        "last_run": _run(run) if run is not None else None,
-        "next_run": next_run,
-        "path": row.path,
-    }
-
-
-def _run(row: PipelineRun) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "due": row.due_at,
-        "at": row.created_at,
-        "ended": row.finished_at,
-        "state": row.state,
-        "job": row.job_id,
-        "reason": row.reason,
-    }
 
 
 def _when(pipeline: Pipeline) -> str:

@@ -1,0 +1,55 @@
+"""Pipelines for the Python API."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from storage.core.database import Database
+from storage.pipelines import pipelines as of_store
+from worker.api.errors import explained
+from worker.api.job import Job
+from worker.cli.formatting import summary
+from worker.cli.pipeline_files import computed, listed, run_of, stored
+from worker.cli.printing import hushed, say
+from worker.engines.devices import choose_devices
+from worker.settings import Settings
+
+Rows: TypeAlias = list[dict[str, Any]]
+
+# Children's lines go above the bar of one run, and two runs of one process would share its devices.
+one_run_at_a_time = threading.Lock()
+
+
+class Pipelines:
+    """The pipelines of a store: files with several steps over a corpus, by hand or on a schedule."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+
+    @explained()
+    def list(self) -> Rows:
+        """Return the stored pipelines with their last and next runs, as `docmill pipeline list --json` does."""
+        return [listed(row, run) for row, run in of_store.every(self._database)]
+
+    @explained()
+    def add(self, file: str | os.PathLike[str]) -> str:
+        """Store the pipeline in a file, or a new version of it, and return its name. Raises Error."""
+        return stored(self._settings, self._database, Path(file)).name
+
+    @explained()
+    def run(self, file: str | os.PathLike[str], *, progress: bool = True) -> Job:
+        """Run the pipeline in a file here and now, write its output file, and return its job. Raises Error."""
+        devices = choose_devices(self._settings.device)
+        with hushed(not progress), one_run_at_a_time:
+            _, status, _ = computed(self._settings, self._database, Path(file), devices)
+            say(summary(status))
+        return Job(self._database, status.id)
+
+    @explained()
+    def history(self, name: str, limit: int = 20) -> Rows:
+        """Return the runs of a stored pipeline, newest first, as `docmill pipeline history --json` does."""
+        return [run_of(row) for row in of_store.history(self._database, name, limit)]

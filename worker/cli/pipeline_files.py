@@ -1,0 +1,176 @@
+"""Pipelines for the command line and the Python API: a file that is checked, run here, or stored."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from worker.cli.context import open_broker
+from worker.cli.output_files import check_out_is_no_input
+from worker.cli.printing import say
+from worker.cli.requests import say_conversions
+
+if TYPE_CHECKING:
+    from storage.core.database import Database
+    from storage.core.schema import PipelineRow, PipelineRun
+    from storage.results.status import JobStatus
+    from worker.concurrency.renewal import Held
+    from worker.pipelines.file import Pipeline
+    from worker.settings import Settings
+    from worker.submit.request import Prepared
+
+
+def prepared(
+    settings: Settings, file: Path, *, is_stored: bool = False, devices: Sequence[str] = ()
+) -> tuple[Pipeline, Prepared]:
+    """Return the pipeline in a file, checked, with its models found and its source open. Raises PipelineInvalid."""
+    from worker.pipelines.file import read, refuse_secrets
+    from worker.pipelines.running import prepare
+
+    pipeline = read(file)
+    if is_stored:
+        refuse_secrets(pipeline, file)
+    say_conversions(settings, [step.model for step in pipeline.steps])
+    prepared = prepare(settings, pipeline, devices)
+    for sentence in prepared.not_read:
+        say(sentence)
+    _check_output(pipeline, file)
+    return pipeline, prepared
+
+
+def _check_output(pipeline: Pipeline, file: Path) -> None:
+    """Refuse an output file that could not be written, with the line of the pipeline file that names it."""
+    from worker.cli.output_files import check_folder, check_out
+    from worker.pipelines.file import PipelineInvalid, line_of
+
+    output = pipeline.output
+    if output.file is None:
+        return
+    parts = output.part_documents is not None
+    try:
+        (check_folder if parts else check_out)(Path(output.file), output.format)
+        check_out_is_no_input(Path(output.file), output.format, pipeline.corpus.source, parts=parts)
+    except click.BadParameter as error:
+        line = line_of(pipeline, ("output", "file"))
+        raise PipelineInvalid(f"{file}:{line}: file in [output]: {error.message}") from error
+
+
+def check_stored(pipeline: Pipeline, prepared: Prepared, file: Path) -> None:
+    """Refuse what cannot be kept: a password in the source, or a view in which two columns would have one name."""
+    from storage.pipelines import views
+    from tasks import kinds
+    from worker.pipelines.file import PipelineInvalid, line_of, refuse_secrets
+
+    refuse_secrets(pipeline, file)
+    outputs = [(step, kinds.kind(step.spec.kind).output) for step in prepared.steps]
+    if pipeline.output.view and (found := views.clash(outputs)) is not None:
+        first, second, column = found
+        place = [step.name for step in prepared.steps].index(second)
+        raise PipelineInvalid(
+            f"{file}:{line_of(pipeline, ('step', place, 'name'))}: {second} and {first} would both have the column "
+            f'"{column}" in the view; choose another name for the step, or say view = false in [output]'
+        )
+
+
+def computed(
+    settings: Settings, database: Database, file: Path, devices: Sequence[str], *, log_level: str | None = None
+) -> tuple[Pipeline, JobStatus, int | None]:
+    """Run the pipeline in a file here and now, and write its output file.
+
+    Return the pipeline, the job's final status, and the number of results written. With a ``log_level`` docmill's
+    log goes to stderr. Raises what `worker.cli.local.run_here` does, and PipelineInvalid.
+    """
+    from worker.cli.default_models import said
+    from worker.cli.local import run_here
+    from worker.cli.terminal import lines_above_the_bar
+    from worker.pipelines.running import export, outcome
+
+    pipeline, found = prepared(settings, file, devices=devices)
+    for step in pipeline.steps:
+        if step.model is None:
+            say(f"Step {step.name}: {said(step.task, pipeline.corpus.source, step.options)}")
+    with _in_history(settings, database, pipeline.name) as (held, note):
+        with open_broker(settings) as broker, lines_above_the_bar(log_level):
+            status = run_here(settings, database, broker, devices, found)
+        note("running", job_id=status.id)
+        written = export(database, pipeline, status.id, held)
+        state, reason = outcome(status)
+        note(state, job_id=status.id, reason=reason)
+    return pipeline, status, written
+
+
+def stored(settings: Settings, database: Database, file: Path) -> Pipeline:
+    """Store the pipeline in a file, or a new version of it, and make its view. Raises PipelineInvalid."""
+    from storage.pipelines import pipelines, views
+
+    pipeline, found = prepared(settings, file, is_stored=True)
+    check_stored(pipeline, found, file)
+    schedule = asdict(pipeline.schedule) if pipeline.schedule else None
+    pipelines.put(database, pipeline.name, str(file.absolute()), pipeline.text, schedule)
+    if pipeline.output.view:
+        views.make(database, pipeline.name, found.corpus, found.steps)
+    else:
+        views.drop(database, pipeline.name)
+    return pipeline
+
+
+@contextmanager
+def _in_history(settings: Settings, database: Database, name: str) -> Iterator[tuple[Held, Callable[..., object]]]:
+    """Enter a run by hand into the history of a stored pipeline. Yield its lease and a function for its state.
+
+    For a pipeline that is not stored, the function does nothing.
+    """
+    from storage.errors import NoSuchPipeline, StorageError
+    from storage.pipelines import pipelines
+    from worker.concurrency.renewal import Held
+    from worker.pipelines.running import keeping
+
+    try:
+        run = pipelines.begin(database, name, f"{platform.node()}/{os.getpid()}", settings.lease_s)
+    except NoSuchPipeline:
+        yield Held(f"the run of {name}", lambda: True, None), lambda *_, **__: None
+        return
+    with keeping(database, run, settings.lease_s) as held:
+        try:
+            yield held, partial(pipelines.note, database, run)
+        except BaseException as error:
+            try:
+                pipelines.note(database, run, "failed", reason=str(error) or "it was interrupted")
+            except StorageError:
+                say("The run's end could not be noted in the history.")
+            raise
+
+
+def listed(row: PipelineRow, run: PipelineRun | None) -> dict[str, Any]:
+    """Return a stored pipeline with its last and next runs, for machines."""
+    from worker.pipelines.schedule import Schedule, next_after
+
+    next_run = next_after(Schedule(**row.schedule), row.looked_at) if row.schedule else None
+    return {
+        "name": row.name,
+        "schedule": row.schedule,
+        "last_run": run_of(run) if run is not None else None,
+        "next_run": next_run,
+        "path": row.path,
+    }
+
+
+def run_of(row: PipelineRun) -> dict[str, Any]:
+    """Return a run of a pipeline, for machines."""
+    return {
+        "id": row.id,
+        "due": row.due_at,
+        "at": row.created_at,
+        "ended": row.finished_at,
+        "state": row.state,
+        "job": row.job_id,
+        "reason": row.reason,
+    }
