@@ -67,7 +67,7 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Rea
         if specs := per_language.specs_of(spec):
             return _of_languages(specs, partial(open_reading, models_dir=models_dir, cache_dir=cache_dir))
         if served.is_served(spec.model):
-            raise CannotServe(f"{spec.model} is a server's: how it reads a text is not known here.")
+            raise CannotServe(f"the server of {spec.model} has the tokenizer.")
         if null.is_null(spec.model) or weightless.is_weightless(spec.model):
             return _weightless(spec)
         pinned = pinning.Pinned(spec.model, spec.revision)

@@ -86,6 +86,7 @@ def test_no_answer_is_paid_twice_through_kill_9(docmill: Docmill, server: ApiSer
     docmill(*COMMAND)
     assert len(server.requests) == len(TEXTS) + in_flight, "a second run asks for nothing"
     said = docmill("explain", "1", "0").stdout + docmill.log("run")
+    assert "has the tokenizer" in " ".join(said.split())
     assert KEY not in said
     assert server.keys == {f"Bearer {KEY}"}
     for file in (docmill.folder / "home").rglob("*"):
