@@ -1,0 +1,84 @@
+"""Compare `docmill run` into SQLite with all checks of outputs and without any, on the same texts.
+
+The sides' commands are alike but for a module that Python imports at its start: without checks it makes all of them
+find nothing, in every process of the command. The rate is texts by CPU second of all processes, since that is what
+checks cost; seconds by the clock are in the JSON file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+from bench.checks import lines
+from bench.pairs import Claim, Run, interleave, write
+
+WITH, WITHOUT = "with all checks", "without checks"
+_AT_START = {
+    WITH: "import tasks.checks\n",
+    WITHOUT: "import tasks.checks\ntasks.checks.Checks.findings = lambda *_: []\n",
+}
+_SEARCHES = {
+    "greedy on CTranslate2": ("--beams", "1"),
+    "its own search on transformers": ("--backend", "transformers"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, required=True, help="JSON lines with `text`, which may be gzipped")
+    parser.add_argument("--texts", type=int, default=600)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--warm-up", type=int, default=1, help="rounds that are not counted")
+    parser.add_argument("--searches", nargs="*", choices=list(_SEARCHES), default=list(_SEARCHES))
+    asked = parser.parse_args()
+    rows = [row for row in lines(asked.source) if row.get("split", "dev") == "dev"][: asked.texts]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = folder / "texts.jsonl"
+        source.write_text("".join(json.dumps({"id": row["id"], "text": row["text"]}) + "\n" for row in rows))
+        for number, (_, code) in enumerate(_AT_START.items()):
+            (folder / str(number)).mkdir()
+            (folder / str(number) / "sitecustomize.py").write_text(code)
+        compared = [
+            interleave(
+                f"{len(rows):,} translations by marian-ddtp, {search}",
+                "texts",
+                {
+                    side: partial(_run, folder, number, source, _SEARCHES[search])
+                    for number, side in enumerate(_AT_START)
+                },
+                pairs=asked.pairs,
+                warm_up=asked.warm_up,
+            )
+            for search in asked.searches
+        ]
+    write("checks-whole", compared, [[Claim("with checks ÷ without", WITH, WITHOUT, 0.97)] for _ in compared])
+
+
+def _run(folder: Path, number: int, source: Path, options: tuple[str, ...]) -> Run:
+    """Translate all texts by a command of its own, with a new database."""
+    with tempfile.TemporaryDirectory(dir=folder) as home:
+        environment = {**os.environ, "DOCMILL_HOME": home, "PYTHONPATH": str(folder / str(number))}
+        command = [str(Path(sys.executable).with_name("docmill")), "run", str(source), "--task", "translate"]
+        began, before_s = time.perf_counter(), _children_s()
+        subprocess.run([*command, *options], check=True, cwd=home, env=environment, stdout=subprocess.DEVNULL)
+        units = len(source.read_text().splitlines())
+        return Run(units, _children_s() - before_s, {"wall_s": round(time.perf_counter() - began, 2)})
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+if __name__ == "__main__":
+    main()
