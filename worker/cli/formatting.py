@@ -148,7 +148,7 @@ def flags(job: int, counts: Mapping[str, FlagCounts]) -> str:
 
 
 def escalated(counts: Mapping[str, Escalated]) -> str:
-    """Return how many texts went to a better model, how many results are its, and what that took."""
+    """Return the numbers of escalated texts and of the better model's results, and the time beside that model alone."""
     lines: list[str] = []
     for step, found in counts.items():
         of_step = f"{step}, " if len(counts) > 1 else ""
@@ -156,17 +156,17 @@ def escalated(counts: Mapping[str, Escalated]) -> str:
         pending = f", {found.pending:,} to do" if found.pending else ""
         model = f"{found.spec.model}{unlike(found.first, found.spec)}"
         said = f"{of_step}{found.texts:,} of {found.of:,} texts ({found.share:.0%}) to {model}{failed}{pending}; "
-        said += f"{found.won:,} of {found.documents:,} results are from it"
+        said += f"{found.won:,} of {found.documents:,} results are that model's"
         lines += textwrap.wrap(said, _FLAGS_WIDE, break_long_words=False)
         if found.seconds is not None and found.alone_s is not None:
             lines.append(
-                f"took about {duration(found.seconds)} at work; the better alone about {duration(found.alone_s)}"
+                f"took about {duration(found.seconds)}; the better model alone: about {duration(found.alone_s)}"
             )
     return "\n".join(lines)
 
 
 def unlike(first: Spec, second: Spec) -> str:
-    """Return the options of a spec that another one lacks, since both may name the same model."""
+    """Return the options in which `second` differs from `first`, since both may name the same model."""
     chosen = {name: value for name, value in second.params.items() if first.params.get(name, value) != value}
     chosen |= {name: value for name, value in second.params.items() if name not in first.params}
     said = ", ".join(f"{name.replace('_', '-')} {shorten(str(value), 40)}" for name, value in sorted(chosen.items()))
@@ -216,7 +216,7 @@ def of_status(
     counts: Mapping[str, FlagCounts] | None = None,
     escalations: Mapping[str, Escalated] | None = None,
 ) -> dict[str, str]:
-    """A job's status, what is known of it by its name; with its flags and escalations, if they were counted."""
+    """Return the lines of a job's status by their names; with its flags and escalations, if they were counted."""
     known = {
         "job": f"{status.id} ({status.state})",
         "task" if len(status.steps) == 1 else "steps": "\n".join(_step(step, counts or {}) for step in status.steps),

@@ -22,7 +22,7 @@ def doubted_for(found: EscalationRecord) -> list[str]:
 def why(found: EscalationRecord) -> str:
     """Return a sentence on why one of the two results is the document's."""
     if found.second is None:
-        return "The first: the second is not there, since it is not computed yet or was removed."
+        return "The first: the second is not computed yet, or was removed."
     if found.second.status != "done":
         return f"The first: the second {found.second.status}: {found.second.reason}"
     first, second = doubtful_ones(found.first.flags), doubtful_ones(found.second.flags)

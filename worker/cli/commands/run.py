@@ -110,7 +110,7 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
         )
     if found.escalated_s is not None:
         tenth = formatting.duration(found.escalated_s / 10)
-        answer(f"each tenth of them that is doubted adds about {tenth} by the escalation")
+        answer(f"escalating a tenth of them adds about {tenth}")
     return code
 
 
