@@ -1,6 +1,6 @@
-"""docmill for programs and notebooks, and the start of its command and processes.
+"""The Python API of docmill, and the entry point of its command and processes.
 
-`run` and `search` work here and now; `connect` connects to a fleet. docs/python.md describes them.
+`run` and `search` work on this machine; `connect` connects to a fleet. docs/python.md describes them.
 
 docmill's packages are named `worker`, `tasks` and `storage`, and so are many people's own modules. Where PYTHONPATH
 or another package offers one of these names first, docmill still loads its own, which lie beside this file.

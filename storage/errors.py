@@ -92,7 +92,7 @@ class FlagUnknown(StorageError):
 
 
 class DoubtInvalid(StorageError):
-    """A doubt has flags, and bounds of numbers such as confidence<0.4."""
+    """The condition names a flag that does not exist, or a bound that is not like confidence<0.4."""
 
 
 class NoSuchStep(StorageError):

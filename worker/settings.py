@@ -111,14 +111,13 @@ class Settings(BaseSettings):
         int, Field(ge=1, le=4096, description="Most requests at a time to that server, from each process.")
     ] = 256
     endpoint_answer_s: Annotated[
-        float, Field(gt=0, description="Seconds that an answer of that server may take before it is asked again.")
+        float, Field(gt=0, description="Seconds until a request that has no answer is sent again.")
     ] = 600.0
     endpoint_patience_s: Annotated[
         float,
         Field(
             gt=0,
-            description="Seconds without any answer of that server after which texts are given back, and the job is "
-            "`blocked` until it answers.",
+            description="Seconds without any answer from that server until the job is `blocked`; its texts wait.",
         ),
     ] = 300.0
     lanes: Annotated[

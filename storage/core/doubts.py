@@ -1,4 +1,4 @@
-"""Doubts: conditions that say which results are computed again by a better model.
+"""Doubts: conditions on the results that a better model computes again.
 
 A doubt names flags, and bounds of numbers that outcomes have (`storage.steps.doubt_conditions` has its SQL).
 """
@@ -41,13 +41,13 @@ class Bound:
 
 @dataclass(frozen=True)
 class Doubt:
-    """A condition on results: they carry one of these flags, or meet one of these bounds."""
+    """A condition that a result meets if it carries one of these flags, or meets one of these bounds."""
 
     flags: frozenset[str] = DOUBTFUL
     bounds: tuple[Bound, ...] = ()
 
     def __str__(self) -> str:
-        flags = ["any flag of doubt"] if self.flags == DOUBTFUL else sorted(self.flags)
+        flags = ["any doubtful flag"] if self.flags == DOUBTFUL else sorted(self.flags)
         return " or ".join([*flags, *map(str, self.bounds)])
 
     @classmethod
@@ -63,9 +63,8 @@ class Doubt:
         try:
             return cls(named(flags), tuple(sorted(bounds)))
         except FlagUnknown as error:
-            example = "a bound is written as confidence<0.4"
             raise DoubtInvalid(
-                f"{error}; {DOUBTS} stands for all that make a result doubtful, and {example}"
+                f"{error}; {DOUBTS} stands for every doubtful flag, and a bound is written as confidence<0.4"
             ) from error
 
     @classmethod
@@ -74,7 +73,7 @@ class Doubt:
         return cls(named(value["flags"]), tuple(Bound(*bound) for bound in value["bounds"]))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the doubt as it is stored; all doubtful flags stay all that there will be."""
+        """Return the doubt as it is stored. The set of all doubtful flags includes those of later releases."""
         flags = [DOUBTS] if self.flags == DOUBTFUL else sorted(self.flags)
         return {"flags": flags, "bounds": [[one.number, one.is_below, one.value] for one in self.bounds]}
 
@@ -91,9 +90,9 @@ class Doubt:
 
 
 def is_better(second: Any, first: Any) -> bool:
-    """Return True if the outcome of the better model is a document's result, and not that of the first.
+    """Return True if `second`, the outcome of the better model, is the document's result, and not `first`.
 
-    It is done, and has no more doubtful flags than the first one has.
+    The second outcome must be done, and have no more doubtful flags than the first.
     """
     return second.status == "done" and doubtful_ones(second.flags) <= doubtful_ones(first.flags)
 

@@ -1,4 +1,4 @@
-"""The tables of what people said of outputs, and of risks that were fitted to it."""
+"""The tables of judgements of outputs, and of the risks that are fitted to them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from storage.core.tables import Base, Json, column
 
 
 class Judgement(Base):
-    """A person's verdict on the output of a content under a spec. It goes when the outcome goes.
+    """A person's verdict on the output of a content under a spec. It is deleted with the outcome.
 
-    `verdict`: good, bad or skipped. `seed` is that of the draw which the output was judged in: it and the text's
-    SHA-256 give the output's place in the draw (`storage.reviews.population`).
+    `verdict` is good, bad or skipped. `seed` is the seed of the draw in which the output was judged. The seed and the
+    text's SHA-256 give the output's place in the draw (`storage.reviews.population`).
     """
 
     __tablename__ = "judgement"
@@ -34,9 +34,9 @@ class Judgement(Base):
 
 
 class RiskVersion(Base):
-    """A risk of outputs under a spec, fitted to judgements; versions count from 1 for each spec.
+    """A model of the risk that outputs of a spec are bad, fitted to judgements. Versions of a spec count from 1.
 
-    `model` is {"intercept", "features"} (see `storage.core.risk.RiskModel`), and `quality` what was measured of it.
+    `model` is {"intercept", "features"} (see `storage.core.risk.RiskModel`), and `quality` has its measures.
     """
 
     __tablename__ = "risk_version"

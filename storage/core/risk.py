@@ -1,4 +1,4 @@
-"""The risk of an output to be bad: a logistic model over numbers that are stored with each output."""
+"""The risk that an output is bad: a logistic model over numbers that are stored with each output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 Result = Mapping[str, Any]  # a result as `storage.results.results` has it
 
 FLAG = "flag "  # begins the name of a feature that is 1 where an output carries the flag, and 0 elsewhere
-MOST_TOKENS = 1_000.0  # tokens of a text; longer ones are taken for as long as this
+MOST_TOKENS = 1_000.0  # tokens of a text; longer texts count as this long
 MOST_RATIO = 4.0
 
 
@@ -46,7 +46,7 @@ class Feature:
 class RiskModel:
     """A logistic regression: the risk is 1 / (1 + exp(-z)), and z the intercept and all coefficients × features.
 
-    A feature is taken as (value - mean) / scale, and as 0 where its value is not known.
+    A feature enters as (value - mean) / scale, or as 0 if its value is not known.
     """
 
     intercept: float

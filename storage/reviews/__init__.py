@@ -1,1 +1,1 @@
-"""Reviews: the outputs that a sample is drawn from, and what people said of them."""
+"""Reviews: the outputs that a sample is drawn from, the judgements, and the risks fitted to them."""

@@ -44,9 +44,9 @@ def of_spec(database: Database, spec_id: int) -> dict[int, Judged]:
 
 
 def store(database: Database, spec_id: int, judged: Sequence[Judged]) -> int:
-    """Store judgements, in the place of earlier ones of the same outputs. Return their number.
+    """Store judgements, and replace earlier ones of the same outputs. Return the number stored.
 
-    Judgements of outputs that were removed meanwhile are left out.
+    Judgements of outputs that were removed meanwhile are not stored.
     """
 
     def work(transaction: Transaction) -> int:

@@ -1,4 +1,4 @@
-"""The outputs of a job's step that a sample is drawn from: numbers about each, and no texts."""
+"""The outputs of a job's step that a sample is drawn from: numbers about each output, without texts."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Population:
         return len(self.contents)
 
     def rows_of(self, contents: Sequence[int]) -> npt.NDArray[np.intp]:
-        """Return the rows of those of these contents that are here, in their order."""
+        """Return the rows of these contents, in their order, without contents that are not here."""
         wanted = np.array(contents, np.int64)
         return np.searchsorted(self.contents, wanted[np.isin(wanted, self.contents)])
 
@@ -75,7 +75,7 @@ def reviewed_step(database: Database, job_id: int, name: str | None = None) -> R
         raise NotReviewable(f"the step {way[-1].name} makes {output.plural}, which a person cannot judge by reading")
     if way[-1].escalation is not None:
         raise NotReviewable(
-            f"the results of the step {way[-1].name} are those of two models; run each without --escalate, which "
+            f"the results of the step {way[-1].name} come from two models; run the same without --escalate, which "
             "computes nothing again, and review that job"
         )
     assert spec is not None

@@ -48,7 +48,7 @@ def judged_results(database: Database, spec_id: int) -> list[tuple[Result, bool]
 
 
 def store(database: Database, spec_id: int, risk: Risk) -> Risk:
-    """Store a risk as the next version of a spec, whose number is set here."""
+    """Store a risk as the next version of a spec, and return it with its number."""
 
     def work(transaction: Transaction) -> Risk:
         latest = transaction.scalar(select(func.max(RiskVersion.version)).where(RiskVersion.spec_id == spec_id))
@@ -76,12 +76,14 @@ def latest(database: Database, job: int, step: str | None = None) -> Risk:
     with database.read() as transaction:
         found = transaction.execute(query).first()
     if found is None:
-        raise NoRisk(f"no risk was fitted to these outputs; `docmill review {job} --fit` does, from 200 judgements")
+        raise NoRisk(
+            f"no risk was fitted for these outputs; `docmill review {job} --fit` does it, from 200 judgements"
+        )
     return Risk(found.version, RiskModel.stored(found.model), found.n_good, found.n_bad, found.quality)
 
 
 def with_risk(results: Iterable[dict[str, Any]], model: RiskModel, above: float | None) -> Iterator[dict[str, Any]]:
-    """Yield results with their "risk"; with a bound, only those above it."""
+    """Yield results with their "risk". With `above`, yield only results with a higher risk."""
     for result in results:
         risk = model.of(result)
         if above is None or risk > above:

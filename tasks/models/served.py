@@ -12,17 +12,17 @@ from tasks.errors import ModelNotFound
 
 PREFIX = "openai:"
 _REVISION = "served"
-# A served model is taken for a decoder-only model: it follows instructions, or gives vectors.
+# A served model counts as a decoder-only model: it follows instructions, or gives vectors.
 CONFIG: Mapping[str, Any] = MappingProxyType({"model_type": "served", "architectures": ["ServedForCausalLM"]})
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server with OpenAI's API, and the patience with it.
+    """A server with OpenAI's API, with its key and its limits.
 
-    ``endpoint`` is the URL before ``/chat/completions``. An answer may take ``answer_s``. A server that has answered
-    nothing for ``patience_s`` is left alone. ``requests`` bounds the requests at a time. A request that failed waits
-    ``first_wait_s`` at most before it is sent again, and then twice as long each time.
+    ``endpoint`` is the URL before ``/chat/completions``. An answer may take ``answer_s``. Without an answer for
+    ``patience_s``, the server counts as away. ``requests`` bounds the requests at a time. A failed request is sent
+    again after ``first_wait_s`` at most, and then after twice as long each time.
     """
 
     endpoint: str
@@ -37,7 +37,7 @@ def endpoint(url: str) -> str:
     """Return the URL before ``/chat/completions``: ``/v1`` where it has no path. Raises ValueError."""
     parts = urlsplit(url.strip())
     if "@" in parts.netloc:
-        raise ValueError("a key does not belong into the URL: set DOCMILL_OPENAI_API_KEY")
+        raise ValueError("a key must not be in the URL: set DOCMILL_OPENAI_API_KEY")
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("it is no URL such as http://localhost:8000/v1")
     path = parts.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/embeddings")
@@ -45,7 +45,7 @@ def endpoint(url: str) -> str:
 
 
 def is_served(model: str) -> bool:
-    """Return True if a name means a model of a server."""
+    """Return True if a name is that of a served model."""
     return model.startswith(PREFIX)
 
 
@@ -58,7 +58,7 @@ def name_of(model: str) -> str:
 
 
 def revision(model: str, wanted: str | None = None) -> str:
-    """Return the revision of a served model: the one that the user states, since a server states none.
+    """Return the revision of a served model as the user states it, since a server states none.
 
     Raises ModelNotFound.
     """

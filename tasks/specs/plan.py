@@ -72,12 +72,12 @@ def _check_options(kind: TaskKind, plan: Plan) -> None:
 
 
 def _check_served(plan: Plan, quality: str) -> None:
-    """Raise BadOption for options that a server's model cannot be told."""
+    """Raise BadOption for options that a server does not have."""
     if quality != "native":
         raise BadOption(f"The server chooses the precision of {plan.model}: leave --dtype and DOCMILL_DTYPE out.")
     for name in ("no_repeat_ngram_size", "pooling"):
         if name in plan.given:
-            raise BadOption(f"--{name.replace('_', '-')} cannot be asked of a server, which computes {plan.model}.")
+            raise BadOption(f"A server has no --{name.replace('_', '-')}: leave it out for {plan.model}.")
 
 
 def _check_search(given: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The documents of a call, and what was read of them."""
+"""The documents of a call, and the records that were read from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Documents: TypeAlias = str | os.PathLike[str] | Iterable[str | None] | Iterable[
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A record that was read. A rejected one has a reason. Of two with one key and one digest the result is one."""
+    """A record that was read; a rejected one has a `reason`. Records with the same key and digest share a result."""
 
     where: str
     key: str | None

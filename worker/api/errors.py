@@ -1,7 +1,7 @@
 """Errors of the Python API.
 
 Error
-├── Unreachable  the database, the queue or the model hub is away, or not as it should be
+├── Unreachable  the database, the queue or the model hub cannot be reached or used
 └── TimedOut     a job did not end in time
 """
 
@@ -21,11 +21,11 @@ class Error(Exception):
 
 
 class Unreachable(Error):
-    """The database, the queue or the model hub is away, or not as it should be."""
+    """The database, the queue or the model hub cannot be reached or used."""
 
 
 class TimedOut(Error, TimeoutError):
-    """A job did not end in time. It goes on."""
+    """A job did not end in time. The workers continue it."""
 
 
 @contextmanager
@@ -43,6 +43,6 @@ def explained() -> Iterator[None]:
 
 
 def explained_each(values: Iterable[T]) -> Iterator[T]:
-    """Yield the values; an error of docmill's own on the way is raised as an Error."""
+    """Yield the values. Raise docmill's own errors as an Error."""
     with explained():
         yield from values

@@ -19,7 +19,7 @@ from worker.settings import Settings
 class Hit:
     """A document that was found. `score` is the cosine of its vector with the query's.
 
-    `passage` is the part of the text that matched, or None if the text has one vector and no passage was looked for.
+    `passage` is the part of the text that matched, or None if the text has only one vector and `passages` was False.
     `meta` has the document's other fields.
     """
 

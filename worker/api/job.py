@@ -43,7 +43,7 @@ class Job:
         """Wait for the end of the job, and return its final status.
 
         It also returns if every worker has refused the job for more than a minute; `blocked` is then true.
-        `timeout` is in seconds. With `progress` a bar is on stderr. Raises TimedOut.
+        `timeout` is in seconds. `progress` shows a bar on stderr. Raises TimedOut.
         """
         return self._wait(timeout, progress, threading.Event())
 
@@ -80,8 +80,9 @@ class Job:
     ) -> Iterator[dict[str, Any]]:
         """Yield the results, in the order of the source, as dictionaries with the keys of `docmill results`.
 
-        They are read page by page. A vector is a float32 array. `flagged` and `unflagged` are True for all doubtful
-        flags, or names of flags. With `partial` a job that has not ended yields what there is; else it raises Error.
+        It reads them page by page. A vector is a float32 array. `flagged` and `unflagged` are True for all doubtful
+        flags, or names of flags. `partial` yields the results so far of a job that has not ended; without it, such a
+        job raises Error.
         """
         rows = explained_each(
             of_store.results(
@@ -115,7 +116,7 @@ class Job:
 
     @explained()
     def retry(self, only: Literal["transient", "document", "model"] | None = None) -> int:
-        """Let the workers try the failed texts again, all or those of a class. Return their number."""
+        """Make the workers try all failed texts again, or those of a class. Return their number."""
         return jobs.retry(self._database, self.id, only)
 
     @explained()
@@ -128,7 +129,7 @@ class Job:
         if not status.ended and not partial:
             raise Error(
                 f"job {self.id} is not finished ({status.pending:,} texts to do): wait() waits for its end, and "
-                "partial=True gives what there is"
+                "partial=True returns the results so far"
             )
 
     @staticmethod

@@ -44,15 +44,15 @@ def run(
     progress: bool = True,
     **options: Any,
 ) -> pyarrow.Table:
-    """Run a task over documents, here and now, and return an Arrow table with a row for each, in their order.
+    """Run a task over documents on this machine, and return an Arrow table with a row for each, in their order.
 
     `documents` are texts, dictionaries, a pandas or polars frame, an Arrow table, or the name of a source as
     `docmill run` takes it. A table or a dictionary has its text in `text_field` ("text") and its id in `id_field`
-    ("id"); other fields are metadata. Without an id, a document has its position as one.
+    ("id"); other fields are metadata. The id of a document without one is its position.
 
     `options` are those of `docmill run`, with underscores: `top_k=3`, `from_="fr"`. Every text is computed once, and
-    the same call again computes nothing. `store` is the folder of the embedded store; without one, the settings name
-    the store, as for the command.
+    the same call again computes nothing. `store` is the folder of an embedded store; without it, the call uses the
+    store of the `docmill` command.
 
     A document that fails is a row: its "status" is not `done`, and "reason" says why. Raises Error.
     """
@@ -89,9 +89,9 @@ def connect(
 ) -> Mill:
     """Connect to a fleet: its database, and its queue.
 
-    What is not given is taken from the settings (DOCMILL_DATABASE_URL, DOCMILL_REDIS_URL). Without any, this is the
-    embedded store on this machine; `store` is its folder. `device` and `backend` are those of this machine, which
-    embeds the texts of searches, and without a queue computes. Raises Error.
+    The default URLs are those of the settings (DOCMILL_DATABASE_URL, DOCMILL_REDIS_URL). Without these it opens the
+    embedded store on this machine; `store` is its folder. `device` and `backend` are for work on this machine: the
+    texts of searches, and all tasks if there is no queue. Raises Error.
     """
     return Mill(_settings(database_url, redis_url, store=store, device=device, backend=backend))
 
@@ -159,7 +159,7 @@ class Mill:
     ) -> Job:
         """Store documents as a job for the workers, and return it. Documents and options are those of `docmill.run`.
 
-        The documents are durable when it returns. The same call again continues an unfinished job. Raises Error.
+        It returns once the documents are stored. The same call again continues an unfinished job. Raises Error.
         """
         given = {"model": model, "corpus": corpus, "priority": priority, **options}
         with explained():
@@ -237,7 +237,7 @@ def _computed(
     *,
     progress: bool,
 ) -> pyarrow.Table:
-    """Compute here and now, and return the table."""
+    """Compute on this machine, and return the table."""
     tables.require_arrow()
     reading = Reading(documents)
     request = request_of(settings, reading.name, task, given)

@@ -1,4 +1,4 @@
-"""Options of the Python API: those of the command line, with underscores."""
+"""Options of the Python API: the options of the command line, with underscores."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ one_run_at_a_time = threading.Lock()
 
 
 class Pipelines:
-    """The pipelines of a store: files with several steps over a corpus, by hand or on a schedule."""
+    """The pipelines of a store: files with several steps over a corpus, run by hand or on a schedule."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
@@ -42,7 +42,7 @@ class Pipelines:
 
     @explained()
     def run(self, file: str | os.PathLike[str], *, progress: bool = True) -> Job:
-        """Run the pipeline in a file here and now, write its output file, and return its job. Raises Error."""
+        """Run the pipeline in a file on this machine, write its output file, and return its job. Raises Error."""
         devices = choose_devices(self._settings.device)
         with hushed(not progress), one_run_at_a_time:
             _, status, _ = computed(self._settings, self._database, Path(file), devices)

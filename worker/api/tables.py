@@ -25,7 +25,7 @@ _ABOUT = (Column.of("status", Form.TEXT), Column.of("reason", Form.TEXT))
 
 
 def require_arrow() -> None:
-    """Raise Error without pyarrow."""
+    """Raise Error if pyarrow is not installed."""
     if not PARQUET.is_installed:
         raise Error(f"a table of results needs another library: {install(PARQUET.name)}")
 

@@ -148,7 +148,7 @@ def flags(job: int, counts: Mapping[str, FlagCounts]) -> str:
 
 
 def escalated(counts: Mapping[str, Escalated]) -> str:
-    """Return the numbers of escalated texts and of the better model's results, and the time beside that model alone."""
+    """Return the numbers of escalated texts and of the better model's results, and the time that it took."""
     lines: list[str] = []
     for step, found in counts.items():
         of_step = f"{step}, " if len(counts) > 1 else ""

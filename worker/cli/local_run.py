@@ -29,7 +29,7 @@ def computed(
     store: OpenStore = open_store,
     log_level: str | None = None,
 ) -> Iterator[tuple[Database, JobStatus]]:
-    """Compute a request here and now. Yield the store, open, and the job's final status.
+    """Compute a request on this machine. Yield the open store and the job's final status.
 
     ``opened`` opens the source in place of its name. With a ``log_level`` docmill's log goes to stderr. Raises what
     `worker.cli.local.run_here` and `worker.cli.requests.prepare_request` do.
@@ -41,7 +41,7 @@ def computed(
     with ExitStack() as until_shown:
         # The processes import their libraries while this one imports its own, and reads.
         with lines_above_the_bar(log_level), StartedDevices(len(devices)) as started:
-            # They hear of the spec before the store is opened, which takes as long as some of their libraries.
+            # They get the spec before the store is opened: opening it takes as long as importing some libraries.
             prepared = prepare_request(
                 settings,
                 request,

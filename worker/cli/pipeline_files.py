@@ -1,4 +1,4 @@
-"""Pipelines for the command line and the Python API: a file that is checked, run here, or stored."""
+"""Pipelines for the command line and the Python API: check, run or store a pipeline file."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _check_output(pipeline: Pipeline, file: Path) -> None:
 
 
 def check_stored(pipeline: Pipeline, prepared: Prepared, file: Path) -> None:
-    """Refuse what cannot be kept: a password in the source, or a view in which two columns would have one name."""
+    """Refuse a pipeline that cannot be stored: a password in the source, or two columns of one name in the view."""
     from storage.pipelines import views
     from tasks import kinds
     from worker.pipelines.file import PipelineInvalid, line_of, refuse_secrets
@@ -83,7 +83,7 @@ def check_stored(pipeline: Pipeline, prepared: Prepared, file: Path) -> None:
 def computed(
     settings: Settings, database: Database, file: Path, devices: Sequence[str], *, log_level: str | None = None
 ) -> tuple[Pipeline, JobStatus, int | None]:
-    """Run the pipeline in a file here and now, and write its output file.
+    """Run the pipeline in a file on this machine, and write its output file.
 
     Return the pipeline, the job's final status, and the number of results written. With a ``log_level`` docmill's
     log goes to stderr. Raises what `worker.cli.local.run_here` does, and PipelineInvalid.

@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from worker.reviewing.estimate import Share, Summary
     from worker.reviewing.session import Review
 
-WIDE = 100  # columns from which on input and output stand side by side
-BACK, QUIT = "u", "q"  # keys that judge nothing: the output before is shown again, or the review ends
+WIDE = 100  # columns; a wider terminal shows input and output side by side
+BACK, QUIT = "u", "q"  # keys that judge nothing: show the previous output again, or end the review
 KEYS = {"g": Verdict.GOOD, "b": Verdict.BAD, "s": Verdict.SKIPPED}
 QUESTION = "g good, b bad, s skip, n note, u undo, q quit: "
 
 
 class Answer(NamedTuple):
-    """A verdict, and perhaps a note."""
+    """A verdict with an optional note."""
 
     verdict: Verdict
     note: str | None
 
 
 def judge(review: Review, size: int, judged_by: str) -> None:
-    """Show the outputs of a sample that nobody judged, and store each verdict, until the reviewer quits."""
+    """Show the outputs of a sample that nobody has judged, and store each verdict, until the reviewer quits."""
     waiting = review.waiting(size)
     if not waiting:
         say(_nothing_to_judge(review, size))
@@ -71,7 +71,7 @@ def _nothing_to_judge(review: Review, size: int) -> str:
         return f"Job {review.reviewed.job} has no outputs to judge."
     if size >= outputs:
         return f"All {outputs:,} outputs are judged."
-    return f"The sample of {size:,} is judged; --size draws a larger one."
+    return f"The sample of {size:,} is judged; give a larger --size to judge more."
 
 
 def shown(item: Item, place: str, width: int) -> Group:
@@ -112,7 +112,7 @@ def _ask_for_keys() -> Answer | str:
 
 
 def _read_lines() -> Answer | str:
-    """Read a line with a letter, and perhaps a note behind it. Return the verdict, BACK, or QUIT at the end."""
+    """Read a line with a letter and an optional note. Return the verdict, BACK, or QUIT at the end."""
     for line in iter(sys.stdin.readline, ""):
         letter, _, note = line.strip().partition(" ")
         letter = letter.lower()
@@ -145,8 +145,8 @@ def _estimate(share: Share) -> Iterator[str]:
 
 
 def risk_table(risk: Risk) -> Group:
-    """Return the features of a risk with their effects, and what was measured of it."""
-    effects = table("feature", "odds of bad", "for", names={"feature"}, numbers=("odds of bad",))
+    """Return the features of a risk with their effects, and the measures of its quality."""
+    effects = table("feature", "odds of bad", "change", names={"feature"}, numbers=("odds of bad",))
     for feature in sorted(risk.model.features, key=lambda one: -abs(one.coefficient)):
         effects.add_row(feature.name, *_effect(feature))
     thirds = table("risk", "judged", "mean risk", "bad", numbers=("judged", "mean risk", "bad"))
@@ -154,8 +154,8 @@ def risk_table(risk: Risk) -> Group:
     for name, third in zip(("low", "middle", "high"), quality["thirds"], strict=True):
         thirds.add_row(name, f"{third['judged']:,}", f"{100 * third['risk']:.1f} %", f"{100 * third['bad']:.1f} %")
     measured = (
-        f"Brier score {quality['brier']:.3f} ({quality['brier_of_share']:.3f} with the same risk for all), area "
-        f"under the ROC curve {quality['auc']:.3f}, on outputs that it was not fitted to."
+        f"Brier score {quality['brier']:.3f} ({quality['brier_of_share']:.3f} with one risk for all outputs), area "
+        f"under the ROC curve {quality['auc']:.3f}, by cross-validation."
     )
     title = f"Version {risk.version}, fitted to {risk.n_good:,} good and {risk.n_bad:,} bad outputs"
     return Group(Text(title, style="bold"), effects, Text(), thirds, Text(measured))
@@ -164,5 +164,5 @@ def risk_table(risk: Risk) -> Group:
 def _effect(feature: Feature) -> tuple[str, str]:
     """Return the factor by which a feature changes the odds, and the change of the feature."""
     if feature.name.startswith(FLAG):
-        return f"× {math.exp(feature.coefficient / feature.scale):.2f}", "the flag"
+        return f"× {math.exp(feature.coefficient / feature.scale):.2f}", "with the flag"
     return f"× {math.exp(feature.coefficient):.2f}", f"{feature.scale:.3g} more"

@@ -140,9 +140,9 @@ def _when(value: object) -> object:
 
 
 class EscalationTable(Table):
-    """The model and options for results of a step that are doubted."""
+    """The model and the options that compute the doubtful results of a step again."""
 
-    model: Annotated[str | None, Field(description="The better model; without it, that of the step.")] = None
+    model: Annotated[str | None, Field(description="The better model.  [default: the step's model]")] = None
     revision: Revision = None
     when: Annotated[
         list[str] | str | None,

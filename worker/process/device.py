@@ -132,7 +132,7 @@ def main() -> None:
 
 
 def _order() -> DeviceConfig | None:
-    """Return the order. Until it comes, import what specs need that are expected."""
+    """Return the order. Until it comes, import the libraries of expected specs."""
     for line in iter(sys.stdin.buffer.readline, b""):
         told = parse(line)
         if isinstance(told, DeviceConfig):

@@ -1,4 +1,4 @@
-"""The lines that a device process reads: specs that will come, and the configuration from its supervisor."""
+"""The lines that a device process reads: specs to expect, and the configuration from its supervisor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EXPECTED = "expected"
 
 @dataclass(frozen=True)
 class Expected:
-    """A line before the order: a spec, as JSON, that the process will open on a device."""
+    """A line before the order: a spec, as JSON, which the process will open on a device."""
 
     spec: str
     device: str
@@ -46,6 +46,6 @@ class DeviceConfig:
 
 
 def parse(line: bytes) -> Expected | DeviceConfig:
-    """Return what a line says."""
+    """Return the content of a line."""
     found = json.loads(line)
     return Expected(**found[_EXPECTED]) if _EXPECTED in found else DeviceConfig(**found)

@@ -190,7 +190,7 @@ class Process:
             self._say("end", name=step)
 
     def _keep(self, ours: InFlight) -> None:
-        """Store the outcomes that have come: a server's answers cost money, and are asked for once."""
+        """Store the outcomes so far: a server's answers cost money, and a crash should not lose them."""
         assert ours.ticket is not None
         fresh = [one for one in ours.ticket.finished() if one.content_id not in ours.kept]
         if not fresh:

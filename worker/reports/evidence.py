@@ -1,4 +1,4 @@
-"""The evidence of an example's flags: the findings of the checks that raised them, which are found again."""
+"""The evidence for the flags of an example: the checks run again, and their findings for these flags."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def checks_of(models_dir: Path | None, cache_dir: Path) -> ChecksOf:
 
 
 def findings(checks: Checks, given: str, output: str, flags: Collection[str]) -> tuple[Finding, ...]:
-    """Return the findings in an output that belong to its flags: a check of this release may find more."""
+    """Return the findings in an output for its own flags; the checks of this release may find more."""
     return tuple(one for one in checks.findings(given, output, flags) if one.flag in flags)
 
 

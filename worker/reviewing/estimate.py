@@ -17,7 +17,7 @@ LEVEL = 0.95  # of the intervals
 
 @dataclass(frozen=True)
 class Cell:
-    """Numbers of a stratum: its outputs, those that were judged, and the good ones among these."""
+    """Numbers of a stratum: its outputs, the judged outputs, and the good ones among these."""
 
     outputs: int
     judged: int
@@ -39,7 +39,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Summary:
-    """The state of a review. `judged` counts all good and bad verdicts on these outputs, `counted` the used ones."""
+    """The state of a review. `judged` counts all good and bad verdicts, `counted` those in the estimate."""
 
     outputs: int
     judged: int
@@ -52,7 +52,7 @@ def share_good(group: str, cells: Collection[Cell]) -> Share:
     """Estimate the share of good outputs from judgements in strata, with an interval.
 
     The estimate weights each stratum's share by its number of outputs (Horvitz and Thompson); strata without a
-    judgement are taken for like the others. The interval is that of Clopper and Pearson for the effective sample
+    judgement are assumed to be like the others. The interval is that of Clopper and Pearson for the effective sample
     size, after Korn and Graubard ("Confidence intervals for proportions with small expected number of positive
     counts estimated from survey data", Survey Methodology 24, 1998). The variance has the correction for finite
     populations; in each stratum one good and one bad output are added for it (Agresti and Coull, 1998), since strata

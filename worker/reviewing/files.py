@@ -1,6 +1,6 @@
-"""Samples as files: CSV for spreadsheets, and JSON tasks for Label Studio, with verdicts on the way back.
+"""Samples as files to judge, and the judged files: CSV for spreadsheets, and JSON tasks for Label Studio.
 
-The forms of Label Studio: https://labelstud.io/guide/task_format and https://labelstud.io/guide/export.
+Label Studio describes its formats: https://labelstud.io/guide/task_format and https://labelstud.io/guide/export.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def rows_of(items: Iterable[Item], spec: str, seed: int) -> Iterator[dict[str, s
 def read(path: Path) -> list[Entry]:
     """Return the verdicts of a judged file, up to the last one that is good or bad.
 
-    Outputs without a verdict that stand before another's count as skipped. Raises ReviewRefused, with the place.
+    An output without a verdict counts as skipped if a later one has a verdict. Raises ReviewRefused with the place.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -85,7 +85,7 @@ def read(path: Path) -> list[Entry]:
     places: dict[bytes, str] = {}
     for entry in found:
         if entry.sha256 in places:
-            raise ReviewRefused(f"{entry.place}: it is the output of {places[entry.sha256]} again")
+            raise ReviewRefused(f"{entry.place}: it is the output of {places[entry.sha256]} again; delete one")
         places[entry.sha256] = entry.place
     last = max((n for n, entry in enumerate(found, 1) if entry.verdict is not Verdict.SKIPPED), default=0)
     return found[:last]
@@ -104,7 +104,7 @@ def _csv_entries(path: Path, text: str) -> Iterator[Entry]:
         line = reader.line_num + 1
         for row in reader:
             if row and len(row) != len(names):
-                raise ReviewRefused(f"{path}:{line}: it has {len(row)} columns, and the first line {len(names)}")
+                raise ReviewRefused(f"{path}:{line}: it has {len(row)} columns, but the first line has {len(names)}")
             if row:
                 yield _entry(f"{path}:{line}", dict(zip(names, row, strict=True)))
             line = reader.line_num + 1

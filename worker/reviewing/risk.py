@@ -30,7 +30,7 @@ def fit(judged: Sequence[tuple[Result, bool]]) -> Risk:
     fitted to, in an outer cross-validation: the Brier score beside that of the share of bad outputs alone, the area
     under the ROC curve, and the bad outputs among those of low, middle and high risk. The sample has more doubtful
     outputs than the job; since these flags are features, the risk needs no weights. Raises ReviewRefused if there
-    are too few judgements, or if the features say nothing of them.
+    are too few judgements, or if the features do not predict them.
     """
     bad = np.array([is_bad for _, is_bad in judged], bool)
     n_bad, n_good = int(bad.sum()), int((~bad).sum())
@@ -48,14 +48,14 @@ def fit(judged: Sequence[tuple[Result, bool]]) -> Risk:
     if quality["brier"] >= quality["brier_of_share"]:
         raise ReviewRefused(
             "flags, confidence and lengths do not tell the good outputs from the bad ones: the cross-validated Brier "
-            f"score is {quality['brier']:.3f}, and that of the same risk for all {quality['brier_of_share']:.3f}. "
+            f"score is {quality['brier']:.3f}, and one risk for all outputs has {quality['brier_of_share']:.3f}. "
             "Nothing was stored."
         )
     return Risk(0, model, n_good, n_bad, quality)
 
 
 def features(results: Sequence[Result]) -> list[str]:
-    """Return the features that differ among results: flags that are neither rare nor on nearly all, and numbers."""
+    """Return the features that differ among results: numbers, and flags that are neither rare nor on nearly all."""
     carried = Counter(flag for result in results for flag in result["flags"])
     flags = [flag for flag, n in sorted(carried.items()) if RARE <= n <= len(results) - RARE]
     numbers = [
@@ -67,7 +67,7 @@ def features(results: Sequence[Result]) -> list[str]:
 
 
 def _fitted(names: Sequence[str], values: Numbers, bad: npt.NDArray[np.bool_]) -> tuple[Numbers, RiskModel]:
-    """Return the risks that models without the output expect, and the model that is fitted to all."""
+    """Return the risk of each output by a model that did not see it, and the model that is fitted to all outputs."""
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict

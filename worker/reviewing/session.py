@@ -1,4 +1,4 @@
-"""A review of a job's step: the sample, the judgements that there are, and those that are added."""
+"""A review of a job's step: the sample, and the stored and new judgements."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Review:
     def of(cls, database: Database, job: int, step: str | None = None, seed: int | None = None) -> Review:
         """Return the review of a job's step, the last one if none is named.
 
-        Without a seed, the draw of most earlier judgements goes on. Raises NoSuchJob, NoSuchStep and NotReviewable.
+        Without a seed, it continues the draw of most earlier judgements. Raises NoSuchJob, NoSuchStep, NotReviewable.
         """
         reviewed = reviewed_step(database, job, step)
         judged = judgements.of_spec(database, reviewed.step.spec_id)
@@ -45,7 +45,7 @@ class Review:
         return cls(database, reviewed, seed, found, tuple(strata_of(found)), judged)
 
     def waiting(self, size: int) -> list[int]:
-        """Return the contents of a sample without a good or bad verdict, those that were skipped last."""
+        """Return the contents of a sample without a good or bad verdict; skipped ones come last."""
         contents = self.population.contents[sample(self.strata, size)].tolist()
         unmet = [content for content in contents if content not in self.judged]
         return unmet + [
@@ -62,7 +62,7 @@ class Review:
             yield from items(self.database, self.reviewed, dict(zip(several, documents, strict=True)))
 
     def judge(self, *judged: Judged) -> int:
-        """Store judgements. Return their number without those of outputs that were removed meanwhile."""
+        """Store judgements. Return the number stored: outputs that were removed meanwhile are left out."""
         stored = judgements.store(self.database, self.reviewed.step.spec_id, judged)
         self.judged.update({one.content_id: one for one in judged})
         return stored
@@ -72,8 +72,8 @@ class Review:
         for entry in entries:
             if entry.spec != self.reviewed.spec:
                 raise ReviewRefused(
-                    f"{entry.place}: it is not of the outputs of step {self.reviewed.step.name} of job "
-                    f"{self.reviewed.job}; import it for the job that it was exported from"
+                    f"{entry.place}: this is no output of step {self.reviewed.step.name} of job "
+                    f"{self.reviewed.job}; import the file for the job that it was exported from"
                 )
         hashes = {entry.sha256 for entry in entries}
         found = judgements.contents_of(self.database, self.reviewed.step.spec_id, hashes)

@@ -30,7 +30,7 @@ PAGE = 1_000
 class Forecast:
     """The forecast of a run. Tokens and seconds are extrapolated by characters from a measured sample.
 
-    `escalated_s` is how long the escalation would take for all texts that are to do; None without one.
+    `escalated_s` is the time to escalate all texts that are to do; None without an escalation.
     """
 
     documents: int

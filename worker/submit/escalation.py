@@ -1,4 +1,4 @@
-"""Escalation as it is asked for: doubted results are computed again by another model, or with other options."""
+"""Requests for escalation: another model, or the same one with other options, computes doubted results again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.models.families import Family
 if TYPE_CHECKING:
     from storage.steps.steps import EscalationRequest
 
-# Options about the way in which a model works. The others say what is asked for, which escalation leaves as it is.
+# Options about how a model works. Other options define the task itself, which escalation does not change.
 OPTIONS = frozenset(
     {
         *("dtype", "adapter", "window_tokens", "unit", "prefix", "prompt", "system"),
@@ -30,7 +30,7 @@ OPTIONS = frozenset(
 
 @dataclass(frozen=True)
 class Escalation:
-    """A model, and options by their fields, for results in `doubt`. Without a model it is that of the step."""
+    """A model, and options by their fields, for results in `doubt`. Without a model the step's own computes."""
 
     model: str | None = None
     revision: str | None = None
@@ -60,14 +60,18 @@ def request(first: Spec, second: Spec, doubt: Doubt) -> EscalationRequest:
 
     output = kinds.kind(first.kind).output
     if not output.is_comparable:
-        raise BadOption(f"--escalate has no meaning for {first.kind}: {output.plural} of two models do not mix.")
+        raise BadOption(
+            f"--escalate has no meaning for {first.kind}: {output.plural} of two models are not comparable."
+        )
     if first == second:
         raise BadOption(
-            "--escalate: the same model with the same options gives the same results; name another model, or another "
-            "number of beams."
+            "--escalate: the same model with the same options gives the same results; name another model, or give "
+            "another number of beams."
         )
     if templates.over_metadata(first.params) != templates.over_metadata(second.params):
-        raise BadOption("--escalate: where a prompt has {meta.FIELD} or questions, both models get the same prompt.")
+        raise BadOption(
+            "--escalate: with {meta.FIELD} or questions in it, a prompt must be the same for both models."
+        )
     if [one.name for one in output.columns(first.params)] != [one.name for one in output.columns(second.params)]:
         raise BadOption(f"--escalate: the outputs of {second.model} have other fields than those of {first.model}.")
     for bound in doubt.bounds:

@@ -117,16 +117,16 @@ def _doubt(value: str | None) -> str | None:
 
 
 class EscalationOptions(Options):
-    """Options of computing again what is doubted."""
+    """Options for computing doubtful results again."""
 
     escalate: Annotated[
         str | None,
-        Field(description="Compute doubtful results again with this model, and keep the better one of the two."),
+        Field(description="Compute doubtful results again with this model, and keep the better of the two."),
         Option(metavar="MODEL"),
     ] = None
     escalate_beams: Annotated[
         int | None,
-        Field(ge=1, le=MOST, description="Beams for doubtful results; without --escalate, of the same model."),
+        Field(ge=1, le=MOST, description="Beams for doubtful results; by the same model without --escalate."),
         Option(metavar="N"),
     ] = None
     when: Annotated[

@@ -1,4 +1,4 @@
-"""A server's refusals and failures, told apart: a text's, a passing one's, or those of all requests."""
+"""A server's error answers by type: about one text, passing, or about all requests."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _QUOTED_CHARS = 12
 
 
 class Passing(TaskError):
-    """A failure that may not come again: an error of the server, no answer, or half of one.
+    """A failure that may pass: an error of the server, no answer, or half an answer.
 
-    ``wait_s`` is the pause that the server asks for. ``throttles``: it has too much to do.
+    ``wait_s`` is the pause that the server asks for. ``throttles`` is True if the server is overloaded.
     """
 
     def __init__(self, message: str, wait_s: float | None = None, *, throttles: bool = False) -> None:
@@ -37,7 +37,7 @@ class Passing(TaskError):
 
 
 class Refused(TaskError):
-    """The server refuses what a request says, and would do so again. ``said`` are its words."""
+    """The server refuses the content of a request, and would do so again. ``said`` is its message."""
 
     def __init__(self, message: str, said: str) -> None:
         super().__init__(message)
@@ -56,12 +56,12 @@ def error_of(
         told = "wants an API key" if server.api_key is None else "refuses the API key"
         return ServerAway(f"{server.endpoint} {told} (HTTP {status}): set {KEY_VARIABLE}.")
     if code in _NO_MONEY or status in _OF_ALL or status < 400:
-        return ServerAway(f"{server.endpoint} refuses requests: {shown}. Correct --endpoint, or see to the server.")
+        return ServerAway(f"{server.endpoint} refuses requests: {shown}. Correct --endpoint, or check the server.")
     return Passing(shown, _wait_s(headers), throttles=status in _OVERLOADED)
 
 
 def lacking(refused: Refused, body: Mapping[str, Any]) -> frozenset[str]:
-    """Return the parts of a request without which the server may take it: confidence, or the old name of a limit."""
+    """Return the parts of a request that the server refuses: log-probabilities, or the old name of a limit."""
     if MAX_TOKENS in body and _NEW_NAME in refused.said:
         return frozenset({MAX_TOKENS})
     return frozenset({LOGPROBS} if LOGPROBS in body and LOGPROBS in refused.said else ())
@@ -78,7 +78,7 @@ def without(body: Mapping[str, Any], lacks: frozenset[str]) -> dict[str, Any]:
 
 
 def named(error: BaseException) -> str:
-    """Return an error of the connection as a sentence names it."""
+    """Return an error of the connection in words for a message."""
     return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
 
 
@@ -107,7 +107,7 @@ def _texts(body: Mapping[str, Any]) -> str:
 
 
 def _quotes(message: str, given: str) -> bool:
-    """Return True if a message has a piece of what was given."""
+    """Return True if a message quotes a part of the given text."""
     if len(message) < _QUOTED_CHARS:
         return False
     starts = range(len(message) - _QUOTED_CHARS + 1)

@@ -1,4 +1,4 @@
-"""Requests to a server with OpenAI's API, many at a time, each sent again while its failure is a passing one."""
+"""Requests to a server with OpenAI's API: many at a time, and sent again after a passing failure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 Body = Callable[[frozenset[str]], Mapping[str, Any]]  # the body of a request, without parts that the server refuses
 
 _CONNECT_S = 10.0
-# A request that failed so often, while the server answered others, is its document's failure.
+# Tries of a request, while the server answers others, until its document fails.
 _MOST_TRIES = 8
 _OK = 200
 
@@ -54,7 +54,7 @@ class Client:
 
     @property
     def room(self) -> int:
-        """The number of requests to have under way, so that some always wait for a place."""
+        """The number of requests to begin at a time, so that some always wait for a place."""
         return 2 * self.limiter.limit
 
     def get(self, path: str) -> tuple[int, bytes]:
@@ -69,13 +69,13 @@ class Client:
             raise CannotServe(f"{self._server.endpoint}: {error}") from error
 
     def begin(self, number: int, path: str, body: Body, read: Callable[[Any], Any]) -> None:
-        """Send a request some time; ``finished`` returns what ``read`` makes of its answer, by the number."""
+        """Begin a request. ``finished`` returns its ``number`` with the result of ``read`` on its answer."""
         self._loop.call_soon_threadsafe(self._spawn, number, path, body, read)
 
     def finished(self, wait_s: float) -> list[tuple[int, Any]]:
-        """Return the answers that have come, after a wait for the first of them. A Failure is a document's.
+        """Wait for an answer, and return all that have come. A Failure belongs to a document.
 
-        Raises ServerAway once the server refuses everything, or has answered nothing for long.
+        Raises ServerAway if the server refuses all requests, or has answered nothing for too long.
         """
         found: list[tuple[int, Any]] = []
         try:
@@ -89,7 +89,7 @@ class Client:
             return found
 
     def close(self) -> None:
-        """Give up what is under way."""
+        """Cancel the requests under way, and close the connection."""
         self._wait_for(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -141,7 +141,7 @@ class Client:
             self._finished.put(away)
         except (Refused, Passing) as error:
             self._finished.put((number, self._failure(error)))
-        except Exception as error:  # a bug of ours fails one window, and is not waited for
+        except Exception as error:  # a bug of ours fails one window, and nobody waits for it
             reason = f"Asking the server raised {type(error).__name__}."
             self._finished.put((number, Failure(reason, Reason.MODEL)))
         else:
@@ -163,7 +163,7 @@ class Client:
                 raise ServerAway(
                     f"{self._server.endpoint} has answered nothing for {silence_s:,.0f} s, and now: {error}."
                 ) from error
-            # Throttling is about us, and never about a text.
+            # Throttling is never a text's failure.
             return not error.throttles and state.attempt_number >= _MOST_TRIES and self._answered > heard
 
         async for attempt in AsyncRetrying(
@@ -179,7 +179,7 @@ class Client:
         return max(usual, error.wait_s or 0.0) if isinstance(error, Passing) else usual
 
     async def _attempt(self, path: str, body: Body, read: Callable[[Any], T]) -> T:
-        """Send a request, again at once if the server refuses a part of it that it can do without."""
+        """Send a request; if the server refuses a part that the request can do without, send it again at once."""
         while True:
             given = body(self._lacks)
             try:

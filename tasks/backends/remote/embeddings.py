@@ -20,7 +20,7 @@ from tasks.windows.windows import Encoded
 
 _PATH = "/embeddings"
 _UNBOUNDED = 2**31 - 1
-# Texts in a request: enough that its overhead does not count, few enough that none of them waits for many.
+# Texts in a request: enough to make its overhead small, few enough to keep its latency low.
 _TEXTS = 32
 _SPECIAL_TOKENS = 2
 _TOLERANCE = 1e-3
@@ -29,7 +29,7 @@ _TOLERANCE = 1e-3
 class EmbeddingsBackend:
     """One served model that gives vectors, under one spec.
 
-    Opening embeds one word, since no server says if its vectors have length 1.
+    Opening embeds one word, since no server says whether its vectors have length 1.
     """
 
     def __init__(self, assignment: Assignment) -> None:
@@ -84,6 +84,6 @@ class EmbeddingsBackend:
 
 
 def _shares(total: int, tokens: Sequence[int]) -> list[int]:
-    """Return the total in parts that are as large as the estimates are, and whole."""
+    """Split a total into whole numbers in proportion to the estimates."""
     ends = np.round(np.cumsum(tokens) / sum(tokens) * total).astype(int)
     return [int(part) for part in np.diff(ends, prepend=0)]

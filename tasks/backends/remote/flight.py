@@ -14,14 +14,14 @@ from tasks.outputs import Failure, Output
 
 Items = Sequence[Item[Any]]
 _ANY = 1 << 30
-# The longest wait for an answer before the source is asked again, if there is room for more and if there is none.
+# Seconds to wait for an answer before asking the source again: with room for more requests, and without.
 _LOOK_S, _FULL_S = 0.05, 1.0
 
 
 class Flight:
-    """Hands windows over to a client, ``most`` in a request, and takes the answers.
+    """Sends windows by a client, at most ``most`` in a request, and takes the answers.
 
-    ``begin`` sends a request about some windows under a number. Its answer is the output of each, in order.
+    ``begin`` sends a request for some windows under a number. Its answer has the output of each window, in order.
     """
 
     def __init__(self, client: Client, begin: Callable[[int, Items], None], most: int = 1) -> None:
@@ -32,7 +32,7 @@ class Flight:
         self._under_way: dict[int, Items] = {}
 
     def run(self, source: Source) -> Iterator[tuple[int, Output]]:
-        """Yield the outputs of what the source gives, until it gives nothing. Raises ServerAway."""
+        """Yield the outputs of the source's windows until it has no more. Raises ServerAway."""
         while True:
             room = max(0, self._client.room - len(self._under_way))
             items = source.take(Budget(tokens=_ANY, rows=room * self._most, spread=_ANY, packed=True))
@@ -49,7 +49,7 @@ class Flight:
         self._begin(number, items)
 
     def _settled(self, items: Items, outputs: Sequence[Output] | Failure) -> Iterator[tuple[int, Output]]:
-        """Yield the outputs of a request's windows. The windows of one that failed are asked for one by one."""
+        """Yield the outputs of a request's windows. If the request failed, send its windows one by one."""
         if not isinstance(outputs, Failure):
             yield from zip((item.id for item in items), outputs, strict=True)
         elif len(items) == 1:

@@ -14,21 +14,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 START = 16
-# A doubled limit is worth it if it adds so much to the throughput; a smaller rise, if it adds a part of that.
+# A doubled limit stays if it raises the throughput by this factor; a smaller rise needs less.
 _DOUBLED_GAIN = 1.10
 _RISE = 0.25
 _RISE_GAIN = 1.04
 _WORSE = 0.85
 _LEAST_ANSWERS = 8
-# Epochs after which a limit that was settled rises again, to see if the server has more room now.
+# Epochs until a settled limit rises again, in case the server has more room now.
 _SETTLED = 10
 
 
 class Limiter:
     """A gate for the attempts of requests, in one event loop.
 
-    An epoch is about as many answers as requests at a time. Its throughput counts only if all places were taken. The
-    epoch after a change is not measured: it has requests from before.
+    An epoch ends after about as many answers as the limit. Its throughput counts only if all places were taken. The
+    epoch after a change is not measured, since it has requests from before the change.
     """
 
     def __init__(self, most: int, clock: Callable[[], float], start: int = START) -> None:
@@ -47,7 +47,7 @@ class Limiter:
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[int]:
-        """Hold a place for the length of the block, and yield the number of changes of the limit until then.
+        """Hold a place during the block, and yield the number of changes of the limit so far.
 
         Waits for a place, and for the end of a pause.
         """
@@ -66,7 +66,7 @@ class Limiter:
             self._wake()
 
     def pause(self, seconds: float) -> None:
-        """Let no request begin for so long, as the server asks."""
+        """Begin no request for these seconds, as the server asks."""
         self._paused_until = max(self._paused_until, self._clock() + seconds)
 
     def answered(self) -> None:
@@ -82,7 +82,7 @@ class Limiter:
             self._judge(rate)
 
     def overloaded(self, changes: int) -> None:
-        """Halve the limit, once for all requests that began under it; ``changes`` is as ``place`` gave it."""
+        """Halve the limit, once for all requests that began under it; ``changes`` is what ``place`` yielded."""
         if changes != self._changes:
             return
         self._doubles, self._before, self._quiet = False, None, 0

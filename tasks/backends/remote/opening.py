@@ -1,4 +1,4 @@
-"""Open a served model: ask the server which models it has, and what it says of this one."""
+"""Open a served model: ask the server for its models, and for the facts about this one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def require_server(assignment: Assignment) -> Server:
 
 
 def stated(client: Client, server: Server, name: str) -> Mapping[str, Any]:
-    """Return what the server says of a model; {} where it has no list of models.
+    """Return the server's facts about a model; {} if it has no list of models.
 
     Raises CannotServe for a server that does not answer, wants another key, or has no such model.
     """
@@ -64,7 +64,7 @@ def context_tokens(model: Mapping[str, Any]) -> int | None:
 
 
 def runtime(server: Server, model: Mapping[str, Any], fingerprint: str | None) -> dict[str, Any]:
-    """Return what carries a spec out, as far as the server says it. The URL has no key in it."""
+    """Return the facts about the server and the model that compute a spec. The URL has no key in it."""
     facts = {name: str(model[name]) for name in _KEPT if isinstance(model.get(name), str | int)}
     facts |= {"server": server.endpoint} | ({} if fingerprint is None else {"system_fingerprint": fingerprint})
     versions = {"aiohttp": version("aiohttp"), **facts}

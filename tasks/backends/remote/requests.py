@@ -25,12 +25,12 @@ from tasks.languages import language_codes
 from tasks.windows.windows import Encoded, LanguageCoders
 
 Message = dict[str, Any]
-# Bytes of UTF-8 for each token: the vocabularies of current models have more of English and most other languages, so
-# that a window that is cut to fit does.
+# Bytes of UTF-8 for each token. In English and most other languages, tokens of current models are longer, so a window
+# that fits by this estimate fits the model.
 BYTES_PER_TOKEN = 3
-_MESSAGE_TOKENS = 8  # that a chat template puts around each message
+_MESSAGE_TOKENS = 8  # in a chat template around each message
 _REMEMBERED = 256
-_ANY = "en"  # stands for the language of each text, in words that no text is asked with
+_ANY = "en"  # an example language, for prompts that are only measured
 _LEAST_TEXT_TOKENS = 8
 
 
@@ -73,7 +73,7 @@ def coder(spec: Spec, limit_tokens: int) -> ChatCoder:
 
 
 def traits(spec: Spec, limit_tokens: int) -> Traits:
-    """Return how the model is told a text's language, and asked questions. Raises CannotServe."""
+    """Return the coders for texts of a detected language, and for questions. Raises CannotServe."""
 
     @cache
     def in_language(language: str) -> ChatCoder:

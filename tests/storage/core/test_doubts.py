@@ -21,7 +21,7 @@ def test_the_default_doubts_results_with_any_doubtful_flag() -> None:
     assert Doubt().flags == DOUBTFUL
     assert Doubt().holds(result("windowed", "repetition"))
     assert not Doubt().holds(result("windowed", confidence=0.0))
-    assert str(Doubt()) == "any flag of doubt"
+    assert str(Doubt()) == "any doubtful flag"
 
 
 @pytest.mark.parametrize(

@@ -168,5 +168,5 @@ def test_the_results_of_two_models_are_refused(database: Database) -> None:
     steps = (StepRequest("copy", COPY, escalation=EscalationRequest(replace(COPY, model="better"))),)
     job = read(database, replace(request(), steps=steps), numbered(2))
     work(database)
-    with pytest.raises(NotReviewable, match="those of two models"):
+    with pytest.raises(NotReviewable, match="come from two models"):
         reviewed_step(database, job.id)

@@ -50,7 +50,7 @@ def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corp
     nothing = embedded("review", 2)
     assert "Job 2 has no outputs to judge." in nothing.stderr
     assert "0 of 0 outputs are judged." in nothing.stdout
-    assert "b.csv:2: it is not of the outputs of step translate of job 2" in (
+    assert "b.csv:2: this is no output of step translate of job 2" in (
         embedded("review", 2, "--import", "b.csv", code=2).stderr
     )
     assert "exclude each other" in embedded("review", 1, "--summary", "--export", "a.csv", code=2).stderr
@@ -95,5 +95,5 @@ def test_the_table_of_a_risk_has_its_effects_and_its_quality() -> None:
         console.print(risk_table(Risk(3, RiskModel(0.0, features), 150, 60, quality)))
     lines = [" ".join(line.split()) for line in captured.get().splitlines()]
     assert lines[0] == "Version 3, fitted to 150 good and 60 bad outputs"
-    assert lines[2:4] == ["confidence × 0.37 0.1 more", "flag repetition × 2.00 the flag"]
+    assert lines[2:4] == ["confidence × 0.37 0.1 more", "flag repetition × 2.00 with the flag"]
     assert "middle 70 25.0 % 25.0 %" in lines

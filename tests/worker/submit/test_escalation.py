@@ -77,12 +77,12 @@ def test_another_model_gets_the_options_of_the_step_that_suit_its_family() -> No
     ("first", "second", "doubt", "said"),
     [
         (SMALL, SMALL, Doubt(), "the same model with the same options"),
-        (Spec("embed", "a", "1"), Spec("embed", "b", "1"), Doubt(), "vectors of two models do not mix"),
+        (Spec("embed", "a", "1"), Spec("embed", "b", "1"), Doubt(), "vectors of two models are not comparable"),
         (
             Spec("generate", "a", "1", params={"prompt": "{meta.title}: {text}"}),
             Spec("generate", "b", "1", params={"prompt": "{meta.name}: {text}"}),
             Doubt(),
-            "both models get the same prompt",
+            "a prompt must be the same for both models",
         ),
         (
             Spec("classify", "a", "1"),

@@ -74,11 +74,9 @@ class FlagsType(click.ParamType[frozenset[str]]):
     flag_value=DOUBTS,
     help="Write only results without any doubtful flag, or without these flags.",
 )
+@click.option("--risk", is_flag=True, help="Write the risk that each output is bad, by docmill review JOB --fit.")
 @click.option(
-    "--risk", is_flag=True, help="Write the risk of each output to be bad, as docmill review --fit fitted it."
-)
-@click.option(
-    "--risk-above", type=click.FloatRange(0, 1), help="Write only results with a higher risk, and the risk."
+    "--risk-above", type=click.FloatRange(0, 1), help="Write only results with a higher risk, with the risk."
 )
 @click.option("--partial", is_flag=True, help="Write the finished results of a job that has not ended.")
 def results_command(
@@ -105,7 +103,7 @@ def results_command(
 
     --flagged writes the results to be doubted, --unflagged the others; both leave out documents without a result.
     For a job with several steps, a flag of any step counts; with --step only that step's. docmill status JOB says
-    how many results have each flag. --risk and --risk-above need a risk that docmill review JOB --fit fitted.
+    how many results have each flag. --risk and --risk-above need docmill review JOB --fit first.
 
     With --part-documents the folder gets part-00000.jsonl (or .csv, .parquet, .npy with its ids; compressed if the
     folder's name ends in .gz or .zst) and so on, and manifest.json, which lists the parts. The same command again
@@ -127,7 +125,7 @@ def results_command(
             return BAD_INPUT
         wanted.check_file(kinds_of(status, step))
         if wanted.with_risk and len(kinds_of(status, step)) > 1:
-            raise click.UsageError("a risk is of one step's outputs; name the step with --step")
+            raise click.UsageError("a risk belongs to the outputs of one step; name it with --step")
         _write(database, status, wanted)
     for remark in remarks(status):
         say(remark)
@@ -168,7 +166,7 @@ class Export:
         if self.part_documents is not None and self.partial:
             raise click.UsageError("--partial is for one file: what comes later would be missing in earlier parts")
         if self.part_documents is not None and self.with_risk:
-            raise click.UsageError("--risk is for one file: a later version would make the parts differ")
+            raise click.UsageError("--risk is for one file: parts could have risks of different versions")
         if self.part_documents is None and self.overwrite:
             raise click.UsageError("--overwrite is for parts; a single file is replaced in any case")
         if self.part_documents is None and self.out.is_dir():

@@ -17,10 +17,10 @@ from worker.cli.printing import print_json, say
 )
 @JSON
 def retry_command(job: int, only: str | None, as_json: bool) -> int:
-    """Try JOB's failed documents again, and let a stopped job go on.
+    """Try JOB's failed documents again, and continue a stopped job.
 
-    The limits of --max-failures and --max-flagged stay. Failures that are tried again, and the doubtful results of
-    a job that they stopped, no longer count against them.
+    The limits of --max-failures and --max-flagged stay. Failures that are tried again no longer count against
+    --max-failures. If --max-flagged stopped the job, its doubtful results so far no longer count.
 
     Classes of failures: transient (something around the work failed), document (the document caused it), model (the
     model caused it). A failure stays on record until a new attempt succeeds. Workers do the work; if none is running,

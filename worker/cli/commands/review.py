@@ -35,11 +35,9 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option("--by", help="Name of the person who judges.  [default: the user's name]")
 @click.option("--summary", is_flag=True, help="Print the estimates, and judge nothing.")
-@click.option("--export", "export", type=FILE, help="Write the sample to this file, to be judged: .csv, or .json.")
-@click.option("--import", "imported", type=FILE, help="Take the verdicts of this judged file: .csv or .json.")
-@click.option(
-    "--fit", "fitted", is_flag=True, help="Fit a risk to be bad, from 200 judgements, and store it as a version."
-)
+@click.option("--export", "export", type=FILE, help="Write the sample to this file for judging: .csv or .json.")
+@click.option("--import", "imported", type=FILE, help="Store the verdicts in this judged file: .csv or .json.")
+@click.option("--fit", "fitted", is_flag=True, help="Fit the risk that an output is bad; needs 200 judgements.")
 @JSON
 def review_command(
     job: int,
@@ -55,19 +53,19 @@ def review_command(
 ) -> int:
     """Judge a sample of JOB's outputs, and estimate the share of all outputs that are good.
 
-    The command shows an output beside its input and waits for a key: g good, b bad, s skip, n a note, u undo, q quit.
-    Where the input is no terminal, it reads a line for each output: the letter, and perhaps a note behind it. Then it
-    prints the estimated share of good outputs with an interval of 95 %: of all, and for each flag.
+    The command shows an output beside its input and waits for a key: g good, b bad, s skip, n note, u undo, q quit.
+    Without a terminal, it reads a line for each output: the letter, then an optional note. Then it prints the
+    estimated share of good outputs with its 95 % interval: of all outputs, and for each flag.
 
-    Doubtful outputs are a larger share of the sample than of the job; the estimate takes account of that. Judgements
-    are stored at once, and the same command goes on. They belong to the output, so they hold for every job with the
-    same text and the same spec.
+    The sample has relatively more doubtful outputs than the job, and the estimate corrects for that. Each judgement
+    is stored at once, and the same command continues the review. A judgement holds for every job with the same text
+    and spec.
 
-    --export writes those outputs of the sample that nobody judged: as CSV with an empty column for the verdict, or as
-    JSON tasks for Label Studio. --import takes the file back, from Label Studio exported as JSON or JSON-MIN.
+    --export writes the outputs of the sample that nobody has judged: as CSV with an empty column for the verdict, or
+    as JSON tasks for Label Studio. --import reads the judged file; export it from Label Studio as JSON or JSON-MIN.
 
-    --fit fits a logistic regression to all judgements of the step's spec: the risk of an output to be bad, by its
-    flags, confidence and lengths. docmill results JOB --risk writes it, and --risk-above 0.2 selects by it.
+    --fit fits a logistic regression to all judgements of the step's spec. It gives the risk that an output is bad, by
+    its flags, confidence and lengths. docmill results JOB --risk writes it, and --risk-above 0.2 selects by it.
     """
     from worker.reviewing.session import Review
 
@@ -92,7 +90,7 @@ def review_command(
             from worker.reviewing.files import read
 
             n = review.take(read(imported), by or _user())
-            say(f"Took {n:,} judgement{'s' * (n != 1)} from {imported}.")
+            say(f"Stored {n:,} judgement{'s' * (n != 1)} from {imported}.")
         elif not summary:
             from worker.cli.reviewed import judge
 
@@ -113,7 +111,7 @@ def _say_if_unfinished(database: Database, job: int) -> None:
 
     status = read_status(database, job)
     if not status.ended:
-        say(f"Job {job} is not finished: the sample is of the outputs that it has so far.")
+        say(f"Job {job} is not finished: the sample is drawn from its outputs so far.")
 
 
 def _user() -> str:
@@ -131,7 +129,7 @@ def _export(review: Review, file: Path, size: int) -> None:
     rows = rows_of(review.items(review.waiting(size)), review.reviewed.spec, review.seed)
     with whole_file(file) as opened:
         n = write(rows, opened)
-    say(f"Wrote {n:,} outputs to be judged to {file}; --import takes it back.")
+    say(f"Wrote {n:,} outputs to {file}. Judge them, then give the file to --import.")
 
 
 def _print(review: Review, *, as_json: bool) -> None:
@@ -149,8 +147,8 @@ def _print(review: Review, *, as_json: bool) -> None:
     paper.print(shares_table(found))
     if (more := found.judged - found.counted) > 0:
         say(
-            f"{more:,} judgements do not count yet: outputs that nobody has met come before them in the sample. "
-            f"`docmill review {review.reviewed.job}` shows these first."
+            f"{more:,} judgements do not count yet: the sample has outputs before them that nobody has seen. "
+            f"`docmill review {review.reviewed.job}` shows these outputs."
         )
 
 
