@@ -100,7 +100,7 @@ class DeviceLost(TaskError):
 
 
 class ServerAway(TaskError):
-    """A served model's server refuses all requests, or answers none: the texts wait for it."""
+    """The server of a model refuses all requests, or answers none: the texts wait for it."""
 
 
 class EngineStopped(TaskError):

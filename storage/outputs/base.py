@@ -54,7 +54,7 @@ class OutputType(ABC):
 
     @property
     def is_comparable(self) -> bool:
-        """True if outputs of two models may stand side by side: those that have a confidence."""
+        """True if outputs of two models can be compared: outputs that have a confidence."""
         return bool(self.confidence)
 
     @abstractmethod

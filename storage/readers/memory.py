@@ -35,10 +35,10 @@ _EXPECTED = "give a list of texts or of dictionaries, a pandas or polars frame, 
 
 
 class MemorySource:
-    """A source in memory, which is read once. A document without an id gets its position, from 0, as one.
+    """A source in memory, which is read once. The id of a document without one is its position, from 0.
 
-    Without a corpus of its own, the name has a digest of the documents, so that the same documents again are the
-    same corpus. An iterator has the time instead. Raises SourceUnreadable, SourceUnsupported and FieldUnknown.
+    Without a named corpus, the source's name has a digest of the documents, so that the same documents are the same
+    corpus. For an iterator it has the time instead. Raises SourceUnreadable, SourceUnsupported and FieldUnknown.
     """
 
     bytes_read = 0
@@ -77,12 +77,12 @@ def _is_table(data: object) -> bool:
 
 
 def _has_columns(data: object) -> bool:
-    # The type is asked, since a lazy frame would compute its own.
+    # Ask the type: a lazy frame would compute its columns.
     return hasattr(type(data), "columns") or hasattr(type(data), "schema")
 
 
 def _digest(data: object, options: SourceOptions) -> str:
-    """Return a digest of the documents; of what can be read only once, the time."""
+    """Return a digest of the documents, or the time if they can be read only once."""
     if isinstance(data, Iterator) or hasattr(data, "read_next_batch"):
         return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
     digest = hashlib.sha256(json.dumps([options.text_field, options.id_field]).encode())
@@ -117,7 +117,7 @@ def _rows_of_table(table: object, options: SourceOptions) -> Rows:
 
 
 def _reader(table: Any) -> RecordBatchReader:
-    """Return the table's batches. Raises SourceUnreadable for one that has no form in Arrow."""
+    """Return the table's batches. Raises SourceUnreadable for a table that Arrow cannot represent."""
     import pyarrow
 
     try:
@@ -130,7 +130,7 @@ def _reader(table: Any) -> RecordBatchReader:
 
 
 def _with_id(row: Row | Rejection, options: SourceOptions) -> Row | Rejection:
-    """Return a row with its position as the id, if it has no field for one and none was named."""
+    """Return a row with its position as the id, if it has no field `id` and no other field was named."""
     if isinstance(row, Row) and options.id_field == SourceOptions.id_field:
         row.fields.setdefault(options.id_field, row.number)
     return row

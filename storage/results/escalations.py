@@ -1,4 +1,4 @@
-"""Count the results that escalations gave, and what they cost beside computing everything with the better model."""
+"""Count the results of escalations, and their time beside computing all texts with the better model."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ SHARDS = 10_000  # the latest ones, from which seconds are estimated
 class Escalated:
     """The escalation of a step from the spec `first` to `spec`.
 
-    `texts` of the step's texts were doubted, and `failed` of these failed again. `won` of the `documents` with a
-    result have that of the better model. The job's shards took `seconds` of their processes, and the better model
-    would have taken `alone_s` for the same texts alone; None where that is not known.
+    `texts` of the step's texts were doubted, and the better model failed on `failed` of these. `documents` have a
+    result, and `won` of these have the better model's. The job's shards took `seconds` of their processes. `alone_s`
+    is an estimate for the better model alone. Both are None if they are not known.
     """
 
     first: Spec
@@ -88,7 +88,7 @@ def _escalated(
 
 
 def _won(transaction: Transaction, job: Job, way: list[OpenStep]) -> tuple[int, int]:
-    """Return the number of documents with a result, and of those whose result is the escalation's."""
+    """Return the number of documents with a result, and the number whose result is the escalation's."""
     query, outcomes = lineage.joined(select().select_from(Document), way)
     result = outcomes[way[-1].seq].c
     groups = transaction.execute(
@@ -101,7 +101,7 @@ def _won(transaction: Transaction, job: Job, way: list[OpenStep]) -> tuple[int, 
 
 
 def _times(transaction: Transaction, job_id: int, step: OpenStep) -> tuple[float | None, float | None]:
-    """Return the seconds that a step and its escalation took, and those of the better model alone, by characters."""
+    """Return the seconds that a step and its escalation took, and an estimate for the better model alone."""
     assert step.escalation is not None
     again = step.escalation.seq
     shards = transaction.execute(
@@ -121,7 +121,7 @@ def _times(transaction: Transaction, job_id: int, step: OpenStep) -> tuple[float
 def shared_seconds(spans: Iterable[tuple[str, int, float, float]]) -> dict[int, float]:
     """Return the seconds of each step, from spans of (process, step, start, end).
 
-    Spans of one process overlap, since it has several shards in flight: those at work share each moment alike.
+    Spans of one process overlap, since it has several shards in flight: they share each moment equally.
     """
     of_process: dict[str, list[tuple[float, int, int]]] = defaultdict(list)
     for process, step, start, end in spans:

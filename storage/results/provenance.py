@@ -61,7 +61,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class EscalationRecord:
-    """Both outcomes of a doubted text. The `second` is of the better model; None if it is not there.
+    """Both outcomes of a doubted text. `second` is the better model's; None if there is none.
 
     `second_won` says that it is the step's result.
     """

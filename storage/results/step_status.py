@@ -11,9 +11,9 @@ from storage.core.specs import Spec
 class StepStatus:
     """A step of a job at one moment, in unique texts.
 
-    `blocked` are those of the step that it reads which have no output, and so nothing to give to this one: they
-    failed, or were skipped or blocked themselves. `escalated` counts the texts of its escalation; a text that waits
-    for that one is no longer `done`, and still `pending`.
+    `blocked` counts texts of the step before that have no output for this step: they failed, or were skipped or
+    blocked. `escalated` counts the texts of the escalation. A text that waits for its escalation is `pending`, not
+    `done`.
     """
 
     name: str
@@ -36,7 +36,7 @@ class StepStatus:
 
 
 def with_escalation(step: StepStatus, escalated: StepStatus) -> StepStatus:
-    """Return a step with its escalation, whose pending texts are done by the step itself."""
+    """Return a step with its escalation. Texts that the escalation still has to compute count as pending."""
     waiting, new = escalated.pending, escalated.texts - escalated.prior
     return replace(
         step,

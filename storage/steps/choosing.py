@@ -21,9 +21,9 @@ Columns = Sequence[ColumnElement[Any]]
 
 @dataclass(frozen=True)
 class Pair:
-    """The two outcomes of a content at a step: that of its own spec, and that of the escalation, if it is there.
+    """The two outcomes of a content at a step: by the step's own spec, and by the escalation (None if there is none).
 
-    `is_doubted` says that the first one is doubted. Only then the second one counts.
+    `is_doubted` is True if the first outcome is doubted. Only then the second one counts.
     """
 
     first: Any
@@ -46,7 +46,7 @@ class Pair:
 
 
 def with_columns(columns: Columns, further: Columns) -> tuple[ColumnElement[Any], ...]:
-    """Return these columns of outcomes, and those of the further ones that are not among them."""
+    """Return the columns of outcomes, and the further columns that are not among them."""
     return (*columns, *(one for one in further if all(one is not other for other in columns)))
 
 
@@ -63,7 +63,7 @@ def chosen(
 def pairs(
     transaction: Transaction, step: OpenStep, content_ids: Collection[int], columns: Columns = ()
 ) -> dict[int, Pair]:
-    """Return both outcomes of contents at a step with an escalation, by content; without a first it is left out."""
+    """Return both outcomes of contents at a step with an escalation, by content, if there is a first outcome."""
     escalation = step.escalation
     assert escalation is not None
     numbers = [getattr(OutcomeRow, bound.number) for bound in escalation.doubt.bounds]

@@ -14,7 +14,7 @@ from storage.steps.flag_conditions import as_text, condition
 
 
 def doubted(doubt: Doubt, outcome: FromClause) -> ColumnElement[bool]:
-    """Return the condition for an outcome to be done and doubted; it is never NULL."""
+    """Return the condition that an outcome is done and doubted; it is never NULL."""
     flags = func.coalesce(as_text(outcome.c.flags), "")
     carried = [condition(doubt.flagged, flags)] if doubt.flags else []
     holds = or_(false(), *carried, *(_beyond(bound, outcome.c[bound.number]) for bound in doubt.bounds))
@@ -22,7 +22,7 @@ def doubted(doubt: Doubt, outcome: FromClause) -> ColumnElement[bool]:
 
 
 def is_better(second: FromClause, first: FromClause) -> ColumnElement[bool]:
-    """Return the condition for the outcome of the better model to be the result (`storage.core.doubts.is_better`)."""
+    """Return the condition that the better model's outcome is the result (`storage.core.doubts.is_better`)."""
     done = func.coalesce(second.c.status, "") == "done"
     return and_(done, _doubtful_ones(second) <= _doubtful_ones(first))
 

@@ -215,8 +215,10 @@ def _stop_bounded(transaction: Transaction, wanted: ColumnElement[bool]) -> None
 
 
 def _sums(transaction: Transaction, job_id: int) -> tuple[int, int, int]:
-    """Return how many texts of a job's shards failed, are doubtful, and how many there are."""
-    own = Step.escalates.is_(None)  # an escalation's texts are its step's, whose own result stands where it failed
+    """Return the numbers of failed texts, of doubtful texts, and of all texts of a job's shards."""
+    own = Step.escalates.is_(
+        None
+    )  # an escalation computes its step's texts again, and its failures keep the step's results
     columns = (case((own, Shard.n_failed), else_=0), Shard.n_doubtful, case((own, Shard.n_contents), else_=0))
     sums = (func.coalesce(func.sum(column), 0) for column in columns)
     of_step = and_(Step.job_id == Shard.job_id, Step.seq == Shard.step)
@@ -363,7 +365,7 @@ def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
 
 
 def _accept_doubtful(transaction: Transaction, job: Job) -> bool:
-    """Let the doubtful results of a job no longer count against its bound, if they stopped it; True if so."""
+    """Reset the count of doubtful results if it stopped the job. Return True if it did."""
     _, doubtful, total = _sums(transaction, job.id)
     own = and_(Step.job_id == job.id, Step.escalates.is_(None))
     retried = int(transaction.scalar(select(func.sum(Step.n_retried)).where(own)) or 0)

@@ -91,9 +91,9 @@ class Traversal:
         return planned + self.follow(step.seq, prior)
 
     def follow(self, seq: int, settled: Mapping[ContentId, Known]) -> Planned:
-        """Lead contents that a step has settled, with their status, to its escalation or to the steps that read it.
+        """Pass contents that a step has settled, with their status, to its escalation or to the steps that read it.
 
-        `seq` is the number of a step or of an escalation. A content that has no output leads nowhere.
+        `seq` is the number of a step or of an escalation. A content without an output is passed to none.
         """
         if not settled or not any(step.input_step is not None or step.escalation for step in self._steps):
             return Planned()
@@ -111,7 +111,7 @@ class Traversal:
     def count_doubtful(self, seq: int, content_ids: Collection[ContentId]) -> int | None:
         """Return the number of contents of a shard whose result is doubtful, at a step with an escalation.
 
-        A content that the escalation is still to compute has no result. None for a step without one.
+        A content that waits for the escalation has no result yet. Return None for a step without an escalation.
         """
         step = steps.computed_by(self._steps, seq)
         if step.escalation is None:

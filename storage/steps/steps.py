@@ -22,7 +22,7 @@ from storage.steps.templates import Messages, Questions, Template
 
 @dataclass(frozen=True)
 class EscalationRequest:
-    """A spec that computes again what a step computed, where its results are in `doubt`."""
+    """A spec that computes the results of a step again that are in `doubt`."""
 
     spec: Spec
     doubt: Doubt = field(default_factory=Doubt)

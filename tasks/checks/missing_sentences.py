@@ -52,7 +52,7 @@ class _Sentence:
 
 
 def find(given: str, output: str, context: Context) -> Iterator[Finding]:
-    """Yield the sentences that are aligned with nothing, where the output has fewer sentences than the input.
+    """Yield the sentences without a counterpart, if the output has fewer sentences than the input.
 
     A translation may split a sentence, too: one that is short is searched if it has as many.
     """

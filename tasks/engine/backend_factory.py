@@ -162,7 +162,7 @@ def _first_suited(assignment: Assignment, family: Family | None, asked: str, *, 
 
 
 class _Contest:
-    """The backends that may carry a spec out, of which the fastest does once there is enough work to measure them."""
+    """The backends that can compute a spec. The fastest one does, once there is enough work to measure them."""
 
     def __init__(self, names: Sequence[str], open_one: Callable[..., Any], assignment: Assignment) -> None:
         from tasks.backends.encoder import autotune
@@ -175,7 +175,7 @@ class _Contest:
         self._names = autotune.left(names, self._notes, self._subject)
 
     def opened(self, *, provisional: bool) -> Backend:
-        """Return the fastest backend where it is known; else the first, which is measured later, or the measured."""
+        """Return the fastest backend if it is known; else a provisional one, or measure all backends now."""
         from tasks.backends.encoder.provisional import ProvisionalBackend
 
         on_cpu = self._assignment.device == registry.CPU
@@ -208,7 +208,7 @@ class _Contest:
         return self._guarded(ahead, last)
 
     def _guarded(self, backend: Backend, name: str) -> Backend:
-        """Return a backend that goes over to the model's own code once an output is not finite."""
+        """Return a backend that changes to the model's own code once an output is not finite."""
         from tasks.backends.encoder.autotune import leave_out
         from tasks.backends.encoder.fallback import FallbackBackend
 

@@ -21,7 +21,7 @@ log = logging.getLogger("docmill.backends")
 
 @dataclass(frozen=True)
 class Place:
-    """A device, and the folders and the asked backend with which specs are opened on it."""
+    """A device, with the folders and the requested backend for opening specs on it."""
 
     device: str
     models_dir: Path | None
@@ -30,7 +30,7 @@ class Place:
 
 
 def import_libraries(spec: Spec, place: Place) -> None:
-    """Import what opening the spec will import. Opening says what is wrong with a spec, so nothing is raised here."""
+    """Import what opening the spec will import. Opening reports what is wrong with a spec, so this raises nothing."""
     for one in per_language.specs_of(spec).values() or [spec]:
         try:
             for module in modules(one, place):
@@ -42,7 +42,7 @@ def import_libraries(spec: Spec, place: Place) -> None:
 def modules(spec: Spec, place: Place) -> list[str]:
     """Return the modules that opening a spec imports; none for a model that is not on this machine.
 
-    A merged adapter is another model, of which nothing is known here.
+    A merged adapter is another model, about which nothing is known here.
     """
     pinned = pinning.Pinned(spec.model, spec.revision)
     away = weightless.is_weightless(spec.model) or not pinning.here(pinned, cache_dir=place.cache_dir)

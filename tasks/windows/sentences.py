@@ -72,9 +72,9 @@ def translated_sentences(text: str) -> list[Section]:
 
 
 def between_sentences(gap: str, before: str) -> str:
-    """Return the white space behind ``before`` in another language than that in which ``gap`` stood there.
+    """Return the white space after the translated sentence ``before``, in place of the original ``gap``.
 
-    Scripts that end sentences with a mark such as 。 have no spaces between them. All but single spaces is kept.
+    Scripts that end sentences with a mark such as 。 have no spaces between them. Other white space is kept.
     """
     if gap not in {"", " "}:
         return gap
@@ -109,7 +109,7 @@ def _behind_break(text: str, end: int) -> int:
 
 
 def _within(stretches: Sequence[tuple[int, int]], place: int) -> bool:
-    """Return whether a place lies inside one of the stretches, which are in order."""
+    """Return True if a place lies inside one of the stretches, which are in order."""
     before = bisect_left(stretches, place, key=itemgetter(0))
     return before > 0 and place < stretches[before - 1][1]
 

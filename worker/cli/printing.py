@@ -27,7 +27,7 @@ def say(message: str, *, nl: bool = True) -> None:
 
 @contextmanager
 def hushed(hush: bool = True) -> Iterator[None]:
-    """Let this thread print only warnings and errors on stderr, and no bar, if `hush` says so."""
+    """If `hush` is True, let this thread print only warnings and errors on stderr, and no bar."""
     before = _hushed.set(hush)
     try:
         yield

@@ -48,10 +48,10 @@ def opened(
     starts: bool,
     log_level: str | None = None,
 ) -> Iterator[Search]:
-    """Yield a search of a corpus, named as `run --corpus` or its source's path. Raises NoSuchCorpus, NothingEmbedded.
+    """Yield a search of a corpus, named as `run --corpus` or by its source. Raises NoSuchCorpus, NothingEmbedded.
 
-    ``refuse`` is told of a query that has no vector: its place and the reason. A query process is started only if
-    ``starts`` says so.
+    ``refuse`` is called for a query that has no vector, with its place and the reason. With ``starts``, a query
+    process is started if none runs.
     """
     from storage.search.search import choose
     from tasks.engine.queries import prompted

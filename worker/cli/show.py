@@ -130,7 +130,7 @@ class WritingBar:
 def steps_table(status: JobStatus, flags: Mapping[str, FlagCounts]) -> Table:
     """Return a table with the counts of each step's texts, and of documents that the steps' conditions left out.
 
-    Columns of texts that the steps did not compute are there if they count any.
+    A column of texts that were not computed is left out if all its counts are 0.
     """
     counts = {
         "done": [step.done for step in status.steps],

@@ -1,8 +1,8 @@
 """An encoder-only model on the preferred backend, until it has computed enough for a measurement to pay.
 
-To measure backends takes seconds, which a few texts never give back. The rule is that of renting skis (Karlin et al.
-1988, "Competitive snoopy caching"): measure once as much was computed as a measurement computes. Whatever the number
-of texts, that costs at most twice as much as to have known it before.
+Measuring backends takes seconds, which a few texts never save. The rule solves the ski rental problem (Karlin et al.
+1988, "Competitive snoopy caching"): measure after computing as many tokens as a measurement computes. For any number
+of texts, this costs at most twice as much as the best choice in hindsight.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
 
-# About as many as two backends compute on two cores to be measured: three times each with the best of the batch
-# sizes, and the sizes before that.
+# About the tokens that a measurement of two backends computes on two cores: all batch sizes, then each backend three
+# times with the best size.
 ENOUGH_TOKENS = 32_768
 _SIGN_OF_LIFE = Budget(tokens=1, rows=0)
 
@@ -28,8 +28,8 @@ _SIGN_OF_LIFE = Budget(tokens=1, rows=0)
 class ProvisionalBackend:
     """Computes ``enough`` tokens with ``first``, and the rest with what ``measured`` opens.
 
-    Both must read texts alike. ``first`` is closed before the others are opened, since a model may fill the memory;
-    it still encodes texts then. If they cannot be opened, ``again`` opens the first once more, and it goes on.
+    Both must encode texts alike. ``first`` is closed before the others are opened, since a model may fill the memory;
+    it still encodes texts meanwhile. If the others cannot be opened, ``again`` opens the first one again.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ProvisionalBackend:
 
 
 class _Counted:
-    """A source that gives no more once windows of so many tokens were taken."""
+    """A source that ends once windows of ``left`` tokens were taken."""
 
     def __init__(self, source: Source, left: int) -> None:
         self._source = source
