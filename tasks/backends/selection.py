@@ -66,8 +66,8 @@ def is_served(kind: str, model: str) -> bool:
         return False
     if kind not in served_kinds():
         raise ModelUnsuitable(
-            f"{kind} is not done by the model of a server, such as {model}: those do {', '.join(served_kinds())}. "
-            "For labels use extract, with an enum in the schema."
+            f"A model on a server, such as {model}, cannot do the task {kind}, only {', '.join(served_kinds())}. For "
+            "labels use extract, with an enum in the schema."
         )
     return True
 
