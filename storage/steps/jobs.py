@@ -216,9 +216,7 @@ def _stop_bounded(transaction: Transaction, wanted: ColumnElement[bool]) -> None
 
 def _sums(transaction: Transaction, job_id: int) -> tuple[int, int, int]:
     """Return the numbers of failed texts, of doubtful texts, and of all texts of a job's shards."""
-    own = Step.escalates.is_(
-        None
-    )  # an escalation computes its step's texts again, and its failures keep the step's results
+    own = Step.escalates.is_(None)  # an escalation has its step's texts, and where it fails, the step's results stay
     columns = (case((own, Shard.n_failed), else_=0), Shard.n_doubtful, case((own, Shard.n_contents), else_=0))
     sums = (func.coalesce(func.sum(column), 0) for column in columns)
     of_step = and_(Step.job_id == Shard.job_id, Step.seq == Shard.step)

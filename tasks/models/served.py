@@ -37,7 +37,7 @@ def endpoint(url: str) -> str:
     """Return the URL before ``/chat/completions``: ``/v1`` where it has no path. Raises ValueError."""
     parts = urlsplit(url.strip())
     if "@" in parts.netloc:
-        raise ValueError("a key must not be in the URL: set DOCMILL_OPENAI_API_KEY")
+        raise ValueError("a key does not belong in the URL: set DOCMILL_OPENAI_API_KEY")
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("it is no URL such as http://localhost:8000/v1")
     path = parts.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/embeddings")
