@@ -26,7 +26,8 @@ CHECKED = frozenset(
         "names_changed",
     }
 )
-DOUBTFUL = CHECKED | {TRUNCATED, "empty", "empty_window", "language_uncertain", "not_reduced"}
+LOW_CONFIDENCE = "low_confidence"  # the flag of an output whose tokens the model found improbable
+DOUBTFUL = CHECKED | {TRUNCATED, LOW_CONFIDENCE, "empty", "empty_window", "language_uncertain", "not_reduced"}
 REFUSED = "the database cannot store its output"
 NO_JSON = "its output has no JSON form: a number is not finite or past 64 bits, or it is nested too deep"
 

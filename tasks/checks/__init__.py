@@ -38,10 +38,14 @@ _KEPT, _LANGUAGE = "already_in_target", "language:"  # flags of translate from a
 
 @dataclass(frozen=True)
 class Checks:
-    """The checks that suit a kind of task under one spec, by their flags, with their context."""
+    """The checks that suit a kind of task under one spec, by their flags, with their context.
+
+    ``least_confidence``: an output with less confidence is doubted; None if none is for its confidence.
+    """
 
     flags: tuple[str, ...] = ()
     context: Context = field(default_factory=Context)
+    least_confidence: float | None = None
 
     def findings(self, given: str, output: str, flags: Iterable[str] = ()) -> list[Finding]:
         """Return all findings in an output that has these flags already, in the order of the checks.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from storage.core.outcomes import Outcome, Reason, Status
-from tasks.checks import NONE, Checks, written
+from tasks.checks import NONE, Checks, low_confidence, written
 from tasks.engine.submission import Submission
 from tasks.errors import PromptTooLong
 from tasks.kinds.base import Again, Computed, Recipe
@@ -111,10 +111,12 @@ class Document:
 
 
 def _raised(checks: Checks, given: str, outcome: Outcome, flags: Sequence[str]) -> tuple[str, ...]:
-    """Return the flags that the checks of an outcome's texts raise."""
-    if outcome.status is not Status.DONE or not checks.flags:
+    """Return the flags that the checks of an outcome raise: those of its texts, and that of its confidence."""
+    if outcome.status is not Status.DONE:
         return ()
-    return tuple(finding.flag for text in written(outcome) for finding in checks.findings(given, text, flags))
+    found = [finding.flag for text in written(outcome) for finding in checks.findings(given, text, flags)]
+    unsure = low_confidence.find(outcome.confidence, checks.least_confidence)
+    return (*found, unsure.flag) if unsure else tuple(found)
 
 
 def _union(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:

@@ -140,7 +140,8 @@ def _flags(provenance: Provenance, traits: Traits) -> tuple[Flag, ...]:
     step, outcome = provenance.step, provenance.step.outcome
     if outcome is None:
         return tuple(of_document)
-    return (*of_document, *of_output(step.spec, traits, step.content or "", outcome.output, outcome.flags))
+    sure = outcome.confidence.get("confidence")
+    return (*of_document, *of_output(step.spec, traits, step.content or "", outcome.output, outcome.flags, sure))
 
 
 def _note(provenance: Provenance) -> str | None:

@@ -8,9 +8,10 @@ from types import MappingProxyType
 from typing import Any
 
 from storage.core.flags import name_of
+from storage.core.outcomes import LOW_CONFIDENCE
 from storage.core.specs import Spec
 from tasks import kinds
-from tasks.checks import CHECKS, Finding
+from tasks.checks import CHECKS, Finding, low_confidence
 from tasks.kinds import Traits
 
 # In the words of docs/flags.md; a flag with a value is listed up to its colon.
@@ -22,6 +23,7 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "not_reduced": "the windows' summaries were hardly shorter than the text; they stand one after the other",
         "language_uncertain": "the guess of the language is unsure",
         **{one.flag: one.doubts for one in CHECKS.values()},
+        LOW_CONFIDENCE: "the model found its own words improbable",
         "reduced": "the summaries of several windows were summarised again",
         "windowed": "something that is computed as one was longer than the model's window",
         "language": "the language that was found",
@@ -51,16 +53,26 @@ class Flag:
     evidence: tuple[str, ...] = ()
 
 
-def of_output(spec: Spec, traits: Traits, given: str, output: Mapping[str, Any], stored: Sequence[str]) -> list[Flag]:
+def of_output(
+    spec: Spec,
+    traits: Traits,
+    given: str,
+    output: Mapping[str, Any],
+    stored: Sequence[str],
+    confidence: float | None = None,
+) -> list[Flag]:
     """Return the stored flags of an output in its JSON form, with what the checks find in it, then those of today.
 
-    `given` is the text that was computed. A check finds the same in the same texts, so its evidence need not be kept.
+    `given` is the text that was computed, and `confidence` the output's, if it is known. A check finds the same in
+    the same texts, so its evidence need not be kept.
     """
     checks = kinds.checks(spec, traits)
     found: dict[str, list[str]] = {}
     for text in _written(output):
         for finding in checks.findings(given, text, stored):
             found.setdefault(finding.flag, []).append(_said(finding))
+    if unsure := low_confidence.find(confidence, checks.least_confidence):
+        found[unsure.flag] = [_said(unsure)]
     kept = [Flag(name, OF_OUTPUT, meaning(name), tuple(found.get(name, ()))) for name in stored]
     today = [name for name in found if name not in stored]
     return [*kept, *(Flag(name, OF_TODAY, meaning(name), tuple(found[name])) for name in today)]

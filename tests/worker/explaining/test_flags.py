@@ -31,6 +31,15 @@ def test_a_flag_has_what_its_check_finds_in_the_output() -> None:
     assert any("30" in line and "characters 23 to 25 of the input" in line for line in flag.evidence)
 
 
+def test_an_output_of_little_confidence_has_it_as_evidence() -> None:
+    output = {"text": "The package 1.2 has 30 files."}
+    (flag,) = of_output(TRANSLATE, Traits(), GIVEN, output, ("low_confidence",), 0.213)
+    assert flag.evidence == ("its tokens have a mean probability of 0.21, less than 0.3",)
+    (found,) = of_output(TRANSLATE, Traits(), GIVEN, output, (), 0.213)
+    assert (found.name, found.of) == ("low_confidence", "today")
+    assert of_output(TRANSLATE, Traits(), GIVEN, output, (), 0.3) == []
+
+
 def test_a_flag_that_only_a_check_of_today_finds_is_marked_and_other_flags_have_no_evidence() -> None:
     output = {"text": "The package 1.2 has 40 files."}
     windowed, found = of_output(TRANSLATE, Traits(), GIVEN, output, ("windowed",))
