@@ -169,6 +169,7 @@ WRITES: dict[str, Callable[[Database], Any]] = {
     "shards.claim": partial(shards.claim, head=HEAD, owner="w1"),
     "shards.commit": partial(shards.commit, claim=CLAIM, outcomes=done(CLAIM), runtime_id=None),
     "shards.heartbeat": partial(shards.heartbeat, owner="w1"),
+    "shards.keep": partial(shards.keep, claim=CLAIM, outcomes=done(CLAIM), runtime_id=None),
     "shards.release": partial(shards.release, claim=CLAIM, finished=done(CLAIM)),
     "maintenance.failed_attempt": partial(maintenance.failed_attempt, claim=CLAIM, reason="no"),
     "maintenance.forget_workers": maintenance.forget_workers,
