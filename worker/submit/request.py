@@ -143,7 +143,9 @@ class Computed:
 def escalation_of(settings: Settings, first: Computed, asked: Escalation) -> EscalationRequest:
     """Return the escalation of a spec. Raises as `spec_of`, and BadOption if the two specs do not go together."""
     task, options = first.spec.kind, first.options
-    model, revision = (asked.model, asked.revision) if asked.model is not None else (first.model, first.revision)
+    model, revision = asked.model, asked.revision
+    if model is None:
+        model, revision = first.model, revision or first.revision
     family = None
     if asked.model is not None and per_language.parse(asked.model) is None:
         family = families.family(_found(settings, asked.model, revision)[1])

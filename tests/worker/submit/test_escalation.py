@@ -13,7 +13,7 @@ from storage.core.database import Database
 from storage.core.doubts import Doubt
 from storage.core.specs import Spec
 from tasks import kinds
-from tasks.errors import BadOption
+from tasks.errors import BadOption, ModelCorrupt
 from tasks.models.families import Family
 from worker.engines.throughput import Sample
 from worker.errors import BadMessage
@@ -103,6 +103,15 @@ def test_the_shipped_translator_escalates_to_itself_with_beams(settings: Setting
     found = escalation_of(settings, Computed(spec, None, None, options), Escalation(options={"beams": 4}))
     assert found.spec.params == {**spec.params, "beams": 4}
     assert (found.spec.model, found.spec.revision) == (spec.model, spec.revision)
+
+
+def test_a_revision_alone_is_one_of_the_same_model(settings: Settings) -> None:
+    options = kinds.options("translate", source_lang="fr", target_lang="en", beams=1)
+    first = Computed(spec_of(settings, "translate", "null", None, options), "null", None, options)
+    with pytest.raises(ModelCorrupt, match="null is null:1, not another"):
+        escalation_of(settings, first, Escalation(revision="another", options={"beams": 4}))
+    same = escalation_of(settings, first, Escalation(revision="null:1", options={"beams": 4}))
+    assert (same.spec.model, same.spec.revision) == ("null", "null:1")
 
 
 def test_a_wrong_option_of_an_escalation_is_told_as_that(settings: Settings) -> None:
