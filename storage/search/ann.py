@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
-from sqlalchemy import ColumnElement, FromClause, Select, func, literal, select, text, true
+from sqlalchemy import ColumnElement, FromClause, Select, and_, case, func, literal, select, text, true
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from storage.core.corpus import is_current_document
 from storage.core.database import Database
+from storage.core.doubts import NUMBERS
 from storage.core.schema import Document, OutcomeRow, Prompt
 from storage.core.specs import Spec
 from storage.core.transaction import Transaction
 from storage.search import pgvector_index
 from storage.search.knn import Matrix
 from storage.search.scope import Placed, Searched
+from storage.steps import doubt_conditions
+from storage.steps.flag_conditions import as_text, condition
+from storage.steps.steps import OpenStep
 
 SPARE = 2  # candidates for each wanted document
 WINDOWS = 4  # vectors for each content, if every window of a text has one
@@ -130,10 +134,14 @@ def _that_read(searched: Searched, contents: FromClause) -> Select[int, int]:
             way = prompt if way is None else way.join(prompt, true())
             contents, content = prompt, prompt.c.text_id
         if place:
-            put_out = select(OutcomeRow.content_id, OutcomeRow.spec_id).where(OutcomeRow.output_id == content)
+            columns = (OutcomeRow.content_id, OutcomeRow.spec_id, OutcomeRow.flags)
+            put_out = select(*columns).where(OutcomeRow.output_id == content)
             before = put_out.correlate(contents).offset(0).lateral()
-            conditions.append(before.c.spec_id == searched.way[place - 1].spec_id)
             way = before if way is None else way.join(before, true())
+            way, is_result = _that_is_result(way, before, searched.way[place - 1])
+            conditions.append(is_result)
+            if step.flagged is not None:
+                conditions.append(condition(step.flagged, as_text(before.c.flags)))
             contents, content = before, before.c.content_id
     having_it = select(*_DOCUMENT).where(Document.content_id == content)
     if prompts:
@@ -144,6 +152,18 @@ def _that_read(searched: Searched, contents: FromClause) -> Select[int, int]:
         .select_from(document if way is None else way.join(document, true()))
         .where(document.c.corpus_id == searched.corpus_id, is_current_document(document), *conditions)
     )
+
+
+def _that_is_result(way: FromClause, outcome: FromClause, step: OpenStep) -> tuple[FromClause, ColumnElement[bool]]:
+    """Return the condition for an outcome to be the result of its content at a step, and the way with its tables."""
+    if step.escalation is None:
+        return way, outcome.c.spec_id == step.spec_id
+    columns = (OutcomeRow.status, OutcomeRow.flags, *(getattr(OutcomeRow, name) for name in NUMBERS))
+    of_content = select(*columns).where(OutcomeRow.content_id == outcome.c.content_id).correlate(outcome).offset(0)
+    first, second = (of_content.where(OutcomeRow.spec_id == spec_id).lateral() for spec_id in step.spec_ids)
+    way = way.join(first, true()).join(second, true(), isouter=True)
+    wins = and_(doubt_conditions.doubted(step.escalation.doubt, first), doubt_conditions.is_better(second, first))
+    return way, outcome.c.spec_id == case((wins, step.escalation.spec_id), else_=step.spec_id)
 
 
 _DOCUMENT = (Document.id, Document.seq, Document.corpus_id, Document.superseded_by, Document.gone)

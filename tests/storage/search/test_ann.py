@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from storage.core.database import Database
+from storage.core.flags import Flagged
 from storage.core.outcomes import Outcome, Status
 from storage.core.specs import Spec
 from storage.leases.shards import Claim
 from storage.search import ann, pgvector_index
 from storage.search.ann import is_worth_it
 from storage.search.search import search
+from storage.steps import jobs
 from storage.steps.jobs import JobRequest
-from storage.steps.steps import StepRequest
+from storage.steps.steps import EscalationRequest, StepRequest
 from tests.storage.builders import EMBED, TRANSLATE, numbered, read, request, shard, work
 from tests.storage.indexes import agrees, database, found, index, proposed, rows, whatever_it_costs
 from tests.storage.search.test_search import ALL_WINDOWS, DIM, embed, embedded, vector_of, windowed
@@ -160,6 +162,50 @@ def test_a_step_that_embeds_what_others_put_out_is_searched_by_documents(databas
     searched = index(database)
     answers = agrees(database, searched, vector_of("sttext 7"), 4)
     assert [hit.id for hit in answers[:2]] == ["k7", "k47"]
+
+
+def test_a_step_that_embeds_escalated_results_is_searched_by_the_better_ones(database: Database) -> None:
+    better = EscalationRequest(Spec("translate", "large", "sha256:4"))
+    plain = (StepRequest("english", TRANSLATE), StepRequest("meaning", EMBED, "english"))
+    escalated = (replace(plain[0], escalation=better), plain[1])
+
+    def outcomes(claim: Claim) -> list[Outcome]:
+        head = shard(database, claim.shard_id)
+        if head.lane == "embed":
+            return embedded(claim)
+        of = "better" if head.step == 2 else "first"
+        return [
+            Outcome(content_id, Status.DONE, text=f"{of} {text}", flags=("empty",) if text.endswith("7") else ())
+            for content_id, text in claim.texts
+        ]
+
+    for steps in (plain, escalated):  # so the first results have vectors, too
+        read(database, JobRequest("books", "a.jsonl", steps), numbered(60))
+        work(database, outcomes)
+        jobs.finish(database)
+    searched = index(database)
+    for asked, text in (("better text 7", "better text 7"), ("first text 8", "first text 8")):
+        best, *_ = agrees(database, searched, vector_of(asked), 4)
+        assert (best.id, best.text) == (f"k{asked[-1]}", text)
+    assert "first text 7" not in {hit.text for hit in agrees(database, searched, vector_of("first text 7"), 4)}
+
+
+def test_a_document_whose_output_a_condition_leaves_out_is_not_found(database: Database) -> None:
+    def outcomes(claim: Claim) -> list[Outcome]:
+        if shard(database, claim.shard_id).lane == "embed":
+            return embedded(claim)
+        return [
+            Outcome(content_id, Status.DONE, text=text[-2:], flags=("empty",) if text == "another 7" else ())
+            for content_id, text in claim.texts
+        ]
+
+    for condition in (None, Flagged(lacking=True)):  # the first job stores the output that the second leaves out
+        steps = (StepRequest("english", TRANSLATE), StepRequest("meaning", EMBED, "english", condition))
+        read(database, JobRequest("books", "a.jsonl", steps), [("doubted", "another 7"), *numbered(60)])
+        work(database, outcomes)
+        jobs.finish(database)
+    best, *_ = agrees(database, index(database), vector_of(" 7"), 4)
+    assert (best.id, best.text) == ("k7", " 7")
 
 
 def test_what_a_prompt_over_metadata_led_to_is_found_by_its_document(database: Database) -> None:
