@@ -322,11 +322,11 @@ def end_shard(
             **left,
             **_tokens(outcomes),
         )
-        .returning(Shard.job_id, Shard.step)
+        .returning(Shard.job_id, Shard.step, Shard.redo)
     ).one()
     traversal = Traversal(transaction, shard.job_id)
     traversal.follow(shard.step, known)
-    if (doubtful := traversal.count_doubtful(shard.step, [*known])) is not None:
+    if (doubtful := traversal.count_doubtful(shard.step, [*known], redo=shard.redo)) is not None:
         transaction.execute(update(Shard).where(Shard.id == shard_id).values(n_doubtful=doubtful))
 
 

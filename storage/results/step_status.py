@@ -36,12 +36,16 @@ class StepStatus:
 
 
 def with_escalation(step: StepStatus, escalated: StepStatus) -> StepStatus:
-    """Return a step with its escalation. Texts that the escalation still has to compute count as pending."""
+    """Return a step with its escalation. Texts that the escalation still has to compute count as pending.
+
+    Of the texts that were escalated anew, only those beyond the number of new texts had a result before.
+    """
     waiting, new = escalated.pending, escalated.texts - escalated.prior
+    anew = max(0, new - (step.texts - step.prior))
     return replace(
         step,
         done=step.done - waiting,
         pending=step.pending + waiting,
-        prior=max(0, step.prior - new),
+        prior=step.prior - anew,
         escalated=replace(escalated, blocked=0),
     )

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, delete, func, or_, select, true, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, true, update
 
 from storage.core import get_or_create
 from storage.core.clock import db_now
@@ -198,31 +198,34 @@ def _maybe_over(database: Database, job_id: int | None) -> bool:
 def _stop_bounded(transaction: Transaction, wanted: ColumnElement[bool]) -> None:
     """Stop the jobs of which more texts failed, or are doubtful, than they may have."""
     bounds = (Job.max_failures, Job.max_flagged)
-    retried = case((Step.escalates.is_(None), Step.n_retried), else_=0)
-    bounded = transaction.execute(
-        select(Job.id, *bounds, func.sum(retried).label("n_retried"))
-        .join(Step, Step.job_id == Job.id)
-        .where(wanted, Job.state.in_(UNFINISHED), or_(*(bound.is_not(None) for bound in bounds)))
-        .group_by(Job.id, *bounds)
-    ).all()
-    for job in bounded:
-        failed, doubtful, total = _sums(transaction, job.id)
-        again = int(job.n_retried)  # a retried text is in two shards
-        reason = too_many("failed", failed - again, total - again, job.max_failures)
-        reason = reason or too_many("are doubtful", doubtful, total - again, job.max_flagged)
-        if reason is not None:
+    bounded = select(Job.id, *bounds).where(wanted, Job.state.in_(UNFINISHED))
+    for job in transaction.execute(bounded.where(or_(*(bound.is_not(None) for bound in bounds)))).all():
+        failed, doubtful = _shares(transaction, job.id)
+        reason = too_many("failed", *failed, job.max_failures)
+        if (reason := reason or too_many("are doubtful", *doubtful, job.max_flagged)) is not None:
             stop(transaction, job.id, "stopped", reason)
 
 
-def _sums(transaction: Transaction, job_id: int) -> tuple[int, int, int]:
-    """Return the numbers of failed texts, of doubtful texts, and of all texts of a job's shards."""
-    own = Step.escalates.is_(None)  # an escalation has its step's texts, and where it fails, the step's results stay
-    columns = (case((own, Shard.n_failed), else_=0), Shard.n_doubtful, case((own, Shard.n_contents), else_=0))
-    sums = (func.coalesce(func.sum(column), 0) for column in columns)
-    of_step = and_(Step.job_id == Shard.job_id, Step.seq == Shard.step)
-    query = select(*sums).join_from(Shard, Step, of_step).where(Shard.job_id == job_id)
-    failed, doubtful, total = map(int, transaction.execute(query).one())  # PostgreSQL's sums are decimals
-    return failed, doubtful, total
+def _shares(transaction: Transaction, job_id: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the numbers of failed and of doubtful texts of a job, each with the number of texts that it is of.
+
+    An escalation has its step's texts, and where it fails, the step's results stay. So its texts count only among
+    those that may be doubtful, and only if an earlier job computed the step's own results.
+    """
+    sums = (func.sum(column) for column in (Shard.n_failed, Shard.n_doubtful, Shard.n_contents))
+    shards = transaction.execute(select(Shard.step, *sums).where(Shard.job_id == job_id).group_by(Shard.step)).all()
+    of_step = {seq: [*map(int, found)] for seq, *found in shards}  # PostgreSQL's sums are decimals
+    n_failed = n_doubtful = total = again = 0
+    prior: dict[int, int] = {}
+    for row in transaction.execute(select(Step).where(Step.job_id == job_id).order_by(Step.seq)).all():
+        failed, doubtful, texts = of_step.get(row.seq, (0, 0, 0))
+        n_doubtful += doubtful
+        texts -= row.n_retried  # which are in two shards
+        if row.escalates is None:
+            n_failed, total, prior[row.seq] = n_failed + failed - row.n_retried, total + texts, row.n_prior_done
+        else:
+            again += min(texts, prior[row.escalates])
+    return (n_failed, total), (n_doubtful, total + again)
 
 
 def too_many(what: str, n: int, total: int, most: float | None) -> str | None:
@@ -364,10 +367,8 @@ def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
 
 def _accept_doubtful(transaction: Transaction, job: Job) -> bool:
     """Reset the count of doubtful results if it stopped the job. Return True if it did."""
-    _, doubtful, total = _sums(transaction, job.id)
-    own = and_(Step.job_id == job.id, Step.escalates.is_(None))
-    retried = int(transaction.scalar(select(func.sum(Step.n_retried)).where(own)) or 0)
-    if job.state != "stopped" or too_many("are doubtful", doubtful, total - retried, job.max_flagged) is None:
+    _, doubtful = _shares(transaction, job.id)
+    if job.state != "stopped" or too_many("are doubtful", *doubtful, job.max_flagged) is None:
         return False
     counted = and_(Shard.job_id == job.id, Shard.n_doubtful > 0)
     transaction.execute(update(Shard).where(counted).values(n_doubtful=0))

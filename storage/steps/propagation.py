@@ -108,14 +108,17 @@ class Traversal:
             ready = [content_id for content_id, pair in found.items() if pair.is_settled]
         return total + self._arrive(self._readers(step, ready))
 
-    def count_doubtful(self, seq: int, content_ids: Collection[ContentId]) -> int | None:
+    def count_doubtful(self, seq: int, content_ids: Collection[ContentId], *, redo: bool) -> int | None:
         """Return the number of contents of a shard whose result is doubtful, at a step with an escalation.
 
-        A content that waits for the escalation has no result yet. Return None for a step without an escalation.
+        A content that waits for the escalation has no result yet. Return None for a step without an escalation, and 0
+        for contents that the escalation tries again: they were counted when it failed, and a retry leaves no more.
         """
         step = steps.computed_by(self._steps, seq)
         if step.escalation is None:
             return None
+        if redo and seq != step.seq:
+            return 0
         found = choosing.pairs(self.transaction, step, content_ids).values()
         results = [pair.result for pair in found if pair.is_settled]
         return len([one for one in results if one.status == Status.DONE and doubtful(one.flags)])

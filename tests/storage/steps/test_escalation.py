@@ -246,6 +246,45 @@ def test_a_bound_of_doubtful_results_looks_at_the_results(database: Database, mo
     assert read_status(database, job.id).state == state
 
 
+def test_what_a_retry_of_the_large_model_leaves_doubtful_is_counted_once(database: Database) -> None:
+    models = Models(database)
+    models.small = {str(n): ("repetition",) for n in range(3)}
+    models.refused = "012"
+    job = read(database, replace(pipeline(steps=ALONE), max_flagged=60.0), TEXTS)
+    for refused in ("012", "02", "0"):
+        models.refused = refused
+        work(database, models.outcomes)
+        jobs.finish(database)
+        assert read_status(database, job.id).state == "done"
+        assert sum(row.n_doubtful for row in shards_of(database, job)) == 3
+        jobs.retry(database, job.id)
+
+
+@pytest.mark.parametrize(("most", "state"), [(40.0, "done"), (30.0, "stopped")])
+def test_a_bound_of_doubtful_results_counts_escalated_texts_whose_first_result_was_there(
+    database: Database, most: float, state: str
+) -> None:
+    models = Models(database)
+    models.small = {str(n): ("repetition",) for n in range(5)}
+    models.large = {"1": ("repetition",), "2": ("repetition",)}
+    models.done((StepRequest("translate", TRANSLATE),))
+    job = read(database, replace(pipeline(steps=ALONE), max_flagged=most), TEXTS)
+    work(database, models.outcomes)
+    jobs.finish(database)
+    status = read_status(database, job.id)
+    assert (status.state, status.reason or "") == (
+        state,
+        "" if state == "done" else "more than 30 % of its texts are doubtful (2 of 5)",
+    )
+
+
+def test_results_of_earlier_jobs_are_counted_beside_new_ones_that_were_escalated(database: Database) -> None:
+    models = Models(database)
+    models.done(texts=numbered(3, first=3))
+    job = models.done(source="b", texts=TEXTS)  # 0, 1 and 2 are new
+    assert read_status(database, job.id).prior == 3
+
+
 def test_failures_of_the_large_model_do_not_stop_a_job(database: Database) -> None:
     models = Models(database)
     models.refused = "02"
