@@ -172,14 +172,14 @@ def _exact(text: str) -> Iterator[_Name]:
 
 def _starts(text: str, sign: re.Pattern[str], is_outside: Callable[[str], bool]) -> Iterator[int]:
     """Yield the beginnings of the stretches that have a sign, between characters outside of stretches."""
-    last = -1
+    before = -1
     for match in sign.finditer(text):
         start = match.start()
-        while start > 0 and not is_outside(text[start - 1]):
+        while start not in {0, before} and not is_outside(text[start - 1]):
             start -= 1
-        if start != last:
+        if start != before:  # else it is in the stretch of the sign before it
             yield start
-        last = start
+        before = match.start()
 
 
 def _is_outside_word(character: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.checks import Checks, Context, Finding
+from tasks.checks import Checks, Context, Finding, names_changed
 
 
 def found(given: str, output: str, context: Context | None = None) -> list[Finding]:
@@ -87,3 +87,16 @@ def test_countries_languages_and_acronyms_are_named_as_each_language_does() -> N
     assert found("Ce fichier ne doit PAS changer.", "This file must NOT change.") == []
     (finding,) = found("Il est lu par Gnumeric ici.", "It is read by Poland here.")
     assert finding.evidence == "“Poland” is not in the input, which has “Gnumeric” there."
+
+
+def test_each_letter_of_a_long_word_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    n = 0
+
+    def counted(character: str) -> bool:
+        nonlocal n
+        n += 1
+        return not character.isalnum()
+
+    monkeypatch.setattr(names_changed, "_is_outside_word", counted)
+    found("The sequence is " + "ACGT" * 200, "La séquence est longue.")
+    assert 0 < n < 1_000
