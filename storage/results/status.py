@@ -34,7 +34,8 @@ class JobStatus:
     Of a job with several `steps` the counts are the sums over all of them.
 
     `state` is also `paused`, and `blocked` while every live worker refuses what is left. `truncated` are those of the
-    done ones whose output stopped at the model's limit.
+    done ones whose output stopped at the model's limit, without those of steps with an escalation: it may have
+    replaced them, and the flags of the results say how many are left.
 
     `computed` texts of those to do are computed and not yet written, in part where windows are left.
     `tokens_per_s` is the pace of the last two minutes, 0 where no worker is at it. Of a job that has ended it is the
@@ -197,7 +198,7 @@ def _status(transaction: Transaction, found: _Found) -> JobStatus:
         done=sum(step.done for step in steps),
         failed=sum(step.failed for step in steps),
         skipped=sum(step.skipped for step in steps),
-        truncated=sum(step.truncated for step in steps),
+        truncated=sum(step.truncated for step in steps if step.escalated is None),
         pending=sum(step.pending for step in steps),
         prior=sum(step.prior for step in steps),
         shards=sums.shards(),

@@ -285,6 +285,16 @@ def test_results_of_earlier_jobs_are_counted_beside_new_ones_that_were_escalated
     assert read_status(database, job.id).prior == 3
 
 
+def test_outputs_that_were_cut_and_then_replaced_are_not_told_as_cut(database: Database) -> None:
+    models = Models(database)
+    models.small = {"1": ("output_truncated",), "2": ("output_truncated",)}
+    job = models.done((*ALONE, StepRequest("plain", TRANSLATE)))
+    status = read_status(database, job.id)
+    assert count_flags(database, job.id)["translate"].by_flag == {}
+    assert [step.truncated for step in status.steps] == [2, 2]  # of the small model's outputs
+    assert status.truncated == 2  # of the second step
+
+
 def test_failures_of_the_large_model_do_not_stop_a_job(database: Database) -> None:
     models = Models(database)
     models.refused = "02"
