@@ -47,11 +47,12 @@ class Refused(TaskError):
 def error_of(
     status: int, headers: Mapping[str, str], raw: bytes, body: Mapping[str, Any], server: Server
 ) -> Passing | Refused | ServerAway:
-    """Return the error of an answer with this status."""
+    """Return the error of an answer with this status. Its sentence has neither the key nor words of a text."""
     message, code = _message(raw)
-    shown = f"HTTP {status}{f' ({message})' if message else ''}"
+    secret = _quotes(message, _texts(body)) or (server.api_key is not None and server.api_key in message)
+    shown = f"HTTP {status}" if secret or not message else f"HTTP {status} ({message})"
     if status in _OF_TEXTS:
-        return Refused(f"HTTP {status}" if _quotes(message, _texts(body)) else shown, message)
+        return Refused(shown, message)
     if status == 401 or (status == 403 and server.api_key is None):
         told = "wants an API key" if server.api_key is None else "refuses the API key"
         return ServerAway(f"{server.endpoint} {told} (HTTP {status}): set {KEY_VARIABLE}.")

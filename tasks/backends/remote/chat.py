@@ -21,6 +21,9 @@ from tasks.windows.windows import Encoded
 
 _PATH = "/chat/completions"
 _UNBOUNDED = 2**31 - 1
+# Ends of outputs that are not whole: Mistral names the second so where the context is full.
+_CUT = frozenset({"length", "model_length"})
+_BROKEN_OFF = frozenset({None, "error", "abort", "insufficient_system_resource"})
 
 
 class ChatBackend:
@@ -69,14 +72,17 @@ class ChatBackend:
         wanted = self._body.get("n", 1)
         choices = sorted(answer["choices"], key=lambda choice: choice.get("index", 0))
         if len(choices) != wanted:
+            if len(choices) == 1:  # it would write one again, and be paid again
+                return [Failure(f"The server writes 1 output where {wanted} are asked for.", Reason.MODEL)]
             raise ValueError("another number of choices than was asked for")
         usage = answer.get("usage") or {}
         self._fingerprint = answer.get("system_fingerprint") or self._fingerprint
-        written, read = int(usage.get("completion_tokens") or 0), usage.get("prompt_tokens")
+        written, given = int(usage.get("completion_tokens") or 0), usage.get("prompt_tokens")
+        read = None if given is None else int(given)
         outputs = []
         for place, choice in enumerate(choices):
             message, reason = choice["message"], choice["finish_reason"]
-            if reason is None:
+            if reason in _BROKEN_OFF:
                 raise ValueError("the choice has no end")
             if message.get("refusal") or reason == "content_filter":
                 return [Failure("The model refuses to write about this text.", Reason.DOCUMENT)]
@@ -88,7 +94,7 @@ class ChatBackend:
                 Generated(
                     text.strip() if self._stripped else text,
                     share,
-                    truncated=reason == "length",
+                    truncated=reason in _CUT,
                     likelihood=likelihood(choice),
                     read_tokens=read if place == 0 else 0,
                 )
@@ -97,6 +103,9 @@ class ChatBackend:
 
 
 def likelihood(choice: Mapping[str, Any]) -> Likelihood | None:
-    """Return the log-probabilities of a choice's tokens; None where the server does not give them."""
-    each = [float(one["logprob"]) for one in (choice.get("logprobs") or {}).get("content") or ()]
+    """Return the log-probabilities of a choice's tokens; None where the server does not give them for all."""
+    try:
+        each = [float(one["logprob"]) for one in (choice.get("logprobs") or {}).get("content") or ()]
+    except (ValueError, LookupError, TypeError, AttributeError):  # the text is whole, and paid
+        return None
     return Likelihood(fsum(each), min(each), len(each)) if each else None

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from importlib.metadata import version
+from itertools import count
 from typing import Any, TypeVar
 
 import aiohttp
@@ -39,6 +40,7 @@ class Client:
 
     def __init__(self, server: Server, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.limiter = Limiter(server.requests, clock)
+        self.numbers = count()  # of requests
         self._server = server
         self._clock = clock
         self._usual_wait = wait_random_exponential(multiplier=server.first_wait_s, max=60)
@@ -82,7 +84,10 @@ class Client:
             one = self._finished.get(timeout=wait_s)
             while True:
                 if isinstance(one, ServerAway):
-                    raise one
+                    if not found:
+                        raise one
+                    self._finished.put(one)  # answers that came before it are paid
+                    return found
                 found.append(one)
                 one = self._finished.get_nowait()
         except queue.Empty:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
 from typing import Any
 
 from tasks.backends import Source
@@ -28,7 +27,6 @@ class Flight:
         self._client = client
         self._begin = begin
         self._most = most
-        self._numbers = count()
         self._under_way: dict[int, Items] = {}
 
     def run(self, source: Source) -> Iterator[tuple[int, Output]]:
@@ -41,10 +39,11 @@ class Flight:
             if not self._under_way:
                 return
             for number, outputs in self._client.finished(_LOOK_S if room else _FULL_S):
-                yield from self._settled(self._under_way.pop(number), outputs)
+                if (asked := self._under_way.pop(number, None)) is not None:  # else of a flight that was broken off
+                    yield from self._settled(asked, outputs)
 
     def _send(self, items: Items) -> None:
-        number = next(self._numbers)
+        number = next(self._client.numbers)
         self._under_way[number] = items
         self._begin(number, items)
 

@@ -1,0 +1,106 @@
+"""What becomes of a server's answers: half ones, late ones, and errors that quote what nobody may see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import pytest
+
+from storage.core.outcomes import Reason
+from tasks.backends.remote import answers
+from tasks.backends.remote.chat import ChatBackend, likelihood
+from tasks.backends.remote.client import Client
+from tasks.backends.remote.flight import Flight, Items
+from tasks.batching.batches import Budget
+from tasks.batching.pool import Item
+from tasks.errors import ServerAway
+from tasks.models.served import Server
+from tasks.outputs import Failure, Generated
+from tasks.windows.windows import Encoded
+from tests.tasks.backends.remote.api_server import written
+
+SERVER = Server("http://127.0.0.1:9/v1", "sk-secret-key")
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    client = Client(SERVER)
+    yield client
+    client.close()
+
+
+def read_by(wanted: int, answer: Mapping[str, Any]) -> Any:
+    """Return what a backend that asks for so many outputs reads of an answer."""
+    backend = object.__new__(ChatBackend)
+    backend._body, backend._fingerprint, backend._stripped = {"n": wanted}, None, True
+    return backend._read(answer)
+
+
+@pytest.mark.parametrize("end", [None, "error", "abort", "insufficient_system_resource"])
+def test_an_output_that_the_server_broke_off_is_no_answer(end: Any) -> None:
+    with pytest.raises(ValueError, match="no end"):
+        read_by(1, written("half a", end).body)
+
+
+@pytest.mark.parametrize(("end", "cut"), [("stop", False), ("length", True), ("model_length", True)])
+def test_an_output_that_a_limit_ended_is_truncated(end: str, cut: bool) -> None:
+    (output,) = read_by(1, written("a text", end).body)
+    assert output.truncated is cut
+
+
+def test_a_server_that_writes_one_output_for_several_is_not_asked_and_paid_again() -> None:
+    (output,) = read_by(4, written("a text").body)
+    assert output == Failure("The server writes 1 output where 4 are asked for.", Reason.MODEL)
+
+
+@pytest.mark.parametrize("each", [[{"token": "a", "logprob": None}], [{"token": "a"}], ["a"], 7])
+def test_log_probabilities_of_another_form_cost_the_confidence_and_not_the_text(each: Any) -> None:
+    answer = written("a text", logprobs={"content": each}).body
+    assert likelihood(answer["choices"][0]) is None
+    assert likelihood({"logprobs": ["a"]}) is None
+    (output,) = read_by(1, answer)
+    assert (output.text, output.likelihood) == ("a text", None)
+
+
+@pytest.mark.parametrize("status", [400, 403, 500, 503])
+@pytest.mark.parametrize("secret", ["sk-secret-key", "of a private document"])
+def test_no_error_has_the_key_or_words_of_a_text(status: int, secret: str) -> None:
+    asked = {"messages": [{"role": "user", "content": "words of a private document"}]}
+    raw = b'{"error": {"message": "not for you: %s"}}' % secret.encode()
+    error = answers.error_of(status, {}, raw, asked, SERVER)
+    assert secret not in str(error)
+    assert str(status) in str(error)
+    assert "for you" in str(answers.error_of(status, {}, b'{"error": "not for you"}', asked, SERVER))
+
+
+def test_answers_that_came_before_the_server_went_away_are_kept(client: Client) -> None:
+    away = ServerAway("no money left")
+    for one in ((1, "first"), away, (2, "second")):
+        client._finished.put(cast(Any, one))
+    assert client.finished(0) == [(1, "first")]
+    assert client.finished(0) == [(2, "second")]
+    with pytest.raises(ServerAway, match="no money"):
+        client.finished(0)
+
+
+class Given:
+    """A source of some texts."""
+
+    def __init__(self, *texts: str) -> None:
+        self._items = [Item(number, Encoded(1, text), text) for number, text in enumerate(texts)]
+
+    def take(self, budget: Budget) -> list[Item[Any]]:
+        taken, self._items = self._items, []
+        return taken
+
+
+def test_an_answer_to_a_flight_that_was_broken_off_is_no_answer_to_the_next(client: Client) -> None:
+    def begin(number: int, items: Items) -> None:
+        (item,) = items
+        client._finished.put((number, [Generated(str(item.encoded.features), 1)]))
+
+    next(Flight(client, begin).run(Given("a", "b", "c")))
+    client._finished.put((1, [Generated("late", 1)]))
+    found = dict(Flight(client, begin).run(Given("d", "e", "f")))
+    assert [cast(Generated, found[number]).text for number in range(3)] == ["d", "e", "f"]
