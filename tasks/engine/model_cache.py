@@ -79,17 +79,19 @@ class ModelCache:
                 self.changed.notify_all()
 
     def withdraw(self, resident: LoadedModel, error: ServerAway) -> None:
-        """Unlist a model whose server is away, and wake its tickets without the outcomes that they lack."""
-        with self._opening:
-            with self.changed:
-                resident.withdrawn = True
-                self._loaded.pop(resident.spec, None)
-                resident.pool.discard(lambda _: True)
-                tickets, resident.tickets = resident.tickets, set()
-                self.changed.notify_all()
-            for ticket in tickets:
-                ticket.withdraw(error)
-            resident.backend.close()
+        """Unlist a model whose server is away, and wake its tickets without the outcomes that they lack.
+
+        The caller holds the model, and waits for no other model's loading, which may wait for this one to leave.
+        """
+        with self.changed:
+            resident.withdrawn = True
+            self._loaded.pop(resident.spec, None)
+            resident.pool.discard(lambda _: True)
+            tickets, resident.tickets = resident.tickets, set()
+            self.changed.notify_all()
+        for ticket in tickets:
+            ticket.withdraw(error)
+        resident.backend.close()
 
     def close(self) -> None:
         with self._opening:

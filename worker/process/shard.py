@@ -173,6 +173,10 @@ class Process:
             log.warning("lease_lost shard=%d", claim.shard_id)
         except EngineStopped:
             self._patiently(lambda: shards.release(self.database, claim), ours)
+        except CannotServe as error:  # its server went away after the check
+            with suppress(StorageError):
+                self._refuse(head, error)
+            self._patiently(lambda: shards.release(self.database, claim), ours)
         except Exception as error:
             log.exception("shard_failed shard=%d", claim.shard_id)
             reason = f"{type(error).__name__} in the worker; its log says more"

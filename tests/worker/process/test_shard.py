@@ -24,6 +24,7 @@ from storage.steps.jobs import JobRequest
 from storage.steps.steps import StepRequest
 from tasks.backends import Backend
 from tasks.engine.engine import Engine
+from tasks.errors import CannotServe
 from tasks.specs import pinning
 from tests.kinds import KINDS
 from tests.storage.builders import gathered
@@ -118,6 +119,27 @@ def test_a_hint_is_put_back_where_the_engine_stops_before_its_model_is_loaded(da
     engine = Engine(open_backend)
     engine.drain()
     Process(owner="me", database=database, broker=cast(Any, None), engine=engine, lease_s=60).run_shard(shard_id)
+    with database.read() as transaction:
+        assert transaction.execute(select(Shard.state, Shard.attempt)).one() == ("planned", 0)
+
+
+def test_no_attempt_is_spent_on_a_shard_whose_server_goes_away_after_its_claim(database: Database) -> None:
+    job = jobs.open_job(database, JobRequest("c", "/x", (StepRequest("copy", Spec("copy", "m", "sha256:0")),)))
+    ingest.add(database, job, gathered(("a", "text", {}, (), 0)))
+    ingest.end(database, job)
+    [lane] = dispatch.lanes(database)
+    [shard_id] = dispatch.take(database, lane)
+
+    class Away:
+        def open(self, spec: Spec) -> None:
+            """Find the server there."""
+
+        def runtime(self, spec: Spec) -> None:
+            taking.draining.set()  # it takes no other shard
+            raise CannotServe("the server does not answer")
+
+    taking = Process(owner="me", database=database, broker=cast(Any, None), engine=cast(Any, Away()), lease_s=60)
+    taking.run_shard(shard_id)
     with database.read() as transaction:
         assert transaction.execute(select(Shard.state, Shard.attempt)).one() == ("planned", 0)
 
