@@ -8,7 +8,8 @@ SourceError (a StorageError)
 ├── SourceEmpty          a folder without a document
 └── FieldUnknown         no record has the field that was named, or two columns share a name
 
-A ReaderFailed is no SourceError: one file of many is rejected for those, but a bug ends the reading.
+A ReaderFailed is no SourceError: one file of many is rejected for those, but a bug ends the reading. Neither is a
+ProgramFailed, which is the bug of a program that gives documents.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ class BrokenStream(Exception):
 
 class BrokenTransfer(BrokenStream):
     """The transfer of a remote file broke off."""
+
+
+class ProgramFailed(StorageError):
+    """The iterator of a program raised an error, which is the cause of this one."""
 
 
 class ReaderFailed(StorageError):

@@ -15,7 +15,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from storage.core.installation import install
-from storage.readers.errors import SourceUnreadable, SourceUnsupported
+from storage.readers.errors import ProgramFailed, SourceUnreadable, SourceUnsupported
 from storage.readers.files import check_names, documents
 from storage.readers.records import Record, Rejection, Row, Rows, SourceOptions, check_columns
 from storage.readers.registry import PARQUET
@@ -96,10 +96,18 @@ def _rows(data: object, options: SourceOptions) -> Rows:
         yield from _rows_of_table(data, options)
         return
     values: Iterable[object] = data.to_pylist() if hasattr(data, "to_pylist") else data  # type: ignore[assignment]
-    for position, value in enumerate(values):
+    for position, value in enumerate(_given(values)):
         fields: Mapping[Any, object] = value if isinstance(value, Mapping) else {options.text_field: value}
         named = {str(name): one for name, one in fields.items()}
         yield _with_id(as_row(named, position, f"{PLACE}:{position}", options), options)
+
+
+def _given(values: Iterable[object]) -> Iterator[object]:
+    """Yield what a program gives. Raises ProgramFailed for an error of its own."""
+    try:
+        yield from values
+    except Exception as error:
+        raise ProgramFailed(f"the documents of the program raised {type(error).__name__}") from error
 
 
 def _rows_of_table(table: object, options: SourceOptions) -> Rows:

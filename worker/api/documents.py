@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Protocol, TypeAlias
@@ -20,6 +21,7 @@ class ArrowTable(Protocol):
     def __arrow_c_stream__(self, requested_schema: object = None) -> object: ...
 
 
+During: TypeAlias = Callable[[], AbstractContextManager[None]]
 Documents: TypeAlias = str | os.PathLike[str] | Iterable[str | None] | Iterable[Mapping[str, Any]] | ArrowTable
 
 
@@ -34,25 +36,27 @@ class Read:
 
 
 class Reading:
-    """Documents that are read once. `read` has the records so far, in order."""
+    """Documents that are read once, inside `during`. `read` has the records so far, in order."""
 
-    def __init__(self, documents: Documents) -> None:
+    def __init__(self, documents: Documents, during: During = nullcontext) -> None:
         self._documents = documents
+        self._during = during
         self.name = os.fspath(documents) if isinstance(documents, str | os.PathLike) else NAME
         self.read: list[Read] = []
 
     def open(self, options: SourceOptions, *, has_corpus: bool) -> Source:
         """Open the source. Raises SourceError."""
         if isinstance(self._documents, str | os.PathLike):
-            return _Noted(open_source(self.name, options), self.read)
-        return _Noted(MemorySource(self._documents, options, has_corpus=has_corpus), self.read)
+            return _Noted(open_source(self.name, options), self.read, self._during)
+        return _Noted(MemorySource(self._documents, options, has_corpus=has_corpus), self.read, self._during)
 
 
 class _Noted:
     """A source whose records are noted as they are read."""
 
-    def __init__(self, source: Source, read: list[Read]) -> None:
+    def __init__(self, source: Source, read: list[Read], during: During) -> None:
         self.name = source.name
+        self._during = during
         self._source = source
         self._read = read
 
@@ -68,9 +72,10 @@ class _Noted:
         return self._source.size_bytes()
 
     def records(self) -> Iterator[Record | Rejection]:
-        for one in self._source.records():
-            self._read.append(_noted(one))
-            yield one
+        with self._during():
+            for one in self._source.records():
+                self._read.append(_noted(one))
+                yield one
 
 
 def _noted(one: Record | Rejection) -> Read:

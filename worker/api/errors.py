@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from storage.readers.errors import ProgramFailed
 from worker.cli.exit_codes import UNREACHABLE, exit_code, sentence
 
 T = TypeVar("T")
@@ -30,11 +31,15 @@ class TimedOut(Error, TimeoutError):
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Raise docmill's own errors as an Error. Bugs propagate."""
+    """Raise docmill's own errors as an Error. Bugs propagate, and so do errors of an iterator of documents."""
     try:
         yield
     except Error:
         raise
+    except ProgramFailed as error:
+        raised = error.__cause__
+        assert raised is not None
+        raise raised from raised.__cause__
     except Exception as error:
         code = exit_code(error)
         if code is None:

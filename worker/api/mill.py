@@ -16,7 +16,8 @@ from worker.api.hits import Hit
 from worker.api.hits import search as search_in
 from worker.api.job import Job
 from worker.api.options import request_of
-from worker.api.pipelines import Pipelines, one_run_at_a_time
+from worker.api.pipelines import Pipelines
+from worker.api.turns import one_run_at_a_time
 from worker.cli.context import open_store
 from worker.cli.formatting import summary
 from worker.cli.ingesting import ingested
@@ -239,7 +240,7 @@ def _computed(
 ) -> pyarrow.Table:
     """Compute on this machine, and return the table."""
     tables.require_arrow()
-    reading = Reading(documents)
+    reading = Reading(documents, one_run_at_a_time.reading)
     request = request_of(settings, reading.name, task, given)
     devices = choose_devices(settings.device)
     opened = partial(reading.open, has_corpus=request.corpus is not None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,6 +10,7 @@ from storage.core.database import Database
 from storage.pipelines import pipelines as of_store
 from worker.api.errors import explained
 from worker.api.job import Job
+from worker.api.turns import one_run_at_a_time
 from worker.cli.formatting import summary
 from worker.cli.pipeline_files import computed, listed, run_of, stored
 from worker.cli.printing import hushed, say
@@ -18,9 +18,6 @@ from worker.engines.devices import choose_devices
 from worker.settings import Settings
 
 Rows: TypeAlias = list[dict[str, Any]]
-
-# Children's lines go above the bar of one run, and two runs of one process would share its devices.
-one_run_at_a_time = threading.Lock()
 
 
 class Pipelines:

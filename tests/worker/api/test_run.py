@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,30 @@ def test_a_wrong_option_raises_what_the_command_line_prints(
 def test_documents_of_a_type_that_is_not_read_are_refused_with_those_that_are(documents: Any, store: Path) -> None:
     with pytest.raises(docmill.Error, match=r"is not read; give a list of texts .* frame"):
         run(documents, store)
+
+
+@pytest.mark.parametrize("first", [[], ["a text", "another one"]])
+def test_an_error_of_an_iterator_of_documents_comes_out_as_it_is(first: list[str], store: Path) -> None:
+    def documents() -> Iterator[str]:
+        yield from first
+        raise ValueError("the program's own")
+
+    with pytest.raises(ValueError, match=r"^the program's own$") as raised:
+        run(documents(), store)
+    assert raised.traceback[-1].name == "documents"
+
+
+@pytest.mark.parametrize("first", [[], ["a text", "another one"]])
+def test_documents_that_run_docmill_while_they_are_read_are_refused(first: list[str], store: Path) -> None:
+    """They would wait for the run that reads them, for ever."""
+
+    def documents() -> Iterator[str]:
+        yield from first
+        yield from run(["inside"], store)["id"].to_pylist()
+
+    with pytest.raises(docmill.Error, match="compute them first, as a list"):
+        run(documents(), store)
+    assert run(["afterwards"], store)["status"].to_pylist() == ["done"]
 
 
 def test_a_frame_that_has_no_form_in_arrow_is_refused(store: Path) -> None:
