@@ -27,11 +27,17 @@ _QUOTED_CHARS = 12
 class Passing(TaskError):
     """A failure that may pass: an error of the server, no answer, or half an answer.
 
-    ``wait_s`` is the pause that the server asks for. ``throttles`` is True if the server is overloaded.
+    ``wait_s`` is the pause that the server asks for. ``throttles`` is True if the server is overloaded,
+    ``fails`` if it answered with an error of its own. ``tries`` is the number of requests about the same text.
     """
 
-    def __init__(self, message: str, wait_s: float | None = None, *, throttles: bool = False) -> None:
+    tries = 1
+
+    def __init__(
+        self, message: str, wait_s: float | None = None, *, throttles: bool = False, fails: bool = False
+    ) -> None:
         super().__init__(message)
+        self.fails = fails
         self.wait_s = wait_s
         self.throttles = throttles
 
@@ -58,7 +64,7 @@ def error_of(
         return ServerAway(f"{server.endpoint} {told} (HTTP {status}): set {KEY_VARIABLE}.")
     if code in _NO_MONEY or status in _OF_ALL or status < 400:
         return ServerAway(f"{server.endpoint} refuses requests: {shown}. Correct --endpoint, or check the server.")
-    return Passing(shown, _wait_s(headers), throttles=status in _OVERLOADED)
+    return Passing(shown, _wait_s(headers), throttles=status in _OVERLOADED, fails=status == 500)
 
 
 def lacking(refused: Refused, body: Mapping[str, Any]) -> frozenset[str]:

@@ -29,6 +29,8 @@ Body = Callable[[frozenset[str]], Mapping[str, Any]]  # the body of a request, w
 _CONNECT_S = 10.0
 # Tries of a request, while the server answers others, until its document fails.
 _MOST_TRIES = 8
+# Requests that may fail together, after others were answered, without the server counting as away.
+_FEW = 8
 _OK = 200
 
 
@@ -154,7 +156,7 @@ class Client:
 
     def _failure(self, error: Refused | Passing) -> Failure:
         if isinstance(error, Passing):
-            return Failure(f"The server failed {_MOST_TRIES} times at this text: {error}.", Reason.TRANSIENT)
+            return Failure(f"The server failed {error.tries} times at this text: {error}.", Reason.TRANSIENT)
         return Failure(f"The server refuses this text: {error}.", Reason.DOCUMENT if self._answered else Reason.MODEL)
 
     async def _answer(self, path: str, body: Body, read: Callable[[Any], T], *, once: bool = False) -> T:
@@ -164,12 +166,15 @@ class Client:
             error = state.outcome.exception() if state.outcome is not None else None
             assert isinstance(error, Passing)
             silence_s = self._clock() - max(begun, self._heard)
+            error.tries = state.attempt_number
             if once or silence_s + (error.wait_s or 0) > self._server.patience_s:
+                if not once and error.fails and self._answered and len(self._tasks) <= _FEW:
+                    return True
                 raise ServerAway(
                     f"{self._server.endpoint} has answered nothing for {silence_s:,.0f} s, and now: {error}."
                 ) from error
             # Throttling is never a text's failure.
-            return not error.throttles and state.attempt_number >= _MOST_TRIES and self._answered > heard
+            return not error.throttles and error.tries >= _MOST_TRIES and self._answered > heard
 
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(Passing), wait=self._pause_s, stop=stops, reraise=True

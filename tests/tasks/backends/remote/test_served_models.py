@@ -202,6 +202,20 @@ def test_a_text_at_which_the_server_always_fails_does_not_hold_up_the_others(
     assert "8 times" in (outcomes[3].reason or "")
 
 
+def test_a_last_text_at_which_the_server_always_fails_does_not_hold_up_its_job_for_ever(
+    api: Callable[[Script], ApiServer],
+) -> None:
+    server = api(lambda request, _: error(500, "bug") if "number 3." in text_of(request) else None)
+    with engine_on(server, patience_s=0.05) as engine:
+        assert submitted(engine, GENERATE, TEXTS[:1]).complete
+        ticket = submitted(engine, GENERATE, TEXTS[3:4])
+        assert ticket.away is None
+        (failed,) = ticket.finished()
+        assert (failed.status, failed.reason_class) == (Status.FAILED, Reason.TRANSIENT)
+        server.script = lambda request, _: error(502)  # a gateway without the server behind it
+        assert submitted(engine, GENERATE, ["another"]).away is not None
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
