@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -37,6 +38,30 @@ def hushed(hush: bool = True) -> Iterator[None]:
 
 def is_hushed() -> bool:
     return _hushed.get()
+
+
+class _Aside:
+    """A block in which stdout is stderr. Threads may leave it in another order than they entered it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._stdout = sys.stdout
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._stdout, sys.stdout = sys.stdout, sys.stderr
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                sys.stdout = self._stdout
+
+
+stdout_aside = _Aside()  # for whatever a library prints
 
 
 def warn(message: str, *, nl: bool = True) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from worker.cli.options import corpus_names
-from worker.cli.printing import say
+from worker.cli.printing import say, stdout_aside
 
 if TYPE_CHECKING:
     from storage.core.database import Database
@@ -109,7 +108,7 @@ class Search:
             return
         with bar("search", total=self.searched.n_documents) as progress:
             progress.update(0, total=self.searched.n_documents, note="embedding")
-            with redirect_stdout(sys.stderr):  # whatever a library prints
+            with stdout_aside:
                 outputs = self.embed(self.spec, [record.text for record in records])
             answerable = []
             for record, output in zip(records, outputs, strict=True):
@@ -136,7 +135,7 @@ class Search:
     def _with_passages(self, query: str, vector: Matrix, found: list[Hit]) -> list[Hit]:
         from tasks.engine import passages
 
-        with redirect_stdout(sys.stderr):
+        with stdout_aside:
             texts = [(hit.text, hit.window) for hit in found]
             nearest = passages.nearest(self.embed, self.spec, query, vector, texts)
         return [replace(hit, passage=span or hit.passage) for hit, span in zip(found, nearest, strict=True)]

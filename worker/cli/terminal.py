@@ -18,6 +18,7 @@ from worker.cli.show import changing_bars, talk
 from worker.settings import LOG_FORMAT
 
 LAST_LINES_S = 1.0  # how long what was written is waited for; a child that outlives us keeps the pipe open
+_has_pipe = threading.Lock()
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ([A-Z]+) \S+ (.*)")
 
 
@@ -26,12 +27,22 @@ def lines_above_the_bar(log_level: str | None) -> Iterator[None]:
     """Our log, and everything that children started meanwhile write to stderr, appears above a bar in whole lines.
 
     They are given a pipe for a stderr, and a thread prints what comes out of it. Where stderr is no terminal, lines
-    are written as they come: no bar moves there. Without a level, our log is left to the program.
+    are written as they come: no bar moves there. Nor is there a second pipe while another thread has one. Without a
+    level, our log is left to the program.
     """
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or not _has_pipe.acquire(blocking=False):
         with _logging(log_level):
             yield
         return
+    try:
+        with _through_a_pipe(log_level):
+            yield
+    finally:
+        _has_pipe.release()
+
+
+@contextmanager
+def _through_a_pipe(log_level: str | None) -> Iterator[None]:
     ours, terminal = sys.stderr, os.dup(STDERR)
     reading, writing = os.pipe()
     printing = threading.Thread(target=_print_lines, args=(reading,), name="lines", daemon=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import io
 import json
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from rich.text import Text
 
 from tests.worker.harness import ROOT, Docmill
 from worker.cli import show
+from worker.cli.printing import stdout_aside
 from worker.cli.stdout import Harmless, escaped
 
 HOSTILE = "\x1b[31mred\x9b2J\x7f"
@@ -93,3 +96,22 @@ def test_commands_print_only_through_functions_that_make_text_harmless() -> None
                 and node.func.attr in {"echo", "secho"}
             ):
                 assert (file.name, node.func.attr) in allowed, f"{file.name}:{node.lineno}"
+
+
+def test_stdout_comes_back_after_threads_that_leave_in_the_order_in_which_they_came() -> None:
+    before, inside, leave = sys.stdout, threading.Event(), threading.Event()
+
+    def search() -> None:
+        with stdout_aside:
+            inside.set()
+            leave.wait(20)
+
+    thread = threading.Thread(target=search)
+    with stdout_aside:
+        assert sys.stdout is sys.stderr
+        thread.start()
+        assert inside.wait(20)
+    assert sys.stdout is sys.stderr
+    leave.set()
+    thread.join()
+    assert sys.stdout is before

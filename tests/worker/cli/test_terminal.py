@@ -30,6 +30,11 @@ with lines_above_the_bar("warning"), bar("translate", total=10) as progress:
     logging.getLogger("docmill.supervisor").error("device_died status=%d", -9)
     logging.getLogger("docmill.supervisor").info("of no interest")
     progress.update(10, total=10)
+one, other = lines_above_the_bar(None), lines_above_the_bar(None)  # of two threads, in any order
+one.__enter__()
+other.__enter__()
+one.__exit__(None, None, None)
+other.__exit__(None, None, None)
 print("after", file=sys.stderr)
 """
 
