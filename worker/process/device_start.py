@@ -49,5 +49,6 @@ class StartedDevices:
             process.wait()
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    with suppress(BrokenPipeError):  # what it was told and did not read
+                        pipe.close()
         self._waiting.clear()

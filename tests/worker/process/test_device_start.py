@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -38,6 +39,19 @@ def test_processes_hear_of_a_spec_before_their_order(monkeypatch: pytest.MonkeyP
     process.stdin.write(config.to_line())
     process.stdin.seek(0)
     assert list(map(parse, process.stdin)) == [expected, config]
+
+
+def test_a_process_that_died_before_it_heard_of_a_spec_is_no_error_of_the_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    stdin = os.fdopen(writing, "wb")
+    process = SimpleNamespace(stdin=stdin, stdout=None, kill=lambda: None, wait=lambda: None)
+    monkeypatch.setattr("worker.process.device_start.start_device", lambda: process)
+    with StartedDevices(1) as started:
+        started.expect(Expected("{}", "cpu", None, "cache", "auto"))
+    assert stdin.closed
 
 
 def test_a_device_process_imports_for_the_specs_that_come_before_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
