@@ -98,9 +98,9 @@ def _ask_for_keys() -> Answer | str:
     """Wait for a key, and return the verdict, BACK or QUIT."""
     note = None
     while True:
-        click.echo(QUESTION, nl=False, err=True)
+        warn(QUESTION, nl=False)
         key = click.getchar().lower()
-        click.echo(key if key.isprintable() else "", err=True)
+        warn(key if key.isprintable() else "")
         if key in {QUIT, "\x04", "\x1b"}:
             return QUIT
         if key == BACK:
