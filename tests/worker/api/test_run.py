@@ -132,8 +132,6 @@ def test_an_error_of_an_iterator_of_documents_comes_out_as_it_is(first: list[str
 
 @pytest.mark.parametrize("first", [[], ["a text", "another one"]])
 def test_documents_that_run_docmill_while_they_are_read_are_refused(first: list[str], store: Path) -> None:
-    """They would wait for the run that reads them, for ever."""
-
     def documents() -> Iterator[str]:
         yield from first
         yield from run(["inside"], store)["id"].to_pylist()
