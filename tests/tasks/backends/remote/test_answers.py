@@ -1,4 +1,4 @@
-"""What becomes of a server's answers: half ones, late ones, and errors that quote what nobody may see."""
+"""A server's answers: half ones, late ones, and errors that quote what nobody may see."""
 
 from __future__ import annotations
 
