@@ -58,6 +58,8 @@ class Doubt:
         for part in (one.strip() for one in parts):
             if "<" in part or ">" in part:
                 bounds.add(_bound(part))
+            elif part in NUMBERS:
+                raise DoubtInvalid(f"{part!r} has no bound; write for example confidence<0.4")
             else:
                 flags.append(part)
         try:

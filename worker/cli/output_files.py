@@ -18,22 +18,24 @@ if TYPE_CHECKING:
 STDOUT = Path("-")
 
 
-def check_out(out: Path | None, file_format: str | None = None, kinds: Sequence[str] | None = None) -> None:
+def check_out(
+    out: Path | None, file_format: str | None = None, kinds: Sequence[str] | None = None, option: str = "--out"
+) -> None:
     """Refuse a file that could not be written, before any work is done for it.
 
-    ``kinds`` are those of the steps whose results it gets; None if they are not known yet.
+    ``kinds`` are those of the steps whose results it gets; None if they are not known yet. Messages name ``option``.
     """
     _check_kinds(target_of(out, file_format), kinds)
     if out is None or out == STDOUT:
         return
     folder = out.absolute().parent
     if not out.name:
-        raise click.BadParameter("name a file", param_hint="--out")
+        raise click.BadParameter("name a file", param_hint=option)
     if out.is_dir():
-        raise click.BadParameter(f"{out} is a folder; name a file", param_hint="--out")
+        raise click.BadParameter(f"{out} is a folder; name a file", param_hint=option)
     if out.exists() and not out.is_file():
         return  # a pipe or a device: whether it takes anything shows when it is written
-    _check_writable(folder)
+    _check_writable(folder, option)
 
 
 def check_folder(out: Path, file_format: str | None = None, kinds: Sequence[str] | None = None) -> None:
@@ -59,17 +61,17 @@ def _check_kinds(target: Target | None, kinds: Sequence[str] | None) -> None:
         raise click.BadParameter(str(error), param_hint="--out") from error
 
 
-def _check_writable(folder: Path) -> None:
+def _check_writable(folder: Path, option: str = "--out") -> None:
     """Refuse a folder that takes no new file."""
     if not folder.is_dir():
-        raise click.BadParameter(f"there is no folder {folder}", param_hint="--out")
+        raise click.BadParameter(f"there is no folder {folder}", param_hint=option)
     import tempfile
 
     try:
         with tempfile.TemporaryFile(dir=folder):
             return
     except OSError as error:
-        raise click.BadParameter(f"cannot write in {folder}: {error.strerror}", param_hint="--out") from error
+        raise click.BadParameter(f"cannot write in {folder}: {error.strerror}", param_hint=option) from error
 
 
 def target_of(out: Path | None, file_format: str | None) -> Target | None:

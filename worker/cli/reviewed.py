@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
+from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -15,9 +17,10 @@ from rich.text import Text
 from storage.core.risk import FLAG
 from storage.reviews.judgements import Judged, Verdict
 from worker.cli.formatting import printable
-from worker.cli.printing import say, warn
+from worker.cli.printing import say
 from worker.cli.show import talk
 from worker.cli.tables import table
+from worker.errors import ReviewRefused
 
 if TYPE_CHECKING:
     from storage.core.risk import Feature
@@ -46,7 +49,7 @@ def judge(review: Review, size: int, judged_by: str) -> None:
         say(_nothing_to_judge(review, size))
         return
     say(f"{len(waiting):,} outputs to judge.")
-    ask = _ask_for_keys if sys.stdin.isatty() else _read_lines
+    ask = _ask_for_keys if sys.stdin.isatty() else partial(_read_line, count(1))
     items = review.items(waiting)
     met: list[Item] = []
     at = 0
@@ -111,19 +114,27 @@ def _ask_for_keys() -> Answer | str:
             return Answer(KEYS[key], note)
 
 
-def _read_lines() -> Answer | str:
-    """Read a line with a letter and an optional note. Return the verdict, BACK, or QUIT at the end."""
-    for line in iter(sys.stdin.readline, ""):
-        letter, _, note = line.strip().partition(" ")
-        letter = letter.lower()
-        if letter in {QUIT, "quit"}:
-            return QUIT
-        if letter in {BACK, "undo"}:
-            return BACK
-        if letter in {*KEYS, *Verdict, "skip"}:
-            return Answer(KEYS[letter[0]], note.strip() or None)
-        warn(f"{letter!r} is no verdict; write g, b, s, u or q")
-    return QUIT
+def _read_line(numbers: Iterator[int]) -> Answer | str:
+    """Read a line with a letter and an optional note. Return the verdict, BACK, or QUIT at the end.
+
+    A line without a verdict raises ReviewRefused: if it were passed over, those after it would judge wrong outputs.
+    """
+    line = sys.stdin.readline()
+    if not line:
+        return QUIT
+    number = next(numbers)
+    letter, _, note = line.strip().partition(" ")
+    letter = letter.lower()
+    if letter in {QUIT, "quit"}:
+        return QUIT
+    if letter in {BACK, "undo"}:
+        return BACK
+    if letter in {*KEYS, *Verdict, "skip"}:
+        return Answer(KEYS[letter[0]], note.strip() or None)
+    raise ReviewRefused(
+        f"line {number}: {letter!r} is no verdict; write g, b, s, u or q. The lines before it are stored: "
+        f"correct this line, and give the same command the lines from {number}"
+    )
 
 
 def shares_table(summary: Summary) -> Group:

@@ -100,7 +100,7 @@ def _csv_entries(path: Path, text: str) -> Iterator[Entry]:
     try:
         names = [name.strip() for name in next(reader, [])]
         if missing := [name for name in KEYS if name not in names]:
-            raise ReviewRefused(f"{path}:1: the columns {', '.join(missing)} are missing; export the sample again")
+            raise ReviewRefused(f"{path}:1: missing columns: {', '.join(missing)}; export the sample again")
         line = reader.line_num + 1
         for row in reader:
             if row and len(row) != len(names):

@@ -60,7 +60,8 @@ def test_what_stands_twice_or_in_another_order_is_the_same_doubt() -> None:
         ("confidence<low", "'confidence<low' has no number; write for example confidence<0.4"),
         ("sureness<0.4", "'sureness<0.4' is no bound of confidence, mean_logprob, least_logprob"),
         ("confidence<=0.4", "has no number"),
-        ("confidence", "no flag is called 'confidence'"),
+        ("confidence", "'confidence' has no bound; write for example confidence<0.4"),
+        ("sure", "no flag is called 'sure'"),
         ("", "no flag is called ''"),
     ],
 )

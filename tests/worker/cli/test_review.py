@@ -23,11 +23,14 @@ from worker.cli.reviewed import risk_table, shown
 def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
     write_corpus([{"id": f"k{n}", "text": f"word {n} \x1b[31m"} for n in range(8)])
     embedded("run", "corpus.jsonl", "--task", "summarize", "--model", "null")
-    first = embedded("review", 1, "--size", 6, stdin=b"b\nu\ng\nx\nb the number\ns\nq\n")
-    assert first.stderr.count("1 of 6: document k") == 2
-    assert "'x' is no verdict" in first.stderr
-    assert "4 of 6: document" in first.stderr
-    assert "5 of 6: document" not in first.stderr
+    wrong = embedded("review", 1, "--size", 6, stdin=b"b\nu\ng\nx\ng\n", code=2)
+    assert wrong.stderr.count("1 of 6: document k") == 2
+    assert "line 4: 'x' is no verdict" in wrong.stderr
+    assert "3 of 6: document" not in wrong.stderr
+    first = embedded("review", 1, "--size", 6, stdin=b"b the number\ns\nq\n")
+    assert "5 outputs to judge." in first.stderr
+    assert "3 of 5: document" in first.stderr
+    assert "4 of 5: document" not in first.stderr
     assert "\x1b[31m" not in first.stderr
     assert "2 of 8 outputs are judged, 1 skipped." in first.stdout
     embedded("review", 1, "--size", 6, "--export", "a.csv")
@@ -55,6 +58,7 @@ def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corp
     )
     assert "exclude each other" in embedded("review", 1, "--summary", "--export", "a.csv", code=2).stderr
     assert "neither .csv nor .json" in embedded("review", 1, "--export", "a.txt", code=2).stderr
+    assert "for --export: there is no folder" in embedded("review", 1, "--export", "no/a.csv", code=2).stderr
 
 
 def printed(width: int) -> list[str]:

@@ -76,7 +76,7 @@ def test_label_studios_tasks_come_back_as_json_and_as_json_min(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("a.csv", "verdict,input\r\n", "a.csv:1: the columns seed, spec, text_sha256 are missing"),
+        ("a.csv", "verdict,input\r\n", "a.csv:1: missing columns: seed, spec, text_sha256;"),
         ("a.csv", 'verdict,seed,spec,text_sha256\r\n"",1,aa,01\r\n"per\nhaps",1,aa,02', "a.csv:3: the verdict is"),
         ("a.csv", "verdict,seed,spec,text_sha256\r\ngood,1,aa", "a.csv:2: it has 3 columns"),
         ("a.csv", "verdict,seed,spec,text_sha256\r\ngood,,aa,01", "a.csv:2: seed is missing"),

@@ -76,7 +76,7 @@ def review_command(
     for file, option in ((export, "--export"), (imported, "--import")):
         _check_suffix(file, option)
     if export is not None:
-        check_out(export, "csv" if export.suffix.lower() == ".csv" else "jsonl")
+        check_out(export, "csv" if export.suffix.lower() == ".csv" else "jsonl", option="--export")
     with open_store(settings_from()) as database:
         if fitted:
             _fit(database, job, step, as_json=as_json)
