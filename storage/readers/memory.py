@@ -67,7 +67,7 @@ def _check(data: object) -> None:
         if not PARQUET.is_installed:
             raise SourceUnsupported(f"a table needs another library: {install(PARQUET.name)}")
     elif isinstance(data, bytes | bytearray | Mapping) or _has_columns(data) or not isinstance(data, Iterable):
-        raise SourceUnreadable(f"a {type(data).__name__} is not read; {_EXPECTED}")
+        raise SourceUnreadable(f"{type(data).__name__} is not read; {_EXPECTED}")
 
 
 def _is_table(data: object) -> bool:

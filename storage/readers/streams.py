@@ -5,6 +5,7 @@ Only regular files are opened: opening a pipe would wait for a writer, and openi
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import stat
@@ -22,6 +23,7 @@ from storage.readers.errors import BrokenStream, SourceMissing, SourceUnreadable
 Decompress: TypeAlias = Callable[[RawIOBase], Iterator[bytes]]  # in pieces of bounded size
 
 BUFFER_BYTES = 256 * 1024
+_SHOWN = 80  # characters of a name that is too long to be a file's
 _PIECE_BYTES = 64 * 1024
 # Half a kilobyte of zstd can become 17 MB (a 1 GB run of zeros takes 32 kB), so it is fed in small slices.
 _ZSTD_SLICE_BYTES = 512
@@ -49,9 +51,11 @@ def open_regular(path: Path, *, follow: bool = True) -> FileIO:
             hint = "; pass it on standard input, as -" if stat.S_ISFIFO(mode) else ""
             raise SourceUnreadable(f"{printable(path)} is {kind(mode)}, not a file{hint}")
         opened = FileIO(os.open(path, flags))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:  # no name has a NUL, which is a ValueError
         raise SourceMissing(f"{printable(path)}: no such file or folder") from error
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise SourceMissing(f"{printable(path)[:_SHOWN]}…: no such file or folder") from error
         raise SourceUnreadable(f"{printable(path)}: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):  # replaced between lstat and open
         opened.close()

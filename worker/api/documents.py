@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias
 
 import orjson
 
-from storage.readers import Record, Rejection, Source, SourceOptions, open_source
+from storage.readers import Record, Rejection, Source, SourceMissing, SourceOptions, open_source
 from storage.readers.memory import NAME, MemorySource
 
 
@@ -47,7 +47,10 @@ class Reading:
     def open(self, options: SourceOptions, *, has_corpus: bool) -> Source:
         """Open the source. Raises SourceError."""
         if isinstance(self._documents, str | os.PathLike):
-            return _Noted(open_source(self.name, options), self.read, self._during)
+            try:
+                return _Noted(open_source(self.name, options), self.read, self._during)
+            except SourceMissing as error:
+                raise SourceMissing(f"{error}; texts go into a list, also a single one") from error
         return _Noted(MemorySource(self._documents, options, has_corpus=has_corpus), self.read, self._during)
 
 

@@ -61,7 +61,7 @@ class Job:
 
         def watch(status: JobStatus) -> None:
             if stop.is_set() or (deadline is not None and time.monotonic() >= deadline):
-                reason = f"; it {status.waiting_for}" if status.waiting_for else ""
+                reason = f"; {status.waiting_for}" if status.waiting_for else ""
                 raise TimedOut(f"job {self.id} is not finished: {status.pending:,} texts to do{reason}")
 
         with hushed(not progress):
@@ -81,8 +81,8 @@ class Job:
         """Yield the results, in the order of the source, as dictionaries with the keys of `docmill results`.
 
         It reads them page by page. A vector is a float32 array. `flagged` and `unflagged` are True for all doubtful
-        flags, or names of flags. `partial` yields the results so far of a job that has not ended; without it, such a
-        job raises Error.
+        flags, a flag's name, or several names. `partial` yields the results so far of a job that has not ended; without
+        it, such a job raises Error.
         """
         rows = explained_each(
             of_store.results(
@@ -141,4 +141,6 @@ class Job:
         if not wanted:
             return None
         lacking = bool(unflagged)
-        return Flagged(lacking=lacking) if wanted is True else Flagged(named(wanted), lacking)
+        if wanted is True:
+            return Flagged(lacking=lacking)
+        return Flagged(named([wanted] if isinstance(wanted, str) else wanted), lacking)

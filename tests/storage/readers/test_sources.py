@@ -201,9 +201,11 @@ def test_a_document_of_fifty_megabytes_on_one_line_takes_a_few_times_its_size(tm
     assert peak_kb < 5 * 50 * 1024
 
 
-def test_a_missing_source_says_so(tmp_path: Path) -> None:
-    with pytest.raises(SourceMissing, match="no such file or folder"):
-        open_source(str(tmp_path / "nothing.jsonl"), OPTIONS)
+@pytest.mark.parametrize("name", ["nothing.jsonl", "no\0thing", "nothing " * 1000])
+def test_a_missing_source_says_so(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SourceMissing, match="no such file or folder") as raised:
+        open_source(str(tmp_path / name), OPTIONS)
+    assert len(str(raised.value)) < 300
 
 
 @pytest.mark.parametrize("name", ["c.json", "c.png", "c", "c.gz", "c.rar", ".jsonl", "c.jsonl.bz2"])

@@ -35,7 +35,7 @@ def test_an_enqueued_job_waits_for_a_worker_and_says_so(mill: docmill.Mill) -> N
     job = mill.enqueue(["to do"], "embed", priority=3, **NULL)
     status = job.status()
     assert (status.state, status.pending, status.priority, status.no_worker) == ("running", 1, 3, True)
-    with pytest.raises(docmill.TimedOut, match="is not finished: 1 texts to do") as raised:
+    with pytest.raises(docmill.TimedOut, match="1 texts to do; no live worker serves lane embed;") as raised:
         job.wait(timeout=0, progress=False)
     assert isinstance(raised.value, TimeoutError)
     with pytest.raises(docmill.Error, match=r"wait\(\) waits for its end"):
@@ -92,6 +92,7 @@ def test_the_results_of_a_job_come_lazily_and_as_a_table(done: docmill.Job) -> N
 def test_results_can_be_asked_for_by_their_flags(done: docmill.Job) -> None:
     assert [one["id"] for one in done.results(unflagged=True)] == ["0", "2"]
     assert list(done.results(flagged=["repetition"])) == []
+    assert list(done.results(flagged="repetition")) == []
     with pytest.raises(docmill.Error, match="do not go together"):
         done.results(flagged=True, unflagged=True)
     with pytest.raises(docmill.Error, match="no flag is called 'strange'"):

@@ -141,6 +141,11 @@ def test_documents_that_run_docmill_while_they_are_read_are_refused(first: list[
     assert run(["afterwards"], store)["status"].to_pylist() == ["done"]
 
 
+def test_a_text_that_is_given_as_a_source_is_refused_with_advice(store: Path) -> None:
+    with pytest.raises(docmill.Error, match="no such file or folder; texts go into a list"):
+        run("A text.", store)
+
+
 def test_a_frame_that_has_no_form_in_arrow_is_refused(store: Path) -> None:
     with pytest.raises(docmill.Error, match="cannot be read as an Arrow table"):
         run(pandas.DataFrame({"text": ["a text", 3]}), store)
