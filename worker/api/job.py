@@ -81,8 +81,8 @@ class Job:
         """Yield the results, in the order of the source, as dictionaries with the keys of `docmill results`.
 
         It reads them page by page. A vector is a float32 array. `flagged` and `unflagged` are True for all doubtful
-        flags, a flag's name, or several names. `partial` yields the results so far of a job that has not ended; without
-        it, such a job raises Error.
+        flags, a flag's name, or several names. `partial` yields the results so far of a job that has not ended;
+        without it, such a job raises Error.
         """
         rows = explained_each(
             of_store.results(
