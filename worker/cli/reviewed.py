@@ -17,7 +17,7 @@ from rich.text import Text
 from storage.core.risk import FLAG
 from storage.reviews.judgements import Judged, Verdict
 from worker.cli.formatting import printable
-from worker.cli.printing import say
+from worker.cli.printing import say, warn
 from worker.cli.show import talk
 from worker.cli.tables import table
 from worker.errors import ReviewRefused
