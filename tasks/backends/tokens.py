@@ -169,12 +169,17 @@ def padded(encoded: Sequence[Encoded], tokens: Tokens) -> dict[str, torch.Tensor
     return {name: torch.from_numpy(rows) for name, rows in padded_arrays(encoded, tokens).items()}
 
 
-def padded_arrays(encoded: Sequence[Encoded], tokens: Tokens) -> dict[str, npt.NDArray[np.int64]]:
-    """Token features of shape (windows, longest), with the attention mask, padded as the tokenizer would."""
+def padded_arrays(
+    encoded: Sequence[Encoded], tokens: Tokens, length: int | None = None
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Return token features of shape (windows, length), with the attention mask, padded as the tokenizer would.
+
+    Without a ``length`` in tokens it is that of the longest window.
+    """
     tokenizer = tokens.tokenizer
     left = tokenizer.padding_side == "left"
     fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
-    longest = max(one.tokens for one in encoded)
+    longest = max(one.tokens for one in encoded) if length is None else length
     batch: dict[str, npt.NDArray[np.int64]] = {}
     first = encoded[0].features
     assert not isinstance(first, str)

@@ -88,6 +88,18 @@ def test_vectors_are_near_those_in_float32(
     assert {"openvino", "nncf"} <= runtime["versions"].keys()
 
 
+@pytest.mark.slow
+def test_a_batch_of_32_tokens_is_as_near(
+    benches: Callable[[str], Bench], descriptions: list[str], french: list[str]
+) -> None:
+    bench = benches(selection.AUTO)
+    texts = [*lines(descriptions[1::2])[:80], *lines(french[1::2])[:40]]
+    exact = benches("transformers").run(bench.spec("embed", "minilm"), texts)
+    (of_32, *_) = [number for number, one in enumerate(exact) if one.tokens_in == 32]
+    (found,) = vectors(bench.run(bench.spec("embed", "minilm", dtype="int8"), [texts[of_32]]))
+    assert found @ vectors(exact)[of_32] >= 0.99
+
+
 @pytest.mark.parametrize("kind", ["classify", "entities"])
 def test_scores_are_near_those_in_float32(
     kind: str, benches: Callable[[str], Bench], descriptions: list[str], tmp_path: Path
