@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 from bench import planted
 from bench.pairs import RESULTS, described, machine
 from bench.planted import Pair, Plant, Pool
+from storage.core.specs import Spec
 from tasks import kinds
 from tasks.checks import AS_WRITTEN, CHECKS, Checks, Context
 from tasks.engine.backend_factory import open_backend
@@ -114,27 +116,33 @@ def figures(outputs: Outputs) -> Iterator[dict[str, Any]]:
         }
 
 
-def loops(name: str, kind: str, model: str, pairs: Sequence[Pair], beams: int | None = None) -> dict[str, Any]:
-    """Return how many real outputs have a loop by an independent rule, and how many of these are flagged.
-
-    CPU seconds are those of this process: the translation's with all its threads, and the checks' beside it.
-    """
+@contextmanager
+def opened(kind: str, model: str, beams: int | None) -> Iterator[tuple[Engine, Spec]]:
+    """Yield an engine with an empty cache, and the spec of a shipped model."""
     with tempfile.TemporaryDirectory() as cache:
         engine = Engine(partial(open_backend, device="cpu", models_dir=None, cache_dir=Path(cache)))
         engine.start()
         try:
             pinned = pinning.pin(model, models_dir=None, cache_dir=Path(cache))
             config = pinning.read_config(pinned, models_dir=None)
-            spec = build_spec(kind, pinned, kinds.options(kind, beams=beams), config)
-            engine.open(spec)
-            backend = engine.runtime(spec)["backend"]
-            began = time.process_time()
-            ticket = engine.submit(spec, [(number, pair.given) for number, pair in enumerate(pairs)])
-            assert ticket.wait(WAIT_S)
-            whole_s = time.process_time() - began
-            outcomes = ticket.finished()
+            yield engine, build_spec(kind, pinned, kinds.options(kind, beams=beams), config)
         finally:
             engine.close()
+
+
+def loops(name: str, kind: str, model: str, pairs: Sequence[Pair], beams: int | None = None) -> dict[str, Any]:
+    """Return how many real outputs have a loop by an independent rule, and how many of these are flagged.
+
+    CPU seconds are those of this process: the translation's with all its threads, and the checks' beside it.
+    """
+    with opened(kind, model, beams) as (engine, spec):
+        engine.open(spec)
+        backend = engine.runtime(spec)["backend"]
+        began = time.process_time()
+        ticket = engine.submit(spec, [(number, pair.given) for number, pair in enumerate(pairs)])
+        assert ticket.wait(WAIT_S)
+        whole_s = time.process_time() - began
+        outcomes = ticket.finished()
     checks = kinds.checks(spec, kinds.Traits())
     if kind == "translate":  # the model's traits say so in the engine
         checks = replace(checks, context=Context(target="en"))

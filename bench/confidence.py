@@ -8,22 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.checks import lines
+from bench.checks import WAIT_S, lines, opened
 from bench.pairs import RESULTS, described, machine
 from storage.core.outcomes import LOW_CONFIDENCE, Outcome
-from tasks import kinds
-from tasks.engine.backend_factory import open_backend
-from tasks.engine.engine import Engine
-from tasks.specs import pinning
-from tasks.specs.plan import build_spec
 
-WAIT_S = 3600
 # By kind: the shipped model, and the chrF below which an output is bad.
 _KINDS = {"translate": ("marian-ddtp", 45.0), "summarize": ("synopsis-ddtp", 30.0)}
 _COLUMNS = {
@@ -87,18 +79,10 @@ def figures(name: str, kind: str, pairs: Sequence[tuple[str, str]], beams: int) 
 
 
 def computed(kind: str, model: str, texts: Sequence[str], beams: int) -> list[Outcome]:
-    with tempfile.TemporaryDirectory() as cache:
-        engine = Engine(partial(open_backend, device="cpu", models_dir=None, cache_dir=Path(cache)))
-        engine.start()
-        try:
-            pinned = pinning.pin(model, models_dir=None, cache_dir=Path(cache))
-            config = pinning.read_config(pinned, models_dir=None)
-            spec = build_spec(kind, pinned, kinds.options(kind, beams=beams), config)
-            ticket = engine.submit(spec, [*enumerate(texts)])
-            assert ticket.wait(WAIT_S)
-            return ticket.finished()
-        finally:
-            engine.close()
+    with opened(kind, model, beams) as (engine, spec):
+        ticket = engine.submit(spec, [*enumerate(texts)])
+        assert ticket.wait(WAIT_S)
+        return ticket.finished()
 
 
 def table(where: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> str:
