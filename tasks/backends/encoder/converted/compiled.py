@@ -19,7 +19,7 @@ FILE = "model.xml"
 STATES = "states"  # the name of the output
 _PRECISIONS: Mapping[str, str] = MappingProxyType({"float32": "f32", "bfloat16": "bf16"})
 # On AMX, OpenVINO 2026.4 computes batches of this length wrongly in int8: the cosines of MiniLM's vectors with those
-# in float32 were 0.65 to 0.98. No other length from 4 to 99 tokens was wrong.
+# in float32 were 0.65 to 0.98. No other length from 4 to 256 tokens was wrong.
 _MISCOMPUTED = 32
 
 
