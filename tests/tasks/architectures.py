@@ -43,6 +43,10 @@ def unigram(texts: Iterable[str], special: list[str], size: int = 400) -> Tokeni
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=special, unk_token="<unk>", show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
+    # The trainer's order and the last digits of its scores differ from run to run.
+    learnt = sorted(json.loads(tokenizer.to_str())["model"]["vocab"], key=lambda one: (one[0] not in special, one[0]))
+    pieces = [(piece, round(score, 1)) for piece, score in learnt[len(special) :]]
+    tokenizer.model = Unigram([*((piece, 0.0) for piece in special), *pieces], unk_id=special.index("<unk>"))
     return tokenizer
 
 
@@ -86,6 +90,8 @@ def t5(folder: Path, texts: list[str], kind: str = "T5", **config: Any) -> Path:
     }
     own_config = getattr(transformers, f"{kind}Config")(**settings)
     model = getattr(transformers, f"{kind}ForConditionalGeneration")(own_config)
+    if not own_config.tie_word_embeddings:
+        model.lm_head.weight.data[0] = 0  # no trained model writes padding
     return save(folder, model, fast)
 
 

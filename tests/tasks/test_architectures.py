@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tasks.backends.encoder_decoder import task_prefixes
 from tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
+from tests.tasks.deciding import require_equal
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +63,8 @@ def texts_of(outcomes: list[Outcome]) -> list[str | None]:
 def test_t5_summarises_after_its_prefix(writer: Bench, made: Path, sentences: list[str]) -> None:
     folder = architectures.t5(made / f"t5-{writer.backend}", sentences)
     spec = writer.spec("summarize", str(folder), max_new_tokens=12)
-    expected = expected_texts(folder, [f"summarize: {text}" for text in sentences], max_new_tokens=12)
-    assert texts_of(writer.run(spec, sentences)) == expected
+    expected = partial(expected_texts, folder, [f"summarize: {text}" for text in sentences], max_new_tokens=12)
+    require_equal(texts_of(writer.run(spec, sentences)), expected)
 
 
 def test_a_prefix_of_the_command_replaces_the_models_own(writer: Bench, made: Path, sentences: list[str]) -> None:
@@ -71,8 +73,9 @@ def test_a_prefix_of_the_command_replaces_the_models_own(writer: Bench, made: Pa
     for kind, asked in (("summarize", {}), ("translate", languages), ("translate", {})):
         for prefix in ("short: ", ""):
             spec = writer.spec(kind, str(folder), max_new_tokens=12, prefix=prefix, **asked)
-            expected = expected_texts(folder, [prefix + text for text in sentences[:8]], max_new_tokens=12)
-            assert texts_of(writer.run(spec, sentences[:8])) == expected
+            inputs = [prefix + text for text in sentences[:8]]
+            expected = partial(expected_texts, folder, inputs, max_new_tokens=12)
+            require_equal(texts_of(writer.run(spec, sentences[:8])), expected)
 
 
 def test_an_mt5_without_settings_reads_the_text_alone_and_in_specs_from_before_the_words(
@@ -81,10 +84,10 @@ def test_an_mt5_without_settings_reads_the_text_alone_and_in_specs_from_before_t
     folder = architectures.t5(made / f"mt5-{writer.backend}", sentences, kind="MT5")
     some = sentences[:8]
     spec = writer.spec("summarize", str(folder), max_new_tokens=12)
-    assert texts_of(writer.run(spec, some)) == expected_texts(folder, some, max_new_tokens=12)
+    require_equal(texts_of(writer.run(spec, some)), partial(expected_texts, folder, some, max_new_tokens=12))
     before = replace(spec, params={name: value for name, value in spec.params.items() if name != "prefix"})
-    expected = expected_texts(folder, [f"summarize: {text}" for text in some], max_new_tokens=12)
-    assert texts_of(writer.run(before, some)) == expected
+    expected = partial(expected_texts, folder, [f"summarize: {text}" for text in some], max_new_tokens=12)
+    require_equal(texts_of(writer.run(before, some)), expected)
 
 
 def test_t5_takes_prefix_and_generation_from_its_task_parameters(
@@ -92,23 +95,23 @@ def test_t5_takes_prefix_and_generation_from_its_task_parameters(
 ) -> None:
     own = {"summarization": {"prefix": "sum up: ", "num_beams": 2, "max_length": 9, "min_length": 4}}
     folder = architectures.t5(made / f"t5-own-{writer.backend}", sentences, task_specific_params=own)
-    expected = expected_texts(
-        folder, [f"sum up: {text}" for text in sentences], num_beams=2, max_length=9, min_length=4
+    expected = partial(
+        expected_texts, folder, [f"sum up: {text}" for text in sentences], num_beams=2, max_length=9, min_length=4
     )
-    assert texts_of(writer.run(writer.spec("summarize", str(folder)), sentences)) == expected
+    require_equal(texts_of(writer.run(writer.spec("summarize", str(folder)), sentences)), expected)
 
 
 def test_t5_translates_between_languages_by_their_names(writer: Bench, made: Path, sentences: list[str]) -> None:
     folder = architectures.t5(made / f"t5-translate-{writer.backend}", sentences)
     spec = writer.spec("translate", str(folder), source_lang="en", target_lang="fra", max_new_tokens=10)
     inputs = [f"translate English to French: {text}" for text in sentences]
-    assert texts_of(writer.run(spec, sentences)) == expected_texts(folder, inputs, max_new_tokens=10)
+    require_equal(texts_of(writer.run(spec, sentences)), partial(expected_texts, folder, inputs, max_new_tokens=10))
 
 
 def test_pegasus_summarises_and_is_forced_to_nothing(writer: Bench, made: Path, sentences: list[str]) -> None:
     folder = architectures.pegasus(made / f"pegasus-{writer.backend}", sentences)
     spec = writer.spec("summarize", str(folder), beams=2)
-    assert texts_of(writer.run(spec, sentences)) == expected_texts(folder, sentences, num_beams=2)
+    require_equal(texts_of(writer.run(spec, sentences)), partial(expected_texts, folder, sentences, num_beams=2))
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -118,19 +121,24 @@ def test_a_t5_of_the_second_version_scales_its_outputs_only_where_it_is_tied(
     own: dict[str, Any] = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": tied}
     folder = architectures.t5(made / f"t5-tied-{tied}-{writer.backend}", sentences, **own)
     spec = writer.spec("summarize", str(folder), beams=3, max_new_tokens=12)
-    expected = expected_texts(folder, sentences, num_beams=3, max_new_tokens=12)
-    assert texts_of(writer.run(spec, sentences)) == expected
+    expected = partial(expected_texts, folder, sentences, num_beams=3, max_new_tokens=12)
+    require_equal(texts_of(writer.run(spec, sentences)), expected)
 
 
 def test_bart_summarises_without_a_prefix(writer: Bench, made: Path, sentences: list[str]) -> None:
     folder = architectures.bart(made / f"bart-{writer.backend}", sentences)
-    assert texts_of(writer.run(writer.spec("summarize", str(folder)), sentences)) == expected_texts(folder, sentences)
+    require_equal(
+        texts_of(writer.run(writer.spec("summarize", str(folder)), sentences)),
+        partial(expected_texts, folder, sentences),
+    )
 
 
 def test_led_summarises_as_one_text_at_a_time(bench: Bench, made: Path, sentences: list[str]) -> None:
     folder = architectures.led(made / "led", sentences)
     texts = [" ".join(sentences[: 1 + number]) for number in range(6)]
-    assert texts_of(bench.run(bench.spec("summarize", str(folder)), texts)) == expected_texts(folder, texts)
+    require_equal(
+        texts_of(bench.run(bench.spec("summarize", str(folder)), texts)), partial(expected_texts, folder, texts)
+    )
 
 
 def test_marian_with_only_a_pickle_is_converted_and_translates(
@@ -139,7 +147,7 @@ def test_marian_with_only_a_pickle_is_converted_and_translates(
     folder = architectures.marian(made / f"opus-mt-es-en-{writer.backend}", french)
     assert not list(folder.glob("*.safetensors"))
     outcomes = writer.run(writer.spec("translate", str(folder)), sentences)
-    assert texts_of(outcomes) == expected_texts(folder, sentences)
+    require_equal(texts_of(outcomes), partial(expected_texts, folder, sentences))
     assert list((writer.cache_dir / "converted").glob("*/model.safetensors"))
 
 
@@ -149,7 +157,7 @@ def test_marian_with_target_tokens_puts_one_before_each_window(
     folder = architectures.marian(made / f"opus-mt-en-roa-{writer.backend}", french, (">>fra<<", ">>spa<<"))
     spec = writer.spec("translate", str(folder), target_lang="fr")
     inputs = [f">>fra<< {text}" for text in sentences]
-    assert texts_of(writer.run(spec, sentences)) == expected_texts(folder, inputs)
+    require_equal(texts_of(writer.run(spec, sentences)), partial(expected_texts, folder, inputs))
     for language, says in ((None, "give --to, one of fra, spa"), ("de", "does not know the language de")):
         with pytest.raises(BadOption, match=says):
             writer.spec("translate", str(folder), target_lang=language)
@@ -175,8 +183,8 @@ def test_multilingual_models_are_told_both_languages(
     spec = writer.spec("translate", str(folder), source_lang="en", target_lang="fr")
     with quiet():
         forced = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(token)
-    expected = expected_texts(folder, sentences, src_lang=source, forced_bos_token_id=forced)
-    assert texts_of(writer.run(spec, sentences)) == expected
+    expected = partial(expected_texts, folder, sentences, src_lang=source, forced_bos_token_id=forced)
+    require_equal(texts_of(writer.run(spec, sentences)), expected)
 
 
 def test_language_tokens_of_m2m100_are_found() -> None:

@@ -49,6 +49,7 @@ def inexact(generation: Generation) -> str | None:
     that is ``early_stopping`` in the first case, and its absence in the second.
     """
     if generation.beams == 1:
+        # Its n-grams lack the token that an output starts from. No trained model writes that token again.
         return None
     settings = generation.settings
     early = settings.early_stopping is True

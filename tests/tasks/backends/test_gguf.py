@@ -18,6 +18,7 @@ from tasks.models import gguf
 from tasks.specs import pinning
 from tests.tasks import gguf_files
 from tests.tasks.conftest import Bench
+from tests.tasks.deciding import require_equal
 
 NEW_TOKENS = 12
 
@@ -41,17 +42,22 @@ def test_texts_are_those_that_transformers_writes_from_the_file(
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name).eval()
-    texts, expected = [" ".join(text.split()[: 5 + 3 * n]) for n, text in enumerate(descriptions[:5])], []
-    for text in texts:
-        asked = [{"role": "user", "content": f"Say: {text}"}]
-        encoded = tokenizer.apply_chat_template(
-            asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        with torch.inference_mode(), quiet():
-            ids = model.generate(**encoded, max_new_tokens=NEW_TOKENS, do_sample=False)[0]
-        expected.append(tokenizer.decode(ids[encoded["input_ids"].shape[1] :], skip_special_tokens=True))
+    texts = [" ".join(text.split()[: 5 + 3 * n]) for n, text in enumerate(descriptions[:5])]
+
+    def written() -> list[str]:
+        answers = []
+        for text in texts:
+            asked = [{"role": "user", "content": f"Say: {text}"}]
+            encoded = tokenizer.apply_chat_template(
+                asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+            with torch.inference_mode(), quiet():
+                ids = model.generate(**encoded, max_new_tokens=NEW_TOKENS, do_sample=False)[0]
+            answers.append(tokenizer.decode(ids[encoded["input_ids"].shape[1] :], skip_special_tokens=True))
+        return answers
+
     spec = bench.spec("generate", str(file), prompt="Say: {text}", max_new_tokens=NEW_TOKENS)
-    assert [outcome.text for outcome in bench.run(spec, texts)] == expected
+    expected = require_equal([outcome.text for outcome in bench.run(spec, texts)], written)
     assert len(set(expected)) == len(texts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from storage.steps.templates import parse
 from tasks.errors import BadOption
 from tests.tasks import decoders
 from tests.tasks.conftest import Bench
+from tests.tasks.deciding import require_equal
 from tests.tasks.reference import written
 
 PROMPT = "Of {meta.section}:\n{text}\nIn other words:"
@@ -34,8 +36,8 @@ def test_a_prompt_is_read_as_it_was_rendered_whatever_the_task(
     texts = [" ".join(text.split()[: 3 + n]) for n, text in enumerate(descriptions[:12])]
     inputs = [parse(PROMPT).render(text, {"section": f"part\n\n{n % 3}"}) for n, text in enumerate(texts)]
     stripped = kind != "generate"
-    expected = written(folder, inputs, chat=folder.name != "gpt2", stripped=stripped, max_new_tokens=10)
-    assert [outcome.text for outcome in bench.run(spec, inputs)] == expected
+    expected = partial(written, folder, inputs, chat=folder.name != "gpt2", stripped=stripped, max_new_tokens=10)
+    require_equal([outcome.text for outcome in bench.run(spec, inputs)], expected)
 
 
 def test_a_prompt_that_does_not_fit_fails_and_says_how_long_it_is(

@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tasks.engine.backend_factory import open_backend
 from tasks.errors import CannotServe
 from tasks.outputs import Generated
 from tests.tasks.conftest import Bench
+from tests.tasks.deciding import require_equal
 from tests.tasks.decoders import DECODERS
 from tests.tasks.reference import written
 
@@ -58,8 +60,8 @@ def test_greedy_outputs_are_those_of_transformers_own_generate(
 ) -> None:
     spec = bench.spec("generate", str(made[name]), prompt=PROMPT, max_new_tokens=NEW_TOKENS)
     inputs = [PROMPT.replace("{text}", text) for text in sentences]
-    expected = written(made[name], inputs, chat=name != "gpt2", max_new_tokens=NEW_TOKENS)
-    assert texts_of(bench.run(spec, sentences)) == expected
+    reference = partial(written, made[name], inputs, chat=name != "gpt2", max_new_tokens=NEW_TOKENS)
+    expected = require_equal(texts_of(bench.run(spec, sentences)), reference)
     assert len(set(expected)) > len(expected) / 4
 
 
@@ -94,8 +96,8 @@ def test_texts_that_join_while_others_are_written_change_nothing(
 ) -> None:
     spec = bench.spec("generate", str(made[name]), prompt=PROMPT, max_new_tokens=NEW_TOKENS, stop=(" ",))
     inputs = [PROMPT.replace("{text}", text) for text in sentences]
-    expected = written(made[name], inputs, chat=name != "gpt2", stop=" ", max_new_tokens=NEW_TOKENS)
-    assert run_trickled(opened(bench, spec), sentences) == expected
+    reference = partial(written, made[name], inputs, chat=name != "gpt2", stop=" ", max_new_tokens=NEW_TOKENS)
+    require_equal(run_trickled(opened(bench, spec), sentences), reference)
 
 
 @pytest.mark.parametrize("own", [{}, {"repetition_penalty": 1.3}])
@@ -105,12 +107,22 @@ def test_samples_depend_on_the_text_and_the_seed_and_on_nothing_else(
     folder = DECODERS["qwen2"](tmp_path / "qwen2", sentences, **own)
     asked: dict[str, Any] = {"prompt": PROMPT, "max_new_tokens": NEW_TOKENS, "temperature": 0.8, "top_p": 0.9}
     spec = bench.spec("generate", str(folder), **asked, seed=3)
+    settings: dict[str, Any] = {
+        "do_sample": True,
+        "temperature": 0.8,
+        "top_p": 0.9,
+        "top_k": 0,
+        "max_new_tokens": NEW_TOKENS,
+    }
+
+    def reference(texts: Sequence[str]) -> list[str]:
+        return written(folder, [PROMPT.replace("{text}", text) for text in texts], chat=True, seed=3, **settings)
+
     together = texts_of(bench.run(spec, sentences))
-    assert run_trickled(opened(bench, spec), sentences) == together
-    order = list(range(len(sentences)))
-    random.Random(1).shuffle(order)
-    shuffled = texts_of(bench.run(spec, [sentences[place] for place in order]))
-    assert shuffled == [together[place] for place in order]
+    require_equal(together, partial(reference, sentences))
+    require_equal(run_trickled(opened(bench, spec), sentences), partial(reference, sentences))
+    shuffled = random.Random(1).sample(sentences, len(sentences))
+    require_equal(texts_of(bench.run(spec, shuffled)), partial(reference, shuffled))
     other = texts_of(bench.run(bench.spec("generate", str(folder), **asked, seed=4), sentences))
     assert sum(one != two for one, two in zip(together, other, strict=True)) > len(sentences) / 2
 
@@ -119,8 +131,8 @@ def test_the_models_own_generation_config_counts_where_the_command_says_nothing(
     bench: Bench, tmp_path: Path, sentences: list[str]
 ) -> None:
     folder = DECODERS["llama"](tmp_path / "llama", sentences, repetition_penalty=1.2, max_new_tokens=9)
-    expected = written(folder, sentences, chat=True, max_new_tokens=9)
-    assert texts_of(bench.run(bench.spec("generate", str(folder), prompt="{text}"), sentences)) == expected
+    found = texts_of(bench.run(bench.spec("generate", str(folder), prompt="{text}"), sentences))
+    require_equal(found, partial(written, folder, sentences, chat=True, max_new_tokens=9))
 
 
 SHAPED = ("def f(x):\n    ", "\n\tlist of", "  a b  \n", "plain", "x =\n\n")
@@ -133,8 +145,8 @@ def test_white_space_at_the_ends_of_documents_and_outputs_is_kept(
 ) -> None:
     spec = bench.spec("generate", str(made[name]), prompt=prompt, max_new_tokens=NEW_TOKENS)
     inputs = [prompt.replace("{text}", text) for text in SHAPED]
-    expected = written(made[name], inputs, chat=name != "gpt2", max_new_tokens=NEW_TOKENS)
-    assert texts_of(bench.run(spec, list(SHAPED))) == expected
+    reference = partial(written, made[name], inputs, chat=name != "gpt2", max_new_tokens=NEW_TOKENS)
+    expected = require_equal(texts_of(bench.run(spec, list(SHAPED))), reference)
     assert any(text != text.strip() for text in expected) or name != "gpt2"
 
 
@@ -145,8 +157,8 @@ def test_a_chat_template_that_does_not_trim_keeps_the_ends_of_a_document(
     file = folder / "chat_template.jinja"
     file.write_text(file.read_text().replace(" | trim", ""))
     spec = bench.spec("generate", str(folder), prompt="{text}", max_new_tokens=NEW_TOKENS)
-    expected = written(folder, SHAPED, chat=True, max_new_tokens=NEW_TOKENS)
-    assert texts_of(bench.run(spec, list(SHAPED))) == expected
+    found = texts_of(bench.run(spec, list(SHAPED)))
+    require_equal(found, partial(written, folder, SHAPED, chat=True, max_new_tokens=NEW_TOKENS))
 
 
 def test_specs_from_before_lose_white_space_at_the_ends_as_they_did(
@@ -154,10 +166,9 @@ def test_specs_from_before_lose_white_space_at_the_ends_as_they_did(
 ) -> None:
     spec = bench.spec("generate", str(made["gpt2"]), prompt="{text}", max_new_tokens=NEW_TOKENS)
     before = replace(spec, params={name: value for name, value in spec.params.items() if name != "white_space"})
-    expected = written(
-        made["gpt2"], [text.strip() for text in SHAPED], chat=False, stripped=True, max_new_tokens=NEW_TOKENS
-    )
-    assert texts_of(bench.run(before, list(SHAPED))) == expected
+    inputs = [text.strip() for text in SHAPED]
+    reference = partial(written, made["gpt2"], inputs, chat=False, stripped=True, max_new_tokens=NEW_TOKENS)
+    require_equal(texts_of(bench.run(before, list(SHAPED))), reference)
 
 
 def test_a_limit_of_prompt_and_output_together_is_the_models_own(
@@ -165,9 +176,8 @@ def test_a_limit_of_prompt_and_output_together_is_the_models_own(
 ) -> None:
     folder = DECODERS["llama"](tmp_path / "llama", sentences, max_length=256)
     some = sentences[:6]
-    expected = written(folder, some, chat=True)
     outcomes = bench.run(bench.spec("generate", str(folder), prompt="{text}"), some)
-    assert texts_of(outcomes) == expected
+    require_equal(texts_of(outcomes), partial(written, folder, some, chat=True))
     assert max(outcome.tokens_in + outcome.tokens_out for outcome in outcomes) == 256
     assert "output_truncated" in {flag for outcome in outcomes for flag in outcome.flags}
 
@@ -177,9 +187,9 @@ def test_a_text_that_the_models_files_stop_at_ends_the_output_and_stays_in_it(
 ) -> None:
     folder = DECODERS["gpt2"](tmp_path / "gpt2", sentences, stop_strings=["e", "<|user|>"])
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    expected = written(folder, sentences, chat=False, max_new_tokens=NEW_TOKENS, tokenizer=tokenizer)
+    reference = partial(written, folder, sentences, chat=False, max_new_tokens=NEW_TOKENS, tokenizer=tokenizer)
     outcomes = bench.run(bench.spec("generate", str(folder), prompt="{text}", max_new_tokens=NEW_TOKENS), sentences)
-    assert texts_of(outcomes) == expected
+    require_equal(texts_of(outcomes), reference)
     assert any(outcome.tokens_out < NEW_TOKENS and not outcome.flags for outcome in outcomes)
 
 
@@ -209,9 +219,11 @@ def test_a_batch_that_does_not_fit_in_memory_is_written_in_halves(
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return forward(model, input_ids, **others)
 
-    expected = run_trickled(backend, sentences)
-    monkeypatch.setattr(GPT2LMHeadModel, "forward", narrow)
-    assert run_trickled(backend, sentences) == expected
+    inputs = [PROMPT.replace("{text}", text) for text in sentences]
+    with monkeypatch.context() as patched:
+        patched.setattr(GPT2LMHeadModel, "forward", narrow)
+        found = run_trickled(backend, sentences)
+    require_equal(found, partial(written, made["gpt2"], inputs, chat=False, max_new_tokens=NEW_TOKENS))
 
 
 def test_an_output_that_is_not_ended_is_flagged_and_one_that_is_stopped_is_not(
@@ -258,7 +270,7 @@ def test_messages_are_rendered_by_the_chat_template_and_a_text_is_the_users_mess
     # What stands between these marks of the template is the first user's turn.
     assert prompts[1] == "<|user|>Say: a font<|end|>\n<|assistant|>"
     outcomes = bench.run(spec, contents)
-    assert texts_of(outcomes) == written_after(made["llama"], prompts)
+    require_equal(texts_of(outcomes), partial(written_after, made["llama"], prompts))
     told = bench.spec("generate", str(made["llama"]), messages="chat", system="Be brief.", max_new_tokens=2)
     (encoded,) = opened(bench, told).encode([contents[1]])
     assert not isinstance(encoded.features, str)
@@ -290,14 +302,13 @@ def test_summaries_and_translations_by_instruction(
     some = sentences[:4]
     told = "Summarize the following text in one to three sentences. Answer with the summary only.\n\n"
     spec = bench.spec("summarize", str(made["llama"]), max_new_tokens=NEW_TOKENS)
-    assert texts_of(bench.run(spec, some)) == written(
-        made["llama"], [told + text for text in some], chat=True, stripped=True, max_new_tokens=NEW_TOKENS
-    )
+    asked: dict[str, Any] = {"stripped": True, "max_new_tokens": NEW_TOKENS}
+    reference = partial(written, made["llama"], [told + text for text in some], chat=True, **asked)
+    require_equal(texts_of(bench.run(spec, some)), reference)
     spec = bench.spec("translate", str(made["gpt2"]), source_lang="fr", target_lang="en", max_new_tokens=NEW_TOKENS)
     inputs = [f"French: {text}\nEnglish:" for text in some]  # it holds 256 tokens: too few for demonstrations
-    assert texts_of(bench.run(spec, some)) == written(
-        made["gpt2"], inputs, chat=False, stop="\n", stripped=True, max_new_tokens=NEW_TOKENS
-    )
+    reference = partial(written, made["gpt2"], inputs, chat=False, stop="\n", **asked)
+    require_equal(texts_of(bench.run(spec, some)), reference)
 
 
 @pytest.mark.parametrize("source", ["fr", "auto"])

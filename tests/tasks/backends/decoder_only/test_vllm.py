@@ -10,6 +10,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tasks.errors import CannotServe
 from tasks.outputs import Generated
 from tests.conftest import missing
 from tests.tasks.conftest import Bench, EngineOf
+from tests.tasks.deciding import require_equal
 from tests.tasks.decoders import DECODERS
 from tests.tasks.reference import written
 
@@ -110,8 +112,8 @@ def test_it_is_chosen_by_itself_and_writes_what_transformers_does(
         assert backend.runtime()["versions"]["vllm"].startswith("0.")
         assert backend.limit_tokens == 256 - NEW_TOKENS
         inputs = [PROMPT.replace("{text}", text) for text in sentences]
-        expected = written(llama, inputs, chat=True, max_new_tokens=NEW_TOKENS)
-        assert texts_of(backend, sentences) == expected
+        expected = partial(written, llama, inputs, chat=True, max_new_tokens=NEW_TOKENS)
+        require_equal(texts_of(backend, sentences), expected)
     finally:
         backend.close()
 
@@ -162,7 +164,7 @@ def test_it_runs_on_the_engines_thread_beside_others_and_stops_where_it_is_told(
 ) -> None:
     engine = engine_of(lambda spec: opened(bench, spec))
     spec = bench.spec("generate", str(llama), prompt="{text}", max_new_tokens=NEW_TOKENS, stop=(" ",))
-    expected = written(llama, sentences, chat=True, stop=" ", max_new_tokens=NEW_TOKENS)
+    expected = partial(written, llama, chat=True, stop=" ", max_new_tokens=NEW_TOKENS)
     tickets = []
     threads = [
         threading.Thread(target=lambda part=part: tickets.append((part, engine.submit(spec, part))))
@@ -174,7 +176,8 @@ def test_it_runs_on_the_engines_thread_beside_others_and_stops_where_it_is_told(
         thread.join()
     for part, ticket in tickets:
         assert ticket.wait(120)
-        assert [outcome.text for outcome in ticket.finished()] == [expected[number] for number, _ in part]
+        found = [outcome.text for outcome in ticket.finished()]
+        require_equal(found, partial(expected, [text for _, text in part]))
 
 
 @pytest.fixture(scope="session", params=[models.SMOLLM2, models.GEMMA], ids=lambda weights: weights.name)
@@ -199,7 +202,7 @@ def test_real_models_write_what_transformers_does(
     chat = (real / "chat_template.jinja").exists()  # Gemma's are the weights before it learnt to chat
     one = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend=backend)
     try:
-        assert texts_of(one, some) == written(real, inputs, chat=chat, max_new_tokens=NEW_TOKENS)
+        require_equal(texts_of(one, some), partial(written, real, inputs, chat=chat, max_new_tokens=NEW_TOKENS))
     finally:
         one.close()
 

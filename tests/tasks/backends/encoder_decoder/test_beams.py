@@ -12,6 +12,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from tasks.backends.accelerator import quiet
 from tasks.backends.encoder_decoder.searches import shrinking_beams
+from tests.tasks.deciding import require_equal
 
 MODEL = Path(__file__).resolve().parents[4] / "examples" / "models" / "synopsis-ddtp"
 
@@ -35,11 +36,15 @@ def test_a_search_by_beams_is_that_of_generate_whatever_ends_it(
         "num_beams": 3, "early_stopping": early, "length_penalty": penalty, "max_length": 16,
         "min_length": 4, "no_repeat_ngram_size": 2,
     }  # fmt: skip
-    with torch.inference_mode():
-        expected = model.generate(**inputs, **settings)
-        actual = model.generate(**inputs, **settings, custom_generate=shrinking_beams)
     ends = model.generation_config.eos_token_id
-    assert [written(torch.tensor(one.ids), ends) for one in actual] == [written(ids, ends) for ids in expected]
+
+    def expected() -> list[list[int]]:
+        with torch.inference_mode():
+            return [written(ids, ends) for ids in model.generate(**inputs, **settings)]
+
+    with torch.inference_mode():
+        actual = model.generate(**inputs, **settings, custom_generate=shrinking_beams)
+    require_equal([written(torch.tensor(one.ids), ends) for one in actual], expected)
 
 
 def written(ids: torch.Tensor, end: int) -> list[int]:

@@ -14,10 +14,12 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 from tasks.backends.accelerator import quiet
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
+from tests.tasks.deciding import require_equal
 
-# A T5 whose weights are as small as before training writes the same token for every text.
+# A T5 whose weights are as small as before training writes the same token for every text. With much larger ones its
+# attention is chaotic.
 MADE: Mapping[str, Callable[..., Path]] = {
-    "t5": partial(architectures.t5, initializer_factor=6.0, tie_word_embeddings=False),
+    "t5": partial(architectures.t5, initializer_factor=2.0, tie_word_embeddings=False),
     "bart": architectures.bart,
 }
 NEW_TOKENS = 12
@@ -61,16 +63,18 @@ def test_outputs_over_a_prompt_are_those_of_generate(
     prompt: str | None,
     options: dict[str, Any],
 ) -> None:
-    texts = [" ".join(text.split()[: 3 + 4 * number]) + " " for number, text in enumerate(descriptions[:4])]
+    texts = [" ".join(text.split()[: 3 + 4 * (number % 4)]) + " " for number, text in enumerate(descriptions[:12])]
     given = {} if prompt is None else {"prompt": prompt}
     spec = bench.spec("generate", str(made[name]), max_new_tokens=NEW_TOKENS, **given, **options)
     asked = {"num_beams" if option == "beams" else option: value for option, value in options.items()}
-    expected = generated(made[name], [(prompt or "{text}").replace("{text}", text) for text in texts], **asked)
-    assert [outcome.text for outcome in bench.run(spec, texts)] == expected
+    inputs = [(prompt or "{text}").replace("{text}", text) for text in texts]
+    found = [outcome.text for outcome in bench.run(spec, texts)]
+    expected = require_equal(found, partial(generated, made[name], inputs, **asked))
     assert len(set(expected)) > 1
 
 
 def test_a_prompt_over_metadata_is_read_as_it_is(bench: Bench, made: dict[str, Path]) -> None:
     spec = bench.spec("generate", str(made["t5"]), prompt="{meta.to}: {text}", max_new_tokens=NEW_TOKENS)
     rendered = ["German: A library for fonts.", "French: A tool."]
-    assert [outcome.text for outcome in bench.run(spec, rendered)] == generated(made["t5"], rendered)
+    found = [outcome.text for outcome in bench.run(spec, rendered)]
+    require_equal(found, partial(generated, made["t5"], rendered))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tasks.errors import CannotServe
 from tests.tasks import architectures
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
 from tests.tasks.conftest import Bench
+from tests.tasks.deciding import require_equal
 from tests.tasks.real_lines import some_and_more
 
 UNSEEN = Path(__file__).parents[2] / "texts"
@@ -121,7 +122,7 @@ def test_each_search_is_that_of_generate_by_the_backend_that_does_it_equally(
     texts = unseen("english", count)
     backend, found = outputs(bench, folder, "summarize", texts)
     assert backend == ("ctranslate2" if equal else "transformers")
-    assert found == written(folder, texts, weights=shipped)
+    require_equal(found, partial(written, folder, texts, weights=shipped))
 
 
 @some_and_more(4, 16)
@@ -133,7 +134,7 @@ def test_translations_are_those_of_generate_too(bench: Bench, tmp_path: Path, na
     texts = unseen("french", count)
     backend, found = outputs(bench, folder, "translate", texts)
     assert backend == ("ctranslate2" if equal else "transformers")
-    assert found == written(folder, texts, weights=shipped)
+    require_equal(found, partial(written, folder, texts, weights=shipped))
 
 
 def test_a_t5_with_the_settings_of_t5_small_writes_what_generate_does(bench: Bench, tmp_path: Path) -> None:
@@ -147,7 +148,8 @@ def test_a_t5_with_the_settings_of_t5_small_writes_what_generate_does(bench: Ben
     backend, found = outputs(bench, folder, "summarize", texts)
     assert backend == "transformers"
     edited(folder, tmp_path / "reference", **own)
-    assert found == written(tmp_path / "reference", [f"summarize: {text}" for text in texts])
+    inputs = [f"summarize: {text}" for text in texts]
+    require_equal(found, partial(written, tmp_path / "reference", inputs))
 
 
 def test_beams_that_the_command_asks_for_are_a_search_of_their_own(bench: Bench) -> None:
@@ -179,10 +181,12 @@ def test_samples_of_an_encoder_decoder_follow_from_the_seed_and_the_text(
     texts = unseen("english", 5)
     backend, found = outputs(bench, folder, "summarize", texts, seed=3)
     assert backend == "transformers"
-    assert found == written(folder, texts, seed=3)
-    assert outputs(bench, folder, "summarize", texts[::-1], seed=3)[1] == found[::-1]
-    assert outputs(bench, folder, "summarize", texts)[1] == written(folder, texts, seed=0)
-    assert written(folder, texts, seed=0) != found
+    require_equal(found, partial(written, folder, texts, seed=3))
+    require_equal(
+        outputs(bench, folder, "summarize", texts[::-1], seed=3)[1], partial(written, folder, texts[::-1], seed=3)
+    )
+    other = require_equal(outputs(bench, folder, "summarize", texts)[1], partial(written, folder, texts, seed=0))
+    assert other != found
 
 
 def test_a_text_that_an_encoder_decoders_files_stop_at_ends_its_outputs(bench: Bench, tmp_path: Path) -> None:
@@ -191,7 +195,9 @@ def test_a_text_that_an_encoder_decoders_files_stop_at_ends_its_outputs(bench: B
     texts = unseen("english", 6)
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert outputs(bench, folder, "summarize", texts) == ("transformers", written(folder, texts, tokenizer=tokenizer))
+    backend, found = outputs(bench, folder, "summarize", texts)
+    assert backend == "transformers"
+    require_equal(found, partial(written, folder, texts, tokenizer=tokenizer))
 
 
 def test_every_setting_that_a_config_keeps_for_the_task_is_followed_or_refused(bench: Bench, tmp_path: Path) -> None:
@@ -199,8 +205,8 @@ def test_every_setting_that_a_config_keeps_for_the_task_is_followed_or_refused(b
     own = {"summarization": {"prefix": "sum up: ", "repetition_penalty": 1.5, "max_new_tokens": 12, "num_beams": 1}}
     folder = architectures.t5(tmp_path / "t5", texts, task_specific_params=own)
     edited(folder, tmp_path / "reference", repetition_penalty=1.5, max_new_tokens=12)
-    expected = written(tmp_path / "reference", [f"sum up: {text}" for text in texts])
-    assert outputs(bench, folder, "summarize", texts)[1] == expected
+    expected = partial(written, tmp_path / "reference", [f"sum up: {text}" for text in texts])
+    require_equal(outputs(bench, folder, "summarize", texts)[1], expected)
     other = architectures.t5(tmp_path / "other", texts, task_specific_params={"summarization": {"mood": "sad"}})
     with pytest.raises(CannotServe, match="asks for mood=sad for this task"):
         bench.engine.open(bench.spec("summarize", str(other)))
