@@ -213,7 +213,7 @@ def test_a_long_text_has_each_token_from_the_window_with_the_best_context(
 ) -> None:
     folder = model(tmp_path / name, lines, name)
     bench = benches("transformers")
-    texts = ["\n".join(lines[start : start + 10]) for start in range(0, 40, 10)]
+    texts = ["\n".join(lines[start : start + 25]) for start in range(0, 16, 4)]
     outcomes = bench.run(bench.spec("entities", str(folder), window_tokens=50, aggregation="average"), texts)
     assert {outcome.flags for outcome in outcomes} == {("windowed",)}
     found = [*map(entities, outcomes)]
