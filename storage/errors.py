@@ -22,6 +22,7 @@ StorageError
 ├── CorpusInUse              an unfinished job works on what is to be removed
 ├── NothingEmbedded          a corpus without vectors to search
 ├── CannotIndex              the store takes no index of vectors, or not of these
+├── KeyReused                an idempotency key that belongs to another command, or to a removed job
 ├── JobStopped               the job was cancelled or stopped while something was being added to it
 ├── TooManyVanished          a reading would mark more documents as vanished than its limit allows
 ├── JobUnfinished            parts are of a job that has ended
@@ -133,6 +134,10 @@ class NothingEmbedded(StorageError):
 
 class CannotIndex(StorageError):
     """The store cannot have an index of these vectors."""
+
+
+class KeyReused(StorageError):
+    """The idempotency key is that of another command, or of a job that was removed."""
 
 
 class JobStopped(StorageError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, false
 
+from storage.core.key_table import JobKey as JobKey
 from storage.core.order_table import EnqueueOrder as EnqueueOrder
 from storage.core.review_tables import Judgement as Judgement
 from storage.core.review_tables import RiskVersion as RiskVersion

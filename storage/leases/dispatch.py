@@ -11,10 +11,10 @@ from sqlalchemy import Select, delete, func, select, true, update
 from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.normalize import normalize
-from storage.core.schema import Job, Refusal, Shard, SpecRow, Step, Worker
+from storage.core.schema import Ingest, Job, Refusal, Shard, SpecRow, Step, Worker
 from storage.core.transaction import Transaction
 from storage.leases.policy import Claimant, share
-from storage.steps.jobs import FREE, RUNS
+from storage.steps.jobs import FREE, OPEN_SHARDS, RUNS
 
 LIVE_S = 30.0  # a worker that was silent for longer is not counted
 REFUSAL_S = 30.0  # how long a refusal holds before the worker is asked again
@@ -267,3 +267,17 @@ def neighbours(database: Database, pid_space: str) -> list[tuple[str, int]]:
 def sign_off(database: Database, worker_id: str) -> None:
     """Remove a device process from the list of workers. Its refusals are still shown for a while."""
     database.write(lambda transaction: transaction.execute(delete(Worker).where(Worker.id == worker_id)))
+
+
+def unfinished_beside(database: Database, job_id: int, lanes: Collection[str], limit: int) -> list[tuple[int, str]]:
+    """Other jobs that run and have shards to do in these lanes: their ids and sources, the oldest first."""
+    to_do = select(Shard.id).where(Shard.job_id == Job.id, Shard.state.in_(OPEN_SHARDS), Shard.lane.in_(lanes))
+    with database.read() as transaction:
+        found = transaction.execute(
+            select(Job.id, Ingest.source)
+            .join(Ingest, Ingest.id == Job.ingest_id)
+            .where(RUNS, Job.id != job_id, to_do.exists())
+            .order_by(Job.id)
+            .limit(limit)
+        )
+        return [(row.id, row.source) for row in found]

@@ -81,9 +81,19 @@ def _has_columns(data: object) -> bool:
     return hasattr(type(data), "columns") or hasattr(type(data), "schema")
 
 
+def named_by_digest(data: object) -> str:
+    """Return the name of documents with their digest; without it if they can be read only once."""
+    _check(data)
+    return NAME if _is_read_once(data) else f"{NAME} {_digest(data, SourceOptions())}"
+
+
+def _is_read_once(data: object) -> bool:
+    return isinstance(data, Iterator) or hasattr(data, "read_next_batch")
+
+
 def _digest(data: object, options: SourceOptions) -> str:
     """Return a digest of the documents, or the time if they can be read only once."""
-    if isinstance(data, Iterator) or hasattr(data, "read_next_batch"):
+    if _is_read_once(data):
         return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
     digest = hashlib.sha256(json.dumps([options.text_field, options.id_field]).encode())
     for row in _rows(data, options):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +25,8 @@ from storage.core.schema import (
 )
 from storage.core.transaction import Transaction, Ts
 from storage.errors import JobStopped, NoSuchJob
-from storage.steps import propagation, steps
+from storage.steps import job_keys, propagation, steps
+from storage.steps.job_keys import IdempotencyKey
 from storage.steps.lineage import visible
 from storage.steps.sharding import unpack
 from storage.steps.steps import OpenStep, StepRequest
@@ -48,6 +48,7 @@ class JobRequest:
     priority: int = 0
     max_failures: float | None = None
     max_flagged: float | None = None
+    key: IdempotencyKey | None = None
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,19 @@ class OpenJob:
 
 
 def open_job(database: Database, request: JobRequest) -> OpenJob:
-    """The unfinished job of the same corpus, source, options and steps, or a new one, ready for its ingest."""
+    """The unfinished job of the same corpus, source, options and steps, or a new one, ready for its ingest.
+
+    With a key, the job of this key, whatever became of it. Raises KeyReused.
+    """
 
     def work(transaction: Transaction) -> OpenJob:
-        corpus = get_or_create.corpus_id(transaction, request.corpus)
+        keyed = None if request.key is None else job_keys.job_of(transaction, request.key)
+        corpus = keyed.corpus_id if keyed else get_or_create.corpus_id(transaction, request.corpus)
         lock_corpus(transaction, corpus)
         last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == corpus)) or 0
-        found = _unfinished(transaction, request, corpus)
+        if keyed:
+            return _adopt(transaction, keyed.id, keyed.ingest.id, corpus, last)
+        found = None if request.key else _unfinished(transaction, request, corpus)
         if found is not None:
             return _adopt(transaction, *found, corpus, last)
         ingest_id = get_or_create.insert(
@@ -108,6 +115,8 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             created_at=db_now(),
         )
         made = steps.add(transaction, job_id, request.steps)
+        if request.key is not None:
+            job_keys.note(transaction, request.key, job_id)
         return OpenJob(job_id, ingest_id, corpus, made, adopted=False, last_before=last)
 
     return database.write(work)
@@ -142,20 +151,6 @@ def _unfinished(transaction: Transaction, request: JobRequest, corpus: int) -> t
         if row.options == request.options and steps.requested(transaction, row.id) == request.steps:
             return row.id, row.ingest_id
     return None
-
-
-def unfinished_beside(database: Database, job_id: int, lanes: Collection[str], limit: int) -> list[tuple[int, str]]:
-    """Other jobs that run and have shards to do in these lanes: their ids and sources, the oldest first."""
-    to_do = select(Shard.id).where(Shard.job_id == Job.id, Shard.state.in_(OPEN_SHARDS), Shard.lane.in_(lanes))
-    with database.read() as transaction:
-        found = transaction.execute(
-            select(Job.id, Ingest.source)
-            .join(Ingest, Ingest.id == Job.ingest_id)
-            .where(RUNS, Job.id != job_id, to_do.exists())
-            .order_by(Job.id)
-            .limit(limit)
-        )
-        return [(row.id, row.source) for row in found]
 
 
 def lock_corpus(transaction: Transaction, corpus_id: int) -> None:

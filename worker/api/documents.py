@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 import orjson
 
 from storage.readers import Record, Rejection, Source, SourceMissing, SourceOptions, open_source
-from storage.readers.memory import NAME, MemorySource
+from storage.readers.memory import NAME, MemorySource, named_by_digest
 
 
 class ArrowTable(Protocol):
@@ -43,6 +43,11 @@ class Reading:
         self._during = during
         self.name = os.fspath(documents) if isinstance(documents, str | os.PathLike) else NAME
         self.read: list[Read] = []
+
+    @property
+    def digested(self) -> str:
+        """The name, with a digest of documents that can be read twice, so that others have another name."""
+        return named_by_digest(self._documents) if self.name == NAME else self.name
 
     def open(self, options: SourceOptions, *, has_corpus: bool) -> Source:
         """Open the source. Raises SourceError."""

@@ -155,16 +155,19 @@ class Mill:
         model: str | None = None,
         corpus: str | None = None,
         priority: int = 0,
+        idempotency_key: str | None = None,
         progress: bool = True,
         **options: Any,
     ) -> Job:
         """Store documents as a job for the workers, and return it. Documents and options are those of `docmill.run`.
 
-        It returns once the documents are stored. The same call again continues an unfinished job. Raises Error.
+        It returns once the documents are stored. The same call again continues an unfinished job. The same
+        `idempotency_key` again returns the same job, also one that has ended; other arguments are refused. Raises
+        Error.
         """
         given = {"model": model, "corpus": corpus, "priority": priority, **options}
         with explained():
-            return self._enqueue(Reading(documents), task, given, progress)
+            return self._enqueue(Reading(documents), task, given, progress, idempotency_key)
 
     @explained()
     def job(self, job_id: int) -> Job:
@@ -203,8 +206,11 @@ class Mill:
         with hushed(not progress):
             return search_in(self._settings, self._database, corpus, text, wanted)
 
-    def _enqueue(self, reading: Reading, task: str, given: dict[str, Any], progress: bool) -> Job:
-        request = request_of(self._settings, reading.name, task, given)
+    def _enqueue(
+        self, reading: Reading, task: str, given: dict[str, Any], progress: bool, key: str | None = None
+    ) -> Job:
+        source = reading.name if key is None else reading.digested
+        request = request_of(self._settings, source, task, given, key)
         opened = partial(reading.open, has_corpus=request.corpus is not None)
         with hushed(not progress):
             done = ingested(self._settings, self._database, request, opened)

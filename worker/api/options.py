@@ -24,7 +24,9 @@ _OF_KINDS = {python_name(key(name, field)): name for name, field in kinds.OPTION
 NAMES = (*_OF_KINDS, *(name for name in Work.model_fields if name not in {"source", "task"}))
 
 
-def request_of(settings: Settings, source: str, task: str, given: Mapping[str, Any]) -> Request:
+def request_of(
+    settings: Settings, source: str, task: str, given: Mapping[str, Any], key: str | None = None
+) -> Request:
     """Return the request in the options of a call. None stands for an option that was not given.
 
     Raises BadOption and UnknownKind.
@@ -37,4 +39,4 @@ def request_of(settings: Settings, source: str, task: str, given: Mapping[str, A
     values = {name: value for name, value in given.items() if value is not None}
     of_kind = {_OF_KINDS[name]: values.pop(name) for name in [*values] if name in _OF_KINDS}
     options = kinds.options(task, **{"dtype": settings.dtype, **of_kind})
-    return checked(options, {"source": source, "task": task, **values})
+    return checked(options, {"source": source, "task": task, "idempotency_key": key, **values})

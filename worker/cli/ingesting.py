@@ -8,20 +8,33 @@ from worker.cli.follow import IngestBar, say_ingested
 from worker.cli.printing import say
 from worker.cli.requests import prepare_request
 from worker.settings import Settings
-from worker.submit.enqueue import Enqueued, enqueue
+from worker.submit.enqueue import Enqueued, enqueue, repeated
 from worker.submit.options import Request
+from worker.submit.repeats import key_of
 from worker.submit.request import Opened
 
 
 def ingested(settings: Settings, database: Database, request: Request, opened: Opened | None = None) -> Enqueued:
     """Check a request, store its source and offer it to the queue. ``opened`` opens the source in place of its name.
 
-    Raises what `worker.submit.enqueue.enqueue` and `worker.cli.requests.prepare_request` do.
+    A request whose idempotency key has a job already only says so. Raises what `worker.submit.enqueue.enqueue` and
+    `worker.cli.requests.prepare_request` do.
     """
+    if (known := repeated(database, key_of(request))) is not None:
+        say_repeated(request, known)
+        return known
     prepared = prepare_request(settings, request, opened=opened)
     with queue_of(settings) as broker, IngestBar(prepared.source) as progress:
         done = enqueue(database, lambda: broker, prepared, progress)
+    if done.repeated:
+        say_repeated(request, done)
+        return done
     say_ingested(prepared.source, done)
     if done.deferred:
         say(f"Dispatch deferred: {done.deferred}")
     return done
+
+
+def say_repeated(request: Request, job: Enqueued) -> None:
+    """Say that the key of a request has a job already, and what became of it."""
+    say(f"Job {job.id} ({job.state}) has the key {request.idempotency_key} already. Nothing was read.")

@@ -10,7 +10,6 @@ from storage.deletion import retention
 from storage.leases import dispatch
 from storage.leases.stall_diagnosis import Cause
 from storage.results.status import JobStatus, read_status
-from storage.steps import jobs
 from worker.cli.follow import IngestBar, follow, say_ingested
 from worker.cli.formatting import printable
 from worker.cli.printing import say
@@ -116,7 +115,7 @@ class Watch:
 
 def _say_waiting(database: Database, job_id: int, lanes: Sequence[str]) -> None:
     """Say which other jobs this worker leaves as they are, since their users may wait for them."""
-    found = jobs.unfinished_beside(database, job_id, lanes, MOST_SAID + 1)
+    found = dispatch.unfinished_beside(database, job_id, lanes, MOST_SAID + 1)
     named = ", ".join(f"{other} ({printable(source)})" for other, source in found[:MOST_SAID])
     more = " and others" if len(found) > MOST_SAID else ""
     if found:

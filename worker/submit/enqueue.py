@@ -18,12 +18,14 @@ from storage.ingest.pruning import Seen, prune
 from storage.ingest.unread import Unread
 from storage.readers import left_out
 from storage.steps import jobs
+from storage.steps.job_keys import IdempotencyKey
 from storage.steps.jobs import JobRequest, OpenJob
 from worker import fault_points
 from worker.concurrency.prefetch import ahead
 from worker.errors import BrokerUnreachable, WorkerError
 from worker.queue.broker import Broker
 from worker.queue.dispatcher import top_up
+from worker.submit import repeats
 from worker.submit.progress import Progress
 from worker.submit.request import Prepared, limits_of
 
@@ -41,7 +43,8 @@ class RecordRejected(WorkerError):
 class Enqueued:
     """A job as it stands once its source was read. `deferred` says why nothing was sent to the queue yet.
 
-    `not_pruned` says why documents that are missing from the source were not marked as vanished.
+    `not_pruned` says why documents that are missing from the source were not marked as vanished. `repeated` says that
+    the idempotency key had this job, and that nothing was read. `state` is the job's.
     """
 
     id: int
@@ -50,6 +53,19 @@ class Enqueued:
     counts: Counts
     deferred: str | None
     not_pruned: str | None = None
+    repeated: bool = False
+    state: str = "running"
+
+
+def repeated(database: Database, key: IdempotencyKey | None) -> Enqueued | None:
+    """Return the job of a key that needs no more reading, whatever became of it; None if there is no such job.
+
+    Raises KeyReused for a key that came with other arguments, or whose job was removed.
+    """
+    job = repeats.job_of(database, key)
+    if job is None:
+        return None
+    return Enqueued(job.id, False, job.documents, repeats.counts(job), None, repeated=True, state=job.state)
 
 
 def enqueue(
@@ -64,7 +80,7 @@ def enqueue(
 
     Durable when it returns, whether Redis is up or not. Run again after a crash it carries the same job on.
     `broker` is called when there is something to send. Raises RecordRejected under `strict`, JobStopped when the
-    job was cancelled meanwhile.
+    job was cancelled meanwhile, KeyReused for a key that came with other arguments.
     """
     request = JobRequest(
         corpus=prepared.corpus,
@@ -74,8 +90,11 @@ def enqueue(
         priority=prepared.job.priority,
         max_failures=prepared.job.max_failures,
         max_flagged=prepared.job.max_flagged,
+        key=prepared.key,
     )
     job = jobs.open_job(database, request)
+    if job.reread_at is not None and (found := repeated(database, prepared.key)) is not None:
+        return found  # another command with the key has read the source meanwhile
     ingested = _Ingest(database, job, prepared, progress or Progress())
     offer = Offer(database, broker, job.lanes, None if offer_others else job.id)
     ingested.read(offer)
@@ -85,7 +104,8 @@ def enqueue(
     jobs.finish(database, job.id)
     if total.planned or job.adopted:
         offer.now()
-    return Enqueued(job.id, job.adopted, documents, total, offer.deferred, not_pruned)
+    state = jobs.require(database, job.id).state
+    return Enqueued(job.id, job.adopted, documents, total, offer.deferred, not_pruned, state=state)
 
 
 @dataclass

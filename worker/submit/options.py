@@ -18,6 +18,7 @@ from tasks.errors import BadOption
 from tasks.kinds import KindOptions
 from tasks.kinds.options import MOST, Option, flag
 from tasks.kinds.validation import sentence, shown
+from worker.queue.messages import is_id
 from worker.submit.escalation import Escalation
 
 
@@ -183,7 +184,27 @@ class Work(ReadingOptions, JobOptions, EscalationOptions):
     ] = None
 
 
-class Request(Work):
+def _shown_as_it_is(value: str | None) -> str | None:
+    if value is not None and not is_id(value):
+        raise wrong("must be at most 255 printable characters, and not empty")
+    return value
+
+
+class KeyOptions(Options):
+    """The option of a command that may be repeated by a scheduler."""
+
+    idempotency_key: Annotated[
+        str | None,
+        AfterValidator(_shown_as_it_is),
+        Field(
+            description="The same key again is the same job, whatever became of it; other options are refused. "
+            "Give the id of a scheduler's run."
+        ),
+        Option(metavar="KEY"),
+    ] = None
+
+
+class Request(Work, KeyOptions):
     """A source, its task and all options."""
 
     options: KindOptions = KindOptions()

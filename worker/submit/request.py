@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 from storage.core.specs import Spec
 from storage.ingest.pruning import Limits
 from storage.readers import Source, SourceOptions, open_source, recoding
+from storage.steps.job_keys import IdempotencyKey
 from storage.steps.steps import EscalationRequest, StepRequest
 from tasks import kinds
 from tasks.errors import BadOption
@@ -24,6 +25,7 @@ from worker.submit import escalation
 from worker.submit.escalation import Escalation
 from worker.submit.options import JobOptions, ReadingOptions, Request
 from worker.submit.rehearsal import require_possible
+from worker.submit.repeats import key_of
 
 Opened = Callable[[SourceOptions], Source]
 
@@ -47,6 +49,7 @@ class Prepared:
     source: Source
     corpus: str
     not_read: tuple[str, ...] = ()
+    key: IdempotencyKey | None = None
 
     @property
     def spec(self) -> Spec:
@@ -84,7 +87,7 @@ def prepare(
     step = StepRequest(request.task, spec, escalation=again)
     steps, not_read = (step,), require_possible_all(settings, step.specs, devices)
     corpus = storable(request.corpus or _corpus_name(source, request.limit))
-    return Prepared(request, request, steps, source, corpus, not_read)
+    return Prepared(request, request, steps, source, corpus, not_read, key_of(request))
 
 
 def source_options(read: ReadingOptions, steps: Iterable[KindOptions]) -> SourceOptions:

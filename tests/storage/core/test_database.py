@@ -40,7 +40,8 @@ from storage.leases.shards import Claim, Head
 from storage.pipelines import pipelines
 from storage.pipelines.pipelines import Run
 from storage.results import corpora, fingerprint, flag_counts, results, status
-from storage.steps import jobs
+from storage.steps import job_keys, jobs
+from storage.steps.job_keys import IdempotencyKey
 from storage.steps.jobs import OpenJob
 from storage.steps.steps import OpenStep
 from tests.conftest import PostgresServer
@@ -84,7 +85,19 @@ CLAIM = Claim(
 
 MODULES = (
     *(gc, corpora, corpus, cost, dispatch, grace, health, ingest, jobs, fingerprint, migrations, pipelines, pruning),
-    *(flag_counts, removal, retention, results, get_or_create, selection, shards, status, tracing, maintenance),
+    *(
+        job_keys,
+        flag_counts,
+        removal,
+        retention,
+        results,
+        get_or_create,
+        selection,
+        shards,
+        status,
+        tracing,
+        maintenance,
+    ),
 )
 READS: dict[str, Callable[[Database], Any]] = {
     "cost.of_collecting": cost.of_collecting,
@@ -99,8 +112,9 @@ READS: dict[str, Callable[[Database], Any]] = {
     "health.health": partial(health.health, host="h"),
     "dispatch.live_workers": dispatch.live_workers,
     "dispatch.neighbours": partial(dispatch.neighbours, pid_space="here"),
+    "job_keys.find": partial(job_keys.find, key=IdempotencyKey("k", {})),
     "jobs.require": partial(jobs.require, job_id=1),
-    "jobs.unfinished_beside": partial(jobs.unfinished_beside, job_id=1, lanes=["copy"], limit=3),
+    "dispatch.unfinished_beside": partial(dispatch.unfinished_beside, job_id=1, lanes=["copy"], limit=3),
     "migrations.current": migrations.current,
     "migrations.require_current": migrations.require_current,
     "removal.missing": partial(removal.missing, name="books", keys=["k0"]),

@@ -150,3 +150,15 @@ def test_the_same_call_on_a_fleet_is_computed_by_its_workers(fleet: Docmill, dat
     with fleet.worker("--lanes", "translate"), docmill.connect(*urls) as mill:
         assert mill.run(["one", "three"], "embed", **NULL)["status"].to_pylist() == ["done", "done"]
     assert status.done == 2
+
+
+def test_the_same_idempotency_key_is_the_same_job_of_the_same_documents(mill: docmill.Mill) -> None:
+    given: dict[str, Any] = {**NULL, "idempotency_key": "flow 7"}
+    job = mill.enqueue(["a text"], "embed", **given)
+    job.cancel()
+    assert mill.enqueue(["a text"], "embed", **given).id == job.id
+    assert mill.enqueue(iter(["a text"]), "embed", **NULL | {"idempotency_key": "flow 8"}).id != job.id
+    with pytest.raises(docmill.Error, match=r"the source python \w+ then, python \w+ now"):
+        mill.enqueue(["another"], "embed", **given)
+    with pytest.raises(docmill.Error, match="no option idempotency_key"):
+        mill.run(["a text"], "embed", **given)

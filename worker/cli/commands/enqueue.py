@@ -13,7 +13,7 @@ from worker.cli.exit_codes import OK, exit_code_of
 from worker.cli.options import SourceCommand
 from worker.cli.printing import answer, print_json, say
 from worker.cli.requests import request_of, work_options
-from worker.submit.options import JobOptions
+from worker.submit.options import JobOptions, KeyOptions
 
 
 @click.command(
@@ -23,6 +23,7 @@ from worker.submit.options import JobOptions
 )
 @work_options
 @declared(JobOptions, "priority")
+@declared(KeyOptions)
 @click.option("--wait", is_flag=True, help="Wait for the job to end, as `docmill wait` does.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was enqueued as JSON.")
 def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
@@ -31,7 +32,8 @@ def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
     SOURCE is {sources}.
 
     Exit code 0 means that the documents are durable in SQL, even if Redis is down. The same command again continues
-    an unfinished job and adds nothing twice.
+    an unfinished job and adds nothing twice. With --idempotency-key it returns the same job also when the job has
+    ended.
     """
     from dataclasses import asdict
 

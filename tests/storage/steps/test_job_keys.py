@@ -1,0 +1,103 @@
+"""An idempotency key has one job, whatever became of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from storage.core.database import Database
+from storage.core.schema import Job, JobKey
+from storage.deletion import gc, removal
+from storage.errors import KeyReused
+from storage.steps import job_keys, jobs
+from storage.steps.job_keys import IdempotencyKey
+from storage.steps.jobs import JobRequest, OpenJob
+from tests.storage.builders import at_once, numbered, read, request
+
+KEY = IdempotencyKey("nightly 2026-11-28", {"--task": "embed", "--top-k": 3})
+
+
+def keyed(key: IdempotencyKey = KEY, **more: Any) -> JobRequest:
+    return request(key=key, **more)
+
+
+def n_jobs(database: Database) -> int:
+    with database.read() as transaction:
+        return transaction.scalar(select(func.count()).select_from(Job)) or 0
+
+
+@pytest.mark.parametrize("state", ["running", "done", "cancelled"])
+def test_the_same_key_is_the_same_job_whatever_became_of_it(database: Database, state: str) -> None:
+    job = read(database, keyed(), numbered(3 if state != "done" else 0))
+    if state == "done":
+        assert jobs.finish(database, job.id) == [job.id]
+    elif state == "cancelled":
+        jobs.cancel(database, job.id)
+    gc.collect(database)
+    found = job_keys.find(database, KEY)
+    assert found is not None
+    assert (found.id, found.state, found.is_read) == (job.id, state, True)
+    again = jobs.open_job(database, keyed())
+    assert (again.id, again.adopted) == (job.id, True)
+    assert jobs.require(database, job.id).state == state
+
+
+def test_a_job_whose_reading_was_cut_off_is_carried_on_also_into_the_corpus_of_its_first_reading(
+    database: Database,
+) -> None:
+    job = read(database, keyed(), numbered(10), chunk=5, stop_after=1)
+    found = job_keys.find(database, KEY)
+    assert found is not None
+    assert not found.is_read
+    # Standard input has another corpus each time.
+    again = read(database, keyed(corpus="another"), numbered(10), chunk=5)
+    assert (again.id, again.corpus_id) == (job.id, job.corpus_id)
+    found = job_keys.find(database, KEY)
+    assert found is not None
+    assert (found.documents, found.is_read) == (10, True)
+
+
+def test_jobs_with_and_without_keys_are_apart(database: Database) -> None:
+    other = IdempotencyKey("nightly 2026-11-29", KEY.arguments)
+    plain = jobs.open_job(database, request())
+    one, two = jobs.open_job(database, keyed()), jobs.open_job(database, keyed(other))
+    assert len({plain.id, one.id, two.id}) == 3
+    assert not one.adopted
+
+
+def test_a_key_with_other_arguments_is_refused_with_what_differs(database: Database) -> None:
+    job = jobs.open_job(database, keyed())
+    other = IdempotencyKey(KEY.key, {"--task": "embed", "--top-k": 5, "--prompt": "x" * 500})
+    with pytest.raises(KeyReused) as raised:
+        job_keys.find(database, other)
+    message = str(raised.value)
+    assert f"that of job {job.id}, which has other arguments: --top-k 3 then, 5 now; --prompt not given" in message
+    assert len(message) < 300
+    with pytest.raises(KeyReused):
+        jobs.open_job(database, keyed(other, corpus="another"))
+    assert n_jobs(database) == 1
+
+
+@pytest.mark.parametrize("corpora", [("books", "books"), ("books", "letters")])
+def test_two_at_once_make_one_job(database: Database, corpora: tuple[str, str]) -> None:
+    def opened(corpus: str) -> OpenJob:
+        return jobs.open_job(database, keyed(corpus=corpus))
+
+    found = at_once(*(lambda corpus=corpus: opened(corpus) for corpus in corpora * 3))  # type: ignore[misc]
+    assert len({(job.id, job.corpus_id) for job in found}) == 1
+    assert [job.adopted for job in found].count(False) == 1
+    assert n_jobs(database) == 1
+
+
+def test_the_key_of_a_removed_job_stays_taken_and_its_arguments_are_deleted(database: Database) -> None:
+    job = read(database, keyed(), numbered(0))
+    jobs.finish(database, job.id)
+    removal.remove_corpus(database, "books")
+    with pytest.raises(KeyReused, match=f"job {job.id} of the idempotency key .* was removed with its corpus"):
+        job_keys.find(database, KEY)
+    with pytest.raises(KeyReused):
+        jobs.open_job(database, keyed())
+    with database.read() as transaction:
+        assert [tuple(row) for row in transaction.execute(select(JobKey.key, JobKey.arguments))] == [(KEY.key, None)]

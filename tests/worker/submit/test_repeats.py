@@ -1,0 +1,53 @@
+"""A command with an idempotency key is compared by the arguments that were given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import kinds
+from tasks.errors import BadOption
+from worker.submit.options import Request, checked
+from worker.submit.repeats import key_of
+
+
+def arguments(options: dict[str, Any] | None = None, **given: Any) -> dict[str, Any]:
+    values = {"source": "a.jsonl", "task": "classify", "idempotency_key": "k", **given}
+    key = key_of(checked(kinds.options(values["task"], **(options or {})), values))
+    assert key is not None
+    assert key.key == "k"
+    return dict(key.arguments)
+
+
+def test_only_what_was_given_is_kept_by_the_names_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = {"the source": str(tmp_path / "a.jsonl"), "--task": "classify"}
+    assert arguments() == plain
+    assert arguments({"top_k": 3, "dtype": "int8"}, max_failures=2.5, prune=True, when=None) == plain | {
+        "--top-k": 3,
+        "--dtype": "int8",
+        "--max-failures": 2.5,
+        "--prune": True,
+    }
+
+
+def test_the_same_source_has_one_name_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for source in ("a.jsonl", str(tmp_path / "a.jsonl"), f"file://{tmp_path}/a.jsonl"):
+        assert arguments(source=source)["the source"] == str(tmp_path / "a.jsonl")
+    assert arguments(source="https://x.org/a.jsonl?token=geheim")["the source"] == "https://x.org/a.jsonl?***"
+    assert arguments(source="-")["the source"] == "-"
+
+
+@pytest.mark.parametrize("key", ["", "a\nb", "x" * 256])
+def test_a_key_is_short_and_can_be_shown(key: str) -> None:
+    with pytest.raises(BadOption, match="--idempotency-key must be at most 255 printable characters, and not empty"):
+        arguments(idempotency_key=key)
+
+
+def test_a_request_without_a_key_has_none() -> None:
+    assert key_of(Request(source="a.jsonl", task="embed")) is None
