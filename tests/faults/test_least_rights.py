@@ -15,7 +15,6 @@ from storage import migrations
 from storage.core import get_or_create, privileges
 from storage.core.database import Database
 from storage.core.outcomes import Outcome
-from storage.core.risk import RiskModel
 from storage.core.schema import Job, PipelineRun, Shard
 from storage.core.specs import Spec
 from storage.deletion import retention
@@ -27,14 +26,12 @@ from storage.leases.shards import Claim
 from storage.pipelines import orders, pipelines
 from storage.results.results import failures, results
 from storage.results.status import list_statuses, read_status
-from storage.reviews import judgements, risks
-from storage.reviews.judgements import Judged, Verdict
-from storage.reviews.population import population, reviewed_step
-from storage.reviews.risks import Risk
 from storage.steps import jobs
+from storage.steps.job_keys import IdempotencyKey
 from storage.steps.jobs import JobRequest
 from storage.steps.steps import StepRequest
 from tests.faults import security
+from tests.faults.errands import review
 from tests.faults.servers import PostgresCluster
 from tests.kinds import KINDS
 from tests.storage import builders
@@ -300,6 +297,8 @@ def steer(owner: Database, admin: Database) -> None:
     pipelines.note(admin, pipelines.begin(admin, f"p{n}", "me", 60.0), "done")
     pipelines.remove(admin, f"p{n}")
     give_order(admin, n)
+    keyed = request(f"{n}.jsonl", corpus=f"corpus {n}", spec=spec(), key=IdempotencyKey(f"run {n}", {}))
+    assert jobs.open_job(admin, keyed).id == jobs.open_job(admin, keyed).id
     asked = request(f"{n}.jsonl", corpus=f"corpus {n}", spec=spec())
     twice = [("a", f"first {n}"), ("a", f"second {n}")]
     read(admin, asked, twice, chunk=1, stop_after=2)
@@ -315,17 +314,6 @@ def steer(owner: Database, admin: Database) -> None:
     for act in (jobs.pause, jobs.resume, jobs.retry, jobs.cancel):
         act(admin, job.id)
     forget(owner, admin, n, after(computed, corpus=f"computed {n}"))
-
-
-def review(admin: Database, job: int) -> None:
-    """Judge the outputs of a job, and judge them again."""
-    step = reviewed_step(admin, job)
-    judged = [Judged(content, Verdict.GOOD, "ann", 0) for content in population(admin, step, 0).contents.tolist()]
-    for _ in range(2):
-        assert judgements.store(admin, step.step.spec_id, judged) == 3
-    assert len(judgements.of_spec(admin, step.step.spec_id)) == 3
-    assert len(risks.judged_results(admin, step.step.spec_id)) == 3
-    risks.store(admin, step.step.spec_id, Risk(0, RiskModel(0.0, ()), 1, 1, {}))
 
 
 def forget(owner: Database, admin: Database, n: int, asked: JobRequest) -> None:

@@ -8,10 +8,8 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from threading import Barrier
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,11 +17,9 @@ from sqlalchemy import event, select, text
 from sqlalchemy.exc import IntegrityError
 
 from storage import errors, migrations
-from storage.core import corpus, get_or_create
 from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.transaction import Transaction
-from storage.deletion import cost, gc, removal, retention, selection, tracing
 from storage.errors import (
     DatabaseBusy,
     DatabaseReadOnly,
@@ -34,165 +30,20 @@ from storage.errors import (
     UnexpectedDatabaseError,
     ValueRefused,
 )
-from storage.ingest import ingest, pruning
-from storage.leases import dispatch, grace, health, maintenance, shards
-from storage.leases.shards import Claim, Head
-from storage.pipelines import pipelines
-from storage.pipelines.pipelines import Run
-from storage.results import corpora, fingerprint, flag_counts, results, status
-from storage.steps import job_keys, jobs
-from storage.steps.job_keys import IdempotencyKey
-from storage.steps.jobs import OpenJob
-from storage.steps.steps import OpenStep
+from storage.leases import maintenance
+from storage.results import status
 from tests.conftest import PostgresServer
 from tests.kinds import KINDS
 from tests.storage.builders import (
-    COPY,
     at_once,
-    claim_next,
     documents,
-    done,
-    failed,
-    lapse,
     numbered,
-    queued,
     read,
-    records,
     request,
 )
+from tests.storage.core.store_functions import MODULES, READS, WRITES, chain, prepare
 
 PASSWORD = "kanarienvogel"
-RUNTIME = {"device": "cpu", "precision": "float32", "backend": "stub", "versions": {}}
-
-DUE = SimpleNamespace(id=1, schedule={"overlap": "queue"}, looked_at=0.0, now=2.0)
-RUN = Run(1, 1, "nightly", "/x", "", 1.0, "reading", None)
-JOB = OpenJob(
-    id=1, ingest_id=1, corpus_id=1, steps=(OpenStep(0, "copy", 1, "copy", None),), adopted=False, last_before=9
-)
-HEAD = Head(shard_id=1, fence=0, lane="copy", suspect=False, spec_id=1, spec=COPY)
-CLAIM = Claim(
-    shard_id=1,
-    job_id=1,
-    fence=1,
-    owner="w1",
-    attempt=1,
-    suspect=0,
-    redo=False,
-    spec_id=1,
-    contents=(1,),
-    texts=((1, "text 0"),),
-)
-
-MODULES = (
-    *(gc, corpora, corpus, cost, dispatch, grace, health, ingest, jobs, fingerprint, migrations, pipelines, pruning),
-    *(
-        job_keys,
-        flag_counts,
-        removal,
-        retention,
-        results,
-        get_or_create,
-        selection,
-        shards,
-        status,
-        tracing,
-        maintenance,
-    ),
-)
-READS: dict[str, Callable[[Database], Any]] = {
-    "cost.of_collecting": cost.of_collecting,
-    "cost.of_dropping": partial(cost.of_dropping, older_than_s=0.0),
-    "cost.of_removing": partial(cost.of_removing, older_than_s=0.0),
-    "gc.specs": partial(gc.specs, wanted="embed/minilm"),
-    "corpora.every": corpora.every,
-    "corpora.show": partial(corpora.show, name="books"),
-    "corpus.corpus_named": partial(corpus.corpus_named, name="books"),
-    "corpus.first_existing": partial(corpus.first_existing, names=["books"]),
-    "dispatch.lanes": dispatch.lanes,
-    "health.health": partial(health.health, host="h"),
-    "dispatch.live_workers": dispatch.live_workers,
-    "dispatch.neighbours": partial(dispatch.neighbours, pid_space="here"),
-    "job_keys.find": partial(job_keys.find, key=IdempotencyKey("k", {})),
-    "jobs.require": partial(jobs.require, job_id=1),
-    "dispatch.unfinished_beside": partial(dispatch.unfinished_beside, job_id=1, lanes=["copy"], limit=3),
-    "migrations.current": migrations.current,
-    "migrations.require_current": migrations.require_current,
-    "removal.missing": partial(removal.missing, name="books", keys=["k0"]),
-    "results.samples": partial(results.samples, job_id=1),
-    "results.count_doubtful": partial(results.count_doubtful, job_id=1),
-    "results.columns": partial(results.columns, job_id=1),
-    "flag_counts.count_flags": partial(flag_counts.count_flags, job_id=1),
-    "fingerprint.marks": partial(fingerprint.marks, job_id=1),
-    "results.placed_results": lambda database: list(results.placed_results(database, 1)),
-    "results.failures": lambda database: list(results.failures(database, 1)),
-    "results.results": lambda database: list(results.results(database, 1)),
-    "shards.look": partial(shards.look, shard_id=1),
-    "status.list_statuses": status.list_statuses,
-    "pipelines.every": pipelines.every,
-    "pipelines.get": partial(pipelines.get, name="nightly"),
-    "pipelines.history": partial(pipelines.history, name="nightly"),
-    "pipelines.scheduled": pipelines.scheduled,
-    "retention.forget_jobs": partial(retention.forget_jobs, older_than_s=1e9),
-    "retention.forget_rejections": partial(retention.forget_rejections, older_than_s=1e9),
-    "retention.forget_runs": partial(retention.forget_runs, older_than_s=1e9),
-    "retention.forget_step_texts": partial(retention.forget_step_texts, older_than_s=1e9),
-    "retention.sweep": partial(retention.sweep, older_than_s=1e9),  # there is nothing so old
-    "pipelines.is_any_open": pipelines.is_any_open,
-    "pipelines.let_go_all": partial(pipelines.let_go_all, owner="w1"),  # there is nothing to let go
-    "status.read_status": partial(status.read_status, job_id=1),
-    "selection.count_vanished": selection.count_vanished,
-    "selection.select_keys": partial(selection.select_keys, name="books"),
-    "tracing.trace": partial(tracing.trace, text="text 0"),
-}
-WRITES: dict[str, Callable[[Database], Any]] = {
-    "gc.collect": gc.collect,
-    "gc.drop": gc.drop,
-    "dispatch.accept": partial(dispatch.accept, worker_id="w1", spec_id=1),
-    "dispatch.put_back": partial(dispatch.put_back, shard_ids=[1]),
-    "dispatch.refuse": partial(dispatch.refuse, worker_id="w1", spec_id=1, reason="no"),
-    "dispatch.sign_off": partial(dispatch.sign_off, worker_id="w1"),
-    "dispatch.sign_on": partial(
-        dispatch.sign_on, worker_id="w1", host="h", pid=1, device="cpu", lanes=["copy"], slots=1, version="0"
-    ),
-    "dispatch.take": partial(dispatch.take, lane=dispatch.Lane("copy", 1, 0)),
-    "dispatch.withdraw": partial(dispatch.withdraw, lanes=["copy"]),
-    "grace.contact": partial(grace.contact, lease_s=60.0),
-    "ingest.add": partial(ingest.add, job=JOB, chunk=records(numbered(1))),
-    "pruning.prune": partial(pruning.prune, job=JOB, seen=pruning.Seen(), limits=pruning.Limits(most_percent=100)),
-    "pipelines.put": partial(pipelines.put, name="nightly", path="/x", text="", schedule=None),
-    "pipelines.remove": partial(pipelines.remove, name="nightly"),
-    "pipelines.fire": partial(pipelines.fire, found=DUE, due_at=1.0),
-    "pipelines.begin": partial(pipelines.begin, name="nightly", owner="w1", lease_s=1.0),
-    "pipelines.hand_out": pipelines.hand_out,
-    "pipelines.renew": partial(pipelines.renew, run=RUN, lease_s=1.0),
-    "pipelines.let_go": partial(pipelines.let_go, run=RUN, at_once=True),
-    "pipelines.take": partial(pipelines.take, run_id=1, owner="w1", lease_s=1.0),
-    "pipelines.note": partial(pipelines.note, run=RUN, state="done"),
-    "ingest.end": partial(ingest.end, job=JOB),
-    "jobs.cancel": partial(jobs.cancel, job_id=1),
-    "jobs.finish": jobs.finish,
-    "jobs.halt": partial(jobs.halt, job_id=1, reason="no"),
-    "jobs.open_job": partial(jobs.open_job, request=request()),
-    "jobs.pause": partial(jobs.pause, job_id=1),
-    "jobs.prioritise": partial(jobs.prioritise, job_id=1, priority=1),
-    "jobs.resume": partial(jobs.resume, job_id=1),
-    "jobs.retry": partial(jobs.retry, job_id=1),
-    "removal.remove_corpus": partial(removal.remove_corpus, name="books"),
-    "removal.remove_documents": partial(removal.remove_documents, name="books", keys=["k0"]),
-    "get_or_create.runtime_id": partial(get_or_create.runtime_id, runtime=RUNTIME),
-    "shards.claim": partial(shards.claim, head=HEAD, owner="w1"),
-    "shards.commit": partial(shards.commit, claim=CLAIM, outcomes=done(CLAIM), runtime_id=None),
-    "shards.heartbeat": partial(shards.heartbeat, owner="w1"),
-    "shards.keep": partial(shards.keep, claim=CLAIM, outcomes=done(CLAIM), runtime_id=None),
-    "shards.release": partial(shards.release, claim=CLAIM, finished=done(CLAIM)),
-    "maintenance.failed_attempt": partial(maintenance.failed_attempt, claim=CLAIM, reason="no"),
-    "maintenance.forget_workers": maintenance.forget_workers,
-    "maintenance.hold": partial(maintenance.hold, name="upkeep", owner="w1", for_s=1.0),
-    "maintenance.let_go": partial(maintenance.let_go, name="upkeep", owner="w1"),
-    "maintenance.lost_hints": partial(maintenance.lost_hints, lane="copy", queue_is_empty=True, grace_s=1.0),
-    "maintenance.reclaim": maintenance.reclaim,
-    "maintenance.release_owner": partial(maintenance.release_owner, owner="w1"),
-}
 every_read = pytest.mark.parametrize("act", READS.values(), ids=READS)
 every_write = pytest.mark.parametrize("act", WRITES.values(), ids=WRITES)
 everything = pytest.mark.parametrize("act", (READS | WRITES).values(), ids=READS | WRITES)
@@ -209,24 +60,6 @@ def test_every_function_that_takes_a_database_is_in_these_tests() -> None:
         and list(getattr(value, "__annotations__", {}))[:1] == ["database"]
     }
     assert found - {"migrations.upgrade", "removal.settle"} == (READS | WRITES).keys()
-
-
-def prepare(database: Database) -> None:
-    """A job with a shard whose lease has lapsed (`CLAIM`), one that failed and one that is planned, a worker, and a
-    pipeline that is due.
-    """
-    WRITES["dispatch.sign_on"](database)
-    pipelines.put(database, "nightly", "/x", "", {"cron": "* * * * *", "timezone": "UTC", "overlap": "queue"})
-    pipelines.fire(database, pipelines.scheduled(database)[0], 1.0)
-    read(database, request(), numbered(600))
-    lapse(database, claim_next(database).shard_id)
-    claim = claim_next(database)
-    shards.commit(database, claim, failed(claim), None)
-    dispatch.put_back(database, queued(database))
-    read(database, request("b.jsonl", corpus="loose"), [("k", "loose")])  # its document is gone, and not its text
-    jobs.cancel(database, 2)
-    loose = text("DELETE FROM document WHERE corpus_id = 2")
-    database.write(lambda transaction: transaction.execute(loose))
 
 
 @contextmanager
@@ -290,15 +123,6 @@ def test_an_unreachable_server_is_named_without_its_password(
     assert f"127.0.0.1:{closed_port}" in str(caught.value)
     assert PASSWORD not in chain(caught.value)
     database.close()
-
-
-def chain(error: BaseException | None) -> str:
-    """Return an error and its causes as a traceback prints them."""
-    said = ""
-    while error is not None:
-        said += f"{error!r} {error} "
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return said
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"])

@@ -85,7 +85,7 @@ def test_two_at_once_make_one_job(database: Database, corpora: tuple[str, str]) 
     def opened(corpus: str) -> OpenJob:
         return jobs.open_job(database, keyed(corpus=corpus))
 
-    found = at_once(*(lambda corpus=corpus: opened(corpus) for corpus in corpora * 3))  # type: ignore[misc]
+    found = at_once(*(lambda corpus=corpus: opened(corpus) for corpus in corpora * 3))
     assert len({(job.id, job.corpus_id) for job in found}) == 1
     assert [job.adopted for job in found].count(False) == 1
     assert n_jobs(database) == 1
