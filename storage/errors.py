@@ -21,6 +21,8 @@ StorageError
 ├── NoSuchCorpus             a corpus's name that the store does not know
 ├── CorpusInUse              an unfinished job works on what is to be removed
 ├── NothingEmbedded          a corpus without vectors to search
+├── CannotMigrate            a corpus cannot get results of another model in place of those it has
+├── TooManyLost              a migration would lose more results than it may
 ├── CannotIndex              the store takes no index of vectors, or not of these
 ├── KeyReused                an idempotency key that belongs to another command, or to a removed job
 ├── JobStopped               the job was cancelled or stopped while something was being added to it
@@ -130,6 +132,14 @@ class CorpusInUse(StorageError):
 
 class NothingEmbedded(StorageError):
     """The corpus has no vectors; run a task over it that makes some."""
+
+
+class CannotMigrate(StorageError):
+    """A corpus cannot be migrated to another model like that."""
+
+
+class TooManyLost(StorageError):
+    """More documents would lose their result by a migration than --max-failures allows."""
 
 
 class CannotIndex(StorageError):

@@ -27,6 +27,12 @@ POINTS = {
     "upkeep": "a round of maintenance is half done",
     "enqueue": "a chunk of a source is stored",
     "export": "a line of an output file is written",
+    "swept": "a page of a corpus is planned, or a reading has ended",
+    "migration": "a migration is stored, and its backfill is not",
+    "backfill": "the job of a backfill is stored, and nothing of it is planned",
+    "filled": "a backfill is complete, and the switch has not begun",
+    "switching": "the switch of a migration is half done, in its transaction",
+    "switched": "a migration is switched, and the command has not said so",
 }
 TEXT_POINTS = {
     "cut": "a text with the marker is cut",

@@ -60,6 +60,7 @@ WORK: Rights = MappingProxyType(
 ORDERS: Rights = MappingProxyType(
     {
         "enqueue_order": _KEEP,
+        "replacement": _READ,
         **dict.fromkeys(("corpus", "ingest", "document", "job", "step", "shard"), _CHANGE),
         **dict.fromkeys(("content", "spec", "step_text", "prompt"), _ADD),
         **dict.fromkeys(("rejection", "contender"), ("SELECT", "INSERT", "DELETE")),

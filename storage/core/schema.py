@@ -9,6 +9,7 @@ from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint
 
 from storage.core.key_table import JobKey as JobKey
 from storage.core.order_table import EnqueueOrder as EnqueueOrder
+from storage.core.replacement_table import ReplacementRow as ReplacementRow
 from storage.core.review_tables import Judgement as Judgement
 from storage.core.review_tables import RiskVersion as RiskVersion
 from storage.core.tables import Base as Base

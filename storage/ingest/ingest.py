@@ -11,7 +11,7 @@ time, one reading settles it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -282,12 +282,14 @@ def _replace_counts(transaction: Transaction, job: OpenJob, read: Counts) -> Non
     transaction.execute(delete(Rejection).where(Rejection.ingest_id == job.ingest_id, no_more))
 
 
-def end(database: Database, job: OpenJob, read: Counts | None = None) -> tuple[int, Counts]:
+def end(
+    database: Database, job: OpenJob, read: Counts | None = None, advanced: Callable[[], None] = lambda: None
+) -> tuple[int, Counts]:
     """Finish a reading: plan the rest of the corpus, and let the job end.
 
-    `read` has the counts of the whole reading. Return the number of documents that the job covers, and the counts of
-    the planned contents. They are planned only now, so that nothing is computed that the source replaced. Raises
-    JobStopped if the job was cancelled meanwhile.
+    `read` has the counts of the whole reading. `advanced` is called after each page. Return the
+    number of documents that the job covers, and the counts of the planned contents. They are planned only now, so
+    that nothing is computed that the source replaced. Raises JobStopped if the job was cancelled meanwhile.
     """
     if job.reread_at is not None and read is not None:
         database.write(lambda transaction: _replace_counts(transaction, job, read))
@@ -295,6 +297,7 @@ def end(database: Database, job: OpenJob, read: Counts | None = None) -> tuple[i
     while n_documents is None:
         n_documents, planned = database.write(lambda transaction: _end(transaction, job))
         total += planned
+        advanced()
     return n_documents, total
 
 

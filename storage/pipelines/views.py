@@ -68,15 +68,35 @@ def make(database: Database, pipeline: str, corpus: str, requests: Sequence[Step
     """Make the views of a pipeline, in place of those that were there. Needs the right to make views."""
 
     def work(transaction: Transaction) -> None:
-        opened = steps.opened(requests, lambda spec: get_or_create.spec_id(transaction, spec))
         _drop(transaction, pipeline)
-        _create(transaction, name_of(pipeline), _of_documents(transaction, corpus, opened))
-        for step in opened:
-            if (items := transaction.kind_of(step.lane).output.items(step.params)) is not None:
-                query = _of_items(transaction, corpus, steps.way_to(opened, step), *items)
-                _create(transaction, items_name_of(pipeline, step.name), query)
+        for name, query in _queries(transaction, pipeline, corpus, requests):
+            _create(transaction, name, query)
 
     database.write(work)
+
+
+def replace_in(transaction: Transaction, pipeline: str, corpus: str, requests: Sequence[StepRequest]) -> None:
+    """Replace the views of a pipeline by those of other specs for the same steps, which have the same columns.
+
+    On a server the views keep their grants, and the views over them.
+    """
+    for name, query in _queries(transaction, pipeline, corpus, requests):
+        if transaction.server is None:
+            transaction.exec_driver_sql(f"DROP VIEW IF EXISTS {_quoted(name)}")
+        _create(transaction, name, query, "VIEW" if transaction.server is None else "OR REPLACE VIEW")
+
+
+def _queries(
+    transaction: Transaction, pipeline: str, corpus: str, requests: Sequence[StepRequest]
+) -> list[tuple[str, Any]]:
+    """Return the names of the views of a pipeline, with their queries."""
+    opened = steps.opened(requests, lambda spec: get_or_create.spec_id(transaction, spec))
+    found = [(name_of(pipeline), _of_documents(transaction, corpus, opened))]
+    for step in opened:
+        if (items := transaction.kind_of(step.lane).output.items(step.params)) is not None:
+            query = _of_items(transaction, corpus, steps.way_to(opened, step), *items)
+            found.append((items_name_of(pipeline, step.name), query))
+    return found
 
 
 def drop(database: Database, pipeline: str) -> None:
@@ -91,9 +111,9 @@ def _drop(transaction: Transaction, pipeline: str) -> None:
         transaction.exec_driver_sql(f"DROP VIEW IF EXISTS {_quoted(name)}")
 
 
-def _create(transaction: Transaction, name: str, query: Any) -> None:
+def _create(transaction: Transaction, name: str, query: Any, what: str = "VIEW") -> None:
     compiled = query.compile(dialect=transaction.connection.dialect, compile_kwargs={"literal_binds": True})
-    transaction.exec_driver_sql(f"CREATE VIEW {_quoted(name)} AS {compiled}")
+    transaction.exec_driver_sql(f"CREATE {what} {_quoted(name)} AS {compiled}")
 
 
 def _of_documents(transaction: Transaction, corpus: str, opened: Sequence[OpenStep]) -> Any:

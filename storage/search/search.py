@@ -24,7 +24,8 @@ from storage.search import ann
 from storage.search.ann import keeps_windows
 from storage.search.knn import Matrix, Nearest, cosines
 from storage.search.scope import Placed, Searched
-from storage.steps import lineage
+from storage.steps import lineage, replacements
+from storage.steps.replacements import Replacement
 from storage.steps.steps import of_job, way_to
 
 BLOCK = 4_096  # vectors compared at a time, and the most documents of a page
@@ -52,7 +53,8 @@ class Hit:
 def choose(database: Database, names: Sequence[str], job_id: int | None = None) -> Searched:
     """Return the corpus with the first of these names, and the spec of its latest embed job or of the job `job_id`.
 
-    Raises NoSuchCorpus, and NothingEmbedded if there is no such job, or no vector of a current document.
+    If that spec was replaced in the corpus, it is the one in its place (`storage.steps.replacements`). Raises
+    NoSuchCorpus, and NothingEmbedded if there is no such job, or no vector of a current document.
     """
     with database.read() as transaction:
         named = {row.name: row for row in transaction.execute(select(Corpus).where(Corpus.name.in_(names)))}
@@ -60,8 +62,12 @@ def choose(database: Database, names: Sequence[str], job_id: int | None = None) 
         if corpus is None:
             raise NoSuchCorpus(f"there is no corpus {names[0]}{_corpora(transaction, _kinds(database)[0])}")
         of_corpus = _JOBS.where(Job.corpus_id == corpus.id, SpecRow.kind.in_(_kinds(database)))
-        jobs = [_EmbedJob(row.id, row.seq, row.spec_id, spec_of(row)) for row in transaction.execute(of_corpus)]
-        chosen, others = _chosen(corpus.name, jobs, job_id, _kinds(database)[0])
+        jobs = [
+            _EmbedJob(row.id, row.seq, row.spec_id, spec_of(row), row.created_at)
+            for row in transaction.execute(of_corpus)
+        ]
+        replaced = replacements.of_corpus(transaction, corpus.id)
+        chosen, others = _chosen(corpus.name, _first_answering(jobs, replaced), job_id, _kinds(database)[0])
         steps = of_job(transaction, chosen.id)
         searched = Searched(
             corpus_id=corpus.id,
@@ -87,13 +93,14 @@ class _EmbedJob(NamedTuple):
     seq: int
     spec_id: int
     spec: Spec
+    created_at: float
 
     def __str__(self) -> str:
         return f"job {self.id}, {self.spec}"
 
 
 _JOBS = (
-    select(Job.id, Step.seq, Step.spec_id, *SPEC)
+    select(Job.id, Step.seq, Step.spec_id, Job.created_at, *SPEC)
     .join(Step, Step.job_id == Job.id)
     .join(SpecRow, SpecRow.id == Step.spec_id)
     .order_by(Job.id.desc(), Step.seq.desc())
@@ -105,10 +112,22 @@ def _kinds(database: Database) -> list[str]:
     return [kind.name for kind in database.kinds.values() if kind.output is VECTOR]
 
 
+def _first_answering(jobs: list[_EmbedJob], replaced: Sequence[Replacement]) -> list[_EmbedJob]:
+    """Return a corpus's embed jobs, the latest first, but before them the one that answers for the latest.
+
+    They are different jobs after a migration to another model, and during its backfill.
+    """
+    if not jobs:
+        return jobs
+    answers = replacements.answering(replaced, jobs[0].spec_id, jobs[0].created_at)
+    first = next((job for job in jobs if job.spec_id == answers), jobs[0])
+    return [first, *(job for job in jobs if job is not first)]
+
+
 def _chosen(
     corpus: str, jobs: Sequence[_EmbedJob], job_id: int | None, kind: str
 ) -> tuple[_EmbedJob, tuple[str, ...]]:
-    """Return the job to search by, from a corpus's embed jobs with the latest first, and the names of the others."""
+    """Return the job to search by, the first of a corpus's embed jobs, and the names of the others."""
     if not jobs:
         raise NothingEmbedded(
             f"no job embeds the corpus {corpus}; `docmill run SOURCE --task {kind}` makes one, "

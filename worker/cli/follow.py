@@ -11,6 +11,7 @@ from storage.errors import PASSING
 from storage.ingest.chunks import Rejected
 from storage.ingest.ingest import Counts
 from storage.readers import Source
+from storage.readers.stored import NoSource
 from storage.results.status import JobStatus, read_status
 from storage.steps import jobs
 from storage.steps.jobs import OpenJob
@@ -30,9 +31,15 @@ class IngestBar(Progress):
     """A progress bar over the bytes of a source, where its size is known; shows the first rejected records, and any
     that ends its file."""
 
-    def __init__(self, source: Source, on_planned: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        on_planned: Callable[[int], None] = lambda _: None,
+        on_opened: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._source = source
         self._on_planned = on_planned
+        self._on_opened = on_opened
         self._n_rejected = 0
         self.job_id: int | None = None
 
@@ -48,6 +55,7 @@ class IngestBar(Progress):
 
     def opened(self, job: OpenJob) -> None:
         self.job_id = job.id
+        self._on_opened(job.id)
 
     def advanced(self, counts: Counts) -> None:
         self._bar.update(
@@ -67,7 +75,10 @@ class IngestBar(Progress):
 
 def say_ingested(source: Source, done: Enqueued) -> None:
     """Say what was read, and whether an earlier job goes on with it."""
-    say(ingested(source.name, done.counts, adopted=done.adopted))
+    if isinstance(source, NoSource):
+        say(f"Job {done.id}: {done.documents:,} documents, {done.counts.planned:,} texts to compute.")
+    else:
+        say(ingested(source.name, done.counts, adopted=done.adopted))
     if (others := left_out(source)) is not None:
         say(others)
     if done.not_pruned:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from storage.core.database import Database
 from storage.deletion import retention
@@ -37,10 +37,12 @@ def run_here(
     devices: Sequence[str],
     prepared: Prepared,
     started: StartedDevices | None = None,
+    on_opened: Callable[[int], None] = lambda _job_id: None,
 ) -> JobStatus:
     """Ingest, compute and return the job's final status. The worker starts with the first text that needs it.
 
-    It uses the device processes that are ``started`` already.
+    It uses the device processes that are ``started`` already. ``on_opened`` is told the job's number before the job
+    has documents.
 
     Where nobody else works, it computes this job alone: other jobs wait, as long as they did before.
 
@@ -65,7 +67,7 @@ def run_here(
         supervisor.start(only_job=job_id)
 
     try:
-        with IngestBar(prepared.source, on_planned=start) as progress:
+        with IngestBar(prepared.source, on_planned=start, on_opened=on_opened) as progress:
             done = enqueue(database, lambda: broker, prepared, progress, offer_others=False)
         say_ingested(prepared.source, done)
         if alone:

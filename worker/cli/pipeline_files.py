@@ -94,6 +94,7 @@ def computed(
     from worker.pipelines.running import export, outcome
 
     pipeline, found = prepared(settings, file, devices=devices)
+    found = _migrated(database, found)
     for step in pipeline.steps:
         if step.model is None:
             say(f"Step {step.name}: {said(step.task, pipeline.corpus.source, step.options)}")
@@ -113,6 +114,7 @@ def stored(settings: Settings, database: Database, file: Path) -> Pipeline:
 
     pipeline, found = prepared(settings, file, is_stored=True)
     check_stored(pipeline, found, file)
+    found = _migrated(database, found)
     schedule = asdict(pipeline.schedule) if pipeline.schedule else None
     pipelines.put(database, pipeline.name, str(file.absolute()), pipeline.text, schedule)
     if pipeline.output.view:
@@ -120,6 +122,17 @@ def stored(settings: Settings, database: Database, file: Path) -> Pipeline:
     else:
         views.drop(database, pipeline.name)
     return pipeline
+
+
+def _migrated(database: Database, found: Prepared) -> Prepared:
+    """Return a pipeline with the models that its corpus was migrated to, and say which."""
+    from worker.pipelines.running import migrated
+
+    changed = migrated(database, found)
+    for before, after in zip(found.steps, changed.steps, strict=True):
+        if before.spec != after.spec:
+            say(f"Step {before.name}: the corpus was migrated; {after.spec.model} replaces {before.spec.model}.")
+    return changed
 
 
 @contextmanager

@@ -122,10 +122,10 @@ def print_json(value: object) -> None:
     sys.stdout.write(escaped(text) + "\n")
 
 
-def confirmed(question: str) -> bool:
-    """Ask whether to remove what the question names; without a terminal to ask in, remove nothing."""
+def confirmed(question: str, verb: str = "Remove", undone: str = "Nothing was removed") -> bool:
+    """Ask whether to remove what the question names, or to do another thing; without a terminal to ask in, do not."""
     say(question)
     if not sys.stdin.isatty():
-        say("Nothing was removed: --yes says that it is meant.")
+        say(f"{undone}: --yes says that it is meant.")
         return False
-    return click.confirm("Remove?", err=True)
+    return click.confirm(f"{verb}?", err=True)

@@ -38,6 +38,7 @@ COMMANDS = {
     "search": Command(RESULTS, "Find the documents of a corpus that are nearest to a text."),
     "corpus": Command(CORPORA, "List, show or remove corpora and documents; trace a text."),
     "index": Command(CORPORA, "Make, list or drop indexes of vectors, for large corpora."),
+    "migrate": Command(CORPORA, "Compute a corpus by another model, and switch to its results."),
     "gc": Command(CORPORA, "Remove unreferenced texts, old results and old versions."),
     "pipeline": Command(PIPELINES, "Run several steps over a corpus, by hand or on a schedule."),
     "worker": Command(FLEET, "Start a worker."),

@@ -6,8 +6,8 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from storage.readers import open_source
 from storage.results import parts
 from storage.results.results import Placed, columns, results
 from storage.results.status import JobStatus, read_status
+from storage.steps import replacements
 from storage.steps.steps import StepRequest
 from storage.writers import Target
 from tasks.errors import HubUnreachable, TaskError
@@ -66,15 +67,36 @@ def _step(
     settings: Settings, pipeline: Pipeline, number: int, devices: Sequence[str]
 ) -> tuple[StepRequest, tuple[str, ...]]:
     """Return a step, and a sentence for each of its models whose weights were not looked at."""
+    with _placed(pipeline, number):
+        request = _request(settings, pipeline, number)
+        return request, require_possible_all(settings, request.specs, devices)
+
+
+def requests_of(settings: Settings, pipeline: Pipeline) -> tuple[StepRequest, ...]:
+    """Return the steps of a pipeline as its file says. Raises PipelineInvalid, HubUnreachable."""
+    found = []
+    for number in range(len(pipeline.steps)):
+        with _placed(pipeline, number):
+            found.append(_request(settings, pipeline, number))
+    return tuple(found)
+
+
+def _request(settings: Settings, pipeline: Pipeline, number: int) -> StepRequest:
     step = pipeline.steps[number]
     options = step.options if step.options.dtype != "auto" else step.options.replaced(dtype=settings.dtype)
+    spec = spec_of(settings, step.task, step.model, step.revision, options)
+    first = Computed(spec, step.model, step.revision, options)
+    again = None if step.escalation is None else escalation_of(settings, first, step.escalation)
+    input_ = None if step.input == DOCUMENT else step.input
+    return StepRequest(step.name, spec, input_, step.flagged, again)
+
+
+@contextmanager
+def _placed(pipeline: Pipeline, number: int) -> Iterator[None]:
+    """Give an error of a step its line in the pipeline's file."""
+    step = pipeline.steps[number]
     try:
-        spec = spec_of(settings, step.task, step.model, step.revision, options)
-        first = Computed(spec, step.model, step.revision, options)
-        again = None if step.escalation is None else escalation_of(settings, first, step.escalation)
-        input_ = None if step.input == DOCUMENT else step.input
-        request = StepRequest(step.name, spec, input_, step.flagged, again)
-        return request, require_possible_all(settings, request.specs, devices)
+        yield
     except HubUnreachable:
         raise
     except TaskError as error:
@@ -83,6 +105,15 @@ def _step(
         # A key of the file is the option of the command line without its dashes.
         said = _OPTION.sub(r"\1", str(error))
         raise PipelineInvalid(f"line {line}, step {step.name}: {said}") from error
+
+
+def migrated(database: Database, prepared: Prepared) -> Prepared:
+    """Return a run with the models that its corpus was migrated to, in place of those in the file."""
+    steps = replacements.substituted(database, prepared.corpus, prepared.steps)
+    for before, after in zip(prepared.steps, steps, strict=True):
+        if before.spec != after.spec:
+            log.info("step_migrated step=%s from=%r to=%r", before.name, before.spec.model, after.spec.model)
+    return replace(prepared, steps=steps)
 
 
 @dataclass(frozen=True)
@@ -179,7 +210,7 @@ def _read(
     held: Held,
 ) -> None:
     progress = UnderLease(held, lambda job: pipelines.note(database, run, "reading", job_id=job.id))
-    done = enqueue(database, broker, prepare(settings, pipeline), progress)
+    done = enqueue(database, broker, migrated(database, prepare(settings, pipeline)), progress)
     pipelines.note(database, run, "running", job_id=done.id)
     log.info("run_started run=%d pipeline=%s job=%d planned=%d", run.id, run.name, done.id, done.counts.planned)
 

@@ -99,7 +99,7 @@ def enqueue(
     offer = Offer(database, broker, job.lanes, None if offer_others else job.id)
     ingested.read(offer)
     not_pruned = ingested.prune()
-    documents, others = ingest.end(database, job, ingested.total)
+    documents, others = ingest.end(database, job, ingested.total, lambda: fault_points.reach("swept"))
     total = ingested.total + others
     jobs.finish(database, job.id)
     if total.planned or job.adopted:

@@ -36,18 +36,22 @@ RECOMPUTED = "Whoever asks for them again has them computed anew."
 )
 @click.option("--spec", help="Drop results of this spec only: its number in `corpus show`, or KIND/MODEL.")
 @click.option("--superseded", is_flag=True, help="Remove superseded versions only; current documents keep results.")
+@click.option(
+    "--migrated", is_flag=True, help="Drop results only that docmill migrate replaced; with --older-than before then."
+)
 @click.option("--dry-run", is_flag=True, help="Only report what would be removed, and how long it took to compute.")
 @click.option("--yes", is_flag=True, help="Drop results and versions without asking.")
 @JSON
 def gc_command(
-    days: float | None, spec: str | None, superseded: bool, dry_run: bool, yes: bool, as_json: bool
+    days: float | None, spec: str | None, superseded: bool, migrated: bool, dry_run: bool, yes: bool, as_json: bool
 ) -> int:
     """Remove texts that nothing refers to, and optionally old results and superseded versions of documents.
 
     A document whose text changed keeps its older versions, so that results of earlier jobs stay complete.
     --superseded removes these versions with their results, and readings that nothing refers to any more. With
     --older-than it removes only versions that were superseded before then. --older-than without --superseded also
-    drops results of current documents.
+    drops results of current documents. --migrated drops results of models that migrations replaced in every corpus;
+    such a migration cannot be taken back then.
 
     Data of an unfinished job stays. A dropped result is computed again when a job needs it, so the command says how
     long the results took to compute, and asks first. You may interrupt it, and run it beside any other command.
@@ -56,8 +60,10 @@ def gc_command(
 
     if superseded and spec is not None:
         raise click.UsageError("--superseded removes versions with results of every spec; leave out --spec")
+    if migrated and (superseded or spec is not None):
+        raise click.UsageError("--migrated drops results that migrations replaced; leave out --superseded and --spec")
     with open_store(settings_from()) as database:
-        drops = _drops(database, days, spec, superseded)
+        drops = _drops_replaced(database, days) if migrated else _drops(database, days, spec, superseded)
         old = versions.count(database, drops.older_than_s) if drops.superseded else versions.Superseded()
         costs = cost.of_dropping(database, **vars(drops))
         if dry_run:
@@ -65,6 +71,8 @@ def gc_command(
             return _say_would_remove(old, costs, cost.of_collecting(database), goes, as_json)
         if (old.documents or costs) and not yes and not confirmed("\n".join(_what("This drops:", old, costs))):
             return BAD_INPUT
+        if migrated:
+            _note_dropped(database, drops)
         removed = _remove(database, drops)
         vanished = selection.count_vanished(database)
     if as_json:
@@ -96,6 +104,24 @@ def _drops(database: Database, days: float | None, spec: str | None, superseded:
         unknown = "no spec is called that; `docmill corpus show` names them"
         raise click.BadParameter(unknown, param_hint="--spec")
     return Drops(older_than_s, spec_ids, superseded=False)
+
+
+def _drops_replaced(database: Database, days: float | None) -> Drops:
+    from storage.deletion import replaced
+
+    found = replaced.replaced_specs(database, (days or 0.0) * DAY_S)
+    for sentence in found.staying:
+        say(f"{sentence}.")
+    return Drops(0.0, found.spec_ids, superseded=False)
+
+
+def _note_dropped(database: Database, drops: Drops) -> None:
+    from storage.deletion import replaced
+    from storage.search import pgvector_index
+
+    replaced.note_dropped(database, drops.spec_ids or ())
+    for spec_id in drops.spec_ids or ():
+        pgvector_index.drop(database, spec_id)
 
 
 def _remove(database: Database, drops: Drops) -> Removed:

@@ -1,0 +1,226 @@
+"""Switch a corpus from the results of one model to those of another, in one transaction, and back.
+
+The switch is refused while a current document has no outcome under the new specs. Documents of the corpus are walked
+before the transaction; in it, with the corpus locked, only those that came meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, fields
+
+from sqlalchemy import select
+
+from storage.core import get_or_create
+from storage.core.corpus import is_current_document
+from storage.core.database import Database
+from storage.core.schema import Document, OutcomeRow
+from storage.core.transaction import Transaction
+from storage.errors import CannotMigrate, TooManyLost
+from storage.pipelines import views
+from storage.steps import lineage, replacements, steps
+from storage.steps.jobs import lock_corpus
+from storage.steps.replacements import FILLING, SWITCHED, UNDONE, Replacement
+from storage.steps.steps import OpenStep, StepRequest
+
+PAGE = 2_000  # documents looked at in one transaction
+
+
+@dataclass(frozen=True)
+class KeptView:
+    """The views of a stored pipeline over a corpus, with the steps as its file says."""
+
+    pipeline: str
+    corpus: str
+    requests: tuple[StepRequest, ...]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Counts of current documents: those with an old result, `missing` ones without a new outcome, and `lost` ones.
+
+    A document is lost if it has an old result, and its new outcome is none. `last` is the last document looked at.
+    """
+
+    documents: int = 0
+    missing: int = 0
+    lost: int = 0
+    last: int = 0
+
+    def __add__(self, other: Survey) -> Survey:
+        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Survey)}
+        return Survey(**sums | {"last": max(self.last, other.last)})
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """The steps of the old job, those of its backfill, and the numbers of the steps that differ or read such ones."""
+
+    old: tuple[OpenStep, ...]
+    new: tuple[OpenStep, ...]
+    affected: Collection[int]
+
+    def reversed(self) -> _Ways:
+        return _Ways(self.new, self.old, self.affected)
+
+
+def requests_of(database: Database, found: Replacement) -> tuple[StepRequest, ...]:
+    """Return the steps of the job that a backfill copies, with the new spec. Raises CannotMigrate if it is gone."""
+    with database.read() as transaction:
+        return replacements.with_specs(_requested(transaction, found), {found.old: found.new})
+
+
+def survey(database: Database, found: Replacement) -> Survey:
+    """Count the documents of a corpus that have old and new results, page by page."""
+    return _walked(database, found, _ways)
+
+
+def survey_back(database: Database, found: Replacement) -> Survey:
+    """Count the documents that have new results, and those of them that have no old ones."""
+    return _walked(database, found, lambda transaction, found: _ways(transaction, found).reversed())
+
+
+def _walked(database: Database, found: Replacement, ways: Callable[[Transaction, Replacement], _Ways]) -> Survey:
+    total = Survey()
+    while True:
+        with database.read() as transaction:
+            page, more = _page(transaction, found, ways(transaction, found), total.last)
+        total += page
+        if not more:
+            return total
+
+
+def switch(
+    database: Database,
+    found: Replacement,
+    looked: Survey,
+    kept: Sequence[KeptView],
+    most_lost: float,
+    halfway: Callable[[], None] = lambda: None,
+) -> Survey | None:
+    """Let the new spec answer, and replace these views, if no document lacks an outcome. Return the survey if so.
+
+    `looked` is an earlier survey. `most_lost` is the share in percent of documents that may lose their result. Return
+    None if documents came that have no outcome yet. Raises TooManyLost, and CannotMigrate if the replacement was
+    cancelled. `halfway` is called in the middle of the transaction.
+    """
+
+    def work(transaction: Transaction) -> Survey | None:
+        lock_corpus(transaction, found.corpus_id)
+        total = looked
+        for page in _pages(transaction, found, looked.last):
+            total += page
+        if total.missing:
+            return None
+        if total.lost > total.documents * most_lost / 100:
+            raise too_many_lost(found, total, most_lost)
+        if not replacements.turn(transaction, found.id, FILLING, SWITCHED):
+            raise CannotMigrate(f"migration {found.id} of the corpus {found.corpus} was cancelled meanwhile")
+        halfway()
+        _replace_views(transaction, found, kept)
+        return total
+
+    return database.write(work)
+
+
+def too_many_lost(found: Replacement, counted: Survey, most_lost: float) -> TooManyLost:
+    """Return the error of a switch that would lose more results than it may."""
+    share = 100 * counted.lost / counted.documents
+    job = found.job_id or found.old_job_id
+    return TooManyLost(
+        f"{counted.lost:,} of {counted.documents:,} documents would lose their result ({share:.2g} %), and "
+        f"--max-failures is {most_lost:g}. `docmill failures {job}` says why. `docmill retry {job}` and the same "
+        f"command try them again; --max-failures {_above(share)} switches without them"
+    )
+
+
+def undo(database: Database, corpus_id: int, kept: Sequence[KeptView]) -> Replacement:
+    """Let the old spec of the last replacement answer again, and replace these views. Raises CannotMigrate."""
+
+    def work(transaction: Transaction) -> Replacement:
+        lock_corpus(transaction, corpus_id)
+        last = last_switched(replacements.of_corpus(transaction, corpus_id))
+        replacements.turn(transaction, last.id, SWITCHED, UNDONE)
+        _replace_views(transaction, last, kept)
+        return last
+
+    return database.write(work)
+
+
+def last_switched(found: Sequence[Replacement]) -> Replacement:
+    """Return the replacement that can be undone. Raises CannotMigrate if there is none."""
+    for one in reversed(found):
+        if one.state == FILLING:
+            raise CannotMigrate(f"a migration of {one.corpus} to {one.new.model} is under way; --cancel ends it")
+        if one.state == SWITCHED:
+            return one
+        if one.state in replacements.IN_FORCE:
+            raise CannotMigrate(
+                f"`docmill gc` removed the results of {one.old.model}; `docmill migrate {one.corpus} "
+                f"--from {one.new.model} --to {one.old.model}` computes them again"
+            )
+    raise CannotMigrate("no migration of this corpus was switched, so that there is nothing to take back")
+
+
+def _above(share: float) -> str:
+    """Return a percentage not below this one, in few digits."""
+    return f"{min(100.0, share * 1.01 + 0.01):.2f}".rstrip("0").rstrip(".")
+
+
+def _replace_views(transaction: Transaction, found: Replacement, kept: Sequence[KeptView]) -> None:
+    standing = replacements.specs_in_force(replacements.of_corpus(transaction, found.corpus_id))
+    for one in kept:
+        requests = replacements.with_specs(one.requests, standing)
+        views.replace_in(transaction, one.pipeline, one.corpus, requests)
+
+
+def _requested(transaction: Transaction, found: Replacement) -> tuple[StepRequest, ...]:
+    requests = steps.requested(transaction, found.old_job_id)
+    if not requests:
+        raise CannotMigrate(
+            f"job {found.old_job_id}, whose steps the migration of {found.corpus} repeats, was removed; --cancel "
+            "ends the migration, and the command again begins anew"
+        )
+    return requests
+
+
+def _ways(transaction: Transaction, found: Replacement) -> _Ways:
+    requests = _requested(transaction, found)
+    old, new = (
+        steps.opened(replacements.with_specs(requests, specs), lambda spec: get_or_create.spec_id(transaction, spec))
+        for specs in ({}, {found.old: found.new})
+    )
+    affected = set[int]()
+    for before, after in zip(old, new, strict=True):
+        if before.spec_id != after.spec_id or after.input_step in affected:
+            affected.add(after.seq)
+    return _Ways(old, new, affected)
+
+
+def _pages(transaction: Transaction, found: Replacement, after: int) -> Iterator[Survey]:
+    ways, more = _ways(transaction, found), True
+    while more:
+        page, more = _page(transaction, found, ways, after)
+        after = page.last
+        yield page
+
+
+def _page(transaction: Transaction, found: Replacement, ways: _Ways, after: int) -> tuple[Survey, bool]:
+    """Survey the next documents. Return also if there may be more."""
+    query = select(Document.id, Document.content_id).where(
+        Document.corpus_id == found.corpus_id, Document.id > after, is_current_document()
+    )
+    rows = transaction.execute(query.order_by(Document.id).limit(PAGE)).all()
+    own = {row.id: row.content_id for row in rows}
+    status = (OutcomeRow.status,)
+    before = lineage.outcomes(transaction, ways.old, own, status)
+    now = lineage.outcomes(transaction, ways.new, own, status)
+    had, missing, lost = set[int](), set[int](), set[int]()
+    for seq in ways.affected:
+        old = {document for document, row in before[seq].items() if row.status == "done"}
+        new = {document for document, row in now[seq].items() if row.status == "done"}
+        had |= old
+        lost |= old - new
+        missing |= lineage.given(transaction, steps.way_to(ways.new, ways.new[seq]), own).keys() - now[seq].keys()
+    last = rows[-1].id if rows else after
+    return Survey(len(had), len(missing), len(lost), last), len(rows) == PAGE

@@ -1,0 +1,211 @@
+"""Specs that take the place of others in a corpus: the spec that answers for a corpus, before and after the switch.
+
+Until the switch the old spec answers, and jobs with the new one count for nothing. After the switch the new spec
+answers for every job with the old one, whenever the job was made: a scheduled run may still compute the old spec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import select, true, update
+
+from storage.core import get_or_create
+from storage.core.clock import db_now
+from storage.core.database import Database
+from storage.core.get_or_create import SPEC, insert, spec_of
+from storage.core.schema import Corpus, Job, ReplacementRow, SpecRow, Step
+from storage.core.specs import Spec
+from storage.core.transaction import Transaction
+from storage.errors import CannotMigrate
+from storage.steps.jobs import UNFINISHED, lock_corpus
+from storage.steps.steps import StepRequest
+
+FILLING, SWITCHED, DROPPED, CANCELLED, UNDONE = "filling", "switched", "dropped", "cancelled", "undone"
+IN_FORCE = frozenset({SWITCHED, DROPPED})
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A row of `storage.core.replacement_table`, with both specs and the name of the corpus."""
+
+    id: int
+    corpus_id: int
+    corpus: str
+    old_spec_id: int
+    new_spec_id: int
+    old: Spec
+    new: Spec
+    old_job_id: int
+    job_id: int | None
+    state: str
+    created_at: float
+    ended_at: float | None
+
+    @property
+    def source(self) -> str:
+        """The name under which the jobs of its backfill are listed."""
+        return f"migration {self.id}: {self.old.model} to {self.new.model}"
+
+
+def in_force(found: Sequence[Replacement]) -> dict[int, int]:
+    """Return, by replaced spec, the spec in its place. `found` are a corpus's, the oldest first."""
+    standing: dict[int, int] = {}
+    for one in found:
+        if one.state in IN_FORCE:
+            standing = {old: one.new_spec_id if new == one.old_spec_id else new for old, new in standing.items()}
+            standing[one.old_spec_id] = one.new_spec_id
+            standing.pop(one.new_spec_id, None)
+    return standing
+
+
+def answering(found: Sequence[Replacement], spec_id: int, created_at: float) -> int:
+    """Return the spec that answers in place of that of a job, which was made at this time.
+
+    The new spec of a replacement that is not in force has the old one in its place: while the backfill goes on, and
+    for jobs from before it was cancelled or undone.
+    """
+    for one in reversed(found):
+        before_its_end = one.ended_at is None or created_at <= one.ended_at
+        if one.new_spec_id == spec_id and one.state not in IN_FORCE and before_its_end:
+            spec_id = one.old_spec_id
+    return in_force(found).get(spec_id, spec_id)
+
+
+def of_corpus(transaction: Transaction, corpus_id: int) -> list[Replacement]:
+    """Return the replacements in a corpus, the oldest first."""
+    rows = transaction.execute(
+        select(ReplacementRow, Corpus.name)
+        .join(Corpus, Corpus.id == ReplacementRow.corpus_id)
+        .where(ReplacementRow.corpus_id == corpus_id)
+        .order_by(ReplacementRow.id)
+    ).all()
+    wanted = {spec_id for row in rows for spec_id in (row.old_spec_id, row.new_spec_id)}
+    specs = {
+        row.id: spec_of(row)
+        for row in transaction.execute(select(SpecRow.id, *SPEC).where(SpecRow.id.in_(sorted(wanted))))
+    }
+    return [
+        Replacement(
+            id=row.id,
+            corpus_id=row.corpus_id,
+            corpus=row.name,
+            old_spec_id=row.old_spec_id,
+            new_spec_id=row.new_spec_id,
+            old=specs[row.old_spec_id],
+            new=specs[row.new_spec_id],
+            old_job_id=row.old_job_id,
+            job_id=row.job_id,
+            state=row.state,
+            created_at=row.created_at,
+            ended_at=row.ended_at,
+        )
+        for row in rows
+    ]
+
+
+def every(database: Database, corpus_id: int) -> list[Replacement]:
+    """Return the replacements in a corpus, the oldest first."""
+    with database.read() as transaction:
+        return of_corpus(transaction, corpus_id)
+
+
+def substituted(database: Database, corpus: str, requests: Sequence[StepRequest]) -> tuple[StepRequest, ...]:
+    """Return steps over a corpus with the specs that are in the place of theirs."""
+    with database.read() as transaction:
+        corpus_id = transaction.scalar(select(Corpus.id).where(Corpus.name == corpus))
+        found = [] if corpus_id is None else of_corpus(transaction, corpus_id)
+    return with_specs(requests, specs_in_force(found))
+
+
+def specs_in_force(found: Sequence[Replacement]) -> dict[Spec, Spec]:
+    """Return `in_force` with specs for their numbers."""
+    named = {one.old_spec_id: one.old for one in found} | {one.new_spec_id: one.new for one in found}
+    return {named[old]: named[new] for old, new in in_force(found).items()}
+
+
+def with_specs(requests: Sequence[StepRequest], specs: Mapping[Spec, Spec]) -> tuple[StepRequest, ...]:
+    """Return steps with other specs in the place of some. An escalation to the same spec is left out."""
+    changed = []
+    for request in requests:
+        spec = specs.get(request.spec, request.spec)
+        escalation = request.escalation if request.escalation and request.escalation.spec != spec else None
+        changed.append(replace(request, spec=spec, escalation=escalation))
+    return tuple(changed)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A step of a job over a corpus: the latest one with its spec."""
+
+    job_id: int
+    step: str
+    spec_id: int
+    spec: Spec
+
+    def __str__(self) -> str:
+        return f"job {self.job_id}, step {self.step}: {self.spec}"
+
+
+def candidates(database: Database, corpus_id: int, job_id: int | None = None) -> list[Candidate]:
+    """Return the latest step with each spec that jobs over a corpus have, or that one of them, the latest first."""
+    query = (
+        select(Job.id, Step.name, Step.spec_id, *SPEC)
+        .join(Step, Step.job_id == Job.id)
+        .join(SpecRow, SpecRow.id == Step.spec_id)
+        .where(Job.corpus_id == corpus_id, Step.escalates.is_(None), true() if job_id is None else Job.id == job_id)
+        .order_by(Job.id.desc(), Step.seq)
+    )
+    latest: dict[tuple[int, str], Candidate] = {}
+    with database.read() as transaction:
+        for row in transaction.execute(query):
+            latest.setdefault((row.spec_id, row.name), Candidate(row.id, row.name, row.spec_id, spec_of(row)))
+    return [*latest.values()]
+
+
+def begin(database: Database, corpus_id: int, old: Candidate, new: Spec) -> Replacement:
+    """Return the unfinished replacement of a spec by another in a corpus, which is stored if there is none.
+
+    Raises CannotMigrate while another replacement in the corpus is unfinished.
+    """
+
+    def work(transaction: Transaction) -> Replacement:
+        lock_corpus(transaction, corpus_id)
+        new_id = get_or_create.spec_id(transaction, new)
+        under_way = [one for one in of_corpus(transaction, corpus_id) if one.state == FILLING]
+        for one in under_way:
+            if (one.old_spec_id, one.new_spec_id) != (old.spec_id, new_id):
+                raise CannotMigrate(
+                    f"the corpus {one.corpus} is being migrated from {one.old.model} to {one.new.model}; the same "
+                    "command finishes that, and --cancel ends it"
+                )
+            return one
+        made = {"old_spec_id": old.spec_id, "new_spec_id": new_id, "old_job_id": old.job_id}
+        insert(transaction, ReplacementRow, corpus_id=corpus_id, state=FILLING, created_at=db_now(), **made)
+        return of_corpus(transaction, corpus_id)[-1]
+
+    return database.write(work)
+
+
+def note_job(database: Database, replacement_id: int, job_id: int) -> None:
+    """Note the job that computes a replacement."""
+    this = update(ReplacementRow).where(ReplacementRow.id == replacement_id)
+    database.write(lambda transaction: transaction.execute(this.values(job_id=job_id)))
+
+
+def goes_on(database: Database, job_id: int) -> bool:
+    """Return True if a job has not ended."""
+    with database.read() as transaction:
+        return transaction.scalar(select(Job.state).where(Job.id == job_id)) in UNFINISHED
+
+
+def cancel(database: Database, replacement_id: int) -> bool:
+    """Cancel a replacement, so that the old spec stays. Return False if it was switched or had ended."""
+    return database.write(lambda transaction: turn(transaction, replacement_id, FILLING, CANCELLED))
+
+
+def turn(transaction: Transaction, replacement_id: int, state: str, to: str) -> bool:
+    """Bring a replacement from one state to another. Return False if it is in a third one."""
+    this = update(ReplacementRow).where(ReplacementRow.id == replacement_id, ReplacementRow.state == state)
+    return transaction.execute(this.values(state=to, ended_at=db_now())).rowcount > 0

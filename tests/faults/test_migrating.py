@@ -1,0 +1,105 @@
+"""A migration that is killed at each of its stages: the old model answers until the switch, and then the new one."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from sqlalchemy import select, text
+
+from storage.core.database import Database
+from storage.core.schema import OutcomeRow, Shard, SpecRow
+from storage.pipelines import pipelines, views
+from storage.search.search import choose
+from storage.steps.sharding import unpack
+from storage.steps.steps import StepRequest
+from tests.faults.fleet import Fleet, numbered
+from tests.worker.harness import kill_group, until
+from worker.fault_points import STRUCK
+from worker.submit.options import Request
+
+OLD, NEW = "null@90000", "null@3000"
+N = 600  # three shards
+PIPELINE = """
+name = "nightly"
+[corpus]
+source = "corpus-0.jsonl"
+name = "notes"
+[[step]]
+name = "meaning"
+task = "embed"
+model = "null@90000"
+"""
+MIGRATE = ("migrate", "notes", "--from", OLD, "--to", NEW, "--yes")
+
+
+def answers(database: Database) -> tuple[str, str]:
+    """Return the models by which a search and the pipeline's view answer."""
+    searched = choose(database, ["notes"])
+    definition = "SELECT sql FROM sqlite_master WHERE name = 'pipeline_nightly'"
+    if database.server is not None:
+        definition = "SELECT definition FROM pg_views WHERE viewname = 'pipeline_nightly'"
+    with database.read() as transaction:
+        ids = {row.model: row.id for row in transaction.execute(select(SpecRow.id, SpecRow.model))}
+        shown = " ".join(str(transaction.scalar(text(definition))).split())
+        n = transaction.scalar(text("SELECT count(*) FROM pipeline_nightly WHERE meaning_status = 'done'"))
+    assert n == N
+    [in_view] = [model for model, spec_id in ids.items() if f"spec_id = {spec_id}" in shown]
+    return searched.spec.model, in_view
+
+
+def computed(database: Database) -> int:
+    """Return the number of texts with an outcome by the new model."""
+    with database.read() as transaction:
+        of_new = select(OutcomeRow.content_id).join(SpecRow, SpecRow.id == OutcomeRow.spec_id)
+        return len(transaction.scalars(of_new.where(SpecRow.model == NEW)).all())
+
+
+def killed_at(fleet: Fleet, point: str) -> None:
+    fleet.environment["DOCMILL_FAULT"] = f"{point}:kill"
+    (fleet.folder / "home" / STRUCK).unlink(missing_ok=True)
+    process = fleet.start(*MIGRATE)
+    assert process.wait(60) == -9, fleet.log("migrate")
+    del fleet.environment["DOCMILL_FAULT"]
+
+
+def test_a_migration_killed_at_each_stage_answers_by_the_old_model_until_the_switch(fleet: Fleet) -> None:
+    database = fleet.database
+    del fleet.environment["DOCMILL_REDIS_URL"]
+    fleet.corpus(numbered(N), "corpus-0.jsonl")
+    fleet.enqueued(Request(source=str(fleet.folder / "corpus-0.jsonl"), task="embed", model=OLD, corpus="notes"))
+    fleet("run", "corpus-0.jsonl", "--task", "embed", "--model", OLD, "--corpus", "notes")
+    old = choose(database, ["notes"]).spec
+    pipelines.put(database, "nightly", str(fleet.folder / "nightly.toml"), PIPELINE, None)
+    views.make(database, "nightly", "notes", [StepRequest("meaning", old)])
+    assert answers(database) == (OLD, OLD)
+
+    for point in ("migration", "backfill", "swept"):
+        killed_at(fleet, point)
+        assert answers(database) == (OLD, OLD), point
+        assert computed(database) == 0
+
+    process = fleet.start(*MIGRATE)
+    until(lambda: computed(database) > 0, "a part is computed")
+    kill_group(process)
+    assert 0 < computed(database) < N, "it was killed while it computed"
+    assert answers(database) == (OLD, OLD)
+
+    for point in ("filled", "switching"):
+        killed_at(fleet, point)
+        assert computed(database) == N
+        assert answers(database) == (OLD, OLD), point
+
+    killed_at(fleet, "switched")
+    assert answers(database) == (NEW, NEW)
+
+    said = fleet(*MIGRATE)
+    assert f"The corpus notes is answered by {NEW}" in said.stdout
+    assert answers(database) == (NEW, NEW)
+    shards = fleet.shards(Shard.spec_id, Shard.state, Shard.contents)
+    held = Counter(
+        (row.spec_id, content_id) for row in shards if row.state != "split" for content_id in unpack(row.contents)
+    )
+    assert len(held) == 2 * N
+    assert set(held.values()) == {1}, "nothing is computed twice"
+    [shown] = fleet.json("migrate", "notes", "--status")
+    assert (shown["state"], shown["answers"]) == ("switched", NEW)

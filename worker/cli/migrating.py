@@ -1,0 +1,175 @@
+"""A migration for the command line: its cost, its backfill, and the switch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from worker import fault_points
+from worker.cli import formatting
+from worker.cli.printing import answer, say
+
+if TYPE_CHECKING:
+    from storage.core.database import Database
+    from storage.pipelines.switching import KeptView, Survey
+    from storage.results.status import JobStatus
+    from storage.steps.replacements import Replacement
+    from worker.pipelines.migrating import Planned
+    from worker.settings import Settings
+    from worker.submit.dry_run import Forecast
+
+
+def forecast(settings: Settings, database: Database, planned: Planned, device: str) -> Forecast:
+    """Measure a sample of the texts, and return the cost of a migration. Stores nothing."""
+    from worker.cli.follow import IngestBar
+    from worker.cli.terminal import lines_above_the_bar
+    from worker.pipelines.migrating import forecast_request
+    from worker.submit.dry_run import forecast
+
+    request = forecast_request(database, planned)
+    with lines_above_the_bar(settings.log_level), IngestBar(request.source) as progress:
+        return forecast(settings, database, request, device, progress)
+
+
+def cost_lines(planned: Planned, found: Forecast, device: str) -> list[str]:
+    """Return lines about what a migration computes, and what that costs."""
+    to_do = found.texts - found.done_already
+    old, done = planned.old.spec, found.done_already
+    lines = [
+        f"Corpus {planned.corpus}: {old.kind} by {planned.new.model} in place of {old.model}",
+        f"{formatting.documents(found.documents)}, {found.texts:,} unique texts; {done:,} have a result already",
+    ]
+    if found.sampled:
+        lines.append(
+            f"{to_do:,} to do: about {found.tokens_to_do:,} tokens, about {found.seconds:,.0f} device-seconds on "
+            f"{device}\n({found.tokens_per_s:,.0f} tokens/s measured on {found.sampled} texts, "
+            f"{formatting.duration(found.load_s)} to load the model)"
+        )
+    for name in planned.left_out:
+        lines.append(f"The new model does not take the option {name.replace('_', '-')} of the old one.")
+    return lines
+
+
+def backfill(
+    settings: Settings, database: Database, found: Replacement, devices: Sequence[str], *, by_workers: bool
+) -> JobStatus:
+    """Compute the documents that lack a new result, here or by the workers. Return the job's final status."""
+    from storage.steps import replacements
+    from worker.cli.context import open_broker, queue_of
+    from worker.cli.follow import IngestBar, follow, say_ingested
+    from worker.cli.local import run_here
+    from worker.cli.terminal import lines_above_the_bar
+    from worker.pipelines.migrating import backfill_request
+    from worker.submit.enqueue import enqueue
+
+    def opened(job_id: int) -> None:
+        replacements.note_job(database, found.id, job_id)
+        fault_points.reach("backfill")
+
+    request = backfill_request(database, found)
+    if not by_workers:
+        with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):
+            return run_here(settings, database, broker, devices, request, on_opened=opened)
+    with queue_of(settings) as broker_or_none, IngestBar(request.source, on_opened=opened) as progress:
+        done = enqueue(database, lambda: broker_or_none, request, progress)
+    say_ingested(request.source, done)
+    return follow(database, done.id)
+
+
+def fill(
+    settings: Settings, database: Database, found: Replacement, devices: Sequence[str], *, by_workers: bool
+) -> Survey:
+    """Compute until no document of the corpus lacks a new result. Return the last survey.
+
+    Documents that come meanwhile are computed by another job. Raises CannotMigrate if a job was cancelled or stopped,
+    or left texts without a result.
+    """
+    from storage.errors import CannotMigrate
+    from storage.pipelines.switching import survey
+    from storage.steps import replacements
+
+    before, job_id = None, found.job_id
+    while True:
+        looked = survey(database, found)
+        goes_on = job_id is not None and replacements.goes_on(database, job_id)
+        if not looked.missing and not goes_on:
+            return looked
+        if looked == before:
+            raise CannotMigrate(
+                f"{looked.missing:,} documents have no new result after job {job_id}; `docmill status {job_id}` says "
+                "more, and the same command tries again"
+            )
+        status = backfill(settings, database, found, devices, by_workers=by_workers)
+        if status.state != "done":
+            raise CannotMigrate(
+                f"job {status.id}, the backfill, is {status.state}; {found.old.model} still answers. The same "
+                "command goes on"
+            )
+        before, job_id = looked, status.id
+
+
+def switched(
+    settings: Settings,
+    database: Database,
+    found: Replacement,
+    kept: Sequence[KeptView],
+    devices: Sequence[str],
+    most_lost: float,
+    *,
+    by_workers: bool,
+) -> Survey:
+    """Fill what is missing, and switch in one transaction. Raises CannotMigrate and TooManyLost."""
+    from storage.pipelines import switching
+
+    while True:
+        looked = fill(settings, database, found, devices, by_workers=by_workers)
+        _bring_index(database, found)
+        fault_points.reach("filled")
+        done = switching.switch(database, found, looked, kept, most_lost, lambda: fault_points.reach("switching"))
+        if done is not None:
+            fault_points.reach("switched")
+            return done
+
+
+def _bring_index(database: Database, found: Replacement) -> None:
+    """Make an index of the new vectors if the old ones have one, so that search is as fast after the switch."""
+    from storage.search import pgvector_index
+
+    if database.has_vector_indexes:
+        with database.read() as transaction:
+            indexed = found.old_spec_id in pgvector_index.spec_ids(transaction)
+        if indexed:
+            say("Making the index of the new vectors, as the old ones have one.")
+            pgvector_index.add(database, found.new_spec_id)
+
+
+def as_json(found: Replacement) -> dict[str, Any]:
+    """Return a migration for machines."""
+    return {
+        "id": found.id,
+        "corpus": found.corpus,
+        "from": asdict(found.old),
+        "to": asdict(found.new),
+        "state": found.state,
+        "answers": (found.new if found.state in {"switched", "dropped"} else found.old).model,
+        "old_job": found.old_job_id,
+        "job": found.job_id,
+        "created_at": found.created_at,
+        "ended_at": found.ended_at,
+    }
+
+
+def print_migrations(found: Sequence[Replacement]) -> None:
+    """Print the migrations of a corpus, the latest first."""
+    meaning = {
+        "filling": "under way: the old model answers until the switch",
+        "switched": "switched: the new model answers; --back takes it back",
+        "dropped": "switched: the new model answers; the old results are removed",
+        "cancelled": "cancelled: the old model stayed",
+        "undone": "taken back: the old model answers",
+    }
+    for one in reversed(found):
+        job = "" if one.job_id is None else f", job {one.job_id}"
+        answer(f"{one.id}  {one.old.kind}: {one.old.model} to {one.new.model}{job}")
+        answer(f"   {meaning[one.state]} ({formatting.local_time(one.ended_at or one.created_at)})")
