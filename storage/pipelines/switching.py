@@ -39,7 +39,7 @@ class KeptView:
 class Survey:
     """Counts of current documents: those with an old result, `missing` ones without a new outcome, and `lost` ones.
 
-    A document is lost if it has an old result, and its new outcome is none. `last` is the last document looked at.
+    A document is lost if it has an old result and no new one. `last` is the last document looked at.
     """
 
     documents: int = 0
@@ -134,15 +134,15 @@ def too_many_lost(found: Replacement, counted: Survey, most_lost: float) -> TooM
     )
 
 
-def undo(database: Database, corpus_id: int, kept: Sequence[KeptView]) -> Replacement:
-    """Let the old spec of the last replacement answer again, and replace these views. Raises CannotMigrate."""
+def undo(database: Database, last: Replacement, kept: Sequence[KeptView]) -> bool:
+    """Let the old spec of the last replacement answer again, and replace these views. Return False if it was late."""
 
-    def work(transaction: Transaction) -> Replacement:
-        lock_corpus(transaction, corpus_id)
-        last = last_switched(replacements.of_corpus(transaction, corpus_id))
-        replacements.turn(transaction, last.id, SWITCHED, UNDONE)
+    def work(transaction: Transaction) -> bool:
+        lock_corpus(transaction, last.corpus_id)
+        if not replacements.turn(transaction, last.id, SWITCHED, UNDONE):
+            return False
         _replace_views(transaction, last, kept)
-        return last
+        return True
 
     return database.write(work)
 

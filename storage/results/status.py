@@ -18,6 +18,7 @@ from storage.leases.dispatch import LIVE_S
 from storage.leases.stall_diagnosis import Cause, JobSnapshot, Wait, waiting_for
 from storage.results.step_status import StepStatus as StepStatus
 from storage.results.step_status import with_escalation
+from storage.steps import replacements
 from storage.steps.jobs import OPEN_SHARDS, UNFINISHED
 from storage.steps.lost_results import count_lost, count_removed, may_be_lost
 from storage.steps.steps import of_job
@@ -84,6 +85,11 @@ class JobStatus:
     def spec(self) -> Spec:
         """The first step's."""
         return self.steps[0].spec
+
+    @property
+    def is_backfill(self) -> bool:
+        """True if the job computes a corpus by the model that it is migrated to."""
+        return replacements.is_backfill(self.source)
 
     @property
     def computing(self) -> tuple[StepStatus, ...]:

@@ -13,16 +13,18 @@ from sqlalchemy import select, true, update
 
 from storage.core import get_or_create
 from storage.core.clock import db_now
+from storage.core.corpus import corpus_named, first_existing
 from storage.core.database import Database
 from storage.core.get_or_create import SPEC, insert, spec_of
 from storage.core.schema import Corpus, Job, ReplacementRow, SpecRow, Step
 from storage.core.specs import Spec
 from storage.core.transaction import Transaction
-from storage.errors import CannotMigrate
+from storage.errors import CannotMigrate, NoSuchJob
 from storage.steps.jobs import UNFINISHED, lock_corpus
 from storage.steps.steps import StepRequest
 
 FILLING, SWITCHED, DROPPED, CANCELLED, UNDONE = "filling", "switched", "dropped", "cancelled", "undone"
+_BACKFILL = "migration "
 IN_FORCE = frozenset({SWITCHED, DROPPED})
 
 
@@ -46,7 +48,12 @@ class Replacement:
     @property
     def source(self) -> str:
         """The name under which the jobs of its backfill are listed."""
-        return f"migration {self.id}: {self.old.model} to {self.new.model}"
+        return f"{_BACKFILL}{self.id}: {self.old.model} to {self.new.model}"
+
+
+def is_backfill(source: str) -> bool:
+    """Return True for the source of a backfill. Other sources are URLs, absolute paths and names without a number."""
+    return source.startswith(_BACKFILL)
 
 
 def in_force(found: Sequence[Replacement]) -> dict[int, int]:
@@ -209,3 +216,40 @@ def turn(transaction: Transaction, replacement_id: int, state: str, to: str) -> 
     """Bring a replacement from one state to another. Return False if it is in a third one."""
     this = update(ReplacementRow).where(ReplacementRow.id == replacement_id, ReplacementRow.state == state)
     return transaction.execute(this.values(state=to, ended_at=db_now())).rowcount > 0
+
+
+def answering_job(database: Database, names: Sequence[str]) -> int:
+    """Return the job that answers for the corpus with the first of these names: the latest, or one in its place.
+
+    That one has the specs that answer in place of those of the latest. Raises NoSuchCorpus and NoSuchJob.
+    """
+    corpus_id = corpus_named(database, first_existing(database, names))
+    query = select(Job.id, Job.created_at, Step.spec_id).join(Step, Step.job_id == Job.id)
+    with database.read() as transaction:
+        found = of_corpus(transaction, corpus_id)
+        rows = transaction.execute(
+            query.where(Job.corpus_id == corpus_id, Step.escalates.is_(None)).order_by(Job.id.desc(), Step.seq)
+        ).all()
+    if not rows:
+        raise NoSuchJob(f"no job has run over the corpus {names[0]}; `docmill jobs` lists the jobs")
+    specs: dict[int, tuple[int, ...]] = {}
+    for row in rows:
+        specs[row.id] = (*specs.get(row.id, ()), row.spec_id)
+    latest, created_at = rows[0].id, rows[0].created_at
+    wanted = tuple(answering(found, spec_id, created_at) for spec_id in specs[latest])
+    return next((job_id for job_id, has in specs.items() if has == wanted), latest)
+
+
+def remark(database: Database, job_id: int) -> str | None:
+    """Return what a migration has to do with a job: as its backfill, or since its results were replaced."""
+    with database.read() as transaction:
+        corpus_id = transaction.scalar(select(Job.corpus_id).where(Job.id == job_id))
+        found = [] if corpus_id is None else of_corpus(transaction, corpus_id)
+        specs = {*transaction.scalars(select(Step.spec_id).where(Step.job_id == job_id))}
+    for one in reversed(found):
+        change = f"from {one.old.model} to {one.new.model}"
+        if one.job_id == job_id:
+            return f"the backfill {change}: {one.state}"
+        if one.old_spec_id in specs and one.state in {FILLING, *IN_FORCE}:
+            return f"{change}: {one.state}; docmill migrate {one.corpus} --status"
+    return None

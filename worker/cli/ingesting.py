@@ -5,6 +5,7 @@ from __future__ import annotations
 from storage.core.database import Database
 from worker.cli.context import queue_of
 from worker.cli.follow import IngestBar, say_ingested
+from worker.cli.migrating import say_replaced
 from worker.cli.printing import say
 from worker.cli.requests import prepare_request
 from worker.settings import Settings
@@ -24,6 +25,7 @@ def ingested(settings: Settings, database: Database, request: Request, opened: O
         say_repeated(request, known)
         return known
     prepared = prepare_request(settings, request, opened=opened)
+    say_replaced(database, prepared)
     with queue_of(settings) as broker, IngestBar(prepared.source) as progress:
         done = enqueue(database, lambda: broker, prepared, progress)
     if done.repeated:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from worker.cli.context import open_broker, open_store
+from worker.cli.migrating import say_replaced
 from worker.cli.requests import prepare_request
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def computed(
             from worker.cli.local import run_here
 
             database = until_shown.enter_context(store(settings))
+            say_replaced(database, prepared)
             with open_broker(settings) as broker:
                 status = run_here(settings, database, broker, devices, prepared, started)
         yield database, status

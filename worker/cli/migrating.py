@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from worker.pipelines.migrating import Planned
     from worker.settings import Settings
     from worker.submit.dry_run import Forecast
+    from worker.submit.request import Prepared
 
 
 def forecast(settings: Settings, database: Database, planned: Planned, device: str) -> Forecast:
@@ -142,6 +143,19 @@ def _bring_index(database: Database, found: Replacement) -> None:
         if indexed:
             say("Making the index of the new vectors, as the old ones have one.")
             pgvector_index.add(database, found.new_spec_id)
+
+
+def say_replaced(database: Database, prepared: Prepared) -> None:
+    """Say that a job computes a model that its corpus was migrated from, and what answers instead."""
+    from storage.steps.replacements import substituted
+
+    for before, after in zip(prepared.steps, substituted(database, prepared.corpus, prepared.steps), strict=True):
+        if before.spec != after.spec:
+            old, new = before.spec.model, after.spec.model
+            say(
+                f"The corpus {prepared.corpus} was migrated from {old} to {new}, which answers searches. This job "
+                f"computes {old}; `docmill migrate {prepared.corpus} --from {old} --to {new}` computes new documents."
+            )
 
 
 def as_json(found: Replacement) -> dict[str, Any]:

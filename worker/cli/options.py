@@ -11,6 +11,19 @@ from tasks.backends import registry
 
 JOB_ID = click.IntRange(1, 2**63 - 1)
 JOB = click.argument("job", type=JOB_ID)
+
+
+class JobOrCorpus(click.ParamType[int | str]):
+    """A job's number, or the name of a corpus."""
+
+    name = "JOB|CORPUS"
+
+    def convert(self, value: int | str, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if isinstance(value, int) or not value.isascii() or not value.lstrip("-").isdecimal():
+            return value
+        return int(JOB_ID.convert(int(value), param, ctx))
+
+
 LATEST = click.option(
     "--limit", type=click.IntRange(1, 2**31 - 1), default=20, show_default=True, help="List only the latest N."
 )

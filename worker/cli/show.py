@@ -155,7 +155,7 @@ def jobs(statuses: Sequence[JobStatus]) -> Group:
     made = table("job", "state", "task", "corpus", *counted, names={"task", "corpus"}, numbers=counted)
     reasons = []
     for status in statuses:
-        kinds = ", ".join(step.spec.kind for step in status.steps)
+        kinds = ", ".join(step.spec.kind for step in status.steps) + (" (migration)" if status.is_backfill else "")
         counts = (f"{count:,}" for count in (status.done, status.failed, status.pending))
         made.add_row(str(status.id), status.state, Name(kinds), Name(status.corpus), *counts)
         if reason := status.waiting_for or status.reason:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -12,21 +13,24 @@ from sqlalchemy import text
 from storage import migrations
 from storage.core import corpus, get_or_create
 from storage.core.database import Database
-from storage.deletion import cost, gc, removal, retention, selection, tracing
+from storage.deletion import cost, gc, removal, replaced, retention, selection, tracing
 from storage.ingest import ingest, pruning
 from storage.leases import dispatch, grace, health, maintenance, shards
 from storage.leases.shards import Claim, Head
-from storage.pipelines import pipelines
+from storage.pipelines import pipelines, switching
 from storage.pipelines.pipelines import Run
 from storage.results import corpora, fingerprint, flag_counts, results, status
-from storage.steps import job_keys, jobs
+from storage.steps import job_keys, jobs, replacements
 from storage.steps.job_keys import IdempotencyKey
 from storage.steps.jobs import OpenJob
+from storage.steps.replacements import Replacement
 from storage.steps.steps import OpenStep
 from tests.storage.builders import COPY, claim_next, done, failed, lapse, numbered, queued, read, records, request
 
 RUNTIME = {"device": "cpu", "precision": "float32", "backend": "stub", "versions": {}}
 
+OTHER = replace(COPY, model="copier-2")
+CHANGE = Replacement(1, 1, "books", 1, 2, COPY, OTHER, 1, None, "filling", 1.0, None)
 DUE = SimpleNamespace(id=1, schedule={"overlap": "queue"}, looked_at=0.0, now=2.0)
 RUN = Run(1, 1, "nightly", "/x", "", 1.0, "reading", None)
 JOB = OpenJob(
@@ -61,6 +65,7 @@ MODULES = (
         tracing,
         maintenance,
     ),
+    *(replaced, replacements, switching),
 )
 READS: dict[str, Callable[[Database], Any]] = {
     "cost.of_collecting": cost.of_collecting,
@@ -80,6 +85,16 @@ READS: dict[str, Callable[[Database], Any]] = {
     "dispatch.unfinished_beside": partial(dispatch.unfinished_beside, job_id=1, lanes=["copy"], limit=3),
     "migrations.current": migrations.current,
     "migrations.require_current": migrations.require_current,
+    "replaced.replaced_specs": partial(replaced.replaced_specs, older_than_s=0.0),
+    "replacements.answering_job": partial(replacements.answering_job, names=["books"]),
+    "replacements.candidates": partial(replacements.candidates, corpus_id=1),
+    "replacements.every": partial(replacements.every, corpus_id=1),
+    "replacements.goes_on": partial(replacements.goes_on, job_id=1),
+    "replacements.remark": partial(replacements.remark, job_id=1),
+    "replacements.substituted": partial(replacements.substituted, corpus="books", requests=request().steps),
+    "switching.requests_of": partial(switching.requests_of, found=CHANGE),
+    "switching.survey": partial(switching.survey, found=CHANGE),
+    "switching.survey_back": partial(switching.survey_back, found=CHANGE),
     "removal.missing": partial(removal.missing, name="books", keys=["k0"]),
     "results.samples": partial(results.samples, job_id=1),
     "results.count_doubtful": partial(results.count_doubtful, job_id=1),
@@ -140,6 +155,16 @@ WRITES: dict[str, Callable[[Database], Any]] = {
     "jobs.prioritise": partial(jobs.prioritise, job_id=1, priority=1),
     "jobs.resume": partial(jobs.resume, job_id=1),
     "jobs.retry": partial(jobs.retry, job_id=1),
+    "replaced.note_dropped": partial(replaced.note_dropped, spec_ids=[1]),
+    "replacements.begin": partial(
+        replacements.begin, corpus_id=1, old=replacements.Candidate(1, "copy", 1, COPY), new=OTHER
+    ),
+    "replacements.cancel": partial(replacements.cancel, replacement_id=1),
+    "replacements.note_job": partial(replacements.note_job, replacement_id=1, job_id=1),
+    "switching.switch": partial(
+        switching.switch, found=CHANGE, looked=switching.Survey(last=10**9), kept=(), most_lost=0.0
+    ),
+    "switching.undo": partial(switching.undo, last=CHANGE, kept=()),
     "removal.remove_corpus": partial(removal.remove_corpus, name="books"),
     "removal.remove_documents": partial(removal.remove_documents, name="books", keys=["k0"]),
     "get_or_create.runtime_id": partial(get_or_create.runtime_id, runtime=RUNTIME),
@@ -172,6 +197,7 @@ def prepare(database: Database) -> None:
     dispatch.put_back(database, queued(database))
     read(database, request("b.jsonl", corpus="loose"), [("k", "loose")])  # its document is gone, and not its text
     jobs.cancel(database, 2)
+    database.write(lambda transaction: get_or_create.spec_id(transaction, OTHER))
     loose = text("DELETE FROM document WHERE corpus_id = 2")
     database.write(lambda transaction: transaction.execute(loose))
 

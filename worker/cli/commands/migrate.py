@@ -237,8 +237,10 @@ def _back(settings: Settings, database: Database, corpus: str, yes: bool, as_jso
         if not confirmed(question, f"Let {last.old.model} answer", NOT_SWITCHED):
             return BAD_INPUT
     kept = kept_views(settings, database, name, specs_of(database, corpus_id))
-    found = switching.undo(database, corpus_id, kept)
-    return _say_state(database, found, f"{found.old.model} answers for {name} again.", as_json)
+    if not switching.undo(database, last, kept):
+        say("Another command changed the migration meanwhile; --status shows how it stands.")
+        return BAD_INPUT
+    return _say_state(database, last, f"{last.old.model} answers for {name} again.", as_json)
 
 
 def _say_state(database: Database, found: Replacement, sentence: str, as_json: bool) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
 from worker.cli.declared_options import declared
 from worker.cli.exit_codes import BAD_INPUT, OK
-from worker.cli.options import FORMAT, JOB
+from worker.cli.options import FORMAT, JobOrCorpus, corpus_names
 from worker.cli.output_files import STDOUT, check_folder, check_out, target_of, write_out
 from worker.cli.printing import say
 from worker.submit.options import PartsOptions
@@ -49,7 +49,7 @@ class FlagsType(click.ParamType[frozenset[str]]):
     epilog="Examples: docmill results 7 --out summaries.jsonl, docmill results 7 --flagged, docmill results 7 "
     "--unflagged --out good.parquet, or docmill results 7 --out summaries --format parquet --part-documents 100000",
 )
-@JOB
+@click.argument("job", type=JobOrCorpus(), metavar="JOB|CORPUS")
 @click.option(
     "--out",
     type=click.Path(allow_dash=True, path_type=Path),
@@ -80,7 +80,7 @@ class FlagsType(click.ParamType[frozenset[str]]):
 )
 @click.option("--partial", is_flag=True, help="Write the finished results of a job that has not ended.")
 def results_command(
-    job: int,
+    job: int | str,
     out: Path,
     file_format: str | None,
     part_documents: int | None,
@@ -93,6 +93,8 @@ def results_command(
     partial: bool,
 ) -> int:
     """Write JOB's results, in the order of the source.
+
+    A CORPUS stands for its latest job, or after docmill migrate for the job of the model that answers.
 
     A JSON line has "id", "task", the output ("text" or "vector"), "tokens_in", "tokens_out", "flags", "meta" (the
     record's other fields) and, where it is known, "confidence". CSV and Parquet have the same fields as columns;
@@ -112,14 +114,17 @@ def results_command(
     """
     from storage.results.results import results
     from storage.results.status import read_status
+    from storage.steps.replacements import answering_job
 
     wanted = Export(
-        job, out, file_format, part_documents, overwrite, step, partial, flagged, unflagged, risk, risk_above
+        0, out, file_format, part_documents, overwrite, step, partial, flagged, unflagged, risk, risk_above
     )
     wanted.check()
     with open_store(settings_from()) as database:
-        status = read_status(database, job)
-        refused = why_not(wanted, status, lambda: any(results(database, job, step=step, limit=1)))
+        number = job if isinstance(job, int) else answering_job(database, corpus_names(job))
+        wanted = replace(wanted, job=number)
+        status = read_status(database, number)
+        refused = why_not(wanted, status, lambda: any(results(database, number, step=step, limit=1)))
         if refused is not None:
             say(refused)
             return BAD_INPUT

@@ -25,6 +25,7 @@ def status_command(job: int, watch: bool, as_json: bool) -> int:
     from storage.results.escalations import count_escalated
     from storage.results.flag_counts import count_flags
     from storage.results.status import read_status
+    from storage.steps.replacements import remark
 
     with open_store(settings_from()) as database:
         if watch:
@@ -34,9 +35,11 @@ def status_command(job: int, watch: bool, as_json: bool) -> int:
         else:
             status = read_status(database, job)
         flags, escalated = count_flags(database, job), count_escalated(database, job)
+        migration = remark(database, job)
     if as_json:
         counts = formatting.flags_as_json(flags) | formatting.escalated_as_json(escalated)
-        print_json(formatting.as_json(status) | counts)
+        print_json(formatting.as_json(status) | counts | ({"migration": migration} if migration else {}))
     else:
-        answer_values(formatting.of_status(status, flags, escalated))
+        shown = formatting.of_status(status, flags, escalated)
+        answer_values(shown | ({"migration": formatting.printable(migration)} if migration else {}))
     return OK

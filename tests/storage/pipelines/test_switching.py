@@ -1,0 +1,219 @@
+"""A corpus switches to the results of another model, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from storage.core.database import Database
+from storage.core.outcomes import Outcome
+from storage.core.specs import Spec
+from storage.deletion import gc, removal, replaced
+from storage.errors import CannotMigrate, TooManyLost
+from storage.leases.shards import Claim
+from storage.pipelines import switching, views
+from storage.pipelines.switching import KeptView, Survey
+from storage.search.search import choose
+from storage.steps import jobs, replacements
+from storage.steps.jobs import JobRequest
+from storage.steps.replacements import Replacement
+from storage.steps.steps import StepRequest
+from tests.storage.builders import COPY, EMBED, done, embedded, failed, numbered, read, request, work
+
+NEW = Spec("embed", "e5", "sha256:9")
+THIRD = Spec("embed", "bge", "sha256:8")
+VIEW = KeptView("nightly", "books", (StepRequest("meaning", EMBED),))
+
+
+def embed(database: Database, texts: Sequence[Any], spec: Spec = EMBED, source: str = "a.jsonl") -> int:
+    job = read(database, request(source, spec=spec), texts)
+    work(database, embedded)
+    jobs.finish(database)
+    return job.id
+
+
+def begun(database: Database, old: Spec = EMBED, new: Spec = NEW) -> Replacement:
+    corpus_id = replacements_of(database)[0]
+    old_one = next(one for one in replacements.candidates(database, corpus_id) if one.spec == old)
+    return replacements.begin(database, corpus_id, old_one, new)
+
+
+def replacements_of(database: Database) -> tuple[int, list[Replacement]]:
+    with database.read() as transaction:
+        corpus_id = transaction.scalar(text("SELECT id FROM corpus WHERE name = 'books'"))
+    assert corpus_id is not None
+    return corpus_id, replacements.every(database, corpus_id)
+
+
+def backfill(database: Database, found: Replacement, outcomes: Any = embedded) -> None:
+    read(database, JobRequest("books", found.source, switching.requests_of(database, found)), [])
+    work(database, outcomes)
+    jobs.finish(database)
+
+
+def migrated(database: Database, old: Spec = EMBED, new: Spec = NEW) -> Replacement:
+    found = begun(database, old, new)
+    backfill(database, found)
+    assert switching.switch(database, found, switching.survey(database, found), (), 0.0) is not None
+    return found
+
+
+def by(database: Database) -> Spec:
+    """The spec by which a search answers."""
+    return choose(database, ["books"]).spec
+
+
+def test_the_old_spec_answers_until_the_switch_and_the_new_one_even_for_later_jobs_of_the_old(
+    database: Database,
+) -> None:
+    embed(database, numbered(5))
+    found = begun(database)
+    backfill(database, found)
+    assert by(database) == EMBED
+    embed(database, [*numbered(5), ("more", "more")])
+    assert by(database) == EMBED
+    looked = switching.survey(database, found)
+    assert looked == Survey(documents=6, missing=1, lost=1, last=looked.last)
+    assert switching.switch(database, found, looked, (), 0.0) is None, "a document came meanwhile"
+    backfill(database, found)
+    counted = switching.switch(database, found, switching.survey(database, found), (), 0.0)
+    assert counted is not None
+    assert (counted.documents, counted.missing) == (6, 0)
+    assert by(database) == NEW
+    embed(database, [*numbered(5), ("last", "last")])  # a schedule that nobody changed
+    assert by(database) == NEW
+    job = choose(database, ["books"], job_id=1)
+    assert job.spec == EMBED, "a job that is named is itself"
+
+
+def test_documents_that_come_between_the_survey_and_the_switch_stop_it(database: Database) -> None:
+    embed(database, numbered(3))
+    found = begun(database)
+    backfill(database, found)
+    looked = switching.survey(database, found)
+    assert not looked.missing
+    embed(database, [*numbered(3), ("late", "late")])
+    assert switching.switch(database, found, looked, (), 0.0) is None
+    assert by(database) == EMBED
+
+
+def test_a_switch_that_loses_results_is_refused_with_the_number_and_the_way_on(database: Database) -> None:
+    embed(database, numbered(4))
+    found = begun(database)
+
+    def one_fails(claim: Claim) -> list[Outcome]:
+        return [*failed(claim)[:1], *embedded(claim)[1:]]
+
+    backfill(database, found, one_fails)
+    looked = switching.survey(database, found)
+    assert (looked.documents, looked.lost) == (4, 1)
+    with pytest.raises(TooManyLost, match=r"1 of 4 documents would lose .*--max-failures 25\.26 switches"):
+        switching.switch(database, found, looked, (), 20.0)
+    assert by(database) == EMBED
+    assert switching.switch(database, found, looked, (), 25.26) is not None
+    assert by(database) == NEW
+
+
+def test_the_view_switches_in_the_same_transaction_and_back(database: Database) -> None:
+    embed(database, numbered(3))
+    views.make(database, VIEW.pipeline, VIEW.corpus, VIEW.requests)
+    found = begun(database)
+
+    def vectors() -> list[bytes]:
+        with database.read() as transaction:
+            rows = transaction.execute(text("SELECT meaning_vector FROM pipeline_nightly")).all()
+        return [bytes(row.meaning_vector) for row in rows]
+
+    def others(claim: Claim) -> list[Outcome]:
+        return [dataclasses.replace(one, vector=b"\0\0\0@") for one in embedded(claim)]
+
+    backfill(database, found, others)
+    looked = switching.survey(database, found)
+
+    def fall() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        switching.switch(database, found, looked, [VIEW], 0.0, fall)
+    assert (by(database), {*vectors()}) == (EMBED, {b"\0\0\x80?"})
+    switching.switch(database, found, looked, [VIEW], 0.0)
+    assert (by(database), {*vectors()}) == (NEW, {b"\0\0\0@"})
+    last = switching.last_switched(replacements_of(database)[1])
+    assert switching.undo(database, last, [VIEW])
+    assert (by(database), {*vectors()}) == (EMBED, {b"\0\0\x80?"})
+    assert not switching.undo(database, last, [VIEW])
+    with pytest.raises(CannotMigrate, match="nothing to take back"):
+        switching.last_switched(replacements_of(database)[1])
+
+
+def test_migrations_follow_one_another_and_return_to_the_first_model(database: Database) -> None:
+    embed(database, numbered(3))
+    migrated(database)
+    migrated(database, NEW, THIRD)
+    assert by(database) == THIRD
+    [substitute] = replacements.substituted(database, "books", [StepRequest("meaning", EMBED)])
+    assert substitute.spec == THIRD
+    assert by(database) == THIRD
+    migrated(database, THIRD, EMBED)
+    assert by(database) == EMBED
+    [substitute] = replacements.substituted(database, "books", [StepRequest("meaning", NEW)])
+    assert substitute.spec == EMBED
+    standing = replacements.specs_in_force(replacements_of(database)[1])
+    assert standing == {NEW: EMBED, THIRD: EMBED}, "it is replaced no more"
+
+
+def test_a_cancelled_migration_leaves_the_old_spec_and_a_later_job_by_hand_counts(database: Database) -> None:
+    embed(database, numbered(3))
+    found = begun(database)
+    with pytest.raises(CannotMigrate, match="is being migrated from minilm to e5"):
+        begun(database, new=THIRD)
+    backfill(database, found)
+    assert replacements.cancel(database, found.id)
+    assert not replacements.cancel(database, found.id)
+    assert by(database) == EMBED
+    looked = switching.survey(database, found)
+    with pytest.raises(CannotMigrate, match="was cancelled meanwhile"):
+        switching.switch(database, found, looked, (), 0.0)
+    embed(database, numbered(3), NEW)
+    assert by(database) == NEW
+
+
+def test_only_specs_that_were_replaced_in_all_corpora_long_enough_ago_are_removed(database: Database) -> None:
+    embed(database, numbered(3))
+    found = migrated(database)
+    assert replaced.replaced_specs(database, 3_600.0).spec_ids == ()
+    read(database, request("b.jsonl", corpus="films", spec=EMBED), [("f", "film")])
+    assert "films" in replaced.replaced_specs(database, 0.0).staying[0]
+    work(database, embedded)
+    jobs.finish(database)
+    removal.remove_corpus(database, "films")
+    going = replaced.replaced_specs(database, 0.0).spec_ids
+    assert going == (found.old_spec_id,)
+    replaced.note_dropped(database, going)
+    assert gc.drop(database, spec_ids=going).outcomes == 3
+    assert by(database) == NEW
+    with pytest.raises(CannotMigrate, match="`docmill gc` removed the results of minilm"):
+        switching.last_switched(replacements_of(database)[1])
+    removal.remove_corpus(database, "books")
+
+
+def test_a_middle_step_is_migrated_with_the_steps_that_read_it(database: Database) -> None:
+    steps = (StepRequest("line", COPY), StepRequest("meaning", EMBED, "line"))
+    read(database, JobRequest("books", "a.jsonl", steps), numbered(3))
+
+    def both(claim: Claim, prefix: str = "old") -> list[Outcome]:
+        if claim.texts[0][1].startswith("text"):
+            return [dataclasses.replace(one, text=f"{prefix} {one.content_id}") for one in done(claim)]
+        return embedded(claim)
+
+    work(database, both)
+    jobs.finish(database)
+    found = begun(database, COPY, dataclasses.replace(COPY, model="copier-2"))
+    looked = switching.survey(database, found)
+    assert (looked.documents, looked.missing) == (3, 3)
+    backfill(database, found, lambda claim: both(claim, "new"))
+    assert switching.switch(database, found, switching.survey(database, found), (), 0.0) == Survey(3, 0, 0, 3)
