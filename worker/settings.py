@@ -29,7 +29,6 @@ STORE, CACHE = "docmill.db", "cache"
 _STORE = frozenset(f"{STORE}{journal}" for journal in ("", "-wal", "-shm", "-journal"))
 LANES = kinds.NAMES
 ORDERS = "enqueue"  # the lane of `docmill.enqueue` messages, which a worker serves only if it is named
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _FOR_LIBRARIES = (
     *("ATEN_", "CUDA", "DNNL_", "GOMP_", "HF_", "KMP_", "LD_", "MALLOC_", "MKL_", "OMP_", "ONEDNN_", "OPENBLAS_"),
     *("OPENVINO_", "ORT_", "OV_", "PYTHON", "PYTORCH_", "TBB_", "TOKENIZERS_", "TORCH", "TRANSFORMERS_"),
@@ -179,6 +178,10 @@ class Settings(BaseSettings):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="What the log on stderr tells.")
     ] = "warning"
+    log_format: Annotated[
+        Literal["text", "json"],
+        Field(description="Form of the log on stderr: lines of text, or one JSON object for each event."),
+    ] = "text"
     fault: Annotated[
         str | None,
         Field(description="For docmill's own tests: where a process fails, and how (worker.fault_points)."),

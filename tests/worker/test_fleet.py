@@ -5,6 +5,7 @@ Faults with a model that computes nothing are in `tests/faults`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,15 @@ def test_two_jobs_over_overlapping_corpora_both_end_and_store_nothing_twice(
     task = (FRENCH, "--task", "translate", "--model", "null@50000")
     few, more = fleet.enqueue(*task, "--limit", 120), fleet.enqueue(*task, "--limit", 200)
     assert few != more
-    with fleet.worker("--threads", "4"):
+    fleet.environment["DOCMILL_LOG_FORMAT"] = "json"
+    with fleet.worker("--threads", "4", "--log-level", "info"):
         fleet("wait", few)
         fleet("wait", more)
+    events = [json.loads(line) for line in fleet.log("worker").splitlines() if line.startswith("{")]
+    ended = [event for event in events if event.get("event") == "shard_done"]
+    assert {event["job"] for event in ended} == {few, more}
+    assert len({event["shard"] for event in ended}) == len(ended)
+    assert all(isinstance(event["outcomes"], int) and ":cpu:" in event["worker"] for event in ended)
     assert (len(fleet.results(few)), len(fleet.results(more))) == (120, 200)
     assert check(database, few).texts <= check(database, more).texts
     with database.read() as transaction:

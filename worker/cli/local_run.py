@@ -41,7 +41,7 @@ def computed(
 
     with ExitStack() as until_shown:
         # The processes import their libraries while this one imports its own, and reads.
-        with lines_above_the_bar(log_level), StartedDevices(len(devices)) as started:
+        with lines_above_the_bar(log_level, settings.log_format), StartedDevices(len(devices)) as started:
             # They get the spec before the store is opened: opening it takes as long as importing some libraries.
             prepared = prepare_request(
                 settings,

@@ -99,7 +99,7 @@ def computed(
         if step.model is None:
             say(f"Step {step.name}: {said(step.task, pipeline.corpus.source, step.options)}")
     with _in_history(settings, database, pipeline.name) as (held, note):
-        with open_broker(settings) as broker, lines_above_the_bar(log_level):
+        with open_broker(settings) as broker, lines_above_the_bar(log_level, settings.log_format):
             status = run_here(settings, database, broker, devices, found)
         note("running", job_id=status.id)
         written = export(database, pipeline, status.id, held)

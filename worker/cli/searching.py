@@ -65,7 +65,7 @@ def opened(
     from worker.cli.terminal import lines_above_the_bar
     from worker.queries.client import embedding
 
-    with lines_above_the_bar(log_level), embedding(settings, device, starts=starts) as embed:
+    with lines_above_the_bar(log_level, settings.log_format), embedding(settings, device, starts=starts) as embed:
         yield Search(database, searched, spec, embed, wanted, refuse)
 
 

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 
 from rich.text import Text
 
+from worker import logs
 from worker.cli.formatting import printable
 from worker.cli.printing import STDERR
 from worker.cli.show import changing_bars, talk
-from worker.settings import LOG_FORMAT
 
 LAST_LINES_S = 1.0  # how long what was written is waited for; a child that outlives us keeps the pipe open
 _has_pipe = threading.Lock()
@@ -23,7 +23,7 @@ LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ([A-Z]+) \S+ (.*)")
 
 
 @contextmanager
-def lines_above_the_bar(log_level: str | None) -> Iterator[None]:
+def lines_above_the_bar(log_level: str | None, log_format: str = logs.TEXT) -> Iterator[None]:
     """Our log, and everything that children started meanwhile write to stderr, appears above a bar in whole lines.
 
     They are given a pipe for a stderr, and a thread prints what comes out of it. Where stderr is no terminal, lines
@@ -31,18 +31,18 @@ def lines_above_the_bar(log_level: str | None) -> Iterator[None]:
     level, our log is left to the program.
     """
     if not sys.stderr.isatty() or not _has_pipe.acquire(blocking=False):
-        with _logging(log_level):
+        with _logging(log_level, log_format):
             yield
         return
     try:
-        with _through_a_pipe(log_level):
+        with _through_a_pipe(log_level, log_format):
             yield
     finally:
         _has_pipe.release()
 
 
 @contextmanager
-def _through_a_pipe(log_level: str | None) -> Iterator[None]:
+def _through_a_pipe(log_level: str | None, log_format: str) -> Iterator[None]:
     ours, terminal = sys.stderr, os.dup(STDERR)
     reading, writing = os.pipe()
     printing = threading.Thread(target=_print_lines, args=(reading,), name="lines", daemon=True)
@@ -51,7 +51,7 @@ def _through_a_pipe(log_level: str | None) -> Iterator[None]:
         os.close(writing)
         printing.start()
         try:
-            with _logging(log_level):
+            with _logging(log_level, log_format):
                 sys.stderr = screen
                 yield
         finally:
@@ -61,12 +61,12 @@ def _through_a_pipe(log_level: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _logging(level: str | None) -> Iterator[None]:
+def _logging(level: str | None, form: str) -> Iterator[None]:
     if level is None:
         yield
         return
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    handler.setFormatter(logs.formatter(form))
     root = logging.getLogger()
     before = root.level
     root.addHandler(handler)

@@ -28,7 +28,7 @@ from celery.worker import WorkController, state
 from storage.core.database import Database
 from storage.errors import StorageError
 from storage.leases import dispatch
-from worker import fault_points
+from worker import fault_points, logs
 from worker.engines.engines import opener, settled
 from worker.orders.desk import Desk
 from worker.pids import pid_space
@@ -50,7 +50,7 @@ from worker.queue.messages import (
 )
 from worker.queue.thread_pool import WakingThreadPool
 from worker.queue.transport import ear
-from worker.settings import LOG_FORMAT, ORDERS, Settings
+from worker.settings import ORDERS, Settings
 from worker.stores import store_of
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def main() -> None:
         signal.signal(unheard, signal.SIG_IGN)  # the supervisor owns signals
     settings = Settings.model_validate(order.settings)
     fault_points.arm(settings.fault, settings.home)
-    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    logs.start(settings.log_level, settings.log_format, worker=order.owner)
     logging.getLogger("celery").setLevel(logging.ERROR)
     logging.getLogger("kombu").setLevel(logging.ERROR)  # that it puts back what it fetched is nothing to warn of
     # What it cannot acknowledge comes again and does nothing; Celery calls that critical, with a traceback.

@@ -19,7 +19,7 @@ from storage.leases.shards import Claim, Head
 from tasks.engine.engine import Engine, Submission
 from tasks.errors import CannotServe, DeviceUnusable, EngineStopped, ServerAway
 from tasks.models import served
-from worker import fault_points
+from worker import fault_points, logs
 from worker.concurrency.breaker import Breaker, CircuitOpen
 from worker.concurrency.exclusive_lock import Gate
 from worker.errors import BrokerUnreachable
@@ -119,7 +119,8 @@ class Process:
             with self.breaker.attempt():
                 claim = shards.claim(self.database, head, self.owner, self.lease_s)
             if claim is not None:
-                self._carry_out(head, claim)
+                with logs.working_on(job=claim.job_id, shard=claim.shard_id):
+                    self._carry_out(head, claim)
         if not self.draining.is_set():
             self._top_up(head.lane)
 

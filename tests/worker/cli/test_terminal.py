@@ -17,10 +17,10 @@ RUN = """
 import logging, subprocess, sys
 from worker.cli.show import bar
 from worker.cli.terminal import lines_above_the_bar
-from worker.settings import LOG_FORMAT
+from worker import logs
 CHILD = f'''
 import logging, sys
-logging.basicConfig(format={LOG_FORMAT!r})
+logging.basicConfig(format={logs.LINE!r})
 logging.getLogger("docmill.shard").warning("lease_lost shard=%d", 3)
 print("Loading: 10%\\\\rLoading: 100%", file=sys.stderr)
 '''

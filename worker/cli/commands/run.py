@@ -89,7 +89,7 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
     from worker.cli.terminal import lines_above_the_bar
     from worker.submit.dry_run import forecast
 
-    with lines_above_the_bar(settings.log_level), IngestBar(prepared.source) as progress:
+    with lines_above_the_bar(settings.log_level, settings.log_format), IngestBar(prepared.source) as progress:
         found = forecast(settings, database, prepared, device, progress)
     if not found.documents and not found.rejected:
         say(formatting.no_records(prepared.source.name))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
+import platform
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
+from worker import logs
 from worker.cli.context import open_broker, open_store, settings_from
 from worker.cli.exit_codes import OK
 from worker.cli.options import BACKEND, ENDPOINT
@@ -49,12 +50,11 @@ def worker_command(
     from storage.core import privileges
     from worker.engines.devices import choose_devices
     from worker.process.supervisor import Supervisor
-    from worker.settings import LOG_FORMAT
 
     settings = settings_from(
         device=device, backend=backend, endpoint=endpoint, lanes=lanes, threads=threads, log_level=log_level
     )
-    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    logs.start(settings.log_level, settings.log_format, worker=platform.node())
     logging.getLogger("alembic").setLevel(logging.WARNING)
     devices = choose_devices(settings.device)
     with open_store(settings) as database, open_broker(settings) as broker:

@@ -1,0 +1,86 @@
+"""The log as JSON: one object for each event, with its fields."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from worker import logs
+
+
+def line(message: object, *values: object, logger: str = "docmill.shard", exc_info: Any = None, **more: Any) -> Any:
+    """Return the JSON of one event, as the formatter of a worker writes it."""
+    record = logging.getLogger(logger).makeRecord(
+        logger, logging.WARNING, "f.py", 1, message, values, exc_info, **more
+    )
+    written = logs.formatter(logs.JSON, worker="host:cpu:1").format(record)
+    assert "\n" not in written
+    found = json.loads(written)
+    assert found.pop("time").endswith("+00:00")
+    assert (found.pop("level"), found.pop("logger"), found.pop("worker")) == ("warning", logger, "host:cpu:1")
+    return dict(found)
+
+
+def test_the_fields_of_an_event_keep_their_names_and_types() -> None:
+    assert line("lease_lost shard=%d what=%r error=%s", 7, "a text", OSError("away")) == {
+        "event": "lease_lost",
+        "shard": 7,
+        "what": "a text",
+        "error": "away",
+    }
+
+
+def test_a_name_that_is_filled_in_is_the_event() -> None:
+    assert line("shard_%s shard=%d outcomes=%d", "done", 5, 64) == {"event": "shard_done", "shard": 5, "outcomes": 64}
+    assert line("%s_hangs device=%s after_s=%.0f", "batch", "cpu", 61.25) == {
+        "event": "batch_hangs",
+        "device": "cpu",
+        "after_s": 61.25,
+    }
+
+
+def test_a_record_with_several_values_gives_its_fields() -> None:
+    @dataclass(frozen=True)
+    class Use:
+        busy_s: float
+        tokens_in: int
+
+    assert line("device_used %s", Use(1.5, 20)) == {"event": "device_used", "busy_s": 1.5, "tokens_in": 20}
+
+
+def test_extra_values_are_fields() -> None:
+    assert line("model.opened", extra={"spec": "embed/minilm"}) == {"event": "model.opened", "spec": "embed/minilm"}
+
+
+def test_a_librarys_sentence_stays_whole() -> None:
+    said = "Task %s took %.1f s: 50%% more"
+    found = line(said, "a", 2.0, logger="celery.worker")
+    assert found == {"message": "Task a took 2.0 s: 50% more"}
+
+
+def test_a_traceback_is_one_field() -> None:
+    try:
+        raise ValueError("no")
+    except ValueError as error:
+        found = line("shard_failed shard=%d", 3, exc_info=(ValueError, error, error.__traceback__))
+    assert found["event"] == "shard_failed"
+    assert found["exception"].splitlines()[-1] == "ValueError: no"
+
+
+def test_events_of_a_thread_name_the_job_that_it_works_on() -> None:
+    with logs.working_on(job=4, shard=9):
+        assert line("keep_waits error=%s", "x") == {"event": "keep_waits", "error": "x", "job": 4, "shard": 9}
+        others: list[dict[str, Any]] = []
+        thread = threading.Thread(target=lambda: others.append(line("engine.died")))
+        thread.start()
+        thread.join()
+        assert others == [{"event": "engine.died"}]
+    assert line("engine.died") == {"event": "engine.died"}
+
+
+def test_text_is_the_form_unless_json_is_asked_for() -> None:
+    record = logging.getLogger("docmill.x").makeRecord("docmill.x", 20, "f.py", 1, "job_ended job=%d", (3,), None)
+    assert logs.formatter(logs.TEXT, worker="w").format(record).endswith(" INFO docmill.x job_ended job=3")

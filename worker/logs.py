@@ -1,0 +1,104 @@
+"""The log of workers: lines of text, or JSON objects that a log collector reads.
+
+An event is logged as `log.info("shard_done shard=%d", 5)`: a name, then fields. As JSON each field is a member of its
+own, with its type.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+TEXT, JSON = "text", "json"
+LINE = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+_PLACEHOLDER = re.compile(r"(?:(?P<field>\w+)=)?%(?:\.\d+)?[a-z%]")
+_EVENT = re.compile(r"[\w.]+")
+_OWN = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
+_work: ContextVar[dict[str, int]] = ContextVar("work", default={})  # noqa: B039  (it is replaced, never changed)
+
+
+@contextmanager
+def working_on(**fields: int) -> Iterator[None]:
+    """Add fields, such as `job` and `shard`, to each event that this thread logs as JSON in the meantime."""
+    token = _work.set({**_work.get(), **fields})
+    try:
+        yield
+    finally:
+        _work.reset(token)
+
+
+def formatter(form: str, **constant: str) -> logging.Formatter:
+    """Return the formatter of a form, `text` or `json`. The `constant` fields stand in each JSON object."""
+    return JsonFormatter(**constant) if form == JSON else logging.Formatter(LINE)
+
+
+def start(level: str, form: str, **constant: str) -> None:
+    """Write this process's log to stderr, from a level such as `warning` on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter(form, **constant))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats an event as one line of JSON: `time`, `level`, `logger`, `event`, and the event's fields.
+
+    A record of a library that names no fields has its sentence as `message`. An exception's traceback is `exception`.
+    """
+
+    def __init__(self, **constant: str) -> None:
+        super().__init__()
+        self._constant = constant
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without a line break."""
+        said = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            **_event(record),
+            **_work.get(),
+            **fields_of(record),
+            **self._constant,
+        }
+        if record.exc_info:
+            said["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(said, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _event(record: logging.LogRecord) -> dict[str, str]:
+    """Return the event's name for a record of docmill, the sentence for one of a library."""
+    message = record.getMessage()
+    named = _EVENT.match(message)
+    return {"event": named[0]} if named and record.name.startswith("docmill.") else {"message": message}
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the fields of an event: those named in its template, and those of `extra`."""
+    extra = {name: value for name, value in vars(record).items() if name not in _OWN}
+    values = record.args
+    if not isinstance(record.msg, str) or not isinstance(values, tuple):
+        return extra
+    found: dict[str, Any] = {}
+    for name, value in zip(_names(record.msg), values, strict=False):
+        if name is not None:
+            found[name] = value if isinstance(value, int | float | str) or value is None else str(value)
+        elif is_dataclass(value) and not isinstance(value, type):
+            found |= asdict(value)
+    return extra | found
+
+
+@lru_cache(maxsize=1_000)
+def _names(template: str) -> tuple[str | None, ...]:
+    """Return the field of each placeholder of a template, None for one that belongs to no field."""
+    return tuple(found["field"] for found in _PLACEHOLDER.finditer(template) if not found[0].endswith("%%"))
