@@ -4,6 +4,7 @@ WorkerError
 ├── SettingsError        settings that are unknown or bad, all of them at once
 ├── BrokerUnreachable    no Redis, or one that refuses
 ├── EmbeddedServerError  the embedded Redis-protocol server does not start here
+├── MetricsNotServed     an address that metrics cannot be served on
 ├── ReviewRefused        a judged file that cannot be taken
 └── BadMessage           a message that is not of this protocol
 """
@@ -28,6 +29,10 @@ class BrokerUnreachable(WorkerError):
 
 class EmbeddedServerError(WorkerError):
     """The embedded Redis-protocol server does not start on this machine; set DOCMILL_REDIS_URL to one that runs."""
+
+
+class MetricsNotServed(WorkerError):
+    """Metrics cannot be served on this address."""
 
 
 class ReviewRefused(WorkerError):

@@ -182,6 +182,14 @@ class Settings(BaseSettings):
         Literal["text", "json"],
         Field(description="Form of the log on stderr: lines of text, or one JSON object for each event."),
     ] = "text"
+    metrics_port: Annotated[
+        int | None,
+        Field(ge=1, le=65535, description="Port on which a worker serves its metrics to Prometheus."),
+        Shown(default="none"),
+    ] = None
+    metrics_host: Annotated[
+        str, Field(description="Address of that port; another than this machine's own lets others read it.")
+    ] = "127.0.0.1"
     fault: Annotated[
         str | None,
         Field(description="For docmill's own tests: where a process fails, and how (worker.fault_points)."),

@@ -6,6 +6,9 @@ Faults with a model that computes nothing are in `tests/faults`.
 from __future__ import annotations
 
 import json
+import re
+import socket
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +71,11 @@ def test_what_a_killed_worker_held_is_finished_by_the_next(database: Database, f
     assert fence >= 3, "a shard was taken away and claimed again"
 
 
+def served(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return str(answer.read().decode())
+
+
 def running(database: Database) -> bool:
     with database.read() as transaction:
         return transaction.scalar(select(Shard.id).where(Shard.state == "running").limit(1)) is not None
@@ -79,10 +87,18 @@ def test_two_jobs_over_overlapping_corpora_both_end_and_store_nothing_twice(
     task = (FRENCH, "--task", "translate", "--model", "null@50000")
     few, more = fleet.enqueue(*task, "--limit", 120), fleet.enqueue(*task, "--limit", 200)
     assert few != more
-    fleet.environment["DOCMILL_LOG_FORMAT"] = "json"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    fleet.environment |= {"DOCMILL_LOG_FORMAT": "json", "DOCMILL_METRICS_PORT": str(port)}
     with fleet.worker("--threads", "4", "--log-level", "info"):
         fleet("wait", few)
         fleet("wait", more)
+        texts = fleet.json("status", more)["done"]  # one that both jobs have may be computed for both
+        committed = re.compile('docmill_worker_texts_total{device="cpu",kind="translate",status="done"} ([0-9.]+)')
+        until(
+            lambda: sum(map(float, committed.findall(served(f"http://127.0.0.1:{port}/metrics")))) >= texts,
+            "the worker has counted its texts",
+        )
     events = [json.loads(line) for line in fleet.log("worker").splitlines() if line.startswith("{")]
     ended = [event for event in events if event.get("event") == "shard_done"]
     assert {event["job"] for event in ended} == {few, more}

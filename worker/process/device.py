@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from celery import Celery, Task
 from celery.exceptions import Reject
@@ -74,7 +74,7 @@ class SupervisorChannel:
         os.dup2(2, 1)
         self._lock = threading.Lock()
 
-    def say(self, event: str, **facts: str | float) -> None:
+    def say(self, event: str, **facts: Any) -> None:
         with self._lock:
             try:
                 self._out.write(json.dumps({"event": event, **facts}).encode() + b"\n")
@@ -290,9 +290,13 @@ def _beat(
                 process.heartbeat(hears=ear.heard_within(2 * every))
             except StorageError as error:
                 log.warning("heartbeat_failed error=%s", error)
-        voice.say("beat", finished=sum(process.computed().values()))
+        voice.say("beat", finished=sum(process.computed().values()), **_counts(settings, process))
         reported = _report(reported, process.reading())
         time.sleep(BEAT_S)
+
+
+def _counts(settings: Settings, process: Process) -> dict[str, dict[str, float]]:
+    return {} if settings.metrics_port is None else {"counts": process.counts()}
 
 
 def _report(last: Reading, now: Reading) -> Reading:

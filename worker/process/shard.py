@@ -23,6 +23,7 @@ from worker import fault_points, logs
 from worker.concurrency.breaker import Breaker, CircuitOpen
 from worker.concurrency.exclusive_lock import Gate
 from worker.errors import BrokerUnreachable
+from worker.metrics.work import Tally, of_device
 from worker.process.in_flight import InFlight, ShardsInFlight
 from worker.process.utilization import Reading
 from worker.process.watchdog import CUT
@@ -62,6 +63,7 @@ class Process:
         self.engine = engine
         self.lease_s = lease_s
         self._say = say
+        self.tally = Tally()
         self.gate = Gate()
         self.breaker = Breaker()
         self._refill = Refill(database, broker, only_job)
@@ -159,7 +161,7 @@ class Process:
                     self._keep(ours)
             if ours.lost.is_set():
                 ours.ticket.drop()
-                log.warning("lease_lost shard=%d", claim.shard_id)
+                self._lost(claim)
                 return
             if ours.ticket.away is not None:
                 self._away_until[head.spec_id] = time.monotonic() + AWAY_S
@@ -171,7 +173,7 @@ class Process:
             ours.runtime = self.engine.runtime_since(head.spec, ours.runtime)
             self._settle(ours)
         except LeaseLost:
-            log.warning("lease_lost shard=%d", claim.shard_id)
+            self._lost(claim)
         except EngineStopped:
             self._patiently(lambda: shards.release(self.database, claim), ours)
         except CannotServe as error:  # its server went away after the check
@@ -184,6 +186,10 @@ class Process:
             self._patiently(lambda: maintenance.failed_attempt(self.database, claim, reason), ours)
         finally:
             self.in_flight.leave(ours)
+
+    def _lost(self, claim: Claim) -> None:
+        log.warning("lease_lost shard=%d", claim.shard_id)
+        self.tally.add("leases_lost")
 
     def _submit(self, head: Head, claim: Claim) -> Submission:
         """Cut the texts, which the supervisor watches as it does a batch."""
@@ -224,8 +230,10 @@ class Process:
 
         fault_points.reach("computed")
         if not self._patiently(write, ours):
-            log.warning("lease_lost shard=%d", claim.shard_id)
+            self._lost(claim)
             return
+        self.tally.committed(ours.head.spec.kind, outcomes)
+        self.tally.add("shards", ours.head.spec.kind, "done" if complete else "released")
         fault_points.reach("committed")
         log.info("shard_%s shard=%d outcomes=%d", "done" if complete else "released", claim.shard_id, len(outcomes))
 
@@ -242,6 +250,7 @@ class Process:
                 ours.lost.wait(closed.wait_s)
             except StorageError as error:
                 log.warning("commit_waits shard=%d error=%s", ours.claim.shard_id, error)
+                self.tally.add("commit_retries")
                 if self.breaker.trouble is None:
                     ours.lost.wait(WRITE_AGAIN_S)
         return False
@@ -287,6 +296,11 @@ class Process:
             if ours.ticket is not None:
                 texts[ours.claim.job_id] = texts.get(ours.claim.job_id, 0.0) + ours.ticket.computed
         return texts
+
+    def counts(self) -> dict[str, float]:
+        """Return all counters of this process, by the names of `worker.metrics.work`."""
+        now = self.reading()
+        return self.tally.counts() | of_device(now.counters, now.working_s)
 
     def reading(self) -> Reading:
         """Return the work since the start, and the seconds in which a shard was in flight."""

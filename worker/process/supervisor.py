@@ -21,6 +21,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 
 from storage.core.database import Database
+from worker.metrics.work import WorkerCollector
 from worker.process.device_config import DeviceConfig
 from worker.process.device_start import StartedDevices
 from worker.process.maintenance_thread import MaintenanceThread
@@ -89,6 +90,7 @@ class Supervisor:
         self.broker = broker
         self.devices = list(devices)
         self.owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.work = WorkerCollector()
         self._children: dict[str, Child] = {}
         self._deaths: dict[str, int] = {}
         self._restart_at: dict[str, float] = {}
@@ -195,6 +197,7 @@ class Supervisor:
                 child.ready = True
             elif event["event"] == "beat":
                 child.finished = event["finished"]
+                self.work.report(child.device, event.get("counts", {}))
             elif event["event"] == "begin":
                 child.watchdog.begin(Step(event["name"], event["kind"], event["size"], time.monotonic()))
             elif event["event"] == "end":
@@ -209,6 +212,7 @@ class Supervisor:
         del self._children[child.device]
         log.error("device_died device=%s status=%s lived_s=%.0f", child.device, child.process.returncode, lived_s)
         self._close_pipes(child)
+        self.work.ended(child.device)
         self._maintenance.reap(child.owner)
 
     def _watch(self, frozen_s: float) -> None:

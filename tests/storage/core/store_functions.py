@@ -19,7 +19,7 @@ from storage.leases import dispatch, grace, health, maintenance, shards
 from storage.leases.shards import Claim, Head
 from storage.pipelines import pipelines, switching
 from storage.pipelines.pipelines import Run
-from storage.results import corpora, fingerprint, flag_counts, results, status
+from storage.results import backlog, corpora, fingerprint, flag_counts, results, status
 from storage.steps import job_keys, jobs, replacements
 from storage.steps.job_keys import IdempotencyKey
 from storage.steps.jobs import OpenJob
@@ -51,6 +51,7 @@ CLAIM = Claim(
 )
 
 MODULES = (
+    backlog,
     *(gc, corpora, corpus, cost, dispatch, grace, health, ingest, jobs, fingerprint, migrations, pipelines, pruning),
     *(
         job_keys,
@@ -68,6 +69,7 @@ MODULES = (
     *(replaced, replacements, switching),
 )
 READS: dict[str, Callable[[Database], Any]] = {
+    "backlog.read_backlog": partial(backlog.read_backlog, lanes=["copy"]),
     "cost.of_collecting": cost.of_collecting,
     "cost.of_dropping": partial(cost.of_dropping, older_than_s=0.0),
     "cost.of_removing": partial(cost.of_removing, older_than_s=0.0),

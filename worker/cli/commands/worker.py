@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +17,7 @@ from worker.cli.options import BACKEND, ENDPOINT
 from worker.cli.printing import say
 
 if TYPE_CHECKING:
+    from worker.process.supervisor import Supervisor
     from worker.settings import Settings
 
 
@@ -62,9 +64,24 @@ def worker_command(
         broker.require_rights()
         settings = _without_orders(settings, privileges.missing(database, privileges.ORDERS))
         say(f"Worker on {', '.join(devices)}: lanes {', '.join(settings.lanes)}; store {database}; queue {broker}.")
-        Supervisor(settings, database, broker, devices).run_with_signals()
+        supervisor = Supervisor(settings, database, broker, devices)
+        with _metrics(settings, supervisor):
+            supervisor.run_with_signals()
     say("Worker stopped; what was under way is committed or given back.")
     return OK
+
+
+@contextmanager
+def _metrics(settings: Settings, supervisor: Supervisor) -> Iterator[None]:
+    """Serve the worker's metrics where the settings ask for them."""
+    if settings.metrics_port is None:
+        yield
+        return
+    from worker.metrics.server import serving
+
+    with serving(supervisor.work, settings.metrics_host, settings.metrics_port) as url:
+        say(f"Metrics: {url}")
+        yield
 
 
 def _without_orders(settings: Settings, lacking: Sequence[str]) -> Settings:

@@ -1,0 +1,209 @@
+"""The state of a fleet in numbers: jobs, waiting work, pace, workers, pipelines and orders, as the store has them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+
+from storage.core.clock import db_now
+from storage.core.database import Database
+from storage.core.schema import EnqueueOrder, Ingest, Job, PipelineRow, PipelineRun, Refusal, Shard, Worker
+from storage.core.transaction import Transaction
+from storage.leases.dispatch import LIVE_S, REFUSAL_S
+from storage.leases.stall_diagnosis import STALE_INGEST_S
+from storage.steps.jobs import OPEN_SHARDS, RUNS, UNFINISHED
+
+PACE_S = 120.0  # over how long the pace is taken
+_DISPATCHED_S = 3_600.0  # a shard that waited and ran for longer than this does not count for the pace
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The work that a lane committed per second over the last `PACE_S` seconds."""
+
+    texts: Mapping[str, float]  # by status: done, failed, skipped
+    tokens_in: float
+    tokens_out: float
+
+
+@dataclass(frozen=True)
+class LiveWorker:
+    """A device process that gave a sign of life lately."""
+
+    device: str
+    lanes: tuple[str, ...]
+    slots: int
+    trouble: bool  # the store refuses what it writes
+    device_problem: bool  # its device can compute nothing
+
+
+@dataclass(frozen=True)
+class PipelineState:
+    """A stored pipeline. `late_s` is the age of its oldest due run that nobody has begun; 0 if there is none."""
+
+    name: str
+    succeeded_at: float | None  # seconds since 1970
+    failed: bool  # its last run that ended failed
+    late_s: float
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """A fleet at one moment. Lanes are kinds of tasks; ages are in seconds."""
+
+    jobs: Mapping[str, int]  # by state; `paused` is a state of its own
+    shards: Mapping[tuple[str, str], int]  # open shards of jobs that run, by lane and state
+    oldest_s: Mapping[str, float]  # by lane: the age of the oldest job that runs and has open shards
+    paces: Mapping[str, Pace]
+    workers: tuple[LiveWorker, ...]
+    refusals: int  # pairs of a live worker and a spec that it cannot serve
+    readings: Mapping[str, int]  # sources that are read now, and readings that were cut off
+    orders: Mapping[str, int]  # by state
+    pipelines: tuple[PipelineState, ...]
+
+
+def read_backlog(database: Database, lanes: Collection[str]) -> Backlog:
+    """Return the state of the fleet; `lanes` are all kinds of tasks.
+
+    The work is bounded by the open shards and those of the last hour, not by the number of results.
+    """
+    with database.read() as transaction:
+        now = transaction.scalar(select(db_now())) or 0.0
+        shards, oldest_s = _open_shards(transaction, lanes, now)
+        return Backlog(
+            jobs=_jobs(transaction),
+            shards=shards,
+            oldest_s=oldest_s,
+            paces=_paces(transaction, lanes, now),
+            workers=_workers(transaction, now),
+            refusals=_refusals(transaction, now),
+            readings=_readings(transaction, now),
+            orders=_orders(transaction),
+            pipelines=_pipelines(transaction, now),
+        )
+
+
+def _jobs(transaction: Transaction) -> dict[str, int]:
+    counted = transaction.execute(
+        select(Job.state, Job.paused, func.count().label("n")).group_by(Job.state, Job.paused)
+    )
+    jobs: dict[str, int] = {}
+    for row in counted:
+        state = "paused" if row.paused and row.state in UNFINISHED else row.state
+        jobs[state] = jobs.get(state, 0) + row.n
+    return jobs
+
+
+def _open_shards(
+    transaction: Transaction, lanes: Collection[str], now: float
+) -> tuple[dict[tuple[str, str], int], dict[str, float]]:
+    counted = transaction.execute(
+        select(Job.created_at, Shard.lane, Shard.state, func.count().label("n"))
+        .join(Job, Job.id == Shard.job_id)
+        .where(Shard.state.in_(OPEN_SHARDS), RUNS)
+        .group_by(Job.id, Job.created_at, Shard.lane, Shard.state)
+    )
+    shards = {(lane, state): 0 for lane in lanes for state in OPEN_SHARDS}
+    oldest: dict[str, float] = {}
+    for row in counted:
+        shards[row.lane, row.state] = shards.get((row.lane, row.state), 0) + row.n
+        oldest[row.lane] = max(oldest.get(row.lane, 0.0), now - row.created_at)
+    return shards, oldest
+
+
+def _paces(transaction: Transaction, lanes: Collection[str], now: float) -> dict[str, Pace]:
+    sums = (Shard.n_done, Shard.n_failed, Shard.n_skipped, Shard.tokens_in, Shard.tokens_out)
+    rows = transaction.execute(
+        select(Shard.lane, *(func.sum(column).label(column.key) for column in sums))
+        .where(
+            Shard.lane.in_(lanes),  # named, since the index begins with the lane
+            Shard.state == "done",
+            Shard.dispatched_at > now - _DISPATCHED_S,
+            Shard.finished_at > now - PACE_S,
+        )
+        .group_by(Shard.lane)
+    )
+    return {
+        row.lane: Pace(
+            texts={
+                "done": float(row.n_done) / PACE_S,
+                "failed": float(row.n_failed) / PACE_S,
+                "skipped": float(row.n_skipped) / PACE_S,
+            },
+            tokens_in=float(row.tokens_in) / PACE_S,
+            tokens_out=float(row.tokens_out) / PACE_S,
+        )
+        for row in rows
+    }
+
+
+def _workers(transaction: Transaction, now: float) -> tuple[LiveWorker, ...]:
+    columns = (Worker.device, Worker.lanes, Worker.slots, Worker.trouble, Worker.device_problem)
+    rows = transaction.execute(select(*columns).where(Worker.seen_at > now - LIVE_S).order_by(Worker.id))
+    return tuple(
+        LiveWorker(row.device, tuple(row.lanes), row.slots, row.trouble is not None, row.device_problem is not None)
+        for row in rows
+    )
+
+
+def _refusals(transaction: Transaction, now: float) -> int:
+    found = transaction.scalar(
+        select(func.count())
+        .select_from(Refusal)
+        .join(Worker, Worker.id == Refusal.worker_id)
+        .where(Worker.seen_at > now - LIVE_S, Refusal.refused_at > now - 2 * REFUSAL_S)
+    )
+    return found or 0
+
+
+def _readings(transaction: Transaction, now: float) -> dict[str, int]:
+    seen = transaction.scalars(
+        select(Ingest.seen_at)
+        .join(Job, Job.ingest_id == Ingest.id)
+        .where(Job.state == "ingesting", Ingest.state == "reading")
+    ).all()
+    stopped = sum(at < now - STALE_INGEST_S for at in seen)
+    return {"reading": len(seen) - stopped, "stopped": stopped}
+
+
+def _orders(transaction: Transaction) -> dict[str, int]:
+    counted = transaction.execute(
+        select(EnqueueOrder.state, func.count().label("n"))
+        .where(EnqueueOrder.finished_at.is_(None))
+        .group_by(EnqueueOrder.state)
+    )
+    return {row.state: row.n for row in counted}
+
+
+def _pipelines(transaction: Transaction, now: float) -> tuple[PipelineState, ...]:
+    done = (
+        select(PipelineRun.pipeline_id, func.max(PipelineRun.finished_at).label("at"))
+        .where(PipelineRun.state == "done")
+        .group_by(PipelineRun.pipeline_id)
+    ).subquery()
+    due = (
+        select(PipelineRun.pipeline_id, func.min(PipelineRun.due_at).label("at"))
+        .where(PipelineRun.state == "due", PipelineRun.finished_at.is_(None))
+        .group_by(PipelineRun.pipeline_id)
+    ).subquery()
+    last = (
+        select(PipelineRun.state)
+        .where(PipelineRun.pipeline_id == PipelineRow.id, PipelineRun.state.in_(("done", "failed")))
+        .order_by(PipelineRun.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    rows = transaction.execute(
+        select(PipelineRow.name, done.c.at.label("done_at"), due.c.at.label("due_at"), last.label("last"))
+        .outerjoin(done, done.c.pipeline_id == PipelineRow.id)
+        .outerjoin(due, due.c.pipeline_id == PipelineRow.id)
+        .order_by(PipelineRow.name)
+    )
+    return tuple(
+        PipelineState(
+            row.name, row.done_at, row.last == "failed", max(0.0, now - row.due_at) if row.due_at is not None else 0.0
+        )
+        for row in rows
+    )

@@ -1,0 +1,121 @@
+"""The fleet's metrics: names, labels and values that dashboards and alerts rely on."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from collections.abc import Mapping
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from storage.errors import DatabaseUnreachable
+from storage.results.backlog import Backlog, LiveWorker, Pace, PipelineState
+from tests.worker.harness import ROOT
+from worker.errors import BrokerUnreachable, MetricsNotServed
+from worker.metrics.fleet import FleetCollector
+from worker.metrics.server import exposition, serving
+
+BACKLOG = Backlog(
+    jobs={"running": 2, "done": 7},
+    shards={("embed", "planned"): 40, ("embed", "running"): 8},
+    oldest_s={"embed": 61.5},
+    paces={"embed": Pace({"done": 12.0, "failed": 0.5, "skipped": 0.0}, 900.0, 0.0)},
+    workers=(
+        LiveWorker("cuda:0", ("embed", "translate"), 8, trouble=False, device_problem=False),
+        LiveWorker("cuda:1", ("embed",), 8, trouble=True, device_problem=False),
+        LiveWorker("cuda:2", ("embed",), 8, trouble=True, device_problem=True),
+    ),
+    refusals=3,
+    readings={"reading": 1, "stopped": 0},
+    orders={"waiting": 4},
+    pipelines=(PipelineState('"nightly"', 1_700_000_000.0, failed=True, late_s=30.0),),
+)
+# Dashboards and alerts name these: a name or a label that changes here breaks them.
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "docmill_build_info": ("version",),
+    "docmill_database_up": (),
+    "docmill_jobs": ("state",),
+    "docmill_shards": ("lane", "state"),
+    "docmill_oldest_job_age_seconds": ("lane",),
+    "docmill_texts_per_second": ("lane", "status"),
+    "docmill_tokens_per_second": ("direction", "lane"),
+    "docmill_workers": ("state",),
+    "docmill_worker_slots": ("lane",),
+    "docmill_refusals": (),
+    "docmill_readings": ("state",),
+    "docmill_orders": ("state",),
+    "docmill_pipeline_last_success_timestamp_seconds": ("pipeline",),
+    "docmill_pipeline_failed": ("pipeline",),
+    "docmill_pipeline_late_seconds": ("pipeline",),
+    "docmill_queue_up": (),
+    "docmill_queue_messages": ("lane",),
+    "docmill_scrape_duration_seconds": (),
+}
+
+
+def parsed(text: str) -> dict[tuple[str, ...], float]:
+    """Return the samples of an exposition by name and label values, these in the order of their names."""
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_each_metric_has_its_name_its_labels_and_help() -> None:
+    text = exposition(FleetCollector(lambda: BACKLOG, lambda: {"embed": 5}))
+    families = list(text_string_to_metric_families(text))
+    found = {
+        family.name: tuple(sorted({label for sample in family.samples for label in sample.labels}))
+        for family in families
+    }
+    assert found == NAMES
+    assert all(family.type == "gauge" and family.documentation.endswith(".") for family in families)
+
+
+def test_the_page_has_each_metric_with_its_labels() -> None:
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    rows = re.findall(r"^\| `(docmill_(?!worker_\w+_total)\w+)` \| ([^|]*)\|", page, re.MULTILINE)
+    assert {name: tuple(sorted(re.findall(r"`(\w+)`", labels))) for name, labels in rows} == NAMES
+
+
+def test_the_values_are_those_of_the_store() -> None:
+    found = parsed(exposition(FleetCollector(lambda: BACKLOG, lambda: {"embed": 5})))
+    assert found["docmill_jobs", "running"] == 2
+    assert found["docmill_shards", "embed", "planned"] == 40
+    assert found["docmill_texts_per_second", "embed", "failed"] == 0.5
+    assert found["docmill_tokens_per_second", "in", "embed"] == 900
+    assert [found["docmill_workers", state] for state in ("ok", "store_refuses", "device_unusable")] == [1, 1, 1]
+    assert (found["docmill_worker_slots", "embed"], found["docmill_worker_slots", "translate"]) == (24, 8)
+    assert found["docmill_pipeline_failed", '"nightly"'] == 1
+    assert found["docmill_queue_messages", "embed"] == 5
+
+
+def test_a_database_or_a_queue_that_is_away_is_a_metric() -> None:
+    def away() -> Backlog:
+        raise DatabaseUnreachable("no route to db:5432")
+
+    def silent() -> dict[str, int]:
+        raise BrokerUnreachable
+
+    found = parsed(exposition(FleetCollector(away, silent)))
+    assert (found["docmill_database_up",], found["docmill_queue_up",]) == (0, 0)
+    assert not any(key[0] in {"docmill_jobs", "docmill_queue_messages"} for key in found)
+
+
+def test_without_a_queue_nothing_is_said_of_one() -> None:
+    found = parsed(exposition(FleetCollector(lambda: BACKLOG)))
+    assert not any(key[0].startswith("docmill_queue") for key in found)
+
+
+def test_they_are_served_over_http_and_a_port_that_is_taken_is_refused() -> None:
+    collector = FleetCollector(lambda: BACKLOG)
+    with serving(collector, "127.0.0.1", 0) as url:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain")
+            assert parsed(answer.read().decode())["docmill_refusals",] == 3
+        port = int(url.rsplit(":", 1)[1].split("/")[0])
+        with pytest.raises(MetricsNotServed, match=f"127.0.0.1 port {port}: Address already in use"):  # noqa: SIM117
+            with serving(collector, "127.0.0.1", port):
+                pass

@@ -1,0 +1,75 @@
+"""The counters of a worker: they add up over its device processes, and never fall."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from storage.core.outcomes import Outcome, Reason, Status
+from tasks.engine.engine import Counters
+from tests.worker.harness import ROOT
+from worker.metrics.server import exposition
+from worker.metrics.work import COUNTERS, Tally, WorkerCollector, of_device
+
+PAGE = ROOT / "docs" / "monitoring.md"
+ORDER = ("device", "kind", "status", "reason", "flag", "end", "direction")
+
+
+def samples(collector: WorkerCollector) -> dict[tuple[str, ...], float]:
+    return {
+        (sample.name, *(sample.labels[label] for label in ORDER if label in sample.labels)): sample.value
+        for family in text_string_to_metric_families(exposition(collector))
+        for sample in family.samples
+    }
+
+
+def test_outcomes_count_by_status_reason_and_flag() -> None:
+    tally = Tally()
+    outcomes = [
+        Outcome(1, Status.DONE, text="a", flags=("repetition", "truncated")),
+        Outcome(2, Status.DONE, text="b", flags=("repetition",)),
+        Outcome(3, Status.FAILED, reason="too long", reason_class=Reason.DOCUMENT),
+    ]
+    tally.committed("translate", outcomes)
+    tally.committed("translate", outcomes[:1])
+    tally.add("leases_lost")
+    collector = WorkerCollector()
+    collector.report("cpu", tally.counts())
+    found = samples(collector)
+    assert found["docmill_worker_texts_total", "cpu", "translate", "done"] == 3
+    assert found["docmill_worker_texts_total", "cpu", "translate", "failed"] == 1
+    assert found["docmill_worker_failures_total", "cpu", "translate", "document"] == 1
+    assert found["docmill_worker_flags_total", "cpu", "translate", "repetition"] == 3
+    assert found["docmill_worker_leases_lost_total", "cpu"] == 1
+
+
+def test_a_counter_goes_on_when_another_process_takes_the_place_of_one_that_died() -> None:
+    collector = WorkerCollector()
+    counters = Counters(busy_s=2.5, batches=4, tokens_in=100, padded_tokens=120, tokens_out=7)
+    collector.report("cuda:0", of_device(counters, 3.0))
+    collector.report("cuda:1", of_device(Counters(batches=1), 1.0))
+    collector.ended("cuda:0")
+    assert samples(collector)["docmill_worker_batches_total", "cuda:0"] == 4
+    collector.report("cuda:0", of_device(Counters(batches=2, tokens_in=50), 1.0))
+    found = samples(collector)
+    assert found["docmill_worker_batches_total", "cuda:0"] == 6
+    assert found["docmill_worker_tokens_total", "cuda:0", "in"] == 150
+    assert found["docmill_worker_padded_tokens_total", "cuda:0"] == 120
+    assert found["docmill_worker_device_busy_seconds_total", "cuda:0"] == 2.5
+    assert found["docmill_worker_working_seconds_total", "cuda:0"] == 4.0
+    assert found["docmill_worker_deaths_total", "cuda:0"] == 1
+    assert found["docmill_worker_batches_total", "cuda:1"] == 1
+
+
+def test_the_page_has_each_counter_with_its_labels() -> None:
+    rows = re.findall(r"^\| `(docmill_worker_\w+_total)` \| ([^|]*)\|", PAGE.read_text(), re.MULTILINE)
+    written = {name: re.findall(r"`(\w+)`", labels) for name, labels in rows}
+    declared = {f"docmill_worker_{name}_total": list(labels) for name, (_, labels) in COUNTERS.items()}
+    assert written == declared | {"docmill_worker_deaths_total": []}
+
+
+def test_a_counter_that_is_not_declared_is_a_bug() -> None:
+    with pytest.raises(KeyError):
+        Tally().add("surprises")

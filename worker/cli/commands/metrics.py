@@ -1,0 +1,41 @@
+"""`docmill metrics`: serve the fleet's metrics to Prometheus."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+
+import click
+
+from worker.cli.context import open_store, queue_of, settings_from
+from worker.cli.exit_codes import OK
+from worker.cli.printing import answer, say
+
+
+@click.command("metrics", epilog="Example: docmill metrics --port 9464")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on; 0.0.0.0 for all.")
+@click.option("--port", type=click.IntRange(0, 65535), default=9464, show_default=True, help="Port; 0 for any free.")
+@click.option("--once", is_flag=True, help="Print the metrics and end.")
+def metrics_command(host: str, port: int, once: bool) -> int:
+    """Serve the fleet's metrics to Prometheus, until Ctrl-C.
+
+    They are read from the database at each scrape, so they are true when every worker is dead. One such process is
+    enough for a fleet. Metrics have names of pipelines in them, and no text of a document. Workers count their own
+    work: see DOCMILL_METRICS_PORT.
+    """
+    from storage.results.backlog import read_backlog
+    from worker.metrics.fleet import FleetCollector
+    from worker.metrics.server import exposition, serving
+    from worker.settings import LANES
+
+    settings = settings_from()
+    with open_store(settings) as database, queue_of(settings) as broker:
+        depths = None if broker is None else lambda: {lane: broker.depth(lane) for lane in LANES}
+        collector = FleetCollector(lambda: read_backlog(database, LANES), depths)
+        if once:
+            answer(exposition(collector), nl=False)
+            return OK
+        with serving(collector, host, port) as url, suppress(KeyboardInterrupt):
+            say(f"Metrics: {url} (Ctrl-C ends it)")
+            threading.Event().wait()
+    return OK

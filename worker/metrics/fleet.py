@@ -1,0 +1,138 @@
+"""The fleet's metrics: read from the store at each scrape, so that they are true when every worker is dead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import version
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from storage.errors import StorageError
+from storage.results.backlog import Backlog
+from worker.errors import BrokerUnreachable
+
+
+class FleetCollector(Collector):
+    """Collects the gauges `docmill_…` of the fleet.
+
+    `read` reads the store; `depths`, if there is a queue, counts the messages in it by lane. Neither failure ends a
+    scrape: `docmill_database_up` and `docmill_queue_up` are 0 then.
+    """
+
+    def __init__(self, read: Callable[[], Backlog], depths: Callable[[], dict[str, int]] | None = None) -> None:
+        self._read = read
+        self._depths = depths
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they are now."""
+        yield _gauge("docmill_build_info", "Version of docmill.", ["version"], [([version("docmill")], 1)])
+        began = time.monotonic()
+        try:
+            backlog = self._read()
+        except StorageError:
+            yield _one("docmill_database_up", "1 if the database answered, else 0.", 0)
+        else:
+            yield _one("docmill_database_up", "1 if the database answered, else 0.", 1)
+            yield from of_backlog(backlog)
+        if self._depths is not None:
+            yield from _of_queue(self._depths)
+        seconds = time.monotonic() - began
+        yield _one("docmill_scrape_duration_seconds", "Time that database and queue took to answer.", seconds)
+
+
+def of_backlog(backlog: Backlog) -> Iterator[Metric]:
+    """Yield the metrics of a fleet at one moment."""
+    yield _gauge("docmill_jobs", "Jobs by state.", ["state"], _by_name(backlog.jobs))
+    yield _gauge(
+        "docmill_shards",
+        "Open shards of running jobs, by lane and state.",
+        ["lane", "state"],
+        [([lane, state], n) for (lane, state), n in backlog.shards.items()],
+    )
+    yield _gauge(
+        "docmill_oldest_job_age_seconds",
+        "Age of the oldest running job that has open shards in a lane.",
+        ["lane"],
+        _by_name(backlog.oldest_s),
+    )
+    yield _gauge(
+        "docmill_texts_per_second",
+        "Texts committed per second over the last two minutes.",
+        ["lane", "status"],
+        [([lane, status], n) for lane, pace in backlog.paces.items() for status, n in pace.texts.items()],
+    )
+    yield _gauge(
+        "docmill_tokens_per_second",
+        "Tokens read (in) and written (out) per second over the last two minutes.",
+        ["lane", "direction"],
+        [
+            ([lane, direction], n)
+            for lane, pace in backlog.paces.items()
+            for direction, n in (("in", pace.tokens_in), ("out", pace.tokens_out))
+        ],
+    )
+    yield from _of_workers(backlog)
+    yield _gauge("docmill_readings", "Sources that are read, by state.", ["state"], _by_name(backlog.readings))
+    yield _gauge("docmill_orders", "Orders that are not finished.", ["state"], _by_name(backlog.orders))
+    yield from _of_pipelines(backlog)
+
+
+def _of_workers(backlog: Backlog) -> Iterator[Metric]:
+    states = {"ok": 0, "store_refuses": 0, "device_unusable": 0}
+    slots: dict[str, int] = {}
+    for worker in backlog.workers:
+        states["device_unusable" if worker.device_problem else "store_refuses" if worker.trouble else "ok"] += 1
+        for lane in worker.lanes:
+            slots[lane] = slots.get(lane, 0) + worker.slots
+    yield _gauge("docmill_workers", "Live device processes by state.", ["state"], _by_name(states))
+    yield _gauge("docmill_worker_slots", "Shards that live workers can hold, by lane.", ["lane"], _by_name(slots))
+    yield _one("docmill_refusals", "Pairs of a live worker and a spec that it cannot serve.", backlog.refusals)
+
+
+def _of_pipelines(backlog: Backlog) -> Iterator[Metric]:
+    found = backlog.pipelines
+    yield _gauge(
+        "docmill_pipeline_last_success_timestamp_seconds",
+        "End of the last run that succeeded, in seconds since 1970.",
+        ["pipeline"],
+        [([one.name], one.succeeded_at) for one in found if one.succeeded_at is not None],
+    )
+    yield _gauge(
+        "docmill_pipeline_failed",
+        "1 if the last run that ended failed, else 0.",
+        ["pipeline"],
+        [([one.name], float(one.failed)) for one in found],
+    )
+    yield _gauge(
+        "docmill_pipeline_late_seconds",
+        "Age of the oldest due run that no worker has begun.",
+        ["pipeline"],
+        [([one.name], one.late_s) for one in found],
+    )
+
+
+def _of_queue(depths: Callable[[], dict[str, int]]) -> Iterator[Metric]:
+    try:
+        found = depths()
+    except BrokerUnreachable:
+        yield _one("docmill_queue_up", "1 if the queue answered, else 0.", 0)
+        return
+    yield _one("docmill_queue_up", "1 if the queue answered, else 0.", 1)
+    yield _gauge("docmill_queue_messages", "Messages in the queue by lane.", ["lane"], _by_name(found))
+
+
+def _by_name(values: Mapping[str, int] | Mapping[str, float]) -> list[tuple[list[str], float]]:
+    return [([name], value) for name, value in values.items()]
+
+
+def _one(name: str, about: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, about, value=value)
+
+
+def _gauge(name: str, about: str, labels: list[str], values: Iterable[tuple[list[str], float]]) -> Metric:
+    found = GaugeMetricFamily(name, about, labels=labels)
+    for named, value in values:
+        found.add_metric(named, value)
+    return found

@@ -1,0 +1,121 @@
+"""The work of one worker in counters, which its device processes report to it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from storage.core.outcomes import Outcome
+    from tasks.engine.engine import Counters
+
+Key: TypeAlias = str  # a name and label values, separated by tabs, as it travels in JSON
+
+COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "texts": ("Texts committed, by kind of task and status.", ("kind", "status")),
+    "failures": ("Texts that failed, by kind of task and class of reason.", ("kind", "reason")),
+    "flags": ("Flags on committed results, by kind of task.", ("kind", "flag")),
+    "shards": ("Shards that this worker committed or gave back whole or in part.", ("kind", "end")),
+    "leases_lost": ("Shards that were taken from this worker while it computed them.", ()),
+    "commit_retries": ("Commits that the store refused at first.", ()),
+    "batches": ("Batches that the device computed.", ()),
+    "tokens": ("Tokens that the device read (in) and wrote (out).", ("direction",)),
+    "padded_tokens": ("Tokens that the device read, with padding.", ()),
+    "device_busy_seconds": ("Seconds in which the device computed.", ()),
+    "working_seconds": ("Seconds in which the process held a shard.", ()),
+}
+
+
+class Tally:
+    """Counts what the threads of a device process do. Only ever grows."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[Key] = Counter()
+
+    def add(self, name: str, *labels: str, n: float = 1) -> None:
+        """Add to a counter. Raises KeyError for a name that is not declared."""
+        assert len(labels) == len(COUNTERS[name][1])
+        with self._lock:
+            self._counts["\t".join((name, *labels))] += n  # type: ignore[assignment]
+
+    def committed(self, kind: str, outcomes: Iterable[Outcome]) -> None:
+        """Count the outcomes that were committed for a kind of task."""
+        found = list(outcomes)
+        for status, n in Counter(one.status for one in found).items():
+            self.add("texts", kind, str(status), n=n)
+        for reason, n in Counter(one.reason_class for one in found if one.reason_class is not None).items():
+            self.add("failures", kind, str(reason), n=n)
+        for flag, n in Counter(flag for one in found for flag in one.flags).items():
+            self.add("flags", kind, flag, n=n)
+
+    def counts(self) -> dict[Key, float]:
+        """Return all counts so far."""
+        with self._lock:
+            return dict(self._counts)
+
+
+def of_device(counters: Counters, working_s: float) -> dict[Key, float]:
+    """Return the counters of a device process's engine."""
+    return {
+        "batches": counters.batches,
+        "tokens\tin": counters.tokens_in,
+        "tokens\tout": counters.tokens_out,
+        "padded_tokens": counters.padded_tokens,
+        "device_busy_seconds": counters.busy_s,
+        "working_seconds": working_s,
+    }
+
+
+class WorkerCollector:
+    """Collects the counters `docmill_worker_…_total` of a worker, by device.
+
+    A device process that died is counted with the process that takes its place, so no counter ever falls.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ended: dict[str, Counter[Key]] = {}
+        self._living: dict[str, Mapping[Key, float]] = {}
+        self._deaths: Counter[str] = Counter()
+
+    def report(self, device: str, counts: Mapping[Key, float]) -> None:
+        """Take the counts of a device's process since its start."""
+        with self._lock:
+            self._living[device] = counts
+
+    def ended(self, device: str, *, died: bool = True) -> None:
+        """Keep the last counts of a device's process, which has ended."""
+        with self._lock:
+            self._ended.setdefault(device, Counter()).update(self._living.pop(device, {}))
+            self._deaths[device] += died
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counters as they are now."""
+        from prometheus_client.core import CounterMetricFamily
+
+        totals, deaths = self._totals()
+        for name, (about, labels) in COUNTERS.items():
+            family = CounterMetricFamily(f"docmill_worker_{name}", about, labels=("device", *labels))
+            for device, counts in totals.items():
+                for key, value in counts.items():
+                    own, *values = key.split("\t")
+                    if own == name:
+                        family.add_metric((device, *values), value)
+            yield family
+        died = CounterMetricFamily("docmill_worker_deaths", "Device processes that died.", labels=("device",))
+        for device, n in deaths.items():
+            died.add_metric((device,), n)
+        yield died
+
+    def _totals(self) -> tuple[dict[str, Counter[Key]], dict[str, int]]:
+        with self._lock:
+            devices = sorted({*self._ended, *self._living})
+            totals = {device: Counter(self._ended.get(device, Counter())) for device in devices}
+            for device, counts in self._living.items():
+                totals[device].update(counts)
+            return totals, dict(self._deaths)
