@@ -9,7 +9,6 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator
@@ -23,6 +22,7 @@ from tasks.backends import selection
 from tasks.models import served
 from worker import fault_points, redis_urls
 from worker.errors import SettingsError
+from worker.masked_urls import mask as mask
 
 PREFIX = "DOCMILL_"
 STORE, CACHE = "docmill.db", "cache"
@@ -392,15 +392,3 @@ def for_libraries() -> dict[str, str]:
 def without_settings() -> dict[str, str]:
     """Return the environment for a process that needs no settings, and so no password in one."""
     return {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
-
-
-def mask(url: str) -> str:
-    """A URL as it may be shown: its passwords replaced, in its query too."""
-    parts = urlsplit(url)
-    query = re.sub(r"(?i)(^|&)([^=&]*password)=[^&]*", r"\1\2=***", parts.query)
-    netloc = parts.netloc
-    if parts.password:
-        netloc = f"{parts.username or ''}:***@{netloc.rpartition('@')[2]}"
-    if (query, netloc) == (parts.query, parts.netloc):
-        return url
-    return urlunsplit(parts._replace(netloc=netloc, query=query))
