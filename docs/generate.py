@@ -12,6 +12,7 @@ import click
 from annotated_types import Ge, Gt, Le
 from pydantic.fields import FieldInfo
 
+from docs.stub import stub
 from storage.core.schema import Base
 from storage.readers.registry import COMPRESSIONS, FILES, PLACES, SCHEMES, SHORTHANDS, STDIN
 from tasks.kinds import KINDS, OPTIONS
@@ -26,7 +27,7 @@ WIDTH = 80
 
 
 def pages() -> dict[str, str]:
-    """Return the pages by the names of their files."""
+    """Return the pages, and the types of the Python API, by the names of their files."""
     return {
         "command-line.md": command_line(),
         "options.md": options(),
@@ -34,6 +35,7 @@ def pages() -> dict[str, str]:
         "settings.md": settings(),
         "source-kinds.md": source_kinds(),
         "sql-schema.md": sql_schema(),
+        "../worker/api/docmill.pyi": stub(),
     }
 
 

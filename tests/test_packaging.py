@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+import venv
 import zipfile
 from configparser import ConfigParser
 from pathlib import Path
@@ -19,6 +20,32 @@ from tests.worker.harness import ROOT, Docmill
 PACKAGES = ("worker", "tasks", "storage")
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 LARGEST_WHEEL_BYTES = 2_000_000
+STUB, STUB_IN_TREE = "docmill-stubs/__init__.pyi", "worker/api/docmill.pyi"
+PROGRAM = """\
+from typing import assert_type
+
+import docmill
+
+table = docmill.run(["A text."], "translate", from_="fr", to="en", beams=4)
+docmill.run({"x": 1}.keys(), "classify", labels=["a", "b"], store="folder", progress=False)
+hits = docmill.search("notes", "a query", top=3, passages=False)
+assert_type([(hit.id, hit.score) for hit in hits], list[tuple[str, float]])
+with docmill.connect("postgresql://db/docmill", "redis://queue") as mill:
+    job = mill.enqueue([{"id": "1", "text": "A text."}], "embed", priority=5)
+    assert_type(job, docmill.Job)
+    assert_type(job.id, int)
+    assert_type(job.wait(timeout=3.0), docmill.Status)
+    assert_type(job.status().waiting_for, str | None)
+    mill.pipelines.run("nightly.toml")
+"""
+WRONG = {
+    'docmill.run(["A text."], "embed", windw_tokens=9)': "windw_tokens",
+    'docmill.run(["A text."], "embed", window_tokens="9")': '"window_tokens"',
+    'docmill.run(3, "embed")': '"int"',
+    'docmill.search("notes", "a query", tpo=3)': "tpo",
+    "docmill.connect().job(3).results().text": '"text"',
+    "docmill.Strange": "Strange",
+}
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +101,27 @@ def test_the_wheel_holds_the_three_packages_and_what_starts_them_and_nothing_els
         assert any(name.endswith("/licenses/LICENSE") for name in wheel.namelist())
     assert "storage/migrations/script.py.mako" in names
     assert any(name.startswith("storage/migrations/versions/0001_") for name in names)
-    assert names == {"docmill.py", *_tree(*PACKAGES)}
+    assert names == {"docmill.py", STUB, *_tree(*PACKAGES)} - {STUB_IN_TREE}
     assert _wheel(dist).stat().st_size < LARGEST_WHEEL_BYTES
+
+
+def test_a_type_checker_knows_the_python_api_of_an_installed_docmill(dist: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv" / "bin" / "python"
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    with zipfile.ZipFile(_wheel(dist)) as wheel:
+        wheel.extractall(site)
+    lines = PROGRAM.splitlines()
+    (tmp_path / "program.py").write_text("\n".join([*lines, *WRONG]))
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", str(tmp_path / "cache")]
+    checked = subprocess.run(
+        [*command, "--python-executable", str(python), "program.py"], cwd=tmp_path, capture_output=True, text=True
+    )
+    errors = [line for line in checked.stdout.splitlines() if ": error: " in line]
+    found = {int(line.split(":")[1]): line for line in errors}
+    assert {*found} == {*range(len(lines) + 1, len(lines) + 1 + len(WRONG))}, checked.stdout + checked.stderr
+    for number, said in enumerate(WRONG.values(), len(lines) + 1):
+        assert said in found[number]
 
 
 def test_the_source_distribution_is_the_repository(dist: Path) -> None:

@@ -336,6 +336,15 @@ def load_settings(**options: str | float | Path | None) -> Settings:
     return settings
 
 
+def with_endpoint(settings: Settings, endpoint: str) -> Settings:
+    """Return the settings with another server of models, and its key. Raises SettingsError."""
+    try:
+        url = served.endpoint(endpoint)
+    except ValueError as error:
+        raise SettingsError(f"--endpoint: {error}") from error
+    return _with_usual_key(settings.model_copy(update={"endpoint": url}))
+
+
 def _with_usual_key(settings: Settings) -> Settings:
     """Return the settings with the key that other programs use, if they have none of their own and need one."""
     usual = os.environ.get("OPENAI_API_KEY", "").strip()

@@ -58,7 +58,12 @@ class BrokenTransfer(BrokenStream):
 
 
 class ProgramFailed(StorageError):
-    """The iterator of a program raised an error, which is the cause of this one."""
+    """The iterator of a program raised an error, which is the cause of this one.
+
+    ``once`` is True if no later call can name the same documents, so that nothing can continue their job.
+    """
+
+    once = False
 
 
 class ReaderFailed(StorageError):

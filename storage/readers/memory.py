@@ -48,6 +48,7 @@ class MemorySource:
         if options.encoding is not None:
             raise SourceUnsupported("texts of a program are decoded already: leave out --encoding")
         self.name = NAME if has_corpus else f"{NAME} {_digest(data, options)}"
+        self._once = _is_read_once(data) and not has_corpus
         self._options = options
         self._rows = _rows(data, options)
         self._peeked = check_names(self._rows, PLACE, options)
@@ -58,7 +59,11 @@ class MemorySource:
 
     def records(self) -> Iterator[Record | Rejection]:
         peeked, self._peeked = self._peeked, []
-        return documents(chain(peeked, self._rows), PLACE, self._options)
+        try:
+            yield from documents(chain(peeked, self._rows), PLACE, self._options)
+        except ProgramFailed as error:
+            error.once = self._once
+            raise
 
 
 def _check(data: object) -> None:

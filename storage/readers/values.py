@@ -14,6 +14,7 @@ from storage.json_values import Json
 from storage.readers.records import MAX_DEPTH, Rejection, Row, SourceOptions
 
 VALUE_LEFT_OUT = "value_left_out"
+_NUMPY_KINDS = frozenset("biufU")  # truth values, numbers, texts
 _AS_TEXT = (Decimal, UUID, IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network)
 
 
@@ -22,8 +23,8 @@ class _Unfit(Exception):
 
 
 def as_row(fields: Mapping[str, Any], number: int, where: str, options: SourceOptions) -> Row | Rejection:
-    """Return a table's row with JSON types: dates in ISO 8601, decimals and UUIDs as text, intervals in seconds, and
-    null for NaN and infinity.
+    """Return a table's row with JSON types: dates in ISO 8601, decimals and UUIDs as text, intervals in seconds,
+    null for NaN and infinity, and NumPy's numbers and arrays as JSON has them.
 
     Binary data and other values without a form are left out, and the record is flagged `value_left_out`. If the text
     or the id is such a value, the record is rejected.
@@ -65,4 +66,6 @@ def _nested(value: object, depth: int) -> Json:
         return {str(name): _json(inner, depth - 1) for name, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_json(inner, depth - 1) for inner in value]
+    if getattr(getattr(value, "dtype", None), "kind", None) in _NUMPY_KINDS:
+        return _json(value.tolist(), depth - 1)  # type: ignore[attr-defined]
     raise _Unfit("of a type that is not read")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from storage.core.database import Database
 from storage.core.flags import Flagged, named
 from storage.results import results as of_store
+from storage.results.provenance import provenance
 from storage.results.status import JobStatus, read_status
 from storage.steps import jobs
 from worker.api import tables
@@ -18,6 +19,10 @@ from worker.api.errors import Error, TimedOut, explained, explained_each
 from worker.cli.follow import follow
 from worker.cli.formatting import summary
 from worker.cli.printing import hushed, say
+from worker.explaining.explanation import cutter, explain
+from worker.explaining.json_form import as_json
+from worker.settings import Settings
+from worker.submit.options import JobOptions, valid
 
 if TYPE_CHECKING:
     import pandas
@@ -27,7 +32,8 @@ if TYPE_CHECKING:
 class Job:
     """A job in the store. `id` is its number, as `docmill jobs` lists it."""
 
-    def __init__(self, database: Database, job_id: int) -> None:
+    def __init__(self, settings: Settings, database: Database, job_id: int) -> None:
+        self._settings = settings
         self._database = database
         self.id = job_id
 
@@ -123,6 +129,28 @@ class Job:
     def cancel(self) -> bool:
         """Stop the job; finished results stay. Return False if it had ended already."""
         return jobs.cancel(self._database, self.id)
+
+    @explained()
+    def pause(self) -> bool:
+        """Hold the job until `resume`; work under way is dropped. Return False if it had ended already."""
+        return jobs.pause(self._database, self.id)
+
+    @explained()
+    def resume(self) -> bool:
+        """Resume a paused job. Return False if it had ended already."""
+        return jobs.resume(self._database, self.id)
+
+    @explained()
+    def priority(self, priority: int) -> bool:
+        """Change the priority; a higher one goes first. Return False if the job had ended already. Raises Error."""
+        wanted = valid(JobOptions, {"priority": priority})
+        return jobs.prioritise(self._database, self.id, wanted.priority)
+
+    @explained()
+    def explain(self, document: str, *, step: str | None = None) -> dict[str, Any]:
+        """Return how the result of a document came to be, as `docmill explain --json` does. Raises Error."""
+        found = provenance(self._database, self.id, document, step)
+        return as_json(explain(found, cutter(self._settings.models_dir, self._settings.cache_dir)))
 
     def _require_end(self, partial: bool) -> None:
         status = self.status()

@@ -24,13 +24,17 @@ from worker.cli.ingesting import ingested
 from worker.cli.local_run import OpenStore, computed
 from worker.cli.printing import hushed, say
 from worker.cli.searching import Wanted
-from worker.engines.devices import choose_devices
-from worker.settings import Settings, load_settings
+from worker.engines.devices import devices_for
+from worker.settings import Settings, load_settings, with_endpoint
 
 if TYPE_CHECKING:
     import pyarrow
 
 Folder = str | os.PathLike[str]
+_OF_WORKERS = (
+    "the workers of a fleet have an endpoint of their own: leave endpoint out, and start them with "
+    "`docmill worker --endpoint URL`"
+)
 
 
 def run(
@@ -41,6 +45,7 @@ def run(
     corpus: str | None = None,
     device: str | None = None,
     backend: str | None = None,
+    endpoint: str | None = None,
     store: Folder | None = None,
     progress: bool = True,
     **options: Any,
@@ -52,13 +57,13 @@ def run(
     ("id"); other fields are metadata. The id of a document without one is its position.
 
     `options` are those of `docmill run`, with underscores: `top_k=3`, `from_="fr"`. Every text is computed once, and
-    the same call again computes nothing. `store` is the folder of an embedded store; without it, the call uses the
-    store of the `docmill` command.
+    the same call again computes nothing. `endpoint` is the URL of the server of models named `openai:NAME`. `store`
+    is the folder of an embedded store; without it, the call uses the store of the `docmill` command.
 
     A document that fails is a row: its "status" is not `done`, and "reason" says why. Raises Error.
     """
     with explained():
-        settings = _settings(store=store, device=device, backend=backend)
+        settings = _settings(store=store, device=device, backend=backend, endpoint=endpoint)
         return _computed(
             settings, documents, task, {"model": model, "corpus": corpus, **options}, open_store, progress=progress
         )
@@ -86,15 +91,17 @@ def connect(
     *,
     device: str | None = None,
     backend: str | None = None,
+    endpoint: str | None = None,
     store: Folder | None = None,
 ) -> Mill:
     """Connect to a fleet: its database, and its queue.
 
     The default URLs are those of the settings (DOCMILL_DATABASE_URL, DOCMILL_REDIS_URL). Without these it opens the
-    embedded store on this machine; `store` is its folder. `device` and `backend` are for work on this machine: the
-    texts of searches, and all tasks if there is no queue. Raises Error.
+    embedded store on this machine; `store` is its folder. `device`, `backend` and `endpoint` are for work on this
+    machine: the texts of searches, and all tasks if there is no queue. Raises Error.
     """
-    return Mill(_settings(database_url, redis_url, store=store, device=device, backend=backend))
+    given = {"device": device, "backend": backend, "endpoint": endpoint}
+    return Mill(_settings(database_url, redis_url, store=store, **given))
 
 
 class Mill:
@@ -129,18 +136,22 @@ class Mill:
         *,
         model: str | None = None,
         corpus: str | None = None,
+        endpoint: str | None = None,
         progress: bool = True,
         **options: Any,
     ) -> pyarrow.Table:
         """Run a task over documents, and return an Arrow table with a row for each, in their order.
 
         The fleet's workers compute. Without a queue (`redis_url`), this machine does. Documents and options are
-        those of `docmill.run`. Raises Error.
+        those of `docmill.run`; `endpoint` is for this machine, since workers have their own. Raises Error.
         """
         given = {"model": model, "corpus": corpus, **options}
         with explained():
             if self._settings.redis_url is None:
-                return _computed(self._settings, documents, task, given, self._store, progress=progress)
+                settings = self._settings if endpoint is None else with_endpoint(self._settings, endpoint)
+                return _computed(settings, documents, task, given, self._store, progress=progress)
+            if endpoint is not None:
+                raise Error(_OF_WORKERS)
             tables.require_arrow()
             reading = Reading(documents)
             job = self._enqueue(reading, task, given, progress)
@@ -167,12 +178,14 @@ class Mill:
         """
         given = {"model": model, "corpus": corpus, "priority": priority, **options}
         with explained():
+            if "endpoint" in options:
+                raise Error(_OF_WORKERS)
             return self._enqueue(Reading(documents), task, given, progress, idempotency_key)
 
     @explained()
     def job(self, job_id: int) -> Job:
         """Return the job of this number. Raises Error if there is none."""
-        job = Job(self._database, job_id)
+        job = Job(self._settings, self._database, job_id)
         job.status()
         return job
 
@@ -214,7 +227,7 @@ class Mill:
         opened = partial(reading.open, has_corpus=request.corpus is not None)
         with hushed(not progress):
             done = ingested(self._settings, self._database, request, opened)
-        return Job(self._database, done.id)
+        return Job(self._settings, self._database, done.id)
 
     def _store(self, _: Settings) -> AbstractContextManager[Database]:
         return nullcontext(self._database)
@@ -248,7 +261,7 @@ def _computed(
     tables.require_arrow()
     reading = Reading(documents, one_run_at_a_time.reading)
     request = request_of(settings, reading.name, task, given)
-    devices = choose_devices(settings.device)
+    devices = devices_for(settings.device, request.model)
     opened = partial(reading.open, has_corpus=request.corpus is not None)
     with (
         hushed(not progress),

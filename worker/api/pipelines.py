@@ -44,7 +44,7 @@ class Pipelines:
         with hushed(not progress), one_run_at_a_time:
             _, status, _ = computed(self._settings, self._database, Path(file), devices)
             say(summary(status))
-        return Job(self._database, status.id)
+        return Job(self._settings, self._database, status.id)
 
     @explained()
     def history(self, name: str, limit: int = 20) -> Rows:

@@ -7,11 +7,18 @@ import subprocess
 import sys
 
 from tasks.backends import registry
+from tasks.models import served
 from worker.errors import SettingsError
 from worker.settings import visible_cuda_devices
 
 _NO_CUDA = frozenset({registry.CPU, registry.REMOTE})
 TORCH = "import torch; print(torch.cuda.device_count())"
+
+
+def devices_for(wanted: str, model: str | None) -> list[str]:
+    """Return the devices of this machine for a job with this model: a served one needs none. Raises SettingsError."""
+    needs_none = wanted == "auto" and served.is_served(model or "")
+    return choose_devices(registry.REMOTE if needs_none else wanted)
 
 
 def choose_devices(wanted: str) -> list[str]:

@@ -17,6 +17,7 @@ from storage.ingest.key_kinds import KeyKinds
 from storage.ingest.pruning import Seen, prune
 from storage.ingest.unread import Unread
 from storage.readers import left_out
+from storage.readers.errors import ProgramFailed
 from storage.steps import jobs
 from storage.steps.job_keys import IdempotencyKey
 from storage.steps.jobs import JobRequest, OpenJob
@@ -150,7 +151,18 @@ class _Ingest:
         progress.opened(job)
 
     def read(self, offer: Offer) -> None:
-        """Store the source chunk by chunk, and offer shards meanwhile. Raises RecordRejected and JobStopped."""
+        """Store the source chunk by chunk, and offer shards meanwhile.
+
+        Raises RecordRejected and JobStopped, and ProgramFailed, which stops a job that no other call can continue.
+        """
+        try:
+            self._read(offer)
+        except ProgramFailed as error:
+            if error.once:
+                jobs.halt(self._database, self._job.id, str(error))
+            raise
+
+    def _read(self, offer: Offer) -> None:
         kinds = KeyKinds()
         for chunk, rejected in ahead(chunks(self._source)):
             self._reject(rejected)

@@ -6,7 +6,7 @@ The command line, the tables of pipeline files and their JSON Schema, and `docmi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
@@ -41,6 +41,9 @@ class Options(BaseModel):
     """A model of options. None stands for an option that was not given."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+Model = TypeVar("Model", bound=Options)
 
 
 class ReadingOptions(Options):
@@ -212,10 +215,15 @@ class Request(Work, KeyOptions):
 
 def checked(options: KindOptions, given: Mapping[str, Any]) -> Request:
     """Return the request with options of a kind, and values of the other options. Raises BadOption."""
+    return valid(Request, {"options": options, **given})
+
+
+def valid(model: type[Model], given: Mapping[str, Any]) -> Model:
+    """Return a model of options with these values. Raises BadOption."""
     try:
-        return Request(options=options, **given)
+        return model(**given)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        field = Request.model_fields[name]
+        field = model.model_fields[name]
         raise BadOption(f"{flag(name, field)} {sentence(first, field)}.") from error

@@ -109,6 +109,33 @@ def test_a_search_finds_documents_by_the_name_of_their_corpus(mill: docmill.Mill
         mill.search("letters", "three")
 
 
+def test_a_job_is_held_resumed_and_moved_up_as_by_the_commands(mill: docmill.Mill) -> None:
+    job = mill.enqueue(["to be held"], "embed", **NULL)
+    assert job.pause() is True
+    assert (job.status().state, job.status().waiting_cause) == ("paused", "paused")
+    assert job.resume() is True
+    assert job.priority(7) is True
+    assert (job.status().state, job.status().priority) == ("running", 7)
+    with pytest.raises(docmill.Error, match=r"--priority must be a whole number, not 'high'\."):
+        job.priority("high")  # type: ignore[arg-type]
+    job.cancel()
+    assert [job.pause(), job.resume(), job.priority(1)] == [False, False, False]
+
+
+def test_a_result_is_explained_as_by_the_command(done: docmill.Job) -> None:
+    found = done.explain("2")
+    assert (found["job"], found["document"]["id"]) == (done.id, "2")
+    with pytest.raises(docmill.Error, match="strange"):
+        done.explain("strange")
+
+
+def test_an_endpoint_is_for_this_machine_since_workers_have_their_own(mill: docmill.Mill) -> None:
+    with pytest.raises(docmill.Error, match="docmill worker --endpoint URL"):
+        mill.enqueue(["a text"], "embed", endpoint="http://localhost/v1", **NULL)
+    with pytest.raises(docmill.Error, match="--endpoint: it is no URL"):
+        mill.run(["a text"], "embed", endpoint="nowhere", **NULL)
+
+
 def test_a_job_that_is_not_there_is_an_error(mill: docmill.Mill) -> None:
     with pytest.raises(docmill.Error, match="there is no job 999"):
         mill.job(999)
@@ -147,7 +174,7 @@ def test_the_same_call_on_a_fleet_is_computed_by_its_workers(fleet: Docmill, dat
         assert table["status"].to_pylist() == ["done", "skipped", "done", "rejected"]
         assert table["id"].to_pylist() == ["0", "1", "2", "3"]
         [status] = mill.jobs()
-    with fleet.worker("--lanes", "translate"), docmill.connect(*urls) as mill:
+    with docmill.connect(*urls) as mill:  # and needs no worker for what is computed
         assert mill.run(["one", "three"], "embed", **NULL)["status"].to_pylist() == ["done", "done"]
     assert status.done == 2
 

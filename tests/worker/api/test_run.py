@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pandas
 import polars
 import pyarrow as pa
@@ -16,6 +18,7 @@ import pytest
 
 import docmill
 from storage.readers import registry
+from tests.tasks.backends.remote.api_server import MODEL, ApiServer
 
 TEXTS = ["A first text.", "A second one.", "Ein dritter."]
 ROWS = [{"id": f"d{n}", "text": text, "year": 2000 + n} for n, text in enumerate(TEXTS)]
@@ -128,6 +131,48 @@ def test_an_error_of_an_iterator_of_documents_comes_out_as_it_is(first: list[str
     with pytest.raises(ValueError, match=r"^the program's own$") as raised:
         run(documents(), store)
     assert raised.traceback[-1].name == "documents"
+
+
+def test_a_reading_that_an_iterator_ended_is_continued_by_the_same_call_if_its_corpus_has_a_name(store: Path) -> None:
+    def broken() -> Iterator[str]:
+        yield from ("read before", "the error")
+        raise ValueError
+
+    for corpus in ("named", "named", None):
+        with pytest.raises(ValueError, match="^$"):
+            run(broken(), store, corpus=corpus)
+    with docmill.connect(store=store) as mill:
+        nameless, named = mill.jobs(limit=2)
+        assert (nameless.state, nameless.reason) == ("stopped", "the documents of the program raised ValueError")
+        assert (named.state, named.corpus) == ("ingesting", "named")
+        table = run(iter(["read before", "the error", "and after"]), store, corpus="named")
+        assert table["status"].to_pylist() == ["done"] * 3
+        assert mill.job(named.id).status().state == "done"
+
+
+def test_numbers_and_texts_of_numpy_are_numbers_and_texts(store: Path) -> None:
+    rows = [
+        {"id": numpy.int64(7), "text": numpy.str_("seven"), "share": numpy.float32(0.5), "odd": numpy.bool_(True)},
+        {"id": numpy.uint8(8), "text": "eight", "share": numpy.float64("nan"), "parts": numpy.arange(2)},
+        {"id": 9, "text": "nine", "when": numpy.datetime64("2020-01-01T00:00:00.000000001")},
+    ]
+    table = run(rows, store)
+    assert table["id"].to_pylist() == ["7", "8", "9"]
+    assert table["status"].to_pylist() == ["done"] * 3
+    first, second, third = (json.loads(meta) for meta in table["meta"].to_pylist())
+    assert (first, second) == ({"share": 0.5, "odd": True}, {"share": None, "parts": [0, 1]})
+    assert (third, table["flags"].to_pylist()[2]) == ({}, ["value_left_out"])
+    assert run(numpy.array(["one", "two"]), store)["status"].to_pylist() == ["done", "done"]
+
+
+def test_a_served_model_is_asked_at_the_endpoint_of_the_call(store: Path) -> None:
+    with ApiServer().running() as server:
+        options: dict[str, Any] = {"model": f"openai:{MODEL}", "prompt": "{text}", "progress": False}
+        table = docmill.run(["a text"], "generate", endpoint=server.endpoint, store=store, **options)
+        assert table["text"].to_pylist() == ["A TEXT"]
+        with docmill.connect(store=store) as mill:
+            options["endpoint"] = server.endpoint
+            assert mill.run(["more"], "generate", **options)["text"].to_pylist() == ["MORE"]
 
 
 @pytest.mark.parametrize("first", [[], ["a text", "another one"]])

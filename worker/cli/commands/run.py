@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tasks.backends import registry
-from tasks.models import served
 from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK, SOME_REJECTED, exit_code_of
@@ -59,11 +57,10 @@ def run_command(
     continues an interrupted run. No server is needed; if DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL are set, the
     command uses the fleet's queue and database.
     """
-    from worker.engines.devices import choose_devices
+    from worker.engines.devices import devices_for
 
     settings = settings_from(device=device, backend=backend, endpoint=endpoint)
-    needs_none = settings.device == "auto" and served.is_served(given.get("model") or "")
-    devices = choose_devices(registry.REMOTE if needs_none else settings.device)
+    devices = devices_for(settings.device, given.get("model"))
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
     request = request_of(settings, given)
