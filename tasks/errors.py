@@ -13,6 +13,7 @@
     ├── CannotServe
     │   ├── DeviceUnusable
     │   ├── NotInstalled
+    │   ├── ServerUnreachable
     │   └── Unsuited
     ├── BadOption
     │   └── UnknownKind
@@ -75,6 +76,10 @@ class NotInstalled(CannotServe):
     """A library that the spec needs is not installed on this machine."""
 
 
+class ServerUnreachable(CannotServe):
+    """The server of a model does not answer."""
+
+
 class Unsuited(CannotServe):
     """This backend cannot take the model; another may."""
 
@@ -100,7 +105,14 @@ class DeviceLost(TaskError):
 
 
 class ServerAway(TaskError):
-    """The server of a model refuses all requests, or answers none: the texts wait for it."""
+    """The server of a model refuses all requests, or answers none: the texts wait for it.
+
+    ``silent`` is True if it answers none.
+    """
+
+    def __init__(self, message: str | None = None, *, silent: bool = False) -> None:
+        super().__init__(message)
+        self.silent = silent
 
 
 class EngineStopped(TaskError):

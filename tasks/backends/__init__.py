@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +41,14 @@ class Assignment:
     alone: bool = True
     server: Server | None = None
     tuned: bool = True
+
+
+@runtime_checkable
+class Waiting(Protocol):
+    """A backend that waits for others: a drain tells it to wait only for what is under way."""
+
+    def end_soon(self) -> None:
+        """Give up retries and pauses. ``run`` then raises EngineStopped after the outputs that come."""
 
 
 class Source(Protocol):

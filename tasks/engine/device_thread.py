@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from storage.core.outcomes import Reason
 from storage.core.specs import Spec
+from tasks.backends import Waiting
 from tasks.backends.static import failure
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
@@ -102,7 +103,10 @@ class Device:
         """Finish the batch on the device, then wake every ticket."""
         with self._changed:
             self._residents.stopping = True
+            waiting = [resident.backend for resident in self._residents if isinstance(resident.backend, Waiting)]
             self._changed.notify_all()
+        for backend in waiting:
+            backend.end_soon()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         self._wake_all()
@@ -232,7 +236,7 @@ class Stretch:
                 self._pause()
                 self._device.deliver(self._resident, self._flight.pop(number), output)
                 self._resumed = self._device.clock()
-        except DeviceLost:
+        except (DeviceLost, EngineStopped):
             raise
         except ServerAway as error:
             log.warning("server_away spec=%s error=%s", self._resident.spec, error)

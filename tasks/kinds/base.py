@@ -99,7 +99,7 @@ class Computed:
     def failed(self, reason: str) -> Outcome:
         """Return a failure of the model at this text."""
         found = Outcome(self.content_id, Status.FAILED, reason=reason, reason_class=Reason.MODEL)
-        return replace(found, tokens_in=self.tokens_in)
+        return replace(found, tokens_in=self.tokens_in, tokens_out=self.tokens_out)
 
 
 @dataclass(frozen=True, slots=True)

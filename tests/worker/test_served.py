@@ -99,6 +99,8 @@ def test_a_key_that_the_server_refuses_stops_the_run_with_the_variable_to_set(
     server.models = 401
     told = docmill(*COMMAND, code=2).stderr
     assert "DOCMILL_OPENAI_API_KEY" in " ".join(told.split())
+    away = " ".join(docmill(*COMMAND, "--endpoint", "http://127.0.0.1:9/v1", code=3).stderr.split())
+    assert away.count("The same command continues it") == 1
     server.models = [{"id": MODEL}]
     docmill(*COMMAND)
     assert docmill.json("status", "1")["done"] == len(TEXTS)

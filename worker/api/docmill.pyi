@@ -218,6 +218,11 @@ class Status:
         ...
 
     @property
+    def is_backfill(self) -> bool:
+        """True if the job computes a corpus by the model that it is migrated to."""
+        ...
+
+    @property
     def computing(self) -> tuple[_StepStatus, ...]:
         """All that have shards, by number: the steps, and after them the escalations."""
         ...
@@ -369,10 +374,12 @@ class Mill:
         """
         ...
 
-    def enqueue(self, documents: _Documents, task: str, *, model: str | None=None, corpus: str | None=None, progress: bool=True, **options: Unpack[_Options]) -> Job:
+    def enqueue(self, documents: _Documents, task: str, *, model: str | None=None, corpus: str | None=None, idempotency_key: str | None=None, progress: bool=True, **options: Unpack[_Options]) -> Job:
         """Store documents as a job for the workers, and return it. Documents and options are those of `docmill.run`.
 
-        It returns once the documents are stored. The same call again continues an unfinished job. Raises Error.
+        It returns once the documents are stored. The same call again continues an unfinished job. The same
+        `idempotency_key` again returns the same job, also one that has ended; other arguments are refused. Raises
+        Error.
         """
         ...
 

@@ -16,13 +16,13 @@ OK, SOME_FAILED, BAD_INPUT, UNREACHABLE, SOME_REJECTED = 0, 1, 2, 3, 4
 def exit_code(error: Exception) -> int | None:
     """The code for an error of ours that its sentence explains, None for a bug."""
     from storage import errors as of_storage
-    from tasks.errors import HubUnreachable, TaskError
+    from tasks.errors import HubUnreachable, ServerUnreachable, TaskError
     from worker.errors import BrokerUnreachable, EmbeddedServerError, WorkerError
 
     away = (
         *(of_storage.DatabaseUnreachable, of_storage.DatabaseBusy, of_storage.DatabaseReadOnly),
         *(of_storage.RightMissing, of_storage.SchemaOutOfDate, of_storage.UnexpectedDatabaseError),
-        *(BrokerUnreachable, EmbeddedServerError, HubUnreachable),
+        *(BrokerUnreachable, EmbeddedServerError, HubUnreachable, ServerUnreachable),
     )
     if isinstance(error, away):
         return UNREACHABLE

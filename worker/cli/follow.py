@@ -100,8 +100,8 @@ def follow(
 
     Ends, too, where every worker has refused the job for more than a minute.
 
-    `watch` sees every status and may raise to stop watching. With a worker of our own it is no news that none
-    lives yet.
+    `watch` sees every status and may raise to stop watching. With a worker of our own it also raises for a job that
+    is blocked.
     """
     status = read_status(database, job_id)
     if status.ended:
@@ -125,7 +125,8 @@ def follow(
             settled = status.texts - status.pending + computed
             note = pace(status) or ("loading the model" if own_worker and settled == status.prior else "")
             progress.update(min(settled, status.texts), total=status.texts, note=note)
-            if status.waiting_for != told and not (own_worker and status.no_worker):
+            # A worker of our own is not up yet, or its refusal ends the command, which says it then.
+            if status.waiting_for != told and not (own_worker and (status.no_worker or status.blocked)):
                 told = status.waiting_for
                 if told:
                     progress.say(told)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from storage.core.database import Database
 from storage.deletion import retention
 from storage.leases import dispatch
-from storage.leases.stall_diagnosis import Cause
+from storage.leases.stall_diagnosis import UNBLOCKING, Cause
 from storage.results.status import JobStatus, read_status
+from tasks.errors import ServerUnreachable
 from worker.cli.follow import IngestBar, follow, say_ingested
 from worker.cli.formatting import printable
 from worker.cli.printing import say
@@ -46,7 +47,8 @@ def run_here(
 
     Where nobody else works, it computes this job alone: other jobs wait, as long as they did before.
 
-    Raises Blocked when this machine cannot serve the job. What was interrupted is carried on by the next run.
+    Raises Blocked when this machine cannot serve the job, ServerUnreachable when the server of its model does not
+    answer. What was interrupted is carried on by the next run.
     """
     local = settings.model_copy(
         update={
@@ -107,7 +109,9 @@ class Watch:
 
     def __call__(self, status: JobStatus) -> None:
         if status.blocked and self._was_ready:
-            raise Blocked(f"job {status.id} is {status.waiting_for}")
+            refused = (status.waiting_for or "").removesuffix(UNBLOCKING).strip()
+            reason = f"job {status.id} is {refused} The same command continues it"
+            raise ServerUnreachable(reason) if self._supervisor.server_away else Blocked(reason)
         if status.waiting_cause is Cause.PAUSED:
             raise Blocked(f"job {status.id} is paused; let it go on with: docmill resume {status.id}")
         if self._supervisor.deaths >= TOO_MANY_DEATHS and not self._supervisor.ready:

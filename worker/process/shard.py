@@ -17,7 +17,7 @@ from storage.errors import LeaseLost, StorageError
 from storage.leases import dispatch, maintenance, shards
 from storage.leases.shards import Claim, Head
 from tasks.engine.engine import Engine, Submission
-from tasks.errors import CannotServe, DeviceUnusable, EngineStopped, ServerAway
+from tasks.errors import CannotServe, DeviceUnusable, EngineStopped, ServerAway, ServerUnreachable
 from tasks.models import served
 from worker import fault_points, logs
 from worker.concurrency.breaker import Breaker, CircuitOpen
@@ -66,6 +66,7 @@ class Process:
         self.tally = Tally()
         self.gate = Gate()
         self.breaker = Breaker()
+        self._only_job = only_job
         self._refill = Refill(database, broker, only_job)
         self.draining = threading.Event()
         self.in_flight = ShardsInFlight()
@@ -144,8 +145,11 @@ class Process:
         return True
 
     def _refuse(self, head: Head, error: CannotServe | ServerAway) -> None:
+        away = isinstance(error, ServerUnreachable) or (isinstance(error, ServerAway) and error.silent)
+        self._say("refused", server_away=away)
         if head.spec_id not in self._refused:
-            log.error("cannot_serve spec=%d reason=%r", head.spec_id, str(error))
+            # `docmill run` ends with this reason.
+            log.log(logging.ERROR if self._only_job is None else logging.INFO, "cannot_serve spec=%d reason=%r", head.spec_id, str(error))
         dispatch.refuse(self.database, self.owner, head.spec_id, f"cannot serve {head.spec}: {error}")
         self._refused.add(head.spec_id)
 

@@ -48,6 +48,7 @@ class Child:
     finished: float = 0.0  # texts computed and not yet committed
     ready: bool = False
     worked: bool = False  # it ended a batch
+    server_away: bool = False  # it refused its last spec since the server does not answer
     reader: threading.Thread | None = field(default=None, repr=False)
 
     def tell(self, word: str) -> None:
@@ -134,6 +135,11 @@ class Supervisor:
         return sum(child.finished for child in self._children.values())
 
     @property
+    def server_away(self) -> bool:
+        """True if a device process refuses its work because the server of a model does not answer."""
+        return any(child.server_away for child in self._children.values())
+
+    @property
     def ready(self) -> bool:
         return any(child.ready for child in self._children.values())
 
@@ -195,6 +201,8 @@ class Supervisor:
             event = json.loads(line)
             if event["event"] == "ready":
                 child.ready = True
+            elif event["event"] == "refused":
+                child.server_away = event["server_away"]
             elif event["event"] == "beat":
                 child.finished = event["finished"]
                 self.work.report(child.device, event.get("counts", {}))

@@ -28,16 +28,26 @@ class Passing(TaskError):
     """A failure that may pass: an error of the server, no answer, or half an answer.
 
     ``wait_s`` is the pause that the server asks for. ``throttles`` is True if the server is overloaded,
-    ``fails`` if it answered with an error of its own. ``tries`` is the number of requests about the same text.
+    ``fails`` if it answered with an error of its own, ``slow`` if it took the request and did not answer in time.
+    ``tries`` is the number of requests about the same text. ``silence_s`` is set if the server answered nothing for
+    longer than the patience.
     """
 
     tries = 1
+    silence_s: float | None = None
 
     def __init__(
-        self, message: str, wait_s: float | None = None, *, throttles: bool = False, fails: bool = False
+        self,
+        message: str,
+        wait_s: float | None = None,
+        *,
+        throttles: bool = False,
+        fails: bool = False,
+        slow: bool = False,
     ) -> None:
         super().__init__(message)
         self.fails = fails
+        self.slow = slow
         self.wait_s = wait_s
         self.throttles = throttles
 

@@ -58,6 +58,9 @@ class ChatBackend:
     def runtime(self) -> dict[str, Any]:
         return opening.runtime(self._server, self._model, self._fingerprint)
 
+    def end_soon(self) -> None:
+        self._client.end_soon()
+
     def close(self) -> None:
         self._client.close()
 

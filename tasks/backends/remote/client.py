@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from itertools import count
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from storage.core.outcomes import Reason
 from tasks.backends.remote import answers
 from tasks.backends.remote.answers import Passing, Refused
 from tasks.backends.remote.limiter import Limiter
-from tasks.errors import CannotServe, ServerAway
+from tasks.errors import CannotServe, ServerAway, ServerUnreachable
 from tasks.models.served import Server
 from tasks.outputs import Failure
 
@@ -27,11 +28,16 @@ T = TypeVar("T")
 Body = Callable[[frozenset[str]], Mapping[str, Any]]  # the body of a request, without parts that the server refuses
 
 _CONNECT_S = 10.0
+_LOOK_S = 30.0  # for a look at the server's models
 # Tries of a request, while the server answers others, until its document fails.
 _MOST_TRIES = 8
 # Requests that may fail together, after others were answered, without the server counting as away.
 _FEW = 8
-_OK = 200
+_OK, _ERROR = 200, 500
+
+
+class Dropped:
+    """The result of a request that was given up, or never sent, since the client is to end."""
 
 
 class Client:
@@ -51,6 +57,8 @@ class Client:
         self._answered = 0
         self._finished: queue.SimpleQueue[tuple[int, Any] | ServerAway] = queue.SimpleQueue()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._sent_tasks: set[asyncio.Task[Any] | None] = set()  # whose request is at the server
+        self._ending = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="remote", daemon=True)
         self._thread.start()
@@ -95,6 +103,10 @@ class Client:
         except queue.Empty:
             return found
 
+    def end_soon(self) -> None:
+        """Wait only for the answers to requests that are at the server: drop pauses, retries and new requests."""
+        self._loop.call_soon_threadsafe(self._drop)
+
     def close(self) -> None:
         """Cancel the requests under way, and close the connection."""
         self._wait_for(self._end())
@@ -126,12 +138,18 @@ class Client:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._session.close()
 
+    def _drop(self) -> None:
+        self._ending = True
+        for task in self._tasks - self._sent_tasks:
+            task.cancel()
+
     async def _get(self, path: str) -> tuple[int, bytes]:
+        url, timeout = self._server.endpoint + path, aiohttp.ClientTimeout(total=_LOOK_S, sock_connect=_CONNECT_S)
         try:
-            async with self._session.get(self._server.endpoint + path, allow_redirects=False) as response:
+            async with self._session.get(url, allow_redirects=False, timeout=timeout) as response:
                 return response.status, await response.read()
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise CannotServe(
+            raise ServerUnreachable(
                 f"The server {self._server.endpoint} does not answer ({answers.named(error)}): start it, or correct "
                 "--endpoint or DOCMILL_ENDPOINT."
             ) from error
@@ -142,12 +160,19 @@ class Client:
         task.add_done_callback(self._tasks.discard)
 
     async def _carry_out(self, number: int, path: str, body: Body, read: Callable[[Any], Any]) -> None:
+        if self._ending:
+            self._finished.put((number, Dropped()))
+            return
         try:
             answer = await self._answer(path, body, read)
         except ServerAway as away:
             self._finished.put(away)
+        except asyncio.CancelledError:
+            self._finished.put((number, Dropped()))
+            raise
         except (Refused, Passing) as error:
-            self._finished.put((number, self._failure(error)))
+            given_up = self._ending and isinstance(error, Passing)
+            self._finished.put((number, Dropped() if given_up else self._failure(error)))
         except Exception as error:  # a bug of ours fails one window, and nobody waits for it
             reason = f"Asking the server raised {type(error).__name__}."
             self._finished.put((number, Failure(reason, Reason.MODEL)))
@@ -168,20 +193,39 @@ class Client:
             silence_s = self._clock() - max(begun, self._heard)
             error.tries = state.attempt_number
             if once or silence_s + (error.wait_s or 0) > self._server.patience_s:
-                if not once and error.fails and self._answered and len(self._tasks) <= _FEW:
-                    return True
-                raise ServerAway(
-                    f"{self._server.endpoint} has answered nothing for {silence_s:,.0f} s, and now: {error}."
-                ) from error
+                error.silence_s = silence_s
+                return True
+            if self._ending:
+                return True
             # Throttling is never a text's failure.
             return not error.throttles and error.tries >= _MOST_TRIES and self._answered > heard
 
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(Passing), wait=self._pause_s, stop=stops, reraise=True
-        ):
-            with attempt:
-                return await self._attempt(path, body, read)
+        try:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception_type(Passing), wait=self._pause_s, stop=stops, reraise=True
+            ):
+                with attempt:
+                    return await self._attempt(path, body, read)
+        except Passing as error:
+            if error.silence_s is None or (not once and await self._is_of_its_text(error)):
+                raise
+            raise ServerAway(
+                f"{self._server.endpoint} has answered nothing for {error.silence_s:,.0f} s, and now: {error}.",
+                silent=not error.throttles,
+            ) from error
         raise AssertionError
+
+    async def _is_of_its_text(self, error: Passing) -> bool:
+        """Return True if the server, which answered before, fails or is too slow only at the last few texts."""
+        if not self._answered or len(self._tasks) > _FEW:
+            return False
+        return error.fails or (error.slow and await self._is_there())
+
+    async def _is_there(self) -> bool:
+        with suppress(CannotServe):
+            status, _ = await self._get("/models")
+            return status < _ERROR
+        return False
 
     def _pause_s(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome is not None else None
@@ -203,15 +247,14 @@ class Client:
     async def _sent(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
         async with self.limiter.place() as changes:
             try:
-                async with self._session.post(
-                    self._server.endpoint + path, data=orjson.dumps(body), allow_redirects=False
-                ) as response:
-                    raw = await response.read()
+                status, headers, raw = await self._posted(path, orjson.dumps(body))
             except (aiohttp.ClientError, OSError) as error:
+                slow = isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ServerTimeoutError)
                 if isinstance(error, TimeoutError):
                     self.limiter.overloaded(changes)
-                raise Passing(answers.named(error)) from error
-            if response.status == _OK:
+                limit = f"no answer within {self._server.answer_s:g} s (DOCMILL_ENDPOINT_ANSWER_S)"
+                raise Passing(limit if slow else answers.named(error), slow=slow) from error
+            if status == _OK:
                 try:
                     answer = read(orjson.loads(raw))
                 except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -219,8 +262,19 @@ class Client:
                 self._heard, self._answered = self._clock(), self._answered + 1
                 self.limiter.answered()
                 return answer
-            failed = answers.error_of(response.status, response.headers, raw, body, self._server)
+            failed = answers.error_of(status, headers, raw, body, self._server)
             if isinstance(failed, Passing) and failed.throttles:
                 self.limiter.overloaded(changes)
                 self.limiter.pause(failed.wait_s or 0.0)
             raise failed
+
+    async def _posted(self, path: str, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        """Return status, headers and body of the answer to a request."""
+        task = asyncio.current_task()
+        self._sent_tasks.add(task)
+        try:
+            url = self._server.endpoint + path
+            async with self._session.post(url, data=body, allow_redirects=False) as response:
+                return response.status, response.headers, await response.read()
+        finally:
+            self._sent_tasks.discard(task)

@@ -59,6 +59,9 @@ class EmbeddingsBackend:
     def runtime(self) -> dict[str, Any]:
         return opening.runtime(self._server, self._model, None)
 
+    def end_soon(self) -> None:
+        self._client.end_soon()
+
     def close(self) -> None:
         self._client.close()
 

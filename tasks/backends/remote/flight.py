@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tasks.backends import Source
-from tasks.backends.remote.client import Client
+from tasks.backends.remote.client import Client, Dropped
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
+from tasks.errors import EngineStopped
 from tasks.outputs import Failure, Output
 
 Items = Sequence[Item[Any]]
@@ -30,16 +31,25 @@ class Flight:
         self._under_way: dict[int, Items] = {}
 
     def run(self, source: Source) -> Iterator[tuple[int, Output]]:
-        """Yield the outputs of the source's windows until it has no more. Raises ServerAway."""
+        """Yield the outputs of the source's windows until it has no more.
+
+        Raises ServerAway, and EngineStopped if windows were dropped since the client is to end.
+        """
+        dropped = False
         while True:
             room = max(0, self._client.room - len(self._under_way))
             items = source.take(Budget(tokens=_ANY, rows=room * self._most, spread=_ANY, packed=True))
             for start in range(0, len(items), self._most):
                 self._send(items[start : start + self._most])
             if not self._under_way:
+                if dropped:
+                    raise EngineStopped
                 return
             for number, outputs in self._client.finished(_LOOK_S if room else _FULL_S):
-                if (asked := self._under_way.pop(number, None)) is not None:  # else of a flight that was broken off
+                asked = self._under_way.pop(number, None)
+                if isinstance(outputs, Dropped):
+                    dropped = True
+                elif asked is not None:  # else of a flight that was broken off
                     yield from self._settled(asked, outputs)
 
     def _send(self, items: Items) -> None:

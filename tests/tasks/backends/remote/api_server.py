@@ -82,7 +82,7 @@ class ApiServer:
         self.keys: set[str | None] = set()
         self.answered = 0
         self.most_at_a_time = 0
-        self._at_a_time = 0
+        self.at_a_time = 0
         self._times: dict[str, int] = {}
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), self._handler())
@@ -108,13 +108,13 @@ class ApiServer:
         with self._lock:
             self.requests.append(request)
             times = self._times[key] = self._times.get(key, 0) + 1
-            self._at_a_time += 1
-            self.most_at_a_time = max(self.most_at_a_time, self._at_a_time)
+            self.at_a_time += 1
+            self.most_at_a_time = max(self.most_at_a_time, self.at_a_time)
         try:
             return self.script(request, times) or usual(request)
         finally:
             with self._lock:
-                self._at_a_time -= 1
+                self.at_a_time -= 1
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         outer = self

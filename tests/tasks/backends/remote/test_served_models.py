@@ -22,11 +22,12 @@ from tasks.backends.remote import answers
 from tasks.engine.backend_factory import open_backend
 from tasks.engine.engine import Engine
 from tasks.engine.submission import Submission
-from tasks.errors import CannotServe
+from tasks.errors import CannotServe, EngineStopped
 from tasks.models.served import Server
 from tasks.specs import pinning
 from tasks.specs.plan import build_spec
 from tests.tasks.backends.remote.api_server import MODEL, Answer, ApiServer, Script, error, text_of, vectors, written
+from tests.worker.harness import until
 
 KEY = "sk-secret-key"
 TEXTS = [f"document number {number}." for number in range(40)]
@@ -74,6 +75,14 @@ def computed(api: ApiServer, spec: Spec, texts: Sequence[str], **patience: float
         ticket = submitted(engine, spec, texts)
         assert ticket.complete
         return ticket.finished()
+
+
+def stopped(engine: Engine) -> bool:
+    try:
+        engine.submit(GENERATE, [])
+    except EngineStopped:
+        return True
+    return False
 
 
 def on(place: str, *answers_in_turn: Answer | None) -> Script:
@@ -214,6 +223,58 @@ def test_a_last_text_at_which_the_server_always_fails_does_not_hold_up_its_job_f
         assert (failed.status, failed.reason_class) == (Status.FAILED, Reason.TRANSIENT)
         server.script = lambda request, _: error(502)  # a gateway without the server behind it
         assert submitted(engine, GENERATE, ["another"]).away is not None
+
+
+def test_a_last_text_slower_than_the_patience_fails_alone_while_the_server_is_there(
+    api: Callable[[Script], ApiServer],
+) -> None:
+    never = threading.Event()
+
+    def script(request: dict[str, Any], times: int) -> Answer | None:
+        if "number 3." in text_of(request):
+            never.wait(60)
+        return None
+
+    server = api(script)
+    with engine_on(server, answer_s=0.3, patience_s=0.1) as engine:
+        assert submitted(engine, GENERATE, TEXTS[:1]).complete
+        ticket = submitted(engine, GENERATE, TEXTS[3:4])
+        assert ticket.away is None
+        (failed,) = ticket.finished()
+        assert (failed.status, failed.reason_class) == (Status.FAILED, Reason.TRANSIENT)
+        assert "no answer within 0.3 s (DOCMILL_ENDPOINT_ANSWER_S)" in (failed.reason or "")
+        server.models = 502  # a gateway without the server behind it
+        away = submitted(engine, GENERATE, TEXTS[3:4]).away
+        assert away is not None
+        assert away.silent
+    never.set()
+
+
+def test_a_drain_takes_the_answers_under_way_and_sends_nothing_again(api: Callable[[Script], ApiServer]) -> None:
+    held, told = threading.Event(), threading.Event()
+
+    def script(request: dict[str, Any], times: int) -> Answer | None:
+        if "number 0." in text_of(request):
+            told.set()
+            return error(500)
+        held.wait(60)
+        return None
+
+    server = api(script)
+    with engine_on(server, first_wait_s=3600.0) as engine:
+        ticket = engine.submit(GENERATE, list(enumerate(TEXTS)))
+        until(lambda: told.is_set() and server.at_a_time >= 8, "some requests are under way, and one waits")
+        draining = threading.Thread(target=engine.drain)
+        draining.start()
+        until(lambda: stopped(engine), "the drain has begun")
+        held.set()
+        draining.join(60)
+        assert ticket.wait(60)
+        done = {outcome.content_id for outcome in ticket.finished()}
+    asked = {number for number, text in enumerate(TEXTS) if server.of(text)}
+    assert done == asked - {0}
+    assert 0 < len(done) < len(TEXTS) - 1
+    assert len(server.requests) == len(asked)
 
 
 @pytest.mark.parametrize(
