@@ -1,4 +1,4 @@
-"""The types of the Python API for type checkers: a stub, since `docmill.py` loads its parts when they are first used."""
+"""The types of the Python API for type checkers: a stub, since `docmill.py` loads its parts on their first use."""
 
 from __future__ import annotations
 
@@ -67,8 +67,7 @@ def _find(tree: ast.Module, name: str) -> ast.stmt:
     for one in tree.body:
         if isinstance(one, ast.ClassDef | ast.FunctionDef) and one.name == name:
             return one
-        targets = [one.target] if isinstance(one, ast.AnnAssign) else one.targets if isinstance(one, ast.Assign) else []
-        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+        if isinstance(one, ast.AnnAssign) and ast.unparse(one.target) == name:
             return one
     raise LookupError(name)
 
@@ -76,18 +75,19 @@ def _find(tree: ast.Module, name: str) -> ast.stmt:
 class _Public(ast.NodeTransformer):
     """Keeps what a user may use of a class or function: no bodies, no private names."""
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802 - ast's name
+    def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.Name(_RENAMED.get(node.id, node.id))
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:  # noqa: N802
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
         said, *rest = node.body
-        kept = [one for one in rest if not isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) or _public(one.name)]
+        functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+        kept = [one for one in rest if not isinstance(one, functions) or _public(one.name)]
         node.body = [said, *(self.visit(one) for one in (*_attributes(node), *kept))]
         node.bases = [self.visit(one) for one in node.bases]
         node.name = _RENAMED.get(node.name, node.name)
         return node
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AnnAssign:  # noqa: N802
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AnnAssign:
         node.target, node.annotation = self.visit(node.target), self.visit(node.annotation)
         if isinstance(node.annotation, ast.Name) and node.annotation.id == "TypeAlias":
             assert node.value is not None
@@ -96,11 +96,11 @@ class _Public(ast.NodeTransformer):
             node.value = ast.Constant(...)
         return node
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:  # noqa: N802
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         self._declare(node)
         return node
 
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AsyncFunctionDef:  # noqa: N802
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AsyncFunctionDef:
         self._declare(node)
         return node
 

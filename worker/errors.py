@@ -5,6 +5,7 @@ WorkerError
 ├── BrokerUnreachable    no Redis, or one that refuses
 ├── EmbeddedServerError  the embedded Redis-protocol server does not start here
 ├── MetricsNotServed     an address that metrics cannot be served on
+├── PricesInvalid        a file of prices that cannot be taken
 ├── ReviewRefused        a judged file that cannot be taken
 └── BadMessage           a message that is not of this protocol
 """
@@ -33,6 +34,10 @@ class EmbeddedServerError(WorkerError):
 
 class MetricsNotServed(WorkerError):
     """Metrics cannot be served on this address."""
+
+
+class PricesInvalid(WorkerError):
+    """The file of prices cannot be taken."""
 
 
 class ReviewRefused(WorkerError):

@@ -119,6 +119,10 @@ class Settings(BaseSettings):
             description="Seconds without any answer from that server until the job is `blocked`; its texts wait.",
         ),
     ] = 300.0
+    prices: Annotated[
+        Path | None,
+        Field(description="TOML file with the prices of models by a million tokens, for the costs of jobs."),
+    ] = None
     lanes: Annotated[
         tuple[str, ...],
         NoDecode,
@@ -264,7 +268,7 @@ class Settings(BaseSettings):
             fault_points.parse(value)
         return value
 
-    @field_validator("home", "models_dir")
+    @field_validator("home", "models_dir", "prices")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
@@ -334,15 +338,6 @@ def load_settings(**options: str | float | Path | None) -> Settings:
         raise SettingsError("; ".join(problems))
     _close(settings.home)
     return settings
-
-
-def with_endpoint(settings: Settings, endpoint: str) -> Settings:
-    """Return the settings with another server of models, and its key. Raises SettingsError."""
-    try:
-        url = served.endpoint(endpoint)
-    except ValueError as error:
-        raise SettingsError(f"--endpoint: {error}") from error
-    return _with_usual_key(settings.model_copy(update={"endpoint": url}))
 
 
 def _with_usual_key(settings: Settings) -> Settings:

@@ -103,7 +103,12 @@ def test_a_key_that_the_server_refuses_stops_the_run_with_the_variable_to_set(
     assert away.count("The same command continues it") == 1
     server.models = [{"id": MODEL}]
     docmill(*COMMAND)
-    assert docmill.json("status", "1")["done"] == len(TEXTS)
+    (docmill.folder / "prices.toml").write_text(f'currency = "EUR"\n["openai:{MODEL}"]\ninput = 1\noutput = 10\n')
+    docmill.environment["DOCMILL_PRICES"] = "prices.toml"
+    status = docmill.json("status", "1")
+    assert status["done"] == len(TEXTS)
+    # The server counts 7 tokens read, and 3 written, for each text.
+    assert status["cost"] == {"amount": pytest.approx(len(TEXTS) * 37e-6), "currency": "EUR", "unpriced": []}
     # Another URL of the same model is the same spec: nothing is paid again.
     with ApiServer().running() as moved:
         docmill(*COMMAND, "--endpoint", moved.endpoint)

@@ -347,7 +347,7 @@ class _Pipelines:
         """Return the runs of a stored pipeline, newest first, as `docmill pipeline history --json` does."""
         ...
 
-_Folder = str | os.PathLike[str]
+_Folder: TypeAlias = str | os.PathLike[str]
 
 class Mill:
     """A store and its queue. `close` closes it, and so does the end of a `with` block.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from storage.core.database import Database
 from storage.results.status import JobStatus, list_statuses
@@ -25,12 +25,12 @@ from worker.cli.local_run import OpenStore, computed
 from worker.cli.printing import hushed, say
 from worker.cli.searching import Wanted
 from worker.engines.devices import devices_for
-from worker.settings import Settings, load_settings, with_endpoint
+from worker.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     import pyarrow
 
-Folder = str | os.PathLike[str]
+Folder: TypeAlias = str | os.PathLike[str]
 _OF_WORKERS = (
     "the workers of a fleet have an endpoint of their own: leave endpoint out, and start them with "
     "`docmill worker --endpoint URL`"
@@ -148,8 +148,7 @@ class Mill:
         given = {"model": model, "corpus": corpus, **options}
         with explained():
             if self._settings.redis_url is None:
-                settings = self._settings if endpoint is None else with_endpoint(self._settings, endpoint)
-                return _computed(settings, documents, task, given, self._store, progress=progress)
+                return _computed(self._asking(endpoint), documents, task, given, self._store, progress=progress)
             if endpoint is not None:
                 raise Error(_OF_WORKERS)
             tables.require_arrow()
@@ -228,6 +227,14 @@ class Mill:
         with hushed(not progress):
             done = ingested(self._settings, self._database, request, opened)
         return Job(self._settings, self._database, done.id)
+
+    def _asking(self, endpoint: str | None) -> Settings:
+        """Return the settings with the server at a URL, and its key."""
+        if endpoint is None:
+            return self._settings
+        given = load_settings(endpoint=endpoint)
+        server = {"endpoint": given.endpoint, "openai_api_key": given.openai_api_key}
+        return self._settings.model_copy(update=server)
 
     def _store(self, _: Settings) -> AbstractContextManager[Database]:
         return nullcontext(self._database)

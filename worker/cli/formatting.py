@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from storage.results.escalations import Escalated
     from storage.results.flag_counts import FlagCounts
     from storage.results.status import JobStatus, StepStatus
+    from worker.prices import Cost
 
 _FLAGS_WIDE = 64  # so that a terminal of 80 columns has room for them
 _SHOWN_KINDS = 10  # of files that were left out
@@ -192,6 +193,11 @@ def flags_as_json(counts: Mapping[str, FlagCounts]) -> dict[str, Any]:
     return {"doubtful": doubtful, "flags": ordered(total), "flags_by_step": of_steps}
 
 
+def cost_as_json(cost: Cost | None) -> dict[str, Any]:
+    """Return what a job cost for machines; null without a price."""
+    return {"cost": None if cost is None else asdict(cost)}
+
+
 def as_json(status: JobStatus) -> dict[str, Any]:
     """A status for machines; the spec as its parts."""
     steps = [asdict(step) | {"spec": asdict(step.spec)} for step in status.steps]
@@ -215,8 +221,12 @@ def of_status(
     status: JobStatus,
     counts: Mapping[str, FlagCounts] | None = None,
     escalations: Mapping[str, Escalated] | None = None,
+    cost: Cost | None = None,
 ) -> dict[str, str]:
-    """Return the lines of a job's status by their names; with its flags and escalations, if they were counted."""
+    """Return the lines of a job's status by their names; with its flags and escalations, if they were counted.
+
+    The cost is shown if the models have prices.
+    """
     known = {
         "job": f"{status.id} ({status.state})",
         "task" if len(status.steps) == 1 else "steps": "\n".join(_step(step, counts or {}) for step in status.steps),
@@ -231,6 +241,7 @@ def of_status(
         "escalated": escalated(escalations or {}),
         "shards": ", ".join(f"{n} {state}" for state, n in sorted(status.shards.items())) or "none",
         "tokens": f"{status.tokens_in:,} read, {status.tokens_out:,} written",
+        "cost": "" if cost is None else str(cost),
         "pace": pace(status),
         "rejected": f"{status.rejected:,} records" if status.rejected else "",
         "results": lost(status) or "",

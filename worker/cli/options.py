@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from storage import writers
 from tasks.backends import registry
+from worker.prices import Price
+
+
+class _PriceType(click.ParamType[Price]):
+    """Prices of a million tokens, read and written."""
+
+    name = "price"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Price:
+        try:
+            return value if isinstance(value, Price) else Price.parse(value)
+        except ValueError:
+            self.fail(f"{value!r} is no price; write the prices of a million tokens as 0.25,2", param, ctx)
+
 
 JOB_ID = click.IntRange(1, 2**63 - 1)
 JOB = click.argument("job", type=JOB_ID)
@@ -28,6 +43,12 @@ LATEST = click.option(
     "--limit", type=click.IntRange(1, 2**31 - 1), default=20, show_default=True, help="List only the latest N."
 )
 DEVICE = click.option("--device", help="auto, cpu, cuda, remote, or a list such as cuda:0,cuda:1.")
+PRICE = click.option(
+    "--price",
+    metavar="IN[,OUT]",
+    type=_PriceType(),
+    help="Price of a million tokens that the model reads, and that it writes, such as 0.25,2: shows the cost.",
+)
 ENDPOINT = click.option(
     "--endpoint", metavar="URL", help="Server of models named openai:NAME, such as http://localhost:8000/v1."
 )

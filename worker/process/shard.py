@@ -149,7 +149,12 @@ class Process:
         self._say("refused", server_away=away)
         if head.spec_id not in self._refused:
             # `docmill run` ends with this reason.
-            log.log(logging.ERROR if self._only_job is None else logging.INFO, "cannot_serve spec=%d reason=%r", head.spec_id, str(error))
+            log.log(
+                logging.ERROR if self._only_job is None else logging.INFO,
+                "cannot_serve spec=%d reason=%r",
+                head.spec_id,
+                str(error),
+            )
         dispatch.refuse(self.database, self.owner, head.spec_id, f"cannot serve {head.spec}: {error}")
         self._refused.add(head.spec_id)
 

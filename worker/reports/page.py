@@ -22,8 +22,8 @@ MOST_EVIDENCE = 6  # sentences of an example
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
 
 
-def page(facts: Facts, made_at: float, version: str) -> str:
-    """Return the page. `made_at` is in seconds since 1970; times on the page are in UTC."""
+def page(facts: Facts, made_at: float, version: str, cost: str | None = None) -> str:
+    """Return the page. `made_at` is in seconds since 1970; times on the page are in UTC. `cost` is in words."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -42,6 +42,7 @@ def page(facts: Facts, made_at: float, version: str) -> str:
     at_work = device_seconds(facts.shards)
     return template.render(
         facts=facts,
+        cost=cost,
         status=facts.status,
         made_at=made_at,
         version=version,

@@ -28,7 +28,9 @@ PAGE = 1_000
 
 @dataclass(frozen=True)
 class Forecast:
-    """The forecast of a run. Tokens and seconds are extrapolated by characters from a measured sample.
+    """The forecast of a run. Tokens read and seconds are extrapolated by characters from a measured sample.
+
+    Tokens written are extrapolated by texts.
 
     `escalated_s` is the time to escalate all texts that are to do; None without an escalation.
     """
@@ -44,6 +46,7 @@ class Forecast:
     sampled: int
     tokens_per_s: float
     escalated_s: float | None = None
+    tokens_out_to_do: int = 0
 
 
 def forecast(
@@ -99,6 +102,7 @@ def forecast(
         load_s=measured.load_s if measured else 0.0,
         sampled=len(sample),
         tokens_per_s=tokens_in / measured.seconds if measured else 0.0,
+        tokens_out_to_do=round(measured.tokens_out / len(sample) * n_missing) if measured else 0,
         escalated_s=_escalated_s(settings, device, prepared, sample, factor),
     )
 

@@ -155,14 +155,14 @@ class Client:
             ) from error
 
     def _spawn(self, number: int, path: str, body: Body, read: Callable[[Any], Any]) -> None:
+        if self._ending:
+            self._finished.put((number, Dropped()))
+            return
         task = self._loop.create_task(self._carry_out(number, path, body, read))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _carry_out(self, number: int, path: str, body: Body, read: Callable[[Any], Any]) -> None:
-        if self._ending:
-            self._finished.put((number, Dropped()))
-            return
         try:
             answer = await self._answer(path, body, read)
         except ServerAway as away:

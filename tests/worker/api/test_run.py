@@ -139,7 +139,7 @@ def test_a_reading_that_an_iterator_ended_is_continued_by_the_same_call_if_its_c
         raise ValueError
 
     for corpus in ("named", "named", None):
-        with pytest.raises(ValueError, match="^$"):
+        with pytest.raises(ValueError, match=r"^$"):
             run(broken(), store, corpus=corpus)
     with docmill.connect(store=store) as mill:
         nameless, named = mill.jobs(limit=2)

@@ -14,10 +14,12 @@ from worker.cli.exit_codes import OK
 from worker.cli.options import JOB
 from worker.cli.output_files import check_out
 from worker.cli.printing import say
+from worker.prices import read_prices
 
 if TYPE_CHECKING:
     from storage.core.database import Database
     from storage.results.status import JobStatus
+    from worker.prices import Cost
     from worker.reports.evidence import ChecksOf
     from worker.reports.facts import Facts
 
@@ -46,10 +48,11 @@ def report_command(job: int, out: Path | None, no_text: bool) -> int:
     check_out(target, "jsonl")
     _check_installed()
     settings = settings_from()
+    prices = read_prices(settings)
     with open_store(settings) as database:
         status = read_status(database, job)
         facts = _gather(database, status, checks_of(settings.models_dir, settings.cache_dir), with_text=not no_text)
-    _write(target, facts)
+    _write(target, facts, prices.cost_of(status))
     say(f"Wrote the report on job {job} to {target}.")
     return OK
 
@@ -75,10 +78,10 @@ def _gather(database: Database, status: JobStatus, checks_of: ChecksOf, *, with_
         return gather(database, status, with_text=with_text, seen=seen, checks_of=checks_of)
 
 
-def _write(target: Path, facts: Facts) -> None:
+def _write(target: Path, facts: Facts, cost: Cost | None) -> None:
     from storage.writers.files import whole_file
     from worker.reports.page import page
 
-    text = page(facts, time.time(), version("docmill"))
+    text = page(facts, time.time(), version("docmill"), None if cost is None else str(cost))
     with whole_file(target) as file:
         file.write(text.encode())

@@ -12,14 +12,16 @@ from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK, SOME_REJECTED, exit_code_of
 from worker.cli.interrupts import stop_as_interrupt
 from worker.cli.local_run import computed
-from worker.cli.options import BACKEND, DEVICE, ENDPOINT, FORMAT, OUT, SourceCommand
+from worker.cli.options import BACKEND, DEVICE, ENDPOINT, FORMAT, OUT, PRICE, SourceCommand
 from worker.cli.output_files import STDOUT, check_out, check_out_is_no_input, write_out
 from worker.cli.printing import answer, print_json, say, warn
 from worker.cli.requests import prepare_request, request_of, work_options
+from worker.prices import read_prices
 
 if TYPE_CHECKING:
     from storage.core.database import Database
     from storage.results.status import JobStatus
+    from worker.prices import Cost, Price, Prices
     from worker.settings import Settings
     from worker.submit.request import Prepared
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 @DEVICE
 @BACKEND
 @ENDPOINT
+@PRICE
 @click.option(
     "--out", type=OUT, help="Write the results to a file (JSON lines, or as --format says), or to stdout (-)."
 )
@@ -44,6 +47,7 @@ def run_command(
     device: str | None,
     backend: str | None,
     endpoint: str | None,
+    price: Price | None,
     out: Path | None,
     file_format: str | None,
     as_json: bool,
@@ -64,11 +68,14 @@ def run_command(
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
     request = request_of(settings, given)
+    prices = read_prices(settings)
     check_out(out, file_format, [request.task])
     check_out_is_no_input(out, file_format, request.source)
     if dry_run:
         with open_store(settings) as database:
-            return _dry_run(settings, database, prepare_request(settings, request, devices), devices[0], as_json)
+            prepared = prepare_request(settings, request, devices)
+            prices = prices.of_model(prepared.spec.model, price)
+            return _dry_run(settings, database, prepared, devices[0], prices, as_json)
     stop_as_interrupt()
     with computed(settings, request, devices, log_level=settings.log_level) as (database, status):
         if out is not None:
@@ -76,10 +83,13 @@ def run_command(
 
             table = columns(database, status.id)
             write_out(out, results(database, status.id), file_format, status.documents, table)
-        return _conclude(database, status, out, request.max_failures, as_json)
+        cost = prices.of_model(status.spec.model, price).cost_of(status)
+        return _conclude(database, status, out, request.max_failures, cost, as_json)
 
 
-def _dry_run(settings: Settings, database: Database, prepared: Prepared, device: str, as_json: bool) -> int:
+def _dry_run(
+    settings: Settings, database: Database, prepared: Prepared, device: str, prices: Prices, as_json: bool
+) -> int:
     from dataclasses import asdict
 
     from worker.cli.follow import IngestBar
@@ -92,9 +102,10 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
         say(formatting.no_records(prepared.source.name))
     if (others := formatting.left_out(prepared.source)) is not None:
         say(others)
+    cost = prices.cost([(prepared.spec.model, found.tokens_to_do, found.tokens_out_to_do)])
     code = SOME_REJECTED if found.rejected else OK
     if as_json:
-        print_json(asdict(found) | {"spec": asdict(prepared.spec)})
+        print_json(asdict(found) | {"spec": asdict(prepared.spec)} | formatting.cost_as_json(cost))
         return code
     answer(f"{found.documents:,} documents, {found.texts:,} unique texts, {found.rejected:,} records rejected")
     answer(f"{found.done_already:,} texts have a result already")
@@ -105,6 +116,8 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
             f"({found.tokens_per_s:,.0f} tokens/s measured on {found.sampled} texts, "
             f"{formatting.duration(found.load_s)} to load the model)"
         )
+    if found.sampled and cost is not None:
+        answer(f"its tokens cost about {cost} ({found.tokens_out_to_do:,} of them written)")
     if found.escalated_s is not None:
         tenth = formatting.duration(found.escalated_s / 10)
         answer(f"escalating a tenth of them adds about {tenth}")
@@ -112,7 +125,12 @@ def _dry_run(settings: Settings, database: Database, prepared: Prepared, device:
 
 
 def _conclude(
-    database: Database, status: JobStatus, out: Path | None, max_failures: float | None, as_json: bool
+    database: Database,
+    status: JobStatus,
+    out: Path | None,
+    max_failures: float | None,
+    cost: Cost | None,
+    as_json: bool,
 ) -> int:
     """Say what came of a job: a summary, a few results; and the exit code."""
     from storage.results.results import count_doubtful, samples
@@ -120,7 +138,7 @@ def _conclude(
 
     shown = samples(database, status.id) if out is None and not as_json else []
     if as_json:
-        print_json(formatting.as_json(status))
+        print_json(formatting.as_json(status) | formatting.cost_as_json(cost))
     elif shown:
         show.talk.print(show.samples_table(shown, status.done, database.kind_of(status.spec.kind).output))
     if status.prior and status.prior == status.texts:
@@ -128,6 +146,8 @@ def _conclude(
     (say if status.state == "done" and not status.failed and not status.rejected else warn)(
         formatting.summary(status)
     )
+    if cost is not None:
+        say(f"Its tokens cost {cost}.")
     if shown and "text" in shown[0]:
         n_doubtful, by_flag = count_doubtful(database, status.id)
         say(formatting.doubtful(status.done, n_doubtful, by_flag))

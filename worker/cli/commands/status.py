@@ -9,6 +9,7 @@ from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK
 from worker.cli.options import JOB, JSON
 from worker.cli.printing import answer_values, print_json
+from worker.prices import read_prices
 
 
 @click.command("status", epilog="Example: docmill status 7 --watch")
@@ -20,14 +21,17 @@ def status_command(job: int, watch: bool, as_json: bool) -> int:
 
     "flags" says how many results carry each flag: first those that make an output doubtful, then other remarks.
     "escalated" says how many texts --escalate computed again, how many of these results were kept, and the time that
-    it took beside the better model alone.
+    it took beside the better model alone. "cost" is the price of the job's tokens, if DOCMILL_PRICES names a file
+    with prices.
     """
     from storage.results.escalations import count_escalated
     from storage.results.flag_counts import count_flags
     from storage.results.status import read_status
     from storage.steps.replacements import remark
 
-    with open_store(settings_from()) as database:
+    settings = settings_from()
+    prices = read_prices(settings)
+    with open_store(settings) as database:
         if watch:
             from worker.cli.follow import follow  # brings Celery along, which takes a while
 
@@ -36,10 +40,12 @@ def status_command(job: int, watch: bool, as_json: bool) -> int:
             status = read_status(database, job)
         flags, escalated = count_flags(database, job), count_escalated(database, job)
         migration = remark(database, job)
+    cost = prices.cost_of(status)
     if as_json:
         counts = formatting.flags_as_json(flags) | formatting.escalated_as_json(escalated)
-        print_json(formatting.as_json(status) | counts | ({"migration": migration} if migration else {}))
+        counts |= formatting.cost_as_json(cost) | ({"migration": migration} if migration else {})
+        print_json(formatting.as_json(status) | counts)
     else:
-        shown = formatting.of_status(status, flags, escalated)
+        shown = formatting.of_status(status, flags, escalated, cost)
         answer_values(shown | ({"migration": formatting.printable(migration)} if migration else {}))
     return OK

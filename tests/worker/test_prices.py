@@ -1,0 +1,66 @@
+"""Prices of models: the file, its faults by line, and the costs of tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from worker import prices
+from worker.errors import PricesInvalid
+from worker.prices import Cost, Price, Prices
+
+FILE = """\
+currency = "USD"
+
+["openai:small"]
+input = 0.25
+output = 2
+
+["openai:vectors"]
+input = 1
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "prices.toml"
+
+
+def test_the_cost_is_that_of_the_tokens_read_and_written(file: Path) -> None:
+    file.write_text(FILE)
+    found = prices.parse(file)
+    assert found == Prices({"openai:small": Price(0.25, 2.0), "openai:vectors": Price(1.0, 0.0)}, "USD")
+    uses = [("openai:small", 2_000_000, 1_000_000), ("openai:vectors", 500_000, 0), ("minilm", 9, 9)]
+    assert found.cost(uses) == Cost(3.0, "USD")
+    assert str(found.cost(uses)) == "3.00 USD"
+    assert str(found.cost([("openai:small", 400, 30)])) == "0.00016 USD"
+
+
+def test_a_served_model_without_a_price_is_named_and_others_cost_nothing() -> None:
+    known = Prices().of_model("openai:small", Price.parse("1"))
+    assert known.cost([("minilm", 5, 5)]) is None
+    cost = known.cost([("openai:small", 1_000_000, 7), ("openai:big", 5, 5), ("openai:unused", 0, 0)])
+    assert cost == Cost(1.0, "", ("openai:big",))
+    assert str(cost) == "1.00 (without openai:big, which has no price)"
+
+
+@pytest.mark.parametrize("text", ["", "x", "1,2,3", "-1", "nan", "1,inf"])
+def test_a_price_is_one_or_two_numbers(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Price.parse(text)
+
+
+def test_faults_of_a_file_are_named_with_their_lines(file: Path) -> None:
+    file.write_text('currency = 3\n[gpt-4.1]\ninput = 1\n["a"]\noutput = -1\n["b"]\ninput = true\n')
+    with pytest.raises(PricesInvalid) as raised:
+        prices.parse(file)
+    said = str(raised.value).replace(f"{file}:", "").splitlines()
+    assert [line.partition(":")[0] for line in said] == ["1", "2", "2", "4", "5", "7"]
+    assert "a model's name stands in quotes" in said[2]
+    file.write_text("[half\n")
+    with pytest.raises(PricesInvalid, match="this is not TOML"):
+        prices.parse(file)
+    file.unlink()
+    with pytest.raises(PricesInvalid, match="DOCMILL_PRICES"):
+        prices.parse(file)

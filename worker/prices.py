@@ -1,0 +1,131 @@
+"""Prices of models by their tokens, and the cost of a job: a TOML file that DOCMILL_PRICES names, or --price.
+
+A file has a table for each model, as --model names it, with prices for a million tokens::
+
+    currency = "USD"
+
+    ["openai:gpt-5-mini"]
+    input = 0.25
+    output = 2.00
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.models import served
+from worker.errors import PricesInvalid
+
+if TYPE_CHECKING:
+    from storage.results.status import JobStatus
+    from worker.settings import Settings
+
+_TOKENS = 1_000_000
+_KEYS = ("input", "output")
+_EXAMPLE = 'write a table for each model: ["openai:NAME"], input = 0.25, output = 2.00'
+
+
+@dataclass(frozen=True)
+class Price:
+    """Prices of a million tokens that a model reads, and that it writes."""
+
+    input: float
+    output: float = 0.0
+
+    def of(self, tokens_in: float, tokens_out: float) -> float:
+        """Return the price of so many tokens."""
+        return (tokens_in * self.input + tokens_out * self.output) / _TOKENS
+
+    @classmethod
+    def parse(cls, text: str) -> Price:
+        """Return the price in a text such as 0.25,2. Raises ValueError."""
+        values = [float(part) for part in text.split(",")]
+        if len(values) not in {1, 2} or not all(0 <= value < math.inf for value in values):
+            raise ValueError(text)
+        return cls(*values)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a job's tokens. ``unpriced`` are served models without a price."""
+
+    amount: float
+    currency: str
+    unpriced: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        amount = f"{self.amount:,.2f}" if self.amount >= 1 else f"{self.amount:.4g}"
+        without = f" (without {', '.join(self.unpriced)}, which has no price)" if self.unpriced else ""
+        return f"{amount} {self.currency}".rstrip() + without
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Prices by the name of the model."""
+
+    models: Mapping[str, Price] = field(default_factory=dict)
+    currency: str = ""
+
+    def of_model(self, name: str, price: Price | None) -> Prices:
+        """Return these prices, with another one for a model if it is given."""
+        return self if price is None else replace(self, models={**self.models, name: price})
+
+    def cost(self, uses: Iterable[tuple[str, float, float]]) -> Cost | None:
+        """Return the cost of models that read and wrote so many tokens; None if none of them has a price."""
+        used = list(uses)
+        priced = [self.models[name].of(read, written) for name, read, written in used if name in self.models]
+        lacking = dict.fromkeys(
+            name for name, read, _ in used if name not in self.models and read and served.is_served(name)
+        )
+        return Cost(math.fsum(priced), self.currency, tuple(lacking)) if priced else None
+
+    def cost_of(self, status: JobStatus) -> Cost | None:
+        """Return the cost of the tokens that a job read and wrote; None if none of its models has a price."""
+        return self.cost((one.spec.model, one.tokens_in, one.tokens_out) for one in status.computing)
+
+
+def read_prices(settings: Settings) -> Prices:
+    """Return the prices in the settings' file; none without a file. Raises PricesInvalid."""
+    return Prices() if settings.prices is None else parse(settings.prices)
+
+
+def parse(path: Path) -> Prices:
+    """Return the prices in a file. Raises PricesInvalid, with the line of each fault."""
+    from worker.pipelines.toml_positions import lines
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        given = tomllib.loads(text)
+    except OSError as error:
+        raise PricesInvalid(f"cannot read {path}: {error.strerror}; correct DOCMILL_PRICES") from error
+    except ValueError as error:
+        raise PricesInvalid(f"{path}: this is not TOML: {error}") from error
+    currency, places = given.pop("currency", ""), lines(text)
+    faults: list[tuple[tuple[str, ...], str]] = []
+    if not isinstance(currency, str):
+        faults.append((("currency",), 'currency must be a text, such as "USD"'))
+    for name, table in given.items():
+        faults += [((name, *place), said) for place, said in _faults(name, table)]
+    if faults:
+        raise PricesInvalid("\n".join(f"{path}:{places[place]}: {said}" for place, said in faults))
+    return Prices({name: Price(**table) for name, table in given.items()}, currency)
+
+
+def _faults(name: str, table: Any) -> Iterable[tuple[tuple[str, ...], str]]:
+    """Yield the faults of a model's table: the key, and a sentence."""
+    if not isinstance(table, dict):
+        yield (), f"{name} is no table; {_EXAMPLE}"
+        return
+    if "input" not in table:
+        yield (), f'["{name}"] has no input, the price of a million tokens; {_EXAMPLE}'
+    for key, value in table.items():
+        if key not in _KEYS:
+            # A name with a dot and without quotes is a table in a table.
+            yield (key,), f'["{name}"] has no key {key}, but input and output; a model\'s name stands in quotes'
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            yield (key,), f"{key} must be a number, 0 or more"
