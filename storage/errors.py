@@ -21,6 +21,7 @@ StorageError
 ├── NoSuchCorpus             a corpus's name that the store does not know
 ├── CorpusInUse              an unfinished job works on what is to be removed
 ├── NothingEmbedded          a corpus without vectors to search
+├── CannotCompare            two jobs whose results cannot be compared
 ├── CannotMigrate            a corpus cannot get results of another model in place of those it has
 ├── TooManyLost              a migration would lose more results than it may
 ├── CannotIndex              the store takes no index of vectors, or not of these
@@ -132,6 +133,10 @@ class CorpusInUse(StorageError):
 
 class NothingEmbedded(StorageError):
     """The corpus has no vectors; run a task over it that makes some."""
+
+
+class CannotCompare(StorageError):
+    """The results of these jobs cannot be compared."""
 
 
 class CannotMigrate(StorageError):

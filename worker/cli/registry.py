@@ -34,6 +34,7 @@ COMMANDS = {
     "report": Command(RESULTS, "Write a page about a job: cost, flags, failures, examples."),
     "failures": Command(RESULTS, "List the documents without a result, with the reasons."),
     "explain": Command(RESULTS, "Show how one result came to be."),
+    "compare": Command(RESULTS, "Compare the results of two jobs over a corpus."),
     "review": Command(RESULTS, "Judge a sample of outputs; estimate the share of good ones."),
     "search": Command(RESULTS, "Find the documents of a corpus that are nearest to a text."),
     "corpus": Command(CORPORA, "List, show or remove corpora and documents; trace a text."),

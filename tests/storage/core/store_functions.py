@@ -17,9 +17,11 @@ from storage.deletion import cost, gc, removal, replaced, retention, selection, 
 from storage.ingest import ingest, pruning
 from storage.leases import dispatch, grace, health, maintenance, shards
 from storage.leases.shards import Claim, Head
+from storage.outputs.output_types import TEXT
 from storage.pipelines import pipelines, switching
 from storage.pipelines.pipelines import Run
-from storage.results import backlog, corpora, fingerprint, flag_counts, results, status
+from storage.results import backlog, corpora, fingerprint, flag_counts, pairs, results, status
+from storage.results.pairs import Side
 from storage.steps import job_keys, jobs, replacements
 from storage.steps.job_keys import IdempotencyKey
 from storage.steps.jobs import OpenJob
@@ -36,6 +38,7 @@ RUN = Run(1, 1, "nightly", "/x", "", 1.0, "reading", None)
 JOB = OpenJob(
     id=1, ingest_id=1, corpus_id=1, steps=(OpenStep(0, "copy", 1, "copy", None),), adopted=False, last_before=9
 )
+SIDE = Side(1, JOB.steps, COPY, TEXT)
 HEAD = Head(shard_id=1, fence=0, lane="copy", suspect=False, spec_id=1, spec=COPY)
 CLAIM = Claim(
     shard_id=1,
@@ -66,7 +69,7 @@ MODULES = (
         tracing,
         maintenance,
     ),
-    *(replaced, replacements, switching),
+    *(pairs, replaced, replacements, switching),
 )
 READS: dict[str, Callable[[Database], Any]] = {
     "backlog.read_backlog": partial(backlog.read_backlog, lanes=["copy"]),
@@ -87,6 +90,10 @@ READS: dict[str, Callable[[Database], Any]] = {
     "dispatch.unfinished_beside": partial(dispatch.unfinished_beside, job_id=1, lanes=["copy"], limit=3),
     "migrations.current": migrations.current,
     "migrations.require_current": migrations.require_current,
+    "pairs.keys": partial(pairs.keys, document_ids=[1]),
+    "pairs.pairs": lambda database: list(pairs.pairs(database, 1, SIDE, SIDE)),
+    "pairs.side": partial(pairs.side, corpus_id=1, job_id=1, step=None),
+    "pairs.texts": partial(pairs.texts, content_ids=[1]),
     "replaced.replaced_specs": partial(replaced.replaced_specs, older_than_s=0.0),
     "replacements.answering_job": partial(replacements.answering_job, names=["books"]),
     "replacements.candidates": partial(replacements.candidates, corpus_id=1),

@@ -1,0 +1,63 @@
+"""`docmill compare`: the results of two jobs side by side, and how far they agree."""
+
+from __future__ import annotations
+
+import click
+
+from worker.cli.context import open_store, settings_from
+from worker.cli.exit_codes import BAD_INPUT, OK
+from worker.cli.options import JOB_ID, JSON, corpus_names
+from worker.cli.printing import print_json, say
+
+MOST_SAMPLES = 1_000
+
+
+@click.command("compare", epilog="Example: docmill compare tickets --job 3 --job 7 --samples 5")
+@click.argument("corpus")
+@click.option("--job", "jobs", type=JOB_ID, multiple=True, required=True, help="A job to compare; give it twice.")
+@click.option("--step", help="Step to compare, of jobs with several steps.")
+@click.option(
+    "--samples", type=click.IntRange(0, MOST_SAMPLES), default=3, show_default=True, help="Number of documents shown."
+)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the sample.")
+@JSON
+def compare_command(
+    corpus: str, jobs: tuple[int, ...], step: str | None, samples: int, seed: int, as_json: bool
+) -> int:
+    """Compare the results that two jobs have of the documents of CORPUS.
+
+    The first --job is A, the second B. Compared are the current documents that have a result of both. Texts: the
+    share of identical ones, and the overlap of their words. Labels: the share of equal best labels, and Cohen's
+    kappa. Spans: F1. Records: the share of equal properties. Embeddings: how many of a document's 10 nearest by A are
+    among its 10 nearest by B, exactly, for a sample of 200 documents. Flags and confidence follow for each job.
+
+    Samples are drawn from the documents whose results differ. Words that only A has stand in [-…-], words that only B
+    has in {+…+}.
+    """
+    from storage.core.corpus import corpus_named, first_existing
+    from storage.results.pairs import side
+    from worker.cli.compared import as_json as as_json_of
+    from worker.cli.compared import print_comparison
+    from worker.cli.show import bar
+    from worker.comparing.comparison import compare
+
+    if len(jobs) != 2:
+        raise click.UsageError("give --job twice: docmill compare CORPUS --job A --job B")
+    with open_store(settings_from()) as database:
+        name = first_existing(database, corpus_names(corpus))
+        corpus_id = corpus_named(database, name)
+        a, b = (side(database, corpus_id, job, step) for job in jobs)
+        with bar("compare") as progress:
+
+            def advanced(n: int) -> None:
+                progress.update(n, count=f"{n:,} documents")
+
+            found = compare(database, corpus_id, a, b, samples=samples, seed=seed, advanced=advanced)
+        if as_json:
+            print_json(as_json_of(found, database))
+        else:
+            print_comparison(found, database)
+    if not found.both:
+        say(f"No document that is in the corpus {name} now has a result of both jobs.")
+        return BAD_INPUT
+    return OK

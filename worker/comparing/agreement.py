@@ -1,0 +1,219 @@
+"""Measures of how far the results of two jobs agree, each taken document by document in flat memory."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Result = Mapping[str, Any]  # an output in its JSON form
+Measures = dict[str, float | None]  # None where nothing tells
+_WORDS = re.compile(r"\w+")
+
+
+class Agreement(Protocol):
+    """A measure of results of one type of output."""
+
+    def add(self, a: Result, b: Result) -> bool:
+        """Take in the results of a document; return True if they are the same."""
+
+    def measures(self) -> Measures:
+        """Return the measures of all documents so far, each from 0 to 1 but for kappa, which may be below 0."""
+
+
+@dataclass
+class Texts:
+    """Identical texts, and the mean overlap of words: the F1 of their multisets, in lower case."""
+
+    n: int = 0
+    identical: int = 0
+    overlap: float = 0.0
+
+    def add(self, a: Result, b: Result) -> bool:
+        same = a["text"] == b["text"]
+        self.n += 1
+        self.identical += same
+        self.overlap += 1.0 if same else word_overlap(a["text"] or "", b["text"] or "")
+        return bool(same)
+
+    def measures(self) -> Measures:
+        return {"identical": share(self.identical, self.n), "word_overlap": share(self.overlap, self.n)}
+
+
+def word_overlap(a: str, b: str) -> float:
+    """Return the F1 of two texts' words with their counts: 1 for the same words in any order."""
+    one, other = (Counter(_WORDS.findall(text.lower())) for text in (a, b))
+    return f1((one & other).total(), one.total(), other.total())
+
+
+@dataclass
+class Labels:
+    """Equal best labels, and Cohen's kappa: the agreement beyond that by chance."""
+
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def add(self, a: Result, b: Result) -> bool:
+        best = (_best(a), _best(b))
+        self.counts[best] += 1
+        return best[0] == best[1]
+
+    def measures(self) -> Measures:
+        equal = sum(n for (one, other), n in self.counts.items() if one == other)
+        return {"equal_best_label": share(equal, self.counts.total()), "cohens_kappa": self._kappa()}
+
+    def _kappa(self) -> float | None:
+        """Return kappa; None where both jobs gave one label only, which leaves no chance to agree by."""
+        if len({label for both in self.counts for label in both}) < 2:
+            return None
+        from sklearn.metrics import cohen_kappa_score  # takes a second to import
+
+        ones, others = zip(*self.counts, strict=True)
+        kappa = float(cohen_kappa_score(ones, others, sample_weight=[*self.counts.values()]))
+        return kappa if math.isfinite(kappa) else None
+
+
+def _best(result: Result) -> str:
+    labels = result["labels"]
+    return str(labels[0]["label"]) if labels else ""
+
+
+@dataclass
+class Spans:
+    """The F1 of spans over all documents: those with the same label, start and end."""
+
+    n: int = 0
+    identical: int = 0
+    both: int = 0
+    of_a: int = 0
+    of_b: int = 0
+
+    def add(self, a: Result, b: Result) -> bool:
+        one, other = ({(s["label"], s["start"], s["end"]) for s in result["spans"]} for result in (a, b))
+        self.n += 1
+        self.identical += one == other
+        self.both += len(one & other)
+        self.of_a += len(one)
+        self.of_b += len(other)
+        return one == other
+
+    def measures(self) -> Measures:
+        found = f1(self.both, self.of_a, self.of_b)
+        return {"identical": share(self.identical, self.n), "span_f1": found if self.n else None}
+
+
+@dataclass
+class Records:
+    """Equal properties of records, as a share of the properties that either record has."""
+
+    n: int = 0
+    identical: int = 0
+    equal: Counter[str] = field(default_factory=Counter)
+    seen: Counter[str] = field(default_factory=Counter)
+
+    def add(self, a: Result, b: Result) -> bool:
+        one, other = a["data"], b["data"]
+        for name in one.keys() | other.keys():
+            self.seen[name] += 1
+            self.equal[name] += name in one and name in other and one[name] == other[name]
+        self.n += 1
+        self.identical += one == other
+        return bool(one == other)
+
+    def measures(self) -> Measures:
+        found: Measures = {
+            "identical": share(self.identical, self.n),
+            "equal_properties": share(self.equal.total(), self.seen.total()),
+        }
+        return found | {f"equal {name}": share(self.equal[name], n) for name, n in sorted(self.seen.items())}
+
+
+@dataclass
+class Weights:
+    """The cosine of the weights of tokens, as the mean of documents."""
+
+    n: int = 0
+    identical: int = 0
+    cosine: float = 0.0
+
+    def add(self, a: Result, b: Result) -> bool:
+        one, other = ({w["token"]: w["weight"] for w in result["weights"]} for result in (a, b))
+        lengths = math.hypot(*one.values()) * math.hypot(*other.values())
+        product = sum(weight * other.get(token, 0.0) for token, weight in one.items())
+        self.n += 1
+        self.identical += one == other
+        self.cosine += product / lengths if lengths else float(one == other)
+        return one == other
+
+    def measures(self) -> Measures:
+        return {"identical": share(self.identical, self.n), "cosine": share(self.cosine, self.n)}
+
+
+@dataclass
+class Vectors:
+    """Identical vectors. Vectors of two models are compared by their neighbours (`worker.comparing.neighbours`)."""
+
+    n: int = 0
+    identical: int = 0
+
+    def add(self, a: Result, b: Result) -> bool:
+        import numpy as np
+
+        same = a["vector"].shape == b["vector"].shape and bool(np.array_equal(a["vector"], b["vector"]))
+        self.n += 1
+        self.identical += same
+        return same
+
+    def measures(self) -> Measures:
+        return {"identical": share(self.identical, self.n)}
+
+
+AGREEMENTS: Mapping[str, type[Agreement]] = {
+    "text": Texts,
+    "redacted": Texts,
+    "labels": Labels,
+    "spans": Spans,
+    "record": Records,
+    "weights": Weights,
+    "vector": Vectors,
+}
+
+
+@dataclass
+class Sureness:
+    """The flags and the confidence of one job's results."""
+
+    n: int = 0
+    flags: Counter[str] = field(default_factory=Counter)
+    confidences: int = 0
+    confidence: float = 0.0
+
+    def add(self, result: Result) -> None:
+        """Take in a result."""
+        self.n += 1
+        self.flags.update({*result["flags"]})
+        if result.get("confidence") is not None:
+            self.confidences += 1
+            self.confidence += result["confidence"]
+
+    @property
+    def mean_confidence(self) -> float | None:
+        """The mean over the results that have a confidence."""
+        return share(self.confidence, self.confidences)
+
+
+def share(part: float, whole: float) -> float | None:
+    """Return a part of a whole; None of nothing."""
+    return part / whole if whole else None
+
+
+def f1(both: int, of_a: int, of_b: int) -> float:
+    """Return the F1 of two sets by their sizes and that of their intersection: 1 if both are empty."""
+    return 2 * both / (of_a + of_b) if of_a + of_b else 1.0
+
+
+def overlap(a: Sequence[int], b: Sequence[int]) -> float:
+    """Return the share of `a` that is in `b`: recall, if `a` is the truth."""
+    return len({*a} & {*b}) / len(a) if a else 1.0
