@@ -1,6 +1,7 @@
 """Doubts: conditions on the results that a better model computes again.
 
-A doubt names flags, and bounds of numbers that outcomes have (`storage.steps.doubt_conditions` has its SQL).
+A doubt names flags, failures, and bounds of numbers that outcomes have (`storage.steps.doubt_conditions` has its
+SQL). The risk is such a number, too: a fitted model computes it from the outcome.
 """
 
 from __future__ import annotations
@@ -8,17 +9,26 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 from storage.core.flags import DOUBTS, Flagged, doubtful_ones, named
-from storage.core.outcomes import DOUBTFUL
+from storage.core.outcomes import DOUBTFUL, Status
+from storage.core.risk import COLUMNS as RISK_COLUMNS
+from storage.core.risk import FittedRisk, log_odds
 from storage.errors import DoubtInvalid, FlagUnknown
 
-# The numbers that may have a bound, with their least and greatest value. Each is a column of outcomes.
+FAILED = "failed"  # stands for texts on which the first model failed
+RISK = "risk"
+# The numbers that may have a bound, with their least and greatest value. Each but the risk is a column of outcomes.
 NUMBERS: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {"confidence": (0.0, 1.0), "mean_logprob": (-math.inf, 0.0), "least_logprob": (-math.inf, 0.0)}
+    {
+        "confidence": (0.0, 1.0),
+        "mean_logprob": (-math.inf, 0.0),
+        "least_logprob": (-math.inf, 0.0),
+        RISK: (0.0, 1.0),
+    }
 )
 _BOUND = re.compile(r"\s*([a-z_]+)\s*([<>])\s*(\S+)\s*")
 
@@ -34,69 +44,120 @@ class Bound:
     def __str__(self) -> str:
         return f"{self.number}{'<' if self.is_below else '>'}{self.value:g}"
 
+    @property
+    def limit(self) -> float:
+        """The value in the scale that is compared: that of a risk in log-odds, as SQL compares them, too."""
+        return log_odds(self.value) if self.number == RISK else self.value
+
     def holds(self, given: float | None) -> bool:
-        """Return True if a result with this number meets the bound."""
-        return given is not None and (given < self.value if self.is_below else given > self.value)
+        """Return True if a result with this number, or with these log-odds of the risk, meets the bound."""
+        return given is not None and (given < self.limit if self.is_below else given > self.limit)
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """A condition that a result meets if it carries one of these flags, or meets one of these bounds."""
+    """A condition that a result meets if it carries one of these flags, or meets one of these bounds.
+
+    With `failed`, a failure meets it, too. `risk` computes the risk, if there is a bound of it. A job keeps the one
+    that it began with; two doubts are equal whatever their versions are.
+    """
 
     flags: frozenset[str] = DOUBTFUL
     bounds: tuple[Bound, ...] = ()
+    failed: bool = False
+    risk: FittedRisk | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         flags = ["any doubtful flag"] if self.flags == DOUBTFUL else sorted(self.flags)
-        return " or ".join([*flags, *map(str, self.bounds)])
+        return " or ".join([*flags, *map(str, self.bounds), *([FAILED] if self.failed else [])])
 
     @classmethod
     def parse(cls, parts: Iterable[str]) -> Doubt:
         """Return the doubt in flags and bounds such as `confidence<0.4`. Raises DoubtInvalid."""
         flags: list[str] = []
         bounds: set[Bound] = set()
+        failed = False
         for part in (one.strip() for one in parts):
             if "<" in part or ">" in part:
                 bounds.add(_bound(part))
+            elif part == FAILED:
+                failed = True
             elif part in NUMBERS:
-                raise DoubtInvalid(f"{part!r} has no bound; write for example confidence<0.4")
+                example = "risk>0.3" if part == RISK else "confidence<0.4"
+                raise DoubtInvalid(f"{part!r} has no bound; write for example {example}")
             else:
                 flags.append(part)
         try:
-            return cls(named(flags), tuple(sorted(bounds)))
+            return cls(named(flags), tuple(sorted(bounds)), failed)
         except FlagUnknown as error:
             raise DoubtInvalid(
-                f"{error}; {DOUBTS} stands for every doubtful flag, and a bound is written as confidence<0.4"
+                f"{error}; {DOUBTS} stands for every doubtful flag, {FAILED} for texts that failed, and a bound is "
+                "written as confidence<0.4"
             ) from error
 
     @classmethod
     def stored(cls, value: Mapping[str, Any]) -> Doubt:
         """Return the doubt in a value of `to_json`."""
-        return cls(named(value["flags"]), tuple(Bound(*bound) for bound in value["bounds"]))
+        risk = value.get("risk")
+        return cls(
+            named(value["flags"]),
+            tuple(Bound(*bound) for bound in value["bounds"]),
+            value.get("failed", False),
+            None if risk is None else FittedRisk.stored(risk),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the doubt as it is stored. The set of all doubtful flags includes those of later releases."""
         flags = [DOUBTS] if self.flags == DOUBTFUL else sorted(self.flags)
-        return {"flags": flags, "bounds": [[one.number, one.is_below, one.value] for one in self.bounds]}
+        stored: dict[str, Any] = {
+            "flags": flags,
+            "bounds": [[one.number, one.is_below, one.value] for one in self.bounds],
+        }
+        if self.failed:
+            stored["failed"] = True
+        if self.risk is not None:
+            stored["risk"] = self.risk.to_json()
+        return stored
 
     @property
     def flagged(self) -> Flagged:
         """The condition on flags."""
         return Flagged(self.flags)
 
+    @property
+    def needs_risk(self) -> bool:
+        """True if one of the bounds is of the risk."""
+        return any(bound.number == RISK for bound in self.bounds)
+
+    def by(self, risk: FittedRisk) -> Doubt:
+        """Return the doubt with a fitted risk."""
+        return replace(self, risk=risk)
+
     def holds(self, row: Any) -> bool:
-        """Return True if a row with the flags and numbers of an outcome is doubted."""
+        """Return True if a row with the status, flags and numbers of an outcome is doubted."""
+        if row.status != Status.DONE:
+            return self.failed and row.status == Status.FAILED
         if self.flags and self.flagged.holds(row.flags):
             return True
-        return any(bound.holds(getattr(row, bound.number)) for bound in self.bounds)
+        return any(bound.holds(self._number(bound.number, row)) for bound in self.bounds)
+
+    def _number(self, name: str, row: Any) -> float | None:
+        """Return a number of an outcome; for the risk its log-odds."""
+        if name != RISK:
+            number: float | None = getattr(row, name)
+            return number
+        assert self.risk is not None, "a job resolves the risk when it is opened"
+        return self.risk.model.log_odds({name: getattr(row, name) for name in RISK_COLUMNS})
 
 
 def is_better(second: Any, first: Any) -> bool:
     """Return True if `second`, the outcome of the better model, is the document's result, and not `first`.
 
-    The second outcome must be done, and have no more doubtful flags than the first.
+    The second outcome must be done. Unless the first one failed, it must have no more doubtful flags.
     """
-    return second.status == "done" and doubtful_ones(second.flags) <= doubtful_ones(first.flags)
+    if second.status != Status.DONE:
+        return False
+    return first.status == Status.FAILED or doubtful_ones(second.flags) <= doubtful_ones(first.flags)
 
 
 def _bound(part: str) -> Bound:

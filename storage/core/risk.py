@@ -11,6 +11,7 @@ from typing import Any
 Result = Mapping[str, Any]  # a result as `storage.results.results` has it
 
 FLAG = "flag "  # begins the name of a feature that is 1 where an output carries the flag, and 0 elsewhere
+COLUMNS = ("flags", "tokens_in", "tokens_out", "confidence", "mean_logprob", "least_logprob")  # that a risk needs
 MOST_TOKENS = 1_000.0  # tokens of a text; longer texts count as this long
 MOST_RATIO = 4.0
 
@@ -62,12 +63,40 @@ class RiskModel:
 
     def of(self, result: Result) -> float:
         """Return the risk of a result, from 0 to 1."""
+        z = self.log_odds(result)
+        return 1 / (1 + math.exp(-z)) if z > -700 else 0.0
+
+    def log_odds(self, result: Result) -> float:
+        """Return the log-odds of a result's risk. `storage.steps.doubt_conditions` has the same sum in SQL."""
         z = self.intercept
         for feature in self.features:
             value = value_of(feature.name, result)
             if value is not None:
                 z += feature.coefficient * (value - feature.mean) / feature.scale
-        return 1 / (1 + math.exp(-z)) if z > -700 else 0.0
+        return z
+
+
+@dataclass(frozen=True)
+class FittedRisk:
+    """A version of a spec's risk."""
+
+    version: int
+    model: RiskModel
+
+    @classmethod
+    def stored(cls, value: Mapping[str, Any]) -> FittedRisk:
+        """Return the risk in a value of `to_json`."""
+        return cls(value["version"], RiskModel.stored(value))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"version": self.version, **self.model.to_json()}
+
+
+def log_odds(risk: float) -> float:
+    """Return the log-odds of a risk from 0 to 1."""
+    if risk in {0.0, 1.0}:
+        return math.inf if risk else -math.inf
+    return math.log(risk / (1 - risk))
 
 
 def value_of(name: str, result: Result) -> float | None:

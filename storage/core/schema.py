@@ -167,7 +167,8 @@ class Step(Base):
     model's limit); `n_retried` those whose failure is being tried again by a later shard of this step. `flagged` is
     {"names", "lacking"}: it reads only outputs with these flags, or without them (`storage.core.flags.Flagged`).
     With `escalates` it computes again what that step (its `seq`) computed, where its results are `doubted`
-    (`storage.core.doubts.Doubt`). These steps come after all others.
+    (`storage.core.doubts.Doubt`). These steps come after all others. `n_rescued` of the texts on which that step
+    failed are done by this one.
     """
 
     __tablename__ = "step"
@@ -184,6 +185,7 @@ class Step(Base):
     flagged = column(Json, nullable=True)
     escalates = column(int, nullable=True)
     doubted = column(Json, nullable=True)
+    n_rescued = column(int, default=0, server_default="0")
 
 
 class StepText(Base):

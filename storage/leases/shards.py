@@ -325,7 +325,7 @@ def end_shard(
         .returning(Shard.job_id, Shard.step, Shard.redo)
     ).one()
     traversal = Traversal(transaction, shard.job_id)
-    traversal.follow(shard.step, known)
+    traversal.follow(shard.step, known, redo=shard.redo)
     if (doubtful := traversal.count_doubtful(shard.step, [*known], redo=shard.redo)) is not None:
         transaction.execute(update(Shard).where(Shard.id == shard_id).values(n_doubtful=doubtful))
 

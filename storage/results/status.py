@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, func, select
 
 from storage.core.clock import db_now
 from storage.core.database import Database
+from storage.core.doubts import Doubt
 from storage.core.get_or_create import SPEC, spec_of
 from storage.core.schema import Corpus, Ingest, Job, Refusal, Shard, SpecRow, Step, Worker
 from storage.core.specs import Spec
@@ -257,7 +259,7 @@ class _Sums:
 def _steps(transaction: Transaction, job_id: int, sums: _Sums) -> tuple[StepStatus, ...]:
     columns = (Step.seq, Step.name, Step.input_step, Step.n_prior_done, Step.n_prior_failed, Step.n_prior_skipped)
     rows = transaction.execute(
-        select(*columns, Step.n_prior_truncated, Step.n_retried, Step.escalates, *SPEC)
+        select(*columns, Step.n_prior_truncated, Step.n_retried, Step.escalates, Step.doubted, Step.n_rescued, *SPEC)
         .join(SpecRow, SpecRow.id == Step.spec_id)
         .where(Step.job_id == job_id)
         .order_by(Step.seq)
@@ -272,7 +274,7 @@ def _steps(transaction: Transaction, job_id: int, sums: _Sums) -> tuple[StepStat
             done=row.n_prior_done + sums.total("n_done", step=row.seq),
             failed=row.n_prior_failed + sums.total("n_failed", step=row.seq) - row.n_retried,
             skipped=row.n_prior_skipped + sums.total("n_skipped", step=row.seq),
-            blocked=0 if read is None else read.failed + read.skipped + read.blocked,
+            blocked=0,
             truncated=row.n_prior_truncated + sums.total("n_truncated", step=row.seq),
             pending=sums.total("n_contents", *OPEN_SHARDS, step=row.seq),
             prior=row.n_prior_done + row.n_prior_failed + row.n_prior_skipped,
@@ -282,8 +284,19 @@ def _steps(transaction: Transaction, job_id: int, sums: _Sums) -> tuple[StepStat
         if row.escalates is None:
             steps.append(found)
         else:
-            steps[row.escalates] = with_escalation(steps[row.escalates], found)
-    return tuple(steps)
+            rescued = row.n_rescued if Doubt.stored(row.doubted).failed else None
+            steps[row.escalates] = with_escalation(steps[row.escalates], found, rescued)
+    return _with_blocked(steps)
+
+
+def _with_blocked(steps: Sequence[StepStatus]) -> tuple[StepStatus, ...]:
+    """Return the steps with the numbers of their blocked texts; each reads the documents or an earlier step."""
+    found: dict[str, StepStatus] = {}
+    for step in steps:
+        read = None if step.input is None else found[step.input]
+        blocked = 0 if read is None else read.failed + read.skipped + read.blocked
+        found[step.name] = replace(step, blocked=blocked)
+    return tuple(found.values())
 
 
 def _wait(transaction: Transaction, found: _Found, sums: _Sums) -> Wait | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from storage.core.specs import Spec
+from storage.steps.steps import Failures
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,19 @@ class StepStatus:
         return self.done + self.failed + self.skipped + self.pending
 
 
-def with_escalation(step: StepStatus, escalated: StepStatus) -> StepStatus:
+def with_escalation(step: StepStatus, escalated: StepStatus, rescued: int | None = None) -> StepStatus:
     """Return a step with its escalation. Texts that the escalation still has to compute count as pending.
 
-    Of the texts that were escalated anew, only those beyond the number of new texts had a result before.
+    Of the texts that were escalated anew, only those beyond the number of new texts had a result before. `rescued`
+    of the texts on which the step failed were done by the escalation; None if it does not compute these.
     """
     waiting, new = escalated.pending, escalated.texts - escalated.prior
     anew = max(0, new - (step.texts - step.prior))
+    failures = Failures(step.failed) if rescued is None else Failures.of(step.failed, rescued, waiting)
     return replace(
         step,
-        done=step.done - waiting,
+        done=step.done + failures.rescued - (waiting - failures.waiting),
+        failed=failures.final,
         pending=step.pending + waiting,
         prior=step.prior - anew,
         escalated=replace(escalated, blocked=0),

@@ -14,14 +14,13 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from storage.core.corpus import is_current_document
 from storage.core.database import Database
-from storage.core.doubts import NUMBERS
 from storage.core.schema import Document, OutcomeRow, Prompt
 from storage.core.specs import Spec
 from storage.core.transaction import Transaction
 from storage.search import pgvector_index
 from storage.search.knn import Matrix
 from storage.search.scope import Placed, Searched
-from storage.steps import doubt_conditions
+from storage.steps import choosing, doubt_conditions
 from storage.steps.flag_conditions import as_text, condition
 from storage.steps.steps import OpenStep
 
@@ -158,11 +157,12 @@ def _that_is_result(way: FromClause, outcome: FromClause, step: OpenStep) -> tup
     """Return the condition for an outcome to be the result of its content at a step, and the way with its tables."""
     if step.escalation is None:
         return way, outcome.c.spec_id == step.spec_id
-    columns = (OutcomeRow.status, OutcomeRow.flags, *(getattr(OutcomeRow, name) for name in NUMBERS))
+    doubt = step.escalation.doubt
+    columns = choosing.with_columns((OutcomeRow.status, OutcomeRow.flags), choosing.numbers_of(doubt))
     of_content = select(*columns).where(OutcomeRow.content_id == outcome.c.content_id).correlate(outcome).offset(0)
     first, second = (of_content.where(OutcomeRow.spec_id == spec_id).lateral() for spec_id in step.spec_ids)
     way = way.join(first, true()).join(second, true(), isouter=True)
-    wins = and_(doubt_conditions.doubted(step.escalation.doubt, first), doubt_conditions.is_better(second, first))
+    wins = and_(doubt_conditions.doubted(doubt, first), doubt_conditions.is_better(second, first))
     return way, outcome.c.spec_id == case((wins, step.escalation.spec_id), else_=step.spec_id)
 
 

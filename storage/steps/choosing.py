@@ -9,7 +9,8 @@ from typing import Any, TypeVarTuple
 from sqlalchemy import ColumnElement, FromClause, Select, and_, case, false, select
 
 from storage.core import doubts
-from storage.core.outcomes import Status
+from storage.core.doubts import RISK, Doubt
+from storage.core.risk import COLUMNS as RISK_COLUMNS
 from storage.core.schema import OutcomeRow
 from storage.core.transaction import Transaction
 from storage.steps import doubt_conditions
@@ -66,14 +67,19 @@ def pairs(
     """Return both outcomes of contents at a step with an escalation, by content, if there is a first outcome."""
     escalation = step.escalation
     assert escalation is not None
-    numbers = [getattr(OutcomeRow, bound.number) for bound in escalation.doubt.bounds]
-    needed = (OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.flags, *numbers)
-    query = select(*with_columns(columns, needed))
+    known = (OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.flags)
+    query = select(*with_columns(columns, with_columns(known, numbers_of(escalation.doubt))))
     first = transaction.probe(query.where(OutcomeRow.spec_id == step.spec_id), OutcomeRow.content_id, content_ids)
-    doubted = {row.content_id for row in first if row.status == Status.DONE and escalation.doubt.holds(row)}
+    doubted = {row.content_id for row in first if escalation.doubt.holds(row)}
     second = transaction.probe(query.where(OutcomeRow.spec_id == escalation.spec_id), OutcomeRow.content_id, doubted)
     by_content = {row.content_id: row for row in second}
     return {row.content_id: Pair(row, by_content.get(row.content_id), row.content_id in doubted) for row in first}
+
+
+def numbers_of(doubt: Doubt) -> Columns:
+    """Return the columns of outcomes whose numbers a doubt compares."""
+    names = {bound.number for bound in doubt.bounds if bound.number != RISK}
+    return [getattr(OutcomeRow, name) for name in sorted(names.union(RISK_COLUMNS if doubt.needs_risk else ()))]
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,15 @@ from storage.core.schema import (
 )
 from storage.core.transaction import Transaction, Ts
 from storage.errors import JobStopped, NoSuchJob
-from storage.steps import job_keys, propagation, steps
+from storage.steps import bounds, fitted_risks, job_keys, propagation, steps
 from storage.steps.job_keys import IdempotencyKey
 from storage.steps.lineage import visible
+from storage.steps.sharding import OPEN_SHARDS as OPEN_SHARDS
 from storage.steps.sharding import unpack
 from storage.steps.steps import OpenStep, StepRequest
 
 UNFINISHED = ("ingesting", "running")
 RUNS = and_(Job.state.in_(UNFINISHED), ~Job.paused)  # its shards may be dispatched, claimed and committed
-OPEN_SHARDS = ("planned", "queued", "running")
 FREE = {"state": "planned", "owner": None, "lease_until": None, "dispatched_at": None}  # a shard that nobody holds
 
 
@@ -80,7 +80,8 @@ class OpenJob:
 def open_job(database: Database, request: JobRequest) -> OpenJob:
     """The unfinished job of the same corpus, source, options and steps, or a new one, ready for its ingest.
 
-    With a key, the job of this key, whatever became of it. Raises KeyReused.
+    With a key, the job of this key, whatever became of it. A new job keeps the latest fitted
+    risks for its escalations. Raises KeyReused, and NoRisk if there is no such risk.
     """
 
     def work(transaction: Transaction) -> OpenJob:
@@ -114,7 +115,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             max_flagged=request.max_flagged,
             created_at=db_now(),
         )
-        made = steps.add(transaction, job_id, request.steps)
+        made = steps.add(transaction, job_id, fitted_risks.resolved(transaction, request.steps))
         if request.key is not None:
             job_keys.note(transaction, request.key, job_id)
         return OpenJob(job_id, ingest_id, corpus, made, adopted=False, last_before=last)
@@ -192,42 +193,13 @@ def _maybe_over(database: Database, job_id: int | None) -> bool:
 
 def _stop_bounded(transaction: Transaction, wanted: ColumnElement[bool]) -> None:
     """Stop the jobs of which more texts failed, or are doubtful, than they may have."""
-    bounds = (Job.max_failures, Job.max_flagged)
-    bounded = select(Job.id, *bounds).where(wanted, Job.state.in_(UNFINISHED))
-    for job in transaction.execute(bounded.where(or_(*(bound.is_not(None) for bound in bounds)))).all():
-        failed, doubtful = _shares(transaction, job.id)
-        reason = too_many("failed", *failed, job.max_failures)
-        if (reason := reason or too_many("are doubtful", *doubtful, job.max_flagged)) is not None:
+    most = (Job.max_failures, Job.max_flagged)
+    bounded = select(Job.id, *most).where(wanted, Job.state.in_(UNFINISHED))
+    for job in transaction.execute(bounded.where(or_(*(bound.is_not(None) for bound in most)))).all():
+        failed, doubtful = bounds.shares(transaction, job.id)
+        reason = bounds.too_many("failed", *failed, job.max_failures)
+        if (reason := reason or bounds.too_many("are doubtful", *doubtful, job.max_flagged)) is not None:
             stop(transaction, job.id, "stopped", reason)
-
-
-def _shares(transaction: Transaction, job_id: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the numbers of failed and of doubtful texts of a job, each with the number of texts that it is of.
-
-    An escalation has its step's texts, and where it fails, the step's results stay. So its texts count only among
-    those that may be doubtful, and only if an earlier job computed the step's own results.
-    """
-    sums = (func.sum(column) for column in (Shard.n_failed, Shard.n_doubtful, Shard.n_contents))
-    shards = transaction.execute(select(Shard.step, *sums).where(Shard.job_id == job_id).group_by(Shard.step)).all()
-    of_step = {seq: [*map(int, found)] for seq, *found in shards}  # PostgreSQL's sums are decimals
-    n_failed = n_doubtful = total = again = 0
-    prior: dict[int, int] = {}
-    for row in transaction.execute(select(Step).where(Step.job_id == job_id).order_by(Step.seq)).all():
-        failed, doubtful, texts = of_step.get(row.seq, (0, 0, 0))
-        n_doubtful += doubtful
-        texts -= row.n_retried  # which are in two shards
-        if row.escalates is None:
-            n_failed, total, prior[row.seq] = n_failed + failed - row.n_retried, total + texts, row.n_prior_done
-        else:
-            again += min(texts, prior[row.escalates])
-    return (n_failed, total), (n_doubtful, total + again)
-
-
-def too_many(what: str, n: int, total: int, most: float | None) -> str | None:
-    """Return the sentence that says that more than `most` percent of a job's texts are so; None if they are not."""
-    if most is None or n <= 0 or n <= total * most / 100:
-        return None
-    return f"more than {most:g} % of its texts {what} ({n} of {total})"
 
 
 def stop(transaction: Transaction, job_id: int, state: str, reason: str | None) -> bool:
@@ -346,6 +318,8 @@ def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
             .distinct()
             .order_by(Content.id)
         )
+        if step.escalation is not None and step.escalation.doubt.failed:
+            query = query.where(~_done_by(step.escalation.spec_id))
         contents = transaction.execute(_met_by(query, job, step))
         failed = [(row.id, row.n_chars) for row in contents if (step.seq, row.id) not in held]
         if failed:
@@ -362,8 +336,8 @@ def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
 
 def _accept_doubtful(transaction: Transaction, job: Job) -> bool:
     """Reset the count of doubtful results if it stopped the job. Return True if it did."""
-    _, doubtful = _shares(transaction, job.id)
-    if job.state != "stopped" or too_many("are doubtful", *doubtful, job.max_flagged) is None:
+    _, doubtful = bounds.shares(transaction, job.id)
+    if job.state != "stopped" or bounds.too_many("are doubtful", *doubtful, job.max_flagged) is None:
         return False
     counted = and_(Shard.job_id == job.id, Shard.n_doubtful > 0)
     transaction.execute(update(Shard).where(counted).values(n_doubtful=0))
@@ -374,6 +348,13 @@ def _has_failed(transaction: Transaction, job_id: int) -> bool:
     of_shards = select(func.coalesce(func.sum(Shard.n_failed), 0)).where(Shard.job_id == job_id)
     of_steps = select(func.coalesce(func.sum(Step.n_prior_failed - Step.n_retried), 0)).where(Step.job_id == job_id)
     return int(transaction.scalar(of_shards) or 0) + int(transaction.scalar(of_steps) or 0) > 0
+
+
+def _done_by(spec_id: int) -> ColumnElement[bool]:
+    """Return the condition that a content has a done outcome under a spec."""
+    second = OutcomeRow.__table__.alias()
+    of_content = select(second.c.content_id).where(second.c.spec_id == spec_id, second.c.content_id == Content.id)
+    return of_content.where(second.c.status == "done").correlate(Content).exists()
 
 
 def _met_by(query: Select[*Ts], job: Job, step: OpenStep) -> Select[*Ts]:

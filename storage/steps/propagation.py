@@ -2,7 +2,8 @@
 
 The output of a step becomes a content, and is planned at the steps that read it, in the transaction that writes the
 outcome. So no step waits for the end of another, and no step misses a text. A content whose outcome is doubted is
-planned at the step's escalation instead; what that one computed, or failed to compute, leads on to the readers.
+planned at the step's escalation instead; what that one computed, or failed to compute, leads on to the readers. So
+may be a content on which the step failed.
 
 A step whose template has metadata reads a prompt for each document. The prompt needs both the document and the text
 that it contains. The later of the two plans it: a document when the job reaches it (`Traversal.plan_prompts`), a text
@@ -15,9 +16,9 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from sqlalchemy import bindparam, case, update
+from sqlalchemy import and_, bindparam, case, update
 
 from storage.core import advisory_locks, contents, get_or_create
 from storage.core.flags import Flagged, doubtful
@@ -25,6 +26,7 @@ from storage.core.outcomes import Known, Status, Tally
 from storage.core.schema import OutcomeRow, Shard, Step, StepText
 from storage.core.transaction import Columns, Transaction, columns_of
 from storage.steps import choosing, lineage, prompts, steps
+from storage.steps.choosing import Pair
 from storage.steps.sharding import cut, pack
 from storage.steps.steps import OpenStep
 
@@ -90,10 +92,11 @@ class Traversal:
         planned, prior = self._plan_lacking(step, inputs)
         return planned + self.follow(step.seq, prior)
 
-    def follow(self, seq: int, settled: Mapping[ContentId, Known]) -> Planned:
+    def follow(self, seq: int, settled: Mapping[ContentId, Known], *, redo: bool = False) -> Planned:
         """Pass contents that a step has settled, with their status, to its escalation or to the steps that read it.
 
-        `seq` is the number of a step or of an escalation. A content without an output is passed to none.
+        `seq` is the number of a step or of an escalation. A content without an output is passed to no reader. `redo`
+        says that contents which had failed were tried again.
         """
         if not settled or not any(step.input_step is not None or step.escalation for step in self._steps):
             return Planned()
@@ -105,6 +108,8 @@ class Traversal:
             doubted = sorted(content_id for content_id, pair in found.items() if pair.is_doubted)
             if seq == step.seq and doubted:
                 total += self._arrive([(step.escalation.step, Inputs(doubted))])
+            if step.escalation.doubt.failed:
+                self._count_rescued(step.escalation.seq, _newly_rescued(found, of_first=seq == step.seq, redo=redo))
             ready = [content_id for content_id, pair in found.items() if pair.is_settled]
         return total + self._arrive(self._readers(step, ready))
 
@@ -122,6 +127,11 @@ class Traversal:
         found = choosing.pairs(self.transaction, step, content_ids).values()
         results = [pair.result for pair in found if pair.is_settled]
         return len([one for one in results if one.status == Status.DONE and doubtful(one.flags)])
+
+    def _count_rescued(self, seq: int, n: int) -> None:
+        if n:
+            this = and_(Step.job_id == self.job_id, Step.seq == seq)
+            self.transaction.execute(update(Step).where(this).values(n_rescued=Step.n_rescued + n))
 
     @cached_property
     def _steps(self) -> tuple[OpenStep, ...]:
@@ -204,6 +214,22 @@ class Traversal:
         columns: Columns = {"job_id": [self.job_id] * n, "step": [seq] * n, "content_id": content_ids}
         met = self.transaction.insert_missing(StepText, columns, StepText.content_id)
         return sorted(row.content_id for row in met)
+
+
+def _newly_rescued(found: Mapping[ContentId, Pair], *, of_first: bool, redo: bool) -> int:
+    """Return the number of contents that the escalation did where the step failed.
+
+    `found` has what one of the two settled just now. If the step itself has done a content that the escalation did,
+    it needed no rescue: such contents count as -1.
+    """
+    if not of_first:
+        return sum(pair.first.status == Status.FAILED and pair.second_wins for pair in found.values())
+    both = [pair for pair in found.values() if pair.first.status == Status.DONE and _is_done(pair.second)]
+    return -len(both) if redo else 0
+
+
+def _is_done(outcome: Any) -> bool:
+    return outcome is not None and outcome.status == Status.DONE
 
 
 def _outputs(

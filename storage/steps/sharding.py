@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from storage.core.kinds import ShardSize
 
 SPLIT_INTO = 16
+OPEN_SHARDS = ("planned", "queued", "running")
 
 
 def cut(sized: Sequence[tuple[int, int]], size: ShardSize) -> Iterator[list[tuple[int, int]]]:

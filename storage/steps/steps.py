@@ -94,6 +94,25 @@ class Escalation:
         return self.step.spec_id
 
 
+@dataclass(frozen=True)
+class Failures:
+    """The texts on which a step failed: `rescued` and `waiting` by and for its escalation, and `final` ones."""
+
+    final: int
+    rescued: int = 0
+    waiting: int = 0
+
+    @classmethod
+    def of(cls, failed: int, rescued: int, pending: int) -> Failures:
+        """Return the failures of a step whose escalation computes them; it has `pending` texts to do.
+
+        Until these are done, as many failures as may be among them count as waiting.
+        """
+        rescued = max(0, min(rescued, failed))
+        waiting = min(pending, failed - rescued)
+        return cls(failed - rescued - waiting, rescued, waiting)
+
+
 _STEPS = select(
     Step.seq,
     Step.name,

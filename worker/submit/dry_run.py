@@ -15,7 +15,7 @@ from storage.core.schema import Content, OutcomeRow, SpecRow
 from storage.ingest.chunks import Rejected
 from storage.ingest.ingest import Counts
 from storage.readers import Record
-from storage.steps import templates
+from storage.steps import fitted_risks, templates
 from tasks import kinds
 from worker.engines.throughput import measure
 from worker.settings import Settings
@@ -56,7 +56,11 @@ def forecast(
     device: str,
     progress: Progress,
 ) -> Forecast:
-    """Read the source, compare with the store, compute a small sample. Stores nothing."""
+    """Read the source, compare with the store, compute a small sample. Stores nothing.
+
+    Raises NoRisk if an escalation has a bound of a risk that nobody has fitted.
+    """
+    fitted_risks.require(database, prepared.steps)
     source = prepared.source.records()
     wanted = kinds.kind(prepared.spec.kind).sample_texts
     documents = rejected = done = chars = n_missing = 0

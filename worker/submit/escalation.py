@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from storage.core.doubts import Doubt
+from storage.core.doubts import RISK, Doubt
 from storage.core.specs import Spec
 from storage.steps import templates
 from tasks import kinds
@@ -75,7 +75,7 @@ def request(first: Spec, second: Spec, doubt: Doubt) -> EscalationRequest:
     if [one.name for one in output.columns(first.params)] != [one.name for one in output.columns(second.params)]:
         raise BadOption(f"--escalate: the outputs of {second.model} have other fields than those of {first.model}.")
     for bound in doubt.bounds:
-        if bound.number not in output.confidence:
+        if bound.number != RISK and bound.number not in output.confidence:
             known = ", ".join(output.confidence)
             raise BadOption(f"--when: {output.plural} have no {bound.number}, only {known}.")
     return EscalationRequest(second, doubt)

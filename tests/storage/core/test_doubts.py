@@ -9,6 +9,7 @@ import pytest
 
 from storage.core.doubts import Bound, Doubt, is_better
 from storage.core.outcomes import DOUBTFUL
+from storage.core.risk import Feature, FittedRisk, RiskModel
 from storage.errors import DoubtInvalid
 
 
@@ -61,6 +62,8 @@ def test_what_stands_twice_or_in_another_order_is_the_same_doubt() -> None:
         ("sureness<0.4", "'sureness<0.4' is no bound of confidence, mean_logprob, least_logprob"),
         ("confidence<=0.4", "has no number"),
         ("confidence", "'confidence' has no bound; write for example confidence<0.4"),
+        ("risk", "'risk' has no bound; write for example risk>0.3"),
+        ("risk>30", "risk is from 0 to 1"),
         ("sure", "no flag is called 'sure'"),
         ("", "no flag is called ''"),
     ],
@@ -81,9 +84,37 @@ def test_a_wrong_doubt_is_refused(written: str, said: str) -> None:
         (result(), result("empty"), False),
         (result("repetition"), result(status="failed"), False),
         (result("repetition"), result(status="skipped"), False),
+        (result(status="failed"), result("repetition"), True),
+        (result(status="failed"), result(status="failed"), False),
     ],
 )
 def test_the_second_result_is_better_if_it_is_done_and_no_more_doubtful(
     first: Any, second: Any, better: bool
 ) -> None:
     assert is_better(second, first) is better
+
+
+def test_a_failure_is_doubted_only_if_failures_are_named() -> None:
+    failed = result("repetition", status="failed")
+    assert Doubt.parse(["failed"]) == Doubt(frozenset(), failed=True)
+    assert Doubt.parse(["doubtful", "failed"]).holds(failed)
+    assert not Doubt.parse(["doubtful"]).holds(failed)
+    assert not Doubt.parse(["failed"]).holds(result("repetition"))
+    assert not Doubt.parse(["failed"]).holds(result(status="skipped"))
+    assert Doubt.stored(Doubt.parse(["failed"]).to_json()) == Doubt.parse(["failed"])
+    assert str(Doubt.parse(["failed", "empty"])) == "empty or failed"
+    assert Doubt().to_json() == {"flags": ["doubtful"], "bounds": []}  # as it was before there was `failed`
+
+
+def test_a_risk_is_compared_by_its_model_and_stored_with_its_version() -> None:
+    model = RiskModel(0.0, (Feature("tokens_out_per_in", 1.0, 1.0, 1.0),))  # above 0.5 if the output is longer
+    doubt = Doubt.parse(["risk>0.5"])
+    assert doubt.needs_risk
+    assert doubt == doubt.by(FittedRisk(3, model))
+    stored = Doubt.stored(doubt.by(FittedRisk(3, model)).to_json())
+    assert stored.risk == FittedRisk(3, model)
+    long, short = (result(tokens_in=10, tokens_out=n) for n in (11, 9))
+    assert stored.holds(long)
+    assert not stored.holds(short)
+    below, none, all_ = (Doubt.parse([one]).by(FittedRisk(3, model)) for one in ("risk<0.5", "risk>1", "risk>0"))
+    assert [one.holds(long) for one in (below, none, all_)] == [False, False, True]

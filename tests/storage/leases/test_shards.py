@@ -19,7 +19,7 @@ from storage.leases.policy import LAPSES_TOGETHER, MAX_ATTEMPTS, MAX_LAPSES, POI
 from storage.leases.shards import Claim
 from storage.results.results import failures, results
 from storage.results.status import read_status
-from storage.steps import jobs
+from storage.steps import bounds, jobs
 from storage.steps.sharding import unpack
 from tests.kinds import KINDS
 from tests.storage.builders import (
@@ -742,8 +742,8 @@ def test_few_doubtful_results_and_remarks_do_not_stop_a_job(database: Database) 
 
 @pytest.mark.parametrize(("n", "most", "is_too_many"), [(0, 0, False), (1, 0, True), (10, 10, False), (11, 10, True)])
 def test_a_share_is_too_large_when_it_is_more_than_the_bound(n: int, most: float, is_too_many: bool) -> None:
-    assert (jobs.too_many("failed", n, 100, most) is not None) is is_too_many
-    assert jobs.too_many("failed", n, 100, None) is None
+    assert (bounds.too_many("failed", n, 100, most) is not None) is is_too_many
+    assert bounds.too_many("failed", n, 100, None) is None
 
 
 def test_few_failures_do_not_stop_a_job(database: Database) -> None:
