@@ -35,6 +35,7 @@ from tasks.specs import pinning
 from tasks.specs.plan import build_spec
 
 WAIT_S = 3600.0
+LARGE_TOKENS = 400  # that a decoder-only model may write
 GAIN, COST = 80.0, 40.0  # percent: at least this much of the gain for at most this much of the cost
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the least confident texts
 FLAGS = ("doubtful", "repetition", "repetition,missing_sentences,length_ratio,copied_input,wrong_language")
@@ -76,12 +77,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder with references, as bench.quality has")
     parser.add_argument("--texts", type=int, default=300, help="of each task")
-    parser.add_argument("--chat", nargs=2, metavar="MODEL", help="a small and a large decoder-only model, too")
-    parser.add_argument("--chat-texts", type=int, default=60)
+    parser.add_argument("--large", metavar="MODEL", help="a decoder-only model, to which Spanish texts escalate")
     asked = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as cache:
-        for pair in _pairs(asked.data, asked.texts, asked.chat, asked.chat_texts):
+        for pair in _pairs(asked.data, asked.texts, asked.large):
             rows.append(measured(pair, Path(cache)))
             facts = {"machine": machine(), "load": os.getloadavg()[0], "gain": GAIN, "cost": COST, "pairs": rows}
             RESULTS.mkdir(exist_ok=True)
@@ -90,26 +90,32 @@ def main() -> None:
     sys.stdout.write(table(facts))
 
 
-def _pairs(data: Path, texts: int, chat: Sequence[str] | None, chat_texts: int) -> Iterator[Pair]:
-    for question in _questions(data, texts):
-        sides = (Side(question.model, {**_ASKED[question.kind], "beams": beams}) for beams in (1, 4))
+def _pairs(data: Path, texts: int, large: str | None) -> Iterator[Pair]:
+    """Yield pairs of one model with more beams, and at last the shipped translator with another model."""
+    for question, further in zip(_questions(data, texts), ({"unit": "sentence"}, {}), strict=True):
+        asked = _ASKED[question.kind]
+        sides = (Side(question.model, {**asked, "beams": beams}) for beams in (1, 4))
         yield Pair(question, *sides)
-    if chat is not None:
-        translation = next(_questions(data, chat_texts))
-        options = {**_ASKED["translate"], "max_new_tokens": 200}
-        yield Pair(translation, Side(chat[0], options), Side(chat[1], options))
+        greedy = Side(question.model, {**asked, "beams": 1, "dtype": "int8"})
+        yield Pair(question, greedy, Side(question.model, {**asked, **further, "beams": 8}))
+    if large is not None:
+        spanish = _translated(data, "es", texts)
+        asked = {"source_lang": "es", "target_lang": "en"}
+        greedy = Side(spanish.model, {**asked, "beams": 1, "dtype": "int8"})
+        yield Pair(spanish, greedy, Side(large, {**asked, "max_new_tokens": LARGE_TOKENS}))
 
 
 def _questions(data: Path, count: int) -> Iterator[Question]:
-    translated = [
-        row for row in lines(data / "translations.jsonl.gz") if row["split"] == "dev" and row["lang"] == "fr"
-    ]
-    described = [row for row in lines(data / "descriptions.jsonl.gz") if row["split"] == "dev"]
-    for kind, model, rows, reference in (
-        ("translate", "marian-ddtp", translated[:count], "reference"),
-        ("summarize", "synopsis-ddtp", described[:count], "synopsis"),
-    ):
-        yield Question(kind, model, [row["text"] for row in rows], [row[reference] for row in rows])
+    yield _translated(data, "fr", count)
+    described = [row for row in lines(data / "descriptions.jsonl.gz") if row["split"] == "dev"][:count]
+    texts, synopses = ([row[name] for row in described] for name in ("text", "synopsis"))
+    yield Question("summarize", "synopsis-ddtp", texts, synopses)
+
+
+def _translated(data: Path, language: str, count: int) -> Question:
+    rows = [row for row in lines(data / "translations.jsonl.gz") if row["split"] == "dev" and row["lang"] == language]
+    texts, references = ([row[name] for row in rows[:count]] for name in ("text", "reference"))
+    return Question("translate", "marian-ddtp", texts, references)
 
 
 def measured(pair: Pair, cache: Path) -> dict[str, Any]:

@@ -38,19 +38,24 @@ def main(variants: list[str]) -> int:
 
 def resolve(variant: str) -> list[dict[str, Any]]:
     """The packages that pip would install for a variant, as its report has them, without our own."""
-    if variant == "build":
-        wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
-    else:
-        wanted = [f"{ROOT}[{EXTRAS}]"]
     environment = dict(os.environ)
     if variant == "cuda":  # the public index alone, whose torch is for GPUs
         environment |= {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": ""}
     # fast-deps reads metadata out of a wheel by ranges, instead of downloading all of it.
     options = ["--dry-run", "--ignore-installed", "--only-binary=:all:", "--use-feature=fast-deps", "--quiet"]
-    command = [sys.executable, "-m", "pip", "install", *options, "--report=-", *wanted]
+    command = [sys.executable, "-m", "pip", "install", *options, "--report=-", *wanted(variant)]
     said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout
     found: list[dict[str, Any]] = json.loads(said)["install"]
     return [one for one in found if one["metadata"]["name"] != "docmill"]
+
+
+def wanted(variant: str) -> list[str]:
+    """The requirements of a variant. The image for CPUs has developers' torch: later ones have no builds for CPUs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    if variant == "build":
+        return list(project["build-system"]["requires"])
+    bounds = project["project"]["optional-dependencies"]["dev"] if variant == "cpu" else []
+    return [f"{ROOT}[{EXTRAS}]", *(one for one in bounds if one.startswith("torch<"))]
 
 
 def entry(found: dict[str, Any]) -> str:

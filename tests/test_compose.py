@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -205,6 +206,13 @@ def test_a_lock_has_a_hash_for_each_package_and_versions_that_the_project_takes(
     for requirement in map(Requirement, wanted):
         version = versions[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement}: {version}; run `make lock`"
+
+
+def test_make_lock_asks_for_a_torch_that_has_builds_for_cpus() -> None:
+    of_lock = runpy.run_path(str(ROOT / "docker" / "lock.py"))["wanted"]
+    [bound] = [one for one in of_lock("cpu") if one.startswith("torch")]
+    assert bound == "torch<2.14"
+    assert not any(one.startswith("torch") for one in of_lock("cuda") + of_lock("build"))
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,10 @@ def _won(transaction: Transaction, job: Job, way: list[OpenStep]) -> tuple[int, 
 
 
 def _times(transaction: Transaction, job_id: int, step: OpenStep) -> tuple[float | None, float | None]:
-    """Return the seconds that a step and its escalation took, and an estimate for the better model alone."""
+    """Return the seconds that a step and its escalation took, and an estimate for the better model alone.
+
+    The estimate is None if one of the two computed nothing, and both are None if neither computed anything.
+    """
     assert step.escalation is not None
     again = step.escalation.seq
     shards = transaction.execute(
@@ -113,9 +116,10 @@ def _times(transaction: Transaction, job_id: int, step: OpenStep) -> tuple[float
     ).all()
     seconds = shared_seconds((str(one.owner), one.step, one.started_at, one.finished_at) for one in shards)
     chars = {seq: sum(one.n_chars for one in shards if one.step == seq) for seq in (step.seq, again)}
-    if not (chars[step.seq] and chars[again]):
+    if not any(chars.values()):
         return None, None
-    return sum(seconds.values()), seconds[again] / chars[again] * chars[step.seq]
+    alone_s = seconds[again] / chars[again] * chars[step.seq] if all(chars.values()) else None
+    return sum(seconds.values()), alone_s
 
 
 def shared_seconds(spans: Iterable[tuple[str, int, float, float]]) -> dict[int, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -28,11 +28,14 @@ UNREADABLE = frozenset({"vector", "weights"})  # types of outputs that a person 
 
 @dataclass(frozen=True)
 class ReviewedStep:
-    """The step of a job that is reviewed. `way` leads to it, and `spec` is the SHA-256 of its spec."""
+    """The step of a job that is reviewed. `way` leads to it.
+
+    `specs` has the SHA-256 of its spec by the spec's id, and that of its escalation's spec, if it has one.
+    """
 
     job: int
     way: tuple[OpenStep, ...]
-    spec: str
+    specs: Mapping[int, str]
 
     @property
     def step(self) -> OpenStep:
@@ -44,7 +47,8 @@ class Population:
     """The done outputs of a step, one for each unique text, by content. All arrays have a row for each.
 
     `documents` has the id of the first document with the text, `ranks` the output's random number in the draw, and
-    `confidence` NaN where it is not known. `flags` are places in `flag_sets`.
+    `confidence` NaN where it is not known. `flags` are places in `flag_sets`. `specs` has the id of the spec that
+    computed the output.
     """
 
     contents: npt.NDArray[np.int64]
@@ -53,6 +57,7 @@ class Population:
     confidence: npt.NDArray[np.float64]
     flags: npt.NDArray[np.int32]
     flag_sets: tuple[tuple[str, ...], ...]
+    specs: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.contents)
@@ -62,6 +67,12 @@ class Population:
         wanted = np.array(contents, np.int64)
         return np.searchsorted(self.contents, wanted[np.isin(wanted, self.contents)])
 
+    def spec_of(self, content: int) -> int | None:
+        """Return the id of the spec that computed the output of a content; None for a content that is not here."""
+        row = int(np.searchsorted(self.contents, content))
+        is_here = row < len(self) and self.contents[row] == content
+        return int(self.specs[row]) if is_here else None
+
 
 def reviewed_step(database: Database, job_id: int, name: str | None = None) -> ReviewedStep:
     """Return a job's step by its name, or the last one. Raises NoSuchJob, NoSuchStep and NotReviewable."""
@@ -69,17 +80,11 @@ def reviewed_step(database: Database, job_id: int, name: str | None = None) -> R
     with database.read() as transaction:
         steps = of_job(transaction, job_id)
         way = way_to_named(steps, steps[-1].name if name is None else name)
-        spec = transaction.scalar(select(SpecRow.sha256).where(SpecRow.id == way[-1].spec_id))
+        specs = transaction.execute(select(SpecRow.id, SpecRow.sha256).where(SpecRow.id.in_(way[-1].spec_ids))).all()
     output = database.kind_of(way[-1].lane).output
     if output.name in UNREADABLE:
         raise NotReviewable(f"the step {way[-1].name} makes {output.plural}, which a person cannot judge by reading")
-    if way[-1].escalation is not None:
-        raise NotReviewable(
-            f"the results of the step {way[-1].name} come from two models; run the same without --escalate, which "
-            "computes nothing again, and review that job"
-        )
-    assert spec is not None
-    return ReviewedStep(job_id, tuple(way), spec.hex())
+    return ReviewedStep(job_id, tuple(way), {row.id: row.sha256.hex() for row in specs})
 
 
 def population(database: Database, reviewed: ReviewedStep, seed: int) -> Population:
@@ -89,7 +94,8 @@ def population(database: Database, reviewed: ReviewedStep, seed: int) -> Populat
     outcome = outcomes[reviewed.step.seq].c
     query = (
         query.join(Content, Content.id == outcome.content_id)
-        .add_columns(outcome.content_id, outcome.confidence, as_text(outcome.flags).label("flags"), Content.sha256)
+        .add_columns(outcome.content_id, outcome.spec_id, outcome.confidence, as_text(outcome.flags).label("flags"))
+        .add_columns(Content.sha256)
         .where(visible(job), outcome.status == "done")
     )
     codes: dict[str, int] = {}
@@ -106,13 +112,14 @@ def population(database: Database, reviewed: ReviewedStep, seed: int) -> Populat
                 np.array([rank(row.sha256, seed) for row in page], np.uint64),
                 np.array([row.confidence for row in page], np.float64),
                 np.array([codes[row.flags] for row in page], np.int32),
+                np.array([row.spec_id for row in page], np.int64),
             )
         )
     contents, *others = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     _, first = np.unique(contents, return_index=True)
-    documents, ranks, confidence, flags = (array[first] for array in others)
+    documents, ranks, confidence, flags, specs = (array[first] for array in others)
     flag_sets = tuple(tuple(orjson.loads(written)) for written in codes)
-    return Population(contents[first], documents, ranks, confidence, flags, flag_sets)
+    return Population(contents[first], documents, ranks, confidence, flags, flag_sets, specs)
 
 
 def rank(sha256: bytes, seed: int) -> int:

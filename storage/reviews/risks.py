@@ -13,7 +13,7 @@ from storage.core.database import Database
 from storage.core.risk import Result, RiskModel
 from storage.core.schema import Judgement, OutcomeRow, RiskVersion
 from storage.core.transaction import Transaction
-from storage.errors import NoRisk
+from storage.errors import NoRisk, NotReviewable
 from storage.outputs.base import CONFIDENCE
 from storage.reviews.judgements import Verdict
 from storage.reviews.population import reviewed_step
@@ -66,12 +66,27 @@ def store(database: Database, spec_id: int, risk: Risk) -> Risk:
     return database.write(work)
 
 
+def spec_to_fit(database: Database, job: int, step: str | None = None) -> int:
+    """Return the id of the spec to whose outputs a risk is fitted: that of a job's step, by default of the last one.
+
+    Raises NoSuchJob, NoSuchStep, and NotReviewable for a step with an escalation, whose outputs are those of two
+    models.
+    """
+    found = reviewed_step(database, job, step).step
+    if found.escalation is not None:
+        raise NotReviewable(
+            f"a risk is that of one model, and the results of the step {found.name} come from two; run the same "
+            "without --escalate, which computes nothing again, and take that job"
+        )
+    return found.spec_id
+
+
 def latest(database: Database, job: int, step: str | None = None) -> Risk:
     """Return the latest risk of the outputs of a job's step, the last one if none is named.
 
     Raises NoSuchJob, NoSuchStep, NotReviewable, and NoRisk if there is none.
     """
-    spec_id = reviewed_step(database, job, step).step.spec_id
+    spec_id = spec_to_fit(database, job, step)
     query = select(RiskVersion).where(RiskVersion.spec_id == spec_id).order_by(RiskVersion.version.desc()).limit(1)
     with database.read() as transaction:
         found = transaction.execute(query).first()

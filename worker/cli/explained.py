@@ -117,7 +117,8 @@ class Page:
     def _escalated(self, found: EscalationRecord) -> Rows:
         rows = [("doubted", ", ".join(doubted_for(found))), ("first", said(found.first_spec, found.first))]
         shown = self._outputs[self._found.step.name].shown
-        rows.append(("", self._text(shown(found.first.output))))
+        if found.first.status == "done":
+            rows.append(("", self._text(shown(found.first.output))))
         if found.second is not None:
             rows.append(("second", said(found.second_spec, found.second)))
             if found.second.status == "done":

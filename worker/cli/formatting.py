@@ -21,6 +21,7 @@ from storage.core.flags import ordered
 from storage.core.outcomes import DOUBTFUL
 
 if TYPE_CHECKING:
+    from storage.core.doubts import Doubt
     from storage.core.specs import Spec
     from storage.ingest.ingest import Counts
     from storage.readers import Source
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from storage.results.status import JobStatus, StepStatus
     from worker.prices import Cost
 
-_FLAGS_WIDE = 64  # so that a terminal of 80 columns has room for them
+_WIDE = 64  # so that a terminal of 80 columns has room for them
 _SHOWN_KINDS = 10  # of files that were left out
 FORMULA = re.compile(r'[\s"]*[=+@＝＋－＠-]')  # after blanks and quotes too, which spreadsheets take away
 
@@ -142,7 +143,7 @@ def flags(job: int, counts: Mapping[str, FlagCounts]) -> str:
                 f"{flag} {n:,}" for flag, n in ordered(found.by_flag).items() if (flag in DOUBTFUL) is is_doubtful
             ]
             said = f"{of_step}{name}: {', '.join(numbers)}"
-            lines += textwrap.wrap(said, _FLAGS_WIDE, break_long_words=False) if numbers else []
+            lines += wrapped(said) if numbers else []
     if any(found.doubtful for found in counts.values()):
         lines.append(f"`docmill results {job} --flagged` writes the doubtful ones")
     return "\n".join(lines)
@@ -158,12 +159,22 @@ def escalated(counts: Mapping[str, Escalated]) -> str:
         model = f"{found.spec.model}{unlike(found.first, found.spec)}"
         said = f"{of_step}{found.texts:,} of {found.of:,} texts ({found.share:.0%}) to {model}{failed}{pending}; "
         said += f"{found.won:,} of {found.documents:,} results are that model's"
-        lines += textwrap.wrap(said, _FLAGS_WIDE, break_long_words=False)
-        if found.seconds is not None and found.alone_s is not None:
-            lines.append(
-                f"took about {duration(found.seconds)}; the better model alone: about {duration(found.alone_s)}"
-            )
+        lines += wrapped(said)
+        if found.seconds is not None:
+            lines.append(_took(found.seconds, found.alone_s))
+        elif not found.pending:
+            lines.append("took no time: all of its results were there before")
     return "\n".join(lines)
+
+
+def _took(seconds: float, alone_s: float | None) -> str:
+    alone = "" if alone_s is None else f"; the better model alone: about {duration(alone_s)}"
+    return f"took about {duration(seconds)}{alone}"
+
+
+def wrapped(said: str, indent: str = "", width: int = _WIDE) -> list[str]:
+    """Return a sentence in lines, those after the first indented. Names are not broken at their hyphens."""
+    return textwrap.wrap(said, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def unlike(first: Spec, second: Spec) -> str:
@@ -177,9 +188,13 @@ def unlike(first: Spec, second: Spec) -> str:
 def escalated_as_json(counts: Mapping[str, Escalated]) -> dict[str, Any]:
     """Return the same for machines, by step."""
     found = {
-        step: asdict(one) | {"doubt": str(one.doubt), "share": round(one.share, 4)} for step, one in counts.items()
+        step: asdict(one) | _of_doubt(one.doubt) | {"share": round(one.share, 4)} for step, one in counts.items()
     }
     return {"escalated": found}
+
+
+def _of_doubt(doubt: Doubt) -> dict[str, Any]:
+    return {"doubt": str(doubt), "risk_version": None if doubt.risk is None else doubt.risk.version}
 
 
 def flags_as_json(counts: Mapping[str, FlagCounts]) -> dict[str, Any]:
@@ -229,7 +244,9 @@ def of_status(
     """
     known = {
         "job": f"{status.id} ({status.state})",
-        "task" if len(status.steps) == 1 else "steps": "\n".join(_step(step, counts or {}) for step in status.steps),
+        "task" if len(status.steps) == 1 else "steps": "\n".join(
+            line for step in status.steps for line in _step(step, counts or {})
+        ),
         "priority": str(status.priority) if status.priority else "",
         "corpus": status.corpus,
         "source": status.source,
@@ -253,13 +270,13 @@ def of_status(
     return {name: printable(value) for name, value in known.items() if value}
 
 
-def _step(step: StepStatus, found: Mapping[str, FlagCounts]) -> str:
+def _step(step: StepStatus, found: Mapping[str, FlagCounts]) -> list[str]:
     if step.input is None and step.name == step.spec.kind:
-        return str(step.spec)
+        return [str(step.spec)]
     counts = f"{step.done:,} done, {step.failed:,} failed, {step.blocked:,} blocked, {step.pending:,} to do"
     if step.name in found and found[step.name].not_selected:
         counts += f", {documents(found[step.name].not_selected)} not selected"
-    return f"{step.name}: {step.spec} over {step.input or 'the documents'}: {counts}"
+    return wrapped(f"{step.name}: {step.spec} over {step.input or 'the documents'}: {counts}", indent="  ")
 
 
 def aligned(values: Mapping[str, str]) -> str:

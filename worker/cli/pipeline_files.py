@@ -32,14 +32,17 @@ def prepared(
     settings: Settings, file: Path, *, is_stored: bool = False, devices: Sequence[str] = ()
 ) -> tuple[Pipeline, Prepared]:
     """Return the pipeline in a file, checked, with its models found and its source open. Raises PipelineInvalid."""
-    from worker.pipelines.file import read, refuse_secrets
+    from worker.pipelines.file import PipelineInvalid, read, refuse_secrets
     from worker.pipelines.running import prepare
 
     pipeline = read(file)
     if is_stored:
         refuse_secrets(pipeline, file)
     say_conversions(settings, [step.model for step in pipeline.steps])
-    prepared = prepare(settings, pipeline, devices)
+    try:
+        prepared = prepare(settings, pipeline, devices)
+    except PipelineInvalid as error:
+        raise PipelineInvalid(f"{file}: {error}") from error
     for sentence in prepared.not_read:
         say(sentence)
     _check_output(pipeline, file)

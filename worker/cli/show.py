@@ -27,7 +27,7 @@ Row = TypeVar("Row")
 
 SHOWN_REJECTIONS = 5
 SHOWN_EVERY = 1_000  # documents
-_NOT_COMPUTED = {"skipped", "blocked", "not selected"}
+_IF_ANY = {"skipped", "blocked", "not selected", "escalated"}
 SHOWN_CHARACTERS = 200  # of a sample's input and output
 
 
@@ -130,7 +130,7 @@ class WritingBar:
 def steps_table(status: JobStatus, flags: Mapping[str, FlagCounts]) -> Table:
     """Return a table with the counts of each step's texts, and of documents that the steps' conditions left out.
 
-    A column of texts that were not computed is left out if all its counts are 0.
+    Some columns, such as those of texts that were not computed, are left out if all their counts are 0.
     """
     counts = {
         "done": [step.done for step in status.steps],
@@ -139,9 +139,10 @@ def steps_table(status: JobStatus, flags: Mapping[str, FlagCounts]) -> Table:
         "blocked": [step.blocked for step in status.steps],
         "not selected": [flags[step.name].not_selected if step.name in flags else 0 for step in status.steps],
         "to do": [step.pending for step in status.steps],
+        "escalated": [0 if step.escalated is None else step.escalated.texts for step in status.steps],
         "had before": [step.prior for step in status.steps],
     }
-    shown = [name for name, column in counts.items() if any(column) or name not in _NOT_COMPUTED]
+    shown = [name for name, column in counts.items() if any(column) or name not in _IF_ANY]
     made = table("step", "reads", "task", *shown, names={"step", "reads"}, numbers=shown)
     for place, step in enumerate(status.steps):
         reads = Name(step.input or "documents")

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from storage.core.doubts import FAILED, RISK
 from storage.core.flags import doubtful_ones
 
 if TYPE_CHECKING:
+    from storage.core.doubts import Bound
     from storage.core.specs import Spec
     from storage.results.provenance import EscalationRecord, Recorded
 
 
 def doubted_for(found: EscalationRecord) -> list[str]:
-    """Return the flags and bounds for which the first result was doubted."""
+    """Return the flags and bounds for which the first result was doubted; for a failure that it failed."""
+    if found.first.status == FAILED:
+        return [FAILED]
     flags = [flag for flag in found.first.flags if found.doubt.flags and found.doubt.flagged.holds([flag])]
+    return [*flags, *(said for bound in found.doubt.bounds if (said := _met(bound, found)) is not None)]
+
+
+def _met(bound: Bound, found: EscalationRecord) -> str | None:
+    """Return the number of the first result and a bound that it meets, or None."""
     numbers = found.first.confidence
-    bounds = [bound for bound in found.doubt.bounds if bound.holds(numbers.get(bound.number))]
-    return [*flags, *(f"{one.number} {numbers[one.number]:.3f} ({one})" for one in bounds)]
+    if bound.number != RISK:
+        return (
+            f"{bound.number} {numbers[bound.number]:.3f} ({bound})"
+            if bound.holds(numbers.get(bound.number))
+            else None
+        )
+    assert found.doubt.risk is not None
+    model, result = found.doubt.risk.model, {**vars(found.first), **numbers}
+    if not bound.holds(model.log_odds(result)):
+        return None
+    return f"risk {model.of(result):.3f} ({bound}, by version {found.doubt.risk.version})"
 
 
 def why(found: EscalationRecord) -> str:
@@ -25,6 +43,8 @@ def why(found: EscalationRecord) -> str:
         return "The first: the second is not computed yet, or was removed."
     if found.second.status != "done":
         return f"The first: the second {found.second.status}: {found.second.reason}"
+    if found.first.status == FAILED:
+        return "The second: the first failed."
     first, second = doubtful_ones(found.first.flags), doubtful_ones(found.second.flags)
     numbers = f"({second} against {first})"
     if not found.second_won:
@@ -34,6 +54,8 @@ def why(found: EscalationRecord) -> str:
 
 def said(spec: Spec, outcome: Recorded) -> str:
     """Return a line about one of the two results: what computed it, its flags and its confidence."""
+    if outcome.status != "done":
+        return f"{spec.model}: {outcome.status}: {outcome.reason}"
     beams = f", beams {spec.params['beams']}" if "beams" in spec.params else ""
     flags = ", ".join(outcome.flags) or "no flags"
     sure = outcome.confidence.get("confidence")

@@ -147,7 +147,9 @@ class EscalationTable(Table):
     when: Annotated[
         list[str] | str | None,
         BeforeValidator(_when),
-        Field(description="The results to compute again: flags, and bounds such as confidence<0.4."),
+        Field(
+            description="The results to compute again: flags, failed, and bounds such as confidence<0.4 or risk>0.3."
+        ),
     ] = None
 
     @property

@@ -56,7 +56,7 @@ def write_json(rows: Iterable[Mapping[str, str | int]], file: BinaryIO) -> int:
     return len(tasks)
 
 
-def rows_of(items: Iterable[Item], spec: str, seed: int) -> Iterator[dict[str, str | int]]:
+def rows_of(items: Iterable[Item], seed: int) -> Iterator[dict[str, str | int]]:
     """Yield the fields of outputs, with no verdict yet."""
     for item in items:
         yield {
@@ -66,7 +66,7 @@ def rows_of(items: Iterable[Item], spec: str, seed: int) -> Iterator[dict[str, s
             "input": item.input,
             "output": item.output,
             "seed": seed,
-            "spec": spec,
+            "spec": item.spec,
             "text_sha256": item.sha256.hex(),
         }
 
@@ -150,15 +150,18 @@ def _only(value: Any) -> Any:
 
 def _entry(place: str, row: Mapping[str, Any]) -> Entry:
     """Return the verdict of a row or a task. Raises ReviewRefused."""
-    if missing := [name for name in KEYS[1:] if row.get(name) in {None, ""}]:
+    if missing := [name for name in KEYS[1:] if row.get(name) is None or row[name] == ""]:
         raise ReviewRefused(f"{place}: {', '.join(missing)} is missing; export the sample again")
     verdict = row.get("verdict") or ""
     if not isinstance(verdict, str) or verdict.strip().lower() not in WORDS:
         raise ReviewRefused(f"{place}: the verdict is {verdict!r}; write good or bad, or leave it empty")
+    changed = f"{place}: seed, spec or text_sha256 was changed; export the sample again"
+    if not all(isinstance(row[name], str | int) for name in KEYS[1:]):
+        raise ReviewRefused(changed)
     try:
         sha256, seed = bytes.fromhex(str(row["text_sha256"])), int(row["seed"])
     except ValueError as error:
-        raise ReviewRefused(f"{place}: text_sha256 or seed was changed; export the sample again") from error
+        raise ReviewRefused(changed) from error
     note, by = row.get("note"), row.get("judged_by") or row.get("annotator")
     if isinstance(by, dict):
         by = by.get("email") or by.get("id")

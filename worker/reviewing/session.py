@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +21,10 @@ AHEAD = 50  # outputs that are read at once
 
 @dataclass(frozen=True)
 class Review:
-    """The outputs of a step in their strata, and their judgements by content."""
+    """The outputs of a step in their strata, and their judgements by content.
+
+    A judgement belongs to the spec that computed the output. A step with an escalation has outputs of two specs.
+    """
 
     database: Database
     reviewed: ReviewedStep
@@ -37,11 +40,17 @@ class Review:
         Without a seed, it continues the draw of most earlier judgements. Raises NoSuchJob, NoSuchStep, NotReviewable.
         """
         reviewed = reviewed_step(database, job, step)
-        judged = judgements.of_spec(database, reviewed.step.spec_id)
+        stored = {spec_id: judgements.of_spec(database, spec_id) for spec_id in reviewed.specs}
         if seed is None:
-            seeds = Counter(one.seed for one in judged.values())
+            seeds = Counter(one.seed for of_spec in stored.values() for one in of_spec.values())
             seed = max(seeds, key=lambda one: (seeds[one], -one), default=0)
         found = population(database, reviewed, seed)
+        judged = {
+            content: one
+            for spec_id, of_spec in stored.items()
+            for content, one in of_spec.items()
+            if found.spec_of(content) == spec_id
+        }
         return cls(database, reviewed, seed, found, tuple(strata_of(found)), judged)
 
     def waiting(self, size: int) -> list[int]:
@@ -62,30 +71,40 @@ class Review:
             yield from items(self.database, self.reviewed, dict(zip(several, documents, strict=True)))
 
     def judge(self, *judged: Judged) -> int:
-        """Store judgements. Return the number stored: outputs that were removed meanwhile are left out."""
-        stored = judgements.store(self.database, self.reviewed.step.spec_id, judged)
-        self.judged.update({one.content_id: one for one in judged})
-        return stored
+        """Store judgements of outputs. Return the number stored: outputs that were removed meanwhile are left out."""
+        by_spec: dict[int, list[Judged]] = defaultdict(list)
+        for one in judged:
+            spec_id = self.population.spec_of(one.content_id)
+            by_spec[self.reviewed.step.spec_id if spec_id is None else spec_id].append(one)
+        return sum(self._store(spec_id, of_spec) for spec_id, of_spec in by_spec.items())
 
     def take(self, entries: Sequence[Entry], judged_by: str) -> int:
-        """Store the judgements of a file, all or none. Return their number. Raises ReviewRefused."""
+        """Store the judgements of a file, if all can be stored. Return their number. Raises ReviewRefused."""
+        ids = {sha256: spec_id for spec_id, sha256 in self.reviewed.specs.items()}
         for entry in entries:
-            if entry.spec != self.reviewed.spec:
+            if entry.spec not in ids:
                 raise ReviewRefused(
                     f"{entry.place}: this is no output of step {self.reviewed.step.name} of job "
                     f"{self.reviewed.job}; import the file for the job that it was exported from"
                 )
-        hashes = {entry.sha256 for entry in entries}
-        found = judgements.contents_of(self.database, self.reviewed.step.spec_id, hashes)
-        taken = []
-        for entry in entries:
-            if entry.sha256 not in found:
-                raise ReviewRefused(f"{entry.place}: the store has no output of this text, or it was removed")
-            one = Judged(found[entry.sha256], entry.verdict, entry.judged_by or judged_by, entry.seed, entry.note)
-            before = self.judged.get(one.content_id)
-            if one.verdict is not Verdict.SKIPPED or before is None:
-                taken.append(one)
-        return self.judge(*taken)
+        taken: dict[int, list[Judged]] = defaultdict(list)
+        for spec, spec_id in ids.items():
+            of_spec = [entry for entry in entries if entry.spec == spec]
+            known = judgements.of_spec(self.database, spec_id)
+            found = judgements.contents_of(self.database, spec_id, {entry.sha256 for entry in of_spec})
+            for entry in of_spec:
+                if entry.sha256 not in found:
+                    raise ReviewRefused(f"{entry.place}: the store has no output of this text, or it was removed")
+                one = Judged(found[entry.sha256], entry.verdict, entry.judged_by or judged_by, entry.seed, entry.note)
+                if one.verdict is not Verdict.SKIPPED or one.content_id not in known:
+                    taken[spec_id].append(one)
+        return sum(self._store(spec_id, of_spec) for spec_id, of_spec in taken.items())
+
+    def _store(self, spec_id: int, judged: Sequence[Judged]) -> int:
+        stored = judgements.store(self.database, spec_id, judged)
+        ours = [one for one in judged if self.population.spec_of(one.content_id) == spec_id]
+        self.judged.update({one.content_id: one for one in ours})
+        return stored
 
     def summary(self) -> Summary:
         """Return the shares of good outputs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from storage.core.doubts import RISK, Doubt
@@ -63,7 +63,7 @@ def request(first: Spec, second: Spec, doubt: Doubt) -> EscalationRequest:
         raise BadOption(
             f"--escalate has no meaning for {first.kind}: {output.plural} of two models are not comparable."
         )
-    if first == second:
+    if first == replace(second, model=first.model):  # a folder and a name may be the same weights
         raise BadOption(
             "--escalate: the same model with the same options gives the same results; name another model, or give "
             "another number of beams."

@@ -137,10 +137,10 @@ class EscalationOptions(Options):
         str | None,
         AfterValidator(_doubt),
         Field(
-            description="The results that --escalate computes again, such as repetition,confidence<0.4.  "
+            description="The results that --escalate computes again, such as repetition,confidence<0.4,failed.  "
             "[default: those with a doubtful flag]"
         ),
-        Option(metavar="FLAG|BOUND,…"),
+        Option(metavar="CONDITION,…"),
     ] = None
 
     @property

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
+
 import pytest
+from rich.console import Console
 
 from storage.core.database import Database
 from storage.results.escalations import count_escalated, shared_seconds
 from storage.results.provenance import provenance
-from tests.storage.builders import set_shard, shards_of
+from storage.results.status import read_status
+from storage.steps.steps import EscalationRequest, StepRequest
+from tests.storage.builders import TRANSLATE, set_shard, shards_of
 from tests.storage.steps.test_escalation import ALONE, BEFORE_ANOTHER, LARGE, Models
+from worker.cli.formatting import escalated, of_status
+from worker.cli.show import steps_table
 
 
 @pytest.mark.parametrize(
@@ -48,9 +56,36 @@ def test_a_run_that_computes_nothing_knows_no_seconds(database: Database) -> Non
     models.done()
     (found,) = count_escalated(database, models.done().id).values()
     assert (found.texts, found.won) == (2, 2)
-    assert found.alone_s is None
+    assert (found.seconds, found.alone_s) == (None, None)
+    assert "took no time: all of its results were there before" in escalated({"translate": found})
     plain = models.done(BEFORE_ANOTHER, source="b")
     assert [*count_escalated(database, plain.id)] == ["english"]
+
+
+def test_a_run_in_which_only_the_better_model_computes_has_no_estimate(database: Database) -> None:
+    models = Models(database)
+    models.done((StepRequest("translate", TRANSLATE),))
+    job = models.done()
+    (again,) = shards_of(database, job)
+    set_shard(database, again.id, started_at=100.0, finished_at=106.0)
+    (found,) = count_escalated(database, job.id).values()
+    assert (found.seconds, found.alone_s) == (6.0, None)
+    assert escalated({"translate": found}).endswith("took about 6 s")
+
+
+def test_lines_about_escalations_and_steps_fit_80_columns(database: Database) -> None:
+    models = Models(database)
+    folder = StepRequest("english", TRANSLATE, escalation=EscalationRequest(replace(LARGE, model="a-" * 20)))
+    job = models.done((folder, replace(BEFORE_ANOTHER[1], name="vectors_of_the_english_texts")))
+    lines = of_status(read_status(database, job.id), None, count_escalated(database, job.id))
+    assert "a-" * 20 in lines["escalated"]  # not broken at its hyphens
+    assert max(len(line) for name in ("steps", "escalated") for line in lines[name].splitlines()) <= 70
+    console = Console(file=io.StringIO(), width=80)
+    console.print(steps_table(read_status(database, job.id), {}))
+    assert isinstance(console.file, io.StringIO)
+    heading, english, _ = console.file.getvalue().splitlines()
+    assert heading.split()[3:] == ["done", "failed", "to", "do", "escalated", "had", "before"]
+    assert english.split()[-2:] == ["2", "0"]
 
 
 def test_the_provenance_of_a_doubted_result_has_both_outcomes(database: Database) -> None:

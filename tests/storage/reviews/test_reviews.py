@@ -24,6 +24,8 @@ from storage.reviews.risks import Risk
 from storage.steps import jobs
 from storage.steps.steps import EscalationRequest, StepRequest
 from tests.storage.builders import COPY, EMBED, embedded, numbered, read, request, work
+from worker.reviewing.files import Entry, rows_of
+from worker.reviewing.session import Review
 
 
 def judging(claim: Claim) -> list[Outcome]:
@@ -164,9 +166,28 @@ def test_a_risk_is_fitted_to_good_and_bad_verdicts_with_what_results_have(databa
     assert {round(model.of(result), 9) for result, _ in judged} <= of_results
 
 
-def test_the_results_of_two_models_are_refused(database: Database) -> None:
-    steps = (StepRequest("copy", COPY, escalation=EscalationRequest(replace(COPY, model="better"))),)
-    job = read(database, replace(request(), steps=steps), numbered(2))
-    work(database)
-    with pytest.raises(NotReviewable, match="come from two models"):
-        reviewed_step(database, job.id)
+def test_the_results_of_two_models_are_reviewed_each_under_its_own_spec(database: Database) -> None:
+    better = replace(COPY, model="better")
+    steps = (StepRequest("copy", COPY, escalation=EscalationRequest(better)),)
+    job = read(database, replace(request(), steps=steps), numbered(4))
+    work(database, judging)  # 0 and 2 have a flag, and as many in the second result
+    jobs.finish(database)
+    review = Review.of(database, job.id)
+    assert len(review.population) == 3
+    first, second = review.reviewed.step.spec_ids
+    specs = {one.document: one.spec for one in review.items(review.waiting(10))}
+    assert specs == {"k0": better.sha256.hex(), "k1": COPY.sha256.hex(), "k2": better.sha256.hex()}
+    assert review.judge(*[Judged(content, Verdict.BAD, "ann", 0) for content in review.waiting(10)]) == 3
+    assert (len(judgements.of_spec(database, first)), len(judgements.of_spec(database, second))) == (1, 2)
+    assert Review.of(database, job.id).summary().judged == 3
+    rows = [*rows_of(review.items(review.population.contents.tolist()), 0)]
+    entries = [
+        Entry("a row", str(row["spec"]), bytes.fromhex(str(row["text_sha256"])), 0, Verdict.GOOD, None, None)
+        for row in rows
+    ]
+    assert review.take(entries, "bob") == 3
+    assert [one.good for one in Review.of(database, job.id).summary().shares][:3] == [3, 1, 2]
+    plain = read(database, request("b"), numbered(4))
+    assert Review.of(database, plain.id).summary().judged == 1  # of the first model's own results
+    with pytest.raises(NotReviewable, match="a risk is that of one model"):
+        risks.spec_to_fit(database, job.id)

@@ -64,7 +64,7 @@ def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corp
 def printed(width: int) -> list[str]:
     console = Console(width=width, color_system=None)
     with console.capture() as captured:
-        console.print(shown(Item(1, b"", "k\x1b", "left\x1b one", "right"), "1 of 2", width))
+        console.print(shown(Item(1, b"", "k\x1b", "left\x1b one", "right", "aa"), "1 of 2", width))
     return [line.rstrip() for line in captured.get().splitlines()]
 
 

@@ -19,4 +19,12 @@ def population(
     n = len(flags)
     known = rng.random(n) if confidence is None else np.array(confidence, float)
     ids = np.arange(1, n + 1)
-    return Population(ids, ids, rng.integers(0, 2**63, n, np.uint64), known, np.array(flags, np.int32), FLAG_SETS)
+    return Population(
+        ids,
+        ids,
+        rng.integers(0, 2**63, n, np.uint64),
+        known,
+        np.array(flags, np.int32),
+        FLAG_SETS,
+        np.ones(n, np.int64),
+    )

@@ -14,18 +14,18 @@ from storage.reviews.judgements import Verdict
 from worker.errors import ReviewRefused
 from worker.reviewing.files import read, rows_of, write_csv, write_json
 
-ITEMS = [Item(n, bytes([n]) * 32, f"d{n}", "ligne\nune", f"=out,{n}") for n in (1, 2, 3, 4)]
+ITEMS = [Item(n, bytes([n]) * 32, f"d{n}", "ligne\nune", f"=out,{n}", "aa") for n in (1, 2, 3, 4)]
 
 
 def csv_text() -> str:
     file = io.BytesIO()
-    assert write_csv(rows_of(ITEMS, "aa", 7), file) == 4
+    assert write_csv(rows_of(ITEMS, 7), file) == 4
     return file.getvalue().decode("utf-8-sig")
 
 
 def json_tasks() -> list[dict[str, Any]]:
     file = io.BytesIO()
-    assert write_json(rows_of(ITEMS, "aa", 7), file) == 4
+    assert write_json(rows_of(ITEMS, 7), file) == 4
     tasks: list[dict[str, Any]] = json.loads(file.getvalue())
     return tasks
 
@@ -80,7 +80,7 @@ def test_label_studios_tasks_come_back_as_json_and_as_json_min(tmp_path: Path) -
         ("a.csv", 'verdict,seed,spec,text_sha256\r\n"",1,aa,01\r\n"per\nhaps",1,aa,02', "a.csv:3: the verdict is"),
         ("a.csv", "verdict,seed,spec,text_sha256\r\ngood,1,aa", "a.csv:2: it has 3 columns"),
         ("a.csv", "verdict,seed,spec,text_sha256\r\ngood,,aa,01", "a.csv:2: seed is missing"),
-        ("a.csv", "verdict,seed,spec,text_sha256\r\ngood,1,aa,x1", "a.csv:2: text_sha256 or seed was changed"),
+        ("a.csv", "verdict,seed,spec,text_sha256\r\ngood,1,aa,x1", "a.csv:2: seed, spec or text_sha256 was changed"),
         (
             "a.csv",
             "verdict,seed,spec,text_sha256\r\ng,1,aa,01\r\nb,1,aa,01",
@@ -90,6 +90,11 @@ def test_label_studios_tasks_come_back_as_json_and_as_json_min(tmp_path: Path) -
         ("a.json", "{}", "it is no list of tasks"),
         ("a.json", "[1]", "a.json, task 1: it is no task"),
         ("a.json", '[{"data": {"seed": 1}}]', "a.json, task 1: spec, text_sha256 is missing"),
+        (
+            "a.json",
+            '[{"verdict": "bad", "seed": [1], "spec": {"a": 1}, "text_sha256": "01"}]',
+            "task 1: seed, spec or text_sha256 was",
+        ),
         ("none.csv", None, "none.csv: No such file"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from storage.core.database import Database
 from storage.core.doubts import Doubt
 from storage.core.specs import Spec
+from storage.errors import NoRisk
 from tasks import kinds
 from tasks.errors import BadOption, ModelCorrupt
 from tasks.models.families import Family
@@ -77,6 +79,7 @@ def test_another_model_gets_the_options_of_the_step_that_suit_its_family() -> No
     ("first", "second", "doubt", "said"),
     [
         (SMALL, SMALL, Doubt(), "the same model with the same options"),
+        (SMALL, replace(SMALL, model="/models/small"), Doubt(), "the same model with the same options"),
         (Spec("embed", "a", "1"), Spec("embed", "b", "1"), Doubt(), "vectors of two models are not comparable"),
         (
             Spec("generate", "a", "1", params={"prompt": "{meta.title}: {text}"}),
@@ -182,6 +185,20 @@ def test_an_order_may_ask_for_an_escalation() -> None:
     assert found == Escalation("large", doubt=Doubt.parse(["confidence<0.4"]))
     with pytest.raises(BadMessage, match="when is refused: 'confidence<4': confidence is from 0 to 1"):
         parse_enqueue(order | {"when": "confidence<4"})
+
+
+def test_a_bound_of_the_risk_goes_with_any_output_and_needs_a_fitted_one_in_a_dry_run(
+    settings: Settings, database: Database, tmp_path: Path
+) -> None:
+    classify = Spec("classify", "a", "1")
+    asked_for = escalation.request(classify, replace(classify, model="b", revision="2"), Doubt.parse(["risk>0.3"]))
+    assert asked_for.doubt.needs_risk
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"id": 1, "text": "text"}')
+    options = kinds.options("translate", source_lang="fr", target_lang="en", beams=1)
+    request = Request(source=str(source), task="translate", escalate_beams=4, when="risk>0.3", options=options)
+    with pytest.raises(NoRisk, match="docmill review JOB --fit"):
+        dry_run.forecast(settings, database, prepare(settings, request), "cpu", Progress())
 
 
 def test_a_dry_run_says_how_long_the_escalation_of_all_texts_would_take(

@@ -48,10 +48,12 @@ def check_command(file: Path, as_json: bool) -> int:
         return OK
     for step in found.steps:
         only = "" if step.flagged is None else f", only {step.flagged}"
-        answer(f"{step.name}: {step.spec} over {step.input or 'the documents'}{only}")
+        said = [f"{step.name}: {step.spec} over {step.input or 'the documents'}{only}"]
         if (again := step.escalation) is not None:
             other = formatting.unlike(step.spec, again.spec)
-            answer(f"  {again.doubt}: escalates to {again.spec}{other}")
+            said.append(f"  {again.doubt}: escalates to {again.spec}{other}")
+        for sentence in said:
+            answer("\n".join(formatting.wrapped(sentence, indent="    ", width=80)))
     answer(f"schedule: {_when(pipeline)}")
     say(f"{file} is in order.")
     return OK

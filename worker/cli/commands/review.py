@@ -126,7 +126,7 @@ def _export(review: Review, file: Path, size: int) -> None:
     from worker.reviewing.files import rows_of, write_csv, write_json
 
     write = write_csv if file.suffix.lower() == ".csv" else write_json
-    rows = rows_of(review.items(review.waiting(size)), review.reviewed.spec, review.seed)
+    rows = rows_of(review.items(review.waiting(size)), review.seed)
     with whole_file(file) as opened:
         n = write(rows, opened)
     say(f"Wrote {n:,} outputs to {file}. Judge them, then give the file to --import.")
@@ -154,10 +154,9 @@ def _print(review: Review, *, as_json: bool) -> None:
 
 def _fit(database: Database, job: int, step: str | None, *, as_json: bool) -> None:
     from storage.reviews import risks
-    from storage.reviews.population import reviewed_step
     from worker.reviewing.risk import fit
 
-    spec_id = reviewed_step(database, job, step).step.spec_id
+    spec_id = risks.spec_to_fit(database, job, step)
     risk = risks.store(database, spec_id, fit(risks.judged_results(database, spec_id)))
     if as_json:
         from dataclasses import asdict
