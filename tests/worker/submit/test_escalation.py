@@ -89,7 +89,7 @@ def test_another_model_gets_the_options_of_the_step_that_suit_its_family() -> No
         ),
         (
             Spec("classify", "a", "1"),
-            Spec("classify", "b", "1"),
+            Spec("classify", "b", "2"),
             Doubt.parse(["mean_logprob<-1"]),
             "labels have no mean_logprob, only confidence",
         ),
