@@ -6,7 +6,7 @@ COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
 # Else every process would compile our own modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup setup-vllm run test test-fast test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-extract bench-checks bench-escalation bench-releases check format docs reference lock dist clean help
+.PHONY: setup setup-vllm run test test-fast test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-extract bench-batch bench-checks bench-escalation bench-releases check format docs reference lock dist clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -45,8 +45,8 @@ test: setup      ## the whole test suite (with real servers of its own)
 test-fast: setup ## the tests that need no server, no command and no model: for the time between two edits
 	@$(BIN)/python -m pytest -m fast --numprocesses 2 --dist worksteal
 
-test-vllm: setup-vllm ## only the tests of the vLLM backend, in its own environment
-	.venv-vllm/bin/python -m pytest -m vllm tests/tasks/backends/decoder_only/test_vllm.py
+test-vllm: setup-vllm ## only the tests of the vLLM backend and beside vLLM, in its own environment
+	.venv-vllm/bin/python -m pytest -m vllm tests/tasks/backends/decoder_only/test_vllm.py tests/worker/batch/test_beside_vllm.py
 
 test-faults: setup ## only the tests that kill, cut, fill or freeze something
 	$(BIN)/python -m pytest -m faults
@@ -65,6 +65,9 @@ bench-extract: setup ## what a JSON Schema costs, and the records of real and of
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[gguf]'
 	$(BIN)/python -m bench.extract
 	$(BIN)/python -m bench.records
+
+bench-batch: setup setup-vllm ## batch files by docmill and by vLLM's own runner: the same answers
+	.venv-vllm/bin/python -m bench.batch_files --plain $(CURDIR)/$(BIN)/python $(BENCH)
 
 bench-ingest: setup ## reading a source into the store, beside a bulk load of the same tables
 	$(BIN)/python -m bench.ingest $(BENCH)

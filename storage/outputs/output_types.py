@@ -17,20 +17,19 @@ from storage.outputs.lists import forms_of, in_order, items_of, line_of
 from storage.outputs.property_forms import form_of
 
 SCHEMA = "json_schema"  # the parameter of a spec with the JSON Schema of its records, as JSON text
-PROPERTIES = (
-    "properties"  # the parameter of a spec with the schema of each property, where no model writes the record
-)
-CITATIONS = "citations"
+# The parameter of a spec with the schema of each property, where no model writes the record.
+PROPERTIES = "properties"
 N = "n"  # the parameter of a spec with the number of outputs for each document
-TEXTS = "texts"
+TEXTS, TRUNCATED = "texts", "truncated"
 RANKING = "ranking"  # the parameter of a spec whose texts are sentences of the document
-SENTENCES = "sentences"
+SENTENCES, CITATIONS = "sentences", "citations"
 # In a view, STEP_status and the like are columns of its own.
 TAKEN = frozenset({"status", "reason", CITATIONS})
 
 
 class _Text(OutputType):
     """A text, in `text`: `"text": "…"`. Of several outputs it is the first, and all are in `data`: `"texts": […]`.
+    `"truncated": […]` has the places, from 0, of those that were cut at a limit.
 
     A text of sentences of the document has them in `data`: `"sentences": [{"text", "start", "end", "score"}, …]`.
     They stand in it line after line; `start` and `end` are offsets in characters of the stored text.
@@ -44,9 +43,10 @@ class _Text(OutputType):
     confidence = CONFIDENCE
     _fields: Mapping[str, type] = {"text": str, "start": int, "end": int, "score": float}
 
-    def stored(self, texts: Sequence[str]) -> Output:
-        """Return one text, or several, as they are stored."""
-        return Output(text=texts[0], data={TEXTS: list(texts)} if len(texts) > 1 else None)
+    def stored(self, texts: Sequence[str], truncated: Sequence[int] = ()) -> Output:
+        """Return one text, or several, as they are stored; those at the places ``truncated`` were cut."""
+        several = {TEXTS: list(texts), **({TRUNCATED: list(truncated)} if truncated else {})}
+        return Output(text=texts[0], data=several if len(texts) > 1 else None)
 
     def cited(self, text: str, sentences: Iterable[tuple[int, int, float]]) -> Output:
         """Return sentences of a text, each (start, end, score), as they are stored: in the order of the text."""
@@ -58,7 +58,7 @@ class _Text(OutputType):
 
     def result(self, stored: Stored) -> dict[str, Any]:
         data = stored.data or {}
-        several = {TEXTS: data[TEXTS]} if TEXTS in data else {}
+        several = {name: data[name] for name in (TEXTS, TRUNCATED) if name in data}
         cited = {SENTENCES: in_order(data[SENTENCES], self._fields)} if SENTENCES in data else {}
         return {"text": stored.text, **several, **cited}
 
@@ -67,7 +67,7 @@ class _Text(OutputType):
         several = data is not None
         if several and SENTENCES in data:
             return self._sentences_problem(stored)
-        if stored.text is None or stored.vector is not None or (several and set(data) != {TEXTS}):
+        if stored.text is None or stored.vector is not None or (several and {*data} - {TRUNCATED} != {TEXTS}):
             return "a text belongs in `text`, and nothing beside it"
         if several and (not all(isinstance(one, str) for one in data[TEXTS]) or _first(stored) != stored.text):
             return "the first of several texts belongs in `text`"

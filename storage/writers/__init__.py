@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from storage.outputs.columns import Column
-from storage.writers import delimited, jsonl, parquet, vectors
+from storage.writers import delimited, jsonl, openai_batch, parquet, vectors
 from storage.writers.base import FormatUnfit, Row, Writer
 from storage.writers.files import whole_file
 
@@ -22,6 +22,7 @@ WRITERS: tuple[Writer, ...] = (
     delimited.CSV_FOR_EXCEL,
     parquet.WRITER,
     vectors.WRITER,
+    openai_batch.WRITER,
 )
 # Formats that are not written here; a file of such a name that held JSON lines would open nowhere.
 _NOT_WRITTEN = frozenset(

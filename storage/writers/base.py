@@ -50,4 +50,4 @@ class Writer:
         """Raise FormatUnfit unless this format has a place for the outputs of these steps."""
         if self.takes is not None and not (len(outputs) == 1 and outputs[0] in self.takes):
             names = " and ".join(output.plural for output in self.takes)
-            raise FormatUnfit(f"only {names} are written as {self.suffix}, of one step")
+            raise FormatUnfit(f"only {names} are written as {self.title}, of one step")

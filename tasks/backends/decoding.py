@@ -12,6 +12,7 @@ from storage.core.specs import Spec
 from storage.outputs.output_types import SCHEMA, N
 from storage.steps.templates import keeps_white_space
 from tasks.errors import CannotServe
+from tasks.kinds.generate import FILL_CONTEXT
 
 One = TypeVar("One", int, str)
 Number = TypeVar("Number", int, float)
@@ -138,9 +139,11 @@ def decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, stop: tupl
     is_record = SCHEMA in asked
     sampling = sampled(asked, own)
     _require_followed(spec.model, own, sampled=bool(sampling), is_record=is_record)
-    max_new_tokens = asked.get("max_new_tokens") or own.get("max_new_tokens")
+    fills = bool(asked.get(FILL_CONTEXT))
+    max_new_tokens = 1 if fills else asked.get("max_new_tokens") or own.get("max_new_tokens")
     most = MAX_NEW_TOKENS_OF_RECORDS if is_record else MAX_NEW_TOKENS
     least = asked.get("min_new_tokens")
+    asked_max_tokens = None if max_new_tokens else _max_tokens(spec.model, own.get("max_length"), context_tokens)
     found = Decoding(
         max_new_tokens=max_new_tokens or min(most, context_tokens // 2),
         ends=frozenset(_several(own.get("eos_token_id"))),
@@ -154,14 +157,16 @@ def decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, stop: tupl
         bad_words_ids=tuple(map(tuple, own.get("bad_words_ids") or ())),
         suppress_tokens=tuple(_several(own.get("suppress_tokens"))),
         closing=() if is_record or "stop" in asked else tuple(_several(own.get("stop_strings"))),
-        max_tokens=None if max_new_tokens else _max_tokens(spec.model, own.get("max_length"), context_tokens),
+        max_tokens=context_tokens if fills else asked_max_tokens,
         stripped=not keeps_white_space(spec.params),
         n=asked.get(N, 1),
         **sampling,
     )
-    require_least(spec, found.max_new_tokens)
     if found.n > 1 and not sampling:
         raise CannotServe(SAME.format(n=found.n))
+    if fills:
+        return found
+    require_least(spec, found.max_new_tokens)
     return replace(found, min_new_tokens=min(found.min_new_tokens, found.max_new_tokens))
 
 

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from storage.core.kinds import StoredKind
 from storage.core.specs import Spec
 from storage.outputs.output_types import TEXT
+from storage.steps import templates
 from tasks.checks import AS_WRITTEN, NONE, Checks
 from tasks.errors import UnknownKind
 from tasks.kinds.answer import ANSWER
@@ -89,8 +90,9 @@ def recipe(spec: Spec, traits: Traits) -> Recipe:
     own = found.recipe(spec, traits)
     if not prompts.is_rendered(spec.params):
         return own
-    joins = found.output is not TEXT or isinstance(own, Generate)
-    return Prerendered(own) if joins else Prerendered()
+    joined = own if found.output is not TEXT or isinstance(own, Generate) else Generate()
+    is_chat = templates.MESSAGES in spec.params
+    return Prerendered(joined, "No conversation is read in parts.") if is_chat else Prerendered(joined)
 
 
 def checks(spec: Spec, traits: Traits) -> Checks:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from storage.core.normalize import normalize_json
 from storage.core.outcomes import Outcome
@@ -18,7 +17,8 @@ from storage.outputs.output_types import RECORD, SCHEMA
 from tasks.errors import BadOption
 from tasks.heads import Head
 from tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits, windowed
-from tasks.kinds.options import Generating, Option
+from tasks.kinds.options import Generating
+from tasks.kinds.schema_option import JsonSchema
 from tasks.models.families import Family
 from tasks.outputs import Generated, Record
 from tasks.prompts.prompts import Template, is_rendered
@@ -28,12 +28,6 @@ from tasks.schemas.described import described
 from tasks.schemas.grammar import GRAMMAR
 from tasks.schemas.walk import Schema
 from tasks.windows.windows import Coder, Window, cut
-
-_EXAMPLE = {
-    "type": "object",
-    "properties": {"title": {"type": "string", "description": "the title"}, "price": {"type": "number"}},
-    "required": ["title"],
-}
 
 
 @dataclass(frozen=True)
@@ -96,26 +90,10 @@ def _pattern(spec: Spec, _shown: bool) -> Template:
     return Template(f"Properties of the JSON:\n{described(_schema(spec))}\n\nText: ", "\nJSON:")
 
 
-def _canonical(given: object) -> str:
-    from tasks.schemas import checks
-
-    try:
-        return checks.read(given)
-    except checks.BadSchema as error:
-        raise PydanticCustomError("value", "{sentence}", {"sentence": str(error)}) from error
-
-
 class ExtractOptions(Generating):
     """Options of `extract`."""
 
-    # "schema" is a method of pydantic's models.
-    json_schema: Annotated[
-        str | None,
-        BeforeValidator(_canonical),
-        Field(description="JSON Schema of the records, in a file.", examples=[_EXAMPLE]),
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]}),
-        Option(spelling="schema", metavar="FILE", in_file=True),
-    ] = None
+    json_schema: JsonSchema = None
     cite: Annotated[
         bool | None, Field(description="Keep where in the document each text and number of the record stands.")
     ] = None

@@ -10,20 +10,25 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from storage.core.outcomes import Outcome
-from storage.outputs.output_types import TEXT, N
+from storage.core.specs import Spec
+from storage.outputs.output_types import SCHEMA, TEXT, N
 from storage.steps import templates
 from tasks.checks import AS_WRITTEN
-from tasks.errors import BadOption
+from tasks.errors import BadOption, PromptTooLong
 from tasks.heads import Head
-from tasks.kinds.base import Again, Computed, Plan, TaskKind, windowed
+from tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, Traits, windowed
 from tasks.kinds.options import PROMPT, Option, Searching
+from tasks.kinds.schema_option import JsonSchema
 from tasks.models.families import Family
 from tasks.outputs import Generated, Output, Several
+from tasks.schemas.grammar import GRAMMAR
 from tasks.windows.windows import Coder, Window, cut
 
 BETWEEN = "\n\n"
 MOST_OUTPUTS = 1000
 MESSAGES_FLAG = "--messages"
+# Parameters of specs: the document is the whole prompt, and an output may fill the model's context.
+RAW, FILL_CONTEXT = "raw", "fill_context"
 
 
 def _joined(texts: Sequence[str]) -> str:
@@ -46,17 +51,39 @@ class Generate:
     def join(self, computed: Computed) -> Outcome | Again:
         """The outputs of the windows, with a blank line between them."""
         found = [_outputs(output) for output in computed.outputs]
-        texts, flags = [], dict.fromkeys(windowed(computed.windows))
+        texts, truncated, flags = [], [], dict.fromkeys(windowed(computed.windows))
         for number in range(self.n):
             parts = [outputs[number] for outputs in found if outputs]
             if any(part.truncated for part in parts):
                 flags["output_truncated"] = None
+                truncated.append(number)
             written = [part.text for part in parts if part.text.strip()]
             if len(written) < len(parts):
                 flags["empty" if not written else "empty_window"] = None
             texts.append(_joined(written) if written else "".join(part.text for part in parts))
-        output = TEXT.stored(texts)
+        output = TEXT.stored(texts, truncated)
         return computed.done(output.text, data=None if output.data is None else dict(output.data), flags=flags)
+
+
+@dataclass(frozen=True)
+class Raw(Generate):
+    """The recipe for documents that are whole prompts: a window each."""
+
+    def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
+        """Raises PromptTooLong."""
+        return uncut(texts, coder, "With --raw no document is read in parts.")
+
+
+def uncut(texts: Sequence[str], coder: Coder, advice: str) -> list[list[Window]]:
+    """Return one window for each text. Raises PromptTooLong, whose message ends with the advice."""
+    encoded = coder.encode(texts)
+    longest = max((one.tokens for one in encoded), default=0)
+    if longest > coder.limit_tokens:
+        raise PromptTooLong(
+            f"The prompt has {longest:,} tokens with this document, the model's window {coder.limit_tokens:,}. "
+            f"{advice}"
+        )
+    return [[Window(0, len(text), one)] for text, one in zip(texts, encoded, strict=True)]
 
 
 def _outputs(output: Output | None) -> Sequence[Generated]:
@@ -78,6 +105,17 @@ class GenerateOptions(Searching):
         int | None,
         Field(ge=1, le=MOST_OUTPUTS, description="Outputs for each document: samples, or the best of --beams."),
     ] = None
+    raw: Annotated[
+        bool | None,
+        Field(description="Read the document as the whole prompt: no chat template, no windows."),
+        Option(only=Family.DECODER),
+    ] = None
+    fill_context: Annotated[
+        bool | None,
+        Field(description="Let an output go on until the model's context is full."),
+        Option(only=Family.DECODER),
+    ] = None
+    json_schema: JsonSchema = None
 
     @property
     def templates(self) -> tuple[tuple[str, templates.Template], ...]:
@@ -85,14 +123,33 @@ class GenerateOptions(Searching):
         return (*super().templates, *((MESSAGES_FLAG, templates.Template(("", ""), (one,))) for one in field))
 
     def given(self) -> dict[str, Any]:
-        return {name: value for name, value in super().given().items() if (name, value) != (N, 1)}
+        without = {N: 1, RAW: False, FILL_CONTEXT: False}
+        return {name: value for name, value in super().given().items() if without.get(name) != value}
 
 
-def _params(plan: Plan) -> dict[str, str]:
-    """Return the parameter that keeps white space in prompts and outputs. An encoder-decoder needs no prompt."""
-    if "prompt" not in plan.given and "messages" not in plan.given and plan.family is not Family.SEQ2SEQ:
+def _params(plan: Plan) -> dict[str, Any]:
+    """Return the parameter that keeps white space in prompts and outputs, and the version of a schema's grammar.
+
+    An encoder-decoder needs no prompt. Raises BadOption.
+    """
+    given = plan.given
+    prompted = [name for name in ("prompt", "messages", "system") if name in given]
+    if RAW in given and prompted:
+        raise BadOption(f"--raw reads the document as the whole prompt: leave --{prompted[0]} out.")
+    if not {"prompt", "messages", RAW} & given.keys() and plan.family is not Family.SEQ2SEQ:
         raise BadOption("generate needs --prompt, a template with {text} where the document goes.")
-    return {templates.WHITE_SPACE: templates.KEPT}
+    if FILL_CONTEXT in given and "max_new_tokens" in given:
+        raise BadOption("--fill-context and --max-new-tokens do not go together: give one of them.")
+    if SCHEMA in given and plan.family is Family.SEQ2SEQ:
+        raise BadOption(f"--schema is for decoder-only models; {plan.model} is {plan.family}.")
+    if SCHEMA in given and "stop" in given:
+        raise BadOption("--schema and --stop do not go together: an output ends where its JSON does.")
+    return {templates.WHITE_SPACE: templates.KEPT, **({"grammar": GRAMMAR} if SCHEMA in given else {})}
+
+
+def _recipe(spec: Spec, _traits: Traits) -> Recipe:
+    n = spec.params.get(N, 1)
+    return Raw(n) if spec.params.get(RAW) else Generate(n)
 
 
 GENERATE = TaskKind(
@@ -101,7 +158,7 @@ GENERATE = TaskKind(
     options=GenerateOptions,
     output=TEXT,
     families=MappingProxyType({Family.DECODER: Head.CAUSAL_TEXT, Family.SEQ2SEQ: Head.SEQ2SEQ_TEXT}),
-    recipe=lambda spec, _traits: Generate(spec.params.get(N, 1)),
+    recipe=_recipe,
     params=_params,
     checks=lambda _spec, _direction: AS_WRITTEN,
 )

@@ -86,7 +86,7 @@ def test_it_is_written_to_stdout_and_in_parts(tmp_path: Path) -> None:
 def test_messages_name_it() -> None:
     with pytest.raises(FormatUnfit, match=r"ends in \.jsonl, \.csv, \.parquet, \.npy or \.tsv"):
         Target.of(Path("out.xlsx"))
-    with pytest.raises(FormatUnfit, match="it writes jsonl, csv, csv-excel, parquet, npy, tsv"):
+    with pytest.raises(FormatUnfit, match="it writes jsonl, csv, csv-excel, parquet, npy, openai-batch, tsv"):
         Target.of(Path("out"), "ods")
 
 
@@ -109,7 +109,7 @@ def test_options_and_pipelines_take_it(tmp_path: Path) -> None:
     program = _with_the_line(tmp_path) + SAID
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     choices, about, *found = ended.stdout.splitlines()
-    assert choices == "jsonl csv csv-excel parquet npy tsv"
+    assert choices == "jsonl csv csv-excel parquet npy openai-batch tsv"
     assert "(.csv, .parquet, .npy, .tsv;" in about
     assert about.endswith("tsv has tabs.")
     assert found[:2] == ["None", "tsv"]

@@ -22,6 +22,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "run": Command(WORK, "Run a task over a source, here and now."),
     "enqueue": Command(WORK, "Store a source as a job and leave the work to the workers."),
+    "batch": Command(WORK, "Carry out a file of requests in OpenAI's batch format."),
     "jobs": Command(WORK, "List the latest jobs."),
     "status": Command(WORK, "Show a job's progress, and the reason if it makes none."),
     "wait": Command(WORK, "Wait for a job to end."),

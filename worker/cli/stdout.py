@@ -32,7 +32,7 @@ class Harmless(io.RawIOBase):
         return True
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
-        if self._form == "jsonl":
+        if not self._form.startswith("csv"):
             return self._stream.write(escaped(data.decode()).encode())
         if self._is_terminal:
             return self._stream.write(printable(data.decode(), keep="\r\n\t").encode())

@@ -21,6 +21,7 @@ from tasks.errors import CannotServe
 from tasks.kinds.answer import require_room
 from tasks.kinds.answer_prompts import asking
 from tasks.kinds.base import Traits
+from tasks.kinds.generate import RAW
 from tasks.kinds.instructions import Instruction, instruction
 from tasks.languages import language_codes
 from tasks.models import families
@@ -98,7 +99,7 @@ class Conversations(Tokens):
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: Spec) -> None:
         if tokenizer.chat_template is None:
-            raise CannotServe(f"--messages needs a model with a chat template; {spec.model} has none.")
+            raise CannotServe(f"Chat messages (--messages) need a model with a chat template; {spec.model} has none.")
         system = spec.params.get("system")
         self._first = [] if system is None else [{"role": "system", "content": system}]
         super().__init__(tokenizer, special_tokens=False)
@@ -117,8 +118,11 @@ def instructed(
 
     Raises CannotServe.
     """
-    bare = Tokens(tokenizer, special_tokens=tokenizer.chat_template is None)
+    raw = bool(spec.params.get(RAW))
+    bare = Tokens(tokenizer, special_tokens=raw or tokenizer.chat_template is None)
     context = families.window_limit(config, bare.stated_limit)
+    if raw:
+        return bare, tuple(spec.params.get("stop") or ()), context
     if templates.MESSAGES in spec.params:
         return Conversations(tokenizer, spec), tuple(spec.params.get("stop") or ()), context
     if _tells(spec):

@@ -20,6 +20,7 @@ from tasks.errors import CannotServe
 from tasks.kinds.answer import require_room
 from tasks.kinds.answer_prompts import asking
 from tasks.kinds.base import Traits
+from tasks.kinds.generate import FILL_CONTEXT
 from tasks.kinds.instructions import instruction
 from tasks.languages import language_codes
 from tasks.windows.windows import Encoded, LanguageCoders
@@ -96,9 +97,10 @@ def body(spec: Spec, name: str, how: Decoding) -> dict[str, Any]:
     given: dict[str, Any] = {
         "model": name,
         "temperature": how.temperature,
-        answers.MAX_TOKENS: how.max_new_tokens,
         answers.LOGPROBS: True,
     }
+    if not spec.params.get(FILL_CONTEXT):
+        given[answers.MAX_TOKENS] = how.max_new_tokens
     if how.sampled:
         shapes = {"top_p": (how.top_p, 1.0), "top_k": (how.top_k, 0), "min_p": (how.min_p, 0.0)}
         given |= {key: value for key, (value, neutral) in shapes.items() if value != neutral}

@@ -27,6 +27,7 @@ from storage.steps.jobs import JobRequest
 from storage.steps.steps import StepRequest
 from storage.writers import WRITERS, Target
 from storage.writers.base import FormatUnfit
+from storage.writers.openai_batch import NAME
 from tests.storage.builders import read, work
 
 DOCUMENT = "Ada met Bob."
@@ -235,13 +236,15 @@ def test_every_writer_writes_an_output_or_says_that_it_cannot(
 ) -> None:
     job, path = finished(database, output), tmp_path / f"out{writer.suffix}"
     if writer.takes is not None and output not in writer.takes:
-        with pytest.raises(FormatUnfit, match=f"only vectors are written as {writer.suffix}"):
+        with pytest.raises(FormatUnfit, match=f"only .*vectors are written as {writer.title}"):
             writer.check_takes([output])
-        with pytest.raises(FormatUnfit, match="only vectors"):
+        with pytest.raises(FormatUnfit, match=r"only vectors|is no request"):
             Target.of(path, writer.name).write(results(database, job), columns(database, job))
         assert not path.exists()
         return
     writer.check_takes([output])
+    if writer.name == NAME:  # its rows are those of requests, which other tests have
+        return
     assert Target.of(path, writer.name).write(results(database, job), columns(database, job)) == 1
     example = EXAMPLES[output]
     if writer.name == "jsonl":

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from storage.core.outcomes import Outcome
-from tasks.kinds.base import Computed
-from tasks.kinds.generate import Generate
-from tasks.outputs import Generated
+from tasks import kinds
+from tasks.errors import BadOption
+from tasks.kinds.base import Computed, Plan
+from tasks.kinds.generate import GENERATE, Generate
+from tasks.models.language_pairs import UNKNOWN
+from tasks.outputs import Generated, Several
+from tasks.schemas.grammar import GRAMMAR
 from tasks.windows.windows import Encoded, Window
 
 
@@ -41,3 +46,37 @@ def test_between_the_outputs_of_windows_stands_a_blank_line_alone() -> None:
 )
 def test_white_space_alone_is_nothing(texts: list[str], flags: tuple[str, ...]) -> None:
     assert joined(texts).flags == flags
+
+
+def test_several_outputs_say_which_were_cut() -> None:
+    outputs = [Several(tuple(Generated(text, 1, truncated=text == "b") for text in "abc"))]
+    outcome = Generate(3).join(Computed(1, "x", [Window(0, 1, Encoded(1, {}))], outputs, 1, 0, 0))
+    assert isinstance(outcome, Outcome)
+    assert (outcome.text, outcome.data) == ("a", {"texts": ["a", "b", "c"], "truncated": [1]})
+    assert outcome.flags == ("output_truncated",)
+
+
+def params(config: dict[str, Any] | None = None, **given: Any) -> dict[str, Any]:
+    options = kinds.options("generate", **given).given()
+    return dict(GENERATE.params(Plan(options, "m", UNKNOWN, config or {}, None)))
+
+
+def test_a_raw_document_needs_no_prompt_and_takes_none() -> None:
+    assert params(raw=True) == {"white_space": "kept"}
+    with pytest.raises(BadOption, match="generate needs --prompt"):
+        params(raw=False)
+    for name, value in (("prompt", "{text}"), ("messages", "chat"), ("system", "Be brief.")):
+        given: dict[str, Any] = {name: value, "raw": True}
+        with pytest.raises(BadOption, match=f"whole prompt: leave --{name} out"):
+            params(**given)
+    with pytest.raises(BadOption, match="--fill-context and --max-new-tokens do not go together"):
+        params(raw=True, fill_context=True, max_new_tokens=3)
+
+
+def test_a_schema_of_generate_is_for_decoders_and_ends_the_output() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    assert params(raw=True, json_schema=schema)["grammar"] == GRAMMAR
+    with pytest.raises(BadOption, match="--schema and --stop do not go together"):
+        params(raw=True, json_schema=schema, stop=["."])
+    with pytest.raises(BadOption, match="--schema is for decoder-only models"):
+        params({"model_type": "t5"}, prompt="{text}", json_schema=schema)

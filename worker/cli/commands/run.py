@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from storage.writers import openai_batch
 from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK, SOME_REJECTED, exit_code_of
@@ -69,6 +70,8 @@ def run_command(
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
     request = request_of(settings, given)
     prices = read_prices(settings)
+    if file_format == openai_batch.NAME:
+        raise click.BadParameter("it has the answers of `docmill batch`; choose another", param_hint="--format")
     check_out(out, file_format, [request.task])
     check_out_is_no_input(out, file_format, request.source)
     if dry_run:

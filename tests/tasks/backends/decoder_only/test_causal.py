@@ -65,6 +65,22 @@ def test_greedy_outputs_are_those_of_transformers_own_generate(
     assert len(set(expected)) > len(expected) / 4
 
 
+def test_a_raw_document_is_continued_as_it_stands_and_may_fill_the_context(
+    bench: Bench, made: dict[str, Path], sentences: list[str]
+) -> None:
+    """`llama` has a chat template and holds 256 tokens."""
+    texts = [f"  {text} " for text in sentences[:6]]
+    spec = bench.spec("generate", str(made["llama"]), raw=True, max_new_tokens=NEW_TOKENS)
+    assert texts_of(bench.run(spec, texts)) == written(made["llama"], texts, chat=False, max_new_tokens=NEW_TOKENS)
+    whole = bench.spec("generate", str(made["llama"]), raw=True, fill_context=True, min_new_tokens=300)
+    for outcome in bench.run(whole, texts[:2]):
+        assert outcome.flags == ("output_truncated",)
+        assert outcome.tokens_in + outcome.tokens_out == 256
+    [failed] = bench.run(spec, [" ".join(sentences) * 2])
+    assert failed.reason is not None
+    assert "With --raw no document is read in parts." in failed.reason
+
+
 class Trickle:
     """A source that gives two windows at a time, as long as there are some, however many were asked for."""
 
@@ -292,7 +308,7 @@ def written_after(folder: Path, prompts: Sequence[str]) -> list[str]:
 
 
 def test_messages_need_a_chat_template(bench: Bench, made: dict[str, Path]) -> None:
-    with pytest.raises(CannotServe, match="--messages needs a model with a chat template"):
+    with pytest.raises(CannotServe, match=r"\(--messages\) need a model with a chat template"):
         bench.engine.open(bench.spec("generate", str(made["gpt2"]), messages="chat"))
 
 

@@ -1,0 +1,199 @@
+"""Results of requests in OpenAI's batch format: a line for each request, as the service's output file has it.
+
+A document of a batch file carries its request in its metadata, under `REQUEST`: {"custom_id", "url", "model",
+"line"}; {"index", "of"} if it is one of several inputs, and {"encoding_format", "dimensions"} of embeddings.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from http import HTTPStatus
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+
+from storage.outputs.columns import Column
+from storage.outputs.output_types import TEXT, TRUNCATED, VECTOR
+from storage.writers.base import FormatUnfit, Row, Writer
+from storage.writers.jsonl import dumped
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+NAME = "openai-batch"
+REQUEST = "request"
+CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+URLS = (CHAT, COMPLETIONS, EMBEDDINGS)
+INPUTS = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
+Line: TypeAlias = dict[str, Any]
+
+
+def request_of(row: Row) -> Mapping[str, Any]:
+    """Return the request that a result belongs to. Raises FormatUnfit for a result of another source."""
+    request: Mapping[str, Any] | None = (row.get("meta") or {}).get(REQUEST)
+    if not isinstance(request, dict) or request.get("url") not in INPUTS:
+        raise FormatUnfit(f"{row.get('id')} is no request of a batch file; write the results of `docmill batch`")
+    return request
+
+
+def answered(rows: Iterable[Row], created: int) -> Iterator[Line]:
+    """Yield a line for each request whose inputs all have results. Rows of one request follow one another.
+
+    `created` is a time in seconds since 1970. Raises FormatUnfit.
+    """
+    for _, found in groupby(rows, key=lambda row: request_of(row)["custom_id"]):
+        of_request = list(found)
+        if len(of_request) == request_of(of_request[0]).get("of", 1):
+            yield response(of_request, created)
+
+
+def response(rows: Sequence[Row], created: int) -> Line:
+    """Return the line of a request with the results of its inputs, in their order.
+
+    Embeddings with more `dimensions` than the model's vectors have give an error line. Raises FormatUnfit.
+    """
+    request = request_of(rows[0])
+    url = request["url"]
+    if (output := INPUTS[url]) == "input":
+        lengths = {row["vector"].shape[-1] for row in rows}
+        if (wanted := request.get("dimensions")) is not None and wanted > min(lengths):
+            reason = f"the vectors of the model have {min(lengths):,} dimensions; {wanted:,} were requested"
+            return refused(request["custom_id"], f"line {request['line']}", f'"dimensions": {reason}')
+    body = {"messages": _chat, "prompt": _completion, "input": _embeddings}[output](request, rows, created)
+    return _line(request["custom_id"], HTTPStatus.OK, body)
+
+
+def refused(custom_id: str | None, where: str, reason: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> Line:
+    """Return the line of a request that was answered with an error. `where` is its place in the batch file."""
+    kind = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+    error = {"message": f"{where}: {reason}", "type": kind, "param": None, "code": None}
+    return _line(custom_id, status, {"error": error}, where)
+
+
+def unanswered(custom_id: str, code: str, message: str) -> Line:
+    """Return the line of a request that was not carried out."""
+    return {
+        "id": _identity("batch_req_", custom_id),
+        "custom_id": custom_id,
+        "response": None,
+        "error": {"code": code, "message": message},
+    }
+
+
+def is_error(line: Line) -> bool:
+    """Return True for the line of a request without a result."""
+    return line["response"] is None or line["response"]["status_code"] != HTTPStatus.OK
+
+
+def _line(custom_id: str | None, status: HTTPStatus, body: Mapping[str, Any], where: str = "") -> Line:
+    name = custom_id or where
+    return {
+        "id": _identity("batch_req_", name),
+        "custom_id": custom_id,
+        "response": {"status_code": int(status), "request_id": _identity("req_", name), "body": body},
+        "error": None,
+    }
+
+
+def _identity(prefix: str, name: str) -> str:
+    """Return an id that is the same whenever the file is written."""
+    return prefix + hashlib.sha256(name.encode()).hexdigest()[:24]
+
+
+def _chat(request: Mapping[str, Any], rows: Sequence[Row], created: int) -> Line:
+    choices = [
+        {
+            "index": place,
+            "message": {"role": "assistant", "content": text, "refusal": None},
+            "logprobs": None,
+            "finish_reason": reason,
+        }
+        for place, (text, reason) in enumerate(_written(rows))
+    ]
+    return _completed("chatcmpl-", "chat.completion", request, rows, created, choices)
+
+
+def _completion(request: Mapping[str, Any], rows: Sequence[Row], created: int) -> Line:
+    choices = [
+        {"index": place, "text": text, "logprobs": None, "finish_reason": reason}
+        for place, (text, reason) in enumerate(_written(rows))
+    ]
+    return _completed("cmpl-", "text_completion", request, rows, created, choices)
+
+
+def _completed(
+    prefix: str, kind: str, request: Mapping[str, Any], rows: Sequence[Row], created: int, choices: list[Line]
+) -> Line:
+    read, written = (sum(row[name] for row in rows) for name in ("tokens_in", "tokens_out"))
+    return {
+        "id": _identity(prefix, request["custom_id"]),
+        "object": kind,
+        "created": created,
+        "model": request["model"],
+        "choices": choices,
+        "usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written},
+    }
+
+
+def _written(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
+    """Yield each text with the reason why it ends."""
+    for row in rows:
+        texts = row.get("texts") or [row["text"]]
+        cut = row.get(TRUNCATED) or ([0] if len(texts) == 1 and "output_truncated" in row["flags"] else [])
+        for place, text in enumerate(texts):
+            yield text or "", "length" if place in cut else "stop"
+
+
+def _embeddings(request: Mapping[str, Any], rows: Sequence[Row], _created: int) -> Line:
+    read = sum(row["tokens_in"] for row in rows)
+    return {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": place, "embedding": _encoded(_cut(row["vector"], request), request)}
+            for place, row in enumerate(rows)
+        ],
+        "model": request["model"],
+        "usage": {"prompt_tokens": read, "total_tokens": read},
+    }
+
+
+def _cut(vector: npt.NDArray[np.float32], request: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """Return the first `dimensions` of a vector, with length 1 again; the vector itself if none were requested."""
+    import numpy as np
+
+    if (wanted := request.get("dimensions")) is None:
+        return vector
+    kept = vector[:wanted].astype(np.float64)
+    return (kept / (np.linalg.norm(kept) or 1.0)).astype(np.float32)
+
+
+def _encoded(vector: npt.NDArray[np.float32], request: Mapping[str, Any]) -> npt.NDArray[np.float32] | str:
+    if request.get("encoding_format") == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    return vector
+
+
+def write(rows: Iterable[Row], _columns: Sequence[Column], file: BinaryIO) -> int:
+    """Write a line for each request whose inputs all have results, and return how many there were.
+
+    Raises FormatUnfit.
+    """
+    n = 0
+    for line in answered(rows, int(time.time())):
+        file.write(dumped(line) + b"\n")
+        n += 1
+    return n
+
+
+WRITER = Writer(
+    NAME,
+    ".jsonl",
+    write,
+    title="answers of a batch file",
+    note="has the answers to the requests of docmill batch",
+    lines=True,
+    takes=(TEXT, VECTOR),
+)

@@ -1,0 +1,27 @@
+"""One batch file through docmill and through vLLM's own runner, with a real model (`make test-vllm`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import batch_files, models
+from tests.conftest import missing
+
+pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
+
+
+def test_chats_have_the_answers_of_vllms_runner(tmp_path: Path) -> None:
+    try:
+        folder = models.fetched(models.SMOLLM2)
+    except models.NotFetched as error:
+        missing(str(error))
+    requests = batch_files.chats(8, 12)
+    file = batch_files.put(tmp_path / "chats.jsonl", requests)
+    ours = batch_files.by_docmill(file, folder, tmp_path / "ours.jsonl")
+    theirs = batch_files.by_vllm(file, folder, tmp_path / "theirs.jsonl", "--max-model-len", "512")
+    assert [*ours] == [*theirs] == [request["custom_id"] for request in requests]
+    assert all(line["error"] is None and line["response"]["status_code"] == 200 for line in theirs.values())
+    found = batch_files.differences(requests, ours, theirs, folder)
+    assert all(one.is_near_tie for one in found), found

@@ -1,0 +1,248 @@
+"""The bodies of requests: the task, its options and its texts, from the fields of OpenAI's API and of vLLM's.
+
+A field whose value asks for something that docmill does not do makes a bad request. Fields that change no output are
+passed over, and so are values that ask for what docmill does in any case.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+
+from storage.core.chat import is_messages
+from storage.writers.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS, INPUTS
+from tasks import kinds
+from tasks.errors import BadOption
+from tasks.kinds.options import KindOptions
+
+# The name of a field that no document has: the text of a document is its messages.
+MESSAGES = "messages"
+DEFAULT_COMPLETION_TOKENS = 16
+# A request that names no temperature is sampled, at the temperature of the model's files or else at 1. A min_p of 0
+# asks for samples and for nothing else.
+_SAMPLED = MappingProxyType({"min_p": 0.0})
+_WITHOUT_EFFECT = frozenset(
+    {
+        "model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
+        "prompt_cache_retention", "stream_options", "request_id", "priority", "cache_salt", "parallel_tool_calls",
+        "return_tokens_as_token_ids",
+    }
+)  # fmt: skip
+# Values that ask for nothing beyond what is done in any case, by field. None does so in every field.
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        "stream": (False,),
+        "logprobs": (False,),
+        "top_logprobs": (0,),
+        "prompt_logprobs": (0,),
+        "echo": (False,),
+        "suffix": ("",),
+        "best_of": (1,),
+        "frequency_penalty": (0,),
+        "presence_penalty": (0,),
+        "logit_bias": ({},),
+        "tools": ([],),
+        "tool_choice": ("none", "auto"),
+        "functions": ([],),
+        "function_call": ("none", "auto"),
+        "modalities": (["text"],),
+        "response_format": ({"type": "text"},),
+        "use_beam_search": (False,),
+        "ignore_eos": (False,),
+        "stop_token_ids": ([],),
+        "skip_special_tokens": (True,),
+        "spaces_between_special_tokens": (True,),
+        "include_stop_str_in_output": (False,),
+        "add_generation_prompt": (True,),
+        "continue_final_message": (False,),
+        "use_activation": (True,),
+        "normalize": (True,),
+        "embed_dtype": ("float32",),
+        "endianness": ("native", "little"),
+    }
+)
+# Fields of requests that write, and the options of `generate` that they set.
+_OPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "max_tokens": "max_new_tokens",
+        "max_completion_tokens": "max_new_tokens",  # comes last, and so before the other
+        "min_tokens": "min_new_tokens",
+        "temperature": "temperature",
+        "top_p": "top_p",
+        "top_k": "top_k",
+        "min_p": "min_p",
+        "seed": "seed",
+        "repetition_penalty": "repetition_penalty",
+        "n": "n",
+        "stop": "stop",
+    }
+)
+# Values of these that ask for nothing.
+_NOTHING: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {"stop": ([], ("",)), "n": (1,), "min_new_tokens": (0,), "repetition_penalty": (1,)}
+)
+_OF_SAMPLES = frozenset({"top_p", "top_k", "min_p", "seed"})
+_READ = MappingProxyType(
+    {
+        CHAT: frozenset({"messages", "response_format", *_OPTIONS}),
+        COMPLETIONS: frozenset({"prompt", "response_format", *_OPTIONS} - {"max_completion_tokens"}),
+        EMBEDDINGS: frozenset({"input", "dimensions", "encoding_format"}),
+    }
+)
+_ENCODINGS = ("float", "base64")
+
+
+class BadRequest(Exception):
+    """The request cannot be carried out; the message is the reason, without the request's texts."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """What is asked of a model: a task with options, over texts. ``form`` is the wanted form of embeddings."""
+
+    task: str
+    options: KindOptions
+    texts: tuple[str, ...]
+    form: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parsed(url: str, body: Mapping[str, Any], dtype: str, ignored: Collection[str] = ()) -> Body:
+    """Return what the body of a request asks for. Fields in ``ignored`` are passed over.
+
+    ``dtype`` is the precision of the job. Raises BadRequest.
+    """
+    given = {name: value for name, value in body.items() if value is not None and name not in ignored}
+    _check_fields(url, given)
+    if url == EMBEDDINGS:
+        options = _options("embed", {"prompt": "{text}", "dtype": dtype})
+        return Body("embed", options, _texts("input", given), _form(given))
+    asked = {**_asked(given), **_schema(given), "dtype": dtype}
+    if url == CHAT:
+        without_end = {} if "max_new_tokens" in asked else {"fill_context": True}
+        options = _options("generate", {"messages": MESSAGES, **without_end, **asked})
+        return Body("generate", options, (_conversation(given),))
+    options = _options("generate", {"raw": True, "max_new_tokens": DEFAULT_COMPLETION_TOKENS, **asked})
+    return Body("generate", options, _texts("prompt", given))
+
+
+def _check_fields(url: str, given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if name in _READ[url] or name in _WITHOUT_EFFECT:
+            continue
+        if name not in _NEUTRAL:
+            known = any(name in names for names in _READ.values())
+            what = f"is no parameter of {url}" if known else "is a parameter that docmill does not know"
+            raise BadRequest(f'"{_shown(name)}" {what}; leave it out, or give --ignore {_shown(name)}')
+        if _NEUTRAL[name] and value not in _NEUTRAL[name]:
+            raise BadRequest(f'"{name}" asks for what docmill does not do; leave it out, or give --ignore {name}')
+    if INPUTS[url] not in given:
+        raise BadRequest(f'"{INPUTS[url]}" is missing')
+
+
+def _asked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `generate` that a body sets. A greedy output needs none of samples."""
+    asked = {option: _value(name, given[name]) for name, option in _OPTIONS.items() if name in given}
+    asked = {option: value for option, value in asked.items() if value not in _NOTHING.get(option, ())}
+    if asked.get("temperature") == 0:
+        if "n" in asked:
+            raise BadRequest('"n" asks for several outputs, which would all be the same with "temperature" 0')
+        return {name: value for name, value in asked.items() if name not in _OF_SAMPLES}
+    return asked if asked.keys() & {"temperature", "top_p", "top_k", "min_p"} else {**asked, **_SAMPLED}
+
+
+def _value(name: str, value: Any) -> Any:
+    if name == "stop":
+        return (value,) if isinstance(value, str) else value
+    return 0 if (name, value) == ("top_k", -1) else value  # vLLM's word for all tokens
+
+
+def _schema(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the option that holds an output to a JSON Schema, if the body wants one."""
+    wanted = given.get("response_format")
+    if wanted is None or wanted == {"type": "text"}:
+        return {}
+    if isinstance(wanted, dict) and wanted.get("type") == "json_schema":
+        named = wanted.get("json_schema")
+        schema = named.get("schema") if isinstance(named, dict) else None
+        if isinstance(schema, dict):
+            return {"json_schema": schema}
+    raise BadRequest('"response_format" must be {"type": "text"}, or {"type": "json_schema", …} with a schema')
+
+
+def _options(task: str, given: Mapping[str, Any]) -> KindOptions:
+    """Return the options of a task. Raises BadRequest, which names the body's field."""
+    try:
+        return kinds.options(task, **given)
+    except BadOption as error:
+        raise BadRequest(in_words_of_bodies(str(error))) from error
+
+
+def in_words_of_bodies(sentence: str) -> str:
+    """Return a sentence about an option with the name of the body's field in its place."""
+    names = {option: name for name, option in reversed([*_OPTIONS.items()])} | {"schema": "response_format"}
+    for option, name in names.items():
+        sentence = re.sub(rf"--{option.replace('_', '-')}(?![\w-])", f'"{name}"', sentence)
+    return sentence.removesuffix(".")
+
+
+def _conversation(given: Mapping[str, Any]) -> str:
+    """Return the messages as JSON: of each its role, content and name. Raises BadRequest."""
+    messages = given["messages"]
+    if not is_messages(messages):
+        raise BadRequest('"messages" must be a list of objects, each with a "role" and a "content"')
+    told = []
+    for number, message in enumerate(messages):
+        if message.get("tool_calls") or message.get("function_call") or message.get("audio"):
+            raise BadRequest(f'"messages"[{number}] has a call of a tool, or audio; docmill reads text alone')
+        named = {"name": message["name"]} if isinstance(message.get("name"), str) else {}
+        told.append({"role": message["role"], "content": _content(message["content"], number), **named})
+    return orjson.dumps(told).decode()
+
+
+def _content(content: Any, number: int) -> str:
+    """Return the text of a message. Parts are joined by line ends, as in vLLM."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        if len(texts) == len(content) and all(isinstance(text, str) for text in texts):
+            return "\n".join(map(str, texts))
+    raise BadRequest(f'"messages"[{number}] has a part that is not text; docmill reads text alone')
+
+
+def _texts(name: str, given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the input, or the inputs, of a request. Raises BadRequest."""
+    value = given[name]
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not texts:
+        raise BadRequest(f'"{name}" must be a text, or a list of texts')
+    if not all(isinstance(text, str) for text in texts):
+        raise BadRequest(f'"{name}" has something other than texts; docmill reads no tokens\' numbers')
+    if any(not text.strip() for text in texts):
+        raise BadRequest(f'"{name}" has a text of white space alone')
+    return tuple(texts)
+
+
+def _form(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the wanted form of embeddings. Raises BadRequest."""
+    form: dict[str, Any] = {}
+    if (encoding := given.get("encoding_format", "float")) not in _ENCODINGS:
+        raise BadRequest('"encoding_format" must be float or base64')
+    if encoding != "float":
+        form["encoding_format"] = encoding
+    if (dimensions := given.get("dimensions")) is not None:
+        if type(dimensions) is not int or dimensions < 1:
+            raise BadRequest('"dimensions" must be a whole number, at least 1')
+        form["dimensions"] = dimensions
+    return form
+
+
+def _shown(name: str) -> str:
+    return name[:60]

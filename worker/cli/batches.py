@@ -1,0 +1,200 @@
+"""Carry out a batch file: a job for each set of parameters, one after the other, and the answers in its files."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+import orjson
+
+from storage.writers import COMPRESSIONS, Target, jsonl, openai_batch
+from tasks.errors import BadOption, ModelError
+from worker.batch.bodies import in_words_of_bodies
+from worker.batch.file import BadBatch, BatchFile, survey
+from worker.batch.requests import Call
+from worker.cli.context import open_store
+from worker.cli.local_run import computed
+from worker.cli.output_files import STDOUT
+from worker.cli.printing import say, warn
+from worker.submit.options import Request, checked
+from worker.submit.request import spec_of
+
+if TYPE_CHECKING:
+    from storage.core.specs import Spec
+    from storage.results.status import JobStatus
+    from worker.settings import Settings
+
+_IN_MEMORY_BYTES = 16 * 2**20
+_DIGITS = 12  # of the file's digest, in names of corpora
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models that compute requests: by the name in the request, else the one for all, else the name itself."""
+
+    of_all: str | None = None
+    by_name: Mapping[str, str] | None = None
+
+    @classmethod
+    def parse(cls, given: Sequence[str], named: frozenset[str]) -> Models:
+        """From `MODEL` and `NAME=MODEL`, where requests name NAME. Raises BadBatch for two models of all."""
+        by_name = dict(one.split("=", 1) for one in given if one.partition("=")[0] in named and "=" in one)
+        others = [one for one in given if one.partition("=")[0] not in by_name]
+        if len(others) > 1:
+            raise BadBatch(
+                f"--model {others[1]}: give one model for all requests, or NAME=MODEL for those that name NAME. The "
+                f"file names {', '.join(sorted(named)) or 'none'}"
+            )
+        return cls(next(iter(others), None), by_name)
+
+    def of(self, name: str | None) -> str | None:
+        """Return the model for requests that name this one."""
+        return (self.by_name or {}).get(name or "") or self.of_all or name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a batch file: of each call its model and its spec. ``unfit`` has reasons against other calls."""
+
+    file: BatchFile
+    jobs: Mapping[Call, tuple[str | None, Spec]]
+    unfit: Mapping[Call, str]
+
+    def request(self, call: Call, revision: str | None) -> Request:
+        """Return the request of a call's job. Each version of the file has corpora of its own."""
+        number, n = [*self.jobs].index(call) + 1, len(self.jobs)
+        part = f", {number} of {n}" if n > 1 else ""
+        given = {
+            "source": self.file.name,
+            "task": call.task,
+            "model": self.jobs[call][0],
+            "revision": revision,
+            "corpus": f"{self.file.name} (batch {self.file.digest[:_DIGITS]}{part})",
+        }
+        return checked(call.options, given)
+
+
+def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], revision: str | None) -> Plan:
+    """Read a batch file and return its jobs. Raises BadBatch, SourceError, ModelError."""
+    contents = survey(file)
+    models = Models.parse(given_models, frozenset(call.model for call in contents.calls if call.model))
+    jobs: dict[Call, tuple[str | None, Spec]] = {}
+    unfit: dict[Call, str] = {}
+    for call, where in contents.calls.items():
+        model = models.of(call.model)
+        if model is None and call.task == "generate":
+            raise BadBatch(f"{where}: the request names no model; name one with --model")
+        try:
+            jobs[call] = model, spec_of(settings, call.task, model, revision, call.options)
+        except BadOption as error:
+            unfit[call] = in_words_of_bodies(str(error))
+        except ModelError:
+            if model == call.model:
+                say(f'{where} names the model "{model}". To compute its requests with another: --model MODEL')
+            raise
+    if len(jobs) > 1:
+        say(f"{contents.n_requests:,} requests with {len(jobs)} sets of parameters: {len(jobs)} jobs.")
+    return Plan(file, jobs, unfit)
+
+
+def carried_out(
+    settings: Settings, plan: Plan, devices: Sequence[str], revision: str | None
+) -> dict[Call, JobStatus]:
+    """Compute the jobs of a batch file on this machine, and return how each ended."""
+    from worker.batch.source import CallSource
+
+    found: dict[Call, JobStatus] = {}
+    for call, (_, spec) in plan.jobs.items():
+        if len(plan.jobs) > 1:
+            named = f", {call.model}" if call.model else ""
+            say(f"Job {len(found) + 1} of {len(plan.jobs)}: {call.url}{named}")
+        source = CallSource(plan.file, call, spec.model, refused=not found, unfit=plan.unfit)
+        request = plan.request(call, revision)
+        opened = partial(_opened, source)
+        with computed(settings, request, devices, opened=opened, log_level=settings.log_level) as (_, status):
+            found[call] = status
+    return found
+
+
+def _opened(source: Any, _options: object) -> Any:
+    return source
+
+
+@dataclass(frozen=True)
+class Written:
+    """The numbers of answers, and of errors: of refused lines, and of other requests."""
+
+    completed: int
+    refused: int
+    failed: int
+
+    @property
+    def errors(self) -> int:
+        return self.refused + self.failed
+
+
+def write_answers(
+    settings: Settings, plan: Plan, statuses: Mapping[Call, JobStatus], out: Path, errors: Path
+) -> Written:
+    """Write the answers to `out`, and the errors to `errors`; both in the order of the file if these are one."""
+    from worker.batch.answers import Batch, JobAnswers
+
+    counts = Counter[str]()
+    with open_store(settings) as database, tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as aside:
+        jobs = {call: JobAnswers(database, status) for call, status in statuses.items()}
+        lines = Batch(plan.file, jobs, plan.unfit).lines(int(time.time()))
+
+        def kept() -> Iterator[openai_batch.Line]:
+            for line, was_refused in lines:
+                wrong = openai_batch.is_error(line)
+                counts["refused" if was_refused else "failed" if wrong else "completed"] += 1
+                if wrong and errors != out:
+                    aside.write(jsonl.dumped(line) + b"\n")
+                else:
+                    yield line
+
+        _write(out, kept())
+        # An earlier run's errors would otherwise be taken for this one's.
+        if aside.tell() or (errors != out and errors.exists()):
+            aside.seek(0)
+            _write(errors, map(orjson.loads, aside))
+    return Written(counts["completed"], counts["refused"], counts["failed"])
+
+
+def _write(path: Path, lines: Iterator[openai_batch.Line]) -> None:
+    if path == STDOUT:
+        from worker.cli.stdout import Harmless
+
+        jsonl.write(lines, (), cast(BinaryIO, Harmless(sys.stdout.buffer, "jsonl", sys.stdout.isatty())))
+        sys.stdout.buffer.flush()
+        return
+    replace(Target.of(path, openai_batch.NAME), writer=jsonl.WRITER).write(lines)
+
+
+def errors_beside(out: Path) -> Path:
+    """Return the file of errors beside a file of answers: results.errors.jsonl beside results.jsonl."""
+    if out == STDOUT:
+        return out
+    compression = out.suffix if out.suffix.lower() in COMPRESSIONS else ""
+    name = Path(out.name.removesuffix(compression))
+    return out.with_name(f"{name.stem}.errors{name.suffix}{compression}")
+
+
+def say_written(written: Written, out: Path, errors: Path) -> None:
+    """Say where the answers and the errors are."""
+    answers = f"{written.completed:,} answers"
+    failed = f"{written.errors:,} errors"
+    if out == errors:
+        message = f"Wrote {answers} and {failed} to {'stdout' if out == STDOUT else out}."
+    elif written.errors:
+        message = f"Wrote {answers} to {out}, and {failed} to {errors}."
+    else:
+        message = f"Wrote {answers} to {out}; there were no errors."
+    (warn if written.errors else say)(message)
