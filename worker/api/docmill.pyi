@@ -19,6 +19,8 @@ class _Options(TypedDict, total=False):
     windows: Literal['mean', 'all'] | None
     messages: str | None
     n: int | None
+    raw: bool | None
+    fill_context: bool | None
     labels: str | Sequence[str] | Mapping[str, str] | None
     hypothesis: str | None
     multi_label: bool | None
@@ -28,7 +30,6 @@ class _Options(TypedDict, total=False):
     entity: Sequence[str] | None
     replace: Literal['tag', 'hash', 'mask'] | None
     salt: str | None
-    schema: str | Mapping[str, Any] | None
     cite: bool | None
     question: str | Sequence[str] | Mapping[str, str] | None
     max_answer_tokens: int | None
@@ -36,6 +37,7 @@ class _Options(TypedDict, total=False):
     always_answer: bool | None
     prefix: str | None
     prompt_name: str | None
+    schema: str | Mapping[str, Any] | None
     aggregation: Literal['simple', 'first', 'average', 'max'] | None
     min_new_tokens: int | None
     no_repeat_ngram_size: int | None

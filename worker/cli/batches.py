@@ -104,11 +104,10 @@ def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], re
     return Plan(file, jobs, unfit)
 
 
-def carried_out(
-    settings: Settings, plan: Plan, devices: Sequence[str], revision: str | None
-) -> dict[Call, JobStatus]:
+def carried_out(settings: Settings, plan: Plan, revision: str | None) -> dict[Call, JobStatus]:
     """Compute the jobs of a batch file on this machine, and return how each ended."""
     from worker.batch.source import CallSource
+    from worker.engines.devices import devices_for
 
     found: dict[Call, JobStatus] = {}
     for call, (_, spec) in plan.jobs.items():
@@ -117,7 +116,7 @@ def carried_out(
             say(f"Job {len(found) + 1} of {len(plan.jobs)}: {call.url}{named}")
         source = CallSource(plan.file, call, spec.model, refused=not found, unfit=plan.unfit)
         request = plan.request(call, revision)
-        opened = partial(_opened, source)
+        opened, devices = partial(_opened, source), devices_for(settings.device, spec.model)
         with computed(settings, request, devices, opened=opened, log_level=settings.log_level) as (_, status):
             found[call] = status
     return found

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from storage.writers import openai_batch
-from tasks.backends import registry
-from tasks.models import served
 from worker.cli import formatting, shell_completion
 from worker.cli.context import settings_from
 from worker.cli.declared_options import declared
@@ -19,10 +16,6 @@ from worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT
 from worker.cli.output_files import STDOUT, check_out, check_out_is_no_input
 from worker.cli.printing import print_json
 from worker.submit.options import Work
-
-if TYPE_CHECKING:
-    from worker.cli.batches import Plan
-    from worker.settings import Settings
 
 
 @click.command(
@@ -86,7 +79,7 @@ def batch_command(
     stop_as_interrupt()
     with open_batch(requests, dialect) as file:
         plan = batches.planned(settings, file, models, revision)
-        statuses = batches.carried_out(settings, plan, _devices(settings, plan), revision) if plan.jobs else {}
+        statuses = batches.carried_out(settings, plan, revision)
         written = batches.write_answers(settings, plan, statuses, out, errors)
     batches.say_written(written, out, errors)
     if as_json:
@@ -104,10 +97,3 @@ def _check_files(requests: str, out: Path, errors: Path) -> None:
     for path, option in ((out, "--out"), (errors, "--errors")):
         check_out(path, openai_batch.NAME, option=option)
         check_out_is_no_input(path, openai_batch.NAME, requests)
-
-
-def _devices(settings: Settings, plan: Plan) -> list[str]:
-    from worker.engines.devices import choose_devices
-
-    needs_none = settings.device == "auto" and all(served.is_served(spec.model) for _, spec in plan.jobs.values())
-    return choose_devices(registry.REMOTE if needs_none else settings.device)
