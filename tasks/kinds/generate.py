@@ -71,7 +71,7 @@ class Raw(Generate):
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
         """Raises PromptTooLong."""
-        return uncut(texts, coder, "With --raw no document is read in parts.")
+        return uncut(texts, coder, "A raw document is not read in parts.")
 
 
 def uncut(texts: Sequence[str], coder: Coder, advice: str) -> list[list[Window]]:

@@ -78,7 +78,7 @@ def test_a_raw_document_is_continued_as_it_stands_and_may_fill_the_context(
         assert outcome.tokens_in + outcome.tokens_out == 256
     [failed] = bench.run(spec, [" ".join(sentences) * 2])
     assert failed.reason is not None
-    assert "With --raw no document is read in parts." in failed.reason
+    assert "A raw document is not read in parts." in failed.reason
 
 
 class Trickle:
