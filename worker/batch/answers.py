@@ -21,7 +21,7 @@ _STATUS = {Reason.DOCUMENT.value: HTTPStatus.BAD_REQUEST, None: HTTPStatus.BAD_R
 
 
 class JobAnswers:
-    """What became of the documents of one job, read in the order of its source."""
+    """The results and failures of one job, read in the order of its source."""
 
     def __init__(self, database: Database, status: JobStatus) -> None:
         self._status = status

@@ -103,7 +103,7 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True)
 class Body:
-    """What is asked of a model: a task with options, over texts. ``form`` is the wanted form of embeddings."""
+    """A task with options, over texts. ``form`` is the wanted form of embeddings."""
 
     task: str
     options: KindOptions

@@ -72,7 +72,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How bodies are read: the precision of the jobs, and the fields that are passed over."""
+    """Settings for reading bodies: the precision of the jobs, and the fields that are passed over."""
 
     dtype: str
     ignored: frozenset[str] = frozenset()
