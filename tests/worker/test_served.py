@@ -99,16 +99,20 @@ def test_a_key_that_the_server_refuses_stops_the_run_with_the_variable_to_set(
     server.models = 401
     told = docmill(*COMMAND, code=2).stderr
     assert "DOCMILL_OPENAI_API_KEY" in " ".join(told.split())
-    away = " ".join(docmill(*COMMAND, "--endpoint", "http://127.0.0.1:9/v1", code=3).stderr.split())
+    nowhere = ("--endpoint", "http://127.0.0.1:9/v1")
+    away = " ".join(docmill(*COMMAND, *nowhere, code=3).stderr.split())
     assert away.count("The same command continues it") == 1
+    assert "does not answer" in docmill(*COMMAND, *nowhere, "--dry-run", code=3).stderr
     server.models = [{"id": MODEL}]
+    # The server counts 7 tokens read, and 3 written, for each text.
+    costs = {"amount": pytest.approx(len(TEXTS) * 37e-6), "currency": "", "unpriced": []}
+    assert docmill.json(*COMMAND, "--dry-run", "--price", "1,10")["cost"] == costs
     docmill(*COMMAND)
     (docmill.folder / "prices.toml").write_text(f'currency = "EUR"\n["openai:{MODEL}"]\ninput = 1\noutput = 10\n')
     docmill.environment["DOCMILL_PRICES"] = "prices.toml"
     status = docmill.json("status", "1")
     assert status["done"] == len(TEXTS)
-    # The server counts 7 tokens read, and 3 written, for each text.
-    assert status["cost"] == {"amount": pytest.approx(len(TEXTS) * 37e-6), "currency": "EUR", "unpriced": []}
+    assert status["cost"] == costs | {"currency": "EUR"}
     # Another URL of the same model is the same spec: nothing is paid again.
     with ApiServer().running() as moved:
         docmill(*COMMAND, "--endpoint", moved.endpoint)

@@ -149,7 +149,7 @@ class Job:
     @explained()
     def explain(self, document: str, *, step: str | None = None) -> dict[str, Any]:
         """Return how the result of a document came to be, as `docmill explain --json` does. Raises Error."""
-        found = provenance(self._database, self.id, document, step)
+        found = provenance(self._database, self.id, str(document), step)
         return as_json(explain(found, cutter(self._settings.models_dir, self._settings.cache_dir)))
 
     def _require_end(self, partial: bool) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from docmill import command_of
 from storage.core.specs import Spec
+from tasks.errors import ServerUnreachable
 from worker.engines.engines import opener
 from worker.errors import WorkerError
 from worker.settings import Settings
@@ -34,7 +35,10 @@ class Sample:
 
 
 def measure(settings: Settings, device: str, spec: Spec, texts: Sequence[str]) -> Sample:
-    """Compute `texts` under `spec` in a child process and time it. Raises SampleFailed with the reason."""
+    """Compute `texts` under `spec` in a child process and time it.
+
+    Raises SampleFailed with the reason, and ServerUnreachable if the model's server does not answer.
+    """
     order = {
         "settings": settings.model_dump(mode="json"),
         "device": device,
@@ -46,7 +50,7 @@ def measure(settings: Settings, device: str, spec: Spec, texts: Sequence[str]) -
         raise SampleFailed
     answer = json.loads(done.stdout.splitlines()[-1])
     if "error" in answer:
-        raise SampleFailed(answer["error"])
+        raise (ServerUnreachable if answer["server_away"] else SampleFailed)(answer["error"])
     return Sample(**answer)
 
 
@@ -60,7 +64,7 @@ def main() -> None:
     try:
         answer: dict[str, Any] = asdict(_measure(order))
     except WorkerError as error:
-        answer = {"error": str(error)}
+        answer = {"error": str(error), "server_away": isinstance(error.__cause__, ServerUnreachable)}
     sys.stdout.write("\n" + json.dumps(answer) + "\n")
     sys.stdout.flush()
     os._exit(0)  # the device's thread would be torn down under the libraries' feet

@@ -14,7 +14,7 @@ from tasks.models.served import Server
 
 KEY_VARIABLE = "DOCMILL_OPENAI_API_KEY"
 # Parts of a request that some servers refuse, with what their messages say of them.
-LOGPROBS, MAX_TOKENS = "logprobs", "max_tokens"
+LOGPROBS, MAX_TOKENS, MIN_TOKENS = "logprobs", "max_tokens", "min_tokens"
 _NEW_NAME = "max_completion_tokens"
 _OF_TEXTS = frozenset({400, 413, 422})
 _OF_ALL = frozenset({401, 402, 403, 404, 405, 410})
@@ -77,20 +77,23 @@ def error_of(
     return Passing(shown, _wait_s(headers), throttles=status in _OVERLOADED, fails=status == 500)
 
 
-def lacking(refused: Refused, body: Mapping[str, Any]) -> frozenset[str]:
-    """Return the parts of a request that the server refuses: log-probabilities, or the old name of a limit."""
+def lacking(refused: Refused, body: Mapping[str, Any], hints: frozenset[str] = frozenset()) -> frozenset[str]:
+    """Return the parts of a request that the server refuses and that the request can do without.
+
+    They are log-probabilities, the old name of a limit, and ``hints``.
+    """
     if MAX_TOKENS in body and _NEW_NAME in refused.said:
         return frozenset({MAX_TOKENS})
-    return frozenset({LOGPROBS} if LOGPROBS in body and LOGPROBS in refused.said else ())
+    return frozenset(part for part in {LOGPROBS, *hints} if part in body and part in refused.said)
 
 
 def without(body: Mapping[str, Any], lacks: frozenset[str]) -> dict[str, Any]:
     """Return a request without the parts that the server refuses."""
     found = dict(body)
-    if LOGPROBS in lacks:
-        found.pop(LOGPROBS, None)
     if MAX_TOKENS in lacks and MAX_TOKENS in found:
-        found[_NEW_NAME] = found.pop(MAX_TOKENS)
+        found[_NEW_NAME] = found[MAX_TOKENS]
+    for part in lacks:
+        found.pop(part, None)
     return found
 
 

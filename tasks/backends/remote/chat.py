@@ -33,7 +33,7 @@ class ChatBackend:
         spec = assignment.spec
         self._server = opening.require_server(assignment)
         name = served.name_of(spec.model)
-        self._client = Client(self._server)
+        self._client = Client(self._server, hints=requests.hints(spec))
         try:
             self._model = opening.stated(self._client, self._server, name)
             holds = opening.context_tokens(self._model) or _UNBOUNDED

@@ -43,14 +43,17 @@ class Dropped:
 class Client:
     """A connection to a server, with an event loop on a thread of its own.
 
-    A client is used from one other thread.
+    A client is used from one other thread. ``hints`` are parts of requests that a server may refuse.
     """
 
-    def __init__(self, server: Server, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, server: Server, *, hints: frozenset[str] = frozenset(), clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.limiter = Limiter(server.requests, clock)
         self.numbers = count()  # of requests
         self._server = server
         self._clock = clock
+        self._hints = hints
         self._usual_wait = wait_random_exponential(multiplier=server.first_wait_s, max=60)
         self._lacks: frozenset[str] = frozenset()
         self._heard = clock()
@@ -239,7 +242,7 @@ class Client:
             try:
                 return await self._sent(path, given, read)
             except Refused as refused:
-                lacking = answers.lacking(refused, given)
+                lacking = answers.lacking(refused, given, self._hints)
                 if not lacking:
                     raise
                 self._lacks |= lacking

@@ -112,12 +112,17 @@ def body(spec: Spec, name: str, how: Decoding) -> dict[str, Any]:
     if how.repetition_penalty != 1:
         given["repetition_penalty"] = how.repetition_penalty
     if how.min_new_tokens:
-        given["min_tokens"] = how.min_new_tokens
+        given[answers.MIN_TOKENS] = how.min_new_tokens
     if SCHEMA in spec.params:
         schema = orjson.loads(spec.params[SCHEMA])
         named = {"name": "record", "schema": schema, **({"strict": True} if _is_closed(schema) else {})}
         given["response_format"] = {"type": "json_schema", "json_schema": named}
     return given
+
+
+def hints(spec: Spec) -> frozenset[str]:
+    """Return the parts of a request that its messages say, too: a summary's --length sets the least tokens."""
+    return frozenset({answers.MIN_TOKENS} if "length" in spec.params else ())
 
 
 def _is_closed(schema: Any) -> bool:

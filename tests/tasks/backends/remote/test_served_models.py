@@ -345,6 +345,17 @@ def test_a_server_that_gives_no_log_probabilities_or_renamed_the_limit_is_asked_
     assert server.requests[-1]["max_completion_tokens"] == 256
 
 
+def test_the_least_tokens_of_a_length_are_a_hint_and_those_that_were_asked_for_are_not(
+    api: Callable[[Script], ApiServer],
+) -> None:
+    refusal = error(400, "Unrecognized request argument supplied: min_tokens")
+    server = api(lambda request, _: refusal if "min_tokens" in request else written("a summary"))
+    (summary,) = computed(server, spec_of("summarize", length="short"), TEXTS[:1])
+    assert (summary.text, "about 30 words" in text_of(server.requests[-1])) == ("a summary", True)
+    (failed,) = computed(server, spec_of("generate", prompt="{text}", min_new_tokens=5), TEXTS[:1])
+    assert "min_tokens" in (failed.reason or "")
+
+
 def test_a_text_is_asked_about_as_the_options_say(api: Callable[[Script], ApiServer]) -> None:
     server = api(lambda request, _: None)
     options: dict[str, Any] = {"prompt": "Say {text}!", "system": "Be brief.", "stop": ["\n"], "max_new_tokens": 9}
