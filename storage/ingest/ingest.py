@@ -40,7 +40,8 @@ CHUNK_RECORDS = 8_000
 class Counts:
     """Counts of a reading. `new` and `changed` are documents; `planned` and the `prior_*` are unique texts.
 
-    `mended` counts documents whose text had bytes or characters that cannot be stored.
+    `mended` counts documents whose text had bytes or characters that cannot be stored; `mended_place` is the place of
+    the first one.
     """
 
     records: int = 0
@@ -55,10 +56,13 @@ class Counts:
     prior_done: int = 0
     prior_failed: int = 0
     prior_skipped: int = 0
+    mended_place: str = ""
 
     def __add__(self, other: Counts | Planned) -> Counts:
-        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(other)}
-        return replace(self, **sums)
+        numbers = [f.name for f in fields(other) if f.name != "mended_place"]
+        place = self.mended_place or (other.mended_place if isinstance(other, Counts) else "")
+        sums = {name: getattr(self, name) + getattr(other, name) for name in numbers}
+        return replace(self, mended_place=place, **sums)
 
 
 def add(
@@ -113,7 +117,8 @@ def _add(
         unchanged=changes.n_unchanged,
         repeated=changes.n_repeated + outdone + chunk.n_records - len(chunk.keys),
         rejected=len(rejected),
-        mended=chunk.n_mended,
+        mended=len(chunk.mended),
+        mended_place=next(iter(chunk.mended), ""),
     )
     # Records that an interrupted reading stored are counted as new on the ingest already.
     _note(transaction, job, replace(counts, unchanged=counts.unchanged - changes.n_again), rejected)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from tempfile import gettempdir
 
 from storage.core.normalize import bom_length, decode, is_utf16, normalize
 from storage.readers.errors import BrokenStream, SourceError, finding_bugs
 from storage.readers.files import Content, Opened
+from storage.readers.ocr import VARIABLE
 from storage.readers.recoding import decoded, python_name
 from storage.readers.records import MAX_ID_BYTES, Record, Rejection, SourceOptions, id_too_long, too_long
-from storage.readers.registry import FILES, HTML, MAIL, Document
+from storage.readers.registry import FILES, HTML, MAIL, PDF, Document, kind_of
 from storage.readers.sandbox import TIME_S, Confined, Ended
 from storage.readers.streams import Counted, Decompress, buffered, printable
 
 NO_SUFFIX = "without a suffix"
 ATTACHMENTS_LEFT_OUT = "attachments_left_out"
+RECOGNISED = "recognised"
+OCR_TIME_S = 1_800.0  # a page takes about a second
 _PRESCANNED = 1024
 _META = re.compile(rb"<meta\b[^>]*\bcharset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 # The standard's meaning of these labels. A page whose label can be read as ASCII is in none of UTF-16 and UTF-32.
@@ -35,12 +37,17 @@ class NotExtracted(Exception):
 class Extractor:
     """An extraction process, started when it is needed and again after it died. Close it after use."""
 
-    def __init__(self, max_bytes: int, time_s: float = TIME_S) -> None:
+    def __init__(self, max_bytes: int, time_s: float = TIME_S, ocr: str | None = None) -> None:
         self._max_bytes = max_bytes
-        self._process = Confined("storage.readers.extract_process", time_s)
+        languages = () if ocr is None else (ocr,)
+        self._process = Confined("storage.readers.extract_process", time_s, frozenset({VARIABLE}), languages)
 
     def text(self, raw: bytes, kind: str) -> str:
-        """Return the text of a document of a kind (a MIME type).
+        """Return the text of a document of a kind (a MIME type), as `extracted` does without its flags."""
+        return self.extracted(raw, kind)[0]
+
+    def extracted(self, raw: bytes, kind: str) -> tuple[str, tuple[str, ...]]:
+        """Return the text of a document of a kind (a MIME type), with a flag if a part of it was recognised.
 
         Raises NotExtracted if the document is broken, takes too much time or memory, or has too much text.
         """
@@ -56,7 +63,7 @@ class Extractor:
             )
         if "error" in head:
             raise NotExtracted(f"its text cannot be read ({head['error']}): it is broken, or protected by a password")
-        return text.decode()
+        return text.decode(), (RECOGNISED,) if head.get("recognised") else ()
 
     def close(self) -> None:
         self._process.close()
@@ -68,7 +75,8 @@ class DocumentReader:
     def __init__(self, options: SourceOptions) -> None:
         self._limit = options.max_record_bytes
         self._encoding = options.encoding
-        self._extractor = Extractor(self._limit)
+        self._ocr = options.ocr
+        self._extractor = Extractor(self._limit, OCR_TIME_S if options.ocr else TIME_S, options.ocr)
         self.bytes_read = 0
 
     def read(
@@ -92,29 +100,42 @@ class DocumentReader:
     def document(self, path: str, raw: bytes) -> Record | Rejection:
         """Return the document of a file's content, by the suffix of its name."""
         where = printable(path)
-        kind = FILES.get(Path(path).suffix.lower())
+        kind = FILES.get(kind_of(path)[0])
         with finding_bugs(where):
             if isinstance(kind, Document) and kind.media_type is not None:
-                return self._extracted(where, raw, kind.media_type)
+                return self._extracted(where, raw, kind)
             return _document(where, *decoded(raw, self._encoding))
 
     def close(self) -> None:
         self._extractor.close()
 
-    def _extracted(self, where: str, raw: bytes, kind: str) -> Record | Rejection:
+    def _extracted(self, where: str, raw: bytes, kind: Document) -> Record | Rejection:
         flags: tuple[str, ...] = ()
-        if kind == HTML:
-            said, flags = _page(raw)
+        media_type = kind.media_type
+        assert media_type is not None
+        if kind.is_text or media_type == HTML:
+            said, flags = decoded(raw, self._encoding) if kind.is_text else _page(raw)
             raw = said.encode("utf-8", "replace")
-        elif kind == MAIL and _ATTACHED.search(raw):
+        elif media_type == MAIL and _ATTACHED.search(raw):
             flags = (ATTACHMENTS_LEFT_OUT,)
         try:
-            text = self._extractor.text(raw, kind)
+            text, more = self._extractor.extracted(raw, media_type)
         except NotExtracted as error:
             return _rejected(where, str(error))
         if raw.strip() and not text.strip():
-            return _rejected(where, "no text was found in it; scanned pages are not recognised")
-        return _document(where, text, flags)
+            return _rejected(where, self._why_no_text(kind))
+        return _document(where, text, flags + more)
+
+    def _why_no_text(self, kind: Document) -> str:
+        if kind.is_text:
+            return "no subtitles were found in it"
+        if kind.media_type != PDF:
+            return "no text was found in it"
+        if self._ocr is None:
+            return (
+                "no text was found in it; if its pages are scanned, --ocr LANGUAGE recognises them, as in --ocr eng"
+            )
+        return f"no text was found in it, and none was recognised in its pages (--ocr {self._ocr})"
 
 
 class DocumentSource:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from storage.core.installation import install
 from storage.readers.errors import ProgramFailed, SourceUnreadable, SourceUnsupported
 from storage.readers.files import check_names, documents
-from storage.readers.records import Record, Rejection, Row, Rows, SourceOptions, check_columns
+from storage.readers.records import Record, Rejection, Row, Rows, SourceOptions, check_columns, refuse_options
 from storage.readers.registry import PARQUET
 from storage.readers.table import said
 from storage.readers.table_process import frames, slices
@@ -47,6 +47,7 @@ class MemorySource:
         _check(data)
         if options.encoding is not None:
             raise SourceUnsupported("texts of a program are decoded already: leave out --encoding")
+        refuse_options("a program", options)
         self.name = NAME if has_corpus else f"{NAME} {_digest(data, options)}"
         self._once = _is_read_once(data) and not has_corpus
         self._options = options

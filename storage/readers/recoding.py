@@ -8,7 +8,7 @@ from io import BufferedReader
 from typing import BinaryIO
 
 from storage.core.normalize import bom_length, decode
-from storage.readers.errors import SourceUnsupported
+from storage.readers.errors import SourceUnreadable, SourceUnsupported
 from storage.readers.records import RowReader, Rows, SourceOptions
 from storage.readers.streams import BUFFER_BYTES, Pieces
 
@@ -22,6 +22,13 @@ _MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
 )
 _MARK_BYTES = 4
 _UTF8 = "utf-8"
+_WITHOUT_MARK = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # as on the web (Encoding Standard)
+_PATTERNS: dict[tuple[bool, ...], str] = {  # of bytes that are not NUL
+    (True, False, True, False): "utf-16-le",
+    (False, True, False, True): "utf-16-be",
+    (True, False, False, False): "utf-32-le",
+    (False, False, False, True): "utf-32-be",
+}
 # Python's codecs that are not encodings of text, and `undefined`, which always fails.
 _NOTATIONS = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined"))
 _MISFIT = "docmill.misfit"
@@ -62,6 +69,10 @@ def of_text(read_rows: RowReader) -> RowReader:
     def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
         head = stream.peek(_MARK_BYTES) if isinstance(stream, BufferedReader) else b""
         encoding = _of(head, options.encoding)
+        if options.encoding is None and (likely := _unmarked(head)) is not None:
+            raise SourceUnreadable(
+                f"{name} is no UTF-8, and has no byte order mark: name its encoding, probably --encoding {likely}"
+            )
         if encoding != _UTF8:
             stream = BufferedReader(Pieces(_recoded(stream, encoding)), BUFFER_BYTES)
         yield from read_rows(stream, name, options)
@@ -80,7 +91,13 @@ def decoded(raw: bytes, encoding: str | None) -> tuple[str, tuple[str, ...]]:
 
 def _of(head: bytes, encoding: str | None) -> str:
     """Return the encoding of a file: by its byte order mark, else the given one, else UTF-8."""
-    return next((found for mark, found in _MARKS if head.startswith(mark)), encoding or _UTF8)
+    given = encoding or _UTF8
+    return next((found for mark, found in _MARKS if head.startswith(mark)), _WITHOUT_MARK.get(given, given))
+
+
+def _unmarked(head: bytes) -> str | None:
+    """Return the encoding of records that begin with an ASCII character and NULs around it; None for others."""
+    return _PATTERNS.get(tuple(byte != 0 for byte in head[:_MARK_BYTES]))
 
 
 def _recoded(stream: BinaryIO, encoding: str) -> Iterator[bytes]:

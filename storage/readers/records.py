@@ -12,13 +12,18 @@ import orjson
 
 from storage.core.chat import is_messages
 from storage.core.normalize import normalize, normalize_json
-from storage.readers.errors import FieldUnknown
+from storage.readers.errors import FieldUnknown, SourceUnsupported
 
 MAX_ID_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 bytes
 MAX_FLOAT_ID = 2.0**53  # larger integers collide as 64-bit floats, and one document would replace another
 MAX_DEPTH = 100  # of nesting: far below the limits of Python and the databases
 HEAD_ROWS = 100
 _SHOWN_FIELDS = 20
+_OPTIONS = {
+    "encoding": "says itself how its texts are encoded",
+    "sheet": "has no sheets",
+    "ocr": "has no scanned pages",
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class SourceOptions:
     """Options of reading a source. A longer record than `max_record_bytes` is rejected and never held in memory.
 
     `meta_fields` are the fields that a prompt reads beside the text. `encoding` is Python's name for the encoding of
-    texts without a byte order mark; None is UTF-8.
+    texts without a byte order mark; None is UTF-8. `sheet` is the name of a workbook's sheet,
+    and `ocr` has the languages of scanned pages.
     """
 
     text_field: str = "text"
@@ -35,6 +41,8 @@ class SourceOptions:
     limit: int | None = None
     max_record_bytes: int = 256 * 2**20
     encoding: str | None = None
+    sheet: str | None = None
+    ocr: str | None = None
     one_of_many: bool = False  # one of a source's files: its ids are unique within it only
 
 
@@ -169,6 +177,18 @@ def without_metadata(name: str, options: SourceOptions) -> None:
         raise FieldUnknown(
             f"{name} has texts alone and no metadata; {{meta.{options.meta_fields[0]}}} in a prompt would be nothing"
         )
+
+
+def refuse_options(source: str, options: SourceOptions, *taken: str) -> None:
+    """Raise SourceUnsupported for an option of reading that has no meaning for a source; `taken` are those that have.
+
+    One of many files may be of another kind than the option is for.
+    """
+    if options.one_of_many:
+        return
+    for name, why in _OPTIONS.items():
+        if name not in taken and getattr(options, name) is not None:
+            raise SourceUnsupported(f"{source} {why}: leave out --{name}")
 
 
 def check_columns(columns: Sequence[str], name: str, options: SourceOptions) -> None:

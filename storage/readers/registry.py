@@ -43,6 +43,7 @@ class Records:
 
     `is_text` says that its bytes are text: they are decoded to UTF-8 first, and may be compressed. `seeks` says that
     the file is not read from its beginning to its end. `called` is its name in messages, where not the suffix.
+    `has_sheets` says that it is read one sheet at a time.
     """
 
     reader: str
@@ -50,12 +51,18 @@ class Records:
     is_text: bool = True
     seeks: bool = False
     called: str = ""
+    has_sheets: bool = False
 
     holds: ClassVar = "records"
 
     @property
     def may_be_compressed(self) -> bool:
         return self.is_text
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options of reading that may be given for the file."""
+        return (*(["encoding"] if self.is_text else []), *(["sheet"] if self.has_sheets else []))
 
     def rows(self, stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
         """Return the file's rows. Raises SourceUnsupported, with the command to install a library that is missing."""
@@ -67,16 +74,25 @@ class Records:
 
 @dataclass(frozen=True)
 class Document:
-    """A file that is one document: text, or what a library extracts from a format that has a media type."""
+    """A file that is one document: text, or what a library extracts from a format that has a media type.
+
+    `is_text` says that its bytes are text: they are decoded to UTF-8 first, and may be compressed.
+    """
 
     media_type: str | None = None
     extra: Extra | None = None
+    is_text: bool = False
 
     holds: ClassVar = "one document"
 
     @property
     def may_be_compressed(self) -> bool:
-        return self.media_type is None
+        return self.is_text
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options of reading that may be given for the file; a page that names its encoding ignores another."""
+        return ("encoding", "ocr") if self.media_type == PDF else ("encoding",)
 
 
 @dataclass(frozen=True)
@@ -117,11 +133,18 @@ class Scheme:
 
 
 FORMATS = Extra("formats", "kreuzberg")
+SUBTITLES = Extra("formats", "pysubs2")
 PARQUET = Extra("parquet", "pyarrow")
+EXCEL = Extra("excel", "python_calamine")
 HTML = "text/html"
 MAIL = "message/rfc822"
+PDF = "application/pdf"
+SRT, VTT = "application/x-subrip", "text/vtt"
 _OFFICE = "application/vnd.openxmlformats-officedocument"
 
+WORKBOOK = Records(
+    "storage.readers.sheets:rows", EXCEL, is_text=False, seeks=True, called="a workbook", has_sheets=True
+)
 ARROW = Records("storage.readers.arrow:rows", PARQUET, is_text=False, called="Arrow")
 
 FILES: dict[str, Records | Document | Archive] = {
@@ -132,17 +155,25 @@ FILES: dict[str, Records | Document | Archive] = {
     ".parquet": Records("storage.readers.arrow:parquet_rows", PARQUET, is_text=False, seeks=True, called="Parquet"),
     ".arrow": ARROW,
     ".feather": ARROW,
-    ".txt": Document(),
-    ".md": Document(),
+    ".xlsx": WORKBOOK,
+    ".xlsm": WORKBOOK,
+    ".xls": WORKBOOK,
+    ".ods": WORKBOOK,
+    ".txt": Document(is_text=True),
+    ".md": Document(is_text=True),
     ".html": Document(HTML, FORMATS),
     ".htm": Document(HTML, FORMATS),
-    ".pdf": Document("application/pdf", FORMATS),
+    ".pdf": Document(PDF, FORMATS),
+    ".doc": Document("application/msword", FORMATS),
     ".docx": Document(f"{_OFFICE}.wordprocessingml.document", FORMATS),
+    ".ppt": Document("application/vnd.ms-powerpoint", FORMATS),
     ".pptx": Document(f"{_OFFICE}.presentationml.presentation", FORMATS),
     ".odt": Document("application/vnd.oasis.opendocument.text", FORMATS),
     ".rtf": Document("application/rtf", FORMATS),
     ".epub": Document("application/epub+zip", FORMATS),
     ".eml": Document(MAIL, FORMATS),
+    ".srt": Document(SRT, SUBTITLES, is_text=True),
+    ".vtt": Document(VTT, SUBTITLES, is_text=True),
     ".zip": Archive("storage.readers.archives:zipped", may_be_compressed=False, seeks=True),
     ".tar": Archive("storage.readers.archives:tarred"),
     ".mbox": Archive("storage.readers.archives:messages", FORMATS),
@@ -205,15 +236,16 @@ def is_readable(kind: Document | Archive) -> bool:
 
 def missing(found: Iterable[str]) -> str:
     """Return a clause with what to install for files of these suffixes; empty where nothing would help."""
-    clauses = []
     lacking = [kind.extra for kind in map(FILES.get, map(str.lower, found)) if isinstance(kind, Document | Archive)]
-    for extra in dict.fromkeys(extra for extra in lacking if extra is not None and not extra.is_installed):
-        clauses.append(f"; {install(extra.name)} reads {', '.join(_needing(extra))}")
-    return "".join(clauses)
+    names = dict.fromkeys(extra.name for extra in lacking if extra is not None and not extra.is_installed)
+    return "".join(f"; {install(name)} reads {', '.join(_needing(name))}" for name in names)
 
 
-def _needing(extra: Extra) -> Iterator[str]:
-    return (s for s, kind in FILES.items() if isinstance(kind, Document | Archive) and kind.extra == extra)
+def _needing(name: str) -> Iterator[str]:
+    """Yield the suffixes of documents and archives that need the extra of this name."""
+    for suffix, kind in FILES.items():
+        if isinstance(kind, Document | Archive) and kind.extra is not None and kind.extra.name == name:
+            yield suffix
 
 
 def described() -> str:
@@ -227,8 +259,9 @@ def described() -> str:
     for what in dict.fromkeys(scheme.what for scheme in SCHEMES.values()):
         examples = dict.fromkeys(scheme.example for scheme in SCHEMES.values() if scheme.what == what)
         parts.append(f"{what} ({', '.join(examples)})")
-    extras = dict.fromkeys(kind.extra for kind in FILES.values() if isinstance(kind, Document | Archive))
-    more = [f'with the extra "{extra.name}" also {_listed(_needing(extra))}' for extra in extras if extra]
+    extras = (kind.extra for kind in FILES.values() if isinstance(kind, Document | Archive))
+    names = dict.fromkeys(extra.name for extra in extras if extra is not None)
+    more = [f'with the extra "{name}" also {_listed(_needing(name))}' for name in names]
     return "; ".join([f"{', '.join(parts)}, or {STDIN}", *more])
 
 

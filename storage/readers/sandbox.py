@@ -35,11 +35,17 @@ class Ended(Exception):
 class Confined:
     """A confined process, started when it is needed and again after it ended. Close it after use.
 
-    A method that raises Ended has closed it.
+    A method that raises Ended has closed it. `arguments` are those of its command line.
     """
 
-    def __init__(self, module: str, time_s: float = TIME_S, environment: frozenset[str] = frozenset()) -> None:
-        self._module = module
+    def __init__(
+        self,
+        module: str,
+        time_s: float = TIME_S,
+        environment: frozenset[str] = frozenset(),
+        arguments: tuple[str, ...] = (),
+    ) -> None:
+        self._called = (module, *arguments)
         self._time_s = time_s
         self._kept = _KEPT | environment
         self._process: subprocess.Popen[bytes] | None = None
@@ -95,7 +101,7 @@ class Confined:
             # It gets the variables that find libraries, and a secret only if its work needs one.
             kept = {name: value for name, value in os.environ.items() if name in self._kept}
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self._module],
+                [sys.executable, "-m", *self._called],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

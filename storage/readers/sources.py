@@ -13,14 +13,14 @@ from urllib.parse import unquote
 from storage.readers import plain, plugins, remote
 from storage.readers.archives import ArchiveSource
 from storage.readers.documents import DocumentSource
-from storage.readers.errors import KindUnknown, SourceMissing, SourceUnsupported
+from storage.readers.errors import KindUnknown, SourceMissing
 from storage.readers.files import Content, FileSource, Source, StreamSource, on_disk
 from storage.readers.folder import FolderSource, Open
 from storage.readers.many_files import FilesSource, within
 from storage.readers.parts import parts_in
 from storage.readers.patterns import Pattern, is_pattern
 from storage.readers.recoding import of_text
-from storage.readers.records import RowReader, SourceOptions, without_metadata
+from storage.readers.records import RowReader, SourceOptions, refuse_options, without_metadata
 from storage.readers.registry import (
     COMPRESSIONS,
     FILES,
@@ -44,13 +44,14 @@ def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None =
     Raises SourceMissing, SourceUnreadable, SourceUnsupported, SourceEmpty and FieldUnknown.
     """
     if source == "-":
+        refuse_options("standard input", options, "encoding")
         return StreamSource(stdin, options)
     if not source:
         raise SourceMissing("the source is empty: name a file, a folder, or - for standard input")
     if (scheme := scheme_of(source)) is not None:
         known = SCHEMES.get(scheme)
         if (open_url := known.open if known else plugins.opener(scheme)) is not None:
-            _without_encoding(f"{scheme}://", options)
+            refuse_options(f"{scheme}://", options)
             return open_url(source, options)
         if scheme != "file":
             content = remote.content(source)
@@ -124,28 +125,26 @@ def reader_of(file_name: str, of_packages: Callable[[str], RowReader | None]) ->
     suffix, decompress = kind_of(file_name)
     kind = FILES.get(suffix)
     if isinstance(kind, Records):
-        return partial(_records, kind.rows, decompress, not kind.is_text)
+        return partial(_records, kind.rows, decompress, kind.options)
     if kind is not None and is_readable(kind) and (decompress is None or kind.may_be_compressed):
         return partial(_documents, kind, decompress)
     read_rows = of_packages(suffix) if suffix else None
-    return None if read_rows is None else partial(_records, read_rows, decompress, False)
+    return None if read_rows is None else partial(_records, read_rows, decompress, ("encoding", "sheet"))
 
 
 def _records(
     read_rows: RowReader,
     decompress: Decompress | None,
-    says_encoding: bool,
+    taken: tuple[str, ...],
     content: Content,
     options: SourceOptions,
 ) -> Source:
-    if says_encoding and not options.one_of_many:
-        _without_encoding(content.place, options)
+    refuse_options(content.place, options, *taken)
+    if options.sheet is not None and "sheet" in taken:
+        # Records without an id are named for their places, and two sheets are two corpora.
+        of_sheet = f"[{options.sheet}]"
+        content = replace(content, name=content.name + of_sheet, place=content.place + of_sheet)
     return FileSource(content, read_rows, decompress, options)
-
-
-def _without_encoding(source: str, options: SourceOptions) -> None:
-    if options.encoding is not None:
-        raise SourceUnsupported(f"{source} says itself how its texts are encoded: leave out --encoding")
 
 
 def _documents(
@@ -153,5 +152,7 @@ def _documents(
 ) -> Source:
     without_metadata(content.place, options)
     if isinstance(kind, Archive):
+        refuse_options(content.place, options, "encoding", "ocr")
         return ArchiveSource(content, options, partial(kind.members, decompress))
+    refuse_options(content.place, options, *kind.options)
     return DocumentSource(content, options, decompress)

@@ -25,13 +25,14 @@ class Program:
     """A module that reads tables, its arguments, and the error for an answer that refuses a table.
 
     The first answer is {"columns": [name, …]}, or is passed to `refused`. `environment` are variables that it may
-    see.
+    see. `advice` is for a user whose table ended the process before it was open.
     """
 
     module: str
     refused: Callable[[dict[str, Any]], SourceError]
     asked: dict[str, Any] = field(default_factory=dict)
     environment: frozenset[str] = frozenset()
+    advice: str = ""
 
 
 def rows(program: Program, stream: BinaryIO | None, name: str, options: SourceOptions) -> Rows:
@@ -52,7 +53,8 @@ def rows(program: Program, stream: BinaryIO | None, name: str, options: SourceOp
                 yield from said(head, body, name)
         except (Ended, BrokenStream) as error:
             if not opened:
-                raise SourceUnreadable(f"{name}: {error}") from error
+                advice = f"; {program.advice}" if program.advice else ""
+                raise SourceUnreadable(f"{name}: {error}{advice}") from error
             raise BrokenStream(str(error)) from error
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from io import SEEK_CUR, SEEK_END, RawIOBase
@@ -140,8 +140,13 @@ def batch_rows(n_bytes: int, n_rows: int) -> int:
 
 def frames(batch: RecordBatch, first: int, options: SourceOptions, as_json: frozenset[str]) -> Iterator[bytes]:
     """Yield a record batch as frames; `first` is the number of its first row."""
+    return framed(_lines(batch, first, options, as_json))
+
+
+def framed(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield lines in frames."""
     frame = bytearray()
-    for line in _lines(batch, first, options, as_json):
+    for line in lines:
         frame += line + b"\n"
         if len(frame) >= FRAME_BYTES // 2:
             yield bytes(frame)
@@ -161,9 +166,13 @@ def _lines(batch: RecordBatch, first: int, options: SourceOptions, as_json: froz
         if isinstance(row, Rejection):
             yield orjson.dumps([first + n, row.reason, []])
             continue
-        line = orjson.dumps([first + n, row.fields, [*mended.get(n, ()), *row.flags]])
-        too_much = len(line) > options.max_record_bytes
-        yield orjson.dumps([first + n, too_long(options.max_record_bytes), []]) if too_much else line
+        yield row_line(first + n, row.fields, (*mended.get(n, ()), *row.flags), options.max_record_bytes)
+
+
+def row_line(number: int, fields: dict[str, Any], flags: tuple[str, ...], max_bytes: int) -> bytes:
+    """Return a row as a line; a row with more bytes is rejected."""
+    line = orjson.dumps([number, fields, flags])
+    return orjson.dumps([number, too_long(max_bytes), []]) if len(line) > max_bytes else line
 
 
 def _values(column: Array, mended: dict[int, tuple[str, ...]]) -> list[Any]:

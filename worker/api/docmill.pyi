@@ -66,6 +66,8 @@ class _Options(TypedDict, total=False):
     text_field: str | None
     id_field: str | None
     encoding: str | None
+    sheet: str | None
+    ocr: str | None
     limit: int | None
     prune: bool | None
     prune_max: float | None

@@ -71,8 +71,9 @@ def ingested(source: str, counts: Counts, *, adopted: bool) -> str:
         return no_records(source)
     vanished = f", {counts.vanished:,} vanished" if counts.vanished else ""
     mended = (
-        f" In {counts.mended:,} of them bytes that are no UTF-8, or characters that no text has, were "
-        'replaced ("flags" in the results says which); if the file has another encoding, name it with --encoding.'
+        f" In {counts.mended:,} of them bytes that are not in the encoding, or characters that no text has, were "
+        f'replaced, first in {counts.mended_place} ("flags" in the results says which). If the file has another '
+        "encoding, name it, such as --encoding windows-1252."
     )
     return (
         f"{counts.records:,} records: {counts.new:,} new documents, {counts.changed:,} changed, "

@@ -56,6 +56,18 @@ class ReadingOptions(Options):
         Field(description="Encoding of texts without a byte order mark, such as cp1252.  [default: utf-8]"),
         Option(metavar="NAME"),
     ] = None
+    sheet: Annotated[
+        str | None,
+        Field(min_length=1, description="Sheet of a workbook.  [default: the only visible one with rows]"),
+        Option(metavar="NAME"),
+    ] = None
+    ocr: Annotated[
+        str | None,
+        Field(
+            min_length=1, description="Recognise scanned pages of PDF files in a language, such as eng or deu+eng."
+        ),
+        Option(metavar="LANGUAGE"),
+    ] = None
     limit: Annotated[int | None, Field(ge=1, le=MOST, description="Read only the first N records.")] = None
     prune: Annotated[bool, Field(description="Mark documents that the source no longer has as vanished.")] = False
     prune_max: Annotated[
@@ -79,9 +91,8 @@ class ReadingOptions(Options):
     @property
     def remembered(self) -> dict[str, Any]:
         """The options that an ingest remembers."""
-        return self.model_dump(include={"text_field", "id_field", "limit"}) | (
-            {} if self.encoding is None else {"encoding": self.encoding}
-        )
+        later = self.model_dump(include={"encoding", "sheet", "ocr"}, exclude_none=True)
+        return self.model_dump(include={"text_field", "id_field", "limit"}) | later
 
 
 class JobOptions(Options):

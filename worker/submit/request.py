@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from storage.core.specs import Spec
 from storage.ingest.pruning import Limits
-from storage.readers import Source, SourceOptions, open_source, recoding
+from storage.readers import Source, SourceOptions, ocr, open_source, recoding
 from storage.steps.job_keys import IdempotencyKey
 from storage.steps.steps import EscalationRequest, StepRequest
 from tasks import kinds
@@ -20,7 +20,7 @@ from tasks.models import families
 from tasks.specs import adapters, per_language, pinning
 from tasks.specs.plan import build_spec
 from worker.errors import WorkerError
-from worker.settings import Settings
+from worker.settings import Settings, without_settings
 from worker.submit import escalation
 from worker.submit.escalation import Escalation
 from worker.submit.options import JobOptions, ReadingOptions, Request
@@ -91,7 +91,10 @@ def prepare(
 
 
 def source_options(read: ReadingOptions, steps: Iterable[KindOptions]) -> SourceOptions:
-    """Return the options of reading a source for steps with these options. Raises BadOption for a bad template."""
+    """Return the options of reading a source for steps with these options.
+
+    Raises BadOption for a bad template, and SourceUnsupported for an unknown encoding or language of scanned pages.
+    """
     templates = [one for options in steps for one in options.templates]
     for flag, template in templates:
         for name, what in ((read.text_field, "text: write {text}"), (read.id_field, "id, which is no metadata")):
@@ -100,7 +103,10 @@ def source_options(read: ReadingOptions, steps: Iterable[KindOptions]) -> Source
                 raise BadOption(f"{flag}: {{meta.{name}}} is the document's {what}.")
     expected = tuple(dict.fromkeys(name for _, template in templates for name in template.expected))
     encoding = None if read.encoding is None else recoding.known(read.encoding)
-    return SourceOptions(read.text_field, read.id_field, expected, read.limit, encoding=encoding)
+    languages = None if read.ocr is None else ocr.known(read.ocr, without_settings().get(ocr.VARIABLE))
+    return SourceOptions(
+        read.text_field, read.id_field, expected, read.limit, encoding=encoding, sheet=read.sheet, ocr=languages
+    )
 
 
 def limits_of(read: ReadingOptions) -> Limits | None:

@@ -22,12 +22,13 @@ from storage.readers.sandbox import Confined
 from tests.conftest import missing
 from tests.storage.readers.intruder import ATTEMPTS, NETWORK, READING
 
-PROGRAMS = ("extract_process", "arrow_process", "dataset_process")
+PROGRAMS = ("extract_process", "arrow_process", "dataset_process", "sheet_process")
 ASKED: dict[str, Any] = {
     "bytes": 0,
     "options": {},
     "path": "a/b",
     "local": False,
+    "sheet": None,
 }
 FILES, SYSTEM = "restrict_files", "restrict_system"
 SCOPES = 6  # the version of Landlock that knows of signals; TCP and emptying files are older

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import signal
@@ -22,6 +23,7 @@ from storage.readers.documents import Extractor, NotExtracted
 from storage.readers.registry import HTML
 from tests.faults.servers import Missing, tmpfs
 
+DATA = Path(__file__).parent / "data"
 SAID = "Whales sing in the northern seas, and others of their kind hear it over hundreds of miles."
 OPTIONS = SourceOptions()
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
@@ -135,6 +137,19 @@ def test_one_document_is_a_source_too(tmp_path: Path) -> None:
     assert plain == Record("a.txt", "just text", {}, (), "a.txt")
 
 
+def test_files_of_old_office_programs_are_read(tmp_path: Path) -> None:
+    for name in ("letter.doc", "slides.ppt"):
+        (tmp_path / name).write_bytes(gzip.decompress((DATA / f"{name}.gz").read_bytes()))
+    (tmp_path / "z.doc").write_bytes((tmp_path / "letter.doc").read_bytes()[:3_000])
+    letter, slides, cut = open_source(str(tmp_path), OPTIONS).records()
+    assert isinstance(letter, Record)
+    assert letter.text.startswith("The printer on the second floor has no paper.\n\nGröße und Übermaß")
+    assert isinstance(slides, Record)
+    assert slides.text == "Plan for the spring\n\nGröße der Halle: 300 m²\n\nSecond slide"
+    assert isinstance(cut, Rejection)
+    assert "it is broken, or protected by a password" in cut.reason
+
+
 def test_what_dresses_a_word_in_a_page_leaves_no_mark_in_the_text(extractor: Extractor) -> None:
     body = "<p>A <b>bold</b> and <a href='http://x.org'>linked</a> word.</p>"
     assert extractor.text(html(body), HTML) == "Songs\n\nA bold and linked word."
@@ -220,7 +235,9 @@ def test_a_document_without_text_is_rejected_and_an_empty_file_is_blank(tmp_path
     (tmp_path / "a.pdf").write_bytes(bytes(scan.output()))
     (tmp_path / "b.html").write_bytes(b"")
     scanned, empty = open_source(str(tmp_path), OPTIONS).records()
-    assert scanned == Rejection("a.pdf", "no text was found in it; scanned pages are not recognised")
+    assert scanned == Rejection(
+        "a.pdf", "no text was found in it; if its pages are scanned, --ocr LANGUAGE recognises them, as in --ocr eng"
+    )
     assert empty == Record("b.html", "", {}, (), "b.html")
 
 

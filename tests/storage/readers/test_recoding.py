@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.readers import Record, Rejection, SourceOptions, SourceUnsupported, open_source
+from storage.readers import Record, Rejection, SourceOptions, SourceUnreadable, SourceUnsupported, open_source
 from storage.readers.recoding import decoded, known
 
 TEXT = "Größe – naïve 中文 🐋"
@@ -104,6 +104,24 @@ def test_an_encoding_that_nobody_knows_or_that_is_none_of_texts_is_refused(tmp_p
         with pytest.raises(SourceUnsupported, match="no encoding is named"):
             known(name)
     assert known("Latin1") == "iso8859-1"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_records_without_a_mark_are_refused_with_their_likely_encoding(encoding: str, tmp_path: Path) -> None:
+    for name, raw in (("a.jsonl", LINES), ("a.csv", CSV)):
+        (tmp_path / name).write_bytes(raw.encode(encoding))
+        with pytest.raises(SourceUnreadable, match=f"name its encoding, probably --encoding {encoding}"):
+            records(tmp_path / name)
+    with pytest.raises(SourceUnreadable, match=f"^- is no UTF-8.*--encoding {encoding}"):
+        open_source("-", SourceOptions(), stdin=io.BytesIO(LINES.encode(encoding)))
+
+
+@pytest.mark.parametrize("name", ["utf-16", "utf-32"])
+def test_without_a_mark_the_low_byte_comes_first(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(LINES.encode(f"{name}-le"))
+    (tmp_path / "b.jsonl").write_text(LINES, encoding="utf-8")
+    assert found(records(tmp_path / "a.jsonl", name)) == found(records(tmp_path / "b.jsonl"))
+    list(records(tmp_path / "b.jsonl", name))  # wrong, but no bug
 
 
 def test_what_says_its_encoding_itself_takes_none(tmp_path: Path) -> None:

@@ -1,0 +1,159 @@
+"""The process that reads one sheet of a workbook.
+
+It answers as `storage.readers.table_process` says. An {"error"} may have the names of the workbook's "sheets".
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import orjson
+
+from storage.readers import confinement
+from storage.readers.confinement import Needs
+from storage.readers.records import Rejection, SourceOptions
+from storage.readers.sandbox import confine, receive, send
+from storage.readers.table_process import AskedFor, framed, row_line
+from storage.readers.values import VALUE_LEFT_OUT, as_row
+
+if TYPE_CHECKING:
+    from python_calamine import CalamineSheet, CalamineWorkbook
+
+_COMPOUND = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
+_EXACT = 2.0**53  # Excel has no whole numbers; below this a float is one exactly
+
+
+class Unfit(Exception):
+    """The workbook has no sheet to read. `problem` is a word for `storage.readers.sheets`."""
+
+    def __init__(self, problem: str, sheets: Sequence[str] = ()) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.sheets = sheets
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A sheet's column names, empty where a column has none, and the rows below them with their numbers."""
+
+    columns: list[str]
+    rows: Iterator[tuple[int, list[Any]]]
+
+
+def main() -> None:
+    confinement.restrict_files(Needs())
+    import python_calamine  # noqa: F401 - while files may still be opened
+
+    confine()
+    asked = receive(sys.stdin.buffer)
+    assert asked is not None
+    head, _ = asked
+    serve(AskedFor(head["bytes"]), head["sheet"], SourceOptions(**head["options"]), sys.stdout.buffer)
+
+
+def serve(source: BinaryIO | AskedFor, wanted: str | None, options: SourceOptions, out: BinaryIO) -> None:
+    """Send the rows of a sheet, or the reason why there are none."""
+    try:
+        sheet = opened(source, wanted)
+    except Unfit as error:
+        send(out, {"error": error.problem, "sheets": error.sheets})
+        return
+    send(out, {"columns": [name for name in sheet.columns if name]})
+    for frame in framed(_lines(sheet, options)):
+        send(out, {}, frame)
+    send(out, {"end": True})
+
+
+def opened(source: BinaryIO | AskedFor, wanted: str | None) -> Sheet:
+    """Return the wanted sheet of a workbook, or the only visible one with rows. Raises Unfit."""
+    from python_calamine import CalamineError, CalamineWorkbook, PasswordError, SheetTypeEnum, SheetVisibleEnum
+
+    try:
+        workbook = CalamineWorkbook.from_filelike(source)
+        found = [one for one in workbook.sheets_metadata if one.typ == SheetTypeEnum.WorkSheet]
+        if wanted is not None:
+            names = [one.name for one in found]
+            if wanted not in names:
+                raise Unfit("unknown", names)
+            sheet = _with_rows(workbook, [wanted])
+        else:
+            sheet = _with_rows(workbook, [one.name for one in found if one.visible == SheetVisibleEnum.Visible])
+    except PasswordError as error:
+        raise Unfit("password") from error
+    except (CalamineError, ValueError, OSError) as error:
+        raise Unfit("password" if _is_encrypted(source) else "damaged") from error
+    rows = enumerate(sheet.iter_rows(), 1)
+    for _, values in rows:
+        if any(value != "" for value in values):
+            return Sheet([_name(value) for value in values], rows)
+    raise Unfit("empty", [sheet.name])
+
+
+def _is_encrypted(source: BinaryIO | AskedFor) -> bool:
+    """Return True for a workbook with a password: a compound file (MS-CFB) around it ([MS-OFFCRYPTO])."""
+    source.seek(0)
+    raw = source.read()
+    return raw.startswith(_COMPOUND) and _ENCRYPTED in raw
+
+
+def _with_rows(workbook: CalamineWorkbook, names: Sequence[str]) -> CalamineSheet:
+    """Return the only one of these sheets that has rows. Raises Unfit."""
+    found = None
+    for name in names:
+        sheet = workbook.get_sheet_by_name(name)
+        if sheet.start is None:
+            continue
+        if found is not None:
+            raise Unfit("several", names)
+        found = sheet
+    if found is None:
+        raise Unfit("empty", names)
+    return found
+
+
+def _lines(sheet: Sheet, options: SourceOptions) -> Iterator[bytes]:
+    named = [(place, name) for place, name in enumerate(sheet.columns) if name]
+    unnamed = [place for place, name in enumerate(sheet.columns) if not name]
+    for number, values in sheet.rows:
+        if all(value == "" for value in values):
+            continue
+        fields = {name: _value(values[place]) for place, name in named}
+        row = as_row(fields, number, "", options)
+        assert not isinstance(row, Rejection)  # no cell holds what JSON has no form for
+        text = row.fields.get(options.text_field)
+        if options.text_field in row.fields and not isinstance(text, str):
+            row.fields[options.text_field] = _text(text)
+        flags = (VALUE_LEFT_OUT,) if any(values[place] != "" for place in unnamed) else ()
+        yield row_line(number, row.fields, flags, options.max_record_bytes)
+
+
+def _name(value: Any) -> str:
+    return _text(_value(value)).strip()
+
+
+def _value(value: Any) -> Any:
+    """Return a cell's value: None for an empty cell, and whole numbers as such."""
+    if value == "":
+        return None
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    return value
+
+
+def _text(value: Any) -> str:
+    """Return a cell that should be a text as one, as a spreadsheet shows it."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).upper()
+    return value.isoformat() if hasattr(value, "isoformat") else orjson.dumps(value, default=str).decode()
+
+
+if __name__ == "__main__":
+    main()

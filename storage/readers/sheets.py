@@ -1,0 +1,50 @@
+"""Sheets of Excel and OpenDocument workbooks, read by calamine (an extra) in a process of its own.
+
+A small workbook can expand to any size, and calamine holds a whole sheet: about 180 bytes for a cell with a hundred
+characters. The process has 2 GiB.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Any, BinaryIO
+
+from storage.readers import table
+from storage.readers.errors import SourceEmpty, SourceError, SourceUnreadable, SourceUnsupported
+from storage.readers.records import Rows, SourceOptions, listed
+
+
+def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
+    """Yield the rows of one sheet, each with the number that the sheet gives it.
+
+    The sheet is the one that the options name, else the only visible one with rows.
+
+    Raises SourceUnsupported, SourceUnreadable, SourceEmpty and FieldUnknown, and BrokenStream if the process ends
+    early.
+    """
+    if not stream.seekable():
+        raise SourceUnsupported(f"{name}: a workbook is compressed already; take off the compression around it")
+    size = stream.seek(0, os.SEEK_END)
+    asked = {"bytes": size, "sheet": options.sheet}
+    program = table.Program(
+        "storage.readers.sheet_process",
+        partial(_refused, name),
+        asked,
+        advice="a large sheet can be read once it is saved as CSV",
+    )
+    return table.rows(program, stream, name, options)
+
+
+def _refused(name: str, answer: dict[str, Any]) -> SourceError:
+    """Return the error for an answer that has no columns."""
+    problem, sheets = answer["error"], listed(answer.get("sheets", ()))
+    if problem == "password":
+        return SourceUnreadable(f"{name} is protected by a password: save a copy without it")
+    if problem == "several":
+        return SourceUnsupported(f"{name} has several sheets with rows: name one with --sheet; there are {sheets}")
+    if problem == "unknown":
+        return SourceUnsupported(f"{name} has no such sheet: name one with --sheet; there are {sheets}")
+    if problem == "empty":
+        return SourceEmpty(f"{name} has no rows in its sheets ({sheets})")
+    return SourceUnreadable(f"{name} is damaged, or no workbook of Excel or OpenDocument")

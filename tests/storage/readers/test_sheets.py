@@ -1,0 +1,156 @@
+"""Sheets of workbooks: values, names and numbers of rows, and workbooks that are broken or harmful."""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xlsxwriter
+
+from storage.readers import (
+    FieldUnknown,
+    Record,
+    Rejection,
+    SourceEmpty,
+    SourceOptions,
+    SourceUnreadable,
+    SourceUnsupported,
+    open_source,
+)
+from storage.readers.records import KeyKind
+
+DATA = Path(__file__).parent / "data"
+NOON = datetime.datetime.fromisoformat("2026-02-03T12:30")
+Sheet = list[list[Any]]
+
+
+def saved(path: Path, /, *, hidden: str = "", **sheets: Sheet) -> Path:
+    """Write a workbook; a formula is a pair of it and its value."""
+    with xlsxwriter.Workbook(path) as workbook:
+        formats = {
+            datetime.datetime: workbook.add_format({"num_format": "yyyy-mm-dd hh:mm"}),
+            datetime.date: workbook.add_format({"num_format": "yyyy-mm-dd"}),
+            datetime.timedelta: workbook.add_format({"num_format": "[h]:mm"}),
+        }
+        for name, rows in sheets.items():
+            sheet = workbook.add_worksheet(name)
+            if name == hidden:
+                sheet.hide()
+            for n, values in enumerate(rows):
+                for m, value in enumerate(values):
+                    if isinstance(value, tuple):
+                        sheet.write_formula(n, m, value[0], None, value[1])
+                    elif type(value) in formats:
+                        sheet.write_datetime(n, m, value, formats[type(value)])
+                    elif value is not None:
+                        sheet.write(n, m, value)
+    return path
+
+
+def read(path: Path, **options: Any) -> list[Record | Rejection]:
+    return list(open_source(str(path), SourceOptions(**options)).records())
+
+
+def test_a_row_is_a_document_and_its_cells_keep_their_types(tmp_path: Path) -> None:
+    head = [None, "id", " text ", "n", "share", "sum", "ok", "day", "at", "took", "error"]
+    values = ["unnamed", 4711, "One", 3, 0.5, ("=1+1", 2), True, NOON.date(), NOON, datetime.timedelta(hours=30)]
+    rows: Sheet = [
+        [],
+        head,
+        [*values, ("=1/0", "#DIV/0!")],
+        [],
+        [None, "b", 2026],
+        [None, "c"],
+        [None, None, "No id"],
+    ]
+    path = saved(tmp_path / "book.xlsx", Data=rows, Notes=[])
+    meta = {"n": 3, "share": 0.5, "sum": 2, "ok": True, "day": "2026-02-03", "at": "2026-02-03T12:30:00"}
+    empty = dict.fromkeys([*meta, "took", "error"])
+    source = open_source(str(path), SourceOptions())
+    first, *others = source.records()
+    flags = ("value_left_out",)
+    assert first == Record("4711", "One", meta | {"took": 108_000.0, "error": None}, flags, "book.xlsx:3")
+    assert others == [
+        Record("b", "2026", empty, (), "book.xlsx:5"),
+        Record("c", "", empty, (), "book.xlsx:6"),
+        Record("book.xlsx:7", "No id", empty, (), "book.xlsx:7"),
+    ]
+    assert isinstance(first, Record)
+    assert first.key_kind is KeyKind.NUMBER
+    assert source.size_bytes() == path.stat().st_size
+    assert len(read(path, limit=2)) == 2
+
+
+def test_the_only_visible_sheet_with_rows_is_read_or_the_one_that_is_named(tmp_path: Path) -> None:
+    rows = [["text"], ["A text."]]
+    hidden = saved(tmp_path / "hidden.xlsx", hidden="Lists", Data=rows, Empty=[], Lists=rows)
+    assert read(hidden) == [Record("hidden.xlsx:2", "A text.", {}, (), "hidden.xlsx:2")]
+    several = saved(tmp_path / "several.xlsx", One=rows, Two=rows)
+    with pytest.raises(SourceUnsupported, match=r'several sheets with rows: name one with --sheet.*"One", "Two"'):
+        read(several)
+    place = "several.xlsx[Two]:2"
+    source = open_source(str(several), SourceOptions(sheet="Two"))
+    assert list(source.records()) == [Record(place, "A text.", {}, (), place)]
+    assert source.name == f"{several}[Two]"
+    with pytest.raises(SourceUnsupported, match=r'no such sheet.*"One", "Two"'):
+        read(several, sheet="Three")
+    (tmp_path / "a.csv").write_text("id,text\n1,one\n")
+    with pytest.raises(SourceUnsupported, match="has no sheets: leave out --sheet"):
+        read(tmp_path / "a.csv", sheet="Two")
+    with pytest.raises(SourceUnsupported, match="standard input has no sheets"):
+        open_source("-", SourceOptions(sheet="Two"), stdin=io.BytesIO())
+    found = read(tmp_path, sheet="Two")
+    assert [item.where for item in found] == ["a.csv:2", place]
+
+
+def test_workbooks_of_other_programs_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "table.xls"
+    path.write_bytes(gzip.decompress((DATA / "table.xls.gz").read_bytes()))
+    meta = {"n": 3.5, "when": "2024-02-29"}
+    assert read(path)[0] == Record("1", "Hello Größe", meta, (), "table.xls:2")
+
+
+def test_a_workbook_without_the_columns_that_are_wanted_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "book.xlsx", Data=[["id", "body", "body"], [1, "x", "y"]])
+    with pytest.raises(FieldUnknown, match='more than one column is named "body"'):
+        read(path)
+    path = saved(tmp_path / "book.xlsx", Data=[["Report of 2026"], ["id", "text"], [1, "x"]])
+    with pytest.raises(FieldUnknown, match=r'no record has a field "text"; it has "Report of 2026"'):
+        read(path)
+    with pytest.raises(SourceEmpty, match=r'no rows in its sheets \("Data", "More"\)'):
+        read(saved(tmp_path / "book.xlsx", Data=[], More=[]))
+
+
+def test_what_is_no_workbook_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    good = saved(tmp_path / "good.xlsx", Data=[["text"], ["x"]]).read_bytes()
+    for raw in (b"", b"PK\3\4", good[:-200], b"id,text\n1,x\n"):
+        (tmp_path / "bad.xlsx").write_bytes(raw)
+        with pytest.raises(SourceUnreadable, match=r"bad\.xlsx is damaged, or no workbook"):
+            read(tmp_path / "bad.xlsx")
+    sealed = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 504 + "EncryptedPackage".encode("utf-16-le")
+    (tmp_path / "bad.xlsx").write_bytes(sealed)
+    with pytest.raises(SourceUnreadable, match=r"bad\.xlsx is protected by a password: save a copy"):
+        read(tmp_path / "bad.xlsx")
+    (tmp_path / "good.xlsx.gz").write_bytes(gzip.compress(good))
+    with pytest.raises(SourceUnsupported, match="take off the compression"):
+        read(tmp_path / "good.xlsx.gz")
+
+
+def test_a_small_file_that_becomes_a_huge_sheet_is_refused_within_the_limits(tmp_path: Path) -> None:
+    good = saved(tmp_path / "good.xlsx", Data=[["text"], ["x"]])
+    bomb = tmp_path / "bomb.xlsx"
+    with zipfile.ZipFile(good) as old, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            raw = old.read(name)
+            if name.endswith("sheet1.xml"):  # two cells in the corners of the largest sheet
+                far = b'<row r="1048576"><c r="XFD1048576"><v>1</v></c></row></sheetData>'
+                assert b"</sheetData>" in raw
+                raw = raw.replace(b"</sheetData>", far)
+            new.writestr(name, raw)
+    with pytest.raises(SourceUnreadable, match=r"took more memory than a document may.*saved as CSV"):
+        read(bomb)
