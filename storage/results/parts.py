@@ -53,6 +53,9 @@ class Progress:
     def checked(self, parts: int, of: int) -> None:
         """So many of the parts that are there were compared with the manifest."""
 
+    def remarked(self, said: str) -> None:
+        """A part lacks something of its results."""
+
     def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
         """The rows that are written, before which there are so many documents."""
         return rows
@@ -192,7 +195,7 @@ def _lacking(
             part, rows = manifest.parts[number], None
         else:
             rows = iter(progress.along(rows_after(end), before)) if rows is None else rows
-            made = _write_part(target.part(number), rows, columns, manifest.part_documents)
+            made = _write_part(target.part(number), rows, columns, manifest.part_documents, progress)
             if made is None:
                 return
             part = made
@@ -200,7 +203,9 @@ def _lacking(
         end, before, number = part.end, before + part.documents, number + 1
 
 
-def _write_part(target: Target, rows: Iterator[Placed], columns: Sequence[Column], most: int) -> Part | None:
+def _write_part(
+    target: Target, rows: Iterator[Placed], columns: Sequence[Column], most: int, progress: Progress
+) -> Part | None:
     """Write the next rows as one part; None where there are none."""
     first = next(rows, None)
     if first is None:
@@ -213,8 +218,10 @@ def _write_part(target: Target, rows: Iterator[Placed], columns: Sequence[Column
             yield last[1]
 
     documents = target.write(through(), columns)
+    if documents.remark:
+        progress.remarked(f"{target.path.name}: {documents.remark}")
     files = tuple(PartFile(path.name, path.stat().st_size, _sha256(path)) for path in target.paths)
-    return Part(files, documents, first[1]["id"], last[1]["id"], last[0])
+    return Part(files, int(documents), first[1]["id"], last[1]["id"], last[0])
 
 
 def _sound(folder: Path, manifest: Manifest, progress: Progress) -> list[bool]:

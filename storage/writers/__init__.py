@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from storage.outputs.columns import Column
-from storage.writers import delimited, jsonl, openai_batch, parquet, vectors
-from storage.writers.base import FormatUnfit, Row, Writer
+from storage.writers import delimited, excel, jsonl, openai_batch, parquet, vectors
+from storage.writers.base import FormatUnfit, Row, Writer, Written
 from storage.writers.files import whole_file
 
 # Each format is a module and a line here. The first one is written where nothing says which; of those with one ending
@@ -21,13 +21,14 @@ WRITERS: tuple[Writer, ...] = (
     delimited.CSV,
     delimited.CSV_FOR_EXCEL,
     parquet.WRITER,
+    excel.WRITER,
     vectors.WRITER,
     openai_batch.WRITER,
 )
 # Formats that are not written here; a file of such a name that held JSON lines would open nowhere.
 _NOT_WRITTEN = frozenset(
     {".arrow", ".docx", ".feather", ".html", ".npz", ".ods", ".orc", ".pdf", ".pkl", ".tsv"}
-    | {".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip", ".tar", ".bz2", ".xz", ".7z"}
+    | {".xls", ".xml", ".yaml", ".yml", ".zip", ".tar", ".bz2", ".xz", ".7z"}
 )
 COMPRESSIONS = (".gz", ".zst")
 
@@ -103,8 +104,8 @@ class Target:
         named = any(suffix.lower() == self.writer.suffix for suffix in self.path.suffixes)
         return str(self.path) if named else f"{self.path} ({self.writer.title})"
 
-    def write(self, rows: Iterable[Row], columns: Sequence[Column] = ()) -> int:
-        """Write the rows and say how many. What is replaced, is replaced by a whole file.
+    def write(self, rows: Iterable[Row], columns: Sequence[Column] = ()) -> Written:
+        """Write the rows and say how many, with the writer's remark. What is replaced, is replaced by a whole file.
 
         A table has these columns; JSON lines need none. Raises FormatUnfit where a row has no place in the format,
         OSError where the file cannot be written.
@@ -113,7 +114,8 @@ class Target:
             with ExitStack() as stack:
                 files = [stack.enter_context(whole_file(path)) for path in self.paths]
                 files[0] = stack.enter_context(_compressed(files[0], self.compression))
-                return self.writer.write(rows, columns, *files)
+                n = self.writer.write(rows, columns, *files)
+                return n if isinstance(n, Written) else Written(n)
         except FormatUnfit as error:
             raise FormatUnfit(f"{self.path.name}: {error}") from error
 

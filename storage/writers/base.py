@@ -19,15 +19,26 @@ class FormatUnfit(StorageError):
     """These results cannot be written in this format."""
 
 
+class Written(int):
+    """A number of results that were written, with a remark for the user on what their file lacks."""
+
+    remark: str
+
+    def __new__(cls, results: int, remark: str = "") -> Written:
+        made = super().__new__(cls, results)
+        made.remark = remark
+        return made
+
+
 @dataclass(frozen=True)
 class Writer:
     """A format: the name that `--format` takes, the ending of its files, and the function that writes them.
 
     `write` is given the results, the columns of their table, and the open files; it returns how many results it
-    wrote, and raises FormatUnfit for one that has no place in the format. `lines`: what it writes can be compressed,
-    and sent to a stream. `takes` are the types of outputs that it writes, one at a time; None is all of them, and
-    several steps. `needs` is a module that must be installed, by the extra `extra`. `beside` is the path of a second
-    file, which is given to `write` after the first.
+    wrote (`Written` where there is a remark), and raises FormatUnfit for one that has no place in the format.
+    `lines`: what it writes can be compressed, and sent to a stream. `takes` are the types of outputs that it writes,
+    one at a time; None is all of them, and several steps. `needs` is a module that must be installed, by the extra
+    `extra`. `beside` is the path of a second file, which is given to `write` after the first.
     """
 
     name: str

@@ -80,13 +80,13 @@ def test_it_is_written_to_stdout_and_in_parts(tmp_path: Path) -> None:
     assert part == "part-00007.tsv.zst"
     assert is_part(part)
     assert is_begun(f".{part}.x1.part")
-    assert not is_part("part-00007.xlsx")
+    assert not is_part("part-00007.ods")
 
 
 def test_messages_name_it() -> None:
-    with pytest.raises(FormatUnfit, match=r"ends in \.jsonl, \.csv, \.parquet, \.npy or \.tsv"):
-        Target.of(Path("out.xlsx"))
-    with pytest.raises(FormatUnfit, match="it writes jsonl, csv, csv-excel, parquet, npy, openai-batch, tsv"):
+    with pytest.raises(FormatUnfit, match=r"ends in \.jsonl, \.csv, \.parquet, \.xlsx, \.npy or \.tsv"):
+        Target.of(Path("out.ods"))
+    with pytest.raises(FormatUnfit, match="it writes jsonl, csv, csv-excel, parquet, xlsx, npy, openai-batch, tsv"):
         Target.of(Path("out"), "ods")
 
 
@@ -109,12 +109,14 @@ def test_options_and_pipelines_take_it(tmp_path: Path) -> None:
     program = _with_the_line(tmp_path) + SAID
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     choices, about, *found = ended.stdout.splitlines()
-    assert choices == "jsonl csv csv-excel parquet npy openai-batch tsv"
-    assert "(.csv, .parquet, .npy, .tsv;" in about
+    assert choices == "jsonl csv csv-excel parquet xlsx npy openai-batch tsv"
+    assert "(.csv, .parquet, .xlsx, .npy, .tsv;" in about
     assert about.endswith("tsv has tabs.")
     assert found[:2] == ["None", "tsv"]
-    assert found[2].endswith("a .npy file has no place for several steps; choose .jsonl, .csv, .parquet or .tsv")
-    assert found[3].endswith("format must be jsonl, csv, csv-excel, parquet or tsv, not 'npy'")
+    assert found[2].endswith(
+        "a .npy file has no place for several steps; choose .jsonl, .csv, .parquet, .xlsx or .tsv"
+    )
+    assert found[3].endswith("format must be jsonl, csv, csv-excel, parquet, xlsx or tsv, not 'npy'")
 
 
 def test_a_writer_of_some_outputs_refuses_others_and_several_steps() -> None:

@@ -145,5 +145,7 @@ def write_out(
         with WritingBar() as shown:
             written = target.write(rows if documents is None else shown.along(rows, documents), columns)
         say(f"Wrote {written:,} results to {target}.")
+        if written.remark:
+            say(written.remark)
     except FormatUnfit as error:
         raise click.BadParameter(str(error), param_hint="--out") from error

@@ -29,6 +29,9 @@ class PartsBar(Progress):
     def anew(self, why: str) -> None:
         say(f"All parts are written anew: {why}.")
 
+    def remarked(self, said: str) -> None:
+        say(said)
+
     def checked(self, parts: int, of: int) -> None:
         self.shown.update(parts, of, "parts checked")
 

@@ -125,6 +125,9 @@ class Parts(parts.Progress):
     def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
         return self.held.along(rows)
 
+    def remarked(self, said: str) -> None:
+        log.warning("output_lacks %s", said)
+
 
 def export(database: Database, pipeline: Pipeline, job_id: int, held: Held) -> int | None:
     """Write the pipeline's output, if it has one, from a job of it. Returns how many documents.
@@ -140,7 +143,10 @@ def export(database: Database, pipeline: Pipeline, job_id: int, held: Held) -> i
         return parts.export(
             database, job_id, target, output.part_documents, replaced=True, progress=Parts(held)
         ).documents
-    return target.write(held.along(results(database, job_id)), columns(database, job_id))
+    written = target.write(held.along(results(database, job_id)), columns(database, job_id))
+    if written.remark:
+        log.warning("output_lacks %s: %s", target, written.remark)
+    return int(written)
 
 
 def keeping(

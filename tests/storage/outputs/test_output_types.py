@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pyarrow import parquet
+from python_calamine import CalamineWorkbook
 
 from storage.core.database import Database
 from storage.core.kinds import WRITING_SIZE, StoredKind
@@ -254,6 +255,13 @@ def test_every_writer_writes_an_output_or_says_that_it_cannot(
         assert list(row) == [*_COMMON[0], *example.cells, *_COMMON[1], *output.confidence]
         assert example.cells.items() <= row.items()
         assert [float(row[name]) for name in output.confidence] == [*sure_of(output).values()]
+    elif writer.name == "xlsx":
+        head, row = CalamineWorkbook.from_path(path).get_sheet_by_index(0).to_python()
+        assert head == [*_COMMON[0], *example.cells, *_COMMON[1], *output.confidence]
+        cells = dict(zip(head, row, strict=True))
+        if output in {TEXT, VECTOR}:
+            assert cells[output.name] == ("Größe" if output is TEXT else "2 numbers")
+        assert [cells[name] for name in output.confidence] == [*sure_of(output).values()]
     elif writer.name == "parquet":
         [row] = parquet.read_table(path).to_pylist()
         assert {name: row[name] for name in output.confidence} == sure_of(output)

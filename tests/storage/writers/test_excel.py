@@ -1,0 +1,96 @@
+"""Workbooks of results: texts stay texts, and nothing is left out without a remark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from python_calamine import CalamineWorkbook
+
+from storage.outputs.columns import Column, Form
+from storage.readers import Record, SourceOptions, open_source
+from storage.writers import Target, excel, write_stream
+from storage.writers.base import FormatUnfit, Written
+from tests.storage.columns import table_of
+from tests.storage.writers.test_writers import TEXTS
+
+TABLE = table_of("id", "text", "tokens_in", "flags", "vector")
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Written:
+    return Target.of(path).write(rows, TABLE)
+
+
+def cells(path: Path) -> list[list[Any]]:
+    workbook = CalamineWorkbook.from_path(path)
+    return [row for name in workbook.sheet_names for row in workbook.get_sheet_by_name(name).to_python()]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@given(text=TEXTS.filter(lambda text: not {"\ufffe", "\uffff"} & {*text}))  # XML has no such characters
+def test_any_text_comes_back_as_a_text(text: str, tmp_path: Path) -> None:
+    written(tmp_path / "out.xlsx", [{"id": "a", "text": text}])
+    assert cells(tmp_path / "out.xlsx")[1][1] == text
+
+
+def test_no_text_becomes_a_formula_a_link_or_a_number(tmp_path: Path) -> None:
+    texts = ["=cmd|' /C calc'!A0", "+1", "@SUM(1)", "https://example.org", "007", "1e3", "TRUE", "_x0041_", "  "]
+    rows = [{"id": str(n), "text": text, "tokens_in": n} for n, text in enumerate(texts)]
+    assert written(tmp_path / "out.xlsx", rows) == len(texts)
+    assert [row[1] for row in cells(tmp_path / "out.xlsx")[1:]] == texts
+    read = open_source(str(tmp_path / "out.xlsx"), SourceOptions()).records()
+    assert [(one.key, one.text, one.meta["tokens_in"]) for one in read if isinstance(one, Record)] == [
+        (str(n), text, n) for n, text in enumerate(texts)
+    ]
+
+
+def test_what_a_cell_cannot_hold_is_cut_with_a_note_and_a_remark(tmp_path: Path) -> None:
+    longest, whales = "x" * excel.MOST_CHARS, "🐳" * 20_000  # a whale takes two of Excel's characters
+    vector = np.zeros(3, np.float32)
+    rows = [{"id": "a", "text": longest}, {"id": "b", "text": f"{longest}x"}, {"id": "c", "text": whales}]
+    n = written(tmp_path / "out.xlsx", [*rows, {"id": "d", "vector": vector, "tokens_in": 2**60}])
+    assert (n, n.remark.partition(".")[0]) == (
+        4,
+        "2 cells were cut, since a cell has 32,767 characters; each ends with a note",
+    )
+    assert "Vectors are left out" in n.remark
+    _, whole, cut, halved, last = cells(tmp_path / "out.xlsx")
+    assert whole[1] == longest
+    assert cut[1].endswith("x […] (cut: the text has 32,768 characters)")
+    assert len(cut[1]) == excel.MOST_CHARS
+    assert halved[1].endswith("🐳 […] (cut: the text has 20,000 characters)")
+    assert last[2:] == [str(2**60), "", "3 numbers"]
+    assert written(tmp_path / "out.xlsx", rows[:1]).remark == ""
+
+
+def test_more_results_than_a_sheet_holds_are_on_further_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(excel, "MOST_ROWS", 3)
+    n = written(tmp_path / "out.xlsx", [{"id": str(n)} for n in range(5)])
+    assert (n, n.remark) == (5, "They are on 3 sheets, since a sheet has 3 rows.")
+    assert [row[0] for row in cells(tmp_path / "out.xlsx")] == ["id", "0", "1", "id", "2", "3", "id", "4"]
+    monkeypatch.setattr(excel, "MOST_COLUMNS", 4)
+    with pytest.raises(FormatUnfit, match=r"out\.xlsx: 5 columns are more than the 4 of a sheet"):
+        written(tmp_path / "out.xlsx", [])
+
+
+def test_the_same_results_are_the_same_bytes_and_half_a_workbook_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "out.xlsx"
+    assert written(path, []) == 0
+    assert cells(path) == [[column.name for column in TABLE]]
+    written(path, [{"id": "a"}])
+    before = path.read_bytes()
+    written(path, [{"id": "a"}])
+    assert path.read_bytes() == before
+
+    def fails(row: Any) -> Any:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        Target.of(path).write([{"id": "b"}], [Column("id", Form.TEXT, fails)])
+    assert path.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["out.xlsx"]
+    with (tmp_path / "stream").open("wb") as file, pytest.raises(FormatUnfit, match="xlsx needs a file"):
+        write_stream([], file, "xlsx")
